@@ -1,0 +1,135 @@
+//! The pure core of the control plane: what is, what is wanted, and the changes that lead from one to the other.
+//!
+//! Nothing here does I/O, reads a clock or draws a random number: a view and the time go in, [`Changes`] come out, and
+//! [`crate::reconcile`] carries them out in one transaction. The same functions will run under the simulator.
+
+use wharf_types::node::Reason;
+use wharf_types::route::RoutePattern;
+use wharf_types::spec::AppSpec;
+use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
+use wharf_types::world::World;
+use wharf_types::{AppId, AppName, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp};
+
+use std::sync::Arc;
+
+/// Everything that a decision about one app needs.
+#[derive(Clone, Debug)]
+pub struct AppView {
+    pub id: AppId,
+    pub namespace: NamespaceName,
+    pub name: AppName,
+    /// The user asked for its end: everything stops, then the app's row goes.
+    pub deleting: bool,
+    pub replicas: u32,
+    /// The release that every slot should run. None: nothing should run (no release ever started, or the first one failed).
+    pub target: Option<Arc<ReleaseView>>,
+    /// The newest release that a rollout brought into service: where a failed rollout goes back to.
+    pub stable: Option<Arc<ReleaseView>>,
+    /// The rollout to `target` that has not ended, if there is one.
+    pub rollout: Option<RolloutView>,
+    /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.
+    pub instances: Vec<InstanceView>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReleaseView {
+    pub id: ReleaseId,
+    pub number: u64,
+    pub artifact: Digest,
+    pub world: World,
+    pub spec: Arc<AppSpec>,
+    /// The default route first. Empty for commands.
+    pub routes: Vec<RoutePattern>,
+}
+
+#[derive(Clone, Debug)]
+pub struct RolloutView {
+    pub id: RolloutId,
+    pub from: Option<ReleaseId>,
+    pub to: ReleaseId,
+    pub state: RolloutState,
+    /// Whether the failure of another rollout started this one. Its own failure starts no further one.
+    pub automatic: bool,
+    pub started_at: Timestamp,
+    /// The last time that an instance of the new release became ready; at first, the start.
+    pub progressed_at: Timestamp,
+    /// Ready instances of the new release when `progressed_at` was set.
+    pub progressed_ready: u32,
+    /// Since when every slot serves the new release.
+    pub monitoring_since: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub struct InstanceView {
+    pub id: InstanceId,
+    pub release: ReleaseId,
+    pub slot: u32,
+    pub node: Option<NodeId>,
+    pub wanted: Wanted,
+    pub state: InstanceState,
+    pub health: Health,
+    pub restarts: u32,
+    pub reason: Option<Reason>,
+    pub created_at: Timestamp,
+    /// Whether an instance made by the supervisor took over this one's slot.
+    pub replaced: bool,
+    /// Whether it has been healthy at any time.
+    pub was_healthy: bool,
+    /// Whether every ingress has acknowledged a route table without it.
+    pub let_go: bool,
+}
+
+/// A worker, as the scheduler sees it.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    pub id: NodeId,
+    pub hostname: String,
+    /// Whether its lease is valid now.
+    pub ready: bool,
+    /// Memory that no instance has reserved, in octets.
+    pub memory_free_bytes: u64,
+    /// Live instances of any app.
+    pub instances: u32,
+    /// Of these, live instances of the app that is being placed.
+    pub instances_of_app: u32,
+}
+
+/// What is to be written, in this order, in one transaction. Each is a guarded update: one that no longer applies changes
+/// nothing and the app is planned again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    pub changes: Vec<Change>,
+    /// When the app must be planned again even if nothing happens, such as the end of a monitor window.
+    pub wake_at: Option<Timestamp>,
+    /// Slots that no node can take, with the reason as users read it.
+    pub unplaced: Vec<Unplaced>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    CreateInstance { id: InstanceId, release: ReleaseId, slot: u32, node: NodeId },
+    SetWanted { instance: InstanceId, wanted: Wanted },
+    /// The control plane's own verdict on an instance whose node is lost.
+    EndInstance { instance: InstanceId, state: InstanceState, reason: Reason },
+    SetRollout { rollout: RolloutId, state: RolloutState, reason: Option<Reason>, monitoring_since: Option<Timestamp> },
+    /// Another instance of the new release became ready.
+    Progress { rollout: RolloutId, ready: u32 },
+    /// The rollout's release is in service from now on.
+    SetStable { release: ReleaseId },
+    /// What every slot should run from now on.
+    SetTarget { release: Option<ReleaseId> },
+    /// Starts an automatic rollout back to `to`.
+    RollBack { failed: RolloutId, rollout: RolloutId, from: ReleaseId, to: ReleaseId },
+    /// Nothing of the app is left.
+    DeleteApp,
+    /// A fact for the user. The kind is dotted and stable, such as `rollout.failed`.
+    Event { kind: &'static str, message: String },
+}
+
+/// A slot that waits, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unplaced {
+    pub slot: u32,
+    /// Counts per filter, such as `0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, has 64MiB)`.
+    pub message: String,
+}

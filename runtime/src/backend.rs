@@ -1,0 +1,67 @@
+//! The seam between supervising instances and executing them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use wharf_types::InstanceId;
+use wharf_types::node::{AssignedInstance, Reason, ReasonKind};
+
+/// One run of an assigned instance.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The instance itself; after a restart by the supervisor not the one of the assignment.
+    pub id: InstanceId,
+    /// The instances that this one replaced in its slot, oldest first. Routes may name them for a moment longer, so the
+    /// backend answers for them too.
+    pub replaces: Vec<InstanceId>,
+    pub assigned: Arc<AssignedInstance>,
+}
+
+/// Executes instances. Every verb is idempotent: starting what runs, or removing what is gone, is `Ok`.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Makes everything ready that does not need the guest: fetches and compiles the artifact.
+    async fn prepare(&self, run: &Run) -> Result<(), Failure>;
+
+    /// Starts the guest. HTTP apps are started when they can be instantiated, commands when they run.
+    async fn start(&self, run: &Run) -> Result<(), Failure>;
+
+    /// Waits until the guest ends by itself; for ever where it does not.
+    async fn wait(&self, id: InstanceId) -> Ended;
+
+    /// One HTTP request to the guest, for a health check; the answer is the status code.
+    async fn probe(&self, id: InstanceId, path: &str, timeout: Duration) -> Result<u16, Failure>;
+
+    /// Takes no new requests, lets the open ones finish for up to `drain`, then ends the guest.
+    async fn stop(&self, id: InstanceId, drain: Duration);
+
+    /// Forgets the instance and frees what it held.
+    async fn remove(&self, id: InstanceId);
+}
+
+/// How a guest ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// A command that returned success.
+    Success,
+    Failed(Failure),
+}
+
+/// Why a verb failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", reason.message)]
+pub struct Failure {
+    pub reason: Reason,
+}
+
+impl Failure {
+    pub fn new(kind: ReasonKind, message: impl Into<String>) -> Self {
+        Self { reason: Reason { kind, message: message.into() } }
+    }
+
+    /// Whether the same call may succeed later without anyone changing anything.
+    pub fn is_retryable(&self) -> bool {
+        self.reason.kind != ReasonKind::Artifact
+    }
+}

@@ -1,0 +1,283 @@
+//! Requests and replies of the `/v1` API.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::id::{InstanceId, NodeId, RolloutId, TokenId};
+use crate::name::{AppName, NamespaceName};
+use crate::node::{AppUsage, Reason};
+use crate::spec::AppSpec;
+use crate::state::{AppCondition, Health, InstanceState, RolloutState, Wanted};
+use crate::world::{Capability, World};
+
+/// The envelope of every list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Pass it as `?cursor=` for what comes next. None: that was all.
+    pub next_cursor: Option<String>,
+}
+
+/// `GET /v1/whoami`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WhoAmI {
+    pub token: TokenId,
+    pub name: String,
+    pub role: Role,
+    /// None: every namespace.
+    pub namespace: Option<NamespaceName>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+    /// Version of the control plane.
+    pub version: String,
+    /// Where the ingress answers, such as `http://127.0.0.1:8080`.
+    pub http: String,
+}
+
+/// What a token may do; each role may do what the ones before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Deploys.
+    Developer,
+    /// Everything.
+    Admin,
+}
+
+/// `POST /v1/tokens`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    pub name: String,
+    pub role: Role,
+    /// None: every namespace.
+    #[serde(default)]
+    pub namespace: Option<NamespaceName>,
+    /// None: 90 days.
+    #[serde(default)]
+    pub expires_in: Option<crate::quantity::Span>,
+}
+
+/// The only reply that holds a token's secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CreatedToken {
+    pub id: TokenId,
+    pub name: String,
+    /// The bearer token. It is shown once, and kept as a hash only.
+    pub secret: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+}
+
+/// `GET /v1/tokens`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TokenInfo {
+    pub id: TokenId,
+    pub name: String,
+    pub role: Role,
+    pub namespace: Option<NamespaceName>,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// `POST /v1/namespaces`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateNamespace {
+    pub name: NamespaceName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NamespaceInfo {
+    pub name: NamespaceName,
+    pub apps: u64,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// `PUT` and `GET /v1/namespaces/{namespace}/artifacts/{digest}`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ArtifactInfo {
+    pub digest: Digest,
+    pub bytes: u64,
+    pub world: World,
+    /// Interfaces that the artifact imports, as it names them.
+    pub imports: Vec<String>,
+    /// The same for people.
+    pub capabilities: Vec<Capability>,
+}
+
+/// `POST /v1/namespaces/{namespace}/apps/{app}/releases`: makes a release, and a rollout to it. Creates the app.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRelease {
+    pub artifact: Digest,
+    #[serde(default)]
+    pub spec: AppSpec,
+    /// Which parts of the spec stay as the app has them: for a deploy without a manifest.
+    #[serde(default)]
+    pub keep: Keep,
+}
+
+/// What a new release takes over from the release before, if there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Nothing: the request's spec is the whole, except for `env` set by `wharf env set` and replicas set by `wharf scale`.
+    #[default]
+    Overrides,
+    /// The whole spec.
+    Spec,
+}
+
+/// The reply to everything that starts a rollout: a new release, `env`, `rollback`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Deployed {
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    pub release: u64,
+    pub rollout: RolloutId,
+    pub digest: Digest,
+    pub url: String,
+    /// Every address of the app, the default one first. Empty for a command.
+    pub urls: Vec<String>,
+    pub capabilities: Vec<Capability>,
+    /// Those that the release before did not ask for.
+    pub new_capabilities: Vec<Capability>,
+}
+
+/// `POST …/apps/{app}/rollback`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// None: the newest release before the current one that once served.
+    #[serde(default)]
+    pub release: Option<u64>,
+}
+
+/// `PUT …/apps/{app}/scale`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    pub replicas: u32,
+}
+
+/// `PATCH …/apps/{app}/env`: null removes a variable. Makes a new release.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+pub struct EnvPatch(pub BTreeMap<String, Option<String>>);
+
+/// `GET …/apps` and `GET …/apps/{app}`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AppInfo {
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    pub condition: AppCondition,
+    /// Why it is not simply running.
+    pub reason: Option<Reason>,
+    /// The release that the app is on or moves to. None before the first rollout succeeded in starting.
+    pub release: Option<u64>,
+    pub replicas: u32,
+    pub ready: u32,
+    pub url: String,
+    pub urls: Vec<String>,
+    /// The newest rollout.
+    pub rollout: Option<RolloutInfo>,
+    pub instances: Vec<InstanceInfo>,
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct InstanceInfo {
+    pub id: InstanceId,
+    pub slot: u32,
+    pub release: u64,
+    pub node: Option<NodeId>,
+    pub wanted: Wanted,
+    pub state: InstanceState,
+    pub health: Health,
+    pub restarts: u32,
+    pub reason: Option<Reason>,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// `GET …/apps/{app}/releases`, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ReleaseInfo {
+    pub release: u64,
+    pub digest: Digest,
+    pub spec: AppSpec,
+    pub capabilities: Vec<Capability>,
+    /// What made it: `deploy`, `env`.
+    pub cause: String,
+    pub current: bool,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// Name of the token that made it.
+    pub created_by: String,
+}
+
+/// `GET …/apps/{app}/rollouts/{rollout}?wait=30s`: with `wait`, replies when the state is at least `monitoring`,
+/// or when the time is up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RolloutInfo {
+    pub id: RolloutId,
+    pub from: Option<u64>,
+    pub to: u64,
+    pub state: RolloutState,
+    /// Ready instances of the new release.
+    pub ready: u32,
+    pub replicas: u32,
+    /// Why it failed, or what it waits for.
+    pub reason: Option<Reason>,
+    /// The rollout that this one's failure started, back to `from`.
+    pub rolled_back_by: Option<RolloutId>,
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// `GET …/apps/{app}/why`: the facts, then what follows from them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Why {
+    pub condition: AppCondition,
+    /// Sentences, most important first.
+    pub because: Vec<String>,
+    /// What to do about it.
+    pub advice: Vec<String>,
+    /// The last lines that the app's newest failed instance printed.
+    pub last_log: Vec<String>,
+}
+
+/// `GET /v1/namespaces/{namespace}/usage`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Usage {
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+    /// Totals since the workers started, one entry a release.
+    pub apps: Vec<AppUsage>,
+}
+
+/// `GET /v1/nodes`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NodeInfo {
+    pub id: NodeId,
+    pub hostname: String,
+    pub ready: bool,
+    pub instances: u64,
+    pub memory_bytes: u64,
+    pub cpus: u32,
+    pub version: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub seen_at: Timestamp,
+}

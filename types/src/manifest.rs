@@ -1,0 +1,119 @@
+//! `wharf.toml`: the file in an app's folder.
+//!
+//! The manifest is the app's spec in TOML, with a name and a build. Unknown keys are refused by name and line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{AppName, NamespaceName};
+use crate::spec::{AppSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec, StopSpec, UpdateSpec};
+
+pub const FILE_NAME: &str = "wharf.toml";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub app: AppName,
+    pub namespace: Option<NamespaceName>,
+    pub build: Option<BuildSpec>,
+    #[serde(default)]
+    pub env: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    pub args: Vec<String>,
+    #[serde(default)]
+    pub http: HttpSpec,
+    #[serde(default)]
+    pub scale: ScaleSpec,
+    #[serde(default)]
+    pub limits: LimitsSpec,
+    #[serde(default)]
+    pub restart: RestartSpec,
+    #[serde(default)]
+    pub update: UpdateSpec,
+    #[serde(default)]
+    pub stop: StopSpec,
+    #[serde(default)]
+    pub outbound: OutboundSpec,
+    #[serde(default)]
+    pub reuse: ReuseSpec,
+}
+
+/// How the artifact comes about, run in the manifest's folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildSpec {
+    /// A shell command. Left out: nothing is built, the artifact is there.
+    pub command: Option<String>,
+    /// Path of the `.wasm` file, relative to the manifest.
+    pub artifact: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The source names the key and draws the line.
+    #[error("the manifest is not valid")]
+    Syntax(#[from] toml::de::Error),
+    #[error(transparent)]
+    Spec(#[from] InvalidSpec),
+}
+
+impl Manifest {
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let manifest: Self = toml::from_str(text)?;
+        manifest.spec().validate()?;
+        Ok(manifest)
+    }
+
+    /// The app's settings, without name and build.
+    pub fn spec(&self) -> AppSpec {
+        let Self { app: _, namespace: _, build: _, env, args, http, scale, limits, restart, update, stop, outbound, reuse } =
+            self.clone();
+        AppSpec { env, args, http, scale, limits, restart, update, stop, outbound, reuse }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_becomes_a_spec() {
+        let manifest = Manifest::parse(
+            r#"
+            app = "hello"
+            [build]
+            command = "cargo build --release --target wasm32-wasip2"
+            artifact = "target/wasm32-wasip2/release/hello.wasm"
+            [http]
+            routes = ["hello.example.com/"]
+            health = { path = "/healthz" }
+            [scale]
+            replicas = 2
+            [limits]
+            memory = "128MiB"
+            timeout = "30s"
+            [outbound]
+            allow = ["https://api.example.com"]
+            [env]
+            GREETING = "hi"
+            "#,
+        )
+        .unwrap();
+        let spec = manifest.spec();
+        assert_eq!(spec.scale.replicas, 2);
+        assert_eq!(spec.env["GREETING"], "hi");
+        assert_eq!(spec.http.health.path.as_deref(), Some("/healthz"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_name_and_line() {
+        let error = Manifest::parse("app = \"hello\"\n[scale]\nreplica = 2\n").unwrap_err();
+        let ManifestError::Syntax(error) = error else { panic!("{error}") };
+        let text = error.to_string();
+        assert!(text.contains("replica") && text.contains("line 3"), "{text}");
+    }
+
+    #[test]
+    fn a_bad_unit_is_refused() {
+        assert!(Manifest::parse("app = \"hello\"\n[limits]\nmemory = \"128\"\n").is_err());
+    }
+}

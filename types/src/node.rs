@@ -1,0 +1,128 @@
+//! What control plane and worker say to each other: the session.
+//!
+//! The control plane streams [`Assignment`]s, one JSON document a line, each whole and with a growing generation. The
+//! worker answers with [`NodeReport`]s, and sends the guests' output as batches of [`crate::log::LogRecord`].
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::id::{InstanceId, NodeId};
+use crate::name::{AppName, NamespaceName};
+use crate::route::RouteTable;
+use crate::spec::AppSpec;
+use crate::state::{Health, InstanceState, Wanted};
+use crate::world::World;
+
+/// What a worker says of itself when it starts a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRegistration {
+    pub hostname: String,
+    /// Memory that guests may use in all, in octets.
+    pub memory_bytes: u64,
+    pub cpus: u32,
+    /// Version of the worker's binary.
+    pub version: String,
+}
+
+/// The full set of instances of one node, and the routes of its ingress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub node: NodeId,
+    /// Counter of wanted state; a worker refuses one that is not newer than what it has accepted.
+    pub generation: u64,
+    pub instances: Vec<AssignedInstance>,
+    pub routes: RouteTable,
+}
+
+/// Everything that a worker needs to run an instance, without asking again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedInstance {
+    pub id: InstanceId,
+    pub wanted: Wanted,
+    /// What the control plane has been told so far. An instance that had started, but that the worker does not know, ran
+    /// in a worker process that is gone: it is replaced, never revived.
+    pub observed: InstanceState,
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    /// Number of the release.
+    pub release: u64,
+    /// Position 0..replicas of the app; survives replacement.
+    pub slot: u32,
+    pub artifact: Digest,
+    pub world: World,
+    pub spec: Arc<AppSpec>,
+}
+
+/// What a worker observed. Sent when something changed, and as a heartbeat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// The newest assignment that was accepted.
+    pub assignment_generation: u64,
+    /// The newest routes that the ingress uses: no new request goes by older ones.
+    pub routes_generation: u64,
+    /// Every instance that the worker still knows. A final state is repeated until the control plane has taken
+    /// the instance out of the assignment.
+    pub instances: Vec<InstanceReport>,
+    /// Totals since the worker started.
+    pub usage: Vec<AppUsage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    pub id: InstanceId,
+    /// The instance of the assignment that this one replaced in its slot, after a restart by the supervisor. It may
+    /// itself be such a replacement; reports of a chain come in order.
+    pub replaces: Option<InstanceId>,
+    pub state: InstanceState,
+    pub health: Health,
+    /// Why it is not (or no longer) running or healthy, in the guest's own words where there are any.
+    pub reason: Option<Reason>,
+    /// Replacements made in this slot since the supervisor was last healthy for long enough.
+    pub restarts: u32,
+}
+
+/// Why an instance failed or is not ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Reason {
+    pub kind: ReasonKind,
+    /// For people: what was wrong, where, what to do.
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasonKind {
+    /// The artifact cannot be compiled or linked; trying again is of no use.
+    Artifact,
+    /// The guest trapped or could not be instantiated.
+    Trap,
+    /// A command ended; the message holds its exit code.
+    Exit,
+    /// A limit was reached.
+    Limit,
+    /// A probe failed.
+    Probe,
+    /// The fault is the platform's; the same may succeed later.
+    Platform,
+}
+
+/// Counters of one release on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AppUsage {
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    pub release: u64,
+    pub invocations: u64,
+    pub traps: u64,
+    /// Invocations that ended at a limit: time, CPU or memory.
+    pub limited: u64,
+    /// CPU time of guests, in milliseconds.
+    pub cpu_millis: u64,
+    /// Memory of the guests that live now, in octets.
+    pub memory_bytes: u64,
+    /// Invocations under way.
+    pub active: u64,
+}

@@ -1,0 +1,146 @@
+//! Amounts that users write with a unit: `128MiB`, `30s`.
+//!
+//! A bare number is refused: nobody should have to guess its unit.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A number of octets, written with a unit such as `128MiB` (2^20) or `10MB` (10^6).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "128MiB")]
+pub struct ByteSize(u64);
+
+/// A length of time, written with units such as `30s`, `500ms` or `1m 30s`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "30s")]
+pub struct Span(Duration);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidQuantity {
+    #[error("`{0}` is not a size: write a number and a unit, such as `128MiB`")]
+    Size(String),
+    #[error("`{0}` is not a duration: write a number and a unit, such as `30s` or `500ms`")]
+    Duration(String),
+}
+
+impl ByteSize {
+    pub const fn bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn mib(mib: u64) -> Self {
+        Self(mib << 20)
+    }
+
+    pub const fn as_bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl Span {
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(Duration::from_secs(secs))
+    }
+
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
+    pub const fn as_duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl From<Duration> for Span {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = InvalidQuantity;
+    fn from_str(text: &str) -> Result<Self, InvalidQuantity> {
+        let invalid = || InvalidQuantity::Size(text.chars().take(40).collect());
+        if text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'.') && text.trim() != "0" {
+            return Err(invalid());
+        }
+        text.trim().parse::<bytesize::ByteSize>().map(|size| Self(size.0)).map_err(|_| invalid())
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The largest unit that loses nothing, so that what is written is what is read back.
+        for (unit, size) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+            if self.0 >= size && self.0.is_multiple_of(size) {
+                return write!(f, "{}{unit}", self.0 / size);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}
+
+impl FromStr for Span {
+    type Err = InvalidQuantity;
+    fn from_str(text: &str) -> Result<Self, InvalidQuantity> {
+        humantime::parse_duration(text.trim())
+            .map(Self)
+            .map_err(|_| InvalidQuantity::Duration(text.chars().take(40).collect()))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+macro_rules! text {
+    ($($name:ident),+) => {$(
+        impl TryFrom<String> for $name {
+            type Error = InvalidQuantity;
+            fn try_from(text: String) -> Result<Self, InvalidQuantity> {
+                text.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.to_string()
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )+};
+}
+text!(ByteSize, Span);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_need_a_unit() {
+        assert_eq!("128MiB".parse::<ByteSize>().unwrap(), ByteSize::mib(128));
+        assert_eq!("10MB".parse::<ByteSize>().unwrap(), ByteSize::bytes(10_000_000));
+        assert!("128".parse::<ByteSize>().is_err());
+        assert!("much".parse::<ByteSize>().is_err());
+        assert!("30".parse::<Span>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(bytes in any::<u64>(), millis in 0..u64::from(u32::MAX)) {
+            prop_assert_eq!(ByteSize::bytes(bytes).to_string().parse::<ByteSize>().unwrap(), ByteSize::bytes(bytes));
+            prop_assert_eq!(Span::from_millis(millis).to_string().parse::<Span>().unwrap(), Span::from_millis(millis));
+        }
+    }
+}

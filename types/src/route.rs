@@ -1,0 +1,144 @@
+//! Routes: which hostname and path lead to which instances.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{InstanceId, NodeId};
+use crate::name::{AppName, NamespaceName};
+
+/// The whole of an ingress's routes at one generation, swapped as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteTable {
+    /// Grows with every change; an ingress reports the newest that it uses.
+    pub generation: u64,
+    pub routes: Vec<Arc<Route>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub pattern: RoutePattern,
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    /// May be empty: the app exists, but nothing of it is ready.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Address of a routed instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub instance: InstanceId,
+    pub node: NodeId,
+}
+
+/// A hostname with a path prefix, such as `hello.example.com/api`.
+///
+/// The hostname is in lower case, without port and trailing dot; the prefix starts with `/`, and matches whole segments:
+/// `/api` matches `/api` and `/api/x`, but not `/apix`. The longest prefix wins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RoutePattern {
+    hostname: String,
+    path_prefix: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a route: write a hostname and, if needed, a path, such as `hello.example.com/api`")]
+pub struct InvalidRoute(String);
+
+impl RoutePattern {
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+
+    /// `/`, or a prefix without a trailing slash.
+    pub fn path_prefix(&self) -> &str {
+        &self.path_prefix
+    }
+
+    /// `APP.NAMESPACE.DOMAIN/`: the route that every app has.
+    pub fn for_app(app: &AppName, namespace: &NamespaceName, domain: &str) -> Self {
+        Self { hostname: format!("{app}.{namespace}.{domain}").to_ascii_lowercase(), path_prefix: "/".into() }
+    }
+
+    /// Whether a request's path lies under the prefix.
+    pub fn matches_path(&self, path: &str) -> bool {
+        if self.path_prefix == "/" {
+            return true;
+        }
+        path.strip_prefix(self.path_prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl FromStr for RoutePattern {
+    type Err = InvalidRoute;
+    fn from_str(text: &str) -> Result<Self, InvalidRoute> {
+        let invalid = || InvalidRoute(text.chars().take(300).collect());
+        let (hostname, path) = match text.find('/') {
+            Some(slash) => text.split_at(slash),
+            None => (text, "/"),
+        };
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if hostname.len() > 253 || !hostname.split('.').all(label) {
+            return Err(invalid());
+        }
+        let path_ok = path.len() <= 256
+            && path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'*' | b'\\'))
+            && !path.contains("//")
+            && !path.split('/').any(|segment| segment == "." || segment == "..");
+        if !path_ok {
+            return Err(invalid());
+        }
+        let trimmed = path.trim_end_matches('/');
+        Ok(Self {
+            hostname: hostname.to_ascii_lowercase(),
+            path_prefix: if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() },
+        })
+    }
+}
+
+impl TryFrom<String> for RoutePattern {
+    type Error = InvalidRoute;
+    fn try_from(text: String) -> Result<Self, InvalidRoute> {
+        text.parse()
+    }
+}
+
+impl From<RoutePattern> for String {
+    fn from(pattern: RoutePattern) -> String {
+        pattern.to_string()
+    }
+}
+
+impl fmt::Display for RoutePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.hostname, self.path_prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_matches_whole_segments() {
+        let pattern: RoutePattern = "Hello.example.com/api/".parse().unwrap();
+        assert_eq!(pattern.to_string(), "hello.example.com/api");
+        assert!(pattern.matches_path("/api") && pattern.matches_path("/api/x"));
+        assert!(!pattern.matches_path("/apix") && !pattern.matches_path("/"));
+    }
+
+    #[test]
+    fn bad_routes_are_refused() {
+        for bad in ["", "/", "a b.com", "*.example.com", "x.com:80", "x.com/../y", "x.com//y", "-x.com", "x..com"] {
+            assert!(bad.parse::<RoutePattern>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What a component may import and export here, and what an import means to a person.
+//!
+//! The list is the contract between the control plane, which refuses a component at push, and the worker, which links it.
+//! A test in `wharf-runtime` holds the two together.
+
+use serde::{Deserialize, Serialize};
+
+/// How an artifact is run, found from its exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum World {
+    /// Exports `wasi:http/incoming-handler@0.2`.
+    HttpProxy,
+    /// Exports `wasi:http/handler@0.3`.
+    HttpService,
+    /// Exports `wasi:cli/run@0.2`.
+    CommandP2,
+    /// Exports `wasi:cli/run@0.3`.
+    CommandP3,
+    /// A core module of WASI 0.1 with `_start`; made into a component when it is compiled.
+    CommandP1,
+}
+
+impl World {
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::HttpProxy | Self::HttpService)
+    }
+
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::HttpProxy => "HTTP app, WASI 0.2",
+            Self::HttpService => "HTTP app, WASI 0.3",
+            Self::CommandP2 => "command, WASI 0.2",
+            Self::CommandP3 => "command, WASI 0.3",
+            Self::CommandP1 => "command, WASI 0.1 module",
+        }
+    }
+
+    /// The world of a component with these exports. HTTP comes before commands, the newer WASI before the older.
+    pub fn of_exports<'a>(exports: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        let mut found: Option<(u8, Self)> = None;
+        for export in exports {
+            let Some(name) = InterfaceName::parse(export) else { continue };
+            let candidate = match (name.package, name.interface, name.track()) {
+                ("wasi:http", "handler", Some((0, 3))) => (0, Self::HttpService),
+                ("wasi:http", "incoming-handler", Some((0, 2))) => (1, Self::HttpProxy),
+                ("wasi:cli", "run", Some((0, 3))) => (2, Self::CommandP3),
+                ("wasi:cli", "run", Some((0, 2))) => (3, Self::CommandP2),
+                _ => continue,
+            };
+            if found.is_none_or(|best| candidate.0 < best.0) {
+                found = Some(candidate);
+            }
+        }
+        found.map(|(_, world)| world)
+    }
+}
+
+/// `wasi:http/types@0.2.6`, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceName<'a> {
+    pub package: &'a str,
+    pub interface: &'a str,
+    pub version: Option<&'a str>,
+}
+
+impl<'a> InterfaceName<'a> {
+    pub fn parse(name: &'a str) -> Option<Self> {
+        let (path, version) = match name.split_once('@') {
+            Some((path, version)) => (path, Some(version)),
+            None => (name, None),
+        };
+        let (package, interface) = path.split_once('/')?;
+        package.contains(':').then_some(Self { package, interface, version })
+    }
+
+    /// The numbers that must be the same for two versions to link: `(0, 2)` for 0.2.x. None for a pre-release.
+    fn track(&self) -> Option<(u64, u64)> {
+        let version = self.version?;
+        if version.contains('-') {
+            return None;
+        }
+        let mut parts = version.split('.').map(str::parse::<u64>);
+        Some((parts.next()?.ok()?, parts.next()?.ok()?))
+    }
+}
+
+/// Whether the host provides an imported interface. Patch versions do not matter, pre-releases must be the same.
+pub fn is_provided(import: &str) -> bool {
+    let Some(name) = InterfaceName::parse(import) else { return false };
+    let interfaces_p2: &[&str] = match name.package {
+        "wasi:io" => &["error", "poll", "streams"],
+        "wasi:clocks" => &["monotonic-clock", "wall-clock", "timezone"],
+        "wasi:random" => &["random", "insecure", "insecure-seed"],
+        "wasi:filesystem" => &["types", "preopens"],
+        "wasi:sockets" => &[
+            "instance-network", "ip-name-lookup", "network", "tcp", "tcp-create-socket", "udp", "udp-create-socket",
+        ],
+        "wasi:cli" => &[
+            "environment", "exit", "stdin", "stdout", "stderr", "terminal-input", "terminal-output",
+            "terminal-stdin", "terminal-stdout", "terminal-stderr",
+        ],
+        "wasi:http" => &["types", "outgoing-handler"],
+        _ => &[],
+    };
+    let interfaces_p3: &[&str] = match name.package {
+        "wasi:clocks" => &["monotonic-clock", "system-clock", "types"],
+        "wasi:random" => &["random", "insecure", "insecure-seed"],
+        "wasi:filesystem" => &["types", "preopens"],
+        "wasi:sockets" => &["types", "ip-name-lookup"],
+        "wasi:cli" => &[
+            "environment", "exit", "stdin", "stdout", "stderr", "types", "terminal-input", "terminal-output",
+            "terminal-stdin", "terminal-stdout", "terminal-stderr",
+        ],
+        "wasi:http" => &["types", "client"],
+        _ => &[],
+    };
+    match name.track() {
+        Some((0, 2)) => interfaces_p2.contains(&name.interface),
+        Some((0, 3)) => interfaces_p3.contains(&name.interface),
+        _ => match (name.package, name.version) {
+            ("wasi:keyvalue", Some("0.2.0-draft")) => ["store", "atomics", "batch"].contains(&name.interface),
+            ("wasi:config", Some("0.2.0-rc.1")) => name.interface == "store",
+            _ => false,
+        },
+    }
+}
+
+/// What a release asks for, in a user's words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Capability {
+    /// Stable: `outbound-http`, `sockets`, `keyvalue`, `filesystem`, `grant`, `secret`.
+    pub kind: String,
+    pub description: String,
+    /// Whether the release's settings grant it. An import that is not granted answers the guest with an error.
+    pub granted: bool,
+}
+
+/// The capabilities of an artifact with these imports under these outbound grants. What every guest has (clocks, random
+/// numbers, its environment, printing) is not worth a user's attention and left out.
+pub fn capabilities<'a>(imports: impl IntoIterator<Item = &'a str>, outbound_allow: &[String]) -> Vec<Capability> {
+    let mut found = Vec::new();
+    let mut add = |kind: &str, description: String, granted: bool| {
+        let capability = Capability { kind: kind.to_owned(), description, granted };
+        if !found.contains(&capability) {
+            found.push(capability);
+        }
+    };
+    let http_grants = outbound_allow.iter().any(|grant| grant.starts_with("http"));
+    let socket_grants = outbound_allow.iter().any(|grant| grant.starts_with("tcp:") || grant.starts_with("udp:"));
+    for import in imports {
+        let Some(name) = InterfaceName::parse(import) else { continue };
+        match (name.package, name.interface) {
+            ("wasi:http", "outgoing-handler" | "client") => {
+                add("outbound-http", "may call HTTP servers that its grants list".into(), http_grants);
+            }
+            ("wasi:sockets", "tcp" | "udp" | "tcp-create-socket" | "udp-create-socket" | "types") => {
+                add("sockets", "may open sockets to addresses that its grants list".into(), socket_grants);
+            }
+            ("wasi:keyvalue", _) => add("keyvalue", "keeps data in the app's key-value store".into(), true),
+            _ => {}
+        }
+    }
+    for grant in outbound_allow {
+        add("grant", format!("may reach {grant}"), true);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patch_versions_do_not_matter_but_pre_releases_do() {
+        assert!(is_provided("wasi:http/types@0.2.0") && is_provided("wasi:http/types@0.2.12"));
+        assert!(is_provided("wasi:http/types@0.3.2"));
+        assert!(!is_provided("wasi:http/types@0.3.0-rc-2026-03-15"));
+        assert!(!is_provided("wasi:http/types@0.4.0") && !is_provided("wasi:http/types"));
+        assert!(!is_provided("wasi:nn/tensor@0.2.0") && !is_provided("env") && !is_provided(""));
+    }
+
+    #[test]
+    fn http_comes_before_commands() {
+        let both = ["wasi:cli/run@0.2.6", "wasi:http/incoming-handler@0.2.0"];
+        assert_eq!(World::of_exports(both), Some(World::HttpProxy));
+        assert_eq!(World::of_exports(["wasi:http/handler@0.3.0"]), Some(World::HttpService));
+        assert_eq!(World::of_exports(["my:own/thing@1.0.0", "memory"]), None);
+    }
+
+    #[test]
+    fn capabilities_name_what_is_not_granted() {
+        let found = capabilities(["wasi:http/outgoing-handler@0.2.0", "wasi:clocks/wall-clock@0.2.0"], &[]);
+        assert_eq!(found.len(), 1);
+        assert!(!found[0].granted);
+    }
+}
