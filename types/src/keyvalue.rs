@@ -27,18 +27,38 @@ pub struct KeyValueRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyValueOp {
-    Get { key: String },
-    Set { key: String, value: Octets },
-    Delete { key: String },
-    Exists { key: String },
+    Get {
+        key: String,
+    },
+    Set {
+        key: String,
+        value: Octets,
+    },
+    Delete {
+        key: String,
+    },
+    Exists {
+        key: String,
+    },
     /// Keys greater than `after`, in order.
-    ListKeys { after: Option<String> },
+    ListKeys {
+        after: Option<String>,
+    },
     /// Adds to a number kept as decimal text and returns the sum; an absent key counts from 0.
-    Increment { key: String, delta: i64 },
-    GetMany { keys: Vec<String> },
+    Increment {
+        key: String,
+        delta: i64,
+    },
+    GetMany {
+        keys: Vec<String>,
+    },
     /// All or nothing.
-    SetMany { pairs: Vec<(String, Octets)> },
-    DeleteMany { keys: Vec<String> },
+    SetMany {
+        pairs: Vec<(String, Octets)>,
+    },
+    DeleteMany {
+        keys: Vec<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +70,10 @@ pub enum KeyValueReply {
     Values(Vec<Option<Octets>>),
     Exists(bool),
     Number(i64),
-    Keys { keys: Vec<String>, more: bool },
+    Keys {
+        keys: Vec<String>,
+        more: bool,
+    },
 }
 
 /// Octets in JSON: lower-case hexadecimal, which needs no alphabet to be agreed on.

@@ -3,6 +3,8 @@
 //! Nothing here does I/O. A type stands here because at least two crates, or two sides of a wire,
 //! must mean the same by it; whatever only one crate needs stays in that crate.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
 pub mod id;
 pub mod name;
 

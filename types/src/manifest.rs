@@ -5,7 +5,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::{AppName, NamespaceName};
-use crate::spec::{AppSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec, StopSpec, UpdateSpec};
+use crate::spec::{
+    AppSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec, StopSpec,
+    UpdateSpec,
+};
 
 pub const FILE_NAME: &str = "wharf.toml";
 
@@ -65,8 +68,21 @@ impl Manifest {
 
     /// The app's settings, without name and build.
     pub fn spec(&self) -> AppSpec {
-        let Self { app: _, namespace: _, build: _, env, args, http, scale, limits, restart, update, stop, outbound, reuse } =
-            self.clone();
+        let Self {
+            app: _,
+            namespace: _,
+            build: _,
+            env,
+            args,
+            http,
+            scale,
+            limits,
+            restart,
+            update,
+            stop,
+            outbound,
+            reuse,
+        } = self.clone();
         AppSpec { env, args, http, scale, limits, restart, update, stop, outbound, reuse }
     }
 }

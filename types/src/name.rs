@@ -14,7 +14,9 @@ pub const NAME_MAX_BYTES: usize = 40;
 
 /// Why a text is not a name. The message says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a valid {kind} name: use 1 to {NAME_MAX_BYTES} lower-case letters, digits and inner dashes, such as `my-app`")]
+#[error(
+    "`{text}` is not a valid {kind} name: use 1 to {NAME_MAX_BYTES} lower-case letters, digits and inner dashes, such as `my-app`"
+)]
 pub struct InvalidName {
     kind: &'static str,
     text: String,

@@ -68,7 +68,8 @@ impl RoutePattern {
         if self.path_prefix == "/" {
             return true;
         }
-        path.strip_prefix(self.path_prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(self.path_prefix.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -137,7 +138,9 @@ mod tests {
 
     #[test]
     fn bad_routes_are_refused() {
-        for bad in ["", "/", "a b.com", "*.example.com", "x.com:80", "x.com/../y", "x.com//y", "-x.com", "x..com"] {
+        for bad in
+            ["", "/", "a b.com", "*.example.com", "x.com:80", "x.com/../y", "x.com//y", "-x.com", "x..com"]
+        {
             assert!(bad.parse::<RoutePattern>().is_err(), "{bad}");
         }
     }

@@ -154,11 +154,7 @@ pub struct UpdateSpec {
 
 impl Default for UpdateSpec {
     fn default() -> Self {
-        Self {
-            parallelism_percent: 25,
-            monitor: Span::from_secs(5),
-            progress_deadline: Span::from_secs(60),
-        }
+        Self { parallelism_percent: 25, monitor: Span::from_secs(5), progress_deadline: Span::from_secs(60) }
     }
 }
 
@@ -245,7 +241,10 @@ impl AppSpec {
             return invalid("limits.concurrency", "must be at least 1".into());
         }
         if self.limits.memory > ByteSize::mib(4096) {
-            return invalid("limits.memory", format!("{} is more than a 32-bit guest can address, 4GiB", self.limits.memory));
+            return invalid(
+                "limits.memory",
+                format!("{} is more than a 32-bit guest can address, 4GiB", self.limits.memory),
+            );
         }
         for path in [&self.http.health.path, &self.http.health.liveness_path].into_iter().flatten() {
             if !path.starts_with('/') {
@@ -294,7 +293,9 @@ pub enum OutboundScheme {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a grant: write scheme, host and port, such as `https://api.example.com` or `tcp://10.0.0.5:5432`")]
+#[error(
+    "`{0}` is not a grant: write scheme, host and port, such as `https://api.example.com` or `tcp://10.0.0.5:5432`"
+)]
 pub struct InvalidGrant(String);
 
 impl std::str::FromStr for OutboundGrant {

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// How far an instance has come. Declaration order is the lifecycle; observed state, written by the worker only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceState {
     /// Waits for a node.
@@ -64,7 +66,9 @@ impl InstanceState {
 }
 
 /// What the control plane wants of an instance. Only grows: a stopping instance is never wanted again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Wanted {
     /// Run, and receive requests when ready.
@@ -86,7 +90,9 @@ pub enum Health {
 }
 
 /// How far a rollout has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum RolloutState {
     Pending,

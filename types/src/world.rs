@@ -85,45 +85,100 @@ impl<'a> InterfaceName<'a> {
     }
 }
 
+/// Interfaces of one WASI version, by package.
+type Interfaces = &'static [(&'static str, &'static [&'static str])];
+
+/// Provided at every 0.2.x.
+const WASI_02: Interfaces = &[
+    ("wasi:io", &["error", "poll", "streams"]),
+    ("wasi:clocks", &["monotonic-clock", "wall-clock"]),
+    ("wasi:random", &["random", "insecure", "insecure-seed"]),
+    ("wasi:filesystem", &["types", "preopens"]),
+    (
+        "wasi:sockets",
+        &[
+            "instance-network",
+            "ip-name-lookup",
+            "network",
+            "tcp",
+            "tcp-create-socket",
+            "udp",
+            "udp-create-socket",
+        ],
+    ),
+    (
+        "wasi:cli",
+        &[
+            "environment",
+            "exit",
+            "stdin",
+            "stdout",
+            "stderr",
+            "terminal-input",
+            "terminal-output",
+            "terminal-stdin",
+            "terminal-stdout",
+            "terminal-stderr",
+        ],
+    ),
+    ("wasi:http", &["types", "outgoing-handler"]),
+];
+
+/// Provided at every 0.3.x.
+const WASI_03: Interfaces = &[
+    ("wasi:clocks", &["monotonic-clock", "system-clock", "types"]),
+    ("wasi:random", &["random", "insecure", "insecure-seed"]),
+    ("wasi:filesystem", &["types", "preopens"]),
+    ("wasi:sockets", &["types", "ip-name-lookup"]),
+    (
+        "wasi:cli",
+        &[
+            "environment",
+            "exit",
+            "stdin",
+            "stdout",
+            "stderr",
+            "types",
+            "terminal-input",
+            "terminal-output",
+            "terminal-stdin",
+            "terminal-stdout",
+            "terminal-stderr",
+        ],
+    ),
+    ("wasi:http", &["types", "client"]),
+];
+
+/// Provided at exactly this version: drafts promise nothing to each other.
+const DRAFTS: &[&str] = &[
+    "wasi:keyvalue/store@0.2.0-draft",
+    "wasi:keyvalue/atomics@0.2.0-draft",
+    "wasi:keyvalue/batch@0.2.0-draft",
+    "wasi:config/store@0.2.0-rc.1",
+];
+
+fn contains(interfaces: Interfaces, name: InterfaceName<'_>) -> bool {
+    interfaces.iter().any(|(package, names)| *package == name.package && names.contains(&name.interface))
+}
+
 /// Whether the host provides an imported interface. Patch versions do not matter, pre-releases must be the same.
 pub fn is_provided(import: &str) -> bool {
     let Some(name) = InterfaceName::parse(import) else { return false };
-    let interfaces_p2: &[&str] = match name.package {
-        "wasi:io" => &["error", "poll", "streams"],
-        "wasi:clocks" => &["monotonic-clock", "wall-clock", "timezone"],
-        "wasi:random" => &["random", "insecure", "insecure-seed"],
-        "wasi:filesystem" => &["types", "preopens"],
-        "wasi:sockets" => &[
-            "instance-network", "ip-name-lookup", "network", "tcp", "tcp-create-socket", "udp", "udp-create-socket",
-        ],
-        "wasi:cli" => &[
-            "environment", "exit", "stdin", "stdout", "stderr", "terminal-input", "terminal-output",
-            "terminal-stdin", "terminal-stdout", "terminal-stderr",
-        ],
-        "wasi:http" => &["types", "outgoing-handler"],
-        _ => &[],
-    };
-    let interfaces_p3: &[&str] = match name.package {
-        "wasi:clocks" => &["monotonic-clock", "system-clock", "types"],
-        "wasi:random" => &["random", "insecure", "insecure-seed"],
-        "wasi:filesystem" => &["types", "preopens"],
-        "wasi:sockets" => &["types", "ip-name-lookup"],
-        "wasi:cli" => &[
-            "environment", "exit", "stdin", "stdout", "stderr", "types", "terminal-input", "terminal-output",
-            "terminal-stdin", "terminal-stdout", "terminal-stderr",
-        ],
-        "wasi:http" => &["types", "client"],
-        _ => &[],
-    };
     match name.track() {
-        Some((0, 2)) => interfaces_p2.contains(&name.interface),
-        Some((0, 3)) => interfaces_p3.contains(&name.interface),
-        _ => match (name.package, name.version) {
-            ("wasi:keyvalue", Some("0.2.0-draft")) => ["store", "atomics", "batch"].contains(&name.interface),
-            ("wasi:config", Some("0.2.0-rc.1")) => name.interface == "store",
-            _ => false,
-        },
+        Some((0, 2)) => contains(WASI_02, name),
+        Some((0, 3)) => contains(WASI_03, name),
+        _ => DRAFTS.contains(&import),
     }
+}
+
+/// Every interface that the host provides, at the lowest version of each.
+pub fn provided() -> impl Iterator<Item = String> {
+    let all = |interfaces: Interfaces, version: &'static str| {
+        interfaces.iter().flat_map(move |(package, names)| {
+            names.iter().map(move |name| format!("{package}/{name}@{version}"))
+        })
+    };
+    all(WASI_02, "0.2.0").chain(all(WASI_03, "0.3.0")).chain(DRAFTS.iter().map(|name| (*name).to_owned()))
 }
 
 /// What a release asks for, in a user's words.
@@ -138,7 +193,10 @@ pub struct Capability {
 
 /// The capabilities of an artifact with these imports under these outbound grants. What every guest has (clocks, random
 /// numbers, its environment, printing) is not worth a user's attention and left out.
-pub fn capabilities<'a>(imports: impl IntoIterator<Item = &'a str>, outbound_allow: &[String]) -> Vec<Capability> {
+pub fn capabilities<'a>(
+    imports: impl IntoIterator<Item = &'a str>,
+    outbound_allow: &[String],
+) -> Vec<Capability> {
     let mut found = Vec::new();
     let mut add = |kind: &str, description: String, granted: bool| {
         let capability = Capability { kind: kind.to_owned(), description, granted };
@@ -147,7 +205,8 @@ pub fn capabilities<'a>(imports: impl IntoIterator<Item = &'a str>, outbound_all
         }
     };
     let http_grants = outbound_allow.iter().any(|grant| grant.starts_with("http"));
-    let socket_grants = outbound_allow.iter().any(|grant| grant.starts_with("tcp:") || grant.starts_with("udp:"));
+    let socket_grants =
+        outbound_allow.iter().any(|grant| grant.starts_with("tcp:") || grant.starts_with("udp:"));
     for import in imports {
         let Some(name) = InterfaceName::parse(import) else { continue };
         match (name.package, name.interface) {
