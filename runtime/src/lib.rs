@@ -1,3 +1,22 @@
 //! Wharf's worker: runs what the control plane assigns to this node.
+//!
+//! [`session`] brings assignments, [`supervisor`] keeps their instances running over the [`backend`] seam, and [`wasm`]
+//! executes them. What guests print goes through [`logs`].
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
+pub mod session;
+pub mod supervisor;
 
 pub mod backend;
+pub mod backoff;
+pub mod health;
+
+pub mod componentize;
+pub mod wasm;
+
+pub mod control;
+pub mod logs;
+
+#[cfg(test)]
+pub(crate) mod fake;

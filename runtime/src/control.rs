@@ -1,0 +1,312 @@
+//! The worker's client of the control plane.
+//!
+//! One request per method, no retries and no state: when to call, and what to do when a call fails, is the business of
+//! [`crate::session`], [`crate::logs`] and the backends.
+
+mod lines;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
+use reqwest::{RequestBuilder, Response, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wharf_types::digest::Digest;
+use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
+use wharf_types::log::LogRecord;
+use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
+use wharf_types::{NodeId, Problem};
+
+use self::lines::{Lines, TooLong};
+
+/// How long a small request may take, from its first octet to the last one of its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for an artifact, which may have hundreds of megabytes.
+const ARTIFACT_TIMEOUT: Duration = Duration::from_secs(300);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that vanished without a word is noticed after about three of these.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+/// The longest assignment, in octets.
+const ASSIGNMENT_MAX_BYTES: usize = 64 << 20;
+/// The longest answer of any other kind except an artifact, in octets.
+const ANSWER_MAX_BYTES: usize = 16 << 20;
+/// The largest artifact, in octets.
+const ARTIFACT_MAX_BYTES: usize = 1 << 30;
+
+/// Speaks to the control plane as one node; cheap to clone.
+#[derive(Clone)]
+pub struct ControlClient(Arc<Inner>);
+
+struct Inner {
+    http: reqwest::Client,
+    api: Url,
+    node: NodeId,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("the address of the control plane, `{0}`, is not an `http://` or `https://` address with a host")]
+    Address(String),
+    #[error("the node's token is not text that fits into an HTTP header")]
+    Token,
+    #[error("could not set up the HTTP client")]
+    Setup(#[source] reqwest::Error),
+    #[error("could not {what}: the control plane does not answer")]
+    Unreachable {
+        what: &'static str,
+        #[source]
+        source: reqwest::Error,
+    },
+    /// A 4xx: the same request will be refused again.
+    #[error("{0}")]
+    Refused(Problem),
+    #[error("could not {what}: the control plane answered {status}: {detail}")]
+    Failed { what: &'static str, status: u16, detail: String },
+    #[error(
+        "could not {what}: the answer is not understood; control plane and worker may be of different versions"
+    )]
+    Decode {
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("could not {what}: the answer has more than {max_bytes} octets")]
+    TooLong { what: &'static str, max_bytes: usize },
+    #[error("the control plane sent {found} when asked for the artifact {wanted}; its store may be damaged")]
+    Digest { wanted: Digest, found: Digest },
+}
+
+impl ControlError {
+    /// Whether the same call may succeed later without anyone changing anything.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Failed { .. } | Self::Digest { .. } => true,
+            Self::Address(_) | Self::Token | Self::Setup(_) | Self::Refused(_) => false,
+            Self::Decode { .. } | Self::TooLong { .. } => false,
+        }
+    }
+}
+
+impl ControlClient {
+    /// `api` is the address of the control plane, such as `http://127.0.0.1:7070`; `token` is the node's own.
+    pub fn new(api: &str, token: &str, node: NodeId) -> Result<Self, ControlError> {
+        let invalid = || ControlError::Address(api.chars().take(200).collect());
+        let api = Url::parse(api).map_err(|_| invalid())?;
+        if !matches!(api.scheme(), "http" | "https") || !api.has_host() {
+            return Err(invalid());
+        }
+        let mut bearer =
+            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ControlError::Token)?;
+        bearer.set_sensitive(true);
+        // The HTTP client asks for a provider even when it will never see an `https` address. An error says that the
+        // process has chosen one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
+            .tcp_nodelay(true)
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_keepalive_interval(KEEPALIVE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            // A proxy of the user's environment is for the outside world, and would see the token.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(ControlError::Setup)?;
+        Ok(Self(Arc::new(Inner { http, api, node })))
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.0.node
+    }
+
+    pub async fn register(&self, registration: &NodeRegistration) -> Result<(), ControlError> {
+        let what = "register the node";
+        let request = self.request(Method::PUT, &self.node_path("")).timeout(REQUEST_TIMEOUT);
+        send(what, json(request, registration)).await.map(drop)
+    }
+
+    /// The assignments of this node, each whole, the newest first. Ends when the control plane ends it.
+    pub async fn assignments(
+        &self,
+    ) -> Result<impl Stream<Item = Result<Assignment, ControlError>> + Send + use<>, ControlError> {
+        let what = "follow the assignments";
+        let response = send(what, self.request(Method::GET, &self.node_path("/assignments"))).await?;
+        let lines = Lines::new(response.bytes_stream(), ASSIGNMENT_MAX_BYTES);
+        Ok(lines.into_stream().map(move |line| {
+            let line = line.map_err(|error| match error {
+                lines::LineError::Read(source) => ControlError::Unreachable { what, source },
+                lines::LineError::TooLong(TooLong { max_bytes }) => ControlError::TooLong { what, max_bytes },
+            })?;
+            serde_json::from_slice(&line).map_err(|source| ControlError::Decode { what, source })
+        }))
+    }
+
+    pub async fn report(&self, report: &NodeReport) -> Result<(), ControlError> {
+        self.send_report(encode(report)).await
+    }
+
+    /// Sends a [`NodeReport`] that is JSON already.
+    pub(crate) async fn send_report(&self, report: Bytes) -> Result<(), ControlError> {
+        let request = self.request(Method::POST, &self.node_path("/reports")).timeout(REQUEST_TIMEOUT);
+        let request = request.header(CONTENT_TYPE, "application/json").body(report);
+        send("report to the control plane", request).await.map(drop)
+    }
+
+    pub async fn send_logs(&self, records: &[LogRecord]) -> Result<(), ControlError> {
+        let request = self.request(Method::POST, &self.node_path("/logs")).timeout(REQUEST_TIMEOUT);
+        send("send log records", json(request, records)).await.map(drop)
+    }
+
+    /// Carries out one key-value operation. A quota that is used up is [`ControlError::Refused`].
+    pub async fn keyvalue(&self, request: &KeyValueRequest) -> Result<KeyValueReply, ControlError> {
+        let what = "reach the key-value store";
+        let call = self.request(Method::POST, &self.node_path("/keyvalue")).timeout(REQUEST_TIMEOUT);
+        let response = send(what, json(call, request)).await?;
+        decode(what, &read(what, response, ANSWER_MAX_BYTES).await?)
+    }
+
+    /// The bytes of an artifact, checked against its digest.
+    pub async fn artifact(&self, digest: Digest) -> Result<Bytes, ControlError> {
+        let what = "fetch the artifact";
+        let request = self.request(Method::GET, &format!("v1/artifacts/{digest}")).timeout(ARTIFACT_TIMEOUT);
+        let bytes = read(what, send(what, request).await?, ARTIFACT_MAX_BYTES).await?;
+        let found = Digest::of(&bytes);
+        if found == digest { Ok(bytes) } else { Err(ControlError::Digest { wanted: digest, found }) }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let mut url = self.0.api.clone();
+        url.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
+        self.0.http.request(method, url)
+    }
+
+    fn node_path(&self, rest: &str) -> String {
+        format!("v1/nodes/{}{rest}", self.0.node)
+    }
+}
+
+impl fmt::Debug for ControlClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The HTTP client holds the token.
+        f.debug_struct("ControlClient")
+            .field("api", &self.0.api.as_str())
+            .field("node", &self.0.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// JSON of one of the wire structures.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Bytes {
+    serde_json::to_vec(value).expect("a wire structure has text keys only, so it is JSON").into()
+}
+
+fn json<T: Serialize + ?Sized>(request: RequestBuilder, value: &T) -> RequestBuilder {
+    request.header(CONTENT_TYPE, "application/json").body(encode(value))
+}
+
+fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(bytes).map_err(|source| ControlError::Decode { what, source })
+}
+
+/// Sends, and sorts out answers that are no success.
+async fn send(what: &'static str, request: RequestBuilder) -> Result<Response, ControlError> {
+    let response = request.send().await.map_err(|source| ControlError::Unreachable { what, source })?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = read(what, response, ANSWER_MAX_BYTES).await.unwrap_or_default();
+    let status = status.as_u16();
+    match serde_json::from_slice::<Problem>(&body) {
+        Ok(problem) if (400..500).contains(&status) => Err(ControlError::Refused(problem)),
+        Ok(problem) => Err(ControlError::Failed { what, status, detail: problem.detail }),
+        Err(_) => {
+            let detail = String::from_utf8_lossy(&body).trim().chars().take(300).collect();
+            Err(ControlError::Failed { what, status, detail })
+        }
+    }
+}
+
+async fn read(what: &'static str, response: Response, max_bytes: usize) -> Result<Bytes, ControlError> {
+    let announced = response.content_length().unwrap_or(0);
+    if announced > max_bytes as u64 {
+        return Err(ControlError::TooLong { what, max_bytes });
+    }
+    // What was announced is not reserved before it comes: it may never come.
+    let mut body = Vec::new();
+    let mut chunks = response.bytes_stream().map_err(|source| ControlError::Unreachable { what, source });
+    while let Some(chunk) = chunks.try_next().await? {
+        if body.len() + chunk.len() > max_bytes {
+            return Err(ControlError::TooLong { what, max_bytes });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::fake_control::FakeControl;
+    use wharf_types::NamespaceName;
+    use wharf_types::keyvalue::KeyValueOp;
+    use wharf_types::problem::ProblemCode;
+
+    fn increment() -> KeyValueRequest {
+        KeyValueRequest {
+            namespace: NamespaceName::default_namespace(),
+            app: "hello".parse().unwrap(),
+            bucket: "default".into(),
+            op: KeyValueOp::Increment { key: "visits".into(), delta: 1 },
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_host_is_refused() {
+        for bad in ["", "127.0.0.1:7070", "ftp://example.com", "http://"] {
+            let error = ControlClient::new(bad, "secret", NodeId::new()).unwrap_err();
+            assert!(matches!(error, ControlError::Address(_)), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_token_is_not_shown() {
+        let client = ControlClient::new("http://127.0.0.1:1", "secret", NodeId::new()).unwrap();
+        assert!(!format!("{client:?}").contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_keeps_its_problem() {
+        let control = FakeControl::start().await;
+        control.answer_keyvalue(Err(Problem::new(ProblemCode::QuotaExceeded, "256 MiB are full")));
+        let error = control.client().keyvalue(&increment()).await.unwrap_err();
+        assert!(
+            matches!(&error, ControlError::Refused(problem) if problem.code == ProblemCode::QuotaExceeded)
+        );
+        assert_eq!((error.to_string().as_str(), error.is_retryable()), ("256 MiB are full", false));
+        control.answer_keyvalue(Ok(KeyValueReply::Number(1)));
+        assert_eq!(control.client().keyvalue(&increment()).await.unwrap(), KeyValueReply::Number(1));
+    }
+
+    #[tokio::test]
+    async fn an_artifact_is_checked_against_its_digest() {
+        let control = FakeControl::start().await;
+        control.store_artifact(Digest::of(b"hello"), b"hello");
+        control.store_artifact(Digest::of(b"other"), b"hello");
+        assert_eq!(control.client().artifact(Digest::of(b"hello")).await.unwrap(), &b"hello"[..]);
+        let error = control.client().artifact(Digest::of(b"other")).await.unwrap_err();
+        assert!(matches!(error, ControlError::Digest { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_control_plane_that_is_down_is_unreachable_for_now() {
+        let client = ControlClient::new("http://127.0.0.1:1", "secret", NodeId::new()).unwrap();
+        let error = client.artifact(Digest::of(b"hello")).await.unwrap_err();
+        assert!(matches!(error, ControlError::Unreachable { .. }) && error.is_retryable(), "{error}");
+    }
+}

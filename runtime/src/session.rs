@@ -1,0 +1,380 @@
+//! The worker's session with the control plane: assignments come in, reports go out.
+//!
+//! Two loops share nothing but the accepted generation. One registers the node and follows its assignments, and hands
+//! instances to the supervisor and routes to the ingress. The other reports what changed, and that the node lives. When the
+//! control plane is away, both try again and everything that runs goes on.
+
+mod report;
+
+#[cfg(test)]
+pub(crate) mod fake_control;
+
+use std::fmt;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, pin_mut};
+use tokio::select;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use wharf_types::NodeId;
+use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration};
+use wharf_types::route::RouteTable;
+
+use self::report::Reporter;
+use crate::backoff::{Jitter, Reconnect};
+use crate::control::{ControlClient, ControlError};
+use crate::supervisor::SupervisorHandle;
+
+/// The node's lease is renewed by reports at least this often.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How long news that nobody waits for may be held back, to go out together with what follows.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// Returns the counters of every release on this node, totals since the worker started.
+pub type Usage = Arc<dyn Fn() -> Vec<AppUsage> + Send + Sync>;
+
+/// The task that speaks with the control plane.
+#[derive(Debug)]
+pub struct Session {
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Session {
+    /// `routes` is set whenever newer routes come; `routes_applied` is the generation that the ingress uses.
+    pub fn spawn(
+        control: ControlClient,
+        registration: NodeRegistration,
+        supervisor: SupervisorHandle,
+        routes: watch::Sender<Arc<RouteTable>>,
+        routes_applied: watch::Receiver<u64>,
+        usage: Usage,
+    ) -> Self {
+        let cancel = CancellationToken::new();
+        let progress = watch::Sender::new(Progress::default());
+        let news = News {
+            reports: supervisor.reports(),
+            routes_applied,
+            progress: progress.subscribe(),
+            reporter: Reporter::default(),
+        };
+        let follower = Follower { control: control.clone(), registration, supervisor, routes, progress };
+        let cancelled = cancel.clone();
+        let task = tokio::spawn(async move {
+            select! {
+                () = cancelled.cancelled_owned() => {}
+                () = follower.run() => {}
+                () = news.run(control, usage) => {}
+            }
+        });
+        Self { cancel, task }
+    }
+
+    /// Ends both loops at once. The control plane keeps what was reported last.
+    pub async fn shutdown(self) {
+        self.cancel.cancel();
+        let _ = self.task.await;
+    }
+}
+
+/// What one loop tells the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Progress {
+    /// Before that, the control plane knows no such node and refuses its reports.
+    registered: bool,
+    /// The newest assignment that was accepted.
+    generation: Option<u64>,
+}
+
+struct Follower {
+    control: ControlClient,
+    registration: NodeRegistration,
+    supervisor: SupervisorHandle,
+    routes: watch::Sender<Arc<RouteTable>>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Follower {
+    async fn run(self) {
+        let mut reconnect = Reconnect::new(Jitter::seeded(self.control.node().as_uuid().as_u64_pair().1));
+        loop {
+            let outcome = self.follow(&mut reconnect).await;
+            retry(&mut reconnect, "the session with the control plane ended", outcome.err()).await;
+        }
+    }
+
+    async fn follow(&self, reconnect: &mut Reconnect) -> Result<(), ControlError> {
+        self.control.register(&self.registration).await?;
+        self.progress.send_modify(|progress| progress.registered = true);
+        let assignments = self.control.assignments().await?;
+        pin_mut!(assignments);
+        while let Some(assignment) = assignments.next().await {
+            let assignment = assignment?;
+            reconnect.reset();
+            let accepted = self.progress.borrow().generation;
+            match judge(self.control.node(), accepted, &assignment) {
+                Verdict::Accept => self.accept(assignment).await,
+                Verdict::Known => {}
+                Verdict::Older => warn!(
+                    "refused assignment {}: {} was accepted before",
+                    assignment.generation,
+                    accepted.unwrap_or_default()
+                ),
+                Verdict::Foreign => warn!("refused an assignment of another node, {}", assignment.node),
+            }
+        }
+        Ok(())
+    }
+
+    async fn accept(&self, assignment: Assignment) {
+        let Assignment { generation, instances, routes, .. } = assignment;
+        self.routes.send_if_modified(|current| {
+            let newer = routes.generation > current.generation;
+            if newer {
+                *current = Arc::new(routes);
+            }
+            newer
+        });
+        // Acknowledged only when the reports speak of every instance of it: otherwise the control plane would miss
+        // those that it has just assigned.
+        self.supervisor.assign(instances).await;
+        self.progress.send_modify(|progress| progress.generation = Some(generation));
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Accept,
+    /// It comes again after a reconnect.
+    Known,
+    Older,
+    Foreign,
+}
+
+fn judge(node: NodeId, accepted: Option<u64>, assignment: &Assignment) -> Verdict {
+    if assignment.node != node {
+        return Verdict::Foreign;
+    }
+    match accepted {
+        Some(accepted) if assignment.generation < accepted => Verdict::Older,
+        Some(accepted) if assignment.generation == accepted => Verdict::Known,
+        _ => Verdict::Accept,
+    }
+}
+
+/// Everything that a report is made of.
+struct News {
+    reports: watch::Receiver<Vec<InstanceReport>>,
+    routes_applied: watch::Receiver<u64>,
+    progress: watch::Receiver<Progress>,
+    reporter: Reporter,
+}
+
+impl News {
+    async fn run(mut self, control: ControlClient, usage: Usage) {
+        if self.progress.wait_for(|progress| progress.registered).await.is_err() {
+            return;
+        }
+        let mut reconnect = Reconnect::new(Jitter::seeded(control.node().as_uuid().as_u64_pair().1 ^ 1));
+        loop {
+            let heartbeat = Instant::now() + HEARTBEAT;
+            let generation = self.progress.borrow_and_update().generation.unwrap_or_default();
+            let routes = *self.routes_applied.borrow_and_update();
+            let body = self.reporter.compose(generation, routes, &self.reports.borrow_and_update(), usage());
+            match control.send_report(body).await {
+                Ok(()) => reconnect.reset(),
+                Err(error) => {
+                    retry(&mut reconnect, "a report did not arrive", Some(error)).await;
+                    // The next one is composed anew: only the newest state matters.
+                    continue;
+                }
+            }
+            select! {
+                () = sleep_until(heartbeat) => {}
+                () = self.come() => {}
+            }
+        }
+    }
+
+    /// Waits for something worth a report. What a deploy waits for is reported at once; the steps on the way there may wait
+    /// a moment, and usually never become a report of their own.
+    async fn come(&mut self) {
+        let mut deadline = None;
+        loop {
+            select! {
+                biased;
+                () = changed(&mut self.routes_applied) => return,
+                () = changed(&mut self.reports) => {
+                    if self.reporter.is_urgent(&self.reports.borrow_and_update()) {
+                        return;
+                    }
+                }
+                () = changed(&mut self.progress) => {}
+                () = until(deadline) => return,
+            }
+            deadline = deadline.or_else(|| Some(Instant::now() + GATHER));
+        }
+    }
+}
+
+/// Says why something has to be tried again, and waits. Only the first of several failures is worth a warning.
+async fn retry(reconnect: &mut Reconnect, what: &str, error: Option<ControlError>) {
+    let first = reconnect.is_reset();
+    let wait = reconnect.next_wait();
+    match error {
+        Some(error) if first => warn!("{what}, trying again: {}", chain(&error)),
+        Some(error) => debug!("{what} again, the next try is in {wait:?}: {}", chain(&error)),
+        None => info!("{what}, connecting again"),
+    }
+    sleep(wait).await;
+}
+
+/// The error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> impl fmt::Display {
+    let causes: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    causes.join(": ")
+}
+
+/// Never returns once the sender is gone.
+async fn changed<T>(values: &mut watch::Receiver<T>) {
+    if values.changed().await.is_err() {
+        pending().await
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake_control::FakeControl;
+    use super::*;
+    use crate::fake::{FakeBackend, assigned, becomes};
+    use crate::supervisor::Supervisor;
+    use wharf_types::InstanceId;
+    use wharf_types::node::NodeReport;
+    use wharf_types::state::{Health, InstanceState};
+
+    struct Worker {
+        backend: Arc<FakeBackend>,
+        /// Ends with the test.
+        _supervisor: Supervisor,
+        session: Session,
+        routes: watch::Receiver<Arc<RouteTable>>,
+        applied: watch::Sender<u64>,
+    }
+
+    fn worker(control: &FakeControl) -> Worker {
+        let backend = FakeBackend::new();
+        let supervisor = Supervisor::spawn(backend.clone(), 1);
+        let (routes, watched_routes) = watch::channel(Arc::default());
+        let (applied, watched_applied) = watch::channel(0);
+        let registration = NodeRegistration {
+            hostname: "laptop".into(),
+            memory_bytes: 1 << 30,
+            cpus: 2,
+            version: "0.1.0".into(),
+        };
+        let session = Session::spawn(
+            control.client(),
+            registration,
+            supervisor.handle(),
+            routes,
+            watched_applied,
+            Arc::new(Vec::new),
+        );
+        Worker { backend, _supervisor: supervisor, session, routes: watched_routes, applied }
+    }
+
+    fn reported(report: &NodeReport, id: InstanceId) -> Option<(InstanceState, Health)> {
+        let found = report.instances.iter().find(|report| report.id == id)?;
+        Some((found.state, found.health))
+    }
+
+    fn assignment(
+        control: &FakeControl,
+        generation: u64,
+        ids: impl IntoIterator<Item = InstanceId>,
+    ) -> Assignment {
+        Assignment {
+            node: control.node(),
+            generation,
+            instances: ids.into_iter().map(assigned).collect(),
+            routes: RouteTable { generation, routes: Vec::new() },
+        }
+    }
+
+    #[test]
+    fn only_a_newer_assignment_of_this_node_is_accepted() {
+        let (node, other) = (NodeId::new(), NodeId::new());
+        let assignment = |node, generation| Assignment {
+            node,
+            generation,
+            instances: Vec::new(),
+            routes: RouteTable::default(),
+        };
+        assert_eq!(judge(node, None, &assignment(node, 0)), Verdict::Accept);
+        assert_eq!(judge(node, Some(3), &assignment(node, 4)), Verdict::Accept);
+        assert_eq!(judge(node, Some(3), &assignment(node, 3)), Verdict::Known);
+        assert_eq!(judge(node, Some(3), &assignment(node, 2)), Verdict::Older);
+        assert_eq!(judge(node, None, &assignment(other, 1)), Verdict::Foreign);
+    }
+
+    #[tokio::test]
+    async fn an_assigned_instance_is_reported_healthy_and_the_routes_are_passed_on() {
+        let control = FakeControl::start().await;
+        let mut worker = worker(&control);
+        let id = InstanceId::new();
+        control.assign(assignment(&control, 7, [id]));
+        let healthy = Some((InstanceState::Running, Health::Healthy));
+        let report = becomes(&mut control.reports(), |report| reported(report, id) == healthy).await;
+        assert_eq!(report.assignment_generation, 7);
+        assert_eq!(becomes(&mut worker.routes, |routes| routes.generation == 7).await.generation, 7);
+        worker.applied.send_replace(7);
+        becomes(&mut control.reports(), |report| report.routes_generation == 7).await;
+        worker.session.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn the_node_is_reported_even_when_nothing_changes() {
+        let control = FakeControl::start().await;
+        let _worker = worker(&control);
+        becomes(&mut control.report_count(), |count| *count >= 3).await;
+    }
+
+    #[tokio::test]
+    async fn after_a_reconnect_an_assignment_that_is_known_restarts_nothing() {
+        let control = FakeControl::start().await;
+        let worker = worker(&control);
+        let id = InstanceId::new();
+        control.assign(assignment(&control, 1, [id]));
+        worker.backend.starts_reach(1).await;
+        control.cut();
+        becomes(&mut control.registrations(), |count| *count >= 2).await;
+        let next = InstanceId::new();
+        control.assign(assignment(&control, 2, [id, next]));
+        let (_, run) = worker.backend.starts_reach(2).await;
+        assert_eq!(run.id, next);
+    }
+
+    #[tokio::test]
+    async fn reports_that_failed_come_again() {
+        let control = FakeControl::start().await;
+        control.refuse_reports(3);
+        let _worker = worker(&control);
+        let id = InstanceId::new();
+        control.assign(assignment(&control, 1, [id]));
+        let healthy = Some((InstanceState::Running, Health::Healthy));
+        becomes(&mut control.reports(), |report| reported(report, id) == healthy).await;
+    }
+}

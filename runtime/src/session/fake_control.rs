@@ -1,0 +1,188 @@
+//! A control plane for tests: it speaks the node endpoints on a real socket, says what the test says, and keeps what it was
+//! told.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use futures::StreamExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
+use wharf_types::log::LogRecord;
+use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
+use wharf_types::{Digest, NodeId, Problem};
+
+use crate::control::ControlClient;
+
+const TOKEN: &str = "secret";
+
+pub(crate) struct FakeControl {
+    address: SocketAddr,
+    node: NodeId,
+    told: Arc<Told>,
+}
+
+struct Told {
+    assignment: watch::Sender<Option<Assignment>>,
+    /// Streams of assignments end when it changes.
+    cuts: watch::Sender<u32>,
+    registrations: watch::Sender<u32>,
+    reports: watch::Sender<NodeReport>,
+    report_count: watch::Sender<u32>,
+    logs: watch::Sender<Vec<LogRecord>>,
+    script: Mutex<Script>,
+}
+
+#[derive(Default)]
+struct Script {
+    artifacts: HashMap<Digest, Vec<u8>>,
+    keyvalue: Option<Result<KeyValueReply, Problem>>,
+    refused_reports: u32,
+    refused_logs: u32,
+}
+
+impl FakeControl {
+    pub(crate) async fn start() -> Self {
+        let nothing =
+            NodeReport { assignment_generation: 0, routes_generation: 0, instances: vec![], usage: vec![] };
+        let told = Arc::new(Told {
+            assignment: watch::Sender::new(None),
+            cuts: watch::Sender::new(0),
+            registrations: watch::Sender::new(0),
+            reports: watch::Sender::new(nothing),
+            report_count: watch::Sender::new(0),
+            logs: watch::Sender::new(Vec::new()),
+            script: Mutex::default(),
+        });
+        let router = Router::new()
+            .route("/v1/nodes/{node}", put(register))
+            .route("/v1/nodes/{node}/assignments", get(assignments))
+            .route("/v1/nodes/{node}/reports", post(report))
+            .route("/v1/nodes/{node}/logs", post(logs))
+            .route("/v1/nodes/{node}/keyvalue", post(keyvalue))
+            .route("/v1/artifacts/{digest}", get(artifact))
+            .with_state(told.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { address, node: NodeId::new(), told }
+    }
+
+    pub(crate) fn client(&self) -> ControlClient {
+        ControlClient::new(&format!("http://{}", self.address), TOKEN, self.node).unwrap()
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(crate) fn assign(&self, assignment: Assignment) {
+        self.told.assignment.send_replace(Some(assignment));
+    }
+
+    /// Ends every stream of assignments.
+    pub(crate) fn cut(&self) {
+        self.told.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    pub(crate) fn registrations(&self) -> watch::Receiver<u32> {
+        self.told.registrations.subscribe()
+    }
+
+    /// The newest report.
+    pub(crate) fn reports(&self) -> watch::Receiver<NodeReport> {
+        self.told.reports.subscribe()
+    }
+
+    pub(crate) fn report_count(&self) -> watch::Receiver<u32> {
+        self.told.report_count.subscribe()
+    }
+
+    /// Every record so far.
+    pub(crate) fn logs(&self) -> watch::Receiver<Vec<LogRecord>> {
+        self.told.logs.subscribe()
+    }
+
+    pub(crate) fn refuse_reports(&self, count: u32) {
+        self.told.script.lock().unwrap().refused_reports = count;
+    }
+
+    pub(crate) fn refuse_logs(&self, count: u32) {
+        self.told.script.lock().unwrap().refused_logs = count;
+    }
+
+    pub(crate) fn store_artifact(&self, digest: Digest, bytes: &[u8]) {
+        self.told.script.lock().unwrap().artifacts.insert(digest, bytes.to_vec());
+    }
+
+    pub(crate) fn answer_keyvalue(&self, answer: Result<KeyValueReply, Problem>) {
+        self.told.script.lock().unwrap().keyvalue = Some(answer);
+    }
+}
+
+type Control = State<Arc<Told>>;
+
+async fn register(State(told): Control, headers: HeaderMap, Json(_): Json<NodeRegistration>) -> StatusCode {
+    if headers.get("authorization").is_none_or(|value| value != "Bearer secret") {
+        return StatusCode::UNAUTHORIZED;
+    }
+    told.registrations.send_modify(|count| *count += 1);
+    StatusCode::NO_CONTENT
+}
+
+async fn assignments(State(told): Control) -> Body {
+    let mut cuts = told.cuts.subscribe();
+    let cut = async move { cuts.changed().await };
+    let lines = WatchStream::new(told.assignment.subscribe()).map(|assignment| {
+        let document = assignment.map(|assignment| serde_json::to_string(&assignment).unwrap());
+        Ok::<_, Infallible>(format!("{}\n", document.unwrap_or_default()))
+    });
+    Body::from_stream(lines.take_until(Box::pin(cut)))
+}
+
+async fn report(State(told): Control, Json(report): Json<NodeReport>) -> StatusCode {
+    if spend(&mut told.script.lock().unwrap().refused_reports) {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    told.report_count.send_modify(|count| *count += 1);
+    told.reports.send_replace(report);
+    StatusCode::NO_CONTENT
+}
+
+async fn logs(State(told): Control, Json(records): Json<Vec<LogRecord>>) -> StatusCode {
+    if spend(&mut told.script.lock().unwrap().refused_logs) {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    told.logs.send_modify(|all| all.extend(records));
+    StatusCode::NO_CONTENT
+}
+
+async fn keyvalue(State(told): Control, Json(_): Json<KeyValueRequest>) -> Response {
+    match told.script.lock().unwrap().keyvalue.clone() {
+        Some(Ok(reply)) => Json(reply).into_response(),
+        Some(Err(problem)) => (StatusCode::from_u16(problem.status).unwrap(), Json(problem)).into_response(),
+        None => StatusCode::NOT_IMPLEMENTED.into_response(),
+    }
+}
+
+async fn artifact(State(told): Control, Path(digest): Path<Digest>) -> Response {
+    match told.script.lock().unwrap().artifacts.get(&digest) {
+        Some(bytes) => bytes.clone().into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn spend(count: &mut u32) -> bool {
+    let some = *count > 0;
+    *count = count.saturating_sub(1);
+    some
+}

@@ -1,0 +1,92 @@
+//! What the next report says, and whether somebody waits for it.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use wharf_types::InstanceId;
+use wharf_types::node::{AppUsage, InstanceReport, NodeReport};
+use wharf_types::state::Health;
+
+use crate::control::encode;
+
+/// Remembers the last report: one that says the same costs no second encoding.
+#[derive(Default)]
+pub(super) struct Reporter {
+    last: Option<(NodeReport, Bytes)>,
+}
+
+impl Reporter {
+    pub(super) fn compose(
+        &mut self,
+        assignment_generation: u64,
+        routes_generation: u64,
+        instances: &[InstanceReport],
+        usage: Vec<AppUsage>,
+    ) -> Bytes {
+        if let Some((last, body)) = &self.last
+            && last.assignment_generation == assignment_generation
+            && last.routes_generation == routes_generation
+            && last.instances == instances
+            && last.usage == usage
+        {
+            return body.clone();
+        }
+        let report =
+            NodeReport { assignment_generation, routes_generation, instances: instances.to_vec(), usage };
+        let body = encode(&report);
+        self.last = Some((report, body.clone()));
+        body
+    }
+
+    /// Whether an instance became healthy, unhealthy or ended since the last report. Steps before that are not worth a
+    /// report of their own.
+    pub(super) fn is_urgent(&self, instances: &[InstanceReport]) -> bool {
+        let last: HashMap<InstanceId, &InstanceReport> = self
+            .last
+            .iter()
+            .flat_map(|(report, _)| &report.instances)
+            .map(|report| (report.id, report))
+            .collect();
+        instances
+            .iter()
+            .filter(|report| report.state.is_final() || report.health != Health::Unknown)
+            .any(|report| last.get(&report.id).is_none_or(|last| *last != report))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::state::InstanceState;
+
+    fn report(state: InstanceState, health: Health) -> InstanceReport {
+        let id = InstanceId::from_uuid(uuid::Uuid::nil());
+        InstanceReport { id, replaces: None, state, health, reason: None, restarts: 0 }
+    }
+
+    #[test]
+    fn only_what_somebody_waits_for_is_urgent() {
+        let mut reporter = Reporter::default();
+        reporter.compose(1, 1, &[report(InstanceState::Preparing, Health::Unknown)], Vec::new());
+        for (state, health, urgent) in [
+            (InstanceState::Preparing, Health::Unknown, false),
+            (InstanceState::Running, Health::Unknown, false),
+            (InstanceState::Running, Health::Healthy, true),
+            (InstanceState::Running, Health::Unhealthy, true),
+            (InstanceState::Failed, Health::Unknown, true),
+        ] {
+            assert_eq!(reporter.is_urgent(&[report(state, health)]), urgent, "{state:?} {health:?}");
+        }
+        reporter.compose(1, 1, &[report(InstanceState::Running, Health::Healthy)], Vec::new());
+        assert!(!reporter.is_urgent(&[report(InstanceState::Running, Health::Healthy)]));
+    }
+
+    #[test]
+    fn a_report_that_says_the_same_is_not_encoded_again() {
+        let mut reporter = Reporter::default();
+        let instances = [report(InstanceState::Running, Health::Healthy)];
+        let first = reporter.compose(1, 1, &instances, Vec::new());
+        assert_eq!(reporter.compose(1, 1, &instances, Vec::new()).as_ptr(), first.as_ptr());
+        assert_ne!(reporter.compose(2, 1, &instances, Vec::new()), first);
+    }
+}

@@ -1,0 +1,299 @@
+//! Keeps running what is assigned to this node.
+//!
+//! The supervisor turns the full set of assigned instances into one task per slot ([`slot`]), and collects what these
+//! report. Restarts happen here, within milliseconds and without the control plane; moving to another node is the control
+//! plane's. It does not know what executes an instance (see [`crate::backend`]) nor who asks for it (see
+//! [`crate::session`]).
+
+mod board;
+mod plan;
+mod restart;
+mod slot;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::select;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tracing::error;
+use wharf_types::InstanceId;
+use wharf_types::node::{AssignedInstance, InstanceReport, Reason, ReasonKind};
+use wharf_types::state::{InstanceState, Wanted};
+
+use self::board::{Board, report};
+use self::plan::{ChainKey, Step, plan};
+use self::restart::Order;
+use self::slot::Slot;
+use crate::backend::Backend;
+use crate::backoff::Jitter;
+
+/// Owner of the task that runs the assigned instances.
+#[derive(Debug)]
+pub struct Supervisor {
+    handle: SupervisorHandle,
+    task: JoinHandle<()>,
+}
+
+/// Speaks to the supervisor; cheap to clone. After the supervisor's end it does nothing.
+#[derive(Clone, Debug)]
+pub struct SupervisorHandle {
+    commands: mpsc::Sender<Command>,
+    reports: watch::Receiver<Vec<InstanceReport>>,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    Clean,
+    Panicked,
+    /// The grace period was over before everything had stopped.
+    Forced,
+}
+
+#[derive(Debug)]
+enum Command {
+    Assign { instances: Vec<AssignedInstance>, done: oneshot::Sender<()> },
+    Drain { drain_max: Duration },
+}
+
+impl Supervisor {
+    /// `seed` is where the jitter of restarts comes from.
+    pub fn spawn(backend: Arc<dyn Backend>, seed: u64) -> Self {
+        Self::spawn_with(backend, Some(seed))
+    }
+
+    fn spawn_with(backend: Arc<dyn Backend>, seed: Option<u64>) -> Self {
+        let (commands, inbox) = mpsc::channel(16);
+        let (publish, reports) = watch::channel(Vec::new());
+        let keeper = Keeper {
+            backend,
+            seed,
+            board: Arc::default(),
+            publish,
+            slots: HashMap::new(),
+            released: HashSet::new(),
+            tasks: JoinSet::new(),
+            chains: HashMap::new(),
+        };
+        let task = tokio::spawn(keeper.run(inbox));
+        Self { handle: SupervisorHandle { commands, reports }, task }
+    }
+
+    pub fn handle(&self) -> SupervisorHandle {
+        self.handle.clone()
+    }
+
+    /// See [`SupervisorHandle::assign`].
+    pub async fn assign(&self, instances: Vec<AssignedInstance>) {
+        self.handle.assign(instances).await;
+    }
+
+    /// See [`SupervisorHandle::reports`].
+    pub fn reports(&self) -> watch::Receiver<Vec<InstanceReport>> {
+        self.handle.reports()
+    }
+
+    /// Drains every instance, for no longer than `grace` in all. End the session before: the control plane should not
+    /// take these ends for what was wanted, so that the next start serves every app again.
+    pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
+        // A little is kept back for the end after the drain.
+        let drain_max = grace.mul_f64(0.9);
+        let ended = async {
+            let _ = self.handle.commands.send(Command::Drain { drain_max }).await;
+            (&mut self.task).await
+        };
+        match timeout(grace, ended).await {
+            Ok(Ok(())) => Shutdown::Clean,
+            Ok(Err(_)) => Shutdown::Panicked,
+            Err(_) => {
+                self.task.abort();
+                Shutdown::Forced
+            }
+        }
+    }
+}
+
+impl SupervisorHandle {
+    /// Takes the full set of instances of this node. On return, the reports speak of each of them.
+    pub async fn assign(&self, instances: Vec<AssignedInstance>) {
+        let (done, is_done) = oneshot::channel();
+        if self.commands.send(Command::Assign { instances, done }).await.is_ok() {
+            let _ = is_done.await;
+        }
+    }
+
+    /// What is known of every instance; those of one slot stand in order, the oldest first.
+    pub fn reports(&self) -> watch::Receiver<Vec<InstanceReport>> {
+        self.reports.clone()
+    }
+}
+
+/// The task's own state.
+struct Keeper {
+    backend: Arc<dyn Backend>,
+    /// None: no jitter.
+    seed: Option<u64>,
+    board: Arc<Board>,
+    publish: watch::Sender<Vec<InstanceReport>>,
+    /// The chains whose task still lives.
+    slots: HashMap<ChainKey, watch::Sender<Order>>,
+    /// Chains to be forgotten once their task has ended.
+    released: HashSet<ChainKey>,
+    tasks: JoinSet<()>,
+    chains: HashMap<Id, ChainKey>,
+}
+
+impl Keeper {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        loop {
+            select! {
+                biased;
+                command = inbox.recv() => match command {
+                    Some(Command::Assign { instances, done }) => {
+                        self.assign(instances);
+                        self.publish_reports();
+                        let _ = done.send(());
+                    }
+                    Some(Command::Drain { drain_max }) => return self.drain(drain_max).await,
+                    None => return self.drain(Duration::ZERO).await,
+                },
+                () = self.board.changed() => self.publish_reports(),
+                Some(ended) = self.tasks.join_next_with_id() => self.task_ended(ended),
+            }
+        }
+    }
+
+    fn assign(&mut self, instances: Vec<AssignedInstance>) {
+        let steps = plan(&self.board.members(), &instances);
+        let instances: Vec<Arc<AssignedInstance>> = instances.into_iter().map(Arc::new).collect();
+        for step in steps {
+            match step {
+                Step::Run(index) => self.run_assigned(&instances[index]),
+                Step::Replace(index) => self.replace_lost(&instances[index]),
+                Step::Settle(index) => {
+                    let id = instances[index].id;
+                    self.board.open(ChainKey(id), vec![report(id, InstanceState::Stopped)]);
+                }
+                Step::Keep { chain, wanted } => {
+                    self.released.remove(&chain);
+                    self.order(chain, order_of(wanted));
+                }
+                Step::Prune { chain, before } => self.board.prune(chain, before),
+                Step::Release(chain) if self.slots.contains_key(&chain) => {
+                    self.released.insert(chain);
+                    self.order(chain, Order::Stop { drain_max: Duration::MAX });
+                }
+                Step::Release(chain) => self.board.close(chain),
+            }
+        }
+    }
+
+    fn run_assigned(&mut self, assigned: &Arc<AssignedInstance>) {
+        let id = assigned.id;
+        self.board.open(ChainKey(id), vec![report(id, InstanceState::Preparing)]);
+        self.spawn_slot(ChainKey(id), id, assigned);
+    }
+
+    fn replace_lost(&mut self, assigned: &Arc<AssignedInstance>) {
+        let (chain, next) = (ChainKey(assigned.id), InstanceId::new());
+        let message = "the worker was restarted".to_owned();
+        self.board.open(chain, vec![report(assigned.id, assigned.observed)]);
+        self.board.replace(
+            chain,
+            (InstanceState::Failed, Some(Reason { kind: ReasonKind::Platform, message })),
+            report(next, InstanceState::Preparing),
+        );
+        self.spawn_slot(chain, next, assigned);
+    }
+
+    fn spawn_slot(&mut self, chain: ChainKey, id: InstanceId, assigned: &Arc<AssignedInstance>) {
+        let (orders, receiver) = watch::channel(Order::Run);
+        // The chain's own part of the seed is random, but the same for the whole life of the chain.
+        let own = chain.0.as_uuid().as_u64_pair().1;
+        let slot = Slot {
+            backend: self.backend.clone(),
+            board: self.board.clone(),
+            chain,
+            assigned: assigned.clone(),
+            id,
+            orders: receiver,
+            restarts: 0,
+            jitter: self.seed.map_or_else(Jitter::none, |seed| Jitter::seeded(seed ^ own)),
+        };
+        let task = self.tasks.spawn(slot.live());
+        self.chains.insert(task.id(), chain);
+        self.slots.insert(chain, orders);
+    }
+
+    fn order(&self, chain: ChainKey, order: Order) {
+        if let Some(orders) = self.slots.get(&chain) {
+            orders.send_if_modified(|current| {
+                let grows = order.outranks(current);
+                if grows {
+                    *current = order;
+                }
+                grows
+            });
+        }
+    }
+
+    fn task_ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let Some(chain) = self.chains.remove(&id) else { return };
+        self.slots.remove(&chain);
+        if let Err(error) = ended {
+            error!(instance.id = %chain.0, "the task of the slot of instance {} panicked: {error}", chain.0);
+            let message = "the worker failed inside; its own log says more".to_owned();
+            self.board.end(
+                chain,
+                InstanceState::Failed,
+                Some(Reason { kind: ReasonKind::Platform, message }),
+            );
+            if let Some(id) = self.board.current(chain) {
+                let backend = self.backend.clone();
+                self.tasks.spawn(async move { backend.remove(id).await });
+            }
+        }
+        if self.released.remove(&chain) {
+            self.board.close(chain);
+        }
+    }
+
+    fn publish_reports(&self) {
+        let reports = self.board.reports();
+        self.publish.send_if_modified(|published| {
+            let differs = *published != reports;
+            if differs {
+                *published = reports;
+            }
+            differs
+        });
+    }
+
+    async fn drain(mut self, drain_max: Duration) {
+        for chain in self.slots.keys() {
+            self.order(*chain, Order::Stop { drain_max });
+        }
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            self.task_ended(ended);
+            self.publish_reports();
+        }
+    }
+}
+
+fn order_of(wanted: Wanted) -> Order {
+    match wanted {
+        Wanted::Run => Order::Run,
+        Wanted::Unroute => Order::Unroute,
+        Wanted::Stop => Order::Stop { drain_max: Duration::MAX },
+    }
+}

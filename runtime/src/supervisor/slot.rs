@@ -1,0 +1,242 @@
+//! The life of one slot: a task that runs an instance, and after it its successors, until it is told to stop.
+//!
+//! One `async fn` per state; each returns the next state. Decisions are in [`super::restart`] and [`crate::health`].
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{info, warn};
+use wharf_types::InstanceId;
+use wharf_types::node::{AssignedInstance, ReasonKind};
+use wharf_types::state::{Health, InstanceState};
+
+use super::board::{Board, report};
+use super::plan::ChainKey;
+use super::restart::{Order, final_report, successor_after, waiting};
+use crate::backend::{Backend, Ended, Failure, Run};
+use crate::backoff::Jitter;
+use crate::health::{Check, Checks, Verdict};
+
+/// How much longer than it was asked to a backend may take, before the supervisor goes on without it.
+const BACKEND_GRACE: Duration = Duration::from_secs(5);
+
+pub(super) struct Slot {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) board: Arc<Board>,
+    pub(super) chain: ChainKey,
+    pub(super) assigned: Arc<AssignedInstance>,
+    /// The current member of the chain.
+    pub(super) id: InstanceId,
+    pub(super) orders: watch::Receiver<Order>,
+    pub(super) restarts: u32,
+    pub(super) jitter: Jitter,
+}
+
+enum State {
+    Prepare,
+    Start,
+    Run,
+    Ended(Ended),
+    Backoff(Duration),
+    Stop,
+    Over,
+}
+
+impl Slot {
+    pub(super) async fn live(mut self) {
+        let mut state = State::Prepare;
+        loop {
+            state = match state {
+                State::Prepare => self.prepare().await,
+                State::Start => self.start().await,
+                State::Run => self.run().await,
+                State::Ended(ended) => self.ended(ended).await,
+                State::Backoff(wait) => self.backoff(wait).await,
+                State::Stop => self.stop().await,
+                State::Over => return,
+            }
+        }
+    }
+
+    async fn prepare(&mut self) -> State {
+        self.reached(InstanceState::Preparing);
+        let run = self.as_run();
+        select! {
+            biased;
+            () = stop_is_ordered(&mut self.orders) => State::Stop,
+            prepared = self.backend.prepare(&run) => match prepared {
+                Ok(()) => State::Start,
+                Err(failure) => State::Ended(Ended::Failed(failure)),
+            },
+        }
+    }
+
+    async fn start(&mut self) -> State {
+        self.reached(InstanceState::Starting);
+        let run = self.as_run();
+        select! {
+            biased;
+            () = stop_is_ordered(&mut self.orders) => State::Stop,
+            started = self.backend.start(&run) => match started {
+                Ok(()) => State::Run,
+                Err(failure) => State::Ended(Ended::Failed(failure)),
+            },
+        }
+    }
+
+    async fn run(&mut self) -> State {
+        let spec = self.assigned.spec.clone();
+        let checks = Checks::new(self.assigned.world, &spec.http.health, Instant::now());
+        self.board.update(self.chain, |current| {
+            current.state = InstanceState::Running;
+            current.reason = None;
+        });
+        let backend = self.backend.clone();
+        let mut orders = self.orders.clone();
+        select! {
+            biased;
+            () = stop_is_ordered(&mut orders) => State::Stop,
+            ended = backend.wait(self.id) => {
+                if ended == Ended::Success {
+                    // However short it was, it has done what it was there for.
+                    self.board.update(self.chain, |current| current.health = Health::Healthy);
+                }
+                State::Ended(ended)
+            }
+            failure = self.keep_checking(checks) => {
+                self.stop_within(Duration::ZERO).await;
+                State::Ended(Ended::Failed(failure))
+            }
+        }
+    }
+
+    /// Checks the health for as long as the instance may live; returns why it must be replaced.
+    async fn keep_checking(&mut self, mut checks: Checks) -> Failure {
+        let reset_after = self.assigned.spec.restart.reset_after.as_duration();
+        loop {
+            // An idle app that has nothing left to check waits for neither, and costs nothing.
+            let reset_at =
+                checks.healthy_since().filter(|_| self.restarts > 0).map(|since| since + reset_after);
+            let next = checks.next();
+            select! {
+                biased;
+                () = until(reset_at) => {
+                    self.restarts = 0;
+                    self.board.update(self.chain, |current| current.restarts = 0);
+                    continue;
+                }
+                () = until(next.map(|(due, _)| due)) => {}
+            }
+            let Some((_, check)) = next else { continue };
+            match self.check(&mut checks, check).await {
+                Verdict::Same => {}
+                Verdict::Changed => self.board.update(self.chain, |current| {
+                    current.health = checks.health();
+                    current.reason = checks.reason().cloned();
+                }),
+                Verdict::End(failure) => return failure,
+            }
+        }
+    }
+
+    async fn check(&self, checks: &mut Checks, check: Check) -> Verdict {
+        let began = Instant::now();
+        if check == Check::Settled {
+            return checks.settle(began);
+        }
+        let limit = checks.timeout();
+        let probe = self.backend.probe(self.id, checks.path(check), limit);
+        let answer = timeout(limit + BACKEND_GRACE, probe).await.unwrap_or_else(|_| {
+            Err(Failure::new(
+                ReasonKind::Platform,
+                format!("no answer, not even a failure, within {limit:?}"),
+            ))
+        });
+        checks.answered(check, began, Instant::now(), answer)
+    }
+
+    /// Reports the end, and the successor if there is to be one.
+    async fn ended(&mut self, ended: Ended) -> State {
+        let order = *self.orders.borrow();
+        let (state, reason) = final_report(&ended);
+        let id = self.id;
+        let app = &self.assigned.app;
+        let restart = &self.assigned.spec.restart;
+        let Some(wait) = successor_after(&ended, &order, restart, self.restarts) else {
+            info!(instance.id = %id, "instance {id} of {app} ended and is not replaced: {}", reason.message);
+            self.board.end(self.chain, state, Some(reason));
+            self.remove(id).await;
+            return State::Over;
+        };
+        let wait = self.jitter.apply(wait);
+        info!(instance.id = %id, "instance {id} of {app} ended, the next try is in {wait:?}: {}", reason.message);
+        self.restarts = self.restarts.saturating_add(1);
+        self.id = InstanceId::new();
+        let mut next = report(self.id, InstanceState::Preparing);
+        next.restarts = self.restarts;
+        if !wait.is_zero() {
+            next.state = InstanceState::Starting;
+            next.reason = Some(waiting(wait, reason.clone()));
+        }
+        self.board.replace(self.chain, (state, Some(reason)), next);
+        self.remove(id).await;
+        if wait.is_zero() { State::Prepare } else { State::Backoff(wait) }
+    }
+
+    async fn backoff(&mut self, wait: Duration) -> State {
+        select! {
+            biased;
+            () = stop_is_ordered(&mut self.orders) => State::Stop,
+            () = sleep(wait) => State::Prepare,
+        }
+    }
+
+    async fn stop(&mut self) -> State {
+        let drain_max = match *self.orders.borrow() {
+            Order::Stop { drain_max } => drain_max,
+            Order::Run | Order::Unroute => Duration::MAX,
+        };
+        self.reached(InstanceState::Stopping);
+        self.stop_within(drain_max.min(self.assigned.spec.stop.drain.as_duration())).await;
+        self.remove(self.id).await;
+        self.board.end(self.chain, InstanceState::Stopped, None);
+        State::Over
+    }
+
+    async fn stop_within(&self, drain: Duration) {
+        let limit = drain.saturating_add(BACKEND_GRACE);
+        if timeout(limit, self.backend.stop(self.id, drain)).await.is_err() {
+            warn!(instance.id = %self.id, "instance {} did not stop within {limit:?}, it is removed", self.id);
+        }
+    }
+
+    async fn remove(&self, id: InstanceId) {
+        if timeout(BACKEND_GRACE, self.backend.remove(id)).await.is_err() {
+            warn!(instance.id = %id, "instance {id} could not be removed within {BACKEND_GRACE:?}");
+        }
+    }
+
+    fn reached(&self, state: InstanceState) {
+        self.board.update(self.chain, |current| current.state = current.state.max(state));
+    }
+
+    fn as_run(&self) -> Run {
+        Run { id: self.id, replaces: self.board.ancestors(self.chain), assigned: self.assigned.clone() }
+    }
+}
+
+/// Returns when the slot is told to stop, also by the end of whoever gives the orders.
+async fn stop_is_ordered(orders: &mut watch::Receiver<Order>) {
+    let _ = orders.wait_for(Order::is_stop).await;
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,325 @@
+//! The supervisor as a whole, over a fake backend and a paused clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use wharf_types::InstanceId;
+use wharf_types::node::{AssignedInstance, InstanceReport, ReasonKind};
+use wharf_types::quantity::Span;
+use wharf_types::spec::{AppSpec, RestartCondition};
+use wharf_types::state::{Health, InstanceState, Wanted};
+use wharf_types::world::World;
+
+use super::{Shutdown, Supervisor};
+use crate::backend::{Ended, Failure};
+use crate::fake::{Call, FakeBackend, assigned, becomes};
+
+type Reports = watch::Receiver<Vec<InstanceReport>>;
+
+fn supervisor(backend: &Arc<FakeBackend>) -> (Supervisor, Reports) {
+    let supervisor = Supervisor::spawn_with(backend.clone(), None);
+    let reports = supervisor.reports();
+    (supervisor, reports)
+}
+
+fn trap() -> Failure {
+    Failure::new(ReasonKind::Trap, "unreachable")
+}
+
+fn with_spec(id: InstanceId, change: impl FnOnce(&mut AppSpec)) -> AssignedInstance {
+    let mut spec = AppSpec::default();
+    change(&mut spec);
+    AssignedInstance { spec: Arc::new(spec), ..assigned(id) }
+}
+
+async fn healthy(reports: &mut Reports, count: usize) -> Vec<InstanceReport> {
+    let all = |reports: &Vec<InstanceReport>| {
+        reports.iter().filter(|report| report.health == Health::Healthy && !report.state.is_final()).count()
+            == count
+    };
+    becomes(reports, all).await
+}
+
+fn states(reports: &[InstanceReport]) -> Vec<InstanceState> {
+    reports.iter().map(|report| report.state).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_instance_runs_and_is_healthy_at_its_first_answer() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    let began = Instant::now();
+    supervisor.assign(vec![assigned(id)]).await;
+    let seen = healthy(&mut reports, 1).await;
+    assert_eq!((seen[0].id, seen[0].state, seen[0].restarts), (id, InstanceState::Running, 0));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assignment_is_in_the_reports_when_assign_returns() {
+    let backend = FakeBackend::new();
+    let (supervisor, reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    supervisor.assign(vec![assigned(id)]).await;
+    assert_eq!(reports.borrow()[0].id, id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_of_a_process_that_is_gone_is_replaced_at_once() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let lost = AssignedInstance { observed: InstanceState::Running, ..assigned(InstanceId::new()) };
+    let began = Instant::now();
+    supervisor.assign(vec![lost.clone()]).await;
+    let seen = healthy(&mut reports, 1).await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(states(&seen), [InstanceState::Failed, InstanceState::Running]);
+    assert_eq!((seen[0].id, seen[1].replaces), (lost.id, Some(lost.id)));
+    assert_eq!(seen[0].reason.as_ref().unwrap().message, "the worker was restarted");
+    assert_eq!(backend.starts_reach(1).await.1.replaces, [lost.id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_replaced_at_once_and_the_next_ones_after_a_growing_wait() {
+    let backend = FakeBackend::new();
+    let (supervisor, _) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    let (mut before, mut run) = backend.starts_reach(1).await;
+    let mut chain = Vec::new();
+    for (start, wait) in [(2, 0), (3, 100), (4, 200), (5, 400)] {
+        settle().await;
+        chain.push(run.id);
+        backend.end(run.id, Ended::Failed(trap()));
+        let time;
+        (time, run) = backend.starts_reach(start).await;
+        assert_eq!((time - before).as_millis(), wait, "start {start}");
+        assert_eq!(run.replaces, chain);
+        before = time;
+    }
+}
+
+/// Lets every task run until it waits for a clock or for the test.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_is_reported_with_its_reason_and_tried_again() {
+    let backend = FakeBackend::failing_to_start(trap());
+    let (supervisor, mut reports) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    let seen = becomes(&mut reports, |seen| seen.len() == 3).await;
+    assert_eq!(states(&seen), [InstanceState::Failed, InstanceState::Failed, InstanceState::Starting]);
+    assert_eq!(seen[0].reason, Some(trap().reason));
+    assert_eq!(seen[2].reason.as_ref().unwrap().message, "waits 100ms before the next try: unreachable");
+    assert_eq!((seen[1].replaces, seen[2].replaces), (Some(seen[0].id), Some(seen[1].id)));
+    assert_eq!(seen[2].restarts, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn good_health_for_long_enough_forgets_the_restarts() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    healthy(&mut reports, 1).await;
+    backend.end(backend.starts_reach(1).await.1.id, Ended::Failed(trap()));
+    let (began, _) = backend.starts_reach(2).await;
+    becomes(&mut reports, |seen| seen.last().is_some_and(|report| report.restarts == 1)).await;
+    becomes(&mut reports, |seen| seen.last().is_some_and(|report| report.restarts == 0)).await;
+    assert_eq!(began.elapsed(), Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_artifact_is_final() {
+    let backend = FakeBackend::failing_to_prepare(Failure::new(ReasonKind::Artifact, "not Wasm"));
+    let (supervisor, mut reports) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    let seen = becomes(&mut reports, |seen| seen[0].state.is_final()).await;
+    assert_eq!((seen.len(), seen[0].state), (1, InstanceState::Failed));
+    assert_eq!(seen[0].reason.as_ref().unwrap().message, "not Wasm");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_final_state_is_reported_until_it_is_no_longer_listed() {
+    let backend = FakeBackend::failing_to_prepare(Failure::new(ReasonKind::Artifact, "not Wasm"));
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    supervisor.assign(vec![assigned(id)]).await;
+    becomes(&mut reports, |seen| seen[0].state.is_final()).await;
+    supervisor.assign(vec![assigned(id)]).await;
+    assert_eq!(states(&reports.borrow()), [InstanceState::Failed]);
+    supervisor.assign(vec![]).await;
+    assert_eq!(*reports.borrow(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn listing_the_replacement_prunes_its_ancestors_and_restarts_nothing() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    supervisor.assign(vec![assigned(id)]).await;
+    healthy(&mut reports, 1).await;
+    backend.end(id, Ended::Failed(trap()));
+    let (_, run) = backend.starts_reach(2).await;
+    supervisor.assign(vec![assigned(id)]).await;
+    assert_eq!(reports.borrow().len(), 2);
+    let next = AssignedInstance { observed: InstanceState::Running, ..assigned(run.id) };
+    supervisor.assign(vec![next]).await;
+    let seen = healthy(&mut reports, 1).await;
+    assert_eq!((seen.len(), seen[0].id, seen[0].replaces), (1, run.id, Some(id)));
+    settle().await;
+    assert_eq!(backend.calls().iter().filter(|call| matches!(call, Call::Start(_))).count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unroute_keeps_running_and_stop_drains() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    supervisor.assign(vec![assigned(id)]).await;
+    healthy(&mut reports, 1).await;
+    supervisor.assign(vec![AssignedInstance { wanted: Wanted::Unroute, ..assigned(id) }]).await;
+    settle().await;
+    assert_eq!(states(&reports.borrow()), [InstanceState::Running]);
+
+    backend.stops_take(Duration::from_secs(7));
+    let stop = AssignedInstance { wanted: Wanted::Stop, ..assigned(id) };
+    supervisor.assign(vec![stop.clone()]).await;
+    becomes(&mut reports, |seen| seen[0].state == InstanceState::Stopping).await;
+    let began = Instant::now();
+    becomes(&mut reports, |seen| seen[0].state == InstanceState::Stopped).await;
+    assert_eq!(began.elapsed(), Duration::from_secs(7));
+    let calls = backend.calls();
+    assert_eq!(calls[calls.len() - 2..], [Call::Stop(id, Duration::from_secs(30)), Call::Remove(id)]);
+    supervisor.assign(vec![]).await;
+    assert_eq!(*reports.borrow(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_not_listed_is_stopped_and_then_forgotten() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    supervisor.assign(vec![assigned(id)]).await;
+    healthy(&mut reports, 1).await;
+    supervisor.assign(vec![]).await;
+    becomes(&mut reports, Vec::is_empty).await;
+    assert!(backend.calls().contains(&Call::Remove(id)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_during_the_backoff_ends_it_at_once() {
+    let backend = FakeBackend::failing_to_start(trap());
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    let instance = with_spec(id, |spec| spec.restart.delay = Span::from_secs(100));
+    supervisor.assign(vec![instance.clone()]).await;
+    becomes(&mut reports, |seen| seen.len() == 2).await;
+    let began = Instant::now();
+    supervisor.assign(vec![AssignedInstance { wanted: Wanted::Stop, ..instance }]).await;
+    let seen = becomes(&mut reports, |seen| seen[1].state.is_final()).await;
+    assert_eq!(states(&seen), [InstanceState::Failed, InstanceState::Stopped]);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trap_before_the_first_good_answer_fails_the_instance() {
+    let backend = FakeBackend::new();
+    backend.answer("/", [Err(trap())]);
+    let (supervisor, mut reports) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    let seen = becomes(&mut reports, |seen| seen[0].state.is_final()).await;
+    assert_eq!((seen[0].state, seen[0].reason.clone()), (InstanceState::Failed, Some(trap().reason)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn startup_is_probed_quickly_until_the_first_good_answer() {
+    let backend = FakeBackend::new();
+    backend.answer("/", [Ok(503), Ok(503), Ok(200)]);
+    let (supervisor, mut reports) = supervisor(&backend);
+    let began = Instant::now();
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    let seen = becomes(&mut reports, |seen| seen[0].health == Health::Unhealthy).await;
+    assert_eq!(seen[0].reason.as_ref().unwrap().message, "GET / answered 503");
+    let seen = healthy(&mut reports, 1).await;
+    assert_eq!((began.elapsed(), &seen[0].reason), (Duration::from_millis(200), &None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_readiness_that_is_lost_keeps_the_instance_running() {
+    let backend = FakeBackend::new();
+    backend.answer("/healthz", [Ok(200), Ok(503)]);
+    let (supervisor, mut reports) = supervisor(&backend);
+    let began = Instant::now();
+    let instance = with_spec(InstanceId::new(), |spec| spec.http.health.path = Some("/healthz".into()));
+    supervisor.assign(vec![instance]).await;
+    healthy(&mut reports, 1).await;
+    let seen = becomes(&mut reports, |seen| seen[0].health == Health::Unhealthy).await;
+    assert_eq!((seen.len(), seen[0].state), (1, InstanceState::Running));
+    assert_eq!(seen[0].reason.as_ref().unwrap().message, "GET /healthz answered 503");
+    assert_eq!(began.elapsed(), Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_instance_is_removed_and_replaced() {
+    let backend = FakeBackend::new();
+    backend.answer("/live", [Ok(500)]);
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    supervisor
+        .assign(vec![with_spec(id, |spec| spec.http.health.liveness_path = Some("/live".into()))])
+        .await;
+    let seen = becomes(&mut reports, |seen| seen.len() == 2).await;
+    assert_eq!(seen[0].state, InstanceState::Failed);
+    assert!(seen[0].reason.as_ref().unwrap().message.starts_with("GET /live failed 3 times in a row"));
+    backend.starts_reach(2).await;
+    let calls = backend.calls();
+    assert!(calls.contains(&Call::Stop(id, Duration::ZERO)) && calls.contains(&Call::Remove(id)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_succeeds_is_stopped_and_healthy() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    let instance = AssignedInstance {
+        world: World::CommandP2,
+        ..with_spec(id, |spec| spec.restart.condition = RestartCondition::OnFailure)
+    };
+    supervisor.assign(vec![instance]).await;
+    becomes(&mut reports, |seen| seen[0].state == InstanceState::Running).await;
+    settle().await;
+    backend.end(id, Ended::Success);
+    let seen = becomes(&mut reports, |seen| seen[0].state.is_final()).await;
+    assert_eq!((seen.len(), seen[0].state, seen[0].health), (1, InstanceState::Stopped, Health::Healthy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_drains_every_instance() {
+    let backend = FakeBackend::new();
+    backend.stops_take(Duration::from_secs(5));
+    let (supervisor, mut reports) = supervisor(&backend);
+    let ids: Vec<InstanceId> = (0..3).map(|_| InstanceId::new()).collect();
+    supervisor.assign(ids.iter().copied().map(assigned).collect()).await;
+    healthy(&mut reports, 3).await;
+    let began = Instant::now();
+    assert_eq!(supervisor.shutdown(Duration::from_secs(10)).await, Shutdown::Clean);
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+    let calls = backend.calls();
+    assert!(ids.iter().all(|id| calls.contains(&Call::Stop(*id, Duration::from_secs(9)))), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_gives_up_after_the_grace_period() {
+    let backend = FakeBackend::new();
+    backend.stops_take(Duration::from_secs(100));
+    let (supervisor, mut reports) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    healthy(&mut reports, 1).await;
+    assert_eq!(supervisor.shutdown(Duration::from_secs(1)).await, Shutdown::Forced);
+}

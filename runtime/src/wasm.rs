@@ -1,0 +1,25 @@
+//! The Wasm backend: instances are stores of one wasmtime engine.
+//!
+//! An artifact is compiled once, by [`compiler`] in a process of its own, and mapped from disk. An HTTP app is a
+//! pre-instantiated component ([`app`]); a request is an invocation of it ([`invoke`] for WASI 0.2, [`service`] for 0.3),
+//! driven in the task of the connection that brought it. A command ([`command`]) is one store in a task of its own.
+//!
+//! Nothing of a guest is trusted: memory, CPU time, wall clock, handles, bodies and addresses have limits, and a guest that
+//! computes for long is moved to threads of low priority ([`lane`]).
+
+pub mod app;
+pub mod backend;
+pub mod command;
+pub mod compiler;
+pub mod engine;
+pub mod failure;
+pub mod host;
+pub mod invoke;
+mod keyvalue;
+mod lane;
+pub mod meter;
+pub mod outbound;
+mod service;
+pub mod standalone;
+pub mod state;
+mod stdio;

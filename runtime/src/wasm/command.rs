@@ -1,0 +1,109 @@
+//! Commands: guests that run until they return.
+
+use std::sync::Arc;
+
+use wasmtime::Store;
+use wasmtime::component::InstancePre;
+use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
+use wharf_types::node::ReasonKind;
+use wharf_types::spec::OutboundScheme;
+
+use super::failure::{InvokeError, classify};
+use super::outbound::Policy;
+use super::state::State;
+use crate::backend::{Ended, Failure};
+
+/// A linked command of either WASI version.
+pub enum Command {
+    P2(wasmtime_wasi::p2::bindings::CommandPre<State>),
+    P3(wasmtime_wasi::p3::bindings::CommandPre<State>),
+}
+
+impl Command {
+    /// None: the component exports no `wasi:cli/run`.
+    pub fn new(pre: &InstancePre<State>) -> Option<Self> {
+        if let Ok(pre) = wasmtime_wasi::p3::bindings::CommandPre::new(pre.clone()) {
+            return Some(Self::P3(pre));
+        }
+        wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).ok().map(Self::P2)
+    }
+
+    /// Runs the guest to its end.
+    pub async fn run(&self, store: &mut Store<State>) -> CommandEnd {
+        let ended = match self {
+            Self::P2(pre) => match pre.instantiate_async(&mut *store).await {
+                Ok(command) => command.wasi_cli_run().call_run(&mut *store).await,
+                Err(error) => Err(error),
+            },
+            Self::P3(pre) => match pre.instantiate_async(&mut *store).await {
+                Ok(command) => {
+                    let run =
+                        store.run_concurrent(async |access| command.wasi_cli_run().call_run(access).await);
+                    run.await.and_then(|ended| ended)
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match ended {
+            Ok(Ok(())) => CommandEnd::Exit(0),
+            Ok(Err(())) => CommandEnd::Exit(1),
+            Err(error) => match error.downcast_ref::<I32Exit>() {
+                Some(exit) => CommandEnd::Exit(exit.0),
+                None => CommandEnd::Trap(classify(&error, store.data().limits.denied, &[])),
+            },
+        }
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandEnd {
+    Exit(i32),
+    Trap(InvokeError),
+}
+
+impl CommandEnd {
+    /// The same for the supervisor, with what the guest last printed.
+    pub(super) fn into_ended(self, last_words: &[String]) -> Ended {
+        let words = || match &last_words[last_words.len().saturating_sub(3)..] {
+            [] => String::new(),
+            last => format!("; it last printed: {}", last.join(" / ")),
+        };
+        match self {
+            Self::Exit(0) => Ended::Success,
+            Self::Exit(code) => Ended::Failed(Failure::new(
+                ReasonKind::Exit,
+                format!("the command ended with exit code {code}{}", words()),
+            )),
+            Self::Trap(error) => {
+                let reason = error.reason();
+                Ended::Failed(Failure::new(reason.kind, format!("{}{}", reason.message, words())))
+            }
+        }
+    }
+}
+
+/// Opens the sockets that the policy grants: connections to granted addresses, and nothing that listens.
+pub(super) fn grant_sockets(wasi: &mut WasiCtxBuilder, policy: &Arc<Policy>) {
+    let (tcp, udp) = (policy.grants_scheme(OutboundScheme::Tcp), policy.grants_scheme(OutboundScheme::Udp));
+    if !tcp && !udp {
+        return;
+    }
+    wasi.allow_tcp(tcp).allow_udp(udp).allow_ip_name_lookup(true);
+    let policy = policy.clone();
+    wasi.socket_addr_check(move |address, usage| {
+        let policy = policy.clone();
+        Box::pin(async move {
+            match usage {
+                SocketAddrUse::TcpConnect => policy.permits_socket(OutboundScheme::Tcp, address).await,
+                SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => {
+                    policy.permits_socket(OutboundScheme::Udp, address).await
+                }
+                // A client's own end, chosen by the kernel.
+                SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => address.port() == 0,
+                SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => false,
+            }
+        })
+    });
+}

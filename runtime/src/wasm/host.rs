@@ -1,0 +1,98 @@
+//! The side that embeds guests: one engine, its clock, its linker and its compiler.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use wasmtime::Engine;
+use wasmtime::component::{Component, InstancePre, Linker};
+use wharf_types::Digest;
+use wharf_types::node::ReasonKind;
+use wharf_types::world::World;
+
+use super::app::{Linked, Shared};
+use super::command::Command;
+use super::compiler::{CompileCommand, Compiler};
+use super::engine::{Purpose, STORES_MAX, Ticker, config};
+use super::failure::chain;
+use super::state::{State, linker};
+use crate::backend::Failure;
+use crate::logs::LogSink;
+
+/// Everything that guests of this process share.
+pub struct WasmHost {
+    pub(super) shared: Arc<Shared>,
+    linker: Linker<State>,
+    compiler: Compiler,
+    _ticker: Ticker,
+}
+
+/// A component with everything it imports, of one of the worlds that we run.
+pub enum Guest {
+    Http(Linked),
+    Command(Command),
+}
+
+/// Why there is no host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("could not make the Wasm engine: {0}")]
+    Engine(String),
+    #[error("could not make the folder for compiled artifacts")]
+    Folder(#[source] std::io::Error),
+    #[error("could not start the engine's clock")]
+    Ticker(#[source] std::io::Error),
+}
+
+impl WasmHost {
+    /// `compiled` is the folder of compiled artifacts, authenticated by `key`.
+    pub fn new(
+        compiled: &Path,
+        key: [u8; 32],
+        command: CompileCommand,
+        logs: LogSink,
+    ) -> Result<Self, HostError> {
+        let engine = Engine::new(&config(Purpose::Run)).map_err(|error| HostError::Engine(chain(&error)))?;
+        let linker = linker(&engine).map_err(|error| HostError::Engine(chain(&error)))?;
+        let compiler = Compiler::new(engine.clone(), compiled, key, command).map_err(HostError::Folder)?;
+        let active = Arc::new(AtomicU64::new(0));
+        let ticker = Ticker::spawn(engine.clone(), active.clone()).map_err(HostError::Ticker)?;
+        let shared = Shared {
+            engine,
+            lanes: Arc::default(),
+            active,
+            stores: Arc::new(Semaphore::new(STORES_MAX)),
+            logs,
+        };
+        Ok(Self { shared: Arc::new(shared), linker, compiler, _ticker: ticker })
+    }
+
+    /// The compiled component, from the cache or made from what `fetch` brings.
+    pub async fn load<F>(&self, digest: Digest, fetch: impl FnOnce() -> F) -> Result<Component, Failure>
+    where
+        F: Future<Output = Result<Bytes, Failure>>,
+    {
+        self.compiler.load(digest, fetch).await
+    }
+
+    /// Links the component and finds its world; HTTP comes before commands, WASI 0.3 before 0.2.
+    pub fn link(&self, component: &Component) -> Result<Guest, Failure> {
+        let pre: InstancePre<State> = self.linker.instantiate_pre(component).map_err(|error| {
+            Failure::new(ReasonKind::Artifact, format!("the component cannot be linked: {}", chain(&error)))
+        })?;
+        if let Ok(pre) = wasmtime_wasi_http::p3::bindings::ServicePre::new(pre.clone()) {
+            return Ok(Guest::Http(Linked::P3(pre)));
+        }
+        if let Ok(pre) = wasmtime_wasi_http::p2::bindings::ProxyPre::new(pre.clone()) {
+            return Ok(Guest::Http(Linked::P2(pre)));
+        }
+        let none = || {
+            let worlds = [World::HttpProxy, World::HttpService, World::CommandP2, World::CommandP3]
+                .map(World::describe);
+            Failure::new(ReasonKind::Artifact, format!("the component is none of: {}", worlds.join("; ")))
+        };
+        Command::new(&pre).map(Guest::Command).ok_or_else(none)
+    }
+}

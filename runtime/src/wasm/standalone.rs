@@ -1,0 +1,142 @@
+//! One component without a platform, through the same code as a worker's: `wharf run`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wasmtime_wasi_config::WasiConfigVariables;
+use wharf_types::node::{AssignedInstance, ReasonKind};
+use wharf_types::spec::AppSpec;
+use wharf_types::state::{InstanceState, Wanted};
+use wharf_types::world::World;
+use wharf_types::{AppName, Digest, InstanceId, NamespaceName};
+
+use super::app::{HttpApp, Outputs};
+use super::command::{Command, CommandEnd, grant_sockets};
+use super::compiler::check_resources;
+use super::failure::InvokeError;
+use super::host::{Guest, WasmHost};
+use super::keyvalue::KeyValueHost;
+use super::lane::{Laned, LongRunning};
+use super::meter::Meter;
+use super::outbound::Outbound;
+use super::state::{State, Template, new_store};
+use super::stdio::GuestOutput;
+use crate::backend::Failure;
+
+/// What a guest of `wharf run` gets.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub name: String,
+    /// Environment, outbound grants and limits.
+    pub spec: AppSpec,
+    pub args: Vec<String>,
+    /// Folders of this machine and where the guest sees them; commands only.
+    pub dirs: Vec<(PathBuf, String)>,
+}
+
+/// A component that is ready to run.
+pub enum Loaded {
+    Http(Arc<HttpApp>),
+    Command(Box<StandaloneCommand>),
+}
+
+/// A command with its arguments; its stdio is this process's.
+pub struct StandaloneCommand {
+    host: Arc<WasmHost>,
+    command: Command,
+    template: Template,
+    options: Options,
+}
+
+/// Compiles (or finds) and links `bytes`.
+pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result<Loaded, Failure> {
+    let digest = Digest::of(&bytes);
+    let component = host.load(digest, || async move { Ok(bytes) }).await?;
+    check_resources(&component, options.spec.limits.memory.as_bytes())?;
+    let app: AppName = options.name.parse().or_else(|_| "app".parse()).map_err(
+        |error: wharf_types::name::InvalidName| Failure::new(ReasonKind::Platform, error.to_string()),
+    )?;
+    let namespace = NamespaceName::default_namespace();
+    let guest = host.link(&component)?;
+    let is_http = matches!(guest, Guest::Http(_));
+    let env = options.spec.env.iter().map(|(key, value)| (key.clone(), value.clone()));
+    let template = Template {
+        config: Arc::new(env.collect::<WasiConfigVariables>()),
+        keyvalue: KeyValueHost::local(namespace.clone(), app.clone()),
+        outbound: Arc::new(Outbound::new(&options.spec.outbound.allow, None)),
+        meter: Arc::new(Meter::default()),
+        memory_max_bytes: options.spec.limits.memory.as_bytes(),
+        cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
+    };
+    match guest {
+        Guest::Http(linked) => {
+            let assigned = AssignedInstance {
+                id: InstanceId::new(),
+                wanted: Wanted::Run,
+                observed: InstanceState::Assigned,
+                namespace,
+                app,
+                release: 1,
+                slot: 0,
+                artifact: digest,
+                world: World::HttpProxy,
+                spec: Arc::new(options.spec.clone()),
+            };
+            let outputs = Outputs {
+                stdout: GuestOutput::stderr(),
+                stderr: GuestOutput::stderr(),
+                platform: GuestOutput::stderr(),
+            };
+            let app = HttpApp::new(host.shared.clone(), template, linked, outputs, assigned.id, &assigned);
+            app.try_start().await.map_err(|error| Failure { reason: error.reason() })?;
+            Ok(Loaded::Http(app))
+        }
+        Guest::Command(command) => {
+            Ok(Loaded::Command(Box::new(StandaloneCommand { host, command, template, options })))
+        }
+    }
+}
+
+impl StandaloneCommand {
+    /// Runs to the end; the exit code is the guest's.
+    pub async fn run(self) -> Result<i32, Failure> {
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.inherit_stdio().allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        let env: Vec<(&str, &str)> =
+            self.options.spec.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        wasi.envs(&env).arg(&self.options.name).args(&self.options.args);
+        for (folder, guest_path) in &self.options.dirs {
+            preopen(&mut wasi, folder, guest_path)?;
+        }
+        grant_sockets(&mut wasi, self.template.outbound.policy());
+        let mut state = State::new(wasi.build(), &self.template);
+        let long_running = LongRunning::default();
+        state.cpu.reset(long_running.clone());
+        let shared = self.host.shared.clone();
+        let mut store = new_store(&shared.engine, state);
+        let running = super::invoke::Running::new(&shared.active);
+        let guest = async move {
+            let _running = running;
+            self.command.run(&mut store).await
+        };
+        match Laned::new(Box::pin(guest), long_running, shared.lanes.clone()).await {
+            Some(CommandEnd::Exit(code)) => Ok(code),
+            Some(CommandEnd::Trap(InvokeError::Trap(text))) => Err(Failure::new(ReasonKind::Trap, text)),
+            Some(CommandEnd::Trap(error)) => Err(Failure { reason: error.reason() }),
+            None => Err(Failure::new(ReasonKind::Platform, "the host failed while it ran the guest")),
+        }
+    }
+}
+
+fn preopen(wasi: &mut WasiCtxBuilder, folder: &Path, guest_path: &str) -> Result<(), Failure> {
+    wasi.preopened_dir(folder, guest_path, FsPerms::ReadWrite).map(drop).map_err(|error| {
+        let text = format!(
+            "cannot give the guest the folder {}: {}",
+            folder.display(),
+            super::failure::chain(&error)
+        );
+        Failure::new(ReasonKind::Platform, text)
+    })
+}

@@ -1,0 +1,275 @@
+//! What the host keeps for one guest store: its WASI context, its limits, its grants.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::engine::TICK;
+use super::failure::CpuExhausted;
+use super::keyvalue::{KeyValue, KeyValueHost};
+use super::lane::LongRunning;
+use super::meter::Meter;
+use super::outbound::{Hooks, Outbound};
+
+/// Handles of a store over all its resource tables: streams, bodies, pollables.
+const HANDLES_MAX: usize = 10_000;
+/// What one host call may copy out of the guest.
+const HOSTCALL_BYTES_MAX: usize = 64 << 20;
+
+/// The data of a guest's store.
+pub struct State {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    table: ResourceTable,
+    hooks: Hooks,
+    keyvalue: KeyValueHost,
+    config: Arc<WasiConfigVariables>,
+    pub(super) limits: Limits,
+    pub(super) cpu: CpuBudget,
+    /// The store's place in the engine's pool.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// Everything that the stores of one release have in common.
+pub struct Template {
+    pub(super) config: Arc<WasiConfigVariables>,
+    pub(super) keyvalue: KeyValueHost,
+    pub(super) outbound: Arc<Outbound>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) memory_max_bytes: u64,
+    pub(super) cpu_max: Duration,
+}
+
+impl State {
+    pub(super) fn new(wasi: WasiCtx, template: &Template) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES_MAX);
+        Self {
+            wasi,
+            http: WasiHttpCtx::new(),
+            table,
+            hooks: Hooks::new(template.outbound.clone()),
+            keyvalue: template.keyvalue.clone(),
+            config: template.config.clone(),
+            limits: Limits {
+                meter: template.meter.clone(),
+                max_bytes: template.memory_max_bytes,
+                bytes: 0,
+                denied: None,
+            },
+            cpu: CpuBudget::new(template.cpu_max),
+            place: None,
+        }
+    }
+
+    /// Keeps the store's place in the pool until the store is gone.
+    pub(super) fn hold(&mut self, place: OwnedSemaphorePermit) {
+        self.place = Some(place);
+    }
+}
+
+/// A store that interrupts its guest: at every epoch it yields, and when the CPU budget is used up it ends.
+pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.limits);
+    store.set_max_component_handles(HANDLES_MAX);
+    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+    // Two, because the epoch may tick a moment after the guest has started.
+    store.set_epoch_deadline(2);
+    store.epoch_deadline_callback(|mut context| {
+        let cpu = &mut context.data_mut().cpu;
+        if cpu.is_exhausted() {
+            return Err(CpuExhausted(cpu.max).into());
+        }
+        cpu.long_running.set(cpu.spent);
+        Ok(UpdateDeadline::Yield(1))
+    });
+    store
+}
+
+/// CPU time of the invocation under way, in a store that may see many.
+pub(super) struct CpuBudget {
+    max: Duration,
+    /// Of this invocation, up to the last epoch callback.
+    spent: Duration,
+    last_seen: Option<ThreadTime>,
+    pub(super) long_running: LongRunning,
+}
+
+impl CpuBudget {
+    fn new(max: Duration) -> Self {
+        Self { max, spent: Duration::ZERO, last_seen: None, long_running: LongRunning::default() }
+    }
+
+    /// A new invocation begins in a store that has served others.
+    pub(super) fn reset(&mut self, long_running: LongRunning) {
+        self.spent = Duration::ZERO;
+        self.last_seen = None;
+        self.long_running = long_running;
+    }
+
+    fn is_exhausted(&mut self) -> bool {
+        // The clock of the thread is read only here, once an epoch, and not around each poll: reading it is a system
+        // call. A guest that computes sees this callback once an epoch, so more than two epochs between two of
+        // them were spent waiting, by others of the same thread.
+        let now = ThreadTime::now();
+        let since_last = self.last_seen.as_ref().map_or(TICK, |last| now.since(last));
+        self.spent += since_last.min(2 * TICK);
+        self.last_seen = Some(now);
+        self.spent >= self.max
+    }
+}
+
+/// A point in the CPU time of one thread (CLOCK_THREAD_CPUTIME_ID).
+struct ThreadTime {
+    thread: std::thread::ThreadId,
+    cpu: Duration,
+}
+
+impl ThreadTime {
+    fn now() -> Self {
+        let cpu = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+            .map_or(Duration::ZERO, Duration::from);
+        Self { thread: std::thread::current().id(), cpu }
+    }
+
+    /// CPU time since an earlier point; an epoch where that was on another thread, whose clock says nothing here.
+    fn since(&self, earlier: &Self) -> Duration {
+        if self.thread == earlier.thread { self.cpu.saturating_sub(earlier.cpu) } else { TICK }
+    }
+}
+
+/// Counts all memories and tables of a store against one limit.
+pub(super) struct Limits {
+    meter: Arc<Meter>,
+    max_bytes: u64,
+    bytes: u64,
+    /// The limit, if the guest has been refused memory.
+    pub(super) denied: Option<u64>,
+}
+
+impl Limits {
+    fn grow(&mut self, current: u64, desired: u64) -> bool {
+        let more = desired.saturating_sub(current);
+        if self.bytes.saturating_add(more) > self.max_bytes {
+            self.denied = Some(self.max_bytes);
+            return false;
+        }
+        self.bytes += more;
+        self.meter.add_memory(more);
+        true
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.meter.free_memory(self.bytes);
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(current as u64, desired as u64))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        // An element is a pointer.
+        let bytes = |elements: usize| 8 * elements as u64;
+        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(bytes(current), bytes(desired)))
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// A linker with everything that [`wharf_types::world::is_provided`] promises.
+pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
+    super::keyvalue::add_to_linker(&mut linker, |state: &mut State| {
+        KeyValue::new(&state.keyvalue, &mut state.table)
+    })?;
+    Ok(linker)
+}
+
+/// A WASI context that reaches nothing: no files, no sockets, an empty stdin.
+pub(super) fn closed_wasi() -> WasiCtxBuilder {
+    let mut wasi = WasiCtxBuilder::new();
+    wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+    wasi
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::{Purpose, config};
+    use super::*;
+
+    fn links(import: &str) -> wasmtime::Result<()> {
+        let engine = Engine::new(&config(Purpose::Compile))?;
+        let text = format!(r#"(component (import "{import}" (instance)))"#);
+        let component = wasmtime::component::Component::new(&engine, wat::parse_str(text)?)?;
+        linker(&engine)?.instantiate_pre(&component).map(drop)
+    }
+
+    #[test]
+    fn the_host_links_every_interface_that_it_promises() {
+        for import in wharf_types::world::provided() {
+            assert!(wharf_types::world::is_provided(&import), "{import}");
+            if let Err(error) = links(&import) {
+                panic!("{import}: {error:#}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_interface_that_is_not_promised_does_not_link() {
+        assert!(links("wasi:nn/tensor@0.2.0").is_err());
+    }
+
+    #[test]
+    fn memory_counts_over_all_memories_and_tables_of_a_store() {
+        let meter = Arc::new(Meter::default());
+        let mut limits = Limits { meter: meter.clone(), max_bytes: 100, bytes: 0, denied: None };
+        assert!(limits.memory_growing(0, 60, None).unwrap());
+        assert!(!limits.memory_growing(0, 60, None).unwrap(), "a second memory");
+        assert_eq!(limits.denied, Some(100));
+        assert!(limits.table_growing(0, 5, None).unwrap(), "5 elements of 8 octets");
+        assert!(!limits.table_growing(5, 6, None).unwrap());
+        let used = |meter: &Meter| {
+            let (namespace, app) = ("default".parse().unwrap(), "app".parse().unwrap());
+            meter.usage(namespace, app, 1).memory_bytes
+        };
+        assert_eq!(used(&meter), 100);
+        drop(limits);
+        assert_eq!(used(&meter), 0);
+    }
+}
