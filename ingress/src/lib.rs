@@ -1,1 +1,41 @@
-//! ingress
+//! Wharf's HTTP front door: it finds the app that a request is for, and one of that app's instances to answer it.
+//!
+//! The guest is reached through a [`tower::Service`] that the binary hands in, and is awaited inside the connection's own
+//! task: between a client's bytes and the guest there is no channel, no second parser and no spawned task. Decisions
+//! ([`Router::find`], what happens to a header, when a connection has been quiet for too long) are pure functions; the
+//! shell around them accepts, counts and closes.
+//!
+//! What a client sends is never trusted: names and addresses that only the ingress knows are replaced, and every
+//! error that the ingress makes itself has a stable [`ErrorCode`].
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
+mod accept;
+mod body;
+mod call;
+mod config;
+mod connection;
+mod error;
+mod forwarded;
+mod headers;
+mod ingress;
+mod page;
+mod proxy;
+mod router;
+mod serve;
+mod stats;
+mod stream;
+mod trust;
+mod uri;
+mod watchdog;
+
+pub use call::{CallError, LocalCall};
+pub use config::Config;
+pub use error::{ErrorCode, IngressError};
+pub use ingress::{CutConnection, Ingress, IngressHandle, Shutdown};
+pub use router::{Match, Route, Router, Target, Targets};
+pub use stats::StatsSnapshot;
+pub use trust::{InvalidIpRange, IpRange};
+
+/// What a response body may fail with.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,125 @@
+//! The body of a response, which keeps its request counted as open until it has ended.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::proxy::Session;
+use crate::router::Target;
+
+/// An open request. It ends where it is dropped, however that comes about.
+pub(crate) struct OpenRequest {
+    pub(crate) session: Arc<Session>,
+    target: Option<Arc<Target>>,
+    /// Whether the client has something to take.
+    owed: bool,
+}
+
+impl OpenRequest {
+    pub(crate) fn begin(session: Arc<Session>) -> Self {
+        session.connection.request_begins();
+        Self { session, target: None, owed: false }
+    }
+
+    /// Counts the request towards `target`, and no longer towards the one before.
+    pub(crate) fn count_towards(&mut self, target: Arc<Target>) {
+        self.leave_target();
+        target.open.fetch_add(1, Ordering::Relaxed);
+        self.target = Some(target);
+    }
+
+    pub(crate) fn target(&self) -> Option<&Target> {
+        self.target.as_deref()
+    }
+
+    fn leave_target(&mut self) {
+        if let Some(target) = self.target.take() {
+            target.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn set_owed(&mut self, owed: bool) {
+        match (self.owed, owed) {
+            (false, true) => self.session.connection.client_owes(),
+            (true, false) => self.session.connection.client_took(),
+            _ => {}
+        }
+        self.owed = owed;
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.set_owed(false);
+        self.leave_target();
+        self.session.connection.request_ends();
+    }
+}
+
+pin_project! {
+    /// A guest's body, or one of our own.
+    #[project = ResponseBodyProjection]
+    pub(crate) enum ResponseBody<B> {
+        Guest {
+            #[pin]
+            body: B,
+            open: Option<OpenRequest>,
+        },
+        Own {
+            body: Option<Bytes>,
+            open: OpenRequest,
+        },
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            ResponseBodyProjection::Guest { body, open } => {
+                // Being asked for more means that the client has taken what there was.
+                if let Some(open) = open {
+                    open.set_owed(false);
+                }
+                let polled = ready!(body.poll_frame(cx));
+                match (&polled, &mut *open) {
+                    (Some(Ok(_)), Some(open)) => open.set_owed(true),
+                    _ => *open = None,
+                }
+                Poll::Ready(polled)
+            }
+            ResponseBodyProjection::Own { body, open } => {
+                open.set_owed(false);
+                let frame = body.take().map(|bytes| Ok(Frame::data(bytes)));
+                if frame.is_some() {
+                    open.set_owed(true);
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Guest { body, .. } => body.is_end_stream(),
+            Self::Own { body, .. } => body.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Guest { body, .. } => body.size_hint(),
+            Self::Own { body, .. } => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What the ingress can be told.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf_types::NodeId;
+
+use crate::error::IngressError;
+use crate::trust::IpRange;
+
+/// Settings of one ingress. [`Config::new`] has the defaults.
+#[derive(Clone)]
+pub struct Config {
+    /// The node whose endpoints are called in process.
+    pub node: NodeId,
+    /// How long a client may take to send a request's head. Default 10 s.
+    pub header_timeout: Duration,
+    /// How long a connection may stay without a request, and how long a client may take nothing of a response that
+    /// waits for it. Default 60 s.
+    pub idle: Duration,
+    /// One more connection is closed at once. Default 10,000.
+    pub max_connections: usize,
+    /// The largest head of a request, in octets. Default 64 KiB.
+    pub max_header_bytes: usize,
+    /// Peers that may say whom they forward for. Default: nobody, not even private addresses.
+    pub trusted_proxies: Vec<IpRange>,
+    /// Told about every error that the ingress makes itself, inside the request's task: it must not block.
+    pub on_error: Arc<dyn Fn(&IngressError) + Send + Sync>,
+}
+
+impl Config {
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            header_timeout: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            max_connections: 10_000,
+            max_header_bytes: 64 * 1024,
+            trusted_proxies: Vec::new(),
+            on_error: Arc::new(|_| {}),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("node", &self.node)
+            .field("header_timeout", &self.header_timeout)
+            .field("idle", &self.idle)
+            .field("max_connections", &self.max_connections)
+            .field("max_header_bytes", &self.max_header_bytes)
+            .field("trusted_proxies", &self.trusted_proxies)
+            .finish_non_exhaustive()
+    }
+}

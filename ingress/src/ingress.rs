@@ -1,0 +1,183 @@
+//! Starting and ending an ingress.
+
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wharf_types::route::RouteTable;
+
+use crate::BoxError;
+use crate::accept::Acceptor;
+use crate::call::{CallError, LocalCall};
+use crate::config::Config;
+use crate::connection::Connections;
+use crate::proxy::Shared;
+use crate::router::{Router, Targets};
+use crate::serve::Protocols;
+use crate::stats::{Stats, StatsSnapshot};
+use crate::watchdog::Limits;
+
+/// How long a cut connection's task may take to notice.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+
+/// The front door of a node, with `S` as the way to the guests.
+pub struct Ingress<S> {
+    service: PhantomData<S>,
+}
+
+/// Handle to a running ingress. Dropping it leaves the ingress running.
+pub struct IngressHandle {
+    addresses: Vec<SocketAddr>,
+    connections: Arc<Connections>,
+    applied: watch::Receiver<u64>,
+    /// Ends the accept loops, and with them the listeners.
+    stop_accepting: CancellationToken,
+    /// Ends what looks after the routes and the connections.
+    stop: CancellationToken,
+    acceptors: TaskTracker,
+    /// Connections, and HTTP/2 streams.
+    serving: TaskTracker,
+    minders: TaskTracker,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Every open request was answered.
+    Clean,
+    /// The time was up before these had ended.
+    Forced { cut: Vec<CutConnection> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutConnection {
+    pub remote: SocketAddr,
+    pub open_requests: usize,
+}
+
+impl<S, B> Ingress<S>
+where
+    S: tower::Service<LocalCall, Response = Response<B>, Error = CallError> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Starts to serve with the table that `routes` holds now. Must be called inside a Tokio runtime.
+    pub fn spawn(
+        listeners: Vec<TcpListener>,
+        config: Config,
+        mut routes: watch::Receiver<Arc<RouteTable>>,
+        service: S,
+    ) -> IngressHandle {
+        let stats = Arc::new(Stats::default());
+        let connections = Arc::new(Connections::new(stats.clone(), config.max_connections));
+        let limits = Limits { header_timeout: config.header_timeout, idle: config.idle };
+        let mut targets = Targets::default();
+        let first = Router::build(&routes.borrow_and_update(), config.node, &mut targets);
+        let (applied_to, applied) = watch::channel(first.generation());
+        let (acceptors, serving, minders) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+        let (stop_accepting, stop) = (CancellationToken::new(), CancellationToken::new());
+        let protocols = Arc::new(Protocols::new(&config, serving.clone()));
+        let shared = Arc::new(Shared { config, table: ArcSwap::from_pointee(first), stats });
+
+        minders.spawn(stop.clone().run_until_cancelled_owned(follow(
+            shared.clone(),
+            routes,
+            targets,
+            applied_to,
+        )));
+        minders.spawn(stop.clone().run_until_cancelled_owned(watch_over(connections.clone(), limits)));
+        let acceptor =
+            Acceptor { shared, protocols, connections: connections.clone(), service, tasks: serving.clone() };
+        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        for listener in listeners {
+            acceptors.spawn(acceptor.clone().run(listener, stop_accepting.clone()));
+        }
+        IngressHandle { addresses, connections, applied, stop_accepting, stop, acceptors, serving, minders }
+    }
+}
+
+/// Puts each new table in use, and says so once no request goes by an older one.
+async fn follow(
+    shared: Arc<Shared>,
+    mut routes: watch::Receiver<Arc<RouteTable>>,
+    mut targets: Targets,
+    applied: watch::Sender<u64>,
+) {
+    // When the sender is gone, the last routes stay in use.
+    while routes.changed().await.is_ok() {
+        let table = routes.borrow_and_update().clone();
+        let current = shared.table.load().generation();
+        if table.generation < current {
+            tracing::warn!(
+                "refused routes of generation {}: generation {current} is in use",
+                table.generation
+            );
+            continue;
+        }
+        let router = Router::build(&table, shared.config.node, &mut targets);
+        shared.install(router).await;
+        applied.send_replace(table.generation);
+    }
+}
+
+async fn watch_over(connections: Arc<Connections>, limits: Limits) {
+    let mut looks = tokio::time::interval(limits.period());
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        connections.sweep(Instant::now(), &limits);
+    }
+}
+
+impl IngressHandle {
+    /// Where it listens, in the order of the listeners.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The generation in use. Once a number shows here, no request is given to an instance by an older table.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.clone()
+    }
+
+    pub fn stats(&self) -> StatsSnapshot {
+        self.connections.snapshot()
+    }
+
+    /// Takes no new connection, answers the open requests, and after `grace` cuts what is left.
+    pub async fn shutdown(self, grace: Duration) -> Shutdown {
+        self.stop_accepting.cancel();
+        self.connections.close();
+        self.acceptors.close();
+        self.serving.close();
+        self.minders.close();
+        let ended = async {
+            self.acceptors.wait().await;
+            self.serving.wait().await;
+        };
+        let outcome = match tokio::time::timeout(grace, ended).await {
+            Ok(()) => Shutdown::Clean,
+            Err(_) => {
+                let cut = self.connections.cut().into_iter();
+                let cut =
+                    cut.map(|(remote, open_requests)| CutConnection { remote, open_requests }).collect();
+                // A guest that never yields could keep its task for ever, so this wait ends too.
+                let _ = tokio::time::timeout(CUT_GRACE, self.serving.wait()).await;
+                Shutdown::Forced { cut }
+            }
+        };
+        self.stop.cancel();
+        self.minders.wait().await;
+        outcome
+    }
+}

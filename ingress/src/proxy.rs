@@ -1,0 +1,236 @@
+//! What happens to one request: it is checked, marked with its client, given to an instance, and answered.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{ACCEPT, HOST};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use crate::body::{OpenRequest, ResponseBody};
+use crate::call::{CallError, LocalCall};
+use crate::config::Config;
+use crate::connection::Connection;
+use crate::error::{ErrorCode, IngressError};
+use crate::forwarded::{Client, RequestId};
+use crate::router::{Match, Router};
+use crate::stats::Stats;
+use crate::uri::Refused;
+use crate::{headers, page, uri};
+
+/// Instances that are asked for one request. Asking another is safe: the first one has not touched the request.
+const ATTEMPTS_MAX: u32 = 2;
+
+/// Header fields of one request. HTTP/1 has the same limit from hyper; HTTP/2 would allow thousands of tiny ones.
+const HEADER_FIELDS_MAX: usize = 100;
+
+/// What all connections of an ingress share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) table: ArcSwap<Router>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// What all requests of a connection share.
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) client: Client,
+}
+
+/// Nobody is left to answer to, so the connection, or the stream, ends without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the client went away")]
+pub(crate) struct ClientGone;
+
+/// What an error needs to know about a request that has been given away.
+struct Summary {
+    method: Method,
+    host: Option<String>,
+    path: Option<PathAndQuery>,
+    accept: Option<HeaderValue>,
+    id: RequestId,
+}
+
+/// Why a request gets an answer of ours.
+struct Failure {
+    code: ErrorCode,
+    owner: Option<(wharf_types::NamespaceName, wharf_types::AppName)>,
+    detail: Option<String>,
+    /// Shown to the client.
+    hint: Option<String>,
+}
+
+impl From<ErrorCode> for Failure {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, owner: None, detail: None, hint: None }
+    }
+}
+
+pub(crate) async fn answer<S, B>(
+    session: Arc<Session>,
+    mut service: S,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody<B>>, ClientGone>
+where
+    S: tower::Service<LocalCall, Response = Response<B>, Error = CallError>,
+    B: Body<Data = Bytes>,
+{
+    let mut open = OpenRequest::begin(session);
+    let (mut request, mut summary, checked) = prepare(&open.session, request);
+    if let Err(refused) = checked {
+        let failure = Failure { hint: Some(refused.hint.to_owned()), ..refused.code.into() };
+        return Ok(fail(open, failure, &summary));
+    }
+    let mut tried = None;
+    let mut failure = Failure::from(ErrorCode::NoReadyInstance);
+    for _ in 0..ATTEMPTS_MAX {
+        if let Err(error) = std::future::poll_fn(|cx| service.poll_ready(cx)).await {
+            failure = failure_of(error).ok_or(ClientGone)?;
+            break;
+        }
+        // Choosing and calling happen without a pause in between, and the table is held just as long: once the table has
+        // been replaced and nobody holds it, every request that was routed by it has reached its instance.
+        let call = {
+            let router = open.session.shared.table.load();
+            let host = request.uri().authority().map_or("", |authority| authority.as_str());
+            let route = match router.find(host, request.uri().path()) {
+                Match::Route(route) => Ok(route),
+                Match::UnknownHost => Err(ErrorCode::UnknownHost),
+                Match::UnknownPath => Err(ErrorCode::UnknownPath),
+            };
+            let route = match route {
+                Ok(route) => route,
+                Err(code) => {
+                    summary.host = Some(host.to_owned());
+                    failure = code.into();
+                    break;
+                }
+            };
+            let Some(target) = route.choose(tried, |below| rand::random_range(0..below)).cloned() else {
+                failure.owner = Some((route.namespace.clone(), route.app.clone()));
+                break;
+            };
+            let instance = target.instance;
+            tried = Some(instance);
+            open.count_towards(target);
+            service.call(LocalCall { instance, request, remote: open.session.client.remote })
+        };
+        let error = match call.await {
+            Ok(response) => return Ok(pass(open, response, &summary)),
+            Err(error) => error,
+        };
+        match error {
+            CallError::NotHere(untouched) => {
+                failure = ErrorCode::NoReadyInstance.into();
+                request = *untouched;
+            }
+            CallError::Busy(Some(untouched)) => {
+                failure = ErrorCode::Busy.into();
+                request = *untouched;
+            }
+            error => match failure_of(error) {
+                Some(ended) => {
+                    failure = ended;
+                    break;
+                }
+                None => {
+                    crate::stats::add_one(&open.session.shared.stats.client_gone);
+                    return Err(ClientGone);
+                }
+            },
+        }
+    }
+    Ok(fail(open, failure, &summary))
+}
+
+/// Checks a request and makes it what the guest gets.
+fn prepare(
+    session: &Session,
+    request: Request<Incoming>,
+) -> (Request<Incoming>, Summary, Result<(), Refused>) {
+    let (mut parts, body) = request.into_parts();
+    let checked = if parts.headers.len() > HEADER_FIELDS_MAX {
+        Err(Refused { code: ErrorCode::HeaderTooLarge, hint: "Send fewer." })
+    } else {
+        uri::make_absolute(&mut parts, &session.client.scheme)
+    };
+    headers::strip_request(&mut parts.headers, |name| session.client.is_spoofed(name));
+    let id = session.client.mark(&mut parts.headers, rand::random);
+    // Where the request is good, its host is of interest only if nobody has it.
+    let host = match checked {
+        Ok(()) => None,
+        Err(_) => parts.headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned),
+    };
+    let summary = Summary {
+        method: parts.method.clone(),
+        host,
+        path: parts.uri.path_and_query().cloned(),
+        accept: parts.headers.get(ACCEPT).cloned(),
+        id,
+    };
+    (Request::from_parts(parts, body), summary, checked)
+}
+
+/// None: nobody is left to answer to.
+fn failure_of(error: CallError) -> Option<Failure> {
+    Some(match error {
+        CallError::NotHere(_) => ErrorCode::NoReadyInstance.into(),
+        CallError::Busy(_) => ErrorCode::Busy.into(),
+        CallError::Timeout => ErrorCode::GuestTimeout.into(),
+        CallError::BodyTooLarge => ErrorCode::BodyTooLarge.into(),
+        CallError::Failed(detail) => Failure { detail: Some(detail), ..ErrorCode::GuestFailed.into() },
+        CallError::BadRequest(hint) => Failure { hint: Some(hint), ..ErrorCode::BadRequest.into() },
+        CallError::ClientGone => return None,
+    })
+}
+
+/// Hands a guest's response on.
+fn pass<B>(open: OpenRequest, response: Response<B>, summary: &Summary) -> Response<ResponseBody<B>> {
+    let (mut parts, body) = response.into_parts();
+    if parts.status.is_informational() {
+        let detail = format!("the guest answered with {}, which is not a final status", parts.status);
+        return fail(open, Failure { detail: Some(detail), ..ErrorCode::GuestFailed.into() }, summary);
+    }
+    parts.version = Version::HTTP_11;
+    headers::strip_response(&mut parts.headers);
+    Response::from_parts(parts, ResponseBody::Guest { body, open: Some(open) })
+}
+
+/// Answers with an error of ours, and tells the binary.
+fn fail<B>(open: OpenRequest, failure: Failure, summary: &Summary) -> Response<ResponseBody<B>> {
+    let Failure { code, owner, detail, hint } = failure;
+    let target = open.target();
+    let owner = owner.or_else(|| target.map(|target| (target.namespace.clone(), target.app.clone())));
+    let (namespace, app) = owner.unzip();
+    let error = IngressError {
+        code,
+        namespace,
+        app,
+        instance: target.map(|target| target.instance),
+        method: summary.method.clone(),
+        host: summary.host.clone(),
+        path: summary.path.as_ref().map_or_else(String::new, |path| path.path().to_owned()),
+        remote: open.session.client.remote,
+        request_id: summary.id.text(),
+        detail: detail.or_else(|| hint.clone()),
+    };
+    open.session.shared.stats.count_error(code);
+    (open.session.shared.config.on_error)(&error);
+    let response = page::response(code, summary.accept.as_ref(), hint.as_deref(), &error.request_id);
+    response.map(|body| ResponseBody::Own { body: Some(body), open })
+}
+
+impl Shared {
+    /// Replaces the routes, and returns once nobody chooses by the old ones any more.
+    pub(crate) async fn install(&self, router: Router) {
+        let old = self.table.swap(Arc::new(router));
+        // Holders never wait for anything, so this is over in microseconds.
+        while Arc::strong_count(&old) > 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+}

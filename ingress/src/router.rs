@@ -1,0 +1,319 @@
+//! Which app a request is for, and which instance of it answers.
+//!
+//! A [`Router`] is built from a whole [`RouteTable`] and never changes. Only the counters of open requests live longer
+//! than one generation: they hang on the instance, in [`Targets`].
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use wharf_types::route::{RoutePattern, RouteTable};
+use wharf_types::{AppName, InstanceId, NamespaceName, NodeId};
+
+/// An instance of this node that requests may go to.
+#[derive(Debug)]
+pub struct Target {
+    pub instance: InstanceId,
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    /// Requests whose response has not ended.
+    pub(crate) open: AtomicUsize,
+}
+
+impl Target {
+    pub fn open_requests(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// The targets that any live router or open request refers to, so that a new table takes over the counters of the old.
+#[derive(Debug, Default)]
+pub struct Targets {
+    known: HashMap<InstanceId, Weak<Target>>,
+}
+
+impl Targets {
+    fn ensure(&mut self, instance: InstanceId, namespace: &NamespaceName, app: &AppName) -> Arc<Target> {
+        if let Some(target) = self.known.get(&instance).and_then(Weak::upgrade)
+            && target.namespace == *namespace
+            && target.app == *app
+        {
+            return target;
+        }
+        let target = Arc::new(Target {
+            instance,
+            namespace: namespace.clone(),
+            app: app.clone(),
+            open: AtomicUsize::new(0),
+        });
+        self.known.insert(instance, Arc::downgrade(&target));
+        target
+    }
+
+    fn forget_the_unused(&mut self) {
+        self.known.retain(|_, target| target.strong_count() > 0);
+    }
+}
+
+/// One generation of routes, ready to be asked.
+#[derive(Debug, Default)]
+pub struct Router {
+    generation: u64,
+    /// By hostname in lower case; the longest prefix first.
+    hosts: HashMap<Box<str>, Vec<Route>>,
+}
+
+/// An app's claim to a part of a hostname.
+#[derive(Debug)]
+pub struct Route {
+    pub pattern: RoutePattern,
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    /// The instances on this node.
+    pub targets: Vec<Arc<Target>>,
+}
+
+/// The answer of [`Router::find`].
+#[derive(Debug)]
+pub enum Match<'a> {
+    Route(&'a Route),
+    /// Apps have the hostname, but none has this path.
+    UnknownPath,
+    UnknownHost,
+}
+
+impl Router {
+    /// Builds the router of `node`. Of two routes with the same pattern the first in the table counts.
+    pub fn build(table: &RouteTable, node: NodeId, targets: &mut Targets) -> Self {
+        let mut hosts: HashMap<Box<str>, Vec<Route>> = HashMap::with_capacity(table.routes.len());
+        for route in &table.routes {
+            let claims = match hosts.get_mut(route.pattern.hostname()) {
+                Some(claims) => claims,
+                None => hosts.entry(route.pattern.hostname().into()).or_default(),
+            };
+            if claims.iter().any(|claim| claim.pattern == route.pattern) {
+                continue;
+            }
+            let local = route.endpoints.iter().filter(|endpoint| endpoint.node == node);
+            claims.push(Route {
+                pattern: route.pattern.clone(),
+                namespace: route.namespace.clone(),
+                app: route.app.clone(),
+                targets: local
+                    .map(|endpoint| targets.ensure(endpoint.instance, &route.namespace, &route.app))
+                    .collect(),
+            });
+        }
+        for claims in hosts.values_mut() {
+            claims.sort_by_key(|claim| std::cmp::Reverse(claim.pattern.path_prefix().len()));
+        }
+        targets.forget_the_unused();
+        Self { generation: table.generation, hosts }
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Finds the route with the longest prefix of `path`. Port, trailing dot and case of `host` do not matter.
+    pub fn find(&self, host: &str, path: &str) -> Match<'_> {
+        let Some(claims) = self.hosts.get(canonical_hostname(host).as_ref()) else {
+            return Match::UnknownHost;
+        };
+        match claims.iter().find(|claim| claim.pattern.matches_path(path)) {
+            Some(route) => Match::Route(route),
+            None => Match::UnknownPath,
+        }
+    }
+}
+
+impl Route {
+    /// The less loaded of two targets drawn at random, leaving out `tried`. `draw(n)` is a number below `n`.
+    pub fn choose(
+        &self,
+        tried: Option<InstanceId>,
+        mut draw: impl FnMut(usize) -> usize,
+    ) -> Option<&Arc<Target>> {
+        let skip = tried.and_then(|tried| self.targets.iter().position(|target| target.instance == tried));
+        let count = self.targets.len() - usize::from(skip.is_some());
+        // Positions are numbered as if the one that was tried were not there.
+        let at = |position: usize| match skip {
+            Some(skip) if position >= skip => &self.targets[position + 1],
+            _ => &self.targets[position],
+        };
+        match count {
+            0 => None,
+            1 => Some(at(0)),
+            _ => {
+                let first = draw(count);
+                let second = (first + 1 + draw(count - 1)) % count;
+                let (first, second) = (at(first), at(second));
+                Some(if second.open_requests() < first.open_requests() { second } else { first })
+            }
+        }
+    }
+}
+
+/// A hostname as route patterns have it. Allocates only where the client wrote capitals.
+fn canonical_hostname(host: &str) -> Cow<'_, str> {
+    let name = match host.rfind(':') {
+        // A colon inside brackets belongs to an IPv6 address.
+        Some(colon) if !host[colon..].contains(']') => &host[..colon],
+        _ => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wharf_types::route;
+
+    use super::*;
+
+    fn table(routes: &[(&str, &str, usize)], node: NodeId) -> RouteTable {
+        let routes = routes.iter().map(|(pattern, app, endpoints)| {
+            Arc::new(route::Route {
+                pattern: pattern.parse().unwrap(),
+                namespace: "default".parse().unwrap(),
+                app: app.parse().unwrap(),
+                endpoints: (0..*endpoints)
+                    .map(|_| route::Endpoint { instance: InstanceId::new(), node })
+                    .collect(),
+            })
+        });
+        RouteTable { generation: 7, routes: routes.collect() }
+    }
+
+    fn router(routes: &[(&str, &str, usize)]) -> Router {
+        let node = NodeId::new();
+        Router::build(&table(routes, node), node, &mut Targets::default())
+    }
+
+    fn app_of(router: &Router, host: &str, path: &str) -> Option<String> {
+        match router.find(host, path) {
+            Match::Route(route) => Some(route.app.to_string()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let router = router(&[("x.com/", "root", 0), ("x.com/api/v2", "v2", 0), ("x.com/api", "api", 0)]);
+        for (path, app) in
+            [("/", "root"), ("/apix", "root"), ("/api", "api"), ("/api/v1", "api"), ("/api/v2/y", "v2")]
+        {
+            assert_eq!(app_of(&router, "x.com", path).as_deref(), Some(app), "{path}");
+        }
+    }
+
+    #[test]
+    fn port_dot_and_case_of_a_host_do_not_matter() {
+        let router = router(&[("hello.example.com/", "hello", 0)]);
+        for host in
+            ["hello.example.com", "HELLO.example.COM:8080", "hello.example.com.", "hello.example.com.:80"]
+        {
+            assert_eq!(app_of(&router, host, "/").as_deref(), Some("hello"), "{host}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_host_never_gets_another_apps_answer() {
+        let router = router(&[("a.com/", "a", 1), ("b.com/only", "b", 1)]);
+        for host in
+            ["", ".", ":", "com", "aa.com", "a.com.evil", "x.a.com", "[::1]:80", "127.0.0.1", "a.com.."]
+        {
+            assert!(matches!(router.find(host, "/"), Match::UnknownHost), "{host}");
+        }
+        assert!(matches!(router.find("b.com", "/onlyx"), Match::UnknownPath));
+    }
+
+    #[test]
+    fn the_first_of_two_equal_patterns_counts() {
+        let router = router(&[("a.com/x", "first", 0), ("a.com/x", "second", 0)]);
+        assert_eq!(app_of(&router, "a.com", "/x").as_deref(), Some("first"));
+    }
+
+    #[test]
+    fn endpoints_of_other_nodes_are_left_out() {
+        let (here, elsewhere) = (NodeId::new(), NodeId::new());
+        let router = Router::build(&table(&[("a.com/", "a", 3)], elsewhere), here, &mut Targets::default());
+        let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
+        assert!(route.targets.is_empty() && route.choose(None, |_| 0).is_none());
+    }
+
+    #[test]
+    fn counters_outlive_the_table() {
+        let node = NodeId::new();
+        let mut table = table(&[("a.com/", "a", 1)], node);
+        let mut targets = Targets::default();
+        let old = Router::build(&table, node, &mut targets);
+        let Match::Route(route) = old.find("a.com", "/") else { panic!("the route exists") };
+        route.targets[0].open.fetch_add(5, Ordering::Relaxed);
+        table.generation += 1;
+        let new = Router::build(&table, node, &mut targets);
+        drop(old);
+        let Match::Route(route) = new.find("a.com", "/") else { panic!("the route exists") };
+        assert_eq!(route.targets[0].open_requests(), 5);
+        drop(new);
+        Router::build(&RouteTable::default(), node, &mut targets);
+        assert!(targets.known.is_empty(), "a target that nothing refers to is forgotten");
+    }
+
+    proptest! {
+        #[test]
+        fn find_agrees_with_a_search_of_the_whole_table(
+            patterns in prop::collection::vec("[ab]\\.com(/[xy]{1,2}){0,3}", 1..12),
+            host in "[abAB]\\.(com|COM)\\.?(:80)?",
+            path in "(/[xy]{1,2}){0,4}/?",
+        ) {
+            let names: Vec<String> = (0..patterns.len()).map(|i| format!("app{i}")).collect();
+            let routes: Vec<_> = patterns.iter().zip(&names).map(|(p, n)| (p.as_str(), n.as_str(), 0)).collect();
+            let path = if path.is_empty() { "/".to_owned() } else { path };
+            let name = host.to_ascii_lowercase().replace(":80", "");
+            let name = name.trim_end_matches('.');
+            let mut best: Option<(usize, &str)> = None;
+            for (pattern, app, _) in &routes {
+                let pattern: RoutePattern = pattern.parse().unwrap();
+                let length = pattern.path_prefix().len();
+                let fits = pattern.hostname() == name && pattern.matches_path(&path);
+                if fits && best.is_none_or(|(longest, _)| length > longest) {
+                    best = Some((length, app));
+                }
+            }
+            let found = app_of(&router(&routes), &host, &path);
+            prop_assert_eq!(found.as_deref(), best.map(|(_, app)| app));
+        }
+
+        #[test]
+        fn any_host_and_path_are_survived(host in ".{0,40}", path in ".{0,40}") {
+            router(&[("a.com/", "a", 1)]).find(&host, &path);
+        }
+
+        #[test]
+        fn a_choice_is_never_the_one_that_was_tried(count in 0_usize..5, tried in 0_usize..6, seed in any::<[usize; 2]>()) {
+            let router = router(&[("a.com/", "a", count)]);
+            let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
+            for (i, target) in route.targets.iter().enumerate() {
+                target.open.store(i, Ordering::Relaxed);
+            }
+            let tried = route.targets.get(tried).map(|target| target.instance);
+            let mut seed = seed.into_iter();
+            let chosen = route.choose(tried, |n| seed.next().unwrap() % n);
+            let left = count - usize::from(tried.is_some());
+            prop_assert_eq!(chosen.is_some(), left > 0);
+            if let Some(chosen) = chosen {
+                prop_assert!(Some(chosen.instance) != tried);
+                // The most loaded of several is never chosen.
+                let most = route.targets.iter().rev().find(|target| Some(target.instance) != tried).unwrap();
+                prop_assert!(left == 1 || chosen.instance != most.instance);
+            }
+        }
+    }
+}

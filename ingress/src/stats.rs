@@ -1,0 +1,52 @@
+//! Counters since the start.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::ErrorCode;
+
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) accepted: AtomicU64,
+    pub(crate) over_limit: AtomicU64,
+    pub(crate) accept_errors: AtomicU64,
+    pub(crate) cut: AtomicU64,
+    pub(crate) client_gone: AtomicU64,
+    /// Requests of connections that have ended.
+    pub(crate) requests_ended: AtomicU64,
+    errors: [AtomicU64; ErrorCode::ALL.len()],
+}
+
+/// Numbers at one moment; each only grows, except for what is open now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatsSnapshot {
+    pub connections_open: usize,
+    pub requests_open: usize,
+    pub connections_accepted: u64,
+    /// Closed at once, because as many as allowed were open.
+    pub connections_over_limit: u64,
+    /// Closed because the client was too slow.
+    pub connections_cut: u64,
+    pub accept_errors: u64,
+    pub requests: u64,
+    /// Requests whose client left before the answer, as far as the guest noticed.
+    pub client_gone: u64,
+    /// The ingress's own errors by code.
+    pub errors: Vec<(ErrorCode, u64)>,
+}
+
+pub(crate) fn add_one(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Stats {
+    pub(crate) fn count_error(&self, code: ErrorCode) {
+        add_one(&self.errors[code as usize]);
+    }
+
+    pub(crate) fn errors(&self) -> Vec<(ErrorCode, u64)> {
+        ErrorCode::ALL
+            .iter()
+            .map(|code| (*code, self.errors[*code as usize].load(Ordering::Relaxed)))
+            .collect()
+    }
+}

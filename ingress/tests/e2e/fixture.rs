@@ -1,0 +1,301 @@
+//! One ingress on port 0, its routes, and an instance to answer.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::channel::mpsc;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use wharf_ingress::{CallError, Config, Ingress, IngressError, IngressHandle, LocalCall};
+use wharf_types::route::{Endpoint, Route, RouteTable};
+use wharf_types::{InstanceId, NodeId};
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Fails instead of waiting for ever.
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it takes far too long")
+}
+
+/// Waits until the condition holds.
+pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
+    within(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+/// Every instance of every app.
+pub(crate) struct Guest {
+    gone: Mutex<HashSet<InstanceId>>,
+    busy: Mutex<HashSet<InstanceId>>,
+    /// Who was called, in order.
+    pub(crate) calls: Mutex<Vec<InstanceId>>,
+    /// One permit lets one `/wait` request go on.
+    pub(crate) go_on: Semaphore,
+    /// What `/stream` answers with.
+    stream: Mutex<Option<mpsc::UnboundedReceiver<Frame<Bytes>>>>,
+    /// Open calls whose future has not been dropped.
+    pub(crate) running: Arc<()>,
+}
+
+impl Guest {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            gone: Mutex::default(),
+            busy: Mutex::default(),
+            calls: Mutex::default(),
+            go_on: Semaphore::new(0),
+            stream: Mutex::default(),
+            running: Arc::new(()),
+        })
+    }
+
+    pub(crate) fn leaves(&self, instance: InstanceId) {
+        self.gone.lock().unwrap().insert(instance);
+    }
+
+    pub(crate) fn is_busy(&self, instance: InstanceId) {
+        self.busy.lock().unwrap().insert(instance);
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        Arc::strong_count(&self.running) - 1
+    }
+
+    /// The next `/stream` request is answered with what is sent here.
+    pub(crate) fn stream(&self) -> mpsc::UnboundedSender<Frame<Bytes>> {
+        let (sender, receiver) = mpsc::unbounded();
+        *self.stream.lock().unwrap() = Some(receiver);
+        sender
+    }
+
+    async fn call(self: Arc<Self>, call: LocalCall) -> Result<Response<Body>, CallError> {
+        let _running = self.running.clone();
+        self.calls.lock().unwrap().push(call.instance);
+        if self.gone.lock().unwrap().contains(&call.instance) {
+            return Err(CallError::NotHere(Box::new(call.request)));
+        }
+        if self.busy.lock().unwrap().contains(&call.instance) {
+            return Err(CallError::Busy(Some(Box::new(call.request))));
+        }
+        match call.request.uri().path() {
+            "/trap" => Err(CallError::Failed("secret backtrace".into())),
+            "/timeout" => Err(CallError::Timeout),
+            "/too-large" => Err(CallError::BodyTooLarge),
+            "/bad" => Err(CallError::BadRequest("It has a <bad> header.".into())),
+            "/gone" => Err(CallError::ClientGone),
+            "/busy" => Err(CallError::Busy(None)),
+            "/switch" => {
+                Ok(Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).body(text("")).unwrap())
+            }
+            "/wait" => {
+                self.go_on.acquire().await.unwrap().forget();
+                Ok(Response::new(text("waited")))
+            }
+            "/stream" => {
+                let frames = self.stream.lock().unwrap().take().expect("a test that streams says what");
+                let body = StreamBody::new(frames.map(Ok)).boxed_unsync();
+                Ok(Response::builder().header("trailer", "x-sum").body(body).unwrap())
+            }
+            "/collect" => {
+                let body = call.request.into_body().collect().await.map_err(|_| CallError::ClientGone)?;
+                Ok(Response::new(text(body.to_bytes())))
+            }
+            // The body comes back as it comes in, its trailers too.
+            "/echo" => {
+                let body =
+                    call.request.into_body().map_err(|_| unreachable!("the client does not break off"));
+                Ok(Response::builder().header("trailer", "x-sum").body(body.boxed_unsync()).unwrap())
+            }
+            _ => {
+                let mut seen = format!("{} {}\n", call.request.method(), call.request.uri());
+                for (name, value) in call.request.headers() {
+                    seen.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+                }
+                let response = Response::builder()
+                    .header("connection", "close, x-private")
+                    .header("x-private", "1")
+                    .header("keep-alive", "timeout=1")
+                    .header("x-instance", call.instance.to_string());
+                Ok(response.body(text(seen)).unwrap())
+            }
+        }
+    }
+}
+
+fn text(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).boxed_unsync()
+}
+
+#[derive(Clone)]
+struct GuestService(Arc<Guest>);
+
+impl tower::Service<LocalCall> for GuestService {
+    type Response = Response<Body>;
+    type Error = CallError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, CallError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: LocalCall) -> Self::Future {
+        Box::pin(self.0.clone().call(call))
+    }
+}
+
+pub(crate) struct Fixture {
+    pub(crate) node: NodeId,
+    pub(crate) guest: Arc<Guest>,
+    pub(crate) address: SocketAddr,
+    pub(crate) ingress: IngressHandle,
+    pub(crate) errors: Arc<Mutex<Vec<IngressError>>>,
+    routes: watch::Sender<Arc<RouteTable>>,
+}
+
+impl Fixture {
+    /// One app at `hello.test/` with as many instances.
+    pub(crate) async fn with_instances(count: usize) -> (Self, Vec<InstanceId>) {
+        Self::configured(count, |_| {}).await
+    }
+
+    pub(crate) async fn configured(
+        count: usize,
+        configure: impl FnOnce(&mut Config),
+    ) -> (Self, Vec<InstanceId>) {
+        let node = NodeId::new();
+        let errors = Arc::new(Mutex::new(Vec::new()));
+        let mut config = Config::new(node);
+        let sink = errors.clone();
+        config.on_error = Arc::new(move |error| sink.lock().unwrap().push(error.clone()));
+        configure(&mut config);
+        let instances: Vec<_> = (0..count).map(|_| InstanceId::new()).collect();
+        let (routes, receiver) = watch::channel(Arc::new(table(1, node, &instances)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let guest = Guest::new();
+        let ingress = Ingress::spawn(vec![listener], config, receiver, GuestService(guest.clone()));
+        let address = ingress.addresses()[0];
+        (Self { node, guest, address, ingress, errors, routes }, instances)
+    }
+
+    /// Replaces the routes, and waits until they are in use.
+    pub(crate) async fn route(&self, generation: u64, instances: &[InstanceId]) {
+        self.routes.send_replace(Arc::new(table(generation, self.node, instances)));
+        let mut applied = self.ingress.applied();
+        within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        within(TcpStream::connect(self.address)).await.unwrap()
+    }
+
+    /// One request on a connection of its own; the whole answer.
+    pub(crate) async fn send(&self, request: &str) -> Reply {
+        let mut socket = self.connect().await;
+        socket.write_all(request.as_bytes()).await.unwrap();
+        read_reply(&mut socket).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: hello.test\r\n\r\n")).await
+    }
+}
+
+fn table(generation: u64, node: NodeId, instances: &[InstanceId]) -> RouteTable {
+    let endpoints = instances.iter().map(|instance| Endpoint { instance: *instance, node }).collect();
+    let route = Route {
+        pattern: "hello.test/".parse().unwrap(),
+        namespace: "default".parse().unwrap(),
+        app: "hello".parse().unwrap(),
+        endpoints,
+    };
+    RouteTable { generation, routes: vec![Arc::new(route)] }
+}
+
+/// A response as it came over HTTP/1.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+/// Reads octet by octet up to and with `end`.
+pub(crate) async fn read_until(socket: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    within(async {
+        while !read.ends_with(end.as_bytes()) {
+            match socket.read_u8().await {
+                Ok(octet) => read.push(octet),
+                Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&read)),
+            }
+        }
+    })
+    .await;
+    String::from_utf8(read).unwrap()
+}
+
+/// Reads a response that says how long it is.
+pub(crate) async fn read_reply(socket: &mut TcpStream) -> Reply {
+    let head = read_until(socket, "\r\n\r\n").await;
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        headers.append(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+    }
+    let length = headers.get("content-length").map_or(0, |length| length.to_str().unwrap().parse().unwrap());
+    let mut body = vec![0; length];
+    within(socket.read_exact(&mut body)).await.unwrap();
+    Reply { status, headers, body: String::from_utf8(body).unwrap() }
+}
+
+/// Waits until the peer closes, after however many octets.
+pub(crate) async fn closes(socket: &mut TcpStream) {
+    let mut rest = Vec::new();
+    // A reset is an end as well.
+    let _ = within(socket.read_to_end(&mut rest)).await;
+}
+
+/// An HTTP/2 client with prior knowledge.
+pub(crate) async fn http2<B>(address: SocketAddr) -> hyper::client::conn::http2::SendRequest<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let socket = TcpStream::connect(address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(socket);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+pub(crate) fn http2_request<B>(path: &str, body: B) -> Request<B> {
+    Request::builder().uri(format!("http://hello.test{path}")).header("te", "trailers").body(body).unwrap()
+}
