@@ -1,3 +1,31 @@
 //! Wharf's control plane: HTTP API, store, scheduler and reconcilers.
+//!
+//! Start reading at [`ControlPlane`]. A handler in `api` checks a request and calls an operation in `operations`, which is
+//! one transaction over the `store`; `reconcile` then carries out what the pure planner in [`plan`] finds to do, and publishes
+//! assignments that workers follow.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
+mod control_plane;
+mod data_dir;
+
+mod api;
+mod operations;
+mod reconcile;
 
 pub mod plan;
+
+mod context;
+mod nodes;
+mod view;
+
+mod artifacts;
+mod inspect;
+mod logs;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+pub use control_plane::{Config, ControlPlane};
+pub use data_dir::OpenError;

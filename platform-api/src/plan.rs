@@ -3,14 +3,45 @@
 //! Nothing here does I/O, reads a clock or draws a random number: a view and the time go in, [`Changes`] come out, and
 //! [`crate::reconcile`] carries them out in one transaction. The same functions will run under the simulator.
 
+pub mod condition;
+pub mod ids;
+pub mod routes;
+pub mod scheduler;
+
+mod draft;
+#[cfg(test)]
+mod fixture;
+mod rollout;
+#[cfg(test)]
+mod simulation;
+mod slots;
+mod view;
+
+use std::sync::Arc;
+
 use wharf_types::node::Reason;
 use wharf_types::route::RoutePattern;
 use wharf_types::spec::AppSpec;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
-use wharf_types::{AppId, AppName, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp};
+use wharf_types::{
+    AppId, AppName, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp,
+};
 
-use std::sync::Arc;
+use draft::Draft;
+pub use ids::{IdSource, RandomIds};
+
+/// Compares what is wanted of an app with what is, and says what to change. Planning again after the changes, at the same
+/// time, changes nothing more, unless [`Changes::wake_at`] is already due: then a release is needed that the view lacks.
+pub fn plan(now: Timestamp, app: &AppView, nodes: &[NodeView], ids: &mut dyn IdSource) -> Changes {
+    let mut draft = Draft::new(now, app, nodes, ids);
+    slots::give_up_lost_nodes(&mut draft);
+    rollout::advance(&mut draft);
+    if !draft.is_blind() {
+        slots::converge(&mut draft);
+    }
+    draft.finish()
+}
 
 /// Everything that a decision about one app needs.
 #[derive(Clone, Debug)]
@@ -75,8 +106,11 @@ pub struct InstanceView {
     pub replaced: bool,
     /// Whether it has been healthy at any time.
     pub was_healthy: bool,
-    /// Whether every ingress has acknowledged a route table without it.
+    /// Whether every ingress has acknowledged a route table without it. Looked at once it is wanted [`Wanted::Unroute`];
+    /// always true for what no route can lead to, such as a command.
     pub let_go: bool,
+    /// Whether every ingress has acknowledged a route table with this instance; true for commands.
+    pub routed: bool,
 }
 
 /// A worker, as the scheduler sees it.
@@ -107,23 +141,55 @@ pub struct Changes {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    CreateInstance { id: InstanceId, release: ReleaseId, slot: u32, node: NodeId },
-    SetWanted { instance: InstanceId, wanted: Wanted },
+    CreateInstance {
+        id: InstanceId,
+        release: ReleaseId,
+        slot: u32,
+        node: NodeId,
+    },
+    SetWanted {
+        instance: InstanceId,
+        wanted: Wanted,
+    },
     /// The control plane's own verdict on an instance whose node is lost.
-    EndInstance { instance: InstanceId, state: InstanceState, reason: Reason },
-    SetRollout { rollout: RolloutId, state: RolloutState, reason: Option<Reason>, monitoring_since: Option<Timestamp> },
+    EndInstance {
+        instance: InstanceId,
+        state: InstanceState,
+        reason: Reason,
+    },
+    SetRollout {
+        rollout: RolloutId,
+        state: RolloutState,
+        reason: Option<Reason>,
+        monitoring_since: Option<Timestamp>,
+    },
     /// Another instance of the new release became ready.
-    Progress { rollout: RolloutId, ready: u32 },
+    Progress {
+        rollout: RolloutId,
+        ready: u32,
+    },
     /// The rollout's release is in service from now on.
-    SetStable { release: ReleaseId },
+    SetStable {
+        release: ReleaseId,
+    },
     /// What every slot should run from now on.
-    SetTarget { release: Option<ReleaseId> },
-    /// Starts an automatic rollout back to `to`.
-    RollBack { failed: RolloutId, rollout: RolloutId, from: ReleaseId, to: ReleaseId },
+    SetTarget {
+        release: Option<ReleaseId>,
+    },
+    /// Starts an automatic rollout back to `to`: pending, with its start and its last progress now, and nothing ready.
+    RollBack {
+        failed: RolloutId,
+        rollout: RolloutId,
+        from: ReleaseId,
+        to: ReleaseId,
+    },
     /// Nothing of the app is left.
     DeleteApp,
     /// A fact for the user. The kind is dotted and stable, such as `rollout.failed`.
-    Event { kind: &'static str, message: String },
+    Event {
+        kind: &'static str,
+        message: String,
+    },
 }
 
 /// A slot that waits, and why.

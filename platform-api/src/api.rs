@@ -1,0 +1,87 @@
+//! The HTTP API. Every route stands in the table of [`routes`], with the role that it needs; a handler checks a request, calls
+//! one operation, and answers. What goes wrong is always a `Problem`.
+
+mod apps;
+mod artifacts;
+mod auth;
+mod error;
+mod events;
+mod extract;
+mod logs;
+mod meta;
+mod namespaces;
+mod nodes;
+mod openapi;
+mod releases;
+mod rollouts;
+mod routes;
+mod session;
+mod settings;
+mod sse;
+mod tokens;
+mod watch;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::Method;
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use wharf_types::Problem;
+use wharf_types::problem::ProblemCode;
+
+use crate::context::Context;
+#[cfg(test)]
+pub(crate) use auth::Access;
+use error::{ApiError, ApiResult};
+#[cfg(test)]
+pub(crate) use routes::endpoints;
+
+/// The largest JSON document of a user.
+const BODY_MAX_BYTES: usize = 1 << 20;
+/// The same of a worker: batches of log records and of key-value pairs.
+const WORKER_BODY_MAX_BYTES: usize = 64 << 20;
+
+pub(crate) fn router(context: Arc<Context>) -> Router {
+    let mut router = Router::new();
+    for endpoint in routes::endpoints() {
+        let guard = auth::Guard { context: context.clone(), access: endpoint.access };
+        let limit =
+            if endpoint.access == auth::Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
+        let guarded = endpoint
+            .handler
+            .route_layer(DefaultBodyLimit::max(limit))
+            .route_layer(middleware::from_fn_with_state(guard, auth::authorize));
+        router = router.route(endpoint.path, guarded);
+    }
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(context)
+}
+
+async fn not_found(request: Request) -> ApiError {
+    let detail = format!(
+        "there is no address `{}` here; /v1/openapi.json lists those that there are",
+        shorten(request.uri().path())
+    );
+    Problem::new(ProblemCode::NotFound, detail).into()
+}
+
+async fn method_not_allowed(method: Method, request: Request) -> ApiError {
+    let detail = format!("`{}` does not take {method}", shorten(request.uri().path()));
+    Problem::new(ProblemCode::MethodNotAllowed, detail).into()
+}
+
+fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
+    // The panic hook has logged what happened and where.
+    let detail = "the request hit a fault in the control plane; its log says more";
+    ApiError::from(Problem::new(ProblemCode::Internal, detail)).into_response()
+}
+
+fn shorten(path: &str) -> String {
+    path.chars().take(120).collect()
+}

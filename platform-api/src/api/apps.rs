@@ -1,0 +1,137 @@
+//! `…/apps` and `…/apps/{app}`
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json as Reply};
+use serde::Deserialize;
+use wharf_types::api::{AppInfo, Page, Why};
+use wharf_types::state::{InstanceState, RolloutState};
+use wharf_types::{AppName, NamespaceName, Timestamp};
+
+use super::auth::{Identity, namespace_not_found};
+use super::extract::{Path, Query, if_match};
+use super::{ApiError, ApiResult};
+use crate::context::Context;
+use crate::operations::{self, Asked, app_not_found};
+use crate::view::Loaded;
+use crate::{plan, store, view};
+
+/// Apps of one page.
+const PAGE: usize = 100;
+/// Lines of a failed instance that `why` shows.
+const LAST_LOG: usize = 10;
+
+pub(super) type AppPath = (NamespaceName, AppName);
+
+#[derive(Deserialize)]
+pub(super) struct PageQuery {
+    pub(super) cursor: Option<String>,
+}
+
+pub(super) async fn list(
+    State(context): State<Arc<Context>>,
+    Path(namespace): Path<NamespaceName>,
+    Query(query): Query<PageQuery>,
+) -> ApiResult<Reply<Page<AppInfo>>> {
+    let mut tx = context.store.read().await?;
+    if store::namespace::find(&mut tx, &namespace).await?.is_none() {
+        return Err(namespace_not_found(namespace.as_str()));
+    }
+    let after = query.cursor.unwrap_or_default();
+    let mut apps = store::app::list(&mut tx, &namespace, &after, PAGE as i64 + 1).await?;
+    let more = apps.len() > PAGE;
+    apps.truncate(PAGE);
+    let next_cursor = apps.last().filter(|_| more).map(|app| app.name.to_string());
+    let mut items = Vec::with_capacity(apps.len());
+    for app in apps {
+        items.push(view::complete(&mut tx, &context.releases, app).await?.info(&context.config.http_url));
+    }
+    Ok(Reply(Page { items, next_cursor }))
+}
+
+pub(super) async fn show(
+    State(context): State<Arc<Context>>,
+    Path(path): Path<AppPath>,
+) -> ApiResult<Response> {
+    let loaded = load(&context, &path).await?;
+    Ok(with_etag(&context, &loaded))
+}
+
+pub(super) async fn remove(
+    State(context): State<Arc<Context>>,
+    Extension(identity): Extension<Identity>,
+    Path(path): Path<AppPath>,
+    headers: HeaderMap,
+) -> ApiResult<StatusCode> {
+    operations::delete(&context, &asked(path, identity, &headers)?).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+pub(super) async fn why(
+    State(context): State<Arc<Context>>,
+    Path(path): Path<AppPath>,
+) -> ApiResult<Reply<Why>> {
+    let loaded = load(&context, &path).await?;
+    let (condition, _) = plan::condition::condition(&loaded.view);
+    let unplaced = context.unplaced().get(&loaded.view.id).cloned().unwrap_or_default();
+    let (because, advice) =
+        plan::condition::explain(&loaded.view, &unplaced, last_failure(&context, &loaded).await?);
+    let last_log = last_log(&context, &loaded).await?;
+    Ok(Reply(Why { condition, because, advice, last_log }))
+}
+
+/// The newest rollout that a user asked for, if it failed.
+async fn last_failure(
+    context: &Context,
+    loaded: &Loaded,
+) -> ApiResult<Option<(u64, wharf_types::node::Reason)>> {
+    let mut tx = context.store.read().await?;
+    let Some(failed) = store::rollout::newest_by_user(&mut tx, loaded.view.id).await? else {
+        return Ok(None);
+    };
+    if failed.view.state != RolloutState::Failed {
+        return Ok(None);
+    }
+    let release = context.releases.get(&mut tx, &loaded.app, failed.view.to).await?;
+    Ok(release.map(|release| release.number).zip(failed.reason))
+}
+
+/// What the newest failed instance printed last.
+async fn last_log(context: &Context, loaded: &Loaded) -> ApiResult<Vec<String>> {
+    let failed = loaded.view.instances.iter().filter(|instance| instance.state == InstanceState::Failed);
+    let Some(failed) = failed.max_by_key(|instance| (instance.created_at, instance.id)) else {
+        return Ok(Vec::new());
+    };
+    let id = failed.id;
+    let of_it = move |record: &wharf_types::log::LogRecord| record.instance == id;
+    let records = context.logs.tail(&loaded.view.namespace, &loaded.view.name, LAST_LOG, of_it).await?;
+    Ok(records.into_iter().map(|positioned| positioned.record.message).collect())
+}
+
+pub(super) async fn load(context: &Context, (namespace, name): &AppPath) -> ApiResult<Loaded> {
+    let mut tx = context.store.read().await?;
+    match store::app::find(&mut tx, namespace, name).await? {
+        Some(app) => Ok(view::complete(&mut tx, &context.releases, app).await?),
+        None if store::namespace::find(&mut tx, namespace).await?.is_none() => {
+            Err(namespace_not_found(namespace.as_str()))
+        }
+        None => Err(ApiError::from(app_not_found(namespace, name))),
+    }
+}
+
+/// The app with its revision, which `If-Match` can ask for.
+pub(super) fn with_etag(context: &Context, loaded: &Loaded) -> Response {
+    let mut response = Reply(loaded.info(&context.config.http_url)).into_response();
+    if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", loaded.app.revision)) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    response
+}
+
+pub(super) fn asked((namespace, app): AppPath, identity: Identity, headers: &HeaderMap) -> ApiResult<Asked> {
+    let revision = if_match(headers)?;
+    Ok(Asked { namespace, app, by: identity.token.name, revision, now: Timestamp::now() })
+}

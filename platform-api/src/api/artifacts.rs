@@ -1,0 +1,163 @@
+//! `/v1/namespaces/{namespace}/artifacts`, and the bytes for workers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json as Reply;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, TryStreamExt};
+use tokio::io::AsyncReadExt;
+use wharf_types::api::ArtifactInfo;
+use wharf_types::problem::ProblemCode;
+use wharf_types::world::capabilities;
+use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
+
+use super::auth::namespace_not_found;
+use super::extract::Path;
+use super::{ApiError, ApiResult};
+use crate::artifacts::{ARTIFACT_MAX_BYTES, PutError};
+use crate::context::Context;
+use crate::inspect;
+use crate::store;
+use crate::store::artifact::Artifact;
+
+/// How long the rest of a body that nobody needs is taken in. A client that is cut off while it sends would see a broken
+/// connection instead of the reply.
+const DRAIN: Duration = Duration::from_secs(10);
+
+pub(super) async fn push(
+    State(context): State<Arc<Context>>,
+    Path((namespace, digest)): Path<(NamespaceName, Digest)>,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<(StatusCode, Reply<ArtifactInfo>)> {
+    let mut tx = context.store.read().await?;
+    let found = store::namespace::find(&mut tx, &namespace).await?;
+    let Some(namespace) = found.map(|namespace| namespace.id) else {
+        drain(body);
+        return Err(namespace_not_found(namespace.as_str()));
+    };
+    let known = store::artifact::find(&mut tx, namespace, digest).await?;
+    drop(tx);
+    if let Some(known) = known {
+        drain(body);
+        return Ok((StatusCode::OK, Reply(info(known))));
+    }
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > ARTIFACT_MAX_BYTES) {
+        drain(body);
+        return Err(PutError::TooLarge.into());
+    }
+    let artifact = receive(&context, namespace, digest, body).await?;
+    Ok((StatusCode::CREATED, Reply(info(artifact))))
+}
+
+/// Stores the bytes, looks at them, and records what was found.
+async fn receive(
+    context: &Context,
+    namespace: NamespaceId,
+    digest: Digest,
+    body: Body,
+) -> ApiResult<Artifact> {
+    // The stream is shared, so that what is left of it after a refusal can be drained.
+    let body = Arc::new(tokio::sync::Mutex::new(body.into_data_stream()));
+    let chunks = futures::stream::unfold(body.clone(), |body| async move {
+        let chunk = body.lock().await.next().await?;
+        Some((chunk.map_err(std::io::Error::other), body))
+    });
+    let stored = context.artifacts.put(digest, chunks.boxed()).await;
+    let bytes = match stored {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tokio::spawn(tokio::time::timeout(DRAIN, async move {
+                let mut rest = body.lock_owned().await;
+                while let Some(Ok(_)) = rest.next().await {}
+            }));
+            return Err(error.into());
+        }
+    };
+    let mut tx = context.store.read().await?;
+    let known = store::artifact::get(&mut tx, digest).await?;
+    drop(tx);
+    let artifact = match known {
+        Some(known) => known,
+        None => look_at(context, digest, bytes).await?,
+    };
+    let mut tx = context.store.write().await?;
+    store::artifact::put(&mut tx, namespace, &artifact, Timestamp::now()).await?;
+    tx.commit().await?;
+    Ok(artifact)
+}
+
+/// Inspects stored bytes; those that cannot run here are given up again.
+async fn look_at(context: &Context, digest: Digest, bytes: u64) -> ApiResult<Artifact> {
+    let Some((_, mut file)) = context.artifacts.open(digest).await? else {
+        return Err(ApiError::new(
+            ProblemCode::Conflict,
+            "the artifact went away while it was looked at; push it again",
+        ));
+    };
+    // One large artifact at a time is in memory.
+    let _one = context.inspections.acquire().await.map_err(|error| ApiError::internal(&error))?;
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).await?;
+    let inspected = tokio::task::spawn_blocking(move || inspect::inspect(&content)).await;
+    match inspected {
+        Ok(Ok(inspected)) => {
+            Ok(Artifact { digest, bytes, world: inspected.world, imports: inspected.imports })
+        }
+        Ok(Err(invalid)) => {
+            context.artifacts.remove(digest).await?;
+            Err(ApiError::new(ProblemCode::InvalidArtifact, invalid.to_string()))
+        }
+        Err(panic) => Err(ApiError::internal(&panic)),
+    }
+}
+
+pub(super) async fn show(
+    State(context): State<Arc<Context>>,
+    Path((namespace, digest)): Path<(NamespaceName, Digest)>,
+) -> ApiResult<Reply<ArtifactInfo>> {
+    let mut tx = context.store.read().await?;
+    let Some(found) = store::namespace::find(&mut tx, &namespace).await? else {
+        return Err(namespace_not_found(namespace.as_str()));
+    };
+    match store::artifact::find(&mut tx, found.id, digest).await? {
+        Some(artifact) => Ok(Reply(info(artifact))),
+        None => Err(not_found(digest)),
+    }
+}
+
+/// The bytes, for workers.
+pub(super) async fn download(
+    State(context): State<Arc<Context>>,
+    Path(digest): Path<Digest>,
+) -> ApiResult<Response> {
+    let Some((bytes, file)) = context.artifacts.open(digest).await? else { return Err(not_found(digest)) };
+    let headers =
+        [(header::CONTENT_TYPE, "application/wasm".to_owned()), (header::CONTENT_LENGTH, bytes.to_string())];
+    let body = Body::from_stream(crate::artifacts::stream(file).into_stream());
+    Ok((headers, body).into_response())
+}
+
+fn not_found(digest: Digest) -> ApiError {
+    ApiError::new(ProblemCode::NotFound, format!("there is no artifact {digest} here; push it first"))
+}
+
+fn info(artifact: Artifact) -> ArtifactInfo {
+    let capabilities = capabilities(artifact.imports.iter().map(String::as_str), &[]);
+    let Artifact { digest, bytes, world, imports } = artifact;
+    ArtifactInfo { digest, bytes, world, imports, capabilities }
+}
+
+/// Takes in the rest of a body while the reply goes out.
+fn drain(body: Body) {
+    tokio::spawn(tokio::time::timeout(DRAIN, async move {
+        let mut rest = body.into_data_stream();
+        while let Some(Ok(_)) = rest.next().await {}
+    }));
+}

@@ -1,0 +1,159 @@
+//! Who may call what. A route that is not in the table does not exist; one that is needs what the table says.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use wharf_types::api::{Role, TokenInfo};
+use wharf_types::problem::ProblemCode;
+use wharf_types::{NamespaceName, Timestamp};
+
+use super::{ApiError, ApiResult};
+use crate::context::{Context, hash_secret};
+use crate::store;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Anybody, without a token.
+    Public,
+    /// A token of at least this role. One that is bound to a namespace reaches only that one.
+    User(Role),
+    /// The same, but not one that is bound to a namespace.
+    Cluster(Role),
+    /// Only a worker.
+    Node,
+}
+
+#[derive(Clone)]
+pub(super) struct Guard {
+    pub(super) context: Arc<Context>,
+    pub(super) access: Access,
+}
+
+/// Who calls. Handlers find it among the request's extensions.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) token: TokenInfo,
+}
+
+pub(super) async fn authorize(
+    State(guard): State<Guard>,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let (role, unbound) = match guard.access {
+        Access::Public => return Ok(next.run(request).await),
+        Access::Node => {
+            authorize_node(&guard.context, request.headers()).await?;
+            return Ok(next.run(request).await);
+        }
+        Access::User(role) => (role, false),
+        Access::Cluster(role) => (role, true),
+    };
+    let token = authenticate(&guard.context, request.headers()).await?;
+    let params =
+        params.map_err(|rejection| ApiError::new(ProblemCode::InvalidRequest, rejection.body_text()))?;
+    let wanted = params.iter().find(|(name, _)| *name == "namespace").map(|(_, value)| value);
+    if let (Some(bound), Some(wanted)) = (&token.namespace, wanted)
+        && bound.as_str() != wanted
+    {
+        // As if it did not exist: a token of one namespace learns nothing of the others.
+        return Err(namespace_not_found(wanted));
+    }
+    if token.role < role {
+        let detail = format!(
+            "this needs the role `{}`, and the token `{}` has `{}`",
+            name(role),
+            token.name,
+            name(token.role)
+        );
+        return Err(ApiError::new(ProblemCode::Forbidden, detail));
+    }
+    if unbound && let Some(namespace) = &token.namespace {
+        let detail = format!(
+            "the token `{}` is bound to the namespace `{namespace}`; this concerns all of them",
+            token.name
+        );
+        return Err(ApiError::new(ProblemCode::Forbidden, detail));
+    }
+    request.extensions_mut().insert(Identity { token });
+    Ok(next.run(request).await)
+}
+
+pub(super) fn namespace_not_found(namespace: &str) -> ApiError {
+    let shown: String = namespace.chars().take(60).collect();
+    ApiError::new(ProblemCode::NotFound, format!("there is no namespace `{shown}`"))
+}
+
+async fn authorize_node(context: &Context, headers: &HeaderMap) -> ApiResult<()> {
+    let hash = hash_secret(bearer(headers)?);
+    if hash == context.node_secret_hash {
+        return Ok(());
+    }
+    let mut tx = context.store.read().await?;
+    match store::token::find_by_hash(&mut tx, &hash).await? {
+        Some(_) => {
+            Err(ApiError::new(ProblemCode::Forbidden, "this address is for workers, not for user tokens"))
+        }
+        None => Err(unknown_token()),
+    }
+}
+
+async fn authenticate(context: &Context, headers: &HeaderMap) -> ApiResult<TokenInfo> {
+    let hash = hash_secret(bearer(headers)?);
+    if hash == context.node_secret_hash {
+        return Err(ApiError::new(ProblemCode::Forbidden, "a worker's token does not open this address"));
+    }
+    let mut tx = context.store.read().await?;
+    let Some(token) = store::token::find_by_hash(&mut tx, &hash).await? else { return Err(unknown_token()) };
+    match token.expires_at {
+        Some(at) if at <= Timestamp::now() => Err(ApiError::new(
+            ProblemCode::TokenExpired,
+            format!(
+                "the token `{}` expired at {at}; ask an admin for a new one, and log in with it: `wharf login`",
+                token.name
+            ),
+        )),
+        _ => Ok(token),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> ApiResult<&str> {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let secret = value.and_then(|value| {
+        let (scheme, secret) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(secret.trim())
+    });
+    secret.filter(|secret| !secret.is_empty()).ok_or_else(|| {
+        ApiError::new(
+            ProblemCode::Unauthenticated,
+            "send a token as `Authorization: Bearer …`; `wharf login` does, or set WHARF_TOKEN",
+        )
+    })
+}
+
+fn unknown_token() -> ApiError {
+    ApiError::new(
+        ProblemCode::Unauthenticated,
+        "this token is not known here: it was revoked, or is for another platform; log in again with `wharf login`",
+    )
+}
+
+pub(super) fn name(role: Role) -> &'static str {
+    match role {
+        Role::Viewer => "viewer",
+        Role::Developer => "developer",
+        Role::Admin => "admin",
+    }
+}
+
+impl Identity {
+    /// The namespace that the token is bound to.
+    pub(super) fn namespace(&self) -> Option<&NamespaceName> {
+        self.token.namespace.as_ref()
+    }
+}

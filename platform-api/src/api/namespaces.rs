@@ -1,0 +1,73 @@
+//! `/v1/namespaces`
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json as Reply};
+use wharf_types::api::{CreateNamespace, NamespaceInfo, Page};
+use wharf_types::problem::ProblemCode;
+use wharf_types::{NamespaceName, Timestamp};
+
+use super::auth::{Identity, namespace_not_found};
+use super::extract::{Json, Path};
+use super::{ApiError, ApiResult};
+use crate::context::Context;
+use crate::store::namespace::Namespace;
+use crate::store::{self, StoreError};
+
+pub(super) async fn create(
+    State(context): State<Arc<Context>>,
+    Json(request): Json<CreateNamespace>,
+) -> ApiResult<(StatusCode, Reply<NamespaceInfo>)> {
+    let now = Timestamp::now();
+    let mut tx = context.store.write().await?;
+    match store::namespace::create(&mut tx, &request.name, now).await {
+        Err(StoreError::Taken) => {
+            let detail = format!("the namespace `{}` exists already", request.name);
+            return Err(ApiError::new(ProblemCode::AlreadyExists, detail));
+        }
+        created => created?,
+    };
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Reply(NamespaceInfo { name: request.name, apps: 0, created_at: now })))
+}
+
+pub(super) async fn list(
+    State(context): State<Arc<Context>>,
+    Extension(identity): Extension<Identity>,
+) -> ApiResult<Reply<Page<NamespaceInfo>>> {
+    let mut tx = context.store.read().await?;
+    let reachable = |namespace: &Namespace| identity.namespace().is_none_or(|bound| *bound == namespace.name);
+    let items = store::namespace::list(&mut tx).await?.into_iter().filter(reachable).map(info).collect();
+    Ok(Reply(Page { items, next_cursor: None }))
+}
+
+pub(super) async fn show(
+    State(context): State<Arc<Context>>,
+    Path(name): Path<NamespaceName>,
+) -> ApiResult<Reply<NamespaceInfo>> {
+    let mut tx = context.store.read().await?;
+    let namespace = store::namespace::find(&mut tx, &name).await?;
+    namespace.map(|found| Reply(info(found))).ok_or_else(|| namespace_not_found(name.as_str()))
+}
+
+pub(super) async fn remove(
+    State(context): State<Arc<Context>>,
+    Path(name): Path<NamespaceName>,
+) -> ApiResult<StatusCode> {
+    let mut tx = context.store.write().await?;
+    let Some(namespace) = store::namespace::find(&mut tx, &name).await? else {
+        return Err(namespace_not_found(name.as_str()));
+    };
+    if !store::namespace::delete(&mut tx, namespace.id).await? {
+        let detail = format!("the namespace `{name}` still has {} apps; delete them first", namespace.apps);
+        return Err(ApiError::new(ProblemCode::Conflict, detail));
+    }
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn info(namespace: Namespace) -> NamespaceInfo {
+    NamespaceInfo { name: namespace.name, apps: namespace.apps, created_at: namespace.created_at }
+}

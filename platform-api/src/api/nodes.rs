@@ -1,0 +1,37 @@
+//! `/v1/nodes`, and what the nodes say was used.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use wharf_types::api::{NodeInfo, Page, Usage};
+use wharf_types::{NamespaceName, Timestamp};
+
+use super::ApiResult;
+use super::extract::Path;
+use crate::context::Context;
+use crate::store;
+
+pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Json<Page<NodeInfo>>> {
+    let mut tx = context.store.read().await?;
+    let instances = store::instance::live_by_node(&mut tx).await?;
+    let info = |node: crate::nodes::NodeStatus| NodeInfo {
+        id: node.id,
+        ready: node.ready,
+        instances: instances.get(&node.id).copied().unwrap_or(0),
+        memory_bytes: node.registration.memory_bytes,
+        cpus: node.registration.cpus,
+        version: node.registration.version,
+        hostname: node.registration.hostname,
+        seen_at: node.seen_at,
+    };
+    Ok(Json(Page { items: context.nodes.list().into_iter().map(info).collect(), next_cursor: None }))
+}
+
+pub(super) async fn usage(
+    State(context): State<Arc<Context>>,
+    Path(namespace): Path<NamespaceName>,
+) -> Json<Usage> {
+    let apps = context.nodes.usage().into_iter().filter(|usage| usage.namespace == namespace).collect();
+    Json(Usage { time: Timestamp::now(), apps })
+}

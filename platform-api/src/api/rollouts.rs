@@ -1,0 +1,67 @@
+//! `…/apps/{app}/rollouts/{rollout}`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json as Reply;
+use axum::extract::State;
+use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
+use wharf_types::api::RolloutInfo;
+use wharf_types::problem::ProblemCode;
+use wharf_types::quantity::Span;
+use wharf_types::state::RolloutState;
+use wharf_types::{AppId, AppName, NamespaceName, RolloutId};
+
+use super::extract::{Path, Query};
+use super::{ApiError, ApiResult, apps};
+use crate::context::Context;
+use crate::{store, view};
+
+const WAIT_MAX: Duration = Duration::from_secs(120);
+
+#[derive(Deserialize)]
+pub(super) struct Wait {
+    wait: Option<Span>,
+}
+
+pub(super) async fn show(
+    State(context): State<Arc<Context>>,
+    Path((namespace, app, id)): Path<(NamespaceName, AppName, RolloutId)>,
+    Query(query): Query<Wait>,
+) -> ApiResult<Reply<RolloutInfo>> {
+    let mut watcher = context.watch();
+    let app = apps::load(&context, &(namespace, app)).await?.view.id;
+    let wait = query.wait.map_or(Duration::ZERO, Span::as_duration).min(WAIT_MAX);
+    let deadline = Instant::now() + wait;
+    loop {
+        let rollout = read(&context, app, id).await?;
+        if rollout.state >= RolloutState::Monitoring || Instant::now() >= deadline {
+            return Ok(Reply(rollout));
+        }
+        tokio::select! {
+            changed = timeout_at(deadline, watcher.changed(|changed| changed == app)) => {
+                if changed.is_err() {
+                    return Ok(Reply(read(&context, app, id).await?));
+                }
+            }
+            () = context.shutdown.cancelled() => return Ok(Reply(rollout)),
+        }
+    }
+}
+
+async fn read(context: &Context, app: AppId, id: RolloutId) -> ApiResult<RolloutInfo> {
+    let not_found =
+        || ApiError::new(ProblemCode::NotFound, format!("the app has no rollout {id}, or no longer"));
+    let mut tx = context.store.read().await?;
+    let Some(mut loaded) = view::load(&mut tx, &context.releases, app).await? else {
+        return Err(not_found());
+    };
+    let Some(rollout) = store::rollout::find(&mut tx, app, id).await? else { return Err(not_found()) };
+    for release in rollout.view.from.into_iter().chain([rollout.view.to]) {
+        if let Some(view) = context.releases.get(&mut tx, &loaded.app, release).await? {
+            loaded.releases.insert(release, view);
+        }
+    }
+    loaded.rollout_info(&rollout).ok_or_else(not_found)
+}

@@ -1,0 +1,280 @@
+//! The table of all routes: method, path, who may, what goes in and out.
+//!
+//! The router and the OpenAPI document are both made from it, so neither can know a route that the other does not.
+
+use std::sync::Arc;
+
+use axum::http::Method;
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use wharf_types::api::{
+    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, EnvPatch,
+    NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI, Why,
+};
+use wharf_types::event::Event;
+use wharf_types::log::LogRecord;
+use wharf_types::node::NodeRegistration;
+
+use super::auth::Access;
+use super::openapi::{Payload, json, list};
+use super::{
+    apps, artifacts, events, logs, meta, namespaces, nodes, releases, rollouts, session, settings, tokens,
+    watch,
+};
+use crate::context::Context;
+
+type Handler = MethodRouter<Arc<Context>>;
+
+pub(crate) struct Endpoint {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    pub(crate) access: Access,
+    pub(super) handler: Handler,
+    pub(super) summary: &'static str,
+    pub(super) query: &'static [(&'static str, &'static str)],
+    pub(super) request: Payload,
+    pub(super) status: u16,
+    pub(super) reply: Payload,
+}
+
+impl Endpoint {
+    fn new(
+        method: Method,
+        path: &'static str,
+        access: Access,
+        handler: Handler,
+        summary: &'static str,
+    ) -> Self {
+        let (request, reply) = (Payload::Nothing, Payload::Nothing);
+        Self { method, path, access, handler, summary, query: &[], request, status: 200, reply }
+    }
+
+    fn takes(self, request: Payload) -> Self {
+        Self { request, ..self }
+    }
+
+    fn query(self, query: &'static [(&'static str, &'static str)]) -> Self {
+        Self { query, ..self }
+    }
+
+    fn replies(self, status: u16, reply: Payload) -> Self {
+        Self { status, reply, ..self }
+    }
+}
+
+const VIEWER: Access = Access::User(Role::Viewer);
+const DEVELOPER: Access = Access::User(Role::Developer);
+const ADMIN: Access = Access::Cluster(Role::Admin);
+
+const PAGE: &[(&str, &str)] = &[("cursor", "Continue a list: the `next_cursor` of the page before")];
+const EVENTS: &[(&str, &str)] = &[
+    ("after", "Events with a greater `seq`; 0 is all that are kept"),
+    ("cursor", "Continue a list: the `next_cursor` of the page before"),
+];
+
+macro_rules! app {
+    ($rest:literal) => {
+        concat!("/v1/namespaces/{namespace}/apps/{app}", $rest)
+    };
+}
+
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    let mut all = about_the_platform();
+    all.extend(about_namespaces());
+    all.extend(about_apps());
+    all.extend(for_workers());
+    all
+}
+
+fn about_the_platform() -> Vec<Endpoint> {
+    let e = Endpoint::new;
+    vec![
+        e(Method::GET, "/healthz", Access::Public, get(meta::health), "Whether the control plane works"),
+        e(Method::GET, "/v1/openapi.json", Access::Public, get(meta::openapi), "This document"),
+        e(Method::GET, "/v1/whoami", VIEWER, get(meta::who_am_i), "Who the token belongs to")
+            .replies(200, json::<WhoAmI>()),
+        e(Method::POST, "/v1/tokens", ADMIN, post(tokens::create), "Make a token")
+            .takes(json::<CreateToken>())
+            .replies(201, json::<CreatedToken>()),
+        e(Method::GET, "/v1/tokens", ADMIN, get(tokens::list), "List tokens")
+            .replies(200, list::<TokenInfo>()),
+        e(Method::DELETE, "/v1/tokens/{token}", ADMIN, delete(tokens::revoke), "Revoke a token")
+            .replies(204, Payload::Nothing),
+        e(Method::GET, "/v1/nodes", Access::Cluster(Role::Viewer), get(nodes::list), "List workers")
+            .replies(200, list::<NodeInfo>()),
+    ]
+}
+
+fn about_namespaces() -> Vec<Endpoint> {
+    let e = Endpoint::new;
+    vec![
+        e(Method::POST, "/v1/namespaces", ADMIN, post(namespaces::create), "Make a namespace")
+            .takes(json::<CreateNamespace>())
+            .replies(201, json::<NamespaceInfo>()),
+        e(
+            Method::GET,
+            "/v1/namespaces",
+            VIEWER,
+            get(namespaces::list),
+            "List the namespaces that the token reaches",
+        )
+        .replies(200, list::<NamespaceInfo>()),
+        e(Method::GET, "/v1/namespaces/{namespace}", VIEWER, get(namespaces::show), "One namespace")
+            .replies(200, json::<NamespaceInfo>()),
+        e(
+            Method::DELETE,
+            "/v1/namespaces/{namespace}",
+            ADMIN,
+            delete(namespaces::remove),
+            "Delete an empty namespace",
+        )
+        .replies(204, Payload::Nothing),
+        e(
+            Method::PUT,
+            "/v1/namespaces/{namespace}/artifacts/{digest}",
+            DEVELOPER,
+            put(artifacts::push),
+            "Push an artifact; 200 when it was there before",
+        )
+        .takes(Payload::Octets)
+        .replies(201, json::<ArtifactInfo>()),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/artifacts/{digest}",
+            VIEWER,
+            get(artifacts::show),
+            "What is known of an artifact",
+        )
+        .replies(200, json::<ArtifactInfo>()),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/usage",
+            VIEWER,
+            get(nodes::usage),
+            "What the namespace's apps used",
+        )
+        .replies(200, json::<Usage>()),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/events",
+            VIEWER,
+            get(events::of_namespace),
+            "What happened; a stream with `Accept: text/event-stream`",
+        )
+        .query(EVENTS)
+        .replies(200, list::<Event>()),
+        e(Method::GET, "/v1/namespaces/{namespace}/apps", VIEWER, get(apps::list), "List apps")
+            .query(PAGE)
+            .replies(200, list::<AppInfo>()),
+    ]
+}
+
+fn about_apps() -> Vec<Endpoint> {
+    let e = Endpoint::new;
+    vec![
+        e(Method::GET, app!(""), VIEWER, get(apps::show), "One app").replies(200, json::<AppInfo>()),
+        e(Method::DELETE, app!(""), DEVELOPER, delete(apps::remove), "Delete an app and its data")
+            .replies(202, Payload::Nothing),
+        e(
+            Method::POST,
+            app!("/releases"),
+            DEVELOPER,
+            post(releases::create),
+            "Make a release and roll it out",
+        )
+        .takes(json::<CreateRelease>())
+        .replies(201, json::<Deployed>()),
+        e(Method::GET, app!("/releases"), VIEWER, get(releases::list), "List releases, newest first")
+            .query(PAGE)
+            .replies(200, list::<ReleaseInfo>()),
+        e(Method::GET, app!("/rollouts/{rollout}"), VIEWER, get(rollouts::show), "One rollout")
+            .query(&[(
+                "wait",
+                "Reply when the state is at least `monitoring`, or after this long, such as `30s`",
+            )])
+            .replies(200, json::<RolloutInfo>()),
+        e(
+            Method::POST,
+            app!("/rollback"),
+            DEVELOPER,
+            post(releases::rollback),
+            "Go back to an older release",
+        )
+        .takes(json::<Rollback>())
+        .replies(201, json::<Deployed>()),
+        e(Method::PUT, app!("/scale"), DEVELOPER, put(settings::scale), "Set the number of slots")
+            .takes(json::<Scale>())
+            .replies(200, json::<AppInfo>()),
+        e(
+            Method::GET,
+            app!("/env"),
+            DEVELOPER,
+            get(settings::show_env),
+            "The variables of the current release",
+        )
+        .replies(200, json::<EnvPatch>()),
+        e(
+            Method::PATCH,
+            app!("/env"),
+            DEVELOPER,
+            patch(settings::patch_env),
+            "Set or remove (null) variables",
+        )
+        .takes(json::<EnvPatch>())
+        .replies(201, json::<Deployed>()),
+        e(Method::POST, app!("/restart"), DEVELOPER, post(settings::restart), "Replace every instance")
+            .replies(201, json::<Deployed>()),
+        e(Method::GET, app!("/why"), VIEWER, get(apps::why), "Why the app is as it is")
+            .replies(200, json::<Why>()),
+        e(
+            Method::GET,
+            app!("/events"),
+            VIEWER,
+            get(events::of_app),
+            "What happened to the app; a stream with `Accept: text/event-stream`",
+        )
+        .query(EVENTS)
+        .replies(200, list::<Event>()),
+        e(
+            Method::GET,
+            app!("/logs"),
+            VIEWER,
+            get(logs::show),
+            "What the app printed; with `Accept: text/event-stream` also what it will print",
+        )
+        .query(&[
+            ("tail", "How many of the newest records; 100 if left out"),
+            ("since_release", "Only of this release and newer ones"),
+        ])
+        .replies(200, list::<LogRecord>()),
+        e(Method::GET, app!("/watch"), VIEWER, get(watch::follow), "A stream of the app whenever it changes")
+            .replies(200, Payload::Events),
+    ]
+}
+
+fn for_workers() -> Vec<Endpoint> {
+    let node = |method, path, handler, summary| Endpoint::new(method, path, Access::Node, handler, summary);
+    vec![
+        node(Method::PUT, "/v1/nodes/{node}", put(session::register), "Start a worker's session")
+            .takes(json::<NodeRegistration>())
+            .replies(204, Payload::Nothing),
+        node(
+            Method::GET,
+            "/v1/nodes/{node}/assignments",
+            get(session::assignments),
+            "What to run, one document a line",
+        )
+        .replies(200, Payload::Lines),
+        node(Method::POST, "/v1/nodes/{node}/reports", post(session::report), "What a worker observed")
+            .replies(204, Payload::Nothing),
+        node(Method::POST, "/v1/nodes/{node}/logs", post(session::logs), "What guests printed")
+            .replies(204, Payload::Nothing),
+        node(
+            Method::POST,
+            "/v1/nodes/{node}/keyvalue",
+            post(session::key_value),
+            "One key-value operation of a guest",
+        ),
+        node(Method::GET, "/v1/artifacts/{digest}", get(artifacts::download), "The bytes of an artifact")
+            .replies(200, Payload::Octets),
+    ]
+}

@@ -1,0 +1,224 @@
+//! Where the bytes of artifacts are kept, by their digest.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use wharf_types::Digest;
+
+use crate::data_dir::sync_dir;
+use crate::inspect::{self, InvalidArtifact};
+
+/// The largest artifact.
+pub(crate) const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
+
+pub(crate) type Body = futures::stream::BoxStream<'static, io::Result<Bytes>>;
+
+/// Content-addressed bytes. An object store may stand behind it as well as a folder.
+#[async_trait::async_trait]
+pub(crate) trait ArtifactStore: Send + Sync {
+    /// Takes bytes in. They are kept only when they are whole, have the announced digest, and begin like WebAssembly.
+    async fn put(&self, digest: Digest, body: Body) -> Result<u64, PutError>;
+
+    /// The bytes and their number. None: there are none of this digest.
+    async fn open(&self, digest: Digest) -> io::Result<Option<(u64, tokio::fs::File)>>;
+
+    /// Gives the bytes up again.
+    async fn remove(&self, digest: Digest) -> io::Result<()>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PutError {
+    #[error("the artifact is larger than {} MiB, the most that is accepted", ARTIFACT_MAX_BYTES >> 20)]
+    TooLarge,
+    #[error("the bytes have the digest {actual}, not the announced {announced}: push the file again")]
+    Mismatch { announced: Digest, actual: Digest },
+    #[error(transparent)]
+    Invalid(#[from] InvalidArtifact),
+    #[error("the upload broke off")]
+    Upload(#[source] io::Error),
+    #[error("the artifact could not be written")]
+    Write(#[source] io::Error),
+}
+
+/// `DIR/sha256/ab/<64 digits>`.
+pub(crate) struct LocalArtifacts {
+    dir: PathBuf,
+}
+
+impl LocalArtifacts {
+    pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(dir.join("sha256"))?;
+        // What was being written when the process ended is of no use.
+        let incoming = dir.join("incoming");
+        match fs::remove_dir_all(&incoming) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::create_dir(&incoming)?;
+        Ok(Self { dir })
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.dir.join("sha256").join(&hex[..2]).join(hex)
+    }
+}
+
+#[async_trait::async_trait]
+impl ArtifactStore for LocalArtifacts {
+    async fn put(&self, digest: Digest, mut body: Body) -> Result<u64, PutError> {
+        let temporary = self.dir.join("incoming").join(uuid::Uuid::now_v7().to_string());
+        let target = self.path(digest);
+        // Hashing and writing block, so a thread does them; the channel holds little, so a slow disk slows the sender.
+        let (chunks, incoming) = mpsc::channel(4);
+        let writer = tokio::task::spawn_blocking(move || {
+            let outcome = receive(&temporary, &target, digest, incoming);
+            if outcome.is_err() {
+                let _ = fs::remove_file(&temporary);
+            }
+            outcome
+        });
+        while let Some(chunk) = body.next().await {
+            let broken = chunk.is_err();
+            if chunks.send(Some(chunk)).await.is_err() || broken {
+                break;
+            }
+        }
+        // If the client goes away, this future is dropped before the end mark is sent, and nothing is kept.
+        let _ = chunks.send(None).await;
+        drop(chunks);
+        match writer.await {
+            Ok(outcome) => outcome,
+            Err(panic) => Err(PutError::Write(io::Error::other(panic))),
+        }
+    }
+
+    async fn open(&self, digest: Digest) -> io::Result<Option<(u64, tokio::fs::File)>> {
+        match tokio::fs::File::open(self.path(digest)).await {
+            Ok(file) => Ok(Some((file.metadata().await?.len(), file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn remove(&self, digest: Digest) -> io::Result<()> {
+        match tokio::fs::remove_file(self.path(digest)).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes what comes in until the end mark.
+fn receive(
+    temporary: &Path,
+    target: &Path,
+    digest: Digest,
+    mut incoming: mpsc::Receiver<Option<io::Result<Bytes>>>,
+) -> Result<u64, PutError> {
+    let mut file = fs::File::create_new(temporary).map_err(PutError::Write)?;
+    let mut hasher = Sha256::new();
+    let mut head = Vec::with_capacity(inspect::HEAD_BYTES);
+    let mut bytes = 0_u64;
+    loop {
+        let chunk = match incoming.blocking_recv() {
+            Some(Some(chunk)) => chunk.map_err(PutError::Upload)?,
+            Some(None) => break,
+            None => return Err(PutError::Upload(io::ErrorKind::UnexpectedEof.into())),
+        };
+        bytes += chunk.len() as u64;
+        if bytes > ARTIFACT_MAX_BYTES {
+            return Err(PutError::TooLarge);
+        }
+        if head.len() < inspect::HEAD_BYTES {
+            head.extend(chunk.iter().take(inspect::HEAD_BYTES - head.len()));
+            inspect::check_head(&head)?;
+        }
+        hasher.update(&chunk);
+        file.write_all(&chunk).map_err(PutError::Write)?;
+    }
+    inspect::check_head(&head)?;
+    let actual = Digest::from_bytes(hasher.finalize().into());
+    if actual != digest {
+        return Err(PutError::Mismatch { announced: digest, actual });
+    }
+    file.sync_all().map_err(PutError::Write)?;
+    let keep = || {
+        if let Some(dir) = target.parent() {
+            fs::create_dir_all(dir)?;
+            sync_dir(dir)?;
+        }
+        fs::rename(temporary, target)?;
+        sync_dir(target)
+    };
+    keep().map_err(PutError::Write)?;
+    Ok(bytes)
+}
+
+/// Reads a stored artifact as a stream.
+pub(crate) fn stream(file: tokio::fs::File) -> impl Stream<Item = io::Result<Bytes>> {
+    tokio_util::io::ReaderStream::with_capacity(file, 256 << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    fn body(chunks: Vec<io::Result<Bytes>>) -> Body {
+        stream::iter(chunks).boxed()
+    }
+
+    fn files(dir: &Path) -> usize {
+        let Ok(entries) = fs::read_dir(dir) else { return 1 };
+        entries.map(|entry| files(&entry.unwrap().path())).sum()
+    }
+
+    const WASM: &[u8] = b"\0asm\x01\0\0\0";
+
+    #[tokio::test]
+    async fn what_is_put_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalArtifacts::open(dir.path().into()).unwrap();
+        let digest = Digest::of(WASM);
+        let chunks = WASM.chunks(3).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+        assert_eq!(store.put(digest, body(chunks)).await.unwrap(), 8);
+        let (bytes, file) = store.open(digest).await.unwrap().unwrap();
+        assert_eq!(bytes, 8);
+        let read: Vec<Bytes> = Box::pin(super::stream(file)).map(Result::unwrap).collect().await;
+        assert_eq!(read.concat(), WASM);
+        assert!(store.open(Digest::of(b"other")).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_a_bad_upload() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalArtifacts::open(dir.path().into()).unwrap();
+        let wrong = store.put(Digest::of(b"x"), body(vec![Ok(Bytes::from_static(WASM))])).await;
+        assert!(matches!(wrong, Err(PutError::Mismatch { .. })), "{wrong:?}");
+        let broken = vec![Ok(Bytes::from_static(WASM)), Err(io::ErrorKind::ConnectionReset.into())];
+        assert!(matches!(store.put(Digest::of(WASM), body(broken)).await, Err(PutError::Upload(_))));
+        let zeros = store.put(Digest::of(WASM), body(vec![Ok(Bytes::from_static(&[0; 64]))])).await;
+        assert!(matches!(zeros, Err(PutError::Invalid(_))), "{zeros:?}");
+        assert!(matches!(
+            store.put(Digest::of(b""), body(vec![])).await,
+            Err(PutError::Invalid(InvalidArtifact::Empty))
+        ));
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[tokio::test]
+    async fn zeros_without_end_are_refused_at_the_first_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalArtifacts::open(dir.path().into()).unwrap();
+        let zeros = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 4096]))).boxed();
+        let refused = store.put(Digest::of(b""), zeros).await;
+        assert!(matches!(refused, Err(PutError::Invalid(_))), "{refused:?}");
+    }
+}

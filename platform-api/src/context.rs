@@ -1,0 +1,157 @@
+//! What every part of the control plane shares: the store, the nodes, and the ways to nudge each other.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio_util::sync::CancellationToken;
+use wharf_types::AppId;
+
+use crate::artifacts::ArtifactStore;
+use crate::control_plane::Config;
+use crate::logs::Logs;
+use crate::nodes::Nodes;
+use crate::plan::Unplaced;
+use crate::store::{self, Store};
+use crate::view::Releases;
+
+/// Changes that a slow watcher may lag behind; one that lags further looks at the store again, and misses nothing.
+const CHANGES_KEPT: usize = 1024;
+
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) artifacts: Arc<dyn ArtifactStore>,
+    /// Held while an artifact is in memory.
+    pub(crate) inspections: Semaphore,
+    pub(crate) logs: Logs,
+    pub(crate) nodes: Nodes,
+    pub(crate) releases: Releases,
+    /// Apps that the reconciler has to look at.
+    pub(crate) dirty: Dirty,
+    /// What the newest plan of an app could not place.
+    pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
+    /// Generations of this process are greater than this, and than all of earlier processes.
+    pub(crate) generation_base: u64,
+    pub(crate) node_secret: String,
+    pub(crate) node_secret_hash: String,
+    /// Ends the streams that would never end by themselves.
+    pub(crate) shutdown: CancellationToken,
+    changes: broadcast::Sender<AppId>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        artifacts: Arc<dyn ArtifactStore>,
+        logs: Logs,
+        starts: u64,
+    ) -> Self {
+        let node_secret = new_secret();
+        Self {
+            releases: Releases::new(config.domain.clone()),
+            config,
+            store,
+            artifacts,
+            inspections: Semaphore::new(1),
+            logs,
+            nodes: Nodes::default(),
+            dirty: Dirty::default(),
+            unplaced: Mutex::default(),
+            // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.
+            generation_base: starts << 32,
+            node_secret_hash: hash_secret(&node_secret),
+            node_secret,
+            shutdown: CancellationToken::new(),
+            changes: broadcast::Sender::new(CHANGES_KEPT),
+        }
+    }
+
+    /// Fills in the nodes of earlier processes, so that what runs on them is not given up before they can come back.
+    pub(crate) async fn load_nodes(&self) -> store::Result<()> {
+        let mut tx = self.store.read().await?;
+        for (id, registration) in store::node::list(&mut tx).await? {
+            self.nodes.register(id, registration);
+        }
+        Ok(())
+    }
+
+    /// Call after a commit that changed what is wanted or observed of an app: the reconciler looks at it, watchers see it.
+    pub(crate) fn changed(&self, app: AppId) {
+        self.dirty.mark([app]);
+        self.announce(app);
+    }
+
+    /// Tells watchers only.
+    pub(crate) fn announce(&self, app: AppId) {
+        // An error means that nobody watches.
+        let _ = self.changes.send(app);
+    }
+
+    pub(crate) fn watch(&self) -> Watcher {
+        Watcher(self.changes.subscribe())
+    }
+
+    pub(crate) fn unplaced(&self) -> MutexGuard<'_, HashMap<AppId, Vec<Unplaced>>> {
+        self.unplaced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sees that apps change. Look at the store only after making one, so that no change falls in between.
+pub(crate) struct Watcher(broadcast::Receiver<AppId>);
+
+impl Watcher {
+    /// Waits until something changed that `concerns` accepts, or until changes were missed. False: there will be no more.
+    pub(crate) async fn changed(&mut self, concerns: impl Fn(AppId) -> bool) -> bool {
+        loop {
+            match self.0.recv().await {
+                Ok(app) if concerns(app) => return true,
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(_)) => return true,
+                Err(broadcast::error::RecvError::Closed) => return false,
+            }
+        }
+    }
+}
+
+/// A set of apps, and a nudge when something was put in.
+#[derive(Default)]
+pub(crate) struct Dirty {
+    apps: Mutex<BTreeSet<AppId>>,
+    nudge: Notify,
+}
+
+impl Dirty {
+    pub(crate) fn mark(&self, apps: impl IntoIterator<Item = AppId>) {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner).extend(apps);
+        self.nudge.notify_one();
+    }
+
+    /// Wakes the reconciler although no app changed: a node did.
+    pub(crate) fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+
+    pub(crate) async fn nudged(&self) {
+        self.nudge.notified().await;
+    }
+
+    pub(crate) fn take(&self) -> BTreeSet<AppId> {
+        std::mem::take(&mut *self.apps.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A new bearer secret: `wharf_` and 256 random bits.
+pub(crate) fn new_secret() -> String {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the kernel has random numbers");
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("wharf_{hex}")
+}
+
+/// What is stored of a secret. Looking the hash up instead of comparing secrets leaks nothing by its timing: whoever can
+/// choose a secret cannot choose the bits of its hash.
+pub(crate) fn hash_secret(secret: &str) -> String {
+    blake3::hash(secret.as_bytes()).to_hex().to_string()
+}

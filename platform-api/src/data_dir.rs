@@ -1,0 +1,181 @@
+//! The data directory: who may use it, and the secrets that stand in it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::store::OpenStoreError;
+
+/// Why the control plane cannot start. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot write to the data directory {}: give this user the right to, or choose another with --data", dir.display())]
+    NotWritable {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "the data directory {} is in use by another wharf (process {pid}): stop it first, or choose another with --data",
+        dir.display()
+    )]
+    Locked { dir: PathBuf, pid: String },
+    #[error("the data directory {} was written by a newer wharf; use that version or another --data", dir.display())]
+    NewerVersion { dir: PathBuf },
+    #[error("the disk of the data directory {} is full: make room and start again", dir.display())]
+    Full {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the database {} is damaged: restore it from a backup, or choose another directory with --data", file.display())]
+    Corrupt {
+        file: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("cannot open the database {}", file.display())]
+    Database {
+        file: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The directory, held by this process alone until it is dropped.
+pub(crate) struct DataDir {
+    path: PathBuf,
+    /// The kernel gives up the lock when the process ends, however it ends.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory if needed and takes its lock.
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let not_writable = |source: io::Error| match source.kind() {
+            io::ErrorKind::StorageFull => OpenError::Full { dir: path.to_owned(), source },
+            _ => OpenError::NotWritable { dir: path.to_owned(), source },
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(not_writable)?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(not_writable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let _ = lock.take(20).read_to_string(&mut pid);
+                let pid = if pid.trim().is_empty() { "unknown".to_owned() } else { pid.trim().to_owned() };
+                return Err(OpenError::Locked { dir: path.to_owned(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(not_writable(source)),
+        }
+        let say_who = |lock: &mut File| {
+            lock.set_len(0)?;
+            lock.seek(SeekFrom::Start(0))?;
+            lock.write_all(std::process::id().to_string().as_bytes())
+        };
+        say_who(&mut lock).map_err(not_writable)?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(crate) fn database_file(&self) -> PathBuf {
+        self.path.join("wharf.db")
+    }
+
+    pub(crate) fn admin_token_file(&self) -> PathBuf {
+        self.path.join("admin.token")
+    }
+
+    pub(crate) fn artifacts_dir(&self) -> PathBuf {
+        self.path.join("artifacts")
+    }
+
+    pub(crate) fn logs_dir(&self) -> PathBuf {
+        self.path.join("logs")
+    }
+
+    pub(crate) fn error_of(&self, error: OpenStoreError) -> OpenError {
+        let file = self.database_file();
+        match error {
+            OpenStoreError::Newer => OpenError::NewerVersion { dir: self.path.clone() },
+            OpenStoreError::Damaged(source) => OpenError::Corrupt { file, source: source.into() },
+            OpenStoreError::Open(source) if is_read_only(&source) => {
+                OpenError::NotWritable { dir: self.path.clone(), source: io::Error::other(source) }
+            }
+            OpenStoreError::Open(source) => OpenError::Database { file, source: source.into() },
+            OpenStoreError::Migrate(source) => OpenError::Database { file, source: source.into() },
+        }
+    }
+
+    pub(crate) fn error_of_io(&self, source: io::Error) -> OpenError {
+        match source.kind() {
+            io::ErrorKind::StorageFull => OpenError::Full { dir: self.path.clone(), source },
+            _ => OpenError::NotWritable { dir: self.path.clone(), source },
+        }
+    }
+}
+
+/// Writes a secret that only this user may read. The file is whole or absent, whenever the machine stops.
+pub(crate) fn write_secret(file: &Path, secret: &str) -> io::Result<()> {
+    let temporary = file.with_extension("new");
+    // A left-over of a crash may have other permissions.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    out.write_all(secret.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.sync_all()?;
+    fs::rename(&temporary, file)?;
+    sync_dir(file)
+}
+
+/// Makes the renaming of a file in this one's directory last.
+pub(crate) fn sync_dir(file: &Path) -> io::Result<()> {
+    match file.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// SQLITE_READONLY and SQLITE_CANTOPEN, with their extended codes.
+fn is_read_only(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(database) = error else { return false };
+    let code = database.code().and_then(|code| code.parse::<u32>().ok());
+    code.is_some_and(|code| matches!(code & 0xff, 8 | 14))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_told_who_holds_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap();
+        let Err(OpenError::Locked { pid, .. }) = DataDir::open(dir.path()) else { panic!("opened twice") };
+        assert_eq!(pid, std::process::id().to_string());
+        drop(first);
+        assert!(DataDir::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn secrets_are_for_this_user_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secret");
+        write_secret(&file, "one").unwrap();
+        write_secret(&file, "two").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "two\n");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

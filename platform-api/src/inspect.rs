@@ -1,0 +1,262 @@
+//! Looks into an artifact before it is accepted: whether it is valid, what it imports, how it will run.
+//!
+//! Pure and bounded: bytes in, a verdict out, no guest code is run or compiled. The parser refuses what exceeds its limits.
+
+use std::collections::BTreeSet;
+
+use wasmparser::{
+    BinaryReaderError, ComponentExternalKind, ComponentTypeRef, ExternalKind, Parser, Payload, Validator,
+    WasmFeatures,
+};
+use wharf_types::world::{World, is_provided};
+
+/// Octets that [`check_head`] wants to see.
+pub(crate) const HEAD_BYTES: usize = 8;
+
+const MAGIC: &[u8] = b"\0asm";
+const WASI_P1: &str = "wasi_snapshot_preview1";
+/// Names of one kind that an error lists.
+const NAMES_SHOWN: usize = 10;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inspected {
+    pub(crate) world: World,
+    pub(crate) imports: Vec<String>,
+}
+
+/// Why an artifact cannot run here. Each message says what was found and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidArtifact {
+    #[error("not a WebAssembly file: it begins with {begins}; push the .wasm that your build makes")]
+    NotWasm { begins: String },
+    #[error("not a WebAssembly file: it is empty; push the .wasm that your build makes")]
+    Empty,
+    #[error(
+        "the WebAssembly file is truncated or damaged: {problem} (at offset {offset}); build it again and push the whole file"
+    )]
+    Invalid { problem: String, offset: usize },
+    #[error(
+        "the component imports {}, which Wharf does not provide; build it for the WASI 0.2 or 0.3 worlds `wasi:http` or `wasi:cli`, \
+         or link a component that provides the import",
+        list(names)
+    )]
+    UnknownImports { names: Vec<String> },
+    #[error(
+        "the component exports {}, none of which Wharf can run; export `wasi:http/incoming-handler@0.2.x` or \
+         `wasi:http/handler@0.3.x` for an HTTP app, or `wasi:cli/run` for a command",
+        if names.is_empty() { "nothing".to_owned() } else { list(names) }
+    )]
+    NoWorld { names: Vec<String> },
+    #[error(
+        "the core module imports from {}, but only `wasi_snapshot_preview1` is provided; build for `wasm32-wasip1` without \
+         other host functions, or make it a component",
+        list(modules)
+    )]
+    UnknownModules { modules: Vec<String> },
+    #[error(
+        "the core module exports no function `_start`; build a WASI command, or make it a component that exports `wasi:http`"
+    )]
+    NoStart,
+}
+
+/// Refuses what cannot be WebAssembly by its first octets, before the rest is read.
+pub(crate) fn check_head(head: &[u8]) -> Result<(), InvalidArtifact> {
+    if head.is_empty() {
+        return Err(InvalidArtifact::Empty);
+    }
+    let known = head.len().min(MAGIC.len());
+    if head[..known] == MAGIC[..known] {
+        return Ok(());
+    }
+    let shown = &head[..head.len().min(HEAD_BYTES)];
+    let begins = match std::str::from_utf8(shown) {
+        Ok(text) if text.chars().all(|c| !c.is_control()) => format!("`{text}`"),
+        _ => {
+            let hex: Vec<String> = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("the octets {}", hex.join(" "))
+        }
+    };
+    Err(InvalidArtifact::NotWasm { begins })
+}
+
+/// Validates the whole artifact and finds its world.
+pub(crate) fn inspect(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
+    check_head(bytes)?;
+    Validator::new_with_features(features()).validate_all(bytes).map_err(invalid)?;
+    if Parser::is_component(bytes) { inspect_component(bytes) } else { inspect_module(bytes) }
+}
+
+/// What the workers' engine accepts.
+fn features() -> WasmFeatures {
+    (WasmFeatures::WASM3 | WasmFeatures::COMPONENT_MODEL | WasmFeatures::CM_ASYNC) - WasmFeatures::THREADS
+}
+
+fn inspect_component(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
+    let mut imports = BTreeSet::new();
+    let mut exports = BTreeSet::new();
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(invalid)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    let import = import.map_err(invalid)?;
+                    // A type alone asks nothing of the host.
+                    if !matches!(import.ty, ComponentTypeRef::Type(_)) {
+                        imports.insert(import.name.name.to_owned());
+                    }
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    let export = export.map_err(invalid)?;
+                    if export.kind != ComponentExternalKind::Type {
+                        exports.insert(export.name.name.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let unknown: Vec<String> = imports.iter().filter(|import| !is_provided(import)).cloned().collect();
+    if !unknown.is_empty() {
+        return Err(InvalidArtifact::UnknownImports { names: unknown });
+    }
+    match World::of_exports(exports.iter().map(String::as_str)) {
+        Some(world) => Ok(Inspected { world, imports: imports.into_iter().collect() }),
+        None => Err(InvalidArtifact::NoWorld { names: exports.into_iter().collect() }),
+    }
+}
+
+fn inspect_module(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
+    let mut modules = BTreeSet::new();
+    let mut starts = false;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(invalid)? {
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    modules.insert(import.map_err(invalid)?.module.to_owned());
+                }
+            }
+            Payload::ExportSection(section) => {
+                for export in section {
+                    let export = export.map_err(invalid)?;
+                    starts |= export.name == "_start" && export.kind == ExternalKind::Func;
+                }
+            }
+            _ => {}
+        }
+    }
+    let unknown: Vec<String> = modules.iter().filter(|module| *module != WASI_P1).cloned().collect();
+    if !unknown.is_empty() {
+        return Err(InvalidArtifact::UnknownModules { modules: unknown });
+    }
+    if !starts {
+        return Err(InvalidArtifact::NoStart);
+    }
+    Ok(Inspected { world: World::CommandP1, imports: modules.into_iter().collect() })
+}
+
+fn invalid(error: BinaryReaderError) -> InvalidArtifact {
+    InvalidArtifact::Invalid { problem: shorten(error.message()), offset: error.offset() }
+}
+
+/// Names come from the artifact, so they are bounded before a person sees them.
+fn list(names: &[String]) -> String {
+    let mut shown: Vec<String> =
+        names.iter().take(NAMES_SHOWN).map(|name| format!("`{}`", shorten(name))).collect();
+    if names.len() > NAMES_SHOWN {
+        shown.push(format!("{} more", names.len() - NAMES_SHOWN));
+    }
+    shown.join(", ")
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        inspect(&wat::parse_str(text).unwrap()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_wasm_is_shown_as_it_begins() {
+        let refused = |bytes: &[u8]| check_head(bytes).unwrap_err().to_string();
+        assert!(refused(b"#!/bin/sh\n").contains("begins with `#!/bin/s`"));
+        assert!(refused(&[0; 8]).contains("00 00 00 00"));
+        assert!(refused(b"").contains("empty"));
+        assert!(check_head(b"\0as").is_ok(), "the rest may follow");
+    }
+
+    #[test]
+    fn a_truncated_component_is_refused_with_the_offset() {
+        let whole = wat::parse_str(HTTP).unwrap();
+        let error = inspect(&whole[..whole.len() - 3]).unwrap_err().to_string();
+        assert!(error.contains("truncated") && error.contains("offset"), "{error}");
+    }
+
+    const HTTP: &str = r#"(component
+        (import "wasi:clocks/wall-clock@0.2.0" (instance))
+        (instance $handler)
+        (export "wasi:http/incoming-handler@0.2.3" (instance $handler)))"#;
+
+    #[test]
+    fn imports_and_world_are_found() {
+        let inspected = inspect(&wat::parse_str(HTTP).unwrap()).unwrap();
+        assert_eq!(inspected.world, World::HttpProxy);
+        assert_eq!(inspected.imports, ["wasi:clocks/wall-clock@0.2.0"]);
+    }
+
+    #[test]
+    fn an_import_that_the_host_lacks_is_named() {
+        let error = refused(
+            r#"(component (import "wasi:nn/tensor@0.2.0" (instance)) (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#,
+        );
+        assert!(error.contains("`wasi:nn/tensor@0.2.0`"), "{error}");
+    }
+
+    #[test]
+    fn a_component_without_a_known_world_hears_what_it_exports() {
+        let error = refused(r#"(component (instance $i) (export "my:own/thing@1.0.0" (instance $i)))"#);
+        assert!(
+            error.contains("`my:own/thing@1.0.0`") && error.contains("wasi:http/incoming-handler"),
+            "{error}"
+        );
+        assert!(refused("(component)").contains("exports nothing"));
+    }
+
+    #[test]
+    fn exports_of_nested_components_do_not_count() {
+        let error =
+            refused(r#"(component (component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i))))"#);
+        assert!(error.contains("exports nothing"), "{error}");
+    }
+
+    #[test]
+    fn core_modules_are_wasi_commands_or_refused() {
+        let command = r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))) (func (export "_start")))"#;
+        assert_eq!(inspect(&wat::parse_str(command).unwrap()).unwrap().world, World::CommandP1);
+        assert!(refused(r#"(module (import "env" "f" (func)) (func (export "_start")))"#).contains("`env`"));
+        assert!(refused("(module)").contains("_start"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), at in any::<prop::sample::Index>()) {
+            let _ = inspect(&bytes);
+            let mut damaged = wat::parse_str(HTTP).unwrap();
+            let index = at.index(damaged.len());
+            damaged[index] = damaged[index].wrapping_add(1);
+            let _ = inspect(&damaged);
+            bytes.splice(0..0, *b"\0asm\x0d\0\x01\0");
+            let _ = inspect(&bytes);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What users do to apps. Each operation is one transaction: it has happened as a whole, or not at all, and a handler that is
+//! dropped because its client went away leaves nothing half done.
+
+pub(crate) mod keyvalue;
+pub(crate) mod report;
+pub(crate) mod routes;
+
+mod deploy;
+mod rollback;
+mod settings;
+
+pub(crate) use deploy::{Deploy, deploy};
+pub(crate) use rollback::rollback;
+pub(crate) use settings::{delete, patch_env, restart, scale};
+
+use wharf_types::api::Deployed;
+use wharf_types::problem::ProblemCode;
+use wharf_types::world::capabilities;
+use wharf_types::{AppName, NamespaceName, Problem, ReleaseId, RolloutId, Timestamp};
+
+use crate::context::Context;
+use crate::store::app::App;
+use crate::store::artifact::Artifact;
+use crate::store::release::Release;
+use crate::store::rollout::NewRollout;
+use crate::store::{self, Conn, StoreError};
+use crate::view;
+
+/// Why an operation did nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OperationError {
+    /// The request's fault; said to the user as it is.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for OperationError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+pub(crate) type Result<T> = std::result::Result<T, OperationError>;
+
+/// Who asks, and under which condition.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) namespace: NamespaceName,
+    pub(crate) app: AppName,
+    /// Name of the token.
+    pub(crate) by: String,
+    /// From `If-Match`: the revision that the app must have.
+    pub(crate) revision: Option<i64>,
+    pub(crate) now: Timestamp,
+}
+
+pub(crate) fn problem<T>(code: ProblemCode, detail: impl Into<String>) -> Result<T> {
+    Err(Problem::new(code, detail).into())
+}
+
+pub(crate) fn app_not_found(namespace: &NamespaceName, app: &AppName) -> Problem {
+    Problem::new(ProblemCode::NotFound, format!("there is no app `{app}` in the namespace `{namespace}`"))
+}
+
+/// The app that is asked for, if it may be changed.
+async fn find_app(conn: &mut Conn, asked: &Asked) -> Result<App> {
+    let Some(app) = store::app::find(conn, &asked.namespace, &asked.app).await? else {
+        return Err(app_not_found(&asked.namespace, &asked.app).into());
+    };
+    check_app(&app, asked)?;
+    Ok(app)
+}
+
+fn check_app(app: &App, asked: &Asked) -> Result<()> {
+    if app.deleting {
+        let detail = format!("the app `{}` is being deleted; try again when it is gone", app.name);
+        return problem(ProblemCode::Conflict, detail);
+    }
+    match asked.revision {
+        Some(revision) if revision != app.revision => problem(
+            ProblemCode::PreconditionFailed,
+            format!(
+                "the app `{}` was changed since it was read (it is at \"{}\" now); read it again",
+                app.name, app.revision
+            ),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The release that an app is on, or else the newest that it has.
+async fn current_release(conn: &mut Conn, app: &App) -> Result<Option<Release>> {
+    if let Some(id) = app.target_release {
+        return Ok(store::release::get(conn, id).await?);
+    }
+    Ok(store::release::list(conn, app.id, app.last_release + 1, 1).await?.pop())
+}
+
+/// Starts a rollout; one that is under way is superseded.
+async fn start_rollout(conn: &mut Conn, app: &App, to: ReleaseId, now: Timestamp) -> Result<RolloutId> {
+    store::rollout::supersede(conn, app.id, now).await?;
+    let rollout =
+        NewRollout { id: RolloutId::new(), app: app.id, from: app.stable_release, to, automatic: false };
+    store::rollout::create(conn, &rollout, now).await?;
+    store::app::set_target(conn, app.id, Some(to)).await?;
+    store::change::touch(conn, app.id, now).await?;
+    Ok(rollout.id)
+}
+
+/// The reply to everything that starts a rollout. `before` is the release that the app was on.
+async fn deployed(
+    conn: &mut Conn,
+    context: &Context,
+    app: &App,
+    release: &Release,
+    artifact: &Artifact,
+    before: Option<&Release>,
+    rollout: RolloutId,
+) -> Result<Deployed> {
+    let asks = |artifact: &Artifact, release: &Release| {
+        capabilities(artifact.imports.iter().map(String::as_str), &release.spec.outbound.allow)
+    };
+    let mut asked_before = Vec::new();
+    if let Some(before) = before
+        && let Some(artifact) = store::artifact::get(conn, before.artifact).await?
+    {
+        asked_before = asks(&artifact, before);
+    }
+    let capabilities = asks(artifact, release);
+    let new_capabilities =
+        capabilities.iter().filter(|asked| !asked_before.contains(asked)).cloned().collect();
+    let mut urls = Vec::new();
+    if artifact.world.is_http() {
+        let routes = view::routes(&app.name, &app.namespace, &context.config.domain, &release.spec);
+        urls.extend(routes.iter().map(|route| view::url(&context.config.http_url, route)));
+    }
+    Ok(Deployed {
+        namespace: app.namespace.clone(),
+        app: app.name.clone(),
+        release: release.number,
+        rollout,
+        digest: release.artifact,
+        url: urls.first().cloned().unwrap_or_default(),
+        urls,
+        capabilities,
+        new_capabilities,
+    })
+}

@@ -1,0 +1,244 @@
+//! What an app is doing, in one word, and why, in sentences.
+
+use wharf_types::node::{Reason, ReasonKind};
+use wharf_types::state::{AppCondition, Health, InstanceState, Wanted};
+
+use super::{AppView, InstanceView, Unplaced};
+
+/// Replacements within the supervisor's memory from which on failing is a habit.
+const CRASH_LOOP_RESTARTS: u32 = 2;
+
+/// The one word, and what is behind it when it is not a good one.
+pub fn condition(app: &AppView) -> (AppCondition, Option<Reason>) {
+    let ready = slots_ready(app);
+    let looping = crash_looping(app);
+    let word = if app.deleting || app.replicas == 0 || has_ended(app) {
+        AppCondition::Stopped
+    } else if app.is_rolling_out() {
+        AppCondition::Deploying
+    } else if looping.is_some() {
+        AppCondition::CrashLooping
+    } else if ready == app.replicas {
+        AppCondition::Running
+    } else if ready == 0 {
+        AppCondition::Down
+    } else {
+        AppCondition::Degraded
+    };
+    let reason = match word {
+        AppCondition::Running | AppCondition::Stopped => None,
+        AppCondition::CrashLooping => looping.and_then(|instance| reason_of(app, instance)),
+        AppCondition::Deploying | AppCondition::Degraded | AppCondition::Down => worst_reason(app),
+    };
+    (word, reason)
+}
+
+/// Why the app is in its condition, the most important fact first, and what to do about it. `unplaced` is what the
+/// newest plan left over; `last_failed_rollout` is the number of a release that did not come into service, as long as no later
+/// one has.
+pub fn explain(
+    app: &AppView,
+    unplaced: &[Unplaced],
+    last_failed_rollout: Option<(u64, Reason)>,
+) -> (Vec<String>, Vec<String>) {
+    let (word, reason) = condition(app);
+    let mut because = vec![describe(app, word)];
+    let mut advice = Vec::new();
+    match word {
+        AppCondition::Stopped if app.replicas == 0 && !app.deleting => {
+            advice.push(format!("`wharf scale 1 --app {}` starts it.", app.name));
+        }
+        AppCondition::Running | AppCondition::Stopped => {}
+        AppCondition::Deploying
+        | AppCondition::Degraded
+        | AppCondition::CrashLooping
+        | AppCondition::Down => {
+            if let Some(first) = unplaced.first() {
+                let wait = if unplaced.len() == 1 { "waits" } else { "wait" };
+                because.push(format!(
+                    "{} of its slots {wait} for a node: {}.",
+                    unplaced.len(),
+                    first.message
+                ));
+                advice.push(
+                    "Lower `limits.memory`, scale an app down, or give the platform more memory.".to_owned(),
+                );
+            }
+            if let Some(reason) = &reason {
+                because.push(sentence(&reason.message));
+                advice.push(advise(app, reason.kind));
+            } else if let Some(waiting) = newest_waiting(app) {
+                because.push(format!("The instance in slot {} is {}.", waiting.slot, progress(waiting)));
+            }
+        }
+    }
+    if let Some((number, failed)) = last_failed_rollout {
+        because.push(format!("The rollout to release {number} failed: {}", sentence(&failed.message)));
+        let again = "Correct the cause and deploy again; the failed rollout leaves nothing to undo.";
+        advice.extend([advise(app, failed.kind), again.to_owned()]);
+    }
+    let mut given = Vec::new();
+    advice.retain(|line| {
+        !given.contains(line) && {
+            given.push(line.clone());
+            true
+        }
+    });
+    (because, advice)
+}
+
+/// The condition in a sentence.
+fn describe(app: &AppView, word: AppCondition) -> String {
+    let (ready, replicas) = (slots_ready(app), app.replicas);
+    let release =
+        app.target.as_ref().map_or("a release".to_owned(), |target| format!("release {}", target.number));
+    match word {
+        AppCondition::Stopped if app.deleting => "It is being deleted.".to_owned(),
+        AppCondition::Stopped if replicas == 0 => "It is scaled to zero.".to_owned(),
+        AppCondition::Stopped => {
+            "Its command has ended with success, and its restart condition says not to run it again."
+                .to_owned()
+        }
+        AppCondition::Running => format!("{ready} of {replicas} slots serve {release}."),
+        AppCondition::Deploying => {
+            let on_target = app.target.as_ref().map_or(0, |target| count(&app.slots_ready(target)));
+            format!("It is moving to {release}: {on_target} of {replicas} slots are ready on it.")
+        }
+        AppCondition::CrashLooping => {
+            let restarts = crash_looping(app).map_or(0, |instance| instance.restarts);
+            format!(
+                "An instance of {release} fails again and again ({restarts} restarts); {ready} of {replicas} slots are ready."
+            )
+        }
+        AppCondition::Down if app.target.is_none() => {
+            "No release of it is in service: the first one failed, or none was deployed yet.".to_owned()
+        }
+        AppCondition::Degraded | AppCondition::Down => format!("{ready} of {replicas} slots are ready."),
+    }
+}
+
+fn progress(instance: &InstanceView) -> &'static str {
+    match (instance.state, instance.health) {
+        (InstanceState::Pending | InstanceState::Assigned, _) => "waiting for its worker to take it up",
+        (InstanceState::Preparing, _) => "having its artifact fetched and compiled",
+        (InstanceState::Starting, _) => "starting",
+        (InstanceState::Running, Health::Unhealthy) => "running, but fails its health check",
+        (InstanceState::Running, _) => "running, but has not passed its health check yet",
+        (InstanceState::Stopping, _) => "finishing its open requests",
+        (InstanceState::Stopped, _) => "stopped",
+        (InstanceState::Failed, _) => "failed",
+        (InstanceState::Lost, _) => "lost with its node",
+    }
+}
+
+fn advise(app: &AppView, kind: ReasonKind) -> String {
+    let name = &app.name;
+    match kind {
+        ReasonKind::Artifact => {
+            "Build the artifact again and deploy it: this one cannot run, however often it is tried."
+                .to_owned()
+        }
+        ReasonKind::Trap => {
+            format!("`wharf logs --app {name}` shows what the guest printed before it failed.")
+        }
+        ReasonKind::Exit => format!(
+            "`wharf logs --app {name}` shows what the command printed; `restart.condition` says whether it runs again."
+        ),
+        ReasonKind::Limit => format!(
+            "Raise the limit under `[limits]`, or find out what uses it up: `wharf top` and `wharf logs --app {name}`."
+        ),
+        ReasonKind::Probe => {
+            let release = app.target.as_ref().or(app.stable.as_ref());
+            let health = release.map(|release| release.spec.http.health.clone()).unwrap_or_default();
+            let (path, good) = match &health.path {
+                Some(path) => (path.as_str(), "with a status of 200 to 399"),
+                None => ("/", "with a status below 500"),
+            };
+            format!("Make the app answer `{path}` {good} within {}, or change `http.health`.", health.timeout)
+        }
+        ReasonKind::Platform => {
+            format!("The platform tries again by itself; `wharf events --app {name}` shows what it does.")
+        }
+    }
+}
+
+/// Slots in which an instance serves, of whatever release.
+fn slots_ready(app: &AppView) -> u32 {
+    let mut ready = vec![false; app.replicas as usize];
+    for release in [&app.target, &app.stable].into_iter().flatten() {
+        for (slot, serves) in ready.iter_mut().zip(app.slots_ready(release)) {
+            *slot |= serves;
+        }
+    }
+    for instance in app.instances.iter().filter(|instance| instance.is_healthy()) {
+        if let Some(slot) = ready.get_mut(instance.slot as usize) {
+            *slot = true;
+        }
+    }
+    count(&ready)
+}
+
+fn count(slots: &[bool]) -> u32 {
+    slots.iter().map(|ready| u32::from(*ready)).sum()
+}
+
+/// Whether the app is a command that is done: it is ready in every slot, yet nothing runs.
+fn has_ended(app: &AppView) -> bool {
+    app.target.as_ref().is_some_and(|target| app.slots_ready(target).iter().all(|ready| *ready))
+        && !app.instances.iter().any(InstanceView::is_wanted)
+}
+
+fn crash_looping(app: &AppView) -> Option<&InstanceView> {
+    app.instances
+        .iter()
+        .filter(|instance| instance.is_wanted() && instance.restarts >= CRASH_LOOP_RESTARTS)
+        .filter(|instance| !is_ready(app, instance))
+        .max_by_key(|instance| (instance.restarts, instance.age()))
+}
+
+fn is_ready(app: &AppView, instance: &InstanceView) -> bool {
+    match app.release(instance.release) {
+        Some(release) => instance.is_ready_for(release),
+        None => instance.is_healthy(),
+    }
+}
+
+/// An instance's own reason, or that of the one whose slot it took over.
+fn reason_of(app: &AppView, instance: &InstanceView) -> Option<Reason> {
+    let before = |other: &&InstanceView| other.slot == instance.slot && other.release == instance.release;
+    let newest_ended = app.instances.iter().filter(before).filter(|other| other.state.is_final());
+    instance.reason.clone().or_else(|| newest_ended.max_by_key(|other| other.age())?.reason.clone())
+}
+
+/// Why a slot is not ready: of what is wanted and not ready the newest that says something, the guest's words first.
+fn worst_reason(app: &AppView) -> Option<Reason> {
+    app.instances
+        .iter()
+        .filter(|instance| instance.wanted == Wanted::Run && !is_ready(app, instance))
+        .filter(|instance| instance.is_live() || is_newest(app, instance))
+        .filter_map(|instance| Some((instance, instance.reason.as_ref()?)))
+        .max_by_key(|(instance, reason)| (reason.kind != ReasonKind::Platform, instance.age()))
+        .map(|(_, reason)| reason.clone())
+}
+
+/// Whether nothing newer of the same release ended well, or runs, in its slot.
+fn is_newest(app: &AppView, instance: &InstanceView) -> bool {
+    let newer = |other: &InstanceView| {
+        other.slot == instance.slot && other.release == instance.release && other.age() > instance.age()
+    };
+    !app.instances.iter().any(|other| newer(other) && (other.state.is_final() || is_ready(app, other)))
+}
+
+fn newest_waiting(app: &AppView) -> Option<&InstanceView> {
+    let waiting = |instance: &&InstanceView| instance.is_wanted() && !is_ready(app, instance);
+    app.instances.iter().filter(waiting).max_by_key(|instance| instance.age())
+}
+
+/// Guests and libraries rarely end what they say with a full stop.
+fn sentence(text: &str) -> String {
+    let text = text.trim_end();
+    if text.ends_with(['.', '!', '?']) { text.to_owned() } else { format!("{text}.") }
+}
+
+#[cfg(test)]
+mod tests;

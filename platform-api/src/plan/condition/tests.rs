@@ -1,0 +1,121 @@
+use std::sync::Arc;
+
+use wharf_types::spec::RestartCondition;
+use wharf_types::world::World;
+
+use super::*;
+use crate::plan::fixture::Fixture;
+
+fn word(fixture: &Fixture) -> AppCondition {
+    condition(&fixture.app).0
+}
+
+fn because(fixture: &Fixture) -> String {
+    explain(&fixture.app, &[], None).0.join(" ")
+}
+
+#[test]
+fn the_word_follows_the_slots() {
+    let mut fixture = Fixture::serving(1, 2);
+    assert_eq!(condition(&fixture.app), (AppCondition::Running, None));
+    assert_eq!(because(&fixture), "2 of 2 slots serve release 1.");
+    fixture.fail(0, ReasonKind::Limit, "out of memory");
+    let (degraded, reason) = condition(&fixture.app);
+    assert_eq!((degraded, reason.unwrap().message.as_str()), (AppCondition::Degraded, "out of memory"));
+    fixture.fail(1, ReasonKind::Limit, "out of memory");
+    assert_eq!(word(&fixture), AppCondition::Down);
+    assert_eq!(because(&fixture), "0 of 2 slots are ready. out of memory.");
+    fixture.app.replicas = 0;
+    assert_eq!(word(&fixture), AppCondition::Stopped);
+    assert_eq!(explain(&fixture.app, &[], None).1, ["`wharf scale 1 --app hello` starts it."]);
+}
+
+#[test]
+fn a_rollout_is_deploying_until_every_slot_serves() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.deploy(2);
+    fixture.plan();
+    assert_eq!(word(&fixture), AppCondition::Deploying);
+    assert_eq!(
+        because(&fixture),
+        "It is moving to release 2: 0 of 1 slots are ready on it. The instance in slot 0 is waiting for its worker to take it up."
+    );
+    fixture.make_all_ready(2);
+    fixture.plan();
+    assert_eq!(word(&fixture), AppCondition::Running);
+}
+
+#[test]
+fn a_slot_that_fails_again_and_again_is_crash_looping() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.fail(0, ReasonKind::Trap, "panicked at src/lib.rs:7");
+    fixture.app.instances[0].replaced = true;
+    let successor = fixture.add(1, 0);
+    fixture.app.instances[successor].restarts = 5;
+    let (word, reason) = condition(&fixture.app);
+    assert_eq!(word, AppCondition::CrashLooping);
+    assert_eq!(reason.unwrap().message, "panicked at src/lib.rs:7", "the reason is that of the one before");
+    let (because, advice) = explain(&fixture.app, &[], None);
+    assert_eq!(
+        because,
+        [
+            "An instance of release 1 fails again and again (5 restarts); 0 of 1 slots are ready.",
+            "panicked at src/lib.rs:7."
+        ]
+    );
+    assert_eq!(advice, ["`wharf logs --app hello` shows what the guest printed before it failed."]);
+    fixture.make_ready(successor);
+    assert_eq!(super::condition(&fixture.app).0, AppCondition::Running);
+}
+
+#[test]
+fn what_waits_for_a_node_says_so_in_the_schedulers_words() {
+    let mut fixture = Fixture::empty(2);
+    fixture.nodes[0].memory_free_bytes = 1 << 20;
+    fixture.deploy(1);
+    let unplaced = fixture.plan().unplaced;
+    let (because, advice) = explain(&fixture.app, &unplaced, None);
+    assert_eq!(
+        because[1],
+        "2 of its slots wait for a node: 0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, has 1MiB)."
+    );
+    assert_eq!(advice.len(), 1);
+}
+
+#[test]
+fn a_release_that_was_taken_back_is_named_with_its_reason() {
+    let fixture = Fixture::serving(1, 1);
+    let reason = Reason { kind: ReasonKind::Probe, message: "GET /healthz answered 500".into() };
+    let (because, advice) = explain(&fixture.app, &[], Some((2, reason)));
+    assert_eq!(because[1], "The rollout to release 2 failed: GET /healthz answered 500.");
+    assert!(advice[0].contains("status below 500"), "{advice:?}");
+    assert_eq!(word(&fixture), AppCondition::Running);
+}
+
+#[test]
+fn an_app_whose_first_release_failed_is_down() {
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy(1);
+    fixture.plan();
+    fixture.fail(0, ReasonKind::Artifact, "no known world is exported");
+    fixture.plan();
+    let (word, reason) = condition(&fixture.app);
+    assert_eq!((word, reason.unwrap().kind), (AppCondition::Down, ReasonKind::Artifact));
+    assert!(because(&fixture).starts_with("No release of it is in service"));
+}
+
+#[test]
+fn a_command_that_is_done_is_stopped() {
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy_with(1, |release| {
+        let mut spec = (*release.spec).clone();
+        spec.restart.condition = RestartCondition::Never;
+        release.spec = Arc::new(spec);
+        release.world = World::CommandP2;
+    });
+    fixture.plan();
+    fixture.app.instances[0].state = InstanceState::Stopped;
+    fixture.plan();
+    assert_eq!(word(&fixture), AppCondition::Stopped);
+    assert!(because(&fixture).starts_with("Its command has ended with success"));
+}

@@ -1,0 +1,145 @@
+//! The changes planned so far, and the view as they will leave it.
+//!
+//! Each step of the planner sees the outcome of the one before, so that one pass reaches what a second would.
+
+use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
+use wharf_types::{RolloutId, Timestamp};
+
+use super::{AppView, Change, Changes, IdSource, InstanceView, NodeView, RolloutView, Unplaced};
+
+pub(super) struct Draft<'a> {
+    pub(super) now: Timestamp,
+    pub(super) app: AppView,
+    pub(super) nodes: Vec<NodeView>,
+    pub(super) ids: &'a mut dyn IdSource,
+    changes: Changes,
+    blind: bool,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(now: Timestamp, app: &AppView, nodes: &[NodeView], ids: &'a mut dyn IdSource) -> Self {
+        let changes = Changes::default();
+        Self { now, app: app.clone(), nodes: nodes.to_vec(), ids, changes, blind: false }
+    }
+
+    pub(super) fn push(&mut self, change: Change) {
+        if let Change::SetTarget { release: Some(id) } = &change
+            && self.app.release(*id).is_none()
+        {
+            // The caller reads the release from the store and plans again.
+            self.blind = true;
+            self.wake(self.now);
+        }
+        self.app.apply(self.now, &change);
+        self.changes.changes.push(change);
+    }
+
+    pub(super) fn want(&mut self, index: usize, wanted: Wanted) {
+        let instance = &self.app.instances[index];
+        if instance.wanted < wanted {
+            let instance = instance.id;
+            self.push(Change::SetWanted { instance, wanted });
+        }
+    }
+
+    pub(super) fn event(&mut self, kind: &'static str, message: String) {
+        self.push(Change::Event { kind, message });
+    }
+
+    pub(super) fn wake(&mut self, at: Timestamp) {
+        self.changes.wake_at = Some(self.changes.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    pub(super) fn unplaced(&mut self, unplaced: Unplaced) {
+        self.changes.unplaced.push(unplaced);
+    }
+
+    /// Whether the new target is a release that the view does not hold, so that nothing more can be planned for it.
+    pub(super) fn is_blind(&self) -> bool {
+        self.blind
+    }
+
+    pub(super) fn finish(self) -> Changes {
+        self.changes
+    }
+}
+
+impl AppView {
+    /// The view as it is after a change: what the store has to make true.
+    pub(crate) fn apply(&mut self, now: Timestamp, change: &Change) {
+        match change {
+            Change::CreateInstance { id, release, slot, node } => self.instances.push(InstanceView {
+                id: *id,
+                release: *release,
+                slot: *slot,
+                node: Some(*node),
+                wanted: Wanted::Run,
+                state: InstanceState::Assigned,
+                health: Health::Unknown,
+                restarts: 0,
+                reason: None,
+                created_at: now,
+                replaced: false,
+                was_healthy: false,
+                let_go: false,
+                routed: false,
+            }),
+            Change::SetWanted { instance, wanted } => {
+                if let Some(instance) = self.instances.iter_mut().find(|known| known.id == *instance) {
+                    instance.wanted = instance.wanted.max(*wanted);
+                    // No ingress can have acknowledged yet what was decided only now.
+                    instance.let_go &= *wanted > Wanted::Unroute;
+                }
+            }
+            Change::EndInstance { instance, state, reason } => {
+                if let Some(instance) = self.instances.iter_mut().find(|known| known.id == *instance) {
+                    instance.state = instance.state.advance(*state);
+                    instance.reason = Some(reason.clone());
+                }
+            }
+            Change::SetRollout { rollout, state, monitoring_since, .. } => {
+                self.rollout = self.rollout.take().map(|mut known| {
+                    if known.id == *rollout {
+                        known.state = *state;
+                        known.monitoring_since = monitoring_since.or(known.monitoring_since);
+                    }
+                    known
+                });
+                self.rollout.take_if(|known| known.state.is_final());
+            }
+            Change::Progress { rollout, ready } => {
+                if let Some(known) = self.rollout.as_mut().filter(|known| known.id == *rollout) {
+                    known.progressed_ready = *ready;
+                    known.progressed_at = now;
+                }
+            }
+            Change::SetStable { release } => self.stable = self.release(*release).cloned(),
+            Change::SetTarget { release } => self.target = release.and_then(|id| self.release(id).cloned()),
+            Change::RollBack { rollout, from, to, .. } => {
+                self.rollout = Some(RolloutView::automatic(now, *rollout, *from, *to));
+            }
+            Change::DeleteApp | Change::Event { .. } => {}
+        }
+    }
+}
+
+impl RolloutView {
+    fn automatic(
+        now: Timestamp,
+        id: RolloutId,
+        from: wharf_types::ReleaseId,
+        to: wharf_types::ReleaseId,
+    ) -> Self {
+        Self {
+            id,
+            from: Some(from),
+            to,
+            state: RolloutState::Pending,
+            automatic: true,
+            started_at: now,
+            progressed_at: now,
+            progressed_ready: 0,
+            monitoring_since: None,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Views for tests, in a few words.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+use wharf_types::node::{Reason, ReasonKind};
+use wharf_types::spec::AppSpec;
+use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
+use wharf_types::world::World;
+use wharf_types::{AppId, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp};
+
+use super::ids::CountingIds;
+use super::view::after;
+use super::{AppView, Change, Changes, InstanceView, NodeView, ReleaseView, RolloutView, plan};
+
+pub(super) const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// An app, its only node with plenty of memory, and the time. The node has id 1; release N has number and id N.
+pub(super) struct Fixture {
+    pub(super) app: AppView,
+    pub(super) nodes: Vec<NodeView>,
+    pub(super) now: Timestamp,
+    releases: Vec<Arc<ReleaseView>>,
+    last_id: u128,
+}
+
+pub(super) fn node(id: u128, free_mib: u64) -> NodeView {
+    NodeView {
+        id: NodeId::from_uuid(Uuid::from_u128(id)),
+        hostname: format!("node{id}"),
+        ready: true,
+        memory_free_bytes: free_mib << 20,
+        instances: 0,
+        instances_of_app: 0,
+    }
+}
+
+pub(super) fn release_id(number: u64) -> ReleaseId {
+    ReleaseId::from_uuid(Uuid::from_u128(number.into()))
+}
+
+pub(super) fn release(number: u64) -> ReleaseView {
+    let routes = ["hello.default.localhost".to_owned(), format!("hello.example.com/r{number}")];
+    ReleaseView {
+        id: release_id(number),
+        number,
+        artifact: Digest::of(&number.to_le_bytes()),
+        world: World::HttpProxy,
+        spec: Arc::new(AppSpec::default()),
+        routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
+    }
+}
+
+impl Fixture {
+    /// An app without a release.
+    pub(super) fn empty(replicas: u32) -> Self {
+        let app = AppView {
+            id: AppId::from_uuid(Uuid::from_u128(7)),
+            namespace: NamespaceName::default_namespace(),
+            name: "hello".parse().unwrap(),
+            deleting: false,
+            replicas,
+            target: None,
+            stable: None,
+            rollout: None,
+            instances: Vec::new(),
+        };
+        let now = after(Timestamp::UNIX_EPOCH, SECOND * 1000);
+        Self { app, nodes: vec![node(1, 1 << 20)], now, releases: Vec::new(), last_id: 1 << 64 }
+    }
+
+    /// An app all of whose slots serve `number`, with no rollout under way.
+    pub(super) fn serving(number: u64, replicas: u32) -> Self {
+        let mut fixture = Self::empty(replicas);
+        fixture.app.target = Some(fixture.release(number, |_| {}));
+        fixture.app.stable = fixture.app.target.clone();
+        for slot in 0..replicas {
+            let index = fixture.add(number, slot);
+            fixture.make_ready(index);
+        }
+        fixture.now = after(fixture.now, SECOND);
+        fixture
+    }
+
+    /// What the API writes when a release is made.
+    pub(super) fn deploy(&mut self, number: u64) {
+        self.deploy_with(number, |_| {});
+    }
+
+    pub(super) fn deploy_with(&mut self, number: u64, edit: impl FnOnce(&mut ReleaseView)) {
+        self.app.target = Some(self.release(number, edit));
+        self.app.rollout = Some(RolloutView {
+            id: RolloutId::from_uuid(Uuid::from_u128(u128::from(number) << 32)),
+            from: self.app.stable.as_ref().map(|stable| stable.id),
+            to: release_id(number),
+            state: RolloutState::Pending,
+            automatic: false,
+            started_at: self.now,
+            progressed_at: self.now,
+            progressed_ready: 0,
+            monitoring_since: None,
+        });
+    }
+
+    fn release(&mut self, number: u64, edit: impl FnOnce(&mut ReleaseView)) -> Arc<ReleaseView> {
+        let known = self.releases.iter().find(|known| known.number == number);
+        known.cloned().unwrap_or_else(|| {
+            let mut made = release(number);
+            edit(&mut made);
+            self.releases.push(Arc::new(made));
+            self.releases[self.releases.len() - 1].clone()
+        })
+    }
+
+    /// A fresh instance, as if planned now. Returns its index.
+    pub(super) fn add(&mut self, number: u64, slot: u32) -> usize {
+        self.last_id += 1;
+        self.app.instances.push(InstanceView {
+            id: InstanceId::from_uuid(Uuid::from_u128(self.last_id)),
+            release: release_id(number),
+            slot,
+            node: Some(node(1, 0).id),
+            wanted: Wanted::Run,
+            state: InstanceState::Assigned,
+            health: Health::Unknown,
+            restarts: 0,
+            reason: None,
+            created_at: self.now,
+            replaced: false,
+            was_healthy: false,
+            let_go: false,
+            routed: true,
+        });
+        self.app.instances.len() - 1
+    }
+
+    pub(super) fn make_ready(&mut self, index: usize) {
+        let instance = &mut self.app.instances[index];
+        (instance.state, instance.health, instance.was_healthy) =
+            (InstanceState::Running, Health::Healthy, true);
+        instance.routed = true;
+        instance.reason = None;
+    }
+
+    /// Makes everything of a release ready that still runs.
+    pub(super) fn make_all_ready(&mut self, number: u64) {
+        for index in 0..self.app.instances.len() {
+            let instance = &self.app.instances[index];
+            if instance.release == release_id(number) && !instance.state.is_final() {
+                self.make_ready(index);
+            }
+        }
+    }
+
+    pub(super) fn fail(&mut self, index: usize, kind: ReasonKind, message: &str) {
+        let instance = &mut self.app.instances[index];
+        instance.state = InstanceState::Failed;
+        instance.reason = Some(Reason { kind, message: message.to_owned() });
+    }
+
+    pub(super) fn wait(&mut self, seconds: u32) {
+        self.now = after(self.now, SECOND * seconds);
+    }
+
+    /// Plans, checks that a further plan has nothing to add, and carries the changes out.
+    pub(super) fn plan(&mut self) -> Changes {
+        let mut ids = CountingIds::starting_at(self.last_id);
+        let mut all = plan(self.now, &self.app, &self.nodes, &mut ids);
+        let again = plan(self.now, &self.app, &self.nodes, &mut CountingIds::starting_at(self.last_id));
+        assert_eq!(all, again, "the same input made another plan");
+        self.carry_out(&all.changes);
+        if all.wake_at == Some(self.now) {
+            let rest = plan(self.now, &self.app, &self.nodes, &mut ids);
+            self.carry_out(&rest.changes);
+            all.changes.extend(rest.changes);
+            (all.wake_at, all.unplaced) = (rest.wake_at, rest.unplaced);
+        }
+        let more = plan(self.now, &self.app, &self.nodes, &mut ids);
+        assert_eq!(more.changes, [], "planning again changed more");
+        self.last_id += 10_000;
+        all
+    }
+
+    /// Does what the store does with the changes.
+    fn carry_out(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::SetWanted { instance, wanted } => {
+                    let known = self.app.instances.iter().find(|known| known.id == *instance).unwrap();
+                    assert!(known.wanted < *wanted, "wanted only grows");
+                }
+                Change::CreateInstance { node, release, .. } => {
+                    let memory = self.app.release(*release).unwrap().spec.limits.memory.as_bytes();
+                    let node = self.nodes.iter_mut().find(|known| known.id == *node).unwrap();
+                    let free = node.memory_free_bytes.checked_sub(memory);
+                    node.memory_free_bytes = free.expect("capacity is never exceeded");
+                    assert!(node.ready, "nothing is placed on a node that is not ready");
+                }
+                _ => {}
+            }
+            self.app.apply(self.now, change);
+            let known = |id: ReleaseId| self.releases.iter().find(|known| known.id == id).cloned();
+            match change {
+                Change::SetTarget { release } => self.app.target = release.and_then(known),
+                Change::SetStable { release } => self.app.stable = known(*release),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn instances(&self, number: u64) -> impl Iterator<Item = &InstanceView> {
+        self.app.instances.iter().filter(move |instance| instance.release == release_id(number))
+    }
+
+    /// How many live instances of a release are wanted to run.
+    pub(super) fn wanted(&self, number: u64) -> usize {
+        self.instances(number).filter(|instance| instance.is_wanted()).count()
+    }
+}
+
+/// The kinds of the events among some changes.
+pub(super) fn events(changes: &Changes) -> Vec<&'static str> {
+    changes
+        .changes
+        .iter()
+        .filter_map(|change| if let Change::Event { kind, .. } = change { Some(*kind) } else { None })
+        .collect()
+}

@@ -1,0 +1,98 @@
+//! What holds for every course of events.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::{REPLICAS_MAX, Simulation, Step};
+use crate::plan::routes;
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => any::<bool>().prop_map(|is_good| Step::Deploy { is_good }),
+        1 => (1..6u64).prop_map(Step::RollBack),
+        1 => (0..=REPLICAS_MAX).prop_map(Step::Scale),
+        12 => any::<usize>().prop_map(Step::Advance),
+        4 => Just(Step::AdvanceAll),
+        1 => any::<usize>().prop_map(Step::Crash),
+        1 => any::<usize>().prop_map(Step::PlatformFailure),
+        1 => any::<usize>().prop_map(Step::Unhealthy),
+        5 => any::<usize>().prop_map(Step::Acknowledge),
+        1 => (0..2usize).prop_map(Step::NodeGoes),
+        1 => (0..2usize).prop_map(Step::LeaseExpires),
+        2 => Just(Step::NodesReturn),
+        3 => (1..20u32).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_invariants_hold_and_the_app_arrives(
+        replicas in 0..=REPLICAS_MAX,
+        steps in proptest::collection::vec(any_step(), 0..80),
+    ) {
+        let mut simulation = Simulation::new(replicas);
+        for step in &steps {
+            simulation.step(step);
+            simulation.plan();
+        }
+        simulation.settle();
+
+        let app = &simulation.fixture.app;
+        let live: Vec<_> = app.instances.iter().filter(|instance| instance.is_live()).collect();
+        match &app.target {
+            Some(target) => {
+                prop_assert!(!simulation.bad.contains(&target.number), "it settled on a bad release");
+                prop_assert!(live.iter().all(|instance| instance.is_ready_for(target)), "between two releases");
+                let slots: BTreeSet<_> = live.iter().map(|instance| instance.slot).collect();
+                prop_assert_eq!(slots, (0..app.replicas).collect());
+                prop_assert_eq!(live.len(), app.replicas as usize);
+            }
+            None => prop_assert!(live.is_empty()),
+        }
+    }
+
+    #[test]
+    fn a_deploy_of_a_good_release_never_leaves_a_slot_unserved(
+        replicas in 1..=REPLICAS_MAX,
+        steps in proptest::collection::vec(prop_oneof![
+            any::<usize>().prop_map(Step::Advance),
+            any::<usize>().prop_map(Step::Acknowledge),
+        ], 0..120),
+    ) {
+        let mut simulation = Simulation::new(replicas);
+        simulation.step(&Step::Deploy { is_good: true });
+        simulation.settle();
+        simulation.step(&Step::Deploy { is_good: true });
+        for step in &steps {
+            simulation.step(step);
+            simulation.plan();
+            let table = routes::build(1, std::slice::from_ref(&simulation.fixture.app));
+            let slots: BTreeSet<_> = table.routes[0].endpoints.iter().map(|endpoint| endpoint.instance).collect();
+            prop_assert!(slots.len() >= replicas as usize, "{} endpoints", slots.len());
+        }
+        simulation.settle();
+        prop_assert_eq!(simulation.fixture.app.stable.as_ref().map(|stable| stable.number), Some(2));
+    }
+
+    #[test]
+    fn a_bad_release_never_takes_over(
+        replicas in 1..=REPLICAS_MAX,
+        steps in proptest::collection::vec(any::<usize>().prop_map(Step::Advance), 0..60),
+    ) {
+        let mut simulation = Simulation::new(replicas);
+        simulation.step(&Step::Deploy { is_good: true });
+        simulation.settle();
+        simulation.step(&Step::Deploy { is_good: false });
+        for step in &steps {
+            simulation.step(step);
+            simulation.plan();
+            let serving = simulation.fixture.instances(1).filter(|instance| instance.is_healthy()).count();
+            prop_assert_eq!(serving, replicas as usize, "not one of the old instances was touched");
+        }
+        simulation.settle();
+        prop_assert_eq!(simulation.fixture.app.target.as_ref().map(|target| target.number), Some(1));
+    }
+}

@@ -1,0 +1,204 @@
+//! Brings every slot to one instance of the target release, and ends what is left over.
+//!
+//! Start first: an instance of another release stays routed until the one beside it is ready. A slot with nothing to protect
+//! gets its instance at once; the others wait until the rollout's surge has room.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use wharf_types::Timestamp;
+use wharf_types::node::{Reason, ReasonKind};
+use wharf_types::spec::RestartCondition;
+use wharf_types::state::{InstanceState, Wanted};
+
+use super::draft::Draft;
+use super::scheduler::{PendingInstance, place};
+use super::view::after;
+use super::{AppView, Change, InstanceView, ReleaseView, Unplaced};
+
+/// The least time between two instances that failed by the platform's fault in one slot.
+const PLATFORM_RETRY: Duration = Duration::from_secs(1);
+/// How long a slot that no node could take waits before the nodes are looked at again, should nobody nudge earlier.
+const PLACEMENT_RETRY: Duration = Duration::from_secs(1);
+
+/// Ends the instances of nodes that no longer exist. A node whose lease has only expired may come back with them.
+pub(super) fn give_up_lost_nodes(draft: &mut Draft<'_>) {
+    for index in 0..draft.app.instances.len() {
+        let instance = &draft.app.instances[index];
+        let Some(node) = instance.node.filter(|_| instance.is_live()) else { continue };
+        if draft.nodes.iter().all(|known| known.id != node) {
+            let instance = instance.id;
+            let message = format!("node {node} is gone");
+            let reason = Reason { kind: ReasonKind::Platform, message };
+            draft.push(Change::EndInstance { instance, state: InstanceState::Lost, reason });
+        }
+    }
+}
+
+/// Takes every step that is due.
+pub(super) fn converge(draft: &mut Draft<'_>) {
+    let target = draft.app.target.clone().filter(|_| !draft.app.deleting);
+    let slots = target.as_ref().map_or_else(Vec::new, |target| slots(&draft.app, target));
+    let mut kept = vec![false; draft.app.instances.len()];
+    for index in slots.iter().flat_map(Slot::kept) {
+        kept[index] = true;
+    }
+    for (index, is_kept) in kept.into_iter().enumerate() {
+        let instance = &draft.app.instances[index];
+        match instance.wanted {
+            Wanted::Run if instance.is_live() && !is_kept => draft.want(index, Wanted::Unroute),
+            Wanted::Unroute if instance.is_live() && instance.let_go => draft.want(index, Wanted::Stop),
+            Wanted::Run | Wanted::Unroute | Wanted::Stop => {}
+        }
+    }
+    if let Some(target) = target {
+        fill(draft, &target, &slots);
+    } else if draft.app.deleting && !draft.app.instances.iter().any(InstanceView::is_live) {
+        draft.push(Change::DeleteApp);
+    }
+}
+
+/// The slots that should get an instance now but fit on no node.
+pub(super) fn unplaced(draft: &Draft<'_>, target: &ReleaseView) -> Vec<Unplaced> {
+    let slots = slots(&draft.app, target);
+    let mut nodes = draft.nodes.clone();
+    let missing = missing(draft.now, &draft.app, target, &slots).slots;
+    missing.into_iter().filter_map(|slot| place(&pending(slot, target), &mut nodes).err()).collect()
+}
+
+/// Of the instances in one slot, by their index in the view, those that matter.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// The one of the target release that should run on.
+    current: Option<usize>,
+    /// The one of another release that serves until `current` can.
+    old: Option<usize>,
+    /// The newest of the target release that ended although it was wanted, and that nobody replaced.
+    ended: Option<usize>,
+    /// Whether the target release serves here, or has completed.
+    serves: bool,
+}
+
+impl Slot {
+    fn kept(&self) -> impl Iterator<Item = usize> + use<> {
+        self.current.into_iter().chain(self.old.filter(|_| !self.serves))
+    }
+}
+
+fn slots(app: &AppView, target: &ReleaseView) -> Vec<Slot> {
+    let serves = app.slots_ready(target).into_iter();
+    let mut slots: Vec<Slot> = serves.map(|serves| Slot { serves, ..Slot::default() }).collect();
+    // Whoever is nearest to serving stays; among equals the oldest, which has proved itself longest.
+    let rank = |index: &usize| {
+        let instance = &app.instances[*index];
+        (instance.is_healthy(), instance.state, Reverse(instance.age()))
+    };
+    for (index, instance) in app.instances.iter().enumerate() {
+        let Some(slot) = slots.get_mut(instance.slot as usize) else { continue };
+        let is_target = instance.release == target.id;
+        if instance.is_wanted() {
+            let best = if is_target { &mut slot.current } else { &mut slot.old };
+            *best = best.take().into_iter().chain([index]).max_by_key(rank);
+        } else if is_target
+            && instance.wanted == Wanted::Run
+            && instance.state.is_final()
+            && !instance.replaced
+        {
+            slot.ended =
+                slot.ended.into_iter().chain([index]).max_by_key(|index| app.instances[*index].age());
+        }
+    }
+    slots
+}
+
+/// Creates what is missing.
+fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
+    let missing = missing(draft.now, &draft.app, target, slots);
+    if let Some(at) = missing.retry_at {
+        draft.wake(at);
+    }
+    for slot in missing.slots {
+        match place(&pending(slot, target), &mut draft.nodes) {
+            Ok(node) => {
+                let id = draft.ids.instance();
+                draft.push(Change::CreateInstance { id, release: target.id, slot, node });
+            }
+            Err(unplaced) => {
+                draft.wake(after(draft.now, PLACEMENT_RETRY));
+                draft.unplaced(unplaced);
+            }
+        }
+    }
+}
+
+fn pending(slot: u32, target: &ReleaseView) -> PendingInstance {
+    PendingInstance { slot, memory_bytes: target.spec.limits.memory.as_bytes() }
+}
+
+/// The slots that should get an instance now.
+#[derive(Debug, Default)]
+struct Missing {
+    slots: Vec<u32>,
+    /// When further ones should.
+    retry_at: Option<Timestamp>,
+}
+
+fn missing(now: Timestamp, app: &AppView, target: &ReleaseView, slots: &[Slot]) -> Missing {
+    let moving = |slot: &&Slot| !slot.serves && (slot.current.is_some() || slot.old.is_none());
+    let mut room = if app.is_rolling_out() {
+        target.surge(app.replicas).saturating_sub(slots.iter().filter(moving).count())
+    } else {
+        usize::MAX
+    };
+    let mut missing = Missing::default();
+    for (number, slot) in (0..).zip(slots) {
+        if slot.serves || slot.current.is_some() {
+            continue;
+        }
+        match slot.ended.map_or(Retry::Now, |ended| retry(now, app, target, &app.instances[ended])) {
+            Retry::Never => continue,
+            Retry::At(at) => {
+                missing.retry_at = Some(missing.retry_at.map_or(at, |earlier: Timestamp| earlier.min(at)));
+                continue;
+            }
+            Retry::Now => {}
+        }
+        if slot.old.is_some() {
+            if room == 0 {
+                continue;
+            }
+            room -= 1;
+        }
+        missing.slots.push(number);
+    }
+    missing
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    Now,
+    At(Timestamp),
+    /// The supervisor gave up, or the command is done: only a new rollout tries again.
+    Never,
+}
+
+fn retry(now: Timestamp, app: &AppView, target: &ReleaseView, ended: &InstanceView) -> Retry {
+    // A worker that stops an HTTP app, or a command that should always run, does so for reasons of its own.
+    let should_have_gone_on =
+        target.world.is_http() || target.spec.restart.condition == RestartCondition::Any;
+    let by_platform = match ended.state {
+        InstanceState::Lost => return Retry::Now,
+        InstanceState::Stopped => should_have_gone_on,
+        _ => ended.own_failure().is_none(),
+    };
+    let at = after(ended.created_at, PLATFORM_RETRY);
+    match by_platform {
+        true if now < at => Retry::At(at),
+        true => Retry::Now,
+        false if app.is_older_than_rollout(ended) => Retry::Now,
+        false => Retry::Never,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+use std::sync::Arc;
+
+use wharf_types::node::ReasonKind;
+use wharf_types::spec::RestartCondition;
+use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
+use wharf_types::world::World;
+
+use crate::plan::fixture::{Fixture, SECOND, node};
+use crate::plan::view::after;
+use crate::plan::{Change, ReleaseView};
+
+fn command(condition: RestartCondition) -> impl FnOnce(&mut ReleaseView) {
+    move |release| {
+        let mut spec = (*release.spec).clone();
+        spec.restart.condition = condition;
+        release.spec = Arc::new(spec);
+        release.world = World::CommandP2;
+        release.routes.clear();
+    }
+}
+
+fn wanted_of(fixture: &Fixture, index: usize) -> Wanted {
+    fixture.app.instances[index].wanted
+}
+
+#[test]
+fn an_app_that_serves_needs_no_change() {
+    let changes = Fixture::serving(1, 5).plan();
+    assert_eq!((changes.changes, changes.wake_at), (vec![], None));
+}
+
+#[test]
+fn a_new_instance_starts_beside_the_old_which_then_is_unrouted_and_stopped() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.deploy(2);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (1, 1));
+    fixture.app.instances[1].state = InstanceState::Running;
+    assert_eq!(fixture.plan().changes, [], "running is not yet healthy");
+    fixture.make_ready(1);
+    fixture.plan();
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Unroute);
+    fixture.wait(60);
+    fixture.plan();
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Unroute, "an ingress still uses it");
+    fixture.app.instances[0].let_go = true;
+    fixture.plan();
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Stop);
+}
+
+#[test]
+fn a_quarter_of_the_slots_moves_at_once() {
+    let mut fixture = Fixture::serving(1, 6);
+    fixture.deploy(2);
+    fixture.plan();
+    assert_eq!(fixture.wanted(2), 2);
+    fixture.make_ready(6);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (5, 3));
+}
+
+#[test]
+fn a_new_release_that_got_ill_holds_the_rollout_up() {
+    let mut fixture = Fixture::serving(1, 4);
+    fixture.deploy(2);
+    fixture.plan();
+    fixture.make_ready(4);
+    fixture.plan();
+    fixture.app.instances[4].health = Health::Unhealthy;
+    fixture.make_ready(5);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (2, 2), "slots 2 and 3 stay on the old release");
+}
+
+#[test]
+fn scaling_up_starts_all_at_once_and_scaling_down_unroutes_the_highest_slots() {
+    let mut fixture = Fixture::serving(1, 2);
+    fixture.app.replicas = 9;
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 9);
+    fixture.app.replicas = 1;
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 1);
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Run);
+    fixture.app.replicas = 2;
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 2, "what was unrouted is not wanted again");
+    assert_eq!(fixture.instances(1).count(), 10);
+}
+
+#[test]
+fn a_superseded_rollout_leaves_one_old_instance_in_each_slot() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.deploy(2);
+    fixture.plan();
+    fixture.deploy(3);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2), fixture.wanted(3)), (1, 0, 1));
+}
+
+#[test]
+fn a_lost_instance_gets_a_successor_at_once() {
+    let mut fixture = Fixture::serving(1, 2);
+    fixture.app.instances[1].state = InstanceState::Lost;
+    let changes = fixture.plan();
+    assert!(matches!(changes.changes[..], [Change::CreateInstance { slot: 1, .. }]), "{changes:?}");
+}
+
+#[test]
+fn an_instance_whose_node_is_unknown_is_lost_but_one_whose_lease_expired_is_waited_for() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.nodes[0].ready = false;
+    assert_eq!(fixture.plan().changes, []);
+    fixture.nodes = vec![node(2, 4096)];
+    let changes = fixture.plan().changes;
+    assert!(matches!(
+        changes[..],
+        [Change::EndInstance { state: InstanceState::Lost, .. }, Change::CreateInstance { slot: 0, .. }]
+    ));
+}
+
+#[test]
+fn a_platform_failure_is_tried_again_after_a_second() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.app.instances.clear();
+    fixture.plan();
+    fixture.fail(0, ReasonKind::Platform, "disk full");
+    let waiting = fixture.plan();
+    assert_eq!((waiting.changes, waiting.wake_at), (vec![], Some(after(fixture.now, SECOND))));
+    fixture.wait(1);
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 1);
+}
+
+#[test]
+fn what_the_supervisor_gave_up_waits_for_a_new_rollout() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.fail(0, ReasonKind::Artifact, "import `x` is not provided");
+    fixture.wait(100);
+    assert_eq!(fixture.plan().changes, []);
+    fixture.deploy(1);
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 1);
+}
+
+#[test]
+fn a_failure_that_the_supervisor_replaced_is_left_to_it() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.fail(0, ReasonKind::Platform, "boom");
+    fixture.app.instances[0].replaced = true;
+    fixture.add(1, 0);
+    assert_eq!(fixture.plan().changes, []);
+}
+
+#[test]
+fn a_command_that_is_done_completes_its_slot() {
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy_with(1, command(RestartCondition::OnFailure));
+    fixture.plan();
+    fixture.app.instances[0].state = InstanceState::Stopped;
+    fixture.plan();
+    assert_eq!(fixture.app.rollout.as_ref().map(|rollout| rollout.state), Some(RolloutState::Monitoring));
+    fixture.wait(5);
+    fixture.plan();
+    fixture.wait(1000);
+    assert_eq!(fixture.plan().changes, []);
+    assert_eq!(fixture.instances(1).count(), 1);
+}
+
+#[test]
+fn a_command_is_ready_as_soon_as_it_runs_and_then_takes_over() {
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy_with(1, command(RestartCondition::Any));
+    fixture.plan();
+    fixture.app.instances[0].state = InstanceState::Running;
+    fixture.plan();
+    assert_eq!(fixture.app.stable.as_ref().map(|stable| stable.number), Some(1));
+    fixture.deploy_with(2, command(RestartCondition::Any));
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (1, 1));
+    fixture.app.instances[1].state = InstanceState::Running;
+    fixture.plan();
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Unroute);
+}
+
+#[test]
+fn an_http_app_that_its_worker_stopped_is_started_again() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.app.instances[0].state = InstanceState::Stopped;
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 1);
+}
+
+#[test]
+fn a_deleted_app_goes_when_its_last_instance_has() {
+    let mut fixture = Fixture::serving(1, 2);
+    fixture.deploy(2);
+    fixture.app.deleting = true;
+    fixture.plan();
+    assert!(fixture.app.instances.iter().all(|instance| instance.wanted == Wanted::Unroute));
+    for instance in &mut fixture.app.instances {
+        instance.let_go = true;
+    }
+    fixture.plan();
+    assert!(fixture.app.instances.iter().all(|instance| instance.wanted == Wanted::Stop));
+    for instance in &mut fixture.app.instances {
+        instance.state = InstanceState::Stopped;
+    }
+    let ids = &mut crate::plan::RandomIds;
+    assert_eq!(
+        crate::plan::plan(fixture.now, &fixture.app, &fixture.nodes, ids).changes,
+        [Change::DeleteApp]
+    );
+}

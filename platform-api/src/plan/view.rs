@@ -1,0 +1,115 @@
+//! Questions about a view that several decisions ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf_types::node::{Reason, ReasonKind};
+use wharf_types::spec::RestartCondition;
+use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
+use wharf_types::{InstanceId, ReleaseId, Timestamp};
+
+use super::{AppView, InstanceView, ReleaseView, RolloutView};
+
+impl AppView {
+    /// A release that the view holds.
+    pub(crate) fn release(&self, id: ReleaseId) -> Option<&Arc<ReleaseView>> {
+        [&self.target, &self.stable].into_iter().flatten().find(|release| release.id == id)
+    }
+
+    /// The release that should serve: the target as soon as it can, until then the one before.
+    pub(crate) fn serving_release(&self) -> Option<&Arc<ReleaseView>> {
+        let target_serves =
+            |target: &ReleaseView| self.instances.iter().any(|instance| instance.is_ready_for(target));
+        match (&self.target, &self.stable) {
+            (Some(target), Some(stable)) => Some(if target_serves(target) { target } else { stable }),
+            (target, stable) => target.as_ref().or(stable.as_ref()),
+        }
+    }
+
+    /// Which of the slots `0..replicas` `release` serves, or has completed.
+    pub(crate) fn slots_ready(&self, release: &ReleaseView) -> Vec<bool> {
+        let mut ready = vec![false; self.replicas as usize];
+        for instance in &self.instances {
+            if let Some(slot) = ready.get_mut(instance.slot as usize) {
+                *slot |= instance.is_ready_for(release) || self.has_completed(instance, release);
+            }
+        }
+        ready
+    }
+
+    /// Whether a command ended with success, and its restart condition is content with that.
+    pub(crate) fn has_completed(&self, instance: &InstanceView, release: &ReleaseView) -> bool {
+        instance.release == release.id
+            && !release.world.is_http()
+            && instance.state == InstanceState::Stopped
+            && instance.wanted == Wanted::Run
+            && !instance.replaced
+            && release.spec.restart.condition != RestartCondition::Any
+            && !self.is_older_than_rollout(instance)
+    }
+
+    /// Whether what this instance went through says nothing about the rollout that is under way.
+    pub(crate) fn is_older_than_rollout(&self, instance: &InstanceView) -> bool {
+        self.rollout_under_way().is_some_and(|rollout| instance.created_at < rollout.started_at)
+    }
+
+    pub(crate) fn rollout_under_way(&self) -> Option<&RolloutView> {
+        self.rollout.as_ref().filter(|rollout| !rollout.state.is_final())
+    }
+
+    /// Whether new instances are still being brought into service.
+    pub(crate) fn is_rolling_out(&self) -> bool {
+        self.rollout_under_way().is_some_and(|rollout| rollout.state < RolloutState::Monitoring)
+    }
+}
+
+impl ReleaseView {
+    /// How many slots may hold an instance of this release beside one of another, before the new one is ready.
+    pub(crate) fn surge(&self, replicas: u32) -> usize {
+        let percent = u64::from(self.spec.update.parallelism_percent);
+        let slots = (u64::from(replicas) * percent).div_ceil(100).max(1);
+        usize::try_from(slots).unwrap_or(usize::MAX)
+    }
+}
+
+impl InstanceView {
+    /// Whether it still runs, will run, or has to be stopped.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.state.is_final() && !self.replaced
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_live() && self.wanted == Wanted::Run
+    }
+
+    /// Whether requests may be sent to it.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.is_wanted() && self.state == InstanceState::Running && self.health == Health::Healthy
+    }
+
+    /// Whether it serves as an instance of `release`. A command has no readiness: it is enough that it runs.
+    pub(crate) fn is_ready_for(&self, release: &ReleaseView) -> bool {
+        let command_runs = !release.world.is_http()
+            && self.is_wanted()
+            && self.state == InstanceState::Running
+            && self.health != Health::Unhealthy;
+        self.release == release.id && (self.is_healthy() || command_runs)
+    }
+
+    /// Why it failed although it was wanted, if that was its own fault. A failure without a reason is not held against it:
+    /// a worker that was killed cannot say what became of its instances.
+    pub(crate) fn own_failure(&self) -> Option<&Reason> {
+        let failed = self.state == InstanceState::Failed && self.wanted == Wanted::Run;
+        self.reason.as_ref().filter(|reason| failed && reason.kind != ReasonKind::Platform)
+    }
+
+    /// Orders instances from the oldest to the newest.
+    pub(crate) fn age(&self) -> (Timestamp, InstanceId) {
+        (self.created_at, self.id)
+    }
+}
+
+/// Time arithmetic that cannot fail; the far future is as good as never.
+pub(crate) fn after(time: Timestamp, span: Duration) -> Timestamp {
+    time.checked_add(span).unwrap_or(Timestamp::MAX)
+}

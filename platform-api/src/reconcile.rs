@@ -1,0 +1,222 @@
+//! Closes the gap between what is wanted and what is, by carrying out what the planner finds.
+//!
+//! One task, nudged whenever an app or a node changed; it takes no input but the store and the nodes, so a restart changes
+//! nothing. A slow full pass is the safety net.
+
+mod apply;
+mod fleet;
+mod publish;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use wharf_types::{AppId, NodeId, Timestamp};
+
+use crate::context::Context;
+use crate::nodes::NodeStatus;
+use crate::operations::OperationError;
+use crate::plan::{self, RandomIds};
+use crate::{store, view};
+use apply::Applied;
+use fleet::Fleet;
+use publish::Publisher;
+
+/// The safety net, should a nudge ever be missed.
+const FULL_PASS: Duration = Duration::from_secs(30);
+/// How often leases are looked at; that a node came back is known at once.
+const LEASES: Duration = Duration::from_millis(250);
+/// How long an app waits after the store failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// Plans of one app in a row; each sees the outcome of the one before.
+const ROUNDS_MAX: usize = 8;
+
+pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
+    let mut reconciler = Reconciler::new(context.clone());
+    let mut full_pass = interval(FULL_PASS);
+    let mut leases = interval(LEASES);
+    for timer in [&mut full_pass, &mut leases] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    loop {
+        // The first tick comes at once: at the start every app is looked at.
+        let full = tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = full_pass.tick() => true,
+            () = context.dirty.nudged() => false,
+            _ = leases.tick() => false,
+            () = sleep_until(reconciler.next_wake()) => false,
+        };
+        if full {
+            reconciler.mark_all().await;
+        }
+        reconciler.pass().await;
+    }
+}
+
+struct Reconciler {
+    context: Arc<Context>,
+    fleet: Fleet,
+    publisher: Publisher,
+    /// When apps have to be planned again even if nothing happens.
+    wakes: BTreeMap<AppId, Timestamp>,
+    /// The nodes, and whether each is ready; without those that were given up.
+    nodes: BTreeMap<NodeId, bool>,
+    acknowledged: u64,
+    /// Apps that have not been read since the start. None: not even listed.
+    unread: Option<BTreeSet<AppId>>,
+}
+
+impl Reconciler {
+    fn new(context: Arc<Context>) -> Self {
+        let publisher = Publisher::new(context.generation_base);
+        Self {
+            context,
+            fleet: Fleet::default(),
+            publisher,
+            wakes: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            acknowledged: u64::MAX,
+            unread: None,
+        }
+    }
+
+    async fn mark_all(&mut self) {
+        let ids = async {
+            let mut tx = self.context.store.read().await?;
+            store::app::ids(&mut tx).await
+        };
+        match ids.await {
+            Ok(ids) => {
+                self.unread.get_or_insert_with(|| ids.iter().copied().collect());
+                self.context.dirty.mark(ids);
+            }
+            Err(error) => warn!("cannot list the apps: {}", chain(&error)),
+        }
+    }
+
+    /// Plans every app that is due, then tells the nodes.
+    async fn pass(&mut self) {
+        let nodes = self.context.nodes.list();
+        self.look_at_nodes(&nodes);
+        let now = Timestamp::now();
+        let mut due = self.context.dirty.take();
+        due.extend(self.wakes.iter().filter(|(_, at)| **at <= now).map(|(app, _)| *app));
+        for app in due {
+            self.wakes.remove(&app);
+            if let Err(error) = self.reconcile(app, &nodes).await {
+                warn!(app.id = %app, "cannot reconcile app {app}, trying again in {RETRY:?}: {}", chain(&error));
+                self.wakes.insert(app, plan_after(Timestamp::now(), RETRY));
+            }
+        }
+        // An assignment that lacks apps because they were not read yet would stop what runs.
+        if self.unread.as_ref().is_some_and(BTreeSet::is_empty) {
+            let changed = self.publisher.publish(&self.context, &self.fleet, &nodes);
+            let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
+            if !acknowledged.is_empty() {
+                self.context.dirty.mark(acknowledged);
+            }
+        }
+    }
+
+    /// Marks the apps that have to be planned again because nodes came, went, or let go of routes.
+    fn look_at_nodes(&mut self, nodes: &[NodeStatus]) {
+        let known: BTreeMap<NodeId, bool> =
+            nodes.iter().filter(|node| !node.given_up).map(|node| (node.id, node.ready)).collect();
+        let acknowledged = nodes
+            .iter()
+            .filter(|node| node.ready)
+            .map(|node| node.routes_generation)
+            .min()
+            .unwrap_or(u64::MAX);
+        if known != self.nodes {
+            self.nodes = known;
+            self.context.dirty.mark(self.fleet.apps());
+        }
+        if acknowledged != self.acknowledged {
+            let before = std::mem::replace(&mut self.acknowledged, acknowledged);
+            self.context.dirty.mark(self.publisher.acknowledged_since(before, acknowledged));
+        }
+    }
+
+    /// Plans one app until there is nothing more to do now.
+    async fn reconcile(&mut self, id: AppId, nodes: &[NodeStatus]) -> Result<(), OperationError> {
+        for _ in 0..ROUNDS_MAX {
+            let mut tx = self.context.store.read().await?;
+            let loaded = view::load(&mut tx, &self.context.releases, id).await?;
+            drop(tx);
+            let Some(mut loaded) = loaded else {
+                self.forget(id);
+                return Ok(());
+            };
+            self.publisher.mark_acknowledged(&mut loaded, self.acknowledged);
+            let revision = loaded.app.revision;
+            self.fleet.put(loaded);
+            self.read(id);
+            let now = Timestamp::now();
+            let Some(entry) = self.fleet.view(id) else { return Ok(()) };
+            let changes = plan::plan(now, entry, &self.fleet.nodes_for(id, nodes), &mut RandomIds);
+            self.context.unplaced().insert(id, changes.unplaced.clone());
+            match changes.wake_at {
+                Some(at) => self.wakes.insert(id, at),
+                None => self.wakes.remove(&id),
+            };
+            if changes.changes.is_empty() {
+                return Ok(());
+            }
+            match apply::apply(&self.context, id, entry, revision, &changes, now).await? {
+                Applied::Deleted => {
+                    self.forget(id);
+                    return Ok(());
+                }
+                // If somebody was faster, the next round sees what they did.
+                Applied::Done | Applied::Outdated => {}
+            }
+        }
+        self.context.dirty.mark([id]);
+        Ok(())
+    }
+
+    fn read(&mut self, id: AppId) {
+        if let Some(unread) = &mut self.unread {
+            unread.remove(&id);
+        }
+    }
+
+    fn forget(&mut self, id: AppId) {
+        self.read(id);
+        self.fleet.remove(id);
+        self.wakes.remove(&id);
+        self.context.unplaced().remove(&id);
+    }
+
+    /// When the first app is due.
+    fn next_wake(&self) -> Instant {
+        let far = Instant::now() + FULL_PASS;
+        let Some(at) = self.wakes.values().min() else { return far };
+        let wait = at.duration_since(Timestamp::now());
+        match Duration::try_from(wait) {
+            // A plan that is due again at once must not keep the task from everything else.
+            Ok(wait) => Instant::now() + wait.clamp(Duration::from_millis(1), FULL_PASS),
+            Err(_) => Instant::now() + Duration::from_millis(1),
+        }
+    }
+}
+
+fn plan_after(now: Timestamp, span: Duration) -> Timestamp {
+    now.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+/// An error with everything that caused it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

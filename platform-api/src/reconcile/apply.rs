@@ -1,0 +1,130 @@
+//! Writes what the planner found, in one transaction.
+
+use wharf_types::node::Reason;
+use wharf_types::state::{RolloutState, Wanted};
+use wharf_types::{AppId, Timestamp};
+
+use crate::context::Context;
+use crate::operations::{OperationError, routes};
+use crate::plan::{AppView, Change, Changes};
+use crate::store::instance::NewInstance;
+use crate::store::rollout::NewRollout;
+use crate::store::{self, Conn};
+
+pub(super) enum Applied {
+    Done,
+    /// Somebody else changed the app since the view was read: nothing was written.
+    Outdated,
+    Deleted,
+}
+
+pub(super) async fn apply(
+    context: &Context,
+    app: AppId,
+    view: &AppView,
+    revision: i64,
+    changes: &Changes,
+    now: Timestamp,
+) -> Result<Applied, OperationError> {
+    let mut tx = context.store.write().await?;
+    // The one guard that matters: every writer draws a revision, so an unchanged one means that the view still holds.
+    if !store::change::touch_if(&mut tx, app, revision, now).await? {
+        return Ok(Applied::Outdated);
+    }
+    let mut deleted = false;
+    for change in &changes.changes {
+        if *change == Change::DeleteApp {
+            deleted = true;
+        }
+        apply_one(&mut tx, app, view, change, now).await?;
+    }
+    if !deleted && changes.changes.iter().any(ends_rollout) {
+        clean_up(&mut tx, context, app).await?;
+    }
+    tx.commit().await?;
+    if deleted {
+        context.logs.remove(&view.namespace, &view.name).await;
+    }
+    context.announce(app);
+    Ok(if deleted { Applied::Deleted } else { Applied::Done })
+}
+
+async fn apply_one(
+    conn: &mut Conn,
+    app: AppId,
+    view: &AppView,
+    change: &Change,
+    now: Timestamp,
+) -> Result<(), OperationError> {
+    match change {
+        Change::CreateInstance { id, release, slot, node } => {
+            let new = NewInstance {
+                id: *id,
+                app,
+                release: *release,
+                slot: *slot,
+                node: *node,
+                wanted: Wanted::Run,
+            };
+            store::instance::create(conn, &new, now).await?;
+        }
+        Change::SetWanted { instance, wanted } => {
+            store::instance::set_wanted(conn, *instance, *wanted).await?;
+        }
+        Change::EndInstance { instance, state, reason } => {
+            store::instance::end(conn, *instance, *state, reason, now).await?;
+        }
+        Change::SetRollout { rollout, state, reason, monitoring_since } => {
+            let reason: Option<&Reason> = reason.as_ref();
+            store::rollout::advance(conn, *rollout, *state, reason, *monitoring_since, now).await?;
+            if matches!(state, RolloutState::Monitoring | RolloutState::Succeeded)
+                && let Some(rollout) = store::rollout::find(conn, app, *rollout).await?
+            {
+                store::release::mark_served(conn, rollout.view.to).await?;
+            }
+        }
+        Change::Progress { rollout, ready } => {
+            store::rollout::progress(conn, *rollout, *ready, now).await?;
+        }
+        Change::SetStable { release } => store::app::set_stable(conn, app, *release).await?,
+        Change::SetTarget { release } => store::app::set_target(conn, app, *release).await?,
+        Change::RollBack { failed, rollout, from, to } => {
+            let new = NewRollout { id: *rollout, app, from: Some(*from), to: *to, automatic: true };
+            store::rollout::create(conn, &new, now).await?;
+            store::rollout::set_rolled_back_by(conn, *failed, *rollout).await?;
+        }
+        Change::DeleteApp => delete(conn, app, view, now).await?,
+        Change::Event { kind, message } => {
+            store::event::append(conn, &view.namespace, Some(&view.name), kind, message, now).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn delete(conn: &mut Conn, id: AppId, view: &AppView, now: Timestamp) -> Result<(), OperationError> {
+    let app = store::app::get(conn, id).await?;
+    store::app::delete(conn, id).await?;
+    if let Some(app) = app {
+        store::keyvalue::recount(conn, app.namespace_id).await?;
+    }
+    let message = format!("the app {} and its data are gone", view.name);
+    store::event::append(conn, &view.namespace, Some(&view.name), "app.deleted", &message, now).await?;
+    Ok(())
+}
+
+fn ends_rollout(change: &Change) -> bool {
+    matches!(change, Change::SetRollout { state, .. } if state.is_final())
+}
+
+/// Forgets releases that are too old, and gives up routes that no release in use has.
+async fn clean_up(conn: &mut Conn, context: &Context, id: AppId) -> Result<(), OperationError> {
+    store::release::prune(conn, id).await?;
+    let Some(app) = store::app::get(conn, id).await? else { return Ok(()) };
+    let mut kept = Vec::new();
+    for release in [app.target_release, app.stable_release].into_iter().flatten() {
+        if let Some(release) = context.releases.get(conn, &app, release).await? {
+            kept.extend(release.routes.iter().cloned());
+        }
+    }
+    routes::keep_only(conn, &context.config.domain, &app, kept).await
+}

@@ -1,0 +1,162 @@
+//! The database: what survives a restart.
+//!
+//! All SQL is in here, one file per table, and every statement is valid on SQLite and on PostgreSQL. Functions take the
+//! connection first, so that operations put several of them in one transaction. A change of state is a guarded update that
+//! says whether it applied.
+
+pub(crate) mod app;
+pub(crate) mod artifact;
+pub(crate) mod change;
+mod codec;
+pub(crate) mod event;
+pub(crate) mod idempotency;
+pub(crate) mod instance;
+pub(crate) mod keyvalue;
+pub(crate) mod namespace;
+pub(crate) mod node;
+pub(crate) mod release;
+pub(crate) mod rollout;
+pub(crate) mod route;
+pub(crate) mod token;
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use sqlx::{Connection, Sqlite, Transaction};
+
+static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
+
+/// Readers beside the one writer.
+const READERS: u32 = 4;
+
+pub(crate) type Conn = SqliteConnection;
+pub(crate) type Tx = Transaction<'static, Sqlite>;
+pub(crate) type Result<T> = std::result::Result<T, StoreError>;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// Nothing was written; what was there before is whole.
+    #[error("the disk is full")]
+    Full,
+    /// A named constraint was violated.
+    #[error("it exists already")]
+    Taken,
+    #[error("a row of the database cannot be read: {0}")]
+    Corrupt(String),
+    #[error("the database failed")]
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(database) = &error {
+            // SQLITE_FULL, and the shared memory of the write-ahead log that cannot grow.
+            if matches!(database.code().as_deref(), Some("13" | "4874")) {
+                return Self::Full;
+            }
+            if database.is_unique_violation() {
+                return Self::Taken;
+            }
+        }
+        Self::Database(error)
+    }
+}
+
+/// Why a database cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenStoreError {
+    #[error("a newer version wrote it")]
+    Newer,
+    #[error("it is damaged")]
+    Damaged(#[source] sqlx::Error),
+    #[error("it cannot be opened")]
+    Open(#[source] sqlx::Error),
+    #[error("its tables cannot be brought up to date")]
+    Migrate(#[source] MigrateError),
+}
+
+/// SQLite has one writer at a time, so there is one connection for writes: writers queue in order instead of failing
+/// with "busy". Readers see the last commit and never wait.
+#[derive(Clone)]
+pub(crate) struct Store {
+    writes: SqlitePool,
+    reads: SqlitePool,
+}
+
+impl Store {
+    pub(crate) async fn open(file: &Path) -> std::result::Result<Self, OpenStoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // With FULL, a commit is on the disk before it is acknowledged.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10));
+        let writes = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            // SQLite ends a transaction by itself when the disk is full, and sqlx then believes for ever that it is in one.
+            // Such a connection is closed, so that the next writer gets a new one.
+            .before_acquire(|conn, _| Box::pin(async move { Ok(!conn.is_in_transaction()) }))
+            .connect_with(options.clone())
+            .await
+            .map_err(open_error)?;
+        MIGRATOR.run(&writes).await.map_err(migrate_error)?;
+        let reads = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(options.create_if_missing(false));
+        Ok(Self { writes, reads })
+    }
+
+    /// A transaction that may write. It holds the only writer: nothing slow may happen before its end.
+    pub(crate) async fn write(&self) -> Result<Tx> {
+        Ok(self.writes.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// A snapshot to read from.
+    pub(crate) async fn read(&self) -> Result<Tx> {
+        Ok(self.reads.begin().await?)
+    }
+
+    pub(crate) async fn close(&self) {
+        self.reads.close().await;
+        self.writes.close().await;
+    }
+
+    /// Lets the database grow no further, as on a full disk.
+    #[cfg(test)]
+    pub(crate) async fn stop_growing(&self, stop: bool) {
+        let mut conn = self.writes.acquire().await.unwrap();
+        let statement = if stop { "PRAGMA max_page_count = 1" } else { "PRAGMA max_page_count = 1073741823" };
+        sqlx::query(statement).execute(&mut *conn).await.unwrap();
+    }
+}
+
+fn open_error(error: sqlx::Error) -> OpenStoreError {
+    match &error {
+        // SQLITE_CORRUPT and SQLITE_NOTADB.
+        sqlx::Error::Database(database) if matches!(database.code().as_deref(), Some("11" | "26")) => {
+            OpenStoreError::Damaged(error)
+        }
+        _ => OpenStoreError::Open(error),
+    }
+}
+
+fn migrate_error(error: MigrateError) -> OpenStoreError {
+    match error {
+        MigrateError::VersionMissing(_)
+        | MigrateError::VersionMismatch(_)
+        | MigrateError::VersionTooNew(..) => OpenStoreError::Newer,
+        MigrateError::Execute(error) => open_error(error),
+        error => OpenStoreError::Migrate(error),
+    }
+}

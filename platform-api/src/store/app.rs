@@ -1,0 +1,202 @@
+//! Table `app`.
+
+use std::collections::BTreeMap;
+
+use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, Timestamp};
+
+use super::codec::{from_json, json, number, parse, parse_opt, time};
+use super::{Conn, Result};
+
+/// What `env` set: null removes a variable that the release's own settings have.
+pub(crate) type EnvOverrides = BTreeMap<String, Option<String>>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    pub(crate) id: AppId,
+    pub(crate) namespace_id: NamespaceId,
+    pub(crate) namespace: NamespaceName,
+    pub(crate) name: AppName,
+    pub(crate) deleting: bool,
+    pub(crate) replicas: u32,
+    pub(crate) replicas_override: bool,
+    pub(crate) env_overrides: EnvOverrides,
+    pub(crate) last_release: u64,
+    pub(crate) target_release: Option<ReleaseId>,
+    pub(crate) stable_release: Option<ReleaseId>,
+    pub(crate) revision: i64,
+    pub(crate) updated_at: Timestamp,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    namespace_id: String,
+    namespace: String,
+    name: String,
+    deleting: bool,
+    replicas: i64,
+    replicas_override: bool,
+    env_overrides: String,
+    last_release: i64,
+    target_release: Option<String>,
+    stable_release: Option<String>,
+    revision: i64,
+    updated_at: i64,
+}
+
+impl TryFrom<Row> for App {
+    type Error = super::StoreError;
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            id: parse(&row.id)?,
+            namespace_id: parse(&row.namespace_id)?,
+            namespace: parse(&row.namespace)?,
+            name: parse(&row.name)?,
+            deleting: row.deleting,
+            replicas: number(row.replicas)?,
+            replicas_override: row.replicas_override,
+            env_overrides: from_json(&row.env_overrides)?,
+            last_release: number(row.last_release)?,
+            target_release: parse_opt(row.target_release.as_deref())?,
+            stable_release: parse_opt(row.stable_release.as_deref())?,
+            revision: row.revision,
+            updated_at: time(row.updated_at)?,
+        })
+    }
+}
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT app.id, app.namespace AS namespace_id, namespace.name AS namespace, app.name, app.deleting, app.replicas,
+             app.replicas_override, app.env_overrides, app.last_release, app.target_release, app.stable_release,
+             app.revision, app.updated_at FROM app JOIN namespace ON namespace.id = app.namespace ",
+            $rest
+        )
+    };
+}
+
+pub(crate) async fn create(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    name: &AppName,
+    replicas: u32,
+    now: Timestamp,
+) -> Result<AppId> {
+    let id = AppId::new();
+    sqlx::query(
+        "INSERT INTO app (id, namespace, name, deleting, replicas, replicas_override, env_overrides, last_release,
+             revision, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $8)",
+    )
+    .bind(id.to_string())
+    .bind(namespace.to_string())
+    .bind(name.as_str())
+    .bind(false)
+    .bind(i64::from(replicas))
+    .bind(false)
+    .bind("{}")
+    .bind(now.as_microsecond())
+    .execute(conn)
+    .await?;
+    Ok(id)
+}
+
+pub(crate) async fn find(conn: &mut Conn, namespace: &NamespaceName, name: &AppName) -> Result<Option<App>> {
+    let row: Option<Row> = sqlx::query_as(select!("WHERE namespace.name = $1 AND app.name = $2"))
+        .bind(namespace.as_str())
+        .bind(name.as_str())
+        .fetch_optional(conn)
+        .await?;
+    row.map(App::try_from).transpose()
+}
+
+pub(crate) async fn get(conn: &mut Conn, id: AppId) -> Result<Option<App>> {
+    let row: Option<Row> =
+        sqlx::query_as(select!("WHERE app.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+    row.map(App::try_from).transpose()
+}
+
+/// Apps of a namespace by name, after `after`.
+pub(crate) async fn list(
+    conn: &mut Conn,
+    namespace: &NamespaceName,
+    after: &str,
+    limit: i64,
+) -> Result<Vec<App>> {
+    let rows: Vec<Row> =
+        sqlx::query_as(select!("WHERE namespace.name = $1 AND app.name > $2 ORDER BY app.name LIMIT $3"))
+            .bind(namespace.as_str())
+            .bind(after)
+            .bind(limit)
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter().map(App::try_from).collect()
+}
+
+pub(crate) async fn ids(conn: &mut Conn) -> Result<Vec<AppId>> {
+    let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM app ORDER BY id").fetch_all(conn).await?;
+    rows.iter().map(|(id,)| parse(id)).collect()
+}
+
+/// Draws the number of the app's next release.
+pub(crate) async fn next_release(conn: &mut Conn, id: AppId) -> Result<u64> {
+    let (number_of_release,): (i64,) =
+        sqlx::query_as("UPDATE app SET last_release = last_release + 1 WHERE id = $1 RETURNING last_release")
+            .bind(id.to_string())
+            .fetch_one(conn)
+            .await?;
+    number(number_of_release)
+}
+
+pub(crate) async fn set_replicas(conn: &mut Conn, id: AppId, replicas: u32, by_user: bool) -> Result<()> {
+    sqlx::query("UPDATE app SET replicas = $2, replicas_override = $3 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(i64::from(replicas))
+        .bind(by_user)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn set_env_overrides(conn: &mut Conn, id: AppId, env: &EnvOverrides) -> Result<()> {
+    sqlx::query("UPDATE app SET env_overrides = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(json(env))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn set_target(conn: &mut Conn, id: AppId, release: Option<ReleaseId>) -> Result<()> {
+    sqlx::query("UPDATE app SET target_release = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(release.map(|id| id.to_string()))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn set_stable(conn: &mut Conn, id: AppId, release: ReleaseId) -> Result<()> {
+    sqlx::query("UPDATE app SET stable_release = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(release.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Returns `false` when it was marked before.
+pub(crate) async fn mark_deleting(conn: &mut Conn, id: AppId) -> Result<bool> {
+    let done = sqlx::query("UPDATE app SET deleting = $2 WHERE id = $1 AND deleting <> $2")
+        .bind(id.to_string())
+        .bind(true)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Takes the app away with everything that refers to it.
+pub(crate) async fn delete(conn: &mut Conn, id: AppId) -> Result<bool> {
+    let done = sqlx::query("DELETE FROM app WHERE id = $1").bind(id.to_string()).execute(conn).await?;
+    Ok(done.rows_affected() == 1)
+}

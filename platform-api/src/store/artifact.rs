@@ -1,0 +1,93 @@
+//! Tables `artifact` and `namespace_artifact`: what is known of pushed artifacts. Their bytes are in [`crate::artifacts`].
+
+use wharf_types::world::World;
+use wharf_types::{Digest, NamespaceId, Timestamp};
+
+use super::codec::{from_json, json, number, parse};
+use super::{Conn, Result};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Artifact {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: u64,
+    pub(crate) world: World,
+    pub(crate) imports: Vec<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    digest: String,
+    bytes: i64,
+    world: String,
+    imports: String,
+}
+
+impl TryFrom<Row> for Artifact {
+    type Error = super::StoreError;
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            digest: parse(&row.digest)?,
+            bytes: number(row.bytes)?,
+            world: from_json(&row.world)?,
+            imports: from_json(&row.imports)?,
+        })
+    }
+}
+
+/// Records an artifact whose bytes are safely stored, and that the namespace may use it.
+pub(crate) async fn put(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    artifact: &Artifact,
+    now: Timestamp,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO artifact (digest, bytes, world, imports, created_at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (digest) DO NOTHING",
+    )
+    .bind(artifact.digest.to_string())
+    .bind(i64::try_from(artifact.bytes).unwrap_or(i64::MAX))
+    .bind(json(&artifact.world))
+    .bind(json(&artifact.imports))
+    .bind(now.as_microsecond())
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "INSERT INTO namespace_artifact (namespace, digest, pushed_at) VALUES ($1, $2, $3)
+         ON CONFLICT (namespace, digest) DO NOTHING",
+    )
+    .bind(namespace.to_string())
+    .bind(artifact.digest.to_string())
+    .bind(now.as_microsecond())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What the namespace pushed under this digest.
+pub(crate) async fn find(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    digest: Digest,
+) -> Result<Option<Artifact>> {
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT artifact.digest, artifact.bytes, artifact.world, artifact.imports FROM artifact
+         JOIN namespace_artifact ON namespace_artifact.digest = artifact.digest
+         WHERE namespace_artifact.namespace = $1 AND artifact.digest = $2",
+    )
+    .bind(namespace.to_string())
+    .bind(digest.to_string())
+    .fetch_optional(conn)
+    .await?;
+    row.map(Artifact::try_from).transpose()
+}
+
+/// An artifact of any namespace: for releases, which only hold artifacts that their namespace pushed.
+pub(crate) async fn get(conn: &mut Conn, digest: Digest) -> Result<Option<Artifact>> {
+    let row: Option<Row> =
+        sqlx::query_as("SELECT digest, bytes, world, imports FROM artifact WHERE digest = $1")
+            .bind(digest.to_string())
+            .fetch_optional(conn)
+            .await?;
+    row.map(Artifact::try_from).transpose()
+}

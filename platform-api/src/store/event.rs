@@ -1,0 +1,76 @@
+//! Table `event`: append-only facts for users.
+
+use wharf_types::event::Event;
+use wharf_types::{AppName, NamespaceName, Timestamp};
+
+use super::codec::{parse, parse_opt, time};
+use super::{Conn, Result, change};
+
+/// Events that are kept in all.
+const KEPT: i64 = 100_000;
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    seq: i64,
+    time: i64,
+    namespace: String,
+    app: Option<String>,
+    kind: String,
+    message: String,
+}
+
+pub(crate) async fn append(
+    conn: &mut Conn,
+    namespace: &NamespaceName,
+    app: Option<&AppName>,
+    kind: &str,
+    message: &str,
+    now: Timestamp,
+) -> Result<i64> {
+    let seq = change::count(conn, "event").await?;
+    sqlx::query(
+        "INSERT INTO event (seq, time, namespace, app, kind, message) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(seq)
+    .bind(now.as_microsecond())
+    .bind(namespace.as_str())
+    .bind(app.map(AppName::as_str))
+    .bind(kind)
+    .bind(message)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("DELETE FROM event WHERE seq <= $1").bind(seq - KEPT).execute(conn).await?;
+    Ok(seq)
+}
+
+/// Events after `after`, oldest first. Without an app: those of the whole namespace.
+pub(crate) async fn list(
+    conn: &mut Conn,
+    namespace: &NamespaceName,
+    app: Option<&AppName>,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Event>> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT seq, time, namespace, app, kind, message FROM event
+         WHERE namespace = $1 AND ($2 IS NULL OR app = $2) AND seq > $3 ORDER BY seq LIMIT $4",
+    )
+    .bind(namespace.as_str())
+    .bind(app.map(AppName::as_str))
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Event {
+                seq: row.seq,
+                time: time(row.time)?,
+                namespace: parse(&row.namespace)?,
+                app: parse_opt(row.app.as_deref())?,
+                kind: row.kind,
+                message: row.message,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,56 @@
+//! Table `node`: what workers said of themselves when they came.
+
+use wharf_types::node::NodeRegistration;
+use wharf_types::{NodeId, Timestamp};
+
+use super::codec::{number, parse};
+use super::{Conn, Result};
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    hostname: String,
+    memory_bytes: i64,
+    cpus: i64,
+    version: String,
+}
+
+pub(crate) async fn register(
+    conn: &mut Conn,
+    id: NodeId,
+    node: &NodeRegistration,
+    now: Timestamp,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO node (id, hostname, memory_bytes, cpus, version, registered_at) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, memory_bytes = excluded.memory_bytes,
+             cpus = excluded.cpus, version = excluded.version, registered_at = excluded.registered_at",
+    )
+    .bind(id.to_string())
+    .bind(&node.hostname)
+    .bind(i64::try_from(node.memory_bytes).unwrap_or(i64::MAX))
+    .bind(i64::from(node.cpus))
+    .bind(&node.version)
+    .bind(now.as_microsecond())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistration)>> {
+    let rows: Vec<Row> =
+        sqlx::query_as("SELECT id, hostname, memory_bytes, cpus, version FROM node ORDER BY id")
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter()
+        .map(|row| {
+            let registration = NodeRegistration {
+                hostname: row.hostname,
+                memory_bytes: number(row.memory_bytes)?,
+                cpus: number(row.cpus)?,
+                version: row.version,
+            };
+            Ok((parse(&row.id)?, registration))
+        })
+        .collect()
+}

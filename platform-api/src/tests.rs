@@ -1,0 +1,12 @@
+//! The control plane as its clients see it: the router without a socket, a fresh database per test, and a simulated worker
+//! that speaks the workers' HTTP.
+
+mod access;
+mod deploying;
+mod durability;
+mod fixture;
+mod input;
+mod keyvalue;
+mod opening;
+mod streams;
+mod worker;

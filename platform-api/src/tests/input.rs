@@ -1,0 +1,142 @@
+//! Bad input: each kind gets its own code and one clear sentence, and leaves everything as it was.
+
+use axum::body::Body;
+use axum::http::Method;
+use serde_json::{Value, json};
+use wharf_types::Digest;
+
+use super::fixture::{Platform, component, quick, request};
+
+#[tokio::test]
+async fn artifacts_that_cannot_run_are_refused() {
+    let platform = Platform::start().await;
+    platform.push("default", b"#!/bin/sh").await.refuses(
+        422,
+        "invalid_artifact",
+        &["begins with `#!/bin/s`"],
+    );
+    platform.push("default", b"").await.refuses(422, "invalid_artifact", &["empty"]);
+    let whole = component(0);
+    let cut = &whole[..whole.len() - 4];
+    platform.push("default", cut).await.refuses(422, "invalid_artifact", &["truncated", "offset"]);
+    let odd = wat::parse_str(r#"(component (import "wasi:nn/graph@0.2.0" (instance)))"#).unwrap();
+    platform.push("default", &odd).await.refuses(422, "invalid_artifact", &["`wasi:nn/graph@0.2.0`"]);
+    let worldless = wat::parse_str("(component)").unwrap();
+    platform.push("default", &worldless).await.refuses(422, "invalid_artifact", &["exports nothing"]);
+    let wrong = Digest::of(b"other").to_string();
+    platform.push_as("default", &wrong, &whole).await.refuses(422, "digest_mismatch", &[&wrong]);
+    platform.push_as("default", "sha256:zz", &whole).await.refuses(400, "invalid_request", &["not a digest"]);
+    platform.push("nowhere", &whole).await.refuses(404, "not_found", &["`nowhere`"]);
+    for refused in [cut, &odd, &worldless, &whole] {
+        let path = format!("/v1/namespaces/default/artifacts/{}", Digest::of(refused));
+        platform.call(Method::GET, &path, Value::Null).await.refuses(404, "not_found", &["push it first"]);
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_megabytes_of_zeros_are_refused_at_the_first_ones() {
+    let platform = Platform::start().await;
+    let chunk = bytes::Bytes::from_static(&[0; 1 << 16]);
+    let zeros = futures::stream::iter((0..3200).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
+    let path = format!("/v1/namespaces/default/artifacts/{}", Digest::of(b"zeros"));
+    let request = request(&platform.admin, Method::PUT, &path).body(Body::from_stream(zeros)).unwrap();
+    platform.send(request).await.refuses(422, "invalid_artifact", &["00 00 00 00"]);
+}
+
+#[tokio::test]
+async fn an_announced_size_beyond_the_limit_is_refused_before_the_body() {
+    let platform = Platform::start().await;
+    let path = format!("/v1/namespaces/default/artifacts/{}", Digest::of(b"huge"));
+    let request = request(&platform.admin, Method::PUT, &path)
+        .header("content-length", (300_u64 << 20).to_string())
+        .body(Body::empty())
+        .unwrap();
+    platform.send(request).await.refuses(413, "too_large", &["256 MiB"]);
+}
+
+#[tokio::test]
+async fn a_known_artifact_is_taken_at_once_and_only_its_namespace_knows_it() {
+    let platform = Platform::start().await;
+    let created = platform.push("default", &component(1)).await.is(201);
+    assert_eq!(
+        (&created["world"], &created["imports"][0]),
+        (&json!("http-proxy"), &json!("wasi:keyvalue/store@0.2.0-draft"))
+    );
+    let digest = Digest::of(&component(1)).to_string();
+    let endless = futures::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
+    let path = format!("/v1/namespaces/default/artifacts/{digest}");
+    let again = request(&platform.admin, Method::PUT, &path).body(Body::from_stream(endless)).unwrap();
+    assert_eq!(platform.send(again).await.is(200), created);
+
+    platform.call(Method::POST, "/v1/namespaces", json!({"name": "other"})).await.is(201);
+    let elsewhere = format!("/v1/namespaces/other/artifacts/{digest}");
+    platform.call(Method::GET, &elsewhere, Value::Null).await.refuses(404, "not_found", &[]);
+    let body = json!({"artifact": digest});
+    let release = platform.call(Method::POST, "/v1/namespaces/other/apps/hello/releases", body).await;
+    release.refuses(404, "not_found", &["`other` has no artifact"]);
+}
+
+#[tokio::test]
+async fn bad_names_bodies_and_addresses_are_named() {
+    let platform = Platform::start().await;
+    let reply = platform.call(Method::GET, "/v1/namespaces/default/apps/a%2Fb", Value::Null).await;
+    reply.refuses(400, "invalid_request", &["`a/b` is not a valid app name", "lower-case"]);
+    let reply = platform.call(Method::POST, "/v1/namespaces", json!({"name": "A B"})).await;
+    reply.refuses(400, "invalid_request", &["name", "`A B`"]);
+    let releases = "/v1/namespaces/default/apps/hello/releases";
+    let body = json!({"artifact": Digest::of(b""), "spec": {"scale": {"replica": 2}}});
+    platform.call(Method::POST, releases, body).await.refuses(
+        400,
+        "invalid_request",
+        &["spec.scale", "`replica`"],
+    );
+    let not_json = request(&platform.admin, Method::POST, releases).body(Body::from("{")).unwrap();
+    platform.send(not_json).await.refuses(400, "invalid_request", &[]);
+    let large =
+        request(&platform.admin, Method::POST, releases).body(Body::from(vec![b' '; 2 << 20])).unwrap();
+    platform.send(large).await.refuses(413, "too_large", &[]);
+    platform.call(Method::GET, "/v1/nothing", Value::Null).await.refuses(404, "not_found", &["/v1/nothing"]);
+    platform.call(Method::PUT, "/v1/whoami", Value::Null).await.refuses(405, "method_not_allowed", &["PUT"]);
+    let reply = platform.call(Method::GET, "/v1/namespaces/default/apps/none", Value::Null).await;
+    reply.refuses(404, "not_found", &["no app `none`"]);
+    let reply = platform.call(Method::DELETE, "/v1/tokens/xyz", Value::Null).await;
+    reply.refuses(400, "invalid_request", &[]);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_are_refused_by_field() {
+    let platform = Platform::start().await;
+    let reply = platform.deploy("hello", &component(0), json!({"scale": {"replicas": 1001}})).await;
+    reply.refuses(422, "invalid_spec", &["scale.replicas"]);
+    let reply = platform.deploy("hello", &component(0), json!({"http": {"routes": ["a b"]}})).await;
+    reply.refuses(422, "invalid_spec", &["http.routes"]);
+    let reply = platform.call(Method::GET, "/v1/namespaces/default/apps/hello", Value::Null).await;
+    reply.refuses(404, "not_found", &[]);
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    let scale = "/v1/namespaces/default/apps/hello/scale";
+    platform.call(Method::PUT, scale, json!({"replicas": 5000})).await.refuses(
+        422,
+        "invalid_spec",
+        &["replicas"],
+    );
+}
+
+#[tokio::test]
+async fn a_route_that_somebody_else_owns_is_refused() {
+    let platform = Platform::start().await;
+    platform.call(Method::POST, "/v1/namespaces", json!({"name": "other"})).await.is(201);
+    let routes = |route: &str| json!({"http": {"routes": [route]}});
+    platform.deploy("hello", &component(0), routes("shop.example.com/")).await.is(201);
+    let same = platform.deploy("second", &component(0), routes("shop.example.com")).await;
+    same.refuses(409, "route_taken", &["`shop.example.com/`", "app `hello`"]);
+    // Another path on it is for the namespace to give.
+    platform.deploy("second", &component(0), routes("shop.example.com/api")).await.is(201);
+
+    platform.push("other", &component(0)).await.is(201);
+    for route in ["shop.example.com/", "shop.example.com/other", "third.default.localhost/"] {
+        let body = json!({"artifact": Digest::of(&component(0)), "spec": routes(route)});
+        let reply = platform.call(Method::POST, "/v1/namespaces/other/apps/thief/releases", body).await;
+        reply.refuses(409, "route_taken", &["somebody else"]);
+        assert!(!reply.json.to_string().contains("hello"), "whose it is stays unknown: {}", reply.json);
+    }
+}

@@ -1,0 +1,73 @@
+//! Guests' data.
+
+use axum::body::Body;
+use axum::http::Method;
+use serde_json::{Value, json};
+use wharf_types::NodeId;
+
+use super::fixture::{Platform, Reply, component, quick, request};
+
+impl Platform {
+    async fn kv(&self, app: &str, op: Value) -> Reply {
+        let path = format!("/v1/nodes/{}/keyvalue", NodeId::new());
+        let body = json!({"namespace": "default", "app": app, "bucket": "default", "op": op}).to_string();
+        self.send(request(&self.node_token, Method::POST, &path).body(Body::from(body)).unwrap()).await
+    }
+}
+
+#[tokio::test]
+async fn values_are_kept_for_each_app_by_itself() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    platform.deploy("second", &component(0), quick()).await.is(201);
+    assert_eq!(
+        platform.kv("hello", json!({"set": {"key": "k", "value": "00ff"}})).await.is(200),
+        json!("done")
+    );
+    assert_eq!(platform.kv("hello", json!({"get": {"key": "k"}})).await.is(200), json!({"value": "00ff"}));
+    assert_eq!(platform.kv("second", json!({"get": {"key": "k"}})).await.is(200), json!({"value": null}));
+    let many = json!({"set_many": {"pairs": [["a", "01"], ["b", ""]]}});
+    platform.kv("hello", many).await.is(200);
+    let values = platform.kv("hello", json!({"get_many": {"keys": ["b", "x", "a"]}})).await.is(200);
+    assert_eq!(values, json!({"values": ["", null, "01"]}));
+    let keys = platform.kv("hello", json!({"list_keys": {"after": "a"}})).await.is(200);
+    assert_eq!(keys, json!({"keys": {"keys": ["b", "k"], "more": false}}));
+    platform.kv("hello", json!({"delete_many": {"keys": ["a", "b", "none"]}})).await.is(200);
+    assert_eq!(platform.kv("hello", json!({"exists": {"key": "a"}})).await.is(200), json!({"exists": false}));
+    let platform = Platform::start_in(platform.crash()).await;
+    assert_eq!(platform.kv("hello", json!({"get": {"key": "k"}})).await.is(200), json!({"value": "00ff"}));
+}
+
+#[tokio::test]
+async fn increments_at_the_same_time_all_count() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    let increments = (0..20).map(|_| platform.kv("hello", json!({"increment": {"key": "n", "delta": 2}})));
+    for reply in futures::future::join_all(increments).await {
+        reply.is(200);
+    }
+    let last = platform.kv("hello", json!({"increment": {"key": "n", "delta": 0}})).await.is(200);
+    assert_eq!(last, json!({"number": 40}));
+    platform.kv("hello", json!({"set": {"key": "text", "value": "78"}})).await.is(200);
+    let refused = platform.kv("hello", json!({"increment": {"key": "text", "delta": 1}})).await;
+    refused.refuses(400, "invalid_request", &["not a number"]);
+}
+
+#[tokio::test]
+async fn keys_values_and_namespaces_have_limits() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    let long_key = platform.kv("hello", json!({"get": {"key": "k".repeat(1025)}})).await;
+    long_key.refuses(400, "invalid_request", &["1024"]);
+    let large = platform.kv("hello", json!({"set": {"key": "k", "value": "00".repeat((1 << 20) + 1)}})).await;
+    large.refuses(413, "too_large", &["1048576"]);
+    let mut tx = platform.context.store.write().await.unwrap();
+    let full = "INSERT INTO kv_usage (namespace, bytes) SELECT id, $1 FROM namespace";
+    sqlx::query(full).bind((256_i64 << 20) - 10).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    platform.kv("hello", json!({"set": {"key": "k", "value": "0102"}})).await.is(200);
+    let quota = platform.kv("hello", json!({"set": {"key": "l", "value": "00".repeat(100)}})).await;
+    quota.refuses(429, "quota_exceeded", &["256 MiB"]);
+    platform.kv("hello", json!({"delete": {"key": "k"}})).await.is(200);
+    assert_eq!(platform.kv("none", json!({"get": {"key": "k"}})).await.status, 404);
+}

@@ -1,0 +1,118 @@
+//! Starting on directories in every state.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use axum::http::Method;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+use super::fixture::{Platform, config, eventually};
+use crate::{ControlPlane, OpenError};
+
+async fn refused(config: crate::Config) -> OpenError {
+    match ControlPlane::open(config).await {
+        Err(error) => error,
+        Ok(_) => panic!("it opened"),
+    }
+}
+
+#[tokio::test]
+async fn a_first_start_makes_a_token_that_only_its_user_may_read() {
+    let begun = Instant::now();
+    let platform = Platform::start().await;
+    println!("opened and ready after {:?}", begun.elapsed());
+    let file = platform.dir.path().join("data/admin.token");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(platform.dir.path().join("data")).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    let me = platform.get("/v1/whoami").await;
+    assert_eq!((&me["role"], &me["namespace"]), (&Value::from("admin"), &Value::Null));
+    assert_eq!(platform.get("/v1/namespaces").await["items"][0]["name"], "default");
+}
+
+#[tokio::test]
+async fn a_deleted_token_file_is_made_again_and_the_old_token_ends() {
+    let platform = Platform::start().await;
+    let old = platform.admin.clone();
+    std::fs::remove_file(platform.dir.path().join("data/admin.token")).unwrap();
+    let platform = Platform::start_in(platform.crash()).await;
+    assert_ne!(platform.admin, old);
+    platform.get("/v1/whoami").await;
+    platform.call_as(&old, Method::GET, "/v1/whoami", Value::Null).await.refuses(
+        401,
+        "unauthenticated",
+        &["wharf login"],
+    );
+}
+
+#[tokio::test]
+async fn a_second_process_hears_who_has_the_directory() {
+    let platform = Platform::start().await;
+    let error = refused(config(&platform.dir)).await;
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_of_a_newer_version_is_refused() {
+    let platform = Platform::start().await;
+    let mut tx = platform.context.store.write().await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'from the future', TRUE, x'00', 0)",
+    )
+    .execute(&mut *tx)
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    let dir = platform.crash();
+    let error = eventually("the lock is free", async || {
+        Some(refused(config(&dir)).await).filter(|error| !matches!(error, OpenError::Locked { .. }))
+    })
+    .await;
+    assert!(matches!(error, OpenError::NewerVersion { .. }), "{error}");
+    assert!(error.to_string().contains("newer wharf"), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_and_a_damaged_database_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let error = refused(crate::Config { data_dir: file.join("data"), ..config(&dir) }).await;
+    assert!(matches!(error, OpenError::NotWritable { .. }), "{error}");
+
+    std::fs::create_dir(dir.path().join("data")).unwrap();
+    std::fs::write(dir.path().join("data/wharf.db"), vec![b'x'; 8192]).unwrap();
+    let error = refused(config(&dir)).await;
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn it_serves_on_a_socket_and_ends_in_time_although_streams_are_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = ControlPlane::open(config(&dir)).await.unwrap();
+    let admin = std::fs::read_to_string(control.admin_token_file()).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn(control.serve(listener, shutdown.clone()));
+    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET /v1/namespaces/default/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\naccept: text/event-stream\r\n\r\n",
+        admin.trim()
+    );
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut head = vec![0; 15];
+    connection.read_exact(&mut head).await.unwrap();
+    assert_eq!(head, b"HTTP/1.1 200 OK");
+    shutdown.cancel();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(3), serving).await;
+    ended.expect("it ends before the grace period does").unwrap().unwrap();
+    // Everything was let go of: the next one may open the directory at once.
+    ControlPlane::open(config(&dir)).await.unwrap();
+}

@@ -1,0 +1,128 @@
+//! A worker without guests: it says of each instance what its environment tells it to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Method;
+use futures::StreamExt;
+use tokio::task::JoinHandle;
+use tower::ServiceExt;
+use wharf_types::node::{
+    AppUsage, AssignedInstance, Assignment, InstanceReport, NodeReport, Reason, ReasonKind,
+};
+use wharf_types::state::{Health, InstanceState, Wanted};
+use wharf_types::{InstanceId, NodeId};
+
+use super::fixture::{Platform, request};
+
+pub(super) struct Worker {
+    pub(super) node: NodeId,
+    seen: Arc<Mutex<Vec<(Instant, Assignment)>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Worker {
+    pub(super) async fn join(platform: &Platform) -> Self {
+        Self::join_as(platform, NodeId::new()).await
+    }
+
+    pub(super) async fn join_as(platform: &Platform, node: NodeId) -> Self {
+        let (router, token) = (platform.router.clone(), platform.node_token.clone());
+        let registration = r#"{"hostname":"test","memory_bytes":4294967296,"cpus":2,"version":"0"}"#;
+        let path = format!("/v1/nodes/{node}");
+        let put = request(&token, Method::PUT, &path).body(Body::from(registration)).unwrap();
+        assert_eq!(router.clone().oneshot(put).await.unwrap().status(), 204);
+        let stream =
+            request(&token, Method::GET, &format!("{path}/assignments")).body(Body::empty()).unwrap();
+        let stream = router.clone().oneshot(stream).await.unwrap();
+        assert_eq!(stream.status(), 200);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn(run(router, token, node, stream.into_body(), seen.clone()));
+        Self { node, seen, task }
+    }
+
+    /// Every assignment so far, with the time of its arrival.
+    pub(super) fn assignments(&self) -> Vec<(Instant, Assignment)> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub(super) fn newest(&self) -> Option<Assignment> {
+        self.seen.lock().unwrap().last().map(|(_, assignment)| assignment.clone())
+    }
+}
+
+async fn run(
+    router: Router,
+    token: String,
+    node: NodeId,
+    body: Body,
+    seen: Arc<Mutex<Vec<(Instant, Assignment)>>>,
+) {
+    let mut stream = body.into_data_stream();
+    let mut pending = Vec::new();
+    let mut ended: HashMap<InstanceId, InstanceReport> = HashMap::new();
+    while let Some(Ok(chunk)) = stream.next().await {
+        pending.extend_from_slice(&chunk);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            if line.len() < 2 {
+                continue;
+            }
+            let assignment: Assignment = serde_json::from_slice(&line).unwrap();
+            let instances =
+                assignment.instances.iter().map(|instance| observe(instance, &mut ended)).collect();
+            let report = NodeReport {
+                assignment_generation: assignment.generation,
+                routes_generation: assignment.routes.generation,
+                instances,
+                usage: vec![AppUsage {
+                    namespace: "default".parse().unwrap(),
+                    app: "hello".parse().unwrap(),
+                    release: 1,
+                    invocations: 7,
+                    traps: 0,
+                    limited: 0,
+                    cpu_millis: 1,
+                    memory_bytes: 0,
+                    active: 0,
+                }],
+            };
+            seen.lock().unwrap().push((Instant::now(), assignment));
+            let path = format!("/v1/nodes/{node}/reports");
+            let body = Body::from(serde_json::to_vec(&report).unwrap());
+            let reply = router
+                .clone()
+                .oneshot(request(&token, Method::POST, &path).body(body).unwrap())
+                .await
+                .unwrap();
+            assert_eq!(reply.status(), 204);
+        }
+    }
+}
+
+fn observe(instance: &AssignedInstance, ended: &mut HashMap<InstanceId, InstanceReport>) -> InstanceReport {
+    if let Some(report) = ended.get(&instance.id) {
+        return report.clone();
+    }
+    let fails = instance.spec.env.get("FAIL");
+    let (state, health) = match (instance.wanted, fails) {
+        (_, Some(_)) => (InstanceState::Failed, Health::Unknown),
+        (Wanted::Stop, None) => (InstanceState::Stopped, Health::Unknown),
+        (Wanted::Run | Wanted::Unroute, None) => (InstanceState::Running, Health::Healthy),
+    };
+    let reason = fails.map(|message| Reason { kind: ReasonKind::Trap, message: message.clone() });
+    let report = InstanceReport { id: instance.id, replaces: None, state, health, reason, restarts: 0 };
+    if state.is_final() {
+        ended.insert(instance.id, report.clone());
+    }
+    report
+}

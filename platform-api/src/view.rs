@@ -1,0 +1,260 @@
+//! Reads everything about an app out of the store: for the planner as [`AppView`], for users as `AppInfo`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo};
+use wharf_types::route::RoutePattern;
+use wharf_types::spec::AppSpec;
+use wharf_types::{AppId, AppName, NamespaceName, ReleaseId};
+
+use crate::plan::{self, AppView, ReleaseView};
+use crate::store::app::App;
+use crate::store::instance::Instance;
+use crate::store::release::Release;
+use crate::store::rollout::Rollout;
+use crate::store::{self, Conn, StoreError};
+
+/// Ended instances of an app that are looked at.
+const ENDED_MAX: i64 = 500;
+/// Releases that are kept in memory.
+const RELEASES_MAX: usize = 20_000;
+
+/// An app as the store has it in one snapshot.
+pub(crate) struct Loaded {
+    pub(crate) app: App,
+    pub(crate) view: AppView,
+    /// The newest rollout, also when it has ended.
+    pub(crate) rollout: Option<Rollout>,
+    /// Those that the app, its instances or its newest rollout refer to, as far as they are kept.
+    pub(crate) releases: HashMap<ReleaseId, Arc<ReleaseView>>,
+}
+
+/// Releases never change, so each is read once.
+pub(crate) struct Releases {
+    domain: String,
+    known: Mutex<HashMap<ReleaseId, Arc<ReleaseView>>>,
+}
+
+impl Releases {
+    pub(crate) fn new(domain: String) -> Self {
+        Self { domain, known: Mutex::default() }
+    }
+
+    /// None: it is no longer kept.
+    pub(crate) async fn get(
+        &self,
+        conn: &mut Conn,
+        app: &App,
+        id: ReleaseId,
+    ) -> store::Result<Option<Arc<ReleaseView>>> {
+        if let Some(known) = self.lock().get(&id) {
+            return Ok(Some(known.clone()));
+        }
+        let Some(release) = store::release::get(conn, id).await? else { return Ok(None) };
+        let view = Arc::new(self.view(conn, app, &release).await?);
+        let mut known = self.lock();
+        if known.len() >= RELEASES_MAX {
+            known.clear();
+        }
+        known.insert(id, view.clone());
+        Ok(Some(view))
+    }
+
+    async fn view(&self, conn: &mut Conn, app: &App, release: &Release) -> store::Result<ReleaseView> {
+        let artifact = store::artifact::get(conn, release.artifact)
+            .await?
+            .ok_or_else(|| StoreError::Corrupt(format!("release {} has no artifact", release.id)))?;
+        let routes = if artifact.world.is_http() {
+            routes(&app.name, &app.namespace, &self.domain, &release.spec)
+        } else {
+            Vec::new()
+        };
+        Ok(ReleaseView {
+            id: release.id,
+            number: release.number,
+            artifact: release.artifact,
+            world: artifact.world,
+            spec: release.spec.clone(),
+            routes,
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ReleaseId, Arc<ReleaseView>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The routes of an HTTP app, the default one first. A route that does not parse was refused before it came here.
+pub(crate) fn routes(
+    app: &AppName,
+    namespace: &NamespaceName,
+    domain: &str,
+    spec: &AppSpec,
+) -> Vec<RoutePattern> {
+    let mut routes = vec![RoutePattern::for_app(app, namespace, domain)];
+    for route in spec.http.routes.iter().filter_map(|route| route.parse().ok()) {
+        if !routes.contains(&route) {
+            routes.push(route);
+        }
+    }
+    routes
+}
+
+pub(crate) async fn load(conn: &mut Conn, releases: &Releases, id: AppId) -> store::Result<Option<Loaded>> {
+    match store::app::get(conn, id).await? {
+        Some(app) => Ok(Some(complete(conn, releases, app).await?)),
+        None => Ok(None),
+    }
+}
+
+/// Reads what belongs to an app's row.
+pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> store::Result<Loaded> {
+    let rollout = store::rollout::newest(conn, app.id).await?;
+    let under_way = rollout.as_ref().filter(|rollout| !rollout.view.state.is_final());
+    let (live, ended) = store::instance::list(conn, app.id, ENDED_MAX).await?;
+    let ended = relevant(ended, under_way);
+
+    let mut known = HashMap::new();
+    let of_instances = live.iter().chain(&ended).map(|instance| instance.view.release);
+    let of_rollout =
+        rollout.iter().flat_map(|rollout| rollout.view.from.into_iter().chain([rollout.view.to]));
+    for id in of_instances.chain(of_rollout).chain(app.target_release).chain(app.stable_release) {
+        if !known.contains_key(&id)
+            && let Some(release) = releases.get(conn, &app, id).await?
+        {
+            known.insert(id, release);
+        }
+    }
+    let view = AppView {
+        id: app.id,
+        namespace: app.namespace.clone(),
+        name: app.name.clone(),
+        deleting: app.deleting,
+        replicas: app.replicas,
+        target: app.target_release.and_then(|id| known.get(&id).cloned()),
+        stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
+        rollout: under_way.map(|rollout| rollout.view.clone()),
+        instances: live.into_iter().chain(ended).map(|instance| instance.view).collect(),
+    };
+    Ok(Loaded { app, view, rollout, releases: known })
+}
+
+/// Of the ended instances (newest first): those that ended since the rollout began, or the newest of each slot.
+fn relevant(ended: Vec<Instance>, under_way: Option<&Rollout>) -> Vec<Instance> {
+    match under_way {
+        Some(rollout) => {
+            let since = rollout.view.started_at;
+            ended.into_iter().filter(|instance| instance.ended_at.is_none_or(|at| at >= since)).collect()
+        }
+        None => {
+            let mut slots = std::collections::HashSet::new();
+            ended.into_iter().filter(|instance| slots.insert(instance.view.slot)).collect()
+        }
+    }
+}
+
+impl Loaded {
+    pub(crate) fn info(&self, http_url: &str) -> AppInfo {
+        let view = &self.view;
+        let (condition, reason) = plan::condition::condition(view);
+        let urls = self.urls(http_url);
+        AppInfo {
+            namespace: view.namespace.clone(),
+            app: view.name.clone(),
+            condition,
+            reason,
+            release: view.target.as_ref().map(|release| release.number),
+            replicas: view.replicas,
+            ready: self.slots_ready(),
+            url: urls.first().cloned().unwrap_or_default(),
+            urls,
+            rollout: self.rollout.as_ref().and_then(|rollout| self.rollout_info(rollout)),
+            instances: self.instances(),
+            updated_at: self.app.updated_at,
+        }
+    }
+
+    /// None: the release that it led to is no longer kept.
+    pub(crate) fn rollout_info(&self, rollout: &Rollout) -> Option<RolloutInfo> {
+        let to = self.releases.get(&rollout.view.to)?;
+        let ready = self.view.slots_ready(to).into_iter().filter(|ready| *ready).count();
+        Some(RolloutInfo {
+            id: rollout.view.id,
+            from: rollout.view.from.and_then(|id| self.releases.get(&id)).map(|release| release.number),
+            to: to.number,
+            state: rollout.view.state,
+            ready: u32::try_from(ready).unwrap_or(u32::MAX),
+            replicas: self.view.replicas,
+            reason: rollout.reason.clone(),
+            rolled_back_by: rollout.rolled_back_by,
+            started_at: rollout.view.started_at,
+            ended_at: rollout.ended_at,
+        })
+    }
+
+    /// Every address of the app, the default one first.
+    pub(crate) fn urls(&self, http_url: &str) -> Vec<String> {
+        let release = self.view.target.as_ref().or(self.view.stable.as_ref());
+        release.map_or_else(Vec::new, |release| {
+            release.routes.iter().map(|route| url(http_url, route)).collect()
+        })
+    }
+
+    fn slots_ready(&self) -> u32 {
+        let mut ready = vec![false; self.view.replicas as usize];
+        for release in self.releases.values() {
+            for (slot, serves) in ready.iter_mut().zip(self.view.slots_ready(release)) {
+                *slot |= serves;
+            }
+        }
+        u32::try_from(ready.into_iter().filter(|ready| *ready).count()).unwrap_or(u32::MAX)
+    }
+
+    fn instances(&self) -> Vec<InstanceInfo> {
+        let mut instances: Vec<InstanceInfo> = self
+            .view
+            .instances
+            .iter()
+            .map(|instance| InstanceInfo {
+                id: instance.id,
+                slot: instance.slot,
+                release: self.releases.get(&instance.release).map_or(0, |release| release.number),
+                node: instance.node,
+                wanted: instance.wanted,
+                state: instance.state,
+                health: instance.health,
+                restarts: instance.restarts,
+                reason: instance.reason.clone(),
+                created_at: instance.created_at,
+            })
+            .collect();
+        instances.sort_by_key(|instance| (instance.slot, instance.state.is_final(), instance.id));
+        instances
+    }
+}
+
+/// A route as an address, with the scheme and port of the ingress.
+pub(crate) fn url(http_url: &str, route: &RoutePattern) -> String {
+    let (scheme, authority) = http_url.split_once("://").unwrap_or(("http", http_url));
+    let authority = authority.trim_end_matches('/');
+    let port = authority
+        .rsplit_once(':')
+        .map(|(_, port)| port)
+        .filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{scheme}://{}{port}{}", route.hostname(), route.path_prefix())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_the_port_of_the_ingress() {
+        let route: RoutePattern = "hello.default.localhost/".parse().unwrap();
+        assert_eq!(url("http://127.0.0.1:8080", &route), "http://hello.default.localhost:8080/");
+        assert_eq!(url("http://[::1]:80", &route), "http://hello.default.localhost:80/");
+        assert_eq!(url("https://[::1]/", &"x.com/api".parse().unwrap()), "https://x.com/api");
+    }
+}
