@@ -1,0 +1,249 @@
+//! `wharf deploy`: find, build, check, push, release, wait.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
+use wharf_types::api::{ArtifactInfo, CreateRelease, Deployed, Keep};
+use wharf_types::manifest::{FILE_NAME, Manifest};
+use wharf_types::spec::AppSpec;
+use wharf_types::{AppName, Digest};
+
+use crate::args::DeployArgs;
+use crate::context::AppRef;
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::project;
+use crate::rollout;
+use crate::session::Session;
+
+/// What shorter waits than this may do without a progress bar.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What is deployed: an artifact, and the manifest that goes with it.
+#[derive(Debug)]
+struct Source {
+    artifact: PathBuf,
+    manifest: Option<Manifest>,
+}
+
+pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
+    let source = find_source(session, &args).await?;
+    let app = app_of(session, &source)?;
+    let content = project::read_artifact(&source.artifact)?;
+    let since = Instant::now();
+    let digest = Digest::of(&content);
+    push(session, &app, digest, content).await?;
+    let request = release_request(session, &app, digest, source.manifest.as_ref(), &args.env).await?;
+    let deployed = session.client.create_release(&app, &request).await?;
+    warn_about_shadowed(session, &app, deployed.release, &args.env).await;
+    if !session.json {
+        print_release(&deployed)?;
+    }
+    rollout::finish(session, &app, &deployed, args.wait, since).await
+}
+
+/// A folder is built, a file is taken as it is.
+async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Source> {
+    let here = Path::new(".");
+    let path = args.path.as_deref().unwrap_or(here);
+    if !path.exists() {
+        return Err(
+            Failure::new(Exit::NotFound, format!("there is no file or folder {}", path.display())).into()
+        );
+    }
+    if !path.is_dir() {
+        let manifest = if session.app_flag.is_some() { None } else { project::read_manifest(here)? };
+        return Ok(Source { artifact: path.to_owned(), manifest });
+    }
+    let manifest = project::read_manifest(path)?;
+    let build = manifest.as_ref().and_then(|manifest| manifest.build.as_ref());
+    if let Some(command) = build.and_then(|build| build.command.as_deref()).filter(|_| !args.no_build) {
+        project::build(path, command).await?;
+    }
+    Ok(Source { artifact: project::find_artifact(path, build)?, manifest })
+}
+
+fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
+    let manifest = source.manifest.as_ref();
+    let app: Option<AppName> = session
+        .app_flag
+        .clone()
+        .or_else(|| manifest.map(|manifest| manifest.app.clone()))
+        .or_else(|| project::app_name_of_file(&source.artifact));
+    let app = app.ok_or_else(|| {
+        let file = source.artifact.display();
+        Failure::usage(format!("the app has no name, and {file} does not suggest one"))
+            .help(format!("give one with `--app NAME`, or write `app = \"NAME\"` into a {FILE_NAME}"))
+    })?;
+    Ok(AppRef { namespace: session.target.namespace.with_manifest(manifest), app })
+}
+
+/// Uploads the artifact, unless the platform has it.
+async fn push(
+    session: &Session,
+    app: &AppRef,
+    digest: Digest,
+    content: Bytes,
+) -> anyhow::Result<ArtifactInfo> {
+    if let Some(known) = session.client.find_artifact(&app.namespace, digest).await? {
+        return Ok(known);
+    }
+    let bytes = content.len() as u64;
+    let shown = !session.json && output::stderr_is_terminal();
+    let bar = ProgressBar::hidden();
+    let mut progress = UploadProgress { bar: bar.clone(), bytes, shown, since: Instant::now() };
+    let sent = move |so_far| progress.sent(so_far);
+    let pushed = session.client.put_artifact(&app.namespace, digest, content, sent).await;
+    bar.finish_and_clear();
+    pushed.with_context(|| format!("could not push the artifact ({})", output::bytes(bytes)))
+}
+
+/// A bar that shows itself once the upload has taken longer than anyone likes to wait without one.
+struct UploadProgress {
+    bar: ProgressBar,
+    bytes: u64,
+    shown: bool,
+    since: Instant,
+}
+
+impl UploadProgress {
+    const TEMPLATE: &str = "{msg} [{bar:30}] {bytes} of {total_bytes}, {eta} left";
+
+    fn sent(&mut self, so_far: u64) {
+        if self.bar.is_hidden() && self.shown && self.since.elapsed() > PATIENCE {
+            self.bar.set_style(
+                ProgressStyle::with_template(Self::TEMPLATE)
+                    .expect("the template is a constant that the tests parse"),
+            );
+            self.bar.set_length(self.bytes);
+            self.bar.set_message("uploading");
+            self.bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        }
+        self.bar.set_position(so_far);
+        if so_far == self.bytes {
+            self.bar.set_message("compiling");
+        }
+    }
+}
+
+/// With a manifest its settings are the whole; without one the app keeps what it has.
+async fn release_request(
+    session: &Session,
+    app: &AppRef,
+    artifact: Digest,
+    manifest: Option<&Manifest>,
+    env: &[(String, String)],
+) -> anyhow::Result<CreateRelease> {
+    let (spec, keep) = match manifest {
+        Some(manifest) => (manifest.spec(), Keep::Overrides),
+        None if env.is_empty() => (AppSpec::default(), Keep::Spec),
+        // The platform would keep the old variables too: take the settings as they are and add to them here.
+        None => (current_spec(session, app).await?, Keep::Overrides),
+    };
+    Ok(CreateRelease { artifact, spec: with_env(spec, env), keep })
+}
+
+fn with_env(mut spec: AppSpec, env: &[(String, String)]) -> AppSpec {
+    spec.env.extend(env.iter().cloned());
+    spec
+}
+
+/// The settings of the app's current release; the defaults for a new app.
+async fn current_spec(session: &Session, app: &AppRef) -> anyhow::Result<AppSpec> {
+    match session.client.releases(app).await {
+        Ok(releases) => {
+            let current = releases.iter().find(|release| release.current).or(releases.first());
+            Ok(current.map(|release| release.spec.clone()).unwrap_or_default())
+        }
+        Err(error) if Exit::of(&error) == Exit::NotFound => Ok(AppSpec::default()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A variable of `wharf env set` is stronger than one given here: say so rather than leave the user wondering.
+async fn warn_about_shadowed(session: &Session, app: &AppRef, release: u64, env: &[(String, String)]) {
+    if env.is_empty() {
+        return;
+    }
+    let Ok(releases) = session.client.releases(app).await else { return };
+    let Some(made) = releases.iter().find(|info| info.release == release) else { return };
+    for (key, value) in env {
+        if made.spec.env.get(key) != Some(value) {
+            output::note(format!(
+                "note: {key} keeps the value of `wharf env set`; `wharf env unset {key}` takes it away"
+            ));
+        }
+    }
+}
+
+fn print_release(deployed: &Deployed) -> anyhow::Result<()> {
+    let Deployed { namespace, app, release, digest, .. } = deployed;
+    output::line(format!("{app} in {namespace}: release {release} (sha256:{})", digest.short()))?;
+    if deployed.capabilities.is_empty() {
+        return Ok(());
+    }
+    output::line("It asks for:")?;
+    capability_lines(deployed).into_iter().try_for_each(output::line)
+}
+
+/// One line each; what is new stands out, and so does what it asks for in vain.
+fn capability_lines(deployed: &Deployed) -> Vec<String> {
+    let line = |capability: &wharf_types::world::Capability| {
+        let is_new = deployed.new_capabilities.contains(capability);
+        let mark = if is_new { output::style().bold().apply_to("+").to_string() } else { "-".to_owned() };
+        let kind = &capability.kind;
+        let new = if is_new && deployed.release > 1 { " (new)" } else { "" };
+        let refused = if capability.granted {
+            String::new()
+        } else {
+            format!(
+                "  {}",
+                output::style().yellow().apply_to("NOT GRANTED: list what it may reach under [outbound]")
+            )
+        };
+        format!("  {mark} {kind:<14} {}{new}{refused}", output::printable(&capability.description))
+    };
+    deployed.capabilities.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::world::Capability;
+
+    #[test]
+    fn capabilities_show_what_is_new_and_what_is_not_granted() {
+        let capability =
+            |kind: &str, granted| Capability { kind: kind.into(), description: "does".into(), granted };
+        let deployed = Deployed {
+            namespace: "default".parse().unwrap(),
+            app: "hello".parse().unwrap(),
+            release: 2,
+            rollout: wharf_types::RolloutId::new(),
+            digest: Digest::of(b""),
+            url: String::new(),
+            urls: Vec::new(),
+            capabilities: vec![capability("keyvalue", true), capability("outbound-http", false)],
+            new_capabilities: vec![capability("outbound-http", false)],
+        };
+        let lines = capability_lines(&deployed);
+        assert_eq!(lines[0], "  - keyvalue       does");
+        assert!(lines[1].starts_with("  + outbound-http  does (new)  NOT GRANTED"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn variables_of_the_command_line_win_over_the_manifests() {
+        let manifest = Manifest::parse("app = \"a\"\n[env]\nA = \"1\"\nB = \"2\"\n").unwrap();
+        let spec = with_env(manifest.spec(), &[("A".into(), "x".into())]);
+        assert_eq!((spec.env["A"].as_str(), spec.env["B"].as_str()), ("x", "2"));
+    }
+
+    #[test]
+    fn the_upload_bars_template_is_valid() {
+        ProgressStyle::with_template(UploadProgress::TEMPLATE).unwrap();
+    }
+}

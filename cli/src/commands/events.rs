@@ -1,0 +1,40 @@
+//! `wharf events`: what happened, oldest first.
+
+use wharf_types::event::Event;
+
+use crate::args::EventsArgs;
+use crate::follow::follow;
+use crate::output;
+use crate::session::Session;
+
+pub async fn run(session: &Session, args: EventsArgs) -> anyhow::Result<()> {
+    let path = match session.find_app(args.name)? {
+        Some(app) => app.path("/events"),
+        None => format!("/v1/namespaces/{}/events", session.namespace()?),
+    };
+    let all = [("after", "0".to_owned())];
+    if args.follow {
+        let mut last = 0;
+        let on_event = |event: Event| {
+            // After a broken connection some may come again.
+            if event.seq <= last {
+                return Ok(());
+            }
+            last = event.seq;
+            print(session, &event)
+        };
+        match follow(&session.client, &path, &all, on_event).await? {}
+    }
+    let mut events: Vec<Event> = session.client.all_with(&path, &all).await?;
+    events.sort_by_key(|event| event.seq);
+    events.iter().try_for_each(|event| print(session, event))
+}
+
+fn print(session: &Session, event: &Event) -> anyhow::Result<()> {
+    if session.json {
+        return output::json(event);
+    }
+    let app = event.app.as_ref().map_or("-", |app| app.as_str());
+    let time = output::style().dim().apply_to(format!("{:.3}", event.time));
+    output::line(format!("{time} {app} {} {}", event.kind, output::printable(&event.message)))
+}

@@ -1,0 +1,60 @@
+//! `wharf scale`.
+
+use wharf_types::AppName;
+use wharf_types::spec::REPLICAS_MAX;
+
+use crate::args::ScaleArgs;
+use crate::exit::Failure;
+use crate::output::{self, count};
+use crate::session::Session;
+
+pub async fn run(session: &Session, args: ScaleArgs) -> anyhow::Result<()> {
+    let (name, replicas) = app_and_replicas(&args.words)?;
+    let app = session.app(name)?;
+    session.client.scale(&app, replicas).await?;
+    if session.json {
+        let reply = serde_json::json!({ "namespace": app.namespace, "app": app.app, "replicas": replicas });
+        return output::json(&reply);
+    }
+    output::line(format!("{} is scaled to {}", app.app, count(replicas.into(), "replica")))
+}
+
+/// `scale 3`, `scale hello 3` or `scale hello=3`.
+fn app_and_replicas(words: &[String]) -> Result<(Option<AppName>, u32), Failure> {
+    let (app, replicas) = match words {
+        [word] => match word.split_once('=') {
+            Some((app, replicas)) => (Some(app), replicas),
+            None => (None, word.as_str()),
+        },
+        [app, replicas] => (Some(app.as_str()), replicas.as_str()),
+        _ => (None, ""),
+    };
+    let replicas =
+        replicas.parse::<u32>().ok().filter(|number| *number <= REPLICAS_MAX).ok_or_else(|| {
+            Failure::usage(format!("`{replicas}` is not a number of replicas: write 0 to {REPLICAS_MAX}"))
+                .help("`wharf scale 3`, `wharf scale hello 3`")
+        })?;
+    let app =
+        app.map(str::parse::<AppName>).transpose().map_err(|error| Failure::usage(error.to_string()))?;
+    Ok((app, replicas))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Option<(Option<String>, u32)> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        app_and_replicas(&words).ok().map(|(app, replicas)| (app.map(String::from), replicas))
+    }
+
+    #[test]
+    fn the_app_may_be_left_out_or_joined() {
+        assert_eq!(parsed(&["3"]), Some((None, 3)));
+        assert_eq!(parsed(&["hello", "0"]), Some((Some("hello".into()), 0)));
+        assert_eq!(parsed(&["hello=12"]), Some((Some("hello".into()), 12)));
+        for bad in [vec![], vec!["hello"], vec!["-1"], vec!["1001"], vec!["A=1"], vec!["hello", "many"]] {
+            assert_eq!(parsed(&bad), None, "{bad:?}");
+        }
+    }
+}

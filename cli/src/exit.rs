@@ -1,0 +1,247 @@
+//! Exit codes, and how an error reaches the user.
+//!
+//! An error is printed once, here, as one sentence chain and a hint. Which code it ends in is decided by two pure
+//! functions: [`Exit::of_problem`] for what the platform answered, [`Exit::of`] for any error.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use wharf_types::problem::{Problem, ProblemCode};
+
+/// Why the command ended. Documented in `docs/guide/exit-codes.md` and in `wharf --help`; the numbers never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The platform failed, or this program did.
+    Platform = 1,
+    /// The command line was not understood.
+    Usage = 2,
+    NotFound = 3,
+    /// Without a valid token, or the token does not allow it.
+    Refused = 4,
+    /// The release cannot start, or was rolled back.
+    RolloutFailed = 5,
+    /// A bad artifact, manifest or setting.
+    Invalid = 6,
+    /// It exists already, or was changed in between.
+    Conflict = 7,
+    /// Nothing answers at the address.
+    Unreachable = 8,
+    /// A quota is used up or a disk is full.
+    Full = 9,
+}
+
+impl Exit {
+    pub fn of_problem(code: ProblemCode) -> Self {
+        match code {
+            ProblemCode::InvalidRequest
+            | ProblemCode::TooLarge
+            | ProblemCode::DigestMismatch
+            | ProblemCode::InvalidArtifact
+            | ProblemCode::InvalidSpec => Self::Invalid,
+            ProblemCode::Unauthenticated | ProblemCode::TokenExpired | ProblemCode::Forbidden => {
+                Self::Refused
+            }
+            ProblemCode::NotFound => Self::NotFound,
+            ProblemCode::AlreadyExists
+            | ProblemCode::Conflict
+            | ProblemCode::RouteTaken
+            | ProblemCode::PreconditionFailed => Self::Conflict,
+            ProblemCode::QuotaExceeded | ProblemCode::StorageFull => Self::Full,
+            ProblemCode::MethodNotAllowed | ProblemCode::Internal | ProblemCode::Unavailable => {
+                Self::Platform
+            }
+        }
+    }
+
+    /// The code of any error: that of the first [`Failure`] or [`Problem`] in its chain.
+    pub fn of(error: &anyhow::Error) -> Self {
+        for cause in error.chain() {
+            if let Some(failure) = cause.downcast_ref::<Failure>() {
+                return failure.exit;
+            }
+            if let Some(problem) = cause.downcast_ref::<Problem>() {
+                return Self::of_problem(problem.code);
+            }
+        }
+        Self::Platform
+    }
+
+    /// The same word in JSON.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Platform => "failed",
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::Refused => "refused",
+            Self::RolloutFailed => "rollout_failed",
+            Self::Invalid => "invalid",
+            Self::Conflict => "conflict",
+            Self::Unreachable => "unreachable",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// An error that this program found itself, with its exit code and what to do.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+    help: Option<String>,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), help: None }
+    }
+
+    pub fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Exit::Invalid, message)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What `--json` prints on stderr: the platform's problem, or the same shape for an error found here.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    code: serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<&'a str>,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
+    exit: u8,
+}
+
+/// Prints the error on stderr and returns the exit code.
+pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    let exit = Exit::of(error);
+    let (detail, help) = (sentences(error), help_for(error));
+    eprintln!("error: {}", crate::output::printable(&detail));
+    if let Some(help) = &help {
+        eprintln!("help: {help}");
+    }
+    if json {
+        let problem = error.chain().find_map(|cause| cause.downcast_ref::<Problem>());
+        let code = match problem {
+            Some(problem) => serde_json::json!(problem.code),
+            None => serde_json::json!(exit.as_str()),
+        };
+        let (status, title) = (problem.map(|p| p.status), problem.map(|p| p.title.as_str()));
+        let report = Report { status, code, title, detail, help, exit: exit as u8 };
+        if let Ok(line) = serde_json::to_string(&report) {
+            eprintln!("{line}");
+        }
+    }
+    ExitCode::from(exit as u8)
+}
+
+/// The chain as one text; a cause that the sentence before it already holds is not said again.
+fn sentences(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+fn help_for(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.help.clone();
+        }
+        let problem = cause.downcast_ref::<Problem>()?;
+        let help = match problem.code {
+            ProblemCode::Unauthenticated | ProblemCode::TokenExpired => {
+                "log in with `wharf login URL`, or set WHARF_TOKEN"
+            }
+            ProblemCode::Forbidden => {
+                "`wharf context` shows which token is used; an admin can make another one"
+            }
+            ProblemCode::Unavailable => "try again in a moment; `wharf doctor` shows what is wrong",
+            ProblemCode::Internal => "look at the log of the platform; `wharf doctor` checks what it can",
+            _ => return None,
+        };
+        Some(help.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn every_problem_code_has_the_exit_code_of_its_status() {
+        for code in ProblemCode::ALL {
+            let expected = match code.status() {
+                401 | 403 => Exit::Refused,
+                404 => Exit::NotFound,
+                409 | 412 => Exit::Conflict,
+                400 | 413 | 422 => Exit::Invalid,
+                429 | 507 => Exit::Full,
+                _ => Exit::Platform,
+            };
+            assert_eq!(Exit::of_problem(*code), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_exit_code_is_found_below_context() {
+        let error = anyhow::Error::new(Problem::new(ProblemCode::RouteTaken, "x.com/ belongs to `a`"))
+            .context("could not make the release");
+        assert_eq!(Exit::of(&error), Exit::Conflict);
+        let error = Err::<(), _>(Failure::new(Exit::Unreachable, "no platform")).context("more").unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Unreachable);
+        assert_eq!(Exit::of(&anyhow::anyhow!("else")), Exit::Platform);
+    }
+
+    #[test]
+    fn a_sentence_is_said_once() {
+        let error = anyhow::anyhow!("disk is full").context("could not write x: disk is full");
+        assert_eq!(sentences(&error), "could not write x: disk is full");
+        let error = anyhow::anyhow!("disk is full").context("could not write x");
+        assert_eq!(sentences(&error), "could not write x: disk is full");
+    }
+
+    #[test]
+    fn the_guide_lists_every_code() {
+        let guide = include_str!("../../docs/guide/exit-codes.md");
+        for exit in 0..=9 {
+            assert!(
+                guide.contains(&format!("| {exit} |")),
+                "{exit} is missing from docs/guide/exit-codes.md"
+            );
+            assert!(
+                crate::args::EXIT_CODES.contains(&format!("  {exit}  ")),
+                "{exit} is missing from --help"
+            );
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Waiting for a rollout, and saying how it went: shared by everything that starts one.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use tokio::time::Instant;
+use wharf_types::api::{Deployed, RolloutInfo};
+use wharf_types::node::Reason;
+use wharf_types::state::RolloutState;
+
+use crate::args::WaitArgs;
+use crate::context::AppRef;
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::session::Session;
+
+/// How long one question waits for its answer: short where a person watches.
+const POLL_SHOWN: Duration = Duration::from_secs(1);
+const POLL_UNSEEN: Duration = Duration::from_secs(20);
+/// Lines of a failed guest that are shown.
+const LAST_LINES: usize = 10;
+
+/// What a rollout means for the person who started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It goes on.
+    Undecided,
+    /// Every slot serves the new release.
+    Serves,
+    Failed,
+    Superseded,
+}
+
+fn verdict(state: RolloutState) -> Verdict {
+    match state {
+        RolloutState::Pending | RolloutState::Running => Verdict::Undecided,
+        RolloutState::Monitoring | RolloutState::Succeeded => Verdict::Serves,
+        RolloutState::Failed => Verdict::Failed,
+        RolloutState::Superseded => Verdict::Superseded,
+    }
+}
+
+/// The one line of `--json`.
+#[derive(Serialize)]
+struct Summary<'a> {
+    #[serde(flatten)]
+    deployed: &'a Deployed,
+    state: RolloutState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replicas: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a Reason>,
+    /// The release that runs instead, where the rollout failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rolled_back_to: Option<u64>,
+    elapsed_millis: u128,
+}
+
+/// Waits as told, prints the result, and fails when the rollout did.
+pub async fn finish(
+    session: &Session,
+    app: &AppRef,
+    deployed: &Deployed,
+    wait: WaitArgs,
+    since: Instant,
+) -> anyhow::Result<()> {
+    let limit = wait.timeout.as_duration();
+    let info = if wait.no_wait { None } else { Some(wait_for(session, app, deployed, limit).await?) };
+    if session.json {
+        output::json(&Summary {
+            deployed,
+            state: info.as_ref().map_or(RolloutState::Pending, |info| info.state),
+            ready: info.as_ref().map(|info| info.ready),
+            replicas: info.as_ref().map(|info| info.replicas),
+            reason: info.as_ref().and_then(|info| info.reason.as_ref()),
+            rolled_back_to: info.as_ref().and_then(went_back_to),
+            elapsed_millis: since.elapsed().as_millis(),
+        })?;
+    }
+    let Some(info) = info else {
+        if !session.json {
+            output::line(format!("release {} of {} is being rolled out", deployed.release, app.app))?;
+            print_urls(deployed)?;
+        }
+        return Ok(());
+    };
+    match verdict(info.state) {
+        Verdict::Serves if session.json => Ok(()),
+        Verdict::Serves => {
+            let took = output::elapsed(since.elapsed());
+            let ready = output::count(info.ready.into(), "instance");
+            output::line(format!("release {} of {} runs: {ready} ready after {took}", info.to, app.app))?;
+            print_urls(deployed)
+        }
+        Verdict::Failed => {
+            print_last_lines(session, app).await;
+            Err(Failure::new(Exit::RolloutFailed, failure_text(app, &info))
+                .help(format!("`wharf why {0}` explains it, `wharf logs {0}` shows what it printed", app.app))
+                .into())
+        }
+        Verdict::Superseded => {
+            let message = format!("release {} of {} was overtaken by a newer rollout", info.to, app.app);
+            Err(Failure::new(Exit::Conflict, message)
+                .help(format!("`wharf status {}` shows what runs now", app.app))
+                .into())
+        }
+        Verdict::Undecided => {
+            let waits_for = info.reason.map(|reason| format!(": {}", reason.message)).unwrap_or_default();
+            let message = format!(
+                "release {} of {} is not ready after {}, {} of {} instances are{waits_for}",
+                info.to,
+                app.app,
+                output::elapsed(since.elapsed()),
+                info.ready,
+                info.replicas,
+            );
+            Err(Failure::new(Exit::RolloutFailed, message)
+                .help(format!("the rollout goes on; follow it with `wharf status {}`", app.app))
+                .into())
+        }
+    }
+}
+
+/// Asks until the rollout is decided or the time is up. A platform that is away for a moment is asked again.
+async fn wait_for(
+    session: &Session,
+    app: &AppRef,
+    deployed: &Deployed,
+    limit: Duration,
+) -> anyhow::Result<RolloutInfo> {
+    let deadline = Instant::now() + limit;
+    let bar = spinner(session.json);
+    let poll = if bar.is_hidden() { POLL_UNSEEN } else { POLL_SHOWN };
+    bar.set_message(format!("release {}: starting", deployed.release));
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match session.client.rollout(app, deployed.rollout, left.min(poll)).await {
+            Ok(info) => {
+                if verdict(info.state) != Verdict::Undecided || left.is_zero() {
+                    bar.finish_and_clear();
+                    return Ok(info);
+                }
+                bar.set_message(progress_text(&info));
+            }
+            Err(error) if Exit::of(&error) == Exit::Unreachable && !left.is_zero() => {
+                bar.set_message("the platform does not answer; trying again");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A line that moves, at a terminal only, and only for what takes longer than half a second.
+fn spinner(json: bool) -> ProgressBar {
+    if json || !output::stderr_is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg}")
+            .expect("the template is a constant that the tests parse"),
+    );
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+fn progress_text(info: &RolloutInfo) -> String {
+    let waits_for = info.reason.as_ref().map(|reason| format!(": {}", output::printable(&reason.message)));
+    format!(
+        "release {}: {} of {} instances ready{}",
+        info.to,
+        info.ready,
+        info.replicas,
+        waits_for.unwrap_or_default()
+    )
+}
+
+fn went_back_to(info: &RolloutInfo) -> Option<u64> {
+    info.from.filter(|_| info.state == RolloutState::Failed)
+}
+
+fn failure_text(app: &AppRef, info: &RolloutInfo) -> String {
+    let reason = match &info.reason {
+        Some(reason) => reason.message.trim_end_matches('.'),
+        None => "the platform gave no reason",
+    };
+    let now = match went_back_to(info) {
+        Some(release) => format!("{} is back on release {release}", app.app),
+        None => "nothing of it runs".to_owned(),
+    };
+    format!("release {} of {} failed: {reason}; {now}", info.to, app.app)
+}
+
+/// Shows what the guest said before it ended. Only a help: whatever goes wrong here is not told.
+async fn print_last_lines(session: &Session, app: &AppRef) {
+    let Ok(why) = session.client.why(app).await else { return };
+    let skip = why.last_log.len().saturating_sub(LAST_LINES);
+    for line in why.last_log.iter().skip(skip) {
+        output::note(format!("  | {}", output::printable(line)));
+    }
+}
+
+fn print_urls(deployed: &Deployed) -> anyhow::Result<()> {
+    deployed.urls.iter().try_for_each(output::line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::node::ReasonKind;
+    use wharf_types::{RolloutId, Timestamp};
+
+    fn failed(from: Option<u64>) -> RolloutInfo {
+        RolloutInfo {
+            id: RolloutId::new(),
+            from,
+            to: 4,
+            state: RolloutState::Failed,
+            ready: 0,
+            replicas: 2,
+            reason: Some(Reason {
+                kind: ReasonKind::Trap,
+                message: "the guest trapped: unreachable.".into(),
+            }),
+            rolled_back_by: None,
+            started_at: Timestamp::UNIX_EPOCH,
+            ended_at: None,
+        }
+    }
+
+    fn app() -> AppRef {
+        AppRef { namespace: "default".parse().unwrap(), app: "hello".parse().unwrap() }
+    }
+
+    #[test]
+    fn a_failure_says_the_guests_error_and_what_runs_now() {
+        assert_eq!(
+            failure_text(&app(), &failed(Some(3))),
+            "release 4 of hello failed: the guest trapped: unreachable; hello is back on release 3"
+        );
+        assert!(failure_text(&app(), &failed(None)).ends_with("; nothing of it runs"));
+    }
+
+    #[test]
+    fn monitoring_already_serves() {
+        assert_eq!(verdict(RolloutState::Monitoring), Verdict::Serves);
+        assert_eq!(verdict(RolloutState::Running), Verdict::Undecided);
+    }
+
+    #[test]
+    fn the_spinners_template_is_valid() {
+        ProgressStyle::with_template("{spinner} {msg}").unwrap();
+        assert!(spinner(true).is_hidden());
+    }
+}

@@ -1,0 +1,39 @@
+//! What every client command starts from: where to talk to, the client, and how to print.
+
+use wharf_types::{AppName, NamespaceName};
+
+use crate::args::Global;
+use crate::client::Client;
+use crate::context::{self, AppRef, Target};
+
+#[derive(Debug)]
+pub struct Session {
+    pub target: Target,
+    pub client: Client,
+    pub json: bool,
+    pub app_flag: Option<AppName>,
+}
+
+impl Session {
+    pub fn open(global: Global) -> anyhow::Result<Self> {
+        let target = context::target(&global)?;
+        let client = Client::new(&target)?;
+        Ok(Self { target, client, json: global.json, app_flag: global.app })
+    }
+
+    /// The app that the command is about.
+    pub fn app(&self, positional: Option<AppName>) -> anyhow::Result<AppRef> {
+        AppRef::resolve(positional, self.app_flag.clone(), &self.target)
+    }
+
+    /// The app, where a command also works without one.
+    pub fn find_app(&self, positional: Option<AppName>) -> anyhow::Result<Option<AppRef>> {
+        AppRef::find(positional, self.app_flag.clone(), &self.target)
+    }
+
+    /// The namespace of commands that are not about an app.
+    pub fn namespace(&self) -> anyhow::Result<NamespaceName> {
+        let manifest = crate::project::read_manifest(std::path::Path::new("."))?;
+        Ok(self.target.namespace.with_manifest(manifest.as_ref()))
+    }
+}

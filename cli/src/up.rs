@@ -1,0 +1,314 @@
+//! `wharf up`: control plane, worker and ingress in one process.
+//!
+//! The three meet as they would on three hosts: the worker follows the control plane over HTTP. Only requests take a shorter
+//! way: the ingress calls the guests of this process through [`LocalGuests`].
+
+use std::future::Future;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use http::Response;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use wharf_ingress::{CallError, Config as IngressConfig, Ingress, IngressError, LocalCall};
+use wharf_platform_api::{Config, ControlPlane};
+use wharf_runtime::control::ControlClient;
+use wharf_runtime::logs::{LogShipper, LogSink};
+use wharf_runtime::session::Session;
+use wharf_runtime::supervisor::{Shutdown, Supervisor};
+use wharf_runtime::wasm::backend::{DispatchError, Table, WasmBackend};
+use wharf_runtime::wasm::compiler::{CompileCommand, key_in};
+use wharf_runtime::wasm::failure::InvokeError;
+use wharf_runtime::wasm::host::WasmHost;
+use wharf_runtime::wasm::invoke::GuestBody;
+use wharf_types::log::{LogRecord, LogStream};
+use wharf_types::node::NodeRegistration;
+use wharf_types::route::RouteTable;
+use wharf_types::{InstanceId, NodeId, Timestamp};
+
+use crate::exit::{Exit, Failure};
+use crate::local::{self, Local};
+
+/// How long open requests may finish after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long the parts behind the ingress may take to end, each.
+const PART_GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Args, Debug)]
+pub struct UpArgs {
+    /// Folder for the platform's state and artifacts [default: a folder of yours]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where the API listens; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    pub api: SocketAddr,
+    /// Where the apps are served; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub http: SocketAddr,
+    /// Print one JSON object on stdout when ready, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    start_log();
+    // Before anything is started, so that a signal is never missed.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let api_listener = listen(args.api, "--api").await?;
+    let http_listener = listen(args.http, "--http").await?;
+    let api = format!("http://{}", api_listener.local_addr()?);
+    let http = format!("http://{}", http_listener.local_addr()?);
+
+    let data_dir = args.data.map_or_else(default_data_dir, Ok)?;
+    let config = Config { data_dir: data_dir.clone(), domain: "localhost".into(), http_url: http.clone() };
+    let control_plane = ControlPlane::open(config).await?;
+    let token_file = std::path::absolute(control_plane.admin_token_file())?;
+    let node_token = control_plane.node_token().to_owned();
+
+    let stop_control_plane = CancellationToken::new();
+    let serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
+    let worker = Worker::start(&data_dir.join("worker"), &api, &node_token, http_listener)?;
+
+    let local = Local { api, http, token_file };
+    if let Err(error) = local::write(&local) {
+        tracing::warn!("clients on this machine will not find the platform by themselves: {error:#}");
+    }
+    announce(&local, args.json)?;
+
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    if !args.json {
+        eprintln!("stopping: open requests may finish for up to {} s; Ctrl-C ends them now", DRAIN.as_secs());
+    }
+    let clean = tokio::select! {
+        clean = worker.shutdown() => clean,
+        _ = interrupt.recv() => false,
+    };
+    stop_control_plane.cancel();
+    let ended = tokio::time::timeout(PART_GRACE + PART_GRACE, serving).await;
+    if let Err(error) = local::remove(&local) {
+        tracing::warn!("{error:#}");
+    }
+    if let Ok(Ok(Err(error))) = ended {
+        return Err(error).context("the API ended with an error");
+    }
+    if !clean && !args.json {
+        eprintln!("stopped; some requests were cut");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// To stderr, warnings and worse unless `RUST_LOG` says otherwise.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,wasmtime_wasi_http=error"));
+    // A log that is there already serves as well.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+async fn listen(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|error| {
+        let failure = Failure::new(Exit::Platform, format!("cannot listen on {addr}: {error}"));
+        failure
+            .help(format!(
+                "stop what uses the address, or choose another with `{flag} ADDR`; port 0 takes any free one"
+            ))
+            .into()
+    })
+}
+
+fn default_data_dir() -> anyhow::Result<PathBuf> {
+    let dirs = directories::ProjectDirs::from("", "", "wharf")
+        .context("no home folder is known: name a folder with --data DIR")?;
+    Ok(dirs.data_dir().to_owned())
+}
+
+fn announce(local: &Local, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(local)?)?;
+    } else {
+        writeln!(out, "Wharf is up.")?;
+        writeln!(out, "  API    {}", local.api)?;
+        writeln!(out, "  apps   http://APP.NAMESPACE.localhost:{}/", port_of(&local.http))?;
+        writeln!(out, "  token  {}", local.token_file.display())?;
+        writeln!(out)?;
+        writeln!(
+            out,
+            "Clients on this machine are logged in already: `wharf deploy hello.wasm --app hello`."
+        )?;
+        writeln!(out, "Elsewhere: `wharf login {}`, with the token above. Ctrl-C stops.", local.api)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn port_of(url: &str) -> &str {
+    url.rsplit(':').next().unwrap_or_default()
+}
+
+/// The worker and its ingress.
+struct Worker {
+    ingress: wharf_ingress::IngressHandle,
+    session: Session,
+    supervisor: Supervisor,
+    shipper: LogShipper,
+}
+
+impl Worker {
+    fn start(folder: &Path, api: &str, token: &str, listener: TcpListener) -> anyhow::Result<Self> {
+        let node = node_id(folder)
+            .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
+        let key =
+            key_in(&folder.join("compiled.key")).context("cannot read the key of the compiled artifacts")?;
+        let logs = LogSink::new();
+        let host =
+            WasmHost::new(&folder.join("compiled"), key, CompileCommand::this_program(), logs.clone())?;
+        let control = ControlClient::new(api, token, node)?;
+        let backend = WasmBackend::new(host, control.clone());
+        let supervisor = Supervisor::spawn(backend.clone(), rand::random());
+
+        let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
+        let mut config = IngressConfig::new(node);
+        config.on_error = Arc::new({
+            let logs = logs.clone();
+            move |error| tell_app(&logs, error)
+        });
+        let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
+        let usage = {
+            let backend = backend.clone();
+            Arc::new(move || backend.usage())
+        };
+        let session = Session::spawn(
+            control.clone(),
+            registration(),
+            supervisor.handle(),
+            routes_to,
+            ingress.applied(),
+            usage,
+        );
+        let shipper = LogShipper::spawn(logs, control);
+        Ok(Self { ingress, session, supervisor, shipper })
+    }
+
+    /// Whether everything that was open has finished. The session ends before the instances do, so that the control plane
+    /// does not take the end of this process for the end of the apps.
+    async fn shutdown(self) -> bool {
+        let ingress = self.ingress.shutdown(DRAIN).await;
+        self.session.shutdown().await;
+        let supervisor = self.supervisor.shutdown(PART_GRACE).await;
+        self.shipper.shutdown(PART_GRACE).await;
+        ingress == wharf_ingress::Shutdown::Clean && supervisor == Shutdown::Clean
+    }
+}
+
+/// This node's id, the same after every start.
+fn node_id(folder: &Path) -> anyhow::Result<NodeId> {
+    let file = folder.join("node.id");
+    match std::fs::read_to_string(&file) {
+        Ok(text) => text.trim().parse().with_context(|| format!("{} is damaged", file.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(folder)?;
+            let node = NodeId::new();
+            let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+            writeln!(draft, "{node}")?;
+            draft.persist(&file)?;
+            Ok(node)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn registration() -> NodeRegistration {
+    let hostname =
+        nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    // A quarter is left to the system and to this process itself.
+    let memory_bytes = memory_total_bytes().unwrap_or(1 << 30) / 4 * 3;
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    NodeRegistration { hostname, memory_bytes, cpus, version: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
+/// `MemTotal` of proc(5).
+fn memory_total_bytes() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
+}
+
+/// An error that the ingress made itself belongs into the log of the app that it was made for.
+fn tell_app(logs: &LogSink, error: &IngressError) {
+    let (Some(namespace), Some(app)) = (&error.namespace, &error.app) else { return };
+    let detail = error.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+    logs.push(LogRecord {
+        time: Timestamp::now(),
+        namespace: namespace.clone(),
+        app: app.clone(),
+        release: 0,
+        instance: error.instance.unwrap_or_else(|| InstanceId::from_uuid(uuid::Uuid::nil())),
+        stream: LogStream::Platform,
+        seq: 0,
+        message: format!(
+            "{} {} answered {} ({}){detail} [request {}]",
+            error.method,
+            error.path,
+            error.code.status().as_u16(),
+            error.code.as_str(),
+            error.request_id
+        ),
+    });
+}
+
+/// The guests of this process, as the ingress sees them.
+#[derive(Clone)]
+struct LocalGuests(Arc<Table>);
+
+impl tower::Service<LocalCall> for LocalGuests {
+    type Response = Response<GuestBody>;
+    type Error = CallError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, CallError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: LocalCall) -> Self::Future {
+        let table = self.0.clone();
+        let mut answer: Self::Future = Box::pin(async move {
+            table.dispatch(call.instance, call.request).await.map_err(|error| match error {
+                DispatchError::NotHere(request) => CallError::NotHere(request),
+                DispatchError::Invoke(error) => call_error(&error),
+            })
+        });
+        // The ingress holds its route table during this call only, so the request must have its place in the instance when
+        // this returns: otherwise the instance may be stopped between the choice and the first poll. Whoever awaits the
+        // answer polls again at once, so no wake-up is lost.
+        match answer.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())) {
+            Poll::Ready(answer) => Box::pin(std::future::ready(answer)),
+            Poll::Pending => answer,
+        }
+    }
+}
+
+fn call_error(error: &InvokeError) -> CallError {
+    match error {
+        InvokeError::Busy => CallError::Busy(None),
+        InvokeError::Timeout(_) | InvokeError::Cpu(_) => CallError::Timeout,
+        InvokeError::BodyTooLarge => CallError::BodyTooLarge,
+        InvokeError::BadRequest(text) => CallError::BadRequest(text.clone()),
+        InvokeError::Trap(_) | InvokeError::NoResponse | InvokeError::Guest(_) | InvokeError::Platform(_) => {
+            CallError::Failed(error.to_string())
+        }
+    }
+}
