@@ -1,0 +1,3 @@
+module wharf-example-go
+
+go 1.24

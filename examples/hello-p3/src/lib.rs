@@ -1,0 +1,10 @@
+//! Says hello with the SDK, on WASI 0.3.
+
+use wharf_sdk::http::{Request, Response, Result};
+
+wharf_sdk::p3::http_app!(hello);
+
+async fn hello(_request: Request) -> Result<Response> {
+    let greeting = std::env::var("GREETING").unwrap_or_else(|_| "Hello from WASI 0.3".to_owned());
+    Ok(Response::new(format!("{greeting}\n").into()))
+}

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Makes FOLDER/.venv hold what FOLDER/requirements.txt lists. Does nothing when it does already.
+#
+#   guest-python.sh FOLDER
+set -euo pipefail
+
+say() { echo "guest-python: $*" >&2; }
+fail() { say "$*"; exit 1; }
+
+[[ $# == 1 && -f $1/requirements.txt ]] || fail "usage: guest-python.sh FOLDER, a folder with a requirements.txt"
+cd "$1"
+
+# A copy of the list, made last, tells that an installation came to its end.
+cmp -s requirements.txt .venv/installed.txt && exit 0
+
+if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null \
+        || fail "Python with venv is missing; on Debian or Ubuntu: sudo apt-get install python3-venv"
+    say "installing python3-venv"
+    apt-get update -qq >&2 || say "apt-get update failed, going on with the lists that are there"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3 python3-venv >&2
+fi
+
+say "installing $(tr '\n' ' ' <requirements.txt)into $PWD/.venv"
+rm -rf .venv
+python3 -m venv .venv
+.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt >&2
+cp requirements.txt .venv/installed.txt
