@@ -1,1 +1,19 @@
-//! tests
+//! What the end-to-end suites share: a platform of their own, the real `wharf` command, a client for apps and API, and guests.
+//!
+//! A suite starts [`Platform`]s, which are the real binary on free ports with a folder of their own, and waits for values with
+//! [`eventually`]. Nothing in here knows more of the platform than a user does: commands, HTTP, and the wire types.
+
+#![allow(clippy::unwrap_used, reason = "everything in here is a part of tests, which fail by panicking")]
+
+mod command;
+mod http;
+mod load;
+mod platform;
+mod wait;
+pub mod workspace;
+
+pub use crate::command::{Ran, Wharf};
+pub use crate::http::{Client, Reply, RequestBody, empty, full, request};
+pub use crate::load::{Load, Served};
+pub use crate::platform::{Platform, Ready, Start};
+pub use crate::wait::{SHORT, eventually, within};

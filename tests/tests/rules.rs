@@ -1,0 +1,128 @@
+//! Rules of the tree that no compiler keeps: which crate may know which, and what the documents may say.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use wharf_tests::workspace;
+
+const OURS: [&str; 6] =
+    ["wharf-types", "wharf-platform-api", "wharf-runtime", "wharf-ingress", "wharf-cli", "wharf-sdk"];
+
+/// The names of all that a crate depends on, but for its tests alone.
+fn dependencies(folder: &str) -> BTreeSet<String> {
+    let file = workspace::root().join(folder).join("Cargo.toml");
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let manifest: toml::Table = text.parse().unwrap();
+    let mut names = BTreeSet::new();
+    let targets = manifest.get("target").and_then(toml::Value::as_table).into_iter().flatten();
+    let tables = targets.filter_map(|(_, table)| table.as_table()).chain([&manifest]);
+    for table in tables {
+        for section in ["dependencies", "build-dependencies"] {
+            for (name, value) in table.get(section).and_then(toml::Value::as_table).into_iter().flatten() {
+                let real = value.get("package").and_then(toml::Value::as_str).unwrap_or(name);
+                names.insert(real.to_owned());
+            }
+        }
+    }
+    names
+}
+
+fn ours(folder: &str) -> BTreeSet<String> {
+    dependencies(folder).into_iter().filter(|name| name.starts_with("wharf")).collect()
+}
+
+fn only(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+#[test]
+fn types_knows_nothing_of_ours_and_no_engine_server_or_database() {
+    assert_eq!(ours("types"), only(&[]));
+    let forbidden = |name: &String| {
+        ["tokio", "axum", "sqlx", "wasmtime", "hyper", "tower", "reqwest"]
+            .iter()
+            .any(|crate_name| name == crate_name || name.starts_with(&format!("{crate_name}-")))
+    };
+    let found: Vec<String> = dependencies("types").into_iter().filter(forbidden).collect();
+    assert!(found.is_empty(), "types depends on {found:?}");
+}
+
+#[test]
+fn control_plane_worker_and_ingress_know_only_types() {
+    for folder in ["platform-api", "runtime", "ingress"] {
+        assert_eq!(ours(folder), only(&["wharf-types"]), "{folder}");
+    }
+}
+
+#[test]
+fn the_tests_use_the_platform_from_outside() {
+    assert_eq!(ours("tests"), only(&["wharf-types"]));
+}
+
+#[test]
+fn what_guests_link_knows_nothing_of_the_platform() {
+    for manifest in manifests(&workspace::root().join("sdk")) {
+        let folder = manifest.parent().unwrap().strip_prefix(workspace::root()).unwrap().to_owned();
+        let found = ours(folder.to_str().unwrap());
+        let platform: Vec<&String> =
+            found.iter().filter(|name| OURS.contains(&name.as_str()) && *name != "wharf-sdk").collect();
+        assert!(platform.is_empty(), "{} depends on {platform:?}", folder.display());
+    }
+}
+
+fn manifests(folder: &Path) -> Vec<PathBuf> {
+    files(folder).into_iter().filter(|file| file.ends_with("Cargo.toml")).collect()
+}
+
+/// All files below a folder, but for what is built.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_symlink() || ["target", "node_modules"].contains(&name.as_str()) || name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn every_crate_follows_the_workspaces_lints() {
+    let workspace_manifest: toml::Table =
+        std::fs::read_to_string(workspace::root().join("Cargo.toml")).unwrap().parse().unwrap();
+    for member in workspace_manifest["workspace"]["members"].as_array().unwrap() {
+        let folder = workspace::root().join(member.as_str().unwrap());
+        let manifest: toml::Table =
+            std::fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap();
+        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{}", folder.display());
+    }
+}
+
+#[test]
+fn no_document_names_a_path_of_the_machine_that_it_was_written_on() {
+    let root = workspace::root();
+    let mut documents = files(&root.join("docs"));
+    documents.extend(files(root).into_iter().filter(|file| file.extension().is_some_and(|end| end == "md")));
+    // Put together here, so that this file does not hold the words that it looks for.
+    let words = ["work", "root", "home"].map(|folder| format!("/{folder}/"));
+    for document in documents {
+        let text = String::from_utf8_lossy(&std::fs::read(&document).unwrap()).into_owned();
+        for (number, line) in text.lines().enumerate() {
+            let found = words.iter().find(|word| {
+                line.match_indices(word.as_str()).any(|(at, _)| {
+                    // Part of a longer path or an address, such as `target/work/x`, is fine.
+                    !line[..at].ends_with(|before: char| before.is_alphanumeric() || "~._-}".contains(before))
+                })
+            });
+            assert!(found.is_none(), "{}:{}: {line}", document.display(), number + 1);
+        }
+    }
+}

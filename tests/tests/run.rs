@@ -1,0 +1,122 @@
+//! `wharf run`: one component or module here, without a platform.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use wharf_tests::{Client, SHORT, Wharf, within, workspace};
+
+fn user() -> (TempDir, Wharf) {
+    let home = tempfile::tempdir().unwrap();
+    let wharf = Wharf::at_home(home.path());
+    (home, wharf)
+}
+
+fn guest(name: &str) -> String {
+    workspace::guest(name).to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_c_command_gets_its_arguments() {
+    let (_home, wharf) = user();
+    let ran = wharf.run(&["run", &guest("c-command"), "--", "one", "--two"]).await;
+    assert_eq!(ran.clone().ok(), "argument 1: one\nargument 2: --two\n", "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_command_of_wasi_0_1_tells_whether_it_worked() {
+    let (_home, wharf) = user();
+    // The adapter that makes a component of it knows success and failure only, and no further codes.
+    for (asked, told) in [("0", 0), ("1", 1)] {
+        let set = format!("EXIT_CODE={asked}");
+        let ran = wharf.run(&["run", &guest("c-command"), "--env", &set, "--", "x"]).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (told, "argument 1: x\n"), "{}", ran.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_commands_exit_code_is_ours() {
+    let (home, wharf) = user();
+    let component = home.path().join("seven.wasm");
+    std::fs::write(&component, wat::parse_str(ENDS_WITH_7).unwrap()).unwrap();
+    let ran = wharf.run(&["run", component.to_str().unwrap()]).await;
+    assert_eq!(ran.code, 7, "{}", ran.stderr);
+}
+
+const ENDS_WITH_7: &str = r#"(component
+  (import "wasi:cli/exit@0.2.12" (instance $exit
+    (export "exit-with-code" (func (param "status-code" u8)))))
+  (core func $end (canon lower (func $exit "exit-with-code")))
+  (core module $code
+    (import "host" "end" (func $end (param i32)))
+    (func (export "run") (result i32) (call $end (i32.const 7)) unreachable))
+  (core instance $made (instantiate $code (with "host" (instance (export "end" (func $end))))))
+  (func $run (result (result)) (canon lift (core func $made "run")))
+  (instance $cli (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.12" (instance $cli)))"#;
+
+#[tokio::test]
+async fn a_command_reads_stdin_and_writes_stdout() {
+    let (_home, wharf) = user();
+    let text = "to be\nor not to be\n".repeat(10_000);
+    assert_eq!(wharf.run_with_input(&["run", &guest("c-command")], &text).await.ok(), text);
+    let counted = wharf.run_with_input(&["run", &guest("go-command")], "to be\nor not\n").await.ok();
+    assert_eq!(counted, "2 lines, 4 words, 13 bytes\n");
+}
+
+#[tokio::test]
+async fn a_command_sees_the_folders_that_it_is_given_and_no_other() {
+    let (home, wharf) = user();
+    std::fs::create_dir(home.path().join("given")).unwrap();
+    std::fs::write(home.path().join("given/note"), "x").unwrap();
+    // Opens the file `note` below its first folder, and fails when it cannot.
+    let module = home.path().join("open.wasm");
+    std::fs::write(&module, wat::parse_str(OPENS_NOTE).unwrap()).unwrap();
+    let module = module.to_str().unwrap();
+    assert_eq!(wharf.run(&["run", module, "--dir", "given::/data"]).await.code, 0);
+    assert_eq!(wharf.run(&["run", module]).await.code, 1);
+    std::fs::remove_file(home.path().join("given/note")).unwrap();
+    assert_eq!(wharf.run(&["run", module, "--dir", "given::/data"]).await.code, 1);
+}
+
+const OPENS_NOTE: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "note")
+  (func (export "_start")
+    (call $exit (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 4) (i32.const 0)
+      (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 16)))))"#;
+
+#[tokio::test]
+async fn an_http_component_is_served_until_sigint() {
+    let (_home, wharf) = user();
+    let hello = guest("hello");
+    let mut command = wharf.command(&["run", &hello, "--addr", "127.0.0.1:0", "--env", "GREETING=run"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = within(SHORT, "the first line", lines.next_line()).await.unwrap().unwrap();
+    assert!(first.starts_with("http://127.0.0.1:"), "{first}");
+
+    let reply = Client::new(&first).get("anything.test", "/").await.unwrap();
+    assert_eq!(reply.text(), "run\n");
+    kill(Pid::from_raw(child.id().unwrap().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let status = within(SHORT, "the end", child.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_or_not_wasm_is_said_so() {
+    let (home, wharf) = user();
+    let missing = wharf.run(&["run", "nothing.wasm"]).await;
+    assert!(missing.code != 0 && missing.stderr.contains("nothing.wasm"), "{}", missing.stderr);
+    std::fs::write(home.path().join("text.wasm"), "hello").unwrap();
+    let text = wharf.run(&["run", "text.wasm"]).await;
+    assert!(text.code != 0 && text.stderr.starts_with("error: "), "{}", text.stderr);
+}
