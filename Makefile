@@ -1,0 +1,61 @@
+# The commands of this repository. `make help` lists them.
+
+# `release` or `dev`. Dependencies are optimised in both.
+PROFILE ?= release
+# With ONCE=1, `make demo` checks everything and ends.
+ONCE ?=
+
+BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+
+.PHONY: help demo test bench fmt lint guests setup build clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: ## Start a platform here and deploy the examples; ONCE=1 checks them and ends, PROFILE=dev builds faster
+	@scripts/setup.sh demo
+	cargo build --profile $(PROFILE) -p wharf
+	@WHARF=$(BINARIES)/wharf ONCE=$(ONCE) scripts/demo.sh
+
+# The guests come after `wharf`, which makes components of core modules, and before the tests, which deploy them. Everything is
+# built by one command, because `cargo build -p wharf` chooses other features of dependencies and would build many of them twice.
+test: ## Check format and lints, run all tests, and the demo once
+	@scripts/setup.sh test
+	cargo fmt --all --check
+	cd examples && cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo build --workspace --all-targets
+	WHARF=$(CURDIR)/target/debug/wharf scripts/guest-examples.sh
+	cargo test --workspace
+	cd examples && cargo test -p wharf-sdk -p guestbook
+	WHARF=target/debug/wharf ONCE=1 scripts/demo.sh
+
+bench: ## Measure what docs/promises.md promises
+	@scripts/setup.sh demo
+	scripts/bench.sh
+
+fmt: ## Format everything
+	cargo fmt --all
+	cd examples && cargo fmt --all
+
+lint: ## Check format and lints only
+	cargo fmt --all --check
+	cd examples && cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+guests: ## Build the examples into target/guests
+	@scripts/setup.sh test
+	cargo build -p wharf
+	WHARF=$(CURDIR)/target/debug/wharf scripts/guest-examples.sh
+
+setup: ## Install everything that the other commands need
+	@scripts/setup.sh test
+
+build: ## Build the `wharf` command
+	@scripts/setup.sh build
+	cargo build --profile $(PROFILE) -p wharf
+
+clean: ## Remove everything that was built
+	cargo clean
+	rm -rf examples/target examples/*/app.wasm examples/*/.venv examples/*/node_modules
