@@ -1,7 +1,7 @@
 //! What a component may import and export here, and what an import means to a person.
 //!
 //! The list is the contract between the control plane, which refuses a component at push, and the worker, which links it.
-//! A test in `wharf-runtime` holds the two together.
+//! Tests in `wharf-runtime` and the end-to-end suites hold the two together.
 
 use serde::{Deserialize, Serialize};
 
@@ -169,16 +169,6 @@ pub fn is_provided(import: &str) -> bool {
         Some((0, 3)) => contains(WASI_03, name),
         _ => DRAFTS.contains(&import),
     }
-}
-
-/// Every interface that the host provides, at the lowest version of each.
-pub fn provided() -> impl Iterator<Item = String> {
-    let all = |interfaces: Interfaces, version: &'static str| {
-        interfaces.iter().flat_map(move |(package, names)| {
-            names.iter().map(move |name| format!("{package}/{name}@{version}"))
-        })
-    };
-    all(WASI_02, "0.2.0").chain(all(WASI_03, "0.3.0")).chain(DRAFTS.iter().map(|name| (*name).to_owned()))
 }
 
 /// What a release asks for, in a user's words.
