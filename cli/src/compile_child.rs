@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 /// Must be called before any thread or runtime is started: it limits this process.
 pub fn main() -> ExitCode {
-    wharf_runtime::wasm::compiler::child_main()
+    wharf_runtime::wasm::compile_child::main()
 }

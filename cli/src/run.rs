@@ -121,7 +121,7 @@ async fn connection(app: Arc<HttpApp>, stream: TcpStream) {
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
-type Answer = Response<Either<wharf_runtime::wasm::invoke::GuestBody, Full<Bytes>>>;
+type Answer = Response<Either<wharf_runtime::wasm::body::GuestBody, Full<Bytes>>>;
 
 async fn answer(app: Arc<HttpApp>, mut request: Request<Incoming>) -> Result<Answer, Infallible> {
     let absolute = make_absolute(&request);

@@ -14,6 +14,10 @@ use crate::connection::Connection;
 /// What every HTTP/2 client sends first (RFC 9113 §3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Pieces that are together no longer than this are copied into one before they are sent: `writev` costs the kernel more than
+/// such a copy costs us, and most answers are a head and a few octets of body.
+const JOINED_MAX_BYTES: usize = 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Http1,
@@ -102,7 +106,18 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let polled = if length <= JOINED_MAX_BYTES {
+            let mut joined = [0; JOINED_MAX_BYTES];
+            let mut end = 0;
+            for buf in bufs {
+                joined[end..end + buf.len()].copy_from_slice(buf);
+                end += buf.len();
+            }
+            Pin::new(&mut self.socket).poll_write(cx, &joined[..length])
+        } else {
+            Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        };
         self.count(polled)
     }
 

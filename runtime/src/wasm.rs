@@ -9,12 +9,16 @@
 
 pub mod app;
 pub mod backend;
+pub mod body;
 pub mod command;
+pub mod compile_child;
 pub mod compiler;
+mod cpu;
 pub mod engine;
 pub mod failure;
+mod habit;
 pub mod host;
-pub mod invoke;
+mod invoke;
 mod keyvalue;
 mod lane;
 pub mod meter;
@@ -23,3 +27,4 @@ mod service;
 pub mod standalone;
 pub mod state;
 mod stdio;
+mod warm;

@@ -1,18 +1,14 @@
 //! One release of an HTTP app, ready to be invoked.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_queue::ArrayQueue;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::Engine;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::handler::ProxyHandler;
@@ -20,25 +16,29 @@ use wharf_types::InstanceId;
 use wharf_types::node::AssignedInstance;
 use wharf_types::spec::ReuseMode;
 
+use super::body::{GuestBody, LimitedBody};
+use super::engine::Activity;
 use super::failure::{InvokeError, classify};
-use super::invoke::{GuestBody, Proxy02};
-use super::lane::Lanes;
+use super::habit::Habit;
+use super::invoke::Proxy02;
+use super::lane::Account;
 use super::meter::Meter;
 use super::service::ServiceState;
 use super::state::{State, Template, closed_wasi};
 use super::stdio::GuestOutput;
+use super::warm::WarmStores;
 use crate::logs::{LineBuffer, LogSink};
 use wharf_types::log::LogStream;
 
 /// How long a request waits for a place when the app's concurrency is used up.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Warm stores that one instance keeps at most.
+const WARM_MAX: usize = 64;
+
 /// What every app of a worker shares.
 pub struct Shared {
-    pub(super) engine: Engine,
-    pub(super) lanes: Arc<Lanes>,
-    /// Guests that are being polled or wait to be; the epoch ticker stands still without any.
-    pub(super) active: Arc<AtomicU64>,
+    pub(super) activity: Arc<Activity>,
     /// Places in the engine's pool.
     pub(super) stores: Arc<Semaphore>,
     pub(super) logs: LogSink,
@@ -51,10 +51,11 @@ pub struct HttpApp {
     pub(super) instance: InstanceId,
     pub(super) timeout: Duration,
     request_body_max: u64,
-    permits: Arc<Semaphore>,
+    permits: Semaphore,
     /// Requests that wait for a place; more than the app serves at once are turned away.
     waiting: AtomicUsize,
     waiting_max: usize,
+    pub(super) habit: Habit,
     outputs: Outputs,
     env: Vec<(String, String)>,
     args: Vec<String>,
@@ -123,7 +124,7 @@ impl HttpApp {
                     Guest::P2(Box::new(Proxy02 {
                         pre,
                         uses,
-                        warm: ArrayQueue::new(if uses > 1 { 64 } else { 1 }),
+                        warm: WarmStores::new(if uses > 1 { WARM_MAX } else { 1 }),
                     }))
                 }
                 Linked::P3(pre) => {
@@ -143,7 +144,8 @@ impl HttpApp {
                 }
             };
             Self {
-                permits: Arc::new(Semaphore::new(concurrency)),
+                permits: Semaphore::new(concurrency),
+                habit: Habit::default(),
                 waiting: AtomicUsize::new(0),
                 waiting_max: concurrency,
                 timeout: spec.limits.timeout.as_duration(),
@@ -189,7 +191,7 @@ impl HttpApp {
     }
 
     /// Calls the guest. The request's URI must be absolute, since `wasi:http` hands scheme and authority to the guest.
-    pub async fn call<B>(self: &Arc<Self>, request: Request<B>) -> Result<Response<GuestBody>, InvokeError>
+    pub async fn call<B>(self: Arc<Self>, request: Request<B>) -> Result<Response<GuestBody>, InvokeError>
     where
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<Error>,
@@ -201,24 +203,22 @@ impl HttpApp {
         {
             return Err(InvokeError::BodyTooLarge);
         }
-        let permit = self.permit().await?;
-        let active = self.meter().begin();
-        let request = request.map(|body| LimitedBody::new(body, self.request_body_max));
-        let result = match &self.guest {
-            Guest::P2(_) => self.call_p2(request, permit, active).await,
+        let admitted = Admitted::new(self).await?;
+        let app = admitted.app().clone();
+        let request = request.map(|body| LimitedBody::new(body, app.request_body_max));
+        let result = match &app.guest {
+            Guest::P2(_) => app.call_p2(request, admitted).await,
             Guest::P3(service) => {
                 let response = service
                     .handle((), request.map(BodyExt::boxed_unsync))
                     .await
-                    .map_err(|error| self.classify(&error));
-                response.map(|response| GuestBody::wrap(response, None, permit, active, self.clone()))
+                    .map_err(|error| app.classify(&error));
+                response.map(|response| GuestBody::wrap(response, None, admitted))
             }
         };
         match &result {
-            Err(InvokeError::Trap(_) | InvokeError::NoResponse) => self.meter().trapped(),
-            Err(InvokeError::Timeout(_) | InvokeError::Cpu(_) | InvokeError::Busy) => {
-                self.meter().hit_limit()
-            }
+            Err(InvokeError::Trap(_) | InvokeError::NoResponse) => app.meter().trapped(),
+            Err(InvokeError::Timeout(_) | InvokeError::Cpu(_) | InvokeError::Busy) => app.meter().hit_limit(),
             _ => {}
         }
         result
@@ -231,18 +231,23 @@ impl HttpApp {
         }
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, InvokeError> {
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            return Ok(permit);
+    /// Waits for a place, which the caller gives back.
+    async fn admit(&self) -> Result<(), InvokeError> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            permit.forget();
+            return Ok(());
         }
         if self.waiting.fetch_add(1, Relaxed) >= self.waiting_max {
             self.waiting.fetch_sub(1, Relaxed);
             return Err(InvokeError::Busy);
         }
-        let acquired = tokio::time::timeout(QUEUE_TIMEOUT, self.permits.clone().acquire_owned()).await;
+        let acquired = tokio::time::timeout(QUEUE_TIMEOUT, self.permits.acquire()).await;
         self.waiting.fetch_sub(1, Relaxed);
         match acquired {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => {
+                permit.forget();
+                Ok(())
+            }
             _ => Err(InvokeError::Busy),
         }
     }
@@ -313,53 +318,46 @@ impl HttpApp {
     }
 }
 
-/// A request body with a limit, and the limit's error in the words of `wasi:http`.
-struct LimitedBody<B> {
-    body: B,
-    left: u64,
-    max: u64,
+/// A request's place in its app, and its entry in the meter, until dropped.
+pub(super) struct Admitted {
+    app: Arc<HttpApp>,
 }
 
-impl<B> LimitedBody<B> {
-    fn new(body: B, max: u64) -> Self {
-        Self { body, left: max, max }
+impl Admitted {
+    async fn new(app: Arc<HttpApp>) -> Result<Self, InvokeError> {
+        app.admit().await?;
+        app.meter().begin();
+        Ok(Self { app })
+    }
+
+    pub(super) fn app(&self) -> &Arc<HttpApp> {
+        &self.app
+    }
+
+    /// The guest has failed when its response had begun, so only the app's log can tell why.
+    pub(super) fn failed_late(&self, error: &InvokeError) {
+        self.app.meter().trapped();
+        self.app.say(&format!("{error}, after the response had begun"));
     }
 }
 
-impl<B> Body for LimitedBody<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Error>,
-{
-    type Data = Bytes;
-    type Error = Error;
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.app.meter().end();
+        self.app.permits.add_permits(1);
+    }
+}
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return Poll::Pending };
-        Poll::Ready(match frame {
-            None => None,
-            Some(Err(error)) => Some(Err(error.into())),
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                match self.left.checked_sub(length) {
-                    Some(left) => {
-                        self.left = left;
-                        Some(Ok(frame))
-                    }
-                    None => Some(Err(Error::HttpRequestBodySize(Some(self.max)))),
-                }
-            }
-        })
+impl Account for Arc<HttpApp> {
+    fn begin_poll(&self) {
+        self.shared.activity.note_poll();
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    fn charge(&self, time: Duration) {
+        self.meter().add_cpu(time);
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn close(&self, lanes: usize) {
+        self.habit.learn(lanes);
     }
 }

@@ -21,13 +21,13 @@ use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName};
 
 use super::app::{HttpApp, Outputs, outputs};
+use super::body::GuestBody;
 use super::command::Command;
 use super::compiler::check_resources;
 use super::failure::InvokeError;
 use super::host::{Guest, WasmHost};
-use super::invoke::{GuestBody, Running};
 use super::keyvalue::KeyValueHost;
-use super::lane::{Laned, LongRunning};
+use super::lane::Laned;
 use super::meter::Meter;
 use super::outbound::{Neighbours, Outbound};
 use super::state::{State, Template, closed_wasi, new_store};
@@ -142,20 +142,19 @@ impl WasmBackend {
             assigned.spec.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         wasi.stdout(stdout).stderr(stderr).envs(&env).arg(assigned.app.as_str()).args(&assigned.spec.args);
         super::command::grant_sockets(&mut wasi, template.outbound.policy());
-        let mut state = State::new(wasi.build(), &template);
-        let long_running = LongRunning::default();
-        state.cpu.reset(long_running.clone());
-        let mut store = new_store(&self.host.shared.engine, state);
+        let mut store = new_store(command.engine(), State::new(wasi.build(), &template));
         let (ended_tx, ended) = watch::channel(None);
         let cancel = CancellationToken::new();
         let (logs, id, meter) = (self.host.shared.logs.clone(), run.id, template.meter.clone());
-        let running = Running::new(&self.host.shared.active);
-        let guest = async move {
-            let _running = running;
-            let _active = meter.begin();
-            command.run(&mut store).await
+        let held = self.host.shared.activity.hold();
+        let guest = {
+            let invocation = meter.invocation();
+            async move {
+                let _running = (held, invocation);
+                command.run(&mut store).await
+            }
         };
-        let laned = Laned::new(Box::pin(guest), long_running, self.host.shared.lanes.clone());
+        let laned = Laned::new(Box::pin(guest), meter, 0);
         let cancelled = cancel.clone();
         tokio::spawn(async move {
             let end = tokio::select! {

@@ -7,37 +7,27 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nix::sys::resource::{Resource, setrlimit};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wharf_types::Digest;
 use wharf_types::node::ReasonKind;
 
-use super::engine::{MEMORY_MAX_BYTES, Purpose, config};
+use super::compile_child::{ADDRESS_SPACE_MAX_BYTES, CPU_MAX_SECS, REFUSED};
+use super::engine::{Engines, MEMORY_MAX_BYTES, Profile, Purpose, config};
+use super::failure::chain;
+use super::host::HostError;
 use crate::backend::Failure;
 
-/// First argument of the process that compiles, after the program's own name.
-pub const CHILD_ARGUMENT: &str = "__compile";
-
-/// Largest artifact in octets.
-pub const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
-
-/// Bounds of one compilation.
-const ADDRESS_SPACE_MAX_BYTES: u64 = 8 << 30;
-const CPU_MAX_SECS: u64 = 120;
-const OUTPUT_MAX_BYTES: u64 = 1 << 30;
+/// How long a compilation may take.
 const WALL_MAX: Duration = Duration::from_secs(120);
-
-/// Exit code of the child for an artifact that it refuses; stderr says why.
-const REFUSED: u8 = 10;
 
 /// How to start the process that compiles.
 #[derive(Clone, Debug)]
@@ -49,14 +39,14 @@ pub struct CompileCommand {
 impl CompileCommand {
     /// This program again, as it is now on disk or, after an upgrade, as it was when it started.
     pub fn this_program() -> Self {
-        Self { program: "/proc/self/exe".into(), args: vec![CHILD_ARGUMENT.to_owned()] }
+        Self { program: "/proc/self/exe".into(), args: vec![super::compile_child::ARGUMENT.to_owned()] }
     }
 }
 
-/// Compiled artifacts in a folder, `ENGINE/DIGEST.cwasm`.
+/// Compiled artifacts in a folder, `ENGINE/DIGEST.cwasm`; each is there for one engine.
 pub struct Compiler {
-    engine: Engine,
-    folder: PathBuf,
+    engines: Arc<Engines>,
+    folders: [(Profile, PathBuf); Profile::ALL.len()],
     key: [u8; 32],
     command: CompileCommand,
     /// One lock an artifact, so that it is compiled once however many instances wait for it.
@@ -68,18 +58,24 @@ pub struct Compiler {
 impl Compiler {
     /// `key` authenticates what is in `folder`; whoever has it can make this process run any code.
     pub fn new(
-        engine: Engine,
+        engines: Arc<Engines>,
         folder: &Path,
         key: [u8; 32],
         command: CompileCommand,
-    ) -> std::io::Result<Self> {
-        let mut hasher = DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        let folder = folder.join(format!("{:016x}", hasher.finish()));
-        std::fs::create_dir_all(&folder)?;
+    ) -> Result<Self, HostError> {
+        // A folder for each engine, also for one that is not there yet.
+        let mut folders = Profile::ALL.map(|profile| (profile, PathBuf::new()));
+        for (profile, of_engine) in &mut folders {
+            let engine = Engine::new(&config(*profile, Purpose::Compile))
+                .map_err(|error| HostError::Engine(chain(&error)))?;
+            let mut hasher = DefaultHasher::new();
+            engine.precompile_compatibility_hash().hash(&mut hasher);
+            *of_engine = folder.join(format!("{:016x}", hasher.finish()));
+            std::fs::create_dir_all(&*of_engine).map_err(HostError::Folder)?;
+        }
         Ok(Self {
-            engine,
-            folder,
+            engines,
+            folders,
             key,
             command,
             under_way: Mutex::default(),
@@ -114,12 +110,22 @@ impl Compiler {
         compiled
     }
 
-    fn file(&self, digest: Digest) -> PathBuf {
-        self.folder.join(format!("{}.cwasm", digest.hex()))
+    async fn map(&self, digest: Digest) -> Result<Option<Component>, Failure> {
+        for (profile, folder) in &self.folders {
+            if let Some(component) = self.map_in(folder, *profile, digest).await? {
+                return Ok(Some(component));
+            }
+        }
+        Ok(None)
     }
 
-    async fn map(&self, digest: Digest) -> Result<Option<Component>, Failure> {
-        let (engine, file, key) = (self.engine.clone(), self.file(digest), self.key);
+    async fn map_in(
+        &self,
+        folder: &Path,
+        profile: Profile,
+        digest: Digest,
+    ) -> Result<Option<Component>, Failure> {
+        let (engines, file, key) = (self.engines.clone(), file(folder, digest), self.key);
         let mapped = tokio::task::spawn_blocking(move || {
             let Ok(tag) = std::fs::read(file.with_extension("tag")) else { return Ok(None) };
             if !file.exists() {
@@ -130,9 +136,10 @@ impl Compiler {
                 tracing::warn!(file = %file.display(), "a compiled artifact was changed; it is compiled again");
                 return Ok(None);
             }
+            let engine = &engines.get(profile).map_err(std::io::Error::other)?.engine;
             // SAFETY: the file was written by our own compiler process: its keyed hash says so, and the folder can be
             // written by this user only.
-            let component = unsafe { Component::deserialize_file(&engine, &file) }.map_err(std::io::Error::other)?;
+            let component = unsafe { Component::deserialize_file(engine, &file) }.map_err(std::io::Error::other)?;
             Ok::<_, std::io::Error>(Some(component))
         })
         .await;
@@ -159,7 +166,7 @@ impl Compiler {
             .map_err(|_| Failure::new(ReasonKind::Platform, "the worker is stopping"))?;
         let output = tempfile::Builder::new()
             .prefix("compiling-")
-            .tempfile_in(&self.folder)
+            .tempfile_in(&self.folders[0].1)
             .map_err(|error| platform("make a file", error))?
             .into_temp_path();
         let mut child = tokio::process::Command::new(&self.command.program)
@@ -167,13 +174,13 @@ impl Compiler {
             .arg(&output)
             .env_clear()
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| platform("start a process", error))?;
         let stdin = child.stdin.take();
-        let stderr = child.stderr.take();
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let work = async {
             let feed = async {
                 if let Some(mut stdin) = stdin {
@@ -181,21 +188,24 @@ impl Compiler {
                     let _ = stdin.write_all(artifact).await;
                 }
             };
-            let listen = async {
-                let mut said = Vec::new();
-                if let Some(stderr) = stderr {
-                    let _ = stderr.take(16 << 10).read_to_end(&mut said).await;
-                }
-                String::from_utf8_lossy(&said).trim().to_owned()
-            };
-            let ((), said, status) = tokio::join!(feed, listen, child.wait());
-            (said, status)
+            let ((), answer, said, status) = tokio::join!(feed, words(stdout), words(stderr), child.wait());
+            (answer, said, status)
         };
-        let (said, status) = tokio::time::timeout(WALL_MAX, work).await.map_err(|_| too_much(digest))?;
+        let (answer, said, status) =
+            tokio::time::timeout(WALL_MAX, work).await.map_err(|_| too_much(digest))?;
         let status = status.map_err(|error| platform("wait for the process", error))?;
         match status.code() {
             Some(0) => {
-                self.keep(digest, output).await.map_err(|error| platform("keep what was compiled", error))
+                let folder = self.folders.iter().find(|(profile, _)| profile.as_str() == answer);
+                let (_, folder) = folder.ok_or_else(|| {
+                    Failure::new(
+                        ReasonKind::Platform,
+                        format!("the compiler of {digest} answered `{answer}`, which is no profile"),
+                    )
+                })?;
+                self.keep(file(folder, digest), output)
+                    .await
+                    .map_err(|error| platform("keep what was compiled", error))
             }
             Some(code) if code == i32::from(REFUSED) => Err(Failure::new(ReasonKind::Artifact, said)),
             Some(code) => Err(Failure::new(
@@ -207,8 +217,8 @@ impl Compiler {
         }
     }
 
-    async fn keep(&self, digest: Digest, output: tempfile::TempPath) -> std::io::Result<()> {
-        let (file, key) = (self.file(digest), self.key);
+    async fn keep(&self, file: PathBuf, output: tempfile::TempPath) -> std::io::Result<()> {
+        let key = self.key;
         let kept = tokio::task::spawn_blocking(move || {
             let tag = keyed_hash(&key, &output)?;
             let folder = file.parent().unwrap_or(Path::new("."));
@@ -220,6 +230,19 @@ impl Compiler {
         });
         kept.await.map_err(std::io::Error::other)?
     }
+}
+
+fn file(folder: &Path, digest: Digest) -> PathBuf {
+    folder.join(format!("{}.cwasm", digest.hex()))
+}
+
+/// What a child says on one of its streams, up to a limit.
+async fn words(stream: Option<impl AsyncRead + Unpin>) -> String {
+    let mut said = Vec::new();
+    if let Some(stream) = stream {
+        let _ = stream.take(16 << 10).read_to_end(&mut said).await;
+    }
+    String::from_utf8_lossy(&said).trim().to_owned()
 }
 
 fn too_much(digest: Digest) -> Failure {
@@ -273,81 +296,6 @@ pub fn key_in(file: &Path) -> std::io::Result<[u8; 32]> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// What the child process does: `… __compile OUTPUT`, artifact on stdin.
-pub fn child_main() -> ExitCode {
-    let Some(output) = std::env::args_os().nth(2) else { return ExitCode::from(2) };
-    match limit_self().and_then(|()| compile_to(Path::new(&output))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(ChildError::Refused(why)) => {
-            eprintln!("{why}");
-            ExitCode::from(REFUSED)
-        }
-        Err(ChildError::Io(error)) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-enum ChildError {
-    Refused(String),
-    Io(std::io::Error),
-}
-
-impl From<std::io::Error> for ChildError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-fn limit_self() -> Result<(), ChildError> {
-    for (resource, limit) in [
-        (Resource::RLIMIT_AS, ADDRESS_SPACE_MAX_BYTES),
-        (Resource::RLIMIT_CPU, CPU_MAX_SECS),
-        (Resource::RLIMIT_FSIZE, OUTPUT_MAX_BYTES),
-        (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_NOFILE, 64),
-    ] {
-        setrlimit(resource, limit, limit).map_err(std::io::Error::from)?;
-    }
-    // The worker may be killed without being able to end this process.
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from)?;
-    Ok(())
-}
-
-fn compile_to(output: &Path) -> Result<(), ChildError> {
-    let mut artifact = Vec::new();
-    std::io::stdin().lock().take(ARTIFACT_MAX_BYTES + 1).read_to_end(&mut artifact)?;
-    if artifact.len() as u64 > ARTIFACT_MAX_BYTES {
-        return Err(ChildError::Refused(format!(
-            "the artifact is larger than {} MiB",
-            ARTIFACT_MAX_BYTES >> 20
-        )));
-    }
-    if wasmparser::Parser::is_core_wasm(&artifact) {
-        artifact = crate::componentize::componentize(&artifact)
-            .map_err(|error| ChildError::Refused(with_sources(&error)))?;
-    }
-    let engine = Engine::new(&config(Purpose::Compile)).map_err(std::io::Error::other)?;
-    let compiled = engine.precompile_component(&artifact).map_err(|error| {
-        ChildError::Refused(format!("it does not compile: {}", super::failure::chain(&error)))
-    })?;
-    let mut file = std::fs::File::create(output)?;
-    file.write_all(&compiled)?;
-    file.sync_all()?;
-    Ok(())
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// Whether the engine's pool has room for what the component needs at once; the text says what it lacks.

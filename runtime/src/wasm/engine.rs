@@ -1,10 +1,14 @@
-//! The wasmtime engine, its pool and its clock.
+//! The wasmtime engines, their pools and their clock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::failure::chain;
+use super::state::{State, linker};
 
 /// Length of one epoch. A guest that has computed for two of them is moved off the request threads, so this bounds
 /// how long it can keep one of them; shorter ticks cost wake-ups.
@@ -15,6 +19,28 @@ pub const STORES_MAX: usize = 1000;
 
 /// Largest memory of a guest, which is also the address space that a slot of the pool reserves.
 pub const MEMORY_MAX_BYTES: usize = 4 << 30;
+
+/// What the components of an engine may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// One call at a time, which is all that WASI 0.2 knows. Each call between guest and host is spared the bookkeeping of
+    /// concurrent tasks, which is a large part of what a short request costs.
+    Plain,
+    /// Asynchronous functions, streams and futures of the component model: WASI 0.3.
+    Concurrent,
+}
+
+impl Profile {
+    /// The one for less comes first.
+    pub const ALL: [Self; 2] = [Self::Plain, Self::Concurrent];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Concurrent => "concurrent",
+        }
+    }
+}
 
 /// Whether an engine only compiles, or also runs what was compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +55,12 @@ pub enum Purpose {
 ///
 /// Measured against guard pages on a hello-world component with a new instance per request: about twice the requests a
 /// second, for about 1.5 times the time in loops that live in memory.
-pub fn config(purpose: Purpose) -> Config {
+pub fn config(profile: Profile, purpose: Purpose) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
-    config.wasm_component_model_async(true);
+    let is_concurrent = profile == Profile::Concurrent;
+    config.wasm_component_model_async(is_concurrent);
+    config.concurrency_support(is_concurrent);
     config.epoch_interruption(true);
     config.signals_based_traps(false);
     config.memory_guard_size(0);
@@ -76,9 +104,115 @@ fn pool() -> PoolingAllocationConfig {
     pool
 }
 
-/// Advances the engine's epoch from a thread of its own, so that guests cannot starve it.
-///
-/// While no guest runs it ticks every 10 ms only, which is next to no work on an idle host.
+/// Whether guests run, which is what the ticker needs to know.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Stores that may run at any time, however long it is since they were polled.
+    stores: AtomicU64,
+    /// Whether a guest has been polled since the last look. Counting polls would make all cores write to one cache line for
+    /// each request.
+    polled: AtomicBool,
+}
+
+impl Activity {
+    /// A guest is about to be polled.
+    pub(super) fn note_poll(&self) {
+        if !self.polled.load(Ordering::Relaxed) {
+            self.polled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A store that may run at any time exists until the result is dropped.
+    pub(super) fn hold(self: &Arc<Self>) -> Held {
+        self.stores.fetch_add(1, Ordering::Relaxed);
+        Held(self.clone())
+    }
+
+    fn look(&self) -> bool {
+        (self.polled.load(Ordering::Relaxed) && self.polled.swap(false, Ordering::Relaxed))
+            || self.stores.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Keeps the ticker awake.
+pub(super) struct Held(Arc<Activity>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.stores.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How long the ticker waits: an epoch, or, where no guest has been seen for [`DOZE_AFTER`] epochs, ten of them, which is next to
+/// no work on an idle host. A guest that computes is polled anew at the end of each epoch, and so is seen.
+#[derive(Debug, Default)]
+struct Pace {
+    idle_ticks: u32,
+}
+
+const DOZE_AFTER: u32 = 50;
+
+impl Pace {
+    fn next(&mut self, has_guests: bool) -> Duration {
+        self.idle_ticks = if has_guests { 0 } else { self.idle_ticks.saturating_add(1) };
+        if self.idle_ticks > DOZE_AFTER { 10 * TICK } else { TICK }
+    }
+}
+
+/// One engine for each profile. The second is made when the first component needs it: its pool takes memory and time.
+pub struct Engines {
+    plain: Half,
+    concurrent: OnceLock<Result<Half, String>>,
+}
+
+/// An engine with what its guests can import.
+pub(super) struct Half {
+    pub(super) engine: Engine,
+    pub(super) linker: Linker<State>,
+}
+
+impl Half {
+    fn new(profile: Profile) -> wasmtime::Result<Self> {
+        let engine = Engine::new(&config(profile, Purpose::Run))?;
+        let linker = linker(&engine, profile)?;
+        Ok(Self { engine, linker })
+    }
+}
+
+impl Engines {
+    pub fn new() -> wasmtime::Result<Self> {
+        Ok(Self { plain: Half::new(Profile::Plain)?, concurrent: OnceLock::new() })
+    }
+
+    /// The text of the error says why there is no such engine.
+    pub(super) fn get(&self, profile: Profile) -> Result<&Half, String> {
+        match profile {
+            Profile::Plain => Ok(&self.plain),
+            Profile::Concurrent => self
+                .concurrent
+                .get_or_init(|| Half::new(profile).map_err(|error| chain(&error)))
+                .as_ref()
+                .map_err(Clone::clone),
+        }
+    }
+
+    /// The half to which a component belongs.
+    pub(super) fn of(&self, component: &Component) -> &Half {
+        match self.concurrent.get() {
+            Some(Ok(half)) if Engine::same(&half.engine, component.engine()) => half,
+            _ => &self.plain,
+        }
+    }
+
+    fn end_epoch(&self) {
+        self.plain.engine.increment_epoch();
+        if let Some(Ok(half)) = self.concurrent.get() {
+            half.engine.increment_epoch();
+        }
+    }
+}
+
+/// Ends epochs from a thread of its own, so that guests cannot starve it.
 #[derive(Debug)]
 pub struct Ticker {
     running: Arc<AtomicBool>,
@@ -86,21 +220,15 @@ pub struct Ticker {
 }
 
 impl Ticker {
-    /// `active` counts the guests that are being polled or wait to be.
-    pub fn spawn(engine: Engine, active: Arc<AtomicU64>) -> std::io::Result<Self> {
+    pub(super) fn spawn(engines: Arc<Engines>, activity: Arc<Activity>) -> std::io::Result<Self> {
         let running = Arc::new(AtomicBool::new(true));
         let thread = std::thread::Builder::new().name("epoch".into()).spawn({
             let running = running.clone();
             move || {
-                let mut idle_ticks = 0_u32;
+                let mut pace = Pace::default();
                 while running.load(Ordering::Relaxed) {
-                    std::thread::sleep(if idle_ticks > 50 { 10 * TICK } else { TICK });
-                    if active.load(Ordering::Relaxed) == 0 {
-                        idle_ticks = idle_ticks.saturating_add(1);
-                    } else {
-                        idle_ticks = 0;
-                        engine.increment_epoch();
-                    }
+                    std::thread::sleep(pace.next(activity.look()));
+                    engines.end_epoch();
                 }
             }
         })?;
@@ -115,5 +243,43 @@ impl Drop for Ticker {
             // A panic of the ticker has been printed already, and there is nothing left to save.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ticker_dozes_while_nothing_runs_and_wakes_with_the_next_guest() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.next(true), TICK);
+        let awake = (0..1000).take_while(|_| pace.next(false) == TICK).count();
+        assert_eq!(awake, DOZE_AFTER as usize);
+        assert_eq!(pace.next(false), 10 * TICK);
+        assert_eq!(pace.next(true), TICK);
+    }
+
+    #[test]
+    fn the_engine_for_concurrent_tasks_is_made_when_it_is_needed() {
+        let engines = Engines::new().unwrap();
+        assert!(engines.concurrent.get().is_none());
+        let half = engines.get(Profile::Concurrent).unwrap();
+        let empty = wat::parse_str("(component)").unwrap();
+        let component = Component::new(&half.engine, &empty).unwrap();
+        assert!(std::ptr::eq(engines.of(&component), half));
+        let component = Component::new(&engines.plain.engine, &empty).unwrap();
+        assert!(std::ptr::eq(engines.of(&component), &engines.plain));
+    }
+
+    #[test]
+    fn a_poll_is_seen_once_and_a_held_store_all_the_time() {
+        let activity = Arc::new(Activity::default());
+        activity.note_poll();
+        assert!(activity.look() && !activity.look());
+        let held = activity.hold();
+        assert!(activity.look() && activity.look());
+        drop(held);
+        assert!(!activity.look());
     }
 }

@@ -1,13 +1,11 @@
-//! The side that embeds guests: one engine, its clock, its linker and its compiler.
+//! The side that embeds guests: the engines, their clock and their compiler.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use wasmtime::Engine;
-use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::component::{Component, InstancePre};
 use wharf_types::Digest;
 use wharf_types::node::ReasonKind;
 use wharf_types::world::World;
@@ -15,16 +13,16 @@ use wharf_types::world::World;
 use super::app::{Linked, Shared};
 use super::command::Command;
 use super::compiler::{CompileCommand, Compiler};
-use super::engine::{Purpose, STORES_MAX, Ticker, config};
+use super::engine::{Activity, Engines, STORES_MAX, Ticker};
 use super::failure::chain;
-use super::state::{State, linker};
+use super::state::State;
 use crate::backend::Failure;
 use crate::logs::LogSink;
 
 /// Everything that guests of this process share.
 pub struct WasmHost {
     pub(super) shared: Arc<Shared>,
-    linker: Linker<State>,
+    engines: Arc<Engines>,
     compiler: Compiler,
     _ticker: Ticker,
 }
@@ -54,19 +52,12 @@ impl WasmHost {
         command: CompileCommand,
         logs: LogSink,
     ) -> Result<Self, HostError> {
-        let engine = Engine::new(&config(Purpose::Run)).map_err(|error| HostError::Engine(chain(&error)))?;
-        let linker = linker(&engine).map_err(|error| HostError::Engine(chain(&error)))?;
-        let compiler = Compiler::new(engine.clone(), compiled, key, command).map_err(HostError::Folder)?;
-        let active = Arc::new(AtomicU64::new(0));
-        let ticker = Ticker::spawn(engine.clone(), active.clone()).map_err(HostError::Ticker)?;
-        let shared = Shared {
-            engine,
-            lanes: Arc::default(),
-            active,
-            stores: Arc::new(Semaphore::new(STORES_MAX)),
-            logs,
-        };
-        Ok(Self { shared: Arc::new(shared), linker, compiler, _ticker: ticker })
+        let engines = Arc::new(Engines::new().map_err(|error| HostError::Engine(chain(&error)))?);
+        let compiler = Compiler::new(engines.clone(), compiled, key, command)?;
+        let activity = Arc::new(Activity::default());
+        let ticker = Ticker::spawn(engines.clone(), activity.clone()).map_err(HostError::Ticker)?;
+        let shared = Shared { activity, stores: Arc::new(Semaphore::new(STORES_MAX)), logs };
+        Ok(Self { shared: Arc::new(shared), engines, compiler, _ticker: ticker })
     }
 
     /// The compiled component, from the cache or made from what `fetch` brings.
@@ -79,7 +70,8 @@ impl WasmHost {
 
     /// Links the component and finds its world; HTTP comes before commands, WASI 0.3 before 0.2.
     pub fn link(&self, component: &Component) -> Result<Guest, Failure> {
-        let pre: InstancePre<State> = self.linker.instantiate_pre(component).map_err(|error| {
+        let linker = &self.engines.of(component).linker;
+        let pre: InstancePre<State> = linker.instantiate_pre(component).map_err(|error| {
             Failure::new(ReasonKind::Artifact, format!("the component cannot be linked: {}", chain(&error)))
         })?;
         if let Ok(pre) = wasmtime_wasi_http::p3::bindings::ServicePre::new(pre.clone()) {

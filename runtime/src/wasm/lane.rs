@@ -1,17 +1,19 @@
 //! Where a guest is polled: at first in the task that called it, later on threads that the kernel serves after the others.
 //!
 //! A short request is cheapest where it arrived: no task, no wake-up of another thread. A guest that computes for long would
-//! keep that thread from everybody else, so after two epochs it moves, whole, to a runtime of its own: the slow lane. One that
-//! goes on for [`LAST_AFTER`] moves once more, to threads that run only while nobody else wants to.
+//! keep that thread from everybody else, so after an epoch it moves, whole, to a runtime of its own: the slow lane. One that
+//! goes on for [`LAST_AFTER`] moves once more, to threads that run only while nobody else wants to. Where most requests of an
+//! app end up in a lane, its next ones start there ([`super::habit`]).
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
+
+use super::cpu::Stopwatch;
 
 /// CPU time after which a guest moves to the last lane.
 pub(super) const LAST_AFTER: Duration = Duration::from_millis(20);
@@ -35,7 +37,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(name: &'static str, priority: Priority) -> Self {
+    const fn new(name: &'static str, priority: Priority) -> Self {
         Self { name, priority, runtime: OnceLock::new() }
     }
 
@@ -57,24 +59,12 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
-    fn drop(&mut self) {
-        if let Some(Some(runtime)) = self.runtime.take() {
-            // Dropping a runtime waits for its threads, which is not allowed in async code.
-            runtime.shutdown_background();
-        }
-    }
-}
+/// Lanes beside the one where requests arrive.
+pub(super) const COUNT: usize = 2;
 
-/// The lanes beside the one where requests arrive, in the order in which a guest goes through them.
-#[derive(Debug)]
-pub(super) struct Lanes([Lane; 2]);
-
-impl Default for Lanes {
-    fn default() -> Self {
-        Self([Lane::new("slow-lane", Priority::Slow), Lane::new("last-lane", Priority::Last)])
-    }
-}
+/// In the order in which a guest goes through them. They are the process's, as its cores are.
+static LANES: [Lane; COUNT] =
+    [Lane::new("slow-lane", Priority::Slow), Lane::new("last-lane", Priority::Last)];
 
 fn take(priority: Priority) {
     // SAFETY: plain system calls on the calling thread; the pointer is valid for the call, which keeps nothing of it. On
@@ -96,70 +86,118 @@ fn take(priority: Priority) {
     }
 }
 
-/// How many lanes a guest should have gone down by now. Set by its epoch callback.
-#[derive(Clone, Debug, Default)]
-pub(super) struct LongRunning(Arc<AtomicUsize>);
-
-impl LongRunning {
-    /// It has computed for two epochs; `spent` is its CPU time so far.
-    pub(super) fn set(&self, spent: Duration) {
-        self.0.store(if spent < LAST_AFTER { 1 } else { 2 }, Ordering::Relaxed);
-    }
-
-    fn lanes_down(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
+/// Who pays for a guest.
+pub(super) trait Account: Send + Unpin + 'static {
+    /// It is about to be polled.
+    fn begin_poll(&self);
+    /// It has computed for `time` more.
+    fn charge(&self, time: Duration);
+    /// It has ended, and needed so many lanes.
+    fn close(&self, lanes: usize);
 }
+
+/// What a guest has computed is told at the latest when it is this much, so that its figures move while it runs.
+const CHARGE_AFTER: Duration = Duration::from_millis(1);
 
 type GuestFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A guest's future that changes lanes by itself. Dropping it ends the guest.
-pub(super) struct Laned<T> {
-    place: Place<T>,
-    long_running: LongRunning,
-    lanes: Arc<Lanes>,
-    /// Lanes that it has gone down.
-    down: usize,
+/// A guest in one of the lanes. Dropping it ends the guest.
+struct Guest<T, A: Account> {
+    future: GuestFuture<T>,
+    account: A,
+    stopwatch: Stopwatch,
+    charged: Duration,
+    /// The lane where it is, and the one that its computing asks for; 0 is where the request arrived.
+    lane: usize,
+    needed: usize,
 }
 
-enum Place<T> {
-    Here(GuestFuture<T>),
+impl<T, A: Account> Guest<T, A> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
+        self.account.begin_poll();
+        let polled = self.stopwatch.time(|| self.future.as_mut().poll(cx));
+        if self.stopwatch.is_interrupted() {
+            self.needed = if self.stopwatch.spent() < LAST_AFTER { self.needed.max(1) } else { COUNT };
+        }
+        if self.stopwatch.spent() - self.charged >= CHARGE_AFTER {
+            self.charge();
+        }
+        polled
+    }
+
+    fn charge(&mut self) {
+        let spent = self.stopwatch.spent();
+        self.account.charge(spent - self.charged);
+        self.charged = spent;
+    }
+}
+
+impl<T, A: Account> Drop for Guest<T, A> {
+    fn drop(&mut self) {
+        self.charge();
+        self.account.close(self.needed);
+    }
+}
+
+/// A guest's future that changes lanes by itself. Dropping it ends the guest.
+pub(super) struct Laned<T, A: Account> {
+    place: Place<T, A>,
+    /// Where the guest starts.
+    start: usize,
+}
+
+enum Place<T, A: Account> {
+    Here(Guest<T, A>),
     /// Further down; polled there by a `Laned` of its own.
     Moved(tokio::task::JoinHandle<Option<T>>),
     Done,
 }
 
-impl<T: Send + 'static> Laned<T> {
-    pub(super) fn new(future: GuestFuture<T>, long_running: LongRunning, lanes: Arc<Lanes>) -> Self {
-        Self { place: Place::Here(future), long_running, lanes, down: 0 }
+impl<T: Send + 'static, A: Account> Laned<T, A> {
+    /// `start` is the lane where the guest is first polled, 0 for none.
+    pub(super) fn new(future: GuestFuture<T>, account: A, start: usize) -> Self {
+        let guest = Guest {
+            future,
+            account,
+            stopwatch: Stopwatch::default(),
+            charged: Duration::ZERO,
+            lane: 0,
+            needed: 0,
+        };
+        Self { place: Place::Here(guest), start }
     }
 
-    fn move_down(&mut self) {
-        let lanes = self.lanes.clone();
-        let Some(next) = lanes.0.get(self.down).and_then(Lane::handle).cloned() else { return };
-        let place = std::mem::replace(&mut self.place, Place::Done);
-        self.place = match place {
-            Place::Here(future) => {
-                let (long_running, down) = (self.long_running.clone(), self.down + 1);
-                Place::Moved(next.spawn(Self { place: Place::Here(future), long_running, lanes, down }))
+    fn move_to(&mut self, lane: usize) {
+        let Some(to) = lane.checked_sub(1).and_then(|index| LANES.get(index)).and_then(Lane::handle) else {
+            return;
+        };
+        self.place = match std::mem::replace(&mut self.place, Place::Done) {
+            Place::Here(mut guest) => {
+                guest.lane = lane;
+                Place::Moved(to.spawn(Self { place: Place::Here(guest), start: 0 }))
             }
             other => other,
         };
     }
 }
 
-impl<T: Send + 'static> Future for Laned<T> {
+impl<T: Send + 'static, A: Account> Future for Laned<T, A> {
     /// None: the guest's task panicked, which has been reported.
     type Output = Option<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        if let Place::Here(future) = &mut self.place {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+        let start = std::mem::take(&mut self.start);
+        if start > 0 {
+            self.move_to(start);
+        }
+        if let Place::Here(guest) = &mut self.place {
+            if let Poll::Ready(output) = guest.poll(cx) {
                 self.place = Place::Done;
                 return Poll::Ready(Some(output));
             }
-            if self.long_running.lanes_down() > self.down {
-                self.move_down();
+            if guest.needed > guest.lane {
+                let lane = guest.needed;
+                self.move_to(lane);
             }
         }
         match &mut self.place {
@@ -174,7 +212,7 @@ impl<T: Send + 'static> Future for Laned<T> {
     }
 }
 
-impl<T> Drop for Laned<T> {
+impl<T, A: Account> Drop for Laned<T, A> {
     fn drop(&mut self) {
         if let Place::Moved(task) = &self.place {
             task.abort();
@@ -184,43 +222,86 @@ impl<T> Drop for Laned<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::cpu;
     use super::*;
 
-    /// A guest that notes the thread of each of its polls and says that it computes for long.
-    async fn computes(long_running: LongRunning) -> Vec<String> {
-        let mut threads = Vec::new();
-        for spent in [Duration::ZERO, LAST_AFTER, LAST_AFTER] {
-            threads.push(std::thread::current().name().unwrap_or_default().to_owned());
-            long_running.set(spent);
+    /// Notes what it is told.
+    #[derive(Clone, Default)]
+    struct Bill(Arc<Mutex<(Duration, Option<usize>)>>);
+
+    impl Account for Bill {
+        fn begin_poll(&self) {}
+
+        fn charge(&self, time: Duration) {
+            self.0.lock().unwrap().0 += time;
+        }
+
+        fn close(&self, lanes: usize) {
+            self.0.lock().unwrap().1 = Some(lanes);
+        }
+    }
+
+    /// A guest that computes to the ends of epochs until it has used `time`; the threads where it was polled.
+    async fn computes(time: Duration) -> Vec<String> {
+        let mut threads: Vec<String> = Vec::new();
+        loop {
+            let thread = std::thread::current().name().unwrap_or_default().to_owned();
+            if threads.last() != Some(&thread) {
+                threads.push(thread);
+            }
+            let begin = std::time::Instant::now();
+            while begin.elapsed() < super::super::engine::TICK {
+                std::hint::spin_loop();
+            }
+            if cpu::at_epoch_end().expect("it is timed").spent >= time {
+                return threads;
+            }
             tokio::task::yield_now().await;
         }
-        threads
     }
 
     #[tokio::test]
     async fn a_guest_that_computes_for_long_goes_down_lane_by_lane() {
-        let long_running = LongRunning::default();
-        let guest = computes(long_running.clone());
-        let threads = Laned::new(Box::pin(guest), long_running, Arc::default()).await.unwrap();
+        let bill = Bill::default();
+        let time = 2 * LAST_AFTER;
+        let threads = Laned::new(Box::pin(computes(time)), bill.clone(), 0).await.unwrap();
         assert_eq!(threads[1..], ["slow-lane", "last-lane"], "{threads:?}");
+        let (charged, lanes) = *bill.0.lock().unwrap();
+        assert!(charged >= time, "{charged:?}");
+        assert_eq!(lanes, Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_guest_may_start_further_down_and_need_less() {
+        let bill = Bill::default();
+        let guest = async { std::thread::current().name().map(str::to_owned) };
+        let thread = Laned::new(Box::pin(guest), bill.clone(), 2).await.unwrap();
+        assert_eq!(thread.as_deref(), Some("last-lane"));
+        assert_eq!(bill.0.lock().unwrap().1, Some(0), "its lane is no longer needed");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_waits_keeps_its_place() {
+        let guest = async {
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
+            std::thread::current().name().map(str::to_owned)
+        };
+        let here = std::thread::current().name().map(str::to_owned);
+        assert_eq!(Laned::new(Box::pin(guest), Bill::default(), 0).await, Some(here));
     }
 
     #[tokio::test]
     async fn a_guest_that_has_moved_ends_when_it_is_dropped() {
-        let long_running = LongRunning::default();
         let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
-        let guest = {
-            let long_running = long_running.clone();
-            async move {
-                let _alive = alive;
-                for _ in 0..u64::MAX {
-                    long_running.set(Duration::ZERO);
-                    tokio::task::yield_now().await;
-                }
-            }
+        let guest = async move {
+            let _alive = alive;
+            std::future::pending::<()>().await;
         };
-        let mut laned =
-            Box::pin(Laned::new(Box::pin(guest) as GuestFuture<()>, long_running, Arc::default()));
+        let mut laned = Box::pin(Laned::new(Box::pin(guest) as GuestFuture<()>, Bill::default(), 1));
         assert!(futures::poll!(laned.as_mut()).is_pending());
         assert!(matches!(laned.place, Place::Moved(_)));
         drop(laned);

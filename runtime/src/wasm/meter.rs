@@ -7,23 +7,33 @@ use std::time::Duration;
 use wharf_types::node::AppUsage;
 use wharf_types::{AppName, NamespaceName};
 
-/// Counters of one release. Written on the request path, so all are relaxed atomics.
+use super::lane::Account;
+
+/// Counters of one release. Written on the request path, so all are relaxed atomics, and as few as will do.
 #[derive(Debug, Default)]
 pub struct Meter {
     invocations: AtomicU64,
+    ended: AtomicU64,
     traps: AtomicU64,
     limited: AtomicU64,
     cpu_nanos: AtomicU64,
     memory_bytes: AtomicU64,
-    active: AtomicU64,
 }
 
 impl Meter {
-    /// Counts an invocation from here until the guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> Active {
+    /// An invocation begins, which [`Meter::end`] must follow.
+    pub(super) fn begin(&self) {
         self.invocations.fetch_add(1, Relaxed);
-        self.active.fetch_add(1, Relaxed);
-        Active(self.clone())
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.fetch_add(1, Relaxed);
+    }
+
+    /// Counts an invocation from here until the guard is dropped.
+    pub(super) fn invocation(self: &Arc<Self>) -> Invocation {
+        self.begin();
+        Invocation(self.clone())
     }
 
     pub(super) fn trapped(&self) {
@@ -48,7 +58,9 @@ impl Meter {
 
     /// Invocations under way.
     pub fn active(&self) -> u64 {
-        self.active.load(Relaxed)
+        // In this order, so that one that ends in between is not counted below zero.
+        let ended = self.ended.load(Relaxed);
+        self.invocations.load(Relaxed).saturating_sub(ended)
     }
 
     pub fn usage(&self, namespace: NamespaceName, app: AppName, release: u64) -> AppUsage {
@@ -68,10 +80,20 @@ impl Meter {
 
 /// An invocation under way.
 #[derive(Debug)]
-pub(super) struct Active(Arc<Meter>);
+pub(super) struct Invocation(Arc<Meter>);
 
-impl Drop for Active {
+impl Drop for Invocation {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
+        self.0.end();
     }
+}
+
+impl Account for Arc<Meter> {
+    fn begin_poll(&self) {}
+
+    fn charge(&self, time: Duration) {
+        self.add_cpu(time);
+    }
+
+    fn close(&self, _: usize) {}
 }

@@ -17,8 +17,8 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::app::HttpApp;
+use super::engine::Held;
 use super::failure::InvokeError;
-use super::invoke::Running;
 use super::state::{State, new_store};
 
 /// How long a store without requests is kept.
@@ -39,18 +39,18 @@ impl ServiceState {
     }
 
     pub(super) async fn try_start(&self, app: &Arc<HttpApp>) -> std::result::Result<(), InvokeError> {
-        let (mut store, _running) = self.store(app).await.map_err(|error| app.classify(&error))?;
+        let (mut store, _held) = self.store(app).await.map_err(|error| app.classify(&error))?;
         match self.pre.instantiate_async(&mut store).await {
             Ok(_) => Ok(()),
             Err(error) => Err(app.classify(&error)),
         }
     }
 
-    async fn store(&self, app: &Arc<HttpApp>) -> Result<(Store<State>, Running)> {
+    async fn store(&self, app: &Arc<HttpApp>) -> Result<(Store<State>, Held)> {
         let place = app.place().await?;
         let mut state = State::new(app.wasi(), &app.template);
         state.hold(place);
-        Ok((new_store(&app.shared.engine, state), Running::new(&app.shared.active)))
+        Ok((new_store(self.pre.engine(), state), app.shared.activity.hold()))
     }
 }
 
@@ -61,7 +61,7 @@ impl HandlerState for ServiceState {
 
     async fn instantiate(&self) -> Result<Instance<State, Expiration, Worker>> {
         let app = self.app.upgrade().ok_or_else(|| format_err!("the app has been stopped"))?;
-        let (mut store, running) = self.store(&app).await?;
+        let (mut store, held) = self.store(&app).await?;
         let proxy = Proxy::P3(self.pre.instantiate_async(&mut store).await?);
         let timeout = app.timeout;
         Ok(Instance {
@@ -69,7 +69,7 @@ impl HandlerState for ServiceState {
             proxy,
             view: <State as WasiHttpView>::http,
             expiration: Expiration { timeout, sleep: Box::pin(tokio::time::sleep(timeout)) },
-            state: Worker { app, uses: self.uses, concurrent: self.concurrent, _running: running },
+            state: Worker { app, uses: self.uses, concurrent: self.concurrent, _held: held },
         })
     }
 }
@@ -100,7 +100,7 @@ pub(super) struct Worker {
     app: Arc<HttpApp>,
     uses: usize,
     concurrent: usize,
-    _running: Running,
+    _held: Held,
 }
 
 impl WorkerState for Worker {
@@ -123,8 +123,9 @@ impl WorkerState for Worker {
         (): (),
         _: wasmtime::component::GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
-        let long_running = store.data().cpu.long_running.clone();
-        store.data_mut().cpu.reset(long_running);
+        store.data_mut().cpu.reset();
+        // The epochs in which the store waited are over.
+        store.set_epoch_deadline(2);
         Box::pin(tokio::time::sleep(self.app.timeout))
     }
 

@@ -18,7 +18,7 @@ use super::compiler::check_resources;
 use super::failure::InvokeError;
 use super::host::{Guest, WasmHost};
 use super::keyvalue::KeyValueHost;
-use super::lane::{Laned, LongRunning};
+use super::lane::Laned;
 use super::meter::Meter;
 use super::outbound::Outbound;
 use super::state::{State, Template, new_store};
@@ -111,17 +111,14 @@ impl StandaloneCommand {
             preopen(&mut wasi, folder, guest_path)?;
         }
         grant_sockets(&mut wasi, self.template.outbound.policy());
-        let mut state = State::new(wasi.build(), &self.template);
-        let long_running = LongRunning::default();
-        state.cpu.reset(long_running.clone());
-        let shared = self.host.shared.clone();
-        let mut store = new_store(&shared.engine, state);
-        let running = super::invoke::Running::new(&shared.active);
+        let shared = &self.host.shared;
+        let mut store = new_store(self.command.engine(), State::new(wasi.build(), &self.template));
+        let (held, meter) = (shared.activity.hold(), self.template.meter.clone());
         let guest = async move {
-            let _running = running;
+            let _held = held;
             self.command.run(&mut store).await
         };
-        match Laned::new(Box::pin(guest), long_running, shared.lanes.clone()).await {
+        match Laned::new(Box::pin(guest), meter, 0).await {
             Some(CommandEnd::Exit(code)) => Ok(code),
             Some(CommandEnd::Trap(InvokeError::Trap(text))) => Err(Failure::new(ReasonKind::Trap, text)),
             Some(CommandEnd::Trap(error)) => Err(Failure { reason: error.reason() }),

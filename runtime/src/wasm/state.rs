@@ -10,10 +10,10 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::engine::TICK;
+use super::cpu::at_epoch_end;
+use super::engine::{Profile, TICK};
 use super::failure::CpuExhausted;
 use super::keyvalue::{KeyValue, KeyValueHost};
-use super::lane::LongRunning;
 use super::meter::Meter;
 use super::outbound::{Hooks, Outbound};
 
@@ -74,7 +74,7 @@ impl State {
     }
 }
 
-/// A store that interrupts its guest: at every epoch it yields, and when the CPU budget is used up it ends.
+/// A store that interrupts its guest: at the end of each epoch it yields, and when the CPU budget is used up it ends.
 pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limits);
@@ -84,64 +84,39 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
     store.set_epoch_deadline(2);
     store.epoch_deadline_callback(|mut context| {
         let cpu = &mut context.data_mut().cpu;
-        if cpu.is_exhausted() {
+        let (spent, just_resumed) = match at_epoch_end() {
+            Some(end) => (end.spent, end.just_resumed),
+            None => (cpu.guess(), false),
+        };
+        if spent >= cpu.max {
             return Err(CpuExhausted(cpu.max).into());
         }
-        cpu.long_running.set(cpu.spent);
-        Ok(UpdateDeadline::Yield(1))
+        Ok(if just_resumed { UpdateDeadline::Continue(1) } else { UpdateDeadline::Yield(1) })
     });
     store
 }
 
-/// CPU time of the invocation under way, in a store that may see many.
+/// The CPU time that an invocation may use.
 pub(super) struct CpuBudget {
     max: Duration,
-    /// Of this invocation, up to the last epoch callback.
-    spent: Duration,
-    last_seen: Option<ThreadTime>,
-    pub(super) long_running: LongRunning,
+    /// Where nobody times the guest's polls: how much it has used at most.
+    guessed: Duration,
 }
 
 impl CpuBudget {
     fn new(max: Duration) -> Self {
-        Self { max, spent: Duration::ZERO, last_seen: None, long_running: LongRunning::default() }
+        Self { max, guessed: Duration::ZERO }
     }
 
     /// A new invocation begins in a store that has served others.
-    pub(super) fn reset(&mut self, long_running: LongRunning) {
-        self.spent = Duration::ZERO;
-        self.last_seen = None;
-        self.long_running = long_running;
+    pub(super) fn reset(&mut self) {
+        self.guessed = Duration::ZERO;
     }
 
-    fn is_exhausted(&mut self) -> bool {
-        // The clock of the thread is read only here, once an epoch, and not around each poll: reading it is a system
-        // call. A guest that computes sees this callback once an epoch, so more than two epochs between two of
-        // them were spent waiting, by others of the same thread.
-        let now = ThreadTime::now();
-        let since_last = self.last_seen.as_ref().map_or(TICK, |last| now.since(last));
-        self.spent += since_last.min(2 * TICK);
-        self.last_seen = Some(now);
-        self.spent >= self.max
-    }
-}
-
-/// A point in the CPU time of one thread (CLOCK_THREAD_CPUTIME_ID).
-struct ThreadTime {
-    thread: std::thread::ThreadId,
-    cpu: Duration,
-}
-
-impl ThreadTime {
-    fn now() -> Self {
-        let cpu = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
-            .map_or(Duration::ZERO, Duration::from);
-        Self { thread: std::thread::current().id(), cpu }
-    }
-
-    /// CPU time since an earlier point; an epoch where that was on another thread, whose clock says nothing here.
-    fn since(&self, earlier: &Self) -> Duration {
-        if self.thread == earlier.thread { self.cpu.saturating_sub(earlier.cpu) } else { TICK }
+    /// One more epoch.
+    fn guess(&mut self) -> Duration {
+        self.guessed = self.guessed.saturating_add(TICK);
+        self.guessed
     }
 }
 
@@ -207,13 +182,15 @@ impl WasiHttpView for State {
     }
 }
 
-/// A linker with everything that [`wharf_types::world::is_provided`] promises.
-pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+/// A linker with everything that [`wharf_types::world::is_provided`] promises, as far as the profile allows it.
+pub fn linker(engine: &Engine, profile: Profile) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    if profile == Profile::Concurrent {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
     super::keyvalue::add_to_linker(&mut linker, |state: &mut State| {
         KeyValue::new(&state.keyvalue, &mut state.table)
@@ -234,22 +211,29 @@ mod tests {
     use super::*;
 
     /// Links a component that imports one function without arguments that returns a `u64`.
-    fn links(interface: &str, function: &str) -> wasmtime::Result<()> {
-        let engine = Engine::new(&config(Purpose::Compile))?;
+    fn links(profile: Profile, interface: &str, function: &str) -> wasmtime::Result<()> {
+        let engine = Engine::new(&config(profile, Purpose::Compile))?;
         let text = format!(
             r#"(component (import "{interface}" (instance (export "{function}" (func (result u64))))))"#
         );
         let component = wasmtime::component::Component::new(&engine, wat::parse_str(text)?)?;
-        linker(&engine)?.instantiate_pre(&component).map(drop)
+        linker(&engine, profile)?.instantiate_pre(&component).map(drop)
     }
 
     #[test]
     fn later_patch_versions_link_and_are_promised() {
-        for version in ["0.2.0", "0.2.12", "0.3.0", "0.3.2"] {
+        for (version, profiles) in [
+            ("0.2.0", Profile::ALL.as_slice()),
+            ("0.2.12", &Profile::ALL),
+            ("0.3.0", &[Profile::Concurrent]),
+            ("0.3.2", &[Profile::Concurrent]),
+        ] {
             let random = format!("wasi:random/random@{version}");
             assert!(wharf_types::world::is_provided(&random), "{random}");
-            if let Err(error) = links(&random, "get-random-u64") {
-                panic!("{random}: {error:#}");
+            for profile in profiles {
+                if let Err(error) = links(*profile, &random, "get-random-u64") {
+                    panic!("{random}: {error:#}");
+                }
             }
         }
     }
@@ -260,7 +244,9 @@ mod tests {
             ["wasi:nn/tensor@0.2.0", "wasi:random/random@0.4.0", "wasi:random/random@0.3.0-rc-2026-03-15"]
         {
             assert!(!wharf_types::world::is_provided(interface), "{interface}");
-            assert!(links(interface, "get-random-u64").is_err(), "{interface}");
+            for profile in Profile::ALL {
+                assert!(links(profile, interface, "get-random-u64").is_err(), "{interface}");
+            }
         }
     }
 

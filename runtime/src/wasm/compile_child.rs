@@ -1,0 +1,148 @@
+//! The process that compiles: it limits itself, reads an artifact from its stdin and writes machine code to a file.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::sys::resource::{Resource, setrlimit};
+use wasmparser::Payload;
+use wasmtime::Engine;
+
+use super::engine::{Profile, Purpose, config};
+use super::failure::chain;
+
+/// First argument of this process, after the program's own name.
+pub const ARGUMENT: &str = "__compile";
+
+/// Largest artifact in octets.
+pub const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
+
+/// Bounds of one compilation.
+pub(super) const ADDRESS_SPACE_MAX_BYTES: u64 = 8 << 30;
+pub(super) const CPU_MAX_SECS: u64 = 120;
+const OUTPUT_MAX_BYTES: u64 = 1 << 30;
+
+/// Exit code for an artifact that is refused; stderr says why. After success stdout names the profile.
+pub(super) const REFUSED: u8 = 10;
+
+/// `… __compile OUTPUT`, artifact on stdin.
+pub fn main() -> ExitCode {
+    let Some(output) = std::env::args_os().nth(2) else { return ExitCode::from(2) };
+    match limit_self().and_then(|()| compile_to(Path::new(&output))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ChildError::Refused(why)) => {
+            eprintln!("{why}");
+            ExitCode::from(REFUSED)
+        }
+        Err(ChildError::Io(error)) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum ChildError {
+    Refused(String),
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for ChildError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn limit_self() -> Result<(), ChildError> {
+    for (resource, limit) in [
+        (Resource::RLIMIT_AS, ADDRESS_SPACE_MAX_BYTES),
+        (Resource::RLIMIT_CPU, CPU_MAX_SECS),
+        (Resource::RLIMIT_FSIZE, OUTPUT_MAX_BYTES),
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NOFILE, 64),
+    ] {
+        setrlimit(resource, limit, limit).map_err(std::io::Error::from)?;
+    }
+    // The worker may be killed without being able to end this process.
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from)?;
+    Ok(())
+}
+
+fn compile_to(output: &Path) -> Result<(), ChildError> {
+    let mut artifact = Vec::new();
+    std::io::stdin().lock().take(ARTIFACT_MAX_BYTES + 1).read_to_end(&mut artifact)?;
+    if artifact.len() as u64 > ARTIFACT_MAX_BYTES {
+        return Err(ChildError::Refused(format!(
+            "the artifact is larger than {} MiB",
+            ARTIFACT_MAX_BYTES >> 20
+        )));
+    }
+    if wasmparser::Parser::is_core_wasm(&artifact) {
+        artifact = crate::componentize::componentize(&artifact)
+            .map_err(|error| ChildError::Refused(with_sources(&error)))?;
+    }
+    let (profile, compiled) = compile_for_the_least(&artifact)?;
+    let mut file = std::fs::File::create(output)?;
+    file.write_all(&compiled)?;
+    file.sync_all()?;
+    println!("{}", profile.as_str());
+    Ok(())
+}
+
+/// Compiles for the profile that suffices.
+fn compile_for_the_least(artifact: &[u8]) -> Result<(Profile, Vec<u8>), ChildError> {
+    let compile = |profile| {
+        let engine = Engine::new(&config(profile, Purpose::Compile)).map_err(std::io::Error::other)?;
+        engine
+            .precompile_component(artifact)
+            .map(|compiled| (profile, compiled))
+            .map_err(|error| ChildError::Refused(format!("it does not compile: {}", chain(&error))))
+    };
+    if imports_or_exports_wasi_03(artifact) {
+        return compile(Profile::Concurrent);
+    }
+    // A component may be asynchronous within itself and still speak WASI 0.2.
+    compile(Profile::Plain).or_else(|_| compile(Profile::Concurrent))
+}
+
+/// Whether a component says so itself; one that is damaged says what it says up to there.
+fn imports_or_exports_wasi_03(component: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    for payload in wasmparser::Parser::new(0).parse_all(component) {
+        let Ok(payload) = payload else { return false };
+        let found = match payload {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                depth += 1;
+                false
+            }
+            Payload::End(_) => {
+                depth = depth.saturating_sub(1);
+                false
+            }
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                section.into_iter().flatten().any(|import| is_wasi_03(import.name.name))
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                section.into_iter().flatten().any(|export| is_wasi_03(export.name.name))
+            }
+            _ => false,
+        };
+        if found {
+            return true;
+        }
+    }
+    false
+}
+
+fn is_wasi_03(name: &str) -> bool {
+    name.starts_with("wasi:") && name.contains("@0.3.")
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
