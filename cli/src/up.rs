@@ -26,11 +26,12 @@ use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::Session;
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
-use wharf_runtime::wasm::backend::{DispatchError, Table, WasmBackend};
+use wharf_runtime::wasm::backend::WasmBackend;
 use wharf_runtime::wasm::body::GuestBody;
 use wharf_runtime::wasm::compiler::{CompileCommand, key_in};
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
+use wharf_runtime::wasm::table::{DispatchError, Table};
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::NodeRegistration;
 use wharf_types::route::RouteTable;
@@ -235,16 +236,9 @@ fn registration() -> NodeRegistration {
     let hostname =
         nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     // A quarter is left to the system and to this process itself.
-    let memory_bytes = memory_total_bytes().unwrap_or(1 << 30) / 4 * 3;
+    let memory_bytes = wharf_runtime::machine::memory_total_bytes().unwrap_or(1 << 30) / 4 * 3;
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     NodeRegistration { hostname, memory_bytes, cpus, version: env!("CARGO_PKG_VERSION").to_owned() }
-}
-
-/// `MemTotal` of proc(5).
-fn memory_total_bytes() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
 }
 
 /// An error that the ingress made itself belongs into the log of the app that it was made for.
@@ -284,20 +278,16 @@ impl tower::Service<LocalCall> for LocalGuests {
     }
 
     fn call(&mut self, call: LocalCall) -> Self::Future {
-        let table = self.0.clone();
-        let mut answer: Self::Future = Box::pin(async move {
-            table.dispatch(call.instance, call.request).await.map_err(|error| match error {
+        // The ingress holds its route table during this call only, so the request must have its place in the instance when
+        // this returns: otherwise the instance may be stopped between the choice and the first poll.
+        let admission = self.0.admit(call.instance);
+        Box::pin(async move {
+            admission.call(call.request).await.map_err(|error| match error {
                 DispatchError::NotHere(request) => CallError::NotHere(request),
+                DispatchError::Busy(request) => CallError::Busy(Some(request)),
                 DispatchError::Invoke(error) => call_error(&error),
             })
-        });
-        // The ingress holds its route table during this call only, so the request must have its place in the instance when
-        // this returns: otherwise the instance may be stopped between the choice and the first poll. Whoever awaits the
-        // answer polls again at once, so no wake-up is lost.
-        match answer.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())) {
-            Poll::Ready(answer) => Box::pin(std::future::ready(answer)),
-            Poll::Pending => answer,
-        }
+        })
     }
 }
 
@@ -307,8 +297,10 @@ fn call_error(error: &InvokeError) -> CallError {
         InvokeError::Timeout(_) | InvokeError::Cpu(_) => CallError::Timeout,
         InvokeError::BodyTooLarge => CallError::BodyTooLarge,
         InvokeError::BadRequest(text) => CallError::BadRequest(text.clone()),
-        InvokeError::Trap(_) | InvokeError::NoResponse | InvokeError::Guest(_) | InvokeError::Platform(_) => {
-            CallError::Failed(error.to_string())
-        }
+        InvokeError::Stopped
+        | InvokeError::Trap(_)
+        | InvokeError::NoResponse
+        | InvokeError::Guest(_)
+        | InvokeError::Platform(_) => CallError::Failed(error.to_string()),
     }
 }

@@ -4,17 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use wasmtime::component::{Component, InstancePre};
 use wharf_types::Digest;
 use wharf_types::node::ReasonKind;
 use wharf_types::world::World;
 
-use super::app::{Linked, Shared};
+use super::app::Linked;
 use super::command::Command;
 use super::compiler::{CompileCommand, Compiler};
-use super::engine::{Activity, Engines, STORES_MAX, Ticker};
+use super::engine::{Activity, Engines, Ticker};
 use super::failure::chain;
+use super::shared::Shared;
 use super::state::State;
 use crate::backend::Failure;
 use crate::logs::LogSink;
@@ -56,8 +56,7 @@ impl WasmHost {
         let compiler = Compiler::new(engines.clone(), compiled, key, command)?;
         let activity = Arc::new(Activity::default());
         let ticker = Ticker::spawn(engines.clone(), activity.clone()).map_err(HostError::Ticker)?;
-        let shared = Shared { activity, stores: Arc::new(Semaphore::new(STORES_MAX)), logs };
-        Ok(Self { shared: Arc::new(shared), engines, compiler, _ticker: ticker })
+        Ok(Self { shared: Arc::new(Shared::new(activity, logs)), engines, compiler, _ticker: ticker })
     }
 
     /// The compiled component, from the cache or made from what `fetch` brings.

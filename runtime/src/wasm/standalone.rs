@@ -67,6 +67,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
         keyvalue: KeyValueHost::local(namespace.clone(), app.clone()),
         outbound: Arc::new(Outbound::new(&options.spec.outbound.allow, None)),
         meter: Arc::new(Meter::default()),
+        host_memory: host.shared.memory.clone(),
         memory_max_bytes: options.spec.limits.memory.as_bytes(),
         cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
     };
