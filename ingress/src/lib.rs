@@ -31,7 +31,7 @@ mod uri;
 mod watchdog;
 
 pub use call::{CallError, LocalCall};
-pub use config::Config;
+pub use config::{CONNECTIONS_MAX, Config, connections_within};
 pub use error::{ErrorCode, IngressError};
 pub use ingress::{CutConnection, Ingress, IngressHandle, Shutdown};
 pub use request_body::RequestBody;
