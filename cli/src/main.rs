@@ -31,6 +31,7 @@ mod commands;
 mod rollout;
 
 mod compile_child;
+mod file_handles;
 mod run;
 mod up;
 

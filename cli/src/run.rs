@@ -46,6 +46,7 @@ pub struct RunArgs {
 
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = options(&args)?;
+    crate::file_handles::raise().context("cannot read the limit of open files")?;
     let bytes = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let host = Arc::new(host()?);
     match load(host, bytes.into(), options).await? {

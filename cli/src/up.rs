@@ -38,6 +38,7 @@ use wharf_types::route::RouteTable;
 use wharf_types::{InstanceId, NodeId, Timestamp};
 
 use crate::exit::{Exit, Failure};
+use crate::file_handles;
 use crate::local::{self, Local};
 
 /// How long open requests may finish after SIGTERM.
@@ -63,6 +64,7 @@ pub struct UpArgs {
 
 pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     start_log();
+    let file_handles_max = file_handles::raise().context("cannot read the limit of open files")?;
     // Before anything is started, so that a signal is never missed.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let api_listener = listen(args.api, "--api").await?;
@@ -78,7 +80,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
 
     let stop_control_plane = CancellationToken::new();
     let serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
-    let worker = Worker::start(&data_dir.join("worker"), &api, &node_token, http_listener)?;
+    let worker = Worker::start(&data_dir.join("worker"), &api, &node_token, http_listener, file_handles_max)?;
 
     let local = Local { api, http, token_file };
     if let Err(error) = local::write(&local) {
@@ -169,7 +171,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(folder: &Path, api: &str, token: &str, listener: TcpListener) -> anyhow::Result<Self> {
+    fn start(
+        folder: &Path,
+        api: &str,
+        token: &str,
+        listener: TcpListener,
+        file_handles_max: u64,
+    ) -> anyhow::Result<Self> {
         let node = node_id(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
         let key =
@@ -183,6 +191,7 @@ impl Worker {
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
         let mut config = IngressConfig::new(node);
+        config.max_connections = wharf_ingress::connections_within(file_handles_max);
         config.on_error = Arc::new({
             let logs = logs.clone();
             move |error| tell_app(&logs, error)
