@@ -1,11 +1,22 @@
 //! `wharf events`: what happened, oldest first.
 
+use clap::Args;
+use wharf_types::AppName;
 use wharf_types::event::Event;
 
-use crate::args::EventsArgs;
 use crate::follow::follow;
 use crate::output;
 use crate::session::Session;
+
+#[derive(Args, Debug)]
+pub struct EventsArgs {
+    /// Left out, and without --app and wharf.toml: the whole namespace
+    #[arg(value_name = "APP")]
+    pub name: Option<AppName>,
+    /// Wait for more
+    #[arg(short, long)]
+    pub follow: bool,
+}
 
 pub async fn run(session: &Session, args: EventsArgs) -> anyhow::Result<()> {
     let path = match session.find_app(args.name)? {

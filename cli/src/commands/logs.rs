@@ -2,14 +2,28 @@
 
 use std::collections::HashMap;
 
+use clap::Args;
+use wharf_types::AppName;
 use wharf_types::InstanceId;
 use wharf_types::api::Page;
 use wharf_types::log::{LogRecord, LogStream};
 
-use crate::args::LogsArgs;
 use crate::follow::follow;
 use crate::output;
 use crate::session::Session;
+
+#[derive(Args, Debug)]
+pub struct LogsArgs {
+    /// Left out: --app, then the app of wharf.toml in this folder
+    #[arg(value_name = "APP")]
+    pub name: Option<AppName>,
+    /// Wait for more
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Start with this many of the last lines
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub tail: u32,
+}
 
 /// Instances whose last record is remembered; far more than print at once.
 const INSTANCES_MAX: usize = 4096;
