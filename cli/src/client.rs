@@ -24,6 +24,8 @@ pub struct Client {
     http: reqwest::Client,
     api: String,
     token: Option<String>,
+    /// Until a reply is there; for a stream, until its head is.
+    reply_timeout: Duration,
 }
 
 impl Client {
@@ -51,11 +53,11 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().context("could not set up the HTTP client")?;
-        Ok(Self { http, api: api.to_owned(), token })
+        Ok(Self { http, api: api.to_owned(), token, reply_timeout: REPLY_TIMEOUT })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.api)).timeout(REPLY_TIMEOUT);
+        let request = self.http.request(method, format!("{}{path}", self.api)).timeout(self.reply_timeout);
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -71,7 +73,7 @@ impl Client {
         self.json(self.request(Method::GET, path).query(query)).await
     }
 
-    /// Opens a stream of server-sent events.
+    /// Opens a stream of server-sent events: returns when its head is there.
     pub async fn open_stream(
         &self,
         path: &str,
@@ -87,7 +89,10 @@ impl Client {
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
-        self.send(request).await
+        match tokio::time::timeout(self.reply_timeout, self.send(request)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(self.silence().into()),
+        }
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
@@ -168,6 +173,11 @@ impl Client {
             .into()
     }
 
+    fn silence(&self) -> Failure {
+        Failure::new(Exit::Unreachable, format!("the platform at {} did not answer in time", self.api))
+            .help("`wharf doctor` checks the connection")
+    }
+
     fn transport(&self, error: reqwest::Error) -> anyhow::Error {
         let api = &self.api;
         let cause = root_cause(&error);
@@ -177,9 +187,7 @@ impl Client {
                 .into();
         }
         if error.is_timeout() {
-            return Failure::new(Exit::Unreachable, format!("the platform at {api} did not answer in time"))
-                .help("`wharf doctor` checks the connection")
-                .into();
+            return self.silence().into();
         }
         anyhow::Error::new(Failure::new(Exit::Unreachable, format!("the connection to {api} broke: {cause}")))
             .context(BrokenConnection)
@@ -236,6 +244,21 @@ mod tests {
     fn a_stranger_at_the_address_is_named() {
         let error = client().refusal(StatusCode::BAD_GATEWAY, b"<html>");
         assert!(error.to_string().contains("http://127.0.0.1:1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_head_never_comes_is_given_up() {
+        // It takes connections and reads nothing.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client {
+            api: format!("http://{}", listener.local_addr().unwrap()),
+            reply_timeout: Duration::from_millis(50),
+            ..client()
+        };
+        let opened = client.open_stream("/v1/x/logs", &[], None);
+        let error = tokio::time::timeout(Duration::from_secs(20), opened).await.unwrap().unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Unreachable);
+        assert!(error.to_string().contains("did not answer in time"), "{error}");
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use wharf_types::api::{
 };
 use wharf_types::{Digest, NamespaceName, RolloutId};
 
-use super::{Client, REPLY_TIMEOUT};
+use super::Client;
 use crate::context::AppRef;
 use crate::exit::Exit;
 
@@ -117,7 +117,7 @@ impl Client {
         let request = app
             .request(self, Method::GET, &format!("/rollouts/{id}"))
             .query(&[("wait", format!("{}ms", wait.as_millis()))])
-            .timeout(wait + REPLY_TIMEOUT);
+            .timeout(wait + self.reply_timeout);
         self.json(request).await
     }
 

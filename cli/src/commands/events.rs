@@ -25,16 +25,7 @@ pub async fn run(session: &Session, args: EventsArgs) -> anyhow::Result<()> {
     };
     let all = [("after", "0".to_owned())];
     if args.follow {
-        let mut last = 0;
-        let on_event = |event: Event| {
-            // After a broken connection some may come again.
-            if event.seq <= last {
-                return Ok(());
-            }
-            last = event.seq;
-            print(session, &event)
-        };
-        match follow(&session.client, &path, &all, on_event).await? {}
+        match follow(&session.client, &path, &all, |event| print(session, &event)).await? {}
     }
     let mut events: Vec<Event> = session.client.all_with(&path, &all).await?;
     events.sort_by_key(|event| event.seq);
