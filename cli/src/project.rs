@@ -15,6 +15,9 @@ use crate::exit::{Exit, Failure};
 /// The largest artifact that is pushed.
 pub const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
 
+/// What every module and component begins with.
+const MAGIC: [u8; 4] = *b"\0asm";
+
 /// Where toolchains leave their result, looked at in this order.
 const ARTIFACT_FOLDERS: [&str; 6] =
     [".", "target/wasm32-wasip2/release", "target/wasm32-wasip1/release", "dist", "build", "out"];
@@ -132,7 +135,7 @@ fn wasm_files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Reads an artifact after the checks that need no platform.
+/// Reads an artifact after the checks that need no platform. No more than the largest artifact is ever held.
 pub fn read_artifact(path: &Path) -> anyhow::Result<Bytes> {
     let shown = path.display();
     let mut file = match File::open(path) {
@@ -142,32 +145,63 @@ pub fn read_artifact(path: &Path) -> anyhow::Result<Bytes> {
         }
         Err(error) => return Err(error).with_context(|| format!("could not read {shown}")),
     };
-    let bytes = file.metadata().with_context(|| format!("could not read {shown}"))?.len();
+    if file.metadata().with_context(|| format!("could not read {shown}"))?.is_dir() {
+        return Err(Failure::invalid(format!("{shown} is a folder, not a .wasm file")).into());
+    }
     let mut content = Vec::new();
-    file.by_ref().take(8).read_to_end(&mut content).with_context(|| format!("could not read {shown}"))?;
-    check_artifact(&content, bytes).map_err(|problem| Failure::invalid(format!("{shown} {problem}")))?;
-    file.read_to_end(&mut content).with_context(|| format!("could not read {shown}"))?;
+    let mut read = |content: &mut Vec<u8>, bytes: u64| {
+        file.by_ref()
+            .take(bytes)
+            .read_to_end(content)
+            .map(drop)
+            .with_context(|| format!("could not read {shown}"))
+    };
+    read(&mut content, MAGIC.len() as u64)?;
+    check_start(&content).map_err(|problem| {
+        let failure = Failure::invalid(format!("{shown} {problem}"));
+        match suggestion(Path::new(".")) {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    })?;
+    // One octet more than is allowed tells that there is more.
+    read(&mut content, ARTIFACT_MAX_BYTES + 1 - MAGIC.len() as u64)?;
+    if content.len() as u64 > ARTIFACT_MAX_BYTES {
+        let max = crate::output::bytes(ARTIFACT_MAX_BYTES);
+        return Err(
+            Failure::invalid(format!("{shown} is larger than {max}, the most for an artifact")).into()
+        );
+    }
     Ok(content.into())
 }
 
-/// Whether something with this start and size may be an artifact.
-fn check_artifact(start: &[u8], bytes: u64) -> Result<(), String> {
-    if bytes == 0 {
+/// Whether something that starts so may be an artifact.
+fn check_start(start: &[u8]) -> Result<(), String> {
+    if start.is_empty() {
         return Err("is empty: did the build finish?".to_owned());
     }
-    if !start.starts_with(b"\0asm") {
-        let hint = if start.starts_with(b"(") {
-            "it looks like the text format, which `wasm-tools parse` translates"
-        } else {
-            "push a component or a WASI 0.1 module"
-        };
-        return Err(format!("is not WebAssembly (it does not begin with \\0asm): {hint}"));
+    if start == MAGIC {
+        return Ok(());
     }
-    if bytes > ARTIFACT_MAX_BYTES {
-        let max = crate::output::bytes(ARTIFACT_MAX_BYTES);
-        return Err(format!("is {}, more than the {max} that a platform takes", crate::output::bytes(bytes)));
-    }
-    Ok(())
+    let hint = if start.starts_with(b"(") {
+        "it looks like the text format, which `wasm-tools parse` translates"
+    } else {
+        "a component or a WASI 0.1 module was expected"
+    };
+    Err(format!("is not WebAssembly (it does not begin with \\0asm): {hint}"))
+}
+
+/// Where an artifact may be, for somebody in this folder who named something else.
+fn suggestion(folder: &Path) -> Option<String> {
+    let folders = ARTIFACT_FOLDERS.iter().map(|name| folder.join(name));
+    let found = folders.flat_map(|folder| wasm_files(&folder)).find(|path| starts_like_an_artifact(path))?;
+    let found = found.strip_prefix(".").unwrap_or(&found);
+    Some(format!("did you mean {}?", found.display()))
+}
+
+fn starts_like_an_artifact(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC
 }
 
 /// The name that an artifact's file suggests: `target/hello_world.wasm` gives `hello-world`.
@@ -214,11 +248,35 @@ mod tests {
 
     #[test]
     fn only_what_may_be_webassembly_is_read() {
-        assert!(check_artifact(b"\0asm\x0d\0\x01\0", 100).is_ok());
-        assert!(check_artifact(b"", 0).unwrap_err().contains("empty"));
-        assert!(check_artifact(b"\0\0\0\0", 200 << 20).unwrap_err().contains("not WebAssembly"));
-        assert!(check_artifact(b"(component", 10).unwrap_err().contains("text format"));
-        assert!(check_artifact(b"\0asm", ARTIFACT_MAX_BYTES + 1).unwrap_err().contains("256 MiB"));
+        assert!(check_start(b"\0asm").is_ok());
+        assert!(check_start(b"").unwrap_err().contains("empty"));
+        assert!(check_start(b"\0\0\0\0").unwrap_err().contains("not WebAssembly"));
+        assert!(check_start(b"(com").unwrap_err().contains("text format"));
+    }
+
+    #[test]
+    fn more_than_the_largest_artifact_is_refused_without_reading_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large.wasm");
+        std::fs::write(&path, MAGIC).unwrap();
+        // A hole: it takes no room on the disk, and its end is never reached.
+        File::options().append(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = read_artifact(&path).unwrap_err();
+        assert!(error.to_string().contains("larger than 256 MiB"), "{error}");
+        assert_eq!(Exit::of(&error), Exit::Invalid);
+        assert_eq!(Exit::of(&read_artifact(folder.path()).unwrap_err()), Exit::Invalid);
+    }
+
+    #[test]
+    fn a_file_that_was_probably_meant_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let release = folder.path().join("target/wasm32-wasip2/release");
+        std::fs::create_dir_all(&release).unwrap();
+        std::fs::write(folder.path().join("text.wasm"), "text").unwrap();
+        assert_eq!(suggestion(folder.path()), None);
+        std::fs::write(release.join("hello.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
+        let help = suggestion(folder.path()).unwrap();
+        assert!(help.ends_with("target/wasm32-wasip2/release/hello.wasm?"), "{help}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wharf_ingress::{CallError, Config as IngressConfig, Ingress, IngressError, LocalCall};
-use wharf_platform_api::{Config, ControlPlane};
+use wharf_platform_api::{Config, ControlPlane, OpenError};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::Session;
@@ -74,7 +74,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
 
     let data_dir = args.data.map_or_else(default_data_dir, Ok)?;
     let config = Config { data_dir: data_dir.clone(), domain: "localhost".into(), http_url: http.clone() };
-    let control_plane = ControlPlane::open(config).await?;
+    let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let node_token = control_plane.node_token().to_owned();
 
@@ -130,6 +130,13 @@ async fn listen(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
             ))
             .into()
     })
+}
+
+/// With the exit code of a full disk where that is the reason.
+fn open_failure(error: OpenError) -> anyhow::Error {
+    let exit = if matches!(error, OpenError::Full { .. }) { Exit::Full } else { Exit::Platform };
+    let error = anyhow::Error::new(error);
+    Failure::new(exit, format!("{error:#}")).into()
 }
 
 fn default_data_dir() -> anyhow::Result<PathBuf> {
@@ -311,5 +318,20 @@ fn call_error(error: &InvokeError) -> CallError {
         | InvokeError::NoResponse
         | InvokeError::Guest(_)
         | InvokeError::Platform(_) => CallError::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_has_its_own_exit_code_and_says_its_cause_once() {
+        let source = || std::io::Error::other("no space left");
+        let full = open_failure(OpenError::Full { dir: "/data".into(), source: source() });
+        assert_eq!(Exit::of(&full), Exit::Full);
+        assert!(full.to_string().ends_with(": no space left"), "{full}");
+        let other = open_failure(OpenError::NotWritable { dir: "/data".into(), source: source() });
+        assert_eq!(Exit::of(&other), Exit::Platform);
     }
 }

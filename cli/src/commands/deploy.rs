@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 use wharf_types::api::{ArtifactInfo, CreateRelease, Deployed, Keep};
@@ -12,13 +13,31 @@ use wharf_types::manifest::{FILE_NAME, Manifest};
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppName, Digest};
 
-use crate::args::DeployArgs;
+use crate::args::{WaitArgs, parse_assignment};
 use crate::context::AppRef;
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::project;
 use crate::rollout;
 use crate::session::Session;
+
+#[derive(Args, Debug)]
+pub struct DeployArgs {
+    /// A .wasm file, or a folder, usually with a wharf.toml [default: this folder]
+    ///
+    /// A file without --app belongs to the app of wharf.toml in this folder, and without a wharf.toml to the app with
+    /// the file's name. A file with --app keeps the settings that the app has.
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    /// Do not run the build command of wharf.toml
+    #[arg(long)]
+    pub no_build: bool,
+    /// Set an environment variable in this release; may be repeated
+    #[arg(short = 'e', long, value_name = "K=V", value_parser = parse_assignment)]
+    pub env: Vec<(String, String)>,
+}
 
 /// What shorter waits than this may do without a progress bar.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -2,20 +2,63 @@
 
 use std::collections::BTreeMap;
 
+use clap::{Args, Subcommand};
 use tokio::time::Instant;
 use wharf_types::api::EnvPatch;
 
-use crate::args::{AppArg, EnvSetArgs, EnvUnsetArgs, WaitArgs};
+use crate::args::{AppArg, Global, WaitArgs, With, parse_assignment};
 use crate::output;
 use crate::rollout;
 use crate::session::Session;
 
-pub async fn set(session: &Session, args: EnvSetArgs) -> anyhow::Result<()> {
+#[derive(Args, Debug)]
+pub struct EnvArgs {
+    #[command(subcommand)]
+    pub command: Option<EnvCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum EnvCommand {
+    /// Set variables
+    Set(With<EnvSetArgs>),
+    /// Remove variables
+    Unset(With<EnvUnsetArgs>),
+    /// Show the variables of the current release
+    List(With<AppArg>),
+}
+
+#[derive(Args, Debug)]
+pub struct EnvSetArgs {
+    #[arg(value_name = "K=V", required = true, value_parser = parse_assignment)]
+    pub variables: Vec<(String, String)>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct EnvUnsetArgs {
+    #[arg(value_name = "K", required = true)]
+    pub variables: Vec<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+pub async fn run(before: Global, args: EnvArgs) -> anyhow::Result<()> {
+    let open = |global: Global| Session::open(global.or(before.clone()));
+    match args.command {
+        Some(EnvCommand::Set(with)) => set(&open(with.global)?, with.args).await,
+        Some(EnvCommand::Unset(with)) => unset(&open(with.global)?, with.args).await,
+        Some(EnvCommand::List(with)) => list(&open(with.global)?, with.args).await,
+        None => list(&Session::open(before)?, AppArg { name: None }).await,
+    }
+}
+
+async fn set(session: &Session, args: EnvSetArgs) -> anyhow::Result<()> {
     let patch = args.variables.into_iter().map(|(key, value)| (key, Some(value))).collect();
     change(session, patch, args.wait).await
 }
 
-pub async fn unset(session: &Session, args: EnvUnsetArgs) -> anyhow::Result<()> {
+async fn unset(session: &Session, args: EnvUnsetArgs) -> anyhow::Result<()> {
     let patch = args.variables.into_iter().map(|key| (key, None)).collect();
     change(session, patch, args.wait).await
 }
@@ -32,7 +75,7 @@ async fn change(
 }
 
 /// The variables of the current release, those of its manifest included.
-pub async fn list(session: &Session, args: AppArg) -> anyhow::Result<()> {
+async fn list(session: &Session, args: AppArg) -> anyhow::Result<()> {
     let app = session.app(args.name)?;
     let EnvPatch(env) = session.client.env(&app).await?;
     if session.json {

@@ -1,11 +1,22 @@
 //! `wharf events`: what happened, oldest first.
 
+use clap::Args;
+use wharf_types::AppName;
 use wharf_types::event::Event;
 
-use crate::args::EventsArgs;
 use crate::follow::follow;
 use crate::output;
 use crate::session::Session;
+
+#[derive(Args, Debug)]
+pub struct EventsArgs {
+    /// Left out, and without --app and wharf.toml: the whole namespace
+    #[arg(value_name = "APP")]
+    pub name: Option<AppName>,
+    /// Wait for more
+    #[arg(short, long)]
+    pub follow: bool,
+}
 
 pub async fn run(session: &Session, args: EventsArgs) -> anyhow::Result<()> {
     let path = match session.find_app(args.name)? {
@@ -14,16 +25,7 @@ pub async fn run(session: &Session, args: EventsArgs) -> anyhow::Result<()> {
     };
     let all = [("after", "0".to_owned())];
     if args.follow {
-        let mut last = 0;
-        let on_event = |event: Event| {
-            // After a broken connection some may come again.
-            if event.seq <= last {
-                return Ok(());
-            }
-            last = event.seq;
-            print(session, &event)
-        };
-        match follow(&session.client, &path, &all, on_event).await? {}
+        match follow(&session.client, &path, &all, |event| print(session, &event)).await? {}
     }
     let mut events: Vec<Event> = session.client.all_with(&path, &all).await?;
     events.sort_by_key(|event| event.seq);

@@ -1,12 +1,19 @@
 //! `wharf scale`.
 
+use clap::Args;
 use wharf_types::AppName;
 use wharf_types::spec::REPLICAS_MAX;
 
-use crate::args::ScaleArgs;
 use crate::exit::Failure;
 use crate::output::{self, count};
 use crate::session::Session;
+
+#[derive(Args, Debug)]
+pub struct ScaleArgs {
+    /// The number of instances, such as `3`, `hello 3` or `hello=3`
+    #[arg(value_name = "[APP] REPLICAS", num_args = 1..=2, required = true)]
+    pub words: Vec<String>,
+}
 
 pub async fn run(session: &Session, args: ScaleArgs) -> anyhow::Result<()> {
     let (name, replicas) = app_and_replicas(&args.words)?;

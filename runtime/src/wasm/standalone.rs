@@ -36,7 +36,7 @@ pub struct Options {
     pub dirs: Vec<(PathBuf, String)>,
 }
 
-/// A component that is ready to run.
+/// A component that is ready to run; nothing of it has run yet.
 pub enum Loaded {
     Http(Arc<HttpApp>),
     Command(Box<StandaloneCommand>),
@@ -91,12 +91,18 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
                 platform: GuestOutput::stderr(),
             };
             let app = HttpApp::new(host.shared.clone(), template, linked, outputs, assigned.id, &assigned);
-            app.try_start().await.map_err(|error| Failure { reason: error.reason() })?;
             Ok(Loaded::Http(app))
         }
         Guest::Command(command) => {
             Ok(Loaded::Command(Box::new(StandaloneCommand { host, command, template, options })))
         }
+    }
+}
+
+impl HttpApp {
+    /// Whether the guest can start at all. What it prints meanwhile goes to stderr.
+    pub async fn start(self: &Arc<Self>) -> Result<(), Failure> {
+        self.try_start().await.map_err(|error| Failure { reason: error.reason() })
     }
 }
 
