@@ -168,9 +168,15 @@ pub enum Change {
         rollout: RolloutId,
         ready: u32,
     },
-    /// The rollout's release is in service from now on.
+    /// The release in service from now on, and where a later rollout goes back to. None: there is nothing to go back to.
     SetStable {
+        release: Option<ReleaseId>,
+    },
+    /// Whether a user who asks for the release before may get this one: it was in service, and has not failed since then
+    /// in a rollout of its own.
+    SetServed {
         release: ReleaseId,
+        served: bool,
     },
     /// What every slot should run from now on.
     SetTarget {

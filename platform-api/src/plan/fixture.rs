@@ -202,7 +202,7 @@ impl Fixture {
             let known = |id: ReleaseId| self.releases.iter().find(|known| known.id == id).cloned();
             match change {
                 Change::SetTarget { release } => self.app.target = release.and_then(known),
-                Change::SetStable { release } => self.app.stable = known(*release),
+                Change::SetStable { release } => self.app.stable = release.and_then(known),
                 _ => {}
             }
         }

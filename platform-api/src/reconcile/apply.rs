@@ -1,7 +1,7 @@
 //! Writes what the planner found, in one transaction.
 
 use wharf_types::node::Reason;
-use wharf_types::state::{RolloutState, Wanted};
+use wharf_types::state::Wanted;
 use wharf_types::{AppId, Timestamp};
 
 use crate::context::Context;
@@ -77,16 +77,12 @@ async fn apply_one(
         Change::SetRollout { rollout, state, reason, monitoring_since } => {
             let reason: Option<&Reason> = reason.as_ref();
             store::rollout::advance(conn, *rollout, *state, reason, *monitoring_since, now).await?;
-            if matches!(state, RolloutState::Monitoring | RolloutState::Succeeded)
-                && let Some(rollout) = store::rollout::find(conn, app, *rollout).await?
-            {
-                store::release::mark_served(conn, rollout.view.to).await?;
-            }
         }
         Change::Progress { rollout, ready } => {
             store::rollout::progress(conn, *rollout, *ready, now).await?;
         }
         Change::SetStable { release } => store::app::set_stable(conn, app, *release).await?,
+        Change::SetServed { release, served } => store::release::set_served(conn, *release, *served).await?,
         Change::SetTarget { release } => store::app::set_target(conn, app, *release).await?,
         Change::RollBack { failed, rollout, from, to } => {
             let new = NewRollout { id: *rollout, app, from: Some(*from), to: *to, automatic: true };

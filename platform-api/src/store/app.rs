@@ -176,10 +176,10 @@ pub(crate) async fn set_target(conn: &mut Conn, id: AppId, release: Option<Relea
     Ok(())
 }
 
-pub(crate) async fn set_stable(conn: &mut Conn, id: AppId, release: ReleaseId) -> Result<()> {
+pub(crate) async fn set_stable(conn: &mut Conn, id: AppId, release: Option<ReleaseId>) -> Result<()> {
     sqlx::query("UPDATE app SET stable_release = $2 WHERE id = $1")
         .bind(id.to_string())
-        .bind(release.to_string())
+        .bind(release.map(|id| id.to_string()))
         .execute(conn)
         .await?;
     Ok(())

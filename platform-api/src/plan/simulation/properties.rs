@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{REPLICAS_MAX, Simulation, Step};
+use super::{Quality, REPLICAS_MAX, Simulation, Step};
 use crate::plan::routes;
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => any::<bool>().prop_map(|is_good| Step::Deploy { is_good }),
+        3 => proptest::sample::select(vec![Quality::Good, Quality::CannotStart, Quality::FailsInService])
+            .prop_map(Step::Deploy),
         1 => (1..6u64).prop_map(Step::RollBack),
         1 => (0..=REPLICAS_MAX).prop_map(Step::Scale),
         12 => any::<usize>().prop_map(Step::Advance),
@@ -63,9 +64,9 @@ proptest! {
         ], 0..120),
     ) {
         let mut simulation = Simulation::new(replicas);
-        simulation.step(&Step::Deploy { is_good: true });
+        simulation.step(&Step::Deploy(Quality::Good));
         simulation.settle();
-        simulation.step(&Step::Deploy { is_good: true });
+        simulation.step(&Step::Deploy(Quality::Good));
         for step in &steps {
             simulation.step(step);
             simulation.plan();
@@ -83,9 +84,9 @@ proptest! {
         steps in proptest::collection::vec(any::<usize>().prop_map(Step::Advance), 0..60),
     ) {
         let mut simulation = Simulation::new(replicas);
-        simulation.step(&Step::Deploy { is_good: true });
+        simulation.step(&Step::Deploy(Quality::Good));
         simulation.settle();
-        simulation.step(&Step::Deploy { is_good: false });
+        simulation.step(&Step::Deploy(Quality::CannotStart));
         for step in &steps {
             simulation.step(step);
             simulation.plan();
