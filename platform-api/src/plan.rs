@@ -56,6 +56,9 @@ pub struct AppView {
     pub target: Option<Arc<ReleaseView>>,
     /// The newest release that a rollout brought into service: where a failed rollout goes back to.
     pub stable: Option<Arc<ReleaseView>>,
+    /// The release of the newest rollout, even if it failed. Visitors of an app that runs nothing are told by its routes that
+    /// the app exists.
+    pub latest: Option<Arc<ReleaseView>>,
     /// The rollout to `target` that has not ended, if there is one.
     pub rollout: Option<RolloutView>,
     /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.

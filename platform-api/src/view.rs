@@ -134,6 +134,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         replicas: app.replicas,
         target: app.target_release.and_then(|id| known.get(&id).cloned()),
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
+        latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
         rollout: under_way.map(|rollout| rollout.view.clone()),
         instances: live.into_iter().chain(ended).map(|instance| instance.view).collect(),
     };
@@ -195,7 +196,7 @@ impl Loaded {
 
     /// Every address of the app, the default one first.
     pub(crate) fn urls(&self, http_url: &str) -> Vec<String> {
-        let release = self.view.target.as_ref().or(self.view.stable.as_ref());
+        let release = self.view.target.as_ref().or(self.view.stable.as_ref()).or(self.view.latest.as_ref());
         release.map_or_else(Vec::new, |release| {
             release.routes.iter().map(|route| url(http_url, route)).collect()
         })

@@ -62,6 +62,7 @@ impl Fixture {
             replicas,
             target: None,
             stable: None,
+            latest: None,
             rollout: None,
             instances: Vec::new(),
         };
@@ -74,6 +75,7 @@ impl Fixture {
         let mut fixture = Self::empty(replicas);
         fixture.app.target = Some(fixture.release(number, |_| {}));
         fixture.app.stable = fixture.app.target.clone();
+        fixture.app.latest = fixture.app.target.clone();
         for slot in 0..replicas {
             let index = fixture.add(number, slot);
             fixture.make_ready(index);
@@ -89,6 +91,7 @@ impl Fixture {
 
     pub(super) fn deploy_with(&mut self, number: u64, edit: impl FnOnce(&mut ReleaseView)) {
         self.app.target = Some(self.release(number, edit));
+        self.app.latest = self.app.target.clone();
         self.app.rollout = Some(RolloutView {
             id: RolloutId::from_uuid(Uuid::from_u128(u128::from(number) << 32)),
             from: self.app.stable.as_ref().map(|stable| stable.id),

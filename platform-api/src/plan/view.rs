@@ -26,6 +26,11 @@ impl AppView {
         }
     }
 
+    /// The release whose routes lead to the app: the one that should serve, or else the newest, which failed.
+    pub(crate) fn routed_release(&self) -> Option<&Arc<ReleaseView>> {
+        self.serving_release().or(self.latest.as_ref())
+    }
+
     /// Which of the slots `0..replicas` `release` serves, or has completed.
     pub(crate) fn slots_ready(&self, release: &ReleaseView) -> Vec<bool> {
         let mut ready = vec![false; self.replicas as usize];

@@ -2,7 +2,7 @@
 
 use wharf_types::node::Reason;
 use wharf_types::state::Wanted;
-use wharf_types::{AppId, Timestamp};
+use wharf_types::{AppId, ReleaseId, Timestamp};
 
 use crate::context::Context;
 use crate::operations::{OperationError, routes};
@@ -112,12 +112,17 @@ fn ends_rollout(change: &Change) -> bool {
     matches!(change, Change::SetRollout { state, .. } if state.is_final())
 }
 
-/// Forgets releases that are too old, and gives up routes that no release in use has.
+/// Forgets releases that are too old, and gives up routes that lead to no release in use.
 async fn clean_up(conn: &mut Conn, context: &Context, id: AppId) -> Result<(), OperationError> {
     store::release::prune(conn, id).await?;
     let Some(app) = store::app::get(conn, id).await? else { return Ok(()) };
+    let mut used: Vec<ReleaseId> = app.target_release.into_iter().chain(app.stable_release).collect();
+    if used.is_empty() {
+        // Nothing serves, but the newest release's routes still say that the app exists.
+        used.extend(store::rollout::newest(conn, id).await?.map(|rollout| rollout.view.to));
+    }
     let mut kept = Vec::new();
-    for release in [app.target_release, app.stable_release].into_iter().flatten() {
+    for release in used {
         if let Some(release) = context.releases.get(conn, &app, release).await? {
             kept.extend(release.routes.iter().cloned());
         }

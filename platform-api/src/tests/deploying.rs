@@ -123,12 +123,27 @@ async fn a_release_that_fails_goes_back_by_itself_and_says_why() {
 async fn a_first_release_that_fails_leaves_nothing_running() {
     let platform = Platform::start().await;
     let worker = Worker::join(&platform).await;
-    let deployed = platform.deploy("hello", &component(0), with_env("FAIL", "no start")).await.is(201);
+    let mut spec = with_env("FAIL", "no start");
+    spec["http"] = json!({"routes": ["shop.example.com/"]});
+    let deployed = platform.deploy("hello", &component(0), spec).await.is(201);
     let rollout = platform.rollout("hello", &deployed).await;
     assert_eq!((&rollout["state"], &rollout["rolled_back_by"]), (&json!("failed"), &Value::Null));
-    eventually("nothing is assigned", async || worker.newest().filter(|newest| newest.instances.is_empty()))
-        .await;
-    assert_eq!(platform.app("hello").await["release"], Value::Null);
+    let idle = eventually("nothing is assigned", async || {
+        worker.newest().filter(|newest| newest.instances.is_empty())
+    })
+    .await;
+    // The ingress answers 503 for an app that exists, and 404 for one that does not.
+    let routes: Vec<_> = idle.routes.routes.iter().map(|route| route.pattern.to_string()).collect();
+    assert_eq!(routes, ["hello.default.localhost/", "shop.example.com/"]);
+    assert!(idle.routes.routes.iter().all(|route| route.endpoints.is_empty()));
+    let app = platform.app("hello").await;
+    assert_eq!(
+        (&app["release"], &app["url"]),
+        (&Value::Null, &json!("http://hello.default.localhost:8080/"))
+    );
+    let thief =
+        platform.deploy("thief", &component(0), json!({"http": {"routes": ["shop.example.com"]}})).await;
+    thief.refuses(409, "route_taken", &["app `hello`"]);
     // The variable is taken away, and the same artifact works.
     let deployed = platform.call(Method::PATCH, &format!("{HELLO}/env"), json!({"FAIL": null})).await.is(201);
     assert_eq!(platform.rollout("hello", &deployed).await["state"], "monitoring");
