@@ -51,8 +51,10 @@ pub struct AppView {
     pub name: AppName,
     /// The user asked for its end: everything stops, then the app's row goes.
     pub deleting: bool,
-    pub replicas: u32,
-    /// The release that every slot should run. None: nothing should run (no release ever started, or the first one failed).
+    /// The number of slots that `wharf scale` set. None: as many as the release itself asks for.
+    pub scaled_to: Option<u32>,
+    /// The release that every slot should run, from the moment that a rollout to it is asked for. None: nothing should run,
+    /// because the first release failed.
     pub target: Option<Arc<ReleaseView>>,
     /// The newest release that a rollout brought into service: where a failed rollout goes back to.
     pub stable: Option<Arc<ReleaseView>>,

@@ -131,7 +131,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         namespace: app.namespace.clone(),
         name: app.name.clone(),
         deleting: app.deleting,
-        replicas: app.replicas,
+        scaled_to: app.scaled_to,
         target: app.target_release.and_then(|id| known.get(&id).cloned()),
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
         latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
@@ -166,7 +166,7 @@ impl Loaded {
             condition,
             reason,
             release: view.target.as_ref().map(|release| release.number),
-            replicas: view.replicas,
+            replicas: view.replicas(),
             ready: self.slots_ready(),
             url: urls.first().cloned().unwrap_or_default(),
             urls,
@@ -186,7 +186,7 @@ impl Loaded {
             to: to.number,
             state: rollout.view.state,
             ready: u32::try_from(ready).unwrap_or(u32::MAX),
-            replicas: self.view.replicas,
+            replicas: self.view.scaled_to.unwrap_or(to.spec.scale.replicas),
             reason: rollout.reason.clone(),
             rolled_back_by: rollout.rolled_back_by,
             started_at: rollout.view.started_at,
@@ -203,7 +203,7 @@ impl Loaded {
     }
 
     fn slots_ready(&self) -> u32 {
-        let mut ready = vec![false; self.view.replicas as usize];
+        let mut ready = vec![false; self.view.replicas() as usize];
         for release in self.releases.values() {
             for (slot, serves) in ready.iter_mut().zip(self.view.slots_ready(release)) {
                 *slot |= serves;

@@ -59,7 +59,7 @@ impl Fixture {
             namespace: NamespaceName::default_namespace(),
             name: "hello".parse().unwrap(),
             deleting: false,
-            replicas,
+            scaled_to: Some(replicas),
             target: None,
             stable: None,
             latest: None,
@@ -68,6 +68,15 @@ impl Fixture {
         };
         let now = after(Timestamp::UNIX_EPOCH, SECOND * 1000);
         Self { app, nodes: vec![node(1, 1 << 20)], now, releases: Vec::new(), last_id: 1 << 64 }
+    }
+
+    /// What the API writes when a release is made that asks for so many slots.
+    pub(super) fn deploy_scaled(&mut self, number: u64, replicas: u32) {
+        self.deploy_with(number, |release| {
+            let mut spec = (*release.spec).clone();
+            spec.scale.replicas = replicas;
+            release.spec = spec.into();
+        });
     }
 
     /// An app all of whose slots serve `number`, with no rollout under way.

@@ -19,9 +19,10 @@ const REPLICAS_MAX: u32 = 4;
 /// Something that happens. Which instance it happens to is chosen among those that it can happen to.
 #[derive(Clone, Debug)]
 enum Step {
-    Deploy(Quality),
+    /// Of a release that asks for so many slots.
+    Deploy(Quality, u32),
     RollBack(u64),
-    Scale(u32),
+    Scale(Option<u32>),
     /// A worker takes an instance one state further, or finds it healthy.
     Advance(usize),
     AdvanceAll,
@@ -59,8 +60,9 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(replicas: u32) -> Self {
-        let fixture = Fixture::empty(replicas);
+    fn new() -> Self {
+        let mut fixture = Fixture::empty(0);
+        fixture.app.scaled_to = None;
         Self {
             fixture,
             bad: BTreeSet::new(),
@@ -102,32 +104,34 @@ impl Simulation {
             && self.fixture.nodes.iter().any(|node| node.ready && Some(node.id) == instance.node)
     }
 
-    fn deploy(&mut self, number: u64) {
-        self.fixture.deploy(number);
+    /// A release that is known keeps the number of slots that it asked for first.
+    fn deploy(&mut self, number: u64, replicas: u32) {
+        self.fixture.deploy_scaled(number, replicas);
         // The store shows only what ended since the rollout began.
         self.fixture.app.instances.retain(|instance| !instance.state.is_final());
     }
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Deploy(quality) => {
+            Step::Deploy(quality, mut replicas) => {
                 self.newest += 1;
                 match quality {
                     // With no instances at all, nobody can tell a bad release.
-                    Quality::CannotStart if self.fixture.app.replicas > 0 => {
+                    Quality::CannotStart if self.fixture.app.scaled_to != Some(0) => {
                         self.bad.insert(self.newest);
+                        replicas = replicas.max(1);
                     }
                     Quality::FailsInService => {
                         self.weak.insert(self.newest);
                     }
                     Quality::CannotStart | Quality::Good => {}
                 }
-                self.deploy(self.newest);
+                self.deploy(self.newest, replicas);
             }
-            Step::RollBack(to) if to <= self.newest => self.deploy(to),
+            Step::RollBack(to) if to <= self.newest => self.deploy(to, 0),
             Step::RollBack(_) => {}
-            Step::Scale(0) if !self.bad.is_empty() => {}
-            Step::Scale(replicas) => self.fixture.app.replicas = replicas,
+            Step::Scale(Some(0)) if !self.bad.is_empty() => {}
+            Step::Scale(replicas) => self.fixture.app.scaled_to = replicas,
             Step::Advance(at) => {
                 if let Some(index) = self.choose(at, |instance| self.is_tended(instance)) {
                     self.advance(index);
@@ -224,12 +228,12 @@ impl Simulation {
         let app = &self.fixture.app;
         if app.target.is_some() {
             let serves = served_slots(app.instances.iter());
-            let left = served.difference(&serves).find(|slot| **slot < app.replicas);
+            let left = served.difference(&serves).find(|slot| **slot < app.replicas_kept());
             assert_eq!(left, None, "a slot served, and the plan left nothing in it that does");
         }
         if let (Some(target), true) = (&app.target, app.is_rolling_out()) {
             let wanted = app.instances.iter().filter(|instance| instance.is_wanted()).count();
-            let most = app.replicas as usize + target.surge(app.replicas);
+            let most = app.replicas_kept() as usize + target.surge(app.replicas());
             assert!(wanted <= most, "{wanted} instances are wanted, more than {most}");
         }
         if let Some(rollout) = rollout

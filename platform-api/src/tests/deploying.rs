@@ -206,6 +206,35 @@ async fn scale_and_env_outlive_the_next_deploy() {
 }
 
 #[tokio::test]
+async fn the_number_of_slots_goes_back_with_the_release_and_with_a_reset() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    let scaled = |replicas: u32, mut spec: Value| {
+        spec["scale"] = json!({"replicas": replicas});
+        spec
+    };
+    platform.serve(0, scaled(3, quick())).await;
+    let bad = scaled(1, with_env("FAIL", "it exploded"));
+    let deployed = platform.deploy("hello", &component(1), bad).await.is(201);
+    assert_eq!(platform.rollout("hello", &deployed).await["state"], "failed");
+    let back = eventually("release 1 serves again", async || {
+        Some(platform.app("hello").await).filter(|app| app["condition"] == "running")
+    })
+    .await;
+    assert_eq!((&back["release"], &back["replicas"], &back["ready"]), (&json!(1), &json!(3), &json!(3)));
+
+    let scale = format!("{HELLO}/scale");
+    let app = platform.call(Method::PUT, &scale, json!({"replicas": 2})).await.is(200);
+    assert_eq!(app["replicas"], 2);
+    platform.call(Method::PUT, &scale, json!({})).await.refuses(400, "invalid_request", &["replicas"]);
+    let app = platform.call(Method::PUT, &scale, json!({"replicas": null})).await.is(200);
+    assert_eq!(app["replicas"], 3);
+    let events = platform.get(&format!("{HELLO}/events")).await;
+    let newest = events["items"].as_array().unwrap().iter().rfind(|event| event["kind"] == "app.scaled");
+    assert_eq!(newest.unwrap()["message"], "scaled from 2 back to the release's own 3 by admin");
+}
+
+#[tokio::test]
 async fn a_newer_rollout_supersedes_the_one_under_way() {
     let platform = Platform::start().await;
     let first = platform.deploy("hello", &component(0), quick()).await.is(201);
