@@ -131,9 +131,10 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         namespace: app.namespace.clone(),
         name: app.name.clone(),
         deleting: app.deleting,
-        replicas: app.replicas,
+        scaled_to: app.scaled_to,
         target: app.target_release.and_then(|id| known.get(&id).cloned()),
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
+        latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
         rollout: under_way.map(|rollout| rollout.view.clone()),
         instances: live.into_iter().chain(ended).map(|instance| instance.view).collect(),
     };
@@ -165,7 +166,7 @@ impl Loaded {
             condition,
             reason,
             release: view.target.as_ref().map(|release| release.number),
-            replicas: view.replicas,
+            replicas: view.replicas(),
             ready: self.slots_ready(),
             url: urls.first().cloned().unwrap_or_default(),
             urls,
@@ -185,7 +186,7 @@ impl Loaded {
             to: to.number,
             state: rollout.view.state,
             ready: u32::try_from(ready).unwrap_or(u32::MAX),
-            replicas: self.view.replicas,
+            replicas: self.view.scaled_to.unwrap_or(to.spec.scale.replicas),
             reason: rollout.reason.clone(),
             rolled_back_by: rollout.rolled_back_by,
             started_at: rollout.view.started_at,
@@ -195,14 +196,14 @@ impl Loaded {
 
     /// Every address of the app, the default one first.
     pub(crate) fn urls(&self, http_url: &str) -> Vec<String> {
-        let release = self.view.target.as_ref().or(self.view.stable.as_ref());
+        let release = self.view.target.as_ref().or(self.view.stable.as_ref()).or(self.view.latest.as_ref());
         release.map_or_else(Vec::new, |release| {
             release.routes.iter().map(|route| url(http_url, route)).collect()
         })
     }
 
     fn slots_ready(&self) -> u32 {
-        let mut ready = vec![false; self.view.replicas as usize];
+        let mut ready = vec![false; self.view.replicas() as usize];
         for release in self.releases.values() {
             for (slot, serves) in ready.iter_mut().zip(self.view.slots_ready(release)) {
                 *slot |= serves;

@@ -168,7 +168,10 @@ pub struct Rollback {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
-    pub replicas: u32,
+    /// Null: as many as each release asks for itself. It cannot be left out, so that nothing is reset by mistake.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required = true)]
+    pub replicas: Option<u32>,
 }
 
 /// `PATCH …/apps/{app}/env`: null removes a variable. Makes a new release.

@@ -126,7 +126,7 @@ impl Client {
     }
 
     pub async fn scale(&self, app: &AppRef, replicas: u32) -> anyhow::Result<()> {
-        self.done(app.request(self, Method::PUT, "/scale").json(&Scale { replicas })).await
+        self.done(app.request(self, Method::PUT, "/scale").json(&Scale { replicas: Some(replicas) })).await
     }
 
     pub async fn patch_env(&self, app: &AppRef, patch: &EnvPatch) -> anyhow::Result<Deployed> {

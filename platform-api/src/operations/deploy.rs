@@ -44,11 +44,8 @@ pub(crate) async fn deploy(context: &Context, asked: &Asked, deploy: Deploy) -> 
         return problem(ProblemCode::NotFound, detail);
     };
     let before = current_release(&mut tx, &app).await?;
-    let (spec, replicas) = settle(&app, before.as_ref(), deploy.request);
+    let spec = settle(&app, before.as_ref(), deploy.request);
     spec.validate().map_err(|error| Problem::new(ProblemCode::InvalidSpec, error.to_string()))?;
-    if !app.replicas_override {
-        store::app::set_replicas(&mut tx, app.id, replicas, false).await?;
-    }
     let new = New { spec, artifact: &artifact, cause: "deploy" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
@@ -71,18 +68,18 @@ async fn find_or_create(conn: &mut Conn, asked: &Asked) -> Result<App> {
         let detail = format!("there is no app `{}` that If-Match could ask for", asked.app);
         return problem(ProblemCode::PreconditionFailed, detail);
     }
-    let id = store::app::create(conn, namespace.id, &asked.app, 1, asked.now).await?;
+    let id = store::app::create(conn, namespace.id, &asked.app, asked.now).await?;
     match store::app::get(conn, id).await? {
         Some(app) => Ok(app),
         None => problem(ProblemCode::Conflict, "the app went away while it was made; try again"),
     }
 }
 
-/// The settings of the new release, and how many slots it asks for.
-fn settle(app: &App, before: Option<&Release>, request: CreateRelease) -> (AppSpec, u32) {
+/// The settings of the new release. What `scale` set is no part of them: it is the app's, and stands over every release.
+fn settle(app: &App, before: Option<&Release>, request: CreateRelease) -> AppSpec {
     match (request.keep, before) {
-        (Keep::Spec, Some(before)) => (AppSpec::clone(&before.spec), app.replicas),
-        (Keep::Spec, None) => (AppSpec::default(), AppSpec::default().scale.replicas),
+        (Keep::Spec, Some(before)) => AppSpec::clone(&before.spec),
+        (Keep::Spec, None) => AppSpec::default(),
         (Keep::Overrides, _) => {
             let mut spec = request.spec;
             for (name, value) in &app.env_overrides {
@@ -91,11 +88,7 @@ fn settle(app: &App, before: Option<&Release>, request: CreateRelease) -> (AppSp
                     None => spec.env.remove(name),
                 };
             }
-            if app.replicas_override {
-                spec.scale.replicas = app.replicas;
-            }
-            let replicas = spec.scale.replicas;
-            (spec, replicas)
+            spec
         }
     }
 }

@@ -63,8 +63,9 @@ async fn release_again(
     Ok(reply)
 }
 
-pub(crate) async fn scale(context: &Context, asked: &Asked, replicas: u32) -> Result<AppId> {
-    if replicas > REPLICAS_MAX {
+/// Sets the number of slots, or, with None, leaves it to the releases again.
+pub(crate) async fn scale(context: &Context, asked: &Asked, replicas: Option<u32>) -> Result<AppId> {
+    if let Some(replicas) = replicas.filter(|replicas| *replicas > REPLICAS_MAX) {
         return problem(
             ProblemCode::InvalidSpec,
             format!("replicas: {replicas} is more than {REPLICAS_MAX}"),
@@ -72,8 +73,13 @@ pub(crate) async fn scale(context: &Context, asked: &Asked, replicas: u32) -> Re
     }
     let mut tx = context.store.write().await?;
     let app = find_app(&mut tx, asked).await?;
-    store::app::set_replicas(&mut tx, app.id, replicas, true).await?;
-    let message = format!("scaled from {} to {replicas} by {}", app.replicas, asked.by);
+    store::app::set_scale(&mut tx, app.id, replicas).await?;
+    let of_release = current_release(&mut tx, &app).await?.map_or(0, |release| release.spec.scale.replicas);
+    let before = app.scaled_to.unwrap_or(of_release);
+    let message = match replicas {
+        Some(replicas) => format!("scaled from {before} to {replicas} by {}", asked.by),
+        None => format!("scaled from {before} back to the release's own {of_release} by {}", asked.by),
+    };
     record(&mut tx, &app, asked, "app.scaled", &message).await?;
     tx.commit().await?;
     context.changed(app.id);

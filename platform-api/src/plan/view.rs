@@ -16,6 +16,19 @@ impl AppView {
         [&self.target, &self.stable].into_iter().flatten().find(|release| release.id == id)
     }
 
+    /// The number of slots.
+    pub(crate) fn replicas(&self) -> u32 {
+        let release = self.target.as_ref().or(self.stable.as_ref()).or(self.latest.as_ref());
+        self.scaled_to.or(release.map(|release| release.spec.scale.replicas)).unwrap_or(0)
+    }
+
+    /// The number of slots in which an instance of the release before may serve. Until the new release has proved itself, a
+    /// smaller number of its own takes nothing away, so that going back finds every slot served.
+    pub(crate) fn replicas_kept(&self) -> u32 {
+        let before = self.stable.as_ref().filter(|_| self.scaled_to.is_none() && self.is_rolling_out());
+        before.map_or(0, |stable| stable.spec.scale.replicas).max(self.replicas())
+    }
+
     /// The release that should serve: the target as soon as it can, until then the one before.
     pub(crate) fn serving_release(&self) -> Option<&Arc<ReleaseView>> {
         let target_serves =
@@ -26,9 +39,14 @@ impl AppView {
         }
     }
 
+    /// The release whose routes lead to the app: the one that should serve, or else the newest, which failed.
+    pub(crate) fn routed_release(&self) -> Option<&Arc<ReleaseView>> {
+        self.serving_release().or(self.latest.as_ref())
+    }
+
     /// Which of the slots `0..replicas` `release` serves, or has completed.
     pub(crate) fn slots_ready(&self, release: &ReleaseView) -> Vec<bool> {
-        let mut ready = vec![false; self.replicas as usize];
+        let mut ready = vec![false; self.replicas() as usize];
         for instance in &self.instances {
             if let Some(slot) = ready.get_mut(instance.slot as usize) {
                 *slot |= instance.is_ready_for(release) || self.has_completed(instance, release);

@@ -109,7 +109,7 @@ pub(crate) async fn list(conn: &mut Conn, app: AppId, before: u64, limit: i64) -
     rows.into_iter().map(Release::try_from).collect()
 }
 
-/// The newest release below `before` that once served.
+/// The newest release below `before` that a user may come back to.
 pub(crate) async fn find_served_before(conn: &mut Conn, app: AppId, before: u64) -> Result<Option<Release>> {
     let row: Option<Row> = sqlx::query_as(select!(
         "WHERE app = $1 AND number < $2 AND served = $3 ORDER BY number DESC LIMIT 1"
@@ -132,10 +132,10 @@ pub(crate) async fn range(conn: &mut Conn, app: AppId) -> Result<Option<(u64, u6
     first.zip(last).map(|(first, last)| Ok((number(first)?, number(last)?))).transpose()
 }
 
-pub(crate) async fn mark_served(conn: &mut Conn, id: ReleaseId) -> Result<()> {
+pub(crate) async fn set_served(conn: &mut Conn, id: ReleaseId, served: bool) -> Result<()> {
     sqlx::query("UPDATE release SET served = $2 WHERE id = $1")
         .bind(id.to_string())
-        .bind(true)
+        .bind(served)
         .execute(conn)
         .await?;
     Ok(())

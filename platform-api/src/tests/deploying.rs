@@ -123,12 +123,27 @@ async fn a_release_that_fails_goes_back_by_itself_and_says_why() {
 async fn a_first_release_that_fails_leaves_nothing_running() {
     let platform = Platform::start().await;
     let worker = Worker::join(&platform).await;
-    let deployed = platform.deploy("hello", &component(0), with_env("FAIL", "no start")).await.is(201);
+    let mut spec = with_env("FAIL", "no start");
+    spec["http"] = json!({"routes": ["shop.example.com/"]});
+    let deployed = platform.deploy("hello", &component(0), spec).await.is(201);
     let rollout = platform.rollout("hello", &deployed).await;
     assert_eq!((&rollout["state"], &rollout["rolled_back_by"]), (&json!("failed"), &Value::Null));
-    eventually("nothing is assigned", async || worker.newest().filter(|newest| newest.instances.is_empty()))
-        .await;
-    assert_eq!(platform.app("hello").await["release"], Value::Null);
+    let idle = eventually("nothing is assigned", async || {
+        worker.newest().filter(|newest| newest.instances.is_empty())
+    })
+    .await;
+    // The ingress answers 503 for an app that exists, and 404 for one that does not.
+    let routes: Vec<_> = idle.routes.routes.iter().map(|route| route.pattern.to_string()).collect();
+    assert_eq!(routes, ["hello.default.localhost/", "shop.example.com/"]);
+    assert!(idle.routes.routes.iter().all(|route| route.endpoints.is_empty()));
+    let app = platform.app("hello").await;
+    assert_eq!(
+        (&app["release"], &app["url"]),
+        (&Value::Null, &json!("http://hello.default.localhost:8080/"))
+    );
+    let thief =
+        platform.deploy("thief", &component(0), json!({"http": {"routes": ["shop.example.com"]}})).await;
+    thief.refuses(409, "route_taken", &["app `hello`"]);
     // The variable is taken away, and the same artifact works.
     let deployed = platform.call(Method::PATCH, &format!("{HELLO}/env"), json!({"FAIL": null})).await.is(201);
     assert_eq!(platform.rollout("hello", &deployed).await["state"], "monitoring");
@@ -188,6 +203,35 @@ async fn scale_and_env_outlive_the_next_deploy() {
     let releases = platform.get(&format!("{HELLO}/releases")).await;
     assert_eq!((&restarted["release"], &releases["items"][0]["cause"]), (&json!(5), &json!("restart")));
     assert_eq!(releases["items"][0]["digest"], releases["items"][1]["digest"]);
+}
+
+#[tokio::test]
+async fn the_number_of_slots_goes_back_with_the_release_and_with_a_reset() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    let scaled = |replicas: u32, mut spec: Value| {
+        spec["scale"] = json!({"replicas": replicas});
+        spec
+    };
+    platform.serve(0, scaled(3, quick())).await;
+    let bad = scaled(1, with_env("FAIL", "it exploded"));
+    let deployed = platform.deploy("hello", &component(1), bad).await.is(201);
+    assert_eq!(platform.rollout("hello", &deployed).await["state"], "failed");
+    let back = eventually("release 1 serves again", async || {
+        Some(platform.app("hello").await).filter(|app| app["condition"] == "running")
+    })
+    .await;
+    assert_eq!((&back["release"], &back["replicas"], &back["ready"]), (&json!(1), &json!(3), &json!(3)));
+
+    let scale = format!("{HELLO}/scale");
+    let app = platform.call(Method::PUT, &scale, json!({"replicas": 2})).await.is(200);
+    assert_eq!(app["replicas"], 2);
+    platform.call(Method::PUT, &scale, json!({})).await.refuses(400, "invalid_request", &["replicas"]);
+    let app = platform.call(Method::PUT, &scale, json!({"replicas": null})).await.is(200);
+    assert_eq!(app["replicas"], 3);
+    let events = platform.get(&format!("{HELLO}/events")).await;
+    let newest = events["items"].as_array().unwrap().iter().rfind(|event| event["kind"] == "app.scaled");
+    assert_eq!(newest.unwrap()["message"], "scaled from 2 back to the release's own 3 by admin");
 }
 
 #[tokio::test]

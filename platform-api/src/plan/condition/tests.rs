@@ -25,7 +25,7 @@ fn the_word_follows_the_slots() {
     fixture.fail(1, ReasonKind::Limit, "out of memory");
     assert_eq!(word(&fixture), AppCondition::Down);
     assert_eq!(because(&fixture), "0 of 2 slots are ready. out of memory.");
-    fixture.app.replicas = 0;
+    fixture.app.scaled_to = Some(0);
     assert_eq!(word(&fixture), AppCondition::Stopped);
     assert_eq!(explain(&fixture.app, &[], None).1, ["`wharf scale 1 --app hello` starts it."]);
 }

@@ -75,17 +75,77 @@ fn a_new_release_that_got_ill_holds_the_rollout_up() {
 #[test]
 fn scaling_up_starts_all_at_once_and_scaling_down_unroutes_the_highest_slots() {
     let mut fixture = Fixture::serving(1, 2);
-    fixture.app.replicas = 9;
+    fixture.app.scaled_to = Some(9);
     fixture.plan();
     assert_eq!(fixture.wanted(1), 9);
-    fixture.app.replicas = 1;
+    fixture.app.scaled_to = Some(1);
     fixture.plan();
     assert_eq!(fixture.wanted(1), 1);
     assert_eq!(wanted_of(&fixture, 0), Wanted::Run);
-    fixture.app.replicas = 2;
+    fixture.app.scaled_to = Some(2);
     fixture.plan();
     assert_eq!(fixture.wanted(1), 2, "what was unrouted is not wanted again");
     assert_eq!(fixture.instances(1).count(), 10);
+}
+
+/// Release 1 asks for four slots and serves them.
+fn four_slots() -> Fixture {
+    let mut fixture = Fixture::empty(0);
+    fixture.app.scaled_to = None;
+    fixture.deploy_scaled(1, 4);
+    fixture.plan();
+    fixture.make_all_ready(1);
+    fixture.plan();
+    fixture.wait(5);
+    fixture.plan();
+    assert_eq!((fixture.app.rollout.is_none(), fixture.wanted(1)), (true, 4));
+    fixture
+}
+
+#[test]
+fn a_release_that_asks_for_fewer_slots_takes_none_away_before_it_serves() {
+    let mut fixture = four_slots();
+    fixture.deploy_scaled(2, 1);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (4, 1));
+    fixture.make_all_ready(2);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (0, 1));
+}
+
+#[test]
+fn going_back_brings_the_slots_of_the_release_before() {
+    let mut fixture = four_slots();
+    fixture.deploy_scaled(2, 1);
+    fixture.plan();
+    let newest = fixture.app.instances.len() - 1;
+    fixture.fail(newest, ReasonKind::Trap, "boom");
+    fixture.plan();
+    assert_eq!((fixture.app.replicas(), fixture.wanted(1)), (4, 4), "not one of them was touched");
+    assert_eq!(fixture.instances(1).count(), 4);
+
+    fixture.deploy_scaled(3, 0);
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 0, "a release that asks for no slot has nothing to prove");
+    fixture.deploy(1);
+    fixture.plan();
+    assert_eq!((fixture.app.replicas(), fixture.wanted(1)), (4, 4));
+}
+
+#[test]
+fn what_scale_set_stands_over_every_release() {
+    let mut fixture = four_slots();
+    fixture.app.scaled_to = Some(2);
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 2);
+    fixture.deploy_scaled(2, 1);
+    fixture.plan();
+    fixture.make_all_ready(2);
+    fixture.plan();
+    assert_eq!(fixture.app.replicas(), 2);
+    fixture.app.scaled_to = None;
+    fixture.plan();
+    assert_eq!(fixture.app.replicas(), 1);
 }
 
 #[test]
