@@ -5,8 +5,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json as Reply};
-use wharf_types::api::{CreateRelease, Deployed, Page, ReleaseInfo, Rollback};
+use wharf_types::api::{CreateRelease, Deployed, Page, ReleaseInfo, Role, Rollback};
 use wharf_types::problem::ProblemCode;
+use wharf_types::spec::AppSpec;
 use wharf_types::world::capabilities;
 
 use super::apps::{AppPath, PageQuery, asked};
@@ -20,6 +21,8 @@ use crate::store;
 /// Releases of one page.
 const PAGE: usize = 50;
 const KEY_MAX_BYTES: usize = 200;
+/// What a viewer reads in the place of a variable's value.
+const HIDDEN: &str = "(hidden: reading it needs the role `developer`)";
 
 pub(super) async fn create(
     State(context): State<Arc<Context>>,
@@ -45,8 +48,10 @@ pub(super) async fn rollback(
     Ok((StatusCode::CREATED, Reply(deployed)))
 }
 
+/// Variables may hold secrets, so a viewer sees their names only, as with `…/env`.
 pub(super) async fn list(
     State(context): State<Arc<Context>>,
+    Extension(identity): Extension<Identity>,
     Path((namespace, name)): Path<AppPath>,
     Query(query): Query<PageQuery>,
 ) -> ApiResult<Reply<Page<ReleaseInfo>>> {
@@ -68,12 +73,16 @@ pub(super) async fn list(
     for release in releases {
         let artifact = store::artifact::get(&mut tx, release.artifact).await?;
         let imports = artifact.map(|artifact| artifact.imports).unwrap_or_default();
+        let mut spec = AppSpec::clone(&release.spec);
+        if identity.token.role < Role::Developer {
+            spec.env.values_mut().for_each(|value| HIDDEN.clone_into(value));
+        }
         items.push(ReleaseInfo {
             release: release.number,
             digest: release.artifact,
-            capabilities: capabilities(imports.iter().map(String::as_str), &release.spec.outbound.allow),
+            capabilities: capabilities(imports.iter().map(String::as_str), &spec.outbound.allow),
             current: app.target_release == Some(release.id),
-            spec: (*release.spec).clone(),
+            spec,
             cause: release.cause,
             created_at: release.created_at,
             created_by: release.created_by,
