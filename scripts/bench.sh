@@ -2,22 +2,19 @@
 # Measures the figures of docs/promises.md and prints them as a table. The peer is `wasmtime serve` of the same version as
 # the engine inside; it is built once, into target/peers.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 WASMTIME_VERSION=48.0.8
 peers=target/peers
-if ! command -v wrk >/dev/null; then
-    echo "bench: installing wrk" >&2
-    apt-get update -qq && apt-get install -y -qq wrk >/dev/null
-fi
+command -v wrk >/dev/null || scripts/apt-install.sh wrk
 wasmtime=${WASMTIME:-$peers/bin/wasmtime}
-if [ ! -x "$wasmtime" ]; then
+if [[ ! -x $wasmtime ]]; then
     echo "bench: building wasmtime $WASMTIME_VERSION, which takes about ten minutes" >&2
     cargo install wasmtime-cli --version "$WASMTIME_VERSION" --locked --root "$peers"
 fi
-cargo build --release -p wharf
+cargo build --locked --release -p wharf
 guests=${WHARF_GUESTS:-target/guests}
 for guest in hello hello-p3 crash; do
-    [ -f "$guests/$guest.wasm" ] || WHARF=target/release/wharf scripts/guest-examples.sh "$guest"
+    [[ -f $guests/$guest.wasm ]] || WHARF=target/release/wharf scripts/guest-examples.sh "$guest"
 done
 exec python3 scripts/bench.py target/release/wharf "$wasmtime" "$guests" "$@"

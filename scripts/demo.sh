@@ -28,9 +28,10 @@ if [[ $ONCE == 1 ]]; then
     # Where clients find the platform of this machine: ours must not replace one that somebody else started.
     export XDG_CONFIG_HOME=$home/config
 fi
-# These would lead the client elsewhere.
-unset WHARF_API WHARF_TOKEN WHARF_NAMESPACE
 mkdir -p "$home"
+# Written by the platform when it is ready. One of an earlier run would lead us to whoever listens there now.
+up=$home/up.json
+rm -f "$up"
 # Errors of deploys are told in full by their log; what worked is one line.
 log=$home/demo.log
 : >"$log"
@@ -52,40 +53,36 @@ trap stop_platform EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# --- build ---
-
-declare -A failed
-built=()
-for app in "${APPS[@]}"; do
-    say "building examples/$app"
-    if WHARF=$(realpath "$WHARF") scripts/guest-examples.sh "$app" >>"$log" 2>&1; then
-        built+=("$app")
-    else
-        failed[$app]="its build failed"
-        say "examples/$app cannot be built here; the end of $log:"
-        tail -n 5 "$log" >&2
-    fi
-done
-
 # --- start ---
 
 say "starting the platform"
-"$WHARF" up --data "$home/data" --api "$api" --http "$http" --json >"$home/up.json" 2>>"$log" &
+"$WHARF" up --data "$home/data" --api "$api" --http "$http" --json >"$up" 2>>"$log" &
 platform=$!
 for ((tries = 0; ; tries++)); do
-    [[ ! -s $home/up.json ]] || break
+    [[ ! -s $up ]] || break
     kill -0 "$platform" 2>/dev/null || { platform=; tail -n 3 "$log" >&2; fail "the platform did not start; with other addresses: make demo API=127.0.0.1:7071 HTTP=127.0.0.1:8081"; }
     [[ $tries -lt 300 ]] || fail "the platform is not ready after 30 s; see $log"
     sleep 0.1
 done
-port=$(sed -n 's/.*"http":"http:\/\/[^"]*:\([0-9]*\)".*/\1/p' "$home/up.json")
+told() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" "$up"; }
+port=$(told http | sed 's/.*://')
+token_file=$(told token_file)
+# Said outright, so that no saved login and nothing in the environment can lead the client to another platform.
+WHARF_API=$(told api) WHARF_TOKEN=$(<"$token_file") WHARF_NAMESPACE=default
+export WHARF_API WHARF_TOKEN WHARF_NAMESPACE
 
-for app in "${built[@]}"; do
-    say "deploying $app"
+# --- build and deploy ---
+
+# For the builds of the examples, which run in their folders.
+WHARF=$(realpath "$WHARF")
+export WHARF
+declare -A failed
+for app in "${APPS[@]}"; do
+    say "building and deploying examples/$app"
     # Several minutes: a slow machine compiles the large ones, once.
-    if ! "$WHARF" deploy "examples/$app" --no-build --timeout 5m >>"$log" 2>&1; then
-        failed[$app]="its deploy failed"
-        say "$app was not deployed; the end of $log:"
+    if ! "$WHARF" deploy "examples/$app" --timeout 5m >>"$log" 2>&1; then
+        failed[$app]="its build or its deploy failed"
+        say "examples/$app was not deployed; the end of $log:"
         tail -n 5 "$log" >&2
     fi
 done
@@ -104,7 +101,8 @@ invite() {
     [[ -n ${failed[ticker]:-} ]] || echo "  ticker has no URL: it prints a line each second"
     cat <<TEXT
 
-Three things to try, in another terminal, in this folder:
+Three things to try, in another terminal, which this leads to the platform:
+     export WHARF_API=$WHARF_API WHARF_TOKEN=\$(cat $token_file)
 
 1. Scale it.
      $WHARF scale hello 3

@@ -8,17 +8,15 @@ say() { echo "guest-python: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
 [[ $# == 1 && -f $1/requirements.txt ]] || fail "usage: guest-python.sh FOLDER, a folder with a requirements.txt"
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$1"
 
 # A copy of the list, made last, tells that an installation came to its end.
 cmp -s requirements.txt .venv/installed.txt && exit 0
 
 if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
-    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null \
-        || fail "Python with venv is missing; on Debian or Ubuntu: sudo apt-get install python3-venv"
-    say "installing python3-venv"
-    apt-get update -qq >&2 || say "apt-get update failed, going on with the lists that are there"
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3 python3-venv >&2
+    say "Python with venv is missing"
+    "$scripts/apt-install.sh" python3 python3-venv
 fi
 
 say "installing $(tr '\n' ' ' <requirements.txt)into $PWD/.venv"

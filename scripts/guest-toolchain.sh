@@ -54,17 +54,13 @@ debian_ready() {
 
 debian_install() {
     command -v apt-get >/dev/null || return 1
-    local root=()
-    if [[ $(id -u) != 0 ]]; then
-        sudo -n true 2>/dev/null || { say "installing packages needs root: run this once as root, or let sudo work without a password"; return 1; }
-        root=(sudo)
-    fi
-    say "installing ${DEBIAN_PACKAGES[*]}"
-    "${root[@]}" apt-get update -qq >&2 || say "apt-get update failed, going on with the lists that are there"
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${DEBIAN_PACKAGES[@]}" >&2 || return 1
+    "$REPO/scripts/apt-install.sh" "${DEBIAN_PACKAGES[@]}" || return 1
     say "linking the C library of wasi-libc into $SELF_CONTAINED"
-    "${root[@]}" mkdir -p "$SELF_CONTAINED"
-    "${root[@]}" ln -sf "${LIBC_FILES[@]/#/$WASI_LIBC/}" "$SELF_CONTAINED/"
+    # Sudo has just worked, for the packages.
+    local as_root=()
+    [[ $(id -u) == 0 ]] || as_root=(sudo)
+    "${as_root[@]}" mkdir -p "$SELF_CONTAINED"
+    "${as_root[@]}" ln -sf "${LIBC_FILES[@]/#/$WASI_LIBC/}" "$SELF_CONTAINED/"
     debian_ready
 }
 

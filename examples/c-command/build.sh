@@ -6,15 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 libc=/usr/lib/wasm32-wasi
 linker() { command -v wasm-ld || command -v wasm-ld-19; }
 if ! command -v clang >/dev/null || ! linker >/dev/null || ! [[ -e $libc/libc.a ]]; then
-    packages="clang lld-19 wasi-libc"
-    if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
-        echo "c-command: clang for WebAssembly is missing; on Debian: sudo apt-get install $packages" >&2
-        exit 1
-    fi
-    echo "c-command: installing $packages" >&2
-    apt-get update -qq >&2 || true
-    # shellcheck disable=SC2086 # one word per package
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >&2
+    echo "c-command: clang for WebAssembly is missing" >&2
+    ../../scripts/apt-install.sh clang lld-19 wasi-libc
 fi
 
 object=$(mktemp)
