@@ -7,8 +7,9 @@ use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, EnvPatch,
-    NamespaceInfo, NodeInfo, Page, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI, Why,
+    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
+    EnvPatch, NamespaceInfo, NodeInfo, Page, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage,
+    WhoAmI, Why,
 };
 use wharf_types::{Digest, NamespaceName, Problem, RolloutId};
 
@@ -173,7 +174,7 @@ impl Client {
     }
 
     /// The variables of the current release.
-    pub async fn env(&self, app: &AppRef) -> anyhow::Result<EnvPatch> {
+    pub async fn env(&self, app: &AppRef) -> anyhow::Result<Env> {
         self.json(app.request(self, Method::GET, "/env")).await
     }
 

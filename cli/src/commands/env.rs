@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
-use wharf_types::api::EnvPatch;
+use wharf_types::api::{Env, EnvPatch};
 
 use crate::args::{AppArg, EnvSetArgs, EnvUnsetArgs, WaitArgs};
 use crate::output;
@@ -27,17 +27,16 @@ async fn change(
 ) -> anyhow::Result<()> {
     let app = session.app(None)?;
     let since = Instant::now();
-    let deployed = session.client.patch_env(&app, &EnvPatch(patch)).await?;
+    let deployed = session.client.patch_env(&app, &EnvPatch { set: patch, reset: Vec::new() }).await?;
     rollout::finish(session, &app, &deployed, wait, since).await
 }
 
 /// The variables of the current release, those of its manifest included.
 pub async fn list(session: &Session, args: AppArg) -> anyhow::Result<()> {
     let app = session.app(args.name)?;
-    let EnvPatch(env) = session.client.env(&app).await?;
+    let Env(env) = session.client.env(&app).await?;
     if session.json {
         return output::json(&env);
     }
-    let mut set = env.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
-    set.try_for_each(|(key, value)| output::line(format!("{key}={}", output::printable(value))))
+    env.iter().try_for_each(|(key, value)| output::line(format!("{key}={}", output::printable(value))))
 }

@@ -166,7 +166,7 @@ fn advise(app: &AppView, kind: ReasonKind) -> String {
 fn slots_ready(app: &AppView) -> u32 {
     let mut ready = vec![false; app.replicas() as usize];
     for release in [&app.target, &app.stable].into_iter().flatten() {
-        for (slot, serves) in ready.iter_mut().zip(app.slots_ready(release)) {
+        for (slot, serves) in ready.iter_mut().zip(app.slots_served(release)) {
             *slot |= serves;
         }
     }

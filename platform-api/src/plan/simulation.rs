@@ -22,6 +22,7 @@ enum Step {
     /// Of a release that asks for so many slots.
     Deploy(Quality, u32),
     RollBack(u64),
+    Restart,
     Scale(Option<u32>),
     /// A worker takes an instance one state further, or finds it healthy.
     Advance(usize),
@@ -104,6 +105,13 @@ impl Simulation {
             && self.fixture.nodes.iter().any(|node| node.ready && Some(node.id) == instance.node)
     }
 
+    fn restart(&mut self) {
+        if self.fixture.app.target.is_some() {
+            self.fixture.restart();
+            self.fixture.app.instances.retain(|instance| !instance.state.is_final());
+        }
+    }
+
     /// A release that is known keeps the number of slots that it asked for first.
     fn deploy(&mut self, number: u64, replicas: u32) {
         self.fixture.deploy_scaled(number, replicas);
@@ -130,6 +138,7 @@ impl Simulation {
             }
             Step::RollBack(to) if to <= self.newest => self.deploy(to, 0),
             Step::RollBack(_) => {}
+            Step::Restart => self.restart(),
             Step::Scale(Some(0)) if !self.bad.is_empty() => {}
             Step::Scale(replicas) => self.fixture.app.scaled_to = replicas,
             Step::Advance(at) => {

@@ -44,15 +44,35 @@ impl AppView {
         self.serving_release().or(self.latest.as_ref())
     }
 
-    /// Which of the slots `0..replicas` `release` serves, or has completed.
+    /// Which of the slots `0..replicas` `release` serves, or has completed, by instances that are to stay.
     pub(crate) fn slots_ready(&self, release: &ReleaseView) -> Vec<bool> {
-        let mut ready = vec![false; self.replicas() as usize];
+        self.slots_where(|instance| self.is_current(instance, release) && self.serves(instance, release))
+    }
+
+    /// The same by any instances, also those that a restart is about to replace.
+    pub(crate) fn slots_served(&self, release: &ReleaseView) -> Vec<bool> {
+        self.slots_where(|instance| self.serves(instance, release))
+    }
+
+    fn slots_where(&self, serves: impl Fn(&InstanceView) -> bool) -> Vec<bool> {
+        let mut slots = vec![false; self.replicas() as usize];
         for instance in &self.instances {
-            if let Some(slot) = ready.get_mut(instance.slot as usize) {
-                *slot |= instance.is_ready_for(release) || self.has_completed(instance, release);
+            if let Some(slot) = slots.get_mut(instance.slot as usize) {
+                *slot |= serves(instance);
             }
         }
-        ready
+        slots
+    }
+
+    fn serves(&self, instance: &InstanceView, release: &ReleaseView) -> bool {
+        instance.is_ready_for(release) || self.has_completed(instance, release)
+    }
+
+    /// Whether it is an instance that the slots are to end up with: of the release, and not from before a restart of it.
+    pub(crate) fn is_current(&self, instance: &InstanceView, release: &ReleaseView) -> bool {
+        let renews =
+            self.rollout_under_way().is_some_and(|rollout| rollout.renews && rollout.to == release.id);
+        instance.release == release.id && !(renews && self.is_older_than_rollout(instance))
     }
 
     /// Whether a command ended with success, and its restart condition is content with that.
