@@ -60,9 +60,7 @@ pub fn explain(
                     unplaced.len(),
                     first.message
                 ));
-                advice.push(
-                    "Lower `limits.memory`, scale an app down, or give the platform more memory.".to_owned(),
-                );
+                advice.push(make_room(app).to_owned());
             }
             if let Some(reason) = &reason {
                 because.push(sentence(&reason.message));
@@ -114,6 +112,16 @@ fn describe(app: &AppView, word: AppCondition) -> String {
             "No release of it is in service: the first one failed, or none was deployed yet.".to_owned()
         }
         AppCondition::Degraded | AppCondition::Down => format!("{ready} of {replicas} slots are ready."),
+    }
+}
+
+/// Only commands reserve their limit.
+fn make_room(app: &AppView) -> &'static str {
+    match &app.target {
+        Some(target) if !target.world.is_http() => {
+            "Lower `limits.memory`, scale an app down, or give the platform more memory."
+        }
+        _ => "Scale an app down, delete one, or give the platform more memory.",
     }
 }
 

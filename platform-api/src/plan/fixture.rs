@@ -210,7 +210,7 @@ impl Fixture {
                     assert!(known.wanted < *wanted, "wanted only grows");
                 }
                 Change::CreateInstance { node, release, .. } => {
-                    let memory = self.app.release(*release).unwrap().spec.limits.memory.as_bytes();
+                    let memory = self.app.release(*release).unwrap().reservation_bytes();
                     let node = self.nodes.iter_mut().find(|known| known.id == *node).unwrap();
                     let free = node.memory_free_bytes.checked_sub(memory);
                     node.memory_free_bytes = free.expect("capacity is never exceeded");

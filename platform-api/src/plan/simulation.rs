@@ -8,12 +8,12 @@ use wharf_types::ReleaseId;
 use wharf_types::node::ReasonKind;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 
-use super::fixture::{Fixture, SECOND, node, release_id};
+use super::fixture::{Fixture, SECOND, node, release, release_id};
 use super::view::after;
 use super::{Change, Changes, InstanceView, routes};
 
 /// Room for nine instances on each of two nodes.
-const NODE_MIB: u64 = 9 * 128 + 64;
+const NODE_MIB: u64 = 9;
 const REPLICAS_MAX: u32 = 4;
 
 /// Something that happens. Which instance it happens to is chosen among those that it can happen to.
@@ -84,7 +84,7 @@ impl Simulation {
                 node.ready = self.ready[index];
                 let on_node = |known: &&InstanceView| known.is_live() && known.node == Some(node.id);
                 let count = u32::try_from(self.fixture.app.instances.iter().filter(on_node).count()).unwrap();
-                let reserved = u64::from(count) * (128 << 20);
+                let reserved = u64::from(count) * release(1).reservation_bytes();
                 node.memory_free_bytes =
                     node.memory_free_bytes.checked_sub(reserved).expect("it was reserved");
                 (node.instances, node.instances_of_app) = (count, count);

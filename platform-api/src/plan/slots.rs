@@ -138,7 +138,7 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
 }
 
 fn pending(slot: u32, target: &ReleaseView) -> PendingInstance {
-    PendingInstance { slot, memory_bytes: target.spec.limits.memory.as_bytes() }
+    PendingInstance { slot, memory_bytes: target.reservation_bytes() }
 }
 
 /// The slots that should get an instance now.

@@ -101,7 +101,21 @@ impl AppView {
     }
 }
 
+/// What an instance of an HTTP app takes of its node while nobody asks for anything.
+const IDLE_HTTP_BYTES: u64 = 1 << 20;
+
 impl ReleaseView {
+    /// Memory that one instance reserves on its node, in octets.
+    ///
+    /// An HTTP app makes its guest's memory for a request and gives it back afterwards, so `limits.memory` says what a request
+    /// may take and not what an instance holds: if each instance reserved that, a node would be full with a few dozen apps that
+    /// do nothing, and a host is meant to keep thousands. What requests take at once is bounded by the node's places for guests; when
+    /// those are taken, requests wait and then get 503. A command holds its memory as long as it runs, so it reserves all of it.
+    pub(crate) fn reservation_bytes(&self) -> u64 {
+        let limit = self.spec.limits.memory.as_bytes();
+        if self.world.is_http() { limit.min(IDLE_HTTP_BYTES) } else { limit }
+    }
+
     /// How many slots may hold an instance of this release beside one of another, before the new one is ready.
     pub(crate) fn surge(&self, replicas: u32) -> usize {
         let percent = u64::from(self.spec.update.parallelism_percent);

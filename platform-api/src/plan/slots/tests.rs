@@ -191,6 +191,20 @@ fn a_superseded_rollout_leaves_one_old_instance_in_each_slot() {
 }
 
 #[test]
+fn thousands_of_idle_http_apps_fit_where_few_commands_do() {
+    let mut fixture = Fixture::empty(1000);
+    fixture.nodes = vec![node(1, 1024)];
+    fixture.deploy(1);
+    assert_eq!(fixture.plan().unplaced, []);
+
+    let mut fixture = Fixture::empty(9);
+    fixture.nodes = vec![node(1, 1024)];
+    fixture.deploy_with(1, command(RestartCondition::Any));
+    let message = &fixture.plan().unplaced[0].message;
+    assert!(message.ends_with("(needs 128MiB, has 0B)"), "{message}");
+}
+
+#[test]
 fn a_lost_instance_gets_a_successor_at_once() {
     let mut fixture = Fixture::serving(1, 2);
     fixture.app.instances[1].state = InstanceState::Lost;
