@@ -51,11 +51,16 @@ pub struct AppView {
     pub name: AppName,
     /// The user asked for its end: everything stops, then the app's row goes.
     pub deleting: bool,
-    pub replicas: u32,
-    /// The release that every slot should run. None: nothing should run (no release ever started, or the first one failed).
+    /// The number of slots that `wharf scale` set. None: as many as the release itself asks for.
+    pub scaled_to: Option<u32>,
+    /// The release that every slot should run, from the moment that a rollout to it is asked for. None: nothing should run,
+    /// because the first release failed.
     pub target: Option<Arc<ReleaseView>>,
     /// The newest release that a rollout brought into service: where a failed rollout goes back to.
     pub stable: Option<Arc<ReleaseView>>,
+    /// The release of the newest rollout, even if it failed. Visitors of an app that runs nothing are told by its routes that
+    /// the app exists.
+    pub latest: Option<Arc<ReleaseView>>,
     /// The rollout to `target` that has not ended, if there is one.
     pub rollout: Option<RolloutView>,
     /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.
@@ -81,6 +86,8 @@ pub struct RolloutView {
     pub state: RolloutState,
     /// Whether the failure of another rollout started this one. Its own failure starts no further one.
     pub automatic: bool,
+    /// Whether the instances that the release had before are replaced as if they were another's: a restart.
+    pub renews: bool,
     pub started_at: Timestamp,
     /// The last time that an instance of the new release became ready; at first, the start.
     pub progressed_at: Timestamp,
@@ -168,9 +175,15 @@ pub enum Change {
         rollout: RolloutId,
         ready: u32,
     },
-    /// The rollout's release is in service from now on.
+    /// The release in service from now on, and where a later rollout goes back to. None: there is nothing to go back to.
     SetStable {
+        release: Option<ReleaseId>,
+    },
+    /// Whether a user who asks for the release before may get this one: it was in service, and has not failed since then
+    /// in a rollout of its own.
+    SetServed {
         release: ReleaseId,
+        served: bool,
     },
     /// What every slot should run from now on.
     SetTarget {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, EnvPatch,
-    NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI, Why,
+    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
+    EnvPatch, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI,
+    Why,
 };
 use wharf_types::{Digest, NamespaceName, RolloutId};
 
@@ -125,7 +126,8 @@ impl Client {
         self.once_only(app.request(self, Method::POST, "/rollback").json(&Rollback { release })).await
     }
 
-    pub async fn scale(&self, app: &AppRef, replicas: u32) -> anyhow::Result<()> {
+    /// None: as many as each release asks for.
+    pub async fn scale(&self, app: &AppRef, replicas: Option<u32>) -> anyhow::Result<()> {
         self.done(app.request(self, Method::PUT, "/scale").json(&Scale { replicas })).await
     }
 
@@ -134,7 +136,7 @@ impl Client {
     }
 
     /// The variables of the current release.
-    pub async fn env(&self, app: &AppRef) -> anyhow::Result<EnvPatch> {
+    pub async fn env(&self, app: &AppRef) -> anyhow::Result<Env> {
         self.json(app.request(self, Method::GET, "/env")).await
     }
 

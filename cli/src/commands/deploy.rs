@@ -193,7 +193,7 @@ async fn warn_about_shadowed(session: &Session, app: &AppRef, release: u64, env:
     for (key, value) in env {
         if made.spec.env.get(key) != Some(value) {
             output::note(format!(
-                "note: {key} keeps the value of `wharf env set`; `wharf env unset {key}` takes it away"
+                "note: {key} keeps the value of `wharf env set`; `wharf env reset {key}` undoes it"
             ));
         }
     }

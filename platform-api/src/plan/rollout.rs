@@ -102,8 +102,9 @@ fn serve(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> 
         monitoring_since: Some(draft.now),
     });
     if draft.app.stable.as_ref().is_none_or(|stable| stable.id != target.id) {
-        draft.push(Change::SetStable { release: target.id });
+        draft.push(Change::SetStable { release: Some(target.id) });
     }
+    draft.push(Change::SetServed { release: target.id, served: true });
     if rollout.automatic {
         draft.event("rollout.rolled_back", format!("release {} serves again", target.number));
     } else {
@@ -142,12 +143,25 @@ fn fail(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView, reas
     });
     let message = format!("release {} failed: {}; {outcome}", target.number, reason.message);
     draft.event("rollout.failed", message);
+    // What fails for want of a node may be good; what was in service when it failed is not.
+    let is_bad = rollout.state == RolloutState::Monitoring || reason.kind != ReasonKind::Platform;
+    if is_bad && way_back != WayBack::Stay {
+        draft.push(Change::SetServed { release: target.id, served: false });
+    }
     match way_back {
         WayBack::Release(to) => roll_back(draft, rollout, to),
-        WayBack::Nothing => draft.push(Change::SetTarget { release: None }),
+        WayBack::Nothing => stop(draft),
         WayBack::Stay => {}
     }
     true
+}
+
+/// Lets nothing run, and lets no later rollout come back to the release that failed.
+fn stop(draft: &mut Draft<'_>) {
+    if draft.app.stable.is_some() {
+        draft.push(Change::SetStable { release: None });
+    }
+    draft.push(Change::SetTarget { release: None });
 }
 
 fn roll_back(draft: &mut Draft<'_>, failed: &RolloutView, to: ReleaseId) {
@@ -155,7 +169,7 @@ fn roll_back(draft: &mut Draft<'_>, failed: &RolloutView, to: ReleaseId) {
     let rollout = draft.ids.rollout();
     draft.push(Change::RollBack { failed: failed.id, rollout, from: failed.to, to });
     if draft.app.stable.as_ref().is_none_or(|stable| stable.id != to) {
-        draft.push(Change::SetStable { release: to });
+        draft.push(Change::SetStable { release: Some(to) });
     }
     draft.push(Change::SetTarget { release: Some(to) });
     draft.event("rollback.started", format!("{name} is being brought back"));

@@ -55,7 +55,7 @@ fn a_first_deploy_starts_serves_and_succeeds() {
     fixture.make_all_ready(1);
     let served = fixture.plan();
     assert_eq!(events(&served), ["rollout.serving"]);
-    assert!(served.changes.contains(&Change::SetStable { release: release_id(1) }));
+    assert!(served.changes.contains(&Change::SetStable { release: Some(release_id(1)) }));
     assert_eq!(served.wake_at, Some(after(fixture.now, SECOND * 5)));
 
     fixture.wait(4);
@@ -202,14 +202,14 @@ fn a_rollout_without_progress_fails_and_says_what_it_waited_for() {
 #[test]
 fn a_rollout_that_fits_on_no_node_fails_with_the_schedulers_words() {
     let mut fixture = Fixture::serving(1, 1);
-    fixture.nodes[0].memory_free_bytes = 64 << 20;
+    fixture.nodes[0].memory_free_bytes = 512 << 10;
     fixture.deploy(2);
     let waiting = fixture.plan();
     assert_eq!(waiting.unplaced.len(), 1);
     fixture.wait(60);
     let message = failure(&fixture.plan());
     assert!(
-        message.ends_with("0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, has 64MiB)"),
+        message.ends_with("0 of 1 nodes fit: 1 has too little free memory (needs 1MiB, has 512KiB)"),
         "{message}"
     );
 }
@@ -221,7 +221,7 @@ fn a_failure_while_monitored_goes_back_to_the_release_before() {
     let changes = fixture.plan();
     assert_eq!(failure(&changes), "out of memory");
     assert_eq!(rolls_back_to(&changes), Some(1));
-    assert!(changes.changes.contains(&Change::SetStable { release: release_id(1) }));
+    assert!(changes.changes.contains(&Change::SetStable { release: Some(release_id(1)) }));
     assert!(changes.changes.contains(&Change::SetTarget { release: Some(release_id(1)) }));
     assert_eq!(fixture.wanted(1), 1, "the old ones were unrouted, so a new one is made where nothing serves");
     fixture.make_all_ready(1);
@@ -289,6 +289,58 @@ fn a_first_release_that_fails_stops_everything() {
     assert_eq!(events(&changes), ["rollout.failed"]);
     assert_eq!(fixture.wanted(1), 0);
     assert_eq!(fixture.app.instances[1].wanted, Wanted::Unroute);
+}
+
+#[test]
+fn a_first_release_that_fails_while_monitored_is_nowhere_to_go_back_to() {
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy(1);
+    fixture.plan();
+    fixture.make_all_ready(1);
+    fixture.plan();
+    assert_eq!(fixture.app.stable.as_ref().map(|stable| stable.number), Some(1));
+    fixture.fail(0, ReasonKind::Trap, "boom");
+    fixture.plan();
+    assert!(fixture.app.target.is_none() && fixture.app.stable.is_none());
+
+    fixture.deploy(2);
+    fixture.plan();
+    let newest = fixture.app.instances.len() - 1;
+    fixture.fail(newest, ReasonKind::Trap, "boom again");
+    assert_eq!(rolls_back_to(&fixture.plan()), None);
+    assert!(fixture.app.target.is_none());
+}
+
+/// What a plan says of whether releases may be come back to.
+fn served(changes: &Changes) -> Vec<(u64, bool)> {
+    let of = |change: &Change| match change {
+        Change::SetServed { release, served } => {
+            (1..10).find(|number| release_id(*number) == *release).map(|number| (number, *served))
+        }
+        _ => None,
+    };
+    changes.changes.iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_release_that_failed_while_monitored_does_not_count_as_one_that_served() {
+    let mut fixture = monitored(1);
+    fixture.fail(1, ReasonKind::Trap, "boom");
+    assert_eq!(served(&fixture.plan()), [(2, false)]);
+    fixture.make_all_ready(1);
+    assert_eq!(served(&fixture.plan()), [(1, true)]);
+}
+
+#[test]
+fn a_release_that_found_no_room_is_not_to_blame() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.nodes[0].memory_free_bytes = 0;
+    fixture.deploy(2);
+    fixture.plan();
+    fixture.wait(60);
+    let changes = fixture.plan();
+    assert_eq!(rolls_back_to(&changes), Some(1));
+    assert!(!served(&changes).contains(&(2, false)), "{changes:?}");
 }
 
 #[test]
