@@ -20,6 +20,7 @@ use crate::commands::scale::ScaleArgs;
 use crate::commands::token::TokenArgs;
 use crate::exit::{EXIT_CODES, Failure};
 use crate::run::RunArgs;
+use crate::secret::Secret;
 use crate::up::UpArgs;
 
 /// A light platform for running apps as WebAssembly components.
@@ -41,7 +42,7 @@ pub struct Global {
     pub api: Option<String>,
     /// Token to use [env: WHARF_TOKEN]
     #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// Namespace [env: WHARF_NAMESPACE] [default: that of wharf.toml, then of the context, then `default`]
     #[arg(short, long, value_name = "NAME")]
     pub namespace: Option<NamespaceName>,
@@ -166,8 +167,8 @@ pub struct WaitArgs {
     /// Do not wait for the rollout
     #[arg(long)]
     pub no_wait: bool,
-    /// How long to wait for the rollout
-    #[arg(long, value_name = "TIME", default_value = "90s")]
+    /// How long to wait for the rollout, the compilation of its artifact included
+    #[arg(long, value_name = "TIME", default_value = "3m")]
     pub timeout: Span,
 }
 

@@ -4,7 +4,7 @@
 //! machine. [`resolve`] decides, without I/O; a token is never sent to an address that it was not saved for.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::args::Global;
 use crate::exit::{Exit, Failure};
 use crate::local::{self, Local};
 use crate::project;
+use crate::secret::Secret;
 
 /// The address of a `wharf up` that was told nothing else.
 pub const DEFAULT_API: &str = "http://127.0.0.1:7070";
@@ -31,7 +32,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedContext {
     pub api: String,
-    pub token: String,
+    pub token: Secret,
     pub namespace: Option<NamespaceName>,
 }
 
@@ -57,7 +58,7 @@ impl Config {
 #[derive(Clone, Debug, Default)]
 pub struct Given {
     pub api: Option<String>,
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     pub namespace: Option<NamespaceName>,
 }
 
@@ -66,7 +67,7 @@ impl Given {
         let read = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let namespace = read("WHARF_NAMESPACE").map(|name| name.parse::<NamespaceName>()).transpose();
         let namespace = namespace.map_err(|error| Failure::usage(format!("WHARF_NAMESPACE: {error}")))?;
-        Ok(Self { api: read("WHARF_API"), token: read("WHARF_TOKEN"), namespace })
+        Ok(Self { api: read("WHARF_API"), token: read("WHARF_TOKEN").map(Secret::from), namespace })
     }
 }
 
@@ -89,36 +90,29 @@ pub struct Target {
     pub origin: Origin,
 }
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSource {
-    Given(String),
+    Given(Secret),
     /// The file of the platform on this machine, read when needed.
     File(PathBuf),
     None,
 }
 
-impl std::fmt::Debug for TokenSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl TokenSource {
+    pub fn read(&self) -> anyhow::Result<Option<Secret>> {
         match self {
-            Self::Given(_) => f.write_str("Given(…)"),
-            Self::File(path) => write!(f, "File({path:?})"),
-            Self::None => f.write_str("None"),
+            Self::Given(token) => Ok(Some(token.clone())),
+            Self::File(path) => token_in(path).map(Some),
+            Self::None => Ok(None),
         }
     }
 }
 
-impl TokenSource {
-    pub fn read(&self) -> anyhow::Result<Option<String>> {
-        match self {
-            Self::Given(token) => Ok(Some(token.trim().to_owned())),
-            Self::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("could not read the token in {}", path.display()))?;
-                Ok(Some(text.trim().to_owned()))
-            }
-            Self::None => Ok(None),
-        }
-    }
+/// The token in a file of a platform.
+pub fn token_in(file: &Path) -> anyhow::Result<Secret> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("could not read the token in {}", file.display()))?;
+    Ok(text.into())
 }
 
 /// The namespace so far: a manifest stands between what was said for this command and what was saved.
@@ -246,7 +240,7 @@ impl AppRef {
         if let Some(app) = positional.or(flag) {
             return Ok(Some(Self { namespace: target.namespace.with_manifest(None), app }));
         }
-        let manifest = project::read_manifest(std::path::Path::new("."))?;
+        let manifest = project::read_manifest(Path::new("."))?;
         Ok(manifest.map(|manifest| Self {
             namespace: target.namespace.with_manifest(Some(&manifest)),
             app: manifest.app,
@@ -258,15 +252,19 @@ impl AppRef {
 mod tests {
     use super::*;
 
+    fn secret(text: &str) -> Secret {
+        text.to_owned().into()
+    }
+
     fn sources() -> Sources {
         let saved = |api: &str, token: &str| SavedContext {
             api: api.to_owned(),
-            token: token.to_owned(),
+            token: secret(token),
             namespace: Some("team".parse().unwrap()),
         };
         let given = |api: &str| Given {
             api: Some(api.to_owned()),
-            token: Some(format!("token of {api}")),
+            token: Some(secret(&format!("token of {api}"))),
             namespace: Some(api.parse().unwrap()),
         };
         Sources {
@@ -297,7 +295,7 @@ mod tests {
         sources.env = Given::default();
         let target = resolve(sources.clone());
         assert_eq!(target.api, "https://prod");
-        assert_eq!(target.token, TokenSource::Given("prod token".into()));
+        assert_eq!(target.token, TokenSource::Given(secret("prod token")));
         assert_eq!(target.namespace, NamespaceChoice::Saved("team".parse().unwrap()));
         sources.config = Config::default();
         let target = resolve(sources.clone());
@@ -317,7 +315,7 @@ mod tests {
         sources.flags = Given { api: Some("https://evil".into()), ..Given::default() };
         assert_eq!(resolve(sources.clone()).token, TokenSource::None);
         sources.flags.api = Some("https://other/".into());
-        assert_eq!(resolve(sources.clone()).token, TokenSource::Given("other token".into()));
+        assert_eq!(resolve(sources.clone()).token, TokenSource::Given(secret("other token")));
         sources.flags.api = Some("127.0.0.1:7070".into());
         assert_eq!(resolve(sources).token, TokenSource::File("/token".into()));
     }

@@ -15,6 +15,7 @@ mod exit;
 mod context;
 mod local;
 mod project;
+mod secret;
 
 mod client;
 mod follow;

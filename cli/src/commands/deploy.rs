@@ -144,7 +144,7 @@ impl UploadProgress {
         }
         self.bar.set_position(so_far);
         if so_far == self.bytes {
-            self.bar.set_message("compiling");
+            self.bar.set_message("checking");
         }
     }
 }
