@@ -77,7 +77,8 @@ pub struct Sources {
     pub flags: Given,
     pub env: Given,
     pub config: Config,
-    pub local: Option<Local>,
+    /// The platforms on this machine, the oldest first.
+    pub local: Vec<Local>,
 }
 
 /// What was chosen.
@@ -163,7 +164,7 @@ pub fn resolve(sources: Sources) -> Target {
         (normalise_api(&api), Origin::Env)
     } else if let Some((name, context)) = current {
         (context.api.clone(), Origin::Context(name.clone()))
-    } else if let Some(local) = &local {
+    } else if let Some(local) = local.first() {
         (local.api.clone(), Origin::Local)
     } else {
         (DEFAULT_API.to_owned(), Origin::Default)
@@ -177,7 +178,7 @@ pub fn resolve(sources: Sources) -> Target {
         TokenSource::Given(token)
     } else if let Some(context) = context {
         TokenSource::Given(context.token.clone())
-    } else if let Some(local) = local.filter(|local| local.api == api) {
+    } else if let Some(local) = local.into_iter().find(|local| local.api == api) {
         TokenSource::File(local.token_file)
     } else {
         TokenSource::None
@@ -277,11 +278,11 @@ mod tests {
                     ("other".into(), saved("https://other", "other token")),
                 ]),
             },
-            local: Some(Local {
+            local: vec![Local {
                 api: "http://127.0.0.1:7070".into(),
                 http: "http://127.0.0.1:8080".into(),
                 token_file: "/token".into(),
-            }),
+            }],
         }
     }
 
@@ -300,7 +301,7 @@ mod tests {
         sources.config = Config::default();
         let target = resolve(sources.clone());
         assert_eq!((target.api.as_str(), target.token), (DEFAULT_API, TokenSource::File("/token".into())));
-        sources.local = None;
+        sources.local.clear();
         let target = resolve(sources);
         assert_eq!(
             (target.api.as_str(), target.token, target.origin),
@@ -318,6 +319,19 @@ mod tests {
         assert_eq!(resolve(sources.clone()).token, TokenSource::Given(secret("other token")));
         sources.flags.api = Some("127.0.0.1:7070".into());
         assert_eq!(resolve(sources).token, TokenSource::File("/token".into()));
+    }
+
+    #[test]
+    fn of_several_local_platforms_the_oldest_is_meant_and_each_has_its_token() {
+        let mut sources = Sources { local: sources().local, ..Sources::default() };
+        sources.local.push(Local {
+            api: "http://127.0.0.1:7071".into(),
+            http: "http://127.0.0.1:8081".into(),
+            token_file: "/second".into(),
+        });
+        assert_eq!(resolve(sources.clone()).api, "http://127.0.0.1:7070");
+        sources.flags.api = Some("127.0.0.1:7071".into());
+        assert_eq!(resolve(sources).token, TokenSource::File("/second".into()));
     }
 
     #[test]

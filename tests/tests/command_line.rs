@@ -4,12 +4,14 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use wharf_tests::{Ready, SHORT, Wharf, within};
+use tokio::process::Child;
+use wharf_tests::{Platform, Ran, Ready, SHORT, Wharf, within};
 
 fn user() -> (TempDir, Wharf) {
     let home = tempfile::tempdir().unwrap();
@@ -47,7 +49,13 @@ async fn flags_before_up_are_honoured_or_refused() {
     wharf.run(&["--api", "127.0.0.1:0", "up"]).await.fails(2, &["--api before `up`"]);
     wharf.run(&["--app", "hello", "run", "x.wasm"]).await.fails(2, &["--app before `run`"]);
 
-    let data = home.path().join("data");
+    let (_child, ready) = second_platform(&wharf, home.path()).await;
+    assert!(ready.api.starts_with("http://127.0.0.1:"), "{}", ready.api);
+}
+
+/// `wharf --json up` in a folder of its own below `home`, when it is ready.
+async fn second_platform(wharf: &Wharf, home: &Path) -> (Child, Ready) {
+    let data = home.join("second");
     let args =
         ["--json", "up", "--data", data.to_str().unwrap(), "--api", "127.0.0.1:0", "--http", "127.0.0.1:0"];
     let mut command = wharf.command(&args);
@@ -55,6 +63,25 @@ async fn flags_before_up_are_honoured_or_refused() {
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = within(SHORT, "the first line", lines.next_line()).await.unwrap().unwrap();
-    let ready: Ready = serde_json::from_str(&line).unwrap();
-    assert!(ready.api.starts_with("http://127.0.0.1:"), "{line}");
+    (child, serde_json::from_str(&line).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_platforms_of_one_user_do_not_take_each_others_clients() {
+    let mut first = Platform::start().await;
+    let wharf = first.user();
+    let (mut child, second) = second_platform(&wharf, first.home()).await;
+    let shown = |ran: Ran| ran.json::<Value>()["api"].as_str().unwrap().to_owned();
+    assert_eq!(shown(wharf.run(&["context", "show", "--json"]).await), first.ready.api);
+    assert_eq!(shown(wharf.run(&["context", "show", "--json", "--api", &second.api]).await), second.api);
+
+    first.terminate().await;
+    assert_eq!(shown(wharf.run(&["context", "show", "--json"]).await), second.api);
+    first.start_again().await;
+    assert_eq!(shown(wharf.run(&["context", "show", "--json"]).await), second.api);
+    // Killed, it cannot take its file away: who starts next does.
+    child.kill().await.unwrap();
+    first.terminate().await;
+    first.start_again().await;
+    assert_eq!(shown(wharf.run(&["context", "show", "--json"]).await), first.ready.api);
 }

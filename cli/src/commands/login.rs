@@ -76,7 +76,7 @@ fn local_platform(global: &Global) -> anyhow::Result<(String, Secret)> {
         };
         return Ok((api, token));
     }
-    let local = local::read()?.ok_or_else(|| {
+    let local = local::read()?.into_iter().next().ok_or_else(|| {
         Failure::usage("no address was given, and no platform runs on this machine")
             .help("`wharf login https://HOST`, or start a platform with `wharf up`")
     })?;
