@@ -221,7 +221,7 @@ fn is_loopback(url: &reqwest::Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::AppRef;
+    use crate::app_ref::AppRef;
     use crate::test_server::{self, TestServer};
     use wharf_types::problem::ProblemCode;
     use wharf_types::{Digest, RolloutId};

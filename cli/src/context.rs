@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use wharf_types::NamespaceName;
 use wharf_types::manifest::Manifest;
-use wharf_types::{AppName, NamespaceName};
 
 use crate::args::Global;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::local::{self, Local};
-use crate::project;
 use crate::secret::Secret;
 
 /// The address of a `wharf up` that was told nothing else.
@@ -210,43 +209,6 @@ pub fn normalise_api(api: &str) -> String {
     }
     let is_here = ["localhost", "127.", "[::1]", "0.0.0.0"].iter().any(|start| api.starts_with(start));
     format!("{}://{api}", if is_here { "http" } else { "https" })
-}
-
-/// An app and its namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AppRef {
-    pub namespace: NamespaceName,
-    pub app: AppName,
-}
-
-impl AppRef {
-    /// The app that the command is about: the argument, then `--app`, then `wharf.toml` in this folder.
-    pub fn resolve(
-        positional: Option<AppName>,
-        flag: Option<AppName>,
-        target: &Target,
-    ) -> anyhow::Result<Self> {
-        Self::find(positional, flag, target)?.ok_or_else(|| {
-            Failure::new(Exit::Usage, "no app was named")
-                .help("give its name, or run this in a folder with a wharf.toml; `wharf apps` lists them")
-                .into()
-        })
-    }
-
-    pub fn find(
-        positional: Option<AppName>,
-        flag: Option<AppName>,
-        target: &Target,
-    ) -> anyhow::Result<Option<Self>> {
-        if let Some(app) = positional.or(flag) {
-            return Ok(Some(Self { namespace: target.namespace.with_manifest(None), app }));
-        }
-        let manifest = project::read_manifest(Path::new("."))?;
-        Ok(manifest.map(|manifest| Self {
-            namespace: target.namespace.with_manifest(Some(&manifest)),
-            app: manifest.app,
-        }))
-    }
 }
 
 #[cfg(test)]

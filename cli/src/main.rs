@@ -12,6 +12,8 @@
 mod args;
 mod exit;
 
+mod app_ref;
+mod artifact;
 mod context;
 mod local;
 mod project;

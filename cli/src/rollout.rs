@@ -10,8 +10,8 @@ use wharf_types::api::{Deployed, RolloutInfo};
 use wharf_types::node::Reason;
 use wharf_types::state::RolloutState;
 
+use crate::app_ref::AppRef;
 use crate::args::WaitArgs;
-use crate::context::AppRef;
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::session::Session;

@@ -13,7 +13,7 @@ use wharf_types::problem::ProblemCode;
 use wharf_types::{Digest, NamespaceName, Problem, RolloutId};
 
 use super::Client;
-use crate::context::AppRef;
+use crate::app_ref::AppRef;
 
 /// An upload may be slow, and its artifact is checked before the reply.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
