@@ -18,8 +18,9 @@ use crate::commands::node::NodeArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
 use crate::commands::token::TokenArgs;
-use crate::exit::EXIT_CODES;
+use crate::exit::{EXIT_CODES, Failure};
 use crate::run::RunArgs;
+use crate::secret::Secret;
 use crate::up::UpArgs;
 
 /// A light platform for running apps as WebAssembly components.
@@ -41,7 +42,7 @@ pub struct Global {
     pub api: Option<String>,
     /// Token to use [env: WHARF_TOKEN]
     #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// Namespace [env: WHARF_NAMESPACE] [default: that of wharf.toml, then of the context, then `default`]
     #[arg(short, long, value_name = "NAME")]
     pub namespace: Option<NamespaceName>,
@@ -62,6 +63,23 @@ impl Global {
             namespace: self.namespace.or(before.namespace),
             app: self.app.or(before.app),
             json: self.json || before.json,
+        }
+    }
+
+    /// For commands that are no client: a flag before their name that says where a client talks to would have no effect.
+    pub fn refuse_all_but_json(&self, command: &str) -> Result<(), Failure> {
+        let given = [
+            ("--api", self.api.is_some()),
+            ("--token", self.token.is_some()),
+            ("--namespace", self.namespace.is_some()),
+            ("--app", self.app.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((flag, _)) => Err(Failure::usage(format!(
+                "{flag} before `{command}` says where a client talks to, and `{command}` is none"
+            ))
+            .help(format!("flags of its own stand behind its name: `wharf {command} --help` lists them"))),
         }
     }
 }
@@ -105,7 +123,6 @@ pub enum Command {
     /// Set how many instances an app has
     Scale(With<ScaleArgs>),
     /// Read and change an app's environment variables; a change is a new release
-    #[command(args_conflicts_with_subcommands = true)]
     Env(With<EnvArgs>),
     /// Replace an app's instances by new ones of the same release
     Restart(With<RestartArgs>),
@@ -150,8 +167,8 @@ pub struct WaitArgs {
     /// Do not wait for the rollout
     #[arg(long)]
     pub no_wait: bool,
-    /// How long to wait for the rollout
-    #[arg(long, value_name = "TIME", default_value = "90s")]
+    /// How long to wait for the rollout, the compilation of its artifact included
+    #[arg(long, value_name = "TIME", default_value = "3m")]
     pub timeout: Span,
 }
 
@@ -166,6 +183,7 @@ pub fn parse_assignment(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::env::EnvCommand;
     use clap::CommandFactory as _;
 
     #[test]
@@ -183,6 +201,27 @@ mod tests {
         assert_eq!(global.namespace.unwrap().as_str(), "x");
         assert!(global.json);
         assert_eq!(status.args.name.unwrap().as_str(), "hello");
+    }
+
+    #[test]
+    fn flags_may_stand_before_a_subcommand_too() {
+        let cli = Cli::parse_from(["wharf", "env", "--app", "hello", "set", "A=1", "--json"]);
+        let Command::Env(env) = cli.command else { panic!("not env") };
+        assert_eq!(env.global.app.unwrap().as_str(), "hello");
+        let Some(EnvCommand::Set(set)) = env.args.command else { panic!("not set") };
+        assert_eq!(set.args.variables, [("A".to_owned(), "1".to_owned())]);
+        assert!(set.global.json);
+    }
+
+    #[test]
+    fn flags_of_a_client_are_refused_before_what_is_none() {
+        for flags in [["--api", "a"], ["--token", "t"], ["-n", "x"], ["--app", "x"]] {
+            let cli = Cli::parse_from([&["wharf"][..], &flags, &["up"]].concat());
+            let refusal = cli.global.refuse_all_but_json("up").unwrap_err();
+            assert!(refusal.to_string().contains("before `up`"), "{refusal}");
+        }
+        let cli = Cli::parse_from(["wharf", "--json", "up"]);
+        assert!(cli.global.refuse_all_but_json("up").is_ok());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use wharf_types::api::Page;
 
 use crate::context::Target;
 use crate::exit::{Exit, Failure};
+use crate::secret::Secret;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,7 +24,7 @@ const PAGES_MAX: usize = 1000;
 pub struct Client {
     http: reqwest::Client,
     api: String,
-    token: Option<String>,
+    token: Option<Secret>,
     /// Until a reply is there; for a stream, until its head is.
     reply_timeout: Duration,
 }
@@ -33,7 +34,7 @@ impl Client {
         Self::with_token(&target.api, target.token.read()?)
     }
 
-    pub fn with_token(api: &str, token: Option<String>) -> anyhow::Result<Self> {
+    pub fn with_token(api: &str, token: Option<Secret>) -> anyhow::Result<Self> {
         let url = reqwest::Url::parse(api)
             .ok()
             .filter(|url| url.host().is_some() && matches!(url.scheme(), "http" | "https"))
@@ -59,7 +60,7 @@ impl Client {
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.api)).timeout(self.reply_timeout);
         match &self.token {
-            Some(token) => request.bearer_auth(token),
+            Some(token) => request.bearer_auth(token.reveal()),
             None => request,
         }
     }
@@ -118,10 +119,11 @@ impl Client {
             items.extend(page.items);
             cursor = page.next_cursor;
             if cursor.is_none() {
-                break;
+                return Ok(items);
             }
         }
-        Ok(items)
+        let message = format!("the list at {}{path} has no end: {PAGES_MAX} pages were read", self.api);
+        Err(Failure::new(Exit::Platform, message).into())
     }
 
     /// Sends a request that must take effect once: with a key by which the platform knows a repetition, and a second
@@ -168,9 +170,7 @@ impl Client {
         }
         let message =
             format!("what answers at {} is not a Wharf platform of this version: it said {status}", self.api);
-        Failure::new(if status == 404 { Exit::NotFound } else { Exit::Platform }, message)
-            .help("check the address with `wharf context show`")
-            .into()
+        Failure::new(Exit::Platform, message).help("check the address with `wharf context show`").into()
     }
 
     fn silence(&self) -> Failure {
@@ -221,7 +221,7 @@ fn is_loopback(url: &reqwest::Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::AppRef;
+    use crate::app_ref::AppRef;
     use crate::test_server::{self, TestServer};
     use wharf_types::problem::ProblemCode;
     use wharf_types::{Digest, RolloutId};
@@ -296,6 +296,14 @@ mod tests {
             requests[0]
         );
         assert!(requests[0].contains("authorization: Bearer secret"));
+    }
+
+    #[tokio::test]
+    async fn a_list_without_an_end_is_not_taken_for_a_whole_one() {
+        let page = serde_json::json!({ "items": [], "next_cursor": "again" });
+        let server = TestServer::spawn(vec![test_server::json("200 OK", &page); PAGES_MAX]).await;
+        let error = server.client().namespaces().await.unwrap_err();
+        assert!(error.to_string().contains("has no end"), "{error}");
     }
 
     #[tokio::test]

@@ -52,8 +52,14 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Namespace(with) => namespace::run(with.global.or(before), with.args).await,
         Command::Node(with) => node::run(with.global.or(before), with.args).await,
         Command::Doctor(with) => doctor::run(with.global.or(before)).await,
-        Command::Componentize(args) => componentize::run(&args),
-        Command::Completion(args) => completion::run(&args),
+        Command::Componentize(args) => {
+            before.refuse_all_but_json("componentize")?;
+            componentize::run(&args)
+        }
+        Command::Completion(args) => {
+            before.refuse_all_but_json("completion")?;
+            completion::run(&args)
+        }
         Command::Up(_) | Command::Run(_) => unreachable!("roles are dispatched before client commands"),
     }
 }

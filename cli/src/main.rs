@@ -12,9 +12,12 @@
 mod args;
 mod exit;
 
+mod app_ref;
+mod artifact;
 mod context;
 mod local;
 mod project;
+mod secret;
 
 mod client;
 mod follow;
@@ -35,6 +38,7 @@ mod file_handles;
 mod run;
 mod up;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -49,15 +53,20 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == "__compile") {
         return compile_child::main();
     }
-    let cli = Cli::parse();
+    let json = wants_json(std::env::args_os());
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::report_usage(&error, json),
+    };
     match start(cli) {
         Ok(code) => code,
-        Err(error) => exit::report(&error, wants_json(std::env::args())),
+        Err(error) => exit::report(&error, json),
     }
 }
 
-/// Whether errors are told as JSON too. Read from the words themselves, so that it holds for every command alike.
-fn wants_json(args: impl Iterator<Item = String>) -> bool {
+/// Whether errors are told as JSON too. Read from the words themselves, so that it holds for every command alike, and for
+/// words that are no command.
+fn wants_json(args: impl Iterator<Item = OsString>) -> bool {
     args.take_while(|arg| arg != "--").any(|arg| arg == "--json")
 }
 
@@ -79,8 +88,14 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { global: before, command } = cli;
     match command {
-        Command::Up(args) => up::run(args).await,
-        Command::Run(args) => run::run(args).await,
+        Command::Up(args) => {
+            before.refuse_all_but_json("up")?;
+            up::run(up::UpArgs { json: args.json || before.json, ..args }).await
+        }
+        Command::Run(args) => {
+            before.refuse_all_but_json("run")?;
+            run::run(args).await
+        }
         command => commands::run(command, before).await.map(|()| ExitCode::SUCCESS),
     }
 }
@@ -91,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_guests_own_arguments_say_nothing_about_json() {
-        let wants = |args: &[&str]| wants_json(args.iter().map(|arg| (*arg).to_owned()));
+        let wants = |args: &[&str]| wants_json(args.iter().map(|arg| OsString::from(*arg)));
         assert!(wants(&["wharf", "status", "--json"]));
         assert!(!wants(&["wharf", "run", "x.wasm", "--", "--json"]));
     }

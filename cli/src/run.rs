@@ -28,9 +28,9 @@ use wharf_types::node::ReasonKind;
 use wharf_types::spec::AppSpec;
 
 use crate::args::parse_assignment;
+use crate::artifact;
 use crate::exit::{Exit, Failure};
 use crate::output;
-use crate::project;
 
 #[derive(Args, Debug)]
 pub struct RunArgs {
@@ -63,7 +63,7 @@ fn parse_dir(text: &str) -> Result<(PathBuf, String), String> {
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = options(&args)?;
     crate::file_handles::raise().context("cannot read the limit of open files")?;
-    let bytes = project::read_artifact(&args.file)?;
+    let bytes = artifact::read(&args.file)?;
     let host = Arc::new(host()?);
     match load(host, bytes, options).await.map_err(|failure| guest_failure(&args.file, &failure))? {
         Loaded::Command(command) => {

@@ -3,6 +3,8 @@
 //! The three meet as they would on three hosts: the worker follows the control plane over HTTP. Only requests take a shorter
 //! way: the ingress calls the guests of this process through [`LocalGuests`].
 
+mod announce;
+
 use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -86,7 +88,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = local::write(&local) {
         tracing::warn!("clients on this machine will not find the platform by themselves: {error:#}");
     }
-    announce(&local, args.json)?;
+    announce::print(&local, args.json)?;
 
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -143,30 +145,6 @@ fn default_data_dir() -> anyhow::Result<PathBuf> {
     let dirs = directories::ProjectDirs::from("", "", "wharf")
         .context("no home folder is known: name a folder with --data DIR")?;
     Ok(dirs.data_dir().to_owned())
-}
-
-fn announce(local: &Local, json: bool) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string(local)?)?;
-    } else {
-        writeln!(out, "Wharf is up.")?;
-        writeln!(out, "  API    {}", local.api)?;
-        writeln!(out, "  apps   http://APP.NAMESPACE.localhost:{}/", port_of(&local.http))?;
-        writeln!(out, "  token  {}", local.token_file.display())?;
-        writeln!(out)?;
-        writeln!(
-            out,
-            "Clients on this machine are logged in already: `wharf deploy hello.wasm --app hello`."
-        )?;
-        writeln!(out, "Elsewhere: `wharf login {}`, with the token above. Ctrl-C stops.", local.api)?;
-    }
-    out.flush()?;
-    Ok(())
-}
-
-fn port_of(url: &str) -> &str {
-    url.rsplit(':').next().unwrap_or_default()
 }
 
 /// The worker and its ingress.

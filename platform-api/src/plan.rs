@@ -86,6 +86,8 @@ pub struct RolloutView {
     pub state: RolloutState,
     /// Whether the failure of another rollout started this one. Its own failure starts no further one.
     pub automatic: bool,
+    /// Whether the instances that the release had before are replaced as if they were another's: a restart.
+    pub renews: bool,
     pub started_at: Timestamp,
     /// The last time that an instance of the new release became ready; at first, the start.
     pub progressed_at: Timestamp,

@@ -5,6 +5,7 @@ mod access;
 mod deploying;
 mod durability;
 mod fixture;
+mod going_away;
 mod input;
 mod keyvalue;
 mod opening;

@@ -1,6 +1,6 @@
 //! Reads everything about an app out of the store: for the planner as [`AppView`], for users as `AppInfo`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo};
@@ -92,13 +92,10 @@ pub(crate) fn routes(
     domain: &str,
     spec: &AppSpec,
 ) -> Vec<RoutePattern> {
-    let mut routes = vec![RoutePattern::for_app(app, namespace, domain)];
-    for route in spec.http.routes.iter().filter_map(|route| route.parse().ok()) {
-        if !routes.contains(&route) {
-            routes.push(route);
-        }
-    }
-    routes
+    let default = RoutePattern::for_app(app, namespace, domain);
+    let mut seen = HashSet::new();
+    let own = spec.http.routes.iter().filter_map(|route| route.parse().ok());
+    std::iter::once(default).chain(own).filter(|route| seen.insert(route.clone())).collect()
 }
 
 pub(crate) async fn load(conn: &mut Conn, releases: &Releases, id: AppId) -> store::Result<Option<Loaded>> {
@@ -149,7 +146,7 @@ fn relevant(ended: Vec<Instance>, under_way: Option<&Rollout>) -> Vec<Instance> 
             ended.into_iter().filter(|instance| instance.ended_at.is_none_or(|at| at >= since)).collect()
         }
         None => {
-            let mut slots = std::collections::HashSet::new();
+            let mut slots = HashSet::new();
             ended.into_iter().filter(|instance| slots.insert(instance.view.slot)).collect()
         }
     }
@@ -205,7 +202,7 @@ impl Loaded {
     fn slots_ready(&self) -> u32 {
         let mut ready = vec![false; self.view.replicas() as usize];
         for release in self.releases.values() {
-            for (slot, serves) in ready.iter_mut().zip(self.view.slots_ready(release)) {
+            for (slot, serves) in ready.iter_mut().zip(self.view.slots_served(release)) {
                 *slot |= serves;
             }
         }

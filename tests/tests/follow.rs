@@ -58,6 +58,16 @@ async fn followed_logs_hold_every_error_of_the_front_door() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_of_an_app_that_never_was_are_not_found() {
+    let platform = Platform::start().await;
+    platform.wharf(&["events", "nobody"]).await.fails(3, &["nobody"]);
+    platform.wharf(&["events", "nobody", "-f"]).await.fails(3, &["nobody"]);
+    platform.deploy("hello", "gone", &[]).await;
+    platform.wharf(&["delete", "gone", "--yes"]).await.ok();
+    assert!(platform.wharf(&["events", "gone"]).await.ok().contains("gone"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn followed_events_begin_with_the_first_and_go_on_with_what_happens() {
     let platform = Platform::start().await;
     platform.deploy("hello", "before", &[]).await;

@@ -5,16 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, EnvPatch,
-    NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI, Why,
+    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
+    EnvPatch, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI,
+    Why,
 };
-use wharf_types::{Digest, NamespaceName, RolloutId};
+use wharf_types::problem::ProblemCode;
+use wharf_types::{Digest, NamespaceName, Problem, RolloutId};
 
 use super::Client;
-use crate::context::AppRef;
-use crate::exit::Exit;
+use crate::app_ref::AppRef;
 
-/// An upload may be slow, and its artifact is compiled before the reply.
+/// An upload may be slow, and its artifact is checked before the reply.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Client {
@@ -54,7 +55,8 @@ impl Client {
         self.get(&format!("/v1/namespaces/{namespace}/usage")).await
     }
 
-    /// None: the platform does not have it.
+    /// None: the platform does not have it. Only the platform's own word counts for that: whatever else answers with 404 must
+    /// not be sent the artifact.
     pub async fn find_artifact(
         &self,
         namespace: &NamespaceName,
@@ -62,7 +64,7 @@ impl Client {
     ) -> anyhow::Result<Option<ArtifactInfo>> {
         let found = self.get(&format!("/v1/namespaces/{namespace}/artifacts/{digest}")).await;
         match found {
-            Err(error) if Exit::of(&error) == Exit::NotFound => Ok(None),
+            Err(error) if is_not_found(&error) => Ok(None),
             other => other.map(Some),
         }
     }
@@ -125,8 +127,9 @@ impl Client {
         self.once_only(app.request(self, Method::POST, "/rollback").json(&Rollback { release })).await
     }
 
-    pub async fn scale(&self, app: &AppRef, replicas: u32) -> anyhow::Result<()> {
-        self.done(app.request(self, Method::PUT, "/scale").json(&Scale { replicas: Some(replicas) })).await
+    /// None: as many as each release asks for.
+    pub async fn scale(&self, app: &AppRef, replicas: Option<u32>) -> anyhow::Result<()> {
+        self.done(app.request(self, Method::PUT, "/scale").json(&Scale { replicas })).await
     }
 
     pub async fn patch_env(&self, app: &AppRef, patch: &EnvPatch) -> anyhow::Result<Deployed> {
@@ -134,7 +137,7 @@ impl Client {
     }
 
     /// The variables of the current release.
-    pub async fn env(&self, app: &AppRef) -> anyhow::Result<EnvPatch> {
+    pub async fn env(&self, app: &AppRef) -> anyhow::Result<Env> {
         self.json(app.request(self, Method::GET, "/env")).await
     }
 
@@ -152,6 +155,10 @@ impl Client {
     }
 }
 
+fn is_not_found(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Problem>().is_some_and(|problem| problem.code == ProblemCode::NotFound)
+}
+
 impl AppRef {
     /// The path of something of the app.
     pub fn path(&self, rest: &str) -> String {
@@ -167,6 +174,18 @@ impl AppRef {
 mod tests {
     use super::*;
     use crate::test_server::{self, TestServer};
+
+    #[tokio::test]
+    async fn only_a_platform_can_say_that_it_lacks_an_artifact() {
+        let unknown = Problem::new(ProblemCode::NotFound, "there is no such artifact");
+        let stranger =
+            "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 4\r\n\r\ngone".to_owned();
+        let server = TestServer::spawn(vec![test_server::json("404 Not Found", &unknown), stranger]).await;
+        let (client, namespace) = (server.client(), NamespaceName::default_namespace());
+        assert_eq!(client.find_artifact(&namespace, Digest::of(b"")).await.unwrap(), None);
+        let error = client.find_artifact(&namespace, Digest::of(b"")).await.unwrap_err();
+        assert!(error.to_string().contains("is not a Wharf platform"), "{error}");
+    }
 
     #[tokio::test]
     async fn an_upload_arrives_whole_and_tells_how_far_it_is() {

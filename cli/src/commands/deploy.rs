@@ -13,8 +13,9 @@ use wharf_types::manifest::{FILE_NAME, Manifest};
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppName, Digest};
 
+use crate::app_ref::AppRef;
 use crate::args::{WaitArgs, parse_assignment};
-use crate::context::AppRef;
+use crate::artifact;
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::project;
@@ -52,7 +53,7 @@ struct Source {
 pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let source = find_source(session, &args).await?;
     let app = app_of(session, &source)?;
-    let content = project::read_artifact(&source.artifact)?;
+    let content = artifact::read(&source.artifact)?;
     let since = Instant::now();
     let digest = Digest::of(&content);
     push(session, &app, digest, content).await?;
@@ -83,7 +84,7 @@ async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Sou
     if let Some(command) = build.and_then(|build| build.command.as_deref()).filter(|_| !args.no_build) {
         project::build(path, command).await?;
     }
-    Ok(Source { artifact: project::find_artifact(path, build)?, manifest })
+    Ok(Source { artifact: artifact::find_in(path, build)?, manifest })
 }
 
 fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
@@ -92,7 +93,7 @@ fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
         .app_flag
         .clone()
         .or_else(|| manifest.map(|manifest| manifest.app.clone()))
-        .or_else(|| project::app_name_of_file(&source.artifact));
+        .or_else(|| artifact::app_name_of(&source.artifact));
     let app = app.ok_or_else(|| {
         let file = source.artifact.display();
         Failure::usage(format!("the app has no name, and {file} does not suggest one"))
@@ -144,7 +145,7 @@ impl UploadProgress {
         }
         self.bar.set_position(so_far);
         if so_far == self.bytes {
-            self.bar.set_message("compiling");
+            self.bar.set_message("checking");
         }
     }
 }
@@ -193,7 +194,7 @@ async fn warn_about_shadowed(session: &Session, app: &AppRef, release: u64, env:
     for (key, value) in env {
         if made.spec.env.get(key) != Some(value) {
             output::note(format!(
-                "note: {key} keeps the value of `wharf env set`; `wharf env unset {key}` takes it away"
+                "note: {key} keeps the value of `wharf env set`; `wharf env reset {key}` undoes it"
             ));
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
-use wharf_types::api::EnvPatch;
+use wharf_types::api::{Env, EnvPatch};
 
 use crate::args::{AppArg, Global, WaitArgs, With, parse_assignment};
 use crate::output;
@@ -21,8 +21,10 @@ pub struct EnvArgs {
 pub enum EnvCommand {
     /// Set variables
     Set(With<EnvSetArgs>),
-    /// Remove variables
-    Unset(With<EnvUnsetArgs>),
+    /// Take variables away, those of wharf.toml too
+    Unset(With<EnvNamesArgs>),
+    /// Undo `set` and `unset`: the variables become again what wharf.toml says
+    Reset(With<EnvNamesArgs>),
     /// Show the variables of the current release
     List(With<AppArg>),
 }
@@ -36,7 +38,7 @@ pub struct EnvSetArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct EnvUnsetArgs {
+pub struct EnvNamesArgs {
     #[arg(value_name = "K", required = true)]
     pub variables: Vec<String>,
     #[command(flatten)]
@@ -48,39 +50,39 @@ pub async fn run(before: Global, args: EnvArgs) -> anyhow::Result<()> {
     match args.command {
         Some(EnvCommand::Set(with)) => set(&open(with.global)?, with.args).await,
         Some(EnvCommand::Unset(with)) => unset(&open(with.global)?, with.args).await,
+        Some(EnvCommand::Reset(with)) => reset(&open(with.global)?, with.args).await,
         Some(EnvCommand::List(with)) => list(&open(with.global)?, with.args).await,
         None => list(&Session::open(before)?, AppArg { name: None }).await,
     }
 }
 
 async fn set(session: &Session, args: EnvSetArgs) -> anyhow::Result<()> {
-    let patch = args.variables.into_iter().map(|(key, value)| (key, Some(value))).collect();
-    change(session, patch, args.wait).await
+    let set = args.variables.into_iter().map(|(key, value)| (key, Some(value))).collect();
+    change(session, EnvPatch { set, reset: Vec::new() }, args.wait).await
 }
 
-async fn unset(session: &Session, args: EnvUnsetArgs) -> anyhow::Result<()> {
-    let patch = args.variables.into_iter().map(|key| (key, None)).collect();
-    change(session, patch, args.wait).await
+async fn unset(session: &Session, args: EnvNamesArgs) -> anyhow::Result<()> {
+    let set = args.variables.into_iter().map(|key| (key, None)).collect();
+    change(session, EnvPatch { set, reset: Vec::new() }, args.wait).await
 }
 
-async fn change(
-    session: &Session,
-    patch: BTreeMap<String, Option<String>>,
-    wait: WaitArgs,
-) -> anyhow::Result<()> {
+async fn reset(session: &Session, args: EnvNamesArgs) -> anyhow::Result<()> {
+    change(session, EnvPatch { set: BTreeMap::new(), reset: args.variables }, args.wait).await
+}
+
+async fn change(session: &Session, patch: EnvPatch, wait: WaitArgs) -> anyhow::Result<()> {
     let app = session.app(None)?;
     let since = Instant::now();
-    let deployed = session.client.patch_env(&app, &EnvPatch(patch)).await?;
+    let deployed = session.client.patch_env(&app, &patch).await?;
     rollout::finish(session, &app, &deployed, wait, since).await
 }
 
 /// The variables of the current release, those of its manifest included.
 async fn list(session: &Session, args: AppArg) -> anyhow::Result<()> {
     let app = session.app(args.name)?;
-    let EnvPatch(env) = session.client.env(&app).await?;
+    let Env(env) = session.client.env(&app).await?;
     if session.json {
         return output::json(&env);
     }
-    let mut set = env.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
-    set.try_for_each(|(key, value)| output::line(format!("{key}={}", output::printable(value))))
+    env.iter().try_for_each(|(key, value)| output::line(format!("{key}={}", output::printable(value))))
 }

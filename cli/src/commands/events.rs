@@ -2,6 +2,7 @@
 
 use clap::Args;
 use wharf_types::AppName;
+use wharf_types::api::Page;
 use wharf_types::event::Event;
 
 use crate::follow::follow;
@@ -19,11 +20,19 @@ pub struct EventsArgs {
 }
 
 pub async fn run(session: &Session, args: EventsArgs) -> anyhow::Result<()> {
+    let all = [("after", "0".to_owned())];
     let path = match session.find_app(args.name)? {
-        Some(app) => app.path("/events"),
+        Some(app) => {
+            let path = app.path("/events");
+            // An app that is gone still has its events. One without any is there, or never was.
+            let begin: Page<Event> = session.client.page(&path, &all).await?;
+            if begin.items.is_empty() {
+                session.client.app(&app).await?;
+            }
+            path
+        }
         None => format!("/v1/namespaces/{}/events", session.namespace()?),
     };
-    let all = [("after", "0".to_owned())];
     if args.follow {
         match follow(&session.client, &path, &all, |event| print(session, &event)).await? {}
     }

@@ -13,6 +13,7 @@ use crate::context::{self, Config, SavedContext};
 use crate::exit::{Exit, Failure};
 use crate::local;
 use crate::output;
+use crate::secret::Secret;
 
 #[derive(Args, Debug)]
 pub struct LoginArgs {
@@ -60,13 +61,13 @@ pub async fn login(global: Global, args: LoginArgs) -> anyhow::Result<()> {
     output::line(format!("logged in to {api} as {} ({}); context `{name}`", who.name, scope_text(&who)))
 }
 
-fn given_token(global: &Global) -> Option<String> {
-    let from_env = || std::env::var("WHARF_TOKEN").ok().filter(|token| !token.is_empty());
+fn given_token(global: &Global) -> Option<Secret> {
+    let from_env = || std::env::var("WHARF_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::from);
     global.token.clone().or_else(from_env)
 }
 
 /// Without an address: the platform of this machine, with its own token unless another one is given.
-fn local_platform(global: &Global) -> anyhow::Result<(String, String)> {
+fn local_platform(global: &Global) -> anyhow::Result<(String, Secret)> {
     if let Some(api) = &global.api {
         let api = context::normalise_api(api);
         let token = match given_token(global) {
@@ -75,19 +76,19 @@ fn local_platform(global: &Global) -> anyhow::Result<(String, String)> {
         };
         return Ok((api, token));
     }
-    let local = local::read()?.ok_or_else(|| {
+    let local = local::read()?.into_iter().next().ok_or_else(|| {
         Failure::usage("no address was given, and no platform runs on this machine")
             .help("`wharf login https://HOST`, or start a platform with `wharf up`")
     })?;
     let token = match given_token(global) {
         Some(token) => token,
-        None => context::TokenSource::File(local.token_file).read()?.unwrap_or_default(),
+        None => context::token_in(&local.token_file)?,
     };
     Ok((local.api, token))
 }
 
 /// At a terminal the token is typed unseen; elsewhere it is the first line of stdin.
-fn ask_for_token(api: &str) -> anyhow::Result<String> {
+fn ask_for_token(api: &str) -> anyhow::Result<Secret> {
     let at_terminal = output::is_interactive();
     if at_terminal {
         output::note(format!("Token for {api} (it is not shown):"));
@@ -97,8 +98,8 @@ fn ask_for_token(api: &str) -> anyhow::Result<String> {
     let unseen = if at_terminal { Some(Unseen::begin()?) } else { None };
     stdin.lock().read_line(&mut line).context("could not read the token from stdin")?;
     drop(unseen);
-    let token = line.trim().to_owned();
-    if token.is_empty() {
+    let token = Secret::from(line);
+    if token.reveal().is_empty() {
         return Err(Failure::usage("no token was given")
             .help("pass it with --token or WHARF_TOKEN, or write it to stdin; an admin makes one with `wharf token create`")
             .into());

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, EnvPatch,
-    NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI, Why,
+    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
+    EnvPatch, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, Scale, TokenInfo, Usage,
+    WhoAmI, Why,
 };
 use wharf_types::event::Event;
 use wharf_types::log::LogRecord;
@@ -211,7 +212,7 @@ fn about_apps() -> Vec<Endpoint> {
             get(settings::show_env),
             "The variables of the current release",
         )
-        .replies(200, json::<EnvPatch>()),
+        .replies(200, json::<Env>()),
         e(
             Method::PATCH,
             app!("/env"),

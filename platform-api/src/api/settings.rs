@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::{Extension, Json as Reply};
-use wharf_types::api::{Deployed, EnvPatch, Scale};
+use wharf_types::api::{Deployed, Env, EnvPatch, Scale};
 
 use super::ApiResult;
 use super::apps::{self, AppPath, asked, with_etag};
@@ -29,12 +29,9 @@ pub(super) async fn scale(
 /// Variables may hold secrets, so reading them needs more than `viewer`.
 pub(super) async fn show_env(
     State(context): State<Arc<Context>>,
-    Path(path): Path<AppPath>,
-) -> ApiResult<Reply<EnvPatch>> {
-    let loaded = apps::load(&context, &path).await?;
-    let release = loaded.view.target.or(loaded.view.stable);
-    let env = release.map(|release| release.spec.env.clone()).unwrap_or_default();
-    Ok(Reply(EnvPatch(env.into_iter().map(|(name, value)| (name, Some(value))).collect())))
+    Path((namespace, app)): Path<AppPath>,
+) -> ApiResult<Reply<Env>> {
+    Ok(Reply(operations::env(&context, &namespace, &app).await?))
 }
 
 pub(super) async fn patch_env(

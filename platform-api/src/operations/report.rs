@@ -1,19 +1,20 @@
 //! Takes in what a worker observed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use wharf_types::node::{InstanceReport, Reason};
 use wharf_types::state::{InstanceState, Wanted};
 use wharf_types::{AppId, NodeId, Timestamp};
 
-use super::Result;
+use super::{Result, commit};
 use crate::context::Context;
 use crate::store::instance::{Instance, NewInstance};
 use crate::store::{self, Conn};
 
 /// Writes reports in their order, in one transaction.
 pub(crate) async fn observe(
-    context: &Context,
+    context: &Arc<Context>,
     node: NodeId,
     reports: &[InstanceReport],
     now: Timestamp,
@@ -29,11 +30,7 @@ pub(crate) async fn observe(
     for app in &changed {
         store::change::touch(&mut tx, *app, now).await?;
     }
-    tx.commit().await?;
-    for app in changed {
-        context.changed(app);
-    }
-    Ok(())
+    commit(context, tx, changed).await
 }
 
 /// Returns the app, if anything changed.

@@ -60,9 +60,7 @@ pub fn explain(
                     unplaced.len(),
                     first.message
                 ));
-                advice.push(
-                    "Lower `limits.memory`, scale an app down, or give the platform more memory.".to_owned(),
-                );
+                advice.push(make_room(app).to_owned());
             }
             if let Some(reason) = &reason {
                 because.push(sentence(&reason.message));
@@ -117,6 +115,16 @@ fn describe(app: &AppView, word: AppCondition) -> String {
     }
 }
 
+/// Only commands reserve their limit.
+fn make_room(app: &AppView) -> &'static str {
+    match &app.target {
+        Some(target) if !target.world.is_http() => {
+            "Lower `limits.memory`, scale an app down, or give the platform more memory."
+        }
+        _ => "Scale an app down, delete one, or give the platform more memory.",
+    }
+}
+
 fn progress(instance: &InstanceView) -> &'static str {
     match (instance.state, instance.health) {
         (InstanceState::Pending | InstanceState::Assigned, _) => "waiting for its worker to take it up",
@@ -166,7 +174,7 @@ fn advise(app: &AppView, kind: ReasonKind) -> String {
 fn slots_ready(app: &AppView) -> u32 {
     let mut ready = vec![false; app.replicas() as usize];
     for release in [&app.target, &app.stable].into_iter().flatten() {
-        for (slot, serves) in ready.iter_mut().zip(app.slots_ready(release)) {
+        for (slot, serves) in ready.iter_mut().zip(app.slots_served(release)) {
             *slot |= serves;
         }
     }

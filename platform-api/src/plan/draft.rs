@@ -136,6 +136,7 @@ impl RolloutView {
             to,
             state: RolloutState::Pending,
             automatic: true,
+            renews: false,
             started_at: now,
             progressed_at: now,
             progressed_ready: 0,

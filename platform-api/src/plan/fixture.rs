@@ -79,6 +79,13 @@ impl Fixture {
         });
     }
 
+    /// What the API writes when a restart is asked for.
+    pub(super) fn restart(&mut self) {
+        let number = self.app.target.as_ref().unwrap().number;
+        self.deploy(number);
+        self.app.rollout.as_mut().unwrap().renews = true;
+    }
+
     /// An app all of whose slots serve `number`, with no rollout under way.
     pub(super) fn serving(number: u64, replicas: u32) -> Self {
         let mut fixture = Self::empty(replicas);
@@ -107,6 +114,7 @@ impl Fixture {
             to: release_id(number),
             state: RolloutState::Pending,
             automatic: false,
+            renews: false,
             started_at: self.now,
             progressed_at: self.now,
             progressed_ready: 0,
@@ -202,7 +210,7 @@ impl Fixture {
                     assert!(known.wanted < *wanted, "wanted only grows");
                 }
                 Change::CreateInstance { node, release, .. } => {
-                    let memory = self.app.release(*release).unwrap().spec.limits.memory.as_bytes();
+                    let memory = self.app.release(*release).unwrap().reservation_bytes();
                     let node = self.nodes.iter_mut().find(|known| known.id == *node).unwrap();
                     let free = node.memory_free_bytes.checked_sub(memory);
                     node.memory_free_bytes = free.expect("capacity is never exceeded");

@@ -8,12 +8,12 @@ use wharf_types::ReleaseId;
 use wharf_types::node::ReasonKind;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 
-use super::fixture::{Fixture, SECOND, node, release_id};
+use super::fixture::{Fixture, SECOND, node, release, release_id};
 use super::view::after;
 use super::{Change, Changes, InstanceView, routes};
 
 /// Room for nine instances on each of two nodes.
-const NODE_MIB: u64 = 9 * 128 + 64;
+const NODE_MIB: u64 = 9;
 const REPLICAS_MAX: u32 = 4;
 
 /// Something that happens. Which instance it happens to is chosen among those that it can happen to.
@@ -22,6 +22,7 @@ enum Step {
     /// Of a release that asks for so many slots.
     Deploy(Quality, u32),
     RollBack(u64),
+    Restart,
     Scale(Option<u32>),
     /// A worker takes an instance one state further, or finds it healthy.
     Advance(usize),
@@ -83,7 +84,7 @@ impl Simulation {
                 node.ready = self.ready[index];
                 let on_node = |known: &&InstanceView| known.is_live() && known.node == Some(node.id);
                 let count = u32::try_from(self.fixture.app.instances.iter().filter(on_node).count()).unwrap();
-                let reserved = u64::from(count) * (128 << 20);
+                let reserved = u64::from(count) * release(1).reservation_bytes();
                 node.memory_free_bytes =
                     node.memory_free_bytes.checked_sub(reserved).expect("it was reserved");
                 (node.instances, node.instances_of_app) = (count, count);
@@ -102,6 +103,13 @@ impl Simulation {
     fn is_tended(&self, instance: &InstanceView) -> bool {
         instance.is_live()
             && self.fixture.nodes.iter().any(|node| node.ready && Some(node.id) == instance.node)
+    }
+
+    fn restart(&mut self) {
+        if self.fixture.app.target.is_some() {
+            self.fixture.restart();
+            self.fixture.app.instances.retain(|instance| !instance.state.is_final());
+        }
     }
 
     /// A release that is known keeps the number of slots that it asked for first.
@@ -130,6 +138,7 @@ impl Simulation {
             }
             Step::RollBack(to) if to <= self.newest => self.deploy(to, 0),
             Step::RollBack(_) => {}
+            Step::Restart => self.restart(),
             Step::Scale(Some(0)) if !self.bad.is_empty() => {}
             Step::Scale(replicas) => self.fixture.app.scaled_to = replicas,
             Step::Advance(at) => {

@@ -98,7 +98,7 @@ fn slots(app: &AppView, target: &ReleaseView) -> Vec<Slot> {
     };
     for (index, instance) in app.instances.iter().enumerate() {
         let Some(slot) = slots.get_mut(instance.slot as usize) else { continue };
-        let is_target = instance.release == target.id;
+        let is_target = app.is_current(instance, target);
         if is_target && slot.is_leaving {
             continue;
         }
@@ -138,7 +138,7 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
 }
 
 fn pending(slot: u32, target: &ReleaseView) -> PendingInstance {
-    PendingInstance { slot, memory_bytes: target.spec.limits.memory.as_bytes() }
+    PendingInstance { slot, memory_bytes: target.reservation_bytes() }
 }
 
 /// The slots that should get an instance now.

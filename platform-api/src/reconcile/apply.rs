@@ -85,7 +85,8 @@ async fn apply_one(
         Change::SetServed { release, served } => store::release::set_served(conn, *release, *served).await?,
         Change::SetTarget { release } => store::app::set_target(conn, app, *release).await?,
         Change::RollBack { failed, rollout, from, to } => {
-            let new = NewRollout { id: *rollout, app, from: Some(*from), to: *to, automatic: true };
+            let id = *rollout;
+            let new = NewRollout { id, app, from: Some(*from), to: *to, automatic: true, renews: false };
             store::rollout::create(conn, &new, now).await?;
             store::rollout::set_rolled_back_by(conn, *failed, *rollout).await?;
         }

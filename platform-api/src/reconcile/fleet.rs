@@ -9,10 +9,6 @@ use crate::nodes::NodeStatus;
 use crate::plan::{AppView, InstanceView, NodeView, ReleaseView};
 use crate::view::Loaded;
 
-/// Of an HTTP app's memory limit, the part that is reserved is one in so many: an idle app holds no store at all, and
-/// a node that runs out of memory answers 503 for a moment.
-const HTTP_OVERCOMMIT: u64 = 16;
-
 #[derive(Default)]
 pub(super) struct Fleet {
     /// In one piece, as the route table is built from them.
@@ -104,12 +100,7 @@ impl Fleet {
             else {
                 continue;
             };
-            change(self.reserved.entry(node).or_default(), reservation(release));
+            change(self.reserved.entry(node).or_default(), release.reservation_bytes());
         }
     }
-}
-
-fn reservation(release: &ReleaseView) -> u64 {
-    let limit = release.spec.limits.memory.as_bytes();
-    if release.world.is_http() { limit / HTTP_OVERCOMMIT } else { limit }
 }

@@ -7,7 +7,7 @@ use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, Timesta
 use super::codec::{from_json, json, number, parse, parse_opt, time};
 use super::{Conn, Result};
 
-/// What `env` set: null removes a variable that the release's own settings have.
+/// What stands over, or behind, the variables of a release. None: there is no such variable.
 pub(crate) type EnvOverrides = BTreeMap<String, Option<String>>;
 
 #[derive(Clone, Debug)]
@@ -19,6 +19,7 @@ pub(crate) struct App {
     pub(crate) deleting: bool,
     /// The number of slots that `scale` set, whatever a release asks for.
     pub(crate) scaled_to: Option<u32>,
+    /// What `env` set or took away, whatever a manifest says.
     pub(crate) env_overrides: EnvOverrides,
     pub(crate) last_release: u64,
     pub(crate) target_release: Option<ReleaseId>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppId, Digest, ReleaseId, Timestamp};
 
+use super::app::EnvOverrides;
 use super::codec::{from_json, json, number, parse, time};
 use super::{Conn, Result};
 
@@ -18,6 +19,8 @@ pub(crate) struct Release {
     pub(crate) number: u64,
     pub(crate) artifact: Digest,
     pub(crate) spec: Arc<AppSpec>,
+    /// Of the variables that `env` had set or taken away, what the manifest says.
+    pub(crate) own_env: EnvOverrides,
     pub(crate) cause: String,
     pub(crate) created_by: String,
     pub(crate) served: bool,
@@ -31,6 +34,7 @@ struct Row {
     number: i64,
     artifact: String,
     spec: String,
+    own_env: String,
     cause: String,
     created_by: String,
     served: bool,
@@ -46,6 +50,7 @@ impl TryFrom<Row> for Release {
             number: number(row.number)?,
             artifact: parse(&row.artifact)?,
             spec: Arc::new(from_json(&row.spec)?),
+            own_env: from_json(&row.own_env)?,
             cause: row.cause,
             created_by: row.created_by,
             served: row.served,
@@ -57,7 +62,7 @@ impl TryFrom<Row> for Release {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT id, app, number, artifact, spec, cause, created_by, served, created_at FROM release ",
+            "SELECT id, app, number, artifact, spec, own_env, cause, created_by, served, created_at FROM release ",
             $rest
         )
     };
@@ -65,14 +70,15 @@ macro_rules! select {
 
 pub(crate) async fn create(conn: &mut Conn, release: &Release) -> Result<()> {
     sqlx::query(
-        "INSERT INTO release (id, app, number, artifact, spec, cause, created_by, served, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO release (id, app, number, artifact, spec, own_env, cause, created_by, served, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(release.id.to_string())
     .bind(release.app.to_string())
     .bind(i64::try_from(release.number).unwrap_or(i64::MAX))
     .bind(release.artifact.to_string())
     .bind(json(&*release.spec))
+    .bind(json(&release.own_env))
     .bind(&release.cause)
     .bind(&release.created_by)
     .bind(release.served)

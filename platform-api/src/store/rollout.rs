@@ -26,6 +26,7 @@ struct Row {
     to_release: String,
     state: i64,
     automatic: bool,
+    renews: bool,
     started_at: i64,
     progressed_at: i64,
     progressed_ready: i64,
@@ -45,6 +46,7 @@ impl TryFrom<Row> for Rollout {
                 to: parse(&row.to_release)?,
                 state: rollout_state_from_db(row.state)?,
                 automatic: row.automatic,
+                renews: row.renews,
                 started_at: time(row.started_at)?,
                 progressed_at: time(row.progressed_at)?,
                 progressed_ready: number(row.progressed_ready)?,
@@ -60,7 +62,7 @@ impl TryFrom<Row> for Rollout {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT id, from_release, to_release, state, automatic, started_at, progressed_at, progressed_ready,
+            "SELECT id, from_release, to_release, state, automatic, renews, started_at, progressed_at, progressed_ready,
              monitoring_since, ended_at, reason, rolled_back_by FROM rollout ",
             $rest
         )
@@ -73,12 +75,13 @@ pub(crate) struct NewRollout {
     pub(crate) from: Option<ReleaseId>,
     pub(crate) to: ReleaseId,
     pub(crate) automatic: bool,
+    pub(crate) renews: bool,
 }
 
 pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp) -> Result<()> {
     sqlx::query(
-        "INSERT INTO rollout (id, app, from_release, to_release, state, automatic, started_at, progressed_at,
-             progressed_ready) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 0)",
+        "INSERT INTO rollout (id, app, from_release, to_release, state, automatic, renews, started_at, progressed_at,
+             progressed_ready) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, 0)",
     )
     .bind(rollout.id.to_string())
     .bind(rollout.app.to_string())
@@ -86,6 +89,7 @@ pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp
     .bind(rollout.to.to_string())
     .bind(rollout_state_to_db(RolloutState::Pending))
     .bind(rollout.automatic)
+    .bind(rollout.renews)
     .bind(now.as_microsecond())
     .execute(conn)
     .await?;

@@ -145,7 +145,8 @@ async fn a_first_release_that_fails_leaves_nothing_running() {
         platform.deploy("thief", &component(0), json!({"http": {"routes": ["shop.example.com"]}})).await;
     thief.refuses(409, "route_taken", &["app `hello`"]);
     // The variable is taken away, and the same artifact works.
-    let deployed = platform.call(Method::PATCH, &format!("{HELLO}/env"), json!({"FAIL": null})).await.is(201);
+    let deployed =
+        platform.call(Method::PATCH, &format!("{HELLO}/env"), json!({"set": {"FAIL": null}})).await.is(201);
     assert_eq!(platform.rollout("hello", &deployed).await["state"], "monitoring");
 }
 
@@ -173,7 +174,11 @@ async fn rollback_goes_to_the_newest_release_before_that_served_or_to_the_named_
     let named = platform.call(Method::POST, &rollback, json!({"release": 1})).await.is(201);
     assert_eq!(named["release"], 1);
     platform.rollout("hello", &named).await;
-    platform.call(Method::POST, &rollback, Value::Null).await.refuses(409, "conflict", &["has ever served"]);
+    platform.call(Method::POST, &rollback, Value::Null).await.refuses(
+        409,
+        "conflict",
+        &["served without failing"],
+    );
 }
 
 #[tokio::test]
@@ -182,14 +187,14 @@ async fn scale_and_env_outlive_the_next_deploy() {
     let _worker = Worker::join(&platform).await;
     platform.serve(0, with_env("A", "file")).await;
     platform.call(Method::PUT, &format!("{HELLO}/scale"), json!({"replicas": 3})).await.is(200);
-    let set =
-        platform.call(Method::PATCH, &format!("{HELLO}/env"), json!({"B": "set", "A": null})).await.is(201);
+    let env = format!("{HELLO}/env");
+    let set = platform.call(Method::PATCH, &env, json!({"set": {"B": "set", "A": null}})).await.is(201);
     assert_eq!(set["release"], 2);
     platform.rollout("hello", &set).await;
     platform.serve(1, with_env("A", "file")).await;
     let app = platform.app("hello").await;
     assert_eq!((&app["replicas"], &app["release"]), (&json!(3), &json!(3)));
-    assert_eq!(platform.get(&format!("{HELLO}/env")).await, json!({"B": "set"}));
+    assert_eq!(platform.get(&env).await, json!({"B": "set"}));
     eventually("three slots are ready", async || (platform.app("hello").await["ready"] == 3).then_some(()))
         .await;
 
@@ -199,10 +204,59 @@ async fn scale_and_env_outlive_the_next_deploy() {
     platform.call(Method::POST, &format!("{HELLO}/releases"), body).await.is(201);
     let releases = platform.get(&format!("{HELLO}/releases")).await;
     assert_eq!(releases["items"][0]["spec"], releases["items"][1]["spec"]);
+
+    // What was set is taken back, also over a deploy that kept it.
+    let reset = platform.call(Method::PATCH, &env, json!({"reset": ["A", "B"]})).await.is(201);
+    assert_eq!((&reset["release"], platform.get(&env).await), (&json!(5), json!({"A": "file"})));
+    platform.rollout("hello", &reset).await;
+    platform.serve(3, with_env("A", "newer file")).await;
+    assert_eq!(platform.get(&env).await, json!({"A": "newer file"}));
+}
+
+#[tokio::test]
+async fn bad_changes_of_variables_are_refused_and_change_nothing() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), with_env("A", "file")).await.is(201);
+    let env = format!("{HELLO}/env");
+    let patch = async |body: Value| platform.call(Method::PATCH, &env, body).await;
+    patch(json!({})).await.refuses(400, "invalid_request", &["nothing is changed"]);
+    patch(json!({"A": "old shape"})).await.refuses(400, "invalid_request", &["`A`"]);
+    patch(json!({"set": {"A": "x"}, "reset": ["A"]})).await.refuses(400, "invalid_request", &["`A`"]);
+    patch(json!({"set": {"A=B": "x"}})).await.refuses(422, "invalid_spec", &["`A=B`"]);
+    patch(json!({"set": {"A": "x\u{0}"}})).await.refuses(422, "invalid_spec", &["NUL"]);
+    let gone: serde_json::Map<_, _> =
+        (0..5000).map(|number| (format!("NAME_{number}"), Value::Null)).collect();
+    patch(json!({"set": gone})).await.refuses(422, "invalid_spec", &["env", "more than 32768"]);
+    assert_eq!(platform.get(&env).await, json!({"A": "file"}));
+    assert_eq!(platform.get(&format!("{HELLO}/releases")).await["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_variables_of_a_first_release_that_failed_are_those_that_a_change_builds_on() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    let deployed = platform.deploy("hello", &component(0), with_env("FAIL", "no start")).await.is(201);
+    assert_eq!(platform.rollout("hello", &deployed).await["state"], "failed");
+    assert_eq!(platform.get(&format!("{HELLO}/env")).await, json!({"FAIL": "no start"}));
+}
+
+#[tokio::test]
+async fn a_restart_gives_the_same_release_new_instances() {
+    let platform = Platform::start().await;
+    let worker = Worker::join(&platform).await;
+    platform.serve(0, quick()).await;
+    platform.serve(1, quick()).await;
+    let before = worker.newest().unwrap().instances.into_iter().map(|instance| instance.id).max();
     let restarted = platform.call(Method::POST, &format!("{HELLO}/restart"), Value::Null).await.is(201);
-    let releases = platform.get(&format!("{HELLO}/releases")).await;
-    assert_eq!((&restarted["release"], &releases["items"][0]["cause"]), (&json!(5), &json!("restart")));
-    assert_eq!(releases["items"][0]["digest"], releases["items"][1]["digest"]);
+    assert_eq!(restarted["release"], 2);
+    assert_eq!(platform.rollout("hello", &restarted).await["state"], "monitoring");
+    let left = eventually("only the new instance is left", async || {
+        worker.newest().filter(|newest| newest.instances.len() == 1)
+    });
+    assert!(left.await.instances[0].id > before.unwrap());
+    // Nothing lies between the release and the one before it.
+    let back = platform.call(Method::POST, &format!("{HELLO}/rollback"), Value::Null).await.is(201);
+    assert_eq!(back["release"], 1);
 }
 
 #[tokio::test]

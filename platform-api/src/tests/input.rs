@@ -110,6 +110,12 @@ async fn settings_that_cannot_be_are_refused_by_field() {
     reply.refuses(422, "invalid_spec", &["scale.replicas"]);
     let reply = platform.deploy("hello", &component(0), json!({"http": {"routes": ["a b"]}})).await;
     reply.refuses(422, "invalid_spec", &["http.routes"]);
+    let many: Vec<String> = (0..101).map(|number| format!("a{number}.example.com")).collect();
+    let reply = platform.deploy("hello", &component(0), json!({"http": {"routes": many}})).await;
+    reply.refuses(422, "invalid_spec", &["http.routes", "101 routes", "100"]);
+    // The component is one of WASI 0.2.
+    let reply = platform.deploy("hello", &component(0), json!({"reuse": {"mode": "concurrent"}})).await;
+    reply.refuses(422, "invalid_spec", &["reuse.mode", "WASI 0.3"]);
     let reply = platform.call(Method::GET, "/v1/namespaces/default/apps/hello", Value::Null).await;
     reply.refuses(404, "not_found", &[]);
     platform.deploy("hello", &component(0), quick()).await.is(201);

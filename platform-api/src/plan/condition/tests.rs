@@ -71,15 +71,15 @@ fn a_slot_that_fails_again_and_again_is_crash_looping() {
 #[test]
 fn what_waits_for_a_node_says_so_in_the_schedulers_words() {
     let mut fixture = Fixture::empty(2);
-    fixture.nodes[0].memory_free_bytes = 1 << 20;
+    fixture.nodes[0].memory_free_bytes = 1 << 19;
     fixture.deploy(1);
     let unplaced = fixture.plan().unplaced;
     let (because, advice) = explain(&fixture.app, &unplaced, None);
     assert_eq!(
         because[1],
-        "2 of its slots wait for a node: 0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, has 1MiB)."
+        "2 of its slots wait for a node: 0 of 1 nodes fit: 1 has too little free memory (needs 1MiB, has 512KiB)."
     );
-    assert_eq!(advice.len(), 1);
+    assert_eq!(advice, ["Scale an app down, delete one, or give the platform more memory."]);
 }
 
 #[test]

@@ -202,14 +202,14 @@ fn a_rollout_without_progress_fails_and_says_what_it_waited_for() {
 #[test]
 fn a_rollout_that_fits_on_no_node_fails_with_the_schedulers_words() {
     let mut fixture = Fixture::serving(1, 1);
-    fixture.nodes[0].memory_free_bytes = 64 << 20;
+    fixture.nodes[0].memory_free_bytes = 512 << 10;
     fixture.deploy(2);
     let waiting = fixture.plan();
     assert_eq!(waiting.unplaced.len(), 1);
     fixture.wait(60);
     let message = failure(&fixture.plan());
     assert!(
-        message.ends_with("0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, has 64MiB)"),
+        message.ends_with("0 of 1 nodes fit: 1 has too little free memory (needs 1MiB, has 512KiB)"),
         "{message}"
     );
 }

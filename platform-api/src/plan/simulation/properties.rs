@@ -15,6 +15,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (any_quality(), 0..=REPLICAS_MAX).prop_map(|(quality, replicas)| Step::Deploy(quality, replicas)),
         1 => (1..6u64).prop_map(Step::RollBack),
+        1 => Just(Step::Restart),
         1 => proptest::option::of(0..=REPLICAS_MAX).prop_map(Step::Scale),
         12 => any::<usize>().prop_map(Step::Advance),
         4 => Just(Step::AdvanceAll),
@@ -78,6 +79,32 @@ proptest! {
         }
         simulation.settle();
         prop_assert_eq!(simulation.fixture.app.stable.as_ref().map(|stable| stable.number), Some(2));
+    }
+
+    #[test]
+    fn a_restart_never_leaves_a_slot_unserved_and_replaces_all(
+        replicas in 1..=REPLICAS_MAX,
+        steps in proptest::collection::vec(prop_oneof![
+            any::<usize>().prop_map(Step::Advance),
+            any::<usize>().prop_map(Step::Acknowledge),
+        ], 0..120),
+    ) {
+        let mut simulation = Simulation::new();
+        simulation.step(&Step::Deploy(Quality::Good, replicas));
+        simulation.settle();
+        let before: BTreeSet<_> = simulation.fixture.app.instances.iter().map(|instance| instance.id).collect();
+        simulation.step(&Step::Wait(1));
+        simulation.step(&Step::Restart);
+        for step in &steps {
+            simulation.step(step);
+            simulation.plan();
+            let table = routes::build(1, std::slice::from_ref(&simulation.fixture.app));
+            prop_assert!(table.routes[0].endpoints.len() >= replicas as usize);
+        }
+        simulation.settle();
+        let wanted = simulation.fixture.app.instances.iter().filter(|instance| instance.is_wanted());
+        prop_assert!(wanted.clone().all(|instance| !before.contains(&instance.id)));
+        prop_assert_eq!(wanted.count(), replicas as usize);
     }
 
     #[test]

@@ -149,6 +149,38 @@ fn what_scale_set_stands_over_every_release() {
 }
 
 #[test]
+fn a_restart_replaces_every_instance_start_first() {
+    let mut fixture = Fixture::serving(1, 4);
+    fixture.restart();
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 5, "a quarter at once");
+    assert_eq!(fixture.app.slots_served(&fixture.app.target.clone().unwrap()), [true; 4]);
+    for _ in 0..4 {
+        fixture.make_all_ready(1);
+        fixture.plan();
+    }
+    assert_eq!(fixture.app.rollout.as_ref().map(|rollout| rollout.state), Some(RolloutState::Monitoring));
+    for index in 0..4 {
+        assert_eq!(
+            (wanted_of(&fixture, index), wanted_of(&fixture, index + 4)),
+            (Wanted::Unroute, Wanted::Run)
+        );
+    }
+}
+
+#[test]
+fn a_restart_that_fails_keeps_the_instances_that_serve() {
+    let mut fixture = Fixture::serving(1, 2);
+    fixture.restart();
+    fixture.plan();
+    fixture.fail(2, ReasonKind::Trap, "boom");
+    fixture.plan();
+    assert!(fixture.app.rollout.is_none());
+    assert_eq!((fixture.wanted(1), fixture.instances(1).count()), (2, 3));
+    assert!(fixture.app.stable.is_some());
+}
+
+#[test]
 fn a_superseded_rollout_leaves_one_old_instance_in_each_slot() {
     let mut fixture = Fixture::serving(1, 1);
     fixture.deploy(2);
@@ -156,6 +188,20 @@ fn a_superseded_rollout_leaves_one_old_instance_in_each_slot() {
     fixture.deploy(3);
     fixture.plan();
     assert_eq!((fixture.wanted(1), fixture.wanted(2), fixture.wanted(3)), (1, 0, 1));
+}
+
+#[test]
+fn thousands_of_idle_http_apps_fit_where_few_commands_do() {
+    let mut fixture = Fixture::empty(1000);
+    fixture.nodes = vec![node(1, 1024)];
+    fixture.deploy(1);
+    assert_eq!(fixture.plan().unplaced, []);
+
+    let mut fixture = Fixture::empty(9);
+    fixture.nodes = vec![node(1, 1024)];
+    fixture.deploy_with(1, command(RestartCondition::Any));
+    let message = &fixture.plan().unplaced[0].message;
+    assert!(message.ends_with("(needs 128MiB, has 0B)"), "{message}");
 }
 
 #[test]
