@@ -5,6 +5,8 @@
 //! Machine code is trusted when it is mapped, so each file has a keyed hash beside it, made with a key that only this
 //! worker has; a file that was changed or came from elsewhere is compiled again.
 
+mod turns;
+
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -19,15 +21,19 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use wasmtime::Engine;
 use wasmtime::component::Component;
-use wharf_types::Digest;
 use wharf_types::node::ReasonKind;
 use wharf_types::quantity::ByteSize;
+use wharf_types::{Digest, NamespaceName};
 
+use self::turns::Turns;
 use super::compile_child::{CompileLimits, REFUSED};
 use super::engine::{Engines, MEMORY_MAX_BYTES, Profile, Purpose, config};
 use super::failure::chain;
 use super::host::HostError;
 use crate::backend::Failure;
+
+/// Counts what this program does to a module before the engine gets it; what was compiled by another recipe is compiled again.
+const RECIPE: u32 = 2;
 
 /// How to start the process that compiles.
 #[derive(Clone, Debug)]
@@ -54,7 +60,7 @@ pub struct Compiler {
     /// One lock an artifact, so that it is compiled once however many instances wait for it.
     under_way: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     /// One compilation at a time: each uses all cores.
-    turn: tokio::sync::Semaphore,
+    turns: Arc<Turns>,
     /// Whether it has been said that the child cannot be confined.
     warned: AtomicBool,
 }
@@ -73,7 +79,7 @@ impl Compiler {
             let engine = Engine::new(&config(*profile, Purpose::Compile))
                 .map_err(|error| HostError::Engine(chain(&error)))?;
             let mut hasher = DefaultHasher::new();
-            engine.precompile_compatibility_hash().hash(&mut hasher);
+            (RECIPE, engine.precompile_compatibility_hash()).hash(&mut hasher);
             *of_engine = folder.join(format!("{:016x}", hasher.finish()));
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -87,13 +93,19 @@ impl Compiler {
             key,
             command,
             under_way: Mutex::default(),
-            turn: tokio::sync::Semaphore::new(1),
+            turns: Arc::default(),
             warned: AtomicBool::new(false),
         })
     }
 
     /// The compiled artifact; `fetch` is called for its bytes only if it has not been compiled before.
-    pub async fn load<F>(&self, digest: Digest, fetch: impl FnOnce() -> F) -> Result<Component, Failure>
+    /// Who compiles for `namespace` waits for one compilation of each other namespace at most.
+    pub async fn load<F>(
+        &self,
+        namespace: &NamespaceName,
+        digest: Digest,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<Component, Failure>
     where
         F: Future<Output = Result<Bytes, Failure>>,
     {
@@ -108,6 +120,8 @@ impl Compiler {
             if let Some(component) = self.map(digest).await? {
                 return Ok(component);
             }
+            // Before the bytes are here, so that those of one artifact at a time take memory.
+            let _turn = self.turns.take(namespace).await;
             let bytes = fetch().await?;
             self.compile(digest, &bytes).await?;
             let missing =
@@ -168,11 +182,6 @@ impl Compiler {
         let platform = |what: &str, error: std::io::Error| {
             Failure::new(ReasonKind::Platform, format!("could not {what} to compile {digest}: {error}"))
         };
-        let _turn = self
-            .turn
-            .acquire()
-            .await
-            .map_err(|_| Failure::new(ReasonKind::Platform, "the worker is stopping"))?;
         let (output, output_path) = tempfile::Builder::new()
             .prefix("compiling-")
             .tempfile_in(&self.folders[0].1)
@@ -390,7 +399,9 @@ mod tests {
     async fn failure_of(script: &str) -> (ReasonKind, String) {
         let folder = tempfile::tempdir().unwrap();
         let compiler = compiler(folder.path(), script);
-        let loaded = compiler.load(Digest::of(b""), || async { Ok(Bytes::new()) }).await;
+        let loaded = compiler
+            .load(&NamespaceName::default_namespace(), Digest::of(b""), || async { Ok(Bytes::new()) })
+            .await;
         let left: Vec<_> = walk(folder.path()).collect();
         assert!(left.is_empty(), "{left:?}");
         let reason = loaded.err().unwrap().reason;
@@ -441,7 +452,7 @@ mod tests {
                 fetched.fetch_add(1, Ordering::Relaxed);
                 Ok(Bytes::new())
             };
-            compiler.load(digest, fetch).await.map(drop).unwrap();
+            compiler.load(&NamespaceName::default_namespace(), digest, fetch).await.map(drop).unwrap();
             fetched.load(Ordering::Relaxed)
         };
         assert_eq!((load().await, load().await), (1, 1), "the second time it is there");
