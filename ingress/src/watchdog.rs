@@ -39,6 +39,17 @@ pub(crate) struct Seen {
     pub(crate) multiplexed: bool,
 }
 
+/// What HTTP/2 may write within an idle time although no response moves: it asks whether the client is alive, and says so itself.
+const UPKEEP_MAX_BYTES: u64 = 1024;
+
+impl Seen {
+    /// Whether the client has taken something of a response since `written_bytes`.
+    fn has_taken(&self, written_bytes: u64) -> bool {
+        let upkeep = if self.multiplexed { UPKEEP_MAX_BYTES } else { 0 };
+        self.written_bytes - written_bytes > upkeep
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Keep,
@@ -50,6 +61,7 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Observed {
     begun: u64,
+    /// When the client last took something.
     written_bytes: u64,
     /// Since when it has had no request.
     quiet_since: Instant,
@@ -80,10 +92,10 @@ impl Observed {
             self.quiet_since = now;
             self.head_since = None;
         }
-        if seen.owed == 0 || seen.written_bytes != self.written_bytes {
+        if seen.owed == 0 || seen.has_taken(self.written_bytes) {
             self.stalled_since = None;
+            self.written_bytes = seen.written_bytes;
         }
-        self.written_bytes = seen.written_bytes;
         if seen.owed > 0 && now - *self.stalled_since.get_or_insert(now) >= limits.idle {
             return Verdict::Cut;
         }
@@ -172,6 +184,20 @@ mod tests {
                 "{secs}"
             );
         }
+    }
+
+    #[test]
+    fn a_client_that_only_answers_pings_is_cut_after_the_idle_time() {
+        let start = Instant::now();
+        let mut observed = Observed::new(start);
+        let mut verdicts = (0..100).map(|secs| {
+            let written_bytes = 5000 + secs / 20 * 17;
+            let seen =
+                Seen { begun: 1, open: 1, owed: 1, written_bytes, multiplexed: true, ..Seen::default() };
+            (secs, observed.observe(start + Duration::from_secs(secs), &LIMITS, &seen))
+        });
+        let first = verdicts.find(|(_, verdict)| *verdict != Verdict::Keep);
+        assert_eq!(first, Some((60, Verdict::Cut)));
     }
 
     #[test]

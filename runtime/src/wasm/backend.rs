@@ -172,7 +172,7 @@ impl Backend for WasmBackend {
             Some(component) => component,
             None => {
                 let control = self.control.clone();
-                self.host.load(digest, || fetch(control, digest)).await?
+                self.host.load(&run.assigned.namespace, digest, || fetch(control, digest)).await?
             }
         };
         check_resources(&component, run.assigned.spec.limits.memory.as_bytes())?;

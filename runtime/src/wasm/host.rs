@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::component::{Component, InstancePre};
-use wharf_types::Digest;
 use wharf_types::node::ReasonKind;
 use wharf_types::world::World;
+use wharf_types::{Digest, NamespaceName};
 
 use super::app::Linked;
 use super::command::Command;
@@ -60,11 +60,16 @@ impl WasmHost {
     }
 
     /// The compiled component, from the cache or made from what `fetch` brings.
-    pub async fn load<F>(&self, digest: Digest, fetch: impl FnOnce() -> F) -> Result<Component, Failure>
+    pub async fn load<F>(
+        &self,
+        namespace: &NamespaceName,
+        digest: Digest,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<Component, Failure>
     where
         F: Future<Output = Result<Bytes, Failure>>,
     {
-        self.compiler.load(digest, fetch).await
+        self.compiler.load(namespace, digest, fetch).await
     }
 
     /// Links the component and finds its world; HTTP comes before commands, WASI 0.3 before 0.2.

@@ -53,12 +53,12 @@ pub struct StandaloneCommand {
 /// Compiles (or finds) and links `bytes`.
 pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result<Loaded, Failure> {
     let digest = Digest::of(&bytes);
-    let component = host.load(digest, || async move { Ok(bytes) }).await?;
+    let namespace = NamespaceName::default_namespace();
+    let component = host.load(&namespace, digest, || async move { Ok(bytes) }).await?;
     check_resources(&component, options.spec.limits.memory.as_bytes())?;
     let app: AppName = options.name.parse().or_else(|_| "app".parse()).map_err(
         |error: wharf_types::name::InvalidName| Failure::new(ReasonKind::Platform, error.to_string()),
     )?;
-    let namespace = NamespaceName::default_namespace();
     let guest = host.link(&component)?;
     let is_http = matches!(guest, Guest::Http(_));
     let env = options.spec.env.iter().map(|(key, value)| (key.clone(), value.clone()));
