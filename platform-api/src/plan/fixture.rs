@@ -149,7 +149,7 @@ impl Fixture {
             replaced: false,
             was_healthy: false,
             let_go: false,
-            routed: true,
+            routed: false,
         });
         self.app.instances.len() - 1
     }
