@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -18,6 +18,8 @@ use wharf_types::state::{Health, InstanceState, Wanted};
 use wharf_types::{InstanceId, NodeId};
 
 use super::fixture::{Platform, request};
+
+const HEARTBEAT: Duration = Duration::from_millis(500);
 
 pub(super) struct Worker {
     pub(super) node: NodeId,
@@ -84,10 +86,17 @@ async fn run(mut reports: Reports, body: Body, seen: Arc<Mutex<Vec<(Instant, Ass
     let mut stream = body.into_data_stream();
     let mut pending = Vec::new();
     let mut ended: HashMap<InstanceId, InstanceReport> = HashMap::new();
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
+        let again = async {
+            tokio::select! {
+                _ = heartbeat.tick() => {}
+                Ok(()) = reports.takes_routes.changed() => {}
+            }
+        };
         let chunk = tokio::select! {
             chunk = stream.next() => chunk,
-            Ok(()) = reports.takes_routes.changed() => {
+            () = again => {
                 let newest = seen.lock().unwrap().last().map(|(_, assignment)| assignment.clone());
                 if let Some(newest) = newest {
                     reports.send(&newest, &mut ended).await;
