@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 use wharf_types::{AppId, NodeId, Timestamp};
 
 use crate::context::Context;
 use crate::nodes::NodeStatus;
 use crate::operations::OperationError;
 use crate::plan::{self, RandomIds};
+use crate::store::StoreError;
 use crate::{store, view};
 use apply::Applied;
 use fleet::Fleet;
@@ -65,6 +66,7 @@ struct Reconciler {
     wakes: BTreeMap<AppId, Timestamp>,
     /// The nodes, and whether each is ready; without those that were given up.
     nodes: BTreeMap<NodeId, bool>,
+    /// The newest routes that every ready node uses.
     acknowledged: u64,
     /// Apps that have not been read since the start. None: not even listed.
     unread: Option<BTreeSet<AppId>>,
@@ -79,7 +81,7 @@ impl Reconciler {
             publisher,
             wakes: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            acknowledged: u64::MAX,
+            acknowledged: 0,
             unread: None,
         }
     }
@@ -108,8 +110,7 @@ impl Reconciler {
         for app in due {
             self.wakes.remove(&app);
             if let Err(error) = self.reconcile(app, &nodes).await {
-                warn!(app.id = %app, "cannot reconcile app {app}, trying again in {RETRY:?}: {}", chain(&error));
-                self.wakes.insert(app, plan_after(Timestamp::now(), RETRY));
+                self.failed(app, &error);
             }
         }
         // An assignment that lacks apps because they were not read yet would stop what runs.
@@ -131,7 +132,8 @@ impl Reconciler {
             .filter(|node| node.ready)
             .map(|node| node.routes_generation)
             .min()
-            .unwrap_or(u64::MAX);
+            // While nobody is there, nobody acknowledges anything.
+            .unwrap_or(self.acknowledged);
         if known != self.nodes {
             self.nodes = known;
             self.context.dirty.mark(self.fleet.apps());
@@ -178,6 +180,22 @@ impl Reconciler {
         }
         self.context.dirty.mark([id]);
         Ok(())
+    }
+
+    fn failed(&mut self, app: AppId, error: &OperationError) {
+        if let OperationError::Store(StoreError::Corrupt(_)) = error {
+            // No other app has to wait for one that cannot be read. What runs of it goes on if it was read before; else nobody knows
+            // what that is, and it ends.
+            error!(
+                app.id = %app,
+                "app {app} cannot be read and is left out until it can, restore the data directory from a backup: {}",
+                chain(error)
+            );
+            self.read(app);
+        } else {
+            warn!(app.id = %app, "cannot reconcile app {app}, trying again in {RETRY:?}: {}", chain(error));
+            self.wakes.insert(app, plan_after(Timestamp::now(), RETRY));
+        }
     }
 
     fn read(&mut self, id: AppId) {
