@@ -372,19 +372,3 @@ async fn a_deleted_app_goes_with_everything_and_its_name_is_free() {
     assert_eq!(events["items"].as_array().unwrap().last().unwrap()["kind"], "app.deleted");
     assert_eq!(platform.serve(1, quick()).await["release"], 1);
 }
-
-#[tokio::test]
-async fn the_last_twenty_releases_are_kept() {
-    let platform = Platform::start().await;
-    let _worker = Worker::join(&platform).await;
-    for number in 0..24 {
-        platform.serve(number, quick()).await;
-    }
-    let count = async || {
-        let releases = platform.get(&format!("{HELLO}/releases")).await;
-        (releases["items"].as_array().unwrap().len() == 20).then_some(())
-    };
-    eventually("twenty are left", count).await;
-    let reply = platform.call(Method::POST, &format!("{HELLO}/rollback"), json!({"release": 2})).await;
-    reply.refuses(404, "not_found", &["5 to 24"]);
-}
