@@ -124,7 +124,6 @@ pub struct InstanceView {
 #[derive(Clone, Debug)]
 pub struct NodeView {
     pub id: NodeId,
-    pub hostname: String,
     /// Whether its lease is valid now.
     pub ready: bool,
     /// Memory that no instance has reserved, in octets.

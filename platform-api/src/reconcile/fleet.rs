@@ -83,7 +83,6 @@ impl Fleet {
             let reserved = self.reserved.get(&node.id).copied().unwrap_or_default();
             NodeView {
                 id: node.id,
-                hostname: node.registration.hostname.clone(),
                 ready: node.ready,
                 memory_free_bytes: node.registration.memory_bytes.saturating_sub(reserved.memory_bytes),
                 instances: reserved.instances,
