@@ -162,6 +162,11 @@ impl InstanceView {
         self.reason.as_ref().filter(|reason| failed && reason.kind != ReasonKind::Platform)
     }
 
+    /// The number of its slot as people count, from 1; in here slots begin with 0.
+    pub(crate) fn slot_number(&self) -> u32 {
+        self.slot.saturating_add(1)
+    }
+
     /// Orders instances from the oldest to the newest.
     pub(crate) fn age(&self) -> (Timestamp, InstanceId) {
         (self.created_at, self.id)
