@@ -44,7 +44,7 @@ pub fn plan(now: Timestamp, app: &AppView, nodes: &[NodeView], ids: &mut dyn IdS
 }
 
 /// Everything that a decision about one app needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppView {
     pub id: AppId,
     pub namespace: NamespaceName,
@@ -67,7 +67,7 @@ pub struct AppView {
     pub instances: Vec<InstanceView>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseView {
     pub id: ReleaseId,
     pub number: u64,
@@ -78,7 +78,7 @@ pub struct ReleaseView {
     pub routes: Vec<RoutePattern>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RolloutView {
     pub id: RolloutId,
     pub from: Option<ReleaseId>,
@@ -97,7 +97,7 @@ pub struct RolloutView {
     pub monitoring_since: Option<Timestamp>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceView {
     pub id: InstanceId,
     pub release: ReleaseId,
@@ -124,7 +124,6 @@ pub struct InstanceView {
 #[derive(Clone, Debug)]
 pub struct NodeView {
     pub id: NodeId,
-    pub hostname: String,
     /// Whether its lease is valid now.
     pub ready: bool,
     /// Memory that no instance has reserved, in octets.

@@ -63,6 +63,9 @@ impl From<sqlx::Error> for StoreError {
                 return Self::Taken;
             }
         }
+        if matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) {
+            return Self::Corrupt(error.to_string());
+        }
         Self::Database(error)
     }
 }

@@ -8,6 +8,7 @@ mod fixture;
 mod going_away;
 mod input;
 mod keyvalue;
+mod migrating;
 mod opening;
 mod streams;
 mod worker;

@@ -216,7 +216,7 @@ impl Loaded {
             .iter()
             .map(|instance| InstanceInfo {
                 id: instance.id,
-                slot: instance.slot,
+                slot: instance.slot_number(),
                 release: self.releases.get(&instance.release).map_or(0, |release| release.number),
                 node: instance.node,
                 wanted: instance.wanted,

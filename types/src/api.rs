@@ -215,6 +215,7 @@ pub struct AppInfo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct InstanceInfo {
     pub id: InstanceId,
+    /// Position 1..replicas of the app; survives replacement.
     pub slot: u32,
     pub release: u64,
     pub node: Option<NodeId>,

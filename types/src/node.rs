@@ -49,7 +49,7 @@ pub struct AssignedInstance {
     pub app: AppName,
     /// Number of the release.
     pub release: u64,
-    /// Position 0..replicas of the app; survives replacement.
+    /// Position in the app; survives replacement. Counted from 0 here, and from 1 where people read it.
     pub slot: u32,
     pub artifact: Digest,
     pub world: World,

@@ -107,7 +107,8 @@ async fn tell_failure(
     let release = context.releases.get(conn, &app, instance.view.release).await?;
     let number = release.map_or_else(|| "?".to_owned(), |release| release.number.to_string());
     let why = reason.map_or("no reason was reported", |reason| reason.message.as_str());
-    let message = format!("the instance of release {number} in slot {} failed: {why}", instance.view.slot);
+    let message =
+        format!("the instance of release {number} in slot {} failed: {why}", instance.view.slot_number());
     store::event::append(conn, &app.namespace, Some(&app.name), "instance.failed", &message, now).await?;
     Ok(())
 }

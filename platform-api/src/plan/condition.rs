@@ -66,7 +66,11 @@ pub fn explain(
                 because.push(sentence(&reason.message));
                 advice.push(advise(app, reason.kind));
             } else if let Some(waiting) = newest_waiting(app) {
-                because.push(format!("The instance in slot {} is {}.", waiting.slot, progress(waiting)));
+                because.push(format!(
+                    "The instance in slot {} is {}.",
+                    waiting.slot_number(),
+                    progress(waiting)
+                ));
             }
         }
     }

@@ -27,7 +27,6 @@ pub(super) struct Fixture {
 pub(super) fn node(id: u128, free_mib: u64) -> NodeView {
     NodeView {
         id: NodeId::from_uuid(Uuid::from_u128(id)),
-        hostname: format!("node{id}"),
         ready: true,
         memory_free_bytes: free_mib << 20,
         instances: 0,
@@ -149,7 +148,7 @@ impl Fixture {
             replaced: false,
             was_healthy: false,
             let_go: false,
-            routed: true,
+            routed: false,
         });
         self.app.instances.len() - 1
     }

@@ -66,13 +66,7 @@ fn run(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> bo
         rollout.progressed_at
     };
     // Whoever is told that the release serves may send a request at once, so every ingress must know the way by then.
-    let routed = !target.world.is_http()
-        || draft
-            .app
-            .instances
-            .iter()
-            .filter(|instance| instance.is_ready_for(target))
-            .all(|instance| instance.routed);
+    let routed = !target.world.is_http() || draft.app.slots_routed(target).iter().all(|routed| *routed);
     if slots_ready.iter().all(|ready| *ready) && routed {
         return serve(draft, rollout, target);
     }
@@ -232,7 +226,10 @@ fn fails_in_service(app: &AppView, since: Timestamp, target: &ReleaseView) -> Op
 fn unhealthy(instance: &InstanceView) -> Reason {
     Reason {
         kind: ReasonKind::Probe,
-        message: format!("the instance in slot {} stopped answering its health check", instance.slot),
+        message: format!(
+            "the instance in slot {} stopped answering its health check",
+            instance.slot_number()
+        ),
     }
 }
 
@@ -271,11 +268,18 @@ fn stalled(draft: &Draft<'_>, target: &ReleaseView) -> Reason {
     {
         Some(instance) if instance.state == InstanceState::Running => waited(
             ReasonKind::Probe,
-            &format!("the instance in slot {} runs, but has not passed its health check", instance.slot),
+            &format!(
+                "the instance in slot {} runs, but has not passed its health check",
+                instance.slot_number()
+            ),
         ),
         Some(instance) => waited(
             ReasonKind::Platform,
-            &format!("the instance in slot {} is still {}", instance.slot, instance.state.as_str()),
+            &format!("the instance in slot {} is still {}", instance.slot_number(), instance.state.as_str()),
+        ),
+        None if ready.iter().all(|ready| *ready) => waited(
+            ReasonKind::Platform,
+            "every slot is ready, but an ingress has not taken up the routes to it yet",
         ),
         None => waited(ReasonKind::Platform, "some slots have no instance"),
     }

@@ -31,6 +31,7 @@ enum Step {
     Crash(usize),
     PlatformFailure(usize),
     Unhealthy(usize),
+    /// Every ingress takes up routes with an instance, or without it.
     Acknowledge(usize),
     NodeGoes(usize),
     LeaseExpires(usize),
@@ -163,12 +164,18 @@ impl Simulation {
                 if let Some(index) =
                     self.choose(at, |instance| self.is_tended(instance) && instance.is_healthy())
                 {
-                    self.fixture.app.instances[index].health = Health::Unhealthy;
+                    let instance = &mut self.fixture.app.instances[index];
+                    (instance.health, instance.routed) = (Health::Unhealthy, false);
                 }
             }
             Step::Acknowledge(at) => {
-                if let Some(index) = self.choose(at, |instance| instance.wanted == Wanted::Unroute) {
-                    self.fixture.app.instances[index].let_go = true;
+                let waits = |instance: &InstanceView| {
+                    instance.wanted == Wanted::Unroute || (instance.is_healthy() && !instance.routed)
+                };
+                if let Some(index) = self.choose(at, waits) {
+                    let instance = &mut self.fixture.app.instances[index];
+                    instance.let_go |= instance.wanted == Wanted::Unroute;
+                    instance.routed |= instance.is_healthy();
                 }
             }
             Step::NodeGoes(index) => self.present[index] = false,
@@ -205,7 +212,12 @@ impl Simulation {
             InstanceState::Starting if is_bad => self.crash(index),
             InstanceState::Starting => instance.state = InstanceState::Running,
             InstanceState::Running if is_failing && instance.is_healthy() => self.crash(index),
-            _ => self.fixture.make_ready(index),
+            _ => {
+                // That the ingresses know the way to it is another step.
+                let routed = instance.routed;
+                self.fixture.make_ready(index);
+                self.fixture.app.instances[index].routed = routed;
+            }
         }
     }
 
@@ -251,6 +263,15 @@ impl Simulation {
             let target = app.target.as_ref().map(|target| target.id);
             let ends = [Some(rollout.to), rollout.from, stable, None];
             assert!(ends.contains(&target), "a rollout ends in the new release or the one before");
+        }
+        let served =
+            |change: &Change| matches!(change, Change::SetRollout { state: RolloutState::Monitoring, .. });
+        if let Some(target) = app.target.as_ref().filter(|_| changes.changes.iter().any(served)) {
+            let routed = app.slots_routed(target);
+            assert!(
+                routed.iter().all(|routed| *routed),
+                "it is said to serve before the ingresses know the way"
+            );
         }
         for change in &changes.changes {
             match change {

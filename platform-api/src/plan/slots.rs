@@ -94,7 +94,12 @@ fn slots(app: &AppView, target: &ReleaseView) -> Vec<Slot> {
     // Whoever is nearest to serving stays; among equals the oldest, which has proved itself longest.
     let rank = |index: &usize| {
         let instance = &app.instances[*index];
-        (instance.is_healthy(), instance.state, Reverse(instance.age()))
+        (
+            instance.is_healthy(),
+            instance.is_healthy() && instance.routed,
+            instance.state,
+            Reverse(instance.age()),
+        )
     };
     for (index, instance) in app.instances.iter().enumerate() {
         let Some(slot) = slots.get_mut(instance.slot as usize) else { continue };

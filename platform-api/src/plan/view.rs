@@ -49,7 +49,14 @@ impl AppView {
         self.slots_where(|instance| self.is_current(instance, release) && self.serves(instance, release))
     }
 
-    /// The same by any instances, also those that a restart is about to replace.
+    /// Of these the slots that every ingress knows the way to.
+    pub(crate) fn slots_routed(&self, release: &ReleaseView) -> Vec<bool> {
+        self.slots_where(|instance| {
+            instance.routed && self.is_current(instance, release) && instance.is_ready_for(release)
+        })
+    }
+
+    /// Which of them it serves by any instances, also those that a restart is about to replace.
     pub(crate) fn slots_served(&self, release: &ReleaseView) -> Vec<bool> {
         self.slots_where(|instance| self.serves(instance, release))
     }
@@ -153,6 +160,11 @@ impl InstanceView {
     pub(crate) fn own_failure(&self) -> Option<&Reason> {
         let failed = self.state == InstanceState::Failed && self.wanted == Wanted::Run;
         self.reason.as_ref().filter(|reason| failed && reason.kind != ReasonKind::Platform)
+    }
+
+    /// The number of its slot as people count, from 1; in here slots begin with 0.
+    pub(crate) fn slot_number(&self) -> u32 {
+        self.slot.saturating_add(1)
     }
 
     /// Orders instances from the oldest to the newest.

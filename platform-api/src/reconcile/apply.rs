@@ -39,7 +39,7 @@ pub(super) async fn apply(
         apply_one(&mut tx, app, view, change, now).await?;
     }
     if !deleted && changes.changes.iter().any(ends_rollout) {
-        clean_up(&mut tx, context, app).await?;
+        clean_up(&mut tx, context, app, now).await?;
     }
     tx.commit().await?;
     if deleted {
@@ -113,9 +113,15 @@ fn ends_rollout(change: &Change) -> bool {
     matches!(change, Change::SetRollout { state, .. } if state.is_final())
 }
 
-/// Forgets releases that are too old, and gives up routes that lead to no release in use.
-async fn clean_up(conn: &mut Conn, context: &Context, id: AppId) -> Result<(), OperationError> {
-    store::release::prune(conn, id).await?;
+/// Forgets releases and rollouts that are too old, and gives up routes that lead to no release in use.
+async fn clean_up(
+    conn: &mut Conn,
+    context: &Context,
+    id: AppId,
+    now: Timestamp,
+) -> Result<(), OperationError> {
+    store::release::prune(conn, id, now).await?;
+    store::rollout::prune(conn, id).await?;
     let Some(app) = store::app::get(conn, id).await? else { return Ok(()) };
     let mut used: Vec<ReleaseId> = app.target_release.into_iter().chain(app.stable_release).collect();
     if used.is_empty() {

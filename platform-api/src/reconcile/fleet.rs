@@ -16,6 +16,8 @@ pub(super) struct Fleet {
     releases: Vec<HashMap<ReleaseId, Arc<ReleaseView>>>,
     index: HashMap<AppId, usize>,
     reserved: BTreeMap<NodeId, Reserved>,
+    /// Whether a view differs from what was published last.
+    changed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +29,11 @@ struct Reserved {
 impl Fleet {
     pub(super) fn put(&mut self, loaded: Loaded) {
         let Loaded { view, releases, .. } = loaded;
+        if self.view(view.id) == Some(&view) {
+            return;
+        }
         self.remove(view.id);
+        self.changed = true;
         self.index.insert(view.id, self.views.len());
         self.views.push(view);
         self.releases.push(releases);
@@ -39,6 +45,7 @@ impl Fleet {
 
     pub(super) fn remove(&mut self, id: AppId) {
         let Some(at) = self.index.remove(&id) else { return };
+        self.changed = true;
         self.account(at, |reserved, memory| {
             reserved.memory_bytes = reserved.memory_bytes.saturating_sub(memory);
             reserved.instances = reserved.instances.saturating_sub(1);
@@ -52,6 +59,15 @@ impl Fleet {
 
     pub(super) fn view(&self, id: AppId) -> Option<&AppView> {
         self.views.get(*self.index.get(&id)?)
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Call when the nodes are told of all this.
+    pub(super) fn published(&mut self) {
+        self.changed = false;
     }
 
     pub(super) fn views(&self) -> &[AppView] {
@@ -83,7 +99,6 @@ impl Fleet {
             let reserved = self.reserved.get(&node.id).copied().unwrap_or_default();
             NodeView {
                 id: node.id,
-                hostname: node.registration.hostname.clone(),
                 ready: node.ready,
                 memory_free_bytes: node.registration.memory_bytes.saturating_sub(reserved.memory_bytes),
                 instances: reserved.instances,

@@ -1,13 +1,10 @@
-//! Counters, and the log of changes: every transaction that changes an app draws a revision here.
+//! Counters: every transaction that changes an app draws a revision here.
 //!
 //! The row of a counter stays locked until the transaction ends, so revisions become visible in their order.
 
 use wharf_types::{AppId, Timestamp};
 
 use super::{Conn, Result};
-
-/// Changes that stay in the log.
-const KEPT: i64 = 10_000;
 
 /// Adds one to a counter and returns it.
 pub(crate) async fn count(conn: &mut Conn, counter: &'static str) -> Result<i64> {
@@ -22,12 +19,6 @@ pub(crate) async fn count(conn: &mut Conn, counter: &'static str) -> Result<i64>
 /// Records that an app, its instances or its rollout changed.
 pub(crate) async fn touch(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<i64> {
     let revision = count(conn, "revision").await?;
-    sqlx::query("INSERT INTO change (revision, app) VALUES ($1, $2)")
-        .bind(revision)
-        .bind(app.to_string())
-        .execute(&mut *conn)
-        .await?;
-    sqlx::query("DELETE FROM change WHERE revision <= $1").bind(revision - KEPT).execute(&mut *conn).await?;
     sqlx::query("UPDATE app SET revision = $2, updated_at = $3 WHERE id = $1")
         .bind(app.to_string())
         .bind(revision)

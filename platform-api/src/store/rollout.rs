@@ -11,6 +11,9 @@ use super::codec::{
 use super::{Conn, Result};
 use crate::plan::RolloutView;
 
+/// Rollouts that are kept of an app.
+const KEPT: i64 = 100;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Rollout {
     pub(crate) view: RolloutView,
@@ -181,6 +184,20 @@ pub(crate) async fn supersede(conn: &mut Conn, app: AppId, now: Timestamp) -> Re
         .bind(FINAL)
         .execute(conn)
         .await?;
+    Ok(done.rows_affected())
+}
+
+/// Forgets all but the newest rollouts of an app, as far as they have ended.
+pub(crate) async fn prune(conn: &mut Conn, app: AppId) -> Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM rollout WHERE app = $1 AND state >= $2 AND id NOT IN (
+             SELECT id FROM rollout WHERE app = $1 ORDER BY started_at DESC, id DESC LIMIT $3)",
+    )
+    .bind(app.to_string())
+    .bind(FINAL)
+    .bind(KEPT)
+    .execute(conn)
+    .await?;
     Ok(done.rows_affected())
 }
 

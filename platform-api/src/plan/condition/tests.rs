@@ -38,7 +38,7 @@ fn a_rollout_is_deploying_until_every_slot_serves() {
     assert_eq!(word(&fixture), AppCondition::Deploying);
     assert_eq!(
         because(&fixture),
-        "It is moving to release 2: 0 of 1 slots are ready on it. The instance in slot 0 is waiting for its worker to take it up."
+        "It is moving to release 2: 0 of 1 slots are ready on it. The instance in slot 1 is waiting for its worker to take it up."
     );
     fixture.make_all_ready(2);
     fixture.plan();

@@ -82,6 +82,21 @@ fn a_release_serves_only_when_every_ingress_knows_the_way() {
 }
 
 #[test]
+fn an_ingress_that_takes_up_no_routes_is_named_as_what_is_waited_for() {
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy(1);
+    fixture.plan();
+    fixture.make_ready(0);
+    fixture.app.instances[0].routed = false;
+    fixture.plan();
+    fixture.wait(60);
+    assert_eq!(
+        failure(&fixture.plan()),
+        "no further instance became ready within 1m: every slot is ready, but an ingress has not taken up the routes to it yet"
+    );
+}
+
+#[test]
 fn the_time_that_compiling_takes_is_not_held_against_a_release() {
     let mut fixture = Fixture::empty(1);
     fixture.deploy(1);
@@ -193,7 +208,7 @@ fn a_rollout_without_progress_fails_and_says_what_it_waited_for() {
     let changes = fixture.plan();
     assert_eq!(
         failure(&changes),
-        "no further instance became ready within 1m: the instance in slot 0 runs, but has not passed its health check"
+        "no further instance became ready within 1m: the instance in slot 1 runs, but has not passed its health check"
     );
     assert_eq!(rolls_back_to(&changes), Some(1));
     assert_eq!((fixture.wanted(1), fixture.wanted(2)), (1, 0));
@@ -263,7 +278,7 @@ fn a_failure_before_the_monitoring_does_not_count_in_it() {
 fn an_unhealthy_instance_while_monitored_fails_the_rollout() {
     let mut fixture = monitored(1);
     fixture.app.instances[1].health = Health::Unhealthy;
-    assert_eq!(failure(&fixture.plan()), "the instance in slot 0 stopped answering its health check");
+    assert_eq!(failure(&fixture.plan()), "the instance in slot 1 stopped answering its health check");
 }
 
 #[test]
