@@ -158,6 +158,8 @@ check_all() {
     for app in "${HTTP_APPS[@]}"; do check "$(url "$app") answers" 200 "$(status_of "$app" "")"; done
     check "ticker prints" "*tick*" "$(eventually '*tick*' "$WHARF" logs ticker)"
 
+    check "stream calls hello" "Hello from WASI 0.2" "$(ask stream "fetch?url=http://hello.internal/")"
+
     "$WHARF" scale hello 3 >>"$log" 2>&1 || true
     check "hello runs three times" "*3 of 3 replicas ready*" "$(eventually '*3 of 3 replicas ready*' "$WHARF" status hello)"
 

@@ -43,7 +43,7 @@ macro_rules! __http_app_p2 {
                 }
             }
 
-    wasip2::http::proxy::export!(App with_types_in wasip2);
+            wasip2::http::proxy::export! { App with_types_in wasip2 }
         };
     };
 }

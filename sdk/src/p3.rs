@@ -43,7 +43,7 @@ macro_rules! __http_app_p3 {
                 }
             }
 
-    wasip3::http::service::export!(App with_types_in wasip3);
+            wasip3::http::service::export! { App with_types_in wasip3 }
         };
     };
 }

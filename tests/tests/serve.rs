@@ -89,6 +89,21 @@ async fn a_body_of_many_megabytes_arrives_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_arrives_whole_from_a_guest_that_computes_for_long_before_it_and_within_it() {
+    // Such a guest changes threads, in the midst of its request and of its body: no waking may be lost on the way.
+    const OCTETS: usize = 2_000_000;
+    let platform = platform_with_stream().await;
+    let path = format!("/work?ms=50&n={OCTETS}");
+    for at_once in [1, 1, 8] {
+        let replies = (0..at_once).map(|_| within(SHORT, "the whole body", platform.get("stream", &path)));
+        for reply in futures::future::join_all(replies).await {
+            let reply = reply.unwrap();
+            assert_eq!((reply.status.as_u16(), reply.body.len()), (200, OCTETS));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_host_is_404_and_never_another_app() {
     let platform = platform_with_stream().await;
     for hostname in

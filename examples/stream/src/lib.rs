@@ -1,6 +1,7 @@
 //! Streams bodies in both directions, chunk by chunk and with trailers.
 
-use std::time::Duration;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use futures_lite::stream;
 use http_body::Frame;
@@ -17,10 +18,12 @@ GET  /                  this text
 GET  /count?n=N&ms=M    N lines (default 10), one each M milliseconds (default 100)
 GET  /events?n=N&ms=M   the same as server-sent events
 GET  /bytes?n=N         N octets (default 1048576) in chunks of 64 KiB
+GET  /work?n=N&ms=M     the same after computing for M milliseconds (default 50), which it does again halfway
 GET  /trailers          a body, then the trailer x-lines
 POST /echo              the request's body as it comes, with its trailers
 POST /sum               the length of the request's body
 GET  /headers           the request's headers as they came, one a line
+GET  /fetch?url=URL     the body of another server, as it comes; outbound.allow has to grant it
 ";
 
 async fn serve(request: Request) -> Result<Response> {
@@ -35,7 +38,12 @@ async fn serve(request: Request) -> Result<Response> {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             Ok(response)
         }
-        "/bytes" => Ok(Response::new(octets(number(&uri, "n").unwrap_or(1 << 20)))),
+        "/bytes" => Ok(Response::new(octets(number(&uri, "n").unwrap_or(1 << 20), || ()))),
+        "/work" => {
+            let time = Duration::from_millis(number(&uri, "ms").unwrap_or(50));
+            compute(time);
+            Ok(Response::new(octets(number(&uri, "n").unwrap_or(1 << 20), move || compute(time))))
+        }
         "/trailers" => trailers(),
         "/echo" => Ok(Response::new(request.into_body())),
         "/sum" => {
@@ -48,12 +56,15 @@ async fn serve(request: Request) -> Result<Response> {
                 lines.map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
             Ok(Response::new(lines.collect::<String>().into()))
         }
-        path => {
-            let mut response = Response::new(format!("there is nothing at {path}\n").into());
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            Ok(response)
-        }
+        "/fetch" => Ok(fetch(&uri).await),
+        path => Ok(refusal(StatusCode::NOT_FOUND, format!("there is nothing at {path}\n"))),
     }
+}
+
+fn refusal(status: StatusCode, text: String) -> Response {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    response
 }
 
 /// A number in the query, `?name=12`.
@@ -77,13 +88,44 @@ fn ticking(uri: &Uri, text: fn(u64) -> String) -> Body {
     }))
 }
 
-/// As many octets as asked for, without ever holding more than one chunk of them.
-fn octets(count: u64) -> Body {
+/// As many octets as asked for, without ever holding more than one chunk of them. Does something else halfway.
+fn octets(count: u64, halfway: impl Fn() + Send + 'static) -> Body {
     const CHUNK: usize = 64 << 10;
-    Body::from_stream(stream::unfold(count, |left| async move {
+    Body::from_stream(stream::unfold((count, halfway), move |(left, halfway)| async move {
         let length = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        (length > 0).then(|| (Ok::<_, Error>(vec![b'x'; length]), left - length as u64))
+        let then = left - length as u64;
+        if left > count / 2 && then <= count / 2 {
+            halfway();
+        }
+        (length > 0).then(|| (Ok::<_, Error>(vec![b'x'; length]), (then, halfway)))
     }))
+}
+
+/// Uses the CPU without a pause.
+fn compute(time: Duration) {
+    let since = Instant::now();
+    while since.elapsed() < time {
+        (0..10_000_u64).for_each(|number| {
+            black_box(number);
+        });
+    }
+}
+
+/// What another server answers, passed on.
+async fn fetch(uri: &Uri) -> Response {
+    let Some(url) = uri.query().and_then(|query| query.strip_prefix("url=")) else {
+        return refusal(StatusCode::BAD_REQUEST, "/fetch needs ?url=URL\n".to_owned());
+    };
+    match p2::get(url).await {
+        Ok(response) => {
+            // Its header fields are about its connection, not ours.
+            let status = response.status();
+            let mut answer = Response::new(response.into_body());
+            *answer.status_mut() = status;
+            answer
+        }
+        Err(error) => refusal(StatusCode::BAD_GATEWAY, format!("could not fetch {url}: {error:#}\n")),
+    }
 }
 
 fn trailers() -> Result<Response> {
