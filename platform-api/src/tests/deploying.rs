@@ -37,7 +37,6 @@ async fn a_release_comes_into_service_and_has_a_url() {
     let begun = Instant::now();
     let deployed = platform.serve(0, quick()).await;
     let (arrived, _) = worker.assignments()[before];
-    println!("from the request to the assignment: {:?}", arrived - begun);
     assert!(arrived - begun < Duration::from_secs(1));
 
     assert_eq!(deployed["url"], "http://hello.default.localhost:8080/");
