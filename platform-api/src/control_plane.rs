@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use wharf_types::api::Role;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
-use crate::artifacts::LocalArtifacts;
+use crate::artifacts::{LocalArtifacts, collect};
 use crate::context::{Context, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
@@ -93,6 +93,7 @@ impl ControlPlane {
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
         let reconciler = reconciler.map(|ended| ended.is_ok()).shared();
+        let collector = tokio::spawn(collect::run(self.context.clone(), shutdown.clone()));
         let server = listener::serve(listener, self.router(), shutdown.clone());
         let forced = async {
             shutdown.cancelled().await;
@@ -119,6 +120,9 @@ impl ControlPlane {
         self.context.shutdown.cancel();
         if !reconciler.await {
             warn!("the reconciler ended by a panic");
+        }
+        if collector.await.is_err() {
+            warn!("giving up unused artifacts ended by a panic");
         }
         self.context.store.close().await;
         info!("the control plane has stopped");

@@ -4,7 +4,7 @@
 mod access;
 mod deploying;
 mod durability;
-mod fixture;
+pub(crate) mod fixture;
 mod input;
 mod keyvalue;
 mod opening;
