@@ -90,7 +90,7 @@ fn follow(context: Arc<Context>, namespace: NamespaceName, app: Option<AppName>,
                     let full = page.len() as i64 == PAGE;
                     for event in page {
                         seen = event.seq;
-                        yield sse::event("event", seen, &event);
+                        yield sse::event("event", Some(seen), &event);
                     }
                     if full {
                         continue;
