@@ -64,6 +64,9 @@ pub(super) async fn remove(
         let detail = format!("the namespace `{name}` still has {} apps; delete them first", namespace.apps);
         return Err(ApiError::new(ProblemCode::Conflict, detail));
     }
+    // What is kept by name must not be found by the next namespace that has it. Its apps, and so their logs, are gone.
+    store::event::delete(&mut tx, &name).await?;
+    context.logs.remove_namespace(&name).await;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
