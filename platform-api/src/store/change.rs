@@ -22,32 +22,40 @@ pub(crate) async fn count(conn: &mut Conn, counter: &'static str) -> Result<i64>
 /// Records that an app, its instances or its rollout changed.
 pub(crate) async fn touch(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<i64> {
     let revision = count(conn, "revision").await?;
-    sqlx::query("INSERT INTO change (revision, app) VALUES ($1, $2)")
-        .bind(revision)
-        .bind(app.to_string())
-        .execute(&mut *conn)
-        .await?;
-    sqlx::query("DELETE FROM change WHERE revision <= $1").bind(revision - KEPT).execute(&mut *conn).await?;
     sqlx::query("UPDATE app SET revision = $2, updated_at = $3 WHERE id = $1")
         .bind(app.to_string())
         .bind(revision)
         .bind(now.as_microsecond())
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    record(conn, app, revision).await?;
     Ok(revision)
 }
 
-/// Like [`touch`], but only if nobody touched the app since `seen`.
+/// Like [`touch`], but only if nobody touched the app since `seen`. After `false` there is nothing to commit.
 pub(crate) async fn touch_if(conn: &mut Conn, app: AppId, seen: i64, now: Timestamp) -> Result<bool> {
-    let done = sqlx::query("UPDATE app SET updated_at = $3 WHERE id = $1 AND revision = $2")
+    // The counter first, as everywhere: transactions that lock the same rows in another order wait for each other in vain.
+    let revision = count(conn, "revision").await?;
+    let done = sqlx::query("UPDATE app SET revision = $3, updated_at = $4 WHERE id = $1 AND revision = $2")
         .bind(app.to_string())
         .bind(seen)
+        .bind(revision)
         .bind(now.as_microsecond())
         .execute(&mut *conn)
         .await?;
     if done.rows_affected() == 0 {
         return Ok(false);
     }
-    touch(conn, app, now).await?;
+    record(conn, app, revision).await?;
     Ok(true)
+}
+
+async fn record(conn: &mut Conn, app: AppId, revision: i64) -> Result<()> {
+    sqlx::query("INSERT INTO change (revision, app) VALUES ($1, $2)")
+        .bind(revision)
+        .bind(app.to_string())
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("DELETE FROM change WHERE revision <= $1").bind(revision - KEPT).execute(conn).await?;
+    Ok(())
 }
