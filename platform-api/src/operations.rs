@@ -6,10 +6,12 @@ pub(crate) mod report;
 pub(crate) mod routes;
 
 mod deploy;
+mod once;
 mod rollback;
 mod settings;
 
-pub(crate) use deploy::{Deploy, deploy};
+pub(crate) use deploy::deploy;
+pub(crate) use once::Once;
 pub(crate) use rollback::rollback;
 pub(crate) use settings::{delete, patch_env, restart, scale};
 
@@ -53,6 +55,8 @@ pub(crate) struct Asked {
     pub(crate) by: String,
     /// From `If-Match`: the revision that the app must have.
     pub(crate) revision: Option<i64>,
+    /// From `Idempotency-Key`.
+    pub(crate) once: Option<Once>,
     pub(crate) now: Timestamp,
 }
 

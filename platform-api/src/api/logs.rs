@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use axum::Json as Reply;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tracing::warn;
 use wharf_types::api::Page;
 use wharf_types::log::LogRecord;
 
-use super::apps::{self, AppPath};
-use super::extract::{Path, Query, accepts_events, last_event_id};
-use super::{ApiResult, sse};
+use super::extract::{Delivery, Path, Query};
+use super::wish::AppPath;
+use super::{ApiResult, apps, sse};
 use crate::context::Context;
 
 const TAIL: usize = 100;
@@ -28,19 +27,19 @@ pub(super) async fn show(
     State(context): State<Arc<Context>>,
     Path(path): Path<AppPath>,
     Query(query): Query<LogsQuery>,
-    headers: HeaderMap,
+    delivery: Delivery<u64>,
 ) -> ApiResult<Response> {
     apps::load(&context, &path).await?;
     let (namespace, app) = path;
     let since = query.since_release.unwrap_or(0);
     let tail = query.tail.unwrap_or(TAIL);
     let accept = move |record: &LogRecord| record.release >= since;
-    if !accepts_events(&headers) {
+    let Delivery::Stream { last_event_id } = delivery else {
         let records = context.logs.tail(&namespace, &app, tail, accept).await?;
         let items = records.into_iter().map(|positioned| positioned.record).collect();
         return Ok(Reply(Page { items, next_cursor: None }).into_response());
-    }
-    let mut follower = context.logs.follow(&namespace, &app, last_event_id(&headers), tail, accept).await?;
+    };
+    let mut follower = context.logs.follow(&namespace, &app, last_event_id, tail, accept).await?;
     let records = async_stream::stream! {
         loop {
             match follower.next().await {

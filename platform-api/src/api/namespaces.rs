@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json as Reply};
 use wharf_types::api::{CreateNamespace, NamespaceInfo, Page};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceName, Timestamp};
@@ -35,7 +35,7 @@ pub(super) async fn create(
 
 pub(super) async fn list(
     State(context): State<Arc<Context>>,
-    Extension(identity): Extension<Identity>,
+    identity: Identity,
 ) -> ApiResult<Reply<Page<NamespaceInfo>>> {
     let mut tx = context.store.read().await?;
     let reachable = |namespace: &Namespace| identity.namespace().is_none_or(|bound| *bound == namespace.name);

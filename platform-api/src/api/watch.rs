@@ -6,9 +6,9 @@ use axum::extract::State;
 use axum::response::Response;
 use tracing::warn;
 
-use super::apps::{self, AppPath};
 use super::extract::Path;
-use super::{ApiResult, sse};
+use super::wish::AppPath;
+use super::{ApiResult, apps, sse};
 use crate::context::Context;
 use crate::reconcile::chain;
 use crate::view;

@@ -7,44 +7,28 @@ use wharf_types::problem::ProblemCode;
 use wharf_types::spec::AppSpec;
 use wharf_types::{Problem, ReleaseId, RolloutId};
 
-use super::{Asked, Result, check_app, current_release, deployed, problem, routes, start_rollout};
+use super::{Asked, Result, check_app, current_release, deployed, once, problem, routes, start_rollout};
 use crate::context::Context;
 use crate::store::app::App;
 use crate::store::artifact::Artifact;
-use crate::store::idempotency::Found;
 use crate::store::release::Release;
 use crate::store::{self, Conn};
 use crate::view;
 
-/// A `POST …/releases`.
-pub(crate) struct Deploy {
-    pub(crate) request: CreateRelease,
-    /// From `Idempotency-Key`: the key, and a hash of the whole request.
-    pub(crate) idempotency: Option<(String, String)>,
-}
-
-pub(crate) async fn deploy(context: &Context, asked: &Asked, deploy: Deploy) -> Result<Deployed> {
+pub(crate) async fn deploy(context: &Context, asked: &Asked, request: CreateRelease) -> Result<Deployed> {
     let mut tx = context.store.write().await?;
-    let app = find_or_create(&mut tx, asked).await?;
-    if let Some((key, hash)) = &deploy.idempotency {
-        match store::idempotency::find(&mut tx, app.id, key, hash).await? {
-            Some(Found::Reply(reply)) => return Ok(*reply),
-            Some(Found::Other) => {
-                let detail =
-                    format!("the Idempotency-Key `{key}` was used for another request; choose a new one");
-                return problem(ProblemCode::Conflict, detail);
-            }
-            None => {}
-        }
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
     }
+    let app = find_or_create(&mut tx, asked).await?;
     check_app(&app, asked)?;
-    let digest = deploy.request.artifact;
+    let digest = request.artifact;
     let Some(artifact) = store::artifact::find(&mut tx, app.namespace_id, digest).await? else {
         let detail = format!("the namespace `{}` has no artifact {digest}; push it first", app.namespace);
         return problem(ProblemCode::NotFound, detail);
     };
     let before = current_release(&mut tx, &app).await?;
-    let (spec, replicas) = settle(&app, before.as_ref(), deploy.request);
+    let (spec, replicas) = settle(&app, before.as_ref(), request);
     spec.validate().map_err(|error| Problem::new(ProblemCode::InvalidSpec, error.to_string()))?;
     if !app.replicas_override {
         store::app::set_replicas(&mut tx, app.id, replicas, false).await?;
@@ -52,9 +36,7 @@ pub(crate) async fn deploy(context: &Context, asked: &Asked, deploy: Deploy) -> 
     let new = New { spec, artifact: &artifact, cause: "deploy" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
-    if let Some((key, hash)) = &deploy.idempotency {
-        store::idempotency::put(&mut tx, app.id, key, hash, &reply, asked.now).await?;
-    }
+    once::remember(&mut tx, app.id, asked, &reply).await?;
     tx.commit().await?;
     context.changed(app.id);
     Ok(reply)

@@ -3,7 +3,7 @@
 use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
 
-use super::{Asked, Result, current_release, deployed, find_app, problem, routes, start_rollout};
+use super::{Asked, Result, current_release, deployed, find_app, once, problem, routes, start_rollout};
 use crate::context::Context;
 use crate::store::app::App;
 use crate::store::release::Release;
@@ -12,6 +12,9 @@ use crate::view;
 
 pub(crate) async fn rollback(context: &Context, asked: &Asked, number: Option<u64>) -> Result<Deployed> {
     let mut tx = context.store.write().await?;
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
+    }
     let app = find_app(&mut tx, asked).await?;
     let release = choose(&mut tx, &app, number).await?;
     let Some(artifact) = store::artifact::get(&mut tx, release.artifact).await? else {
@@ -28,6 +31,7 @@ pub(crate) async fn rollback(context: &Context, asked: &Asked, number: Option<u6
     store::event::append(&mut tx, &app.namespace, Some(&app.name), "rollback.started", &message, asked.now)
         .await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
+    once::remember(&mut tx, app.id, asked, &reply).await?;
     tx.commit().await?;
     context.changed(app.id);
     Ok(reply)

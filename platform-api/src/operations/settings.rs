@@ -6,7 +6,7 @@ use wharf_types::spec::{AppSpec, REPLICAS_MAX};
 use wharf_types::{AppId, Problem};
 
 use super::deploy::{New, make_release};
-use super::{Asked, Result, current_release, deployed, find_app, problem};
+use super::{Asked, Result, current_release, deployed, find_app, once, problem};
 use crate::context::Context;
 use crate::store;
 use crate::store::app::{App, EnvOverrides};
@@ -40,6 +40,9 @@ async fn release_again(
     change: impl FnOnce(&App, &mut AppSpec) -> Option<EnvOverrides>,
 ) -> Result<Deployed> {
     let mut tx = context.store.write().await?;
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
+    }
     let app = find_app(&mut tx, asked).await?;
     let Some(before) = current_release(&mut tx, &app).await? else {
         return problem(
@@ -58,6 +61,7 @@ async fn release_again(
     let new = New { spec, artifact: &artifact, cause };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout).await?;
+    once::remember(&mut tx, app.id, asked, &reply).await?;
     tx.commit().await?;
     context.changed(app.id);
     Ok(reply)

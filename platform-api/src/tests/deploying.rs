@@ -224,6 +224,37 @@ async fn a_retry_with_the_same_key_gets_the_same_release() {
 }
 
 #[tokio::test]
+async fn what_is_sent_twice_with_one_key_takes_effect_once() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    for number in 0..3 {
+        platform.serve(number, quick()).await;
+    }
+    let send = async |key: &str, method: Method, path: &str, body: &str| {
+        let request = super::fixture::request(&platform.admin, method, &format!("{HELLO}{path}"))
+            .header("idempotency-key", key)
+            .body(body.to_owned().into())
+            .unwrap();
+        platform.send(request).await
+    };
+    for (method, path, body) in [
+        (Method::POST, "/rollback", "{}"),
+        (Method::POST, "/restart", ""),
+        (Method::PATCH, "/env", r#"{"A": "b"}"#),
+    ] {
+        let first = send(path, method.clone(), path, body).await.is(201);
+        platform.rollout("hello", &first).await;
+        let events = platform.get(&format!("{HELLO}/events")).await;
+        assert_eq!(send(path, method, path, body).await.is(201), first);
+        assert_eq!(platform.get(&format!("{HELLO}/events")).await["items"].as_array().unwrap().len(), {
+            events["items"].as_array().unwrap().len()
+        });
+        assert_eq!(platform.app("hello").await["release"], first["release"], "{path}");
+    }
+    send("/restart", Method::POST, "/rollback", "").await.refuses(409, "conflict", &["`/restart`"]);
+}
+
+#[tokio::test]
 async fn if_match_refuses_a_change_that_did_not_see_the_one_before() {
     let platform = Platform::start().await;
     platform.deploy("hello", &component(0), quick()).await.is(201);
@@ -250,11 +281,8 @@ async fn a_deleted_app_goes_with_everything_and_its_name_is_free() {
     let platform = Platform::start().await;
     let worker = Worker::join(&platform).await;
     platform.serve(0, quick()).await;
-    platform.call(Method::DELETE, HELLO, Value::Null).await.is(202);
-    eventually("the app is gone", async || {
-        (platform.call(Method::GET, HELLO, Value::Null).await.status == 404).then_some(())
-    })
-    .await;
+    platform.call(Method::DELETE, HELLO, Value::Null).await.is(204);
+    assert_eq!(platform.get("/v1/namespaces/default/apps").await["items"], json!([]));
     eventually("nothing is assigned or routed", async || {
         worker.newest().filter(|newest| newest.instances.is_empty() && newest.routes.routes.is_empty())
     })

@@ -125,6 +125,29 @@ async fn bad_names_bodies_and_addresses_are_named() {
 }
 
 #[tokio::test]
+async fn a_query_parameter_that_nobody_looks_at_is_refused() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    for (path, words) in [
+        ("/v1/namespaces/default/apps?page=2", ["`page`", "`cursor`"]),
+        ("/v1/namespaces/default/apps/hello/logs?tial=5", ["`tial`", "`tail`"]),
+        ("/v1/namespaces/default/apps/hello?wait=1s", ["`wait`", "takes none"]),
+    ] {
+        let reply = platform.call(Method::GET, path, Value::Null).await;
+        reply.refuses(400, "invalid_request", &words);
+    }
+    for path in ["/v1/namespaces/default/apps?cursor=A%20B", "/v1/namespaces/default/events?cursor=x"] {
+        let reply = platform.call(Method::GET, path, Value::Null).await;
+        reply.refuses(400, "invalid_request", &["cursor", "next_cursor"]);
+    }
+    let resumed = request(&platform.admin, Method::GET, "/v1/namespaces/default/events")
+        .header("accept", "text/event-stream")
+        .header("last-event-id", "x");
+    let reply = platform.send(resumed.body(Body::empty()).unwrap()).await;
+    reply.refuses(400, "invalid_request", &["Last-Event-ID"]);
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_are_refused_by_field() {
     let platform = Platform::start().await;
     let reply = platform.deploy("hello", &component(0), json!({"scale": {"replicas": 1001}})).await;
