@@ -7,6 +7,8 @@ mod durability;
 pub(crate) mod fixture;
 mod input;
 mod keyvalue;
+mod namespaces;
+mod once;
 mod opening;
 mod streams;
 mod worker;

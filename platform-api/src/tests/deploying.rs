@@ -224,37 +224,6 @@ async fn a_retry_with_the_same_key_gets_the_same_release() {
 }
 
 #[tokio::test]
-async fn what_is_sent_twice_with_one_key_takes_effect_once() {
-    let platform = Platform::start().await;
-    let _worker = Worker::join(&platform).await;
-    for number in 0..3 {
-        platform.serve(number, quick()).await;
-    }
-    let send = async |key: &str, method: Method, path: &str, body: &str| {
-        let request = super::fixture::request(&platform.admin, method, &format!("{HELLO}{path}"))
-            .header("idempotency-key", key)
-            .body(body.to_owned().into())
-            .unwrap();
-        platform.send(request).await
-    };
-    for (method, path, body) in [
-        (Method::POST, "/rollback", "{}"),
-        (Method::POST, "/restart", ""),
-        (Method::PATCH, "/env", r#"{"A": "b"}"#),
-    ] {
-        let first = send(path, method.clone(), path, body).await.is(201);
-        platform.rollout("hello", &first).await;
-        let events = platform.get(&format!("{HELLO}/events")).await;
-        assert_eq!(send(path, method, path, body).await.is(201), first);
-        assert_eq!(platform.get(&format!("{HELLO}/events")).await["items"].as_array().unwrap().len(), {
-            events["items"].as_array().unwrap().len()
-        });
-        assert_eq!(platform.app("hello").await["release"], first["release"], "{path}");
-    }
-    send("/restart", Method::POST, "/rollback", "").await.refuses(409, "conflict", &["`/restart`"]);
-}
-
-#[tokio::test]
 async fn if_match_refuses_a_change_that_did_not_see_the_one_before() {
     let platform = Platform::start().await;
     platform.deploy("hello", &component(0), quick()).await.is(201);
@@ -290,28 +259,6 @@ async fn a_deleted_app_goes_with_everything_and_its_name_is_free() {
     let events = platform.get(&format!("{HELLO}/events")).await;
     assert_eq!(events["items"].as_array().unwrap().last().unwrap()["kind"], "app.deleted");
     assert_eq!(platform.serve(1, quick()).await["release"], 1);
-}
-
-#[tokio::test]
-async fn a_namespace_that_is_made_again_knows_nothing_of_the_one_before() {
-    let platform = Platform::start().await;
-    let other = "/v1/namespaces/other";
-    platform.call(Method::POST, "/v1/namespaces", json!({"name": "other"})).await.is(201);
-    platform.push("other", &component(0)).await.is(201);
-    let body = json!({"artifact": Digest::of(&component(0)), "spec": quick()});
-    platform.call(Method::POST, &format!("{other}/apps/hello/releases"), body).await.is(201);
-    platform.call(Method::DELETE, &format!("{other}/apps/hello"), Value::Null).await;
-    eventually("the namespace is gone", async || {
-        (platform.call(Method::DELETE, other, Value::Null).await.status == 204).then_some(())
-    })
-    .await;
-    let logs = platform.dir.path().join("data/logs/other");
-    assert!(!logs.exists());
-    platform.call(Method::POST, "/v1/namespaces", json!({"name": "other"})).await.is(201);
-    for list in ["events", "apps"] {
-        assert_eq!(platform.get(&format!("{other}/{list}")).await["items"], json!([]), "{list}");
-    }
-    assert_eq!(platform.get(&format!("{other}/usage")).await["apps"], json!([]));
 }
 
 #[tokio::test]
