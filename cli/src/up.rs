@@ -81,7 +81,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let node_token = control_plane.node_token().to_owned();
 
     let stop_control_plane = CancellationToken::new();
-    let serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
+    let mut serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
     let worker = Worker::start(&data_dir.join("worker"), &api, &node_token, http_listener, file_handles_max)?;
 
     let local = Local { api, http, token_file };
@@ -90,11 +90,14 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     }
     announce::print(&local, args.json)?;
 
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    if !args.json {
+    let ended_early = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        ended = &mut serving => Some(ended),
+    };
+    if ended_early.is_some() {
+        tracing::error!("the control plane ended by itself; stopping");
+    } else if !args.json {
         eprintln!("stopping: open requests may finish for up to {} s; Ctrl-C ends them now", DRAIN.as_secs());
     }
     let clean = tokio::select! {
@@ -102,12 +105,18 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         _ = interrupt.recv() => false,
     };
     stop_control_plane.cancel();
-    let ended = tokio::time::timeout(PART_GRACE + PART_GRACE, serving).await;
+    let ended = match ended_early {
+        Some(ended) => Ok(ended),
+        None => tokio::time::timeout(PART_GRACE + PART_GRACE, serving).await,
+    };
     if let Err(error) = local::remove(&local) {
         tracing::warn!("{error:#}");
     }
-    if let Ok(Ok(Err(error))) = ended {
-        return Err(error).context("the API ended with an error");
+    match ended {
+        Ok(Ok(Err(error))) => return Err(error).context("the control plane ended with an error"),
+        Ok(Err(fault)) => return Err(fault).context("the control plane ended by a fault"),
+        // It ended in order, or was given up because its time was over.
+        Ok(Ok(Ok(()))) | Err(_) => {}
     }
     if !clean && !args.json {
         eprintln!("stopped; some requests were cut");

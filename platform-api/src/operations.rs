@@ -7,10 +7,12 @@ pub(crate) mod routes;
 
 mod deploy;
 mod env;
+mod once;
 mod rollback;
 mod settings;
 
-pub(crate) use deploy::{Deploy, deploy};
+pub(crate) use deploy::deploy;
+pub(crate) use once::Once;
 pub(crate) use rollback::{restart, rollback};
 pub(crate) use settings::{delete, env, patch_env, scale};
 
@@ -57,6 +59,8 @@ pub(crate) struct Asked {
     pub(crate) by: String,
     /// From `If-Match`: the revision that the app must have.
     pub(crate) revision: Option<i64>,
+    /// From `Idempotency-Key`.
+    pub(crate) once: Option<Once>,
     pub(crate) now: Timestamp,
 }
 

@@ -9,51 +9,38 @@ use wharf_types::{ReleaseId, RolloutId};
 
 use super::env::ReleaseEnv;
 use super::{
-    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, problem, routes, start_rollout,
+    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, problem, routes,
+    start_rollout,
 };
 use crate::context::Context;
 use crate::store::app::{App, EnvOverrides};
 use crate::store::artifact::Artifact;
-use crate::store::idempotency::Found;
 use crate::store::release::Release;
 use crate::store::{self, Conn};
 use crate::view;
 
-/// A `POST …/releases`.
-pub(crate) struct Deploy {
-    pub(crate) request: CreateRelease,
-    /// From `Idempotency-Key`: the key, and a hash of the whole request.
-    pub(crate) idempotency: Option<(String, String)>,
-}
-
-pub(crate) async fn deploy(context: &Arc<Context>, asked: &Asked, deploy: Deploy) -> Result<Deployed> {
+pub(crate) async fn deploy(
+    context: &Arc<Context>,
+    asked: &Asked,
+    request: CreateRelease,
+) -> Result<Deployed> {
     let mut tx = context.store.write().await?;
-    let app = find_or_create(&mut tx, asked).await?;
-    if let Some((key, hash)) = &deploy.idempotency {
-        match store::idempotency::find(&mut tx, app.id, key, hash).await? {
-            Some(Found::Reply(reply)) => return Ok(*reply),
-            Some(Found::Other) => {
-                let detail =
-                    format!("the Idempotency-Key `{key}` was used for another request; choose a new one");
-                return problem(ProblemCode::Conflict, detail);
-            }
-            None => {}
-        }
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
     }
+    let app = find_or_create(&mut tx, asked).await?;
     check_app(&app, asked)?;
-    let digest = deploy.request.artifact;
+    let digest = request.artifact;
     let Some(artifact) = store::artifact::find(&mut tx, app.namespace_id, digest).await? else {
         let detail = format!("the namespace `{}` has no artifact {digest}; push it first", app.namespace);
         return problem(ProblemCode::NotFound, detail);
     };
     let before = current_release(&mut tx, &app).await?;
-    let (spec, own_env) = settle(&app, before.as_ref(), deploy.request);
+    let (spec, own_env) = settle(&app, before.as_ref(), request);
     let new = New { spec, own_env, artifact: &artifact, cause: "deploy" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
-    if let Some((key, hash)) = &deploy.idempotency {
-        store::idempotency::put(&mut tx, app.id, key, hash, &reply, asked.now).await?;
-    }
+    once::remember(&mut tx, app.id, asked, &reply).await?;
     commit(context, tx, [app.id]).await?;
     Ok(reply)
 }

@@ -6,8 +6,8 @@ use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
 
 use super::{
-    Asked, Result, artifact_of, commit, current_release, deployed, find_app, no_release, problem, routes,
-    start_rollout,
+    Asked, Result, artifact_of, commit, current_release, deployed, find_app, no_release, once, problem,
+    routes, start_rollout,
 };
 use crate::context::Context;
 use crate::store::app::App;
@@ -18,6 +18,9 @@ use crate::view;
 /// Goes back to an older release.
 pub(crate) async fn rollback(context: &Arc<Context>, asked: &Asked, number: Option<u64>) -> Result<Deployed> {
     let mut tx = context.store.write().await?;
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
+    }
     let app = find_app(&mut tx, asked).await?;
     let release = choose(&mut tx, &app, number).await?;
     let message = format!("going back to release {}, asked for by {}", release.number, asked.by);
@@ -28,6 +31,9 @@ pub(crate) async fn rollback(context: &Arc<Context>, asked: &Asked, number: Opti
 /// Gives the release that the app is on new instances in every slot, without an outage.
 pub(crate) async fn restart(context: &Arc<Context>, asked: &Asked) -> Result<Deployed> {
     let mut tx = context.store.write().await?;
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
+    }
     let app = find_app(&mut tx, asked).await?;
     let Some(release) = current_release(&mut tx, &app).await? else {
         return Err(no_release(&app).into());
@@ -54,6 +60,7 @@ async fn roll_out(
     let before = current_release(&mut tx, app).await?;
     let rollout = start_rollout(&mut tx, app, release.id, renews, asked.now).await?;
     let reply = deployed(&mut tx, context, app, release, &artifact, before.as_ref(), rollout).await?;
+    once::remember(&mut tx, app.id, asked, &reply).await?;
     commit(context, tx, [app.id]).await?;
     Ok(reply)
 }

@@ -11,7 +11,7 @@ use super::deploy::{New, make_release};
 use super::env::{ReleaseEnv, check_overrides, check_patch};
 use super::{
     Asked, Result, app_not_found, artifact_of, commit, current_release, deployed, find_app, invalid_spec,
-    no_release, problem,
+    no_release, once, problem,
 };
 use crate::context::Context;
 use crate::store;
@@ -32,6 +32,9 @@ pub(crate) async fn env(context: &Context, namespace: &NamespaceName, name: &App
 pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvPatch) -> Result<Deployed> {
     check_patch(&patch)?;
     let mut tx = context.store.write().await?;
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
+    }
     let app = find_app(&mut tx, asked).await?;
     let Some(before) = current_release(&mut tx, &app).await? else {
         return Err(no_release(&app).into());
@@ -47,6 +50,7 @@ pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvP
     let new = New { spec, own_env: env.own, artifact: &artifact, cause: "env" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout).await?;
+    once::remember(&mut tx, app.id, asked, &reply).await?;
     commit(context, tx, [app.id]).await?;
     Ok(reply)
 }

@@ -28,17 +28,16 @@ pub(crate) async fn touch(conn: &mut Conn, app: AppId, now: Timestamp) -> Result
     Ok(revision)
 }
 
-/// Like [`touch`], but only if nobody touched the app since `seen`.
+/// Like [`touch`], but only if nobody touched the app since `seen`. After `false` there is nothing to commit.
 pub(crate) async fn touch_if(conn: &mut Conn, app: AppId, seen: i64, now: Timestamp) -> Result<bool> {
-    let done = sqlx::query("UPDATE app SET updated_at = $3 WHERE id = $1 AND revision = $2")
+    // The counter first, as everywhere: transactions that lock the same rows in another order wait for each other in vain.
+    let revision = count(conn, "revision").await?;
+    let done = sqlx::query("UPDATE app SET revision = $3, updated_at = $4 WHERE id = $1 AND revision = $2")
         .bind(app.to_string())
         .bind(seen)
+        .bind(revision)
         .bind(now.as_microsecond())
-        .execute(&mut *conn)
+        .execute(conn)
         .await?;
-    if done.rows_affected() == 0 {
-        return Ok(false);
-    }
-    touch(conn, app, now).await?;
-    Ok(true)
+    Ok(done.rows_affected() > 0)
 }
