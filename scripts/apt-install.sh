@@ -20,4 +20,5 @@ fi
 
 say "installing $*"
 "${as_root[@]}" apt-get update -qq >&2 || say "apt-get update failed, going on with the lists that are there"
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+# What goes wrong is on stderr; the lines about each package are not worth a screen.
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::store::OpenStoreError;
+use crate::store::{OpenStoreError, is_full};
 
 /// Why the control plane cannot start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +106,9 @@ impl DataDir {
         match error {
             OpenStoreError::Newer => OpenError::NewerVersion { dir: self.path.clone() },
             OpenStoreError::Damaged(source) => OpenError::Corrupt { file, source: source.into() },
+            OpenStoreError::Open(source) if is_full(&source) => {
+                OpenError::Full { dir: self.path.clone(), source: io::Error::other(source) }
+            }
             OpenStoreError::Open(source) if is_read_only(&source) => {
                 OpenError::NotWritable { dir: self.path.clone(), source: io::Error::other(source) }
             }

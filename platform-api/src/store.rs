@@ -54,20 +54,21 @@ pub(crate) enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        if let sqlx::Error::Database(database) = &error {
-            // SQLITE_FULL, and the shared memory of the write-ahead log that cannot grow.
-            if matches!(database.code().as_deref(), Some("13" | "4874")) {
-                return Self::Full;
-            }
-            if database.is_unique_violation() {
-                return Self::Taken;
-            }
+        if is_full(&error) {
+            return Self::Full;
         }
-        if matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) {
-            return Self::Corrupt(error.to_string());
+        match &error {
+            sqlx::Error::Database(database) if database.is_unique_violation() => Self::Taken,
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Corrupt(error.to_string()),
+            _ => Self::Database(error),
         }
-        Self::Database(error)
     }
+}
+
+/// Whether the disk has no room left: SQLITE_FULL, or the shared memory of the write-ahead log cannot grow.
+pub(crate) fn is_full(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(database) = error else { return false };
+    matches!(database.code().as_deref(), Some("13" | "4874"))
 }
 
 /// Why a database cannot be opened.

@@ -6,12 +6,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::Client;
+use crate::{Client, within};
 
 /// Between two requests.
 const PAUSE: Duration = Duration::from_millis(3);
 /// However long a test takes, the load ends.
 const REQUESTS_MAX: u64 = 20_000;
+
+/// However slow a busy machine is, so many requests as a test waits for take no longer.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One request after the other until it is told to stop.
 #[derive(Debug)]
@@ -54,9 +57,14 @@ impl Load {
     }
 
     /// Waits until this many more requests were answered.
+    ///
+    /// # Panics
+    ///
+    /// When that takes too long, or the load has come to its own end.
     pub async fn go_on_for(&mut self, requests: u64) {
         let until = *self.sent.borrow() + requests;
-        self.sent.wait_for(|sent| *sent >= until).await.unwrap();
+        let what = format!("{requests} more requests are answered");
+        within(LIMIT, &what, self.sent.wait_for(|sent| *sent >= until)).await.expect("the load goes on");
     }
 
     pub async fn stop(self) -> Served {

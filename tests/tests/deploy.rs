@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{Method, Request};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use wharf_tests::{Platform, SHORT, eventually, full, workspace};
-use wharf_types::api::{ArtifactInfo, Page, ReleaseInfo, Usage, Why};
+use wharf_types::api::{Page, ReleaseInfo, Usage, Why};
 use wharf_types::event::Event;
 use wharf_types::log::LogRecord;
 
@@ -33,11 +38,10 @@ async fn a_component_without_the_sdk_serves() {
     serves_with("hello-plain", "/a/path", "you asked for /a/path").await;
 }
 
-/// Interpreters are large: compiling one takes a busy machine longer than a rollout usually waits for progress.
+/// Interpreters are large: compiling one takes a busy machine longer than the command waits by default.
 async fn large_app_serves(guest: &str, words: &str) {
     let platform = Platform::start().await;
-    let manifest = format!("app = \"{guest}\"\n[update]\nprogress_deadline = \"4m\"\n");
-    platform.deploy_manifest_with(guest, &manifest, &["--timeout", "4m"]).await.ok();
+    platform.deploy(guest, guest, &["--timeout", "4m"]).await;
     let text = platform.text(guest, "/p?q=1").await;
     assert!(text.contains(words), "{text}");
 }
@@ -77,17 +81,105 @@ async fn deploy_tells_people_the_release_and_the_url() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_seen_before_is_not_sent_again() {
     let platform = Platform::start().await;
-    let first = platform.deploy("hello", "hello", &[]).await;
-    // Without its file, the platform could not take the same bytes in again.
-    let digest = first["digest"].as_str().unwrap().to_owned();
-    let path = format!("/v1/namespaces/default/artifacts/{digest}");
-    let known: ArtifactInfo = platform.api(Method::GET, &path, "").await.json();
-    assert_eq!(known.digest.to_string(), digest);
+    let counter = Counter::spawn(&platform.ready.api).await;
+    let user = platform.user().env("WHARF_API", &counter.api).env("WHARF_TOKEN", &platform.token);
+    let file = workspace::guest("hello");
+    let size = std::fs::metadata(&file).unwrap().len();
+    let deploy = ["deploy", file.to_str().unwrap(), "--app", "hello", "--json"];
+
+    let first: Value = user.run(&deploy).await.json();
+    let sent = counter.sent();
+    assert!(sent > size, "{sent} octets were sent of an artifact with {size}");
+    let second: Value = user.run(&deploy).await.json();
+    let sent = counter.sent() - sent;
+    assert!(sent < size / 4, "{sent} octets were sent, although the platform has the artifact");
+    assert_eq!((&second["release"], &second["digest"]), (&json!(2), &first["digest"]));
+
+    // A client that does not ask first is told without its bytes, too.
+    let path = format!("/v1/namespaces/default/artifacts/{}", first["digest"].as_str().unwrap());
     let again = platform.api(Method::PUT, &path, "").await;
     assert_eq!(again.status, 200, "the bytes were asked for: {}", again.text());
-    let second = platform.deploy("hello", "hello", &[]).await;
-    assert_eq!(second["release"], 2);
-    assert_eq!(second["digest"], first["digest"]);
+}
+
+/// Stands before the API and counts what clients send.
+struct Counter {
+    api: String,
+    sent: Arc<AtomicU64>,
+}
+
+impl Counter {
+    async fn spawn(api: &str) -> Self {
+        let behind = api.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = format!("http://{}", listener.local_addr().unwrap());
+        let sent = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&sent);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (behind, counted) = (behind.clone(), Arc::clone(&counted));
+                tokio::spawn(async move {
+                    let (mut up, mut down) =
+                        (TcpStream::connect(behind).await.unwrap().into_split(), client.into_split());
+                    let reply = tokio::spawn(async move { tokio::io::copy(&mut up.0, &mut down.1).await });
+                    let mut chunk = vec![0; 16 << 10];
+                    while let Ok(length @ 1..) = down.0.read(&mut chunk).await {
+                        counted.fetch_add(length as u64, Ordering::SeqCst);
+                        up.1.write_all(&chunk[..length]).await.unwrap();
+                    }
+                    drop(up.1);
+                    let _ = reply.await;
+                });
+            }
+        });
+        Self { api, sent }
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_built_and_deployed() {
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let command = format!("echo building >&2; cp {} built.wasm", workspace::guest("hello").display());
+    let manifest = format!("app = \"hello\"\n[build]\ncommand = \"{command}\"\nartifact = \"built.wasm\"\n");
+    std::fs::write(folder.path().join("wharf.toml"), manifest).unwrap();
+    let user = platform.user().in_folder(folder.path());
+    let built = user.run(&["deploy"]).await;
+    assert!(built.stderr.contains("building"), "{}", built.stderr);
+    built.ok();
+    platform.says("hello", "Hello from WASI 0.2\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_fails_deploys_nothing() {
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let manifest =
+        "app = \"hello\"\n[build]\ncommand = \"echo no compiler here >&2; exit 3\"\nartifact = \"a.wasm\"\n";
+    std::fs::write(folder.path().join("wharf.toml"), manifest).unwrap();
+    let failed = platform.user().in_folder(folder.path()).run(&["deploy"]).await;
+    failed.fails(6, &["no compiler here", "the build failed with exit code 3", "nothing was deployed"]);
+    assert_eq!(platform.wharf(&["status", "hello"]).await.code, 3, "an app was left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_has_done_its_work_stays_ended_when_it_is_told_to() {
+    let platform = Platform::start().await;
+    for program in ["c-command", "go-command"] {
+        let manifest = format!("app = \"{program}\"\n[restart]\ncondition = \"never\"\n");
+        platform.deploy_manifest_with(program, &manifest, &["--timeout", "4m"]).await.ok();
+        platform.app_is(program, "stopped", |info| info.condition.as_str() == "stopped").await;
+        let why = platform.wharf(&["why", program]).await.ok();
+        assert!(why.contains("ended with success"), "{why}");
+    }
+    eventually(SHORT, "the log has what the program printed", || async {
+        let log = platform.wharf(&["logs", "go-command"]).await.ok();
+        log.contains("0 lines, 0 words, 0 bytes").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,7 +91,7 @@ async fn a_first_deploy_that_cannot_start_says_so_and_leaves_nothing_running() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_never_becomes_healthy_fails_by_its_deadline_and_goes_back() {
     let platform = Platform::start().await;
-    // The first release has to be compiled, which a busy machine does not do within the deadline.
+    // The release to go back to.
     platform.deploy("crash", "crash", &[]).await;
     let manifest = "app = \"crash\"\n[http]\nhealth = { path = \"/healthz\" }\n[update]\nprogress_deadline = \"1s\"\n\
                     [env]\nPOISON = \"500\"\n";

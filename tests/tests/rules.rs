@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use wharf_tests::workspace;
 
 const OURS: [&str; 6] =
-    ["wharf-types", "wharf-platform-api", "wharf-runtime", "wharf-ingress", "wharf-cli", "wharf-sdk"];
+    ["wharf-types", "wharf-platform-api", "wharf-runtime", "wharf-ingress", "wharf", "wharf-sdk"];
 
 /// The names of all that a crate depends on, but for its tests alone.
 fn dependencies(folder: &str) -> BTreeSet<String> {

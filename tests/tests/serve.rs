@@ -43,14 +43,14 @@ async fn the_client_address_is_told_and_a_false_one_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_line_comes_long_before_the_last() {
     let platform = platform_with_stream().await;
-    let reply = platform.apps.open(request(STREAM, "/count?n=6&ms=100")).await.unwrap();
+    let reply = platform.apps.open(request(STREAM, "/count?n=2&ms=3000")).await.unwrap();
     let mut body = reply.into_body();
     assert_eq!(next_data(&mut body).await, "line 1\n");
     let first = Instant::now();
     let rest = within(SHORT, "the end of the body", body.collect()).await.unwrap().to_bytes();
-    assert!(rest.ends_with(b"line 6\n"));
-    // Five pauses of 100 ms lie between them; a body held back would come all at once.
-    assert!(first.elapsed().as_millis() >= 300, "{:?}", first.elapsed());
+    assert_eq!(rest, "line 2\n");
+    // Three seconds lie between them; a body held back would come all at once. A busy machine may read the first one late.
+    assert!(first.elapsed().as_millis() >= 1000, "{:?}", first.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
