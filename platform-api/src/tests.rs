@@ -10,5 +10,6 @@ mod input;
 mod keyvalue;
 mod migrating;
 mod opening;
+mod settings;
 mod streams;
 mod worker;
