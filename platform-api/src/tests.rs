@@ -12,5 +12,6 @@ mod migrating;
 mod namespaces;
 mod once;
 mod opening;
+mod settings;
 mod streams;
 mod worker;

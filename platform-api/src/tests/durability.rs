@@ -20,7 +20,7 @@ async fn after_a_crash_everything_that_was_acknowledged_is_there() {
     platform.get("/v1/namespaces/other").await;
     platform.call_as(&token, Method::GET, "/v1/whoami", Value::Null).await.is(200);
     let _worker = Worker::join(&platform).await;
-    assert_eq!(platform.rollout("hello", &deployed).await["state"], "monitoring");
+    platform.arrives(&deployed).await;
     assert_eq!(platform.app("hello").await["ready"], 2);
 }
 

@@ -24,7 +24,7 @@ async fn what_is_sent_twice_with_one_key_takes_effect_once() {
     for (method, path, body) in [
         (Method::POST, "/rollback", "{}"),
         (Method::POST, "/restart", ""),
-        (Method::PATCH, "/env", r#"{"A": "b"}"#),
+        (Method::PATCH, "/env", r#"{"set": {"A": "b"}}"#),
     ] {
         let first = send(path, method.clone(), path, body).await.is(201);
         platform.rollout("hello", &first).await;

@@ -19,6 +19,9 @@ use wharf_types::{InstanceId, NodeId};
 
 use super::fixture::{Platform, request};
 
+/// Last reports, which are repeated.
+type Ended = Arc<Mutex<HashMap<InstanceId, InstanceReport>>>;
+
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
 pub(super) struct Worker {
@@ -26,6 +29,7 @@ pub(super) struct Worker {
     seen: Arc<Mutex<Vec<(Instant, Assignment)>>>,
     /// Whether its ingress takes up new routes.
     takes_routes: watch::Sender<bool>,
+    ended: Ended,
     task: JoinHandle<()>,
 }
 
@@ -52,9 +56,17 @@ impl Worker {
         assert_eq!(stream.status(), 200);
         let seen = Arc::new(Mutex::new(Vec::new()));
         let takes_routes = watch::Sender::new(true);
-        let reports = Reports { router, token, node, routes: 0, takes_routes: takes_routes.subscribe() };
+        let ended = Ended::default();
+        let reports = Reports {
+            router,
+            token,
+            node,
+            routes: 0,
+            takes_routes: takes_routes.subscribe(),
+            ended: ended.clone(),
+        };
         let task = tokio::spawn(run(reports, stream.into_body(), seen.clone()));
-        Self { node, seen, takes_routes, task }
+        Self { node, seen, takes_routes, ended, task }
     }
 
     /// Every assignment so far, with the time of its arrival.
@@ -65,6 +77,11 @@ impl Worker {
     /// With `false`, its ingress keeps to the routes that it has, until it may take up the newest.
     pub(super) fn take_routes(&self, takes: bool) {
         self.takes_routes.send_replace(takes);
+    }
+
+    /// An instance that runs ends by its own fault; the next heartbeat says so.
+    pub(super) fn fail(&self, id: InstanceId, message: &str) {
+        self.ended.lock().unwrap().insert(id, failure(id, message));
     }
 
     pub(super) fn newest(&self) -> Option<Assignment> {
@@ -80,12 +97,12 @@ struct Reports {
     /// The routes that the ingress uses.
     routes: u64,
     takes_routes: watch::Receiver<bool>,
+    ended: Ended,
 }
 
 async fn run(mut reports: Reports, body: Body, seen: Arc<Mutex<Vec<(Instant, Assignment)>>>) {
     let mut stream = body.into_data_stream();
     let mut pending = Vec::new();
-    let mut ended: HashMap<InstanceId, InstanceReport> = HashMap::new();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         let again = async {
@@ -99,7 +116,7 @@ async fn run(mut reports: Reports, body: Body, seen: Arc<Mutex<Vec<(Instant, Ass
             () = again => {
                 let newest = seen.lock().unwrap().last().map(|(_, assignment)| assignment.clone());
                 if let Some(newest) = newest {
-                    reports.send(&newest, &mut ended).await;
+                    reports.send(&newest).await;
                 }
                 continue;
             }
@@ -113,20 +130,20 @@ async fn run(mut reports: Reports, body: Body, seen: Arc<Mutex<Vec<(Instant, Ass
             }
             let assignment: Assignment = serde_json::from_slice(&line).unwrap();
             seen.lock().unwrap().push((Instant::now(), assignment.clone()));
-            reports.send(&assignment, &mut ended).await;
+            reports.send(&assignment).await;
         }
     }
 }
 
 impl Reports {
-    async fn send(&mut self, assignment: &Assignment, ended: &mut HashMap<InstanceId, InstanceReport>) {
+    async fn send(&mut self, assignment: &Assignment) {
         if *self.takes_routes.borrow_and_update() {
             self.routes = assignment.routes.generation;
         }
         let report = NodeReport {
             assignment_generation: assignment.generation,
             routes_generation: self.routes,
-            instances: assignment.instances.iter().map(|instance| observe(instance, ended)).collect(),
+            instances: assignment.instances.iter().map(|instance| observe(instance, &self.ended)).collect(),
             usage: vec![AppUsage {
                 namespace: "default".parse().unwrap(),
                 app: "hello".parse().unwrap(),
@@ -146,20 +163,28 @@ impl Reports {
     }
 }
 
-fn observe(instance: &AssignedInstance, ended: &mut HashMap<InstanceId, InstanceReport>) -> InstanceReport {
+fn observe(instance: &AssignedInstance, ended: &Ended) -> InstanceReport {
+    let mut ended = ended.lock().unwrap();
     if let Some(report) = ended.get(&instance.id) {
         return report.clone();
     }
-    let fails = instance.spec.env.get("FAIL");
-    let (state, health) = match (instance.wanted, fails) {
-        (_, Some(_)) => (InstanceState::Failed, Health::Unknown),
-        (Wanted::Stop, None) => (InstanceState::Stopped, Health::Unknown),
-        (Wanted::Run | Wanted::Unroute, None) => (InstanceState::Running, Health::Healthy),
+    let id = instance.id;
+    let report = match (instance.wanted, instance.spec.env.get("FAIL")) {
+        (_, Some(message)) => failure(id, message),
+        (Wanted::Stop, None) => report(id, InstanceState::Stopped, Health::Unknown),
+        (Wanted::Run | Wanted::Unroute, None) => report(id, InstanceState::Running, Health::Healthy),
     };
-    let reason = fails.map(|message| Reason { kind: ReasonKind::Trap, message: message.clone() });
-    let report = InstanceReport { id: instance.id, replaces: None, state, health, reason, restarts: 0 };
-    if state.is_final() {
-        ended.insert(instance.id, report.clone());
+    if report.state.is_final() {
+        ended.insert(id, report.clone());
     }
     report
+}
+
+fn report(id: InstanceId, state: InstanceState, health: Health) -> InstanceReport {
+    InstanceReport { id, replaces: None, state, health, reason: None, restarts: 0 }
+}
+
+fn failure(id: InstanceId, message: &str) -> InstanceReport {
+    let reason = Some(Reason { kind: ReasonKind::Trap, message: message.to_owned() });
+    InstanceReport { reason, ..report(id, InstanceState::Failed, Health::Unknown) }
 }
