@@ -25,6 +25,7 @@ mod lane;
 mod memory;
 pub mod meter;
 pub mod outbound;
+mod pool;
 mod service;
 mod shared;
 pub mod standalone;

@@ -18,7 +18,7 @@ use wharf_types::spec::ReuseMode;
 
 use super::admission::{Admitted, Gate, Refused};
 use super::body::{GuestBody, LimitedBody};
-use super::engine::places_for;
+use super::pool::places_for;
 use super::failure::{InvokeError, classify};
 use super::habit::Habit;
 use super::invoke::Proxy02;

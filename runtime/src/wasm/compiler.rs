@@ -5,6 +5,7 @@
 //! Machine code is trusted when it is mapped, so each file has a keyed hash beside it, made with a key that only this
 //! worker has; a file that was changed or came from elsewhere is compiled again.
 
+pub mod key;
 mod turns;
 
 use std::collections::HashMap;
@@ -27,7 +28,7 @@ use wharf_types::{Digest, NamespaceName};
 
 use self::turns::Turns;
 use super::compile_child::{CompileLimits, REFUSED};
-use super::engine::{Engines, MEMORY_MAX_BYTES, Profile, Purpose, config};
+use super::engine::{Engines, Profile, Purpose, config};
 use super::failure::chain;
 use super::host::HostError;
 use crate::backend::Failure;
@@ -154,7 +155,7 @@ impl Compiler {
             if !file.exists() {
                 return Ok(None);
             }
-            let found = keyed_hash(&key, &file)?;
+            let found = key::keyed_hash(&key, &file)?;
             if tag != found.as_bytes() {
                 tracing::warn!(file = %file.display(), "a compiled artifact was changed; it is compiled again");
                 return Ok(None);
@@ -249,7 +250,7 @@ impl Compiler {
     async fn keep(&self, file: PathBuf, output: tempfile::TempPath) -> std::io::Result<()> {
         let key = self.key;
         let kept = tokio::task::spawn_blocking(move || {
-            let tag = keyed_hash(&key, &output)?;
+            let tag = key::keyed_hash(&key, &output)?;
             let folder = file.parent().unwrap_or(Path::new("."));
             let mut tag_file = tempfile::NamedTempFile::new_in(folder)?;
             tag_file.write_all(tag.as_bytes())?;
@@ -310,74 +311,6 @@ fn too_much(digest: Digest, limits: &CompileLimits) -> Failure {
             ByteSize::bytes(limits.output_max_bytes)
         ),
     )
-}
-
-fn keyed_hash(key: &[u8; 32], file: &Path) -> std::io::Result<blake3::Hash> {
-    let mut hasher = blake3::Hasher::new_keyed(key);
-    std::io::copy(&mut std::fs::File::open(file)?, &mut hasher)?;
-    Ok(hasher.finalize())
-}
-
-/// The key in `file`, readable by this user only; made at the first call.
-pub fn key_in(file: &Path) -> std::io::Result<[u8; 32]> {
-    use std::os::unix::fs::OpenOptionsExt;
-    match std::fs::read(file) {
-        Ok(bytes) => bytes.try_into().map_err(|_| {
-            std::io::Error::new(
-                std::io::ErrorKind::InvalidData,
-                format!("{} is not a key of 32 bytes; delete it", file.display()),
-            )
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let mut key = [0; 32];
-            getrandom::fill(&mut key).map_err(std::io::Error::other)?;
-            let folder = file.parent().unwrap_or(Path::new("."));
-            std::fs::create_dir_all(folder)?;
-            // Two processes may make it at once: the first to link it wins, and both use that one.
-            let draft = folder.join(format!(".key-{}", std::process::id()));
-            std::fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&draft)?
-                .write_all(&key)?;
-            let linked = std::fs::hard_link(&draft, file);
-            std::fs::remove_file(&draft)?;
-            match linked {
-                Ok(()) => Ok(key),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => key_in(file),
-                Err(error) => Err(error),
-            }
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether the engine's pool has room for what the component needs at once; the text says what it lacks.
-pub(super) fn check_resources(component: &Component, memory_max_bytes: u64) -> Result<(), Failure> {
-    let Some(needs) = component.resources_required() else { return Ok(()) };
-    let refuse = |text: String| Err(Failure::new(ReasonKind::Artifact, text));
-    if needs.num_memories > 16 {
-        return refuse(format!("it has {} memories, and 16 is the most", needs.num_memories));
-    }
-    if needs.num_tables > 64 {
-        return refuse(format!("it has {} tables, and 64 is the most", needs.num_tables));
-    }
-    if let Some(table) = needs.max_initial_table_size
-        && table > 100_000
-    {
-        return refuse(format!("it has a table of {table} elements, and 100000 is the most"));
-    }
-    let initial = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
-    if initial > memory_max_bytes.min(MEMORY_MAX_BYTES as u64) {
-        return refuse(format!(
-            "its memory begins with {} MiB, more than `limits.memory`, {}; raise the limit",
-            initial >> 20,
-            ByteSize::bytes(memory_max_bytes)
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -462,17 +395,5 @@ mod tests {
         *code.last_mut().unwrap() ^= 1;
         std::fs::write(&code_file, code).unwrap();
         assert_eq!((load().await, load().await), (2, 2));
-    }
-
-    #[test]
-    fn a_key_is_made_once_for_this_user_and_a_damaged_one_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("worker/compiled.key");
-        let key = key_in(&file).unwrap();
-        assert_eq!(key_in(&file).unwrap(), key);
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        std::fs::write(&file, b"short").unwrap();
-        let refused = key_in(&file).unwrap_err().to_string();
-        assert!(refused.contains("delete it"), "{refused}");
     }
 }

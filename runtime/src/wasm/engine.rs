@@ -8,23 +8,12 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::failure::chain;
+use super::pool::{MEMORY_MAX_BYTES, pool};
 use super::state::{State, linker};
 
 /// Length of one epoch. A guest that has computed for two of them is moved off the request threads, so this bounds
 /// how long it can keep one of them; shorter ticks cost wake-ups.
 pub const TICK: Duration = Duration::from_millis(1);
-
-/// Stores that may live at once; each needs at least one component instance, memory and stack of the pool.
-pub const STORES_MAX: usize = 1000;
-
-/// Places that a store of the component takes, 1 for nearly all: the pool has two memories and four tables for each place.
-pub(super) fn places_for(component: &Component) -> u32 {
-    let Some(needs) = component.resources_required() else { return 1 };
-    needs.num_memories.div_ceil(2).max(needs.num_tables.div_ceil(4)).max(1)
-}
-
-/// Largest memory of a guest, which is also the address space that a slot of the pool reserves.
-pub const MEMORY_MAX_BYTES: usize = 4 << 30;
 
 /// What the components of an engine may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,36 +70,6 @@ pub fn config(profile: Profile, purpose: Purpose) -> Config {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
     }
     config
-}
-
-/// Slots that nobody uses and that keep up to 10 MiB of their last guest, so at most about 1 GiB.
-const WARM_SLOTS_MAX: u32 = 100;
-
-fn pool() -> PoolingAllocationConfig {
-    let stores = STORES_MAX as u32;
-    let mut pool = PoolingAllocationConfig::new();
-    // A component has several core instances and tables: the guest, adapters, shims.
-    pool.total_component_instances(stores)
-        .total_core_instances(8 * stores)
-        .total_memories(2 * stores)
-        .total_tables(4 * stores)
-        .total_stacks(2 * stores)
-        .max_memories_per_component(16)
-        .max_tables_per_component(64)
-        .max_core_instances_per_component(200)
-        .max_memories_per_module(2)
-        .max_tables_per_module(8)
-        .max_memory_size(MEMORY_MAX_BYTES)
-        // JavaScript and Python guests need more than wasmtime's 20,000 elements and 1 MiB.
-        .table_elements(100_000)
-        .max_component_instance_size(10 << 20)
-        .max_core_instance_size(10 << 20)
-        .max_unused_warm_slots(WARM_SLOTS_MAX)
-        .linear_memory_keep_resident(10 << 20)
-        .table_keep_resident(1 << 20)
-        .async_stack_keep_resident(256 << 10)
-        .pagemap_scan(Enabled::Auto);
-    pool
 }
 
 /// Whether guests run, which is what the ticker needs to know.

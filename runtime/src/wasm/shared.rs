@@ -6,7 +6,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::admission::QUEUE_TIMEOUT;
 use super::app::HttpApp;
-use super::engine::{Activity, STORES_MAX};
+use super::engine::Activity;
+use super::pool::STORES_MAX;
 use super::failure::InvokeError;
 use super::memory::HostMemory;
 use crate::logs::LogSink;

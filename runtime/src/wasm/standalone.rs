@@ -14,7 +14,7 @@ use wharf_types::{AppName, Digest, InstanceId, NamespaceName};
 
 use super::app::{HttpApp, Outputs};
 use super::command::{Command, CommandEnd, grant_sockets};
-use super::compiler::check_resources;
+use super::pool::check_resources;
 use super::failure::InvokeError;
 use super::host::{Guest, WasmHost};
 use super::keyvalue::KeyValueHost;
