@@ -1,27 +1,27 @@
-//! The command line: every command and flag, and its help.
+//! The command line: every command, the flags that they share, and their help. A command's own flags stand beside its code.
 
-use std::path::PathBuf;
-
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use wharf_types::api::Role;
+use clap::{Args, Parser, Subcommand};
 use wharf_types::quantity::Span;
 use wharf_types::{AppName, NamespaceName};
 
+use crate::commands::apps::DeleteArgs;
+use crate::commands::completion::CompletionArgs;
+use crate::commands::componentize::ComponentizeArgs;
+use crate::commands::context::ContextArgs;
+use crate::commands::deploy::DeployArgs;
+use crate::commands::env::EnvArgs;
+use crate::commands::events::EventsArgs;
+use crate::commands::login::{LoginArgs, LogoutArgs};
+use crate::commands::logs::LogsArgs;
+use crate::commands::namespace::NamespaceArgs;
+use crate::commands::node::NodeArgs;
+use crate::commands::releases::{RestartArgs, RollbackArgs};
+use crate::commands::scale::ScaleArgs;
+use crate::commands::token::TokenArgs;
+use crate::exit::{EXIT_CODES, Failure};
 use crate::run::RunArgs;
+use crate::secret::Secret;
 use crate::up::UpArgs;
-
-pub const EXIT_CODES: &str = "\
-Exit codes:
-  0  it worked
-  1  the platform failed, or the command did
-  2  the command line was not understood
-  3  there is no such thing
-  4  refused: no valid token, or it does not allow this
-  5  the rollout failed: the release cannot start, or was rolled back
-  6  the artifact, the manifest or a setting is not valid
-  7  conflict: it exists, the route is taken, or it changed in between
-  8  the platform cannot be reached
-  9  a quota is used up, or a disk is full";
 
 /// A light platform for running apps as WebAssembly components.
 #[derive(Parser, Debug)]
@@ -42,7 +42,7 @@ pub struct Global {
     pub api: Option<String>,
     /// Token to use [env: WHARF_TOKEN]
     #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// Namespace [env: WHARF_NAMESPACE] [default: that of wharf.toml, then of the context, then `default`]
     #[arg(short, long, value_name = "NAME")]
     pub namespace: Option<NamespaceName>,
@@ -63,6 +63,23 @@ impl Global {
             namespace: self.namespace.or(before.namespace),
             app: self.app.or(before.app),
             json: self.json || before.json,
+        }
+    }
+
+    /// For commands that are no client: a flag before their name that says where a client talks to would have no effect.
+    pub fn refuse_all_but_json(&self, command: &str) -> Result<(), Failure> {
+        let given = [
+            ("--api", self.api.is_some()),
+            ("--token", self.token.is_some()),
+            ("--namespace", self.namespace.is_some()),
+            ("--app", self.app.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((flag, _)) => Err(Failure::usage(format!(
+                "{flag} before `{command}` says where a client talks to, and `{command}` is none"
+            ))
+            .help(format!("flags of its own stand behind its name: `wharf {command} --help` lists them"))),
         }
     }
 }
@@ -106,7 +123,6 @@ pub enum Command {
     /// Set how many instances an app has
     Scale(With<ScaleArgs>),
     /// Read and change an app's environment variables; a change is a new release
-    #[command(args_conflicts_with_subcommands = true)]
     Env(With<EnvArgs>),
     /// Replace an app's instances by new ones of the same release
     Restart(With<RestartArgs>),
@@ -145,280 +161,19 @@ pub struct AppArg {
     pub name: Option<AppName>,
 }
 
-#[derive(Args, Debug)]
-pub struct DeployArgs {
-    /// A .wasm file, or a folder, usually with a wharf.toml [default: this folder]
-    ///
-    /// A file without --app belongs to the app of wharf.toml in this folder, and without a wharf.toml to the app with
-    /// the file's name. A file with --app keeps the settings that the app has.
-    #[arg(value_name = "PATH")]
-    pub path: Option<PathBuf>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-    /// Do not run the build command of wharf.toml
-    #[arg(long)]
-    pub no_build: bool,
-    /// Set an environment variable in this release; may be repeated
-    #[arg(short = 'e', long, value_name = "K=V", value_parser = parse_assignment)]
-    pub env: Vec<(String, String)>,
-}
-
-#[derive(Args, Debug)]
-pub struct LogsArgs {
-    /// Left out: --app, then the app of wharf.toml in this folder
-    #[arg(value_name = "APP")]
-    pub name: Option<AppName>,
-    /// Wait for more
-    #[arg(short, long)]
-    pub follow: bool,
-    /// Start with this many of the last lines
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub tail: u32,
-}
-
-#[derive(Args, Debug)]
-pub struct EventsArgs {
-    /// Left out, and without --app and wharf.toml: the whole namespace
-    #[arg(value_name = "APP")]
-    pub name: Option<AppName>,
-    /// Wait for more
-    #[arg(short, long)]
-    pub follow: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct RollbackArgs {
-    /// The release's number; left out: the newest one before this that served
-    #[arg(value_name = "[APP] [RELEASE]", num_args = 0..=2)]
-    pub words: Vec<String>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-#[derive(Args, Debug)]
-pub struct RestartArgs {
-    /// Left out: --app, then the app of wharf.toml in this folder
-    #[arg(value_name = "APP")]
-    pub name: Option<AppName>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
 /// What is common to everything that starts a rollout.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct WaitArgs {
     /// Do not wait for the rollout
     #[arg(long)]
     pub no_wait: bool,
-    /// How long to wait for the rollout
-    #[arg(long, value_name = "TIME", default_value = "90s")]
+    /// How long to wait for the rollout, the compilation of its artifact included
+    #[arg(long, value_name = "TIME", default_value = "3m")]
     pub timeout: Span,
 }
 
-#[derive(Args, Debug)]
-pub struct ScaleArgs {
-    /// The number of instances, such as `3`, `hello 3` or `hello=3`
-    #[arg(value_name = "[APP] REPLICAS", num_args = 1..=2, required = true)]
-    pub words: Vec<String>,
-}
-
-#[derive(Args, Debug)]
-pub struct EnvArgs {
-    #[command(subcommand)]
-    pub command: Option<EnvCommand>,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum EnvCommand {
-    /// Set variables
-    Set(With<EnvSetArgs>),
-    /// Remove variables
-    Unset(With<EnvUnsetArgs>),
-    /// Show the variables of the current release
-    List(With<AppArg>),
-}
-
-#[derive(Args, Debug)]
-pub struct EnvSetArgs {
-    #[arg(value_name = "K=V", required = true, value_parser = parse_assignment)]
-    pub variables: Vec<(String, String)>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-#[derive(Args, Debug)]
-pub struct EnvUnsetArgs {
-    #[arg(value_name = "K", required = true)]
-    pub variables: Vec<String>,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-}
-
-#[derive(Args, Debug)]
-pub struct DeleteArgs {
-    /// Left out: --app, then the app of wharf.toml in this folder
-    #[arg(value_name = "APP")]
-    pub name: Option<AppName>,
-    /// Do not ask
-    #[arg(short, long)]
-    pub yes: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct LoginArgs {
-    /// The platform's API, such as `https://wharf.example.com`; left out: the platform on this machine
-    ///
-    /// The token comes from --token, WHARF_TOKEN, a question at a terminal, or else stdin.
-    #[arg(value_name = "URL")]
-    pub url: Option<String>,
-    /// Name of the context [default: the address's host]
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub struct LogoutArgs {
-    /// The context to forget [default: the current one]
-    #[arg(value_name = "CONTEXT")]
-    pub name: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub struct ContextArgs {
-    #[command(subcommand)]
-    pub command: Option<ContextCommand>,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum ContextCommand {
-    /// List the contexts
-    List(With<NoArgs>),
-    /// Use another context from now on
-    Use {
-        #[arg(value_name = "CONTEXT")]
-        name: String,
-    },
-    /// Show what later commands will talk to, and as whom
-    Show(With<NoArgs>),
-}
-
-#[derive(Args, Debug)]
-#[command(subcommand_required = true, arg_required_else_help = true)]
-pub struct TokenArgs {
-    #[command(subcommand)]
-    pub command: TokenCommand,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum TokenCommand {
-    /// Create a token; its secret is shown once
-    Create(With<TokenCreateArgs>),
-    /// List the tokens
-    List(With<NoArgs>),
-    /// Make a token useless from now on
-    Revoke(With<TokenRevokeArgs>),
-}
-
-/// With -n, the token is for that namespace only.
-#[derive(Args, Debug)]
-pub struct TokenCreateArgs {
-    /// What it is for
-    pub name: String,
-    #[arg(long, value_enum, default_value_t = RoleArg::Developer)]
-    pub role: RoleArg,
-    /// Such as `30d` [default: 90 days]
-    #[arg(long, value_name = "TIME")]
-    pub expires_in: Option<Span>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum RoleArg {
-    /// Reads
-    Viewer,
-    /// Deploys
-    Developer,
-    /// Everything
-    Admin,
-}
-
-impl From<RoleArg> for Role {
-    fn from(role: RoleArg) -> Self {
-        match role {
-            RoleArg::Viewer => Self::Viewer,
-            RoleArg::Developer => Self::Developer,
-            RoleArg::Admin => Self::Admin,
-        }
-    }
-}
-
-#[derive(Args, Debug)]
-pub struct TokenRevokeArgs {
-    /// The token's id, as `wharf token list` shows it
-    pub id: String,
-}
-
-#[derive(Args, Debug)]
-#[command(subcommand_required = true, arg_required_else_help = true)]
-pub struct NamespaceArgs {
-    #[command(subcommand)]
-    pub command: NamespaceCommand,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum NamespaceCommand {
-    /// Create a namespace
-    Create(With<NamespaceNameArg>),
-    /// List the namespaces
-    List(With<NoArgs>),
-    /// Delete a namespace that has no apps
-    Delete(With<NamespaceDeleteArgs>),
-}
-
-#[derive(Args, Debug)]
-pub struct NamespaceNameArg {
-    #[arg(value_name = "NAMESPACE")]
-    pub name: NamespaceName,
-}
-
-#[derive(Args, Debug)]
-pub struct NamespaceDeleteArgs {
-    #[arg(value_name = "NAMESPACE")]
-    pub name: NamespaceName,
-    /// Do not ask
-    #[arg(short, long)]
-    pub yes: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct NodeArgs {
-    #[command(subcommand)]
-    pub command: Option<NodeCommand>,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum NodeCommand {
-    /// List the nodes
-    #[command(visible_alias = "list")]
-    Ls(With<NoArgs>),
-}
-
-#[derive(Args, Debug)]
-pub struct ComponentizeArgs {
-    /// The core module, made for wasm32-wasip1
-    #[arg(value_name = "IN")]
-    pub input: PathBuf,
-    /// Where the component goes; may be the same file
-    #[arg(value_name = "OUT")]
-    pub output: PathBuf,
-}
-
-#[derive(Args, Debug)]
-pub struct CompletionArgs {
-    #[arg(value_enum)]
-    pub shell: clap_complete::Shell,
-}
-
-fn parse_assignment(text: &str) -> Result<(String, String), String> {
+/// A variable and its value, as in `--env GREETING=hi`.
+pub fn parse_assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write NAME=VALUE".to_owned()),
@@ -428,6 +183,7 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::env::EnvCommand;
     use clap::CommandFactory as _;
 
     #[test]
@@ -445,6 +201,27 @@ mod tests {
         assert_eq!(global.namespace.unwrap().as_str(), "x");
         assert!(global.json);
         assert_eq!(status.args.name.unwrap().as_str(), "hello");
+    }
+
+    #[test]
+    fn flags_may_stand_before_a_subcommand_too() {
+        let cli = Cli::parse_from(["wharf", "env", "--app", "hello", "set", "A=1", "--json"]);
+        let Command::Env(env) = cli.command else { panic!("not env") };
+        assert_eq!(env.global.app.unwrap().as_str(), "hello");
+        let Some(EnvCommand::Set(set)) = env.args.command else { panic!("not set") };
+        assert_eq!(set.args.variables, [("A".to_owned(), "1".to_owned())]);
+        assert!(set.global.json);
+    }
+
+    #[test]
+    fn flags_of_a_client_are_refused_before_what_is_none() {
+        for flags in [["--api", "a"], ["--token", "t"], ["-n", "x"], ["--app", "x"]] {
+            let cli = Cli::parse_from([&["wharf"][..], &flags, &["up"]].concat());
+            let refusal = cli.global.refuse_all_but_json("up").unwrap_err();
+            assert!(refusal.to_string().contains("before `up`"), "{refusal}");
+        }
+        let cli = Cli::parse_from(["wharf", "--json", "up"]);
+        assert!(cli.global.refuse_all_but_json("up").is_ok());
     }
 
     #[test]

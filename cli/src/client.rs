@@ -1,24 +1,22 @@
-//! The API's client: one method a route, errors as [`Problem`]s or as [`Failure`]s with an exit code.
+//! The API's client: how requests are sent and lists read, with errors as [`Problem`]s or as [`Failure`]s with an exit code.
+//! The requests themselves are in [`routes`].
+
+mod routes;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
-use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, EnvPatch,
-    NamespaceInfo, NodeInfo, Page, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI, Why,
-};
-use wharf_types::{Digest, NamespaceName, Problem, RolloutId};
+use wharf_types::Problem;
+use wharf_types::api::Page;
 
-use crate::context::{AppRef, Target};
+use crate::context::Target;
 use crate::exit::{Exit, Failure};
+use crate::secret::Secret;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-/// An upload may be slow, and its artifact is compiled before the reply.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// Of a list of any length; a server that never ends its pages must not keep us for ever.
 const PAGES_MAX: usize = 1000;
 
@@ -26,7 +24,9 @@ const PAGES_MAX: usize = 1000;
 pub struct Client {
     http: reqwest::Client,
     api: String,
-    token: Option<String>,
+    token: Option<Secret>,
+    /// Until a reply is there; for a stream, until its head is.
+    reply_timeout: Duration,
 }
 
 impl Client {
@@ -34,7 +34,7 @@ impl Client {
         Self::with_token(&target.api, target.token.read()?)
     }
 
-    pub fn with_token(api: &str, token: Option<String>) -> anyhow::Result<Self> {
+    pub fn with_token(api: &str, token: Option<Secret>) -> anyhow::Result<Self> {
         let url = reqwest::Url::parse(api)
             .ok()
             .filter(|url| url.host().is_some() && matches!(url.scheme(), "http" | "https"))
@@ -54,135 +54,15 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().context("could not set up the HTTP client")?;
-        Ok(Self { http, api: api.to_owned(), token })
+        Ok(Self { http, api: api.to_owned(), token, reply_timeout: REPLY_TIMEOUT })
     }
 
-    pub async fn whoami(&self) -> anyhow::Result<WhoAmI> {
-        self.get("/v1/whoami").await
-    }
-
-    pub async fn create_token(&self, token: &CreateToken) -> anyhow::Result<CreatedToken> {
-        self.json(self.request(Method::POST, "/v1/tokens").json(token)).await
-    }
-
-    pub async fn tokens(&self) -> anyhow::Result<Vec<TokenInfo>> {
-        self.all("/v1/tokens").await
-    }
-
-    pub async fn revoke_token(&self, id: wharf_types::TokenId) -> anyhow::Result<()> {
-        self.done(self.request(Method::DELETE, &format!("/v1/tokens/{id}"))).await
-    }
-
-    pub async fn create_namespace(&self, name: NamespaceName) -> anyhow::Result<()> {
-        self.done(self.request(Method::POST, "/v1/namespaces").json(&CreateNamespace { name })).await
-    }
-
-    pub async fn namespaces(&self) -> anyhow::Result<Vec<NamespaceInfo>> {
-        self.all("/v1/namespaces").await
-    }
-
-    pub async fn delete_namespace(&self, name: &NamespaceName) -> anyhow::Result<()> {
-        self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{name}"))).await
-    }
-
-    pub async fn nodes(&self) -> anyhow::Result<Vec<NodeInfo>> {
-        self.all("/v1/nodes").await
-    }
-
-    pub async fn usage(&self, namespace: &NamespaceName) -> anyhow::Result<Usage> {
-        self.get(&format!("/v1/namespaces/{namespace}/usage")).await
-    }
-
-    /// None: the platform does not have it.
-    pub async fn find_artifact(
-        &self,
-        namespace: &NamespaceName,
-        digest: Digest,
-    ) -> anyhow::Result<Option<ArtifactInfo>> {
-        let found = self.get(&format!("/v1/namespaces/{namespace}/artifacts/{digest}")).await;
-        match found {
-            Err(error) if Exit::of(&error) == Exit::NotFound => Ok(None),
-            other => other.map(Some),
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.api)).timeout(self.reply_timeout);
+        match &self.token {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
         }
-    }
-
-    /// Uploads content; `sent` is called with the number of octets that have left so far.
-    pub async fn put_artifact(
-        &self,
-        namespace: &NamespaceName,
-        digest: Digest,
-        content: Bytes,
-        mut sent: impl FnMut(u64) + Send + 'static,
-    ) -> anyhow::Result<ArtifactInfo> {
-        const CHUNK_BYTES: usize = 64 << 10;
-        let length = content.len();
-        let offsets = (0..length).step_by(CHUNK_BYTES);
-        let chunks = offsets.map(move |start| {
-            let end = length.min(start + CHUNK_BYTES);
-            sent(end as u64);
-            Ok::<_, std::io::Error>(content.slice(start..end))
-        });
-        let request = self
-            .request(Method::PUT, &format!("/v1/namespaces/{namespace}/artifacts/{digest}"))
-            .timeout(UPLOAD_TIMEOUT)
-            .header(http::header::CONTENT_TYPE, "application/wasm")
-            .header(http::header::CONTENT_LENGTH, length)
-            .body(reqwest::Body::wrap_stream(futures::stream::iter(chunks)));
-        self.json(request).await
-    }
-
-    pub async fn create_release(&self, app: &AppRef, release: &CreateRelease) -> anyhow::Result<Deployed> {
-        self.once_only(app.request(self, Method::POST, "/releases").json(release)).await
-    }
-
-    pub async fn apps(&self, namespace: &NamespaceName) -> anyhow::Result<Vec<AppInfo>> {
-        self.all(&format!("/v1/namespaces/{namespace}/apps")).await
-    }
-
-    pub async fn app(&self, app: &AppRef) -> anyhow::Result<AppInfo> {
-        self.json(app.request(self, Method::GET, "")).await
-    }
-
-    pub async fn why(&self, app: &AppRef) -> anyhow::Result<Why> {
-        self.json(app.request(self, Method::GET, "/why")).await
-    }
-
-    pub async fn releases(&self, app: &AppRef) -> anyhow::Result<Vec<ReleaseInfo>> {
-        self.all(&app.path("/releases")).await
-    }
-
-    /// The rollout as it is, or, with `wait`, as it is when it is decided or the time is up.
-    pub async fn rollout(&self, app: &AppRef, id: RolloutId, wait: Duration) -> anyhow::Result<RolloutInfo> {
-        let request = app
-            .request(self, Method::GET, &format!("/rollouts/{id}"))
-            .query(&[("wait", format!("{}ms", wait.as_millis()))])
-            .timeout(wait + REPLY_TIMEOUT);
-        self.json(request).await
-    }
-
-    pub async fn rollback(&self, app: &AppRef, release: Option<u64>) -> anyhow::Result<Deployed> {
-        self.once_only(app.request(self, Method::POST, "/rollback").json(&Rollback { release })).await
-    }
-
-    pub async fn scale(&self, app: &AppRef, replicas: u32) -> anyhow::Result<()> {
-        self.done(app.request(self, Method::PUT, "/scale").json(&Scale { replicas })).await
-    }
-
-    pub async fn patch_env(&self, app: &AppRef, patch: &EnvPatch) -> anyhow::Result<Deployed> {
-        self.once_only(app.request(self, Method::PATCH, "/env").json(patch)).await
-    }
-
-    /// The variables of the current release.
-    pub async fn env(&self, app: &AppRef) -> anyhow::Result<EnvPatch> {
-        self.json(app.request(self, Method::GET, "/env")).await
-    }
-
-    pub async fn restart(&self, app: &AppRef) -> anyhow::Result<Deployed> {
-        self.once_only(app.request(self, Method::POST, "/restart")).await
-    }
-
-    pub async fn delete_app(&self, app: &AppRef) -> anyhow::Result<()> {
-        self.done(app.request(self, Method::DELETE, "")).await
     }
 
     /// One page of a list, as it is.
@@ -194,7 +74,7 @@ impl Client {
         self.json(self.request(Method::GET, path).query(query)).await
     }
 
-    /// Opens a stream of server-sent events.
+    /// Opens a stream of server-sent events: returns when its head is there.
     pub async fn open_stream(
         &self,
         path: &str,
@@ -210,19 +90,9 @@ impl Client {
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
-        self.send(request).await
-    }
-
-    /// Reads a reply's head only, for its date.
-    pub async fn head(&self) -> anyhow::Result<http::HeaderMap> {
-        Ok(self.send(self.request(Method::GET, "/v1/whoami")).await?.headers().clone())
-    }
-
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.api)).timeout(REPLY_TIMEOUT);
-        match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
+        match tokio::time::timeout(self.reply_timeout, self.send(request)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(self.silence().into()),
         }
     }
 
@@ -249,10 +119,11 @@ impl Client {
             items.extend(page.items);
             cursor = page.next_cursor;
             if cursor.is_none() {
-                break;
+                return Ok(items);
             }
         }
-        Ok(items)
+        let message = format!("the list at {}{path} has no end: {PAGES_MAX} pages were read", self.api);
+        Err(Failure::new(Exit::Platform, message).into())
     }
 
     /// Sends a request that must take effect once: with a key by which the platform knows a repetition, and a second
@@ -299,9 +170,12 @@ impl Client {
         }
         let message =
             format!("what answers at {} is not a Wharf platform of this version: it said {status}", self.api);
-        Failure::new(if status == 404 { Exit::NotFound } else { Exit::Platform }, message)
-            .help("check the address with `wharf context show`")
-            .into()
+        Failure::new(Exit::Platform, message).help("check the address with `wharf context show`").into()
+    }
+
+    fn silence(&self) -> Failure {
+        Failure::new(Exit::Unreachable, format!("the platform at {} did not answer in time", self.api))
+            .help("`wharf doctor` checks the connection")
     }
 
     fn transport(&self, error: reqwest::Error) -> anyhow::Error {
@@ -313,23 +187,10 @@ impl Client {
                 .into();
         }
         if error.is_timeout() {
-            return Failure::new(Exit::Unreachable, format!("the platform at {api} did not answer in time"))
-                .help("`wharf doctor` checks the connection")
-                .into();
+            return self.silence().into();
         }
         anyhow::Error::new(Failure::new(Exit::Unreachable, format!("the connection to {api} broke: {cause}")))
             .context(BrokenConnection)
-    }
-}
-
-impl AppRef {
-    /// The path of something of the app.
-    pub fn path(&self, rest: &str) -> String {
-        format!("/v1/namespaces/{}/apps/{}{rest}", self.namespace, self.app)
-    }
-
-    fn request(&self, client: &Client, method: Method, rest: &str) -> RequestBuilder {
-        client.request(method, &self.path(rest))
     }
 }
 
@@ -360,8 +221,10 @@ fn is_loopback(url: &reqwest::Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app_ref::AppRef;
     use crate::test_server::{self, TestServer};
     use wharf_types::problem::ProblemCode;
+    use wharf_types::{Digest, RolloutId};
 
     fn client() -> Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -381,6 +244,21 @@ mod tests {
     fn a_stranger_at_the_address_is_named() {
         let error = client().refusal(StatusCode::BAD_GATEWAY, b"<html>");
         assert!(error.to_string().contains("http://127.0.0.1:1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_head_never_comes_is_given_up() {
+        // It takes connections and reads nothing.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client {
+            api: format!("http://{}", listener.local_addr().unwrap()),
+            reply_timeout: Duration::from_millis(50),
+            ..client()
+        };
+        let opened = client.open_stream("/v1/x/logs", &[], None);
+        let error = tokio::time::timeout(Duration::from_secs(20), opened).await.unwrap().unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Unreachable);
+        assert!(error.to_string().contains("did not answer in time"), "{error}");
     }
 
     #[tokio::test]
@@ -421,6 +299,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_list_without_an_end_is_not_taken_for_a_whole_one() {
+        let page = serde_json::json!({ "items": [], "next_cursor": "again" });
+        let server = TestServer::spawn(vec![test_server::json("200 OK", &page); PAGES_MAX]).await;
+        let error = server.client().namespaces().await.unwrap_err();
+        assert!(error.to_string().contains("has no end"), "{error}");
+    }
+
+    #[tokio::test]
     async fn a_list_is_read_to_its_last_page() {
         let page = |names: &[&str], next: Option<&str>| {
             let items: Vec<_> = names
@@ -444,26 +330,5 @@ mod tests {
             "{}",
             server.requests()[1]
         );
-    }
-
-    #[tokio::test]
-    async fn an_upload_arrives_whole_and_tells_how_far_it_is() {
-        let content = Bytes::from(vec![b'x'; 200_000]);
-        let digest = Digest::of(&content);
-        let info = ArtifactInfo {
-            digest,
-            bytes: 200_000,
-            world: wharf_types::world::World::HttpProxy,
-            imports: Vec::new(),
-            capabilities: Vec::new(),
-        };
-        let server = TestServer::spawn(vec![test_server::json("201 Created", &info)]).await;
-        let so_far = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let told = so_far.clone();
-        let sent = move |bytes| told.store(bytes, std::sync::atomic::Ordering::Relaxed);
-        let namespace = NamespaceName::default_namespace();
-        server.client().put_artifact(&namespace, digest, content, sent).await.unwrap();
-        assert_eq!(so_far.load(std::sync::atomic::Ordering::Relaxed), 200_000);
-        assert!(server.requests()[0].ends_with(&"x".repeat(200_000)));
     }
 }

@@ -5,12 +5,14 @@ pub mod deploy;
 pub mod apps;
 pub mod releases;
 pub mod scale;
+pub mod status;
 
 pub mod env;
 pub mod events;
 pub mod logs;
 pub mod top;
 
+pub mod context;
 pub mod login;
 pub mod namespace;
 pub mod node;
@@ -20,8 +22,47 @@ pub mod completion;
 pub mod componentize;
 pub mod doctor;
 
+use crate::args::{Command, Global};
 use crate::exit::Failure;
 use crate::output;
+use crate::session::Session;
+
+/// Runs the command of a client; `before` are the flags that stood before its name.
+pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
+    let open = |global: Global| Session::open(global.or(before.clone()));
+    match command {
+        Command::Deploy(with) => deploy::run(&open(with.global)?, with.args).await,
+        Command::Apps(with) => apps::list(&open(with.global)?).await,
+        Command::Status(with) => status::status(&open(with.global)?, with.args).await,
+        Command::Why(with) => status::why(&open(with.global)?, with.args).await,
+        Command::Open(with) => apps::open(&open(with.global)?, with.args).await,
+        Command::Logs(with) => logs::run(&open(with.global)?, with.args).await,
+        Command::Events(with) => events::run(&open(with.global)?, with.args).await,
+        Command::Top(with) => top::run(&open(with.global)?).await,
+        Command::Releases(with) => releases::list(&open(with.global)?, with.args).await,
+        Command::Rollback(with) => releases::rollback(&open(with.global)?, with.args).await,
+        Command::Scale(with) => scale::run(&open(with.global)?, with.args).await,
+        Command::Restart(with) => releases::restart(&open(with.global)?, with.args).await,
+        Command::Delete(with) => apps::delete(&open(with.global)?, with.args).await,
+        Command::Env(with) => env::run(with.global.or(before), with.args).await,
+        Command::Login(with) => login::login(with.global.or(before), with.args).await,
+        Command::Logout(with) => login::logout(&with.global.or(before), with.args),
+        Command::Context(with) => context::run(with.global.or(before), with.args).await,
+        Command::Token(with) => token::run(with.global.or(before), with.args).await,
+        Command::Namespace(with) => namespace::run(with.global.or(before), with.args).await,
+        Command::Node(with) => node::run(with.global.or(before), with.args).await,
+        Command::Doctor(with) => doctor::run(with.global.or(before)).await,
+        Command::Componentize(args) => {
+            before.refuse_all_but_json("componentize")?;
+            componentize::run(&args)
+        }
+        Command::Completion(args) => {
+            before.refuse_all_but_json("completion")?;
+            completion::run(&args)
+        }
+        Command::Up(_) | Command::Run(_) => unreachable!("roles are dispatched before client commands"),
+    }
+}
 
 /// Before something is lost: at a terminal the name has to be typed, elsewhere `--yes` has to be given.
 fn confirm(what: &str, name: &str, yes: bool) -> anyhow::Result<()> {

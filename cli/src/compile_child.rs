@@ -1,4 +1,4 @@
-//! The process that compiles artifacts: `wharf __compile OUTPUT`, started by the worker.
+//! The process that compiles artifacts: `wharf __compile LIMITS`, started by the worker.
 
 use std::process::ExitCode;
 

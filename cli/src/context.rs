@@ -4,17 +4,17 @@
 //! machine. [`resolve`] decides, without I/O; a token is never sent to an address that it was not saved for.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use wharf_types::NamespaceName;
 use wharf_types::manifest::Manifest;
-use wharf_types::{AppName, NamespaceName};
 
 use crate::args::Global;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::local::{self, Local};
-use crate::project;
+use crate::secret::Secret;
 
 /// The address of a `wharf up` that was told nothing else.
 pub const DEFAULT_API: &str = "http://127.0.0.1:7070";
@@ -31,7 +31,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedContext {
     pub api: String,
-    pub token: String,
+    pub token: Secret,
     pub namespace: Option<NamespaceName>,
 }
 
@@ -57,7 +57,7 @@ impl Config {
 #[derive(Clone, Debug, Default)]
 pub struct Given {
     pub api: Option<String>,
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     pub namespace: Option<NamespaceName>,
 }
 
@@ -66,7 +66,7 @@ impl Given {
         let read = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let namespace = read("WHARF_NAMESPACE").map(|name| name.parse::<NamespaceName>()).transpose();
         let namespace = namespace.map_err(|error| Failure::usage(format!("WHARF_NAMESPACE: {error}")))?;
-        Ok(Self { api: read("WHARF_API"), token: read("WHARF_TOKEN"), namespace })
+        Ok(Self { api: read("WHARF_API"), token: read("WHARF_TOKEN").map(Secret::from), namespace })
     }
 }
 
@@ -76,7 +76,8 @@ pub struct Sources {
     pub flags: Given,
     pub env: Given,
     pub config: Config,
-    pub local: Option<Local>,
+    /// The platforms on this machine, the oldest first.
+    pub local: Vec<Local>,
 }
 
 /// What was chosen.
@@ -89,36 +90,29 @@ pub struct Target {
     pub origin: Origin,
 }
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSource {
-    Given(String),
+    Given(Secret),
     /// The file of the platform on this machine, read when needed.
     File(PathBuf),
     None,
 }
 
-impl std::fmt::Debug for TokenSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl TokenSource {
+    pub fn read(&self) -> anyhow::Result<Option<Secret>> {
         match self {
-            Self::Given(_) => f.write_str("Given(…)"),
-            Self::File(path) => write!(f, "File({path:?})"),
-            Self::None => f.write_str("None"),
+            Self::Given(token) => Ok(Some(token.clone())),
+            Self::File(path) => token_in(path).map(Some),
+            Self::None => Ok(None),
         }
     }
 }
 
-impl TokenSource {
-    pub fn read(&self) -> anyhow::Result<Option<String>> {
-        match self {
-            Self::Given(token) => Ok(Some(token.trim().to_owned())),
-            Self::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("could not read the token in {}", path.display()))?;
-                Ok(Some(text.trim().to_owned()))
-            }
-            Self::None => Ok(None),
-        }
-    }
+/// The token in a file of a platform.
+pub fn token_in(file: &Path) -> anyhow::Result<Secret> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("could not read the token in {}", file.display()))?;
+    Ok(text.into())
 }
 
 /// The namespace so far: a manifest stands between what was said for this command and what was saved.
@@ -169,7 +163,7 @@ pub fn resolve(sources: Sources) -> Target {
         (normalise_api(&api), Origin::Env)
     } else if let Some((name, context)) = current {
         (context.api.clone(), Origin::Context(name.clone()))
-    } else if let Some(local) = &local {
+    } else if let Some(local) = local.first() {
         (local.api.clone(), Origin::Local)
     } else {
         (DEFAULT_API.to_owned(), Origin::Default)
@@ -183,7 +177,7 @@ pub fn resolve(sources: Sources) -> Target {
         TokenSource::Given(token)
     } else if let Some(context) = context {
         TokenSource::Given(context.token.clone())
-    } else if let Some(local) = local.filter(|local| local.api == api) {
+    } else if let Some(local) = local.into_iter().find(|local| local.api == api) {
         TokenSource::File(local.token_file)
     } else {
         TokenSource::None
@@ -217,56 +211,23 @@ pub fn normalise_api(api: &str) -> String {
     format!("{}://{api}", if is_here { "http" } else { "https" })
 }
 
-/// An app and its namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AppRef {
-    pub namespace: NamespaceName,
-    pub app: AppName,
-}
-
-impl AppRef {
-    /// The app that the command is about: the argument, then `--app`, then `wharf.toml` in this folder.
-    pub fn resolve(
-        positional: Option<AppName>,
-        flag: Option<AppName>,
-        target: &Target,
-    ) -> anyhow::Result<Self> {
-        Self::find(positional, flag, target)?.ok_or_else(|| {
-            Failure::new(Exit::Usage, "no app was named")
-                .help("give its name, or run this in a folder with a wharf.toml; `wharf apps` lists them")
-                .into()
-        })
-    }
-
-    pub fn find(
-        positional: Option<AppName>,
-        flag: Option<AppName>,
-        target: &Target,
-    ) -> anyhow::Result<Option<Self>> {
-        if let Some(app) = positional.or(flag) {
-            return Ok(Some(Self { namespace: target.namespace.with_manifest(None), app }));
-        }
-        let manifest = project::read_manifest(std::path::Path::new("."))?;
-        Ok(manifest.map(|manifest| Self {
-            namespace: target.namespace.with_manifest(Some(&manifest)),
-            app: manifest.app,
-        }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn secret(text: &str) -> Secret {
+        text.to_owned().into()
+    }
+
     fn sources() -> Sources {
         let saved = |api: &str, token: &str| SavedContext {
             api: api.to_owned(),
-            token: token.to_owned(),
+            token: secret(token),
             namespace: Some("team".parse().unwrap()),
         };
         let given = |api: &str| Given {
             api: Some(api.to_owned()),
-            token: Some(format!("token of {api}")),
+            token: Some(secret(&format!("token of {api}"))),
             namespace: Some(api.parse().unwrap()),
         };
         Sources {
@@ -279,11 +240,11 @@ mod tests {
                     ("other".into(), saved("https://other", "other token")),
                 ]),
             },
-            local: Some(Local {
+            local: vec![Local {
                 api: "http://127.0.0.1:7070".into(),
                 http: "http://127.0.0.1:8080".into(),
                 token_file: "/token".into(),
-            }),
+            }],
         }
     }
 
@@ -297,12 +258,12 @@ mod tests {
         sources.env = Given::default();
         let target = resolve(sources.clone());
         assert_eq!(target.api, "https://prod");
-        assert_eq!(target.token, TokenSource::Given("prod token".into()));
+        assert_eq!(target.token, TokenSource::Given(secret("prod token")));
         assert_eq!(target.namespace, NamespaceChoice::Saved("team".parse().unwrap()));
         sources.config = Config::default();
         let target = resolve(sources.clone());
         assert_eq!((target.api.as_str(), target.token), (DEFAULT_API, TokenSource::File("/token".into())));
-        sources.local = None;
+        sources.local.clear();
         let target = resolve(sources);
         assert_eq!(
             (target.api.as_str(), target.token, target.origin),
@@ -317,9 +278,22 @@ mod tests {
         sources.flags = Given { api: Some("https://evil".into()), ..Given::default() };
         assert_eq!(resolve(sources.clone()).token, TokenSource::None);
         sources.flags.api = Some("https://other/".into());
-        assert_eq!(resolve(sources.clone()).token, TokenSource::Given("other token".into()));
+        assert_eq!(resolve(sources.clone()).token, TokenSource::Given(secret("other token")));
         sources.flags.api = Some("127.0.0.1:7070".into());
         assert_eq!(resolve(sources).token, TokenSource::File("/token".into()));
+    }
+
+    #[test]
+    fn of_several_local_platforms_the_oldest_is_meant_and_each_has_its_token() {
+        let mut sources = Sources { local: sources().local, ..Sources::default() };
+        sources.local.push(Local {
+            api: "http://127.0.0.1:7071".into(),
+            http: "http://127.0.0.1:8081".into(),
+            token_file: "/second".into(),
+        });
+        assert_eq!(resolve(sources.clone()).api, "http://127.0.0.1:7070");
+        sources.flags.api = Some("127.0.0.1:7071".into());
+        assert_eq!(resolve(sources).token, TokenSource::File("/second".into()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use serde::Serialize;
 use wharf_types::problem::{Problem, ProblemCode};
 
@@ -84,6 +85,20 @@ impl Exit {
     }
 }
 
+/// The table in `wharf --help`.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  it worked
+  1  the platform failed, or the command did
+  2  the command line was not understood
+  3  there is no such thing
+  4  refused: no valid token, or it does not allow this
+  5  the rollout failed: the release cannot start, or was rolled back
+  6  the artifact, the manifest or a setting is not valid
+  7  conflict: it exists, the route is taken, or it changed in between
+  8  the platform cannot be reached
+  9  a quota is used up, or a disk is full";
+
 /// An error that this program found itself, with its exit code and what to do.
 #[derive(Debug)]
 pub struct Failure {
@@ -147,12 +162,45 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
             None => serde_json::json!(exit.as_str()),
         };
         let (status, title) = (problem.map(|p| p.status), problem.map(|p| p.title.as_str()));
-        let report = Report { status, code, title, detail, help, exit: exit as u8 };
-        if let Ok(line) = serde_json::to_string(&report) {
-            eprintln!("{line}");
-        }
+        print_json(&Report { status, code, title, detail, help, exit: exit as u8 });
     }
     ExitCode::from(exit as u8)
+}
+
+/// Prints what is wrong with the command line, or the help that was asked for, and returns the exit code.
+pub fn report_usage(error: &clap::Error, json: bool) -> ExitCode {
+    // Without a terminal or a reader there is nobody left to tell.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    if json {
+        print_json(&usage_report(error));
+    }
+    ExitCode::from(Exit::Usage as u8)
+}
+
+/// The sentence of the error, without the usage that follows it.
+fn usage_report(error: &clap::Error) -> Report<'static> {
+    let text = error.to_string();
+    let sentence = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
+        _ => text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: "),
+    };
+    Report {
+        status: None,
+        code: serde_json::json!(Exit::Usage.as_str()),
+        title: None,
+        detail: sentence.split_whitespace().collect::<Vec<_>>().join(" "),
+        help: Some("`wharf --help` lists commands, `wharf COMMAND --help` their flags".to_owned()),
+        exit: Exit::Usage as u8,
+    }
+}
+
+fn print_json(report: &Report<'_>) {
+    if let Ok(line) = serde_json::to_string(report) {
+        eprintln!("{line}");
+    }
 }
 
 /// The chain as one text; a cause that the sentence before it already holds is not said again.
@@ -196,6 +244,7 @@ fn help_for(error: &anyhow::Error) -> Option<String> {
 mod tests {
     use super::*;
     use anyhow::Context as _;
+    use clap::Parser as _;
 
     #[test]
     fn every_problem_code_has_the_exit_code_of_its_status() {
@@ -223,6 +272,16 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_command_line_is_one_sentence() {
+        let error = crate::args::Cli::try_parse_from(["wharf", "scale", "--nonsense"]).unwrap_err();
+        let report = usage_report(&error);
+        assert_eq!(report.detail, "unexpected argument '--nonsense' found");
+        assert_eq!((report.code, report.exit), (serde_json::json!("usage"), 2));
+        let error = crate::args::Cli::try_parse_from(["wharf", "token"]).unwrap_err();
+        assert_eq!(usage_report(&error).detail, "a command is missing");
+    }
+
+    #[test]
     fn a_sentence_is_said_once() {
         let error = anyhow::anyhow!("disk is full").context("could not write x: disk is full");
         assert_eq!(sentences(&error), "could not write x: disk is full");
@@ -238,10 +297,7 @@ mod tests {
                 guide.contains(&format!("| {exit} |")),
                 "{exit} is missing from docs/guide/exit-codes.md"
             );
-            assert!(
-                crate::args::EXIT_CODES.contains(&format!("  {exit}  ")),
-                "{exit} is missing from --help"
-            );
+            assert!(EXIT_CODES.contains(&format!("  {exit}  ")), "{exit} is missing from --help");
         }
     }
 }

@@ -66,6 +66,11 @@ pub fn state_style(word: &str) -> Style {
     }
 }
 
+/// The word in its colour.
+pub fn coloured(word: &str) -> String {
+    state_style(word).apply_to(word).to_string()
+}
+
 /// The text with its control characters spelled out, but for tabs and line ends.
 pub fn printable(text: &str) -> Cow<'_, str> {
     let is_bad = |c: char| c.is_control() && c != '\t' && c != '\n';

@@ -1,23 +1,12 @@
-//! An app's folder: its manifest, its build, and the artifact that comes out.
+//! An app's folder: its manifest and its build.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use wharf_types::AppName;
-use wharf_types::manifest::{BuildSpec, FILE_NAME, Manifest, ManifestError};
+use wharf_types::manifest::{FILE_NAME, Manifest, ManifestError};
 
-use crate::exit::{Exit, Failure};
-
-/// The largest artifact that is pushed.
-pub const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
-
-/// Where toolchains leave their result, looked at in this order.
-const ARTIFACT_FOLDERS: [&str; 6] =
-    [".", "target/wasm32-wasip2/release", "target/wasm32-wasip1/release", "dist", "build", "out"];
+use crate::exit::Failure;
 
 /// The manifest in a folder, if there is one.
 pub fn read_manifest(folder: &Path) -> anyhow::Result<Option<Manifest>> {
@@ -84,112 +73,10 @@ pub async fn build(folder: &Path, command: &str) -> anyhow::Result<()> {
         .into())
 }
 
-/// The artifact of a folder: the one that the manifest names, or the only `.wasm` where builds leave theirs.
-pub fn find_artifact(folder: &Path, build: Option<&BuildSpec>) -> anyhow::Result<PathBuf> {
-    if let Some(artifact) = build.and_then(|build| build.artifact.as_ref()) {
-        let path = folder.join(artifact);
-        if path.is_file() {
-            return Ok(path);
-        }
-        let message = format!("there is no {}, which {FILE_NAME} names as the artifact", path.display());
-        return Err(Failure::invalid(message)
-            .help("does `build.command` write it? a CARGO_TARGET_DIR moves it")
-            .into());
-    }
-    for candidate in ARTIFACT_FOLDERS {
-        let candidate = if candidate == "." { folder.to_owned() } else { folder.join(candidate) };
-        let mut found = wasm_files(&candidate);
-        match found.len() {
-            0 => continue,
-            1 => return Ok(found.remove(0)),
-            _ => {
-                let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
-                let message = format!("there are several artifacts: {}", names.join(", "));
-                return Err(Failure::invalid(message)
-                    .help(format!(
-                        "name one: `wharf deploy {}`, or `build.artifact` in {FILE_NAME}",
-                        names[0]
-                    ))
-                    .into());
-            }
-        }
-    }
-    let message =
-        format!("there is no .wasm file in {}; looked in {}", folder.display(), ARTIFACT_FOLDERS.join(", "));
-    Err(Failure::invalid(message)
-        .help(format!(
-            "build it first, set `build.command` in {FILE_NAME}, or name the file: `wharf deploy FILE.wasm`"
-        ))
-        .into())
-}
-
-fn wasm_files(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let is_wasm =
-        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm") && path.is_file();
-    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_wasm).collect();
-    found.sort();
-    found
-}
-
-/// Reads an artifact after the checks that need no platform.
-pub fn read_artifact(path: &Path) -> anyhow::Result<Bytes> {
-    let shown = path.display();
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::new(Exit::NotFound, format!("there is no file {shown}")).into());
-        }
-        Err(error) => return Err(error).with_context(|| format!("could not read {shown}")),
-    };
-    let bytes = file.metadata().with_context(|| format!("could not read {shown}"))?.len();
-    let mut content = Vec::new();
-    file.by_ref().take(8).read_to_end(&mut content).with_context(|| format!("could not read {shown}"))?;
-    check_artifact(&content, bytes).map_err(|problem| Failure::invalid(format!("{shown} {problem}")))?;
-    file.read_to_end(&mut content).with_context(|| format!("could not read {shown}"))?;
-    Ok(content.into())
-}
-
-/// Whether something with this start and size may be an artifact.
-fn check_artifact(start: &[u8], bytes: u64) -> Result<(), String> {
-    if bytes == 0 {
-        return Err("is empty: did the build finish?".to_owned());
-    }
-    if !start.starts_with(b"\0asm") {
-        let hint = if start.starts_with(b"(") {
-            "it looks like the text format, which `wasm-tools parse` translates"
-        } else {
-            "push a component or a WASI 0.1 module"
-        };
-        return Err(format!("is not WebAssembly (it does not begin with \\0asm): {hint}"));
-    }
-    if bytes > ARTIFACT_MAX_BYTES {
-        let max = crate::output::bytes(ARTIFACT_MAX_BYTES);
-        return Err(format!("is {}, more than the {max} that a platform takes", crate::output::bytes(bytes)));
-    }
-    Ok(())
-}
-
-/// The name that an artifact's file suggests: `target/hello_world.wasm` gives `hello-world`.
-pub fn app_name_of_file(path: &Path) -> Option<AppName> {
-    let stem = path.file_stem()?.to_str()?;
-    stem.to_ascii_lowercase().replace(['_', '.', ' '], "-").parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_files_name_becomes_an_apps_name_where_it_is_one() {
-        let name = |path: &str| app_name_of_file(Path::new(path)).map(|name| name.to_string());
-        assert_eq!(name("hello.wasm").as_deref(), Some("hello"));
-        assert_eq!(name("target/My_App.component.wasm").as_deref(), Some("my-app-component"));
-        assert_eq!(name("über.wasm"), None);
-        assert_eq!(name("_.wasm"), None);
-        assert_eq!(name(&format!("{}.wasm", "x".repeat(60))), None);
-        assert_eq!(name("/"), None);
-    }
+    use crate::exit::Exit;
 
     #[test]
     fn an_unknown_key_is_named_with_file_and_line() {
@@ -210,38 +97,6 @@ mod tests {
         std::fs::write(folder.path().join(FILE_NAME), "app = \"a\"\n[scale]\nreplicas = 5000\n").unwrap();
         let text = read_manifest(folder.path()).unwrap_err().to_string();
         assert!(text.contains("scale.replicas"), "{text}");
-    }
-
-    #[test]
-    fn only_what_may_be_webassembly_is_read() {
-        assert!(check_artifact(b"\0asm\x0d\0\x01\0", 100).is_ok());
-        assert!(check_artifact(b"", 0).unwrap_err().contains("empty"));
-        assert!(check_artifact(b"\0\0\0\0", 200 << 20).unwrap_err().contains("not WebAssembly"));
-        assert!(check_artifact(b"(component", 10).unwrap_err().contains("text format"));
-        assert!(check_artifact(b"\0asm", ARTIFACT_MAX_BYTES + 1).unwrap_err().contains("256 MiB"));
-    }
-
-    #[test]
-    fn a_missing_file_is_not_found() {
-        let error = read_artifact(Path::new("/nowhere/x.wasm")).unwrap_err();
-        assert_eq!(Exit::of(&error), Exit::NotFound);
-    }
-
-    #[test]
-    fn the_only_artifact_is_found_and_several_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = find_artifact(folder.path(), None).unwrap_err().to_string();
-        assert!(error.contains("looked in ., target/wasm32-wasip2/release"), "{error}");
-        let release = folder.path().join("target/wasm32-wasip2/release");
-        std::fs::create_dir_all(&release).unwrap();
-        std::fs::write(release.join("a.wasm"), "").unwrap();
-        assert_eq!(find_artifact(folder.path(), None).unwrap(), release.join("a.wasm"));
-        std::fs::write(release.join("b.wasm"), "").unwrap();
-        let error = find_artifact(folder.path(), None).unwrap_err().to_string();
-        assert!(error.contains("a.wasm") && error.contains("b.wasm"), "{error}");
-        let build = BuildSpec { command: None, artifact: Some("c.wasm".into()) };
-        let error = find_artifact(folder.path(), Some(&build)).unwrap_err().to_string();
-        assert!(error.contains("c.wasm"), "{error}");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -9,8 +10,8 @@ use wharf_types::api::{Deployed, RolloutInfo};
 use wharf_types::node::Reason;
 use wharf_types::state::RolloutState;
 
+use crate::app_ref::AppRef;
 use crate::args::WaitArgs;
-use crate::context::AppRef;
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::session::Session;
@@ -68,7 +69,9 @@ pub async fn finish(
     since: Instant,
 ) -> anyhow::Result<()> {
     let limit = wait.timeout.as_duration();
-    let info = if wait.no_wait { None } else { Some(wait_for(session, app, deployed, limit).await?) };
+    let mut info = None;
+    let waited = if wait.no_wait { Ok(()) } else { wait_for(session, app, deployed, limit, &mut info).await };
+    // The release is there, however the waiting went: who reads the result must learn its number.
     if session.json {
         output::json(&Summary {
             deployed,
@@ -80,6 +83,9 @@ pub async fn finish(
             elapsed_millis: since.elapsed().as_millis(),
         })?;
     }
+    waited.with_context(|| {
+        format!("release {} of {} was made, but how its rollout went is not known", deployed.release, app.app)
+    })?;
     let Some(info) = info else {
         if !session.json {
             output::line(format!("release {} of {} is being rolled out", deployed.release, app.app))?;
@@ -124,13 +130,15 @@ pub async fn finish(
     }
 }
 
-/// Asks until the rollout is decided or the time is up. A platform that is away for a moment is asked again.
+/// Asks until the rollout is decided or the time is up, and keeps the latest answer. A platform that is away for a moment is
+/// asked again.
 async fn wait_for(
     session: &Session,
     app: &AppRef,
     deployed: &Deployed,
     limit: Duration,
-) -> anyhow::Result<RolloutInfo> {
+    latest: &mut Option<RolloutInfo>,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     let bar = spinner(session.json);
     let poll = if bar.is_hidden() { POLL_UNSEEN } else { POLL_SHOWN };
@@ -139,11 +147,13 @@ async fn wait_for(
         let left = deadline.saturating_duration_since(Instant::now());
         match session.client.rollout(app, deployed.rollout, left.min(poll)).await {
             Ok(info) => {
-                if verdict(info.state) != Verdict::Undecided || left.is_zero() {
-                    bar.finish_and_clear();
-                    return Ok(info);
-                }
+                let is_over = verdict(info.state) != Verdict::Undecided || left.is_zero();
                 bar.set_message(progress_text(&info));
+                *latest = Some(info);
+                if is_over {
+                    bar.finish_and_clear();
+                    return Ok(());
+                }
             }
             Err(error) if Exit::of(&error) == Exit::Unreachable && !left.is_zero() => {
                 bar.set_message("the platform does not answer; trying again");
@@ -211,6 +221,7 @@ fn print_urls(deployed: &Deployed) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_server::{self, TestServer};
     use wharf_types::node::ReasonKind;
     use wharf_types::{RolloutId, Timestamp};
 
@@ -243,6 +254,31 @@ mod tests {
             "release 4 of hello failed: the guest trapped: unreachable; hello is back on release 3"
         );
         assert!(failure_text(&app(), &failed(None)).ends_with("; nothing of it runs"));
+    }
+
+    #[tokio::test]
+    async fn what_was_learnt_before_the_platform_failed_is_kept() {
+        let running = RolloutInfo { state: RolloutState::Running, ready: 1, reason: None, ..failed(None) };
+        let gone = wharf_types::Problem::new(wharf_types::problem::ProblemCode::NotFound, "the app is gone");
+        let replies = vec![test_server::json("200 OK", &running), test_server::json("404 Not Found", &gone)];
+        let server = TestServer::spawn(replies).await;
+        let target = crate::context::resolve(crate::context::Sources::default());
+        let session = Session { target, client: server.client(), json: true, app_flag: None };
+        let deployed = Deployed {
+            namespace: app().namespace,
+            app: app().app,
+            release: 4,
+            rollout: running.id,
+            digest: wharf_types::Digest::of(b""),
+            url: String::new(),
+            urls: Vec::new(),
+            capabilities: Vec::new(),
+            new_capabilities: Vec::new(),
+        };
+        let mut latest = None;
+        let waited = wait_for(&session, &app(), &deployed, Duration::from_secs(20), &mut latest).await;
+        assert_eq!(Exit::of(&waited.unwrap_err()), Exit::NotFound);
+        assert_eq!(latest, Some(running));
     }
 
     #[test]

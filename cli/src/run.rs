@@ -9,91 +9,141 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
+use directories::ProjectDirs;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use wharf_runtime::backend::Failure as GuestFailure;
 use wharf_runtime::logs::LogSink;
 use wharf_runtime::wasm::app::HttpApp;
 use wharf_runtime::wasm::compiler::{CompileCommand, key_in};
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
 use wharf_runtime::wasm::standalone::{Loaded, Options, load};
+use wharf_types::node::ReasonKind;
 use wharf_types::spec::AppSpec;
+
+use crate::args::parse_assignment;
+use crate::artifact;
+use crate::exit::{Exit, Failure};
+use crate::output;
 
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// The component or core module to run
     pub file: PathBuf,
     /// Set an environment variable of the guest; may be repeated
-    #[arg(long, value_name = "K=V")]
-    pub env: Vec<String>,
-    /// Let the guest use a folder of this machine; may be repeated
-    #[arg(long, value_name = "HOST::GUEST")]
-    pub dir: Vec<String>,
+    #[arg(long, value_name = "K=V", value_parser = parse_assignment)]
+    pub env: Vec<(String, String)>,
+    /// Let a command use a folder of this machine; may be repeated
+    #[arg(long, value_name = "HOST::GUEST", value_parser = parse_dir)]
+    pub dir: Vec<(PathBuf, String)>,
     /// Let the guest reach an address, such as `https://api.example.com`; may be repeated
     #[arg(long, value_name = "GRANT")]
     pub net: Vec<String>,
-    /// Where an HTTP app is served; port 0 takes any free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-    pub addr: SocketAddr,
+    /// Where an HTTP app is served; port 0 takes any free one [default: 127.0.0.1:0]
+    #[arg(long, value_name = "ADDR")]
+    pub addr: Option<SocketAddr>,
     /// Arguments of the guest
     #[arg(last = true)]
     pub args: Vec<String>,
 }
 
+fn parse_dir(text: &str) -> Result<(PathBuf, String), String> {
+    match text.split_once("::") {
+        Some((host, guest)) if !host.is_empty() && !guest.is_empty() => Ok((host.into(), guest.to_owned())),
+        _ => Err("write HOST::GUEST, such as ./data::/data".to_owned()),
+    }
+}
+
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = options(&args)?;
-    let bytes = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    crate::file_handles::raise().context("cannot read the limit of open files")?;
+    let bytes = artifact::read(&args.file)?;
     let host = Arc::new(host()?);
-    match load(host, bytes.into(), options).await? {
+    match load(host, bytes, options).await.map_err(|failure| guest_failure(&args.file, &failure))? {
         Loaded::Command(command) => {
-            let code = command.run().await?;
+            if args.addr.is_some() {
+                return Err(useless(&args.file, "a command", "--addr", "it serves nothing").into());
+            }
+            let code = command.run().await.map_err(|failure| guest_failure(&args.file, &failure))?;
             // A guest may choose any number; a process of this system has eight bits of it.
             Ok(ExitCode::from((code & 0xff) as u8))
         }
-        Loaded::Http(app) => serve(app, args.addr).await,
+        Loaded::Http(app) => {
+            if !args.dir.is_empty() {
+                return Err(useless(&args.file, "an HTTP app", "--dir", "it gets no folders").into());
+            }
+            serve(app, &args).await
+        }
     }
+}
+
+/// A flag that would have no effect is refused: whoever wrote it expects one.
+fn useless(file: &Path, kind: &str, flag: &str, why: &str) -> Failure {
+    Failure::usage(format!("{} is {kind}, for which {flag} means nothing: {why}", file.display()))
+        .help(format!("leave {flag} out"))
+}
+
+/// The guest's failure with the exit code that is documented for it.
+fn guest_failure(file: &Path, failure: &GuestFailure) -> Failure {
+    let exit = match failure.reason.kind {
+        ReasonKind::Artifact => Exit::Invalid,
+        ReasonKind::Trap
+        | ReasonKind::Exit
+        | ReasonKind::Limit
+        | ReasonKind::Probe
+        | ReasonKind::Platform => Exit::Platform,
+    };
+    Failure::new(exit, format!("{}: {failure}", file.display()))
 }
 
 fn options(args: &RunArgs) -> anyhow::Result<Options> {
     let mut spec = AppSpec::default();
-    for pair in &args.env {
-        let (key, value) = pair
-            .split_once('=')
-            .with_context(|| format!("--env {pair}: write NAME=VALUE, such as --env GREETING=hi"))?;
-        spec.env.insert(key.to_owned(), value.to_owned());
-    }
+    spec.env.extend(args.env.iter().cloned());
+    spec.args.clone_from(&args.args);
     spec.outbound.allow.clone_from(&args.net);
     spec.limits.memory = wharf_types::quantity::ByteSize::mib(4096);
-    spec.validate()?;
-    let dir = |pair: &String| {
-        let (host, guest) = pair
-            .split_once("::")
-            .with_context(|| format!("--dir {pair}: write HOST::GUEST, such as --dir ./data::/data"))?;
-        anyhow::Ok((PathBuf::from(host), guest.to_owned()))
-    };
-    let dirs = args.dir.iter().map(dir).collect::<Result<_, _>>()?;
+    spec.validate().map_err(|error| Failure::invalid(error.to_string()))?;
     let name = args.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Options { name, spec, args: args.args.clone(), dirs })
+    Ok(Options { name, spec, args: args.args.clone(), dirs: args.dir.clone() })
 }
 
 fn host() -> anyhow::Result<WasmHost> {
-    let folder = directories::ProjectDirs::from("", "", "wharf")
-        .map_or_else(|| std::env::temp_dir().join("wharf"), |dirs| dirs.cache_dir().to_owned());
+    let folder = cache_folder(directories::ProjectDirs::from("", "", "wharf"))?;
     let describe = || format!("cannot use the cache folder {}", folder.display());
     let key = key_in(&folder.join("compiled.key")).with_context(describe)?;
-    WasmHost::new(Path::new(&folder.join("compiled")), key, CompileCommand::this_program(), LogSink::new())
+    WasmHost::new(&folder.join("compiled"), key, CompileCommand::this_program(), LogSink::new())
         .with_context(describe)
 }
 
-async fn serve(app: Arc<HttpApp>, addr: SocketAddr) -> anyhow::Result<ExitCode> {
-    let listener = TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}"))?;
-    eprintln!("http://{}", listener.local_addr()?);
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+/// Only ever a folder of this user: who can write to it decides what machine code runs here.
+fn cache_folder(dirs: Option<ProjectDirs>) -> Result<PathBuf, Failure> {
+    dirs.map(|dirs| dirs.cache_dir().to_owned()).ok_or_else(|| {
+        Failure::new(Exit::Platform, "no home folder is known, so compiled components have no place")
+            .help("set HOME, or XDG_CACHE_HOME, to a folder of yours")
+    })
+}
+
+/// Says where it serves before the guest can say anything, and when a signal already ends it in good order.
+async fn serve(app: Arc<HttpApp>, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let addr = args.addr.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let listener = TcpListener::bind(addr).await.map_err(|error| {
+        Failure::new(Exit::Platform, format!("cannot listen on {addr}: {error}"))
+            .help("choose another address with `--addr ADDR`; port 0 takes any free one")
+    })?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    output::note(format!("http://{}", listener.local_addr()?));
+    tokio::select! {
+        started = app.start() => started.map_err(|failure| guest_failure(&args.file, &failure))?,
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+    }
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -158,4 +208,33 @@ fn make_absolute(request: &Request<Incoming>) -> Option<Uri> {
     };
     let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     Uri::builder().scheme("http").authority(authority).path_and_query(path).build().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_artifact_that_can_never_run_is_not_valid_and_one_that_fails_is_a_failure() {
+        let exit = |kind| {
+            let failure = guest_failure(Path::new("x.wasm"), &GuestFailure::new(kind, "why"));
+            assert_eq!(failure.to_string(), "x.wasm: why");
+            Exit::of(&failure.into())
+        };
+        assert_eq!(exit(ReasonKind::Artifact), Exit::Invalid);
+        assert_eq!(exit(ReasonKind::Trap), Exit::Platform);
+    }
+
+    #[test]
+    fn a_folder_has_both_of_its_names() {
+        assert_eq!(parse_dir("a:b::/data"), Ok(("a:b".into(), "/data".to_owned())));
+        for bad in ["x", "::/data", "x::", ""] {
+            assert!(parse_dir(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_a_home_folder_no_other_folder_is_trusted() {
+        assert_eq!(Exit::of(&cache_folder(None).unwrap_err().into()), Exit::Platform);
+    }
 }

@@ -2,9 +2,10 @@
 
 use wharf_types::{AppName, NamespaceName};
 
+use crate::app_ref::AppRef;
 use crate::args::Global;
 use crate::client::Client;
-use crate::context::{self, AppRef, Target};
+use crate::context::{self, Target};
 
 #[derive(Debug)]
 pub struct Session {

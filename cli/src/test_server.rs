@@ -39,7 +39,7 @@ impl TestServer {
 
     pub fn client(&self) -> Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Client::with_token(&self.api, Some("secret".into())).unwrap()
+        Client::with_token(&self.api, Some("secret".to_owned().into())).unwrap()
     }
 
     /// Heads and bodies of the requests so far.

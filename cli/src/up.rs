@@ -3,6 +3,8 @@
 //! The three meet as they would on three hosts: the worker follows the control plane over HTTP. Only requests take a shorter
 //! way: the ingress calls the guests of this process through [`LocalGuests`].
 
+mod announce;
+
 use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -21,22 +23,24 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wharf_ingress::{CallError, Config as IngressConfig, Ingress, IngressError, LocalCall};
-use wharf_platform_api::{Config, ControlPlane};
+use wharf_platform_api::{Config, ControlPlane, OpenError};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::Session;
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
-use wharf_runtime::wasm::backend::{DispatchError, Table, WasmBackend};
+use wharf_runtime::wasm::backend::WasmBackend;
 use wharf_runtime::wasm::body::GuestBody;
 use wharf_runtime::wasm::compiler::{CompileCommand, key_in};
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
+use wharf_runtime::wasm::table::{DispatchError, Table};
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::NodeRegistration;
 use wharf_types::route::RouteTable;
 use wharf_types::{InstanceId, NodeId, Timestamp};
 
 use crate::exit::{Exit, Failure};
+use crate::file_handles;
 use crate::local::{self, Local};
 
 /// How long open requests may finish after SIGTERM.
@@ -62,6 +66,7 @@ pub struct UpArgs {
 
 pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     start_log();
+    let file_handles_max = file_handles::raise().context("cannot read the limit of open files")?;
     // Before anything is started, so that a signal is never missed.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let api_listener = listen(args.api, "--api").await?;
@@ -71,25 +76,28 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
 
     let data_dir = args.data.map_or_else(default_data_dir, Ok)?;
     let config = Config { data_dir: data_dir.clone(), domain: "localhost".into(), http_url: http.clone() };
-    let control_plane = ControlPlane::open(config).await?;
+    let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let node_token = control_plane.node_token().to_owned();
 
     let stop_control_plane = CancellationToken::new();
-    let serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
-    let worker = Worker::start(&data_dir.join("worker"), &api, &node_token, http_listener)?;
+    let mut serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
+    let worker = Worker::start(&data_dir.join("worker"), &api, &node_token, http_listener, file_handles_max)?;
 
     let local = Local { api, http, token_file };
     if let Err(error) = local::write(&local) {
         tracing::warn!("clients on this machine will not find the platform by themselves: {error:#}");
     }
-    announce(&local, args.json)?;
+    announce::print(&local, args.json)?;
 
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    if !args.json {
+    let ended_early = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        ended = &mut serving => Some(ended),
+    };
+    if ended_early.is_some() {
+        tracing::error!("the control plane ended by itself; stopping");
+    } else if !args.json {
         eprintln!("stopping: open requests may finish for up to {} s; Ctrl-C ends them now", DRAIN.as_secs());
     }
     let clean = tokio::select! {
@@ -97,12 +105,18 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         _ = interrupt.recv() => false,
     };
     stop_control_plane.cancel();
-    let ended = tokio::time::timeout(PART_GRACE + PART_GRACE, serving).await;
+    let ended = match ended_early {
+        Some(ended) => Ok(ended),
+        None => tokio::time::timeout(PART_GRACE + PART_GRACE, serving).await,
+    };
     if let Err(error) = local::remove(&local) {
         tracing::warn!("{error:#}");
     }
-    if let Ok(Ok(Err(error))) = ended {
-        return Err(error).context("the API ended with an error");
+    match ended {
+        Ok(Ok(Err(error))) => return Err(error).context("the control plane ended with an error"),
+        Ok(Err(fault)) => return Err(fault).context("the control plane ended by a fault"),
+        // It ended in order, or was given up because its time was over.
+        Ok(Ok(Ok(()))) | Err(_) => {}
     }
     if !clean && !args.json {
         eprintln!("stopped; some requests were cut");
@@ -129,34 +143,17 @@ async fn listen(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// With the exit code of a full disk where that is the reason.
+fn open_failure(error: OpenError) -> anyhow::Error {
+    let exit = if matches!(error, OpenError::Full { .. }) { Exit::Full } else { Exit::Platform };
+    let error = anyhow::Error::new(error);
+    Failure::new(exit, format!("{error:#}")).into()
+}
+
 fn default_data_dir() -> anyhow::Result<PathBuf> {
     let dirs = directories::ProjectDirs::from("", "", "wharf")
         .context("no home folder is known: name a folder with --data DIR")?;
     Ok(dirs.data_dir().to_owned())
-}
-
-fn announce(local: &Local, json: bool) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string(local)?)?;
-    } else {
-        writeln!(out, "Wharf is up.")?;
-        writeln!(out, "  API    {}", local.api)?;
-        writeln!(out, "  apps   http://APP.NAMESPACE.localhost:{}/", port_of(&local.http))?;
-        writeln!(out, "  token  {}", local.token_file.display())?;
-        writeln!(out)?;
-        writeln!(
-            out,
-            "Clients on this machine are logged in already: `wharf deploy hello.wasm --app hello`."
-        )?;
-        writeln!(out, "Elsewhere: `wharf login {}`, with the token above. Ctrl-C stops.", local.api)?;
-    }
-    out.flush()?;
-    Ok(())
-}
-
-fn port_of(url: &str) -> &str {
-    url.rsplit(':').next().unwrap_or_default()
 }
 
 /// The worker and its ingress.
@@ -168,7 +165,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(folder: &Path, api: &str, token: &str, listener: TcpListener) -> anyhow::Result<Self> {
+    fn start(
+        folder: &Path,
+        api: &str,
+        token: &str,
+        listener: TcpListener,
+        file_handles_max: u64,
+    ) -> anyhow::Result<Self> {
         let node = node_id(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
         let key =
@@ -182,6 +185,7 @@ impl Worker {
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
         let mut config = IngressConfig::new(node);
+        config.max_connections = wharf_ingress::connections_within(file_handles_max);
         config.on_error = Arc::new({
             let logs = logs.clone();
             move |error| tell_app(&logs, error)
@@ -235,16 +239,9 @@ fn registration() -> NodeRegistration {
     let hostname =
         nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     // A quarter is left to the system and to this process itself.
-    let memory_bytes = memory_total_bytes().unwrap_or(1 << 30) / 4 * 3;
+    let memory_bytes = wharf_runtime::machine::memory_total_bytes().unwrap_or(1 << 30) / 4 * 3;
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     NodeRegistration { hostname, memory_bytes, cpus, version: env!("CARGO_PKG_VERSION").to_owned() }
-}
-
-/// `MemTotal` of proc(5).
-fn memory_total_bytes() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
 }
 
 /// An error that the ingress made itself belongs into the log of the app that it was made for.
@@ -284,20 +281,16 @@ impl tower::Service<LocalCall> for LocalGuests {
     }
 
     fn call(&mut self, call: LocalCall) -> Self::Future {
-        let table = self.0.clone();
-        let mut answer: Self::Future = Box::pin(async move {
-            table.dispatch(call.instance, call.request).await.map_err(|error| match error {
+        // The ingress holds its route table during this call only, so the request must have its place in the instance when
+        // this returns: otherwise the instance may be stopped between the choice and the first poll.
+        let admission = self.0.admit(call.instance);
+        Box::pin(async move {
+            admission.call(call.request).await.map_err(|error| match error {
                 DispatchError::NotHere(request) => CallError::NotHere(request),
+                DispatchError::Busy(request) => CallError::Busy(Some(request)),
                 DispatchError::Invoke(error) => call_error(&error),
             })
-        });
-        // The ingress holds its route table during this call only, so the request must have its place in the instance when
-        // this returns: otherwise the instance may be stopped between the choice and the first poll. Whoever awaits the
-        // answer polls again at once, so no wake-up is lost.
-        match answer.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())) {
-            Poll::Ready(answer) => Box::pin(std::future::ready(answer)),
-            Poll::Pending => answer,
-        }
+        })
     }
 }
 
@@ -307,8 +300,25 @@ fn call_error(error: &InvokeError) -> CallError {
         InvokeError::Timeout(_) | InvokeError::Cpu(_) => CallError::Timeout,
         InvokeError::BodyTooLarge => CallError::BodyTooLarge,
         InvokeError::BadRequest(text) => CallError::BadRequest(text.clone()),
-        InvokeError::Trap(_) | InvokeError::NoResponse | InvokeError::Guest(_) | InvokeError::Platform(_) => {
-            CallError::Failed(error.to_string())
-        }
+        InvokeError::Stopped
+        | InvokeError::Trap(_)
+        | InvokeError::NoResponse
+        | InvokeError::Guest(_)
+        | InvokeError::Platform(_) => CallError::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_has_its_own_exit_code_and_says_its_cause_once() {
+        let source = || std::io::Error::other("no space left");
+        let full = open_failure(OpenError::Full { dir: "/data".into(), source: source() });
+        assert_eq!(Exit::of(&full), Exit::Full);
+        assert!(full.to_string().ends_with(": no space left"), "{full}");
+        let other = open_failure(OpenError::NotWritable { dir: "/data".into(), source: source() });
+        assert_eq!(Exit::of(&other), Exit::Platform);
     }
 }

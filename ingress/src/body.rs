@@ -93,7 +93,10 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 }
                 let polled = ready!(body.poll_frame(cx));
                 match (&polled, &mut *open) {
-                    (Some(Ok(_)), Some(open)) => open.set_owed(true),
+                    (Some(Ok(_)), Some(open)) => {
+                        open.session.connection.frame_passes();
+                        open.set_owed(true);
+                    }
                     _ => *open = None,
                 }
                 Poll::Ready(polled)

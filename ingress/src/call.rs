@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use hyper::body::Incoming;
 use wharf_types::InstanceId;
+
+use crate::request_body::RequestBody;
 
 /// One request to a local instance.
 ///
@@ -11,7 +12,7 @@ use wharf_types::InstanceId;
 #[derive(Debug)]
 pub struct LocalCall {
     pub instance: InstanceId,
-    pub request: http::Request<Incoming>,
+    pub request: http::Request<RequestBody>,
     /// The peer of the connection.
     pub remote: SocketAddr,
 }
@@ -21,10 +22,10 @@ pub struct LocalCall {
 pub enum CallError {
     /// Nothing of that name runs here. The request comes back untouched, for another instance.
     #[error("the instance is not on this node")]
-    NotHere(Box<http::Request<Incoming>>),
+    NotHere(Box<http::Request<RequestBody>>),
     /// Everything that could take the request is taken. The request comes back where it is untouched.
     #[error("the instance takes no more requests at the moment")]
-    Busy(Option<Box<http::Request<Incoming>>>),
+    Busy(Option<Box<http::Request<RequestBody>>>),
     #[error("the guest did not answer in time")]
     Timeout,
     /// The guest trapped, or ended without an answer. The text is for the app's log and never for the client.

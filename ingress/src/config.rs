@@ -9,6 +9,15 @@ use wharf_types::NodeId;
 use crate::error::IngressError;
 use crate::trust::IpRange;
 
+/// Connections of an ingress that has file handles in plenty.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// As many connections as leave a quarter of the process's file handles to everything else: a worker without any could
+/// neither log nor start an instance, while a client that is turned away may try elsewhere.
+pub fn connections_within(file_handles_max: u64) -> usize {
+    usize::try_from(file_handles_max / 4 * 3).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
+}
+
 /// Settings of one ingress. [`Config::new`] has the defaults.
 #[derive(Clone)]
 pub struct Config {
@@ -16,10 +25,10 @@ pub struct Config {
     pub node: NodeId,
     /// How long a client may take to send a request's head. Default 10 s.
     pub header_timeout: Duration,
-    /// How long a connection may stay without a request, and how long a client may take nothing of a response that
-    /// waits for it. Default 60 s.
+    /// How long a connection may stay without a request, how long a client may take nothing of a response that waits
+    /// for it, and how long it may send nothing of a body that a guest waits for. Default 60 s.
     pub idle: Duration,
-    /// One more connection is closed at once. Default 10,000.
+    /// One more connection is closed at once. Default [`CONNECTIONS_MAX`].
     pub max_connections: usize,
     /// The largest head of a request, in octets. Default 64 KiB.
     pub max_header_bytes: usize,
@@ -35,7 +44,7 @@ impl Config {
             node,
             header_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(60),
-            max_connections: 10_000,
+            max_connections: CONNECTIONS_MAX,
             max_header_bytes: 64 * 1024,
             trusted_proxies: Vec::new(),
             on_error: Arc::new(|_| {}),
@@ -53,5 +62,17 @@ impl fmt::Debug for Config {
             .field("max_header_bytes", &self.max_header_bytes)
             .field("trusted_proxies", &self.trusted_proxies)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_file_handles_to_the_rest() {
+        assert_eq!(connections_within(1024), 768);
+        assert_eq!(connections_within(1 << 20), CONNECTIONS_MAX);
+        assert_eq!(connections_within(u64::MAX), CONNECTIONS_MAX);
     }
 }

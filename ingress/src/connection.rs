@@ -37,6 +37,10 @@ pub(crate) struct Connection {
     open: AtomicUsize,
     /// Responses of which the client has not taken what is there.
     owed: AtomicUsize,
+    /// Request bodies of which a guest waits for more.
+    awaited: AtomicUsize,
+    /// Pieces of bodies so far, in both directions.
+    frames: AtomicU64,
     multiplexed: AtomicBool,
     order: AtomicU8,
     waker: AtomicWaker,
@@ -52,6 +56,8 @@ impl Connection {
             begun: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             owed: AtomicUsize::new(0),
+            awaited: AtomicUsize::new(0),
+            frames: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
@@ -85,11 +91,25 @@ impl Connection {
         self.owed.fetch_sub(1, Relaxed);
     }
 
+    pub(crate) fn upload_awaited(&self) {
+        self.awaited.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn upload_arrived(&self) {
+        self.awaited.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn frame_passes(&self) {
+        self.frames.fetch_add(1, Relaxed);
+    }
+
     fn seen(&self) -> Seen {
         Seen {
             begun: self.begun.load(Relaxed),
             open: self.open.load(Relaxed),
             owed: self.owed.load(Relaxed),
+            awaited: self.awaited.load(Relaxed),
+            frames: self.frames.load(Relaxed),
             written_bytes: self.written_bytes.load(Relaxed),
             head_begun: self.read_bytes.load(Relaxed) != self.read_bytes_mark.load(Relaxed),
             multiplexed: self.multiplexed.load(Relaxed),

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::{ErrorCode, IngressError};
 use crate::forwarded::{Client, RequestId};
+use crate::request_body::RequestBody;
 use crate::router::{Match, Router};
 use crate::stats::Stats;
 use crate::uri::Refused;
@@ -151,7 +152,7 @@ where
 fn prepare(
     session: &Session,
     request: Request<Incoming>,
-) -> (Request<Incoming>, Summary, Result<(), Refused>) {
+) -> (Request<RequestBody>, Summary, Result<(), Refused>) {
     let (mut parts, body) = request.into_parts();
     let checked = if parts.headers.len() > HEADER_FIELDS_MAX {
         Err(Refused { code: ErrorCode::HeaderTooLarge, hint: "Send fewer." })
@@ -172,7 +173,7 @@ fn prepare(
         accept: parts.headers.get(ACCEPT).cloned(),
         id,
     };
-    (Request::from_parts(parts, body), summary, checked)
+    (Request::from_parts(parts, RequestBody::new(body, &session.connection)), summary, checked)
 }
 
 /// None: nobody is left to answer to.

@@ -28,10 +28,26 @@ pub(crate) struct Seen {
     /// Responses that wait for the client to take something.
     pub(crate) owed: usize,
     pub(crate) written_bytes: u64,
+    /// Request bodies of which a guest waits for more.
+    pub(crate) awaited: usize,
+    /// Pieces of bodies so far, in both directions. Octets of the connection would say less: HTTP/2 asks whether the
+    /// other side is alive, and is answered, while nothing moves.
+    pub(crate) frames: u64,
     /// Whether anything came after the last request.
     pub(crate) head_begun: bool,
     /// HTTP/2: what comes between requests is seldom a request's head.
     pub(crate) multiplexed: bool,
+}
+
+/// What HTTP/2 may write within an idle time although no response moves: it asks whether the client is alive, and says so itself.
+const UPKEEP_MAX_BYTES: u64 = 1024;
+
+impl Seen {
+    /// Whether the client has taken something of a response since `written_bytes`.
+    fn has_taken(&self, written_bytes: u64) -> bool {
+        let upkeep = if self.multiplexed { UPKEEP_MAX_BYTES } else { 0 };
+        self.written_bytes - written_bytes > upkeep
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,17 +61,29 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Observed {
     begun: u64,
+    /// When the client last took something.
     written_bytes: u64,
     /// Since when it has had no request.
     quiet_since: Instant,
     head_since: Option<Instant>,
     /// Since when the client has taken nothing of what waits for it.
     stalled_since: Option<Instant>,
+    frames: u64,
+    /// Since when a guest has waited for the client, and no body has moved.
+    awaited_since: Option<Instant>,
 }
 
 impl Observed {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { begun: 0, written_bytes: 0, quiet_since: now, head_since: Some(now), stalled_since: None }
+        Self {
+            begun: 0,
+            written_bytes: 0,
+            quiet_since: now,
+            head_since: Some(now),
+            stalled_since: None,
+            frames: 0,
+            awaited_since: None,
+        }
     }
 
     pub(crate) fn observe(&mut self, now: Instant, limits: &Limits, seen: &Seen) -> Verdict {
@@ -64,11 +92,19 @@ impl Observed {
             self.quiet_since = now;
             self.head_since = None;
         }
-        if seen.owed == 0 || seen.written_bytes != self.written_bytes {
+        if seen.owed == 0 || seen.has_taken(self.written_bytes) {
             self.stalled_since = None;
+            self.written_bytes = seen.written_bytes;
         }
-        self.written_bytes = seen.written_bytes;
         if seen.owed > 0 && now - *self.stalled_since.get_or_insert(now) >= limits.idle {
+            return Verdict::Cut;
+        }
+        // Where a response goes on meanwhile, such as in a conversation over two streams, the client may be silent.
+        if seen.awaited == 0 || seen.frames != self.frames {
+            self.awaited_since = None;
+        }
+        self.frames = seen.frames;
+        if seen.awaited > 0 && now - *self.awaited_since.get_or_insert(now) >= limits.idle {
             return Verdict::Cut;
         }
         if seen.open > 0 {
@@ -147,6 +183,49 @@ mod tests {
                 Verdict::Keep,
                 "{secs}"
             );
+        }
+    }
+
+    #[test]
+    fn a_client_that_only_answers_pings_is_cut_after_the_idle_time() {
+        let start = Instant::now();
+        let mut observed = Observed::new(start);
+        let mut verdicts = (0..100).map(|secs| {
+            let written_bytes = 5000 + secs / 20 * 17;
+            let seen =
+                Seen { begun: 1, open: 1, owed: 1, written_bytes, multiplexed: true, ..Seen::default() };
+            (secs, observed.observe(start + Duration::from_secs(secs), &LIMITS, &seen))
+        });
+        let first = verdicts.find(|(_, verdict)| *verdict != Verdict::Keep);
+        assert_eq!(first, Some((60, Verdict::Cut)));
+    }
+
+    #[test]
+    fn a_client_that_stalls_its_upload_is_cut_after_the_idle_time() {
+        let stalled = Seen { begun: 1, open: 1, awaited: 1, frames: 3, ..Seen::default() };
+        assert_eq!(verdict_on(&stalled, 100), Some((60, Verdict::Cut)));
+    }
+
+    #[test]
+    fn a_client_that_uploads_slowly_or_listens_meanwhile_is_kept() {
+        let start = Instant::now();
+        let mut observed = Observed::new(start);
+        for secs in 0..600 {
+            let seen = Seen { begun: 1, open: 1, awaited: 1, frames: secs / 30, ..Seen::default() };
+            let verdict = observed.observe(start + Duration::from_secs(secs), &LIMITS, &seen);
+            assert_eq!(verdict, Verdict::Keep, "{secs}");
+        }
+    }
+
+    #[test]
+    fn time_in_which_nobody_awaits_the_upload_does_not_count() {
+        let start = Instant::now();
+        let mut observed = Observed::new(start);
+        for secs in 0..600 {
+            let awaited = usize::from(secs % 50 != 0);
+            let seen = Seen { begun: 1, open: 1, awaited, ..Seen::default() };
+            let verdict = observed.observe(start + Duration::from_secs(secs), &LIMITS, &seen);
+            assert_eq!(verdict, Verdict::Keep, "{secs}");
         }
     }
 

@@ -20,6 +20,7 @@ mod settings;
 mod sse;
 mod tokens;
 mod watch;
+mod wish;
 
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ const WORKER_BODY_MAX_BYTES: usize = 64 << 20;
 pub(crate) fn router(context: Arc<Context>) -> Router {
     let mut router = Router::new();
     for endpoint in routes::endpoints() {
-        let guard = auth::Guard { context: context.clone(), access: endpoint.access };
+        let guard = auth::Guard { context: context.clone(), access: endpoint.access, query: endpoint.query };
         let limit =
             if endpoint.access == auth::Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
         let guarded = endpoint

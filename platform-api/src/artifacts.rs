@@ -1,20 +1,30 @@
 //! Where the bytes of artifacts are kept, by their digest.
 
+pub(crate) mod collect;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
-use wharf_types::Digest;
+use tokio::time::{Instant, timeout_at};
+use wharf_types::{Digest, Timestamp};
 
 use crate::data_dir::sync_dir;
 use crate::inspect::{self, InvalidArtifact};
 
 /// The largest artifact.
 pub(crate) const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
+/// Uploads at the same time; each holds a thread that writes.
+pub(crate) const UPLOADS_MAX: u32 = 16;
+/// How long an upload may send nothing.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long a whole upload may take.
+const UPLOAD_MAX: Duration = Duration::from_secs(900);
 
 pub(crate) type Body = futures::stream::BoxStream<'static, io::Result<Bytes>>;
 
@@ -29,6 +39,9 @@ pub(crate) trait ArtifactStore: Send + Sync {
 
     /// Gives the bytes up again.
     async fn remove(&self, digest: Digest) -> io::Result<()>;
+
+    /// What there is, and since when.
+    async fn list(&self) -> io::Result<Vec<(Digest, Timestamp)>>;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +54,12 @@ pub(crate) enum PutError {
     Invalid(#[from] InvalidArtifact),
     #[error("the upload broke off")]
     Upload(#[source] io::Error),
+    #[error(
+        "the upload was too slow: send something at least every {} s, and everything within {} minutes; push it again",
+        STALL_MAX.as_secs(),
+        UPLOAD_MAX.as_secs() / 60
+    )]
+    Slow,
     #[error("the artifact could not be written")]
     Write(#[source] io::Error),
 }
@@ -83,7 +102,14 @@ impl ArtifactStore for LocalArtifacts {
             }
             outcome
         });
-        while let Some(chunk) = body.next().await {
+        let end = Instant::now() + UPLOAD_MAX;
+        loop {
+            let limit = end.min(Instant::now() + STALL_MAX);
+            let chunk = match timeout_at(limit, body.next()).await {
+                Ok(Some(chunk)) => chunk.map_err(PutError::Upload),
+                Ok(None) => break,
+                Err(_) => Err(PutError::Slow),
+            };
             let broken = chunk.is_err();
             if chunks.send(Some(chunk)).await.is_err() || broken {
                 break;
@@ -112,6 +138,26 @@ impl ArtifactStore for LocalArtifacts {
             _ => Ok(()),
         }
     }
+
+    async fn list(&self) -> io::Result<Vec<(Digest, Timestamp)>> {
+        let dir = self.dir.join("sha256");
+        tokio::task::spawn_blocking(move || stored_in(&dir)).await.map_err(io::Error::other)?
+    }
+}
+
+fn stored_in(dir: &Path) -> io::Result<Vec<(Digest, Timestamp)>> {
+    let mut stored = Vec::new();
+    for group in fs::read_dir(dir)? {
+        for file in fs::read_dir(group?.path())? {
+            let file = file?;
+            let digest = file.file_name().to_str().and_then(|hex| format!("sha256:{hex}").parse().ok());
+            // What is not named like an artifact is not ours.
+            let Some(digest) = digest else { continue };
+            let written_at = Timestamp::try_from(file.metadata()?.modified()?).map_err(io::Error::other)?;
+            stored.push((digest, written_at));
+        }
+    }
+    Ok(stored)
 }
 
 /// Writes what comes in until the end mark.
@@ -119,7 +165,7 @@ fn receive(
     temporary: &Path,
     target: &Path,
     digest: Digest,
-    mut incoming: mpsc::Receiver<Option<io::Result<Bytes>>>,
+    mut incoming: mpsc::Receiver<Option<Result<Bytes, PutError>>>,
 ) -> Result<u64, PutError> {
     let mut file = fs::File::create_new(temporary).map_err(PutError::Write)?;
     let mut hasher = Sha256::new();
@@ -127,7 +173,7 @@ fn receive(
     let mut bytes = 0_u64;
     loop {
         let chunk = match incoming.blocking_recv() {
-            Some(Some(chunk)) => chunk.map_err(PutError::Upload)?,
+            Some(Some(chunk)) => chunk?,
             Some(None) => break,
             None => return Err(PutError::Upload(io::ErrorKind::UnexpectedEof.into())),
         };
@@ -210,6 +256,21 @@ mod tests {
             store.put(Digest::of(b""), body(vec![])).await,
             Err(PutError::Invalid(InvalidArtifact::Empty))
         ));
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_stalls_is_given_up_and_nothing_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalArtifacts::open(dir.path().into()).unwrap();
+        tokio::time::pause();
+        let stalled = stream::iter([Ok(Bytes::from_static(WASM))]).chain(stream::pending()).boxed();
+        let upload = tokio::spawn(async move { store.put(Digest::of(WASM), stalled).await });
+        // The task may take a few turns to get to its wait.
+        for _ in 0..2 * STALL_MAX.as_secs() {
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert!(matches!(upload.await.unwrap(), Err(PutError::Slow)));
         assert_eq!(files(dir.path()), 0);
     }
 

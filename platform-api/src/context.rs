@@ -7,7 +7,7 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use wharf_types::AppId;
 
-use crate::artifacts::ArtifactStore;
+use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
 use crate::control_plane::Config;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
@@ -22,8 +22,10 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) artifacts: Arc<dyn ArtifactStore>,
+    /// Held by each upload until its artifact has a row; held whole, there is no upload.
+    pub(crate) uploads: Semaphore,
     /// Held while an artifact is in memory.
-    pub(crate) inspections: Semaphore,
+    pub(crate) inspections: Arc<Semaphore>,
     pub(crate) logs: Logs,
     pub(crate) nodes: Nodes,
     pub(crate) releases: Releases,
@@ -54,7 +56,8 @@ impl Context {
             config,
             store,
             artifacts,
-            inspections: Semaphore::new(1),
+            uploads: Semaphore::new(UPLOADS_MAX as usize),
+            inspections: Arc::new(Semaphore::new(1)),
             logs,
             nodes: Nodes::default(),
             dirty: Dirty::default(),

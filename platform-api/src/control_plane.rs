@@ -4,19 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
+use futures::FutureExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use wharf_types::api::Role;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
-use crate::artifacts::LocalArtifacts;
-use crate::context::Context;
-use crate::data_dir::{DataDir, OpenError, write_secret};
+use crate::artifacts::{LocalArtifacts, collect};
+use crate::context::{Context, hash_secret, new_secret};
+use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
-use crate::store::{self, OpenStoreError, Store, StoreError};
-use crate::{api, reconcile};
+use crate::store::{self, Conn, OpenStoreError, Store, StoreError};
+use crate::{api, listener, reconcile};
 
 /// How long open requests may finish after the shutdown began.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -75,40 +75,54 @@ impl ControlPlane {
         tokio::spawn(reconcile::run(self.context.clone(), shutdown))
     }
 
-    /// Serves the API and reconciles until `shutdown`; then open requests may finish for a few seconds.
+    /// Serves the API and reconciles until `shutdown`; then open requests may finish for a few seconds. An error: it ended
+    /// before that, because it could not do its work any more.
     pub async fn serve(
         self,
         listener: tokio::net::TcpListener,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
         let reconciler = self.spawn_reconciler(shutdown.clone());
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                warn!("cannot turn off Nagle's algorithm for an API connection: {error}");
-            }
-        });
-        let streams = self.context.shutdown.clone();
-        let begun = shutdown.clone();
-        let server = axum::serve(listener, self.router()).with_graceful_shutdown(async move {
-            begun.cancelled().await;
-            // Streams of events, logs and assignments never end by themselves.
-            streams.cancel();
-        });
-        let server = server.into_future();
+        self.serve_beside(reconciler, listener, shutdown).await
+    }
+
+    pub(crate) async fn serve_beside(
+        self,
+        reconciler: JoinHandle<()>,
+        listener: tokio::net::TcpListener,
+        shutdown: CancellationToken,
+    ) -> std::io::Result<()> {
+        let reconciler = reconciler.map(|ended| ended.is_ok()).shared();
+        let collector = tokio::spawn(collect::run(self.context.clone(), shutdown.clone()));
+        let server = listener::serve(listener, self.router(), shutdown.clone());
         let forced = async {
             shutdown.cancelled().await;
+            // Streams of events, logs and assignments never end by themselves.
+            self.context.shutdown.cancel();
             tokio::time::sleep(SHUTDOWN_GRACE).await;
         };
+        // An API that takes wishes which nobody carries out would look healthy.
+        let idle = async {
+            reconciler.clone().await;
+            if shutdown.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+        };
         let outcome = tokio::select! {
-            outcome = server => outcome,
+            () = server => Ok(()),
             () = forced => {
                 warn!("some API requests did not finish within {SHUTDOWN_GRACE:?}");
                 Ok(())
             }
+            () = idle => Err(std::io::Error::other("the reconciler ended, so nothing would be carried out any more")),
         };
         shutdown.cancel();
-        if reconciler.await.is_err() {
+        self.context.shutdown.cancel();
+        if !reconciler.await {
             warn!("the reconciler ended by a panic");
+        }
+        if collector.await.is_err() {
+            warn!("giving up unused artifacts ended by a panic");
         }
         self.context.store.close().await;
         info!("the control plane has stopped");
@@ -121,9 +135,9 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
     let now = Timestamp::now();
     let failed = |error: StoreError| data_dir.error_of(open_error(error));
     let secret_file = data_dir.admin_token_file();
-    let token_missing = !secret_file.try_exists().map_err(|error| data_dir.error_of_io(error))?;
-    let secret = crate::context::new_secret();
-    let starts = async {
+    let kept = read_secret(&secret_file).map_err(|error| data_dir.error_of_io(error))?;
+    let secret = new_secret();
+    let started = async {
         let mut tx = store.write().await?;
         let starts = store::change::count(&mut tx, "starts").await?;
         let name = NamespaceName::default_namespace();
@@ -131,12 +145,16 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
             store::namespace::create(&mut tx, &name, now).await?;
         }
         store::rollout::restart_deadlines(&mut tx, now).await?;
-        if token_missing {
+        let valid = match kept {
+            Some(kept) => opens_everything(&mut tx, &kept, now).await?,
+            None => false,
+        };
+        if !valid {
             store::token::delete_bootstrap(&mut tx).await?;
             let token = store::token::NewToken {
                 id: TokenId::new(),
                 name: "admin",
-                secret_hash: &crate::context::hash_secret(&secret),
+                secret_hash: &hash_secret(&secret),
                 role: Role::Admin,
                 namespace: None,
                 bootstrap: true,
@@ -145,14 +163,24 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
             store::token::create(&mut tx, token, now).await?;
         }
         tx.commit().await?;
-        Ok(starts)
+        Ok((starts, valid))
     };
-    let starts = starts.await.map_err(failed)?;
+    let (starts, valid) = started.await.map_err(failed)?;
     // After the commit: a file always holds a token that exists, and a crash in between only means another one.
-    if token_missing {
+    if !valid {
         write_secret(&secret_file, &secret).map_err(|error| data_dir.error_of_io(error))?;
     }
     Ok(u64::try_from(starts).unwrap_or(0))
+}
+
+/// Whether a secret still is what the file of the first token promises.
+async fn opens_everything(conn: &mut Conn, secret: &str, now: Timestamp) -> store::Result<bool> {
+    let token = store::token::find_by_hash(conn, &hash_secret(secret)).await?;
+    Ok(token.is_some_and(|token| {
+        token.role == Role::Admin
+            && token.namespace.is_none()
+            && token.expires_at.is_none_or(|expires_at| expires_at > now)
+    }))
 }
 
 fn open_error(error: StoreError) -> OpenStoreError {

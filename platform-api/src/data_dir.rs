@@ -141,6 +141,15 @@ pub(crate) fn write_secret(file: &Path, secret: &str) -> io::Result<()> {
     sync_dir(file)
 }
 
+/// What [`write_secret`] wrote. None: there is no such file.
+pub(crate) fn read_secret(file: &Path) -> io::Result<Option<String>> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes the renaming of a file in this one's directory last.
 pub(crate) fn sync_dir(file: &Path) -> io::Result<()> {
     match file.parent() {

@@ -21,6 +21,7 @@ mod view;
 
 mod artifacts;
 mod inspect;
+mod listener;
 mod logs;
 mod store;
 

@@ -3,21 +3,23 @@
 //! `DIR/<namespace>/<app>/<number>.ndjson` are segments; the newest is appended to, the oldest goes when there are too many.
 //! A record's position is its segment's number and its offset in it, in one number that only grows.
 
+mod follow;
 mod segment;
 
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 use tracing::warn;
-use wharf_types::log::{LogRecord, LogStream};
-use wharf_types::{AppName, NamespaceName, Timestamp};
+use wharf_types::log::LogRecord;
+use wharf_types::{AppName, NamespaceName};
 
+use follow::{Accept, Follower};
 use segment::Segments;
 
-/// Records that a slow follower may lag behind before it loses some.
+/// Records that a slow follower may lag behind before it has to read the files.
 const FOLLOWER_LAG: usize = 1024;
 /// The most that `tail` returns.
 pub(crate) const TAIL_MAX: usize = 10_000;
@@ -25,7 +27,8 @@ pub(crate) const TAIL_MAX: usize = 10_000;
 /// A record and its position.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Positioned {
-    pub(crate) position: u64,
+    /// None: the disk did not take the record, so nobody can come back to it.
+    pub(crate) position: Option<u64>,
     pub(crate) record: LogRecord,
 }
 
@@ -36,7 +39,7 @@ pub(crate) struct Logs {
 
 struct AppLog {
     /// Held while appending, so that positions go to followers in their order.
-    segments: Mutex<Segments>,
+    segments: Arc<Mutex<Segments>>,
     live: broadcast::Sender<Arc<Positioned>>,
 }
 
@@ -55,7 +58,7 @@ impl Logs {
         for ((namespace, app), records) in by_app {
             let log = self.app(&namespace, &app);
             let append = move || {
-                let mut segments = log.segments.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut segments = lock(&log.segments);
                 let appended = segments.append(records);
                 if let Some(error) = appended.error {
                     warn!("records of {app} in {namespace} could not be kept: {error}");
@@ -80,30 +83,32 @@ impl Logs {
         accept: impl Fn(&LogRecord) -> bool + Send + 'static,
     ) -> io::Result<Vec<Positioned>> {
         let log = self.app(namespace, app);
-        blocking(move || log.lock().tail(count.min(TAIL_MAX), accept)).await
+        blocking(move || lock(&log.segments).tail(count.min(TAIL_MAX), accept)).await
     }
 
-    /// Every record after a position that is still kept, and then what comes. A follower that has seen nothing begins with
-    /// the newest `tail` records.
+    /// The records that `accept` takes: those after a position, or the newest `tail` of them, and then what comes.
     pub(crate) async fn follow(
         &self,
         namespace: &NamespaceName,
         app: &AppName,
         after: Option<u64>,
         tail: usize,
-    ) -> io::Result<(Vec<Positioned>, Follower)> {
+        accept: impl Fn(&LogRecord) -> bool + Send + Sync + 'static,
+    ) -> io::Result<Follower> {
         let log = self.app(namespace, app);
-        let identity = (namespace.clone(), app.clone());
+        let accept: Accept = Arc::new(accept);
         blocking(move || {
-            let segments = log.lock();
-            // While the lock is held nothing is appended, so nothing falls between the two.
-            let live = log.live.subscribe();
-            let before = match after {
-                Some(position) => segments.after(position, TAIL_MAX)?,
-                None => segments.tail(tail.min(TAIL_MAX), |_| true)?,
+            let segments = lock(&log.segments);
+            let end = segments.end()?;
+            let (from, ready) = match after {
+                Some(position) if position < end => (position + 1, Vec::new()),
+                // A position of another log: the app had the same name and is gone.
+                Some(_) => (0, Vec::new()),
+                None => (end, segments.tail(tail.min(TAIL_MAX), |record| accept(record))?),
             };
-            let last = before.last().map(|record| (record.position, record.record.clone()));
-            Ok((before, Follower { live, last, identity }))
+            let live = log.live.subscribe();
+            let segments = log.segments.clone();
+            Ok(Follower { segments, live, from, behind: from != end, ready: ready.into(), accept })
         })
         .await
     }
@@ -120,12 +125,23 @@ impl Logs {
         }
     }
 
+    /// Takes away what is left of a namespace without apps.
+    pub(crate) async fn remove_namespace(&self, namespace: &NamespaceName) {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != namespace);
+        match tokio::fs::remove_dir_all(self.dir.join(namespace.as_str())).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!("the log records of the namespace {namespace} could not be removed: {error}");
+            }
+            _ => {}
+        }
+    }
+
     fn app(&self, namespace: &NamespaceName, app: &AppName) -> Arc<AppLog> {
         let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
         let log = apps.entry((namespace.clone(), app.clone())).or_insert_with(|| {
             let dir = self.dir.join(namespace.as_str()).join(app.as_str());
             Arc::new(AppLog {
-                segments: Mutex::new(Segments::new(dir)),
+                segments: Arc::new(Mutex::new(Segments::new(dir))),
                 live: broadcast::Sender::new(FOLLOWER_LAG),
             })
         });
@@ -133,50 +149,8 @@ impl Logs {
     }
 }
 
-impl AppLog {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Segments> {
-        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Receives an app's records as they come.
-pub(crate) struct Follower {
-    live: broadcast::Receiver<Arc<Positioned>>,
-    last: Option<(u64, LogRecord)>,
-    identity: (NamespaceName, AppName),
-}
-
-impl Follower {
-    /// The next record. None: the app is gone. A follower that was too slow gets a record that says how many it missed.
-    pub(crate) async fn next(&mut self) -> Option<Positioned> {
-        match self.live.recv().await {
-            Ok(record) => {
-                self.last = Some((record.position, record.record.clone()));
-                Some(Positioned::clone(&record))
-            }
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(self.gap(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
-    }
-
-    fn gap(&self, missed: u64) -> Positioned {
-        let (position, like) = match &self.last {
-            Some((position, like)) => (*position, Some(like)),
-            None => (0, None),
-        };
-        let record = LogRecord {
-            time: Timestamp::now(),
-            namespace: self.identity.0.clone(),
-            app: self.identity.1.clone(),
-            release: like.map_or(0, |like| like.release),
-            instance: like
-                .map_or(wharf_types::InstanceId::from_uuid(uuid::Uuid::nil()), |like| like.instance),
-            stream: LogStream::Platform,
-            seq: like.map_or(0, |like| like.seq),
-            message: format!("dropped {missed} records: this reader was too slow for them"),
-        };
-        Positioned { position, record }
-    }
+fn lock(segments: &Mutex<Segments>) -> MutexGuard<'_, Segments> {
+    segments.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -185,7 +159,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 
 #[cfg(test)]
 mod tests {
-    use wharf_types::InstanceId;
+    use wharf_types::log::LogStream;
+    use wharf_types::{InstanceId, Timestamp};
 
     use super::*;
 
@@ -210,20 +185,77 @@ mod tests {
         records.iter().map(|positioned| positioned.record.seq).collect()
     }
 
+    async fn next(follower: &mut Follower, count: usize) -> Vec<Positioned> {
+        let mut found = Vec::new();
+        for _ in 0..count {
+            let next = tokio::time::timeout(std::time::Duration::from_secs(20), follower.next()).await;
+            found.extend(next.expect("a record in time").unwrap());
+        }
+        found
+    }
+
     #[tokio::test]
     async fn a_follower_gets_the_tail_and_then_what_comes_and_can_resume() {
         let dir = tempfile::tempdir().unwrap();
         let logs = Logs::open(dir.path().into()).unwrap();
         let (namespace, app) = names();
         logs.append((0..5).map(|seq| record(seq, "x")).collect()).await;
-        let (before, mut follower) = logs.follow(&namespace, &app, None, 2).await.unwrap();
-        assert_eq!(seqs(&before), [3, 4]);
+        let mut follower = logs.follow(&namespace, &app, None, 2, |_| true).await.unwrap();
         logs.append(vec![record(5, "y")]).await;
-        let next = follower.next().await.unwrap();
-        assert_eq!(next.record.seq, 5);
-        let (resumed, _) = logs.follow(&namespace, &app, Some(before[0].position), 0).await.unwrap();
-        assert_eq!(seqs(&resumed), [4, 5]);
-        assert_eq!(resumed[1].position, next.position);
+        let seen = next(&mut follower, 3).await;
+        assert_eq!(seqs(&seen), [3, 4, 5]);
+        let mut resumed = logs.follow(&namespace, &app, seen[0].position, 0, |_| true).await.unwrap();
+        assert_eq!(next(&mut resumed, 2).await, seen[1..]);
+        logs.remove(&namespace, &app).await;
+        assert_eq!(resumed.next().await.unwrap(), None, "the app is gone");
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_filters_gets_as_many_as_it_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::open(dir.path().into()).unwrap();
+        let (namespace, app) = names();
+        logs.append((0..10).map(|seq| record(seq, "x")).collect()).await;
+        let even = |record: &LogRecord| record.seq.is_multiple_of(2);
+        let mut follower = logs.follow(&namespace, &app, None, 3, even).await.unwrap();
+        logs.append(vec![record(11, "odd"), record(12, "even")]).await;
+        assert_eq!(seqs(&next(&mut follower, 4).await), [4, 6, 8, 12]);
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_was_away_for_long_misses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::open(dir.path().into()).unwrap();
+        let (namespace, app) = names();
+        logs.append((0..12_000).map(|seq| record(seq, "x")).collect()).await;
+        let first = logs.tail(&namespace, &app, 10_000, |_| true).await.unwrap()[0].position;
+        let mut follower = logs.follow(&namespace, &app, first, 0, |_| true).await.unwrap();
+        logs.append(vec![record(12_000, "while it reads")]).await;
+        assert_eq!(seqs(&next(&mut follower, 9_999).await), (2001..12_000).collect::<Vec<_>>());
+        assert_eq!(seqs(&next(&mut follower, 1).await), [12_000]);
+        logs.append(vec![record(12_001, "live")]).await;
+        assert_eq!(seqs(&next(&mut follower, 1).await), [12_001]);
+    }
+
+    #[tokio::test]
+    async fn a_position_of_an_app_that_is_gone_begins_at_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::open(dir.path().into()).unwrap();
+        let (namespace, app) = names();
+        logs.append(vec![record(0, "x"), record(1, "x")]).await;
+        let mut follower = logs.follow(&namespace, &app, Some(u64::MAX), 0, |_| true).await.unwrap();
+        assert_eq!(seqs(&next(&mut follower, 2).await), [0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_the_disk_did_not_take_reaches_followers_without_a_position() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::open(dir.path().join("logs")).unwrap();
+        let (namespace, app) = names();
+        let mut follower = logs.follow(&namespace, &app, None, 0, |_| true).await.unwrap();
+        std::fs::write(dir.path().join("logs/default"), "in the way").unwrap();
+        logs.append(vec![record(0, "x")]).await;
+        assert_eq!(next(&mut follower, 1).await, [Positioned { position: None, record: record(0, "x") }]);
     }
 
     #[tokio::test]
@@ -245,15 +277,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_follower_is_told_what_it_missed() {
+    async fn a_slow_follower_reads_the_files_and_is_told_only_of_what_they_gave_up() {
         let dir = tempfile::tempdir().unwrap();
         let logs = Logs::open(dir.path().into()).unwrap();
         let (namespace, app) = names();
-        let (_, mut follower) = logs.follow(&namespace, &app, None, 0).await.unwrap();
+        let mut follower = logs.follow(&namespace, &app, None, 0, |_| true).await.unwrap();
         logs.append((0..2000).map(|seq| record(seq, "x")).collect()).await;
-        let first = follower.next().await.unwrap();
-        assert_eq!(first.record.stream, LogStream::Platform);
-        assert!(first.record.message.starts_with("dropped 976 records"), "{}", first.record.message);
-        assert_eq!(follower.next().await.unwrap().record.seq, 976);
+        assert_eq!(seqs(&next(&mut follower, 2000).await), (0..2000).collect::<Vec<_>>());
+
+        let long = "z".repeat(16 << 10);
+        for batch in 0..40 {
+            logs.append((0..64).map(|seq| record(batch * 64 + seq, &long)).collect()).await;
+        }
+        let seen = next(&mut follower, 2).await;
+        assert_eq!((seen[0].position, seen[0].record.stream), (None, LogStream::Platform));
+        assert!(seen[0].record.message.contains("may be missing"), "{}", seen[0].record.message);
+        let oldest = logs.tail(&namespace, &app, TAIL_MAX, |_| true).await.unwrap().remove(0);
+        assert_eq!(seen[1], oldest);
     }
 }

@@ -3,7 +3,7 @@
 //! Nothing here lasts: a heartbeat that brings no news writes nothing to the disk.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,26 +11,36 @@ use tokio::sync::watch;
 use wharf_types::node::{AppUsage, InstanceReport, NodeRegistration, NodeReport};
 use wharf_types::{InstanceId, NodeId, Timestamp};
 
-/// A node that neither reported nor held a session for this long is not ready.
+/// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
+/// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
 const LEASE: Duration = Duration::from_millis(2500);
-/// A node that has not been ready for this long is given up, with all that ran on it. Until then a worker may come back, as it
-/// does within milliseconds after a restart, and keep its instances.
+/// A node that has not reported for this long is given up, with all that ran on it. That is later than the lease, because nobody
+/// may be there to take over: on a single node, giving up a worker that was only busy would stop apps that serve, and a
+/// worker that is started again is back within milliseconds and keeps its instances.
 const GIVEN_UP: Duration = Duration::from_secs(10);
+/// The reconciler looks at the nodes several times a second. If nobody looked for longer than this, the whole process stood
+/// still, and could not have heard of anybody.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 
 /// An assignment as it goes over the wire: one JSON document and the end of its line.
 pub(crate) type Line = Option<Bytes>;
 
 #[derive(Default)]
 pub(crate) struct Nodes {
-    nodes: Mutex<BTreeMap<NodeId, Node>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    nodes: BTreeMap<NodeId, Node>,
+    /// When somebody last asked who is ready.
+    looked: Option<Instant>,
 }
 
 struct Node {
     registration: NodeRegistration,
     seen: Instant,
     seen_at: Timestamp,
-    /// Open assignment streams.
-    sessions: u32,
     routes_generation: u64,
     /// What the last report said, so that a repetition costs nothing.
     reported: HashMap<InstanceId, InstanceReport>,
@@ -58,12 +68,11 @@ pub(crate) struct News {
 
 impl Nodes {
     pub(crate) fn register(&self, id: NodeId, registration: NodeRegistration) {
-        let mut nodes = self.lock();
-        let node = nodes.entry(id).or_insert_with(|| Node {
+        let mut known = self.lock();
+        let node = known.nodes.entry(id).or_insert_with(|| Node {
             registration: registration.clone(),
             seen: Instant::now(),
             seen_at: Timestamp::now(),
-            sessions: 0,
             routes_generation: 0,
             reported: HashMap::new(),
             usage: Vec::new(),
@@ -79,8 +88,8 @@ impl Nodes {
 
     /// Takes note of a report. None: the node has not registered with this process.
     pub(crate) fn report(&self, id: NodeId, report: &NodeReport) -> Option<News> {
-        let mut nodes = self.lock();
-        let node = nodes.get_mut(&id)?;
+        let mut known = self.lock();
+        let node = known.nodes.get_mut(&id)?;
         node.seen = Instant::now();
         node.seen_at = Timestamp::now();
         node.usage.clone_from(&report.usage);
@@ -92,30 +101,20 @@ impl Nodes {
 
     /// Remembers a report whose news were written.
     pub(crate) fn reported(&self, id: NodeId, report: NodeReport) {
-        if let Some(node) = self.lock().get_mut(&id) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
             node.reported = report.instances.into_iter().map(|instance| (instance.id, instance)).collect();
         }
     }
 
-    /// Opens an assignment stream; the node counts as ready as long as the session lives.
-    pub(crate) fn open_session(&self, id: NodeId) -> Option<watch::Receiver<Line>> {
-        let mut nodes = self.lock();
-        let node = nodes.get_mut(&id)?;
-        node.sessions += 1;
-        let mut assignment = node.assignment.subscribe();
-        assignment.mark_changed();
-        Some(assignment)
-    }
-
-    pub(crate) fn close_session(&self, id: NodeId) {
-        if let Some(node) = self.lock().get_mut(&id) {
-            node.sessions = node.sessions.saturating_sub(1);
-            node.seen = Instant::now();
-        }
+    /// What is assigned to the node: the newest at once, then each newer one. None: it has not registered.
+    pub(crate) fn assignments(&self, id: NodeId) -> Option<watch::Receiver<Line>> {
+        let mut assignments = self.lock().nodes.get(&id)?.assignment.subscribe();
+        assignments.mark_changed();
+        Some(assignments)
     }
 
     pub(crate) fn publish(&self, id: NodeId, assignment: Bytes) {
-        if let Some(node) = self.lock().get_mut(&id) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
             node.assignment.send_replace(Some(assignment));
         }
     }
@@ -125,6 +124,8 @@ impl Nodes {
     }
 
     fn list_at(&self, now: Instant) -> Vec<NodeStatus> {
+        let mut known = self.lock();
+        known.forgive_standstill(now);
         let status = |(id, node): (&NodeId, &Node)| NodeStatus {
             id: *id,
             registration: node.registration.clone(),
@@ -133,35 +134,35 @@ impl Nodes {
             seen_at: node.seen_at,
             routes_generation: node.routes_generation,
         };
-        self.lock().iter().map(status).collect()
+        known.nodes.iter().map(status).collect()
     }
 
     /// The newest totals of every node.
     pub(crate) fn usage(&self) -> Vec<AppUsage> {
-        self.lock().values().flat_map(|node| node.usage.clone()).collect()
+        self.lock().nodes.values().flat_map(|node| node.usage.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Node>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Holds against no node that it was silent while this process stood still.
+    fn forgive_standstill(&mut self, now: Instant) {
+        let before = self.looked.replace(now).unwrap_or(now);
+        let gap = now.saturating_duration_since(before);
+        if gap > STOOD_STILL {
+            for node in self.nodes.values_mut() {
+                node.seen = now.min(node.seen + gap);
+            }
+        }
     }
 }
 
 impl Node {
     fn is_seen_within(&self, span: Duration, now: Instant) -> bool {
-        self.sessions > 0 || now.saturating_duration_since(self.seen) < span
-    }
-}
-
-/// An open session. Dropping it closes it.
-pub(crate) struct Session {
-    pub(crate) context: Arc<crate::context::Context>,
-    pub(crate) node: NodeId,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.context.nodes.close_session(self.node);
-        self.context.dirty.nudge();
+        now.saturating_duration_since(self.seen) < span
     }
 }
 
@@ -169,32 +170,55 @@ impl Drop for Session {
 mod tests {
     use super::*;
 
+    fn registration() -> NodeRegistration {
+        NodeRegistration { hostname: "a".into(), memory_bytes: 1, cpus: 1, version: "0".into() }
+    }
+
+    /// Whether the only node is ready, and whether it is given up, to somebody who looks as often as the reconciler.
+    fn seen(nodes: &Nodes, from: Instant, span: Duration) -> (bool, bool) {
+        let mut now = from;
+        while now < from + span {
+            nodes.list_at(now);
+            now += Duration::from_millis(250);
+        }
+        let status = nodes.list_at(from + span).remove(0);
+        (status.ready, status.given_up)
+    }
+
     #[test]
-    fn a_silent_node_is_first_not_ready_and_then_given_up_but_never_while_its_session_is_open() {
+    fn a_silent_node_is_first_not_ready_and_then_given_up_also_with_its_session_open() {
         let nodes = Nodes::default();
         let id = NodeId::new();
-        let registration =
-            NodeRegistration { hostname: "a".into(), memory_bytes: 1, cpus: 1, version: "0".into() };
-        nodes.register(id, registration);
-        let after = |span: Duration| {
-            let status = nodes.list_at(Instant::now() + span).remove(0);
-            (status.ready, status.given_up)
-        };
-        assert_eq!(after(Duration::ZERO), (true, false));
-        assert_eq!(after(LEASE * 2), (false, false));
-        assert_eq!(after(GIVEN_UP * 2), (false, true));
-        let _session = nodes.open_session(id).unwrap();
-        assert_eq!(after(GIVEN_UP * 2), (true, false));
-        nodes.close_session(id);
-        assert_eq!(after(GIVEN_UP * 2), (false, true));
+        nodes.register(id, registration());
+        let _session = nodes.assignments(id).unwrap();
+        let now = Instant::now();
+        assert_eq!(seen(&nodes, now, Duration::ZERO), (true, false));
+        assert_eq!(seen(&nodes, now, Duration::from_secs(2)), (true, false));
+        assert_eq!(seen(&nodes, now, Duration::from_secs(3)), (false, false));
+        assert_eq!(seen(&nodes, now, Duration::from_secs(9)), (false, false));
+        assert_eq!(seen(&nodes, now, Duration::from_secs(11)), (false, true));
+        let report =
+            NodeReport { assignment_generation: 1, routes_generation: 1, instances: vec![], usage: vec![] };
+        nodes.report(id, &report).unwrap();
+        assert_eq!(seen(&nodes, Instant::now(), Duration::ZERO), (true, false));
+    }
+
+    #[test]
+    fn a_node_that_nobody_could_listen_to_is_not_given_up() {
+        let nodes = Nodes::default();
+        nodes.register(NodeId::new(), registration());
+        let now = Instant::now();
+        assert_eq!(seen(&nodes, now, Duration::from_secs(1)), (true, false));
+        let later = now + Duration::from_secs(3600);
+        assert_eq!(seen(&nodes, later, Duration::ZERO), (true, false));
+        assert_eq!(seen(&nodes, later, Duration::from_secs(3)), (false, false));
     }
 
     #[test]
     fn a_repeated_report_is_no_news_until_the_worker_starts_anew() {
         let nodes = Nodes::default();
         let id = NodeId::new();
-        let registration =
-            NodeRegistration { hostname: "a".into(), memory_bytes: 1, cpus: 1, version: "0".into() };
+        let registration = registration();
         let instance = InstanceReport {
             id: InstanceId::new(),
             replaces: None,

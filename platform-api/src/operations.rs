@@ -6,24 +6,30 @@ pub(crate) mod report;
 pub(crate) mod routes;
 
 mod deploy;
+mod env;
+mod once;
 mod rollback;
 mod settings;
 
-pub(crate) use deploy::{Deploy, deploy};
-pub(crate) use rollback::rollback;
-pub(crate) use settings::{delete, patch_env, restart, scale};
+pub(crate) use deploy::deploy;
+pub(crate) use once::Once;
+pub(crate) use rollback::{restart, rollback};
+pub(crate) use settings::{delete, env, patch_env, scale};
+
+use std::sync::Arc;
 
 use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
+use wharf_types::spec::InvalidSpec;
 use wharf_types::world::capabilities;
-use wharf_types::{AppName, NamespaceName, Problem, ReleaseId, RolloutId, Timestamp};
+use wharf_types::{AppId, AppName, NamespaceName, Problem, ReleaseId, RolloutId, Timestamp};
 
 use crate::context::Context;
 use crate::store::app::App;
 use crate::store::artifact::Artifact;
 use crate::store::release::Release;
 use crate::store::rollout::NewRollout;
-use crate::store::{self, Conn, StoreError};
+use crate::store::{self, Conn, StoreError, Tx};
 use crate::view;
 
 /// Why an operation did nothing.
@@ -53,6 +59,8 @@ pub(crate) struct Asked {
     pub(crate) by: String,
     /// From `If-Match`: the revision that the app must have.
     pub(crate) revision: Option<i64>,
+    /// From `Idempotency-Key`.
+    pub(crate) once: Option<Once>,
     pub(crate) now: Timestamp,
 }
 
@@ -98,15 +106,59 @@ async fn current_release(conn: &mut Conn, app: &App) -> Result<Option<Release>> 
     Ok(store::release::list(conn, app.id, app.last_release + 1, 1).await?.pop())
 }
 
-/// Starts a rollout; one that is under way is superseded.
-async fn start_rollout(conn: &mut Conn, app: &App, to: ReleaseId, now: Timestamp) -> Result<RolloutId> {
+async fn artifact_of(conn: &mut Conn, release: &Release) -> Result<Artifact> {
+    match store::artifact::get(conn, release.artifact).await? {
+        Some(artifact) => Ok(artifact),
+        None => Err(StoreError::Corrupt(format!("release {} has no artifact", release.id)).into()),
+    }
+}
+
+fn no_release(app: &App) -> Problem {
+    let detail = format!("the app `{}` has no release yet; deploy one first", app.name);
+    Problem::new(ProblemCode::Conflict, detail)
+}
+
+fn invalid_spec(error: InvalidSpec) -> Problem {
+    Problem::new(ProblemCode::InvalidSpec, error.to_string())
+}
+
+/// Commits, and tells the reconciler and the watchers of these apps. A handler may be dropped at any moment, and a commit that
+/// it waited for may then stand all the same: so somebody else waits for it, who is not dropped.
+pub(crate) async fn commit(
+    context: &Arc<Context>,
+    tx: Tx,
+    apps: impl IntoIterator<Item = AppId>,
+) -> Result<()> {
+    let context = context.clone();
+    let apps: Vec<AppId> = apps.into_iter().collect();
+    let committed = tokio::spawn(async move {
+        let outcome = tx.commit().await;
+        for app in apps {
+            context.changed(app);
+        }
+        outcome
+    });
+    match committed.await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(StoreError::Database(sqlx::Error::WorkerCrashed).into()),
+    }
+}
+
+/// Starts a rollout; one that is under way is superseded. With `renews`, instances that the release has already are replaced.
+async fn start_rollout(
+    conn: &mut Conn,
+    app: &App,
+    to: ReleaseId,
+    renews: bool,
+    now: Timestamp,
+) -> Result<RolloutId> {
     store::rollout::supersede(conn, app.id, now).await?;
-    let rollout =
-        NewRollout { id: RolloutId::new(), app: app.id, from: app.stable_release, to, automatic: false };
+    let id = RolloutId::new();
+    let rollout = NewRollout { id, app: app.id, from: app.stable_release, to, automatic: false, renews };
     store::rollout::create(conn, &rollout, now).await?;
     store::app::set_target(conn, app.id, Some(to)).await?;
     store::change::touch(conn, app.id, now).await?;
-    Ok(rollout.id)
+    Ok(id)
 }
 
 /// The reply to everything that starts a rollout. `before` is the release that the app was on.

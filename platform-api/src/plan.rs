@@ -44,25 +44,30 @@ pub fn plan(now: Timestamp, app: &AppView, nodes: &[NodeView], ids: &mut dyn IdS
 }
 
 /// Everything that a decision about one app needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppView {
     pub id: AppId,
     pub namespace: NamespaceName,
     pub name: AppName,
     /// The user asked for its end: everything stops, then the app's row goes.
     pub deleting: bool,
-    pub replicas: u32,
-    /// The release that every slot should run. None: nothing should run (no release ever started, or the first one failed).
+    /// The number of slots that `wharf scale` set. None: as many as the release itself asks for.
+    pub scaled_to: Option<u32>,
+    /// The release that every slot should run, from the moment that a rollout to it is asked for. None: nothing should run,
+    /// because the first release failed.
     pub target: Option<Arc<ReleaseView>>,
     /// The newest release that a rollout brought into service: where a failed rollout goes back to.
     pub stable: Option<Arc<ReleaseView>>,
+    /// The release of the newest rollout, even if it failed. Visitors of an app that runs nothing are told by its routes that
+    /// the app exists.
+    pub latest: Option<Arc<ReleaseView>>,
     /// The rollout to `target` that has not ended, if there is one.
     pub rollout: Option<RolloutView>,
     /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.
     pub instances: Vec<InstanceView>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseView {
     pub id: ReleaseId,
     pub number: u64,
@@ -73,7 +78,7 @@ pub struct ReleaseView {
     pub routes: Vec<RoutePattern>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RolloutView {
     pub id: RolloutId,
     pub from: Option<ReleaseId>,
@@ -81,6 +86,8 @@ pub struct RolloutView {
     pub state: RolloutState,
     /// Whether the failure of another rollout started this one. Its own failure starts no further one.
     pub automatic: bool,
+    /// Whether the instances that the release had before are replaced as if they were another's: a restart.
+    pub renews: bool,
     pub started_at: Timestamp,
     /// The last time that an instance of the new release became ready; at first, the start.
     pub progressed_at: Timestamp,
@@ -90,7 +97,7 @@ pub struct RolloutView {
     pub monitoring_since: Option<Timestamp>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceView {
     pub id: InstanceId,
     pub release: ReleaseId,
@@ -117,7 +124,6 @@ pub struct InstanceView {
 #[derive(Clone, Debug)]
 pub struct NodeView {
     pub id: NodeId,
-    pub hostname: String,
     /// Whether its lease is valid now.
     pub ready: bool,
     /// Memory that no instance has reserved, in octets.
@@ -168,9 +174,15 @@ pub enum Change {
         rollout: RolloutId,
         ready: u32,
     },
-    /// The rollout's release is in service from now on.
+    /// The release in service from now on, and where a later rollout goes back to. None: there is nothing to go back to.
     SetStable {
+        release: Option<ReleaseId>,
+    },
+    /// Whether a user who asks for the release before may get this one: it was in service, and has not failed since then
+    /// in a rollout of its own.
+    SetServed {
         release: ReleaseId,
+        served: bool,
     },
     /// What every slot should run from now on.
     SetTarget {

@@ -6,6 +6,7 @@
 mod apply;
 mod fleet;
 mod publish;
+mod queue;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,17 +14,19 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 use wharf_types::{AppId, NodeId, Timestamp};
 
 use crate::context::Context;
 use crate::nodes::NodeStatus;
 use crate::operations::OperationError;
 use crate::plan::{self, RandomIds};
+use crate::store::StoreError;
 use crate::{store, view};
 use apply::Applied;
 use fleet::Fleet;
 use publish::Publisher;
+use queue::Queue;
 
 /// The safety net, should a nudge ever be missed.
 const FULL_PASS: Duration = Duration::from_secs(30);
@@ -61,10 +64,12 @@ struct Reconciler {
     context: Arc<Context>,
     fleet: Fleet,
     publisher: Publisher,
+    queue: Queue,
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
     /// The nodes, and whether each is ready; without those that were given up.
     nodes: BTreeMap<NodeId, bool>,
+    /// The newest routes that every ready node uses.
     acknowledged: u64,
     /// Apps that have not been read since the start. None: not even listed.
     unread: Option<BTreeSet<AppId>>,
@@ -77,9 +82,10 @@ impl Reconciler {
             context,
             fleet: Fleet::default(),
             publisher,
+            queue: Queue::default(),
             wakes: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            acknowledged: u64::MAX,
+            acknowledged: 0,
             unread: None,
         }
     }
@@ -92,33 +98,37 @@ impl Reconciler {
         match ids.await {
             Ok(ids) => {
                 self.unread.get_or_insert_with(|| ids.iter().copied().collect());
-                self.context.dirty.mark(ids);
+                self.queue.add_background(ids);
             }
             Err(error) => warn!("cannot list the apps: {}", chain(&error)),
         }
     }
 
-    /// Plans every app that is due, then tells the nodes.
+    /// Plans the next apps that are due, then tells the nodes.
     async fn pass(&mut self) {
         let nodes = self.context.nodes.list();
         self.look_at_nodes(&nodes);
         let now = Timestamp::now();
-        let mut due = self.context.dirty.take();
-        due.extend(self.wakes.iter().filter(|(_, at)| **at <= now).map(|(app, _)| *app));
-        for app in due {
+        self.queue.add_changed(self.context.dirty.take());
+        self.queue.add_changed(self.wakes.extract_if(.., |_, at| *at <= now).map(|(app, _)| app));
+        for app in self.queue.take_batch() {
             self.wakes.remove(&app);
             if let Err(error) = self.reconcile(app, &nodes).await {
-                warn!(app.id = %app, "cannot reconcile app {app}, trying again in {RETRY:?}: {}", chain(&error));
-                self.wakes.insert(app, plan_after(Timestamp::now(), RETRY));
+                self.failed(app, &error);
             }
         }
         // An assignment that lacks apps because they were not read yet would stop what runs.
-        if self.unread.as_ref().is_some_and(BTreeSet::is_empty) {
+        let is_news = self.fleet.has_changed() || self.publisher.lacks_any_of(&nodes);
+        if is_news && self.unread.as_ref().is_some_and(BTreeSet::is_empty) {
+            self.fleet.published();
             let changed = self.publisher.publish(&self.context, &self.fleet, &nodes);
             let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
             if !acknowledged.is_empty() {
                 self.context.dirty.mark(acknowledged);
             }
+        }
+        if !self.queue.is_empty() {
+            self.context.dirty.nudge();
         }
     }
 
@@ -131,10 +141,11 @@ impl Reconciler {
             .filter(|node| node.ready)
             .map(|node| node.routes_generation)
             .min()
-            .unwrap_or(u64::MAX);
+            // While nobody is there, nobody acknowledges anything.
+            .unwrap_or(self.acknowledged);
         if known != self.nodes {
             self.nodes = known;
-            self.context.dirty.mark(self.fleet.apps());
+            self.queue.add_background(self.fleet.apps());
         }
         if acknowledged != self.acknowledged {
             let before = std::mem::replace(&mut self.acknowledged, acknowledged);
@@ -178,6 +189,22 @@ impl Reconciler {
         }
         self.context.dirty.mark([id]);
         Ok(())
+    }
+
+    fn failed(&mut self, app: AppId, error: &OperationError) {
+        if let OperationError::Store(StoreError::Corrupt(_)) = error {
+            // No other app has to wait for one that cannot be read. What runs of it goes on if it was read before; else nobody knows
+            // what that is, and it ends.
+            error!(
+                app.id = %app,
+                "app {app} cannot be read and is left out until it can, restore the data directory from a backup: {}",
+                chain(error)
+            );
+            self.read(app);
+        } else {
+            warn!(app.id = %app, "cannot reconcile app {app}, trying again in {RETRY:?}: {}", chain(error));
+            self.wakes.insert(app, plan_after(Timestamp::now(), RETRY));
+        }
     }
 
     fn read(&mut self, id: AppId) {

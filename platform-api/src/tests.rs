@@ -4,9 +4,13 @@
 mod access;
 mod deploying;
 mod durability;
-mod fixture;
+pub(crate) mod fixture;
+mod going_away;
 mod input;
 mod keyvalue;
+mod migrating;
+mod namespaces;
+mod once;
 mod opening;
 mod streams;
 mod worker;

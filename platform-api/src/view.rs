@@ -1,6 +1,6 @@
 //! Reads everything about an app out of the store: for the planner as [`AppView`], for users as `AppInfo`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo};
@@ -92,13 +92,10 @@ pub(crate) fn routes(
     domain: &str,
     spec: &AppSpec,
 ) -> Vec<RoutePattern> {
-    let mut routes = vec![RoutePattern::for_app(app, namespace, domain)];
-    for route in spec.http.routes.iter().filter_map(|route| route.parse().ok()) {
-        if !routes.contains(&route) {
-            routes.push(route);
-        }
-    }
-    routes
+    let default = RoutePattern::for_app(app, namespace, domain);
+    let mut seen = HashSet::new();
+    let own = spec.http.routes.iter().filter_map(|route| route.parse().ok());
+    std::iter::once(default).chain(own).filter(|route| seen.insert(route.clone())).collect()
 }
 
 pub(crate) async fn load(conn: &mut Conn, releases: &Releases, id: AppId) -> store::Result<Option<Loaded>> {
@@ -131,9 +128,10 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         namespace: app.namespace.clone(),
         name: app.name.clone(),
         deleting: app.deleting,
-        replicas: app.replicas,
+        scaled_to: app.scaled_to,
         target: app.target_release.and_then(|id| known.get(&id).cloned()),
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
+        latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
         rollout: under_way.map(|rollout| rollout.view.clone()),
         instances: live.into_iter().chain(ended).map(|instance| instance.view).collect(),
     };
@@ -148,7 +146,7 @@ fn relevant(ended: Vec<Instance>, under_way: Option<&Rollout>) -> Vec<Instance> 
             ended.into_iter().filter(|instance| instance.ended_at.is_none_or(|at| at >= since)).collect()
         }
         None => {
-            let mut slots = std::collections::HashSet::new();
+            let mut slots = HashSet::new();
             ended.into_iter().filter(|instance| slots.insert(instance.view.slot)).collect()
         }
     }
@@ -165,7 +163,7 @@ impl Loaded {
             condition,
             reason,
             release: view.target.as_ref().map(|release| release.number),
-            replicas: view.replicas,
+            replicas: view.replicas(),
             ready: self.slots_ready(),
             url: urls.first().cloned().unwrap_or_default(),
             urls,
@@ -185,7 +183,7 @@ impl Loaded {
             to: to.number,
             state: rollout.view.state,
             ready: u32::try_from(ready).unwrap_or(u32::MAX),
-            replicas: self.view.replicas,
+            replicas: self.view.scaled_to.unwrap_or(to.spec.scale.replicas),
             reason: rollout.reason.clone(),
             rolled_back_by: rollout.rolled_back_by,
             started_at: rollout.view.started_at,
@@ -195,16 +193,16 @@ impl Loaded {
 
     /// Every address of the app, the default one first.
     pub(crate) fn urls(&self, http_url: &str) -> Vec<String> {
-        let release = self.view.target.as_ref().or(self.view.stable.as_ref());
+        let release = self.view.target.as_ref().or(self.view.stable.as_ref()).or(self.view.latest.as_ref());
         release.map_or_else(Vec::new, |release| {
             release.routes.iter().map(|route| url(http_url, route)).collect()
         })
     }
 
     fn slots_ready(&self) -> u32 {
-        let mut ready = vec![false; self.view.replicas as usize];
+        let mut ready = vec![false; self.view.replicas() as usize];
         for release in self.releases.values() {
-            for (slot, serves) in ready.iter_mut().zip(self.view.slots_ready(release)) {
+            for (slot, serves) in ready.iter_mut().zip(self.view.slots_served(release)) {
                 *slot |= serves;
             }
         }
@@ -218,7 +216,7 @@ impl Loaded {
             .iter()
             .map(|instance| InstanceInfo {
                 id: instance.id,
-                slot: instance.slot,
+                slot: instance.slot_number(),
                 release: self.releases.get(&instance.release).map_or(0, |release| release.number),
                 node: instance.node,
                 wanted: instance.wanted,

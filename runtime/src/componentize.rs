@@ -4,6 +4,8 @@
 //! bound with a component's types (by `wit-bindgen`, in custom sections that stay readable here), or the `_start` of a
 //! command. This module does not check that the host provides what the component imports.
 
+mod exit_code;
+
 use std::collections::BTreeSet;
 
 use wasi_preview1_component_adapter_provider as adapters;
@@ -39,7 +41,12 @@ pub enum ComponentizeError {
 pub fn componentize(module: &[u8]) -> Result<Vec<u8>, ComponentizeError> {
     let outline = Outline::read(module)?;
     let adapter = outline.adapter().ok_or(ComponentizeError::NothingToRun)?;
-    encode(module, adapter).map_err(ComponentizeError::Encode)
+    let encoded = if adapter == Adapter::Command && outline.wasi_functions.contains(exit_code::OLD.1) {
+        exit_code::keep_exit_code(module).and_then(|module| encode(&module, adapter))
+    } else {
+        encode(module, adapter)
+    };
+    encoded.map_err(ComponentizeError::Encode)
 }
 
 fn encode(module: &[u8], adapter: Adapter) -> anyhow::Result<Vec<u8>> {
@@ -175,6 +182,36 @@ mod tests {
             .flat_map(|section| section.into_iter().map(|export| export.unwrap().name.name.to_owned()))
             .collect();
         assert!(exports.iter().any(|name| name.starts_with("wasi:cli/run@0.2.")), "{exports:?}");
+    }
+
+    #[test]
+    fn a_program_that_ends_with_a_code_keeps_it() {
+        let program = r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            (func (export "_start") (call $exit (i32.const 3))))"#;
+        let component = componentize(&wat::parse_str(program).unwrap()).unwrap();
+        assert!(String::from_utf8_lossy(&component).contains("exit-with-code"));
+        let imports: Vec<String> = Parser::new(0)
+            .parse_all(&component)
+            .filter_map(|payload| match payload.unwrap() {
+                Payload::ComponentImportSection(section) => Some(section),
+                _ => None,
+            })
+            .flat_map(|section| section.into_iter().map(|import| import.unwrap().name.name.to_owned()))
+            .filter(|name| name.starts_with("wasi:"))
+            .collect();
+        assert!(imports.iter().all(|name| wharf_types::world::is_provided(name)), "{imports:?}");
+    }
+
+    #[test]
+    fn an_exit_of_another_type_is_refused() {
+        let program = r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i64)))
+            (memory (export "memory") 1)
+            (func (export "_start") (call $exit (i64.const 3))))"#;
+        let refused = componentize(&wat::parse_str(program).unwrap());
+        assert!(matches!(refused, Err(ComponentizeError::Encode(_))));
     }
 
     #[test]

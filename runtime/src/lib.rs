@@ -17,6 +17,7 @@ pub mod wasm;
 
 pub mod control;
 pub mod logs;
+pub mod machine;
 
 #[cfg(test)]
 pub(crate) mod fake;

@@ -7,6 +7,7 @@
 //! Nothing of a guest is trusted: memory, CPU time, wall clock, handles, bodies and addresses have limits, and a guest that
 //! computes for long is moved to threads of low priority ([`lane`]).
 
+pub mod admission;
 pub mod app;
 pub mod backend;
 pub mod body;
@@ -21,10 +22,13 @@ pub mod host;
 mod invoke;
 mod keyvalue;
 mod lane;
+mod memory;
 pub mod meter;
 pub mod outbound;
 mod service;
+mod shared;
 pub mod standalone;
 pub mod state;
 mod stdio;
+pub mod table;
 mod warm;

@@ -219,6 +219,22 @@ async fn a_changed_variable_is_a_release_that_the_app_sees_and_a_rollback_undoes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_env_and_scale_changed_can_be_reset_to_the_manifests_values() {
+    let platform = Platform::start().await;
+    let manifest = "app = \"hello\"\n[scale]\nreplicas = 1\n[env]\nGREETING = \"file\"\n";
+    platform.deploy_manifest("hello", manifest).await.ok();
+    platform.wharf(&["env", "set", "GREETING=set", "--app", "hello"]).await.ok();
+    platform.wharf(&["scale", "hello", "2"]).await.ok();
+    platform.says("hello", "set\n").await;
+    platform.app_is("hello", "2 of 2 ready", |info| (info.ready, info.replicas) == (2, 2)).await;
+
+    platform.wharf(&["env", "reset", "GREETING", "--app", "hello"]).await.ok();
+    platform.says("hello", "file\n").await;
+    platform.wharf(&["scale", "hello", "--reset"]).await.ok();
+    platform.app_is("hello", "1 of 1 ready", |info| (info.ready, info.replicas) == (1, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn three_replicas_are_three_ready_instances() {
     let platform = Platform::start().await;
     platform.deploy("hello", "hello", &[]).await;

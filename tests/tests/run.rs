@@ -28,13 +28,12 @@ async fn a_c_command_gets_its_arguments() {
 }
 
 #[tokio::test]
-async fn a_command_of_wasi_0_1_tells_whether_it_worked() {
+async fn a_command_of_wasi_0_1_ends_with_its_own_code() {
     let (_home, wharf) = user();
-    // The adapter that makes a component of it knows success and failure only, and no further codes.
-    for (asked, told) in [("0", 0), ("1", 1)] {
-        let set = format!("EXIT_CODE={asked}");
+    for code in [0, 1, 3, 42, 255] {
+        let set = format!("EXIT_CODE={code}");
         let ran = wharf.run(&["run", &guest("c-command"), "--env", &set, "--", "x"]).await;
-        assert_eq!((ran.code, ran.stdout.as_str()), (told, "argument 1: x\n"), "{}", ran.stderr);
+        assert_eq!((ran.code, ran.stdout.as_str()), (code, "argument 1: x\n"), "{}", ran.stderr);
     }
 }
 
@@ -78,9 +77,10 @@ async fn a_command_sees_the_folders_that_it_is_given_and_no_other() {
     std::fs::write(&module, wat::parse_str(OPENS_NOTE).unwrap()).unwrap();
     let module = module.to_str().unwrap();
     assert_eq!(wharf.run(&["run", module, "--dir", "given::/data"]).await.code, 0);
-    assert_eq!(wharf.run(&["run", module]).await.code, 1);
+    // The module ends with the error of WASI 0.1: `badf` for a folder that it was not given, `noent` for a missing file.
+    assert_eq!(wharf.run(&["run", module]).await.code, 8);
     std::fs::remove_file(home.path().join("given/note")).unwrap();
-    assert_eq!(wharf.run(&["run", module, "--dir", "given::/data"]).await.code, 1);
+    assert_eq!(wharf.run(&["run", module, "--dir", "given::/data"]).await.code, 44);
 }
 
 const OPENS_NOTE: &str = r#"(module
@@ -112,11 +112,49 @@ async fn an_http_component_is_served_until_sigint() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_or_not_wasm_is_said_so() {
+async fn a_file_that_is_not_there_or_not_wasm_has_its_exit_code() {
     let (home, wharf) = user();
-    let missing = wharf.run(&["run", "nothing.wasm"]).await;
-    assert!(missing.code != 0 && missing.stderr.contains("nothing.wasm"), "{}", missing.stderr);
+    wharf.run(&["run", "nothing.wasm"]).await.fails(3, &["nothing.wasm"]);
     std::fs::write(home.path().join("text.wasm"), "hello").unwrap();
-    let text = wharf.run(&["run", "text.wasm"]).await;
-    assert!(text.code != 0 && text.stderr.starts_with("error: "), "{}", text.stderr);
+    wharf.run(&["run", "text.wasm"]).await.fails(6, &["text.wasm is not WebAssembly"]);
+    std::fs::write(home.path().join("lights.wasm"), wat::parse_str(IMPORTS_LIGHTS).unwrap()).unwrap();
+    wharf.run(&["run", "lights.wasm"]).await.fails(6, &["lights.wasm", "acme:lights/switch@1.0.0"]);
 }
+
+const IMPORTS_LIGHTS: &str = r#"(component
+  (import "acme:lights/switch@1.0.0" (instance (export "on" (func)))))"#;
+
+#[tokio::test]
+async fn flags_that_are_not_understood_or_mean_nothing_are_refused() {
+    let (_home, wharf) = user();
+    let (command, http) = (guest("c-command"), guest("hello"));
+    wharf.run(&["run", &command, "--env", "GREETING"]).await.fails(2, &["write NAME=VALUE"]);
+    wharf.run(&["run", &command, "--dir", "data"]).await.fails(2, &["write HOST::GUEST"]);
+    wharf.run(&["run", &command, "--addr", "127.0.0.1:0"]).await.fails(2, &["is a command", "--addr"]);
+    wharf.run(&["run", &http, "--dir", ".::/data"]).await.fails(2, &["is an HTTP app", "--dir"]);
+}
+
+#[tokio::test]
+async fn the_first_line_is_the_address_even_when_the_guest_cannot_start() {
+    let (home, wharf) = user();
+    std::fs::write(home.path().join("traps.wasm"), wat::parse_str(TRAPS_AT_START).unwrap()).unwrap();
+    let ran = wharf.run(&["run", "traps.wasm"]).await;
+    assert!(ran.stderr.starts_with("http://127.0.0.1:"), "{}", ran.stderr);
+    ran.fails(1, &["traps.wasm", "unreachable"]);
+}
+
+const TRAPS_AT_START: &str = r#"(component
+  (import "wasi:http/types@0.2.0" (instance $types
+    (export "incoming-request" (type (sub resource)))
+    (export "response-outparam" (type (sub resource)))))
+  (alias export $types "incoming-request" (type $request))
+  (alias export $types "response-outparam" (type $outparam))
+  (core module $code
+    (func $trap unreachable)
+    (func (export "handle") (param i32 i32))
+    (start $trap))
+  (core instance $made (instantiate $code))
+  (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
+    (canon lift (core func $made "handle")))
+  (instance $handler (export "handle" (func $handle)))
+  (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#;

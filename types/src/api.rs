@@ -159,22 +159,37 @@ pub struct Deployed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rollback {
-    /// None: the newest release before the current one that once served.
+    /// None: the newest release before the current one that served without failing.
     #[serde(default)]
     pub release: Option<u64>,
 }
 
-/// `PUT …/apps/{app}/scale`
+/// `PUT …/apps/{app}/scale`: stands over every release until it is reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
-    pub replicas: u32,
+    /// Null: as many as each release asks for itself. It cannot be left out, so that nothing is reset by mistake.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required = true)]
+    pub replicas: Option<u32>,
 }
 
-/// `PATCH …/apps/{app}/env`: null removes a variable. Makes a new release.
+/// `GET …/apps/{app}/env`: the variables of the current release, those of its manifest included.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
-pub struct EnvPatch(pub BTreeMap<String, Option<String>>);
+pub struct Env(pub BTreeMap<String, String>);
+
+/// `PATCH …/apps/{app}/env`: makes a new release.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnvPatch {
+    /// Values that stand over those of every manifest until they are reset. Null: the variable is taken away.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, Option<String>>,
+    /// Variables that become again what the manifest says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reset: Vec<String>,
+}
 
 /// `GET …/apps` and `GET …/apps/{app}`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -184,7 +199,7 @@ pub struct AppInfo {
     pub condition: AppCondition,
     /// Why it is not simply running.
     pub reason: Option<Reason>,
-    /// The release that the app is on or moves to. None before the first rollout succeeded in starting.
+    /// The release that the app is on or moves to, from the moment that it was made. None after a first release failed.
     pub release: Option<u64>,
     pub replicas: u32,
     pub ready: u32,
@@ -200,6 +215,7 @@ pub struct AppInfo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct InstanceInfo {
     pub id: InstanceId,
+    /// Position 1..replicas of the app; survives replacement.
     pub slot: u32,
     pub release: u64,
     pub node: Option<NodeId>,

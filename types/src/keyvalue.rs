@@ -8,13 +8,18 @@ use crate::name::{AppName, NamespaceName};
 pub const KEY_MAX_BYTES: usize = 1024;
 /// Largest value in octets.
 pub const VALUE_MAX_BYTES: usize = 1 << 20;
+/// All values of one [`KeyValueOp::GetMany`], in octets; what holds more is refused.
+pub const BATCH_VALUES_MAX_BYTES: usize = 7 << 20;
 /// All keys and values of a namespace, in octets.
 pub const NAMESPACE_MAX_BYTES: u64 = 256 << 20;
 /// Keys in one page of [`KeyValueOp::ListKeys`].
 pub const KEYS_PER_PAGE: usize = 1000;
 
 /// A bucket belongs to its app: apps of one namespace do not see each other's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// A field that is not known is refused, also one of a newer worker: an operation is carried out whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct KeyValueRequest {
     pub namespace: NamespaceName,
     pub app: AppName,
@@ -24,8 +29,8 @@ pub struct KeyValueRequest {
 }
 
 /// One call. Values are [`Octets`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum KeyValueOp {
     Get {
         key: String,
@@ -49,6 +54,7 @@ pub enum KeyValueOp {
         key: String,
         delta: i64,
     },
+    /// The values are at most [`BATCH_VALUES_MAX_BYTES`] together.
     GetMany {
         keys: Vec<String>,
     },
@@ -61,7 +67,7 @@ pub enum KeyValueOp {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyValueReply {
     Done,
@@ -77,8 +83,9 @@ pub enum KeyValueReply {
 }
 
 /// Octets in JSON: lower-case hexadecimal, which needs no alphabet to be agreed on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
 pub struct Octets(pub Vec<u8>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

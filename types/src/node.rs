@@ -49,15 +49,16 @@ pub struct AssignedInstance {
     pub app: AppName,
     /// Number of the release.
     pub release: u64,
-    /// Position 0..replicas of the app; survives replacement.
+    /// Position in the app; survives replacement. Counted from 0 here, and from 1 where people read it.
     pub slot: u32,
     pub artifact: Digest,
     pub world: World,
     pub spec: Arc<AppSpec>,
 }
 
-/// What a worker observed. Sent when something changed, and as a heartbeat.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a worker observed. Sent when something changed, and as a heartbeat. A control plane passes over fields that it does
+/// not know, as it does in log records: workers may be newer than it, and what it can use of a report must not be lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeReport {
     /// The newest assignment that was accepted.
     pub assignment_generation: u64,
@@ -70,7 +71,7 @@ pub struct NodeReport {
     pub usage: Vec<AppUsage>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct InstanceReport {
     pub id: InstanceId,
     /// The instance of the assignment that this one replaced in its slot, after a restart by the supervisor. It may

@@ -3,9 +3,15 @@
 use std::io::Write as _;
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
+use clap::{Args, CommandFactory as _};
 
-use crate::args::{Cli, CompletionArgs};
+use crate::args::Cli;
+
+#[derive(Args, Debug)]
+pub struct CompletionArgs {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
 
 pub fn run(args: &CompletionArgs) -> anyhow::Result<()> {
     let mut script = Vec::new();

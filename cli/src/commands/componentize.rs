@@ -5,13 +5,23 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::Args;
 use wharf_runtime::componentize::{ComponentizeError, componentize};
 
-use crate::args::ComponentizeArgs;
 use crate::exit::{Exit, Failure};
+
+#[derive(Args, Debug)]
+pub struct ComponentizeArgs {
+    /// The core module, made for wasm32-wasip1
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// Where the component goes; may be the same file
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+}
 
 pub fn run(args: &ComponentizeArgs) -> anyhow::Result<()> {
     let shown = args.input.display();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 use wharf_types::api::{ArtifactInfo, CreateRelease, Deployed, Keep};
@@ -12,13 +13,32 @@ use wharf_types::manifest::{FILE_NAME, Manifest};
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppName, Digest};
 
-use crate::args::DeployArgs;
-use crate::context::AppRef;
+use crate::app_ref::AppRef;
+use crate::args::{WaitArgs, parse_assignment};
+use crate::artifact;
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::project;
 use crate::rollout;
 use crate::session::Session;
+
+#[derive(Args, Debug)]
+pub struct DeployArgs {
+    /// A .wasm file, or a folder, usually with a wharf.toml [default: this folder]
+    ///
+    /// A file without --app belongs to the app of wharf.toml in this folder, and without a wharf.toml to the app with
+    /// the file's name. A file with --app keeps the settings that the app has.
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    /// Do not run the build command of wharf.toml
+    #[arg(long)]
+    pub no_build: bool,
+    /// Set an environment variable in this release; may be repeated
+    #[arg(short = 'e', long, value_name = "K=V", value_parser = parse_assignment)]
+    pub env: Vec<(String, String)>,
+}
 
 /// What shorter waits than this may do without a progress bar.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -33,7 +53,7 @@ struct Source {
 pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let source = find_source(session, &args).await?;
     let app = app_of(session, &source)?;
-    let content = project::read_artifact(&source.artifact)?;
+    let content = artifact::read(&source.artifact)?;
     let since = Instant::now();
     let digest = Digest::of(&content);
     push(session, &app, digest, content).await?;
@@ -64,7 +84,7 @@ async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Sou
     if let Some(command) = build.and_then(|build| build.command.as_deref()).filter(|_| !args.no_build) {
         project::build(path, command).await?;
     }
-    Ok(Source { artifact: project::find_artifact(path, build)?, manifest })
+    Ok(Source { artifact: artifact::find_in(path, build)?, manifest })
 }
 
 fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
@@ -73,7 +93,7 @@ fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
         .app_flag
         .clone()
         .or_else(|| manifest.map(|manifest| manifest.app.clone()))
-        .or_else(|| project::app_name_of_file(&source.artifact));
+        .or_else(|| artifact::app_name_of(&source.artifact));
     let app = app.ok_or_else(|| {
         let file = source.artifact.display();
         Failure::usage(format!("the app has no name, and {file} does not suggest one"))
@@ -125,7 +145,7 @@ impl UploadProgress {
         }
         self.bar.set_position(so_far);
         if so_far == self.bytes {
-            self.bar.set_message("compiling");
+            self.bar.set_message("checking");
         }
     }
 }
@@ -174,7 +194,7 @@ async fn warn_about_shadowed(session: &Session, app: &AppRef, release: u64, env:
     for (key, value) in env {
         if made.spec.env.get(key) != Some(value) {
             output::note(format!(
-                "note: {key} keeps the value of `wharf env set`; `wharf env unset {key}` takes it away"
+                "note: {key} keeps the value of `wharf env set`; `wharf env reset {key}` undoes it"
             ));
         }
     }

@@ -1,19 +1,38 @@
-//! `wharf login`, `logout` and `context`: which address and token later commands use.
+//! `wharf login` and `logout`: keeping an address and a token for later commands, and forgetting them.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
 use anyhow::Context as _;
+use clap::Args;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
-use wharf_types::api::WhoAmI;
 
-use super::token::role_word;
-use crate::args::{Global, LoginArgs, LogoutArgs};
+use super::context::{no_context, scope_text};
+use crate::args::Global;
 use crate::client::Client;
-use crate::context::{self, Config, SavedContext, Target};
+use crate::context::{self, Config, SavedContext};
 use crate::exit::{Exit, Failure};
 use crate::local;
 use crate::output;
-use crate::table::Table;
+use crate::secret::Secret;
+
+#[derive(Args, Debug)]
+pub struct LoginArgs {
+    /// The platform's API, such as `https://wharf.example.com`; left out: the platform on this machine
+    ///
+    /// The token comes from --token, WHARF_TOKEN, a question at a terminal, or else stdin.
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
+    /// Name of the context [default: the address's host]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct LogoutArgs {
+    /// The context to forget [default: the current one]
+    #[arg(value_name = "CONTEXT")]
+    pub name: Option<String>,
+}
 
 /// `wharf login`: asks the platform whether the token is good before keeping it.
 pub async fn login(global: Global, args: LoginArgs) -> anyhow::Result<()> {
@@ -42,13 +61,13 @@ pub async fn login(global: Global, args: LoginArgs) -> anyhow::Result<()> {
     output::line(format!("logged in to {api} as {} ({}); context `{name}`", who.name, scope_text(&who)))
 }
 
-fn given_token(global: &Global) -> Option<String> {
-    let from_env = || std::env::var("WHARF_TOKEN").ok().filter(|token| !token.is_empty());
+fn given_token(global: &Global) -> Option<Secret> {
+    let from_env = || std::env::var("WHARF_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::from);
     global.token.clone().or_else(from_env)
 }
 
 /// Without an address: the platform of this machine, with its own token unless another one is given.
-fn local_platform(global: &Global) -> anyhow::Result<(String, String)> {
+fn local_platform(global: &Global) -> anyhow::Result<(String, Secret)> {
     if let Some(api) = &global.api {
         let api = context::normalise_api(api);
         let token = match given_token(global) {
@@ -57,19 +76,19 @@ fn local_platform(global: &Global) -> anyhow::Result<(String, String)> {
         };
         return Ok((api, token));
     }
-    let local = local::read()?.ok_or_else(|| {
+    let local = local::read()?.into_iter().next().ok_or_else(|| {
         Failure::usage("no address was given, and no platform runs on this machine")
             .help("`wharf login https://HOST`, or start a platform with `wharf up`")
     })?;
     let token = match given_token(global) {
         Some(token) => token,
-        None => context::TokenSource::File(local.token_file).read()?.unwrap_or_default(),
+        None => context::token_in(&local.token_file)?,
     };
     Ok((local.api, token))
 }
 
 /// At a terminal the token is typed unseen; elsewhere it is the first line of stdin.
-fn ask_for_token(api: &str) -> anyhow::Result<String> {
+fn ask_for_token(api: &str) -> anyhow::Result<Secret> {
     let at_terminal = output::is_interactive();
     if at_terminal {
         output::note(format!("Token for {api} (it is not shown):"));
@@ -79,8 +98,8 @@ fn ask_for_token(api: &str) -> anyhow::Result<String> {
     let unseen = if at_terminal { Some(Unseen::begin()?) } else { None };
     stdin.lock().read_line(&mut line).context("could not read the token from stdin")?;
     drop(unseen);
-    let token = line.trim().to_owned();
-    if token.is_empty() {
+    let token = Secret::from(line);
+    if token.reveal().is_empty() {
         return Err(Failure::usage("no token was given")
             .help("pass it with --token or WHARF_TOKEN, or write it to stdin; an admin makes one with `wharf token create`")
             .into());
@@ -132,76 +151,6 @@ pub fn logout(global: &Global, args: LogoutArgs) -> anyhow::Result<()> {
         "forgot the context `{name}` ({}); its token stays good until `wharf token revoke`",
         forgotten.api
     ))
-}
-
-fn no_context(name: &str) -> Failure {
-    Failure::new(Exit::NotFound, format!("there is no context `{name}`"))
-        .help("`wharf context list` shows them")
-}
-
-/// `wharf context list`
-pub fn list_contexts(global: &Global) -> anyhow::Result<()> {
-    let config = Config::load()?;
-    if global.json {
-        let items: Vec<_> = config
-            .contexts
-            .iter()
-            .map(|(name, saved)| {
-                let current = config.current.as_ref() == Some(name);
-                serde_json::json!({ "name": name, "api": saved.api, "namespace": saved.namespace, "current": current })
-            })
-            .collect();
-        return output::json(&serde_json::json!({ "items": items, "next_cursor": null }));
-    }
-    if config.contexts.is_empty() {
-        return output::line("no contexts; `wharf login URL` makes one");
-    }
-    let mut table = Table::new(["CONTEXT", "", "API", "NAMESPACE"]);
-    for (name, saved) in &config.contexts {
-        let current = config.current.as_ref() == Some(name);
-        table.row([
-            name.clone(),
-            if current { "current" } else { "" }.to_owned(),
-            saved.api.clone(),
-            saved.namespace.as_ref().map_or("default", |namespace| namespace.as_str()).to_owned(),
-        ]);
-    }
-    table.print()
-}
-
-/// `wharf context use`
-pub fn use_context(name: String) -> anyhow::Result<()> {
-    let mut config = Config::load()?;
-    let saved = config.contexts.get(&name).ok_or_else(|| no_context(&name))?;
-    let line = format!("later commands talk to {}", saved.api);
-    config.current = Some(name);
-    config.save()?;
-    output::line(line)
-}
-
-/// `wharf context show`
-pub async fn show(global: &Global) -> anyhow::Result<()> {
-    let target: Target = context::target(global)?;
-    let who = Client::new(&target)?.whoami().await;
-    let namespace = target.namespace.with_manifest(None);
-    if global.json {
-        return output::json(&serde_json::json!({
-            "api": target.api,
-            "origin": target.origin.to_string(),
-            "namespace": namespace,
-            "whoami": who?,
-        }));
-    }
-    output::line(format!("{} (from {}), namespace {namespace}", target.api, target.origin))?;
-    let who = who?;
-    output::line(format!("as {} ({})", who.name, scope_text(&who)))
-}
-
-fn scope_text(who: &WhoAmI) -> String {
-    match &who.namespace {
-        Some(namespace) => format!("{} in {namespace}", role_word(who.role)),
-        None => format!("{} in every namespace", role_word(who.role)),
-    }
 }
 
 /// The address without its scheme: `https://wharf.example.com` gives `wharf.example.com`.

@@ -1,18 +1,26 @@
 //! `wharf logs`: what an app prints, and what the platform says in its stream.
 
-use std::collections::HashMap;
-
-use wharf_types::InstanceId;
+use clap::Args;
+use wharf_types::AppName;
 use wharf_types::api::Page;
 use wharf_types::log::{LogRecord, LogStream};
 
-use crate::args::LogsArgs;
 use crate::follow::follow;
 use crate::output;
 use crate::session::Session;
 
-/// Instances whose last record is remembered; far more than print at once.
-const INSTANCES_MAX: usize = 4096;
+#[derive(Args, Debug)]
+pub struct LogsArgs {
+    /// Left out: --app, then the app of wharf.toml in this folder
+    #[arg(value_name = "APP")]
+    pub name: Option<AppName>,
+    /// Wait for more
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Start with this many of the last lines
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub tail: u32,
+}
 
 pub async fn run(session: &Session, args: LogsArgs) -> anyhow::Result<()> {
     let app = session.app(args.name)?;
@@ -22,36 +30,7 @@ pub async fn run(session: &Session, args: LogsArgs) -> anyhow::Result<()> {
         let page: Page<LogRecord> = session.client.page(&path, &[tail]).await?;
         return page.items.iter().try_for_each(|record| print(session, record));
     }
-    let mut seen = Seen::default();
-    let on_record = |record: LogRecord| {
-        if seen.is_new(&record) { print(session, &record) } else { Ok(()) }
-    };
-    match follow(&session.client, &path, &[tail], on_record).await? {}
-}
-
-/// Which records were printed: after a broken connection some may come again.
-#[derive(Debug, Default)]
-struct Seen {
-    last: HashMap<InstanceId, u64>,
-}
-
-impl Seen {
-    fn is_new(&mut self, record: &LogRecord) -> bool {
-        if self.last.len() >= INSTANCES_MAX && !self.last.contains_key(&record.instance) {
-            self.last.clear();
-        }
-        match self.last.get_mut(&record.instance) {
-            Some(last) if record.seq <= *last => false,
-            Some(last) => {
-                *last = record.seq;
-                true
-            }
-            None => {
-                self.last.insert(record.instance, record.seq);
-                true
-            }
-        }
-    }
+    match follow(&session.client, &path, &[tail], |record| print(session, &record)).await? {}
 }
 
 fn print(session: &Session, record: &LogRecord) -> anyhow::Result<()> {
@@ -83,32 +62,18 @@ fn text(record: &LogRecord) -> String {
 mod tests {
     use super::*;
 
-    fn record(instance: InstanceId, seq: u64) -> LogRecord {
-        LogRecord {
+    #[test]
+    fn a_line_names_time_release_instance_and_stream() {
+        let record = LogRecord {
             time: "2026-11-24T06:31:22.5Z".parse().unwrap(),
             namespace: "default".parse().unwrap(),
             app: "hello".parse().unwrap(),
             release: 3,
-            instance,
+            instance: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
             stream: LogStream::Stdout,
-            seq,
+            seq: 0,
             message: "hi".into(),
-        }
-    }
-
-    #[test]
-    fn a_line_names_time_release_instance_and_stream() {
-        let instance: InstanceId = "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap();
-        assert_eq!(text(&record(instance, 0)), "2026-11-24T06:31:22.500Z 3/26f8ad91 out| hi");
-    }
-
-    #[test]
-    fn a_record_that_comes_again_is_not_printed_again() {
-        let (a, b) = (InstanceId::new(), InstanceId::new());
-        let mut seen = Seen::default();
-        let new: Vec<bool> = [(a, 0), (a, 1), (b, 0), (a, 0), (a, 1), (a, 2)]
-            .map(|(id, seq)| seen.is_new(&record(id, seq)))
-            .into();
-        assert_eq!(new, [true, true, true, false, false, true]);
+        };
+        assert_eq!(text(&record), "2026-11-24T06:31:22.500Z 3/26f8ad91 out| hi");
     }
 }

@@ -1,15 +1,57 @@
 //! `wharf namespace`.
 
-use wharf_types::Timestamp;
+use clap::{Args, Subcommand};
 use wharf_types::api::Page;
+use wharf_types::{NamespaceName, Timestamp};
 
 use super::confirm;
-use crate::args::{NamespaceDeleteArgs, NamespaceNameArg};
+use crate::args::{Global, NoArgs, With};
 use crate::output::{self, ago};
 use crate::session::Session;
 use crate::table::Table;
 
-pub async fn create(session: &Session, args: NamespaceNameArg) -> anyhow::Result<()> {
+#[derive(Args, Debug)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct NamespaceArgs {
+    #[command(subcommand)]
+    pub command: NamespaceCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum NamespaceCommand {
+    /// Create a namespace
+    Create(With<NamespaceNameArg>),
+    /// List the namespaces
+    List(With<NoArgs>),
+    /// Delete a namespace that has no apps
+    Delete(With<NamespaceDeleteArgs>),
+}
+
+#[derive(Args, Debug)]
+pub struct NamespaceNameArg {
+    #[arg(value_name = "NAMESPACE")]
+    pub name: NamespaceName,
+}
+
+#[derive(Args, Debug)]
+pub struct NamespaceDeleteArgs {
+    #[arg(value_name = "NAMESPACE")]
+    pub name: NamespaceName,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+pub async fn run(before: Global, args: NamespaceArgs) -> anyhow::Result<()> {
+    let open = |global: Global| Session::open(global.or(before.clone()));
+    match args.command {
+        NamespaceCommand::Create(with) => create(&open(with.global)?, with.args).await,
+        NamespaceCommand::List(with) => list(&open(with.global)?).await,
+        NamespaceCommand::Delete(with) => delete(&open(with.global)?, with.args).await,
+    }
+}
+
+async fn create(session: &Session, args: NamespaceNameArg) -> anyhow::Result<()> {
     session.client.create_namespace(args.name.clone()).await?;
     if session.json {
         return output::json(&serde_json::json!({ "name": args.name, "created": true }));
@@ -17,7 +59,7 @@ pub async fn create(session: &Session, args: NamespaceNameArg) -> anyhow::Result
     output::line(format!("namespace {0} is created; use it with `-n {0}`", args.name))
 }
 
-pub async fn list(session: &Session) -> anyhow::Result<()> {
+async fn list(session: &Session) -> anyhow::Result<()> {
     let items = session.client.namespaces().await?;
     if session.json {
         return output::json(&Page { items, next_cursor: None });
@@ -30,7 +72,7 @@ pub async fn list(session: &Session) -> anyhow::Result<()> {
     table.print()
 }
 
-pub async fn delete(session: &Session, args: NamespaceDeleteArgs) -> anyhow::Result<()> {
+async fn delete(session: &Session, args: NamespaceDeleteArgs) -> anyhow::Result<()> {
     confirm("namespace", args.name.as_str(), args.yes)?;
     session.client.delete_namespace(&args.name).await?;
     if session.json {

@@ -1,13 +1,33 @@
 //! `wharf node`.
 
+use clap::{Args, Subcommand};
 use wharf_types::Timestamp;
 use wharf_types::api::Page;
 
-use crate::output::{self, ago, short_id, state_style};
+use crate::args::{Global, NoArgs, With};
+use crate::output::{self, ago, coloured, short_id};
 use crate::session::Session;
 use crate::table::Table;
 
-pub async fn list(session: &Session) -> anyhow::Result<()> {
+#[derive(Args, Debug)]
+pub struct NodeArgs {
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum NodeCommand {
+    /// List the nodes
+    #[command(visible_alias = "list")]
+    Ls(With<NoArgs>),
+}
+
+pub async fn run(before: Global, args: NodeArgs) -> anyhow::Result<()> {
+    let inner = args.command.map(|NodeCommand::Ls(with)| with.global).unwrap_or_default();
+    list(&Session::open(inner.or(before))?).await
+}
+
+async fn list(session: &Session) -> anyhow::Result<()> {
     let items = session.client.nodes().await?;
     if session.json {
         return output::json(&Page { items, next_cursor: None });
@@ -20,7 +40,7 @@ pub async fn list(session: &Session) -> anyhow::Result<()> {
         table.row([
             short_id(node.id),
             node.hostname,
-            state_style(ready).apply_to(ready).to_string(),
+            coloured(ready),
             node.instances.to_string(),
             node.cpus.to_string(),
             output::bytes(node.memory_bytes),

@@ -1,16 +1,35 @@
 //! `wharf releases`, `rollback` and `restart`.
 
+use clap::Args;
 use tokio::time::Instant;
 use wharf_types::AppName;
 use wharf_types::Timestamp;
 use wharf_types::api::Page;
 
-use crate::args::{AppArg, RestartArgs, RollbackArgs};
+use crate::args::{AppArg, WaitArgs};
 use crate::exit::Failure;
 use crate::output::{self, ago};
 use crate::rollout;
 use crate::session::Session;
 use crate::table::Table;
+
+#[derive(Args, Debug)]
+pub struct RollbackArgs {
+    /// The release's number; left out: the newest one before this that served
+    #[arg(value_name = "[APP] [RELEASE]", num_args = 0..=2)]
+    pub words: Vec<String>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct RestartArgs {
+    /// Left out: --app, then the app of wharf.toml in this folder
+    #[arg(value_name = "APP")]
+    pub name: Option<AppName>,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
 
 /// `wharf releases`
 pub async fn list(session: &Session, args: AppArg) -> anyhow::Result<()> {

@@ -1,22 +1,50 @@
 //! `wharf scale`.
 
+use clap::Args;
 use wharf_types::AppName;
+use wharf_types::name::InvalidName;
 use wharf_types::spec::REPLICAS_MAX;
 
-use crate::args::ScaleArgs;
 use crate::exit::Failure;
 use crate::output::{self, count};
 use crate::session::Session;
 
+#[derive(Args, Debug)]
+pub struct ScaleArgs {
+    /// The number of instances, such as `3`, `hello 3` or `hello=3`
+    #[arg(value_name = "[APP] REPLICAS", num_args = 0..=2, required_unless_present = "reset")]
+    pub words: Vec<String>,
+    /// Undo it: as many as wharf.toml says, from now on
+    #[arg(long)]
+    pub reset: bool,
+}
+
 pub async fn run(session: &Session, args: ScaleArgs) -> anyhow::Result<()> {
-    let (name, replicas) = app_and_replicas(&args.words)?;
+    let (name, replicas) = if args.reset {
+        (only_app(&args.words)?, None)
+    } else {
+        let (name, replicas) = app_and_replicas(&args.words)?;
+        (name, Some(replicas))
+    };
     let app = session.app(name)?;
     session.client.scale(&app, replicas).await?;
     if session.json {
         let reply = serde_json::json!({ "namespace": app.namespace, "app": app.app, "replicas": replicas });
         return output::json(&reply);
     }
-    output::line(format!("{} is scaled to {}", app.app, count(replicas.into(), "replica")))
+    output::line(match replicas {
+        Some(replicas) => format!("{} is scaled to {}", app.app, count(replicas.into(), "replica")),
+        None => format!("{} has as many replicas as its release asks for", app.app),
+    })
+}
+
+/// `scale --reset` or `scale hello --reset`.
+fn only_app(words: &[String]) -> Result<Option<AppName>, Failure> {
+    match words {
+        [] => Ok(None),
+        [app] => app.parse().map(Some).map_err(|error: InvalidName| Failure::usage(error.to_string())),
+        _ => Err(Failure::usage("--reset takes no number of replicas").help("`wharf scale hello --reset`")),
+    }
 }
 
 /// `scale 3`, `scale hello 3` or `scale hello=3`.
@@ -56,5 +84,17 @@ mod tests {
         for bad in [vec![], vec!["hello"], vec!["-1"], vec!["1001"], vec!["A=1"], vec!["hello", "many"]] {
             assert_eq!(parsed(&bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_reset_takes_an_app_and_no_number() {
+        let app = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            only_app(&words).ok().map(|app| app.map(String::from))
+        };
+        assert_eq!(app(&[]), Some(None));
+        assert_eq!(app(&["hello"]), Some(Some("hello".into())));
+        assert_eq!(app(&["hello", "3"]), None);
+        assert_eq!(app(&["hello=3"]), None);
     }
 }

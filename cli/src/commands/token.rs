@@ -1,16 +1,86 @@
 //! `wharf token`.
 
+use clap::{Args, Subcommand, ValueEnum};
 use wharf_types::api::{CreateToken, Page, Role};
+use wharf_types::quantity::Span;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
-use crate::args::{TokenCreateArgs, TokenRevokeArgs};
+use crate::args::{Global, NoArgs, With};
 use crate::exit::Failure;
 use crate::output::{self, ago};
 use crate::session::Session;
 use crate::table::Table;
 
+#[derive(Args, Debug)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct TokenArgs {
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum TokenCommand {
+    /// Create a token; its secret is shown once
+    Create(With<TokenCreateArgs>),
+    /// List the tokens
+    List(With<NoArgs>),
+    /// Make a token useless from now on
+    Revoke(With<TokenRevokeArgs>),
+}
+
+/// With -n, the token is for that namespace only.
+#[derive(Args, Debug)]
+pub struct TokenCreateArgs {
+    /// What it is for
+    pub name: String,
+    #[arg(long, value_enum, default_value_t = RoleArg::Developer)]
+    pub role: RoleArg,
+    /// Such as `30d` [default: 90 days]
+    #[arg(long, value_name = "TIME")]
+    pub expires_in: Option<Span>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum RoleArg {
+    /// Reads
+    Viewer,
+    /// Deploys
+    Developer,
+    /// Everything
+    Admin,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Viewer => Self::Viewer,
+            RoleArg::Developer => Self::Developer,
+            RoleArg::Admin => Self::Admin,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct TokenRevokeArgs {
+    /// The token's id, as `wharf token list` shows it
+    pub id: String,
+}
+
+pub async fn run(before: Global, args: TokenArgs) -> anyhow::Result<()> {
+    let open = |global: Global| Session::open(global.or(before.clone()));
+    match args.command {
+        TokenCommand::Create(with) => {
+            // Only a flag narrows a token: a namespace of the environment or of the context is no wish about it.
+            let scope = with.global.namespace.clone().or(before.namespace.clone());
+            create(&open(with.global)?, scope, with.args).await
+        }
+        TokenCommand::List(with) => list(&open(with.global)?).await,
+        TokenCommand::Revoke(with) => revoke(&open(with.global)?, with.args).await,
+    }
+}
+
 /// The token is for one namespace where `-n` says so, and else for every one.
-pub async fn create(
+async fn create(
     session: &Session,
     scope: Option<NamespaceName>,
     args: TokenCreateArgs,
@@ -35,7 +105,7 @@ pub async fn create(
     output::line(created.secret)
 }
 
-pub async fn list(session: &Session) -> anyhow::Result<()> {
+async fn list(session: &Session) -> anyhow::Result<()> {
     let items = session.client.tokens().await?;
     if session.json {
         return output::json(&Page { items, next_cursor: None });
@@ -55,7 +125,7 @@ pub async fn list(session: &Session) -> anyhow::Result<()> {
     table.print()
 }
 
-pub async fn revoke(session: &Session, args: TokenRevokeArgs) -> anyhow::Result<()> {
+async fn revoke(session: &Session, args: TokenRevokeArgs) -> anyhow::Result<()> {
     let id: TokenId = args.id.parse().map_err(|_| {
         Failure::usage(format!("`{}` is not a token's id", args.id)).help("`wharf token list` shows the ids")
     })?;

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::SinkExt as _;
+use futures::channel::mpsc;
 use http_body::Frame;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, StreamBody};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wharf_ingress::{Config, Shutdown};
 
@@ -115,6 +116,22 @@ async fn a_client_that_reads_nothing_is_cut() {
     }
     until(|| fixture.ingress.stats().connections_cut == 1).await;
     until(|| stream.is_closed()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_stalls_its_upload_is_cut_in_both_protocols() {
+    let (fixture, _) = Fixture::configured(1, |config| config.idle = Duration::from_millis(200)).await;
+    let mut socket = fixture.connect().await;
+    let head = "POST /collect HTTP/1.1\r\nhost: hello.test\r\ncontent-length: 100\r\n\r\n12345";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    closes(&mut socket).await;
+    let (mut upload, body) = mpsc::unbounded::<Result<Frame<Bytes>, std::convert::Infallible>>();
+    let mut client = http2(fixture.address).await;
+    let reply = client.send_request(http2_request("/collect", StreamBody::new(body)));
+    upload.send(Ok(Frame::data(Bytes::from_static(b"12345")))).await.unwrap();
+    assert!(within(reply).await.is_err());
+    until(|| fixture.guest.running() == 0).await;
+    assert_eq!(fixture.ingress.stats().connections_cut, 2);
 }
 
 #[tokio::test]

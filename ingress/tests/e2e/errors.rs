@@ -104,6 +104,18 @@ async fn malformed_requests_are_refused_before_anyone_is_asked() {
 }
 
 #[tokio::test]
+async fn a_head_that_cannot_be_parsed_is_answered_barely_and_ends_the_connection() {
+    let (fixture, _) = Fixture::with_instances(1).await;
+    let mut socket = fixture.connect().await;
+    socket.write_all(b"not http at all\r\n\r\n").await.unwrap();
+    let reply = read_reply(&mut socket).await;
+    assert_eq!((reply.status, reply.body.as_str()), (400, ""));
+    assert_eq!((reply.header("x-wharf-error"), reply.header("x-request-id")), (None, None));
+    closes(&mut socket).await;
+    assert!(fixture.errors.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn many_tiny_fields_over_http2_are_refused() {
     let (fixture, _) = Fixture::with_instances(1).await;
     let mut client = http2::<Empty<Bytes>>(fixture.address).await;

@@ -1,35 +1,32 @@
 //! `…/apps` and `…/apps/{app}`
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::Json as Reply;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json as Reply};
-use serde::Deserialize;
+use tokio::time::timeout;
 use wharf_types::api::{AppInfo, Page, Why};
 use wharf_types::state::{InstanceState, RolloutState};
-use wharf_types::{AppName, NamespaceName, Timestamp};
+use wharf_types::{AppName, NamespaceName};
 
-use super::auth::{Identity, namespace_not_found};
-use super::extract::{Path, Query, if_match};
+use super::auth::namespace_not_found;
+use super::extract::{PageQuery, Path, Query};
+use super::wish::{AppPath, Nothing, Wish};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
-use crate::operations::{self, Asked, app_not_found};
+use crate::operations::{self, app_not_found};
 use crate::view::Loaded;
 use crate::{plan, store, view};
 
 /// Apps of one page.
 const PAGE: usize = 100;
+/// How long a deletion is waited for.
+const GONE_MAX: Duration = Duration::from_secs(10);
 /// Lines of a failed instance that `why` shows.
 const LAST_LOG: usize = 10;
-
-pub(super) type AppPath = (NamespaceName, AppName);
-
-#[derive(Deserialize)]
-pub(super) struct PageQuery {
-    pub(super) cursor: Option<String>,
-}
 
 pub(super) async fn list(
     State(context): State<Arc<Context>>,
@@ -40,8 +37,9 @@ pub(super) async fn list(
     if store::namespace::find(&mut tx, &namespace).await?.is_none() {
         return Err(namespace_not_found(namespace.as_str()));
     }
-    let after = query.cursor.unwrap_or_default();
-    let mut apps = store::app::list(&mut tx, &namespace, &after, PAGE as i64 + 1).await?;
+    let after: Option<AppName> = query.after()?;
+    let after = after.as_ref().map_or("", AppName::as_str);
+    let mut apps = store::app::list(&mut tx, &namespace, after, PAGE as i64 + 1).await?;
     let more = apps.len() > PAGE;
     apps.truncate(PAGE);
     let next_cursor = apps.last().filter(|_| more).map(|app| app.name.to_string());
@@ -60,14 +58,28 @@ pub(super) async fn show(
     Ok(with_etag(&context, &loaded))
 }
 
+/// Replies when the app is gone, or after a while that it is on its way: its open requests may take longer.
 pub(super) async fn remove(
     State(context): State<Arc<Context>>,
-    Extension(identity): Extension<Identity>,
-    Path(path): Path<AppPath>,
-    headers: HeaderMap,
+    Wish { asked, request: Nothing {} }: Wish<Nothing>,
 ) -> ApiResult<StatusCode> {
-    operations::delete(&context, &asked(path, identity, &headers)?).await?;
-    Ok(StatusCode::ACCEPTED)
+    let mut watcher = context.watch();
+    operations::delete(&context, &asked).await?;
+    let gone = async {
+        loop {
+            let mut tx = context.store.read().await?;
+            let app = store::app::find(&mut tx, &asked.namespace, &asked.app).await?;
+            drop(tx);
+            // One that is not being deleted is a new one of this name.
+            if app.is_none_or(|app| !app.deleting) || !watcher.changed(|_| true).await {
+                return Ok(StatusCode::NO_CONTENT);
+            }
+        }
+    };
+    tokio::select! {
+        gone = timeout(GONE_MAX, gone) => gone.unwrap_or(Ok(StatusCode::ACCEPTED)),
+        () = context.shutdown.cancelled() => Ok(StatusCode::ACCEPTED),
+    }
 }
 
 pub(super) async fn why(
@@ -129,9 +141,4 @@ pub(super) fn with_etag(context: &Context, loaded: &Loaded) -> Response {
         response.headers_mut().insert(header::ETAG, etag);
     }
     response
-}
-
-pub(super) fn asked((namespace, app): AppPath, identity: Identity, headers: &HeaderMap) -> ApiResult<Asked> {
-    let revision = if_match(headers)?;
-    Ok(Asked { namespace, app, by: identity.token.name, revision, now: Timestamp::now() })
 }

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
 use wharf_types::api::ArtifactInfo;
 use wharf_types::problem::ProblemCode;
 use wharf_types::world::capabilities;
@@ -18,7 +19,7 @@ use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
 use super::auth::namespace_not_found;
 use super::extract::Path;
 use super::{ApiError, ApiResult};
-use crate::artifacts::{ARTIFACT_MAX_BYTES, PutError};
+use crate::artifacts::{ARTIFACT_MAX_BYTES, PutError, UPLOADS_MAX};
 use crate::context::Context;
 use crate::inspect;
 use crate::store;
@@ -27,6 +28,8 @@ use crate::store::artifact::Artifact;
 /// How long the rest of a body that nobody needs is taken in. A client that is cut off while it sends would see a broken
 /// connection instead of the reply.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long an upload waits for others to end.
+const PLACE_WAIT: Duration = Duration::from_millis(500);
 
 pub(super) async fn push(
     State(context): State<Arc<Context>>,
@@ -34,6 +37,12 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Reply<ArtifactInfo>)> {
+    let Ok(Ok(_place)) = timeout(PLACE_WAIT, context.uploads.acquire()).await else {
+        drain(body);
+        let detail =
+            format!("{UPLOADS_MAX} artifacts are pushed at this moment, the most at once; try again later");
+        return Err(ApiError::new(ProblemCode::Unavailable, detail));
+    };
     let mut tx = context.store.read().await?;
     let found = store::namespace::find(&mut tx, &namespace).await?;
     let Some(namespace) = found.map(|namespace| namespace.id) else {
@@ -42,8 +51,11 @@ pub(super) async fn push(
     };
     let known = store::artifact::find(&mut tx, namespace, digest).await?;
     drop(tx);
-    if let Some(known) = known {
+    if let Some(known) = known
+        && is_stored(&context, &known).await?
+    {
         drain(body);
+        record(&context, namespace, &known).await?;
         return Ok((StatusCode::OK, Reply(info(known))));
     }
     let length =
@@ -73,7 +85,7 @@ async fn receive(
     let bytes = match stored {
         Ok(bytes) => bytes,
         Err(error) => {
-            tokio::spawn(tokio::time::timeout(DRAIN, async move {
+            tokio::spawn(timeout(DRAIN, async move {
                 let mut rest = body.lock_owned().await;
                 while let Some(Ok(_)) = rest.next().await {}
             }));
@@ -87,10 +99,21 @@ async fn receive(
         Some(known) => known,
         None => look_at(context, digest, bytes).await?,
     };
-    let mut tx = context.store.write().await?;
-    store::artifact::put(&mut tx, namespace, &artifact, Timestamp::now()).await?;
-    tx.commit().await?;
+    record(context, namespace, &artifact).await?;
     Ok(artifact)
+}
+
+async fn record(context: &Context, namespace: NamespaceId, artifact: &Artifact) -> ApiResult<()> {
+    let mut tx = context.store.write().await?;
+    store::artifact::put(&mut tx, namespace, artifact, Timestamp::now()).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Whether the bytes are there as well: a file may have been lost, and another push then brings it back.
+async fn is_stored(context: &Context, artifact: &Artifact) -> ApiResult<bool> {
+    let stored = context.artifacts.open(artifact.digest).await?;
+    Ok(stored.is_some_and(|(bytes, _)| bytes == artifact.bytes))
 }
 
 /// Inspects stored bytes; those that cannot run here are given up again.
@@ -102,10 +125,17 @@ async fn look_at(context: &Context, digest: Digest, bytes: u64) -> ApiResult<Art
         ));
     };
     // One large artifact at a time is in memory.
-    let _one = context.inspections.acquire().await.map_err(|error| ApiError::internal(&error))?;
+    let one = context.inspections.clone().acquire_owned().await;
+    let one = one.map_err(|error| ApiError::internal(&error))?;
     let mut content = Vec::new();
     file.read_to_end(&mut content).await?;
-    let inspected = tokio::task::spawn_blocking(move || inspect::inspect(&content)).await;
+    // A client that goes away ends this future but not the thread, so the thread holds the permit.
+    let inspecting = move || {
+        let inspected = inspect::inspect(&content);
+        drop((content, one));
+        inspected
+    };
+    let inspected = tokio::task::spawn_blocking(inspecting).await;
     match inspected {
         Ok(Ok(inspected)) => {
             Ok(Artifact { digest, bytes, world: inspected.world, imports: inspected.imports })
@@ -127,8 +157,8 @@ pub(super) async fn show(
         return Err(namespace_not_found(namespace.as_str()));
     };
     match store::artifact::find(&mut tx, found.id, digest).await? {
-        Some(artifact) => Ok(Reply(info(artifact))),
-        None => Err(not_found(digest)),
+        Some(artifact) if is_stored(&context, &artifact).await? => Ok(Reply(info(artifact))),
+        _ => Err(not_found(digest)),
     }
 }
 
@@ -156,7 +186,7 @@ fn info(artifact: Artifact) -> ArtifactInfo {
 
 /// Takes in the rest of a body while the reply goes out.
 fn drain(body: Body) {
-    tokio::spawn(tokio::time::timeout(DRAIN, async move {
+    tokio::spawn(timeout(DRAIN, async move {
         let mut rest = body.into_data_stream();
         while let Some(Ok(_)) = rest.next().await {}
     }));

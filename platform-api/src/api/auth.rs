@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::RawPathParamsRejection;
-use axum::extract::{RawPathParams, Request, State};
+use axum::extract::{FromRequestParts, Query, RawPathParams, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -31,12 +32,24 @@ pub(crate) enum Access {
 pub(super) struct Guard {
     pub(super) context: Arc<Context>,
     pub(super) access: Access,
+    /// The query parameters that the route knows.
+    pub(super) query: super::routes::Named,
 }
 
-/// Who calls. Handlers find it among the request's extensions.
+/// Who calls. Handlers of routes for users can take it out of the request.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) token: TokenInfo,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Identity {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
+        parts.extensions.get().cloned().ok_or_else(|| {
+            ApiError::new(ProblemCode::Internal, "this address asks who calls, but lets anybody in")
+        })
+    }
 }
 
 pub(super) async fn authorize(
@@ -80,8 +93,25 @@ pub(super) async fn authorize(
         );
         return Err(ApiError::new(ProblemCode::Forbidden, detail));
     }
+    check_query(&request, guard.query)?;
     request.extensions_mut().insert(Identity { token });
     Ok(next.run(request).await)
+}
+
+/// A parameter that nobody looks at would be a wish that is silently not granted.
+fn check_query(request: &Request, known: &[(&str, &str)]) -> ApiResult<()> {
+    let given = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    let Query(given) =
+        given.map_err(|rejection| ApiError::new(ProblemCode::InvalidRequest, rejection.body_text()))?;
+    let Some((unknown, _)) = given.iter().find(|(name, _)| known.iter().all(|(known, _)| known != name))
+    else {
+        return Ok(());
+    };
+    let shown: String = unknown.chars().take(60).collect();
+    let names: Vec<String> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let takes = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let detail = format!("the query parameter `{shown}` is not known here; this address takes {takes}");
+    Err(ApiError::new(ProblemCode::InvalidRequest, detail))
 }
 
 pub(super) fn namespace_not_found(namespace: &str) -> ApiError {

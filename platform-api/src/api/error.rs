@@ -85,7 +85,7 @@ impl From<PutError> for ApiError {
             PutError::TooLarge => ProblemCode::TooLarge,
             PutError::Mismatch { .. } => ProblemCode::DigestMismatch,
             PutError::Invalid(_) => ProblemCode::InvalidArtifact,
-            PutError::Upload(_) => ProblemCode::InvalidRequest,
+            PutError::Upload(_) | PutError::Slow => ProblemCode::InvalidRequest,
             PutError::Write(_) => {
                 let PutError::Write(source) = error else { return Self::internal(&error) };
                 return source.into();

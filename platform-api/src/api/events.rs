@@ -4,19 +4,17 @@ use std::sync::Arc;
 
 use axum::Json as Reply;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tracing::warn;
 use wharf_types::api::Page;
 use wharf_types::event::Event;
-use wharf_types::problem::ProblemCode;
 use wharf_types::{AppName, NamespaceName};
 
-use super::apps::AppPath;
 use super::auth::namespace_not_found;
-use super::extract::{Path, Query, accepts_events, last_event_id};
-use super::{ApiError, ApiResult, sse};
+use super::extract::{Delivery, Path, Query, parse_cursor};
+use super::wish::AppPath;
+use super::{ApiResult, sse};
 use crate::context::Context;
 use crate::reconcile::chain;
 use crate::store;
@@ -34,9 +32,9 @@ pub(super) async fn of_namespace(
     State(context): State<Arc<Context>>,
     Path(namespace): Path<NamespaceName>,
     Query(query): Query<EventsQuery>,
-    headers: HeaderMap,
+    delivery: Delivery<i64>,
 ) -> ApiResult<Response> {
-    reply(context, namespace, None, query, &headers).await
+    reply(context, namespace, None, query, delivery).await
 }
 
 /// An app that is gone still has its events.
@@ -44,9 +42,9 @@ pub(super) async fn of_app(
     State(context): State<Arc<Context>>,
     Path((namespace, app)): Path<AppPath>,
     Query(query): Query<EventsQuery>,
-    headers: HeaderMap,
+    delivery: Delivery<i64>,
 ) -> ApiResult<Response> {
-    reply(context, namespace, Some(app), query, &headers).await
+    reply(context, namespace, Some(app), query, delivery).await
 }
 
 async fn reply(
@@ -54,24 +52,16 @@ async fn reply(
     namespace: NamespaceName,
     app: Option<AppName>,
     query: EventsQuery,
-    headers: &HeaderMap,
+    delivery: Delivery<i64>,
 ) -> ApiResult<Response> {
-    let cursor = match query.cursor.as_deref().map(str::parse) {
-        None => query.after.unwrap_or(0),
-        Some(Ok(cursor)) => cursor,
-        Some(Err(_)) => {
-            let detail = "cursor: pass the `next_cursor` of the page before";
-            return Err(ApiError::new(ProblemCode::InvalidRequest, detail));
-        }
-    };
+    let cursor = parse_cursor(query.cursor.as_deref())?.or(query.after).unwrap_or(0);
     let mut tx = context.store.read().await?;
     if store::namespace::find(&mut tx, &namespace).await?.is_none() {
         return Err(namespace_not_found(namespace.as_str()));
     }
-    if accepts_events(headers) {
+    if let Delivery::Stream { last_event_id } = delivery {
         drop(tx);
-        let after = last_event_id(headers).unwrap_or(cursor);
-        return Ok(follow(context, namespace, app, after));
+        return Ok(follow(context, namespace, app, last_event_id.unwrap_or(cursor)));
     }
     let items = store::event::list(&mut tx, &namespace, app.as_ref(), cursor, PAGE).await?;
     let next_cursor = items.last().filter(|_| items.len() as i64 == PAGE).map(|event| event.seq.to_string());
@@ -90,7 +80,7 @@ fn follow(context: Arc<Context>, namespace: NamespaceName, app: Option<AppName>,
                     let full = page.len() as i64 == PAGE;
                     for event in page {
                         seen = event.seq;
-                        yield sse::event("event", seen, &event);
+                        yield sse::event("event", Some(seen), &event);
                     }
                     if full {
                         continue;

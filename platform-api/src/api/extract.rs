@@ -1,14 +1,22 @@
 //! What handlers take out of a request. A part that is not valid becomes a `Problem` that names it.
 
+use std::str::FromStr;
+use std::time::Duration;
+
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 use wharf_types::problem::ProblemCode;
 
-use super::ApiError;
+use super::{ApiError, ApiResult};
+
+/// How long the body of a request may take.
+const BODY_MAX: Duration = Duration::from_secs(30);
 
 /// A JSON body. An absent one is an empty object, so that requests without settings need none.
 pub(super) struct Json<T>(pub(super) T);
@@ -16,13 +24,26 @@ pub(super) struct Json<T>(pub(super) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(body_error)?;
-        let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
-        match axum::Json::<T>::from_bytes(&bytes) {
-            Ok(axum::Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(ApiError::new(ProblemCode::InvalidRequest, rejection.body_text())),
-        }
+    async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
+        parse(&read(request, state).await?).map(Self)
+    }
+}
+
+/// Reads the body of a request that takes JSON.
+pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> ApiResult<Bytes> {
+    let Ok(bytes) = timeout(BODY_MAX, Bytes::from_request(request, state)).await else {
+        let detail =
+            format!("the request's body did not come within {} s; send it again", BODY_MAX.as_secs());
+        return Err(ApiError::new(ProblemCode::InvalidRequest, detail));
+    };
+    let bytes = bytes.map_err(body_error)?;
+    Ok(if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes })
+}
+
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
+    match axum::Json::<T>::from_bytes(bytes) {
+        Ok(axum::Json(value)) => Ok(value),
+        Err(rejection) => Err(ApiError::new(ProblemCode::InvalidRequest, rejection.body_text())),
     }
 }
 
@@ -39,7 +60,7 @@ pub(super) struct Path<T>(pub(super) T);
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
         match axum::extract::Path::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(rejection) => Err(ApiError::new(ProblemCode::InvalidRequest, rejection.body_text())),
@@ -53,7 +74,7 @@ pub(super) struct Query<T>(pub(super) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
         match axum::extract::Query::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
             Err(rejection) => Err(ApiError::new(ProblemCode::InvalidRequest, rejection.body_text())),
@@ -61,28 +82,49 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// The revision that `If-Match` asks for, written as `"17"`. `*` and an absent header ask for nothing.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default();
-    if text == "*" {
-        return Ok(None);
-    }
-    match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')?.parse().ok()) {
-        Some(revision) => Ok(Some(revision)),
-        None => Err(ApiError::new(
-            ProblemCode::InvalidRequest,
-            "If-Match is not an ETag of this API, such as \"17\"; take it from the reply to GET",
-        )),
+/// The query of a list.
+#[derive(Deserialize)]
+pub(super) struct PageQuery {
+    cursor: Option<String>,
+}
+
+impl PageQuery {
+    /// Where the page before ended. None: this is the first one.
+    pub(super) fn after<T: FromStr>(&self) -> ApiResult<Option<T>> {
+        parse_cursor(self.cursor.as_deref())
     }
 }
 
-pub(super) fn accepts_events(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    accept.is_some_and(|accept| accept.contains("text/event-stream"))
+pub(super) fn parse_cursor<T: FromStr>(cursor: Option<&str>) -> ApiResult<Option<T>> {
+    cursor.map(str::parse).transpose().map_err(|_| {
+        ApiError::new(ProblemCode::InvalidRequest, "cursor: pass the `next_cursor` of the page before")
+    })
 }
 
-/// The id of the last event that a reconnecting client has seen.
-pub(super) fn last_event_id<T: std::str::FromStr>(headers: &HeaderMap) -> Option<T> {
-    headers.get("last-event-id")?.to_str().ok()?.trim().parse().ok()
+/// How the client wants a list.
+pub(super) enum Delivery<T> {
+    Page,
+    /// Server-sent events; a client that reconnects says which one it saw last.
+    Stream {
+        last_event_id: Option<T>,
+    },
+}
+
+impl<T: FromStr + Send, S: Send + Sync> FromRequestParts<S> for Delivery<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
+        let text =
+            |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
+        if !text(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
+            return Ok(Self::Page);
+        }
+        let last_event_id = text("last-event-id").map(str::parse).transpose().map_err(|_| {
+            ApiError::new(
+                ProblemCode::InvalidRequest,
+                "Last-Event-ID is not an id of this stream; leave it out to begin anew",
+            )
+        })?;
+        Ok(Self::Stream { last_event_id })
+    }
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use axum::Json as Reply;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use tracing::warn;
 use wharf_types::api::Page;
 use wharf_types::log::LogRecord;
 
-use super::apps::{self, AppPath};
-use super::extract::{Path, Query, accepts_events, last_event_id};
-use super::{ApiResult, sse};
+use super::extract::{Delivery, Path, Query};
+use super::wish::AppPath;
+use super::{ApiResult, apps, sse};
 use crate::context::Context;
 
 const TAIL: usize = 100;
@@ -27,28 +27,28 @@ pub(super) async fn show(
     State(context): State<Arc<Context>>,
     Path(path): Path<AppPath>,
     Query(query): Query<LogsQuery>,
-    headers: HeaderMap,
+    delivery: Delivery<u64>,
 ) -> ApiResult<Response> {
     apps::load(&context, &path).await?;
     let (namespace, app) = path;
     let since = query.since_release.unwrap_or(0);
     let tail = query.tail.unwrap_or(TAIL);
-    if !accepts_events(&headers) {
-        let accept = move |record: &LogRecord| record.release >= since;
+    let accept = move |record: &LogRecord| record.release >= since;
+    let Delivery::Stream { last_event_id } = delivery else {
         let records = context.logs.tail(&namespace, &app, tail, accept).await?;
         let items = records.into_iter().map(|positioned| positioned.record).collect();
         return Ok(Reply(Page { items, next_cursor: None }).into_response());
-    }
-    let (before, mut follower) = context.logs.follow(&namespace, &app, last_event_id(&headers), tail).await?;
+    };
+    let mut follower = context.logs.follow(&namespace, &app, last_event_id, tail, accept).await?;
     let records = async_stream::stream! {
-        for positioned in before {
-            if positioned.record.release >= since {
-                yield sse::event("log", positioned.position, &positioned.record);
-            }
-        }
-        while let Some(positioned) = follower.next().await {
-            if positioned.record.release >= since {
-                yield sse::event("log", positioned.position, &positioned.record);
+        loop {
+            match follower.next().await {
+                Ok(Some(positioned)) => yield sse::event("log", positioned.position, &positioned.record),
+                Ok(None) => return,
+                Err(error) => {
+                    warn!("a stream of log records of {app} in {namespace} ends: {error}");
+                    return;
+                }
             }
         }
     };

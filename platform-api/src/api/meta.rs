@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Extension, Json};
 use serde_json::{Value, json};
 use wharf_types::api::WhoAmI;
 
@@ -23,7 +23,7 @@ pub(super) async fn openapi() -> Json<Value> {
 
 pub(super) async fn who_am_i(
     State(context): State<Arc<Context>>,
-    Extension(Identity { token }): Extension<Identity>,
+    Identity { token }: Identity,
 ) -> Json<WhoAmI> {
     Json(WhoAmI {
         token: token.id,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json as Reply};
 use wharf_types::api::{CreateNamespace, NamespaceInfo, Page};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceName, Timestamp};
@@ -35,7 +35,7 @@ pub(super) async fn create(
 
 pub(super) async fn list(
     State(context): State<Arc<Context>>,
-    Extension(identity): Extension<Identity>,
+    identity: Identity,
 ) -> ApiResult<Reply<Page<NamespaceInfo>>> {
     let mut tx = context.store.read().await?;
     let reachable = |namespace: &Namespace| identity.namespace().is_none_or(|bound| *bound == namespace.name);
@@ -64,6 +64,9 @@ pub(super) async fn remove(
         let detail = format!("the namespace `{name}` still has {} apps; delete them first", namespace.apps);
         return Err(ApiError::new(ProblemCode::Conflict, detail));
     }
+    // What is kept by name must not be found by the next namespace that has it. Its apps, and so their logs, are gone.
+    store::event::delete(&mut tx, &name).await?;
+    context.logs.remove_namespace(&name).await;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

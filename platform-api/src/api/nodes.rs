@@ -1,13 +1,16 @@
 //! `/v1/nodes`, and what the nodes say was used.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use wharf_types::api::{NodeInfo, Page, Usage};
-use wharf_types::{NamespaceName, Timestamp};
+use wharf_types::node::AppUsage;
+use wharf_types::{AppName, NamespaceName, Timestamp};
 
 use super::ApiResult;
+use super::auth::namespace_not_found;
 use super::extract::Path;
 use crate::context::Context;
 use crate::store;
@@ -31,7 +34,15 @@ pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Json<
 pub(super) async fn usage(
     State(context): State<Arc<Context>>,
     Path(namespace): Path<NamespaceName>,
-) -> Json<Usage> {
-    let apps = context.nodes.usage().into_iter().filter(|usage| usage.namespace == namespace).collect();
-    Json(Usage { time: Timestamp::now(), apps })
+) -> ApiResult<Json<Usage>> {
+    let mut tx = context.store.read().await?;
+    if store::namespace::find(&mut tx, &namespace).await?.is_none() {
+        return Err(namespace_not_found(namespace.as_str()));
+    }
+    // Workers count by name, and go on doing so for a while when an app is gone.
+    let apps = store::app::list(&mut tx, &namespace, "", i64::MAX).await?;
+    let names: BTreeSet<AppName> = apps.into_iter().map(|app| app.name).collect();
+    let of_apps = |usage: &AppUsage| usage.namespace == namespace && names.contains(&usage.app);
+    let apps = context.nodes.usage().into_iter().filter(of_apps).collect();
+    Ok(Json(Usage { time: Timestamp::now(), apps }))
 }

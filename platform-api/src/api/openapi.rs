@@ -16,6 +16,7 @@ pub(super) enum Payload {
     Json(Named),
     /// A page of these.
     List(Named),
+    Array(Named),
     Octets,
     /// Server-sent events.
     Events,
@@ -37,6 +38,10 @@ pub(super) fn list<T: ToSchema>() -> Payload {
     Payload::List(named::<T>())
 }
 
+pub(super) fn array<T: ToSchema>() -> Payload {
+    Payload::Array(named::<T>())
+}
+
 fn named<T: ToSchema>() -> Named {
     let name = T::name().into_owned();
     let mut schemas = vec![(name.clone(), <T as PartialSchema>::schema())];
@@ -53,7 +58,7 @@ pub(super) fn document() -> Value {
         let operation = operation(&endpoint);
         paths.entry(endpoint.path).or_default().insert(endpoint.method.as_str().to_lowercase(), operation);
         for payload in [endpoint.request, endpoint.reply] {
-            if let Payload::Json(named) | Payload::List(named) = payload {
+            if let Payload::Json(named) | Payload::List(named) | Payload::Array(named) = payload {
                 schemas.extend(named.schemas);
             }
         }
@@ -88,10 +93,14 @@ fn operation(endpoint: &Endpoint) -> Value {
     operation.insert("security".into(), security);
     let in_path =
         |name: &str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
-    let in_query = |(name, about): &(&str, &str)| json!({"name": name, "in": "query", "description": about, "schema": {"type": "string"}});
+    let given = |place: &'static str| move |(name, about): &(&str, &str)| json!({"name": name, "in": place, "description": about, "schema": {"type": "string"}});
     let segments = endpoint.path.split('/');
     let names = segments.filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
-    let parameters: Vec<Value> = names.map(in_path).chain(endpoint.query.iter().map(in_query)).collect();
+    let parameters: Vec<Value> = names
+        .map(in_path)
+        .chain(endpoint.query.iter().map(given("query")))
+        .chain(endpoint.headers.iter().map(given("header")))
+        .collect();
     if !parameters.is_empty() {
         operation.insert("parameters".into(), parameters.into());
     }
@@ -106,7 +115,13 @@ fn operation(endpoint: &Endpoint) -> Value {
         "description": "A problem",
         "content": {"application/problem+json": {"schema": reference("Problem")}},
     });
-    operation.insert("responses".into(), json!({endpoint.status.to_string(): reply, "default": problem}));
+    let mut responses = json!({endpoint.status.to_string(): reply, "default": problem});
+    if let Some((status, when)) = endpoint.or {
+        let mut reply = responses[endpoint.status.to_string()].clone();
+        reply["description"] = when.into();
+        responses[status.to_string()] = reply;
+    }
+    operation.insert("responses".into(), responses);
     operation.into()
 }
 
@@ -122,6 +137,9 @@ fn content(payload: &Payload) -> Option<Value> {
                 "next_cursor": {"type": ["string", "null"], "description": "Pass it as `?cursor=` for what comes next. Null: that was all."},
             },
         }}}),
+        Payload::Array(named) => {
+            json!({"application/json": {"schema": {"type": "array", "items": reference(&named.name)}}})
+        }
         Payload::Octets => json!({"application/wasm": {"schema": {"type": "string", "format": "binary"}}}),
         Payload::Events => json!({"text/event-stream": {"schema": {"type": "string"}}}),
         Payload::Lines => json!({"application/x-ndjson": {"schema": {"type": "string"}}}),

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, EnvPatch,
-    NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI, Why,
+    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
+    EnvPatch, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, Scale, TokenInfo, Usage,
+    WhoAmI, Why,
 };
 use wharf_types::event::Event;
+use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
-use wharf_types::node::NodeRegistration;
+use wharf_types::node::{NodeRegistration, NodeReport};
 
 use super::auth::Access;
-use super::openapi::{Payload, json, list};
+use super::openapi::{Payload, array, json, list};
 use super::{
     apps, artifacts, events, logs, meta, namespaces, nodes, releases, rollouts, session, settings, tokens,
     watch,
@@ -24,16 +26,23 @@ use crate::context::Context;
 
 type Handler = MethodRouter<Arc<Context>>;
 
+/// Names and what they are for.
+pub(super) type Named = &'static [(&'static str, &'static str)];
+
 pub(crate) struct Endpoint {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
     pub(crate) access: Access,
     pub(super) handler: Handler,
     pub(super) summary: &'static str,
-    pub(super) query: &'static [(&'static str, &'static str)],
+    /// Query parameters; others are refused.
+    pub(super) query: Named,
+    pub(super) headers: Named,
     pub(super) request: Payload,
     pub(super) status: u16,
     pub(super) reply: Payload,
+    /// Another status with the same content, and when it is used.
+    pub(super) or: Option<(u16, &'static str)>,
 }
 
 impl Endpoint {
@@ -45,15 +54,35 @@ impl Endpoint {
         summary: &'static str,
     ) -> Self {
         let (request, reply) = (Payload::Nothing, Payload::Nothing);
-        Self { method, path, access, handler, summary, query: &[], request, status: 200, reply }
+        Self {
+            method,
+            path,
+            access,
+            handler,
+            summary,
+            query: &[],
+            headers: &[],
+            request,
+            status: 200,
+            reply,
+            or: None,
+        }
     }
 
     fn takes(self, request: Payload) -> Self {
         Self { request, ..self }
     }
 
-    fn query(self, query: &'static [(&'static str, &'static str)]) -> Self {
+    fn query(self, query: Named) -> Self {
         Self { query, ..self }
+    }
+
+    fn headers(self, headers: Named) -> Self {
+        Self { headers, ..self }
+    }
+
+    fn or(self, status: u16, when: &'static str) -> Self {
+        Self { or: Some((status, when)), ..self }
     }
 
     fn replies(self, status: u16, reply: Payload) -> Self {
@@ -65,8 +94,20 @@ const VIEWER: Access = Access::User(Role::Viewer);
 const DEVELOPER: Access = Access::User(Role::Developer);
 const ADMIN: Access = Access::Cluster(Role::Admin);
 
-const PAGE: &[(&str, &str)] = &[("cursor", "Continue a list: the `next_cursor` of the page before")];
-const EVENTS: &[(&str, &str)] = &[
+const IF_MATCH: (&str, &str) =
+    ("If-Match", "Only if this still is the `ETag` of the app; else 412 `precondition_failed`");
+const CHANGES: Named = &[IF_MATCH];
+const CHANGES_ONCE: Named = &[
+    IF_MATCH,
+    (
+        "Idempotency-Key",
+        "A repetition with the same key gets the first reply, for a day, and changes nothing",
+    ),
+];
+const RESUMES: Named = &[("Last-Event-ID", "For a stream: the id of the last event that was seen")];
+
+const PAGE: Named = &[("cursor", "Continue a list: the `next_cursor` of the page before")];
+const EVENTS: Named = &[
     ("after", "Events with a greater `seq`; 0 is all that are kept"),
     ("cursor", "Continue a list: the `next_cursor` of the page before"),
 ];
@@ -136,7 +177,8 @@ fn about_namespaces() -> Vec<Endpoint> {
             "Push an artifact; 200 when it was there before",
         )
         .takes(Payload::Octets)
-        .replies(201, json::<ArtifactInfo>()),
+        .replies(201, json::<ArtifactInfo>())
+        .or(200, "It was there before"),
         e(
             Method::GET,
             "/v1/namespaces/{namespace}/artifacts/{digest}",
@@ -161,6 +203,7 @@ fn about_namespaces() -> Vec<Endpoint> {
             "What happened; a stream with `Accept: text/event-stream`",
         )
         .query(EVENTS)
+        .headers(RESUMES)
         .replies(200, list::<Event>()),
         e(Method::GET, "/v1/namespaces/{namespace}/apps", VIEWER, get(apps::list), "List apps")
             .query(PAGE)
@@ -173,7 +216,9 @@ fn about_apps() -> Vec<Endpoint> {
     vec![
         e(Method::GET, app!(""), VIEWER, get(apps::show), "One app").replies(200, json::<AppInfo>()),
         e(Method::DELETE, app!(""), DEVELOPER, delete(apps::remove), "Delete an app and its data")
-            .replies(202, Payload::Nothing),
+            .headers(CHANGES)
+            .replies(204, Payload::Nothing)
+            .or(202, "It is being deleted: open requests finish first"),
         e(
             Method::POST,
             app!("/releases"),
@@ -181,6 +226,7 @@ fn about_apps() -> Vec<Endpoint> {
             post(releases::create),
             "Make a release and roll it out",
         )
+        .headers(CHANGES_ONCE)
         .takes(json::<CreateRelease>())
         .replies(201, json::<Deployed>()),
         e(Method::GET, app!("/releases"), VIEWER, get(releases::list), "List releases, newest first")
@@ -199,9 +245,11 @@ fn about_apps() -> Vec<Endpoint> {
             post(releases::rollback),
             "Go back to an older release",
         )
+        .headers(CHANGES_ONCE)
         .takes(json::<Rollback>())
         .replies(201, json::<Deployed>()),
         e(Method::PUT, app!("/scale"), DEVELOPER, put(settings::scale), "Set the number of slots")
+            .headers(CHANGES)
             .takes(json::<Scale>())
             .replies(200, json::<AppInfo>()),
         e(
@@ -211,7 +259,7 @@ fn about_apps() -> Vec<Endpoint> {
             get(settings::show_env),
             "The variables of the current release",
         )
-        .replies(200, json::<EnvPatch>()),
+        .replies(200, json::<Env>()),
         e(
             Method::PATCH,
             app!("/env"),
@@ -219,9 +267,11 @@ fn about_apps() -> Vec<Endpoint> {
             patch(settings::patch_env),
             "Set or remove (null) variables",
         )
+        .headers(CHANGES_ONCE)
         .takes(json::<EnvPatch>())
         .replies(201, json::<Deployed>()),
         e(Method::POST, app!("/restart"), DEVELOPER, post(settings::restart), "Replace every instance")
+            .headers(CHANGES_ONCE)
             .replies(201, json::<Deployed>()),
         e(Method::GET, app!("/why"), VIEWER, get(apps::why), "Why the app is as it is")
             .replies(200, json::<Why>()),
@@ -233,6 +283,7 @@ fn about_apps() -> Vec<Endpoint> {
             "What happened to the app; a stream with `Accept: text/event-stream`",
         )
         .query(EVENTS)
+        .headers(RESUMES)
         .replies(200, list::<Event>()),
         e(
             Method::GET,
@@ -245,6 +296,7 @@ fn about_apps() -> Vec<Endpoint> {
             ("tail", "How many of the newest records; 100 if left out"),
             ("since_release", "Only of this release and newer ones"),
         ])
+        .headers(RESUMES)
         .replies(200, list::<LogRecord>()),
         e(Method::GET, app!("/watch"), VIEWER, get(watch::follow), "A stream of the app whenever it changes")
             .replies(200, Payload::Events),
@@ -265,15 +317,19 @@ fn for_workers() -> Vec<Endpoint> {
         )
         .replies(200, Payload::Lines),
         node(Method::POST, "/v1/nodes/{node}/reports", post(session::report), "What a worker observed")
+            .takes(json::<NodeReport>())
             .replies(204, Payload::Nothing),
         node(Method::POST, "/v1/nodes/{node}/logs", post(session::logs), "What guests printed")
+            .takes(array::<LogRecord>())
             .replies(204, Payload::Nothing),
         node(
             Method::POST,
             "/v1/nodes/{node}/keyvalue",
             post(session::key_value),
             "One key-value operation of a guest",
-        ),
+        )
+        .takes(json::<KeyValueRequest>())
+        .replies(200, json::<KeyValueReply>()),
         node(Method::GET, "/v1/artifacts/{digest}", get(artifacts::download), "The bytes of an artifact")
             .replies(200, Payload::Octets),
     ]

@@ -21,7 +21,7 @@ use wharf_types::{NodeId, Timestamp};
 use super::extract::{Json, Path};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
-use crate::nodes::{Line, Session};
+use crate::nodes::Line;
 use crate::{operations, store};
 
 /// How often an idle stream of assignments says that it is alive, by an empty line.
@@ -44,20 +44,19 @@ pub(super) async fn assignments(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
 ) -> ApiResult<Response> {
-    let Some(assignment) = context.nodes.open_session(node) else { return Err(unregistered(node)) };
-    let session = Session { context: context.clone(), node };
+    let Some(assignment) = context.nodes.assignments(node) else { return Err(unregistered(node)) };
     context.dirty.nudge();
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((headers, Body::from_stream(lines(session, assignment))).into_response())
+    Ok((headers, Body::from_stream(lines(context, assignment))).into_response())
 }
 
-/// The newest assignment at once, then each newer one. The session lives as long as the stream.
+/// The newest assignment at once, then each newer one, until the control plane stops.
 fn lines(
-    session: Session,
+    context: Arc<Context>,
     mut assignment: watch::Receiver<Line>,
 ) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     async_stream::stream! {
-        let shutdown = session.context.shutdown.clone();
+        let shutdown = context.shutdown.clone();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,

@@ -2,58 +2,47 @@
 
 use std::sync::Arc;
 
+use axum::Json as Reply;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
-use axum::{Extension, Json as Reply};
-use wharf_types::api::{Deployed, EnvPatch, Scale};
+use wharf_types::api::{Deployed, Env, EnvPatch, Scale};
 
 use super::ApiResult;
-use super::apps::{self, AppPath, asked, with_etag};
-use super::auth::Identity;
-use super::extract::{Json, Path};
+use super::apps::{self, with_etag};
+use super::extract::Path;
+use super::wish::{AppPath, Nothing, Wish};
 use crate::context::Context;
 use crate::operations;
 
 pub(super) async fn scale(
     State(context): State<Arc<Context>>,
-    Extension(identity): Extension<Identity>,
-    Path(path): Path<AppPath>,
-    headers: HeaderMap,
-    Json(request): Json<Scale>,
+    Wish { asked, request }: Wish<Scale>,
 ) -> ApiResult<Response> {
-    operations::scale(&context, &asked(path.clone(), identity, &headers)?, request.replicas).await?;
-    Ok(with_etag(&context, &apps::load(&context, &path).await?))
+    operations::scale(&context, &asked, request.replicas).await?;
+    Ok(with_etag(&context, &apps::load(&context, &(asked.namespace, asked.app)).await?))
 }
 
 /// Variables may hold secrets, so reading them needs more than `viewer`.
 pub(super) async fn show_env(
     State(context): State<Arc<Context>>,
-    Path(path): Path<AppPath>,
-) -> ApiResult<Reply<EnvPatch>> {
-    let loaded = apps::load(&context, &path).await?;
-    let release = loaded.view.target.or(loaded.view.stable);
-    let env = release.map(|release| release.spec.env.clone()).unwrap_or_default();
-    Ok(Reply(EnvPatch(env.into_iter().map(|(name, value)| (name, Some(value))).collect())))
+    Path((namespace, app)): Path<AppPath>,
+) -> ApiResult<Reply<Env>> {
+    Ok(Reply(operations::env(&context, &namespace, &app).await?))
 }
 
 pub(super) async fn patch_env(
     State(context): State<Arc<Context>>,
-    Extension(identity): Extension<Identity>,
-    Path(path): Path<AppPath>,
-    headers: HeaderMap,
-    Json(patch): Json<EnvPatch>,
+    Wish { asked, request }: Wish<EnvPatch>,
 ) -> ApiResult<(StatusCode, Reply<Deployed>)> {
-    let deployed = operations::patch_env(&context, &asked(path, identity, &headers)?, patch).await?;
+    let deployed = operations::patch_env(&context, &asked, request).await?;
     Ok((StatusCode::CREATED, Reply(deployed)))
 }
 
 pub(super) async fn restart(
     State(context): State<Arc<Context>>,
-    Extension(identity): Extension<Identity>,
-    Path(path): Path<AppPath>,
-    headers: HeaderMap,
+    Wish { asked, request: Nothing {} }: Wish<Nothing>,
 ) -> ApiResult<(StatusCode, Reply<Deployed>)> {
-    let deployed = operations::restart(&context, &asked(path, identity, &headers)?).await?;
+    let deployed = operations::restart(&context, &asked).await?;
     Ok((StatusCode::CREATED, Reply(deployed)))
 }

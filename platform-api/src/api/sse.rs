@@ -20,9 +20,13 @@ pub(super) fn stream(context: &Context, events: impl Stream<Item = Event> + Send
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
-/// One event. A client that comes back with its id misses nothing after it.
-pub(super) fn event(kind: &str, id: impl ToString, data: &impl Serialize) -> Event {
-    let event = Event::default().event(kind).id(id.to_string());
+/// One event. A client that comes back with its id misses nothing after it; one without an id leaves the last one valid.
+pub(super) fn event(kind: &str, id: Option<impl ToString>, data: &impl Serialize) -> Event {
+    let event = Event::default().event(kind);
+    let event = match id {
+        Some(id) => event.id(id.to_string()),
+        None => event,
+    };
     event.json_data(data).unwrap_or_else(|error| {
         warn!("an event cannot be written: {error}");
         Event::default().comment("an event could not be written")

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json as Reply};
 use wharf_types::api::{CreateToken, CreatedToken, Page, TokenInfo};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{Timestamp, TokenId};
@@ -69,7 +69,7 @@ pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Reply
 
 pub(super) async fn revoke(
     State(context): State<Arc<Context>>,
-    Extension(identity): Extension<Identity>,
+    identity: Identity,
     Path(id): Path<TokenId>,
 ) -> ApiResult<StatusCode> {
     if identity.token.id == id {

@@ -6,9 +6,9 @@ use axum::extract::State;
 use axum::response::Response;
 use tracing::warn;
 
-use super::apps::{self, AppPath};
 use super::extract::Path;
-use super::{ApiResult, sse};
+use super::wish::AppPath;
+use super::{ApiResult, apps, sse};
 use crate::context::Context;
 use crate::reconcile::chain;
 use crate::view;
@@ -32,11 +32,11 @@ pub(super) async fn follow(
                 Ok(Some(loaded)) => {
                     if sent != Some(loaded.app.revision) {
                         sent = Some(loaded.app.revision);
-                        yield sse::event("app", loaded.app.revision, &loaded.info(&source.config.http_url));
+                        yield sse::event("app", Some(loaded.app.revision), &loaded.info(&source.config.http_url));
                     }
                 }
                 Ok(None) => {
-                    yield sse::event("deleted", sent.unwrap_or(0), &serde_json::json!({}));
+                    yield sse::event("deleted", sent, &serde_json::json!({}));
                     return;
                 }
                 Err(error) => {

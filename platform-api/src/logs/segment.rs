@@ -49,13 +49,14 @@ impl Segments {
                 let records = positions
                     .into_iter()
                     .zip(records)
-                    .map(|(position, record)| Positioned { position, record });
+                    .map(|(position, record)| Positioned { position: Some(position), record });
                 Appended { records: records.collect(), error: None }
             }
             Err(error) => {
                 let is_first = self.dropped == 0;
                 self.dropped += records.len() as u64;
-                let records = records.into_iter().map(|record| Positioned { position: 0, record }).collect();
+                let records =
+                    records.into_iter().map(|record| Positioned { position: None, record }).collect();
                 Appended { records, error: is_first.then_some(error) }
             }
         }
@@ -108,9 +109,9 @@ impl Segments {
                 break;
             }
             let mut newest = VecDeque::new();
-            self.read(number, 0, |positioned| {
-                if accept(&positioned.record) {
-                    newest.push_back(positioned);
+            self.read(number, 0, |position, record| {
+                if accept(&record) {
+                    newest.push_back(Positioned { position: Some(position), record });
                     if newest.len() > room {
                         newest.pop_front();
                     }
@@ -124,16 +125,14 @@ impl Segments {
         Ok(found.into())
     }
 
-    /// At most `limit` records after a position, oldest first.
-    pub(super) fn after(&self, position: u64, limit: usize) -> io::Result<Vec<Positioned>> {
-        let (segment, offset) = (position >> 32, position & 0xffff_ffff);
+    /// At most `limit` records from a position on, oldest first.
+    pub(super) fn since(&self, from: u64, limit: usize) -> io::Result<Vec<Positioned>> {
+        let (segment, offset) = (from >> 32, from & 0xffff_ffff);
         let mut found = Vec::new();
         for number in self.numbers()?.into_iter().filter(|number| *number >= segment) {
             let from = if number == segment { offset } else { 0 };
-            self.read(number, from, |positioned| {
-                if positioned.position > position {
-                    found.push(positioned);
-                }
+            self.read(number, from, |position, record| {
+                found.push(Positioned { position: Some(position), record });
                 found.len() < limit
             })?;
             if found.len() >= limit {
@@ -143,8 +142,19 @@ impl Segments {
         Ok(found)
     }
 
+    /// Where the oldest segment begins. None: there is none.
+    pub(super) fn oldest(&self) -> io::Result<Option<u64>> {
+        Ok(self.numbers()?.first().map(|number| number << 32))
+    }
+
+    /// The position after the newest record.
+    pub(super) fn end(&self) -> io::Result<u64> {
+        let Some(newest) = self.numbers()?.last().copied() else { return Ok(0) };
+        Ok(newest << 32 | fs::metadata(self.file(newest))?.len())
+    }
+
     /// Calls `take` for every record of a segment from an offset on, until it says that it has enough.
-    fn read(&self, number: u64, offset: u64, mut take: impl FnMut(Positioned) -> bool) -> io::Result<()> {
+    fn read(&self, number: u64, offset: u64, mut take: impl FnMut(u64, LogRecord) -> bool) -> io::Result<()> {
         let mut file = match File::open(self.file(number)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened?,
@@ -161,7 +171,7 @@ impl Segments {
             }
             // Half a line, left by a crash or by a wrong offset of a client, is passed over.
             if let Ok(record) = serde_json::from_slice(&line)
-                && !take(Positioned { position: number << 32 | at, record })
+                && !take(number << 32 | at, record)
             {
                 return Ok(());
             }

@@ -5,58 +5,43 @@ use std::sync::Arc;
 use wharf_types::api::{CreateRelease, Deployed, Keep};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::AppSpec;
-use wharf_types::{Problem, ReleaseId, RolloutId};
+use wharf_types::{ReleaseId, RolloutId};
 
-use super::{Asked, Result, check_app, current_release, deployed, problem, routes, start_rollout};
+use super::env::ReleaseEnv;
+use super::{
+    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, problem, routes,
+    start_rollout,
+};
 use crate::context::Context;
-use crate::store::app::App;
+use crate::store::app::{App, EnvOverrides};
 use crate::store::artifact::Artifact;
-use crate::store::idempotency::Found;
 use crate::store::release::Release;
 use crate::store::{self, Conn};
 use crate::view;
 
-/// A `POST …/releases`.
-pub(crate) struct Deploy {
-    pub(crate) request: CreateRelease,
-    /// From `Idempotency-Key`: the key, and a hash of the whole request.
-    pub(crate) idempotency: Option<(String, String)>,
-}
-
-pub(crate) async fn deploy(context: &Context, asked: &Asked, deploy: Deploy) -> Result<Deployed> {
+pub(crate) async fn deploy(
+    context: &Arc<Context>,
+    asked: &Asked,
+    request: CreateRelease,
+) -> Result<Deployed> {
     let mut tx = context.store.write().await?;
-    let app = find_or_create(&mut tx, asked).await?;
-    if let Some((key, hash)) = &deploy.idempotency {
-        match store::idempotency::find(&mut tx, app.id, key, hash).await? {
-            Some(Found::Reply(reply)) => return Ok(*reply),
-            Some(Found::Other) => {
-                let detail =
-                    format!("the Idempotency-Key `{key}` was used for another request; choose a new one");
-                return problem(ProblemCode::Conflict, detail);
-            }
-            None => {}
-        }
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
     }
+    let app = find_or_create(&mut tx, asked).await?;
     check_app(&app, asked)?;
-    let digest = deploy.request.artifact;
+    let digest = request.artifact;
     let Some(artifact) = store::artifact::find(&mut tx, app.namespace_id, digest).await? else {
         let detail = format!("the namespace `{}` has no artifact {digest}; push it first", app.namespace);
         return problem(ProblemCode::NotFound, detail);
     };
     let before = current_release(&mut tx, &app).await?;
-    let (spec, replicas) = settle(&app, before.as_ref(), deploy.request);
-    spec.validate().map_err(|error| Problem::new(ProblemCode::InvalidSpec, error.to_string()))?;
-    if !app.replicas_override {
-        store::app::set_replicas(&mut tx, app.id, replicas, false).await?;
-    }
-    let new = New { spec, artifact: &artifact, cause: "deploy" };
+    let (spec, own_env) = settle(&app, before.as_ref(), request);
+    let new = New { spec, own_env, artifact: &artifact, cause: "deploy" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
-    if let Some((key, hash)) = &deploy.idempotency {
-        store::idempotency::put(&mut tx, app.id, key, hash, &reply, asked.now).await?;
-    }
-    tx.commit().await?;
-    context.changed(app.id);
+    once::remember(&mut tx, app.id, asked, &reply).await?;
+    commit(context, tx, [app.id]).await?;
     Ok(reply)
 }
 
@@ -71,42 +56,34 @@ async fn find_or_create(conn: &mut Conn, asked: &Asked) -> Result<App> {
         let detail = format!("there is no app `{}` that If-Match could ask for", asked.app);
         return problem(ProblemCode::PreconditionFailed, detail);
     }
-    let id = store::app::create(conn, namespace.id, &asked.app, 1, asked.now).await?;
+    let id = store::app::create(conn, namespace.id, &asked.app, asked.now).await?;
     match store::app::get(conn, id).await? {
         Some(app) => Ok(app),
         None => problem(ProblemCode::Conflict, "the app went away while it was made; try again"),
     }
 }
 
-/// The settings of the new release, and how many slots it asks for.
-fn settle(app: &App, before: Option<&Release>, request: CreateRelease) -> (AppSpec, u32) {
+/// The settings of the new release, and what its manifest says of the variables that `env` set over it. What `scale` set is
+/// no part of them: it is the app's, and stands over every release.
+fn settle(app: &App, before: Option<&Release>, request: CreateRelease) -> (AppSpec, EnvOverrides) {
     match (request.keep, before) {
-        (Keep::Spec, Some(before)) => (AppSpec::clone(&before.spec), app.replicas),
-        (Keep::Spec, None) => (AppSpec::default(), AppSpec::default().scale.replicas),
+        (Keep::Spec, Some(before)) => (AppSpec::clone(&before.spec), before.own_env.clone()),
+        (Keep::Spec, None) => (AppSpec::default(), EnvOverrides::new()),
         (Keep::Overrides, _) => {
-            let mut spec = request.spec;
-            for (name, value) in &app.env_overrides {
-                match value {
-                    Some(value) => spec.env.insert(name.clone(), value.clone()),
-                    None => spec.env.remove(name),
-                };
-            }
-            if app.replicas_override {
-                spec.scale.replicas = app.replicas;
-            }
-            let replicas = spec.scale.replicas;
-            (spec, replicas)
+            let env = ReleaseEnv::of_manifest(request.spec.env, &app.env_overrides);
+            (AppSpec { env: env.variables, ..request.spec }, env.own)
         }
     }
 }
 
 pub(super) struct New<'a> {
     pub(super) spec: AppSpec,
+    pub(super) own_env: EnvOverrides,
     pub(super) artifact: &'a Artifact,
     pub(super) cause: &'static str,
 }
 
-/// Writes the release, takes its routes, and starts the rollout.
+/// Checks the settings, writes the release, takes its routes, and starts the rollout.
 pub(super) async fn make_release(
     conn: &mut Conn,
     context: &Context,
@@ -114,7 +91,10 @@ pub(super) async fn make_release(
     asked: &Asked,
     new: New<'_>,
 ) -> Result<(Release, RolloutId)> {
-    if new.artifact.world.is_http() {
+    let world = new.artifact.world;
+    let valid = new.spec.validate().and_then(|()| new.spec.validate_for(world));
+    valid.map_err(invalid_spec)?;
+    if world.is_http() {
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &new.spec);
         routes::claim(conn, &context.config.domain, app, &wanted).await?;
     }
@@ -124,13 +104,14 @@ pub(super) async fn make_release(
         number: store::app::next_release(conn, app.id).await?,
         artifact: new.artifact.digest,
         spec: Arc::new(new.spec),
+        own_env: new.own_env,
         cause: new.cause.to_owned(),
         created_by: asked.by.clone(),
         served: false,
         created_at: asked.now,
     };
     store::release::create(conn, &release).await?;
-    let rollout = start_rollout(conn, app, release.id, asked.now).await?;
+    let rollout = start_rollout(conn, app, release.id, false, asked.now).await?;
     let message = format!(
         "release {} of {}, made by {} ({})",
         release.number,

@@ -1,7 +1,8 @@
 //! Carries out guests' key-value operations. Each is one transaction, so `increment` and the batches are atomic.
 
 use wharf_types::keyvalue::{
-    KEY_MAX_BYTES, KeyValueOp, KeyValueReply, KeyValueRequest, NAMESPACE_MAX_BYTES, Octets, VALUE_MAX_BYTES,
+    BATCH_VALUES_MAX_BYTES, KEY_MAX_BYTES, KeyValueOp, KeyValueReply, KeyValueRequest, NAMESPACE_MAX_BYTES,
+    Octets, VALUE_MAX_BYTES,
 };
 use wharf_types::problem::ProblemCode;
 
@@ -56,13 +57,7 @@ async fn apply(conn: &mut Conn, bucket: Bucket<'_>, op: &KeyValueOp) -> Result<K
             Ok(KeyValueReply::Keys { keys, more })
         }
         KeyValueOp::Increment { key, delta } => increment(conn, bucket, key, *delta).await,
-        KeyValueOp::GetMany { keys } => {
-            let mut values = Vec::with_capacity(keys.len());
-            for key in keys {
-                values.push(store::keyvalue::get(conn, bucket, key).await?.map(Octets));
-            }
-            Ok(KeyValueReply::Values(values))
-        }
+        KeyValueOp::GetMany { keys } => get_many(conn, bucket, keys).await,
         KeyValueOp::SetMany { pairs } => {
             for (key, value) in pairs {
                 set(conn, bucket, key, &value.0).await?;
@@ -76,6 +71,26 @@ async fn apply(conn: &mut Conn, bucket: Bucket<'_>, op: &KeyValueOp) -> Result<K
             Ok(KeyValueReply::Done)
         }
     }
+}
+
+/// One short request may name a thousand values of a mebibyte, so what it gathers is counted.
+async fn get_many(conn: &mut Conn, bucket: Bucket<'_>, keys: &[String]) -> Result<KeyValueReply> {
+    let mut values = Vec::with_capacity(keys.len());
+    let mut bytes = 0;
+    for key in keys {
+        let value = store::keyvalue::get(conn, bucket, key).await?;
+        bytes += value.as_ref().map_or(0, Vec::len);
+        if bytes > BATCH_VALUES_MAX_BYTES {
+            let detail = format!(
+                "the values of these {} keys are more than {} MiB together; ask for fewer keys at once",
+                keys.len(),
+                BATCH_VALUES_MAX_BYTES >> 20
+            );
+            return problem(ProblemCode::TooLarge, detail);
+        }
+        values.push(value.map(Octets));
+    }
+    Ok(KeyValueReply::Values(values))
 }
 
 async fn set(conn: &mut Conn, bucket: Bucket<'_>, key: &str, value: &[u8]) -> Result<()> {
@@ -113,6 +128,9 @@ fn check(request: &KeyValueRequest) -> Result<()> {
             format!("a bucket's name has 1 to {BUCKET_MAX_BYTES} bytes, this one {}", request.bucket.len());
         return problem(ProblemCode::InvalidRequest, detail);
     }
+    if request.bucket.contains('\0') {
+        return problem(ProblemCode::InvalidRequest, "a bucket's name holds a NUL character; leave it out");
+    }
     let no_values = Vec::new();
     let (keys, values): (Vec<&String>, Vec<&Octets>) = match &request.op {
         KeyValueOp::Get { key }
@@ -120,7 +138,10 @@ fn check(request: &KeyValueRequest) -> Result<()> {
         | KeyValueOp::Exists { key }
         | KeyValueOp::Increment { key, .. } => (vec![key], no_values),
         KeyValueOp::Set { key, value } => (vec![key], vec![value]),
-        KeyValueOp::ListKeys { after: _ } => (Vec::new(), no_values),
+        // An empty one is before every key.
+        KeyValueOp::ListKeys { after } => {
+            (after.iter().filter(|after| !after.is_empty()).collect(), no_values)
+        }
         KeyValueOp::GetMany { keys } | KeyValueOp::DeleteMany { keys } => (keys.iter().collect(), no_values),
         KeyValueOp::SetMany { pairs } => pairs.iter().map(|(key, value)| (key, value)).unzip(),
     };
@@ -131,6 +152,11 @@ fn check(request: &KeyValueRequest) -> Result<()> {
         );
     }
     for key in keys {
+        // Databases differ in what they make of it.
+        if key.contains('\0') {
+            let detail = format!("the key {key:?} holds a NUL character; leave it out, or encode it");
+            return problem(ProblemCode::InvalidRequest, detail);
+        }
         if key.is_empty() || key.len() > KEY_MAX_BYTES {
             let detail = format!("a key has 1 to {KEY_MAX_BYTES} bytes, this one {}", key.len());
             return problem(ProblemCode::InvalidRequest, detail);

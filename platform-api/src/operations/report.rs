@@ -1,19 +1,20 @@
 //! Takes in what a worker observed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use wharf_types::node::{InstanceReport, Reason};
 use wharf_types::state::{InstanceState, Wanted};
 use wharf_types::{AppId, NodeId, Timestamp};
 
-use super::Result;
+use super::{Result, commit};
 use crate::context::Context;
 use crate::store::instance::{Instance, NewInstance};
 use crate::store::{self, Conn};
 
 /// Writes reports in their order, in one transaction.
 pub(crate) async fn observe(
-    context: &Context,
+    context: &Arc<Context>,
     node: NodeId,
     reports: &[InstanceReport],
     now: Timestamp,
@@ -29,11 +30,7 @@ pub(crate) async fn observe(
     for app in &changed {
         store::change::touch(&mut tx, *app, now).await?;
     }
-    tx.commit().await?;
-    for app in changed {
-        context.changed(app);
-    }
-    Ok(())
+    commit(context, tx, changed).await
 }
 
 /// Returns the app, if anything changed.
@@ -110,7 +107,8 @@ async fn tell_failure(
     let release = context.releases.get(conn, &app, instance.view.release).await?;
     let number = release.map_or_else(|| "?".to_owned(), |release| release.number.to_string());
     let why = reason.map_or("no reason was reported", |reason| reason.message.as_str());
-    let message = format!("the instance of release {number} in slot {} failed: {why}", instance.view.slot);
+    let message =
+        format!("the instance of release {number} in slot {} failed: {why}", instance.view.slot_number());
     store::event::append(conn, &app.namespace, Some(&app.name), "instance.failed", &message, now).await?;
     Ok(())
 }

@@ -1,36 +1,73 @@
-//! Goes back to an older release, which depends on nothing but what is kept here.
+//! Rolls out a release that exists: an older one, or the current one anew. It depends on nothing but what is kept here.
+
+use std::sync::Arc;
 
 use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
 
-use super::{Asked, Result, current_release, deployed, find_app, problem, routes, start_rollout};
+use super::{
+    Asked, Result, artifact_of, commit, current_release, deployed, find_app, no_release, once, problem,
+    routes, start_rollout,
+};
 use crate::context::Context;
 use crate::store::app::App;
 use crate::store::release::Release;
-use crate::store::{self, Conn, StoreError};
+use crate::store::{self, Conn, Tx};
 use crate::view;
 
-pub(crate) async fn rollback(context: &Context, asked: &Asked, number: Option<u64>) -> Result<Deployed> {
+/// Goes back to an older release.
+pub(crate) async fn rollback(context: &Arc<Context>, asked: &Asked, number: Option<u64>) -> Result<Deployed> {
     let mut tx = context.store.write().await?;
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
+    }
     let app = find_app(&mut tx, asked).await?;
     let release = choose(&mut tx, &app, number).await?;
-    let Some(artifact) = store::artifact::get(&mut tx, release.artifact).await? else {
-        return Err(StoreError::Corrupt(format!("release {} has no artifact", release.id)).into());
+    let message = format!("going back to release {}, asked for by {}", release.number, asked.by);
+    record(&mut tx, &app, asked, "rollback.started", &message).await?;
+    roll_out(context, tx, &app, asked, &release, false).await
+}
+
+/// Gives the release that the app is on new instances in every slot, without an outage.
+pub(crate) async fn restart(context: &Arc<Context>, asked: &Asked) -> Result<Deployed> {
+    let mut tx = context.store.write().await?;
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
+    }
+    let app = find_app(&mut tx, asked).await?;
+    let Some(release) = current_release(&mut tx, &app).await? else {
+        return Err(no_release(&app).into());
     };
+    let message = format!("release {} gets new instances, asked for by {}", release.number, asked.by);
+    record(&mut tx, &app, asked, "restart.started", &message).await?;
+    roll_out(context, tx, &app, asked, &release, true).await
+}
+
+async fn roll_out(
+    context: &Arc<Context>,
+    mut tx: Tx,
+    app: &App,
+    asked: &Asked,
+    release: &Release,
+    renews: bool,
+) -> Result<Deployed> {
+    let artifact = artifact_of(&mut tx, release).await?;
     if artifact.world.is_http() {
         // A route that the release had may have gone to another app since.
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &release.spec);
-        routes::claim(&mut tx, &context.config.domain, &app, &wanted).await?;
+        routes::claim(&mut tx, &context.config.domain, app, &wanted).await?;
     }
-    let before = current_release(&mut tx, &app).await?;
-    let rollout = start_rollout(&mut tx, &app, release.id, asked.now).await?;
-    let message = format!("going back to release {}, asked for by {}", release.number, asked.by);
-    store::event::append(&mut tx, &app.namespace, Some(&app.name), "rollback.started", &message, asked.now)
-        .await?;
-    let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
-    tx.commit().await?;
-    context.changed(app.id);
+    let before = current_release(&mut tx, app).await?;
+    let rollout = start_rollout(&mut tx, app, release.id, renews, asked.now).await?;
+    let reply = deployed(&mut tx, context, app, release, &artifact, before.as_ref(), rollout).await?;
+    once::remember(&mut tx, app.id, asked, &reply).await?;
+    commit(context, tx, [app.id]).await?;
     Ok(reply)
+}
+
+async fn record(conn: &mut Conn, app: &App, asked: &Asked, kind: &str, message: &str) -> Result<()> {
+    store::event::append(conn, &app.namespace, Some(&app.name), kind, message, asked.now).await?;
+    Ok(())
 }
 
 async fn choose(conn: &mut Conn, app: &App, number: Option<u64>) -> Result<Release> {
@@ -45,7 +82,7 @@ async fn choose(conn: &mut Conn, app: &App, number: Option<u64>) -> Result<Relea
             None => problem(
                 ProblemCode::Conflict,
                 format!(
-                    "no release of `{}` before {before} has ever served; name the one to go to",
+                    "no release of `{}` before {before} served without failing; name the one to go to",
                     app.name
                 ),
             ),

@@ -1,70 +1,63 @@
-//! Changes an app without a new artifact: variables, scale, restart, and its end.
+//! Changes an app without a new artifact: variables, scale, and its end.
 
-use wharf_types::api::{Deployed, EnvPatch};
+use std::sync::Arc;
+
+use wharf_types::api::{Deployed, Env, EnvPatch};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::{AppSpec, REPLICAS_MAX};
-use wharf_types::{AppId, Problem};
+use wharf_types::{AppId, AppName, NamespaceName};
 
 use super::deploy::{New, make_release};
-use super::{Asked, Result, current_release, deployed, find_app, problem};
+use super::env::{ReleaseEnv, check_overrides, check_patch};
+use super::{
+    Asked, Result, app_not_found, artifact_of, commit, current_release, deployed, find_app, invalid_spec,
+    no_release, once, problem,
+};
 use crate::context::Context;
 use crate::store;
-use crate::store::app::{App, EnvOverrides};
-use crate::store::{Conn, StoreError};
+use crate::store::Conn;
+use crate::store::app::App;
 
-pub(crate) async fn patch_env(context: &Context, asked: &Asked, patch: EnvPatch) -> Result<Deployed> {
-    let change = |app: &App, spec: &mut AppSpec| {
-        let mut overrides = app.env_overrides.clone();
-        for (name, value) in patch.0 {
-            match &value {
-                Some(value) => spec.env.insert(name.clone(), value.clone()),
-                None => spec.env.remove(&name),
-            };
-            overrides.insert(name, value);
-        }
-        Some(overrides)
+/// The variables of the release that a change would start from.
+pub(crate) async fn env(context: &Context, namespace: &NamespaceName, name: &AppName) -> Result<Env> {
+    let mut tx = context.store.read().await?;
+    let Some(app) = store::app::find(&mut tx, namespace, name).await? else {
+        return Err(app_not_found(namespace, name).into());
     };
-    release_again(context, asked, "env", change).await
+    let release = current_release(&mut tx, &app).await?;
+    Ok(Env(release.map(|release| release.spec.env.clone()).unwrap_or_default()))
 }
 
-/// A new release with the same content, so that every instance is replaced without an outage.
-pub(crate) async fn restart(context: &Context, asked: &Asked) -> Result<Deployed> {
-    release_again(context, asked, "restart", |_, _| None).await
-}
-
-/// Makes a release out of the current one. `change` returns the variables that later releases get as well.
-async fn release_again(
-    context: &Context,
-    asked: &Asked,
-    cause: &'static str,
-    change: impl FnOnce(&App, &mut AppSpec) -> Option<EnvOverrides>,
-) -> Result<Deployed> {
+/// Makes a release out of the current one, with other variables.
+pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvPatch) -> Result<Deployed> {
+    check_patch(&patch)?;
     let mut tx = context.store.write().await?;
+    if let Some(reply) = once::replay(&mut tx, asked).await? {
+        return Ok(reply);
+    }
     let app = find_app(&mut tx, asked).await?;
     let Some(before) = current_release(&mut tx, &app).await? else {
-        return problem(
-            ProblemCode::Conflict,
-            format!("the app `{}` has no release yet; deploy one first", app.name),
-        );
+        return Err(no_release(&app).into());
     };
-    let Some(artifact) = store::artifact::get(&mut tx, before.artifact).await? else {
-        return Err(StoreError::Corrupt(format!("release {} has no artifact", before.id)).into());
-    };
-    let mut spec = AppSpec::clone(&before.spec);
-    if let Some(overrides) = change(&app, &mut spec) {
-        store::app::set_env_overrides(&mut tx, app.id, &overrides).await?;
-    }
-    spec.validate().map_err(|error| Problem::new(ProblemCode::InvalidSpec, error.to_string()))?;
-    let new = New { spec, artifact: &artifact, cause };
+    let artifact = artifact_of(&mut tx, &before).await?;
+    let mut overrides = app.env_overrides.clone();
+    let mut env = ReleaseEnv::of_release(&before.spec, &before.own_env);
+    env.patch(&mut overrides, patch);
+    check_overrides(&overrides).map_err(invalid_spec)?;
+    store::app::set_env_overrides(&mut tx, app.id, &overrides).await?;
+
+    let spec = AppSpec { env: env.variables, ..AppSpec::clone(&before.spec) };
+    let new = New { spec, own_env: env.own, artifact: &artifact, cause: "env" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout).await?;
-    tx.commit().await?;
-    context.changed(app.id);
+    once::remember(&mut tx, app.id, asked, &reply).await?;
+    commit(context, tx, [app.id]).await?;
     Ok(reply)
 }
 
-pub(crate) async fn scale(context: &Context, asked: &Asked, replicas: u32) -> Result<AppId> {
-    if replicas > REPLICAS_MAX {
+/// Sets the number of slots, or, with None, leaves it to the releases again.
+pub(crate) async fn scale(context: &Arc<Context>, asked: &Asked, replicas: Option<u32>) -> Result<AppId> {
+    if let Some(replicas) = replicas.filter(|replicas| *replicas > REPLICAS_MAX) {
         return problem(
             ProblemCode::InvalidSpec,
             format!("replicas: {replicas} is more than {REPLICAS_MAX}"),
@@ -72,16 +65,20 @@ pub(crate) async fn scale(context: &Context, asked: &Asked, replicas: u32) -> Re
     }
     let mut tx = context.store.write().await?;
     let app = find_app(&mut tx, asked).await?;
-    store::app::set_replicas(&mut tx, app.id, replicas, true).await?;
-    let message = format!("scaled from {} to {replicas} by {}", app.replicas, asked.by);
+    store::app::set_scale(&mut tx, app.id, replicas).await?;
+    let of_release = current_release(&mut tx, &app).await?.map_or(0, |release| release.spec.scale.replicas);
+    let before = app.scaled_to.unwrap_or(of_release);
+    let message = match replicas {
+        Some(replicas) => format!("scaled from {before} to {replicas} by {}", asked.by),
+        None => format!("scaled from {before} back to the release's own {of_release} by {}", asked.by),
+    };
     record(&mut tx, &app, asked, "app.scaled", &message).await?;
-    tx.commit().await?;
-    context.changed(app.id);
+    commit(context, tx, [app.id]).await?;
     Ok(app.id)
 }
 
 /// Records the wish; the reconciler stops everything and then takes the app away. Asking twice is as good as once.
-pub(crate) async fn delete(context: &Context, asked: &Asked) -> Result<()> {
+pub(crate) async fn delete(context: &Arc<Context>, asked: &Asked) -> Result<()> {
     let mut tx = context.store.write().await?;
     let app = match store::app::find(&mut tx, &asked.namespace, &asked.app).await? {
         Some(app) if app.deleting => return Ok(()),
@@ -90,8 +87,7 @@ pub(crate) async fn delete(context: &Context, asked: &Asked) -> Result<()> {
     store::app::mark_deleting(&mut tx, app.id).await?;
     store::rollout::supersede(&mut tx, app.id, asked.now).await?;
     record(&mut tx, &app, asked, "app.deleting", &format!("deletion asked for by {}", asked.by)).await?;
-    tx.commit().await?;
-    context.changed(app.id);
+    commit(context, tx, [app.id]).await?;
     Ok(())
 }
 

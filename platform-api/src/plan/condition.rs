@@ -12,13 +12,13 @@ const CRASH_LOOP_RESTARTS: u32 = 2;
 pub fn condition(app: &AppView) -> (AppCondition, Option<Reason>) {
     let ready = slots_ready(app);
     let looping = crash_looping(app);
-    let word = if app.deleting || app.replicas == 0 || has_ended(app) {
+    let word = if app.deleting || app.replicas() == 0 || has_ended(app) {
         AppCondition::Stopped
     } else if app.is_rolling_out() {
         AppCondition::Deploying
     } else if looping.is_some() {
         AppCondition::CrashLooping
-    } else if ready == app.replicas {
+    } else if ready == app.replicas() {
         AppCondition::Running
     } else if ready == 0 {
         AppCondition::Down
@@ -45,7 +45,7 @@ pub fn explain(
     let mut because = vec![describe(app, word)];
     let mut advice = Vec::new();
     match word {
-        AppCondition::Stopped if app.replicas == 0 && !app.deleting => {
+        AppCondition::Stopped if app.replicas() == 0 && !app.deleting => {
             advice.push(format!("`wharf scale 1 --app {}` starts it.", app.name));
         }
         AppCondition::Running | AppCondition::Stopped => {}
@@ -60,15 +60,17 @@ pub fn explain(
                     unplaced.len(),
                     first.message
                 ));
-                advice.push(
-                    "Lower `limits.memory`, scale an app down, or give the platform more memory.".to_owned(),
-                );
+                advice.push(make_room(app).to_owned());
             }
             if let Some(reason) = &reason {
                 because.push(sentence(&reason.message));
                 advice.push(advise(app, reason.kind));
             } else if let Some(waiting) = newest_waiting(app) {
-                because.push(format!("The instance in slot {} is {}.", waiting.slot, progress(waiting)));
+                because.push(format!(
+                    "The instance in slot {} is {}.",
+                    waiting.slot_number(),
+                    progress(waiting)
+                ));
             }
         }
     }
@@ -89,7 +91,7 @@ pub fn explain(
 
 /// The condition in a sentence.
 fn describe(app: &AppView, word: AppCondition) -> String {
-    let (ready, replicas) = (slots_ready(app), app.replicas);
+    let (ready, replicas) = (slots_ready(app), app.replicas());
     let release =
         app.target.as_ref().map_or("a release".to_owned(), |target| format!("release {}", target.number));
     match word {
@@ -114,6 +116,16 @@ fn describe(app: &AppView, word: AppCondition) -> String {
             "No release of it is in service: the first one failed, or none was deployed yet.".to_owned()
         }
         AppCondition::Degraded | AppCondition::Down => format!("{ready} of {replicas} slots are ready."),
+    }
+}
+
+/// Only commands reserve their limit.
+fn make_room(app: &AppView) -> &'static str {
+    match &app.target {
+        Some(target) if !target.world.is_http() => {
+            "Lower `limits.memory`, scale an app down, or give the platform more memory."
+        }
+        _ => "Scale an app down, delete one, or give the platform more memory.",
     }
 }
 
@@ -164,9 +176,9 @@ fn advise(app: &AppView, kind: ReasonKind) -> String {
 
 /// Slots in which an instance serves, of whatever release.
 fn slots_ready(app: &AppView) -> u32 {
-    let mut ready = vec![false; app.replicas as usize];
+    let mut ready = vec![false; app.replicas() as usize];
     for release in [&app.target, &app.stable].into_iter().flatten() {
-        for (slot, serves) in ready.iter_mut().zip(app.slots_ready(release)) {
+        for (slot, serves) in ready.iter_mut().zip(app.slots_served(release)) {
             *slot |= serves;
         }
     }

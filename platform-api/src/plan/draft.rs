@@ -113,12 +113,12 @@ impl AppView {
                     known.progressed_at = now;
                 }
             }
-            Change::SetStable { release } => self.stable = self.release(*release).cloned(),
+            Change::SetStable { release } => self.stable = release.and_then(|id| self.release(id).cloned()),
             Change::SetTarget { release } => self.target = release.and_then(|id| self.release(id).cloned()),
             Change::RollBack { rollout, from, to, .. } => {
                 self.rollout = Some(RolloutView::automatic(now, *rollout, *from, *to));
             }
-            Change::DeleteApp | Change::Event { .. } => {}
+            Change::SetServed { .. } | Change::DeleteApp | Change::Event { .. } => {}
         }
     }
 }
@@ -136,6 +136,7 @@ impl RolloutView {
             to,
             state: RolloutState::Pending,
             automatic: true,
+            renews: false,
             started_at: now,
             progressed_at: now,
             progressed_ready: 0,

@@ -27,7 +27,6 @@ pub(super) struct Fixture {
 pub(super) fn node(id: u128, free_mib: u64) -> NodeView {
     NodeView {
         id: NodeId::from_uuid(Uuid::from_u128(id)),
-        hostname: format!("node{id}"),
         ready: true,
         memory_free_bytes: free_mib << 20,
         instances: 0,
@@ -59,9 +58,10 @@ impl Fixture {
             namespace: NamespaceName::default_namespace(),
             name: "hello".parse().unwrap(),
             deleting: false,
-            replicas,
+            scaled_to: Some(replicas),
             target: None,
             stable: None,
+            latest: None,
             rollout: None,
             instances: Vec::new(),
         };
@@ -69,11 +69,28 @@ impl Fixture {
         Self { app, nodes: vec![node(1, 1 << 20)], now, releases: Vec::new(), last_id: 1 << 64 }
     }
 
+    /// What the API writes when a release is made that asks for so many slots.
+    pub(super) fn deploy_scaled(&mut self, number: u64, replicas: u32) {
+        self.deploy_with(number, |release| {
+            let mut spec = (*release.spec).clone();
+            spec.scale.replicas = replicas;
+            release.spec = spec.into();
+        });
+    }
+
+    /// What the API writes when a restart is asked for.
+    pub(super) fn restart(&mut self) {
+        let number = self.app.target.as_ref().unwrap().number;
+        self.deploy(number);
+        self.app.rollout.as_mut().unwrap().renews = true;
+    }
+
     /// An app all of whose slots serve `number`, with no rollout under way.
     pub(super) fn serving(number: u64, replicas: u32) -> Self {
         let mut fixture = Self::empty(replicas);
         fixture.app.target = Some(fixture.release(number, |_| {}));
         fixture.app.stable = fixture.app.target.clone();
+        fixture.app.latest = fixture.app.target.clone();
         for slot in 0..replicas {
             let index = fixture.add(number, slot);
             fixture.make_ready(index);
@@ -89,12 +106,14 @@ impl Fixture {
 
     pub(super) fn deploy_with(&mut self, number: u64, edit: impl FnOnce(&mut ReleaseView)) {
         self.app.target = Some(self.release(number, edit));
+        self.app.latest = self.app.target.clone();
         self.app.rollout = Some(RolloutView {
             id: RolloutId::from_uuid(Uuid::from_u128(u128::from(number) << 32)),
             from: self.app.stable.as_ref().map(|stable| stable.id),
             to: release_id(number),
             state: RolloutState::Pending,
             automatic: false,
+            renews: false,
             started_at: self.now,
             progressed_at: self.now,
             progressed_ready: 0,
@@ -129,7 +148,7 @@ impl Fixture {
             replaced: false,
             was_healthy: false,
             let_go: false,
-            routed: true,
+            routed: false,
         });
         self.app.instances.len() - 1
     }
@@ -190,7 +209,7 @@ impl Fixture {
                     assert!(known.wanted < *wanted, "wanted only grows");
                 }
                 Change::CreateInstance { node, release, .. } => {
-                    let memory = self.app.release(*release).unwrap().spec.limits.memory.as_bytes();
+                    let memory = self.app.release(*release).unwrap().reservation_bytes();
                     let node = self.nodes.iter_mut().find(|known| known.id == *node).unwrap();
                     let free = node.memory_free_bytes.checked_sub(memory);
                     node.memory_free_bytes = free.expect("capacity is never exceeded");
@@ -202,7 +221,7 @@ impl Fixture {
             let known = |id: ReleaseId| self.releases.iter().find(|known| known.id == id).cloned();
             match change {
                 Change::SetTarget { release } => self.app.target = release.and_then(known),
-                Change::SetStable { release } => self.app.stable = known(*release),
+                Change::SetStable { release } => self.app.stable = release.and_then(known),
                 _ => {}
             }
         }

@@ -23,14 +23,16 @@ impl IdSource for RandomIds {
 }
 
 /// 1, 2, 3…: the same ids in every run of a test or of a simulation.
+#[cfg(test)]
 #[derive(Clone, Debug, Default)]
-pub struct CountingIds {
+pub(super) struct CountingIds {
     last: u128,
 }
 
+#[cfg(test)]
 impl CountingIds {
     /// The first id comes after `last`.
-    pub fn starting_at(last: u128) -> Self {
+    pub(super) fn starting_at(last: u128) -> Self {
         Self { last }
     }
 
@@ -40,6 +42,7 @@ impl CountingIds {
     }
 }
 
+#[cfg(test)]
 impl IdSource for CountingIds {
     fn instance(&mut self) -> InstanceId {
         InstanceId::from_uuid(self.next())

@@ -66,13 +66,7 @@ fn run(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> bo
         rollout.progressed_at
     };
     // Whoever is told that the release serves may send a request at once, so every ingress must know the way by then.
-    let routed = !target.world.is_http()
-        || draft
-            .app
-            .instances
-            .iter()
-            .filter(|instance| instance.is_ready_for(target))
-            .all(|instance| instance.routed);
+    let routed = !target.world.is_http() || draft.app.slots_routed(target).iter().all(|routed| *routed);
     if slots_ready.iter().all(|ready| *ready) && routed {
         return serve(draft, rollout, target);
     }
@@ -102,8 +96,9 @@ fn serve(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> 
         monitoring_since: Some(draft.now),
     });
     if draft.app.stable.as_ref().is_none_or(|stable| stable.id != target.id) {
-        draft.push(Change::SetStable { release: target.id });
+        draft.push(Change::SetStable { release: Some(target.id) });
     }
+    draft.push(Change::SetServed { release: target.id, served: true });
     if rollout.automatic {
         draft.event("rollout.rolled_back", format!("release {} serves again", target.number));
     } else {
@@ -142,12 +137,25 @@ fn fail(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView, reas
     });
     let message = format!("release {} failed: {}; {outcome}", target.number, reason.message);
     draft.event("rollout.failed", message);
+    // What fails for want of a node may be good; what was in service when it failed is not.
+    let is_bad = rollout.state == RolloutState::Monitoring || reason.kind != ReasonKind::Platform;
+    if is_bad && way_back != WayBack::Stay {
+        draft.push(Change::SetServed { release: target.id, served: false });
+    }
     match way_back {
         WayBack::Release(to) => roll_back(draft, rollout, to),
-        WayBack::Nothing => draft.push(Change::SetTarget { release: None }),
+        WayBack::Nothing => stop(draft),
         WayBack::Stay => {}
     }
     true
+}
+
+/// Lets nothing run, and lets no later rollout come back to the release that failed.
+fn stop(draft: &mut Draft<'_>) {
+    if draft.app.stable.is_some() {
+        draft.push(Change::SetStable { release: None });
+    }
+    draft.push(Change::SetTarget { release: None });
 }
 
 fn roll_back(draft: &mut Draft<'_>, failed: &RolloutView, to: ReleaseId) {
@@ -155,7 +163,7 @@ fn roll_back(draft: &mut Draft<'_>, failed: &RolloutView, to: ReleaseId) {
     let rollout = draft.ids.rollout();
     draft.push(Change::RollBack { failed: failed.id, rollout, from: failed.to, to });
     if draft.app.stable.as_ref().is_none_or(|stable| stable.id != to) {
-        draft.push(Change::SetStable { release: to });
+        draft.push(Change::SetStable { release: Some(to) });
     }
     draft.push(Change::SetTarget { release: Some(to) });
     draft.event("rollback.started", format!("{name} is being brought back"));
@@ -218,7 +226,10 @@ fn fails_in_service(app: &AppView, since: Timestamp, target: &ReleaseView) -> Op
 fn unhealthy(instance: &InstanceView) -> Reason {
     Reason {
         kind: ReasonKind::Probe,
-        message: format!("the instance in slot {} stopped answering its health check", instance.slot),
+        message: format!(
+            "the instance in slot {} stopped answering its health check",
+            instance.slot_number()
+        ),
     }
 }
 
@@ -257,11 +268,18 @@ fn stalled(draft: &Draft<'_>, target: &ReleaseView) -> Reason {
     {
         Some(instance) if instance.state == InstanceState::Running => waited(
             ReasonKind::Probe,
-            &format!("the instance in slot {} runs, but has not passed its health check", instance.slot),
+            &format!(
+                "the instance in slot {} runs, but has not passed its health check",
+                instance.slot_number()
+            ),
         ),
         Some(instance) => waited(
             ReasonKind::Platform,
-            &format!("the instance in slot {} is still {}", instance.slot, instance.state.as_str()),
+            &format!("the instance in slot {} is still {}", instance.slot_number(), instance.state.as_str()),
+        ),
+        None if ready.iter().all(|ready| *ready) => waited(
+            ReasonKind::Platform,
+            "every slot is ready, but an ingress has not taken up the routes to it yet",
         ),
         None => waited(ReasonKind::Platform, "some slots have no instance"),
     }

@@ -7,14 +7,14 @@ use wharf_types::route::{Endpoint, Route, RouteTable};
 
 use super::AppView;
 
-/// One route for each pattern of each app, ordered by pattern. An app that should serve but has nothing ready keeps its
-/// routes, without endpoints, so that its visitors are told to wait rather than that it does not exist.
+/// One route for each pattern of each app, ordered by pattern. An app that has nothing ready, or whose only release failed,
+/// keeps its routes, without endpoints, so that its visitors are told to wait rather than that it does not exist.
 pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
     let mut oldest_first: Vec<&AppView> = apps.iter().filter(|app| !app.deleting).collect();
     oldest_first.sort_by_key(|app| app.id);
     let mut routes = BTreeMap::new();
     for app in oldest_first {
-        let Some(release) = app.serving_release().filter(|release| release.world.is_http()) else { continue };
+        let Some(release) = app.routed_release().filter(|release| release.world.is_http()) else { continue };
         let endpoints = endpoints(app);
         for pattern in &release.routes {
             // Two apps never hold one pattern; if they did, the newer one must not take the older one's visitors.
@@ -89,6 +89,19 @@ mod tests {
         fixture.deploy(1);
         let table = build(1, &[fixture.app]);
         assert_eq!(table.routes.len(), 2);
+        assert!(table.routes.iter().all(|route| route.endpoints.is_empty()));
+    }
+
+    #[test]
+    fn an_app_whose_first_release_failed_is_routed_to_nowhere() {
+        let mut fixture = Fixture::empty(1);
+        fixture.deploy(1);
+        fixture.plan();
+        fixture.fail(0, wharf_types::node::ReasonKind::Trap, "boom");
+        fixture.plan();
+        assert!(fixture.app.target.is_none());
+        let table = build(1, &[fixture.app]);
+        assert_eq!(patterns(&table), ["hello.default.localhost/", "hello.example.com/r1"]);
         assert!(table.routes.iter().all(|route| route.endpoints.is_empty()));
     }
 

@@ -4,25 +4,26 @@ mod properties;
 
 use std::collections::BTreeSet;
 
+use wharf_types::ReleaseId;
 use wharf_types::node::ReasonKind;
-use wharf_types::state::{Health, InstanceState, Wanted};
+use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 
-use super::fixture::{Fixture, SECOND, node, release_id};
+use super::fixture::{Fixture, SECOND, node, release, release_id};
 use super::view::after;
-use super::{Changes, InstanceView, routes};
+use super::{Change, Changes, InstanceView, routes};
 
 /// Room for nine instances on each of two nodes.
-const NODE_MIB: u64 = 9 * 128 + 64;
+const NODE_MIB: u64 = 9;
 const REPLICAS_MAX: u32 = 4;
 
 /// Something that happens. Which instance it happens to is chosen among those that it can happen to.
 #[derive(Clone, Debug)]
 enum Step {
-    Deploy {
-        is_good: bool,
-    },
+    /// Of a release that asks for so many slots.
+    Deploy(Quality, u32),
     RollBack(u64),
-    Scale(u32),
+    Restart,
+    Scale(Option<u32>),
     /// A worker takes an instance one state further, or finds it healthy.
     Advance(usize),
     AdvanceAll,
@@ -30,6 +31,7 @@ enum Step {
     Crash(usize),
     PlatformFailure(usize),
     Unhealthy(usize),
+    /// Every ingress takes up routes with an instance, or without it.
     Acknowledge(usize),
     NodeGoes(usize),
     LeaseExpires(usize),
@@ -37,18 +39,41 @@ enum Step {
     Wait(u32),
 }
 
+/// What a release is like.
+#[derive(Clone, Copy, Debug)]
+enum Quality {
+    Good,
+    CannotStart,
+    /// Its instances become ready, and fail while the rollout is monitored.
+    FailsInService,
+}
+
 struct Simulation {
     fixture: Fixture,
+    /// Releases that cannot start.
     bad: BTreeSet<u64>,
+    /// Releases that fail in service.
+    weak: BTreeSet<u64>,
+    /// Releases that a rollout of their own was the last to give up.
+    rejected: BTreeSet<ReleaseId>,
     newest: u64,
     present: [bool; 2],
     ready: [bool; 2],
 }
 
 impl Simulation {
-    fn new(replicas: u32) -> Self {
-        let fixture = Fixture::empty(replicas);
-        Self { fixture, bad: BTreeSet::new(), newest: 0, present: [true; 2], ready: [true; 2] }
+    fn new() -> Self {
+        let mut fixture = Fixture::empty(0);
+        fixture.app.scaled_to = None;
+        Self {
+            fixture,
+            bad: BTreeSet::new(),
+            weak: BTreeSet::new(),
+            rejected: BTreeSet::new(),
+            newest: 0,
+            present: [true; 2],
+            ready: [true; 2],
+        }
     }
 
     /// What the store knows of the nodes.
@@ -60,7 +85,7 @@ impl Simulation {
                 node.ready = self.ready[index];
                 let on_node = |known: &&InstanceView| known.is_live() && known.node == Some(node.id);
                 let count = u32::try_from(self.fixture.app.instances.iter().filter(on_node).count()).unwrap();
-                let reserved = u64::from(count) * (128 << 20);
+                let reserved = u64::from(count) * release(1).reservation_bytes();
                 node.memory_free_bytes =
                     node.memory_free_bytes.checked_sub(reserved).expect("it was reserved");
                 (node.instances, node.instances_of_app) = (count, count);
@@ -81,26 +106,42 @@ impl Simulation {
             && self.fixture.nodes.iter().any(|node| node.ready && Some(node.id) == instance.node)
     }
 
-    fn deploy(&mut self, number: u64) {
-        self.fixture.deploy(number);
+    fn restart(&mut self) {
+        if self.fixture.app.target.is_some() {
+            self.fixture.restart();
+            self.fixture.app.instances.retain(|instance| !instance.state.is_final());
+        }
+    }
+
+    /// A release that is known keeps the number of slots that it asked for first.
+    fn deploy(&mut self, number: u64, replicas: u32) {
+        self.fixture.deploy_scaled(number, replicas);
         // The store shows only what ended since the rollout began.
         self.fixture.app.instances.retain(|instance| !instance.state.is_final());
     }
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Deploy { is_good } => {
+            Step::Deploy(quality, mut replicas) => {
                 self.newest += 1;
-                // With no instances at all, nobody can tell a bad release.
-                if !is_good && self.fixture.app.replicas > 0 {
-                    self.bad.insert(self.newest);
+                match quality {
+                    // With no instances at all, nobody can tell a bad release.
+                    Quality::CannotStart if self.fixture.app.scaled_to != Some(0) => {
+                        self.bad.insert(self.newest);
+                        replicas = replicas.max(1);
+                    }
+                    Quality::FailsInService => {
+                        self.weak.insert(self.newest);
+                    }
+                    Quality::CannotStart | Quality::Good => {}
                 }
-                self.deploy(self.newest);
+                self.deploy(self.newest, replicas);
             }
-            Step::RollBack(to) if to <= self.newest => self.deploy(to),
+            Step::RollBack(to) if to <= self.newest => self.deploy(to, 0),
             Step::RollBack(_) => {}
-            Step::Scale(0) if !self.bad.is_empty() => {}
-            Step::Scale(replicas) => self.fixture.app.replicas = replicas,
+            Step::Restart => self.restart(),
+            Step::Scale(Some(0)) if !self.bad.is_empty() => {}
+            Step::Scale(replicas) => self.fixture.app.scaled_to = replicas,
             Step::Advance(at) => {
                 if let Some(index) = self.choose(at, |instance| self.is_tended(instance)) {
                     self.advance(index);
@@ -123,12 +164,18 @@ impl Simulation {
                 if let Some(index) =
                     self.choose(at, |instance| self.is_tended(instance) && instance.is_healthy())
                 {
-                    self.fixture.app.instances[index].health = Health::Unhealthy;
+                    let instance = &mut self.fixture.app.instances[index];
+                    (instance.health, instance.routed) = (Health::Unhealthy, false);
                 }
             }
             Step::Acknowledge(at) => {
-                if let Some(index) = self.choose(at, |instance| instance.wanted == Wanted::Unroute) {
-                    self.fixture.app.instances[index].let_go = true;
+                let waits = |instance: &InstanceView| {
+                    instance.wanted == Wanted::Unroute || (instance.is_healthy() && !instance.routed)
+                };
+                if let Some(index) = self.choose(at, waits) {
+                    let instance = &mut self.fixture.app.instances[index];
+                    instance.let_go |= instance.wanted == Wanted::Unroute;
+                    instance.routed |= instance.is_healthy();
                 }
             }
             Step::NodeGoes(index) => self.present[index] = false,
@@ -147,7 +194,16 @@ impl Simulation {
     }
 
     fn advance(&mut self, index: usize) {
-        let is_bad = self.bad.iter().any(|bad| release_id(*bad) == self.fixture.app.instances[index].release);
+        let release = self.fixture.app.instances[index].release;
+        let is_of = |releases: &BTreeSet<u64>| releases.iter().any(|number| release_id(*number) == release);
+        let is_bad = is_of(&self.bad);
+        let is_monitored = self
+            .fixture
+            .app
+            .rollout
+            .as_ref()
+            .is_some_and(|rollout| rollout.state == RolloutState::Monitoring && rollout.to == release);
+        let is_failing = is_of(&self.weak) && is_monitored;
         let instance = &mut self.fixture.app.instances[index];
         match instance.state {
             _ if instance.wanted == Wanted::Stop => instance.state = InstanceState::Stopped,
@@ -155,7 +211,13 @@ impl Simulation {
             InstanceState::Preparing => instance.state = InstanceState::Starting,
             InstanceState::Starting if is_bad => self.crash(index),
             InstanceState::Starting => instance.state = InstanceState::Running,
-            _ => self.fixture.make_ready(index),
+            InstanceState::Running if is_failing && instance.is_healthy() => self.crash(index),
+            _ => {
+                // That the ingresses know the way to it is another step.
+                let routed = instance.routed;
+                self.fixture.make_ready(index);
+                self.fixture.app.instances[index].routed = routed;
+            }
         }
     }
 
@@ -187,12 +249,12 @@ impl Simulation {
         let app = &self.fixture.app;
         if app.target.is_some() {
             let serves = served_slots(app.instances.iter());
-            let left = served.difference(&serves).find(|slot| **slot < app.replicas);
+            let left = served.difference(&serves).find(|slot| **slot < app.replicas_kept());
             assert_eq!(left, None, "a slot served, and the plan left nothing in it that does");
         }
         if let (Some(target), true) = (&app.target, app.is_rolling_out()) {
             let wanted = app.instances.iter().filter(|instance| instance.is_wanted()).count();
-            let most = app.replicas as usize + target.surge(app.replicas);
+            let most = app.replicas_kept() as usize + target.surge(app.replicas());
             assert!(wanted <= most, "{wanted} instances are wanted, more than {most}");
         }
         if let Some(rollout) = rollout
@@ -202,6 +264,27 @@ impl Simulation {
             let ends = [Some(rollout.to), rollout.from, stable, None];
             assert!(ends.contains(&target), "a rollout ends in the new release or the one before");
         }
+        let served =
+            |change: &Change| matches!(change, Change::SetRollout { state: RolloutState::Monitoring, .. });
+        if let Some(target) = app.target.as_ref().filter(|_| changes.changes.iter().any(served)) {
+            let routed = app.slots_routed(target);
+            assert!(
+                routed.iter().all(|routed| *routed),
+                "it is said to serve before the ingresses know the way"
+            );
+        }
+        for change in &changes.changes {
+            match change {
+                Change::SetServed { release, served: true } => self.rejected.remove(release),
+                Change::SetServed { release, served: false } => self.rejected.insert(*release),
+                _ => false,
+            };
+        }
+        let stable = app.stable.as_ref().map(|stable| stable.id);
+        assert!(
+            stable.is_none_or(|stable| !self.rejected.contains(&stable)),
+            "a bad release is called stable"
+        );
         let healthy = app.instances.iter().filter(|instance| instance.is_healthy()).count();
         let table = routes::build(1, std::slice::from_ref(app));
         assert!(table.routes.iter().all(|route| route.endpoints.len() == healthy));

@@ -77,6 +77,8 @@ struct Slot {
     ended: Option<usize>,
     /// Whether the target release serves here, or has completed.
     serves: bool,
+    /// Whether the target release has no use for the slot: what is in it goes when the rollout has come through.
+    is_leaving: bool,
 }
 
 impl Slot {
@@ -88,14 +90,23 @@ impl Slot {
 fn slots(app: &AppView, target: &ReleaseView) -> Vec<Slot> {
     let serves = app.slots_ready(target).into_iter();
     let mut slots: Vec<Slot> = serves.map(|serves| Slot { serves, ..Slot::default() }).collect();
+    slots.resize(app.replicas_kept() as usize, Slot { is_leaving: true, ..Slot::default() });
     // Whoever is nearest to serving stays; among equals the oldest, which has proved itself longest.
     let rank = |index: &usize| {
         let instance = &app.instances[*index];
-        (instance.is_healthy(), instance.state, Reverse(instance.age()))
+        (
+            instance.is_healthy(),
+            instance.is_healthy() && instance.routed,
+            instance.state,
+            Reverse(instance.age()),
+        )
     };
     for (index, instance) in app.instances.iter().enumerate() {
         let Some(slot) = slots.get_mut(instance.slot as usize) else { continue };
-        let is_target = instance.release == target.id;
+        let is_target = app.is_current(instance, target);
+        if is_target && slot.is_leaving {
+            continue;
+        }
         if instance.is_wanted() {
             let best = if is_target { &mut slot.current } else { &mut slot.old };
             *best = best.take().into_iter().chain([index]).max_by_key(rank);
@@ -132,7 +143,7 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
 }
 
 fn pending(slot: u32, target: &ReleaseView) -> PendingInstance {
-    PendingInstance { slot, memory_bytes: target.spec.limits.memory.as_bytes() }
+    PendingInstance { slot, memory_bytes: target.reservation_bytes() }
 }
 
 /// The slots that should get an instance now.
@@ -144,15 +155,16 @@ struct Missing {
 }
 
 fn missing(now: Timestamp, app: &AppView, target: &ReleaseView, slots: &[Slot]) -> Missing {
-    let moving = |slot: &&Slot| !slot.serves && (slot.current.is_some() || slot.old.is_none());
+    let moving =
+        |slot: &&Slot| !slot.serves && !slot.is_leaving && (slot.current.is_some() || slot.old.is_none());
     let mut room = if app.is_rolling_out() {
-        target.surge(app.replicas).saturating_sub(slots.iter().filter(moving).count())
+        target.surge(app.replicas()).saturating_sub(slots.iter().filter(moving).count())
     } else {
         usize::MAX
     };
     let mut missing = Missing::default();
     for (number, slot) in (0..).zip(slots) {
-        if slot.serves || slot.current.is_some() {
+        if slot.serves || slot.is_leaving || slot.current.is_some() {
             continue;
         }
         match slot.ended.map_or(Retry::Now, |ended| retry(now, app, target, &app.instances[ended])) {

@@ -16,6 +16,19 @@ impl AppView {
         [&self.target, &self.stable].into_iter().flatten().find(|release| release.id == id)
     }
 
+    /// The number of slots.
+    pub(crate) fn replicas(&self) -> u32 {
+        let release = self.target.as_ref().or(self.stable.as_ref()).or(self.latest.as_ref());
+        self.scaled_to.or(release.map(|release| release.spec.scale.replicas)).unwrap_or(0)
+    }
+
+    /// The number of slots in which an instance of the release before may serve. Until the new release has proved itself, a
+    /// smaller number of its own takes nothing away, so that going back finds every slot served.
+    pub(crate) fn replicas_kept(&self) -> u32 {
+        let before = self.stable.as_ref().filter(|_| self.scaled_to.is_none() && self.is_rolling_out());
+        before.map_or(0, |stable| stable.spec.scale.replicas).max(self.replicas())
+    }
+
     /// The release that should serve: the target as soon as it can, until then the one before.
     pub(crate) fn serving_release(&self) -> Option<&Arc<ReleaseView>> {
         let target_serves =
@@ -26,15 +39,47 @@ impl AppView {
         }
     }
 
-    /// Which of the slots `0..replicas` `release` serves, or has completed.
+    /// The release whose routes lead to the app: the one that should serve, or else the newest, which failed.
+    pub(crate) fn routed_release(&self) -> Option<&Arc<ReleaseView>> {
+        self.serving_release().or(self.latest.as_ref())
+    }
+
+    /// Which of the slots `0..replicas` `release` serves, or has completed, by instances that are to stay.
     pub(crate) fn slots_ready(&self, release: &ReleaseView) -> Vec<bool> {
-        let mut ready = vec![false; self.replicas as usize];
+        self.slots_where(|instance| self.is_current(instance, release) && self.serves(instance, release))
+    }
+
+    /// Of these the slots that every ingress knows the way to.
+    pub(crate) fn slots_routed(&self, release: &ReleaseView) -> Vec<bool> {
+        self.slots_where(|instance| {
+            instance.routed && self.is_current(instance, release) && instance.is_ready_for(release)
+        })
+    }
+
+    /// Which of them it serves by any instances, also those that a restart is about to replace.
+    pub(crate) fn slots_served(&self, release: &ReleaseView) -> Vec<bool> {
+        self.slots_where(|instance| self.serves(instance, release))
+    }
+
+    fn slots_where(&self, serves: impl Fn(&InstanceView) -> bool) -> Vec<bool> {
+        let mut slots = vec![false; self.replicas() as usize];
         for instance in &self.instances {
-            if let Some(slot) = ready.get_mut(instance.slot as usize) {
-                *slot |= instance.is_ready_for(release) || self.has_completed(instance, release);
+            if let Some(slot) = slots.get_mut(instance.slot as usize) {
+                *slot |= serves(instance);
             }
         }
-        ready
+        slots
+    }
+
+    fn serves(&self, instance: &InstanceView, release: &ReleaseView) -> bool {
+        instance.is_ready_for(release) || self.has_completed(instance, release)
+    }
+
+    /// Whether it is an instance that the slots are to end up with: of the release, and not from before a restart of it.
+    pub(crate) fn is_current(&self, instance: &InstanceView, release: &ReleaseView) -> bool {
+        let renews =
+            self.rollout_under_way().is_some_and(|rollout| rollout.renews && rollout.to == release.id);
+        instance.release == release.id && !(renews && self.is_older_than_rollout(instance))
     }
 
     /// Whether a command ended with success, and its restart condition is content with that.
@@ -63,7 +108,21 @@ impl AppView {
     }
 }
 
+/// What an instance of an HTTP app takes of its node while nobody asks for anything.
+const IDLE_HTTP_BYTES: u64 = 1 << 20;
+
 impl ReleaseView {
+    /// Memory that one instance reserves on its node, in octets.
+    ///
+    /// An HTTP app makes its guest's memory for a request and gives it back afterwards, so `limits.memory` says what a request
+    /// may take and not what an instance holds: if each instance reserved that, a node would be full with a few dozen apps that
+    /// do nothing, and a host is meant to keep thousands. What requests take at once is bounded by the node's places for guests; when
+    /// those are taken, requests wait and then get 503. A command holds its memory as long as it runs, so it reserves all of it.
+    pub(crate) fn reservation_bytes(&self) -> u64 {
+        let limit = self.spec.limits.memory.as_bytes();
+        if self.world.is_http() { limit.min(IDLE_HTTP_BYTES) } else { limit }
+    }
+
     /// How many slots may hold an instance of this release beside one of another, before the new one is ready.
     pub(crate) fn surge(&self, replicas: u32) -> usize {
         let percent = u64::from(self.spec.update.parallelism_percent);
@@ -101,6 +160,11 @@ impl InstanceView {
     pub(crate) fn own_failure(&self) -> Option<&Reason> {
         let failed = self.state == InstanceState::Failed && self.wanted == Wanted::Run;
         self.reason.as_ref().filter(|reason| failed && reason.kind != ReasonKind::Platform)
+    }
+
+    /// The number of its slot as people count, from 1; in here slots begin with 0.
+    pub(crate) fn slot_number(&self) -> u32 {
+        self.slot.saturating_add(1)
     }
 
     /// Orders instances from the oldest to the newest.

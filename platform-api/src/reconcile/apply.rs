@@ -1,8 +1,8 @@
 //! Writes what the planner found, in one transaction.
 
 use wharf_types::node::Reason;
-use wharf_types::state::{RolloutState, Wanted};
-use wharf_types::{AppId, Timestamp};
+use wharf_types::state::Wanted;
+use wharf_types::{AppId, ReleaseId, Timestamp};
 
 use crate::context::Context;
 use crate::operations::{OperationError, routes};
@@ -39,7 +39,7 @@ pub(super) async fn apply(
         apply_one(&mut tx, app, view, change, now).await?;
     }
     if !deleted && changes.changes.iter().any(ends_rollout) {
-        clean_up(&mut tx, context, app).await?;
+        clean_up(&mut tx, context, app, now).await?;
     }
     tx.commit().await?;
     if deleted {
@@ -77,19 +77,16 @@ async fn apply_one(
         Change::SetRollout { rollout, state, reason, monitoring_since } => {
             let reason: Option<&Reason> = reason.as_ref();
             store::rollout::advance(conn, *rollout, *state, reason, *monitoring_since, now).await?;
-            if matches!(state, RolloutState::Monitoring | RolloutState::Succeeded)
-                && let Some(rollout) = store::rollout::find(conn, app, *rollout).await?
-            {
-                store::release::mark_served(conn, rollout.view.to).await?;
-            }
         }
         Change::Progress { rollout, ready } => {
             store::rollout::progress(conn, *rollout, *ready, now).await?;
         }
         Change::SetStable { release } => store::app::set_stable(conn, app, *release).await?,
+        Change::SetServed { release, served } => store::release::set_served(conn, *release, *served).await?,
         Change::SetTarget { release } => store::app::set_target(conn, app, *release).await?,
         Change::RollBack { failed, rollout, from, to } => {
-            let new = NewRollout { id: *rollout, app, from: Some(*from), to: *to, automatic: true };
+            let id = *rollout;
+            let new = NewRollout { id, app, from: Some(*from), to: *to, automatic: true, renews: false };
             store::rollout::create(conn, &new, now).await?;
             store::rollout::set_rolled_back_by(conn, *failed, *rollout).await?;
         }
@@ -116,12 +113,23 @@ fn ends_rollout(change: &Change) -> bool {
     matches!(change, Change::SetRollout { state, .. } if state.is_final())
 }
 
-/// Forgets releases that are too old, and gives up routes that no release in use has.
-async fn clean_up(conn: &mut Conn, context: &Context, id: AppId) -> Result<(), OperationError> {
-    store::release::prune(conn, id).await?;
+/// Forgets releases and rollouts that are too old, and gives up routes that lead to no release in use.
+async fn clean_up(
+    conn: &mut Conn,
+    context: &Context,
+    id: AppId,
+    now: Timestamp,
+) -> Result<(), OperationError> {
+    store::release::prune(conn, id, now).await?;
+    store::rollout::prune(conn, id).await?;
     let Some(app) = store::app::get(conn, id).await? else { return Ok(()) };
+    let mut used: Vec<ReleaseId> = app.target_release.into_iter().chain(app.stable_release).collect();
+    if used.is_empty() {
+        // Nothing serves, but the newest release's routes still say that the app exists.
+        used.extend(store::rollout::newest(conn, id).await?.map(|rollout| rollout.view.to));
+    }
     let mut kept = Vec::new();
-    for release in [app.target_release, app.stable_release].into_iter().flatten() {
+    for release in used {
         if let Some(release) = context.releases.get(conn, &app, release).await? {
             kept.extend(release.routes.iter().cloned());
         }

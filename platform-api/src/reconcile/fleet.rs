@@ -9,10 +9,6 @@ use crate::nodes::NodeStatus;
 use crate::plan::{AppView, InstanceView, NodeView, ReleaseView};
 use crate::view::Loaded;
 
-/// Of an HTTP app's memory limit, the part that is reserved is one in so many: an idle app holds no store at all, and
-/// a node that runs out of memory answers 503 for a moment.
-const HTTP_OVERCOMMIT: u64 = 16;
-
 #[derive(Default)]
 pub(super) struct Fleet {
     /// In one piece, as the route table is built from them.
@@ -20,6 +16,8 @@ pub(super) struct Fleet {
     releases: Vec<HashMap<ReleaseId, Arc<ReleaseView>>>,
     index: HashMap<AppId, usize>,
     reserved: BTreeMap<NodeId, Reserved>,
+    /// Whether a view differs from what was published last.
+    changed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +29,11 @@ struct Reserved {
 impl Fleet {
     pub(super) fn put(&mut self, loaded: Loaded) {
         let Loaded { view, releases, .. } = loaded;
+        if self.view(view.id) == Some(&view) {
+            return;
+        }
         self.remove(view.id);
+        self.changed = true;
         self.index.insert(view.id, self.views.len());
         self.views.push(view);
         self.releases.push(releases);
@@ -43,6 +45,7 @@ impl Fleet {
 
     pub(super) fn remove(&mut self, id: AppId) {
         let Some(at) = self.index.remove(&id) else { return };
+        self.changed = true;
         self.account(at, |reserved, memory| {
             reserved.memory_bytes = reserved.memory_bytes.saturating_sub(memory);
             reserved.instances = reserved.instances.saturating_sub(1);
@@ -56,6 +59,15 @@ impl Fleet {
 
     pub(super) fn view(&self, id: AppId) -> Option<&AppView> {
         self.views.get(*self.index.get(&id)?)
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Call when the nodes are told of all this.
+    pub(super) fn published(&mut self) {
+        self.changed = false;
     }
 
     pub(super) fn views(&self) -> &[AppView] {
@@ -87,7 +99,6 @@ impl Fleet {
             let reserved = self.reserved.get(&node.id).copied().unwrap_or_default();
             NodeView {
                 id: node.id,
-                hostname: node.registration.hostname.clone(),
                 ready: node.ready,
                 memory_free_bytes: node.registration.memory_bytes.saturating_sub(reserved.memory_bytes),
                 instances: reserved.instances,
@@ -104,12 +115,7 @@ impl Fleet {
             else {
                 continue;
             };
-            change(self.reserved.entry(node).or_default(), reservation(release));
+            change(self.reserved.entry(node).or_default(), release.reservation_bytes());
         }
     }
-}
-
-fn reservation(release: &ReleaseView) -> u64 {
-    let limit = release.spec.limits.memory.as_bytes();
-    if release.world.is_http() { limit / HTTP_OVERCOMMIT } else { limit }
 }

@@ -38,6 +38,11 @@ impl Publisher {
         }
     }
 
+    /// Whether one of the nodes has not been told anything yet.
+    pub(super) fn lacks_any_of(&self, nodes: &[NodeStatus]) -> bool {
+        nodes.iter().any(|node| !self.assignments.contains_key(&node.id))
+    }
+
     /// Rebuilds what changed and sends it. Returns the instances that have become routed or unrouted with this.
     pub(super) fn publish(
         &mut self,

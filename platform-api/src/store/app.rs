@@ -7,7 +7,7 @@ use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, Timesta
 use super::codec::{from_json, json, number, parse, parse_opt, time};
 use super::{Conn, Result};
 
-/// What `env` set: null removes a variable that the release's own settings have.
+/// What stands over, or behind, the variables of a release. None: there is no such variable.
 pub(crate) type EnvOverrides = BTreeMap<String, Option<String>>;
 
 #[derive(Clone, Debug)]
@@ -17,8 +17,9 @@ pub(crate) struct App {
     pub(crate) namespace: NamespaceName,
     pub(crate) name: AppName,
     pub(crate) deleting: bool,
-    pub(crate) replicas: u32,
-    pub(crate) replicas_override: bool,
+    /// The number of slots that `scale` set, whatever a release asks for.
+    pub(crate) scaled_to: Option<u32>,
+    /// What `env` set or took away, whatever a manifest says.
     pub(crate) env_overrides: EnvOverrides,
     pub(crate) last_release: u64,
     pub(crate) target_release: Option<ReleaseId>,
@@ -34,8 +35,7 @@ struct Row {
     namespace: String,
     name: String,
     deleting: bool,
-    replicas: i64,
-    replicas_override: bool,
+    scaled_to: Option<i64>,
     env_overrides: String,
     last_release: i64,
     target_release: Option<String>,
@@ -53,8 +53,7 @@ impl TryFrom<Row> for App {
             namespace: parse(&row.namespace)?,
             name: parse(&row.name)?,
             deleting: row.deleting,
-            replicas: number(row.replicas)?,
-            replicas_override: row.replicas_override,
+            scaled_to: row.scaled_to.map(number).transpose()?,
             env_overrides: from_json(&row.env_overrides)?,
             last_release: number(row.last_release)?,
             target_release: parse_opt(row.target_release.as_deref())?,
@@ -68,8 +67,8 @@ impl TryFrom<Row> for App {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT app.id, app.namespace AS namespace_id, namespace.name AS namespace, app.name, app.deleting, app.replicas,
-             app.replicas_override, app.env_overrides, app.last_release, app.target_release, app.stable_release,
+            "SELECT app.id, app.namespace AS namespace_id, namespace.name AS namespace, app.name, app.deleting, app.scaled_to,
+             app.env_overrides, app.last_release, app.target_release, app.stable_release,
              app.revision, app.updated_at FROM app JOIN namespace ON namespace.id = app.namespace ",
             $rest
         )
@@ -80,19 +79,16 @@ pub(crate) async fn create(
     conn: &mut Conn,
     namespace: NamespaceId,
     name: &AppName,
-    replicas: u32,
     now: Timestamp,
 ) -> Result<AppId> {
     let id = AppId::new();
     sqlx::query(
-        "INSERT INTO app (id, namespace, name, deleting, replicas, replicas_override, env_overrides, last_release,
-             revision, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, $8, $8)",
+        "INSERT INTO app (id, namespace, name, deleting, env_overrides, last_release, revision, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, 0, 0, $6, $6)",
     )
     .bind(id.to_string())
     .bind(namespace.to_string())
     .bind(name.as_str())
-    .bind(false)
-    .bind(i64::from(replicas))
     .bind(false)
     .bind("{}")
     .bind(now.as_microsecond())
@@ -148,11 +144,10 @@ pub(crate) async fn next_release(conn: &mut Conn, id: AppId) -> Result<u64> {
     number(number_of_release)
 }
 
-pub(crate) async fn set_replicas(conn: &mut Conn, id: AppId, replicas: u32, by_user: bool) -> Result<()> {
-    sqlx::query("UPDATE app SET replicas = $2, replicas_override = $3 WHERE id = $1")
+pub(crate) async fn set_scale(conn: &mut Conn, id: AppId, scaled_to: Option<u32>) -> Result<()> {
+    sqlx::query("UPDATE app SET scaled_to = $2 WHERE id = $1")
         .bind(id.to_string())
-        .bind(i64::from(replicas))
-        .bind(by_user)
+        .bind(scaled_to.map(i64::from))
         .execute(conn)
         .await?;
     Ok(())
@@ -176,10 +171,10 @@ pub(crate) async fn set_target(conn: &mut Conn, id: AppId, release: Option<Relea
     Ok(())
 }
 
-pub(crate) async fn set_stable(conn: &mut Conn, id: AppId, release: ReleaseId) -> Result<()> {
+pub(crate) async fn set_stable(conn: &mut Conn, id: AppId, release: Option<ReleaseId>) -> Result<()> {
     sqlx::query("UPDATE app SET stable_release = $2 WHERE id = $1")
         .bind(id.to_string())
-        .bind(release.to_string())
+        .bind(release.map(|id| id.to_string()))
         .execute(conn)
         .await?;
     Ok(())

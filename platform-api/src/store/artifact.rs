@@ -54,7 +54,7 @@ pub(crate) async fn put(
     .await?;
     sqlx::query(
         "INSERT INTO namespace_artifact (namespace, digest, pushed_at) VALUES ($1, $2, $3)
-         ON CONFLICT (namespace, digest) DO NOTHING",
+         ON CONFLICT (namespace, digest) DO UPDATE SET pushed_at = excluded.pushed_at",
     )
     .bind(namespace.to_string())
     .bind(artifact.digest.to_string())
@@ -62,6 +62,32 @@ pub(crate) async fn put(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Forgets artifacts that no release is made of and that nobody pushed since `before`. Returns how many.
+pub(crate) async fn delete_unused(conn: &mut Conn, before: Timestamp) -> Result<u64> {
+    let unused: Vec<(String,)> = sqlx::query_as(
+        "SELECT digest FROM artifact WHERE created_at < $1
+             AND NOT EXISTS (SELECT 1 FROM release WHERE release.artifact = artifact.digest)
+             AND NOT EXISTS (SELECT 1 FROM namespace_artifact
+                 WHERE namespace_artifact.digest = artifact.digest AND namespace_artifact.pushed_at >= $1)",
+    )
+    .bind(before.as_microsecond())
+    .fetch_all(&mut *conn)
+    .await?;
+    for (digest,) in &unused {
+        for statement in
+            ["DELETE FROM namespace_artifact WHERE digest = $1", "DELETE FROM artifact WHERE digest = $1"]
+        {
+            sqlx::query(statement).bind(digest).execute(&mut *conn).await?;
+        }
+    }
+    Ok(unused.len() as u64)
+}
+
+pub(crate) async fn digests(conn: &mut Conn) -> Result<Vec<Digest>> {
+    let rows: Vec<(String,)> = sqlx::query_as("SELECT digest FROM artifact").fetch_all(conn).await?;
+    rows.iter().map(|(digest,)| parse(digest)).collect()
 }
 
 /// What the namespace pushed under this digest.

@@ -43,6 +43,12 @@ pub(crate) async fn append(
     Ok(seq)
 }
 
+/// Forgets what happened in a namespace, before another one can have its name.
+pub(crate) async fn delete(conn: &mut Conn, namespace: &NamespaceName) -> Result<()> {
+    sqlx::query("DELETE FROM event WHERE namespace = $1").bind(namespace.as_str()).execute(conn).await?;
+    Ok(())
+}
+
 /// Events after `after`, oldest first. Without an app: those of the whole namespace.
 pub(crate) async fn list(
     conn: &mut Conn,

@@ -94,7 +94,9 @@ pub(crate) async fn recount(conn: &mut Conn, namespace: NamespaceId) -> Result<(
 /// Octets that an entry takes; 0 when it is absent (an entry has a key, so it takes at least one).
 async fn size(conn: &mut Conn, bucket: Bucket<'_>, key: &str) -> Result<i64> {
     let row: Option<(i64,)> = sqlx::query_as(
-        "SELECT octet_length(key) + octet_length(value) FROM kv_entry WHERE app = $1 AND bucket = $2 AND key = $3",
+        // PostgreSQL counts octets in 32 bits.
+        "SELECT CAST(octet_length(key) + octet_length(value) AS BIGINT) FROM kv_entry
+         WHERE app = $1 AND bucket = $2 AND key = $3",
     )
     .bind(bucket.app.to_string())
     .bind(bucket.name)

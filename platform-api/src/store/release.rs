@@ -1,15 +1,21 @@
 //! Table `release`: rows are written once; only `served` changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppId, Digest, ReleaseId, Timestamp};
 
+use super::app::EnvOverrides;
 use super::codec::{from_json, json, number, parse, time};
 use super::{Conn, Result};
 
-/// Releases of an app that are kept, beside the current and the stable one.
-pub(crate) const KEPT: u64 = 20;
+/// Releases of an app that are kept however old they are, beside the current and the stable one.
+const KEPT: i64 = 20;
+/// How long further ones are kept.
+const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The most that are kept of an app that is deployed all day.
+const KEPT_MAX: i64 = 100;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Release {
@@ -18,6 +24,8 @@ pub(crate) struct Release {
     pub(crate) number: u64,
     pub(crate) artifact: Digest,
     pub(crate) spec: Arc<AppSpec>,
+    /// Of the variables that `env` had set or taken away, what the manifest says.
+    pub(crate) own_env: EnvOverrides,
     pub(crate) cause: String,
     pub(crate) created_by: String,
     pub(crate) served: bool,
@@ -31,6 +39,7 @@ struct Row {
     number: i64,
     artifact: String,
     spec: String,
+    own_env: String,
     cause: String,
     created_by: String,
     served: bool,
@@ -46,6 +55,7 @@ impl TryFrom<Row> for Release {
             number: number(row.number)?,
             artifact: parse(&row.artifact)?,
             spec: Arc::new(from_json(&row.spec)?),
+            own_env: from_json(&row.own_env)?,
             cause: row.cause,
             created_by: row.created_by,
             served: row.served,
@@ -57,7 +67,7 @@ impl TryFrom<Row> for Release {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT id, app, number, artifact, spec, cause, created_by, served, created_at FROM release ",
+            "SELECT id, app, number, artifact, spec, own_env, cause, created_by, served, created_at FROM release ",
             $rest
         )
     };
@@ -65,14 +75,15 @@ macro_rules! select {
 
 pub(crate) async fn create(conn: &mut Conn, release: &Release) -> Result<()> {
     sqlx::query(
-        "INSERT INTO release (id, app, number, artifact, spec, cause, created_by, served, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO release (id, app, number, artifact, spec, own_env, cause, created_by, served, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(release.id.to_string())
     .bind(release.app.to_string())
     .bind(i64::try_from(release.number).unwrap_or(i64::MAX))
     .bind(release.artifact.to_string())
     .bind(json(&*release.spec))
+    .bind(json(&release.own_env))
     .bind(&release.cause)
     .bind(&release.created_by)
     .bind(release.served)
@@ -109,7 +120,7 @@ pub(crate) async fn list(conn: &mut Conn, app: AppId, before: u64, limit: i64) -
     rows.into_iter().map(Release::try_from).collect()
 }
 
-/// The newest release below `before` that once served.
+/// The newest release below `before` that a user may come back to.
 pub(crate) async fn find_served_before(conn: &mut Conn, app: AppId, before: u64) -> Result<Option<Release>> {
     let row: Option<Row> = sqlx::query_as(select!(
         "WHERE app = $1 AND number < $2 AND served = $3 ORDER BY number DESC LIMIT 1"
@@ -132,31 +143,129 @@ pub(crate) async fn range(conn: &mut Conn, app: AppId) -> Result<Option<(u64, u6
     first.zip(last).map(|(first, last)| Ok((number(first)?, number(last)?))).transpose()
 }
 
-pub(crate) async fn mark_served(conn: &mut Conn, id: ReleaseId) -> Result<()> {
+pub(crate) async fn set_served(conn: &mut Conn, id: ReleaseId, served: bool) -> Result<()> {
     sqlx::query("UPDATE release SET served = $2 WHERE id = $1")
         .bind(id.to_string())
-        .bind(true)
+        .bind(served)
         .execute(conn)
         .await?;
     Ok(())
 }
 
-/// Forgets releases that are too old to come back: all but the newest [`KEPT`], those that the app is on, and those
-/// that an instance still runs. Returns how many.
-pub(crate) async fn prune(conn: &mut Conn, app: AppId) -> Result<u64> {
+/// Forgets releases that are too old to come back: all but the newest [`KEPT`], younger ones up to [`KEPT_MAX`], those that
+/// the app is on, and those that an instance still runs. Returns how many.
+pub(crate) async fn prune(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<u64> {
+    let young = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
     let done = sqlx::query(
         "DELETE FROM release WHERE app = $1
-             AND number <= (SELECT last_release FROM app WHERE app.id = $1) - $2
+             AND (number <= (SELECT last_release FROM app WHERE app.id = $1) - $4
+                 OR (created_at < $5 AND number <= (SELECT last_release FROM app WHERE app.id = $1) - $2))
              AND NOT EXISTS (SELECT 1 FROM app WHERE app.id = $1
                  AND (app.target_release = release.id OR app.stable_release = release.id))
              AND NOT EXISTS (SELECT 1 FROM instance WHERE instance.release = release.id AND instance.state < $3)
-             AND NOT EXISTS (SELECT 1 FROM rollout WHERE rollout.state < $3
+             AND NOT EXISTS (SELECT 1 FROM rollout WHERE rollout.app = $1 AND rollout.state < $3
                  AND (rollout.from_release = release.id OR rollout.to_release = release.id))",
     )
     .bind(app.to_string())
-    .bind(i64::try_from(KEPT).unwrap_or(i64::MAX))
+    .bind(KEPT)
     .bind(super::codec::FINAL)
+    .bind(KEPT_MAX)
+    .bind(young.as_microsecond())
     .execute(conn)
     .await?;
     Ok(done.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use wharf_types::NamespaceName;
+    use wharf_types::state::RolloutState;
+    use wharf_types::world::World;
+
+    use super::*;
+    use crate::store::rollout::NewRollout;
+    use crate::store::{self, Store};
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    /// An app with releases that were made at these times.
+    async fn app_with(conn: &mut Conn, times: impl Iterator<Item = Timestamp>) -> AppId {
+        let name = NamespaceName::default_namespace();
+        let namespace = store::namespace::create(conn, &name, Timestamp::UNIX_EPOCH).await.unwrap();
+        let artifact = store::artifact::Artifact {
+            digest: Digest::of(b"app"),
+            bytes: 3,
+            world: World::HttpProxy,
+            imports: Vec::new(),
+        };
+        store::artifact::put(conn, namespace, &artifact, Timestamp::UNIX_EPOCH).await.unwrap();
+        let name = "hello".parse().unwrap();
+        let app = store::app::create(conn, namespace, &name, Timestamp::UNIX_EPOCH).await.unwrap();
+        for created_at in times {
+            let release = Release {
+                id: ReleaseId::new(),
+                app,
+                number: store::app::next_release(conn, app).await.unwrap(),
+                artifact: artifact.digest,
+                spec: Arc::default(),
+                own_env: EnvOverrides::new(),
+                cause: "deploy".to_owned(),
+                created_by: "test".to_owned(),
+                served: true,
+                created_at,
+            };
+            create(conn, &release).await.unwrap();
+        }
+        app
+    }
+
+    #[tokio::test]
+    async fn twenty_releases_are_kept_for_ever_and_up_to_a_hundred_for_a_month() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("wharf.db")).await.unwrap();
+        let mut tx = store.write().await.unwrap();
+        let day = |number: u32| Timestamp::UNIX_EPOCH + DAY * number;
+        // Five on each of thirty days.
+        let app = app_with(&mut tx, (0..150).map(|number| day(number / 5))).await;
+
+        prune(&mut tx, app, day(29)).await.unwrap();
+        assert_eq!(range(&mut tx, app).await.unwrap(), Some((51, 150)));
+        prune(&mut tx, app, day(50)).await.unwrap();
+        assert_eq!(range(&mut tx, app).await.unwrap(), Some((101, 150)), "those of the day 20 and later");
+        prune(&mut tx, app, day(1000)).await.unwrap();
+        assert_eq!(range(&mut tx, app).await.unwrap(), Some((131, 150)));
+
+        let current = find(&mut tx, app, 131).await.unwrap().unwrap();
+        store::app::set_target(&mut tx, app, Some(current.id)).await.unwrap();
+        let newer = Release { id: ReleaseId::new(), number: 151, ..current };
+        store::app::next_release(&mut tx, app).await.unwrap();
+        create(&mut tx, &newer).await.unwrap();
+        assert_eq!(prune(&mut tx, app, day(1000)).await.unwrap(), 0, "the one that the app is on stays");
+    }
+
+    #[tokio::test]
+    async fn a_hundred_rollouts_are_kept_and_those_under_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("wharf.db")).await.unwrap();
+        let mut tx = store.write().await.unwrap();
+        let app = app_with(&mut tx, std::iter::once(Timestamp::UNIX_EPOCH)).await;
+        let release = find(&mut tx, app, 1).await.unwrap().unwrap().id;
+        let mut ids = Vec::new();
+        for second in 0..110 {
+            let now = Timestamp::UNIX_EPOCH + Duration::from_secs(second);
+            let id = wharf_types::RolloutId::new();
+            let new = NewRollout { id, app, from: None, to: release, automatic: false, renews: false };
+            store::rollout::create(&mut tx, &new, now).await.unwrap();
+            if second > 0 {
+                store::rollout::advance(&mut tx, id, RolloutState::Succeeded, None, None, now).await.unwrap();
+            }
+            ids.push(id);
+        }
+        assert_eq!(store::rollout::prune(&mut tx, app).await.unwrap(), 9);
+        let mut kept = Vec::new();
+        for id in ids {
+            kept.push(store::rollout::find(&mut tx, app, id).await.unwrap().is_some());
+        }
+        assert!(kept[0] && kept[10] && !kept[1] && !kept[9], "{kept:?}");
+    }
 }

@@ -11,6 +11,9 @@ use super::codec::{
 use super::{Conn, Result};
 use crate::plan::RolloutView;
 
+/// Rollouts that are kept of an app.
+const KEPT: i64 = 100;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Rollout {
     pub(crate) view: RolloutView,
@@ -26,6 +29,7 @@ struct Row {
     to_release: String,
     state: i64,
     automatic: bool,
+    renews: bool,
     started_at: i64,
     progressed_at: i64,
     progressed_ready: i64,
@@ -45,6 +49,7 @@ impl TryFrom<Row> for Rollout {
                 to: parse(&row.to_release)?,
                 state: rollout_state_from_db(row.state)?,
                 automatic: row.automatic,
+                renews: row.renews,
                 started_at: time(row.started_at)?,
                 progressed_at: time(row.progressed_at)?,
                 progressed_ready: number(row.progressed_ready)?,
@@ -60,7 +65,7 @@ impl TryFrom<Row> for Rollout {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT id, from_release, to_release, state, automatic, started_at, progressed_at, progressed_ready,
+            "SELECT id, from_release, to_release, state, automatic, renews, started_at, progressed_at, progressed_ready,
              monitoring_since, ended_at, reason, rolled_back_by FROM rollout ",
             $rest
         )
@@ -73,12 +78,13 @@ pub(crate) struct NewRollout {
     pub(crate) from: Option<ReleaseId>,
     pub(crate) to: ReleaseId,
     pub(crate) automatic: bool,
+    pub(crate) renews: bool,
 }
 
 pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp) -> Result<()> {
     sqlx::query(
-        "INSERT INTO rollout (id, app, from_release, to_release, state, automatic, started_at, progressed_at,
-             progressed_ready) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 0)",
+        "INSERT INTO rollout (id, app, from_release, to_release, state, automatic, renews, started_at, progressed_at,
+             progressed_ready) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, 0)",
     )
     .bind(rollout.id.to_string())
     .bind(rollout.app.to_string())
@@ -86,6 +92,7 @@ pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp
     .bind(rollout.to.to_string())
     .bind(rollout_state_to_db(RolloutState::Pending))
     .bind(rollout.automatic)
+    .bind(rollout.renews)
     .bind(now.as_microsecond())
     .execute(conn)
     .await?;
@@ -177,6 +184,20 @@ pub(crate) async fn supersede(conn: &mut Conn, app: AppId, now: Timestamp) -> Re
         .bind(FINAL)
         .execute(conn)
         .await?;
+    Ok(done.rows_affected())
+}
+
+/// Forgets all but the newest rollouts of an app, as far as they have ended.
+pub(crate) async fn prune(conn: &mut Conn, app: AppId) -> Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM rollout WHERE app = $1 AND state >= $2 AND id NOT IN (
+             SELECT id FROM rollout WHERE app = $1 ORDER BY started_at DESC, id DESC LIMIT $3)",
+    )
+    .bind(app.to_string())
+    .bind(FINAL)
+    .bind(KEPT)
+    .execute(conn)
+    .await?;
     Ok(done.rows_affected())
 }
 

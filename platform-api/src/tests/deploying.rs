@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use axum::http::Method;
 use serde_json::{Value, json};
 use wharf_types::Digest;
+use wharf_types::node::Assignment;
+use wharf_types::state::Wanted;
 
 use super::fixture::{Platform, component, eventually, quick};
 use super::worker::Worker;
@@ -37,7 +39,6 @@ async fn a_release_comes_into_service_and_has_a_url() {
     let begun = Instant::now();
     let deployed = platform.serve(0, quick()).await;
     let (arrived, _) = worker.assignments()[before];
-    println!("from the request to the assignment: {:?}", arrived - begun);
     assert!(arrived - begun < Duration::from_secs(1));
 
     assert_eq!(deployed["url"], "http://hello.default.localhost:8080/");
@@ -63,35 +64,43 @@ async fn the_old_release_stops_only_after_its_routes_were_let_go() {
     let platform = Platform::start().await;
     let worker = Worker::join(&platform).await;
     platform.serve(0, quick()).await;
-    let first = worker.newest().unwrap().instances[0].id;
-    platform.serve(1, quick()).await;
-    eventually("only the new release is left", async || {
-        let newest = worker.newest()?;
-        (newest.instances.len() == 1 && newest.instances[0].release == 2).then_some(())
+    let old = worker.newest().unwrap().instances[0].id;
+    worker.take_routes(false);
+    let deployed = platform.deploy("hello", &component(1), quick()).await.is(201);
+    let wanted = |assignment: &Assignment| {
+        assignment.instances.iter().find(|instance| instance.id == old).map(|instance| instance.wanted)
+    };
+    let leads_to_new_only = |assignment: &Assignment| {
+        let route = &assignment.routes.routes[0];
+        route.endpoints.len() == 1 && route.endpoints[0].instance != old
+    };
+    eventually("the new release alone is routed", async || worker.newest().filter(leads_to_new_only)).await;
+
+    // The ingress still uses the routes that lead to the old instance. Whatever else happens meanwhile, that instance is
+    // left alone, and the new release does not count as serving.
+    for replicas in 2..5 {
+        platform.call(Method::PUT, &format!("{HELLO}/scale"), json!({"replicas": replicas})).await.is(200);
+        let grown = eventually("the further slot is routed", async || {
+            worker.newest().filter(|newest| newest.routes.routes[0].endpoints.len() == replicas)
+        });
+        assert_eq!(wanted(&grown.await), Some(Wanted::Unroute));
+    }
+    let id = deployed["rollout"].as_str().unwrap();
+    assert_eq!(platform.get(&format!("{HELLO}/rollouts/{id}")).await["state"], "running");
+
+    worker.take_routes(true);
+    eventually("the old instance is gone", async || {
+        worker.newest().filter(|newest| wanted(newest).is_none())
     })
     .await;
-    let mut routed_until = None;
-    let mut stopped_from = None;
-    let mut generation = 0;
+    assert_eq!(platform.rollout("hello", &deployed).await["state"], "monitoring");
+    let mut last = None;
     for (_, assignment) in worker.assignments() {
-        assert!(assignment.generation > generation, "generations grow");
-        generation = assignment.generation;
-        let endpoints = || assignment.routes.routes.iter().flat_map(|route| &route.endpoints);
-        if endpoints().any(|endpoint| endpoint.instance == first) {
-            routed_until = Some(assignment.routes.generation);
-        }
-        let stops = assignment
-            .instances
-            .iter()
-            .any(|i| i.id == first && i.wanted == wharf_types::state::Wanted::Stop);
-        if stops && stopped_from.is_none() {
-            stopped_from = Some(assignment.routes.generation);
-        }
-        if generation > 0 && routed_until.is_some() {
-            assert!(endpoints().count() > 0, "somebody serves at every moment");
-        }
+        assert!(last < Some(assignment.generation), "generations grow");
+        last = Some(assignment.generation);
+        let serves = assignment.routes.routes.iter().any(|route| !route.endpoints.is_empty());
+        assert!(serves || wanted(&assignment) == Some(Wanted::Run) || wanted(&assignment).is_none());
     }
-    assert!(stopped_from.unwrap() > routed_until.unwrap());
 }
 
 #[tokio::test]
@@ -123,14 +132,30 @@ async fn a_release_that_fails_goes_back_by_itself_and_says_why() {
 async fn a_first_release_that_fails_leaves_nothing_running() {
     let platform = Platform::start().await;
     let worker = Worker::join(&platform).await;
-    let deployed = platform.deploy("hello", &component(0), with_env("FAIL", "no start")).await.is(201);
+    let mut spec = with_env("FAIL", "no start");
+    spec["http"] = json!({"routes": ["shop.example.com/"]});
+    let deployed = platform.deploy("hello", &component(0), spec).await.is(201);
     let rollout = platform.rollout("hello", &deployed).await;
     assert_eq!((&rollout["state"], &rollout["rolled_back_by"]), (&json!("failed"), &Value::Null));
-    eventually("nothing is assigned", async || worker.newest().filter(|newest| newest.instances.is_empty()))
-        .await;
-    assert_eq!(platform.app("hello").await["release"], Value::Null);
+    let idle = eventually("nothing is assigned", async || {
+        worker.newest().filter(|newest| newest.instances.is_empty())
+    })
+    .await;
+    // The ingress answers 503 for an app that exists, and 404 for one that does not.
+    let routes: Vec<_> = idle.routes.routes.iter().map(|route| route.pattern.to_string()).collect();
+    assert_eq!(routes, ["hello.default.localhost/", "shop.example.com/"]);
+    assert!(idle.routes.routes.iter().all(|route| route.endpoints.is_empty()));
+    let app = platform.app("hello").await;
+    assert_eq!(
+        (&app["release"], &app["url"]),
+        (&Value::Null, &json!("http://hello.default.localhost:8080/"))
+    );
+    let thief =
+        platform.deploy("thief", &component(0), json!({"http": {"routes": ["shop.example.com"]}})).await;
+    thief.refuses(409, "route_taken", &["app `hello`"]);
     // The variable is taken away, and the same artifact works.
-    let deployed = platform.call(Method::PATCH, &format!("{HELLO}/env"), json!({"FAIL": null})).await.is(201);
+    let deployed =
+        platform.call(Method::PATCH, &format!("{HELLO}/env"), json!({"set": {"FAIL": null}})).await.is(201);
     assert_eq!(platform.rollout("hello", &deployed).await["state"], "monitoring");
 }
 
@@ -158,7 +183,11 @@ async fn rollback_goes_to_the_newest_release_before_that_served_or_to_the_named_
     let named = platform.call(Method::POST, &rollback, json!({"release": 1})).await.is(201);
     assert_eq!(named["release"], 1);
     platform.rollout("hello", &named).await;
-    platform.call(Method::POST, &rollback, Value::Null).await.refuses(409, "conflict", &["has ever served"]);
+    platform.call(Method::POST, &rollback, Value::Null).await.refuses(
+        409,
+        "conflict",
+        &["served without failing"],
+    );
 }
 
 #[tokio::test]
@@ -167,14 +196,14 @@ async fn scale_and_env_outlive_the_next_deploy() {
     let _worker = Worker::join(&platform).await;
     platform.serve(0, with_env("A", "file")).await;
     platform.call(Method::PUT, &format!("{HELLO}/scale"), json!({"replicas": 3})).await.is(200);
-    let set =
-        platform.call(Method::PATCH, &format!("{HELLO}/env"), json!({"B": "set", "A": null})).await.is(201);
+    let env = format!("{HELLO}/env");
+    let set = platform.call(Method::PATCH, &env, json!({"set": {"B": "set", "A": null}})).await.is(201);
     assert_eq!(set["release"], 2);
     platform.rollout("hello", &set).await;
     platform.serve(1, with_env("A", "file")).await;
     let app = platform.app("hello").await;
     assert_eq!((&app["replicas"], &app["release"]), (&json!(3), &json!(3)));
-    assert_eq!(platform.get(&format!("{HELLO}/env")).await, json!({"B": "set"}));
+    assert_eq!(platform.get(&env).await, json!({"B": "set"}));
     eventually("three slots are ready", async || (platform.app("hello").await["ready"] == 3).then_some(()))
         .await;
 
@@ -184,10 +213,88 @@ async fn scale_and_env_outlive_the_next_deploy() {
     platform.call(Method::POST, &format!("{HELLO}/releases"), body).await.is(201);
     let releases = platform.get(&format!("{HELLO}/releases")).await;
     assert_eq!(releases["items"][0]["spec"], releases["items"][1]["spec"]);
+
+    // What was set is taken back, also over a deploy that kept it.
+    let reset = platform.call(Method::PATCH, &env, json!({"reset": ["A", "B"]})).await.is(201);
+    assert_eq!((&reset["release"], platform.get(&env).await), (&json!(5), json!({"A": "file"})));
+    platform.rollout("hello", &reset).await;
+    platform.serve(3, with_env("A", "newer file")).await;
+    assert_eq!(platform.get(&env).await, json!({"A": "newer file"}));
+}
+
+#[tokio::test]
+async fn bad_changes_of_variables_are_refused_and_change_nothing() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), with_env("A", "file")).await.is(201);
+    let env = format!("{HELLO}/env");
+    let patch = async |body: Value| platform.call(Method::PATCH, &env, body).await;
+    patch(json!({})).await.refuses(400, "invalid_request", &["nothing is changed"]);
+    patch(json!({"A": "old shape"})).await.refuses(400, "invalid_request", &["`A`"]);
+    patch(json!({"set": {"A": "x"}, "reset": ["A"]})).await.refuses(400, "invalid_request", &["`A`"]);
+    patch(json!({"set": {"A=B": "x"}})).await.refuses(422, "invalid_spec", &["`A=B`"]);
+    patch(json!({"set": {"A": "x\u{0}"}})).await.refuses(422, "invalid_spec", &["NUL"]);
+    let gone: serde_json::Map<_, _> =
+        (0..5000).map(|number| (format!("NAME_{number}"), Value::Null)).collect();
+    patch(json!({"set": gone})).await.refuses(422, "invalid_spec", &["env", "more than 32768"]);
+    assert_eq!(platform.get(&env).await, json!({"A": "file"}));
+    assert_eq!(platform.get(&format!("{HELLO}/releases")).await["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_variables_of_a_first_release_that_failed_are_those_that_a_change_builds_on() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    let deployed = platform.deploy("hello", &component(0), with_env("FAIL", "no start")).await.is(201);
+    assert_eq!(platform.rollout("hello", &deployed).await["state"], "failed");
+    assert_eq!(platform.get(&format!("{HELLO}/env")).await, json!({"FAIL": "no start"}));
+}
+
+#[tokio::test]
+async fn a_restart_gives_the_same_release_new_instances() {
+    let platform = Platform::start().await;
+    let worker = Worker::join(&platform).await;
+    platform.serve(0, quick()).await;
+    platform.serve(1, quick()).await;
+    let before = worker.newest().unwrap().instances.into_iter().map(|instance| instance.id).max();
     let restarted = platform.call(Method::POST, &format!("{HELLO}/restart"), Value::Null).await.is(201);
-    let releases = platform.get(&format!("{HELLO}/releases")).await;
-    assert_eq!((&restarted["release"], &releases["items"][0]["cause"]), (&json!(5), &json!("restart")));
-    assert_eq!(releases["items"][0]["digest"], releases["items"][1]["digest"]);
+    assert_eq!(restarted["release"], 2);
+    assert_eq!(platform.rollout("hello", &restarted).await["state"], "monitoring");
+    let left = eventually("only the new instance is left", async || {
+        worker.newest().filter(|newest| newest.instances.len() == 1)
+    });
+    assert!(left.await.instances[0].id > before.unwrap());
+    // Nothing lies between the release and the one before it.
+    let back = platform.call(Method::POST, &format!("{HELLO}/rollback"), Value::Null).await.is(201);
+    assert_eq!(back["release"], 1);
+}
+
+#[tokio::test]
+async fn the_number_of_slots_goes_back_with_the_release_and_with_a_reset() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    let scaled = |replicas: u32, mut spec: Value| {
+        spec["scale"] = json!({"replicas": replicas});
+        spec
+    };
+    platform.serve(0, scaled(3, quick())).await;
+    let bad = scaled(1, with_env("FAIL", "it exploded"));
+    let deployed = platform.deploy("hello", &component(1), bad).await.is(201);
+    assert_eq!(platform.rollout("hello", &deployed).await["state"], "failed");
+    let back = eventually("release 1 serves again", async || {
+        Some(platform.app("hello").await).filter(|app| app["condition"] == "running")
+    })
+    .await;
+    assert_eq!((&back["release"], &back["replicas"], &back["ready"]), (&json!(1), &json!(3), &json!(3)));
+
+    let scale = format!("{HELLO}/scale");
+    let app = platform.call(Method::PUT, &scale, json!({"replicas": 2})).await.is(200);
+    assert_eq!(app["replicas"], 2);
+    platform.call(Method::PUT, &scale, json!({})).await.refuses(400, "invalid_request", &["replicas"]);
+    let app = platform.call(Method::PUT, &scale, json!({"replicas": null})).await.is(200);
+    assert_eq!(app["replicas"], 3);
+    let events = platform.get(&format!("{HELLO}/events")).await;
+    let newest = events["items"].as_array().unwrap().iter().rfind(|event| event["kind"] == "app.scaled");
+    assert_eq!(newest.unwrap()["message"], "scaled from 2 back to the release's own 3 by admin");
 }
 
 #[tokio::test]
@@ -251,11 +358,8 @@ async fn a_deleted_app_goes_with_everything_and_its_name_is_free() {
     let platform = Platform::start().await;
     let worker = Worker::join(&platform).await;
     platform.serve(0, quick()).await;
-    platform.call(Method::DELETE, HELLO, Value::Null).await.is(202);
-    eventually("the app is gone", async || {
-        (platform.call(Method::GET, HELLO, Value::Null).await.status == 404).then_some(())
-    })
-    .await;
+    platform.call(Method::DELETE, HELLO, Value::Null).await.is(204);
+    assert_eq!(platform.get("/v1/namespaces/default/apps").await["items"], json!([]));
     eventually("nothing is assigned or routed", async || {
         worker.newest().filter(|newest| newest.instances.is_empty() && newest.routes.routes.is_empty())
     })
@@ -263,20 +367,4 @@ async fn a_deleted_app_goes_with_everything_and_its_name_is_free() {
     let events = platform.get(&format!("{HELLO}/events")).await;
     assert_eq!(events["items"].as_array().unwrap().last().unwrap()["kind"], "app.deleted");
     assert_eq!(platform.serve(1, quick()).await["release"], 1);
-}
-
-#[tokio::test]
-async fn the_last_twenty_releases_are_kept() {
-    let platform = Platform::start().await;
-    let _worker = Worker::join(&platform).await;
-    for number in 0..24 {
-        platform.serve(number, quick()).await;
-    }
-    let count = async || {
-        let releases = platform.get(&format!("{HELLO}/releases")).await;
-        (releases["items"].as_array().unwrap().len() == 20).then_some(())
-    };
-    eventually("twenty are left", count).await;
-    let reply = platform.call(Method::POST, &format!("{HELLO}/rollback"), json!({"release": 2})).await;
-    reply.refuses(404, "not_found", &["5 to 24"]);
 }

@@ -41,6 +41,28 @@ async fn after_a_crash_the_same_instances_are_assigned_with_a_greater_generation
 }
 
 #[tokio::test]
+async fn an_app_that_cannot_be_read_keeps_no_other_app_from_its_worker() {
+    let platform = Platform::start().await;
+    let worker = Worker::join(&platform).await;
+    platform.serve(0, quick()).await;
+    let broken = platform.deploy("broken", &component(1), quick()).await.is(201);
+    platform.rollout("broken", &broken).await;
+    let node = worker.node;
+    drop(worker);
+    let mut tx = platform.context.store.write().await.unwrap();
+    let ruin = "UPDATE release SET spec = '{' WHERE app = (SELECT id FROM app WHERE name = 'broken')";
+    sqlx::query(ruin).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+
+    let platform = Platform::start_in(platform.crash()).await;
+    let worker = Worker::join_as(&platform, node).await;
+    let assigned = eventually("an assignment came", async || worker.newest()).await;
+    let apps: Vec<_> = assigned.instances.iter().map(|instance| instance.app.as_str()).collect();
+    assert_eq!(apps, ["hello"]);
+    platform.serve(2, quick()).await;
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_what_is_new_and_leaves_what_runs() {
     let platform = Platform::start().await;
     let _worker = Worker::join(&platform).await;

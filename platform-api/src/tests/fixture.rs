@@ -18,19 +18,19 @@ use wharf_types::Digest;
 use crate::context::Context;
 use crate::{Config, ControlPlane};
 
-pub(super) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-pub(super) struct Platform {
-    pub(super) router: Router,
-    pub(super) context: Arc<Context>,
-    pub(super) admin: String,
-    pub(super) node_token: String,
-    pub(super) dir: Arc<TempDir>,
+pub(crate) struct Platform {
+    pub(crate) router: Router,
+    pub(crate) context: Arc<Context>,
+    pub(crate) admin: String,
+    pub(crate) node_token: String,
+    pub(crate) dir: Arc<TempDir>,
     _control: ControlPlane,
     _reconciler: DropGuard,
 }
 
-pub(super) fn config(dir: &TempDir) -> Config {
+pub(crate) fn config(dir: &TempDir) -> Config {
     Config {
         data_dir: dir.path().join("data"),
         domain: "localhost".to_owned(),
@@ -39,11 +39,11 @@ pub(super) fn config(dir: &TempDir) -> Config {
 }
 
 impl Platform {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_in(Arc::new(tempfile::tempdir().unwrap())).await
     }
 
-    pub(super) async fn start_in(dir: Arc<TempDir>) -> Self {
+    pub(crate) async fn start_in(dir: Arc<TempDir>) -> Self {
         // An earlier process may still be letting go of the lock.
         let control =
             eventually("the data directory is free", async || ControlPlane::open(config(&dir)).await.ok())
@@ -63,11 +63,11 @@ impl Platform {
     }
 
     /// What `kill -9` does, as far as one process can: nothing is flushed, finished or told.
-    pub(super) fn crash(self) -> Arc<TempDir> {
+    pub(crate) fn crash(self) -> Arc<TempDir> {
         self.dir.clone()
     }
 
-    pub(super) async fn send(&self, request: Request<Body>) -> Reply {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Reply {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let headers = response.headers().clone();
@@ -76,22 +76,22 @@ impl Platform {
         Reply { status, headers, json }
     }
 
-    pub(super) async fn call(&self, method: Method, path: &str, body: Value) -> Reply {
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Value) -> Reply {
         self.call_as(&self.admin, method, path, body).await
     }
 
-    pub(super) async fn call_as(&self, token: &str, method: Method, path: &str, body: Value) -> Reply {
+    pub(crate) async fn call_as(&self, token: &str, method: Method, path: &str, body: Value) -> Reply {
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
         self.send(request(token, method, path).body(body).unwrap()).await
     }
 
-    pub(super) async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let reply = self.call(Method::GET, path, Value::Null).await;
         assert_eq!(reply.status, 200, "{path}: {}", reply.json);
         reply.json
     }
 
-    pub(super) async fn open_stream(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+    pub(crate) async fn open_stream(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         let mut request = request(&self.admin, Method::GET, path).header("accept", "text/event-stream");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -99,47 +99,47 @@ impl Platform {
         self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
-    pub(super) async fn push(&self, namespace: &str, bytes: &[u8]) -> Reply {
+    pub(crate) async fn push(&self, namespace: &str, bytes: &[u8]) -> Reply {
         self.push_as(namespace, &Digest::of(bytes).to_string(), bytes).await
     }
 
-    pub(super) async fn push_as(&self, namespace: &str, digest: &str, bytes: &[u8]) -> Reply {
+    pub(crate) async fn push_as(&self, namespace: &str, digest: &str, bytes: &[u8]) -> Reply {
         let path = format!("/v1/namespaces/{namespace}/artifacts/{digest}");
         self.send(request(&self.admin, Method::PUT, &path).body(Body::from(bytes.to_vec())).unwrap()).await
     }
 
     /// Pushes an artifact and makes a release of it.
-    pub(super) async fn deploy(&self, app: &str, artifact: &[u8], spec: Value) -> Reply {
+    pub(crate) async fn deploy(&self, app: &str, artifact: &[u8], spec: Value) -> Reply {
         self.push("default", artifact).await;
         let body = json!({"artifact": Digest::of(artifact), "spec": spec});
         self.call(Method::POST, &format!("/v1/namespaces/default/apps/{app}/releases"), body).await
     }
 
     /// Waits until the rollout that a reply speaks of has served or failed.
-    pub(super) async fn rollout(&self, app: &str, deployed: &Value) -> Value {
+    pub(crate) async fn rollout(&self, app: &str, deployed: &Value) -> Value {
         let id = deployed["rollout"].as_str().unwrap();
         self.get(&format!("/v1/namespaces/default/apps/{app}/rollouts/{id}?wait=20s")).await
     }
 
-    pub(super) async fn app(&self, app: &str) -> Value {
+    pub(crate) async fn app(&self, app: &str) -> Value {
         self.get(&format!("/v1/namespaces/default/apps/{app}")).await
     }
 }
 
-pub(super) fn request(token: &str, method: Method, path: &str) -> axum::http::request::Builder {
+pub(crate) fn request(token: &str, method: Method, path: &str) -> axum::http::request::Builder {
     Request::builder().method(method).uri(path).header("authorization", format!("Bearer {token}"))
 }
 
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) headers: axum::http::HeaderMap,
-    pub(super) json: Value,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: axum::http::HeaderMap,
+    pub(crate) json: Value,
 }
 
 impl Reply {
     /// The reply is a problem of this status and code, whose detail contains all of `words`.
     #[track_caller]
-    pub(super) fn refuses(&self, status: u16, code: &str, words: &[&str]) {
+    pub(crate) fn refuses(&self, status: u16, code: &str, words: &[&str]) {
         let detail = self.json["detail"].as_str().unwrap_or_default();
         assert_eq!((self.status, self.json["code"].as_str()), (status, Some(code)), "{}", self.json);
         assert_eq!(self.headers["content-type"], "application/problem+json");
@@ -150,14 +150,14 @@ impl Reply {
     }
 
     #[track_caller]
-    pub(super) fn is(self, status: u16) -> Value {
+    pub(crate) fn is(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.json);
         self.json
     }
 }
 
 /// An HTTP component; each number makes another one.
-pub(super) fn component(number: u32) -> Vec<u8> {
+pub(crate) fn component(number: u32) -> Vec<u8> {
     let text = format!(
         r#"(component
             (import "wasi:keyvalue/store@0.2.0-draft" (instance))
@@ -168,12 +168,12 @@ pub(super) fn component(number: u32) -> Vec<u8> {
 }
 
 /// A spec whose monitor window does not hold tests up.
-pub(super) fn quick() -> Value {
+pub(crate) fn quick() -> Value {
     json!({"update": {"monitor": "20ms"}})
 }
 
 /// Waits until there is a value.
-pub(super) async fn eventually<T, F: Future<Output = Option<T>>>(
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut look: impl FnMut() -> F,
 ) -> T {

@@ -34,6 +34,27 @@ async fn artifacts_that_cannot_run_are_refused() {
 }
 
 #[tokio::test]
+async fn more_uploads_than_have_a_place_are_put_off() {
+    let platform = Platform::start().await;
+    let places = platform.context.uploads.try_acquire_many(crate::artifacts::UPLOADS_MAX).unwrap();
+    platform.push("default", &component(0)).await.refuses(503, "unavailable", &["16 artifacts", "try again"]);
+    drop(places);
+    platform.push("default", &component(0)).await.is(201);
+}
+
+#[tokio::test]
+async fn an_artifact_whose_file_was_lost_is_taken_in_again() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    platform.push("default", &component(0)).await.is(200);
+    platform.context.artifacts.remove(Digest::of(&component(0))).await.unwrap();
+    let path = format!("/v1/namespaces/default/artifacts/{}", Digest::of(&component(0)));
+    platform.call(Method::GET, &path, Value::Null).await.refuses(404, "not_found", &["push it first"]);
+    platform.push("default", &component(0)).await.is(201);
+    platform.get(&path).await;
+}
+
+#[tokio::test]
 async fn two_hundred_megabytes_of_zeros_are_refused_at_the_first_ones() {
     let platform = Platform::start().await;
     let chunk = bytes::Bytes::from_static(&[0; 1 << 16]);
@@ -104,12 +125,41 @@ async fn bad_names_bodies_and_addresses_are_named() {
 }
 
 #[tokio::test]
+async fn a_query_parameter_that_nobody_looks_at_is_refused() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    for (path, words) in [
+        ("/v1/namespaces/default/apps?page=2", ["`page`", "`cursor`"]),
+        ("/v1/namespaces/default/apps/hello/logs?tial=5", ["`tial`", "`tail`"]),
+        ("/v1/namespaces/default/apps/hello?wait=1s", ["`wait`", "takes none"]),
+    ] {
+        let reply = platform.call(Method::GET, path, Value::Null).await;
+        reply.refuses(400, "invalid_request", &words);
+    }
+    for path in ["/v1/namespaces/default/apps?cursor=A%20B", "/v1/namespaces/default/events?cursor=x"] {
+        let reply = platform.call(Method::GET, path, Value::Null).await;
+        reply.refuses(400, "invalid_request", &["cursor", "next_cursor"]);
+    }
+    let resumed = request(&platform.admin, Method::GET, "/v1/namespaces/default/events")
+        .header("accept", "text/event-stream")
+        .header("last-event-id", "x");
+    let reply = platform.send(resumed.body(Body::empty()).unwrap()).await;
+    reply.refuses(400, "invalid_request", &["Last-Event-ID"]);
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_are_refused_by_field() {
     let platform = Platform::start().await;
     let reply = platform.deploy("hello", &component(0), json!({"scale": {"replicas": 1001}})).await;
     reply.refuses(422, "invalid_spec", &["scale.replicas"]);
     let reply = platform.deploy("hello", &component(0), json!({"http": {"routes": ["a b"]}})).await;
     reply.refuses(422, "invalid_spec", &["http.routes"]);
+    let many: Vec<String> = (0..101).map(|number| format!("a{number}.example.com")).collect();
+    let reply = platform.deploy("hello", &component(0), json!({"http": {"routes": many}})).await;
+    reply.refuses(422, "invalid_spec", &["http.routes", "101 routes", "100"]);
+    // The component is one of WASI 0.2.
+    let reply = platform.deploy("hello", &component(0), json!({"reuse": {"mode": "concurrent"}})).await;
+    reply.refuses(422, "invalid_spec", &["reuse.mode", "WASI 0.3"]);
     let reply = platform.call(Method::GET, "/v1/namespaces/default/apps/hello", Value::Null).await;
     reply.refuses(404, "not_found", &[]);
     platform.deploy("hello", &component(0), quick()).await.is(201);

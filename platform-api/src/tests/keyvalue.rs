@@ -61,6 +61,11 @@ async fn keys_values_and_namespaces_have_limits() {
     long_key.refuses(400, "invalid_request", &["1024"]);
     let large = platform.kv("hello", json!({"set": {"key": "k", "value": "00".repeat((1 << 20) + 1)}})).await;
     large.refuses(413, "too_large", &["1048576"]);
+    for op in [json!({"get": {"key": "a\0b"}}), json!({"list_keys": {"after": "\0"}})] {
+        platform.kv("hello", op).await.refuses(400, "invalid_request", &["NUL"]);
+    }
+    let unknown = platform.kv("hello", json!({"set": {"key": "k", "value": "", "if_absent": true}})).await;
+    unknown.refuses(400, "invalid_request", &["`if_absent`"]);
     let mut tx = platform.context.store.write().await.unwrap();
     let full = "INSERT INTO kv_usage (namespace, bytes) SELECT id, $1 FROM namespace";
     sqlx::query(full).bind((256_i64 << 20) - 10).execute(&mut *tx).await.unwrap();
@@ -70,4 +75,14 @@ async fn keys_values_and_namespaces_have_limits() {
     quota.refuses(429, "quota_exceeded", &["256 MiB"]);
     platform.kv("hello", json!({"delete": {"key": "k"}})).await.is(200);
     assert_eq!(platform.kv("none", json!({"get": {"key": "k"}})).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_batch_gathers_no_more_than_a_reply_may_hold() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    platform.kv("hello", json!({"set": {"key": "k", "value": "00".repeat(1 << 20)}})).await.is(200);
+    platform.kv("hello", json!({"get_many": {"keys": vec!["k"; 7]}})).await.is(200);
+    let large = platform.kv("hello", json!({"get_many": {"keys": vec!["k"; 1000]}})).await;
+    large.refuses(413, "too_large", &["7 MiB", "fewer keys"]);
 }

@@ -1,7 +1,6 @@
 //! Starting on directories in every state.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
 
 use axum::http::Method;
 use serde_json::Value;
@@ -20,9 +19,7 @@ async fn refused(config: crate::Config) -> OpenError {
 
 #[tokio::test]
 async fn a_first_start_makes_a_token_that_only_its_user_may_read() {
-    let begun = Instant::now();
     let platform = Platform::start().await;
-    println!("opened and ready after {:?}", begun.elapsed());
     let file = platform.dir.path().join("data/admin.token");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(
@@ -47,6 +44,27 @@ async fn a_deleted_token_file_is_made_again_and_the_old_token_ends() {
         "unauthenticated",
         &["wharf login"],
     );
+}
+
+#[tokio::test]
+async fn a_token_file_that_outlived_its_token_is_made_again() {
+    let mut platform = Platform::start().await;
+    for ending in [
+        "DELETE FROM token",
+        "UPDATE token SET expires_at = 1 WHERE bootstrap",
+        "UPDATE token SET role = 10 WHERE bootstrap",
+    ] {
+        let old = platform.admin.clone();
+        let mut tx = platform.context.store.write().await.unwrap();
+        sqlx::query(ending).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        platform = Platform::start_in(platform.crash()).await;
+        assert_ne!(platform.admin, old, "{ending}");
+        assert_eq!(platform.get("/v1/whoami").await["role"], "admin");
+    }
+    let kept = platform.admin.clone();
+    let platform = Platform::start_in(platform.crash()).await;
+    assert_eq!(platform.admin, kept, "a valid one stays");
 }
 
 #[tokio::test]
@@ -115,4 +133,15 @@ async fn it_serves_on_a_socket_and_ends_in_time_although_streams_are_open() {
     ended.expect("it ends before the grace period does").unwrap().unwrap();
     // Everything was let go of: the next one may open the directory at once.
     ControlPlane::open(config(&dir)).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_ends_with_an_error_when_the_reconciler_ends_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = ControlPlane::open(config(&dir)).await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let reconciler = tokio::spawn(async { panic!("a fault") });
+    let serving = control.serve_beside(reconciler, listener, CancellationToken::new());
+    let ended = tokio::time::timeout(super::fixture::LIMIT, serving).await.expect("it ends");
+    assert!(ended.unwrap_err().to_string().contains("the reconciler ended"));
 }

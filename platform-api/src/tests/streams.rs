@@ -73,7 +73,7 @@ async fn an_app_is_watched_until_it_is_gone() {
     platform.deploy("hello", &component(0), quick()).await.is(201);
     let mut states = Events::of(platform.open_stream(&format!("{HELLO}/watch"), &[]).await);
     while states.next().await.unwrap().data["condition"] != "running" {}
-    platform.call(Method::DELETE, HELLO, Value::Null).await.is(202);
+    platform.call(Method::DELETE, HELLO, Value::Null).await.is(204);
     while let Some(state) = states.next().await {
         if state.kind == "deleted" {
             return;
@@ -121,7 +121,7 @@ async fn logs_are_tailed_followed_and_go_with_the_app() {
     let mut resumed = Events::of(platform.open_stream(&path, &[("last-event-id", &first.id)]).await);
     assert_eq!(resumed.next().await.unwrap().data["message"], "two");
 
-    platform.call(Method::DELETE, HELLO, Value::Null).await.is(202);
+    platform.call(Method::DELETE, HELLO, Value::Null).await.is(204);
     let dir = platform.dir.path().join("data/logs/default/hello");
     eventually("the records are gone", async || (!dir.exists()).then_some(())).await;
     send(json!([record(3, "late")])).await;

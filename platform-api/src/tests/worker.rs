@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::Method;
 use futures::StreamExt;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 use wharf_types::node::{
@@ -18,9 +19,13 @@ use wharf_types::{InstanceId, NodeId};
 
 use super::fixture::{Platform, request};
 
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
 pub(super) struct Worker {
     pub(super) node: NodeId,
     seen: Arc<Mutex<Vec<(Instant, Assignment)>>>,
+    /// Whether its ingress takes up new routes.
+    takes_routes: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -46,8 +51,10 @@ impl Worker {
         let stream = router.clone().oneshot(stream).await.unwrap();
         assert_eq!(stream.status(), 200);
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let task = tokio::spawn(run(router, token, node, stream.into_body(), seen.clone()));
-        Self { node, seen, task }
+        let takes_routes = watch::Sender::new(true);
+        let reports = Reports { router, token, node, routes: 0, takes_routes: takes_routes.subscribe() };
+        let task = tokio::spawn(run(reports, stream.into_body(), seen.clone()));
+        Self { node, seen, takes_routes, task }
     }
 
     /// Every assignment so far, with the time of its arrival.
@@ -55,22 +62,49 @@ impl Worker {
         self.seen.lock().unwrap().clone()
     }
 
+    /// With `false`, its ingress keeps to the routes that it has, until it may take up the newest.
+    pub(super) fn take_routes(&self, takes: bool) {
+        self.takes_routes.send_replace(takes);
+    }
+
     pub(super) fn newest(&self) -> Option<Assignment> {
         self.seen.lock().unwrap().last().map(|(_, assignment)| assignment.clone())
     }
 }
 
-async fn run(
+/// How the worker reports.
+struct Reports {
     router: Router,
     token: String,
     node: NodeId,
-    body: Body,
-    seen: Arc<Mutex<Vec<(Instant, Assignment)>>>,
-) {
+    /// The routes that the ingress uses.
+    routes: u64,
+    takes_routes: watch::Receiver<bool>,
+}
+
+async fn run(mut reports: Reports, body: Body, seen: Arc<Mutex<Vec<(Instant, Assignment)>>>) {
     let mut stream = body.into_data_stream();
     let mut pending = Vec::new();
     let mut ended: HashMap<InstanceId, InstanceReport> = HashMap::new();
-    while let Some(Ok(chunk)) = stream.next().await {
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    loop {
+        let again = async {
+            tokio::select! {
+                _ = heartbeat.tick() => {}
+                Ok(()) = reports.takes_routes.changed() => {}
+            }
+        };
+        let chunk = tokio::select! {
+            chunk = stream.next() => chunk,
+            () = again => {
+                let newest = seen.lock().unwrap().last().map(|(_, assignment)| assignment.clone());
+                if let Some(newest) = newest {
+                    reports.send(&newest, &mut ended).await;
+                }
+                continue;
+            }
+        };
+        let Some(Ok(chunk)) = chunk else { return };
         pending.extend_from_slice(&chunk);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
@@ -78,34 +112,37 @@ async fn run(
                 continue;
             }
             let assignment: Assignment = serde_json::from_slice(&line).unwrap();
-            let instances =
-                assignment.instances.iter().map(|instance| observe(instance, &mut ended)).collect();
-            let report = NodeReport {
-                assignment_generation: assignment.generation,
-                routes_generation: assignment.routes.generation,
-                instances,
-                usage: vec![AppUsage {
-                    namespace: "default".parse().unwrap(),
-                    app: "hello".parse().unwrap(),
-                    release: 1,
-                    invocations: 7,
-                    traps: 0,
-                    limited: 0,
-                    cpu_millis: 1,
-                    memory_bytes: 0,
-                    active: 0,
-                }],
-            };
-            seen.lock().unwrap().push((Instant::now(), assignment));
-            let path = format!("/v1/nodes/{node}/reports");
-            let body = Body::from(serde_json::to_vec(&report).unwrap());
-            let reply = router
-                .clone()
-                .oneshot(request(&token, Method::POST, &path).body(body).unwrap())
-                .await
-                .unwrap();
-            assert_eq!(reply.status(), 204);
+            seen.lock().unwrap().push((Instant::now(), assignment.clone()));
+            reports.send(&assignment, &mut ended).await;
         }
+    }
+}
+
+impl Reports {
+    async fn send(&mut self, assignment: &Assignment, ended: &mut HashMap<InstanceId, InstanceReport>) {
+        if *self.takes_routes.borrow_and_update() {
+            self.routes = assignment.routes.generation;
+        }
+        let report = NodeReport {
+            assignment_generation: assignment.generation,
+            routes_generation: self.routes,
+            instances: assignment.instances.iter().map(|instance| observe(instance, ended)).collect(),
+            usage: vec![AppUsage {
+                namespace: "default".parse().unwrap(),
+                app: "hello".parse().unwrap(),
+                release: 1,
+                invocations: 7,
+                traps: 0,
+                limited: 0,
+                cpu_millis: 1,
+                memory_bytes: 0,
+                active: 0,
+            }],
+        };
+        let path = format!("/v1/nodes/{}/reports", self.node);
+        let body = Body::from(serde_json::to_vec(&report).unwrap());
+        let post = request(&self.token, Method::POST, &path).body(body).unwrap();
+        assert_eq!(self.router.clone().oneshot(post).await.unwrap().status(), 204);
     }
 }
 

@@ -1,22 +1,20 @@
-//! Cuts a guest's output into records.
+//! Cuts a guest's output into lines.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use wharf_types::log::{LogRecord, LogStream, MESSAGE_MAX_BYTES};
+use wharf_types::log::{LogStream, MESSAGE_MAX_BYTES};
 use wharf_types::{AppName, InstanceId, NamespaceName, Timestamp};
 
 use super::LogSink;
+use super::ring::{Line, Origin};
 
 /// One output stream of one instance. Costs nothing until the guest prints.
 #[derive(Debug)]
 pub struct LineBuffer {
     sink: LogSink,
-    namespace: NamespaceName,
-    app: AppName,
-    release: u64,
-    instance: InstanceId,
-    stream: LogStream,
+    origin: Origin,
     /// Shared by the streams of the instance.
     seq: Arc<AtomicU64>,
     /// The beginning of a line whose end has not come yet.
@@ -33,7 +31,9 @@ impl LineBuffer {
         stream: LogStream,
         seq: Arc<AtomicU64>,
     ) -> Self {
-        Self { sink, namespace, app, release, instance, stream, seq, partial: Vec::new() }
+        sink.ring().attach(instance);
+        let origin = Origin { app: (namespace, app), release, instance, stream };
+        Self { sink, origin, seq, partial: Vec::new() }
     }
 
     /// Makes a record of every line that is complete, and of every piece of a line that is too long for one.
@@ -74,27 +74,21 @@ impl LineBuffer {
     }
 
     fn say(&self, line: &[u8]) {
-        let mut message = String::from_utf8_lossy(line).into_owned();
+        let mut message = String::from_utf8_lossy(line);
         // What replaces a broken octet is longer than it was.
         if message.len() > MESSAGE_MAX_BYTES {
-            message.truncate(message.floor_char_boundary(MESSAGE_MAX_BYTES));
+            let end = message.floor_char_boundary(MESSAGE_MAX_BYTES);
+            message = Cow::Owned(message[..end].to_owned());
         }
-        self.sink.push(LogRecord {
-            time: Timestamp::now(),
-            namespace: self.namespace.clone(),
-            app: self.app.clone(),
-            release: self.release,
-            instance: self.instance,
-            stream: self.stream,
-            seq: self.seq.fetch_add(1, Ordering::Relaxed),
-            message,
-        });
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
+        self.sink.say(Line { origin: &self.origin, time: Timestamp::now(), seq, message });
     }
 }
 
 impl Drop for LineBuffer {
     fn drop(&mut self) {
         self.flush();
+        self.sink.ring().detach(self.origin.instance);
     }
 }
 

@@ -1,14 +1,14 @@
 //! One release of an HTTP app, ready to be invoked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::component::Component;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::handler::ProxyHandler;
@@ -16,45 +16,35 @@ use wharf_types::InstanceId;
 use wharf_types::node::AssignedInstance;
 use wharf_types::spec::ReuseMode;
 
+use super::admission::{Admitted, Gate, Refused};
 use super::body::{GuestBody, LimitedBody};
-use super::engine::Activity;
+use super::engine::places_for;
 use super::failure::{InvokeError, classify};
 use super::habit::Habit;
 use super::invoke::Proxy02;
 use super::lane::Account;
 use super::meter::Meter;
-use super::service::ServiceState;
+use super::service::{Call, ServiceState};
+use super::shared::Shared;
 use super::state::{State, Template, closed_wasi};
 use super::stdio::GuestOutput;
 use super::warm::WarmStores;
 use crate::logs::{LineBuffer, LogSink};
 use wharf_types::log::LogStream;
 
-/// How long a request waits for a place when the app's concurrency is used up.
-const QUEUE_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// Warm stores that one instance keeps at most.
 const WARM_MAX: usize = 64;
 
-/// What every app of a worker shares.
-pub struct Shared {
-    pub(super) activity: Arc<Activity>,
-    /// Places in the engine's pool.
-    pub(super) stores: Arc<Semaphore>,
-    pub(super) logs: LogSink,
-}
-
-/// An instance's guest. Holds no store while it is idle, unless its settings ask for reuse.
+/// An instance's guest. Holds no store while it is idle, unless its settings ask for reuse and nobody else needs the room.
 pub struct HttpApp {
     pub(super) shared: Arc<Shared>,
     pub(super) template: Template,
     pub(super) instance: InstanceId,
     pub(super) timeout: Duration,
     request_body_max: u64,
-    permits: Semaphore,
-    /// Requests that wait for a place; more than the app serves at once are turned away.
-    waiting: AtomicUsize,
-    waiting_max: usize,
+    pub(super) gate: Gate,
+    /// Places in the pool that each store takes.
+    places: u32,
     pub(super) habit: Habit,
     outputs: Outputs,
     env: Vec<(String, String)>,
@@ -71,6 +61,15 @@ enum Guest {
 pub enum Linked {
     P2(wasmtime_wasi_http::p2::bindings::ProxyPre<State>),
     P3(wasmtime_wasi_http::p3::bindings::ServicePre<State>),
+}
+
+impl Linked {
+    fn component(&self) -> &Component {
+        match self {
+            Self::P2(pre) => pre.instance_pre().component(),
+            Self::P3(pre) => pre.instance_pre().component(),
+        }
+    }
 }
 
 /// What an instance prints, and what the platform says of it.
@@ -111,8 +110,8 @@ impl HttpApp {
         assigned: &AssignedInstance,
     ) -> Arc<Self> {
         let spec = &assigned.spec;
-        let concurrency = spec.limits.concurrency as usize;
-        Arc::new_cyclic(|this| {
+        let places = places_for(linked.component());
+        let app = Arc::new_cyclic(|this| {
             let guest = match linked {
                 Linked::P2(pre) => {
                     let uses = match spec.reuse.mode {
@@ -144,10 +143,9 @@ impl HttpApp {
                 }
             };
             Self {
-                permits: Semaphore::new(concurrency),
+                gate: Gate::new(spec.limits.concurrency),
+                places,
                 habit: Habit::default(),
-                waiting: AtomicUsize::new(0),
-                waiting_max: concurrency,
                 timeout: spec.limits.timeout.as_duration(),
                 request_body_max: spec.limits.request_body.as_bytes(),
                 outputs,
@@ -158,7 +156,9 @@ impl HttpApp {
                 instance,
                 guest,
             }
-        })
+        });
+        app.shared.register(&app);
+        app
     }
 
     pub fn meter(&self) -> &Arc<Meter> {
@@ -196,32 +196,14 @@ impl HttpApp {
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<Error>,
     {
-        let announced = request.headers().get(http::header::CONTENT_LENGTH);
-        if announced
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
-            .is_some_and(|length| length > self.request_body_max)
-        {
-            return Err(InvokeError::BodyTooLarge);
-        }
-        let admitted = Admitted::new(self).await?;
-        let app = admitted.app().clone();
-        let request = request.map(|body| LimitedBody::new(body, app.request_body_max));
-        let result = match &app.guest {
-            Guest::P2(_) => app.call_p2(request, admitted).await,
-            Guest::P3(service) => {
-                let response = service
-                    .handle((), request.map(BodyExt::boxed_unsync))
-                    .await
-                    .map_err(|error| app.classify(&error));
-                response.map(|response| GuestBody::wrap(response, None, admitted))
+        match Admitted::new(self.clone()).await {
+            Ok(admitted) => admitted.call(request).await,
+            Err(Refused::Full) => {
+                self.meter().hit_limit();
+                Err(InvokeError::Busy)
             }
-        };
-        match &result {
-            Err(InvokeError::Trap(_) | InvokeError::NoResponse) => app.meter().trapped(),
-            Err(InvokeError::Timeout(_) | InvokeError::Cpu(_) | InvokeError::Busy) => app.meter().hit_limit(),
-            _ => {}
+            Err(Refused::Closed) => Err(InvokeError::Stopped),
         }
-        result
     }
 
     pub(super) fn proxy(&self) -> Option<&Proxy02> {
@@ -231,33 +213,12 @@ impl HttpApp {
         }
     }
 
-    /// Waits for a place, which the caller gives back.
-    async fn admit(&self) -> Result<(), InvokeError> {
-        if let Ok(permit) = self.permits.try_acquire() {
-            permit.forget();
-            return Ok(());
+    /// No new requests from here on; returns when the open ones have ended, or have been cut because the time is up.
+    pub(super) async fn drain(&self, time: Duration) -> bool {
+        let drained = self.gate.drain(time).await;
+        if let Some(proxy) = self.proxy() {
+            proxy.warm.clear();
         }
-        if self.waiting.fetch_add(1, Relaxed) >= self.waiting_max {
-            self.waiting.fetch_sub(1, Relaxed);
-            return Err(InvokeError::Busy);
-        }
-        let acquired = tokio::time::timeout(QUEUE_TIMEOUT, self.permits.acquire()).await;
-        self.waiting.fetch_sub(1, Relaxed);
-        match acquired {
-            Ok(Ok(permit)) => {
-                permit.forget();
-                Ok(())
-            }
-            _ => Err(InvokeError::Busy),
-        }
-    }
-
-    /// No new requests from here on; returns when the open ones have ended or the time is up.
-    pub(super) async fn drain(&self, time: Duration, concurrency: u32) -> bool {
-        let all = self.permits.acquire_many(concurrency);
-        // A closed semaphore says that the app was drained before.
-        let drained = tokio::time::timeout(time, all).await.is_ok();
-        self.permits.close();
         drained
     }
 
@@ -269,7 +230,10 @@ impl HttpApp {
         if error.downcast_ref::<ExpirationError>().is_some() {
             return InvokeError::Timeout(self.timeout);
         }
-        if let Some(error) = error.downcast_ref::<InstantiationError<()>>() {
+        if let Some(error) = error.downcast_ref::<InstantiationError<Arc<Call>>>() {
+            if let Some(error) = error.error.downcast_ref::<InvokeError>() {
+                return error.clone();
+            }
             if error.error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
                 return InvokeError::Busy;
             }
@@ -288,14 +252,17 @@ impl HttpApp {
         classify(error, None, &self.last_words())
     }
 
-    /// A place in the engine's pool for a store.
+    /// Room in the engine's pool for one store.
     pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, InvokeError> {
-        if let Ok(place) = self.shared.stores.clone().try_acquire_owned() {
-            return Ok(place);
-        }
-        match tokio::time::timeout(QUEUE_TIMEOUT, self.shared.stores.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(place),
-            _ => Err(InvokeError::Busy),
+        self.shared.place(self.places).await
+    }
+
+    /// What ends the wait for a guest that does not answer.
+    pub(super) async fn patience(self: Arc<Self>) -> InvokeError {
+        tokio::select! {
+            biased;
+            () = self.gate.cut().cancelled() => InvokeError::Stopped,
+            () = tokio::time::sleep(self.timeout) => InvokeError::Timeout(self.timeout),
         }
     }
 
@@ -318,33 +285,32 @@ impl HttpApp {
     }
 }
 
-/// A request's place in its app, and its entry in the meter, until dropped.
-pub(super) struct Admitted {
-    app: Arc<HttpApp>,
-}
-
 impl Admitted {
-    async fn new(app: Arc<HttpApp>) -> Result<Self, InvokeError> {
-        app.admit().await?;
-        app.meter().begin();
-        Ok(Self { app })
-    }
-
-    pub(super) fn app(&self) -> &Arc<HttpApp> {
-        &self.app
-    }
-
-    /// The guest has failed when its response had begun, so only the app's log can tell why.
-    pub(super) fn failed_late(&self, error: &InvokeError) {
-        self.app.meter().trapped();
-        self.app.say(&format!("{error}, after the response had begun"));
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.app.meter().end();
-        self.app.permits.add_permits(1);
+    /// Calls the guest. The request's URI must be absolute, since `wasi:http` hands scheme and authority to the guest.
+    pub async fn call<B>(self, request: Request<B>) -> Result<Response<GuestBody>, InvokeError>
+    where
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<Error>,
+    {
+        let app = self.app().clone();
+        let announced = request.headers().get(http::header::CONTENT_LENGTH);
+        if announced
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
+            .is_some_and(|length| length > app.request_body_max)
+        {
+            return Err(InvokeError::BodyTooLarge);
+        }
+        let request = request.map(|body| LimitedBody::new(body, app.request_body_max));
+        let result = match &app.guest {
+            Guest::P2(_) => app.call_p2(request, self).await,
+            Guest::P3(service) => app.call_p3(service, request, self).await,
+        };
+        match &result {
+            Err(InvokeError::Trap(_) | InvokeError::NoResponse) => app.meter().trapped(),
+            Err(InvokeError::Timeout(_) | InvokeError::Cpu(_) | InvokeError::Busy) => app.meter().hit_limit(),
+            _ => {}
+        }
+        result
     }
 }
 

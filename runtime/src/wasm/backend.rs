@@ -1,36 +1,32 @@
 //! The Wasm side of the [`Backend`] seam, and the way from a request to its instance.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
+use http::Request;
 use http_body_util::{BodyExt, Empty, Limited};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Component;
 use wasmtime_wasi_config::WasiConfigVariables;
-use wasmtime_wasi_http::{Error, WasiBody};
 use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName};
 
+use super::admission::Admitted;
 use super::app::{HttpApp, Outputs, outputs};
-use super::body::GuestBody;
 use super::command::Command;
 use super::compiler::check_resources;
-use super::failure::InvokeError;
+use super::engine::places_for;
 use super::host::{Guest, WasmHost};
 use super::keyvalue::KeyValueHost;
 use super::lane::Laned;
 use super::meter::Meter;
-use super::outbound::{Neighbours, Outbound};
+use super::outbound::Outbound;
 use super::state::{State, Template, closed_wasi, new_store};
+use super::table::{NamespaceNeighbours, Table};
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::control::ControlClient;
 
@@ -50,28 +46,8 @@ pub struct WasmBackend {
     meters: Mutex<BTreeMap<(NamespaceName, AppName, u64), Arc<Meter>>>,
 }
 
-/// The apps that answer requests, swapped as a whole: a request reads it without a lock.
-#[derive(Default)]
-pub struct Table {
-    apps: ArcSwap<Apps>,
-}
-
-#[derive(Clone, Default)]
-struct Apps {
-    by_instance: HashMap<InstanceId, Arc<HttpApp>>,
-    by_name: HashMap<(NamespaceName, AppName), Vec<Arc<HttpApp>>>,
-}
-
-/// Why a request got no response from an instance.
-#[derive(Debug)]
-pub enum DispatchError<B> {
-    /// The instance is not (or no longer) here; the request is as it was.
-    NotHere(Box<Request<B>>),
-    Invoke(InvokeError),
-}
-
 enum Live {
-    Http { app: Arc<HttpApp>, ids: Vec<InstanceId>, concurrency: u32 },
+    Http { app: Arc<HttpApp>, ids: Vec<InstanceId> },
     Command { ended: watch::Receiver<Option<Ended>>, cancel: CancellationToken },
 }
 
@@ -128,12 +104,18 @@ impl WasmBackend {
             ),
             outbound: Arc::new(Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))),
             meter: self.meter(assigned),
+            host_memory: self.host.shared.memory.clone(),
             memory_max_bytes: spec.limits.memory.as_bytes(),
             cpu_max: if assigned.world.is_http() { spec.limits.cpu.as_duration() } else { Duration::MAX },
         }
     }
 
-    fn start_command(&self, run: &Run, command: Command) -> Live {
+    async fn start_command(
+        &self,
+        run: &Run,
+        component: &Component,
+        command: Command,
+    ) -> Result<Live, Failure> {
         let assigned = &run.assigned;
         let template = self.template(assigned);
         let Outputs { stdout, stderr, platform: _ } = outputs(&self.host.shared.logs, run.id, assigned);
@@ -142,7 +124,11 @@ impl WasmBackend {
             assigned.spec.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         wasi.stdout(stdout).stderr(stderr).envs(&env).arg(assigned.app.as_str()).args(&assigned.spec.args);
         super::command::grant_sockets(&mut wasi, template.outbound.policy());
-        let mut store = new_store(command.engine(), State::new(wasi.build(), &template));
+        let place = self.host.shared.place(places_for(component)).await;
+        let place = place.map_err(|error| Failure { reason: error.reason() })?;
+        let mut state = State::new(wasi.build(), &template);
+        state.hold(place);
+        let mut store = new_store(command.engine(), state);
         let (ended_tx, ended) = watch::channel(None);
         let cancel = CancellationToken::new();
         let (logs, id, meter) = (self.host.shared.logs.clone(), run.id, template.meter.clone());
@@ -167,57 +153,7 @@ impl WasmBackend {
             };
             ended_tx.send_replace(Some(end));
         });
-        Live::Command { ended, cancel }
-    }
-}
-
-impl Table {
-    /// Hands a request to an instance of this node. Its URI must be absolute.
-    pub async fn dispatch<B>(
-        &self,
-        instance: InstanceId,
-        request: Request<B>,
-    ) -> Result<Response<GuestBody>, DispatchError<B>>
-    where
-        B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<Error>,
-    {
-        let app = self.apps.load().by_instance.get(&instance).cloned();
-        match app {
-            Some(app) => app.call(request).await.map_err(DispatchError::Invoke),
-            None => Err(DispatchError::NotHere(Box::new(request))),
-        }
-    }
-
-    fn insert(&self, ids: &[InstanceId], name: &(NamespaceName, AppName), app: &Arc<HttpApp>) {
-        self.apps.rcu(|apps| {
-            let mut apps = Apps::clone(apps);
-            for id in ids {
-                apps.by_instance.insert(*id, app.clone());
-            }
-            let instances = apps.by_name.entry(name.clone()).or_default();
-            if !instances.iter().any(|other| Arc::ptr_eq(other, app)) {
-                instances.push(app.clone());
-            }
-            apps
-        });
-    }
-
-    fn remove(&self, ids: &[InstanceId], app: &Arc<HttpApp>) {
-        self.apps.rcu(|apps| {
-            let mut apps = Apps::clone(apps);
-            for id in ids {
-                // A replacement may answer for this id already.
-                if apps.by_instance.get(id).is_some_and(|other| Arc::ptr_eq(other, app)) {
-                    apps.by_instance.remove(id);
-                }
-            }
-            apps.by_name.retain(|_, instances| {
-                instances.retain(|other| !Arc::ptr_eq(other, app));
-                !instances.is_empty()
-            });
-            apps
-        });
+        Ok(Live::Command { ended, cancel })
     }
 }
 
@@ -236,7 +172,7 @@ impl Backend for WasmBackend {
             Some(component) => component,
             None => {
                 let control = self.control.clone();
-                self.host.load(digest, || fetch(control, digest)).await?
+                self.host.load(&run.assigned.namespace, digest, || fetch(control, digest)).await?
             }
         };
         check_resources(&component, run.assigned.spec.limits.memory.as_bytes())?;
@@ -267,9 +203,9 @@ impl Backend for WasmBackend {
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
                 self.table.insert(&ids, &(assigned.namespace.clone(), assigned.app.clone()), &app);
-                Live::Http { app, ids, concurrency: assigned.spec.limits.concurrency }
+                Live::Http { app, ids }
             }
-            Guest::Command(command) => self.start_command(run, command),
+            Guest::Command(command) => self.start_command(run, &component, command).await?,
         };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, live);
         Ok(())
@@ -300,7 +236,8 @@ impl Backend for WasmBackend {
             .body(Empty::<Bytes>::new())
             .map_err(|_| Failure::new(ReasonKind::Probe, format!("`{path}` is not a path")))?;
         let probe = async {
-            let response = app.call(request).await.map_err(|error| Failure { reason: error.reason() })?;
+            let response = Admitted::health_check(app).call(request).await;
+            let response = response.map_err(|error| Failure { reason: error.reason() })?;
             let status = response.status().as_u16();
             // Reading the body lets the guest return by itself instead of being dropped half-way.
             let _ = Limited::new(response.into_body(), PROBE_BODY_MAX_BYTES).collect().await;
@@ -317,9 +254,9 @@ impl Backend for WasmBackend {
     async fn stop(&self, id: InstanceId, drain: Duration) {
         let live = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         match live {
-            Some(Live::Http { app, ids, concurrency }) => {
+            Some(Live::Http { app, ids }) => {
                 self.table.remove(&ids, &app);
-                if !app.drain(drain, concurrency).await {
+                if !app.drain(drain).await {
                     app.say(&format!("requests were still open after {drain:?} and have been cut"));
                 }
             }
@@ -354,34 +291,5 @@ async fn fetch(control: ControlClient, digest: Digest) -> Result<Bytes, Failure>
                 return Err(Failure::new(ReasonKind::Platform, format!("could not fetch {digest}: {error}")));
             }
         }
-    }
-}
-
-/// The other apps of a namespace, as far as they run on this node.
-struct NamespaceNeighbours {
-    table: Weak<Table>,
-    namespace: NamespaceName,
-}
-
-impl Neighbours for NamespaceNeighbours {
-    fn call(
-        &self,
-        app: &AppName,
-        request: Request<WasiBody>,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<WasiBody>, Error>> + Send>> {
-        let found = self.table.upgrade().and_then(|table| {
-            let apps = table.apps.load();
-            let instances = apps.by_name.get(&(self.namespace.clone(), app.clone()))?;
-            instances.iter().min_by_key(|instance| instance.meter().active()).cloned()
-        });
-        Box::pin(async move {
-            let app = found.ok_or(Error::DestinationNotFound)?;
-            match app.call(request).await {
-                Ok(response) => Ok(response.map(BodyExt::boxed_unsync)),
-                Err(InvokeError::Busy) => Err(Error::DestinationUnavailable),
-                Err(InvokeError::Timeout(_)) => Err(Error::HttpResponseTimeout),
-                Err(error) => Err(Error::InternalError(Some(error.to_string()))),
-            }
-        })
     }
 }

@@ -1,35 +1,40 @@
-//! The process that compiles: it limits itself, reads an artifact from its stdin and writes machine code to a file.
+//! The process that compiles: it limits and confines itself, reads an artifact from its stdin and writes machine code to its
+//! stdout, which is a file.
+
+mod confine;
+mod limits;
 
 use std::io::{Read, Write};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use nix::sys::resource::{Resource, setrlimit};
 use wasmparser::Payload;
 use wasmtime::Engine;
 
+use self::confine::{Reach, confine_self};
+pub use self::limits::CompileLimits;
 use super::engine::{Profile, Purpose, config};
 use super::failure::chain;
 
-/// First argument of this process, after the program's own name.
+/// First argument of this process, after the program's own name; its limits follow.
 pub const ARGUMENT: &str = "__compile";
 
 /// Largest artifact in octets.
 pub const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
 
-/// Bounds of one compilation.
-pub(super) const ADDRESS_SPACE_MAX_BYTES: u64 = 8 << 30;
-pub(super) const CPU_MAX_SECS: u64 = 120;
-const OUTPUT_MAX_BYTES: u64 = 1 << 30;
-
-/// Exit code for an artifact that is refused; stderr says why. After success stdout names the profile.
+/// Exit code for an artifact that is refused; stderr says why. After success stderr has the profile's name, and then what the
+/// process could reach although it should not.
 pub(super) const REFUSED: u8 = 10;
 
-/// `… __compile OUTPUT`, artifact on stdin.
+/// `… __compile` with limits, artifact on stdin, a file as stdout. Must be called before any thread is started.
 pub fn main() -> ExitCode {
-    let Some(output) = std::env::args_os().nth(2) else { return ExitCode::from(2) };
-    match limit_self().and_then(|()| compile_to(Path::new(&output))) {
-        Ok(()) => ExitCode::SUCCESS,
+    let args = std::env::args_os().skip(2).map(|arg| arg.to_string_lossy().into_owned());
+    let Some(limits) = CompileLimits::from_args(args) else { return ExitCode::from(2) };
+    match enclose_self(&limits).map_err(ChildError::Io).and_then(|reach| Ok((compile()?, reach))) {
+        Ok((profile, reach)) => {
+            eprintln!("{} {}", profile.as_str(), reach.words().collect::<Vec<_>>().join(" "));
+            ExitCode::SUCCESS
+        }
         Err(ChildError::Refused(why)) => {
             eprintln!("{why}");
             ExitCode::from(REFUSED)
@@ -52,22 +57,15 @@ impl From<std::io::Error> for ChildError {
     }
 }
 
-fn limit_self() -> Result<(), ChildError> {
-    for (resource, limit) in [
-        (Resource::RLIMIT_AS, ADDRESS_SPACE_MAX_BYTES),
-        (Resource::RLIMIT_CPU, CPU_MAX_SECS),
-        (Resource::RLIMIT_FSIZE, OUTPUT_MAX_BYTES),
-        (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_NOFILE, 64),
-    ] {
-        setrlimit(resource, limit, limit).map_err(std::io::Error::from)?;
-    }
-    // The worker may be killed without being able to end this process.
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from)?;
-    Ok(())
+fn enclose_self(limits: &CompileLimits) -> std::io::Result<Reach> {
+    limits.apply()?;
+    let reach = confine_self();
+    // The worker may be killed without being able to end this process. Last, because a change of rights undoes it.
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    Ok(reach)
 }
 
-fn compile_to(output: &Path) -> Result<(), ChildError> {
+fn compile() -> Result<Profile, ChildError> {
     let mut artifact = Vec::new();
     std::io::stdin().lock().take(ARTIFACT_MAX_BYTES + 1).read_to_end(&mut artifact)?;
     if artifact.len() as u64 > ARTIFACT_MAX_BYTES {
@@ -81,11 +79,10 @@ fn compile_to(output: &Path) -> Result<(), ChildError> {
             .map_err(|error| ChildError::Refused(with_sources(&error)))?;
     }
     let (profile, compiled) = compile_for_the_least(&artifact)?;
-    let mut file = std::fs::File::create(output)?;
+    let mut file = std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     file.write_all(&compiled)?;
     file.sync_all()?;
-    println!("{}", profile.as_str());
-    Ok(())
+    Ok(profile)
 }
 
 /// Compiles for the profile that suffices.

@@ -1,45 +1,53 @@
 //! Compiles artifacts, once, in a process of their own, and maps the results.
 //!
-//! Compiling a hostile module may take gigabytes and minutes, so neither worker nor control plane does it: a child process with
-//! limits on address space, CPU time and file size reads the artifact from its stdin and writes machine code to a file.
+//! Compiling a hostile module may take gigabytes and minutes, so neither worker nor control plane does it: a child process that
+//! is limited and confined reads the artifact from its stdin and writes machine code to a file that is its stdout.
 //! Machine code is trusted when it is mapped, so each file has a keyed hash beside it, made with a key that only this
 //! worker has; a file that was changed or came from elsewhere is compiled again.
+
+mod turns;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use wasmtime::Engine;
 use wasmtime::component::Component;
-use wharf_types::Digest;
 use wharf_types::node::ReasonKind;
+use wharf_types::quantity::ByteSize;
+use wharf_types::{Digest, NamespaceName};
 
-use super::compile_child::{ADDRESS_SPACE_MAX_BYTES, CPU_MAX_SECS, REFUSED};
+use self::turns::Turns;
+use super::compile_child::{CompileLimits, REFUSED};
 use super::engine::{Engines, MEMORY_MAX_BYTES, Profile, Purpose, config};
 use super::failure::chain;
 use super::host::HostError;
 use crate::backend::Failure;
 
-/// How long a compilation may take.
-const WALL_MAX: Duration = Duration::from_secs(120);
+/// Counts what this program does to a module before the engine gets it; what was compiled by another recipe is compiled again.
+const RECIPE: u32 = 2;
 
 /// How to start the process that compiles.
 #[derive(Clone, Debug)]
 pub struct CompileCommand {
     pub program: PathBuf,
     pub args: Vec<String>,
+    pub limits: CompileLimits,
 }
 
 impl CompileCommand {
     /// This program again, as it is now on disk or, after an upgrade, as it was when it started.
     pub fn this_program() -> Self {
-        Self { program: "/proc/self/exe".into(), args: vec![super::compile_child::ARGUMENT.to_owned()] }
+        let args = vec![super::compile_child::ARGUMENT.to_owned()];
+        Self { program: "/proc/self/exe".into(), args, limits: CompileLimits::default() }
     }
 }
 
@@ -52,7 +60,9 @@ pub struct Compiler {
     /// One lock an artifact, so that it is compiled once however many instances wait for it.
     under_way: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     /// One compilation at a time: each uses all cores.
-    turn: tokio::sync::Semaphore,
+    turns: Arc<Turns>,
+    /// Whether it has been said that the child cannot be confined.
+    warned: AtomicBool,
 }
 
 impl Compiler {
@@ -69,9 +79,13 @@ impl Compiler {
             let engine = Engine::new(&config(*profile, Purpose::Compile))
                 .map_err(|error| HostError::Engine(chain(&error)))?;
             let mut hasher = DefaultHasher::new();
-            engine.precompile_compatibility_hash().hash(&mut hasher);
+            (RECIPE, engine.precompile_compatibility_hash()).hash(&mut hasher);
             *of_engine = folder.join(format!("{:016x}", hasher.finish()));
-            std::fs::create_dir_all(&*of_engine).map_err(HostError::Folder)?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&*of_engine)
+                .map_err(HostError::Folder)?;
         }
         Ok(Self {
             engines,
@@ -79,12 +93,19 @@ impl Compiler {
             key,
             command,
             under_way: Mutex::default(),
-            turn: tokio::sync::Semaphore::new(1),
+            turns: Arc::default(),
+            warned: AtomicBool::new(false),
         })
     }
 
     /// The compiled artifact; `fetch` is called for its bytes only if it has not been compiled before.
-    pub async fn load<F>(&self, digest: Digest, fetch: impl FnOnce() -> F) -> Result<Component, Failure>
+    /// Who compiles for `namespace` waits for one compilation of each other namespace at most.
+    pub async fn load<F>(
+        &self,
+        namespace: &NamespaceName,
+        digest: Digest,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<Component, Failure>
     where
         F: Future<Output = Result<Bytes, Failure>>,
     {
@@ -99,6 +120,8 @@ impl Compiler {
             if let Some(component) = self.map(digest).await? {
                 return Ok(component);
             }
+            // Before the bytes are here, so that those of one artifact at a time take memory.
+            let _turn = self.turns.take(namespace).await;
             let bytes = fetch().await?;
             self.compile(digest, &bytes).await?;
             let missing =
@@ -159,28 +182,23 @@ impl Compiler {
         let platform = |what: &str, error: std::io::Error| {
             Failure::new(ReasonKind::Platform, format!("could not {what} to compile {digest}: {error}"))
         };
-        let _turn = self
-            .turn
-            .acquire()
-            .await
-            .map_err(|_| Failure::new(ReasonKind::Platform, "the worker is stopping"))?;
-        let output = tempfile::Builder::new()
+        let (output, output_path) = tempfile::Builder::new()
             .prefix("compiling-")
             .tempfile_in(&self.folders[0].1)
             .map_err(|error| platform("make a file", error))?
-            .into_temp_path();
+            .into_parts();
+        let limits = &self.command.limits;
         let mut child = tokio::process::Command::new(&self.command.program)
             .args(&self.command.args)
-            .arg(&output)
+            .args(limits.to_args())
             .env_clear()
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(output)
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| platform("start a process", error))?;
-        let stdin = child.stdin.take();
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let work = async {
             let feed = async {
                 if let Some(mut stdin) = stdin {
@@ -188,33 +206,44 @@ impl Compiler {
                     let _ = stdin.write_all(artifact).await;
                 }
             };
-            let ((), answer, said, status) = tokio::join!(feed, words(stdout), words(stderr), child.wait());
-            (answer, said, status)
+            let ((), said, status) = tokio::join!(feed, words(stderr), child.wait());
+            (said, status)
         };
-        let (answer, said, status) =
-            tokio::time::timeout(WALL_MAX, work).await.map_err(|_| too_much(digest))?;
-        let status = status.map_err(|error| platform("wait for the process", error))?;
-        match status.code() {
-            Some(0) => {
-                let folder = self.folders.iter().find(|(profile, _)| profile.as_str() == answer);
-                let (_, folder) = folder.ok_or_else(|| {
-                    Failure::new(
-                        ReasonKind::Platform,
-                        format!("the compiler of {digest} answered `{answer}`, which is no profile"),
-                    )
-                })?;
-                self.keep(file(folder, digest), output)
+        let (said, status) =
+            tokio::time::timeout(limits.wall_max, work).await.map_err(|_| too_much(digest, limits))?;
+        match Outcome::of(status.map_err(|error| platform("wait for the process", error))?) {
+            Outcome::Compiled => {
+                let folder = self.folder_of(digest, &said)?;
+                self.keep(file(folder, digest), output_path)
                     .await
                     .map_err(|error| platform("keep what was compiled", error))
             }
-            Some(code) if code == i32::from(REFUSED) => Err(Failure::new(ReasonKind::Artifact, said)),
-            Some(code) => Err(Failure::new(
+            Outcome::Refused => Err(Failure::new(ReasonKind::Artifact, said)),
+            Outcome::TooMuch => Err(too_much(digest, limits)),
+            Outcome::Failed(how) => Err(Failure::new(
                 ReasonKind::Platform,
-                format!("the compiler of {digest} ended with exit code {code}: {said}"),
+                format!("the compiler of {digest} ended with {how}: {said}"),
             )),
-            // Ended by a signal: out of memory aborts, out of CPU time or file size is killed.
-            None => Err(too_much(digest)),
         }
+    }
+
+    /// The folder for what a child has compiled, after what it said.
+    fn folder_of(&self, digest: Digest, said: &str) -> Result<&Path, Failure> {
+        let mut said = said.split_whitespace();
+        let profile = said.next().unwrap_or_default();
+        let within_reach: Vec<&str> = said.collect();
+        if !within_reach.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "this system does not let the compiler give up its access to {}: a newer kernel, or the right to make user \
+                 namespaces, would",
+                within_reach.join(" and ")
+            );
+        }
+        let folder = self.folders.iter().find(|(known, _)| known.as_str() == profile);
+        folder.map(|(_, folder)| folder.as_path()).ok_or_else(|| {
+            let text = format!("the compiler of {digest} answered `{profile}`, which is no profile");
+            Failure::new(ReasonKind::Platform, text)
+        })
     }
 
     async fn keep(&self, file: PathBuf, output: tempfile::TempPath) -> std::io::Result<()> {
@@ -245,13 +274,40 @@ async fn words(stream: Option<impl AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&said).trim().to_owned()
 }
 
-fn too_much(digest: Digest) -> Failure {
+/// How a child ended, and whose fault it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Compiled,
+    /// The artifact is invalid.
+    Refused,
+    /// The artifact takes more than the limits allow.
+    TooMuch,
+    /// Something else, which the next attempt may not meet.
+    Failed(String),
+}
+
+impl Outcome {
+    fn of(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(0), _) => Self::Compiled,
+            (Some(code), _) if code == i32::from(REFUSED) => Self::Refused,
+            // Out of memory aborts. SIGKILL is not here: the kernel sends it when the whole machine is short of memory.
+            (_, Some(nix::libc::SIGXCPU | nix::libc::SIGXFSZ | nix::libc::SIGABRT)) => Self::TooMuch,
+            _ => Self::Failed(status.to_string()),
+        }
+    }
+}
+
+fn too_much(digest: Digest, limits: &CompileLimits) -> Failure {
     Failure::new(
         ReasonKind::Artifact,
         format!(
-            "compiling {digest} takes more than {CPU_MAX_SECS} s of CPU time or {} GiB of memory, which no artifact may; \
-             make its functions smaller or leave some of it out",
-            ADDRESS_SPACE_MAX_BYTES >> 30
+            "compiling {digest} takes more than {} s of CPU time ({} s in all), {} of memory or {} of result, which no artifact may; make its \
+             functions smaller or leave some of it out",
+            limits.cpu_max_secs,
+            limits.wall_max.as_secs(),
+            ByteSize::bytes(limits.address_space_max_bytes),
+            ByteSize::bytes(limits.output_max_bytes)
         ),
     )
 }
@@ -318,8 +374,105 @@ pub(super) fn check_resources(component: &Component, memory_max_bytes: u64) -> R
         return refuse(format!(
             "its memory begins with {} MiB, more than `limits.memory`, {}; raise the limit",
             initial >> 20,
-            wharf_types::quantity::ByteSize::bytes(memory_max_bytes)
+            ByteSize::bytes(memory_max_bytes)
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A compiler whose children are shell scripts.
+    fn compiler(folder: &Path, script: &str) -> Compiler {
+        let args = vec!["-c".to_owned(), script.to_owned()];
+        let limits = CompileLimits { wall_max: Duration::from_millis(500), ..CompileLimits::default() };
+        let command = CompileCommand { program: "/bin/sh".into(), args, limits };
+        Compiler::new(Arc::new(Engines::new().unwrap()), folder, [7; 32], command).unwrap()
+    }
+
+    async fn failure_of(script: &str) -> (ReasonKind, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let compiler = compiler(folder.path(), script);
+        let loaded = compiler
+            .load(&NamespaceName::default_namespace(), Digest::of(b""), || async { Ok(Bytes::new()) })
+            .await;
+        let left: Vec<_> = walk(folder.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+        let reason = loaded.err().unwrap().reason;
+        (reason.kind, reason.message)
+    }
+
+    /// The files in the folders of a folder.
+    fn walk(folder: &Path) -> impl Iterator<Item = PathBuf> {
+        let paths = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        paths(folder).flat_map(move |folder| paths(&folder).collect::<Vec<_>>())
+    }
+
+    #[tokio::test]
+    async fn what_an_artifact_does_is_its_fault_and_what_the_system_does_is_not() {
+        let (kind, message) = failure_of("cat >/dev/null; echo it is broken >&2; exit 10").await;
+        assert_eq!((kind, message.as_str()), (ReasonKind::Artifact, "it is broken"));
+        for signal in ["XCPU", "XFSZ", "ABRT"] {
+            let (kind, message) = failure_of(&format!("kill -{signal} $$")).await;
+            assert_eq!(kind, ReasonKind::Artifact, "{signal}: {message}");
+            assert!(message.contains("120 s of CPU time"), "{message}");
+        }
+        for script in ["kill -KILL $$", "kill -TERM $$", "exit 3", "exit 0", "echo fast >&2"] {
+            let (kind, message) = failure_of(script).await;
+            assert_eq!(kind, ReasonKind::Platform, "{script}: {message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_compiles_for_too_long_is_stopped() {
+        let (kind, message) = failure_of("exec sleep 1000").await;
+        assert_eq!(kind, ReasonKind::Artifact, "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_compiled_file_that_was_changed_is_compiled_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let compiled = folder.path().join("compiled");
+        let engine = Engine::new(&config(Profile::Plain, Purpose::Compile)).unwrap();
+        let code = engine.precompile_component(&wat::parse_str("(component)").unwrap()).unwrap();
+        let code_file = folder.path().join("code");
+        std::fs::write(&code_file, code).unwrap();
+        let compiler = compiler(&compiled, &format!("cat {}; echo plain >&2", code_file.display()));
+        assert_eq!(std::fs::metadata(&compiled).unwrap().permissions().mode() & 0o777, 0o700);
+
+        let (digest, fetched) = (Digest::of(b"x"), AtomicUsize::new(0));
+        let load = || async {
+            let fetch = || async {
+                fetched.fetch_add(1, Ordering::Relaxed);
+                Ok(Bytes::new())
+            };
+            compiler.load(&NamespaceName::default_namespace(), digest, fetch).await.map(drop).unwrap();
+            fetched.load(Ordering::Relaxed)
+        };
+        assert_eq!((load().await, load().await), (1, 1), "the second time it is there");
+        let code_file =
+            walk(&compiled).find(|path| path.extension().is_some_and(|end| end == "cwasm")).unwrap();
+        let mut code = std::fs::read(&code_file).unwrap();
+        *code.last_mut().unwrap() ^= 1;
+        std::fs::write(&code_file, code).unwrap();
+        assert_eq!((load().await, load().await), (2, 2));
+    }
+
+    #[test]
+    fn a_key_is_made_once_for_this_user_and_a_damaged_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("worker/compiled.key");
+        let key = key_in(&file).unwrap();
+        assert_eq!(key_in(&file).unwrap(), key);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&file, b"short").unwrap();
+        let refused = key_in(&file).unwrap_err().to_string();
+        assert!(refused.contains("delete it"), "{refused}");
+    }
 }

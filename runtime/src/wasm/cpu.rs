@@ -6,9 +6,13 @@
 //! is, about once an epoch by guests that compute for that long.
 
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::engine::TICK;
+use super::lane::lanes_for;
+use super::meter::Meter;
 
 /// An epoch that ends sooner after its guest was polled had begun to wait before: the guest was away for that long, and has not
 /// computed.
@@ -93,6 +97,80 @@ pub(super) fn at_epoch_end() -> Option<EpochEnd> {
     Some(EpochEnd { spent: turn.spent, just_resumed })
 }
 
+/// CPU time of a store that serves many requests at once and is polled by the engine's own scheduler. It is told when a request is
+/// handed in and when a poll has ended, and takes what lies between for work: near enough, and cheap.
+#[derive(Debug)]
+pub(super) struct StoreClock {
+    meter: Arc<Meter>,
+    base: Instant,
+    /// Since when the guest works, in nanoseconds after `base`; 0 while it waits.
+    since: AtomicU64,
+    /// What it has used since the last request was handed in.
+    spent: AtomicU64,
+    lanes: AtomicUsize,
+}
+
+impl StoreClock {
+    pub(super) fn new(meter: Arc<Meter>) -> Self {
+        Self {
+            meter,
+            base: Instant::now(),
+            since: AtomicU64::new(0),
+            spent: AtomicU64::new(0),
+            lanes: AtomicUsize::new(0),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.base.elapsed().as_nanos() as u64 + 1
+    }
+
+    /// A request is handed in.
+    pub(super) fn begin(&self) {
+        self.spent.store(0, Relaxed);
+        if self.since.load(Relaxed) == 0 {
+            self.since.store(self.now(), Relaxed);
+        }
+    }
+
+    /// The guest waits, for whatever it is.
+    pub(super) fn pause(&self) {
+        if self.since.load(Relaxed) != 0 {
+            self.charge(0);
+        }
+    }
+
+    /// Counts the time since it began to work, which is less than two epochs: longer work would have been interrupted.
+    fn charge(&self, since: u64) -> Duration {
+        let worked = self.now().saturating_sub(self.since.swap(since, Relaxed));
+        let worked = Duration::from_nanos(worked).min(2 * TICK);
+        self.meter.add_cpu(worked);
+        worked
+    }
+
+    pub(super) fn at_epoch_end(&self) -> EpochEnd {
+        let now = self.now();
+        if self.since.load(Relaxed) == 0 {
+            self.since.store(now, Relaxed);
+            return EpochEnd { spent: self.spent(), just_resumed: true };
+        }
+        let worked = self.charge(now);
+        self.spent.fetch_add(worked.as_nanos() as u64, Relaxed);
+        let spent = self.spent();
+        self.lanes.fetch_max(lanes_for(spent), Relaxed);
+        EpochEnd { spent, just_resumed: false }
+    }
+
+    fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Relaxed))
+    }
+
+    /// The lane that its work asked for.
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes.load(Relaxed)
+    }
+}
+
 fn thread_cpu_time() -> Option<Duration> {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).ok()
 }
@@ -156,5 +234,22 @@ mod tests {
         let poll = || Stopwatch::default().time(|| panic!("on purpose"));
         assert!(std::panic::catch_unwind(poll).is_err());
         assert_eq!(at_epoch_end(), None);
+    }
+
+    #[test]
+    fn a_shared_store_pays_for_work_and_not_for_waiting() {
+        let meter = Arc::new(Meter::default());
+        let clock = StoreClock::new(meter.clone());
+        clock.begin();
+        compute(TICK);
+        let end = clock.at_epoch_end();
+        assert!(!end.just_resumed && end.spent >= TICK, "{end:?}");
+        clock.pause();
+        std::thread::sleep(20 * TICK);
+        let end = clock.at_epoch_end();
+        assert!(end.just_resumed && end.spent <= 4 * TICK, "{end:?}");
+        clock.begin();
+        assert_eq!(clock.spent(), Duration::ZERO, "a new request has a new budget");
+        assert_eq!(clock.lanes(), 1);
     }
 }

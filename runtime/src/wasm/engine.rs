@@ -17,6 +17,12 @@ pub const TICK: Duration = Duration::from_millis(1);
 /// Stores that may live at once; each needs at least one component instance, memory and stack of the pool.
 pub const STORES_MAX: usize = 1000;
 
+/// Places that a store of the component takes, 1 for nearly all: the pool has two memories and four tables for each place.
+pub(super) fn places_for(component: &Component) -> u32 {
+    let Some(needs) = component.resources_required() else { return 1 };
+    needs.num_memories.div_ceil(2).max(needs.num_tables.div_ceil(4)).max(1)
+}
+
 /// Largest memory of a guest, which is also the address space that a slot of the pool reserves.
 pub const MEMORY_MAX_BYTES: usize = 4 << 30;
 
@@ -77,6 +83,9 @@ pub fn config(profile: Profile, purpose: Purpose) -> Config {
     config
 }
 
+/// Slots that nobody uses and that keep up to 10 MiB of their last guest, so at most about 1 GiB.
+const WARM_SLOTS_MAX: u32 = 100;
+
 fn pool() -> PoolingAllocationConfig {
     let stores = STORES_MAX as u32;
     let mut pool = PoolingAllocationConfig::new();
@@ -96,7 +105,7 @@ fn pool() -> PoolingAllocationConfig {
         .table_elements(100_000)
         .max_component_instance_size(10 << 20)
         .max_core_instance_size(10 << 20)
-        .max_unused_warm_slots(stores)
+        .max_unused_warm_slots(WARM_SLOTS_MAX)
         .linear_memory_keep_resident(10 << 20)
         .table_keep_resident(1 << 20)
         .async_stack_keep_resident(256 << 10)

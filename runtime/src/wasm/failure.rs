@@ -3,12 +3,17 @@
 use wasmtime::Trap;
 use wharf_types::node::{Reason, ReasonKind};
 
+use super::memory::Denied;
+
 /// An invocation without a response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvokeError {
     /// The app's concurrency or the pool was used up, and nothing became free in time.
     #[error("every place for a request is taken")]
     Busy,
+    /// The instance had to go, and this request did not end in time.
+    #[error("the instance was stopped before it answered")]
+    Stopped,
     #[error("no response within {0:?}: `limits.timeout` is reached")]
     Timeout(std::time::Duration),
     #[error("the request computed for more than {0:?}: `limits.cpu` is reached")]
@@ -36,7 +41,7 @@ impl InvokeError {
             Self::Timeout(_) | Self::Cpu(_) | Self::BodyTooLarge => ReasonKind::Limit,
             Self::Trap(_) => ReasonKind::Trap,
             Self::NoResponse | Self::Guest(_) | Self::BadRequest(_) => ReasonKind::Probe,
-            Self::Busy | Self::Platform(_) => ReasonKind::Platform,
+            Self::Busy | Self::Stopped | Self::Platform(_) => ReasonKind::Platform,
         };
         Reason { kind, message: self.to_string() }
     }
@@ -50,7 +55,7 @@ pub(super) struct CpuExhausted(pub(super) std::time::Duration);
 /// Sorts out how a guest ended. `memory_denied` tells that the guest was refused memory before, `last_words` what it printed.
 pub(super) fn classify(
     error: &wasmtime::Error,
-    memory_denied: Option<u64>,
+    memory_denied: Option<Denied>,
     last_words: &[String],
 ) -> InvokeError {
     if let Some(CpuExhausted(budget)) = error.downcast_ref() {
@@ -61,9 +66,15 @@ pub(super) fn classify(
         (None, Some(exit)) => format!("the guest ended itself with exit code {}", exit.0),
         (None, None) => format!("the guest failed: {}", chain(error)),
     };
-    if let Some(limit) = memory_denied {
-        let limit = wharf_types::quantity::ByteSize::bytes(limit);
-        text.push_str(&format!("; it asked for more memory than `limits.memory`, {limit}"));
+    match memory_denied {
+        Some(Denied::Limit(limit)) => {
+            let limit = wharf_types::quantity::ByteSize::bytes(limit);
+            text.push_str(&format!("; it asked for more memory than `limits.memory`, {limit}"));
+        }
+        Some(Denied::Host) => {
+            text.push_str("; it asked for memory that the host does not have, or not for one app");
+        }
+        None => {}
     }
     if !last_words.is_empty() {
         text.push_str("; it last printed: ");

@@ -4,17 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use wasmtime::component::{Component, InstancePre};
-use wharf_types::Digest;
 use wharf_types::node::ReasonKind;
 use wharf_types::world::World;
+use wharf_types::{Digest, NamespaceName};
 
-use super::app::{Linked, Shared};
+use super::app::Linked;
 use super::command::Command;
 use super::compiler::{CompileCommand, Compiler};
-use super::engine::{Activity, Engines, STORES_MAX, Ticker};
+use super::engine::{Activity, Engines, Ticker};
 use super::failure::chain;
+use super::shared::Shared;
 use super::state::State;
 use crate::backend::Failure;
 use crate::logs::LogSink;
@@ -56,16 +56,20 @@ impl WasmHost {
         let compiler = Compiler::new(engines.clone(), compiled, key, command)?;
         let activity = Arc::new(Activity::default());
         let ticker = Ticker::spawn(engines.clone(), activity.clone()).map_err(HostError::Ticker)?;
-        let shared = Shared { activity, stores: Arc::new(Semaphore::new(STORES_MAX)), logs };
-        Ok(Self { shared: Arc::new(shared), engines, compiler, _ticker: ticker })
+        Ok(Self { shared: Arc::new(Shared::new(activity, logs)), engines, compiler, _ticker: ticker })
     }
 
     /// The compiled component, from the cache or made from what `fetch` brings.
-    pub async fn load<F>(&self, digest: Digest, fetch: impl FnOnce() -> F) -> Result<Component, Failure>
+    pub async fn load<F>(
+        &self,
+        namespace: &NamespaceName,
+        digest: Digest,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<Component, Failure>
     where
         F: Future<Output = Result<Bytes, Failure>>,
     {
-        self.compiler.load(digest, fetch).await
+        self.compiler.load(namespace, digest, fetch).await
     }
 
     /// Links the component and finds its world; HTTP comes before commands, WASI 0.3 before 0.2.

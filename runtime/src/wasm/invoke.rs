@@ -14,14 +14,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
 use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
-use super::app::{Admitted, HttpApp};
-use super::body::GuestBody;
+use super::admission::Admitted;
+use super::app::HttpApp;
+use super::body::{GuestBody, Seat, may_have_body};
 use super::failure::{InvokeError, classify};
 use super::lane::Laned;
 use super::state::{State, new_store};
@@ -46,7 +46,7 @@ impl Proxy02 {
     pub(super) async fn try_start(&self, app: &Arc<HttpApp>) -> Result<(), InvokeError> {
         let app_for_guest = app.clone();
         let start = async move { Self::instantiate(&app_for_guest).await.map(drop) };
-        guest_task(app, start).await.unwrap_or_else(|| Err(panicked()))
+        guest_task(app, 0, start).await.unwrap_or_else(|| Err(panicked()))
     }
 
     async fn instantiate(app: &Arc<HttpApp>) -> Result<Warm, InvokeError> {
@@ -74,9 +74,10 @@ pub(super) type GuestTask = Laned<Result<(), InvokeError>, Arc<HttpApp>>;
 
 fn guest_task<T: Send + 'static>(
     app: &Arc<HttpApp>,
+    lane: usize,
     guest: impl Future<Output = T> + Send + 'static,
 ) -> Laned<T, Arc<HttpApp>> {
-    Laned::new(Box::pin(guest), app.clone(), app.habit.lane())
+    Laned::new(Box::pin(guest), app.clone(), lane)
 }
 
 impl HttpApp {
@@ -89,8 +90,9 @@ impl HttpApp {
         B: Body<Data = Bytes, Error = Error> + Send + 'static,
     {
         let (answer, mut answered) = oneshot::channel();
-        let mut task = guest_task(self, run(self.clone(), request, answer));
-        let mut deadline: Option<Pin<Box<Sleep>>> = None;
+        let has_body = may_have_body(request.method());
+        let mut task = guest_task(self, admitted.lane(), run(self.clone(), request, answer));
+        let mut patience: Option<Pin<Box<dyn Future<Output = InvokeError> + Send>>> = None;
         let mut outcome: Option<Outcome> = None;
         let mut gave_up = false;
         let ended = std::future::poll_fn(|cx| {
@@ -108,8 +110,8 @@ impl HttpApp {
                 }
             }
             // Most guests answer in the first poll and never need a timer.
-            let timer = deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
-            timer.as_mut().poll(cx).map(|()| Err(InvokeError::Timeout(self.timeout)))
+            let patience = patience.get_or_insert_with(|| Box::pin(self.clone().patience()));
+            patience.as_mut().poll(cx).map(Err)
         });
         let rest = match ended.await? {
             None => Some(task),
@@ -120,7 +122,7 @@ impl HttpApp {
             Some(Err(error)) => return Err(error),
         };
         match outcome {
-            Some(Ok(response)) => Ok(GuestBody::wrap(response, rest, admitted)),
+            Some(Ok(response)) => Ok(GuestBody::wrap(response, has_body, rest, Seat::Own(admitted))),
             Some(Err(code)) => Err(InvokeError::Guest(format!("{code:?}"))),
             None => Err(InvokeError::NoResponse),
         }
@@ -167,7 +169,7 @@ where
         return Err(app.explain(&error, &warm.store));
     }
     warm.uses += 1;
-    if warm.uses < proxy.uses {
+    if warm.uses < proxy.uses && !app.gate.is_closed() {
         proxy.warm.keep(warm);
     }
     Ok(())

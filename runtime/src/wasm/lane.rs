@@ -16,7 +16,7 @@ use tokio::runtime::{Handle, Runtime};
 use super::cpu::Stopwatch;
 
 /// CPU time after which a guest moves to the last lane.
-pub(super) const LAST_AFTER: Duration = Duration::from_millis(20);
+const LAST_AFTER: Duration = Duration::from_millis(20);
 
 /// How the kernel schedules the threads of a lane (sched(7)).
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +86,16 @@ fn take(priority: Priority) {
     }
 }
 
+/// The lane for a guest that has computed to the end of an epoch, and for so long in all.
+pub(super) fn lanes_for(spent: Duration) -> usize {
+    if spent < LAST_AFTER { 1 } else { COUNT }
+}
+
+/// While the result lives, tasks are started in this lane; None for the lane where requests arrive.
+pub(super) fn enter(lane: usize) -> Option<tokio::runtime::EnterGuard<'static>> {
+    Some(LANES.get(lane.checked_sub(1)?)?.handle()?.enter())
+}
+
 /// Who pays for a guest.
 pub(super) trait Account: Send + Unpin + 'static {
     /// It is about to be polled.
@@ -117,7 +127,7 @@ impl<T, A: Account> Guest<T, A> {
         self.account.begin_poll();
         let polled = self.stopwatch.time(|| self.future.as_mut().poll(cx));
         if self.stopwatch.is_interrupted() {
-            self.needed = if self.stopwatch.spent() < LAST_AFTER { self.needed.max(1) } else { COUNT };
+            self.needed = self.needed.max(lanes_for(self.stopwatch.spent()));
         }
         if self.stopwatch.spent() - self.charged >= CHARGE_AFTER {
             self.charge();

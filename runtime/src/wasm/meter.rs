@@ -48,6 +48,10 @@ impl Meter {
         self.cpu_nanos.fetch_add(time.as_nanos() as u64, Relaxed);
     }
 
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes.load(Relaxed)
+    }
+
     pub(super) fn add_memory(&self, bytes: u64) {
         self.memory_bytes.fetch_add(bytes, Relaxed);
     }
@@ -72,7 +76,7 @@ impl Meter {
             traps: self.traps.load(Relaxed),
             limited: self.limited.load(Relaxed),
             cpu_millis: self.cpu_nanos.load(Relaxed) / 1_000_000,
-            memory_bytes: self.memory_bytes.load(Relaxed),
+            memory_bytes: self.memory_bytes(),
             active: self.active(),
         }
     }

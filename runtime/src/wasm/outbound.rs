@@ -4,24 +4,60 @@
 //! on the resolved address of every connection, so a name that points to the loopback, to a private network or to
 //! a cloud's metadata service gets nowhere. Such addresses need a grant that spells the address or its block.
 
-use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+mod address;
+mod connect;
+mod home;
+mod pace;
+mod policy;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use hyper_util::rt::TokioTimer;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use wharf_types::AppName;
-use wharf_types::spec::{OutboundGrant, OutboundScheme};
+use wharf_types::spec::OutboundScheme;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
+use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, ConnectError, Connector};
+use self::home::Home;
+use self::pace::Paced;
+pub use self::policy::Policy;
+
+/// How long a connection may wait to be used again.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Connections to one authority that may wait to be used again.
+const IDLE_CONNECTIONS_MAX: usize = 32;
+
+/// How long a guest waits, at most; it may ask for less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Waits {
+    connect: Duration,
+    /// From the connection to the response's head.
+    first_byte: Duration,
+    between_bytes: Duration,
+}
+
+impl Waits {
+    const MAX: Self = Self {
+        connect: CONNECT_MAX,
+        first_byte: Duration::from_secs(600),
+        between_bytes: Duration::from_secs(600),
+    };
+
+    fn new(asked: Option<&RequestOptions>) -> Self {
+        let least = |of: fn(&RequestOptions) -> Option<Duration>, max: Duration| {
+            asked.and_then(of).map_or(max, |asked| asked.min(max))
+        };
+        Self {
+            connect: least(|asked| asked.connect_timeout, Self::MAX.connect),
+            first_byte: least(|asked| asked.first_byte_timeout, Self::MAX.first_byte),
+            between_bytes: least(|asked| asked.between_bytes_timeout, Self::MAX.between_bytes),
+        }
+    }
+}
 
 /// Calls another app of the same namespace in this process.
 pub trait Neighbours: Send + Sync {
@@ -32,143 +68,27 @@ pub trait Neighbours: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Result<http::Response<WasiBody>, Error>> + Send>>;
 }
 
-/// The grants of a release.
-#[derive(Clone, Debug, Default)]
-pub struct Policy {
-    grants: Vec<OutboundGrant>,
-}
-
-impl Policy {
-    /// Grants that do not parse are left out: specs are checked before they get here.
-    pub fn new(allow: &[String]) -> Self {
-        Self { grants: allow.iter().filter_map(|grant| grant.parse().ok()).collect() }
-    }
-
-    pub fn grants_scheme(&self, scheme: OutboundScheme) -> bool {
-        self.grants.iter().any(|grant| grant.scheme == scheme)
-    }
-
-    /// Whether a connection to this host and port may be tried at all, before its name is resolved.
-    pub fn permits_name(&self, scheme: OutboundScheme, host: &str, port: u16) -> bool {
-        self.matching(scheme, port).any(|grant| match host.parse::<IpAddr>() {
-            Ok(address) => covers(grant, address) || (grant.host == "*" && is_public(address)),
-            Err(_) => name_matches(&grant.host, host),
-        })
-    }
-
-    /// Whether the address that a permitted name has resolved to may be connected to.
-    pub fn permits_address(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
-        is_public(address.ip()) || self.permits_literally(scheme, address)
-    }
-
-    /// Whether a grant spells this address or its block, or stands for every public one.
-    pub fn permits_literally(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
-        self.matching(scheme, address.port())
-            .any(|grant| covers(grant, address.ip()) || (grant.host == "*" && is_public(address.ip())))
-    }
-
-    /// The same for a socket, where only the address is known: a grant by name permits what the name resolves to now.
-    pub async fn permits_socket(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
-        if self.permits_literally(scheme, address) {
-            return true;
-        }
-        if !is_public(address.ip()) {
-            return false;
-        }
-        let names: Vec<&str> =
-            self.matching(scheme, address.port()).map(|grant| grant.host.as_str()).collect();
-        for name in names {
-            if let Ok(mut found) = tokio::net::lookup_host((name, address.port())).await
-                && found.any(|found| found.ip() == address.ip())
-            {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn matching(&self, scheme: OutboundScheme, port: u16) -> impl Iterator<Item = &OutboundGrant> {
-        self.grants
-            .iter()
-            .filter(move |grant| grant.scheme == scheme && grant.port.is_none_or(|granted| granted == port))
-    }
-}
-
-fn name_matches(grant: &str, host: &str) -> bool {
-    let host = host.trim_end_matches('.');
-    match grant.strip_prefix("*.") {
-        _ if grant == "*" => true,
-        Some(parent) => {
-            host.len() > parent.len() + 1
-                && host.as_bytes()[host.len() - parent.len() - 1] == b'.'
-                && host[host.len() - parent.len()..].eq_ignore_ascii_case(parent)
-        }
-        None => grant.eq_ignore_ascii_case(host),
-    }
-}
-
-fn covers(grant: &OutboundGrant, address: IpAddr) -> bool {
-    let (network, bits) = match grant.host.split_once('/') {
-        Some((network, bits)) => (network, bits.parse::<u32>().ok()),
-        None => (grant.host.as_str(), None),
-    };
-    match (network.parse::<IpAddr>(), address.to_canonical()) {
-        (Ok(IpAddr::V4(network)), IpAddr::V4(address)) => same_prefix(
-            u128::from(u32::from(network)),
-            u128::from(u32::from(address)),
-            32,
-            bits.unwrap_or(32),
-        ),
-        (Ok(IpAddr::V6(network)), IpAddr::V6(address)) => {
-            same_prefix(u128::from(network), u128::from(address), 128, bits.unwrap_or(128))
-        }
-        _ => false,
-    }
-}
-
-fn same_prefix(a: u128, b: u128, width: u32, bits: u32) -> bool {
-    let host_bits = width.saturating_sub(bits);
-    host_bits >= 128 || (a >> host_bits) == (b >> host_bits)
-}
-
-/// Whether an address is reachable over the public internet, after the special-purpose registries of RFC 6890.
-pub fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [a, b, c, _] = v4.octets();
-            !(v4.is_loopback()
-                || v4.is_private()
-                || v4.is_link_local()
-                || v4.is_broadcast()
-                || v4.is_multicast()
-                || v4.is_documentation()
-                || a == 0
-                || a >= 240
-                || (a == 100 && (64..128).contains(&b)) // carrier-grade NAT, RFC 6598
-                || (a == 192 && b == 0 && c == 0)
-                || (a == 198 && (b == 18 || b == 19))) // benchmarks, RFC 2544
-        }
-        IpAddr::V6(v6) => {
-            let first = v6.segments()[0];
-            // Global unicast is 2000::/3; of that, 2001:db8::/32 is for documentation and 2002::/16 embeds IPv4.
-            (first & 0xe000) == 0x2000 && first != 0x2002 && !(first == 0x2001 && v6.segments()[1] == 0xdb8)
-        }
-    }
-}
-
 type HttpClient = Client<hyper_rustls::HttpsConnector<Connector>, WasiBody>;
 
-/// The outbound side of one release: its policy, and a client that keeps connections for all its stores.
+/// The outbound side of one instance: its policy, and a client that keeps connections for all its stores.
 pub struct Outbound {
     policy: Arc<Policy>,
     neighbours: Option<Arc<dyn Neighbours>>,
+    home: Home,
     /// Built by the first call: most apps never make one.
     client: std::sync::OnceLock<HttpClient>,
 }
 
 impl Outbound {
+    /// # Panics
+    /// Outside of a runtime: connections live in the one where this is called.
     pub fn new(allow: &[String], neighbours: Option<Arc<dyn Neighbours>>) -> Self {
-        Self { policy: Arc::new(Policy::new(allow)), neighbours, client: std::sync::OnceLock::new() }
+        Self {
+            policy: Arc::new(Policy::new(allow)),
+            neighbours,
+            home: Home::here(),
+            client: std::sync::OnceLock::new(),
+        }
     }
 
     pub fn policy(&self) -> &Arc<Policy> {
@@ -177,14 +97,8 @@ impl Outbound {
 
     fn client(&self) -> &HttpClient {
         self.client.get_or_init(|| {
-            // Nobody but us chooses the provider; where it is installed already, it is this one.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let connector = hyper_rustls::HttpsConnectorBuilder::new()
-                .with_webpki_roots()
-                .https_or_http()
-                .enable_all_versions()
-                .wrap_connector(Connector { policy: self.policy.clone() });
-            Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector)
+            let connector = Connector::new(self.policy.clone(), self.home.clone());
+            http_client(connector, self.home.clone(), IDLE_MAX)
         })
     }
 
@@ -205,100 +119,78 @@ impl Outbound {
         if !self.policy.permits_name(scheme, &host, port) {
             return Err(Error::HttpRequestDenied);
         }
-        let first_byte = options.and_then(|options| options.first_byte_timeout).unwrap_or(FIRST_BYTE_TIMEOUT);
+        let waits = Waits::new(options.as_ref());
         if let (Some(app), Some(neighbours)) = (host.strip_suffix(".internal"), &self.neighbours) {
             let app: AppName = app.parse().map_err(|_| Error::DestinationNotFound)?;
-            let answer = tokio::time::timeout(first_byte, neighbours.call(&app, request)).await;
-            return answer.map_err(|_| Error::ConnectionReadTimeout)?;
+            let answer = self.ask(neighbours.clone(), app, request);
+            let answer = tokio::time::timeout(waits.first_byte, answer).await;
+            return Ok(paced(answer.map_err(|_| Error::ConnectionReadTimeout)??, waits));
         }
         // The client keeps HTTP/1 connections to each authority; it wants the version left to it.
         *request.version_mut() = http::Version::HTTP_11;
-        let answer = tokio::time::timeout(first_byte, self.client().request(request)).await;
-        match answer {
+        let answer = CONNECT_TIMEOUT.scope(waits.connect, self.client().request(request));
+        match tokio::time::timeout(waits.connect + waits.first_byte, answer).await {
             Err(_) => Err(Error::ConnectionReadTimeout),
             Ok(Err(error)) => Err(client_error(&error)),
-            Ok(Ok(response)) => Ok(response.map(|body| body.map_err(Error::Hyper).boxed_unsync())),
+            Ok(Ok(response)) => Ok(paced(response, waits)),
         }
     }
+
+    /// Calls a neighbour, who must not be slow because the caller is: he answers where requests arrive.
+    async fn ask(
+        &self,
+        neighbours: Arc<dyn Neighbours>,
+        app: AppName,
+        request: http::Request<WasiBody>,
+    ) -> Result<http::Response<WasiBody>, Error> {
+        if self.home.is_here() {
+            return neighbours.call(&app, request).await;
+        }
+        let answer = self.home.spawn(async move { neighbours.call(&app, request).await });
+        answer.await.unwrap_or(Err(Error::ConnectionTerminated))
+    }
+}
+
+fn http_client(connector: Connector, home: Home, idle_max: Duration) -> HttpClient {
+    // Nobody but us chooses the provider; where it is installed already, it is this one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let connector = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_webpki_roots()
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(connector);
+    Client::builder(home)
+        .pool_idle_timeout(idle_max)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        // Without it, only the next call would notice that a connection has been idle for too long.
+        .pool_timer(TokioTimer::new())
+        .build(connector)
+}
+
+fn paced<B>(response: http::Response<B>, waits: Waits) -> http::Response<WasiBody>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Error>,
+{
+    response.map(|body| Paced::new(body, waits.between_bytes).boxed_unsync())
 }
 
 fn client_error(error: &hyper_util::client::legacy::Error) -> Error {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        if let Some(denied) = cause.downcast_ref::<ConnectError>() {
-            return match denied {
+        if let Some(failed) = cause.downcast_ref::<ConnectError>() {
+            return match failed {
                 ConnectError::Denied => Error::DestinationIpProhibited,
                 ConnectError::Resolve => Error::DnsError { rcode: None, info_code: None },
                 ConnectError::Refused => Error::ConnectionRefused,
                 ConnectError::Timeout => Error::ConnectionTimeout,
+                ConnectError::TooMany => Error::ConnectionLimitReached,
+                ConnectError::Stopping => Error::ConnectionTerminated,
             };
         }
         source = cause.source();
     }
     if error.is_connect() { Error::ConnectionRefused } else { Error::HttpProtocolError }
-}
-
-/// Why no connection came about.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-enum ConnectError {
-    #[error("the name resolves to addresses that no grant permits")]
-    Denied,
-    #[error("the name does not resolve")]
-    Resolve,
-    #[error("no address accepted the connection")]
-    Refused,
-    #[error("connecting took too long")]
-    Timeout,
-}
-
-/// Resolves, checks, connects: in that order, so that what was checked is what is connected to.
-#[derive(Clone, Debug)]
-struct Connector {
-    policy: Arc<Policy>,
-}
-
-impl tower::Service<Uri> for Connector {
-    type Response = TokioIo<TcpStream>;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let policy = self.policy.clone();
-        Box::pin(async move {
-            let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(&policy, &uri)).await;
-            connected.map_err(|_| ConnectError::Timeout)?
-        })
-    }
-}
-
-async fn connect(policy: &Policy, uri: &Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
-    let (scheme, default_port) = match uri.scheme_str() {
-        Some("https") => (OutboundScheme::Https, 443),
-        _ => (OutboundScheme::Http, 80),
-    };
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(default_port);
-    let mut refusal = ConnectError::Resolve;
-    let addresses = tokio::net::lookup_host((host, port)).await.map_err(|_| ConnectError::Resolve)?;
-    for address in addresses {
-        if !policy.permits_address(scheme, address) {
-            refusal = ConnectError::Denied;
-            continue;
-        }
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                // Without it, small writes wait up to 40 ms for the peer's delayed acknowledgement. It is not fatal.
-                let _ = stream.set_nodelay(true);
-                return Ok(TokioIo::new(stream));
-            }
-            Err(_) => refusal = ConnectError::Refused,
-        }
-    }
-    Err(refusal)
 }
 
 /// The hooks of one store.
@@ -332,56 +224,121 @@ impl WasiHttpHooks for Hooks {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http_body_util::Empty;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
 
-    fn policy(grants: &[&str]) -> Policy {
-        Policy::new(&grants.iter().map(|grant| (*grant).to_owned()).collect::<Vec<_>>())
+    fn body() -> WasiBody {
+        Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync()
     }
 
-    fn at(text: &str) -> SocketAddr {
-        text.parse().unwrap()
+    fn get(uri: &str) -> http::Request<WasiBody> {
+        http::Request::get(uri).body(body()).unwrap()
     }
 
-    #[test]
-    fn nothing_is_reachable_without_a_grant() {
-        assert!(!policy(&[]).permits_name(OutboundScheme::Https, "example.com", 443));
+    /// A runtime like the lanes: whatever it starts ends with it.
+    fn lane() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
     }
 
-    #[test]
-    fn a_name_is_granted_with_its_scheme_and_port_only() {
-        let policy = policy(&["https://api.example.com", "http://*.example.org:8080"]);
-        assert!(policy.permits_name(OutboundScheme::Https, "API.example.com", 443));
-        assert!(!policy.permits_name(OutboundScheme::Http, "api.example.com", 80));
-        assert!(!policy.permits_name(OutboundScheme::Https, "api.example.com", 8443));
-        assert!(policy.permits_name(OutboundScheme::Http, "a.example.org", 8080));
-        assert!(!policy.permits_name(OutboundScheme::Http, "example.org", 8080));
-        assert!(!policy.permits_name(OutboundScheme::Http, "aexample.org", 8080));
+    async fn within<F: Future>(future: F) -> F::Output {
+        tokio::time::timeout(Duration::from_secs(20), future).await.expect("it takes far too long")
     }
 
-    #[test]
-    fn a_name_that_resolves_to_a_private_address_gets_nowhere() {
-        let policy = policy(&["https://*"]);
-        assert!(policy.permits_address(OutboundScheme::Https, at("93.184.216.34:443")));
-        for inside in [
-            "127.0.0.1:443",
-            "10.1.2.3:443",
-            "169.254.169.254:443",
-            "[::1]:443",
-            "[::ffff:127.0.0.1]:443",
-            "[fe80::1]:443",
-            "0.0.0.0:443",
-            "100.64.0.1:443",
-        ] {
-            assert!(!policy.permits_address(OutboundScheme::Https, at(inside)), "{inside}");
+    /// Takes one connection and answers every request on it; how many there were.
+    async fn answer_one_connection(listener: TcpListener) -> usize {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let (mut read, mut requests) = (Vec::new(), 0);
+        while socket.read_buf(&mut read).await.unwrap() > 0 {
+            if read.ends_with(b"\r\n\r\n") {
+                requests += 1;
+                read.clear();
+                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            }
         }
+        requests
     }
 
     #[test]
-    fn a_private_address_is_reachable_when_a_grant_spells_it() {
-        let policy = policy(&["http://10.0.0.0/8:*", "tcp://127.0.0.1:5432"]);
-        assert!(policy.permits_address(OutboundScheme::Http, at("10.9.9.9:81")));
-        assert!(!policy.permits_address(OutboundScheme::Http, at("192.168.0.1:81")));
-        assert!(policy.permits_literally(OutboundScheme::Tcp, at("127.0.0.1:5432")));
-        assert!(!policy.permits_literally(OutboundScheme::Tcp, at("127.0.0.1:22")));
+    fn a_guest_may_wait_less_than_the_most_and_not_more() {
+        assert_eq!(Waits::new(None), Waits::MAX);
+        let (second, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
+        let asked = RequestOptions {
+            connect_timeout: Some(second),
+            first_byte_timeout: Some(day),
+            between_bytes_timeout: Some(second),
+        };
+        let waits = Waits { connect: second, between_bytes: second, ..Waits::MAX };
+        assert_eq!(Waits::new(Some(&asked)), waits);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_made_in_a_lane_serves_others_when_the_lane_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let requests = tokio::spawn(answer_one_connection(listener));
+        let outbound = Arc::new(Outbound::new(std::slice::from_ref(&uri), None));
+        let call = |outbound: Arc<Outbound>, request| async {
+            let response = outbound.send(request, None).await.unwrap();
+            response.into_body().collect().await.unwrap().to_bytes()
+        };
+        let lane = lane();
+        assert_eq!(within(lane.spawn(call(outbound.clone(), get(&uri)))).await.unwrap(), "ok");
+        lane.shutdown_background();
+        assert_eq!(within(call(outbound.clone(), get(&uri))).await, "ok");
+        drop(outbound);
+        assert_eq!(within(requests).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let requests = tokio::spawn(answer_one_connection(listener));
+        let connector = Connector::new(Arc::new(Policy::new(std::slice::from_ref(&uri))), Home::here());
+        let client = http_client(connector, Home::here(), Duration::from_millis(100));
+        let response = within(client.request(get(&uri))).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        assert_eq!(within(requests).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_neighbour_answers_at_home_although_it_is_called_from_a_lane() {
+        struct Elsewhere(tokio::runtime::Id);
+        impl Neighbours for Elsewhere {
+            fn call(
+                &self,
+                _: &AppName,
+                _: http::Request<WasiBody>,
+            ) -> Pin<Box<dyn Future<Output = Result<http::Response<WasiBody>, Error>> + Send>> {
+                let home = self.0;
+                Box::pin(async move {
+                    let here = tokio::runtime::Handle::current().id() == home;
+                    Ok(http::Response::builder().status(if here { 200 } else { 500 }).body(body()).unwrap())
+                })
+            }
+        }
+        let home = tokio::runtime::Handle::current().id();
+        let grant = "http://other.internal".to_owned();
+        let outbound = Arc::new(Outbound::new(&[grant], Some(Arc::new(Elsewhere(home)))));
+        let lane = lane();
+        let answer = lane.spawn(outbound.send(get("http://other.internal/"), None));
+        assert_eq!(within(answer).await.unwrap().unwrap().status(), 200);
+        lane.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_is_given_up_when_the_guest_asks_for_that() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let outbound = Arc::new(Outbound::new(std::slice::from_ref(&uri), None));
+        let soon = Some(Duration::from_millis(20));
+        let options =
+            RequestOptions { connect_timeout: soon, first_byte_timeout: soon, between_bytes_timeout: None };
+        let answer = within(outbound.send(get(&uri), Some(options))).await;
+        assert!(matches!(answer, Err(Error::ConnectionReadTimeout)));
     }
 }

@@ -36,7 +36,7 @@ pub struct Options {
     pub dirs: Vec<(PathBuf, String)>,
 }
 
-/// A component that is ready to run.
+/// A component that is ready to run; nothing of it has run yet.
 pub enum Loaded {
     Http(Arc<HttpApp>),
     Command(Box<StandaloneCommand>),
@@ -53,12 +53,12 @@ pub struct StandaloneCommand {
 /// Compiles (or finds) and links `bytes`.
 pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result<Loaded, Failure> {
     let digest = Digest::of(&bytes);
-    let component = host.load(digest, || async move { Ok(bytes) }).await?;
+    let namespace = NamespaceName::default_namespace();
+    let component = host.load(&namespace, digest, || async move { Ok(bytes) }).await?;
     check_resources(&component, options.spec.limits.memory.as_bytes())?;
     let app: AppName = options.name.parse().or_else(|_| "app".parse()).map_err(
         |error: wharf_types::name::InvalidName| Failure::new(ReasonKind::Platform, error.to_string()),
     )?;
-    let namespace = NamespaceName::default_namespace();
     let guest = host.link(&component)?;
     let is_http = matches!(guest, Guest::Http(_));
     let env = options.spec.env.iter().map(|(key, value)| (key.clone(), value.clone()));
@@ -67,6 +67,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
         keyvalue: KeyValueHost::local(namespace.clone(), app.clone()),
         outbound: Arc::new(Outbound::new(&options.spec.outbound.allow, None)),
         meter: Arc::new(Meter::default()),
+        host_memory: host.shared.memory.clone(),
         memory_max_bytes: options.spec.limits.memory.as_bytes(),
         cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
     };
@@ -90,12 +91,18 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
                 platform: GuestOutput::stderr(),
             };
             let app = HttpApp::new(host.shared.clone(), template, linked, outputs, assigned.id, &assigned);
-            app.try_start().await.map_err(|error| Failure { reason: error.reason() })?;
             Ok(Loaded::Http(app))
         }
         Guest::Command(command) => {
             Ok(Loaded::Command(Box::new(StandaloneCommand { host, command, template, options })))
         }
+    }
+}
+
+impl HttpApp {
+    /// Whether the guest can start at all. What it prints meanwhile goes to stderr.
+    pub async fn start(self: &Arc<Self>) -> Result<(), Failure> {
+        self.try_start().await.map_err(|error| Failure { reason: error.reason() })
     }
 }
 

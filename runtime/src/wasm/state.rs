@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::{Linker, ResourceTable};
-use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::cpu::at_epoch_end;
-use super::engine::{Profile, TICK};
+use super::cpu::{EpochEnd, StoreClock, at_epoch_end};
+use super::engine::Profile;
 use super::failure::CpuExhausted;
 use super::keyvalue::{KeyValue, KeyValueHost};
+use super::memory::{HostMemory, Limits};
 use super::meter::Meter;
 use super::outbound::{Hooks, Outbound};
 
@@ -42,6 +43,7 @@ pub struct Template {
     pub(super) keyvalue: KeyValueHost,
     pub(super) outbound: Arc<Outbound>,
     pub(super) meter: Arc<Meter>,
+    pub(super) host_memory: Arc<HostMemory>,
     pub(super) memory_max_bytes: u64,
     pub(super) cpu_max: Duration,
 }
@@ -57,13 +59,12 @@ impl State {
             hooks: Hooks::new(template.outbound.clone()),
             keyvalue: template.keyvalue.clone(),
             config: template.config.clone(),
-            limits: Limits {
-                meter: template.meter.clone(),
-                max_bytes: template.memory_max_bytes,
-                bytes: 0,
-                denied: None,
-            },
-            cpu: CpuBudget::new(template.cpu_max),
+            limits: Limits::new(
+                template.meter.clone(),
+                template.host_memory.clone(),
+                template.memory_max_bytes,
+            ),
+            cpu: CpuBudget { max: template.cpu_max, clock: None },
             place: None,
         }
     }
@@ -82,16 +83,15 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
     // Two, because the epoch may tick a moment after the guest has started.
     store.set_epoch_deadline(2);
-    store.epoch_deadline_callback(|mut context| {
-        let cpu = &mut context.data_mut().cpu;
-        let (spent, just_resumed) = match at_epoch_end() {
-            Some(end) => (end.spent, end.just_resumed),
-            None => (cpu.guess(), false),
-        };
-        if spent >= cpu.max {
+    store.epoch_deadline_callback(|context| {
+        let cpu = &context.data().cpu;
+        let end = at_epoch_end().or_else(|| cpu.clock.as_ref().map(|clock| clock.at_epoch_end()));
+        // A guest that nobody times is one that is made and not called.
+        let end = end.unwrap_or(EpochEnd { spent: Duration::ZERO, just_resumed: false });
+        if end.spent >= cpu.max {
             return Err(CpuExhausted(cpu.max).into());
         }
-        Ok(if just_resumed { UpdateDeadline::Continue(1) } else { UpdateDeadline::Yield(1) })
+        Ok(if end.just_resumed { UpdateDeadline::Continue(1) } else { UpdateDeadline::Yield(1) })
     });
     store
 }
@@ -99,75 +99,8 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
 /// The CPU time that an invocation may use.
 pub(super) struct CpuBudget {
     max: Duration,
-    /// Where nobody times the guest's polls: how much it has used at most.
-    guessed: Duration,
-}
-
-impl CpuBudget {
-    fn new(max: Duration) -> Self {
-        Self { max, guessed: Duration::ZERO }
-    }
-
-    /// A new invocation begins in a store that has served others.
-    pub(super) fn reset(&mut self) {
-        self.guessed = Duration::ZERO;
-    }
-
-    /// One more epoch.
-    fn guess(&mut self) -> Duration {
-        self.guessed = self.guessed.saturating_add(TICK);
-        self.guessed
-    }
-}
-
-/// Counts all memories and tables of a store against one limit.
-pub(super) struct Limits {
-    meter: Arc<Meter>,
-    max_bytes: u64,
-    bytes: u64,
-    /// The limit, if the guest has been refused memory.
-    pub(super) denied: Option<u64>,
-}
-
-impl Limits {
-    fn grow(&mut self, current: u64, desired: u64) -> bool {
-        let more = desired.saturating_sub(current);
-        if self.bytes.saturating_add(more) > self.max_bytes {
-            self.denied = Some(self.max_bytes);
-            return false;
-        }
-        self.bytes += more;
-        self.meter.add_memory(more);
-        true
-    }
-}
-
-impl Drop for Limits {
-    fn drop(&mut self) {
-        self.meter.free_memory(self.bytes);
-    }
-}
-
-impl ResourceLimiter for Limits {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(current as u64, desired as u64))
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        // An element is a pointer.
-        let bytes = |elements: usize| 8 * elements as u64;
-        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(bytes(current), bytes(desired)))
-    }
+    /// Of a store that serves many requests at once; other guests have a stopwatch where they are polled.
+    pub(super) clock: Option<Arc<StoreClock>>,
 }
 
 impl WasiView for State {
@@ -248,23 +181,5 @@ mod tests {
                 assert!(links(profile, interface, "get-random-u64").is_err(), "{interface}");
             }
         }
-    }
-
-    #[test]
-    fn memory_counts_over_all_memories_and_tables_of_a_store() {
-        let meter = Arc::new(Meter::default());
-        let mut limits = Limits { meter: meter.clone(), max_bytes: 100, bytes: 0, denied: None };
-        assert!(limits.memory_growing(0, 60, None).unwrap());
-        assert!(!limits.memory_growing(0, 60, None).unwrap(), "a second memory");
-        assert_eq!(limits.denied, Some(100));
-        assert!(limits.table_growing(0, 5, None).unwrap(), "5 elements of 8 octets");
-        assert!(!limits.table_growing(5, 6, None).unwrap());
-        let used = |meter: &Meter| {
-            let (namespace, app) = ("default".parse().unwrap(), "app".parse().unwrap());
-            meter.usage(namespace, app, 1).memory_bytes
-        };
-        assert_eq!(used(&meter), 100);
-        drop(limits);
-        assert_eq!(used(&meter), 0);
     }
 }

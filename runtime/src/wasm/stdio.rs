@@ -12,6 +12,9 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::logs::LineBuffer;
 
+/// Octets that are taken in one call of the guest. Each may be a line of its own, and the thread serves others too.
+const WRITE_MAX_BYTES: usize = 4 << 10;
+
 /// Both WASI versions write here. Never blocks the guest: what the log cannot take is counted as dropped there.
 #[derive(Clone)]
 pub(super) struct GuestOutput(Arc<Sink>);
@@ -77,14 +80,15 @@ impl OutputStream for GuestOutput {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(64 << 10)
+        Ok(WRITE_MAX_BYTES)
     }
 }
 
 impl AsyncWrite for GuestOutput {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.write_bytes(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        let taken = &bytes[..bytes.len().min(WRITE_MAX_BYTES)];
+        self.write_bytes(taken);
+        Poll::Ready(Ok(taken.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -93,5 +97,26 @@ impl AsyncWrite for GuestOutput {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use wharf_types::log::LogStream;
+    use wharf_types::{InstanceId, NamespaceName};
+
+    use super::*;
+    use crate::logs::LogSink;
+
+    #[tokio::test]
+    async fn one_call_of_a_guest_makes_no_more_than_a_few_thousand_lines() {
+        let (namespace, app) = (NamespaceName::default_namespace(), "hello".parse().unwrap());
+        let (id, stream, seq) = (InstanceId::new(), LogStream::Stdout, Arc::default());
+        let lines = LineBuffer::new(LogSink::new(), namespace, app, 1, id, stream, Arc::clone(&seq));
+        let mut output = GuestOutput::log(lines);
+        assert_eq!(output.check_write().unwrap(), 4096);
+        let taken = AsyncWriteExt::write(&mut output, &[b'\n'; 64 << 10]).await.unwrap();
+        assert_eq!((taken, seq.load(std::sync::atomic::Ordering::Relaxed)), (4096, 4096));
     }
 }

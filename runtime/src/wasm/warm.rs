@@ -35,6 +35,10 @@ impl<T> WarmStores<T> {
         after.iter().chain(before).find_map(ArrayQueue::pop)
     }
 
+    pub(super) fn clear(&self) {
+        while self.take().is_some() {}
+    }
+
     /// Drops the store where there are more of them than the app has had use for.
     pub(super) fn keep(&self, store: T) {
         let own = thread_number() % self.shards.len();

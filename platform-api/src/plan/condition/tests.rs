@@ -25,7 +25,7 @@ fn the_word_follows_the_slots() {
     fixture.fail(1, ReasonKind::Limit, "out of memory");
     assert_eq!(word(&fixture), AppCondition::Down);
     assert_eq!(because(&fixture), "0 of 2 slots are ready. out of memory.");
-    fixture.app.replicas = 0;
+    fixture.app.scaled_to = Some(0);
     assert_eq!(word(&fixture), AppCondition::Stopped);
     assert_eq!(explain(&fixture.app, &[], None).1, ["`wharf scale 1 --app hello` starts it."]);
 }
@@ -38,7 +38,7 @@ fn a_rollout_is_deploying_until_every_slot_serves() {
     assert_eq!(word(&fixture), AppCondition::Deploying);
     assert_eq!(
         because(&fixture),
-        "It is moving to release 2: 0 of 1 slots are ready on it. The instance in slot 0 is waiting for its worker to take it up."
+        "It is moving to release 2: 0 of 1 slots are ready on it. The instance in slot 1 is waiting for its worker to take it up."
     );
     fixture.make_all_ready(2);
     fixture.plan();
@@ -71,15 +71,15 @@ fn a_slot_that_fails_again_and_again_is_crash_looping() {
 #[test]
 fn what_waits_for_a_node_says_so_in_the_schedulers_words() {
     let mut fixture = Fixture::empty(2);
-    fixture.nodes[0].memory_free_bytes = 1 << 20;
+    fixture.nodes[0].memory_free_bytes = 1 << 19;
     fixture.deploy(1);
     let unplaced = fixture.plan().unplaced;
     let (because, advice) = explain(&fixture.app, &unplaced, None);
     assert_eq!(
         because[1],
-        "2 of its slots wait for a node: 0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, has 1MiB)."
+        "2 of its slots wait for a node: 0 of 1 nodes fit: 1 has too little free memory (needs 1MiB, has 512KiB)."
     );
-    assert_eq!(advice.len(), 1);
+    assert_eq!(advice, ["Scale an app down, delete one, or give the platform more memory."]);
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn a_first_deploy_starts_serves_and_succeeds() {
     fixture.make_all_ready(1);
     let served = fixture.plan();
     assert_eq!(events(&served), ["rollout.serving"]);
-    assert!(served.changes.contains(&Change::SetStable { release: release_id(1) }));
+    assert!(served.changes.contains(&Change::SetStable { release: Some(release_id(1)) }));
     assert_eq!(served.wake_at, Some(after(fixture.now, SECOND * 5)));
 
     fixture.wait(4);
@@ -79,6 +79,21 @@ fn a_release_serves_only_when_every_ingress_knows_the_way() {
     assert_eq!(states(&fixture.plan()), []);
     fixture.app.instances[0].routed = true;
     assert_eq!(states(&fixture.plan()), [RolloutState::Monitoring]);
+}
+
+#[test]
+fn an_ingress_that_takes_up_no_routes_is_named_as_what_is_waited_for() {
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy(1);
+    fixture.plan();
+    fixture.make_ready(0);
+    fixture.app.instances[0].routed = false;
+    fixture.plan();
+    fixture.wait(60);
+    assert_eq!(
+        failure(&fixture.plan()),
+        "no further instance became ready within 1m: every slot is ready, but an ingress has not taken up the routes to it yet"
+    );
 }
 
 #[test]
@@ -193,7 +208,7 @@ fn a_rollout_without_progress_fails_and_says_what_it_waited_for() {
     let changes = fixture.plan();
     assert_eq!(
         failure(&changes),
-        "no further instance became ready within 1m: the instance in slot 0 runs, but has not passed its health check"
+        "no further instance became ready within 1m: the instance in slot 1 runs, but has not passed its health check"
     );
     assert_eq!(rolls_back_to(&changes), Some(1));
     assert_eq!((fixture.wanted(1), fixture.wanted(2)), (1, 0));
@@ -202,14 +217,14 @@ fn a_rollout_without_progress_fails_and_says_what_it_waited_for() {
 #[test]
 fn a_rollout_that_fits_on_no_node_fails_with_the_schedulers_words() {
     let mut fixture = Fixture::serving(1, 1);
-    fixture.nodes[0].memory_free_bytes = 64 << 20;
+    fixture.nodes[0].memory_free_bytes = 512 << 10;
     fixture.deploy(2);
     let waiting = fixture.plan();
     assert_eq!(waiting.unplaced.len(), 1);
     fixture.wait(60);
     let message = failure(&fixture.plan());
     assert!(
-        message.ends_with("0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, has 64MiB)"),
+        message.ends_with("0 of 1 nodes fit: 1 has too little free memory (needs 1MiB, has 512KiB)"),
         "{message}"
     );
 }
@@ -221,7 +236,7 @@ fn a_failure_while_monitored_goes_back_to_the_release_before() {
     let changes = fixture.plan();
     assert_eq!(failure(&changes), "out of memory");
     assert_eq!(rolls_back_to(&changes), Some(1));
-    assert!(changes.changes.contains(&Change::SetStable { release: release_id(1) }));
+    assert!(changes.changes.contains(&Change::SetStable { release: Some(release_id(1)) }));
     assert!(changes.changes.contains(&Change::SetTarget { release: Some(release_id(1)) }));
     assert_eq!(fixture.wanted(1), 1, "the old ones were unrouted, so a new one is made where nothing serves");
     fixture.make_all_ready(1);
@@ -263,7 +278,7 @@ fn a_failure_before_the_monitoring_does_not_count_in_it() {
 fn an_unhealthy_instance_while_monitored_fails_the_rollout() {
     let mut fixture = monitored(1);
     fixture.app.instances[1].health = Health::Unhealthy;
-    assert_eq!(failure(&fixture.plan()), "the instance in slot 0 stopped answering its health check");
+    assert_eq!(failure(&fixture.plan()), "the instance in slot 1 stopped answering its health check");
 }
 
 #[test]
@@ -289,6 +304,58 @@ fn a_first_release_that_fails_stops_everything() {
     assert_eq!(events(&changes), ["rollout.failed"]);
     assert_eq!(fixture.wanted(1), 0);
     assert_eq!(fixture.app.instances[1].wanted, Wanted::Unroute);
+}
+
+#[test]
+fn a_first_release_that_fails_while_monitored_is_nowhere_to_go_back_to() {
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy(1);
+    fixture.plan();
+    fixture.make_all_ready(1);
+    fixture.plan();
+    assert_eq!(fixture.app.stable.as_ref().map(|stable| stable.number), Some(1));
+    fixture.fail(0, ReasonKind::Trap, "boom");
+    fixture.plan();
+    assert!(fixture.app.target.is_none() && fixture.app.stable.is_none());
+
+    fixture.deploy(2);
+    fixture.plan();
+    let newest = fixture.app.instances.len() - 1;
+    fixture.fail(newest, ReasonKind::Trap, "boom again");
+    assert_eq!(rolls_back_to(&fixture.plan()), None);
+    assert!(fixture.app.target.is_none());
+}
+
+/// What a plan says of whether releases may be come back to.
+fn served(changes: &Changes) -> Vec<(u64, bool)> {
+    let of = |change: &Change| match change {
+        Change::SetServed { release, served } => {
+            (1..10).find(|number| release_id(*number) == *release).map(|number| (number, *served))
+        }
+        _ => None,
+    };
+    changes.changes.iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_release_that_failed_while_monitored_does_not_count_as_one_that_served() {
+    let mut fixture = monitored(1);
+    fixture.fail(1, ReasonKind::Trap, "boom");
+    assert_eq!(served(&fixture.plan()), [(2, false)]);
+    fixture.make_all_ready(1);
+    assert_eq!(served(&fixture.plan()), [(1, true)]);
+}
+
+#[test]
+fn a_release_that_found_no_room_is_not_to_blame() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.nodes[0].memory_free_bytes = 0;
+    fixture.deploy(2);
+    fixture.plan();
+    fixture.wait(60);
+    let changes = fixture.plan();
+    assert_eq!(rolls_back_to(&changes), Some(1));
+    assert!(!served(&changes).contains(&(2, false)), "{changes:?}");
 }
 
 #[test]

@@ -4,14 +4,19 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{REPLICAS_MAX, Simulation, Step};
+use super::{Quality, REPLICAS_MAX, Simulation, Step};
 use crate::plan::routes;
+
+fn any_quality() -> impl Strategy<Value = Quality> {
+    proptest::sample::select(vec![Quality::Good, Quality::CannotStart, Quality::FailsInService])
+}
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => any::<bool>().prop_map(|is_good| Step::Deploy { is_good }),
+        3 => (any_quality(), 0..=REPLICAS_MAX).prop_map(|(quality, replicas)| Step::Deploy(quality, replicas)),
         1 => (1..6u64).prop_map(Step::RollBack),
-        1 => (0..=REPLICAS_MAX).prop_map(Step::Scale),
+        1 => Just(Step::Restart),
+        1 => proptest::option::of(0..=REPLICAS_MAX).prop_map(Step::Scale),
         12 => any::<usize>().prop_map(Step::Advance),
         4 => Just(Step::AdvanceAll),
         1 => any::<usize>().prop_map(Step::Crash),
@@ -30,10 +35,9 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_invariants_hold_and_the_app_arrives(
-        replicas in 0..=REPLICAS_MAX,
         steps in proptest::collection::vec(any_step(), 0..80),
     ) {
-        let mut simulation = Simulation::new(replicas);
+        let mut simulation = Simulation::new();
         for step in &steps {
             simulation.step(step);
             simulation.plan();
@@ -47,8 +51,8 @@ proptest! {
                 prop_assert!(!simulation.bad.contains(&target.number), "it settled on a bad release");
                 prop_assert!(live.iter().all(|instance| instance.is_ready_for(target)), "between two releases");
                 let slots: BTreeSet<_> = live.iter().map(|instance| instance.slot).collect();
-                prop_assert_eq!(slots, (0..app.replicas).collect());
-                prop_assert_eq!(live.len(), app.replicas as usize);
+                prop_assert_eq!(slots, (0..app.replicas()).collect());
+                prop_assert_eq!(live.len(), app.replicas() as usize);
             }
             None => prop_assert!(live.is_empty()),
         }
@@ -62,10 +66,10 @@ proptest! {
             any::<usize>().prop_map(Step::Acknowledge),
         ], 0..120),
     ) {
-        let mut simulation = Simulation::new(replicas);
-        simulation.step(&Step::Deploy { is_good: true });
+        let mut simulation = Simulation::new();
+        simulation.step(&Step::Deploy(Quality::Good, replicas));
         simulation.settle();
-        simulation.step(&Step::Deploy { is_good: true });
+        simulation.step(&Step::Deploy(Quality::Good, replicas));
         for step in &steps {
             simulation.step(step);
             simulation.plan();
@@ -78,14 +82,41 @@ proptest! {
     }
 
     #[test]
+    fn a_restart_never_leaves_a_slot_unserved_and_replaces_all(
+        replicas in 1..=REPLICAS_MAX,
+        steps in proptest::collection::vec(prop_oneof![
+            any::<usize>().prop_map(Step::Advance),
+            any::<usize>().prop_map(Step::Acknowledge),
+        ], 0..120),
+    ) {
+        let mut simulation = Simulation::new();
+        simulation.step(&Step::Deploy(Quality::Good, replicas));
+        simulation.settle();
+        let before: BTreeSet<_> = simulation.fixture.app.instances.iter().map(|instance| instance.id).collect();
+        simulation.step(&Step::Wait(1));
+        simulation.step(&Step::Restart);
+        for step in &steps {
+            simulation.step(step);
+            simulation.plan();
+            let table = routes::build(1, std::slice::from_ref(&simulation.fixture.app));
+            prop_assert!(table.routes[0].endpoints.len() >= replicas as usize);
+        }
+        simulation.settle();
+        let wanted = simulation.fixture.app.instances.iter().filter(|instance| instance.is_wanted());
+        prop_assert!(wanted.clone().all(|instance| !before.contains(&instance.id)));
+        prop_assert_eq!(wanted.count(), replicas as usize);
+    }
+
+    #[test]
     fn a_bad_release_never_takes_over(
         replicas in 1..=REPLICAS_MAX,
+        asked in 1..=REPLICAS_MAX,
         steps in proptest::collection::vec(any::<usize>().prop_map(Step::Advance), 0..60),
     ) {
-        let mut simulation = Simulation::new(replicas);
-        simulation.step(&Step::Deploy { is_good: true });
+        let mut simulation = Simulation::new();
+        simulation.step(&Step::Deploy(Quality::Good, replicas));
         simulation.settle();
-        simulation.step(&Step::Deploy { is_good: false });
+        simulation.step(&Step::Deploy(Quality::CannotStart, asked));
         for step in &steps {
             simulation.step(step);
             simulation.plan();
@@ -94,5 +125,6 @@ proptest! {
         }
         simulation.settle();
         prop_assert_eq!(simulation.fixture.app.target.as_ref().map(|target| target.number), Some(1));
+        prop_assert_eq!(simulation.fixture.wanted(1), replicas as usize);
     }
 }

@@ -75,17 +75,109 @@ fn a_new_release_that_got_ill_holds_the_rollout_up() {
 #[test]
 fn scaling_up_starts_all_at_once_and_scaling_down_unroutes_the_highest_slots() {
     let mut fixture = Fixture::serving(1, 2);
-    fixture.app.replicas = 9;
+    fixture.app.scaled_to = Some(9);
     fixture.plan();
     assert_eq!(fixture.wanted(1), 9);
-    fixture.app.replicas = 1;
+    fixture.app.scaled_to = Some(1);
     fixture.plan();
     assert_eq!(fixture.wanted(1), 1);
     assert_eq!(wanted_of(&fixture, 0), Wanted::Run);
-    fixture.app.replicas = 2;
+    fixture.app.scaled_to = Some(2);
     fixture.plan();
     assert_eq!(fixture.wanted(1), 2, "what was unrouted is not wanted again");
     assert_eq!(fixture.instances(1).count(), 10);
+}
+
+/// Release 1 asks for four slots and serves them.
+fn four_slots() -> Fixture {
+    let mut fixture = Fixture::empty(0);
+    fixture.app.scaled_to = None;
+    fixture.deploy_scaled(1, 4);
+    fixture.plan();
+    fixture.make_all_ready(1);
+    fixture.plan();
+    fixture.wait(5);
+    fixture.plan();
+    assert_eq!((fixture.app.rollout.is_none(), fixture.wanted(1)), (true, 4));
+    fixture
+}
+
+#[test]
+fn a_release_that_asks_for_fewer_slots_takes_none_away_before_it_serves() {
+    let mut fixture = four_slots();
+    fixture.deploy_scaled(2, 1);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (4, 1));
+    fixture.make_all_ready(2);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (0, 1));
+}
+
+#[test]
+fn going_back_brings_the_slots_of_the_release_before() {
+    let mut fixture = four_slots();
+    fixture.deploy_scaled(2, 1);
+    fixture.plan();
+    let newest = fixture.app.instances.len() - 1;
+    fixture.fail(newest, ReasonKind::Trap, "boom");
+    fixture.plan();
+    assert_eq!((fixture.app.replicas(), fixture.wanted(1)), (4, 4), "not one of them was touched");
+    assert_eq!(fixture.instances(1).count(), 4);
+
+    fixture.deploy_scaled(3, 0);
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 0, "a release that asks for no slot has nothing to prove");
+    fixture.deploy(1);
+    fixture.plan();
+    assert_eq!((fixture.app.replicas(), fixture.wanted(1)), (4, 4));
+}
+
+#[test]
+fn what_scale_set_stands_over_every_release() {
+    let mut fixture = four_slots();
+    fixture.app.scaled_to = Some(2);
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 2);
+    fixture.deploy_scaled(2, 1);
+    fixture.plan();
+    fixture.make_all_ready(2);
+    fixture.plan();
+    assert_eq!(fixture.app.replicas(), 2);
+    fixture.app.scaled_to = None;
+    fixture.plan();
+    assert_eq!(fixture.app.replicas(), 1);
+}
+
+#[test]
+fn a_restart_replaces_every_instance_start_first() {
+    let mut fixture = Fixture::serving(1, 4);
+    fixture.restart();
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 5, "a quarter at once");
+    assert_eq!(fixture.app.slots_served(&fixture.app.target.clone().unwrap()), [true; 4]);
+    for _ in 0..4 {
+        fixture.make_all_ready(1);
+        fixture.plan();
+    }
+    assert_eq!(fixture.app.rollout.as_ref().map(|rollout| rollout.state), Some(RolloutState::Monitoring));
+    for index in 0..4 {
+        assert_eq!(
+            (wanted_of(&fixture, index), wanted_of(&fixture, index + 4)),
+            (Wanted::Unroute, Wanted::Run)
+        );
+    }
+}
+
+#[test]
+fn a_restart_that_fails_keeps_the_instances_that_serve() {
+    let mut fixture = Fixture::serving(1, 2);
+    fixture.restart();
+    fixture.plan();
+    fixture.fail(2, ReasonKind::Trap, "boom");
+    fixture.plan();
+    assert!(fixture.app.rollout.is_none());
+    assert_eq!((fixture.wanted(1), fixture.instances(1).count()), (2, 3));
+    assert!(fixture.app.stable.is_some());
 }
 
 #[test]
@@ -96,6 +188,20 @@ fn a_superseded_rollout_leaves_one_old_instance_in_each_slot() {
     fixture.deploy(3);
     fixture.plan();
     assert_eq!((fixture.wanted(1), fixture.wanted(2), fixture.wanted(3)), (1, 0, 1));
+}
+
+#[test]
+fn thousands_of_idle_http_apps_fit_where_few_commands_do() {
+    let mut fixture = Fixture::empty(1000);
+    fixture.nodes = vec![node(1, 1024)];
+    fixture.deploy(1);
+    assert_eq!(fixture.plan().unplaced, []);
+
+    let mut fixture = Fixture::empty(9);
+    fixture.nodes = vec![node(1, 1024)];
+    fixture.deploy_with(1, command(RestartCondition::Any));
+    let message = &fixture.plan().unplaced[0].message;
+    assert!(message.ends_with("(needs 128MiB, has 0B)"), "{message}");
 }
 
 #[test]

@@ -1,0 +1,46 @@
+//! Which app a command is about.
+
+use std::path::Path;
+
+use wharf_types::{AppName, NamespaceName};
+
+use crate::context::Target;
+use crate::exit::{Exit, Failure};
+use crate::project;
+
+/// An app and its namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppRef {
+    pub namespace: NamespaceName,
+    pub app: AppName,
+}
+
+impl AppRef {
+    /// The app that the command is about: the argument, then `--app`, then `wharf.toml` in this folder.
+    pub fn resolve(
+        positional: Option<AppName>,
+        flag: Option<AppName>,
+        target: &Target,
+    ) -> anyhow::Result<Self> {
+        Self::find(positional, flag, target)?.ok_or_else(|| {
+            Failure::new(Exit::Usage, "no app was named")
+                .help("give its name, or run this in a folder with a wharf.toml; `wharf apps` lists them")
+                .into()
+        })
+    }
+
+    pub fn find(
+        positional: Option<AppName>,
+        flag: Option<AppName>,
+        target: &Target,
+    ) -> anyhow::Result<Option<Self>> {
+        if let Some(app) = positional.or(flag) {
+            return Ok(Some(Self { namespace: target.namespace.with_manifest(None), app }));
+        }
+        let manifest = project::read_manifest(Path::new("."))?;
+        Ok(manifest.map(|manifest| Self {
+            namespace: target.namespace.with_manifest(Some(&manifest)),
+            app: manifest.app,
+        }))
+    }
+}

@@ -1,0 +1,216 @@
+//! The artifact on this machine: where a build leaves it, and reading it after the checks that need no platform.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use wharf_types::AppName;
+use wharf_types::manifest::{BuildSpec, FILE_NAME};
+
+use crate::exit::{Exit, Failure};
+
+/// The largest artifact that is pushed.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// What every module and component begins with.
+const MAGIC: [u8; 4] = *b"\0asm";
+
+/// Where toolchains leave their result, looked at in this order.
+const FOLDERS: [&str; 6] =
+    [".", "target/wasm32-wasip2/release", "target/wasm32-wasip1/release", "dist", "build", "out"];
+
+/// The artifact of a folder: the one that the manifest names, or the only `.wasm` where builds leave theirs.
+pub fn find_in(folder: &Path, build: Option<&BuildSpec>) -> anyhow::Result<PathBuf> {
+    if let Some(artifact) = build.and_then(|build| build.artifact.as_ref()) {
+        let path = folder.join(artifact);
+        if path.is_file() {
+            return Ok(path);
+        }
+        let message = format!("there is no {}, which {FILE_NAME} names as the artifact", path.display());
+        return Err(Failure::invalid(message)
+            .help("does `build.command` write it? a CARGO_TARGET_DIR moves it")
+            .into());
+    }
+    for candidate in FOLDERS {
+        let candidate = if candidate == "." { folder.to_owned() } else { folder.join(candidate) };
+        let mut found = wasm_files(&candidate);
+        match found.len() {
+            0 => continue,
+            1 => return Ok(found.remove(0)),
+            _ => {
+                let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+                let message = format!("there are several artifacts: {}", names.join(", "));
+                return Err(Failure::invalid(message)
+                    .help(format!(
+                        "name one: `wharf deploy {}`, or `build.artifact` in {FILE_NAME}",
+                        names[0]
+                    ))
+                    .into());
+            }
+        }
+    }
+    let message = format!("there is no .wasm file in {}; looked in {}", folder.display(), FOLDERS.join(", "));
+    Err(Failure::invalid(message)
+        .help(format!(
+            "build it first, set `build.command` in {FILE_NAME}, or name the file: `wharf deploy FILE.wasm`"
+        ))
+        .into())
+}
+
+fn wasm_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let is_wasm =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm") && path.is_file();
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_wasm).collect();
+    found.sort();
+    found
+}
+
+/// Reads an artifact after the checks that need no platform. No more than the largest artifact is ever held.
+pub fn read(path: &Path) -> anyhow::Result<Bytes> {
+    let shown = path.display();
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Failure::new(Exit::NotFound, format!("there is no file {shown}")).into());
+        }
+        Err(error) => return Err(error).with_context(|| format!("could not read {shown}")),
+    };
+    if file.metadata().with_context(|| format!("could not read {shown}"))?.is_dir() {
+        return Err(Failure::invalid(format!("{shown} is a folder, not a .wasm file")).into());
+    }
+    let mut content = Vec::new();
+    let mut read_more = |content: &mut Vec<u8>, bytes: u64| {
+        file.by_ref()
+            .take(bytes)
+            .read_to_end(content)
+            .map(drop)
+            .with_context(|| format!("could not read {shown}"))
+    };
+    read_more(&mut content, MAGIC.len() as u64)?;
+    check_start(&content).map_err(|problem| {
+        let failure = Failure::invalid(format!("{shown} {problem}"));
+        match suggestion(Path::new(".")) {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    })?;
+    // One octet more than is allowed tells that there is more.
+    read_more(&mut content, MAX_BYTES + 1 - MAGIC.len() as u64)?;
+    if content.len() as u64 > MAX_BYTES {
+        let max = crate::output::bytes(MAX_BYTES);
+        return Err(
+            Failure::invalid(format!("{shown} is larger than {max}, the most for an artifact")).into()
+        );
+    }
+    Ok(content.into())
+}
+
+/// Whether something that starts so may be an artifact.
+fn check_start(start: &[u8]) -> Result<(), String> {
+    if start.is_empty() {
+        return Err("is empty: did the build finish?".to_owned());
+    }
+    if start == MAGIC {
+        return Ok(());
+    }
+    let hint = if start.starts_with(b"(") {
+        "it looks like the text format, which `wasm-tools parse` translates"
+    } else {
+        "a component or a WASI 0.1 module was expected"
+    };
+    Err(format!("is not WebAssembly (it does not begin with \\0asm): {hint}"))
+}
+
+/// Where an artifact may be, for somebody in this folder who named something else.
+fn suggestion(folder: &Path) -> Option<String> {
+    let folders = FOLDERS.iter().map(|name| folder.join(name));
+    let found = folders.flat_map(|folder| wasm_files(&folder)).find(|path| starts_like_an_artifact(path))?;
+    let found = found.strip_prefix(".").unwrap_or(&found);
+    Some(format!("did you mean {}?", found.display()))
+}
+
+fn starts_like_an_artifact(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC
+}
+
+/// The name that an artifact's file suggests: `target/hello_world.wasm` gives `hello-world`.
+pub fn app_name_of(path: &Path) -> Option<AppName> {
+    let stem = path.file_stem()?.to_str()?;
+    stem.to_ascii_lowercase().replace(['_', '.', ' '], "-").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_name_becomes_an_apps_name_where_it_is_one() {
+        let name = |path: &str| app_name_of(Path::new(path)).map(|name| name.to_string());
+        assert_eq!(name("hello.wasm").as_deref(), Some("hello"));
+        assert_eq!(name("target/My_App.component.wasm").as_deref(), Some("my-app-component"));
+        assert_eq!(name("über.wasm"), None);
+        assert_eq!(name("_.wasm"), None);
+        assert_eq!(name(&format!("{}.wasm", "x".repeat(60))), None);
+        assert_eq!(name("/"), None);
+    }
+
+    #[test]
+    fn only_what_may_be_webassembly_is_read() {
+        assert!(check_start(b"\0asm").is_ok());
+        assert!(check_start(b"").unwrap_err().contains("empty"));
+        assert!(check_start(b"\0\0\0\0").unwrap_err().contains("not WebAssembly"));
+        assert!(check_start(b"(com").unwrap_err().contains("text format"));
+    }
+
+    #[test]
+    fn more_than_the_largest_artifact_is_refused_without_reading_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large.wasm");
+        std::fs::write(&path, MAGIC).unwrap();
+        // A hole: it takes no room on the disk, and its end is never reached.
+        File::options().append(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(error.to_string().contains("larger than 256 MiB"), "{error}");
+        assert_eq!(Exit::of(&error), Exit::Invalid);
+        assert_eq!(Exit::of(&read(folder.path()).unwrap_err()), Exit::Invalid);
+    }
+
+    #[test]
+    fn a_file_that_was_probably_meant_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let release = folder.path().join("target/wasm32-wasip2/release");
+        std::fs::create_dir_all(&release).unwrap();
+        std::fs::write(folder.path().join("text.wasm"), "text").unwrap();
+        assert_eq!(suggestion(folder.path()), None);
+        std::fs::write(release.join("hello.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
+        let help = suggestion(folder.path()).unwrap();
+        assert!(help.ends_with("target/wasm32-wasip2/release/hello.wasm?"), "{help}");
+    }
+
+    #[test]
+    fn a_missing_file_is_not_found() {
+        let error = read(Path::new("/nowhere/x.wasm")).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::NotFound);
+    }
+
+    #[test]
+    fn the_only_artifact_is_found_and_several_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = find_in(folder.path(), None).unwrap_err().to_string();
+        assert!(error.contains("looked in ., target/wasm32-wasip2/release"), "{error}");
+        let release = folder.path().join("target/wasm32-wasip2/release");
+        std::fs::create_dir_all(&release).unwrap();
+        std::fs::write(release.join("a.wasm"), "").unwrap();
+        assert_eq!(find_in(folder.path(), None).unwrap(), release.join("a.wasm"));
+        std::fs::write(release.join("b.wasm"), "").unwrap();
+        let error = find_in(folder.path(), None).unwrap_err().to_string();
+        assert!(error.contains("a.wasm") && error.contains("b.wasm"), "{error}");
+        let build = BuildSpec { command: None, artifact: Some("c.wasm".into()) };
+        let error = find_in(folder.path(), Some(&build)).unwrap_err().to_string();
+        assert!(error.contains("c.wasm"), "{error}");
+    }
+}

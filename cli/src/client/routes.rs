@@ -1,0 +1,210 @@
+//! The requests that commands make: one method a route.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{Method, RequestBuilder};
+use wharf_types::api::{
+    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
+    EnvPatch, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI,
+    Why,
+};
+use wharf_types::problem::ProblemCode;
+use wharf_types::{Digest, NamespaceName, Problem, RolloutId};
+
+use super::Client;
+use crate::app_ref::AppRef;
+
+/// An upload may be slow, and its artifact is checked before the reply.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Client {
+    pub async fn whoami(&self) -> anyhow::Result<WhoAmI> {
+        self.get("/v1/whoami").await
+    }
+
+    pub async fn create_token(&self, token: &CreateToken) -> anyhow::Result<CreatedToken> {
+        self.json(self.request(Method::POST, "/v1/tokens").json(token)).await
+    }
+
+    pub async fn tokens(&self) -> anyhow::Result<Vec<TokenInfo>> {
+        self.all("/v1/tokens").await
+    }
+
+    pub async fn revoke_token(&self, id: wharf_types::TokenId) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/tokens/{id}"))).await
+    }
+
+    pub async fn create_namespace(&self, name: NamespaceName) -> anyhow::Result<()> {
+        self.done(self.request(Method::POST, "/v1/namespaces").json(&CreateNamespace { name })).await
+    }
+
+    pub async fn namespaces(&self) -> anyhow::Result<Vec<NamespaceInfo>> {
+        self.all("/v1/namespaces").await
+    }
+
+    pub async fn delete_namespace(&self, name: &NamespaceName) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{name}"))).await
+    }
+
+    pub async fn nodes(&self) -> anyhow::Result<Vec<NodeInfo>> {
+        self.all("/v1/nodes").await
+    }
+
+    pub async fn usage(&self, namespace: &NamespaceName) -> anyhow::Result<Usage> {
+        self.get(&format!("/v1/namespaces/{namespace}/usage")).await
+    }
+
+    /// None: the platform does not have it. Only the platform's own word counts for that: whatever else answers with 404 must
+    /// not be sent the artifact.
+    pub async fn find_artifact(
+        &self,
+        namespace: &NamespaceName,
+        digest: Digest,
+    ) -> anyhow::Result<Option<ArtifactInfo>> {
+        let found = self.get(&format!("/v1/namespaces/{namespace}/artifacts/{digest}")).await;
+        match found {
+            Err(error) if is_not_found(&error) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Uploads content; `sent` is called with the number of octets that have left so far.
+    pub async fn put_artifact(
+        &self,
+        namespace: &NamespaceName,
+        digest: Digest,
+        content: Bytes,
+        mut sent: impl FnMut(u64) + Send + 'static,
+    ) -> anyhow::Result<ArtifactInfo> {
+        const CHUNK_BYTES: usize = 64 << 10;
+        let length = content.len();
+        let offsets = (0..length).step_by(CHUNK_BYTES);
+        let chunks = offsets.map(move |start| {
+            let end = length.min(start + CHUNK_BYTES);
+            sent(end as u64);
+            Ok::<_, std::io::Error>(content.slice(start..end))
+        });
+        let request = self
+            .request(Method::PUT, &format!("/v1/namespaces/{namespace}/artifacts/{digest}"))
+            .timeout(UPLOAD_TIMEOUT)
+            .header(http::header::CONTENT_TYPE, "application/wasm")
+            .header(http::header::CONTENT_LENGTH, length)
+            .body(reqwest::Body::wrap_stream(futures::stream::iter(chunks)));
+        self.json(request).await
+    }
+
+    pub async fn create_release(&self, app: &AppRef, release: &CreateRelease) -> anyhow::Result<Deployed> {
+        self.once_only(app.request(self, Method::POST, "/releases").json(release)).await
+    }
+
+    pub async fn apps(&self, namespace: &NamespaceName) -> anyhow::Result<Vec<AppInfo>> {
+        self.all(&format!("/v1/namespaces/{namespace}/apps")).await
+    }
+
+    pub async fn app(&self, app: &AppRef) -> anyhow::Result<AppInfo> {
+        self.json(app.request(self, Method::GET, "")).await
+    }
+
+    pub async fn why(&self, app: &AppRef) -> anyhow::Result<Why> {
+        self.json(app.request(self, Method::GET, "/why")).await
+    }
+
+    pub async fn releases(&self, app: &AppRef) -> anyhow::Result<Vec<ReleaseInfo>> {
+        self.all(&app.path("/releases")).await
+    }
+
+    /// The rollout as it is, or, with `wait`, as it is when it is decided or the time is up.
+    pub async fn rollout(&self, app: &AppRef, id: RolloutId, wait: Duration) -> anyhow::Result<RolloutInfo> {
+        let request = app
+            .request(self, Method::GET, &format!("/rollouts/{id}"))
+            .query(&[("wait", format!("{}ms", wait.as_millis()))])
+            .timeout(wait + self.reply_timeout);
+        self.json(request).await
+    }
+
+    pub async fn rollback(&self, app: &AppRef, release: Option<u64>) -> anyhow::Result<Deployed> {
+        self.once_only(app.request(self, Method::POST, "/rollback").json(&Rollback { release })).await
+    }
+
+    /// None: as many as each release asks for.
+    pub async fn scale(&self, app: &AppRef, replicas: Option<u32>) -> anyhow::Result<()> {
+        self.done(app.request(self, Method::PUT, "/scale").json(&Scale { replicas })).await
+    }
+
+    pub async fn patch_env(&self, app: &AppRef, patch: &EnvPatch) -> anyhow::Result<Deployed> {
+        self.once_only(app.request(self, Method::PATCH, "/env").json(patch)).await
+    }
+
+    /// The variables of the current release.
+    pub async fn env(&self, app: &AppRef) -> anyhow::Result<Env> {
+        self.json(app.request(self, Method::GET, "/env")).await
+    }
+
+    pub async fn restart(&self, app: &AppRef) -> anyhow::Result<Deployed> {
+        self.once_only(app.request(self, Method::POST, "/restart")).await
+    }
+
+    pub async fn delete_app(&self, app: &AppRef) -> anyhow::Result<()> {
+        self.done(app.request(self, Method::DELETE, "")).await
+    }
+
+    /// Reads a reply's head only, for its date.
+    pub async fn head(&self) -> anyhow::Result<http::HeaderMap> {
+        Ok(self.send(self.request(Method::GET, "/v1/whoami")).await?.headers().clone())
+    }
+}
+
+fn is_not_found(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Problem>().is_some_and(|problem| problem.code == ProblemCode::NotFound)
+}
+
+impl AppRef {
+    /// The path of something of the app.
+    pub fn path(&self, rest: &str) -> String {
+        format!("/v1/namespaces/{}/apps/{}{rest}", self.namespace, self.app)
+    }
+
+    fn request(&self, client: &Client, method: Method, rest: &str) -> RequestBuilder {
+        client.request(method, &self.path(rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_server::{self, TestServer};
+
+    #[tokio::test]
+    async fn only_a_platform_can_say_that_it_lacks_an_artifact() {
+        let unknown = Problem::new(ProblemCode::NotFound, "there is no such artifact");
+        let stranger =
+            "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 4\r\n\r\ngone".to_owned();
+        let server = TestServer::spawn(vec![test_server::json("404 Not Found", &unknown), stranger]).await;
+        let (client, namespace) = (server.client(), NamespaceName::default_namespace());
+        assert_eq!(client.find_artifact(&namespace, Digest::of(b"")).await.unwrap(), None);
+        let error = client.find_artifact(&namespace, Digest::of(b"")).await.unwrap_err();
+        assert!(error.to_string().contains("is not a Wharf platform"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_upload_arrives_whole_and_tells_how_far_it_is() {
+        let content = Bytes::from(vec![b'x'; 200_000]);
+        let digest = Digest::of(&content);
+        let info = ArtifactInfo {
+            digest,
+            bytes: 200_000,
+            world: wharf_types::world::World::HttpProxy,
+            imports: Vec::new(),
+            capabilities: Vec::new(),
+        };
+        let server = TestServer::spawn(vec![test_server::json("201 Created", &info)]).await;
+        let so_far = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let told = so_far.clone();
+        let sent = move |bytes| told.store(bytes, std::sync::atomic::Ordering::Relaxed);
+        let namespace = NamespaceName::default_namespace();
+        server.client().put_artifact(&namespace, digest, content, sent).await.unwrap();
+        assert_eq!(so_far.load(std::sync::atomic::Ordering::Relaxed), 200_000);
+        assert!(server.requests()[0].ends_with(&"x".repeat(200_000)));
+    }
+}

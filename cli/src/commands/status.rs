@@ -1,0 +1,167 @@
+//! `wharf status` and `wharf why`: what an app does, and why it does not do more.
+
+use wharf_types::Timestamp;
+use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo};
+use wharf_types::state::{Health, RolloutState};
+
+use crate::args::AppArg;
+use crate::output::{self, ago, coloured, count, short_id};
+use crate::session::Session;
+use crate::table::Table;
+
+/// `wharf status`
+pub async fn status(session: &Session, args: AppArg) -> anyhow::Result<()> {
+    let app = session.app(args.name)?;
+    let info = session.client.app(&app).await?;
+    if session.json {
+        return output::json(&info);
+    }
+    let now = Timestamp::now();
+    head_lines(&info, now).into_iter().try_for_each(output::line)?;
+    if info.instances.is_empty() {
+        return Ok(());
+    }
+    output::line("")?;
+    instance_table(&info.instances, now).print()
+}
+
+fn head_lines(info: &AppInfo, now: Timestamp) -> Vec<String> {
+    let release =
+        info.release.map_or_else(|| "no release runs".to_owned(), |release| format!("release {release}"));
+    let mut lines = vec![
+        format!("{} in {}: {}", info.app, info.namespace, coloured(info.condition.as_str())),
+        format!("  {release}, {} of {} ready", info.ready, count(info.replicas.into(), "replica")),
+    ];
+    lines.extend(info.urls.iter().map(|url| format!("  {url}")));
+    if let Some(reason) = &info.reason {
+        lines.push(format!("  because: {}", output::printable(&reason.message)));
+    }
+    lines.extend(info.rollout.as_ref().map(|rollout| rollout_line(rollout, now)));
+    lines
+}
+
+fn rollout_line(rollout: &RolloutInfo, now: Timestamp) -> String {
+    let from = rollout.from.map(|from| format!("from {from} ")).unwrap_or_default();
+    let state = coloured(rollout.state.as_str());
+    let when = match rollout.ended_at {
+        Some(ended_at) => ago(now, ended_at),
+        None => format!(
+            "{} of {} ready, started {}",
+            rollout.ready,
+            rollout.replicas,
+            ago(now, rollout.started_at)
+        ),
+    };
+    let reason = match (&rollout.reason, rollout.state) {
+        (Some(reason), state) if state != RolloutState::Succeeded => {
+            format!(": {}", output::printable(&reason.message))
+        }
+        _ => String::new(),
+    };
+    format!("  rollout {from}to {}: {state}, {when}{reason}", rollout.to)
+}
+
+fn instance_table(instances: &[InstanceInfo], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        "INSTANCE",
+        ">SLOT",
+        ">RELEASE",
+        "STATE",
+        "HEALTH",
+        ">RESTARTS",
+        "NODE",
+        "STARTED",
+        "~REASON",
+    ]);
+    for instance in instances {
+        let health = match instance.health {
+            Health::Unknown => "-",
+            Health::Healthy => "healthy",
+            Health::Unhealthy => "unhealthy",
+        };
+        let reason = instance.reason.as_ref().map(|reason| output::printable(&reason.message).into_owned());
+        table.row([
+            short_id(instance.id),
+            instance.slot.to_string(),
+            instance.release.to_string(),
+            coloured(instance.state.as_str()),
+            coloured(health),
+            instance.restarts.to_string(),
+            instance.node.map_or_else(|| "-".to_owned(), short_id),
+            ago(now, instance.created_at),
+            reason.unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// `wharf why`
+pub async fn why(session: &Session, args: AppArg) -> anyhow::Result<()> {
+    let app = session.app(args.name)?;
+    let why = session.client.why(&app).await?;
+    if session.json {
+        return output::json(&why);
+    }
+    output::line(format!("{} in {}: {}", app.app, app.namespace, coloured(why.condition.as_str())))?;
+    for sentence in &why.because {
+        output::line(format!("  because: {}", output::printable(sentence)))?;
+    }
+    for sentence in &why.advice {
+        output::line(format!("  try: {}", output::printable(sentence)))?;
+    }
+    if !why.last_log.is_empty() {
+        output::line("  its last lines:")?;
+    }
+    for line in &why.last_log {
+        output::line(format!("    | {}", output::printable(line)))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::node::{Reason, ReasonKind};
+    use wharf_types::state::AppCondition;
+
+    #[test]
+    fn a_status_says_what_runs_and_why_not_more() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let reason = Some(Reason { kind: ReasonKind::Exit, message: "it ended with exit code 3".into() });
+        let info = AppInfo {
+            namespace: "default".parse().unwrap(),
+            app: "hello".parse().unwrap(),
+            condition: AppCondition::Degraded,
+            reason: reason.clone(),
+            release: Some(3),
+            replicas: 2,
+            ready: 1,
+            url: "http://hello.default.localhost:8080/".into(),
+            urls: vec!["http://hello.default.localhost:8080/".into()],
+            rollout: Some(RolloutInfo {
+                id: wharf_types::RolloutId::new(),
+                from: Some(2),
+                to: 3,
+                state: RolloutState::Failed,
+                ready: 1,
+                replicas: 2,
+                reason,
+                rolled_back_by: None,
+                started_at: now,
+                ended_at: Some(Timestamp::from_second(1_000_000 - 180).unwrap()),
+            }),
+            instances: Vec::new(),
+            updated_at: now,
+        };
+        assert_eq!(
+            head_lines(&info, now),
+            [
+                "hello in default: degraded",
+                "  release 3, 1 of 2 replicas ready",
+                "  http://hello.default.localhost:8080/",
+                "  because: it ended with exit code 3",
+                "  rollout from 2 to 3: failed, 3 min ago: it ended with exit code 3",
+            ]
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! Gives up the artifacts that nobody needs any more: those that no kept release is made of.
+//!
+//! An artifact is pushed before its release is made, so one that was pushed a short while ago stays. The file goes after its
+//! row: what a crash leaves in between is a file without a row, and those are looked for, too.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use wharf_types::{Digest, Timestamp};
+
+use super::UPLOADS_MAX;
+use crate::context::Context;
+use crate::reconcile::chain;
+use crate::store;
+
+const PERIOD: Duration = Duration::from_secs(600);
+/// How long an artifact waits for its release.
+const UNUSED_MAX: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Collected {
+    pub(crate) rows: u64,
+    pub(crate) files: u64,
+}
+
+/// Collects at the start and then every few minutes, until `shutdown`.
+pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
+    let mut period = interval(PERIOD);
+    period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = period.tick() => {}
+        }
+        match collect(&context, Timestamp::now()).await {
+            Ok(Collected { rows: 0, files: 0 }) => {}
+            Ok(Collected { rows, files }) => {
+                info!("gave up {rows} artifacts that no release uses, and {files} files");
+            }
+            Err(error) => warn!("cannot give up unused artifacts, trying again later: {}", chain(&error)),
+        }
+    }
+}
+
+pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<Collected> {
+    // An upload has its file before it has its row, so this is done while there is none.
+    let Ok(_no_upload) = context.uploads.try_acquire_many(UPLOADS_MAX) else {
+        return Ok(Collected::default());
+    };
+    let before = now.checked_sub(UNUSED_MAX).unwrap_or(Timestamp::MIN);
+    let mut tx = context.store.write().await?;
+    let rows = store::artifact::delete_unused(&mut tx, before).await?;
+    let known: BTreeSet<Digest> = store::artifact::digests(&mut tx).await?.into_iter().collect();
+    tx.commit().await?;
+    let stored = context.artifacts.list().await.unwrap_or_else(|error| {
+        warn!("cannot list the files of artifacts: {error}");
+        Vec::new()
+    });
+    let mut files = 0;
+    for (digest, written_at) in stored {
+        if known.contains(&digest) || written_at >= before {
+            continue;
+        }
+        match context.artifacts.remove(digest).await {
+            Ok(()) => files += 1,
+            Err(error) => warn!("cannot remove the file of artifact {digest}: {error}"),
+        }
+    }
+    Ok(Collected { rows, files })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Method;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::tests::fixture::{Platform, component, quick};
+
+    impl Platform {
+        async fn knows(&self, number: u32) -> bool {
+            let path = format!("/v1/namespaces/default/artifacts/{}", Digest::of(&component(number)));
+            self.call(Method::GET, &path, Value::Null).await.status == 200
+        }
+    }
+
+    fn in_two_hours() -> Timestamp {
+        Timestamp::now() + 2 * UNUSED_MAX
+    }
+
+    #[tokio::test]
+    async fn an_artifact_that_no_release_uses_goes_after_a_while_and_a_used_one_stays() {
+        let platform = Platform::start().await;
+        platform.deploy("hello", &component(0), quick()).await.is(201);
+        platform.push("default", &component(1)).await.is(201);
+        let abandoned = Digest::of(b"\0asm\x01\0\0\0");
+        let bytes = bytes::Bytes::from_static(b"\0asm\x01\0\0\0");
+        let body = Box::pin(futures::stream::iter([Ok(bytes)]));
+        platform.context.artifacts.put(abandoned, body).await.unwrap();
+
+        assert_eq!(collect(&platform.context, Timestamp::now()).await.unwrap(), Collected::default());
+        assert!(platform.knows(1).await);
+        let collected = collect(&platform.context, in_two_hours()).await.unwrap();
+        assert_eq!(collected, Collected { rows: 1, files: 2 });
+        assert_eq!((platform.knows(0).await, platform.knows(1).await), (true, false));
+        for (digest, there) in [(Digest::of(&component(0)), true), (Digest::of(&component(1)), false)] {
+            assert_eq!(platform.context.artifacts.open(digest).await.unwrap().is_some(), there);
+        }
+        platform.push("default", &component(1)).await.is(201);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_given_up_while_something_is_pushed() {
+        let platform = Platform::start().await;
+        platform.push("default", &component(0)).await.is(201);
+        let upload = platform.context.uploads.try_acquire().unwrap();
+        assert_eq!(collect(&platform.context, in_two_hours()).await.unwrap(), Collected::default());
+        drop(upload);
+        assert_eq!(collect(&platform.context, in_two_hours()).await.unwrap().rows, 1);
+    }
+}

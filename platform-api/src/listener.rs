@@ -1,0 +1,106 @@
+//! Serves the API on its socket: takes connections, as many as there are places, and waits for none of them without a limit.
+//!
+//! HTTP/1.1 only: its one deadline for a request's head covers a connection from its first octet on, also while nothing comes.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// How long a connection may be silent before a request, and how long the request's head may take.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// Open connections; the next ones wait in the kernel.
+const CONNECTIONS_MAX: usize = 1024;
+/// How long to wait when the system has no room for another connection.
+const ACCEPT_RETRY: Duration = Duration::from_millis(500);
+
+/// Serves until `shutdown`, and then until the requests that are open have ended.
+pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    serve_within(HEAD_MAX, listener, router, shutdown).await;
+}
+
+async fn serve_within(
+    head_max: Duration,
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(head_max);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let open = GracefulShutdown::new();
+    loop {
+        let accepting = async {
+            let place = places.clone().acquire_owned().await;
+            (accept(&listener).await, place)
+        };
+        let (socket, place) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accepting => accepted,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = open.watch(http.serve_connection(TokioIo::new(socket), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!("a connection to the API broke: {error}");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    open.shutdown().await;
+}
+
+/// The next connection. An error concerns one connection, or goes away when others end.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                if let Err(error) = socket.set_nodelay(true) {
+                    debug!("cannot turn off Nagle's algorithm for an API connection: {error}");
+                }
+                return socket;
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                warn!("cannot take a connection to the API, trying again in {ACCEPT_RETRY:?}: {error}");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_finish_its_head_loses_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let brief = Duration::from_millis(50);
+        let serving = tokio::spawn(serve_within(brief, listener, Router::new(), shutdown.clone()));
+        for begun in ["", "P", "GET / HTTP/1.1\r\nhost: x\r\n"] {
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            connection.write_all(begun.as_bytes()).await.unwrap();
+            let mut rest = Vec::new();
+            let closed = timeout(Duration::from_secs(10), connection.read_to_end(&mut rest)).await;
+            closed.expect("the connection is closed").unwrap();
+        }
+        shutdown.cancel();
+        timeout(Duration::from_secs(10), serving).await.expect("it ends").unwrap();
+    }
+}

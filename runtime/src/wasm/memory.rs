@@ -1,0 +1,160 @@
+//! Memory of guests: a limit for each store, and one for all of them together, so that no app can take the host's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use wasmtime::ResourceLimiter;
+
+use super::meter::Meter;
+
+/// What the guests of this host use together.
+#[derive(Debug)]
+pub(super) struct HostMemory {
+    used: AtomicU64,
+    max_bytes: u64,
+}
+
+/// The host's memory where it cannot be found out.
+const ASSUMED_BYTES: u64 = 1 << 30;
+
+impl HostMemory {
+    /// Three quarters of the host's memory; the rest is the system's and this process's own.
+    pub(super) fn of_this_host() -> Self {
+        Self::new(crate::machine::memory_total_bytes().unwrap_or(ASSUMED_BYTES) / 4 * 3)
+    }
+
+    fn new(max_bytes: u64) -> Self {
+        Self { used: AtomicU64::new(0), max_bytes }
+    }
+
+    /// Whether `more` fits, for an app that has `of_app` already. An app gets no more than half of everything, whatever its
+    /// limit for one store is; its first octets it gets as long as there are any.
+    fn take(&self, more: u64, of_app: u64) -> bool {
+        if of_app > 0 && of_app.saturating_add(more) > self.max_bytes / 2 {
+            return false;
+        }
+        let before = self.used.fetch_add(more, Relaxed);
+        let fits = before.saturating_add(more) <= self.max_bytes;
+        if !fits {
+            self.used.fetch_sub(more, Relaxed);
+        }
+        fits
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Relaxed);
+    }
+}
+
+/// Why a guest was refused memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// `limits.memory`, in octets.
+    Limit(u64),
+    /// The host has no more, or no more for this app.
+    Host,
+}
+
+/// Counts all memories and tables of a store against one limit.
+pub(super) struct Limits {
+    meter: Arc<Meter>,
+    host: Arc<HostMemory>,
+    max_bytes: u64,
+    bytes: u64,
+    pub(super) denied: Option<Denied>,
+}
+
+impl Limits {
+    pub(super) fn new(meter: Arc<Meter>, host: Arc<HostMemory>, max_bytes: u64) -> Self {
+        Self { meter, host, max_bytes, bytes: 0, denied: None }
+    }
+
+    fn grow(&mut self, current: u64, desired: u64) -> bool {
+        let more = desired.saturating_sub(current);
+        if self.bytes.saturating_add(more) > self.max_bytes {
+            self.denied = Some(Denied::Limit(self.max_bytes));
+            return false;
+        }
+        if !self.host.take(more, self.meter.memory_bytes()) {
+            self.denied = Some(Denied::Host);
+            return false;
+        }
+        self.bytes += more;
+        self.meter.add_memory(more);
+        true
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.meter.free_memory(self.bytes);
+        self.host.give_back(self.bytes);
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(current as u64, desired as u64))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        // An element is a pointer.
+        let bytes = |elements: usize| 8 * elements as u64;
+        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(bytes(current), bytes(desired)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(meter: &Arc<Meter>, host: &Arc<HostMemory>, max_bytes: u64) -> Limits {
+        Limits::new(meter.clone(), host.clone(), max_bytes)
+    }
+
+    #[test]
+    fn memory_counts_over_all_memories_and_tables_of_a_store() {
+        let (meter, host) = (Arc::default(), Arc::new(HostMemory::new(1000)));
+        let mut limits = limits(&meter, &host, 100);
+        assert!(limits.memory_growing(0, 60, None).unwrap());
+        assert!(!limits.memory_growing(0, 60, None).unwrap(), "a second memory");
+        assert_eq!(limits.denied, Some(Denied::Limit(100)));
+        assert!(limits.table_growing(0, 5, None).unwrap(), "5 elements of 8 octets");
+        assert!(!limits.table_growing(5, 6, None).unwrap());
+        assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (100, 100));
+        drop(limits);
+        assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn one_app_gets_half_of_the_host_and_leaves_the_rest_to_others() {
+        let host = Arc::new(HostMemory::new(1000));
+        let (greedy, modest) = (Arc::default(), Arc::default());
+        let mut stores: Vec<Limits> = (0..6).map(|_| limits(&greedy, &host, 200)).collect();
+        let grown: Vec<bool> = stores.iter_mut().map(|store| store.grow(0, 200)).collect();
+        assert_eq!(grown, [true, true, false, false, false, false]);
+        assert_eq!(stores[2].denied, Some(Denied::Host));
+        assert!(limits(&modest, &host, 200).grow(0, 200));
+    }
+
+    #[test]
+    fn a_host_that_is_full_refuses_everybody_until_somebody_frees_memory() {
+        let host = Arc::new(HostMemory::new(1000));
+        let mut first = limits(&Arc::default(), &host, 1000);
+        assert!(first.grow(0, 900), "a single large store fits");
+        let mut second = limits(&Arc::default(), &host, 1000);
+        assert!(!second.grow(0, 200));
+        drop(first);
+        assert!(second.grow(0, 200));
+    }
+}

@@ -1,0 +1,231 @@
+//! Connections of guests: resolved, checked, made, counted.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wharf_types::spec::OutboundScheme;
+
+use super::home::Home;
+use super::policy::Policy;
+
+/// How long connecting may take, the wait for a place among the connections included.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Connections of one instance's guests, also those that wait to be used again.
+const INSTANCE_CONNECTIONS_MAX: usize = 256;
+/// Connections of all guests of this process, where it has file handles in plenty.
+const PROCESS_CONNECTIONS_MAX: usize = 4096;
+
+static PROCESS_PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let file_handles_max = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    Arc::new(Semaphore::new(process_connections_within(file_handles_max)))
+});
+
+/// An eighth of the file handles: the front door has most of them, and the worker itself needs some.
+fn process_connections_within(file_handles_max: u64) -> usize {
+    usize::try_from(file_handles_max / 8).unwrap_or(usize::MAX).clamp(1, PROCESS_CONNECTIONS_MAX)
+}
+
+tokio::task_local! {
+    /// How long the request that is polled wants to wait for a connection. The client between it and the connector has no
+    /// way to tell.
+    pub(super) static CONNECT_TIMEOUT: Duration;
+}
+
+/// Why no connection came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("the name resolves to addresses that no grant permits")]
+    Denied,
+    #[error("the name does not resolve")]
+    Resolve,
+    #[error("no address accepted the connection")]
+    Refused,
+    #[error("connecting took too long")]
+    Timeout,
+    #[error("there are as many connections as there may be")]
+    TooMany,
+    #[error("the worker is stopping")]
+    Stopping,
+}
+
+/// Resolves, checks, connects: in that order, so that what was checked is what is connected to.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    policy: Arc<Policy>,
+    home: Home,
+    /// Places of the instance and of the process; a connection takes one of each.
+    places: [Arc<Semaphore>; 2],
+}
+
+impl Connector {
+    pub(super) fn new(policy: Arc<Policy>, home: Home) -> Self {
+        let of_instance = Arc::new(Semaphore::new(INSTANCE_CONNECTIONS_MAX));
+        Self { policy, home, places: [of_instance, PROCESS_PLACES.clone()] }
+    }
+
+    async fn connect(self, uri: Uri, within: Duration) -> Result<GuestStream, ConnectError> {
+        let deadline = tokio::time::Instant::now() + within;
+        // Waiting, because a pooled connection may be dropped, or come free for this very request.
+        let places = async {
+            let [of_instance, of_process] = self.places;
+            Ok((of_instance.acquire_owned().await?, of_process.acquire_owned().await?))
+        };
+        let places: Result<_, tokio::sync::AcquireError> =
+            tokio::time::timeout_at(deadline, places).await.map_err(|_| ConnectError::TooMany)?;
+        let places = places.map_err(|_| ConnectError::Stopping)?;
+        let stream = tokio::time::timeout_at(deadline, connect(&self.policy, &uri))
+            .await
+            .map_err(|_| ConnectError::Timeout)??;
+        Ok(GuestStream { stream: TokioIo::new(stream), _places: places })
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = GuestStream;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<GuestStream, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let within = CONNECT_TIMEOUT.try_get().unwrap_or(CONNECT_MAX);
+        // At home, because a socket belongs to the runtime that makes it.
+        let connecting = self.home.spawn(self.clone().connect(uri, within));
+        Box::pin(async move { connecting.await.unwrap_or(Err(ConnectError::Stopping)) })
+    }
+}
+
+async fn connect(policy: &Policy, uri: &Uri) -> Result<TcpStream, ConnectError> {
+    let (scheme, default_port) = match uri.scheme_str() {
+        Some("https") => (OutboundScheme::Https, 443),
+        _ => (OutboundScheme::Http, 80),
+    };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(default_port);
+    let mut refusal = ConnectError::Resolve;
+    let addresses = tokio::net::lookup_host((host, port)).await.map_err(|_| ConnectError::Resolve)?;
+    for address in addresses {
+        match connect_to(policy, scheme, address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
+}
+
+async fn connect_to(
+    policy: &Policy,
+    scheme: OutboundScheme,
+    address: SocketAddr,
+) -> Result<TcpStream, ConnectError> {
+    if !policy.permits_address(scheme, address) {
+        return Err(ConnectError::Denied);
+    }
+    let stream = TcpStream::connect(address).await.map_err(|_| ConnectError::Refused)?;
+    // Without it, small writes wait up to 40 ms for the peer's delayed acknowledgement. It is not fatal.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// A connection with its places, which come free when it is closed.
+pub(super) struct GuestStream {
+    stream: TokioIo<TcpStream>,
+    _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl Connection for GuestStream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl hyper::rt::Read for GuestStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl hyper::rt::Write for GuestStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::Service as _;
+
+    use super::*;
+
+    /// A listener that nobody accepts from, and a connector that may reach it and has so many places.
+    async fn connector(places: usize) -> (tokio::net::TcpListener, Uri, Connector) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let mut connector = Connector::new(Arc::new(Policy::new(std::slice::from_ref(&uri))), Home::here());
+        connector.places[0] = Arc::new(Semaphore::new(places));
+        (listener, uri.parse().unwrap(), connector)
+    }
+
+    #[test]
+    fn guests_leave_most_file_handles_to_others() {
+        assert_eq!(process_connections_within(1024), 128);
+        assert_eq!(process_connections_within(u64::MAX), PROCESS_CONNECTIONS_MAX);
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_waits_for_a_place_and_then_fails() {
+        let (_listener, uri, mut connector) = connector(1).await;
+        let first = connector.call(uri.clone()).await.unwrap();
+        let soon = Duration::from_millis(20);
+        let refused = CONNECT_TIMEOUT.scope(soon, async { connector.call(uri.clone()).await }).await;
+        assert_eq!(refused.err(), Some(ConnectError::TooMany));
+        let waits = connector.call(uri);
+        drop(first);
+        assert!(waits.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_grant_is_not_connected_to() {
+        let (listener, _, _) = connector(1).await;
+        let uri: Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let mut connector = Connector::new(Arc::new(Policy::new(&["http://*".to_owned()])), Home::here());
+        assert_eq!(connector.call(uri).await.err(), Some(ConnectError::Denied));
+    }
+}

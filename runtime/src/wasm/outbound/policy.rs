@@ -1,0 +1,205 @@
+//! What the grants of a release permit.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use wharf_types::spec::{OutboundGrant, OutboundScheme};
+
+use super::address::is_public;
+
+/// How long a socket may use an address after a granted name has resolved to it.
+const FOUND_FOR: Duration = Duration::from_secs(5);
+
+/// The grants of a release.
+#[derive(Debug, Default)]
+pub struct Policy {
+    grants: Vec<OutboundGrant>,
+    found: Found,
+}
+
+impl Policy {
+    /// Grants that do not parse are left out: specs are checked before they get here.
+    pub fn new(allow: &[String]) -> Self {
+        Self {
+            grants: allow.iter().filter_map(|grant| grant.parse().ok()).collect(),
+            found: Found::default(),
+        }
+    }
+
+    pub fn grants_scheme(&self, scheme: OutboundScheme) -> bool {
+        self.grants.iter().any(|grant| grant.scheme == scheme)
+    }
+
+    /// Whether a connection to this host and port may be tried at all, before its name is resolved.
+    pub fn permits_name(&self, scheme: OutboundScheme, host: &str, port: u16) -> bool {
+        self.matching(scheme, port).any(|grant| match host.parse::<IpAddr>() {
+            Ok(address) => covers(grant, address) || (grant.host == "*" && is_public(address)),
+            Err(_) => name_matches(&grant.host, host),
+        })
+    }
+
+    /// Whether the address that a permitted name has resolved to may be connected to.
+    pub fn permits_address(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
+        is_public(address.ip()) || self.permits_literally(scheme, address)
+    }
+
+    /// Whether a grant spells this address or its block, or stands for every public one.
+    pub fn permits_literally(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
+        self.matching(scheme, address.port())
+            .any(|grant| covers(grant, address.ip()) || (grant.host == "*" && is_public(address.ip())))
+    }
+
+    /// The same for a socket, where only the address is known: a grant by name permits what the name resolves to, and did
+    /// a moment ago. A name with a `*` resolves to nothing.
+    pub async fn permits_socket(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
+        if self.permits_literally(scheme, address) || self.found.contains(scheme, address, Instant::now()) {
+            return true;
+        }
+        if !is_public(address.ip()) {
+            return false;
+        }
+        let names = self.matching(scheme, address.port()).map(|grant| grant.host.as_str());
+        for name in names.filter(|name| !name.contains('*')) {
+            if let Ok(mut found) = tokio::net::lookup_host((name, address.port())).await
+                && found.any(|found| found.ip() == address.ip())
+            {
+                self.found.insert(scheme, address, Instant::now());
+                return true;
+            }
+        }
+        false
+    }
+
+    fn matching(&self, scheme: OutboundScheme, port: u16) -> impl Iterator<Item = &OutboundGrant> {
+        self.grants
+            .iter()
+            .filter(move |grant| grant.scheme == scheme && grant.port.is_none_or(|granted| granted == port))
+    }
+}
+
+/// Addresses that granted names have resolved to: without it every datagram would ask a name server.
+#[derive(Debug, Default)]
+struct Found(Mutex<Vec<(OutboundScheme, SocketAddr, Instant)>>);
+
+impl Found {
+    fn contains(&self, scheme: OutboundScheme, address: SocketAddr, now: Instant) -> bool {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        found.retain(|(_, _, since)| now - *since < FOUND_FOR);
+        found.iter().any(|(for_scheme, other, _)| (*for_scheme, *other) == (scheme, address))
+    }
+
+    fn insert(&self, scheme: OutboundScheme, address: SocketAddr, now: Instant) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((scheme, address, now));
+    }
+}
+
+fn name_matches(grant: &str, host: &str) -> bool {
+    let host = host.trim_end_matches('.');
+    match grant.strip_prefix("*.") {
+        _ if grant == "*" => true,
+        Some(parent) => {
+            host.len() > parent.len() + 1
+                && host.as_bytes()[host.len() - parent.len() - 1] == b'.'
+                && host[host.len() - parent.len()..].eq_ignore_ascii_case(parent)
+        }
+        None => grant.eq_ignore_ascii_case(host),
+    }
+}
+
+fn covers(grant: &OutboundGrant, address: IpAddr) -> bool {
+    let (network, bits) = match grant.host.split_once('/') {
+        Some((network, bits)) => (network, bits.parse::<u32>().ok()),
+        None => (grant.host.as_str(), None),
+    };
+    match (network.parse::<IpAddr>(), address.to_canonical()) {
+        (Ok(IpAddr::V4(network)), IpAddr::V4(address)) => same_prefix(
+            u128::from(u32::from(network)),
+            u128::from(u32::from(address)),
+            32,
+            bits.unwrap_or(32),
+        ),
+        (Ok(IpAddr::V6(network)), IpAddr::V6(address)) => {
+            same_prefix(u128::from(network), u128::from(address), 128, bits.unwrap_or(128))
+        }
+        _ => false,
+    }
+}
+
+fn same_prefix(a: u128, b: u128, width: u32, bits: u32) -> bool {
+    let host_bits = width.saturating_sub(bits);
+    host_bits >= 128 || (a >> host_bits) == (b >> host_bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(grants: &[&str]) -> Policy {
+        Policy::new(&grants.iter().map(|grant| (*grant).to_owned()).collect::<Vec<_>>())
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_reachable_without_a_grant() {
+        assert!(!policy(&[]).permits_name(OutboundScheme::Https, "example.com", 443));
+    }
+
+    #[test]
+    fn a_name_is_granted_with_its_scheme_and_port_only() {
+        let policy = policy(&["https://api.example.com", "http://*.example.org:8080"]);
+        assert!(policy.permits_name(OutboundScheme::Https, "API.example.com", 443));
+        assert!(!policy.permits_name(OutboundScheme::Http, "api.example.com", 80));
+        assert!(!policy.permits_name(OutboundScheme::Https, "api.example.com", 8443));
+        assert!(policy.permits_name(OutboundScheme::Http, "a.example.org", 8080));
+        assert!(!policy.permits_name(OutboundScheme::Http, "example.org", 8080));
+        assert!(!policy.permits_name(OutboundScheme::Http, "aexample.org", 8080));
+    }
+
+    #[test]
+    fn a_name_that_resolves_to_a_private_address_gets_nowhere() {
+        let policy = policy(&["https://*"]);
+        assert!(policy.permits_address(OutboundScheme::Https, at("93.184.216.34:443")));
+        for inside in [
+            "127.0.0.1:443",
+            "10.1.2.3:443",
+            "169.254.169.254:443",
+            "[::1]:443",
+            "[::ffff:127.0.0.1]:443",
+            "[fe80::1]:443",
+            "0.0.0.0:443",
+            "100.64.0.1:443",
+        ] {
+            assert!(!policy.permits_address(OutboundScheme::Https, at(inside)), "{inside}");
+        }
+    }
+
+    #[test]
+    fn a_private_address_is_reachable_when_a_grant_spells_it() {
+        let policy = policy(&["http://10.0.0.0/8:*", "tcp://127.0.0.1:5432"]);
+        assert!(policy.permits_address(OutboundScheme::Http, at("10.9.9.9:81")));
+        assert!(!policy.permits_address(OutboundScheme::Http, at("192.168.0.1:81")));
+        assert!(policy.permits_literally(OutboundScheme::Tcp, at("127.0.0.1:5432")));
+        assert!(!policy.permits_literally(OutboundScheme::Tcp, at("127.0.0.1:22")));
+    }
+
+    #[test]
+    fn an_address_that_was_found_is_good_for_a_moment() {
+        let (found, address, now) = (Found::default(), at("93.184.216.34:53"), Instant::now());
+        found.insert(OutboundScheme::Udp, address, now);
+        assert!(found.contains(OutboundScheme::Udp, address, now + Duration::from_secs(4)));
+        assert!(!found.contains(OutboundScheme::Tcp, address, now), "another scheme");
+        assert!(!found.contains(OutboundScheme::Udp, at("93.184.216.34:54"), now), "another port");
+        assert!(!found.contains(OutboundScheme::Udp, address, now + Duration::from_secs(5)));
+        assert!(found.0.lock().unwrap().is_empty(), "nothing stays for ever");
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_not_opened_by_a_name_with_a_star() {
+        let policy = policy(&["tcp://*.example.com:443"]);
+        assert!(!policy.permits_socket(OutboundScheme::Tcp, at("93.184.216.34:443")).await);
+    }
+}

@@ -1,0 +1,71 @@
+//! What every app of a worker shares: the clock, the pool, the memory and the logs.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::admission::QUEUE_TIMEOUT;
+use super::app::HttpApp;
+use super::engine::{Activity, STORES_MAX};
+use super::failure::InvokeError;
+use super::memory::HostMemory;
+use crate::logs::LogSink;
+
+/// What every app of a worker shares.
+pub(super) struct Shared {
+    pub(super) activity: Arc<Activity>,
+    /// Places in the engines' pools.
+    pub(super) stores: Arc<Semaphore>,
+    pub(super) memory: Arc<HostMemory>,
+    pub(super) logs: LogSink,
+    /// Those that may have warm stores.
+    apps: Mutex<Vec<Weak<HttpApp>>>,
+}
+
+impl Shared {
+    pub(super) fn new(activity: Arc<Activity>, logs: LogSink) -> Self {
+        Self {
+            activity,
+            stores: Arc::new(Semaphore::new(STORES_MAX)),
+            memory: Arc::new(HostMemory::of_this_host()),
+            logs,
+            apps: Mutex::default(),
+        }
+    }
+
+    /// Room for a store in the engine's pool. Where there is none, warm stores make room: they only save time.
+    pub(super) async fn place(&self, places: u32) -> Result<OwnedSemaphorePermit, InvokeError> {
+        loop {
+            match self.stores.clone().try_acquire_many_owned(places) {
+                Ok(place) => return Ok(place),
+                Err(_) if self.drop_a_warm_store() => {}
+                Err(_) => break,
+            }
+        }
+        match tokio::time::timeout(QUEUE_TIMEOUT, self.stores.clone().acquire_many_owned(places)).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(InvokeError::Busy),
+        }
+    }
+
+    /// Apps take turns.
+    fn drop_a_warm_store(&self) -> bool {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..apps.len() {
+            let Some(app) = apps.pop() else { break };
+            let Some(app) = app.upgrade() else { continue };
+            let dropped = app.proxy().is_some_and(|proxy| proxy.warm.take().is_some());
+            apps.insert(0, Arc::downgrade(&app));
+            if dropped {
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(super) fn register(&self, app: &Arc<HttpApp>) {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        apps.retain(|app| app.strong_count() > 0);
+        apps.push(Arc::downgrade(app));
+    }
+}

@@ -1,0 +1,278 @@
+//! What a spec may ask for. The field types refuse what has no meaning; this refuses what would do harm.
+
+use std::time::Duration;
+
+use super::{AppSpec, OutboundGrant, ReuseMode};
+use crate::quantity::{ByteSize, Span};
+use crate::route::RoutePattern;
+use crate::world::World;
+
+/// The most slots of an app.
+pub const REPLICAS_MAX: u32 = 1000;
+
+const ENV_MAX_BYTES: usize = 32 << 10;
+const ARGS_MAX: usize = 256;
+const ARGS_MAX_BYTES: usize = 32 << 10;
+/// Each route is looked up among all others while nobody else can write.
+const ROUTES_MAX: usize = 100;
+/// Each grant is compared with each connection of the guest.
+const GRANTS_MAX: usize = 256;
+/// A guest's stack and its first pages take as much.
+const MEMORY_MIN: ByteSize = ByteSize::mib(1);
+/// A 32-bit guest can address no more.
+const MEMORY_MAX: ByteSize = ByteSize::mib(4096);
+/// As many as a node takes connections.
+const CONCURRENCY_MAX: u32 = 10_000;
+/// Longer than anything waits, and short enough to be added to any time.
+const SPAN_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Why a spec cannot be run, naming the field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct InvalidSpec {
+    pub field: String,
+    pub problem: String,
+}
+
+type Validated = Result<(), InvalidSpec>;
+
+fn invalid(field: &str, problem: impl Into<String>) -> Validated {
+    Err(InvalidSpec { field: field.to_owned(), problem: problem.into() })
+}
+
+/// Checks the names and the size of variables, which `field` names in an error.
+pub fn validate_env<'a>(
+    field: &str,
+    variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), InvalidSpec> {
+    let mut bytes = 0;
+    for (name, value) in variables {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return invalid(field, format!("`{}` is not a variable's name", name.escape_debug()));
+        }
+        if value.contains('\0') {
+            return invalid(field, format!("the value of `{name}` contains a NUL character"));
+        }
+        // As a C program counts them: with the sign in between and the NUL at the end.
+        bytes += name.len() + value.len() + 2;
+    }
+    at_most(field, "bytes", bytes, ENV_MAX_BYTES)
+}
+
+impl AppSpec {
+    /// Checks what the field types alone do not.
+    pub fn validate(&self) -> Result<(), InvalidSpec> {
+        self.validate_numbers()?;
+        self.validate_spans()?;
+        self.validate_memory()?;
+        self.validate_lists()?;
+        for path in [&self.http.health.path, &self.http.health.liveness_path].into_iter().flatten() {
+            if !path.starts_with('/') {
+                return invalid("http.health", format!("the path `{path}` does not start with `/`"));
+            }
+        }
+        validate_env("env", self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
+
+    /// Checks what depends on the artifact.
+    pub fn validate_for(&self, world: World) -> Result<(), InvalidSpec> {
+        if world == World::HttpProxy && self.reuse.mode == Some(ReuseMode::Concurrent) {
+            return invalid(
+                "reuse.mode",
+                "`concurrent` needs a WASI 0.3 component, and this is one of WASI 0.2; choose `serial`",
+            );
+        }
+        let is_concurrent = match self.reuse.mode {
+            Some(mode) => mode == ReuseMode::Concurrent,
+            None => world == World::HttpService,
+        };
+        if self.reuse.max_concurrent.is_some() && !is_concurrent {
+            return invalid("reuse.max_concurrent", "is of use with `reuse.mode` `concurrent` only");
+        }
+        Ok(())
+    }
+
+    fn validate_numbers(&self) -> Validated {
+        let reuse = &self.reuse;
+        for (field, number, least, most) in [
+            ("scale.replicas", Some(self.scale.replicas), 0, REPLICAS_MAX),
+            ("update.parallelism_percent", Some(self.update.parallelism_percent), 1, 100),
+            ("http.health.threshold", Some(self.http.health.threshold), 1, 1000),
+            ("limits.concurrency", Some(self.limits.concurrency), 1, CONCURRENCY_MAX),
+            ("reuse.max_requests", reuse.max_requests, 1, u32::MAX),
+            ("reuse.max_concurrent", reuse.max_concurrent, 1, CONCURRENCY_MAX),
+        ] {
+            match number {
+                Some(number) if number < least => {
+                    return invalid(field, format!("{number} is less than {least}"));
+                }
+                Some(number) if number > most => {
+                    return invalid(field, format!("{number} is more than {most}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_spans(&self) -> Validated {
+        let (health, limits, restart, update) =
+            (&self.http.health, &self.limits, &self.restart, &self.update);
+        for (field, span, least_millis) in [
+            ("http.health.period", health.period, 10),
+            ("http.health.startup_period", health.startup_period, 10),
+            ("http.health.timeout", health.timeout, 1),
+            ("limits.timeout", limits.timeout, 1),
+            ("limits.cpu", limits.cpu, 1),
+            ("restart.delay", restart.delay, 0),
+            ("restart.backoff", restart.backoff, 1),
+            // What fails at once would otherwise be started thousands of times a second.
+            ("restart.backoff_max", restart.backoff_max, 1000),
+            ("restart.reset_after", restart.reset_after, 0),
+            ("stop.drain", self.stop.drain, 0),
+            ("update.monitor", update.monitor, 0),
+            ("update.progress_deadline", update.progress_deadline, 100),
+        ] {
+            let least = Span::from_millis(least_millis);
+            if span < least {
+                return invalid(field, format!("{span} is less than {least}"));
+            }
+            if span.as_duration() > SPAN_MAX {
+                return invalid(field, format!("{span} is more than 365 days"));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_memory(&self) -> Validated {
+        let memory = self.limits.memory;
+        if memory < MEMORY_MIN {
+            return invalid("limits.memory", format!("{memory} is less than {MEMORY_MIN}"));
+        }
+        if memory > MEMORY_MAX {
+            let problem = format!("{memory} is more than a 32-bit guest can address, {MEMORY_MAX}");
+            return invalid("limits.memory", problem);
+        }
+        Ok(())
+    }
+
+    fn validate_lists(&self) -> Validated {
+        at_most("args", "arguments", self.args.len(), ARGS_MAX)?;
+        at_most("args", "bytes", self.args.iter().map(|arg| arg.len() + 1).sum(), ARGS_MAX_BYTES)?;
+        if let Some(arg) = self.args.iter().find(|arg| arg.contains('\0')) {
+            return invalid("args", format!("`{}` contains a NUL character", arg.escape_debug()));
+        }
+        at_most("http.routes", "routes", self.http.routes.len(), ROUTES_MAX)?;
+        for route in &self.http.routes {
+            if let Err(error) = route.parse::<RoutePattern>() {
+                return invalid("http.routes", error.to_string());
+            }
+        }
+        at_most("outbound.allow", "grants", self.outbound.allow.len(), GRANTS_MAX)?;
+        for grant in &self.outbound.allow {
+            if let Err(error) = grant.parse::<OutboundGrant>() {
+                return invalid("outbound.allow", error.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn at_most(field: &str, what: &str, count: usize, most: usize) -> Validated {
+    if count > most {
+        return invalid(field, format!("{count} {what} in all, more than {most}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The default spec with a change, as an error says what is wrong with it.
+    fn refused(edit: impl FnOnce(&mut AppSpec)) -> String {
+        let mut spec = AppSpec::default();
+        edit(&mut spec);
+        spec.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn numbers_outside_their_bounds_name_their_field() {
+        assert_eq!(refused(|spec| spec.scale.replicas = 1001), "scale.replicas: 1001 is more than 1000");
+        assert_eq!(refused(|spec| spec.limits.concurrency = 0), "limits.concurrency: 0 is less than 1");
+        assert_eq!(
+            refused(|spec| spec.limits.concurrency = 10_001),
+            "limits.concurrency: 10001 is more than 10000"
+        );
+        let zero = Some(0);
+        assert_eq!(refused(|spec| spec.reuse.max_requests = zero), "reuse.max_requests: 0 is less than 1");
+        assert_eq!(
+            refused(|spec| spec.reuse.max_concurrent = zero),
+            "reuse.max_concurrent: 0 is less than 1"
+        );
+        assert!(refused(|spec| spec.update.parallelism_percent = 101).contains("101 is more than 100"));
+    }
+
+    #[test]
+    fn a_crash_loop_without_a_wait_cannot_be_asked_for() {
+        let none = Span::from_secs(0);
+        assert_eq!(
+            refused(|spec| spec.restart.backoff_max = none),
+            "restart.backoff_max: 0s is less than 1s"
+        );
+        assert!(refused(|spec| spec.restart.backoff = none).starts_with("restart.backoff: "));
+        let eternity = Span::from_secs(u64::MAX);
+        assert!(refused(|spec| spec.limits.timeout = eternity).ends_with("is more than 365 days"));
+    }
+
+    #[test]
+    fn memory_that_no_guest_could_run_in_is_refused() {
+        let refused = |size| refused(|spec| spec.limits.memory = size);
+        assert_eq!(refused(ByteSize::bytes(0)), "limits.memory: 0B is less than 1MiB");
+        assert!(refused(ByteSize::mib(4097)).contains("more than a 32-bit guest can address"));
+    }
+
+    #[test]
+    fn lists_are_bounded_and_name_their_field() {
+        let many = |text: &str, count: usize| vec![text.to_owned(); count];
+        assert_eq!(
+            refused(|spec| spec.http.routes = many("a.example.com/", 101)),
+            "http.routes: 101 routes in all, more than 100"
+        );
+        assert_eq!(
+            refused(|spec| spec.outbound.allow = many("https://a.example.com", 257)),
+            "outbound.allow: 257 grants in all, more than 256"
+        );
+        assert_eq!(refused(|spec| spec.args = many("", 257)), "args: 257 arguments in all, more than 256");
+        assert_eq!(
+            refused(|spec| spec.args = many(&"x".repeat(1 << 15), 1)),
+            "args: 32769 bytes in all, more than 32768"
+        );
+    }
+
+    #[test]
+    fn what_no_program_can_be_given_is_refused() {
+        let with =
+            |name: &str, value: &str| refused(|spec| spec.env.extend([(name.to_owned(), value.to_owned())]));
+        assert_eq!(with("A=B", ""), "env: `A=B` is not a variable's name");
+        assert_eq!(with("A", "x\0y"), "env: the value of `A` contains a NUL character");
+        assert!(with("A", &"x".repeat(1 << 15)).contains("more than 32768"));
+        assert_eq!(refused(|spec| spec.args.push("a\0".into())), "args: `a\\0` contains a NUL character");
+    }
+
+    #[test]
+    fn reuse_must_suit_the_world() {
+        let mut spec = AppSpec::default();
+        spec.reuse.mode = Some(ReuseMode::Concurrent);
+        assert_eq!(spec.validate_for(World::HttpProxy).unwrap_err().field, "reuse.mode");
+        spec.validate_for(World::HttpService).unwrap();
+        spec.reuse.max_concurrent = Some(4);
+        spec.validate_for(World::HttpService).unwrap();
+        spec.reuse.mode = None;
+        spec.validate_for(World::HttpService).unwrap();
+        for mode in [None, Some(ReuseMode::Serial)] {
+            spec.reuse.mode = mode;
+            assert_eq!(spec.validate_for(World::HttpProxy).unwrap_err().field, "reuse.max_concurrent");
+        }
+    }
+}
