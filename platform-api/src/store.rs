@@ -57,10 +57,10 @@ impl From<sqlx::Error> for StoreError {
         if is_full(&error) {
             return Self::Full;
         }
-        match &error {
-            sqlx::Error::Database(database) if database.is_unique_violation() => Self::Taken,
+        match error {
+            sqlx::Error::Database(ref database) if database.is_unique_violation() => Self::Taken,
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Corrupt(error.to_string()),
-            _ => Self::Database(error),
+            error => Self::Database(error),
         }
     }
 }
