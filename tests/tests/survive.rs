@@ -97,8 +97,12 @@ async fn a_command_that_ends_again_and_again_is_crash_looping_and_said_to_be() {
     let info =
         platform.app_is("ticker", "crash-looping", |info| info.condition == AppCondition::CrashLooping).await;
     assert!(info.instances.iter().any(|instance| instance.restarts > 0), "{info:?}");
-    let table = platform.wharf(&["apps"]).await.ok();
-    assert!(table.contains("crash-looping"), "{table}");
+    // Between two ends it runs for a moment, and is said to.
+    let told = || async {
+        let table = platform.wharf(&["apps"]).await.ok();
+        table.contains("crash-looping").then_some(())
+    };
+    eventually(SHORT, "`wharf apps` says that it is crash-looping", told).await;
     let why = platform.wharf(&["why", "ticker"]).await.ok();
     assert!(why.contains("ticker") && why.lines().count() > 1, "{why}");
 }
