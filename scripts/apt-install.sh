@@ -15,7 +15,7 @@ as_root=()
 if [[ $(id -u) != 0 ]]; then
     as_root=(sudo)
     [[ -t 2 ]] || as_root=(sudo -n)
-    "${as_root[@]}" true || fail "run this, then start again: sudo apt-get install --no-install-recommends $*"
+    { command -v sudo >/dev/null && "${as_root[@]}" true; } || fail "run this, then start again: sudo apt-get install --no-install-recommends $*"
 fi
 
 say "installing $*"
