@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use wharf_types::api::{
     AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
     EnvPatch, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI,
@@ -145,8 +145,10 @@ impl Client {
         self.once_only(app.request(self, Method::POST, "/restart")).await
     }
 
-    pub async fn delete_app(&self, app: &AppRef) -> anyhow::Result<()> {
-        self.done(app.request(self, Method::DELETE, "")).await
+    /// Whether the app is gone; otherwise the platform is still stopping what it runs.
+    pub async fn delete_app(&self, app: &AppRef) -> anyhow::Result<bool> {
+        let response = self.send(app.request(self, Method::DELETE, "")).await?;
+        Ok(response.status() != StatusCode::ACCEPTED)
     }
 
     /// Reads a reply's head only, for its date.

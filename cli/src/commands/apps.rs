@@ -77,11 +77,12 @@ pub async fn open(session: &Session, args: AppArg) -> anyhow::Result<()> {
 pub async fn delete(session: &Session, args: DeleteArgs) -> anyhow::Result<()> {
     let app = session.app(args.name)?;
     confirm("app", app.app.as_str(), args.yes)?;
-    session.client.delete_app(&app).await?;
+    let is_gone = session.client.delete_app(&app).await?;
     if session.json {
         return output::json(
-            &serde_json::json!({ "namespace": app.namespace, "app": app.app, "deleted": true }),
+            &serde_json::json!({ "namespace": app.namespace, "app": app.app, "deleted": is_gone }),
         );
     }
-    output::line(format!("{} in {} is deleted", app.app, app.namespace))
+    let what = if is_gone { "is deleted" } else { "is being deleted: open requests may finish first" };
+    output::line(format!("{} in {} {what}", app.app, app.namespace))
 }

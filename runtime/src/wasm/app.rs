@@ -18,12 +18,12 @@ use wharf_types::spec::ReuseMode;
 
 use super::admission::{Admitted, Gate, Refused};
 use super::body::{GuestBody, LimitedBody};
-use super::pool::places_for;
 use super::failure::{InvokeError, classify};
 use super::habit::Habit;
 use super::invoke::Proxy02;
 use super::lane::Account;
 use super::meter::Meter;
+use super::pool::places_for;
 use super::service::{Call, ServiceState};
 use super::shared::Shared;
 use super::state::{State, Template, closed_wasi};

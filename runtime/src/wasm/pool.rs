@@ -8,10 +8,10 @@ use wharf_types::quantity::ByteSize;
 use crate::backend::Failure;
 
 /// Stores that may live at once; each needs at least one component instance, memory and stack of the pool.
-pub const STORES_MAX: usize = 1000;
+pub(super) const STORES_MAX: usize = 1000;
 
 /// Largest memory of a guest, which is also the address space that a slot of the pool reserves.
-pub const MEMORY_MAX_BYTES: usize = 4 << 30;
+pub(super) const MEMORY_MAX_BYTES: usize = 4 << 30;
 
 /// Slots that nobody uses and that keep up to 10 MiB of their last guest, so at most about 1 GiB.
 const WARM_SLOTS_MAX: u32 = 100;

@@ -7,9 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::admission::QUEUE_TIMEOUT;
 use super::app::HttpApp;
 use super::engine::Activity;
-use super::pool::STORES_MAX;
 use super::failure::InvokeError;
 use super::memory::HostMemory;
+use super::pool::STORES_MAX;
 use crate::logs::LogSink;
 
 /// What every app of a worker shares.

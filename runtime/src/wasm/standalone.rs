@@ -14,13 +14,13 @@ use wharf_types::{AppName, Digest, InstanceId, NamespaceName};
 
 use super::app::{HttpApp, Outputs};
 use super::command::{Command, CommandEnd, grant_sockets};
-use super::pool::check_resources;
 use super::failure::InvokeError;
 use super::host::{Guest, WasmHost};
 use super::keyvalue::KeyValueHost;
 use super::lane::Laned;
 use super::meter::Meter;
 use super::outbound::Outbound;
+use super::pool::check_resources;
 use super::state::{State, Template, new_store};
 use super::stdio::GuestOutput;
 use crate::backend::Failure;

@@ -19,16 +19,24 @@ pub enum OutboundScheme {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not a grant: write scheme, host and port, such as `https://api.example.com` or `tcp://10.0.0.5:5432`"
-)]
-pub struct InvalidGrant(String);
+pub enum InvalidGrant {
+    #[error(
+        "`{0}` is not a grant: write scheme, host and port, such as `https://api.example.com` or `tcp://10.0.0.5:5432`"
+    )]
+    Malformed(String),
+    /// Who opens a socket gives an address, and nobody can list the names below another.
+    #[error(
+        "`{0}` can never match: a socket has an address and no name; write the whole hostname or a CIDR block"
+    )]
+    NamesForSockets(String),
+}
 
 impl std::str::FromStr for OutboundGrant {
     type Err = InvalidGrant;
 
     fn from_str(text: &str) -> Result<Self, InvalidGrant> {
-        let invalid = || InvalidGrant(text.chars().take(120).collect());
+        let shown = || text.chars().take(120).collect();
+        let invalid = || InvalidGrant::Malformed(shown());
         let (scheme, rest) = text.split_once("://").ok_or_else(invalid)?;
         let (scheme, default_port) = match scheme {
             "http" => (OutboundScheme::Http, Some(80)),
@@ -58,6 +66,9 @@ impl std::str::FromStr for OutboundGrant {
                 return Err(invalid());
             }
         }
+        if host.starts_with("*.") && matches!(scheme, OutboundScheme::Tcp | OutboundScheme::Udp) {
+            return Err(InvalidGrant::NamesForSockets(shown()));
+        }
         Ok(Self { scheme, host, port })
     }
 }
@@ -72,6 +83,9 @@ mod tests {
         assert_eq!((grant.host.as_str(), grant.port), ("api.example.com", Some(443)));
         let grant: OutboundGrant = "tcp://10.0.0.0/8:*".parse().unwrap();
         assert_eq!((grant.host.as_str(), grant.port), ("10.0.0.0/8", None));
+        assert!("https://*.example.com".parse::<OutboundGrant>().is_ok());
+        let refused = "tcp://*.example.com:5432".parse::<OutboundGrant>().unwrap_err().to_string();
+        assert!(refused.contains("CIDR block"), "{refused}");
         assert!("api.example.com".parse::<OutboundGrant>().is_err());
         assert!("ftp://x".parse::<OutboundGrant>().is_err());
         assert!("http://10.0.0.0/99".parse::<OutboundGrant>().is_err());
