@@ -179,15 +179,15 @@ async fn a_port_in_use_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_in_use_is_refused() {
     let platform = platform().await;
-    up_fails(&platform.data(), &["in use by another wharf"]).await;
+    up_fails(&platform.data(), 1, &["in use by another wharf"]).await;
     hello_still_serves(&platform).await;
 }
 
-/// Starts a platform in this folder, which must fail with code 1 and these words.
-async fn up_fails(data: &Path, words: &[&str]) {
+/// Starts a platform in this folder, which must fail with this code and these words.
+async fn up_fails(data: &Path, code: i32, words: &[&str]) {
     let home = tempfile::tempdir().unwrap();
     let args = ["up", "--data", data.to_str().unwrap(), "--api", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-    Wharf::at_home(home.path()).run(&args).await.fails(1, words);
+    Wharf::at_home(home.path()).run(&args).await.fails(code, words);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,8 +197,8 @@ async fn a_data_directory_that_cannot_be_written_is_named() {
     let file = home.path().join("file");
     std::fs::write(&file, "").unwrap();
     let below = file.join("data");
-    up_fails(&below, &["cannot write to the data directory", below.to_str().unwrap(), "--data"]).await;
-    up_fails(Path::new("/proc/wharf"), &["cannot write to the data directory /proc/wharf"]).await;
+    up_fails(&below, 1, &["cannot write to the data directory", below.to_str().unwrap(), "--data"]).await;
+    up_fails(Path::new("/proc/wharf"), 1, &["cannot write to the data directory /proc/wharf"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,7 +209,7 @@ async fn a_data_directory_that_has_become_read_only_is_named_and_left_alone() {
     assert_eq!(platform.terminate().await.code(), Some(0));
     disk.remount("ro");
     let data = disk.data();
-    up_fails(&data, &["cannot write to the data directory", data.to_str().unwrap(), "--data"]).await;
+    up_fails(&data, 1, &["cannot write to the data directory", data.to_str().unwrap(), "--data"]).await;
     disk.remount("rw");
     platform.start_again().await;
     platform.serves("hello").await;
@@ -228,7 +228,7 @@ async fn a_data_directory_of_a_newer_version_is_left_alone() {
     .await
     .unwrap();
     db.close().await.unwrap();
-    up_fails(&platform.data(), &["written by a newer wharf"]).await;
+    up_fails(&platform.data(), 1, &["written by a newer wharf"]).await;
 
     let mut db = connect(&database).await;
     sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9999").execute(&mut db).await.unwrap();
@@ -312,7 +312,7 @@ async fn a_platform_does_not_start_on_a_full_disk_and_says_so() {
     let Some(disk) = SmallDisk::mount(24) else { return };
     let filler = disk.fill();
     let data = disk.data();
-    up_fails(&data, &["disk of the data directory", data.to_str().unwrap(), "is full", "make room"]).await;
+    up_fails(&data, 9, &["disk of the data directory", data.to_str().unwrap(), "is full", "make room"]).await;
 
     // The same where a platform has been before.
     std::fs::remove_file(&filler).unwrap();
@@ -320,7 +320,7 @@ async fn a_platform_does_not_start_on_a_full_disk_and_says_so() {
     platform.deploy("hello", "hello", &[]).await;
     assert_eq!(platform.terminate().await.code(), Some(0));
     let filler = disk.fill();
-    up_fails(&data, &["disk of the data directory", data.to_str().unwrap(), "is full", "make room"]).await;
+    up_fails(&data, 9, &["disk of the data directory", data.to_str().unwrap(), "is full", "make room"]).await;
     std::fs::remove_file(&filler).unwrap();
     platform.start_again().await;
     platform.serves("hello").await;
