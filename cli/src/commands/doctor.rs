@@ -226,18 +226,22 @@ async fn check_rust() -> Check {
 }
 
 async fn check_python() -> Check {
-    match output_of("componentize-py", &["--version"]).await {
-        Some(version) => Check::ok("python", version),
-        None => {
-            Check::warning("python", "no componentize-py", "for Python apps: `pip install componentize-py`")
+    // An app may have its own, in the place where the guide puts it.
+    for program in ["componentize-py", ".venv/bin/componentize-py"] {
+        if let Some(version) = output_of(program, &["--version"]).await {
+            return Check::ok("python", version);
         }
     }
+    let help = "only for Python apps: `pip install componentize-py`, in a `.venv` of the app's folder";
+    Check::warning("python", "no componentize-py here", help)
 }
 
 async fn check_javascript() -> Check {
     match output_of("node", &["--version"]).await {
         Some(version) => Check::ok("javascript", format!("node {version}")),
-        None => Check::warning("javascript", "no node", "for JavaScript apps: install Node.js 20 or later"),
+        None => {
+            Check::warning("javascript", "no node", "only for JavaScript apps: install Node.js 20 or later")
+        }
     }
 }
 
