@@ -91,3 +91,9 @@ pub async fn sleep(duration: Duration) {
     let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     wasip3::clocks::monotonic_clock::wait_for(nanos).await;
 }
+
+/// Goes on with something after the answer, such as telling another service. The platform ends what takes longer than the app's
+/// `limits.timeout`, counted from the end of the answer.
+pub fn spawn(work: impl Future<Output = ()> + 'static) {
+    wasip3::spawn_local(work);
+}

@@ -192,6 +192,8 @@ pub struct ReuseSpec {
     pub max_requests: Option<u32>,
     /// Requests in one store at once (`concurrent` only). None: 16.
     pub max_concurrent: Option<u32>,
+    /// A store that waits for its next request for so long is dropped. None: 10 s.
+    pub idle_timeout: Option<Span>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

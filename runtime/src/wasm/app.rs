@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -11,20 +11,19 @@ use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::Component;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::Error;
-use wasmtime_wasi_http::handler::ProxyHandler;
 use wharf_types::InstanceId;
 use wharf_types::node::AssignedInstance;
 use wharf_types::spec::ReuseMode;
 
 use super::admission::{Admitted, Gate, Refused};
 use super::body::{GuestBody, LimitedBody};
-use super::failure::{InvokeError, classify};
+use super::failure::InvokeError;
 use super::habit::Habit;
 use super::invoke::Proxy02;
 use super::lane::Account;
 use super::meter::Meter;
 use super::pool::places_for;
-use super::service::{Call, ServiceState};
+use super::service::{Capacity, Service03};
 use super::shared::Shared;
 use super::state::{State, Template, closed_wasi};
 use super::stdio::GuestOutput;
@@ -35,12 +34,16 @@ use wharf_types::log::LogStream;
 /// Warm stores that one instance keeps at most.
 const WARM_MAX: usize = 64;
 
+/// How long a store waits for its next request, where the app does not say.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// An instance's guest. Holds no store while it is idle, unless its settings ask for reuse and nobody else needs the room.
 pub struct HttpApp {
     pub(super) shared: Arc<Shared>,
     pub(super) template: Template,
     pub(super) instance: InstanceId,
     pub(super) timeout: Duration,
+    idle_timeout: Duration,
     request_body_max: u64,
     pub(super) gate: Gate,
     /// Places in the pool that each store takes.
@@ -54,7 +57,7 @@ pub struct HttpApp {
 
 enum Guest {
     P2(Box<Proxy02>),
-    P3(ProxyHandler<ServiceState>),
+    P3(Service03),
 }
 
 /// A component that was matched with a world and linked.
@@ -111,7 +114,7 @@ impl HttpApp {
     ) -> Arc<Self> {
         let spec = &assigned.spec;
         let places = places_for(linked.component());
-        let app = Arc::new_cyclic(|this| {
+        let app = Arc::new({
             let guest = match linked {
                 Linked::P2(pre) => {
                     let uses = match spec.reuse.mode {
@@ -134,12 +137,8 @@ impl HttpApp {
                             (spec.reuse.max_requests.unwrap_or(128), spec.reuse.max_concurrent.unwrap_or(16))
                         }
                     };
-                    Guest::P3(ProxyHandler::new(ServiceState::new(
-                        this.clone(),
-                        pre,
-                        uses as usize,
-                        concurrent as usize,
-                    )))
+                    let capacity = Capacity { uses: uses as usize, concurrent: concurrent as usize };
+                    Guest::P3(Service03::new(pre, capacity, if uses > 1 { WARM_MAX } else { 1 }))
                 }
             };
             Self {
@@ -147,6 +146,7 @@ impl HttpApp {
                 places,
                 habit: Habit::default(),
                 timeout: spec.limits.timeout.as_duration(),
+                idle_timeout: spec.reuse.idle_timeout.map_or(IDLE_TIMEOUT, |span| span.as_duration()),
                 request_body_max: spec.limits.request_body.as_bytes(),
                 outputs,
                 env: spec.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
@@ -181,7 +181,7 @@ impl HttpApp {
         let started = async {
             match &self.guest {
                 Guest::P2(proxy) => proxy.try_start(self).await,
-                Guest::P3(service) => service.state().try_start(self).await,
+                Guest::P3(service) => service.try_start(self).await,
             }
         };
         match tokio::time::timeout(self.timeout, started).await {
@@ -206,6 +206,30 @@ impl HttpApp {
         }
     }
 
+    /// Drops a store that waits for its next request; false: there is none.
+    pub(super) fn drop_idle_store(&self) -> bool {
+        match &self.guest {
+            Guest::P2(proxy) => proxy.warm.take().is_some(),
+            Guest::P3(service) => service.drop_idle(),
+        }
+    }
+
+    /// Drops stores that have waited for their next request for long.
+    pub(super) fn drop_stores_idle_since(&self, now: Instant) {
+        let is_young = |since: Instant| now.saturating_duration_since(since) < self.idle_timeout;
+        match &self.guest {
+            Guest::P2(proxy) => proxy.warm.retain(|store| is_young(store.since())),
+            Guest::P3(service) => service.drop_old(is_young),
+        }
+    }
+
+    pub(super) fn service(&self) -> Option<&Service03> {
+        match &self.guest {
+            Guest::P2(_) => None,
+            Guest::P3(service) => Some(service),
+        }
+    }
+
     pub(super) fn proxy(&self) -> Option<&Proxy02> {
         match &self.guest {
             Guest::P2(proxy) => Some(proxy),
@@ -216,40 +240,8 @@ impl HttpApp {
     /// No new requests from here on; returns when the open ones have ended, or have been cut because the time is up.
     pub(super) async fn drain(&self, time: Duration) -> bool {
         let drained = self.gate.drain(time).await;
-        if let Some(proxy) = self.proxy() {
-            proxy.warm.clear();
-        }
+        while self.drop_idle_store() {}
         drained
-    }
-
-    pub(super) fn classify(&self, error: &wasmtime::Error) -> InvokeError {
-        use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, TrapOrPanicError};
-        if let Some(error) = error.downcast_ref::<InvokeError>() {
-            return error.clone();
-        }
-        if error.downcast_ref::<ExpirationError>().is_some() {
-            return InvokeError::Timeout(self.timeout);
-        }
-        if let Some(error) = error.downcast_ref::<InstantiationError<Arc<Call>>>() {
-            if let Some(error) = error.error.downcast_ref::<InvokeError>() {
-                return error.clone();
-            }
-            if error.error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-                return InvokeError::Busy;
-            }
-            return classify(&error.error, None, &self.last_words());
-        }
-        if error.downcast_ref::<TrapOrPanicError>().is_some() {
-            let text = "the guest trapped in a store that it shared with other requests".to_owned();
-            return InvokeError::Trap(self.with_last_words(text));
-        }
-        if let Some(error) = error.downcast_ref::<Error>() {
-            return InvokeError::Guest(error.to_string());
-        }
-        if let Some(code) = error.downcast_ref::<wasmtime_wasi_http::p3::bindings::http::types::ErrorCode>() {
-            return InvokeError::Guest(format!("{code:?}"));
-        }
-        classify(error, None, &self.last_words())
     }
 
     /// Room in the engine's pool for one store.
@@ -273,15 +265,6 @@ impl HttpApp {
 
     pub(super) fn last_words(&self) -> Vec<String> {
         self.shared.logs.tail(self.instance)
-    }
-
-    fn with_last_words(&self, mut text: String) -> String {
-        let words = self.last_words();
-        if !words.is_empty() {
-            text.push_str("; it last printed: ");
-            text.push_str(&words[words.len().saturating_sub(3)..].join(" / "));
-        }
-        text
     }
 }
 

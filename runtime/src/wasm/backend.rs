@@ -25,6 +25,7 @@ use super::meter::Meter;
 use super::outbound::Outbound;
 use super::pool::check_resources;
 use super::pool::places_for;
+use super::shared::keep_swept;
 use super::state::{State, Template, closed_wasi, new_store};
 use super::table::{NamespaceNeighbours, Table};
 use crate::backend::{Backend, Ended, Failure, Run};
@@ -52,7 +53,9 @@ enum Live {
 }
 
 impl WasmBackend {
+    /// To be called within a runtime.
     pub fn new(host: WasmHost, control: ControlClient) -> Arc<Self> {
+        tokio::spawn(keep_swept(Arc::downgrade(&host.shared)));
         Arc::new(Self {
             host,
             control,

@@ -2,8 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
@@ -14,7 +13,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::admission::Admitted;
 use super::failure::InvokeError;
 use super::invoke::{GuestTask, panicked};
-use super::service::Call;
+use super::service::Caller;
 
 /// A request body with a limit, and the limit's error in the words of `wasi:http`.
 pub(super) struct LimitedBody<B> {
@@ -82,22 +81,93 @@ fn is_complete(may_have_body: bool, status: StatusCode, content_length: Option<u
 /// Who keeps the request's place.
 pub(super) enum Seat {
     Own(Admitted),
-    /// Together with the store that serves it.
-    Shared(Arc<Call>),
+    /// A caller of a store that others may share.
+    Shared(Caller),
 }
 
 impl Seat {
     fn admitted(&self) -> &Admitted {
         match self {
             Self::Own(admitted) => admitted,
-            Self::Shared(call) => call.admitted(),
+            Self::Shared(caller) => caller.admitted(),
+        }
+    }
+}
+
+/// A body of which the first frames may be here already.
+pub(super) struct Frames {
+    first: Option<Frame<Bytes>>,
+    second: Option<Frame<Bytes>>,
+    rest: Option<WasiBody>,
+}
+
+impl From<WasiBody> for Frames {
+    fn from(body: WasiBody) -> Self {
+        Self { first: None, second: None, rest: Some(body) }
+    }
+}
+
+impl Frames {
+    /// Takes what is there of the body, as far as there is room for it here, and lets go of the body if that was all.
+    pub(super) fn collect(&mut self) -> Result<(), Error> {
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Some(body) = &mut self.rest
+            && self.second.is_none()
+        {
+            match Pin::new(body).poll_frame(&mut cx) {
+                Poll::Ready(Some(frame)) if self.first.is_none() => self.first = Some(frame?),
+                Poll::Ready(Some(frame)) => self.second = Some(frame?),
+                Poll::Ready(None) => self.rest = None,
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    fn ready(&self) -> impl Iterator<Item = &Frame<Bytes>> {
+        self.first.iter().chain(&self.second)
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Some(frame) = self.first.take().or_else(|| self.second.take()) {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match &mut self.rest {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ready().next().is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let here: u64 = self.ready().filter_map(|frame| Some(frame.data_ref()?.len() as u64)).sum();
+        match &self.rest {
+            // A length that is known would leave no room for trailers.
+            None if self.ready().any(Frame::is_trailers) => SizeHint::default(),
+            None => SizeHint::with_exact(here),
+            Some(body) => {
+                let mut hint = body.size_hint();
+                let (lower, upper) = (hint.lower(), hint.upper());
+                if let Some(upper) = upper {
+                    hint.set_upper(upper.saturating_add(here));
+                }
+                hint.set_lower(lower.saturating_add(here));
+                hint
+            }
         }
     }
 }
 
 /// The body of a guest's response, together with what is left of the guest.
 pub struct GuestBody {
-    body: WasiBody,
+    frames: Frames,
     rest: Option<GuestTask>,
     /// What `content-length` announced and has not been sent.
     left: Option<u64>,
@@ -110,7 +180,7 @@ pub struct GuestBody {
 
 impl GuestBody {
     pub(super) fn wrap(
-        response: Response<WasiBody>,
+        response: Response<Frames>,
         may_have_body: bool,
         rest: Option<GuestTask>,
         seat: Seat,
@@ -118,7 +188,7 @@ impl GuestBody {
         let length = response.headers().get(http::header::CONTENT_LENGTH);
         let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let ended = response.body().is_end_stream() || is_complete(may_have_body, response.status(), left);
-        response.map(|body| Self { body, rest, left, ended, seat: Some(seat), cut: None })
+        response.map(|frames| Self { frames, rest, left, ended, seat: Some(seat), cut: None })
     }
 
     /// Whether the app has to go before this body has ended.
@@ -153,11 +223,21 @@ impl Body for GuestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         loop {
-            if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            if let Poll::Ready(frame) = this.frames.poll_frame(cx) {
+                if frame.is_none()
+                    && let Some(Seat::Shared(caller)) = &this.seat
+                {
+                    let Poll::Ready(end) = caller.poll_end(cx) else { return Poll::Pending };
+                    if let Some(error) = end {
+                        this.ended = true;
+                        caller.admitted().app().meter().trapped();
+                        return Poll::Ready(Some(Err(Error::InternalError(Some(error.to_string())))));
+                    }
+                }
                 if let (Some(Ok(frame)), Some(left)) = (&frame, &mut this.left) {
                     *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
                 }
-                if frame.is_none() || this.left == Some(0) || this.body.is_end_stream() {
+                if frame.is_none() || this.left == Some(0) || this.frames.is_end_stream() {
                     this.ended = true;
                     // The guest usually only has to return. Let it do so here: after the last frame nobody polls again.
                     let _ = this.drive(cx);
@@ -182,11 +262,11 @@ impl Body for GuestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.frames.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.frames.size_hint()
     }
 }
 

@@ -2,41 +2,70 @@
 //!
 //! Two things need it: the budget of an invocation, which the engine's epoch callback checks from within the guest, and the choice
 //! of the lane, which the guest's task makes between two polls. Reading a thread's clock is a system call, too much for each
-//! poll of a short request; so polls are timed by the wall clock, and the thread's clock is read only in the callback, that
-//! is, about once an epoch by guests that compute for that long.
+//! poll of a short request; so polls are timed by the wall clock, and the thread's clock is read a few times an epoch: in the
+//! callback, by guests that compute for that long, and before a poll when the last reading is old.
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::engine::TICK;
-use super::lane::lanes_for;
-use super::meter::Meter;
 
 /// An epoch that ends sooner after its guest was polled had begun to wait before: the guest was away for that long, and has not
 /// computed.
 const JUST_RESUMED: Duration = TICK.checked_div(10).expect("ten is not zero");
 
+/// An epoch in which the guest had the CPU for less was taken by others.
+const LEFT_WITHOUT_CPU: Duration = TICK.checked_div(2).expect("two is not zero");
+
 /// What is known of the guest that this thread polls.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
+    /// Of the current budget, and in all.
     spent: Duration,
-    /// The end of what `spent` covers, by the wall clock and by the thread's clock.
+    total: Duration,
+    /// The end of what these cover, by the wall clock and by the thread's clock.
     covered: Instant,
     covered_cpu: Option<Duration>,
     interrupted: bool,
 }
 
+/// When a thread's clock was read, and what it said.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    at: Instant,
+    cpu: Option<Duration>,
+}
+
+/// A reading is good for so long. What the thread did between it and the beginning of a guest's poll is counted as the guest's, so
+/// this is also the error.
+const READING_GOOD_FOR: Duration = TICK.checked_div(4).expect("four is not zero");
+
+/// The thread's clock, read anew where the last reading is too old.
+fn read_thread_clock(now: Instant) -> Option<Duration> {
+    if let Some(reading) = READING.get()
+        && now.saturating_duration_since(reading.at) < READING_GOOD_FOR
+    {
+        return reading.cpu;
+    }
+    let cpu = thread_cpu_time();
+    READING.set(Some(Reading { at: now, cpu }));
+    cpu
+}
+
 thread_local! {
     static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
+    static READING: Cell<Option<Reading>> = const { Cell::new(None) };
 }
 
 /// CPU time of one guest over all its polls.
 #[derive(Debug, Default)]
 pub(super) struct Stopwatch {
     spent: Duration,
+    total: Duration,
     interrupted: bool,
+    /// When the last poll ended.
+    ended: Option<Instant>,
+    debt: Duration,
 }
 
 impl Stopwatch {
@@ -49,19 +78,43 @@ impl Stopwatch {
                 TURN.set(self.0);
             }
         }
-        let turn = Turn { spent: self.spent, covered: Instant::now(), covered_cpu: None, interrupted: false };
+        let now = Instant::now();
+        self.debt = self.debt_at(now);
+        let turn = Turn {
+            spent: self.spent,
+            total: self.total,
+            covered: now,
+            covered_cpu: read_thread_clock(now),
+            interrupted: false,
+        };
         let _outer = Outer(TURN.replace(Some(turn)));
         let polled = poll();
         if let Some(turn) = TURN.get() {
             // Computing for longer would have been interrupted, so what goes beyond was spent waiting for a core.
-            self.spent = turn.spent + turn.covered.elapsed().min(2 * TICK);
+            let end = Instant::now();
+            let rest = (end - turn.covered).min(2 * TICK);
+            let total = turn.total + rest;
+            self.debt += total - self.total;
+            self.spent = turn.spent + rest;
+            self.total = total;
             self.interrupted = turn.interrupted;
+            self.ended = Some(end);
         }
         polled
     }
 
-    pub(super) fn spent(&self) -> Duration {
-        self.spent
+    pub(super) fn total(&self) -> Duration {
+        self.total
+    }
+
+    /// CPU time that the guest has not made up for by waiting for as long. Waiting for the CPU does not count.
+    pub(super) fn debt_at(&self, now: Instant) -> Duration {
+        match self.ended {
+            Some(ended) if !self.interrupted => {
+                self.debt.saturating_sub(now.saturating_duration_since(ended))
+            }
+            _ => self.debt,
+        }
     }
 
     /// Whether the last poll ended because the guest computed to the end of an epoch.
@@ -75,7 +128,7 @@ impl Stopwatch {
 pub(super) struct EpochEnd {
     /// CPU time of the invocation so far.
     pub(super) spent: Duration,
-    /// It has just been resumed, and the epoch ended while it waited: there is no reason to make it wait again.
+    /// It has just been resumed, or was kept from the CPU by others: there is no reason to make it wait again.
     pub(super) just_resumed: bool,
 }
 
@@ -88,87 +141,28 @@ pub(super) fn at_epoch_end() -> Option<EpochEnd> {
         (Some(now), Some(before)) => now.saturating_sub(before),
         _ => 2 * TICK,
     };
-    let just_resumed = !turn.interrupted && by_wall < JUST_RESUMED;
+    let just_resumed = !turn.interrupted && (by_wall < JUST_RESUMED || by_cpu < LEFT_WITHOUT_CPU);
     turn.spent += by_wall.min(by_cpu);
+    turn.total += by_wall.min(by_cpu);
     turn.covered = now;
     turn.covered_cpu = cpu;
+    READING.set(Some(Reading { at: now, cpu }));
     turn.interrupted |= !just_resumed;
     TURN.set(Some(turn));
     Some(EpochEnd { spent: turn.spent, just_resumed })
 }
 
-/// CPU time of a store that serves many requests at once and is polled by the engine's own scheduler. It is told when a request is
-/// handed in and when a poll has ended, and takes what lies between for work: near enough, and cheap.
-#[derive(Debug)]
-pub(super) struct StoreClock {
-    meter: Arc<Meter>,
-    base: Instant,
-    /// Since when the guest works, in nanoseconds after `base`; 0 while it waits.
-    since: AtomicU64,
-    /// What it has used since the last request was handed in.
-    spent: AtomicU64,
-    lanes: AtomicUsize,
+/// A request is handed to the guest that this thread polls, whose CPU budget begins anew.
+pub(super) fn begin_budget() {
+    let Some(turn) = TURN.get() else { return };
+    let now = Instant::now();
+    let before = (now - turn.covered).min(2 * TICK);
+    TURN.set(Some(Turn { spent: Duration::ZERO, total: turn.total + before, covered: now, ..turn }));
 }
 
-impl StoreClock {
-    pub(super) fn new(meter: Arc<Meter>) -> Self {
-        Self {
-            meter,
-            base: Instant::now(),
-            since: AtomicU64::new(0),
-            spent: AtomicU64::new(0),
-            lanes: AtomicUsize::new(0),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        self.base.elapsed().as_nanos() as u64 + 1
-    }
-
-    /// A request is handed in.
-    pub(super) fn begin(&self) {
-        self.spent.store(0, Relaxed);
-        if self.since.load(Relaxed) == 0 {
-            self.since.store(self.now(), Relaxed);
-        }
-    }
-
-    /// The guest waits, for whatever it is.
-    pub(super) fn pause(&self) {
-        if self.since.load(Relaxed) != 0 {
-            self.charge(0);
-        }
-    }
-
-    /// Counts the time since it began to work, which is less than two epochs: longer work would have been interrupted.
-    fn charge(&self, since: u64) -> Duration {
-        let worked = self.now().saturating_sub(self.since.swap(since, Relaxed));
-        let worked = Duration::from_nanos(worked).min(2 * TICK);
-        self.meter.add_cpu(worked);
-        worked
-    }
-
-    pub(super) fn at_epoch_end(&self) -> EpochEnd {
-        let now = self.now();
-        if self.since.load(Relaxed) == 0 {
-            self.since.store(now, Relaxed);
-            return EpochEnd { spent: self.spent(), just_resumed: true };
-        }
-        let worked = self.charge(now);
-        self.spent.fetch_add(worked.as_nanos() as u64, Relaxed);
-        let spent = self.spent();
-        self.lanes.fetch_max(lanes_for(spent), Relaxed);
-        EpochEnd { spent, just_resumed: false }
-    }
-
-    fn spent(&self) -> Duration {
-        Duration::from_nanos(self.spent.load(Relaxed))
-    }
-
-    /// The lane that its work asked for.
-    pub(super) fn lanes(&self) -> usize {
-        self.lanes.load(Relaxed)
-    }
+/// Whether this thread is within the poll of a guest: the guest has called something of this process.
+pub(super) fn is_inside_a_guest() -> bool {
+    TURN.get().is_some()
 }
 
 fn thread_cpu_time() -> Option<Duration> {
@@ -203,7 +197,7 @@ mod tests {
         std::thread::sleep(20 * TICK);
         stopwatch.time(|| ());
         assert!(!stopwatch.is_interrupted());
-        assert!((TICK..=8 * TICK).contains(&stopwatch.spent()), "{stopwatch:?}");
+        assert!((TICK..=8 * TICK).contains(&stopwatch.spent), "{stopwatch:?}");
     }
 
     #[test]
@@ -237,19 +231,38 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_store_pays_for_work_and_not_for_waiting() {
-        let meter = Arc::new(Meter::default());
-        let clock = StoreClock::new(meter.clone());
-        clock.begin();
-        compute(TICK);
-        let end = clock.at_epoch_end();
-        assert!(!end.just_resumed && end.spent >= TICK, "{end:?}");
-        clock.pause();
-        std::thread::sleep(20 * TICK);
-        let end = clock.at_epoch_end();
-        assert!(end.just_resumed && end.spent <= 4 * TICK, "{end:?}");
-        clock.begin();
-        assert_eq!(clock.spent(), Duration::ZERO, "a new request has a new budget");
-        assert_eq!(clock.lanes(), 1);
+    fn waiting_makes_up_for_computing() {
+        let mut stopwatch = Stopwatch::default();
+        stopwatch.time(|| compute(TICK));
+        let debt = stopwatch.debt_at(Instant::now());
+        assert!(debt >= TICK / 2, "{debt:?}");
+        assert_eq!(stopwatch.debt_at(Instant::now() + 3 * TICK), Duration::ZERO);
+        stopwatch.time(|| {
+            compute(2 * TICK);
+            at_epoch_end().unwrap();
+        });
+        assert!(stopwatch.debt_at(Instant::now() + 100 * TICK) >= TICK, "it waits for the CPU");
+    }
+
+    #[test]
+    fn a_new_budget_does_not_forget_what_was_spent_before() {
+        let mut stopwatch = Stopwatch::default();
+        stopwatch.time(|| {
+            compute(TICK);
+            begin_budget();
+            compute(TICK / 4);
+        });
+        assert!(stopwatch.total() >= TICK, "{stopwatch:?}");
+        assert!(stopwatch.spent < stopwatch.total(), "{stopwatch:?}");
+    }
+
+    #[test]
+    fn a_guest_whose_core_was_taken_is_not_interrupted() {
+        let mut stopwatch = Stopwatch::default();
+        stopwatch.time(|| {
+            std::thread::sleep(20 * TICK);
+            assert!(at_epoch_end().unwrap().just_resumed);
+        });
+        assert!(!stopwatch.is_interrupted());
     }
 }

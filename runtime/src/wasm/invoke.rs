@@ -9,6 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -21,7 +22,7 @@ use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use super::admission::Admitted;
 use super::app::HttpApp;
-use super::body::{GuestBody, Seat, may_have_body};
+use super::body::{Frames, GuestBody, Seat, may_have_body};
 use super::failure::{InvokeError, classify};
 use super::lane::Laned;
 use super::state::{State, new_store};
@@ -40,6 +41,14 @@ pub(super) struct Warm {
     store: Store<State>,
     proxy: Proxy,
     uses: u32,
+    since: Instant,
+}
+
+impl Warm {
+    /// When its last request ended.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
 }
 
 impl Proxy02 {
@@ -56,7 +65,7 @@ impl Proxy02 {
         state.hold(place);
         let mut store = new_store(proxy.pre.engine(), state);
         match proxy.pre.instantiate_async(&mut store).await {
-            Ok(proxy) => Ok(Warm { store, proxy, uses: 0 }),
+            Ok(proxy) => Ok(Warm { store, proxy, uses: 0, since: Instant::now() }),
             Err(error) => Err(app.explain(&error, &store)),
         }
     }
@@ -122,13 +131,15 @@ impl HttpApp {
             Some(Err(error)) => return Err(error),
         };
         match outcome {
-            Some(Ok(response)) => Ok(GuestBody::wrap(response, has_body, rest, Seat::Own(admitted))),
+            Some(Ok(response)) => {
+                Ok(GuestBody::wrap(response.map(Frames::from), has_body, rest, Seat::Own(admitted)))
+            }
             Some(Err(code)) => Err(InvokeError::Guest(format!("{code:?}"))),
             None => Err(InvokeError::NoResponse),
         }
     }
 
-    fn explain(&self, error: &wasmtime::Error, store: &Store<State>) -> InvokeError {
+    pub(super) fn explain(&self, error: &wasmtime::Error, store: &Store<State>) -> InvokeError {
         if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
             return InvokeError::Busy;
         }
@@ -170,6 +181,7 @@ where
     }
     warm.uses += 1;
     if warm.uses < proxy.uses && !app.gate.is_closed() {
+        warm.since = Instant::now();
         proxy.warm.keep(warm);
     }
     Ok(())

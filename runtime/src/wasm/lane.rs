@@ -2,21 +2,26 @@
 //!
 //! A short request is cheapest where it arrived: no task, no wake-up of another thread. A guest that computes for long would
 //! keep that thread from everybody else, so after an epoch it moves, whole, to a runtime of its own: the slow lane. One that
-//! goes on for [`LAST_AFTER`] moves once more, to threads that run only while nobody else wants to. Where most requests of an
-//! app end up in a lane, its next ones start there ([`super::habit`]).
+//! goes on for [`LAST_AFTER`] moves once more, to threads that run only while nobody else wants to. Waiting makes up for
+//! computing: a guest that has done as much of one as of the other comes back, so that a long-lived one is not judged by
+//! what it did once. Where most requests of an app end up in a lane, its next ones start there ([`super::habit`]).
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Runtime};
+use tokio::task::JoinHandle;
 
 use super::cpu::Stopwatch;
+use super::engine::TICK;
 
-/// CPU time after which a guest moves to the last lane.
+/// A debt of CPU time with which a guest moves to the last lane.
 const LAST_AFTER: Duration = Duration::from_millis(20);
+/// A guest with a smaller debt of CPU time may come back to where requests arrive.
+const FORGIVEN: Duration = TICK;
 
 /// How the kernel schedules the threads of a lane (sched(7)).
 #[derive(Clone, Copy, Debug)]
@@ -86,18 +91,18 @@ fn take(priority: Priority) {
     }
 }
 
-/// The lane for a guest that has computed to the end of an epoch, and for so long in all.
-pub(super) fn lanes_for(spent: Duration) -> usize {
-    if spent < LAST_AFTER { 1 } else { COUNT }
+/// The lane for a guest that has computed to the end of an epoch, and has such a debt.
+fn lane_for(debt: Duration) -> usize {
+    if debt < LAST_AFTER { 1 } else { COUNT }
 }
 
-/// While the result lives, tasks are started in this lane; None for the lane where requests arrive.
-pub(super) fn enter(lane: usize) -> Option<tokio::runtime::EnterGuard<'static>> {
-    Some(LANES.get(lane.checked_sub(1)?)?.handle()?.enter())
+/// The runtime of a lane; None for the lane where requests arrive.
+pub(super) fn handle(lane: usize) -> Option<&'static Handle> {
+    LANES.get(lane.checked_sub(1)?)?.handle()
 }
 
 /// Who pays for a guest.
-pub(super) trait Account: Send + Unpin + 'static {
+pub(super) trait Account: Send + Sync + Unpin + 'static {
     /// It is about to be polled.
     fn begin_poll(&self);
     /// It has computed for `time` more.
@@ -109,43 +114,70 @@ pub(super) trait Account: Send + Unpin + 'static {
 /// What a guest has computed is told at the latest when it is this much, so that its figures move while it runs.
 const CHARGE_AFTER: Duration = Duration::from_millis(1);
 
-type GuestFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(super) type GuestFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A guest in one of the lanes. Dropping it ends the guest.
-struct Guest<T, A: Account> {
+/// A guest and what it has computed.
+pub(super) struct Guest<T> {
     future: GuestFuture<T>,
-    account: A,
     stopwatch: Stopwatch,
     charged: Duration,
-    /// The lane where it is, and the one that its computing asks for; 0 is where the request arrived.
+    /// The lane that its computing asks for, 0 for none, and the last one that it has ever asked for.
     lane: usize,
     needed: usize,
 }
 
-impl<T, A: Account> Guest<T, A> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
-        self.account.begin_poll();
+impl<T> Guest<T> {
+    pub(super) fn new(future: GuestFuture<T>) -> Self {
+        Self { future, stopwatch: Stopwatch::default(), charged: Duration::ZERO, lane: 0, needed: 0 }
+    }
+
+    pub(super) fn poll(&mut self, account: &impl Account, cx: &mut Context<'_>) -> Poll<T> {
+        account.begin_poll();
         let polled = self.stopwatch.time(|| self.future.as_mut().poll(cx));
         if self.stopwatch.is_interrupted() {
-            self.needed = self.needed.max(lanes_for(self.stopwatch.spent()));
+            self.lane = self.lane.max(lane_for(self.stopwatch.debt_at(Instant::now())));
+            self.needed = self.needed.max(self.lane);
         }
-        if self.stopwatch.spent() - self.charged >= CHARGE_AFTER {
-            self.charge();
+        if self.stopwatch.total() - self.charged >= CHARGE_AFTER {
+            self.charge(account);
         }
         polled
     }
 
-    fn charge(&mut self) {
-        let spent = self.stopwatch.spent();
-        self.account.charge(spent - self.charged);
-        self.charged = spent;
+    /// The lane where its next poll belongs: one that has waited for as long as it has computed is short again.
+    pub(super) fn lane(&mut self) -> usize {
+        if self.lane > 0 && self.stopwatch.debt_at(Instant::now()) <= FORGIVEN {
+            self.lane = 0;
+        }
+        self.lane
+    }
+
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.stopwatch.is_interrupted()
+    }
+
+    fn charge(&mut self, account: &impl Account) {
+        let total = self.stopwatch.total();
+        account.charge(total - self.charged);
+        self.charged = total;
+    }
+
+    /// It is over, or has done what was asked of it.
+    pub(super) fn close(&mut self, account: &impl Account) {
+        self.charge(account);
+        account.close(std::mem::take(&mut self.needed));
     }
 }
 
-impl<T, A: Account> Drop for Guest<T, A> {
+/// A guest with its own account, which is closed when the guest is dropped.
+struct Accounted<T, A: Account> {
+    guest: Guest<T>,
+    account: A,
+}
+
+impl<T, A: Account> Drop for Accounted<T, A> {
     fn drop(&mut self) {
-        self.charge();
-        self.account.close(self.needed);
+        self.guest.close(&self.account);
     }
 }
 
@@ -157,37 +189,49 @@ pub(super) struct Laned<T, A: Account> {
 }
 
 enum Place<T, A: Account> {
-    Here(Guest<T, A>),
-    /// Further down; polled there by a `Laned` of its own.
-    Moved(tokio::task::JoinHandle<Option<T>>),
+    Here(Accounted<T, A>),
+    Moved(JoinHandle<Left<T, A>>),
     Done,
+}
+
+/// How a guest leaves a lane.
+enum Left<T, A: Account> {
+    Ended(T),
+    Moves(Accounted<T, A>),
 }
 
 impl<T: Send + 'static, A: Account> Laned<T, A> {
     /// `start` is the lane where the guest is first polled, 0 for none.
     pub(super) fn new(future: GuestFuture<T>, account: A, start: usize) -> Self {
-        let guest = Guest {
-            future,
-            account,
-            stopwatch: Stopwatch::default(),
-            charged: Duration::ZERO,
-            lane: 0,
-            needed: 0,
-        };
-        Self { place: Place::Here(guest), start }
+        Self { place: Place::Here(Accounted { guest: Guest::new(future), account }), start }
     }
 
+    /// Moves a guest that is here to another lane, where it is polled until it ends or belongs elsewhere.
     fn move_to(&mut self, lane: usize) {
-        let Some(to) = lane.checked_sub(1).and_then(|index| LANES.get(index)).and_then(Lane::handle) else {
-            return;
-        };
+        let Some(to) = handle(lane) else { return };
         self.place = match std::mem::replace(&mut self.place, Place::Done) {
-            Place::Here(mut guest) => {
-                guest.lane = lane;
-                Place::Moved(to.spawn(Self { place: Place::Here(guest), start: 0 }))
-            }
+            Place::Here(guest) => Place::Moved(to.spawn(stay(guest, lane))),
             other => other,
         };
+    }
+}
+
+/// Polls a guest in the lane where this is polled.
+async fn stay<T, A: Account>(mut it: Accounted<T, A>, lane: usize) -> Left<T, A> {
+    let mut is_first = true;
+    let ended = std::future::poll_fn(|cx| {
+        // It has been moved here for a reason, which its first poll may change.
+        if !std::mem::take(&mut is_first) && it.guest.lane() == 0 {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(output) = it.guest.poll(&it.account, cx) {
+            return Poll::Ready(Some(output));
+        }
+        if it.guest.is_interrupted() && it.guest.lane() > lane { Poll::Ready(None) } else { Poll::Pending }
+    });
+    match ended.await {
+        Some(output) => Left::Ended(output),
+        None => Left::Moves(it),
     }
 }
 
@@ -200,24 +244,34 @@ impl<T: Send + 'static, A: Account> Future for Laned<T, A> {
         if start > 0 {
             self.move_to(start);
         }
-        if let Place::Here(guest) = &mut self.place {
-            if let Poll::Ready(output) = guest.poll(cx) {
-                self.place = Place::Done;
-                return Poll::Ready(Some(output));
+        loop {
+            match &mut self.place {
+                Place::Here(it) => {
+                    if let Poll::Ready(output) = it.guest.poll(&it.account, cx) {
+                        self.place = Place::Done;
+                        return Poll::Ready(Some(output));
+                    }
+                    let lane = it.guest.lane();
+                    if lane == 0 || handle(lane).is_none() {
+                        return Poll::Pending;
+                    }
+                    self.move_to(lane);
+                }
+                Place::Moved(task) => {
+                    let Poll::Ready(left) = Pin::new(task).poll(cx) else { return Poll::Pending };
+                    self.place = Place::Done;
+                    match left {
+                        Ok(Left::Ended(output)) => return Poll::Ready(Some(output)),
+                        Ok(Left::Moves(mut it)) => {
+                            let lane = it.guest.lane();
+                            self.place = Place::Here(it);
+                            self.move_to(lane);
+                        }
+                        Err(_) => return Poll::Ready(None),
+                    }
+                }
+                Place::Done => return Poll::Ready(None),
             }
-            if guest.needed > guest.lane {
-                let lane = guest.needed;
-                self.move_to(lane);
-            }
-        }
-        match &mut self.place {
-            Place::Here(_) => Poll::Pending,
-            Place::Moved(task) => {
-                let Poll::Ready(joined) = Pin::new(task).poll(cx) else { return Poll::Pending };
-                self.place = Place::Done;
-                Poll::Ready(joined.ok().flatten())
-            }
-            Place::Done => Poll::Ready(None),
         }
     }
 }
@@ -302,6 +356,22 @@ mod tests {
         };
         let here = std::thread::current().name().map(str::to_owned);
         assert_eq!(Laned::new(Box::pin(guest), Bill::default(), 0).await, Some(here));
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_computes_no_more_comes_back() {
+        let guest = async {
+            let thread = || std::thread::current().name().map(str::to_owned);
+            let here = thread();
+            let threads = computes(LAST_AFTER).await;
+            assert_eq!(threads.last().map(String::as_str), Some("slow-lane"), "{threads:?}");
+            let limit = Instant::now() + Duration::from_secs(10);
+            while thread() != here && Instant::now() < limit {
+                tokio::time::sleep(LAST_AFTER).await;
+            }
+            thread() == here
+        };
+        assert_eq!(Laned::new(Box::pin(guest), Bill::default(), 0).await, Some(true));
     }
 
     #[tokio::test]

@@ -1,146 +1,156 @@
 //! Invocations of WASI 0.3 HTTP apps: many requests in one store.
 //!
-//! wasmtime's own [`ProxyHandler`](wasmtime_wasi_http::handler::ProxyHandler) schedules requests onto stores; this module gives it our stores, limits and words. A trap ends every
-//! request that shares the store, which is why an app can ask for less sharing (`reuse`).
+//! A store is a future that anybody may poll. A request takes one that is idle and polls it where it is, in the task of its
+//! connection: most guests answer in that poll, and the store is idle again, without a task, a channel or another thread. A
+//! guest that does not gets a task that polls its store until it is idle, and while it waits, other requests may join it. A trap ends
+//! every request that shares the store, which is why an app can ask for less sharing (`reuse`).
 
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+mod drive;
+mod mailbox;
+mod store;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use futures::task::AtomicWaker;
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::sync::Notify;
-use tokio::time::Sleep;
-use wasmtime::{Result, Store, StoreContextMut, format_err};
-use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::handler::{
-    HandlerState, Instance, Proxy, ProxyHandler, ShouldAccept, TrapOrPanicError, WorkerExpiration,
-    WorkerState, WorkerStatus,
-};
+use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::admission::Admitted;
 use super::app::HttpApp;
-use super::body::{GuestBody, Seat, may_have_body};
-use super::cpu::StoreClock;
-use super::engine::Held;
-use super::failure::{InvokeError, classify};
-use super::lane;
-use super::state::{State, new_store};
+use super::body::{Frames, GuestBody, Seat, may_have_body};
+use super::cpu;
+use super::failure::InvokeError;
+use super::state::State;
+use super::warm::WarmStores;
+pub(super) use mailbox::Capacity;
+use mailbox::{Call, Job, Mailbox, Outlook};
+use store::SharedStore;
 
-/// How long a store without requests is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Polls of a store by the request that it was given, before it gets a task. A guest that yields, which most do once or twice, is
+/// polled anew.
+const POLLS_HERE_MAX: usize = 16;
 
-/// How the stores of one app are made.
-pub(super) struct ServiceState {
-    app: Weak<HttpApp>,
-    pre: ServicePre<State>,
-    /// Requests that one store serves in all, and at once.
-    uses: usize,
-    concurrent: usize,
+/// A WASI 0.3 guest.
+pub(super) struct Service03 {
+    pub(super) pre: ServicePre<State>,
+    capacity: Capacity,
+    idle: WarmStores<SharedStore>,
+    /// Stores at work, in tasks of their own.
+    at_work: Mutex<Vec<Arc<Mailbox>>>,
 }
 
-impl ServiceState {
-    pub(super) fn new(app: Weak<HttpApp>, pre: ServicePre<State>, uses: usize, concurrent: usize) -> Self {
-        Self { app, pre, uses, concurrent }
+impl Service03 {
+    pub(super) fn new(pre: ServicePre<State>, capacity: Capacity, idle_max: usize) -> Self {
+        Self { pre, capacity, idle: WarmStores::new(idle_max), at_work: Mutex::default() }
     }
 
-    pub(super) async fn try_start(&self, app: &Arc<HttpApp>) -> std::result::Result<(), InvokeError> {
-        let (mut store, _held) = self.store(app).await.map_err(|error| app.classify(&error))?;
-        match self.pre.instantiate_async(&mut store).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(app.classify(&error)),
+    pub(super) async fn try_start(&self, app: &Arc<HttpApp>) -> Result<(), InvokeError> {
+        store::start(app).await.map(drop)
+    }
+
+    /// Drops an idle store; false: there is none.
+    pub(super) fn drop_idle(&self) -> bool {
+        self.idle.take().is_some()
+    }
+
+    /// Drops the idle stores about whose time of last use `is_young` says no.
+    pub(super) fn drop_old(&self, is_young: impl Fn(Instant) -> bool) {
+        self.idle.retain(|store| is_young(store.idle_since()));
+    }
+
+    /// Gives the request to a store: an idle one, or one that others use, or a new one. Where nobody polls it, it comes back for
+    /// that.
+    fn hand_in(
+        &self,
+        app: &Arc<HttpApp>,
+        request: Request<WasiBody>,
+        call: &Arc<Call>,
+    ) -> (Arc<Mailbox>, Option<SharedStore>) {
+        let mut job = Some(Job { request, call: call.clone() });
+        let store = match self.idle.take() {
+            Some(store) => store,
+            None => match self.join(&mut job) {
+                Some(mailbox) => return (mailbox, None),
+                None => SharedStore::new(app.clone()),
+            },
+        };
+        let mailbox = store.mailbox().clone();
+        if let Some(job) = job {
+            mailbox.hand_in(job);
+        }
+        (mailbox, Some(store))
+    }
+
+    /// Gives the request to a store that others use, if one has room.
+    fn join(&self, job: &mut Option<Job>) -> Option<Arc<Mailbox>> {
+        if self.capacity.concurrent < 2 {
+            return None;
+        }
+        let at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        at_work.iter().find(|mailbox| mailbox.try_join(job, self.capacity)).cloned()
+    }
+
+    /// After a poll that has left nothing to wait for, or so it seems.
+    fn settle(&self, app: &Arc<HttpApp>, mut store: SharedStore) {
+        match store.outlook(self.capacity) {
+            Outlook::Idle => self.keep(app, store),
+            Outlook::Over => store.rest(app),
+            Outlook::Busy => {
+                let lane = store.guest().lane();
+                drive::spawn(app.clone(), store, lane);
+            }
         }
     }
 
-    async fn store(&self, app: &Arc<HttpApp>) -> Result<(Store<State>, Held)> {
-        let place = app.place().await?;
-        let mut state = State::new(app.wasi(), &app.template);
-        state.hold(place);
-        Ok((new_store(self.pre.engine(), state), app.shared.activity.hold()))
+    fn keep(&self, app: &Arc<HttpApp>, mut store: SharedStore) {
+        store.rest(app);
+        if !app.gate.is_closed() {
+            self.idle.keep(store);
+        }
     }
 }
 
-/// A request on its way through a store that others share.
-pub(super) struct Call {
+/// The side that waits for the answer, and then reads it.
+pub(super) struct Caller {
+    open: Open,
     admitted: Admitted,
-    /// Nobody waits for the answer any more.
-    is_abandoned: AtomicBool,
-    /// Wakes the store's side when that happens.
-    store: AtomicWaker,
-    /// Set when a store has taken the request.
-    end: OnceLock<Arc<StoreEnd>>,
 }
 
-/// How a store ended, for those who had requests in it.
-#[derive(Default)]
-struct StoreEnd {
-    error: OnceLock<InvokeError>,
-    known: Notify,
-}
-
-impl StoreEnd {
-    /// The store is dropped at the time when those who wait in it learn that there will be no answer, or a moment later.
-    async fn error(&self) -> Option<InvokeError> {
-        let known = self.known.notified();
-        if self.error.get().is_none() {
-            let _ = tokio::time::timeout(STORE_END_MAX, known).await;
-        }
-        self.error.get().cloned()
-    }
-}
-
-/// How long the end of a store may take.
-const STORE_END_MAX: Duration = Duration::from_secs(1);
-
-impl Call {
+impl Caller {
     pub(super) fn admitted(&self) -> &Admitted {
         &self.admitted
     }
-}
 
-/// The side that waits for the answer. The request's place is free when both sides have let go of it.
-struct Caller(Arc<Call>);
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        self.0.is_abandoned.store(true, Ordering::Release);
-        self.0.store.wake();
+    /// For an answer that has come to its end: what ended it, if it was not the guest.
+    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Option<InvokeError>> {
+        self.open.mailbox.poll_end(cx)
     }
 }
 
-/// The store's side: when the answer is no longer worth waiting for.
-struct Worthless {
+/// A call that is open until this is dropped.
+struct Open {
     call: Arc<Call>,
-    timeout: Sleep,
+    mailbox: Arc<Mailbox>,
 }
 
-impl Future for Worthless {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // SAFETY: `timeout` is never moved out of the pinned struct; `call` is not pinned.
-        let (call, timeout) = unsafe {
-            let this = self.get_unchecked_mut();
-            (&this.call, Pin::new_unchecked(&mut this.timeout))
-        };
-        call.store.register(cx.waker());
-        if call.is_abandoned.load(Ordering::Acquire) {
-            return Poll::Ready(());
-        }
-        timeout.poll(cx)
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.mailbox.leave(&self.call);
     }
 }
 
 impl HttpApp {
     pub(super) async fn call_p3<B>(
         self: &Arc<Self>,
-        service: &ProxyHandler<ServiceState>,
+        service: &Service03,
         request: Request<B>,
         admitted: Admitted,
     ) -> Result<Response<GuestBody>, InvokeError>
@@ -148,146 +158,86 @@ impl HttpApp {
         B: Body<Data = Bytes, Error = wasmtime_wasi_http::Error> + Send + 'static,
     {
         let has_body = may_have_body(request.method());
-        let mut lane = Some(admitted.lane());
-        let caller = Caller(Arc::new(Call {
-            admitted,
-            is_abandoned: AtomicBool::new(false),
-            store: AtomicWaker::new(),
-            end: OnceLock::new(),
-        }));
-        let mut answer = pin!(service.handle(caller.0.clone(), request.map(BodyExt::boxed_unsync)));
-        let answered = std::future::poll_fn(|cx| {
-            // A new store is started in the first poll, by a task of the runtime that is current then.
-            let _lane = lane.take().and_then(lane::enter);
-            answer.as_mut().poll(cx)
-        });
-        let result = tokio::select! {
-            biased;
-            result = answered => result,
-            () = self.gate.cut().cancelled() => return Err(InvokeError::Stopped),
-        };
-        match result {
-            Ok(response) => {
-                let seat = Seat::Shared(caller.0.clone());
-                Ok(GuestBody::wrap(response, has_body, None, seat))
+        let lane = admitted.lane();
+        let call = Call::new();
+        let (mailbox, store) = service.hand_in(self, request.map(BodyExt::boxed_unsync), &call);
+        let open = Open { call, mailbox };
+        let (open, answer) = match store {
+            // The engine forbids an event loop inside another one.
+            Some(store) if lane > 0 || cpu::is_inside_a_guest() => {
+                drive::spawn(self.clone(), store, lane);
+                (Some(open), None)
             }
-            Err(error) => {
-                if error.downcast_ref::<TrapOrPanicError>().is_some()
-                    && let Some(end) = caller.0.end.get()
-                    && let Some(error) = end.error().await
+            Some(store) => self.poll_here(service, store, open),
+            None => (Some(open), None),
+        };
+        let Some(open) = open else {
+            let response = answer.unwrap_or(Err(InvokeError::NoResponse))?;
+            return Ok(GuestBody::wrap(response, has_body, None, Seat::Own(admitted)));
+        };
+        let caller = Caller { open, admitted };
+        let response = match answer {
+            Some(answer) => answer?,
+            None => self.answer(&caller).await?.map(Frames::from),
+        };
+        Ok(GuestBody::wrap(response, has_body, None, Seat::Shared(caller)))
+    }
+
+    /// Polls the store for as long as it goes on without waiting for anything, within limits. The call comes back where there will be
+    /// more of its answer.
+    fn poll_here(
+        self: &Arc<Self>,
+        service: &Service03,
+        mut store: SharedStore,
+        open: Open,
+    ) -> (Option<Open>, Option<Result<Response<Frames>, InvokeError>>) {
+        let mut open = Some(open);
+        let mut answer = None;
+        for _ in 0..POLLS_HERE_MAX {
+            let goes_on = store.poll_here(self);
+            if let Some(Open { call, .. }) = &open {
+                answer =
+                    answer.or_else(|| call.take_answer().map(|answer| answer.map(|it| it.map(Frames::from))));
+                answer = answer.map(|answer| answer.and_then(|response| collect(response, store.error())));
+                if answer
+                    .as_ref()
+                    .is_some_and(|answer| answer.as_ref().map_or(true, |it| it.body().is_whole()))
                 {
-                    return Err(error);
+                    open = None;
                 }
-                Err(self.classify(&error))
+            }
+            if !goes_on || store.outlook(service.capacity) != Outlook::Busy {
+                break;
             }
         }
+        service.settle(self, store);
+        (open, answer)
     }
-}
 
-impl HandlerState for ServiceState {
-    type StoreData = State;
-    type WorkerExpiration = Expiration;
-    type WorkerState = Worker;
-
-    async fn instantiate(&self) -> Result<Instance<State, Expiration, Worker>> {
-        let app = self.app.upgrade().ok_or_else(|| format_err!("the app has been stopped"))?;
-        let (mut store, held) = self.store(&app).await?;
-        let clock = Arc::new(StoreClock::new(app.meter().clone()));
-        store.data_mut().cpu.clock = Some(clock.clone());
-        let proxy = Proxy::P3(self.pre.instantiate_async(&mut store).await?);
-        let timeout = app.timeout;
-        Ok(Instance {
-            store,
-            proxy,
-            view: <State as WasiHttpView>::http,
-            expiration: Expiration {
-                timeout,
-                sleep: Box::pin(tokio::time::sleep(timeout)),
-                clock: clock.clone(),
-            },
-            state: Worker {
-                app,
-                uses: self.uses,
-                concurrent: self.concurrent,
-                clock,
-                end: Arc::default(),
-                _held: held,
-            },
+    /// Waits for an answer that somebody else brings about.
+    async fn answer(self: &Arc<Self>, caller: &Caller) -> Result<Response<WasiBody>, InvokeError> {
+        let mut patience = pin!(self.clone().patience());
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(answer) = caller.open.call.poll_answer(cx) {
+                return Poll::Ready(answer);
+            }
+            patience.as_mut().poll(cx).map(Err)
         })
+        .await
     }
 }
 
-/// Ends a store that is idle for long, or whose guest keeps the host from timing a request out by itself.
-pub(super) struct Expiration {
-    timeout: Duration,
-    sleep: Pin<Box<Sleep>>,
-    clock: Arc<StoreClock>,
-}
-
-impl WorkerExpiration for Expiration {
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, status: WorkerStatus, start: Instant) -> Poll<()> {
-        let this = self.get_mut();
-        // This is called at the end of a poll that has left the guest waiting.
-        this.clock.pause();
-        let allowed = match status {
-            WorkerStatus::Idle => IDLE_TIMEOUT,
-            WorkerStatus::Requests | WorkerStatus::PostReturn => this.timeout,
-        };
-        let deadline = tokio::time::Instant::from_std(start + allowed);
-        if deadline != this.sleep.deadline() {
-            this.sleep.as_mut().reset(deadline);
+/// Takes what is there of the response's body. One that has failed before anything was sent is a failed answer; `store_error` is how
+/// the store has ended, and perhaps the body with it.
+fn collect(
+    mut response: Response<Frames>,
+    store_error: Option<&InvokeError>,
+) -> Result<Response<Frames>, InvokeError> {
+    response.body_mut().collect().map_err(|error| InvokeError::Guest(error.to_string()))?;
+    match store_error {
+        Some(error) if response.body().is_whole() && !response.headers().contains_key(CONTENT_LENGTH) => {
+            Err(error.clone())
         }
-        this.sleep.as_mut().poll(cx)
-    }
-}
-
-/// One store at work.
-pub(super) struct Worker {
-    app: Arc<HttpApp>,
-    uses: usize,
-    concurrent: usize,
-    clock: Arc<StoreClock>,
-    end: Arc<StoreEnd>,
-    _held: Held,
-}
-
-impl WorkerState for Worker {
-    type StoreData = State;
-    type RequestData = Arc<Call>;
-
-    fn should_accept_request(&self, concurrent_count: usize, total_count: usize) -> ShouldAccept {
-        if total_count >= self.uses {
-            ShouldAccept::Never
-        } else if concurrent_count >= self.concurrent {
-            ShouldAccept::No
-        } else {
-            ShouldAccept::Yes
-        }
-    }
-
-    fn on_request_start(
-        &self,
-        mut store: StoreContextMut<'_, State>,
-        call: Arc<Call>,
-        _: wasmtime::component::GuestTaskId,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
-        self.clock.begin();
-        // The epochs in which the store waited are over.
-        store.set_epoch_deadline(2);
-        // It is set once: a store keeps what it has taken.
-        let _ = call.end.set(self.end.clone());
-        Box::pin(Worthless { call, timeout: tokio::time::sleep(self.app.timeout) })
-    }
-
-    fn drop(&self, store: Store<State>, result: Result<()>) {
-        self.app.habit.learn(self.clock.lanes());
-        let Err(error) = result else { return };
-        let explained = match error.downcast_ref::<InvokeError>() {
-            Some(error) => error.clone(),
-            None => classify(&error, store.data().limits.denied, &self.app.last_words()),
-        };
-        self.app.say(&format!("a store of this instance ended: {explained}"));
-        let _ = self.end.error.set(explained);
-        self.end.known.notify_waiters();
+        _ => Ok(response),
     }
 }

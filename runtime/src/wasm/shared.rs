@@ -1,6 +1,7 @@
 //! What every app of a worker shares: the clock, the pool, the memory and the logs.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -11,6 +12,18 @@ use super::failure::InvokeError;
 use super::memory::HostMemory;
 use super::pool::STORES_MAX;
 use crate::logs::LogSink;
+
+/// How often idle stores are looked for.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// Sweeps until nobody else has the worker.
+pub(super) async fn keep_swept(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(SWEEP_PERIOD).await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.sweep(Instant::now());
+    }
+}
 
 /// What every app of a worker shares.
 pub(super) struct Shared {
@@ -55,13 +68,23 @@ impl Shared {
         for _ in 0..apps.len() {
             let Some(app) = apps.pop() else { break };
             let Some(app) = app.upgrade() else { continue };
-            let dropped = app.proxy().is_some_and(|proxy| proxy.warm.take().is_some());
+            let dropped = app.drop_idle_store();
             apps.insert(0, Arc::downgrade(&app));
             if dropped {
                 return true;
             }
         }
         false
+    }
+
+    /// Drops stores that have waited for their next request for longer than their apps want.
+    pub(super) fn sweep(&self, now: Instant) {
+        let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for app in apps {
+            if let Some(app) = app.upgrade() {
+                app.drop_stores_idle_since(now);
+            }
+        }
     }
 
     pub(super) fn register(&self, app: &Arc<HttpApp>) {

@@ -10,7 +10,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::cpu::{EpochEnd, StoreClock, at_epoch_end};
+use super::cpu::{EpochEnd, at_epoch_end};
 use super::engine::Profile;
 use super::failure::CpuExhausted;
 use super::keyvalue::{KeyValue, KeyValueHost};
@@ -32,7 +32,8 @@ pub struct State {
     keyvalue: KeyValueHost,
     config: Arc<WasiConfigVariables>,
     pub(super) limits: Limits,
-    pub(super) cpu: CpuBudget,
+    /// The CPU time that an invocation may use.
+    cpu_max: Duration,
     /// The store's place in the engine's pool.
     place: Option<OwnedSemaphorePermit>,
 }
@@ -64,7 +65,7 @@ impl State {
                 template.host_memory.clone(),
                 template.memory_max_bytes,
             ),
-            cpu: CpuBudget { max: template.cpu_max, clock: None },
+            cpu_max: template.cpu_max,
             place: None,
         }
     }
@@ -84,23 +85,15 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
     // Two, because the epoch may tick a moment after the guest has started.
     store.set_epoch_deadline(2);
     store.epoch_deadline_callback(|context| {
-        let cpu = &context.data().cpu;
-        let end = at_epoch_end().or_else(|| cpu.clock.as_ref().map(|clock| clock.at_epoch_end()));
+        let cpu_max = context.data().cpu_max;
         // A guest that nobody times is one that is made and not called.
-        let end = end.unwrap_or(EpochEnd { spent: Duration::ZERO, just_resumed: false });
-        if end.spent >= cpu.max {
-            return Err(CpuExhausted(cpu.max).into());
+        let end = at_epoch_end().unwrap_or(EpochEnd { spent: Duration::ZERO, just_resumed: false });
+        if end.spent >= cpu_max {
+            return Err(CpuExhausted(cpu_max).into());
         }
         Ok(if end.just_resumed { UpdateDeadline::Continue(1) } else { UpdateDeadline::Yield(1) })
     });
     store
-}
-
-/// The CPU time that an invocation may use.
-pub(super) struct CpuBudget {
-    max: Duration,
-    /// Of a store that serves many requests at once; other guests have a stopwatch where they are polled.
-    pub(super) clock: Option<Arc<StoreClock>>,
 }
 
 impl WasiView for State {

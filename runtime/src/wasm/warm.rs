@@ -35,8 +35,17 @@ impl<T> WarmStores<T> {
         after.iter().chain(before).find_map(ArrayQueue::pop)
     }
 
-    pub(super) fn clear(&self) {
-        while self.take().is_some() {}
+    /// Drops stores for which `is_wanted` says no.
+    pub(super) fn retain(&self, is_wanted: impl Fn(&T) -> bool) {
+        for shard in &self.shards {
+            // Those that are used meanwhile are wanted, and come back behind the others.
+            for _ in 0..shard.len() {
+                let Some(store) = shard.pop() else { break };
+                if is_wanted(&store) {
+                    let _ = shard.push(store);
+                }
+            }
+        }
     }
 
     /// Drops the store where there are more of them than the app has had use for.
@@ -76,6 +85,16 @@ mod tests {
         if stores.shards.len() > 1 && stores.shards.iter().all(|shard| shard.len() < 2) {
             assert_eq!(stores.take(), Some("own"));
         }
+    }
+
+    #[test]
+    fn stores_that_are_not_wanted_are_dropped() {
+        let stores = WarmStores::new(64);
+        (0..8).for_each(|store| stores.keep(store));
+        stores.retain(|store| store % 2 == 0);
+        let mut left: Vec<i32> = std::iter::from_fn(|| stores.take()).collect();
+        left.sort_unstable();
+        assert_eq!(left, [0, 2, 4, 6]);
     }
 
     #[test]

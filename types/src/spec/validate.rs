@@ -124,6 +124,7 @@ impl AppSpec {
             ("http.health.timeout", health.timeout, 1),
             ("limits.timeout", limits.timeout, 1),
             ("limits.cpu", limits.cpu, 1),
+            ("reuse.idle_timeout", self.reuse.idle_timeout.unwrap_or(Span::from_secs(0)), 0),
             ("restart.delay", restart.delay, 0),
             ("restart.backoff", restart.backoff, 1),
             // What fails at once would otherwise be started thousands of times a second.
