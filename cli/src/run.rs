@@ -65,7 +65,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = options(&args)?;
     crate::file_handles::raise().context("cannot read the limit of open files")?;
     let bytes = artifact::read(&args.file)?;
-    let host = Arc::new(host()?);
+    let host = host()?;
     match load(host, bytes, options).await.map_err(|failure| guest_failure(&args.file, &failure))? {
         Loaded::Command(command) => {
             if args.addr.is_some() {
@@ -114,12 +114,18 @@ fn options(args: &RunArgs) -> anyhow::Result<Options> {
     Ok(Options { name, spec, args: args.args.clone(), dirs: args.dir.clone() })
 }
 
-fn host() -> anyhow::Result<WasmHost> {
+fn host() -> anyhow::Result<Arc<WasmHost>> {
     let folder = cache_folder(directories::ProjectDirs::from("", "", "wharf"))?;
     let describe = || format!("cannot use the cache folder {}", folder.display());
     let key = key_in(&folder.join("compiled.key")).with_context(describe)?;
-    WasmHost::new(&folder.join("compiled"), key, CompileCommand::this_program(), LogSink::new())
-        .with_context(describe)
+    WasmHost::new(
+        &folder.join("compiled"),
+        key,
+        CompileCommand::this_program(),
+        LogSink::new(),
+        std::time::Duration::MAX,
+    )
+    .with_context(describe)
 }
 
 /// Only ever a folder of this user: who can write to it decides what machine code runs here.

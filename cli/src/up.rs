@@ -37,6 +37,7 @@ use wharf_runtime::wasm::host::WasmHost;
 use wharf_runtime::wasm::table::{DispatchError, Table};
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::NodeRegistration;
+use wharf_types::quantity::Span;
 use wharf_types::route::RouteTable;
 use wharf_types::{InstanceId, NodeId, Timestamp};
 
@@ -60,6 +61,9 @@ pub struct UpArgs {
     /// Where the apps are served; port 0 takes any free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub http: SocketAddr,
+    /// Let go of the code of apps that nobody has called for so long; the next request maps it again
+    #[arg(long, value_name = "SPAN", default_value = "1m")]
+    pub unload_after: Span,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -83,7 +87,14 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
 
     let stop_control_plane = CancellationToken::new();
     let mut serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
-    let worker = Worker::start(&data_dir.join("worker"), &api, &node_token, http_listener, file_handles_max)?;
+    let worker = Worker::start(
+        &data_dir.join("worker"),
+        &api,
+        &node_token,
+        http_listener,
+        file_handles_max,
+        args.unload_after.as_duration(),
+    )?;
 
     let local = Local { api, http, token_file };
     if let Err(error) = local::write(&local) {
@@ -172,14 +183,20 @@ impl Worker {
         token: &str,
         listener: TcpListener,
         file_handles_max: u64,
+        unload_after: Duration,
     ) -> anyhow::Result<Self> {
         let node = node_id(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
         let key =
             key_in(&folder.join("compiled.key")).context("cannot read the key of the compiled artifacts")?;
         let logs = LogSink::new();
-        let host =
-            WasmHost::new(&folder.join("compiled"), key, CompileCommand::this_program(), logs.clone())?;
+        let host = WasmHost::new(
+            &folder.join("compiled"),
+            key,
+            CompileCommand::this_program(),
+            logs.clone(),
+            unload_after,
+        )?;
         let control = ControlClient::new(api, token, node)?;
         let backend = WasmBackend::new(host, control.clone());
         let supervisor = Supervisor::spawn(backend.clone(), rand::random());

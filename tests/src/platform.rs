@@ -30,6 +30,8 @@ pub struct Ready {
 #[derive(Clone, Debug, Default)]
 pub struct Start {
     pub data: Option<PathBuf>,
+    /// More flags of `wharf up`.
+    pub flags: Vec<String>,
 }
 
 /// A running platform; it ends with the test, however that ends.
@@ -92,6 +94,12 @@ impl Platform {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+    }
+
+    /// Whether machine code of the cache is mapped into the platform's process.
+    pub fn has_code(&self) -> bool {
+        let pid = self.child.id().expect("the platform runs");
+        std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().contains(".cwasm")
     }
 
     pub fn data(&self) -> PathBuf {
@@ -225,7 +233,11 @@ async fn launch(home: &Path, start: &Start) -> (Child, Ready) {
     let args =
         ["up", "--data", data.to_str().unwrap(), "--api", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json"];
     let mut command = Wharf::at_home(home).command(&args);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
+    command
+        .args(&start.flags)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(&log).unwrap());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = within(SHORT, "the platform is ready", lines.next_line()).await.unwrap();

@@ -16,7 +16,7 @@ const LIMITS: [u64; 3] = [8 * GIB, 120, GIB];
 /// A child that waits for its artifact and writes to `output`.
 fn child(limits: [u64; 3], output: &std::fs::File) -> Child {
     Command::new(workspace::wharf_binary())
-        .arg("__compile")
+        .args(["__compile", "short"])
         .args(limits.map(|limit| limit.to_string()))
         .env_clear()
         .stdin(Stdio::piped())
@@ -54,7 +54,7 @@ fn bomb() -> Vec<u8> {
 
 #[test]
 fn a_component_is_compiled_for_the_profile_that_it_needs() {
-    for (guest, profile) in [("hello", "plain"), ("hello-p3", "concurrent")] {
+    for (guest, profile) in [("hello", "short"), ("hello-p3", "concurrent")] {
         let (end, said, length) = compile(LIMITS, &std::fs::read(workspace::guest(guest)).unwrap());
         assert_eq!(end, Ok(0), "{said}");
         assert_eq!(said.split_whitespace().next(), Some(profile));

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{AppName, NamespaceName};
 use crate::spec::{
-    AppSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec, StopSpec,
-    UpdateSpec,
+    AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec,
+    StopSpec, UpdateSpec,
 };
 
 pub const FILE_NAME: &str = "wharf.toml";
@@ -38,6 +38,8 @@ pub struct Manifest {
     pub outbound: OutboundSpec,
     #[serde(default)]
     pub reuse: ReuseSpec,
+    #[serde(default)]
+    pub engine: EngineSpec,
 }
 
 /// How the artifact comes about, run in the manifest's folder.
@@ -82,8 +84,9 @@ impl Manifest {
             stop,
             outbound,
             reuse,
+            engine,
         } = self.clone();
-        AppSpec { env, args, http, scale, limits, restart, update, stop, outbound, reuse }
+        AppSpec { env, args, http, scale, limits, restart, update, stop, outbound, reuse, engine }
     }
 }
 

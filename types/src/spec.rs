@@ -30,6 +30,7 @@ pub struct AppSpec {
     pub stop: StopSpec,
     pub outbound: OutboundSpec,
     pub reuse: ReuseSpec,
+    pub engine: EngineSpec,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -205,6 +206,26 @@ pub enum ReuseMode {
     Serial,
     /// Several requests at once in the same memory; a trap ends all of them. WASI 0.3 only.
     Concurrent,
+}
+
+/// How the code of a guest is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSpec {
+    /// WASI 0.2 only; apps of WASI 0.3 share instances among requests and have a profile of their own.
+    pub profile: EngineProfile,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineProfile {
+    /// By what requests use: `short` until they turn out to compute for long.
+    #[default]
+    Auto,
+    /// A new instance is cheap: for requests that compute for less than a millisecond.
+    Short,
+    /// Loops that live in memory are fast, and a new instance is dearer.
+    Long,
 }
 
 #[cfg(test)]

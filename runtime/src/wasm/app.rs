@@ -4,29 +4,33 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::component::Component;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::Error;
 use wharf_types::InstanceId;
 use wharf_types::node::AssignedInstance;
-use wharf_types::spec::ReuseMode;
+use wharf_types::spec::{ReuseMode, ReuseSpec};
 
 use super::admission::{Admitted, Gate, Refused};
 use super::body::{GuestBody, LimitedBody};
+use super::code::{Code, Mapped};
+use super::engine::Profile;
 use super::failure::InvokeError;
 use super::habit::Habit;
+use super::host;
 use super::invoke::Proxy02;
 use super::lane::Account;
 use super::meter::Meter;
 use super::pool::places_for;
 use super::service::{Capacity, Service03};
 use super::shared::Shared;
-use super::state::{State, Template, closed_wasi};
+use super::state::{Template, closed_wasi};
 use super::stdio::GuestOutput;
+use super::tuning::Tuning;
 use super::warm::WarmStores;
 use crate::logs::{LineBuffer, LogSink};
 use wharf_types::log::LogStream;
@@ -53,25 +57,38 @@ pub struct HttpApp {
     env: Vec<(String, String)>,
     args: Vec<String>,
     guest: Guest,
+    code: ArcSwap<Code>,
+    tuning: Tuning,
 }
 
 enum Guest {
-    P2(Box<Proxy02>),
+    P2(Proxy02),
     P3(Service03),
 }
 
-/// A component that was matched with a world and linked.
-pub enum Linked {
-    P2(wasmtime_wasi_http::p2::bindings::ProxyPre<State>),
-    P3(wasmtime_wasi_http::p3::bindings::ServicePre<State>),
-}
-
-impl Linked {
-    fn component(&self) -> &Component {
-        match self {
-            Self::P2(pre) => pre.instance_pre().component(),
-            Self::P3(pre) => pre.instance_pre().component(),
+impl Guest {
+    fn new(is_03: bool, reuse: &ReuseSpec) -> Self {
+        let mode = match (reuse.mode, is_03) {
+            (Some(mode), _) => mode,
+            (None, false) => ReuseMode::PerRequest,
+            (None, true) => ReuseMode::Concurrent,
+        };
+        let uses = match mode {
+            ReuseMode::PerRequest => 1,
+            ReuseMode::Serial | ReuseMode::Concurrent => {
+                reuse.max_requests.unwrap_or(if is_03 { 128 } else { 1000 })
+            }
+        };
+        let warm_max = if uses > 1 { WARM_MAX } else { 1 };
+        if !is_03 {
+            return Self::P2(Proxy02 { uses, warm: WarmStores::new(warm_max) });
         }
+        let concurrent = match mode {
+            ReuseMode::PerRequest | ReuseMode::Serial => 1,
+            ReuseMode::Concurrent => reuse.max_concurrent.unwrap_or(16),
+        };
+        let capacity = Capacity { uses: uses as usize, concurrent: concurrent as usize };
+        Self::P3(Service03::new(capacity, warm_max))
     }
 }
 
@@ -105,60 +122,70 @@ pub(super) fn outputs(logs: &LogSink, id: InstanceId, assigned: &AssignedInstanc
 
 impl HttpApp {
     pub(super) fn new(
-        shared: Arc<Shared>,
         template: Template,
-        linked: Linked,
+        code: Arc<Code>,
+        mapped: &Mapped,
         outputs: Outputs,
         instance: InstanceId,
         assigned: &AssignedInstance,
     ) -> Arc<Self> {
         let spec = &assigned.spec;
-        let places = places_for(linked.component());
-        let app = Arc::new({
-            let guest = match linked {
-                Linked::P2(pre) => {
-                    let uses = match spec.reuse.mode {
-                        None | Some(ReuseMode::PerRequest) => 1,
-                        Some(ReuseMode::Serial | ReuseMode::Concurrent) => {
-                            spec.reuse.max_requests.unwrap_or(1000)
-                        }
-                    };
-                    Guest::P2(Box::new(Proxy02 {
-                        pre,
-                        uses,
-                        warm: WarmStores::new(if uses > 1 { WARM_MAX } else { 1 }),
-                    }))
-                }
-                Linked::P3(pre) => {
-                    let (uses, concurrent) = match spec.reuse.mode {
-                        Some(ReuseMode::PerRequest) => (1, 1),
-                        Some(ReuseMode::Serial) => (spec.reuse.max_requests.unwrap_or(128), 1),
-                        None | Some(ReuseMode::Concurrent) => {
-                            (spec.reuse.max_requests.unwrap_or(128), spec.reuse.max_concurrent.unwrap_or(16))
-                        }
-                    };
-                    let capacity = Capacity { uses: uses as usize, concurrent: concurrent as usize };
-                    Guest::P3(Service03::new(pre, capacity, if uses > 1 { WARM_MAX } else { 1 }))
-                }
-            };
-            Self {
-                gate: Gate::new(spec.limits.concurrency),
-                places,
-                habit: Habit::default(),
-                timeout: spec.limits.timeout.as_duration(),
-                idle_timeout: spec.reuse.idle_timeout.map_or(IDLE_TIMEOUT, |span| span.as_duration()),
-                request_body_max: spec.limits.request_body.as_bytes(),
-                outputs,
-                env: spec.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-                args: std::iter::once(assigned.app.to_string()).chain(spec.args.iter().cloned()).collect(),
-                shared,
-                template,
-                instance,
-                guest,
-            }
+        let app = Arc::new(Self {
+            gate: Gate::new(spec.limits.concurrency),
+            places: places_for(&mapped.component),
+            habit: Habit::default(),
+            timeout: spec.limits.timeout.as_duration(),
+            idle_timeout: spec.reuse.idle_timeout.map_or(IDLE_TIMEOUT, |span| span.as_duration()),
+            request_body_max: spec.limits.request_body.as_bytes(),
+            outputs,
+            env: spec.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            args: std::iter::once(assigned.app.to_string()).chain(spec.args.iter().cloned()).collect(),
+            shared: code.host().shared.clone(),
+            template,
+            instance,
+            guest: Guest::new(matches!(mapped.guest, host::Guest::Http03(_)), &spec.reuse),
+            tuning: Tuning::new(spec.engine.profile),
+            code: ArcSwap::new(code),
         });
         app.shared.register(&app);
         app
+    }
+
+    /// The app's code, mapped anew where it was let go.
+    pub(super) async fn code(&self) -> Result<Arc<Mapped>, InvokeError> {
+        let code = self.code.load();
+        if let Some(mapped) = &*code.now() {
+            return Ok(mapped.clone());
+        }
+        let code = Arc::clone(&code);
+        code.get().await.map_err(|failure| InvokeError::Platform(failure.reason.message))
+    }
+
+    /// The profile for which the app's code is compiled.
+    pub fn profile(&self) -> Profile {
+        let code = self.code.load();
+        // A component of WASI 0.2 may need the engine of 0.3 for what it does within itself.
+        code.mapped_for().unwrap_or(code.wanted())
+    }
+
+    /// Looks at what the app's requests have used lately. Where another profile suits them better, the result brings it about,
+    /// while the present code goes on.
+    pub(super) fn review(self: &Arc<Self>) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let now = self.profile();
+        let better = self.tuning.review(now, self.meter().used()).filter(|better| *better != now)?;
+        let app = self.clone();
+        Some(async move {
+            let code = app.code.load().for_profile(better);
+            match code.get().await {
+                Ok(_) => {
+                    app.code.store(code);
+                    while app.drop_idle_store() {}
+                }
+                Err(failure) => {
+                    tracing::warn!("no code for the profile {better:?}: {}", failure.reason.message)
+                }
+            }
+        })
     }
 
     pub fn meter(&self) -> &Arc<Meter> {

@@ -10,24 +10,24 @@ use http::Request;
 use http_body_util::{BodyExt, Empty, Limited};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wasmtime::component::Component;
 use wasmtime_wasi_config::WasiConfigVariables;
 use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName};
 
 use super::admission::Admitted;
 use super::app::{HttpApp, Outputs, outputs};
-use super::command::Command;
-use super::host::{Guest, WasmHost};
+use super::code::{Code, Fetch, Mapped};
+use super::command::CommandEnd;
+use super::host::{Guest, WasmHost, keep_swept};
 use super::keyvalue::KeyValueHost;
 use super::lane::Laned;
 use super::meter::Meter;
 use super::outbound::Outbound;
 use super::pool::check_resources;
 use super::pool::places_for;
-use super::shared::keep_swept;
 use super::state::{State, Template, closed_wasi, new_store};
 use super::table::{NamespaceNeighbours, Table};
+use super::tuning;
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::control::ControlClient;
 
@@ -39,11 +39,11 @@ const FETCH_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Runs instances in this process.
 pub struct WasmBackend {
-    host: WasmHost,
+    host: Arc<WasmHost>,
     control: ControlClient,
     table: Arc<Table>,
     running: Mutex<HashMap<InstanceId, Live>>,
-    prepared: Mutex<HashMap<InstanceId, (Digest, Component)>>,
+    prepared: Mutex<HashMap<InstanceId, Arc<Code>>>,
     meters: Mutex<BTreeMap<(NamespaceName, AppName, u64), Arc<Meter>>>,
 }
 
@@ -54,8 +54,8 @@ enum Live {
 
 impl WasmBackend {
     /// To be called within a runtime.
-    pub fn new(host: WasmHost, control: ControlClient) -> Arc<Self> {
-        tokio::spawn(keep_swept(Arc::downgrade(&host.shared)));
+    pub fn new(host: Arc<WasmHost>, control: ControlClient) -> Arc<Self> {
+        tokio::spawn(keep_swept(Arc::downgrade(&host)));
         Arc::new(Self {
             host,
             control,
@@ -84,9 +84,8 @@ impl WasmBackend {
         self.meters.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
     }
 
-    fn component(&self, id: InstanceId) -> Option<Component> {
-        let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        prepared.get(&id).map(|(_, component)| component.clone())
+    fn code(&self, id: InstanceId) -> Option<Arc<Code>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     fn template(&self, assigned: &AssignedInstance) -> Template {
@@ -113,12 +112,7 @@ impl WasmBackend {
         }
     }
 
-    async fn start_command(
-        &self,
-        run: &Run,
-        component: &Component,
-        command: Command,
-    ) -> Result<Live, Failure> {
+    async fn start_command(&self, run: &Run, mapped: Arc<Mapped>) -> Result<Live, Failure> {
         let assigned = &run.assigned;
         let template = self.template(assigned);
         let Outputs { stdout, stderr, platform: _ } = outputs(&self.host.shared.logs, run.id, assigned);
@@ -127,11 +121,11 @@ impl WasmBackend {
             assigned.spec.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         wasi.stdout(stdout).stderr(stderr).envs(&env).arg(assigned.app.as_str()).args(&assigned.spec.args);
         super::command::grant_sockets(&mut wasi, template.outbound.policy());
-        let place = self.host.shared.place(places_for(component)).await;
+        let place = self.host.shared.place(places_for(&mapped.component)).await;
         let place = place.map_err(|error| Failure { reason: error.reason() })?;
         let mut state = State::new(wasi.build(), &template);
         state.hold(place);
-        let mut store = new_store(command.engine(), state);
+        let mut store = new_store(mapped.component.engine(), state);
         let (ended_tx, ended) = watch::channel(None);
         let cancel = CancellationToken::new();
         let (logs, id, meter) = (self.host.shared.logs.clone(), run.id, template.meter.clone());
@@ -140,7 +134,10 @@ impl WasmBackend {
             let invocation = meter.invocation();
             async move {
                 let _running = (held, invocation);
-                command.run(&mut store).await
+                match &mapped.guest {
+                    Guest::Command(command) => command.run(&mut store).await,
+                    Guest::Http02(_) | Guest::Http03(_) => CommandEnd::Exit(0),
+                }
             }
         };
         let laned = Laned::new(Box::pin(guest), meter, 0);
@@ -163,23 +160,16 @@ impl WasmBackend {
 #[async_trait]
 impl Backend for WasmBackend {
     async fn prepare(&self, run: &Run) -> Result<(), Failure> {
-        if self.component(run.id).is_some() {
+        if self.code(run.id).is_some() {
             return Ok(());
         }
-        let digest = run.assigned.artifact;
-        let shared = {
-            let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-            prepared.values().find(|(other, _)| *other == digest).map(|(_, component)| component.clone())
-        };
-        let component = match shared {
-            Some(component) => component,
-            None => {
-                let control = self.control.clone();
-                self.host.load(&run.assigned.namespace, digest, || fetch(control, digest)).await?
-            }
-        };
-        check_resources(&component, run.assigned.spec.limits.memory.as_bytes())?;
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, (digest, component));
+        let assigned = &run.assigned;
+        let (control, digest) = (self.control.clone(), assigned.artifact);
+        let fetch: Fetch = Arc::new(move || Box::pin(fetch(control.clone(), digest)));
+        let wanted = tuning::first(assigned.spec.engine.profile);
+        let code = self.host.code(&assigned.namespace, digest, wanted, fetch);
+        check_resources(&code.get().await?.component, assigned.spec.limits.memory.as_bytes())?;
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, code);
         Ok(())
     }
 
@@ -187,28 +177,22 @@ impl Backend for WasmBackend {
         if self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&run.id) {
             return Ok(());
         }
-        let component = self.component(run.id).ok_or_else(|| {
+        let code = self.code(run.id).ok_or_else(|| {
             Failure::new(ReasonKind::Platform, "the instance was started before it was prepared")
         })?;
-        let live = match self.host.link(&component)? {
-            Guest::Http(linked) => {
+        let mapped = code.get().await?;
+        let live = match &mapped.guest {
+            Guest::Http02(_) | Guest::Http03(_) => {
                 let assigned = &run.assigned;
                 let outputs = outputs(&self.host.shared.logs, run.id, assigned);
-                let app = HttpApp::new(
-                    self.host.shared.clone(),
-                    self.template(assigned),
-                    linked,
-                    outputs,
-                    run.id,
-                    assigned,
-                );
+                let app = HttpApp::new(self.template(assigned), code, &mapped, outputs, run.id, assigned);
                 app.try_start().await.map_err(|error| Failure { reason: error.reason() })?;
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
                 self.table.insert(&ids, &(assigned.namespace.clone(), assigned.app.clone()), &app);
                 Live::Http { app, ids }
             }
-            Guest::Command(command) => self.start_command(run, &component, command).await?,
+            Guest::Command(_) => self.start_command(run, mapped).await?,
         };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, live);
         Ok(())

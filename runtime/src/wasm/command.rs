@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use wasmtime::Store;
 use wasmtime::component::InstancePre;
-use wasmtime::{Engine, Store};
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 use wharf_types::node::ReasonKind;
@@ -27,13 +27,6 @@ impl Command {
             return Some(Self::P3(pre));
         }
         wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).ok().map(Self::P2)
-    }
-
-    pub(super) fn engine(&self) -> &Engine {
-        match self {
-            Self::P2(pre) => pre.engine(),
-            Self::P3(pre) => pre.engine(),
-        }
     }
 
     /// Runs the guest to its end.

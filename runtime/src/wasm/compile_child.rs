@@ -22,15 +22,18 @@ pub const ARGUMENT: &str = "__compile";
 /// Largest artifact in octets.
 pub const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
 
-/// Exit code for an artifact that is refused; stderr says why. After success stderr has the profile's name, and then what the
+/// Exit code for an artifact that is refused; stderr says why. After success stderr has the name of the profile for which it was compiled, and then what the
 /// process could reach although it should not.
 pub(super) const REFUSED: u8 = 10;
 
-/// `… __compile` with limits, artifact on stdin, a file as stdout. Must be called before any thread is started.
+/// `… __compile` with a profile and limits, artifact on stdin, a file as stdout. Must be called before any thread is started.
 pub fn main() -> ExitCode {
-    let args = std::env::args_os().skip(2).map(|arg| arg.to_string_lossy().into_owned());
+    let mut args = std::env::args_os().skip(2).map(|arg| arg.to_string_lossy().into_owned());
+    let Some(wanted) = args.next().and_then(|name| Profile::from_name(&name)) else {
+        return ExitCode::from(2);
+    };
     let Some(limits) = CompileLimits::from_args(args) else { return ExitCode::from(2) };
-    match enclose_self(&limits).map_err(ChildError::Io).and_then(|reach| Ok((compile()?, reach))) {
+    match enclose_self(&limits).map_err(ChildError::Io).and_then(|reach| Ok((compile(wanted)?, reach))) {
         Ok((profile, reach)) => {
             eprintln!("{} {}", profile.as_str(), reach.words().collect::<Vec<_>>().join(" "));
             ExitCode::SUCCESS
@@ -65,7 +68,7 @@ fn enclose_self(limits: &CompileLimits) -> std::io::Result<Reach> {
     Ok(reach)
 }
 
-fn compile() -> Result<Profile, ChildError> {
+fn compile(wanted: Profile) -> Result<Profile, ChildError> {
     let mut artifact = Vec::new();
     std::io::stdin().lock().take(ARTIFACT_MAX_BYTES + 1).read_to_end(&mut artifact)?;
     if artifact.len() as u64 > ARTIFACT_MAX_BYTES {
@@ -78,15 +81,15 @@ fn compile() -> Result<Profile, ChildError> {
         artifact = crate::componentize::componentize(&artifact)
             .map_err(|error| ChildError::Refused(with_sources(&error)))?;
     }
-    let (profile, compiled) = compile_for_the_least(&artifact)?;
+    let (profile, compiled) = compile_for(wanted, &artifact)?;
     let mut file = std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     file.write_all(&compiled)?;
     file.sync_all()?;
     Ok(profile)
 }
 
-/// Compiles for the profile that suffices.
-fn compile_for_the_least(artifact: &[u8]) -> Result<(Profile, Vec<u8>), ChildError> {
+/// Compiles for the profile that is wanted, or for the one that the artifact needs.
+fn compile_for(wanted: Profile, artifact: &[u8]) -> Result<(Profile, Vec<u8>), ChildError> {
     let compile = |profile| {
         let engine = Engine::new(&config(profile, Purpose::Compile)).map_err(std::io::Error::other)?;
         engine
@@ -98,7 +101,7 @@ fn compile_for_the_least(artifact: &[u8]) -> Result<(Profile, Vec<u8>), ChildErr
         return compile(Profile::Concurrent);
     }
     // A component may be asynchronous within itself and still speak WASI 0.2.
-    compile(Profile::Plain).or_else(|_| compile(Profile::Concurrent))
+    compile(wanted).or_else(|error| compile(Profile::Concurrent).map_err(|_| error))
 }
 
 /// Whether a component says so itself; one that is damaged says what it says up to there.

@@ -52,6 +52,9 @@ impl CompileCommand {
     }
 }
 
+/// What is compiled, and what for.
+type Job = (Digest, Profile);
+
 /// Compiled artifacts in a folder, `ENGINE/DIGEST.cwasm`; each is there for one engine.
 pub struct Compiler {
     engines: Arc<Engines>,
@@ -59,7 +62,7 @@ pub struct Compiler {
     key: [u8; 32],
     command: CompileCommand,
     /// One lock an artifact, so that it is compiled once however many instances wait for it.
-    under_way: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    under_way: Mutex<HashMap<Job, Arc<tokio::sync::Mutex<()>>>>,
     /// One compilation at a time: each uses all cores.
     turns: Arc<Turns>,
     /// Whether it has been said that the child cannot be confined.
@@ -82,11 +85,7 @@ impl Compiler {
             let mut hasher = DefaultHasher::new();
             (RECIPE, engine.precompile_compatibility_hash()).hash(&mut hasher);
             *of_engine = folder.join(format!("{:016x}", hasher.finish()));
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&*of_engine)
-                .map_err(HostError::Folder)?;
+            make_folder(of_engine).map_err(HostError::Folder)?;
         }
         Ok(Self {
             engines,
@@ -99,45 +98,49 @@ impl Compiler {
         })
     }
 
-    /// The compiled artifact; `fetch` is called for its bytes only if it has not been compiled before.
-    /// Who compiles for `namespace` waits for one compilation of each other namespace at most.
+    /// The artifact compiled for the profile that is wanted, or for the one that it needs; `fetch` is called for its bytes only if it
+    /// has not been compiled before. Who compiles for `namespace` waits for one compilation of each other namespace at most.
     pub async fn load<F>(
         &self,
         namespace: &NamespaceName,
         digest: Digest,
+        wanted: Profile,
         fetch: impl FnOnce() -> F,
-    ) -> Result<Component, Failure>
+    ) -> Result<(Component, Profile), Failure>
     where
         F: Future<Output = Result<Bytes, Failure>>,
     {
-        if let Some(component) = self.map(digest).await? {
-            return Ok(component);
+        if let Some(found) = self.map(digest, wanted).await? {
+            return Ok(found);
         }
+        let key = (digest, wanted);
         let lock =
-            self.under_way.lock().unwrap_or_else(PoisonError::into_inner).entry(digest).or_default().clone();
+            self.under_way.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
         let compiled = async {
             let _guard = lock.lock().await;
             // Somebody else may have compiled it meanwhile.
-            if let Some(component) = self.map(digest).await? {
-                return Ok(component);
+            if let Some(found) = self.map(digest, wanted).await? {
+                return Ok(found);
             }
             // Before the bytes are here, so that those of one artifact at a time take memory.
             let _turn = self.turns.take(namespace).await;
             let bytes = fetch().await?;
-            self.compile(digest, &bytes).await?;
+            self.compile(digest, wanted, &bytes).await?;
             let missing =
                 || Failure::new(ReasonKind::Platform, format!("the compiled form of {digest} has vanished"));
-            self.map(digest).await?.ok_or_else(missing)
+            self.map(digest, wanted).await?.ok_or_else(missing)
         }
         .await;
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         compiled
     }
 
-    async fn map(&self, digest: Digest) -> Result<Option<Component>, Failure> {
+    async fn map(&self, digest: Digest, wanted: Profile) -> Result<Option<(Component, Profile)>, Failure> {
         for (profile, folder) in &self.folders {
-            if let Some(component) = self.map_in(folder, *profile, digest).await? {
-                return Ok(Some(component));
+            if (*profile == wanted || *profile == Profile::Concurrent)
+                && let Some(component) = self.map_in(folder, *profile, digest).await?
+            {
+                return Ok(Some((component, *profile)));
             }
         }
         Ok(None)
@@ -179,10 +182,14 @@ impl Compiler {
         }
     }
 
-    async fn compile(&self, digest: Digest, artifact: &[u8]) -> Result<(), Failure> {
+    async fn compile(&self, digest: Digest, wanted: Profile, artifact: &[u8]) -> Result<(), Failure> {
         let platform = |what: &str, error: std::io::Error| {
             Failure::new(ReasonKind::Platform, format!("could not {what} to compile {digest}: {error}"))
         };
+        // Somebody may have cleared them away.
+        for (_, folder) in &self.folders {
+            make_folder(folder).map_err(|error| platform("make a folder", error))?;
+        }
         let (output, output_path) = tempfile::Builder::new()
             .prefix("compiling-")
             .tempfile_in(&self.folders[0].1)
@@ -191,6 +198,7 @@ impl Compiler {
         let limits = &self.command.limits;
         let mut child = tokio::process::Command::new(&self.command.program)
             .args(&self.command.args)
+            .arg(wanted.as_str())
             .args(limits.to_args())
             .env_clear()
             .stdin(Stdio::piped())
@@ -260,6 +268,10 @@ impl Compiler {
         });
         kept.await.map_err(std::io::Error::other)?
     }
+}
+
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 fn file(folder: &Path, digest: Digest) -> PathBuf {
@@ -333,7 +345,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let compiler = compiler(folder.path(), script);
         let loaded = compiler
-            .load(&NamespaceName::default_namespace(), Digest::of(b""), || async { Ok(Bytes::new()) })
+            .load(&NamespaceName::default_namespace(), Digest::of(b""), Profile::Short, || async {
+                Ok(Bytes::new())
+            })
             .await;
         let left: Vec<_> = walk(folder.path()).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -372,11 +386,11 @@ mod tests {
     async fn a_compiled_file_that_was_changed_is_compiled_again() {
         let folder = tempfile::tempdir().unwrap();
         let compiled = folder.path().join("compiled");
-        let engine = Engine::new(&config(Profile::Plain, Purpose::Compile)).unwrap();
+        let engine = Engine::new(&config(Profile::Short, Purpose::Compile)).unwrap();
         let code = engine.precompile_component(&wat::parse_str("(component)").unwrap()).unwrap();
         let code_file = folder.path().join("code");
         std::fs::write(&code_file, code).unwrap();
-        let compiler = compiler(&compiled, &format!("cat {}; echo plain >&2", code_file.display()));
+        let compiler = compiler(&compiled, &format!("cat {}; echo short >&2", code_file.display()));
         assert_eq!(std::fs::metadata(&compiled).unwrap().permissions().mode() & 0o777, 0o700);
 
         let (digest, fetched) = (Digest::of(b"x"), AtomicUsize::new(0));
@@ -385,7 +399,11 @@ mod tests {
                 fetched.fetch_add(1, Ordering::Relaxed);
                 Ok(Bytes::new())
             };
-            compiler.load(&NamespaceName::default_namespace(), digest, fetch).await.map(drop).unwrap();
+            compiler
+                .load(&NamespaceName::default_namespace(), digest, Profile::Short, fetch)
+                .await
+                .map(drop)
+                .unwrap();
             fetched.load(Ordering::Relaxed)
         };
         assert_eq!((load().await, load().await), (1, 1), "the second time it is there");

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy};
 
 use super::failure::chain;
@@ -15,25 +15,34 @@ use super::state::{State, linker};
 /// how long it can keep one of them; shorter ticks cost wake-ups.
 pub const TICK: Duration = Duration::from_millis(1);
 
-/// What the components of an engine may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an engine is good at. What is compiled for one of them does not run in another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Profile {
-    /// One call at a time, which is all that WASI 0.2 knows. Each call between guest and host is spared the bookkeeping of
-    /// concurrent tasks, which is a large part of what a short request costs.
-    Plain,
-    /// Asynchronous functions, streams and futures of the component model: WASI 0.3.
+    /// Short requests, each in a new instance. One call at a time, which is all that WASI 0.2 knows: each call between guest and
+    /// host is spared the bookkeeping of concurrent tasks, which is a large part of what a short request costs. Memory
+    /// accesses are checked by instructions, so that growing a memory needs no system call.
+    Short,
+    /// Long computations: as before, but memory accesses out of bounds end in guard pages, which makes loops that live in memory
+    /// faster, and a new instance dearer.
+    Long,
+    /// Asynchronous functions, streams and futures of the component model: WASI 0.3. Guard pages, since many requests share an
+    /// instance.
     Concurrent,
 }
 
 impl Profile {
-    /// The one for less comes first.
-    pub const ALL: [Self; 2] = [Self::Plain, Self::Concurrent];
+    pub const ALL: [Self; 3] = [Self::Short, Self::Long, Self::Concurrent];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Plain => "plain",
+            Self::Short => "short",
+            Self::Long => "long",
             Self::Concurrent => "concurrent",
         }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.as_str() == name)
     }
 }
 
@@ -45,12 +54,10 @@ pub enum Purpose {
     Run,
 }
 
-/// The engines for short requests. Resetting a slot of the pool touches only pages that were written.
+/// An engine's settings. Resetting a slot of its pool touches only pages that were written.
 ///
-/// The plain one checks memory accesses explicitly, so that growing a memory needs no system call. Measured against guard pages
-/// on a hello-world component with a new instance per request: about twice the requests a second, for about 1.5 times the
-/// time in loops that live in memory. Where many requests share an instance, as they do on WASI 0.3, memories seldom grow, and guard
-/// pages are the better choice.
+/// Explicit bounds checks were measured against guard pages on a hello-world component with a new instance per request: about twice
+/// the requests a second, for about 1.5 times the time in loops that live in memory.
 pub fn config(profile: Profile, purpose: Purpose) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
@@ -58,7 +65,7 @@ pub fn config(profile: Profile, purpose: Purpose) -> Config {
     config.wasm_component_model_async(is_concurrent);
     config.concurrency_support(is_concurrent);
     config.epoch_interruption(true);
-    if !is_concurrent {
+    if profile == Profile::Short {
         config.signals_based_traps(false);
         config.memory_guard_size(0);
     }
@@ -130,19 +137,21 @@ impl Pace {
     }
 }
 
-/// One engine for each profile. The second is made when the first component needs it: its pool takes memory and time.
+/// One engine for each profile. Those that not every platform needs are made when the first component needs them: a pool
+/// takes memory and time.
 pub struct Engines {
-    plain: Half,
-    concurrent: OnceLock<Result<Half, String>>,
+    short: Hall,
+    long: OnceLock<Result<Hall, String>>,
+    concurrent: OnceLock<Result<Hall, String>>,
 }
 
 /// An engine with what its guests can import.
-pub(super) struct Half {
+pub(super) struct Hall {
     pub(super) engine: Engine,
     pub(super) linker: Linker<State>,
 }
 
-impl Half {
+impl Hall {
     fn new(profile: Profile) -> wasmtime::Result<Self> {
         let engine = Engine::new(&config(profile, Purpose::Run))?;
         let linker = linker(&engine, profile)?;
@@ -152,33 +161,25 @@ impl Half {
 
 impl Engines {
     pub fn new() -> wasmtime::Result<Self> {
-        Ok(Self { plain: Half::new(Profile::Plain)?, concurrent: OnceLock::new() })
+        Ok(Self { short: Hall::new(Profile::Short)?, long: OnceLock::new(), concurrent: OnceLock::new() })
     }
 
     /// The text of the error says why there is no such engine.
-    pub(super) fn get(&self, profile: Profile) -> Result<&Half, String> {
-        match profile {
-            Profile::Plain => Ok(&self.plain),
-            Profile::Concurrent => self
-                .concurrent
-                .get_or_init(|| Half::new(profile).map_err(|error| chain(&error)))
-                .as_ref()
-                .map_err(Clone::clone),
-        }
-    }
-
-    /// The half to which a component belongs.
-    pub(super) fn of(&self, component: &Component) -> &Half {
-        match self.concurrent.get() {
-            Some(Ok(half)) if Engine::same(&half.engine, component.engine()) => half,
-            _ => &self.plain,
-        }
+    pub(super) fn get(&self, profile: Profile) -> Result<&Hall, String> {
+        let later = match profile {
+            Profile::Short => return Ok(&self.short),
+            Profile::Long => &self.long,
+            Profile::Concurrent => &self.concurrent,
+        };
+        later.get_or_init(|| Hall::new(profile).map_err(|error| chain(&error))).as_ref().map_err(Clone::clone)
     }
 
     fn end_epoch(&self) {
-        self.plain.engine.increment_epoch();
-        if let Some(Ok(half)) = self.concurrent.get() {
-            half.engine.increment_epoch();
+        self.short.engine.increment_epoch();
+        for later in [&self.long, &self.concurrent] {
+            if let Some(Ok(hall)) = later.get() {
+                hall.engine.increment_epoch();
+            }
         }
     }
 }
@@ -219,6 +220,8 @@ impl Drop for Ticker {
 
 #[cfg(test)]
 mod tests {
+    use wasmtime::component::Component;
+
     use super::*;
 
     #[test]
@@ -232,15 +235,16 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_for_concurrent_tasks_is_made_when_it_is_needed() {
+    fn an_engine_that_not_everybody_needs_is_made_when_it_is_needed() {
         let engines = Engines::new().unwrap();
-        assert!(engines.concurrent.get().is_none());
-        let half = engines.get(Profile::Concurrent).unwrap();
+        assert!(engines.long.get().is_none() && engines.concurrent.get().is_none());
         let empty = wat::parse_str("(component)").unwrap();
-        let component = Component::new(&half.engine, &empty).unwrap();
-        assert!(std::ptr::eq(engines.of(&component), half));
-        let component = Component::new(&engines.plain.engine, &empty).unwrap();
-        assert!(std::ptr::eq(engines.of(&component), &engines.plain));
+        for profile in Profile::ALL {
+            let hall = engines.get(profile).unwrap();
+            Component::new(&hall.engine, &empty).unwrap();
+            assert_eq!(Profile::from_name(profile.as_str()), Some(profile));
+        }
+        assert!(engines.long.get().is_some() && engines.concurrent.get().is_some());
     }
 
     #[test]

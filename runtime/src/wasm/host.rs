@@ -1,7 +1,8 @@
 //! The side that embeds guests: the engines, their clock and their compiler.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use wasmtime::component::{Component, InstancePre};
@@ -9,27 +10,43 @@ use wharf_types::node::ReasonKind;
 use wharf_types::world::World;
 use wharf_types::{Digest, NamespaceName};
 
-use super::app::Linked;
+use super::code::{Code, Codes, Fetch};
 use super::command::Command;
 use super::compiler::{CompileCommand, Compiler};
-use super::engine::{Activity, Engines, Ticker};
+use super::engine::{Activity, Engines, Profile, Ticker};
 use super::failure::chain;
+use super::memory::is_host_short_of_memory;
 use super::shared::Shared;
 use super::state::State;
 use crate::backend::Failure;
 use crate::logs::LogSink;
+
+/// How often idle stores and idle code are looked for.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// Sweeps until nobody else has the host.
+pub(super) async fn keep_swept(host: Weak<WasmHost>) {
+    loop {
+        tokio::time::sleep(SWEEP_PERIOD).await;
+        let Some(host) = host.upgrade() else { return };
+        host.sweep();
+    }
+}
 
 /// Everything that guests of this process share.
 pub struct WasmHost {
     pub(super) shared: Arc<Shared>,
     engines: Arc<Engines>,
     compiler: Compiler,
+    codes: Codes,
+    unload_after: Duration,
     _ticker: Ticker,
 }
 
 /// A component with everything it imports, of one of the worlds that we run.
 pub enum Guest {
-    Http(Linked),
+    Http02(wasmtime_wasi_http::p2::bindings::ProxyPre<State>),
+    Http03(wasmtime_wasi_http::p3::bindings::ServicePre<State>),
     Command(Command),
 }
 
@@ -45,44 +62,76 @@ pub enum HostError {
 }
 
 impl WasmHost {
-    /// `compiled` is the folder of compiled artifacts, authenticated by `key`.
+    /// `compiled` is the folder of compiled artifacts, authenticated by `key`. Code that was not used for `unload_after` is let go.
     pub fn new(
         compiled: &Path,
         key: [u8; 32],
         command: CompileCommand,
         logs: LogSink,
-    ) -> Result<Self, HostError> {
+        unload_after: Duration,
+    ) -> Result<Arc<Self>, HostError> {
         let engines = Arc::new(Engines::new().map_err(|error| HostError::Engine(chain(&error)))?);
         let compiler = Compiler::new(engines.clone(), compiled, key, command)?;
         let activity = Arc::new(Activity::default());
         let ticker = Ticker::spawn(engines.clone(), activity.clone()).map_err(HostError::Ticker)?;
-        Ok(Self { shared: Arc::new(Shared::new(activity, logs)), engines, compiler, _ticker: ticker })
+        Ok(Arc::new(Self {
+            shared: Arc::new(Shared::new(activity, logs)),
+            engines,
+            compiler,
+            codes: Codes::default(),
+            unload_after,
+            _ticker: ticker,
+        }))
+    }
+
+    /// The code of an artifact for a profile, which others may have as well.
+    pub fn code(
+        self: &Arc<Self>,
+        namespace: &NamespaceName,
+        digest: Digest,
+        wanted: Profile,
+        fetch: Fetch,
+    ) -> Arc<Code> {
+        self.codes
+            .find_or(digest, wanted, || Code::new(self.clone(), namespace.clone(), digest, wanted, fetch))
+    }
+
+    /// Drops what has been idle for long: stores that wait for requests, and code. Called every [`SWEEP_PERIOD`].
+    pub(super) fn sweep(&self) {
+        self.shared.sweep(Instant::now());
+        let looks_max = match is_host_short_of_memory() {
+            true => 0,
+            false => self.unload_after.as_millis() / SWEEP_PERIOD.as_millis(),
+        };
+        self.codes.look(u32::try_from(looks_max).unwrap_or(u32::MAX));
     }
 
     /// The compiled component, from the cache or made from what `fetch` brings.
-    pub async fn load<F>(
+    pub(super) async fn load<F>(
         &self,
         namespace: &NamespaceName,
         digest: Digest,
+        wanted: Profile,
         fetch: impl FnOnce() -> F,
-    ) -> Result<Component, Failure>
+    ) -> Result<(Component, Profile), Failure>
     where
         F: Future<Output = Result<Bytes, Failure>>,
     {
-        self.compiler.load(namespace, digest, fetch).await
+        self.compiler.load(namespace, digest, wanted, fetch).await
     }
 
     /// Links the component and finds its world; HTTP comes before commands, WASI 0.3 before 0.2.
-    pub fn link(&self, component: &Component) -> Result<Guest, Failure> {
-        let linker = &self.engines.of(component).linker;
+    pub(super) fn link(&self, component: &Component, profile: Profile) -> Result<Guest, Failure> {
+        let hall = self.engines.get(profile).map_err(|why| Failure::new(ReasonKind::Platform, why))?;
+        let linker = &hall.linker;
         let pre: InstancePre<State> = linker.instantiate_pre(component).map_err(|error| {
             Failure::new(ReasonKind::Artifact, format!("the component cannot be linked: {}", chain(&error)))
         })?;
         if let Ok(pre) = wasmtime_wasi_http::p3::bindings::ServicePre::new(pre.clone()) {
-            return Ok(Guest::Http(Linked::P3(pre)));
+            return Ok(Guest::Http03(pre));
         }
         if let Ok(pre) = wasmtime_wasi_http::p2::bindings::ProxyPre::new(pre.clone()) {
-            return Ok(Guest::Http(Linked::P2(pre)));
+            return Ok(Guest::Http02(pre));
         }
         let none = || {
             let worlds = [World::HttpProxy, World::HttpService, World::CommandP2, World::CommandP3]

@@ -16,21 +16,21 @@ use http::{Request, Response};
 use http_body::Body;
 use tokio::sync::oneshot;
 use wasmtime::Store;
+use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use super::admission::Admitted;
 use super::app::HttpApp;
 use super::body::{Frames, GuestBody, Seat, may_have_body};
 use super::failure::{InvokeError, classify};
+use super::host;
 use super::lane::Laned;
 use super::state::{State, new_store};
 use super::warm::WarmStores;
 
 /// A WASI 0.2 guest: instantiated for each request, or kept warm for the next one.
 pub(super) struct Proxy02 {
-    pub(super) pre: ProxyPre<State>,
     /// Requests that one store serves.
     pub(super) uses: u32,
     pub(super) warm: WarmStores<Warm>,
@@ -59,12 +59,15 @@ impl Proxy02 {
     }
 
     async fn instantiate(app: &Arc<HttpApp>) -> Result<Warm, InvokeError> {
-        let Some(proxy) = app.proxy() else { return Err(InvokeError::Platform("not a WASI 0.2 app".into())) };
+        let code = app.code().await?;
+        let host::Guest::Http02(pre) = &code.guest else {
+            return Err(InvokeError::Platform("not a WASI 0.2 app".into()));
+        };
         let place = app.place().await?;
         let mut state = State::new(app.wasi(), &app.template);
         state.hold(place);
-        let mut store = new_store(proxy.pre.engine(), state);
-        match proxy.pre.instantiate_async(&mut store).await {
+        let mut store = new_store(pre.engine(), state);
+        match pre.instantiate_async(&mut store).await {
             Ok(proxy) => Ok(Warm { store, proxy, uses: 0, since: Instant::now() }),
             Err(error) => Err(app.explain(&error, &store)),
         }

@@ -46,6 +46,14 @@ impl HostMemory {
     }
 }
 
+/// Whether the host has less than a tenth of its memory left for whoever wants it.
+pub(super) fn is_host_short_of_memory() -> bool {
+    match (crate::machine::memory_available_bytes(), crate::machine::memory_total_bytes()) {
+        (Some(available), Some(total)) => available < total / 10,
+        _ => false,
+    }
+}
+
 /// Why a guest was refused memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Denied {

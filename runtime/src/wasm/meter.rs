@@ -8,6 +8,7 @@ use wharf_types::node::AppUsage;
 use wharf_types::{AppName, NamespaceName};
 
 use super::lane::Account;
+use super::tuning::Used;
 
 /// Counters of one release. Written on the request path, so all are relaxed atomics, and as few as will do.
 #[derive(Debug, Default)]
@@ -58,6 +59,11 @@ impl Meter {
 
     pub(super) fn free_memory(&self, bytes: u64) {
         self.memory_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// In all so far, by invocations that have ended.
+    pub(super) fn used(&self) -> Used {
+        Used { requests: self.ended.load(Relaxed), cpu: Duration::from_nanos(self.cpu_nanos.load(Relaxed)) }
     }
 
     /// Invocations under way.

@@ -21,14 +21,12 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use wasmtime_wasi_http::WasiBody;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::admission::Admitted;
 use super::app::HttpApp;
 use super::body::{Frames, GuestBody, Seat, may_have_body};
 use super::cpu;
 use super::failure::InvokeError;
-use super::state::State;
 use super::warm::WarmStores;
 pub(super) use mailbox::Capacity;
 use mailbox::{Call, Job, Mailbox, Outlook};
@@ -40,16 +38,15 @@ const POLLS_HERE_MAX: usize = 16;
 
 /// A WASI 0.3 guest.
 pub(super) struct Service03 {
-    pub(super) pre: ServicePre<State>,
     capacity: Capacity,
-    idle: WarmStores<SharedStore>,
+    idle: WarmStores<Box<SharedStore>>,
     /// Stores at work, in tasks of their own.
     at_work: Mutex<Vec<Arc<Mailbox>>>,
 }
 
 impl Service03 {
-    pub(super) fn new(pre: ServicePre<State>, capacity: Capacity, idle_max: usize) -> Self {
-        Self { pre, capacity, idle: WarmStores::new(idle_max), at_work: Mutex::default() }
+    pub(super) fn new(capacity: Capacity, idle_max: usize) -> Self {
+        Self { capacity, idle: WarmStores::new(idle_max), at_work: Mutex::default() }
     }
 
     pub(super) async fn try_start(&self, app: &Arc<HttpApp>) -> Result<(), InvokeError> {
@@ -73,13 +70,13 @@ impl Service03 {
         app: &Arc<HttpApp>,
         request: Request<WasiBody>,
         call: &Arc<Call>,
-    ) -> (Arc<Mailbox>, Option<SharedStore>) {
+    ) -> (Arc<Mailbox>, Option<Box<SharedStore>>) {
         let mut job = Some(Job { request, call: call.clone() });
         let store = match self.idle.take() {
             Some(store) => store,
             None => match self.join(&mut job) {
                 Some(mailbox) => return (mailbox, None),
-                None => SharedStore::new(app.clone()),
+                None => Box::new(SharedStore::new(app.clone())),
             },
         };
         let mailbox = store.mailbox().clone();
@@ -99,7 +96,7 @@ impl Service03 {
     }
 
     /// After a poll that has left nothing to wait for, or so it seems.
-    fn settle(&self, app: &Arc<HttpApp>, mut store: SharedStore) {
+    fn settle(&self, app: &Arc<HttpApp>, mut store: Box<SharedStore>) {
         match store.outlook(self.capacity) {
             Outlook::Idle => self.keep(app, store),
             Outlook::Over => store.rest(app),
@@ -110,7 +107,7 @@ impl Service03 {
         }
     }
 
-    fn keep(&self, app: &Arc<HttpApp>, mut store: SharedStore) {
+    fn keep(&self, app: &Arc<HttpApp>, mut store: Box<SharedStore>) {
         store.rest(app);
         if !app.gate.is_closed() {
             self.idle.keep(store);
@@ -188,7 +185,7 @@ impl HttpApp {
     fn poll_here(
         self: &Arc<Self>,
         service: &Service03,
-        mut store: SharedStore,
+        mut store: Box<SharedStore>,
         open: Open,
     ) -> (Option<Open>, Option<Result<Response<Frames>, InvokeError>>) {
         let mut open = Some(open);

@@ -1,7 +1,7 @@
 //! What every app of a worker shares: the clock, the pool, the memory and the logs.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -12,18 +12,6 @@ use super::failure::InvokeError;
 use super::memory::HostMemory;
 use super::pool::STORES_MAX;
 use crate::logs::LogSink;
-
-/// How often idle stores are looked for.
-const SWEEP_PERIOD: Duration = Duration::from_secs(1);
-
-/// Sweeps until nobody else has the worker.
-pub(super) async fn keep_swept(shared: Weak<Shared>) {
-    loop {
-        tokio::time::sleep(SWEEP_PERIOD).await;
-        let Some(shared) = shared.upgrade() else { return };
-        shared.sweep(Instant::now());
-    }
-}
 
 /// What every app of a worker shares.
 pub(super) struct Shared {
@@ -77,12 +65,15 @@ impl Shared {
         false
     }
 
-    /// Drops stores that have waited for their next request for longer than their apps want.
+    /// Drops stores that have waited for their next request for longer than their apps want, and has the apps look at themselves.
     pub(super) fn sweep(&self, now: Instant) {
         let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for app in apps {
             if let Some(app) = app.upgrade() {
                 app.drop_stores_idle_since(now);
+                if let Some(change) = app.review() {
+                    tokio::spawn(change);
+                }
             }
         }
     }

@@ -13,7 +13,8 @@ use wharf_types::world::World;
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName};
 
 use super::app::{HttpApp, Outputs};
-use super::command::{Command, CommandEnd, grant_sockets};
+use super::code::{Fetch, Mapped};
+use super::command::{CommandEnd, grant_sockets};
 use super::failure::InvokeError;
 use super::host::{Guest, WasmHost};
 use super::keyvalue::KeyValueHost;
@@ -23,6 +24,7 @@ use super::outbound::Outbound;
 use super::pool::check_resources;
 use super::state::{State, Template, new_store};
 use super::stdio::GuestOutput;
+use super::tuning;
 use crate::backend::Failure;
 
 /// What a guest of `wharf run` gets.
@@ -45,7 +47,7 @@ pub enum Loaded {
 /// A command with its arguments; its stdio is this process's.
 pub struct StandaloneCommand {
     host: Arc<WasmHost>,
-    command: Command,
+    mapped: Arc<Mapped>,
     template: Template,
     options: Options,
 }
@@ -54,13 +56,14 @@ pub struct StandaloneCommand {
 pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result<Loaded, Failure> {
     let digest = Digest::of(&bytes);
     let namespace = NamespaceName::default_namespace();
-    let component = host.load(&namespace, digest, || async move { Ok(bytes) }).await?;
-    check_resources(&component, options.spec.limits.memory.as_bytes())?;
+    let fetch: Fetch = Arc::new(move || Box::pin(std::future::ready(Ok(bytes.clone()))));
+    let code = host.code(&namespace, digest, tuning::first(options.spec.engine.profile), fetch);
+    let mapped = code.get().await?;
+    check_resources(&mapped.component, options.spec.limits.memory.as_bytes())?;
     let app: AppName = options.name.parse().or_else(|_| "app".parse()).map_err(
         |error: wharf_types::name::InvalidName| Failure::new(ReasonKind::Platform, error.to_string()),
     )?;
-    let guest = host.link(&component)?;
-    let is_http = matches!(guest, Guest::Http(_));
+    let is_http = !matches!(mapped.guest, Guest::Command(_));
     let env = options.spec.env.iter().map(|(key, value)| (key.clone(), value.clone()));
     let template = Template {
         config: Arc::new(env.collect::<WasiConfigVariables>()),
@@ -71,8 +74,8 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
         memory_max_bytes: options.spec.limits.memory.as_bytes(),
         cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
     };
-    match guest {
-        Guest::Http(linked) => {
+    match &mapped.guest {
+        Guest::Http02(_) | Guest::Http03(_) => {
             let assigned = AssignedInstance {
                 id: InstanceId::new(),
                 wanted: Wanted::Run,
@@ -90,11 +93,11 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
                 stderr: GuestOutput::stderr(),
                 platform: GuestOutput::stderr(),
             };
-            let app = HttpApp::new(host.shared.clone(), template, linked, outputs, assigned.id, &assigned);
+            let app = HttpApp::new(template, code, &mapped, outputs, assigned.id, &assigned);
             Ok(Loaded::Http(app))
         }
-        Guest::Command(command) => {
-            Ok(Loaded::Command(Box::new(StandaloneCommand { host, command, template, options })))
+        Guest::Command(_) => {
+            Ok(Loaded::Command(Box::new(StandaloneCommand { host, mapped, template, options })))
         }
     }
 }
@@ -119,11 +122,14 @@ impl StandaloneCommand {
         }
         grant_sockets(&mut wasi, self.template.outbound.policy());
         let shared = &self.host.shared;
-        let mut store = new_store(self.command.engine(), State::new(wasi.build(), &self.template));
+        let mut store = new_store(self.mapped.component.engine(), State::new(wasi.build(), &self.template));
         let (held, meter) = (shared.activity.hold(), self.template.meter.clone());
         let guest = async move {
             let _held = held;
-            self.command.run(&mut store).await
+            match &self.mapped.guest {
+                Guest::Command(command) => command.run(&mut store).await,
+                Guest::Http02(_) | Guest::Http03(_) => CommandEnd::Exit(0),
+            }
         };
         match Laned::new(Box::pin(guest), meter, 0).await {
             Some(CommandEnd::Exit(code)) => Ok(code),

@@ -6,7 +6,7 @@ use std::path::Path;
 /// What a compiled file with this content must have beside it.
 pub(super) fn keyed_hash(key: &[u8; 32], file: &Path) -> std::io::Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new_keyed(key);
-    std::io::copy(&mut std::fs::File::open(file)?, &mut hasher)?;
+    hasher.update_reader(std::fs::File::open(file)?)?;
     Ok(hasher.finalize())
 }
 

@@ -15,7 +15,7 @@ use super::mailbox::{Mailbox, Outlook};
 use super::store::SharedStore;
 
 /// Has the store polled by a task of its own, in that lane, until it is idle or over.
-pub(super) fn spawn(app: Arc<HttpApp>, store: SharedStore, lane: usize) {
+pub(super) fn spawn(app: Arc<HttpApp>, store: Box<SharedStore>, lane: usize) {
     let task = drive(app, store, lane);
     // The place where requests arrive is where this is called, unless a guest that is in a lane calls.
     match lane::handle(lane) {
@@ -32,7 +32,7 @@ enum Done {
     Moves(usize),
 }
 
-async fn drive(app: Arc<HttpApp>, mut store: SharedStore, lane: usize) {
+async fn drive(app: Arc<HttpApp>, mut store: Box<SharedStore>, lane: usize) {
     let Some(service) = app.service() else { return };
     let at_work = AtWork::enter(&app, store.mailbox());
     let done = {

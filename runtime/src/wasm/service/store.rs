@@ -17,6 +17,7 @@ use wasmtime_wasi_http::{Error, FieldMap, WasiBody, WasiHttpHooks, WasiHttpView}
 use super::super::app::HttpApp;
 use super::super::cpu;
 use super::super::failure::{InvokeError, classify};
+use super::super::host;
 use super::super::invoke::panicked;
 use super::super::lane::Guest;
 use super::super::state::{State, new_store};
@@ -146,12 +147,15 @@ async fn run(app: Arc<HttpApp>, mailbox: Arc<Mailbox>) -> Result<(), InvokeError
 
 /// A new store with its guest.
 pub(super) async fn start(app: &Arc<HttpApp>) -> Result<(Store<State>, Service), InvokeError> {
-    let Some(service) = app.service() else { return Err(InvokeError::Platform("not a WASI 0.3 app".into())) };
+    let code = app.code().await?;
+    let host::Guest::Http03(pre) = &code.guest else {
+        return Err(InvokeError::Platform("not a WASI 0.3 app".into()));
+    };
     let place = app.place().await?;
     let mut state = State::new(app.wasi(), &app.template);
     state.hold(place);
-    let mut store = new_store(service.pre.engine(), state);
-    match service.pre.instantiate_async(&mut store).await {
+    let mut store = new_store(pre.engine(), state);
+    match pre.instantiate_async(&mut store).await {
         Ok(guest) => Ok((store, guest)),
         Err(error) => Err(app.explain(&error, &store)),
     }

@@ -1,0 +1,95 @@
+//! Which engine profile suits an app of WASI 0.2, by what its requests use.
+//!
+//! A new instance is dearer with guard pages, by some 30 to 60 µs and system calls that stop the other threads of the process for a
+//! moment; a loop that lives in memory takes half as long again without them. So an app whose requests compute for a
+//! millisecond is better off with guard pages, and one whose requests compute for a quarter of one is not.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use wharf_types::spec::EngineProfile;
+
+use super::engine::Profile;
+
+/// Requests that compute for as long on average are long.
+const LONG_FROM: Duration = Duration::from_millis(1);
+/// Requests that compute for less on average are short. In between the app keeps what it has.
+const SHORT_BELOW: Duration = Duration::from_micros(250);
+/// Requests that tell nothing by being few.
+const REQUESTS_MIN: u64 = 32;
+
+/// What an app has used since it was there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) requests: u64,
+    pub(super) cpu: Duration,
+}
+
+/// The profile that the user asks for, to begin with.
+pub(super) fn first(wish: EngineProfile) -> Profile {
+    match wish {
+        EngineProfile::Auto | EngineProfile::Short => Profile::Short,
+        EngineProfile::Long => Profile::Long,
+    }
+}
+
+/// What the app has used at the last review that told something.
+#[derive(Debug)]
+pub(super) struct Tuning {
+    wish: EngineProfile,
+    seen: Mutex<Used>,
+}
+
+impl Tuning {
+    pub(super) fn new(wish: EngineProfile) -> Self {
+        Self { wish, seen: Mutex::default() }
+    }
+
+    /// The profile for an app that has `now` and has used so much. None: there is nothing new to judge by, or it is not ours to judge.
+    pub(super) fn review(&self, now: Profile, used: Used) -> Option<Profile> {
+        if self.wish != EngineProfile::Auto || now == Profile::Concurrent {
+            return None;
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests = used.requests.saturating_sub(seen.requests);
+        if requests < REQUESTS_MIN {
+            return None;
+        }
+        let each = used.cpu.saturating_sub(seen.cpu).div_f64(requests as f64);
+        *seen = used;
+        match each {
+            each if each >= LONG_FROM => Some(Profile::Long),
+            each if each < SHORT_BELOW => Some(Profile::Short),
+            _ => Some(now),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(requests: u64, millis: u64) -> Used {
+        Used { requests, cpu: Duration::from_millis(millis) }
+    }
+
+    #[test]
+    fn what_requests_compute_on_average_decides() {
+        let tuning = Tuning::new(EngineProfile::Auto);
+        assert_eq!(tuning.review(Profile::Short, used(31, 3100)), None, "too few");
+        assert_eq!(tuning.review(Profile::Short, used(100, 1000)), Some(Profile::Long));
+        assert_eq!(tuning.review(Profile::Long, used(200, 1050)), Some(Profile::Long), "between the two");
+        assert_eq!(tuning.review(Profile::Long, used(1200, 1100)), Some(Profile::Short));
+        assert_eq!(tuning.review(Profile::Short, used(1210, 9000)), None, "too few since the last time");
+    }
+
+    #[test]
+    fn a_wish_is_not_second_guessed() {
+        for (wish, profile) in [(EngineProfile::Long, Profile::Long), (EngineProfile::Short, Profile::Short)]
+        {
+            assert_eq!(first(wish), profile);
+            assert_eq!(Tuning::new(wish).review(profile, used(1000, 100_000)), None);
+        }
+        assert_eq!(Tuning::new(EngineProfile::Auto).review(Profile::Concurrent, used(1000, 100_000)), None);
+    }
+}
