@@ -32,6 +32,7 @@ mod shared;
 pub mod standalone;
 pub mod state;
 mod stdio;
+mod surface;
 pub mod table;
 mod tuning;
 mod warm;

@@ -166,7 +166,7 @@ impl Backend for WasmBackend {
         let assigned = &run.assigned;
         let (control, digest) = (self.control.clone(), assigned.artifact);
         let fetch: Fetch = Arc::new(move || Box::pin(fetch(control.clone(), digest)));
-        let wanted = tuning::first(assigned.spec.engine.profile);
+        let wanted = tuning::first(assigned.spec.engine.profile, assigned.world.is_http());
         let code = self.host.code(&assigned.namespace, digest, wanted, fetch);
         check_resources(&code.get().await?.component, assigned.spec.limits.memory.as_bytes())?;
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, code);

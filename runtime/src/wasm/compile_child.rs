@@ -8,13 +8,13 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use wasmparser::Payload;
 use wasmtime::Engine;
 
 use self::confine::{Reach, confine_self};
 pub use self::limits::CompileLimits;
 use super::engine::{Profile, Purpose, config};
 use super::failure::chain;
+use super::surface;
 
 /// First argument of this process, after the program's own name; its limits follow.
 pub const ARGUMENT: &str = "__compile";
@@ -97,44 +97,11 @@ fn compile_for(wanted: Profile, artifact: &[u8]) -> Result<(Profile, Vec<u8>), C
             .map(|compiled| (profile, compiled))
             .map_err(|error| ChildError::Refused(format!("it does not compile: {}", chain(&error))))
     };
-    if imports_or_exports_wasi_03(artifact) {
+    if surface::names(artifact).iter().any(|name| name.is_wasi_03()) {
         return compile(Profile::Concurrent);
     }
     // A component may be asynchronous within itself and still speak WASI 0.2.
     compile(wanted).or_else(|error| compile(Profile::Concurrent).map_err(|_| error))
-}
-
-/// Whether a component says so itself; one that is damaged says what it says up to there.
-fn imports_or_exports_wasi_03(component: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    for payload in wasmparser::Parser::new(0).parse_all(component) {
-        let Ok(payload) = payload else { return false };
-        let found = match payload {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
-                depth += 1;
-                false
-            }
-            Payload::End(_) => {
-                depth = depth.saturating_sub(1);
-                false
-            }
-            Payload::ComponentImportSection(section) if depth == 0 => {
-                section.into_iter().flatten().any(|import| is_wasi_03(import.name.name))
-            }
-            Payload::ComponentExportSection(section) if depth == 0 => {
-                section.into_iter().flatten().any(|export| is_wasi_03(export.name.name))
-            }
-            _ => false,
-        };
-        if found {
-            return true;
-        }
-    }
-    false
-}
-
-fn is_wasi_03(name: &str) -> bool {
-    name.starts_with("wasi:") && name.contains("@0.3.")
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

@@ -11,7 +11,7 @@ mod turns;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -65,6 +65,8 @@ pub struct Compiler {
     under_way: Mutex<HashMap<Job, Arc<tokio::sync::Mutex<()>>>>,
     /// One compilation at a time: each uses all cores.
     turns: Arc<Turns>,
+    /// Files whose keyed hash was found right, as they were then: hashing is most of what mapping takes.
+    known: Arc<Mutex<HashMap<Job, FileState>>>,
     /// Whether it has been said that the child cannot be confined.
     warned: AtomicBool,
 }
@@ -94,6 +96,7 @@ impl Compiler {
             command,
             under_way: Mutex::default(),
             turns: Arc::default(),
+            known: Arc::default(),
             warned: AtomicBool::new(false),
         })
     }
@@ -152,20 +155,23 @@ impl Compiler {
         profile: Profile,
         digest: Digest,
     ) -> Result<Option<Component>, Failure> {
-        let (engines, file, key) = (self.engines.clone(), file(folder, digest), self.key);
+        let (engines, file, key, known) =
+            (self.engines.clone(), file(folder, digest), self.key, self.known.clone());
         let mapped = tokio::task::spawn_blocking(move || {
-            let Ok(tag) = std::fs::read(file.with_extension("tag")) else { return Ok(None) };
-            if !file.exists() {
-                return Ok(None);
-            }
-            let found = key::keyed_hash(&key, &file)?;
-            if tag != found.as_bytes() {
-                tracing::warn!(file = %file.display(), "a compiled artifact was changed; it is compiled again");
-                return Ok(None);
+            let known = || known.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(state) = FileState::of(&file) else { return Ok(None) };
+            let is_known = known().get(&(digest, profile)) == Some(&state);
+            if !is_known {
+                let Ok(tag) = std::fs::read(file.with_extension("tag")) else { return Ok(None) };
+                if tag != key::keyed_hash(&key, &file)?.as_bytes() {
+                    tracing::warn!(file = %file.display(), "a compiled artifact was changed; it is compiled again");
+                    return Ok(None);
+                }
+                known().insert((digest, profile), state);
             }
             let engine = &engines.get(profile).map_err(std::io::Error::other)?.engine;
-            // SAFETY: the file was written by our own compiler process: its keyed hash says so, and the folder can be
-            // written by this user only.
+            // SAFETY: the file was written by our own compiler process: its keyed hash says so, or said so before anything about it
+            // changed, and the folder can be written by this user only.
             let component = unsafe { Component::deserialize_file(engine, &file) }.map_err(std::io::Error::other)?;
             Ok::<_, std::io::Error>(Some(component))
         })
@@ -267,6 +273,27 @@ impl Compiler {
             Ok(())
         });
         kept.await.map_err(std::io::Error::other)?
+    }
+}
+
+/// What changes when anybody writes to a file, or puts another one in its place. The time of the last change (ctime) cannot be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileState {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl FileState {
+    fn of(file: &Path) -> std::io::Result<Self> {
+        let metadata = std::fs::metadata(file)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
     }
 }
 

@@ -24,6 +24,7 @@ use super::outbound::Outbound;
 use super::pool::check_resources;
 use super::state::{State, Template, new_store};
 use super::stdio::GuestOutput;
+use super::surface;
 use super::tuning;
 use crate::backend::Failure;
 
@@ -56,8 +57,9 @@ pub struct StandaloneCommand {
 pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result<Loaded, Failure> {
     let digest = Digest::of(&bytes);
     let namespace = NamespaceName::default_namespace();
+    let wanted = tuning::first(options.spec.engine.profile, surface::is_http(&bytes));
     let fetch: Fetch = Arc::new(move || Box::pin(std::future::ready(Ok(bytes.clone()))));
-    let code = host.code(&namespace, digest, tuning::first(options.spec.engine.profile), fetch);
+    let code = host.code(&namespace, digest, wanted, fetch);
     let mapped = code.get().await?;
     check_resources(&mapped.component, options.spec.limits.memory.as_bytes())?;
     let app: AppName = options.name.parse().or_else(|_| "app".parse()).map_err(

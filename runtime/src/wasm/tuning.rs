@@ -25,11 +25,12 @@ pub(super) struct Used {
     pub(super) cpu: Duration,
 }
 
-/// The profile that the user asks for, to begin with.
-pub(super) fn first(wish: EngineProfile) -> Profile {
+/// The profile to begin with. A command has one instance for all its life.
+pub(super) fn first(wish: EngineProfile, is_http: bool) -> Profile {
     match wish {
-        EngineProfile::Auto | EngineProfile::Short => Profile::Short,
-        EngineProfile::Long => Profile::Long,
+        EngineProfile::Auto if is_http => Profile::Short,
+        EngineProfile::Short => Profile::Short,
+        EngineProfile::Auto | EngineProfile::Long => Profile::Long,
     }
 }
 
@@ -84,10 +85,16 @@ mod tests {
     }
 
     #[test]
+    fn a_command_computes_for_long_as_far_as_we_know() {
+        assert_eq!(first(EngineProfile::Auto, true), Profile::Short);
+        assert_eq!(first(EngineProfile::Auto, false), Profile::Long);
+    }
+
+    #[test]
     fn a_wish_is_not_second_guessed() {
         for (wish, profile) in [(EngineProfile::Long, Profile::Long), (EngineProfile::Short, Profile::Short)]
         {
-            assert_eq!(first(wish), profile);
+            assert_eq!((first(wish, true), first(wish, false)), (profile, profile));
             assert_eq!(Tuning::new(wish).review(profile, used(1000, 100_000)), None);
         }
         assert_eq!(Tuning::new(EngineProfile::Auto).review(Profile::Concurrent, used(1000, 100_000)), None);
