@@ -1,6 +1,8 @@
 //! `wharf run`: one component on this machine, through the worker's own code.
 
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +26,7 @@ use wharf_runtime::wasm::compiler::CompileCommand;
 use wharf_runtime::wasm::compiler::key::key_in;
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
+use wharf_runtime::wasm::profiler::Profiler;
 use wharf_runtime::wasm::standalone::{Loaded, Options, load};
 use wharf_types::node::ReasonKind;
 use wharf_types::spec::AppSpec;
@@ -49,6 +52,9 @@ pub struct RunArgs {
     /// Where an HTTP app is served; port 0 takes any free one [default: 127.0.0.1:0]
     #[arg(long, value_name = "ADDR")]
     pub addr: Option<SocketAddr>,
+    /// Write a CPU profile of the guest to this file when it ends; https://profiler.firefox.com shows it
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
     /// Arguments of the guest
     #[arg(last = true)]
     pub args: Vec<String>,
@@ -63,6 +69,35 @@ fn parse_dir(text: &str) -> Result<(PathBuf, String), String> {
 
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = options(&args)?;
+    // Made now: the guest need not run if its profile cannot be kept.
+    let profile = match (&args.profile, &options.profiler) {
+        (Some(path), Some(profiler)) => {
+            let file = File::create(path)
+                .map_err(|error| Failure::invalid(format!("cannot write {}: {error}", path.display())))?;
+            Some((path.clone(), file, profiler.clone()))
+        }
+        _ => None,
+    };
+    let ended = run_guest(args, options).await;
+    if let Some((path, file, profiler)) = profile {
+        write_profile(&path, file, &profiler)?;
+    }
+    ended
+}
+
+fn write_profile(path: &Path, file: File, profiler: &Profiler) -> anyhow::Result<()> {
+    let mut output = BufWriter::new(file);
+    let written = profiler.write(&mut output).and_then(|counts| output.flush().map(|()| counts));
+    let (kept, dropped) = written.with_context(|| format!("cannot write {}", path.display()))?;
+    let rest = if dropped > 0 { format!("; {dropped} later ones were not kept") } else { String::new() };
+    output::note(format!(
+        "{kept} samples, one for each millisecond of computing, are in {}{rest}; open it with https://profiler.firefox.com",
+        path.display()
+    ));
+    Ok(())
+}
+
+async fn run_guest(args: RunArgs, options: Options) -> anyhow::Result<ExitCode> {
     crate::file_handles::raise().context("cannot read the limit of open files")?;
     let bytes = artifact::read(&args.file)?;
     let host = host()?;
@@ -111,7 +146,8 @@ fn options(args: &RunArgs) -> anyhow::Result<Options> {
     spec.limits.memory = wharf_types::quantity::ByteSize::mib(4096);
     spec.validate().map_err(|error| Failure::invalid(error.to_string()))?;
     let name = args.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Options { name, spec, args: args.args.clone(), dirs: args.dir.clone() })
+    let profiler = args.profile.as_ref().map(|_| Arc::new(Profiler::new(&name)));
+    Ok(Options { name, spec, args: args.args.clone(), dirs: args.dir.clone(), profiler })
 }
 
 fn host() -> anyhow::Result<Arc<WasmHost>> {

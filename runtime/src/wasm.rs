@@ -27,6 +27,7 @@ mod memory;
 pub mod meter;
 pub mod outbound;
 mod pool;
+pub mod profiler;
 mod service;
 mod shared;
 pub mod standalone;

@@ -108,6 +108,7 @@ impl WasmBackend {
             meter: self.meter(assigned),
             host_memory: self.host.shared.memory.clone(),
             memory_max_bytes: spec.limits.memory.as_bytes(),
+            profiler: None,
             cpu_max: if assigned.world.is_http() { spec.limits.cpu.as_duration() } else { Duration::MAX },
         }
     }

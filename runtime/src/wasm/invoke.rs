@@ -26,7 +26,7 @@ use super::body::{Frames, GuestBody, Seat, may_have_body};
 use super::failure::{InvokeError, classify};
 use super::host;
 use super::lane::Laned;
-use super::state::{State, new_store};
+use super::state::{State, begin_epoch, new_store};
 use super::warm::WarmStores;
 
 /// A WASI 0.2 guest: instantiated for each request, or kept warm for the next one.
@@ -162,7 +162,7 @@ where
     let Some(proxy) = app.proxy() else { return Err(InvokeError::Platform("not a WASI 0.2 app".into())) };
     let mut warm = match proxy.warm.take() {
         Some(mut warm) => {
-            warm.store.set_epoch_deadline(2);
+            begin_epoch(&mut warm.store);
             warm
         }
         None => Proxy02::instantiate(&app).await?,

@@ -22,6 +22,7 @@ use super::lane::Laned;
 use super::meter::Meter;
 use super::outbound::Outbound;
 use super::pool::check_resources;
+use super::profiler::Profiler;
 use super::state::{State, Template, new_store};
 use super::stdio::GuestOutput;
 use super::surface;
@@ -29,7 +30,7 @@ use super::tuning;
 use crate::backend::Failure;
 
 /// What a guest of `wharf run` gets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     pub name: String,
     /// Environment, outbound grants and limits.
@@ -37,6 +38,8 @@ pub struct Options {
     pub args: Vec<String>,
     /// Folders of this machine and where the guest sees them; commands only.
     pub dirs: Vec<(PathBuf, String)>,
+    /// Takes samples of what the guest does.
+    pub profiler: Option<Arc<Profiler>>,
 }
 
 /// A component that is ready to run; nothing of it has run yet.
@@ -74,6 +77,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
         meter: Arc::new(Meter::default()),
         host_memory: host.shared.memory.clone(),
         memory_max_bytes: options.spec.limits.memory.as_bytes(),
+        profiler: options.profiler.clone(),
         cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
     };
     match &mapped.guest {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::{Linker, ResourceTable};
-use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime::{AsContextMut, Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -17,6 +17,7 @@ use super::keyvalue::{KeyValue, KeyValueHost};
 use super::memory::{HostMemory, Limits};
 use super::meter::Meter;
 use super::outbound::{Hooks, Outbound};
+use super::profiler::Profiler;
 
 /// Handles of a store over all its resource tables: streams, bodies, pollables.
 const HANDLES_MAX: usize = 10_000;
@@ -34,6 +35,7 @@ pub struct State {
     pub(super) limits: Limits,
     /// The CPU time that an invocation may use.
     cpu_max: Duration,
+    profiler: Option<Arc<Profiler>>,
     /// The store's place in the engine's pool.
     place: Option<OwnedSemaphorePermit>,
 }
@@ -47,6 +49,7 @@ pub struct Template {
     pub(super) host_memory: Arc<HostMemory>,
     pub(super) memory_max_bytes: u64,
     pub(super) cpu_max: Duration,
+    pub(super) profiler: Option<Arc<Profiler>>,
 }
 
 impl State {
@@ -66,6 +69,7 @@ impl State {
                 template.memory_max_bytes,
             ),
             cpu_max: template.cpu_max,
+            profiler: template.profiler.clone(),
             place: None,
         }
     }
@@ -82,9 +86,11 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
     store.limiter(|state| &mut state.limits);
     store.set_max_component_handles(HANDLES_MAX);
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-    // Two, because the epoch may tick a moment after the guest has started.
-    store.set_epoch_deadline(2);
+    begin_epoch(&mut store);
     store.epoch_deadline_callback(|context| {
+        if let Some(profiler) = &context.data().profiler {
+            profiler.sample(&context);
+        }
         let cpu_max = context.data().cpu_max;
         // A guest that nobody times is one that is made and not called.
         let end = at_epoch_end().unwrap_or(EpochEnd { spent: Duration::ZERO, just_resumed: false });
@@ -94,6 +100,14 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
         Ok(if end.just_resumed { UpdateDeadline::Continue(1) } else { UpdateDeadline::Yield(1) })
     });
     store
+}
+
+/// The guest is about to get something to do; the epochs in which it waited are over.
+pub(super) fn begin_epoch(mut store: impl AsContextMut<Data = State>) {
+    let mut store = store.as_context_mut();
+    // Two, because the epoch may tick a moment after the guest has started; that is just what a profiler wants to see.
+    let epochs = if store.data().profiler.is_some() { 1 } else { 2 };
+    store.set_epoch_deadline(epochs);
 }
 
 impl WasiView for State {

@@ -8,8 +8,8 @@ use std::time::Instant;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use http::Request;
+use wasmtime::Store;
 use wasmtime::component::Accessor;
-use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::p3;
 use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::{Error, FieldMap, WasiBody, WasiHttpHooks, WasiHttpView};
@@ -20,7 +20,7 @@ use super::super::failure::{InvokeError, classify};
 use super::super::host;
 use super::super::invoke::panicked;
 use super::super::lane::Guest;
-use super::super::state::{State, new_store};
+use super::super::state::{State, begin_epoch, new_store};
 use super::mailbox::{Capacity, Job, Mailbox, Outlook};
 
 /// A store with its event loop, which runs while somebody polls it. The app that it belongs to may keep it, so it does not keep the app.
@@ -188,8 +188,7 @@ async fn serve(
 /// One request, until its answer's head.
 async fn call(accessor: &Accessor<State>, service: &Service, app: &Weak<HttpApp>, job: Job) {
     let (request, received) = accessor.with(|mut store| {
-        // The epochs in which the store waited are over.
-        store.as_context_mut().set_epoch_deadline(2);
+        begin_epoch(&mut store);
         from_http(store.data_mut().http().hooks, job.request)
     });
     let answered = match service.handle(accessor, request).await {
