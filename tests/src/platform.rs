@@ -146,6 +146,14 @@ impl Platform {
         self.user().in_folder(folder.path()).run(&[&args, flags].concat()).await
     }
 
+    /// Deploys an artifact that is no built guest.
+    pub async fn deploy_bytes(&self, artifact: &[u8], manifest: &str) -> Ran {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("wharf.toml"), manifest).unwrap();
+        std::fs::write(folder.path().join("made.wasm"), artifact).unwrap();
+        self.user().in_folder(folder.path()).run(&["deploy", "made.wasm", "--json"]).await
+    }
+
     /// `GET` of an app in the default namespace.
     pub async fn get(&self, app: &str, path: &str) -> anyhow::Result<Reply> {
         self.apps.get(&hostname(app), path).await

@@ -4,6 +4,7 @@ use wasmtime::Trap;
 use wharf_types::node::{Reason, ReasonKind};
 
 use super::memory::Denied;
+use super::pool::TABLE_ELEMENTS_MAX;
 
 /// An invocation without a response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +74,9 @@ pub(super) fn classify(
         }
         Some(Denied::Host) => {
             text.push_str("; it asked for memory that the host does not have, or not for one app");
+        }
+        Some(Denied::Table) => {
+            text.push_str(&format!("; it asked for a table of more than {TABLE_ELEMENTS_MAX} elements"));
         }
         None => {}
     }

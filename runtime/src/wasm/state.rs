@@ -14,7 +14,7 @@ use super::cpu::{EpochEnd, at_epoch_end};
 use super::engine::Profile;
 use super::failure::CpuExhausted;
 use super::keyvalue::{KeyValue, KeyValueHost};
-use super::memory::{HostMemory, Limits};
+use super::memory::{HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
 use super::outbound::{Hooks, Outbound};
 
@@ -84,8 +84,14 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
     // Two, because the epoch may tick a moment after the guest has started.
     store.set_epoch_deadline(2);
-    store.epoch_deadline_callback(|context| {
-        let cpu_max = context.data().cpu_max;
+    store.epoch_deadline_callback(|mut context| {
+        let state = context.data_mut();
+        let cpu_max = state.cpu_max;
+        // Here, because what a guest opens and keeps takes time, and each guest that takes time comes by.
+        let open = state.table.iter_mut().count() as u64;
+        if !state.limits.count_handles(open) {
+            return Err(TooManyHandles(open).into());
+        }
         // A guest that nobody times is one that is made and not called.
         let end = at_epoch_end().unwrap_or(EpochEnd { spent: Duration::ZERO, just_resumed: false });
         if end.spent >= cpu_max {
@@ -95,6 +101,11 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
     });
     store
 }
+
+/// Ends a guest whose open handles, with what the host may keep behind them, do not fit beside its memory.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it has {open} open handles, which count {each} KiB each", open = .0, each = HANDLE_BYTES >> 10)]
+struct TooManyHandles(u64);
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
