@@ -19,7 +19,7 @@ use super::meter::Meter;
 use super::outbound::{Hooks, Outbound};
 
 /// Handles of a store over all its resource tables: streams, bodies, pollables.
-const HANDLES_MAX: usize = 10_000;
+pub(super) const HANDLES_MAX: usize = 10_000;
 /// What one host call may copy out of the guest.
 const HOSTCALL_BYTES_MAX: usize = 64 << 20;
 
