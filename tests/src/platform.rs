@@ -1,6 +1,7 @@
 //! The platform under test: the real binary in a folder of its own.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
@@ -30,6 +31,8 @@ pub struct Ready {
 #[derive(Clone, Debug, Default)]
 pub struct Start {
     pub data: Option<PathBuf>,
+    /// Asks this name server and no other, which takes root.
+    pub name_server: Option<IpAddr>,
 }
 
 /// A running platform; it ends with the test, however that ends.
@@ -232,7 +235,17 @@ async fn launch(home: &Path, start: &Start) -> (Child, Ready) {
     let data = data(home, start);
     let args =
         ["up", "--data", data.to_str().unwrap(), "--api", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json"];
-    let mut command = Wharf::at_home(home).command(&args);
+    let mut user = Wharf::at_home(home);
+    if let Some(name_server) = start.name_server {
+        let settings = home.join("resolv.conf");
+        std::fs::write(&settings, format!("nameserver {name_server}\noptions timeout:2 attempts:2\n"))
+            .unwrap();
+        let settings = settings.to_str().unwrap();
+        // Each step becomes the next one, so the process that is waited for is the platform.
+        let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        user = user.wrapped_in(&["unshare", "--mount", "sh", "-c", mount, settings]);
+    }
+    let mut command = user.command(&args);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -204,7 +204,7 @@ async fn a_data_directory_that_cannot_be_written_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_that_has_become_read_only_is_named_and_left_alone() {
     let Some(disk) = SmallDisk::mount(24) else { return };
-    let mut platform = Platform::start_with(Start { data: Some(disk.data()) }).await;
+    let mut platform = Platform::start_with(Start { data: Some(disk.data()), ..Start::default() }).await;
     platform.deploy("hello", "hello", &[]).await;
     assert_eq!(platform.terminate().await.code(), Some(0));
     disk.remount("ro");
@@ -293,7 +293,7 @@ impl Drop for SmallDisk {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_a_push_and_nothing_else() {
     let Some(disk) = SmallDisk::mount(24) else { return };
-    let platform = Platform::start_with(Start { data: Some(disk.data()) }).await;
+    let platform = Platform::start_with(Start { data: Some(disk.data()), ..Start::default() }).await;
     platform.deploy("hello", "hello", &[]).await;
     let filler = disk.fill();
     let file = workspace::guest("hello-plain");
@@ -316,7 +316,7 @@ async fn a_platform_does_not_start_on_a_full_disk_and_says_so() {
 
     // The same where a platform has been before.
     std::fs::remove_file(&filler).unwrap();
-    let mut platform = Platform::start_with(Start { data: Some(disk.data()) }).await;
+    let mut platform = Platform::start_with(Start { data: Some(disk.data()), ..Start::default() }).await;
     platform.deploy("hello", "hello", &[]).await;
     assert_eq!(platform.terminate().await.code(), Some(0));
     let filler = disk.fill();
