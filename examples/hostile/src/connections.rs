@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{ErrorCode, Fields, OutgoingRequest, RequestOptions, Scheme};
 
-/// How long a request waits for a connection, and for its answer.
-const PATIENCE_NANOS: u64 = 500_000_000;
+/// How long a request waits for a connection, and then for its answer. Those that have a connection keep it until all others have
+/// given up.
+const CONNECT_NANOS: u64 = 500_000_000;
+const ANSWER_NANOS: u64 = 5_000_000_000;
 
 /// Sends so many requests at once; how many were answered, and with which errors the others ended, one a line.
 pub(crate) fn open(count: u64, url: &str) -> String {
@@ -27,12 +29,12 @@ pub(crate) fn open(count: u64, url: &str) -> String {
 fn send(authority: &str) -> Result<wasip2::http::types::FutureIncomingResponse, ErrorCode> {
     let request = OutgoingRequest::new(Fields::new());
     request.set_scheme(Some(&Scheme::Http)).expect("it is a scheme");
+    request.set_path_with_query(Some("/")).expect("it is a path");
     if request.set_authority(Some(authority)).is_err() {
         return Err(ErrorCode::HttpRequestUriInvalid);
     }
     let options = RequestOptions::new();
-    for set in [RequestOptions::set_connect_timeout, RequestOptions::set_first_byte_timeout] {
-        set(&options, Some(PATIENCE_NANOS)).expect("the host knows this option");
-    }
+    options.set_connect_timeout(Some(CONNECT_NANOS)).expect("the host knows this option");
+    options.set_first_byte_timeout(Some(ANSWER_NANOS)).expect("the host knows this option");
     outgoing_handler::handle(request, Some(options))
 }

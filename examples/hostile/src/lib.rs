@@ -49,7 +49,10 @@ impl Guest for Hostile {
                 answer(out, 200, "printed\n");
             }
             "/connections" => {
-                let told = connections::open(number(query, "n").unwrap_or(1), text(query, "url").unwrap_or_default());
+                let told = connections::open(
+                    number(query, "n").unwrap_or(1),
+                    text(query, "url").unwrap_or_default(),
+                );
                 answer(out, 200, &told);
             }
             path => answer(out, 404, &format!("there is nothing at {path}\n")),
