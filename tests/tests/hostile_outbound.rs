@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -149,4 +150,31 @@ async fn ten_thousand_connections_become_as_many_as_one_instance_may_have() {
     assert!((1..=256).contains(&most), "{most} connections at once");
     siege.platform.text("bad", "/").await;
     siege.end(KEEPS_MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the sockets of one app take every file handle of the worker, and nobody can connect any more"]
+async fn sockets_leave_file_handles_to_others() {
+    let siege = Siege::begin().await;
+    let manifest =
+        "app = \"bad\"\n[limits]\nmemory = \"1GiB\"\n[outbound]\nallow = [\"tcp://127.0.0.1:1\"]\n";
+    siege.platform.deploy_manifest("hostile", manifest).await.ok();
+    let attacks = futures::future::join_all((0..8).map(|_| siege.attack("bad", "/sockets")));
+    let replies = tokio::select! {
+        replies = attacks => replies,
+        // Connections of the load are open already; a new one has to be accepted.
+        never = async { loop { ask_anew(&siege).await } } => never,
+    };
+    assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
+    siege.end(KEEPS_MIB).await;
+}
+
+/// Asks the neighbour over a new connection, which must be answered within a second.
+async fn ask_anew(siege: &Siege) {
+    let address = siege.platform.ready.http.trim_start_matches("http://");
+    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    connection.write_all(b"GET / HTTP/1.0\r\nhost: hello.default.localhost\r\n\r\n").await.unwrap();
+    let mut reply = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(1), connection.read_to_string(&mut reply)).await;
+    assert!(read.is_ok() && reply.contains("Hello"), "nobody accepts a connection: {reply}");
 }

@@ -2,13 +2,26 @@
 
 use std::collections::BTreeMap;
 
+use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{ErrorCode, Fields, OutgoingRequest, RequestOptions, Scheme};
+use wasip2::sockets::network::IpAddressFamily;
+use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
 /// How long a request waits for a connection, and then for its answer. Those that have a connection keep it until all others have
 /// given up.
 const CONNECT_NANOS: u64 = 500_000_000;
 const ANSWER_NANOS: u64 = 5_000_000_000;
+
+/// How many sockets the host gives before it refuses one.
+pub(crate) fn open_sockets() -> usize {
+    let mut kept = Vec::new();
+    while let Ok(socket) = create_tcp_socket(IpAddressFamily::Ipv4) {
+        kept.push(socket);
+    }
+    subscribe_duration(3_000_000_000).block();
+    kept.len()
+}
 
 /// Sends so many requests at once; how many were answered, and with which errors the others ended, one a line.
 pub(crate) fn open(count: u64, url: &str) -> String {

@@ -26,6 +26,7 @@ GET /no-response           returns without a response
 GET /endless               a body that never ends
 GET /drip?ms=N             a body of one octet each N milliseconds (default 1000)
 GET /logs?n=N              prints N lines (default: for ever)
+GET /sockets               opens sockets until it is refused, and keeps them for three seconds
 GET /connections?n=N&url=U opens N connections at once, and tells what became of them
 ";
 
@@ -48,6 +49,7 @@ impl Guest for Hostile {
                 attack::print(number(query, "n").unwrap_or(u64::MAX));
                 answer(out, 200, "printed\n");
             }
+            "/sockets" => answer(out, 200, &format!("{}\n", connections::open_sockets())),
             "/connections" => {
                 let told = connections::open(
                     number(query, "n").unwrap_or(1),
