@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use wharf_tests::{NameServer, Platform, Siege, Start};
+use wharf_tests::{NameServer, Platform, SHORT, Siege, Start, eventually};
 
 const KEEPS_MIB: u64 = 128;
 
@@ -153,7 +153,6 @@ async fn ten_thousand_connections_become_as_many_as_one_instance_may_have() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the sockets of one app take every file handle of the worker, and nobody can connect any more"]
 async fn sockets_leave_file_handles_to_others() {
     let siege = Siege::begin().await;
     let manifest =
@@ -177,4 +176,30 @@ async fn ask_anew(siege: &Siege) {
     let mut reply = String::new();
     let read = tokio::time::timeout(Duration::from_secs(1), connection.read_to_string(&mut reply)).await;
     assert!(read.is_ok() && reply.contains("Hello"), "nobody accepts a connection: {reply}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_nobody_answers_for_hold_up_nobody_else() {
+    let Some(names) = NameServer::spawn(HashMap::from([("silent.test", Vec::new())])).await else { return };
+    let start = Start { name_server: Some(names.address), ..Start::default() };
+    let siege = Siege::begin_on(Platform::start_with(start).await).await;
+    for app in ["bad", "worse"] {
+        let manifest = format!("app = \"{app}\"\n[outbound]\nallow = [\"http://silent.test\"]\n");
+        siege.platform.deploy_manifest("hostile", &manifest).await.ok();
+    }
+    let attack = |app| siege.attack(app, "/connections?n=500&url=http://silent.test");
+    let attacks = futures::future::join4(attack("bad"), attack("worse"), attack("bad"), attack("worse"));
+    let deploy = async {
+        eventually(SHORT, "the names are asked for", || async {
+            (names.asked("silent.test") > 100).then_some(())
+        })
+        .await;
+        let since = tokio::time::Instant::now();
+        siege.platform.deploy("hello-plain", "late", &[]).await;
+        siege.platform.text("late", "/").await;
+        since.elapsed()
+    };
+    let (_, took) = futures::future::join(attacks, deploy).await;
+    eprintln!("took {took:?}");
+    siege.end(KEEPS_MIB).await;
 }

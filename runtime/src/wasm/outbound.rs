@@ -9,6 +9,7 @@ mod connect;
 mod home;
 mod pace;
 mod policy;
+mod sockets;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, ConnectError, Connector};
 use self::home::Home;
 use self::pace::Paced;
 pub use self::policy::Policy;
+pub(super) use self::sockets::bound_sockets;
 
 /// How long a connection may wait to be used again.
 const IDLE_MAX: Duration = Duration::from_secs(30);

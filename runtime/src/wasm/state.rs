@@ -16,7 +16,7 @@ use super::failure::CpuExhausted;
 use super::keyvalue::{KeyValue, KeyValueHost};
 use super::memory::{HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
-use super::outbound::{Hooks, Outbound};
+use super::outbound::{Hooks, Outbound, bound_sockets};
 
 /// Handles of a store over all its resource tables: streams, bodies, pollables.
 pub(super) const HANDLES_MAX: usize = 10_000;
@@ -128,6 +128,7 @@ pub fn linker(engine: &Engine, profile: Profile) -> wasmtime::Result<Linker<Stat
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
+    bound_sockets(&mut linker, profile)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
     super::keyvalue::add_to_linker(&mut linker, |state: &mut State| {
         KeyValue::new(&state.keyvalue, &mut state.table)
