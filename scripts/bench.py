@@ -3,7 +3,7 @@
 
 usage: bench.py WHARF WASMTIME GUESTS [--seconds N] [--rounds N] [--only NAME,...]
 
-WHARF and WASMTIME are binaries, GUESTS is the folder with hello.wasm, hello-p3.wasm and crash.wasm. Needs `wrk`. Prints a
+WHARF and WASMTIME are binaries, GUESTS is the folder with hello.wasm, hello-p3.wasm, crash.wasm and hostile.wasm. Needs `wrk`. Prints a
 Markdown table, and ends with 1 when a bar is missed. Each figure is the median of its rounds; rounds of the two sides alternate,
 so that a noisy moment hits both.
 """
@@ -14,6 +14,10 @@ from pathlib import Path
 # Backtraces cost time, and the others would lead the command to another platform than the one that is measured.
 UNWANTED = {"RUST_BACKTRACE", "RUST_LOG", "WHARF_API", "WHARF_TOKEN", "WHARF_NAMESPACE"}
 ENV = {key: value for key, value in os.environ.items() if key not in UNWANTED}
+
+
+# There are many attacks, and each is measured in pairs of so many seconds.
+NEIGHBOUR_SECONDS_MAX = 2
 
 
 class Server:
@@ -210,13 +214,70 @@ def throughput(args, platform):
         row(f"{what}: requests/s (p99)", a / b, bar, f"{a:,.0f} ({p:.2f} ms)", f"{b:,.0f} ({q:.2f} ms)", f"{a / b:.2f} ×")
 
 
+def get_failing(app, path):
+    """A client that asks for something that the platform has to end."""
+    def ask(platform):
+        status = platform.get(app, path)
+        assert status >= 500, f"{app}{path} was answered with {status}"
+    return ask
+
+
+def get_well(app, path):
+    """A client that asks for something that is allowed, and does not wait longer than it must. 503 is the app's own limit."""
+    def ask(platform):
+        status = platform.get(app, path)
+        assert status in (200, 503), f"{app}{path} was answered with {status}"
+    return ask
+
+
+def read_for_a_second(app, path):
+    """A client that reads of a body that does not end, and goes away."""
+    def ask(platform):
+        connection = http.client.HTTPConnection(platform.http, timeout=60)
+        connection.request("GET", path, headers={"Host": f"{app}.default.localhost"})
+        response, end = connection.getresponse(), time.perf_counter() + 1
+        while time.perf_counter() < end and response.read1():
+            pass
+        connection.close()
+    return ask
+
+
+def connect_to_silence(platform):
+    """A client that makes an app open many connections, which are not answered until its time is up."""
+    port = platform.silent.getsockname()[1]
+    get_failing("hostile", f"/connections?n=500&url=http://127.0.0.1:{port}")(platform)
+
+
+# What a neighbour has to bear: what it is called, how many clients at once, and what each does over and over.
+ATTACKS = [
+    ("`/trap`, one after the other", 1, get_failing("crash", "/trap")),
+    ("`/loop`, 4 at once", 4, get_failing("crash", "/loop")),
+    ("`/memory`, one after the other", 1, get_failing("crash", "/memory")),
+    ("`/recursion`, one after the other", 1, get_failing("hostile", "/recursion")),
+    ("`/handles`, one after the other", 1, get_failing("hostile", "/handles")),
+    ("`/fields`, one after the other", 1, get_failing("hostile", "/fields")),
+    ("`/polls`, one after the other", 1, get_failing("hostile", "/polls")),
+    ("`/connections`, 8 times 500 at once", 8, connect_to_silence),
+    ("`/no-response`, one after the other", 1, get_failing("hostile", "/no-response")),
+    ("`/logs`, one after the other", 1, get_failing("hostile", "/logs")),
+    ("`/endless`, one after the other", 1, read_for_a_second("hostile", "/endless")),
+    ("`/drip`, 8 at once", 8, read_for_a_second("hostile", "/drip?ms=10")),
+    ("a flood of small requests, 8 at once", 8, get_well("hostile", "/")),
+]
+
+
 def neighbours(args, platform):
-    crash = Path(platform.folder.name) / "crash"
-    crash.mkdir()
-    (crash / "wharf.toml").write_text(
-        f'app = "crash"\n[build]\nartifact = "{(args.guests / "crash.wasm").resolve()}"\n[limits]\ntimeout = "2s"\ncpu = "1s"\n')
+    # Takes connections and says nothing.
+    platform.silent = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    grant = f"http://127.0.0.1:{platform.silent.getsockname()[1]}"
+    for app in ["crash", "hostile"]:
+        folder = Path(platform.folder.name) / app
+        folder.mkdir()
+        (folder / "wharf.toml").write_text(
+            f'app = "{app}"\n[build]\nartifact = "{(args.guests / f"{app}.wasm").resolve()}"\n[limits]\ntimeout = "2s"\ncpu = "1s"\n'
+            f'[outbound]\nallow = ["{grant}"]\n')
+        platform.cli("deploy", str(folder))
     platform.cli("deploy", str(args.guests / "hello.wasm"), "--app", "hello")
-    platform.cli("deploy", str(crash))
     url, host = f"http://{platform.http}/", "hello.default.localhost"
     for path in ["/trap", "/loop", "/memory"]:
         again = []
@@ -224,27 +285,24 @@ def neighbours(args, platform):
             assert platform.get("crash", path) >= 500
             again.append(timed_ms(lambda: platform.get("crash")))
         row(f"the same app answers again after `{path}` (max of 5)", max(again), "< 50 ms", f"{max(again):.1f} ms")
-    quiet, noisy = {}, {}
-    for path in ["/trap", "/loop", "/memory"]:
-        quiet[path], noisy[path] = [], []
+    seconds = min(args.seconds, NEIGHBOUR_SECONDS_MAX)
+    for what, clients, ask in ATTACKS:
+        quiet, noisy = [], []
         for _ in range(args.rounds):
-            quiet[path].append(wrk(url, host, args.seconds, 8)[1])
-            noisy[path].append(while_bothered(platform, path, lambda: wrk(url, host, args.seconds, 8)[1]))
-        a, b = statistics.median(noisy[path]), statistics.median(quiet[path])
-        many = "4 at once" if path == "/loop" else "one after the other"
-        row(f"a neighbour's p99 during `{path}`, {many}", a / b, "< 3 ×", f"{a:.2f} ms", f"quiet: {b:.2f} ms", f"{a / b:.2f} ×")
+            quiet.append(wrk(url, host, seconds, 8)[1])
+            noisy.append(while_bothered(platform, clients, ask, lambda: wrk(url, host, seconds, 8)[1]))
+        a, b = statistics.median(noisy), statistics.median(quiet)
+        row(f"a neighbour's p99 during {what}", a / b, "< 3 ×", f"{a:.2f} ms", f"quiet: {b:.2f} ms", f"{a / b:.2f} ×")
 
 
-def while_bothered(platform, path, measure):
-    """Measures while `crash` fails all the time. A client that stops bothering, for whatever reason, fails the measurement."""
+def while_bothered(platform, clients, ask, measure):
+    """Measures while so many clients ask. One that stops bothering, for whatever reason, fails the measurement."""
     stop = threading.Event()
-    clients = 4 if path == "/loop" else 1
 
     def bother():
         count = 0
         while not stop.is_set():
-            status = platform.get("crash", path)
-            assert status >= 500, f"{path} was answered with {status}"
+            ask(platform)
             count += 1
         return count
 
@@ -254,7 +312,7 @@ def while_bothered(platform, path, measure):
             figure = measure()
         finally:
             stop.set()
-        assert all(client.result() > 0 for client in bothering), f"nobody asked for {path}"
+        assert all(client.result() > 0 for client in bothering), "nobody bothered"
     return figure
 
 

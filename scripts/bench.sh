@@ -14,7 +14,7 @@ if [[ ! -x $wasmtime ]]; then
 fi
 cargo build --locked --release -p wharf
 guests=${WHARF_GUESTS:-target/guests}
-for guest in hello hello-p3 crash; do
+for guest in hello hello-p3 crash hostile; do
     [[ -f $guests/$guest.wasm ]] || WHARF=target/release/wharf scripts/guest-examples.sh "$guest"
 done
 exec python3 scripts/bench.py target/release/wharf "$wasmtime" "$guests" "$@"

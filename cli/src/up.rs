@@ -315,7 +315,7 @@ impl tower::Service<LocalCall> for LocalGuests {
 fn call_error(error: &InvokeError) -> CallError {
     match error {
         InvokeError::Busy => CallError::Busy(None),
-        InvokeError::Timeout(_) | InvokeError::Cpu(_) => CallError::Timeout,
+        InvokeError::Timeout(_) | InvokeError::Cpu(_) => CallError::Timeout(error.to_string()),
         InvokeError::BodyTooLarge => CallError::BodyTooLarge,
         InvokeError::BadRequest(text) => CallError::BadRequest(text.clone()),
         InvokeError::Stopped

@@ -26,8 +26,9 @@ pub enum CallError {
     /// Everything that could take the request is taken. The request comes back where it is untouched.
     #[error("the instance takes no more requests at the moment")]
     Busy(Option<Box<http::Request<RequestBody>>>),
-    #[error("the guest did not answer in time")]
-    Timeout,
+    /// It computed or waited for longer than its limits allow. The text says which; it is for the app's log and never for the client.
+    #[error("the guest did not answer in time: {0}")]
+    Timeout(String),
     /// The guest trapped, or ended without an answer. The text is for the app's log and never for the client.
     #[error("the guest failed: {0}")]
     Failed(String),

@@ -19,6 +19,8 @@ pub struct Wharf {
     home: PathBuf,
     folder: PathBuf,
     env: Vec<(String, String)>,
+    /// A command that runs the binary, with its first arguments.
+    wrapper: Vec<String>,
 }
 
 /// How a command ended.
@@ -32,7 +34,7 @@ pub struct Ran {
 impl Wharf {
     /// A user whose home is this folder; commands run in it.
     pub fn at_home(home: &Path) -> Self {
-        Self { home: home.to_owned(), folder: home.to_owned(), env: Vec::new() }
+        Self { home: home.to_owned(), folder: home.to_owned(), env: Vec::new(), wrapper: Vec::new() }
     }
 
     /// The same user in another folder.
@@ -49,10 +51,20 @@ impl Wharf {
         self
     }
 
+    /// The same user, whose commands are run by another one, which gets the binary and its arguments as its last arguments.
+    #[must_use]
+    pub fn wrapped_in(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&argument| argument.to_owned()).collect();
+        self
+    }
+
     /// The command, not yet started. It ends with the test.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(workspace::wharf_binary());
+        let binary = workspace::wharf_binary();
+        let mut line = self.wrapper.iter().map(AsRef::as_ref).chain([binary.as_os_str()]);
+        let mut command = Command::new(line.next().expect("the binary at least"));
         command
+            .args(line)
             .args(args)
             .current_dir(&self.folder)
             .env("HOME", &self.home)

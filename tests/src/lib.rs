@@ -6,14 +6,20 @@
 #![allow(clippy::unwrap_used, reason = "everything in here is a part of tests, which fail by panicking")]
 
 mod command;
+mod handmade;
 mod http;
 mod load;
+mod name_server;
 mod platform;
+mod siege;
 mod wait;
 pub mod workspace;
 
 pub use crate::command::{Ran, Wharf};
+pub use crate::handmade::{HttpGuest, command_p3};
 pub use crate::http::{Client, Reply, RequestBody, empty, full, request};
 pub use crate::load::{Load, Served};
+pub use crate::name_server::NameServer;
 pub use crate::platform::{Platform, Ready, Start};
+pub use crate::siege::Siege;
 pub use crate::wait::{SHORT, eventually, within};

@@ -1,6 +1,7 @@
 //! The platform under test: the real binary in a folder of its own.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
@@ -32,6 +33,8 @@ pub struct Start {
     pub data: Option<PathBuf>,
     /// More flags of `wharf up`.
     pub flags: Vec<String>,
+    /// Asks this name server and no other, which takes root.
+    pub name_server: Option<IpAddr>,
 }
 
 /// A running platform; it ends with the test, however that ends.
@@ -154,6 +157,14 @@ impl Platform {
         self.user().in_folder(folder.path()).run(&[&args, flags].concat()).await
     }
 
+    /// Deploys an artifact that is no built guest.
+    pub async fn deploy_bytes(&self, artifact: &[u8], manifest: &str) -> Ran {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("wharf.toml"), manifest).unwrap();
+        std::fs::write(folder.path().join("made.wasm"), artifact).unwrap();
+        self.user().in_folder(folder.path()).run(&["deploy", "made.wasm", "--json"]).await
+    }
+
     /// `GET` of an app in the default namespace.
     pub async fn get(&self, app: &str, path: &str) -> anyhow::Result<Reply> {
         self.apps.get(&hostname(app), path).await
@@ -232,7 +243,17 @@ async fn launch(home: &Path, start: &Start) -> (Child, Ready) {
     let data = data(home, start);
     let args =
         ["up", "--data", data.to_str().unwrap(), "--api", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json"];
-    let mut command = Wharf::at_home(home).command(&args);
+    let mut user = Wharf::at_home(home);
+    if let Some(name_server) = start.name_server {
+        let settings = home.join("resolv.conf");
+        std::fs::write(&settings, format!("nameserver {name_server}\noptions timeout:2 attempts:2\n"))
+            .unwrap();
+        let settings = settings.to_str().unwrap();
+        // Each step becomes the next one, so the process that is waited for is the platform.
+        let mount = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        user = user.wrapped_in(&["unshare", "--mount", "sh", "-c", mount, settings]);
+    }
+    let mut command = user.command(&args);
     command
         .args(&start.flags)
         .stdin(Stdio::null())

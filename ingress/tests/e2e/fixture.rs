@@ -99,7 +99,7 @@ impl Guest {
         }
         match call.request.uri().path() {
             "/trap" => Err(CallError::Failed("secret backtrace".into())),
-            "/timeout" => Err(CallError::Timeout),
+            "/timeout" => Err(CallError::Timeout("`limits.cpu` is reached".to_owned())),
             "/too-large" => Err(CallError::BodyTooLarge),
             "/bad" => Err(CallError::BadRequest("It has a <bad> header.".into())),
             "/gone" => Err(CallError::ClientGone),

@@ -13,6 +13,9 @@ const BYTES_MAX: usize = 8 << 20;
 /// What an app may have waiting when others have filled the rest.
 const LITTLE_RECORDS: usize = 16;
 const LITTLE_BYTES: usize = 32 << 10;
+/// Of what the platform says of an instance that floods its log, so many lines are kept in spite of that: among them is why
+/// the flood has ended.
+const KEPT_LINES: usize = 16;
 /// Lines of an instance that are remembered.
 const TAIL_LINES: usize = 20;
 /// Of a remembered line, only so much: they are kept for every instance.
@@ -99,6 +102,8 @@ struct Gap {
     count: u64,
     /// Stands in their place, so it has the time and the number of the last one.
     marker: LogRecord,
+    /// What the platform said meanwhile, in order.
+    kept: VecDeque<LogRecord>,
 }
 
 impl Ring {
@@ -136,8 +141,7 @@ impl Ring {
         }
         // Once something was dropped, everything is until the marker has gone out: so it stands at the gap.
         if let Some(gap) = &mut log.gap {
-            gap.count += 1;
-            (gap.marker.time, gap.marker.seq) = (line.time, line.seq);
+            gap.push(line);
             return;
         }
         let (all_records, all_bytes, size) = (self.records.len(), self.bytes, line.message.len());
@@ -148,7 +152,8 @@ impl Ring {
         if !has_room {
             self.dropping.push_back(*instance);
             let marker = Line { message: Cow::Borrowed(""), ..line }.into_record();
-            log.gap = Some(Gap { count: 1, marker: LogRecord { stream: LogStream::Platform, ..marker } });
+            let marker = LogRecord { stream: LogStream::Platform, ..marker };
+            log.gap.insert(Gap { count: 0, marker, kept: VecDeque::new() }).push(line);
             return;
         }
         log.waiting += 1;
@@ -173,8 +178,14 @@ impl Ring {
         for _ in 0..self.dropping.len() {
             let Some(instance) = self.dropping.pop_front() else { break };
             match self.instances.get_mut(&instance) {
-                Some(log) if log.waiting == 0 && taken.len() < max => {
-                    taken.extend(log.gap.take().map(Gap::into_record));
+                Some(log) if log.waiting == 0 => {
+                    let gap = log.gap.iter_mut();
+                    taken.extend(gap.flatten().take(max - taken.len()));
+                    if log.gap.as_ref().is_some_and(Gap::is_empty) {
+                        log.gap = None;
+                    } else {
+                        self.dropping.push_back(instance);
+                    }
                 }
                 Some(_) => self.dropping.push_back(instance),
                 None => {}
@@ -219,9 +230,32 @@ impl InstanceLog {
 }
 
 impl Gap {
-    fn into_record(self) -> LogRecord {
-        let message = format!("dropped {} {}", self.count, if self.count == 1 { "line" } else { "lines" });
-        LogRecord { message, ..self.marker }
+    fn push(&mut self, line: Line<'_>) {
+        if line.origin.stream == LogStream::Platform && self.kept.len() < KEPT_LINES {
+            self.kept.push_back(line.into_record());
+            return;
+        }
+        self.count += 1;
+        (self.marker.time, self.marker.seq) = (line.time, line.seq);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count == 0 && self.kept.is_empty()
+    }
+}
+
+/// What stands in the place of the gap, in order.
+impl Iterator for Gap {
+    type Item = LogRecord;
+
+    fn next(&mut self) -> Option<LogRecord> {
+        let is_before_kept = self.kept.front().is_none_or(|kept| kept.seq > self.marker.seq);
+        if self.count == 0 || !is_before_kept {
+            return self.kept.pop_front();
+        }
+        let count = std::mem::take(&mut self.count);
+        let message = format!("dropped {count} {}", if count == 1 { "line" } else { "lines" });
+        Some(LogRecord { message, ..self.marker.clone() })
     }
 }
 
@@ -284,6 +318,28 @@ mod tests {
         assert_eq!(marker.seq, 9999);
         say(&mut ring, &chatty, 10_000, "y");
         assert_eq!(ring.take(usize::MAX)[0].message, "y");
+    }
+
+    #[test]
+    fn what_the_platform_says_of_a_flood_is_kept() {
+        let mut ring = Ring::default();
+        let flood = origin("flood", InstanceId::new());
+        let platform = Origin { stream: LogStream::Platform, ..flood.clone() };
+        for seq in 0..5000 {
+            say(&mut ring, &flood, seq, "x");
+        }
+        say(&mut ring, &platform, 5000, "it computed for too long");
+        say(&mut ring, &flood, 5001, "x");
+        (0..100).for_each(|_| say(&mut ring, &platform, 5002, "and so did another"));
+        let mut taken = ring.take(1537);
+        assert_eq!(taken.pop().unwrap().message, "it computed for too long");
+        let rest: Vec<_> = ring.take(usize::MAX).into_iter().map(|record| record.message).collect();
+        assert_eq!((rest.len(), rest[0].as_str()), (KEPT_LINES, "and so did another"));
+        assert_eq!(
+            rest[KEPT_LINES - 1],
+            format!("dropped {} lines", 5000 - 1536 + 1 + 100 - (KEPT_LINES - 1))
+        );
+        assert!(ring.take(1).is_empty() && ring.dropping.is_empty());
     }
 
     #[test]

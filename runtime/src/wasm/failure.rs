@@ -1,9 +1,12 @@
 //! Why an invocation failed, in the words of the guest's developer.
 
 use wasmtime::Trap;
+use wasmtime::component::ResourceTableError;
 use wharf_types::node::{Reason, ReasonKind};
 
 use super::memory::Denied;
+use super::pool::TABLE_ELEMENTS_MAX;
+use super::state::HANDLES_MAX;
 
 /// An invocation without a response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +69,9 @@ pub(super) fn classify(
         (None, Some(exit)) => format!("the guest ended itself with exit code {}", exit.0),
         (None, None) => format!("the guest failed: {}", chain(error)),
     };
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        text.push_str(&format!("; a guest may have {HANDLES_MAX} open at once"));
+    }
     match memory_denied {
         Some(Denied::Limit(limit)) => {
             let limit = wharf_types::quantity::ByteSize::bytes(limit);
@@ -73,6 +79,9 @@ pub(super) fn classify(
         }
         Some(Denied::Host) => {
             text.push_str("; it asked for memory that the host does not have, or not for one app");
+        }
+        Some(Denied::Table) => {
+            text.push_str(&format!("; it asked for a table of more than {TABLE_ELEMENTS_MAX} elements"));
         }
         None => {}
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use wasmtime::ResourceLimiter;
 
 use super::meter::Meter;
+use super::pool::TABLE_ELEMENTS_MAX;
 
 /// What the guests of this host use together.
 #[derive(Debug)]
@@ -61,20 +62,31 @@ pub(super) enum Denied {
     Limit(u64),
     /// The host has no more, or no more for this app.
     Host,
+    /// A table would have had more than [`TABLE_ELEMENTS_MAX`].
+    Table,
 }
 
-/// Counts all memories and tables of a store against one limit.
+/// What the host may keep behind one open handle: header fields, or what was written to a body and not sent. A map of fields may
+/// take twice as much and the three handles of a body as much each, so this is right within a factor of two.
+pub(super) const HANDLE_BYTES: u64 = 64 << 10;
+
+/// So many open handles are free: no request does without them, and few guests ever have more.
+const HANDLES_FREE: u64 = 100;
+
+/// Counts all memories and tables of a store, and what the host keeps for it, against one limit.
 pub(super) struct Limits {
     meter: Arc<Meter>,
     host: Arc<HostMemory>,
     max_bytes: u64,
     bytes: u64,
+    /// The part of `bytes` that counts for open handles.
+    kept_bytes: u64,
     pub(super) denied: Option<Denied>,
 }
 
 impl Limits {
     pub(super) fn new(meter: Arc<Meter>, host: Arc<HostMemory>, max_bytes: u64) -> Self {
-        Self { meter, host, max_bytes, bytes: 0, denied: None }
+        Self { meter, host, max_bytes, bytes: 0, kept_bytes: 0, denied: None }
     }
 
     fn grow(&mut self, current: u64, desired: u64) -> bool {
@@ -89,6 +101,22 @@ impl Limits {
         }
         self.bytes += more;
         self.meter.add_memory(more);
+        true
+    }
+}
+
+impl Limits {
+    /// Counts the store's open handles anew; false: they are too many for the memory that it may have.
+    pub(super) fn count_handles(&mut self, open: u64) -> bool {
+        let (before, now) = (self.kept_bytes, open.saturating_sub(HANDLES_FREE) * HANDLE_BYTES);
+        if !self.grow(before, now) {
+            return false;
+        }
+        let less = before.saturating_sub(now);
+        self.meter.free_memory(less);
+        self.host.give_back(less);
+        self.bytes -= less;
+        self.kept_bytes = now;
         true
     }
 }
@@ -116,6 +144,10 @@ impl ResourceLimiter for Limits {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if desired > TABLE_ELEMENTS_MAX {
+            self.denied = Some(Denied::Table);
+            return Ok(false);
+        }
         // An element is a pointer.
         let bytes = |elements: usize| 8 * elements as u64;
         Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(bytes(current), bytes(desired)))
@@ -140,6 +172,20 @@ mod tests {
         assert!(limits.table_growing(0, 5, None).unwrap(), "5 elements of 8 octets");
         assert!(!limits.table_growing(5, 6, None).unwrap());
         assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (100, 100));
+        drop(limits);
+        assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn open_handles_count_while_they_are_open() {
+        let (meter, host) = (Arc::default(), Arc::new(HostMemory::new(u64::MAX)));
+        let mut limits = limits(&meter, &host, 10 * HANDLE_BYTES);
+        assert!(limits.count_handles(HANDLES_FREE) && meter.memory_bytes() == 0);
+        assert!(limits.count_handles(HANDLES_FREE + 10));
+        assert!(!limits.count_handles(HANDLES_FREE + 11));
+        assert_eq!(limits.denied, Some(Denied::Limit(10 * HANDLE_BYTES)));
+        assert!(!limits.grow(0, 1), "nothing is left for a memory");
+        assert!(limits.count_handles(3) && limits.grow(0, 10 * HANDLE_BYTES));
         drop(limits);
         assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (0, 0));
     }

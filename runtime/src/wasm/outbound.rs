@@ -9,6 +9,7 @@ mod connect;
 mod home;
 mod pace;
 mod policy;
+mod sockets;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,11 +26,15 @@ use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, ConnectError, Connector};
 use self::home::Home;
 use self::pace::Paced;
 pub use self::policy::Policy;
+pub(super) use self::sockets::bound_sockets;
 
 /// How long a connection may wait to be used again.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Connections to one authority that may wait to be used again.
 const IDLE_CONNECTIONS_MAX: usize = 32;
+
+/// Octets that a guest may write to a body in one call.
+const BODY_CHUNK_MAX_BYTES: usize = 64 << 10;
 
 /// How long a guest waits, at most; it may ask for less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +212,11 @@ impl Hooks {
 type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
 impl WasiHttpHooks for Hooks {
+    /// Two such chunks wait in the host's memory for each body that a guest writes and nobody reads.
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_MAX_BYTES
+    }
+
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,

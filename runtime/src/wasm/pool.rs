@@ -13,6 +13,9 @@ pub(super) const STORES_MAX: usize = 1000;
 /// Largest memory of a guest, which is also the address space that a slot of the pool reserves.
 pub(super) const MEMORY_MAX_BYTES: usize = 4 << 30;
 
+/// Largest table of a guest. JavaScript and Python guests need more than wasmtime's 20,000.
+pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
+
 /// Slots that nobody uses and that keep up to 10 MiB of their last guest, so at most about 1 GiB.
 const WARM_SLOTS_MAX: u32 = 100;
 
@@ -31,8 +34,8 @@ pub(super) fn pool() -> PoolingAllocationConfig {
         .max_memories_per_module(2)
         .max_tables_per_module(8)
         .max_memory_size(MEMORY_MAX_BYTES)
-        // JavaScript and Python guests need more than wasmtime's 20,000 elements and 1 MiB.
-        .table_elements(100_000)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        // Those guests need more than wasmtime's 1 MiB, too.
         .max_component_instance_size(10 << 20)
         .max_core_instance_size(10 << 20)
         .max_unused_warm_slots(WARM_SLOTS_MAX)
@@ -60,9 +63,9 @@ pub(super) fn check_resources(component: &Component, memory_max_bytes: u64) -> R
         return refuse(format!("it has {} tables, and 64 is the most", needs.num_tables));
     }
     if let Some(table) = needs.max_initial_table_size
-        && table > 100_000
+        && table > TABLE_ELEMENTS_MAX as u64
     {
-        return refuse(format!("it has a table of {table} elements, and 100000 is the most"));
+        return refuse(format!("it has a table of {table} elements, and {TABLE_ELEMENTS_MAX} is the most"));
     }
     let initial = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
     if initial > memory_max_bytes.min(MEMORY_MAX_BYTES as u64) {

@@ -14,13 +14,13 @@ use super::cpu::{EpochEnd, at_epoch_end};
 use super::engine::Profile;
 use super::failure::CpuExhausted;
 use super::keyvalue::{KeyValue, KeyValueHost};
-use super::memory::{HostMemory, Limits};
+use super::memory::{HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
-use super::outbound::{Hooks, Outbound};
+use super::outbound::{Hooks, Outbound, bound_sockets};
 use super::profiler::Profiler;
 
 /// Handles of a store over all its resource tables: streams, bodies, pollables.
-const HANDLES_MAX: usize = 10_000;
+pub(super) const HANDLES_MAX: usize = 10_000;
 /// What one host call may copy out of the guest.
 const HOSTCALL_BYTES_MAX: usize = 64 << 20;
 
@@ -87,11 +87,17 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
     store.set_max_component_handles(HANDLES_MAX);
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
     begin_epoch(&mut store);
-    store.epoch_deadline_callback(|context| {
-        if let Some(profiler) = &context.data().profiler {
+    store.epoch_deadline_callback(|mut context| {
+        if let Some(profiler) = context.data().profiler.clone() {
             profiler.sample(&context);
         }
-        let cpu_max = context.data().cpu_max;
+        let state = context.data_mut();
+        let cpu_max = state.cpu_max;
+        // Here, because what a guest opens and keeps takes time, and each guest that takes time comes by.
+        let open = state.table.iter_mut().count() as u64;
+        if !state.limits.count_handles(open) {
+            return Err(TooManyHandles(open).into());
+        }
         // A guest that nobody times is one that is made and not called.
         let end = at_epoch_end().unwrap_or(EpochEnd { spent: Duration::ZERO, just_resumed: false });
         if end.spent >= cpu_max {
@@ -109,6 +115,11 @@ pub(super) fn begin_epoch(mut store: impl AsContextMut<Data = State>) {
     let epochs = if store.data().profiler.is_some() { 1 } else { 2 };
     store.set_epoch_deadline(epochs);
 }
+
+/// Ends a guest whose open handles, with what the host may keep behind them, do not fit beside its memory.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it has {open} open handles, which count {each} KiB each", open = .0, each = HANDLE_BYTES >> 10)]
+struct TooManyHandles(u64);
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
@@ -131,6 +142,7 @@ pub fn linker(engine: &Engine, profile: Profile) -> wasmtime::Result<Linker<Stat
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
+    bound_sockets(&mut linker, profile)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
     super::keyvalue::add_to_linker(&mut linker, |state: &mut State| {
         KeyValue::new(&state.keyvalue, &mut state.table)
