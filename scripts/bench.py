@@ -7,144 +7,16 @@ WHARF and WASMTIME are binaries, GUESTS is the folder with hello.wasm, hello-p3.
 Markdown table, and ends with 1 when a bar is missed. Each figure is the median of its rounds; rounds of the two sides alternate,
 so that a noisy moment hits both.
 """
-import argparse, http.client, json, os, re, secrets, signal, socket, statistics, subprocess, sys, tempfile, threading, time
+import argparse, http.client, socket, statistics, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Backtraces cost time, and the others would lead the command to another platform than the one that is measured.
-UNWANTED = {"RUST_BACKTRACE", "RUST_LOG", "WHARF_API", "WHARF_TOKEN", "WHARF_NAMESPACE"}
-ENV = {key: value for key, value in os.environ.items() if key not in UNWANTED}
+import bench_idle, bench_use
+from benchlib import Platform, Serve, missed, row, timed_ms, variant, wrk
 
 
-# There are many attacks, and each is measured in pairs of so many seconds.
+# A round of an attack on a neighbour takes at most so long: there are many.
 NEIGHBOUR_SECONDS_MAX = 2
-
-
-class Server:
-    """A process that serves until it is stopped, which the end of a `with` does, however it comes."""
-
-    signal_to_stop = signal.SIGTERM
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def stop(self):
-        self.process.send_signal(self.signal_to_stop)
-        try:
-            self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise SystemExit(f"{self.process.args[0]} did not stop within 40 s")
-
-
-class Platform(Server):
-    """One `wharf up` with a data directory of its own."""
-
-    def __init__(self, wharf):
-        self.wharf = wharf
-        self.folder = tempfile.TemporaryDirectory(prefix="wharf-bench-")
-        self.env = {**ENV, "XDG_CONFIG_HOME": self.folder.name}
-        begin = time.perf_counter()
-        self.process = subprocess.Popen(
-            [wharf, "up", "--data", f"{self.folder.name}/data", "--api", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json"],
-            stdout=subprocess.PIPE, env=self.env)
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"wharf up ended with {self.process.wait()}; what it said stands above")
-        ready = json.loads(line)
-        self.ready_ms = 1000 * (time.perf_counter() - begin)
-        self.http = ready["http"].removeprefix("http://")
-
-    def rss_mb(self):
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
-
-    def cli(self, *args):
-        done = subprocess.run([self.wharf, *args], env=self.env, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise SystemExit(f"wharf {' '.join(args)} failed: {done.stderr}")
-        return done.stdout
-
-    def get(self, app, path="/", timeout=60):
-        connection = http.client.HTTPConnection(self.http, timeout=timeout)
-        connection.request("GET", path, headers={"Host": f"{app}.default.localhost"})
-        status = connection.getresponse().status
-        connection.close()
-        return status
-
-    def stop(self):
-        super().stop()
-        self.folder.cleanup()
-
-
-def variant(wasm, to):
-    """The same component with other bytes: a custom section with a random payload at its end."""
-    payload = b"\x04salt" + secrets.token_bytes(16)
-    to.write_bytes(wasm.read_bytes() + b"\x00" + bytes([len(payload)]) + payload)
-    return str(to)
-
-
-def timed_ms(action):
-    begin = time.perf_counter()
-    action()
-    return 1000 * (time.perf_counter() - begin)
-
-
-def wrk(url, host, seconds, connections=32):
-    done = subprocess.run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-H", f"Host: {host}", url],
-                          capture_output=True, text=True, check=True).stdout
-    if failures := re.findall("(?:Non-2xx|Socket errors).*", done):
-        raise SystemExit(f"requests to {host} at {url} failed, so their rate says nothing: {failures}")
-    units = {"us": 0.001, "ms": 1, "s": 1000}
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", done)
-    return float(re.search(r"Requests/sec:\s+([\d.]+)", done)[1]), float(p99[1]) * units[p99[2]]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Serve(Server):
-    """`wasmtime serve` of one component."""
-
-    signal_to_stop = signal.SIGINT
-
-    def __init__(self, wasmtime, wasm, *flags):
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}/"
-        self.process = subprocess.Popen([wasmtime, "serve", "-S", "cli", "--addr", f"127.0.0.1:{port}", *flags, wasm],
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENV)
-        for _ in range(1000):
-            # Somebody else may have taken the port meanwhile, and must not be measured.
-            if self.process.poll() is not None:
-                raise SystemExit(f"wasmtime serve ended with {self.process.returncode}")
-            try:
-                connection = http.client.HTTPConnection(f"127.0.0.1:{port}", timeout=5)
-                connection.request("GET", "/")
-                if connection.getresponse().status == 200:
-                    return
-            except OSError:
-                time.sleep(0.05)
-        self.stop()
-        raise SystemExit("wasmtime serve did not start")
-
-
-missed = []
-
-
-def row(what, figure, bar, ours, peer="", ratio=""):
-    """One line of the table; `bar` is such as `< 300 ms` or `≥ 2.5 ×`, and `figure` the number that is held against it."""
-    limit = float(re.search(r"[<≥] ([\d.]+)", bar)[1])
-    holds = figure < limit if "<" in bar else figure >= limit
-    if not holds:
-        missed.append(what)
-    print(f"| {what} | {ours} | {peer} | {ratio} | {bar} | {'yes' if holds else '**no**'} |", flush=True)
 
 
 def startup(args):
@@ -188,14 +60,9 @@ def deploys(args, platform):
 
 
 def throughput(args, platform):
-    folder = Path(platform.folder.name)
-    reuse = folder / "reuse"
-    reuse.mkdir()
-    (reuse / "wharf.toml").write_text(
-        f'app = "reuse"\n[build]\nartifact = "{(args.guests / "hello.wasm").resolve()}"\n[reuse]\nmode = "serial"\nmax_requests = 1000\n')
-    platform.cli("deploy", str(args.guests / "hello.wasm"), "--app", "hello")
-    platform.cli("deploy", str(args.guests / "hello-p3.wasm"), "--app", "hello-p3")
-    platform.cli("deploy", str(reuse))
+    platform.deploy("hello", args.guests / "hello.wasm")
+    platform.deploy("hello-p3", args.guests / "hello-p3.wasm")
+    platform.deploy("reuse", args.guests / "hello.wasm", '[reuse]\nmode = "serial"\nmax_requests = 1000\n')
     cases = [
         ("WASI 0.2, new instance per request", "hello", "hello.wasm", [], "≥ 2.5 ×"),
         ("WASI 0.2, 1000 requests per instance", "reuse", "hello.wasm", ["--max-instance-reuse-count", "1000"], "≥ 1.0 ×"),
@@ -271,13 +138,9 @@ def neighbours(args, platform):
     platform.silent = socket.create_server(("127.0.0.1", 0), backlog=4096)
     grant = f"http://127.0.0.1:{platform.silent.getsockname()[1]}"
     for app in ["crash", "hostile"]:
-        folder = Path(platform.folder.name) / app
-        folder.mkdir()
-        (folder / "wharf.toml").write_text(
-            f'app = "{app}"\n[build]\nartifact = "{(args.guests / f"{app}.wasm").resolve()}"\n[limits]\ntimeout = "2s"\ncpu = "1s"\n'
-            f'[outbound]\nallow = ["{grant}"]\n')
-        platform.cli("deploy", str(folder))
-    platform.cli("deploy", str(args.guests / "hello.wasm"), "--app", "hello")
+        settings = f'[limits]\ntimeout = "2s"\ncpu = "1s"\n[outbound]\nallow = ["{grant}"]\n'
+        platform.deploy(app, args.guests / f"{app}.wasm", settings)
+    platform.deploy("hello", args.guests / "hello.wasm")
     url, host = f"http://{platform.http}/", "hello.default.localhost"
     for path in ["/trap", "/loop", "/memory"]:
         again = []
@@ -321,9 +184,10 @@ def main():
     parser.add_argument("wharf"), parser.add_argument("wasmtime"), parser.add_argument("guests", type=Path)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="startup,deploys,throughput,neighbours")
+    parser.add_argument("--only", default="startup,deploys,throughput,latency,compute,echo,overload,outbound,neighbours")
+    parser.add_argument("--native", type=Path, help="the native server; `latency` needs it")
     args = parser.parse_args()
-    suites = {"deploys": deploys, "throughput": throughput, "neighbours": neighbours}
+    suites = {"deploys": deploys, "throughput": throughput, "neighbours": neighbours, **bench_use.SUITES, **bench_idle.SUITES}
     names = args.only.split(",")
     if unknown := set(names) - {"startup", *suites}:
         parser.error(f"--only knows startup, {', '.join(suites)}, and not {', '.join(sorted(unknown))}")
@@ -332,7 +196,8 @@ def main():
         if name == "startup":
             startup(args)
             continue
-        with Platform(args.wharf) as platform:
+        flags, variables = getattr(suites[name], "start", lambda _: ([], {}))(args)
+        with Platform(args.wharf, *flags, **variables) as platform:
             suites[name](args, platform)
     if missed:
         sys.exit(f"{len(missed)} bars were missed: {'; '.join(missed)}")

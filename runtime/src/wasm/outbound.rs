@@ -10,6 +10,7 @@ mod home;
 mod pace;
 mod policy;
 mod sockets;
+mod trust;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -157,10 +158,8 @@ impl Outbound {
 }
 
 fn http_client(connector: Connector, home: Home, idle_max: Duration) -> HttpClient {
-    // Nobody but us chooses the provider; where it is installed already, it is this one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_webpki_roots()
+        .with_tls_config(trust::client_config())
         .https_or_http()
         .enable_all_versions()
         .wrap_connector(connector);
