@@ -124,7 +124,11 @@ async fn blocks_inside_blocks_are_compiled_or_refused() {
 #[ignore = "it is taken for a fault of the platform and tried again for a minute"]
 async fn what_no_place_of_the_pool_has_room_for_is_refused_with_what_it_lacks() {
     let tables = "(table 0 funcref)".repeat(9);
-    for (definitions, lacks) in [("(memory 0) (memory 0)", "memories"), (&tables, "tables")] {
+    for (definitions, lacks) in [
+        ("(memory 0) (memory 0)", "memories"),
+        (&tables, "tables"),
+        ("(table 100001 funcref)", "it has a table of 100001 elements"),
+    ] {
         let siege = Siege::begin().await;
         let guest = HttpGuest { definitions, ..HttpGuest::default() };
         let ran = siege.deploy_fails(&guest.component(), MANIFEST, &[lacks]).await;

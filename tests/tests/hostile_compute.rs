@@ -5,7 +5,8 @@
 use futures::StreamExt as _;
 use wharf_tests::{HttpGuest, Siege};
 
-const MANIFEST: &str = "app = \"bad\"\n[limits]\ncpu = \"300ms\"\ntimeout = \"10s\"\n";
+/// On a busy machine a guest that computes for long waits for the CPU for long, too.
+const MANIFEST: &str = "app = \"bad\"\n[limits]\ncpu = \"300ms\"\ntimeout = \"50s\"\n";
 const LOOP: &str = "(loop $for_ever (br $for_ever))";
 /// What the platform may keep of an attack that takes no memory of its own.
 const KEEPS_MIB: u64 = 64;

@@ -147,7 +147,8 @@ async fn ten_thousand_connections_become_as_many_as_one_instance_may_have() {
     assert!(replies.iter().all(|reply| reply.status == 200), "{told:?}");
     assert!(told.iter().any(|told| told.contains("ConnectionLimitReached")), "{told:?}");
     let most = outside.most.load(Ordering::SeqCst);
-    assert!((1..=256).contains(&most), "{most} connections at once");
+    // A server may see the next one come before it sees the last one go.
+    assert!((1..=2 * 256).contains(&most), "{most} connections at once");
     siege.platform.text("bad", "/").await;
     siege.end(KEEPS_MIB).await;
 }
@@ -168,13 +169,13 @@ async fn sockets_leave_file_handles_to_others() {
     siege.end(KEEPS_MIB).await;
 }
 
-/// Asks the neighbour over a new connection, which must be answered within a second.
+/// Asks the neighbour over a new connection, which must be answered before the sockets are closed.
 async fn ask_anew(siege: &Siege) {
     let address = siege.platform.ready.http.trim_start_matches("http://");
     let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
     connection.write_all(b"GET / HTTP/1.0\r\nhost: hello.default.localhost\r\n\r\n").await.unwrap();
     let mut reply = String::new();
-    let read = tokio::time::timeout(Duration::from_secs(1), connection.read_to_string(&mut reply)).await;
+    let read = tokio::time::timeout(Duration::from_secs(5), connection.read_to_string(&mut reply)).await;
     assert!(read.is_ok() && reply.contains("Hello"), "nobody accepts a connection: {reply}");
 }
 
@@ -190,16 +191,16 @@ async fn names_that_nobody_answers_for_hold_up_nobody_else() {
     let attack = |app| siege.attack(app, "/connections?n=500&url=http://silent.test");
     let attacks = futures::future::join4(attack("bad"), attack("worse"), attack("bad"), attack("worse"));
     let deploy = async {
-        eventually(SHORT, "the names are asked for", || async {
-            (names.asked("silent.test") > 100).then_some(())
-        })
-        .await;
-        let since = tokio::time::Instant::now();
+        let asked = || async { (names.asked("silent.test") > 0).then_some(()) };
+        eventually(SHORT, "the names are asked for", asked).await;
+        // The worker maps and reads files by the threads that lookups take.
         siege.platform.deploy("hello-plain", "late", &[]).await;
         siege.platform.text("late", "/").await;
-        since.elapsed()
     };
-    let (_, took) = futures::future::join(attacks, deploy).await;
-    eprintln!("took {took:?}");
+    let (replies, ()) = futures::future::join(attacks, deploy).await;
+    assert!([replies.0, replies.1, replies.2, replies.3].iter().all(|reply| reply.status == 200));
+    // Two instances, eight lookups each, two questions for each lookup: 32 every four seconds, for as long as a busy machine takes.
+    let asked = names.asked("silent.test");
+    assert!(asked < 300, "{asked} questions about two thousand connections");
     siege.end(KEEPS_MIB).await;
 }

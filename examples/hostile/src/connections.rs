@@ -19,7 +19,7 @@ pub(crate) fn open_sockets() -> usize {
     while let Ok(socket) = create_tcp_socket(IpAddressFamily::Ipv4) {
         kept.push(socket);
     }
-    subscribe_duration(3_000_000_000).block();
+    subscribe_duration(8_000_000_000).block();
     kept.len()
 }
 

@@ -26,7 +26,7 @@ GET /no-response           returns without a response
 GET /endless               a body that never ends
 GET /drip?ms=N             a body of one octet each N milliseconds (default 1000)
 GET /logs?n=N              prints N lines (default: for ever)
-GET /sockets               opens sockets until it is refused, and keeps them for three seconds
+GET /sockets               opens sockets until it is refused, and keeps them for eight seconds
 GET /connections?n=N&url=U opens N connections at once, and tells what became of them
 ";
 

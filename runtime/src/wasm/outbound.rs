@@ -7,6 +7,7 @@
 mod address;
 mod connect;
 mod home;
+mod names;
 mod pace;
 mod policy;
 mod sockets;

@@ -116,7 +116,7 @@ async fn connect(policy: &Policy, uri: &Uri) -> Result<TcpStream, ConnectError> 
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = uri.port_u16().unwrap_or(default_port);
     let mut refusal = ConnectError::Resolve;
-    let addresses = tokio::net::lookup_host((host, port)).await.map_err(|_| ConnectError::Resolve)?;
+    let addresses = policy.names.resolve(host, port).await.map_err(|_| ConnectError::Resolve)?;
     for address in addresses {
         match connect_to(policy, scheme, address).await {
             Ok(stream) => return Ok(stream),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use wharf_types::spec::{OutboundGrant, OutboundScheme};
 
 use super::address::is_public;
+use super::names::Names;
 
 /// How long a socket may use an address after a granted name has resolved to it.
 const FOUND_FOR: Duration = Duration::from_secs(5);
@@ -16,6 +17,7 @@ const FOUND_FOR: Duration = Duration::from_secs(5);
 pub struct Policy {
     grants: Vec<OutboundGrant>,
     found: Found,
+    pub(super) names: Names,
 }
 
 impl Policy {
@@ -24,6 +26,7 @@ impl Policy {
         Self {
             grants: allow.iter().filter_map(|grant| grant.parse().ok()).collect(),
             found: Found::default(),
+            names: Names::default(),
         }
     }
 
@@ -61,8 +64,8 @@ impl Policy {
         }
         let names = self.matching(scheme, address.port()).map(|grant| grant.host.as_str());
         for name in names.filter(|name| !name.contains('*')) {
-            if let Ok(mut found) = tokio::net::lookup_host((name, address.port())).await
-                && found.any(|found| found.ip() == address.ip())
+            if let Ok(found) = self.names.resolve(name, address.port()).await
+                && found.iter().any(|found| found.ip() == address.ip())
             {
                 self.found.insert(scheme, address, Instant::now());
                 return true;
