@@ -24,6 +24,7 @@ mod keyvalue;
 mod lane;
 mod memory;
 pub mod meter;
+mod meters;
 pub mod outbound;
 mod pool;
 mod service;

@@ -175,6 +175,18 @@ impl Engines {
         }
     }
 
+    /// Memory that nobody uses and the pools keep for their next guests, in octets.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        let concurrent = self.concurrent.get().and_then(|half| half.as_ref().ok());
+        let pools = std::iter::once(&self.plain).chain(concurrent);
+        let kept = pools.filter_map(|half| half.engine.pooling_allocator_metrics()).map(|pool| {
+            pool.unused_memory_bytes_resident()
+                + pool.unused_table_bytes_resident()
+                + pool.unused_stack_bytes_resident().unwrap_or(0)
+        });
+        kept.sum::<usize>() as u64
+    }
+
     fn end_epoch(&self) {
         self.plain.engine.increment_epoch();
         if let Some(Ok(half)) = self.concurrent.get() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::component::{Component, InstancePre};
+use wharf_types::figures::NodeFigures;
 use wharf_types::node::ReasonKind;
 use wharf_types::world::World;
 use wharf_types::{Digest, NamespaceName};
@@ -14,6 +15,7 @@ use super::command::Command;
 use super::compiler::{CompileCommand, Compiler};
 use super::engine::{Activity, Engines, Ticker};
 use super::failure::chain;
+use super::outbound;
 use super::shared::Shared;
 use super::state::State;
 use crate::backend::Failure;
@@ -57,6 +59,20 @@ impl WasmHost {
         let activity = Arc::new(Activity::default());
         let ticker = Ticker::spawn(engines.clone(), activity.clone()).map_err(HostError::Ticker)?;
         Ok(Self { shared: Arc::new(Shared::new(activity, logs)), engines, compiler, _ticker: ticker })
+    }
+
+    /// What is in use of what all guests share.
+    pub(super) fn figures(&self) -> NodeFigures {
+        NodeFigures {
+            stores: self.shared.places(),
+            idle_stores: self.shared.idle_stores(),
+            stores_refused: self.shared.refused(),
+            memory_bytes: self.shared.memory.share(),
+            memory_refused: self.shared.memory.refused(),
+            pool_kept_bytes: self.engines.kept_bytes(),
+            outbound_connections: outbound::connections(),
+            ..NodeFigures::default()
+        }
     }
 
     /// The compiled component, from the cache or made from what `fetch` brings.
