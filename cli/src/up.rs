@@ -26,7 +26,7 @@ use wharf_ingress::{CallError, Config as IngressConfig, Ingress, IngressError, L
 use wharf_platform_api::{Config, ControlPlane, OpenError};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
-use wharf_runtime::session::Session;
+use wharf_runtime::session::{Figures, Session};
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
 use wharf_runtime::wasm::backend::WasmBackend;
 use wharf_runtime::wasm::body::GuestBody;
@@ -35,6 +35,7 @@ use wharf_runtime::wasm::compiler::key::key_in;
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
 use wharf_runtime::wasm::table::{DispatchError, Table};
+use wharf_types::figures::NodeFigures;
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::NodeRegistration;
 use wharf_types::quantity::Span;
@@ -209,17 +210,18 @@ impl Worker {
             move |error| tell_app(&logs, error)
         });
         let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
-        let usage = {
-            let backend = backend.clone();
-            Arc::new(move || backend.usage())
-        };
+        let front_door = ingress.stats_reader();
+        let figures = Arc::new(move || Figures {
+            apps: backend.usage(),
+            node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
+        });
         let session = Session::spawn(
             control.clone(),
             registration(),
             supervisor.handle(),
             routes_to,
             ingress.applied(),
-            usage,
+            figures,
         );
         let shipper = LogShipper::spawn(logs, control);
         Ok(Self { ingress, session, supervisor, shipper })

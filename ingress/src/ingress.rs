@@ -154,6 +154,12 @@ impl IngressHandle {
         self.connections.snapshot()
     }
 
+    /// The way to [`Self::stats`] for somebody else, also when the ingress has been shut down.
+    pub fn stats_reader(&self) -> impl Fn() -> StatsSnapshot + Send + Sync + use<> {
+        let connections = self.connections.clone();
+        move || connections.snapshot()
+    }
+
     /// Takes no new connection, answers the open requests, and after `grace` cuts what is left.
     pub async fn shutdown(self, grace: Duration) -> Shutdown {
         self.stop_accepting.cancel();

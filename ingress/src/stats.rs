@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use wharf_types::figures::FrontDoorFigures;
+
 use crate::error::ErrorCode;
 
 #[derive(Debug, Default)]
@@ -36,6 +38,26 @@ pub struct StatsSnapshot {
 
 pub(crate) fn add_one(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl From<StatsSnapshot> for FrontDoorFigures {
+    fn from(snapshot: StatsSnapshot) -> Self {
+        Self {
+            open_connections: snapshot.connections_open as u64,
+            open_requests: snapshot.requests_open as u64,
+            connections: snapshot.connections_accepted,
+            connections_refused: snapshot.connections_over_limit,
+            connections_cut: snapshot.connections_cut,
+            accept_errors: snapshot.accept_errors,
+            requests: snapshot.requests,
+            clients_gone: snapshot.client_gone,
+            errors: snapshot
+                .errors
+                .into_iter()
+                .map(|(code, count)| (code.as_str().to_owned(), count))
+                .collect(),
+        }
+    }
 }
 
 impl Stats {

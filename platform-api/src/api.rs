@@ -9,6 +9,7 @@ mod events;
 mod extract;
 mod logs;
 mod meta;
+mod metrics;
 mod namespaces;
 mod nodes;
 mod openapi;

@@ -16,6 +16,7 @@ mod reconcile;
 pub mod plan;
 
 mod context;
+mod metrics;
 mod nodes;
 mod view;
 

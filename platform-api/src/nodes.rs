@@ -2,14 +2,16 @@
 //!
 //! Nothing here lasts: a heartbeat that brings no news writes nothing to the disk.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use wharf_types::figures::NodeFigures;
 use wharf_types::node::{AppUsage, InstanceReport, NodeRegistration, NodeReport};
-use wharf_types::{InstanceId, NodeId, Timestamp};
+use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp};
 
 /// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
 /// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
@@ -44,7 +46,9 @@ struct Node {
     routes_generation: u64,
     /// What the last report said, so that a repetition costs nothing.
     reported: HashMap<InstanceId, InstanceReport>,
+    /// In the order of [`key`].
     usage: Vec<AppUsage>,
+    figures: NodeFigures,
     assignment: watch::Sender<Line>,
 }
 
@@ -56,6 +60,14 @@ pub(crate) struct NodeStatus {
     pub(crate) given_up: bool,
     pub(crate) seen_at: Timestamp,
     pub(crate) routes_generation: u64,
+}
+
+/// A node with what it has used.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSample {
+    pub(crate) status: NodeStatus,
+    pub(crate) usage: Vec<AppUsage>,
+    pub(crate) figures: NodeFigures,
 }
 
 /// What a report brought.
@@ -76,6 +88,7 @@ impl Nodes {
             routes_generation: 0,
             reported: HashMap::new(),
             usage: Vec::new(),
+            figures: NodeFigures::default(),
             assignment: watch::Sender::new(None),
         });
         node.registration = registration;
@@ -93,6 +106,8 @@ impl Nodes {
         node.seen = Instant::now();
         node.seen_at = Timestamp::now();
         node.usage.clone_from(&report.usage);
+        node.usage.sort_by(|a, b| key(a).cmp(&key(b)));
+        node.figures.clone_from(&report.figures);
         let routes = node.routes_generation != report.routes_generation;
         node.routes_generation = report.routes_generation;
         let is_news = |reported: &&InstanceReport| node.reported.get(&reported.id) != Some(*reported);
@@ -126,20 +141,53 @@ impl Nodes {
     fn list_at(&self, now: Instant) -> Vec<NodeStatus> {
         let mut known = self.lock();
         known.forgive_standstill(now);
-        let status = |(id, node): (&NodeId, &Node)| NodeStatus {
-            id: *id,
-            registration: node.registration.clone(),
-            ready: node.is_seen_within(LEASE, now),
-            given_up: !node.is_seen_within(GIVEN_UP, now),
-            seen_at: node.seen_at,
-            routes_generation: node.routes_generation,
-        };
-        known.nodes.iter().map(status).collect()
+        known.nodes.iter().map(|(id, node)| node.status(*id, now)).collect()
     }
 
-    /// The newest totals of every node.
-    pub(crate) fn usage(&self) -> Vec<AppUsage> {
-        self.lock().nodes.values().flat_map(|node| node.usage.clone()).collect()
+    /// Every node with its newest figures.
+    pub(crate) fn samples(&self) -> Vec<NodeSample> {
+        let now = Instant::now();
+        let mut known = self.lock();
+        known.forgive_standstill(now);
+        let sample = |(id, node): (&NodeId, &Node)| NodeSample {
+            status: node.status(*id, now),
+            usage: node.usage.clone(),
+            figures: node.figures.clone(),
+        };
+        known.nodes.iter().map(sample).collect()
+    }
+
+    /// The newest totals of a namespace's releases on all nodes, one entry each.
+    pub(crate) fn usage(&self, namespace: &NamespaceName) -> Vec<AppUsage> {
+        let mut sums: BTreeMap<(AppName, u64), AppUsage> = BTreeMap::new();
+        let known = self.lock();
+        let of_namespace = |usage: &&AppUsage| usage.namespace == *namespace;
+        for usage in known.nodes.values().flat_map(|node| &node.usage).filter(of_namespace) {
+            match sums.entry((usage.app.clone(), usage.release)) {
+                Entry::Vacant(entry) => {
+                    entry.insert(usage.clone());
+                }
+                Entry::Occupied(mut entry) => entry.get_mut().add(usage),
+            }
+        }
+        sums.into_values().collect()
+    }
+
+    /// The newest totals of one release on all nodes. None: no node has counted any.
+    pub(crate) fn usage_of(
+        &self,
+        namespace: &NamespaceName,
+        app: &AppName,
+        release: u64,
+    ) -> Option<AppUsage> {
+        let known = self.lock();
+        let mut found = known.nodes.values().filter_map(|node| {
+            let at = node.usage.binary_search_by(|usage| key(usage).cmp(&(namespace, app, release))).ok()?;
+            node.usage.get(at)
+        });
+        let mut sum = found.next()?.clone();
+        found.for_each(|usage| sum.add(usage));
+        Some(sum)
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -160,7 +208,22 @@ impl Known {
     }
 }
 
+fn key(usage: &AppUsage) -> (&NamespaceName, &AppName, u64) {
+    (&usage.namespace, &usage.app, usage.release)
+}
+
 impl Node {
+    fn status(&self, id: NodeId, now: Instant) -> NodeStatus {
+        NodeStatus {
+            id,
+            registration: self.registration.clone(),
+            ready: self.is_seen_within(LEASE, now),
+            given_up: !self.is_seen_within(GIVEN_UP, now),
+            seen_at: self.seen_at,
+            routes_generation: self.routes_generation,
+        }
+    }
+
     fn is_seen_within(&self, span: Duration, now: Instant) -> bool {
         now.saturating_duration_since(self.seen) < span
     }
@@ -172,6 +235,11 @@ mod tests {
 
     fn registration() -> NodeRegistration {
         NodeRegistration { hostname: "a".into(), memory_bytes: 1, cpus: 1, version: "0".into() }
+    }
+
+    fn report(instances: Vec<InstanceReport>, usage: Vec<AppUsage>) -> NodeReport {
+        let figures = NodeFigures::default();
+        NodeReport { assignment_generation: 1, routes_generation: 1, instances, usage, figures }
     }
 
     /// Whether the only node is ready, and whether it is given up, to somebody who looks as often as the reconciler.
@@ -197,8 +265,7 @@ mod tests {
         assert_eq!(seen(&nodes, now, Duration::from_secs(3)), (false, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(9)), (false, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(11)), (false, true));
-        let report =
-            NodeReport { assignment_generation: 1, routes_generation: 1, instances: vec![], usage: vec![] };
+        let report = report(vec![], vec![]);
         nodes.report(id, &report).unwrap();
         assert_eq!(seen(&nodes, Instant::now(), Duration::ZERO), (true, false));
     }
@@ -215,6 +282,27 @@ mod tests {
     }
 
     #[test]
+    fn a_release_that_runs_on_two_nodes_has_used_what_it_used_on_both() {
+        let nodes = Nodes::default();
+        let usage = |app: &str, release, sent_bytes| AppUsage {
+            sent_bytes,
+            ..AppUsage::new("default".parse().unwrap(), app.parse().unwrap(), release)
+        };
+        for usage in [vec![usage("hello", 1, 3), usage("crash", 2, 50)], vec![usage("hello", 1, 4)]] {
+            let id = NodeId::new();
+            nodes.register(id, registration());
+            nodes.report(id, &report(vec![], usage)).unwrap();
+        }
+        let namespace = "default".parse().unwrap();
+        assert_eq!(nodes.usage(&namespace), [usage("crash", 2, 50), usage("hello", 1, 7)]);
+        let of = |app: &str, release| nodes.usage_of(&namespace, &app.parse().unwrap(), release);
+        assert_eq!(of("hello", 1), Some(usage("hello", 1, 7)));
+        assert_eq!(of("crash", 2), Some(usage("crash", 2, 50)));
+        assert_eq!(of("crash", 1), None);
+        assert!(nodes.usage(&"other".parse().unwrap()).is_empty());
+    }
+
+    #[test]
     fn a_repeated_report_is_no_news_until_the_worker_starts_anew() {
         let nodes = Nodes::default();
         let id = NodeId::new();
@@ -227,12 +315,7 @@ mod tests {
             reason: None,
             restarts: 0,
         };
-        let report = NodeReport {
-            assignment_generation: 1,
-            routes_generation: 1,
-            instances: vec![instance],
-            usage: vec![],
-        };
+        let report = report(vec![instance], vec![]);
         assert!(nodes.report(id, &report).is_none(), "nobody knows the node");
         nodes.register(id, registration.clone());
         assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1);

@@ -8,6 +8,7 @@ use wharf_types::route::RoutePattern;
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppId, AppName, NamespaceName, ReleaseId};
 
+use crate::context::Context;
 use crate::plan::{self, AppView, ReleaseView};
 use crate::store::app::App;
 use crate::store::instance::Instance;
@@ -153,22 +154,24 @@ fn relevant(ended: Vec<Instance>, under_way: Option<&Rollout>) -> Vec<Instance> 
 }
 
 impl Loaded {
-    pub(crate) fn info(&self, http_url: &str) -> AppInfo {
+    pub(crate) fn info(&self, context: &Context) -> AppInfo {
         let view = &self.view;
+        let release = view.target.as_ref().map(|release| release.number);
         let (condition, reason) = plan::condition::condition(view);
-        let urls = self.urls(http_url);
+        let urls = self.urls(&context.config.http_url);
         AppInfo {
             namespace: view.namespace.clone(),
             app: view.name.clone(),
             condition,
             reason,
-            release: view.target.as_ref().map(|release| release.number),
+            release,
             replicas: view.replicas(),
             ready: self.slots_ready(),
             url: urls.first().cloned().unwrap_or_default(),
             urls,
             rollout: self.rollout.as_ref().and_then(|rollout| self.rollout_info(rollout)),
             instances: self.instances(),
+            usage: release.and_then(|release| context.nodes.usage_of(&view.namespace, &view.name, release)),
             updated_at: self.app.updated_at,
         }
     }

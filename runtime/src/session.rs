@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use wharf_types::NodeId;
+use wharf_types::figures::NodeFigures;
 use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration};
 use wharf_types::route::RouteTable;
 
@@ -35,8 +36,15 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long news that nobody waits for may be held back, to go out together with what follows.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Returns the counters of every release on this node, totals since the worker started.
-pub type Usage = Arc<dyn Fn() -> Vec<AppUsage> + Send + Sync>;
+/// What this node has used so far, by release and as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub apps: Vec<AppUsage>,
+    pub node: NodeFigures,
+}
+
+/// Returns the newest figures.
+pub type ReadFigures = Arc<dyn Fn() -> Figures + Send + Sync>;
 
 /// The task that speaks with the control plane.
 #[derive(Debug)]
@@ -53,7 +61,7 @@ impl Session {
         supervisor: SupervisorHandle,
         routes: watch::Sender<Arc<RouteTable>>,
         routes_applied: watch::Receiver<u64>,
-        usage: Usage,
+        figures: ReadFigures,
     ) -> Self {
         let cancel = CancellationToken::new();
         let progress = watch::Sender::new(Progress::default());
@@ -69,7 +77,7 @@ impl Session {
             select! {
                 () = cancelled.cancelled_owned() => {}
                 () = follower.run() => {}
-                () = news.run(control, usage) => {}
+                () = news.run(control, figures) => {}
             }
         });
         Self { cancel, task }
@@ -176,7 +184,7 @@ struct News {
 }
 
 impl News {
-    async fn run(mut self, control: ControlClient, usage: Usage) {
+    async fn run(mut self, control: ControlClient, figures: ReadFigures) {
         if self.progress.wait_for(|progress| progress.registered).await.is_err() {
             return;
         }
@@ -185,7 +193,8 @@ impl News {
             let heartbeat = Instant::now() + HEARTBEAT;
             let generation = self.progress.borrow_and_update().generation.unwrap_or_default();
             let routes = *self.routes_applied.borrow_and_update();
-            let body = self.reporter.compose(generation, routes, &self.reports.borrow_and_update(), usage());
+            let body =
+                self.reporter.compose(generation, routes, &self.reports.borrow_and_update(), figures());
             match control.send_report(body).await {
                 Ok(()) => reconnect.reset(),
                 Err(error) => {
@@ -291,7 +300,7 @@ mod tests {
             supervisor.handle(),
             routes,
             watched_applied,
-            Arc::new(Vec::new),
+            Arc::new(Figures::default),
         );
         Worker { backend, _supervisor: supervisor, session, routes: watched_routes, applied }
     }

@@ -25,6 +25,7 @@ mod keyvalue;
 mod lane;
 mod memory;
 pub mod meter;
+mod meters;
 pub mod outbound;
 mod pool;
 pub mod profiler;

@@ -208,6 +208,9 @@ pub struct AppInfo {
     /// The newest rollout.
     pub rollout: Option<RolloutInfo>,
     pub instances: Vec<InstanceInfo>,
+    /// What `release` has used since the workers started. Null while they have counted nothing; in a list or a stream it is as of
+    /// the moment when the app was read.
+    pub usage: Option<AppUsage>,
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }

@@ -18,6 +18,7 @@ pub mod state;
 
 pub mod api;
 pub mod event;
+pub mod figures;
 pub mod keyvalue;
 pub mod log;
 pub mod node;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::figures::NodeFigures;
 use crate::id::{InstanceId, NodeId};
 use crate::name::{AppName, NamespaceName};
 use crate::route::RouteTable;
@@ -69,6 +70,7 @@ pub struct NodeReport {
     pub instances: Vec<InstanceReport>,
     /// Totals since the worker started.
     pub usage: Vec<AppUsage>,
+    pub figures: NodeFigures,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -110,20 +112,78 @@ pub enum ReasonKind {
     Platform,
 }
 
-/// Counters of one release on one node.
+/// What one release has used: totals since the worker started, or of several workers together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AppUsage {
     pub namespace: NamespaceName,
     pub app: AppName,
     pub release: u64,
+    /// Requests that a guest was given, the platform's own health checks among them, and runs of commands.
     pub invocations: u64,
     pub traps: u64,
-    /// Invocations that ended at a limit: time, CPU or memory.
+    /// Invocations that ended at a limit: time or CPU. One that is refused memory usually traps.
     pub limited: u64,
+    /// Requests that found every place taken, and none free in time.
+    pub refused: u64,
     /// CPU time of guests, in milliseconds.
     pub cpu_millis: u64,
+    /// Octets of request bodies that guests have read.
+    pub received_bytes: u64,
+    /// Octets of response bodies that have left the guests.
+    pub sent_bytes: u64,
     /// Memory of the guests that live now, in octets.
     pub memory_bytes: u64,
     /// Invocations under way.
     pub active: u64,
+}
+
+impl AppUsage {
+    /// Of a release that has used nothing yet.
+    pub fn new(namespace: NamespaceName, app: AppName, release: u64) -> Self {
+        Self {
+            namespace,
+            app,
+            release,
+            invocations: 0,
+            traps: 0,
+            limited: 0,
+            refused: 0,
+            cpu_millis: 0,
+            received_bytes: 0,
+            sent_bytes: 0,
+            memory_bytes: 0,
+            active: 0,
+        }
+    }
+
+    /// Adds what the same release has used elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            namespace: _,
+            app: _,
+            release: _,
+            invocations,
+            traps,
+            limited,
+            refused,
+            cpu_millis,
+            received_bytes,
+            sent_bytes,
+            memory_bytes,
+            active,
+        } = other;
+        for (sum, more) in [
+            (&mut self.invocations, invocations),
+            (&mut self.traps, traps),
+            (&mut self.limited, limited),
+            (&mut self.refused, refused),
+            (&mut self.cpu_millis, cpu_millis),
+            (&mut self.received_bytes, received_bytes),
+            (&mut self.sent_bytes, sent_bytes),
+            (&mut self.memory_bytes, memory_bytes),
+            (&mut self.active, active),
+        ] {
+            *sum = sum.saturating_add(*more);
+        }
+    }
 }

@@ -1,7 +1,10 @@
 //! `wharf status` and `wharf why`: what an app does, and why it does not do more.
 
+use std::time::Duration;
+
 use wharf_types::Timestamp;
 use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo};
+use wharf_types::node::AppUsage;
 use wharf_types::state::{Health, RolloutState};
 
 use crate::args::AppArg;
@@ -37,7 +40,30 @@ fn head_lines(info: &AppInfo, now: Timestamp) -> Vec<String> {
         lines.push(format!("  because: {}", output::printable(&reason.message)));
     }
     lines.extend(info.rollout.as_ref().map(|rollout| rollout_line(rollout, now)));
+    lines.extend(info.usage.as_ref().map(usage_line));
     lines
+}
+
+fn usage_line(usage: &AppUsage) -> String {
+    let mut ends = Vec::new();
+    for (number, what) in [
+        (usage.traps, count(usage.traps, "trap")),
+        (usage.limited, format!("{} at a limit", usage.limited)),
+        (usage.refused, format!("{} refused", usage.refused)),
+    ] {
+        if number > 0 {
+            ends.push(what);
+        }
+    }
+    let ends = if ends.is_empty() { String::new() } else { format!(" ({})", ends.join(", ")) };
+    format!(
+        "  used: {} CPU, {} memory now, {}{ends}, {} in, {} out",
+        output::elapsed(Duration::from_millis(usage.cpu_millis)),
+        output::bytes(usage.memory_bytes),
+        count(usage.invocations, "invocation"),
+        output::bytes(usage.received_bytes),
+        output::bytes(usage.sent_bytes),
+    )
 }
 
 fn rollout_line(rollout: &RolloutInfo, now: Timestamp) -> String {
@@ -151,6 +177,15 @@ mod tests {
                 ended_at: Some(Timestamp::from_second(1_000_000 - 180).unwrap()),
             }),
             instances: Vec::new(),
+            usage: Some(AppUsage {
+                invocations: 1200,
+                traps: 1,
+                refused: 7,
+                cpu_millis: 12_345,
+                memory_bytes: 3 << 20,
+                sent_bytes: 900,
+                ..AppUsage::new("default".parse().unwrap(), "hello".parse().unwrap(), 3)
+            }),
             updated_at: now,
         };
         assert_eq!(
@@ -161,6 +196,7 @@ mod tests {
                 "  http://hello.default.localhost:8080/",
                 "  because: it ended with exit code 3",
                 "  rollout from 2 to 3: failed, 3 min ago: it ended with exit code 3",
+                "  used: 12.3 s CPU, 3.0 MiB memory now, 1200 invocations (1 trap, 7 refused), 0 B in, 900 B out",
             ]
         );
     }

@@ -1,4 +1,4 @@
-//! `wharf top`: invocations, CPU time and memory.
+//! `wharf top`: invocations, CPU time, memory and traffic.
 //!
 //! The platform counts totals since its workers started; a rate needs two samples. At a terminal the table is drawn anew
 //! every second, elsewhere it is printed once.
@@ -84,9 +84,12 @@ fn table(rows: &[Row]) -> Table {
         ">CPU",
         ">CPU MS",
         ">MEMORY",
+        ">IN",
+        ">OUT",
         ">INVOCATIONS",
         ">TRAPS",
         ">LIMITED",
+        ">REFUSED",
     ]);
     for Row { total, per_second, cpu_percent } in rows {
         table.row([
@@ -97,9 +100,12 @@ fn table(rows: &[Row]) -> Table {
             cpu_percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:.0} %")),
             total.cpu_millis.to_string(),
             output::bytes(total.memory_bytes),
+            output::bytes(total.received_bytes),
+            output::bytes(total.sent_bytes),
             total.invocations.to_string(),
             total.traps.to_string(),
             total.limited.to_string(),
+            total.refused.to_string(),
         ]);
     }
     table
@@ -111,15 +117,9 @@ mod tests {
 
     fn usage(second: i64, invocations: u64, cpu_millis: u64) -> Usage {
         let app = AppUsage {
-            namespace: "default".parse().unwrap(),
-            app: "hello".parse().unwrap(),
-            release: 1,
             invocations,
-            traps: 0,
-            limited: 0,
             cpu_millis,
-            memory_bytes: 0,
-            active: 0,
+            ..AppUsage::new("default".parse().unwrap(), "hello".parse().unwrap(), 1)
         };
         Usage { time: wharf_types::Timestamp::from_second(second).unwrap(), apps: vec![app] }
     }

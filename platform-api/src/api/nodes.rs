@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use wharf_types::api::{NodeInfo, Page, Usage};
-use wharf_types::node::AppUsage;
 use wharf_types::{AppName, NamespaceName, Timestamp};
 
 use super::ApiResult;
@@ -42,7 +41,7 @@ pub(super) async fn usage(
     // Workers count by name, and go on doing so for a while when an app is gone.
     let apps = store::app::list(&mut tx, &namespace, "", i64::MAX).await?;
     let names: BTreeSet<AppName> = apps.into_iter().map(|app| app.name).collect();
-    let of_apps = |usage: &AppUsage| usage.namespace == namespace && names.contains(&usage.app);
-    let apps = context.nodes.usage().into_iter().filter(of_apps).collect();
+    let usage = context.nodes.usage(&namespace).into_iter();
+    let apps = usage.filter(|usage| names.contains(&usage.app)).collect();
     Ok(Json(Usage { time: Timestamp::now(), apps }))
 }

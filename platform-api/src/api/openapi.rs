@@ -18,6 +18,7 @@ pub(super) enum Payload {
     List(Named),
     Array(Named),
     Octets,
+    Text,
     /// Server-sent events.
     Events,
     /// JSON documents, one a line.
@@ -141,6 +142,7 @@ fn content(payload: &Payload) -> Option<Value> {
             json!({"application/json": {"schema": {"type": "array", "items": reference(&named.name)}}})
         }
         Payload::Octets => json!({"application/wasm": {"schema": {"type": "string", "format": "binary"}}}),
+        Payload::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
         Payload::Events => json!({"text/event-stream": {"schema": {"type": "string"}}}),
         Payload::Lines => json!({"application/x-ndjson": {"schema": {"type": "string"}}}),
     })

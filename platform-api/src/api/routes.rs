@@ -19,8 +19,8 @@ use wharf_types::node::{NodeRegistration, NodeReport};
 use super::auth::Access;
 use super::openapi::{Payload, array, json, list};
 use super::{
-    apps, artifacts, events, logs, meta, namespaces, nodes, releases, rollouts, session, settings, tokens,
-    watch,
+    apps, artifacts, events, logs, meta, metrics, namespaces, nodes, releases, rollouts, session, settings,
+    tokens, watch,
 };
 use crate::context::Context;
 
@@ -142,6 +142,14 @@ fn about_the_platform() -> Vec<Endpoint> {
             .replies(204, Payload::Nothing),
         e(Method::GET, "/v1/nodes", Access::Cluster(Role::Viewer), get(nodes::list), "List workers")
             .replies(200, list::<NodeInfo>()),
+        e(
+            Method::GET,
+            "/metrics",
+            Access::Cluster(Role::Viewer),
+            get(metrics::show),
+            "What apps and workers use, for Prometheus",
+        )
+        .replies(200, Payload::Text),
     ]
 }
 

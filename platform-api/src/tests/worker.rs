@@ -11,6 +11,7 @@ use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
+use wharf_types::figures::NodeFigures;
 use wharf_types::node::{
     AppUsage, AssignedInstance, Assignment, InstanceReport, NodeReport, Reason, ReasonKind,
 };
@@ -145,16 +146,11 @@ impl Reports {
             routes_generation: self.routes,
             instances: assignment.instances.iter().map(|instance| observe(instance, &self.ended)).collect(),
             usage: vec![AppUsage {
-                namespace: "default".parse().unwrap(),
-                app: "hello".parse().unwrap(),
-                release: 1,
                 invocations: 7,
-                traps: 0,
-                limited: 0,
                 cpu_millis: 1,
-                memory_bytes: 0,
-                active: 0,
+                ..AppUsage::new("default".parse().unwrap(), "hello".parse().unwrap(), 1)
             }],
+            figures: NodeFigures::default(),
         };
         let path = format!("/v1/nodes/{}/reports", self.node);
         let body = Body::from(serde_json::to_vec(&report).unwrap());

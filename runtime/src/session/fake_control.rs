@@ -16,6 +16,7 @@ use futures::StreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
+use wharf_types::figures::NodeFigures;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
@@ -52,8 +53,13 @@ struct Script {
 
 impl FakeControl {
     pub(crate) async fn start() -> Self {
-        let nothing =
-            NodeReport { assignment_generation: 0, routes_generation: 0, instances: vec![], usage: vec![] };
+        let nothing = NodeReport {
+            assignment_generation: 0,
+            routes_generation: 0,
+            instances: vec![],
+            usage: vec![],
+            figures: NodeFigures::default(),
+        };
         let told = Arc::new(Told {
             assignment: watch::Sender::new(None),
             cuts: watch::Sender::new(0),

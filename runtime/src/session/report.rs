@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use wharf_types::InstanceId;
-use wharf_types::node::{AppUsage, InstanceReport, NodeReport};
+use wharf_types::node::{InstanceReport, NodeReport};
 use wharf_types::state::Health;
 
+use super::Figures;
 use crate::control::encode;
 
 /// Remembers the last report: one that says the same costs no second encoding.
@@ -21,18 +22,24 @@ impl Reporter {
         assignment_generation: u64,
         routes_generation: u64,
         instances: &[InstanceReport],
-        usage: Vec<AppUsage>,
+        figures: Figures,
     ) -> Bytes {
         if let Some((last, body)) = &self.last
             && last.assignment_generation == assignment_generation
             && last.routes_generation == routes_generation
             && last.instances == instances
-            && last.usage == usage
+            && last.usage == figures.apps
+            && last.figures == figures.node
         {
             return body.clone();
         }
-        let report =
-            NodeReport { assignment_generation, routes_generation, instances: instances.to_vec(), usage };
+        let report = NodeReport {
+            assignment_generation,
+            routes_generation,
+            instances: instances.to_vec(),
+            usage: figures.apps,
+            figures: figures.node,
+        };
         let body = encode(&report);
         self.last = Some((report, body.clone()));
         body
@@ -67,7 +74,7 @@ mod tests {
     #[test]
     fn only_what_somebody_waits_for_is_urgent() {
         let mut reporter = Reporter::default();
-        reporter.compose(1, 1, &[report(InstanceState::Preparing, Health::Unknown)], Vec::new());
+        reporter.compose(1, 1, &[report(InstanceState::Preparing, Health::Unknown)], Figures::default());
         for (state, health, urgent) in [
             (InstanceState::Preparing, Health::Unknown, false),
             (InstanceState::Running, Health::Unknown, false),
@@ -77,7 +84,7 @@ mod tests {
         ] {
             assert_eq!(reporter.is_urgent(&[report(state, health)]), urgent, "{state:?} {health:?}");
         }
-        reporter.compose(1, 1, &[report(InstanceState::Running, Health::Healthy)], Vec::new());
+        reporter.compose(1, 1, &[report(InstanceState::Running, Health::Healthy)], Figures::default());
         assert!(!reporter.is_urgent(&[report(InstanceState::Running, Health::Healthy)]));
     }
 
@@ -85,8 +92,8 @@ mod tests {
     fn a_report_that_says_the_same_is_not_encoded_again() {
         let mut reporter = Reporter::default();
         let instances = [report(InstanceState::Running, Health::Healthy)];
-        let first = reporter.compose(1, 1, &instances, Vec::new());
-        assert_eq!(reporter.compose(1, 1, &instances, Vec::new()).as_ptr(), first.as_ptr());
-        assert_ne!(reporter.compose(2, 1, &instances, Vec::new()), first);
+        let first = reporter.compose(1, 1, &instances, Figures::default());
+        assert_eq!(reporter.compose(1, 1, &instances, Figures::default()).as_ptr(), first.as_ptr());
+        assert_ne!(reporter.compose(2, 1, &instances, Figures::default()), first);
     }
 }

@@ -226,7 +226,7 @@ impl HttpApp {
         match Admitted::new(self.clone()).await {
             Ok(admitted) => admitted.call(request).await,
             Err(Refused::Full) => {
-                self.meter().hit_limit();
+                self.meter().refused();
                 Err(InvokeError::Busy)
             }
             Err(Refused::Closed) => Err(InvokeError::Stopped),
@@ -241,8 +241,8 @@ impl HttpApp {
         }
     }
 
-    /// Drops stores that have waited for their next request for long.
-    pub(super) fn drop_stores_idle_since(&self, now: Instant) {
+    /// Drops stores that have waited for their next request for long; how many go on waiting.
+    pub(super) fn drop_stores_idle_since(&self, now: Instant) -> usize {
         let is_young = |since: Instant| now.saturating_duration_since(since) < self.idle_timeout;
         match &self.guest {
             Guest::P2(proxy) => proxy.warm.retain(|store| is_young(store.since())),
@@ -310,14 +310,15 @@ impl Admitted {
         {
             return Err(InvokeError::BodyTooLarge);
         }
-        let request = request.map(|body| LimitedBody::new(body, app.request_body_max));
+        let request = request.map(|body| LimitedBody::new(body, app.request_body_max, app.meter()));
         let result = match &app.guest {
             Guest::P2(_) => app.call_p2(request, self).await,
             Guest::P3(service) => app.call_p3(service, request, self).await,
         };
         match &result {
             Err(InvokeError::Trap(_) | InvokeError::NoResponse) => app.meter().trapped(),
-            Err(InvokeError::Timeout(_) | InvokeError::Cpu(_) | InvokeError::Busy) => app.meter().hit_limit(),
+            Err(InvokeError::Timeout(_) | InvokeError::Cpu(_)) => app.meter().hit_limit(),
+            Err(InvokeError::Busy) => app.meter().refused(),
             _ => {}
         }
         result

@@ -1,8 +1,8 @@
 //! The Wasm side of the [`Backend`] seam, and the way from a request to its instance.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use http_body_util::{BodyExt, Empty, Limited};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_config::WasiConfigVariables;
+use wharf_types::figures::NodeFigures;
 use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
-use wharf_types::{AppName, Digest, InstanceId, NamespaceName};
+use wharf_types::{Digest, InstanceId};
 
 use super::admission::Admitted;
 use super::app::{HttpApp, Outputs, outputs};
@@ -21,7 +22,7 @@ use super::command::CommandEnd;
 use super::host::{Guest, WasmHost, keep_swept};
 use super::keyvalue::KeyValueHost;
 use super::lane::Laned;
-use super::meter::Meter;
+use super::meters::Meters;
 use super::outbound::Outbound;
 use super::pool::check_resources;
 use super::pool::places_for;
@@ -44,7 +45,7 @@ pub struct WasmBackend {
     table: Arc<Table>,
     running: Mutex<HashMap<InstanceId, Live>>,
     prepared: Mutex<HashMap<InstanceId, Arc<Code>>>,
-    meters: Mutex<BTreeMap<(NamespaceName, AppName, u64), Arc<Meter>>>,
+    meters: Meters,
 }
 
 enum Live {
@@ -62,7 +63,7 @@ impl WasmBackend {
             table: Arc::default(),
             running: Mutex::default(),
             prepared: Mutex::default(),
-            meters: Mutex::default(),
+            meters: Meters::default(),
         })
     }
 
@@ -70,18 +71,14 @@ impl WasmBackend {
         self.table.clone()
     }
 
-    /// Totals of every release that has run here since the worker started.
+    /// Totals of every release that runs here, or did a short time ago.
     pub fn usage(&self) -> Vec<AppUsage> {
-        let meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        meters
-            .iter()
-            .map(|((namespace, app, release), meter)| meter.usage(namespace.clone(), app.clone(), *release))
-            .collect()
+        self.meters.read(Instant::now())
     }
 
-    fn meter(&self, assigned: &AssignedInstance) -> Arc<Meter> {
-        let key = (assigned.namespace.clone(), assigned.app.clone(), assigned.release);
-        self.meters.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
+    /// What is in use of what all guests share.
+    pub fn figures(&self) -> NodeFigures {
+        self.host.figures()
     }
 
     fn code(&self, id: InstanceId) -> Option<Arc<Code>> {
@@ -105,7 +102,7 @@ impl WasmBackend {
                 assigned.app.clone(),
             ),
             outbound: Arc::new(Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))),
-            meter: self.meter(assigned),
+            meter: self.meters.of(&assigned.namespace, &assigned.app, assigned.release),
             host_memory: self.host.shared.memory.clone(),
             memory_max_bytes: spec.limits.memory.as_bytes(),
             profiler: None,
@@ -141,14 +138,19 @@ impl WasmBackend {
                 }
             }
         };
-        let laned = Laned::new(Box::pin(guest), meter, 0);
+        let laned = Laned::new(Box::pin(guest), meter.clone(), 0);
         let cancelled = cancel.clone();
         tokio::spawn(async move {
             let end = tokio::select! {
                 // Dropping the guest's future is what ends it.
                 () = cancelled.cancelled() => Ended::Success,
                 end = laned => match end {
-                    Some(end) => end.into_ended(&logs.tail(id)),
+                    Some(end) => {
+                        if end.is_trap() {
+                            meter.trapped();
+                        }
+                        end.into_ended(&logs.tail(id))
+                    }
                     None => Ended::Failed(Failure::new(ReasonKind::Platform, "the host failed while it ran the guest")),
                 },
             };

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -13,18 +14,58 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::admission::Admitted;
 use super::failure::InvokeError;
 use super::invoke::{GuestTask, panicked};
+use super::meter::Meter;
 use super::service::Caller;
 
-/// A request body with a limit, and the limit's error in the words of `wasi:http`.
+/// Octets that have gone through a body and of which its app's meter does not know yet. The meter is one for all requests of a
+/// release, so it is told once for each body, and of those that go on for long now and then.
+#[derive(Debug, Default)]
+struct Untold(u64);
+
+/// That many octets are worth an atomic addition of their own.
+const TOLD_AT: u64 = 1 << 20;
+
+impl Untold {
+    fn add(&mut self, frame: &Frame<Bytes>, tell: impl FnOnce(u64)) {
+        self.0 += data_length(frame);
+        if self.0 >= TOLD_AT {
+            self.end(tell);
+        }
+    }
+
+    fn end(&mut self, tell: impl FnOnce(u64)) {
+        if self.0 > 0 {
+            tell(std::mem::take(&mut self.0));
+        }
+    }
+}
+
+fn data_length(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, |data| data.len() as u64)
+}
+
+/// A request body with a limit, and the limit's error in the words of `wasi:http`. What is read of it is counted.
 pub(super) struct LimitedBody<B> {
     body: B,
     left: u64,
     max: u64,
+    untold: Untold,
+    /// None: there is nothing to count.
+    meter: Option<Arc<Meter>>,
 }
 
-impl<B> LimitedBody<B> {
-    pub(super) fn new(body: B, max: u64) -> Self {
-        Self { body, left: max, max }
+impl<B: Body> LimitedBody<B> {
+    pub(super) fn new(body: B, max: u64, meter: &Arc<Meter>) -> Self {
+        let meter = (!body.is_end_stream()).then(|| meter.clone());
+        Self { body, left: max, max, untold: Untold::default(), meter }
+    }
+}
+
+impl<B> Drop for LimitedBody<B> {
+    fn drop(&mut self) {
+        if let Some(meter) = &self.meter {
+            self.untold.end(|bytes| meter.add_received(bytes));
+        }
     }
 }
 
@@ -44,16 +85,17 @@ where
         Poll::Ready(match frame {
             None => None,
             Some(Err(error)) => Some(Err(error.into())),
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                match self.left.checked_sub(length) {
-                    Some(left) => {
-                        self.left = left;
-                        Some(Ok(frame))
+            Some(Ok(frame)) => match self.left.checked_sub(data_length(&frame)) {
+                Some(left) => {
+                    let this = &mut *self;
+                    this.left = left;
+                    if let Some(meter) = &this.meter {
+                        this.untold.add(&frame, |bytes| meter.add_received(bytes));
                     }
-                    None => Some(Err(Error::HttpRequestBodySize(Some(self.max)))),
+                    Some(Ok(frame))
                 }
-            }
+                None => Some(Err(Error::HttpRequestBodySize(Some(self.max)))),
+            },
         })
     }
 
@@ -147,7 +189,7 @@ impl Frames {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let here: u64 = self.ready().filter_map(|frame| Some(frame.data_ref()?.len() as u64)).sum();
+        let here: u64 = self.ready().map(data_length).sum();
         match &self.rest {
             // A length that is known would leave no room for trailers.
             None if self.ready().any(Frame::is_trailers) => SizeHint::default(),
@@ -171,6 +213,7 @@ pub struct GuestBody {
     rest: Option<GuestTask>,
     /// What `content-length` announced and has not been sent.
     left: Option<u64>,
+    untold: Untold,
     ended: bool,
     /// None: handed to what is left of the guest.
     seat: Option<Seat>,
@@ -188,7 +231,24 @@ impl GuestBody {
         let length = response.headers().get(http::header::CONTENT_LENGTH);
         let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let ended = response.body().is_end_stream() || is_complete(may_have_body, response.status(), left);
-        response.map(|frames| Self { frames, rest, left, ended, seat: Some(seat), cut: None })
+        response.map(|frames| Self {
+            frames,
+            rest,
+            left,
+            untold: Untold::default(),
+            ended,
+            seat: Some(seat),
+            cut: None,
+        })
+    }
+
+    fn sent(&mut self, frame: &Frame<Bytes>) {
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(data_length(frame));
+        }
+        if let Some(seat) = &self.seat {
+            self.untold.add(frame, |bytes| seat.admitted().app().meter().add_sent(bytes));
+        }
     }
 
     /// Whether the app has to go before this body has ended.
@@ -234,8 +294,8 @@ impl Body for GuestBody {
                         return Poll::Ready(Some(Err(Error::InternalError(Some(error.to_string())))));
                     }
                 }
-                if let (Some(Ok(frame)), Some(left)) = (&frame, &mut this.left) {
-                    *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+                if let Some(Ok(frame)) = &frame {
+                    this.sent(frame);
                 }
                 if frame.is_none() || this.left == Some(0) || this.frames.is_end_stream() {
                     this.ended = true;
@@ -272,6 +332,9 @@ impl Body for GuestBody {
 
 impl Drop for GuestBody {
     fn drop(&mut self) {
+        if let Some(seat) = &self.seat {
+            self.untold.end(|bytes| seat.admitted().app().meter().add_sent(bytes));
+        }
         // The response is complete, but the guest is not done: it may log or store something after it has answered, and keeps
         // its place in the app until then. A guest whose client went away before the end is dropped instead.
         if let (true, Some(rest), Some(seat)) = (self.ended, self.rest.take(), self.seat.take())
@@ -295,6 +358,58 @@ impl Drop for GuestBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn body(frames: Vec<&'static [u8]>) -> impl Body<Data = Bytes, Error = Error> + Unpin {
+        let frames = frames.into_iter().map(|data| Ok(Frame::data(Bytes::from_static(data))));
+        http_body_util::StreamBody::new(futures::stream::iter(frames))
+    }
+
+    /// Reads so many frames.
+    fn read(body: &mut (impl Body<Data = Bytes> + Unpin), frames: usize) {
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..frames {
+            assert!(matches!(Pin::new(&mut *body).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+        }
+    }
+
+    fn received(meter: &Meter) -> u64 {
+        meter.usage("default".parse().unwrap(), "hello".parse().unwrap(), 1).received_bytes
+    }
+
+    #[test]
+    fn what_was_read_of_a_request_is_counted_once_it_is_let_go_of() {
+        let meter = Arc::default();
+        let mut body = LimitedBody::new(body(vec![b"one", b"two", b"three"]), 100, &meter);
+        read(&mut body, 2);
+        assert_eq!(received(&meter), 0);
+        drop(body);
+        assert_eq!(received(&meter), 6);
+    }
+
+    #[test]
+    fn a_body_that_goes_on_for_long_is_counted_meanwhile() {
+        static MEGABYTE: [u8; 1 << 20] = [0; 1 << 20];
+        let meter = Arc::default();
+        let mut body = LimitedBody::new(body(vec![b"one", &MEGABYTE, b"two"]), u64::MAX, &meter);
+        read(&mut body, 3);
+        assert_eq!(received(&meter), 3 + (1 << 20));
+        drop(body);
+        assert_eq!(received(&meter), 6 + (1 << 20));
+    }
+
+    #[test]
+    fn what_is_beyond_the_limit_does_not_reach_the_guest_and_is_not_counted() {
+        let meter = Arc::default();
+        let mut body = LimitedBody::new(body(vec![b"one", b"too much"]), 5, &meter);
+        read(&mut body, 1);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(
+            Pin::new(&mut body).poll_frame(&mut cx),
+            Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(5)))))
+        ));
+        drop(body);
+        assert_eq!(received(&meter), 3);
+    }
 
     #[test]
     fn a_response_that_cannot_have_a_body_is_complete_with_its_head() {

@@ -135,6 +135,13 @@ impl Codes {
         })
     }
 
+    /// How many of them are mapped.
+    pub(super) fn mapped(&self) -> u64 {
+        let codes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        codes.values().filter(|code| code.upgrade().is_some_and(|code| code.mapped_for().is_some())).count()
+            as u64
+    }
+
     /// Called once in a while; each call is one look at each code.
     pub(super) fn look(&self, idle_looks_max: u32) {
         let codes: Vec<_> = {

@@ -64,6 +64,10 @@ pub enum CommandEnd {
 }
 
 impl CommandEnd {
+    pub(super) fn is_trap(&self) -> bool {
+        matches!(self, Self::Trap(_))
+    }
+
     /// The same for the supervisor, with what the guest last printed.
     pub(super) fn into_ended(self, last_words: &[String]) -> Ended {
         let words = || match &last_words[last_words.len().saturating_sub(3)..] {

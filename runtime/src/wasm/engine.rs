@@ -174,13 +174,24 @@ impl Engines {
         later.get_or_init(|| Hall::new(profile).map_err(|error| chain(&error))).as_ref().map_err(Clone::clone)
     }
 
+    /// Memory that nobody uses and the pools keep for their next guests, in octets.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        let kept = self.made().filter_map(|hall| hall.engine.pooling_allocator_metrics()).map(|pool| {
+            pool.unused_memory_bytes_resident()
+                + pool.unused_table_bytes_resident()
+                + pool.unused_stack_bytes_resident().unwrap_or(0)
+        });
+        kept.sum::<usize>() as u64
+    }
+
     fn end_epoch(&self) {
-        self.short.engine.increment_epoch();
-        for later in [&self.long, &self.concurrent] {
-            if let Some(Ok(hall)) = later.get() {
-                hall.engine.increment_epoch();
-            }
-        }
+        self.made().for_each(|hall| hall.engine.increment_epoch());
+    }
+
+    /// Those that are there.
+    fn made(&self) -> impl Iterator<Item = &Hall> {
+        let later = [&self.long, &self.concurrent].into_iter().filter_map(|later| later.get()?.as_ref().ok());
+        std::iter::once(&self.short).chain(later)
     }
 }
 

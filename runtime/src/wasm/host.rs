@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use wasmtime::component::{Component, InstancePre};
+use wharf_types::figures::NodeFigures;
 use wharf_types::node::ReasonKind;
 use wharf_types::world::World;
 use wharf_types::{Digest, NamespaceName};
@@ -16,6 +17,7 @@ use super::compiler::{CompileCommand, Compiler};
 use super::engine::{Activity, Engines, Profile, Ticker};
 use super::failure::chain;
 use super::memory::is_host_short_of_memory;
+use super::outbound;
 use super::shared::Shared;
 use super::state::State;
 use crate::backend::Failure;
@@ -104,6 +106,21 @@ impl WasmHost {
             false => self.unload_after.as_millis() / SWEEP_PERIOD.as_millis(),
         };
         self.codes.look(u32::try_from(looks_max).unwrap_or(u32::MAX));
+    }
+
+    /// What is in use of what all guests share.
+    pub(super) fn figures(&self) -> NodeFigures {
+        NodeFigures {
+            stores: self.shared.places(),
+            idle_stores: self.shared.idle_stores(),
+            stores_refused: self.shared.refused(),
+            memory_bytes: self.shared.memory.share(),
+            memory_refused: self.shared.memory.refused(),
+            pool_kept_bytes: self.engines.kept_bytes(),
+            outbound_connections: outbound::connections(),
+            artifacts: self.codes.mapped(),
+            ..NodeFigures::default()
+        }
     }
 
     /// The compiled component, from the cache or made from what `fetch` brings.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use wasmtime::ResourceLimiter;
+use wharf_types::figures::Share;
 
 use super::meter::Meter;
 use super::pool::TABLE_ELEMENTS_MAX;
@@ -12,6 +13,8 @@ use super::pool::TABLE_ELEMENTS_MAX;
 #[derive(Debug)]
 pub(super) struct HostMemory {
     used: AtomicU64,
+    /// Growths that did not fit, since the start.
+    refused: AtomicU64,
     max_bytes: u64,
 }
 
@@ -25,12 +28,20 @@ impl HostMemory {
     }
 
     fn new(max_bytes: u64) -> Self {
-        Self { used: AtomicU64::new(0), max_bytes }
+        Self { used: AtomicU64::new(0), refused: AtomicU64::new(0), max_bytes }
     }
 
     /// Whether `more` fits, for an app that has `of_app` already. An app gets no more than half of everything, whatever its
     /// limit for one store is; its first octets it gets as long as there are any.
     fn take(&self, more: u64, of_app: u64) -> bool {
+        let fits = self.try_take(more, of_app);
+        if !fits {
+            self.refused.fetch_add(1, Relaxed);
+        }
+        fits
+    }
+
+    fn try_take(&self, more: u64, of_app: u64) -> bool {
         if of_app > 0 && of_app.saturating_add(more) > self.max_bytes / 2 {
             return false;
         }
@@ -40,6 +51,15 @@ impl HostMemory {
             self.used.fetch_sub(more, Relaxed);
         }
         fits
+    }
+
+    pub(super) fn share(&self) -> Share {
+        Share { used: self.used.load(Relaxed), max: self.max_bytes }
+    }
+
+    /// Growths that did not fit, since the start.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
     }
 
     fn give_back(&self, bytes: u64) {
@@ -198,6 +218,7 @@ mod tests {
         let grown: Vec<bool> = stores.iter_mut().map(|store| store.grow(0, 200)).collect();
         assert_eq!(grown, [true, true, false, false, false, false]);
         assert_eq!(stores[2].denied, Some(Denied::Host));
+        assert_eq!((host.share(), host.refused()), (Share { used: 400, max: 1000 }, 4));
         assert!(limits(&modest, &host, 200).grow(0, 200));
     }
 

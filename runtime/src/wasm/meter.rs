@@ -17,7 +17,10 @@ pub struct Meter {
     ended: AtomicU64,
     traps: AtomicU64,
     limited: AtomicU64,
+    refused: AtomicU64,
     cpu_nanos: AtomicU64,
+    received_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
     memory_bytes: AtomicU64,
 }
 
@@ -43,6 +46,19 @@ impl Meter {
 
     pub(super) fn hit_limit(&self) {
         self.limited.fetch_add(1, Relaxed);
+    }
+
+    /// A request found every place taken.
+    pub(super) fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn add_received(&self, bytes: u64) {
+        self.received_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn add_sent(&self, bytes: u64) {
+        self.sent_bytes.fetch_add(bytes, Relaxed);
     }
 
     pub(super) fn add_cpu(&self, time: Duration) {
@@ -81,7 +97,10 @@ impl Meter {
             invocations: self.invocations.load(Relaxed),
             traps: self.traps.load(Relaxed),
             limited: self.limited.load(Relaxed),
+            refused: self.refused.load(Relaxed),
             cpu_millis: self.cpu_nanos.load(Relaxed) / 1_000_000,
+            received_bytes: self.received_bytes.load(Relaxed),
+            sent_bytes: self.sent_bytes.load(Relaxed),
             memory_bytes: self.memory_bytes(),
             active: self.active(),
         }

@@ -24,6 +24,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use wharf_types::AppName;
 use wharf_types::spec::OutboundScheme;
 
+pub(super) use self::connect::connections;
 use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, ConnectError, Connector};
 use self::home::Home;
 use self::pace::Paced;

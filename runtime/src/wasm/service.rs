@@ -58,9 +58,9 @@ impl Service03 {
         self.idle.take().is_some()
     }
 
-    /// Drops the idle stores about whose time of last use `is_young` says no.
-    pub(super) fn drop_old(&self, is_young: impl Fn(Instant) -> bool) {
-        self.idle.retain(|store| is_young(store.idle_since()));
+    /// Drops the idle stores about whose time of last use `is_young` says no; how many are left.
+    pub(super) fn drop_old(&self, is_young: impl Fn(Instant) -> bool) -> usize {
+        self.idle.retain(|store| is_young(store.idle_since()))
     }
 
     /// Gives the request to a store: an idle one, or one that others use, or a new one. Where nobody polls it, it comes back for

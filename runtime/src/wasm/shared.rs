@@ -1,9 +1,11 @@
 //! What every app of a worker shares: the clock, the pool, the memory and the logs.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wharf_types::figures::Share;
 
 use super::admission::QUEUE_TIMEOUT;
 use super::app::HttpApp;
@@ -20,6 +22,10 @@ pub(super) struct Shared {
     pub(super) stores: Arc<Semaphore>,
     pub(super) memory: Arc<HostMemory>,
     pub(super) logs: LogSink,
+    /// Guests that got no place in time, since the start.
+    refused: AtomicU64,
+    /// Idle stores at the last sweep.
+    idle: AtomicU64,
     /// Those that may have warm stores.
     apps: Mutex<Vec<Weak<HttpApp>>>,
 }
@@ -31,6 +37,8 @@ impl Shared {
             stores: Arc::new(Semaphore::new(STORES_MAX)),
             memory: Arc::new(HostMemory::of_this_host()),
             logs,
+            refused: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
             apps: Mutex::default(),
         }
     }
@@ -46,7 +54,10 @@ impl Shared {
         }
         match tokio::time::timeout(QUEUE_TIMEOUT, self.stores.clone().acquire_many_owned(places)).await {
             Ok(Ok(place)) => Ok(place),
-            _ => Err(InvokeError::Busy),
+            _ => {
+                self.refused.fetch_add(1, Relaxed);
+                Err(InvokeError::Busy)
+            }
         }
     }
 
@@ -68,14 +79,30 @@ impl Shared {
     /// Drops stores that have waited for their next request for longer than their apps want, and has the apps look at themselves.
     pub(super) fn sweep(&self, now: Instant) {
         let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for app in apps {
-            if let Some(app) = app.upgrade() {
-                app.drop_stores_idle_since(now);
-                if let Some(change) = app.review() {
-                    tokio::spawn(change);
-                }
+        let mut idle = 0;
+        for app in apps.iter().filter_map(Weak::upgrade) {
+            idle += app.drop_stores_idle_since(now);
+            if let Some(change) = app.review() {
+                tokio::spawn(change);
             }
         }
+        self.idle.store(idle as u64, Relaxed);
+    }
+
+    /// Places, and how many of them are taken.
+    pub(super) fn places(&self) -> Share {
+        let used = STORES_MAX.saturating_sub(self.stores.available_permits());
+        Share { used: used as u64, max: STORES_MAX as u64 }
+    }
+
+    /// Guests that got no place in time, since the start.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// Stores that wait for their next request, as of the last sweep.
+    pub(super) fn idle_stores(&self) -> u64 {
+        self.idle.load(Relaxed)
     }
 
     pub(super) fn register(&self, app: &Arc<HttpApp>) {

@@ -105,7 +105,7 @@ impl Admission {
             Self::Full(app) => match Admitted::wait(app.clone()).await {
                 Ok(admitted) => admitted,
                 Err(Refused::Full) => {
-                    app.meter().hit_limit();
+                    app.meter().refused();
                     return Err(DispatchError::Busy(Box::new(request)));
                 }
                 Err(Refused::Closed) => return Err(DispatchError::NotHere(Box::new(request))),

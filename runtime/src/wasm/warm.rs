@@ -35,17 +35,19 @@ impl<T> WarmStores<T> {
         after.iter().chain(before).find_map(ArrayQueue::pop)
     }
 
-    /// Drops stores for which `is_wanted` says no.
-    pub(super) fn retain(&self, is_wanted: impl Fn(&T) -> bool) {
+    /// Drops stores for which `is_wanted` says no; how many are left.
+    pub(super) fn retain(&self, is_wanted: impl Fn(&T) -> bool) -> usize {
+        let mut left = 0;
         for shard in &self.shards {
             // Those that are used meanwhile are wanted, and come back behind the others.
             for _ in 0..shard.len() {
                 let Some(store) = shard.pop() else { break };
-                if is_wanted(&store) {
-                    let _ = shard.push(store);
+                if is_wanted(&store) && shard.push(store).is_ok() {
+                    left += 1;
                 }
             }
         }
+        left
     }
 
     /// Drops the store where there are more of them than the app has had use for.
@@ -91,7 +93,7 @@ mod tests {
     fn stores_that_are_not_wanted_are_dropped() {
         let stores = WarmStores::new(64);
         (0..8).for_each(|store| stores.keep(store));
-        stores.retain(|store| store % 2 == 0);
+        assert_eq!(stores.retain(|store| store % 2 == 0), 4);
         let mut left: Vec<i32> = std::iter::from_fn(|| stores.take()).collect();
         left.sort_unstable();
         assert_eq!(left, [0, 2, 4, 6]);

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wharf_types::figures::Share;
 use wharf_types::spec::OutboundScheme;
 
 use super::home::Home;
@@ -26,10 +27,20 @@ const INSTANCE_CONNECTIONS_MAX: usize = 256;
 /// Connections of all guests of this process, where it has file handles in plenty.
 const PROCESS_CONNECTIONS_MAX: usize = 4096;
 
-static PROCESS_PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+static PROCESS_PLACES_MAX: LazyLock<usize> = LazyLock::new(|| {
     let file_handles_max = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    Arc::new(Semaphore::new(process_connections_within(file_handles_max)))
+    process_connections_within(file_handles_max)
 });
+
+static PROCESS_PLACES: LazyLock<Arc<Semaphore>> =
+    LazyLock::new(|| Arc::new(Semaphore::new(*PROCESS_PLACES_MAX)));
+
+/// Connections of all guests of this process.
+pub(in super::super) fn connections() -> Share {
+    let max = *PROCESS_PLACES_MAX;
+    let used = max.saturating_sub(PROCESS_PLACES.available_permits());
+    Share { used: used as u64, max: max as u64 }
+}
 
 /// An eighth of the file handles: the front door has most of them, and the worker itself needs some.
 fn process_connections_within(file_handles_max: u64) -> usize {

@@ -1,0 +1,55 @@
+//! What a worker has in use as a whole, and what it has had to refuse. What its apps use is [`crate::node::AppUsage`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How much of something is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Share {
+    pub used: u64,
+    /// All that there is.
+    pub max: u64,
+}
+
+/// Figures of a worker: what is in use now, and totals since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NodeFigures {
+    /// Places for guest stores.
+    pub stores: Share,
+    /// Stores that wait for their next request. Each has a place, and gives it up when somebody else needs it.
+    pub idle_stores: u64,
+    /// Total of guests that got no place in time.
+    pub stores_refused: u64,
+    /// Memory of all guests, in octets.
+    pub memory_bytes: Share,
+    /// Total of growths of memory that the host refused: it was full, or one app had its part.
+    pub memory_refused: u64,
+    /// Memory that nobody uses and the pool keeps for the next guest, in octets.
+    pub pool_kept_bytes: u64,
+    /// Compiled artifacts that instances of this worker have loaded.
+    pub artifacts: u64,
+    /// HTTP connections of guests to other servers, also those that wait to be used again.
+    pub outbound_connections: Share,
+    pub front_door: FrontDoorFigures,
+}
+
+/// Figures of a worker's ingress.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FrontDoorFigures {
+    pub open_connections: u64,
+    pub open_requests: u64,
+    /// From here on totals.
+    pub connections: u64,
+    /// Closed at once, because as many as allowed were open.
+    pub connections_refused: u64,
+    /// Closed because the client was too slow.
+    pub connections_cut: u64,
+    /// Connections that could not be accepted.
+    pub accept_errors: u64,
+    pub requests: u64,
+    /// Requests whose client left before the answer, as far as it was noticed.
+    pub clients_gone: u64,
+    /// Requests that the ingress answered itself, by the code in `x-wharf-error`.
+    pub errors: BTreeMap<String, u64>,
+}
