@@ -72,11 +72,16 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let api_listener = listen(args.api, "--api").await?;
     let http_listener = listen(args.http, "--http").await?;
-    let api = format!("http://{}", api_listener.local_addr()?);
-    let http = format!("http://{}", http_listener.local_addr()?);
+    let (api_at, http_at) = (api_listener.local_addr()?, http_listener.local_addr()?);
+    let (api, http) = (format!("http://{api_at}"), format!("http://{http_at}"));
 
     let data_dir = args.data.map_or_else(default_data_dir, Ok)?;
-    let config = Config { data_dir: data_dir.clone(), domain: "localhost".into(), http_url: http.clone() };
+    let config = Config {
+        data_dir: data_dir.clone(),
+        domain: "localhost".into(),
+        http_url: http.clone(),
+        platform_ports: vec![api_at.port(), http_at.port()],
+    };
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let node_token = control_plane.node_token().to_owned();

@@ -188,7 +188,7 @@ mod tests {
                     .collect(),
             })
         });
-        RouteTable { generation: 7, routes: routes.collect() }
+        RouteTable { generation: 7, routes: routes.collect(), tcp: Vec::new() }
     }
 
     fn router(routes: &[(&str, &str, usize)]) -> Router {

@@ -14,6 +14,7 @@ pub(crate) mod instance;
 pub(crate) mod keyvalue;
 pub(crate) mod namespace;
 pub(crate) mod node;
+pub(crate) mod port;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod route;

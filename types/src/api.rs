@@ -148,7 +148,7 @@ pub struct Deployed {
     pub rollout: RolloutId,
     pub digest: Digest,
     pub url: String,
-    /// Every address of the app, the default one first. Empty for a command.
+    /// Every address of the app, the default one first. Empty for a command without ports.
     pub urls: Vec<String>,
     pub capabilities: Vec<Capability>,
     /// Those that the release before did not ask for.

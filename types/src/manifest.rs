@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::{AppName, NamespaceName};
 use crate::spec::{
     AppSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec, StopSpec,
-    UpdateSpec,
+    TcpSpec, UpdateSpec,
 };
 
 pub const FILE_NAME: &str = "wharf.toml";
@@ -24,6 +24,8 @@ pub struct Manifest {
     pub args: Vec<String>,
     #[serde(default)]
     pub http: HttpSpec,
+    #[serde(default)]
+    pub tcp: TcpSpec,
     #[serde(default)]
     pub scale: ScaleSpec,
     #[serde(default)]
@@ -75,6 +77,7 @@ impl Manifest {
             env,
             args,
             http,
+            tcp,
             scale,
             limits,
             restart,
@@ -83,7 +86,7 @@ impl Manifest {
             outbound,
             reuse,
         } = self.clone();
-        AppSpec { env, args, http, scale, limits, restart, update, stop, outbound, reuse }
+        AppSpec { env, args, http, tcp, scale, limits, restart, update, stop, outbound, reuse }
     }
 }
 

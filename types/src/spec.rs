@@ -23,6 +23,7 @@ pub struct AppSpec {
     /// Arguments of the guest, after its own name; at most 256, and 32 KiB in all.
     pub args: Vec<String>,
     pub http: HttpSpec,
+    pub tcp: TcpSpec,
     pub scale: ScaleSpec,
     pub limits: LimitsSpec,
     pub restart: RestartSpec,
@@ -69,6 +70,24 @@ impl Default for HealthSpec {
     }
 }
 
+/// Ports of a command that listens. An instance is ready when each of them accepts connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TcpSpec {
+    /// Public ports, 1024 to 65535, at most 16. Where the guest itself listens for them it is told by the variable `PORT`, or,
+    /// where there are several, by `PORT_7000` for the public port 7000.
+    pub ports: Vec<u16>,
+    /// Whether each connection begins with a header of the PROXY protocol, version 2, which says who the client is.
+    pub proxy_protocol: bool,
+}
+
+impl TcpSpec {
+    /// The variable that tells the guest where to listen for the connections of a public port.
+    pub fn variable(&self, port: u16) -> String {
+        if self.ports.len() == 1 { "PORT".to_owned() } else { format!("PORT_{port}") }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScaleSpec {
@@ -92,7 +111,8 @@ pub struct LimitsSpec {
     pub timeout: Span,
     /// CPU time of one request.
     pub cpu: Span,
-    /// Requests of one instance at once, 1 to 10000; more wait for a short while, then get 503.
+    /// Requests of one instance at once, 1 to 10000; more wait for a short while, then get 503. For `tcp.ports`: connections;
+    /// one more is closed at once.
     pub concurrency: u32,
     /// Largest request body. A larger one gets 413.
     pub request_body: ByteSize,
@@ -164,7 +184,7 @@ impl Default for UpdateSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopSpec {
-    /// How long open requests may finish.
+    /// How long open requests and connections may finish.
     pub drain: Span,
 }
 

@@ -228,7 +228,7 @@ fn table(generation: u64, node: NodeId, instances: &[InstanceId]) -> RouteTable 
         app: "hello".parse().unwrap(),
         endpoints,
     };
-    RouteTable { generation, routes: vec![Arc::new(route)] }
+    RouteTable { generation, routes: vec![Arc::new(route)], tcp: Vec::new() }
 }
 
 /// A response as it came over HTTP/1.

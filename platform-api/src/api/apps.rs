@@ -45,7 +45,7 @@ pub(super) async fn list(
     let next_cursor = apps.last().filter(|_| more).map(|app| app.name.to_string());
     let mut items = Vec::with_capacity(apps.len());
     for app in apps {
-        items.push(view::complete(&mut tx, &context.releases, app).await?.info(&context.config.http_url));
+        items.push(view::complete(&mut tx, &context.releases, app).await?.info(&context.config));
     }
     Ok(Reply(Page { items, next_cursor }))
 }
@@ -136,7 +136,7 @@ pub(super) async fn load(context: &Context, (namespace, name): &AppPath) -> ApiR
 
 /// The app with its revision, which `If-Match` can ask for.
 pub(super) fn with_etag(context: &Context, loaded: &Loaded) -> Response {
-    let mut response = Reply(loaded.info(&context.config.http_url)).into_response();
+    let mut response = Reply(loaded.info(&context.config)).into_response();
     if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", loaded.app.revision)) {
         response.headers_mut().insert(header::ETAG, etag);
     }

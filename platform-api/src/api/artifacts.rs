@@ -179,7 +179,7 @@ fn not_found(digest: Digest) -> ApiError {
 }
 
 fn info(artifact: Artifact) -> ArtifactInfo {
-    let capabilities = capabilities(artifact.imports.iter().map(String::as_str), &[]);
+    let capabilities = capabilities(artifact.imports.iter().map(String::as_str), &[], &[]);
     let Artifact { digest, bytes, world, imports } = artifact;
     ArtifactInfo { digest, bytes, world, imports, capabilities }
 }

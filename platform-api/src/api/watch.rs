@@ -32,7 +32,7 @@ pub(super) async fn follow(
                 Ok(Some(loaded)) => {
                     if sent != Some(loaded.app.revision) {
                         sent = Some(loaded.app.revision);
-                        yield sse::event("app", Some(loaded.app.revision), &loaded.info(&source.config.http_url));
+                        yield sse::event("app", Some(loaded.app.revision), &loaded.info(&source.config));
                     }
                 }
                 Ok(None) => {

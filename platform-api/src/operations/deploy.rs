@@ -9,7 +9,7 @@ use wharf_types::{ReleaseId, RolloutId};
 
 use super::env::ReleaseEnv;
 use super::{
-    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, problem, routes,
+    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, ports, problem, routes,
     start_rollout,
 };
 use crate::context::Context;
@@ -83,7 +83,7 @@ pub(super) struct New<'a> {
     pub(super) cause: &'static str,
 }
 
-/// Checks the settings, writes the release, takes its routes, and starts the rollout.
+/// Checks the settings, writes the release, takes its routes and ports, and starts the rollout.
 pub(super) async fn make_release(
     conn: &mut Conn,
     context: &Context,
@@ -98,6 +98,7 @@ pub(super) async fn make_release(
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &new.spec);
         routes::claim(conn, &context.config.domain, app, &wanted).await?;
     }
+    ports::claim(conn, &context.config.platform_ports, app, &new.spec.tcp.ports).await?;
     let release = Release {
         id: ReleaseId::new(),
         app: app.id,
