@@ -26,6 +26,7 @@ mod memory;
 pub mod meter;
 pub mod outbound;
 mod pool;
+pub mod ports;
 mod service;
 mod shared;
 pub mod standalone;

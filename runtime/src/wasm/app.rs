@@ -172,7 +172,7 @@ impl HttpApp {
             wasi.envs(&self.env);
         }
         wasi.args(&self.args);
-        super::command::grant_sockets(&mut wasi, self.template.outbound.policy());
+        super::command::grant_sockets(&mut wasi, self.template.outbound.policy(), &[]);
         wasi.build()
     }
 

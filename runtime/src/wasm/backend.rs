@@ -25,8 +25,10 @@ use super::meter::Meter;
 use super::outbound::Outbound;
 use super::pool::check_resources;
 use super::pool::places_for;
+use super::ports::{Listening, Ports};
 use super::shared::keep_swept;
 use super::state::{State, Template, closed_wasi, new_store};
+use super::stdio::GuestOutput;
 use super::table::{NamespaceNeighbours, Table};
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::control::ControlClient;
@@ -42,6 +44,7 @@ pub struct WasmBackend {
     host: WasmHost,
     control: ControlClient,
     table: Arc<Table>,
+    ports: Arc<Ports>,
     running: Mutex<HashMap<InstanceId, Live>>,
     prepared: Mutex<HashMap<InstanceId, (Digest, Component)>>,
     meters: Mutex<BTreeMap<(NamespaceName, AppName, u64), Arc<Meter>>>,
@@ -49,7 +52,22 @@ pub struct WasmBackend {
 
 enum Live {
     Http { app: Arc<HttpApp>, ids: Vec<InstanceId> },
-    Command { ended: watch::Receiver<Option<Ended>>, cancel: CancellationToken },
+    Command(LiveCommand),
+}
+
+struct LiveCommand {
+    ended: watch::Receiver<Option<Ended>>,
+    cancel: CancellationToken,
+    /// What the platform says of it.
+    platform: GuestOutput,
+    listener: Option<Listener>,
+}
+
+/// A command that listens.
+#[derive(Clone)]
+struct Listener {
+    listening: Arc<Listening>,
+    ids: Vec<InstanceId>,
 }
 
 impl WasmBackend {
@@ -60,6 +78,7 @@ impl WasmBackend {
             host,
             control,
             table: Arc::default(),
+            ports: Arc::default(),
             running: Mutex::default(),
             prepared: Mutex::default(),
             meters: Mutex::default(),
@@ -68,6 +87,10 @@ impl WasmBackend {
 
     pub fn table(&self) -> Arc<Table> {
         self.table.clone()
+    }
+
+    pub fn ports(&self) -> Arc<Ports> {
+        self.ports.clone()
     }
 
     /// Totals of every release that has run here since the worker started.
@@ -121,12 +144,23 @@ impl WasmBackend {
     ) -> Result<Live, Failure> {
         let assigned = &run.assigned;
         let template = self.template(assigned);
-        let Outputs { stdout, stderr, platform: _ } = outputs(&self.host.shared.logs, run.id, assigned);
+        let listening = Listening::reserve(&assigned.spec.tcp).map_err(|error| {
+            let message = format!("could not reserve a port of this machine for the guest: {error}");
+            Failure::new(ReasonKind::Platform, message)
+        })?;
+        let Outputs { stdout, stderr, platform } = outputs(&self.host.shared.logs, run.id, assigned);
         let mut wasi = closed_wasi();
         let env: Vec<(&str, &str)> =
             assigned.spec.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         wasi.stdout(stdout).stderr(stderr).envs(&env).arg(assigned.app.as_str()).args(&assigned.spec.args);
-        super::command::grant_sockets(&mut wasi, template.outbound.policy());
+        let mut ports = Vec::new();
+        if let Some(listening) = &listening {
+            for (name, port) in listening.variables() {
+                wasi.env(name, port);
+            }
+            ports = listening.local_ports();
+        }
+        super::command::grant_sockets(&mut wasi, template.outbound.policy(), &ports);
         let place = self.host.shared.place(places_for(component)).await;
         let place = place.map_err(|error| Failure { reason: error.reason() })?;
         let mut state = State::new(wasi.build(), &template);
@@ -156,7 +190,34 @@ impl WasmBackend {
             };
             ended_tx.send_replace(Some(end));
         });
-        Ok(Live::Command { ended, cancel })
+        let listener = listening.map(|listening| {
+            let ids: Vec<InstanceId> = run.replaces.iter().copied().chain([run.id]).collect();
+            self.ports.insert(&ids, &listening);
+            Listener { listening, ids }
+        });
+        Ok(Live::Command(LiveCommand { ended, cancel, platform, listener }))
+    }
+
+    /// Lets the open connections of a command end, then ends the command.
+    async fn stop_command(&self, command: LiveCommand, drain: Duration) {
+        let LiveCommand { mut ended, cancel, platform, listener } = command;
+        if let Some(Listener { listening, ids }) = &listener {
+            self.ports.remove(ids, listening);
+            let all_closed = tokio::select! {
+                all_closed = listening.drain(drain) => all_closed,
+                // Whoever was connected to a guest that has ended is not cut off by this.
+                _ = ended.wait_for(Option::is_some) => true,
+            };
+            if !all_closed {
+                platform.say(&format!("connections were still open after {drain:?} and have been cut"));
+            }
+        }
+        cancel.cancel();
+        // The task ends at the guest's next await or epoch, so in milliseconds.
+        let _ = tokio::time::timeout(Duration::from_secs(5), ended.wait_for(Option::is_some)).await;
+        if let Some(Listener { listening, .. }) = listener {
+            listening.end();
+        }
     }
 }
 
@@ -216,7 +277,7 @@ impl Backend for WasmBackend {
 
     async fn wait(&self, id: InstanceId) -> Ended {
         let ended = match self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            Some(Live::Command { ended, .. }) => Some(ended.clone()),
+            Some(Live::Command(command)) => Some(command.ended.clone()),
             // An HTTP app holds nothing that could end: each request has a store, and a trap ends only that.
             Some(Live::Http { .. }) | None => None,
         };
@@ -254,6 +315,17 @@ impl Backend for WasmBackend {
         }
     }
 
+    async fn accepts(&self, id: InstanceId, timeout: Duration) -> Result<(), Failure> {
+        let listener = match self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            Some(Live::Command(command)) => command.listener.clone(),
+            Some(Live::Http { .. }) | None => None,
+        };
+        match listener {
+            Some(listener) => listener.listening.accepts(timeout).await,
+            None => Err(Failure::new(ReasonKind::Platform, "the instance does not run, or has no ports")),
+        }
+    }
+
     async fn stop(&self, id: InstanceId, drain: Duration) {
         let live = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         match live {
@@ -263,11 +335,7 @@ impl Backend for WasmBackend {
                     app.say(&format!("requests were still open after {drain:?} and have been cut"));
                 }
             }
-            Some(Live::Command { cancel, mut ended }) => {
-                cancel.cancel();
-                // The task ends at the guest's next await or epoch, so in milliseconds.
-                let _ = tokio::time::timeout(Duration::from_secs(5), ended.wait_for(Option::is_some)).await;
-            }
+            Some(Live::Command(command)) => self.stop_command(command, drain).await,
             None => {}
         }
     }

@@ -117,7 +117,7 @@ impl StandaloneCommand {
         for (folder, guest_path) in &self.options.dirs {
             preopen(&mut wasi, folder, guest_path)?;
         }
-        grant_sockets(&mut wasi, self.template.outbound.policy());
+        grant_sockets(&mut wasi, self.template.outbound.policy(), &[]);
         let shared = &self.host.shared;
         let mut store = new_store(self.command.engine(), State::new(wasi.build(), &self.template));
         let (held, meter) = (shared.activity.hold(), self.template.meter.clone());
