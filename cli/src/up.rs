@@ -1,7 +1,7 @@
 //! `wharf up`: control plane, worker and ingress in one process.
 //!
-//! The three meet as they would on three hosts: the worker follows the control plane over HTTP. Only requests take a shorter
-//! way: the ingress calls the guests of this process through [`LocalGuests`].
+//! The three meet as they would on three hosts: the worker follows the control plane over HTTP. Only requests and connections
+//! take a shorter way: the ingress calls the guests of this process through [`LocalGuests`], and [`LocalPlaces`].
 
 mod announce;
 
@@ -22,7 +22,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wharf_ingress::{CallError, Config as IngressConfig, Ingress, IngressError, LocalCall};
+use wharf_ingress::{
+    CallError, Config as IngressConfig, Ingress, IngressError, LocalCall, TcpConfig, TcpError, TcpPlace,
+    TcpPlaces,
+};
 use wharf_platform_api::{Config, ControlPlane, OpenError};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
@@ -34,11 +37,12 @@ use wharf_runtime::wasm::compiler::CompileCommand;
 use wharf_runtime::wasm::compiler::key::key_in;
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
+use wharf_runtime::wasm::ports::Ports;
 use wharf_runtime::wasm::table::{DispatchError, Table};
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::NodeRegistration;
 use wharf_types::route::RouteTable;
-use wharf_types::{InstanceId, NodeId, Timestamp};
+use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp};
 
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
@@ -192,6 +196,16 @@ impl Worker {
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
         let mut config = IngressConfig::new(node);
         config.max_connections = wharf_ingress::connections_within(file_handles_max);
+        config.tcp = TcpConfig {
+            // Whoever reaches the apps' HTTP reaches their ports.
+            host: listener.local_addr()?.ip(),
+            max_connections: wharf_ingress::tcp_connections_within(file_handles_max),
+            places: Arc::new(LocalPlaces(backend.ports())),
+            on_error: Arc::new({
+                let logs = logs.clone();
+                move |error| tell_app_of_port(&logs, error)
+            }),
+        };
         config.on_error = Arc::new({
             let logs = logs.clone();
             move |error| tell_app(&logs, error)
@@ -254,23 +268,49 @@ fn registration() -> NodeRegistration {
 fn tell_app(logs: &LogSink, error: &IngressError) {
     let (Some(namespace), Some(app)) = (&error.namespace, &error.app) else { return };
     let detail = error.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
-    logs.push(LogRecord {
+    let message = format!(
+        "{} {} answered {} ({}){detail} [request {}]",
+        error.method,
+        error.path,
+        error.code.status().as_u16(),
+        error.code.as_str(),
+        error.request_id
+    );
+    logs.push(of_ingress(namespace, app, error.instance, message));
+}
+
+/// The same for its ports.
+fn tell_app_of_port(logs: &LogSink, error: &TcpError) {
+    logs.push(of_ingress(&error.namespace, &error.app, error.instance, error.to_string()));
+}
+
+fn of_ingress(
+    namespace: &NamespaceName,
+    app: &AppName,
+    instance: Option<InstanceId>,
+    message: String,
+) -> LogRecord {
+    LogRecord {
         time: Timestamp::now(),
         namespace: namespace.clone(),
         app: app.clone(),
         release: 0,
-        instance: error.instance.unwrap_or_else(|| InstanceId::from_uuid(uuid::Uuid::nil())),
+        instance: instance.unwrap_or_else(|| InstanceId::from_uuid(uuid::Uuid::nil())),
         stream: LogStream::Platform,
         seq: 0,
-        message: format!(
-            "{} {} answered {} ({}){detail} [request {}]",
-            error.method,
-            error.path,
-            error.code.status().as_u16(),
-            error.code.as_str(),
-            error.request_id
-        ),
-    });
+        message,
+    }
+}
+
+/// The guests of this process that listen, as the ingress sees them.
+struct LocalPlaces(Arc<Ports>);
+
+impl TcpPlaces for LocalPlaces {
+    fn admit(&self, instance: InstanceId, port: u16) -> Option<TcpPlace> {
+        let place = self.0.admit(instance, port)?;
+        let (address, cut, gone) = (place.address, place.cut.clone(), place.gone.clone());
+        Some(TcpPlace { address, cut, gone, held: Box::new(place) })
+    }
 }
 
 /// The guests of this process, as the ingress sees them.

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use wharf_ingress::{CallError, Config, Ingress, IngressError, IngressHandle, LocalCall};
-use wharf_types::route::{Endpoint, Route, RouteTable};
+use wharf_types::route::{Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute};
 use wharf_types::{InstanceId, NodeId};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -200,6 +200,26 @@ impl Fixture {
     /// Replaces the routes, and waits until they are in use.
     pub(crate) async fn route(&self, generation: u64, instances: &[InstanceId]) {
         self.routes.send_replace(Arc::new(table(generation, self.node, instances)));
+        let mut applied = self.ingress.applied();
+        within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
+    }
+
+    /// The same with a TCP port of these instances, and nothing else.
+    pub(crate) async fn route_tcp(&self, generation: u64, port: u16, instances: &[InstanceId]) {
+        let endpoint = |instance: &InstanceId| TcpEndpoint {
+            instance: *instance,
+            node: self.node,
+            connections_max: 100,
+            proxy_protocol: false,
+        };
+        let route = TcpRoute {
+            port,
+            namespace: "default".parse().unwrap(),
+            app: "echo".parse().unwrap(),
+            endpoints: instances.iter().map(endpoint).collect(),
+        };
+        let table = RouteTable { generation, routes: Vec::new(), tcp: vec![Arc::new(route)] };
+        self.routes.send_replace(Arc::new(table));
         let mut applied = self.ingress.applied();
         within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
     }

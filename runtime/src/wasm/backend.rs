@@ -209,6 +209,7 @@ impl WasmBackend {
                 _ = ended.wait_for(Option::is_some) => true,
             };
             if !all_closed {
+                listening.cut().await;
                 platform.say(&format!("connections were still open after {drain:?} and have been cut"));
             }
         }

@@ -22,6 +22,9 @@ use crate::backend::Failure;
 /// A header of the PROXY protocol, version 2, that says: this connection is the proxy's own, to see whether anybody is there.
 const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
+/// How long the front door may take to notice that connections have to end.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+
 /// The instances that listen.
 #[derive(Default)]
 pub struct Ports {
@@ -33,6 +36,7 @@ pub(super) struct Listening {
     ports: Vec<LocalPort>,
     proxy_protocol: bool,
     open: watch::Sender<usize>,
+    cut: CancellationToken,
     gone: CancellationToken,
 }
 
@@ -49,7 +53,9 @@ struct LocalPort {
 pub struct Place {
     /// Where the guest should listen.
     pub address: SocketAddr,
-    /// Cancelled when the instance is gone.
+    /// Cancelled when the connection has to end although the guest goes on.
+    pub cut: CancellationToken,
+    /// Cancelled when the guest has ended.
     pub gone: CancellationToken,
     listening: Arc<Listening>,
 }
@@ -68,7 +74,8 @@ impl Ports {
         let address = listening.ports.iter().find(|local| local.public == port)?.address;
         // Counted before the lock is released, so that whoever takes the instance away afterwards sees it.
         listening.open.send_modify(|open| *open += 1);
-        Some(Place { address, gone: listening.gone.clone(), listening: listening.clone() })
+        let (cut, gone) = (listening.cut.clone(), listening.gone.clone());
+        Some(Place { address, cut, gone, listening: listening.clone() })
     }
 
     pub(super) fn insert(&self, ids: &[InstanceId], listening: &Arc<Listening>) {
@@ -106,6 +113,7 @@ impl Listening {
                 ports,
                 proxy_protocol: spec.proxy_protocol,
                 open: watch::Sender::new(0),
+                cut: CancellationToken::new(),
                 gone: CancellationToken::new(),
             })
         }))
@@ -144,6 +152,12 @@ impl Listening {
             return Err(Failure::new(ReasonKind::Probe, message));
         }
         Ok(())
+    }
+
+    /// Ends the connections while the guest goes on, so that no client takes the end of the guest for an end that it meant.
+    pub(super) async fn cut(&self) {
+        self.cut.cancel();
+        self.drain(CUT_GRACE).await;
     }
 
     /// Waits until no connection is open, at most `limit`. Whether that came about.
@@ -245,10 +259,13 @@ mod tests {
         assert_eq!(place.address.port(), listening.local_ports()[0]);
         ports.remove(&[before, id], &listening);
         assert!(ports.admit(id, 7000).is_none());
-        assert!(!listening.drain(Duration::ZERO).await);
-        listening.end();
-        assert!(place.gone.is_cancelled());
-        drop(place);
+        assert!(!listening.drain(Duration::ZERO).await && !place.cut.is_cancelled());
+        let cut = place.cut.clone();
+        let front_door = async {
+            cut.cancelled().await;
+            drop(place);
+        };
+        tokio::join!(listening.cut(), front_door);
         assert!(listening.drain(Duration::ZERO).await);
     }
 
