@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::quantity::{ByteSize, Span};
 
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
-pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env};
+pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env, validate_mount};
 
 /// The settings of an app; inside a release they are immutable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -24,6 +25,8 @@ pub struct AppSpec {
     pub args: Vec<String>,
     pub http: HttpSpec,
     pub tcp: TcpSpec,
+    /// Files that the guest can read. None: it sees no files.
+    pub files: Option<FilesSpec>,
     pub scale: ScaleSpec,
     pub limits: LimitsSpec,
     pub restart: RestartSpec,
@@ -86,6 +89,22 @@ impl TcpSpec {
     pub fn variable(&self, port: u16) -> String {
         if self.ports.len() == 1 { "PORT".to_owned() } else { format!("PORT_{port}") }
     }
+}
+
+/// Files that were pushed for the app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FilesSpec {
+    /// Of the archive: `PUT /v1/namespaces/{namespace}/files/{digest}`.
+    pub digest: Digest,
+    /// The folder where the guest sees them, such as `/` or `/public`.
+    #[serde(default = "root")]
+    pub mount: String,
+}
+
+/// Where the guest sees its files, unless its manifest says otherwise.
+pub(crate) fn root() -> String {
+    "/".to_owned()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -94,6 +94,13 @@ pub(super) async fn make_release(
     let world = new.artifact.world;
     let valid = new.spec.validate().and_then(|()| new.spec.validate_for(world));
     valid.map_err(invalid_spec)?;
+    if let Some(files) = &new.spec.files
+        && store::archive::find(conn, app.namespace_id, files.digest).await?.is_none()
+    {
+        let detail =
+            format!("the namespace `{}` has no files {}; push them first", app.namespace, files.digest);
+        return problem(ProblemCode::NotFound, detail);
+    }
     if world.is_http() {
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &new.spec);
         routes::claim(conn, &context.config.domain, app, &wanted).await?;

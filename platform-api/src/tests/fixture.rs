@@ -104,6 +104,11 @@ impl Platform {
         self.push_as(namespace, &Digest::of(bytes).to_string(), bytes).await
     }
 
+    pub(crate) async fn push_files(&self, archive: &[u8]) -> Reply {
+        let path = format!("/v1/namespaces/default/files/{}", Digest::of(archive));
+        self.send(request(&self.admin, Method::PUT, &path).body(Body::from(archive.to_vec())).unwrap()).await
+    }
+
     pub(crate) async fn push_as(&self, namespace: &str, digest: &str, bytes: &[u8]) -> Reply {
         let path = format!("/v1/namespaces/{namespace}/artifacts/{digest}");
         self.send(request(&self.admin, Method::PUT, &path).body(Body::from(bytes.to_vec())).unwrap()).await

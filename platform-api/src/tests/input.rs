@@ -242,3 +242,50 @@ fn command() -> Vec<u8> {
     let text = r#"(component (instance $run) (export "wasi:cli/run@0.2.0" (instance $run)))"#;
     wat::parse_str(text).unwrap()
 }
+
+#[tokio::test]
+async fn files_that_no_worker_would_unpack_are_refused() {
+    let platform = Platform::start().await;
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_path("evil").unwrap();
+    header.set_link_name("/etc/passwd").unwrap();
+    header.set_size(0);
+    header.set_cksum();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append(&header, std::io::empty()).unwrap();
+    let archive = archive.into_inner().unwrap();
+    platform.push_files(&archive).await.refuses(422, "invalid_artifact", &["`evil`", "a symbolic link"]);
+    platform.push_files(&[b'x'; 4096]).await.refuses(422, "invalid_artifact", &["not a tar archive"]);
+    let path = format!("/v1/namespaces/default/files/{}", Digest::of(&archive));
+    let unknown = platform.call(Method::GET, &path, Value::Null).await;
+    unknown.refuses(404, "not_found", &["push them first"]);
+    let stored = platform.context.artifacts.open(Digest::of(&archive)).await.unwrap();
+    assert!(stored.is_none(), "the bytes were kept");
+
+    let spec = |digest: Digest, mount: &str| json!({"files": {"digest": digest, "mount": mount}});
+    let refused = platform.deploy("site", &component(0), spec(Digest::of(&archive), "/")).await;
+    refused.refuses(404, "not_found", &["has no files", "push them first"]);
+    let refused = platform.deploy("site", &component(0), spec(Digest::of(b""), "public")).await;
+    refused.refuses(422, "invalid_spec", &["files.mount", "`public`"]);
+}
+
+#[tokio::test]
+async fn files_are_pushed_once_and_seen_by_their_namespace_only() {
+    let platform = Platform::start().await;
+    platform.call(Method::POST, "/v1/namespaces", json!({"name": "other"})).await.is(201);
+    let mut writer = wharf_types::archive::Writer::new(Vec::new());
+    writer.append("a.txt", 5, &b"hello"[..]).unwrap();
+    let (archive, _) = writer.finish().unwrap();
+    let digest = Digest::of(&archive);
+    let pushed = platform.push_files(&archive).await.is(201);
+    assert_eq!(pushed, json!({"digest": digest, "bytes": archive.len(), "files": 1}));
+    assert_eq!(platform.push_files(&archive).await.is(200), pushed);
+    let of = |namespace: &str| format!("/v1/namespaces/{namespace}/files/{digest}");
+    assert_eq!(platform.get(&of("default")).await, pushed);
+    platform.call(Method::GET, &of("other"), Value::Null).await.refuses(404, "not_found", &["push them"]);
+    platform.push("other", &component(0)).await.is(201);
+    let body = json!({"artifact": Digest::of(&component(0)), "spec": {"files": {"digest": digest}}});
+    let refused = platform.call(Method::POST, "/v1/namespaces/other/apps/thief/releases", body).await;
+    refused.refuses(404, "not_found", &["`other` has no files"]);
+}

@@ -20,6 +20,8 @@ const ROUTES_MAX: usize = 100;
 const PORTS_MAX: usize = 16;
 /// The ports below belong to the machine's own services.
 const PORT_MIN: u16 = 1024;
+/// As long as names of files usually may be.
+const MOUNT_MAX_BYTES: usize = 255;
 /// Each grant is compared with each connection of the guest.
 const GRANTS_MAX: usize = 256;
 /// A guest's stack and its first pages take as much.
@@ -64,6 +66,19 @@ pub fn validate_env<'a>(
     at_most(field, "bytes", bytes, ENV_MAX_BYTES)
 }
 
+/// Checks where a guest is to see its files.
+pub fn validate_mount(mount: &str) -> Result<(), InvalidSpec> {
+    let is_name = |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains('\0');
+    let below = mount.strip_prefix('/').filter(|_| mount.len() <= MOUNT_MAX_BYTES);
+    match below {
+        Some(below) if below.is_empty() || below.split('/').all(is_name) => Ok(()),
+        _ => invalid(
+            "files.mount",
+            format!("`{}` is not a folder's absolute path, such as `/public`", mount.escape_debug()),
+        ),
+    }
+}
+
 impl AppSpec {
     /// Checks what the field types alone do not.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
@@ -72,6 +87,7 @@ impl AppSpec {
         self.validate_memory()?;
         self.validate_lists()?;
         self.validate_tcp()?;
+        self.files.as_ref().map_or(Ok(()), |files| validate_mount(&files.mount))?;
         for path in [&self.http.health.path, &self.http.health.liveness_path].into_iter().flatten() {
             if !path.starts_with('/') {
                 return invalid("http.health", format!("the path `{path}` does not start with `/`"));
@@ -320,6 +336,16 @@ mod tests {
         };
         assert!(variable(&[7000], "PORT").starts_with("env: `PORT` cannot be set"));
         assert!(variable(&[7000, 7001], "PORT_7001").starts_with("env: `PORT_7001` cannot be set"));
+    }
+
+    #[test]
+    fn files_are_seen_in_a_folder_with_an_absolute_path() {
+        for good in ["/", "/public", "/a/b"] {
+            validate_mount(good).unwrap();
+        }
+        for bad in ["", "public", "./x", "/a/", "//", "/../etc", "/a/./b", "/a\0"] {
+            assert_eq!(validate_mount(bad).unwrap_err().field, "files.mount", "{bad}");
+        }
     }
 
     #[test]
