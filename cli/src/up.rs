@@ -190,7 +190,8 @@ impl Worker {
         let host =
             WasmHost::new(&folder.join("compiled"), key, CompileCommand::this_program(), logs.clone())?;
         let control = ControlClient::new(api, token, node)?;
-        let backend = WasmBackend::new(host, control.clone());
+        let backend = WasmBackend::new(host, control.clone(), folder.join("files"))
+            .context("cannot use the folder for the files of apps")?;
         let supervisor = Supervisor::spawn(backend.clone(), rand::random());
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));

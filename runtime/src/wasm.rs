@@ -17,6 +17,7 @@ pub mod compiler;
 mod cpu;
 pub mod engine;
 pub mod failure;
+mod files;
 mod habit;
 pub mod host;
 mod invoke;

@@ -173,6 +173,11 @@ impl HttpApp {
         }
         wasi.args(&self.args);
         super::command::grant_sockets(&mut wasi, self.template.outbound.policy(), &[]);
+        if let Some(mount) = &self.template.mount
+            && let Err(problem) = mount.open_in(&mut wasi)
+        {
+            self.say(&problem);
+        }
         wasi.build()
     }
 

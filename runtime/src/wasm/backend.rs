@@ -1,6 +1,8 @@
 //! The Wasm side of the [`Backend`] seam, and the way from a request to its instance.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use wharf_types::{AppName, Digest, InstanceId, NamespaceName};
 use super::admission::Admitted;
 use super::app::{HttpApp, Outputs, outputs};
 use super::command::Command;
+use super::files::{FileFolders, Mount};
 use super::host::{Guest, WasmHost};
 use super::keyvalue::KeyValueHost;
 use super::lane::Laned;
@@ -47,6 +50,9 @@ pub struct WasmBackend {
     ports: Arc<Ports>,
     running: Mutex<HashMap<InstanceId, Live>>,
     prepared: Mutex<HashMap<InstanceId, (Digest, Component)>>,
+    files: FileFolders,
+    /// Of the prepared instances, those that have files.
+    mounts: Mutex<HashMap<InstanceId, Mount>>,
     meters: Mutex<BTreeMap<(NamespaceName, AppName, u64), Arc<Meter>>>,
 }
 
@@ -71,18 +77,21 @@ struct Listener {
 }
 
 impl WasmBackend {
-    /// To be called within a runtime.
-    pub fn new(host: WasmHost, control: ControlClient) -> Arc<Self> {
+    /// To be called within a runtime. `files` is a folder for the files of apps; what is in there is removed.
+    pub fn new(host: WasmHost, control: ControlClient, files: PathBuf) -> io::Result<Arc<Self>> {
+        let files = FileFolders::new(files)?;
         tokio::spawn(keep_swept(Arc::downgrade(&host.shared)));
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             host,
             control,
             table: Arc::default(),
             ports: Arc::default(),
             running: Mutex::default(),
             prepared: Mutex::default(),
+            files,
+            mounts: Mutex::default(),
             meters: Mutex::default(),
-        })
+        }))
     }
 
     pub fn table(&self) -> Arc<Table> {
@@ -112,7 +121,8 @@ impl WasmBackend {
         prepared.get(&id).map(|(_, component)| component.clone())
     }
 
-    fn template(&self, assigned: &AssignedInstance) -> Template {
+    fn template(&self, run: &Run) -> Template {
+        let assigned = &run.assigned;
         let spec = &assigned.spec;
         let neighbours =
             NamespaceNeighbours { table: Arc::downgrade(&self.table), namespace: assigned.namespace.clone() };
@@ -130,6 +140,7 @@ impl WasmBackend {
             ),
             outbound: Arc::new(Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))),
             meter: self.meter(assigned),
+            mount: self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(&run.id).cloned(),
             host_memory: self.host.shared.memory.clone(),
             memory_max_bytes: spec.limits.memory.as_bytes(),
             cpu_max: if assigned.world.is_http() { spec.limits.cpu.as_duration() } else { Duration::MAX },
@@ -143,7 +154,7 @@ impl WasmBackend {
         command: Command,
     ) -> Result<Live, Failure> {
         let assigned = &run.assigned;
-        let template = self.template(assigned);
+        let template = self.template(run);
         let listening = Listening::reserve(&assigned.spec.tcp).map_err(|error| {
             let message = format!("could not reserve a port of this machine for the guest: {error}");
             Failure::new(ReasonKind::Platform, message)
@@ -161,6 +172,9 @@ impl WasmBackend {
             ports = listening.local_ports();
         }
         super::command::grant_sockets(&mut wasi, template.outbound.policy(), &ports);
+        if let Some(mount) = &template.mount {
+            mount.open_in(&mut wasi).map_err(|problem| Failure::new(ReasonKind::Platform, problem))?;
+        }
         let place = self.host.shared.place(places_for(component)).await;
         let place = place.map_err(|error| Failure { reason: error.reason() })?;
         let mut state = State::new(wasi.build(), &template);
@@ -241,6 +255,12 @@ impl Backend for WasmBackend {
             }
         };
         check_resources(&component, run.assigned.spec.limits.memory.as_bytes())?;
+        if let Some(spec) = &run.assigned.spec.files {
+            let control = self.control.clone();
+            let folder = self.files.open(spec.digest, || fetch(control, spec.digest)).await?;
+            let mount = Mount { folder, guest_path: spec.mount.clone() };
+            self.mounts.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, mount);
+        }
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, (digest, component));
         Ok(())
     }
@@ -258,7 +278,7 @@ impl Backend for WasmBackend {
                 let outputs = outputs(&self.host.shared.logs, run.id, assigned);
                 let app = HttpApp::new(
                     self.host.shared.clone(),
-                    self.template(assigned),
+                    self.template(run),
                     linked,
                     outputs,
                     run.id,
@@ -344,6 +364,11 @@ impl Backend for WasmBackend {
     async fn remove(&self, id: InstanceId) {
         self.stop(id, Duration::ZERO).await;
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let mount = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if mount.is_some() {
+            drop(mount);
+            self.files.sweep().await;
+        }
         self.host.shared.logs.forget(id);
     }
 }

@@ -69,6 +69,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
         meter: Arc::new(Meter::default()),
         host_memory: host.shared.memory.clone(),
         memory_max_bytes: options.spec.limits.memory.as_bytes(),
+        mount: None,
         cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
     };
     match guest {
