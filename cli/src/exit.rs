@@ -48,6 +48,7 @@ impl Exit {
             ProblemCode::AlreadyExists
             | ProblemCode::Conflict
             | ProblemCode::RouteTaken
+            | ProblemCode::PortTaken
             | ProblemCode::PreconditionFailed => Self::Conflict,
             ProblemCode::QuotaExceeded | ProblemCode::StorageFull => Self::Full,
             ProblemCode::MethodNotAllowed | ProblemCode::Internal | ProblemCode::Unavailable => {

@@ -35,6 +35,7 @@ mod rollout;
 
 mod compile_child;
 mod file_handles;
+mod files;
 mod run;
 mod up;
 

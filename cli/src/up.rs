@@ -1,7 +1,7 @@
 //! `wharf up`: control plane, worker and ingress in one process.
 //!
-//! The three meet as they would on three hosts: the worker follows the control plane over HTTP. Only requests take a shorter
-//! way: the ingress calls the guests of this process through [`LocalGuests`].
+//! The three meet as they would on three hosts: the worker follows the control plane over HTTP. Only requests and connections
+//! take a shorter way: the ingress calls the guests of this process through [`LocalGuests`], and [`LocalPlaces`].
 
 mod announce;
 
@@ -22,7 +22,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wharf_ingress::{CallError, Config as IngressConfig, Ingress, IngressError, LocalCall};
+use wharf_ingress::{
+    CallError, Config as IngressConfig, Ingress, IngressError, LocalCall, TcpConfig, TcpError, TcpPlace,
+    TcpPlaces,
+};
 use wharf_platform_api::{Config, ControlPlane, OpenError};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
@@ -34,13 +37,14 @@ use wharf_runtime::wasm::compiler::CompileCommand;
 use wharf_runtime::wasm::compiler::key::key_in;
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
+use wharf_runtime::wasm::ports::Ports;
 use wharf_runtime::wasm::table::{DispatchError, Table};
 use wharf_types::figures::NodeFigures;
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::NodeRegistration;
 use wharf_types::quantity::Span;
 use wharf_types::route::RouteTable;
-use wharf_types::{InstanceId, NodeId, Timestamp};
+use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp};
 
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
@@ -77,11 +81,16 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let api_listener = listen(args.api, "--api").await?;
     let http_listener = listen(args.http, "--http").await?;
-    let api = format!("http://{}", api_listener.local_addr()?);
-    let http = format!("http://{}", http_listener.local_addr()?);
+    let (api_at, http_at) = (api_listener.local_addr()?, http_listener.local_addr()?);
+    let (api, http) = (format!("http://{api_at}"), format!("http://{http_at}"));
 
     let data_dir = args.data.map_or_else(default_data_dir, Ok)?;
-    let config = Config { data_dir: data_dir.clone(), domain: "localhost".into(), http_url: http.clone() };
+    let config = Config {
+        data_dir: data_dir.clone(),
+        domain: "localhost".into(),
+        http_url: http.clone(),
+        platform_ports: vec![api_at.port(), http_at.port()],
+    };
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let node_token = control_plane.node_token().to_owned();
@@ -199,12 +208,23 @@ impl Worker {
             unload_after,
         )?;
         let control = ControlClient::new(api, token, node)?;
-        let backend = WasmBackend::new(host, control.clone());
+        let backend = WasmBackend::new(host, control.clone(), folder.join("files"))
+            .context("cannot use the folder for the files of apps")?;
         let supervisor = Supervisor::spawn(backend.clone(), rand::random());
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
         let mut config = IngressConfig::new(node);
         config.max_connections = wharf_ingress::connections_within(file_handles_max);
+        config.tcp = TcpConfig {
+            // Whoever reaches the apps' HTTP reaches their ports.
+            host: listener.local_addr()?.ip(),
+            max_connections: wharf_ingress::tcp_connections_within(file_handles_max),
+            places: Arc::new(LocalPlaces(backend.ports())),
+            on_error: Arc::new({
+                let logs = logs.clone();
+                move |error| tell_app_of_port(&logs, error)
+            }),
+        };
         config.on_error = Arc::new({
             let logs = logs.clone();
             move |error| tell_app(&logs, error)
@@ -268,23 +288,49 @@ fn registration() -> NodeRegistration {
 fn tell_app(logs: &LogSink, error: &IngressError) {
     let (Some(namespace), Some(app)) = (&error.namespace, &error.app) else { return };
     let detail = error.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
-    logs.push(LogRecord {
+    let message = format!(
+        "{} {} answered {} ({}){detail} [request {}]",
+        error.method,
+        error.path,
+        error.code.status().as_u16(),
+        error.code.as_str(),
+        error.request_id
+    );
+    logs.push(of_ingress(namespace, app, error.instance, message));
+}
+
+/// The same for its ports.
+fn tell_app_of_port(logs: &LogSink, error: &TcpError) {
+    logs.push(of_ingress(&error.namespace, &error.app, error.instance, error.to_string()));
+}
+
+fn of_ingress(
+    namespace: &NamespaceName,
+    app: &AppName,
+    instance: Option<InstanceId>,
+    message: String,
+) -> LogRecord {
+    LogRecord {
         time: Timestamp::now(),
         namespace: namespace.clone(),
         app: app.clone(),
         release: 0,
-        instance: error.instance.unwrap_or_else(|| InstanceId::from_uuid(uuid::Uuid::nil())),
+        instance: instance.unwrap_or_else(|| InstanceId::from_uuid(uuid::Uuid::nil())),
         stream: LogStream::Platform,
         seq: 0,
-        message: format!(
-            "{} {} answered {} ({}){detail} [request {}]",
-            error.method,
-            error.path,
-            error.code.status().as_u16(),
-            error.code.as_str(),
-            error.request_id
-        ),
-    });
+        message,
+    }
+}
+
+/// The guests of this process that listen, as the ingress sees them.
+struct LocalPlaces(Arc<Ports>);
+
+impl TcpPlaces for LocalPlaces {
+    fn admit(&self, instance: InstanceId, port: u16) -> Option<TcpPlace> {
+        let place = self.0.admit(instance, port)?;
+        let (address, cut, gone) = (place.address, place.cut.clone(), place.gone.clone());
+        Some(TcpPlace { address, cut, gone, held: Box::new(place) })
+    }
 }
 
 /// The guests of this process, as the ingress sees them.

@@ -1,13 +1,14 @@
 //! Takes connections from a listener. Nothing that happens to one of them, or to the listener, ends this loop.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,7 +17,7 @@ use crate::call::{CallError, LocalCall};
 use crate::connection::Connections;
 use crate::proxy::Shared;
 use crate::serve::{self, Protocols};
-use crate::stats::add_one;
+use crate::stats::{Stats, add_one};
 
 /// What an accept loop needs to start a connection.
 #[derive(Clone)]
@@ -38,24 +39,11 @@ where
     pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let stats = self.shared.stats.clone();
         loop {
-            let accepted = tokio::select! {
+            let (socket, remote) = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = accept(&listener, &stats) => accepted,
             };
-            let (socket, remote) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    add_one(&stats.accept_errors);
-                    if !is_of_one_client(&error) {
-                        tracing::warn!("could not accept a connection: {error}; trying again in a moment");
-                        // Out of file handles, most likely: the error stays until some connection has ended.
-                        tokio::time::sleep(Duration::from_millis(rand::random_range(50..=100))).await;
-                    }
-                    continue;
-                }
-            };
-            add_one(&stats.accepted);
             let Some(registered) = self.connections.register(remote, Instant::now()) else {
                 add_one(&stats.over_limit);
                 continue;
@@ -69,6 +57,26 @@ where
                 socket,
                 registered,
             ));
+        }
+    }
+}
+
+/// The next connection. An error is counted, and never the end.
+pub(crate) async fn accept(listener: &TcpListener, stats: &Stats) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => {
+                add_one(&stats.accepted);
+                return accepted;
+            }
+            Err(error) => {
+                add_one(&stats.accept_errors);
+                if !is_of_one_client(&error) {
+                    tracing::warn!("could not accept a connection: {error}; trying again in a moment");
+                    // Out of file handles, most likely: the error stays until some connection has ended.
+                    tokio::time::sleep(Duration::from_millis(rand::random_range(50..=100))).await;
+                }
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use wharf_types::NodeId;
 
 use crate::error::IngressError;
+use crate::tcp::TcpConfig;
 use crate::trust::IpRange;
 
 /// Connections of an ingress that has file handles in plenty.
@@ -34,6 +35,8 @@ pub struct Config {
     pub max_header_bytes: usize,
     /// Peers that may say whom they forward for. Default: nobody, not even private addresses.
     pub trusted_proxies: Vec<IpRange>,
+    /// Public ports of apps.
+    pub tcp: TcpConfig,
     /// Told about every error that the ingress makes itself, inside the request's task: it must not block.
     pub on_error: Arc<dyn Fn(&IngressError) + Send + Sync>,
 }
@@ -47,6 +50,7 @@ impl Config {
             max_connections: CONNECTIONS_MAX,
             max_header_bytes: 64 * 1024,
             trusted_proxies: Vec::new(),
+            tcp: TcpConfig::new(),
             on_error: Arc::new(|_| {}),
         }
     }
@@ -61,6 +65,7 @@ impl fmt::Debug for Config {
             .field("max_connections", &self.max_connections)
             .field("max_header_bytes", &self.max_header_bytes)
             .field("trusted_proxies", &self.trusted_proxies)
+            .field("tcp", &self.tcp)
             .finish_non_exhaustive()
     }
 }

@@ -42,12 +42,14 @@ pub(crate) struct Connection {
     /// Pieces of bodies so far, in both directions.
     frames: AtomicU64,
     multiplexed: AtomicBool,
+    /// Whether it is one to a TCP port: nobody knows what passes there, so no client of it is too slow.
+    is_tcp: bool,
     order: AtomicU8,
     waker: AtomicWaker,
 }
 
 impl Connection {
-    fn new(remote: SocketAddr) -> Self {
+    fn new(remote: SocketAddr, is_tcp: bool) -> Self {
         Self {
             remote,
             read_bytes: AtomicU64::new(0),
@@ -59,6 +61,7 @@ impl Connection {
             awaited: AtomicUsize::new(0),
             frames: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
+            is_tcp,
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
         }
@@ -134,6 +137,15 @@ impl Connection {
         }
     }
 
+    /// Returns when it has to end now.
+    pub(crate) async fn cut(&self) {
+        std::future::poll_fn(|cx| match self.poll_order(cx) {
+            Order::Serve | Order::Close => Poll::Pending,
+            Order::Cut => Poll::Ready(()),
+        })
+        .await;
+    }
+
     /// Returns when there is any order but to serve.
     pub(crate) async fn ordered_to_end(&self) {
         std::future::poll_fn(|cx| match self.poll_order(cx) {
@@ -156,6 +168,8 @@ pub(crate) struct Connections {
 struct Inner {
     next: u64,
     closing: bool,
+    /// How many of the open ones are to TCP ports.
+    tcp: usize,
     open: HashMap<u64, (Arc<Connection>, Observed)>,
 }
 
@@ -178,6 +192,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let mut inner = self.connections.lock();
         inner.open.remove(&self.id);
+        inner.tcp -= usize::from(self.connection.is_tcp);
         // Inside the lock, so that a snapshot counts these requests exactly once.
         self.connections.stats.requests_ended.fetch_add(self.connection.begun.load(Relaxed), Relaxed);
     }
@@ -196,19 +211,39 @@ impl Connections {
     /// None: as many as allowed are open, or the ingress is closing.
     pub(crate) fn register(self: &Arc<Self>, remote: SocketAddr, now: Instant) -> Option<Registered> {
         let mut inner = self.lock();
-        if inner.closing || inner.open.len() >= self.max {
+        if inner.closing || inner.open.len() - inner.tcp >= self.max {
             return None;
         }
+        Some(self.insert(&mut inner, Connection::new(remote, false), now))
+    }
+
+    /// The same for a connection to a TCP port, of which there may be `max`.
+    pub(crate) fn register_tcp(
+        self: &Arc<Self>,
+        remote: SocketAddr,
+        now: Instant,
+        max: usize,
+    ) -> Option<Registered> {
+        let mut inner = self.lock();
+        if inner.closing || inner.tcp >= max {
+            return None;
+        }
+        inner.tcp += 1;
+        Some(self.insert(&mut inner, Connection::new(remote, true), now))
+    }
+
+    fn insert(self: &Arc<Self>, inner: &mut Inner, connection: Connection, now: Instant) -> Registered {
         let id = inner.next;
         inner.next += 1;
-        let connection = Arc::new(Connection::new(remote));
+        let connection = Arc::new(connection);
         inner.open.insert(id, (connection.clone(), Observed::new(now)));
-        Some(Registered { id, connection, connections: self.clone() })
+        Registered { id, connection, connections: self.clone() }
     }
 
     /// Looks at every connection and ends those whose client is too slow.
     pub(crate) fn sweep(&self, now: Instant, limits: &Limits) {
-        for (connection, observed) in self.lock().open.values_mut() {
+        let mut inner = self.lock();
+        for (connection, observed) in inner.open.values_mut().filter(|(connection, _)| !connection.is_tcp) {
             match observed.observe(now, limits, &connection.seen()) {
                 Verdict::Keep => {}
                 Verdict::Close => connection.give(Order::Close),

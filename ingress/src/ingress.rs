@@ -24,6 +24,7 @@ use crate::proxy::Shared;
 use crate::router::{Router, Targets};
 use crate::serve::Protocols;
 use crate::stats::{Stats, StatsSnapshot};
+use crate::tcp::ports::{Front, Ports};
 use crate::watchdog::Limits;
 
 /// How long a cut connection's task may take to notice.
@@ -52,7 +53,7 @@ pub struct IngressHandle {
 /// How a shutdown went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Every open request was answered.
+    /// Every open request was answered, and every connection to a TCP port has ended.
     Clean,
     /// The time was up before these had ended.
     Forced { cut: Vec<CutConnection> },
@@ -89,12 +90,15 @@ where
         let protocols = Arc::new(Protocols::new(&config, serving.clone()));
         let shared = Arc::new(Shared { config, table: ArcSwap::from_pointee(first), stats });
 
-        minders.spawn(stop.clone().run_until_cancelled_owned(follow(
-            shared.clone(),
-            routes,
-            targets,
-            applied_to,
-        )));
+        let ports = Ports::new(Front {
+            shared: shared.clone(),
+            connections: connections.clone(),
+            acceptors: acceptors.clone(),
+            serving: serving.clone(),
+            stop: stop_accepting.clone(),
+        });
+        let following = follow(shared.clone(), routes, targets, ports, applied_to);
+        minders.spawn(stop.clone().run_until_cancelled_owned(following));
         minders.spawn(stop.clone().run_until_cancelled_owned(watch_over(connections.clone(), limits)));
         let acceptor =
             Acceptor { shared, protocols, connections: connections.clone(), service, tasks: serving.clone() };
@@ -106,15 +110,26 @@ where
     }
 }
 
-/// Puts each new table in use, and says so once no request goes by an older one.
+/// Puts each new table in use, and says so once no request or connection goes by an older one and the ports are open.
 async fn follow(
     shared: Arc<Shared>,
     mut routes: watch::Receiver<Arc<RouteTable>>,
     mut targets: Targets,
+    mut ports: Ports,
     applied: watch::Sender<u64>,
 ) {
-    // When the sender is gone, the last routes stay in use.
-    while routes.changed().await.is_ok() {
+    ports.adjust().await;
+    loop {
+        tokio::select! {
+            changed = routes.changed() => if changed.is_err() {
+                // The sender is gone: the last routes stay in use, and the ports open.
+                std::future::pending::<()>().await;
+            },
+            () = ports.retry_is_due() => {
+                ports.adjust().await;
+                continue;
+            }
+        }
         let table = routes.borrow_and_update().clone();
         let current = shared.table.load().generation();
         if table.generation < current {
@@ -126,6 +141,7 @@ async fn follow(
         }
         let router = Router::build(&table, shared.config.node, &mut targets);
         shared.install(router).await;
+        ports.adjust().await;
         applied.send_replace(table.generation);
     }
 }
@@ -160,7 +176,7 @@ impl IngressHandle {
         move || connections.snapshot()
     }
 
-    /// Takes no new connection, answers the open requests, and after `grace` cuts what is left.
+    /// Takes no new connection, answers the open requests, lets connections to TCP ports end, and after `grace` cuts what is left.
     pub async fn shutdown(self, grace: Duration) -> Shutdown {
         self.stop_accepting.cancel();
         self.connections.close();

@@ -5,6 +5,8 @@
 //! ([`Router::find`], what happens to a header, when a connection has been quiet for too long) are pure functions; the
 //! shell around them accepts, counts and closes.
 //!
+//! Apps may have TCP ports as well, which are joined to instances without a look at what passes.
+//!
 //! What a client sends is never trusted: names and addresses that only the ingress knows are replaced, and every
 //! error that the ingress makes itself has a stable [`ErrorCode`].
 
@@ -26,6 +28,7 @@ mod router;
 mod serve;
 mod stats;
 mod stream;
+mod tcp;
 mod trust;
 mod uri;
 mod watchdog;
@@ -35,8 +38,9 @@ pub use config::{CONNECTIONS_MAX, Config, connections_within};
 pub use error::{ErrorCode, IngressError};
 pub use ingress::{CutConnection, Ingress, IngressHandle, Shutdown};
 pub use request_body::RequestBody;
-pub use router::{Match, Route, Router, Target, Targets};
+pub use router::{Match, OpenConnection, Route, Router, Target, Targets, TcpRefused, TcpRoute, TcpTarget};
 pub use stats::StatsSnapshot;
+pub use tcp::{TcpConfig, TcpError, TcpPlace, TcpPlaces, TcpProblem, tcp_connections_within};
 pub use trust::{InvalidIpRange, IpRange};
 
 /// What a response body may fail with.

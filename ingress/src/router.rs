@@ -1,14 +1,14 @@
-//! Which app a request is for, and which instance of it answers.
+//! Which app a request or a connection is for, and which instance of it answers.
 //!
 //! A [`Router`] is built from a whole [`RouteTable`] and never changes. Only the counters of open requests live longer
 //! than one generation: they hang on the instance, in [`Targets`].
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use wharf_types::route::{RoutePattern, RouteTable};
+use wharf_types::route::{self, RoutePattern, RouteTable};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId};
 
 /// An instance of this node that requests may go to.
@@ -17,13 +17,19 @@ pub struct Target {
     pub instance: InstanceId,
     pub namespace: NamespaceName,
     pub app: AppName,
-    /// Requests whose response has not ended.
+    /// Requests whose response has not ended, and connections to its TCP ports.
     pub(crate) open: AtomicUsize,
 }
 
 impl Target {
     pub fn open_requests(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more, unless there are `max`.
+    fn try_open(&self, max: usize) -> bool {
+        let one_more = |open| (open < max).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 }
 
@@ -62,6 +68,8 @@ pub struct Router {
     generation: u64,
     /// By hostname in lower case; the longest prefix first.
     hosts: HashMap<Box<str>, Vec<Route>>,
+    /// By public port.
+    tcp: BTreeMap<u16, TcpRoute>,
 }
 
 /// An app's claim to a part of a hostname.
@@ -72,6 +80,37 @@ pub struct Route {
     pub app: AppName,
     /// The instances on this node.
     pub targets: Vec<Arc<Target>>,
+}
+
+/// An app's public port.
+#[derive(Debug)]
+pub struct TcpRoute {
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    /// The instances on this node.
+    pub targets: Vec<TcpTarget>,
+}
+
+#[derive(Debug)]
+pub struct TcpTarget {
+    pub target: Arc<Target>,
+    pub connections_max: usize,
+    pub proxy_protocol: bool,
+}
+
+/// A connection that counts towards its instance until this is dropped.
+#[derive(Debug)]
+pub struct OpenConnection {
+    target: Arc<Target>,
+    proxy_protocol: bool,
+}
+
+/// Why no instance takes a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpRefused {
+    NoneReady,
+    /// Each has as many as it may.
+    Full,
 }
 
 /// The answer of [`Router::find`].
@@ -108,8 +147,19 @@ impl Router {
         for claims in hosts.values_mut() {
             claims.sort_by_key(|claim| std::cmp::Reverse(claim.pattern.path_prefix().len()));
         }
+        let tcp = table.tcp.iter().map(|route| (route.port, TcpRoute::build(route, node, targets))).collect();
         targets.forget_the_unused();
-        Self { generation: table.generation, hosts }
+        Self { generation: table.generation, hosts, tcp }
+    }
+
+    /// The public ports that apps have.
+    pub fn tcp_ports(&self) -> impl Iterator<Item = u16> {
+        self.tcp.keys().copied()
+    }
+
+    /// Whose a public port is.
+    pub fn tcp(&self, port: u16) -> Option<&TcpRoute> {
+        self.tcp.get(&port)
     }
 
     pub fn generation(&self) -> u64 {
@@ -155,6 +205,57 @@ impl Route {
     }
 }
 
+impl TcpRoute {
+    fn build(route: &route::TcpRoute, node: NodeId, targets: &mut Targets) -> Self {
+        let local = route.endpoints.iter().filter(|endpoint| endpoint.node == node);
+        Self {
+            namespace: route.namespace.clone(),
+            app: route.app.clone(),
+            targets: local
+                .map(|endpoint| TcpTarget {
+                    target: targets.ensure(endpoint.instance, &route.namespace, &route.app),
+                    connections_max: usize::try_from(endpoint.connections_max).unwrap_or(usize::MAX),
+                    proxy_protocol: endpoint.proxy_protocol,
+                })
+                .collect(),
+        }
+    }
+
+    /// Opens a connection to the instance that has the fewest, leaving out those that were `tried`; the first of equals.
+    pub fn admit(&self, tried: &[InstanceId]) -> Result<OpenConnection, TcpRefused> {
+        let left = || self.targets.iter().filter(|target| !tried.contains(&target.target.instance));
+        loop {
+            let room = |target: &&TcpTarget| target.target.open_requests() < target.connections_max;
+            let Some(best) = left().filter(room).min_by_key(|target| target.target.open_requests()) else {
+                return Err(if left().next().is_some() { TcpRefused::Full } else { TcpRefused::NoneReady });
+            };
+            // Where others came first and took the last place, the next look leaves the instance out.
+            if best.target.try_open(best.connections_max) {
+                return Ok(OpenConnection {
+                    target: best.target.clone(),
+                    proxy_protocol: best.proxy_protocol,
+                });
+            }
+        }
+    }
+}
+
+impl OpenConnection {
+    pub fn instance(&self) -> InstanceId {
+        self.target.instance
+    }
+
+    pub fn wants_proxy_header(&self) -> bool {
+        self.proxy_protocol
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.target.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A hostname as route patterns have it. Allocates only where the client wrote capitals.
 fn canonical_hostname(host: &str) -> Cow<'_, str> {
     let name = match host.rfind(':') {
@@ -172,10 +273,8 @@ fn canonical_hostname(host: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use wharf_types::route;
-
     use super::*;
+    use proptest::prelude::*;
 
     fn table(routes: &[(&str, &str, usize)], node: NodeId) -> RouteTable {
         let routes = routes.iter().map(|(pattern, app, endpoints)| {
@@ -188,7 +287,7 @@ mod tests {
                     .collect(),
             })
         });
-        RouteTable { generation: 7, routes: routes.collect() }
+        RouteTable { generation: 7, routes: routes.collect(), tcp: Vec::new() }
     }
 
     fn router(routes: &[(&str, &str, usize)]) -> Router {
@@ -264,6 +363,51 @@ mod tests {
         drop(new);
         Router::build(&RouteTable::default(), node, &mut targets);
         assert!(targets.known.is_empty(), "a target that nothing refers to is forgotten");
+    }
+
+    /// One port with as many instances, each with room for so many connections.
+    fn tcp_router(endpoints: usize, connections_max: u32) -> Router {
+        let node = NodeId::new();
+        let endpoint = || route::TcpEndpoint {
+            instance: InstanceId::new(),
+            node,
+            connections_max,
+            proxy_protocol: false,
+        };
+        let route = route::TcpRoute {
+            port: 7000,
+            namespace: "default".parse().unwrap(),
+            app: "echo".parse().unwrap(),
+            endpoints: (0..endpoints).map(|_| endpoint()).collect(),
+        };
+        let table = RouteTable { generation: 1, routes: Vec::new(), tcp: vec![Arc::new(route)] };
+        Router::build(&table, node, &mut Targets::default())
+    }
+
+    #[test]
+    fn connections_go_to_the_instance_with_the_fewest_up_to_its_limit() {
+        let router = tcp_router(2, 2);
+        assert_eq!(router.tcp_ports().collect::<Vec<_>>(), [7000]);
+        assert!(router.tcp(7001).is_none());
+        let route = router.tcp(7000).unwrap();
+        let ids: Vec<_> = route.targets.iter().map(|target| target.target.instance).collect();
+        let mut open: Vec<_> = (0..4).map(|_| route.admit(&[]).unwrap()).collect();
+        let chosen: Vec<_> = open.iter().map(OpenConnection::instance).collect();
+        assert_eq!(chosen, [ids[0], ids[1], ids[0], ids[1]]);
+        assert_eq!(route.admit(&[]).unwrap_err(), TcpRefused::Full);
+        drop(open.remove(1));
+        assert_eq!(route.admit(&[]).unwrap().instance(), ids[1]);
+    }
+
+    #[test]
+    fn an_instance_that_was_tried_is_not_asked_again() {
+        let router = tcp_router(2, 10);
+        let route = router.tcp(7000).unwrap();
+        let first = route.admit(&[]).unwrap().instance();
+        let second = route.admit(&[first]).unwrap().instance();
+        assert_ne!(first, second);
+        assert_eq!(route.admit(&[first, second]).unwrap_err(), TcpRefused::NoneReady);
+        assert_eq!(tcp_router(0, 10).tcp(7000).unwrap().admit(&[]).unwrap_err(), TcpRefused::NoneReady);
     }
 
     proptest! {

@@ -7,6 +7,7 @@ mod auth;
 mod error;
 mod events;
 mod extract;
+mod files;
 mod logs;
 mod meta;
 mod metrics;

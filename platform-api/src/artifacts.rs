@@ -28,11 +28,28 @@ const UPLOAD_MAX: Duration = Duration::from_secs(900);
 
 pub(crate) type Body = futures::stream::BoxStream<'static, io::Result<Bytes>>;
 
+/// What is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Wasm,
+    /// An archive, which is looked at when it is there.
+    Files,
+}
+
+impl Content {
+    fn check_head(self, head: &[u8]) -> Result<(), InvalidArtifact> {
+        match self {
+            Self::Wasm => inspect::check_head(head),
+            Self::Files => Ok(()),
+        }
+    }
+}
+
 /// Content-addressed bytes. An object store may stand behind it as well as a folder.
 #[async_trait::async_trait]
 pub(crate) trait ArtifactStore: Send + Sync {
-    /// Takes bytes in. They are kept only when they are whole, have the announced digest, and begin like WebAssembly.
-    async fn put(&self, digest: Digest, body: Body) -> Result<u64, PutError>;
+    /// Takes bytes in. They are kept only when they are whole, have the announced digest, and begin as such content does.
+    async fn put(&self, digest: Digest, content: Content, body: Body) -> Result<u64, PutError>;
 
     /// The bytes and their number. None: there are none of this digest.
     async fn open(&self, digest: Digest) -> io::Result<Option<(u64, tokio::fs::File)>>;
@@ -90,13 +107,13 @@ impl LocalArtifacts {
 
 #[async_trait::async_trait]
 impl ArtifactStore for LocalArtifacts {
-    async fn put(&self, digest: Digest, mut body: Body) -> Result<u64, PutError> {
+    async fn put(&self, digest: Digest, content: Content, mut body: Body) -> Result<u64, PutError> {
         let temporary = self.dir.join("incoming").join(uuid::Uuid::now_v7().to_string());
         let target = self.path(digest);
         // Hashing and writing block, so a thread does them; the channel holds little, so a slow disk slows the sender.
         let (chunks, incoming) = mpsc::channel(4);
         let writer = tokio::task::spawn_blocking(move || {
-            let outcome = receive(&temporary, &target, digest, incoming);
+            let outcome = receive(&temporary, &target, digest, content, incoming);
             if outcome.is_err() {
                 let _ = fs::remove_file(&temporary);
             }
@@ -165,6 +182,7 @@ fn receive(
     temporary: &Path,
     target: &Path,
     digest: Digest,
+    content: Content,
     mut incoming: mpsc::Receiver<Option<Result<Bytes, PutError>>>,
 ) -> Result<u64, PutError> {
     let mut file = fs::File::create_new(temporary).map_err(PutError::Write)?;
@@ -183,12 +201,12 @@ fn receive(
         }
         if head.len() < inspect::HEAD_BYTES {
             head.extend(chunk.iter().take(inspect::HEAD_BYTES - head.len()));
-            inspect::check_head(&head)?;
+            content.check_head(&head)?;
         }
         hasher.update(&chunk);
         file.write_all(&chunk).map_err(PutError::Write)?;
     }
-    inspect::check_head(&head)?;
+    content.check_head(&head)?;
     let actual = Digest::from_bytes(hasher.finalize().into());
     if actual != digest {
         return Err(PutError::Mismatch { announced: digest, actual });
@@ -234,7 +252,7 @@ mod tests {
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
         let digest = Digest::of(WASM);
         let chunks = WASM.chunks(3).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-        assert_eq!(store.put(digest, body(chunks)).await.unwrap(), 8);
+        assert_eq!(store.put(digest, Content::Wasm, body(chunks)).await.unwrap(), 8);
         let (bytes, file) = store.open(digest).await.unwrap().unwrap();
         assert_eq!(bytes, 8);
         let read: Vec<Bytes> = Box::pin(super::stream(file)).map(Result::unwrap).collect().await;
@@ -246,14 +264,19 @@ mod tests {
     async fn nothing_is_kept_of_a_bad_upload() {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
-        let wrong = store.put(Digest::of(b"x"), body(vec![Ok(Bytes::from_static(WASM))])).await;
+        let wrong =
+            store.put(Digest::of(b"x"), Content::Wasm, body(vec![Ok(Bytes::from_static(WASM))])).await;
         assert!(matches!(wrong, Err(PutError::Mismatch { .. })), "{wrong:?}");
         let broken = vec![Ok(Bytes::from_static(WASM)), Err(io::ErrorKind::ConnectionReset.into())];
-        assert!(matches!(store.put(Digest::of(WASM), body(broken)).await, Err(PutError::Upload(_))));
-        let zeros = store.put(Digest::of(WASM), body(vec![Ok(Bytes::from_static(&[0; 64]))])).await;
+        assert!(matches!(
+            store.put(Digest::of(WASM), Content::Wasm, body(broken)).await,
+            Err(PutError::Upload(_))
+        ));
+        let zeros =
+            store.put(Digest::of(WASM), Content::Wasm, body(vec![Ok(Bytes::from_static(&[0; 64]))])).await;
         assert!(matches!(zeros, Err(PutError::Invalid(_))), "{zeros:?}");
         assert!(matches!(
-            store.put(Digest::of(b""), body(vec![])).await,
+            store.put(Digest::of(b""), Content::Wasm, body(vec![])).await,
             Err(PutError::Invalid(InvalidArtifact::Empty))
         ));
         assert_eq!(files(dir.path()), 0);
@@ -265,7 +288,7 @@ mod tests {
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
         tokio::time::pause();
         let stalled = stream::iter([Ok(Bytes::from_static(WASM))]).chain(stream::pending()).boxed();
-        let upload = tokio::spawn(async move { store.put(Digest::of(WASM), stalled).await });
+        let upload = tokio::spawn(async move { store.put(Digest::of(WASM), Content::Wasm, stalled).await });
         // The task may take a few turns to get to its wait.
         for _ in 0..2 * STALL_MAX.as_secs() {
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -279,7 +302,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
         let zeros = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 4096]))).boxed();
-        let refused = store.put(Digest::of(b""), zeros).await;
+        let refused = store.put(Digest::of(b""), Content::Wasm, zeros).await;
         assert!(matches!(refused, Err(PutError::Invalid(_))), "{refused:?}");
     }
 }

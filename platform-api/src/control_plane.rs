@@ -29,6 +29,8 @@ pub struct Config {
     pub domain: String,
     /// Where the ingress answers, such as `http://127.0.0.1:8080`.
     pub http_url: String,
+    /// Ports that the platform itself listens at, which no app can have.
+    pub platform_ports: Vec<u16>,
 }
 
 /// The control plane, opened and ready to serve.

@@ -8,6 +8,7 @@ pub(crate) mod routes;
 mod deploy;
 mod env;
 mod once;
+mod ports;
 mod rollback;
 mod settings;
 
@@ -172,7 +173,8 @@ async fn deployed(
     rollout: RolloutId,
 ) -> Result<Deployed> {
     let asks = |artifact: &Artifact, release: &Release| {
-        capabilities(artifact.imports.iter().map(String::as_str), &release.spec.outbound.allow)
+        let spec = &release.spec;
+        capabilities(artifact.imports.iter().map(String::as_str), &spec.outbound.allow, &spec.tcp.ports)
     };
     let mut asked_before = Vec::new();
     if let Some(before) = before
@@ -188,6 +190,8 @@ async fn deployed(
         let routes = view::routes(&app.name, &app.namespace, &context.config.domain, &release.spec);
         urls.extend(routes.iter().map(|route| view::url(&context.config.http_url, route)));
     }
+    let ports = release.spec.tcp.ports.iter();
+    urls.extend(ports.map(|port| view::tcp_url(&context.config, *port)));
     Ok(Deployed {
         namespace: app.namespace.clone(),
         app: app.name.clone(),

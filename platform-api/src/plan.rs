@@ -114,9 +114,9 @@ pub struct InstanceView {
     /// Whether it has been healthy at any time.
     pub was_healthy: bool,
     /// Whether every ingress has acknowledged a route table without it. Looked at once it is wanted [`Wanted::Unroute`];
-    /// always true for what no route can lead to, such as a command.
+    /// always true for what no route can lead to, such as a command without a port.
     pub let_go: bool,
-    /// Whether every ingress has acknowledged a route table with this instance; true for commands.
+    /// Whether every ingress has acknowledged a route table with this instance; true for what no route leads to.
     pub routed: bool,
 }
 

@@ -5,6 +5,7 @@
 //! says whether it applied.
 
 pub(crate) mod app;
+pub(crate) mod archive;
 pub(crate) mod artifact;
 pub(crate) mod change;
 mod codec;
@@ -14,6 +15,7 @@ pub(crate) mod instance;
 pub(crate) mod keyvalue;
 pub(crate) mod namespace;
 pub(crate) mod node;
+pub(crate) mod port;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod route;

@@ -1,6 +1,7 @@
 //! Reads everything about an app out of the store: for the planner as [`AppView`], for users as `AppInfo`.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo};
@@ -9,6 +10,7 @@ use wharf_types::spec::AppSpec;
 use wharf_types::{AppId, AppName, NamespaceName, ReleaseId};
 
 use crate::context::Context;
+use crate::control_plane::Config;
 use crate::plan::{self, AppView, ReleaseView};
 use crate::store::app::App;
 use crate::store::instance::Instance;
@@ -158,7 +160,7 @@ impl Loaded {
         let view = &self.view;
         let release = view.target.as_ref().map(|release| release.number);
         let (condition, reason) = plan::condition::condition(view);
-        let urls = self.urls(&context.config.http_url);
+        let urls = self.urls(&context.config);
         AppInfo {
             namespace: view.namespace.clone(),
             app: view.name.clone(),
@@ -195,10 +197,11 @@ impl Loaded {
     }
 
     /// Every address of the app, the default one first.
-    pub(crate) fn urls(&self, http_url: &str) -> Vec<String> {
+    pub(crate) fn urls(&self, config: &Config) -> Vec<String> {
         let release = self.view.target.as_ref().or(self.view.stable.as_ref()).or(self.view.latest.as_ref());
         release.map_or_else(Vec::new, |release| {
-            release.routes.iter().map(|route| url(http_url, route)).collect()
+            let routes = release.routes.iter().map(|route| url(&config.http_url, route));
+            routes.chain(release.spec.tcp.ports.iter().map(|port| tcp_url(config, *port))).collect()
         })
     }
 
@@ -247,9 +250,36 @@ pub(crate) fn url(http_url: &str, route: &RoutePattern) -> String {
     format!("{scheme}://{}{port}{}", route.hostname(), route.path_prefix())
 }
 
+/// A public port as an address. Ports are opened where the ingress is; if that is everywhere, the domain leads there.
+pub(crate) fn tcp_url(config: &Config, port: u16) -> String {
+    let authority = config.http_url.rsplit_once("://").map_or("", |(_, authority)| authority);
+    let address = authority.trim_end_matches('/').parse::<SocketAddr>().ok();
+    match address.filter(|address| !address.ip().is_unspecified()) {
+        Some(address) => format!("tcp://{}", SocketAddr::new(address.ip(), port)),
+        None => format!("tcp://{}:{port}", config.domain),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_where_the_ingress_is() {
+        let url = |http_url: &str| {
+            let config = Config {
+                data_dir: "/data".into(),
+                domain: "apps.example.com".into(),
+                http_url: http_url.into(),
+                platform_ports: Vec::new(),
+            };
+            tcp_url(&config, 7000)
+        };
+        assert_eq!(url("http://127.0.0.1:8080"), "tcp://127.0.0.1:7000");
+        assert_eq!(url("http://[::1]:8080"), "tcp://[::1]:7000");
+        assert_eq!(url("http://0.0.0.0:8080"), "tcp://apps.example.com:7000");
+        assert_eq!(url("https://front.example.com"), "tcp://apps.example.com:7000");
+    }
 
     #[test]
     fn an_address_has_the_port_of_the_ingress() {

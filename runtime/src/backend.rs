@@ -33,7 +33,10 @@ pub trait Backend: Send + Sync + 'static {
     /// One HTTP request to the guest, for a health check; the answer is the status code.
     async fn probe(&self, id: InstanceId, path: &str, timeout: Duration) -> Result<u16, Failure>;
 
-    /// Takes no new requests, lets the open ones finish for up to `drain`, then ends the guest.
+    /// Connects to each port that the guest of a command should listen at, for a health check.
+    async fn accepts(&self, id: InstanceId, timeout: Duration) -> Result<(), Failure>;
+
+    /// Takes no new requests and connections, lets the open ones finish for up to `drain`, then ends the guest.
     async fn stop(&self, id: InstanceId, drain: Duration);
 
     /// Forgets the instance and frees what it held.

@@ -48,6 +48,7 @@ pub(crate) enum Call {
     Prepare(InstanceId),
     Start(InstanceId),
     Probe(InstanceId, String),
+    Accepts(InstanceId),
     Stop(InstanceId, Duration),
     Remove(InstanceId),
 }
@@ -66,6 +67,8 @@ struct Script {
     ends: HashMap<InstanceId, oneshot::Sender<Ended>>,
     waits: HashMap<InstanceId, oneshot::Receiver<Ended>>,
     stops_take: Duration,
+    /// How the next connections fail.
+    refused_connections: VecDeque<Failure>,
 }
 
 /// Everything succeeds, unless the test says otherwise.
@@ -94,6 +97,11 @@ impl FakeBackend {
     /// From now on, probes of this path get these answers, the last one for ever.
     pub(crate) fn answer(&self, path: &str, answers: impl IntoIterator<Item = Answer>) {
         self.script().answers.insert(path.to_owned(), answers.into_iter().collect());
+    }
+
+    /// The next connections to its ports fail like this; later ones do not.
+    pub(crate) fn refuse_connections(&self, failures: impl IntoIterator<Item = Failure>) {
+        self.script().refused_connections.extend(failures);
     }
 
     pub(crate) fn stops_take(&self, time: Duration) {
@@ -156,6 +164,12 @@ impl Backend for FakeBackend {
             Some(answers) => answers.front().expect("it has one").clone(),
             None => Ok(200),
         }
+    }
+
+    async fn accepts(&self, id: InstanceId, _: Duration) -> Result<(), Failure> {
+        let mut script = self.script();
+        script.calls.push(Call::Accepts(id));
+        script.refused_connections.pop_front().map_or(Ok(()), Err)
     }
 
     async fn stop(&self, id: InstanceId, drain: Duration) {

@@ -3,13 +3,14 @@
 //! An HTTP app is probed from its start on until its first success; only then may it receive requests. Afterwards its
 //! readiness is probed only where the spec names a `path`: without one the check could merely find that the app
 //! still answers anything, and thousands of idle apps would be kept awake for that. Its liveness is probed only with a
-//! `liveness_path`. A command is healthy once it has run for [`SETTLED_AFTER`].
+//! `liveness_path`. A command with ports is healthy once it has accepted a connection at each, any other once it has run for
+//! [`SETTLED_AFTER`].
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use wharf_types::node::{Reason, ReasonKind};
-use wharf_types::spec::HealthSpec;
+use wharf_types::spec::{AppSpec, HealthSpec};
 use wharf_types::state::Health;
 use wharf_types::world::World;
 
@@ -27,6 +28,8 @@ pub enum Check {
     Startup,
     Readiness,
     Liveness,
+    /// Whether the ports of a command accept connections.
+    Listening,
     /// Needs no probe: the time alone decides.
     Settled,
 }
@@ -60,11 +63,16 @@ pub struct Checks {
 }
 
 impl Checks {
-    pub fn new(world: World, spec: &HealthSpec, now: Instant) -> Self {
-        let startup =
-            if world.is_http() { (now, Check::Startup) } else { (now + SETTLED_AFTER, Check::Settled) };
+    pub fn new(world: World, spec: &AppSpec, now: Instant) -> Self {
+        let startup = if world.is_http() {
+            (now, Check::Startup)
+        } else if spec.tcp.ports.is_empty() {
+            (now + SETTLED_AFTER, Check::Settled)
+        } else {
+            (now, Check::Listening)
+        };
         Self {
-            spec: spec.clone(),
+            spec: spec.http.health.clone(),
             health: Health::Unknown,
             reason: None,
             healthy_since: None,
@@ -106,11 +114,13 @@ impl Checks {
     pub fn path(&self, check: Check) -> &str {
         match check {
             Check::Liveness => self.spec.liveness_path.as_deref().unwrap_or("/"),
-            Check::Startup | Check::Readiness | Check::Settled => self.spec.path.as_deref().unwrap_or("/"),
+            Check::Startup | Check::Readiness | Check::Listening | Check::Settled => {
+                self.spec.path.as_deref().unwrap_or("/")
+            }
         }
     }
 
-    /// The command has run for long enough.
+    /// The command has run for long enough, or accepts connections.
     pub fn settle(&mut self, now: Instant) -> Verdict {
         self.startup = None;
         self.become_healthy(now)
@@ -135,7 +145,16 @@ impl Checks {
                 self.liveness = Some(next_due(began, now, self.spec.period.as_duration()));
                 self.liveness_answered(answer)
             }
+            Check::Listening => self.accepted(began, now, answer.map_err(|reason| Failure { reason })),
             Check::Settled => self.settle(now),
+        }
+    }
+
+    /// Takes the outcome of connecting to the ports, which began at `began`.
+    pub fn accepted(&mut self, began: Instant, now: Instant, outcome: Result<(), Failure>) -> Verdict {
+        match outcome {
+            Ok(()) => self.settle(now),
+            Err(failure) => self.startup_failed(Check::Listening, began, now, failure.reason),
         }
     }
 
@@ -152,6 +171,10 @@ impl Checks {
         if matches!(reason.kind, ReasonKind::Trap | ReasonKind::Artifact) {
             return Verdict::End(Failure { reason });
         }
+        self.startup_failed(Check::Startup, began, now, reason)
+    }
+
+    fn startup_failed(&mut self, check: Check, began: Instant, now: Instant, reason: Reason) -> Verdict {
         self.startup_failures = self.startup_failures.saturating_add(1);
         let quick = self.spec.startup_period.as_duration();
         let period = if self.startup_failures < STARTUP_PROBES {
@@ -159,7 +182,7 @@ impl Checks {
         } else {
             quick.max(self.spec.period.as_duration())
         };
-        self.startup = Some((next_due(began, now, period), Check::Startup));
+        self.startup = Some((next_due(began, now, period), check));
         self.become_unhealthy(reason)
     }
 
@@ -257,8 +280,14 @@ mod tests {
         HealthSpec { path: owned(path), liveness_path: owned(liveness_path), ..HealthSpec::default() }
     }
 
+    fn app(health: HealthSpec) -> AppSpec {
+        let mut app = AppSpec::default();
+        app.http.health = health;
+        app
+    }
+
     fn checks(path: Option<&str>, liveness_path: Option<&str>) -> Checks {
-        Checks::new(World::HttpProxy, &spec(path, liveness_path), Instant::now())
+        Checks::new(World::HttpProxy, &app(spec(path, liveness_path)), Instant::now())
     }
 
     fn answer(checks: &mut Checks, answer: Result<u16, Failure>) -> Verdict {
@@ -345,9 +374,25 @@ mod tests {
     #[test]
     fn a_command_is_healthy_once_it_has_run_for_a_while() {
         let now = Instant::now();
-        let mut checks = Checks::new(World::CommandP2, &HealthSpec::default(), now);
+        let mut checks = Checks::new(World::CommandP2, &AppSpec::default(), now);
         assert_eq!(checks.next(), Some((now + SETTLED_AFTER, Check::Settled)));
         checks.settle(now + SETTLED_AFTER);
+        assert_eq!((checks.health(), checks.next()), (Health::Healthy, None));
+    }
+
+    #[test]
+    fn a_command_with_ports_is_healthy_once_they_accept_and_is_then_left_alone() {
+        let now = Instant::now();
+        let mut spec = app(spec(Some("/healthz"), Some("/live")));
+        spec.tcp.ports = vec![7000];
+        let mut checks = Checks::new(World::CommandP2, &spec, now);
+        assert_eq!(checks.next(), Some((now, Check::Listening)));
+        let refused = Failure::new(ReasonKind::Probe, "nothing listens");
+        assert_eq!(checks.accepted(now, now, Err(refused.clone())), Verdict::Changed);
+        assert_eq!((checks.health(), checks.reason()), (Health::Unhealthy, Some(&refused.reason)));
+        let due = now + Duration::from_millis(100);
+        assert_eq!(checks.next(), Some((due, Check::Listening)));
+        assert_eq!(checks.accepted(due, due, Ok(())), Verdict::Changed);
         assert_eq!((checks.health(), checks.next()), (Health::Healthy, None));
     }
 
@@ -369,7 +414,7 @@ mod tests {
             threshold in 1..5_u32,
         ) {
             let spec = HealthSpec { threshold, period: Span::from_millis(10), ..spec(Some("/"), None) };
-            let mut checks = Checks::new(World::HttpProxy, &spec, Instant::now());
+            let mut checks = Checks::new(World::HttpProxy, &app(spec), Instant::now());
             answer(&mut checks, Ok(200));
             let mut in_a_row = 0;
             for good in answers {

@@ -319,7 +319,7 @@ mod tests {
             node: control.node(),
             generation,
             instances: ids.into_iter().map(assigned).collect(),
-            routes: RouteTable { generation, routes: Vec::new() },
+            routes: RouteTable { generation, ..RouteTable::default() },
         }
     }
 

@@ -95,7 +95,6 @@ async fn a_platform_that_is_killed_while_it_compiles_compiles_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nobody removes what a compilation had written when the worker was killed"]
 async fn what_a_killed_platform_had_half_written_is_removed() {
     let mut platform = Platform::start().await;
     killed_while_it_compiles(&mut platform).await;
@@ -134,7 +133,6 @@ async fn what_runs_goes_on_when_the_folder_vanishes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nothing is compiled any more until the worker is started again"]
 async fn a_new_artifact_is_compiled_when_the_folder_has_vanished() {
     let siege = Siege::begin().await;
     std::fs::remove_dir_all(compiled(&siege.platform)).unwrap();

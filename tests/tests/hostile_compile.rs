@@ -121,7 +121,6 @@ async fn blocks_inside_blocks_are_compiled_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it is taken for a fault of the platform and tried again for a minute"]
 async fn what_no_place_of_the_pool_has_room_for_is_refused_with_what_it_lacks() {
     let tables = "(table 0 funcref)".repeat(9);
     for (definitions, lacks) in [

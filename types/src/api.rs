@@ -116,6 +116,16 @@ pub struct ArtifactInfo {
     pub capabilities: Vec<Capability>,
 }
 
+/// `PUT` and `GET /v1/namespaces/{namespace}/files/{digest}`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FilesInfo {
+    pub digest: Digest,
+    /// Of the archive.
+    pub bytes: u64,
+    /// How many there are.
+    pub files: u64,
+}
+
 /// `POST /v1/namespaces/{namespace}/apps/{app}/releases`: makes a release, and a rollout to it. Creates the app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -148,7 +158,7 @@ pub struct Deployed {
     pub rollout: RolloutId,
     pub digest: Digest,
     pub url: String,
-    /// Every address of the app, the default one first. Empty for a command.
+    /// Every address of the app, the default one first. Empty for a command without ports.
     pub urls: Vec<String>,
     pub capabilities: Vec<Capability>,
     /// Those that the release before did not ask for.

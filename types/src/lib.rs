@@ -17,6 +17,7 @@ pub mod spec;
 pub mod state;
 
 pub mod api;
+pub mod archive;
 pub mod event;
 pub mod figures;
 pub mod keyvalue;

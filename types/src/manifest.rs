@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::{AppName, NamespaceName};
 use crate::spec::{
     AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec,
-    StopSpec, UpdateSpec,
+    StopSpec, TcpSpec, UpdateSpec, root, validate_mount,
 };
 
 pub const FILE_NAME: &str = "wharf.toml";
@@ -24,6 +24,9 @@ pub struct Manifest {
     pub args: Vec<String>,
     #[serde(default)]
     pub http: HttpSpec,
+    #[serde(default)]
+    pub tcp: TcpSpec,
+    pub files: Option<FilesFolder>,
     #[serde(default)]
     pub scale: ScaleSpec,
     #[serde(default)]
@@ -52,6 +55,17 @@ pub struct BuildSpec {
     pub artifact: Option<String>,
 }
 
+/// A folder that is shipped with the app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesFolder {
+    /// Relative to the manifest.
+    pub path: String,
+    /// Where the guest sees it.
+    #[serde(default = "root")]
+    pub mount: String,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The source names the key and draws the line.
@@ -65,10 +79,13 @@ impl Manifest {
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let manifest: Self = toml::from_str(text)?;
         manifest.spec().validate()?;
+        if let Some(files) = &manifest.files {
+            validate_mount(&files.mount)?;
+        }
         Ok(manifest)
     }
 
-    /// The app's settings, without name and build.
+    /// The app's settings, without name and build, and without the files, which get their digest when they are pushed.
     pub fn spec(&self) -> AppSpec {
         let Self {
             app: _,
@@ -77,6 +94,8 @@ impl Manifest {
             env,
             args,
             http,
+            tcp,
+            files: _,
             scale,
             limits,
             restart,
@@ -86,7 +105,21 @@ impl Manifest {
             reuse,
             engine,
         } = self.clone();
-        AppSpec { env, args, http, scale, limits, restart, update, stop, outbound, reuse, engine }
+        AppSpec {
+            env,
+            args,
+            http,
+            tcp,
+            files: None,
+            scale,
+            limits,
+            restart,
+            update,
+            stop,
+            outbound,
+            reuse,
+            engine,
+        }
     }
 }
 

@@ -47,6 +47,7 @@ codes! {
     AlreadyExists 409 "It exists already";
     Conflict 409 "It was changed in between";
     RouteTaken 409 "The route belongs to another app";
+    PortTaken 409 "The port belongs to another app";
     PreconditionFailed 412 "It is not what If-Match asked for";
     TooLarge 413 "The request is too large";
     DigestMismatch 422 "The content does not have the digest that was announced";

@@ -1,4 +1,4 @@
-//! Routes: which hostname and path lead to which instances.
+//! Routes: which hostname and path, and which port, lead to which instances.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,6 +15,9 @@ pub struct RouteTable {
     /// Grows with every change; an ingress reports the newest that it uses.
     pub generation: u64,
     pub routes: Vec<Arc<Route>>,
+    /// In the order of their ports; no port twice.
+    #[serde(default)]
+    pub tcp: Vec<Arc<TcpRoute>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +34,26 @@ pub struct Route {
 pub struct Endpoint {
     pub instance: InstanceId,
     pub node: NodeId,
+}
+
+/// A public port and the instances that its connections go to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpRoute {
+    pub port: u16,
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    /// May be empty: connections are reset at once.
+    pub endpoints: Vec<TcpEndpoint>,
+}
+
+/// A routed instance that listens, with the settings of its own release: during a rollout they may differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpEndpoint {
+    pub instance: InstanceId,
+    pub node: NodeId,
+    /// Connections of the instance at once, over all its ports.
+    pub connections_max: u32,
+    pub proxy_protocol: bool,
 }
 
 /// A hostname with a path prefix, such as `hello.example.com/api`.

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::quantity::{ByteSize, Span};
 
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
-pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env};
+pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env, validate_mount};
 
 /// The settings of an app; inside a release they are immutable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -23,6 +24,9 @@ pub struct AppSpec {
     /// Arguments of the guest, after its own name; at most 256, and 32 KiB in all.
     pub args: Vec<String>,
     pub http: HttpSpec,
+    pub tcp: TcpSpec,
+    /// Files that the guest can read. None: it sees no files.
+    pub files: Option<FilesSpec>,
     pub scale: ScaleSpec,
     pub limits: LimitsSpec,
     pub restart: RestartSpec,
@@ -70,6 +74,40 @@ impl Default for HealthSpec {
     }
 }
 
+/// Ports of a command that listens. An instance is ready when each of them accepts connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TcpSpec {
+    /// Public ports, 1024 to 65535, at most 16. Where the guest itself listens for them it is told by the variable `PORT`, or,
+    /// where there are several, by `PORT_7000` for the public port 7000.
+    pub ports: Vec<u16>,
+    /// Whether each connection begins with a header of the PROXY protocol, version 2, which says who the client is.
+    pub proxy_protocol: bool,
+}
+
+impl TcpSpec {
+    /// The variable that tells the guest where to listen for the connections of a public port.
+    pub fn variable(&self, port: u16) -> String {
+        if self.ports.len() == 1 { "PORT".to_owned() } else { format!("PORT_{port}") }
+    }
+}
+
+/// Files that were pushed for the app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FilesSpec {
+    /// Of the archive: `PUT /v1/namespaces/{namespace}/files/{digest}`.
+    pub digest: Digest,
+    /// The folder where the guest sees them, such as `/` or `/public`.
+    #[serde(default = "root")]
+    pub mount: String,
+}
+
+/// Where the guest sees its files, unless its manifest says otherwise.
+pub(crate) fn root() -> String {
+    "/".to_owned()
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScaleSpec {
@@ -93,7 +131,8 @@ pub struct LimitsSpec {
     pub timeout: Span,
     /// CPU time of one request.
     pub cpu: Span,
-    /// Requests of one instance at once, 1 to 10000; more wait for a short while, then get 503.
+    /// Requests of one instance at once, 1 to 10000; more wait for a short while, then get 503. For `tcp.ports`: connections;
+    /// one more is closed at once.
     pub concurrency: u32,
     /// Largest request body. A larger one gets 413.
     pub request_body: ByteSize,
@@ -165,7 +204,7 @@ impl Default for UpdateSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopSpec {
-    /// How long open requests may finish.
+    /// How long open requests and connections may finish.
     pub drain: Span,
 }
 

@@ -174,18 +174,19 @@ pub fn is_provided(import: &str) -> bool {
 /// What a release asks for, in a user's words.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Capability {
-    /// Stable: `outbound-http`, `sockets`, `keyvalue`, `filesystem`, `grant`, `secret`.
+    /// Stable: `outbound-http`, `sockets`, `keyvalue`, `filesystem`, `grant`, `listen`, `secret`.
     pub kind: String,
     pub description: String,
     /// Whether the release's settings grant it. An import that is not granted answers the guest with an error.
     pub granted: bool,
 }
 
-/// The capabilities of an artifact with these imports under these outbound grants. What every guest has (clocks, random
+/// The capabilities of an artifact with these imports under these outbound grants, listening at these ports. What every guest has (clocks, random
 /// numbers, its environment, printing) is not worth a user's attention and left out.
 pub fn capabilities<'a>(
     imports: impl IntoIterator<Item = &'a str>,
     outbound_allow: &[String],
+    ports: &[u16],
 ) -> Vec<Capability> {
     let mut found = Vec::new();
     let mut add = |kind: &str, description: String, granted: bool| {
@@ -204,11 +205,16 @@ pub fn capabilities<'a>(
                 add("outbound-http", "may call HTTP servers that its grants list".into(), http_grants);
             }
             ("wasi:sockets", "tcp" | "udp" | "tcp-create-socket" | "udp-create-socket" | "types") => {
-                add("sockets", "may open sockets to addresses that its grants list".into(), socket_grants);
+                // For one that listens, sockets are of use also where it may connect to nothing.
+                let is_granted = socket_grants || !ports.is_empty();
+                add("sockets", "may open sockets to addresses that its grants list".into(), is_granted);
             }
             ("wasi:keyvalue", _) => add("keyvalue", "keeps data in the app's key-value store".into(), true),
             _ => {}
         }
+    }
+    for port in ports {
+        add("listen", format!("takes connections at port {port}"), true);
     }
     for grant in outbound_allow {
         add("grant", format!("may reach {grant}"), true);
@@ -239,8 +245,16 @@ mod tests {
 
     #[test]
     fn capabilities_name_what_is_not_granted() {
-        let found = capabilities(["wasi:http/outgoing-handler@0.2.0", "wasi:clocks/wall-clock@0.2.0"], &[]);
+        let found =
+            capabilities(["wasi:http/outgoing-handler@0.2.0", "wasi:clocks/wall-clock@0.2.0"], &[], &[]);
         assert_eq!(found.len(), 1);
         assert!(!found[0].granted);
+    }
+
+    #[test]
+    fn a_server_asks_for_its_ports_and_has_use_for_sockets() {
+        let found = capabilities(["wasi:sockets/tcp@0.2.0"], &[], &[7000]);
+        let kinds: Vec<_> = found.iter().map(|asked| (asked.kind.as_str(), asked.granted)).collect();
+        assert_eq!(kinds, [("sockets", true), ("listen", true)]);
     }
 }

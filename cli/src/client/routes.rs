@@ -6,8 +6,8 @@ use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use wharf_types::api::{
     AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
-    EnvPatch, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo, Usage, WhoAmI,
-    Why,
+    EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo,
+    Usage, WhoAmI, Why,
 };
 use wharf_types::problem::ProblemCode;
 use wharf_types::{Digest, NamespaceName, Problem, RolloutId};
@@ -69,14 +69,42 @@ impl Client {
         }
     }
 
+    /// Uploads the files of an app, unless the platform has them.
+    pub async fn ensure_files(
+        &self,
+        namespace: &NamespaceName,
+        digest: Digest,
+        archive: Bytes,
+        sent: impl FnMut(u64) + Send + 'static,
+    ) -> anyhow::Result<FilesInfo> {
+        let path = format!("/v1/namespaces/{namespace}/files/{digest}");
+        match self.get(&path).await {
+            Err(error) if is_not_found(&error) => {
+                self.json(self.upload(&path, "application/x-tar", archive, sent)).await
+            }
+            other => other,
+        }
+    }
+
     /// Uploads content; `sent` is called with the number of octets that have left so far.
     pub async fn put_artifact(
         &self,
         namespace: &NamespaceName,
         digest: Digest,
         content: Bytes,
-        mut sent: impl FnMut(u64) + Send + 'static,
+        sent: impl FnMut(u64) + Send + 'static,
     ) -> anyhow::Result<ArtifactInfo> {
+        let path = format!("/v1/namespaces/{namespace}/artifacts/{digest}");
+        self.json(self.upload(&path, "application/wasm", content, sent)).await
+    }
+
+    fn upload(
+        &self,
+        path: &str,
+        content_type: &'static str,
+        content: Bytes,
+        mut sent: impl FnMut(u64) + Send + 'static,
+    ) -> RequestBuilder {
         const CHUNK_BYTES: usize = 64 << 10;
         let length = content.len();
         let offsets = (0..length).step_by(CHUNK_BYTES);
@@ -85,13 +113,11 @@ impl Client {
             sent(end as u64);
             Ok::<_, std::io::Error>(content.slice(start..end))
         });
-        let request = self
-            .request(Method::PUT, &format!("/v1/namespaces/{namespace}/artifacts/{digest}"))
+        self.request(Method::PUT, path)
             .timeout(UPLOAD_TIMEOUT)
-            .header(http::header::CONTENT_TYPE, "application/wasm")
+            .header(http::header::CONTENT_TYPE, content_type)
             .header(http::header::CONTENT_LENGTH, length)
-            .body(reqwest::Body::wrap_stream(futures::stream::iter(chunks)));
-        self.json(request).await
+            .body(reqwest::Body::wrap_stream(futures::stream::iter(chunks)))
     }
 
     pub async fn create_release(&self, app: &AppRef, release: &CreateRelease) -> anyhow::Result<Deployed> {

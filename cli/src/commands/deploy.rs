@@ -10,13 +10,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 use wharf_types::api::{ArtifactInfo, CreateRelease, Deployed, Keep};
 use wharf_types::manifest::{FILE_NAME, Manifest};
-use wharf_types::spec::AppSpec;
+use wharf_types::spec::{AppSpec, FilesSpec};
 use wharf_types::{AppName, Digest};
 
 use crate::app_ref::AppRef;
 use crate::args::{WaitArgs, parse_assignment};
 use crate::artifact;
 use crate::exit::{Exit, Failure};
+use crate::files;
 use crate::output;
 use crate::project;
 use crate::rollout;
@@ -46,6 +47,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// What is deployed: an artifact, and the manifest that goes with it.
 #[derive(Debug)]
 struct Source {
+    /// Where the manifest lies.
+    folder: PathBuf,
     artifact: PathBuf,
     manifest: Option<Manifest>,
 }
@@ -56,8 +59,15 @@ pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let content = artifact::read(&source.artifact)?;
     let since = Instant::now();
     let digest = Digest::of(&content);
+    // Before anything is pushed, so that a folder that cannot be shipped leaves nothing behind.
+    let files = source.manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
+    let packed = files.map(|files| files::pack(&source.folder.join(&files.path))).transpose()?;
     push(session, &app, digest, content).await?;
-    let request = release_request(session, &app, digest, source.manifest.as_ref(), &args.env).await?;
+    let mut request = release_request(session, &app, digest, source.manifest.as_ref(), &args.env).await?;
+    if let (Some(files), Some(archive)) = (files, packed) {
+        let digest = push_files(session, &app, archive).await?;
+        request.spec.files = Some(FilesSpec { digest, mount: files.mount.clone() });
+    }
     let deployed = session.client.create_release(&app, &request).await?;
     warn_about_shadowed(session, &app, deployed.release, &args.env).await;
     if !session.json {
@@ -77,14 +87,14 @@ async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Sou
     }
     if !path.is_dir() {
         let manifest = if session.app_flag.is_some() { None } else { project::read_manifest(here)? };
-        return Ok(Source { artifact: path.to_owned(), manifest });
+        return Ok(Source { folder: here.to_owned(), artifact: path.to_owned(), manifest });
     }
     let manifest = project::read_manifest(path)?;
     let build = manifest.as_ref().and_then(|manifest| manifest.build.as_ref());
     if let Some(command) = build.and_then(|build| build.command.as_deref()).filter(|_| !args.no_build) {
         project::build(path, command).await?;
     }
-    Ok(Source { artifact: artifact::find_in(path, build)?, manifest })
+    Ok(Source { folder: path.to_owned(), artifact: artifact::find_in(path, build)?, manifest })
 }
 
 fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
@@ -113,13 +123,27 @@ async fn push(
         return Ok(known);
     }
     let bytes = content.len() as u64;
-    let shown = !session.json && output::stderr_is_terminal();
-    let bar = ProgressBar::hidden();
-    let mut progress = UploadProgress { bar: bar.clone(), bytes, shown, since: Instant::now() };
-    let sent = move |so_far| progress.sent(so_far);
+    let (bar, sent) = upload_progress(session, bytes);
     let pushed = session.client.put_artifact(&app.namespace, digest, content, sent).await;
     bar.finish_and_clear();
     pushed.with_context(|| format!("could not push the artifact ({})", output::bytes(bytes)))
+}
+
+/// Uploads the files that the app is shipped with, unless the platform has them.
+async fn push_files(session: &Session, app: &AppRef, archive: Bytes) -> anyhow::Result<Digest> {
+    let (digest, bytes) = (Digest::of(&archive), archive.len() as u64);
+    let (bar, sent) = upload_progress(session, bytes);
+    let pushed = session.client.ensure_files(&app.namespace, digest, archive, sent).await;
+    bar.finish_and_clear();
+    pushed.with_context(|| format!("could not push the files ({})", output::bytes(bytes)))?;
+    Ok(digest)
+}
+
+fn upload_progress(session: &Session, bytes: u64) -> (ProgressBar, impl FnMut(u64) + Send + use<>) {
+    let shown = !session.json && output::stderr_is_terminal();
+    let bar = ProgressBar::hidden();
+    let mut progress = UploadProgress { bar: bar.clone(), bytes, shown, since: Instant::now() };
+    (bar, move |so_far| progress.sent(so_far))
 }
 
 /// A bar that shows itself once the upload has taken longer than anyone likes to wait without one.

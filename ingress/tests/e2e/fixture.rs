@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use wharf_ingress::{CallError, Config, Ingress, IngressError, IngressHandle, LocalCall};
-use wharf_types::route::{Endpoint, Route, RouteTable};
+use wharf_types::route::{Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute};
 use wharf_types::{InstanceId, NodeId};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -204,6 +204,26 @@ impl Fixture {
         within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
     }
 
+    /// The same with a TCP port of these instances, and nothing else.
+    pub(crate) async fn route_tcp(&self, generation: u64, port: u16, instances: &[InstanceId]) {
+        let endpoint = |instance: &InstanceId| TcpEndpoint {
+            instance: *instance,
+            node: self.node,
+            connections_max: 100,
+            proxy_protocol: false,
+        };
+        let route = TcpRoute {
+            port,
+            namespace: "default".parse().unwrap(),
+            app: "echo".parse().unwrap(),
+            endpoints: instances.iter().map(endpoint).collect(),
+        };
+        let table = RouteTable { generation, routes: Vec::new(), tcp: vec![Arc::new(route)] };
+        self.routes.send_replace(Arc::new(table));
+        let mut applied = self.ingress.applied();
+        within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
+    }
+
     pub(crate) async fn connect(&self) -> TcpStream {
         within(TcpStream::connect(self.address)).await.unwrap()
     }
@@ -228,7 +248,7 @@ fn table(generation: u64, node: NodeId, instances: &[InstanceId]) -> RouteTable 
         app: "hello".parse().unwrap(),
         endpoints,
     };
-    RouteTable { generation, routes: vec![Arc::new(route)] }
+    RouteTable { generation, routes: vec![Arc::new(route)], tcp: Vec::new() }
 }
 
 /// A response as it came over HTTP/1.

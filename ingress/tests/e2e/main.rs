@@ -7,3 +7,4 @@ mod errors;
 mod fixture;
 mod forwarding;
 mod routing;
+mod tcp;

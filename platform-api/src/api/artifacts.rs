@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 use tokio::io::AsyncReadExt;
+use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use wharf_types::api::ArtifactInfo;
 use wharf_types::problem::ProblemCode;
@@ -19,7 +20,7 @@ use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
 use super::auth::namespace_not_found;
 use super::extract::Path;
 use super::{ApiError, ApiResult};
-use crate::artifacts::{ARTIFACT_MAX_BYTES, PutError, UPLOADS_MAX};
+use crate::artifacts::{ARTIFACT_MAX_BYTES, Content, PutError, UPLOADS_MAX};
 use crate::context::Context;
 use crate::inspect;
 use crate::store;
@@ -37,18 +38,8 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Reply<ArtifactInfo>)> {
-    let Ok(Ok(_place)) = timeout(PLACE_WAIT, context.uploads.acquire()).await else {
-        drain(body);
-        let detail =
-            format!("{UPLOADS_MAX} artifacts are pushed at this moment, the most at once; try again later");
-        return Err(ApiError::new(ProblemCode::Unavailable, detail));
-    };
+    let Upload { _place, namespace, body } = Upload::begin(&context, &namespace, body).await?;
     let mut tx = context.store.read().await?;
-    let found = store::namespace::find(&mut tx, &namespace).await?;
-    let Some(namespace) = found.map(|namespace| namespace.id) else {
-        drain(body);
-        return Err(namespace_not_found(namespace.as_str()));
-    };
     let known = store::artifact::find(&mut tx, namespace, digest).await?;
     drop(tx);
     if let Some(known) = known
@@ -58,49 +49,72 @@ pub(super) async fn push(
         record(&context, namespace, &known).await?;
         return Ok((StatusCode::OK, Reply(info(known))));
     }
+    let bytes = receive_bytes(&context, digest, Content::Wasm, &headers, body).await?;
+    let mut tx = context.store.read().await?;
+    let known = store::artifact::get(&mut tx, digest).await?;
+    drop(tx);
+    let artifact = match known {
+        Some(known) => known,
+        None => look_at(&context, digest, bytes).await?,
+    };
+    record(&context, namespace, &artifact).await?;
+    Ok((StatusCode::CREATED, Reply(info(artifact))))
+}
+
+/// An upload that has its turn.
+pub(super) struct Upload<'a> {
+    /// Held until what was pushed has a row.
+    pub(super) _place: SemaphorePermit<'a>,
+    pub(super) namespace: NamespaceId,
+    pub(super) body: Body,
+}
+
+impl<'a> Upload<'a> {
+    pub(super) async fn begin(context: &'a Context, name: &NamespaceName, body: Body) -> ApiResult<Self> {
+        let Ok(Ok(place)) = timeout(PLACE_WAIT, context.uploads.acquire()).await else {
+            drain(body);
+            let detail = format!(
+                "{UPLOADS_MAX} artifacts are pushed at this moment, the most at once; try again later"
+            );
+            return Err(ApiError::new(ProblemCode::Unavailable, detail));
+        };
+        let mut tx = context.store.read().await?;
+        let Some(namespace) = store::namespace::find(&mut tx, name).await? else {
+            drain(body);
+            return Err(namespace_not_found(name.as_str()));
+        };
+        Ok(Self { _place: place, namespace: namespace.id, body })
+    }
+}
+
+/// Stores the bytes, and says how many there are.
+pub(super) async fn receive_bytes(
+    context: &Context,
+    digest: Digest,
+    content: Content,
+    headers: &HeaderMap,
+    body: Body,
+) -> ApiResult<u64> {
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > ARTIFACT_MAX_BYTES) {
         drain(body);
         return Err(PutError::TooLarge.into());
     }
-    let artifact = receive(&context, namespace, digest, body).await?;
-    Ok((StatusCode::CREATED, Reply(info(artifact))))
-}
-
-/// Stores the bytes, looks at them, and records what was found.
-async fn receive(
-    context: &Context,
-    namespace: NamespaceId,
-    digest: Digest,
-    body: Body,
-) -> ApiResult<Artifact> {
     // The stream is shared, so that what is left of it after a refusal can be drained.
     let body = Arc::new(tokio::sync::Mutex::new(body.into_data_stream()));
     let chunks = futures::stream::unfold(body.clone(), |body| async move {
         let chunk = body.lock().await.next().await?;
         Some((chunk.map_err(std::io::Error::other), body))
     });
-    let stored = context.artifacts.put(digest, chunks.boxed()).await;
-    let bytes = match stored {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            tokio::spawn(timeout(DRAIN, async move {
-                let mut rest = body.lock_owned().await;
-                while let Some(Ok(_)) = rest.next().await {}
-            }));
-            return Err(error.into());
-        }
-    };
-    let mut tx = context.store.read().await?;
-    let known = store::artifact::get(&mut tx, digest).await?;
-    drop(tx);
-    let artifact = match known {
-        Some(known) => known,
-        None => look_at(context, digest, bytes).await?,
-    };
-    record(context, namespace, &artifact).await?;
-    Ok(artifact)
+    let stored = context.artifacts.put(digest, content, chunks.boxed()).await;
+    stored.map_err(|error| {
+        tokio::spawn(timeout(DRAIN, async move {
+            let mut rest = body.lock_owned().await;
+            while let Some(Ok(_)) = rest.next().await {}
+        }));
+        error.into()
+    })
 }
 
 async fn record(context: &Context, namespace: NamespaceId, artifact: &Artifact) -> ApiResult<()> {
@@ -179,13 +193,13 @@ fn not_found(digest: Digest) -> ApiError {
 }
 
 fn info(artifact: Artifact) -> ArtifactInfo {
-    let capabilities = capabilities(artifact.imports.iter().map(String::as_str), &[]);
+    let capabilities = capabilities(artifact.imports.iter().map(String::as_str), &[], &[]);
     let Artifact { digest, bytes, world, imports } = artifact;
     ArtifactInfo { digest, bytes, world, imports, capabilities }
 }
 
 /// Takes in the rest of a body while the reply goes out.
-fn drain(body: Body) {
+pub(super) fn drain(body: Body) {
     tokio::spawn(timeout(DRAIN, async move {
         let mut rest = body.into_data_stream();
         while let Some(Ok(_)) = rest.next().await {}

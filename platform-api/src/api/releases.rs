@@ -63,7 +63,11 @@ pub(super) async fn list(
         items.push(ReleaseInfo {
             release: release.number,
             digest: release.artifact,
-            capabilities: capabilities(imports.iter().map(String::as_str), &spec.outbound.allow),
+            capabilities: capabilities(
+                imports.iter().map(String::as_str),
+                &spec.outbound.allow,
+                &spec.tcp.ports,
+            ),
             current: app.target_release == Some(release.id),
             spec,
             cause: release.cause,

@@ -8,8 +8,8 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
     AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
-    EnvPatch, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, Scale, TokenInfo, Usage,
-    WhoAmI, Why,
+    EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, Scale, TokenInfo,
+    Usage, WhoAmI, Why,
 };
 use wharf_types::event::Event;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -19,8 +19,8 @@ use wharf_types::node::{NodeRegistration, NodeReport};
 use super::auth::Access;
 use super::openapi::{Payload, array, json, list};
 use super::{
-    apps, artifacts, events, logs, meta, metrics, namespaces, nodes, releases, rollouts, session, settings,
-    tokens, watch,
+    apps, artifacts, events, files, logs, meta, metrics, namespaces, nodes, releases, rollouts, session,
+    settings, tokens, watch,
 };
 use crate::context::Context;
 
@@ -195,6 +195,24 @@ fn about_namespaces() -> Vec<Endpoint> {
             "What is known of an artifact",
         )
         .replies(200, json::<ArtifactInfo>()),
+        e(
+            Method::PUT,
+            "/v1/namespaces/{namespace}/files/{digest}",
+            DEVELOPER,
+            put(files::push),
+            "Push the files of an app as a tar archive; 200 when they were there before",
+        )
+        .takes(Payload::Octets)
+        .replies(201, json::<FilesInfo>())
+        .or(200, "They were there before"),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/files/{digest}",
+            VIEWER,
+            get(files::show),
+            "What is known of pushed files",
+        )
+        .replies(200, json::<FilesInfo>()),
         e(
             Method::GET,
             "/v1/namespaces/{namespace}/usage",

@@ -1,4 +1,4 @@
-//! Gives up the artifacts that nobody needs any more: those that no kept release is made of.
+//! Gives up the artifacts, and the archives of files, that nobody needs any more: those that no kept release is made of.
 //!
 //! An artifact is pushed before its release is made, so one that was pushed a short while ago stays. The file goes after its
 //! row: what a crash leaves in between is a file without a row, and those are looked for, too.
@@ -53,8 +53,10 @@ pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<
     };
     let before = now.checked_sub(UNUSED_MAX).unwrap_or(Timestamp::MIN);
     let mut tx = context.store.write().await?;
-    let rows = store::artifact::delete_unused(&mut tx, before).await?;
-    let known: BTreeSet<Digest> = store::artifact::digests(&mut tx).await?.into_iter().collect();
+    let rows = store::artifact::delete_unused(&mut tx, before).await?
+        + store::archive::delete_unused(&mut tx, before).await?;
+    let mut known: BTreeSet<Digest> = store::artifact::digests(&mut tx).await?.into_iter().collect();
+    known.extend(store::archive::digests(&mut tx).await?);
     tx.commit().await?;
     let stored = context.artifacts.list().await.unwrap_or_else(|error| {
         warn!("cannot list the files of artifacts: {error}");
@@ -79,6 +81,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::artifacts::Content;
     use crate::tests::fixture::{Platform, component, quick};
 
     impl Platform {
@@ -100,7 +103,7 @@ mod tests {
         let abandoned = Digest::of(b"\0asm\x01\0\0\0");
         let bytes = bytes::Bytes::from_static(b"\0asm\x01\0\0\0");
         let body = Box::pin(futures::stream::iter([Ok(bytes)]));
-        platform.context.artifacts.put(abandoned, body).await.unwrap();
+        platform.context.artifacts.put(abandoned, Content::Wasm, body).await.unwrap();
 
         assert_eq!(collect(&platform.context, Timestamp::now()).await.unwrap(), Collected::default());
         assert!(platform.knows(1).await);
@@ -111,6 +114,26 @@ mod tests {
             assert_eq!(platform.context.artifacts.open(digest).await.unwrap().is_some(), there);
         }
         platform.push("default", &component(1)).await.is(201);
+    }
+
+    #[tokio::test]
+    async fn files_are_kept_as_long_as_a_release_that_has_them() {
+        let platform = Platform::start().await;
+        let files = |content: &[u8]| {
+            let mut writer = wharf_types::archive::Writer::new(Vec::new());
+            writer.append("a.txt", content.len() as u64, content).unwrap();
+            writer.finish().unwrap().0
+        };
+        let (used, unused) = (files(b"used"), files(b"unused"));
+        platform.push_files(&used).await.is(201);
+        platform.push_files(&unused).await.is(201);
+        let spec = serde_json::json!({"files": {"digest": Digest::of(&used)}});
+        platform.deploy("hello", &component(0), spec).await.is(201);
+        let collected = collect(&platform.context, in_two_hours()).await.unwrap();
+        assert_eq!(collected, Collected { rows: 1, files: 1 });
+        for (files, there) in [(used, true), (unused, false)] {
+            assert_eq!(platform.context.artifacts.open(Digest::of(&files)).await.unwrap().is_some(), there);
+        }
     }
 
     #[tokio::test]

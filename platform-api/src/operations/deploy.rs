@@ -9,7 +9,7 @@ use wharf_types::{ReleaseId, RolloutId};
 
 use super::env::ReleaseEnv;
 use super::{
-    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, problem, routes,
+    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, ports, problem, routes,
     start_rollout,
 };
 use crate::context::Context;
@@ -83,7 +83,7 @@ pub(super) struct New<'a> {
     pub(super) cause: &'static str,
 }
 
-/// Checks the settings, writes the release, takes its routes, and starts the rollout.
+/// Checks the settings, writes the release, takes its routes and ports, and starts the rollout.
 pub(super) async fn make_release(
     conn: &mut Conn,
     context: &Context,
@@ -94,10 +94,18 @@ pub(super) async fn make_release(
     let world = new.artifact.world;
     let valid = new.spec.validate().and_then(|()| new.spec.validate_for(world));
     valid.map_err(invalid_spec)?;
+    if let Some(files) = &new.spec.files
+        && store::archive::find(conn, app.namespace_id, files.digest).await?.is_none()
+    {
+        let detail =
+            format!("the namespace `{}` has no files {}; push them first", app.namespace, files.digest);
+        return problem(ProblemCode::NotFound, detail);
+    }
     if world.is_http() {
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &new.spec);
         routes::claim(conn, &context.config.domain, app, &wanted).await?;
     }
+    ports::claim(conn, &context.config.platform_ports, app, &new.spec.tcp.ports).await?;
     let release = Release {
         id: ReleaseId::new(),
         app: app.id,

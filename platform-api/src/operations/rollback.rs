@@ -6,8 +6,8 @@ use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
 
 use super::{
-    Asked, Result, artifact_of, commit, current_release, deployed, find_app, no_release, once, problem,
-    routes, start_rollout,
+    Asked, Result, artifact_of, commit, current_release, deployed, find_app, no_release, once, ports,
+    problem, routes, start_rollout,
 };
 use crate::context::Context;
 use crate::store::app::App;
@@ -53,10 +53,11 @@ async fn roll_out(
 ) -> Result<Deployed> {
     let artifact = artifact_of(&mut tx, release).await?;
     if artifact.world.is_http() {
-        // A route that the release had may have gone to another app since.
+        // A route that the release had may have gone to another app since, and so may a port.
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &release.spec);
         routes::claim(&mut tx, &context.config.domain, app, &wanted).await?;
     }
+    ports::claim(&mut tx, &context.config.platform_ports, app, &release.spec.tcp.ports).await?;
     let before = current_release(&mut tx, app).await?;
     let rollout = start_rollout(&mut tx, app, release.id, renews, asked.now).await?;
     let reply = deployed(&mut tx, context, app, release, &artifact, before.as_ref(), rollout).await?;

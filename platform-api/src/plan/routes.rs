@@ -3,18 +3,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use wharf_types::route::{Endpoint, Route, RouteTable};
+use wharf_types::route::{Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute};
 
-use super::AppView;
+use super::{AppView, InstanceView};
 
-/// One route for each pattern of each app, ordered by pattern. An app that has nothing ready, or whose only release failed,
+/// One route for each pattern and for each public port of each app, in their order. An app that has nothing ready, or whose only release failed,
 /// keeps its routes, without endpoints, so that its visitors are told to wait rather than that it does not exist.
 pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
     let mut oldest_first: Vec<&AppView> = apps.iter().filter(|app| !app.deleting).collect();
     oldest_first.sort_by_key(|app| app.id);
-    let mut routes = BTreeMap::new();
+    let (mut routes, mut tcp) = (BTreeMap::new(), BTreeMap::new());
     for app in oldest_first {
-        let Some(release) = app.routed_release().filter(|release| release.world.is_http()) else { continue };
+        let Some(release) = app.routed_release() else { continue };
+        for port in &release.spec.tcp.ports {
+            tcp.entry(*port).or_insert_with(|| Arc::new(tcp_route(app, *port)));
+        }
+        if !release.world.is_http() {
+            continue;
+        }
         let endpoints = endpoints(app);
         for pattern in &release.routes {
             // Two apps never hold one pattern; if they did, the newer one must not take the older one's visitors.
@@ -28,17 +34,41 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
             });
         }
     }
-    RouteTable { generation, routes: routes.into_values().collect() }
+    RouteTable { generation, routes: routes.into_values().collect(), tcp: tcp.into_values().collect() }
 }
 
 /// The healthy instances, of whatever release: during a rollout both serve.
 fn endpoints(app: &AppView) -> Vec<Endpoint> {
-    let mut healthy: Vec<_> = app.instances.iter().filter(|instance| instance.is_healthy()).collect();
-    healthy.sort_by_key(|instance| (instance.slot, instance.id));
-    healthy
+    healthy(app)
         .into_iter()
         .filter_map(|instance| Some(Endpoint { instance: instance.id, node: instance.node? }))
         .collect()
+}
+
+/// The port leads to those of them whose release has it, because the others do not listen for it.
+fn tcp_route(app: &AppView, port: u16) -> TcpRoute {
+    let endpoint = |instance: &InstanceView| {
+        let spec =
+            &app.release(instance.release).filter(|release| release.spec.tcp.ports.contains(&port))?.spec;
+        Some(TcpEndpoint {
+            instance: instance.id,
+            node: instance.node?,
+            connections_max: spec.limits.concurrency,
+            proxy_protocol: spec.tcp.proxy_protocol,
+        })
+    };
+    TcpRoute {
+        port,
+        namespace: app.namespace.clone(),
+        app: app.name.clone(),
+        endpoints: healthy(app).into_iter().filter_map(endpoint).collect(),
+    }
+}
+
+fn healthy(app: &AppView) -> Vec<&InstanceView> {
+    let mut healthy: Vec<_> = app.instances.iter().filter(|instance| instance.is_healthy()).collect();
+    healthy.sort_by_key(|instance| (instance.slot, instance.id));
+    healthy
 }
 
 #[cfg(test)]
@@ -113,6 +143,67 @@ mod tests {
         command.stable = Some(Arc::new(crate::plan::ReleaseView { world: World::CommandP2, ..release(1) }));
         command.target = command.stable.clone();
         assert_eq!(build(1, &[deleting, command]).routes, []);
+    }
+
+    /// A command with these public ports, as release `number`.
+    fn server(number: u64, ports: &[u16]) -> Arc<crate::plan::ReleaseView> {
+        let mut spec = (*release(number).spec).clone();
+        spec.tcp.ports = ports.to_vec();
+        spec.tcp.proxy_protocol = number == 2;
+        spec.limits.concurrency = 10;
+        let (world, routes) = (World::CommandP2, Vec::new());
+        Arc::new(crate::plan::ReleaseView { world, routes, spec: Arc::new(spec), ..release(number) })
+    }
+
+    #[test]
+    fn a_port_leads_to_the_healthy_instances_of_its_app() {
+        let mut app = Fixture::serving(1, 3).app;
+        app.stable = Some(server(1, &[7001, 7000]));
+        app.target = app.stable.clone();
+        app.instances[1].health = Health::Unknown;
+        let table = build(1, std::slice::from_ref(&app));
+        assert_eq!(table.routes, []);
+        assert_eq!(table.tcp.iter().map(|route| route.port).collect::<Vec<_>>(), [7000, 7001]);
+        for route in &table.tcp {
+            let ids: Vec<_> = route.endpoints.iter().map(|endpoint| endpoint.instance).collect();
+            assert_eq!(ids, [app.instances[0].id, app.instances[2].id]);
+            assert_eq!((route.endpoints[0].connections_max, route.endpoints[0].proxy_protocol), (10, false));
+        }
+    }
+
+    #[test]
+    fn during_a_rollout_each_instance_keeps_the_settings_and_ports_of_its_release() {
+        let mut fixture = Fixture::serving(1, 1);
+        fixture.deploy(2);
+        let new = fixture.add(2, 0);
+        let old = fixture.app.instances[0].id;
+        let new_id = fixture.app.instances[new].id;
+        fixture.app.stable = Some(server(1, &[7000, 7001]));
+        fixture.app.target = Some(server(2, &[7000, 7002]));
+        let ports = |app: &AppView| {
+            let table = build(1, std::slice::from_ref(app));
+            let route = |route: &Arc<TcpRoute>| {
+                let endpoints = route.endpoints.iter();
+                (route.port, endpoints.map(|end| (end.instance, end.proxy_protocol)).collect::<Vec<_>>())
+            };
+            table.tcp.iter().map(route).collect::<Vec<_>>()
+        };
+        assert_eq!(ports(&fixture.app), [(7000, vec![(old, false)]), (7001, vec![(old, false)])]);
+        fixture.make_ready(new);
+        let mut both = vec![(old, false), (new_id, true)];
+        both.sort();
+        assert_eq!(ports(&fixture.app), [(7000, both), (7002, vec![(new_id, true)])]);
+    }
+
+    #[test]
+    fn an_app_that_is_scaled_to_nothing_keeps_its_port_and_a_deleted_one_does_not() {
+        let mut app = Fixture::empty(0).app;
+        app.stable = Some(server(1, &[7000]));
+        app.target = app.stable.clone();
+        let table = build(1, std::slice::from_ref(&app));
+        assert_eq!((table.tcp[0].port, table.tcp[0].endpoints.len()), (7000, 0));
+        app.deleting = true;
+        assert_eq!(build(1, &[app]).tcp, []);
     }
 
     #[test]

@@ -112,6 +112,11 @@ impl AppView {
 const IDLE_HTTP_BYTES: u64 = 1 << 20;
 
 impl ReleaseView {
+    /// Whether the ingress leads to its instances. What it does not lead to has no readiness: it is enough that it runs.
+    pub(crate) fn is_routed(&self) -> bool {
+        self.world.is_http() || !self.spec.tcp.ports.is_empty()
+    }
+
     /// Memory that one instance reserves on its node, in octets.
     ///
     /// An HTTP app makes its guest's memory for a request and gives it back afterwards, so `limits.memory` says what a request
@@ -146,9 +151,9 @@ impl InstanceView {
         self.is_wanted() && self.state == InstanceState::Running && self.health == Health::Healthy
     }
 
-    /// Whether it serves as an instance of `release`. A command has no readiness: it is enough that it runs.
+    /// Whether it serves as an instance of `release`.
     pub(crate) fn is_ready_for(&self, release: &ReleaseView) -> bool {
-        let command_runs = !release.world.is_http()
+        let command_runs = !release.is_routed()
             && self.is_wanted()
             && self.state == InstanceState::Running
             && self.health != Health::Unhealthy;

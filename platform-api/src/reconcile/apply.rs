@@ -113,7 +113,7 @@ fn ends_rollout(change: &Change) -> bool {
     matches!(change, Change::SetRollout { state, .. } if state.is_final())
 }
 
-/// Forgets releases and rollouts that are too old, and gives up routes that lead to no release in use.
+/// Forgets releases and rollouts that are too old, and gives up routes and ports that lead to no release in use.
 async fn clean_up(
     conn: &mut Conn,
     context: &Context,
@@ -128,11 +128,13 @@ async fn clean_up(
         // Nothing serves, but the newest release's routes still say that the app exists.
         used.extend(store::rollout::newest(conn, id).await?.map(|rollout| rollout.view.to));
     }
-    let mut kept = Vec::new();
+    let (mut kept, mut kept_ports) = (Vec::new(), Vec::new());
     for release in used {
         if let Some(release) = context.releases.get(conn, &app, release).await? {
             kept.extend(release.routes.iter().cloned());
+            kept_ports.extend(&release.spec.tcp.ports);
         }
     }
+    store::port::release_others(conn, id, &kept_ports).await?;
     routes::keep_only(conn, &context.config.domain, &app, kept).await
 }

@@ -51,7 +51,8 @@ impl Publisher {
         nodes: &[NodeStatus],
     ) -> Vec<InstanceId> {
         let table = plan::routes::build(self.generation + 1, fleet.views());
-        if table.routes != self.routes.routes || self.routes.generation == 0 {
+        let is_same = (&table.routes, &table.tcp) == (&self.routes.routes, &self.routes.tcp);
+        if !is_same || self.routes.generation == 0 {
             self.generation += 1;
             self.routes = table;
         }
@@ -85,13 +86,11 @@ impl Publisher {
     }
 
     fn track_routes(&mut self, fleet: &Fleet) -> Vec<InstanceId> {
-        let routed: HashSet<InstanceId> = self
-            .routes
-            .routes
-            .iter()
-            .flat_map(|route| &route.endpoints)
-            .map(|endpoint| endpoint.instance)
-            .collect();
+        let by_http =
+            self.routes.routes.iter().flat_map(|route| &route.endpoints).map(|endpoint| endpoint.instance);
+        let by_tcp =
+            self.routes.tcp.iter().flat_map(|route| &route.endpoints).map(|endpoint| endpoint.instance);
+        let routed: HashSet<InstanceId> = by_http.chain(by_tcp).collect();
         let mut live = HashSet::new();
         let mut new = Vec::new();
         for (view, _, instance) in fleet.instances() {
@@ -140,13 +139,14 @@ impl Publisher {
     /// Fills in what only this process knows: what every ingress has acknowledged of an instance.
     pub(super) fn mark_acknowledged(&self, loaded: &mut Loaded, acknowledged: u64) {
         for instance in &mut loaded.view.instances {
-            let is_command =
-                loaded.releases.get(&instance.release).is_some_and(|release| !release.world.is_http());
+            let is_unroutable =
+                loaded.releases.get(&instance.release).is_some_and(|release| !release.is_routed());
             let unrouted = self.unrouted.get(&instance.id);
             instance.let_go =
-                is_command || unrouted.is_some_and(|(generation, _)| *generation <= acknowledged);
+                is_unroutable || unrouted.is_some_and(|(generation, _)| *generation <= acknowledged);
             let routed = self.routed.get(&instance.id);
-            instance.routed = is_command || routed.is_some_and(|(generation, _)| *generation <= acknowledged);
+            instance.routed =
+                is_unroutable || routed.is_some_and(|(generation, _)| *generation <= acknowledged);
         }
     }
 }

@@ -75,8 +75,8 @@ macro_rules! select {
 
 pub(crate) async fn create(conn: &mut Conn, release: &Release) -> Result<()> {
     sqlx::query(
-        "INSERT INTO release (id, app, number, artifact, spec, own_env, cause, created_by, served, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "INSERT INTO release (id, app, number, artifact, spec, own_env, cause, created_by, served, created_at, archive)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(release.id.to_string())
     .bind(release.app.to_string())
@@ -88,6 +88,7 @@ pub(crate) async fn create(conn: &mut Conn, release: &Release) -> Result<()> {
     .bind(&release.created_by)
     .bind(release.served)
     .bind(release.created_at.as_microsecond())
+    .bind(release.spec.files.as_ref().map(|files| files.digest.to_string()))
     .execute(conn)
     .await?;
     Ok(())

@@ -35,6 +35,7 @@ pub(crate) fn config(dir: &TempDir) -> Config {
         data_dir: dir.path().join("data"),
         domain: "localhost".to_owned(),
         http_url: "http://127.0.0.1:8080".to_owned(),
+        platform_ports: vec![7070, 8080],
     }
 }
 
@@ -101,6 +102,11 @@ impl Platform {
 
     pub(crate) async fn push(&self, namespace: &str, bytes: &[u8]) -> Reply {
         self.push_as(namespace, &Digest::of(bytes).to_string(), bytes).await
+    }
+
+    pub(crate) async fn push_files(&self, archive: &[u8]) -> Reply {
+        let path = format!("/v1/namespaces/default/files/{}", Digest::of(archive));
+        self.send(request(&self.admin, Method::PUT, &path).body(Body::from(archive.to_vec())).unwrap()).await
     }
 
     pub(crate) async fn push_as(&self, namespace: &str, digest: &str, bytes: &[u8]) -> Reply {

@@ -5,7 +5,8 @@ use axum::http::Method;
 use serde_json::{Value, json};
 use wharf_types::Digest;
 
-use super::fixture::{Platform, component, quick, request};
+use super::fixture::{Platform, component, eventually, quick, request};
+use super::worker::Worker;
 
 #[tokio::test]
 async fn artifacts_that_cannot_run_are_refused() {
@@ -189,4 +190,102 @@ async fn a_route_that_somebody_else_owns_is_refused() {
         reply.refuses(409, "route_taken", &["somebody else"]);
         assert!(!reply.json.to_string().contains("hello"), "whose it is stays unknown: {}", reply.json);
     }
+}
+
+#[tokio::test]
+async fn a_port_that_somebody_else_has_is_refused_until_it_is_given_up() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    platform.call(Method::POST, "/v1/namespaces", json!({"name": "other"})).await.is(201);
+    let ports = |ports: &[u16]| json!({"tcp": {"ports": ports}, "update": {"monitor": "20ms"}});
+    let deployed = platform.deploy("echo", &command(), ports(&[7000, 7001])).await.is(201);
+    assert_eq!(deployed["urls"], json!(["tcp://127.0.0.1:7000", "tcp://127.0.0.1:7001"]));
+    assert_eq!(platform.rollout("echo", &deployed).await["state"], "monitoring");
+    let same = platform.deploy("second", &command(), ports(&[7002, 7001])).await;
+    same.refuses(409, "port_taken", &["7001", "app `echo`", "`tcp.ports`"]);
+
+    platform.push("other", &command()).await.is(201);
+    let body = json!({"artifact": Digest::of(&command()), "spec": ports(&[7000])});
+    let path = "/v1/namespaces/other/apps/thief/releases";
+    let reply = platform.call(Method::POST, path, body.clone()).await;
+    reply.refuses(409, "port_taken", &["port 7000 is taken"]);
+    assert!(!reply.json.to_string().contains("echo"), "whose it is stays unknown: {}", reply.json);
+
+    // What the refused releases asked for beside it has stayed free.
+    let deployed = platform.deploy("echo", &command(), ports(&[7001, 7002])).await.is(201);
+    assert_ne!(platform.rollout("echo", &deployed).await["state"], "failed");
+    // The port is given up when the release that had it cannot come back by itself any more.
+    eventually("the port is free", async || {
+        let reply = platform.call(Method::POST, path, body.clone()).await;
+        (reply.status == 201).then_some(())
+    })
+    .await;
+    let back = json!({"release": 1});
+    let reply = platform.call(Method::POST, "/v1/namespaces/default/apps/echo/rollback", back).await;
+    reply.refuses(409, "port_taken", &["7000"]);
+}
+
+#[tokio::test]
+async fn a_port_that_no_app_can_have_is_refused() {
+    let platform = Platform::start().await;
+    for (port, words) in [(22, "below 1024"), (8080, "the platform itself listens at port 8080")] {
+        let spec = json!({"tcp": {"ports": [port]}});
+        platform.deploy("echo", &command(), spec).await.refuses(422, "invalid_spec", &["tcp.ports", words]);
+    }
+    let spec = json!({"tcp": {"ports": [7000]}});
+    let http = platform.deploy("hello", &component(0), spec).await;
+    http.refuses(422, "invalid_spec", &["tcp.ports", "an HTTP app cannot listen"]);
+}
+
+/// A command that imports nothing.
+fn command() -> Vec<u8> {
+    let text = r#"(component (instance $run) (export "wasi:cli/run@0.2.0" (instance $run)))"#;
+    wat::parse_str(text).unwrap()
+}
+
+#[tokio::test]
+async fn files_that_no_worker_would_unpack_are_refused() {
+    let platform = Platform::start().await;
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_path("evil").unwrap();
+    header.set_link_name("/etc/passwd").unwrap();
+    header.set_size(0);
+    header.set_cksum();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append(&header, std::io::empty()).unwrap();
+    let archive = archive.into_inner().unwrap();
+    platform.push_files(&archive).await.refuses(422, "invalid_artifact", &["`evil`", "a symbolic link"]);
+    platform.push_files(&[b'x'; 4096]).await.refuses(422, "invalid_artifact", &["not a tar archive"]);
+    let path = format!("/v1/namespaces/default/files/{}", Digest::of(&archive));
+    let unknown = platform.call(Method::GET, &path, Value::Null).await;
+    unknown.refuses(404, "not_found", &["push them first"]);
+    let stored = platform.context.artifacts.open(Digest::of(&archive)).await.unwrap();
+    assert!(stored.is_none(), "the bytes were kept");
+
+    let spec = |digest: Digest, mount: &str| json!({"files": {"digest": digest, "mount": mount}});
+    let refused = platform.deploy("site", &component(0), spec(Digest::of(&archive), "/")).await;
+    refused.refuses(404, "not_found", &["has no files", "push them first"]);
+    let refused = platform.deploy("site", &component(0), spec(Digest::of(b""), "public")).await;
+    refused.refuses(422, "invalid_spec", &["files.mount", "`public`"]);
+}
+
+#[tokio::test]
+async fn files_are_pushed_once_and_seen_by_their_namespace_only() {
+    let platform = Platform::start().await;
+    platform.call(Method::POST, "/v1/namespaces", json!({"name": "other"})).await.is(201);
+    let mut writer = wharf_types::archive::Writer::new(Vec::new());
+    writer.append("a.txt", 5, &b"hello"[..]).unwrap();
+    let (archive, _) = writer.finish().unwrap();
+    let digest = Digest::of(&archive);
+    let pushed = platform.push_files(&archive).await.is(201);
+    assert_eq!(pushed, json!({"digest": digest, "bytes": archive.len(), "files": 1}));
+    assert_eq!(platform.push_files(&archive).await.is(200), pushed);
+    let of = |namespace: &str| format!("/v1/namespaces/{namespace}/files/{digest}");
+    assert_eq!(platform.get(&of("default")).await, pushed);
+    platform.call(Method::GET, &of("other"), Value::Null).await.refuses(404, "not_found", &["push them"]);
+    platform.push("other", &component(0)).await.is(201);
+    let body = json!({"artifact": Digest::of(&component(0)), "spec": {"files": {"digest": digest}}});
+    let refused = platform.call(Method::POST, "/v1/namespaces/other/apps/thief/releases", body).await;
+    refused.refuses(404, "not_found", &["`other` has no files"]);
 }

@@ -90,7 +90,7 @@ impl Slot {
 
     async fn run(&mut self) -> State {
         let spec = self.assigned.spec.clone();
-        let checks = Checks::new(self.assigned.world, &spec.http.health, Instant::now());
+        let checks = Checks::new(self.assigned.world, &spec, Instant::now());
         self.board.update(self.chain, |current| {
             current.state = InstanceState::Running;
             current.reason = None;
@@ -101,8 +101,8 @@ impl Slot {
             biased;
             () = stop_is_ordered(&mut orders) => State::Stop,
             ended = backend.wait(self.id) => {
-                if ended == Ended::Success {
-                    // However short it was, it has done what it was there for.
+                if ended == Ended::Success && spec.tcp.ports.is_empty() {
+                    // However short it was, it has done what it was there for, unless that was to listen.
                     self.board.update(self.chain, |current| current.health = Health::Healthy);
                 }
                 State::Ended(ended)
@@ -149,13 +149,17 @@ impl Slot {
             return checks.settle(began);
         }
         let limit = checks.timeout();
+        let no_answer = || {
+            let message = format!("no answer, not even a failure, within {limit:?}");
+            Failure::new(ReasonKind::Platform, message)
+        };
+        if check == Check::Listening {
+            let connect = self.backend.accepts(self.id, limit);
+            let outcome = timeout(limit + BACKEND_GRACE, connect).await.unwrap_or_else(|_| Err(no_answer()));
+            return checks.accepted(began, Instant::now(), outcome);
+        }
         let probe = self.backend.probe(self.id, checks.path(check), limit);
-        let answer = timeout(limit + BACKEND_GRACE, probe).await.unwrap_or_else(|_| {
-            Err(Failure::new(
-                ReasonKind::Platform,
-                format!("no answer, not even a failure, within {limit:?}"),
-            ))
-        });
+        let answer = timeout(limit + BACKEND_GRACE, probe).await.unwrap_or_else(|_| Err(no_answer()));
         checks.answered(check, began, Instant::now(), answer)
     }
 

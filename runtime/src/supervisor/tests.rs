@@ -323,3 +323,39 @@ async fn shutdown_gives_up_after_the_grace_period() {
     healthy(&mut reports, 1).await;
     assert_eq!(supervisor.shutdown(Duration::from_secs(1)).await, Shutdown::Forced);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_command_with_a_port_is_healthy_once_it_accepts_connections() {
+    let backend = FakeBackend::new();
+    backend.refuse_connections(vec![Failure::new(ReasonKind::Probe, "nobody listens"); 3]);
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    let server = with_spec(id, |spec| spec.tcp.ports = vec![7000]);
+    let began = Instant::now();
+    supervisor.assign(vec![AssignedInstance { world: World::CommandP2, ..server }]).await;
+    let unhealthy = |reports: &Vec<InstanceReport>| reports[0].health == Health::Unhealthy;
+    let seen = becomes(&mut reports, unhealthy).await;
+    assert_eq!(seen[0].reason.as_ref().map(|reason| reason.message.as_str()), Some("nobody listens"));
+    healthy(&mut reports, 1).await;
+    assert_eq!(began.elapsed(), Duration::from_millis(300), "it is asked every 100 ms");
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let asked = backend.calls().iter().filter(|call| **call == Call::Accepts(id)).count();
+    assert_eq!(asked, 4, "and never again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ends_with_success_before_it_listens_was_never_healthy() {
+    let backend = FakeBackend::new();
+    backend.refuse_connections([Failure::new(ReasonKind::Probe, "nobody listens")]);
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    let server = with_spec(id, |spec| {
+        spec.tcp.ports = vec![7000];
+        spec.restart.condition = RestartCondition::Never;
+    });
+    supervisor.assign(vec![AssignedInstance { world: World::CommandP2, ..server }]).await;
+    becomes(&mut reports, |reports| reports[0].health == Health::Unhealthy).await;
+    backend.end(id, Ended::Success);
+    let seen = becomes(&mut reports, |reports| reports[0].state == InstanceState::Stopped).await;
+    assert_eq!(seen[0].health, Health::Unhealthy);
+}

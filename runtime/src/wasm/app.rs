@@ -199,7 +199,12 @@ impl HttpApp {
             wasi.envs(&self.env);
         }
         wasi.args(&self.args);
-        super::command::grant_sockets(&mut wasi, self.template.outbound.policy());
+        super::command::grant_sockets(&mut wasi, self.template.outbound.policy(), &[]);
+        if let Some(mount) = &self.template.mount
+            && let Err(problem) = mount.open_in(&mut wasi)
+        {
+            self.say(&problem);
+        }
         wasi.build()
     }
 

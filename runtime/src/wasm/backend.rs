@@ -1,6 +1,8 @@
 //! The Wasm side of the [`Backend`] seam, and the way from a request to its instance.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,13 +14,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_config::WasiConfigVariables;
 use wharf_types::figures::NodeFigures;
-use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
+use wharf_types::node::{AppUsage, ReasonKind};
 use wharf_types::{Digest, InstanceId};
 
 use super::admission::Admitted;
 use super::app::{HttpApp, Outputs, outputs};
 use super::code::{Code, Fetch, Mapped};
 use super::command::CommandEnd;
+use super::files::{FileFolders, Mount};
 use super::host::{Guest, WasmHost, keep_swept};
 use super::keyvalue::KeyValueHost;
 use super::lane::Laned;
@@ -26,7 +29,9 @@ use super::meters::Meters;
 use super::outbound::Outbound;
 use super::pool::check_resources;
 use super::pool::places_for;
+use super::ports::{Listening, Ports};
 use super::state::{State, Template, closed_wasi, new_store};
+use super::stdio::GuestOutput;
 use super::table::{NamespaceNeighbours, Table};
 use super::tuning;
 use crate::backend::{Backend, Ended, Failure, Run};
@@ -43,32 +48,59 @@ pub struct WasmBackend {
     host: Arc<WasmHost>,
     control: ControlClient,
     table: Arc<Table>,
+    ports: Arc<Ports>,
     running: Mutex<HashMap<InstanceId, Live>>,
     prepared: Mutex<HashMap<InstanceId, Arc<Code>>>,
+    files: FileFolders,
+    /// Of the prepared instances, those that have files.
+    mounts: Mutex<HashMap<InstanceId, Mount>>,
     meters: Meters,
 }
 
 enum Live {
     Http { app: Arc<HttpApp>, ids: Vec<InstanceId> },
-    Command { ended: watch::Receiver<Option<Ended>>, cancel: CancellationToken },
+    Command(LiveCommand),
+}
+
+struct LiveCommand {
+    ended: watch::Receiver<Option<Ended>>,
+    cancel: CancellationToken,
+    /// What the platform says of it.
+    platform: GuestOutput,
+    listener: Option<Listener>,
+}
+
+/// A command that listens.
+#[derive(Clone)]
+struct Listener {
+    listening: Arc<Listening>,
+    ids: Vec<InstanceId>,
 }
 
 impl WasmBackend {
-    /// To be called within a runtime.
-    pub fn new(host: Arc<WasmHost>, control: ControlClient) -> Arc<Self> {
+    /// To be called within a runtime. `files` is a folder for the files of apps; what is in there is removed.
+    pub fn new(host: Arc<WasmHost>, control: ControlClient, files: PathBuf) -> io::Result<Arc<Self>> {
+        let files = FileFolders::new(files)?;
         tokio::spawn(keep_swept(Arc::downgrade(&host)));
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             host,
             control,
             table: Arc::default(),
+            ports: Arc::default(),
             running: Mutex::default(),
             prepared: Mutex::default(),
+            files,
+            mounts: Mutex::default(),
             meters: Meters::default(),
-        })
+        }))
     }
 
     pub fn table(&self) -> Arc<Table> {
         self.table.clone()
+    }
+
+    pub fn ports(&self) -> Arc<Ports> {
+        self.ports.clone()
     }
 
     /// Totals of every release that runs here, or did a short time ago.
@@ -85,7 +117,8 @@ impl WasmBackend {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    fn template(&self, assigned: &AssignedInstance) -> Template {
+    fn template(&self, run: &Run) -> Template {
+        let assigned = &run.assigned;
         let spec = &assigned.spec;
         let neighbours =
             NamespaceNeighbours { table: Arc::downgrade(&self.table), namespace: assigned.namespace.clone() };
@@ -103,6 +136,7 @@ impl WasmBackend {
             ),
             outbound: Arc::new(Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))),
             meter: self.meters.of(&assigned.namespace, &assigned.app, assigned.release),
+            mount: self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(&run.id).cloned(),
             host_memory: self.host.shared.memory.clone(),
             memory_max_bytes: spec.limits.memory.as_bytes(),
             profiler: None,
@@ -112,13 +146,27 @@ impl WasmBackend {
 
     async fn start_command(&self, run: &Run, mapped: Arc<Mapped>) -> Result<Live, Failure> {
         let assigned = &run.assigned;
-        let template = self.template(assigned);
-        let Outputs { stdout, stderr, platform: _ } = outputs(&self.host.shared.logs, run.id, assigned);
+        let template = self.template(run);
+        let listening = Listening::reserve(&assigned.spec.tcp).map_err(|error| {
+            let message = format!("could not reserve a port of this machine for the guest: {error}");
+            Failure::new(ReasonKind::Platform, message)
+        })?;
+        let Outputs { stdout, stderr, platform } = outputs(&self.host.shared.logs, run.id, assigned);
         let mut wasi = closed_wasi();
         let env: Vec<(&str, &str)> =
             assigned.spec.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         wasi.stdout(stdout).stderr(stderr).envs(&env).arg(assigned.app.as_str()).args(&assigned.spec.args);
-        super::command::grant_sockets(&mut wasi, template.outbound.policy());
+        let mut ports = Vec::new();
+        if let Some(listening) = &listening {
+            for (name, port) in listening.variables() {
+                wasi.env(name, port);
+            }
+            ports = listening.local_ports();
+        }
+        super::command::grant_sockets(&mut wasi, template.outbound.policy(), &ports);
+        if let Some(mount) = &template.mount {
+            mount.open_in(&mut wasi).map_err(|problem| Failure::new(ReasonKind::Platform, problem))?;
+        }
         let place = self.host.shared.place(places_for(&mapped.component)).await;
         let place = place.map_err(|error| Failure { reason: error.reason() })?;
         let mut state = State::new(wasi.build(), &template);
@@ -156,7 +204,35 @@ impl WasmBackend {
             };
             ended_tx.send_replace(Some(end));
         });
-        Ok(Live::Command { ended, cancel })
+        let listener = listening.map(|listening| {
+            let ids: Vec<InstanceId> = run.replaces.iter().copied().chain([run.id]).collect();
+            self.ports.insert(&ids, &listening);
+            Listener { listening, ids }
+        });
+        Ok(Live::Command(LiveCommand { ended, cancel, platform, listener }))
+    }
+
+    /// Lets the open connections of a command end, then ends the command.
+    async fn stop_command(&self, command: LiveCommand, drain: Duration) {
+        let LiveCommand { mut ended, cancel, platform, listener } = command;
+        if let Some(Listener { listening, ids }) = &listener {
+            self.ports.remove(ids, listening);
+            let all_closed = tokio::select! {
+                all_closed = listening.drain(drain) => all_closed,
+                // Whoever was connected to a guest that has ended is not cut off by this.
+                _ = ended.wait_for(Option::is_some) => true,
+            };
+            if !all_closed {
+                listening.cut().await;
+                platform.say(&format!("connections were still open after {drain:?} and have been cut"));
+            }
+        }
+        cancel.cancel();
+        // The task ends at the guest's next await or epoch, so in milliseconds.
+        let _ = tokio::time::timeout(Duration::from_secs(5), ended.wait_for(Option::is_some)).await;
+        if let Some(Listener { listening, .. }) = listener {
+            listening.end();
+        }
     }
 }
 
@@ -168,10 +244,16 @@ impl Backend for WasmBackend {
         }
         let assigned = &run.assigned;
         let (control, digest) = (self.control.clone(), assigned.artifact);
-        let fetch: Fetch = Arc::new(move || Box::pin(fetch(control.clone(), digest)));
+        let fetch_code: Fetch = Arc::new(move || Box::pin(fetch(control.clone(), digest)));
         let wanted = tuning::first(assigned.spec.engine.profile, assigned.world.is_http());
-        let code = self.host.code(&assigned.namespace, digest, wanted, fetch);
+        let code = self.host.code(&assigned.namespace, digest, wanted, fetch_code);
         check_resources(&code.get().await?.component, assigned.spec.limits.memory.as_bytes())?;
+        if let Some(spec) = &assigned.spec.files {
+            let control = self.control.clone();
+            let folder = self.files.open(spec.digest, || fetch(control, spec.digest)).await?;
+            let mount = Mount { folder, guest_path: spec.mount.clone() };
+            self.mounts.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, mount);
+        }
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, code);
         Ok(())
     }
@@ -188,7 +270,7 @@ impl Backend for WasmBackend {
             Guest::Http02(_) | Guest::Http03(_) => {
                 let assigned = &run.assigned;
                 let outputs = outputs(&self.host.shared.logs, run.id, assigned);
-                let app = HttpApp::new(self.template(assigned), code, &mapped, outputs, run.id, assigned);
+                let app = HttpApp::new(self.template(run), code, &mapped, outputs, run.id, assigned);
                 app.try_start().await.map_err(|error| Failure { reason: error.reason() })?;
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
@@ -203,7 +285,7 @@ impl Backend for WasmBackend {
 
     async fn wait(&self, id: InstanceId) -> Ended {
         let ended = match self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            Some(Live::Command { ended, .. }) => Some(ended.clone()),
+            Some(Live::Command(command)) => Some(command.ended.clone()),
             // An HTTP app holds nothing that could end: each request has a store, and a trap ends only that.
             Some(Live::Http { .. }) | None => None,
         };
@@ -241,6 +323,17 @@ impl Backend for WasmBackend {
         }
     }
 
+    async fn accepts(&self, id: InstanceId, timeout: Duration) -> Result<(), Failure> {
+        let listener = match self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            Some(Live::Command(command)) => command.listener.clone(),
+            Some(Live::Http { .. }) | None => None,
+        };
+        match listener {
+            Some(listener) => listener.listening.accepts(timeout).await,
+            None => Err(Failure::new(ReasonKind::Platform, "the instance does not run, or has no ports")),
+        }
+    }
+
     async fn stop(&self, id: InstanceId, drain: Duration) {
         let live = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         match live {
@@ -250,11 +343,7 @@ impl Backend for WasmBackend {
                     app.say(&format!("requests were still open after {drain:?} and have been cut"));
                 }
             }
-            Some(Live::Command { cancel, mut ended }) => {
-                cancel.cancel();
-                // The task ends at the guest's next await or epoch, so in milliseconds.
-                let _ = tokio::time::timeout(Duration::from_secs(5), ended.wait_for(Option::is_some)).await;
-            }
+            Some(Live::Command(command)) => self.stop_command(command, drain).await,
             None => {}
         }
     }
@@ -262,6 +351,11 @@ impl Backend for WasmBackend {
     async fn remove(&self, id: InstanceId) {
         self.stop(id, Duration::ZERO).await;
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let mount = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if mount.is_some() {
+            drop(mount);
+            self.files.sweep().await;
+        }
         self.host.shared.logs.forget(id);
     }
 }

@@ -11,6 +11,7 @@ use wharf_types::spec::OutboundScheme;
 
 use super::failure::{InvokeError, classify};
 use super::outbound::Policy;
+use super::ports::{may_accept, may_listen};
 use super::state::State;
 use crate::backend::{Ended, Failure};
 
@@ -88,25 +89,28 @@ impl CommandEnd {
     }
 }
 
-/// Opens the sockets that the policy grants: connections to granted addresses, and nothing that listens.
-pub(super) fn grant_sockets(wasi: &mut WasiCtxBuilder, policy: &Arc<Policy>) {
+/// Opens the sockets that the policy grants, connections to granted addresses, and those that listen at the guest's own ports.
+pub(super) fn grant_sockets(wasi: &mut WasiCtxBuilder, policy: &Arc<Policy>, ports: &[u16]) {
     let (tcp, udp) = (policy.grants_scheme(OutboundScheme::Tcp), policy.grants_scheme(OutboundScheme::Udp));
-    if !tcp && !udp {
+    let listens = !ports.is_empty();
+    if !tcp && !udp && !listens {
         return;
     }
-    wasi.allow_tcp(tcp).allow_udp(udp).allow_ip_name_lookup(true);
-    let policy = policy.clone();
+    wasi.allow_tcp(tcp || listens).allow_udp(udp).allow_ip_name_lookup(tcp || udp);
+    let (policy, ports) = (policy.clone(), Arc::<[u16]>::from(ports));
     wasi.socket_addr_check(move |address, usage| {
-        let policy = policy.clone();
+        let (policy, ports) = (policy.clone(), ports.clone());
         Box::pin(async move {
             match usage {
                 SocketAddrUse::TcpConnect => policy.permits_socket(OutboundScheme::Tcp, address).await,
                 SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => {
                     policy.permits_socket(OutboundScheme::Udp, address).await
                 }
-                // A client's own end, chosen by the kernel.
-                SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => address.port() == 0,
-                SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => false,
+                // A client's own end is chosen by the kernel.
+                SocketAddrUse::TcpBind => address.port() == 0 || may_listen(&ports, address),
+                SocketAddrUse::UdpBind => address.port() == 0,
+                SocketAddrUse::TcpListen => may_listen(&ports, address),
+                SocketAddrUse::TcpAccept => may_accept(address),
             }
         })
     });

@@ -87,7 +87,7 @@ impl Compiler {
             let mut hasher = DefaultHasher::new();
             (RECIPE, engine.precompile_compatibility_hash()).hash(&mut hasher);
             *of_engine = folder.join(format!("{:016x}", hasher.finish()));
-            make_folder(of_engine).map_err(HostError::Folder)?;
+            make_folder(of_engine).and_then(|()| remove_drafts(of_engine)).map_err(HostError::Folder)?;
         }
         Ok(Self {
             engines,
@@ -172,12 +172,18 @@ impl Compiler {
             let engine = &engines.get(profile).map_err(std::io::Error::other)?.engine;
             // SAFETY: the file was written by our own compiler process: its keyed hash says so, or said so before anything about it
             // changed, and the folder can be written by this user only.
-            let component = unsafe { Component::deserialize_file(engine, &file) }.map_err(std::io::Error::other)?;
+            let component = unsafe { Component::deserialize_file(engine, &file) };
             Ok::<_, std::io::Error>(Some(component))
         })
         .await;
         match mapped {
-            Ok(Ok(component)) => Ok(component),
+            Ok(Ok(None)) => Ok(None),
+            Ok(Ok(Some(Ok(component)))) => Ok(Some(component)),
+            // It is what our compiler made for this engine, so it is the pool that has no room for it.
+            Ok(Ok(Some(Err(error)))) => Err(Failure::new(
+                ReasonKind::Artifact,
+                format!("it does not fit into any place of the pool: {}", chain(&error)),
+            )),
             Ok(Err(error)) => Err(Failure::new(
                 ReasonKind::Platform,
                 format!("could not map the compiled form of {digest}: {error}"),
@@ -197,10 +203,12 @@ impl Compiler {
             make_folder(folder).map_err(|error| platform("make a folder", error))?;
         }
         let (output, output_path) = tempfile::Builder::new()
-            .prefix("compiling-")
+            .prefix(DRAFT)
             .tempfile_in(&self.folders[0].1)
             .map_err(|error| platform("make a file", error))?
             .into_parts();
+        // Held by the child as well, for as long as one of the two has it open.
+        output.try_lock().map_err(|error| platform("lock a file", error.into()))?;
         let limits = &self.command.limits;
         let mut child = tokio::process::Command::new(&self.command.program)
             .args(&self.command.args)
@@ -295,6 +303,23 @@ impl FileState {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
+}
+
+/// How the name of a file begins that a compilation is writing.
+const DRAFT: &str = "compiling-";
+
+/// Removes what compilations left whose worker was killed.
+fn remove_drafts(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        // Whoever is still at it has the lock: commands of one user share a folder.
+        if entry.file_name().to_string_lossy().starts_with(DRAFT)
+            && std::fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn make_folder(folder: &Path) -> std::io::Result<()> {

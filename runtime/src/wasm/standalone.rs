@@ -78,6 +78,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
         host_memory: host.shared.memory.clone(),
         memory_max_bytes: options.spec.limits.memory.as_bytes(),
         profiler: options.profiler.clone(),
+        mount: None,
         cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
     };
     match &mapped.guest {
@@ -126,7 +127,7 @@ impl StandaloneCommand {
         for (folder, guest_path) in &self.options.dirs {
             preopen(&mut wasi, folder, guest_path)?;
         }
-        grant_sockets(&mut wasi, self.template.outbound.policy());
+        grant_sockets(&mut wasi, self.template.outbound.policy(), &[]);
         let shared = &self.host.shared;
         let mut store = new_store(self.mapped.component.engine(), State::new(wasi.build(), &self.template));
         let (held, meter) = (shared.activity.hold(), self.template.meter.clone());

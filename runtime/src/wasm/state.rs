@@ -13,6 +13,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::cpu::{EpochEnd, at_epoch_end};
 use super::engine::Profile;
 use super::failure::CpuExhausted;
+use super::files::Mount;
 use super::keyvalue::{KeyValue, KeyValueHost};
 use super::memory::{HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
@@ -50,6 +51,8 @@ pub struct Template {
     pub(super) memory_max_bytes: u64,
     pub(super) cpu_max: Duration,
     pub(super) profiler: Option<Arc<Profiler>>,
+    /// Files that the guest can read.
+    pub(super) mount: Option<Mount>,
 }
 
 impl State {

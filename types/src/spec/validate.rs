@@ -1,5 +1,6 @@
 //! What a spec may ask for. The field types refuse what has no meaning; this refuses what would do harm.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{AppSpec, OutboundGrant, ReuseMode};
@@ -15,6 +16,12 @@ const ARGS_MAX: usize = 256;
 const ARGS_MAX_BYTES: usize = 32 << 10;
 /// Each route is looked up among all others while nobody else can write.
 const ROUTES_MAX: usize = 100;
+/// Each takes a listener of the front door, and a port of the worker for each instance.
+const PORTS_MAX: usize = 16;
+/// The ports below belong to the machine's own services.
+const PORT_MIN: u16 = 1024;
+/// As long as names of files usually may be.
+const MOUNT_MAX_BYTES: usize = 255;
 /// Each grant is compared with each connection of the guest.
 const GRANTS_MAX: usize = 256;
 /// A guest's stack and its first pages take as much.
@@ -59,6 +66,19 @@ pub fn validate_env<'a>(
     at_most(field, "bytes", bytes, ENV_MAX_BYTES)
 }
 
+/// Checks where a guest is to see its files.
+pub fn validate_mount(mount: &str) -> Result<(), InvalidSpec> {
+    let is_name = |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains('\0');
+    let below = mount.strip_prefix('/').filter(|_| mount.len() <= MOUNT_MAX_BYTES);
+    match below {
+        Some(below) if below.is_empty() || below.split('/').all(is_name) => Ok(()),
+        _ => invalid(
+            "files.mount",
+            format!("`{}` is not a folder's absolute path, such as `/public`", mount.escape_debug()),
+        ),
+    }
+}
+
 impl AppSpec {
     /// Checks what the field types alone do not.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
@@ -66,6 +86,8 @@ impl AppSpec {
         self.validate_spans()?;
         self.validate_memory()?;
         self.validate_lists()?;
+        self.validate_tcp()?;
+        self.files.as_ref().map_or(Ok(()), |files| validate_mount(&files.mount))?;
         for path in [&self.http.health.path, &self.http.health.liveness_path].into_iter().flatten() {
             if !path.starts_with('/') {
                 return invalid("http.health", format!("the path `{path}` does not start with `/`"));
@@ -76,6 +98,18 @@ impl AppSpec {
 
     /// Checks what depends on the artifact.
     pub fn validate_for(&self, world: World) -> Result<(), InvalidSpec> {
+        if world.is_http() && !self.tcp.ports.is_empty() {
+            return invalid(
+                "tcp.ports",
+                "an HTTP app cannot listen, because it runs only while it answers; ports are for commands",
+            );
+        }
+        if world == World::CommandP1 && !self.tcp.ports.is_empty() {
+            return invalid(
+                "tcp.ports",
+                "a module of WASI 0.1 cannot listen; build a component of WASI 0.2 or 0.3",
+            );
+        }
         if world == World::HttpProxy && self.reuse.mode == Some(ReuseMode::Concurrent) {
             return invalid(
                 "reuse.mode",
@@ -153,6 +187,32 @@ impl AppSpec {
         if memory > MEMORY_MAX {
             let problem = format!("{memory} is more than a 32-bit guest can address, {MEMORY_MAX}");
             return invalid("limits.memory", problem);
+        }
+        Ok(())
+    }
+
+    fn validate_tcp(&self) -> Validated {
+        let ports = &self.tcp.ports;
+        at_most("tcp.ports", "ports", ports.len(), PORTS_MAX)?;
+        if self.tcp.proxy_protocol && ports.is_empty() {
+            return invalid("tcp.proxy_protocol", "is of use with `tcp.ports` only");
+        }
+        let mut seen = HashSet::new();
+        for port in ports {
+            if *port < PORT_MIN {
+                let problem =
+                    format!("port {port} is below {PORT_MIN}, where only the machine's own services are");
+                return invalid("tcp.ports", problem);
+            }
+            if !seen.insert(port) {
+                return invalid("tcp.ports", format!("port {port} is there twice"));
+            }
+            let variable = self.tcp.variable(*port);
+            if self.env.contains_key(&variable) {
+                let problem =
+                    format!("`{variable}` cannot be set: it tells the guest where to listen for `tcp.ports`");
+                return invalid("env", problem);
+            }
         }
         Ok(())
     }
@@ -259,6 +319,46 @@ mod tests {
         assert_eq!(with("A", "x\0y"), "env: the value of `A` contains a NUL character");
         assert!(with("A", &"x".repeat(1 << 15)).contains("more than 32768"));
         assert_eq!(refused(|spec| spec.args.push("a\0".into())), "args: `a\\0` contains a NUL character");
+    }
+
+    #[test]
+    fn ports_that_an_app_cannot_have_are_refused_with_the_reason() {
+        let ports = |ports: &[u16]| refused(|spec| spec.tcp.ports = ports.to_vec());
+        assert!(ports(&[80]).starts_with("tcp.ports: port 80 is below 1024"));
+        assert_eq!(ports(&[7000, 7001, 7000]), "tcp.ports: port 7000 is there twice");
+        assert!(ports(&(7000..7017).collect::<Vec<_>>()).contains("17 ports in all, more than 16"));
+        assert!(refused(|spec| spec.tcp.proxy_protocol = true).starts_with("tcp.proxy_protocol: "));
+        let variable = |ports: &[u16], name: &str| {
+            refused(|spec| {
+                spec.tcp.ports = ports.to_vec();
+                spec.env.insert(name.to_owned(), "1".to_owned());
+            })
+        };
+        assert!(variable(&[7000], "PORT").starts_with("env: `PORT` cannot be set"));
+        assert!(variable(&[7000, 7001], "PORT_7001").starts_with("env: `PORT_7001` cannot be set"));
+    }
+
+    #[test]
+    fn files_are_seen_in_a_folder_with_an_absolute_path() {
+        for good in ["/", "/public", "/a/b"] {
+            validate_mount(good).unwrap();
+        }
+        for bad in ["", "public", "./x", "/a/", "//", "/../etc", "/a/./b", "/a\0"] {
+            assert_eq!(validate_mount(bad).unwrap_err().field, "files.mount", "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_commands_that_have_sockets_can_listen() {
+        let mut spec = AppSpec::default();
+        spec.tcp.ports = vec![7000];
+        spec.validate().unwrap();
+        for world in [World::CommandP2, World::CommandP3] {
+            spec.validate_for(world).unwrap();
+        }
+        for world in [World::HttpProxy, World::HttpService, World::CommandP1] {
+            assert_eq!(spec.validate_for(world).unwrap_err().field, "tcp.ports", "{world:?}");
+        }
     }
 
     #[test]

@@ -259,6 +259,29 @@ fn a_failure_that_the_supervisor_replaced_is_left_to_it() {
 }
 
 #[test]
+fn a_command_with_a_port_takes_over_only_once_it_accepts_connections() {
+    let server = |release: &mut ReleaseView| {
+        command(RestartCondition::Any)(release);
+        let mut spec = (*release.spec).clone();
+        spec.tcp.ports = vec![7000];
+        release.spec = Arc::new(spec);
+    };
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy_with(1, server);
+    fixture.plan();
+    fixture.make_ready(0);
+    fixture.plan();
+    fixture.deploy_with(2, server);
+    fixture.plan();
+    fixture.app.instances[1].state = InstanceState::Running;
+    fixture.plan();
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Run, "that the new one runs is not enough");
+    fixture.make_ready(1);
+    fixture.plan();
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Unroute);
+}
+
+#[test]
 fn a_command_that_is_done_completes_its_slot() {
     let mut fixture = Fixture::empty(1);
     fixture.deploy_with(1, command(RestartCondition::OnFailure));

@@ -1,0 +1,126 @@
+//! One connection to a public port, from its first octet to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::net::TcpStream;
+use wharf_types::InstanceId;
+
+use super::proxy_header;
+use super::{TcpError, TcpPlace, TcpProblem};
+use crate::connection::Registered;
+use crate::proxy::Shared;
+use crate::router::{OpenConnection, TcpRefused};
+
+/// How long a guest of this machine may take to be connected to.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long what a guest had sent before it ended may take to reach the client.
+const GONE_GRACE: Duration = Duration::from_secs(1);
+/// A client that is silent for so long is asked whether it is there, so often, and so many times.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_TRIES: u32 = 4;
+
+/// A guest that has taken the connection.
+struct Joined {
+    guest: TcpStream,
+    place: TcpPlace,
+    /// Counts as long as it is there.
+    open: OpenConnection,
+}
+
+/// Joins the client to an instance until one of both ends it, or somebody cuts it.
+pub(super) async fn serve(shared: Arc<Shared>, port: u16, mut client: TcpStream, registered: Registered) {
+    prepare(&client);
+    let mut joined = match join(&shared, port, registered.remote).await {
+        Ok(joined) => joined,
+        Err(error) => {
+            // An end that looks like an answer without content would be taken for one.
+            let _ = client.set_zero_linger();
+            if let Some(error) = error {
+                (shared.config.tcp.on_error)(&error);
+            }
+            return;
+        }
+    };
+    let (cut, gone) = (joined.place.cut.clone(), joined.place.gone.clone());
+    let whole = tokio::select! {
+        copied = pass(&mut client, &mut joined) => copied.is_ok(),
+        () = registered.cut() => false,
+        () = cut.cancelled() => false,
+        () = async { gone.cancelled().await; tokio::time::sleep(GONE_GRACE).await } => false,
+    };
+    if !whole {
+        // Each side learns that it was not the other that had finished.
+        let _ = client.set_zero_linger();
+        let _ = joined.guest.set_zero_linger();
+    }
+}
+
+/// Best effort: where it fails the client has left, which the first read finds out.
+fn prepare(client: &TcpStream) {
+    let _ = client.set_nodelay(true);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_TRIES);
+    let _ = SockRef::from(client).set_tcp_keepalive(&keepalive);
+}
+
+/// Finds an instance that takes the connection. While nothing has been sent, another may be tried. No error: the port has no
+/// app any more.
+async fn join(shared: &Shared, port: u16, remote: SocketAddr) -> Result<Joined, Option<TcpError>> {
+    let mut tried: Vec<InstanceId> = Vec::new();
+    let mut last_failure = None;
+    loop {
+        // Choosing and taking the place happen without a pause in between, and the table is held just as long: once the table
+        // has been replaced and nobody holds it, every connection that was routed by it is known to the worker.
+        let (open, place) = {
+            let table = shared.table.load();
+            let Some(route) = table.tcp(port) else { return Err(None) };
+            let open = route.admit(&tried).map_err(|refused| {
+                let problem = match (last_failure.take(), refused) {
+                    (Some(failure), _) => TcpProblem::NotTaken(failure),
+                    (None, TcpRefused::NoneReady) => TcpProblem::NoneReady,
+                    (None, TcpRefused::Full) => TcpProblem::Full,
+                };
+                Some(TcpError {
+                    namespace: route.namespace.clone(),
+                    app: route.app.clone(),
+                    instance: tried.last().copied(),
+                    port,
+                    remote: Some(remote),
+                    problem,
+                })
+            })?;
+            let place = shared.config.tcp.places.admit(open.instance(), port);
+            (open, place)
+        };
+        tried.push(open.instance());
+        let Some(place) = place else {
+            last_failure = Some("the instance is not here any more".to_owned());
+            continue;
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(place.address)).await {
+            Ok(Ok(guest)) => {
+                let _ = guest.set_nodelay(true);
+                return Ok(Joined { guest, place, open });
+            }
+            Ok(Err(error)) => last_failure = Some(error.to_string()),
+            Err(_) => last_failure = Some(format!("no answer within {CONNECT_TIMEOUT:?}")),
+        }
+    }
+}
+
+/// Copies both ways. The end of one direction is passed on, and the other goes on.
+async fn pass(client: &mut TcpStream, joined: &mut Joined) -> io::Result<()> {
+    if joined.open.wants_proxy_header() {
+        let header = proxy_header::encode(client.peer_addr()?, client.local_addr()?);
+        joined.guest.write_all(&header).await?;
+    }
+    copy_bidirectional(client, &mut joined.guest).await.map(drop)
+}

@@ -1,0 +1,108 @@
+//! `/v1/namespaces/{namespace}/files`: the files that apps are shipped with, as archives.
+
+use std::error::Error as _;
+use std::sync::Arc;
+
+use axum::Json as Reply;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use wharf_types::api::FilesInfo;
+use wharf_types::archive::{self, Contents, InvalidArchive};
+use wharf_types::problem::ProblemCode;
+use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
+
+use super::artifacts::{Upload, drain, receive_bytes};
+use super::auth::namespace_not_found;
+use super::extract::Path;
+use super::{ApiError, ApiResult};
+use crate::artifacts::Content;
+use crate::context::Context;
+use crate::store;
+
+pub(super) async fn push(
+    State(context): State<Arc<Context>>,
+    Path((namespace, digest)): Path<(NamespaceName, Digest)>,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<(StatusCode, Reply<FilesInfo>)> {
+    let Upload { _place, namespace, body } = Upload::begin(&context, &namespace, body).await?;
+    if let Some(known) = find_stored(&context, namespace, digest).await? {
+        drain(body);
+        record(&context, namespace, &known).await?;
+        return Ok((StatusCode::OK, Reply(known)));
+    }
+    let bytes = receive_bytes(&context, digest, Content::Files, &headers, body).await?;
+    let Contents { files, .. } = look_at(&context, digest).await?;
+    let pushed = FilesInfo { digest, bytes, files };
+    record(&context, namespace, &pushed).await?;
+    Ok((StatusCode::CREATED, Reply(pushed)))
+}
+
+pub(super) async fn show(
+    State(context): State<Arc<Context>>,
+    Path((namespace, digest)): Path<(NamespaceName, Digest)>,
+) -> ApiResult<Reply<FilesInfo>> {
+    let mut tx = context.store.read().await?;
+    let Some(found) = store::namespace::find(&mut tx, &namespace).await? else {
+        return Err(namespace_not_found(namespace.as_str()));
+    };
+    drop(tx);
+    match find_stored(&context, found.id, digest).await? {
+        Some(known) => Ok(Reply(known)),
+        None => {
+            let detail = format!("there are no files {digest} here; push them first");
+            Err(ApiError::new(ProblemCode::NotFound, detail))
+        }
+    }
+}
+
+/// What the namespace pushed, if the bytes are there as well.
+async fn find_stored(
+    context: &Context,
+    namespace: NamespaceId,
+    digest: Digest,
+) -> ApiResult<Option<FilesInfo>> {
+    let mut tx = context.store.read().await?;
+    let known = store::archive::find(&mut tx, namespace, digest).await?;
+    drop(tx);
+    let Some(known) = known else { return Ok(None) };
+    let stored = context.artifacts.open(digest).await?;
+    Ok(stored.filter(|(bytes, _)| *bytes == known.bytes).map(|_| known))
+}
+
+async fn record(context: &Context, namespace: NamespaceId, archive: &FilesInfo) -> ApiResult<()> {
+    let mut tx = context.store.write().await?;
+    store::archive::put(&mut tx, namespace, archive, Timestamp::now()).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Reads a stored archive to its end; one that no worker would unpack is given up again.
+async fn look_at(context: &Context, digest: Digest) -> ApiResult<Contents> {
+    let Some((_, file)) = context.artifacts.open(digest).await? else {
+        let detail = "the files went away while they were looked at; push them again";
+        return Err(ApiError::new(ProblemCode::Conflict, detail));
+    };
+    let file = file.into_std().await;
+    let reading = move || archive::read(std::io::BufReader::new(file), |_, _| Ok(()));
+    match tokio::task::spawn_blocking(reading).await {
+        Ok(Ok(contents)) => Ok(contents),
+        Ok(Err(invalid)) => {
+            // Other bytes of this digest there cannot be, but an artifact has them perhaps, which is no archive.
+            let mut tx = context.store.read().await?;
+            if store::artifact::get(&mut tx, digest).await?.is_none() {
+                context.artifacts.remove(digest).await?;
+            }
+            Err(ApiError::new(ProblemCode::InvalidArtifact, sentence(&invalid)))
+        }
+        Err(panic) => Err(ApiError::internal(&panic)),
+    }
+}
+
+fn sentence(invalid: &InvalidArchive) -> String {
+    match invalid.source() {
+        Some(source) => format!("the files cannot be used: {invalid}: {source}"),
+        None => format!("the files cannot be used: {invalid}"),
+    }
+}
