@@ -59,6 +59,11 @@ async fn an_app_whose_requests_compute_for_long_gets_the_profile_for_it() {
     })
     .await;
     assert_eq!(platform.text("stream", "/bytes?n=3").await, "xxx");
+    eventually(SHORT, "the status shows the profile", || async {
+        let status = platform.wharf(&["status", "stream"]).await.ok();
+        status.contains("engine profile: long").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -126,7 +126,7 @@ async fn what_no_place_of_the_pool_has_room_for_is_refused_with_what_it_lacks() 
     for (definitions, lacks) in [
         ("(memory 0) (memory 0)", "memories"),
         (&tables, "tables"),
-        ("(table 100001 funcref)", "it has a table of 100001 elements"),
+        ("(table 100001 funcref)", "element size of 100001"),
     ] {
         let siege = Siege::begin().await;
         let guest = HttpGuest { definitions, ..HttpGuest::default() };

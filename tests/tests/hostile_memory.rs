@@ -83,7 +83,8 @@ async fn what_the_host_keeps_for_a_guest_has_the_same_limit() {
         strike(&siege, path, "it asked for more memory than `limits.memory`, 32MiB").await;
     }
     strike(&siege, "/random", "exceeds limit 67108864").await;
-    siege.end(KEEPS_MIB).await;
+    // The pools keep up to 10 MiB of each slot that is not used, and these guests have filled several.
+    siege.end(2 * KEEPS_MIB).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

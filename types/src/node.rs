@@ -135,6 +135,9 @@ pub struct AppUsage {
     pub memory_bytes: u64,
     /// Invocations under way.
     pub active: u64,
+    /// The engine's profile for which the code is compiled: `short`, `long` or `concurrent`. None: nothing has run yet.
+    #[serde(default)]
+    pub profile: Option<String>,
 }
 
 impl AppUsage {
@@ -153,6 +156,7 @@ impl AppUsage {
             sent_bytes: 0,
             memory_bytes: 0,
             active: 0,
+            profile: None,
         }
     }
 
@@ -171,7 +175,11 @@ impl AppUsage {
             sent_bytes,
             memory_bytes,
             active,
+            profile,
         } = other;
+        if self.profile.is_none() {
+            self.profile.clone_from(profile);
+        }
         for (sum, more) in [
             (&mut self.invocations, invocations),
             (&mut self.traps, traps),

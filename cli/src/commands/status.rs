@@ -41,6 +41,8 @@ fn head_lines(info: &AppInfo, now: Timestamp) -> Vec<String> {
     }
     lines.extend(info.rollout.as_ref().map(|rollout| rollout_line(rollout, now)));
     lines.extend(info.usage.as_ref().map(usage_line));
+    let profile = info.usage.as_ref().and_then(|usage| usage.profile.as_ref());
+    lines.extend(profile.map(|profile| format!("  engine profile: {profile}")));
     lines
 }
 
@@ -184,6 +186,7 @@ mod tests {
                 cpu_millis: 12_345,
                 memory_bytes: 3 << 20,
                 sent_bytes: 900,
+                profile: Some("short".to_owned()),
                 ..AppUsage::new("default".parse().unwrap(), "hello".parse().unwrap(), 3)
             }),
             updated_at: now,
@@ -197,6 +200,7 @@ mod tests {
                 "  because: it ended with exit code 3",
                 "  rollout from 2 to 3: failed, 3 min ago: it ended with exit code 3",
                 "  used: 12.3 s CPU, 3.0 MiB memory now, 1200 invocations (1 trap, 7 refused), 0 B in, 900 B out",
+                "  engine profile: short",
             ]
         );
     }

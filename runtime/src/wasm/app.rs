@@ -147,6 +147,7 @@ impl HttpApp {
             tuning: Tuning::new(spec.engine.profile),
             code: ArcSwap::new(code),
         });
+        app.meter().set_profile(app.profile());
         app.shared.register(&app);
         app
     }
@@ -179,6 +180,7 @@ impl HttpApp {
             match code.get().await {
                 Ok(_) => {
                     app.code.store(code);
+                    app.meter().set_profile(app.profile());
                     while app.drop_idle_store() {}
                 }
                 Err(failure) => {

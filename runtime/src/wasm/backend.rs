@@ -172,6 +172,7 @@ impl WasmBackend {
         let mut state = State::new(wasi.build(), &template);
         state.hold(place);
         let mut store = new_store(mapped.component.engine(), state);
+        template.meter.set_profile(mapped.profile);
         let (ended_tx, ended) = watch::channel(None);
         let cancel = CancellationToken::new();
         let (logs, id, meter) = (self.host.shared.logs.clone(), run.id, template.meter.clone());

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use wharf_types::node::AppUsage;
 use wharf_types::{AppName, NamespaceName};
 
+use super::engine::Profile;
 use super::lane::Account;
 use super::tuning::Used;
 
@@ -22,6 +24,7 @@ pub struct Meter {
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     memory_bytes: AtomicU64,
+    profile: ArcSwapOption<Profile>,
 }
 
 impl Meter {
@@ -77,6 +80,11 @@ impl Meter {
         self.memory_bytes.fetch_sub(bytes, Relaxed);
     }
 
+    /// The release's code is compiled for this from here on.
+    pub(super) fn set_profile(&self, profile: Profile) {
+        self.profile.store(Some(Arc::new(profile)));
+    }
+
     /// In all so far, by invocations that have ended.
     pub(super) fn used(&self) -> Used {
         Used { requests: self.ended.load(Relaxed), cpu: Duration::from_nanos(self.cpu_nanos.load(Relaxed)) }
@@ -103,6 +111,7 @@ impl Meter {
             sent_bytes: self.sent_bytes.load(Relaxed),
             memory_bytes: self.memory_bytes(),
             active: self.active(),
+            profile: self.profile.load().as_ref().map(|profile| profile.as_str().to_owned()),
         }
     }
 }

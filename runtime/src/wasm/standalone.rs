@@ -18,7 +18,6 @@ use super::command::{CommandEnd, grant_sockets};
 use super::failure::InvokeError;
 use super::host::{Guest, WasmHost};
 use super::keyvalue::KeyValueHost;
-use super::lane::Laned;
 use super::meter::Meter;
 use super::outbound::Outbound;
 use super::pool::check_resources;
@@ -130,19 +129,20 @@ impl StandaloneCommand {
         grant_sockets(&mut wasi, self.template.outbound.policy(), &[]);
         let shared = &self.host.shared;
         let mut store = new_store(self.mapped.component.engine(), State::new(wasi.build(), &self.template));
-        let (held, meter) = (shared.activity.hold(), self.template.meter.clone());
-        let guest = async move {
+        let held = shared.activity.hold();
+        // Nobody else is here for whom it would have to make room, so it has no lanes to go through.
+        let guest = tokio::spawn(async move {
             let _held = held;
             match &self.mapped.guest {
                 Guest::Command(command) => command.run(&mut store).await,
                 Guest::Http02(_) | Guest::Http03(_) => CommandEnd::Exit(0),
             }
-        };
-        match Laned::new(Box::pin(guest), meter, 0).await {
-            Some(CommandEnd::Exit(code)) => Ok(code),
-            Some(CommandEnd::Trap(InvokeError::Trap(text))) => Err(Failure::new(ReasonKind::Trap, text)),
-            Some(CommandEnd::Trap(error)) => Err(Failure { reason: error.reason() }),
-            None => Err(Failure::new(ReasonKind::Platform, "the host failed while it ran the guest")),
+        });
+        match guest.await {
+            Ok(CommandEnd::Exit(code)) => Ok(code),
+            Ok(CommandEnd::Trap(InvokeError::Trap(text))) => Err(Failure::new(ReasonKind::Trap, text)),
+            Ok(CommandEnd::Trap(error)) => Err(Failure { reason: error.reason() }),
+            Err(_) => Err(Failure::new(ReasonKind::Platform, "the host failed while it ran the guest")),
         }
     }
 }
