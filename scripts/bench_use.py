@@ -114,14 +114,14 @@ end
 
 
 def certificate(folder):
-    """An authority, in ca.pem, and a key and a certificate of `localhost` that it has signed."""
+    """An authority, in ca.pem, and a key and a certificate of 127.0.0.1 that it has signed."""
     def openssl(*args):
         subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
 
     new = ["req", "-newkey", "rsa:2048", "-nodes"]
     openssl(*new, "-x509", "-days", "2", "-subj", "/CN=bench authority", "-keyout", "ca-key.pem", "-out", "ca.pem")
     openssl(*new, "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "request.pem")
-    Path(folder, "extensions").write_text("subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n")
+    Path(folder, "extensions").write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
     openssl("x509", "-req", "-days", "2", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "extensions",
             "-out", "cert.pem")
 
@@ -156,7 +156,7 @@ def outbound(args, platform):
         context.load_cert_chain(f"{args.scratch.name}/cert.pem", f"{args.scratch.name}/key.pem")
         upstream.socket = context.wrap_socket(upstream.socket, server_side=True)
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
-        url = f"https://localhost:{upstream.server_address[1]}"
+        url = f"https://127.0.0.1:{upstream.server_address[1]}"
         platform.deploy("stream", args.guests / "stream.wasm", f'[outbound]\nallow = ["{url}"]\n')
 
         def fetch(_):

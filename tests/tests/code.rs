@@ -53,7 +53,7 @@ async fn an_app_whose_requests_compute_for_long_gets_the_profile_for_it() {
     assert_eq!(compiled(&platform).len(), 1);
     eventually(SHORT, "code for long computations", || async {
         for _ in 0..40 {
-            platform.text("stream", "/work?n=1&ms=5").await;
+            platform.text("stream", "/work?n=1&ms=20").await;
         }
         (compiled(&platform).len() == 2).then_some(())
     })

@@ -261,7 +261,7 @@ pub enum EngineProfile {
     /// By what requests use: `short` until they turn out to compute for long.
     #[default]
     Auto,
-    /// A new instance is cheap: for requests that compute for less than a millisecond.
+    /// A new instance is cheap: for requests that compute for less than ten milliseconds.
     Short,
     /// Loops that live in memory are fast, and a new instance is dearer.
     Long,

@@ -75,7 +75,7 @@ pub fn config(profile: Profile, purpose: Purpose) -> Config {
     // Registering unwind tables is quadratic in the number of loaded components, and nothing of ours unwinds by them.
     config.native_unwind_info(false);
     config.generate_address_map(false);
-    config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(64));
+    config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
     if purpose == Purpose::Run {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
     }

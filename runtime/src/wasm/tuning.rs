@@ -1,8 +1,8 @@
 //! Which engine profile suits an app of WASI 0.2, by what its requests use.
 //!
 //! A new instance is dearer with guard pages, by some 30 to 60 µs and system calls that stop the other threads of the process for a
-//! moment; a loop that lives in memory takes half as long again without them. So an app whose requests compute for a
-//! millisecond is better off with guard pages, and one whose requests compute for a quarter of one is not.
+//! moment, which its neighbours feel; a loop that lives in memory takes half as long again without them. So guard pages are for apps
+//! whose requests compute for so long that there cannot be many of them.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use wharf_types::spec::EngineProfile;
 use super::engine::Profile;
 
 /// Requests that compute for as long on average are long.
-const LONG_FROM: Duration = Duration::from_millis(1);
+const LONG_FROM: Duration = Duration::from_millis(10);
 /// Requests that compute for less on average are short. In between the app keeps what it has.
-const SHORT_BELOW: Duration = Duration::from_micros(250);
+const SHORT_BELOW: Duration = Duration::from_millis(2);
 /// Requests that tell nothing by being few.
 const REQUESTS_MIN: u64 = 32;
 
@@ -79,8 +79,8 @@ mod tests {
         let tuning = Tuning::new(EngineProfile::Auto);
         assert_eq!(tuning.review(Profile::Short, used(31, 3100)), None, "too few");
         assert_eq!(tuning.review(Profile::Short, used(100, 1000)), Some(Profile::Long));
-        assert_eq!(tuning.review(Profile::Long, used(200, 1050)), Some(Profile::Long), "between the two");
-        assert_eq!(tuning.review(Profile::Long, used(1200, 1100)), Some(Profile::Short));
+        assert_eq!(tuning.review(Profile::Long, used(200, 1500)), Some(Profile::Long), "between the two");
+        assert_eq!(tuning.review(Profile::Long, used(1200, 3400)), Some(Profile::Short));
         assert_eq!(tuning.review(Profile::Short, used(1210, 9000)), None, "too few since the last time");
     }
 
