@@ -66,7 +66,7 @@ fn run(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> bo
         rollout.progressed_at
     };
     // Whoever is told that the release serves may send a request at once, so every ingress must know the way by then.
-    let routed = !target.world.is_http() || draft.app.slots_routed(target).iter().all(|routed| *routed);
+    let routed = !target.is_routed() || draft.app.slots_routed(target).iter().all(|routed| *routed);
     if slots_ready.iter().all(|ready| *ready) && routed {
         return serve(draft, rollout, target);
     }

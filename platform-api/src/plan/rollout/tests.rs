@@ -1,10 +1,11 @@
 use wharf_types::node::ReasonKind;
 use wharf_types::quantity::Span;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
+use wharf_types::world::World;
 
 use crate::plan::fixture::{Fixture, SECOND, events, release_id};
 use crate::plan::view::after;
-use crate::plan::{Change, Changes};
+use crate::plan::{Change, Changes, ReleaseView};
 
 fn states(changes: &Changes) -> Vec<RolloutState> {
     let state = |change: &Change| match change {
@@ -71,14 +72,22 @@ fn a_first_deploy_starts_serves_and_succeeds() {
 
 #[test]
 fn a_release_serves_only_when_every_ingress_knows_the_way() {
-    let mut fixture = Fixture::empty(1);
-    fixture.deploy(1);
-    fixture.plan();
-    fixture.make_ready(0);
-    fixture.app.instances[0].routed = false;
-    assert_eq!(states(&fixture.plan()), []);
-    fixture.app.instances[0].routed = true;
-    assert_eq!(states(&fixture.plan()), [RolloutState::Monitoring]);
+    let tcp_server = |release: &mut ReleaseView| {
+        let mut spec = (*release.spec).clone();
+        spec.tcp.ports = vec![7000];
+        (release.world, release.spec) = (World::CommandP2, spec.into());
+    };
+    let http_app = |_: &mut ReleaseView| ();
+    for edit in [&http_app as &dyn Fn(&mut ReleaseView), &tcp_server] {
+        let mut fixture = Fixture::empty(1);
+        fixture.deploy_with(1, edit);
+        fixture.plan();
+        fixture.make_ready(0);
+        fixture.app.instances[0].routed = false;
+        assert_eq!(states(&fixture.plan()), []);
+        fixture.app.instances[0].routed = true;
+        assert_eq!(states(&fixture.plan()), [RolloutState::Monitoring]);
+    }
 }
 
 #[test]
