@@ -38,6 +38,7 @@ use wharf_runtime::wasm::compiler::key::key_in;
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
 use wharf_runtime::wasm::ports::Ports;
+use wharf_runtime::wasm::table;
 use wharf_runtime::wasm::table::{DispatchError, Table};
 use wharf_types::figures::NodeFigures;
 use wharf_types::log::{LogRecord, LogStream};
@@ -213,6 +214,7 @@ impl Worker {
         let supervisor = Supervisor::spawn(backend.clone(), rand::random());
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
+        let routes = table::relay(backend.table(), routes);
         let mut config = IngressConfig::new(node);
         config.max_connections = wharf_ingress::connections_within(file_handles_max);
         config.tcp = TcpConfig {

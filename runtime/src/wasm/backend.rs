@@ -275,7 +275,7 @@ impl Backend for WasmBackend {
                 app.try_start().await.map_err(|error| Failure { reason: error.reason() })?;
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
-                self.table.insert(&ids, &(assigned.namespace.clone(), assigned.app.clone()), &app);
+                self.table.insert(&ids, &app);
                 Live::Http { app, ids }
             }
             Guest::Command(_) => self.start_command(run, mapped).await?,

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
+use tokio::sync::watch::{self, Receiver};
 use wasmtime_wasi_http::{Error, WasiBody};
+use wharf_types::route::RouteTable;
 use wharf_types::{AppName, InstanceId, NamespaceName};
 
 use super::admission::{Admitted, Refused};
@@ -19,16 +21,12 @@ use super::body::GuestBody;
 use super::failure::InvokeError;
 use super::outbound::Neighbours;
 
-/// The apps that answer requests, swapped as a whole: a request reads it without a lock.
+/// The apps that answer requests. Both maps are swapped as a whole: a request reads them without a lock.
 #[derive(Default)]
 pub struct Table {
-    apps: ArcSwap<Apps>,
-}
-
-#[derive(Clone, Default)]
-struct Apps {
-    by_instance: HashMap<InstanceId, Arc<HttpApp>>,
-    by_name: HashMap<(NamespaceName, AppName), Vec<Arc<HttpApp>>>,
+    by_instance: ArcSwap<HashMap<InstanceId, Arc<HttpApp>>>,
+    /// The instances to which requests for an app may go, of all nodes.
+    routed: ArcSwap<HashMap<(NamespaceName, AppName), Vec<InstanceId>>>,
 }
 
 /// Whether an instance takes a request.
@@ -51,8 +49,8 @@ pub enum DispatchError<B> {
 impl Table {
     /// Takes a place in an instance of this node, if there is one now.
     pub fn admit(&self, instance: InstanceId) -> Admission {
-        let apps = self.apps.load();
-        let Some(app) = apps.by_instance.get(&instance) else { return Admission::NotHere };
+        let by_instance = self.by_instance.load();
+        let Some(app) = by_instance.get(&instance) else { return Admission::NotHere };
         match Admitted::try_new(app.clone()) {
             Ok(admitted) => Admission::Admitted(admitted),
             Err((Refused::Full, app)) => Admission::Full(app),
@@ -60,36 +58,62 @@ impl Table {
         }
     }
 
-    pub(super) fn insert(&self, ids: &[InstanceId], name: &(NamespaceName, AppName), app: &Arc<HttpApp>) {
-        self.apps.rcu(|apps| {
-            let mut apps = Apps::clone(apps);
-            for id in ids {
-                apps.by_instance.insert(*id, app.clone());
-            }
-            let instances = apps.by_name.entry(name.clone()).or_default();
-            if !instances.iter().any(|other| Arc::ptr_eq(other, app)) {
-                instances.push(app.clone());
-            }
+    pub(super) fn insert(&self, ids: &[InstanceId], app: &Arc<HttpApp>) {
+        self.by_instance.rcu(|apps| {
+            let mut apps = HashMap::clone(apps);
+            apps.extend(ids.iter().map(|id| (*id, app.clone())));
             apps
         });
     }
 
     pub(super) fn remove(&self, ids: &[InstanceId], app: &Arc<HttpApp>) {
-        self.apps.rcu(|apps| {
-            let mut apps = Apps::clone(apps);
+        self.by_instance.rcu(|apps| {
+            let mut apps = HashMap::clone(apps);
             for id in ids {
                 // A replacement may answer for this id already.
-                if apps.by_instance.get(id).is_some_and(|other| Arc::ptr_eq(other, app)) {
-                    apps.by_instance.remove(id);
+                if apps.get(id).is_some_and(|other| Arc::ptr_eq(other, app)) {
+                    apps.remove(id);
                 }
             }
-            apps.by_name.retain(|_, instances| {
-                instances.retain(|other| !Arc::ptr_eq(other, app));
-                !instances.is_empty()
-            });
             apps
         });
     }
+
+    /// Guests that call their neighbours go by these routes from here on.
+    fn go_by(&self, routes: &RouteTable) {
+        let mut routed = HashMap::new();
+        // Each route of an app leads to the same instances.
+        for route in &routes.routes {
+            routed.entry((route.namespace.clone(), route.app.clone())).or_insert_with(|| {
+                route.endpoints.iter().map(|endpoint| endpoint.instance).collect::<Vec<_>>()
+            });
+        }
+        self.routed.store(Arc::new(routed));
+    }
+
+    /// The instance of an app on this node that has the fewest requests.
+    fn neighbour(&self, namespace: &NamespaceName, app: &AppName) -> Option<Arc<HttpApp>> {
+        let (routed, by_instance) = (self.routed.load(), self.by_instance.load());
+        let instances = routed.get(&(namespace.clone(), app.clone()))?;
+        let here = instances.iter().filter_map(|instance| by_instance.get(instance));
+        here.min_by_key(|instance| instance.meter().active()).cloned()
+    }
+}
+
+/// Takes up each new table of routes and then hands it on. Whoever gets it tells the control plane that it is in use, and by then it
+/// is in use by neighbours, too.
+pub fn relay(table: Arc<Table>, mut routes: Receiver<Arc<RouteTable>>) -> Receiver<Arc<RouteTable>> {
+    let (to, relayed) = watch::channel(routes.borrow().clone());
+    tokio::spawn(async move {
+        while routes.changed().await.is_ok() {
+            let newest = routes.borrow_and_update().clone();
+            table.go_by(&newest);
+            to.send_replace(newest);
+        }
+        // The last routes stay in use.
+        to.closed().await;
+    });
+    relayed
 }
 
 impl Admission {
@@ -127,11 +151,7 @@ impl Neighbours for NamespaceNeighbours {
         app: &AppName,
         request: Request<WasiBody>,
     ) -> Pin<Box<dyn Future<Output = Result<Response<WasiBody>, Error>> + Send>> {
-        let found = self.table.upgrade().and_then(|table| {
-            let apps = table.apps.load();
-            let instances = apps.by_name.get(&(self.namespace.clone(), app.clone()))?;
-            instances.iter().min_by_key(|instance| instance.meter().active()).cloned()
-        });
+        let found = self.table.upgrade().and_then(|table| table.neighbour(&self.namespace, app));
         Box::pin(async move {
             let app = found.ok_or(Error::DestinationNotFound)?;
             match app.call(request).await {
