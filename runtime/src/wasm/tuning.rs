@@ -34,11 +34,11 @@ pub(super) fn first(wish: EngineProfile, is_http: bool) -> Profile {
     }
 }
 
-/// What the app has used at the last review that told something.
+/// What the app had used at the last review that told something, and what that review was for.
 #[derive(Debug)]
 pub(super) struct Tuning {
     wish: EngineProfile,
-    seen: Mutex<Used>,
+    seen: Mutex<(Used, Option<Profile>)>,
 }
 
 impl Tuning {
@@ -46,23 +46,26 @@ impl Tuning {
         Self { wish, seen: Mutex::default() }
     }
 
-    /// The profile for an app that has `now` and has used so much. None: there is nothing new to judge by, or it is not ours to judge.
+    /// The profile for an app that has `now` and has used so much, if two reviews in a row were for it: a few requests that compute
+    /// for long among many others are no reason to compile. None: there is nothing new to judge by, or it is not ours to judge.
     pub(super) fn review(&self, now: Profile, used: Used) -> Option<Profile> {
         if self.wish != EngineProfile::Auto || now == Profile::Concurrent {
             return None;
         }
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (seen, before) = *last;
         let requests = used.requests.saturating_sub(seen.requests);
         if requests < REQUESTS_MIN {
             return None;
         }
         let each = used.cpu.saturating_sub(seen.cpu).div_f64(requests as f64);
-        *seen = used;
-        match each {
-            each if each >= LONG_FROM => Some(Profile::Long),
-            each if each < SHORT_BELOW => Some(Profile::Short),
-            _ => Some(now),
-        }
+        let better = match each {
+            each if each >= LONG_FROM => Profile::Long,
+            each if each < SHORT_BELOW => Profile::Short,
+            _ => now,
+        };
+        *last = (used, Some(better));
+        (before == Some(better)).then_some(better)
     }
 }
 
@@ -78,10 +81,20 @@ mod tests {
     fn what_requests_compute_on_average_decides() {
         let tuning = Tuning::new(EngineProfile::Auto);
         assert_eq!(tuning.review(Profile::Short, used(31, 3100)), None, "too few");
-        assert_eq!(tuning.review(Profile::Short, used(100, 1000)), Some(Profile::Long));
-        assert_eq!(tuning.review(Profile::Long, used(200, 1500)), Some(Profile::Long), "between the two");
-        assert_eq!(tuning.review(Profile::Long, used(1200, 3400)), Some(Profile::Short));
-        assert_eq!(tuning.review(Profile::Short, used(1210, 9000)), None, "too few since the last time");
+        assert_eq!(tuning.review(Profile::Short, used(100, 1000)), None, "once may be chance");
+        assert_eq!(tuning.review(Profile::Short, used(200, 2000)), Some(Profile::Long));
+        assert_eq!(tuning.review(Profile::Long, used(300, 2500)), Some(Profile::Long), "between the two");
+        assert_eq!(tuning.review(Profile::Long, used(1300, 4400)), None);
+        assert_eq!(tuning.review(Profile::Long, used(2300, 5000)), Some(Profile::Short));
+        assert_eq!(tuning.review(Profile::Short, used(2310, 9000)), None, "too few since the last time");
+    }
+
+    #[test]
+    fn a_burst_among_short_requests_changes_nothing() {
+        let tuning = Tuning::new(EngineProfile::Auto);
+        for (requests, millis) in [(100, 5000), (200, 5010), (300, 9000), (400, 9010)] {
+            assert_eq!(tuning.review(Profile::Short, used(requests, millis)), None);
+        }
     }
 
     #[test]
