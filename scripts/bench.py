@@ -64,9 +64,9 @@ def throughput(args, platform):
     platform.deploy("hello-p3", args.guests / "hello-p3.wasm")
     platform.deploy("reuse", args.guests / "hello.wasm", '[reuse]\nmode = "serial"\nmax_requests = 1000\n')
     cases = [
-        ("WASI 0.2, new instance per request", "hello", "hello.wasm", [], "≥ 2.5 ×"),
-        ("WASI 0.2, 1000 requests per instance", "reuse", "hello.wasm", ["--max-instance-reuse-count", "1000"], "≥ 1.0 ×"),
-        ("WASI 0.3, defaults", "hello-p3", "hello-p3.wasm", [], "≥ 0.9 ×"),
+        ("WASI 0.2, new instance per request", "hello", "hello.wasm", [], "≥ 4 ×"),
+        ("WASI 0.2, 1000 requests per instance", "reuse", "hello.wasm", ["--max-instance-reuse-count", "1000"], "≥ 1.2 ×"),
+        ("WASI 0.3, defaults", "hello-p3", "hello-p3.wasm", [], "≥ 1.2 ×"),
     ]
     for what, app, wasm, flags, bar in cases:
         host = f"{app}.default.localhost"
