@@ -100,9 +100,12 @@ mod tests {
     use wharf_types::world::WASI_01;
 
     use super::super::command::{Command, CommandEnd};
-    use super::super::engine::{Profile, Purpose, config};
+    use super::super::engine::{Engines, Profile, Purpose, Ticker, config};
+    use super::super::failure::InvokeError;
     use super::super::keyvalue::KeyValueHost;
+    use super::super::lane::Laned;
     use super::super::memory::HostMemory;
+    use super::super::meter::Meter;
     use super::super::outbound::Outbound;
     use super::super::state::closed_wasi;
     use super::*;
@@ -148,6 +151,21 @@ mod tests {
             let command = Command::P1(link(&linker(&engine).unwrap(), &module).unwrap());
             assert_eq!(command.run(closed_wasi(), &template(), None).await, CommandEnd::Exit(code));
         }
+    }
+
+    #[tokio::test]
+    async fn a_budget_of_cpu_time_ends_a_program_with_the_reason() {
+        let engines = Arc::new(Engines::new().unwrap());
+        let _ticker = Ticker::spawn(engines.clone(), Arc::default()).unwrap();
+        let hall = engines.get(Profile::Short).unwrap();
+        let text = r#"(module (func (export "_start") (loop $l (br $l))))"#;
+        let module = Module::new(&hall.engine, wat::parse_str(text).unwrap()).unwrap();
+        let command = Command::P1(link(&hall.modules, &module).unwrap());
+        let cpu_max = Duration::from_millis(20);
+        let template = Template { cpu_max, ..template() };
+        let guest = async move { command.run(closed_wasi(), &template, None).await };
+        let end = Laned::new(Box::pin(guest), Arc::<Meter>::default(), 0).await;
+        assert_eq!(end, Some(CommandEnd::Trap(InvokeError::Cpu(cpu_max))));
     }
 
     #[test]
