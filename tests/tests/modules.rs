@@ -125,6 +125,38 @@ async fn memories_and_tables_of_a_module_share_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn open_files_of_a_module_count_as_its_memory() {
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("public")).unwrap();
+    std::fs::write(folder.path().join("public/note"), "x").unwrap();
+    let manifest = "app = \"opens\"\n[files]\npath = \"public\"\n[limits]\nmemory = \"16MiB\"\n";
+    std::fs::write(folder.path().join("wharf.toml"), manifest).unwrap();
+    std::fs::write(folder.path().join("opens.wasm"), wat::parse_str(OPENS_FOR_EVER).unwrap()).unwrap();
+    // It may be a moment until it has opened too many.
+    platform.user().in_folder(folder.path()).run(&["deploy", "opens.wasm"]).await;
+    eventually(SHORT, "it ends with the reason", || async {
+        let events = platform.wharf(&["events", "opens"]).await.ok();
+        (events.contains("open handles, which count 64 KiB each")
+            && events.contains("`limits.memory`, 16MiB"))
+        .then_some(())
+    })
+    .await;
+}
+
+/// Opens the file `note` of its first folder again and again.
+const OPENS_FOR_EVER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "path_open"
+        (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "note")
+    (func (export "_start")
+        (loop $again
+            (drop (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 4) (i32.const 0)
+                (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 16)))
+            (br $again))))"#;
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_computes_for_ever_is_in_nobodys_way_and_its_time_is_counted() {
     let siege = Siege::begin().await;
     let endless = r#"(module (func (export "_start") (loop $l (br $l))))"#;
