@@ -42,7 +42,7 @@ use wharf_runtime::wasm::table;
 use wharf_runtime::wasm::table::{DispatchError, Table};
 use wharf_types::figures::NodeFigures;
 use wharf_types::log::{LogRecord, LogStream};
-use wharf_types::node::NodeRegistration;
+use wharf_types::node::{NodeRegistration, parse_label};
 use wharf_types::quantity::Span;
 use wharf_types::route::RouteTable;
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp};
@@ -70,6 +70,9 @@ pub struct UpArgs {
     /// Let go of the code of apps that nobody has called for so long; the next request maps it again
     #[arg(long, value_name = "SPAN", default_value = "1m")]
     pub unload_after: Span,
+    /// A label of this machine, such as zone=eu-1, that apps can ask for in `placement`; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -77,6 +80,7 @@ pub struct UpArgs {
 
 pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     start_log();
+    let registration = registration(args.labels)?;
     let file_handles_max = file_handles::raise().context("cannot read the limit of open files")?;
     // Before anything is started, so that a signal is never missed.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -105,6 +109,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         http_listener,
         file_handles_max,
         args.unload_after.as_duration(),
+        registration,
     )?;
 
     let local = Local { api, http, token_file };
@@ -196,6 +201,7 @@ impl Worker {
         listener: TcpListener,
         file_handles_max: u64,
         unload_after: Duration,
+        registration: NodeRegistration,
     ) -> anyhow::Result<Self> {
         let node = node_id(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
@@ -240,7 +246,7 @@ impl Worker {
         });
         let session = Session::spawn(
             control.clone(),
-            registration(),
+            registration,
             supervisor.handle(),
             routes_to,
             ingress.applied(),
@@ -278,13 +284,25 @@ fn node_id(folder: &Path) -> anyhow::Result<NodeId> {
     }
 }
 
-fn registration() -> NodeRegistration {
+fn registration(labels: Vec<(String, String)>) -> anyhow::Result<NodeRegistration> {
     let hostname =
         nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     // A quarter is left to the system and to this process itself.
     let memory_bytes = wharf_runtime::machine::memory_total_bytes().unwrap_or(1 << 30) / 4 * 3;
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
-    NodeRegistration { hostname, memory_bytes, cpus, version: env!("CARGO_PKG_VERSION").to_owned() }
+    let registration = NodeRegistration {
+        hostname,
+        memory_bytes,
+        cpus,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: labels.into_iter().collect(),
+        os: std::env::consts::OS.to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+        // The control plane runs in this process too.
+        role: "server".to_owned(),
+    };
+    registration.validate().context("--label")?;
+    Ok(registration)
 }
 
 /// An error that the ingress made itself belongs into the log of the app that it was made for.

@@ -185,8 +185,13 @@ mod tests {
     use crate::nodes::NodeStatus;
 
     fn node(hostname: &str, given_up: bool) -> NodeSample {
-        let registration =
-            NodeRegistration { hostname: hostname.into(), memory_bytes: 1, cpus: 1, version: "1.2".into() };
+        let registration = NodeRegistration {
+            hostname: hostname.into(),
+            memory_bytes: 1,
+            cpus: 1,
+            version: "1.2".into(),
+            ..NodeRegistration::default()
+        };
         let status = NodeStatus {
             id: NodeId::from_uuid(uuid::Uuid::nil()),
             registration,

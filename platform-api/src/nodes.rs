@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     fn registration() -> NodeRegistration {
-        NodeRegistration { hostname: "a".into(), memory_bytes: 1, cpus: 1, version: "0".into() }
+        NodeRegistration { hostname: "a".into(), memory_bytes: 1, cpus: 1, ..NodeRegistration::default() }
     }
 
     fn report(instances: Vec<InstanceReport>, usage: Vec<AppUsage>) -> NodeReport {

@@ -293,6 +293,7 @@ mod tests {
             memory_bytes: 1 << 30,
             cpus: 2,
             version: "0.1.0".into(),
+            ..NodeRegistration::default()
         };
         let session = Session::spawn(
             control.client(),

@@ -309,6 +309,15 @@ pub struct NodeInfo {
     pub memory_bytes: u64,
     pub cpus: u32,
     pub version: String,
+    /// What constraints of an app's placement look at, as are the next three.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub arch: String,
+    #[serde(default)]
+    pub role: String,
     #[schema(value_type = String, format = DateTime)]
     pub seen_at: Timestamp,
 }

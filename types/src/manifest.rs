@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{AppName, NamespaceName};
 use crate::spec::{
-    AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec,
-    StopSpec, TcpSpec, UpdateSpec, root, validate_mount,
+    AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec, ReserveSpec,
+    RestartSpec, ReuseSpec, ScaleSpec, StopSpec, TcpSpec, UpdateSpec, root, validate_mount,
 };
 
 pub const FILE_NAME: &str = "wharf.toml";
@@ -29,6 +29,10 @@ pub struct Manifest {
     pub files: Option<FilesFolder>,
     #[serde(default)]
     pub scale: ScaleSpec,
+    #[serde(default)]
+    pub placement: PlacementSpec,
+    #[serde(default)]
+    pub reserve: ReserveSpec,
     #[serde(default)]
     pub limits: LimitsSpec,
     #[serde(default)]
@@ -97,6 +101,8 @@ impl Manifest {
             tcp,
             files: _,
             scale,
+            placement,
+            reserve,
             limits,
             restart,
             update,
@@ -112,6 +118,8 @@ impl Manifest {
             tcp,
             files: None,
             scale,
+            placement,
+            reserve,
             limits,
             restart,
             update,

@@ -3,6 +3,7 @@
 //! The control plane streams [`Assignment`]s, one JSON document a line, each whole and with a growing generation. The
 //! worker answers with [`NodeReport`]s, and sends the guests' output as batches of [`crate::log::LogRecord`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use crate::state::{Health, InstanceState, Wanted};
 use crate::world::World;
 
 /// What a worker says of itself when it starts a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NodeRegistration {
     pub hostname: String,
@@ -26,6 +27,66 @@ pub struct NodeRegistration {
     pub cpus: u32,
     /// Version of the worker's binary.
     pub version: String,
+    /// What whoever runs the node says of it, such as `zone` = `eu-1`; for placement.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Operating system, such as `linux`. Empty: a worker from before it said so; the same goes for the next two.
+    #[serde(default)]
+    pub os: String,
+    /// Processor, such as `x86_64` or `aarch64`.
+    #[serde(default)]
+    pub arch: String,
+    /// `server` where the control plane runs too, `worker` elsewhere.
+    #[serde(default)]
+    pub role: String,
+}
+
+/// As many as anybody needs, and few enough to be shown.
+const LABELS_MAX: usize = 64;
+/// Of a label's key or value, in octets.
+const LABEL_MAX_BYTES: usize = 128;
+
+/// Why a node cannot have a label.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLabel {
+    #[error("`{0}` is not a label: write KEY=VALUE, such as `zone=eu-1`")]
+    Form(String),
+    #[error("`{0}` is not a label's key: at most 128 letters, digits and `-_./`, first a letter or digit")]
+    Key(String),
+    #[error("the value of label `{0}` is longer than 128 bytes, or contains a control character")]
+    Value(String),
+    #[error("a node has at most 64 labels, and these are {0}")]
+    Many(usize),
+}
+
+/// Whether a label may have this key.
+pub fn is_label_key(key: &str) -> bool {
+    key.len() <= LABEL_MAX_BYTES
+        && key.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
+}
+
+/// Reads `KEY=VALUE`.
+pub fn parse_label(text: &str) -> Result<(String, String), InvalidLabel> {
+    let shown = |text: &str| text.chars().take(60).collect::<String>().escape_debug().to_string();
+    let (key, value) = text.split_once('=').ok_or_else(|| InvalidLabel::Form(shown(text)))?;
+    if !is_label_key(key) {
+        return Err(InvalidLabel::Key(shown(key)));
+    }
+    if value.len() > LABEL_MAX_BYTES || value.contains(char::is_control) {
+        return Err(InvalidLabel::Value(shown(key)));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl NodeRegistration {
+    /// Checks what the field types do not.
+    pub fn validate(&self) -> Result<(), InvalidLabel> {
+        if self.labels.len() > LABELS_MAX {
+            return Err(InvalidLabel::Many(self.labels.len()));
+        }
+        self.labels.iter().try_for_each(|(key, value)| parse_label(&format!("{key}={value}")).map(drop))
+    }
 }
 
 /// The full set of instances of one node, and the routes of its ingress.

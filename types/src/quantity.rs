@@ -20,8 +20,31 @@ pub struct ByteSize(u64);
 #[schema(value_type = String, example = "30s")]
 pub struct Span(Duration);
 
+/// Processors or parts of one, in thousandths; written `"2"`, `"0.5"` or `"500m"`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "500m")]
+pub struct CpuShare(u32);
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidQuantity {
+    #[error(
+        "`{0}` is not a share of processors: write a number or thousandths in quotes, such as `\"0.5\"` or `\"500m\"`"
+    )]
+    Cpu(String),
     #[error("`{0}` is not a size: write a number and a unit, such as `128MiB`")]
     Size(String),
     #[error("`{0}` is not a duration: write a number and a unit, such as `30s` or `500ms`")]
@@ -39,6 +62,56 @@ impl ByteSize {
 
     pub const fn as_bytes(self) -> u64 {
         self.0
+    }
+}
+
+impl CpuShare {
+    pub const fn millis(millis: u32) -> Self {
+        Self(millis)
+    }
+
+    pub const fn as_millis(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for CpuShare {
+    type Err = InvalidQuantity;
+    fn from_str(text: &str) -> Result<Self, InvalidQuantity> {
+        let millis = || {
+            if let Some(millis) = text.strip_suffix('m') {
+                return digits(millis)?.parse().ok();
+            }
+            let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+            let part = digits(part).filter(|part| part.len() <= 3)?;
+            let whole: u32 = digits(whole)?.parse().ok()?;
+            whole.checked_mul(1000)?.checked_add(format!("{part:0<3}").parse().ok()?)
+        };
+        millis().map(Self).ok_or_else(|| InvalidQuantity::Cpu(text.chars().take(40).collect()))
+    }
+}
+
+/// The text, if it is nothing but digits: `parse` alone would take a sign as well.
+fn digits(text: &str) -> Option<&str> {
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then_some(text)
+}
+
+impl fmt::Display for CpuShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_multiple_of(1000) { write!(f, "{}", self.0 / 1000) } else { write!(f, "{}m", self.0) }
+    }
+}
+
+impl TryFrom<String> for CpuShare {
+    type Error = InvalidQuantity;
+    fn try_from(text: String) -> Result<Self, InvalidQuantity> {
+        text.parse()
+    }
+}
+
+impl From<CpuShare> for String {
+    fn from(share: CpuShare) -> Self {
+        share.to_string()
     }
 }
 
@@ -134,6 +207,18 @@ mod tests {
         assert!("128".parse::<ByteSize>().is_err());
         assert!("much".parse::<ByteSize>().is_err());
         assert!("30".parse::<Span>().is_err());
+    }
+
+    #[test]
+    fn shares_of_processors_are_whole_parts_or_thousandths() {
+        for (text, millis) in [("2", 2000), ("0.5", 500), ("1.25", 1250), ("500m", 500), ("0", 0)] {
+            assert_eq!(text.parse(), Ok(CpuShare::millis(millis)), "{text}");
+        }
+        assert_eq!(CpuShare::millis(1500).to_string(), "1500m");
+        assert_eq!(CpuShare::millis(3000).to_string(), "3");
+        for bad in ["", "m", "-1", "+1", ".5", "1.", "1.2345", "half", "99999999", "1e3", "1.+5"] {
+            assert!(bad.parse::<CpuShare>().is_err(), "{bad}");
+        }
     }
 
     proptest! {

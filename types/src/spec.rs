@@ -3,6 +3,7 @@
 //! Every field has a default, so the empty spec is a working HTTP app. Unknown fields are refused.
 
 mod grant;
+pub mod placement;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::quantity::{ByteSize, Span};
+use crate::quantity::{ByteSize, CpuShare, Span};
 
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
 pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env, validate_mount};
@@ -28,6 +29,8 @@ pub struct AppSpec {
     /// Files that the guest can read. None: it sees no files.
     pub files: Option<FilesSpec>,
     pub scale: ScaleSpec,
+    pub placement: PlacementSpec,
+    pub reserve: ReserveSpec,
     pub limits: LimitsSpec,
     pub restart: RestartSpec,
     pub update: UpdateSpec,
@@ -119,6 +122,63 @@ impl Default for ScaleSpec {
     fn default() -> Self {
         Self { replicas: 1 }
     }
+}
+
+/// On which nodes instances run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlacementSpec {
+    /// What must hold of a node, such as `node.labels.zone in (eu-1, eu-2)` or `node.memory >= 16GiB`. At most 32; all must hold.
+    pub constraints: Vec<String>,
+    /// Keys of labels: instances are spread evenly over the values of the first, within each over those of the next, and in the
+    /// end over nodes. At most 4. Empty: over nodes.
+    pub spread: Vec<String>,
+    /// Instances of the app on one node, 1 to 1000. None: any number.
+    pub max_per_node: Option<u32>,
+    pub priority: Priority,
+}
+
+/// Who goes first when there is not enough room. An instance that fits nowhere may take the place of one of a lower priority.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+impl Priority {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
+}
+
+/// What is set aside for each instance on its node, whether it uses it or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReserveSpec {
+    /// 0 to 1 TiB. None: for a command `limits.memory`; for an HTTP app, which has a guest only while it answers, at most 1 MiB.
+    pub memory: Option<ByteSize>,
+    /// Processors or parts of one, `"0.5"` or `"500m"`; 0 to 1024. None: nothing.
+    pub cpu: Option<CpuShare>,
 }
 
 /// Bounds of one guest store and one invocation.

@@ -33,8 +33,19 @@ async fn list(session: &Session) -> anyhow::Result<()> {
         return output::json(&Page { items, next_cursor: None });
     }
     let now = Timestamp::now();
-    let mut table =
-        Table::new(["NODE", "~HOSTNAME", "READY", ">INSTANCES", ">CPUS", ">MEMORY", "VERSION", "SEEN"]);
+    let mut table = Table::new([
+        "NODE",
+        "~HOSTNAME",
+        "READY",
+        ">INSTANCES",
+        ">CPUS",
+        ">MEMORY",
+        "ROLE",
+        "PLATFORM",
+        "VERSION",
+        "SEEN",
+        "~LABELS",
+    ]);
     for node in items {
         let ready = if node.ready { "yes" } else { "no" };
         table.row([
@@ -44,8 +55,11 @@ async fn list(session: &Session) -> anyhow::Result<()> {
             node.instances.to_string(),
             node.cpus.to_string(),
             output::bytes(node.memory_bytes),
+            node.role,
+            format!("{}/{}", node.os, node.arch),
             node.version,
             ago(now, node.seen_at),
+            node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
         ]);
     }
     table.print()

@@ -25,6 +25,10 @@ pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Json<
         cpus: node.registration.cpus,
         version: node.registration.version,
         hostname: node.registration.hostname,
+        labels: node.registration.labels,
+        os: node.registration.os,
+        arch: node.registration.arch,
+        role: node.registration.role,
         seen_at: node.seen_at,
     };
     Ok(Json(Page { items: context.nodes.list().into_iter().map(info).collect(), next_cursor: None }))

@@ -32,6 +32,7 @@ pub(super) async fn register(
     Path(node): Path<NodeId>,
     Json(registration): Json<NodeRegistration>,
 ) -> ApiResult<StatusCode> {
+    registration.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
     let mut tx = context.store.write().await?;
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;

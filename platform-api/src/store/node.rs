@@ -3,7 +3,7 @@
 use wharf_types::node::NodeRegistration;
 use wharf_types::{NodeId, Timestamp};
 
-use super::codec::{number, parse};
+use super::codec::{from_json, json, number, parse};
 use super::{Conn, Result};
 
 #[derive(sqlx::FromRow)]
@@ -13,6 +13,10 @@ struct Row {
     memory_bytes: i64,
     cpus: i64,
     version: String,
+    labels: String,
+    os: String,
+    arch: String,
+    role: String,
 }
 
 pub(crate) async fn register(
@@ -22,15 +26,21 @@ pub(crate) async fn register(
     now: Timestamp,
 ) -> Result<()> {
     sqlx::query(
-        "INSERT INTO node (id, hostname, memory_bytes, cpus, version, registered_at) VALUES ($1, $2, $3, $4, $5, $6)
+        "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, registered_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, memory_bytes = excluded.memory_bytes,
-             cpus = excluded.cpus, version = excluded.version, registered_at = excluded.registered_at",
+             cpus = excluded.cpus, version = excluded.version, labels = excluded.labels, os = excluded.os,
+             arch = excluded.arch, role = excluded.role, registered_at = excluded.registered_at",
     )
     .bind(id.to_string())
     .bind(&node.hostname)
     .bind(i64::try_from(node.memory_bytes).unwrap_or(i64::MAX))
     .bind(i64::from(node.cpus))
     .bind(&node.version)
+    .bind(json(&node.labels))
+    .bind(&node.os)
+    .bind(&node.arch)
+    .bind(&node.role)
     .bind(now.as_microsecond())
     .execute(conn)
     .await?;
@@ -38,10 +48,11 @@ pub(crate) async fn register(
 }
 
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistration)>> {
-    let rows: Vec<Row> =
-        sqlx::query_as("SELECT id, hostname, memory_bytes, cpus, version FROM node ORDER BY id")
-            .fetch_all(conn)
-            .await?;
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role FROM node ORDER BY id",
+    )
+    .fetch_all(conn)
+    .await?;
     rows.into_iter()
         .map(|row| {
             let registration = NodeRegistration {
@@ -49,6 +60,10 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistratio
                 memory_bytes: number(row.memory_bytes)?,
                 cpus: number(row.cpus)?,
                 version: row.version,
+                labels: from_json(&row.labels)?,
+                os: row.os,
+                arch: row.arch,
+                role: row.role,
             };
             Ok((parse(&row.id)?, registration))
         })

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{AppSpec, OutboundGrant, ReuseMode};
-use crate::quantity::{ByteSize, Span};
+use super::placement::{Constraint, InvalidConstraint, conflict};
+use super::{AppSpec, OutboundGrant, PlacementSpec, ReuseMode};
+use crate::node::is_label_key;
+use crate::quantity::{ByteSize, CpuShare, Span};
 use crate::route::RoutePattern;
 use crate::world::World;
 
@@ -30,6 +32,13 @@ const MEMORY_MIN: ByteSize = ByteSize::mib(1);
 const MEMORY_MAX: ByteSize = ByteSize::mib(4096);
 /// As many as a node takes connections.
 const CONCURRENCY_MAX: u32 = 10_000;
+/// Each is compared with each kind of node.
+const CONSTRAINTS_MAX: usize = 32;
+/// Region, zone, rack and one to spare.
+const SPREAD_MAX: usize = 4;
+/// No single machine has more.
+const RESERVE_MEMORY_MAX: ByteSize = ByteSize::mib(1 << 20);
+const RESERVE_CPU_MAX: CpuShare = CpuShare::millis(1_024_000);
 /// Longer than anything waits, and short enough to be added to any time.
 const SPAN_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -87,6 +96,7 @@ impl AppSpec {
         self.validate_memory()?;
         self.validate_lists()?;
         self.validate_tcp()?;
+        self.validate_placement()?;
         self.files.as_ref().map_or(Ok(()), |files| validate_mount(&files.mount))?;
         for path in [&self.http.health.path, &self.http.health.liveness_path].into_iter().flatten() {
             if !path.starts_with('/') {
@@ -138,6 +148,7 @@ impl AppSpec {
             ("scale.replicas", Some(self.scale.replicas), 0, REPLICAS_MAX),
             ("update.parallelism_percent", Some(self.update.parallelism_percent), 1, 100),
             ("http.health.threshold", Some(self.http.health.threshold), 1, 1000),
+            ("placement.max_per_node", self.placement.max_per_node, 1, REPLICAS_MAX),
             ("limits.concurrency", Some(self.limits.concurrency), 1, CONCURRENCY_MAX),
             ("reuse.max_requests", reuse.max_requests, 1, u32::MAX),
             ("reuse.max_concurrent", reuse.max_concurrent, 1, CONCURRENCY_MAX),
@@ -193,6 +204,44 @@ impl AppSpec {
         if memory > MEMORY_MAX {
             let problem = format!("{memory} is more than a 32-bit guest can address, {MEMORY_MAX}");
             return invalid("limits.memory", problem);
+        }
+        Ok(())
+    }
+
+    fn validate_placement(&self) -> Validated {
+        let PlacementSpec { constraints, spread, max_per_node: _, priority: _ } = &self.placement;
+        at_most("placement.constraints", "constraints", constraints.len(), CONSTRAINTS_MAX)?;
+        let mut parsed: Vec<Constraint> = Vec::new();
+        for text in constraints {
+            match text.parse() {
+                Ok(constraint) => parsed.push(constraint),
+                Err(error) => return invalid("placement.constraints", InvalidConstraint::to_string(&error)),
+            }
+        }
+        if let Some((a, b)) = conflict(&parsed) {
+            let problem = format!("no node can meet both `{}` and `{}`", constraints[a], constraints[b]);
+            return invalid("placement.constraints", problem);
+        }
+        at_most("placement.spread", "keys", spread.len(), SPREAD_MAX)?;
+        for (index, key) in spread.iter().enumerate() {
+            if let Some(bare) = key.strip_prefix("node.labels.") {
+                return invalid(
+                    "placement.spread",
+                    format!("write the label's key alone: `{}`", bare.escape_debug()),
+                );
+            }
+            if !is_label_key(key) {
+                return invalid("placement.spread", format!("`{}` is not a label's key", key.escape_debug()));
+            }
+            if spread[..index].contains(key) {
+                return invalid("placement.spread", format!("`{key}` is there twice"));
+            }
+        }
+        if let Some(memory) = self.reserve.memory.filter(|memory| *memory > RESERVE_MEMORY_MAX) {
+            return invalid("reserve.memory", format!("{memory} is more than {RESERVE_MEMORY_MAX}"));
+        }
+        if let Some(cpu) = self.reserve.cpu.filter(|cpu| *cpu > RESERVE_CPU_MAX) {
+            return invalid("reserve.cpu", format!("{cpu} is more than {RESERVE_CPU_MAX}"));
         }
         Ok(())
     }
@@ -342,6 +391,32 @@ mod tests {
         };
         assert!(variable(&[7000], "PORT").starts_with("env: `PORT` cannot be set"));
         assert!(variable(&[7000, 7001], "PORT_7001").starts_with("env: `PORT_7001` cannot be set"));
+    }
+
+    #[test]
+    fn a_placement_that_no_node_can_meet_is_refused() {
+        let constraints = |texts: &[&str]| {
+            refused(|spec| spec.placement.constraints = texts.iter().map(ToString::to_string).collect())
+        };
+        assert_eq!(
+            constraints(&["node.lables.zone == eu-1"]),
+            "placement.constraints: `node.lables.zone == eu-1`, column 1: unknown key `node.lables.zone`; did you mean `node.labels.zone`?"
+        );
+        assert_eq!(
+            constraints(&["node.cpus >= 8", "node.cpus < 4"]),
+            "placement.constraints: no node can meet both `node.cpus >= 8` and `node.cpus < 4`"
+        );
+        let spread = |keys: &[&str]| {
+            refused(|spec| spec.placement.spread = keys.iter().map(ToString::to_string).collect())
+        };
+        assert_eq!(spread(&["node.labels.zone"]), "placement.spread: write the label's key alone: `zone`");
+        assert_eq!(spread(&["zone", "zone"]), "placement.spread: `zone` is there twice");
+        assert_eq!(spread(&["a b"]), "placement.spread: `a b` is not a label's key");
+        assert!(
+            refused(|spec| spec.placement.max_per_node = Some(0)).starts_with("placement.max_per_node: 0")
+        );
+        let too_much = |spec: &mut AppSpec| spec.reserve.cpu = Some(CpuShare::millis(2_000_000));
+        assert_eq!(refused(too_much), "reserve.cpu: 2000 is more than 1024");
     }
 
     #[test]
