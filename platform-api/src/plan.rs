@@ -11,6 +11,7 @@ pub mod scheduler;
 mod draft;
 #[cfg(test)]
 mod fixture;
+mod placing;
 mod rollout;
 #[cfg(test)]
 mod simulation;
@@ -30,11 +31,14 @@ use wharf_types::{
 
 use draft::Draft;
 pub use ids::{IdSource, RandomIds};
+use scheduler::{Claim, Cluster};
 
 /// Compares what is wanted of an app with what is, and says what to change. Planning again after the changes, at the same
 /// time, changes nothing more, unless [`Changes::wake_at`] is already due: then a release is needed that the view lacks.
-pub fn plan(now: Timestamp, app: &AppView, nodes: &[NodeView], ids: &mut dyn IdSource) -> Changes {
-    let mut draft = Draft::new(now, app, nodes, ids);
+///
+/// What is placed is tried out in `cluster`, which afterwards is as before.
+pub fn plan(now: Timestamp, app: &AppView, cluster: &mut Cluster, ids: &mut dyn IdSource) -> Changes {
+    let mut draft = Draft::new(now, app, cluster, ids);
     slots::give_up_lost_nodes(&mut draft);
     rollout::advance(&mut draft);
     if !draft.is_blind() {
@@ -120,20 +124,6 @@ pub struct InstanceView {
     pub routed: bool,
 }
 
-/// A worker, as the scheduler sees it.
-#[derive(Clone, Debug)]
-pub struct NodeView {
-    pub id: NodeId,
-    /// Whether its lease is valid now.
-    pub ready: bool,
-    /// Memory that no instance has reserved, in octets.
-    pub memory_free_bytes: u64,
-    /// Live instances of any app.
-    pub instances: u32,
-    /// Of these, live instances of the app that is being placed.
-    pub instances_of_app: u32,
-}
-
 /// What is to be written, in this order, in one transaction. Each is a guarded update: one that no longer applies changes
 /// nothing and the app is planned again.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -143,6 +133,8 @@ pub struct Changes {
     pub wake_at: Option<Timestamp>,
     /// Slots that no node can take, with the reason as users read it.
     pub unplaced: Vec<Unplaced>,
+    /// Room that slots are waiting for: see [`Change::Preempt`].
+    pub claims: Vec<Claim>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -156,6 +148,11 @@ pub enum Change {
     SetWanted {
         instance: InstanceId,
         wanted: Wanted,
+    },
+    /// An instance of another app, of a lower priority, has to go so that one of this app can run. It is unrouted first, as ever.
+    Preempt {
+        instance: InstanceId,
+        app: AppId,
     },
     /// The control plane's own verdict on an instance whose node is lost.
     EndInstance {
@@ -208,6 +205,6 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unplaced {
     pub slot: u32,
-    /// Counts per filter, such as `0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, has 64MiB)`.
+    /// Counts per filter, such as `0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, 64MiB free on box-1: …)`.
     pub message: String,
 }

@@ -20,7 +20,7 @@ use wharf_types::{AppId, NodeId, Timestamp};
 use crate::context::Context;
 use crate::nodes::NodeStatus;
 use crate::operations::OperationError;
-use crate::plan::{self, RandomIds};
+use crate::plan::RandomIds;
 use crate::store::StoreError;
 use crate::{store, view};
 use apply::Applied;
@@ -113,7 +113,7 @@ impl Reconciler {
         self.queue.add_changed(self.wakes.extract_if(.., |_, at| *at <= now).map(|(app, _)| app));
         for app in self.queue.take_batch() {
             self.wakes.remove(&app);
-            if let Err(error) = self.reconcile(app, &nodes).await {
+            if let Err(error) = self.reconcile(app).await {
                 self.failed(app, &error);
             }
         }
@@ -143,6 +143,7 @@ impl Reconciler {
             .min()
             // While nobody is there, nobody acknowledges anything.
             .unwrap_or(self.acknowledged);
+        self.fleet.observe(nodes);
         if known != self.nodes {
             self.nodes = known;
             self.queue.add_background(self.fleet.apps());
@@ -154,7 +155,7 @@ impl Reconciler {
     }
 
     /// Plans one app until there is nothing more to do now.
-    async fn reconcile(&mut self, id: AppId, nodes: &[NodeStatus]) -> Result<(), OperationError> {
+    async fn reconcile(&mut self, id: AppId) -> Result<(), OperationError> {
         for _ in 0..ROUNDS_MAX {
             let mut tx = self.context.store.read().await?;
             let loaded = view::load(&mut tx, &self.context.releases, id).await?;
@@ -168,8 +169,8 @@ impl Reconciler {
             self.fleet.put(loaded);
             self.read(id);
             let now = Timestamp::now();
+            let Some(changes) = self.fleet.plan(now, id, &mut RandomIds) else { return Ok(()) };
             let Some(entry) = self.fleet.view(id) else { return Ok(()) };
-            let changes = plan::plan(now, entry, &self.fleet.nodes_for(id, nodes), &mut RandomIds);
             self.context.unplaced().insert(id, changes.unplaced.clone());
             match changes.wake_at {
                 Some(at) => self.wakes.insert(id, at),

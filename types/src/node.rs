@@ -18,7 +18,7 @@ use crate::state::{Health, InstanceState, Wanted};
 use crate::world::World;
 
 /// What a worker says of itself when it starts a session.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NodeRegistration {
     pub hostname: String,

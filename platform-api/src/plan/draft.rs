@@ -5,21 +5,27 @@
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::{RolloutId, Timestamp};
 
-use super::{AppView, Change, Changes, IdSource, InstanceView, NodeView, RolloutView, Unplaced};
+use super::scheduler::{Claim, Cluster};
+use super::{AppView, Change, Changes, IdSource, InstanceView, RolloutView, Unplaced};
 
 pub(super) struct Draft<'a> {
     pub(super) now: Timestamp,
     pub(super) app: AppView,
-    pub(super) nodes: Vec<NodeView>,
+    pub(super) cluster: &'a mut Cluster,
     pub(super) ids: &'a mut dyn IdSource,
     changes: Changes,
     blind: bool,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(now: Timestamp, app: &AppView, nodes: &[NodeView], ids: &'a mut dyn IdSource) -> Self {
+    pub(super) fn new(
+        now: Timestamp,
+        app: &AppView,
+        cluster: &'a mut Cluster,
+        ids: &'a mut dyn IdSource,
+    ) -> Self {
         let changes = Changes::default();
-        Self { now, app: app.clone(), nodes: nodes.to_vec(), ids, changes, blind: false }
+        Self { now, app: app.clone(), cluster, ids, changes, blind: false }
     }
 
     pub(super) fn push(&mut self, change: Change) {
@@ -52,6 +58,10 @@ impl<'a> Draft<'a> {
 
     pub(super) fn unplaced(&mut self, unplaced: Unplaced) {
         self.changes.unplaced.push(unplaced);
+    }
+
+    pub(super) fn claim(&mut self, claims: Vec<Claim>) {
+        self.changes.claims = claims;
     }
 
     /// Whether the new target is a release that the view does not hold, so that nothing more can be planned for it.
@@ -118,7 +128,7 @@ impl AppView {
             Change::RollBack { rollout, from, to, .. } => {
                 self.rollout = Some(RolloutView::automatic(now, *rollout, *from, *to));
             }
-            Change::SetServed { .. } | Change::DeleteApp | Change::Event { .. } => {}
+            Change::SetServed { .. } | Change::Preempt { .. } | Change::DeleteApp | Change::Event { .. } => {}
         }
     }
 }

@@ -3,35 +3,39 @@
 use std::sync::Arc;
 
 use uuid::Uuid;
-use wharf_types::node::{Reason, ReasonKind};
+use wharf_types::node::{NodeRegistration, Reason, ReasonKind};
 use wharf_types::spec::AppSpec;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{AppId, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp};
 
 use super::ids::CountingIds;
+use super::scheduler::Cluster;
 use super::view::after;
-use super::{AppView, Change, Changes, InstanceView, NodeView, ReleaseView, RolloutView, plan};
+use super::{AppView, Change, Changes, InstanceView, ReleaseView, RolloutView, plan};
 
 pub(super) const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A node as tests see it: what is free there beside the fixture's own app.
+#[derive(Clone, Debug)]
+pub(super) struct TestNode {
+    pub(super) id: NodeId,
+    pub(super) ready: bool,
+    pub(super) memory_free_bytes: u64,
+}
 
 /// An app, its only node with plenty of memory, and the time. The node has id 1; release N has number and id N.
 pub(super) struct Fixture {
     pub(super) app: AppView,
-    pub(super) nodes: Vec<NodeView>,
+    pub(super) nodes: Vec<TestNode>,
     pub(super) now: Timestamp,
     releases: Vec<Arc<ReleaseView>>,
     last_id: u128,
 }
 
-pub(super) fn node(id: u128, free_mib: u64) -> NodeView {
-    NodeView {
-        id: NodeId::from_uuid(Uuid::from_u128(id)),
-        ready: true,
-        memory_free_bytes: free_mib << 20,
-        instances: 0,
-        instances_of_app: 0,
-    }
+pub(super) fn node(id: u128, free_mib: u64) -> TestNode {
+    let id = NodeId::from_uuid(Uuid::from_u128(id));
+    TestNode { id, ready: true, memory_free_bytes: free_mib << 20 }
 }
 
 pub(super) fn release_id(number: u64) -> ReleaseId {
@@ -184,20 +188,47 @@ impl Fixture {
     /// Plans, checks that a further plan has nothing to add, and carries the changes out.
     pub(super) fn plan(&mut self) -> Changes {
         let mut ids = CountingIds::starting_at(self.last_id);
-        let mut all = plan(self.now, &self.app, &self.nodes, &mut ids);
-        let again = plan(self.now, &self.app, &self.nodes, &mut CountingIds::starting_at(self.last_id));
+        let mut cluster = self.cluster();
+        let mut all = plan(self.now, &self.app, &mut cluster, &mut ids);
+        let again = plan(self.now, &self.app, &mut cluster, &mut CountingIds::starting_at(self.last_id));
         assert_eq!(all, again, "the same input made another plan");
         self.carry_out(&all.changes);
         if all.wake_at == Some(self.now) {
-            let rest = plan(self.now, &self.app, &self.nodes, &mut ids);
+            let rest = plan(self.now, &self.app, &mut self.cluster(), &mut ids);
             self.carry_out(&rest.changes);
             all.changes.extend(rest.changes);
             (all.wake_at, all.unplaced) = (rest.wake_at, rest.unplaced);
         }
-        let more = plan(self.now, &self.app, &self.nodes, &mut ids);
+        let more = plan(self.now, &self.app, &mut self.cluster(), &mut ids);
         assert_eq!(more.changes, [], "planning again changed more");
         self.last_id += 10_000;
         all
+    }
+
+    /// The nodes, named n1 and so on, with what the app has on them.
+    pub(super) fn cluster(&self) -> Cluster {
+        let mut cluster = Cluster::default();
+        let releases = [&self.app.target, &self.app.stable].into_iter().flatten().chain(&self.releases);
+        let releases: Vec<_> = releases.collect();
+        let held = |instance: &InstanceView| {
+            let release = releases.iter().find(|release| release.id == instance.release)?;
+            Some((instance.id, release.held(&self.app, instance)?))
+        };
+        for node in &self.nodes {
+            let own = self.app.instances.iter().filter_map(held).filter(|(_, held)| held.node == node.id);
+            let registration = NodeRegistration {
+                hostname: format!("n{}", node.id.as_uuid().as_u128()),
+                memory_bytes: node.memory_free_bytes
+                    + own.map(|(_, held)| held.takes.memory_bytes).sum::<u64>(),
+                cpus: 4,
+                ..NodeRegistration::default()
+            };
+            cluster.set_node(node.id, &registration, node.ready);
+        }
+        for (id, held) in self.app.instances.iter().filter_map(held) {
+            cluster.put(id, held);
+        }
+        cluster
     }
 
     /// Does what the store does with the changes.

@@ -234,7 +234,8 @@ fn unhealthy(instance: &InstanceView) -> Reason {
 }
 
 /// What a rollout waited for until its deadline: the guests' own words, else those of the scheduler.
-fn stalled(draft: &Draft<'_>, target: &ReleaseView) -> Reason {
+fn stalled(draft: &mut Draft<'_>, target: &ReleaseView) -> Reason {
+    let unplaced = slots::unplaced(draft, target);
     let deadline = target.spec.update.progress_deadline;
     let waited =
         |kind, message: &str| Reason { kind, message: format!("{}: {message}", no_progress(deadline)) };
@@ -255,7 +256,7 @@ fn stalled(draft: &Draft<'_>, target: &ReleaseView) -> Reason {
     if let Some((_, reason)) = worst {
         return waited(reason.kind, &reason.message);
     }
-    if let Some(unplaced) = slots::unplaced(draft, target).first() {
+    if let Some(unplaced) = unplaced.first() {
         return waited(ReasonKind::Platform, &unplaced.message);
     }
     match draft

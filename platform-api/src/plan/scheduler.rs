@@ -1,160 +1,101 @@
-//! Chooses a node for an instance.
+//! Chooses nodes for the instances of an app.
 //!
-//! Filters say which nodes can take it at all, and each refusal is counted, so that whoever waits can be told why. Among the
-//! rest the app is spread: fewest of its instances first, then most free memory, then the lowest id.
+//! Filters say which nodes can take an instance at all: the node is ready and meets the app's constraints, it does not hold too many of
+//! the app's instances, and has the memory and processors that are to be reserved. Of the rest the first by this order is taken:
+//!
+//! 1. fewest failures of this release there;
+//! 2. fewest instances of the app where the first label of the spread has the same value, then the second, and so on;
+//! 3. fewest instances of the app on the node;
+//! 4. the artifact is there already;
+//! 5. most free memory;
+//! 6. the lowest id.
+//!
+//! So the same state always gives the same choice. When nothing fits, instances of a lower priority may have to leave (`preempt`).
+//! When that does not help either, `explain` says for each filter how many nodes it refused, and what would have to change.
 
-use std::cmp::Reverse;
-
-use wharf_types::NodeId;
-use wharf_types::quantity::ByteSize;
-
-use super::{NodeView, Unplaced};
-
-/// What an instance asks of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PendingInstance {
-    pub slot: u32,
-    /// Memory to reserve, in octets.
-    pub memory_bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    NotReady,
-    Memory,
-}
-
-/// Chooses a node and reserves on it, so that the next call sees what is left; same input, same choice.
-pub fn place(pending: &PendingInstance, nodes: &mut [NodeView]) -> Result<NodeId, Unplaced> {
-    let best = nodes
-        .iter_mut()
-        .filter(|node| refusal(pending, node).is_none())
-        .min_by_key(|node| (node.instances_of_app, Reverse(node.memory_free_bytes), node.id));
-    match best {
-        Some(node) => {
-            node.reserve(pending);
-            Ok(node.id)
-        }
-        None => Err(Unplaced { slot: pending.slot, message: explain(pending, nodes) }),
-    }
-}
-
-impl NodeView {
-    fn reserve(&mut self, pending: &PendingInstance) {
-        self.memory_free_bytes -= pending.memory_bytes;
-        self.instances += 1;
-        self.instances_of_app += 1;
-    }
-}
-
-fn refusal(pending: &PendingInstance, node: &NodeView) -> Option<Refusal> {
-    if !node.ready {
-        Some(Refusal::NotReady)
-    } else if node.memory_free_bytes < pending.memory_bytes {
-        Some(Refusal::Memory)
-    } else {
-        None
-    }
-}
-
-fn explain(pending: &PendingInstance, nodes: &[NodeView]) -> String {
-    if nodes.is_empty() {
-        return "no node has joined yet; start one with `wharf up` or `wharf worker`".to_owned();
-    }
-    let refused = |why| {
-        nodes.iter().filter(move |node: &&NodeView| refusal(pending, node) == Some(why)).collect::<Vec<_>>()
-    };
-    let mut parts = Vec::new();
-    let not_ready = refused(Refusal::NotReady).len();
-    if not_ready > 0 {
-        let verb = if not_ready == 1 { "is" } else { "are" };
-        parts.push(format!("{not_ready} {verb} not ready (its lease has expired)"));
-    }
-    let full = refused(Refusal::Memory);
-    if let Some(most) = full.iter().map(|node| node.memory_free_bytes).max() {
-        let verb = if full.len() == 1 { "has" } else { "have" };
-        let most =
-            if full.len() == 1 { "has".to_owned() } else { "at most".to_owned() } + " " + &readable(most);
-        let needs = readable(pending.memory_bytes);
-        parts.push(format!("{} {verb} too little free memory (needs {needs}, {most})", full.len()));
-    }
-    format!("0 of {} nodes fit: {}", nodes.len(), parts.join(", "))
-}
-
-/// Whole MiB, rounded down: nobody compares octets by eye.
-fn readable(bytes: u64) -> String {
-    let mib = bytes >> 20;
-    if mib > 0 { ByteSize::mib(mib) } else { ByteSize::bytes(bytes) }.to_string()
-}
-
+mod cluster;
+mod counts;
+mod explain;
+mod preempt;
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+mod properties;
+mod ranking;
+mod round;
+mod shape;
 
-    use super::*;
-    use crate::plan::fixture::node;
+use wharf_types::spec::{PlacementSpec, Priority};
+use wharf_types::{InstanceId, NodeId};
 
-    const MIB: u64 = 1 << 20;
+pub use cluster::{Claim, Cluster, Held};
+pub use round::Round;
 
-    fn pending(mib: u64) -> PendingInstance {
-        PendingInstance { slot: 0, memory_bytes: mib * MIB }
+/// What an instance of an app asks of a node, the same for all that are placed in one round.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub takes: Resources,
+    pub placement: &'a PlacementSpec,
+    /// The only node that will do, for what cannot move.
+    pub pinned: Option<NodeId>,
+    /// Nodes that have the artifact already.
+    pub warm: &'a [NodeId],
+    /// Nodes on which the release has failed, each with the number of times.
+    pub failing: &'a [(NodeId, u32)],
+}
+
+/// Where an instance can go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placed {
+    On(NodeId),
+    /// There will be room on the node when these have left, which are of a lower priority. None to be told: all have been told already.
+    After(NodeId, Vec<InstanceId>),
+}
+
+/// What is reserved of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    pub memory_bytes: u64,
+    pub cpu_millis: u64,
+}
+
+impl Resources {
+    pub(super) fn covers(self, needed: Self) -> bool {
+        self.memory_bytes >= needed.memory_bytes && self.cpu_millis >= needed.cpu_millis
     }
 
-    #[test]
-    fn an_app_is_spread_before_memory_is_looked_at() {
-        let mut nodes = [node(1, 1000), node(2, 500), node(3, 500)];
-        let chosen: Vec<_> = (0..4).map(|_| place(&pending(100), &mut nodes).unwrap()).collect();
-        assert_eq!(chosen, [nodes[0].id, nodes[1].id, nodes[2].id, nodes[0].id]);
-        assert_eq!(nodes[0].memory_free_bytes, 800 * MIB);
-        assert_eq!((nodes[0].instances, nodes[0].instances_of_app), (2, 2));
-    }
-
-    #[test]
-    fn a_node_whose_lease_has_expired_receives_nothing() {
-        let mut nodes = [node(1, 1000), node(2, 200)];
-        nodes[0].ready = false;
-        assert_eq!(place(&pending(128), &mut nodes), Ok(nodes[1].id));
-    }
-
-    #[test]
-    fn a_refusal_counts_the_nodes_of_each_filter() {
-        let mut one = [node(1, 64)];
-        assert_eq!(
-            place(&pending(128), &mut one).unwrap_err().message,
-            "0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, has 64MiB)"
-        );
-        let mut three = [node(1, 64), node(2, 32), node(3, 4096)];
-        three[2].ready = false;
-        assert_eq!(
-            place(&pending(128), &mut three).unwrap_err().message,
-            "0 of 3 nodes fit: 1 is not ready (its lease has expired), 2 have too little free memory (needs 128MiB, at most 64MiB)"
-        );
-        assert!(place(&pending(1), &mut []).unwrap_err().message.contains("no node has joined"));
-    }
-
-    proptest! {
-        #[test]
-        fn capacity_is_never_exceeded_and_a_fit_is_always_found(
-            free in proptest::collection::vec((0..2000u64, any::<bool>()), 0..6),
-            asks in proptest::collection::vec(1..800u64, 0..20),
-        ) {
-            let mut nodes: Vec<_> = free.iter().zip(1..).map(|((mib, ready), id)| {
-                let mut node = node(id, *mib);
-                node.ready = *ready;
-                node
-            }).collect();
-            for ask in asks {
-                let before = nodes.clone();
-                let fits = before.iter().any(|node| node.ready && node.memory_free_bytes >= ask * MIB);
-                match place(&pending(ask), &mut nodes) {
-                    Ok(id) => {
-                        let index = before.iter().position(|node| node.id == id).unwrap();
-                        prop_assert!(before[index].ready && before[index].memory_free_bytes >= ask * MIB);
-                        prop_assert_eq!(nodes[index].memory_free_bytes, before[index].memory_free_bytes - ask * MIB);
-                    }
-                    Err(_) => prop_assert!(!fits),
-                }
-            }
+    fn plus(self, other: Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+            cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
         }
+    }
+
+    fn sum(all: impl IntoIterator<Item = Self>) -> Self {
+        all.into_iter().fold(Self::default(), Self::plus)
+    }
+
+    /// Nothing is less than nothing.
+    fn minus(self, other: Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
+            cpu_millis: self.cpu_millis.saturating_sub(other.cpu_millis),
+        }
+    }
+
+    fn least(self, other: Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.min(other.memory_bytes),
+            cpu_millis: self.cpu_millis.min(other.cpu_millis),
+        }
+    }
+}
+
+impl Ask<'_> {
+    fn priority(&self) -> Priority {
+        self.placement.priority
+    }
+
+    /// Instances of the app that one node may hold.
+    fn max_per_node(&self) -> u32 {
+        self.placement.max_per_node.unwrap_or(u32::MAX)
     }
 }

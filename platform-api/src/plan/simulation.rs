@@ -88,7 +88,6 @@ impl Simulation {
                 let reserved = u64::from(count) * release(1).reservation_bytes();
                 node.memory_free_bytes =
                     node.memory_free_bytes.checked_sub(reserved).expect("it was reserved");
-                (node.instances, node.instances_of_app) = (count, count);
                 node
             })
             .collect();

@@ -6,13 +6,14 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use wharf_types::Timestamp;
 use wharf_types::node::{Reason, ReasonKind};
 use wharf_types::spec::RestartCondition;
 use wharf_types::state::{InstanceState, Wanted};
+use wharf_types::{InstanceId, NodeId, Timestamp};
 
 use super::draft::Draft;
-use super::scheduler::{PendingInstance, place};
+use super::placing::Asked;
+use super::scheduler::{Claim, Placed};
 use super::view::after;
 use super::{AppView, Change, InstanceView, ReleaseView, Unplaced};
 
@@ -26,7 +27,7 @@ pub(super) fn give_up_lost_nodes(draft: &mut Draft<'_>) {
     for index in 0..draft.app.instances.len() {
         let instance = &draft.app.instances[index];
         let Some(node) = instance.node.filter(|_| instance.is_live()) else { continue };
-        if draft.nodes.iter().all(|known| known.id != node) {
+        if !draft.cluster.knows(node) {
             let instance = instance.id;
             let message = format!("node {node} is gone");
             let reason = Reason { kind: ReasonKind::Platform, message };
@@ -59,11 +60,11 @@ pub(super) fn converge(draft: &mut Draft<'_>) {
 }
 
 /// The slots that should get an instance now but fit on no node.
-pub(super) fn unplaced(draft: &Draft<'_>, target: &ReleaseView) -> Vec<Unplaced> {
+pub(super) fn unplaced(draft: &mut Draft<'_>, target: &ReleaseView) -> Vec<Unplaced> {
     let slots = slots(&draft.app, target);
-    let mut nodes = draft.nodes.clone();
     let missing = missing(draft.now, &draft.app, target, &slots).slots;
-    missing.into_iter().filter_map(|slot| place(&pending(slot, target), &mut nodes).err()).collect()
+    let outcomes = place(draft, target, missing).outcomes.into_iter();
+    outcomes.filter_map(|(slot, placed)| Some(Unplaced { slot, message: placed.err()? })).collect()
 }
 
 /// Of the instances in one slot, by their index in the view, those that matter.
@@ -128,22 +129,48 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
     if let Some(at) = missing.retry_at {
         draft.wake(at);
     }
-    for slot in missing.slots {
-        match place(&pending(slot, target), &mut draft.nodes) {
-            Ok(node) => {
+    let Placing { outcomes, claims } = place(draft, target, missing.slots);
+    for (slot, placed) in outcomes {
+        let waits = match placed {
+            Ok(Placed::On(node)) => {
                 let id = draft.ids.instance();
                 draft.push(Change::CreateInstance { id, release: target.id, slot, node });
+                continue;
             }
-            Err(unplaced) => {
-                draft.wake(after(draft.now, PLACEMENT_RETRY));
-                draft.unplaced(unplaced);
-            }
-        }
+            Ok(Placed::After(node, victims)) => make_room(draft, node, &victims),
+            Err(message) => message,
+        };
+        draft.wake(after(draft.now, PLACEMENT_RETRY));
+        draft.unplaced(Unplaced { slot, message: waits });
     }
+    draft.claim(claims);
 }
 
-fn pending(slot: u32, target: &ReleaseView) -> PendingInstance {
-    PendingInstance { slot, memory_bytes: target.reservation_bytes() }
+/// Tells instances of a lower priority to go; returns what the slot that takes their place waits for.
+fn make_room(draft: &mut Draft<'_>, node: NodeId, victims: &[InstanceId]) -> String {
+    for instance in victims.iter().copied() {
+        if let Some(app) = draft.cluster.instance(instance).map(|held| held.app) {
+            draft.push(Change::Preempt { instance, app });
+        }
+    }
+    format!("node {node} will have room when instances of a lower priority have left it")
+}
+
+/// What became of slots that each want a node.
+struct Placing {
+    outcomes: Vec<(u32, Result<Placed, String>)>,
+    claims: Vec<Claim>,
+}
+
+fn place(draft: &mut Draft<'_>, target: &ReleaseView, slots: Vec<u32>) -> Placing {
+    if slots.is_empty() {
+        return Placing { outcomes: Vec::new(), claims: Vec::new() };
+    }
+    let asked = Asked::of(&draft.app, target);
+    let mut round = draft.cluster.round(draft.app.id, asked.ask(target));
+    let outcomes =
+        slots.into_iter().map(|slot| (slot, round.place().map_err(|refusal| refusal.to_string()))).collect();
+    Placing { outcomes, claims: round.claims().to_vec() }
 }
 
 /// The slots that should get an instance now.

@@ -123,7 +123,11 @@ impl ReleaseView {
     /// may take and not what an instance holds: if each instance reserved that, a node would be full with a few dozen apps that
     /// do nothing, and a host is meant to keep thousands. What requests take at once is bounded by the node's places for guests; when
     /// those are taken, requests wait and then get 503. A command holds its memory as long as it runs, so it reserves all of it.
+    /// Whoever knows better says so in `reserve.memory`.
     pub(crate) fn reservation_bytes(&self) -> u64 {
+        if let Some(reserved) = self.spec.reserve.memory {
+            return reserved.as_bytes();
+        }
         let limit = self.spec.limits.memory.as_bytes();
         if self.world.is_http() { limit.min(IDLE_HTTP_BYTES) } else { limit }
     }

@@ -2,7 +2,7 @@
 
 use wharf_types::node::Reason;
 use wharf_types::state::Wanted;
-use wharf_types::{AppId, ReleaseId, Timestamp};
+use wharf_types::{AppId, InstanceId, ReleaseId, Timestamp};
 
 use crate::context::Context;
 use crate::operations::{OperationError, routes};
@@ -46,6 +46,11 @@ pub(super) async fn apply(
         context.logs.remove(&view.namespace, &view.name).await;
     }
     context.announce(app);
+    for change in &changes.changes {
+        if let Change::Preempt { app: victim, .. } = change {
+            context.changed(*victim);
+        }
+    }
     Ok(if deleted { Applied::Deleted } else { Applied::Done })
 }
 
@@ -71,6 +76,7 @@ async fn apply_one(
         Change::SetWanted { instance, wanted } => {
             store::instance::set_wanted(conn, *instance, *wanted).await?;
         }
+        Change::Preempt { instance, app: victim } => preempt(conn, *victim, *instance, now).await?,
         Change::EndInstance { instance, state, reason } => {
             store::instance::end(conn, *instance, *state, reason, now).await?;
         }
@@ -95,6 +101,26 @@ async fn apply_one(
             store::event::append(conn, &view.namespace, Some(&view.name), kind, message, now).await?;
         }
     }
+    Ok(())
+}
+
+/// Takes an instance of another app out of service, and tells that app's users why. They are not told for whom: it may be somebody
+/// else's app.
+async fn preempt(
+    conn: &mut Conn,
+    victim: AppId,
+    instance: InstanceId,
+    now: Timestamp,
+) -> Result<(), OperationError> {
+    let Some(app) = store::app::get(conn, victim).await? else { return Ok(()) };
+    if !store::instance::set_wanted(conn, instance, Wanted::Unroute).await? {
+        return Ok(());
+    }
+    store::change::touch(conn, victim, now).await?;
+    let message = format!(
+        "instance {instance} leaves its node, because something of a higher priority needs the room and fits nowhere else"
+    );
+    store::event::append(conn, &app.namespace, Some(&app.name), "instance.preempted", &message, now).await?;
     Ok(())
 }
 

@@ -1,12 +1,13 @@
-//! Every app as it was last read, and what their instances take of the nodes.
+//! Every app as it was last read, and the nodes with what their instances take of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use wharf_types::{AppId, NodeId, ReleaseId};
+use wharf_types::{AppId, InstanceId, NodeId, ReleaseId, Timestamp};
 
 use crate::nodes::NodeStatus;
-use crate::plan::{AppView, InstanceView, NodeView, ReleaseView};
+use crate::plan::scheduler::Cluster;
+use crate::plan::{self, AppView, Changes, IdSource, InstanceView, ReleaseView};
 use crate::view::Loaded;
 
 #[derive(Default)]
@@ -15,15 +16,10 @@ pub(super) struct Fleet {
     views: Vec<AppView>,
     releases: Vec<HashMap<ReleaseId, Arc<ReleaseView>>>,
     index: HashMap<AppId, usize>,
-    reserved: BTreeMap<NodeId, Reserved>,
+    /// Follows the views and the nodes change by change, because with many of both nobody could look at all of them for a plan.
+    cluster: Cluster,
     /// Whether a view differs from what was published last.
     changed: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Reserved {
-    memory_bytes: u64,
-    instances: u32,
 }
 
 impl Fleet {
@@ -32,29 +28,53 @@ impl Fleet {
         if self.view(view.id) == Some(&view) {
             return;
         }
-        self.remove(view.id);
+        let id = view.id;
         self.changed = true;
-        self.index.insert(view.id, self.views.len());
-        self.views.push(view);
-        self.releases.push(releases);
-        self.account(self.views.len() - 1, |reserved, memory| {
-            reserved.memory_bytes += memory;
-            reserved.instances += 1;
-        });
+        let before = if let Some(at) = self.index.get(&id).copied() {
+            self.releases[at] = releases;
+            Some(std::mem::replace(&mut self.views[at], view))
+        } else {
+            self.index.insert(id, self.views.len());
+            self.views.push(view);
+            self.releases.push(releases);
+            None
+        };
+        self.account(id, before);
     }
 
     pub(super) fn remove(&mut self, id: AppId) {
         let Some(at) = self.index.remove(&id) else { return };
         self.changed = true;
-        self.account(at, |reserved, memory| {
-            reserved.memory_bytes = reserved.memory_bytes.saturating_sub(memory);
-            reserved.instances = reserved.instances.saturating_sub(1);
-        });
-        self.views.swap_remove(at);
+        self.cluster.set_claims(id, Vec::new());
         self.releases.swap_remove(at);
+        for instance in self.views.swap_remove(at).instances {
+            self.cluster.remove(instance.id);
+        }
         if let Some(moved) = self.views.get(at) {
             self.index.insert(moved.id, at);
         }
+    }
+
+    /// Takes in what is known of the nodes; one that was given up does not exist for the planner.
+    pub(super) fn observe(&mut self, nodes: &[NodeStatus]) {
+        let mut gone: HashSet<NodeId> = self.cluster.node_ids().collect();
+        for node in nodes.iter().filter(|node| !node.given_up) {
+            gone.remove(&node.id);
+            self.cluster.set_node(node.id, &node.registration, node.ready);
+        }
+        for node in gone {
+            self.cluster.remove_node(node);
+        }
+    }
+
+    /// Plans an app. None: it is not known.
+    pub(super) fn plan(&mut self, now: Timestamp, id: AppId, ids: &mut dyn IdSource) -> Option<Changes> {
+        let view = self.views.get(*self.index.get(&id)?)?;
+        // What it was waiting for is its own to take.
+        self.cluster.set_claims(id, Vec::new());
+        let changes = plan::plan(now, view, &mut self.cluster, ids);
+        self.cluster.set_claims(id, changes.claims.clone());
+        Some(changes)
     }
 
     pub(super) fn view(&self, id: AppId) -> Option<&AppView> {
@@ -86,36 +106,21 @@ impl Fleet {
         })
     }
 
-    /// The nodes as the planner of an app sees them; one that was given up does not exist for it.
-    pub(super) fn nodes_for(&self, app: AppId, nodes: &[NodeStatus]) -> Vec<NodeView> {
-        let of_app = |node: NodeId| {
-            let instances = self.view(app).map_or(&[][..], |view| &view.instances);
-            instances
-                .iter()
-                .filter(|instance| !instance.state.is_final() && instance.node == Some(node))
-                .count()
-        };
-        let view = |node: &NodeStatus| {
-            let reserved = self.reserved.get(&node.id).copied().unwrap_or_default();
-            NodeView {
-                id: node.id,
-                ready: node.ready,
-                memory_free_bytes: node.registration.memory_bytes.saturating_sub(reserved.memory_bytes),
-                instances: reserved.instances,
-                instances_of_app: u32::try_from(of_app(node.id)).unwrap_or(u32::MAX),
+    /// Tells the cluster what has changed of an app's instances.
+    fn account(&mut self, id: AppId, before: Option<AppView>) {
+        let at = self.index[&id];
+        let (view, releases) = (&self.views[at], &self.releases[at]);
+        let mut held: HashSet<InstanceId> = HashSet::new();
+        for instance in &view.instances {
+            let release = releases.get(&instance.release);
+            if let Some(taken) = release.and_then(|release| release.held(view, instance)) {
+                held.insert(instance.id);
+                self.cluster.put(instance.id, taken);
             }
-        };
-        nodes.iter().filter(|node| !node.given_up).map(view).collect()
-    }
-
-    fn account(&mut self, at: usize, change: impl Fn(&mut Reserved, u64)) {
-        let live = self.views[at].instances.iter().filter(|instance| !instance.state.is_final());
-        for instance in live {
-            let (Some(node), Some(release)) = (instance.node, self.releases[at].get(&instance.release))
-            else {
-                continue;
-            };
-            change(self.reserved.entry(node).or_default(), release.reservation_bytes());
+        }
+        let instances = before.into_iter().flat_map(|before| before.instances);
+        for ended in instances.filter(|instance| !held.contains(&instance.id)) {
+            self.cluster.remove(ended.id);
         }
     }
 }

@@ -93,7 +93,8 @@ impl NodeKey {
         })
     }
 
-    fn number(&self, node: &NodeRegistration) -> Option<f64> {
+    /// The value as a number, if it is one.
+    pub fn number(&self, node: &NodeRegistration) -> Option<f64> {
         match self {
             Self::Cpus => Some(f64::from(node.cpus)),
             #[allow(

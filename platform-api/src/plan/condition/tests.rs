@@ -77,7 +77,7 @@ fn what_waits_for_a_node_says_so_in_the_schedulers_words() {
     let (because, advice) = explain(&fixture.app, &unplaced, None);
     assert_eq!(
         because[1],
-        "2 of its slots wait for a node: 0 of 1 nodes fit: 1 has too little free memory (needs 1MiB, has 512KiB)."
+        "2 of its slots wait for a node: 0 of 1 nodes fit: 1 has too little free memory (needs 1MiB, 512KiB free on n1: set reserve.memory to 512KiB or less, or add a larger node)."
     );
     assert_eq!(advice, ["Scale an app down, delete one, or give the platform more memory."]);
 }

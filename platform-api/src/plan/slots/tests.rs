@@ -201,7 +201,7 @@ fn thousands_of_idle_http_apps_fit_where_few_commands_do() {
     fixture.nodes = vec![node(1, 1024)];
     fixture.deploy_with(1, command(RestartCondition::Any));
     let message = &fixture.plan().unplaced[0].message;
-    assert!(message.ends_with("(needs 128MiB, has 0B)"), "{message}");
+    assert!(message.ends_with("(needs 128MiB, 0B free on n1: free 128MiB there)"), "{message}");
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn a_deleted_app_goes_when_its_last_instance_has() {
     }
     let ids = &mut crate::plan::RandomIds;
     assert_eq!(
-        crate::plan::plan(fixture.now, &fixture.app, &fixture.nodes, ids).changes,
+        crate::plan::plan(fixture.now, &fixture.app, &mut fixture.cluster(), ids).changes,
         [Change::DeleteApp]
     );
 }

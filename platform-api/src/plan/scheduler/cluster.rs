@@ -1,0 +1,454 @@
+//! The nodes and what is placed on them, indexed for placing more.
+//!
+//! Every change (an instance placed, leaving or ended, a node that came, changed or went) costs the logarithm of the number
+//! of nodes and nothing more; the whole is never built anew, but for the classes when an app is the first to ask for some label.
+//! Whatever order the changes came in, the same state gives the same choices.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use wharf_types::node::NodeRegistration;
+use wharf_types::spec::{PlacementSpec, Priority};
+use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
+
+use super::Resources;
+use super::counts::Counts;
+use super::ranking::Ranking;
+use super::shape::{Shape, ShapeKey, number};
+
+/// Kinds of placement that are remembered; beyond that all are forgotten, and worked out again when they are asked for.
+const SHAPES_MAX: usize = 1024;
+pub(super) const BANDS: usize = 3;
+const NONE: u32 = u32::MAX;
+
+/// See the module. Positions of nodes are private to it: a node that goes and comes back keeps its own.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    pub(super) nodes: Vec<Node>,
+    by_id: HashMap<NodeId, u32>,
+    by_hostname: HashMap<String, BTreeSet<u32>>,
+    pub(super) classes: Vec<Class>,
+    by_facts: HashMap<NodeRegistration, u32>,
+    instances: HashMap<InstanceId, Stored>,
+    apps: HashMap<AppId, Counts>,
+    claims: HashMap<AppId, Vec<Claim>>,
+    shapes: HashMap<ShapeKey, Arc<Shape>>,
+    /// The labels by which nodes are told apart: those that some shape asks for. One that is different on every node and that
+    /// nobody asks for would otherwise make a class of each.
+    labels: BTreeSet<String>,
+    /// Instances of each band.
+    bands: [usize; BANDS],
+}
+
+/// An instance that takes something of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub app: AppId,
+    pub node: NodeId,
+    pub takes: Resources,
+    pub priority: Priority,
+    pub created_at: Timestamp,
+    /// Whether it is to stop, so that its room will be free soon.
+    pub leaving: bool,
+}
+
+/// Room on a node that an app is waiting for, because what has it now was asked to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub node: NodeId,
+    pub takes: Resources,
+    pub priority: Priority,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    held: Held,
+    /// In the node's list.
+    at: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    /// None: it is gone, or has not come yet, and something is known to be placed on it.
+    pub(super) registration: Option<NodeRegistration>,
+    pub(super) ready: bool,
+    pub(super) class: u32,
+    /// In its class's ranking, if it is ready.
+    leaf: Option<u32>,
+    /// All that is taken, also by instances that are leaving.
+    used: Resources,
+    leaving: Resources,
+    /// Taken by instances that are to stay, by band.
+    staying: [Resources; BANDS],
+    claimed: [Resources; BANDS],
+    pub(super) instances: Vec<InstanceId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) facts: NodeRegistration,
+    /// Its nodes, ready or not.
+    pub(super) members: u32,
+    /// Those that are ready.
+    pub(super) ranking: Ranking,
+}
+
+impl Node {
+    fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            registration: None,
+            ready: false,
+            class: NONE,
+            leaf: None,
+            used: Resources::default(),
+            leaving: Resources::default(),
+            staying: [Resources::default(); BANDS],
+            claimed: [Resources::default(); BANDS],
+            instances: Vec::new(),
+        }
+    }
+
+    pub(super) fn total(&self) -> Resources {
+        self.registration.as_ref().map_or(Resources::default(), |registration| Resources {
+            memory_bytes: registration.memory_bytes,
+            cpu_millis: u64::from(registration.cpus) * 1000,
+        })
+    }
+
+    /// What somebody of a band may take at once.
+    pub(super) fn free_for(&self, band: usize) -> Resources {
+        self.total().minus(self.used).least(self.coming_for(band, Resources::default()))
+    }
+
+    /// What somebody of a band may take when everything that leaves has left, and `given` with it.
+    pub(super) fn coming_for(&self, band: usize, given: Resources) -> Resources {
+        let claimed = Resources::sum(self.claimed[band..].iter().copied());
+        // The sum before the difference: a node may be overbooked, and then the first room that comes is not there to be taken.
+        self.total().plus(self.leaving).plus(given).minus(self.used.plus(claimed))
+    }
+
+    /// What instances that are to stay have taken, of all bands below `band`.
+    pub(super) fn staying_below(&self, band: usize) -> Resources {
+        Resources::sum(self.staying[..band].iter().copied())
+    }
+
+    pub(super) fn free(&self) -> Resources {
+        self.free_for(0)
+    }
+
+    pub(super) fn is_present(&self) -> bool {
+        self.registration.is_some()
+    }
+
+    /// The name that its user knows it by.
+    pub(super) fn name(&self) -> String {
+        match &self.registration {
+            Some(registration) if !registration.hostname.is_empty() => registration.hostname.clone(),
+            _ => self.id.to_string(),
+        }
+    }
+}
+
+impl Cluster {
+    /// Takes in a node, or what has changed of it.
+    pub fn set_node(&mut self, id: NodeId, registration: &NodeRegistration, ready: bool) {
+        let at = self.position(id);
+        let node = &self.nodes[at as usize];
+        if node.ready == ready && node.registration.as_ref() == Some(registration) {
+            return;
+        }
+        if node.registration.as_ref() == Some(registration) {
+            self.set_ready(at, ready);
+            return;
+        }
+        self.take_out(at);
+        let node = &mut self.nodes[at as usize];
+        (node.registration, node.ready) = (Some(registration.clone()), ready);
+        self.by_hostname.entry(registration.hostname.clone()).or_default().insert(at);
+        self.classify(at);
+    }
+
+    /// Forgets a node. What is placed on it is still counted, should it come back.
+    pub fn remove_node(&mut self, id: NodeId) {
+        let Some(at) = self.by_id.get(&id).copied() else { return };
+        self.take_out(at);
+    }
+
+    /// Whether the node is there, ready or not.
+    pub fn knows(&self, id: NodeId) -> bool {
+        self.by_id.get(&id).is_some_and(|at| self.nodes[*at as usize].is_present())
+    }
+
+    pub fn node_ids(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|node| node.is_present()).map(|node| node.id)
+    }
+
+    /// Takes in an instance, or what has changed of it.
+    pub fn put(&mut self, id: InstanceId, held: Held) {
+        match self.instances.get(&id) {
+            Some(known) if known.held == held => return,
+            Some(_) => self.remove(id),
+            None => {}
+        }
+        let at = self.position(held.node);
+        let node = &mut self.nodes[at as usize];
+        self.instances.insert(id, Stored { held, at: number(node.instances.len()) });
+        node.instances.push(id);
+        self.bands[band(held.priority)] += 1;
+        node.used = node.used.plus(held.takes);
+        let sum = if held.leaving { &mut node.leaving } else { &mut node.staying[band(held.priority)] };
+        *sum = sum.plus(held.takes);
+        self.count(held.app, at, true);
+        self.rerank(at);
+    }
+
+    /// Forgets an instance that has ended.
+    pub fn remove(&mut self, id: InstanceId) {
+        let Some(Stored { held, at: index }) = self.instances.remove(&id) else { return };
+        let at = self.position(held.node);
+        let node = &mut self.nodes[at as usize];
+        node.instances.swap_remove(index as usize);
+        if let Some(moved) = node.instances.get(index as usize) {
+            self.instances.get_mut(moved).expect("a node's list names instances that are known").at = index;
+        }
+        self.bands[band(held.priority)] -= 1;
+        node.used = node.used.minus(held.takes);
+        let sum = if held.leaving { &mut node.leaving } else { &mut node.staying[band(held.priority)] };
+        *sum = sum.minus(held.takes);
+        self.count(held.app, at, false);
+        self.rerank(at);
+    }
+
+    pub fn instance(&self, id: InstanceId) -> Option<&Held> {
+        self.instances.get(&id).map(|stored| &stored.held)
+    }
+
+    /// Sets aside what an app is waiting for, instead of what was set aside for it before.
+    pub fn set_claims(&mut self, app: AppId, claims: Vec<Claim>) {
+        for claim in self.claims.remove(&app).unwrap_or_default() {
+            self.unclaim(app, &claim);
+        }
+        for claim in &claims {
+            self.claim(app, claim);
+        }
+        if !claims.is_empty() {
+            self.claims.insert(app, claims);
+        }
+    }
+
+    pub(super) fn claim(&mut self, app: AppId, claim: &Claim) {
+        self.change_claim(app, claim, true);
+    }
+
+    pub(super) fn unclaim(&mut self, app: AppId, claim: &Claim) {
+        self.change_claim(app, claim, false);
+    }
+
+    fn change_claim(&mut self, app: AppId, claim: &Claim, is_made: bool) {
+        let at = self.position(claim.node);
+        let sum = &mut self.nodes[at as usize].claimed[band(claim.priority)];
+        *sum = if is_made { sum.plus(claim.takes) } else { sum.minus(claim.takes) };
+        self.count(app, at, is_made);
+        self.rerank(at);
+    }
+
+    /// Takes room for an instance that is not made yet.
+    pub(super) fn reserve(&mut self, app: AppId, at: u32, takes: Resources) {
+        let node = &mut self.nodes[at as usize];
+        node.used = node.used.plus(takes);
+        self.count(app, at, true);
+        self.rerank(at);
+    }
+
+    pub(super) fn release(&mut self, app: AppId, at: u32, takes: Resources) {
+        let node = &mut self.nodes[at as usize];
+        node.used = node.used.minus(takes);
+        self.count(app, at, false);
+        self.rerank(at);
+    }
+
+    pub(super) fn counts(&self, app: AppId) -> Option<&Counts> {
+        self.apps.get(&app)
+    }
+
+    pub(super) fn position_of(&self, id: NodeId) -> Option<u32> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(super) fn positions_of_hostname(&self, hostname: &str) -> impl Iterator<Item = u32> {
+        self.by_hostname.get(hostname).into_iter().flatten().copied()
+    }
+
+    /// Whether anything of a lower band is placed anywhere.
+    pub(super) fn holds_below(&self, band: usize) -> bool {
+        self.bands[..band].iter().any(|count| *count > 0)
+    }
+
+    /// What an app asks of nodes, for all classes that there are.
+    pub(super) fn shape(&mut self, placement: &PlacementSpec) -> Arc<Shape> {
+        let key = ShapeKey::of(placement);
+        if !self.shapes.contains_key(&key) {
+            if self.shapes.len() >= SHAPES_MAX {
+                self.shapes.clear();
+                self.labels.clear();
+            }
+            let shape = Shape::new(&key);
+            let labels_before = self.labels.len();
+            self.labels.extend(shape.labels().map(str::to_owned));
+            if self.labels.len() > labels_before {
+                self.reclassify();
+            }
+            self.shapes.insert(key.clone(), Arc::new(shape));
+        }
+        let shape = self.shapes.get_mut(&key).expect("it was put there if it was not there");
+        if shape.classes_known() < self.classes.len() {
+            let shape = Arc::make_mut(shape);
+            for class in &self.classes[shape.classes_known()..] {
+                shape.add_class(&class.facts);
+            }
+        }
+        shape.clone()
+    }
+
+    fn position(&mut self, id: NodeId) -> u32 {
+        *self.by_id.entry(id).or_insert_with(|| {
+            self.nodes.push(Node::new(id));
+            number(self.nodes.len() - 1)
+        })
+    }
+
+    /// Makes a node one that is not there.
+    fn take_out(&mut self, at: u32) {
+        let node = &mut self.nodes[at as usize];
+        if let Some(registration) = node.registration.take()
+            && let Some(same) = self.by_hostname.get_mut(&registration.hostname)
+        {
+            same.remove(&at);
+            if same.is_empty() {
+                self.by_hostname.remove(&registration.hostname);
+            }
+        }
+        node.ready = false;
+        if let Some(leaf) = node.leaf.take() {
+            self.classes[node.class as usize].ranking.remove(leaf);
+        }
+        self.move_to_class(at, NONE);
+    }
+
+    /// Puts a node that is there into its class.
+    fn classify(&mut self, at: u32) {
+        let node = &self.nodes[at as usize];
+        let Some(registration) = &node.registration else { return };
+        let ready = node.ready;
+        let facts = NodeRegistration {
+            hostname: String::new(),
+            memory_bytes: 0,
+            version: String::new(),
+            labels: registration
+                .labels
+                .iter()
+                .filter(|(key, _)| self.labels.contains(*key))
+                .map(cloned)
+                .collect(),
+            ..registration.clone()
+        };
+        let class = if let Some(class) = self.by_facts.get(&facts) {
+            *class
+        } else {
+            let class = number(self.classes.len());
+            self.classes.push(Class { facts: facts.clone(), members: 0, ranking: Ranking::default() });
+            self.by_facts.insert(facts, class);
+            class
+        };
+        self.move_to_class(at, class);
+        self.set_ready(at, ready);
+    }
+
+    /// Only nodes that are ready are in the ranking of their class.
+    fn set_ready(&mut self, at: u32, ready: bool) {
+        let node = &mut self.nodes[at as usize];
+        node.ready = ready;
+        let ranking = &mut self.classes[node.class as usize].ranking;
+        match node.leaf.take() {
+            Some(leaf) if !ready => ranking.remove(leaf),
+            None if ready => node.leaf = Some(ranking.insert(node.id, at, node.free())),
+            unchanged => node.leaf = unchanged,
+        }
+    }
+
+    fn move_to_class(&mut self, at: u32, class: u32) {
+        let before = std::mem::replace(&mut self.nodes[at as usize].class, class);
+        if before == class {
+            return;
+        }
+        if let Some(class) = self.classes.get_mut(before as usize) {
+            class.members = class.members.saturating_sub(1);
+        }
+        if let Some(class) = self.classes.get_mut(class as usize) {
+            class.members += 1;
+        }
+        // Every app that has something on the node, found through what it has there.
+        let node = &self.nodes[at as usize];
+        let of_instances = node.instances.iter().filter_map(|id| Some(self.instances.get(id)?.held.app));
+        let waits_here = |claims: &Vec<Claim>| claims.iter().any(|claim| claim.node == node.id);
+        let of_claims = self.claims.iter().filter(|(_, claims)| waits_here(claims)).map(|(app, _)| *app);
+        let apps: BTreeSet<AppId> = of_instances.chain(of_claims).collect();
+        for app in apps {
+            if let Some(counts) = self.apps.get_mut(&app) {
+                counts.move_node(at, before, class);
+            }
+        }
+    }
+
+    /// Makes all classes anew, because nodes are to be told apart by more labels.
+    fn reclassify(&mut self) {
+        let nodes = 0..number(self.nodes.len());
+        for at in nodes.clone() {
+            self.nodes[at as usize].leaf = None;
+            self.move_to_class(at, NONE);
+        }
+        self.classes.clear();
+        self.by_facts.clear();
+        for shape in self.shapes.values_mut() {
+            Arc::make_mut(shape).reset();
+        }
+        for at in nodes {
+            self.classify(at);
+        }
+    }
+
+    fn count(&mut self, app: AppId, at: u32, is_more: bool) {
+        let class = self.nodes[at as usize].class;
+        let counts = self.apps.entry(app).or_default();
+        if is_more {
+            counts.add(at, class);
+        } else {
+            counts.remove(at, class);
+        }
+        if counts.is_empty() {
+            self.apps.remove(&app);
+        }
+    }
+
+    fn rerank(&mut self, at: u32) {
+        let node = &self.nodes[at as usize];
+        if let Some(leaf) = node.leaf {
+            let free = node.free();
+            self.classes[node.class as usize].ranking.set(leaf, free);
+        }
+    }
+}
+
+fn cloned((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
+}
+
+pub(super) fn band(priority: Priority) -> usize {
+    match priority {
+        Priority::Low => 0,
+        Priority::Normal => 1,
+        Priority::High => 2,
+    }
+}
