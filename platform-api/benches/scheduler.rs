@@ -144,7 +144,9 @@ impl Bench {
             .map(|_| {
                 let start = Instant::now();
                 let ask = Ask { placement: &placement, ..ask(&placement) };
-                black_box(self.cluster.round(app_id(1), ask).place().expect_err("no node has so many processors"));
+                black_box(
+                    self.cluster.round(app_id(1), ask).place().expect_err("no node has so many processors"),
+                );
                 start.elapsed()
             })
             .collect();
@@ -239,7 +241,7 @@ fn placement(app: u32) -> PlacementSpec {
         constraints: constraints.iter().map(ToString::to_string).collect(),
         spread: spread.iter().map(ToString::to_string).collect(),
         max_per_node: None,
-        priority: if app % 10 == 0 { Priority::Low } else { Priority::Normal },
+        priority: if app.is_multiple_of(10) { Priority::Low } else { Priority::Normal },
     }
 }
 

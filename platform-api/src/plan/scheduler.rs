@@ -22,6 +22,8 @@ mod properties;
 mod ranking;
 mod round;
 mod shape;
+#[cfg(test)]
+mod tests;
 
 use wharf_types::spec::{PlacementSpec, Priority};
 use wharf_types::{InstanceId, NodeId};

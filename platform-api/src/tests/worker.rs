@@ -46,8 +46,15 @@ impl Worker {
     }
 
     pub(super) async fn join_as(platform: &Platform, node: NodeId) -> Self {
+        Self::join_with(platform, node, "{}").await
+    }
+
+    /// `labels` is a JSON object.
+    pub(super) async fn join_with(platform: &Platform, node: NodeId, labels: &str) -> Self {
         let (router, token) = (platform.router.clone(), platform.node_token.clone());
-        let registration = r#"{"hostname":"test","memory_bytes":4294967296,"cpus":2,"version":"0"}"#;
+        let registration = format!(
+            r#"{{"hostname":"test","memory_bytes":4294967296,"cpus":2,"version":"0","labels":{labels}}}"#
+        );
         let path = format!("/v1/nodes/{node}");
         let put = request(&token, Method::PUT, &path).body(Body::from(registration)).unwrap();
         assert_eq!(router.clone().oneshot(put).await.unwrap().status(), 204);

@@ -1,0 +1,258 @@
+//! The order of nodes and the words of refusals, by example. That they hold for every state is in `properties`.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+use wharf_types::node::NodeRegistration;
+use wharf_types::spec::{PlacementSpec, Priority};
+use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
+
+use super::{Ask, Claim, Cluster, Held, Placed, Resources};
+
+const MIB: u64 = 1 << 20;
+
+fn id(number: u128) -> NodeId {
+    NodeId::from_uuid(Uuid::from_u128(number))
+}
+
+fn app(number: u128) -> AppId {
+    AppId::from_uuid(Uuid::from_u128(number))
+}
+
+fn takes(mib: u64) -> Resources {
+    Resources { memory_bytes: mib * MIB, cpu_millis: 0 }
+}
+
+/// A node of four processors with labels written `zone=a`.
+fn add(cluster: &mut Cluster, number: u128, mib: u64, labels: &[&str]) {
+    let labels: BTreeMap<_, _> = labels
+        .iter()
+        .map(|label| label.split_once('=').unwrap())
+        .map(|(k, v)| (k.into(), v.into()))
+        .collect();
+    let registration = NodeRegistration {
+        hostname: format!("n{number}"),
+        memory_bytes: mib * MIB,
+        cpus: 4,
+        labels,
+        ..NodeRegistration::default()
+    };
+    cluster.set_node(id(number), &registration, true);
+}
+
+fn hold(cluster: &mut Cluster, number: u128, held: Held) -> InstanceId {
+    let id = InstanceId::from_uuid(Uuid::from_u128(number));
+    cluster.put(id, held);
+    id
+}
+
+fn held(of: u128, node: u128, mib: u64, priority: Priority) -> Held {
+    let created_at = Timestamp::UNIX_EPOCH;
+    Held { app: app(of), node: id(node), takes: takes(mib), priority, created_at, leaving: false }
+}
+
+fn ask(placement: &PlacementSpec, mib: u64) -> Ask<'_> {
+    Ask { takes: takes(mib), placement, pinned: None, warm: &[], failing: &[] }
+}
+
+fn constrained(constraints: &[&str]) -> PlacementSpec {
+    let constraints = constraints.iter().map(ToString::to_string).collect();
+    PlacementSpec { constraints, ..PlacementSpec::default() }
+}
+
+fn of(priority: Priority) -> PlacementSpec {
+    PlacementSpec { priority, ..PlacementSpec::default() }
+}
+
+/// The nodes of so many instances, by number.
+fn choices(cluster: &mut Cluster, ask: Ask<'_>, count: usize) -> Vec<u128> {
+    let mut round = cluster.round(app(1), ask);
+    let choice = |_| match round.place() {
+        Ok(Placed::On(node)) => node.as_uuid().as_u128(),
+        other => panic!("{other:?}"),
+    };
+    (0..count).map(choice).collect()
+}
+
+fn refusal(cluster: &mut Cluster, ask: Ask<'_>) -> String {
+    cluster.round(app(1), ask).place().unwrap_err().to_string()
+}
+
+#[test]
+fn an_app_is_spread_before_memory_is_looked_at() {
+    let mut cluster = Cluster::default();
+    for (number, mib) in [(1, 1000), (2, 500), (3, 500)] {
+        add(&mut cluster, number, mib, &[]);
+    }
+    let placement = PlacementSpec::default();
+    assert_eq!(choices(&mut cluster, ask(&placement, 100), 4), [1, 2, 3, 1]);
+}
+
+#[test]
+fn zones_come_before_racks_and_racks_before_nodes() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 1000, &["zone=a", "rack=1"]);
+    add(&mut cluster, 2, 900, &["zone=a", "rack=1"]);
+    add(&mut cluster, 3, 800, &["zone=a", "rack=2"]);
+    add(&mut cluster, 4, 700, &["zone=b", "rack=1"]);
+    let placement = PlacementSpec { spread: vec!["zone".into(), "rack".into()], ..PlacementSpec::default() };
+    assert_eq!(choices(&mut cluster, ask(&placement, 10), 6), [1, 4, 3, 4, 2, 4]);
+}
+
+#[test]
+fn a_node_that_has_the_artifact_is_taken_before_one_with_more_memory() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 1000, &[]);
+    add(&mut cluster, 2, 500, &[]);
+    let placement = PlacementSpec::default();
+    let warm = [id(2)];
+    assert_eq!(choices(&mut cluster, Ask { warm: &warm, ..ask(&placement, 10) }, 2), [2, 1]);
+}
+
+#[test]
+fn a_node_where_the_release_fails_is_the_last_resort() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 1000, &[]);
+    add(&mut cluster, 2, 20, &[]);
+    let placement = PlacementSpec::default();
+    let failing = [(id(1), 3)];
+    assert_eq!(choices(&mut cluster, Ask { failing: &failing, ..ask(&placement, 10) }, 3), [2, 2, 1]);
+}
+
+#[test]
+fn what_is_pinned_goes_to_its_node_or_nowhere() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 1000, &[]);
+    add(&mut cluster, 2, 20, &[]);
+    let placement = PlacementSpec::default();
+    let pinned = |mib| Ask { pinned: Some(id(2)), ..ask(&placement, mib) };
+    assert_eq!(choices(&mut cluster, pinned(10), 2), [2, 2]);
+    let refused = refusal(&mut cluster, pinned(30));
+    assert!(refused.starts_with("0 of 2 nodes fit: 1 is not node 0"), "{refused}");
+    assert!(refused.contains("1 has too little free memory (needs 30MiB, 20MiB free on n2"), "{refused}");
+}
+
+#[test]
+fn a_refusal_counts_the_nodes_of_each_filter_and_says_what_would_have_to_change() {
+    let mut cluster = Cluster::default();
+    let placement = constrained(&["node.labels.zone == eu-1"]);
+    assert!(refusal(&mut cluster, ask(&placement, 512)).contains("no node has joined"));
+    add(&mut cluster, 1, 4096, &["zone=eu-2"]);
+    add(&mut cluster, 2, 4096, &["zone=eu-2"]);
+    for number in 3..6 {
+        add(&mut cluster, number, 1024, &["zone=eu-1"]);
+        hold(&mut cluster, number, held(7, number, 540 + u64::try_from(number).unwrap(), Priority::Normal));
+    }
+    let gone = NodeRegistration { hostname: "n6".into(), ..NodeRegistration::default() };
+    cluster.set_node(id(6), &gone, false);
+    assert_eq!(
+        refusal(&mut cluster, ask(&placement, 512)),
+        "0 of 6 nodes fit: 1 is not ready (its lease has expired), 2 lack the label zone=eu-1 (they have eu-2), \
+         3 have too little free memory (needs 512MiB, at most 481MiB free on n3: \
+         set reserve.memory to 481MiB or less, or free 31MiB there)"
+    );
+}
+
+#[test]
+fn the_nearest_miss_of_a_number_is_named() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 64, &["rack=3"]);
+    add(&mut cluster, 2, 64, &["rack=9"]);
+    add(&mut cluster, 3, 64, &[]);
+    assert_eq!(
+        refusal(&mut cluster, ask(&constrained(&["node.labels.rack >= 10"]), 1)),
+        "0 of 3 nodes fit: 3 do not meet `node.labels.rack >= 10` (at most 9, on n2)"
+    );
+    assert_eq!(
+        refusal(&mut cluster, ask(&constrained(&["node.labels.zone in (a, b)"]), 1)),
+        "0 of 3 nodes fit: 3 do not meet `node.labels.zone in (a, b)` (they have no such label)"
+    );
+    let cpu =
+        Ask { takes: Resources { memory_bytes: 0, cpu_millis: 5000 }, ..ask(&constrained(&[]), 0) }.takes;
+    let placement = constrained(&["node.hostname == n1"]);
+    let refused = refusal(&mut cluster, Ask { takes: cpu, ..ask(&placement, 0) });
+    assert!(
+        refused.contains("(needs 5, 4 free on n1: set reserve.cpu to 4 or less, or add a larger node)"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn as_many_as_a_node_may_hold_is_a_reason_of_its_own() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 64, &[]);
+    let placement = PlacementSpec { max_per_node: Some(2), ..PlacementSpec::default() };
+    let mut round = cluster.round(app(1), ask(&placement, 1));
+    assert!(round.place().is_ok() && round.place().is_ok());
+    assert_eq!(
+        &*round.place().unwrap_err(),
+        "0 of 1 nodes fit: 1 holds 2 of its instances already, all that placement.max_per_node allows"
+    );
+}
+
+#[test]
+fn the_lowest_priority_leaves_and_as_few_of_it_as_will_do() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 100, &[]);
+    add(&mut cluster, 2, 100, &[]);
+    hold(&mut cluster, 11, held(7, 1, 100, Priority::Normal));
+    hold(&mut cluster, 21, held(8, 2, 30, Priority::Low));
+    let large = hold(&mut cluster, 22, held(8, 2, 60, Priority::Low));
+    let high = of(Priority::High);
+    let placed = cluster.round(app(1), ask(&high, 50)).place();
+    assert_eq!(placed, Ok(Placed::After(id(2), vec![large])));
+    let normal = of(Priority::Normal);
+    assert!(cluster.round(app(1), ask(&normal, 100)).place().is_ok());
+    let low = of(Priority::Low);
+    assert!(cluster.round(app(1), ask(&low, 50)).place().is_err(), "equals do not push each other out");
+}
+
+#[test]
+fn of_equals_the_newest_leaves() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 100, &[]);
+    let at = |second| Timestamp::from_second(second).unwrap();
+    for (number, second) in [(1, 10), (2, 30), (3, 20)] {
+        hold(&mut cluster, number, Held { created_at: at(second), ..held(7, 1, 30, Priority::Low) });
+    }
+    let newest = InstanceId::from_uuid(Uuid::from_u128(2));
+    let placed = cluster.round(app(1), ask(&of(Priority::High), 40)).place();
+    assert_eq!(placed, Ok(Placed::After(id(1), vec![newest])));
+}
+
+#[test]
+fn an_app_never_pushes_out_itself() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 100, &[]);
+    hold(&mut cluster, 1, held(1, 1, 80, Priority::Low));
+    assert!(cluster.round(app(1), ask(&of(Priority::High), 50)).place().is_err());
+}
+
+#[test]
+fn room_that_somebody_waits_for_goes_to_no_equal_or_lower_one() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 100, &[]);
+    let leaving = hold(&mut cluster, 1, held(7, 1, 80, Priority::Low));
+    let (low, normal, high) = (of(Priority::Low), of(Priority::Normal), of(Priority::High));
+    let claim = Claim { node: id(1), takes: takes(80), priority: Priority::Normal };
+    cluster.set_claims(app(2), vec![claim]);
+    cluster.remove(leaving);
+    assert!(cluster.round(app(3), ask(&low, 50)).place().is_err());
+    assert!(cluster.round(app(3), ask(&normal, 50)).place().is_err());
+    hold(&mut cluster, 2, held(7, 1, 10, Priority::Low));
+    assert_eq!(cluster.round(app(3), ask(&high, 50)).place(), Ok(Placed::On(id(1))), "a higher one takes it");
+    cluster.set_claims(app(2), Vec::new());
+    assert_eq!(cluster.round(app(3), ask(&low, 50)).place(), Ok(Placed::On(id(1))));
+}
+
+#[test]
+fn a_label_that_nobody_asks_for_makes_no_classes() {
+    let mut cluster = Cluster::default();
+    for number in 1..50 {
+        add(&mut cluster, number, 100, &[&format!("serial={number}"), &format!("zone={}", number % 2)]);
+    }
+    assert_eq!(cluster.classes.len(), 1);
+    let placement = PlacementSpec { spread: vec!["zone".into()], ..PlacementSpec::default() };
+    assert_eq!(choices(&mut cluster, ask(&placement, 10), 4), [1, 2, 3, 4]);
+    assert_eq!(cluster.classes.len(), 2);
+}
