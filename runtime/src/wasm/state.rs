@@ -17,7 +17,7 @@ use super::files::Mount;
 use super::keyvalue::{KeyValue, KeyValueHost};
 use super::memory::{HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
-use super::outbound::{Hooks, Outbound, bound_sockets};
+use super::outbound::{Hooks, Outbound, bound_sockets, tell_codes_of_bodies};
 use super::profiler::Profiler;
 
 /// Handles of a store over all its resource tables: streams, bodies, pollables.
@@ -124,6 +124,12 @@ pub(super) fn begin_epoch(mut store: impl AsContextMut<Data = State>) {
 #[error("it has {open} open handles, which count {each} KiB each", open = .0, each = HANDLE_BYTES >> 10)]
 struct TooManyHandles(u64);
 
+impl State {
+    pub(super) fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+}
+
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
@@ -146,6 +152,7 @@ pub fn linker(engine: &Engine, profile: Profile) -> wasmtime::Result<Linker<Stat
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
     bound_sockets(&mut linker, profile)?;
+    tell_codes_of_bodies(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
     super::keyvalue::add_to_linker(&mut linker, |state: &mut State| {
         KeyValue::new(&state.keyvalue, &mut state.table)
