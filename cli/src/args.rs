@@ -19,6 +19,7 @@ use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
 use crate::commands::token::TokenArgs;
 use crate::exit::{EXIT_CODES, Failure};
+use crate::precompile::PrecompileArgs;
 use crate::run::RunArgs;
 use crate::secret::Secret;
 use crate::up::UpArgs;
@@ -99,6 +100,8 @@ pub enum Command {
     Up(UpArgs),
     /// Run one component here, without a platform
     Run(RunArgs),
+    /// Before an upgrade: compile what a running platform's apps use for this version's engine
+    Precompile(PrecompileArgs),
 
     /// Build, push and roll out an app
     Deploy(With<DeployArgs>),

@@ -60,7 +60,9 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
             before.refuse_all_but_json("completion")?;
             completion::run(&args)
         }
-        Command::Up(_) | Command::Run(_) => unreachable!("roles are dispatched before client commands"),
+        Command::Up(_) | Command::Run(_) | Command::Precompile(_) => {
+            unreachable!("roles are dispatched before client commands")
+        }
     }
 }
 

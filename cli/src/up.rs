@@ -75,6 +75,9 @@ pub struct UpArgs {
     pub json: bool,
 }
 
+/// The worker's folder within the data directory.
+pub const WORKER: &str = "worker";
+
 pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     start_log();
     let file_handles_max = file_handles::raise().context("cannot read the limit of open files")?;
@@ -99,7 +102,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let stop_control_plane = CancellationToken::new();
     let mut serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
     let worker = Worker::start(
-        &data_dir.join("worker"),
+        &data_dir.join(WORKER),
         &api,
         &node_token,
         http_listener,
@@ -173,10 +176,22 @@ fn open_failure(error: OpenError) -> anyhow::Error {
     Failure::new(exit, format!("{error:#}")).into()
 }
 
-fn default_data_dir() -> anyhow::Result<PathBuf> {
+pub fn default_data_dir() -> anyhow::Result<PathBuf> {
     let dirs = directories::ProjectDirs::from("", "", "wharf")
         .context("no home folder is known: name a folder with --data DIR")?;
     Ok(dirs.data_dir().to_owned())
+}
+
+/// The guests' side of a worker with this folder.
+pub fn host_in(
+    folder: &Path,
+    compile: CompileCommand,
+    logs: LogSink,
+    unload_after: Duration,
+) -> anyhow::Result<Arc<WasmHost>> {
+    let key =
+        key_in(&folder.join("compiled.key")).context("cannot read the key of the compiled artifacts")?;
+    Ok(WasmHost::new(&folder.join("compiled"), key, compile, logs, unload_after)?)
 }
 
 /// The worker and its ingress.
@@ -198,16 +213,9 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         let node = node_id(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
-        let key =
-            key_in(&folder.join("compiled.key")).context("cannot read the key of the compiled artifacts")?;
         let logs = LogSink::new();
-        let host = WasmHost::new(
-            &folder.join("compiled"),
-            key,
-            CompileCommand::this_program(),
-            logs.clone(),
-            unload_after,
-        )?;
+        let host = host_in(folder, CompileCommand::this_program(), logs.clone(), unload_after)?;
+        host.give_up_old_engines();
         let control = ControlClient::new(api, token, node)?;
         let backend = WasmBackend::new(host, control.clone(), folder.join("files"))
             .context("cannot use the folder for the files of apps")?;

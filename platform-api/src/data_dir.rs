@@ -94,7 +94,7 @@ impl DataDir {
     }
 
     pub(crate) fn artifacts_dir(&self) -> PathBuf {
-        self.path.join("artifacts")
+        self.path.join(crate::artifacts::DIR)
     }
 
     pub(crate) fn logs_dir(&self) -> PathBuf {

@@ -29,5 +29,6 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use artifacts::artifact_file;
 pub use control_plane::{Config, ControlPlane};
 pub use data_dir::OpenError;
