@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tracing::{error, info, warn};
+use wharf_types::SecretVersionId;
 use wharf_types::secret::SecretValue;
 
 use super::seal::{Key, OpenSecretError, Sealed, SecretOf};
@@ -174,6 +175,7 @@ pub(crate) async fn rotate(keys: &SecretKeys, store: &Store) -> Result<(String, 
         }
         return Ok((id, resealed));
     };
+    check_all_open(store, &keys.keyring()).await?;
     let write = |source| RotateError::Write { file: file.clone(), source };
     let new = Key::generate();
     let id = new.id().to_owned();
@@ -210,13 +212,35 @@ async fn reseal_in(conn: &mut Conn, keyring: &Keyring) -> Result<u64, RotateErro
     let mut resealed = 0;
     // One at a time: all together may be more than fits into memory.
     for id in secret::not_sealed_by(conn, newest.id()).await? {
-        let Some(row) = secret::get(conn, id).await? else { continue };
-        let value = keyring.open(&row).map_err(|error| {
-            RotateError::Refused(format!("the secret `{}` (version {}) {error}", row.name, row.version))
-        })?;
+        let Some((row, value)) = open_row(conn, keyring, id).await? else { continue };
         let sealed = newest.seal(SecretOf { namespace: row.namespace, id }, &value);
         secret::reseal(conn, id, &sealed).await?;
         resealed += 1;
     }
     Ok(resealed)
+}
+
+/// Refuses while nothing is written yet, where a value could not be sealed anew.
+async fn check_all_open(store: &Store, keyring: &Keyring) -> Result<(), RotateError> {
+    let mut tx = store.read().await?;
+    for id in secret::ids(&mut tx).await? {
+        open_row(&mut tx, keyring, id).await?;
+    }
+    Ok(())
+}
+
+/// None: it is no longer there.
+async fn open_row(
+    conn: &mut Conn,
+    keyring: &Keyring,
+    id: SecretVersionId,
+) -> Result<Option<(SealedVersion, SecretValue)>, RotateError> {
+    let Some(row) = secret::get(conn, id).await? else { return Ok(None) };
+    match keyring.open(&row) {
+        Ok(value) => Ok(Some((row, value))),
+        Err(error) => {
+            let detail = format!("the secret `{}` (version {}) {error}", row.name, row.version);
+            Err(RotateError::Refused(detail))
+        }
+    }
 }

@@ -238,6 +238,11 @@ pub(crate) async fn keys_in_use(conn: &mut Conn) -> Result<Vec<(String, u64)>> {
     rows.into_iter().map(|(key, versions)| Ok((key, number(versions)?))).collect()
 }
 
+pub(crate) async fn ids(conn: &mut Conn) -> Result<Vec<SecretVersionId>> {
+    let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM secret_version").fetch_all(conn).await?;
+    rows.into_iter().map(|(id,)| parse(&id)).collect()
+}
+
 pub(crate) async fn not_sealed_by(conn: &mut Conn, key_id: &str) -> Result<Vec<SecretVersionId>> {
     let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM secret_version WHERE key_id <> $1")
         .bind(key_id)

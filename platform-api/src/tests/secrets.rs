@@ -115,8 +115,11 @@ async fn a_row_that_was_changed_is_told_and_what_does_not_use_it_goes_on() {
 
     let refused = platform.deploy("hello", &component(0), using("PASSWORD", "password")).await;
     refused.refuses(503, "unavailable", &["`password` (version 1)", "changed or is damaged"]);
+    let key = platform.dir.path().join("data/secret.key");
+    let before = std::fs::read(&key).unwrap();
     let refused = platform.call(Method::POST, "/v1/secret-keys", Value::Null).await;
     refused.refuses(409, "conflict", &["`password` (version 1)", "changed or is damaged"]);
+    assert_eq!(std::fs::read(&key).unwrap(), before, "no key was made in vain");
     let other = platform.deploy("other", &component(0), quick()).await.is(201);
     assert_eq!(platform.rollout("other", &other).await["state"], "monitoring");
     set(&platform, "password", "hush").await.is(200);
