@@ -1,4 +1,4 @@
-//! `wharf run`: one component on this machine, through the worker's own code.
+//! `wharf run`: one component or core module on this machine, through the worker's own code.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -105,6 +105,10 @@ async fn run_guest(args: RunArgs, options: Options) -> anyhow::Result<ExitCode> 
         Loaded::Command(command) => {
             if args.addr.is_some() {
                 return Err(useless(&args.file, "a command", "--addr", "it serves nothing").into());
+            }
+            if !args.net.is_empty() && !command.has_network() {
+                let why = "it has no sockets and calls no HTTP servers";
+                return Err(useless(&args.file, "a core module of WASI 0.1", "--net", why).into());
             }
             let code = command.run().await.map_err(|failure| guest_failure(&args.file, &failure))?;
             // A guest may choose any number; a process of this system has eight bits of it.

@@ -155,8 +155,9 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
 
 /// To stderr, warnings and worse unless `RUST_LOG` says otherwise.
 fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,wasmtime_wasi_http=error"));
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("warn,wasmtime_wasi=error,wasmtime_wasi_http=error")
+    });
     // A log that is there already serves as well.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }

@@ -4,17 +4,16 @@
 
 use std::collections::BTreeSet;
 
+use wasmparser::types::{EntityType, Types};
 use wasmparser::{
-    BinaryReaderError, ComponentExternalKind, ComponentTypeRef, ExternalKind, Parser, Payload, Validator,
-    WasmFeatures,
+    BinaryReaderError, ComponentExternalKind, ComponentTypeRef, Parser, Payload, Validator, WasmFeatures,
 };
-use wharf_types::world::{World, is_provided};
+use wharf_types::world::{WASI_P1, World, is_provided, is_provided_function};
 
 /// Octets that [`check_head`] wants to see.
 pub(crate) const HEAD_BYTES: usize = 8;
 
 const MAGIC: &[u8] = b"\0asm";
-const WASI_P1: &str = "wasi_snapshot_preview1";
 /// Names of one kind that an error lists.
 const NAMES_SHOWN: usize = 10;
 
@@ -48,13 +47,14 @@ pub(crate) enum InvalidArtifact {
     )]
     NoWorld { names: Vec<String> },
     #[error(
-        "the core module imports from {}, but only `wasi_snapshot_preview1` is provided; build for `wasm32-wasip1` without \
-         other host functions, or make it a component",
-        list(modules)
+        "the core module imports {}, and a core module gets nothing but WASI 0.1 (`{WASI_P1}`); leave it out, or make it a component \
+         with `wharf componentize`",
+        list(names)
     )]
-    UnknownModules { modules: Vec<String> },
+    UnknownFunctions { names: Vec<String> },
     #[error(
-        "the core module exports no function `_start`; build a WASI command, or make it a component that exports `wasi:http`"
+        "the core module exports no function `_start` without parameters and results, so it is no command; build a program with a \
+         `main`, or, for an HTTP app, make it a component with `wharf componentize`"
     )]
     NoStart,
 }
@@ -82,8 +82,8 @@ pub(crate) fn check_head(head: &[u8]) -> Result<(), InvalidArtifact> {
 /// Validates the whole artifact and finds its world.
 pub(crate) fn inspect(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
     check_head(bytes)?;
-    Validator::new_with_features(features()).validate_all(bytes).map_err(invalid)?;
-    if Parser::is_component(bytes) { inspect_component(bytes) } else { inspect_module(bytes) }
+    let types = Validator::new_with_features(features()).validate_all(bytes).map_err(invalid)?;
+    if Parser::is_component(bytes) { inspect_component(bytes) } else { inspect_module(&types) }
 }
 
 /// What the workers' engine accepts.
@@ -129,33 +129,34 @@ fn inspect_component(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
     }
 }
 
-fn inspect_module(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
+fn inspect_module(types: &Types) -> Result<Inspected, InvalidArtifact> {
     let mut modules = BTreeSet::new();
-    let mut starts = false;
-    for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(invalid)? {
-            Payload::ImportSection(section) => {
-                for import in section.into_imports() {
-                    modules.insert(import.map_err(invalid)?.module.to_owned());
-                }
-            }
-            Payload::ExportSection(section) => {
-                for export in section {
-                    let export = export.map_err(invalid)?;
-                    starts |= export.name == "_start" && export.kind == ExternalKind::Func;
-                }
-            }
-            _ => {}
+    let mut unknown = BTreeSet::new();
+    for (module, name, _) in types.as_ref().core_imports().into_iter().flatten() {
+        if module != WASI_P1 || !is_provided_function(name) {
+            unknown.insert(format!("{module}.{name}"));
         }
+        modules.insert(module.to_owned());
     }
-    let unknown: Vec<String> = modules.iter().filter(|module| *module != WASI_P1).cloned().collect();
     if !unknown.is_empty() {
-        return Err(InvalidArtifact::UnknownModules { modules: unknown });
+        return Err(InvalidArtifact::UnknownFunctions { names: unknown.into_iter().collect() });
     }
-    if !starts {
+    if !is_command(types) {
         return Err(InvalidArtifact::NoStart);
     }
     Ok(Inspected { world: World::CommandP1, imports: modules.into_iter().collect() })
+}
+
+/// Whether a valid module exports `_start` as a command does.
+fn is_command(types: &Types) -> bool {
+    let exports = types.as_ref().core_exports();
+    match exports.into_iter().flatten().find(|(name, _)| *name == "_start") {
+        Some((_, EntityType::Func(start))) => {
+            let start = types[start].unwrap_func();
+            start.params().is_empty() && start.results().is_empty()
+        }
+        _ => false,
+    }
 }
 
 fn invalid(error: BinaryReaderError) -> InvalidArtifact {
@@ -243,8 +244,19 @@ mod tests {
     fn core_modules_are_wasi_commands_or_refused() {
         let command = r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32))) (func (export "_start")))"#;
         assert_eq!(inspect(&wat::parse_str(command).unwrap()).unwrap().world, World::CommandP1);
-        assert!(refused(r#"(module (import "env" "f" (func)) (func (export "_start")))"#).contains("`env`"));
-        assert!(refused("(module)").contains("_start"));
+        for (import, named) in [
+            (r#"(import "env" "light" (func))"#, "`env.light`"),
+            (r#"(import "wasi_unstable" "fd_write" (func))"#, "`wasi_unstable.fd_write`"),
+            (r#"(import "wasi_snapshot_preview1" "sock_open" (func))"#, "`wasi_snapshot_preview1.sock_open`"),
+            (r#"(import "wasi:http/types@0.2.0" "x" (func))"#, "with `wharf componentize`"),
+        ] {
+            let error = refused(&format!(r#"(module {import} (func (export "_start")))"#));
+            assert!(error.contains(named), "{error}");
+        }
+        for start in ["", r#"(func (export "_start") (param i32))"#, r#"(memory (export "_start") 1)"#] {
+            let error = refused(&format!("(module {start})"));
+            assert!(error.contains("no function `_start`"), "{error}");
+        }
     }
 
     proptest! {

@@ -1,10 +1,11 @@
-//! Makes core modules of WASI 0.1 into components.
+//! Makes core modules of WASI 0.1 into components, for what WASI 0.1 does not have: HTTP handlers, sockets, the key-value store.
+//!
+//! A command that needs nothing of the kind runs as it is. As a component it shares its memory with the adapter, which not every
+//! language's runtime allows for, and its exit codes become success and failure.
 //!
 //! The adapters are those of the engine's own version. What a module exports decides between them: an HTTP handler that was
 //! bound with a component's types (by `wit-bindgen`, in custom sections that stay readable here), or the `_start` of a
 //! command. This module does not check that the host provides what the component imports.
-
-mod exit_code;
 
 use std::collections::BTreeSet;
 
@@ -41,12 +42,7 @@ pub enum ComponentizeError {
 pub fn componentize(module: &[u8]) -> Result<Vec<u8>, ComponentizeError> {
     let outline = Outline::read(module)?;
     let adapter = outline.adapter().ok_or(ComponentizeError::NothingToRun)?;
-    let encoded = if adapter == Adapter::Command && outline.wasi_functions.contains(exit_code::OLD.1) {
-        exit_code::keep_exit_code(module).and_then(|module| encode(&module, adapter))
-    } else {
-        encode(module, adapter)
-    };
-    encoded.map_err(ComponentizeError::Encode)
+    encode(module, adapter).map_err(ComponentizeError::Encode)
 }
 
 fn encode(module: &[u8], adapter: Adapter) -> anyhow::Result<Vec<u8>> {
@@ -182,26 +178,6 @@ mod tests {
             .flat_map(|section| section.into_iter().map(|export| export.unwrap().name.name.to_owned()))
             .collect();
         assert!(exports.iter().any(|name| name.starts_with("wasi:cli/run@0.2.")), "{exports:?}");
-    }
-
-    #[test]
-    fn a_program_that_ends_with_a_code_keeps_it() {
-        let program = r#"(module
-            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
-            (memory (export "memory") 1)
-            (func (export "_start") (call $exit (i32.const 3))))"#;
-        let component = componentize(&wat::parse_str(program).unwrap()).unwrap();
-        assert!(String::from_utf8_lossy(&component).contains("exit-with-code"));
-        let imports: Vec<String> = Parser::new(0)
-            .parse_all(&component)
-            .filter_map(|payload| match payload.unwrap() {
-                Payload::ComponentImportSection(section) => Some(section),
-                _ => None,
-            })
-            .flat_map(|section| section.into_iter().map(|import| import.unwrap().name.name.to_owned()))
-            .filter(|name| name.starts_with("wasi:"))
-            .collect();
-        assert!(imports.iter().all(|name| wharf_types::world::is_provided(name)), "{imports:?}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! An artifact is compiled once, by [`compiler`] in a process of its own, and mapped from disk. An HTTP app is a
 //! pre-instantiated component ([`app`]); a request is an invocation of it ([`invoke`] for WASI 0.2, [`service`] for 0.3),
-//! driven in the task of the connection that brought it. A command ([`command`]) is one store in a task of its own.
+//! driven in the task of the connection that brought it. A command ([`command`]) is one store in a task of its own; it may also
+//! be a core module of WASI 0.1 ([`module`]).
 //!
 //! Nothing of a guest is trusted: memory, CPU time, wall clock, handles, bodies and addresses have limits, and a guest that
 //! computes for long is moved to threads of low priority ([`lane`]).
@@ -14,6 +15,7 @@ pub mod body;
 pub mod code;
 pub mod command;
 pub mod compile_child;
+pub mod compiled;
 pub mod compiler;
 mod cpu;
 pub mod engine;
@@ -27,6 +29,7 @@ mod lane;
 mod memory;
 pub mod meter;
 mod meters;
+pub mod module;
 pub mod outbound;
 mod pool;
 pub mod ports;

@@ -30,7 +30,7 @@ async fn a_c_command_gets_its_arguments() {
 #[tokio::test]
 async fn a_command_of_wasi_0_1_ends_with_its_own_code() {
     let (_home, wharf) = user();
-    for code in [0, 1, 3, 42, 255] {
+    for code in [0, 1, 3, 42, 125, 126, 200, 255] {
         let set = format!("EXIT_CODE={code}");
         let ran = wharf.run(&["run", &guest("c-command"), "--env", &set, "--", "x"]).await;
         assert_eq!((ran.code, ran.stdout.as_str()), (code, "argument 1: x\n"), "{}", ran.stderr);
@@ -65,6 +65,16 @@ async fn a_command_reads_stdin_and_writes_stdout() {
     assert_eq!(wharf.run_with_input(&["run", &guest("c-command")], &text).await.ok(), text);
     let counted = wharf.run_with_input(&["run", &guest("go-command")], "to be\nor not\n").await.ok();
     assert_eq!(counted, "2 lines, 4 words, 13 bytes\n");
+}
+
+#[tokio::test]
+async fn a_go_program_reads_a_mebibyte_and_counts_right() {
+    let (_home, wharf) = user();
+    let line = "to be or not to be, that is the question: whether 'tis nobler i\n";
+    let text = line.repeat((1 << 20) / line.len());
+    assert_eq!(text.len(), 1 << 20);
+    let counted = wharf.run_with_input(&["run", &guest("go-command")], &text).await.ok();
+    assert_eq!(counted, "16384 lines, 229376 words, 1048576 bytes\n");
 }
 
 #[tokio::test]
@@ -119,6 +129,13 @@ async fn a_file_that_is_not_there_or_not_wasm_has_its_exit_code() {
     wharf.run(&["run", "text.wasm"]).await.fails(6, &["text.wasm is not WebAssembly"]);
     std::fs::write(home.path().join("lights.wasm"), wat::parse_str(IMPORTS_LIGHTS).unwrap()).unwrap();
     wharf.run(&["run", "lights.wasm"]).await.fails(6, &["lights.wasm", "acme:lights/switch@1.0.0"]);
+    for (module, words) in [
+        ("(module)", "exports no function `_start`"),
+        (r#"(module (import "env" "light" (func)) (func (export "_start")))"#, "imports `light` from `env`"),
+    ] {
+        std::fs::write(home.path().join("module.wasm"), wat::parse_str(module).unwrap()).unwrap();
+        wharf.run(&["run", "module.wasm"]).await.fails(6, &["module.wasm", words]);
+    }
 }
 
 const IMPORTS_LIGHTS: &str = r#"(component
@@ -131,6 +148,8 @@ async fn flags_that_are_not_understood_or_mean_nothing_are_refused() {
     wharf.run(&["run", &command, "--env", "GREETING"]).await.fails(2, &["write NAME=VALUE"]);
     wharf.run(&["run", &command, "--dir", "data"]).await.fails(2, &["write HOST::GUEST"]);
     wharf.run(&["run", &command, "--addr", "127.0.0.1:0"]).await.fails(2, &["is a command", "--addr"]);
+    let net = ["run", &command, "--net", "https://api.example.com"];
+    wharf.run(&net).await.fails(2, &["is a core module of WASI 0.1", "--net"]);
     wharf.run(&["run", &http, "--dir", ".::/data"]).await.fails(2, &["is an HTTP app", "--dir"]);
 }
 

@@ -1,4 +1,4 @@
-//! What a component may import and export here, and what an import means to a person.
+//! What a component or module may import and export here, and what an import means to a person.
 //!
 //! The list is the contract between the control plane, which refuses a component at push, and the worker, which links it.
 //! Tests in `wharf-runtime` and the end-to-end suites hold the two together.
@@ -19,7 +19,7 @@ pub enum World {
     CommandP2,
     /// Exports `wasi:cli/run@0.3`.
     CommandP3,
-    /// A core module of WASI 0.1 with `_start`; made into a component when it is compiled.
+    /// A core module of WASI 0.1 with `_start`.
     CommandP1,
 }
 
@@ -171,6 +171,64 @@ pub fn is_provided(import: &str) -> bool {
         Some((0, 3)) => contains(WASI_03, name),
         _ => DRAFTS.contains(&import),
     }
+}
+
+/// Where a core module imports WASI 0.1 from.
+pub const WASI_P1: &str = "wasi_snapshot_preview1";
+
+/// The functions of WASI 0.1.
+pub const WASI_01: &[&str] = &[
+    "args_get",
+    "args_sizes_get",
+    "environ_get",
+    "environ_sizes_get",
+    "clock_res_get",
+    "clock_time_get",
+    "fd_advise",
+    "fd_allocate",
+    "fd_close",
+    "fd_datasync",
+    "fd_fdstat_get",
+    "fd_fdstat_set_flags",
+    "fd_fdstat_set_rights",
+    "fd_filestat_get",
+    "fd_filestat_set_size",
+    "fd_filestat_set_times",
+    "fd_pread",
+    "fd_prestat_get",
+    "fd_prestat_dir_name",
+    "fd_pwrite",
+    "fd_read",
+    "fd_readdir",
+    "fd_renumber",
+    "fd_seek",
+    "fd_sync",
+    "fd_tell",
+    "fd_write",
+    "path_create_directory",
+    "path_filestat_get",
+    "path_filestat_set_times",
+    "path_link",
+    "path_open",
+    "path_readlink",
+    "path_remove_directory",
+    "path_rename",
+    "path_symlink",
+    "path_unlink_file",
+    "poll_oneoff",
+    "proc_exit",
+    "proc_raise",
+    "sched_yield",
+    "random_get",
+    "sock_accept",
+    "sock_recv",
+    "sock_send",
+    "sock_shutdown",
+];
+
+/// Whether the host provides a function that a core module imports from [`WASI_P1`].
+pub fn is_provided_function(name: &str) -> bool {
+    WASI_01.contains(&name)
 }
 
 /// What a release asks for, in a user's words.

@@ -1,7 +1,7 @@
 //! `wharf componentize`: makes a core module of WASI 0.1 into a component, on this machine.
 //!
-//! `wharf deploy` takes core modules as they are and the platform does the same to them. The command is for build scripts
-//! whose compiler stops at core modules, and for looking at the result.
+//! `wharf deploy` and `wharf run` take core modules as they are where these are commands of WASI 0.1 and nothing else. The command is for
+//! build scripts whose compiler stops at core modules, and whose apps handle HTTP or use sockets.
 
 use std::fs;
 use std::io::Write as _;

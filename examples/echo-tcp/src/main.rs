@@ -1,7 +1,7 @@
 //! A TCP server: sends back what it gets, to many clients at once.
 //!
 //! The platform chooses where it listens and says so in `PORT`; an argument is an address to try instead. `GREETING` is what each connection begins with, if anything; a client that
-//! sends `exit` ends the program with exit code 3.
+//! sends `exit` ends the program with a failure.
 
 use wstd::io::{self, AsyncRead, AsyncWrite};
 use wstd::iter::AsyncIterator;
@@ -42,7 +42,7 @@ async fn echo(mut client: &TcpStream, greeting: &str) -> io::Result<()> {
         }
         if chunk[..length].trim_ascii() == b"exit" {
             eprintln!("ending, because a client said so");
-            std::process::exit(3);
+            std::process::exit(1);
         }
         client.write_all(&chunk[..length]).await?;
     }

@@ -134,7 +134,7 @@ impl HttpApp {
         let spec = &assigned.spec;
         let app = Arc::new(Self {
             gate: Gate::new(spec.limits.concurrency),
-            places: places_for(&mapped.component),
+            places: places_for(&mapped.compiled),
             habit: Habit::default(),
             timeout: spec.limits.timeout.as_duration(),
             idle_timeout: spec.reuse.idle_timeout.map_or(IDLE_TIMEOUT, |span| span.as_duration()),

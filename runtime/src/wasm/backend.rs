@@ -30,7 +30,7 @@ use super::outbound::Outbound;
 use super::pool::check_resources;
 use super::pool::places_for;
 use super::ports::{Listening, Ports};
-use super::state::{State, Template, closed_wasi, new_store};
+use super::state::{Template, closed_wasi};
 use super::stdio::GuestOutput;
 use super::table::{NamespaceNeighbours, Table};
 use super::tuning;
@@ -172,11 +172,8 @@ impl WasmBackend {
         if let Some(mount) = &template.mount {
             mount.open_in(&mut wasi).map_err(|problem| Failure::new(ReasonKind::Platform, problem))?;
         }
-        let place = self.host.shared.place(places_for(&mapped.component)).await;
+        let place = self.host.shared.place(places_for(&mapped.compiled)).await;
         let place = place.map_err(|error| Failure { reason: error.reason() })?;
-        let mut state = State::new(wasi.build(), &template);
-        state.hold(place);
-        let mut store = new_store(mapped.component.engine(), state);
         template.meter.set_profile(mapped.profile);
         let (ended_tx, ended) = watch::channel(None);
         let cancel = CancellationToken::new();
@@ -187,7 +184,7 @@ impl WasmBackend {
             async move {
                 let _running = (held, invocation);
                 match &mapped.guest {
-                    Guest::Command(command) => command.run(&mut store).await,
+                    Guest::Command(command) => command.run(wasi, &template, Some(place)).await,
                     Guest::Http02(_) | Guest::Http03(_) => CommandEnd::Exit(0),
                 }
             }
@@ -253,7 +250,7 @@ impl Backend for WasmBackend {
         let fetch_code: Fetch = Arc::new(move || Box::pin(fetch(control.clone(), digest)));
         let wanted = tuning::first(assigned.spec.engine.profile, assigned.world.is_http());
         let code = self.host.code(&assigned.namespace, digest, wanted, fetch_code);
-        check_resources(&code.get().await?.component, assigned.spec.limits.memory.as_bytes())?;
+        check_resources(&code.get().await?.compiled, assigned.spec.limits.memory.as_bytes())?;
         if let Some(spec) = &assigned.spec.files {
             let control = self.control.clone();
             let folder = self.files.open(spec.digest, || fetch(control, spec.digest)).await?;

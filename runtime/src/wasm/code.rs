@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::{ArcSwapOption, Guard};
 use bytes::Bytes;
-use wasmtime::component::Component;
 use wharf_types::{Digest, NamespaceName};
 
+use super::compiled::Compiled;
 use super::engine::Profile;
 use super::host::{Guest, WasmHost};
 use crate::backend::Failure;
@@ -25,7 +25,7 @@ pub type Fetch = Arc<dyn Fn() -> Fetched + Send + Sync>;
 
 /// What is mapped of an artifact.
 pub struct Mapped {
-    pub(super) component: Component,
+    pub(super) compiled: Compiled,
     pub(super) guest: Guest,
     pub(super) profile: Profile,
 }
@@ -103,9 +103,9 @@ impl Code {
             return Ok(mapped.clone());
         }
         let loaded = self.host.load(&self.namespace, self.digest, self.wanted, || (self.fetch)());
-        let (component, profile) = loaded.await?;
-        let guest = self.host.link(&component, profile)?;
-        let mapped = Arc::new(Mapped { component, guest, profile });
+        let (compiled, profile) = loaded.await?;
+        let guest = self.host.link(&compiled, profile)?;
+        let mapped = Arc::new(Mapped { compiled, guest, profile });
         self.mapped.store(Some(mapped.clone()));
         Ok(mapped)
     }

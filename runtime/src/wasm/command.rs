@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 
-use wasmtime::Store;
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::InstancePre;
+use wasmtime::{Engine, Store};
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 use wharf_types::node::ReasonKind;
 use wharf_types::spec::OutboundScheme;
 
 use super::failure::{InvokeError, classify};
+use super::module::{self, ModuleState};
 use super::outbound::Policy;
 use super::ports::{may_accept, may_listen};
-use super::state::State;
+use super::state::{State, Template, new_store};
 use crate::backend::{Ended, Failure};
 
-/// A linked command of either WASI version.
+/// A linked command of any WASI version.
 pub enum Command {
+    P1(wasmtime::InstancePre<ModuleState>),
     P2(wasmtime_wasi::p2::bindings::CommandPre<State>),
     P3(wasmtime_wasi::p3::bindings::CommandPre<State>),
 }
@@ -30,31 +33,67 @@ impl Command {
         wasmtime_wasi::p2::bindings::CommandPre::new(pre.clone()).ok().map(Self::P2)
     }
 
-    /// Runs the guest to its end.
-    pub async fn run(&self, store: &mut Store<State>) -> CommandEnd {
-        let ended = match self {
-            Self::P2(pre) => match pre.instantiate_async(&mut *store).await {
-                Ok(command) => command.wasi_cli_run().call_run(&mut *store).await,
-                Err(error) => Err(error),
-            },
-            Self::P3(pre) => match pre.instantiate_async(&mut *store).await {
-                Ok(command) => {
-                    let run =
-                        store.run_concurrent(async |access| command.wasi_cli_run().call_run(access).await);
-                    run.await.and_then(|ended| ended)
-                }
-                Err(error) => Err(error),
-            },
+    /// Whether it could make use of outbound grants.
+    pub(super) fn has_network(&self) -> bool {
+        !matches!(self, Self::P1(_))
+    }
+
+    /// Runs the guest to its end, in a store that has this place in the engine's pool.
+    pub(super) async fn run(
+        &self,
+        mut wasi: WasiCtxBuilder,
+        template: &Template,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> CommandEnd {
+        let (ended, denied) = match self {
+            Self::P1(pre) => {
+                let mut state = ModuleState::new(&mut wasi, template);
+                state.bounds.hold(place);
+                let mut store = new_store(pre.module().engine(), state);
+                let ended = module::run(pre, &mut store).await.map(Ok);
+                (ended, store.data().bounds.denied())
+            }
+            Self::P2(pre) => {
+                let mut store = component_store(pre.engine(), wasi, template, place);
+                let ended = match pre.instantiate_async(&mut store).await {
+                    Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
+                    Err(error) => Err(error),
+                };
+                (ended, store.data().bounds.denied())
+            }
+            Self::P3(pre) => {
+                let mut store = component_store(pre.engine(), wasi, template, place);
+                let ended = match pre.instantiate_async(&mut store).await {
+                    Ok(command) => {
+                        let run = store
+                            .run_concurrent(async |access| command.wasi_cli_run().call_run(access).await);
+                        run.await.and_then(|ended| ended)
+                    }
+                    Err(error) => Err(error),
+                };
+                (ended, store.data().bounds.denied())
+            }
         };
         match ended {
             Ok(Ok(())) => CommandEnd::Exit(0),
             Ok(Err(())) => CommandEnd::Exit(1),
             Err(error) => match error.downcast_ref::<I32Exit>() {
                 Some(exit) => CommandEnd::Exit(exit.0),
-                None => CommandEnd::Trap(classify(&error, store.data().limits.denied, &[])),
+                None => CommandEnd::Trap(classify(&error, denied, &[])),
             },
         }
     }
+}
+
+fn component_store(
+    engine: &Engine,
+    mut wasi: WasiCtxBuilder,
+    template: &Template,
+    place: Option<OwnedSemaphorePermit>,
+) -> Store<State> {
+    let mut state = State::new(wasi.build(), template);
+    state.bounds.hold(place);
+    new_store(engine, state)
 }
 
 /// How a command ended.

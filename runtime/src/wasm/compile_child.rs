@@ -12,6 +12,7 @@ use wasmtime::Engine;
 
 use self::confine::{Reach, confine_self};
 pub use self::limits::CompileLimits;
+use super::compiled::{Compiled, is_core_module};
 use super::engine::{Profile, Purpose, config};
 use super::failure::chain;
 use super::surface;
@@ -77,10 +78,6 @@ fn compile(wanted: Profile) -> Result<Profile, ChildError> {
             ARTIFACT_MAX_BYTES >> 20
         )));
     }
-    if wasmparser::Parser::is_core_wasm(&artifact) {
-        artifact = crate::componentize::componentize(&artifact)
-            .map_err(|error| ChildError::Refused(with_sources(&error)))?;
-    }
     let (profile, compiled) = compile_for(wanted, &artifact)?;
     let mut file = std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     file.write_all(&compiled)?;
@@ -92,24 +89,16 @@ fn compile(wanted: Profile) -> Result<Profile, ChildError> {
 fn compile_for(wanted: Profile, artifact: &[u8]) -> Result<(Profile, Vec<u8>), ChildError> {
     let compile = |profile| {
         let engine = Engine::new(&config(profile, Purpose::Compile)).map_err(std::io::Error::other)?;
-        engine
-            .precompile_component(artifact)
+        Compiled::compile(&engine, artifact)
             .map(|compiled| (profile, compiled))
             .map_err(|error| ChildError::Refused(format!("it does not compile: {}", chain(&error))))
     };
     if surface::names(artifact).iter().any(|name| name.is_wasi_03()) {
         return compile(Profile::Concurrent);
     }
+    if is_core_module(artifact) {
+        return compile(wanted);
+    }
     // A component may be asynchronous within itself and still speak WASI 0.2.
     compile(wanted).or_else(|error| compile(Profile::Concurrent).map_err(|_| error))
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

@@ -21,20 +21,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use wasmtime::Engine;
-use wasmtime::component::Component;
 use wharf_types::node::ReasonKind;
 use wharf_types::quantity::ByteSize;
 use wharf_types::{Digest, NamespaceName};
 
 use self::turns::Turns;
 use super::compile_child::{CompileLimits, REFUSED};
+use super::compiled::Compiled;
 use super::engine::{Engines, Profile, Purpose, config};
 use super::failure::chain;
 use super::host::HostError;
 use crate::backend::Failure;
 
 /// Counts what this program does to a module before the engine gets it; what was compiled by another recipe is compiled again.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// How to start the process that compiles.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ impl Compiler {
         digest: Digest,
         wanted: Profile,
         fetch: impl FnOnce() -> F,
-    ) -> Result<(Component, Profile), Failure>
+    ) -> Result<(Compiled, Profile), Failure>
     where
         F: Future<Output = Result<Bytes, Failure>>,
     {
@@ -138,12 +138,12 @@ impl Compiler {
         compiled
     }
 
-    async fn map(&self, digest: Digest, wanted: Profile) -> Result<Option<(Component, Profile)>, Failure> {
+    async fn map(&self, digest: Digest, wanted: Profile) -> Result<Option<(Compiled, Profile)>, Failure> {
         for (profile, folder) in &self.folders {
             if (*profile == wanted || *profile == Profile::Concurrent)
-                && let Some(component) = self.map_in(folder, *profile, digest).await?
+                && let Some(compiled) = self.map_in(folder, *profile, digest).await?
             {
-                return Ok(Some((component, *profile)));
+                return Ok(Some((compiled, *profile)));
             }
         }
         Ok(None)
@@ -154,7 +154,7 @@ impl Compiler {
         folder: &Path,
         profile: Profile,
         digest: Digest,
-    ) -> Result<Option<Component>, Failure> {
+    ) -> Result<Option<Compiled>, Failure> {
         let file = file(folder, digest);
         let Ok(state) = FileState::of(&file) else { return Ok(None) };
         let is_known = self.known().get(&(digest, profile)) == Some(&state);
@@ -173,8 +173,8 @@ impl Compiler {
         let engine = self.engines.get(profile).map_err(|error| unmapped(digest, error))?;
         // SAFETY: the file was written by our own compiler process: its keyed hash says so, or said so before anything about it
         // changed, and the folder can be written by this user only.
-        match unsafe { Component::deserialize_file(&engine.engine, &file) } {
-            Ok(component) => Ok(Some(component)),
+        match unsafe { Compiled::map(&engine.engine, &file) } {
+            Ok(compiled) => Ok(Some(compiled)),
             // It is what our compiler made for this engine, so it is the pool that has no room for it.
             Err(error) => Err(Failure::new(
                 ReasonKind::Artifact,

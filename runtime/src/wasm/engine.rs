@@ -8,6 +8,7 @@ use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy};
 
 use super::failure::chain;
+use super::module::{self, ModuleState};
 use super::pool::{MEMORY_MAX_BYTES, pool};
 use super::state::{State, linker};
 
@@ -149,13 +150,16 @@ pub struct Engines {
 pub(super) struct Hall {
     pub(super) engine: Engine,
     pub(super) linker: Linker<State>,
+    /// For core modules.
+    pub(super) modules: wasmtime::Linker<ModuleState>,
 }
 
 impl Hall {
     fn new(profile: Profile) -> wasmtime::Result<Self> {
         let engine = Engine::new(&config(profile, Purpose::Run))?;
         let linker = linker(&engine, profile)?;
-        Ok(Self { engine, linker })
+        let modules = module::linker(&engine)?;
+        Ok(Self { engine, linker, modules })
     }
 }
 

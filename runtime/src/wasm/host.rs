@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wasmtime::component::{Component, InstancePre};
+use wasmtime::component::{Component, InstancePre, Linker};
 use wharf_types::figures::NodeFigures;
 use wharf_types::node::ReasonKind;
 use wharf_types::world::World;
@@ -13,10 +13,12 @@ use wharf_types::{Digest, NamespaceName};
 
 use super::code::{Code, Codes, Fetch};
 use super::command::Command;
+use super::compiled::Compiled;
 use super::compiler::{CompileCommand, Compiler};
 use super::engine::{Activity, Engines, Profile, Ticker};
 use super::failure::chain;
 use super::memory::is_host_short_of_memory;
+use super::module;
 use super::outbound;
 use super::shared::Shared;
 use super::state::State;
@@ -45,7 +47,7 @@ pub struct WasmHost {
     _ticker: Ticker,
 }
 
-/// A component with everything it imports, of one of the worlds that we run.
+/// A component or module with everything it imports, of one of the worlds that we run.
 pub enum Guest {
     Http02(wasmtime_wasi_http::p2::bindings::ProxyPre<State>),
     Http03(wasmtime_wasi_http::p3::bindings::ServicePre<State>),
@@ -123,38 +125,46 @@ impl WasmHost {
         }
     }
 
-    /// The compiled component, from the cache or made from what `fetch` brings.
+    /// The compiled artifact, from the cache or made from what `fetch` brings.
     pub(super) async fn load<F>(
         &self,
         namespace: &NamespaceName,
         digest: Digest,
         wanted: Profile,
         fetch: impl FnOnce() -> F,
-    ) -> Result<(Component, Profile), Failure>
+    ) -> Result<(Compiled, Profile), Failure>
     where
         F: Future<Output = Result<Bytes, Failure>>,
     {
         self.compiler.load(namespace, digest, wanted, fetch).await
     }
 
-    /// Links the component and finds its world; HTTP comes before commands, WASI 0.3 before 0.2.
-    pub(super) fn link(&self, component: &Component, profile: Profile) -> Result<Guest, Failure> {
+    /// Links the guest and finds its world; HTTP comes before commands, WASI 0.3 before 0.2. A core module is a command.
+    pub(super) fn link(&self, compiled: &Compiled, profile: Profile) -> Result<Guest, Failure> {
         let hall = self.engines.get(profile).map_err(|why| Failure::new(ReasonKind::Platform, why))?;
-        let linker = &hall.linker;
-        let pre: InstancePre<State> = linker.instantiate_pre(component).map_err(|error| {
-            Failure::new(ReasonKind::Artifact, format!("the component cannot be linked: {}", chain(&error)))
-        })?;
-        if let Ok(pre) = wasmtime_wasi_http::p3::bindings::ServicePre::new(pre.clone()) {
-            return Ok(Guest::Http03(pre));
+        match compiled {
+            Compiled::Component(component) => link_component(&hall.linker, component),
+            Compiled::Module(module) => {
+                module::link(&hall.modules, module).map(|pre| Guest::Command(Command::P1(pre)))
+            }
         }
-        if let Ok(pre) = wasmtime_wasi_http::p2::bindings::ProxyPre::new(pre.clone()) {
-            return Ok(Guest::Http02(pre));
-        }
-        let none = || {
-            let worlds = [World::HttpProxy, World::HttpService, World::CommandP2, World::CommandP3]
-                .map(World::describe);
-            Failure::new(ReasonKind::Artifact, format!("the component is none of: {}", worlds.join("; ")))
-        };
-        Command::new(&pre).map(Guest::Command).ok_or_else(none)
     }
+}
+
+fn link_component(linker: &Linker<State>, component: &Component) -> Result<Guest, Failure> {
+    let pre: InstancePre<State> = linker.instantiate_pre(component).map_err(|error| {
+        Failure::new(ReasonKind::Artifact, format!("the component cannot be linked: {}", chain(&error)))
+    })?;
+    if let Ok(pre) = wasmtime_wasi_http::p3::bindings::ServicePre::new(pre.clone()) {
+        return Ok(Guest::Http03(pre));
+    }
+    if let Ok(pre) = wasmtime_wasi_http::p2::bindings::ProxyPre::new(pre.clone()) {
+        return Ok(Guest::Http02(pre));
+    }
+    let none = || {
+        let worlds =
+            [World::HttpProxy, World::HttpService, World::CommandP2, World::CommandP3].map(World::describe);
+        Failure::new(ReasonKind::Artifact, format!("the component is none of: {}", worlds.join("; ")))
+    };
+    Command::new(&pre).map(Guest::Command).ok_or_else(none)
 }

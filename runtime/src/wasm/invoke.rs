@@ -65,7 +65,7 @@ impl Proxy02 {
         };
         let place = app.place().await?;
         let mut state = State::new(app.wasi(), &app.template);
-        state.hold(place);
+        state.bounds.hold(place);
         let mut store = new_store(pre.engine(), state);
         match pre.instantiate_async(&mut store).await {
             Ok(proxy) => Ok(Warm { store, proxy, uses: 0, since: Instant::now() }),
@@ -146,7 +146,7 @@ impl HttpApp {
         if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
             return InvokeError::Busy;
         }
-        classify(error, store.data().limits.denied, &self.last_words())
+        classify(error, store.data().bounds.denied(), &self.last_words())
     }
 }
 

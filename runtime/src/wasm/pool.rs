@@ -1,10 +1,10 @@
-//! The pool that stores are made from: how much of it there is, and what a component needs of it.
+//! The pool that stores are made from: how much of it there is, and what a guest needs of it.
 
-use wasmtime::component::Component;
 use wasmtime::{Enabled, PoolingAllocationConfig};
 use wharf_types::node::ReasonKind;
 use wharf_types::quantity::ByteSize;
 
+use super::compiled::Compiled;
 use crate::backend::Failure;
 
 /// Stores that may live at once; each needs at least one component instance, memory and stack of the pool.
@@ -46,15 +46,15 @@ pub(super) fn pool() -> PoolingAllocationConfig {
     pool
 }
 
-/// Places that a store of the component takes, 1 for nearly all: the pool has two memories and four tables for each place.
-pub(super) fn places_for(component: &Component) -> u32 {
-    let Some(needs) = component.resources_required() else { return 1 };
+/// Places that a store of this takes, 1 for nearly all: the pool has two memories and four tables for each place.
+pub(super) fn places_for(compiled: &Compiled) -> u32 {
+    let Some(needs) = compiled.needs() else { return 1 };
     needs.num_memories.div_ceil(2).max(needs.num_tables.div_ceil(4)).max(1)
 }
 
-/// Whether the engine's pool has room for what the component needs at once; the text says what it lacks.
-pub(super) fn check_resources(component: &Component, memory_max_bytes: u64) -> Result<(), Failure> {
-    let Some(needs) = component.resources_required() else { return Ok(()) };
+/// Whether the engine's pool has room for what a store of this needs at once; the text says what it lacks.
+pub(super) fn check_resources(compiled: &Compiled, memory_max_bytes: u64) -> Result<(), Failure> {
+    let Some(needs) = compiled.needs() else { return Ok(()) };
     let refuse = |text: String| Err(Failure::new(ReasonKind::Artifact, text));
     if needs.num_memories > 16 {
         return refuse(format!("it has {} memories, and 16 is the most", needs.num_memories));

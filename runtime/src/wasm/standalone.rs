@@ -1,4 +1,4 @@
-//! One component without a platform, through the same code as a worker's: `wharf run`.
+//! One component or module without a platform, through the same code as a worker's: `wharf run`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::meter::Meter;
 use super::outbound::Outbound;
 use super::pool::check_resources;
 use super::profiler::Profiler;
-use super::state::{State, Template, new_store};
+use super::state::Template;
 use super::stdio::GuestOutput;
 use super::surface;
 use super::tuning;
@@ -42,7 +42,7 @@ pub struct Options {
     pub profiler: Option<Arc<Profiler>>,
 }
 
-/// A component that is ready to run; nothing of it has run yet.
+/// A guest that is ready to run; nothing of it has run yet.
 pub enum Loaded {
     Http(Arc<HttpApp>),
     Command(Box<StandaloneCommand>),
@@ -64,7 +64,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
     let fetch: Fetch = Arc::new(move || Box::pin(std::future::ready(Ok(bytes.clone()))));
     let code = host.code(&namespace, digest, wanted, fetch);
     let mapped = code.get().await?;
-    check_resources(&mapped.component, options.spec.limits.memory.as_bytes())?;
+    check_resources(&mapped.compiled, options.spec.limits.memory.as_bytes())?;
     let app: AppName = options.name.parse().or_else(|_| "app".parse()).map_err(
         |error: wharf_types::name::InvalidName| Failure::new(ReasonKind::Platform, error.to_string()),
     )?;
@@ -119,6 +119,11 @@ impl HttpApp {
 }
 
 impl StandaloneCommand {
+    /// Whether it could make use of outbound grants.
+    pub fn has_network(&self) -> bool {
+        !matches!(&self.mapped.guest, Guest::Command(command) if !command.has_network())
+    }
+
     /// Runs to the end; the exit code is the guest's.
     pub async fn run(self) -> Result<i32, Failure> {
         let mut wasi = WasiCtxBuilder::new();
@@ -130,14 +135,12 @@ impl StandaloneCommand {
             preopen(&mut wasi, folder, guest_path)?;
         }
         grant_sockets(&mut wasi, self.template.outbound.policy(), &[]);
-        let shared = &self.host.shared;
-        let mut store = new_store(self.mapped.component.engine(), State::new(wasi.build(), &self.template));
-        let held = shared.activity.hold();
+        let held = self.host.shared.activity.hold();
         // Nobody else is here for whom it would have to make room, so it has no lanes to go through.
         let guest = tokio::spawn(async move {
             let _held = held;
             match &self.mapped.guest {
-                Guest::Command(command) => command.run(&mut store).await,
+                Guest::Command(command) => command.run(wasi, &self.template, None).await,
                 Guest::Http02(_) | Guest::Http03(_) => CommandEnd::Exit(0),
             }
         });

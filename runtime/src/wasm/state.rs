@@ -15,7 +15,7 @@ use super::engine::Profile;
 use super::failure::CpuExhausted;
 use super::files::Mount;
 use super::keyvalue::{KeyValue, KeyValueHost};
-use super::memory::{HANDLE_BYTES, HostMemory, Limits};
+use super::memory::{Denied, HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
 use super::outbound::{Hooks, Outbound, bound_sockets};
 use super::profiler::Profiler;
@@ -25,7 +25,7 @@ pub(super) const HANDLES_MAX: usize = 10_000;
 /// What one host call may copy out of the guest.
 const HOSTCALL_BYTES_MAX: usize = 64 << 20;
 
-/// The data of a guest's store.
+/// The data of a component's store.
 pub struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -33,12 +33,56 @@ pub struct State {
     hooks: Hooks,
     keyvalue: KeyValueHost,
     config: Arc<WasiConfigVariables>,
-    pub(super) limits: Limits,
+    pub(super) bounds: Bounds,
+}
+
+/// What bounds the guest of a store, whatever else that may use.
+pub(super) struct Bounds {
+    limits: Limits,
     /// The CPU time that an invocation may use.
     cpu_max: Duration,
     profiler: Option<Arc<Profiler>>,
     /// The store's place in the engine's pool.
     place: Option<OwnedSemaphorePermit>,
+}
+
+impl Bounds {
+    pub(super) fn new(template: &Template) -> Self {
+        let Template { meter, host_memory, memory_max_bytes, cpu_max, profiler, .. } = template;
+        Self {
+            limits: Limits::new(meter.clone(), host_memory.clone(), *memory_max_bytes),
+            cpu_max: *cpu_max,
+            profiler: profiler.clone(),
+            place: None,
+        }
+    }
+
+    /// Keeps the store's place in the pool until the store is gone.
+    pub(super) fn hold(&mut self, place: impl Into<Option<OwnedSemaphorePermit>>) {
+        self.place = place.into();
+    }
+
+    /// Why the guest was refused memory, if it was.
+    pub(super) fn denied(&self) -> Option<Denied> {
+        self.limits.denied
+    }
+}
+
+/// The data of a store whose guest is bounded.
+pub(super) trait Bounded: Send + 'static {
+    fn bounds(&mut self) -> &mut Bounds;
+    /// What the host keeps for the guest until it is given back.
+    fn handles(&mut self) -> &mut ResourceTable;
+}
+
+impl Bounded for State {
+    fn bounds(&mut self) -> &mut Bounds {
+        &mut self.bounds
+    }
+
+    fn handles(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
 }
 
 /// Everything that the stores of one release have in common.
@@ -66,41 +110,30 @@ impl State {
             hooks: Hooks::new(template.outbound.clone()),
             keyvalue: template.keyvalue.clone(),
             config: template.config.clone(),
-            limits: Limits::new(
-                template.meter.clone(),
-                template.host_memory.clone(),
-                template.memory_max_bytes,
-            ),
-            cpu_max: template.cpu_max,
-            profiler: template.profiler.clone(),
-            place: None,
+            bounds: Bounds::new(template),
         }
-    }
-
-    /// Keeps the store's place in the pool until the store is gone.
-    pub(super) fn hold(&mut self, place: OwnedSemaphorePermit) {
-        self.place = Some(place);
     }
 }
 
 /// A store that interrupts its guest: at the end of each epoch it yields, and when the CPU budget is used up it ends.
-pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
+pub(super) fn new_store<T: Bounded>(engine: &Engine, state: T) -> Store<T> {
     let mut store = Store::new(engine, state);
-    store.limiter(|state| &mut state.limits);
+    store.limiter(|state| &mut state.bounds().limits);
     store.set_max_component_handles(HANDLES_MAX);
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
     begin_epoch(&mut store);
     store.epoch_deadline_callback(|mut context| {
-        if let Some(profiler) = context.data().profiler.clone() {
+        if let Some(profiler) = context.data_mut().bounds().profiler.clone() {
             profiler.sample(&context);
         }
         let state = context.data_mut();
-        let cpu_max = state.cpu_max;
         // Here, because what a guest opens and keeps takes time, and each guest that takes time comes by.
-        let open = state.table.iter_mut().count() as u64;
-        if !state.limits.count_handles(open) {
+        let open = state.handles().iter_mut().count() as u64;
+        let bounds = state.bounds();
+        if !bounds.limits.count_handles(open) {
             return Err(TooManyHandles(open).into());
         }
+        let cpu_max = bounds.cpu_max;
         // A guest that nobody times is one that is made and not called.
         let end = at_epoch_end().unwrap_or(EpochEnd { spent: Duration::ZERO, just_resumed: false });
         if end.spent >= cpu_max {
@@ -112,10 +145,10 @@ pub(super) fn new_store(engine: &Engine, state: State) -> Store<State> {
 }
 
 /// The guest is about to get something to do; the epochs in which it waited are over.
-pub(super) fn begin_epoch(mut store: impl AsContextMut<Data = State>) {
+pub(super) fn begin_epoch(mut store: impl AsContextMut<Data: Bounded>) {
     let mut store = store.as_context_mut();
     // Two, because the epoch may tick a moment after the guest has started; that is just what a profiler wants to see.
-    let epochs = if store.data().profiler.is_some() { 1 } else { 2 };
+    let epochs = if store.data_mut().bounds().profiler.is_some() { 1 } else { 2 };
     store.set_epoch_deadline(epochs);
 }
 

@@ -113,6 +113,12 @@ impl AppSpec {
                 "a module of WASI 0.1 cannot listen; build a component of WASI 0.2 or 0.3",
             );
         }
+        if world == World::CommandP1 && !self.outbound.allow.is_empty() {
+            return invalid(
+                "outbound.allow",
+                "a module of WASI 0.1 reaches no address, whatever is granted; leave it out, or build a component of WASI 0.2 or 0.3",
+            );
+        }
         if world == World::HttpProxy && self.reuse.mode == Some(ReuseMode::Concurrent) {
             return invalid(
                 "reuse.mode",
@@ -397,6 +403,14 @@ mod tests {
         for world in [World::HttpProxy, World::HttpService, World::CommandP1] {
             assert_eq!(spec.validate_for(world).unwrap_err().field, "tcp.ports", "{world:?}");
         }
+    }
+
+    #[test]
+    fn grants_are_for_those_who_can_use_them() {
+        let mut spec = AppSpec::default();
+        spec.outbound.allow = vec!["https://api.example.com".to_owned()];
+        spec.validate_for(World::CommandP2).unwrap();
+        assert_eq!(spec.validate_for(World::CommandP1).unwrap_err().field, "outbound.allow");
     }
 
     #[test]

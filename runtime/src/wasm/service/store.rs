@@ -140,7 +140,7 @@ async fn run(app: Arc<HttpApp>, mailbox: Arc<Mailbox>) -> Result<(), InvokeError
         Ok(never) => match never {},
         Err(error) => error,
     };
-    let denied = store.data().limits.denied;
+    let denied = store.data().bounds.denied();
     let last_words = app.upgrade().map(|app| app.last_words()).unwrap_or_default();
     Err(classify(&error, denied, &last_words))
 }
@@ -153,7 +153,7 @@ pub(super) async fn start(app: &Arc<HttpApp>) -> Result<(Store<State>, Service),
     };
     let place = app.place().await?;
     let mut state = State::new(app.wasi(), &app.template);
-    state.hold(place);
+    state.bounds.hold(place);
     let mut store = new_store(pre.engine(), state);
     match pre.instantiate_async(&mut store).await {
         Ok(guest) => Ok((store, guest)),
