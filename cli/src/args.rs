@@ -17,6 +17,7 @@ use crate::commands::namespace::NamespaceArgs;
 use crate::commands::node::NodeArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
+use crate::commands::secret::SecretArgs;
 use crate::commands::token::TokenArgs;
 use crate::exit::{EXIT_CODES, Failure};
 use crate::precompile::PrecompileArgs;
@@ -127,6 +128,8 @@ pub enum Command {
     Scale(With<ScaleArgs>),
     /// Read and change an app's environment variables; a change is a new release
     Env(With<EnvArgs>),
+    /// Set and list secrets, which guests are given as variables; a change is a new release
+    Secret(With<SecretArgs>),
     /// Replace an app's instances by new ones of the same release
     Restart(With<RestartArgs>),
     /// Delete an app, its releases and its data

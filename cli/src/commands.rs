@@ -10,6 +10,7 @@ pub mod status;
 pub mod env;
 pub mod events;
 pub mod logs;
+pub mod secret;
 pub mod top;
 
 pub mod context;
@@ -45,6 +46,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Restart(with) => releases::restart(&open(with.global)?, with.args).await,
         Command::Delete(with) => apps::delete(&open(with.global)?, with.args).await,
         Command::Env(with) => env::run(with.global.or(before), with.args).await,
+        Command::Secret(with) => secret::run(with.global.or(before), with.args).await,
         Command::Login(with) => login::login(with.global.or(before), with.args).await,
         Command::Logout(with) => login::logout(&with.global.or(before), with.args),
         Command::Context(with) => context::run(with.global.or(before), with.args).await,

@@ -26,6 +26,7 @@ mod sse;
 
 mod output;
 mod table;
+mod unseen;
 
 #[cfg(test)]
 mod test_server;

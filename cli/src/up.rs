@@ -26,7 +26,7 @@ use wharf_ingress::{
     CallError, Config as IngressConfig, Ingress, IngressError, LocalCall, TcpConfig, TcpError, TcpPlace,
     TcpPlaces,
 };
-use wharf_platform_api::{Config, ControlPlane, OpenError};
+use wharf_platform_api::{Config, ControlPlane, OpenError, SecretKeySource};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::{Figures, Session};
@@ -70,6 +70,11 @@ pub struct UpArgs {
     /// Let go of the code of apps that nobody has called for so long; the next request maps it again
     #[arg(long, value_name = "SPAN", default_value = "1m")]
     pub unload_after: Span,
+    /// A file with the key that seals secrets, 64 hexadecimal digits [default: `secret.key` in the data folder, made when there is none]
+    ///
+    /// WHARF_SECRET_KEY holds the key itself. A key that replaces another stands in front of it.
+    #[arg(long, value_name = "FILE", env = "WHARF_SECRET_KEY_FILE")]
+    pub secret_key_file: Option<PathBuf>,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -94,6 +99,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         domain: "localhost".into(),
         http_url: http.clone(),
         platform_ports: vec![api_at.port(), http_at.port()],
+        secret_keys: secret_keys(args.secret_key_file)?,
     };
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
@@ -177,6 +183,21 @@ fn open_failure(error: OpenError) -> anyhow::Error {
     Failure::new(exit, format!("{error:#}")).into()
 }
 
+/// The flag, the file that the environment names, or the key that it holds. Two of them could be two different keys.
+fn secret_keys(file: Option<PathBuf>) -> anyhow::Result<SecretKeySource> {
+    let given = std::env::var("WHARF_SECRET_KEY").ok().filter(|keys| !keys.is_empty());
+    match (file, given) {
+        (Some(_), Some(_)) => {
+            Err(Failure::usage("there is both a file with the key for secrets and WHARF_SECRET_KEY")
+                .help("unset one of WHARF_SECRET_KEY and WHARF_SECRET_KEY_FILE")
+                .into())
+        }
+        (Some(file), None) => Ok(SecretKeySource::File(file)),
+        (None, Some(keys)) => Ok(SecretKeySource::Given(keys.into())),
+        (None, None) => Ok(SecretKeySource::Own),
+    }
+}
+
 pub fn default_data_dir() -> anyhow::Result<PathBuf> {
     let dirs = directories::ProjectDirs::from("", "", "wharf")
         .context("no home folder is known: name a folder with --data DIR")?;
@@ -241,6 +262,7 @@ impl Worker {
             move |error| tell_app(&logs, error)
         });
         let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
+        let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
         let figures = Arc::new(move || Figures {
             apps: backend.usage(),
@@ -250,6 +272,7 @@ impl Worker {
             control.clone(),
             registration(),
             supervisor.handle(),
+            secrets,
             routes_to,
             ingress.applied(),
             figures,

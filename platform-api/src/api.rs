@@ -17,6 +17,7 @@ mod openapi;
 mod releases;
 mod rollouts;
 mod routes;
+mod secrets;
 mod session;
 mod settings;
 mod sse;

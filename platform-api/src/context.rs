@@ -12,6 +12,7 @@ use crate::control_plane::Config;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::plan::Unplaced;
+use crate::secrets::SecretKeys;
 use crate::store::{self, Store};
 use crate::view::Releases;
 
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) inspections: Arc<Semaphore>,
     pub(crate) logs: Logs,
     pub(crate) nodes: Nodes,
+    pub(crate) secret_keys: SecretKeys,
     pub(crate) releases: Releases,
     /// Apps that the reconciler has to look at.
     pub(crate) dirty: Dirty,
@@ -48,6 +50,7 @@ impl Context {
         store: Store,
         artifacts: Arc<dyn ArtifactStore>,
         logs: Logs,
+        secret_keys: SecretKeys,
         starts: u64,
     ) -> Self {
         let node_secret = new_secret();
@@ -60,6 +63,7 @@ impl Context {
             inspections: Arc::new(Semaphore::new(1)),
             logs,
             nodes: Nodes::default(),
+            secret_keys,
             dirty: Dirty::default(),
             unplaced: Mutex::default(),
             // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.

@@ -17,6 +17,7 @@ mod simulation;
 mod slots;
 mod view;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wharf_types::node::Reason;
@@ -25,7 +26,8 @@ use wharf_types::spec::AppSpec;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{
-    AppId, AppName, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp,
+    AppId, AppName, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, SecretVersionId,
+    Timestamp,
 };
 
 use draft::Draft;
@@ -74,6 +76,8 @@ pub struct ReleaseView {
     pub artifact: Digest,
     pub world: World,
     pub spec: Arc<AppSpec>,
+    /// Of each variable of `spec.secrets`, the version that it was made with.
+    pub secrets: Arc<BTreeMap<String, SecretVersionId>>,
     /// The default route first. Empty for commands.
     pub routes: Vec<RoutePattern>,
 }

@@ -4,6 +4,7 @@
 //! nothing. A slow full pass is the safety net.
 
 mod apply;
+mod deliveries;
 mod fleet;
 mod publish;
 mod queue;
@@ -24,6 +25,7 @@ use crate::plan::{self, RandomIds};
 use crate::store::StoreError;
 use crate::{store, view};
 use apply::Applied;
+use deliveries::Deliveries;
 use fleet::Fleet;
 use publish::Publisher;
 use queue::Queue;
@@ -64,6 +66,7 @@ struct Reconciler {
     context: Arc<Context>,
     fleet: Fleet,
     publisher: Publisher,
+    deliveries: Deliveries,
     queue: Queue,
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
@@ -82,6 +85,7 @@ impl Reconciler {
             context,
             fleet: Fleet::default(),
             publisher,
+            deliveries: Deliveries::default(),
             queue: Queue::default(),
             wakes: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -120,15 +124,24 @@ impl Reconciler {
         // An assignment that lacks apps because they were not read yet would stop what runs.
         let is_news = self.fleet.has_changed() || self.publisher.lacks_any_of(&nodes);
         if is_news && self.unread.as_ref().is_some_and(BTreeSet::is_empty) {
-            self.fleet.published();
-            let changed = self.publisher.publish(&self.context, &self.fleet, &nodes);
-            let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
-            if !acknowledged.is_empty() {
-                self.context.dirty.mark(acknowledged);
-            }
+            self.publish(&nodes).await;
         }
         if !self.queue.is_empty() {
             self.context.dirty.nudge();
+        }
+    }
+
+    async fn publish(&mut self, nodes: &[NodeStatus]) {
+        if let Err(error) = self.deliveries.update(&self.context, &self.fleet).await {
+            // The fleet still counts as changed, so the next pass tries again.
+            warn!("cannot read secrets, trying again: {}", chain(&error));
+            return;
+        }
+        self.fleet.published();
+        let changed = self.publisher.publish(&self.context, &self.fleet, &self.deliveries, nodes);
+        let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
+        if !acknowledged.is_empty() {
+            self.context.dirty.mark(acknowledged);
         }
     }
 

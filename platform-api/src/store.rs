@@ -19,6 +19,7 @@ pub(crate) mod port;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod route;
+pub(crate) mod secret;
 pub(crate) mod token;
 
 use std::path::Path;

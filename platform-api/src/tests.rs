@@ -12,6 +12,7 @@ mod migrating;
 mod namespaces;
 mod once;
 mod opening;
+mod secrets;
 mod settings;
 mod streams;
 mod worker;

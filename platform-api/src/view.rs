@@ -1,13 +1,13 @@
 //! Reads everything about an app out of the store: for the planner as [`AppView`], for users as `AppInfo`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo};
 use wharf_types::route::RoutePattern;
 use wharf_types::spec::AppSpec;
-use wharf_types::{AppId, AppName, NamespaceName, ReleaseId};
+use wharf_types::{AppId, AppName, NamespaceName, ReleaseId, SecretName};
 
 use crate::context::Context;
 use crate::control_plane::Config;
@@ -68,6 +68,15 @@ impl Releases {
         let artifact = store::artifact::get(conn, release.artifact)
             .await?
             .ok_or_else(|| StoreError::Corrupt(format!("release {} has no artifact", release.id)))?;
+        let pinned = store::secret::pinned(conn, release).await?;
+        let pin = |(variable, name): (&String, &SecretName)| match pinned.get(name) {
+            Some(pinned) => Ok((variable.clone(), pinned.id)),
+            None => Err(StoreError::Corrupt(format!(
+                "release {} has no version of the secret {name}",
+                release.id
+            ))),
+        };
+        let secrets: BTreeMap<_, _> = release.spec.secrets.iter().map(pin).collect::<store::Result<_>>()?;
         let routes = if artifact.world.is_http() {
             routes(&app.name, &app.namespace, &self.domain, &release.spec)
         } else {
@@ -79,6 +88,7 @@ impl Releases {
             artifact: release.artifact,
             world: artifact.world,
             spec: release.spec.clone(),
+            secrets: Arc::new(secrets),
             routes,
         })
     }
@@ -272,6 +282,7 @@ mod tests {
                 domain: "apps.example.com".into(),
                 http_url: http_url.into(),
                 platform_ports: Vec::new(),
+                secret_keys: Default::default(),
             };
             tcp_url(&config, 7000)
         };

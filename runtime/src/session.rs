@@ -29,6 +29,7 @@ use wharf_types::route::RouteTable;
 use self::report::Reporter;
 use crate::backoff::{Jitter, Reconnect};
 use crate::control::{ControlClient, ControlError};
+use crate::secrets::SecretStore;
 use crate::supervisor::SupervisorHandle;
 
 /// The node's lease is renewed by reports at least this often.
@@ -59,6 +60,7 @@ impl Session {
         control: ControlClient,
         registration: NodeRegistration,
         supervisor: SupervisorHandle,
+        secrets: Arc<SecretStore>,
         routes: watch::Sender<Arc<RouteTable>>,
         routes_applied: watch::Receiver<u64>,
         figures: ReadFigures,
@@ -71,7 +73,8 @@ impl Session {
             progress: progress.subscribe(),
             reporter: Reporter::default(),
         };
-        let follower = Follower { control: control.clone(), registration, supervisor, routes, progress };
+        let follower =
+            Follower { control: control.clone(), registration, supervisor, secrets, routes, progress };
         let cancelled = cancel.clone();
         let task = tokio::spawn(async move {
             select! {
@@ -103,6 +106,7 @@ struct Follower {
     control: ControlClient,
     registration: NodeRegistration,
     supervisor: SupervisorHandle,
+    secrets: Arc<SecretStore>,
     routes: watch::Sender<Arc<RouteTable>>,
     progress: watch::Sender<Progress>,
 }
@@ -140,7 +144,7 @@ impl Follower {
     }
 
     async fn accept(&self, assignment: Assignment) {
-        let Assignment { generation, instances, routes, .. } = assignment;
+        let Assignment { node: _, generation, instances, secrets, routes } = assignment;
         self.routes.send_if_modified(|current| {
             let newer = routes.generation > current.generation;
             if newer {
@@ -148,6 +152,7 @@ impl Follower {
             }
             newer
         });
+        self.secrets.replace(secrets);
         // Acknowledged only when the reports speak of every instance of it: otherwise the control plane would miss
         // those that it has just assigned.
         self.supervisor.assign(instances).await;
@@ -298,6 +303,7 @@ mod tests {
             control.client(),
             registration,
             supervisor.handle(),
+            Arc::default(),
             routes,
             watched_applied,
             Arc::new(Figures::default),
@@ -319,6 +325,7 @@ mod tests {
             node: control.node(),
             generation,
             instances: ids.into_iter().map(assigned).collect(),
+            secrets: Vec::new(),
             routes: RouteTable { generation, ..RouteTable::default() },
         }
     }
@@ -330,6 +337,7 @@ mod tests {
             node,
             generation,
             instances: Vec::new(),
+            secrets: Vec::new(),
             routes: RouteTable::default(),
         };
         assert_eq!(judge(node, None, &assignment(node, 0)), Verdict::Accept);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::id::{InstanceId, NodeId, RolloutId, TokenId};
-use crate::name::{AppName, NamespaceName};
+use crate::name::{AppName, NamespaceName, SecretName};
 use crate::node::{AppUsage, Reason};
 use crate::spec::AppSpec;
 use crate::state::{AppCondition, Health, InstanceState, RolloutState, Wanted};
@@ -201,6 +201,42 @@ pub struct EnvPatch {
     pub reset: Vec<String>,
 }
 
+/// `PUT /v1/namespaces/{namespace}/secrets/{secret}`: a new version, and a new release of each app that uses the secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SecretSet {
+    pub name: SecretName,
+    /// Counted from 1. That of before, where the secret had this value already.
+    pub version: u64,
+    /// The releases that were made with this version.
+    pub releases: Vec<Deployed>,
+}
+
+/// `GET /v1/namespaces/{namespace}/secrets`. No reply holds a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SecretInfo {
+    pub name: SecretName,
+    /// The newest version.
+    pub version: u64,
+    /// When the newest version was set.
+    #[schema(value_type = String, format = DateTime)]
+    pub set_at: Timestamp,
+    /// Name of the token that set it.
+    pub set_by: String,
+    /// Every version that is kept, oldest first: the newest, and those that kept releases were made with.
+    pub versions: Vec<u64>,
+    /// Apps with a kept release that uses the secret.
+    pub apps: Vec<AppName>,
+}
+
+/// `POST /v1/secret-keys`: seals every secret anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RotatedKey {
+    /// Which key seals them now. It tells keys apart and nothing of the key itself.
+    pub key: String,
+    /// How many versions were sealed anew.
+    pub resealed: u64,
+}
+
 /// `GET …/apps` and `GET …/apps/{app}`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AppInfo {
@@ -248,7 +284,9 @@ pub struct ReleaseInfo {
     pub digest: Digest,
     pub spec: AppSpec,
     pub capabilities: Vec<Capability>,
-    /// What made it: `deploy`, `env`.
+    /// The version of each secret that it was made with. Values are never read back.
+    pub secrets: BTreeMap<SecretName, u64>,
+    /// What made it: `deploy`, `env`, `secret`.
     pub cause: String,
     pub current: bool,
     #[schema(value_type = String, format = DateTime)]

@@ -67,4 +67,6 @@ ids! {
     NodeId;
     /// A bearer token (not its secret).
     TokenId;
+    /// One value of a secret. It is never used for another value, not even of a secret that takes the name of a removed one.
+    SecretVersionId;
 }

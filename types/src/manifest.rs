@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{AppName, NamespaceName};
+use crate::name::{AppName, NamespaceName, SecretName};
 use crate::spec::{
     AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec,
     StopSpec, TcpSpec, UpdateSpec, root, validate_mount,
@@ -20,6 +20,8 @@ pub struct Manifest {
     pub build: Option<BuildSpec>,
     #[serde(default)]
     pub env: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    pub secrets: std::collections::BTreeMap<String, SecretName>,
     #[serde(default)]
     pub args: Vec<String>,
     #[serde(default)]
@@ -92,6 +94,7 @@ impl Manifest {
             namespace: _,
             build: _,
             env,
+            secrets,
             args,
             http,
             tcp,
@@ -107,6 +110,7 @@ impl Manifest {
         } = self.clone();
         AppSpec {
             env,
+            secrets,
             args,
             http,
             tcp,
@@ -147,12 +151,15 @@ mod tests {
             allow = ["https://api.example.com"]
             [env]
             GREETING = "hi"
+            [secrets]
+            DATABASE_PASSWORD = "db-password"
             "#,
         )
         .unwrap();
         let spec = manifest.spec();
         assert_eq!(spec.scale.replicas, 2);
         assert_eq!(spec.env["GREETING"], "hi");
+        assert_eq!(spec.secrets["DATABASE_PASSWORD"].as_str(), "db-password");
         assert_eq!(spec.http.health.path.as_deref(), Some("/healthz"));
     }
 

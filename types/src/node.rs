@@ -3,15 +3,17 @@
 //! The control plane streams [`Assignment`]s, one JSON document a line, each whole and with a growing generation. The
 //! worker answers with [`NodeReport`]s, and sends the guests' output as batches of [`crate::log::LogRecord`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::figures::NodeFigures;
-use crate::id::{InstanceId, NodeId};
+use crate::id::{InstanceId, NodeId, SecretVersionId};
 use crate::name::{AppName, NamespaceName};
 use crate::route::RouteTable;
+use crate::secret::DeliveredSecret;
 use crate::spec::AppSpec;
 use crate::state::{Health, InstanceState, Wanted};
 use crate::world::World;
@@ -35,6 +37,8 @@ pub struct Assignment {
     /// Counter of wanted state; a worker refuses one that is not newer than what it has accepted.
     pub generation: u64,
     pub instances: Vec<AssignedInstance>,
+    /// The secrets that these instances use, each once, and no others.
+    pub secrets: Vec<DeliveredSecret>,
     pub routes: RouteTable,
 }
 
@@ -55,6 +59,8 @@ pub struct AssignedInstance {
     pub artifact: Digest,
     pub world: World,
     pub spec: Arc<AppSpec>,
+    /// Of each variable of `spec.secrets`, the version that the release was made with.
+    pub secrets: Arc<BTreeMap<String, SecretVersionId>>,
 }
 
 /// What a worker observed. Sent when something changed, and as a heartbeat. A control plane passes over fields that it does

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::name::SecretName;
 use crate::quantity::{ByteSize, Span};
 
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
@@ -21,6 +22,9 @@ pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env, validate_mount};
 pub struct AppSpec {
     /// Environment variables of the guest. Values are plain text; at most 32 KiB in all.
     pub env: BTreeMap<String, String>,
+    /// Variables whose values are secrets of the namespace, by name. A release keeps the versions that were the newest when it was
+    /// made. At most 100.
+    pub secrets: BTreeMap<String, SecretName>,
     /// Arguments of the guest, after its own name; at most 256, and 32 KiB in all.
     pub args: Vec<String>,
     pub http: HttpSpec,

@@ -47,7 +47,9 @@ pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvP
     store::app::set_env_overrides(&mut tx, app.id, &overrides).await?;
 
     let spec = AppSpec { env: env.variables, ..AppSpec::clone(&before.spec) };
-    let new = New { spec, own_env: env.own, artifact: &artifact, cause: "env" };
+    // The app stays on the values that it has: what is asked for is other variables.
+    let secrets = store::secret::pinned(&mut tx, &before).await?;
+    let new = New { spec, own_env: env.own, secrets, artifact: &artifact, cause: "env" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout).await?;
     once::remember(&mut tx, app.id, asked, &reply).await?;

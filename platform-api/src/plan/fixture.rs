@@ -46,6 +46,7 @@ pub(super) fn release(number: u64) -> ReleaseView {
         artifact: Digest::of(&number.to_le_bytes()),
         world: World::HttpProxy,
         spec: Arc::new(AppSpec::default()),
+        secrets: Arc::default(),
         routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
     }
 }

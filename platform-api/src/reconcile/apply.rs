@@ -103,6 +103,7 @@ async fn delete(conn: &mut Conn, id: AppId, view: &AppView, now: Timestamp) -> R
     store::app::delete(conn, id).await?;
     if let Some(app) = app {
         store::keyvalue::recount(conn, app.namespace_id).await?;
+        store::secret::prune(conn, app.namespace_id).await?;
     }
     let message = format!("the app {} and its data are gone", view.name);
     store::event::append(conn, &view.namespace, Some(&view.name), "app.deleted", &message, now).await?;
@@ -120,9 +121,12 @@ async fn clean_up(
     id: AppId,
     now: Timestamp,
 ) -> Result<(), OperationError> {
-    store::release::prune(conn, id, now).await?;
+    let forgotten = store::release::prune(conn, id, now).await?;
     store::rollout::prune(conn, id).await?;
     let Some(app) = store::app::get(conn, id).await? else { return Ok(()) };
+    if forgotten > 0 {
+        store::secret::prune(conn, app.namespace_id).await?;
+    }
     let mut used: Vec<ReleaseId> = app.target_release.into_iter().chain(app.stable_release).collect();
     if used.is_empty() {
         // Nothing serves, but the newest release's routes still say that the app exists.

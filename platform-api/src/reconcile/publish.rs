@@ -8,7 +8,9 @@ use wharf_types::node::{AssignedInstance, Assignment};
 use wharf_types::route::RouteTable;
 use wharf_types::state::Wanted;
 use wharf_types::{AppId, InstanceId, NodeId};
+use zeroize::Zeroizing;
 
+use super::deliveries::Deliveries;
 use super::fleet::Fleet;
 use crate::context::Context;
 use crate::nodes::NodeStatus;
@@ -48,6 +50,7 @@ impl Publisher {
         &mut self,
         context: &Context,
         fleet: &Fleet,
+        deliveries: &Deliveries,
         nodes: &[NodeStatus],
     ) -> Vec<InstanceId> {
         let table = plan::routes::build(self.generation + 1, fleet.views());
@@ -60,12 +63,18 @@ impl Publisher {
         let mut instances = assigned(fleet);
         for node in nodes {
             let instances = instances.remove(&node.id).unwrap_or_default();
-            self.publish_to(context, node.id, instances);
+            self.publish_to(context, deliveries, node.id, instances);
         }
         changed
     }
 
-    fn publish_to(&mut self, context: &Context, node: NodeId, instances: Vec<AssignedInstance>) {
+    fn publish_to(
+        &mut self,
+        context: &Context,
+        deliveries: &Deliveries,
+        node: NodeId,
+        instances: Vec<AssignedInstance>,
+    ) {
         let known = self.assignments.get(&node);
         if known.is_some_and(|known| {
             known.routes.generation == self.routes.generation && known.instances == instances
@@ -73,12 +82,14 @@ impl Publisher {
             return;
         }
         self.generation += 1;
-        let assignment =
-            Assignment { node, generation: self.generation, instances, routes: self.routes.clone() };
+        let secrets = deliveries.to(&instances);
+        let (generation, routes) = (self.generation, self.routes.clone());
+        let assignment = Assignment { node, generation, instances, secrets, routes };
         match serde_json::to_vec(&assignment) {
             Ok(mut line) => {
                 line.push(b'\n');
-                context.nodes.publish(node, Bytes::from(line));
+                // It may hold secrets: its memory is overwritten when it is no longer the newest.
+                context.nodes.publish(node, Bytes::from_owner(Zeroizing::new(line)));
                 self.assignments.insert(node, assignment);
             }
             Err(error) => warn!(node.id = %node, "an assignment for node {node} cannot be written: {error}"),
@@ -167,6 +178,7 @@ fn assigned(fleet: &Fleet) -> HashMap<NodeId, Vec<AssignedInstance>> {
             artifact: release.artifact,
             world: release.world,
             spec: release.spec.clone(),
+            secrets: release.secrets.clone(),
         });
     }
     for instances in by_node.values_mut() {

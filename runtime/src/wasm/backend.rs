@@ -36,6 +36,7 @@ use super::table::{NamespaceNeighbours, Table};
 use super::tuning;
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::control::ControlClient;
+use crate::secrets::{Environment, SecretStore};
 
 /// A health check reads this much of a response's body; it is the status that counts.
 const PROBE_BODY_MAX_BYTES: usize = 64 << 10;
@@ -55,6 +56,7 @@ pub struct WasmBackend {
     /// Of the prepared instances, those that have files.
     mounts: Mutex<HashMap<InstanceId, Mount>>,
     meters: Meters,
+    secrets: Arc<SecretStore>,
 }
 
 enum Live {
@@ -92,6 +94,7 @@ impl WasmBackend {
             files,
             mounts: Mutex::default(),
             meters: Meters::default(),
+            secrets: Arc::default(),
         }))
     }
 
@@ -101,6 +104,11 @@ impl WasmBackend {
 
     pub fn ports(&self) -> Arc<Ports> {
         self.ports.clone()
+    }
+
+    /// What the guests here are given beside their plain variables.
+    pub fn secrets(&self) -> Arc<SecretStore> {
+        self.secrets.clone()
     }
 
     /// Totals of every release that runs here, or did a short time ago.
@@ -117,16 +125,15 @@ impl WasmBackend {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    fn template(&self, run: &Run) -> Template {
+    fn template(&self, run: &Run, env: &Environment) -> Template {
         let assigned = &run.assigned;
         let spec = &assigned.spec;
         let neighbours =
             NamespaceNeighbours { table: Arc::downgrade(&self.table), namespace: assigned.namespace.clone() };
         Template {
             config: Arc::new(
-                spec.env
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.clone()))
+                env.iter()
+                    .map(|(key, value)| (key.clone(), String::clone(value)))
                     .collect::<WasiConfigVariables>(),
             ),
             keyvalue: KeyValueHost::platform(
@@ -144,17 +151,15 @@ impl WasmBackend {
         }
     }
 
-    async fn start_command(&self, run: &Run, mapped: Arc<Mapped>) -> Result<Live, Failure> {
+    async fn start_command(&self, run: &Run, mapped: Arc<Mapped>, env: Environment) -> Result<Live, Failure> {
         let assigned = &run.assigned;
-        let template = self.template(run);
+        let template = self.template(run, &env);
         let listening = Listening::reserve(&assigned.spec.tcp).map_err(|error| {
             let message = format!("could not reserve a port of this machine for the guest: {error}");
             Failure::new(ReasonKind::Platform, message)
         })?;
         let Outputs { stdout, stderr, platform } = outputs(&self.host.shared.logs, run.id, assigned);
         let mut wasi = closed_wasi();
-        let env: Vec<(&str, &str)> =
-            assigned.spec.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         wasi.stdout(stdout).stderr(stderr).envs(&env).arg(assigned.app.as_str()).args(&assigned.spec.args);
         let mut ports = Vec::new();
         if let Some(listening) = &listening {
@@ -264,18 +269,20 @@ impl Backend for WasmBackend {
             Failure::new(ReasonKind::Platform, "the instance was started before it was prepared")
         })?;
         let mapped = code.get().await?;
+        let env = self.secrets.environment(&run.assigned)?;
         let live = match &mapped.guest {
             Guest::Http02(_) | Guest::Http03(_) => {
                 let assigned = &run.assigned;
                 let outputs = outputs(&self.host.shared.logs, run.id, assigned);
-                let app = HttpApp::new(self.template(run), code, &mapped, outputs, run.id, assigned);
+                let template = self.template(run, &env);
+                let app = HttpApp::new(template, code, &mapped, outputs, run.id, assigned, env);
                 app.try_start().await.map_err(|error| Failure { reason: error.reason() })?;
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
                 self.table.insert(&ids, &app);
                 Live::Http { app, ids }
             }
-            Guest::Command(_) => self.start_command(run, mapped).await?,
+            Guest::Command(_) => self.start_command(run, mapped, env).await?,
         };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, live);
         Ok(())

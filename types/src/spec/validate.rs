@@ -20,6 +20,8 @@ const ROUTES_MAX: usize = 100;
 const PORTS_MAX: usize = 16;
 /// The ports below belong to the machine's own services.
 const PORT_MIN: u16 = 1024;
+/// Each is looked up when a release is made, and delivered with each instance.
+const SECRETS_MAX: usize = 100;
 /// As long as names of files usually may be.
 const MOUNT_MAX_BYTES: usize = 255;
 /// Each grant is compared with each connection of the guest.
@@ -93,7 +95,8 @@ impl AppSpec {
                 return invalid("http.health", format!("the path `{path}` does not start with `/`"));
             }
         }
-        validate_env("env", self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        validate_env("env", self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+        self.validate_secrets()
     }
 
     /// Checks what depends on the artifact.
@@ -197,6 +200,21 @@ impl AppSpec {
         Ok(())
     }
 
+    fn validate_secrets(&self) -> Validated {
+        at_most("secrets", "variables", self.secrets.len(), SECRETS_MAX)?;
+        validate_env("secrets", self.secrets.keys().map(|name| (name.as_str(), "")))?;
+        match self.secrets.keys().find(|name| self.env.contains_key(*name)) {
+            Some(twice) => invalid(
+                "secrets",
+                format!(
+                    "`{twice}` is a variable of `env` as well; take it out of one of them (`wharf env reset {twice}` if it \
+                     was set there)"
+                ),
+            ),
+            None => Ok(()),
+        }
+    }
+
     fn validate_tcp(&self) -> Validated {
         let ports = &self.tcp.ports;
         at_most("tcp.ports", "ports", ports.len(), PORTS_MAX)?;
@@ -214,10 +232,10 @@ impl AppSpec {
                 return invalid("tcp.ports", format!("port {port} is there twice"));
             }
             let variable = self.tcp.variable(*port);
-            if self.env.contains_key(&variable) {
+            if self.env.contains_key(&variable) || self.secrets.contains_key(&variable) {
                 let problem =
                     format!("`{variable}` cannot be set: it tells the guest where to listen for `tcp.ports`");
-                return invalid("env", problem);
+                return invalid(if self.env.contains_key(&variable) { "env" } else { "secrets" }, problem);
             }
         }
         Ok(())
@@ -315,6 +333,26 @@ mod tests {
             refused(|spec| spec.args = many(&"x".repeat(1 << 15), 1)),
             "args: 32769 bytes in all, more than 32768"
         );
+    }
+
+    #[test]
+    fn secrets_take_variables_that_nothing_else_sets() {
+        let secret = |spec: &mut AppSpec, variable: &str| {
+            spec.secrets.insert(variable.to_owned(), "db-password".parse().unwrap());
+        };
+        let twice = refused(|spec| {
+            spec.env.insert("PASSWORD".to_owned(), "1".to_owned());
+            secret(spec, "PASSWORD");
+        });
+        assert!(twice.starts_with("secrets:") && twice.contains("wharf env reset PASSWORD"), "{twice}");
+        let port = refused(|spec| {
+            spec.tcp.ports = vec![7000];
+            secret(spec, "PORT");
+        });
+        assert!(port.starts_with("secrets:") && port.contains("`PORT`"), "{port}");
+        assert!(refused(|spec| secret(spec, "A=B")).contains("`A=B`"));
+        let many = refused(|spec| (0..101).for_each(|number| secret(spec, &format!("S{number}"))));
+        assert!(many.contains("101 variables"), "{many}");
     }
 
     #[test]
