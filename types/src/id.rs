@@ -65,6 +65,8 @@ ids! {
     InstanceId;
     /// A registered computer.
     NodeId;
+    /// A folder that outlives instances. An id is never used again, so a volume never shows what another one held.
+    VolumeId;
     /// A bearer token (not its secret).
     TokenId;
 }

@@ -27,7 +27,7 @@ pub mod problem;
 pub mod route;
 
 pub use digest::Digest;
-pub use id::{AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, TokenId};
+pub use id::{AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, TokenId, VolumeId};
 pub use jiff::Timestamp;
-pub use name::{AppName, NamespaceName};
+pub use name::{AppName, NamespaceName, VolumeName};
 pub use problem::Problem;

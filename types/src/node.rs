@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::figures::NodeFigures;
-use crate::id::{InstanceId, NodeId};
-use crate::name::{AppName, NamespaceName};
+use crate::id::{InstanceId, NodeId, VolumeId};
+use crate::name::{AppName, NamespaceName, VolumeName};
 use crate::route::RouteTable;
 use crate::spec::AppSpec;
 use crate::state::{Health, InstanceState, Wanted};
@@ -36,6 +36,9 @@ pub struct Assignment {
     pub generation: u64,
     pub instances: Vec<AssignedInstance>,
     pub routes: RouteTable,
+    /// Volumes whose data is to be removed for good. Nothing else ever removes one: what is not listed anywhere is kept.
+    #[serde(default)]
+    pub removed_volumes: Vec<VolumeId>,
 }
 
 /// Everything that a worker needs to run an instance, without asking again.
@@ -55,6 +58,16 @@ pub struct AssignedInstance {
     pub artifact: Digest,
     pub world: World,
     pub spec: Arc<AppSpec>,
+    /// The folders of this node for the volumes of the spec.
+    #[serde(default)]
+    pub volumes: Vec<AssignedVolume>,
+}
+
+/// Which folder of the node a volume of the spec is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedVolume {
+    pub name: VolumeName,
+    pub id: VolumeId,
 }
 
 /// What a worker observed. Sent when something changed, and as a heartbeat. A control plane passes over fields that it does
