@@ -32,6 +32,7 @@ pub(crate) fn assigned(id: InstanceId) -> AssignedInstance {
         artifact: Digest::of(b"hello"),
         world: World::HttpProxy,
         spec: Arc::new(AppSpec::default()),
+        volumes: Vec::new(),
     }
 }
 

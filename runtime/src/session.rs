@@ -21,10 +21,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use wharf_types::NodeId;
 use wharf_types::figures::NodeFigures;
 use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration};
 use wharf_types::route::RouteTable;
+use wharf_types::{NodeId, VolumeId};
 
 use self::report::Reporter;
 use crate::backoff::{Jitter, Reconnect};
@@ -54,12 +54,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// `routes` is set whenever newer routes come; `routes_applied` is the generation that the ingress uses.
+    /// `routes` is set whenever newer routes come, `removed_volumes` whenever other volumes are to be removed; `routes_applied` is the
+    /// generation that the ingress uses.
     pub fn spawn(
         control: ControlClient,
         registration: NodeRegistration,
         supervisor: SupervisorHandle,
         routes: watch::Sender<Arc<RouteTable>>,
+        removed_volumes: watch::Sender<Vec<VolumeId>>,
         routes_applied: watch::Receiver<u64>,
         figures: ReadFigures,
     ) -> Self {
@@ -71,7 +73,14 @@ impl Session {
             progress: progress.subscribe(),
             reporter: Reporter::default(),
         };
-        let follower = Follower { control: control.clone(), registration, supervisor, routes, progress };
+        let follower = Follower {
+            control: control.clone(),
+            registration,
+            supervisor,
+            routes,
+            removed_volumes,
+            progress,
+        };
         let cancelled = cancel.clone();
         let task = tokio::spawn(async move {
             select! {
@@ -104,6 +113,7 @@ struct Follower {
     registration: NodeRegistration,
     supervisor: SupervisorHandle,
     routes: watch::Sender<Arc<RouteTable>>,
+    removed_volumes: watch::Sender<Vec<VolumeId>>,
     progress: watch::Sender<Progress>,
 }
 
@@ -140,13 +150,18 @@ impl Follower {
     }
 
     async fn accept(&self, assignment: Assignment) {
-        let Assignment { generation, instances, routes, .. } = assignment;
+        let Assignment { node: _, generation, instances, routes, removed_volumes } = assignment;
         self.routes.send_if_modified(|current| {
             let newer = routes.generation > current.generation;
             if newer {
                 *current = Arc::new(routes);
             }
             newer
+        });
+        self.removed_volumes.send_if_modified(|current| {
+            let is_other = *current != removed_volumes;
+            *current = removed_volumes;
+            is_other
         });
         // Acknowledged only when the reports speak of every instance of it: otherwise the control plane would miss
         // those that it has just assigned.
@@ -299,6 +314,7 @@ mod tests {
             registration,
             supervisor.handle(),
             routes,
+            watch::Sender::default(),
             watched_applied,
             Arc::new(Figures::default),
         );
@@ -320,6 +336,7 @@ mod tests {
             generation,
             instances: ids.into_iter().map(assigned).collect(),
             routes: RouteTable { generation, ..RouteTable::default() },
+            removed_volumes: Vec::new(),
         }
     }
 
@@ -331,6 +348,7 @@ mod tests {
             generation,
             instances: Vec::new(),
             routes: RouteTable::default(),
+            removed_volumes: Vec::new(),
         };
         assert_eq!(judge(node, None, &assignment(node, 0)), Verdict::Accept);
         assert_eq!(judge(node, Some(3), &assignment(node, 4)), Verdict::Accept);

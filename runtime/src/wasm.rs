@@ -39,4 +39,5 @@ mod stdio;
 mod surface;
 pub mod table;
 mod tuning;
+pub mod volumes;
 mod warm;

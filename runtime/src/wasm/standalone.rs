@@ -78,6 +78,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
         memory_max_bytes: options.spec.limits.memory.as_bytes(),
         profiler: options.profiler.clone(),
         mount: None,
+        volumes: None,
         cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
     };
     match &mapped.guest {
@@ -93,6 +94,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
                 artifact: digest,
                 world: World::HttpProxy,
                 spec: Arc::new(options.spec.clone()),
+                volumes: Vec::new(),
             };
             let outputs = Outputs {
                 stdout: GuestOutput::stderr(),
