@@ -4,6 +4,7 @@
 pub(crate) mod keyvalue;
 pub(crate) mod report;
 pub(crate) mod routes;
+pub(crate) mod volumes;
 
 mod deploy;
 mod env;

@@ -20,6 +20,7 @@ pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod route;
 pub(crate) mod token;
+pub(crate) mod volume;
 
 use std::path::Path;
 use std::time::Duration;
