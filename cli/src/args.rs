@@ -18,6 +18,7 @@ use crate::commands::node::NodeArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
 use crate::commands::token::TokenArgs;
+use crate::commands::volume::VolumeArgs;
 use crate::exit::{EXIT_CODES, Failure};
 use crate::run::RunArgs;
 use crate::secret::Secret;
@@ -126,8 +127,12 @@ pub enum Command {
     Env(With<EnvArgs>),
     /// Replace an app's instances by new ones of the same release
     Restart(With<RestartArgs>),
-    /// Delete an app, its releases and its data
+    /// Delete an app, its releases and its data; its volumes are kept unless asked for
     Delete(With<DeleteArgs>),
+
+    /// List and remove volumes
+    #[command(visible_alias = "volumes")]
+    Volume(With<VolumeArgs>),
 
     /// Keep an address and a token for later commands
     Login(With<LoginArgs>),
