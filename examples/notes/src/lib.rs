@@ -10,6 +10,9 @@ wharf_sdk::p2::http_app!(serve);
 
 const FOLDER: &str = "/data";
 
+/// Built for WASI 0.1 and made into a component, a guest is told no more of a full disk than that writing failed.
+const WASI_IO: i32 = 29;
+
 async fn serve(request: Request) -> Result<Response> {
     let path = Path::new(FOLDER).join(request.uri().path().trim_start_matches('/'));
     let method = request.method().clone();
@@ -58,6 +61,7 @@ fn refuse(error: &io::Error) -> Response {
     let status = match error.kind() {
         io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
         io::ErrorKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+        _ if error.raw_os_error() == Some(WASI_IO) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::FORBIDDEN,
     };
     reply(status, format!("{error}\n"))

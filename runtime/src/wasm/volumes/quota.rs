@@ -23,6 +23,9 @@ const PAUSE_TIMES: u32 = 20;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// A volume counts as full for this long at least, so that the worker's next report tells of it even if the guest makes room at once.
+const TELL: Duration = Duration::from_secs(2);
+
 /// Opened files that are remembered before those that were closed are forgotten.
 const OPEN_MIN: usize = 64;
 
@@ -35,6 +38,7 @@ pub(super) struct Quota {
     touched: AtomicBool,
     /// What it held when a guest was refused last; 0: it was not, or something was deleted since then.
     full_at: AtomicU64,
+    refused: Mutex<Option<Instant>>,
     /// Files that guests have open: what is unlinked takes room until it is closed.
     open: Mutex<Vec<Weak<File>>>,
     /// When the folder may be measured again; held by who measures.
@@ -50,6 +54,7 @@ impl Quota {
             added: AtomicU64::new(0),
             touched: AtomicBool::new(false),
             full_at: AtomicU64::new(0),
+            refused: Mutex::default(),
             open: Mutex::default(),
             next: tokio::sync::Mutex::new(Instant::now()),
         }
@@ -64,7 +69,8 @@ impl Quota {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.full_at.load(Relaxed) > 0
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        self.full_at.load(Relaxed) > 0 || refused.is_some_and(|refused| refused.elapsed() < TELL)
     }
 
     /// What is not known is not less than this.
@@ -104,6 +110,7 @@ impl Quota {
             return Ok(());
         }
         self.full_at.store(self.used().max(1), Relaxed);
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Err(no_space())
     }
 
