@@ -222,7 +222,7 @@ mod tests {
                 "  http://hello.default.localhost:8080/",
                 "  because: it ended with exit code 3",
                 "  rollout from 2 to 3: failed, 3 min ago: it ended with exit code 3",
-                "  volume data: 64.0 MiB of 64.0 MiB used, full: writes are refused",
+                "  volume data: 64 MiB of 64 MiB used, full: writes are refused",
                 "  used: 12.3 s CPU, 3.0 MiB memory now, 1200 invocations (1 trap, 7 refused), 0 B in, 900 B out",
                 "  engine profile: short",
             ]

@@ -86,7 +86,9 @@ pub(crate) async fn scale(context: &Arc<Context>, asked: &Asked, replicas: Optio
 pub(crate) async fn delete(context: &Arc<Context>, asked: &Asked, with_volumes: bool) -> Result<()> {
     let mut tx = context.store.write().await?;
     let app = match store::app::find(&mut tx, &asked.namespace, &asked.app).await? {
-        Some(app) if app.deleting => return Ok(()),
+        // Whoever asks again may want more gone than before.
+        Some(app) if app.deleting && !with_volumes => return Ok(()),
+        Some(app) if app.deleting => app,
         _ => find_app(&mut tx, asked).await?,
     };
     store::app::mark_deleting(&mut tx, app.id).await?;

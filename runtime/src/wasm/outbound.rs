@@ -29,7 +29,7 @@ use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, ConnectError, Connector};
 use self::home::Home;
 use self::pace::Paced;
 pub use self::policy::Policy;
-pub(super) use self::sockets::bound_sockets;
+pub(super) use self::sockets::{bound_sockets, has_room};
 
 /// How long a connection may wait to be used again.
 const IDLE_MAX: Duration = Duration::from_secs(30);

@@ -8,6 +8,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{DynOutputStream, FsResult};
 
+use super::super::outbound::has_room;
 use super::super::state::State;
 use super::handles::file_of;
 use super::quota::{ENTRY_BYTES, growth};
@@ -109,6 +110,9 @@ fn files(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             DescriptorFlags,
         )| {
             Box::new(async move {
+                if !has_room() {
+                    return Ok((Err(ErrorCode::InsufficientMemory),));
+                }
                 let volume = store.data().volumes.volume_of(&folder);
                 if volume.is_some() && open_flags.contains(OpenFlags::CREATE) {
                     let mut files = store.data_mut().filesystem();

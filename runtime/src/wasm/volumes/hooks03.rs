@@ -20,6 +20,7 @@ use wasmtime_wasi::p3::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p3::filesystem::FilesystemResult;
 
+use super::super::outbound::has_room;
 use super::super::state::State;
 use super::handles::file_of;
 use super::hooks02::{again, is_elsewhere, roots, with_quota};
@@ -195,6 +196,9 @@ fn files(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             DescriptorFlags,
         )| {
             Box::pin(async move {
+                if !has_room() {
+                    return Ok((Err(ErrorCode::InsufficientMemory),));
+                }
                 let volume = store.with(|mut store| store.data_mut().volumes.volume_of(&folder));
                 let files = files_of(store);
                 if volume.is_some() && open_flags.contains(OpenFlags::CREATE) {
