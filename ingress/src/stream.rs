@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 
 use crate::connection::Connection;
 
@@ -17,6 +18,22 @@ const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Pieces that are together no longer than this are copied into one before they are sent: `writev` costs the kernel more than
 /// such a copy costs us, and most answers are a head and a few octets of body.
 const JOINED_MAX_BYTES: usize = 1024;
+
+/// tokio lets a task go on for 128 operations before others have their turn, and takes one of two octets and one of a megabyte for the
+/// same. An operation is counted once for each so many octets that it has moved, so that one who moves as much as he can leaves the
+/// thread after half a megabyte, which takes a fraction of a millisecond.
+const OPERATION_BYTES: usize = 4 * 1024;
+
+/// Counts the operations of the task's turn that `bytes` stand for, beyond the first, which tokio counts. Where the turn is
+/// over, the next operation of the task waits.
+fn count_towards_turn(cx: &mut Context<'_>, bytes: usize) {
+    for _ in 0..bytes / OPERATION_BYTES {
+        match coop::poll_proceed(cx) {
+            Poll::Ready(operation) => operation.made_progress(),
+            Poll::Pending => return,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
@@ -80,16 +97,19 @@ impl AsyncRead for ClientStream {
         let filled = buf.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(cx, buf);
         if polled.is_ready() {
-            self.connection.read_bytes.fetch_add((buf.filled().len() - filled) as u64, Relaxed);
+            let count = buf.filled().len() - filled;
+            self.connection.read_bytes.fetch_add(count as u64, Relaxed);
+            count_towards_turn(cx, count);
         }
         polled
     }
 }
 
 impl ClientStream {
-    fn count(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn count(&self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = &polled {
             self.connection.written_bytes.fetch_add(*count as u64, Relaxed);
+            count_towards_turn(cx, *count);
         }
         polled
     }
@@ -98,7 +118,7 @@ impl ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.socket).poll_write(cx, buf);
-        self.count(polled)
+        self.count(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -118,7 +138,7 @@ impl AsyncWrite for ClientStream {
         } else {
             Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
         };
-        self.count(polled)
+        self.count(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -131,5 +151,37 @@ impl AsyncWrite for ClientStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pieces of `bytes` that a task may move in one turn.
+    async fn pieces_in_a_turn(bytes: usize) -> usize {
+        let task = tokio::spawn(async move {
+            let mut pieces = 0;
+            std::future::poll_fn(|cx| {
+                pieces = 0;
+                // As a socket does it: one operation for itself.
+                while let Poll::Ready(operation) = coop::poll_proceed(cx) {
+                    operation.made_progress();
+                    count_towards_turn(cx, bytes);
+                    pieces += 1;
+                }
+                Poll::Ready(())
+            })
+            .await;
+            pieces
+        });
+        task.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_after_half_a_megabyte_or_128_small_pieces() {
+        assert_eq!(pieces_in_a_turn(1).await, 128);
+        assert_eq!(pieces_in_a_turn(64 << 10).await, 8);
+        assert_eq!(pieces_in_a_turn(8 << 20).await, 1);
     }
 }

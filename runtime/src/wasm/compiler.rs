@@ -16,7 +16,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -66,7 +66,7 @@ pub struct Compiler {
     /// One compilation at a time: each uses all cores.
     turns: Arc<Turns>,
     /// Files whose keyed hash was found right, as they were then: hashing is most of what mapping takes.
-    known: Arc<Mutex<HashMap<Job, FileState>>>,
+    known: Mutex<HashMap<Job, FileState>>,
     /// Whether it has been said that the child cannot be confined.
     warned: AtomicBool,
 }
@@ -96,7 +96,7 @@ impl Compiler {
             command,
             under_way: Mutex::default(),
             turns: Arc::default(),
-            known: Arc::default(),
+            known: Mutex::default(),
             warned: AtomicBool::new(false),
         })
     }
@@ -155,43 +155,36 @@ impl Compiler {
         profile: Profile,
         digest: Digest,
     ) -> Result<Option<Component>, Failure> {
-        let (engines, file, key, known) =
-            (self.engines.clone(), file(folder, digest), self.key, self.known.clone());
-        let mapped = tokio::task::spawn_blocking(move || {
-            let known = || known.lock().unwrap_or_else(PoisonError::into_inner);
-            let Ok(state) = FileState::of(&file) else { return Ok(None) };
-            let is_known = known().get(&(digest, profile)) == Some(&state);
-            if !is_known {
-                let Ok(tag) = std::fs::read(file.with_extension("tag")) else { return Ok(None) };
-                if tag != key::keyed_hash(&key, &file)?.as_bytes() {
-                    tracing::warn!(file = %file.display(), "a compiled artifact was changed; it is compiled again");
-                    return Ok(None);
-                }
-                known().insert((digest, profile), state);
+        let file = file(folder, digest);
+        let Ok(state) = FileState::of(&file) else { return Ok(None) };
+        let is_known = self.known().get(&(digest, profile)) == Some(&state);
+        if !is_known {
+            // Reads all of the file, so it is not for a thread that serves requests. What is known is mapped where the request is:
+            // that reads a few pages of it, which the guest would wait for on this thread anyway.
+            let (key, hashed) = (self.key, file.clone());
+            let is_ours = tokio::task::spawn_blocking(move || is_ours(&key, &hashed)).await;
+            let is_ours =
+                is_ours.map_err(std::io::Error::other).flatten().map_err(|error| unmapped(digest, error))?;
+            if !is_ours {
+                return Ok(None);
             }
-            let engine = &engines.get(profile).map_err(std::io::Error::other)?.engine;
-            // SAFETY: the file was written by our own compiler process: its keyed hash says so, or said so before anything about it
-            // changed, and the folder can be written by this user only.
-            let component = unsafe { Component::deserialize_file(engine, &file) };
-            Ok::<_, std::io::Error>(Some(component))
-        })
-        .await;
-        match mapped {
-            Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(Ok(component)))) => Ok(Some(component)),
+            self.known().insert((digest, profile), state);
+        }
+        let engine = self.engines.get(profile).map_err(|error| unmapped(digest, error))?;
+        // SAFETY: the file was written by our own compiler process: its keyed hash says so, or said so before anything about it
+        // changed, and the folder can be written by this user only.
+        match unsafe { Component::deserialize_file(&engine.engine, &file) } {
+            Ok(component) => Ok(Some(component)),
             // It is what our compiler made for this engine, so it is the pool that has no room for it.
-            Ok(Ok(Some(Err(error)))) => Err(Failure::new(
+            Err(error) => Err(Failure::new(
                 ReasonKind::Artifact,
                 format!("it does not fit into any place of the pool: {}", chain(&error)),
             )),
-            Ok(Err(error)) => Err(Failure::new(
-                ReasonKind::Platform,
-                format!("could not map the compiled form of {digest}: {error}"),
-            )),
-            Err(_) => {
-                Err(Failure::new(ReasonKind::Platform, "mapping a compiled artifact failed on our side"))
-            }
         }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Job, FileState>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn compile(&self, digest: Digest, wanted: Profile, artifact: &[u8]) -> Result<(), Failure> {
@@ -282,6 +275,20 @@ impl Compiler {
         });
         kept.await.map_err(std::io::Error::other)?
     }
+}
+
+/// Whether a file carries the keyed hash that was made of it.
+fn is_ours(key: &[u8; 32], file: &Path) -> std::io::Result<bool> {
+    let Ok(tag) = std::fs::read(file.with_extension("tag")) else { return Ok(false) };
+    let is_ours = tag == key::keyed_hash(key, file)?.as_bytes();
+    if !is_ours {
+        tracing::warn!(file = %file.display(), "a compiled artifact was changed; it is compiled again");
+    }
+    Ok(is_ours)
+}
+
+fn unmapped(digest: Digest, error: impl std::fmt::Display) -> Failure {
+    Failure::new(ReasonKind::Platform, format!("could not map the compiled form of {digest}: {error}"))
 }
 
 /// What changes when anybody writes to a file, or puts another one in its place. The time of the last change (ctime) cannot be set.
