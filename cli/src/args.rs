@@ -19,6 +19,7 @@ use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
 use crate::commands::secret::SecretArgs;
 use crate::commands::token::TokenArgs;
+use crate::commands::volume::VolumeArgs;
 use crate::exit::{EXIT_CODES, Failure};
 use crate::precompile::PrecompileArgs;
 use crate::run::RunArgs;
@@ -132,8 +133,12 @@ pub enum Command {
     Secret(With<SecretArgs>),
     /// Replace an app's instances by new ones of the same release
     Restart(With<RestartArgs>),
-    /// Delete an app, its releases and its data
+    /// Delete an app, its releases and its data; its volumes are kept unless asked for
     Delete(With<DeleteArgs>),
+
+    /// List and remove volumes
+    #[command(visible_alias = "volumes")]
+    Volume(With<VolumeArgs>),
 
     /// Keep an address and a token for later commands
     Login(With<LoginArgs>),

@@ -18,6 +18,7 @@ pub mod login;
 pub mod namespace;
 pub mod node;
 pub mod token;
+pub mod volume;
 
 pub mod completion;
 pub mod componentize;
@@ -52,6 +53,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Context(with) => context::run(with.global.or(before), with.args).await,
         Command::Token(with) => token::run(with.global.or(before), with.args).await,
         Command::Namespace(with) => namespace::run(with.global.or(before), with.args).await,
+        Command::Volume(with) => volume::run(with.global.or(before), with.args).await,
         Command::Node(with) => node::run(with.global.or(before), with.args).await,
         Command::Doctor(with) => doctor::run(with.global.or(before)).await,
         Command::Componentize(args) => {

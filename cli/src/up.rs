@@ -40,6 +40,7 @@ use wharf_runtime::wasm::host::WasmHost;
 use wharf_runtime::wasm::ports::Ports;
 use wharf_runtime::wasm::table;
 use wharf_runtime::wasm::table::{DispatchError, Table};
+use wharf_runtime::wasm::volumes::Volumes;
 use wharf_types::figures::NodeFigures;
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::NodeRegistration;
@@ -239,7 +240,11 @@ impl Worker {
         let host = host_in(folder, CompileCommand::this_program(), logs.clone(), unload_after)?;
         host.give_up_old_engines();
         let control = ControlClient::new(api, token, node)?;
-        let backend = WasmBackend::new(host, control.clone(), folder.join("files"))
+        let volumes =
+            Volumes::new(folder.join("volumes")).context("cannot use the folder for the volumes of apps")?;
+        let (removed_volumes, asked) = watch::channel(Vec::new());
+        tokio::spawn(volumes.clone().remove_as_asked(asked));
+        let backend = WasmBackend::new(host, control.clone(), folder.join("files"), volumes)
             .context("cannot use the folder for the files of apps")?;
         let supervisor = Supervisor::spawn(backend.clone(), rand::random());
 
@@ -274,6 +279,7 @@ impl Worker {
             supervisor.handle(),
             secrets,
             routes_to,
+            removed_volumes,
             ingress.applied(),
             figures,
         );

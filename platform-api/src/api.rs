@@ -22,6 +22,7 @@ mod session;
 mod settings;
 mod sse;
 mod tokens;
+mod volumes;
 mod watch;
 mod wish;
 

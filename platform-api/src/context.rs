@@ -1,6 +1,7 @@
 //! What every part of the control plane shares: the store, the nodes, and the ways to nudge each other.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, broadcast};
@@ -33,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) releases: Releases,
     /// Apps that the reconciler has to look at.
     pub(crate) dirty: Dirty,
+    /// Whether other volumes are to be removed than the reconciler knows.
+    volumes_changed: AtomicBool,
     /// What the newest plan of an app could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
     /// Generations of this process are greater than this, and than all of earlier processes.
@@ -65,6 +68,7 @@ impl Context {
             nodes: Nodes::default(),
             secret_keys,
             dirty: Dirty::default(),
+            volumes_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
             // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.
             generation_base: starts << 32,
@@ -88,6 +92,17 @@ impl Context {
     pub(crate) fn changed(&self, app: AppId) {
         self.dirty.mark([app]);
         self.announce(app);
+    }
+
+    /// Call after a commit that changed which volumes are to be removed.
+    pub(crate) fn volumes_changed(&self) {
+        self.volumes_changed.store(true, Relaxed);
+        self.dirty.nudge();
+    }
+
+    /// Whether that happened since this was asked last; true at the start.
+    pub(crate) fn take_volumes_changed(&self) -> bool {
+        self.volumes_changed.swap(false, Relaxed)
     }
 
     /// Tells watchers only.

@@ -5,6 +5,7 @@ pub(crate) mod keyvalue;
 pub(crate) mod report;
 pub(crate) mod routes;
 pub(crate) mod secrets;
+pub(crate) mod volumes;
 
 mod deploy;
 mod env;

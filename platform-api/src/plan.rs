@@ -27,7 +27,7 @@ use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{
     AppId, AppName, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, SecretVersionId,
-    Timestamp,
+    Timestamp, VolumeId, VolumeName,
 };
 
 use draft::Draft;
@@ -65,8 +65,19 @@ pub struct AppView {
     pub latest: Option<Arc<ReleaseView>>,
     /// The rollout to `target` that has not ended, if there is one.
     pub rollout: Option<RolloutView>,
+    /// The volumes that the app has, also those that its releases do not ask for any more.
+    pub volumes: Vec<VolumeView>,
     /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.
     pub instances: Vec<InstanceView>,
+}
+
+/// A folder of the app on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeView {
+    pub id: VolumeId,
+    pub name: VolumeName,
+    /// None: no instance that has it was placed yet.
+    pub node: Option<NodeId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +166,11 @@ pub enum Change {
         id: InstanceId,
         release: ReleaseId,
         slot: u32,
+        node: NodeId,
+    },
+    /// The volume is where an instance that has it is placed first, and stays there.
+    PlaceVolume {
+        volume: VolumeId,
         node: NodeId,
     },
     SetWanted {

@@ -21,6 +21,7 @@ pub(crate) mod rollout;
 pub(crate) mod route;
 pub(crate) mod secret;
 pub(crate) mod token;
+pub(crate) mod volume;
 
 use std::path::Path;
 use std::time::Duration;

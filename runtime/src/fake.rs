@@ -33,6 +33,7 @@ pub(crate) fn assigned(id: InstanceId) -> AssignedInstance {
         world: World::HttpProxy,
         spec: Arc::new(AppSpec::default()),
         secrets: Arc::default(),
+        volumes: Vec::new(),
     }
 }
 

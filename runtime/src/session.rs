@@ -21,10 +21,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use wharf_types::NodeId;
 use wharf_types::figures::NodeFigures;
 use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration};
 use wharf_types::route::RouteTable;
+use wharf_types::{NodeId, VolumeId};
 
 use self::report::Reporter;
 use crate::backoff::{Jitter, Reconnect};
@@ -55,13 +55,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// `routes` is set whenever newer routes come; `routes_applied` is the generation that the ingress uses.
+    /// `routes` is set whenever newer routes come, `removed_volumes` whenever other volumes are to be removed; `routes_applied` is the
+    /// generation that the ingress uses.
     pub fn spawn(
         control: ControlClient,
         registration: NodeRegistration,
         supervisor: SupervisorHandle,
         secrets: Arc<SecretStore>,
         routes: watch::Sender<Arc<RouteTable>>,
+        removed_volumes: watch::Sender<Vec<VolumeId>>,
         routes_applied: watch::Receiver<u64>,
         figures: ReadFigures,
     ) -> Self {
@@ -73,8 +75,15 @@ impl Session {
             progress: progress.subscribe(),
             reporter: Reporter::default(),
         };
-        let follower =
-            Follower { control: control.clone(), registration, supervisor, secrets, routes, progress };
+        let follower = Follower {
+            control: control.clone(),
+            registration,
+            supervisor,
+            secrets,
+            routes,
+            removed_volumes,
+            progress,
+        };
         let cancelled = cancel.clone();
         let task = tokio::spawn(async move {
             select! {
@@ -108,6 +117,7 @@ struct Follower {
     supervisor: SupervisorHandle,
     secrets: Arc<SecretStore>,
     routes: watch::Sender<Arc<RouteTable>>,
+    removed_volumes: watch::Sender<Vec<VolumeId>>,
     progress: watch::Sender<Progress>,
 }
 
@@ -144,7 +154,7 @@ impl Follower {
     }
 
     async fn accept(&self, assignment: Assignment) {
-        let Assignment { node: _, generation, instances, secrets, routes } = assignment;
+        let Assignment { node: _, generation, instances, secrets, routes, removed_volumes } = assignment;
         self.routes.send_if_modified(|current| {
             let newer = routes.generation > current.generation;
             if newer {
@@ -153,6 +163,11 @@ impl Follower {
             newer
         });
         self.secrets.replace(secrets);
+        self.removed_volumes.send_if_modified(|current| {
+            let is_other = *current != removed_volumes;
+            *current = removed_volumes;
+            is_other
+        });
         // Acknowledged only when the reports speak of every instance of it: otherwise the control plane would miss
         // those that it has just assigned.
         self.supervisor.assign(instances).await;
@@ -305,6 +320,7 @@ mod tests {
             supervisor.handle(),
             Arc::default(),
             routes,
+            watch::Sender::default(),
             watched_applied,
             Arc::new(Figures::default),
         );
@@ -327,6 +343,7 @@ mod tests {
             instances: ids.into_iter().map(assigned).collect(),
             secrets: Vec::new(),
             routes: RouteTable { generation, ..RouteTable::default() },
+            removed_volumes: Vec::new(),
         }
     }
 
@@ -339,6 +356,7 @@ mod tests {
             instances: Vec::new(),
             secrets: Vec::new(),
             routes: RouteTable::default(),
+            removed_volumes: Vec::new(),
         };
         assert_eq!(judge(node, None, &assignment(node, 0)), Verdict::Accept);
         assert_eq!(judge(node, Some(3), &assignment(node, 4)), Verdict::Accept);

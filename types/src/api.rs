@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::id::{InstanceId, NodeId, RolloutId, TokenId};
-use crate::name::{AppName, NamespaceName, SecretName};
+use crate::id::{InstanceId, NodeId, RolloutId, TokenId, VolumeId};
+use crate::name::{AppName, NamespaceName, SecretName, VolumeName};
 use crate::node::{AppUsage, Reason};
 use crate::spec::AppSpec;
 use crate::state::{AppCondition, Health, InstanceState, RolloutState, Wanted};
@@ -254,6 +254,8 @@ pub struct AppInfo {
     /// The newest rollout.
     pub rollout: Option<RolloutInfo>,
     pub instances: Vec<InstanceInfo>,
+    #[serde(default)]
+    pub volumes: Vec<VolumeInfo>,
     /// What `release` has used since the workers started. Null while they have counted nothing; in a list or a stream it is as of
     /// the moment when the app was read.
     pub usage: Option<AppUsage>,
@@ -275,6 +277,48 @@ pub struct InstanceInfo {
     pub reason: Option<Reason>,
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+}
+
+/// `GET /v1/namespaces/{namespace}/volumes`, and among what is told of an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VolumeInfo {
+    pub id: VolumeId,
+    pub name: VolumeName,
+    /// The app that it was made for.
+    pub app: AppName,
+    pub state: VolumeState,
+    /// Where its data is. None: it was never used, so there is none.
+    pub node: Option<NodeId>,
+    /// What it may hold, in octets, as the app's newest release that has it says.
+    pub size_bytes: u64,
+    /// What it holds, in octets. None: no instance has had it since its worker started.
+    pub used_bytes: Option<u64>,
+    /// Whether a guest was refused room, and nothing was deleted since then.
+    pub full: bool,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// Who has a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// Its app.
+    Attached,
+    /// Nobody: its app was deleted, and its data is kept.
+    Kept,
+    /// Its data is being removed.
+    Removing,
+}
+
+impl VolumeState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Kept => "kept",
+            Self::Removing => "removing",
+        }
+    }
 }
 
 /// `GET …/apps/{app}/releases`, newest first.

@@ -28,7 +28,9 @@ pub mod problem;
 pub mod route;
 
 pub use digest::Digest;
-pub use id::{AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, SecretVersionId, TokenId};
+pub use id::{
+    AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, SecretVersionId, TokenId, VolumeId,
+};
 pub use jiff::Timestamp;
-pub use name::{AppName, NamespaceName, SecretName};
+pub use name::{AppName, NamespaceName, SecretName, VolumeName};
 pub use problem::Problem;

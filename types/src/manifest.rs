@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::{AppName, NamespaceName, SecretName};
 use crate::spec::{
     AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, RestartSpec, ReuseSpec, ScaleSpec,
-    StopSpec, TcpSpec, UpdateSpec, root, validate_mount,
+    StopSpec, TcpSpec, UpdateSpec, VolumeSpec, root, validate_files, validate_mount,
 };
 
 pub const FILE_NAME: &str = "wharf.toml";
@@ -29,6 +29,8 @@ pub struct Manifest {
     #[serde(default)]
     pub tcp: TcpSpec,
     pub files: Option<FilesFolder>,
+    #[serde(default)]
+    pub volumes: Vec<VolumeSpec>,
     #[serde(default)]
     pub scale: ScaleSpec,
     #[serde(default)]
@@ -82,7 +84,8 @@ impl Manifest {
         let manifest: Self = toml::from_str(text)?;
         manifest.spec().validate()?;
         if let Some(files) = &manifest.files {
-            validate_mount(&files.mount)?;
+            validate_mount("files.mount", &files.mount)?;
+            validate_files(&files.mount, &manifest.volumes)?;
         }
         Ok(manifest)
     }
@@ -99,6 +102,7 @@ impl Manifest {
             http,
             tcp,
             files: _,
+            volumes,
             scale,
             limits,
             restart,
@@ -115,6 +119,7 @@ impl Manifest {
             http,
             tcp,
             files: None,
+            volumes,
             scale,
             limits,
             restart,

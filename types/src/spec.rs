@@ -4,6 +4,7 @@
 
 mod grant;
 mod validate;
+mod volumes;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use crate::quantity::{ByteSize, Span};
 
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
 pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env, validate_mount};
+pub use volumes::{VolumeSpec, validate_files};
 
 /// The settings of an app; inside a release they are immutable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -31,6 +33,9 @@ pub struct AppSpec {
     pub tcp: TcpSpec,
     /// Files that the guest can read. None: it sees no files.
     pub files: Option<FilesSpec>,
+    /// Folders that outlive instances and releases; at most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeSpec>,
     pub scale: ScaleSpec,
     pub limits: LimitsSpec,
     pub restart: RestartSpec,

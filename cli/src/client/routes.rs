@@ -7,11 +7,11 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use wharf_types::api::{
     AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
     EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale,
-    SecretInfo, SecretSet, TokenInfo, Usage, WhoAmI, Why,
+    SecretInfo, SecretSet, TokenInfo, Usage, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::SecretValue;
-use wharf_types::{Digest, NamespaceName, Problem, RolloutId, SecretName};
+use wharf_types::{Digest, NamespaceName, Problem, RolloutId, SecretName, VolumeId};
 
 use super::Client;
 use crate::app_ref::AppRef;
@@ -195,9 +195,18 @@ impl Client {
     }
 
     /// Whether the app is gone; otherwise the platform is still stopping what it runs.
-    pub async fn delete_app(&self, app: &AppRef) -> anyhow::Result<bool> {
-        let response = self.send(app.request(self, Method::DELETE, "")).await?;
+    pub async fn delete_app(&self, app: &AppRef, with_volumes: bool) -> anyhow::Result<bool> {
+        let rest = if with_volumes { "?volumes=remove" } else { "" };
+        let response = self.send(app.request(self, Method::DELETE, rest)).await?;
         Ok(response.status() != StatusCode::ACCEPTED)
+    }
+
+    pub async fn volumes(&self, namespace: &NamespaceName) -> anyhow::Result<Vec<VolumeInfo>> {
+        self.all(&format!("/v1/namespaces/{namespace}/volumes")).await
+    }
+
+    pub async fn remove_volume(&self, namespace: &NamespaceName, id: VolumeId) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{namespace}/volumes/{id}"))).await
     }
 
     /// Reads a reply's head only, for its date.

@@ -9,7 +9,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
     AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
     EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, RotatedKey,
-    Scale, SecretInfo, SecretSet, TokenInfo, Usage, WhoAmI, Why,
+    Scale, SecretInfo, SecretSet, TokenInfo, Usage, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::event::Event;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -20,7 +20,7 @@ use super::auth::Access;
 use super::openapi::{Payload, array, json, list};
 use super::{
     apps, artifacts, events, files, logs, meta, metrics, namespaces, nodes, releases, rollouts, secrets,
-    session, settings, tokens, watch,
+    session, settings, tokens, volumes, watch,
 };
 use crate::context::Context;
 
@@ -267,6 +267,22 @@ fn about_namespaces() -> Vec<Endpoint> {
         e(Method::GET, "/v1/namespaces/{namespace}/apps", VIEWER, get(apps::list), "List apps")
             .query(PAGE)
             .replies(200, list::<AppInfo>()),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/volumes",
+            VIEWER,
+            get(volumes::list),
+            "List volumes, also those of deleted apps",
+        )
+        .replies(200, list::<VolumeInfo>()),
+        e(
+            Method::DELETE,
+            "/v1/namespaces/{namespace}/volumes/{volume}",
+            DEVELOPER,
+            delete(volumes::remove),
+            "Remove a volume that no release in use has, and its data",
+        )
+        .replies(202, Payload::Nothing),
     ]
 }
 
@@ -275,6 +291,7 @@ fn about_apps() -> Vec<Endpoint> {
     vec![
         e(Method::GET, app!(""), VIEWER, get(apps::show), "One app").replies(200, json::<AppInfo>()),
         e(Method::DELETE, app!(""), DEVELOPER, delete(apps::remove), "Delete an app and its data")
+            .query(&[("volumes", "`remove`: also what is in its volumes; `keep`, the default: that is kept")])
             .headers(CHANGES)
             .replies(204, Payload::Nothing)
             .or(202, "It is being deleted: open requests finish first"),

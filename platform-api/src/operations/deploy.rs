@@ -11,7 +11,7 @@ use super::env::ReleaseEnv;
 use super::secrets::Pins;
 use super::{
     Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, ports, problem, routes,
-    secrets, start_rollout,
+    secrets, start_rollout, volumes,
 };
 use crate::context::Context;
 use crate::store::app::{App, EnvOverrides};
@@ -87,7 +87,7 @@ pub(super) struct New<'a> {
     pub(super) cause: &'static str,
 }
 
-/// Checks the settings, writes the release, takes its routes and ports, and starts the rollout.
+/// Checks the settings, writes the release, takes its routes, ports and volumes, and starts the rollout.
 pub(super) async fn make_release(
     conn: &mut Conn,
     context: &Context,
@@ -111,6 +111,7 @@ pub(super) async fn make_release(
         routes::claim(conn, &context.config.domain, app, &wanted).await?;
     }
     ports::claim(conn, &context.config.platform_ports, app, &new.spec.tcp.ports).await?;
+    volumes::claim(conn, app, &new.spec, asked.now).await?;
     let release = Release {
         id: ReleaseId::new(),
         app: app.id,

@@ -16,10 +16,13 @@ pub struct PendingInstance {
     pub slot: u32,
     /// Memory to reserve, in octets.
     pub memory_bytes: u64,
+    /// The only node that will do: the app's volumes are there.
+    pub home: Option<NodeId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
+    Elsewhere,
     NotReady,
     Memory,
 }
@@ -48,7 +51,9 @@ impl NodeView {
 }
 
 fn refusal(pending: &PendingInstance, node: &NodeView) -> Option<Refusal> {
-    if !node.ready {
+    if pending.home.is_some_and(|home| home != node.id) {
+        Some(Refusal::Elsewhere)
+    } else if !node.ready {
         Some(Refusal::NotReady)
     } else if node.memory_free_bytes < pending.memory_bytes {
         Some(Refusal::Memory)
@@ -65,6 +70,11 @@ fn explain(pending: &PendingInstance, nodes: &[NodeView]) -> String {
         nodes.iter().filter(move |node: &&NodeView| refusal(pending, node) == Some(why)).collect::<Vec<_>>()
     };
     let mut parts = Vec::new();
+    let elsewhere = refused(Refusal::Elsewhere).len();
+    if elsewhere > 0 {
+        let verb = if elsewhere == 1 { "does" } else { "do" };
+        parts.push(format!("{elsewhere} {verb} not have the app's volumes"));
+    }
     let not_ready = refused(Refusal::NotReady).len();
     if not_ready > 0 {
         let verb = if not_ready == 1 { "is" } else { "are" };
@@ -97,7 +107,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn pending(mib: u64) -> PendingInstance {
-        PendingInstance { slot: 0, memory_bytes: mib * MIB }
+        PendingInstance { slot: 0, memory_bytes: mib * MIB, home: None }
     }
 
     #[test]
@@ -114,6 +124,17 @@ mod tests {
         let mut nodes = [node(1, 1000), node(2, 200)];
         nodes[0].ready = false;
         assert_eq!(place(&pending(128), &mut nodes), Ok(nodes[1].id));
+    }
+
+    #[test]
+    fn an_app_goes_to_its_volumes_or_nowhere() {
+        let mut nodes = [node(1, 1000), node(2, 200), node(3, 1000)];
+        let home = PendingInstance { home: Some(nodes[1].id), ..pending(128) };
+        assert_eq!(place(&home, &mut nodes), Ok(nodes[1].id));
+        assert_eq!(
+            place(&home, &mut nodes).unwrap_err().message,
+            "0 of 3 nodes fit: 2 do not have the app's volumes, 1 has too little free memory (needs 128MiB, has 72MiB)"
+        );
     }
 
     #[test]

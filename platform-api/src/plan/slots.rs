@@ -1,20 +1,21 @@
 //! Brings every slot to one instance of the target release, and ends what is left over.
 //!
 //! Start first: an instance of another release stays routed until the one beside it is ready. A slot with nothing to protect
-//! gets its instance at once; the others wait until the rollout's surge has room.
+//! gets its instance at once; the others wait until the rollout's surge has room. Only where both would write to one volume that is
+//! not shared, the old one ends first.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use wharf_types::Timestamp;
 use wharf_types::node::{Reason, ReasonKind};
 use wharf_types::spec::RestartCondition;
 use wharf_types::state::{InstanceState, Wanted};
+use wharf_types::{NodeId, Timestamp, VolumeId};
 
 use super::draft::Draft;
 use super::scheduler::{PendingInstance, place};
 use super::view::after;
-use super::{AppView, Change, InstanceView, ReleaseView, Unplaced};
+use super::{AppView, Change, InstanceView, ReleaseView, Unplaced, VolumeView};
 
 /// The least time between two instances that failed by the platform's fault in one slot.
 const PLATFORM_RETRY: Duration = Duration::from_secs(1);
@@ -63,7 +64,10 @@ pub(super) fn unplaced(draft: &Draft<'_>, target: &ReleaseView) -> Vec<Unplaced>
     let slots = slots(&draft.app, target);
     let mut nodes = draft.nodes.clone();
     let missing = missing(draft.now, &draft.app, target, &slots).slots;
-    missing.into_iter().filter_map(|slot| place(&pending(slot, target), &mut nodes).err()).collect()
+    missing
+        .into_iter()
+        .filter_map(|slot| place(&pending(slot, target, &draft.app), &mut nodes).err())
+        .collect()
 }
 
 /// Of the instances in one slot, by their index in the view, those that matter.
@@ -77,13 +81,15 @@ struct Slot {
     ended: Option<usize>,
     /// Whether the target release serves here, or has completed.
     serves: bool,
+    /// Whether `old` must end before there can be a `current`, because both would write to one volume.
+    gives_way: bool,
     /// Whether the target release has no use for the slot: what is in it goes when the rollout has come through.
     is_leaving: bool,
 }
 
 impl Slot {
     fn kept(&self) -> impl Iterator<Item = usize> + use<> {
-        self.current.into_iter().chain(self.old.filter(|_| !self.serves))
+        self.current.into_iter().chain(self.old.filter(|_| !self.serves && !self.gives_way))
     }
 }
 
@@ -119,6 +125,9 @@ fn slots(app: &AppView, target: &ReleaseView) -> Vec<Slot> {
                 slot.ended.into_iter().chain([index]).max_by_key(|index| app.instances[*index].age());
         }
     }
+    for slot in &mut slots {
+        slot.gives_way = slot.old.is_some_and(|old| app.excludes(target, &app.instances[old]));
+    }
     slots
 }
 
@@ -129,8 +138,9 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
         draft.wake(at);
     }
     for slot in missing.slots {
-        match place(&pending(slot, target), &mut draft.nodes) {
+        match place(&pending(slot, target, &draft.app), &mut draft.nodes) {
             Ok(node) => {
+                place_volumes(draft, target, node);
                 let id = draft.ids.instance();
                 draft.push(Change::CreateInstance { id, release: target.id, slot, node });
             }
@@ -142,8 +152,18 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
     }
 }
 
-fn pending(slot: u32, target: &ReleaseView) -> PendingInstance {
-    PendingInstance { slot, memory_bytes: target.reservation_bytes() }
+fn pending(slot: u32, target: &ReleaseView, app: &AppView) -> PendingInstance {
+    PendingInstance { slot, memory_bytes: target.reservation_bytes(), home: app.home(target) }
+}
+
+/// Says where the release's volumes are from now on, if they are nowhere yet.
+fn place_volumes(draft: &mut Draft<'_>, target: &ReleaseView, node: NodeId) {
+    let of_target = |volume: &&VolumeView| target.spec.volumes.iter().any(|spec| spec.name == volume.name);
+    let unplaced = draft.app.volumes.iter().filter(of_target).filter(|volume| volume.node.is_none());
+    let unplaced: Vec<VolumeId> = unplaced.map(|volume| volume.id).collect();
+    for volume in unplaced {
+        draft.push(Change::PlaceVolume { volume, node });
+    }
 }
 
 /// The slots that should get an instance now.
@@ -163,6 +183,9 @@ fn missing(now: Timestamp, app: &AppView, target: &ReleaseView, slots: &[Slot]) 
         usize::MAX
     };
     let mut missing = Missing::default();
+    if app.waits_for_a_writer(target) {
+        return missing;
+    }
     for (number, slot) in (0..).zip(slots) {
         if slot.serves || slot.is_leaving || slot.current.is_some() {
             continue;
@@ -182,6 +205,9 @@ fn missing(now: Timestamp, app: &AppView, target: &ReleaseView, slots: &[Slot]) 
             room -= 1;
         }
         missing.slots.push(number);
+        if target.spec.exclusive_volume().is_some() {
+            break;
+        }
     }
     missing
 }

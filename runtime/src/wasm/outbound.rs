@@ -32,7 +32,7 @@ pub(super) use self::failed::tell_codes_of_bodies;
 use self::home::Home;
 use self::pace::Paced;
 pub use self::policy::Policy;
-pub(super) use self::sockets::bound_sockets;
+pub(super) use self::sockets::{bound_sockets, has_room};
 
 /// How long a connection may wait to be used again.
 const IDLE_MAX: Duration = Duration::from_secs(30);

@@ -79,6 +79,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
         memory_max_bytes: options.spec.limits.memory.as_bytes(),
         profiler: options.profiler.clone(),
         mount: None,
+        volumes: None,
         cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
     };
     match &mapped.guest {
@@ -95,6 +96,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
                 world: World::HttpProxy,
                 spec: Arc::new(options.spec.clone()),
                 secrets: Arc::default(),
+                volumes: Vec::new(),
             };
             let outputs = Outputs {
                 stdout: GuestOutput::stderr(),

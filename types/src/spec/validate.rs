@@ -43,9 +43,9 @@ pub struct InvalidSpec {
     pub problem: String,
 }
 
-type Validated = Result<(), InvalidSpec>;
+pub(super) type Validated = Result<(), InvalidSpec>;
 
-fn invalid(field: &str, problem: impl Into<String>) -> Validated {
+pub(super) fn invalid(field: &str, problem: impl Into<String>) -> Validated {
     Err(InvalidSpec { field: field.to_owned(), problem: problem.into() })
 }
 
@@ -68,14 +68,14 @@ pub fn validate_env<'a>(
     at_most(field, "bytes", bytes, ENV_MAX_BYTES)
 }
 
-/// Checks where a guest is to see its files.
-pub fn validate_mount(mount: &str) -> Result<(), InvalidSpec> {
+/// Checks where a guest is to see a folder; `field` names it in an error.
+pub fn validate_mount(field: &str, mount: &str) -> Result<(), InvalidSpec> {
     let is_name = |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains('\0');
     let below = mount.strip_prefix('/').filter(|_| mount.len() <= MOUNT_MAX_BYTES);
     match below {
         Some(below) if below.is_empty() || below.split('/').all(is_name) => Ok(()),
         _ => invalid(
-            "files.mount",
+            field,
             format!("`{}` is not a folder's absolute path, such as `/public`", mount.escape_debug()),
         ),
     }
@@ -89,7 +89,8 @@ impl AppSpec {
         self.validate_memory()?;
         self.validate_lists()?;
         self.validate_tcp()?;
-        self.files.as_ref().map_or(Ok(()), |files| validate_mount(&files.mount))?;
+        self.files.as_ref().map_or(Ok(()), |files| validate_mount("files.mount", &files.mount))?;
+        self.validate_volumes()?;
         for path in [&self.http.health.path, &self.http.health.liveness_path].into_iter().flatten() {
             if !path.starts_with('/') {
                 return invalid("http.health", format!("the path `{path}` does not start with `/`"));
@@ -117,6 +118,12 @@ impl AppSpec {
             return invalid(
                 "outbound.allow",
                 "a module of WASI 0.1 reaches no address, whatever is granted; leave it out, or build a component of WASI 0.2 or 0.3",
+            );
+        }
+        if world == World::CommandP1 && !self.volumes.is_empty() {
+            return invalid(
+                "volumes",
+                "a module of WASI 0.1 cannot have volumes; build a component of WASI 0.2 or 0.3, or make one of it with `wharf componentize`",
             );
         }
         if world == World::HttpProxy && self.reuse.mode == Some(ReuseMode::Concurrent) {
@@ -263,7 +270,7 @@ impl AppSpec {
     }
 }
 
-fn at_most(field: &str, what: &str, count: usize, most: usize) -> Validated {
+pub(super) fn at_most(field: &str, what: &str, count: usize, most: usize) -> Validated {
     if count > most {
         return invalid(field, format!("{count} {what} in all, more than {most}"));
     }
@@ -385,10 +392,10 @@ mod tests {
     #[test]
     fn files_are_seen_in_a_folder_with_an_absolute_path() {
         for good in ["/", "/public", "/a/b"] {
-            validate_mount(good).unwrap();
+            validate_mount("files.mount", good).unwrap();
         }
         for bad in ["", "public", "./x", "/a/", "//", "/../etc", "/a/./b", "/a\0"] {
-            assert_eq!(validate_mount(bad).unwrap_err().field, "files.mount", "{bad}");
+            assert_eq!(validate_mount("files.mount", bad).unwrap_err().field, "files.mount", "{bad}");
         }
     }
 
@@ -411,6 +418,14 @@ mod tests {
         spec.outbound.allow = vec!["https://api.example.com".to_owned()];
         spec.validate_for(World::CommandP2).unwrap();
         assert_eq!(spec.validate_for(World::CommandP1).unwrap_err().field, "outbound.allow");
+    }
+
+    #[test]
+    fn volumes_are_for_components() {
+        let volume = serde_json::from_str(r#"{"name": "data", "path": "/data"}"#).unwrap();
+        let spec = AppSpec { volumes: vec![volume], ..AppSpec::default() };
+        spec.validate_for(World::CommandP2).unwrap();
+        assert_eq!(spec.validate_for(World::CommandP1).unwrap_err().field, "volumes");
     }
 
     #[test]
