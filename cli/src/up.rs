@@ -29,7 +29,7 @@ use wharf_ingress::{
 use wharf_platform_api::{Config, ControlPlane, OpenError, SecretKeySource};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
-use wharf_runtime::session::{Figures, Session};
+use wharf_runtime::session::{Figures, Session, Takers};
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
 use wharf_runtime::wasm::backend::WasmBackend;
 use wharf_runtime::wasm::body::GuestBody;
@@ -273,16 +273,8 @@ impl Worker {
             apps: backend.usage(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
         });
-        let session = Session::spawn(
-            control.clone(),
-            registration(),
-            supervisor.handle(),
-            secrets,
-            routes_to,
-            removed_volumes,
-            ingress.applied(),
-            figures,
-        );
+        let takers = Takers { supervisor: supervisor.handle(), secrets, routes: routes_to, removed_volumes };
+        let session = Session::spawn(control.clone(), registration(), takers, ingress.applied(), figures);
         let shipper = LogShipper::spawn(logs, control);
         Ok(Self { ingress, session, supervisor, shipper })
     }

@@ -54,36 +54,34 @@ pub struct Session {
     task: JoinHandle<()>,
 }
 
+/// Who takes which part of an assignment.
+pub struct Takers {
+    pub supervisor: SupervisorHandle,
+    pub secrets: Arc<SecretStore>,
+    /// Set whenever newer routes come.
+    pub routes: watch::Sender<Arc<RouteTable>>,
+    /// Set whenever other volumes are to be removed.
+    pub removed_volumes: watch::Sender<Vec<VolumeId>>,
+}
+
 impl Session {
-    /// `routes` is set whenever newer routes come, `removed_volumes` whenever other volumes are to be removed; `routes_applied` is the
-    /// generation that the ingress uses.
+    /// `routes_applied` is the generation that the ingress uses.
     pub fn spawn(
         control: ControlClient,
         registration: NodeRegistration,
-        supervisor: SupervisorHandle,
-        secrets: Arc<SecretStore>,
-        routes: watch::Sender<Arc<RouteTable>>,
-        removed_volumes: watch::Sender<Vec<VolumeId>>,
+        takers: Takers,
         routes_applied: watch::Receiver<u64>,
         figures: ReadFigures,
     ) -> Self {
         let cancel = CancellationToken::new();
         let progress = watch::Sender::new(Progress::default());
         let news = News {
-            reports: supervisor.reports(),
+            reports: takers.supervisor.reports(),
             routes_applied,
             progress: progress.subscribe(),
             reporter: Reporter::default(),
         };
-        let follower = Follower {
-            control: control.clone(),
-            registration,
-            supervisor,
-            secrets,
-            routes,
-            removed_volumes,
-            progress,
-        };
+        let follower = Follower { control: control.clone(), registration, takers, progress };
         let cancelled = cancel.clone();
         let task = tokio::spawn(async move {
             select! {
@@ -114,10 +112,7 @@ struct Progress {
 struct Follower {
     control: ControlClient,
     registration: NodeRegistration,
-    supervisor: SupervisorHandle,
-    secrets: Arc<SecretStore>,
-    routes: watch::Sender<Arc<RouteTable>>,
-    removed_volumes: watch::Sender<Vec<VolumeId>>,
+    takers: Takers,
     progress: watch::Sender<Progress>,
 }
 
@@ -155,22 +150,22 @@ impl Follower {
 
     async fn accept(&self, assignment: Assignment) {
         let Assignment { node: _, generation, instances, secrets, routes, removed_volumes } = assignment;
-        self.routes.send_if_modified(|current| {
+        self.takers.routes.send_if_modified(|current| {
             let newer = routes.generation > current.generation;
             if newer {
                 *current = Arc::new(routes);
             }
             newer
         });
-        self.secrets.replace(secrets);
-        self.removed_volumes.send_if_modified(|current| {
+        self.takers.secrets.replace(secrets);
+        self.takers.removed_volumes.send_if_modified(|current| {
             let is_other = *current != removed_volumes;
             *current = removed_volumes;
             is_other
         });
         // Acknowledged only when the reports speak of every instance of it: otherwise the control plane would miss
         // those that it has just assigned.
-        self.supervisor.assign(instances).await;
+        self.takers.supervisor.assign(instances).await;
         self.progress.send_modify(|progress| progress.generation = Some(generation));
     }
 }
@@ -314,16 +309,14 @@ mod tests {
             cpus: 2,
             version: "0.1.0".into(),
         };
-        let session = Session::spawn(
-            control.client(),
-            registration,
-            supervisor.handle(),
-            Arc::default(),
+        let takers = Takers {
+            supervisor: supervisor.handle(),
+            secrets: Arc::default(),
             routes,
-            watch::Sender::default(),
-            watched_applied,
-            Arc::new(Figures::default),
-        );
+            removed_volumes: watch::Sender::default(),
+        };
+        let figures = Arc::new(Figures::default);
+        let session = Session::spawn(control.client(), registration, takers, watched_applied, figures);
         Worker { backend, _supervisor: supervisor, session, routes: watched_routes, applied }
     }
 
