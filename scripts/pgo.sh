@@ -33,7 +33,8 @@ say "watching it"
 python3 scripts/train.py "$watched" "$guests"
 "$profdata" merge -o "$work/wharf.profdata" "$work/raw"
 say "building with what was seen"
-build "-Cprofile-use=$work/wharf.profdata" "$work/final"
+# With a profile, what is hot is worth inlining across crates as well.
+CARGO_PROFILE_RELEASE_LTO=thin build "-Cprofile-use=$work/wharf.profdata" "$work/final"
 mkdir -p target/dist
 cp "$work/final/$target/release/wharf" target/dist/wharf
 say "target/dist/wharf"

@@ -236,7 +236,12 @@ async fn a_release_that_cannot_start_gives_the_volume_back() {
         format!("{NOTES}[http]\nhealth = {{ path = \"/missing\" }}\n[update]\nprogress_deadline = \"2s\"\n");
     platform.deploy_manifest("notes", &bad).await.fails(5, &[]);
     platform.app_is("notes", "back on release 1", |info| info.release == Some(1) && info.ready == 1).await;
-    assert_eq!(platform.text("notes", "/today").await, "buy bread");
+    // The ingress learns of an instance after it has become ready.
+    let text = eventually(SHORT, "release 1 answers", || async {
+        let reply = platform.get("notes", "/today").await.ok()?;
+        (reply.status == 200).then(|| reply.text())
+    });
+    assert_eq!(text.await, "buy bread");
 }
 
 #[tokio::test(flavor = "multi_thread")]
