@@ -11,7 +11,7 @@ LINTS := $(if $(findstring rustc $(RUST).,$(shell rustc --version 2>/dev/null)),
 
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help demo test bench fmt lint guests setup build clean
+.PHONY: help demo test bench dist fmt lint guests setup build clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -34,7 +34,7 @@ test: ## Check format and lints, run all tests, and the demo once
 	cd examples && cargo test --locked -p wharf-sdk --no-default-features --features p3
 	WHARF=target/debug/wharf ONCE=1 scripts/demo.sh
 
-bench: ## Measure what docs/promises.md promises
+bench: ## Measure what docs/promises.md promises, of target/release/wharf or of the binary WHARF
 	@scripts/setup.sh demo
 	scripts/bench.sh
 
@@ -59,6 +59,10 @@ setup: ## Install everything that the other commands need
 build: ## Build the `wharf` command
 	@scripts/setup.sh build
 	cargo build --locked --profile $(PROFILE) -p wharf
+
+dist: ## Build target/dist/wharf as it is released: guided by a profile, which takes half an hour
+	@scripts/setup.sh demo
+	scripts/pgo.sh
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -17,8 +17,11 @@ use crate::commands::namespace::NamespaceArgs;
 use crate::commands::node::NodeArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
+use crate::commands::secret::SecretArgs;
 use crate::commands::token::TokenArgs;
+use crate::commands::volume::VolumeArgs;
 use crate::exit::{EXIT_CODES, Failure};
+use crate::precompile::PrecompileArgs;
 use crate::run::RunArgs;
 use crate::secret::Secret;
 use crate::up::UpArgs;
@@ -99,6 +102,8 @@ pub enum Command {
     Up(UpArgs),
     /// Run one component here, without a platform
     Run(RunArgs),
+    /// Before an upgrade: compile what a running platform's apps use for this version's engine
+    Precompile(PrecompileArgs),
 
     /// Build, push and roll out an app
     Deploy(With<DeployArgs>),
@@ -124,10 +129,16 @@ pub enum Command {
     Scale(With<ScaleArgs>),
     /// Read and change an app's environment variables; a change is a new release
     Env(With<EnvArgs>),
+    /// Set and list secrets, which guests are given as variables; a change is a new release
+    Secret(With<SecretArgs>),
     /// Replace an app's instances by new ones of the same release
     Restart(With<RestartArgs>),
-    /// Delete an app, its releases and its data
+    /// Delete an app, its releases and its data; its volumes are kept unless asked for
     Delete(With<DeleteArgs>),
+
+    /// List and remove volumes
+    #[command(visible_alias = "volumes")]
+    Volume(With<VolumeArgs>),
 
     /// Keep an address and a token for later commands
     Login(With<LoginArgs>),

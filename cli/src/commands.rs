@@ -10,6 +10,7 @@ pub mod status;
 pub mod env;
 pub mod events;
 pub mod logs;
+pub mod secret;
 pub mod top;
 
 pub mod context;
@@ -17,6 +18,7 @@ pub mod login;
 pub mod namespace;
 pub mod node;
 pub mod token;
+pub mod volume;
 
 pub mod completion;
 pub mod componentize;
@@ -45,11 +47,13 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Restart(with) => releases::restart(&open(with.global)?, with.args).await,
         Command::Delete(with) => apps::delete(&open(with.global)?, with.args).await,
         Command::Env(with) => env::run(with.global.or(before), with.args).await,
+        Command::Secret(with) => secret::run(with.global.or(before), with.args).await,
         Command::Login(with) => login::login(with.global.or(before), with.args).await,
         Command::Logout(with) => login::logout(&with.global.or(before), with.args),
         Command::Context(with) => context::run(with.global.or(before), with.args).await,
         Command::Token(with) => token::run(with.global.or(before), with.args).await,
         Command::Namespace(with) => namespace::run(with.global.or(before), with.args).await,
+        Command::Volume(with) => volume::run(with.global.or(before), with.args).await,
         Command::Node(with) => node::run(with.global.or(before), with.args).await,
         Command::Doctor(with) => doctor::run(with.global.or(before)).await,
         Command::Componentize(args) => {
@@ -60,7 +64,9 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
             before.refuse_all_but_json("completion")?;
             completion::run(&args)
         }
-        Command::Up(_) | Command::Run(_) => unreachable!("roles are dispatched before client commands"),
+        Command::Up(_) | Command::Run(_) | Command::Precompile(_) => {
+            unreachable!("roles are dispatched before client commands")
+        }
     }
 }
 

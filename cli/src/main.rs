@@ -26,6 +26,7 @@ mod sse;
 
 mod output;
 mod table;
+mod unseen;
 
 #[cfg(test)]
 mod test_server;
@@ -36,6 +37,7 @@ mod rollout;
 mod compile_child;
 mod file_handles;
 mod files;
+mod precompile;
 mod run;
 mod up;
 
@@ -76,7 +78,9 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         anyhow::bail!("another TLS provider was installed first");
     }
     let mut builder = match cli.command {
-        Command::Up(_) | Command::Run(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Up(_) | Command::Run(_) | Command::Precompile(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder.enable_all().build().context("could not start the runtime")?;
@@ -96,6 +100,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => {
             before.refuse_all_but_json("run")?;
             run::run(args).await
+        }
+        Command::Precompile(args) => {
+            before.refuse_all_but_json("precompile")?;
+            let json = args.json || before.json;
+            precompile::run(precompile::PrecompileArgs { json, ..args }).await.map(|()| ExitCode::SUCCESS)
         }
         command => commands::run(command, before).await.map(|()| ExitCode::SUCCESS),
     }

@@ -26,10 +26,10 @@ use wharf_ingress::{
     CallError, Config as IngressConfig, Ingress, IngressError, LocalCall, TcpConfig, TcpError, TcpPlace,
     TcpPlaces,
 };
-use wharf_platform_api::{Config, ControlPlane, OpenError};
+use wharf_platform_api::{Config, ControlPlane, OpenError, SecretKeySource};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
-use wharf_runtime::session::{Figures, Session};
+use wharf_runtime::session::{Figures, Session, Takers};
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
 use wharf_runtime::wasm::backend::WasmBackend;
 use wharf_runtime::wasm::body::GuestBody;
@@ -40,6 +40,7 @@ use wharf_runtime::wasm::host::WasmHost;
 use wharf_runtime::wasm::ports::Ports;
 use wharf_runtime::wasm::table;
 use wharf_runtime::wasm::table::{DispatchError, Table};
+use wharf_runtime::wasm::volumes::Volumes;
 use wharf_types::figures::NodeFigures;
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::{NodeRegistration, parse_label};
@@ -73,10 +74,18 @@ pub struct UpArgs {
     /// A label of this machine, such as zone=eu-1, that apps can ask for in `placement`; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
+    /// A file with the key that seals secrets, 64 hexadecimal digits [default: `secret.key` in the data folder, made when there is none]
+    ///
+    /// WHARF_SECRET_KEY holds the key itself. A key that replaces another stands in front of it.
+    #[arg(long, value_name = "FILE", env = "WHARF_SECRET_KEY_FILE")]
+    pub secret_key_file: Option<PathBuf>,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
 }
+
+/// The worker's folder within the data directory.
+pub const WORKER: &str = "worker";
 
 pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     start_log();
@@ -95,6 +104,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         domain: "localhost".into(),
         http_url: http.clone(),
         platform_ports: vec![api_at.port(), http_at.port()],
+        secret_keys: secret_keys(args.secret_key_file)?,
     };
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
@@ -103,7 +113,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let stop_control_plane = CancellationToken::new();
     let mut serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
     let worker = Worker::start(
-        &data_dir.join("worker"),
+        &data_dir.join(WORKER),
         &api,
         &node_token,
         http_listener,
@@ -179,10 +189,37 @@ fn open_failure(error: OpenError) -> anyhow::Error {
     Failure::new(exit, format!("{error:#}")).into()
 }
 
-fn default_data_dir() -> anyhow::Result<PathBuf> {
+/// The flag, the file that the environment names, or the key that it holds. Two of them could be two different keys.
+fn secret_keys(file: Option<PathBuf>) -> anyhow::Result<SecretKeySource> {
+    let given = std::env::var("WHARF_SECRET_KEY").ok().filter(|keys| !keys.is_empty());
+    match (file, given) {
+        (Some(_), Some(_)) => {
+            Err(Failure::usage("there is both a file with the key for secrets and WHARF_SECRET_KEY")
+                .help("unset one of WHARF_SECRET_KEY and WHARF_SECRET_KEY_FILE")
+                .into())
+        }
+        (Some(file), None) => Ok(SecretKeySource::File(file)),
+        (None, Some(keys)) => Ok(SecretKeySource::Given(keys.into())),
+        (None, None) => Ok(SecretKeySource::Own),
+    }
+}
+
+pub fn default_data_dir() -> anyhow::Result<PathBuf> {
     let dirs = directories::ProjectDirs::from("", "", "wharf")
         .context("no home folder is known: name a folder with --data DIR")?;
     Ok(dirs.data_dir().to_owned())
+}
+
+/// The guests' side of a worker with this folder.
+pub fn host_in(
+    folder: &Path,
+    compile: CompileCommand,
+    logs: LogSink,
+    unload_after: Duration,
+) -> anyhow::Result<Arc<WasmHost>> {
+    let key =
+        key_in(&folder.join("compiled.key")).context("cannot read the key of the compiled artifacts")?;
+    Ok(WasmHost::new(&folder.join("compiled"), key, compile, logs, unload_after)?)
 }
 
 /// The worker and its ingress.
@@ -205,18 +242,15 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         let node = node_id(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
-        let key =
-            key_in(&folder.join("compiled.key")).context("cannot read the key of the compiled artifacts")?;
         let logs = LogSink::new();
-        let host = WasmHost::new(
-            &folder.join("compiled"),
-            key,
-            CompileCommand::this_program(),
-            logs.clone(),
-            unload_after,
-        )?;
+        let host = host_in(folder, CompileCommand::this_program(), logs.clone(), unload_after)?;
+        host.give_up_old_engines();
         let control = ControlClient::new(api, token, node)?;
-        let backend = WasmBackend::new(host, control.clone(), folder.join("files"))
+        let volumes =
+            Volumes::new(folder.join("volumes")).context("cannot use the folder for the volumes of apps")?;
+        let (removed_volumes, asked) = watch::channel(Vec::new());
+        tokio::spawn(volumes.clone().remove_as_asked(asked));
+        let backend = WasmBackend::new(host, control.clone(), folder.join("files"), volumes)
             .context("cannot use the folder for the files of apps")?;
         let supervisor = Supervisor::spawn(backend.clone(), rand::random());
 
@@ -239,19 +273,14 @@ impl Worker {
             move |error| tell_app(&logs, error)
         });
         let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
+        let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
         let figures = Arc::new(move || Figures {
             apps: backend.usage(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
         });
-        let session = Session::spawn(
-            control.clone(),
-            registration,
-            supervisor.handle(),
-            routes_to,
-            ingress.applied(),
-            figures,
-        );
+        let takers = Takers { supervisor: supervisor.handle(), secrets, routes: routes_to, removed_volumes };
+        let session = Session::spawn(control.clone(), registration, takers, ingress.applied(), figures);
         let shipper = LogShipper::spawn(logs, control);
         Ok(Self { ingress, session, supervisor, shipper })
     }

@@ -33,6 +33,10 @@ pub(crate) fn make_absolute(parts: &mut Parts, scheme: &Scheme) -> Result<(), Re
     if !path.is_empty() && !path.starts_with('/') {
         return Err(bad("Its target is not a path."));
     }
+    // An authority alone is for `CONNECT` (RFC 9112 §3.2.3).
+    if parts.uri.authority().is_some() && parts.uri.scheme().is_none() {
+        return Err(bad("Its target is a host without a path."));
+    }
     let authority = match (parts.uri.authority(), host) {
         (Some(authority), host) => {
             let authority = authority.clone();
@@ -58,7 +62,15 @@ pub(crate) fn make_absolute(parts: &mut Parts, scheme: &Scheme) -> Result<(), Re
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
     uri.scheme = Some(scheme.clone());
     uri.authority = Some(authority);
-    uri.path_and_query = Some(uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    uri.path_and_query = Some(match uri.path_and_query {
+        None => PathAndQuery::from_static("/"),
+        // A path is never empty (RFC 9110 §4.2.3), and the library leaves it so before a query.
+        Some(target) if target.as_str().starts_with('?') => {
+            PathAndQuery::try_from(format!("/{}", target.as_str()))
+                .map_err(|_| bad("Its target is not valid."))?
+        }
+        Some(target) => target,
+    });
     parts.uri = Uri::from_parts(uri).map_err(|_| bad("Its target is not valid."))?;
     Ok(())
 }
@@ -92,6 +104,8 @@ mod tests {
         assert_eq!((uri.as_str(), host.as_deref()), ("http://a.com/x", Some("a.com")));
         let (uri, host) = absolute("GET", "http://a.com", &[]).unwrap();
         assert_eq!((uri.as_str(), host.as_deref()), ("http://a.com/", Some("a.com")));
+        let (uri, _) = absolute("GET", "http://a.com?b", &[]).unwrap();
+        assert_eq!(uri, "http://a.com/?b");
     }
 
     #[test]
@@ -109,6 +123,7 @@ mod tests {
             ("/", &["a.com:x"]),
             ("http://user:secret@a.com/", &["a.com"]),
             ("*", &["a.com"]),
+            ("a.com:80", &["a.com"]),
         ] {
             let refused = absolute("GET", target, hosts).unwrap_err();
             assert_eq!(refused.code, ErrorCode::BadRequest, "{target} {hosts:?}");

@@ -17,10 +17,12 @@ mod openapi;
 mod releases;
 mod rollouts;
 mod routes;
+mod secrets;
 mod session;
 mod settings;
 mod sse;
 mod tokens;
+mod volumes;
 mod watch;
 mod wish;
 

@@ -81,6 +81,9 @@ pub(crate) enum PutError {
     Write(#[source] io::Error),
 }
 
+/// Within the data directory.
+pub(crate) const DIR: &str = "artifacts";
+
 /// `DIR/sha256/ab/<64 digits>`.
 pub(crate) struct LocalArtifacts {
     dir: PathBuf,
@@ -100,9 +103,18 @@ impl LocalArtifacts {
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
-        let hex = digest.hex();
-        self.dir.join("sha256").join(&hex[..2]).join(hex)
+        path_in(&self.dir, digest)
     }
+}
+
+fn path_in(dir: &Path, digest: Digest) -> PathBuf {
+    let hex = digest.hex();
+    dir.join("sha256").join(&hex[..2]).join(hex)
+}
+
+/// Where the platform with this data directory keeps an artifact. It never changes, so whoever reads it needs no lock; it may go.
+pub fn artifact_file(data_dir: &Path, digest: Digest) -> PathBuf {
+    path_in(&data_dir.join(DIR), digest)
 }
 
 #[async_trait::async_trait]

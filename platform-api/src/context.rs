@@ -1,6 +1,7 @@
 //! What every part of the control plane shares: the store, the nodes, and the ways to nudge each other.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, broadcast};
@@ -12,6 +13,7 @@ use crate::control_plane::Config;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::plan::Unplaced;
+use crate::secrets::SecretKeys;
 use crate::store::{self, Store};
 use crate::view::Releases;
 
@@ -28,9 +30,12 @@ pub(crate) struct Context {
     pub(crate) inspections: Arc<Semaphore>,
     pub(crate) logs: Logs,
     pub(crate) nodes: Nodes,
+    pub(crate) secret_keys: SecretKeys,
     pub(crate) releases: Releases,
     /// Apps that the reconciler has to look at.
     pub(crate) dirty: Dirty,
+    /// Whether other volumes are to be removed than the reconciler knows.
+    volumes_changed: AtomicBool,
     /// What the newest plan of an app could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
     /// Generations of this process are greater than this, and than all of earlier processes.
@@ -48,6 +53,7 @@ impl Context {
         store: Store,
         artifacts: Arc<dyn ArtifactStore>,
         logs: Logs,
+        secret_keys: SecretKeys,
         starts: u64,
     ) -> Self {
         let node_secret = new_secret();
@@ -60,7 +66,9 @@ impl Context {
             inspections: Arc::new(Semaphore::new(1)),
             logs,
             nodes: Nodes::default(),
+            secret_keys,
             dirty: Dirty::default(),
+            volumes_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
             // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.
             generation_base: starts << 32,
@@ -84,6 +92,17 @@ impl Context {
     pub(crate) fn changed(&self, app: AppId) {
         self.dirty.mark([app]);
         self.announce(app);
+    }
+
+    /// Call after a commit that changed which volumes are to be removed.
+    pub(crate) fn volumes_changed(&self) {
+        self.volumes_changed.store(true, Relaxed);
+        self.dirty.nudge();
+    }
+
+    /// Whether that happened since this was asked last; true at the start.
+    pub(crate) fn take_volumes_changed(&self) -> bool {
+        self.volumes_changed.swap(false, Relaxed)
     }
 
     /// Tells watchers only.

@@ -15,6 +15,7 @@ use crate::artifacts::{LocalArtifacts, collect};
 use crate::context::{Context, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
+use crate::secrets::{SecretKeySource, SecretKeys, Source};
 use crate::store::{self, Conn, OpenStoreError, Store, StoreError};
 use crate::{api, listener, reconcile};
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub http_url: String,
     /// Ports that the platform itself listens at, which no app can have.
     pub platform_ports: Vec<u16>,
+    /// Where the keys for secrets come from.
+    pub secret_keys: SecretKeySource,
 }
 
 /// The control plane, opened and ready to serve.
@@ -50,8 +53,10 @@ impl ControlPlane {
         let artifacts =
             LocalArtifacts::open(data_dir.artifacts_dir()).map_err(|error| data_dir.error_of_io(error))?;
         let logs = Logs::open(data_dir.logs_dir()).map_err(|error| data_dir.error_of_io(error))?;
+        let source = Source::of(&config.secret_keys, data_dir.secret_key_file());
+        let keys = SecretKeys::open(source, &store).await.map_err(|error| data_dir.error_of_keys(error))?;
         let admin_token_file = data_dir.admin_token_file();
-        let context = Context::new(config, store, Arc::new(artifacts), logs, starts);
+        let context = Context::new(config, store, Arc::new(artifacts), logs, keys, starts);
         let context = Arc::new(context);
         context.load_nodes().await.map_err(|error| data_dir.error_of(open_error(error)))?;
         Ok(Self { context, admin_token_file, _data_dir: data_dir })
@@ -185,7 +190,7 @@ async fn opens_everything(conn: &mut Conn, secret: &str, now: Timestamp) -> stor
     }))
 }
 
-fn open_error(error: StoreError) -> OpenStoreError {
+pub(crate) fn open_error(error: StoreError) -> OpenStoreError {
     match error {
         StoreError::Database(error) => OpenStoreError::Open(error),
         error => OpenStoreError::Open(sqlx::Error::Protocol(error.to_string())),

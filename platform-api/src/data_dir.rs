@@ -5,6 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::control_plane::open_error;
+use crate::secrets::OpenKeysError;
 use crate::store::{OpenStoreError, is_full};
 
 /// Why the control plane cannot start. Each message says what to do.
@@ -32,6 +34,12 @@ pub enum OpenError {
     #[error("the database {} is damaged: restore it from a backup, or choose another directory with --data", file.display())]
     Corrupt {
         file: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The source says which, where and what to do.
+    #[error("cannot use the keys for secrets")]
+    SecretKeys {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -93,8 +101,12 @@ impl DataDir {
         self.path.join("admin.token")
     }
 
+    pub(crate) fn secret_key_file(&self) -> PathBuf {
+        self.path.join("secret.key")
+    }
+
     pub(crate) fn artifacts_dir(&self) -> PathBuf {
-        self.path.join("artifacts")
+        self.path.join(crate::artifacts::DIR)
     }
 
     pub(crate) fn logs_dir(&self) -> PathBuf {
@@ -114,6 +126,14 @@ impl DataDir {
             }
             OpenStoreError::Open(source) => OpenError::Database { file, source: source.into() },
             OpenStoreError::Migrate(source) => OpenError::Database { file, source: source.into() },
+        }
+    }
+
+    pub(crate) fn error_of_keys(&self, error: OpenKeysError) -> OpenError {
+        match error {
+            OpenKeysError::Source(source) => OpenError::SecretKeys { source: source.into() },
+            OpenKeysError::Store(error) => self.error_of(open_error(error)),
+            OpenKeysError::Write { source, .. } => self.error_of_io(source),
         }
     }
 

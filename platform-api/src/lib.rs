@@ -24,10 +24,13 @@ mod artifacts;
 mod inspect;
 mod listener;
 mod logs;
+mod secrets;
 mod store;
 
 #[cfg(test)]
 mod tests;
 
+pub use artifacts::artifact_file;
 pub use control_plane::{Config, ControlPlane};
 pub use data_dir::OpenError;
+pub use secrets::SecretKeySource;

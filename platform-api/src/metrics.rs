@@ -5,7 +5,7 @@
 
 mod text;
 
-use wharf_types::figures::{FrontDoorFigures, NodeFigures};
+use wharf_types::figures::{FrontDoorFigures, NodeFigures, VolumeFigures};
 use wharf_types::node::AppUsage;
 
 use self::text::Kind::{self, Counter, Gauge};
@@ -82,6 +82,20 @@ const NODES: &[Row<NodeFigures>] = &[
     }),
 ];
 
+/// Of each volume.
+const VOLUMES: &[Row<VolumeFigures>] = &[
+    (Gauge, "wharf_volume_used_bytes", "What the volume holds, each file with 4 KiB for itself.", |volume| {
+        Whole(volume.used_bytes)
+    }),
+    (Gauge, "wharf_volume_size_bytes", "What the volume may hold.", |volume| Whole(volume.size_bytes)),
+    (
+        Gauge,
+        "wharf_volume_full",
+        "1 if a guest was refused room and nothing was deleted since, else 0.",
+        |volume| Whole(volume.full.into()),
+    ),
+];
+
 /// Of each node's ingress.
 const FRONT_DOORS: &[Row<FrontDoorFigures>] = &[
     (Gauge, "wharf_ingress_open_connections", "Connections that are open.", |door| {
@@ -145,6 +159,19 @@ pub(crate) fn page(nodes: &[NodeSample]) -> String {
         for (code, count) in &node.figures.front_door.errors {
             errors.sample(&[("node", id), ("code", code)], Whole(*count));
         }
+    });
+    rows(&mut page, VOLUMES, |metric, read| {
+        each(alive.iter().copied(), |id, node| {
+            for volume in &node.figures.volumes {
+                let labels = [
+                    ("namespace", volume.namespace.as_str()),
+                    ("app", volume.app.as_str()),
+                    ("volume", volume.name.as_str()),
+                    ("node", id),
+                ];
+                metric.sample(&labels, read(volume));
+            }
+        });
     });
     rows(&mut page, APPS, |metric, read| {
         each(alive.iter().copied(), |id, node| {

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use wharf_types::figures::NodeFigures;
+use wharf_types::figures::{NodeFigures, VolumeFigures};
 use wharf_types::node::{AppUsage, InstanceReport, NodeRegistration, NodeReport};
-use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp};
+use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp, VolumeId};
 
 /// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
 /// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
@@ -76,6 +76,8 @@ pub(crate) struct News {
     pub(crate) instances: Vec<InstanceReport>,
     /// Whether a newer route table is in use.
     pub(crate) routes: bool,
+    /// Volumes that have become full, or have room again.
+    pub(crate) volumes: Vec<VolumeFigures>,
 }
 
 impl Nodes {
@@ -107,11 +109,14 @@ impl Nodes {
         node.seen_at = Timestamp::now();
         node.usage.clone_from(&report.usage);
         node.usage.sort_by(|a, b| key(a).cmp(&key(b)));
+        let was_full = |id| node.figures.volumes.iter().any(|before| before.id == id && before.full);
+        let volumes = report.figures.volumes.iter();
+        let volumes = volumes.filter(|volume| volume.full != was_full(volume.id)).cloned().collect();
         node.figures.clone_from(&report.figures);
         let routes = node.routes_generation != report.routes_generation;
         node.routes_generation = report.routes_generation;
         let is_news = |reported: &&InstanceReport| node.reported.get(&reported.id) != Some(*reported);
-        Some(News { instances: report.instances.iter().filter(is_news).cloned().collect(), routes })
+        Some(News { instances: report.instances.iter().filter(is_news).cloned().collect(), routes, volumes })
     }
 
     /// Remembers a report whose news were written.
@@ -188,6 +193,13 @@ impl Nodes {
         let mut sum = found.next()?.clone();
         found.for_each(|usage| sum.add(usage));
         Some(sum)
+    }
+
+    /// How full a volume is, as its node has reported last.
+    pub(crate) fn volume(&self, id: VolumeId) -> Option<VolumeFigures> {
+        let known = self.lock();
+        let mut volumes = known.nodes.values().flat_map(|node| &node.figures.volumes);
+        volumes.find(|volume| volume.id == id).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

@@ -4,6 +4,8 @@
 pub(crate) mod keyvalue;
 pub(crate) mod report;
 pub(crate) mod routes;
+pub(crate) mod secrets;
+pub(crate) mod volumes;
 
 mod deploy;
 mod env;
@@ -173,8 +175,7 @@ async fn deployed(
     rollout: RolloutId,
 ) -> Result<Deployed> {
     let asks = |artifact: &Artifact, release: &Release| {
-        let spec = &release.spec;
-        capabilities(artifact.imports.iter().map(String::as_str), &spec.outbound.allow, &spec.tcp.ports)
+        capabilities(artifact.imports.iter().map(String::as_str), &release.spec)
     };
     let mut asked_before = Vec::new();
     if let Some(before) = before

@@ -18,6 +18,7 @@ mod simulation;
 mod slots;
 mod view;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wharf_types::node::Reason;
@@ -26,7 +27,8 @@ use wharf_types::spec::AppSpec;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{
-    AppId, AppName, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp,
+    AppId, AppName, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, SecretVersionId,
+    Timestamp, VolumeId, VolumeName,
 };
 
 use draft::Draft;
@@ -67,8 +69,19 @@ pub struct AppView {
     pub latest: Option<Arc<ReleaseView>>,
     /// The rollout to `target` that has not ended, if there is one.
     pub rollout: Option<RolloutView>,
+    /// The volumes that the app has, also those that its releases do not ask for any more.
+    pub volumes: Vec<VolumeView>,
     /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.
     pub instances: Vec<InstanceView>,
+}
+
+/// A folder of the app on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeView {
+    pub id: VolumeId,
+    pub name: VolumeName,
+    /// None: no instance that has it was placed yet.
+    pub node: Option<NodeId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +91,8 @@ pub struct ReleaseView {
     pub artifact: Digest,
     pub world: World,
     pub spec: Arc<AppSpec>,
+    /// Of each variable of `spec.secrets`, the version that it was made with.
+    pub secrets: Arc<BTreeMap<String, SecretVersionId>>,
     /// The default route first. Empty for commands.
     pub routes: Vec<RoutePattern>,
 }
@@ -143,6 +158,11 @@ pub enum Change {
         id: InstanceId,
         release: ReleaseId,
         slot: u32,
+        node: NodeId,
+    },
+    /// The volume is where an instance that has it is placed first, and stays there.
+    PlaceVolume {
+        volume: VolumeId,
         node: NodeId,
     },
     SetWanted {

@@ -4,6 +4,7 @@
 //! nothing. A slow full pass is the safety net.
 
 mod apply;
+mod deliveries;
 mod fleet;
 mod publish;
 mod queue;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
-use wharf_types::{AppId, NodeId, Timestamp};
+use wharf_types::{AppId, NodeId, Timestamp, VolumeId};
 
 use crate::context::Context;
 use crate::nodes::NodeStatus;
@@ -24,6 +25,7 @@ use crate::plan::RandomIds;
 use crate::store::StoreError;
 use crate::{store, view};
 use apply::Applied;
+use deliveries::Deliveries;
 use fleet::Fleet;
 use publish::Publisher;
 use queue::Queue;
@@ -64,6 +66,7 @@ struct Reconciler {
     context: Arc<Context>,
     fleet: Fleet,
     publisher: Publisher,
+    deliveries: Deliveries,
     queue: Queue,
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
@@ -73,6 +76,8 @@ struct Reconciler {
     acknowledged: u64,
     /// Apps that have not been read since the start. None: not even listed.
     unread: Option<BTreeSet<AppId>>,
+    /// The volumes that each node is to remove.
+    doomed: BTreeMap<NodeId, Vec<VolumeId>>,
 }
 
 impl Reconciler {
@@ -82,11 +87,13 @@ impl Reconciler {
             context,
             fleet: Fleet::default(),
             publisher,
+            deliveries: Deliveries::default(),
             queue: Queue::default(),
             wakes: BTreeMap::new(),
             nodes: BTreeMap::new(),
             acknowledged: 0,
             unread: None,
+            doomed: BTreeMap::new(),
         }
     }
 
@@ -118,17 +125,53 @@ impl Reconciler {
             }
         }
         // An assignment that lacks apps because they were not read yet would stop what runs.
-        let is_news = self.fleet.has_changed() || self.publisher.lacks_any_of(&nodes);
+        let is_news =
+            self.read_doomed().await || self.fleet.has_changed() || self.publisher.lacks_any_of(&nodes);
         if is_news && self.unread.as_ref().is_some_and(BTreeSet::is_empty) {
-            self.fleet.published();
-            let changed = self.publisher.publish(&self.context, &self.fleet, &nodes);
-            let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
-            if !acknowledged.is_empty() {
-                self.context.dirty.mark(acknowledged);
-            }
+            self.publish(&nodes).await;
         }
         if !self.queue.is_empty() {
             self.context.dirty.nudge();
+        }
+    }
+
+    async fn publish(&mut self, nodes: &[NodeStatus]) {
+        if let Err(error) = self.deliveries.update(&self.context, &self.fleet).await {
+            // The fleet still counts as changed, so the next pass tries again.
+            warn!("cannot read secrets, trying again: {}", chain(&error));
+            return;
+        }
+        self.fleet.published();
+        let changed =
+            self.publisher.publish(&self.context, &self.fleet, &self.deliveries, nodes, &self.doomed);
+        let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
+        if !acknowledged.is_empty() {
+            self.context.dirty.mark(acknowledged);
+        }
+    }
+
+    /// Reads which volumes are to be removed, if others are than before.
+    async fn read_doomed(&mut self) -> bool {
+        if !self.context.take_volumes_changed() {
+            return false;
+        }
+        let doomed = async {
+            let mut tx = self.context.store.read().await?;
+            store::volume::doomed(&mut tx).await
+        };
+        match doomed.await {
+            Ok(doomed) => {
+                self.doomed.clear();
+                for (node, volume) in doomed {
+                    self.doomed.entry(node).or_default().push(volume);
+                }
+                true
+            }
+            Err(error) => {
+                warn!("cannot list the volumes that are to be removed, trying again: {}", chain(&error));
+                self.context.volumes_changed();
+                false
+            }
         }
     }
 

@@ -19,7 +19,9 @@ pub(crate) mod port;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod route;
+pub(crate) mod secret;
 pub(crate) mod token;
+pub(crate) mod volume;
 
 use std::path::Path;
 use std::time::Duration;

@@ -13,6 +13,7 @@ mod namespaces;
 mod once;
 mod opening;
 mod placing;
+mod secrets;
 mod settings;
 mod streams;
 mod worker;

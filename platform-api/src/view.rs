@@ -1,21 +1,22 @@
 //! Reads everything about an app out of the store: for the planner as [`AppView`], for users as `AppInfo`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo};
+use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo, VolumeInfo, VolumeState};
 use wharf_types::route::RoutePattern;
 use wharf_types::spec::AppSpec;
-use wharf_types::{AppId, AppName, NamespaceName, ReleaseId};
+use wharf_types::{AppId, AppName, NamespaceName, ReleaseId, SecretName};
 
 use crate::context::Context;
 use crate::control_plane::Config;
-use crate::plan::{self, AppView, ReleaseView};
+use crate::plan::{self, AppView, ReleaseView, VolumeView};
 use crate::store::app::App;
 use crate::store::instance::Instance;
 use crate::store::release::Release;
 use crate::store::rollout::Rollout;
+use crate::store::volume::Volume;
 use crate::store::{self, Conn, StoreError};
 
 /// Ended instances of an app that are looked at.
@@ -31,6 +32,7 @@ pub(crate) struct Loaded {
     pub(crate) rollout: Option<Rollout>,
     /// Those that the app, its instances or its newest rollout refer to, as far as they are kept.
     pub(crate) releases: HashMap<ReleaseId, Arc<ReleaseView>>,
+    pub(crate) volumes: Vec<Volume>,
 }
 
 /// Releases never change, so each is read once.
@@ -68,6 +70,15 @@ impl Releases {
         let artifact = store::artifact::get(conn, release.artifact)
             .await?
             .ok_or_else(|| StoreError::Corrupt(format!("release {} has no artifact", release.id)))?;
+        let pinned = store::secret::pinned(conn, release).await?;
+        let pin = |(variable, name): (&String, &SecretName)| match pinned.get(name) {
+            Some(pinned) => Ok((variable.clone(), pinned.id)),
+            None => Err(StoreError::Corrupt(format!(
+                "release {} has no version of the secret {name}",
+                release.id
+            ))),
+        };
+        let secrets: BTreeMap<_, _> = release.spec.secrets.iter().map(pin).collect::<store::Result<_>>()?;
         let routes = if artifact.world.is_http() {
             routes(&app.name, &app.namespace, &self.domain, &release.spec)
         } else {
@@ -79,6 +90,7 @@ impl Releases {
             artifact: release.artifact,
             world: artifact.world,
             spec: release.spec.clone(),
+            secrets: Arc::new(secrets),
             routes,
         })
     }
@@ -115,6 +127,8 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
     let (live, ended) = store::instance::list(conn, app.id, ENDED_MAX).await?;
     let ended = relevant(ended, under_way);
 
+    let volumes = store::volume::of_app(conn, app.id).await?;
+
     let mut known = HashMap::new();
     let of_instances = live.iter().chain(&ended).map(|instance| instance.view.release);
     let of_rollout =
@@ -136,9 +150,33 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
         latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
         rollout: under_way.map(|rollout| rollout.view.clone()),
+        volumes: volumes.iter().map(volume_view).collect(),
         instances: live.into_iter().chain(ended).map(|instance| instance.view).collect(),
     };
-    Ok(Loaded { app, view, rollout, releases: known })
+    Ok(Loaded { app, view, rollout, releases: known, volumes })
+}
+
+fn volume_view(volume: &Volume) -> VolumeView {
+    VolumeView { id: volume.id, name: volume.name.clone(), node: volume.node }
+}
+
+pub(crate) fn volume_info(context: &Context, volume: &Volume) -> VolumeInfo {
+    let figures = context.nodes.volume(volume.id);
+    VolumeInfo {
+        id: volume.id,
+        name: volume.name.clone(),
+        app: volume.app_name.clone(),
+        state: match (volume.app, volume.removing) {
+            (Some(_), _) => VolumeState::Attached,
+            (None, false) => VolumeState::Kept,
+            (None, true) => VolumeState::Removing,
+        },
+        node: volume.node,
+        size_bytes: volume.size_bytes,
+        used_bytes: figures.as_ref().map(|figures| figures.used_bytes),
+        full: figures.is_some_and(|figures| figures.full),
+        created_at: volume.created_at,
+    }
 }
 
 /// Of the ended instances (newest first): those that ended since the rollout began, or the newest of each slot.
@@ -173,6 +211,7 @@ impl Loaded {
             urls,
             rollout: self.rollout.as_ref().and_then(|rollout| self.rollout_info(rollout)),
             instances: self.instances(),
+            volumes: self.volumes.iter().map(|volume| volume_info(context, volume)).collect(),
             usage: release.and_then(|release| context.nodes.usage_of(&view.namespace, &view.name, release)),
             updated_at: self.app.updated_at,
         }
@@ -272,6 +311,7 @@ mod tests {
                 domain: "apps.example.com".into(),
                 http_url: http_url.into(),
                 platform_ports: Vec::new(),
+                secret_keys: Default::default(),
             };
             tcp_url(&config, 7000)
         };

@@ -32,6 +32,8 @@ pub(crate) fn assigned(id: InstanceId) -> AssignedInstance {
         artifact: Digest::of(b"hello"),
         world: World::HttpProxy,
         spec: Arc::new(AppSpec::default()),
+        secrets: Arc::default(),
+        volumes: Vec::new(),
     }
 }
 

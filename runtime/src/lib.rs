@@ -18,6 +18,7 @@ pub mod wasm;
 pub mod control;
 pub mod logs;
 pub mod machine;
+pub mod secrets;
 
 #[cfg(test)]
 pub(crate) mod fake;

@@ -21,14 +21,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use wharf_types::NodeId;
 use wharf_types::figures::NodeFigures;
 use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration};
 use wharf_types::route::RouteTable;
+use wharf_types::{NodeId, VolumeId};
 
 use self::report::Reporter;
 use crate::backoff::{Jitter, Reconnect};
 use crate::control::{ControlClient, ControlError};
+use crate::secrets::SecretStore;
 use crate::supervisor::SupervisorHandle;
 
 /// The node's lease is renewed by reports at least this often.
@@ -53,25 +54,34 @@ pub struct Session {
     task: JoinHandle<()>,
 }
 
+/// Who takes which part of an assignment.
+pub struct Takers {
+    pub supervisor: SupervisorHandle,
+    pub secrets: Arc<SecretStore>,
+    /// Set whenever newer routes come.
+    pub routes: watch::Sender<Arc<RouteTable>>,
+    /// Set whenever other volumes are to be removed.
+    pub removed_volumes: watch::Sender<Vec<VolumeId>>,
+}
+
 impl Session {
-    /// `routes` is set whenever newer routes come; `routes_applied` is the generation that the ingress uses.
+    /// `routes_applied` is the generation that the ingress uses.
     pub fn spawn(
         control: ControlClient,
         registration: NodeRegistration,
-        supervisor: SupervisorHandle,
-        routes: watch::Sender<Arc<RouteTable>>,
+        takers: Takers,
         routes_applied: watch::Receiver<u64>,
         figures: ReadFigures,
     ) -> Self {
         let cancel = CancellationToken::new();
         let progress = watch::Sender::new(Progress::default());
         let news = News {
-            reports: supervisor.reports(),
+            reports: takers.supervisor.reports(),
             routes_applied,
             progress: progress.subscribe(),
             reporter: Reporter::default(),
         };
-        let follower = Follower { control: control.clone(), registration, supervisor, routes, progress };
+        let follower = Follower { control: control.clone(), registration, takers, progress };
         let cancelled = cancel.clone();
         let task = tokio::spawn(async move {
             select! {
@@ -102,8 +112,7 @@ struct Progress {
 struct Follower {
     control: ControlClient,
     registration: NodeRegistration,
-    supervisor: SupervisorHandle,
-    routes: watch::Sender<Arc<RouteTable>>,
+    takers: Takers,
     progress: watch::Sender<Progress>,
 }
 
@@ -140,17 +149,23 @@ impl Follower {
     }
 
     async fn accept(&self, assignment: Assignment) {
-        let Assignment { generation, instances, routes, .. } = assignment;
-        self.routes.send_if_modified(|current| {
+        let Assignment { node: _, generation, instances, secrets, routes, removed_volumes } = assignment;
+        self.takers.routes.send_if_modified(|current| {
             let newer = routes.generation > current.generation;
             if newer {
                 *current = Arc::new(routes);
             }
             newer
         });
+        self.takers.secrets.replace(secrets);
+        self.takers.removed_volumes.send_if_modified(|current| {
+            let is_other = *current != removed_volumes;
+            *current = removed_volumes;
+            is_other
+        });
         // Acknowledged only when the reports speak of every instance of it: otherwise the control plane would miss
         // those that it has just assigned.
-        self.supervisor.assign(instances).await;
+        self.takers.supervisor.assign(instances).await;
         self.progress.send_modify(|progress| progress.generation = Some(generation));
     }
 }
@@ -295,14 +310,14 @@ mod tests {
             version: "0.1.0".into(),
             ..NodeRegistration::default()
         };
-        let session = Session::spawn(
-            control.client(),
-            registration,
-            supervisor.handle(),
+        let takers = Takers {
+            supervisor: supervisor.handle(),
+            secrets: Arc::default(),
             routes,
-            watched_applied,
-            Arc::new(Figures::default),
-        );
+            removed_volumes: watch::Sender::default(),
+        };
+        let figures = Arc::new(Figures::default);
+        let session = Session::spawn(control.client(), registration, takers, watched_applied, figures);
         Worker { backend, _supervisor: supervisor, session, routes: watched_routes, applied }
     }
 
@@ -320,7 +335,9 @@ mod tests {
             node: control.node(),
             generation,
             instances: ids.into_iter().map(assigned).collect(),
+            secrets: Vec::new(),
             routes: RouteTable { generation, ..RouteTable::default() },
+            removed_volumes: Vec::new(),
         }
     }
 
@@ -331,7 +348,9 @@ mod tests {
             node,
             generation,
             instances: Vec::new(),
+            secrets: Vec::new(),
             routes: RouteTable::default(),
+            removed_volumes: Vec::new(),
         };
         assert_eq!(judge(node, None, &assignment(node, 0)), Verdict::Accept);
         assert_eq!(judge(node, Some(3), &assignment(node, 4)), Verdict::Accept);

@@ -42,4 +42,5 @@ mod stdio;
 mod surface;
 pub mod table;
 mod tuning;
+pub mod volumes;
 mod warm;

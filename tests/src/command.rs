@@ -73,7 +73,15 @@ impl Wharf {
             .env("XDG_DATA_HOME", self.home.join("share"))
             .envs(self.env.iter().map(|(key, value)| (key, value)))
             .kill_on_drop(true);
-        for variable in ["WHARF_API", "WHARF_TOKEN", "WHARF_NAMESPACE", "RUST_LOG", "RUST_BACKTRACE"] {
+        for variable in [
+            "WHARF_API",
+            "WHARF_TOKEN",
+            "WHARF_NAMESPACE",
+            "WHARF_SECRET_KEY",
+            "WHARF_SECRET_KEY_FILE",
+            "RUST_LOG",
+            "RUST_BACKTRACE",
+        ] {
             if !self.env.iter().any(|(key, _)| key == variable) {
                 command.env_remove(variable);
             }

@@ -11,6 +11,7 @@ package wharf:handmade;
 
 world http {
     import wasi:http/types@0.2.10;
+    import wasi:config/store@0.2.0-rc.1;
     export wasi:http/incoming-handler@0.2.10;
 }
 
@@ -25,6 +26,8 @@ const RUN_P3: &str = "package wasi:cli@0.3.0; interface run { run: async func() 
 /// WebAssembly text in these fields, all of which may be empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpGuest<'a> {
+    /// Imports beside those of `wasi:http`: functions of `wasi:config`.
+    pub imports: &'a str,
     /// Memories, tables, functions, globals, a start function.
     pub definitions: &'a str,
     /// In the handler, before the answer, when attacked.
@@ -42,7 +45,7 @@ impl HttpGuest<'_> {
     ///
     /// When the text is not WebAssembly.
     pub fn component(&self) -> Vec<u8> {
-        let Self { definitions, before_answer, after_answer, in_realloc, in_post_return } = self;
+        let Self { imports, definitions, before_answer, after_answer, in_realloc, in_post_return } = self;
         let text = format!(
             r#"(module
                 (import "wasi:http/types@0.2.10" "[method]incoming-request.path-with-query" (func $path (param i32 i32)))
@@ -50,6 +53,7 @@ impl HttpGuest<'_> {
                 (import "wasi:http/types@0.2.10" "[constructor]outgoing-response" (func $response (param i32) (result i32)))
                 (import "wasi:http/types@0.2.10" "[static]response-outparam.set"
                     (func $set (param i32 i32 i32 i32 i64 i32 i32 i32 i32)))
+                {imports}
                 (memory (export "memory") 1)
                 (global $attacked (mut i32) (i32.const 0))
                 (func (export "cabi_realloc") (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32)
@@ -95,6 +99,7 @@ fn component(module: &str, world: &str) -> Vec<u8> {
     for package in ["io", "clocks", "cli", "http"] {
         wit.push_file(deps.join(format!("{package}.wit"))).unwrap();
     }
+    wit.push_file(workspace::root().join("sdk/wit/deps/config.wit")).unwrap();
     wit.push_str("run.wit", RUN_P3).unwrap();
     let package = wit.push_str("worlds.wit", WORLDS).unwrap();
     let world = wit.select_world(&[package], Some(world)).unwrap();

@@ -9,10 +9,12 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http2;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
 
 /// No reply of a test takes longer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -67,15 +69,31 @@ impl Client {
 
     /// Sends a request and reads the reply to its end.
     pub async fn send(&self, request: Request<RequestBody>) -> anyhow::Result<Reply> {
-        let (head, body) = self.open(request).await?.into_parts();
-        let body = tokio::time::timeout(LIMIT, body.collect()).await??;
-        let trailers = body.trailers().cloned().unwrap_or_default();
-        Ok(Reply { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
+        read(self.open(request).await?).await
+    }
+
+    /// The same by HTTP/2 without TLS, over a connection of its own.
+    pub async fn send_by_http2(&self, mut request: Request<RequestBody>) -> anyhow::Result<Reply> {
+        let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let host = request.headers()[HOST].to_str()?;
+        // The authority takes the place of the field, so it has to be the app's.
+        *request.uri_mut() = format!("http://{host}{path}").parse::<Uri>()?;
+        let stream = TcpStream::connect(self.base.trim_start_matches("http://")).await?;
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        read(tokio::time::timeout(LIMIT, sender.send_request(request)).await??).await
     }
 
     pub async fn get(&self, hostname: &str, path: &str) -> anyhow::Result<Reply> {
         self.send(request(hostname, path)).await
     }
+}
+
+async fn read(reply: Response<Incoming>) -> anyhow::Result<Reply> {
+    let (head, body) = reply.into_parts();
+    let body = tokio::time::timeout(LIMIT, body.collect()).await??;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    Ok(Reply { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
 }
 
 impl Reply {

@@ -6,11 +6,13 @@
 #![allow(clippy::unwrap_used, reason = "everything in here is a part of tests, which fail by panicking")]
 
 mod command;
+pub mod conformance;
 mod handmade;
 mod http;
 mod load;
 mod name_server;
 mod platform;
+mod raw;
 mod siege;
 mod wait;
 pub mod workspace;
@@ -21,5 +23,6 @@ pub use crate::http::{Client, Reply, RequestBody, empty, full, request};
 pub use crate::load::{Load, Served};
 pub use crate::name_server::NameServer;
 pub use crate::platform::{Platform, Ready, Start};
+pub use crate::raw::RawReply;
 pub use crate::siege::Siege;
 pub use crate::wait::{SHORT, eventually, within};

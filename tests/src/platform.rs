@@ -33,6 +33,8 @@ pub struct Start {
     pub data: Option<PathBuf>,
     /// More flags of `wharf up`.
     pub flags: Vec<String>,
+    /// Environment variables of the platform.
+    pub env: Vec<(String, String)>,
     /// Asks this name server and no other, which takes root.
     pub name_server: Option<IpAddr>,
 }
@@ -68,6 +70,11 @@ impl Platform {
         let (child, ready) = launch(self.home.path(), &self.start).await;
         (self.apps, self.api) = (Client::new(&ready.http), Client::new(&ready.api));
         (self.child, self.ready) = (child, ready);
+    }
+
+    /// What the next [`Self::start_again`] starts it with.
+    pub fn start_mut(&mut self) -> &mut Start {
+        &mut self.start
     }
 
     /// Ends it as `kill -9` does.
@@ -244,6 +251,9 @@ async fn launch(home: &Path, start: &Start) -> (Child, Ready) {
     let args =
         ["up", "--data", data.to_str().unwrap(), "--api", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json"];
     let mut user = Wharf::at_home(home);
+    for (key, value) in &start.env {
+        user = user.env(key, value);
+    }
     if let Some(name_server) = start.name_server {
         let settings = home.join("resolv.conf");
         std::fs::write(&settings, format!("nameserver {name_server}\noptions timeout:2 attempts:2\n"))

@@ -11,10 +11,11 @@ use nix::libc;
 use wharf_tests::workspace;
 
 const GIB: u64 = 1 << 30;
-const LIMITS: [u64; 3] = [8 * GIB, 120, GIB];
+/// Address space, CPU time, length of the result, niceness.
+const LIMITS: [u64; 4] = [8 * GIB, 120, GIB, 10];
 
 /// A child that waits for its artifact and writes to `output`.
-fn child(limits: [u64; 3], output: &std::fs::File) -> Child {
+fn child(limits: [u64; 4], output: &std::fs::File) -> Child {
     Command::new(workspace::wharf_binary())
         .args(["__compile", "short"])
         .args(limits.map(|limit| limit.to_string()))
@@ -27,7 +28,7 @@ fn child(limits: [u64; 3], output: &std::fs::File) -> Child {
 }
 
 /// What ended it (an exit code, or a signal), what it said, and the length of what it wrote.
-fn compile(limits: [u64; 3], artifact: &[u8]) -> (Result<i32, i32>, String, u64) {
+fn compile(limits: [u64; 4], artifact: &[u8]) -> (Result<i32, i32>, String, u64) {
     let mut output = tempfile::tempfile().unwrap();
     let mut child = child(limits, &output);
     // Who is stopped early does not read to the end.
@@ -72,10 +73,10 @@ fn what_is_no_artifact_is_refused_with_the_reason() {
 #[test]
 fn each_limit_ends_the_process() {
     let hello = std::fs::read(workspace::guest("hello")).unwrap();
-    let [memory, cpu, output] = LIMITS;
-    assert_eq!(compile([memory, 1, output], &bomb()).0, Err(libc::SIGXCPU));
-    assert_eq!(compile([memory, cpu, 1000], &hello).0, Err(libc::SIGXFSZ));
-    assert_eq!(compile([1400 << 20, cpu, output], &bomb()).0, Err(libc::SIGABRT));
+    let [memory, cpu, output, nice] = LIMITS;
+    assert_eq!(compile([memory, 1, output, nice], &bomb()).0, Err(libc::SIGXCPU));
+    assert_eq!(compile([memory, cpu, 1000, nice], &hello).0, Err(libc::SIGXFSZ));
+    assert_eq!(compile([1400 << 20, cpu, output, nice], &bomb()).0, Err(libc::SIGABRT));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::id::{InstanceId, NodeId, RolloutId, TokenId};
-use crate::name::{AppName, NamespaceName};
+use crate::id::{InstanceId, NodeId, RolloutId, TokenId, VolumeId};
+use crate::name::{AppName, NamespaceName, SecretName, VolumeName};
 use crate::node::{AppUsage, Reason};
 use crate::spec::AppSpec;
 use crate::state::{AppCondition, Health, InstanceState, RolloutState, Wanted};
@@ -201,6 +201,42 @@ pub struct EnvPatch {
     pub reset: Vec<String>,
 }
 
+/// `PUT /v1/namespaces/{namespace}/secrets/{secret}`: a new version, and a new release of each app that uses the secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SecretSet {
+    pub name: SecretName,
+    /// Counted from 1. That of before, where the secret had this value already.
+    pub version: u64,
+    /// The releases that were made with this version.
+    pub releases: Vec<Deployed>,
+}
+
+/// `GET /v1/namespaces/{namespace}/secrets`. No reply holds a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SecretInfo {
+    pub name: SecretName,
+    /// The newest version.
+    pub version: u64,
+    /// When the newest version was set.
+    #[schema(value_type = String, format = DateTime)]
+    pub set_at: Timestamp,
+    /// Name of the token that set it.
+    pub set_by: String,
+    /// Every version that is kept, oldest first: the newest, and those that kept releases were made with.
+    pub versions: Vec<u64>,
+    /// Apps with a kept release that uses the secret.
+    pub apps: Vec<AppName>,
+}
+
+/// `POST /v1/secret-keys`: seals every secret anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RotatedKey {
+    /// Which key seals them now. It tells keys apart and nothing of the key itself.
+    pub key: String,
+    /// How many versions were sealed anew.
+    pub resealed: u64,
+}
+
 /// `GET …/apps` and `GET …/apps/{app}`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AppInfo {
@@ -218,6 +254,8 @@ pub struct AppInfo {
     /// The newest rollout.
     pub rollout: Option<RolloutInfo>,
     pub instances: Vec<InstanceInfo>,
+    #[serde(default)]
+    pub volumes: Vec<VolumeInfo>,
     /// What `release` has used since the workers started. Null while they have counted nothing; in a list or a stream it is as of
     /// the moment when the app was read.
     pub usage: Option<AppUsage>,
@@ -241,6 +279,48 @@ pub struct InstanceInfo {
     pub created_at: Timestamp,
 }
 
+/// `GET /v1/namespaces/{namespace}/volumes`, and among what is told of an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VolumeInfo {
+    pub id: VolumeId,
+    pub name: VolumeName,
+    /// The app that it was made for.
+    pub app: AppName,
+    pub state: VolumeState,
+    /// Where its data is. None: it was never used, so there is none.
+    pub node: Option<NodeId>,
+    /// What it may hold, in octets, as the app's newest release that has it says.
+    pub size_bytes: u64,
+    /// What it holds, in octets. None: no instance has had it since its worker started.
+    pub used_bytes: Option<u64>,
+    /// Whether a guest was refused room, and nothing was deleted since then.
+    pub full: bool,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// Who has a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// Its app.
+    Attached,
+    /// Nobody: its app was deleted, and its data is kept.
+    Kept,
+    /// Its data is being removed.
+    Removing,
+}
+
+impl VolumeState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Kept => "kept",
+            Self::Removing => "removing",
+        }
+    }
+}
+
 /// `GET …/apps/{app}/releases`, newest first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReleaseInfo {
@@ -248,7 +328,9 @@ pub struct ReleaseInfo {
     pub digest: Digest,
     pub spec: AppSpec,
     pub capabilities: Vec<Capability>,
-    /// What made it: `deploy`, `env`.
+    /// The version of each secret that it was made with. Values are never read back.
+    pub secrets: BTreeMap<SecretName, u64>,
+    /// What made it: `deploy`, `env`, `secret`.
     pub cause: String,
     pub current: bool,
     #[schema(value_type = String, format = DateTime)]

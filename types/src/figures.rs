@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::VolumeId;
+use crate::name::{AppName, NamespaceName, VolumeName};
+
 /// How much of something is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Share {
@@ -32,6 +35,26 @@ pub struct NodeFigures {
     /// HTTP connections of guests to other servers, also those that wait to be used again.
     pub outbound_connections: Share,
     pub front_door: FrontDoorFigures,
+    /// Volumes that instances of this worker have had since it started.
+    #[serde(default)]
+    pub volumes: Vec<VolumeFigures>,
+    /// Of the volumes that the worker is to remove, those that are gone.
+    #[serde(default)]
+    pub removed_volumes: Vec<VolumeId>,
+}
+
+/// How full a volume is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VolumeFigures {
+    pub id: VolumeId,
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    pub name: VolumeName,
+    /// Each file and folder counts as its length and 4 KiB. As of the last measurement and the writes since then.
+    pub used_bytes: u64,
+    pub size_bytes: u64,
+    /// Whether a guest was refused room, and nothing was deleted since then.
+    pub full: bool,
 }
 
 /// Figures of a worker's ingress.

@@ -65,6 +65,10 @@ ids! {
     InstanceId;
     /// A registered computer.
     NodeId;
+    /// A folder that outlives instances. An id is never used again, so a volume never shows what another one held.
+    VolumeId;
     /// A bearer token (not its secret).
     TokenId;
+    /// One value of a secret. It is never used for another value, not even of a secret that takes the name of a removed one.
+    SecretVersionId;
 }

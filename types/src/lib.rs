@@ -10,6 +10,7 @@ pub mod name;
 
 pub mod digest;
 pub mod quantity;
+pub mod secret;
 pub mod world;
 
 pub mod manifest;
@@ -27,7 +28,9 @@ pub mod problem;
 pub mod route;
 
 pub use digest::Digest;
-pub use id::{AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, TokenId};
+pub use id::{
+    AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, SecretVersionId, TokenId, VolumeId,
+};
 pub use jiff::Timestamp;
-pub use name::{AppName, NamespaceName};
+pub use name::{AppName, NamespaceName, SecretName, VolumeName};
 pub use problem::Problem;

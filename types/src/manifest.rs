@@ -4,10 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{AppName, NamespaceName};
+use crate::name::{AppName, NamespaceName, SecretName};
 use crate::spec::{
     AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec, ReserveSpec,
-    RestartSpec, ReuseSpec, ScaleSpec, StopSpec, TcpSpec, UpdateSpec, root, validate_mount,
+    RestartSpec, ReuseSpec, ScaleSpec, StopSpec, TcpSpec, UpdateSpec, VolumeSpec, root, validate_files,
+    validate_mount,
 };
 
 pub const FILE_NAME: &str = "wharf.toml";
@@ -21,12 +22,16 @@ pub struct Manifest {
     #[serde(default)]
     pub env: std::collections::BTreeMap<String, String>,
     #[serde(default)]
+    pub secrets: std::collections::BTreeMap<String, SecretName>,
+    #[serde(default)]
     pub args: Vec<String>,
     #[serde(default)]
     pub http: HttpSpec,
     #[serde(default)]
     pub tcp: TcpSpec,
     pub files: Option<FilesFolder>,
+    #[serde(default)]
+    pub volumes: Vec<VolumeSpec>,
     #[serde(default)]
     pub scale: ScaleSpec,
     #[serde(default)]
@@ -84,7 +89,8 @@ impl Manifest {
         let manifest: Self = toml::from_str(text)?;
         manifest.spec().validate()?;
         if let Some(files) = &manifest.files {
-            validate_mount(&files.mount)?;
+            validate_mount("files.mount", &files.mount)?;
+            validate_files(&files.mount, &manifest.volumes)?;
         }
         Ok(manifest)
     }
@@ -96,10 +102,12 @@ impl Manifest {
             namespace: _,
             build: _,
             env,
+            secrets,
             args,
             http,
             tcp,
             files: _,
+            volumes,
             scale,
             placement,
             reserve,
@@ -113,10 +121,12 @@ impl Manifest {
         } = self.clone();
         AppSpec {
             env,
+            secrets,
             args,
             http,
             tcp,
             files: None,
+            volumes,
             scale,
             placement,
             reserve,
@@ -155,12 +165,15 @@ mod tests {
             allow = ["https://api.example.com"]
             [env]
             GREETING = "hi"
+            [secrets]
+            DATABASE_PASSWORD = "db-password"
             "#,
         )
         .unwrap();
         let spec = manifest.spec();
         assert_eq!(spec.scale.replicas, 2);
         assert_eq!(spec.env["GREETING"], "hi");
+        assert_eq!(spec.secrets["DATABASE_PASSWORD"].as_str(), "db-password");
         assert_eq!(spec.http.health.path.as_deref(), Some("/healthz"));
     }
 

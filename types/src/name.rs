@@ -1,4 +1,4 @@
-//! Names that users choose for namespaces and apps.
+//! Names that users choose for namespaces, apps, secrets and volumes.
 //!
 //! A name becomes a label of a hostname (`hello.default.localhost`), so it has a DNS label's letters: lower
 //! case `a-z`, digits and inner dashes, at most 63 octets (RFC 1123 §2.1). Ours end at 40, which leaves room
@@ -88,6 +88,10 @@ names! {
     NamespaceName, "namespace";
     /// The name of an app within its namespace, such as `hello`.
     AppName, "app";
+    /// The name of a secret within its namespace, such as `db-password`.
+    SecretName, "secret";
+    /// The name of a volume within its app, such as `data`.
+    VolumeName, "volume";
 }
 
 impl NamespaceName {

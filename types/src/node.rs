@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::figures::NodeFigures;
-use crate::id::{InstanceId, NodeId};
-use crate::name::{AppName, NamespaceName};
+use crate::id::{InstanceId, NodeId, SecretVersionId, VolumeId};
+use crate::name::{AppName, NamespaceName, VolumeName};
 use crate::route::RouteTable;
+use crate::secret::DeliveredSecret;
 use crate::spec::AppSpec;
 use crate::state::{Health, InstanceState, Wanted};
 use crate::world::World;
@@ -96,7 +97,12 @@ pub struct Assignment {
     /// Counter of wanted state; a worker refuses one that is not newer than what it has accepted.
     pub generation: u64,
     pub instances: Vec<AssignedInstance>,
+    /// The secrets that these instances use, each once, and no others.
+    pub secrets: Vec<DeliveredSecret>,
     pub routes: RouteTable,
+    /// Volumes whose data is to be removed for good. Nothing else ever removes one: what is not listed anywhere is kept.
+    #[serde(default)]
+    pub removed_volumes: Vec<VolumeId>,
 }
 
 /// Everything that a worker needs to run an instance, without asking again.
@@ -116,6 +122,18 @@ pub struct AssignedInstance {
     pub artifact: Digest,
     pub world: World,
     pub spec: Arc<AppSpec>,
+    /// Of each variable of `spec.secrets`, the version that the release was made with.
+    pub secrets: Arc<BTreeMap<String, SecretVersionId>>,
+    /// The folders of this node for the volumes of the spec.
+    #[serde(default)]
+    pub volumes: Vec<AssignedVolume>,
+}
+
+/// Which folder of the node a volume of the spec is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedVolume {
+    pub name: VolumeName,
+    pub id: VolumeId,
 }
 
 /// What a worker observed. Sent when something changed, and as a heartbeat. A control plane passes over fields that it does

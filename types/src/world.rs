@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::AppSpec;
+
 /// How an artifact is run, found from its exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -239,13 +241,10 @@ pub struct Capability {
     pub granted: bool,
 }
 
-/// The capabilities of an artifact with these imports under these outbound grants, listening at these ports. What every guest has (clocks, random
+/// The capabilities of an artifact with these imports under these settings. What every guest has (clocks, random
 /// numbers, its environment, printing) is not worth a user's attention and left out.
-pub fn capabilities<'a>(
-    imports: impl IntoIterator<Item = &'a str>,
-    outbound_allow: &[String],
-    ports: &[u16],
-) -> Vec<Capability> {
+pub fn capabilities<'a>(imports: impl IntoIterator<Item = &'a str>, spec: &AppSpec) -> Vec<Capability> {
+    let (outbound_allow, ports) = (&spec.outbound.allow, &spec.tcp.ports);
     let mut found = Vec::new();
     let mut add = |kind: &str, description: String, granted: bool| {
         let capability = Capability { kind: kind.to_owned(), description, granted };
@@ -277,6 +276,9 @@ pub fn capabilities<'a>(
     for grant in outbound_allow {
         add("grant", format!("may reach {grant}"), true);
     }
+    for secret in spec.secrets.values() {
+        add("secret", format!("reads the secret {secret}"), true);
+    }
     found
 }
 
@@ -303,15 +305,19 @@ mod tests {
 
     #[test]
     fn capabilities_name_what_is_not_granted() {
-        let found =
-            capabilities(["wasi:http/outgoing-handler@0.2.0", "wasi:clocks/wall-clock@0.2.0"], &[], &[]);
+        let found = capabilities(
+            ["wasi:http/outgoing-handler@0.2.0", "wasi:clocks/wall-clock@0.2.0"],
+            &AppSpec::default(),
+        );
         assert_eq!(found.len(), 1);
         assert!(!found[0].granted);
     }
 
     #[test]
     fn a_server_asks_for_its_ports_and_has_use_for_sockets() {
-        let found = capabilities(["wasi:sockets/tcp@0.2.0"], &[], &[7000]);
+        let mut spec = AppSpec::default();
+        spec.tcp.ports = vec![7000];
+        let found = capabilities(["wasi:sockets/tcp@0.2.0"], &spec);
         let kinds: Vec<_> = found.iter().map(|asked| (asked.kind.as_str(), asked.granted)).collect();
         assert_eq!(kinds, [("sockets", true), ("listen", true)]);
     }

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use wharf_types::api::{
     AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
-    EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, Scale, TokenInfo,
-    Usage, WhoAmI, Why,
+    EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale,
+    SecretInfo, SecretSet, TokenInfo, Usage, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::problem::ProblemCode;
-use wharf_types::{Digest, NamespaceName, Problem, RolloutId};
+use wharf_types::secret::SecretValue;
+use wharf_types::{Digest, NamespaceName, Problem, RolloutId, SecretName, VolumeId};
 
 use super::Client;
 use crate::app_ref::AppRef;
@@ -45,6 +46,28 @@ impl Client {
 
     pub async fn delete_namespace(&self, name: &NamespaceName) -> anyhow::Result<()> {
         self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{name}"))).await
+    }
+
+    pub async fn secrets(&self, namespace: &NamespaceName) -> anyhow::Result<Vec<SecretInfo>> {
+        self.all(&format!("/v1/namespaces/{namespace}/secrets")).await
+    }
+
+    pub async fn set_secret(
+        &self,
+        namespace: &NamespaceName,
+        name: &SecretName,
+        value: &SecretValue,
+    ) -> anyhow::Result<SecretSet> {
+        let path = format!("/v1/namespaces/{namespace}/secrets/{name}");
+        self.json(self.request(Method::PUT, &path).body(value.reveal().to_owned())).await
+    }
+
+    pub async fn remove_secret(&self, namespace: &NamespaceName, name: &SecretName) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{namespace}/secrets/{name}"))).await
+    }
+
+    pub async fn rotate_secret_key(&self) -> anyhow::Result<RotatedKey> {
+        self.json(self.request(Method::POST, "/v1/secret-keys")).await
     }
 
     pub async fn nodes(&self) -> anyhow::Result<Vec<NodeInfo>> {
@@ -172,9 +195,18 @@ impl Client {
     }
 
     /// Whether the app is gone; otherwise the platform is still stopping what it runs.
-    pub async fn delete_app(&self, app: &AppRef) -> anyhow::Result<bool> {
-        let response = self.send(app.request(self, Method::DELETE, "")).await?;
+    pub async fn delete_app(&self, app: &AppRef, with_volumes: bool) -> anyhow::Result<bool> {
+        let rest = if with_volumes { "?volumes=remove" } else { "" };
+        let response = self.send(app.request(self, Method::DELETE, rest)).await?;
         Ok(response.status() != StatusCode::ACCEPTED)
+    }
+
+    pub async fn volumes(&self, namespace: &NamespaceName) -> anyhow::Result<Vec<VolumeInfo>> {
+        self.all(&format!("/v1/namespaces/{namespace}/volumes")).await
+    }
+
+    pub async fn remove_volume(&self, namespace: &NamespaceName, id: VolumeId) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{namespace}/volumes/{id}"))).await
     }
 
     /// Reads a reply's head only, for its date.

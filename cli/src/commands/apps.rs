@@ -18,6 +18,9 @@ pub struct DeleteArgs {
     /// Left out: --app, then the app of wharf.toml in this folder
     #[arg(value_name = "APP")]
     pub name: Option<AppName>,
+    /// Also delete its volumes, with all that is in them
+    #[arg(long)]
+    pub volumes: bool,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
@@ -76,13 +79,20 @@ pub async fn open(session: &Session, args: AppArg) -> anyhow::Result<()> {
 /// `wharf delete`
 pub async fn delete(session: &Session, args: DeleteArgs) -> anyhow::Result<()> {
     let app = session.app(args.name)?;
-    confirm("app", app.app.as_str(), args.yes)?;
-    let is_gone = session.client.delete_app(&app).await?;
+    let volumes = session.client.app(&app).await?.volumes;
+    let what = if args.volumes && !volumes.is_empty() { "with its volumes, the app" } else { "app" };
+    confirm(what, app.app.as_str(), args.yes)?;
+    let is_gone = session.client.delete_app(&app, args.volumes).await?;
+    let kept: Vec<_> = volumes.iter().filter(|_| !args.volumes).map(|volume| volume.id).collect();
     if session.json {
         return output::json(
-            &serde_json::json!({ "namespace": app.namespace, "app": app.app, "deleted": is_gone }),
+            &serde_json::json!({ "namespace": app.namespace, "app": app.app, "deleted": is_gone, "volumes_kept": kept }),
         );
     }
     let what = if is_gone { "is deleted" } else { "is being deleted: open requests may finish first" };
-    output::line(format!("{} in {} {what}", app.app, app.namespace))
+    output::line(format!("{} in {} {what}", app.app, app.namespace))?;
+    if !kept.is_empty() {
+        output::note("its volumes are kept: `wharf volume ls` lists them, `wharf volume rm` removes one");
+    }
+    Ok(())
 }

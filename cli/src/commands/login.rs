@@ -1,10 +1,6 @@
 //! `wharf login` and `logout`: keeping an address and a token for later commands, and forgetting them.
 
-use std::io::{BufRead as _, IsTerminal as _};
-
-use anyhow::Context as _;
 use clap::Args;
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use super::context::{no_context, scope_text};
 use crate::args::Global;
@@ -14,6 +10,7 @@ use crate::exit::{Exit, Failure};
 use crate::local;
 use crate::output;
 use crate::secret::Secret;
+use crate::unseen;
 
 #[derive(Args, Debug)]
 pub struct LoginArgs {
@@ -93,42 +90,13 @@ fn ask_for_token(api: &str) -> anyhow::Result<Secret> {
     if at_terminal {
         output::note(format!("Token for {api} (it is not shown):"));
     }
-    let mut line = String::new();
-    let stdin = std::io::stdin();
-    let unseen = if at_terminal { Some(Unseen::begin()?) } else { None };
-    stdin.lock().read_line(&mut line).context("could not read the token from stdin")?;
-    drop(unseen);
-    let token = Secret::from(line);
+    let token = Secret::from(unseen::read_line("the token", at_terminal)?);
     if token.reveal().is_empty() {
         return Err(Failure::usage("no token was given")
             .help("pass it with --token or WHARF_TOKEN, or write it to stdin; an admin makes one with `wharf token create`")
             .into());
     }
     Ok(token)
-}
-
-/// While it lives, the terminal does not show what is typed.
-struct Unseen {
-    before: nix::sys::termios::Termios,
-}
-
-impl Unseen {
-    fn begin() -> anyhow::Result<Self> {
-        let stdin = std::io::stdin();
-        debug_assert!(stdin.is_terminal());
-        let before = tcgetattr(&stdin).context("could not ask the terminal for its settings")?;
-        let mut quiet = before.clone();
-        quiet.local_flags.remove(LocalFlags::ECHO);
-        tcsetattr(&stdin, SetArg::TCSAFLUSH, &quiet).context("could not turn the terminal's echo off")?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Unseen {
-    fn drop(&mut self) {
-        // There is nobody left to tell; the shell restores its own settings.
-        let _ = tcsetattr(std::io::stdin(), SetArg::TCSAFLUSH, &self.before);
-    }
 }
 
 /// `wharf logout`: forgets a context. The token itself stays good until it is revoked.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wharf_types::Timestamp;
-use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo};
+use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo, VolumeInfo};
 use wharf_types::node::AppUsage;
 use wharf_types::state::{Health, RolloutState};
 
@@ -40,10 +40,22 @@ fn head_lines(info: &AppInfo, now: Timestamp) -> Vec<String> {
         lines.push(format!("  because: {}", output::printable(&reason.message)));
     }
     lines.extend(info.rollout.as_ref().map(|rollout| rollout_line(rollout, now)));
+    lines.extend(info.volumes.iter().map(volume_line));
     lines.extend(info.usage.as_ref().map(usage_line));
     let profile = info.usage.as_ref().and_then(|usage| usage.profile.as_ref());
     lines.extend(profile.map(|profile| format!("  engine profile: {profile}")));
     lines
+}
+
+fn volume_line(volume: &VolumeInfo) -> String {
+    let size = output::bytes(volume.size_bytes);
+    let used = match volume.used_bytes {
+        Some(used) => format!("{} of {size} used", output::bytes(used)),
+        None if volume.node.is_none() => format!("{size}, not used yet"),
+        None => format!("{size}, not measured yet"),
+    };
+    let full = if volume.full { ", full: writes are refused" } else { "" };
+    format!("  volume {}: {used}{full}", volume.name)
 }
 
 fn usage_line(usage: &AppUsage) -> String {
@@ -179,6 +191,17 @@ mod tests {
                 ended_at: Some(Timestamp::from_second(1_000_000 - 180).unwrap()),
             }),
             instances: Vec::new(),
+            volumes: vec![VolumeInfo {
+                id: wharf_types::VolumeId::new(),
+                name: "data".parse().unwrap(),
+                app: "hello".parse().unwrap(),
+                state: wharf_types::api::VolumeState::Attached,
+                node: None,
+                size_bytes: 64 << 20,
+                used_bytes: Some(64 << 20),
+                full: true,
+                created_at: now,
+            }],
             usage: Some(AppUsage {
                 invocations: 1200,
                 traps: 1,
@@ -199,6 +222,7 @@ mod tests {
                 "  http://hello.default.localhost:8080/",
                 "  because: it ended with exit code 3",
                 "  rollout from 2 to 3: failed, 3 min ago: it ended with exit code 3",
+                "  volume data: 64 MiB of 64 MiB used, full: writes are refused",
                 "  used: 12.3 s CPU, 3.0 MiB memory now, 1200 invocations (1 trap, 7 refused), 0 B in, 900 B out",
                 "  engine profile: short",
             ]

@@ -5,6 +5,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use futures_lite::stream;
+use wasip3::filesystem::preopens;
+use wasip3::filesystem::types::{DescriptorFlags, ErrorCode, OpenFlags, PathFlags};
 use wharf_sdk::http::{Body, Error, Request, Response, Result, StatusCode, Uri};
 use wharf_sdk::p3;
 
@@ -21,6 +23,7 @@ GET  /count?n=N&ms=M   N lines (default 10), one each M milliseconds (default 0)
 GET  /half?ms=N        a line, and N milliseconds (default 0) later a panic
 GET  /after?ms=N       answers, and writes to its log N milliseconds (default 0) later
 POST /echo             the request's body as it comes
+POST /append           adds the request's body to the file `log` of the volume at `/data`; 507 when it is full
 ";
 
 thread_local! {
@@ -74,8 +77,34 @@ async fn crash(request: Request) -> Result<Response> {
             });
             text(StatusCode::OK, "answered\n")
         }
+        "/append" => append(&request.into_body().bytes().await?).await,
         "/echo" => Ok(Response::new(request.into_body())),
         path => text(StatusCode::NOT_FOUND, format!("there is nothing at {path}\n")),
+    }
+}
+
+/// By the functions of WASI 0.3 itself: the standard library knows those of 0.2 only.
+async fn append(content: &[u8]) -> Result<Response> {
+    let folders = preopens::get_directories();
+    let Some((folder, _)) = folders.into_iter().find(|(_, path)| path == "/data") else {
+        return text(StatusCode::NOT_FOUND, "there is no volume at /data\n");
+    };
+    let (create, write) = (OpenFlags::CREATE, DescriptorFlags::WRITE);
+    let opened = folder.open_at(PathFlags::empty(), "log".to_owned(), create, write).await;
+    let written = match opened {
+        Ok(file) => {
+            let (mut sender, receiver) = wasip3::wit_stream::new();
+            let written = file.append_via_stream(receiver);
+            sender.write_all(content.to_vec()).await;
+            drop(sender);
+            written.await
+        }
+        Err(error) => Err(error),
+    };
+    match written {
+        Ok(()) => text(StatusCode::OK, "appended\n"),
+        Err(ErrorCode::InsufficientSpace) => text(StatusCode::INSUFFICIENT_STORAGE, "the volume is full\n"),
+        Err(error) => text(StatusCode::FORBIDDEN, format!("{error:?}\n")),
     }
 }
 

@@ -7,6 +7,7 @@ use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use tokio::time::timeout;
 use wharf_types::api::{AppInfo, Page, Why};
 use wharf_types::state::{InstanceState, RolloutState};
@@ -58,13 +59,30 @@ pub(super) async fn show(
     Ok(with_etag(&context, &loaded))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveQuery {
+    volumes: Option<Volumes>,
+}
+
+/// What becomes of the volumes of an app that is deleted.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Volumes {
+    #[default]
+    Keep,
+    Remove,
+}
+
 /// Replies when the app is gone, or after a while that it is on its way: its open requests may take longer.
 pub(super) async fn remove(
     State(context): State<Arc<Context>>,
+    Query(query): Query<RemoveQuery>,
     Wish { asked, request: Nothing {} }: Wish<Nothing>,
 ) -> ApiResult<StatusCode> {
     let mut watcher = context.watch();
-    operations::delete(&context, &asked).await?;
+    let with_volumes = query.volumes.unwrap_or_default() == Volumes::Remove;
+    operations::delete(&context, &asked, with_volumes).await?;
     let gone = async {
         loop {
             let mut tx = context.store.read().await?;

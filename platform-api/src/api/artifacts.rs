@@ -14,6 +14,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use wharf_types::api::ArtifactInfo;
 use wharf_types::problem::ProblemCode;
+use wharf_types::spec::AppSpec;
 use wharf_types::world::capabilities;
 use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
 
@@ -193,7 +194,7 @@ fn not_found(digest: Digest) -> ApiError {
 }
 
 fn info(artifact: Artifact) -> ArtifactInfo {
-    let capabilities = capabilities(artifact.imports.iter().map(String::as_str), &[], &[]);
+    let capabilities = capabilities(artifact.imports.iter().map(String::as_str), &AppSpec::default());
     let Artifact { digest, bytes, world, imports } = artifact;
     ArtifactInfo { digest, bytes, world, imports, capabilities }
 }

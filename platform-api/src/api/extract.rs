@@ -31,13 +31,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
 /// Reads the body of a request that takes JSON.
 pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> ApiResult<Bytes> {
+    let bytes = read_octets(request, state).await?;
+    Ok(if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes })
+}
+
+/// Reads a body as it is.
+pub(super) async fn read_octets<S: Send + Sync>(request: Request, state: &S) -> ApiResult<Bytes> {
     let Ok(bytes) = timeout(BODY_MAX, Bytes::from_request(request, state)).await else {
         let detail =
             format!("the request's body did not come within {} s; send it again", BODY_MAX.as_secs());
         return Err(ApiError::new(ProblemCode::InvalidRequest, detail));
     };
-    let bytes = bytes.map_err(body_error)?;
-    Ok(if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes })
+    bytes.map_err(body_error)
 }
 
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {

@@ -60,6 +60,13 @@ pub(super) async fn remove(
     let Some(namespace) = store::namespace::find(&mut tx, &name).await? else {
         return Err(namespace_not_found(name.as_str()));
     };
+    let volumes = store::volume::count(&mut tx, namespace.id).await?;
+    if namespace.apps == 0 && volumes > 0 {
+        let detail = format!(
+            "the namespace `{name}` still has {volumes} volumes of deleted apps; `wharf volume ls` lists them, `wharf volume rm` removes one"
+        );
+        return Err(ApiError::new(ProblemCode::Conflict, detail));
+    }
     if !store::namespace::delete(&mut tx, namespace.id).await? {
         let detail = format!("the namespace `{name}` still has {} apps; delete them first", namespace.apps);
         return Err(ApiError::new(ProblemCode::Conflict, detail));

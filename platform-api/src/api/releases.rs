@@ -56,6 +56,7 @@ pub(super) async fn list(
     for release in releases {
         let artifact = store::artifact::get(&mut tx, release.artifact).await?;
         let imports = artifact.map(|artifact| artifact.imports).unwrap_or_default();
+        let secrets = store::secret::pinned(&mut tx, &release).await?;
         let mut spec = AppSpec::clone(&release.spec);
         if identity.token.role < Role::Developer {
             spec.env.values_mut().for_each(|value| HIDDEN.clone_into(value));
@@ -63,13 +64,10 @@ pub(super) async fn list(
         items.push(ReleaseInfo {
             release: release.number,
             digest: release.artifact,
-            capabilities: capabilities(
-                imports.iter().map(String::as_str),
-                &spec.outbound.allow,
-                &spec.tcp.ports,
-            ),
+            capabilities: capabilities(imports.iter().map(String::as_str), &spec),
             current: app.target_release == Some(release.id),
             spec,
+            secrets: secrets.into_iter().map(|(name, pinned)| (name, pinned.version)).collect(),
             cause: release.cause,
             created_at: release.created_at,
             created_by: release.created_by,

@@ -8,8 +8,8 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
     AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
-    EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, Scale, TokenInfo,
-    Usage, WhoAmI, Why,
+    EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, RotatedKey,
+    Scale, SecretInfo, SecretSet, TokenInfo, Usage, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::event::Event;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -19,8 +19,8 @@ use wharf_types::node::{NodeRegistration, NodeReport};
 use super::auth::Access;
 use super::openapi::{Payload, array, json, list};
 use super::{
-    apps, artifacts, events, files, logs, meta, metrics, namespaces, nodes, releases, rollouts, session,
-    settings, tokens, watch,
+    apps, artifacts, events, files, logs, meta, metrics, namespaces, nodes, releases, rollouts, secrets,
+    session, settings, tokens, volumes, watch,
 };
 use crate::context::Context;
 
@@ -140,6 +140,14 @@ fn about_the_platform() -> Vec<Endpoint> {
             .replies(200, list::<TokenInfo>()),
         e(Method::DELETE, "/v1/tokens/{token}", ADMIN, delete(tokens::revoke), "Revoke a token")
             .replies(204, Payload::Nothing),
+        e(
+            Method::POST,
+            "/v1/secret-keys",
+            ADMIN,
+            post(secrets::rotate_key),
+            "Seal every secret with a new key",
+        )
+        .replies(201, json::<RotatedKey>()),
         e(Method::GET, "/v1/nodes", Access::Cluster(Role::Viewer), get(nodes::list), "List workers")
             .replies(200, list::<NodeInfo>()),
         e(
@@ -215,6 +223,31 @@ fn about_namespaces() -> Vec<Endpoint> {
         .replies(200, json::<FilesInfo>()),
         e(
             Method::GET,
+            "/v1/namespaces/{namespace}/secrets",
+            VIEWER,
+            get(secrets::list),
+            "List secrets: names, versions and who uses them, never values",
+        )
+        .replies(200, list::<SecretInfo>()),
+        e(
+            Method::PUT,
+            "/v1/namespaces/{namespace}/secrets/{secret}",
+            DEVELOPER,
+            put(secrets::set),
+            "Set a secret to the body, which is text; apps that use it get a new release",
+        )
+        .takes(Payload::Octets)
+        .replies(200, json::<SecretSet>()),
+        e(
+            Method::DELETE,
+            "/v1/namespaces/{namespace}/secrets/{secret}",
+            DEVELOPER,
+            delete(secrets::remove),
+            "Remove a secret that no kept release uses",
+        )
+        .replies(204, Payload::Nothing),
+        e(
+            Method::GET,
             "/v1/namespaces/{namespace}/usage",
             VIEWER,
             get(nodes::usage),
@@ -234,6 +267,22 @@ fn about_namespaces() -> Vec<Endpoint> {
         e(Method::GET, "/v1/namespaces/{namespace}/apps", VIEWER, get(apps::list), "List apps")
             .query(PAGE)
             .replies(200, list::<AppInfo>()),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/volumes",
+            VIEWER,
+            get(volumes::list),
+            "List volumes, also those of deleted apps",
+        )
+        .replies(200, list::<VolumeInfo>()),
+        e(
+            Method::DELETE,
+            "/v1/namespaces/{namespace}/volumes/{volume}",
+            DEVELOPER,
+            delete(volumes::remove),
+            "Remove a volume that no release in use has, and its data",
+        )
+        .replies(202, Payload::Nothing),
     ]
 }
 
@@ -242,6 +291,7 @@ fn about_apps() -> Vec<Endpoint> {
     vec![
         e(Method::GET, app!(""), VIEWER, get(apps::show), "One app").replies(200, json::<AppInfo>()),
         e(Method::DELETE, app!(""), DEVELOPER, delete(apps::remove), "Delete an app and its data")
+            .query(&[("volumes", "`remove`: also what is in its volumes; `keep`, the default: that is kept")])
             .headers(CHANGES)
             .replies(204, Payload::Nothing)
             .or(202, "It is being deleted: open requests finish first"),

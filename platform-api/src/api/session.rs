@@ -82,7 +82,10 @@ pub(super) async fn report(
     Json(report): Json<NodeReport>,
 ) -> ApiResult<StatusCode> {
     let Some(news) = context.nodes.report(node, &report) else { return Err(unregistered(node)) };
-    operations::report::observe(&context, node, &news.instances, Timestamp::now()).await?;
+    let now = Timestamp::now();
+    operations::report::observe(&context, node, &news.instances, now).await?;
+    operations::volumes::gone(&context, node, &report.figures.removed_volumes).await?;
+    operations::volumes::tell(&context, &news.volumes, now).await?;
     context.nodes.reported(node, report);
     if news.routes {
         context.dirty.nudge();

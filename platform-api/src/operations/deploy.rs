@@ -8,9 +8,10 @@ use wharf_types::spec::AppSpec;
 use wharf_types::{ReleaseId, RolloutId};
 
 use super::env::ReleaseEnv;
+use super::secrets::Pins;
 use super::{
     Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, ports, problem, routes,
-    start_rollout,
+    secrets, start_rollout, volumes,
 };
 use crate::context::Context;
 use crate::store::app::{App, EnvOverrides};
@@ -37,7 +38,8 @@ pub(crate) async fn deploy(
     };
     let before = current_release(&mut tx, &app).await?;
     let (spec, own_env) = settle(&app, before.as_ref(), request);
-    let new = New { spec, own_env, artifact: &artifact, cause: "deploy" };
+    let secrets = secrets::newest(&mut tx, context, &app, &spec).await?;
+    let new = New { spec, own_env, secrets, artifact: &artifact, cause: "deploy" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
     once::remember(&mut tx, app.id, asked, &reply).await?;
@@ -79,11 +81,13 @@ fn settle(app: &App, before: Option<&Release>, request: CreateRelease) -> (AppSp
 pub(super) struct New<'a> {
     pub(super) spec: AppSpec,
     pub(super) own_env: EnvOverrides,
+    /// Of each secret that the settings name, the version.
+    pub(super) secrets: Pins,
     pub(super) artifact: &'a Artifact,
     pub(super) cause: &'static str,
 }
 
-/// Checks the settings, writes the release, takes its routes and ports, and starts the rollout.
+/// Checks the settings, writes the release, takes its routes, ports and volumes, and starts the rollout.
 pub(super) async fn make_release(
     conn: &mut Conn,
     context: &Context,
@@ -94,6 +98,7 @@ pub(super) async fn make_release(
     let world = new.artifact.world;
     let valid = new.spec.validate().and_then(|()| new.spec.validate_for(world));
     valid.map_err(invalid_spec)?;
+    secrets::check_size(&new.secrets)?;
     if let Some(files) = &new.spec.files
         && store::archive::find(conn, app.namespace_id, files.digest).await?.is_none()
     {
@@ -106,6 +111,7 @@ pub(super) async fn make_release(
         routes::claim(conn, &context.config.domain, app, &wanted).await?;
     }
     ports::claim(conn, &context.config.platform_ports, app, &new.spec.tcp.ports).await?;
+    volumes::claim(conn, app, &new.spec, asked.now).await?;
     let release = Release {
         id: ReleaseId::new(),
         app: app.id,
@@ -119,6 +125,9 @@ pub(super) async fn make_release(
         created_at: asked.now,
     };
     store::release::create(conn, &release).await?;
+    for pinned in new.secrets.values() {
+        store::secret::pin(conn, release.id, pinned.id).await?;
+    }
     let rollout = start_rollout(conn, app, release.id, false, asked.now).await?;
     let message = format!(
         "release {} of {}, made by {} ({})",

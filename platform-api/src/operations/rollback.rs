@@ -7,7 +7,7 @@ use wharf_types::problem::ProblemCode;
 
 use super::{
     Asked, Result, artifact_of, commit, current_release, deployed, find_app, no_release, once, ports,
-    problem, routes, start_rollout,
+    problem, routes, start_rollout, volumes,
 };
 use crate::context::Context;
 use crate::store::app::App;
@@ -58,6 +58,7 @@ async fn roll_out(
         routes::claim(&mut tx, &context.config.domain, app, &wanted).await?;
     }
     ports::claim(&mut tx, &context.config.platform_ports, app, &release.spec.tcp.ports).await?;
+    volumes::claim(&mut tx, app, &release.spec, asked.now).await?;
     let before = current_release(&mut tx, app).await?;
     let rollout = start_rollout(&mut tx, app, release.id, renews, asked.now).await?;
     let reply = deployed(&mut tx, context, app, release, &artifact, before.as_ref(), rollout).await?;

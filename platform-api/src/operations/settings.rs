@@ -47,7 +47,9 @@ pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvP
     store::app::set_env_overrides(&mut tx, app.id, &overrides).await?;
 
     let spec = AppSpec { env: env.variables, ..AppSpec::clone(&before.spec) };
-    let new = New { spec, own_env: env.own, artifact: &artifact, cause: "env" };
+    // The app stays on the values that it has: what is asked for is other variables.
+    let secrets = store::secret::pinned(&mut tx, &before).await?;
+    let new = New { spec, own_env: env.own, secrets, artifact: &artifact, cause: "env" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout).await?;
     once::remember(&mut tx, app.id, asked, &reply).await?;
@@ -65,8 +67,12 @@ pub(crate) async fn scale(context: &Arc<Context>, asked: &Asked, replicas: Optio
     }
     let mut tx = context.store.write().await?;
     let app = find_app(&mut tx, asked).await?;
+    let release = current_release(&mut tx, &app).await?;
+    if let (Some(release), Some(replicas)) = (&release, replicas) {
+        release.spec.validate_replicas("replicas", replicas).map_err(invalid_spec)?;
+    }
     store::app::set_scale(&mut tx, app.id, replicas).await?;
-    let of_release = current_release(&mut tx, &app).await?.map_or(0, |release| release.spec.scale.replicas);
+    let of_release = release.map_or(0, |release| release.spec.scale.replicas);
     let before = app.scaled_to.unwrap_or(of_release);
     let message = match replicas {
         Some(replicas) => format!("scaled from {before} to {replicas} by {}", asked.by),
@@ -77,14 +83,20 @@ pub(crate) async fn scale(context: &Arc<Context>, asked: &Asked, replicas: Optio
     Ok(app.id)
 }
 
-/// Records the wish; the reconciler stops everything and then takes the app away. Asking twice is as good as once.
-pub(crate) async fn delete(context: &Arc<Context>, asked: &Asked) -> Result<()> {
+/// Records the wish; the reconciler stops everything and then takes the app away. Asking twice is as good as once. Its volumes
+/// are kept unless `with_volumes`.
+pub(crate) async fn delete(context: &Arc<Context>, asked: &Asked, with_volumes: bool) -> Result<()> {
     let mut tx = context.store.write().await?;
     let app = match store::app::find(&mut tx, &asked.namespace, &asked.app).await? {
-        Some(app) if app.deleting => return Ok(()),
+        // Whoever asks again may want more gone than before.
+        Some(app) if app.deleting && !with_volumes => return Ok(()),
+        Some(app) if app.deleting => app,
         _ => find_app(&mut tx, asked).await?,
     };
     store::app::mark_deleting(&mut tx, app.id).await?;
+    if with_volumes {
+        store::volume::remove_with_app(&mut tx, app.id).await?;
+    }
     store::rollout::supersede(&mut tx, app.id, asked.now).await?;
     record(&mut tx, &app, asked, "app.deleting", &format!("deletion asked for by {}", asked.by)).await?;
     commit(context, tx, [app.id]).await?;

@@ -94,6 +94,11 @@ impl AppView {
                 let_go: false,
                 routed: false,
             }),
+            Change::PlaceVolume { volume, node } => {
+                if let Some(volume) = self.volumes.iter_mut().find(|known| known.id == *volume) {
+                    volume.node = volume.node.or(Some(*node));
+                }
+            }
             Change::SetWanted { instance, wanted } => {
                 if let Some(instance) = self.instances.iter_mut().find(|known| known.id == *instance) {
                     instance.wanted = instance.wanted.max(*wanted);

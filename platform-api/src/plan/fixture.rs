@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 use wharf_types::node::{NodeRegistration, Reason, ReasonKind};
-use wharf_types::spec::AppSpec;
+use wharf_types::spec::{AppSpec, VolumeSpec};
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
-use wharf_types::{AppId, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp};
+use wharf_types::{
+    AppId, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp, VolumeId,
+};
 
 use super::ids::CountingIds;
 use super::scheduler::Cluster;
 use super::view::after;
-use super::{AppView, Change, Changes, InstanceView, ReleaseView, RolloutView, plan};
+use super::{AppView, Change, Changes, InstanceView, ReleaseView, RolloutView, VolumeView, plan};
 
 pub(super) const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -30,6 +32,8 @@ pub(super) struct Fixture {
     pub(super) nodes: Vec<TestNode>,
     pub(super) now: Timestamp,
     releases: Vec<Arc<ReleaseView>>,
+    /// What every release asks for that is made from now on.
+    volumes: Vec<VolumeSpec>,
     last_id: u128,
 }
 
@@ -50,6 +54,7 @@ pub(super) fn release(number: u64) -> ReleaseView {
         artifact: Digest::of(&number.to_le_bytes()),
         world: World::HttpProxy,
         spec: Arc::new(AppSpec::default()),
+        secrets: Arc::default(),
         routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
     }
 }
@@ -67,10 +72,26 @@ impl Fixture {
             stable: None,
             latest: None,
             rollout: None,
+            volumes: Vec::new(),
             instances: Vec::new(),
         };
         let now = after(Timestamp::UNIX_EPOCH, SECOND * 1000);
-        Self { app, nodes: vec![node(1, 1 << 20)], now, releases: Vec::new(), last_id: 1 << 64 }
+        Self {
+            app,
+            nodes: vec![node(1, 1 << 20)],
+            now,
+            releases: Vec::new(),
+            volumes: Vec::new(),
+            last_id: 1 << 64,
+        }
+    }
+
+    /// Has every release that is made from now on ask for a volume.
+    pub(super) fn ask_for_volume(&mut self, shared: bool) {
+        let volume = format!(r#"{{"name": "data", "path": "/data", "shared": {shared}}}"#);
+        self.volumes = vec![serde_json::from_str(&volume).unwrap()];
+        let id = VolumeId::from_uuid(Uuid::from_u128(1 << 70));
+        self.app.volumes = vec![VolumeView { id, name: "data".parse().unwrap(), node: None }];
     }
 
     /// What the API writes when a release is made that asks for so many slots.
@@ -129,6 +150,9 @@ impl Fixture {
         let known = self.releases.iter().find(|known| known.number == number);
         known.cloned().unwrap_or_else(|| {
             let mut made = release(number);
+            let mut spec = (*made.spec).clone();
+            spec.volumes.clone_from(&self.volumes);
+            made.spec = Arc::new(spec);
             edit(&mut made);
             self.releases.push(Arc::new(made));
             self.releases[self.releases.len() - 1].clone()
@@ -245,6 +269,10 @@ impl Fixture {
                     let free = node.memory_free_bytes.checked_sub(memory);
                     node.memory_free_bytes = free.expect("capacity is never exceeded");
                     assert!(node.ready, "nothing is placed on a node that is not ready");
+                    let target = self.app.release(*release).unwrap();
+                    assert!(!self.app.waits_for_a_writer(target), "there are never two writers");
+                    let home = self.app.home(target);
+                    assert!(home.is_none_or(|home| home == node.id), "an app goes to its volumes");
                 }
                 _ => {}
             }

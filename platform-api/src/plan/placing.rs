@@ -5,8 +5,9 @@ use wharf_types::NodeId;
 use super::scheduler::{Ask, Held, Resources};
 use super::{AppView, InstanceView, ReleaseView};
 
-/// What the app's view says of nodes: where a release's artifact is, and where the release has failed.
+/// What the app's view says of nodes: where its volumes are, where a release's artifact is, and where the release has failed.
 pub(super) struct Asked {
+    home: Option<NodeId>,
     warm: Vec<NodeId>,
     failing: Vec<(NodeId, u32)>,
 }
@@ -28,15 +29,14 @@ impl Asked {
                 None => failing.push((node, 1)),
             }
         }
-        Self { warm, failing }
+        Self { home: app.home(target), warm, failing }
     }
 
     pub(super) fn ask<'a>(&'a self, target: &'a ReleaseView) -> Ask<'a> {
         Ask {
             takes: target.reservation(),
             placement: &target.spec.placement,
-            // Nothing an app has is bound to a node yet.
-            pinned: None,
+            pinned: self.home,
             warm: &self.warm,
             failing: &self.failing,
         }

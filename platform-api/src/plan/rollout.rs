@@ -75,7 +75,9 @@ fn run(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> bo
         instance.release == target.id && instance.is_wanted() && instance.state == InstanceState::Preparing
     };
     let deadline = after(progressed_at, target.spec.update.progress_deadline.as_duration());
-    if draft.now >= deadline && draft.app.instances.iter().any(preparing) {
+    // And whoever writes to its volume now may finish what is open, for as long as the app wants.
+    let waits_for_others = draft.app.instances.iter().any(preparing) || draft.app.is_held_up(target);
+    if draft.now >= deadline && waits_for_others {
         draft.push(Change::Progress { rollout: rollout.id, ready });
         return true;
     }

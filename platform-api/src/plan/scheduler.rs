@@ -36,7 +36,7 @@ pub use round::Round;
 pub struct Ask<'a> {
     pub takes: Resources,
     pub placement: &'a PlacementSpec,
-    /// The only node that will do, for what cannot move.
+    /// The only node that will do: the app's volumes are there.
     pub pinned: Option<NodeId>,
     /// Nodes that have the artifact already.
     pub warm: &'a [NodeId],

@@ -1,7 +1,8 @@
 //! Brings every slot to one instance of the target release, and ends what is left over.
 //!
 //! Start first: an instance of another release stays routed until the one beside it is ready. A slot with nothing to protect
-//! gets its instance at once; the others wait until the rollout's surge has room.
+//! gets its instance at once; the others wait until the rollout's surge has room. Only where both would write to one volume that is
+//! not shared, the old one ends first.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -9,13 +10,13 @@ use std::time::Duration;
 use wharf_types::node::{Reason, ReasonKind};
 use wharf_types::spec::RestartCondition;
 use wharf_types::state::{InstanceState, Wanted};
-use wharf_types::{InstanceId, NodeId, Timestamp};
+use wharf_types::{InstanceId, NodeId, Timestamp, VolumeId};
 
 use super::draft::Draft;
 use super::placing::Asked;
 use super::scheduler::{Claim, Placed};
 use super::view::after;
-use super::{AppView, Change, InstanceView, ReleaseView, Unplaced};
+use super::{AppView, Change, InstanceView, ReleaseView, Unplaced, VolumeView};
 
 /// The least time between two instances that failed by the platform's fault in one slot.
 const PLATFORM_RETRY: Duration = Duration::from_secs(1);
@@ -78,13 +79,15 @@ struct Slot {
     ended: Option<usize>,
     /// Whether the target release serves here, or has completed.
     serves: bool,
+    /// Whether `old` must end before there can be a `current`, because both would write to one volume.
+    gives_way: bool,
     /// Whether the target release has no use for the slot: what is in it goes when the rollout has come through.
     is_leaving: bool,
 }
 
 impl Slot {
     fn kept(&self) -> impl Iterator<Item = usize> + use<> {
-        self.current.into_iter().chain(self.old.filter(|_| !self.serves))
+        self.current.into_iter().chain(self.old.filter(|_| !self.serves && !self.gives_way))
     }
 }
 
@@ -120,6 +123,9 @@ fn slots(app: &AppView, target: &ReleaseView) -> Vec<Slot> {
                 slot.ended.into_iter().chain([index]).max_by_key(|index| app.instances[*index].age());
         }
     }
+    for slot in &mut slots {
+        slot.gives_way = slot.old.is_some_and(|old| app.excludes(target, &app.instances[old]));
+    }
     slots
 }
 
@@ -133,6 +139,7 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
     for (slot, placed) in outcomes {
         let waits = match placed {
             Ok(Placed::On(node)) => {
+                place_volumes(draft, target, node);
                 let id = draft.ids.instance();
                 draft.push(Change::CreateInstance { id, release: target.id, slot, node });
                 continue;
@@ -144,6 +151,16 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
         draft.unplaced(Unplaced { slot, message: waits });
     }
     draft.claim(claims);
+}
+
+/// Says where the release's volumes are from now on, if they are nowhere yet.
+fn place_volumes(draft: &mut Draft<'_>, target: &ReleaseView, node: NodeId) {
+    let of_target = |volume: &&VolumeView| target.spec.volumes.iter().any(|spec| spec.name == volume.name);
+    let unplaced = draft.app.volumes.iter().filter(of_target).filter(|volume| volume.node.is_none());
+    let unplaced: Vec<VolumeId> = unplaced.map(|volume| volume.id).collect();
+    for volume in unplaced {
+        draft.push(Change::PlaceVolume { volume, node });
+    }
 }
 
 /// Tells instances of a lower priority to go; returns what the slot that takes their place waits for.
@@ -168,8 +185,17 @@ fn place(draft: &mut Draft<'_>, target: &ReleaseView, slots: Vec<u32>) -> Placin
     }
     let asked = Asked::of(&draft.app, target);
     let mut round = draft.cluster.round(draft.app.id, asked.ask(target));
-    let outcomes =
-        slots.into_iter().map(|slot| (slot, round.place().map_err(|refusal| refusal.to_string()))).collect();
+    let mut outcomes = Vec::new();
+    for slot in slots {
+        let placed = round.place();
+        if let (Ok(Placed::On(node) | Placed::After(node, _)), false) =
+            (&placed, target.spec.volumes.is_empty())
+        {
+            // The volumes will be where the first instance is, and the others go to them.
+            round.pin(*node);
+        }
+        outcomes.push((slot, placed.map_err(|refusal| refusal.to_string())));
+    }
     Placing { outcomes, claims: round.claims().to_vec() }
 }
 
@@ -190,6 +216,9 @@ fn missing(now: Timestamp, app: &AppView, target: &ReleaseView, slots: &[Slot]) 
         usize::MAX
     };
     let mut missing = Missing::default();
+    if app.waits_for_a_writer(target) {
+        return missing;
+    }
     for (number, slot) in (0..).zip(slots) {
         if slot.serves || slot.is_leaving || slot.current.is_some() {
             continue;
@@ -209,6 +238,9 @@ fn missing(now: Timestamp, app: &AppView, target: &ReleaseView, slots: &[Slot]) 
             room -= 1;
         }
         missing.slots.push(number);
+        if target.spec.exclusive_volume().is_some() {
+            break;
+        }
     }
     missing
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use wharf_types::node::{Reason, ReasonKind};
 use wharf_types::spec::RestartCondition;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
-use wharf_types::{InstanceId, ReleaseId, Timestamp};
+use wharf_types::{InstanceId, NodeId, ReleaseId, Timestamp};
 
 use super::{AppView, InstanceView, ReleaseView, RolloutView};
 
@@ -42,6 +42,32 @@ impl AppView {
     /// The release whose routes lead to the app: the one that should serve, or else the newest, which failed.
     pub(crate) fn routed_release(&self) -> Option<&Arc<ReleaseView>> {
         self.serving_release().or(self.latest.as_ref())
+    }
+
+    /// The node that has the app's volumes, if the release has any. All are on one node, also those that only other releases have.
+    pub(crate) fn home(&self, release: &ReleaseView) -> Option<NodeId> {
+        let placed = || self.volumes.iter().find_map(|volume| volume.node);
+        if release.spec.volumes.is_empty() { None } else { placed() }
+    }
+
+    /// Whether an instance of `target` must not live beside this one: both would write to a volume that is not shared. Of an
+    /// instance whose release is not in view it is not known what it writes to, so it may be the same.
+    pub(crate) fn excludes(&self, target: &ReleaseView, instance: &InstanceView) -> bool {
+        let other = self.release(instance.release);
+        target.spec.volumes.iter().filter(|volume| !volume.read_only).any(|volume| {
+            other.is_none_or(|other| other.spec.volumes.iter().any(|other| volume.excludes(other)))
+        })
+    }
+
+    /// Whether an instance lives that has to end before there can be one of `target`.
+    pub(crate) fn waits_for_a_writer(&self, target: &ReleaseView) -> bool {
+        self.instances.iter().any(|instance| instance.is_live() && self.excludes(target, instance))
+    }
+
+    /// The same of those that the target is to take over from.
+    pub(crate) fn is_held_up(&self, target: &ReleaseView) -> bool {
+        let in_the_way = |instance: &InstanceView| instance.is_live() && !self.is_current(instance, target);
+        self.instances.iter().any(|instance| in_the_way(instance) && self.excludes(target, instance))
     }
 
     /// Which of the slots `0..replicas` `release` serves, or has completed, by instances that are to stay.

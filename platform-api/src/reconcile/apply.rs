@@ -43,6 +43,7 @@ pub(super) async fn apply(
     }
     tx.commit().await?;
     if deleted {
+        context.volumes_changed();
         context.logs.remove(&view.namespace, &view.name).await;
     }
     context.announce(app);
@@ -72,6 +73,9 @@ async fn apply_one(
                 wanted: Wanted::Run,
             };
             store::instance::create(conn, &new, now).await?;
+        }
+        Change::PlaceVolume { volume, node } => {
+            store::volume::place(conn, *volume, *node).await?;
         }
         Change::SetWanted { instance, wanted } => {
             store::instance::set_wanted(conn, *instance, *wanted).await?;
@@ -126,11 +130,19 @@ async fn preempt(
 
 async fn delete(conn: &mut Conn, id: AppId, view: &AppView, now: Timestamp) -> Result<(), OperationError> {
     let app = store::app::get(conn, id).await?;
+    let volumes = store::volume::of_app(conn, id).await?;
     store::app::delete(conn, id).await?;
+    store::volume::forget_unplaced(conn).await?;
     if let Some(app) = app {
         store::keyvalue::recount(conn, app.namespace_id).await?;
+        store::secret::prune(conn, app.namespace_id).await?;
     }
-    let message = format!("the app {} and its data are gone", view.name);
+    let kept: Vec<_> = volumes.iter().filter(|volume| !volume.removing).collect();
+    let mut message = format!("the app {} and its data are gone", view.name);
+    if !kept.is_empty() {
+        let names: Vec<_> = kept.iter().map(|volume| format!("`{}` ({})", volume.name, volume.id)).collect();
+        message = format!("the app {} is gone; its volumes are kept: {}", view.name, names.join(", "));
+    }
     store::event::append(conn, &view.namespace, Some(&view.name), "app.deleted", &message, now).await?;
     Ok(())
 }
@@ -146,9 +158,12 @@ async fn clean_up(
     id: AppId,
     now: Timestamp,
 ) -> Result<(), OperationError> {
-    store::release::prune(conn, id, now).await?;
+    let forgotten = store::release::prune(conn, id, now).await?;
     store::rollout::prune(conn, id).await?;
     let Some(app) = store::app::get(conn, id).await? else { return Ok(()) };
+    if forgotten > 0 {
+        store::secret::prune(conn, app.namespace_id).await?;
+    }
     let mut used: Vec<ReleaseId> = app.target_release.into_iter().chain(app.stable_release).collect();
     if used.is_empty() {
         // Nothing serves, but the newest release's routes still say that the app exists.

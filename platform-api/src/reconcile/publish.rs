@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use tracing::warn;
-use wharf_types::node::{AssignedInstance, Assignment};
+use wharf_types::node::{AssignedInstance, AssignedVolume, Assignment};
 use wharf_types::route::RouteTable;
 use wharf_types::state::Wanted;
-use wharf_types::{AppId, InstanceId, NodeId};
+use wharf_types::{AppId, InstanceId, NodeId, VolumeId};
+use zeroize::Zeroizing;
 
+use super::deliveries::Deliveries;
 use super::fleet::Fleet;
 use crate::context::Context;
 use crate::nodes::NodeStatus;
-use crate::plan;
+use crate::plan::{self, AppView, ReleaseView, VolumeView};
 use crate::view::Loaded;
 
 pub(super) struct Publisher {
@@ -48,7 +50,9 @@ impl Publisher {
         &mut self,
         context: &Context,
         fleet: &Fleet,
+        deliveries: &Deliveries,
         nodes: &[NodeStatus],
+        doomed: &BTreeMap<NodeId, Vec<VolumeId>>,
     ) -> Vec<InstanceId> {
         let table = plan::routes::build(self.generation + 1, fleet.views());
         let is_same = (&table.routes, &table.tcp) == (&self.routes.routes, &self.routes.tcp);
@@ -60,25 +64,42 @@ impl Publisher {
         let mut instances = assigned(fleet);
         for node in nodes {
             let instances = instances.remove(&node.id).unwrap_or_default();
-            self.publish_to(context, node.id, instances);
+            let removed = doomed.get(&node.id).cloned().unwrap_or_default();
+            self.publish_to(context, deliveries, node.id, instances, removed);
         }
         changed
     }
 
-    fn publish_to(&mut self, context: &Context, node: NodeId, instances: Vec<AssignedInstance>) {
+    fn publish_to(
+        &mut self,
+        context: &Context,
+        deliveries: &Deliveries,
+        node: NodeId,
+        instances: Vec<AssignedInstance>,
+        removed_volumes: Vec<VolumeId>,
+    ) {
         let known = self.assignments.get(&node);
         if known.is_some_and(|known| {
-            known.routes.generation == self.routes.generation && known.instances == instances
+            known.routes.generation == self.routes.generation
+                && known.instances == instances
+                && known.removed_volumes == removed_volumes
         }) {
             return;
         }
         self.generation += 1;
-        let assignment =
-            Assignment { node, generation: self.generation, instances, routes: self.routes.clone() };
+        let assignment = Assignment {
+            node,
+            generation: self.generation,
+            secrets: deliveries.to(&instances),
+            instances,
+            routes: self.routes.clone(),
+            removed_volumes,
+        };
         match serde_json::to_vec(&assignment) {
             Ok(mut line) => {
                 line.push(b'\n');
-                context.nodes.publish(node, Bytes::from(line));
+                // It may hold secrets: its memory is overwritten when it is no longer the newest.
+                context.nodes.publish(node, Bytes::from_owner(Zeroizing::new(line)));
                 self.assignments.insert(node, assignment);
             }
             Err(error) => warn!(node.id = %node, "an assignment for node {node} cannot be written: {error}"),
@@ -151,6 +172,12 @@ impl Publisher {
     }
 }
 
+fn volumes_of(view: &AppView, release: &ReleaseView) -> Vec<AssignedVolume> {
+    let has = |volume: &&VolumeView| release.spec.volumes.iter().any(|spec| spec.name == volume.name);
+    let assigned = |volume: &VolumeView| AssignedVolume { name: volume.name.clone(), id: volume.id };
+    view.volumes.iter().filter(has).map(assigned).collect()
+}
+
 /// What each node has to run. Instances that ended are left out, which tells the worker that its report has arrived.
 fn assigned(fleet: &Fleet) -> HashMap<NodeId, Vec<AssignedInstance>> {
     let mut by_node: HashMap<NodeId, Vec<AssignedInstance>> = HashMap::new();
@@ -167,6 +194,8 @@ fn assigned(fleet: &Fleet) -> HashMap<NodeId, Vec<AssignedInstance>> {
             artifact: release.artifact,
             world: release.world,
             spec: release.spec.clone(),
+            secrets: release.secrets.clone(),
+            volumes: volumes_of(view, release),
         });
     }
     for instances in by_node.values_mut() {

@@ -35,6 +35,7 @@ pub(crate) fn config(dir: &TempDir) -> Config {
         data_dir: dir.path().join("data"),
         domain: "localhost".to_owned(),
         http_url: "http://127.0.0.1:8080".to_owned(),
+        secret_keys: Default::default(),
         platform_ports: vec![7070, 8080],
     }
 }

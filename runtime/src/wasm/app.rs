@@ -33,6 +33,7 @@ use super::stdio::GuestOutput;
 use super::tuning::Tuning;
 use super::warm::WarmStores;
 use crate::logs::{LineBuffer, LogSink};
+use crate::secrets::Environment;
 use wharf_types::log::LogStream;
 
 /// Warm stores that one instance keeps at most.
@@ -54,7 +55,7 @@ pub struct HttpApp {
     places: u32,
     pub(super) habit: Habit,
     outputs: Outputs,
-    env: Vec<(String, String)>,
+    env: Environment,
     args: Vec<String>,
     guest: Guest,
     code: ArcSwap<Code>,
@@ -128,6 +129,7 @@ impl HttpApp {
         outputs: Outputs,
         instance: InstanceId,
         assigned: &AssignedInstance,
+        env: Environment,
     ) -> Arc<Self> {
         let spec = &assigned.spec;
         let app = Arc::new(Self {
@@ -138,7 +140,7 @@ impl HttpApp {
             idle_timeout: spec.reuse.idle_timeout.map_or(IDLE_TIMEOUT, |span| span.as_duration()),
             request_body_max: spec.limits.request_body.as_bytes(),
             outputs,
-            env: spec.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            env,
             args: std::iter::once(assigned.app.to_string()).chain(spec.args.iter().cloned()).collect(),
             shared: code.host().shared.clone(),
             template,

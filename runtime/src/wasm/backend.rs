@@ -34,8 +34,10 @@ use super::state::{Template, closed_wasi};
 use super::stdio::GuestOutput;
 use super::table::{NamespaceNeighbours, Table};
 use super::tuning;
+use super::volumes::{Mounts, Volumes};
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::control::ControlClient;
+use crate::secrets::{Environment, SecretStore};
 
 /// A health check reads this much of a response's body; it is the status that counts.
 const PROBE_BODY_MAX_BYTES: usize = 64 << 10;
@@ -54,7 +56,9 @@ pub struct WasmBackend {
     files: FileFolders,
     /// Of the prepared instances, those that have files.
     mounts: Mutex<HashMap<InstanceId, Mount>>,
+    volumes: Arc<Volumes>,
     meters: Meters,
+    secrets: Arc<SecretStore>,
 }
 
 enum Live {
@@ -79,7 +83,12 @@ struct Listener {
 
 impl WasmBackend {
     /// To be called within a runtime. `files` is a folder for the files of apps; what is in there is removed.
-    pub fn new(host: Arc<WasmHost>, control: ControlClient, files: PathBuf) -> io::Result<Arc<Self>> {
+    pub fn new(
+        host: Arc<WasmHost>,
+        control: ControlClient,
+        files: PathBuf,
+        volumes: Arc<Volumes>,
+    ) -> io::Result<Arc<Self>> {
         let files = FileFolders::new(files)?;
         tokio::spawn(keep_swept(Arc::downgrade(&host)));
         Ok(Arc::new(Self {
@@ -91,7 +100,9 @@ impl WasmBackend {
             prepared: Mutex::default(),
             files,
             mounts: Mutex::default(),
+            volumes,
             meters: Meters::default(),
+            secrets: Arc::default(),
         }))
     }
 
@@ -103,6 +114,11 @@ impl WasmBackend {
         self.ports.clone()
     }
 
+    /// What the guests here are given beside their plain variables.
+    pub fn secrets(&self) -> Arc<SecretStore> {
+        self.secrets.clone()
+    }
+
     /// Totals of every release that runs here, or did a short time ago.
     pub fn usage(&self) -> Vec<AppUsage> {
         self.meters.read(Instant::now())
@@ -110,23 +126,23 @@ impl WasmBackend {
 
     /// What is in use of what all guests share.
     pub fn figures(&self) -> NodeFigures {
-        self.host.figures()
+        let (volumes, removed_volumes) = (self.volumes.figures(), self.volumes.removed());
+        NodeFigures { volumes, removed_volumes, ..self.host.figures() }
     }
 
     fn code(&self, id: InstanceId) -> Option<Arc<Code>> {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
-    fn template(&self, run: &Run) -> Template {
+    fn template(&self, run: &Run, env: &Environment, volumes: Option<Arc<Mounts>>) -> Template {
         let assigned = &run.assigned;
         let spec = &assigned.spec;
         let neighbours =
             NamespaceNeighbours { table: Arc::downgrade(&self.table), namespace: assigned.namespace.clone() };
         Template {
             config: Arc::new(
-                spec.env
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.clone()))
+                env.iter()
+                    .map(|(key, value)| (key.clone(), String::clone(value)))
                     .collect::<WasiConfigVariables>(),
             ),
             keyvalue: KeyValueHost::platform(
@@ -137,6 +153,7 @@ impl WasmBackend {
             outbound: Arc::new(Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))),
             meter: self.meters.of(&assigned.namespace, &assigned.app, assigned.release),
             mount: self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(&run.id).cloned(),
+            volumes,
             host_memory: self.host.shared.memory.clone(),
             memory_max_bytes: spec.limits.memory.as_bytes(),
             profiler: None,
@@ -144,17 +161,21 @@ impl WasmBackend {
         }
     }
 
-    async fn start_command(&self, run: &Run, mapped: Arc<Mapped>) -> Result<Live, Failure> {
+    async fn start_command(
+        &self,
+        run: &Run,
+        mapped: Arc<Mapped>,
+        env: Environment,
+        volumes: Option<Arc<Mounts>>,
+    ) -> Result<Live, Failure> {
         let assigned = &run.assigned;
-        let template = self.template(run);
+        let template = self.template(run, &env, volumes);
         let listening = Listening::reserve(&assigned.spec.tcp).map_err(|error| {
             let message = format!("could not reserve a port of this machine for the guest: {error}");
             Failure::new(ReasonKind::Platform, message)
         })?;
         let Outputs { stdout, stderr, platform } = outputs(&self.host.shared.logs, run.id, assigned);
         let mut wasi = closed_wasi();
-        let env: Vec<(&str, &str)> =
-            assigned.spec.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         wasi.stdout(stdout).stderr(stderr).envs(&env).arg(assigned.app.as_str()).args(&assigned.spec.args);
         let mut ports = Vec::new();
         if let Some(listening) = &listening {
@@ -264,18 +285,21 @@ impl Backend for WasmBackend {
             Failure::new(ReasonKind::Platform, "the instance was started before it was prepared")
         })?;
         let mapped = code.get().await?;
+        let env = self.secrets.environment(&run.assigned)?;
+        let volumes = self.volumes.mount(&run.assigned).await?;
         let live = match &mapped.guest {
             Guest::Http02(_) | Guest::Http03(_) => {
                 let assigned = &run.assigned;
                 let outputs = outputs(&self.host.shared.logs, run.id, assigned);
-                let app = HttpApp::new(self.template(run), code, &mapped, outputs, run.id, assigned);
+                let template = self.template(run, &env, volumes);
+                let app = HttpApp::new(template, code, &mapped, outputs, run.id, assigned, env);
                 app.try_start().await.map_err(|error| Failure { reason: error.reason() })?;
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
                 self.table.insert(&ids, &app);
                 Live::Http { app, ids }
             }
-            Guest::Command(_) => self.start_command(run, mapped).await?,
+            Guest::Command(_) => self.start_command(run, mapped, env, volumes).await?,
         };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, live);
         Ok(())

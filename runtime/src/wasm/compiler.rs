@@ -6,6 +6,7 @@
 //! worker has; a file that was changed or came from elsewhere is compiled again.
 
 pub mod key;
+mod old;
 mod turns;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -49,6 +51,13 @@ impl CompileCommand {
     pub fn this_program() -> Self {
         let args = vec![super::compile_child::ARGUMENT.to_owned()];
         Self { program: "/proc/self/exe".into(), args, limits: CompileLimits::default() }
+    }
+
+    /// The same, giving way to everything else on this machine.
+    #[must_use]
+    pub fn in_the_background(mut self) -> Self {
+        self.limits.niceness = 19;
+        self
     }
 }
 
@@ -99,6 +108,20 @@ impl Compiler {
             known: Mutex::default(),
             warned: AtomicBool::new(false),
         })
+    }
+
+    /// The name of what compiles here, which is another one after an upgrade that changes what is compiled.
+    pub fn engine(&self) -> String {
+        let (_, folder) = &self.folders[0];
+        folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Removes what other engines have compiled, a week after the first start without them. A failure costs room and nothing else.
+    pub fn give_up_old(&self) {
+        let current: Vec<&Path> = self.folders.iter().map(|(_, folder)| folder.as_path()).collect();
+        if let Err(error) = old::give_up(&current, SystemTime::now()) {
+            tracing::warn!("what an older engine had compiled could not be removed: {error}");
+        }
     }
 
     /// The artifact compiled for the profile that is wanted, or for the one that it needs; `fetch` is called for its bytes only if it

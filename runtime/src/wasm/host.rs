@@ -1,6 +1,7 @@
 //! The side that embeds guests: the engines, their clock and their compiler.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use wasmtime::component::{Component, InstancePre, Linker};
 use wharf_types::figures::NodeFigures;
 use wharf_types::node::ReasonKind;
+use wharf_types::spec::EngineProfile;
 use wharf_types::world::World;
 use wharf_types::{Digest, NamespaceName};
 
@@ -22,6 +24,7 @@ use super::module;
 use super::outbound;
 use super::shared::Shared;
 use super::state::State;
+use super::{surface, tuning};
 use crate::backend::Failure;
 use crate::logs::LogSink;
 
@@ -98,6 +101,34 @@ impl WasmHost {
     ) -> Arc<Code> {
         self.codes
             .find_or(digest, wanted, || Code::new(self.clone(), namespace.clone(), digest, wanted, fetch))
+    }
+
+    /// Compiles an artifact as an instance with this wish will want it first, unless that was done before; whether it had to be done.
+    /// Nothing of it runs.
+    pub async fn precompile(
+        &self,
+        namespace: &NamespaceName,
+        wish: EngineProfile,
+        bytes: Bytes,
+    ) -> Result<bool, Failure> {
+        let compiled = AtomicBool::new(false);
+        let wanted = tuning::first(wish, surface::is_http(&bytes));
+        let fetch = || {
+            compiled.store(true, Ordering::Relaxed);
+            std::future::ready(Ok(bytes.clone()))
+        };
+        self.compiler.load(namespace, Digest::of(&bytes), wanted, fetch).await?;
+        Ok(compiled.into_inner())
+    }
+
+    /// The name of the engine, under which it finds what was compiled for it.
+    pub fn engine(&self) -> String {
+        self.compiler.engine()
+    }
+
+    /// Removes what engines of older versions had compiled, a week after they were last of use. Only for who owns the folder.
+    pub fn give_up_old_engines(&self) {
+        self.compiler.give_up_old();
     }
 
     /// Drops what has been idle for long: stores that wait for requests, and code. Called every [`SWEEP_PERIOD`].

@@ -127,6 +127,7 @@ mod tests {
             cpu_max: Duration::MAX,
             profiler: None,
             mount: None,
+            volumes: None,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod address;
 mod connect;
+mod failed;
 mod home;
 mod names;
 mod pace;
@@ -19,17 +20,19 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::TokioTimer;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use wharf_types::AppName;
 use wharf_types::spec::OutboundScheme;
 
 pub(super) use self::connect::connections;
-use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, ConnectError, Connector};
+use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, Connector};
+pub(super) use self::failed::tell_codes_of_bodies;
 use self::home::Home;
 use self::pace::Paced;
 pub use self::policy::Policy;
-pub(super) use self::sockets::bound_sockets;
+pub(super) use self::sockets::{bound_sockets, has_room};
 
 /// How long a connection may wait to be used again.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -136,11 +139,22 @@ impl Outbound {
         }
         // The client keeps HTTP/1 connections to each authority; it wants the version left to it.
         *request.version_mut() = http::Version::HTTP_11;
+        let mut connection = capture_connection(&mut request);
         let answer = CONNECT_TIMEOUT.scope(waits.connect, self.client().request(request));
-        match tokio::time::timeout(waits.connect + waits.first_byte, answer).await {
-            Err(_) => Err(Error::ConnectionReadTimeout),
-            Ok(Err(error)) => Err(client_error(&error)),
-            Ok(Ok(response)) => Ok(paced(response, waits)),
+        let too_late = async {
+            // Connecting has its own limit. Without a connection there is an error, which the other branch takes.
+            if connection.wait_for_connection_metadata().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(waits.first_byte).await;
+        };
+        tokio::select! {
+            biased;
+            answer = answer => match answer {
+                Ok(response) => Ok(paced(response, waits)),
+                Err(error) => Err(failed::code(&error)),
+            },
+            () = too_late => Err(Error::ConnectionReadTimeout),
         }
     }
 
@@ -179,24 +193,6 @@ where
     B::Error: Into<Error>,
 {
     response.map(|body| Paced::new(body, waits.between_bytes).boxed_unsync())
-}
-
-fn client_error(error: &hyper_util::client::legacy::Error) -> Error {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(failed) = cause.downcast_ref::<ConnectError>() {
-            return match failed {
-                ConnectError::Denied => Error::DestinationIpProhibited,
-                ConnectError::Resolve => Error::DnsError { rcode: None, info_code: None },
-                ConnectError::Refused => Error::ConnectionRefused,
-                ConnectError::Timeout => Error::ConnectionTimeout,
-                ConnectError::TooMany => Error::ConnectionLimitReached,
-                ConnectError::Stopping => Error::ConnectionTerminated,
-            };
-        }
-        source = cause.source();
-    }
-    if error.is_connect() { Error::ConnectionRefused } else { Error::HttpProtocolError }
 }
 
 /// The hooks of one store.
@@ -348,8 +344,10 @@ mod tests {
         let outbound = Arc::new(Outbound::new(std::slice::from_ref(&uri), None));
         let soon = Some(Duration::from_millis(20));
         let options =
-            RequestOptions { connect_timeout: soon, first_byte_timeout: soon, between_bytes_timeout: None };
+            RequestOptions { connect_timeout: None, first_byte_timeout: soon, between_bytes_timeout: None };
+        let start = std::time::Instant::now();
         let answer = within(outbound.send(get(&uri), Some(options))).await;
         assert!(matches!(answer, Err(Error::ConnectionReadTimeout)));
+        assert!(start.elapsed() < CONNECT_MAX, "the time for connecting is not for waiting");
     }
 }

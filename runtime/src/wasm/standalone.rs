@@ -27,6 +27,7 @@ use super::stdio::GuestOutput;
 use super::surface;
 use super::tuning;
 use crate::backend::Failure;
+use crate::secrets::SecretStore;
 
 /// What a guest of `wharf run` gets.
 #[derive(Clone, Default)]
@@ -78,6 +79,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
         memory_max_bytes: options.spec.limits.memory.as_bytes(),
         profiler: options.profiler.clone(),
         mount: None,
+        volumes: None,
         cpu_max: if is_http { options.spec.limits.cpu.as_duration() } else { std::time::Duration::MAX },
     };
     match &mapped.guest {
@@ -93,13 +95,16 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
                 artifact: digest,
                 world: World::HttpProxy,
                 spec: Arc::new(options.spec.clone()),
+                secrets: Arc::default(),
+                volumes: Vec::new(),
             };
             let outputs = Outputs {
                 stdout: GuestOutput::stderr(),
                 stderr: GuestOutput::stderr(),
                 platform: GuestOutput::stderr(),
             };
-            let app = HttpApp::new(template, code, &mapped, outputs, assigned.id, &assigned);
+            let env = SecretStore::default().environment(&assigned)?;
+            let app = HttpApp::new(template, code, &mapped, outputs, assigned.id, &assigned, env);
             Ok(Loaded::Http(app))
         }
         Guest::Command(_) => {

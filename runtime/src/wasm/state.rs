@@ -17,8 +17,9 @@ use super::files::Mount;
 use super::keyvalue::{KeyValue, KeyValueHost};
 use super::memory::{Denied, HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
-use super::outbound::{Hooks, Outbound, bound_sockets};
+use super::outbound::{Hooks, Outbound, bound_sockets, tell_codes_of_bodies};
 use super::profiler::Profiler;
+use super::volumes::{self, Mounts, VolumeHandles};
 
 /// Handles of a store over all its resource tables: streams, bodies, pollables.
 pub(super) const HANDLES_MAX: usize = 10_000;
@@ -29,7 +30,8 @@ const HOSTCALL_BYTES_MAX: usize = 64 << 20;
 pub struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
-    table: ResourceTable,
+    pub(super) table: ResourceTable,
+    pub(super) volumes: VolumeHandles,
     hooks: Hooks,
     keyvalue: KeyValueHost,
     config: Arc<WasiConfigVariables>,
@@ -97,6 +99,7 @@ pub struct Template {
     pub(super) profiler: Option<Arc<Profiler>>,
     /// Files that the guest can read.
     pub(super) mount: Option<Mount>,
+    pub(super) volumes: Option<Arc<Mounts>>,
 }
 
 impl State {
@@ -107,6 +110,7 @@ impl State {
             wasi,
             http: WasiHttpCtx::new(),
             table,
+            volumes: VolumeHandles::new(template.volumes.clone()),
             hooks: Hooks::new(template.outbound.clone()),
             keyvalue: template.keyvalue.clone(),
             config: template.config.clone(),
@@ -157,6 +161,12 @@ pub(super) fn begin_epoch(mut store: impl AsContextMut<Data: Bounded>) {
 #[error("it has {open} open handles, which count {each} KiB each", open = .0, each = HANDLE_BYTES >> 10)]
 struct TooManyHandles(u64);
 
+impl State {
+    pub(super) fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+}
+
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
@@ -179,6 +189,8 @@ pub fn linker(engine: &Engine, profile: Profile) -> wasmtime::Result<Linker<Stat
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
     bound_sockets(&mut linker, profile)?;
+    tell_codes_of_bodies(&mut linker)?;
+    volumes::link(&mut linker, profile)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
     super::keyvalue::add_to_linker(&mut linker, |state: &mut State| {
         KeyValue::new(&state.keyvalue, &mut state.table)

@@ -22,6 +22,8 @@ const ROUTES_MAX: usize = 100;
 const PORTS_MAX: usize = 16;
 /// The ports below belong to the machine's own services.
 const PORT_MIN: u16 = 1024;
+/// Each is looked up when a release is made, and delivered with each instance.
+const SECRETS_MAX: usize = 100;
 /// As long as names of files usually may be.
 const MOUNT_MAX_BYTES: usize = 255;
 /// Each grant is compared with each connection of the guest.
@@ -50,9 +52,9 @@ pub struct InvalidSpec {
     pub problem: String,
 }
 
-type Validated = Result<(), InvalidSpec>;
+pub(super) type Validated = Result<(), InvalidSpec>;
 
-fn invalid(field: &str, problem: impl Into<String>) -> Validated {
+pub(super) fn invalid(field: &str, problem: impl Into<String>) -> Validated {
     Err(InvalidSpec { field: field.to_owned(), problem: problem.into() })
 }
 
@@ -75,14 +77,14 @@ pub fn validate_env<'a>(
     at_most(field, "bytes", bytes, ENV_MAX_BYTES)
 }
 
-/// Checks where a guest is to see its files.
-pub fn validate_mount(mount: &str) -> Result<(), InvalidSpec> {
+/// Checks where a guest is to see a folder; `field` names it in an error.
+pub fn validate_mount(field: &str, mount: &str) -> Result<(), InvalidSpec> {
     let is_name = |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains('\0');
     let below = mount.strip_prefix('/').filter(|_| mount.len() <= MOUNT_MAX_BYTES);
     match below {
         Some(below) if below.is_empty() || below.split('/').all(is_name) => Ok(()),
         _ => invalid(
-            "files.mount",
+            field,
             format!("`{}` is not a folder's absolute path, such as `/public`", mount.escape_debug()),
         ),
     }
@@ -97,13 +99,15 @@ impl AppSpec {
         self.validate_lists()?;
         self.validate_tcp()?;
         self.validate_placement()?;
-        self.files.as_ref().map_or(Ok(()), |files| validate_mount(&files.mount))?;
+        self.files.as_ref().map_or(Ok(()), |files| validate_mount("files.mount", &files.mount))?;
+        self.validate_volumes()?;
         for path in [&self.http.health.path, &self.http.health.liveness_path].into_iter().flatten() {
             if !path.starts_with('/') {
                 return invalid("http.health", format!("the path `{path}` does not start with `/`"));
             }
         }
-        validate_env("env", self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        validate_env("env", self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+        self.validate_secrets()
     }
 
     /// Checks what depends on the artifact.
@@ -124,6 +128,12 @@ impl AppSpec {
             return invalid(
                 "outbound.allow",
                 "a module of WASI 0.1 reaches no address, whatever is granted; leave it out, or build a component of WASI 0.2 or 0.3",
+            );
+        }
+        if world == World::CommandP1 && !self.volumes.is_empty() {
+            return invalid(
+                "volumes",
+                "a module of WASI 0.1 cannot have volumes; build a component of WASI 0.2 or 0.3, or make one of it with `wharf componentize`",
             );
         }
         if world == World::HttpProxy && self.reuse.mode == Some(ReuseMode::Concurrent) {
@@ -246,6 +256,21 @@ impl AppSpec {
         Ok(())
     }
 
+    fn validate_secrets(&self) -> Validated {
+        at_most("secrets", "variables", self.secrets.len(), SECRETS_MAX)?;
+        validate_env("secrets", self.secrets.keys().map(|name| (name.as_str(), "")))?;
+        match self.secrets.keys().find(|name| self.env.contains_key(*name)) {
+            Some(twice) => invalid(
+                "secrets",
+                format!(
+                    "`{twice}` is a variable of `env` as well; take it out of one of them (`wharf env reset {twice}` if it \
+                     was set there)"
+                ),
+            ),
+            None => Ok(()),
+        }
+    }
+
     fn validate_tcp(&self) -> Validated {
         let ports = &self.tcp.ports;
         at_most("tcp.ports", "ports", ports.len(), PORTS_MAX)?;
@@ -263,10 +288,10 @@ impl AppSpec {
                 return invalid("tcp.ports", format!("port {port} is there twice"));
             }
             let variable = self.tcp.variable(*port);
-            if self.env.contains_key(&variable) {
+            if self.env.contains_key(&variable) || self.secrets.contains_key(&variable) {
                 let problem =
                     format!("`{variable}` cannot be set: it tells the guest where to listen for `tcp.ports`");
-                return invalid("env", problem);
+                return invalid(if self.env.contains_key(&variable) { "env" } else { "secrets" }, problem);
             }
         }
         Ok(())
@@ -294,7 +319,7 @@ impl AppSpec {
     }
 }
 
-fn at_most(field: &str, what: &str, count: usize, most: usize) -> Validated {
+pub(super) fn at_most(field: &str, what: &str, count: usize, most: usize) -> Validated {
     if count > most {
         return invalid(field, format!("{count} {what} in all, more than {most}"));
     }
@@ -367,6 +392,26 @@ mod tests {
     }
 
     #[test]
+    fn secrets_take_variables_that_nothing_else_sets() {
+        let secret = |spec: &mut AppSpec, variable: &str| {
+            spec.secrets.insert(variable.to_owned(), "db-password".parse().unwrap());
+        };
+        let twice = refused(|spec| {
+            spec.env.insert("PASSWORD".to_owned(), "1".to_owned());
+            secret(spec, "PASSWORD");
+        });
+        assert!(twice.starts_with("secrets:") && twice.contains("wharf env reset PASSWORD"), "{twice}");
+        let port = refused(|spec| {
+            spec.tcp.ports = vec![7000];
+            secret(spec, "PORT");
+        });
+        assert!(port.starts_with("secrets:") && port.contains("`PORT`"), "{port}");
+        assert!(refused(|spec| secret(spec, "A=B")).contains("`A=B`"));
+        let many = refused(|spec| (0..101).for_each(|number| secret(spec, &format!("S{number}"))));
+        assert!(many.contains("101 variables"), "{many}");
+    }
+
+    #[test]
     fn what_no_program_can_be_given_is_refused() {
         let with =
             |name: &str, value: &str| refused(|spec| spec.env.extend([(name.to_owned(), value.to_owned())]));
@@ -422,10 +467,10 @@ mod tests {
     #[test]
     fn files_are_seen_in_a_folder_with_an_absolute_path() {
         for good in ["/", "/public", "/a/b"] {
-            validate_mount(good).unwrap();
+            validate_mount("files.mount", good).unwrap();
         }
         for bad in ["", "public", "./x", "/a/", "//", "/../etc", "/a/./b", "/a\0"] {
-            assert_eq!(validate_mount(bad).unwrap_err().field, "files.mount", "{bad}");
+            assert_eq!(validate_mount("files.mount", bad).unwrap_err().field, "files.mount", "{bad}");
         }
     }
 
@@ -448,6 +493,14 @@ mod tests {
         spec.outbound.allow = vec!["https://api.example.com".to_owned()];
         spec.validate_for(World::CommandP2).unwrap();
         assert_eq!(spec.validate_for(World::CommandP1).unwrap_err().field, "outbound.allow");
+    }
+
+    #[test]
+    fn volumes_are_for_components() {
+        let volume = serde_json::from_str(r#"{"name": "data", "path": "/data"}"#).unwrap();
+        let spec = AppSpec { volumes: vec![volume], ..AppSpec::default() };
+        spec.validate_for(World::CommandP2).unwrap();
+        assert_eq!(spec.validate_for(World::CommandP1).unwrap_err().field, "volumes");
     }
 
     #[test]

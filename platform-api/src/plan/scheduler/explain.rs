@@ -17,8 +17,8 @@ const VALUES_MAX: usize = 3;
 /// Why a node is refused, in the order of the filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Refusal {
+    Elsewhere,
     NotReady,
-    Pinned,
     /// By the constraint at this position.
     Constraint(usize),
     MaxPerNode,
@@ -45,10 +45,10 @@ fn refusal(round: &Round<'_>, at: u32, node: &Node) -> Refusal {
         let registration = node.registration.as_ref()?;
         round.shape.constraints.iter().position(|(_, constraint)| !constraint.holds(node.id, registration))
     };
-    if !node.ready {
+    if !round.is_pinned_to(node) {
+        Refusal::Elsewhere
+    } else if !node.ready {
         Refusal::NotReady
-    } else if !round.is_pinned_to(node) {
-        Refusal::Pinned
     } else if let Some(index) = unmet() {
         Refusal::Constraint(index)
     } else if !round.is_usable(at) {
@@ -66,10 +66,7 @@ fn part(round: &Round<'_>, refusal: Refusal, nodes: &[&Node]) -> String {
     let verb = |one: &'static str, many: &'static str| if count == 1 { one } else { many };
     match refusal {
         Refusal::NotReady => format!("{count} {} not ready (its lease has expired)", verb("is", "are")),
-        Refusal::Pinned => {
-            let pinned = round.ask.pinned.map(|id| id.to_string()).unwrap_or_default();
-            format!("{count} {} not node {pinned}, where its data is", verb("is", "are"))
-        }
+        Refusal::Elsewhere => format!("{count} {} not have the app's volumes", verb("does", "do")),
         Refusal::Constraint(index) => constraint(&round.shape.constraints[index], nodes),
         Refusal::MaxPerNode => {
             let most = round.ask.max_per_node();

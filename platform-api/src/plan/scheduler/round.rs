@@ -91,6 +91,11 @@ impl Round<'_> {
         }
     }
 
+    /// Has all further instances go to one node.
+    pub fn pin(&mut self, node: NodeId) {
+        self.ask.pinned = Some(node);
+    }
+
     /// The room that the instances placed with [`Placed::After`] are waiting for.
     pub fn claims(&self) -> &[Claim] {
         &self.claims

@@ -59,6 +59,28 @@ proptest! {
     }
 
     #[test]
+    fn whatever_happens_a_volume_that_is_not_shared_has_one_writer(
+        steps in proptest::collection::vec(any_step(), 0..80),
+    ) {
+        let mut simulation = Simulation::new();
+        simulation.fixture.ask_for_volume(false);
+        for step in &steps {
+            // The API refuses more.
+            let step = match step {
+                Step::Deploy(quality, replicas) => Step::Deploy(*quality, (*replicas).min(1)),
+                Step::Scale(replicas) => Step::Scale(replicas.map(|replicas| replicas.min(1))),
+                other => other.clone(),
+            };
+            simulation.step(&step);
+            simulation.plan();
+        }
+        simulation.settle();
+        let app = &simulation.fixture.app;
+        let live = app.instances.iter().filter(|instance| instance.is_live()).count();
+        prop_assert_eq!(live, app.target.as_ref().map_or(0, |_| app.replicas() as usize));
+    }
+
+    #[test]
     fn a_deploy_of_a_good_release_never_leaves_a_slot_unserved(
         replicas in 1..=REPLICAS_MAX,
         steps in proptest::collection::vec(prop_oneof![

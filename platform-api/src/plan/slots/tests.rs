@@ -49,6 +49,79 @@ fn a_new_instance_starts_beside_the_old_which_then_is_unrouted_and_stopped() {
 }
 
 #[test]
+fn whoever_writes_to_a_volume_ends_before_the_next_starts() {
+    let mut fixture = Fixture::empty(1);
+    fixture.ask_for_volume(false);
+    fixture.deploy(1);
+    fixture.plan();
+    fixture.make_all_ready(1);
+    fixture.plan();
+    fixture.wait(10);
+    fixture.plan();
+    fixture.deploy(2);
+    fixture.plan();
+    assert_eq!((wanted_of(&fixture, 0), fixture.wanted(2)), (Wanted::Unroute, 0));
+    fixture.app.instances[0].let_go = true;
+    fixture.plan();
+    assert_eq!((wanted_of(&fixture, 0), fixture.wanted(2)), (Wanted::Stop, 0), "it may still write");
+    // However long its last requests take.
+    fixture.wait(3600);
+    fixture.plan();
+    assert_eq!(fixture.app.rollout.as_ref().unwrap().state, RolloutState::Running);
+    fixture.app.instances[0].state = InstanceState::Stopped;
+    fixture.plan();
+    assert_eq!(fixture.wanted(2), 1);
+    fixture.fail(1, ReasonKind::Trap, "cannot start");
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 1, "the way back needs no other order");
+}
+
+#[test]
+fn a_volume_stays_where_it_was_placed_first() {
+    let mut fixture = Fixture::empty(2);
+    fixture.nodes = vec![node(1, 1000), node(2, 1000)];
+    fixture.ask_for_volume(true);
+    fixture.deploy(1);
+    fixture.plan();
+    let home = fixture.app.volumes[0].node;
+    assert_eq!(home, Some(fixture.nodes[0].id));
+    assert!(fixture.app.instances.iter().all(|instance| instance.node == home));
+    // The data is nowhere else, so nothing is gained by starting elsewhere.
+    for instance in &mut fixture.app.instances {
+        instance.state = InstanceState::Lost;
+    }
+    fixture.nodes[0].ready = false;
+    let changes = fixture.plan();
+    assert_eq!(fixture.wanted(1), 0);
+    assert!(changes.unplaced[0].message.contains("1 does not have the app's volumes"), "{changes:?}");
+    fixture.nodes[0].ready = true;
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 2);
+}
+
+#[test]
+fn only_one_slot_of_an_app_that_must_not_write_twice_is_filled() {
+    let mut fixture = Fixture::empty(3);
+    fixture.ask_for_volume(false);
+    fixture.deploy(1);
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 1);
+}
+
+#[test]
+fn instances_that_share_a_volume_start_beside_the_old() {
+    let mut fixture = Fixture::empty(1);
+    fixture.ask_for_volume(true);
+    fixture.deploy(1);
+    fixture.plan();
+    fixture.make_all_ready(1);
+    fixture.plan();
+    fixture.deploy(2);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (1, 1));
+}
+
+#[test]
 fn a_quarter_of_the_slots_moves_at_once() {
     let mut fixture = Fixture::serving(1, 6);
     fixture.deploy(2);

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime_wasi_http::Error;
 use wharf_types::figures::Share;
 use wharf_types::spec::OutboundScheme;
 
@@ -62,12 +63,38 @@ pub(super) enum ConnectError {
     Resolve,
     #[error("no address accepted the connection")]
     Refused,
+    #[error("no way leads to the address")]
+    Unroutable,
     #[error("connecting took too long")]
     Timeout,
     #[error("there are as many connections as there may be")]
     TooMany,
     #[error("the worker is stopping")]
     Stopping,
+}
+
+impl ConnectError {
+    fn of_connecting(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => Self::Unroutable,
+            io::ErrorKind::TimedOut => Self::Timeout,
+            _ => Self::Refused,
+        }
+    }
+
+    /// The same in the words of `wasi:http`.
+    pub(super) fn code(self) -> Error {
+        match self {
+            Self::Denied => Error::DestinationIpProhibited,
+            // The system's resolver does not say what the name server answered.
+            Self::Resolve => Error::DnsError { rcode: None, info_code: None },
+            Self::Refused => Error::ConnectionRefused,
+            Self::Unroutable => Error::DestinationIpUnroutable,
+            Self::Timeout => Error::ConnectionTimeout,
+            Self::TooMany => Error::ConnectionLimitReached,
+            Self::Stopping => Error::ConnectionTerminated,
+        }
+    }
 }
 
 /// Resolves, checks, connects: in that order, so that what was checked is what is connected to.
@@ -145,7 +172,7 @@ async fn connect_to(
     if !policy.permits_address(scheme, address) {
         return Err(ConnectError::Denied);
     }
-    let stream = TcpStream::connect(address).await.map_err(|_| ConnectError::Refused)?;
+    let stream = TcpStream::connect(address).await.map_err(|error| ConnectError::of_connecting(&error))?;
     // Without it, small writes wait up to 40 ms for the peer's delayed acknowledgement. It is not fatal.
     let _ = stream.set_nodelay(true);
     Ok(stream)

@@ -9,6 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 use wasmtime_wasi_http::Error;
 
+use super::failed;
+
 /// A body that fails when its next piece takes too long.
 pub(super) struct Paced<B> {
     body: B,
@@ -37,7 +39,12 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.wait = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            return Poll::Ready(frame.map(|frame| {
+                frame.map_err(|error| match error.into() {
+                    Error::Hyper(error) => failed::code(&error),
+                    error => error,
+                })
+            }));
         }
         let between_bytes = self.between_bytes;
         let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(between_bytes)));

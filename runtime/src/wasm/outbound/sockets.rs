@@ -1,4 +1,4 @@
-//! Sockets of guests: how many there may be.
+//! Sockets of guests: how many there may be. Files that they open are bounded by the same rule ([`has_room`]).
 //!
 //! A socket is a file handle of this process from the moment when a guest makes it, connected or not, and the front door needs one
 //! for each connection that it accepts. So a guest gets none that would leave less than a quarter of them.
@@ -25,7 +25,7 @@ static FILE_HANDLES_MAX: LazyLock<u64> =
     LazyLock::new(|| getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft));
 
 /// The kernel gives the lowest handle that is free, so its number tells at least how many are taken.
-fn has_room() -> bool {
+pub(in super::super) fn has_room() -> bool {
     let next = std::io::stdin().as_fd().try_clone_to_owned();
     next.is_ok_and(|next| leaves_enough(next.as_raw_fd().unsigned_abs().into(), *FILE_HANDLES_MAX))
 }

@@ -1,0 +1,108 @@
+//! Sockets.
+
+use wasip2::io::streams::StreamError;
+use wasip2::sockets::instance_network::instance_network;
+use wasip2::sockets::ip_name_lookup::resolve_addresses;
+use wasip2::sockets::network::{ErrorCode, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress};
+use wasip2::sockets::tcp::{ShutdownType, TcpSocket};
+use wasip2::sockets::tcp_create_socket::create_tcp_socket;
+use wasip2::sockets::udp::OutgoingDatagram;
+use wasip2::sockets::udp_create_socket::create_udp_socket;
+
+/// Talks to a server at 127.0.0.1 and this port that sends back what it gets, by TCP and by UDP.
+pub(crate) fn report(port: &str) {
+    let port = port.parse().expect("it is a port");
+    println!("tcp: {}", tcp(port));
+    tell("tcp to another", connect(at([127, 0, 0, 2], port)).map(drop));
+    tell("tcp to nowhere", connect(at([0, 0, 0, 0], port)).map(drop));
+    tell("tcp to port 0", connect(at([127, 0, 0, 1], 0)).map(drop));
+    tell("listen", listen());
+    tell("udp", udp(at([127, 0, 0, 1], port)));
+    tell("udp to another", udp(at([127, 0, 0, 2], port)));
+    tell("name", resolve_addresses(&instance_network(), "no name").map(drop));
+}
+
+/// One line: the value, or the error by the name that the specification gives it.
+fn tell<T: std::fmt::Debug>(what: &str, answer: Result<T, ErrorCode>) {
+    match answer {
+        Ok(value) => println!("{what}: {value:?}"),
+        Err(code) => println!("{what}: {}", code.name()),
+    }
+}
+
+fn at(octets: [u8; 4], port: u16) -> IpSocketAddress {
+    let [a, b, c, d] = octets;
+    IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: (a, b, c, d) })
+}
+
+/// Asks until there is an answer.
+fn wait<T>(
+    pollable: &wasip2::io::poll::Pollable,
+    ask: impl Fn() -> Result<T, ErrorCode>,
+) -> Result<T, ErrorCode> {
+    loop {
+        match ask() {
+            Err(ErrorCode::WouldBlock) => pollable.block(),
+            answer => return answer,
+        }
+    }
+}
+
+type Connected = (wasip2::io::streams::InputStream, wasip2::io::streams::OutputStream, TcpSocket);
+
+fn connect(address: IpSocketAddress) -> Result<Connected, ErrorCode> {
+    let socket = create_tcp_socket(IpAddressFamily::Ipv4)?;
+    socket.start_connect(&instance_network(), address)?;
+    let pollable = socket.subscribe();
+    let (input, output) = wait(&pollable, || socket.finish_connect())?;
+    Ok((input, output, socket))
+}
+
+/// What comes back, and how the connection ends.
+fn tcp(port: u16) -> String {
+    let (input, output, socket) = match connect(at([127, 0, 0, 1], port)) {
+        Ok(connected) => connected,
+        Err(code) => return code.name().to_owned(),
+    };
+    let again = socket
+        .start_connect(&instance_network(), at([127, 0, 0, 1], port))
+        .map_err(|code| code.name().to_owned());
+    let sent = output.blocking_write_and_flush(b"hello").is_ok();
+    let shut = socket.shutdown(ShutdownType::Send);
+    let mut back = Vec::new();
+    let end = loop {
+        match input.blocking_read(64) {
+            Ok(octets) => back.extend(octets),
+            Err(StreamError::Closed) => break "closed",
+            Err(StreamError::LastOperationFailed(_)) => break "failed",
+        }
+    };
+    drop((input, output));
+    format!(
+        "connect again {again:?}, sent {sent}, shut {shut:?}, back {:?}, {end}",
+        back.escape_ascii().to_string()
+    )
+}
+
+fn listen() -> Result<(), ErrorCode> {
+    let socket = create_tcp_socket(IpAddressFamily::Ipv4)?;
+    socket.start_bind(&instance_network(), at([127, 0, 0, 1], 0))?;
+    let pollable = socket.subscribe();
+    wait(&pollable, || socket.finish_bind())?;
+    socket.start_listen()?;
+    wait(&pollable, || socket.finish_listen())
+}
+
+fn udp(address: IpSocketAddress) -> Result<String, ErrorCode> {
+    let socket = create_udp_socket(IpAddressFamily::Ipv4)?;
+    socket.start_bind(&instance_network(), at([0, 0, 0, 0], 0))?;
+    let pollable = socket.subscribe();
+    wait(&pollable, || socket.finish_bind())?;
+    let (input, output) = socket.stream(None)?;
+    output.subscribe().block();
+    output.check_send()?;
+    output.send(&[OutgoingDatagram { data: b"ping".to_vec(), remote_address: Some(address) }])?;
+    input.subscribe().block();
+    let back = input.receive(1)?;
+    Ok(back.iter().map(|datagram| datagram.data.escape_ascii().to_string()).collect())
+}

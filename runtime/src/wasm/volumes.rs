@@ -1,0 +1,291 @@
+//! Volumes of apps on this node: folders that outlive the instances that have them.
+//!
+//! A folder is named by its volume's id, which is never used again. It is made when an instance first has the volume, and removed
+//! only when the control plane asks for just that: a folder that nobody mentions is kept. Here it is also made sure that of two instances
+//! that must not both write, one waits until the other has gone, whatever the control plane believes of either. How much a guest
+//! may write is [`quota`]; what it does with its handles comes by in [`handles`].
+
+mod handles;
+mod hooks02;
+mod hooks03;
+mod measure;
+mod quota;
+mod stream;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
+use tokio::time::timeout;
+use wasmtime::component::Linker;
+use wasmtime_wasi::filesystem::Dir;
+use wasmtime_wasi::{FsPerms, OpenMode};
+use wharf_types::VolumeId;
+use wharf_types::figures::VolumeFigures;
+use wharf_types::node::{AssignedInstance, ReasonKind};
+use wharf_types::spec::VolumeSpec;
+
+use super::engine::Profile;
+use super::state::State;
+use crate::backend::Failure;
+pub(super) use handles::VolumeHandles;
+use quota::Quota;
+
+/// How long an instance waits for another one to let go of a volume. That one has been told to stop already, so this is only about
+/// its last calls.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often volumes that were written to are measured.
+const MEASURE_PERIOD: Duration = Duration::from_secs(10);
+/// How long what could not be removed waits for the next try.
+const REMOVE_RETRY: Duration = Duration::from_secs(1);
+/// A folder of this ending is being removed.
+const REMOVING: &str = "removing";
+
+/// The volumes of a node.
+pub struct Volumes {
+    dir: PathBuf,
+    known: Mutex<HashMap<VolumeId, Arc<Volume>>>,
+    /// Of those that are to be removed, the ones that are gone.
+    removed: Mutex<Vec<VolumeId>>,
+}
+
+struct Volume {
+    root: Arc<File>,
+    quota: Arc<Quota>,
+    /// Held by those that write: by one, or by several that share.
+    writers: Arc<RwLock<()>>,
+    /// As the newest instance that has it is called.
+    labels: Mutex<VolumeFigures>,
+}
+
+/// The volumes of one instance.
+pub(super) struct Mounts(Vec<Mounted>);
+
+struct Mounted {
+    dir: Dir,
+    guest_path: String,
+    quota: Arc<Quota>,
+    read_only: bool,
+    _claim: Claim,
+}
+
+/// The right to write, for as long as it is there.
+enum Claim {
+    /// It only reads.
+    None,
+    Shared {
+        _held: OwnedRwLockReadGuard<()>,
+    },
+    Exclusive {
+        _held: OwnedRwLockWriteGuard<()>,
+    },
+}
+
+impl Volumes {
+    /// `dir` is made if there is none. To be called within a runtime.
+    pub fn new(dir: PathBuf) -> io::Result<Arc<Self>> {
+        fs::create_dir_all(&dir)?;
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ending| ending == REMOVING) {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        let volumes = Arc::new(Self { dir, known: Mutex::default(), removed: Mutex::default() });
+        tokio::spawn(keep_measured(Arc::downgrade(&volumes)));
+        Ok(volumes)
+    }
+
+    /// The volumes of an instance that is about to start; waits for who writes to them now. None: it has none.
+    pub(super) async fn mount(&self, assigned: &AssignedInstance) -> Result<Option<Arc<Mounts>>, Failure> {
+        let mut mounted = Vec::new();
+        for spec in &assigned.spec.volumes {
+            let known = assigned.volumes.iter().find(|volume| volume.name == spec.name);
+            let Some(id) = known.map(|volume| volume.id) else {
+                let problem = "the control plane has not said which folder it is";
+                return Err(failed(spec, ReasonKind::Platform, problem));
+            };
+            mounted.push(self.mount_one(id, spec, assigned).await?);
+        }
+        Ok((!mounted.is_empty()).then(|| Arc::new(Mounts(mounted))))
+    }
+
+    async fn mount_one(
+        &self,
+        id: VolumeId,
+        spec: &VolumeSpec,
+        assigned: &AssignedInstance,
+    ) -> Result<Mounted, Failure> {
+        let unusable = |error: io::Error| {
+            failed(spec, ReasonKind::Platform, &format!("its folder on the node cannot be used: {error}"))
+        };
+        let volume = self.open(id, spec, assigned).map_err(unusable)?;
+        let claim = async {
+            match (spec.read_only, spec.shared) {
+                (true, _) => Claim::None,
+                (false, true) => Claim::Shared { _held: volume.writers.clone().read_owned().await },
+                (false, false) => Claim::Exclusive { _held: volume.writers.clone().write_owned().await },
+            }
+        };
+        let claim = timeout(CLAIM_TIMEOUT, claim).await.map_err(|_| {
+            failed(
+                spec,
+                ReasonKind::Platform,
+                "another instance still writes to it, and did not stop in time",
+            )
+        })?;
+        volume.quota.set_size(spec.size.as_bytes());
+        volume.labels.lock().unwrap_or_else(PoisonError::into_inner).size_bytes = spec.size.as_bytes();
+        // What was there before is counted before anything is added.
+        if let Err(error) = volume.quota.measure().await {
+            tracing::warn!(volume.id = %id, "cannot measure volume {id}, so nothing can be added to it: {error}");
+            volume.quota.assume_full();
+        }
+        let (perms, mode) = match spec.read_only {
+            true => (FsPerms::ReadOnly, OpenMode::READ),
+            false => (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE),
+        };
+        let root = volume.root.try_clone().map_err(unusable)?;
+        Ok(Mounted {
+            dir: Dir::new(root, perms, mode, false),
+            guest_path: spec.path.clone(),
+            quota: volume.quota.clone(),
+            read_only: spec.read_only,
+            _claim: claim,
+        })
+    }
+
+    fn open(&self, id: VolumeId, spec: &VolumeSpec, assigned: &AssignedInstance) -> io::Result<Arc<Volume>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(volume) = known.get(&id) {
+            return Ok(volume.clone());
+        }
+        let path = self.dir.join(id.to_string());
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        // The folder's name is on the disk before anything in it is.
+        File::open(&self.dir)?.sync_all()?;
+        let root = Arc::new(File::open(&path)?);
+        let quota = Arc::new(Quota::new(root.clone(), spec.size.as_bytes()));
+        let labels = VolumeFigures {
+            id,
+            namespace: assigned.namespace.clone(),
+            app: assigned.app.clone(),
+            name: spec.name.clone(),
+            used_bytes: 0,
+            size_bytes: spec.size.as_bytes(),
+            full: false,
+        };
+        let volume = Arc::new(Volume { root, quota, writers: Arc::default(), labels: Mutex::new(labels) });
+        known.insert(id, volume.clone());
+        Ok(volume)
+    }
+
+    /// How full each is that an instance has had since the start.
+    pub fn figures(&self) -> Vec<VolumeFigures> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let figures = known.values().map(|volume| {
+            let labels = volume.labels.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            VolumeFigures { used_bytes: volume.quota.used(), full: volume.quota.is_full(), ..labels }
+        });
+        let mut figures: Vec<_> = figures.collect();
+        figures.sort_by_key(|volume| volume.id);
+        figures
+    }
+
+    /// Of those that are to be removed, the ones that are gone.
+    pub fn removed(&self) -> Vec<VolumeId> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Removes what is asked for, until nobody asks any more.
+    pub async fn remove_as_asked(self: Arc<Self>, mut asked: watch::Receiver<Vec<VolumeId>>) {
+        loop {
+            let ids = asked.borrow_and_update().clone();
+            let mut removed = Vec::new();
+            for id in &ids {
+                match self.remove(*id).await {
+                    Ok(()) => removed.push(*id),
+                    Err(error) => {
+                        tracing::warn!(volume.id = %id, "cannot remove volume {id}, trying again: {error}");
+                    }
+                }
+            }
+            let all_gone = removed.len() == ids.len();
+            *self.removed.lock().unwrap_or_else(PoisonError::into_inner) = removed;
+            let changed = match all_gone {
+                true => asked.changed().await,
+                false => timeout(REMOVE_RETRY, asked.changed()).await.unwrap_or(Ok(())),
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn remove(&self, id: VolumeId) -> io::Result<()> {
+        {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            // A guest has it as long as somebody besides this table knows its quota.
+            if known.get(&id).is_some_and(|volume| Arc::strong_count(&volume.quota) > 1) {
+                return Err(io::Error::other("an instance still has it"));
+            }
+            known.remove(&id);
+        }
+        let path = self.dir.join(id.to_string());
+        tokio::task::spawn_blocking(move || remove_folder(&path)).await.map_err(io::Error::other)?
+    }
+}
+
+/// Renamed first, so that half a folder is never taken for a whole one.
+fn remove_folder(path: &Path) -> io::Result<()> {
+    let doomed = path.with_extension(REMOVING);
+    for step in [fs::rename(path, &doomed), fs::remove_dir_all(&doomed)] {
+        match step {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn failed(spec: &VolumeSpec, kind: ReasonKind, problem: &str) -> Failure {
+    Failure::new(kind, format!("the volume `{}` cannot be given to the app: {problem}", spec.name))
+}
+
+/// Measures what was written to until nobody has the volumes.
+async fn keep_measured(volumes: Weak<Volumes>) {
+    loop {
+        tokio::time::sleep(MEASURE_PERIOD).await;
+        let Some(volumes) = volumes.upgrade() else { return };
+        let known: Vec<_> = {
+            let known = volumes.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.iter().map(|(id, volume)| (*id, volume.quota.clone())).collect()
+        };
+        for (id, quota) in known {
+            if let Err(error) = quota.measure_if_touched().await {
+                tracing::warn!(volume.id = %id, "cannot measure volume {id}, trying again later: {error}");
+            }
+        }
+    }
+}
+
+/// Puts the volumes behind the functions of `wasi:filesystem`, which the linker has already.
+pub(super) fn link(linker: &mut Linker<State>, profile: Profile) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    hooks02::link(linker)?;
+    if profile == Profile::Concurrent {
+        hooks03::link(linker)?;
+    }
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use wharf_types::node::AssignedVolume;
+
+use super::*;
+use crate::fake;
+use wharf_types::InstanceId;
+
+fn assigned(id: VolumeId, edit: impl FnOnce(&mut VolumeSpec)) -> AssignedInstance {
+    let mut assigned = fake::assigned(InstanceId::new());
+    let mut spec = (*assigned.spec).clone();
+    let mut volume: VolumeSpec =
+        serde_json::from_str(r#"{"name": "data", "path": "/data", "size": "1MiB"}"#).unwrap();
+    edit(&mut volume);
+    assigned.volumes = vec![AssignedVolume { name: volume.name.clone(), id }];
+    spec.volumes = vec![volume];
+    assigned.spec = Arc::new(spec);
+    assigned
+}
+
+fn quota(folder: &tempfile::TempDir, size: u64) -> Quota {
+    Quota::new(Arc::new(File::open(folder.path()).unwrap()), size)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_that_write_one_waits_for_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let volumes = Volumes::new(folder.path().join("volumes")).unwrap();
+    let id = VolumeId::new();
+    let first = volumes.mount(&assigned(id, |_| {})).await.unwrap();
+    let refused = volumes.mount(&assigned(id, |_| {})).await.err().unwrap();
+    assert!(refused.reason.message.contains("`data`"), "{refused}");
+    volumes.mount(&assigned(id, |volume| volume.shared = true)).await.err().unwrap();
+    // Whoever only reads is in nobody's way.
+    volumes.mount(&assigned(id, |volume| volume.read_only = true)).await.unwrap();
+    drop(first);
+    let one = volumes.mount(&assigned(id, |volume| volume.shared = true)).await.unwrap();
+    let other = volumes.mount(&assigned(id, |volume| volume.shared = true)).await.unwrap();
+    volumes.mount(&assigned(id, |_| {})).await.err().unwrap();
+    drop((one, other));
+    volumes.mount(&assigned(id, |_| {})).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_is_removed_when_asked_for_and_not_while_an_instance_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("volumes");
+    let volumes = Volumes::new(path.clone()).unwrap();
+    let (removed, kept) = (VolumeId::new(), VolumeId::new());
+    let mounts = volumes.mount(&assigned(removed, |_| {})).await.unwrap();
+    drop(volumes.mount(&assigned(kept, |_| {})).await.unwrap());
+    fs::write(path.join(removed.to_string()).join("note"), "x").unwrap();
+    let (ask, asked) = watch::channel(vec![removed, VolumeId::new()]);
+    let task = tokio::spawn(volumes.clone().remove_as_asked(asked));
+    let is_gone = async |count: usize| {
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while volumes.removed().len() != count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap();
+    };
+    is_gone(1).await;
+    assert!(path.join(removed.to_string()).join("note").exists(), "an instance has it");
+    drop(mounts);
+    is_gone(2).await;
+    let left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [kept.to_string().as_str()]);
+    assert_eq!(volumes.figures().len(), 1);
+    drop(ask);
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_half_removed_is_gone_after_a_start_and_the_rest_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (half, whole) = (format!("{}.{REMOVING}", VolumeId::new()), VolumeId::new().to_string());
+    for name in [&half, &whole] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("note"), "x").unwrap();
+    }
+    Volumes::new(folder.path().to_owned()).unwrap();
+    assert!(!folder.path().join(half).exists());
+    assert!(folder.path().join(whole).join("note").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_is_refused_until_something_is_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let quota = quota(&folder, 3 * ENTRY);
+    let file = folder.path().join("file");
+    fs::write(&file, vec![0; ENTRY as usize]).unwrap();
+    quota.measure().await.unwrap();
+    assert_eq!(quota.used(), 2 * ENTRY);
+    quota.reserve(ENTRY).await.unwrap();
+    // Nothing came of that, so a look at the folder makes room for the next.
+    quota.reserve(ENTRY).await.unwrap();
+    fs::write(folder.path().join("empty"), "").unwrap();
+    let refused = quota.reserve(1).await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+    assert!(quota.is_full());
+    quota.reserve(u64::MAX).await.unwrap_err();
+    fs::remove_file(&file).unwrap();
+    quota.reserve(2 * ENTRY).await.unwrap();
+    assert!(quota.is_full(), "the owner would not get to know");
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert!(!quota.is_full());
+}
+
+#[tokio::test]
+async fn a_deleted_file_makes_room_only_when_it_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let quota = quota(&folder, 2 * ENTRY);
+    let path = folder.path().join("file");
+    fs::write(&path, vec![0; ENTRY as usize]).unwrap();
+    let open = Arc::new(File::open(&path).unwrap());
+    quota.opened(&open);
+    fs::remove_file(&path).unwrap();
+    quota.measure().await.unwrap();
+    quota.reserve(1).await.unwrap_err();
+    drop(open);
+    quota.reserve(1).await.unwrap();
+}
+
+#[test]
+fn what_is_put_behind_functions_is_what_the_engine_has() {
+    use super::super::engine::{Purpose, config};
+    let functions = [
+        "write-via-stream",
+        "append-via-stream",
+        "set-size",
+        "open-at",
+        "create-directory-at",
+        "symlink-at",
+        "link-at",
+        "rename-at",
+    ];
+    let engine = wasmtime::Engine::new(&config(Profile::Concurrent, Purpose::Compile)).unwrap();
+    let is_there = |interface: &str, function: &str| {
+        let mut fresh = Linker::<State>::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut fresh).unwrap();
+        wasmtime_wasi::p3::add_to_linker(&mut fresh).unwrap();
+        // Without shadowing, a name that is there cannot be defined again.
+        let again = fresh.instance(interface).unwrap().func_wrap(function, |_, (): ()| Ok(()));
+        assert!(again.is_err(), "{interface} has no {function}");
+    };
+    for (types, preopens) in [(hooks02::TYPES, hooks02::PREOPENS), (hooks03::TYPES, hooks03::PREOPENS)] {
+        is_there(preopens, "get-directories");
+        for function in functions {
+            is_there(types, &format!("[method]descriptor.{function}"));
+        }
+    }
+    is_there(hooks02::TYPES, "[method]descriptor.write");
+}
+
+const ENTRY: u64 = quota::ENTRY_BYTES;
