@@ -16,6 +16,7 @@
 mod cluster;
 mod counts;
 mod explain;
+mod node;
 mod preempt;
 #[cfg(test)]
 mod properties;

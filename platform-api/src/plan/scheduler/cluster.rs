@@ -13,13 +13,12 @@ use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
 
 use super::Resources;
 use super::counts::Counts;
+use super::node::{BANDS, NO_CLASS, Node, band};
 use super::ranking::Ranking;
 use super::shape::{Shape, ShapeKey, number};
 
 /// Kinds of placement that are remembered; beyond that all are forgotten, and worked out again when they are asked for.
 const SHAPES_MAX: usize = 1024;
-pub(super) const BANDS: usize = 3;
-const NONE: u32 = u32::MAX;
 
 /// See the module. Positions of nodes are private to it: a node that goes and comes back keeps its own.
 #[derive(Debug, Default)]
@@ -68,87 +67,12 @@ struct Stored {
 }
 
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) id: NodeId,
-    /// None: it is gone, or has not come yet, and something is known to be placed on it.
-    pub(super) registration: Option<NodeRegistration>,
-    pub(super) ready: bool,
-    pub(super) class: u32,
-    /// In its class's ranking, if it is ready.
-    leaf: Option<u32>,
-    /// All that is taken, also by instances that are leaving.
-    used: Resources,
-    leaving: Resources,
-    /// Taken by instances that are to stay, by band.
-    staying: [Resources; BANDS],
-    claimed: [Resources; BANDS],
-    pub(super) instances: Vec<InstanceId>,
-}
-
-#[derive(Debug)]
 pub(super) struct Class {
     pub(super) facts: NodeRegistration,
     /// Its nodes, ready or not.
     pub(super) members: u32,
     /// Those that are ready.
     pub(super) ranking: Ranking,
-}
-
-impl Node {
-    fn new(id: NodeId) -> Self {
-        Self {
-            id,
-            registration: None,
-            ready: false,
-            class: NONE,
-            leaf: None,
-            used: Resources::default(),
-            leaving: Resources::default(),
-            staying: [Resources::default(); BANDS],
-            claimed: [Resources::default(); BANDS],
-            instances: Vec::new(),
-        }
-    }
-
-    pub(super) fn total(&self) -> Resources {
-        self.registration.as_ref().map_or(Resources::default(), |registration| Resources {
-            memory_bytes: registration.memory_bytes,
-            cpu_millis: u64::from(registration.cpus) * 1000,
-        })
-    }
-
-    /// What somebody of a band may take at once.
-    pub(super) fn free_for(&self, band: usize) -> Resources {
-        self.total().minus(self.used).least(self.coming_for(band, Resources::default()))
-    }
-
-    /// What somebody of a band may take when everything that leaves has left, and `given` with it.
-    pub(super) fn coming_for(&self, band: usize, given: Resources) -> Resources {
-        let claimed = Resources::sum(self.claimed[band..].iter().copied());
-        // The sum before the difference: a node may be overbooked, and then the first room that comes is not there to be taken.
-        self.total().plus(self.leaving).plus(given).minus(self.used.plus(claimed))
-    }
-
-    /// What instances that are to stay have taken, of all bands below `band`.
-    pub(super) fn staying_below(&self, band: usize) -> Resources {
-        Resources::sum(self.staying[..band].iter().copied())
-    }
-
-    pub(super) fn free(&self) -> Resources {
-        self.free_for(0)
-    }
-
-    pub(super) fn is_present(&self) -> bool {
-        self.registration.is_some()
-    }
-
-    /// The name that its user knows it by.
-    pub(super) fn name(&self) -> String {
-        match &self.registration {
-            Some(registration) if !registration.hostname.is_empty() => registration.hostname.clone(),
-            _ => self.id.to_string(),
-        }
-    }
 }
 
 impl Cluster {
@@ -334,7 +258,7 @@ impl Cluster {
         if let Some(leaf) = node.leaf.take() {
             self.classes[node.class as usize].ranking.remove(leaf);
         }
-        self.move_to_class(at, NONE);
+        self.move_to_class(at, NO_CLASS);
     }
 
     /// Puts a node that is there into its class.
@@ -407,7 +331,7 @@ impl Cluster {
         let nodes = 0..number(self.nodes.len());
         for at in nodes.clone() {
             self.nodes[at as usize].leaf = None;
-            self.move_to_class(at, NONE);
+            self.move_to_class(at, NO_CLASS);
         }
         self.classes.clear();
         self.by_facts.clear();
@@ -443,12 +367,4 @@ impl Cluster {
 
 fn cloned((key, value): (&String, &String)) -> (String, String) {
     (key.clone(), value.clone())
-}
-
-pub(super) fn band(priority: Priority) -> usize {
-    match priority {
-        Priority::Low => 0,
-        Priority::Normal => 1,
-        Priority::High => 2,
-    }
 }

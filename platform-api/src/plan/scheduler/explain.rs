@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use wharf_types::quantity::{ByteSize, CpuShare};
 use wharf_types::spec::placement::{Constraint, NodeKey, Order, Test};
 
-use super::cluster::Node;
+use super::node::Node;
 use super::round::Round;
 
 /// Different values of a label that are listed.

@@ -9,7 +9,8 @@ use wharf_types::InstanceId;
 use wharf_types::spec::Priority;
 
 use super::Resources;
-use super::cluster::{Held, band};
+use super::cluster::Held;
+use super::node::band;
 use super::round::Round;
 
 /// Nodes whose instances are looked at. One is enough to find room; with more it is found at a lower cost.

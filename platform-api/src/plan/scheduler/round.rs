@@ -9,8 +9,9 @@ use std::sync::Arc;
 use wharf_types::spec::placement::NodeKey;
 use wharf_types::{AppId, InstanceId, NodeId};
 
-use super::cluster::{Claim, Class, Cluster, Held, Node, band};
+use super::cluster::{Claim, Class, Cluster, Held};
 use super::counts::Counts;
+use super::node::{Node, band};
 use super::ranking::Found;
 use super::shape::{Domain, LEVELS, Shape};
 use super::{Ask, Placed, explain, preempt};
