@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from benchlib import ENV, row, timed_ms
+from benchlib import ENV, Native, row, timed_ms
 
 
 def latencies_us(address, host, seconds):
@@ -21,18 +21,14 @@ def latency(args, platform):
     platform.deploy("hello", args.guests / "hello.wasm")
     platform.deploy("hello-p3", args.guests / "hello-p3.wasm")
     platform.deploy("reuse", args.guests / "hello.wasm", '[reuse]\nmode = "serial"\n')
-    native = subprocess.Popen([args.native], stdout=subprocess.PIPE, text=True, env=ENV)
-    try:
-        address = native.stdout.readline().strip()
+    with Native(args.native) as native:
+        address = native.http
         samples = {app: [] for app in ["native", "hello", "reuse", "hello-p3"]}
         for app in samples:
             latencies_us(address if app == "native" else platform.http, f"{app}.default.localhost", 1)
         for _ in range(args.rounds):
             for app, of_app in samples.items():
                 of_app.append(latencies_us(address if app == "native" else platform.http, f"{app}.default.localhost", args.seconds))
-    finally:
-        native.kill()
-        native.wait()
     p50, p99 = ({app: statistics.median(column) for app, column in ((app, list(zip(*s))[i]) for app, s in samples.items())} for i in (0, 1))
     for app, what in [("hello", "WASI 0.2, new instance"), ("reuse", "WASI 0.2, `serial`"), ("hello-p3", "WASI 0.3")]:
         more, tail = p50[app] - p50["native"], p99[app] - p99["native"]
