@@ -33,8 +33,7 @@ say "watching it"
 python3 scripts/train.py "$watched" "$guests"
 "$profdata" merge -o "$work/wharf.profdata" "$work/raw"
 say "building with what was seen"
-# With a profile, what is hot is worth inlining across crates as well.
-CARGO_PROFILE_RELEASE_LTO=thin build "-Cprofile-use=$work/wharf.profdata" "$work/final"
+build "-Cprofile-use=$work/wharf.profdata" "$work/final"
 mkdir -p target/dist
 cp "$work/final/$target/release/wharf" target/dist/wharf
 say "target/dist/wharf"
