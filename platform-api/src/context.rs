@@ -100,6 +100,11 @@ impl Context {
         self.dirty.nudge();
     }
 
+    /// What was taken up could not be carried out, and is to be tried again with the next pass, which a timer brings.
+    pub(crate) fn volumes_unread(&self) {
+        self.volumes_changed.store(true, Relaxed);
+    }
+
     /// Whether that happened since this was asked last; true at the start.
     pub(crate) fn take_volumes_changed(&self) -> bool {
         self.volumes_changed.swap(false, Relaxed)

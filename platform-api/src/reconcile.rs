@@ -137,7 +137,8 @@ impl Reconciler {
 
     async fn publish(&mut self, nodes: &[NodeStatus]) {
         if let Err(error) = self.deliveries.update(&self.context, &self.fleet).await {
-            // The fleet still counts as changed, so the next pass tries again.
+            // The fleet still counts as changed where it was; volumes may be all that has.
+            self.context.volumes_unread();
             warn!("cannot read secrets, trying again: {}", chain(&error));
             return;
         }
@@ -169,7 +170,7 @@ impl Reconciler {
             }
             Err(error) => {
                 warn!("cannot list the volumes that are to be removed, trying again: {}", chain(&error));
-                self.context.volumes_changed();
+                self.context.volumes_unread();
                 false
             }
         }

@@ -203,7 +203,7 @@ pub(crate) async fn pinned(conn: &mut Conn, release: &Release) -> Result<BTreeMa
         return Ok(BTreeMap::new());
     }
     let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
-        "SELECT name, id, version, length(sealed) FROM secret_version
+        "SELECT name, id, version, CAST(length(sealed) AS BIGINT) FROM secret_version
          JOIN release_secret ON release_secret.secret_version = secret_version.id
          WHERE release_secret.release = $1",
     )

@@ -10,11 +10,15 @@ use wharf_types::node::ReasonKind;
 use wharf_types::world::{WASI_P1, is_provided_function};
 
 use super::failure::chain;
-use super::state::{Bounded, Bounds, HANDLES_MAX, Template};
+use super::state::{Bounded, Bounds, Template};
 use crate::backend::Failure;
 
 /// What a command exports to be run.
 const START: &str = "_start";
+
+/// Handles of a module, nearly all of them open files. The engine's `path_open` cannot be asked to leave file handles of this process to
+/// others, as the functions for components are, so a module gets fewer.
+const HANDLES_MAX: usize = 1_000;
 
 /// The data of a module's store.
 pub struct ModuleState {
