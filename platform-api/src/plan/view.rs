@@ -138,7 +138,7 @@ impl AppView {
 const IDLE_HTTP_BYTES: u64 = 1 << 20;
 
 impl ReleaseView {
-    /// Whether the ingress leads to its instances. What it does not lead to has no readiness: it is enough that it runs.
+    /// Whether the ingress leads to its instances. What it does not lead to is ready once it has run for a moment.
     pub(crate) fn is_routed(&self) -> bool {
         self.world.is_http() || !self.spec.tcp.ports.is_empty()
     }
@@ -183,11 +183,7 @@ impl InstanceView {
 
     /// Whether it serves as an instance of `release`.
     pub(crate) fn is_ready_for(&self, release: &ReleaseView) -> bool {
-        let command_runs = !release.is_routed()
-            && self.is_wanted()
-            && self.state == InstanceState::Running
-            && self.health != Health::Unhealthy;
-        self.release == release.id && (self.is_healthy() || command_runs)
+        self.release == release.id && self.is_healthy()
     }
 
     /// Why it failed although it was wanted, if that was its own fault. A failure without a reason is not held against it:

@@ -370,18 +370,23 @@ fn a_command_that_is_done_completes_its_slot() {
 }
 
 #[test]
-fn a_command_is_ready_as_soon_as_it_runs_and_then_takes_over() {
+fn a_command_is_ready_when_it_has_started_well_and_then_takes_over() {
     let mut fixture = Fixture::empty(1);
+    let run = |fixture: &mut Fixture, index: usize, health| {
+        fixture.app.instances[index].state = InstanceState::Running;
+        fixture.app.instances[index].health = health;
+        fixture.plan();
+    };
     fixture.deploy_with(1, command(RestartCondition::Any));
     fixture.plan();
-    fixture.app.instances[0].state = InstanceState::Running;
-    fixture.plan();
+    run(&mut fixture, 0, Health::Unknown);
+    assert_eq!(fixture.app.stable, None, "it may end in the next moment");
+    run(&mut fixture, 0, Health::Healthy);
     assert_eq!(fixture.app.stable.as_ref().map(|stable| stable.number), Some(1));
     fixture.deploy_with(2, command(RestartCondition::Any));
     fixture.plan();
     assert_eq!((fixture.wanted(1), fixture.wanted(2)), (1, 1));
-    fixture.app.instances[1].state = InstanceState::Running;
-    fixture.plan();
+    run(&mut fixture, 1, Health::Healthy);
     assert_eq!(wanted_of(&fixture, 0), Wanted::Unroute);
 }
 
