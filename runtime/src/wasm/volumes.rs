@@ -10,6 +10,7 @@ mod hooks02;
 mod hooks03;
 mod measure;
 mod quota;
+mod remove;
 mod stream;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ use super::state::State;
 use crate::backend::Failure;
 pub(super) use handles::VolumeHandles;
 use quota::Quota;
+use remove::remove_tree;
 
 /// How long an instance waits for another one to let go of a volume. That one has been told to stop already, so this is only about
 /// its last calls.
@@ -89,12 +91,21 @@ impl Volumes {
     /// `dir` is made if there is none. To be called within a runtime.
     pub fn new(dir: PathBuf) -> io::Result<Arc<Self>> {
         fs::create_dir_all(&dir)?;
+        let mut left_over = Vec::new();
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|ending| ending == REMOVING) {
-                fs::remove_dir_all(path)?;
+                left_over.push(path);
             }
         }
+        // Nobody waits for it, and what cannot be removed is no reason not to start.
+        tokio::task::spawn_blocking(move || {
+            for path in left_over {
+                if let Err(error) = remove_tree(&path) {
+                    tracing::warn!(folder = %path.display(), "cannot remove what is left of a volume, remove the folder by hand: {error}");
+                }
+            }
+        });
         let volumes = Arc::new(Self { dir, known: Mutex::default(), removed: Mutex::default() });
         tokio::spawn(keep_measured(Arc::downgrade(&volumes)));
         Ok(volumes)
@@ -246,13 +257,10 @@ impl Volumes {
 /// Renamed first, so that half a folder is never taken for a whole one.
 fn remove_folder(path: &Path) -> io::Result<()> {
     let doomed = path.with_extension(REMOVING);
-    for step in [fs::rename(path, &doomed), fs::remove_dir_all(&doomed)] {
-        match step {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    match fs::rename(path, &doomed) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => remove_tree(&doomed),
     }
-    Ok(())
 }
 
 fn failed(spec: &VolumeSpec, kind: ReasonKind, problem: &str) -> Failure {

@@ -16,13 +16,18 @@ pub(super) struct QuotaStream {
     /// Where the next octet goes. None: to the end of the file.
     position: Option<u64>,
     state: Asked,
+    /// Octets that the guest may write before it asks again. The engine leaves it to streams to insist.
+    permitted: usize,
 }
+
+/// A write at most, which a stream may keep while the volume is measured: as much as a handle counts.
+const WRITE_MAX: usize = 64 << 10;
 
 enum Asked {
     Nothing,
     /// A write that did not fit at once: the folder has to be measured first.
     Held(Bytes),
-    Refused,
+    Failed(StreamError),
 }
 
 impl QuotaStream {
@@ -32,7 +37,7 @@ impl QuotaStream {
         file: Arc<File>,
         position: Option<u64>,
     ) -> Self {
-        Self { inner, quota, file, position, state: Asked::Nothing }
+        Self { inner, quota, file, position, state: Asked::Nothing, permitted: 0 }
     }
 
     fn growth(&self, bytes: usize) -> u64 {
@@ -59,9 +64,10 @@ fn refusal() -> StreamError {
 #[async_trait]
 impl OutputStream for QuotaStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        if !matches!(self.state, Asked::Nothing) {
-            return Err(StreamError::trap("write not permitted: check_write not called first"));
+        if !matches!(self.state, Asked::Nothing) || bytes.len() > self.permitted {
+            return Err(StreamError::trap("write of more than check_write has permitted"));
         }
+        self.permitted = 0;
         if self.quota.try_reserve(self.growth(bytes.len())) {
             return self.pass_on(bytes);
         }
@@ -80,24 +86,28 @@ impl OutputStream for QuotaStream {
     }
 
     fn flush(&mut self) -> StreamResult<()> {
-        match self.state {
+        match std::mem::replace(&mut self.state, Asked::Nothing) {
             Asked::Nothing => self.inner.flush(),
-            Asked::Held(_) => Ok(()),
-            Asked::Refused => {
-                self.state = Asked::Nothing;
-                Err(refusal())
+            held @ Asked::Held(_) => {
+                self.state = held;
+                Ok(())
             }
+            Asked::Failed(error) => Err(error),
         }
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        match self.state {
-            Asked::Nothing => self.inner.check_write(),
-            Asked::Held(_) => Ok(0),
-            Asked::Refused => {
-                self.state = Asked::Nothing;
-                Err(refusal())
+        self.permitted = 0;
+        match std::mem::replace(&mut self.state, Asked::Nothing) {
+            Asked::Nothing => {
+                self.permitted = self.inner.check_write()?.min(WRITE_MAX);
+                Ok(self.permitted)
             }
+            held @ Asked::Held(_) => {
+                self.state = held;
+                Ok(0)
+            }
+            Asked::Failed(error) => Err(error),
         }
     }
 
@@ -114,10 +124,8 @@ impl Pollable for QuotaStream {
         if let Asked::Held(bytes) = &self.state {
             let bytes = bytes.clone();
             let fits = self.quota.reserve(self.growth(bytes.len())).await.is_ok();
-            self.state = Asked::Nothing;
-            if !fits || self.pass_on(bytes).is_err() {
-                self.state = Asked::Refused;
-            }
+            let passed = if fits { self.pass_on(bytes) } else { Err(refusal()) };
+            self.state = passed.err().map_or(Asked::Nothing, Asked::Failed);
         }
         self.inner.ready().await;
     }
