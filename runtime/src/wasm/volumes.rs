@@ -91,21 +91,14 @@ impl Volumes {
     /// `dir` is made if there is none. To be called within a runtime.
     pub fn new(dir: PathBuf) -> io::Result<Arc<Self>> {
         fs::create_dir_all(&dir)?;
-        let mut left_over = Vec::new();
+        let mut half_removed = Vec::new();
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|ending| ending == REMOVING) {
-                left_over.push(path);
+                half_removed.push(path);
             }
         }
-        // Nobody waits for it, and what cannot be removed is no reason not to start.
-        tokio::task::spawn_blocking(move || {
-            for path in left_over {
-                if let Err(error) = remove_tree(&path) {
-                    tracing::warn!(folder = %path.display(), "cannot remove what is left of a volume, remove the folder by hand: {error}");
-                }
-            }
-        });
+        tokio::task::spawn_blocking(move || remove_left_over(&half_removed));
         let volumes = Arc::new(Self { dir, known: Mutex::default(), removed: Mutex::default() });
         tokio::spawn(keep_measured(Arc::downgrade(&volumes)));
         Ok(volumes)
@@ -134,7 +127,7 @@ impl Volumes {
         let unusable = |error: io::Error| {
             failed(spec, ReasonKind::Platform, &format!("its folder on the node cannot be used: {error}"))
         };
-        let volume = self.open(id, spec, assigned).map_err(unusable)?;
+        let volume = self.open(id, spec, assigned).await.map_err(unusable)?;
         let claim = async {
             match (spec.read_only, spec.shared) {
                 (true, _) => Claim::None,
@@ -170,19 +163,18 @@ impl Volumes {
         })
     }
 
-    fn open(&self, id: VolumeId, spec: &VolumeSpec, assigned: &AssignedInstance) -> io::Result<Arc<Volume>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(volume) = known.get(&id) {
+    async fn open(
+        &self,
+        id: VolumeId,
+        spec: &VolumeSpec,
+        assigned: &AssignedInstance,
+    ) -> io::Result<Arc<Volume>> {
+        if let Some(volume) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(volume.clone());
         }
-        let path = self.dir.join(id.to_string());
-        match fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        // The folder's name is on the disk before anything in it is.
-        File::open(&self.dir)?.sync_all()?;
-        let root = Arc::new(File::open(&path)?);
+        let dir = self.dir.clone();
+        let opened = tokio::task::spawn_blocking(move || open_folder(&dir, id)).await;
+        let root = Arc::new(opened.map_err(io::Error::other)??);
         let quota = Arc::new(Quota::new(root.clone(), spec.size.as_bytes()));
         let labels = VolumeFigures {
             id,
@@ -194,8 +186,9 @@ impl Volumes {
             full: false,
         };
         let volume = Arc::new(Volume { root, quota, writers: Arc::default(), labels: Mutex::new(labels) });
-        known.insert(id, volume.clone());
-        Ok(volume)
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another instance may have been here meanwhile, and two must not count beside each other.
+        Ok(known.entry(id).or_insert(volume).clone())
     }
 
     /// How full each is that an instance has had since the start.
@@ -254,12 +247,36 @@ impl Volumes {
     }
 }
 
+/// The folder of a volume among all of them, made if there is none.
+fn open_folder(dir: &Path, id: VolumeId) -> io::Result<File> {
+    let path = dir.join(id.to_string());
+    match fs::create_dir(&path) {
+        // The folder's name is on the disk before anything in it is.
+        Ok(()) => File::open(dir)?.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    File::open(path)
+}
+
 /// Renamed first, so that half a folder is never taken for a whole one.
 fn remove_folder(path: &Path) -> io::Result<()> {
     let doomed = path.with_extension(REMOVING);
     match fs::rename(path, &doomed) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => remove_tree(&doomed),
+    }
+}
+
+/// What an earlier process did not come to the end of. That takes its time, and nobody waits for it.
+fn remove_left_over(folders: &[PathBuf]) {
+    for path in folders {
+        if let Err(error) = remove_tree(path) {
+            let path = path.display();
+            tracing::warn!(
+                "cannot remove the rest of a volume, {path}, trying again at the next start: {error}"
+            );
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use wasmtime_wasi::p2::{DynOutputStream, FsResult};
 use super::super::outbound::has_room;
 use super::super::state::State;
 use super::handles::file_of;
-use super::quota::{ENTRY_BYTES, growth};
+use super::quota::{ENTRY_BYTES, Moving, growth};
 use super::stream::QuotaStream;
 
 /// Interfaces as the engine's own linker calls them.
@@ -171,6 +171,7 @@ fn names(linker: &mut Linker<State>) -> wasmtime::Result<()> {
                 if let Err(code) = reserve(store.data(), &new_folder, ENTRY_BYTES).await {
                     return Ok((Err(code),));
                 }
+                let _moving = moving(store.data(), &new_folder).await;
                 let mut files = store.data_mut().filesystem();
                 let linked = files.link_at(folder, path_flags, path, new_folder, new_path).await;
                 Ok((answer(linked)?,))
@@ -184,6 +185,7 @@ fn names(linker: &mut Linker<State>) -> wasmtime::Result<()> {
                 if is_elsewhere(store.data(), &folder, &new_folder) {
                     return Ok((Err(ErrorCode::CrossDevice),));
                 }
+                let _moving = moving(store.data(), &new_folder).await;
                 let mut files = store.data_mut().filesystem();
                 let renamed = files.rename_at(folder, path, new_folder, new_path).await;
                 Ok((answer(renamed)?,))
@@ -219,6 +221,12 @@ fn reserve_up_to(
 ) -> impl Future<Output = Result<(), ErrorCode>> + Send + use<> {
     let bytes = file_of(&state.table, handle).map_or(0, |file| growth(&file, end));
     reserve(state, handle, bytes)
+}
+
+/// To be held while something gets a name in `folder`.
+fn moving(state: &State, folder: &Handle) -> impl Future<Output = Option<Moving>> + Send + use<> {
+    let quota = state.volumes.quota_of(folder);
+    async move { Some(quota?.moving().await) }
 }
 
 /// A second name for a handle, which stays with whoever has it.

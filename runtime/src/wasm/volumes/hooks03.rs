@@ -24,7 +24,7 @@ use super::super::outbound::has_room;
 use super::super::state::State;
 use super::handles::file_of;
 use super::hooks02::{again, is_elsewhere, roots, with_quota};
-use super::quota::{ENTRY_BYTES, Quota, growth};
+use super::quota::{ENTRY_BYTES, Moving, Quota, growth};
 
 pub(super) const PREOPENS: &str = "wasi:filesystem/preopens@0.3.0";
 pub(super) const TYPES: &str = "wasi:filesystem/types@0.3.0";
@@ -259,6 +259,7 @@ fn names(linker: &mut Linker<State>) -> wasmtime::Result<()> {
                 if let Err(code) = reserve(store, &new_folder, ENTRY_BYTES).await {
                     return Ok((Err(code),));
                 }
+                let _moving = moving(store, &new_folder).await;
                 let files = files_of(store);
                 let linked = WasiFilesystem::link_at(&files, folder, path_flags, path, new_folder, new_path);
                 Ok((answer(linked.await)?,))
@@ -272,6 +273,7 @@ fn names(linker: &mut Linker<State>) -> wasmtime::Result<()> {
                 if store.with(|mut store| is_elsewhere(store.data_mut(), &folder, &new_folder)) {
                     return Ok((Err(ErrorCode::CrossDevice),));
                 }
+                let _moving = moving(store, &new_folder).await;
                 let files = files_of(store);
                 let renamed = WasiFilesystem::rename_at(&files, folder, path, new_folder, new_path);
                 Ok((answer(renamed.await)?,))
@@ -290,6 +292,12 @@ async fn reserve(store: &Accessor<State>, handle: &Handle, bytes: u64) -> Result
         Some(quota) => quota.reserve(bytes).await.map_err(ErrorCode::from),
         None => Ok(()),
     }
+}
+
+/// To be held while something gets a name in `folder`.
+async fn moving(store: &Accessor<State>, folder: &Handle) -> Option<Moving> {
+    let quota = store.with(|mut store| store.data_mut().volumes.quota_of(folder));
+    Some(quota?.moving().await)
 }
 
 fn answer<T>(result: FilesystemResult<T>) -> wasmtime::Result<Result<T, ErrorCode>> {

@@ -3,16 +3,20 @@
 //! What adds to a volume is counted before it happens, as if it always made a file longer or added one; what takes away is not
 //! counted at all. So the count is never less than the truth for long, and when it reaches the size the truth is looked up: the
 //! folder is measured. Only if it really is full is a guest refused.
+//!
+//! What is renamed or linked while the folder is measured may move from where nobody has looked to where nobody looks again. A
+//! measurement that this may have happened to never lowers the count, and one that decides about a guest keeps it from happening.
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::measure;
+use super::measure::{ENTRIES_MAX, Measured, measure};
 
 /// What a file, folder or link counts beside its length: its last block is used in part only, and its name and inode take room.
 pub(super) const ENTRY_BYTES: u64 = 4096;
@@ -31,6 +35,7 @@ const OPEN_MIN: usize = 64;
 
 pub(super) struct Quota {
     root: Arc<File>,
+    entries_max: usize,
     size: AtomicU64,
     used: AtomicU64,
     /// All that was ever added, so that a measurement knows what came while it was made.
@@ -41,14 +46,39 @@ pub(super) struct Quota {
     refused: Mutex<Option<Instant>>,
     /// Files that guests have open: what is unlinked takes room until it is closed.
     open: Mutex<Vec<Weak<File>>>,
+    /// Renames and links that began, and that came to their end: equal, if none is under way.
+    moves_begun: AtomicU64,
+    moves_ended: AtomicU64,
+    /// Held by each of them, and by a measurement that they wait for.
+    moves: Arc<RwLock<()>>,
     /// When the folder may be measured again; held by who measures.
     next: tokio::sync::Mutex<Instant>,
+}
+
+/// A rename or a link, for as long as it is under way.
+pub(super) struct Moving {
+    quota: Arc<Quota>,
+    _held: OwnedRwLockReadGuard<()>,
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        self.quota.moves_ended.fetch_add(1, SeqCst);
+    }
+}
+
+/// What renames do while the folder is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moves {
+    GoOn,
+    Wait,
 }
 
 impl Quota {
     pub(super) fn new(root: Arc<File>, size: u64) -> Self {
         Self {
             root,
+            entries_max: ENTRIES_MAX,
             size: AtomicU64::new(size),
             used: AtomicU64::new(0),
             added: AtomicU64::new(0),
@@ -56,8 +86,16 @@ impl Quota {
             full_at: AtomicU64::new(0),
             refused: Mutex::default(),
             open: Mutex::default(),
+            moves_begun: AtomicU64::new(0),
+            moves_ended: AtomicU64::new(0),
+            moves: Arc::default(),
             next: tokio::sync::Mutex::new(Instant::now()),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_entries_max(self, entries_max: usize) -> Self {
+        Self { entries_max, ..self }
     }
 
     pub(super) fn set_size(&self, size: u64) {
@@ -105,7 +143,7 @@ impl Quota {
             return Ok(());
         }
         sleep_until(*next).await;
-        let measured = self.measure_now(&mut next).await;
+        let measured = self.measure_now(&mut next, Moves::Wait).await;
         if measured.is_ok() && self.try_reserve(bytes) {
             return Ok(());
         }
@@ -123,6 +161,13 @@ impl Quota {
         open.push(Arc::downgrade(file));
     }
 
+    /// To be held by what gives a file or folder another name, until that is done.
+    pub(super) async fn moving(self: &Arc<Self>) -> Moving {
+        let held = self.moves.clone().read_owned().await;
+        self.moves_begun.fetch_add(1, SeqCst);
+        Moving { quota: self.clone(), _held: held }
+    }
+
     pub(super) async fn measure_if_touched(&self) -> io::Result<()> {
         if self.touched.load(Relaxed) { self.measure().await } else { Ok(()) }
     }
@@ -130,26 +175,44 @@ impl Quota {
     /// Looks up what the volume holds.
     pub(super) async fn measure(&self) -> io::Result<()> {
         let mut next = self.next.lock().await;
-        self.measure_now(&mut next).await
+        self.measure_now(&mut next, Moves::GoOn).await
     }
 
-    async fn measure_now(&self, next: &mut Instant) -> io::Result<()> {
+    async fn measure_now(&self, next: &mut Instant, moves: Moves) -> io::Result<()> {
         self.touched.store(false, Relaxed);
+        // A guest may leave a rename half done for as long as it likes, so the wait has an end; whether it helped is seen below.
+        let _waiting = match moves {
+            Moves::GoOn => None,
+            Moves::Wait => timeout(PAUSE_MAX, self.moves.write()).await.ok(),
+        };
         let began = Instant::now();
+        let moves_ended = self.moves_ended.load(SeqCst);
         let added = self.added.load(Relaxed);
-        let root = self.root.clone();
+        let (root, entries_max) = (self.root.clone(), self.entries_max);
         let open: Vec<_> = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             open.retain(|file| file.strong_count() > 0);
             open.iter().filter_map(Weak::upgrade).collect()
         };
-        let measured = tokio::task::spawn_blocking(move || measure::measure(&root, &open)).await;
+        let measured = tokio::task::spawn_blocking(move || measure(&root, &open, entries_max)).await;
         let pause = (began.elapsed() * PAUSE_TIMES).clamp(PAUSE_MIN, PAUSE_MAX);
         *next = Instant::now() + pause;
-        let held = measured.map_err(io::Error::other)??;
+        let held = match measured.map_err(io::Error::other)?? {
+            Measured::Bytes(held) => held,
+            Measured::TooMany => {
+                self.assume_full();
+                return Ok(());
+            }
+        };
         // What came meanwhile may have been seen or not.
         let meanwhile = self.added.load(Relaxed).wrapping_sub(added);
-        self.used.store(held.saturating_add(meanwhile), Relaxed);
+        let held_now = held.saturating_add(meanwhile);
+        if self.moves_begun.load(SeqCst) != moves_ended {
+            self.used.fetch_max(held_now, Relaxed);
+            self.touched.store(true, Relaxed);
+            return Ok(());
+        }
+        self.used.store(held_now, Relaxed);
         if held < self.full_at.load(Relaxed) {
             self.full_at.store(0, Relaxed);
         }

@@ -1,122 +1,152 @@
-//! Removes a folder that a guest has filled.
+//! Removes a folder, however deep it is.
 //!
-//! However deep its folders lie within each other, neither the stack nor the file handles of this process may run out: folders are moved up
-//! to the top and emptied there, so that no more than two are open at a time and no path is ever built.
+//! A guest chooses how deep its folders lie within each other, so nothing here goes down with them: what a subfolder holds is
+//! moved up into the doomed folder, until all lies flat there. That takes a few file handles and no stack, and no path grows long.
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, renameat};
+use nix::fcntl::renameat;
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-const FOLDER: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+use super::measure::FOLDER;
 
-/// Removes everything in a folder, and the folder. What is gone already is as good as removed.
+/// Removes the folder and all in it. No folder is as good as one that was removed, so two may do this at once.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    let top = match File::open(path) {
+    let doomed = File::options().read(true).custom_flags(FOLDER.bits()).open(path);
+    let doomed = match doomed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
-    let mut names = 0;
-    // A pass may miss what was moved up during it.
-    while remove_entries(&top, |folder| empty_into(folder, &top, &mut names))? > 0 {}
+    let mut moved = 0;
+    while !pass(&doomed, &mut moved)? {}
     match std::fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Removes the files of a folder, and its folders once `empty` has emptied them; how many entries there were.
-fn remove_entries(folder: &File, mut empty: impl FnMut(File) -> io::Result<()>) -> io::Result<usize> {
-    let mut count = 0;
-    for_each_entry(folder, |name| {
-        count += 1;
-        match unlinkat(folder, name, UnlinkatFlags::NoRemoveDir) {
-            Err(Errno::EISDIR) => {
-                empty(File::from(nix::fcntl::openat(folder, name, FOLDER, Mode::empty())?))?;
-                gone(unlinkat(folder, name, UnlinkatFlags::RemoveDir))
-            }
-            other => gone(other),
-        }
-    })?;
-    Ok(count)
-}
-
-/// Removes the files of a folder and moves its folders to the top.
-fn empty_into(folder: File, top: &File, names: &mut u64) -> io::Result<()> {
-    for_each_entry(&folder, |name| match unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir) {
-        Err(Errno::EISDIR) => loop {
-            *names += 1;
-            match renameat(&folder, name, top, format!("{names}").as_str()) {
-                // The guest has given that name to something.
-                Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
-                other => return gone(other),
-            }
-        },
-        other => gone(other),
-    })
-}
-
-fn for_each_entry(folder: &File, mut take: impl FnMut(&CStr) -> io::Result<()>) -> io::Result<()> {
-    let mut entries = Dir::openat(folder, ".", FOLDER, Mode::empty())?;
-    for entry in entries.iter() {
+/// Takes one layer off everything that is listed; true, if nothing was. What comes while a folder is listed may be listed or not.
+fn pass(doomed: &File, moved: &mut u64) -> io::Result<bool> {
+    let mut is_empty = true;
+    for entry in Dir::openat(doomed, ".", FOLDER, Mode::empty())? {
         let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            take(entry.file_name())?;
+        let name = entry.file_name();
+        if is_itself(name) {
+            continue;
+        }
+        is_empty = false;
+        if !unlink(doomed, name)? {
+            empty_folder(doomed, name, moved)?;
         }
     }
-    Ok(())
+    Ok(is_empty)
 }
 
-fn gone(result: nix::Result<()>) -> io::Result<()> {
-    match result {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+/// Removes a subfolder of the doomed folder, whose own subfolders come to lie beside it.
+fn empty_folder(doomed: &File, name: &CStr, moved: &mut u64) -> io::Result<()> {
+    let inner = match Dir::openat(doomed, name, FOLDER, Mode::empty()) {
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other?,
+    };
+    let at = inner.as_fd().try_clone_to_owned()?;
+    for entry in inner {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !is_itself(name) && !unlink(&at, name)? {
+            move_up(&at, name, doomed, moved)?;
+        }
+    }
+    match unlinkat(doomed, name, UnlinkatFlags::RemoveDir) {
+        // Some of it was not listed: the next pass sees it.
+        Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Moves a folder to a name that is free in the doomed folder. Numbers only rise, so names of the guest's own that look the same
+/// cost one try each.
+fn move_up(from: impl AsFd, name: &CStr, doomed: &File, moved: &mut u64) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        match renameat(&from, name, doomed, moved.to_string().as_str()) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// False: it is a folder.
+fn unlink(folder: impl AsFd, name: &CStr) -> io::Result<bool> {
+    match unlinkat(folder, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(true),
+        // Linux says the one, POSIX the other.
+        Err(Errno::EISDIR | Errno::EPERM) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_itself(name: &CStr) -> bool {
+    matches!(name.to_bytes(), b"." | b"..")
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::thread;
 
+    use nix::fcntl::openat;
     use nix::sys::stat::mkdirat;
 
     use super::*;
 
-    #[test]
-    fn everything_in_it_goes_and_nothing_behind_a_link_does() {
-        let dir = tempfile::tempdir().unwrap();
-        let doomed = dir.path().join("doomed");
-        fs::create_dir_all(doomed.join("a/b/c")).unwrap();
-        fs::create_dir_all(doomed.join("1/2/3")).unwrap();
-        fs::write(doomed.join("a/b/file"), "x").unwrap();
-        fs::write(dir.path().join("kept"), "x").unwrap();
-        std::os::unix::fs::symlink(dir.path(), doomed.join("a/out")).unwrap();
-        remove_tree(&doomed).unwrap();
-        assert!(!doomed.exists() && dir.path().join("kept").exists());
-        remove_tree(&doomed).unwrap();
+    /// Folders within each other, each with an empty one beside it.
+    fn nest(path: &Path, levels: usize) {
+        let mut folder = std::os::fd::OwnedFd::from(File::open(path).unwrap());
+        for _ in 0..levels {
+            mkdirat(&folder, "d", Mode::S_IRWXU).unwrap();
+            mkdirat(&folder, "empty", Mode::S_IRWXU).unwrap();
+            folder = openat(&folder, "d", FOLDER, Mode::empty()).unwrap();
+        }
     }
 
     #[test]
-    fn the_deepest_tree_takes_neither_stack_nor_handles() {
+    fn a_deep_tree_is_removed_with_a_small_stack() {
         let dir = tempfile::tempdir().unwrap();
-        let doomed = dir.path().join("doomed");
-        fs::create_dir(&doomed).unwrap();
-        let mut deepest = File::open(&doomed).unwrap();
-        for _ in 0..5_000 {
-            mkdirat(&deepest, "d", Mode::S_IRWXU).unwrap();
-            deepest = File::from(nix::fcntl::openat(&deepest, "d", FOLDER, Mode::empty()).unwrap());
+        let path = dir.path().join("doomed");
+        fs::create_dir(&path).unwrap();
+        nest(&path, 5000);
+        let removing = path.clone();
+        let thread = thread::Builder::new().stack_size(128 << 10);
+        thread.spawn(move || remove_tree(&removing).unwrap()).unwrap().join().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn names_that_the_guest_took_and_links_it_made_are_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("note"), "x").unwrap();
+        let path = dir.path().join("doomed");
+        for folder in ["1/1/1", "2/3", "4", "a/b/c", "a/d/e"] {
+            fs::create_dir_all(path.join(folder)).unwrap();
         }
-        drop(deepest);
-        let path = doomed.clone();
-        let small = std::thread::Builder::new().stack_size(128 << 10);
-        small.spawn(move || remove_tree(&path)).unwrap().join().unwrap().unwrap();
-        assert!(!doomed.exists());
+        fs::write(path.join("3"), "x").unwrap();
+        fs::write(path.join("4/5"), "x").unwrap();
+        symlink(&outside, path.join("a/b/link")).unwrap();
+        remove_tree(&path).unwrap();
+        assert!(!path.exists());
+        assert!(outside.join("note").exists());
+        remove_tree(&path).unwrap();
     }
 }

@@ -24,6 +24,16 @@ fn quota(folder: &tempfile::TempDir, size: u64) -> Quota {
     Quota::new(Arc::new(File::open(folder.path()).unwrap()), size)
 }
 
+/// Waits for what comes a moment later.
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_two_that_write_one_waits_for_the_other() {
     let folder = tempfile::tempdir().unwrap();
@@ -54,15 +64,7 @@ async fn a_volume_is_removed_when_asked_for_and_not_while_an_instance_has_it() {
     fs::write(path.join(removed.to_string()).join("note"), "x").unwrap();
     let (ask, asked) = watch::channel(vec![removed, VolumeId::new()]);
     let task = tokio::spawn(volumes.clone().remove_as_asked(asked));
-    let is_gone = async |count: usize| {
-        tokio::time::timeout(Duration::from_secs(10), async {
-            while volumes.removed().len() != count {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await
-        .unwrap();
-    };
+    let is_gone = async |count: usize| until(|| volumes.removed().len() == count).await;
     is_gone(1).await;
     assert!(path.join(removed.to_string()).join("note").exists(), "an instance has it");
     drop(mounts);
@@ -83,8 +85,18 @@ async fn what_was_half_removed_is_gone_after_a_start_and_the_rest_is_there() {
         fs::write(folder.path().join(name).join("note"), "x").unwrap();
     }
     Volumes::new(folder.path().to_owned()).unwrap();
-    assert!(!folder.path().join(half).exists());
+    until(|| !folder.path().join(&half).exists()).await;
     assert!(folder.path().join(whole).join("note").exists());
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_no_reason_not_to_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let stuck = folder.path().join(format!("{}.{REMOVING}", VolumeId::new()));
+    fs::write(&stuck, "not a folder").unwrap();
+    let volumes = Volumes::new(folder.path().to_owned()).unwrap();
+    volumes.mount(&assigned(VolumeId::new(), |_| {})).await.unwrap();
+    assert!(stuck.exists());
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,6 +135,71 @@ async fn a_deleted_file_makes_room_only_when_it_is_closed() {
     quota.reserve(1).await.unwrap_err();
     drop(open);
     quota.reserve(1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_of_too_many_files_is_full_until_some_are_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let quota = quota(&folder, 100 * ENTRY).with_entries_max(1);
+    for name in ["one", "two"] {
+        fs::write(folder.path().join(name), "").unwrap();
+    }
+    quota.measure().await.unwrap();
+    assert!(quota.is_full());
+    assert_eq!(quota.used(), 100 * ENTRY);
+    quota.reserve(1).await.unwrap_err();
+    fs::remove_file(folder.path().join("one")).unwrap();
+    quota.reserve(1).await.unwrap();
+    assert_eq!(quota.used(), ENTRY + 1);
+}
+
+#[tokio::test]
+async fn two_that_have_a_volume_first_have_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let volumes = Volumes::new(folder.path().join("volumes")).unwrap();
+    let id = VolumeId::new();
+    let assigned = assigned(id, |volume| volume.shared = true);
+    let open = || volumes.open(id, &assigned.spec.volumes[0], &assigned);
+    let (one, other) = tokio::join!(open(), open());
+    assert!(Arc::ptr_eq(&one.unwrap(), &other.unwrap()), "they would not share a quota");
+}
+
+#[tokio::test]
+async fn a_measurement_during_a_rename_lowers_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let quota = Arc::new(quota(&folder, 8 * ENTRY));
+    quota.reserve(4 * ENTRY).await.unwrap();
+    let moving = quota.moving().await;
+    quota.measure().await.unwrap();
+    assert_eq!(quota.used(), 4 * ENTRY, "what was under way may be anywhere");
+    fs::write(folder.path().join("file"), vec![0; 5 * ENTRY as usize]).unwrap();
+    quota.measure().await.unwrap();
+    assert_eq!(quota.used(), 6 * ENTRY, "what was seen is there");
+    fs::remove_file(folder.path().join("file")).unwrap();
+    drop(moving);
+    quota.measure_if_touched().await.unwrap();
+    assert_eq!(quota.used(), 0, "nothing was under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn renames_wait_while_it_is_decided_whether_a_write_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let quota = Arc::new(quota(&folder, 2 * ENTRY));
+    quota.reserve(2 * ENTRY).await.unwrap();
+    let moving = quota.moving().await;
+    let mut reserve = tokio::spawn({
+        let quota = quota.clone();
+        async move { quota.reserve(ENTRY).await }
+    });
+    tokio::time::timeout(Duration::from_millis(50), &mut reserve).await.unwrap_err();
+    let mut next = tokio::spawn({
+        let quota = quota.clone();
+        async move { drop(quota.moving().await) }
+    });
+    tokio::time::timeout(Duration::from_millis(50), &mut next).await.unwrap_err();
+    drop(moving);
+    reserve.await.unwrap().expect("the folder is empty, and the count was lowered");
+    next.await.unwrap();
 }
 
 #[test]
