@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use wharf_types::node::ReasonKind;
 use wharf_types::route::{Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute};
+use wharf_types::state::{Health, InstanceState, Wanted};
 
 use super::{AppView, InstanceView};
 
@@ -37,9 +39,9 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
     RouteTable { generation, routes: routes.into_values().collect(), tcp: tcp.into_values().collect() }
 }
 
-/// The healthy instances, of whatever release: during a rollout both serve.
+/// The instances that serve, of whatever release: during a rollout both do.
 fn endpoints(app: &AppView) -> Vec<Endpoint> {
-    healthy(app)
+    serving(app)
         .into_iter()
         .filter_map(|instance| Some(Endpoint { instance: instance.id, node: instance.node? }))
         .collect()
@@ -61,19 +63,38 @@ fn tcp_route(app: &AppView, port: u16) -> TcpRoute {
         port,
         namespace: app.namespace.clone(),
         app: app.name.clone(),
-        endpoints: healthy(app).into_iter().filter_map(endpoint).collect(),
+        endpoints: serving(app).into_iter().filter_map(endpoint).collect(),
     }
 }
 
-fn healthy(app: &AppView) -> Vec<&InstanceView> {
-    let mut healthy: Vec<_> = app.instances.iter().filter(|instance| instance.is_healthy()).collect();
-    healthy.sort_by_key(|instance| (instance.slot, instance.id));
-    healthy
+/// The healthy instances. While there is none, those that went with a worker process: the worker that was started again answers for each of them with
+/// its successor, from the moment at which that one runs until it turns out whether it is healthy.
+fn serving(app: &AppView) -> Vec<&InstanceView> {
+    let mut serving: Vec<_> = app.instances.iter().filter(|instance| instance.is_healthy()).collect();
+    if serving.is_empty() {
+        serving = app.instances.iter().filter(|instance| is_stood_in_for(app, instance)).collect();
+    }
+    serving.sort_by_key(|instance| (instance.slot, instance.id));
+    serving
+}
+
+/// Whether an instance was lost with its worker process, and the one that takes its place is starting.
+fn is_stood_in_for(app: &AppView, lost: &InstanceView) -> bool {
+    let is_newer = |other: &&InstanceView| other.slot == lost.slot && other.age() > lost.age();
+    let went_with_worker = lost.replaced
+        && lost.was_healthy
+        && lost.wanted == Wanted::Run
+        && lost.state == InstanceState::Failed
+        && lost.reason.as_ref().is_some_and(|reason| reason.kind == ReasonKind::Platform);
+    let newer: Vec<_> = app.instances.iter().filter(is_newer).collect();
+    let [successor] = newer[..] else { return false };
+    let is_starting = successor.is_wanted() && successor.health == Health::Unknown;
+    went_with_worker && is_starting && successor.node == lost.node && successor.release == lost.release
 }
 
 #[cfg(test)]
 mod tests {
-    use wharf_types::state::{Health, InstanceState, Wanted};
+    use wharf_types::node::Reason;
     use wharf_types::world::World;
 
     use super::*;
@@ -96,6 +117,28 @@ mod tests {
             let endpoints: Vec<_> = route.endpoints.iter().map(|endpoint| endpoint.instance).collect();
             assert_eq!(endpoints, [app.instances[3].id]);
         }
+    }
+
+    #[test]
+    fn an_instance_that_went_with_its_worker_keeps_its_route_until_its_successor_has_one() {
+        let mut fixture = Fixture::serving(1, 1);
+        let lost = fixture.app.instances[0].id;
+        let added = fixture.add(1, 0);
+        let endpoints = |app: &AppView| -> Vec<_> {
+            let table = build(1, std::slice::from_ref(app));
+            table.routes[0].endpoints.iter().map(|endpoint| endpoint.instance).collect()
+        };
+        let first = &mut fixture.app.instances[0];
+        (first.state, first.health, first.replaced) = (InstanceState::Failed, Health::Unknown, true);
+        assert!(endpoints(&fixture.app).is_empty(), "it may have failed by its own fault");
+        let message = "the worker was restarted".to_owned();
+        fixture.app.instances[0].reason = Some(Reason { kind: ReasonKind::Platform, message });
+        assert_eq!(endpoints(&fixture.app), [lost]);
+        let mut unhealthy = fixture.app.clone();
+        unhealthy.instances[1].health = Health::Unhealthy;
+        assert!(endpoints(&unhealthy).is_empty());
+        fixture.make_ready(added);
+        assert_eq!(endpoints(&fixture.app), [fixture.app.instances[added].id]);
     }
 
     #[test]
