@@ -3,6 +3,7 @@
 
 mod confine;
 mod limits;
+mod unroll;
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -89,7 +90,11 @@ fn compile(wanted: Profile) -> Result<Profile, ChildError> {
 fn compile_for(wanted: Profile, artifact: &[u8]) -> Result<(Profile, Vec<u8>), ChildError> {
     let compile = |profile| {
         let engine = Engine::new(&config(profile, Purpose::Compile)).map_err(std::io::Error::other)?;
-        Compiled::compile(&engine, artifact)
+        let unrolled = if profile == Profile::Long { unroll::unroll(artifact) } else { None };
+        // The error is about the artifact as its owner knows it.
+        unrolled
+            .and_then(|unrolled| Compiled::compile(&engine, &unrolled).ok())
+            .map_or_else(|| Compiled::compile(&engine, artifact), Ok)
             .map(|compiled| (profile, compiled))
             .map_err(|error| ChildError::Refused(format!("it does not compile: {}", chain(&error))))
     };

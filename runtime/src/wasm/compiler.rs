@@ -36,7 +36,7 @@ use super::host::HostError;
 use crate::backend::Failure;
 
 /// Counts what this program does to a module before the engine gets it; what was compiled by another recipe is compiled again.
-const RECIPE: u32 = 3;
+const RECIPE: u32 = 4;
 
 /// How to start the process that compiles.
 #[derive(Clone, Debug)]
