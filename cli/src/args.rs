@@ -13,12 +13,14 @@ use crate::commands::env::EnvArgs;
 use crate::commands::events::EventsArgs;
 use crate::commands::login::{LoginArgs, LogoutArgs};
 use crate::commands::logs::LogsArgs;
+use crate::commands::member::MemberArgs;
 use crate::commands::namespace::NamespaceArgs;
 use crate::commands::node::NodeArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
 use crate::commands::secret::SecretArgs;
 use crate::commands::token::TokenArgs;
+use crate::commands::user::UserArgs;
 use crate::commands::volume::VolumeArgs;
 use crate::exit::{EXIT_CODES, Failure};
 use crate::precompile::PrecompileArgs;
@@ -148,6 +150,12 @@ pub enum Command {
     Context(With<ContextArgs>),
     /// Create, list and revoke tokens
     Token(With<TokenArgs>),
+    /// Make, list and remove users
+    #[command(visible_alias = "users")]
+    User(With<UserArgs>),
+    /// Say who may what in a namespace
+    #[command(visible_alias = "members")]
+    Member(With<MemberArgs>),
     /// Create, list and delete namespaces
     #[command(visible_alias = "namespaces")]
     Namespace(With<NamespaceArgs>),

@@ -9,6 +9,7 @@ mod events;
 mod extract;
 mod files;
 mod logs;
+mod members;
 mod meta;
 mod metrics;
 mod namespaces;
@@ -22,6 +23,7 @@ mod session;
 mod settings;
 mod sse;
 mod tokens;
+mod users;
 mod volumes;
 mod watch;
 mod wish;
@@ -37,9 +39,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use wharf_types::Problem;
 use wharf_types::problem::ProblemCode;
 
+use crate::access::Access;
 use crate::context::Context;
-#[cfg(test)]
-pub(crate) use auth::Access;
 use error::{ApiError, ApiResult};
 #[cfg(test)]
 pub(crate) use routes::endpoints;
@@ -53,8 +54,7 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
     let mut router = Router::new();
     for endpoint in routes::endpoints() {
         let guard = auth::Guard { context: context.clone(), access: endpoint.access, query: endpoint.query };
-        let limit =
-            if endpoint.access == auth::Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
+        let limit = if endpoint.access == Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
         let guarded = endpoint
             .handler
             .route_layer(DefaultBodyLimit::max(limit))

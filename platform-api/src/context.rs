@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use wharf_types::AppId;
 
@@ -45,6 +45,8 @@ pub(crate) struct Context {
     /// Ends the streams that would never end by themselves.
     pub(crate) shutdown: CancellationToken,
     changes: broadcast::Sender<AppId>,
+    /// Counts what took something from somebody: a token, a membership, a user.
+    access: watch::Sender<u64>,
 }
 
 impl Context {
@@ -76,6 +78,7 @@ impl Context {
             node_secret,
             shutdown: CancellationToken::new(),
             changes: broadcast::Sender::new(CHANGES_KEPT),
+            access: watch::Sender::new(0),
         }
     }
 
@@ -108,6 +111,15 @@ impl Context {
     /// Whether that happened since this was asked last; true at the start.
     pub(crate) fn take_volumes_changed(&self) -> bool {
         self.volumes_changed.swap(false, Relaxed)
+    }
+
+    /// Call after a commit that may have taken something from somebody: answers that are under way are looked at again.
+    pub(crate) fn access_changed(&self) {
+        self.access.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(crate) fn access_changes(&self) -> watch::Receiver<u64> {
+        self.access.subscribe()
     }
 
     /// Tells watchers only.

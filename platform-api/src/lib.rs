@@ -15,6 +15,7 @@ mod reconcile;
 
 pub mod plan;
 
+mod access;
 mod context;
 mod metrics;
 mod nodes;

@@ -13,6 +13,7 @@ pub(crate) mod event;
 pub(crate) mod idempotency;
 pub(crate) mod instance;
 pub(crate) mod keyvalue;
+pub(crate) mod member;
 pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod port;
@@ -21,6 +22,7 @@ pub(crate) mod rollout;
 pub(crate) mod route;
 pub(crate) mod secret;
 pub(crate) mod token;
+pub(crate) mod user;
 pub(crate) mod volume;
 
 use std::path::Path;

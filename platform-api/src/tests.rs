@@ -16,4 +16,5 @@ mod placing;
 mod secrets;
 mod settings;
 mod streams;
+mod tenants;
 mod worker;

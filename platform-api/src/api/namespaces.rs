@@ -38,7 +38,7 @@ pub(super) async fn list(
     identity: Identity,
 ) -> ApiResult<Reply<Page<NamespaceInfo>>> {
     let mut tx = context.store.read().await?;
-    let reachable = |namespace: &Namespace| identity.namespace().is_none_or(|bound| *bound == namespace.name);
+    let reachable = |namespace: &Namespace| identity.role_in(namespace.name.as_str()).is_some();
     let items = store::namespace::list(&mut tx).await?.into_iter().filter(reachable).map(info).collect();
     Ok(Reply(Page { items, next_cursor: None }))
 }
@@ -75,6 +75,7 @@ pub(super) async fn remove(
     store::event::delete(&mut tx, &name).await?;
     context.logs.remove_namespace(&name).await;
     tx.commit().await?;
+    context.access_changed();
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -31,7 +31,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
         let Path((namespace, name)) =
             Path::<(NamespaceName, SecretName)>::from_request_parts(parts, state).await?;
         let identity = Identity::from_request_parts(parts, state).await?;
-        let by = identity.token.name;
+        let by = identity.name();
         Ok(Self(AskedSecret { namespace, name, by, now: Timestamp::now() }))
     }
 }
@@ -86,7 +86,7 @@ pub(super) async fn rotate_key(
     State(context): State<Arc<Context>>,
     identity: Identity,
 ) -> ApiResult<(StatusCode, Reply<RotatedKey>)> {
-    let by = identity.token.name;
+    let by = identity.name();
     let rotation = tokio::spawn(async move {
         let (key, resealed) = rotate(&context.secret_keys, &context.store).await?;
         info!("{resealed} versions of secrets were sealed anew with the key {key}, asked for by {by}");
