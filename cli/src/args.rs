@@ -5,6 +5,7 @@ use wharf_types::quantity::Span;
 use wharf_types::{AppName, NamespaceName};
 
 use crate::commands::apps::DeleteArgs;
+use crate::commands::audit::AuditArgs;
 use crate::commands::completion::CompletionArgs;
 use crate::commands::componentize::ComponentizeArgs;
 use crate::commands::context::ContextArgs;
@@ -16,6 +17,7 @@ use crate::commands::logs::LogsArgs;
 use crate::commands::member::MemberArgs;
 use crate::commands::namespace::NamespaceArgs;
 use crate::commands::node::NodeArgs;
+use crate::commands::quota::QuotaArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
 use crate::commands::secret::SecretArgs;
@@ -153,6 +155,11 @@ pub enum Command {
     /// Make, list and remove users
     #[command(visible_alias = "users")]
     User(With<UserArgs>),
+    /// Show who changed what, and what was refused
+    Audit(With<AuditArgs>),
+    /// Show and set what a namespace may use
+    #[command(visible_alias = "quotas")]
+    Quota(With<QuotaArgs>),
     /// Say who may what in a namespace
     #[command(visible_alias = "members")]
     Member(With<MemberArgs>),

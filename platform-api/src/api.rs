@@ -3,6 +3,7 @@
 
 mod apps;
 mod artifacts;
+mod audit;
 mod auth;
 mod error;
 mod events;
@@ -15,6 +16,7 @@ mod metrics;
 mod namespaces;
 mod nodes;
 mod openapi;
+mod quotas;
 mod releases;
 mod rollouts;
 mod routes;
@@ -41,7 +43,10 @@ use wharf_types::problem::ProblemCode;
 
 use crate::access::Access;
 use crate::context::Context;
+pub(crate) use audit::{Refusals, Remote};
 use error::{ApiError, ApiResult};
+#[cfg(test)]
+pub(crate) use openapi::operation_id;
 #[cfg(test)]
 pub(crate) use routes::endpoints;
 
@@ -53,7 +58,12 @@ const WORKER_BODY_MAX_BYTES: usize = 64 << 20;
 pub(crate) fn router(context: Arc<Context>) -> Router {
     let mut router = Router::new();
     for endpoint in routes::endpoints() {
-        let guard = auth::Guard { context: context.clone(), access: endpoint.access, query: endpoint.query };
+        let guard = auth::Guard {
+            context: context.clone(),
+            access: endpoint.access,
+            query: endpoint.query,
+            action: openapi::operation_id(&endpoint).into(),
+        };
         let limit = if endpoint.access == Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
         let guarded = endpoint
             .handler

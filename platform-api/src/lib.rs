@@ -16,9 +16,11 @@ mod reconcile;
 pub mod plan;
 
 mod access;
+mod audit;
 mod context;
 mod metrics;
 mod nodes;
+mod quota;
 mod view;
 
 mod artifacts;

@@ -7,6 +7,7 @@
 pub(crate) mod app;
 pub(crate) mod archive;
 pub(crate) mod artifact;
+pub(crate) mod audit;
 pub(crate) mod change;
 mod codec;
 pub(crate) mod event;
@@ -17,6 +18,7 @@ pub(crate) mod member;
 pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod port;
+pub(crate) mod quota;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod route;

@@ -2,6 +2,7 @@
 //! that speaks the workers' HTTP.
 
 mod access;
+mod audit;
 mod deploying;
 mod durability;
 pub(crate) mod fixture;
@@ -13,6 +14,7 @@ mod namespaces;
 mod once;
 mod opening;
 mod placing;
+mod quotas;
 mod secrets;
 mod settings;
 mod streams;

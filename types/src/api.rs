@@ -1,6 +1,8 @@
 //! Requests and replies of the `/v1` API.
 
 mod access;
+mod audit;
+mod quota;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,9 @@ pub use access::{
     CreateToken, CreateUser, CreatedToken, MemberInfo, Membership, Role, SetMember, TokenInfo, UserInfo,
     Verb, WhoAmI,
 };
+
+pub use audit::{AuditOutcome, AuditRecord};
+pub use quota::{Quota, QuotaInfo, QuotaUsed};
 
 /// The envelope of every list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

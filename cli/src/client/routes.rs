@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedToken, Deployed,
-    Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo,
-    RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo, Usage, UserInfo, VolumeInfo, WhoAmI, Why,
+    AppInfo, ArtifactInfo, AuditRecord, CreateNamespace, CreateRelease, CreateToken, CreateUser,
+    CreatedToken, Deployed, Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, Quota, QuotaInfo,
+    ReleaseInfo, Role, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
+    Usage, UserInfo, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::SecretValue;
@@ -64,6 +65,23 @@ impl Client {
 
     pub async fn remove_member(&self, namespace: &NamespaceName, user: &UserName) -> anyhow::Result<()> {
         self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{namespace}/members/{user}"))).await
+    }
+
+    pub async fn quota(&self, namespace: &NamespaceName) -> anyhow::Result<QuotaInfo> {
+        self.get(&format!("/v1/namespaces/{namespace}/quota")).await
+    }
+
+    pub async fn set_quota(&self, namespace: &NamespaceName, quota: &Quota) -> anyhow::Result<QuotaInfo> {
+        self.json(self.request(Method::PUT, &format!("/v1/namespaces/{namespace}/quota")).json(quota)).await
+    }
+
+    pub async fn namespace(&self, name: &NamespaceName) -> anyhow::Result<NamespaceInfo> {
+        self.get(&format!("/v1/namespaces/{name}")).await
+    }
+
+    /// Records of changes that this query asks for, the oldest first.
+    pub async fn audit(&self, query: &[(&str, String)]) -> anyhow::Result<Vec<AuditRecord>> {
+        self.all_with("/v1/audit", query).await
     }
 
     pub async fn create_namespace(&self, name: NamespaceName) -> anyhow::Result<()> {

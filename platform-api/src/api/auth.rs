@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures::StreamExt;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use wharf_types::Timestamp;
 use wharf_types::problem::ProblemCode;
 
-use super::{ApiError, ApiResult};
+use super::{ApiError, ApiResult, audit};
 use crate::access::{self, Access, Caller, Denied};
 use crate::context::{Context, hash_secret};
 use crate::store;
@@ -33,6 +33,8 @@ pub(super) struct Guard {
     pub(super) access: Access,
     /// The query parameters that the route knows.
     pub(super) query: super::routes::Named,
+    /// What the route is called where changes are recorded.
+    pub(super) action: Arc<str>,
 }
 
 /// Who calls. Handlers of routes for users can take it out of the request.
@@ -76,13 +78,25 @@ pub(super) async fn authorize(
     // Before the first look, so that no change falls in between.
     let changes = guard.context.access_changes();
     let mut pass = Pass { context: guard.context, access: guard.access, secret_hash, namespace, changes };
-    let caller = pass.show().await?;
+    let (caller, refusal) = pass.show().await?;
+    let changes_something = !request.method().is_safe();
+    let record = changes_something
+        .then(|| audit::request_of(&caller, guard.action, pass.namespace.as_deref(), &request));
+    if let Some(refusal) = refusal {
+        if let Some(record) = record {
+            audit::refuse(&pass.context, &record, refusal.detail()).await;
+        }
+        return Err(refusal);
+    }
     check_query(&request, guard.query)?;
     let expires_at = caller.token.expires_at;
     request.extensions_mut().insert(Identity(Arc::new(caller)));
     // What changes something is not broken off half way.
-    if request.method() != Method::GET {
-        return Ok(next.run(request).await);
+    if let Some(record) = record.map(Arc::new) {
+        let response = crate::audit::scope(record.clone(), next.run(request)).await;
+        let refusal = response.extensions().get::<audit::Refusal>().cloned();
+        audit::note_refusal(&pass.context, &record, refusal).await;
+        return Ok(response);
     }
     let response = tokio::select! {
         response = next.run(request) => response,
@@ -119,14 +133,13 @@ struct Pass {
 }
 
 impl Pass {
-    /// Who has it, as long as that is enough.
-    async fn show(&self) -> ApiResult<Caller> {
+    /// Who has it, and why that is not enough, if it is not.
+    async fn show(&self) -> ApiResult<(Caller, Option<ApiError>)> {
         let caller = authenticate(&self.context, &self.secret_hash).await?;
         let namespace = self.namespace.as_deref();
-        match access::decide(self.access, &caller, namespace) {
-            Ok(()) => Ok(caller),
-            Err(denied) => Err(explain(denied, &caller, namespace)),
-        }
+        let denied = access::decide(self.access, &caller, namespace).err();
+        let refusal = denied.map(|denied| explain(denied, &caller, namespace));
+        Ok((caller, refusal))
     }
 
     /// Waits until it is good for nothing any more, and says why.
@@ -142,8 +155,9 @@ impl Pass {
                 }
                 () = tokio::time::sleep(left) => {}
             }
-            if let Err(refusal) = self.show().await {
-                return refusal;
+            match self.show().await {
+                Ok((_, None)) => {}
+                Ok((_, Some(refusal))) | Err(refusal) => return refusal,
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::StatusCode;
+use serde_json::{Value, json};
 use wharf_types::api::{MemberInfo, Page, SetMember};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceId, NamespaceName, Timestamp, UserName};
@@ -13,6 +14,7 @@ use super::auth::{Identity, namespace_not_found};
 use super::extract::{Json, Path};
 use super::users::user_not_found;
 use super::{ApiError, ApiResult};
+use crate::audit;
 use crate::context::Context;
 use crate::store::{self, Conn};
 
@@ -35,8 +37,10 @@ pub(super) async fn set(
     let mut tx = context.store.write().await?;
     let namespace = find(&mut tx, &namespace).await?;
     let Some(id) = store::user::find(&mut tx, &user).await? else { return Err(user_not_found(&user)) };
+    let before = store::member::find(&mut tx, namespace, id).await?;
     store::member::put(&mut tx, namespace, id, role, &by, now).await?;
-    tx.commit().await?;
+    audit::change(before.map_or(Value::Null, |role| json!({"role": role})), json!({"role": role}));
+    audit::commit(tx).await?;
     // The role may be a lower one than before.
     context.access_changed();
     Ok(Reply(MemberInfo { user, role, since: now, by }))
@@ -49,16 +53,21 @@ pub(super) async fn remove(
     let mut tx = context.store.write().await?;
     let id = find(&mut tx, &namespace).await?;
     let removed = match store::user::find(&mut tx, &user).await? {
-        Some(user) => store::member::delete(&mut tx, id, user).await?,
-        None => false,
+        Some(user) => {
+            let role = store::member::find(&mut tx, id, user).await?;
+            store::member::delete(&mut tx, id, user).await?;
+            role
+        }
+        None => None,
     };
-    if !removed {
+    let Some(role) = removed else {
         // The same for users who exist: whether they do is told to cluster admins only.
         let detail =
             format!("`{user}` is no member of the namespace `{namespace}`; `wharf member ls` lists them");
         return Err(ApiError::new(ProblemCode::NotFound, detail));
-    }
-    tx.commit().await?;
+    };
+    audit::change(json!({"role": role}), Value::Null);
+    audit::commit(tx).await?;
     context.access_changed();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -174,7 +174,7 @@ fn reference(name: &str) -> Value {
 }
 
 /// `GET /v1/namespaces/{namespace}/apps/{app}/env` is `get_app_env`.
-fn operation_id(endpoint: &Endpoint) -> String {
+pub(crate) fn operation_id(endpoint: &Endpoint) -> String {
     let mut words = vec![endpoint.method.as_str().to_lowercase()];
     let segments: Vec<&str> =
         endpoint.path.split('/').filter(|segment| !segment.is_empty() && *segment != "v1").collect();

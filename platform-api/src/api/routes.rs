@@ -7,10 +7,10 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedToken, Deployed,
-    Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo,
-    RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo,
-    WhoAmI, Why,
+    AppInfo, ArtifactInfo, AuditRecord, CreateNamespace, CreateRelease, CreateToken, CreateUser,
+    CreatedToken, Deployed, Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, Quota, QuotaInfo,
+    ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
+    Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::event::Event;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -19,8 +19,8 @@ use wharf_types::node::{NodeRegistration, NodeReport};
 
 use super::openapi::{Payload, array, json, list};
 use super::{
-    apps, artifacts, events, files, logs, members, meta, metrics, namespaces, nodes, releases, rollouts,
-    secrets, session, settings, tokens, users, volumes, watch,
+    apps, artifacts, audit, events, files, logs, members, meta, metrics, namespaces, nodes, quotas, releases,
+    rollouts, secrets, session, settings, tokens, users, volumes, watch,
 };
 use crate::access::Access;
 use crate::context::Context;
@@ -115,6 +115,14 @@ const EVENTS: Named = &[
     ("cursor", "Continue a list: the `next_cursor` of the page before"),
 ];
 
+const AUDIT: Named = &[
+    ("namespace", "Only of this namespace; admins of one namespace have to name it"),
+    ("actor", "Only of this user, or of tokens of this name that are nobody's"),
+    ("object", "Only of this, such as `apps/hello`"),
+    ("after", "Only what happened after this time, such as `2026-01-31T12:00:00Z`"),
+    ("cursor", "Continue a list: the `next_cursor` of the page before"),
+];
+
 macro_rules! app {
     ($rest:literal) => {
         concat!("/v1/namespaces/{namespace}/apps/{app}", $rest)
@@ -156,6 +164,15 @@ fn about_the_platform() -> Vec<Endpoint> {
             "Remove a user, with all tokens and memberships",
         )
         .replies(204, Payload::Nothing),
+        e(
+            Method::GET,
+            "/v1/audit",
+            Access::Asked(Verb::Admin),
+            get(audit::list),
+            "What was changed and by whom, the oldest first",
+        )
+        .query(AUDIT)
+        .replies(200, list::<AuditRecord>()),
         e(
             Method::POST,
             "/v1/secret-keys",
@@ -226,6 +243,23 @@ fn about_namespaces() -> Vec<Endpoint> {
             "Remove a member, who loses access at once",
         )
         .replies(204, Payload::Nothing),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/quota",
+            VIEWER,
+            get(quotas::show),
+            "What the namespace may use, and what it uses",
+        )
+        .replies(200, json::<QuotaInfo>()),
+        e(
+            Method::PUT,
+            "/v1/namespaces/{namespace}/quota",
+            ADMIN,
+            put(quotas::set),
+            "Set the namespace's limits, as a whole; a limit below what is used only refuses growth",
+        )
+        .takes(json::<Quota>())
+        .replies(200, json::<QuotaInfo>()),
         e(
             Method::PUT,
             "/v1/namespaces/{namespace}/artifacts/{digest}",

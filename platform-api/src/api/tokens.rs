@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::StatusCode;
+use serde_json::{Value, json};
 use wharf_types::api::{CreateToken, CreatedToken, Page, Role, TokenInfo};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceId, Timestamp, TokenId, UserId};
@@ -14,6 +15,7 @@ use super::auth::{Identity, namespace_not_found};
 use super::extract::{Json, Path};
 use super::users::user_not_found;
 use super::{ApiError, ApiResult};
+use crate::audit;
 use crate::context::{Context, hash_secret, new_secret};
 use crate::store::{self, Conn};
 
@@ -55,8 +57,14 @@ pub(super) async fn create(
         bootstrap: false,
         expires_at: Some(expires_at),
     };
+    let made = json!({
+        "name": name, "user": request.user.as_ref().or(identity.token.user.as_ref()), "role": token.role,
+        "namespace": request.namespace, "verbs": verbs, "expires_at": expires_at,
+    });
     store::token::create(&mut tx, token, now).await?;
-    tx.commit().await?;
+    audit::object(format!("tokens/{id}"));
+    audit::change(Value::Null, made);
+    audit::commit(tx).await?;
     Ok((StatusCode::CREATED, Reply(CreatedToken { id, name: name.to_owned(), secret, expires_at })))
 }
 
@@ -146,11 +154,12 @@ pub(super) async fn revoke(
     let mut tx = context.store.write().await?;
     let found = store::token::get(&mut tx, id).await?;
     // One of somebody else is answered as one that does not exist.
-    let Some(_) = found.filter(|token| identity.owner.is_none() || token.owner == identity.owner) else {
+    let Some(token) = found.filter(|token| identity.owner.is_none() || token.owner == identity.owner) else {
         return Err(ApiError::new(ProblemCode::NotFound, format!("there is no token {id}")));
     };
     store::token::delete(&mut tx, id).await?;
-    tx.commit().await?;
+    audit::change(json!(token.info), Value::Null);
+    audit::commit(tx).await?;
     context.access_changed();
     Ok(StatusCode::NO_CONTENT)
 }

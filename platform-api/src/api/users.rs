@@ -5,12 +5,14 @@ use std::sync::Arc;
 use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::StatusCode;
+use serde_json::{Value, json};
 use wharf_types::api::{CreateUser, Page, UserInfo};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{Timestamp, UserName};
 
 use super::extract::{Json, Path};
 use super::{ApiError, ApiResult};
+use crate::audit;
 use crate::context::Context;
 use crate::store::{self, StoreError};
 
@@ -33,7 +35,8 @@ pub(super) async fn create(
         }
         created => created?,
     };
-    tx.commit().await?;
+    audit::object(format!("users/{name}"));
+    audit::commit(tx).await?;
     let user = UserInfo { name, memberships: Vec::new(), tokens: 0, created_at: now };
     Ok((StatusCode::CREATED, Reply(user)))
 }
@@ -49,8 +52,10 @@ pub(super) async fn remove(
 ) -> ApiResult<StatusCode> {
     let mut tx = context.store.write().await?;
     let Some(user) = store::user::find(&mut tx, &name).await? else { return Err(user_not_found(&name)) };
+    let memberships = store::member::of_user(&mut tx, user).await?;
     store::user::delete(&mut tx, user).await?;
-    tx.commit().await?;
+    audit::change(json!({"memberships": memberships}), Value::Null);
+    audit::commit(tx).await?;
     context.access_changed();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
 
-use super::fixture::{LIMIT, Platform, component, quick, request};
+use super::fixture::{LIMIT, Platform, component, eventually, quick, request};
 
 const MEMBERS: &str = "/v1/namespaces/default/members";
 
@@ -142,8 +142,8 @@ async fn a_removed_members_open_streams_and_waits_end_at_once() {
     let rollout = deployed["rollout"].as_str().unwrap();
     let path = format!("/v1/namespaces/default/apps/hello/rollouts/{rollout}?wait=60s");
     let removed = async {
-        // Not at once, so that the other request is under way; earlier would be refused as well.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let both_wait = async || (platform.context.access_watchers() == 2).then_some(());
+        eventually("the stream and the other request are under way", both_wait).await;
         platform.call(Method::DELETE, &format!("{MEMBERS}/alice"), Value::Null).await.is(204);
     };
     let waiting = platform.call_as(&alice, Method::GET, &path, Value::Null);
