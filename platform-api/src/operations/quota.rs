@@ -76,12 +76,18 @@ pub(super) fn demand(spec: &AppSpec, world: World) -> Demand {
 }
 
 pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<QuotaInfo> {
-    // May write: releases of earlier versions are counted for the first time.
-    let mut tx = context.store.write().await?;
+    let mut tx = context.store.read().await?;
     let id = find_namespace(&mut tx, name).await?;
     let quota = store::quota::find(&mut tx, id).await?.unwrap_or_default();
-    let used = used(&mut tx, id).await?;
-    tx.commit().await?;
+    let used = if store::quota::without_demand(&mut tx, id).await?.is_empty() {
+        store::quota::used(&mut tx, id).await?
+    } else {
+        // Releases of earlier versions, which are counted for the first time.
+        let mut tx = context.store.write().await?;
+        let used = used(&mut tx, id).await?;
+        tx.commit().await?;
+        used
+    };
     Ok(QuotaInfo { over: quota::over(&quota, &used), quota, used })
 }
 
