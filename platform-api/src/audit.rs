@@ -108,12 +108,23 @@ pub(crate) fn carry<F: Future>(work: F) -> impl Future<Output = F::Output> {
 
 /// What differs before and after; null where there is nothing.
 pub(crate) fn change(before: Value, after: Value) {
-    let side = |value: Value| (!value.is_null()).then_some(value);
     // An error means that nobody asked for it: nothing is recorded then.
     let _ = REQUEST.try_with(|request| {
         let mut change = request.change();
         (change.before, change.after) = (side(before), side(after));
     });
+}
+
+/// Without what is null, which says nothing.
+fn side(value: Value) -> Option<Value> {
+    match value {
+        Value::Null => None,
+        Value::Object(mut fields) => {
+            fields.retain(|_, value| !value.is_null());
+            Some(Value::Object(fields))
+        }
+        value => Some(value),
+    }
 }
 
 /// What is changed, where the address alone does not say it.

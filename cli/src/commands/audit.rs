@@ -89,7 +89,10 @@ fn change(record: &AuditRecord) -> String {
     if let Some(detail) = &record.detail {
         return detail.clone();
     }
-    let side = |value: &Option<Value>| value.as_ref().map_or_else(|| "-".to_owned(), short);
+    let side = |value: &Option<Value>| {
+        let text = value.as_ref().map(short).filter(|text| !text.is_empty());
+        text.unwrap_or_else(|| "-".to_owned())
+    };
     match (&record.before, &record.after) {
         (None, None) => String::new(),
         (None, Some(after)) => short(after),
