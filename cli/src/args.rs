@@ -5,6 +5,7 @@ use wharf_types::quantity::Span;
 use wharf_types::{AppName, NamespaceName};
 
 use crate::commands::apps::DeleteArgs;
+use crate::commands::audit::AuditArgs;
 use crate::commands::completion::CompletionArgs;
 use crate::commands::componentize::ComponentizeArgs;
 use crate::commands::context::ContextArgs;
@@ -13,12 +14,15 @@ use crate::commands::env::EnvArgs;
 use crate::commands::events::EventsArgs;
 use crate::commands::login::{LoginArgs, LogoutArgs};
 use crate::commands::logs::LogsArgs;
+use crate::commands::member::MemberArgs;
 use crate::commands::namespace::NamespaceArgs;
 use crate::commands::node::NodeArgs;
+use crate::commands::quota::QuotaArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
 use crate::commands::secret::SecretArgs;
 use crate::commands::token::TokenArgs;
+use crate::commands::user::UserArgs;
 use crate::commands::volume::VolumeArgs;
 use crate::exit::{EXIT_CODES, Failure};
 use crate::precompile::PrecompileArgs;
@@ -148,6 +152,17 @@ pub enum Command {
     Context(With<ContextArgs>),
     /// Create, list and revoke tokens
     Token(With<TokenArgs>),
+    /// Make, list and remove users
+    #[command(visible_alias = "users")]
+    User(With<UserArgs>),
+    /// Show who changed what, and what was refused
+    Audit(With<AuditArgs>),
+    /// Show and set what a namespace may use
+    #[command(visible_alias = "quotas")]
+    Quota(With<QuotaArgs>),
+    /// Say who may what in a namespace
+    #[command(visible_alias = "members")]
+    Member(With<MemberArgs>),
     /// Create, list and delete namespaces
     #[command(visible_alias = "namespaces")]
     Namespace(With<NamespaceArgs>),

@@ -13,11 +13,15 @@ pub mod logs;
 pub mod secret;
 pub mod top;
 
+pub mod audit;
 pub mod context;
 pub mod login;
+pub mod member;
 pub mod namespace;
 pub mod node;
+pub mod quota;
 pub mod token;
+pub mod user;
 pub mod volume;
 
 pub mod completion;
@@ -52,6 +56,10 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Logout(with) => login::logout(&with.global.or(before), with.args),
         Command::Context(with) => context::run(with.global.or(before), with.args).await,
         Command::Token(with) => token::run(with.global.or(before), with.args).await,
+        Command::User(with) => user::run(with.global.or(before), with.args).await,
+        Command::Member(with) => member::run(with.global.or(before), with.args).await,
+        Command::Quota(with) => quota::run(with.global.or(before), with.args).await,
+        Command::Audit(with) => audit::run(with.global.or(before), with.args).await,
         Command::Namespace(with) => namespace::run(with.global.or(before), with.args).await,
         Command::Volume(with) => volume::run(with.global.or(before), with.args).await,
         Command::Node(with) => node::run(with.global.or(before), with.args).await,

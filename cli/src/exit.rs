@@ -251,6 +251,8 @@ mod tests {
     fn every_problem_code_has_the_exit_code_of_its_status() {
         for code in ProblemCode::ALL {
             let expected = match code.status() {
+                // The token is good, and there is no room.
+                _ if *code == ProblemCode::QuotaExceeded => Exit::Full,
                 401 | 403 => Exit::Refused,
                 404 => Exit::NotFound,
                 409 | 412 => Exit::Conflict,

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wharf_ingress::{
-    CallError, Config as IngressConfig, Ingress, IngressError, LocalCall, TcpConfig, TcpError, TcpPlace,
-    TcpPlaces,
+    CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError, LocalCall, TcpConfig, TcpError,
+    TcpPlace, TcpPlaces,
 };
 use wharf_platform_api::{Config, ControlPlane, OpenError, SecretKeySource};
 use wharf_runtime::control::ControlClient;
@@ -337,6 +338,9 @@ fn registration(labels: Vec<(String, String)>) -> anyhow::Result<NodeRegistratio
 /// An error that the ingress made itself belongs into the log of the app that it was made for.
 fn tell_app(logs: &LogSink, error: &IngressError) {
     let (Some(namespace), Some(app)) = (&error.namespace, &error.app) else { return };
+    if error.code == ErrorCode::RateLimited && !is_first_of_second() {
+        return;
+    }
     let detail = error.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
     let message = format!(
         "{} {} answered {} ({}){detail} [request {}]",
@@ -347,6 +351,13 @@ fn tell_app(logs: &LogSink, error: &IngressError) {
         error.request_id
     );
     logs.push(of_ingress(namespace, app, error.instance, message));
+}
+
+/// Requests beyond a quota come by the thousand, and would drive everything else out of the app's log; the metrics count them all.
+fn is_first_of_second() -> bool {
+    static TOLD: AtomicI64 = AtomicI64::new(i64::MIN);
+    let now = Timestamp::now().as_second();
+    TOLD.swap(now, Ordering::Relaxed) != now
 }
 
 /// The same for its ports.

@@ -18,10 +18,11 @@ pub enum ErrorCode {
     NoReadyInstance,
     Busy,
     GuestTimeout,
+    RateLimited,
 }
 
 impl ErrorCode {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BadRequest,
         Self::HeaderTooLarge,
         Self::UnknownHost,
@@ -32,6 +33,7 @@ impl ErrorCode {
         Self::NoReadyInstance,
         Self::Busy,
         Self::GuestTimeout,
+        Self::RateLimited,
     ];
 
     /// The value of the header `x-wharf-error`.
@@ -47,6 +49,7 @@ impl ErrorCode {
             Self::NoReadyInstance => "no_ready_instance",
             Self::Busy => "busy",
             Self::GuestTimeout => "guest_timeout",
+            Self::RateLimited => "rate_limited",
         }
     }
 
@@ -60,12 +63,13 @@ impl ErrorCode {
             Self::GuestFailed => StatusCode::BAD_GATEWAY,
             Self::NoReadyInstance | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::GuestTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
     /// Whether the same request may succeed a moment later.
     pub fn is_retryable(self) -> bool {
-        matches!(self, Self::NoReadyInstance | Self::Busy)
+        matches!(self, Self::NoReadyInstance | Self::Busy | Self::RateLimited)
     }
 
     /// One sentence for the client, which says nothing about the guest's inside.
@@ -81,6 +85,7 @@ impl ErrorCode {
             Self::NoReadyInstance => "The app has no instance that is ready. Try again in a moment.",
             Self::Busy => "The app is busy. Try again in a moment.",
             Self::GuestTimeout => "The app did not answer in time.",
+            Self::RateLimited => "Too many requests. Try again in a moment.",
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::request_body::RequestBody;
 use crate::router::{Match, Router};
 use crate::stats::Stats;
 use crate::uri::Refused;
-use crate::{headers, page, uri};
+use crate::{headers, limit, page, uri};
 
 /// Instances that are asked for one request. Asking another is safe: the first one has not touched the request.
 const ATTEMPTS_MAX: u32 = 2;
@@ -111,6 +111,15 @@ where
                     break;
                 }
             };
+            // Asked once for a request, however many instances are; without a quota there is nothing to ask.
+            if tried.is_none()
+                && let Some(limit) = &route.limit
+                && !limit.admit(limit::now())
+            {
+                failure = ErrorCode::RateLimited.into();
+                failure.owner = Some((route.namespace.clone(), route.app.clone()));
+                break;
+            }
             let Some(target) = route.choose(tried, |below| rand::random_range(0..below)).cloned() else {
                 failure.owner = Some((route.namespace.clone(), route.app.clone()));
                 break;

@@ -11,6 +11,8 @@ use std::sync::{Arc, Weak};
 use wharf_types::route::{self, RoutePattern, RouteTable};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId};
 
+use crate::limit::{Bucket, Buckets};
+
 /// An instance of this node that requests may go to.
 #[derive(Debug)]
 pub struct Target {
@@ -33,10 +35,12 @@ impl Target {
     }
 }
 
-/// The targets that any live router or open request refers to, so that a new table takes over the counters of the old.
+/// The targets that any live router or open request refers to, so that a new table takes over the counters of the old; and so of what
+/// is left of requests.
 #[derive(Debug, Default)]
 pub struct Targets {
     known: HashMap<InstanceId, Weak<Target>>,
+    buckets: Buckets,
 }
 
 impl Targets {
@@ -80,6 +84,8 @@ pub struct Route {
     pub app: AppName,
     /// The instances on this node.
     pub targets: Vec<Arc<Target>>,
+    /// What is left of its namespace's requests. None: they have no limit.
+    pub limit: Option<Arc<Bucket>>,
 }
 
 /// An app's public port.
@@ -126,6 +132,7 @@ impl Router {
     /// Builds the router of `node`. Of two routes with the same pattern the first in the table counts.
     pub fn build(table: &RouteTable, node: NodeId, targets: &mut Targets) -> Self {
         let mut hosts: HashMap<Box<str>, Vec<Route>> = HashMap::with_capacity(table.routes.len());
+        let buckets = targets.buckets.of(&table.limits);
         for route in &table.routes {
             let claims = match hosts.get_mut(route.pattern.hostname()) {
                 Some(claims) => claims,
@@ -142,6 +149,7 @@ impl Router {
                 targets: local
                     .map(|endpoint| targets.ensure(endpoint.instance, &route.namespace, &route.app))
                     .collect(),
+                limit: buckets.get(&route.namespace).cloned(),
             });
         }
         for claims in hosts.values_mut() {
@@ -287,7 +295,7 @@ mod tests {
                     .collect(),
             })
         });
-        RouteTable { generation: 7, routes: routes.collect(), tcp: Vec::new() }
+        RouteTable { generation: 7, routes: routes.collect(), ..RouteTable::default() }
     }
 
     fn router(routes: &[(&str, &str, usize)]) -> Router {
@@ -380,7 +388,7 @@ mod tests {
             app: "echo".parse().unwrap(),
             endpoints: (0..endpoints).map(|_| endpoint()).collect(),
         };
-        let table = RouteTable { generation: 1, routes: Vec::new(), tcp: vec![Arc::new(route)] };
+        let table = RouteTable { generation: 1, tcp: vec![Arc::new(route)], ..RouteTable::default() };
         Router::build(&table, node, &mut Targets::default())
     }
 

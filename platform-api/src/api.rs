@@ -3,17 +3,20 @@
 
 mod apps;
 mod artifacts;
+mod audit;
 mod auth;
 mod error;
 mod events;
 mod extract;
 mod files;
 mod logs;
+mod members;
 mod meta;
 mod metrics;
 mod namespaces;
 mod nodes;
 mod openapi;
+mod quotas;
 mod releases;
 mod rollouts;
 mod routes;
@@ -22,6 +25,7 @@ mod session;
 mod settings;
 mod sse;
 mod tokens;
+mod users;
 mod volumes;
 mod watch;
 mod wish;
@@ -37,10 +41,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 use wharf_types::Problem;
 use wharf_types::problem::ProblemCode;
 
+use crate::access::Access;
 use crate::context::Context;
-#[cfg(test)]
-pub(crate) use auth::Access;
+pub(crate) use audit::{Refusals, Remote};
 use error::{ApiError, ApiResult};
+#[cfg(test)]
+pub(crate) use openapi::operation_id;
 #[cfg(test)]
 pub(crate) use routes::endpoints;
 
@@ -52,9 +58,13 @@ const WORKER_BODY_MAX_BYTES: usize = 64 << 20;
 pub(crate) fn router(context: Arc<Context>) -> Router {
     let mut router = Router::new();
     for endpoint in routes::endpoints() {
-        let guard = auth::Guard { context: context.clone(), access: endpoint.access, query: endpoint.query };
-        let limit =
-            if endpoint.access == auth::Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
+        let guard = auth::Guard {
+            context: context.clone(),
+            access: endpoint.access,
+            query: endpoint.query,
+            action: openapi::operation_id(&endpoint).into(),
+        };
+        let limit = if endpoint.access == Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
         let guarded = endpoint
             .handler
             .route_layer(DefaultBodyLimit::max(limit))

@@ -4,10 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use wharf_types::AppId;
 
+use crate::api::Refusals;
 use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
 use crate::control_plane::Config;
 use crate::logs::Logs;
@@ -36,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) dirty: Dirty,
     /// Whether other volumes are to be removed than the reconciler knows.
     volumes_changed: AtomicBool,
+    /// Whether namespaces may have other requests a second than the reconciler knows.
+    rates_changed: AtomicBool,
     /// What the newest plan of an app could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
     /// Generations of this process are greater than this, and than all of earlier processes.
@@ -45,6 +48,10 @@ pub(crate) struct Context {
     /// Ends the streams that would never end by themselves.
     pub(crate) shutdown: CancellationToken,
     changes: broadcast::Sender<AppId>,
+    /// Counts what took something from somebody: a token, a membership, a user.
+    access: watch::Sender<u64>,
+    /// Refusals that the audit log has taken in this minute.
+    pub(crate) refusals: Refusals,
 }
 
 impl Context {
@@ -69,6 +76,7 @@ impl Context {
             secret_keys,
             dirty: Dirty::default(),
             volumes_changed: AtomicBool::new(true),
+            rates_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
             // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.
             generation_base: starts << 32,
@@ -76,6 +84,8 @@ impl Context {
             node_secret,
             shutdown: CancellationToken::new(),
             changes: broadcast::Sender::new(CHANGES_KEPT),
+            access: watch::Sender::new(0),
+            refusals: Refusals::default(),
         }
     }
 
@@ -108,6 +118,37 @@ impl Context {
     /// Whether that happened since this was asked last; true at the start.
     pub(crate) fn take_volumes_changed(&self) -> bool {
         self.volumes_changed.swap(false, Relaxed)
+    }
+
+    /// Call after a commit that changed how many requests a namespace may have.
+    pub(crate) fn rates_changed(&self) {
+        self.rates_changed.store(true, Relaxed);
+        self.dirty.nudge();
+    }
+
+    /// They could not be read, and are to be with the next pass, which a timer brings.
+    pub(crate) fn rates_unread(&self) {
+        self.rates_changed.store(true, Relaxed);
+    }
+
+    /// Whether that happened since this was asked last; true at the start.
+    pub(crate) fn take_rates_changed(&self) -> bool {
+        self.rates_changed.swap(false, Relaxed)
+    }
+
+    /// Call after a commit that may have taken something from somebody: answers that are under way are looked at again.
+    pub(crate) fn access_changed(&self) {
+        self.access.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    pub(crate) fn access_changes(&self) -> watch::Receiver<u64> {
+        self.access.subscribe()
+    }
+
+    /// How many answers under way would see it.
+    #[cfg(test)]
+    pub(crate) fn access_watchers(&self) -> usize {
+        self.access.receiver_count()
     }
 
     /// Tells watchers only.

@@ -162,8 +162,10 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
                 id: TokenId::new(),
                 name: "admin",
                 secret_hash: &hash_secret(&secret),
+                owner: None,
                 role: Role::Admin,
                 namespace: None,
+                verbs: &[],
                 bootstrap: true,
                 expires_at: None,
             };
@@ -183,9 +185,11 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
 /// Whether a secret still is what the file of the first token promises.
 async fn opens_everything(conn: &mut Conn, secret: &str, now: Timestamp) -> store::Result<bool> {
     let token = store::token::find_by_hash(conn, &hash_secret(secret)).await?;
-    Ok(token.is_some_and(|token| {
+    Ok(token.map(|token| token.info).is_some_and(|token| {
         token.role == Role::Admin
+            && token.user.is_none()
             && token.namespace.is_none()
+            && token.verbs.is_empty()
             && token.expires_at.is_none_or(|expires_at| expires_at > now)
     }))
 }

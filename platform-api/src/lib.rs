@@ -15,9 +15,12 @@ mod reconcile;
 
 pub mod plan;
 
+mod access;
+mod audit;
 mod context;
 mod metrics;
 mod nodes;
+mod quota;
 mod view;
 
 mod artifacts;

@@ -3,10 +3,13 @@
 //! HTTP/1.1 only: its one deadline for a request's head covers a connection from its first octet on, also while nothing comes.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -14,7 +17,10 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use tracing::{debug, warn};
+
+use crate::api::Remote;
 
 /// How long a connection may be silent before a request, and how long the request's head may take.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -47,7 +53,12 @@ async fn serve_within(
             () = shutdown.cancelled() => break,
             accepted = accepting => accepted,
         };
-        let service = TowerToHyperService::new(router.clone());
+        let (socket, remote) = socket;
+        let service = router.clone().map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Remote(remote));
+            request
+        });
+        let service = TowerToHyperService::new(service);
         let connection = open.watch(http.serve_connection(TokioIo::new(socket), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -61,14 +72,14 @@ async fn serve_within(
 }
 
 /// The next connection. An error concerns one connection, or goes away when others end.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => {
+            Ok((socket, remote)) => {
                 if let Err(error) = socket.set_nodelay(true) {
                     debug!("cannot turn off Nagle's algorithm for an API connection: {error}");
                 }
-                return socket;
+                return (socket, remote);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {

@@ -2,6 +2,7 @@
 //! dropped because its client went away leaves nothing half done.
 
 pub(crate) mod keyvalue;
+pub(crate) mod quota;
 pub(crate) mod report;
 pub(crate) mod routes;
 pub(crate) mod secrets;
@@ -27,6 +28,7 @@ use wharf_types::spec::InvalidSpec;
 use wharf_types::world::capabilities;
 use wharf_types::{AppId, AppName, NamespaceName, Problem, ReleaseId, RolloutId, Timestamp};
 
+use crate::audit;
 use crate::context::Context;
 use crate::store::app::App;
 use crate::store::artifact::Artifact;
@@ -125,13 +127,14 @@ fn invalid_spec(error: InvalidSpec) -> Problem {
     Problem::new(ProblemCode::InvalidSpec, error.to_string())
 }
 
-/// Commits, and tells the reconciler and the watchers of these apps. A handler may be dropped at any moment, and a commit that
+/// Commits with a record of who asked for it, and tells the reconciler and the watchers of these apps. A handler may be dropped at any moment, and a commit that
 /// it waited for may then stand all the same: so somebody else waits for it, who is not dropped.
 pub(crate) async fn commit(
     context: &Arc<Context>,
-    tx: Tx,
+    mut tx: Tx,
     apps: impl IntoIterator<Item = AppId>,
 ) -> Result<()> {
+    audit::write(&mut tx).await?;
     let context = context.clone();
     let apps: Vec<AppId> = apps.into_iter().collect();
     let committed = tokio::spawn(async move {

@@ -34,6 +34,7 @@ use wharf_types::{
 use draft::Draft;
 pub use ids::{IdSource, RandomIds};
 use scheduler::{Claim, Cluster};
+pub(crate) use view::reservation_bytes;
 
 /// Compares what is wanted of an app with what is, and says what to change. Planning again after the changes, at the same
 /// time, changes nothing more, unless [`Changes::wake_at`] is already due: then a release is needed that the view lacks.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
+use wharf_types::route::RateLimit;
 use wharf_types::{AppId, NodeId, Timestamp, VolumeId};
 
 use crate::context::Context;
@@ -78,6 +79,8 @@ struct Reconciler {
     unread: Option<BTreeSet<AppId>>,
     /// The volumes that each node is to remove.
     doomed: BTreeMap<NodeId, Vec<VolumeId>>,
+    /// The namespaces whose requests are limited.
+    rates: Vec<RateLimit>,
 }
 
 impl Reconciler {
@@ -94,6 +97,7 @@ impl Reconciler {
             acknowledged: 0,
             unread: None,
             doomed: BTreeMap::new(),
+            rates: Vec::new(),
         }
     }
 
@@ -125,8 +129,11 @@ impl Reconciler {
             }
         }
         // An assignment that lacks apps because they were not read yet would stop what runs.
-        let is_news =
-            self.read_doomed().await || self.fleet.has_changed() || self.publisher.lacks_any_of(&nodes);
+        let other_rates = self.read_rates().await;
+        let is_news = self.read_doomed().await
+            || other_rates
+            || self.fleet.has_changed()
+            || self.publisher.lacks_any_of(&nodes);
         if is_news && self.unread.as_ref().is_some_and(BTreeSet::is_empty) {
             self.publish(&nodes).await;
         }
@@ -137,14 +144,19 @@ impl Reconciler {
 
     async fn publish(&mut self, nodes: &[NodeStatus]) {
         if let Err(error) = self.deliveries.update(&self.context, &self.fleet).await {
-            // The fleet still counts as changed where it was; volumes may be all that has.
+            // The fleet still counts as changed where it was; volumes or rates may be all that has.
             self.context.volumes_unread();
             warn!("cannot read secrets, trying again: {}", chain(&error));
             return;
         }
         self.fleet.published();
-        let changed =
-            self.publisher.publish(&self.context, &self.fleet, &self.deliveries, nodes, &self.doomed);
+        let changed = self.publisher.publish(
+            &self.context,
+            &self.fleet,
+            &self.deliveries,
+            nodes,
+            (&self.doomed, &self.rates),
+        );
         let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
         if !acknowledged.is_empty() {
             self.context.dirty.mark(acknowledged);
@@ -171,6 +183,29 @@ impl Reconciler {
             Err(error) => {
                 warn!("cannot list the volumes that are to be removed, trying again: {}", chain(&error));
                 self.context.volumes_unread();
+                false
+            }
+        }
+    }
+
+    /// Reads how many requests namespaces may have, if that has changed.
+    async fn read_rates(&mut self) -> bool {
+        if !self.context.take_rates_changed() {
+            return false;
+        }
+        let rates = async {
+            let mut tx = self.context.store.read().await?;
+            store::quota::request_rates(&mut tx).await
+        };
+        match rates.await {
+            Ok(rates) => {
+                let limit = |(namespace, requests_per_second)| RateLimit { namespace, requests_per_second };
+                self.rates = rates.into_iter().map(limit).collect();
+                true
+            }
+            Err(error) => {
+                warn!("cannot read the quotas of namespaces, trying again: {}", chain(&error));
+                self.context.rates_unread();
                 false
             }
         }

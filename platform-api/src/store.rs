@@ -7,20 +7,24 @@
 pub(crate) mod app;
 pub(crate) mod archive;
 pub(crate) mod artifact;
+pub(crate) mod audit;
 pub(crate) mod change;
 mod codec;
 pub(crate) mod event;
 pub(crate) mod idempotency;
 pub(crate) mod instance;
 pub(crate) mod keyvalue;
+pub(crate) mod member;
 pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod port;
+pub(crate) mod quota;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod route;
 pub(crate) mod secret;
 pub(crate) mod token;
+pub(crate) mod user;
 pub(crate) mod volume;
 
 use std::path::Path;

@@ -2,6 +2,7 @@
 //! that speaks the workers' HTTP.
 
 mod access;
+mod audit;
 mod deploying;
 mod durability;
 pub(crate) mod fixture;
@@ -13,7 +14,9 @@ mod namespaces;
 mod once;
 mod opening;
 mod placing;
+mod quotas;
 mod secrets;
 mod settings;
 mod streams;
+mod tenants;
 mod worker;

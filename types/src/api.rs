@@ -1,17 +1,29 @@
 //! Requests and replies of the `/v1` API.
 
+mod access;
+mod audit;
+mod quota;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::id::{InstanceId, NodeId, RolloutId, TokenId, VolumeId};
+use crate::id::{InstanceId, NodeId, RolloutId, VolumeId};
 use crate::name::{AppName, NamespaceName, SecretName, VolumeName};
 use crate::node::{AppUsage, Reason};
 use crate::spec::AppSpec;
 use crate::state::{AppCondition, Health, InstanceState, RolloutState, Wanted};
 use crate::world::{Capability, World};
+
+pub use access::{
+    CreateToken, CreateUser, CreatedToken, MemberInfo, Membership, Role, SetMember, TokenInfo, UserInfo,
+    Verb, WhoAmI,
+};
+
+pub use audit::{AuditOutcome, AuditRecord};
+pub use quota::{Quota, QuotaInfo, QuotaUsed};
 
 /// The envelope of every list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -19,74 +31,6 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Pass it as `?cursor=` for what comes next. None: that was all.
     pub next_cursor: Option<String>,
-}
-
-/// `GET /v1/whoami`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct WhoAmI {
-    pub token: TokenId,
-    pub name: String,
-    pub role: Role,
-    /// None: every namespace.
-    pub namespace: Option<NamespaceName>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub expires_at: Option<Timestamp>,
-    /// Version of the control plane.
-    pub version: String,
-    /// Where the ingress answers, such as `http://127.0.0.1:8080`.
-    pub http: String,
-}
-
-/// What a token may do; each role may do what the ones before it may.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Deploys.
-    Developer,
-    /// Everything.
-    Admin,
-}
-
-/// `POST /v1/tokens`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CreateToken {
-    pub name: String,
-    pub role: Role,
-    /// None: every namespace.
-    #[serde(default)]
-    pub namespace: Option<NamespaceName>,
-    /// None: 90 days.
-    #[serde(default)]
-    pub expires_in: Option<crate::quantity::Span>,
-}
-
-/// The only reply that holds a token's secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct CreatedToken {
-    pub id: TokenId,
-    pub name: String,
-    /// The bearer token. It is shown once, and kept as a hash only.
-    pub secret: String,
-    #[schema(value_type = String, format = DateTime)]
-    pub expires_at: Timestamp,
-}
-
-/// `GET /v1/tokens`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct TokenInfo {
-    pub id: TokenId,
-    pub name: String,
-    pub role: Role,
-    pub namespace: Option<NamespaceName>,
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub expires_at: Option<Timestamp>,
 }
 
 /// `POST /v1/namespaces`

@@ -69,6 +69,8 @@ ids! {
     VolumeId;
     /// A bearer token (not its secret).
     TokenId;
+    /// Somebody who may be a member of namespaces and has tokens. A name can be given again, an id never is.
+    UserId;
     /// One value of a secret. It is never used for another value, not even of a secret that takes the name of a removed one.
     SecretVersionId;
 }

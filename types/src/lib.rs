@@ -29,8 +29,8 @@ pub mod route;
 
 pub use digest::Digest;
 pub use id::{
-    AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, SecretVersionId, TokenId, VolumeId,
+    AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, SecretVersionId, TokenId, UserId, VolumeId,
 };
 pub use jiff::Timestamp;
-pub use name::{AppName, NamespaceName, SecretName, VolumeName};
+pub use name::{AppName, NamespaceName, SecretName, UserName, VolumeName};
 pub use problem::Problem;

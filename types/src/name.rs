@@ -1,4 +1,4 @@
-//! Names that users choose for namespaces, apps, secrets and volumes.
+//! Names that users choose for namespaces, apps, secrets and volumes, and their own.
 //!
 //! A name becomes a label of a hostname (`hello.default.localhost`), so it has a DNS label's letters: lower
 //! case `a-z`, digits and inner dashes, at most 63 octets (RFC 1123 §2.1). Ours end at 40, which leaves room
@@ -92,6 +92,8 @@ names! {
     SecretName, "secret";
     /// The name of a volume within its app, such as `data`.
     VolumeName, "volume";
+    /// The name of a person, or of a program, that uses the platform, such as `alice`.
+    UserName, "user";
 }
 
 impl NamespaceName {

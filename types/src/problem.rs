@@ -53,7 +53,7 @@ codes! {
     DigestMismatch 422 "The content does not have the digest that was announced";
     InvalidArtifact 422 "The artifact cannot run here";
     InvalidSpec 422 "The settings are not valid";
-    QuotaExceeded 429 "A quota is used up";
+    QuotaExceeded 403 "A quota is used up";
     Internal 500 "Something went wrong on our side";
     StorageFull 507 "The disk is full";
     Unavailable 503 "Not now";

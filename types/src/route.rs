@@ -18,6 +18,16 @@ pub struct RouteTable {
     /// In the order of their ports; no port twice.
     #[serde(default)]
     pub tcp: Vec<Arc<TcpRoute>>,
+    /// In the order of their namespaces; one that is not there has no limit.
+    #[serde(default)]
+    pub limits: Vec<RateLimit>,
+}
+
+/// How many requests a second an ingress lets through to all apps of a namespace together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    pub namespace: NamespaceName,
+    pub requests_per_second: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,13 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
-    EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale,
-    SecretInfo, SecretSet, TokenInfo, Usage, VolumeInfo, WhoAmI, Why,
+    AppInfo, ArtifactInfo, AuditRecord, CreateNamespace, CreateRelease, CreateToken, CreateUser,
+    CreatedToken, Deployed, Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, Quota, QuotaInfo,
+    ReleaseInfo, Role, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
+    Usage, UserInfo, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::SecretValue;
-use wharf_types::{Digest, NamespaceName, Problem, RolloutId, SecretName, VolumeId};
+use wharf_types::{Digest, NamespaceName, Problem, RolloutId, SecretName, UserName, VolumeId};
 
 use super::Client;
 use crate::app_ref::AppRef;
@@ -34,6 +35,53 @@ impl Client {
 
     pub async fn revoke_token(&self, id: wharf_types::TokenId) -> anyhow::Result<()> {
         self.done(self.request(Method::DELETE, &format!("/v1/tokens/{id}"))).await
+    }
+
+    pub async fn create_user(&self, name: UserName) -> anyhow::Result<UserInfo> {
+        self.json(self.request(Method::POST, "/v1/users").json(&CreateUser { name })).await
+    }
+
+    pub async fn users(&self) -> anyhow::Result<Vec<UserInfo>> {
+        self.all("/v1/users").await
+    }
+
+    pub async fn remove_user(&self, name: &UserName) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/users/{name}"))).await
+    }
+
+    pub async fn members(&self, namespace: &NamespaceName) -> anyhow::Result<Vec<MemberInfo>> {
+        self.all(&format!("/v1/namespaces/{namespace}/members")).await
+    }
+
+    pub async fn set_member(
+        &self,
+        namespace: &NamespaceName,
+        user: &UserName,
+        role: Role,
+    ) -> anyhow::Result<MemberInfo> {
+        let path = format!("/v1/namespaces/{namespace}/members/{user}");
+        self.json(self.request(Method::PUT, &path).json(&SetMember { role })).await
+    }
+
+    pub async fn remove_member(&self, namespace: &NamespaceName, user: &UserName) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{namespace}/members/{user}"))).await
+    }
+
+    pub async fn quota(&self, namespace: &NamespaceName) -> anyhow::Result<QuotaInfo> {
+        self.get(&format!("/v1/namespaces/{namespace}/quota")).await
+    }
+
+    pub async fn set_quota(&self, namespace: &NamespaceName, quota: &Quota) -> anyhow::Result<QuotaInfo> {
+        self.json(self.request(Method::PUT, &format!("/v1/namespaces/{namespace}/quota")).json(quota)).await
+    }
+
+    pub async fn namespace(&self, name: &NamespaceName) -> anyhow::Result<NamespaceInfo> {
+        self.get(&format!("/v1/namespaces/{name}")).await
+    }
+
+    /// Records of changes that this query asks for, the oldest first.
+    pub async fn audit(&self, query: &[(&str, String)]) -> anyhow::Result<Vec<AuditRecord>> {
+        self.all_with("/v1/audit", query).await
     }
 
     pub async fn create_namespace(&self, name: NamespaceName) -> anyhow::Result<()> {

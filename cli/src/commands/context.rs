@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use wharf_types::api::WhoAmI;
 
-use super::token::role_word;
+use super::user::memberships_text;
 use crate::args::{Global, NoArgs, With};
 use crate::client::Client;
 use crate::context::{self, Config, Target};
@@ -106,10 +106,16 @@ async fn show(global: &Global) -> anyhow::Result<()> {
     output::line(format!("as {} ({})", who.name, scope_text(&who)))
 }
 
-/// What a token is good for: `developer in team`.
+/// What a token is good for: `developer in team`, and of a user's token, whose it is.
 pub fn scope_text(who: &WhoAmI) -> String {
-    match &who.namespace {
-        Some(namespace) => format!("{} in {namespace}", role_word(who.role)),
-        None => format!("{} in every namespace", role_word(who.role)),
+    let scope = match (&who.user, &who.namespace) {
+        (Some(user), _) => format!("user {user}, {}", memberships_text(&who.memberships)),
+        (None, Some(namespace)) => format!("{} in {namespace}", who.role.as_str()),
+        (None, None) => format!("{} in every namespace", who.role.as_str()),
+    };
+    if who.verbs.is_empty() {
+        return scope;
     }
+    let verbs: Vec<_> = who.verbs.iter().map(|verb| verb.as_str()).collect();
+    format!("{scope}, only {}", verbs.join(", "))
 }

@@ -9,7 +9,6 @@ use jiff::fmt::rfc2822;
 use serde::Serialize;
 use tokio::process::Command;
 
-use super::token::role_word;
 use crate::args::Global;
 use crate::client::Client;
 use crate::context::{self, Origin, Target};
@@ -115,7 +114,7 @@ async fn check_platform(target: &Target) -> (Vec<Check>, bool) {
     let mut checks = vec![
         Check::ok("platform", format!("{} answers in {took} (from {})", target.api, target.origin)),
         check_version(&who.version),
-        check_token(&who.name, role_word(who.role), who.expires_at, Timestamp::now()),
+        check_token(&who.name, who.role.as_str(), who.expires_at, Timestamp::now()),
     ];
     if let Ok(headers) = client.head().await {
         let date = headers.get(http::header::DATE).and_then(|date| date.to_str().ok());

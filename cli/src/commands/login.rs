@@ -47,7 +47,12 @@ pub async fn login(global: Global, args: LoginArgs) -> anyhow::Result<()> {
     };
     let who = Client::with_token(&api, Some(token.clone()))?.whoami().await?;
     let name = args.name.unwrap_or_else(|| context_name(&api));
-    let namespace = global.namespace.or_else(|| who.namespace.clone());
+    // Who is at home in one namespace alone means that one.
+    let only = match &who.memberships[..] {
+        [membership] => Some(membership.namespace.clone()),
+        _ => None,
+    };
+    let namespace = global.namespace.or_else(|| who.namespace.clone()).or(only);
     let mut config = Config::load()?;
     config.contexts.insert(name.clone(), SavedContext { api: api.clone(), token, namespace });
     config.current = Some(name.clone());

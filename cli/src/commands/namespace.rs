@@ -23,6 +23,8 @@ pub enum NamespaceCommand {
     Create(With<NamespaceNameArg>),
     /// List the namespaces
     List(With<NoArgs>),
+    /// Show a namespace and its quota
+    Show(With<NamespaceNameArg>),
     /// Delete a namespace that has no apps
     Delete(With<NamespaceDeleteArgs>),
 }
@@ -47,6 +49,7 @@ pub async fn run(before: Global, args: NamespaceArgs) -> anyhow::Result<()> {
     match args.command {
         NamespaceCommand::Create(with) => create(&open(with.global)?, with.args).await,
         NamespaceCommand::List(with) => list(&open(with.global)?).await,
+        NamespaceCommand::Show(with) => show(&open(with.global)?, with.args).await,
         NamespaceCommand::Delete(with) => delete(&open(with.global)?, with.args).await,
     }
 }
@@ -70,6 +73,16 @@ async fn list(session: &Session) -> anyhow::Result<()> {
         table.row([namespace.name.to_string(), namespace.apps.to_string(), ago(now, namespace.created_at)]);
     }
     table.print()
+}
+
+async fn show(session: &Session, args: NamespaceNameArg) -> anyhow::Result<()> {
+    let namespace = session.client.namespace(&args.name).await?;
+    let quota = session.client.quota(&args.name).await?;
+    if session.json {
+        return output::json(&serde_json::json!({ "namespace": namespace, "quota": quota }));
+    }
+    output::line(format!("{}, made {}", namespace.name, ago(Timestamp::now(), namespace.created_at)))?;
+    super::quota::table(&quota)
 }
 
 async fn delete(session: &Session, args: NamespaceDeleteArgs) -> anyhow::Result<()> {

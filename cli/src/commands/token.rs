@@ -1,9 +1,9 @@
 //! `wharf token`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use wharf_types::api::{CreateToken, Page, Role};
+use wharf_types::api::{CreateToken, Page, Role, TokenInfo, Verb};
 use wharf_types::quantity::Span;
-use wharf_types::{NamespaceName, Timestamp, TokenId};
+use wharf_types::{NamespaceName, Timestamp, TokenId, UserName};
 
 use crate::args::{Global, NoArgs, With};
 use crate::exit::Failure;
@@ -28,15 +28,22 @@ pub enum TokenCommand {
     Revoke(With<TokenRevokeArgs>),
 }
 
-/// With -n, the token is for that namespace only.
+/// With -n, the token is for that namespace only. Users make tokens for themselves; a cluster admin makes any.
 #[derive(Args, Debug)]
 pub struct TokenCreateArgs {
     /// What it is for
     pub name: String,
-    #[arg(long, value_enum, default_value_t = RoleArg::Developer)]
-    pub role: RoleArg,
+    /// The most that it may do [default: what its user may; without a user, developer]
+    #[arg(long, value_enum)]
+    pub role: Option<RoleArg>,
+    /// Only this, of what the role may do; several separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "VERB")]
+    pub verbs: Vec<VerbArg>,
+    /// Whose it is to be [default: yours if you are a user, else nobody's]
+    #[arg(long, value_name = "USER")]
+    pub user: Option<UserName>,
     /// Such as `30d` [default: 90 days]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, visible_alias = "expires", value_name = "TIME")]
     pub expires_in: Option<Span>,
 }
 
@@ -56,6 +63,32 @@ impl From<RoleArg> for Role {
             RoleArg::Viewer => Self::Viewer,
             RoleArg::Developer => Self::Developer,
             RoleArg::Admin => Self::Admin,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum VerbArg {
+    /// Looks at everything but the values of variables
+    Read,
+    /// Deploys, rolls back, restarts, deletes; reads and changes variables
+    Deploy,
+    /// Sets the number of instances
+    Scale,
+    /// Sets and removes secrets
+    Secrets,
+    /// Members, quotas, namespaces, users
+    Admin,
+}
+
+impl From<VerbArg> for Verb {
+    fn from(verb: VerbArg) -> Self {
+        match verb {
+            VerbArg::Read => Self::Read,
+            VerbArg::Deploy => Self::Deploy,
+            VerbArg::Scale => Self::Scale,
+            VerbArg::Secrets => Self::Secrets,
+            VerbArg::Admin => Self::Admin,
         }
     }
 }
@@ -87,8 +120,10 @@ async fn create(
 ) -> anyhow::Result<()> {
     let request = CreateToken {
         name: args.name,
-        role: args.role.into(),
+        user: args.user,
+        role: args.role.map(Role::from),
         namespace: scope,
+        verbs: args.verbs.into_iter().map(Verb::from).collect(),
         expires_in: args.expires_in,
     };
     let created = session.client.create_token(&request).await?;
@@ -111,18 +146,29 @@ async fn list(session: &Session) -> anyhow::Result<()> {
         return output::json(&Page { items, next_cursor: None });
     }
     let now = Timestamp::now();
-    let mut table = Table::new(["ID", "~NAME", "ROLE", "NAMESPACE", "MADE", "EXPIRES"]);
+    let mut table = Table::new(["ID", "~NAME", "USER", "MAY", "NAMESPACE", "MADE", "EXPIRES"]);
     for token in items {
         table.row([
             token.id.to_string(),
             output::printable(&token.name).into_owned(),
-            role_word(token.role).to_owned(),
+            token.user.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            may(&token),
             token.namespace.map_or_else(|| "every".to_owned(), String::from),
             ago(now, token.created_at),
             token.expires_at.map_or_else(|| "never".to_owned(), |at| ago(now, at)),
         ]);
     }
     table.print()
+}
+
+/// What a token is good for, wherever it is good at all: `developer`, `as member`, `read,deploy`.
+fn may(token: &TokenInfo) -> String {
+    let verbs: Vec<_> = token.verbs.iter().map(|verb| verb.as_str()).collect();
+    let role = match token.user {
+        Some(_) if token.role == Role::Admin => "as member",
+        _ => token.role.as_str(),
+    };
+    if verbs.is_empty() { role.to_owned() } else { format!("{role}: {}", verbs.join(",")) }
 }
 
 async fn revoke(session: &Session, args: TokenRevokeArgs) -> anyhow::Result<()> {
@@ -134,12 +180,4 @@ async fn revoke(session: &Session, args: TokenRevokeArgs) -> anyhow::Result<()> 
         return output::json(&serde_json::json!({ "id": id, "revoked": true }));
     }
     output::line(format!("token {id} is revoked"))
-}
-
-pub fn role_word(role: Role) -> &'static str {
-    match role {
-        Role::Viewer => "viewer",
-        Role::Developer => "developer",
-        Role::Admin => "admin",
-    }
 }

@@ -51,6 +51,24 @@ async fn an_unknown_host_is_nobodys() {
 }
 
 #[tokio::test]
+async fn requests_beyond_the_rate_of_their_namespace_are_refused_before_an_instance_is_asked() {
+    let (fixture, instances) = Fixture::with_instances(2).await;
+    fixture.route_limited(50, &instances, 1).await;
+    // Of any two within a second one is too many, and three take no two seconds.
+    let replies = [fixture.get("/").await, fixture.get("/").await, fixture.get("/").await];
+    let limited: Vec<_> = replies.iter().filter(|reply| reply.status == 429).collect();
+    assert!(!limited.is_empty(), "{replies:?}");
+    for reply in &limited {
+        assert_eq!(reply.header("x-wharf-error"), Some("rate_limited"));
+        assert_eq!(reply.header("retry-after"), Some("1"));
+    }
+    assert_eq!(fixture.guest.calls(), 3 - limited.len());
+    assert_eq!(fixture.errors.lock().unwrap().pop().unwrap().app.unwrap().as_str(), "hello");
+    fixture.route(51, &instances).await;
+    assert_eq!(fixture.get("/").await.status, 200, "without a limit nothing is counted");
+}
+
+#[tokio::test]
 async fn an_app_without_a_ready_instance_asks_to_come_back() {
     let (fixture, _) = Fixture::with_instances(0).await;
     let reply = fixture.get("/").await;

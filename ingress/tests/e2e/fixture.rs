@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use wharf_ingress::{CallError, Config, Ingress, IngressError, IngressHandle, LocalCall};
-use wharf_types::route::{Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute};
+use wharf_types::route::{Endpoint, RateLimit, Route, RouteTable, TcpEndpoint, TcpRoute};
 use wharf_types::{InstanceId, NodeId};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -204,6 +204,15 @@ impl Fixture {
         within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
     }
 
+    /// The same, and so many requests a second.
+    pub(crate) async fn route_limited(&self, generation: u64, instances: &[InstanceId], rate: u64) {
+        let limit = RateLimit { namespace: "default".parse().unwrap(), requests_per_second: rate };
+        let table = RouteTable { limits: vec![limit], ..table(generation, self.node, instances) };
+        self.routes.send_replace(Arc::new(table));
+        let mut applied = self.ingress.applied();
+        within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
+    }
+
     /// The same with a TCP port of these instances, and nothing else.
     pub(crate) async fn route_tcp(&self, generation: u64, port: u16, instances: &[InstanceId]) {
         let endpoint = |instance: &InstanceId| TcpEndpoint {
@@ -218,7 +227,7 @@ impl Fixture {
             app: "echo".parse().unwrap(),
             endpoints: instances.iter().map(endpoint).collect(),
         };
-        let table = RouteTable { generation, routes: Vec::new(), tcp: vec![Arc::new(route)] };
+        let table = RouteTable { generation, tcp: vec![Arc::new(route)], ..RouteTable::default() };
         self.routes.send_replace(Arc::new(table));
         let mut applied = self.ingress.applied();
         within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
@@ -248,7 +257,7 @@ fn table(generation: u64, node: NodeId, instances: &[InstanceId]) -> RouteTable 
         app: "hello".parse().unwrap(),
         endpoints,
     };
-    RouteTable { generation, routes: vec![Arc::new(route)], tcp: Vec::new() }
+    RouteTable { generation, routes: vec![Arc::new(route)], ..RouteTable::default() }
 }
 
 /// A response as it came over HTTP/1.

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
@@ -22,8 +23,10 @@ use super::auth::namespace_not_found;
 use super::extract::Path;
 use super::{ApiError, ApiResult};
 use crate::artifacts::{ARTIFACT_MAX_BYTES, Content, PutError, UPLOADS_MAX};
+use crate::audit;
 use crate::context::Context;
 use crate::inspect;
+use crate::operations::quota;
 use crate::store;
 use crate::store::artifact::Artifact;
 
@@ -39,7 +42,7 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Reply<ArtifactInfo>)> {
-    let Upload { _place, namespace, body } = Upload::begin(&context, &namespace, body).await?;
+    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, body).await?;
     let mut tx = context.store.read().await?;
     let known = store::artifact::find(&mut tx, namespace, digest).await?;
     drop(tx);
@@ -47,9 +50,10 @@ pub(super) async fn push(
         && is_stored(&context, &known).await?
     {
         drain(body);
-        record(&context, namespace, &known).await?;
+        record(&context, namespace, &name, &known).await?;
         return Ok((StatusCode::OK, Reply(info(known))));
     }
+    let body = room_for(&context, namespace, &name, &headers, body).await?;
     let bytes = receive_bytes(&context, digest, Content::Wasm, &headers, body).await?;
     let mut tx = context.store.read().await?;
     let known = store::artifact::get(&mut tx, digest).await?;
@@ -58,7 +62,7 @@ pub(super) async fn push(
         Some(known) => known,
         None => look_at(&context, digest, bytes).await?,
     };
-    record(&context, namespace, &artifact).await?;
+    record(&context, namespace, &name, &artifact).await?;
     Ok((StatusCode::CREATED, Reply(info(artifact))))
 }
 
@@ -67,11 +71,12 @@ pub(super) struct Upload<'a> {
     /// Held until what was pushed has a row.
     pub(super) _place: SemaphorePermit<'a>,
     pub(super) namespace: NamespaceId,
+    pub(super) name: NamespaceName,
     pub(super) body: Body,
 }
 
 impl<'a> Upload<'a> {
-    pub(super) async fn begin(context: &'a Context, name: &NamespaceName, body: Body) -> ApiResult<Self> {
+    pub(super) async fn begin(context: &'a Context, name: NamespaceName, body: Body) -> ApiResult<Self> {
         let Ok(Ok(place)) = timeout(PLACE_WAIT, context.uploads.acquire()).await else {
             drain(body);
             let detail = format!(
@@ -80,12 +85,32 @@ impl<'a> Upload<'a> {
             return Err(ApiError::new(ProblemCode::Unavailable, detail));
         };
         let mut tx = context.store.read().await?;
-        let Some(namespace) = store::namespace::find(&mut tx, name).await? else {
+        let Some(namespace) = store::namespace::find(&mut tx, &name).await? else {
             drain(body);
             return Err(namespace_not_found(name.as_str()));
         };
-        Ok(Self { _place: place, namespace: namespace.id, body })
+        Ok(Self { _place: place, namespace: namespace.id, name, body })
     }
+}
+
+/// Gives the body back if the namespace has room for what it is said to hold.
+pub(super) async fn room_for(
+    context: &Context,
+    namespace: NamespaceId,
+    name: &NamespaceName,
+    headers: &HeaderMap,
+    body: Body,
+) -> ApiResult<Body> {
+    let length = content_length(headers).unwrap_or(0);
+    if let Err(refusal) = quota::room_for(context, namespace, name, length).await {
+        drain(body);
+        return Err(refusal.into());
+    }
+    Ok(body)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
 /// Stores the bytes, and says how many there are.
@@ -96,9 +121,7 @@ pub(super) async fn receive_bytes(
     headers: &HeaderMap,
     body: Body,
 ) -> ApiResult<u64> {
-    let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > ARTIFACT_MAX_BYTES) {
+    if content_length(headers).is_some_and(|length| length > ARTIFACT_MAX_BYTES) {
         drain(body);
         return Err(PutError::TooLarge.into());
     }
@@ -118,10 +141,18 @@ pub(super) async fn receive_bytes(
     })
 }
 
-async fn record(context: &Context, namespace: NamespaceId, artifact: &Artifact) -> ApiResult<()> {
+async fn record(
+    context: &Context,
+    namespace: NamespaceId,
+    name: &NamespaceName,
+    artifact: &Artifact,
+) -> ApiResult<()> {
     let mut tx = context.store.write().await?;
+    let before = quota::begin(&mut tx, namespace, name).await?;
     store::artifact::put(&mut tx, namespace, artifact, Timestamp::now()).await?;
-    tx.commit().await?;
+    before.check(&mut tx).await?;
+    audit::change(Value::Null, json!({"bytes": artifact.bytes}));
+    audit::commit(tx).await?;
     Ok(())
 }
 

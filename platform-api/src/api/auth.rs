@@ -1,32 +1,31 @@
-//! Who may call what. A route that is not in the table does not exist; one that is needs what the table says.
+//! Lets in whom [`access::decide`] lets in. A route that is not in the table does not exist; one that is needs what the table says.
+//!
+//! What a caller may do is read anew for every request, and again while an answer is still on its way: a stream, or a reply that
+//! waits for something, ends as soon as its caller could not ask for it any more.
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use wharf_types::api::{Role, TokenInfo};
+use futures::StreamExt;
+use tokio::sync::watch;
+use wharf_types::Timestamp;
 use wharf_types::problem::ProblemCode;
-use wharf_types::{NamespaceName, Timestamp};
 
-use super::{ApiError, ApiResult};
+use super::{ApiError, ApiResult, audit};
+use crate::access::{self, Access, Caller, Denied};
 use crate::context::{Context, hash_secret};
 use crate::store;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Anybody, without a token.
-    Public,
-    /// A token of at least this role. One that is bound to a namespace reaches only that one.
-    User(Role),
-    /// The same, but not one that is bound to a namespace.
-    Cluster(Role),
-    /// Only a worker.
-    Node,
-}
+/// The longest that a stream goes on without a look at the clock of its token.
+const LOOK: Duration = Duration::from_secs(3600);
 
 #[derive(Clone)]
 pub(super) struct Guard {
@@ -34,12 +33,20 @@ pub(super) struct Guard {
     pub(super) access: Access,
     /// The query parameters that the route knows.
     pub(super) query: super::routes::Named,
+    /// What the route is called where changes are recorded.
+    pub(super) action: Arc<str>,
 }
 
 /// Who calls. Handlers of routes for users can take it out of the request.
 #[derive(Clone, Debug)]
-pub(super) struct Identity {
-    pub(super) token: TokenInfo,
+pub(super) struct Identity(Arc<Caller>);
+
+impl Deref for Identity {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.0
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Identity {
@@ -58,51 +65,126 @@ pub(super) async fn authorize(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let (role, unbound) = match guard.access {
+    match guard.access {
         Access::Public => return Ok(next.run(request).await),
         Access::Node => {
             authorize_node(&guard.context, request.headers()).await?;
             return Ok(next.run(request).await);
         }
-        Access::User(role) => (role, false),
-        Access::Cluster(role) => (role, true),
-    };
-    let token = authenticate(&guard.context, request.headers()).await?;
-    let params =
-        params.map_err(|rejection| ApiError::new(ProblemCode::InvalidRequest, rejection.body_text()))?;
-    let wanted = params.iter().find(|(name, _)| *name == "namespace").map(|(_, value)| value);
-    if let (Some(bound), Some(wanted)) = (&token.namespace, wanted)
-        && bound.as_str() != wanted
-    {
-        // As if it did not exist: a token of one namespace learns nothing of the others.
-        return Err(namespace_not_found(wanted));
+        Access::Anyone | Access::Own | Access::User(_) | Access::Asked(_) | Access::Cluster(_) => {}
     }
-    if token.role < role {
-        let detail = format!(
-            "this needs the role `{}`, and the token `{}` has `{}`",
-            name(role),
-            token.name,
-            name(token.role)
-        );
-        return Err(ApiError::new(ProblemCode::Forbidden, detail));
-    }
-    if unbound && let Some(namespace) = &token.namespace {
-        let detail = format!(
-            "the token `{}` is bound to the namespace `{namespace}`; this concerns all of them",
-            token.name
-        );
-        return Err(ApiError::new(ProblemCode::Forbidden, detail));
+    let secret_hash = secret_hash(&guard.context, request.headers())?;
+    let namespace = wanted_namespace(guard.access, params, &request)?;
+    // Before the first look, so that no change falls in between.
+    let changes = guard.context.access_changes();
+    let mut pass = Pass { context: guard.context, access: guard.access, secret_hash, namespace, changes };
+    let (caller, refusal) = pass.show().await?;
+    let changes_something = !request.method().is_safe();
+    let record = changes_something
+        .then(|| audit::request_of(&caller, guard.action, pass.namespace.as_deref(), &request));
+    if let Some(refusal) = refusal {
+        if let Some(record) = record {
+            audit::refuse(&pass.context, &record, refusal.detail()).await;
+        }
+        return Err(refusal);
     }
     check_query(&request, guard.query)?;
-    request.extensions_mut().insert(Identity { token });
-    Ok(next.run(request).await)
+    let expires_at = caller.token.expires_at;
+    request.extensions_mut().insert(Identity(Arc::new(caller)));
+    // What changes something is not broken off half way.
+    if let Some(record) = record.map(Arc::new) {
+        let response = crate::audit::scope(record.clone(), next.run(request)).await;
+        let refusal = response.extensions().get::<audit::Refusal>().cloned();
+        audit::note_refusal(&pass.context, &record, refusal).await;
+        return Ok(response);
+    }
+    let response = tokio::select! {
+        response = next.run(request) => response,
+        refusal = pass.lost(expires_at) => return Err(refusal),
+    };
+    Ok(end_with(response, pass, expires_at))
+}
+
+/// The namespace that the request is about, as the client wrote it.
+fn wanted_namespace(
+    access: Access,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    request: &Request,
+) -> ApiResult<Option<String>> {
+    let params =
+        params.map_err(|rejection| ApiError::new(ProblemCode::InvalidRequest, rejection.body_text()))?;
+    if let Some((_, namespace)) = params.iter().find(|(name, _)| *name == "namespace") {
+        return Ok(Some(namespace.to_owned()));
+    }
+    if !matches!(access, Access::Asked(_)) {
+        return Ok(None);
+    }
+    let given = query(request)?;
+    Ok(given.into_iter().find(|(name, _)| name == "namespace").map(|(_, namespace)| namespace))
+}
+
+/// What a request came in with, to be shown again while it is answered.
+struct Pass {
+    context: Arc<Context>,
+    access: Access,
+    secret_hash: String,
+    namespace: Option<String>,
+    changes: watch::Receiver<u64>,
+}
+
+impl Pass {
+    /// Who has it, and why that is not enough, if it is not.
+    async fn show(&self) -> ApiResult<(Caller, Option<ApiError>)> {
+        let caller = authenticate(&self.context, &self.secret_hash).await?;
+        let namespace = self.namespace.as_deref();
+        let denied = access::decide(self.access, &caller, namespace).err();
+        let refusal = denied.map(|denied| explain(denied, &caller, namespace));
+        Ok((caller, refusal))
+    }
+
+    /// Waits until it is good for nothing any more, and says why.
+    async fn lost(&mut self, expires_at: Option<Timestamp>) -> ApiError {
+        loop {
+            let left = expires_at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())));
+            let left = left.map_or(LOOK, |left| left.unwrap_or(Duration::ZERO).min(LOOK));
+            tokio::select! {
+                changed = self.changes.changed() => {
+                    if changed.is_err() {
+                        return ApiError::new(ProblemCode::Unavailable, "the control plane is stopping");
+                    }
+                }
+                () = tokio::time::sleep(left) => {}
+            }
+            match self.show().await {
+                Ok((_, None)) => {}
+                Ok((_, Some(refusal))) | Err(refusal) => return refusal,
+            }
+        }
+    }
+}
+
+/// Only what has no end of its own is watched; everything else has been answered already.
+fn end_with(response: Response, mut pass: Pass, expires_at: Option<Timestamp>) -> Response {
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    if content_type.is_none_or(|kind| !kind.as_bytes().starts_with(b"text/event-stream")) {
+        return response;
+    }
+    let lost = async move {
+        pass.lost(expires_at).await;
+    };
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(lost))))
+}
+
+fn query(request: &Request) -> ApiResult<Vec<(String, String)>> {
+    match Query::<Vec<(String, String)>>::try_from_uri(request.uri()) {
+        Ok(Query(given)) => Ok(given),
+        Err(rejection) => Err(ApiError::new(ProblemCode::InvalidRequest, rejection.body_text())),
+    }
 }
 
 /// A parameter that nobody looks at would be a wish that is silently not granted.
 fn check_query(request: &Request, known: &[(&str, &str)]) -> ApiResult<()> {
-    let given = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
-    let Query(given) =
-        given.map_err(|rejection| ApiError::new(ProblemCode::InvalidRequest, rejection.body_text()))?;
+    let given = query(request)?;
     let Some((unknown, _)) = given.iter().find(|(name, _)| known.iter().all(|(known, _)| known != name))
     else {
         return Ok(());
@@ -119,6 +201,36 @@ pub(super) fn namespace_not_found(namespace: &str) -> ApiError {
     ApiError::new(ProblemCode::NotFound, format!("there is no namespace `{shown}`"))
 }
 
+fn explain(denied: Denied, caller: &Caller, namespace: Option<&str>) -> ApiError {
+    let token = &caller.token;
+    let whose = match &token.user {
+        Some(user) => format!("the token `{}` of `{user}`", token.name),
+        None => format!("the token `{}`", token.name),
+    };
+    let detail = match denied {
+        // As if it did not exist: who is not in a namespace learns nothing of it.
+        Denied::NoNamespace => return namespace_not_found(namespace.unwrap_or_default()),
+        Denied::Role { needed, has } => {
+            format!("this needs the role `{}`, and {whose} has `{}`", needed.as_str(), has.as_str())
+        }
+        Denied::Verb(verb) => {
+            let verbs: Vec<_> = token.verbs.iter().map(|verb| format!("`{}`", verb.as_str())).collect();
+            format!("this is `{}`, and {whose} is limited to {}", verb.as_str(), verbs.join(", "))
+        }
+        Denied::NotCluster => match &token.namespace {
+            Some(bound) => format!("{whose} is bound to the namespace `{bound}`; this concerns all of them"),
+            None => format!(
+                "this concerns the whole platform, and {whose} only the user's namespaces; ask a cluster admin"
+            ),
+        },
+        Denied::Limited => format!(
+            "{whose} is limited to a namespace, a role or verbs, and such a token makes and revokes no tokens; use one of yours without limits"
+        ),
+        Denied::NotAWorker => "this address is for workers, not for user tokens".to_owned(),
+    };
+    ApiError::new(ProblemCode::Forbidden, detail)
+}
+
 async fn authorize_node(context: &Context, headers: &HeaderMap) -> ApiResult<()> {
     let hash = hash_secret(bearer(headers)?);
     if hash == context.node_secret_hash {
@@ -133,23 +245,34 @@ async fn authorize_node(context: &Context, headers: &HeaderMap) -> ApiResult<()>
     }
 }
 
-async fn authenticate(context: &Context, headers: &HeaderMap) -> ApiResult<TokenInfo> {
+fn secret_hash(context: &Context, headers: &HeaderMap) -> ApiResult<String> {
     let hash = hash_secret(bearer(headers)?);
     if hash == context.node_secret_hash {
         return Err(ApiError::new(ProblemCode::Forbidden, "a worker's token does not open this address"));
     }
+    Ok(hash)
+}
+
+/// Whose the token is, and what its user is now.
+async fn authenticate(context: &Context, secret_hash: &str) -> ApiResult<Caller> {
     let mut tx = context.store.read().await?;
-    let Some(token) = store::token::find_by_hash(&mut tx, &hash).await? else { return Err(unknown_token()) };
-    match token.expires_at {
-        Some(at) if at <= Timestamp::now() => Err(ApiError::new(
-            ProblemCode::TokenExpired,
-            format!(
-                "the token `{}` expired at {at}; ask an admin for a new one, and log in with it: `wharf login`",
-                token.name
-            ),
-        )),
-        _ => Ok(token),
+    let Some(store::token::Token { info: token, owner }) =
+        store::token::find_by_hash(&mut tx, secret_hash).await?
+    else {
+        return Err(unknown_token());
+    };
+    if let Some(at) = token.expires_at.filter(|at| *at <= Timestamp::now()) {
+        let detail = format!(
+            "the token `{}` expired at {at}; ask an admin for a new one, and log in with it: `wharf login`",
+            token.name
+        );
+        return Err(ApiError::new(ProblemCode::TokenExpired, detail));
     }
+    let memberships = match owner {
+        Some(owner) => store::member::of_user(&mut tx, owner).await?,
+        None => Vec::new(),
+    };
+    Ok(Caller { token, owner, memberships })
 }
 
 fn bearer(headers: &HeaderMap) -> ApiResult<&str> {
@@ -171,19 +294,4 @@ fn unknown_token() -> ApiError {
         ProblemCode::Unauthenticated,
         "this token is not known here: it was revoked, or is for another platform; log in again with `wharf login`",
     )
-}
-
-pub(super) fn name(role: Role) -> &'static str {
-    match role {
-        Role::Viewer => "viewer",
-        Role::Developer => "developer",
-        Role::Admin => "admin",
-    }
-}
-
-impl Identity {
-    /// The namespace that the token is bound to.
-    pub(super) fn namespace(&self) -> Option<&NamespaceName> {
-        self.token.namespace.as_ref()
-    }
 }

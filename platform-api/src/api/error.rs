@@ -1,11 +1,14 @@
 //! How errors leave the API.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::{error, warn};
 use wharf_types::Problem;
 use wharf_types::problem::ProblemCode;
 
+use super::audit::Refusal;
 use crate::artifacts::PutError;
 use crate::operations::OperationError;
 use crate::reconcile::chain;
@@ -20,6 +23,10 @@ pub(super) struct ApiError(Box<Problem>);
 impl ApiError {
     pub(super) fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         Problem::new(code, detail).into()
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
     }
 
     /// Our fault: the log gets the cause, the user does not.
@@ -99,6 +106,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, axum::Json(&self.0)).into_response();
+        response.extensions_mut().insert(Refusal(Arc::from(self.0)));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {

@@ -7,17 +7,20 @@ use axum::Json as Reply;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
 use wharf_types::api::FilesInfo;
 use wharf_types::archive::{self, Contents, InvalidArchive};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
 
-use super::artifacts::{Upload, drain, receive_bytes};
+use super::artifacts::{Upload, drain, receive_bytes, room_for};
 use super::auth::namespace_not_found;
 use super::extract::Path;
 use super::{ApiError, ApiResult};
 use crate::artifacts::Content;
+use crate::audit;
 use crate::context::Context;
+use crate::operations::quota;
 use crate::store;
 
 pub(super) async fn push(
@@ -26,16 +29,17 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Reply<FilesInfo>)> {
-    let Upload { _place, namespace, body } = Upload::begin(&context, &namespace, body).await?;
+    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, body).await?;
     if let Some(known) = find_stored(&context, namespace, digest).await? {
         drain(body);
-        record(&context, namespace, &known).await?;
+        record(&context, namespace, &name, &known).await?;
         return Ok((StatusCode::OK, Reply(known)));
     }
+    let body = room_for(&context, namespace, &name, &headers, body).await?;
     let bytes = receive_bytes(&context, digest, Content::Files, &headers, body).await?;
     let Contents { files, .. } = look_at(&context, digest).await?;
     let pushed = FilesInfo { digest, bytes, files };
-    record(&context, namespace, &pushed).await?;
+    record(&context, namespace, &name, &pushed).await?;
     Ok((StatusCode::CREATED, Reply(pushed)))
 }
 
@@ -71,10 +75,18 @@ async fn find_stored(
     Ok(stored.filter(|(bytes, _)| *bytes == known.bytes).map(|_| known))
 }
 
-async fn record(context: &Context, namespace: NamespaceId, archive: &FilesInfo) -> ApiResult<()> {
+async fn record(
+    context: &Context,
+    namespace: NamespaceId,
+    name: &NamespaceName,
+    archive: &FilesInfo,
+) -> ApiResult<()> {
     let mut tx = context.store.write().await?;
+    let before = quota::begin(&mut tx, namespace, name).await?;
     store::archive::put(&mut tx, namespace, archive, Timestamp::now()).await?;
-    tx.commit().await?;
+    before.check(&mut tx).await?;
+    audit::change(Value::Null, json!({"bytes": archive.bytes, "files": archive.files}));
+    audit::commit(tx).await?;
     Ok(())
 }
 

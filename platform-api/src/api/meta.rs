@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
-use wharf_types::api::WhoAmI;
+use wharf_types::api::{Membership, WhoAmI};
 
 use super::auth::Identity;
 use super::{ApiResult, openapi as document};
@@ -21,11 +21,16 @@ pub(super) async fn openapi() -> Json<Value> {
     Json(document::document())
 }
 
-pub(super) async fn who_am_i(
-    State(context): State<Arc<Context>>,
-    Identity { token }: Identity,
-) -> Json<WhoAmI> {
+pub(super) async fn who_am_i(State(context): State<Arc<Context>>, identity: Identity) -> Json<WhoAmI> {
+    let token = identity.token.clone();
+    let reached = |membership: &Membership| {
+        let role = identity.role_in(membership.namespace.as_str())?;
+        Some(Membership { namespace: membership.namespace.clone(), role })
+    };
     Json(WhoAmI {
+        user: token.user,
+        verbs: token.verbs,
+        memberships: identity.memberships.iter().filter_map(reached).collect(),
         token: token.id,
         name: token.name,
         role: token.role,

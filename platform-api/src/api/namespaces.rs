@@ -12,6 +12,7 @@ use wharf_types::{NamespaceName, Timestamp};
 use super::auth::{Identity, namespace_not_found};
 use super::extract::{Json, Path};
 use super::{ApiError, ApiResult};
+use crate::audit;
 use crate::context::Context;
 use crate::store::namespace::Namespace;
 use crate::store::{self, StoreError};
@@ -29,7 +30,8 @@ pub(super) async fn create(
         }
         created => created?,
     };
-    tx.commit().await?;
+    audit::object(format!("namespaces/{}", request.name));
+    audit::commit(tx).await?;
     Ok((StatusCode::CREATED, Reply(NamespaceInfo { name: request.name, apps: 0, created_at: now })))
 }
 
@@ -38,7 +40,7 @@ pub(super) async fn list(
     identity: Identity,
 ) -> ApiResult<Reply<Page<NamespaceInfo>>> {
     let mut tx = context.store.read().await?;
-    let reachable = |namespace: &Namespace| identity.namespace().is_none_or(|bound| *bound == namespace.name);
+    let reachable = |namespace: &Namespace| identity.role_in(namespace.name.as_str()).is_some();
     let items = store::namespace::list(&mut tx).await?.into_iter().filter(reachable).map(info).collect();
     Ok(Reply(Page { items, next_cursor: None }))
 }
@@ -74,7 +76,9 @@ pub(super) async fn remove(
     // What is kept by name must not be found by the next namespace that has it. Its apps, and so their logs, are gone.
     store::event::delete(&mut tx, &name).await?;
     context.logs.remove_namespace(&name).await;
-    tx.commit().await?;
+    audit::commit(tx).await?;
+    context.access_changed();
+    context.rates_changed();
     Ok(StatusCode::NO_CONTENT)
 }
 

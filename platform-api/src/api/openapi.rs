@@ -6,9 +6,10 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use wharf_types::Problem;
+use wharf_types::api::Verb;
 
-use super::auth::{Access, name};
 use super::routes::{Endpoint, endpoints};
+use crate::access::Access;
 
 /// What a request or a reply holds.
 pub(super) enum Payload {
@@ -86,11 +87,23 @@ fn operation(endpoint: &Endpoint) -> Value {
     operation.insert("operationId".into(), operation_id(endpoint).into());
     let (who, security) = match endpoint.access {
         Access::Public => ("anybody".to_owned(), json!([])),
-        Access::User(role) => (format!("role `{}`", name(role)), json!([{"token": []}])),
-        Access::Cluster(role) => (format!("role `{}` in all namespaces", name(role)), json!([{"token": []}])),
+        Access::Anyone => ("any token".to_owned(), json!([{"token": []}])),
+        Access::Own => ("users about their own, and cluster admins".to_owned(), json!([{"token": []}])),
+        Access::User(verb) => (format!("role `{}`", verb.role().as_str()), json!([{"token": []}])),
+        Access::Asked(verb) => {
+            let role = verb.role().as_str();
+            (format!("role `{role}` in `namespace`, or in all namespaces"), json!([{"token": []}]))
+        }
+        Access::Cluster(verb) => {
+            (format!("role `{}` in all namespaces", verb.role().as_str()), json!([{"token": []}]))
+        }
         Access::Node => ("workers only".to_owned(), json!([{"token": []}])),
     };
-    operation.insert("description".into(), format!("For {who}.").into());
+    let description = match verb(endpoint.access) {
+        Some(verb) => format!("For {who}; verb `{}`.", verb.as_str()),
+        None => format!("For {who}."),
+    };
+    operation.insert("description".into(), description.into());
     operation.insert("security".into(), security);
     let in_path =
         |name: &str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
@@ -126,6 +139,14 @@ fn operation(endpoint: &Endpoint) -> Value {
     operation.into()
 }
 
+/// What a limited token must be allowed, where that is asked.
+fn verb(access: Access) -> Option<Verb> {
+    match access {
+        Access::User(verb) | Access::Asked(verb) | Access::Cluster(verb) => Some(verb),
+        Access::Public | Access::Anyone | Access::Own | Access::Node => None,
+    }
+}
+
 fn content(payload: &Payload) -> Option<Value> {
     Some(match payload {
         Payload::Nothing => return None,
@@ -153,7 +174,7 @@ fn reference(name: &str) -> Value {
 }
 
 /// `GET /v1/namespaces/{namespace}/apps/{app}/env` is `get_app_env`.
-fn operation_id(endpoint: &Endpoint) -> String {
+pub(crate) fn operation_id(endpoint: &Endpoint) -> String {
     let mut words = vec![endpoint.method.as_str().to_lowercase()];
     let segments: Vec<&str> =
         endpoint.path.split('/').filter(|segment| !segment.is_empty() && *segment != "v1").collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::StatusCode;
-use wharf_types::api::{CreateRelease, Deployed, Page, ReleaseInfo, Role, Rollback};
+use wharf_types::api::{CreateRelease, Deployed, Page, ReleaseInfo, Rollback, Verb};
 use wharf_types::spec::AppSpec;
 use wharf_types::world::capabilities;
 
@@ -58,7 +58,7 @@ pub(super) async fn list(
         let imports = artifact.map(|artifact| artifact.imports).unwrap_or_default();
         let secrets = store::secret::pinned(&mut tx, &release).await?;
         let mut spec = AppSpec::clone(&release.spec);
-        if identity.token.role < Role::Developer {
+        if !identity.may(Verb::Deploy, &namespace) {
             spec.env.values_mut().for_each(|value| HIDDEN.clone_into(value));
         }
         items.push(ReleaseInfo {

@@ -7,36 +7,38 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, CreateNamespace, CreateRelease, CreateToken, CreatedToken, Deployed, Env,
-    EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, RotatedKey,
-    Scale, SecretInfo, SecretSet, TokenInfo, Usage, VolumeInfo, WhoAmI, Why,
+    AppInfo, ArtifactInfo, AuditRecord, CreateNamespace, CreateRelease, CreateToken, CreateUser,
+    CreatedToken, Deployed, Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, Quota, QuotaInfo,
+    ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
+    Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::event::Event;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{NodeRegistration, NodeReport};
 
-use super::auth::Access;
 use super::openapi::{Payload, array, json, list};
 use super::{
-    apps, artifacts, events, files, logs, meta, metrics, namespaces, nodes, releases, rollouts, secrets,
-    session, settings, tokens, volumes, watch,
+    apps, artifacts, audit, events, files, logs, members, meta, metrics, namespaces, nodes, quotas, releases,
+    rollouts, secrets, session, settings, tokens, users, volumes, watch,
 };
+use crate::access::Access;
 use crate::context::Context;
 
 type Handler = MethodRouter<Arc<Context>>;
 
 /// Names and what they are for.
-pub(super) type Named = &'static [(&'static str, &'static str)];
+pub(crate) type Named = &'static [(&'static str, &'static str)];
 
 pub(crate) struct Endpoint {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
+    /// Who may. There is no route without: nothing but [`Endpoint::new`] makes one.
     pub(crate) access: Access,
     pub(super) handler: Handler,
     pub(super) summary: &'static str,
     /// Query parameters; others are refused.
-    pub(super) query: Named,
+    pub(crate) query: Named,
     pub(super) headers: Named,
     pub(super) request: Payload,
     pub(super) status: u16,
@@ -90,9 +92,10 @@ impl Endpoint {
     }
 }
 
-const VIEWER: Access = Access::User(Role::Viewer);
-const DEVELOPER: Access = Access::User(Role::Developer);
-const ADMIN: Access = Access::Cluster(Role::Admin);
+const VIEWER: Access = Access::User(Verb::Read);
+const DEVELOPER: Access = Access::User(Verb::Deploy);
+const NAMESPACE_ADMIN: Access = Access::User(Verb::Admin);
+const ADMIN: Access = Access::Cluster(Verb::Admin);
 
 const IF_MATCH: (&str, &str) =
     ("If-Match", "Only if this still is the `ETag` of the app; else 412 `precondition_failed`");
@@ -109,6 +112,14 @@ const RESUMES: Named = &[("Last-Event-ID", "For a stream: the id of the last eve
 const PAGE: Named = &[("cursor", "Continue a list: the `next_cursor` of the page before")];
 const EVENTS: Named = &[
     ("after", "Events with a greater `seq`; 0 is all that are kept"),
+    ("cursor", "Continue a list: the `next_cursor` of the page before"),
+];
+
+const AUDIT: Named = &[
+    ("namespace", "Only of this namespace; admins of one namespace have to name it"),
+    ("actor", "Only of this user, or of tokens of this name that are nobody's"),
+    ("object", "Only of this, such as `apps/hello`"),
+    ("after", "Only what happened after this time, such as `2026-01-31T12:00:00Z`"),
     ("cursor", "Continue a list: the `next_cursor` of the page before"),
 ];
 
@@ -131,15 +142,37 @@ fn about_the_platform() -> Vec<Endpoint> {
     vec![
         e(Method::GET, "/healthz", Access::Public, get(meta::health), "Whether the control plane works"),
         e(Method::GET, "/v1/openapi.json", Access::Public, get(meta::openapi), "This document"),
-        e(Method::GET, "/v1/whoami", VIEWER, get(meta::who_am_i), "Who the token belongs to")
+        e(Method::GET, "/v1/whoami", Access::Anyone, get(meta::who_am_i), "Who the token belongs to")
             .replies(200, json::<WhoAmI>()),
-        e(Method::POST, "/v1/tokens", ADMIN, post(tokens::create), "Make a token")
+        e(Method::POST, "/v1/tokens", Access::Own, post(tokens::create), "Make a token")
             .takes(json::<CreateToken>())
             .replies(201, json::<CreatedToken>()),
-        e(Method::GET, "/v1/tokens", ADMIN, get(tokens::list), "List tokens")
+        e(Method::GET, "/v1/tokens", Access::Own, get(tokens::list), "List tokens: a user's own, or all")
             .replies(200, list::<TokenInfo>()),
-        e(Method::DELETE, "/v1/tokens/{token}", ADMIN, delete(tokens::revoke), "Revoke a token")
+        e(Method::DELETE, "/v1/tokens/{token}", Access::Own, delete(tokens::revoke), "Revoke a token")
             .replies(204, Payload::Nothing),
+        e(Method::POST, "/v1/users", ADMIN, post(users::create), "Make a user")
+            .takes(json::<CreateUser>())
+            .replies(201, json::<UserInfo>()),
+        e(Method::GET, "/v1/users", ADMIN, get(users::list), "List users and what they are members of")
+            .replies(200, list::<UserInfo>()),
+        e(
+            Method::DELETE,
+            "/v1/users/{user}",
+            ADMIN,
+            delete(users::remove),
+            "Remove a user, with all tokens and memberships",
+        )
+        .replies(204, Payload::Nothing),
+        e(
+            Method::GET,
+            "/v1/audit",
+            Access::Asked(Verb::Admin),
+            get(audit::list),
+            "What was changed and by whom, the oldest first",
+        )
+        .query(AUDIT)
+        .replies(200, list::<AuditRecord>()),
         e(
             Method::POST,
             "/v1/secret-keys",
@@ -148,12 +181,12 @@ fn about_the_platform() -> Vec<Endpoint> {
             "Seal every secret with a new key",
         )
         .replies(201, json::<RotatedKey>()),
-        e(Method::GET, "/v1/nodes", Access::Cluster(Role::Viewer), get(nodes::list), "List workers")
+        e(Method::GET, "/v1/nodes", Access::Cluster(Verb::Read), get(nodes::list), "List workers")
             .replies(200, list::<NodeInfo>()),
         e(
             Method::GET,
             "/metrics",
-            Access::Cluster(Role::Viewer),
+            Access::Cluster(Verb::Read),
             get(metrics::show),
             "What apps and workers use, for Prometheus",
         )
@@ -170,7 +203,7 @@ fn about_namespaces() -> Vec<Endpoint> {
         e(
             Method::GET,
             "/v1/namespaces",
-            VIEWER,
+            Access::Anyone,
             get(namespaces::list),
             "List the namespaces that the token reaches",
         )
@@ -185,6 +218,48 @@ fn about_namespaces() -> Vec<Endpoint> {
             "Delete an empty namespace",
         )
         .replies(204, Payload::Nothing),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/members",
+            VIEWER,
+            get(members::list),
+            "List who is a member, and as what",
+        )
+        .replies(200, list::<MemberInfo>()),
+        e(
+            Method::PUT,
+            "/v1/namespaces/{namespace}/members/{user}",
+            NAMESPACE_ADMIN,
+            put(members::set),
+            "Make a user a member, or give a member another role",
+        )
+        .takes(json::<SetMember>())
+        .replies(200, json::<MemberInfo>()),
+        e(
+            Method::DELETE,
+            "/v1/namespaces/{namespace}/members/{user}",
+            NAMESPACE_ADMIN,
+            delete(members::remove),
+            "Remove a member, who loses access at once",
+        )
+        .replies(204, Payload::Nothing),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/quota",
+            VIEWER,
+            get(quotas::show),
+            "What the namespace may use, and what it uses",
+        )
+        .replies(200, json::<QuotaInfo>()),
+        e(
+            Method::PUT,
+            "/v1/namespaces/{namespace}/quota",
+            ADMIN,
+            put(quotas::set),
+            "Set the namespace's limits, as a whole; a limit below what is used only refuses growth",
+        )
+        .takes(json::<Quota>())
+        .replies(200, json::<QuotaInfo>()),
         e(
             Method::PUT,
             "/v1/namespaces/{namespace}/artifacts/{digest}",
@@ -232,7 +307,7 @@ fn about_namespaces() -> Vec<Endpoint> {
         e(
             Method::PUT,
             "/v1/namespaces/{namespace}/secrets/{secret}",
-            DEVELOPER,
+            Access::User(Verb::Secrets),
             put(secrets::set),
             "Set a secret to the body, which is text; apps that use it get a new release",
         )
@@ -241,7 +316,7 @@ fn about_namespaces() -> Vec<Endpoint> {
         e(
             Method::DELETE,
             "/v1/namespaces/{namespace}/secrets/{secret}",
-            DEVELOPER,
+            Access::User(Verb::Secrets),
             delete(secrets::remove),
             "Remove a secret that no kept release uses",
         )
@@ -324,10 +399,16 @@ fn about_apps() -> Vec<Endpoint> {
         .headers(CHANGES_ONCE)
         .takes(json::<Rollback>())
         .replies(201, json::<Deployed>()),
-        e(Method::PUT, app!("/scale"), DEVELOPER, put(settings::scale), "Set the number of slots")
-            .headers(CHANGES)
-            .takes(json::<Scale>())
-            .replies(200, json::<AppInfo>()),
+        e(
+            Method::PUT,
+            app!("/scale"),
+            Access::User(Verb::Scale),
+            put(settings::scale),
+            "Set the number of slots",
+        )
+        .headers(CHANGES)
+        .takes(json::<Scale>())
+        .replies(200, json::<AppInfo>()),
         e(
             Method::GET,
             app!("/env"),

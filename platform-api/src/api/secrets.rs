@@ -17,6 +17,7 @@ use wharf_types::{NamespaceName, SecretName, Timestamp};
 use super::auth::Identity;
 use super::extract::{Path, read_octets};
 use super::{ApiError, ApiResult};
+use crate::audit;
 use crate::context::Context;
 use crate::operations::secrets::{self, AskedSecret};
 use crate::secrets::{RotateError, rotate};
@@ -31,7 +32,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
         let Path((namespace, name)) =
             Path::<(NamespaceName, SecretName)>::from_request_parts(parts, state).await?;
         let identity = Identity::from_request_parts(parts, state).await?;
-        let by = identity.token.name;
+        let by = identity.name();
         Ok(Self(AskedSecret { namespace, name, by, now: Timestamp::now() }))
     }
 }
@@ -86,12 +87,12 @@ pub(super) async fn rotate_key(
     State(context): State<Arc<Context>>,
     identity: Identity,
 ) -> ApiResult<(StatusCode, Reply<RotatedKey>)> {
-    let by = identity.token.name;
-    let rotation = tokio::spawn(async move {
+    let by = identity.name();
+    let rotation = tokio::spawn(audit::carry(async move {
         let (key, resealed) = rotate(&context.secret_keys, &context.store).await?;
         info!("{resealed} versions of secrets were sealed anew with the key {key}, asked for by {by}");
         Ok(RotatedKey { key, resealed })
-    });
+    }));
     match rotation.await {
         Ok(Ok(rotated)) => Ok((StatusCode::CREATED, Reply(rotated))),
         Ok(Err(RotateError::Refused(detail))) => Err(ApiError::new(ProblemCode::Conflict, detail)),

@@ -32,6 +32,6 @@ pub(super) async fn remove(
     identity: Identity,
     Path((namespace, id)): Path<(NamespaceName, VolumeId)>,
 ) -> ApiResult<StatusCode> {
-    operations::volumes::remove(&context, &namespace, id, &identity.token.name, Timestamp::now()).await?;
+    operations::volumes::remove(&context, &namespace, id, &identity.name(), Timestamp::now()).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -41,7 +41,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Wish<T> {
             key,
             request_hash: blake3::Hasher::new().update(what.as_bytes()).update(&bytes).finalize().to_string(),
         });
-        let by = identity.token.name;
+        let by = identity.name();
         let asked = Asked { namespace, app, by, revision, once, now: Timestamp::now() };
         Ok(Self { asked, request: parse(&bytes)? })
     }

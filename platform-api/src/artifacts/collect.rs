@@ -20,6 +20,8 @@ use crate::store;
 const PERIOD: Duration = Duration::from_secs(600);
 /// How long an artifact waits for its release.
 const UNUSED_MAX: Duration = Duration::from_secs(3600);
+/// Batches of old records that are forgotten in a row.
+const BATCHES_MAX: usize = 20;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Collected {
@@ -36,6 +38,9 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = period.tick() => {}
         }
+        if let Err(error) = forget_records(&context).await {
+            warn!("cannot forget old records of the audit log, trying again later: {}", chain(&error));
+        }
         match collect(&context, Timestamp::now()).await {
             Ok(Collected { rows: 0, files: 0 }) => {}
             Ok(Collected { rows, files }) => {
@@ -44,6 +49,19 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             Err(error) => warn!("cannot give up unused artifacts, trying again later: {}", chain(&error)),
         }
     }
+}
+
+/// The audit log is looked after here, too: what is old goes, a batch at a time, so that nobody waits long for the writer.
+async fn forget_records(context: &Context) -> store::Result<()> {
+    for _ in 0..BATCHES_MAX {
+        let mut tx = context.store.write().await?;
+        let forgotten = store::audit::prune(&mut tx, Timestamp::now()).await?;
+        tx.commit().await?;
+        if forgotten == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<Collected> {

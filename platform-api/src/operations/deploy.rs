@@ -5,14 +5,15 @@ use std::sync::Arc;
 use wharf_types::api::{CreateRelease, Deployed, Keep};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::AppSpec;
-use wharf_types::{ReleaseId, RolloutId};
+use wharf_types::{NamespaceId, ReleaseId, RolloutId};
 
 use super::env::ReleaseEnv;
 use super::secrets::Pins;
 use super::{
-    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, ports, problem, routes,
-    secrets, start_rollout, volumes,
+    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, ports, problem, quota,
+    routes, secrets, start_rollout, volumes,
 };
+use crate::audit;
 use crate::context::Context;
 use crate::store::app::{App, EnvOverrides};
 use crate::store::artifact::Artifact;
@@ -29,7 +30,9 @@ pub(crate) async fn deploy(
     if let Some(reply) = once::replay(&mut tx, asked).await? {
         return Ok(reply);
     }
-    let app = find_or_create(&mut tx, asked).await?;
+    let namespace = find_namespace(&mut tx, asked).await?;
+    let before_change = quota::begin(&mut tx, namespace, &asked.namespace).await?;
+    let app = find_or_create(&mut tx, namespace, asked).await?;
     check_app(&app, asked)?;
     let digest = request.artifact;
     let Some(artifact) = store::artifact::find(&mut tx, app.namespace_id, digest).await? else {
@@ -42,23 +45,29 @@ pub(crate) async fn deploy(
     let new = New { spec, own_env, secrets, artifact: &artifact, cause: "deploy" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
+    before_change.check(&mut tx).await?;
+    audit::release_change(before.as_ref(), &release);
     once::remember(&mut tx, app.id, asked, &reply).await?;
     commit(context, tx, [app.id]).await?;
     Ok(reply)
 }
 
-async fn find_or_create(conn: &mut Conn, asked: &Asked) -> Result<App> {
+async fn find_namespace(conn: &mut Conn, asked: &Asked) -> Result<NamespaceId> {
+    match store::namespace::find(conn, &asked.namespace).await? {
+        Some(namespace) => Ok(namespace.id),
+        None => problem(ProblemCode::NotFound, format!("there is no namespace `{}`", asked.namespace)),
+    }
+}
+
+async fn find_or_create(conn: &mut Conn, namespace: NamespaceId, asked: &Asked) -> Result<App> {
     if let Some(app) = store::app::find(conn, &asked.namespace, &asked.app).await? {
         return Ok(app);
     }
-    let Some(namespace) = store::namespace::find(conn, &asked.namespace).await? else {
-        return problem(ProblemCode::NotFound, format!("there is no namespace `{}`", asked.namespace));
-    };
     if asked.revision.is_some() {
         let detail = format!("there is no app `{}` that If-Match could ask for", asked.app);
         return problem(ProblemCode::PreconditionFailed, detail);
     }
-    let id = store::app::create(conn, namespace.id, &asked.app, asked.now).await?;
+    let id = store::app::create(conn, namespace, &asked.app, asked.now).await?;
     match store::app::get(conn, id).await? {
         Some(app) => Ok(app),
         None => problem(ProblemCode::Conflict, "the app went away while it was made; try again"),
@@ -125,6 +134,7 @@ pub(super) async fn make_release(
         created_at: asked.now,
     };
     store::release::create(conn, &release).await?;
+    store::quota::put_demand(conn, release.id, quota::demand(&release.spec, world)).await?;
     for pinned in new.secrets.values() {
         store::secret::pin(conn, release.id, pinned.id).await?;
     }

@@ -7,8 +7,9 @@ use wharf_types::problem::ProblemCode;
 
 use super::{
     Asked, Result, artifact_of, commit, current_release, deployed, find_app, no_release, once, ports,
-    problem, routes, start_rollout, volumes,
+    problem, quota, routes, start_rollout, volumes,
 };
+use crate::audit;
 use crate::context::Context;
 use crate::store::app::App;
 use crate::store::release::Release;
@@ -51,6 +52,7 @@ async fn roll_out(
     release: &Release,
     renews: bool,
 ) -> Result<Deployed> {
+    let before_change = quota::begin(&mut tx, app.namespace_id, &app.namespace).await?;
     let artifact = artifact_of(&mut tx, release).await?;
     if artifact.world.is_http() {
         // A route that the release had may have gone to another app since, and so may a port.
@@ -62,6 +64,8 @@ async fn roll_out(
     let before = current_release(&mut tx, app).await?;
     let rollout = start_rollout(&mut tx, app, release.id, renews, asked.now).await?;
     let reply = deployed(&mut tx, context, app, release, &artifact, before.as_ref(), rollout).await?;
+    before_change.check(&mut tx).await?;
+    audit::release_change(before.as_ref(), release);
     once::remember(&mut tx, app.id, asked, &reply).await?;
     commit(context, tx, [app.id]).await?;
     Ok(reply)

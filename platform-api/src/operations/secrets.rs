@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use wharf_types::api::{Deployed, SecretInfo, SecretSet};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::{RELEASE_MAX_BYTES, SECRETS_MAX, SecretValue};
@@ -10,7 +11,8 @@ use wharf_types::spec::AppSpec;
 use wharf_types::{NamespaceId, NamespaceName, Problem, SecretName, SecretVersionId, Timestamp};
 
 use super::deploy::{New, make_release};
-use super::{Asked, OperationError, Result, artifact_of, commit, deployed, problem};
+use super::{Asked, OperationError, Result, artifact_of, commit, deployed, problem, quota};
+use crate::audit;
 use crate::context::Context;
 use crate::secrets::{Sealed, SecretOf};
 use crate::store::app::App;
@@ -39,6 +41,7 @@ pub(crate) async fn set(
 ) -> Result<SecretSet> {
     let mut tx = context.store.write().await?;
     let namespace = find_namespace(&mut tx, &asked.namespace).await?;
+    let before_change = quota::begin(&mut tx, namespace, &asked.namespace).await?;
     let newest = store_value(&mut tx, context, namespace, asked, value).await?;
     let (mut apps, mut releases) = (Vec::new(), Vec::new());
     for id in store::secret::apps(&mut tx, namespace, &asked.name).await? {
@@ -51,6 +54,10 @@ pub(crate) async fn set(
         }
     }
     store::secret::prune(&mut tx, namespace).await?;
+    before_change.check(&mut tx).await?;
+    let released: Vec<String> =
+        releases.iter().map(|released| format!("{} {}", released.app, released.release)).collect();
+    audit::change(Value::Null, json!({"version": newest.version, "releases": released}));
     commit(context, tx, apps).await?;
     Ok(SecretSet { name: asked.name.clone(), version: newest.version, releases })
 }

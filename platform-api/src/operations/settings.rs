@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use wharf_types::api::{Deployed, Env, EnvPatch};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::{AppSpec, REPLICAS_MAX};
@@ -11,8 +12,9 @@ use super::deploy::{New, make_release};
 use super::env::{ReleaseEnv, check_overrides, check_patch};
 use super::{
     Asked, Result, app_not_found, artifact_of, commit, current_release, deployed, find_app, invalid_spec,
-    no_release, once, problem,
+    no_release, once, problem, quota,
 };
+use crate::audit;
 use crate::context::Context;
 use crate::store;
 use crate::store::Conn;
@@ -39,6 +41,7 @@ pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvP
     let Some(before) = current_release(&mut tx, &app).await? else {
         return Err(no_release(&app).into());
     };
+    let before_change = quota::begin(&mut tx, app.namespace_id, &app.namespace).await?;
     let artifact = artifact_of(&mut tx, &before).await?;
     let mut overrides = app.env_overrides.clone();
     let mut env = ReleaseEnv::of_release(&before.spec, &before.own_env);
@@ -52,6 +55,8 @@ pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvP
     let new = New { spec, own_env: env.own, secrets, artifact: &artifact, cause: "env" };
     let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout).await?;
+    before_change.check(&mut tx).await?;
+    audit::release_change(Some(&before), &release);
     once::remember(&mut tx, app.id, asked, &reply).await?;
     commit(context, tx, [app.id]).await?;
     Ok(reply)
@@ -71,7 +76,9 @@ pub(crate) async fn scale(context: &Arc<Context>, asked: &Asked, replicas: Optio
     if let (Some(release), Some(replicas)) = (&release, replicas) {
         release.spec.validate_replicas("replicas", replicas).map_err(invalid_spec)?;
     }
+    let before_change = quota::begin(&mut tx, app.namespace_id, &app.namespace).await?;
     store::app::set_scale(&mut tx, app.id, replicas).await?;
+    before_change.check(&mut tx).await?;
     let of_release = release.map_or(0, |release| release.spec.scale.replicas);
     let before = app.scaled_to.unwrap_or(of_release);
     let message = match replicas {
@@ -79,6 +86,7 @@ pub(crate) async fn scale(context: &Arc<Context>, asked: &Asked, replicas: Optio
         None => format!("scaled from {before} back to the release's own {of_release} by {}", asked.by),
     };
     record(&mut tx, &app, asked, "app.scaled", &message).await?;
+    audit::change(json!({"replicas": before}), json!({"replicas": replicas.unwrap_or(of_release)}));
     commit(context, tx, [app.id]).await?;
     Ok(app.id)
 }
@@ -99,6 +107,10 @@ pub(crate) async fn delete(context: &Arc<Context>, asked: &Asked, with_volumes: 
     }
     store::rollout::supersede(&mut tx, app.id, asked.now).await?;
     record(&mut tx, &app, asked, "app.deleting", &format!("deletion asked for by {}", asked.by)).await?;
+    audit::change(
+        json!({"releases": app.last_release}),
+        json!({"volumes": if with_volumes { "remove" } else { "keep" }}),
+    );
     commit(context, tx, [app.id]).await?;
     Ok(())
 }

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use wharf_types::figures::VolumeFigures;
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::AppSpec;
 use wharf_types::{NamespaceName, NodeId, Timestamp, VolumeId};
 
 use super::{Result, commit, invalid_spec, problem};
+use crate::audit;
 use crate::context::Context;
 use crate::store::app::App;
 use crate::store::{self, Conn};
@@ -58,6 +60,8 @@ pub(crate) async fn remove(
     let message = format!("the volume `{}` and its data are being removed, asked for by {by}", volume.name);
     let app = Some(&volume.app_name);
     store::event::append(&mut tx, namespace, app, "volume.removing", &message, now).await?;
+    let was = json!({"app": volume.app_name, "name": volume.name, "size_bytes": volume.size_bytes});
+    audit::change(was, Value::Null);
     commit(context, tx, changed).await?;
     context.volumes_changed();
     Ok(())

@@ -36,7 +36,8 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
             });
         }
     }
-    RouteTable { generation, routes: routes.into_values().collect(), tcp: tcp.into_values().collect() }
+    let (routes, tcp) = (routes.into_values().collect(), tcp.into_values().collect());
+    RouteTable { generation, routes, tcp, limits: Vec::new() }
 }
 
 /// The instances that serve, of whatever release: during a rollout both do.

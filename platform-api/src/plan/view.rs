@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_types::node::{Reason, ReasonKind};
-use wharf_types::spec::RestartCondition;
+use wharf_types::spec::{AppSpec, RestartCondition};
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
+use wharf_types::world::World;
 use wharf_types::{InstanceId, NodeId, ReleaseId, Timestamp};
 
 use super::{AppView, InstanceView, ReleaseView, RolloutView};
@@ -151,11 +152,7 @@ impl ReleaseView {
     /// those are taken, requests wait and then get 503. A command holds its memory as long as it runs, so it reserves all of it.
     /// Whoever knows better says so in `reserve.memory`.
     pub(crate) fn reservation_bytes(&self) -> u64 {
-        if let Some(reserved) = self.spec.reserve.memory {
-            return reserved.as_bytes();
-        }
-        let limit = self.spec.limits.memory.as_bytes();
-        if self.world.is_http() { limit.min(IDLE_HTTP_BYTES) } else { limit }
+        reservation_bytes(&self.spec, self.world)
     }
 
     /// How many slots may hold an instance of this release beside one of another, before the new one is ready.
@@ -164,6 +161,15 @@ impl ReleaseView {
         let slots = (u64::from(replicas) * percent).div_ceil(100).max(1);
         usize::try_from(slots).unwrap_or(usize::MAX)
     }
+}
+
+/// [`ReleaseView::reservation_bytes`] of these settings.
+pub(crate) fn reservation_bytes(spec: &AppSpec, world: World) -> u64 {
+    if let Some(reserved) = spec.reserve.memory {
+        return reserved.as_bytes();
+    }
+    let limit = spec.limits.memory.as_bytes();
+    if world.is_http() { limit.min(IDLE_HTTP_BYTES) } else { limit }
 }
 
 impl InstanceView {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 use tracing::warn;
 use wharf_types::node::{AssignedInstance, AssignedVolume, Assignment};
-use wharf_types::route::RouteTable;
+use wharf_types::route::{RateLimit, RouteTable};
 use wharf_types::state::Wanted;
 use wharf_types::{AppId, InstanceId, NodeId, VolumeId};
 use zeroize::Zeroizing;
@@ -52,10 +52,13 @@ impl Publisher {
         fleet: &Fleet,
         deliveries: &Deliveries,
         nodes: &[NodeStatus],
-        doomed: &BTreeMap<NodeId, Vec<VolumeId>>,
+        (doomed, rates): (&BTreeMap<NodeId, Vec<VolumeId>>, &[RateLimit]),
     ) -> Vec<InstanceId> {
-        let table = plan::routes::build(self.generation + 1, fleet.views());
-        let is_same = (&table.routes, &table.tcp) == (&self.routes.routes, &self.routes.tcp);
+        let routes = plan::routes::build(self.generation + 1, fleet.views());
+        let table = RouteTable { limits: rates.to_vec(), ..routes };
+        let before = &self.routes;
+        let is_same =
+            (&table.routes, &table.tcp, &table.limits) == (&before.routes, &before.tcp, &before.limits);
         if !is_same || self.routes.generation == 0 {
             self.generation += 1;
             self.routes = table;

@@ -6,12 +6,14 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use serde_json::{Value, json};
 use tracing::{error, info, warn};
 use wharf_types::SecretVersionId;
 use wharf_types::secret::SecretValue;
 
 use super::seal::{Key, OpenSecretError, Sealed, SecretOf};
 use super::source::{KeySourceError, Source, write_own};
+use crate::audit;
 use crate::store::secret::{self, SealedVersion};
 use crate::store::{Conn, Store, StoreError};
 
@@ -203,7 +205,8 @@ pub(crate) async fn rotate(keys: &SecretKeys, store: &Store) -> Result<(String, 
 async fn reseal(store: &Store, keys: &SecretKeys) -> Result<u64, RotateError> {
     let mut tx = store.write().await?;
     let resealed = reseal_in(&mut tx, &keys.keyring()).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    audit::change(Value::Null, json!({"resealed": resealed}));
+    audit::commit(tx).await?;
     Ok(resealed)
 }
 

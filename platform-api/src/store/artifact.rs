@@ -66,6 +66,15 @@ pub(crate) async fn put(
 
 /// Forgets artifacts that no release is made of and that nobody pushed since `before`. Returns how many.
 pub(crate) async fn delete_unused(conn: &mut Conn, before: Timestamp) -> Result<u64> {
+    // Also those that other namespaces use are no longer counted where nobody does.
+    sqlx::query(
+        "DELETE FROM namespace_artifact WHERE pushed_at < $1 AND NOT EXISTS (SELECT 1 FROM release
+             JOIN app ON app.id = release.app WHERE release.artifact = namespace_artifact.digest
+             AND app.namespace = namespace_artifact.namespace)",
+    )
+    .bind(before.as_microsecond())
+    .execute(&mut *conn)
+    .await?;
     let unused: Vec<(String,)> = sqlx::query_as(
         "SELECT digest FROM artifact WHERE created_at < $1
              AND NOT EXISTS (SELECT 1 FROM release WHERE release.artifact = artifact.digest)

@@ -72,7 +72,7 @@ async fn keys_values_and_namespaces_have_limits() {
     tx.commit().await.unwrap();
     platform.kv("hello", json!({"set": {"key": "k", "value": "0102"}})).await.is(200);
     let quota = platform.kv("hello", json!({"set": {"key": "l", "value": "00".repeat(100)}})).await;
-    quota.refuses(429, "quota_exceeded", &["256 MiB"]);
+    quota.refuses(403, "quota_exceeded", &["256 MiB"]);
     platform.kv("hello", json!({"delete": {"key": "k"}})).await.is(200);
     assert_eq!(platform.kv("none", json!({"get": {"key": "k"}})).await.status, 404);
 }

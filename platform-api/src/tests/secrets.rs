@@ -145,7 +145,7 @@ async fn a_namespace_has_a_thousand_secrets_at_most() {
         store::secret::create(&mut tx, &row, "test", Timestamp::UNIX_EPOCH).await.unwrap();
     }
     tx.commit().await.unwrap();
-    set(&platform, "one-more", "x").await.refuses(429, "quota_exceeded", &["1000 secrets"]);
+    set(&platform, "one-more", "x").await.refuses(403, "quota_exceeded", &["1000 secrets"]);
     assert_eq!(set(&platform, "s7", "x").await.is(200)["version"], 2);
 }
 

@@ -1,0 +1,185 @@
+//! `wharf quota`: what a namespace may use, and what it uses.
+
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use wharf_types::NamespaceName;
+use wharf_types::api::{Quota, QuotaInfo};
+use wharf_types::quantity::{ByteSize, CpuShare};
+
+use crate::args::{Global, NoArgs, With};
+use crate::exit::Failure;
+use crate::output::{self, bytes};
+use crate::session::Session;
+use crate::table::Table;
+
+#[derive(Args, Debug)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct QuotaArgs {
+    #[command(subcommand)]
+    pub command: QuotaCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum QuotaCommand {
+    /// Show what the namespace may use, and what it uses
+    Show(With<NoArgs>),
+    /// Set limits of the namespace; those that are not named stay as they are, `none` takes one away
+    Set(With<QuotaSetArgs>),
+}
+
+/// A limit, or `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit<T>(Option<T>);
+
+impl<T: FromStr> FromStr for Limit<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|limit| Self(Some(limit))) }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct QuotaSetArgs {
+    /// Apps
+    #[arg(long, value_name = "NUMBER")]
+    pub apps: Option<Limit<u64>>,
+    /// Instances of all apps together
+    #[arg(long, value_name = "NUMBER")]
+    pub instances: Option<Limit<u64>>,
+    /// Memory that all instances reserve, such as `4GiB`
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Limit<ByteSize>>,
+    /// Processors that all instances reserve, such as `2` or `500m`
+    #[arg(long, value_name = "CPUS")]
+    pub cpu: Option<Limit<CpuShare>>,
+    /// Sizes of all volumes together
+    #[arg(long, value_name = "SIZE")]
+    pub volumes: Option<Limit<ByteSize>>,
+    /// Artifacts and files together
+    #[arg(long, value_name = "SIZE")]
+    pub artifacts: Option<Limit<ByteSize>>,
+    /// Secrets
+    #[arg(long, value_name = "NUMBER")]
+    pub secrets: Option<Limit<u64>>,
+    /// Requests a second to all apps together; more get 429
+    #[arg(long, visible_alias = "rps", value_name = "NUMBER")]
+    pub requests_per_second: Option<Limit<u64>>,
+}
+
+impl QuotaSetArgs {
+    /// The limits with those that were named. None: none was.
+    fn apply(self, before: Quota) -> Option<Quota> {
+        fn size(limit: Limit<ByteSize>) -> Limit<u64> {
+            Limit(limit.0.map(ByteSize::as_bytes))
+        }
+        let cpu = self.cpu.map(|cpu| Limit(cpu.0.map(|share| u64::from(share.as_millis()))));
+        let mut quota = before;
+        let named = [
+            (self.apps, &mut quota.apps),
+            (self.instances, &mut quota.instances),
+            (self.memory.map(size), &mut quota.memory_bytes),
+            (cpu, &mut quota.cpu_millis),
+            (self.volumes.map(size), &mut quota.volume_bytes),
+            (self.artifacts.map(size), &mut quota.artifact_bytes),
+            (self.secrets, &mut quota.secrets),
+            (self.requests_per_second, &mut quota.requests_per_second),
+        ];
+        let mut any = false;
+        for (limit, field) in named {
+            if let Some(Limit(limit)) = limit {
+                *field = limit;
+                any = true;
+            }
+        }
+        any.then_some(quota)
+    }
+}
+
+pub async fn run(before: Global, args: QuotaArgs) -> anyhow::Result<()> {
+    let open = |global: Global| Session::open(global.or(before.clone()));
+    match args.command {
+        QuotaCommand::Show(with) => {
+            let session = open(with.global)?;
+            let namespace = session.namespace()?;
+            let quota = session.client.quota(&namespace).await?;
+            print(&session, &quota)
+        }
+        QuotaCommand::Set(with) => {
+            let session = open(with.global)?;
+            let namespace = session.namespace()?;
+            set(&session, &namespace, with.args).await
+        }
+    }
+}
+
+async fn set(session: &Session, namespace: &NamespaceName, args: QuotaSetArgs) -> anyhow::Result<()> {
+    let before = session.client.quota(namespace).await?.quota;
+    let Some(quota) = args.apply(before) else {
+        return Err(Failure::usage("no limit was named")
+            .help("such as `wharf quota set --apps 10 --memory 4GiB`; `wharf quota set --help` lists them")
+            .into());
+    };
+    let set = session.client.set_quota(namespace, &quota).await?;
+    print(session, &set)?;
+    if !session.json && !set.over.is_empty() {
+        output::note(format!(
+            "beyond the limit: {}; nothing is taken away, and only growth is refused",
+            set.over.join("; ")
+        ));
+    }
+    Ok(())
+}
+
+fn print(session: &Session, quota: &QuotaInfo) -> anyhow::Result<()> {
+    if session.json {
+        return output::json(quota);
+    }
+    table(quota)
+}
+
+/// What is used of each limit.
+pub fn table(QuotaInfo { quota, used, .. }: &QuotaInfo) -> anyhow::Result<()> {
+    let number: fn(u64) -> String = |amount| amount.to_string();
+    let cpu: fn(u64) -> String =
+        |millis| CpuShare::millis(u32::try_from(millis).unwrap_or(u32::MAX)).to_string();
+    let size: fn(u64) -> String = bytes;
+    let rows = [
+        ("apps", Some(used.apps), quota.apps, number),
+        ("instances", Some(used.instances), quota.instances, number),
+        ("memory", Some(used.memory_bytes), quota.memory_bytes, size),
+        ("cpu", Some(used.cpu_millis), quota.cpu_millis, cpu),
+        ("volumes", Some(used.volume_bytes), quota.volume_bytes, size),
+        ("artifacts", Some(used.artifact_bytes), quota.artifact_bytes, size),
+        ("secrets", Some(used.secrets), quota.secrets, number),
+        ("requests per second", None, quota.requests_per_second, number),
+    ];
+    let mut table = Table::new(["QUOTA", ">USED", ">LIMIT"]);
+    for (name, used, limit, text) in rows {
+        let used = used.map_or_else(|| "-".to_owned(), text);
+        table.row([name.to_owned(), used, limit.map_or_else(|| "none".to_owned(), text)]);
+    }
+    table.print()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser as _;
+
+    #[test]
+    fn limits_that_are_not_named_stay_and_none_takes_one_away() {
+        let line = ["wharf", "quota", "set", "--apps", "none", "--memory", "1GiB", "--cpu", "500m"];
+        let Command::Quota(quota) = Cli::parse_from(line).command else { panic!("not quota") };
+        let QuotaCommand::Set(set) = quota.args.command else { panic!("not set") };
+        let before = Quota { apps: Some(3), secrets: Some(4), ..Quota::default() };
+        let after = set.args.apply(before).unwrap();
+        let memory_bytes = Some(1 << 30);
+        assert_eq!(
+            after,
+            Quota { memory_bytes, cpu_millis: Some(500), secrets: Some(4), ..Quota::default() }
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! How many requests of a namespace pass: as many as its quota says in each second, and a burst of one second's worth.
+//!
+//! The bucket is one number, the time at which it will be empty again if nobody comes: each request that passes moves it on by what
+//! one request is worth, and a request that would move it more than a second ahead of now does not pass (the generic cell rate
+//! algorithm). So a request costs one atomic operation, and nothing has to run in the background.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::Instant;
+
+use wharf_types::NamespaceName;
+use wharf_types::route::RateLimit;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// What is left of a namespace's requests.
+#[derive(Debug)]
+pub struct Bucket {
+    /// What one request is worth, in nanoseconds; 0: none passes.
+    interval: AtomicU64,
+    /// When it is empty again, in nanoseconds of the same clock as `now`.
+    empty_at: AtomicU64,
+}
+
+impl Bucket {
+    pub fn new(requests_per_second: u64) -> Self {
+        Self { interval: AtomicU64::new(interval(requests_per_second)), empty_at: AtomicU64::new(0) }
+    }
+
+    fn set_rate(&self, requests_per_second: u64) {
+        self.interval.store(interval(requests_per_second), Ordering::Relaxed);
+    }
+
+    /// Whether one more request passes at `now`, which is then counted.
+    pub fn admit(&self, now: u64) -> bool {
+        let interval = self.interval.load(Ordering::Relaxed);
+        let one_more = |empty_at: u64| {
+            let empty_at = empty_at.max(now).saturating_add(interval);
+            (interval > 0 && empty_at - now <= SECOND).then_some(empty_at)
+        };
+        self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+}
+
+fn interval(requests_per_second: u64) -> u64 {
+    if requests_per_second == 0 { 0 } else { (SECOND / requests_per_second).max(1) }
+}
+
+/// Nanoseconds since the process asked first.
+pub(crate) fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The buckets that any live router refers to, so that a new table takes over what the old one has counted.
+#[derive(Debug, Default)]
+pub(crate) struct Buckets {
+    known: HashMap<NamespaceName, Weak<Bucket>>,
+}
+
+impl Buckets {
+    /// The bucket of each namespace that has a limit.
+    pub(crate) fn of(&mut self, limits: &[RateLimit]) -> HashMap<NamespaceName, Arc<Bucket>> {
+        let buckets = limits.iter().map(|limit| {
+            let known = self.known.get(&limit.namespace).and_then(Weak::upgrade);
+            let bucket = known.unwrap_or_else(|| Arc::new(Bucket::new(limit.requests_per_second)));
+            bucket.set_rate(limit.requests_per_second);
+            (limit.namespace.clone(), bucket)
+        });
+        let buckets: HashMap<_, _> = buckets.collect();
+        self.known = buckets.iter().map(|(name, bucket)| (name.clone(), Arc::downgrade(bucket))).collect();
+        buckets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_second_worth_passes_at_once_and_then_one_each_interval() {
+        let bucket = Bucket::new(10);
+        let now = 5 * SECOND;
+        assert_eq!((0..100).filter(|_| bucket.admit(now)).count(), 10);
+        assert!(!bucket.admit(now + SECOND / 10 - 1));
+        assert!(bucket.admit(now + SECOND / 10));
+        assert!(!bucket.admit(now + SECOND / 10));
+        assert_eq!(
+            (0..100).filter(|_| bucket.admit(now + 60 * SECOND)).count(),
+            10,
+            "no more than a second is saved up"
+        );
+    }
+
+    #[test]
+    fn a_limit_of_nothing_lets_nothing_pass_and_the_largest_one_everything() {
+        assert!(!Bucket::new(0).admit(0));
+        let bucket = Bucket::new(u64::MAX);
+        assert!((0..10_000).all(|_| bucket.admit(7)));
+    }
+
+    #[test]
+    fn what_was_counted_outlives_the_table_and_a_new_rate_holds_at_once() {
+        let limit = |rate| [RateLimit { namespace: "blue".parse().unwrap(), requests_per_second: rate }];
+        let mut buckets = Buckets::default();
+        let blue = "blue".parse().unwrap();
+        let first = buckets.of(&limit(1));
+        assert!(first[&blue].admit(0));
+        let second = buckets.of(&limit(1));
+        assert!(!second[&blue].admit(0));
+        let faster = buckets.of(&limit(1000));
+        assert!(!faster[&blue].admit(0), "what is owed is owed");
+        assert!(faster[&blue].admit(SECOND / 1000));
+        drop((first, second, faster));
+        assert!(buckets.of(&[]).is_empty() && buckets.known.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_pass_than_the_rate_and_a_burst(
+            rate in 1..500_u64, gaps in prop::collection::vec(0..50_000_000_u64, 1..300)
+        ) {
+            let bucket = Bucket::new(rate);
+            let (mut now, mut passed) = (0, 0);
+            for gap in gaps {
+                now += gap;
+                passed += u64::from(bucket.admit(now));
+                // A request that just fits at the edge counts for the next interval.
+                let most = rate + (u128::from(now) * u128::from(rate) / u128::from(SECOND)) as u64 + 1;
+                prop_assert!(passed <= most, "{passed} of {most} by {now}");
+            }
+        }
+
+        #[test]
+        fn who_keeps_below_the_rate_is_never_refused(rate in 1..500_u64, extra in prop::collection::vec(0..5_000_u64, 1..300)) {
+            let bucket = Bucket::new(rate);
+            let mut now = 0;
+            for extra in extra {
+                now += SECOND / rate + extra;
+                prop_assert!(bucket.admit(now));
+            }
+        }
+    }
+}

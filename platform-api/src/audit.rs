@@ -1,0 +1,164 @@
+//! Records every change that comes through the API, in the transaction that makes it.
+//!
+//! A request that may change something runs inside [`scope`], which knows who sent it. Whoever commits calls [`write`] first, as
+//! `operations::commit` does for all operations; [`change`] says what differs. Outside a request, both do nothing. So an operation
+//! is recorded without having been handed anything, and one that forgets to say what differs still has a record.
+
+mod shown;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use wharf_types::api::{AuditOutcome, TokenInfo};
+use wharf_types::{NamespaceName, Timestamp};
+
+use crate::store::{self, Conn, Tx};
+
+pub(crate) use shown::release_change;
+
+/// The longest JSON that is kept of each side of a change.
+const SIDE_MAX_BYTES: usize = 16 << 10;
+/// The longest sentence that is kept of a refusal.
+const DETAIL_MAX_CHARS: usize = 400;
+
+tokio::task_local! {
+    static REQUEST: Arc<Request>;
+}
+
+/// A request that may change something.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) token: TokenInfo,
+    /// The user, or the name of a token that is nobody's.
+    pub(crate) actor: String,
+    pub(crate) remote: Option<String>,
+    pub(crate) action: Arc<str>,
+    pub(crate) namespace: Option<NamespaceName>,
+    change: Mutex<Change>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Change {
+    object: String,
+    before: Option<Value>,
+    after: Option<Value>,
+}
+
+impl Request {
+    pub(crate) fn new(
+        (token, actor): (TokenInfo, String),
+        remote: Option<String>,
+        action: Arc<str>,
+        namespace: Option<NamespaceName>,
+        object: String,
+    ) -> Self {
+        let change = Mutex::new(Change { object, ..Change::default() });
+        Self { token, actor, remote, action, namespace, change }
+    }
+
+    fn change(&self) -> MutexGuard<'_, Change> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, outcome: AuditOutcome, detail: Option<&str>) -> store::audit::NewRecord {
+        let Change { object, before, after } = self.change().clone();
+        store::audit::NewRecord {
+            token: self.token.id,
+            token_name: self.token.name.clone(),
+            user: self.token.user.clone(),
+            actor: self.actor.clone(),
+            remote: self.remote.clone(),
+            action: self.action.to_string(),
+            namespace: self.namespace.clone(),
+            object,
+            outcome,
+            detail: detail.map(|detail| detail.chars().take(DETAIL_MAX_CHARS).collect()),
+            before: before.map(bounded),
+            after: after.map(bounded),
+        }
+    }
+
+    /// Records that it was refused, in a transaction of its own, because there is no other.
+    pub(crate) async fn refused(&self, tx: &mut Conn, detail: &str, now: Timestamp) -> store::Result<()> {
+        store::audit::append(tx, &self.record(AuditOutcome::Refused, Some(detail)), now).await
+    }
+}
+
+fn bounded(value: Value) -> Value {
+    let bytes = value.to_string().len();
+    if bytes <= SIDE_MAX_BYTES { value } else { serde_json::json!({ "too_large_bytes": bytes }) }
+}
+
+/// Carries out a request; what it commits is recorded as its doing.
+pub(crate) async fn scope<F: Future>(request: Arc<Request>, work: F) -> F::Output {
+    REQUEST.scope(request, work).await
+}
+
+/// The same for work that another task does for this request.
+pub(crate) fn carry<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let request = REQUEST.try_with(Arc::clone).ok();
+    async move {
+        match request {
+            Some(request) => REQUEST.scope(request, work).await,
+            None => work.await,
+        }
+    }
+}
+
+/// What differs before and after; null where there is nothing.
+pub(crate) fn change(before: Value, after: Value) {
+    // An error means that nobody asked for it: nothing is recorded then.
+    let _ = REQUEST.try_with(|request| {
+        let mut change = request.change();
+        (change.before, change.after) = (side(before), side(after));
+    });
+}
+
+/// Without what is null, which says nothing.
+fn side(value: Value) -> Option<Value> {
+    match value {
+        Value::Null => None,
+        Value::Object(mut fields) => {
+            fields.retain(|_, value| !value.is_null());
+            Some(Value::Object(fields))
+        }
+        value => Some(value),
+    }
+}
+
+/// What is changed, where the address alone does not say it.
+pub(crate) fn object(name: String) {
+    let _ = REQUEST.try_with(|request| request.change().object = name);
+}
+
+/// Records the request in the transaction that is about to be committed.
+pub(crate) async fn write(conn: &mut Conn) -> store::Result<()> {
+    let Ok(request) = REQUEST.try_with(Arc::clone) else { return Ok(()) };
+    store::audit::append(conn, &request.record(AuditOutcome::Done, None), Timestamp::now()).await
+}
+
+/// Records the request and commits.
+pub(crate) async fn commit(mut tx: Tx) -> store::Result<()> {
+    write(&mut tx).await?;
+    Ok(tx.commit().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_change_is_kept_by_its_size_alone() {
+        assert_eq!(bounded(Value::from("small")), Value::from("small"));
+        let large = bounded(Value::from("x".repeat(SIDE_MAX_BYTES)));
+        assert_eq!(large, serde_json::json!({"too_large_bytes": SIDE_MAX_BYTES + 2}));
+    }
+
+    #[tokio::test]
+    async fn outside_a_request_nothing_is_noted() {
+        change(Value::from(1), Value::from(2));
+        object("apps/x".to_owned());
+        assert_eq!(carry(async { 7 }).await, 7);
+    }
+}

@@ -1,0 +1,243 @@
+//! Whether a namespace may use more: decided from its limits, what it uses, and what it would use.
+//!
+//! Only growth is refused. A limit below what is used takes nothing away: what runs goes on, and everything may be done that makes it
+//! less, or leaves it as it is.
+
+use std::fmt;
+
+use wharf_types::api::{Quota, QuotaUsed};
+use wharf_types::quantity::{ByteSize, CpuShare};
+
+/// One of the amounts that are limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resource {
+    Apps,
+    Instances,
+    Memory,
+    Cpu,
+    Volumes,
+    Artifacts,
+    Secrets,
+}
+
+impl Resource {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Apps, Self::Instances, Self::Memory, Self::Cpu, Self::Volumes, Self::Artifacts, Self::Secrets];
+
+    /// Its name, which is also the flag of `wharf quota set`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Apps => "apps",
+            Self::Instances => "instances",
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Volumes => "volumes",
+            Self::Artifacts => "artifacts",
+            Self::Secrets => "secrets",
+        }
+    }
+
+    fn limit(self, quota: &Quota) -> Option<u64> {
+        match self {
+            Self::Apps => quota.apps,
+            Self::Instances => quota.instances,
+            Self::Memory => quota.memory_bytes,
+            Self::Cpu => quota.cpu_millis,
+            Self::Volumes => quota.volume_bytes,
+            Self::Artifacts => quota.artifact_bytes,
+            Self::Secrets => quota.secrets,
+        }
+    }
+
+    fn of(self, used: &QuotaUsed) -> u64 {
+        match self {
+            Self::Apps => used.apps,
+            Self::Instances => used.instances,
+            Self::Memory => used.memory_bytes,
+            Self::Cpu => used.cpu_millis,
+            Self::Volumes => used.volume_bytes,
+            Self::Artifacts => used.artifact_bytes,
+            Self::Secrets => used.secrets,
+        }
+    }
+
+    fn amount(self, amount: u64) -> String {
+        match self {
+            Self::Apps | Self::Instances | Self::Secrets => amount.to_string(),
+            Self::Memory | Self::Volumes | Self::Artifacts => ByteSize::bytes(amount).to_string(),
+            Self::Cpu => CpuShare::millis(u32::try_from(amount).unwrap_or(u32::MAX)).to_string(),
+        }
+    }
+
+    /// What its users can do themselves.
+    fn way_out(self) -> &'static str {
+        match self {
+            Self::Apps => "delete an app",
+            Self::Instances | Self::Memory | Self::Cpu => "scale down or delete an app",
+            Self::Volumes => "ask for less, or remove a volume",
+            Self::Artifacts => "delete an app: what no kept release needs goes within the hour",
+            Self::Secrets => "remove a secret that no app uses",
+        }
+    }
+}
+
+/// A limit that something would go beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) struct Exceeded {
+    pub(crate) resource: Resource,
+    pub(crate) used: u64,
+    /// How much more.
+    pub(crate) asked: u64,
+    pub(crate) limit: u64,
+}
+
+impl fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, used, asked, limit } = *self;
+        write!(
+            f,
+            "{}: the namespace uses {} of {}, and this asks for {} more; {}",
+            resource.name(),
+            resource.amount(used),
+            resource.amount(limit),
+            resource.amount(asked),
+            resource.way_out()
+        )
+    }
+}
+
+impl Exceeded {
+    /// The same for people, with whom they can ask.
+    pub(crate) fn sentence(&self, namespace: &wharf_types::NamespaceName) -> String {
+        format!(
+            "{self}, or ask a cluster admin: `wharf quota set -n {namespace} --{} …`",
+            self.resource.name()
+        )
+    }
+}
+
+/// Whether the namespace may go from what it uses to what is wanted.
+pub(crate) fn check(quota: &Quota, used: &QuotaUsed, wanted: &QuotaUsed) -> Result<(), Exceeded> {
+    for resource in Resource::ALL {
+        let Some(limit) = resource.limit(quota) else { continue };
+        let (used, wanted) = (resource.of(used), resource.of(wanted));
+        if wanted > used && wanted > limit {
+            return Err(Exceeded { resource, used, asked: wanted - used, limit });
+        }
+    }
+    Ok(())
+}
+
+/// What is used beyond its limit, such as `apps: used 12 of 10`.
+pub(crate) fn over(quota: &Quota, used: &QuotaUsed) -> Vec<String> {
+    let over = |resource: &Resource| {
+        let (limit, used) = (resource.limit(quota)?, resource.of(used));
+        let text =
+            format!("{}: used {} of {}", resource.name(), resource.amount(used), resource.amount(limit));
+        (used > limit).then_some(text)
+    };
+    Resource::ALL.iter().filter_map(over).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_quota() -> impl Strategy<Value = Quota> {
+        prop::array::uniform7(prop::option::of(0..20_u64)).prop_map(|limits| Quota {
+            apps: limits[0],
+            instances: limits[1],
+            memory_bytes: limits[2],
+            cpu_millis: limits[3],
+            volume_bytes: limits[4],
+            artifact_bytes: limits[5],
+            secrets: limits[6],
+            requests_per_second: None,
+        })
+    }
+
+    fn any_amounts() -> impl Strategy<Value = QuotaUsed> {
+        prop::array::uniform7(0..20_u64).prop_map(|amounts| QuotaUsed {
+            apps: amounts[0],
+            instances: amounts[1],
+            memory_bytes: amounts[2],
+            cpu_millis: amounts[3],
+            volume_bytes: amounts[4],
+            artifact_bytes: amounts[5],
+            secrets: amounts[6],
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_grows_ends_within_its_limit_and_nothing_else_is_refused(
+            quota in any_quota(), used in any_amounts(), wanted in any_amounts()
+        ) {
+            let beyond = |resource: &Resource| {
+                let grows = resource.of(&wanted) > resource.of(&used);
+                grows && resource.limit(&quota).is_some_and(|limit| resource.of(&wanted) > limit)
+            };
+            match check(&quota, &used, &wanted) {
+                Ok(()) => prop_assert!(!Resource::ALL.iter().any(beyond)),
+                Err(exceeded) => {
+                    prop_assert!(beyond(&exceeded.resource));
+                    prop_assert_eq!(exceeded.used + exceeded.asked, exceeded.resource.of(&wanted));
+                }
+            }
+        }
+
+        #[test]
+        fn less_or_the_same_is_always_allowed(quota in any_quota(), used in any_amounts(), part in 0..=4_u64) {
+            let less = QuotaUsed {
+                apps: used.apps * part / 4,
+                instances: used.instances * part / 4,
+                memory_bytes: used.memory_bytes * part / 4,
+                cpu_millis: used.cpu_millis * part / 4,
+                volume_bytes: used.volume_bytes * part / 4,
+                artifact_bytes: used.artifact_bytes * part / 4,
+                secrets: used.secrets * part / 4,
+            };
+            prop_assert_eq!(check(&quota, &used, &less), Ok(()));
+        }
+
+        #[test]
+        fn steps_that_are_each_allowed_never_lead_beyond_a_limit(
+            quota in any_quota(), steps in prop::collection::vec(any_amounts(), 1..8)
+        ) {
+            let mut used = QuotaUsed::default();
+            for wanted in steps {
+                if check(&quota, &used, &wanted).is_ok() {
+                    used = wanted;
+                }
+            }
+            prop_assert_eq!(over(&quota, &used), Vec::<String>::new());
+        }
+
+        #[test]
+        fn over_names_what_is_beyond_its_limit(quota in any_quota(), used in any_amounts()) {
+            let count = Resource::ALL
+                .iter()
+                .filter(|resource| resource.limit(&quota).is_some_and(|limit| resource.of(&used) > limit))
+                .count();
+            prop_assert_eq!(over(&quota, &used).len(), count);
+        }
+    }
+
+    #[test]
+    fn the_refusal_says_what_is_used_asked_and_allowed_and_the_way_out() {
+        let quota = Quota { memory_bytes: Some(2 << 30), ..Quota::default() };
+        let used = QuotaUsed { memory_bytes: 3 << 29, ..QuotaUsed::default() };
+        let wanted = QuotaUsed { memory_bytes: 5 << 29, ..QuotaUsed::default() };
+        let exceeded = check(&quota, &used, &wanted).unwrap_err();
+        let sentence = exceeded.sentence(&"blue".parse().unwrap());
+        for words in [
+            "memory: the namespace uses 1536MiB of 2GiB, and this asks for 1GiB more",
+            "scale down or delete an app",
+            "`wharf quota set -n blue --memory …`",
+        ] {
+            assert!(sentence.contains(words), "{sentence}");
+        }
+    }
+}

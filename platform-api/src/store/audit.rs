@@ -1,0 +1,217 @@
+//! Table `audit`: who changed what. Rows are only added, and forgotten when they are old.
+
+use std::time::Duration;
+
+use wharf_types::api::{AuditOutcome, AuditRecord};
+use wharf_types::{NamespaceId, NamespaceName, Timestamp, TokenId, UserName};
+
+use super::codec::{from_json, json, parse, parse_opt, time};
+use super::{Conn, Result, StoreError, change};
+
+/// How long records are kept.
+const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The most records that are kept, whoever makes them.
+const KEPT_MAX: i64 = 1_000_000;
+/// The most refusals that are kept.
+const REFUSALS_MAX: i64 = 10_000;
+/// The most that one look gives up: the writer must not be held for long.
+const BATCH: i64 = 5_000;
+
+const DONE: i64 = 10;
+const REFUSED: i64 = 20;
+
+#[derive(Clone, Debug)]
+pub(crate) struct NewRecord {
+    pub(crate) token: TokenId,
+    pub(crate) token_name: String,
+    pub(crate) user: Option<UserName>,
+    pub(crate) actor: String,
+    pub(crate) remote: Option<String>,
+    pub(crate) action: String,
+    pub(crate) namespace: Option<NamespaceName>,
+    pub(crate) object: String,
+    pub(crate) outcome: AuditOutcome,
+    pub(crate) detail: Option<String>,
+    pub(crate) before: Option<serde_json::Value>,
+    pub(crate) after: Option<serde_json::Value>,
+}
+
+/// Which records are wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) namespace: Option<NamespaceName>,
+    /// Only of the namespace with this id, and of none that had its name before.
+    pub(crate) namespace_id: Option<NamespaceId>,
+    pub(crate) actor: Option<String>,
+    pub(crate) object: Option<String>,
+    pub(crate) after: Option<Timestamp>,
+    /// Records with a greater `seq`.
+    pub(crate) cursor: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    seq: i64,
+    time: i64,
+    actor: String,
+    token: String,
+    token_name: String,
+    user_name: Option<String>,
+    remote: Option<String>,
+    action: String,
+    namespace: Option<String>,
+    object: String,
+    outcome: i64,
+    detail: Option<String>,
+    before_change: Option<String>,
+    after_change: Option<String>,
+}
+
+impl TryFrom<Row> for AuditRecord {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self> {
+        let outcome = match row.outcome {
+            DONE => AuditOutcome::Done,
+            REFUSED => AuditOutcome::Refused,
+            other => return Err(StoreError::Corrupt(format!("{other} is not an outcome"))),
+        };
+        Ok(Self {
+            seq: row.seq,
+            time: time(row.time)?,
+            actor: row.actor,
+            token: parse(&row.token)?,
+            token_name: row.token_name,
+            user: parse_opt(row.user_name.as_deref())?,
+            remote: row.remote,
+            action: row.action,
+            namespace: parse_opt(row.namespace.as_deref())?,
+            object: row.object,
+            outcome,
+            detail: row.detail,
+            before: row.before_change.as_deref().map(from_json).transpose()?,
+            after: row.after_change.as_deref().map(from_json).transpose()?,
+        })
+    }
+}
+
+pub(crate) async fn append(conn: &mut Conn, record: &NewRecord, now: Timestamp) -> Result<()> {
+    let seq = change::count(conn, "audit").await?;
+    sqlx::query(
+        "INSERT INTO audit (seq, time, actor, token, token_name, user_name, remote, action, namespace, namespace_id,
+             object, outcome, detail, before_change, after_change)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, (SELECT id FROM namespace WHERE name = $9), $10, $11, $12, $13, $14)",
+    )
+    .bind(seq)
+    .bind(now.as_microsecond())
+    .bind(&record.actor)
+    .bind(record.token.to_string())
+    .bind(&record.token_name)
+    .bind(record.user.as_ref().map(UserName::as_str))
+    .bind(&record.remote)
+    .bind(&record.action)
+    .bind(record.namespace.as_ref().map(NamespaceName::as_str))
+    .bind(&record.object)
+    .bind(match record.outcome {
+        AuditOutcome::Done => DONE,
+        AuditOutcome::Refused => REFUSED,
+    })
+    .bind(&record.detail)
+    .bind(record.before.as_ref().map(json))
+    .bind(record.after.as_ref().map(json))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Records in their order, the oldest first.
+pub(crate) async fn list(conn: &mut Conn, filter: &Filter, limit: i64) -> Result<Vec<AuditRecord>> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT seq, time, actor, token, token_name, user_name, remote, action, namespace, object, outcome, detail,
+             before_change, after_change FROM audit
+         WHERE seq > $1 AND ($2 IS NULL OR namespace = $2) AND ($3 IS NULL OR namespace_id = $3)
+             AND ($4 IS NULL OR actor = $4) AND ($5 IS NULL OR object = $5) AND ($6 IS NULL OR time > $6)
+         ORDER BY seq LIMIT $7",
+    )
+    .bind(filter.cursor)
+    .bind(filter.namespace.as_ref().map(NamespaceName::as_str))
+    .bind(filter.namespace_id.map(|id| id.to_string()))
+    .bind(&filter.actor)
+    .bind(&filter.object)
+    .bind(filter.after.map(|at| at.as_microsecond()))
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(AuditRecord::try_from).collect()
+}
+
+/// Forgets what is too old, and the oldest of what is too much; at most so many at once. Returns how many.
+pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> Result<u64> {
+    let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
+    let old = sqlx::query(
+        "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE time < $1 ORDER BY time LIMIT $2)",
+    )
+    .bind(before.as_microsecond())
+    .bind(BATCH)
+    .execute(&mut *conn)
+    .await?;
+    let refusals = sqlx::query(
+        "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE outcome = $1 AND seq <=
+             (SELECT seq FROM audit WHERE outcome = $1 ORDER BY seq DESC LIMIT 1 OFFSET $2) ORDER BY seq LIMIT $3)",
+    )
+    .bind(REFUSED)
+    .bind(REFUSALS_MAX)
+    .bind(BATCH)
+    .execute(&mut *conn)
+    .await?;
+    let many = sqlx::query(
+        "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE seq <= (SELECT max(seq) FROM audit) - $1
+             ORDER BY seq LIMIT $2)",
+    )
+    .bind(KEPT_MAX)
+    .bind(BATCH)
+    .execute(conn)
+    .await?;
+    Ok(old.rows_affected() + refusals.rows_affected() + many.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    fn record(outcome: AuditOutcome) -> NewRecord {
+        NewRecord {
+            token: TokenId::new(),
+            token_name: "laptop".into(),
+            user: None,
+            actor: "laptop".into(),
+            remote: None,
+            action: "put_namespace_app_scale".into(),
+            namespace: None,
+            object: "apps/hello".into(),
+            outcome,
+            detail: None,
+            before: None,
+            after: Some(serde_json::json!({"replicas": 2})),
+        }
+    }
+
+    #[tokio::test]
+    async fn old_records_go_and_new_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("wharf.db")).await.unwrap();
+        let mut tx = store.write().await.unwrap();
+        let then = Timestamp::UNIX_EPOCH;
+        for outcome in [AuditOutcome::Done, AuditOutcome::Refused] {
+            append(&mut tx, &record(outcome), then).await.unwrap();
+        }
+        let later = then + KEPT_FOR + Duration::from_secs(1);
+        append(&mut tx, &record(AuditOutcome::Done), later).await.unwrap();
+        assert_eq!(prune(&mut tx, then + KEPT_FOR).await.unwrap(), 0);
+        assert_eq!(prune(&mut tx, later).await.unwrap(), 2);
+        let left = list(&mut tx, &Filter::default(), 10).await.unwrap();
+        assert_eq!(left.iter().map(|record| record.seq).collect::<Vec<_>>(), [3]);
+        assert_eq!(left[0].after, Some(serde_json::json!({"replicas": 2})));
+    }
+}

@@ -1,0 +1,147 @@
+//! Tables `quota` and `release_demand`: the limits of namespaces, and what they use.
+
+use std::collections::BTreeMap;
+
+use wharf_types::api::{Quota, QuotaUsed};
+use wharf_types::{NamespaceId, NamespaceName, ReleaseId};
+
+use super::codec::{from_json, json, number, parse};
+use super::{Conn, Result};
+
+/// What an instance of a release reserves, and how many the release asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    pub(crate) replicas: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) cpu_millis: u32,
+}
+
+/// None: the namespace has no limits.
+pub(crate) async fn find(conn: &mut Conn, namespace: NamespaceId) -> Result<Option<Quota>> {
+    let row: Option<(String,)> = sqlx::query_as("SELECT limits FROM quota WHERE namespace = $1")
+        .bind(namespace.to_string())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|(limits,)| from_json(&limits)).transpose()
+}
+
+/// The same, and nobody else gets it before this transaction has ended.
+pub(crate) async fn lock(conn: &mut Conn, namespace: NamespaceId) -> Result<Option<Quota>> {
+    let row: Option<(String,)> =
+        sqlx::query_as("UPDATE quota SET checks = checks + 1 WHERE namespace = $1 RETURNING limits")
+            .bind(namespace.to_string())
+            .fetch_optional(conn)
+            .await?;
+    row.map(|(limits,)| from_json(&limits)).transpose()
+}
+
+pub(crate) async fn put(conn: &mut Conn, namespace: NamespaceId, quota: &Quota) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO quota (namespace, limits, checks) VALUES ($1, $2, 0)
+         ON CONFLICT (namespace) DO UPDATE SET limits = excluded.limits",
+    )
+    .bind(namespace.to_string())
+    .bind(json(quota))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId) -> Result<()> {
+    sqlx::query("DELETE FROM quota WHERE namespace = $1").bind(namespace.to_string()).execute(conn).await?;
+    Ok(())
+}
+
+/// The namespaces whose requests are limited, and to how many a second.
+pub(crate) async fn request_rates(conn: &mut Conn) -> Result<BTreeMap<NamespaceName, u64>> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT namespace.name, quota.limits FROM quota JOIN namespace ON namespace.id = quota.namespace",
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut rates = BTreeMap::new();
+    for (name, limits) in rows {
+        if let Some(rate) = from_json::<Quota>(&limits)?.requests_per_second {
+            rates.insert(parse(&name)?, rate);
+        }
+    }
+    Ok(rates)
+}
+
+pub(crate) async fn put_demand(conn: &mut Conn, release: ReleaseId, demand: Demand) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO release_demand (release, replicas, memory_bytes, cpu_millis) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (release) DO NOTHING",
+    )
+    .bind(release.to_string())
+    .bind(i64::from(demand.replicas))
+    .bind(bounded(demand.memory_bytes))
+    .bind(i64::from(demand.cpu_millis))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Releases that apps of the namespace are on, and whose demand nobody has worked out yet.
+pub(crate) async fn without_demand(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<ReleaseId>> {
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "SELECT app.target_release FROM app WHERE app.namespace = $1 AND app.target_release IS NOT NULL
+         AND NOT EXISTS (SELECT 1 FROM release_demand WHERE release_demand.release = app.target_release)",
+    )
+    .bind(namespace.to_string())
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|(id,)| parse(id)).collect()
+}
+
+/// What the namespace uses; releases without a demand count as nothing.
+pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<QuotaUsed> {
+    let id = namespace.to_string();
+    let apps: Vec<(Option<i64>, Option<i64>, Option<i64>, Option<i64>)> = sqlx::query_as(
+        "SELECT app.scaled_to, release_demand.replicas, release_demand.memory_bytes, release_demand.cpu_millis
+         FROM app LEFT JOIN release_demand ON release_demand.release = app.target_release WHERE app.namespace = $1",
+    )
+    .bind(&id)
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut used = QuotaUsed { apps: apps.len() as u64, ..QuotaUsed::default() };
+    for (scaled_to, replicas, memory, cpu) in apps {
+        let Some(replicas) = replicas else { continue };
+        let instances: u64 = number(scaled_to.unwrap_or(replicas))?;
+        let (memory, cpu): (u64, u64) = (number(memory.unwrap_or(0))?, number(cpu.unwrap_or(0))?);
+        used.instances = used.instances.saturating_add(instances);
+        used.memory_bytes = used.memory_bytes.saturating_add(memory.saturating_mul(instances));
+        used.cpu_millis = used.cpu_millis.saturating_add(cpu.saturating_mul(instances));
+    }
+    used.volume_bytes = sum(
+        conn,
+        "SELECT CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT) FROM volume WHERE namespace = $1",
+        &id,
+    )
+    .await?;
+    let artifacts = sum(
+        conn,
+        "SELECT CAST(COALESCE(SUM(artifact.bytes), 0) AS BIGINT) FROM namespace_artifact
+         JOIN artifact ON artifact.digest = namespace_artifact.digest WHERE namespace_artifact.namespace = $1",
+        &id,
+    );
+    let artifacts = artifacts.await?;
+    let archives = sum(
+        conn,
+        "SELECT CAST(COALESCE(SUM(archive.bytes), 0) AS BIGINT) FROM namespace_archive
+         JOIN archive ON archive.digest = namespace_archive.digest WHERE namespace_archive.namespace = $1",
+        &id,
+    );
+    used.artifact_bytes = artifacts.saturating_add(archives.await?);
+    used.secrets = super::secret::count(conn, namespace).await?;
+    Ok(used)
+}
+
+async fn sum(conn: &mut Conn, query: &'static str, namespace: &str) -> Result<u64> {
+    let (sum,): (i64,) = sqlx::query_as(query).bind(namespace).fetch_one(conn).await?;
+    number(sum)
+}
+
+fn bounded(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

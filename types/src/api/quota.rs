@@ -1,0 +1,45 @@
+//! What a namespace may use in all, and what it uses.
+
+use serde::{Deserialize, Serialize};
+
+/// `PUT /v1/namespaces/{namespace}/quota`: the limits of a namespace, as a whole. What is null, or left out, has no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quota {
+    pub apps: Option<u64>,
+    /// Slots of all apps together.
+    pub instances: Option<u64>,
+    /// What all instances reserve on their nodes, in octets.
+    pub memory_bytes: Option<u64>,
+    /// What all instances reserve by `reserve.cpu`, in thousandths of a processor.
+    pub cpu_millis: Option<u64>,
+    /// Sizes of all volumes, also of those that are kept without an app, in octets.
+    pub volume_bytes: Option<u64>,
+    /// Artifacts and archives of files, in octets.
+    pub artifact_bytes: Option<u64>,
+    pub secrets: Option<u64>,
+    /// Requests that the front door lets through to all apps together; more get 429.
+    pub requests_per_second: Option<u64>,
+}
+
+/// What a namespace uses of what a quota counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct QuotaUsed {
+    pub apps: u64,
+    pub instances: u64,
+    pub memory_bytes: u64,
+    pub cpu_millis: u64,
+    pub volume_bytes: u64,
+    pub artifact_bytes: u64,
+    pub secrets: u64,
+}
+
+/// `GET` and `PUT /v1/namespaces/{namespace}/quota`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct QuotaInfo {
+    pub quota: Quota,
+    pub used: QuotaUsed,
+    /// What is used beyond its limit, such as `apps: used 12 of 10`. Nothing is taken away for it; only growth is refused.
+    pub over: Vec<String>,
+}
