@@ -18,10 +18,11 @@ pub enum ErrorCode {
     NoReadyInstance,
     Busy,
     GuestTimeout,
+    AppStopped,
 }
 
 impl ErrorCode {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BadRequest,
         Self::HeaderTooLarge,
         Self::UnknownHost,
@@ -32,6 +33,7 @@ impl ErrorCode {
         Self::NoReadyInstance,
         Self::Busy,
         Self::GuestTimeout,
+        Self::AppStopped,
     ];
 
     /// The value of the header `x-wharf-error`.
@@ -47,6 +49,7 @@ impl ErrorCode {
             Self::NoReadyInstance => "no_ready_instance",
             Self::Busy => "busy",
             Self::GuestTimeout => "guest_timeout",
+            Self::AppStopped => "app_stopped",
         }
     }
 
@@ -58,7 +61,7 @@ impl ErrorCode {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::GuestFailed => StatusCode::BAD_GATEWAY,
-            Self::NoReadyInstance | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoReadyInstance | Self::Busy | Self::AppStopped => StatusCode::SERVICE_UNAVAILABLE,
             Self::GuestTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -81,6 +84,7 @@ impl ErrorCode {
             Self::NoReadyInstance => "The app has no instance that is ready. Try again in a moment.",
             Self::Busy => "The app is busy. Try again in a moment.",
             Self::GuestTimeout => "The app did not answer in time.",
+            Self::AppStopped => "The app is stopped.",
         }
     }
 }

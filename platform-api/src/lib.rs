@@ -22,6 +22,7 @@ mod view;
 
 mod artifacts;
 mod inspect;
+mod ledger;
 mod listener;
 mod logs;
 mod secrets;
