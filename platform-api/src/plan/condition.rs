@@ -65,11 +65,6 @@ pub fn explain(
                 ));
                 advice.push(make_room(app).to_owned());
             }
-            let given_up = given_up(app);
-            if !given_up.is_empty() {
-                because.push(format!("{} not tried again.", slots_are(&given_up)));
-                advice.push(format!("`wharf restart {}` tries again, and so does a deploy.", app.name));
-            }
             if let Some(reason) = &reason {
                 because.push(sentence(&reason.message));
                 advice.push(advise(app, reason.kind));
@@ -79,6 +74,11 @@ pub fn explain(
                     waiting.slot_number(),
                     progress(waiting)
                 ));
+            }
+            let given_up = given_up(app);
+            if !given_up.is_empty() {
+                because.push(format!("{} not tried again.", slots_are(&given_up)));
+                advice.push(format!("`wharf restart {}` tries again, and so does a deploy.", app.name));
             }
         }
     }
@@ -264,6 +264,10 @@ fn newest_waiting(app: &AppView) -> Option<&InstanceView> {
 
 /// Slots whose newest instance failed although it was wanted, and has no successor: the supervisor gave up. Counted from 1.
 fn given_up(app: &AppView) -> Vec<u32> {
+    // A rollout tries every slot again.
+    if app.rollout_under_way().is_some() {
+        return Vec::new();
+    }
     let mut slots: Vec<u32> = app
         .instances
         .iter()

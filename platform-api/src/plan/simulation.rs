@@ -390,8 +390,10 @@ fn check_service(app: &AppView, rollout: Option<&RolloutView>, served: &BTreeSet
     let serves = served_slots(app.instances.iter());
     if app.stops_first(target) {
         let of_app = |slots: &BTreeSet<u32>| slots.iter().filter(|slot| **slot < app.replicas()).count();
+        // A slot that was allowed to fail makes room for the next.
+        let failed = app.rollout.as_ref().map_or(0, |rollout| rollout.failed_slots.len());
         let least = app.replicas().saturating_sub(app.dials(target).parallelism.of(app.replicas()));
-        let least = of_app(served).min(least as usize);
+        let least = of_app(served).min((least as usize).saturating_sub(failed));
         assert!(of_app(&serves) >= least, "fewer than {least} slots serve");
         return;
     }

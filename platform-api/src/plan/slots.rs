@@ -140,7 +140,9 @@ fn slots(now: Timestamp, app: &AppView, target: &ReleaseView) -> Vec<Slot> {
         }
     }
     for slot in &mut slots {
-        slot.gives_way = slot.old.is_some_and(|old| app.excludes(target, &app.instances[old]));
+        // What a held rollout brought back is not to give way to what may not move.
+        let may_move = slot.current.is_some() || !app.is_held();
+        slot.gives_way = slot.old.is_some_and(|old| may_move && app.excludes(target, &app.instances[old]));
     }
     if app.is_on_trial() {
         slots.iter_mut().take(app.trial_slots(target) as usize).for_each(|slot| slot.keeps_both = true);
