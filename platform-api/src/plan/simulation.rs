@@ -410,9 +410,12 @@ fn check_pace(app: &AppView, before: &AppView, changes: &Changes) {
     let (Some(target), true) = (&app.target, app.is_rolling_out()) else { return };
     let Some(rollout) = &app.rollout else { return };
     let parallelism = app.dials(target).parallelism.of(app.replicas()) as usize;
-    let wanted = app.instances.iter().filter(|instance| instance.is_wanted()).count();
+    let wanted_of = |app: &AppView| app.instances.iter().filter(|instance| instance.is_wanted()).count();
+    let wanted = wanted_of(app);
     let on_trial = if app.is_on_trial() { app.trial_slots(target) as usize } else { 0 };
     let most = app.replicas_kept() as usize + parallelism.max(on_trial) + rollout.failed_slots.len();
+    // What another rollout, or one before a resume, had begun is not taken back.
+    let most = most.max(wanted_of(before));
     assert!(wanted <= most, "{wanted} instances are wanted, more than {most}");
     if app.is_on_trial() {
         return;

@@ -14,6 +14,8 @@ use crate::plan::{AppView, InstanceView, ReleaseView, RolloutView, slots};
 /// each. The supervisor may have replaced it already: that it failed is what counts.
 pub(super) fn new(app: &AppView, rollout: &RolloutView, target: &ReleaseView) -> BTreeMap<u32, Reason> {
     let is_monitored = rollout.state == RolloutState::Monitoring;
+    // On trial, too: whoever gets no requests would otherwise be found to have failed none.
+    let is_in_service = is_monitored || (rollout.state == RolloutState::Canary && rollout.canary.is_some());
     let since = rollout.judged_since.max(rollout.monitoring_since.unwrap_or(rollout.judged_since));
     let counts = |instance: &InstanceView| {
         let ended = instance.ended_at.unwrap_or(instance.created_at) >= since;
@@ -21,7 +23,7 @@ pub(super) fn new(app: &AppView, rollout: &RolloutView, target: &ReleaseView) ->
     };
     let fault = |instance: &InstanceView| match instance.own_failure() {
         Some(reason) => counts(instance).then(|| reason.clone()),
-        None if is_monitored && instance.is_wanted() && instance.health == Health::Unhealthy => {
+        None if is_in_service && instance.is_wanted() && instance.health == Health::Unhealthy => {
             Some(instance.reason.clone().unwrap_or_else(|| unhealthy(instance)))
         }
         None => None,

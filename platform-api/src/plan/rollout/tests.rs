@@ -512,6 +512,15 @@ fn a_trial_that_goes_badly_goes_back_with_the_figures() {
 }
 
 #[test]
+fn a_release_that_gets_ill_on_trial_has_not_passed_it() {
+    let mut fixture = rolling(3, canary());
+    fixture.make_all_ready(2);
+    fixture.plan();
+    fixture.app.instances[3].health = Health::Unhealthy;
+    assert_eq!(failure(&fixture.plan()), "the instance in slot 1 stopped answering its health check");
+}
+
+#[test]
 fn there_is_no_trial_without_something_to_compare_with() {
     let mut fixture = Fixture::empty(1);
     fixture.deploy_by(1, 1, canary());
