@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wharf_types::api::{Deployed, Stopped};
 use wharf_types::problem::ProblemCode;
+use wharf_types::state::RolloutState;
 use wharf_types::{AppId, RolloutId};
 
 use super::rollback::roll_out;
@@ -112,7 +113,8 @@ pub(crate) async fn start(context: &Arc<Context>, asked: &Asked) -> Result<Deplo
         return Err(no_release(&app).into());
     };
     let newest = store::rollout::newest(&mut tx, app.id).await?;
-    let Some(waiting) = newest.filter(|rollout| !rollout.view.state.is_final()) else {
+    // One that had come through has nothing left to do that a new one does not do.
+    let Some(waiting) = newest.filter(|rollout| rollout.view.state < RolloutState::Monitoring) else {
         return roll_out(context, tx, &app, asked, &release, Kind::Renewal).await;
     };
     store::rollout::begin_anew(&mut tx, waiting.view.id, asked.now).await?;
