@@ -174,7 +174,7 @@ mod tests {
             status_lines(&app, &info, now),
             [
                 "hello in default",
-                "  rollout from 6 to 7: running, 1 of 4 ready, started now",
+                "  rollout from 6 to 7: running, 1 of 4 ready, started just now",
                 "  waits: it is paused by `ann`",
                 "  try: `wharf rollout resume` goes on, `wharf rollout abort` goes back",
                 "  no instance: 2 failed",
