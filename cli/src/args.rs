@@ -15,6 +15,7 @@ use crate::commands::events::EventsArgs;
 use crate::commands::login::{LoginArgs, LogoutArgs};
 use crate::commands::logs::LogsArgs;
 use crate::commands::member::MemberArgs;
+use crate::commands::moving::RolloutArgs;
 use crate::commands::namespace::NamespaceArgs;
 use crate::commands::node::NodeArgs;
 use crate::commands::quota::QuotaArgs;
@@ -137,6 +138,12 @@ pub enum Command {
     Secret(With<SecretArgs>),
     /// Replace an app's instances by new ones of the same release
     Restart(With<RestartArgs>),
+    /// Show, pause, resume or abort an app's rollout
+    Rollout(With<RolloutArgs>),
+    /// Stop every instance of an app, until it is started; the app stays
+    Stop(With<AppArg>),
+    /// Start a stopped app
+    Start(With<RestartArgs>),
     /// Delete an app, its releases and its data; its volumes are kept unless asked for
     Delete(With<DeleteArgs>),
 

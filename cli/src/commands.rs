@@ -3,6 +3,7 @@
 pub mod deploy;
 
 pub mod apps;
+pub mod moving;
 pub mod releases;
 pub mod scale;
 pub mod status;
@@ -48,6 +49,9 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Releases(with) => releases::list(&open(with.global)?, with.args).await,
         Command::Rollback(with) => releases::rollback(&open(with.global)?, with.args).await,
         Command::Scale(with) => scale::run(&open(with.global)?, with.args).await,
+        Command::Rollout(with) => moving::run(&open(with.global)?, with.args).await,
+        Command::Stop(with) => moving::stop(&open(with.global)?, with.args).await,
+        Command::Start(with) => moving::start(&open(with.global)?, with.args).await,
         Command::Restart(with) => releases::restart(&open(with.global)?, with.args).await,
         Command::Delete(with) => apps::delete(&open(with.global)?, with.args).await,
         Command::Env(with) => env::run(with.global.or(before), with.args).await,

@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::time::Instant;
-use wharf_types::api::{Deployed, RolloutInfo};
+use wharf_types::api::{Deployed, Pause, RolloutInfo};
 use wharf_types::node::Reason;
+use wharf_types::requests::{ReleaseRequests, RequestCounts};
 use wharf_types::state::RolloutState;
 
 use crate::app_ref::AppRef;
@@ -35,7 +36,7 @@ enum Verdict {
 
 fn verdict(state: RolloutState) -> Verdict {
     match state {
-        RolloutState::Pending | RolloutState::Running => Verdict::Undecided,
+        RolloutState::Pending | RolloutState::Canary | RolloutState::Running => Verdict::Undecided,
         RolloutState::Monitoring | RolloutState::Succeeded => Verdict::Serves,
         RolloutState::Failed => Verdict::Failed,
         RolloutState::Superseded => Verdict::Superseded,
@@ -57,6 +58,12 @@ struct Summary<'a> {
     /// The release that runs instead, where the rollout failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     rolled_back_to: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<&'a Pause>,
+    /// What became of requests since the rollout began.
+    requests: &'a [ReleaseRequests],
     elapsed_millis: u128,
 }
 
@@ -70,7 +77,12 @@ pub async fn finish(
 ) -> anyhow::Result<()> {
     let limit = wait.timeout.as_duration();
     let mut info = None;
-    let waited = if wait.no_wait { Ok(()) } else { wait_for(session, app, deployed, limit, &mut info).await };
+    // Nothing of a stopped app moves, however long it is waited for.
+    let waited = if wait.no_wait || deployed.stopped {
+        Ok(())
+    } else {
+        wait_for(session, app, deployed, limit, &mut info).await
+    };
     // The release is there, however the waiting went: who reads the result must learn its number.
     if session.json {
         output::json(&Summary {
@@ -80,6 +92,9 @@ pub async fn finish(
             replicas: info.as_ref().map(|info| info.replicas),
             reason: info.as_ref().and_then(|info| info.reason.as_ref()),
             rolled_back_to: info.as_ref().and_then(went_back_to),
+            waits: info.as_ref().and_then(|info| info.waits.as_deref()),
+            paused: info.as_ref().and_then(|info| info.paused.as_ref()),
+            requests: info.as_ref().map_or(&[], |info| &info.requests),
             elapsed_millis: since.elapsed().as_millis(),
         })?;
     }
@@ -87,7 +102,12 @@ pub async fn finish(
         format!("release {} of {} was made, but how its rollout went is not known", deployed.release, app.app)
     })?;
     let Some(info) = info else {
-        if !session.json {
+        if !session.json && deployed.stopped {
+            output::line(format!(
+                "release {} of {1} was made; {1} is stopped, and `wharf start {1}` starts it",
+                deployed.release, app.app
+            ))?;
+        } else if !session.json {
             output::line(format!("release {} of {} is being rolled out", deployed.release, app.app))?;
             print_urls(deployed)?;
         }
@@ -99,9 +119,15 @@ pub async fn finish(
             let took = output::elapsed(since.elapsed());
             let ready = output::count(info.ready.into(), "instance");
             output::line(format!("release {} of {} runs: {ready} ready after {took}", info.to, app.app))?;
+            if let Some(ledger) = ledger(&info) {
+                output::line(ledger)?;
+            }
             print_urls(deployed)
         }
         Verdict::Failed => {
+            if let Some(ledger) = ledger(&info).filter(|_| !session.json) {
+                output::line(ledger)?;
+            }
             print_last_lines(session, app).await;
             Err(Failure::new(Exit::RolloutFailed, failure_text(app, &info))
                 .help(format!("`wharf why {0}` explains it, `wharf logs {0}` shows what it printed", app.app))
@@ -113,8 +139,20 @@ pub async fn finish(
                 .help(format!("`wharf status {}` shows what runs now", app.app))
                 .into())
         }
+        Verdict::Undecided if info.paused.is_some() => {
+            let waits = info.waits.unwrap_or_else(|| "it is paused".to_owned());
+            let why = info.reason.map(|reason| format!(": {}", reason.message)).unwrap_or_default();
+            let message = format!("release {} of {} does not go on, {waits}{why}", info.to, app.app);
+            Err(Failure::new(Exit::RolloutFailed, message)
+                .help(format!(
+                    "`wharf rollout resume {0}` goes on, `wharf rollout abort {0}` goes back",
+                    app.app
+                ))
+                .into())
+        }
         Verdict::Undecided => {
-            let waits_for = info.reason.map(|reason| format!(": {}", reason.message)).unwrap_or_default();
+            let waits_for = info.waits.or(info.reason.map(|reason| reason.message));
+            let waits_for = waits_for.map(|waits| format!(": {waits}")).unwrap_or_default();
             let message = format!(
                 "release {} of {} is not ready after {}, {} of {} instances are{waits_for}",
                 info.to,
@@ -147,7 +185,8 @@ async fn wait_for(
         let left = deadline.saturating_duration_since(Instant::now());
         match session.client.rollout(app, deployed.rollout, left.min(poll)).await {
             Ok(info) => {
-                let is_over = verdict(info.state) != Verdict::Undecided || left.is_zero();
+                let is_over =
+                    verdict(info.state) != Verdict::Undecided || info.paused.is_some() || left.is_zero();
                 bar.set_message(progress_text(&info));
                 *latest = Some(info);
                 if is_over {
@@ -179,7 +218,8 @@ fn spinner(json: bool) -> ProgressBar {
 }
 
 fn progress_text(info: &RolloutInfo) -> String {
-    let waits_for = info.reason.as_ref().map(|reason| format!(": {}", output::printable(&reason.message)));
+    let waits_for = info.waits.as_ref().or(info.reason.as_ref().map(|reason| &reason.message));
+    let waits_for = waits_for.map(|waits| format!(": {}", output::printable(waits)));
     format!(
         "release {}: {} of {} instances ready{}",
         info.to,
@@ -187,6 +227,34 @@ fn progress_text(info: &RolloutInfo) -> String {
         info.replicas,
         waits_for.unwrap_or_default()
     )
+}
+
+/// What became of requests meanwhile, such as `release 6: 1,204 served; release 7: 310 served; 0 failed, 0 cut`. None: there were
+/// none.
+fn ledger(info: &RolloutInfo) -> Option<String> {
+    let sum = info.requests.iter().fold(RequestCounts::default(), |sum, it| sum.plus(&it.counts));
+    if sum.is_zero() {
+        return None;
+    }
+    let served = |it: &ReleaseRequests| {
+        (it.release != 0)
+            .then(|| format!("release {}: {} served; ", it.release, thousands(it.counts.served())))
+    };
+    let served: String = info.requests.iter().filter_map(served).collect();
+    Some(format!("{served}{} failed, {} cut", thousands(sum.failed), thousands(sum.cut)))
+}
+
+/// With a comma between the thousands.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 fn went_back_to(info: &RolloutInfo) -> Option<u64> {
@@ -238,6 +306,9 @@ mod tests {
                 message: "the guest trapped: unreachable.".into(),
             }),
             rolled_back_by: None,
+            paused: None,
+            waits: None,
+            requests: Vec::new(),
             started_at: Timestamp::UNIX_EPOCH,
             ended_at: None,
         }
@@ -274,11 +345,25 @@ mod tests {
             urls: Vec::new(),
             capabilities: Vec::new(),
             new_capabilities: Vec::new(),
+            stopped: false,
         };
         let mut latest = None;
         let waited = wait_for(&session, &app(), &deployed, Duration::from_secs(20), &mut latest).await;
         assert_eq!(Exit::of(&waited.unwrap_err()), Exit::NotFound);
         assert_eq!(latest, Some(running));
+    }
+
+    #[test]
+    fn what_became_of_requests_is_told_by_release() {
+        let of = |release, ok, failed| {
+            let counts = RequestCounts { ok, failed, ..RequestCounts::default() };
+            ReleaseRequests { release, counts }
+        };
+        let mut info = failed(Some(3));
+        assert_eq!(ledger(&info), None);
+        info.requests = vec![of(0, 0, 1), of(6, 1_234_204, 0), of(7, 310, 2)];
+        let told = ledger(&info).unwrap();
+        assert_eq!(told, "release 6: 1,234,204 served; release 7: 310 served; 3 failed, 0 cut");
     }
 
     #[test]

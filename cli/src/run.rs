@@ -137,6 +137,8 @@ fn guest_failure(file: &Path, failure: &GuestFailure) -> Failure {
         | ReasonKind::Exit
         | ReasonKind::Limit
         | ReasonKind::Probe
+        | ReasonKind::Canary
+        | ReasonKind::Asked
         | ReasonKind::Platform => Exit::Platform,
     };
     Failure::new(exit, format!("{}: {failure}", file.display()))

@@ -4,8 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -18,12 +20,13 @@ pub(crate) struct OpenRequest {
     target: Option<Arc<Target>>,
     /// Whether the client has something to take.
     owed: bool,
+    began: Instant,
 }
 
 impl OpenRequest {
     pub(crate) fn begin(session: Arc<Session>) -> Self {
         session.connection.request_begins();
-        Self { session, target: None, owed: false }
+        Self { session, target: None, owed: false, began: Instant::now() }
     }
 
     /// Counts the request towards `target`, and no longer towards the one before.
@@ -31,6 +34,13 @@ impl OpenRequest {
         self.leave_target();
         target.open.fetch_add(1, Ordering::Relaxed);
         self.target = Some(target);
+    }
+
+    /// A guest has answered with this status.
+    pub(crate) fn is_answered(&self, status: StatusCode) {
+        if let Some(target) = &self.target {
+            target.meter.answered(status, self.began.elapsed());
+        }
     }
 
     pub(crate) fn target(&self) -> Option<&Target> {
@@ -96,6 +106,12 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                     (Some(Ok(_)), Some(open)) => {
                         open.session.connection.frame_passes();
                         open.set_owed(true);
+                    }
+                    (Some(Err(_)), Some(ended)) => {
+                        if let Some(target) = ended.target() {
+                            target.meter.cut();
+                        }
+                        *open = None;
                     }
                     _ => *open = None,
                 }

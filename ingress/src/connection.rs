@@ -289,6 +289,8 @@ impl Connections {
                 + open().map(|connection| connection.begun.load(Relaxed)).sum::<u64>(),
             client_gone: stats.client_gone.load(Relaxed),
             errors: stats.errors(),
+            run: stats.run().to_owned(),
+            releases: stats.meters.totals(),
         }
     }
 }

@@ -19,10 +19,11 @@ pub enum ErrorCode {
     Busy,
     GuestTimeout,
     RateLimited,
+    AppStopped,
 }
 
 impl ErrorCode {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BadRequest,
         Self::HeaderTooLarge,
         Self::UnknownHost,
@@ -34,6 +35,7 @@ impl ErrorCode {
         Self::Busy,
         Self::GuestTimeout,
         Self::RateLimited,
+        Self::AppStopped,
     ];
 
     /// The value of the header `x-wharf-error`.
@@ -50,6 +52,7 @@ impl ErrorCode {
             Self::Busy => "busy",
             Self::GuestTimeout => "guest_timeout",
             Self::RateLimited => "rate_limited",
+            Self::AppStopped => "app_stopped",
         }
     }
 
@@ -61,7 +64,7 @@ impl ErrorCode {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::GuestFailed => StatusCode::BAD_GATEWAY,
-            Self::NoReadyInstance | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoReadyInstance | Self::Busy | Self::AppStopped => StatusCode::SERVICE_UNAVAILABLE,
             Self::GuestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         }
@@ -86,6 +89,7 @@ impl ErrorCode {
             Self::Busy => "The app is busy. Try again in a moment.",
             Self::GuestTimeout => "The app did not answer in time.",
             Self::RateLimited => "Too many requests. Try again in a moment.",
+            Self::AppStopped => "The app is stopped.",
         }
     }
 }

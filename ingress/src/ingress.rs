@@ -82,7 +82,7 @@ where
         let stats = Arc::new(Stats::default());
         let connections = Arc::new(Connections::new(stats.clone(), config.max_connections));
         let limits = Limits { header_timeout: config.header_timeout, idle: config.idle };
-        let mut targets = Targets::default();
+        let mut targets = Targets::new(stats.meters.clone());
         let first = Router::build(&routes.borrow_and_update(), config.node, &mut targets);
         let (applied_to, applied) = watch::channel(first.generation());
         let (acceptors, serving, minders) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());

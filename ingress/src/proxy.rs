@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::{ErrorCode, IngressError};
 use crate::forwarded::{Client, RequestId};
+use crate::meter::Meter;
 use crate::request_body::RequestBody;
 use crate::router::{Match, Router};
 use crate::stats::Stats;
@@ -63,11 +64,13 @@ struct Failure {
     detail: Option<String>,
     /// Shown to the client.
     hint: Option<String>,
+    /// Counts it, where no instance was asked.
+    meter: Option<Arc<Meter>>,
 }
 
 impl From<ErrorCode> for Failure {
     fn from(code: ErrorCode) -> Self {
-        Self { code, owner: None, detail: None, hint: None }
+        Self { code, owner: None, detail: None, hint: None, meter: None }
     }
 }
 
@@ -121,7 +124,12 @@ where
                 break;
             }
             let Some(target) = route.choose(tried, |below| rand::random_range(0..below)).cloned() else {
+                if route.stopped {
+                    failure = ErrorCode::AppStopped.into();
+                }
                 failure.owner = Some((route.namespace.clone(), route.app.clone()));
+                // A stopped app fails nobody: it was to answer so.
+                failure.meter = (!route.stopped).then(|| route.unserved.clone());
                 break;
             };
             let instance = target.instance;
@@ -205,6 +213,7 @@ fn pass<B>(open: OpenRequest, response: Response<B>, summary: &Summary) -> Respo
         let detail = format!("the guest answered with {}, which is not a final status", parts.status);
         return fail(open, Failure { detail: Some(detail), ..ErrorCode::GuestFailed.into() }, summary);
     }
+    open.is_answered(parts.status);
     parts.version = Version::HTTP_11;
     headers::strip_response(&mut parts.headers);
     Response::from_parts(parts, ResponseBody::Guest { body, open: Some(open) })
@@ -212,8 +221,11 @@ fn pass<B>(open: OpenRequest, response: Response<B>, summary: &Summary) -> Respo
 
 /// Answers with an error of ours, and tells the binary.
 fn fail<B>(open: OpenRequest, failure: Failure, summary: &Summary) -> Response<ResponseBody<B>> {
-    let Failure { code, owner, detail, hint } = failure;
+    let Failure { code, owner, detail, hint, meter } = failure;
     let target = open.target();
+    if let Some(meter) = target.map(|target| &target.meter).or(meter.as_ref()) {
+        meter.refused(code.status());
+    }
     let owner = owner.or_else(|| target.map(|target| (target.namespace.clone(), target.app.clone())));
     let (namespace, app) = owner.unzip();
     let error = IngressError {

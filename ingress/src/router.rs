@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
+use crate::meter::{Meter, Meters};
 use wharf_types::route::{self, RoutePattern, RouteTable};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId};
 
@@ -21,6 +22,8 @@ pub struct Target {
     pub app: AppName,
     /// Requests whose response has not ended, and connections to its TCP ports.
     pub(crate) open: AtomicUsize,
+    /// Of its release.
+    pub(crate) meter: Arc<Meter>,
 }
 
 impl Target {
@@ -41,10 +44,21 @@ impl Target {
 pub struct Targets {
     known: HashMap<InstanceId, Weak<Target>>,
     buckets: Buckets,
+    meters: Arc<Meters>,
 }
 
 impl Targets {
-    fn ensure(&mut self, instance: InstanceId, namespace: &NamespaceName, app: &AppName) -> Arc<Target> {
+    pub(crate) fn new(meters: Arc<Meters>) -> Self {
+        Self { meters, ..Self::default() }
+    }
+
+    fn ensure(
+        &mut self,
+        instance: InstanceId,
+        namespace: &NamespaceName,
+        app: &AppName,
+        release: u64,
+    ) -> Arc<Target> {
         if let Some(target) = self.known.get(&instance).and_then(Weak::upgrade)
             && target.namespace == *namespace
             && target.app == *app
@@ -56,6 +70,7 @@ impl Targets {
             namespace: namespace.clone(),
             app: app.clone(),
             open: AtomicUsize::new(0),
+            meter: self.meters.of(namespace, app, release),
         });
         self.known.insert(instance, Arc::downgrade(&target));
         target
@@ -63,6 +78,7 @@ impl Targets {
 
     fn forget_the_unused(&mut self) {
         self.known.retain(|_, target| target.strong_count() > 0);
+        self.meters.retire_the_unused();
     }
 }
 
@@ -82,10 +98,24 @@ pub struct Route {
     pub pattern: RoutePattern,
     pub namespace: NamespaceName,
     pub app: AppName,
-    /// The instances on this node.
+    /// The instances on this node, without those of a release on trial.
     pub targets: Vec<Arc<Target>>,
+    /// A release that gets a part of the requests.
+    pub trial: Option<Trial>,
+    /// Whether a user has stopped the app.
+    pub stopped: bool,
+    /// Of requests that no instance could be given to.
+    pub(crate) unserved: Arc<Meter>,
     /// What is left of its namespace's requests. None: they have no limit.
     pub limit: Option<Arc<Bucket>>,
+}
+
+/// A release on trial, with its instances on this node.
+#[derive(Debug)]
+pub struct Trial {
+    /// What it gets of a million requests.
+    pub share_millionths: u32,
+    pub targets: Vec<Arc<Target>>,
 }
 
 /// An app's public port.
@@ -141,16 +171,7 @@ impl Router {
             if claims.iter().any(|claim| claim.pattern == route.pattern) {
                 continue;
             }
-            let local = route.endpoints.iter().filter(|endpoint| endpoint.node == node);
-            claims.push(Route {
-                pattern: route.pattern.clone(),
-                namespace: route.namespace.clone(),
-                app: route.app.clone(),
-                targets: local
-                    .map(|endpoint| targets.ensure(endpoint.instance, &route.namespace, &route.app))
-                    .collect(),
-                limit: buckets.get(&route.namespace).cloned(),
-            });
+            claims.push(Route::build(route, node, targets, buckets.get(&route.namespace).cloned()));
         }
         for claims in hosts.values_mut() {
             claims.sort_by_key(|claim| std::cmp::Reverse(claim.pattern.path_prefix().len()));
@@ -187,28 +208,65 @@ impl Router {
 }
 
 impl Route {
-    /// The less loaded of two targets drawn at random, leaving out `tried`. `draw(n)` is a number below `n`.
+    fn build(route: &route::Route, node: NodeId, targets: &mut Targets, limit: Option<Arc<Bucket>>) -> Self {
+        let (namespace, app) = (&route.namespace, &route.app);
+        let (mut usual, mut on_trial) = (Vec::new(), Vec::new());
+        for endpoint in route.endpoints.iter().filter(|endpoint| endpoint.node == node) {
+            let target = targets.ensure(endpoint.instance, namespace, app, endpoint.release);
+            let is_canary = route.canary.is_some_and(|canary| canary.release == endpoint.release);
+            if is_canary { on_trial.push(target) } else { usual.push(target) }
+        }
+        Self {
+            pattern: route.pattern.clone(),
+            namespace: namespace.clone(),
+            app: app.clone(),
+            targets: usual,
+            trial: route
+                .canary
+                .map(|canary| Trial { share_millionths: canary.share.as_millionths(), targets: on_trial }),
+            stopped: route.stopped,
+            unserved: targets.meters.of(namespace, app, 0),
+            limit,
+        }
+    }
+
+    /// The less loaded of two targets drawn at random, leaving out `tried`. A release on trial is drawn as often as it should be,
+    /// whatever the number of its instances; where one side has none, the other takes the request. `draw(n)` is a number below `n`.
     pub fn choose(
         &self,
         tried: Option<InstanceId>,
         mut draw: impl FnMut(usize) -> usize,
     ) -> Option<&Arc<Target>> {
-        let skip = tried.and_then(|tried| self.targets.iter().position(|target| target.instance == tried));
-        let count = self.targets.len() - usize::from(skip.is_some());
-        // Positions are numbered as if the one that was tried were not there.
-        let at = |position: usize| match skip {
-            Some(skip) if position >= skip => &self.targets[position + 1],
-            _ => &self.targets[position],
+        let Some(trial) = &self.trial else { return choose_among(&self.targets, tried, draw) };
+        let is_for_trial = draw(1_000_000) < trial.share_millionths as usize;
+        let (first, second) = match is_for_trial {
+            true => (&trial.targets, &self.targets),
+            false => (&self.targets, &trial.targets),
         };
-        match count {
-            0 => None,
-            1 => Some(at(0)),
-            _ => {
-                let first = draw(count);
-                let second = (first + 1 + draw(count - 1)) % count;
-                let (first, second) = (at(first), at(second));
-                Some(if second.open_requests() < first.open_requests() { second } else { first })
-            }
+        choose_among(first, tried, &mut draw).or_else(|| choose_among(second, tried, draw))
+    }
+}
+
+fn choose_among(
+    targets: &[Arc<Target>],
+    tried: Option<InstanceId>,
+    mut draw: impl FnMut(usize) -> usize,
+) -> Option<&Arc<Target>> {
+    let skip = tried.and_then(|tried| targets.iter().position(|target| target.instance == tried));
+    let count = targets.len() - usize::from(skip.is_some());
+    // Positions are numbered as if the one that was tried were not there.
+    let at = |position: usize| match skip {
+        Some(skip) if position >= skip => &targets[position + 1],
+        _ => &targets[position],
+    };
+    match count {
+        0 => None,
+        1 => Some(at(0)),
+        _ => {
+            let first = draw(count);
+            let second = (first + 1 + draw(count - 1)) % count;
+            let (first, second) = (at(first), at(second));
+            Some(if second.open_requests() < first.open_requests() { second } else { first })
         }
     }
 }
@@ -221,7 +279,7 @@ impl TcpRoute {
             app: route.app.clone(),
             targets: local
                 .map(|endpoint| TcpTarget {
-                    target: targets.ensure(endpoint.instance, &route.namespace, &route.app),
+                    target: targets.ensure(endpoint.instance, &route.namespace, &route.app, endpoint.release),
                     connections_max: usize::try_from(endpoint.connections_max).unwrap_or(usize::MAX),
                     proxy_protocol: endpoint.proxy_protocol,
                 })
@@ -251,6 +309,11 @@ impl TcpRoute {
 impl OpenConnection {
     pub fn instance(&self) -> InstanceId {
         self.target.instance
+    }
+
+    /// The connection was broken off.
+    pub(crate) fn was_cut(&self) {
+        self.target.meter.cut();
     }
 
     pub fn wants_proxy_header(&self) -> bool {
@@ -283,6 +346,7 @@ fn canonical_hostname(host: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use wharf_types::spec::Ratio;
 
     fn table(routes: &[(&str, &str, usize)], node: NodeId) -> RouteTable {
         let routes = routes.iter().map(|(pattern, app, endpoints)| {
@@ -291,8 +355,10 @@ mod tests {
                 namespace: "default".parse().unwrap(),
                 app: app.parse().unwrap(),
                 endpoints: (0..*endpoints)
-                    .map(|_| route::Endpoint { instance: InstanceId::new(), node })
+                    .map(|_| route::Endpoint { instance: InstanceId::new(), node, release: 1 })
                     .collect(),
+                stopped: false,
+                canary: None,
             })
         });
         RouteTable { generation: 7, routes: routes.collect(), ..RouteTable::default() }
@@ -381,6 +447,7 @@ mod tests {
             node,
             connections_max,
             proxy_protocol: false,
+            release: 1,
         };
         let route = route::TcpRoute {
             port: 7000,
@@ -405,6 +472,30 @@ mod tests {
         assert_eq!(route.admit(&[]).unwrap_err(), TcpRefused::Full);
         drop(open.remove(1));
         assert_eq!(route.admit(&[]).unwrap().instance(), ids[1]);
+    }
+
+    #[test]
+    fn a_release_on_trial_gets_its_share_whatever_the_number_of_its_instances() {
+        let node = NodeId::new();
+        let mut table = table(&[("a.com/", "a", 5)], node);
+        let mut route = route::Route::clone(&table.routes[0]);
+        route.endpoints[4].release = 2;
+        route.canary = Some(route::Canary { release: 2, share: Ratio::percent(10) });
+        let (new, old) = (route.endpoints[4].instance, route.endpoints[0].instance);
+        table.routes = vec![Arc::new(route.clone())];
+        let router = Router::build(&table, node, &mut Targets::default());
+        let Match::Route(found) = router.find("a.com", "/") else { panic!("the route exists") };
+        let chosen = |number: usize, tried| {
+            let mut first = Some(number);
+            found.choose(tried, |below| first.take().unwrap_or(0).min(below - 1)).unwrap().instance
+        };
+        assert_eq!((chosen(99_999, None), chosen(100_000, None)), (new, old));
+        assert_ne!(chosen(0, Some(new)), new, "where the trial cannot take it, the old release does");
+        route.endpoints.truncate(4);
+        table.routes = vec![Arc::new(route)];
+        let router = Router::build(&table, node, &mut Targets::default());
+        let Match::Route(found) = router.find("a.com", "/") else { panic!("the route exists") };
+        assert!(found.choose(None, |_| 0).is_some());
     }
 
     #[test]

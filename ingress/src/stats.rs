@@ -1,13 +1,19 @@
 //! Counters since the start.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use wharf_types::figures::FrontDoorFigures;
+use wharf_types::requests::RequestTotals;
 
 use crate::error::ErrorCode;
+use crate::meter::Meters;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Stats {
+    /// Tells this run of the ingress from others.
+    run: String,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) accepted: AtomicU64,
     pub(crate) over_limit: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
@@ -34,6 +40,10 @@ pub struct StatsSnapshot {
     pub client_gone: u64,
     /// The ingress's own errors by code.
     pub errors: Vec<(ErrorCode, u64)>,
+    /// Tells the run of the ingress whose numbers these are from others.
+    pub run: String,
+    /// What became of the requests to each release.
+    pub releases: Vec<RequestTotals>,
 }
 
 pub(crate) fn add_one(counter: &AtomicU64) {
@@ -56,11 +66,33 @@ impl From<StatsSnapshot> for FrontDoorFigures {
                 .into_iter()
                 .map(|(code, count)| (code.as_str().to_owned(), count))
                 .collect(),
+            run: snapshot.run,
+            releases: snapshot.releases,
+        }
+    }
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            run: format!("{:032x}", rand::random::<u128>()),
+            meters: Arc::default(),
+            accepted: AtomicU64::default(),
+            over_limit: AtomicU64::default(),
+            accept_errors: AtomicU64::default(),
+            cut: AtomicU64::default(),
+            client_gone: AtomicU64::default(),
+            requests_ended: AtomicU64::default(),
+            errors: Default::default(),
         }
     }
 }
 
 impl Stats {
+    pub(crate) fn run(&self) -> &str {
+        &self.run
+    }
+
     pub(crate) fn count_error(&self, code: ErrorCode) {
         add_one(&self.errors[code as usize]);
     }

@@ -11,6 +11,7 @@ use wharf_types::AppId;
 use crate::api::Refusals;
 use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
 use crate::control_plane::Config;
+use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::plan::Unplaced;
@@ -41,6 +42,7 @@ pub(crate) struct Context {
     rates_changed: AtomicBool,
     /// What the newest plan of an app could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
+    pub(crate) ledger: Ledger,
     /// Generations of this process are greater than this, and than all of earlier processes.
     pub(crate) generation_base: u64,
     pub(crate) node_secret: String,
@@ -78,6 +80,7 @@ impl Context {
             volumes_changed: AtomicBool::new(true),
             rates_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
+            ledger: Ledger::default(),
             // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.
             generation_base: starts << 32,
             node_secret_hash: hash_secret(&node_secret),

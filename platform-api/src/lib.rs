@@ -25,6 +25,7 @@ mod view;
 
 mod artifacts;
 mod inspect;
+mod ledger;
 mod listener;
 mod logs;
 mod secrets;

@@ -13,6 +13,8 @@ use wharf_types::figures::{NodeFigures, VolumeFigures};
 use wharf_types::node::{AppUsage, InstanceReport, NodeRegistration, NodeReport};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp, VolumeId};
 
+use crate::store::requests::Counter;
+
 /// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
 /// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
 const LEASE: Duration = Duration::from_millis(2500);
@@ -193,6 +195,25 @@ impl Nodes {
         let mut sum = found.next()?.clone();
         found.for_each(|usage| sum.add(usage));
         Some(sum)
+    }
+
+    /// The newest totals of the requests to an app.
+    pub(crate) fn requests(
+        &self,
+        namespace: &NamespaceName,
+        app: &AppName,
+    ) -> Vec<(Counter, wharf_types::requests::RequestCounts)> {
+        let known = self.lock();
+        let mut found = Vec::new();
+        for (id, node) in &known.nodes {
+            let front_door = &node.figures.front_door;
+            let of_app = front_door
+                .releases
+                .iter()
+                .filter(|totals| totals.namespace == *namespace && totals.app == *app);
+            found.extend(of_app.map(|it| ((*id, front_door.run.clone(), it.release), it.counts)));
+        }
+        found
     }
 
     /// How full a volume is, as its node has reported last.

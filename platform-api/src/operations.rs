@@ -14,11 +14,13 @@ mod once;
 mod ports;
 mod rollback;
 mod settings;
+mod wishes;
 
 pub(crate) use deploy::deploy;
 pub(crate) use once::Once;
 pub(crate) use rollback::{restart, rollback};
 pub(crate) use settings::{delete, env, patch_env, scale};
+pub(crate) use wishes::{RolloutWish, start, stop, wish};
 
 use std::sync::Arc;
 
@@ -150,17 +152,29 @@ pub(crate) async fn commit(
     }
 }
 
-/// Starts a rollout; one that is under way is superseded. With `renews`, instances that the release has already are replaced.
+/// What a user's rollout is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Forward,
+    /// It brings back an older release.
+    Backwards,
+    /// Instances that the release has already are replaced.
+    Renewal,
+}
+
+/// Starts a rollout; one that is under way is superseded.
 async fn start_rollout(
     conn: &mut Conn,
     app: &App,
     to: ReleaseId,
-    renews: bool,
+    kind: Kind,
     now: Timestamp,
 ) -> Result<RolloutId> {
     store::rollout::supersede(conn, app.id, now).await?;
     let id = RolloutId::new();
-    let rollout = NewRollout { id, app: app.id, from: app.stable_release, to, automatic: false, renews };
+    let (backwards, renews) = (kind == Kind::Backwards, kind == Kind::Renewal);
+    let from = app.stable_release;
+    let rollout = NewRollout { id, app: app.id, from, to, automatic: false, backwards, renews };
     store::rollout::create(conn, &rollout, now).await?;
     store::app::set_target(conn, app.id, Some(to)).await?;
     store::change::touch(conn, app.id, now).await?;
@@ -206,5 +220,6 @@ async fn deployed(
         urls,
         capabilities,
         new_capabilities,
+        stopped: app.stopped.is_some(),
     })
 }

@@ -18,10 +18,12 @@ mod simulation;
 mod slots;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use wharf_types::api::{Pause, Stopped};
 use wharf_types::node::Reason;
+use wharf_types::requests::ReleaseRequests;
 use wharf_types::route::RoutePattern;
 use wharf_types::spec::AppSpec;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
@@ -33,6 +35,7 @@ use wharf_types::{
 
 use draft::Draft;
 pub use ids::{IdSource, RandomIds};
+pub(crate) use rollout::waits;
 use scheduler::{Claim, Cluster};
 pub(crate) use view::reservation_bytes;
 
@@ -58,6 +61,8 @@ pub struct AppView {
     pub name: AppName,
     /// The user asked for its end: everything stops, then the app's row goes.
     pub deleting: bool,
+    /// A user stopped it: nothing runs and no rollout moves until it is started again.
+    pub stopped: Option<Stopped>,
     /// The number of slots that `wharf scale` set. None: as many as the release itself asks for.
     pub scaled_to: Option<u32>,
     /// The release that every slot should run, from the moment that a rollout to it is asked for. None: nothing should run,
@@ -74,6 +79,8 @@ pub struct AppView {
     pub volumes: Vec<VolumeView>,
     /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.
     pub instances: Vec<InstanceView>,
+    /// Numbers of the releases of these instances, as far as they are kept.
+    pub numbers: BTreeMap<ReleaseId, u64>,
 }
 
 /// A folder of the app on a node.
@@ -106,6 +113,8 @@ pub struct RolloutView {
     pub state: RolloutState,
     /// Whether the failure of another rollout started this one. Its own failure starts no further one.
     pub automatic: bool,
+    /// Whether it brings back a release, so that the dials of its `update.rollback` count.
+    pub backwards: bool,
     /// Whether the instances that the release had before are replaced as if they were another's: a restart.
     pub renews: bool,
     pub started_at: Timestamp,
@@ -113,8 +122,30 @@ pub struct RolloutView {
     pub progressed_at: Timestamp,
     /// Ready instances of the new release when `progressed_at` was set.
     pub progressed_ready: u32,
+    /// When an instance of the new release became ready last. None: none has. Unlike `progressed_at` it never begins anew.
+    pub stepped_at: Option<Timestamp>,
+    /// The trial, once all its instances are routed.
+    pub canary: Option<Trial>,
     /// Since when every slot serves the new release.
     pub monitoring_since: Option<Timestamp>,
+    /// Slots in which the new release has failed since `judged_since`.
+    pub failed_slots: BTreeSet<u32>,
+    /// The start, or when somebody resumed it last: what failed before is forgiven.
+    pub judged_since: Timestamp,
+    /// It stands still until somebody resumes or aborts it.
+    pub paused: Option<Pause>,
+    /// Who wants it to go back now.
+    pub aborted_by: Option<String>,
+    /// What became of requests since the start, by release, as far as it is known.
+    pub requests: Vec<ReleaseRequests>,
+}
+
+/// A release on trial with a part of the requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    pub since: Timestamp,
+    /// The requests of the rollout before that.
+    pub before: Vec<ReleaseRequests>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +160,7 @@ pub struct InstanceView {
     pub restarts: u32,
     pub reason: Option<Reason>,
     pub created_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
     /// Whether an instance made by the supervisor took over this one's slot.
     pub replaced: bool,
     /// Whether it has been healthy at any time.
@@ -187,10 +219,26 @@ pub enum Change {
         reason: Option<Reason>,
         monitoring_since: Option<Timestamp>,
     },
-    /// Another instance of the new release became ready.
+    /// The progress deadline begins anew; `stepped`, because another instance of the new release became ready.
     Progress {
         rollout: RolloutId,
         ready: u32,
+        stepped: bool,
+    },
+    /// The slots in which the new release has failed so far.
+    CountFailures {
+        rollout: RolloutId,
+        slots: BTreeSet<u32>,
+    },
+    /// The rollout stands still because of a failure.
+    Pause {
+        rollout: RolloutId,
+        reason: Reason,
+    },
+    /// The instances of the trial are routed: it begins now.
+    BeginTrial {
+        rollout: RolloutId,
+        before: Vec<ReleaseRequests>,
     },
     /// The release in service from now on, and where a later rollout goes back to. None: there is nothing to go back to.
     SetStable {

@@ -243,6 +243,8 @@ impl Reconciler {
                 self.forget(id);
                 return Ok(());
             };
+            let Context { ledger, store, nodes, .. } = &*self.context;
+            ledger.follow(store, nodes, &loaded).await?;
             self.publisher.mark_acknowledged(&mut loaded, self.acknowledged);
             let revision = loaded.app.revision;
             self.fleet.put(loaded);

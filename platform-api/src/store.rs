@@ -20,6 +20,7 @@ pub(crate) mod node;
 pub(crate) mod port;
 pub(crate) mod quota;
 pub(crate) mod release;
+pub(crate) mod requests;
 pub(crate) mod rollout;
 pub(crate) mod route;
 pub(crate) mod secret;

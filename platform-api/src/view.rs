@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo, VolumeInfo, VolumeState};
 use wharf_types::route::RoutePattern;
 use wharf_types::spec::AppSpec;
-use wharf_types::{AppId, AppName, NamespaceName, ReleaseId, SecretName};
+use wharf_types::{AppId, AppName, NamespaceName, ReleaseId, SecretName, Timestamp};
 
 use crate::context::Context;
 use crate::control_plane::Config;
@@ -122,7 +122,11 @@ pub(crate) async fn load(conn: &mut Conn, releases: &Releases, id: AppId) -> sto
 
 /// Reads what belongs to an app's row.
 pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> store::Result<Loaded> {
-    let rollout = store::rollout::newest(conn, app.id).await?;
+    let mut rollout = store::rollout::newest(conn, app.id).await?;
+    if let Some(rollout) = &mut rollout {
+        let counted = store::requests::of_rollout(conn, rollout.view.id).await?;
+        rollout.view.requests = store::requests::by_release(&counted);
+    }
     let under_way = rollout.as_ref().filter(|rollout| !rollout.view.state.is_final());
     let (live, ended) = store::instance::list(conn, app.id, ENDED_MAX).await?;
     let ended = relevant(ended, under_way);
@@ -145,6 +149,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         namespace: app.namespace.clone(),
         name: app.name.clone(),
         deleting: app.deleting,
+        stopped: app.stopped.clone(),
         scaled_to: app.scaled_to,
         target: app.target_release.and_then(|id| known.get(&id).cloned()),
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
@@ -152,6 +157,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         rollout: under_way.map(|rollout| rollout.view.clone()),
         volumes: volumes.iter().map(volume_view).collect(),
         instances: live.into_iter().chain(ended).map(|instance| instance.view).collect(),
+        numbers: known.iter().map(|(id, release)| (*id, release.number)).collect(),
     };
     Ok(Loaded { app, view, rollout, releases: known, volumes })
 }
@@ -184,7 +190,7 @@ fn relevant(ended: Vec<Instance>, under_way: Option<&Rollout>) -> Vec<Instance> 
     match under_way {
         Some(rollout) => {
             let since = rollout.view.started_at;
-            ended.into_iter().filter(|instance| instance.ended_at.is_none_or(|at| at >= since)).collect()
+            ended.into_iter().filter(|instance| instance.view.ended_at.is_none_or(|at| at >= since)).collect()
         }
         None => {
             let mut slots = HashSet::new();
@@ -207,6 +213,7 @@ impl Loaded {
             release,
             replicas: view.replicas(),
             ready: self.slots_ready(),
+            stopped: view.stopped.clone(),
             url: urls.first().cloned().unwrap_or_default(),
             urls,
             rollout: self.rollout.as_ref().and_then(|rollout| self.rollout_info(rollout)),
@@ -230,9 +237,18 @@ impl Loaded {
             replicas: self.view.scaled_to.unwrap_or(to.spec.scale.replicas),
             reason: rollout.reason.clone(),
             rolled_back_by: rollout.rolled_back_by,
+            paused: rollout.view.paused.clone(),
+            waits: self.waits(rollout),
+            requests: rollout.view.requests.clone(),
             started_at: rollout.view.started_at,
             ended_at: rollout.ended_at,
         })
+    }
+
+    /// What a rollout that is under way waits for.
+    fn waits(&self, rollout: &Rollout) -> Option<String> {
+        let is_this = self.view.rollout.as_ref().is_some_and(|known| known.id == rollout.view.id);
+        if is_this { plan::waits(Timestamp::now(), &self.view) } else { None }
     }
 
     /// Every address of the app, the default one first.

@@ -224,6 +224,7 @@ impl Keeper {
             id,
             orders: receiver,
             restarts: 0,
+            attempts: restart::Attempts::default(),
             jitter: self.seed.map_or_else(Jitter::none, |seed| Jitter::seeded(seed ^ own)),
         };
         let task = self.tasks.spawn(slot.live());

@@ -13,6 +13,7 @@ use crate::digest::Digest;
 use crate::id::{InstanceId, NodeId, RolloutId, VolumeId};
 use crate::name::{AppName, NamespaceName, SecretName, VolumeName};
 use crate::node::{AppUsage, Reason};
+use crate::requests::ReleaseRequests;
 use crate::spec::AppSpec;
 use crate::state::{AppCondition, Health, InstanceState, RolloutState, Wanted};
 use crate::world::{Capability, World};
@@ -107,6 +108,9 @@ pub struct Deployed {
     pub capabilities: Vec<Capability>,
     /// Those that the release before did not ask for.
     pub new_capabilities: Vec<Capability>,
+    /// Whether the app is stopped: the rollout waits until it is started.
+    #[serde(default)]
+    pub stopped: bool,
 }
 
 /// `POST …/apps/{app}/rollback`
@@ -193,6 +197,9 @@ pub struct AppInfo {
     pub release: Option<u64>,
     pub replicas: u32,
     pub ready: u32,
+    /// Whether a user has stopped it.
+    #[serde(default)]
+    pub stopped: Option<Stopped>,
     pub url: String,
     pub urls: Vec<String>,
     /// The newest rollout.
@@ -205,6 +212,15 @@ pub struct AppInfo {
     pub usage: Option<AppUsage>,
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
+}
+
+/// An app whose instances a user has stopped. It stays so until it is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Stopped {
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Name of the token.
+    pub by: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -298,10 +314,28 @@ pub struct RolloutInfo {
     pub reason: Option<Reason>,
     /// The rollout that this one's failure started, back to `from`.
     pub rolled_back_by: Option<RolloutId>,
+    /// Since when it stands still, because of a user or of `update.on_failure`.
+    #[serde(default)]
+    pub paused: Option<Pause>,
+    /// What it waits for, in a sentence.
+    #[serde(default)]
+    pub waits: Option<String>,
+    /// What became of requests since it started, by release.
+    #[serde(default)]
+    pub requests: Vec<ReleaseRequests>,
     #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Timestamp>,
+}
+
+/// A rollout that stands still until somebody resumes or aborts it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Pause {
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Name of the token. None: the platform, as `update.on_failure` asks.
+    pub by: Option<String>,
 }
 
 /// `GET …/apps/{app}/why`: the facts, then what follows from them.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::VolumeId;
 use crate::name::{AppName, NamespaceName, VolumeName};
+use crate::requests::RequestTotals;
 
 /// How much of something is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -75,4 +76,10 @@ pub struct FrontDoorFigures {
     pub clients_gone: u64,
     /// Requests that the ingress answered itself, by the code in `x-wharf-error`.
     pub errors: BTreeMap<String, u64>,
+    /// Tells this run of the worker from others: the totals of [`Self::releases`] began with it.
+    #[serde(default)]
+    pub run: String,
+    /// What became of the requests to each release. One that was not asked for anything is left out, and in time one that is gone.
+    #[serde(default)]
+    pub releases: Vec<RequestTotals>,
 }

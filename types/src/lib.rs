@@ -25,6 +25,7 @@ pub mod keyvalue;
 pub mod log;
 pub mod node;
 pub mod problem;
+pub mod requests;
 pub mod route;
 
 pub use digest::Digest;

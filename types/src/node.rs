@@ -187,6 +187,10 @@ pub enum ReasonKind {
     Limit,
     /// A probe failed.
     Probe,
+    /// A trial with a part of the requests went badly.
+    Canary,
+    /// A user wanted it so.
+    Asked,
     /// The fault is the platform's; the same may succeed later.
     Platform,
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{InstanceId, NodeId};
 use crate::name::{AppName, NamespaceName};
+use crate::spec::Ratio;
 
 /// The whole of an ingress's routes at one generation, swapped as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,23 @@ pub struct Route {
     pub app: AppName,
     /// May be empty: the app exists, but nothing of it is ready.
     pub endpoints: Vec<Endpoint>,
+    /// Whether a user has stopped the app, so that it is no use to try again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stopped: bool,
+    /// The release on trial. None: every endpoint gets as much as the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A release that gets a part of the requests, whatever the number of its endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    pub release: u64,
+    pub share: Ratio,
 }
 
 /// Address of a routed instance.
@@ -44,6 +62,9 @@ pub struct Route {
 pub struct Endpoint {
     pub instance: InstanceId,
     pub node: NodeId,
+    /// Number of the instance's release; requests are counted by it.
+    #[serde(default)]
+    pub release: u64,
 }
 
 /// A public port and the instances that its connections go to.
@@ -64,6 +85,8 @@ pub struct TcpEndpoint {
     /// Connections of the instance at once, over all its ports.
     pub connections_max: u32,
     pub proxy_protocol: bool,
+    #[serde(default)]
+    pub release: u64,
 }
 
 /// A hostname with a path prefix, such as `hello.example.com/api`.

@@ -2,8 +2,10 @@
 //!
 //! Every field has a default, so the empty spec is a working HTTP app. Unknown fields are refused.
 
+mod amount;
 mod grant;
 pub mod placement;
+mod update;
 mod validate;
 mod volumes;
 
@@ -15,7 +17,9 @@ use crate::digest::Digest;
 use crate::name::SecretName;
 use crate::quantity::{ByteSize, CpuShare, Span};
 
+pub use amount::{InvalidAmount, Portion, Ratio};
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
+pub use update::{CanarySpec, Dials, OnFailure, RollbackSpec, UpdateOrder, UpdateSpec};
 pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env, validate_mount};
 pub use volumes::{VolumeSpec, validate_files};
 
@@ -228,6 +232,7 @@ impl Default for LimitsSpec {
 
 /// When an ended guest is replaced in its slot. The first replacement comes after `delay`, later ones after
 /// `backoff` doubling up to `backoff_max` (at least a second), each with jitter; `reset_after` of good health starts over.
+/// When `attempts` replacements within `window` were of no use, the slot has failed until the next deploy or restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestartSpec {
@@ -236,6 +241,12 @@ pub struct RestartSpec {
     pub backoff: Span,
     pub backoff_max: Span,
     pub reset_after: Span,
+    /// Replacements that a slot gets, 1 to 1000. None: as many as it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// How far back attempts count. None: since the slot was last healthy for `reset_after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Span>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -255,25 +266,9 @@ impl Default for RestartSpec {
             backoff: Span::from_millis(100),
             backoff_max: Span::from_secs(30),
             reset_after: Span::from_secs(60),
+            attempts: None,
+            window: None,
         }
-    }
-}
-
-/// How a rollout moves. Start first, so that no slot is ever without an instance that serves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct UpdateSpec {
-    /// Slots moved at once, in percent of all, rounded up; 1 to 100.
-    pub parallelism_percent: u32,
-    /// How long failures of the new release still roll back after it took over.
-    pub monitor: Span,
-    /// A rollout that makes no progress for this long has failed.
-    pub progress_deadline: Span,
-}
-
-impl Default for UpdateSpec {
-    fn default() -> Self {
-        Self { parallelism_percent: 25, monitor: Span::from_secs(5), progress_deadline: Span::from_secs(60) }
     }
 }
 

@@ -96,6 +96,8 @@ pub enum Health {
 #[serde(rename_all = "snake_case")]
 pub enum RolloutState {
     Pending,
+    /// Beside all instances of the old release, a few of the new one get a part of the requests.
+    Canary,
     /// Instances of the new release are being started and routed.
     Running,
     /// Every slot serves the new release; failures within the monitor window still roll back.
@@ -115,6 +117,7 @@ impl RolloutState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
+            Self::Canary => "canary",
             Self::Running => "running",
             Self::Monitoring => "monitoring",
             Self::Succeeded => "succeeded",
@@ -138,7 +141,7 @@ pub enum AppCondition {
     CrashLooping,
     /// No slot is ready.
     Down,
-    /// Scaled to zero.
+    /// Scaled to zero, or stopped by a user.
     Stopped,
 }
 

@@ -21,6 +21,19 @@ use crate::app_ref::AppRef;
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Client {
+    /// `verb` is `pause`, `resume` or `abort`.
+    pub async fn wish_of_rollout(&self, app: &AppRef, verb: &str) -> anyhow::Result<RolloutInfo> {
+        self.json(app.request(self, Method::POST, &format!("/rollout/{verb}"))).await
+    }
+
+    pub async fn stop(&self, app: &AppRef) -> anyhow::Result<AppInfo> {
+        self.json(app.request(self, Method::POST, "/stop")).await
+    }
+
+    pub async fn start(&self, app: &AppRef) -> anyhow::Result<Deployed> {
+        self.once_only(app.request(self, Method::POST, "/start")).await
+    }
+
     pub async fn whoami(&self) -> anyhow::Result<WhoAmI> {
         self.get("/v1/whoami").await
     }

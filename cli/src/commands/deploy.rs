@@ -272,6 +272,7 @@ mod tests {
             url: String::new(),
             urls: Vec::new(),
             capabilities: vec![capability("keyvalue", true), capability("outbound-http", false)],
+            stopped: false,
             new_capabilities: vec![capability("outbound-http", false)],
         };
         let lines = capability_lines(&deployed);

@@ -39,7 +39,13 @@ fn head_lines(info: &AppInfo, now: Timestamp) -> Vec<String> {
     if let Some(reason) = &info.reason {
         lines.push(format!("  because: {}", output::printable(&reason.message)));
     }
+    if let Some(stopped) = &info.stopped {
+        let by = output::printable(&stopped.by);
+        lines.push(format!("  stopped by {by}, {}; `wharf start` starts it", ago(now, stopped.since)));
+    }
     lines.extend(info.rollout.as_ref().map(|rollout| rollout_line(rollout, now)));
+    let waits = info.rollout.as_ref().and_then(|rollout| rollout.waits.as_ref());
+    lines.extend(waits.map(|waits| format!("  the rollout waits: {}", output::printable(waits))));
     lines.extend(info.volumes.iter().map(volume_line));
     lines.extend(info.usage.as_ref().map(usage_line));
     let profile = info.usage.as_ref().and_then(|usage| usage.profile.as_ref());
@@ -80,7 +86,7 @@ fn usage_line(usage: &AppUsage) -> String {
     )
 }
 
-fn rollout_line(rollout: &RolloutInfo, now: Timestamp) -> String {
+pub fn rollout_line(rollout: &RolloutInfo, now: Timestamp) -> String {
     let from = rollout.from.map(|from| format!("from {from} ")).unwrap_or_default();
     let state = coloured(rollout.state.as_str());
     let when = match rollout.ended_at {
@@ -176,6 +182,7 @@ mod tests {
             release: Some(3),
             replicas: 2,
             ready: 1,
+            stopped: None,
             url: "http://hello.default.localhost:8080/".into(),
             urls: vec!["http://hello.default.localhost:8080/".into()],
             rollout: Some(RolloutInfo {
@@ -187,6 +194,9 @@ mod tests {
                 replicas: 2,
                 reason,
                 rolled_back_by: None,
+                paused: None,
+                waits: None,
+                requests: Vec::new(),
                 started_at: now,
                 ended_at: Some(Timestamp::from_second(1_000_000 - 180).unwrap()),
             }),

@@ -48,12 +48,15 @@ pub(super) async fn serve(shared: Arc<Shared>, port: u16, mut client: TcpStream,
         }
     };
     let (cut, gone) = (joined.place.cut.clone(), joined.place.gone.clone());
-    let whole = tokio::select! {
-        copied = pass(&mut client, &mut joined) => copied.is_ok(),
-        () = registered.cut() => false,
-        () = cut.cancelled() => false,
-        () = async { gone.cancelled().await; tokio::time::sleep(GONE_GRACE).await } => false,
+    let (whole, was_cut) = tokio::select! {
+        copied = pass(&mut client, &mut joined) => (copied.is_ok(), false),
+        () = registered.cut() => (false, true),
+        () = cut.cancelled() => (false, true),
+        () = async { gone.cancelled().await; tokio::time::sleep(GONE_GRACE).await } => (false, true),
     };
+    if was_cut {
+        joined.open.was_cut();
+    }
     if !whole {
         // Each side learns that it was not the other that had finished.
         let _ = client.set_zero_linger();

@@ -220,6 +220,7 @@ impl Fixture {
             node: self.node,
             connections_max: 100,
             proxy_protocol: false,
+            release: 1,
         };
         let route = TcpRoute {
             port,
@@ -250,12 +251,15 @@ impl Fixture {
 }
 
 fn table(generation: u64, node: NodeId, instances: &[InstanceId]) -> RouteTable {
-    let endpoints = instances.iter().map(|instance| Endpoint { instance: *instance, node }).collect();
+    let endpoints =
+        instances.iter().map(|instance| Endpoint { instance: *instance, node, release: 1 }).collect();
     let route = Route {
         pattern: "hello.test/".parse().unwrap(),
         namespace: "default".parse().unwrap(),
         app: "hello".parse().unwrap(),
         endpoints,
+        stopped: false,
+        canary: None,
     };
     RouteTable { generation, routes: vec![Arc::new(route)], ..RouteTable::default() }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use wharf_types::api::{AppInfo, Page, Why};
 use wharf_types::state::{InstanceState, RolloutState};
-use wharf_types::{AppName, NamespaceName};
+use wharf_types::{AppName, NamespaceName, Timestamp};
 
 use super::auth::namespace_not_found;
 use super::extract::{PageQuery, Path, Query};
@@ -107,8 +107,18 @@ pub(super) async fn why(
     let loaded = load(&context, &path).await?;
     let (condition, _) = plan::condition::condition(&loaded.view);
     let unplaced = context.unplaced().get(&loaded.view.id).cloned().unwrap_or_default();
-    let (because, advice) =
+    let (mut because, mut advice) =
         plan::condition::explain(&loaded.view, &unplaced, last_failure(&context, &loaded).await?);
+    if let Some(waits) = plan::waits(Timestamp::now(), &loaded.view) {
+        because.insert(because.len().min(1), format!("The rollout waits: {waits}."));
+        if loaded.view.rollout.as_ref().is_some_and(|rollout| rollout.paused.is_some()) {
+            let name = &loaded.view.name;
+            advice.insert(
+                0,
+                format!("`wharf rollout resume {name}` goes on, `wharf rollout abort {name}` goes back."),
+            );
+        }
+    }
     let last_log = last_log(&context, &loaded).await?;
     Ok(Reply(Why { condition, because, advice, last_log }))
 }

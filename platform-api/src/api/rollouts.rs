@@ -1,4 +1,4 @@
-//! `…/apps/{app}/rollouts/{rollout}`
+//! `…/apps/{app}/rollouts/{rollout}`, and what is wished of the one that is under way: `…/apps/{app}/rollout/…`
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,10 @@ use wharf_types::state::RolloutState;
 use wharf_types::{AppId, AppName, NamespaceName, RolloutId};
 
 use super::extract::{Path, Query};
+use super::wish::{Nothing, Wish};
 use super::{ApiError, ApiResult, apps};
 use crate::context::Context;
+use crate::operations::{self, Asked, RolloutWish};
 use crate::{store, view};
 
 const WAIT_MAX: Duration = Duration::from_secs(120);
@@ -36,7 +38,8 @@ pub(super) async fn show(
     let deadline = Instant::now() + wait;
     loop {
         let rollout = read(&context, app, id).await?;
-        if rollout.state >= RolloutState::Monitoring || Instant::now() >= deadline {
+        let stands_still = rollout.paused.is_some();
+        if rollout.state >= RolloutState::Monitoring || stands_still || Instant::now() >= deadline {
             return Ok(Reply(rollout));
         }
         tokio::select! {
@@ -50,6 +53,32 @@ pub(super) async fn show(
     }
 }
 
+pub(super) async fn pause(
+    State(context): State<Arc<Context>>,
+    Wish { asked, request: Nothing {} }: Wish<Nothing>,
+) -> ApiResult<Reply<RolloutInfo>> {
+    wish(&context, &asked, RolloutWish::Pause).await
+}
+
+pub(super) async fn resume(
+    State(context): State<Arc<Context>>,
+    Wish { asked, request: Nothing {} }: Wish<Nothing>,
+) -> ApiResult<Reply<RolloutInfo>> {
+    wish(&context, &asked, RolloutWish::Resume).await
+}
+
+pub(super) async fn abort(
+    State(context): State<Arc<Context>>,
+    Wish { asked, request: Nothing {} }: Wish<Nothing>,
+) -> ApiResult<Reply<RolloutInfo>> {
+    wish(&context, &asked, RolloutWish::Abort).await
+}
+
+async fn wish(context: &Arc<Context>, asked: &Asked, wish: RolloutWish) -> ApiResult<Reply<RolloutInfo>> {
+    let (app, rollout) = operations::wish(context, asked, wish).await?;
+    Ok(Reply(read(context, app, rollout).await?))
+}
+
 async fn read(context: &Context, app: AppId, id: RolloutId) -> ApiResult<RolloutInfo> {
     let not_found =
         || ApiError::new(ProblemCode::NotFound, format!("the app has no rollout {id}, or no longer"));
@@ -57,11 +86,16 @@ async fn read(context: &Context, app: AppId, id: RolloutId) -> ApiResult<Rollout
     let Some(mut loaded) = view::load(&mut tx, &context.releases, app).await? else {
         return Err(not_found());
     };
-    let Some(rollout) = store::rollout::find(&mut tx, app, id).await? else { return Err(not_found()) };
+    let Some(mut rollout) = store::rollout::find(&mut tx, app, id).await? else { return Err(not_found()) };
     for release in rollout.view.from.into_iter().chain([rollout.view.to]) {
         if let Some(view) = context.releases.get(&mut tx, &loaded.app, release).await? {
             loaded.releases.insert(release, view);
         }
     }
+    let stored = store::requests::of_rollout(&mut tx, id).await?;
+    rollout.view.requests = match context.ledger.now(&context.nodes, app, id).await {
+        Some(newest) => newest,
+        None => store::requests::by_release(&stored),
+    };
     loaded.rollout_info(&rollout).ok_or_else(not_found)
 }

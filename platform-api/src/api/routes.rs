@@ -133,6 +133,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     let mut all = about_the_platform();
     all.extend(about_namespaces());
     all.extend(about_apps());
+    all.extend(about_moving());
     all.extend(for_workers());
     all
 }
@@ -386,7 +387,7 @@ fn about_apps() -> Vec<Endpoint> {
         e(Method::GET, app!("/rollouts/{rollout}"), VIEWER, get(rollouts::show), "One rollout")
             .query(&[(
                 "wait",
-                "Reply when the state is at least `monitoring`, or after this long, such as `30s`",
+                "Reply when the state is at least `monitoring`, when the rollout is paused, or after this long, such as `30s`",
             )])
             .replies(200, json::<RolloutInfo>()),
         e(
@@ -457,6 +458,32 @@ fn about_apps() -> Vec<Endpoint> {
         .replies(200, list::<LogRecord>()),
         e(Method::GET, app!("/watch"), VIEWER, get(watch::follow), "A stream of the app whenever it changes")
             .replies(200, Payload::Events),
+    ]
+}
+
+/// What is wished of a rollout that is under way, and of an app as a whole.
+fn about_moving() -> Vec<Endpoint> {
+    let wish = |path, handler, summary| {
+        Endpoint::new(Method::POST, path, DEVELOPER, handler, summary)
+            .headers(CHANGES)
+            .replies(200, json::<RolloutInfo>())
+    };
+    vec![
+        wish(app!("/rollout/pause"), post(rollouts::pause), "Let the rollout that is under way stand still"),
+        wish(app!("/rollout/resume"), post(rollouts::resume), "Let a paused rollout go on"),
+        wish(app!("/rollout/abort"), post(rollouts::abort), "Go back from the rollout that is under way"),
+        Endpoint::new(
+            Method::POST,
+            app!("/stop"),
+            DEVELOPER,
+            post(settings::stop),
+            "Stop every instance until the app is started",
+        )
+        .headers(CHANGES)
+        .replies(200, json::<AppInfo>()),
+        Endpoint::new(Method::POST, app!("/start"), DEVELOPER, post(settings::start), "Start a stopped app")
+            .headers(CHANGES_ONCE)
+            .replies(201, json::<Deployed>()),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! `…/apps/{app}/scale`, `…/env` and `…/restart`
+//! `…/apps/{app}/scale`, `…/env`, `…/restart`, `…/stop` and `…/start`
 
 use std::sync::Arc;
 
@@ -44,5 +44,22 @@ pub(super) async fn restart(
     Wish { asked, request: Nothing {} }: Wish<Nothing>,
 ) -> ApiResult<(StatusCode, Reply<Deployed>)> {
     let deployed = operations::restart(&context, &asked).await?;
+    Ok((StatusCode::CREATED, Reply(deployed)))
+}
+
+/// Replies at once; the instances finish their open requests first.
+pub(super) async fn stop(
+    State(context): State<Arc<Context>>,
+    Wish { asked, request: Nothing {} }: Wish<Nothing>,
+) -> ApiResult<Response> {
+    operations::stop(&context, &asked).await?;
+    Ok(with_etag(&context, &apps::load(&context, &(asked.namespace, asked.app)).await?))
+}
+
+pub(super) async fn start(
+    State(context): State<Arc<Context>>,
+    Wish { asked, request: Nothing {} }: Wish<Nothing>,
+) -> ApiResult<(StatusCode, Reply<Deployed>)> {
+    let deployed = operations::start(&context, &asked).await?;
     Ok((StatusCode::CREATED, Reply(deployed)))
 }

@@ -10,8 +10,8 @@ use wharf_types::{NamespaceId, ReleaseId, RolloutId};
 use super::env::ReleaseEnv;
 use super::secrets::Pins;
 use super::{
-    Asked, Result, check_app, commit, current_release, deployed, invalid_spec, once, ports, problem, quota,
-    routes, secrets, start_rollout, volumes,
+    Asked, Kind, Result, check_app, commit, current_release, deployed, invalid_spec, once, ports, problem,
+    quota, routes, secrets, start_rollout, volumes,
 };
 use crate::audit;
 use crate::context::Context;
@@ -138,7 +138,7 @@ pub(super) async fn make_release(
     for pinned in new.secrets.values() {
         store::secret::pin(conn, release.id, pinned.id).await?;
     }
-    let rollout = start_rollout(conn, app, release.id, false, asked.now).await?;
+    let rollout = start_rollout(conn, app, release.id, Kind::Forward, asked.now).await?;
     let message = format!(
         "release {} of {}, made by {} ({})",
         release.number,

@@ -6,7 +6,7 @@ use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
 
 use super::{
-    Asked, Result, artifact_of, commit, current_release, deployed, find_app, no_release, once, ports,
+    Asked, Kind, Result, artifact_of, commit, current_release, deployed, find_app, no_release, once, ports,
     problem, quota, routes, start_rollout, volumes,
 };
 use crate::audit;
@@ -26,7 +26,7 @@ pub(crate) async fn rollback(context: &Arc<Context>, asked: &Asked, number: Opti
     let release = choose(&mut tx, &app, number).await?;
     let message = format!("going back to release {}, asked for by {}", release.number, asked.by);
     record(&mut tx, &app, asked, "rollback.started", &message).await?;
-    roll_out(context, tx, &app, asked, &release, false).await
+    roll_out(context, tx, &app, asked, &release, Kind::Backwards).await
 }
 
 /// Gives the release that the app is on new instances in every slot, without an outage.
@@ -41,16 +41,16 @@ pub(crate) async fn restart(context: &Arc<Context>, asked: &Asked) -> Result<Dep
     };
     let message = format!("release {} gets new instances, asked for by {}", release.number, asked.by);
     record(&mut tx, &app, asked, "restart.started", &message).await?;
-    roll_out(context, tx, &app, asked, &release, true).await
+    roll_out(context, tx, &app, asked, &release, Kind::Renewal).await
 }
 
-async fn roll_out(
+pub(super) async fn roll_out(
     context: &Arc<Context>,
     mut tx: Tx,
     app: &App,
     asked: &Asked,
     release: &Release,
-    renews: bool,
+    kind: Kind,
 ) -> Result<Deployed> {
     let before_change = quota::begin(&mut tx, app.namespace_id, &app.namespace).await?;
     let artifact = artifact_of(&mut tx, release).await?;
@@ -62,7 +62,7 @@ async fn roll_out(
     ports::claim(&mut tx, &context.config.platform_ports, app, &release.spec.tcp.ports).await?;
     volumes::claim(&mut tx, app, &release.spec, asked.now).await?;
     let before = current_release(&mut tx, app).await?;
-    let rollout = start_rollout(&mut tx, app, release.id, renews, asked.now).await?;
+    let rollout = start_rollout(&mut tx, app, release.id, kind, asked.now).await?;
     let reply = deployed(&mut tx, context, app, release, &artifact, before.as_ref(), rollout).await?;
     before_change.check(&mut tx).await?;
     audit::release_change(before.as_ref(), release);

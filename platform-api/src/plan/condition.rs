@@ -12,7 +12,7 @@ const CRASH_LOOP_RESTARTS: u32 = 2;
 pub fn condition(app: &AppView) -> (AppCondition, Option<Reason>) {
     let ready = slots_ready(app);
     let looping = crash_looping(app);
-    let word = if app.deleting || app.replicas() == 0 || has_ended(app) {
+    let word = if app.deleting || app.stopped.is_some() || app.replicas() == 0 || has_ended(app) {
         AppCondition::Stopped
     } else if app.is_rolling_out() {
         AppCondition::Deploying
@@ -45,6 +45,9 @@ pub fn explain(
     let mut because = vec![describe(app, word)];
     let mut advice = Vec::new();
     match word {
+        AppCondition::Stopped if app.stopped.is_some() && !app.deleting => {
+            advice.push(format!("`wharf start {}` starts it.", app.name));
+        }
         AppCondition::Stopped if app.replicas() == 0 && !app.deleting => {
             advice.push(format!("`wharf scale 1 --app {}` starts it.", app.name));
         }
@@ -72,6 +75,11 @@ pub fn explain(
                     progress(waiting)
                 ));
             }
+            let given_up = given_up(app);
+            if !given_up.is_empty() {
+                because.push(format!("{} not tried again.", slots_are(&given_up)));
+                advice.push(format!("`wharf restart {}` tries again, and so does a deploy.", app.name));
+            }
         }
     }
     if let Some((number, failed)) = last_failed_rollout {
@@ -96,6 +104,10 @@ fn describe(app: &AppView, word: AppCondition) -> String {
         app.target.as_ref().map_or("a release".to_owned(), |target| format!("release {}", target.number));
     match word {
         AppCondition::Stopped if app.deleting => "It is being deleted.".to_owned(),
+        AppCondition::Stopped if app.stopped.is_some() => {
+            let by = app.stopped.as_ref().map_or("", |stopped| stopped.by.as_str());
+            format!("It was stopped by `{by}`, and stays so until it is started.")
+        }
         AppCondition::Stopped if replicas == 0 => "It is scaled to zero.".to_owned(),
         AppCondition::Stopped => {
             "Its command has ended with success, and its restart condition says not to run it again."
@@ -168,6 +180,10 @@ fn advise(app: &AppView, kind: ReasonKind) -> String {
             };
             format!("Make the app answer `{path}` {good} within {}, or change `http.health`.", health.timeout)
         }
+        ReasonKind::Canary => format!(
+            "`wharf logs --app {name}` shows what the release printed on trial; `update.canary` says how much worse it may be."
+        ),
+        ReasonKind::Asked => format!("`wharf events --app {name}` shows who wanted it so."),
         ReasonKind::Platform => {
             format!("The platform tries again by itself; `wharf events --app {name}` shows what it does.")
         }
@@ -244,6 +260,36 @@ fn is_newest(app: &AppView, instance: &InstanceView) -> bool {
 fn newest_waiting(app: &AppView) -> Option<&InstanceView> {
     let waiting = |instance: &&InstanceView| instance.is_wanted() && !is_ready(app, instance);
     app.instances.iter().filter(waiting).max_by_key(|instance| instance.age())
+}
+
+/// Slots whose newest instance failed although it was wanted, and has no successor: the supervisor gave up. Counted from 1.
+fn given_up(app: &AppView) -> Vec<u32> {
+    // A rollout tries every slot again.
+    if app.rollout_under_way().is_some() {
+        return Vec::new();
+    }
+    let mut slots: Vec<u32> = app
+        .instances
+        .iter()
+        .filter(|instance| instance.own_failure().is_some() && !instance.replaced)
+        .filter(|failed| {
+            let newer = |other: &InstanceView| other.slot == failed.slot && other.age() > failed.age();
+            failed.slot < app.replicas() && !app.instances.iter().any(newer)
+        })
+        .map(InstanceView::slot_number)
+        .collect();
+    slots.sort_unstable();
+    slots.dedup();
+    slots
+}
+
+fn slots_are(slots: &[u32]) -> String {
+    let numbers: Vec<String> = slots.iter().take(10).map(u32::to_string).collect();
+    let more = if slots.len() > 10 { format!(" and {} more", slots.len() - 10) } else { String::new() };
+    match slots {
+        [one] => format!("Slot {one} is"),
+        _ => format!("The slots {}{more} are", numbers.join(", ")),
+    }
 }
 
 /// Guests and libraries rarely end what they say with a full stop.

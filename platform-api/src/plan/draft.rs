@@ -2,11 +2,14 @@
 //!
 //! Each step of the planner sees the outcome of the one before, so that one pass reaches what a second would.
 
+use std::collections::BTreeSet;
+
+use wharf_types::api::Pause;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
-use wharf_types::{RolloutId, Timestamp};
+use wharf_types::{ReleaseId, RolloutId, Timestamp};
 
 use super::scheduler::{Claim, Cluster};
-use super::{AppView, Change, Changes, IdSource, InstanceView, RolloutView, Unplaced};
+use super::{AppView, Change, Changes, IdSource, InstanceView, RolloutView, Trial, Unplaced};
 
 pub(super) struct Draft<'a> {
     pub(super) now: Timestamp,
@@ -61,7 +64,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn claim(&mut self, claims: Vec<Claim>) {
-        self.changes.claims = claims;
+        self.changes.claims.extend(claims);
     }
 
     /// Whether the new target is a release that the view does not hold, so that nothing more can be planned for it.
@@ -89,6 +92,7 @@ impl AppView {
                 restarts: 0,
                 reason: None,
                 created_at: now,
+                ended_at: None,
                 replaced: false,
                 was_healthy: false,
                 let_go: false,
@@ -110,6 +114,7 @@ impl AppView {
                 if let Some(instance) = self.instances.iter_mut().find(|known| known.id == *instance) {
                     instance.state = instance.state.advance(*state);
                     instance.reason = Some(reason.clone());
+                    instance.ended_at = instance.ended_at.or(Some(now));
                 }
             }
             Change::SetRollout { rollout, state, monitoring_since, .. } => {
@@ -122,16 +127,36 @@ impl AppView {
                 });
                 self.rollout.take_if(|known| known.state.is_final());
             }
-            Change::Progress { rollout, ready } => {
+            Change::Progress { rollout, ready, stepped } => {
                 if let Some(known) = self.rollout.as_mut().filter(|known| known.id == *rollout) {
                     known.progressed_ready = *ready;
                     known.progressed_at = now;
+                    known.stepped_at = if *stepped { Some(now) } else { known.stepped_at };
+                }
+            }
+            Change::CountFailures { rollout, slots } => {
+                if let Some(known) = self.rollout.as_mut().filter(|known| known.id == *rollout) {
+                    known.failed_slots.clone_from(slots);
+                }
+            }
+            Change::Pause { rollout, .. } => {
+                if let Some(known) = self.rollout.as_mut().filter(|known| known.id == *rollout) {
+                    known.paused.get_or_insert(Pause { since: now, by: None });
+                }
+            }
+            Change::BeginTrial { rollout, before } => {
+                if let Some(known) = self.rollout.as_mut().filter(|known| known.id == *rollout) {
+                    known.canary = Some(Trial { since: now, before: before.clone() });
                 }
             }
             Change::SetStable { release } => self.stable = release.and_then(|id| self.release(id).cloned()),
             Change::SetTarget { release } => self.target = release.and_then(|id| self.release(id).cloned()),
             Change::RollBack { rollout, from, to, .. } => {
-                self.rollout = Some(RolloutView::automatic(now, *rollout, *from, *to));
+                self.rollout = Some(RolloutView {
+                    automatic: true,
+                    backwards: true,
+                    ..RolloutView::new(now, *rollout, Some(*from), *to)
+                });
             }
             Change::SetServed { .. } | Change::Preempt { .. } | Change::DeleteApp | Change::Event { .. } => {}
         }
@@ -139,23 +164,27 @@ impl AppView {
 }
 
 impl RolloutView {
-    fn automatic(
-        now: Timestamp,
-        id: RolloutId,
-        from: wharf_types::ReleaseId,
-        to: wharf_types::ReleaseId,
-    ) -> Self {
+    /// One that has not moved yet.
+    pub(crate) fn new(now: Timestamp, id: RolloutId, from: Option<ReleaseId>, to: ReleaseId) -> Self {
         Self {
             id,
-            from: Some(from),
+            from,
             to,
             state: RolloutState::Pending,
-            automatic: true,
+            automatic: false,
+            backwards: false,
             renews: false,
             started_at: now,
             progressed_at: now,
             progressed_ready: 0,
+            stepped_at: None,
+            canary: None,
             monitoring_since: None,
+            failed_slots: BTreeSet::new(),
+            judged_since: now,
+            paused: None,
+            aborted_by: None,
+            requests: Vec::new(),
         }
     }
 }

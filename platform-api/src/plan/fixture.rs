@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use uuid::Uuid;
+use wharf_types::api::Pause;
 use wharf_types::node::{NodeRegistration, Reason, ReasonKind};
-use wharf_types::spec::{AppSpec, VolumeSpec};
-use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
+use wharf_types::spec::{AppSpec, UpdateSpec, VolumeSpec};
+use wharf_types::state::{Health, InstanceState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{
     AppId, Digest, InstanceId, NamespaceName, NodeId, ReleaseId, RolloutId, Timestamp, VolumeId,
@@ -67,6 +68,7 @@ impl Fixture {
             namespace: NamespaceName::default_namespace(),
             name: "hello".parse().unwrap(),
             deleting: false,
+            stopped: None,
             scaled_to: Some(replicas),
             target: None,
             stable: None,
@@ -74,6 +76,7 @@ impl Fixture {
             rollout: None,
             volumes: Vec::new(),
             instances: Vec::new(),
+            numbers: (1..100).map(|number| (release_id(number), number)).collect(),
         };
         let now = after(Timestamp::UNIX_EPOCH, SECOND * 1000);
         Self {
@@ -101,6 +104,47 @@ impl Fixture {
             spec.scale.replicas = replicas;
             release.spec = spec.into();
         });
+    }
+
+    /// The same, and says how the rollout moves.
+    pub(super) fn deploy_by(&mut self, number: u64, replicas: u32, update: UpdateSpec) {
+        self.deploy_with(number, |release| {
+            let mut spec = (*release.spec).clone();
+            (spec.scale.replicas, spec.update) = (replicas, update);
+            release.spec = spec.into();
+        });
+    }
+
+    /// What the API writes when somebody resumes the rollout.
+    pub(super) fn resume(&mut self) {
+        if let Some(rollout) = &mut self.app.rollout {
+            rollout.paused = None;
+        }
+        self.begin_anew();
+    }
+
+    /// What the store does with a rollout that has stood still.
+    pub(super) fn begin_anew(&mut self) {
+        let now = self.now;
+        if let Some(rollout) = &mut self.app.rollout {
+            (rollout.progressed_at, rollout.judged_since) = (now, now);
+            rollout.failed_slots.clear();
+            rollout.canary = None;
+            rollout.monitoring_since = rollout.monitoring_since.map(|_| now);
+        }
+    }
+
+    pub(super) fn pause(&mut self) {
+        let since = self.now;
+        if let Some(rollout) = &mut self.app.rollout {
+            rollout.paused.get_or_insert(Pause { since, by: Some("ann".into()) });
+        }
+    }
+
+    pub(super) fn abort(&mut self) {
+        if let Some(rollout) = self.app.rollout.as_mut().filter(|rollout| !rollout.automatic) {
+            rollout.aborted_by = Some("ann".into());
+        }
     }
 
     /// What the API writes when a restart is asked for.
@@ -132,18 +176,9 @@ impl Fixture {
     pub(super) fn deploy_with(&mut self, number: u64, edit: impl FnOnce(&mut ReleaseView)) {
         self.app.target = Some(self.release(number, edit));
         self.app.latest = self.app.target.clone();
-        self.app.rollout = Some(RolloutView {
-            id: RolloutId::from_uuid(Uuid::from_u128(u128::from(number) << 32)),
-            from: self.app.stable.as_ref().map(|stable| stable.id),
-            to: release_id(number),
-            state: RolloutState::Pending,
-            automatic: false,
-            renews: false,
-            started_at: self.now,
-            progressed_at: self.now,
-            progressed_ready: 0,
-            monitoring_since: None,
-        });
+        let id = RolloutId::from_uuid(Uuid::from_u128(u128::from(number) << 32));
+        let from = self.app.stable.as_ref().map(|stable| stable.id);
+        self.app.rollout = Some(RolloutView::new(self.now, id, from, release_id(number)));
     }
 
     fn release(&mut self, number: u64, edit: impl FnOnce(&mut ReleaseView)) -> Arc<ReleaseView> {
@@ -173,6 +208,7 @@ impl Fixture {
             restarts: 0,
             reason: None,
             created_at: self.now,
+            ended_at: None,
             replaced: false,
             was_healthy: false,
             let_go: false,
@@ -202,6 +238,7 @@ impl Fixture {
     pub(super) fn fail(&mut self, index: usize, kind: ReasonKind, message: &str) {
         let instance = &mut self.app.instances[index];
         instance.state = InstanceState::Failed;
+        instance.ended_at = Some(self.now);
         instance.reason = Some(Reason { kind, message: message.to_owned() });
     }
 

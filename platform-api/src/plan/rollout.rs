@@ -1,17 +1,25 @@
 //! Moves a rollout through its states, and goes back when the new release is bad.
 //!
-//! A rollout runs until every slot serves the new release, is then monitored for a while, and has succeeded. It fails at once
-//! when an instance of the new release cannot start, and after the progress deadline when nothing moves. Which instances are
-//! made and ended meanwhile is decided by [`super::slots`].
+//! A rollout may begin with a trial ([`canary`]), runs until every slot serves the new release, is then monitored for a while,
+//! and has succeeded. It fails when more instances of the new release fail than may ([`failures`]), and after the progress deadline
+//! when nothing moves. What a failure leads to is the release's to say. Which instances are made and ended meanwhile is decided by
+//! [`super::slots`].
+//!
+//! That a rollout is paused, or is to go back, is a wish beside its state, which only grows.
+
+mod canary;
+mod failures;
+mod waiting;
 
 use wharf_types::node::{Reason, ReasonKind};
-use wharf_types::quantity::Span;
-use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
+use wharf_types::spec::OnFailure;
+use wharf_types::state::{RolloutState, Wanted};
 use wharf_types::{ReleaseId, Timestamp};
 
 use super::draft::Draft;
 use super::view::after;
-use super::{AppView, Change, InstanceView, ReleaseView, RolloutView, slots};
+use super::{AppView, Change, ReleaseView, RolloutView};
+pub(crate) use waiting::waits;
 
 /// Where an app goes whose rollout failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +45,16 @@ fn step(draft: &mut Draft<'_>) -> bool {
     if draft.app.deleting || rollout.to != target.id {
         return false;
     }
+    if let Some(by) = &rollout.aborted_by {
+        let reason = Reason { kind: ReasonKind::Asked, message: format!("it was aborted by {by}") };
+        return go_back(draft, &rollout, &target, reason);
+    }
+    if rollout.paused.is_some() || draft.app.stopped.is_some() {
+        return false;
+    }
     match rollout.state {
         RolloutState::Pending => start(draft, &rollout, &target),
+        RolloutState::Canary => try_out(draft, &rollout, &target),
         RolloutState::Running => run(draft, &rollout, &target),
         RolloutState::Monitoring => monitor(draft, &rollout, &target),
         RolloutState::Succeeded | RolloutState::Failed | RolloutState::Superseded => false,
@@ -46,47 +62,143 @@ fn step(draft: &mut Draft<'_>) -> bool {
 }
 
 fn start(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> bool {
-    set_state(draft, rollout, RolloutState::Running);
+    let has_trial = canary::is_wanted(&draft.app, rollout, target);
+    set_state(draft, rollout, if has_trial { RolloutState::Canary } else { RolloutState::Running });
     if !rollout.automatic {
         draft.event("rollout.started", format!("release {} is being rolled out", target.number));
     }
     true
 }
 
+/// The new release gets a part of the requests, and is compared with the old one.
+fn try_out(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> bool {
+    if let Some(again) = judge(draft, rollout, target) {
+        return again;
+    }
+    let Some(spec) = &target.spec.update.canary else {
+        set_state(draft, rollout, RolloutState::Running);
+        return true;
+    };
+    let Some(trial) = &rollout.canary else {
+        let progressed_at = note_progress(draft, rollout, target);
+        let of_trial = draft.app.trial_slots(target) as usize;
+        if draft.app.slots_routed(target).iter().take(of_trial).all(|routed| *routed) {
+            draft.push(Change::BeginTrial { rollout: rollout.id, before: rollout.requests.clone() });
+            let message = format!(
+                "release {} gets {} of the requests for {}",
+                target.number, spec.share, spec.duration
+            );
+            draft.event("rollout.canary", message);
+            return true;
+        }
+        return overdue(draft, rollout, target, progressed_at);
+    };
+    let comparison = canary::comparison(&draft.app, rollout, trial, target);
+    match canary::verdict(draft.now, spec, trial.since, &comparison) {
+        canary::Verdict::Wait(until) => {
+            draft.wake(until.min(after(draft.now, canary::LOOK)));
+            false
+        }
+        canary::Verdict::GoOn(message) => {
+            draft.event("rollout.canary_passed", message);
+            finish_trial(draft, rollout)
+        }
+        canary::Verdict::Bad(message) if target.spec.update.on_failure == OnFailure::Continue => {
+            draft.event("rollout.tolerated", format!("{message}; it goes on, as `update.on_failure` asks"));
+            finish_trial(draft, rollout)
+        }
+        canary::Verdict::Bad(message) => {
+            fail(draft, rollout, target, Reason { kind: ReasonKind::Canary, message })
+        }
+    }
+}
+
+fn finish_trial(draft: &mut Draft<'_>, rollout: &RolloutView) -> bool {
+    set_state(draft, rollout, RolloutState::Running);
+    let ready = rollout.progressed_ready;
+    draft.push(Change::Progress { rollout: rollout.id, ready, stepped: true });
+    true
+}
+
 fn run(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> bool {
-    if let Some(reason) = cannot_start(&draft.app, rollout).cloned() {
-        return fail(draft, rollout, target, reason);
+    if let Some(again) = judge(draft, rollout, target) {
+        return again;
     }
-    let slots_ready = draft.app.slots_ready(target);
-    let ready = slots_ready.iter().map(|ready| u32::from(*ready)).sum();
-    let progressed_at = if ready > rollout.progressed_ready {
-        draft.push(Change::Progress { rollout: rollout.id, ready });
-        draft.now
-    } else {
-        rollout.progressed_at
-    };
+    let progressed_at = note_progress(draft, rollout, target);
+    let ready = draft.app.slots_ready(target);
     // Whoever is told that the release serves may send a request at once, so every ingress must know the way by then.
-    let routed = !target.is_routed() || draft.app.slots_routed(target).iter().all(|routed| *routed);
-    if slots_ready.iter().all(|ready| *ready) && routed {
-        return serve(draft, rollout, target);
-    }
-    // The compiler has a limit of its own, and a large artifact may take it longer than the app takes to start.
-    let preparing = |instance: &InstanceView| {
-        instance.release == target.id && instance.is_wanted() && instance.state == InstanceState::Preparing
+    let routed = draft.app.slots_routed(target);
+    let is_done = |slot: usize, ready: bool| {
+        (ready && (routed[slot] || !target.is_routed())) || (!ready && has_failed(rollout, slot))
     };
-    let deadline = after(progressed_at, target.spec.update.progress_deadline.as_duration());
-    // And whoever writes to its volume now may finish what is open, for as long as the app wants.
-    let waits_for_others = draft.app.instances.iter().any(preparing) || draft.app.is_held_up(target);
-    if draft.now >= deadline && waits_for_others {
-        draft.push(Change::Progress { rollout: rollout.id, ready });
+    if ready.iter().enumerate().all(|(slot, ready)| is_done(slot, *ready)) {
+        if ready.is_empty() || ready.contains(&true) {
+            return serve(draft, rollout, target);
+        }
+        let message = format!("not one of {} instances came into service", ready.len());
+        return go_back(draft, rollout, target, Reason { kind: ReasonKind::Probe, message });
+    }
+    overdue(draft, rollout, target, progressed_at)
+}
+
+fn has_failed(rollout: &RolloutView, slot: usize) -> bool {
+    u32::try_from(slot).is_ok_and(|slot| rollout.failed_slots.contains(&slot))
+}
+
+/// Returns when an instance became ready last.
+fn note_progress(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> Timestamp {
+    let ready = draft.app.slots_ready(target).into_iter().map(u32::from).sum();
+    if ready <= rollout.progressed_ready {
+        return rollout.progressed_at;
+    }
+    draft.push(Change::Progress { rollout: rollout.id, ready, stepped: true });
+    draft.now
+}
+
+/// Fails the rollout when nothing has moved for too long.
+fn overdue(
+    draft: &mut Draft<'_>,
+    rollout: &RolloutView,
+    target: &ReleaseView,
+    progressed_at: Timestamp,
+) -> bool {
+    // What waits for `update.delay` is not late.
+    let since = progressed_at.max(draft.app.next_batch_at(target).unwrap_or(progressed_at));
+    let deadline = after(since, target.spec.update.progress_deadline.as_duration());
+    if draft.now < deadline {
+        draft.wake(deadline);
+        return false;
+    }
+    let again = Change::Progress { rollout: rollout.id, ready: rollout.progressed_ready, stepped: false };
+    if failures::waits_for_others(&draft.app, target) {
+        draft.push(again);
         return true;
     }
-    if draft.now >= deadline {
-        let reason = stalled(draft, target);
+    let late = failures::late(&draft.app, rollout, target);
+    let failed = rollout.failed_slots.union(&late).copied().collect();
+    let reason = failures::stalled(draft, target);
+    if late.is_empty() || !failures::may_go_on(&draft.app, rollout, target, &failed) {
         return fail(draft, rollout, target, reason);
     }
-    draft.wake(deadline);
-    false
+    draft.push(Change::CountFailures { rollout: rollout.id, slots: failed });
+    draft.push(again);
+    draft.event("rollout.tolerated", failures::tolerated(&draft.app, target, &reason));
+    true
+}
+
+/// Counts what failed. None: nothing new has.
+fn judge(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> Option<bool> {
+    let new = failures::new(&draft.app, rollout, target);
+    let reason = new.values().next()?.clone();
+    let failed = rollout.failed_slots.iter().chain(new.keys()).copied().collect();
+    draft.push(Change::CountFailures { rollout: rollout.id, slots: failed });
+    let failed = draft.app.rollout_under_way().map(|rollout| rollout.failed_slots.clone())?;
+    if failures::may_go_on(&draft.app, rollout, target, &failed) {
+        draft.event("rollout.tolerated", failures::tolerated(&draft.app, target, &reason));
+        return Some(true);
+    }
+    let reason = failures::with_figures(&draft.app, target, failed.len(), reason);
+    Some(fail(draft, rollout, target, reason))
 }
 
 /// Every slot serves the new release.
@@ -110,25 +222,47 @@ fn serve(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> 
 }
 
 fn monitor(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> bool {
-    let since = rollout.monitoring_since.unwrap_or(rollout.started_at);
-    if let Some(reason) = fails_in_service(&draft.app, since, target) {
-        return fail(draft, rollout, target, reason);
+    if let Some(again) = judge(draft, rollout, target) {
+        return again;
     }
-    let end = after(since, target.spec.update.monitor.as_duration());
+    let since = rollout.monitoring_since.unwrap_or(rollout.started_at);
+    let end = after(since, draft.app.dials(target).monitor.as_duration());
     if draft.now < end {
         draft.wake(end);
         return false;
     }
     set_state(draft, rollout, RolloutState::Succeeded);
     draft.event("rollout.succeeded", format!("release {} is in service", target.number));
+    // Where the new release was allowed to fail, the old one has served until now.
+    for index in 0..draft.app.instances.len() {
+        let instance = &draft.app.instances[index];
+        if instance.is_wanted() && instance.release != target.id && !rollout.failed_slots.is_empty() {
+            draft.want(index, Wanted::Unroute);
+        }
+    }
     true
 }
 
+/// More failed than may. What that leads to is the release's to say.
 fn fail(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView, reason: Reason) -> bool {
+    if target.spec.update.on_failure != OnFailure::Pause || rollout.automatic {
+        return go_back(draft, rollout, target, reason);
+    }
+    let message = format!(
+        "release {}: {}; the rollout is paused: `wharf rollout resume` goes on, `wharf rollout abort` goes back",
+        target.number, reason.message
+    );
+    draft.push(Change::Pause { rollout: rollout.id, reason });
+    draft.event("rollout.paused", message);
+    true
+}
+
+fn go_back(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView, reason: Reason) -> bool {
     let way_back = way_back(&draft.app, rollout);
     let outcome = match way_back {
         WayBack::Release(id) => format!("going back to {}", name(&draft.app, id)),
         WayBack::Nothing => "there is no release to go back to, so everything stops".to_owned(),
+        WayBack::Stay if reason.kind == ReasonKind::Asked => "the app stays on it".to_owned(),
         WayBack::Stay => "the app stays on it, and what fails is tried again".to_owned(),
     };
     draft.push(Change::SetRollout {
@@ -139,8 +273,9 @@ fn fail(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView, reas
     });
     let message = format!("release {} failed: {}; {outcome}", target.number, reason.message);
     draft.event("rollout.failed", message);
-    // What fails for want of a node may be good; what was in service when it failed is not.
-    let is_bad = rollout.state == RolloutState::Monitoring || reason.kind != ReasonKind::Platform;
+    // What fails for want of a node, or is aborted, may be good; what was in service when it failed is not.
+    let is_bad = rollout.state == RolloutState::Monitoring
+        || !matches!(reason.kind, ReasonKind::Platform | ReasonKind::Asked);
     if is_bad && way_back != WayBack::Stay {
         draft.push(Change::SetServed { release: target.id, served: false });
     }
@@ -187,109 +322,6 @@ fn way_back(app: &AppView, rollout: &RolloutView) -> WayBack {
         Some(before) => WayBack::Release(before),
         None => WayBack::Nothing,
     }
-}
-
-/// An instance of the new release that failed by its own fault before it was ever healthy. The supervisor may have replaced it
-/// already: what fails on its first run is not worth waiting for.
-fn cannot_start<'a>(app: &'a AppView, rollout: &RolloutView) -> Option<&'a Reason> {
-    app.instances
-        .iter()
-        .filter(|instance| instance.release == rollout.to && instance.created_at >= rollout.started_at)
-        .filter(|instance| !instance.was_healthy)
-        .filter_map(|instance| Some((instance.slot, instance.age(), instance.own_failure()?)))
-        .min_by_key(|(slot, age, _)| (*slot, *age))
-        .map(|(_, _, reason)| reason)
-}
-
-/// Why an instance of the new release failed, or became unhealthy, since every slot served it.
-fn fails_in_service(app: &AppView, since: Timestamp, target: &ReleaseView) -> Option<Reason> {
-    let of_release = || app.instances.iter().filter(|instance| instance.release == target.id);
-    // What failed before the monitoring began is still in view, but then its slot had a newer instance at that time.
-    let is_recent = |failed: &InstanceView| {
-        let mut newer =
-            of_release().filter(|other| other.slot == failed.slot && other.age() > failed.age()).peekable();
-        failed.created_at >= since
-            || newer.peek().is_none()
-            || newer.any(|successor| successor.restarts > 0 && successor.created_at >= since)
-    };
-    let fault = |instance: &InstanceView| match instance.own_failure() {
-        Some(reason) => is_recent(instance).then(|| reason.clone()),
-        None if instance.is_wanted() && instance.health == Health::Unhealthy => {
-            Some(instance.reason.clone().unwrap_or_else(|| unhealthy(instance)))
-        }
-        None => None,
-    };
-    of_release()
-        .filter_map(|instance| Some((instance.slot, instance.age(), fault(instance)?)))
-        .min_by_key(|(slot, age, _)| (*slot, *age))
-        .map(|(_, _, reason)| reason)
-}
-
-fn unhealthy(instance: &InstanceView) -> Reason {
-    Reason {
-        kind: ReasonKind::Probe,
-        message: format!(
-            "the instance in slot {} stopped answering its health check",
-            instance.slot_number()
-        ),
-    }
-}
-
-/// What a rollout waited for until its deadline: the guests' own words, else those of the scheduler.
-fn stalled(draft: &mut Draft<'_>, target: &ReleaseView) -> Reason {
-    let unplaced = slots::unplaced(draft, target);
-    let deadline = target.spec.update.progress_deadline;
-    let waited =
-        |kind, message: &str| Reason { kind, message: format!("{}: {message}", no_progress(deadline)) };
-    let ready = draft.app.slots_ready(target);
-    let waiting = |instance: &&InstanceView| {
-        instance.release == target.id
-            && instance.wanted == Wanted::Run
-            && !draft.app.is_older_than_rollout(instance)
-            && ready.get(instance.slot as usize) == Some(&false)
-    };
-    let worst = draft
-        .app
-        .instances
-        .iter()
-        .filter(waiting)
-        .filter_map(|instance| Some((instance, instance.reason.as_ref()?)))
-        .min_by_key(|(instance, reason)| (reason.kind == ReasonKind::Platform, instance.slot, instance.id));
-    if let Some((_, reason)) = worst {
-        return waited(reason.kind, &reason.message);
-    }
-    if let Some(unplaced) = unplaced.first() {
-        return waited(ReasonKind::Platform, &unplaced.message);
-    }
-    match draft
-        .app
-        .instances
-        .iter()
-        .filter(waiting)
-        .filter(|instance| instance.is_live())
-        .min_by_key(|i| (i.state, i.slot))
-    {
-        Some(instance) if instance.state == InstanceState::Running => waited(
-            ReasonKind::Probe,
-            &format!(
-                "the instance in slot {} runs, but has not passed its health check",
-                instance.slot_number()
-            ),
-        ),
-        Some(instance) => waited(
-            ReasonKind::Platform,
-            &format!("the instance in slot {} is still {}", instance.slot_number(), instance.state.as_str()),
-        ),
-        None if ready.iter().all(|ready| *ready) => waited(
-            ReasonKind::Platform,
-            "every slot is ready, but an ingress has not taken up the routes to it yet",
-        ),
-        None => waited(ReasonKind::Platform, "some slots have no instance"),
-    }
-}
-
-fn no_progress(deadline: Span) -> String {
-    format!("no further instance became ready within {deadline}")
 }
 
 fn set_state(draft: &mut Draft<'_>, rollout: &RolloutView, state: RolloutState) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wharf_types::node::ReasonKind;
-use wharf_types::route::{Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute};
+use wharf_types::route::{Canary, Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute};
 use wharf_types::state::{Health, InstanceState, Wanted};
 
 use super::{AppView, InstanceView};
@@ -17,6 +17,7 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
     let (mut routes, mut tcp) = (BTreeMap::new(), BTreeMap::new());
     for app in oldest_first {
         let Some(release) = app.routed_release() else { continue };
+        let canary = canary(app);
         for port in &release.spec.tcp.ports {
             tcp.entry(*port).or_insert_with(|| Arc::new(tcp_route(app, *port)));
         }
@@ -32,6 +33,8 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
                     namespace: app.namespace.clone(),
                     app: app.name.clone(),
                     endpoints: endpoints.clone(),
+                    stopped: app.stopped.is_some(),
+                    canary,
                 })
             });
         }
@@ -44,8 +47,18 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
 fn endpoints(app: &AppView) -> Vec<Endpoint> {
     serving(app)
         .into_iter()
-        .filter_map(|instance| Some(Endpoint { instance: instance.id, node: instance.node? }))
+        .filter_map(|instance| {
+            let release = app.number(instance.release);
+            Some(Endpoint { instance: instance.id, node: instance.node?, release })
+        })
         .collect()
+}
+
+/// What the release on trial gets.
+fn canary(app: &AppView) -> Option<Canary> {
+    let target = app.target.as_ref().filter(|_| app.is_on_trial())?;
+    let share = target.spec.update.canary.as_ref()?.share;
+    Some(Canary { release: target.number, share })
 }
 
 /// The port leads to those of them whose release has it, because the others do not listen for it.
@@ -58,6 +71,7 @@ fn tcp_route(app: &AppView, port: u16) -> TcpRoute {
             node: instance.node?,
             connections_max: spec.limits.concurrency,
             proxy_protocol: spec.tcp.proxy_protocol,
+            release: app.number(instance.release),
         })
     };
     TcpRoute {

@@ -3,15 +3,17 @@
 mod properties;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use wharf_types::ReleaseId;
+use wharf_types::api::Stopped;
 use wharf_types::node::ReasonKind;
+use wharf_types::requests::{ReleaseRequests, RequestCounts};
+use wharf_types::spec::UpdateSpec;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 
 use super::fixture::{Fixture, SECOND, node, release, release_id};
 use super::view::after;
-use super::{Change, Changes, InstanceView, ReleaseView, routes};
+use super::{AppView, Change, Changes, InstanceView, RolloutView, routes};
 
 /// Room for nine instances on each of two nodes.
 const NODE_MIB: u64 = 9;
@@ -20,10 +22,19 @@ const REPLICAS_MAX: u32 = 4;
 /// Something that happens. Which instance it happens to is chosen among those that it can happen to.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Of a release that asks for so many slots.
-    Deploy(Quality, u32),
+    /// Of a release that asks for so many slots, by these dials.
+    Deploy(Quality, u32, Box<UpdateSpec>),
     RollBack(u64),
     Restart,
+    Pause,
+    Resume,
+    Abort,
+    Stop,
+    Start,
+    /// Another process takes over: it knows what is stored, and nothing else.
+    ControlPlaneRestarts,
+    /// So many requests to the old and the new release, and whether the new one fails them.
+    Requests(u64, bool),
     Scale(Option<u32>),
     /// A worker takes an instance one state further, or finds it healthy.
     Advance(usize),
@@ -114,15 +125,15 @@ impl Simulation {
     }
 
     /// A release that is known keeps the number of slots that it asked for first.
-    fn deploy(&mut self, number: u64, replicas: u32) {
-        self.fixture.deploy_scaled(number, replicas);
+    fn deploy(&mut self, number: u64, replicas: u32, update: UpdateSpec) {
+        self.fixture.deploy_by(number, replicas, update);
         // The store shows only what ended since the rollout began.
         self.fixture.app.instances.retain(|instance| !instance.state.is_final());
     }
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Deploy(quality, mut replicas) => {
+            Step::Deploy(quality, mut replicas, ref update) => {
                 self.newest += 1;
                 match quality {
                     // With no instances at all, nobody can tell a bad release.
@@ -135,11 +146,29 @@ impl Simulation {
                     }
                     Quality::CannotStart | Quality::Good => {}
                 }
-                self.deploy(self.newest, replicas);
+                self.deploy(self.newest, replicas, UpdateSpec::clone(update));
             }
-            Step::RollBack(to) if to <= self.newest => self.deploy(to, 0),
+            Step::RollBack(to) if to <= self.newest => {
+                self.deploy(to, 0, UpdateSpec::default());
+                if let Some(rollout) = &mut self.fixture.app.rollout {
+                    rollout.backwards = true;
+                }
+            }
             Step::RollBack(_) => {}
             Step::Restart => self.restart(),
+            Step::Pause => self.fixture.pause(),
+            Step::Resume if self.fixture.app.rollout.as_ref().is_some_and(|it| it.paused.is_some()) => {
+                self.fixture.resume();
+            }
+            Step::Resume => {}
+            Step::Abort => self.fixture.abort(),
+            Step::Stop => {
+                let since = self.fixture.now;
+                self.fixture.app.stopped.get_or_insert(Stopped { since, by: "ann".into() });
+            }
+            Step::Start => self.start(),
+            Step::ControlPlaneRestarts => self.forget(),
+            Step::Requests(count, bad) => self.requests(count, bad),
             Step::Scale(Some(0)) if !self.bad.is_empty() => {}
             Step::Scale(replicas) => self.fixture.app.scaled_to = replicas,
             Step::Advance(at) => {
@@ -182,6 +211,40 @@ impl Simulation {
             Step::LeaseExpires(index) => self.ready[index] = false,
             Step::NodesReturn => (self.present, self.ready) = ([true; 2], [true; 2]),
             Step::Wait(seconds) => self.fixture.wait(seconds),
+        }
+    }
+
+    fn start(&mut self) {
+        if self.fixture.app.stopped.take().is_none() {
+            return;
+        }
+        match &self.fixture.app.rollout {
+            Some(_) => self.fixture.begin_anew(),
+            None => self.restart(),
+        }
+    }
+
+    fn forget(&mut self) {
+        let now = self.fixture.now;
+        for instance in &mut self.fixture.app.instances {
+            (instance.let_go, instance.routed) = (false, false);
+        }
+        if let Some(rollout) = &mut self.fixture.app.rollout {
+            rollout.progressed_at = now;
+        }
+    }
+
+    fn requests(&mut self, count: u64, bad: bool) {
+        let app = &mut self.fixture.app;
+        let (Some(target), Some(stable)) = (&app.target, &app.stable) else { return };
+        let good = RequestCounts { ok: count, ..RequestCounts::default() };
+        let new = if bad { RequestCounts { failed: count, ..RequestCounts::default() } } else { good };
+        let Some(rollout) = &mut app.rollout else { return };
+        for (release, more) in [(stable.number, good), (target.number, new)] {
+            match rollout.requests.iter_mut().find(|known| known.release == release) {
+                Some(known) => known.counts = known.counts.plus(&more),
+                None => rollout.requests.push(ReleaseRequests { release, counts: more }),
+            }
         }
     }
 
@@ -243,22 +306,14 @@ impl Simulation {
         let served = served_slots(self.fixture.app.instances.iter().filter(is_present));
         let rollout = self.fixture.app.rollout.clone();
         let stable = self.fixture.app.stable.as_ref().map(|stable| stable.id);
+        let before = self.fixture.app.clone();
 
         let changes = self.fixture.plan();
 
         let app = &self.fixture.app;
-        // Whoever writes to a volume ends first.
-        let starts_first = |target: &Arc<ReleaseView>| target.spec.exclusive_volume().is_none();
-        if app.target.as_ref().is_some_and(starts_first) {
-            let serves = served_slots(app.instances.iter());
-            let left = served.difference(&serves).find(|slot| **slot < app.replicas_kept());
-            assert_eq!(left, None, "a slot served, and the plan left nothing in it that does");
-        }
-        if let (Some(target), true) = (&app.target, app.is_rolling_out()) {
-            let wanted = app.instances.iter().filter(|instance| instance.is_wanted()).count();
-            let most = app.replicas_kept() as usize + target.surge(app.replicas());
-            assert!(wanted <= most, "{wanted} instances are wanted, more than {most}");
-        }
+        check_service(app, rollout.as_ref(), &served);
+        check_pace(app, &before, &changes);
+        check_wishes(app, &before, &changes);
         if let Some(rollout) = rollout
             && app.rollout.as_ref().is_none_or(|other| other.id != rollout.id)
         {
@@ -296,7 +351,15 @@ impl Simulation {
     /// No more faults: everything that can get well does, time passes, and ingresses acknowledge.
     fn settle(&mut self) {
         self.step(&Step::NodesReturn);
+        self.step(&Step::Start);
         for _ in 0..400 {
+            // What nobody resumes would stand still for ever, and rightly so.
+            if self.fixture.app.rollout.as_ref().is_some_and(|rollout| rollout.paused.is_some()) {
+                match self.fixture.app.rollout.as_ref().is_some_and(|rollout| rollout.automatic) {
+                    true => self.step(&Step::Resume),
+                    false => self.step(&Step::Abort),
+                }
+            }
             let changes = self.plan();
             let app = &mut self.fixture.app;
             let mut is_moving =
@@ -314,6 +377,77 @@ impl Simulation {
                 changes.wake_at.unwrap_or(self.fixture.now).min(after(self.fixture.now, SECOND));
         }
         panic!("nothing settles: {:#?}", self.fixture.app);
+    }
+}
+
+/// What served goes on serving, as far as the dials promise it.
+fn check_service(app: &AppView, rollout: Option<&RolloutView>, served: &BTreeSet<u32>) {
+    let Some(target) = &app.target else { return };
+    // Whoever writes to a volume ends first, and a stopped app serves nobody.
+    if target.spec.exclusive_volume().is_some() || app.stopped.is_some() {
+        return;
+    }
+    let serves = served_slots(app.instances.iter());
+    if app.stops_first(target) {
+        let of_app = |slots: &BTreeSet<u32>| slots.iter().filter(|slot| **slot < app.replicas()).count();
+        // A slot that was allowed to fail makes room for the next.
+        let failed = app.rollout.as_ref().map_or(0, |rollout| rollout.failed_slots.len());
+        let least = app.replicas().saturating_sub(app.dials(target).parallelism.of(app.replicas()));
+        let least = of_app(served).min((least as usize).saturating_sub(failed));
+        assert!(of_app(&serves) >= least, "fewer than {least} slots serve");
+        return;
+    }
+    let failed = rollout.map(|rollout| rollout.failed_slots.clone()).unwrap_or_default();
+    let ended = rollout.is_some() && app.rollout.is_none();
+    let left = served
+        .difference(&serves)
+        .find(|slot| **slot < app.replicas_kept() && !(ended && failed.contains(slot)));
+    assert_eq!(left, None, "a slot served, and the plan left nothing in it that does");
+}
+
+/// No more moves at once than may, and batches keep their distance.
+fn check_pace(app: &AppView, before: &AppView, changes: &Changes) {
+    let (Some(target), true) = (&app.target, app.is_rolling_out()) else { return };
+    let Some(rollout) = &app.rollout else { return };
+    let parallelism = app.dials(target).parallelism.of(app.replicas()) as usize;
+    let wanted_of = |app: &AppView| app.instances.iter().filter(|instance| instance.is_wanted()).count();
+    let wanted = wanted_of(app);
+    let on_trial = if app.is_on_trial() { app.trial_slots(target) as usize } else { 0 };
+    let most = app.replicas_kept() as usize + parallelism.max(on_trial) + rollout.failed_slots.len();
+    // What another rollout, or one before a resume, had begun is not taken back.
+    let most = most.max(wanted_of(before));
+    assert!(wanted <= most, "{wanted} instances are wanted, more than {most}");
+    if app.is_on_trial() {
+        return;
+    }
+    let delay = app.dials(target).delay.as_duration();
+    let next = rollout.stepped_at.filter(|_| !delay.is_zero()).map(|at| after(at, delay));
+    for change in &changes.changes {
+        let Change::CreateInstance { release, slot, .. } = change else { continue };
+        let is_old = |old: &&InstanceView| {
+            old.slot == *slot && old.is_wanted() && !before.instances.is_empty() && old.release != *release
+        };
+        let moves = *release == target.id && app.instances.iter().any(|old| is_old(&old));
+        if let (true, Some(next)) = (moves && !app.stops_first(target), next) {
+            let now = app.instances.iter().map(|instance| instance.created_at).max();
+            assert!(now.is_some_and(|now| next <= now), "a slot moved before the delay was over");
+        }
+    }
+}
+
+/// A rollout that is paused stands still.
+fn check_wishes(app: &AppView, before: &AppView, changes: &Changes) {
+    let Some(rollout) = before.rollout.as_ref().filter(|rollout| rollout.paused.is_some()) else { return };
+    if rollout.aborted_by.is_some() {
+        assert!(app.rollout.as_ref().is_none_or(|now| now.id != rollout.id), "it was to go back");
+        return;
+    }
+    assert_eq!(app.rollout.as_ref().map(|now| (now.id, now.state)), Some((rollout.id, rollout.state)));
+    let other_before = before.stable.as_ref().is_none_or(|stable| stable.id != rollout.to);
+    for change in &changes.changes {
+        if let Change::CreateInstance { release, .. } = change {
+            assert!(*release != rollout.to || !other_before, "a slot moved although the rollout is paused");
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! Brings every slot to one instance of the target release, and ends what is left over.
 //!
 //! Start first: an instance of another release stays routed until the one beside it is ready. A slot with nothing to protect
-//! gets its instance at once; the others wait until the rollout's surge has room. Only where both would write to one volume that is
-//! not shared, the old one ends first.
+//! gets its instance at once; the others wait until the rollout has room for them. Where the rollout stops first, or both would
+//! write to one volume that is not shared, the old one ends before there is a new one.
+//!
+//! While a rollout is held, because it is paused or its release is on trial, no further slot moves: what is lost meanwhile is made
+//! anew as the release before.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -39,8 +42,9 @@ pub(super) fn give_up_lost_nodes(draft: &mut Draft<'_>) {
 
 /// Takes every step that is due.
 pub(super) fn converge(draft: &mut Draft<'_>) {
-    let target = draft.app.target.clone().filter(|_| !draft.app.deleting);
-    let slots = target.as_ref().map_or_else(Vec::new, |target| slots(&draft.app, target));
+    let is_over = draft.app.deleting || draft.app.stopped.is_some();
+    let target = draft.app.target.clone().filter(|_| !is_over);
+    let slots = target.as_ref().map_or_else(Vec::new, |target| slots(draft.now, &draft.app, target));
     let mut kept = vec![false; draft.app.instances.len()];
     for index in slots.iter().flat_map(Slot::kept) {
         kept[index] = true;
@@ -62,7 +66,7 @@ pub(super) fn converge(draft: &mut Draft<'_>) {
 
 /// The slots that should get an instance now but fit on no node.
 pub(super) fn unplaced(draft: &mut Draft<'_>, target: &ReleaseView) -> Vec<Unplaced> {
-    let slots = slots(&draft.app, target);
+    let slots = slots(draft.now, &draft.app, target);
     let missing = missing(draft.now, &draft.app, target, &slots).slots;
     let outcomes = place(draft, target, missing).outcomes.into_iter();
     outcomes.filter_map(|(slot, placed)| Some(Unplaced { slot, message: placed.err()? })).collect()
@@ -79,19 +83,29 @@ struct Slot {
     ended: Option<usize>,
     /// Whether the target release serves here, or has completed.
     serves: bool,
-    /// Whether `old` must end before there can be a `current`, because both would write to one volume.
+    /// Whether `old` must end before there can be a `current`.
     gives_way: bool,
+    /// Whether an instance that the target is to take over from has not ended yet, although it was told to.
+    drains: bool,
+    /// Whether `old` goes on beside `current`, because the target release is on trial.
+    keeps_both: bool,
     /// Whether the target release has no use for the slot: what is in it goes when the rollout has come through.
     is_leaving: bool,
 }
 
 impl Slot {
     fn kept(&self) -> impl Iterator<Item = usize> + use<> {
-        self.current.into_iter().chain(self.old.filter(|_| !self.serves && !self.gives_way))
+        let stays = (!self.serves || self.keeps_both) && !self.gives_way;
+        self.current.into_iter().chain(self.old.filter(|_| stays))
+    }
+
+    /// Whether it is on its way to the target release.
+    fn is_moving(&self) -> bool {
+        !self.serves && !self.is_leaving && (self.current.is_some() || self.old.is_none())
     }
 }
 
-fn slots(app: &AppView, target: &ReleaseView) -> Vec<Slot> {
+fn slots(now: Timestamp, app: &AppView, target: &ReleaseView) -> Vec<Slot> {
     let serves = app.slots_ready(target).into_iter();
     let mut slots: Vec<Slot> = serves.map(|serves| Slot { serves, ..Slot::default() }).collect();
     slots.resize(app.replicas_kept() as usize, Slot { is_leaving: true, ..Slot::default() });
@@ -114,6 +128,8 @@ fn slots(app: &AppView, target: &ReleaseView) -> Vec<Slot> {
         if instance.is_wanted() {
             let best = if is_target { &mut slot.current } else { &mut slot.old };
             *best = best.take().into_iter().chain([index]).max_by_key(rank);
+        } else if !is_target && instance.is_live() {
+            slot.drains = true;
         } else if is_target
             && instance.wanted == Wanted::Run
             && instance.state.is_final()
@@ -124,9 +140,56 @@ fn slots(app: &AppView, target: &ReleaseView) -> Vec<Slot> {
         }
     }
     for slot in &mut slots {
-        slot.gives_way = slot.old.is_some_and(|old| app.excludes(target, &app.instances[old]));
+        // What a held rollout brought back is not to give way to what may not move.
+        let may_move = slot.current.is_some() || !app.is_held();
+        slot.gives_way = slot.old.is_some_and(|old| may_move && app.excludes(target, &app.instances[old]));
+    }
+    if app.is_on_trial() {
+        slots.iter_mut().take(app.trial_slots(target) as usize).for_each(|slot| slot.keeps_both = true);
+    }
+    if app.stops_first(target) {
+        give_way(app, room(now, app, target, &slots).slots, &mut slots);
     }
     slots
+}
+
+/// Lets the old instances of so many slots end before there is a new one, first where they serve nobody.
+fn give_way(app: &AppView, room: usize, slots: &mut [Slot]) {
+    let is_next = |slot: &Slot| slot.current.is_none() && !slot.serves && !slot.is_leaving && !slot.gives_way;
+    let mut next: Vec<(bool, usize)> = (0..slots.len())
+        .filter(|index| is_next(&slots[*index]))
+        .filter_map(|index| Some((app.instances[slots[index].old?].is_healthy(), index)))
+        .collect();
+    next.sort_unstable();
+    next.into_iter().take(room).for_each(|(_, index)| slots[index].gives_way = true);
+}
+
+/// How many slots may begin to move.
+struct Room {
+    slots: usize,
+    /// When there will be more, if only time is lacking.
+    at: Option<Timestamp>,
+}
+
+fn room(now: Timestamp, app: &AppView, target: &ReleaseView, slots: &[Slot]) -> Room {
+    let Some(rollout) = app.rollout_under_way().filter(|_| app.is_rolling_out()) else {
+        return Room { slots: usize::MAX, at: None };
+    };
+    if app.is_held() {
+        return Room { slots: 0, at: None };
+    }
+    let dials = app.dials(target);
+    let most = usize::try_from(dials.parallelism.of(app.replicas())).unwrap_or(usize::MAX);
+    let counts = |(number, slot): &(u32, &Slot)| slot.is_moving() && !rollout.failed_slots.contains(number);
+    let moving = (0..).zip(slots).filter(counts).count();
+    if dials.delay.as_duration().is_zero() {
+        return Room { slots: most.saturating_sub(moving), at: None };
+    }
+    match app.next_batch_at(target) {
+        _ if moving > 0 => Room { slots: 0, at: None },
+        Some(at) if now < at => Room { slots: 0, at: Some(at) },
+        _ => Room { slots: most, at: None },
+    }
 }
 
 /// Creates what is missing.
@@ -135,13 +198,31 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
     if let Some(at) = missing.retry_at {
         draft.wake(at);
     }
-    let Placing { outcomes, claims } = place(draft, target, missing.slots);
+    let stable = draft.app.stable.clone().filter(|stable| draft.app.is_held() && stable.id != target.id);
+    let held = stable.as_ref().map(|stable| held(draft.now, &draft.app, stable, slots)).unwrap_or_default();
+    if let Some(at) = held.retry_at {
+        draft.wake(at);
+    }
+    if let Some(stable) = stable.filter(|_| !held.slots.is_empty()) {
+        create(draft, &stable, held.slots);
+        if !missing.slots.is_empty() {
+            // Whoever places these must know what was placed just now.
+            draft.wake(draft.now);
+        }
+        return;
+    }
+    create(draft, target, missing.slots);
+}
+
+/// Creates an instance of a release in each of these slots, as far as there is room.
+fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) {
+    let Placing { outcomes, claims } = place(draft, release, slots);
     for (slot, placed) in outcomes {
         let waits = match placed {
             Ok(Placed::On(node)) => {
-                place_volumes(draft, target, node);
+                place_volumes(draft, release, node);
                 let id = draft.ids.instance();
-                draft.push(Change::CreateInstance { id, release: target.id, slot, node });
+                draft.push(Change::CreateInstance { id, release: release.id, slot, node });
                 continue;
             }
             Ok(Placed::After(node, victims)) => make_room(draft, node, &victims),
@@ -207,38 +288,78 @@ struct Missing {
     retry_at: Option<Timestamp>,
 }
 
+impl Missing {
+    fn retry_at(&mut self, at: Timestamp) {
+        self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
 fn missing(now: Timestamp, app: &AppView, target: &ReleaseView, slots: &[Slot]) -> Missing {
-    let moving =
-        |slot: &&Slot| !slot.serves && !slot.is_leaving && (slot.current.is_some() || slot.old.is_none());
-    let mut room = if app.is_rolling_out() {
-        target.surge(app.replicas()).saturating_sub(slots.iter().filter(moving).count())
-    } else {
-        usize::MAX
-    };
-    let mut missing = Missing::default();
+    let Room { slots: mut room, at } = room(now, app, target, slots);
+    let mut missing = Missing { slots: Vec::new(), retry_at: at };
     if app.waits_for_a_writer(target) {
         return missing;
     }
+    let stops_first = app.stops_first(target);
     for (number, slot) in (0..).zip(slots) {
-        if slot.serves || slot.is_leaving || slot.current.is_some() {
+        if slot.serves || slot.is_leaving || slot.current.is_some() || (stops_first && slot.drains) {
             continue;
         }
         match slot.ended.map_or(Retry::Now, |ended| retry(now, app, target, &app.instances[ended])) {
             Retry::Never => continue,
             Retry::At(at) => {
-                missing.retry_at = Some(missing.retry_at.map_or(at, |earlier: Timestamp| earlier.min(at)));
+                missing.retry_at(at);
                 continue;
             }
             Retry::Now => {}
         }
-        if slot.old.is_some() {
-            if room == 0 {
+        if app.is_held() && !slot.keeps_both {
+            // While it is held, a slot comes back as what it was; only a restart's is of the target already.
+            let comes_back = app.stable.as_ref().is_some_and(|stable| stable.id == target.id);
+            if slot.old.is_some() || !comes_back {
+                continue;
+            }
+        } else if slot.old.is_some() && !slot.keeps_both {
+            if room == 0 || stops_first {
                 continue;
             }
             room -= 1;
+        } else if slot.keeps_both && app.rollout_under_way().is_some_and(|rollout| rollout.paused.is_some()) {
+            continue;
         }
         missing.slots.push(number);
         if target.spec.exclusive_volume().is_some() {
+            break;
+        }
+    }
+    missing
+}
+
+/// The slots in which an instance of the release before is missing while no further slot may move.
+fn held(now: Timestamp, app: &AppView, stable: &ReleaseView, slots: &[Slot]) -> Missing {
+    let mut missing = Missing::default();
+    if app.waits_for_a_writer(stable) {
+        return missing;
+    }
+    for (number, slot) in (0..app.replicas_of(stable)).zip(slots) {
+        let has_moved = !app.is_on_trial() && (slot.current.is_some() || slot.serves);
+        if slot.old.is_some() || has_moved || slot.drains {
+            continue;
+        }
+        let ended = app
+            .instances
+            .iter()
+            .filter(|instance| instance.release == stable.id && instance.slot == number)
+            .filter(|instance| {
+                instance.wanted == Wanted::Run && instance.state.is_final() && !instance.replaced
+            })
+            .max_by_key(|instance| instance.age());
+        match ended.map_or(Retry::Now, |ended| retry(now, app, stable, ended)) {
+            Retry::Never => {}
+            Retry::At(at) => missing.retry_at(at),
+            Retry::Now => missing.slots.push(number),
+        }
+        if stable.spec.exclusive_volume().is_some() {
             break;
         }
     }

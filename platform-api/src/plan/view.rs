@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_types::node::{Reason, ReasonKind};
-use wharf_types::spec::{AppSpec, RestartCondition};
+use wharf_types::spec::{AppSpec, Dials, Ratio, RestartCondition, UpdateOrder};
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{InstanceId, NodeId, ReleaseId, Timestamp};
@@ -15,6 +15,12 @@ impl AppView {
     /// A release that the view holds.
     pub(crate) fn release(&self, id: ReleaseId) -> Option<&Arc<ReleaseView>> {
         [&self.target, &self.stable].into_iter().flatten().find(|release| release.id == id)
+    }
+
+    /// The number of a release. 0: it is not kept.
+    pub(crate) fn number(&self, id: ReleaseId) -> u64 {
+        let known = || self.release(id).map(|release| release.number);
+        self.numbers.get(&id).copied().or_else(known).unwrap_or(0)
     }
 
     /// The number of slots.
@@ -35,6 +41,8 @@ impl AppView {
         let target_serves =
             |target: &ReleaseView| self.instances.iter().any(|instance| instance.is_ready_for(target));
         match (&self.target, &self.stable) {
+            // While the new release is on trial, the old one says where the app is.
+            (Some(_), Some(stable)) if self.is_on_trial() => Some(stable),
             (Some(target), Some(stable)) => Some(if target_serves(target) { target } else { stable }),
             (target, stable) => target.as_ref().or(stable.as_ref()),
         }
@@ -125,6 +133,46 @@ impl AppView {
         self.rollout_under_way().is_some_and(|rollout| instance.created_at < rollout.started_at)
     }
 
+    /// How the rollout to `target` moves.
+    pub(crate) fn dials(&self, target: &ReleaseView) -> Dials {
+        target.spec.update.dials(self.rollout_under_way().is_some_and(|rollout| rollout.backwards))
+    }
+
+    /// Whether the old instance of a slot ends before the new one is made.
+    pub(crate) fn stops_first(&self, target: &ReleaseView) -> bool {
+        self.is_rolling_out() && self.dials(target).order == UpdateOrder::StopFirst
+    }
+
+    /// When the batch after the one that serves by now may move. None: at once.
+    pub(crate) fn next_batch_at(&self, target: &ReleaseView) -> Option<Timestamp> {
+        let delay = self.dials(target).delay.as_duration();
+        let stepped_at = self.rollout_under_way().and_then(|rollout| rollout.stepped_at);
+        stepped_at.filter(|_| !delay.is_zero()).map(|at| after(at, delay))
+    }
+
+    /// Whether no slot may move to the new release: what is lost meanwhile comes back as the old one.
+    pub(crate) fn is_held(&self) -> bool {
+        self.rollout_under_way()
+            .is_some_and(|rollout| rollout.paused.is_some() && rollout.state < RolloutState::Monitoring)
+            || self.is_on_trial()
+    }
+
+    /// Whether the new release runs beside all instances of the old one.
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.rollout_under_way().is_some_and(|rollout| rollout.state == RolloutState::Canary)
+    }
+
+    /// The number of slots, from the first on, in which the new release runs while it is on trial.
+    pub(crate) fn trial_slots(&self, target: &ReleaseView) -> u32 {
+        let share = target.spec.update.canary.as_ref().map_or(Ratio::default(), |canary| canary.share);
+        share.share_of(self.replicas()).clamp(1, self.replicas().max(1))
+    }
+
+    /// The number of slots that the release before has.
+    pub(crate) fn replicas_of(&self, release: &ReleaseView) -> u32 {
+        self.scaled_to.unwrap_or(release.spec.scale.replicas)
+    }
+
     pub(crate) fn rollout_under_way(&self) -> Option<&RolloutView> {
         self.rollout.as_ref().filter(|rollout| !rollout.state.is_final())
     }
@@ -153,13 +201,6 @@ impl ReleaseView {
     /// Whoever knows better says so in `reserve.memory`.
     pub(crate) fn reservation_bytes(&self) -> u64 {
         reservation_bytes(&self.spec, self.world)
-    }
-
-    /// How many slots may hold an instance of this release beside one of another, before the new one is ready.
-    pub(crate) fn surge(&self, replicas: u32) -> usize {
-        let percent = u64::from(self.spec.update.parallelism_percent);
-        let slots = (u64::from(replicas) * percent).div_ceil(100).max(1);
-        usize::try_from(slots).unwrap_or(usize::MAX)
     }
 }
 

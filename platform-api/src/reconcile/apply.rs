@@ -88,15 +88,32 @@ async fn apply_one(
             let reason: Option<&Reason> = reason.as_ref();
             store::rollout::advance(conn, *rollout, *state, reason, *monitoring_since, now).await?;
         }
-        Change::Progress { rollout, ready } => {
-            store::rollout::progress(conn, *rollout, *ready, now).await?;
+        Change::Progress { rollout, ready, stepped } => {
+            store::rollout::progress(conn, *rollout, *ready, *stepped, now).await?;
+        }
+        Change::CountFailures { rollout, slots } => {
+            store::rollout::set_failed_slots(conn, *rollout, slots).await?;
+        }
+        Change::Pause { rollout, reason } => {
+            store::rollout::pause(conn, *rollout, None, Some(reason), now).await?;
+        }
+        Change::BeginTrial { rollout, before } => {
+            store::rollout::begin_trial(conn, *rollout, before, now).await?;
         }
         Change::SetStable { release } => store::app::set_stable(conn, app, *release).await?,
         Change::SetServed { release, served } => store::release::set_served(conn, *release, *served).await?,
         Change::SetTarget { release } => store::app::set_target(conn, app, *release).await?,
         Change::RollBack { failed, rollout, from, to } => {
             let id = *rollout;
-            let new = NewRollout { id, app, from: Some(*from), to: *to, automatic: true, renews: false };
+            let new = NewRollout {
+                id,
+                app,
+                from: Some(*from),
+                to: *to,
+                automatic: true,
+                backwards: true,
+                renews: false,
+            };
             store::rollout::create(conn, &new, now).await?;
             store::rollout::set_rolled_back_by(conn, *failed, *rollout).await?;
         }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use wharf_types::api::Stopped;
 use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, Timestamp};
 
-use super::codec::{from_json, json, number, parse, parse_opt, time};
+use super::codec::{from_json, json, number, parse, parse_opt, time, time_opt};
 use super::{Conn, Result};
 
 /// What stands over, or behind, the variables of a release. None: there is no such variable.
@@ -17,6 +18,7 @@ pub(crate) struct App {
     pub(crate) namespace: NamespaceName,
     pub(crate) name: AppName,
     pub(crate) deleting: bool,
+    pub(crate) stopped: Option<Stopped>,
     /// The number of slots that `scale` set, whatever a release asks for.
     pub(crate) scaled_to: Option<u32>,
     /// What `env` set or took away, whatever a manifest says.
@@ -35,6 +37,8 @@ struct Row {
     namespace: String,
     name: String,
     deleting: bool,
+    stopped_at: Option<i64>,
+    stopped_by: Option<String>,
     scaled_to: Option<i64>,
     env_overrides: String,
     last_release: i64,
@@ -53,6 +57,8 @@ impl TryFrom<Row> for App {
             namespace: parse(&row.namespace)?,
             name: parse(&row.name)?,
             deleting: row.deleting,
+            stopped: time_opt(row.stopped_at)?
+                .map(|since| Stopped { since, by: row.stopped_by.unwrap_or_default() }),
             scaled_to: row.scaled_to.map(number).transpose()?,
             env_overrides: from_json(&row.env_overrides)?,
             last_release: number(row.last_release)?,
@@ -67,7 +73,8 @@ impl TryFrom<Row> for App {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT app.id, app.namespace AS namespace_id, namespace.name AS namespace, app.name, app.deleting, app.scaled_to,
+            "SELECT app.id, app.namespace AS namespace_id, namespace.name AS namespace, app.name, app.deleting, app.stopped_at,
+             app.stopped_by, app.scaled_to,
              app.env_overrides, app.last_release, app.target_release, app.stable_release,
              app.revision, app.updated_at FROM app JOIN namespace ON namespace.id = app.namespace ",
             $rest
@@ -175,6 +182,17 @@ pub(crate) async fn set_stable(conn: &mut Conn, id: AppId, release: Option<Relea
     sqlx::query("UPDATE app SET stable_release = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(release.map(|id| id.to_string()))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Stops the app, or, with None, lets it run again.
+pub(crate) async fn set_stopped(conn: &mut Conn, id: AppId, stopped: Option<&Stopped>) -> Result<()> {
+    sqlx::query("UPDATE app SET stopped_at = $2, stopped_by = $3 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(stopped.map(|stopped| stopped.since.as_microsecond()))
+        .bind(stopped.map(|stopped| stopped.by.as_str()))
         .execute(conn)
         .await?;
     Ok(())

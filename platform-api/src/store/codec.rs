@@ -65,7 +65,7 @@ numbers! {
         Stopped = 100, Failed = 110, Lost = 120,
     }
     RolloutState, rollout_state_to_db, rollout_state_from_db {
-        Pending = 10, Running = 20, Monitoring = 30, Succeeded = 100, Failed = 110, Superseded = 120,
+        Pending = 10, Canary = 15, Running = 20, Monitoring = 30, Succeeded = 100, Failed = 110, Superseded = 120,
     }
     Wanted, wanted_to_db, wanted_from_db { Run = 10, Unroute = 20, Stop = 30, }
     Health, health_to_db, health_from_db { Unknown = 0, Healthy = 10, Unhealthy = 20, }

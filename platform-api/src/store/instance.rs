@@ -20,7 +20,6 @@ const ENDED_KEPT: i64 = 5;
 pub(crate) struct Instance {
     pub(crate) app: AppId,
     pub(crate) view: InstanceView,
-    pub(crate) ended_at: Option<Timestamp>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -57,12 +56,12 @@ impl TryFrom<Row> for Instance {
                 restarts: number(row.restarts)?,
                 reason: row.reason.as_deref().map(from_json).transpose()?,
                 created_at: time(row.created_at)?,
+                ended_at: time_opt(row.ended_at)?,
                 replaced: row.replaced,
                 was_healthy: row.was_healthy,
                 let_go: false,
                 routed: false,
             },
-            ended_at: time_opt(row.ended_at)?,
         })
     }
 }

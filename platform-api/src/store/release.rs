@@ -255,7 +255,8 @@ mod tests {
         for second in 0..110 {
             let now = Timestamp::UNIX_EPOCH + Duration::from_secs(second);
             let id = wharf_types::RolloutId::new();
-            let new = NewRollout { id, app, from: None, to: release, automatic: false, renews: false };
+            let (automatic, backwards, renews) = (false, false, false);
+            let new = NewRollout { id, app, from: None, to: release, automatic, backwards, renews };
             store::rollout::create(&mut tx, &new, now).await.unwrap();
             if second > 0 {
                 store::rollout::advance(&mut tx, id, RolloutState::Succeeded, None, None, now).await.unwrap();

@@ -1,6 +1,10 @@
 //! Table `rollout`.
 
+use std::collections::BTreeSet;
+
+use wharf_types::api::Pause;
 use wharf_types::node::Reason;
+use wharf_types::requests::ReleaseRequests;
 use wharf_types::state::RolloutState;
 use wharf_types::{AppId, ReleaseId, RolloutId, Timestamp};
 
@@ -9,7 +13,7 @@ use super::codec::{
     time_opt,
 };
 use super::{Conn, Result};
-use crate::plan::RolloutView;
+use crate::plan::{RolloutView, Trial};
 
 /// Rollouts that are kept of an app.
 const KEPT: i64 = 100;
@@ -20,6 +24,8 @@ pub(crate) struct Rollout {
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) reason: Option<Reason>,
     pub(crate) rolled_back_by: Option<RolloutId>,
+    /// Whether requests are still counted for it.
+    pub(crate) counting: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -29,19 +35,32 @@ struct Row {
     to_release: String,
     state: i64,
     automatic: bool,
+    backwards: bool,
     renews: bool,
     started_at: i64,
     progressed_at: i64,
     progressed_ready: i64,
+    stepped_at: Option<i64>,
+    canary_since: Option<i64>,
+    canary_before: Option<String>,
     monitoring_since: Option<i64>,
+    failed_slots: String,
+    judged_since: Option<i64>,
+    paused_at: Option<i64>,
+    paused_by: Option<String>,
+    aborted_by: Option<String>,
     ended_at: Option<i64>,
     reason: Option<String>,
     rolled_back_by: Option<String>,
+    counting: bool,
 }
 
 impl TryFrom<Row> for Rollout {
     type Error = super::StoreError;
     fn try_from(row: Row) -> Result<Self> {
+        let before = row.canary_before.as_deref().map(from_json).transpose()?.unwrap_or_default();
+        let canary = time_opt(row.canary_since)?.map(|since| Trial { since, before });
+        let paused = time_opt(row.paused_at)?.map(|since| Pause { since, by: row.paused_by });
         Ok(Self {
             view: RolloutView {
                 id: parse(&row.id)?,
@@ -49,15 +68,24 @@ impl TryFrom<Row> for Rollout {
                 to: parse(&row.to_release)?,
                 state: rollout_state_from_db(row.state)?,
                 automatic: row.automatic,
+                backwards: row.backwards,
                 renews: row.renews,
                 started_at: time(row.started_at)?,
                 progressed_at: time(row.progressed_at)?,
                 progressed_ready: number(row.progressed_ready)?,
+                stepped_at: time_opt(row.stepped_at)?,
+                canary,
                 monitoring_since: time_opt(row.monitoring_since)?,
+                failed_slots: from_json(&row.failed_slots)?,
+                judged_since: time(row.judged_since.unwrap_or(row.started_at))?,
+                paused,
+                aborted_by: row.aborted_by,
+                requests: Vec::new(),
             },
             ended_at: time_opt(row.ended_at)?,
             reason: row.reason.as_deref().map(from_json).transpose()?,
             rolled_back_by: parse_opt(row.rolled_back_by.as_deref())?,
+            counting: row.counting,
         })
     }
 }
@@ -65,8 +93,9 @@ impl TryFrom<Row> for Rollout {
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT id, from_release, to_release, state, automatic, renews, started_at, progressed_at, progressed_ready,
-             monitoring_since, ended_at, reason, rolled_back_by FROM rollout ",
+            "SELECT id, from_release, to_release, state, automatic, backwards, renews, started_at, progressed_at,
+             progressed_ready, stepped_at, canary_since, canary_before, monitoring_since, failed_slots, judged_since, paused_at,
+             paused_by, aborted_by, ended_at, reason, rolled_back_by, counting FROM rollout ",
             $rest
         )
     };
@@ -78,13 +107,14 @@ pub(crate) struct NewRollout {
     pub(crate) from: Option<ReleaseId>,
     pub(crate) to: ReleaseId,
     pub(crate) automatic: bool,
+    pub(crate) backwards: bool,
     pub(crate) renews: bool,
 }
 
 pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp) -> Result<()> {
     sqlx::query(
         "INSERT INTO rollout (id, app, from_release, to_release, state, automatic, renews, started_at, progressed_at,
-             progressed_ready) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, 0)",
+             progressed_ready, backwards, counting) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, 0, $9, $10)",
     )
     .bind(rollout.id.to_string())
     .bind(rollout.app.to_string())
@@ -94,6 +124,8 @@ pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp
     .bind(rollout.automatic)
     .bind(rollout.renews)
     .bind(now.as_microsecond())
+    .bind(rollout.backwards)
+    .bind(true)
     .execute(conn)
     .await?;
     Ok(())
@@ -142,18 +174,135 @@ pub(crate) async fn advance(
     Ok(done.rows_affected() == 1)
 }
 
-/// Records that another instance of the new release became ready.
-pub(crate) async fn progress(conn: &mut Conn, id: RolloutId, ready: u32, now: Timestamp) -> Result<bool> {
+/// Lets the progress deadline begin anew; with `stepped`, because another instance of the new release became ready.
+pub(crate) async fn progress(
+    conn: &mut Conn,
+    id: RolloutId,
+    ready: u32,
+    stepped: bool,
+    now: Timestamp,
+) -> Result<bool> {
     let done = sqlx::query(
-        "UPDATE rollout SET progressed_at = $2, progressed_ready = $3 WHERE id = $1 AND state < $4",
+        "UPDATE rollout SET progressed_at = $2, progressed_ready = $3, stepped_at = COALESCE($4, stepped_at)
+         WHERE id = $1 AND state < $5",
     )
     .bind(id.to_string())
     .bind(now.as_microsecond())
     .bind(i64::from(ready))
+    .bind(stepped.then(|| now.as_microsecond()))
     .bind(FINAL)
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Remembers in which slots the new release has failed.
+pub(crate) async fn set_failed_slots(conn: &mut Conn, id: RolloutId, slots: &BTreeSet<u32>) -> Result<bool> {
+    let done = sqlx::query("UPDATE rollout SET failed_slots = $2 WHERE id = $1 AND state < $3")
+        .bind(id.to_string())
+        .bind(json(slots))
+        .bind(FINAL)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The trial begins now.
+pub(crate) async fn begin_trial(
+    conn: &mut Conn,
+    id: RolloutId,
+    before: &Vec<ReleaseRequests>,
+    now: Timestamp,
+) -> Result<bool> {
+    let done =
+        sqlx::query("UPDATE rollout SET canary_since = $2, canary_before = $3 WHERE id = $1 AND state < $4")
+            .bind(id.to_string())
+            .bind(now.as_microsecond())
+            .bind(json(before))
+            .bind(FINAL)
+            .execute(conn)
+            .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Lets a rollout stand still. Returns `false` when it does already, or has ended.
+pub(crate) async fn pause(
+    conn: &mut Conn,
+    id: RolloutId,
+    by: Option<&str>,
+    reason: Option<&Reason>,
+    now: Timestamp,
+) -> Result<bool> {
+    let done = sqlx::query(
+        "UPDATE rollout SET paused_at = $2, paused_by = $3, reason = $4
+         WHERE id = $1 AND paused_at IS NULL AND state < $5",
+    )
+    .bind(id.to_string())
+    .bind(now.as_microsecond())
+    .bind(by)
+    .bind(reason.map(json))
+    .bind(FINAL)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Lets a paused rollout go on.
+pub(crate) async fn resume(conn: &mut Conn, id: RolloutId) -> Result<bool> {
+    let done = sqlx::query(
+        "UPDATE rollout SET paused_at = NULL, paused_by = NULL, reason = NULL WHERE id = $1 AND state < $2",
+    )
+    .bind(id.to_string())
+    .bind(FINAL)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Its deadline, its trial and its monitoring begin anew, and what has failed is forgiven.
+pub(crate) async fn begin_anew(conn: &mut Conn, id: RolloutId, now: Timestamp) -> Result<bool> {
+    let done = sqlx::query(
+        "UPDATE rollout SET progressed_at = $2, judged_since = $2,
+             failed_slots = '[]', canary_since = NULL, canary_before = NULL,
+             monitoring_since = CASE WHEN monitoring_since IS NULL THEN NULL ELSE $2 END
+         WHERE id = $1 AND state < $3",
+    )
+    .bind(id.to_string())
+    .bind(now.as_microsecond())
+    .bind(FINAL)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Records the wish that it goes back.
+pub(crate) async fn abort(conn: &mut Conn, id: RolloutId, by: &str) -> Result<bool> {
+    let done = sqlx::query("UPDATE rollout SET aborted_by = $2 WHERE id = $1 AND state < $3")
+        .bind(id.to_string())
+        .bind(by)
+        .bind(FINAL)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Requests are no longer counted for it.
+pub(crate) async fn stop_counting(conn: &mut Conn, id: RolloutId) -> Result<()> {
+    sqlx::query("UPDATE rollout SET counting = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(false)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Whether it is kept.
+pub(crate) async fn exists(conn: &mut Conn, id: RolloutId) -> Result<bool> {
+    let row: Option<(String,)> = sqlx::query_as("SELECT id FROM rollout WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.is_some())
 }
 
 /// Lets the progress deadline of every open rollout begin anew: while the control plane was away, nothing could progress.

@@ -1,7 +1,9 @@
 //! Whether an instance that ended by itself gets a successor, and when: pure decisions.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use wharf_types::node::{Reason, ReasonKind};
 use wharf_types::quantity::Span;
 use wharf_types::spec::{RestartCondition, RestartSpec};
@@ -53,6 +55,46 @@ pub(super) fn successor_after(
     (wanted && *order == Order::Run).then(|| restart_wait(spec, restarts))
 }
 
+/// The successors that a slot has had, as far as `restart.attempts` counts them.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    made: VecDeque<Instant>,
+}
+
+impl Attempts {
+    /// Takes one. Returns `false` when all are used up.
+    pub(super) fn take(&mut self, spec: &RestartSpec, now: Instant) -> bool {
+        let Some(most) = spec.attempts else { return true };
+        if let Some(window) = spec.window {
+            let is_old = |made: &Instant| now.saturating_duration_since(*made) > window.as_duration();
+            while self.made.front().is_some_and(is_old) {
+                self.made.pop_front();
+            }
+        }
+        if self.made.len() >= most as usize {
+            return false;
+        }
+        self.made.push_back(now);
+        true
+    }
+
+    /// The slot has been healthy for long enough. Where there is a window, only time forgives.
+    pub(super) fn forgive(&mut self, spec: &RestartSpec) {
+        if spec.window.is_none() {
+            self.made.clear();
+        }
+    }
+}
+
+/// How the end is reported when all attempts are used up.
+pub(super) fn given_up(spec: &RestartSpec, ended: Reason) -> (InstanceState, Reason) {
+    let attempts = spec.attempts.unwrap_or_default();
+    let plural = if attempts == 1 { "restart" } else { "restarts" };
+    let within = spec.window.map(|window| format!(" within {window}")).unwrap_or_default();
+    let message = format!("gave up after {attempts} {plural}{within}: {}", ended.message);
+    (InstanceState::Failed, Reason { kind: ended.kind, message })
+}
+
 /// How the end is reported.
 pub(super) fn final_report(ended: &Ended) -> (InstanceState, Reason) {
     match ended {
@@ -94,6 +136,39 @@ mod tests {
             assert_eq!(restarts(condition, Ended::Success), after_success, "{condition:?}");
             assert_eq!(restarts(condition, failed(ReasonKind::Trap)), after_failure, "{condition:?}");
         }
+    }
+
+    fn attempts(attempts: u32, window: Option<Span>) -> RestartSpec {
+        RestartSpec { attempts: Some(attempts), window, ..RestartSpec::default() }
+    }
+
+    #[test]
+    fn a_slot_gets_so_many_successors_and_no_more() {
+        let (now, mut made) = (Instant::now(), Attempts::default());
+        let spec = attempts(2, None);
+        assert_eq!([0; 4].map(|_| made.take(&spec, now)), [true, true, false, false]);
+        made.forgive(&spec);
+        assert!(made.take(&spec, now));
+        assert!((0..100).all(|_| made.take(&RestartSpec::default(), now)), "none is no limit");
+    }
+
+    #[test]
+    fn attempts_count_for_as_long_as_the_window_says() {
+        let (start, mut made) = (Instant::now(), Attempts::default());
+        let spec = attempts(1, Some(Span::from_secs(10)));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(made.take(&spec, at(0)));
+        made.forgive(&spec);
+        assert!(!made.take(&spec, at(10)), "health does not forgive before the window does");
+        assert!(made.take(&spec, at(11)));
+    }
+
+    #[test]
+    fn giving_up_is_a_failure_with_its_figures_and_the_cause() {
+        let reason = Reason { kind: ReasonKind::Exit, message: "it ended with exit code 3".into() };
+        let (state, reason) = given_up(&attempts(3, Some(Span::from_secs(60))), reason);
+        assert_eq!(state, InstanceState::Failed);
+        assert_eq!(reason.message, "gave up after 3 restarts within 1m: it ended with exit code 3");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use wharf_types::state::{Health, InstanceState};
 
 use super::board::{Board, report};
 use super::plan::ChainKey;
-use super::restart::{Order, final_report, successor_after, waiting};
+use super::restart::{Attempts, Order, final_report, given_up, successor_after, waiting};
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::backoff::Jitter;
 use crate::health::{Check, Checks, Verdict};
@@ -33,6 +33,7 @@ pub(super) struct Slot {
     pub(super) id: InstanceId,
     pub(super) orders: watch::Receiver<Order>,
     pub(super) restarts: u32,
+    pub(super) attempts: Attempts,
     pub(super) jitter: Jitter,
 }
 
@@ -126,6 +127,7 @@ impl Slot {
                 biased;
                 () = until(reset_at) => {
                     self.restarts = 0;
+                    self.attempts.forgive(&self.assigned.spec.restart);
                     self.board.update(self.chain, |current| current.restarts = 0);
                     continue;
                 }
@@ -170,7 +172,15 @@ impl Slot {
         let id = self.id;
         let app = &self.assigned.app;
         let restart = &self.assigned.spec.restart;
-        let Some(wait) = successor_after(&ended, &order, restart, self.restarts) else {
+        let due = successor_after(&ended, &order, restart, self.restarts);
+        if due.is_some() && !self.attempts.take(restart, Instant::now()) {
+            let (state, reason) = given_up(restart, reason);
+            info!(instance.id = %id, "instance {id} of {app} ended: {}", reason.message);
+            self.board.end(self.chain, state, Some(reason));
+            self.remove(id).await;
+            return State::Over;
+        }
+        let Some(wait) = due else {
             info!(instance.id = %id, "instance {id} of {app} ended and is not replaced: {}", reason.message);
             self.board.end(self.chain, state, Some(reason));
             self.remove(id).await;

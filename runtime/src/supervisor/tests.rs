@@ -101,6 +101,22 @@ async fn a_crash_is_replaced_at_once_and_the_next_ones_after_a_growing_wait() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_has_used_up_its_attempts_has_failed_and_says_so() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    supervisor.assign(vec![with_spec(InstanceId::new(), |spec| spec.restart.attempts = Some(1))]).await;
+    for start in [1, 2] {
+        let (_, run) = backend.starts_reach(start).await;
+        settle().await;
+        backend.end(run.id, Ended::Failed(trap()));
+    }
+    let gave_up = |seen: &Vec<InstanceReport>| seen.len() == 2 && seen.iter().all(|it| it.state.is_final());
+    let seen = becomes(&mut reports, gave_up).await;
+    assert_eq!(seen[1].state, InstanceState::Failed);
+    assert_eq!(seen[1].reason.as_ref().unwrap().message, "gave up after 1 restart: unreachable");
+}
+
 /// Lets every task run until it waits for a clock or for the test.
 async fn settle() {
     for _ in 0..50 {

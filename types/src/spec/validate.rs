@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::placement::{Constraint, InvalidConstraint, conflict};
-use super::{AppSpec, OutboundGrant, PlacementSpec, ReuseMode};
+use super::{AppSpec, OutboundGrant, PlacementSpec, Portion, Ratio, ReuseMode};
 use crate::node::is_label_key;
 use crate::quantity::{ByteSize, CpuShare, Span};
 use crate::route::RoutePattern;
@@ -32,6 +32,8 @@ const GRANTS_MAX: usize = 256;
 const MEMORY_MIN: ByteSize = ByteSize::mib(1);
 /// A 32-bit guest can address no more.
 const MEMORY_MAX: ByteSize = ByteSize::mib(4096);
+/// Each is remembered for as long as it counts.
+const ATTEMPTS_MAX: u32 = 1000;
 /// As many as a node takes connections.
 const CONCURRENCY_MAX: u32 = 10_000;
 /// Each is compared with each kind of node.
@@ -98,6 +100,7 @@ impl AppSpec {
         self.validate_memory()?;
         self.validate_lists()?;
         self.validate_tcp()?;
+        self.validate_update()?;
         self.validate_placement()?;
         self.files.as_ref().map_or(Ok(()), |files| validate_mount("files.mount", &files.mount))?;
         self.validate_volumes()?;
@@ -136,6 +139,12 @@ impl AppSpec {
                 "a module of WASI 0.1 cannot have volumes; build a component of WASI 0.2 or 0.3, or make one of it with `wharf componentize`",
             );
         }
+        if !world.is_http() && self.update.canary.is_some() {
+            return invalid(
+                "update.canary",
+                "is judged by what becomes of requests, and a command gets none; leave it out, or use `update.delay`",
+            );
+        }
         if world == World::HttpProxy && self.reuse.mode == Some(ReuseMode::Concurrent) {
             return invalid(
                 "reuse.mode",
@@ -156,8 +165,8 @@ impl AppSpec {
         let reuse = &self.reuse;
         for (field, number, least, most) in [
             ("scale.replicas", Some(self.scale.replicas), 0, REPLICAS_MAX),
-            ("update.parallelism_percent", Some(self.update.parallelism_percent), 1, 100),
             ("http.health.threshold", Some(self.http.health.threshold), 1, 1000),
+            ("restart.attempts", self.restart.attempts, 1, ATTEMPTS_MAX),
             ("placement.max_per_node", self.placement.max_per_node, 1, REPLICAS_MAX),
             ("limits.concurrency", Some(self.limits.concurrency), 1, CONCURRENCY_MAX),
             ("reuse.max_requests", reuse.max_requests, 1, u32::MAX),
@@ -191,8 +200,17 @@ impl AppSpec {
             // What fails at once would otherwise be started thousands of times a second.
             ("restart.backoff_max", restart.backoff_max, 1000),
             ("restart.reset_after", restart.reset_after, 0),
+            ("restart.window", restart.window.unwrap_or(Span::from_secs(1)), 1),
             ("stop.drain", self.stop.drain, 0),
             ("update.monitor", update.monitor, 0),
+            ("update.delay", update.delay, 0),
+            ("update.rollback.monitor", update.rollback.monitor.unwrap_or(update.monitor), 0),
+            ("update.rollback.delay", update.rollback.delay.unwrap_or(update.delay), 0),
+            (
+                "update.canary.duration",
+                update.canary.as_ref().map_or(Span::from_secs(1), |canary| canary.duration),
+                100,
+            ),
             ("update.progress_deadline", update.progress_deadline, 100),
         ] {
             let least = Span::from_millis(least_millis);
@@ -202,6 +220,53 @@ impl AppSpec {
             if span.as_duration() > SPAN_MAX {
                 return invalid(field, format!("{span} is more than 365 days"));
             }
+        }
+        Ok(())
+    }
+
+    fn validate_update(&self) -> Validated {
+        let (update, rollback) = (&self.update, &self.update.rollback);
+        for (field, portion) in [
+            ("update.parallelism", Some(update.parallelism)),
+            ("update.rollback.parallelism", rollback.parallelism),
+        ] {
+            match portion {
+                Some(Portion::Count(count)) if !(1..=REPLICAS_MAX).contains(&count) => {
+                    return invalid(field, format!("{count} is not between 1 and {REPLICAS_MAX}"));
+                }
+                Some(Portion::Percent(percent)) if !(1..=100).contains(&percent) => {
+                    return invalid(field, format!("{percent}% is not between 1% and 100%"));
+                }
+                _ => {}
+            }
+        }
+        for (field, ratio) in [
+            ("update.max_failure_ratio", Some(update.max_failure_ratio)),
+            ("update.rollback.max_failure_ratio", rollback.max_failure_ratio),
+            ("update.canary.share", update.canary.as_ref().map(|canary| canary.share)),
+            ("update.canary.max_error_ratio", update.canary.as_ref().map(|canary| canary.max_error_ratio)),
+        ] {
+            if let Some(ratio) = ratio.filter(|ratio| *ratio > Ratio::ONE) {
+                return invalid(field, format!("{ratio} is more than 100%"));
+            }
+        }
+        let Some(canary) = &update.canary else { return Ok(()) };
+        if canary.share == Ratio::default() {
+            return invalid("update.canary.share", "no request at all would go to the new release");
+        }
+        if canary.min_requests == 0 {
+            return invalid("update.canary.min_requests", "0 is less than 1");
+        }
+        if let Some(ratio) = canary.max_latency_ratio.filter(|ratio| *ratio < Ratio::ONE) {
+            let problem =
+                format!("{} is less than 1, so the new release would have to be faster", ratio.as_f64());
+            return invalid("update.canary.max_latency_ratio", problem);
+        }
+        if self.exclusive_volume().is_some() {
+            return invalid(
+                "update.canary",
+                "two releases cannot run beside each other while both would write to a volume that is not shared",
+            );
         }
         Ok(())
     }
@@ -329,6 +394,7 @@ pub(super) fn at_most(field: &str, what: &str, count: usize, most: usize) -> Val
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::CanarySpec;
 
     /// The default spec with a change, as an error says what is wrong with it.
     fn refused(edit: impl FnOnce(&mut AppSpec)) -> String {
@@ -351,7 +417,33 @@ mod tests {
             refused(|spec| spec.reuse.max_concurrent = zero),
             "reuse.max_concurrent: 0 is less than 1"
         );
-        assert!(refused(|spec| spec.update.parallelism_percent = 101).contains("101 is more than 100"));
+        assert_eq!(
+            refused(|spec| spec.update.parallelism = Portion::Percent(101)),
+            "update.parallelism: 101% is not between 1% and 100%"
+        );
+        assert!(refused(|spec| spec.restart.attempts = zero).starts_with("restart.attempts: 0"));
+    }
+
+    #[test]
+    fn a_canary_that_could_say_nothing_is_refused() {
+        let canary = |edit: fn(&mut CanarySpec)| {
+            refused(|spec| {
+                let mut canary = CanarySpec::default();
+                edit(&mut canary);
+                spec.update.canary = Some(canary);
+            })
+        };
+        assert!(
+            canary(|canary| canary.share = Ratio::default()).starts_with("update.canary.share: no request")
+        );
+        assert!(canary(|canary| canary.share = Ratio::percent(101)).ends_with("101% is more than 100%"));
+        assert!(canary(|canary| canary.min_requests = 0).starts_with("update.canary.min_requests: "));
+        let faster = canary(|canary| canary.max_latency_ratio = Some(Ratio::percent(90)));
+        assert!(faster.contains("0.9 is less than 1"), "{faster}");
+        let mut spec = AppSpec::default();
+        spec.update.canary = Some(CanarySpec::default());
+        spec.validate_for(World::HttpProxy).unwrap();
+        assert_eq!(spec.validate_for(World::CommandP2).unwrap_err().field, "update.canary");
     }
 
     #[test]

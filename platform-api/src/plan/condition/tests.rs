@@ -24,7 +24,10 @@ fn the_word_follows_the_slots() {
     assert_eq!((degraded, reason.unwrap().message.as_str()), (AppCondition::Degraded, "out of memory"));
     fixture.fail(1, ReasonKind::Limit, "out of memory");
     assert_eq!(word(&fixture), AppCondition::Down);
-    assert_eq!(because(&fixture), "0 of 2 slots are ready. out of memory.");
+    assert_eq!(
+        because(&fixture),
+        "0 of 2 slots are ready. out of memory. The slots 1, 2 are not tried again."
+    );
     fixture.app.scaled_to = Some(0);
     assert_eq!(word(&fixture), AppCondition::Stopped);
     assert_eq!(explain(&fixture.app, &[], None).1, ["`wharf scale 1 --app hello` starts it."]);

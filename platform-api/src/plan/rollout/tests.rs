@@ -1,5 +1,6 @@
 use wharf_types::node::ReasonKind;
 use wharf_types::quantity::Span;
+use wharf_types::spec::{CanarySpec, OnFailure, Portion, Ratio, UpdateOrder, UpdateSpec};
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
 
@@ -35,7 +36,7 @@ fn monitored(replicas: u32) -> Fixture {
     let mut fixture = Fixture::serving(1, replicas);
     fixture.deploy_with(2, |release| {
         let mut spec = (*release.spec).clone();
-        spec.update.parallelism_percent = 100;
+        spec.update.parallelism = Portion::Percent(100);
         release.spec = spec.into();
     });
     fixture.plan();
@@ -268,19 +269,262 @@ fn a_failure_that_the_supervisor_already_made_good_still_counts_while_monitored(
 }
 
 #[test]
-fn a_failure_before_the_monitoring_does_not_count_in_it() {
-    let mut fixture = Fixture::serving(1, 1);
+fn a_new_instance_that_fails_after_it_was_healthy_fails_the_rollout() {
+    let mut fixture = Fixture::serving(1, 2);
     fixture.deploy(2);
     fixture.plan();
+    fixture.make_ready(2);
+    fixture.plan();
     fixture.wait(1);
-    fixture.fail(1, ReasonKind::Trap, "boom");
-    fixture.app.instances[1].was_healthy = true;
-    fixture.app.instances[1].replaced = true;
-    let successor = fixture.add(2, 0);
-    fixture.app.instances[successor].restarts = 1;
-    fixture.wait(1);
-    fixture.make_ready(successor);
+    fixture.fail(2, ReasonKind::Trap, "boom");
+    fixture.app.instances[2].replaced = true;
+    assert_eq!(failure(&fixture.plan()), "boom");
+}
+
+/// Release 2 is to take over from release 1.
+fn rolling(replicas: u32, update: UpdateSpec) -> Fixture {
+    let mut fixture = Fixture::serving(1, replicas);
+    fixture.deploy_by(2, replicas, update);
+    fixture.plan();
+    fixture
+}
+
+#[test]
+fn a_share_of_the_instances_may_fail() {
+    let update = UpdateSpec {
+        max_failure_ratio: Ratio::percent(50),
+        parallelism: Portion::Count(4),
+        ..UpdateSpec::default()
+    };
+    let mut fixture = rolling(4, update);
+    for index in [4, 5] {
+        fixture.fail(index, ReasonKind::Trap, "boom");
+        assert_eq!(events(&fixture.plan()), ["rollout.tolerated"]);
+    }
+    fixture.make_ready(6);
+    fixture.make_ready(7);
+    assert_eq!(events(&fixture.plan()), ["rollout.serving"]);
+    assert_eq!(fixture.wanted(1), 2, "where the new one failed, the old one goes on meanwhile");
+    fixture.wait(5);
+    assert_eq!(events(&fixture.plan()), ["rollout.succeeded"]);
+    assert_eq!(fixture.wanted(1), 0);
+}
+
+#[test]
+fn one_failure_too_many_is_told_with_its_figures() {
+    let update = UpdateSpec {
+        max_failure_ratio: Ratio::percent(25),
+        parallelism: Portion::Count(4),
+        ..UpdateSpec::default()
+    };
+    let mut fixture = rolling(4, update);
+    fixture.fail(4, ReasonKind::Trap, "boom");
+    fixture.plan();
+    fixture.fail(5, ReasonKind::Trap, "crash");
+    assert_eq!(failure(&fixture.plan()), "2 of 4 instances failed, more than 25% of them: crash");
+}
+
+#[test]
+fn a_failure_may_pause_the_rollout_until_somebody_resumes_it() {
+    let mut fixture = rolling(2, UpdateSpec { on_failure: OnFailure::Pause, ..UpdateSpec::default() });
+    fixture.fail(2, ReasonKind::Trap, "boom");
+    let changes = fixture.plan();
+    assert_eq!(events(&changes), ["rollout.paused"]);
+    assert!(fixture.app.rollout.as_ref().unwrap().paused.is_some());
+    fixture.wait(3600);
+    assert_eq!(fixture.plan().changes, [], "no deadline ends a pause");
+    fixture.app.instances[2].replaced = true;
+    fixture.resume();
+    fixture.add(2, 0);
+    assert_eq!(events(&fixture.plan()), Vec::<&str>::new(), "what had failed is forgiven");
+    fixture.make_all_ready(2);
+    fixture.plan();
+    fixture.make_all_ready(2);
     assert_eq!(states(&fixture.plan()), [RolloutState::Monitoring]);
+}
+
+#[test]
+fn a_rollout_that_is_to_continue_goes_back_only_if_nothing_serves() {
+    let update = UpdateSpec {
+        on_failure: OnFailure::Continue,
+        parallelism: Portion::Count(2),
+        ..UpdateSpec::default()
+    };
+    let mut fixture = rolling(2, update.clone());
+    fixture.fail(2, ReasonKind::Trap, "boom");
+    fixture.make_ready(3);
+    assert_eq!(events(&fixture.plan()), ["rollout.tolerated", "rollout.serving"]);
+
+    let mut fixture = rolling(2, update);
+    for index in [2, 3] {
+        fixture.fail(index, ReasonKind::Trap, "boom");
+    }
+    assert_eq!(failure(&fixture.plan()), "not one of 2 instances came into service");
+}
+
+#[test]
+fn batches_keep_their_distance_and_the_deadline_does_not_run_meanwhile() {
+    let update = UpdateSpec {
+        parallelism: Portion::Count(2),
+        delay: Span::from_secs(100),
+        progress_deadline: Span::from_secs(10),
+        ..UpdateSpec::default()
+    };
+    let mut fixture = rolling(4, update);
+    assert_eq!(fixture.wanted(2), 2);
+    fixture.make_ready(4);
+    fixture.plan();
+    assert_eq!(fixture.wanted(2), 2, "a batch ends as a whole");
+    fixture.make_ready(5);
+    let changes = fixture.plan();
+    assert_eq!(changes.wake_at, Some(after(fixture.now, SECOND * 100)));
+    fixture.wait(99);
+    assert_eq!(fixture.plan().changes, []);
+    let waits = crate::plan::waits(fixture.now, &fixture.app).unwrap();
+    assert!(waits.contains("`update.delay` is 1m 40s"), "{waits}");
+    fixture.wait(1);
+    fixture.plan();
+    assert_eq!(fixture.wanted(2), 4);
+    fixture.wait(10);
+    assert_eq!(states(&fixture.plan())[0], RolloutState::Failed);
+}
+
+#[test]
+fn stopping_first_ends_an_instance_before_its_successor_is_made() {
+    let update =
+        UpdateSpec { order: UpdateOrder::StopFirst, parallelism: Portion::Count(1), ..UpdateSpec::default() };
+    let mut fixture = rolling(3, update);
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (2, 0));
+    assert_eq!(fixture.app.instances[0].wanted, Wanted::Unroute);
+    fixture.app.instances[0].let_go = true;
+    fixture.plan();
+    assert_eq!((fixture.app.instances[0].wanted, fixture.wanted(2)), (Wanted::Stop, 0));
+    // However long its requests take: that is not the new release's fault.
+    fixture.wait(600);
+    assert_eq!(states(&fixture.plan()), []);
+    fixture.app.instances[0].state = InstanceState::Stopped;
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (2, 1));
+    fixture.make_all_ready(2);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (1, 1), "the next one gives way");
+}
+
+#[test]
+fn a_paused_rollout_brings_back_what_is_lost_as_the_old_release() {
+    let mut fixture = rolling(3, UpdateSpec::default());
+    fixture.make_all_ready(2);
+    fixture.plan();
+    fixture.pause();
+    fixture.plan();
+    fixture.app.instances[2].state = InstanceState::Lost;
+    fixture.plan();
+    assert_eq!(fixture.instances(1).filter(|it| it.slot == 2 && it.is_wanted()).count(), 1);
+    fixture.wait(3600);
+    fixture.make_all_ready(2);
+    assert_eq!(states(&fixture.plan()), []);
+    assert_eq!(fixture.wanted(2), 2, "no further slot moves");
+    fixture.resume();
+    fixture.plan();
+    assert_eq!(fixture.wanted(2), 3);
+}
+
+#[test]
+fn an_abort_goes_back_at_once_also_while_paused_and_says_by_whom() {
+    let mut fixture = rolling(2, UpdateSpec::default());
+    fixture.pause();
+    fixture.abort();
+    let changes = fixture.plan();
+    assert_eq!(failure(&changes), "it was aborted by ann");
+    assert_eq!(rolls_back_to(&changes), Some(1));
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (2, 0));
+    assert!(!served(&changes).contains(&(2, false)), "nothing bad is known of it");
+}
+
+#[test]
+fn a_stopped_app_runs_nothing_and_its_rollout_waits() {
+    let mut fixture = rolling(1, UpdateSpec::default());
+    fixture.app.stopped = Some(wharf_types::api::Stopped { since: fixture.now, by: "ann".into() });
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (0, 0));
+    fixture.wait(3600);
+    assert_eq!(states(&fixture.plan()), []);
+    fixture.app.stopped = None;
+    fixture.begin_anew();
+    fixture.plan();
+    assert_eq!(fixture.wanted(2), 1);
+}
+
+fn canary() -> UpdateSpec {
+    let canary = CanarySpec { min_requests: 10, ..CanarySpec::default() };
+    UpdateSpec { canary: Some(canary), ..UpdateSpec::default() }
+}
+
+fn requests(fixture: &mut Fixture, release: u64, ok: u64, failed: u64) {
+    use wharf_types::requests::{ReleaseRequests, RequestCounts};
+    let counts = RequestCounts { ok, failed, ..RequestCounts::default() };
+    fixture.app.rollout.as_mut().unwrap().requests.push(ReleaseRequests { release, counts });
+}
+
+#[test]
+fn a_trial_runs_beside_the_whole_old_set_and_then_the_rollout_goes_on() {
+    let mut fixture = rolling(3, canary());
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (3, 1));
+    fixture.make_all_ready(2);
+    assert_eq!(events(&fixture.plan()), ["rollout.canary"]);
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (3, 1));
+    let table = crate::plan::routes::build(1, std::slice::from_ref(&fixture.app));
+    assert_eq!(
+        table.routes[0].canary.map(|canary| (canary.release, canary.share)),
+        Some((2, Ratio::percent(10)))
+    );
+    assert_eq!(
+        table.routes[1].pattern.to_string(),
+        "hello.example.com/r1",
+        "the old release says where the app is"
+    );
+    // What is lost of the old set comes back, and so does the new instance.
+    fixture.app.instances[0].state = InstanceState::Lost;
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (3, 1));
+    requests(&mut fixture, 1, 900, 0);
+    requests(&mut fixture, 2, 100, 0);
+    fixture.wait(60);
+    assert_eq!(events(&fixture.plan()), ["rollout.canary_passed"]);
+    assert_eq!(fixture.app.rollout.as_ref().unwrap().state, RolloutState::Running);
+}
+
+#[test]
+fn a_trial_that_goes_badly_goes_back_with_the_figures() {
+    let mut fixture = rolling(3, canary());
+    fixture.make_all_ready(2);
+    fixture.plan();
+    requests(&mut fixture, 1, 999, 1);
+    requests(&mut fixture, 2, 88, 12);
+    let changes = fixture.plan();
+    assert_eq!(
+        failure(&changes),
+        "release 2 failed 12 % of 100 requests, release 1 0.1 %; at most 1% more may"
+    );
+    assert_eq!(rolls_back_to(&changes), Some(1));
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (3, 0));
+    assert_eq!(served(&changes), [(2, false), (1, true)]);
+}
+
+#[test]
+fn a_release_that_gets_ill_on_trial_has_not_passed_it() {
+    let mut fixture = rolling(3, canary());
+    fixture.make_all_ready(2);
+    fixture.plan();
+    fixture.app.instances[3].health = Health::Unhealthy;
+    assert_eq!(failure(&fixture.plan()), "the instance in slot 1 stopped answering its health check");
+}
+
+#[test]
+fn there_is_no_trial_without_something_to_compare_with() {
+    let mut fixture = Fixture::empty(1);
+    fixture.deploy_by(1, 1, canary());
+    assert_eq!(states(&fixture.plan()), [RolloutState::Running]);
 }
 
 #[test]

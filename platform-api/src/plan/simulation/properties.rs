@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use wharf_types::quantity::Span;
+use wharf_types::spec::{CanarySpec, OnFailure, Portion, Ratio, RollbackSpec, UpdateOrder, UpdateSpec};
+
 use super::{Quality, REPLICAS_MAX, Simulation, Step};
 use crate::plan::routes;
 
@@ -11,9 +14,87 @@ fn any_quality() -> impl Strategy<Value = Quality> {
     proptest::sample::select(vec![Quality::Good, Quality::CannotStart, Quality::FailsInService])
 }
 
+fn any_portion() -> impl Strategy<Value = Portion> {
+    prop_oneof![
+        (1..=REPLICAS_MAX).prop_map(Portion::Count),
+        proptest::sample::select(vec![1, 25, 50, 100]).prop_map(Portion::Percent),
+    ]
+}
+
+fn any_order() -> impl Strategy<Value = UpdateOrder> {
+    proptest::sample::select(vec![UpdateOrder::StartFirst, UpdateOrder::StopFirst])
+}
+
+fn any_delay() -> impl Strategy<Value = Span> {
+    proptest::sample::select(vec![0, 0, 1, 7]).prop_map(Span::from_secs)
+}
+
+fn any_ratio() -> impl Strategy<Value = Ratio> {
+    proptest::sample::select(vec![0, 0, 30, 50, 100]).prop_map(Ratio::percent)
+}
+
+fn any_policy() -> impl Strategy<Value = OnFailure> {
+    use OnFailure::{Continue, Pause, Rollback};
+    proptest::sample::select(vec![Rollback, Rollback, Pause, Continue])
+}
+
+fn any_canary() -> impl Strategy<Value = Option<CanarySpec>> {
+    let canary = (1..=100_u32).prop_map(|share| CanarySpec {
+        share: Ratio::percent(share),
+        duration: Span::from_secs(3),
+        min_requests: 20,
+        ..CanarySpec::default()
+    });
+    proptest::option::weighted(0.3, canary)
+}
+
+fn any_rollback() -> impl Strategy<Value = RollbackSpec> {
+    use proptest::option::of;
+    (of(any_portion()), of(any_order()), of(any_delay()), of(any_ratio())).prop_map(
+        |(parallelism, order, delay, max_failure_ratio)| RollbackSpec {
+            parallelism,
+            order,
+            delay,
+            max_failure_ratio,
+            monitor: None,
+        },
+    )
+}
+
+fn any_update() -> impl Strategy<Value = Box<UpdateSpec>> {
+    let dials = (any_portion(), any_order(), any_delay(), any_ratio(), any_policy());
+    (dials, any_canary(), any_rollback()).prop_map(
+        |((parallelism, order, delay, max_failure_ratio, on_failure), canary, rollback)| {
+            Box::new(UpdateSpec {
+                parallelism,
+                order,
+                delay,
+                max_failure_ratio,
+                on_failure,
+                canary,
+                rollback,
+                ..UpdateSpec::default()
+            })
+        },
+    )
+}
+
+/// A deploy as it is when nothing is asked for.
+fn plain(quality: Quality, replicas: u32) -> Step {
+    Step::Deploy(quality, replicas, Box::default())
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => (any_quality(), 0..=REPLICAS_MAX).prop_map(|(quality, replicas)| Step::Deploy(quality, replicas)),
+        3 => (any_quality(), 0..=REPLICAS_MAX, any_update())
+            .prop_map(|(quality, replicas, update)| Step::Deploy(quality, replicas, update)),
+        1 => Just(Step::Pause),
+        1 => Just(Step::Resume),
+        1 => Just(Step::Abort),
+        1 => Just(Step::Stop),
+        2 => Just(Step::Start),
+        1 => Just(Step::ControlPlaneRestarts),
+        2 => (1..50_u64, any::<bool>()).prop_map(|(count, bad)| Step::Requests(count, bad)),
         1 => (1..6u64).prop_map(Step::RollBack),
         1 => Just(Step::Restart),
         1 => proptest::option::of(0..=REPLICAS_MAX).prop_map(Step::Scale),
@@ -67,7 +148,10 @@ proptest! {
         for step in &steps {
             // The API refuses more.
             let step = match step {
-                Step::Deploy(quality, replicas) => Step::Deploy(*quality, (*replicas).min(1)),
+                Step::Deploy(quality, replicas, update) => {
+                    let update = UpdateSpec { canary: None, ..UpdateSpec::clone(update) };
+                    Step::Deploy(*quality, (*replicas).min(1), Box::new(update))
+                }
                 Step::Scale(replicas) => Step::Scale(replicas.map(|replicas| replicas.min(1))),
                 other => other.clone(),
             };
@@ -89,9 +173,9 @@ proptest! {
         ], 0..120),
     ) {
         let mut simulation = Simulation::new();
-        simulation.step(&Step::Deploy(Quality::Good, replicas));
+        simulation.step(&plain(Quality::Good, replicas));
         simulation.settle();
-        simulation.step(&Step::Deploy(Quality::Good, replicas));
+        simulation.step(&plain(Quality::Good, replicas));
         for step in &steps {
             simulation.step(step);
             simulation.plan();
@@ -112,7 +196,7 @@ proptest! {
         ], 0..120),
     ) {
         let mut simulation = Simulation::new();
-        simulation.step(&Step::Deploy(Quality::Good, replicas));
+        simulation.step(&plain(Quality::Good, replicas));
         simulation.settle();
         let before: BTreeSet<_> = simulation.fixture.app.instances.iter().map(|instance| instance.id).collect();
         simulation.step(&Step::Wait(1));
@@ -136,9 +220,9 @@ proptest! {
         steps in proptest::collection::vec(any::<usize>().prop_map(Step::Advance), 0..60),
     ) {
         let mut simulation = Simulation::new();
-        simulation.step(&Step::Deploy(Quality::Good, replicas));
+        simulation.step(&plain(Quality::Good, replicas));
         simulation.settle();
-        simulation.step(&Step::Deploy(Quality::CannotStart, asked));
+        simulation.step(&plain(Quality::CannotStart, asked));
         for step in &steps {
             simulation.step(step);
             simulation.plan();
@@ -148,5 +232,64 @@ proptest! {
         simulation.settle();
         prop_assert_eq!(simulation.fixture.app.target.as_ref().map(|target| target.number), Some(1));
         prop_assert_eq!(simulation.fixture.wanted(1), replicas as usize);
+    }
+    #[test]
+    fn an_abort_always_ends_in_the_release_before(
+        replicas in 1..=REPLICAS_MAX,
+        update in any_update(),
+        quality in any_quality(),
+        steps in proptest::collection::vec(prop_oneof![
+            8 => any::<usize>().prop_map(Step::Advance),
+            4 => any::<usize>().prop_map(Step::Acknowledge),
+            1 => Just(Step::Pause),
+            1 => Just(Step::Resume),
+            1 => Just(Step::ControlPlaneRestarts),
+            1 => (1..8u32).prop_map(Step::Wait),
+            1 => (1..50_u64, any::<bool>()).prop_map(|(count, bad)| Step::Requests(count, bad)),
+        ], 0..80),
+    ) {
+        let mut simulation = Simulation::new();
+        simulation.step(&plain(Quality::Good, replicas));
+        simulation.settle();
+        simulation.step(&Step::Wait(1));
+        simulation.step(&Step::Deploy(quality, replicas, update));
+        for step in &steps {
+            simulation.step(step);
+            simulation.plan();
+        }
+        let is_under_way = simulation.fixture.app.rollout.as_ref().is_some_and(|rollout| !rollout.automatic);
+        simulation.step(&Step::Abort);
+        simulation.plan();
+        simulation.settle();
+        let target = simulation.fixture.app.target.as_ref().map(|target| target.number);
+        if is_under_way {
+            prop_assert_eq!(target, Some(1));
+        }
+        let number = target.unwrap();
+        prop_assert_eq!(simulation.fixture.wanted(number), replicas as usize);
+    }
+
+    #[test]
+    fn a_good_release_comes_through_whatever_the_dials_are(
+        replicas in 1..=REPLICAS_MAX,
+        update in any_update(),
+        restarts in proptest::collection::vec(any::<bool>(), 0..20),
+    ) {
+        let mut simulation = Simulation::new();
+        simulation.step(&plain(Quality::Good, replicas));
+        simulation.settle();
+        simulation.step(&Step::Deploy(Quality::Good, replicas, update));
+        for restart in restarts {
+            simulation.plan();
+            simulation.step(&Step::AdvanceAll);
+            if restart {
+                simulation.step(&Step::ControlPlaneRestarts);
+            }
+            simulation.step(&Step::Wait(1));
+        }
+        simulation.settle();
+        let app = &simulation.fixture.app;
+        prop_assert_eq!(app.stable.as_ref().map(|stable| stable.number), Some(2));
+        prop_assert_eq!(simulation.fixture.wanted(2), replicas as usize);
     }
 }
