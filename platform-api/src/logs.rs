@@ -169,6 +169,7 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             namespace: "default".parse().unwrap(),
             app: "hello".parse().unwrap(),
+            job: None,
             release: 1,
             instance: InstanceId::from_uuid(uuid::Uuid::nil()),
             stream: LogStream::Stdout,

@@ -184,7 +184,7 @@ fn observe(instance: &AssignedInstance, ended: &Ended) -> InstanceReport {
 }
 
 fn report(id: InstanceId, state: InstanceState, health: Health) -> InstanceReport {
-    InstanceReport { id, replaces: None, state, health, reason: None, restarts: 0 }
+    InstanceReport { id, replaces: None, state, health, reason: None, restarts: 0, exit_code: None }
 }
 
 fn failure(id: InstanceId, message: &str) -> InstanceReport {
