@@ -11,12 +11,14 @@ use crate::commands::context::ContextArgs;
 use crate::commands::deploy::DeployArgs;
 use crate::commands::env::EnvArgs;
 use crate::commands::events::EventsArgs;
+use crate::commands::job::{JobArgs, JobRunArgs};
 use crate::commands::login::{LoginArgs, LogoutArgs};
 use crate::commands::logs::LogsArgs;
 use crate::commands::namespace::NamespaceArgs;
 use crate::commands::node::NodeArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
+use crate::commands::schedule::ScheduleArgs;
 use crate::commands::secret::SecretArgs;
 use crate::commands::token::TokenArgs;
 use crate::commands::volume::VolumeArgs;
@@ -135,6 +137,16 @@ pub enum Command {
     Restart(With<RestartArgs>),
     /// Delete an app, its releases and its data; its volumes are kept unless asked for
     Delete(With<DeleteArgs>),
+
+    /// Run commands to their end on the platform, and show what became of them
+    #[command(visible_alias = "jobs")]
+    Job(With<JobArgs>),
+    /// The same as `wharf job run`
+    #[command(hide = true)]
+    RunJob(With<JobRunArgs>),
+    /// Run jobs at planned times
+    #[command(visible_alias = "schedules")]
+    Schedule(With<ScheduleArgs>),
 
     /// List and remove volumes
     #[command(visible_alias = "volumes")]

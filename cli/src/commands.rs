@@ -9,7 +9,9 @@ pub mod status;
 
 pub mod env;
 pub mod events;
+pub mod job;
 pub mod logs;
+pub mod schedule;
 pub mod secret;
 pub mod top;
 
@@ -48,6 +50,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Delete(with) => apps::delete(&open(with.global)?, with.args).await,
         Command::Env(with) => env::run(with.global.or(before), with.args).await,
         Command::Secret(with) => secret::run(with.global.or(before), with.args).await,
+        Command::Schedule(with) => schedule::run(with.global.or(before), with.args).await,
         Command::Login(with) => login::login(with.global.or(before), with.args).await,
         Command::Logout(with) => login::logout(&with.global.or(before), with.args),
         Command::Context(with) => context::run(with.global.or(before), with.args).await,
@@ -64,6 +67,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
             before.refuse_all_but_json("completion")?;
             completion::run(&args)
         }
+        Command::Job(_) | Command::RunJob(_) => unreachable!("what ends with a guest's code is dispatched before"),
         Command::Up(_) | Command::Run(_) | Command::Precompile(_) => {
             unreachable!("roles are dispatched before client commands")
         }

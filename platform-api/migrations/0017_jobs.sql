@@ -48,12 +48,16 @@ CREATE TABLE job (
     created_at BIGINT NOT NULL,
     started_at BIGINT,
     ended_at BIGINT,
+    -- When it is forgotten. None: it has not ended, or is kept by its schedule.
+    expires_at BIGINT,
     CONSTRAINT job_token_key UNIQUE (namespace, token),
     -- A planned time has one job at most.
     CONSTRAINT job_planned_at_key UNIQUE (schedule, planned_at)
 );
 
-CREATE INDEX job_state_idx ON job (state, ended_at);
+CREATE INDEX job_state_idx ON job (state);
+CREATE INDEX job_expires_at_idx ON job (expires_at);
+CREATE INDEX job_schedule_idx ON job (schedule, state);
 CREATE INDEX job_namespace_idx ON job (namespace, id);
 CREATE INDEX job_artifact_idx ON job (artifact);
 

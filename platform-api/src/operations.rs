@@ -1,9 +1,11 @@
 //! What users do to apps. Each operation is one transaction: it has happened as a whole, or not at all, and a handler that is
 //! dropped because its client went away leaves nothing half done.
 
+pub(crate) mod jobs;
 pub(crate) mod keyvalue;
 pub(crate) mod report;
 pub(crate) mod routes;
+pub(crate) mod schedules;
 pub(crate) mod secrets;
 pub(crate) mod volumes;
 

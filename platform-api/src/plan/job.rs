@@ -15,7 +15,7 @@ use wharf_types::spec::AppSpec;
 use wharf_types::state::{InstanceState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{
-    AppId, AppName, Digest, InstanceId, JobId, JobName, NamespaceName, NodeId, ScheduleName, SecretVersionId,
+    AppId, AppName, Digest, InstanceId, JobId, JobName, NamespaceName, NodeId, SecretVersionId,
     Timestamp,
 };
 
@@ -37,7 +37,8 @@ pub struct JobView {
     pub id: JobId,
     pub namespace: NamespaceName,
     pub name: JobName,
-    pub schedule: Option<ScheduleName>,
+    /// Whether a schedule made it, which keeps its jobs by their number.
+    pub scheduled: bool,
     pub spec: Arc<JobSpec>,
     pub command: Arc<CommandView>,
     pub state: JobState,
@@ -45,6 +46,8 @@ pub struct JobView {
     pub ending: Option<Ending>,
     pub created_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+    /// When it is forgotten.
+    pub expires_at: Option<Timestamp>,
     /// All of them, in any order.
     pub runs: Vec<RunView>,
 }

@@ -33,10 +33,9 @@ impl<'a> Draft<'a> {
         self.changes.wake_at = Some(self.changes.wake_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    /// Forgets a job that ended long ago. One that a schedule made is kept by number.
+    /// Forgets a job that ended long ago.
     pub(super) fn expire(&mut self) {
-        let (None, Some(ended_at)) = (&self.job.schedule, self.job.ended_at) else { return };
-        let at = after(ended_at, self.job.spec.ttl.as_duration());
+        let Some(at) = self.job.expires_at else { return };
         if at <= self.now {
             self.push(JobChange::Delete);
         } else {
@@ -276,6 +275,7 @@ impl JobView {
                 self.state = self.state.max(*state);
                 if self.state.is_final() {
                     self.ended_at = Some(now);
+                    self.expires_at = (!self.scheduled).then(|| after(now, self.spec.ttl.as_duration()));
                 }
             }
             JobChange::Preempt { .. } | JobChange::Delete | JobChange::Event { .. } => {}

@@ -42,13 +42,14 @@ impl Trial {
             id: JobId::from_uuid(Uuid::from_u128(5)),
             namespace: NamespaceName::default_namespace(),
             name: "import".parse().unwrap(),
-            schedule: None,
+            scheduled: false,
             spec: Arc::new(spec),
             command: Arc::new(command),
             state: JobState::Pending,
             ending: None,
             created_at: now,
             ended_at: None,
+            expires_at: None,
             runs: Vec::new(),
         };
         Self { job, nodes: vec![(node(1), true), (node(2), true)], room: 8, now, last_id: 1 << 64 }
