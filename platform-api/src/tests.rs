@@ -7,6 +7,7 @@ mod durability;
 pub(crate) mod fixture;
 mod going_away;
 mod input;
+mod jobs;
 mod keyvalue;
 mod migrating;
 mod namespaces;

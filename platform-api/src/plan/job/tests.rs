@@ -55,8 +55,8 @@ impl Trial {
         Self { job, nodes: vec![(node(1), true), (node(2), true)], room: 8, now, last_id: 1 << 64 }
     }
 
-    /// Plans as a process does that was only just started, and carries it out.
-    fn plan(&mut self) -> JobChanges {
+    /// Nodes and runs as a process finds them that was only just started.
+    fn cluster(&self) -> Cluster {
         let mut cluster = Cluster::default();
         let memory_bytes = self.room * self.job.reservation().memory_bytes;
         for (id, _) in self.nodes.iter().filter(|(_, there)| *there) {
@@ -68,13 +68,18 @@ impl Trial {
                 cluster.put(run.id, held);
             }
         }
+        cluster
+    }
+
+    /// Plans, and carries it out.
+    fn plan(&mut self) -> JobChanges {
         let mut ids = CountingIds::starting_at(self.last_id);
         self.last_id += 1 << 20;
-        let changes = plan(self.now, &self.job, &mut cluster, &mut ids);
+        let changes = plan(self.now, &self.job, &mut self.cluster(), &mut ids);
         for change in &changes.changes {
             self.job.apply(self.now, change);
         }
-        let again = plan(self.now, &self.job, &mut cluster, &mut ids);
+        let again = plan(self.now, &self.job, &mut self.cluster(), &mut ids);
         let is_news = again.changes.iter().any(|change| *change != JobChange::Delete);
         assert!(!is_news, "planning again changes nothing: {:?}", again.changes);
         changes
