@@ -67,7 +67,9 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
             before.refuse_all_but_json("completion")?;
             completion::run(&args)
         }
-        Command::Job(_) | Command::RunJob(_) => unreachable!("what ends with a guest's code is dispatched before"),
+        Command::Job(_) | Command::RunJob(_) => {
+            unreachable!("what ends with a guest's code is dispatched before")
+        }
         Command::Up(_) | Command::Run(_) | Command::Precompile(_) => {
             unreachable!("roles are dispatched before client commands")
         }

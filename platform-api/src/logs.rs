@@ -164,7 +164,10 @@ impl Logs {
 
     /// Takes away what is left of a namespace without apps.
     pub(crate) async fn remove_namespace(&self, namespace: &NamespaceName) {
-        self.apps.lock().unwrap_or_else(PoisonError::into_inner).retain(|source, _| source.namespace != *namespace);
+        self.apps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|source, _| source.namespace != *namespace);
         match tokio::fs::remove_dir_all(self.dir.join(namespace.as_str())).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 warn!("the log records of the namespace {namespace} could not be removed: {error}");

@@ -5,8 +5,8 @@
 
 mod text;
 
-use wharf_types::figures::{FrontDoorFigures, NodeFigures, VolumeFigures};
 use wharf_types::NamespaceName;
+use wharf_types::figures::{FrontDoorFigures, NodeFigures, VolumeFigures};
 use wharf_types::job::JobState;
 use wharf_types::node::AppUsage;
 

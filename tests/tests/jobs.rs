@@ -52,14 +52,25 @@ async fn a_job_runs_to_its_end_and_its_output_and_exit_code_are_passed_on() {
     let platform = Platform::start().await;
     let args = ["job", "run", &guest("c-command"), "-e", "EXIT_CODE=0", "--", "one", "--two"];
     let ran = platform.wharf(&args).await;
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "argument 1: one\nargument 2: --two\n"), "{}", ran.stderr);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "argument 1: one\nargument 2: --two\n"),
+        "{}",
+        ran.stderr
+    );
     let info = job(&platform, "c-command").await;
     assert_eq!((info.state, info.exit_code, info.runs.len()), (JobState::Succeeded, Some(0), 1));
 
     // A component of WASI 0.2, by the alias.
-    let ran = platform.wharf(&["run-job", &guest("conformance-command"), "--retries", "0", "--", "exit", "42"]).await;
+    let ran = platform
+        .wharf(&["run-job", &guest("conformance-command"), "--retries", "0", "--", "exit", "42"])
+        .await;
     assert_eq!(ran.code, 42, "{}", ran.stderr);
-    assert!(ran.stderr.contains("failed after 1 run: the command ended with exit code 42"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("no more retries after 1 run: the command ended with exit code 42"),
+        "{}",
+        ran.stderr
+    );
 
     let refused = platform.wharf(&["job", "run", &guest("hello")]).await;
     refused.fails(6, &["a job runs a command"]);
@@ -74,8 +85,18 @@ async fn a_job_runs_to_its_end_and_its_output_and_exit_code_are_passed_on() {
 async fn a_failure_is_tried_again_as_often_as_declared() {
     let platform = Platform::start().await;
     let args = [
-        "job", "run", &guest("conformance-command"), "--name", "flaky", "--retries", "2", "--backoff", "50ms",
-        "--", "exit", "7",
+        "job",
+        "run",
+        &guest("conformance-command"),
+        "--name",
+        "flaky",
+        "--retries",
+        "2",
+        "--backoff",
+        "50ms",
+        "--",
+        "exit",
+        "7",
     ];
     assert_eq!(platform.wharf(&args).await.code, 7);
     let info = job(&platform, "flaky").await;
@@ -92,8 +113,18 @@ async fn a_failure_is_tried_again_as_often_as_declared() {
 async fn each_completion_of_an_indexed_job_is_told_its_number_and_no_more_run_than_may() {
     let platform = Platform::start().await;
     let args = [
-        "job", "run", &guest("conformance-command"), "--name", "parts", "--completions", "5", "--parallelism", "2",
-        "--indexed", "--", "world",
+        "job",
+        "run",
+        &guest("conformance-command"),
+        "--name",
+        "parts",
+        "--completions",
+        "5",
+        "--parallelism",
+        "2",
+        "--indexed",
+        "--",
+        "world",
     ];
     let printed = platform.wharf(&args).await.ok();
     for index in 0..5 {
@@ -102,10 +133,10 @@ async fn each_completion_of_an_indexed_job_is_told_its_number_and_no_more_run_th
     }
     let info = job(&platform, "parts").await;
     assert_eq!((info.succeeded, info.runs.len(), info.state), (5, 5, JobState::Succeeded));
-    let mut spans: Vec<_> =
-        info.runs.iter().map(|run| (run.created_at, run.ended_at.unwrap())).collect();
+    let mut spans: Vec<_> = info.runs.iter().map(|run| (run.created_at, run.ended_at.unwrap())).collect();
     spans.sort();
-    let at_once = spans.iter().map(|(start, _)| spans.iter().filter(|(a, b)| a <= start && start < b).count());
+    let at_once =
+        spans.iter().map(|(start, _)| spans.iter().filter(|(a, b)| a <= start && start < b).count());
     assert!(at_once.max().unwrap() <= 2, "{spans:?}");
 }
 
@@ -115,7 +146,11 @@ async fn a_deadline_a_time_limit_and_a_cancellation_stop_what_runs() {
     let folder = tempfile::tempdir().unwrap();
     let sleeps = sleeper(&folder, 600_000, 0);
     let run = |name: &'static str, flags: &'static [&'static str]| {
-        let args = [&["job", "run", &sleeps, "--name", name][..], flags].concat().iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
+        let args = [&["job", "run", &sleeps, "--name", name][..], flags]
+            .concat()
+            .iter()
+            .map(|arg| (*arg).to_owned())
+            .collect::<Vec<_>>();
         let user = platform.user();
         async move {
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -127,7 +162,7 @@ async fn a_deadline_a_time_limit_and_a_cancellation_stop_what_runs() {
         run("slow", &["--run-timeout", "500ms", "--retries", "1", "--backoff", "10ms"])
     );
     late.fails(1, &["its deadline has passed, 1s after it was made"]);
-    slow.fails(1, &["failed after 2 runs: it took longer than a run may take, which is 500ms"]);
+    slow.fails(1, &["no more retries after 2 runs: it took longer than a run may take, which is 500ms"]);
     let outcomes: Vec<_> = job(&platform, "slow").await.runs.iter().map(|run| run.outcome).collect();
     assert_eq!(outcomes, [Some(Outcome::TimedOut); 2]);
 
@@ -164,7 +199,9 @@ async fn the_same_key_makes_one_job_also_after_its_end() {
         let file = guest("c-command");
         let user = platform.user();
         async move {
-            let all = [&["job", "run", file.as_str(), "--idempotency-key", "k-1", "--json", "--detach"], args].concat();
+            let all =
+                [&["job", "run", file.as_str(), "--idempotency-key", "k-1", "--json", "--detach"], args]
+                    .concat();
             user.run(&all).await
         }
     };
@@ -195,7 +232,8 @@ async fn a_task_of_an_app_has_the_apps_settings_and_secrets() {
 async fn a_job_that_no_node_can_take_says_why_and_runs_when_one_can() {
     let platform = Platform::start().await;
     let constraint = ["--constraint", "node.labels.disk == ssd"];
-    let args = [&["job", "run", &guest("c-command"), "--detach", "--name", "picky"][..], &constraint].concat();
+    let args =
+        [&["job", "run", &guest("c-command"), "--detach", "--name", "picky"][..], &constraint].concat();
     platform.wharf(&[&args[..], &["--", "x"]].concat()).await.ok();
     let info = job_is(&platform, "picky", "waiting", |info| !info.waits.is_empty()).await;
     assert_eq!(info.state, JobState::Pending);
@@ -209,16 +247,33 @@ async fn a_platform_that_is_killed_in_the_middle_still_ends_the_job_exactly_as_d
     let mut platform = Platform::start().await;
     let folder = tempfile::tempdir().unwrap();
     let sleeps = sleeper(&folder, 2_000, 0);
-    let args = ["job", "run", &sleeps, "--name", "long", "--detach", "--completions", "3", "--parallelism", "2", "--retries", "0"];
+    let args = [
+        "job",
+        "run",
+        &sleeps,
+        "--name",
+        "long",
+        "--detach",
+        "--completions",
+        "3",
+        "--parallelism",
+        "2",
+        "--retries",
+        "0",
+    ];
     platform.wharf(&args).await.ok();
-    job_is(&platform, "long", "running", |info| info.runs.iter().filter(|run| run.started_at.is_some()).count() == 2)
-        .await;
+    job_is(&platform, "long", "running", |info| {
+        info.runs.iter().filter(|run| run.started_at.is_some()).count() == 2
+    })
+    .await;
     platform.kill().await;
     platform.start_again().await;
     let info = job_is(&platform, "long", "over", |info| info.state.is_final()).await;
     assert_eq!((info.state, info.succeeded), (JobState::Succeeded, 3), "{info:#?}");
     for index in 0..3 {
-        let of = |outcome| info.runs.iter().filter(|run| run.index == index && run.outcome == Some(outcome)).count();
+        let of = |outcome| {
+            info.runs.iter().filter(|run| run.index == index && run.outcome == Some(outcome)).count()
+        };
         assert_eq!((of(Outcome::Succeeded), of(Outcome::Failed)), (1, 0), "{info:#?}");
     }
     assert_eq!(info.runs.iter().filter(|run| run.outcome == Some(Outcome::Lost)).count(), 2, "{info:#?}");

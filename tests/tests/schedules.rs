@@ -106,7 +106,8 @@ async fn what_was_missed_while_the_platform_was_down_is_made_up_for_once() {
     platform.kill().await;
     let before = std::time::Instant::now();
     // Longer than what still counts as on time.
-    eventually(SHORT, "times are missed", || async { (before.elapsed().as_secs() >= 15).then_some(()) }).await;
+    eventually(SHORT, "times are missed", || async { (before.elapsed().as_secs() >= 15).then_some(()) })
+        .await;
     platform.start_again().await;
     let info = schedule_is(&platform, "missed", "goes on", |info| {
         info.jobs.iter().filter(|job| job.state == JobState::Succeeded).count() >= 3
@@ -125,11 +126,15 @@ async fn what_was_missed_while_the_platform_was_down_is_made_up_for_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_never_come_is_refused_with_the_reason() {
     let platform = Platform::start().await;
-    set(&platform, "never", "0 0 30 2 *", &[], "0").await.fails(6, &["it never comes: February has no such day"]);
+    set(&platform, "never", "0 0 30 2 *", &[], "0")
+        .await
+        .fails(6, &["it never comes: February has no such day"]);
     set(&platform, "never", "0 0 * * *", &["--timezone", "Europe/Berlni"], "0")
         .await
         .fails(6, &["is `Europe/Berlin` meant?"]);
-    set(&platform, "never", "0 0 * * *", &["--missed", "run-all"], "0").await.fails(6, &["set it to `allow`"]);
+    set(&platform, "never", "0 0 * * *", &["--missed", "run-all"], "0")
+        .await
+        .fails(6, &["set it to `allow`"]);
     set(&platform, "nightly", "30 2 * * *", &["--timezone", "Europe/Berlin"], "3").await.ok();
     let job = platform.wharf(&["schedule", "run-now", "nightly", "--json"]).await.json::<serde_json::Value>();
     assert_eq!(job["schedule"], "nightly");

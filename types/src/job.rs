@@ -192,8 +192,7 @@ pub enum JobState {
 }
 
 impl JobState {
-    pub const ALL: [Self; 5] =
-        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
 
     /// Nothing of it runs any more.
     pub fn is_final(self) -> bool {

@@ -31,8 +31,8 @@ pub mod schedule;
 
 pub use digest::Digest;
 pub use id::{
-    AppId, InstanceId, JobId, NamespaceId, NodeId, ReleaseId, RolloutId, ScheduleId, SecretVersionId, TokenId,
-    VolumeId,
+    AppId, InstanceId, JobId, NamespaceId, NodeId, ReleaseId, RolloutId, ScheduleId, SecretVersionId,
+    TokenId, VolumeId,
 };
 pub use jiff::Timestamp;
 pub use name::{AppName, JobName, NamespaceName, ScheduleName, SecretName, VolumeName};

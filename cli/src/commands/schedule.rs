@@ -147,7 +147,13 @@ async fn run_now(session: &Session, name: &ScheduleName) -> anyhow::Result<()> {
     if session.json {
         return output::json(&job);
     }
-    output::line(format!("job {} ({}) is {}; `wharf job logs -f {}`", job.name, job.id, job.state.as_str(), job.id))
+    output::line(format!(
+        "job {} ({}) is {}; `wharf job logs -f {}`",
+        job.name,
+        job.id,
+        job.state.as_str(),
+        job.id
+    ))
 }
 
 async fn remove(session: &Session, name: &ScheduleName) -> anyhow::Result<()> {

@@ -397,14 +397,20 @@ macro_rules! schedule {
 fn about_jobs() -> Vec<Endpoint> {
     let e = Endpoint::new;
     let mut all = vec![
-        e(Method::POST, job!(""), DEVELOPER, post(jobs::create), "Make a job: a command that runs to its end")
-            .headers(&[(
-                "Idempotency-Key",
-                "A repetition with the same key gets the same job, also after its end, for as long as it is kept",
-            )])
-            .takes(json::<CreateJob>())
-            .replies(201, json::<JobInfo>())
-            .or(200, "The key made it before"),
+        e(
+            Method::POST,
+            job!(""),
+            DEVELOPER,
+            post(jobs::create),
+            "Make a job: a command that runs to its end",
+        )
+        .headers(&[(
+            "Idempotency-Key",
+            "A repetition with the same key gets the same job, also after its end, for as long as it is kept",
+        )])
+        .takes(json::<CreateJob>())
+        .replies(201, json::<JobInfo>())
+        .or(200, "The key made it before"),
         e(Method::GET, job!(""), VIEWER, get(jobs::list), "List jobs, newest first, without their runs")
             .query(PAGE)
             .replies(200, list::<JobInfo>()),
@@ -419,8 +425,14 @@ fn about_jobs() -> Vec<Endpoint> {
         .replies(200, json::<JobInfo>()),
         e(Method::DELETE, job!("/{job}"), DEVELOPER, delete(jobs::remove), "Forget a job that has ended")
             .replies(204, Payload::Nothing),
-        e(Method::POST, job!("/{job}/cancel"), DEVELOPER, post(jobs::cancel), "Stop what runs of a job, and end it")
-            .replies(200, json::<JobInfo>()),
+        e(
+            Method::POST,
+            job!("/{job}/cancel"),
+            DEVELOPER,
+            post(jobs::cancel),
+            "Stop what runs of a job, and end it",
+        )
+        .replies(200, json::<JobInfo>()),
         e(
             Method::GET,
             job!("/{job}/logs"),

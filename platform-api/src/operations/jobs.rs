@@ -11,7 +11,9 @@ use wharf_types::{
 };
 
 use super::secrets::{check_size, find_namespace, newest_of};
-use super::{Once, OperationError, Result, app_not_found, current_release, invalid_spec, no_release, problem};
+use super::{
+    Once, OperationError, Result, app_not_found, current_release, invalid_spec, no_release, problem,
+};
 use crate::context::Context;
 use crate::plan::job::Ending;
 use crate::store::artifact::Artifact;
@@ -147,7 +149,9 @@ pub(crate) async fn settle(
         };
         let Some(current) = current_release(conn, &app).await? else { return Err(no_release(&app).into()) };
         if !current.spec.volumes.is_empty() {
-            let detail = format!("the app `{name}` has volumes, and its tasks cannot have them yet; give the job an artifact of its own");
+            let detail = format!(
+                "the app `{name}` has volumes, and its tasks cannot have them yet; give the job an artifact of its own"
+            );
             return problem(ProblemCode::InvalidSpec, detail);
         }
         digest = digest.or(Some(current.artifact));
@@ -155,7 +159,10 @@ pub(crate) async fn settle(
         spec = spec.or_of_app(&current.spec);
     }
     let Some(digest) = digest else {
-        return problem(ProblemCode::InvalidSpec, "artifact: a job needs one, or an app whose artifact it runs");
+        return problem(
+            ProblemCode::InvalidSpec,
+            "artifact: a job needs one, or an app whose artifact it runs",
+        );
     };
     let Some(artifact) = store::artifact::find(conn, namespace, digest).await? else {
         let detail = format!("the namespace `{namespace_name}` has no artifact {digest}; push it first");
@@ -171,9 +178,8 @@ pub(crate) async fn settle(
     }
     let pins = newest_of(conn, context, (namespace, namespace_name), &spec.for_worker()).await?;
     check_size(&pins)?;
-    let pin = |(variable, name): (&String, &wharf_types::SecretName)| {
-        Some((variable.clone(), pins.get(name)?.id))
-    };
+    let pin =
+        |(variable, name): (&String, &wharf_types::SecretName)| Some((variable.clone(), pins.get(name)?.id));
     let secrets = spec.secrets.iter().filter_map(pin).collect();
     Ok(Settled { artifact, app: template.app.clone(), release, spec, secrets })
 }
@@ -193,7 +199,8 @@ fn check(artifact: &Artifact, spec: &JobSpec, template: &JobTemplate) -> Result<
         return problem(ProblemCode::InvalidSpec, detail);
     }
     if template.app.is_none() && artifact.imports.iter().any(|import| import.starts_with("wasi:keyvalue")) {
-        let detail = "the artifact uses key-value data, which belongs to apps; name the app whose data it is to be";
+        let detail =
+            "the artifact uses key-value data, which belongs to apps; name the app whose data it is to be";
         return problem(ProblemCode::InvalidSpec, detail);
     }
     Ok(())
@@ -208,7 +215,9 @@ pub(crate) async fn find(conn: &mut Conn, namespace: &NamespaceName, text: &str)
     let shown: String = text.chars().take(60).collect::<String>().escape_debug().to_string();
     problem(
         ProblemCode::NotFound,
-        format!("there is no job `{shown}` in the namespace `{namespace}`, or no longer; `wharf job ls` lists them"),
+        format!(
+            "there is no job `{shown}` in the namespace `{namespace}`, or no longer; `wharf job ls` lists them"
+        ),
     )
 }
 
@@ -232,10 +241,8 @@ pub(crate) async fn delete(context: &Arc<Context>, asked: &AskedJob, job: &str) 
     let mut tx = context.store.write().await?;
     let job = find(&mut tx, &asked.namespace, job).await?;
     if !store::job::delete(&mut tx, job.id).await? {
-        let detail = format!(
-            "the job {} ({}) has not ended; `wharf job cancel {}` ends it",
-            job.name, job.id, job.id
-        );
+        let detail =
+            format!("the job {} ({}) has not ended; `wharf job cancel {}` ends it", job.name, job.id, job.id);
         return problem(ProblemCode::Conflict, detail);
     }
     let message = format!("the job {} ({}) was deleted by {}", job.name, job.id, asked.by);

@@ -53,7 +53,10 @@ pub(crate) async fn set(
         (known.id, "changed")
     } else {
         if store::schedule::count(&mut tx, namespace).await? >= SCHEDULES_MAX {
-            let detail = format!("the namespace `{}` has {SCHEDULES_MAX} schedules, which is the most", asked.namespace);
+            let detail = format!(
+                "the namespace `{}` has {SCHEDULES_MAX} schedules, which is the most",
+                asked.namespace
+            );
             return problem(ProblemCode::QuotaExceeded, detail);
         }
         let new = Schedule {
@@ -163,7 +166,11 @@ pub(crate) async fn suspend(
 }
 
 /// Makes a job of the schedule now, whatever it plans and whatever runs.
-pub(crate) async fn run_now(context: &Arc<Context>, asked: &AskedJob, name: &ScheduleName) -> Result<JobInfo> {
+pub(crate) async fn run_now(
+    context: &Arc<Context>,
+    asked: &AskedJob,
+    name: &ScheduleName,
+) -> Result<JobInfo> {
     let mut tx = context.store.write().await?;
     let row = find(&mut tx, &asked.namespace, name).await?;
     let job_name = JobName::from(row.name.clone());
@@ -204,13 +211,7 @@ pub(crate) async fn remove(
     Ok(())
 }
 
-async fn tell(
-    conn: &mut Conn,
-    asked: &AskedJob,
-    name: &ScheduleName,
-    kind: &str,
-    what: &str,
-) -> Result<()> {
+async fn tell(conn: &mut Conn, asked: &AskedJob, name: &ScheduleName, kind: &str, what: &str) -> Result<()> {
     let message = format!("the schedule {name} was {what} by {}", asked.by);
     store::event::append(conn, &asked.namespace, None, kind, &message, asked.now).await?;
     Ok(())
@@ -224,14 +225,11 @@ pub(crate) async fn fire(
     planned_at: Timestamp,
     now: Timestamp,
 ) -> Result<wharf_types::JobId> {
-    let asked = AskedJob {
-        namespace: schedule.namespace.clone(),
-        by: schedule.created_by.clone(),
-        once: None,
-        now,
-    };
+    let asked =
+        AskedJob { namespace: schedule.namespace.clone(), by: schedule.created_by.clone(), once: None, now };
     let name = JobName::from(schedule.name.clone());
     let of_schedule = Some((schedule.id, &schedule.name, Some(planned_at)));
-    let making = Making { namespace: schedule.namespace_id, asked: &asked, name: &name, schedule: of_schedule };
+    let making =
+        Making { namespace: schedule.namespace_id, asked: &asked, name: &name, schedule: of_schedule };
     jobs::make(conn, context, &making, &schedule.spec.job).await
 }

@@ -113,7 +113,9 @@ impl Cron {
                 ));
             }
         };
-        let [minute, hour, day, month, weekday] = rest else { return Err("it has no five fields".to_owned()) };
+        let [minute, hour, day, month, weekday] = rest else {
+            return Err("it has no five fields".to_owned());
+        };
         let mut weekdays = WEEKDAY.read(weekday)?;
         weekdays |= weekdays >> 7 & 1;
         Ok(Self {
@@ -229,8 +231,8 @@ impl Cron {
 
     /// The first second of a day that is not before `earliest`.
     fn next_in_day(&self, earliest: Option<DateTime>) -> Option<i64> {
-        let (hour, minute, second) = earliest
-            .map_or((0, 0, 0), |time| (time.hour() as u8, time.minute() as u8, time.second() as u8));
+        let (hour, minute, second) =
+            earliest.map_or((0, 0, 0), |time| (time.hour() as u8, time.minute() as u8, time.second() as u8));
         let first = |set: u64, least: u8| (least..60).find(|number| has(set, *number));
         for (from_hour, from_minute, from_second) in
             [(hour, minute, second), (hour, minute + 1, 0), (hour + 1, 0, 0)]
@@ -246,7 +248,9 @@ impl Cron {
             let Some(found_second) = first(self.seconds, if is_same_minute { from_second } else { 0 }) else {
                 continue;
             };
-            return Some(i64::from(found_hour) * 3600 + i64::from(found_minute) * 60 + i64::from(found_second));
+            return Some(
+                i64::from(found_hour) * 3600 + i64::from(found_minute) * 60 + i64::from(found_second),
+            );
         }
         None
     }
@@ -380,8 +384,18 @@ fn time_after(time: Timestamp) -> Option<Timestamp> {
 
 fn month_name(month: u8) -> &'static str {
     const NAMES: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-        "November", "December",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ];
     NAMES[usize::from(month.clamp(1, 12)) - 1]
 }

@@ -15,8 +15,7 @@ use wharf_types::spec::AppSpec;
 use wharf_types::state::{InstanceState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{
-    AppId, AppName, Digest, InstanceId, JobId, JobName, NamespaceName, NodeId, SecretVersionId,
-    Timestamp,
+    AppId, AppName, Digest, InstanceId, JobId, JobName, NamespaceName, NodeId, SecretVersionId, Timestamp,
 };
 
 use super::scheduler::{Ask, Claim, Cluster, Held, Placed, Resources};
@@ -114,18 +113,39 @@ pub struct JobChanges {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobChange {
-    CreateRun { id: InstanceId, index: u32, attempt: u32, node: NodeId },
-    StopRun { run: InstanceId, cause: StopCause },
+    CreateRun {
+        id: InstanceId,
+        index: u32,
+        attempt: u32,
+        node: NodeId,
+    },
+    StopRun {
+        run: InstanceId,
+        cause: StopCause,
+    },
     /// Its node is lost.
-    LoseRun { run: InstanceId, reason: Reason },
+    LoseRun {
+        run: InstanceId,
+        reason: Reason,
+    },
     /// From now on no run starts, and those under way are to stop.
-    End { ending: Ending },
-    SetState { state: JobState },
+    End {
+        ending: Ending,
+    },
+    SetState {
+        state: JobState,
+    },
     /// An instance of something else, of a lower priority, has to go.
-    Preempt { instance: InstanceId, owner: AppId },
+    Preempt {
+        instance: InstanceId,
+        owner: AppId,
+    },
     /// It ended long enough ago.
     Delete,
-    Event { kind: &'static str, message: String },
+    Event {
+        kind: &'static str,
+        message: String,
+    },
 }
 
 /// Compares what is wanted of a job with what is, and says what to change. Planning again after the changes, at the same time,
@@ -291,7 +311,9 @@ impl RunView {
             let most = spec.timeout.map_or_else(String::new, |timeout| format!(", which is {timeout}"));
             return format!("it took longer than a run may take{most}");
         }
-        self.reason.as_ref().map_or_else(|| "no reason was reported".to_owned(), |reason| reason.message.clone())
+        self.reason
+            .as_ref()
+            .map_or_else(|| "no reason was reported".to_owned(), |reason| reason.message.clone())
     }
 }
 

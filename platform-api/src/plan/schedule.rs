@@ -162,8 +162,7 @@ mod tests {
     }
 
     fn schedule(cron: &str, edit: impl FnOnce(&mut ScheduleSpec)) -> ScheduleView {
-        let mut spec: ScheduleSpec =
-            serde_json::from_value(serde_json::json!({ "cron": cron })).unwrap();
+        let mut spec: ScheduleSpec = serde_json::from_value(serde_json::json!({ "cron": cron })).unwrap();
         edit(&mut spec);
         ScheduleView {
             id: ScheduleId::from_uuid(uuid::Uuid::from_u128(7)),

@@ -178,7 +178,11 @@ pub(crate) async fn find(conn: &mut Conn, namespace: &NamespaceName, text: &str)
     row.map(Job::try_from).transpose()
 }
 
-pub(crate) async fn find_by_token(conn: &mut Conn, namespace: NamespaceId, token: &str) -> Result<Option<Job>> {
+pub(crate) async fn find_by_token(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    token: &str,
+) -> Result<Option<Job>> {
     let row: Option<Row> = sqlx::query_as(select!("WHERE job.namespace = $1 AND token = $2"))
         .bind(namespace.to_string())
         .bind(token)
@@ -194,14 +198,13 @@ pub(crate) async fn list(
     before: Option<JobId>,
     limit: i64,
 ) -> Result<Vec<Job>> {
-    let rows: Vec<Row> = sqlx::query_as(select!(
-        "WHERE namespace.name = $1 AND job.id < $2 ORDER BY job.id DESC LIMIT $3"
-    ))
-    .bind(namespace.as_str())
-    .bind(before.map_or_else(|| "~".to_owned(), |id| id.to_string()))
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
+    let rows: Vec<Row> =
+        sqlx::query_as(select!("WHERE namespace.name = $1 AND job.id < $2 ORDER BY job.id DESC LIMIT $3"))
+            .bind(namespace.as_str())
+            .bind(before.map_or_else(|| "~".to_owned(), |id| id.to_string()))
+            .bind(limit)
+            .fetch_all(conn)
+            .await?;
     rows.into_iter().map(Job::try_from).collect()
 }
 
@@ -350,11 +353,13 @@ pub(crate) async fn surplus(
 
 /// Has the ended jobs of a schedule that goes expire, as those do that were made by hand.
 pub(crate) async fn orphan(conn: &mut Conn, schedule: ScheduleId, expires_at: Timestamp) -> Result<()> {
-    sqlx::query("UPDATE job SET expires_at = $2, revision = revision + 1 WHERE schedule = $1 AND state >= $3")
-        .bind(schedule.to_string())
-        .bind(expires_at.as_microsecond())
-        .bind(FINAL)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "UPDATE job SET expires_at = $2, revision = revision + 1 WHERE schedule = $1 AND state >= $3",
+    )
+    .bind(schedule.to_string())
+    .bind(expires_at.as_microsecond())
+    .bind(FINAL)
+    .execute(conn)
+    .await?;
     Ok(())
 }

@@ -7,7 +7,8 @@ use wharf_types::state::InstanceState;
 use wharf_types::{InstanceId, JobId, NodeId, Timestamp};
 
 use super::codec::{
-    FINAL, from_json, json, number, parse, state_from_db, state_to_db, stop_from_db, stop_to_db, time, time_opt,
+    FINAL, from_json, json, number, parse, state_from_db, state_to_db, stop_from_db, stop_to_db, time,
+    time_opt,
 };
 use super::{Conn, Result};
 use crate::plan::job::{RunView, StopCause};
@@ -131,16 +132,15 @@ pub(crate) async fn stop(conn: &mut Conn, id: InstanceId, cause: StopCause) -> R
 
 /// The control plane's own verdict on a run whose node is lost. Returns `false` when it has ended.
 pub(crate) async fn lose(conn: &mut Conn, id: InstanceId, reason: &Reason, now: Timestamp) -> Result<bool> {
-    let done = sqlx::query(
-        "UPDATE job_run SET state = $2, reason = $3, ended_at = $4 WHERE id = $1 AND state < $5",
-    )
-    .bind(id.to_string())
-    .bind(state_to_db(InstanceState::Lost))
-    .bind(json(reason))
-    .bind(now.as_microsecond())
-    .bind(FINAL)
-    .execute(conn)
-    .await?;
+    let done =
+        sqlx::query("UPDATE job_run SET state = $2, reason = $3, ended_at = $4 WHERE id = $1 AND state < $5")
+            .bind(id.to_string())
+            .bind(state_to_db(InstanceState::Lost))
+            .bind(json(reason))
+            .bind(now.as_microsecond())
+            .bind(FINAL)
+            .execute(conn)
+            .await?;
     Ok(done.rows_affected() == 1)
 }
 

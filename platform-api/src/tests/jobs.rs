@@ -37,7 +37,12 @@ async fn job(platform: &Platform, id: &str) -> JobInfo {
 }
 
 fn runs(assignment: &Assignment) -> Vec<InstanceId> {
-    assignment.instances.iter().filter(|instance| instance.job.is_some()).map(|instance| instance.id).collect()
+    assignment
+        .instances
+        .iter()
+        .filter(|instance| instance.job.is_some())
+        .map(|instance| instance.id)
+        .collect()
 }
 
 #[tokio::test]
@@ -68,7 +73,11 @@ async fn a_job_ends_exactly_as_declared_across_many_control_planes() {
         .await;
         let Some(run) = next else {
             let info = job(&platform, &id).await;
-            assert_eq!((info.state, info.succeeded, info.runs.len()), (JobState::Succeeded, 9, 10), "{info:#?}");
+            assert_eq!(
+                (info.state, info.succeeded, info.runs.len()),
+                (JobState::Succeeded, 9, 10),
+                "{info:#?}"
+            );
             let outcomes = |outcome| info.runs.iter().filter(|run| run.outcome == Some(outcome)).count();
             assert_eq!((outcomes(Outcome::Succeeded), outcomes(Outcome::Failed)), (9, 1));
             return;
@@ -166,9 +175,14 @@ async fn a_schedule_is_changed_only_by_whoever_has_read_it_and_a_viewer_reads_no
     let never = platform.call(Method::PUT, SCHEDULE, spec("0 0 31 6 *")).await;
     never.refuses(422, "invalid_spec", &["June has no such day"]);
     let zone = json!({"cron": "@daily", "timezone": "Mars/Base", "job": template(json!({}))});
-    platform.call(Method::PUT, SCHEDULE, zone).await.refuses(422, "invalid_spec", &["no time zone `Mars/Base`"]);
+    platform.call(Method::PUT, SCHEDULE, zone).await.refuses(
+        422,
+        "invalid_spec",
+        &["no time zone `Mars/Base`"],
+    );
 
-    let viewer = platform.call(Method::POST, "/v1/tokens", json!({"name": "v", "role": "viewer"})).await.is(201);
+    let viewer =
+        platform.call(Method::POST, "/v1/tokens", json!({"name": "v", "role": "viewer"})).await.is(201);
     let viewer = viewer["secret"].as_str().unwrap();
     create(&platform, json!({"env": {"A": "private"}})).await;
     for path in [SCHEDULE, "/v1/namespaces/default/schedules", JOBS] {

@@ -76,7 +76,11 @@ fn parse_secret(text: &str) -> Result<(String, SecretName), String> {
 
 impl JobFlags {
     /// What is to be run; a file is pushed, unless the platform has it.
-    pub async fn template(&self, session: &Session, namespace: &NamespaceName) -> anyhow::Result<JobTemplate> {
+    pub async fn template(
+        &self,
+        session: &Session,
+        namespace: &NamespaceName,
+    ) -> anyhow::Result<JobTemplate> {
         let app = session.app_flag.clone();
         let artifact = match (&self.file, self.artifact) {
             (Some(file), _) => {
@@ -130,8 +134,20 @@ mod tests {
     #[test]
     fn flags_say_what_a_job_is_and_what_stands_behind_two_dashes_is_the_guests() {
         let cli = Cli::parse_from([
-            "wharf", "job", "run", "x.wasm", "--retries", "0", "-e", "A=1", "--secret", "B=token", "--indexed", "--",
-            "--json", "y",
+            "wharf",
+            "job",
+            "run",
+            "x.wasm",
+            "--retries",
+            "0",
+            "-e",
+            "A=1",
+            "--secret",
+            "B=token",
+            "--indexed",
+            "--",
+            "--json",
+            "y",
         ]);
         let Command::Job(job) = cli.command else { panic!("not job") };
         let Some(JobCommand::Run(run)) = job.args.command else { panic!("not run") };
@@ -139,6 +155,9 @@ mod tests {
         assert_eq!((spec.retries, spec.completions, spec.indexed), (0, 1, true));
         assert_eq!(spec.args, ["--json", "y"]);
         assert_eq!((spec.env["A"].as_str(), spec.secrets["B"].as_str()), ("1", "token"));
-        assert_eq!(JobFlags { args: Vec::new(), ..run.args.flags }.spec().backoff, JobSpec::default().backoff);
+        assert_eq!(
+            JobFlags { args: Vec::new(), ..run.args.flags }.spec().backoff,
+            JobSpec::default().backoff
+        );
     }
 }

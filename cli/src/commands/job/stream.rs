@@ -122,7 +122,10 @@ async fn wait_for_end(
 async fn cancel(session: &Session, namespace: &NamespaceName, job: &JobInfo) -> anyhow::Result<ExitCode> {
     let id = job.id.to_string();
     session.client.cancel_job(namespace, &id).await?;
-    output::note(format!("job {} ({id}) is being cancelled; Ctrl-C once more does not wait for that", job.name));
+    output::note(format!(
+        "job {} ({id}) is being cancelled; Ctrl-C once more does not wait for that",
+        job.name
+    ));
     tokio::select! {
         ended = timeout(CANCEL_MAX, watch(session, namespace, job, 0)) => {
             if let Ok(ended) = ended {
@@ -158,7 +161,9 @@ fn tell(session: &Session, job: &JobInfo) -> anyhow::Result<ExitCode> {
 fn exit_code(job: &JobInfo) -> u8 {
     match (job.state, job.exit_code) {
         (JobState::Succeeded, _) => 0,
-        (_, Some(code)) => u8::try_from(code & 0xff).ok().filter(|code| *code != 0).unwrap_or(Exit::Platform as u8),
+        (_, Some(code)) => {
+            u8::try_from(code & 0xff).ok().filter(|code| *code != 0).unwrap_or(Exit::Platform as u8)
+        }
         (_, None) => Exit::Platform as u8,
     }
 }

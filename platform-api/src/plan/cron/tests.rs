@@ -109,10 +109,7 @@ fn every_hour_is_every_hour_when_clocks_are_changed() {
 #[test]
 fn a_day_that_a_zone_has_left_out_is_made_up_for() {
     // Samoa went from the 29th to the 31st.
-    assert_eq!(
-        next("0 12 30 12 *", "Pacific/Apia", "2011-12-29T00:00:00Z", 1),
-        ["12-31 00:00:00 +14"]
-    );
+    assert_eq!(next("0 12 30 12 *", "Pacific/Apia", "2011-12-29T00:00:00Z", 1), ["12-31 00:00:00 +14"]);
 }
 
 #[test]

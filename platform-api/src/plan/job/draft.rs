@@ -96,8 +96,7 @@ impl<'a> Draft<'a> {
         }
         let (index, first) =
             completions.iter().enumerate().find(|(_, completion)| job.has_failed(completion))?;
-        let is_over =
-            completions.iter().all(|completion| completion.succeeded || job.has_failed(completion));
+        let is_over = completions.iter().all(|completion| completion.succeeded || job.has_failed(completion));
         // Of an indexed job, each completion is a result of its own.
         if job.spec.indexed && !first.is_hopeless() && !is_over {
             return None;
@@ -106,21 +105,30 @@ impl<'a> Draft<'a> {
         let which = match (job.spec.indexed, failures) {
             (true, 1) => format!("completion {index} failed"),
             (true, more) => format!("{more} of {} completions failed; number {index}", completions.len()),
-            (false, _) => "it failed".to_owned(),
+            (false, _) => "no more retries".to_owned(),
         };
         failed(match first.failure {
+            Some(run) if first.is_hopeless() => format!("it cannot run: {}", run.failure(&job.spec)),
             Some(run) if first.lost <= LOST_MAX => {
-                let tries = if first.failures == 1 { "1 run".to_owned() } else { format!("{} runs", first.failures) };
+                let tries =
+                    if first.failures == 1 { "1 run".to_owned() } else { format!("{} runs", first.failures) };
                 format!("{which} after {tries}: {}", run.failure(&job.spec))
             }
-            _ => format!("{which}: {LOST_MAX} runs in a row were lost with their workers; see whether the guest takes them down"),
+            _ => format!(
+                "{LOST_MAX} runs in a row were lost with their workers; see whether the guest takes them down"
+            ),
         })
     }
 
     /// Stops what runs, and ends the job when nothing does.
     pub(super) fn wind_up(&mut self) {
-        let live: Vec<InstanceId> =
-            self.job.runs.iter().filter(|run| run.is_live() && run.stop.is_none()).map(|run| run.id).collect();
+        let live: Vec<InstanceId> = self
+            .job
+            .runs
+            .iter()
+            .filter(|run| run.is_live() && run.stop.is_none())
+            .map(|run| run.id)
+            .collect();
         for run in live {
             self.push(JobChange::StopRun { run, cause: StopCause::End });
         }
@@ -132,7 +140,8 @@ impl<'a> Draft<'a> {
         let succeeded = self.job.completions().iter().all(|completion| completion.succeeded);
         let state = if succeeded { JobState::Succeeded } else { ending.state };
         self.push(JobChange::SetState { state });
-        let why = ending.reason.filter(|_| !succeeded).map_or_else(String::new, |reason| format!(": {reason}"));
+        let why =
+            ending.reason.filter(|_| !succeeded).map_or_else(String::new, |reason| format!(": {reason}"));
         match state {
             JobState::Succeeded => self.event("job.succeeded", "succeeded".to_owned()),
             JobState::Cancelled => self.event("job.cancelled", format!("was cancelled{why}")),

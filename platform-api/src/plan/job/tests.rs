@@ -86,7 +86,13 @@ impl Trial {
     }
 
     /// What the store makes of a worker's report.
-    fn report(&mut self, run: InstanceId, state: InstanceState, exit_code: Option<i32>, kind: Option<ReasonKind>) {
+    fn report(
+        &mut self,
+        run: InstanceId,
+        state: InstanceState,
+        exit_code: Option<i32>,
+        kind: Option<ReasonKind>,
+    ) {
         let Some(run) = self.job.runs.iter_mut().find(|known| known.id == run) else { return };
         if run.state.is_final() {
             return;
@@ -161,7 +167,7 @@ fn a_completion_is_tried_again_with_growing_pauses_and_fails_with_its_last_exit_
     }
     assert_eq!(pauses, [10, 20, 40]);
     assert_eq!((world.job.state, world.job.exit_code()), (JobState::Failed, Some(10)));
-    assert_eq!(world.reason(), "it failed after 4 runs: it ended");
+    assert_eq!(world.reason(), "no more retries after 4 runs: it ended");
 }
 
 #[test]
@@ -249,7 +255,10 @@ fn a_run_that_takes_too_long_has_failed_and_a_deadline_ends_all() {
     world.wait(SECOND * 10);
     assert_eq!(world.live().len(), 1);
     world.wait(SECOND * 60);
-    assert_eq!((world.job.state, world.job.runs[1].stop), (JobState::Pending.max(world.job.state), Some(StopCause::End)));
+    assert_eq!(
+        (world.job.state, world.job.runs[1].stop),
+        (JobState::Pending.max(world.job.state), Some(StopCause::End))
+    );
     assert!(!world.job.state.is_final(), "a run still stops");
     let run = world.live()[0];
     world.report(run, InstanceState::Stopped, None, None);
