@@ -134,13 +134,20 @@ pub(crate) async fn commit(
     tx: Tx,
     apps: impl IntoIterator<Item = AppId>,
 ) -> Result<()> {
-    let context = context.clone();
     let apps: Vec<AppId> = apps.into_iter().collect();
+    commit_then(context, tx, move |context| apps.into_iter().for_each(|app| context.changed(app))).await
+}
+
+/// The same with anything that has to be told.
+pub(crate) async fn commit_then(
+    context: &Arc<Context>,
+    tx: Tx,
+    tell: impl FnOnce(&Arc<Context>) + Send + 'static,
+) -> Result<()> {
+    let context = context.clone();
     let committed = tokio::spawn(async move {
         let outcome = tx.commit().await;
-        for app in apps {
-            context.changed(app);
-        }
+        tell(&context);
         outcome
     });
     match committed.await {

@@ -18,7 +18,7 @@ use crate::context::Context;
 use crate::plan::job::Ending;
 use crate::store::artifact::Artifact;
 use crate::store::job::{Job, NewJob};
-use crate::store::{self, Conn, StoreError, Tx};
+use crate::store::{self, Conn, Tx};
 use crate::view;
 
 /// Jobs of a namespace that have not ended.
@@ -67,7 +67,7 @@ pub(crate) async fn create(
         return problem(ProblemCode::Conflict, "the job went away while it was made; try again");
     };
     let info = loaded.info(context, true);
-    commit_job(context, tx, [id]).await?;
+    commit_jobs(context, tx, [id]).await?;
     Ok((info, true))
 }
 
@@ -232,7 +232,7 @@ pub(crate) async fn cancel(context: &Arc<Context>, asked: &AskedJob, job: &str) 
         return problem(ProblemCode::NotFound, format!("the job {id} is gone"));
     };
     let info = loaded.info(context, true);
-    commit_job(context, tx, [id]).await?;
+    commit_jobs(context, tx, [id]).await?;
     Ok(info)
 }
 
@@ -248,26 +248,17 @@ pub(crate) async fn delete(context: &Arc<Context>, asked: &AskedJob, job: &str) 
     let message = format!("the job {} ({}) was deleted by {}", job.name, job.id, asked.by);
     store::event::append(&mut tx, &asked.namespace, job.app.as_ref(), "job.deleted", &message, asked.now)
         .await?;
-    commit_job(context, tx, [job.id]).await?;
-    context.logs.remove(&asked.namespace, job.id).await;
-    Ok(())
+    let namespace = asked.namespace.clone();
+    commit_then(context, tx, move |context| {
+        context.jobs_changed([job.id]);
+        let context = context.clone();
+        tokio::spawn(async move { context.logs.remove(&namespace, job.id).await });
+    })
+    .await
 }
 
 /// Like [`super::commit`], for jobs.
-pub(crate) async fn commit_job(
-    context: &Arc<Context>,
-    tx: Tx,
-    jobs: impl IntoIterator<Item = JobId>,
-) -> Result<()> {
-    let context = context.clone();
+async fn commit_jobs(context: &Arc<Context>, tx: Tx, jobs: impl IntoIterator<Item = JobId>) -> Result<()> {
     let jobs: Vec<JobId> = jobs.into_iter().collect();
-    let committed = tokio::spawn(async move {
-        let outcome = tx.commit().await;
-        context.jobs_changed(jobs);
-        outcome
-    });
-    match committed.await {
-        Ok(outcome) => outcome.map_err(OperationError::from),
-        Err(_) => Err(StoreError::Database(sqlx::Error::WorkerCrashed).into()),
-    }
+    commit_then(context, tx, move |context| context.jobs_changed(jobs)).await
 }

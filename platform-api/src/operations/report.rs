@@ -7,7 +7,7 @@ use wharf_types::node::{InstanceReport, Reason};
 use wharf_types::state::{InstanceState, Wanted};
 use wharf_types::{AppId, JobId, NodeId, Timestamp};
 
-use super::{Result, commit};
+use super::{Result, commit_then};
 use crate::context::Context;
 use crate::plan::job::RunView;
 use crate::store::instance::{Instance, NewInstance};
@@ -38,9 +38,11 @@ pub(crate) async fn observe(
     for job in &jobs {
         store::job::touch(&mut tx, *job).await?;
     }
-    commit(context, tx, changed).await?;
-    context.jobs_changed(jobs);
-    Ok(())
+    commit_then(context, tx, move |context| {
+        changed.into_iter().for_each(|app| context.changed(app));
+        context.jobs_changed(jobs);
+    })
+    .await
 }
 
 /// Returns the job, if anything changed.

@@ -8,9 +8,9 @@ use wharf_types::problem::ProblemCode;
 use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 use wharf_types::{JobName, NamespaceName, Problem, ScheduleId, ScheduleName, Timestamp};
 
-use super::jobs::{self, AskedJob, Making, commit_job, make, settle};
+use super::jobs::{self, AskedJob, Making, make, settle};
 use super::secrets::find_namespace;
-use super::{Result, invalid_spec, problem};
+use super::{Result, commit_then, invalid_spec, problem};
 use crate::context::Context;
 use crate::plan::cron::{Cron, time_zone};
 use crate::plan::job::Ending;
@@ -77,8 +77,7 @@ pub(crate) async fn set(
     };
     tell(&mut tx, asked, name, "schedule.set", what).await?;
     let shown = show(&mut tx, id, asked.now).await?;
-    commit_job(context, tx, []).await?;
-    context.schedules_changed();
+    commit_then(context, tx, |context| context.schedules_changed()).await?;
     Ok(Shown { is_new: known.is_none(), ..shown })
 }
 
@@ -160,8 +159,7 @@ pub(crate) async fn suspend(
         tell(&mut tx, asked, name, kind, what).await?;
     }
     let shown = show(&mut tx, row.id, asked.now).await?;
-    commit_job(context, tx, []).await?;
-    context.schedules_changed();
+    commit_then(context, tx, |context| context.schedules_changed()).await?;
     Ok(shown)
 }
 
@@ -181,7 +179,7 @@ pub(crate) async fn run_now(
         return problem(ProblemCode::Conflict, "the job went away while it was made; try again");
     };
     let info = loaded.info(context, true);
-    commit_job(context, tx, [id]).await?;
+    commit_then(context, tx, move |context| context.jobs_changed([id])).await?;
     Ok(info)
 }
 
@@ -206,9 +204,11 @@ pub(crate) async fn remove(
     store::job::orphan(&mut tx, row.id, expires_at).await?;
     store::schedule::delete(&mut tx, row.id).await?;
     tell(&mut tx, asked, name, "schedule.removed", "removed").await?;
-    commit_job(context, tx, jobs).await?;
-    context.schedules_changed();
-    Ok(())
+    commit_then(context, tx, move |context| {
+        context.jobs_changed(jobs);
+        context.schedules_changed();
+    })
+    .await
 }
 
 async fn tell(conn: &mut Conn, asked: &AskedJob, name: &ScheduleName, kind: &str, what: &str) -> Result<()> {
