@@ -11,9 +11,7 @@ use wharf_types::{
 };
 
 use super::secrets::{check_size, find_namespace, newest_of};
-use super::{
-    Once, OperationError, Result, app_not_found, current_release, invalid_spec, no_release, problem,
-};
+use super::{Once, Result, app_not_found, commit_then, current_release, invalid_spec, no_release, problem};
 use crate::context::Context;
 use crate::plan::job::Ending;
 use crate::store::artifact::Artifact;
