@@ -231,10 +231,10 @@ async fn a_task_of_an_app_has_the_apps_settings_and_secrets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_no_node_can_take_says_why_and_runs_when_one_can() {
     let platform = Platform::start().await;
-    let constraint = ["--constraint", "node.labels.disk == ssd"];
-    let args =
-        [&["job", "run", &guest("c-command"), "--detach", "--name", "picky"][..], &constraint].concat();
-    platform.wharf(&[&args[..], &["--", "x"]].concat()).await.ok();
+    let file = guest("c-command");
+    let args = ["job", "run", &file, "--detach", "--name", "picky"];
+    let rest = ["--constraint", "node.labels.disk == ssd", "--", "x"];
+    platform.wharf(&[&args[..], &rest].concat()).await.ok();
     let info = job_is(&platform, "picky", "waiting", |info| !info.waits.is_empty()).await;
     assert_eq!(info.state, JobState::Pending);
     assert!(info.waits[0].contains("node.labels.disk == ssd"), "{:?}", info.waits);
