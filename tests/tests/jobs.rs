@@ -229,7 +229,7 @@ async fn a_task_of_an_app_has_the_apps_settings_and_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_no_node_can_take_says_why_and_runs_when_one_can() {
+async fn a_job_that_no_node_can_take_says_why_and_can_be_cancelled() {
     let platform = Platform::start().await;
     let file = guest("c-command");
     let args = ["job", "run", &file, "--detach", "--name", "picky"];
@@ -237,7 +237,7 @@ async fn a_job_that_no_node_can_take_says_why_and_runs_when_one_can() {
     platform.wharf(&[&args[..], &rest].concat()).await.ok();
     let info = job_is(&platform, "picky", "waiting", |info| !info.waits.is_empty()).await;
     assert_eq!(info.state, JobState::Pending);
-    assert!(info.waits[0].contains("node.labels.disk == ssd"), "{:?}", info.waits);
+    assert!(info.waits[0].contains("lacks the label disk=ssd"), "{:?}", info.waits);
     platform.wharf(&["job", "cancel", "picky"]).await.ok();
     job_is(&platform, "picky", "cancelled", |info| info.state == JobState::Cancelled).await;
 }

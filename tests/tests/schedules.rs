@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 use http::Method;
 use wharf_tests::{Platform, SHORT, eventually, workspace};
@@ -39,18 +40,14 @@ async fn set(platform: &Platform, name: &str, cron: &str, flags: &[&str], exit: 
 async fn a_schedule_makes_one_job_for_each_time_and_keeps_the_newest() {
     let platform = Platform::start().await;
     set(&platform, "often", "* * * * * *", &["--overlap", "allow", "--keep-succeeded", "2"], "0").await.ok();
-    let mut seen = BTreeSet::new();
-    eventually(SHORT, "four times have come", || {
-        let found = schedule(&platform, "often");
-        let seen = &mut seen;
-        async move {
-            let info = found.await;
-            let planned: Vec<_> = info.jobs.iter().map(|job| job.planned_at.unwrap()).collect();
-            let once: BTreeSet<_> = planned.iter().collect();
-            assert_eq!(once.len(), planned.len(), "a time has two jobs");
-            seen.extend(planned);
-            (seen.len() >= 4).then_some(())
-        }
+    let seen = Mutex::new(BTreeSet::new());
+    schedule_is(&platform, "often", "has come four times", |info| {
+        let planned: Vec<_> = info.jobs.iter().map(|job| job.planned_at.unwrap()).collect();
+        let once: BTreeSet<_> = planned.iter().collect();
+        assert_eq!(once.len(), planned.len(), "a time has two jobs");
+        let mut seen = seen.lock().unwrap();
+        seen.extend(planned);
+        seen.len() >= 4
     })
     .await;
     let suspended = platform.wharf(&["schedule", "suspend", "often", "--json"]).await.json::<ScheduleInfo>();

@@ -349,8 +349,8 @@ mod tests {
 
     #[test]
     fn a_task_of_an_app_has_what_the_app_has_unless_it_says_otherwise() {
-        let mut app = AppSpec::default();
-        app.env = [("A", "app"), ("B", "app")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let env = [("A", "app"), ("B", "app")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let mut app = AppSpec { env: env.into(), ..AppSpec::default() };
         app.secrets.insert("C".to_owned(), "token".parse().unwrap());
         app.limits.memory = ByteSize::mib(7);
         let own = JobSpec {
