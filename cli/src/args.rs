@@ -12,6 +12,7 @@ use crate::commands::context::ContextArgs;
 use crate::commands::deploy::DeployArgs;
 use crate::commands::env::EnvArgs;
 use crate::commands::events::EventsArgs;
+use crate::commands::job::{JobArgs, JobRunArgs};
 use crate::commands::login::{LoginArgs, LogoutArgs};
 use crate::commands::logs::LogsArgs;
 use crate::commands::member::MemberArgs;
@@ -21,6 +22,7 @@ use crate::commands::node::NodeArgs;
 use crate::commands::quota::QuotaArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
+use crate::commands::schedule::ScheduleArgs;
 use crate::commands::secret::SecretArgs;
 use crate::commands::token::TokenArgs;
 use crate::commands::user::UserArgs;
@@ -146,6 +148,16 @@ pub enum Command {
     Start(With<RestartArgs>),
     /// Delete an app, its releases and its data; its volumes are kept unless asked for
     Delete(With<DeleteArgs>),
+
+    /// Run commands to their end on the platform, and show what became of them
+    #[command(visible_alias = "jobs")]
+    Job(With<JobArgs>),
+    /// The same as `wharf job run`
+    #[command(hide = true)]
+    RunJob(With<JobRunArgs>),
+    /// Run jobs at planned times
+    #[command(visible_alias = "schedules")]
+    Schedule(With<ScheduleArgs>),
 
     /// List and remove volumes
     #[command(visible_alias = "volumes")]

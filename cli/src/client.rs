@@ -1,6 +1,7 @@
 //! The API's client: how requests are sent and lists read, with errors as [`Problem`]s or as [`Failure`]s with an exit code.
-//! The requests themselves are in [`routes`].
+//! The requests themselves are in [`routes`] and [`jobs`].
 
+mod jobs;
 mod routes;
 
 use std::time::Duration;

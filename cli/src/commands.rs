@@ -10,7 +10,9 @@ pub mod status;
 
 pub mod env;
 pub mod events;
+pub mod job;
 pub mod logs;
+pub mod schedule;
 pub mod secret;
 pub mod top;
 
@@ -56,6 +58,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Delete(with) => apps::delete(&open(with.global)?, with.args).await,
         Command::Env(with) => env::run(with.global.or(before), with.args).await,
         Command::Secret(with) => secret::run(with.global.or(before), with.args).await,
+        Command::Schedule(with) => schedule::run(with.global.or(before), with.args).await,
         Command::Login(with) => login::login(with.global.or(before), with.args).await,
         Command::Logout(with) => login::logout(&with.global.or(before), with.args),
         Command::Context(with) => context::run(with.global.or(before), with.args).await,
@@ -75,6 +78,9 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Completion(args) => {
             before.refuse_all_but_json("completion")?;
             completion::run(&args)
+        }
+        Command::Job(_) | Command::RunJob(_) => {
+            unreachable!("what ends with a guest's code is dispatched before")
         }
         Command::Up(_) | Command::Run(_) | Command::Precompile(_) => {
             unreachable!("roles are dispatched before client commands")

@@ -106,6 +106,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let json = args.json || before.json;
             precompile::run(precompile::PrecompileArgs { json, ..args }).await.map(|()| ExitCode::SUCCESS)
         }
+        Command::Job(with) => commands::job::run(with.global.or(before), with.args).await,
+        Command::RunJob(with) => {
+            let session = session::Session::open(with.global.or(before))?;
+            commands::job::start(&session, with.args).await
+        }
         command => commands::run(command, before).await.map(|()| ExitCode::SUCCESS),
     }
 }

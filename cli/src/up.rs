@@ -375,6 +375,7 @@ fn of_ingress(
         time: Timestamp::now(),
         namespace: namespace.clone(),
         app: app.clone(),
+        job: None,
         release: 0,
         instance: instance.unwrap_or_else(|| InstanceId::from_uuid(uuid::Uuid::nil())),
         stream: LogStream::Platform,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
-use wharf_types::AppId;
+use wharf_types::{AppId, JobId};
 
 use crate::api::Refusals;
 use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
@@ -40,7 +40,9 @@ pub(crate) struct Context {
     volumes_changed: AtomicBool,
     /// Whether namespaces may have other requests a second than the reconciler knows.
     rates_changed: AtomicBool,
-    /// What the newest plan of an app could not place.
+    /// Whether schedules were set or removed since the reconciler looked.
+    schedules_changed: AtomicBool,
+    /// What the newest plan of an app, or of a job, could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
     pub(crate) ledger: Ledger,
     /// Generations of this process are greater than this, and than all of earlier processes.
@@ -79,6 +81,7 @@ impl Context {
             dirty: Dirty::default(),
             volumes_changed: AtomicBool::new(true),
             rates_changed: AtomicBool::new(true),
+            schedules_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
             ledger: Ledger::default(),
             // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.
@@ -105,6 +108,36 @@ impl Context {
     pub(crate) fn changed(&self, app: AppId) {
         self.dirty.mark([app]);
         self.announce(app);
+    }
+
+    /// The same for jobs.
+    pub(crate) fn jobs_changed(&self, jobs: impl IntoIterator<Item = JobId>) {
+        for job in jobs {
+            self.dirty.mark_job(job);
+            self.announce(job.as_owner());
+        }
+    }
+
+    /// The same for whatever an instance belongs to: an app, or a job.
+    pub(crate) fn owner_changed(&self, owner: AppId) {
+        self.changed(owner);
+        self.dirty.mark_job(JobId::from_uuid(owner.as_uuid()));
+    }
+
+    /// Call after a commit that changed, made or removed a schedule.
+    pub(crate) fn schedules_changed(&self) {
+        self.schedules_changed.store(true, Relaxed);
+        self.dirty.nudge();
+    }
+
+    /// What was taken up could not be carried out, and is to be tried again with the next pass, which a timer brings.
+    pub(crate) fn schedules_unread(&self) {
+        self.schedules_changed.store(true, Relaxed);
+    }
+
+    /// Whether that happened since this was asked last; true at the start.
+    pub(crate) fn take_schedules_changed(&self) -> bool {
+        self.schedules_changed.swap(false, Relaxed)
     }
 
     /// Call after a commit that changed which volumes are to be removed.
@@ -186,10 +219,11 @@ impl Watcher {
     }
 }
 
-/// A set of apps, and a nudge when something was put in.
+/// A set of apps, one of jobs, and a nudge when something was put in.
 #[derive(Default)]
 pub(crate) struct Dirty {
     apps: Mutex<BTreeSet<AppId>>,
+    jobs: Mutex<BTreeSet<JobId>>,
     nudge: Notify,
 }
 
@@ -197,6 +231,15 @@ impl Dirty {
     pub(crate) fn mark(&self, apps: impl IntoIterator<Item = AppId>) {
         self.apps.lock().unwrap_or_else(PoisonError::into_inner).extend(apps);
         self.nudge.notify_one();
+    }
+
+    pub(crate) fn mark_job(&self, job: JobId) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).insert(job);
+        self.nudge.notify_one();
+    }
+
+    pub(crate) fn take_jobs(&self) -> BTreeSet<JobId> {
+        std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Wakes the reconciler although no app changed: a node did.

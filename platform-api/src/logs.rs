@@ -1,6 +1,6 @@
-//! What guests print: kept in files, a folder for each app, and sent on to those who follow.
+//! What guests print: kept in files, a folder for each app and each job, and sent on to those who follow.
 //!
-//! `DIR/<namespace>/<app>/<number>.ndjson` are segments; the newest is appended to, the oldest goes when there are too many.
+//! `DIR/<namespace>/<app>/<number>.ndjson` are segments, for a job `DIR/<namespace>/job.<id>/`; the newest is appended to, the oldest goes when there are too many.
 //! A record's position is its segment's number and its offset in it, in one number that only grows.
 
 mod follow;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
 use tracing::warn;
 use wharf_types::log::LogRecord;
-use wharf_types::{AppName, NamespaceName};
+use wharf_types::{AppName, JobId, NamespaceName};
 
 use follow::{Accept, Follower};
 use segment::Segments;
@@ -32,9 +32,44 @@ pub(crate) struct Positioned {
     pub(crate) record: LogRecord,
 }
 
+/// Whose log it is: an app's, or a job's, within a namespace. An app's name has no dot, so neither takes the other's folder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Source {
+    namespace: NamespaceName,
+    folder: String,
+}
+
+impl Source {
+    pub(crate) fn of(record: &LogRecord) -> Self {
+        match record.job {
+            Some(job) => Self::new(&record.namespace, job),
+            None => Self::new(&record.namespace, &record.app),
+        }
+    }
+
+    fn new(namespace: &NamespaceName, of: impl Into<Folder>) -> Self {
+        Self { namespace: namespace.clone(), folder: of.into().0 }
+    }
+}
+
+/// The folder of an app or a job below that of its namespace.
+pub(crate) struct Folder(String);
+
+impl From<&AppName> for Folder {
+    fn from(app: &AppName) -> Self {
+        Self(app.to_string())
+    }
+}
+
+impl From<JobId> for Folder {
+    fn from(job: JobId) -> Self {
+        Self(format!("job.{job}"))
+    }
+}
+
 pub(crate) struct Logs {
     dir: PathBuf,
-    apps: Mutex<HashMap<(NamespaceName, AppName), Arc<AppLog>>>,
+    apps: Mutex<HashMap<Source, Arc<AppLog>>>,
 }
 
 struct AppLog {
@@ -51,17 +86,18 @@ impl Logs {
 
     /// Appends records of any apps. Those that the disk does not take still reach the followers; the gap is recorded later.
     pub(crate) async fn append(&self, records: Vec<LogRecord>) {
-        let mut by_app: HashMap<(NamespaceName, AppName), Vec<LogRecord>> = HashMap::new();
+        let mut by_source: HashMap<Source, Vec<LogRecord>> = HashMap::new();
         for record in records {
-            by_app.entry((record.namespace.clone(), record.app.clone())).or_default().push(record);
+            by_source.entry(Source::of(&record)).or_default().push(record);
         }
-        for ((namespace, app), records) in by_app {
-            let log = self.app(&namespace, &app);
+        for (source, records) in by_source {
+            let log = self.log(&source);
             let append = move || {
                 let mut segments = lock(&log.segments);
                 let appended = segments.append(records);
                 if let Some(error) = appended.error {
-                    warn!("records of {app} in {namespace} could not be kept: {error}");
+                    let Source { namespace, folder } = &source;
+                    warn!("records of {folder} in {namespace} could not be kept: {error}");
                 }
                 for record in appended.records {
                     // An error means that nobody follows.
@@ -78,11 +114,11 @@ impl Logs {
     pub(crate) async fn tail(
         &self,
         namespace: &NamespaceName,
-        app: &AppName,
+        of: impl Into<Folder>,
         count: usize,
         accept: impl Fn(&LogRecord) -> bool + Send + 'static,
     ) -> io::Result<Vec<Positioned>> {
-        let log = self.app(namespace, app);
+        let log = self.log(&Source::new(namespace, of));
         blocking(move || lock(&log.segments).tail(count.min(TAIL_MAX), accept)).await
     }
 
@@ -90,12 +126,12 @@ impl Logs {
     pub(crate) async fn follow(
         &self,
         namespace: &NamespaceName,
-        app: &AppName,
+        of: impl Into<Folder>,
         after: Option<u64>,
         tail: usize,
         accept: impl Fn(&LogRecord) -> bool + Send + Sync + 'static,
     ) -> io::Result<Follower> {
-        let log = self.app(namespace, app);
+        let log = self.log(&Source::new(namespace, of));
         let accept: Accept = Arc::new(accept);
         blocking(move || {
             let segments = lock(&log.segments);
@@ -113,13 +149,14 @@ impl Logs {
         .await
     }
 
-    /// Takes away what an app printed.
-    pub(crate) async fn remove(&self, namespace: &NamespaceName, app: &AppName) {
-        let dir = self.dir.join(namespace.as_str()).join(app.as_str());
-        self.apps.lock().unwrap_or_else(PoisonError::into_inner).remove(&(namespace.clone(), app.clone()));
+    /// Takes away what an app or a job printed.
+    pub(crate) async fn remove(&self, namespace: &NamespaceName, of: impl Into<Folder>) {
+        let source = Source::new(namespace, of);
+        let (dir, folder) = (self.dir(&source), &source.folder);
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner).remove(&source);
         match tokio::fs::remove_dir_all(&dir).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!("the log records of {app} in {namespace} could not be removed: {error}");
+                warn!("the log records of {folder} in {namespace} could not be removed: {error}");
             }
             _ => {}
         }
@@ -127,7 +164,10 @@ impl Logs {
 
     /// Takes away what is left of a namespace without apps.
     pub(crate) async fn remove_namespace(&self, namespace: &NamespaceName) {
-        self.apps.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != namespace);
+        self.apps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|source, _| source.namespace != *namespace);
         match tokio::fs::remove_dir_all(self.dir.join(namespace.as_str())).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 warn!("the log records of the namespace {namespace} could not be removed: {error}");
@@ -136,12 +176,15 @@ impl Logs {
         }
     }
 
-    fn app(&self, namespace: &NamespaceName, app: &AppName) -> Arc<AppLog> {
+    fn dir(&self, source: &Source) -> PathBuf {
+        self.dir.join(source.namespace.as_str()).join(&source.folder)
+    }
+
+    fn log(&self, source: &Source) -> Arc<AppLog> {
         let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = apps.entry((namespace.clone(), app.clone())).or_insert_with(|| {
-            let dir = self.dir.join(namespace.as_str()).join(app.as_str());
+        let log = apps.entry(source.clone()).or_insert_with(|| {
             Arc::new(AppLog {
-                segments: Arc::new(Mutex::new(Segments::new(dir))),
+                segments: Arc::new(Mutex::new(Segments::new(self.dir(source)))),
                 live: broadcast::Sender::new(FOLLOWER_LAG),
             })
         });
@@ -169,6 +212,7 @@ mod tests {
             time: Timestamp::UNIX_EPOCH,
             namespace: "default".parse().unwrap(),
             app: "hello".parse().unwrap(),
+            job: None,
             release: 1,
             instance: InstanceId::from_uuid(uuid::Uuid::nil()),
             stream: LogStream::Stdout,

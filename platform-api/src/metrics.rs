@@ -1,11 +1,13 @@
 //! The metrics of the platform: what the workers have reported last, for Prometheus.
 //!
-//! Nothing is counted here. Workers count, and report totals since they started; this page is a view of the newest reports, so it
-//! costs nothing while nobody reads it. Its guide is `docs/guide/metrics.md`.
+//! Nothing is counted here. Workers count, and report totals since they started; this page is a view of the newest reports, and of the
+//! jobs in the store, so it costs nothing while nobody reads it. Its guide is `docs/guide/metrics.md`.
 
 mod text;
 
+use wharf_types::NamespaceName;
 use wharf_types::figures::{FrontDoorFigures, NodeFigures, VolumeFigures};
+use wharf_types::job::JobState;
 use wharf_types::node::AppUsage;
 
 use self::text::Kind::{self, Counter, Gauge};
@@ -127,7 +129,7 @@ const FRONT_DOORS: &[Row<FrontDoorFigures>] = &[
 ];
 
 /// The page. Of a node that is given up only that is said: what it has reported last is no longer true.
-pub(crate) fn page(nodes: &[NodeSample]) -> String {
+pub(crate) fn page(nodes: &[NodeSample], jobs: &[(NamespaceName, JobState, u64)]) -> String {
     let mut page = Exposition::default();
     let build = [("version", env!("CARGO_PKG_VERSION"))];
     page.metric(Gauge, "wharf_build_info", "The control plane; always 1.").sample(&build, Whole(1));
@@ -187,6 +189,11 @@ pub(crate) fn page(nodes: &[NodeSample]) -> String {
             }
         });
     });
+    let mut by_state = page.metric(Gauge, "wharf_jobs", "Jobs that are kept, by state.");
+    for (namespace, state, count) in jobs {
+        let labels = [("namespace", namespace.as_str()), ("state", state.as_str())];
+        by_state.sample(&labels, Whole(*count));
+    }
     page.into_text()
 }
 
@@ -243,13 +250,15 @@ mod tests {
 
     #[test]
     fn releases_nodes_and_front_doors_are_told_apart_by_labels() {
-        let page = page(&[node("laptop", false)]);
+        let jobs = [("default".parse().unwrap(), JobState::Failed, 2)];
+        let page = page(&[node("laptop", false)], &jobs);
         const NODE: &str = "node=\"00000000-0000-0000-0000-000000000000\"";
         let app = format!("{{namespace=\"default\",app=\"hello\",release=\"3\",{NODE}}}");
         for line in [
             format!("wharf_app_cpu_seconds_total{app} 1.500"),
             format!("wharf_app_traps_total{app} 2"),
             format!("wharf_app_memory_bytes{app} 0"),
+            "wharf_jobs{namespace=\"default\",state=\"failed\"} 2".to_owned(),
             format!("wharf_stores{{{NODE}}} 5"),
             format!("wharf_stores_max{{{NODE}}} 1000"),
             format!("wharf_ingress_errors_total{{{NODE},code=\"busy\"}} 4"),
@@ -261,14 +270,14 @@ mod tests {
 
     #[test]
     fn of_a_node_that_is_given_up_only_that_is_left() {
-        let page = page(&[node("dead", true)]);
+        let page = page(&[node("dead", true)], &[]);
         assert_eq!(lines(&page, "node=").len(), 2, "{page}");
         assert_eq!(lines(&page, "wharf_node_ready{")[0].split(' ').next_back(), Some("0"));
     }
 
     #[test]
     fn names_follow_the_conventions_and_are_each_used_once() {
-        let page = page(&[]);
+        let page = page(&[], &[]);
         let mut names: Vec<&str> = Vec::new();
         for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let (name, kind) = line.split_once(' ').unwrap();

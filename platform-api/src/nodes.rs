@@ -347,6 +347,7 @@ mod tests {
             health: wharf_types::state::Health::Healthy,
             reason: None,
             restarts: 0,
+            exit_code: None,
         };
         let report = report(vec![instance], vec![]);
         assert!(nodes.report(id, &report).is_none(), "nobody knows the node");

@@ -1,10 +1,12 @@
 //! What users do to apps. Each operation is one transaction: it has happened as a whole, or not at all, and a handler that is
 //! dropped because its client went away leaves nothing half done.
 
+pub(crate) mod jobs;
 pub(crate) mod keyvalue;
 pub(crate) mod quota;
 pub(crate) mod report;
 pub(crate) mod routes;
+pub(crate) mod schedules;
 pub(crate) mod secrets;
 pub(crate) mod volumes;
 
@@ -133,17 +135,24 @@ fn invalid_spec(error: InvalidSpec) -> Problem {
 /// it waited for may then stand all the same: so somebody else waits for it, who is not dropped.
 pub(crate) async fn commit(
     context: &Arc<Context>,
-    mut tx: Tx,
+    tx: Tx,
     apps: impl IntoIterator<Item = AppId>,
+) -> Result<()> {
+    let apps: Vec<AppId> = apps.into_iter().collect();
+    commit_then(context, tx, move |context| apps.into_iter().for_each(|app| context.changed(app))).await
+}
+
+/// The same with anything that has to be told.
+pub(crate) async fn commit_then(
+    context: &Arc<Context>,
+    mut tx: Tx,
+    tell: impl FnOnce(&Arc<Context>) + Send + 'static,
 ) -> Result<()> {
     audit::write(&mut tx).await?;
     let context = context.clone();
-    let apps: Vec<AppId> = apps.into_iter().collect();
     let committed = tokio::spawn(async move {
         let outcome = tx.commit().await;
-        for app in apps {
-            context.changed(app);
-        }
+        tell(&context);
         outcome
     });
     match committed.await {

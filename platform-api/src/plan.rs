@@ -4,8 +4,11 @@
 //! [`crate::reconcile`] carries them out in one transaction. The same functions will run under the simulator.
 
 pub mod condition;
+pub mod cron;
 pub mod ids;
+pub mod job;
 pub mod routes;
+pub mod schedule;
 pub mod scheduler;
 
 mod draft;

@@ -6,8 +6,10 @@
 mod apply;
 mod deliveries;
 mod fleet;
+mod jobs;
 mod publish;
 mod queue;
+mod schedules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,8 +30,10 @@ use crate::{store, view};
 use apply::Applied;
 use deliveries::Deliveries;
 use fleet::Fleet;
+use jobs::Jobs;
 use publish::Publisher;
 use queue::Queue;
+use schedules::Schedules;
 
 /// The safety net, should a nudge ever be missed.
 const FULL_PASS: Duration = Duration::from_secs(30);
@@ -69,6 +73,8 @@ struct Reconciler {
     publisher: Publisher,
     deliveries: Deliveries,
     queue: Queue,
+    jobs: Jobs,
+    schedules: Schedules,
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
     /// The nodes, and whether each is ready; without those that were given up.
@@ -92,6 +98,8 @@ impl Reconciler {
             publisher,
             deliveries: Deliveries::default(),
             queue: Queue::default(),
+            jobs: Jobs::default(),
+            schedules: Schedules::default(),
             wakes: BTreeMap::new(),
             nodes: BTreeMap::new(),
             acknowledged: 0,
@@ -113,6 +121,7 @@ impl Reconciler {
             }
             Err(error) => warn!("cannot list the apps: {}", chain(&error)),
         }
+        self.jobs.mark_all(&self.context).await;
     }
 
     /// Plans the next apps that are due, then tells the nodes.
@@ -128,31 +137,36 @@ impl Reconciler {
                 self.failed(app, &error);
             }
         }
-        // An assignment that lacks apps because they were not read yet would stop what runs.
+        let apps_are_read = self.unread.as_ref().is_some_and(BTreeSet::is_empty);
+        self.schedules.pass(&self.context).await;
+        self.jobs.pass(&self.context, self.fleet.cluster(), apps_are_read).await;
         let other_rates = self.read_rates().await;
         let is_news = self.read_doomed().await
             || other_rates
             || self.fleet.has_changed()
+            || self.jobs.have_changed()
             || self.publisher.lacks_any_of(&nodes);
-        if is_news && self.unread.as_ref().is_some_and(BTreeSet::is_empty) {
+        // An assignment that lacks apps or jobs because they were not read yet would stop what runs.
+        if is_news && apps_are_read && self.jobs.are_read() {
             self.publish(&nodes).await;
         }
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || (apps_are_read && !self.jobs.is_idle()) {
             self.context.dirty.nudge();
         }
     }
 
     async fn publish(&mut self, nodes: &[NodeStatus]) {
-        if let Err(error) = self.deliveries.update(&self.context, &self.fleet).await {
+        if let Err(error) = self.deliveries.update(&self.context, &self.fleet, &self.jobs).await {
             // The fleet still counts as changed where it was; volumes or rates may be all that has.
             self.context.volumes_unread();
             warn!("cannot read secrets, trying again: {}", chain(&error));
             return;
         }
         self.fleet.published();
+        self.jobs.published();
         let changed = self.publisher.publish(
             &self.context,
-            &self.fleet,
+            (&self.fleet, &self.jobs),
             &self.deliveries,
             nodes,
             (&self.doomed, &self.rates),
@@ -226,6 +240,7 @@ impl Reconciler {
         if known != self.nodes {
             self.nodes = known;
             self.queue.add_background(self.fleet.apps());
+            self.jobs.mark_live();
         }
         if acknowledged != self.acknowledged {
             let before = std::mem::replace(&mut self.acknowledged, acknowledged);
@@ -302,10 +317,11 @@ impl Reconciler {
         self.context.unplaced().remove(&id);
     }
 
-    /// When the first app is due.
+    /// When the first app, job or schedule is due.
     fn next_wake(&self) -> Instant {
         let far = Instant::now() + FULL_PASS;
-        let Some(at) = self.wakes.values().min() else { return far };
+        let wakes = [self.wakes.values().min().copied(), self.jobs.next_wake(), self.schedules.next_wake()];
+        let Some(at) = wakes.into_iter().flatten().min() else { return far };
         let wait = at.duration_since(Timestamp::now());
         match Duration::try_from(wait) {
             // A plan that is due again at once must not keep the task from everything else.

@@ -8,6 +8,7 @@ mod durability;
 pub(crate) mod fixture;
 mod going_away;
 mod input;
+mod jobs;
 mod keyvalue;
 mod migrating;
 mod namespaces;

@@ -1,5 +1,7 @@
 //! Reads everything about an app out of the store: for the planner as [`AppView`], for users as `AppInfo`.
 
+pub(crate) mod job;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -56,11 +56,19 @@ pub enum Ended {
 #[error("{}", reason.message)]
 pub struct Failure {
     pub reason: Reason,
+    /// What the guest of a command gave back, if it is that.
+    pub exit_code: Option<i32>,
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self { reason, exit_code: None }
+    }
 }
 
 impl Failure {
     pub fn new(kind: ReasonKind, message: impl Into<String>) -> Self {
-        Self { reason: Reason { kind, message: message.into() } }
+        Reason { kind, message: message.into() }.into()
     }
 
     /// Whether the same call may succeed later without anyone changing anything.

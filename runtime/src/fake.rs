@@ -34,6 +34,7 @@ pub(crate) fn assigned(id: InstanceId) -> AssignedInstance {
         spec: Arc::new(AppSpec::default()),
         secrets: Arc::default(),
         volumes: Vec::new(),
+        job: None,
     }
 }
 

@@ -145,7 +145,7 @@ impl Checks {
                 self.liveness = Some(next_due(began, now, self.spec.period.as_duration()));
                 self.liveness_answered(answer)
             }
-            Check::Listening => self.accepted(began, now, answer.map_err(|reason| Failure { reason })),
+            Check::Listening => self.accepted(began, now, answer.map_err(Failure::from)),
             Check::Settled => self.settle(now),
         }
     }
@@ -169,7 +169,7 @@ impl Checks {
         // Whoever cannot answer at all does not get better by being asked again, and a rollout should fail now
         // and with these words, not at its deadline.
         if matches!(reason.kind, ReasonKind::Trap | ReasonKind::Artifact) {
-            return Verdict::End(Failure { reason });
+            return Verdict::End(reason.into());
         }
         self.startup_failed(Check::Startup, began, now, reason)
     }
@@ -254,10 +254,10 @@ impl Checks {
                 Err(Reason { kind: ReasonKind::Probe, message: format!("GET {path} answered {status}") })
             }
             // The guest's own words stand alone, so that whoever reads them sees them first.
-            Err(Failure { reason }) if matches!(reason.kind, ReasonKind::Trap | ReasonKind::Artifact) => {
+            Err(Failure { reason, .. }) if matches!(reason.kind, ReasonKind::Trap | ReasonKind::Artifact) => {
                 Err(reason)
             }
-            Err(Failure { reason }) => {
+            Err(Failure { reason, .. }) => {
                 Err(Reason { kind: ReasonKind::Probe, message: format!("GET {path}: {}", reason.message) })
             }
         }

@@ -35,8 +35,8 @@ impl LogSink {
 
     /// Never blocks and never fails: what does not fit is counted as dropped.
     pub fn push(&self, record: LogRecord) {
-        let LogRecord { time, namespace, app, release, instance, stream, seq, message } = record;
-        let origin = Origin { app: (namespace, app), release, instance, stream };
+        let LogRecord { time, namespace, app, job, release, instance, stream, seq, message } = record;
+        let origin = Origin { app: (namespace, app), job, release, instance, stream };
         self.say(Line { origin: &origin, time, seq, message: message.into() });
     }
 
@@ -82,6 +82,7 @@ mod tests {
             time: Timestamp::now(),
             namespace: NamespaceName::default_namespace(),
             app: "hello".parse().unwrap(),
+            job: None,
             release: 1,
             instance,
             stream: LogStream::Stdout,

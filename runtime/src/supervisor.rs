@@ -176,6 +176,13 @@ impl Keeper {
             match step {
                 Step::Run(index) => self.run_assigned(&instances[index]),
                 Step::Replace(index) => self.replace_lost(&instances[index]),
+                Step::Lose(index) => {
+                    let id = instances[index].id;
+                    let message = "the worker was restarted while it ran".to_owned();
+                    let reason = Some(Reason { kind: ReasonKind::Platform, message });
+                    let lost = InstanceReport { reason, ..report(id, InstanceState::Failed) };
+                    self.board.open(ChainKey(id), vec![lost]);
+                }
                 Step::Settle(index) => {
                     let id = instances[index].id;
                     self.board.open(ChainKey(id), vec![report(id, InstanceState::Stopped)]);

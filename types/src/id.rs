@@ -67,10 +67,21 @@ ids! {
     NodeId;
     /// A folder that outlives instances. An id is never used again, so a volume never shows what another one held.
     VolumeId;
+    /// A run to completion.
+    JobId;
+    /// What starts jobs at planned times.
+    ScheduleId;
     /// A bearer token (not its secret).
     TokenId;
     /// Somebody who may be a member of namespaces and has tokens. A name can be given again, an id never is.
     UserId;
     /// One value of a secret. It is never used for another value, not even of a secret that takes the name of a removed one.
     SecretVersionId;
+}
+
+impl JobId {
+    /// Whose a job's runs are where instances are counted by app: on nodes, and among watchers. Ids are never used twice, so it is no app's.
+    pub const fn as_owner(self) -> AppId {
+        AppId::from_uuid(self.as_uuid())
+    }
 }

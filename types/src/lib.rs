@@ -21,17 +21,20 @@ pub mod api;
 pub mod archive;
 pub mod event;
 pub mod figures;
+pub mod job;
 pub mod keyvalue;
 pub mod log;
 pub mod node;
 pub mod problem;
 pub mod requests;
 pub mod route;
+pub mod schedule;
 
 pub use digest::Digest;
 pub use id::{
-    AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, SecretVersionId, TokenId, UserId, VolumeId,
+    AppId, InstanceId, JobId, NamespaceId, NodeId, ReleaseId, RolloutId, ScheduleId, SecretVersionId,
+    TokenId, UserId, VolumeId,
 };
 pub use jiff::Timestamp;
-pub use name::{AppName, NamespaceName, SecretName, UserName, VolumeName};
+pub use name::{AppName, JobName, NamespaceName, ScheduleName, SecretName, UserName, VolumeName};
 pub use problem::Problem;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::InstanceId;
+use crate::id::{InstanceId, JobId};
 use crate::name::{AppName, NamespaceName};
 
 /// One line of a guest, or one that the platform says in the app's own stream.
@@ -13,7 +13,10 @@ pub struct LogRecord {
     pub time: Timestamp,
     pub namespace: NamespaceName,
     pub app: AppName,
-    /// Number of the release.
+    /// The job whose stream it is in. None: it is in the app's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+    /// Number of the release; 0 for a job that is none of an app.
     pub release: u64,
     pub instance: InstanceId,
     pub stream: LogStream,

@@ -1,4 +1,4 @@
-//! Names that users choose for namespaces, apps, secrets and volumes, and their own.
+//! Names that users choose for namespaces, apps, secrets, volumes, jobs and schedules, and their own.
 //!
 //! A name becomes a label of a hostname (`hello.default.localhost`), so it has a DNS label's letters: lower
 //! case `a-z`, digits and inner dashes, at most 63 octets (RFC 1123 §2.1). Ours end at 40, which leaves room
@@ -94,6 +94,29 @@ names! {
     VolumeName, "volume";
     /// The name of a person, or of a program, that uses the platform, such as `alice`.
     UserName, "user";
+    /// The name of a job, such as `import`. Several jobs of a namespace may have it, one after the other or at once.
+    JobName, "job";
+    /// The name of a schedule within its namespace, such as `nightly`.
+    ScheduleName, "schedule";
+}
+
+impl From<JobName> for AppName {
+    /// What a guest is called by, as its first argument: both kinds of names have the same letters.
+    fn from(name: JobName) -> Self {
+        Self(name.0)
+    }
+}
+
+impl From<AppName> for JobName {
+    fn from(name: AppName) -> Self {
+        Self(name.0)
+    }
+}
+
+impl From<ScheduleName> for JobName {
+    fn from(name: ScheduleName) -> Self {
+        Self(name.0)
+    }
 }
 
 impl NamespaceName {

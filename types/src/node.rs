@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::figures::NodeFigures;
-use crate::id::{InstanceId, NodeId, SecretVersionId, VolumeId};
+use crate::id::{InstanceId, JobId, NodeId, SecretVersionId, VolumeId};
 use crate::name::{AppName, NamespaceName, VolumeName};
 use crate::route::RouteTable;
 use crate::secret::DeliveredSecret;
@@ -127,6 +127,19 @@ pub struct AssignedInstance {
     /// The folders of this node for the volumes of the spec.
     #[serde(default)]
     pub volumes: Vec<AssignedVolume>,
+    /// The job that this is a run of. `app` is then only what its guest is called by, or the app that the job is a task of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<AssignedJob>,
+}
+
+/// What a run of a job is told of it. A run is never replaced by the worker: whether there is another is the control plane's to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedJob {
+    pub id: JobId,
+    /// Which of the job's completions the run is for, from 0. None: they are all alike.
+    pub index: Option<u32>,
+    /// Counts the runs for this completion, from 1.
+    pub attempt: u32,
 }
 
 /// Which folder of the node a volume of the spec is.
@@ -164,6 +177,9 @@ pub struct InstanceReport {
     pub reason: Option<Reason>,
     /// Replacements made in this slot since the supervisor was last healthy for long enough.
     pub restarts: u32,
+    /// What the guest of a command gave back when it ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
 }
 
 /// Why an instance failed or is not ready.

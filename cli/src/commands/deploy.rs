@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use wharf_types::api::{ArtifactInfo, CreateRelease, Deployed, Keep};
 use wharf_types::manifest::{FILE_NAME, Manifest};
 use wharf_types::spec::{AppSpec, FilesSpec};
-use wharf_types::{AppName, Digest};
+use wharf_types::{AppName, Digest, NamespaceName};
 
 use crate::app_ref::AppRef;
 use crate::args::{WaitArgs, parse_assignment};
@@ -62,7 +62,7 @@ pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     // Before anything is pushed, so that a folder that cannot be shipped leaves nothing behind.
     let files = source.manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
     let packed = files.map(|files| files::pack(&source.folder.join(&files.path))).transpose()?;
-    push(session, &app, digest, content).await?;
+    push(session, &app.namespace, digest, content).await?;
     let mut request = release_request(session, &app, digest, source.manifest.as_ref(), &args.env).await?;
     if let (Some(files), Some(archive)) = (files, packed) {
         let digest = push_files(session, &app, archive).await?;
@@ -113,18 +113,18 @@ fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
 }
 
 /// Uploads the artifact, unless the platform has it.
-async fn push(
+pub async fn push(
     session: &Session,
-    app: &AppRef,
+    namespace: &NamespaceName,
     digest: Digest,
     content: Bytes,
 ) -> anyhow::Result<ArtifactInfo> {
-    if let Some(known) = session.client.find_artifact(&app.namespace, digest).await? {
+    if let Some(known) = session.client.find_artifact(namespace, digest).await? {
         return Ok(known);
     }
     let bytes = content.len() as u64;
     let (bar, sent) = upload_progress(session, bytes);
-    let pushed = session.client.put_artifact(&app.namespace, digest, content, sent).await;
+    let pushed = session.client.put_artifact(namespace, digest, content, sent).await;
     bar.finish_and_clear();
     pushed.with_context(|| format!("could not push the artifact ({})", output::bytes(bytes)))
 }

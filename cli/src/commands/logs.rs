@@ -68,6 +68,7 @@ mod tests {
             time: "2026-11-24T06:31:22.5Z".parse().unwrap(),
             namespace: "default".parse().unwrap(),
             app: "hello".parse().unwrap(),
+            job: None,
             release: 3,
             instance: "0190163d-8694-739b-aea5-966c26f8ad91".parse().unwrap(),
             stream: LogStream::Stdout,

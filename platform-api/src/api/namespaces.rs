@@ -69,6 +69,15 @@ pub(super) async fn remove(
         );
         return Err(ApiError::new(ProblemCode::Conflict, detail));
     }
+    let (_, jobs) = store::job::count(&mut tx, namespace.id).await?;
+    let schedules = store::schedule::count(&mut tx, namespace.id).await?;
+    if jobs + schedules > 0 {
+        let detail = format!(
+            "the namespace `{name}` still has {schedules} schedules, and {jobs} jobs that have not ended; `wharf schedule rm` \
+             removes the ones, `wharf job cancel` ends the others"
+        );
+        return Err(ApiError::new(ProblemCode::Conflict, detail));
+    }
     if !store::namespace::delete(&mut tx, namespace.id).await? {
         let detail = format!("the namespace `{name}` still has {} apps; delete them first", namespace.apps);
         return Err(ApiError::new(ProblemCode::Conflict, detail));

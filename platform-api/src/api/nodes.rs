@@ -16,7 +16,10 @@ use crate::store;
 
 pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Json<Page<NodeInfo>>> {
     let mut tx = context.store.read().await?;
-    let instances = store::instance::live_by_node(&mut tx).await?;
+    let mut instances = store::instance::live_by_node(&mut tx).await?;
+    for (node, runs) in store::run::live_by_node(&mut tx).await? {
+        *instances.entry(node).or_default() += runs;
+    }
     let info = |node: crate::nodes::NodeStatus| NodeInfo {
         id: node.id,
         ready: node.ready,

@@ -20,7 +20,7 @@ use crate::store;
 /// Releases of one page.
 const PAGE: usize = 50;
 /// What a viewer reads in the place of a variable's value.
-const HIDDEN: &str = "(hidden: reading it needs the role `developer`)";
+pub(super) const HIDDEN: &str = "(hidden: reading it needs the role `developer`)";
 
 pub(super) async fn create(
     State(context): State<Arc<Context>>,

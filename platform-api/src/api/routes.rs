@@ -13,14 +13,16 @@ use wharf_types::api::{
     Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::event::Event;
+use wharf_types::job::{CreateJob, JobInfo};
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{NodeRegistration, NodeReport};
+use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 
 use super::openapi::{Payload, array, json, list};
 use super::{
-    apps, artifacts, audit, events, files, logs, members, meta, metrics, namespaces, nodes, quotas, releases,
-    rollouts, secrets, session, settings, tokens, users, volumes, watch,
+    apps, artifacts, audit, events, files, jobs, logs, members, meta, metrics, namespaces, nodes, quotas,
+    releases, rollouts, schedules, secrets, session, settings, tokens, users, volumes, watch,
 };
 use crate::access::Access;
 use crate::context::Context;
@@ -134,6 +136,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     all.extend(about_namespaces());
     all.extend(about_apps());
     all.extend(about_moving());
+    all.extend(about_jobs());
     all.extend(for_workers());
     all
 }
@@ -484,6 +487,126 @@ fn about_moving() -> Vec<Endpoint> {
         Endpoint::new(Method::POST, app!("/start"), DEVELOPER, post(settings::start), "Start a stopped app")
             .headers(CHANGES_ONCE)
             .replies(201, json::<Deployed>()),
+    ]
+}
+
+macro_rules! job {
+    ($rest:literal) => {
+        concat!("/v1/namespaces/{namespace}/jobs", $rest)
+    };
+}
+
+macro_rules! schedule {
+    ($rest:literal) => {
+        concat!("/v1/namespaces/{namespace}/schedules", $rest)
+    };
+}
+
+fn about_jobs() -> Vec<Endpoint> {
+    let e = Endpoint::new;
+    let mut all = vec![
+        e(
+            Method::POST,
+            job!(""),
+            DEVELOPER,
+            post(jobs::create),
+            "Make a job: a command that runs to its end",
+        )
+        .headers(&[(
+            "Idempotency-Key",
+            "A repetition with the same key gets the same job, also after its end, for as long as it is kept",
+        )])
+        .takes(json::<CreateJob>())
+        .replies(201, json::<JobInfo>())
+        .or(200, "The key made it before"),
+        e(Method::GET, job!(""), VIEWER, get(jobs::list), "List jobs, newest first, without their runs")
+            .query(PAGE)
+            .replies(200, list::<JobInfo>()),
+        e(
+            Method::GET,
+            job!("/{job}"),
+            VIEWER,
+            get(jobs::show),
+            "One job, by its id or its name, with its runs",
+        )
+        .query(&[("wait", "Reply when it has ended, or after this long, such as `30s`")])
+        .replies(200, json::<JobInfo>()),
+        e(Method::DELETE, job!("/{job}"), DEVELOPER, delete(jobs::remove), "Forget a job that has ended")
+            .replies(204, Payload::Nothing),
+        e(
+            Method::POST,
+            job!("/{job}/cancel"),
+            DEVELOPER,
+            post(jobs::cancel),
+            "Stop what runs of a job, and end it",
+        )
+        .replies(200, json::<JobInfo>()),
+        e(
+            Method::GET,
+            job!("/{job}/logs"),
+            VIEWER,
+            get(jobs::logs),
+            "What the job printed; with `Accept: text/event-stream` also what it will print",
+        )
+        .query(&[("tail", "How many of the newest records; 100 if left out")])
+        .headers(RESUMES)
+        .replies(200, list::<LogRecord>()),
+    ];
+    all.extend(about_schedules());
+    all
+}
+
+const SCHEDULE_CHANGES: Named =
+    &[("If-Match", "Only if this still is the `ETag` of the schedule; else 412 `precondition_failed`")];
+
+fn about_schedules() -> Vec<Endpoint> {
+    let e = Endpoint::new;
+    vec![
+        e(
+            Method::PUT,
+            schedule!("/{schedule}"),
+            DEVELOPER,
+            put(schedules::set),
+            "Make a schedule, or give it these settings",
+        )
+        .headers(SCHEDULE_CHANGES)
+        .takes(json::<ScheduleSpec>())
+        .replies(201, json::<ScheduleInfo>())
+        .or(200, "It was there before"),
+        e(Method::GET, schedule!(""), VIEWER, get(schedules::list), "List schedules with their jobs")
+            .query(PAGE)
+            .replies(200, list::<ScheduleInfo>()),
+        e(Method::GET, schedule!("/{schedule}"), VIEWER, get(schedules::show), "One schedule")
+            .replies(200, json::<ScheduleInfo>()),
+        e(
+            Method::DELETE,
+            schedule!("/{schedule}"),
+            DEVELOPER,
+            delete(schedules::remove),
+            "Remove a schedule, and cancel its jobs",
+        )
+        .headers(SCHEDULE_CHANGES)
+        .replies(204, Payload::Nothing),
+        e(
+            Method::POST,
+            schedule!("/{schedule}/suspend"),
+            DEVELOPER,
+            post(schedules::suspend),
+            "Make no jobs until it is resumed",
+        )
+        .headers(SCHEDULE_CHANGES)
+        .replies(200, json::<ScheduleInfo>()),
+        e(
+            Method::POST,
+            schedule!("/{schedule}/resume"),
+            DEVELOPER,
+            post(schedules::resume),
+            "Make jobs again, from the next time on",
+        )
+        .headers(SCHEDULE_CHANGES)
+        .replies(200, json::<ScheduleInfo>()),
+        e(Method::POST, schedule!("/{schedule}/run"), DEVELOPER, post(schedules::run_now), "Make a job now")
+            .replies(201, json::<JobInfo>()),
     ]
 }
 

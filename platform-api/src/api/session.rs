@@ -21,6 +21,7 @@ use wharf_types::{NodeId, Timestamp};
 use super::extract::{Json, Path};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
+use crate::logs::Source;
 use crate::nodes::Line;
 use crate::{operations, store};
 
@@ -99,18 +100,21 @@ pub(super) async fn logs(
     Path(_): Path<NodeId>,
     Json(records): Json<Vec<LogRecord>>,
 ) -> ApiResult<StatusCode> {
-    // What comes after an app's end must not bring its folder back.
+    // What comes after the end of an app or a job must not bring its folder back.
     let mut exists = HashMap::new();
     let mut tx = context.store.read().await?;
     for record in &records {
-        if let Entry::Vacant(unknown) = exists.entry((record.namespace.clone(), record.app.clone())) {
-            unknown.insert(store::app::find(&mut tx, &record.namespace, &record.app).await?.is_some());
+        if let Entry::Vacant(unknown) = exists.entry(Source::of(record)) {
+            let found = match record.job {
+                Some(job) => store::job::get(&mut tx, job).await?.is_some(),
+                None => store::app::find(&mut tx, &record.namespace, &record.app).await?.is_some(),
+            };
+            unknown.insert(found);
         }
     }
     drop(tx);
-    let of_apps =
-        |record: &LogRecord| exists.get(&(record.namespace.clone(), record.app.clone())) == Some(&true);
-    context.logs.append(records.into_iter().filter(of_apps).collect()).await;
+    let is_known = |record: &LogRecord| exists.get(&Source::of(record)) == Some(&true);
+    context.logs.append(records.into_iter().filter(is_known).collect()).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -66,6 +66,25 @@ async fn used(conn: &mut Conn, id: NamespaceId) -> Result<QuotaUsed> {
     Ok(store::quota::used(conn, id).await?)
 }
 
+/// Refuses a job that would take the namespace beyond its quota, before it is written.
+pub(super) async fn room_for_job(
+    conn: &mut Conn,
+    id: NamespaceId,
+    name: &NamespaceName,
+    demand: &Demand,
+) -> Result<()> {
+    let Some(quota) = store::quota::lock(conn, id).await? else { return Ok(()) };
+    let used = used(conn, id).await?;
+    let instances = u64::from(demand.replicas);
+    let wanted = QuotaUsed {
+        instances: used.instances.saturating_add(instances),
+        memory_bytes: used.memory_bytes.saturating_add(demand.memory_bytes.saturating_mul(instances)),
+        cpu_millis: used.cpu_millis.saturating_add(u64::from(demand.cpu_millis).saturating_mul(instances)),
+        ..used
+    };
+    within(name, &quota, &used, &wanted)
+}
+
 /// What a release asks for, counted as the scheduler counts.
 pub(super) fn demand(spec: &AppSpec, world: World) -> Demand {
     Demand {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use wharf_types::node::{InstanceReport, Reason};
 use wharf_types::state::{InstanceState, Wanted};
-use wharf_types::{AppId, NodeId, Timestamp};
+use wharf_types::{AppId, JobId, NodeId, Timestamp};
 
-use super::{Result, commit};
+use super::{Result, commit_then};
 use crate::context::Context;
+use crate::plan::job::RunView;
 use crate::store::instance::{Instance, NewInstance};
 use crate::store::{self, Conn};
 
@@ -23,14 +24,49 @@ pub(crate) async fn observe(
         return Ok(());
     }
     let mut tx = context.store.write().await?;
-    let mut changed = BTreeSet::new();
+    let (mut changed, mut jobs) = (BTreeSet::new(), BTreeSet::new());
     for report in reports {
+        if let Some((job, run)) = store::run::get(&mut tx, report.id).await? {
+            jobs.extend(observe_run(&mut tx, node, (job, &run), report, now).await?);
+            continue;
+        }
         changed.extend(observe_one(&mut tx, context, node, report, now).await?);
     }
     for app in &changed {
         store::change::touch(&mut tx, *app, now).await?;
     }
-    commit(context, tx, changed).await
+    for job in &jobs {
+        store::job::touch(&mut tx, *job).await?;
+    }
+    commit_then(context, tx, move |context| {
+        changed.into_iter().for_each(|app| context.changed(app));
+        context.jobs_changed(jobs);
+    })
+    .await
+}
+
+/// Returns the job, if anything changed.
+async fn observe_run(
+    conn: &mut Conn,
+    node: NodeId,
+    (id, run): (JobId, &RunView),
+    report: &InstanceReport,
+    now: Timestamp,
+) -> Result<Option<JobId>> {
+    if run.node != node || !store::run::observe(conn, report, now).await? {
+        return Ok(None);
+    }
+    if report.state == InstanceState::Failed
+        && let Some(job) = store::job::get(conn, id).await?
+    {
+        let why = report.reason.as_ref().map_or("no reason was reported", |reason| reason.message.as_str());
+        let (name, attempt) = (&job.name, run.attempt);
+        let which =
+            if job.spec.completions > 1 { format!(" for completion {}", run.index) } else { String::new() };
+        let message = format!("run {attempt}{which} of the job {name} ({id}) failed: {why}");
+        store::event::append(conn, &job.namespace, job.app.as_ref(), "job.run-failed", &message, now).await?;
+    }
+    Ok(Some(id))
 }
 
 /// Returns the app, if anything changed.

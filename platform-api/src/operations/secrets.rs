@@ -153,6 +153,15 @@ pub(crate) async fn remove(context: &Arc<Context>, asked: &AskedSecret) -> Resul
         );
         return problem(ProblemCode::Conflict, detail);
     }
+    let jobs = store::secret::jobs(&mut tx, namespace, &asked.name).await?;
+    if !jobs.is_empty() {
+        let detail = format!(
+            "the secret `{}` is used by jobs that have not ended: {}; wait for them, or `wharf job cancel` them",
+            asked.name,
+            jobs.join(", ")
+        );
+        return problem(ProblemCode::Conflict, detail);
+    }
     if !store::secret::delete(&mut tx, namespace, &asked.name).await? {
         return Err(no_secret(&asked.namespace, &asked.name).into());
     }
@@ -170,12 +179,22 @@ pub(crate) async fn list(context: &Context, namespace: &NamespaceName) -> Result
 /// The newest versions of everything that these settings ask for. One that cannot be opened is refused at once: a rollout would only
 /// wait for it in vain.
 pub(super) async fn newest(conn: &mut Conn, context: &Context, app: &App, spec: &AppSpec) -> Result<Pins> {
+    newest_of(conn, context, (app.namespace_id, &app.namespace), spec).await
+}
+
+/// The same for what is no app.
+pub(super) async fn newest_of(
+    conn: &mut Conn,
+    context: &Context,
+    (namespace, namespace_name): (NamespaceId, &NamespaceName),
+    spec: &AppSpec,
+) -> Result<Pins> {
     let keyring = context.secret_keys.keyring();
     let names: BTreeSet<&SecretName> = spec.secrets.values().collect();
     let mut pins = Pins::new();
     for name in names {
-        let Some(newest) = store::secret::find(conn, app.namespace_id, name).await? else {
-            return Err(no_secret(&app.namespace, name).into());
+        let Some(newest) = store::secret::find(conn, namespace, name).await? else {
+            return Err(no_secret(namespace_name, name).into());
         };
         if let Err(error) = keyring.open(&newest) {
             let detail = format!("the secret `{name}` (version {}) {error}", newest.version);
@@ -209,7 +228,7 @@ fn no_secret(namespace: &NamespaceName, name: &SecretName) -> Problem {
     Problem::new(ProblemCode::NotFound, detail)
 }
 
-async fn find_namespace(conn: &mut Conn, name: &NamespaceName) -> Result<NamespaceId> {
+pub(super) async fn find_namespace(conn: &mut Conn, name: &NamespaceName) -> Result<NamespaceId> {
     match store::namespace::find(conn, name).await? {
         Some(namespace) => Ok(namespace.id),
         None => problem(ProblemCode::NotFound, format!("there is no namespace `{name}`")),

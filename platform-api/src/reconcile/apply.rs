@@ -6,6 +6,7 @@ use wharf_types::{AppId, InstanceId, ReleaseId, Timestamp};
 
 use crate::context::Context;
 use crate::operations::{OperationError, routes};
+use crate::plan::job::StopCause;
 use crate::plan::{AppView, Change, Changes};
 use crate::store::instance::NewInstance;
 use crate::store::rollout::NewRollout;
@@ -49,7 +50,7 @@ pub(super) async fn apply(
     context.announce(app);
     for change in &changes.changes {
         if let Change::Preempt { app: victim, .. } = change {
-            context.changed(*victim);
+            context.owner_changed(*victim);
         }
     }
     Ok(if deleted { Applied::Deleted } else { Applied::Done })
@@ -127,13 +128,15 @@ async fn apply_one(
 
 /// Takes an instance of another app out of service, and tells that app's users why. They are not told for whom: it may be somebody
 /// else's app.
-async fn preempt(
+pub(super) async fn preempt(
     conn: &mut Conn,
     victim: AppId,
     instance: InstanceId,
     now: Timestamp,
 ) -> Result<(), OperationError> {
-    let Some(app) = store::app::get(conn, victim).await? else { return Ok(()) };
+    let Some(app) = store::app::get(conn, victim).await? else {
+        return preempt_run(conn, instance, now).await;
+    };
     if !store::instance::set_wanted(conn, instance, Wanted::Unroute).await? {
         return Ok(());
     }
@@ -142,6 +145,22 @@ async fn preempt(
         "instance {instance} leaves its node, because something of a higher priority needs the room and fits nowhere else"
     );
     store::event::append(conn, &app.namespace, Some(&app.name), "instance.preempted", &message, now).await?;
+    Ok(())
+}
+
+/// The same for a run of a job. It is made up for as soon as there is room.
+async fn preempt_run(conn: &mut Conn, run: InstanceId, now: Timestamp) -> Result<(), OperationError> {
+    let Some((job, _)) = store::run::get(conn, run).await? else { return Ok(()) };
+    let Some(job) = store::job::get(conn, job).await? else { return Ok(()) };
+    if !store::run::stop(conn, run, StopCause::Preempted).await? {
+        return Ok(());
+    }
+    store::job::touch(conn, job.id).await?;
+    let message = format!(
+        "a run of the job {} ({}) leaves its node, because something of a higher priority needs the room and fits nowhere else",
+        job.name, job.id
+    );
+    store::event::append(conn, &job.namespace, job.app.as_ref(), "instance.preempted", &message, now).await?;
     Ok(())
 }
 

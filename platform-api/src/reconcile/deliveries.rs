@@ -8,6 +8,7 @@ use wharf_types::node::AssignedInstance;
 use wharf_types::secret::{DeliveredSecret, SecretContent};
 
 use super::fleet::Fleet;
+use super::jobs::Jobs;
 use crate::context::Context;
 use crate::store;
 
@@ -18,9 +19,14 @@ pub(super) struct Deliveries {
 
 impl Deliveries {
     /// Opens what is newly used, and forgets what nobody uses any more.
-    pub(super) async fn update(&mut self, context: &Context, fleet: &Fleet) -> store::Result<()> {
-        let used: BTreeSet<SecretVersionId> =
-            fleet.instances().flat_map(|(_, release, _)| release.secrets.values().copied()).collect();
+    pub(super) async fn update(
+        &mut self,
+        context: &Context,
+        fleet: &Fleet,
+        jobs: &Jobs,
+    ) -> store::Result<()> {
+        let of_apps = fleet.instances().flat_map(|(_, release, _)| release.secrets.values().copied());
+        let used: BTreeSet<SecretVersionId> = of_apps.chain(jobs.secrets()).collect();
         self.opened.retain(|id, _| used.contains(id));
         let unknown: Vec<SecretVersionId> =
             used.into_iter().filter(|id| !self.opened.contains_key(id)).collect();

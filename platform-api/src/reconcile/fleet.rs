@@ -81,6 +81,11 @@ impl Fleet {
         self.views.get(*self.index.get(&id)?)
     }
 
+    /// The nodes with what everything takes of them, for what is placed beside the apps.
+    pub(super) fn cluster(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
     pub(super) fn has_changed(&self) -> bool {
         self.changed
     }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::deliveries::Deliveries;
 use super::fleet::Fleet;
+use super::jobs::Jobs;
 use crate::context::Context;
 use crate::nodes::NodeStatus;
 use crate::plan::{self, AppView, ReleaseView, VolumeView};
@@ -49,7 +50,7 @@ impl Publisher {
     pub(super) fn publish(
         &mut self,
         context: &Context,
-        fleet: &Fleet,
+        (fleet, jobs): (&Fleet, &Jobs),
         deliveries: &Deliveries,
         nodes: &[NodeStatus],
         (doomed, rates): (&BTreeMap<NodeId, Vec<VolumeId>>, &[RateLimit]),
@@ -64,7 +65,7 @@ impl Publisher {
             self.routes = table;
         }
         let changed = self.track_routes(fleet);
-        let mut instances = assigned(fleet);
+        let mut instances = assigned(fleet, jobs);
         for node in nodes {
             let instances = instances.remove(&node.id).unwrap_or_default();
             let removed = doomed.get(&node.id).cloned().unwrap_or_default();
@@ -182,7 +183,7 @@ fn volumes_of(view: &AppView, release: &ReleaseView) -> Vec<AssignedVolume> {
 }
 
 /// What each node has to run. Instances that ended are left out, which tells the worker that its report has arrived.
-fn assigned(fleet: &Fleet) -> HashMap<NodeId, Vec<AssignedInstance>> {
+fn assigned(fleet: &Fleet, jobs: &Jobs) -> HashMap<NodeId, Vec<AssignedInstance>> {
     let mut by_node: HashMap<NodeId, Vec<AssignedInstance>> = HashMap::new();
     for (view, release, instance) in fleet.instances() {
         let Some(node) = instance.node else { continue };
@@ -199,8 +200,10 @@ fn assigned(fleet: &Fleet) -> HashMap<NodeId, Vec<AssignedInstance>> {
             spec: release.spec.clone(),
             secrets: release.secrets.clone(),
             volumes: volumes_of(view, release),
+            job: None,
         });
     }
+    jobs.assign(&mut by_node);
     for instances in by_node.values_mut() {
         instances.sort_by_key(|instance| instance.id);
     }

@@ -68,6 +68,8 @@ pub(crate) async fn delete_unused(conn: &mut Conn, before: Timestamp) -> Result<
     let unused: Vec<(String,)> = sqlx::query_as(
         "SELECT digest FROM archive WHERE created_at < $1
              AND NOT EXISTS (SELECT 1 FROM release WHERE release.archive = archive.digest)
+             AND NOT EXISTS (SELECT 1 FROM job WHERE job.archive = archive.digest)
+             AND NOT EXISTS (SELECT 1 FROM schedule WHERE schedule.archive = archive.digest)
              AND NOT EXISTS (SELECT 1 FROM namespace_archive
                  WHERE namespace_archive.digest = archive.digest AND namespace_archive.pushed_at >= $1)",
     )

@@ -78,6 +78,8 @@ pub(crate) async fn delete_unused(conn: &mut Conn, before: Timestamp) -> Result<
     let unused: Vec<(String,)> = sqlx::query_as(
         "SELECT digest FROM artifact WHERE created_at < $1
              AND NOT EXISTS (SELECT 1 FROM release WHERE release.artifact = artifact.digest)
+             AND NOT EXISTS (SELECT 1 FROM job WHERE job.artifact = artifact.digest)
+             AND NOT EXISTS (SELECT 1 FROM schedule WHERE schedule.artifact = artifact.digest)
              AND NOT EXISTS (SELECT 1 FROM namespace_artifact
                  WHERE namespace_artifact.digest = artifact.digest AND namespace_artifact.pushed_at >= $1)",
     )

@@ -6,9 +6,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wharf_types::Timestamp;
 use wharf_types::api::Role;
+use wharf_types::job::JobState;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 
 use super::{Result, StoreError};
+use crate::plan::job::StopCause;
 
 pub(super) fn parse<T: FromStr>(text: &str) -> Result<T> {
     text.parse().map_err(|_| {
@@ -69,10 +71,14 @@ numbers! {
     }
     Wanted, wanted_to_db, wanted_from_db { Run = 10, Unroute = 20, Stop = 30, }
     Health, health_to_db, health_from_db { Unknown = 0, Healthy = 10, Unhealthy = 20, }
+    JobState, job_state_to_db, job_state_from_db {
+        Pending = 10, Running = 20, Succeeded = 100, Failed = 110, Cancelled = 120,
+    }
+    StopCause, stop_to_db, stop_from_db { Timeout = 10, End = 20, Preempted = 30, }
     Role, role_to_db, role_from_db { Viewer = 10, Developer = 20, Admin = 30, }
 }
 
-/// The first state that is final, for both lifecycles.
+/// The first state that is final, for all lifecycles.
 pub(super) const FINAL: i64 = 100;
 
 #[cfg(test)]
@@ -89,6 +95,9 @@ mod tests {
             assert_eq!(state_to_db(state) >= FINAL, state.is_final());
         }
         assert!(state_from_db(11).is_err());
+        for state in JobState::ALL {
+            assert_eq!(job_state_to_db(state) >= FINAL, state.is_final());
+        }
         assert_eq!(rollout_state_to_db(RolloutState::Succeeded), FINAL);
     }
 }

@@ -104,11 +104,19 @@ pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<Quot
     .bind(&id)
     .fetch_all(&mut *conn)
     .await?;
+    let jobs: Vec<(i64, i64, i64)> = sqlx::query_as(
+        "SELECT instances, memory_bytes, cpu_millis FROM job WHERE namespace = $1 AND ended_at IS NULL",
+    )
+    .bind(&id)
+    .fetch_all(&mut *conn)
+    .await?;
     let mut used = QuotaUsed { apps: apps.len() as u64, ..QuotaUsed::default() };
-    for (scaled_to, replicas, memory, cpu) in apps {
-        let Some(replicas) = replicas else { continue };
-        let instances: u64 = number(scaled_to.unwrap_or(replicas))?;
-        let (memory, cpu): (u64, u64) = (number(memory.unwrap_or(0))?, number(cpu.unwrap_or(0))?);
+    let of_apps = apps.into_iter().filter_map(|(scaled_to, replicas, memory, cpu)| {
+        let replicas = replicas?;
+        Some((scaled_to.unwrap_or(replicas), memory.unwrap_or(0), cpu.unwrap_or(0)))
+    });
+    for (instances, memory, cpu) in of_apps.chain(jobs) {
+        let (instances, memory, cpu): (u64, u64, u64) = (number(instances)?, number(memory)?, number(cpu)?);
         used.instances = used.instances.saturating_add(instances);
         used.memory_bytes = used.memory_bytes.saturating_add(memory.saturating_mul(instances));
         used.cpu_millis = used.cpu_millis.saturating_add(cpu.saturating_mul(instances));

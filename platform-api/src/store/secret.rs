@@ -152,6 +152,21 @@ pub(crate) async fn users(
     rows.into_iter().map(|(app, release)| Ok((app, number(release)?))).collect()
 }
 
+/// The jobs that have not ended and were made with any version of it.
+pub(crate) async fn jobs(conn: &mut Conn, namespace: NamespaceId, name: &SecretName) -> Result<Vec<String>> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT DISTINCT job.name, job.id FROM secret_version
+         JOIN job_secret ON job_secret.secret_version = secret_version.id
+         JOIN job ON job.id = job_secret.job
+         WHERE secret_version.namespace = $1 AND secret_version.name = $2 ORDER BY job.id LIMIT 20",
+    )
+    .bind(namespace.to_string())
+    .bind(name.as_str())
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|(name, id)| format!("{name} ({id})")).collect())
+}
+
 /// The apps of [`users`].
 pub(crate) async fn apps(conn: &mut Conn, namespace: NamespaceId, name: &SecretName) -> Result<Vec<AppId>> {
     let rows: Vec<(String,)> = sqlx::query_as(
@@ -223,7 +238,8 @@ pub(crate) async fn prune(conn: &mut Conn, namespace: NamespaceId) -> Result<u64
         "DELETE FROM secret_version WHERE namespace = $1
              AND version < (SELECT max(newer.version) FROM secret_version AS newer
                  WHERE newer.namespace = secret_version.namespace AND newer.name = secret_version.name)
-             AND NOT EXISTS (SELECT 1 FROM release_secret WHERE release_secret.secret_version = secret_version.id)",
+             AND NOT EXISTS (SELECT 1 FROM release_secret WHERE release_secret.secret_version = secret_version.id)
+             AND NOT EXISTS (SELECT 1 FROM job_secret WHERE job_secret.secret_version = secret_version.id)",
     )
     .bind(namespace.to_string())
     .execute(conn)

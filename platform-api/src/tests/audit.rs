@@ -109,8 +109,69 @@ impl Platform {
                 self.deploy("gone", &component(0), quick()).await.is(201);
                 call(Method::DELETE, &format!("{NS}/apps/gone"), Value::Null).await
             }
-            _ => None,
+            _ => match self.example_of_rollout(operation).await {
+                Some(done) => Some(done),
+                None => self.example_of_job(operation).await,
+            },
         }
+    }
+
+    async fn example_of_rollout(&self, operation: &str) -> Option<(i64, Reply)> {
+        let app = format!("{NS}/apps/moving");
+        let wish = operation.strip_prefix("post_namespace_app_")?;
+        let before: &[&str] = match wish {
+            "rollout_pause" | "rollout_abort" | "stop" => &[],
+            "rollout_resume" => &["rollout/pause"],
+            "start" => &["stop"],
+            _ => return None,
+        };
+        self.deploy("moving", &component(0), quick()).await.is(201);
+        for step in before {
+            self.call(Method::POST, &format!("{app}/{step}"), Value::Null).await.is(200);
+        }
+        let from = self.newest_record().await;
+        let path = format!("{app}/{}", wish.replace('_', "/"));
+        Some((from, self.call(Method::POST, &path, Value::Null).await))
+    }
+
+    async fn example_of_job(&self, operation: &str) -> Option<(i64, Reply)> {
+        let command =
+            wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start")))"#).unwrap();
+        self.push("default", &command).await;
+        let template = json!({"artifact": Digest::of(&command), "spec": {"env": {"A": "s3cret"}}});
+        let schedule = json!({"cron": "@daily", "job": template});
+        let (jobs, nightly) = (format!("{NS}/jobs"), format!("{NS}/schedules/nightly"));
+        let id = async || {
+            let body = json!({"name": "import", "job": template});
+            let made = self.call(Method::POST, &jobs, body).await.is(201);
+            format!("{jobs}/{}", made["id"].as_str().unwrap())
+        };
+        let (method, path, body) = match operation {
+            "post_namespace_jobs" => (Method::POST, jobs.clone(), json!({"name": "import", "job": template})),
+            "post_namespace_job_cancel" => (Method::POST, format!("{}/cancel", id().await), Value::Null),
+            "delete_namespace_job" => {
+                let job = id().await;
+                self.call(Method::POST, &format!("{job}/cancel"), Value::Null).await.is(200);
+                eventually("the job has ended", async || {
+                    let state = self.get(&job).await["state"].clone();
+                    (state == "cancelled").then_some(())
+                })
+                .await;
+                (Method::DELETE, job, Value::Null)
+            }
+            "put_namespace_schedule" => (Method::PUT, nightly, schedule),
+            "post_namespace_schedule_suspend" => (Method::POST, format!("{nightly}/suspend"), Value::Null),
+            "post_namespace_schedule_resume" => (Method::POST, format!("{nightly}/resume"), Value::Null),
+            "post_namespace_schedule_run" => (Method::POST, format!("{nightly}/run"), Value::Null),
+            "delete_namespace_schedule" => {
+                let gone = format!("{NS}/schedules/gone");
+                self.call(Method::PUT, &gone, schedule).await.is(201);
+                (Method::DELETE, gone, Value::Null)
+            }
+            _ => return None,
+        };
+        let from = self.newest_record().await;
+        Some((from, self.call(method, &path, body).await))
     }
 }
 

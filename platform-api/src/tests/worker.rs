@@ -92,6 +92,14 @@ impl Worker {
         self.ended.lock().unwrap().insert(id, failure(id, message));
     }
 
+    /// The guest of a command ends with this code.
+    pub(super) fn exit(&self, id: InstanceId, code: i32) {
+        let state = if code == 0 { InstanceState::Stopped } else { InstanceState::Failed };
+        let reason = Some(Reason { kind: ReasonKind::Exit, message: format!("it ended with {code}") });
+        let report = InstanceReport { exit_code: Some(code), reason, ..report(id, state, Health::Unknown) };
+        self.ended.lock().unwrap().insert(id, report);
+    }
+
     pub(super) fn newest(&self) -> Option<Assignment> {
         self.seen.lock().unwrap().last().map(|(_, assignment)| assignment.clone())
     }
@@ -184,7 +192,7 @@ fn observe(instance: &AssignedInstance, ended: &Ended) -> InstanceReport {
 }
 
 fn report(id: InstanceId, state: InstanceState, health: Health) -> InstanceReport {
-    InstanceReport { id, replaces: None, state, health, reason: None, restarts: 0 }
+    InstanceReport { id, replaces: None, state, health, reason: None, restarts: 0, exit_code: None }
 }
 
 fn failure(id: InstanceId, message: &str) -> InstanceReport {

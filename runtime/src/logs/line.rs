@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use wharf_types::log::{LogStream, MESSAGE_MAX_BYTES};
-use wharf_types::{AppName, InstanceId, NamespaceName, Timestamp};
+use wharf_types::{AppName, InstanceId, JobId, NamespaceName, Timestamp};
 
 use super::LogSink;
 use super::ring::{Line, Origin};
@@ -32,8 +32,14 @@ impl LineBuffer {
         seq: Arc<AtomicU64>,
     ) -> Self {
         sink.ring().attach(instance);
-        let origin = Origin { app: (namespace, app), release, instance, stream };
+        let origin = Origin { app: (namespace, app), job: None, release, instance, stream };
         Self { sink, origin, seq, partial: Vec::new() }
+    }
+
+    /// What is said goes into the stream of this job.
+    pub fn of_job(mut self, job: Option<JobId>) -> Self {
+        self.origin.job = job;
+        self
     }
 
     /// Makes a record of every line that is complete, and of every piece of a line that is too long for one.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 
 use wharf_types::log::{LogRecord, LogStream};
-use wharf_types::{AppName, InstanceId, NamespaceName, Timestamp};
+use wharf_types::{AppName, InstanceId, JobId, NamespaceName, Timestamp};
 
 /// Records that may wait to be sent, in all.
 const RECORDS_MAX: usize = 4096;
@@ -25,6 +25,7 @@ const TAIL_LINE_BYTES: usize = 512;
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub(super) app: (NamespaceName, AppName),
+    pub(super) job: Option<JobId>,
     pub(super) release: u64,
     pub(super) instance: InstanceId,
     pub(super) stream: LogStream,
@@ -45,6 +46,7 @@ impl Line<'_> {
             time: self.time,
             namespace,
             app,
+            job: self.origin.job,
             release: self.origin.release,
             instance: self.origin.instance,
             stream: self.origin.stream,
@@ -266,7 +268,7 @@ mod tests {
 
     fn origin(app: &str, instance: InstanceId) -> Origin {
         let app = (NamespaceName::default_namespace(), app.parse().unwrap());
-        Origin { app, release: 1, instance, stream: LogStream::Stdout }
+        Origin { app, job: None, release: 1, instance, stream: LogStream::Stdout }
     }
 
     fn say(ring: &mut Ring, origin: &Origin, seq: u64, message: &str) {

@@ -68,7 +68,7 @@ mod tests {
 
     fn report(state: InstanceState, health: Health) -> InstanceReport {
         let id = InstanceId::from_uuid(uuid::Uuid::nil());
-        InstanceReport { id, replaces: None, state, health, reason: None, restarts: 0 }
+        InstanceReport { id, replaces: None, state, health, reason: None, restarts: 0, exit_code: None }
     }
 
     #[test]

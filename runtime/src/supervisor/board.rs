@@ -20,7 +20,15 @@ pub(super) struct Board {
 
 /// A report about an instance of which nothing is known yet.
 pub(super) fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
-    InstanceReport { id, replaces: None, state, health: Health::Unknown, reason: None, restarts: 0 }
+    InstanceReport {
+        id,
+        replaces: None,
+        state,
+        health: Health::Unknown,
+        reason: None,
+        restarts: 0,
+        exit_code: None,
+    }
 }
 
 impl Board {

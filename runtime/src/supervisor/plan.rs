@@ -20,6 +20,8 @@ pub(super) enum Step {
     Run(usize),
     /// It ran in a worker process that is gone: run another in its place.
     Replace(usize),
+    /// It is a run of a job, and ran in a worker process that is gone: report that, and leave it to the control plane what comes after it.
+    Lose(usize),
     /// It is unknown and not wanted any more: report its end.
     Settle(usize),
     /// The chain is kept, and this is wanted of it.
@@ -72,7 +74,9 @@ fn unknown(index: usize, instance: &AssignedInstance) -> Option<Step> {
     match (instance.observed, instance.wanted) {
         (observed, _) if observed.is_final() => None,
         (_, Wanted::Unroute | Wanted::Stop) => Some(Step::Settle(index)),
-        (observed, Wanted::Run) if observed >= InstanceState::Starting => Some(Step::Replace(index)),
+        (observed, Wanted::Run) if observed >= InstanceState::Starting => {
+            Some(if instance.job.is_some() { Step::Lose(index) } else { Step::Replace(index) })
+        }
         (_, Wanted::Run) => Some(Step::Run(index)),
     }
 }
@@ -100,6 +104,8 @@ mod tests {
     use super::*;
     use crate::fake::assigned;
     use proptest::prelude::*;
+    use wharf_types::JobId;
+    use wharf_types::node::AssignedJob;
 
     fn known(chain: &[InstanceId]) -> BTreeMap<ChainKey, Vec<InstanceId>> {
         BTreeMap::from([(ChainKey(chain[0]), chain.to_vec())])
@@ -120,6 +126,16 @@ mod tests {
         let [a] = ids();
         let lost = AssignedInstance { observed: InstanceState::Running, ..assigned(a) };
         assert_eq!(plan(&BTreeMap::new(), &[lost]), [Step::Replace(0)]);
+    }
+
+    #[test]
+    fn a_run_of_a_job_that_started_in_another_process_is_not_replaced() {
+        let [a] = ids();
+        let job = AssignedJob { id: JobId::new(), index: None, attempt: 1 };
+        let run = AssignedInstance { job: Some(job), ..assigned(a) };
+        assert_eq!(plan(&BTreeMap::new(), std::slice::from_ref(&run)), [Step::Run(0)]);
+        let lost = AssignedInstance { observed: InstanceState::Running, ..run };
+        assert_eq!(plan(&BTreeMap::new(), &[lost]), [Step::Lose(0)]);
     }
 
     #[test]

@@ -102,7 +102,15 @@ pub(super) fn final_report(ended: &Ended) -> (InstanceState, Reason) {
             let message = "the command ended with success".to_owned();
             (InstanceState::Stopped, Reason { kind: ReasonKind::Exit, message })
         }
-        Ended::Failed(Failure { reason }) => (InstanceState::Failed, reason.clone()),
+        Ended::Failed(Failure { reason, .. }) => (InstanceState::Failed, reason.clone()),
+    }
+}
+
+/// What the guest gave back, if it ended by itself.
+pub(super) fn exit_code(ended: &Ended) -> Option<i32> {
+    match ended {
+        Ended::Success => Some(0),
+        Ended::Failed(failure) => failure.exit_code,
     }
 }
 

@@ -16,7 +16,7 @@ use wharf_types::state::{Health, InstanceState};
 
 use super::board::{Board, report};
 use super::plan::ChainKey;
-use super::restart::{Attempts, Order, final_report, given_up, successor_after, waiting};
+use super::restart::{Attempts, Order, exit_code, final_report, given_up, successor_after, waiting};
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::backoff::Jitter;
 use crate::health::{Check, Checks, Verdict};
@@ -182,6 +182,7 @@ impl Slot {
         }
         let Some(wait) = due else {
             info!(instance.id = %id, "instance {id} of {app} ended and is not replaced: {}", reason.message);
+            self.board.update(self.chain, |current| current.exit_code = exit_code(&ended));
             self.board.end(self.chain, state, Some(reason));
             self.remove(id).await;
             return State::Over;

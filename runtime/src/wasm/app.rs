@@ -103,8 +103,9 @@ pub(super) struct Outputs {
 /// The outputs of an instance as log records, numbered together.
 pub(super) fn outputs(logs: &LogSink, id: InstanceId, assigned: &AssignedInstance) -> Outputs {
     let seq = Arc::new(AtomicU64::new(0));
+    let job = assigned.job.as_ref().map(|job| job.id);
     let buffer = |stream| {
-        GuestOutput::log(LineBuffer::new(
+        let lines = LineBuffer::new(
             logs.clone(),
             assigned.namespace.clone(),
             assigned.app.clone(),
@@ -112,7 +113,8 @@ pub(super) fn outputs(logs: &LogSink, id: InstanceId, assigned: &AssignedInstanc
             id,
             stream,
             seq.clone(),
-        ))
+        );
+        GuestOutput::log(lines.of_job(job))
     };
     Outputs {
         stdout: buffer(LogStream::Stdout),

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_config::WasiConfigVariables;
 use wharf_types::figures::NodeFigures;
-use wharf_types::node::{AppUsage, ReasonKind};
+use wharf_types::node::{AppUsage, AssignedJob, ReasonKind};
 use wharf_types::{Digest, InstanceId};
 
 use super::admission::Admitted;
@@ -177,6 +177,9 @@ impl WasmBackend {
         let Outputs { stdout, stderr, platform } = outputs(&self.host.shared.logs, run.id, assigned);
         let mut wasi = closed_wasi();
         wasi.stdout(stdout).stderr(stderr).envs(&env).arg(assigned.app.as_str()).args(&assigned.spec.args);
+        for (name, value) in assigned.job.iter().flat_map(job_variables) {
+            wasi.env(name, value);
+        }
         let mut ports = Vec::new();
         if let Some(listening) = &listening {
             for (name, port) in listening.variables() {
@@ -189,7 +192,7 @@ impl WasmBackend {
             mount.open_in(&mut wasi).map_err(|problem| Failure::new(ReasonKind::Platform, problem))?;
         }
         let place = self.host.shared.place(places_for(&mapped.compiled)).await;
-        let place = place.map_err(|error| Failure { reason: error.reason() })?;
+        let place = place.map_err(|error| Failure::from(error.reason()))?;
         template.meter.set_profile(mapped.profile);
         let (ended_tx, ended) = watch::channel(None);
         let cancel = CancellationToken::new();
@@ -293,7 +296,7 @@ impl Backend for WasmBackend {
                 let outputs = outputs(&self.host.shared.logs, run.id, assigned);
                 let template = self.template(run, &env, volumes);
                 let app = HttpApp::new(template, code, &mapped, outputs, run.id, assigned, env);
-                app.try_start().await.map_err(|error| Failure { reason: error.reason() })?;
+                app.try_start().await.map_err(|error| Failure::from(error.reason()))?;
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
                 self.table.insert(&ids, &app);
@@ -331,7 +334,7 @@ impl Backend for WasmBackend {
             .map_err(|_| Failure::new(ReasonKind::Probe, format!("`{path}` is not a path")))?;
         let probe = async {
             let response = Admitted::health_check(app).call(request).await;
-            let response = response.map_err(|error| Failure { reason: error.reason() })?;
+            let response = response.map_err(|error| Failure::from(error.reason()))?;
             let status = response.status().as_u16();
             // Reading the body lets the guest return by itself instead of being dropped half-way.
             let _ = Limited::new(response.into_body(), PROBE_BODY_MAX_BYTES).collect().await;
@@ -380,6 +383,13 @@ impl Backend for WasmBackend {
         }
         self.host.shared.logs.forget(id);
     }
+}
+
+/// What a run of a job is told of itself.
+fn job_variables(job: &AssignedJob) -> impl Iterator<Item = (&'static str, String)> {
+    let index = job.index.map(|index| ("WHARF_JOB_INDEX", index.to_string()));
+    let known = [("WHARF_JOB", job.id.to_string()), ("WHARF_JOB_ATTEMPT", job.attempt.to_string())];
+    known.into_iter().chain(index)
 }
 
 /// Brings an artifact. A control plane that restarts is away for a moment, which must not fail a rollout.

@@ -116,10 +116,10 @@ impl CommandEnd {
         };
         match self {
             Self::Exit(0) => Ended::Success,
-            Self::Exit(code) => Ended::Failed(Failure::new(
-                ReasonKind::Exit,
-                format!("the command ended with exit code {code}{}", words()),
-            )),
+            Self::Exit(code) => {
+                let message = format!("the command ended with exit code {code}{}", words());
+                Ended::Failed(Failure { exit_code: Some(code), ..Failure::new(ReasonKind::Exit, message) })
+            }
             Self::Trap(error) => {
                 let reason = error.reason();
                 Ended::Failed(Failure::new(reason.kind, format!("{}{}", reason.message, words())))

@@ -97,6 +97,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
                 spec: Arc::new(options.spec.clone()),
                 secrets: Arc::default(),
                 volumes: Vec::new(),
+                job: None,
             };
             let outputs = Outputs {
                 stdout: GuestOutput::stderr(),
@@ -116,7 +117,7 @@ pub async fn load(host: Arc<WasmHost>, bytes: Bytes, options: Options) -> Result
 impl HttpApp {
     /// Whether the guest can start at all. What it prints meanwhile goes to stderr.
     pub async fn start(self: &Arc<Self>) -> Result<(), Failure> {
-        self.try_start().await.map_err(|error| Failure { reason: error.reason() })
+        self.try_start().await.map_err(|error| Failure::from(error.reason()))
     }
 }
 
@@ -149,7 +150,7 @@ impl StandaloneCommand {
         match guest.await {
             Ok(CommandEnd::Exit(code)) => Ok(code),
             Ok(CommandEnd::Trap(InvokeError::Trap(text))) => Err(Failure::new(ReasonKind::Trap, text)),
-            Ok(CommandEnd::Trap(error)) => Err(Failure { reason: error.reason() }),
+            Ok(CommandEnd::Trap(error)) => Err(Failure::from(error.reason())),
             Err(_) => Err(Failure::new(ReasonKind::Platform, "the host failed while it ran the guest")),
         }
     }

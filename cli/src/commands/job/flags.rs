@@ -1,0 +1,163 @@
+//! What a job runs, from flags: the same for `wharf job run` and for `wharf schedule set`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use wharf_types::job::{JobSpec, JobTemplate};
+use wharf_types::quantity::{ByteSize, Span};
+use wharf_types::spec::{OutboundSpec, PlacementSpec};
+use wharf_types::{Digest, NamespaceName, SecretName};
+
+use crate::args::parse_assignment;
+use crate::artifact;
+use crate::commands::deploy::push;
+use crate::exit::Failure;
+use crate::session::Session;
+
+#[derive(Args, Debug)]
+pub struct JobFlags {
+    /// A .wasm file with a command [default: with --app, the artifact of the app's current release]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// An artifact that was pushed before, instead of a file
+    #[arg(long, value_name = "DIGEST", conflicts_with = "file")]
+    pub artifact: Option<Digest>,
+    /// Set an environment variable; may be repeated
+    #[arg(short = 'e', long, value_name = "K=V", value_parser = parse_assignment)]
+    pub env: Vec<(String, String)>,
+    /// Set a variable to a secret of the namespace; may be repeated
+    #[arg(long, value_name = "K=SECRET", value_parser = parse_secret)]
+    pub secret: Vec<(String, SecretName)>,
+    /// Let the command reach this, such as `https://api.example.com`; may be repeated
+    #[arg(long, value_name = "GRANT")]
+    pub allow: Vec<String>,
+    /// Run only on nodes of which this holds, such as `node.labels.zone == eu-1`; may be repeated
+    #[arg(long, value_name = "CONSTRAINT")]
+    pub constraint: Vec<String>,
+    /// Memory of one run [default: that of the app, or 128MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Runs that have to succeed
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub completions: u32,
+    /// Runs at once
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub parallelism: u32,
+    /// Tell each run which completion it is for, by WHARF_JOB_INDEX, and go on when one fails for good
+    #[arg(long)]
+    pub indexed: bool,
+    /// How often a completion is tried again after a failure
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub retries: u32,
+    /// The wait before the first retry; it doubles from one to the next
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub backoff: Span,
+    /// The longest wait before a retry
+    #[arg(long, value_name = "TIME", default_value = "6m")]
+    pub backoff_max: Span,
+    /// How long one run may take
+    #[arg(long, value_name = "TIME")]
+    pub run_timeout: Option<Span>,
+    /// How long the whole job may take, waiting included
+    #[arg(long, value_name = "TIME")]
+    pub deadline: Option<Span>,
+    /// How long the job is kept after its end
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub ttl: Span,
+    /// Arguments of the command
+    #[arg(last = true, value_name = "ARGS")]
+    pub args: Vec<String>,
+}
+
+fn parse_secret(text: &str) -> Result<(String, SecretName), String> {
+    let (variable, secret) = parse_assignment(text)?;
+    Ok((variable, secret.parse().map_err(|error: wharf_types::name::InvalidName| error.to_string())?))
+}
+
+impl JobFlags {
+    /// What is to be run; a file is pushed, unless the platform has it.
+    pub async fn template(
+        &self,
+        session: &Session,
+        namespace: &NamespaceName,
+    ) -> anyhow::Result<JobTemplate> {
+        let app = session.app_flag.clone();
+        let artifact = match (&self.file, self.artifact) {
+            (Some(file), _) => {
+                let content = artifact::read(file)?;
+                let digest = Digest::of(&content);
+                push(session, namespace, digest, content).await?;
+                Some(digest)
+            }
+            (None, Some(digest)) => Some(digest),
+            (None, None) if app.is_some() => None,
+            (None, None) => {
+                return Err(Failure::usage("nothing to run was named")
+                    .help("name a .wasm file, an artifact with --artifact, or an app with --app")
+                    .into());
+            }
+        };
+        Ok(JobTemplate { artifact, app, spec: self.spec() })
+    }
+
+    fn spec(&self) -> JobSpec {
+        JobSpec {
+            env: self.env.iter().cloned().collect(),
+            secrets: self.secret.iter().cloned().collect(),
+            args: self.args.clone(),
+            files: None,
+            placement: PlacementSpec { constraints: self.constraint.clone(), ..PlacementSpec::default() },
+            memory: self.memory,
+            outbound: OutboundSpec { allow: self.allow.clone() },
+            completions: self.completions,
+            parallelism: self.parallelism,
+            indexed: self.indexed,
+            retries: self.retries,
+            backoff: self.backoff,
+            backoff_max: self.backoff_max,
+            timeout: self.run_timeout,
+            deadline: self.deadline,
+            ttl: self.ttl,
+            ..JobSpec::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+    use crate::commands::job::JobCommand;
+
+    #[test]
+    fn flags_say_what_a_job_is_and_what_stands_behind_two_dashes_is_the_guests() {
+        let cli = Cli::parse_from([
+            "wharf",
+            "job",
+            "run",
+            "x.wasm",
+            "--retries",
+            "0",
+            "-e",
+            "A=1",
+            "--secret",
+            "B=token",
+            "--indexed",
+            "--",
+            "--json",
+            "y",
+        ]);
+        let Command::Job(job) = cli.command else { panic!("not job") };
+        let Some(JobCommand::Run(run)) = job.args.command else { panic!("not run") };
+        let spec = run.args.flags.spec();
+        assert_eq!((spec.retries, spec.completions, spec.indexed), (0, 1, true));
+        assert_eq!(spec.args, ["--json", "y"]);
+        assert_eq!((spec.env["A"].as_str(), spec.secrets["B"].as_str()), ("1", "token"));
+        assert_eq!(
+            JobFlags { args: Vec::new(), ..run.args.flags }.spec().backoff,
+            JobSpec::default().backoff
+        );
+    }
+}

@@ -1,0 +1,330 @@
+//! Carries out what the planner finds for jobs. Beside the apps, in the same task, so that both place on the same nodes in turn.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tracing::{error, warn};
+use wharf_types::job::JobState;
+use wharf_types::node::{AssignedInstance, AssignedJob};
+use wharf_types::{AppId, JobId, NodeId, SecretVersionId, Timestamp};
+
+use super::{RETRY, apply, chain, plan_after};
+use crate::context::Context;
+use crate::operations::OperationError;
+use crate::plan::RandomIds;
+use crate::plan::job::{self, JobChange, JobChanges, JobView};
+use crate::plan::scheduler::Cluster;
+use crate::store::job::Job;
+use crate::store::run::NewRun;
+use crate::store::{self, Conn, StoreError};
+use crate::view;
+
+/// Jobs that are planned before the nodes are told.
+const BATCH: usize = 64;
+/// Plans of one job in a row.
+const ROUNDS_MAX: usize = 8;
+
+#[derive(Default)]
+pub(super) struct Jobs {
+    /// Those that have not ended.
+    views: HashMap<JobId, JobView>,
+    due: BTreeSet<JobId>,
+    wakes: BTreeMap<JobId, Timestamp>,
+    /// Jobs that have not been read since the start. None: not even listed.
+    unread: Option<BTreeSet<JobId>>,
+    changed: bool,
+}
+
+impl Jobs {
+    /// Looks at all of them again.
+    pub(super) async fn mark_all(&mut self, context: &Context) {
+        let due = async {
+            let mut tx = context.store.read().await?;
+            store::job::due(&mut tx, Timestamp::now()).await
+        };
+        match due.await {
+            Ok(due) => {
+                self.unread.get_or_insert_with(|| due.iter().copied().collect());
+                self.due.extend(due);
+            }
+            Err(error) => warn!("cannot list the jobs: {}", chain(&error)),
+        }
+    }
+
+    /// Nodes came or went.
+    pub(super) fn mark_live(&mut self) {
+        self.due.extend(self.views.keys().copied());
+    }
+
+    /// Whether every job is known, so that an assignment can be whole.
+    pub(super) fn are_read(&self) -> bool {
+        self.unread.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    pub(super) fn have_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Call when the nodes are told of all this.
+    pub(super) fn published(&mut self) {
+        self.changed = false;
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Timestamp> {
+        self.wakes.values().min().copied()
+    }
+
+    pub(super) fn secrets(&self) -> impl Iterator<Item = SecretVersionId> {
+        self.views.values().flat_map(|view| view.command.secrets.values().copied())
+    }
+
+    /// Plans the next jobs that are due. What places anything waits until the apps and jobs of before are all counted.
+    pub(super) async fn pass(&mut self, context: &Arc<Context>, cluster: &mut Cluster, apps_are_read: bool) {
+        let now = Timestamp::now();
+        self.due.extend(context.dirty.take_jobs());
+        self.due.extend(self.wakes.extract_if(.., |_, at| *at <= now).map(|(job, _)| job));
+        for id in self.unread.clone().unwrap_or_default() {
+            if let Err(error) = self.load(context, cluster, id).await {
+                self.failed(id, &error);
+            }
+        }
+        if !apps_are_read || !self.are_read() {
+            return;
+        }
+        for _ in 0..BATCH {
+            let Some(id) = self.due.pop_first() else { return };
+            self.wakes.remove(&id);
+            if let Err(error) = self.reconcile(context, cluster, id).await {
+                self.failed(id, &error);
+            }
+        }
+    }
+
+    /// Reads a job anew. None: it is gone.
+    async fn load(
+        &mut self,
+        context: &Context,
+        cluster: &mut Cluster,
+        id: JobId,
+    ) -> Result<Option<(Job, JobView)>, OperationError> {
+        let mut tx = context.store.read().await?;
+        let loaded = view::job::load(&mut tx, id).await?;
+        drop(tx);
+        self.read(id);
+        let Some(loaded) = loaded else {
+            self.forget(context, cluster, id);
+            return Ok(None);
+        };
+        self.put(cluster, loaded.view.clone());
+        Ok(Some((loaded.job, loaded.view)))
+    }
+
+    /// Takes in what was read, and tells the cluster what has changed of it.
+    fn put(&mut self, cluster: &mut Cluster, view: JobView) {
+        let id = view.id;
+        if self.views.get(&id) == Some(&view) {
+            return;
+        }
+        self.changed = true;
+        for run in &view.runs {
+            match view.held(run) {
+                Some(held) => cluster.put(run.id, held),
+                None => cluster.remove(run.id),
+            }
+        }
+        if view.state.is_final() {
+            self.views.remove(&id);
+        } else {
+            self.views.insert(id, view);
+        }
+    }
+
+    async fn reconcile(
+        &mut self,
+        context: &Arc<Context>,
+        cluster: &mut Cluster,
+        id: JobId,
+    ) -> Result<(), OperationError> {
+        for _ in 0..ROUNDS_MAX {
+            let Some((job, view)) = self.load(context, cluster, id).await? else { return Ok(()) };
+            let now = Timestamp::now();
+            // What it was waiting for is its own to take.
+            cluster.set_claims(id.as_owner(), Vec::new());
+            let changes = job::plan(now, &view, cluster, &mut RandomIds);
+            cluster.set_claims(id.as_owner(), changes.claims.clone());
+            if changes.unplaced.is_empty() {
+                context.unplaced().remove(&id.as_owner());
+            } else {
+                context.unplaced().insert(id.as_owner(), changes.unplaced.clone());
+            }
+            match changes.wake_at {
+                Some(at) => self.wakes.insert(id, at),
+                None => self.wakes.remove(&id),
+            };
+            if changes.changes.is_empty() {
+                return Ok(());
+            }
+            write(context, &job, &view, &changes, now).await?;
+        }
+        self.due.insert(id);
+        Ok(())
+    }
+
+    fn failed(&mut self, id: JobId, error: &OperationError) {
+        if let OperationError::Store(StoreError::Corrupt(_)) = error {
+            error!(
+                job.id = %id,
+                "job {id} cannot be read and is left out until it can, restore the data directory from a backup: {}",
+                chain(error)
+            );
+            self.read(id);
+        } else {
+            warn!(job.id = %id, "cannot reconcile job {id}, trying again in {RETRY:?}: {}", chain(error));
+            self.wakes.insert(id, plan_after(Timestamp::now(), RETRY));
+        }
+    }
+
+    fn read(&mut self, id: JobId) {
+        if let Some(unread) = &mut self.unread {
+            unread.remove(&id);
+        }
+    }
+
+    fn forget(&mut self, context: &Context, cluster: &mut Cluster, id: JobId) {
+        self.wakes.remove(&id);
+        context.unplaced().remove(&id.as_owner());
+        cluster.set_claims(id.as_owner(), Vec::new());
+        if let Some(view) = self.views.remove(&id) {
+            self.changed = true;
+            view.runs.iter().for_each(|run| cluster.remove(run.id));
+        }
+    }
+
+    /// Adds what each node has to run to what it has to run of apps.
+    pub(super) fn assign(&self, by_node: &mut HashMap<NodeId, Vec<AssignedInstance>>) {
+        for view in self.views.values() {
+            for run in view.runs.iter().filter(|run| run.is_live()) {
+                let job = AssignedJob {
+                    id: view.id,
+                    index: view.spec.indexed.then_some(run.index),
+                    attempt: run.attempt,
+                };
+                by_node.entry(run.node).or_default().push(AssignedInstance {
+                    id: run.id,
+                    wanted: run.wanted(),
+                    observed: run.state,
+                    namespace: view.namespace.clone(),
+                    app: view.command.app.clone(),
+                    release: view.command.release,
+                    slot: run.index,
+                    artifact: view.command.artifact,
+                    world: view.command.world,
+                    spec: view.command.spec.clone(),
+                    secrets: view.command.secrets.clone(),
+                    volumes: Vec::new(),
+                    job: Some(job),
+                });
+            }
+        }
+    }
+}
+
+/// Writes a plan in one transaction, unless somebody changed the job since it was read: then the next round sees what they did.
+async fn write(
+    context: &Arc<Context>,
+    job: &Job,
+    view: &JobView,
+    changes: &JobChanges,
+    now: Timestamp,
+) -> Result<(), OperationError> {
+    let mut tx = context.store.write().await?;
+    if !store::job::touch_if(&mut tx, job.id, job.revision).await? {
+        return Ok(());
+    }
+    let mut gone = Vec::new();
+    for change in &changes.changes {
+        gone.extend(write_one(&mut tx, job, view, change, now).await?);
+    }
+    tx.commit().await?;
+    context.announce(job.id.as_owner());
+    for id in gone {
+        context.logs.remove(&job.namespace, id).await;
+    }
+    let owners: BTreeSet<AppId> = changes
+        .changes
+        .iter()
+        .filter_map(|change| match change {
+            JobChange::Preempt { owner, .. } => Some(*owner),
+            _ => None,
+        })
+        .collect();
+    owners.into_iter().for_each(|owner| context.owner_changed(owner));
+    Ok(())
+}
+
+/// Returns the jobs that are gone with this.
+async fn write_one(
+    conn: &mut Conn,
+    job: &Job,
+    view: &JobView,
+    change: &JobChange,
+    now: Timestamp,
+) -> Result<Vec<JobId>, OperationError> {
+    match change {
+        JobChange::CreateRun { id, index, attempt, node } => {
+            let new = NewRun { id: *id, job: job.id, index: *index, attempt: *attempt, node: *node };
+            store::run::create(conn, &new, now).await?;
+        }
+        JobChange::StopRun { run, cause } => {
+            store::run::stop(conn, *run, *cause).await?;
+        }
+        JobChange::LoseRun { run, reason } => {
+            store::run::lose(conn, *run, reason, now).await?;
+        }
+        JobChange::End { ending } => {
+            store::job::end(conn, job.id, ending).await?;
+        }
+        JobChange::SetState { state } => return set_state(conn, job, view, *state, now).await,
+        JobChange::Preempt { instance, owner } => apply::preempt(conn, *owner, *instance, now).await?,
+        JobChange::Delete => {
+            store::job::delete(conn, job.id).await?;
+            return Ok(vec![job.id]);
+        }
+        JobChange::Event { kind, message } => {
+            store::event::append(conn, &job.namespace, job.app.as_ref(), kind, message, now).await?;
+        }
+    }
+    Ok(Vec::new())
+}
+
+async fn set_state(
+    conn: &mut Conn,
+    job: &Job,
+    view: &JobView,
+    state: JobState,
+    now: Timestamp,
+) -> Result<Vec<JobId>, OperationError> {
+    let mut after = view.clone();
+    after.apply(now, &JobChange::SetState { state });
+    store::job::advance(conn, job.id, state, after.expires_at, now).await?;
+    let mut gone = Vec::new();
+    if !state.is_final() {
+        return Ok(gone);
+    }
+    if let Some(namespace) = store::namespace::find(conn, &job.namespace).await? {
+        store::secret::prune(conn, namespace.id).await?;
+    }
+    let Some(schedule) = job.schedule else { return Ok(gone) };
+    let Some(schedule) = store::schedule::get(conn, schedule).await? else { return Ok(gone) };
+    let (succeeded, others) = (schedule.spec.keep_succeeded, schedule.spec.keep_failed);
+    for id in store::job::surplus(conn, schedule.id, succeeded, others).await? {
+        if store::job::delete(conn, id).await? {
+            gone.push(id);
+        }
+    }
+    Ok(gone)
+}
