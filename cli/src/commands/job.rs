@@ -26,7 +26,7 @@ pub struct JobArgs {
 #[derive(Subcommand, Debug)]
 pub enum JobCommand {
     /// Run a command to its end: what it prints is shown, and its exit code passed on
-    Run(With<JobRunArgs>),
+    Run(With<Box<JobRunArgs>>),
     /// List the jobs of the namespace, newest first
     #[command(name = "ls", visible_alias = "list")]
     List(With<NoArgs>),
@@ -79,7 +79,7 @@ pub async fn run(before: Global, args: JobArgs) -> anyhow::Result<ExitCode> {
     let open = |global: Global| Session::open(global.or(before.clone()));
     let done = |()| ExitCode::SUCCESS;
     match args.command {
-        Some(JobCommand::Run(with)) => start(&open(with.global)?, with.args).await,
+        Some(JobCommand::Run(with)) => start(&open(with.global)?, *with.args).await,
         Some(JobCommand::List(with)) => show::list(&open(with.global)?).await.map(done),
         Some(JobCommand::Show(with)) => show::show(&open(with.global)?, &with.args.job).await.map(done),
         Some(JobCommand::Logs(with)) => logs(&open(with.global)?, with.args).await.map(done),

@@ -238,7 +238,7 @@ mod tests {
         };
         let fire = ScheduleChange::Fire { planned_at: now };
         assert!(matches!(&with(Overlap::Forbid)[..], [ScheduleChange::Pass { .. }]));
-        assert_eq!(with(Overlap::Allow), [fire.clone()]);
+        assert_eq!(with(Overlap::Allow), std::slice::from_ref(&fire));
         assert_eq!(with(Overlap::Replace), [ScheduleChange::Cancel { job }, fire]);
         let mut full = schedule("@hourly", |spec| spec.overlap = Overlap::Allow);
         full.active = vec![job; ACTIVE_MAX];
