@@ -51,7 +51,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Releases(with) => releases::list(&open(with.global)?, with.args).await,
         Command::Rollback(with) => releases::rollback(&open(with.global)?, with.args).await,
         Command::Scale(with) => scale::run(&open(with.global)?, with.args).await,
-        Command::Rollout(with) => moving::run(&open(with.global)?, with.args).await,
+        Command::Rollout(with) => moving::run(with.global.or(before), with.args).await,
         Command::Stop(with) => moving::stop(&open(with.global)?, with.args).await,
         Command::Start(with) => moving::start(&open(with.global)?, with.args).await,
         Command::Restart(with) => releases::restart(&open(with.global)?, with.args).await,

@@ -10,7 +10,7 @@ use wharf_types::{AppName, Timestamp};
 use super::releases::RestartArgs;
 use super::status::rollout_line;
 use crate::app_ref::AppRef;
-use crate::args::AppArg;
+use crate::args::{AppArg, Global, With};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::rollout;
@@ -29,23 +29,27 @@ pub struct RolloutArgs {
 #[derive(Subcommand, Debug)]
 pub enum RolloutCommand {
     /// Show the newest rollout, what it waits for, and what became of requests meanwhile
-    Status(AppArg),
+    Status(With<AppArg>),
     /// Let no further instance move to the new release
-    Pause(AppArg),
+    Pause(With<AppArg>),
     /// Go on with a paused rollout; what failed before is forgiven
-    Resume(AppArg),
+    Resume(With<AppArg>),
     /// Go back to the release before, now
-    Abort(AppArg),
+    Abort(With<AppArg>),
 }
 
 /// `wharf rollout`
-pub async fn run(session: &Session, args: RolloutArgs) -> anyhow::Result<()> {
-    let (verb, done, name) = match args.command {
-        RolloutCommand::Status(arg) => return status(session, arg.name).await,
-        RolloutCommand::Pause(arg) => ("pause", "is paused", arg.name),
-        RolloutCommand::Resume(arg) => ("resume", "goes on", arg.name),
-        RolloutCommand::Abort(arg) => ("abort", "goes back", arg.name),
-    };
+pub async fn run(before: Global, args: RolloutArgs) -> anyhow::Result<()> {
+    let open = |global: Global| Session::open(global.or(before.clone()));
+    match args.command {
+        RolloutCommand::Status(with) => status(&open(with.global)?, with.args.name).await,
+        RolloutCommand::Pause(with) => wish(&open(with.global)?, with.args.name, "pause", "is paused").await,
+        RolloutCommand::Resume(with) => wish(&open(with.global)?, with.args.name, "resume", "goes on").await,
+        RolloutCommand::Abort(with) => wish(&open(with.global)?, with.args.name, "abort", "goes back").await,
+    }
+}
+
+async fn wish(session: &Session, name: Option<AppName>, verb: &str, done: &str) -> anyhow::Result<()> {
     let app = session.app(name)?;
     let info = session.client.wish_of_rollout(&app, verb).await?;
     if session.json {
