@@ -410,13 +410,10 @@ fn check_pace(app: &AppView, before: &AppView, changes: &Changes) {
     let (Some(target), true) = (&app.target, app.is_rolling_out()) else { return };
     let Some(rollout) = &app.rollout else { return };
     let parallelism = app.dials(target).parallelism.of(app.replicas()) as usize;
-    let wanted_of = |app: &AppView| app.instances.iter().filter(|instance| instance.is_wanted()).count();
-    let wanted = wanted_of(app);
     let on_trial = if app.is_on_trial() { app.trial_slots(target) as usize } else { 0 };
-    let most = app.replicas_kept() as usize + parallelism.max(on_trial) + rollout.failed_slots.len();
     // What another rollout, or one before a resume, had begun is not taken back.
-    let most = most.max(wanted_of(before));
-    assert!(wanted <= most, "{wanted} instances are wanted, more than {most}");
+    let most = (parallelism.max(on_trial) + rollout.failed_slots.len()).max(doubled(before));
+    assert!(doubled(app) <= most, "{} slots have two instances, more than {most}", doubled(app));
     if app.is_on_trial() {
         return;
     }
@@ -433,6 +430,13 @@ fn check_pace(app: &AppView, before: &AppView, changes: &Changes) {
             assert!(now.is_some_and(|now| next <= now), "a slot moved before the delay was over");
         }
     }
+}
+
+/// How many slots have an instance beside the one that serves.
+fn doubled(app: &AppView) -> usize {
+    let of_slot = |slot: u32| app.instances.iter().filter(|it| it.is_wanted() && it.slot == slot).count();
+    let counts: Vec<usize> = (0..app.replicas_kept()).map(of_slot).collect();
+    counts.into_iter().filter(|count| *count > 1).count()
 }
 
 /// A rollout that is paused stands still.
