@@ -7,6 +7,7 @@ pub(crate) mod routes;
 pub(crate) mod secrets;
 pub(crate) mod volumes;
 
+mod declare;
 mod deploy;
 mod env;
 mod once;
@@ -14,6 +15,7 @@ mod ports;
 mod rollback;
 mod settings;
 
+pub(crate) use declare::{AskedApply, apply, declaration, plan_apply};
 pub(crate) use deploy::deploy;
 pub(crate) use once::Once;
 pub(crate) use rollback::{restart, rollback};

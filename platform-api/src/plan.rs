@@ -4,6 +4,7 @@
 //! [`crate::reconcile`] carries them out in one transaction. The same functions will run under the simulator.
 
 pub mod condition;
+pub(crate) mod declared;
 pub mod ids;
 pub mod routes;
 pub mod scheduler;

@@ -2,6 +2,7 @@
 //! that speaks the workers' HTTP.
 
 mod access;
+mod declare;
 mod deploying;
 mod durability;
 pub(crate) mod fixture;

@@ -13,6 +13,7 @@ pub mod quantity;
 pub mod secret;
 pub mod world;
 
+pub mod declare;
 pub mod manifest;
 pub mod spec;
 pub mod state;
@@ -32,5 +33,5 @@ pub use id::{
     AppId, InstanceId, NamespaceId, NodeId, ReleaseId, RolloutId, SecretVersionId, TokenId, VolumeId,
 };
 pub use jiff::Timestamp;
-pub use name::{AppName, NamespaceName, SecretName, VolumeName};
+pub use name::{AppName, NamespaceName, SecretName, SetName, VolumeName};
 pub use problem::Problem;

@@ -92,6 +92,8 @@ names! {
     SecretName, "secret";
     /// The name of a volume within its app, such as `data`.
     VolumeName, "volume";
+    /// The name of a set of resources that are applied, and pruned, together, such as `shop`.
+    SetName, "set";
 }
 
 impl NamespaceName {

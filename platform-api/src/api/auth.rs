@@ -24,6 +24,8 @@ pub(crate) enum Access {
     User(Role),
     /// The same, but not one that is bound to a namespace.
     Cluster(Role),
+    /// A token of at least this role. Which namespaces it concerns is in the body, so the handler asks for each: [`Identity::may`].
+    Body(Role),
     /// Only a worker.
     Node,
 }
@@ -64,7 +66,7 @@ pub(super) async fn authorize(
             authorize_node(&guard.context, request.headers()).await?;
             return Ok(next.run(request).await);
         }
-        Access::User(role) => (role, false),
+        Access::User(role) | Access::Body(role) => (role, false),
         Access::Cluster(role) => (role, true),
     };
     let token = authenticate(&guard.context, request.headers()).await?;
@@ -77,24 +79,13 @@ pub(super) async fn authorize(
         // As if it did not exist: a token of one namespace learns nothing of the others.
         return Err(namespace_not_found(wanted));
     }
-    if token.role < role {
-        let detail = format!(
-            "this needs the role `{}`, and the token `{}` has `{}`",
-            name(role),
-            token.name,
-            name(token.role)
-        );
-        return Err(ApiError::new(ProblemCode::Forbidden, detail));
-    }
-    if unbound && let Some(namespace) = &token.namespace {
-        let detail = format!(
-            "the token `{}` is bound to the namespace `{namespace}`; this concerns all of them",
-            token.name
-        );
-        return Err(ApiError::new(ProblemCode::Forbidden, detail));
+    let identity = Identity { token };
+    identity.has(role)?;
+    if unbound {
+        identity.is_unbound()?;
     }
     check_query(&request, guard.query)?;
-    request.extensions_mut().insert(Identity { token });
+    request.extensions_mut().insert(identity);
     Ok(next.run(request).await)
 }
 
@@ -185,5 +176,41 @@ impl Identity {
     /// The namespace that the token is bound to.
     pub(super) fn namespace(&self) -> Option<&NamespaceName> {
         self.token.namespace.as_ref()
+    }
+
+    /// Asks for a role in a namespace. One that the token does not reach is as if it did not exist.
+    pub(super) fn may(&self, role: Role, namespace: &NamespaceName) -> ApiResult<()> {
+        if self.namespace().is_some_and(|bound| bound != namespace) {
+            return Err(namespace_not_found(namespace.as_str()));
+        }
+        self.has(role)
+    }
+
+    /// Asks for a role in all namespaces.
+    pub(super) fn may_everywhere(&self, role: Role) -> ApiResult<()> {
+        self.has(role)?;
+        self.is_unbound()
+    }
+
+    fn has(&self, role: Role) -> ApiResult<()> {
+        if self.token.role >= role {
+            return Ok(());
+        }
+        let detail = format!(
+            "this needs the role `{}`, and the token `{}` has `{}`",
+            name(role),
+            self.token.name,
+            name(self.token.role)
+        );
+        Err(ApiError::new(ProblemCode::Forbidden, detail))
+    }
+
+    fn is_unbound(&self) -> ApiResult<()> {
+        let Some(namespace) = &self.token.namespace else { return Ok(()) };
+        let detail = format!(
+            "the token `{}` is bound to the namespace `{namespace}`; this concerns all of them",
+            self.token.name
+        );
+        Err(ApiError::new(ProblemCode::Forbidden, detail))
     }
 }

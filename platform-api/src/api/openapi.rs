@@ -88,6 +88,9 @@ fn operation(endpoint: &Endpoint) -> Value {
         Access::Public => ("anybody".to_owned(), json!([])),
         Access::User(role) => (format!("role `{}`", name(role)), json!([{"token": []}])),
         Access::Cluster(role) => (format!("role `{}` in all namespaces", name(role)), json!([{"token": []}])),
+        Access::Body(role) => {
+            (format!("role `{}` in each namespace that the body names", name(role)), json!([{"token": []}]))
+        }
         Access::Node => ("workers only".to_owned(), json!([{"token": []}])),
     };
     operation.insert("description".into(), format!("For {who}.").into());

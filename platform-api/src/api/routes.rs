@@ -11,6 +11,8 @@ use wharf_types::api::{
     EnvPatch, FilesInfo, NamespaceInfo, NodeInfo, ReleaseInfo, Role, Rollback, RolloutInfo, RotatedKey,
     Scale, SecretInfo, SecretSet, TokenInfo, Usage, VolumeInfo, WhoAmI, Why,
 };
+use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
+use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
 use wharf_types::event::Event;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
@@ -19,7 +21,7 @@ use wharf_types::node::{NodeRegistration, NodeReport};
 use super::auth::Access;
 use super::openapi::{Payload, array, json, list};
 use super::{
-    apps, artifacts, events, files, logs, meta, metrics, namespaces, nodes, releases, rollouts, secrets,
+    applies, apps, artifacts, events, files, logs, meta, metrics, namespaces, nodes, releases, rollouts, secrets,
     session, settings, tokens, volumes, watch,
 };
 use crate::context::Context;
@@ -43,6 +45,8 @@ pub(crate) struct Endpoint {
     pub(super) reply: Payload,
     /// Another status with the same content, and when it is used.
     pub(super) or: Option<(u16, &'static str)>,
+    /// The largest body, where it is not that of every other route.
+    pub(super) body_max_bytes: Option<usize>,
 }
 
 impl Endpoint {
@@ -66,6 +70,7 @@ impl Endpoint {
             status: 200,
             reply,
             or: None,
+            body_max_bytes: None,
         }
     }
 
@@ -85,6 +90,10 @@ impl Endpoint {
         Self { or: Some((status, when)), ..self }
     }
 
+    fn body_of(self, max_bytes: usize) -> Self {
+        Self { body_max_bytes: Some(max_bytes), ..self }
+    }
+
     fn replies(self, status: u16, reply: Payload) -> Self {
         Self { status, reply, ..self }
     }
@@ -97,13 +106,10 @@ const ADMIN: Access = Access::Cluster(Role::Admin);
 const IF_MATCH: (&str, &str) =
     ("If-Match", "Only if this still is the `ETag` of the app; else 412 `precondition_failed`");
 const CHANGES: Named = &[IF_MATCH];
-const CHANGES_ONCE: Named = &[
-    IF_MATCH,
-    (
-        "Idempotency-Key",
-        "A repetition with the same key gets the first reply, for a day, and changes nothing",
-    ),
-];
+const IDEMPOTENCY_KEY: (&str, &str) =
+    ("Idempotency-Key", "A repetition with the same key gets the first reply, for a day, and changes nothing");
+const CHANGES_ONCE: Named = &[IF_MATCH, IDEMPOTENCY_KEY];
+const ONCE: Named = &[IDEMPOTENCY_KEY];
 const RESUMES: Named = &[("Last-Event-ID", "For a stream: the id of the last event that was seen")];
 
 const PAGE: Named = &[("cursor", "Continue a list: the `next_cursor` of the page before")];
@@ -122,6 +128,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     let mut all = about_the_platform();
     all.extend(about_namespaces());
     all.extend(about_apps());
+    all.extend(about_declared_resources());
     all.extend(for_workers());
     all
 }
@@ -376,6 +383,43 @@ fn about_apps() -> Vec<Endpoint> {
         .replies(200, list::<LogRecord>()),
         e(Method::GET, app!("/watch"), VIEWER, get(watch::follow), "A stream of the app whenever it changes")
             .replies(200, Payload::Events),
+    ]
+}
+
+fn about_declared_resources() -> Vec<Endpoint> {
+    let e = Endpoint::new;
+    // The namespaces stand in the body: `Access::Body` asks for the role, and the handler for each namespace.
+    let developer = Access::Body(Role::Developer);
+    vec![
+        e(
+            Method::POST,
+            "/v1/plans",
+            developer,
+            post(applies::plan),
+            "What an apply of these resources would change; nothing is written",
+        )
+        .body_of(REQUEST_MAX_BYTES)
+        .takes(json::<PlanRequest>())
+        .replies(200, json::<Plan>()),
+        e(
+            Method::POST,
+            "/v1/applies",
+            developer,
+            post(applies::apply),
+            "Make resources as they are declared, all of them or none",
+        )
+        .body_of(REQUEST_MAX_BYTES)
+        .headers(ONCE)
+        .takes(json::<ApplyRequest>())
+        .replies(200, json::<Applied>()),
+        e(
+            Method::GET,
+            app!("/declaration"),
+            DEVELOPER,
+            get(applies::declaration),
+            "The app as a resource that can be applied",
+        )
+        .replies(200, json::<Resource>()),
     ]
 }
 

@@ -36,7 +36,7 @@ async fn every_route_refuses_who_may_not_call_it() {
             async |token: &str| platform.call_as(token, endpoint.method.clone(), &path, Value::Null).await;
         let needed = match endpoint.access {
             Access::Public => continue,
-            Access::User(role) | Access::Cluster(role) => Some(role),
+            Access::User(role) | Access::Cluster(role) | Access::Body(role) => Some(role),
             Access::Node => None,
         };
         call("").await.refuses(401, "unauthenticated", &["token"]);
