@@ -32,6 +32,7 @@ mod unseen;
 mod test_server;
 
 mod commands;
+mod declared;
 mod rollout;
 
 mod compile_child;
@@ -105,6 +106,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             before.refuse_all_but_json("precompile")?;
             let json = args.json || before.json;
             precompile::run(precompile::PrecompileArgs { json, ..args }).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Diff(with) => {
+            let global = with.global.or(before);
+            let json = global.json;
+            let compared = async { commands::declare::diff(&session::Session::open(global)?, with.args).await };
+            // As `diff` has it: 1 is a difference, and every error is 2.
+            Ok(compared.await.unwrap_or_else(|error| exit::report_as(&error, json, exit::DIFF_FAILED)))
         }
         command => commands::run(command, before).await.map(|()| ExitCode::SUCCESS),
     }
