@@ -105,7 +105,7 @@ fn refusal(errors: &[PlanError], files: &Files) -> Option<Failure> {
         let what = format!("{}: {}", error.resource, error.detail);
         files.place(&error.resource).map_or(what.clone(), |place| format!("{place}: {what}"))
     };
-    Some(Failure::new(Exit::of_problem(first.code), told(errors.iter().map(line).collect())))
+    Some(Failure::new(Exit::of_problem(first.code), told(errors.iter().map(line))))
 }
 
 pub async fn plan(session: &Session, args: PlanArgs) -> anyhow::Result<()> {
@@ -190,7 +190,7 @@ fn finish(session: &Session, applied: &Applied, followed: &[Followed], since: In
     if lines.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(Exit::RolloutFailed, told(lines))
+    Err(Failure::new(Exit::RolloutFailed, told(lines.into_iter()))
         .help("the settings were applied; an app whose rollout failed is back on its release before, and `wharf why APP` explains it")
         .into())
 }
@@ -205,7 +205,7 @@ pub async fn diff(session: &Session, args: DiffArgs) -> anyhow::Result<ExitCode>
         for (at, change) in plan.changes.iter().enumerate() {
             // The changes are in the order of the resources, with deletions after them.
             let resource = wanted.resources.get(at);
-            let place = wanted.files.place(&change.resource).unwrap_or_default();
+            let place = wanted.files.place_at(at).unwrap_or_default();
             let text = show::diff(change, resource.map(|resource| (resource, place.as_str())));
             text.lines().try_for_each(|line| output::line(show::coloured(line)))?;
         }

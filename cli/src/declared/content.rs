@@ -58,7 +58,9 @@ impl Found {
                 let path = folder.join(path);
                 if !found.artifacts.contains_key(&path) {
                     match artifact::read(&path) {
-                        Ok(content) => drop(found.artifacts.insert(path, Digest::of(&content))),
+                        Ok(content) => {
+                            found.artifacts.insert(path, Digest::of(&content));
+                        }
                         Err(error) => fault("artifact", error),
                     }
                 }
@@ -67,7 +69,9 @@ impl Found {
                 let path = folder.join(path);
                 if !found.folders.contains_key(&path) {
                     match files::pack(&path) {
-                        Ok(archive) => drop(found.folders.insert(path, Digest::of(&archive))),
+                        Ok(archive) => {
+                            found.folders.insert(path, Digest::of(&archive));
+                        }
                         Err(error) => fault("files.path", error),
                     }
                 }

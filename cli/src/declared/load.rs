@@ -57,21 +57,22 @@ impl Faults {
             let file = sources.get(*source).map_or("?", |source| source.name.as_str());
             format!("{file}:{line}:{column}: {message}")
         });
-        Some(Failure::invalid(told(lines.collect())))
+        Some(Failure::invalid(told(lines)))
     }
 }
 
 /// One error as it is, several below a line that counts them.
-pub fn told(lines: Vec<String>) -> String {
-    if let [line] = lines.as_slice() {
-        return line.clone();
+pub fn told(mut lines: impl ExactSizeIterator<Item = String>) -> String {
+    let count = lines.len();
+    if count == 1 {
+        return lines.next().unwrap_or_default();
     }
-    let mut text = format!("there are {} errors", lines.len());
-    for line in lines.iter().take(FAULTS_TOLD) {
+    let mut text = format!("there are {count} errors");
+    for line in lines.take(FAULTS_TOLD) {
         let _ = write!(text, "\n  {line}");
     }
-    if lines.len() > FAULTS_TOLD {
-        let _ = write!(text, "\n  and {} more", lines.len() - FAULTS_TOLD);
+    if count > FAULTS_TOLD {
+        let _ = write!(text, "\n  and {} more", count - FAULTS_TOLD);
     }
     text
 }
@@ -116,8 +117,13 @@ impl Files {
 
     /// `FILE:LINE:COLUMN` of a resource.
     pub fn place(&self, id: &ResourceId) -> Option<String> {
-        let found = self.resources.iter().find(|declared| declared.id == *id)?;
-        Some(place_in(&self.sources, found.source, found.node.place))
+        self.resources.iter().position(|declared| declared.id == *id).and_then(|at| self.place_at(at))
+    }
+
+    /// The same of the resource with this number.
+    pub fn place_at(&self, at: usize) -> Option<String> {
+        let declared = self.resources.get(at)?;
+        Some(place_in(&self.sources, declared.source, declared.node.place))
     }
 }
 

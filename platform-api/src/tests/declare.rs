@@ -83,6 +83,8 @@ async fn only_another_number_of_instances_makes_no_release() {
     assert_eq!(applied["changes"][0].get("release"), None);
     let now = platform.app("a").await;
     assert_eq!((&now["replicas"], &now["release"]), (&json!(3), &json!(1)));
+    let many = json!({"resources": [app("a", json!({"scale": {"replicas": 5000}}))]});
+    platform.post(APPLIES, many).await.refuses(422, "invalid_spec", &["scale.replicas: 5000 is more than 1000"]);
 }
 
 #[tokio::test]
@@ -265,4 +267,35 @@ async fn a_secret_that_changed_alone_is_no_difference() {
     assert!(!applied.to_string().contains("one"), "{applied}");
     set("two").await;
     assert_eq!(counts(&platform.plan(&resources).await), [0, 0, 0, 1]);
+}
+
+/// The figures of the guide are of `cargo test --release`: `ten_thousand -- --nocapture`.
+#[tokio::test]
+async fn ten_thousand_apps_are_planned_and_applied_as_a_whole() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let mut resources: Vec<Value> =
+        (0..10_000).map(|number| app(&format!("app-{number}"), json!({"env": {"NUMBER": number.to_string()}}))).collect();
+    let timed = async |path: &str, resources: &[Value]| {
+        let begun = std::time::Instant::now();
+        let reply = platform.post(path, json!({"resources": resources})).await.is(200);
+        println!("{path}: {} ms", begun.elapsed().as_millis());
+        counts(&reply)
+    };
+    assert_eq!(timed(PLANS, &resources).await, [10_000, 0, 0, 0]);
+    resources[9_999]["spec"]["secrets"] = json!({"P": "missing"});
+    let refused = platform.post(APPLIES, json!({"resources": resources})).await;
+    refused.refuses(404, "not_found", &["app default/app-9999"]);
+    assert_eq!(platform.get("/v1/namespaces/default/apps").await["items"], json!([]), "all or nothing");
+    resources[9_999]["spec"]["secrets"] = json!({});
+    assert_eq!(timed(APPLIES, &resources).await, [10_000, 0, 0, 0]);
+    assert_eq!(timed(PLANS, &resources).await, [0, 0, 0, 10_000]);
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused() {
+    let platform = Platform::start().await;
+    let size = wharf_types::declare::REQUEST_MAX_BYTES + 1;
+    let large = request(&platform.admin, Method::POST, PLANS).body(vec![b' '; size].into()).unwrap();
+    platform.send(large).await.refuses(413, "too_large", &[]);
 }

@@ -6,14 +6,14 @@ use wharf_types::declare::change::PlanError;
 use wharf_types::declare::{AppResource, ResourceId};
 use wharf_types::problem::ProblemCode;
 use wharf_types::route::RoutePattern;
-use wharf_types::spec::AppSpec;
+use wharf_types::spec::{AppSpec, ScaleSpec};
 use wharf_types::world::World;
 use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName};
 
 use super::AskedApply;
 use crate::context::Context;
 use crate::operations::{Result, invalid_spec, ports, routes, secrets};
-use crate::plan::declared::{Live, Planned, Step};
+use crate::plan::declared::{Live, LiveApp, Planned, Step};
 use crate::store::{self, Conn};
 use crate::view;
 
@@ -49,7 +49,11 @@ pub(super) async fn errors(
                 }
             }
             Step::Release { app, live, .. } => check.app(resource, app, *live).await?,
-            Step::Scale { .. } | Step::Join(_) | Step::Nothing => check.not_deleting(resource),
+            Step::Scale { to, .. } => {
+                check.not_deleting(resource);
+                check.scale(resource, *to);
+            }
+            Step::Join(_) | Step::Nothing => check.not_deleting(resource),
             Step::Delete(_) => {}
         }
     }
@@ -95,15 +99,33 @@ impl Check<'_> {
         if let Err(invalid) = app.spec.validate() {
             self.refuse(resource, invalid_spec(invalid));
         }
+        // What `wharf scale` set stays where the file says nothing of it.
+        let scaled_to = self.live(resource).and_then(|live| live.scaled_to).filter(|_| app.keep_scale);
+        if let Some(Err(invalid)) = scaled_to.map(|to| app.spec.validate_replicas("`wharf scale`", to)) {
+            self.refuse(resource, invalid_spec(invalid));
+        }
         self.content(resource, app, id).await?;
         self.secrets(resource, namespace, id, &app.spec).await?;
         self.ports(resource, namespace, live, &app.spec).await
     }
 
+    fn live(&self, resource: &ResourceId) -> Option<&LiveApp> {
+        let key = (resource.namespace.clone()?, resource.name.parse().ok()?);
+        self.live.apps.get(&key)
+    }
+
+    /// Whether the release that runs can have so many instances.
+    fn scale(&mut self, resource: &ResourceId, to: Option<u32>) {
+        let release = self.live(resource).and_then(|app| app.release.as_ref());
+        let (Some(release), Some(to)) = (release, to) else { return };
+        let spec = AppSpec { scale: ScaleSpec { replicas: to, ..release.spec.scale.clone() }, ..AppSpec::clone(&release.spec) };
+        if let Err(invalid) = spec.validate() {
+            self.refuse(resource, invalid_spec(invalid));
+        }
+    }
+
     fn not_deleting(&mut self, resource: &ResourceId) {
-        let Some(namespace) = &resource.namespace else { return };
-        let Ok(name) = resource.name.parse() else { return };
-        if self.live.apps.get(&(namespace.clone(), name)).is_some_and(|app| app.deleting) {
+        if self.live(resource).is_some_and(|app| app.deleting) {
             let detail = "the app is being deleted; try again when it is gone";
             self.refuse(resource, Problem::new(ProblemCode::Conflict, detail));
         }
