@@ -110,7 +110,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Diff(with) => {
             let global = with.global.or(before);
             let json = global.json;
-            let compared = async { commands::declare::diff(&session::Session::open(global)?, with.args).await };
+            let compared =
+                async { commands::declare::diff(&session::Session::open(global)?, with.args).await };
             // As `diff` has it: 1 is a difference, and every error is 2.
             Ok(compared.await.unwrap_or_else(|error| exit::report_as(&error, json, exit::DIFF_FAILED)))
         }

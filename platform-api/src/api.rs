@@ -54,7 +54,8 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
     let mut router = Router::new();
     for endpoint in routes::endpoints() {
         let guard = auth::Guard { context: context.clone(), access: endpoint.access, query: endpoint.query };
-        let usual = if endpoint.access == auth::Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
+        let usual =
+            if endpoint.access == auth::Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
         let limit = endpoint.body_max_bytes.unwrap_or(usual);
         let guarded = endpoint
             .handler

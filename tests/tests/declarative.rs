@@ -46,12 +46,19 @@ async fn files_are_planned_applied_changed_and_pruned() {
     let platform = Platform::start().await;
     let folder = folder(&[("shop.yaml", SHOP)]);
     let plan = run(&platform, &folder, &["plan", "-f", "shop.yaml"]).await.ok();
-    assert!(plan.contains("+ app default/web\n") && plan.ends_with("3 to create, 0 to change, 0 to delete, 0 unchanged\n"), "{plan}");
+    assert!(
+        plan.contains("+ app default/web\n")
+            && plan.ends_with("3 to create, 0 to change, 0 to delete, 0 unchanged\n"),
+        "{plan}"
+    );
     assert_eq!(platform.get("web", "/").await.unwrap().status, 404, "a plan changes nothing");
 
     let apply = ["apply", "-f", "shop.yaml", "--prune", "shop"];
     let applied = run(&platform, &folder, &apply).await.ok();
-    assert!(applied.contains("+ app default/prices\n") && applied.contains("3 releases in service"), "{applied}");
+    assert!(
+        applied.contains("+ app default/prices\n") && applied.contains("3 releases in service"),
+        "{applied}"
+    );
     for app in ["web", "prices", "gone"] {
         assert!(platform.text(app, "/").await.contains("Hello"), "{app}");
     }
@@ -65,9 +72,16 @@ async fn files_are_planned_applied_changed_and_pruned() {
     assert_eq!(diff.code, 1, "{}", diff.stderr);
     assert!(diff.stdout.contains("-  GREETING: one\n+  GREETING: two\n"), "{}", diff.stdout);
     let plan = run(&platform, &folder, &["plan", "-f", "shop.yaml", "--prune", "shop"]).await.ok();
-    assert!(plan.contains("~ app default/web\n    env.GREETING: \"one\" -> \"two\"\n- app default/gone"), "{plan}");
+    assert!(
+        plan.contains("~ app default/web\n    env.GREETING: \"one\" -> \"two\"\n- app default/gone"),
+        "{plan}"
+    );
     let applied: Value = run(&platform, &folder, &[&apply[..], &["--json"]].concat()).await.json();
-    assert_eq!((&applied["counts"]["update"], &applied["counts"]["delete"]), (&1.into(), &1.into()), "{applied}");
+    assert_eq!(
+        (&applied["counts"]["update"], &applied["counts"]["delete"]),
+        (&1.into(), &1.into()),
+        "{applied}"
+    );
     assert_eq!(platform.app("web").await.release, Some(2));
     wharf_tests::eventually(wharf_tests::SHORT, "the app is gone", || async {
         (platform.wharf(&["status", "gone"]).await.code == 3).then_some(())
@@ -118,7 +132,8 @@ async fn every_error_is_told_with_its_place_and_nothing_is_applied() {
     write(&folder, "a.yaml", fits);
     write(&folder, "c.json", r#"{"kind":"app","name":"c","artifact":"GUEST","secrets":{"P":"missing"}}"#);
     let refused = run(&platform, &folder, &["apply", "-f", "a.yaml", "-f", "c.json"]).await;
-    refused.fails(3, &["c.json:1:1: app default/c: there is no secret `missing`", "wharf secret set missing"]);
+    refused
+        .fails(3, &["c.json:1:1: app default/c: there is no secret `missing`", "wharf secret set missing"]);
     let diff = run(&platform, &folder, &["diff", "-f", "c.json"]).await;
     diff.fails(2, &["there is no secret `missing`"]);
     assert_eq!(platform.get("a", "/").await.unwrap().status, 404);
@@ -151,12 +166,15 @@ async fn a_namespace_and_its_apps_come_from_stdin_and_a_failed_rollout_is_told()
         std::fs::copy(workspace::guest(guest), folder.path().join(format!("{guest}.wasm"))).unwrap();
     }
     let user = platform.user().in_folder(folder.path());
-    let team = "kind: app\nname: web\nnamespace: team\nartifact: hello.wasm\n---\nkind: namespace\nname: team\n";
+    let team =
+        "kind: app\nname: web\nnamespace: team\nartifact: hello.wasm\n---\nkind: namespace\nname: team\n";
     let applied = user.run_with_input(&["apply", "-f", "-"], team).await.ok();
     assert!(applied.contains("+ namespace team") && applied.contains("1 release in service"), "{applied}");
     assert_eq!(platform.apps.get("web.team.localhost", "/").await.unwrap().status, 200);
 
-    let bad = format!("{team}---\nkind: app\nname: bad\nnamespace: team\nartifact: crash.wasm\nenv: {{POISON: start}}\n");
+    let bad = format!(
+        "{team}---\nkind: app\nname: bad\nnamespace: team\nartifact: crash.wasm\nenv: {{POISON: start}}\n"
+    );
     let failed = user.run_with_input(&["apply", "-f", "-"], &bad).await;
     failed.fails(5, &["team/bad: release 1 of bad failed", "this release cannot serve anything"]);
     assert_eq!(platform.apps.get("web.team.localhost", "/").await.unwrap().status, 200);

@@ -24,9 +24,7 @@ pub fn document(node: &Node) -> Result<Document, Vec<Fault>> {
         None => format!("{kind} without a name"),
     };
     let decoded = match kind {
-        Kind::Namespace => {
-            decode::<NamespaceDocument>(node, |_| Ok(())).map(Document::Namespace)
-        }
+        Kind::Namespace => decode::<NamespaceDocument>(node, |_| Ok(())).map(Document::Namespace),
         Kind::App => decode(node, AppDocument::validate).map(|app| Document::App(Box::new(app))),
     };
     decoded.map_err(|faults| {
@@ -77,7 +75,8 @@ fn decode<T: for<'de> Deserialize<'de>>(
     let mut taken: Vec<(Vec<usize>, String)> = Vec::new();
     for _ in 0..10 * FAULTS_MAX {
         let path = problem.path();
-        let was_taken = problem.missing().is_some_and(|key| taken.iter().any(|(at, name)| *at == path && name == key));
+        let was_taken =
+            problem.missing().is_some_and(|key| taken.iter().any(|(at, name)| *at == path && name == key));
         if !was_taken {
             faults.push(problem.fault(&node));
         }
@@ -147,7 +146,10 @@ impl Problem {
                 let field = name_of(node, &path);
                 let place = error.place.unwrap_or(node.place);
                 let message = error.message.trim_end_matches('.');
-                Fault::new(place, if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") })
+                Fault::new(
+                    place,
+                    if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") },
+                )
             }
             Self::Spec(invalid, _) => Fault::new(node.place_of(&invalid.field), invalid.to_string()),
         }

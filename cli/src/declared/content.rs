@@ -132,7 +132,13 @@ impl Push<'_> {
             spec.files = Some(FilesSpec { digest, mount: source.mount.clone() });
         }
         let keep_scale = app.scale.is_none();
-        Ok(AppResource { namespace: declared.namespace.clone(), name: app.name.clone(), artifact, spec, keep_scale })
+        Ok(AppResource {
+            namespace: declared.namespace.clone(),
+            name: app.name.clone(),
+            artifact,
+            spec,
+            keep_scale,
+        })
     }
 
     /// Where the content of an app goes. A namespace that is yet to be made takes it from any other. None: the namespace is neither
@@ -148,7 +154,8 @@ impl Push<'_> {
             if there.clone().any(|known| known == name) {
                 return Some(name.clone());
             }
-            let makes = |other: &Declared| matches!(&other.document, Document::Namespace(made) if made.name == *name);
+            let makes =
+                |other: &Declared| matches!(&other.document, Document::Namespace(made) if made.name == *name);
             there.clone().next().filter(|_| files.resources.iter().any(makes)).cloned()
         });
         Ok(home.clone())

@@ -156,7 +156,9 @@ impl<'de> de::Deserializer<'de> for &'de Node {
             Value::Float(number) => visitor.visit_f64(*number),
             Value::Text(text) => visitor.visit_borrowed_str(text),
             Value::List(items) => visitor.visit_seq(Items(items.iter().enumerate())),
-            Value::Table(entries) => visitor.visit_map(Entries { rest: entries.iter().enumerate(), value: None }),
+            Value::Table(entries) => {
+                visitor.visit_map(Entries { rest: entries.iter().enumerate(), value: None })
+            }
         };
         visited.map_err(|error| error.at(self.place))
     }
@@ -185,7 +187,10 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     ) -> Result<V::Value, Error> {
         match &self.value {
             Value::Table(_) => self.deserialize_any(visitor),
-            other => Err(<Error as de::Error>::invalid_type(other.unexpected(), &"a table of settings").at(self.place)),
+            other => {
+                Err(<Error as de::Error>::invalid_type(other.unexpected(), &"a table of settings")
+                    .at(self.place))
+            }
         }
     }
 

@@ -4,8 +4,7 @@ use super::node::{DEPTH_MAX, Entry, Fault, NODES_MAX, Node, Place, Value};
 use std::collections::HashMap;
 
 pub fn parse(text: &str) -> Result<Node, Vec<Fault>> {
-    let mut reader =
-        Reader { text, at: 0, line: 1, column: 1, nodes: 0, faults: Vec::new() };
+    let mut reader = Reader { text, at: 0, line: 1, column: 1, nodes: 0, faults: Vec::new() };
     let parsed = reader.value(0).and_then(|node| {
         reader.space();
         if reader.at < text.len() {
@@ -89,7 +88,10 @@ impl<'a> Reader<'a> {
         self.space();
         self.nodes += 1;
         if self.nodes > NODES_MAX {
-            return Err(Fault::new(self.place(), format!("there are more than {NODES_MAX} values; split the file")));
+            return Err(Fault::new(
+                self.place(),
+                format!("there are more than {NODES_MAX} values; split the file"),
+            ));
         }
         if depth > DEPTH_MAX {
             let message = format!("more than {DEPTH_MAX} lists and tables are within each other");
@@ -171,7 +173,9 @@ impl<'a> Reader<'a> {
         let Some((end, _)) = end else { return Err(self.fault("the text that begins here has no end")) };
         let literal = &self.rest()[..=end];
         let Ok(text) = serde_json::from_str(literal) else {
-            return Err(self.fault("the text that begins here has a line end, a control character or an unknown escape in it"));
+            return Err(self.fault(
+                "the text that begins here has a line end, a control character or an unknown escape in it",
+            ));
         };
         self.skip(literal.len());
         Ok(text)
@@ -182,7 +186,9 @@ impl<'a> Reader<'a> {
         let rest = self.rest();
         let literal = &rest[..rest.find(|c| !is_of_number(c)).unwrap_or(rest.len())];
         let parsed = serde_json::from_str::<serde_json::Number>(literal);
-        let Ok(number) = parsed else { return Err(self.fault("this number is not written as JSON has them")) };
+        let Ok(number) = parsed else {
+            return Err(self.fault("this number is not written as JSON has them"));
+        };
         self.skip(literal.len());
         Ok(match (number.as_i64(), number.as_u64()) {
             (Some(number), _) => Value::Int(number),
@@ -225,14 +231,20 @@ mod tests {
     #[test]
     fn what_is_no_json_is_told_with_its_place() {
         assert_eq!(message("{\"a\" 1}"), "1:6 this is not JSON: `1` stands where `:` is expected");
-        assert_eq!(message("{\"a\": 1,}"), "1:9 this is not JSON: `}` stands where a key in quotes is expected");
+        assert_eq!(
+            message("{\"a\": 1,}"),
+            "1:9 this is not JSON: `}` stands where a key in quotes is expected"
+        );
         assert_eq!(message("[1 2]"), "1:4 this is not JSON: `2` stands where `,` or `]` is expected");
         assert_eq!(message("[1"), "1:3 this is not JSON: it ends where `,` or `]` is expected");
         assert_eq!(message("{\"a\": \"x\ny\"}").split(' ').next(), Some("1:7"));
         assert!(message("[01]").contains("number"));
         assert!(message("{} {}").contains("follows"));
         assert!(message("").contains("it ends where a value"));
-        assert_eq!(message("{\"a\":1,\n\"a\":2}"), "2:1 the key `a` is here twice; it stands in line 1 already");
+        assert_eq!(
+            message("{\"a\":1,\n\"a\":2}"),
+            "2:1 the key `a` is here twice; it stands in line 1 already"
+        );
         assert!(message(&"[".repeat(100_000)).contains("within each other"));
     }
 }

@@ -8,9 +8,9 @@ use wharf_types::NamespaceName;
 use wharf_types::declare::ResourceId;
 use wharf_types::declare::document::Document;
 
+use super::check;
 use super::node::{Fault, Node, Place};
 use super::source::{self, Source};
-use super::check;
 use crate::exit::Failure;
 
 /// Errors that are told.

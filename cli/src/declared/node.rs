@@ -84,7 +84,9 @@ impl Node {
     /// Values in it, itself included, and how many containers are within each other.
     pub fn measure(&self) -> (usize, usize) {
         let of_all = |nodes: &mut dyn Iterator<Item = &Node>| {
-            nodes.map(Node::measure).fold((1, 0), |(count, depth), (more, deep)| (count + more, depth.max(deep)))
+            nodes
+                .map(Node::measure)
+                .fold((1, 0), |(count, depth), (more, deep)| (count + more, depth.max(deep)))
         };
         match &self.value {
             Value::List(items) => {

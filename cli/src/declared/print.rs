@@ -21,9 +21,9 @@ pub enum Output {
 pub fn document(document: &Map<String, Value>, output: Output) -> anyhow::Result<String> {
     match output {
         Output::Yaml => Ok(to_yaml(document)),
-        Output::Json => {
-            serde_json::to_string_pretty(document).map(|text| text + "\n").context("could not write it as JSON")
-        }
+        Output::Json => serde_json::to_string_pretty(document)
+            .map(|text| text + "\n")
+            .context("could not write it as JSON"),
         Output::Toml => ::toml::to_string(document).context("could not write it as TOML"),
     }
 }

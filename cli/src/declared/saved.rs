@@ -66,7 +66,9 @@ impl Saved {
         })?;
         if saved.api != api {
             let message = format!("{name} was made for the platform at {}, and this is {api}", saved.api);
-            return Err(Failure::invalid(message).help("plan again, or name that platform with `--api`").into());
+            return Err(Failure::invalid(message)
+                .help("plan again, or name that platform with `--api`")
+                .into());
         }
         Ok(saved)
     }
@@ -81,7 +83,8 @@ mod tests {
     fn a_plan_is_for_the_platform_that_it_was_made_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.plan");
-        let plan = Plan { base: "b".into(), counts: Counts::default(), changes: Vec::new(), errors: Vec::new() };
+        let plan =
+            Plan { base: "b".into(), counts: Counts::default(), changes: Vec::new(), errors: Vec::new() };
         Saved::new("http://a", Vec::new(), None, plan).write(&path).unwrap();
         assert_eq!(Saved::read(&path, "http://a").unwrap().plan.base, "b");
         let error = Saved::read(&path, "http://b").unwrap_err();

@@ -71,7 +71,8 @@ fn counts_line(counts: Counts) -> String {
 /// A unified difference from what is live to what the files say. Empty: there is none.
 pub fn diff(change: &Change, wanted: Option<(&Resource, &str)>) -> String {
     let live = change.live.as_ref().map(|app| to_yaml(&document_of(&Resource::App(app.clone()))));
-    let after = wanted.map(|(resource, _)| to_yaml(&document_of(&as_compared(resource, change.live.as_deref()))));
+    let after =
+        wanted.map(|(resource, _)| to_yaml(&document_of(&as_compared(resource, change.live.as_deref()))));
     let id = &change.resource;
     let from = if change.action == Action::Create { "/dev/null".to_owned() } else { format!("live: {id}") };
     let to = match wanted {
@@ -142,8 +143,10 @@ mod tests {
 
     #[test]
     fn a_plan_lists_what_changes_and_counts_the_rest() {
-        let fields = field_changes(&json!({"env": {"A": "1"}, "args": []}), &json!({"env": {"A": "2", "B": "3"}}));
-        let changes = [change(Action::Unchanged), Change { fields, ..change(Action::Update) }, change(Action::Delete)];
+        let fields =
+            field_changes(&json!({"env": {"A": "1"}, "args": []}), &json!({"env": {"A": "2", "B": "3"}}));
+        let changes =
+            [change(Action::Unchanged), Change { fields, ..change(Action::Update) }, change(Action::Delete)];
         assert_eq!(
             plan_lines(&changes, Counts::of(&changes)),
             [
@@ -162,7 +165,10 @@ mod tests {
         let change = Change { live: Some(Box::new(app(2))), ..change(Action::Update) };
         let wanted = Resource::App(Box::new(app(3)));
         let text = diff(&change, Some((&wanted, "hello.yaml:1:1")));
-        assert!(text.starts_with("--- live: app default/hello\n+++ hello.yaml:1:1: app default/hello\n@@"), "{text}");
+        assert!(
+            text.starts_with("--- live: app default/hello\n+++ hello.yaml:1:1: app default/hello\n@@"),
+            "{text}"
+        );
         assert!(text.contains("\n-  replicas: 2\n+  replicas: 3\n"), "{text}");
         let silent = Resource::App(Box::new(AppResource { keep_scale: true, ..app(1) }));
         let unchanged = Change { action: Action::Unchanged, ..change };

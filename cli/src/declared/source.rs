@@ -107,7 +107,10 @@ fn source(name: String, folder: PathBuf, bytes: Vec<u8>, format: Option<Format>)
         Err(error) => {
             let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
             let (line, column) = end_of(&good);
-            return Err(Failure::invalid(format!("{name}:{line}:{column}: the file is not UTF-8 from here on")).into());
+            return Err(Failure::invalid(format!(
+                "{name}:{line}:{column}: the file is not UTF-8 from here on"
+            ))
+            .into());
         }
     };
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
@@ -128,9 +131,11 @@ pub fn guess(text: &str) -> Format {
         return Format::Json;
     }
     if let Some(rest) = first.strip_prefix('[') {
-        let is_table = rest.starts_with('[') || rest.split(']').next().is_some_and(|name| {
-            !name.trim().is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ' '))
-        });
+        let is_table = rest.starts_with('[')
+            || rest.split(']').next().is_some_and(|name| {
+                !name.trim().is_empty()
+                    && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ' '))
+            });
         return if is_table && rest.contains(']') { Format::Toml } else { Format::Json };
     }
     let is_key = |key: &str| {
@@ -178,7 +183,10 @@ fn is_list(entries: &[super::node::Entry]) -> bool {
 }
 
 fn wrong_document(place: Place) -> Fault {
-    Fault::new(place, "a file holds resources: tables with `kind` and `name`, a list of them, or `resources:` with a list")
+    Fault::new(
+        place,
+        "a file holds resources: tables with `kind` and `name`, a list of them, or `resources:` with a list",
+    )
 }
 
 #[cfg(test)]
@@ -210,11 +218,17 @@ mod tests {
             resources(text, format).unwrap().iter().map(name).collect()
         };
         assert_eq!(names("name: a\n---\nname: b\n", Format::Yaml), ["a", "b"]);
-        assert_eq!(names("- name: a\n- name: b\n---\nresources: [{name: c}]\n", Format::Yaml), ["a", "b", "c"]);
+        assert_eq!(
+            names("- name: a\n- name: b\n---\nresources: [{name: c}]\n", Format::Yaml),
+            ["a", "b", "c"]
+        );
         assert_eq!(names("{\"name\": \"a\"}", Format::Json), ["a"]);
         assert_eq!(names("[{\"name\": \"a\"}, {\"name\": \"b\"}]", Format::Json), ["a", "b"]);
         assert_eq!(names("{\"resources\": [{\"name\": \"a\"}]}", Format::Json), ["a"]);
-        assert_eq!(names("[[resources]]\nname = \"a\"\n[[resources]]\nname = \"b\"\n", Format::Toml), ["a", "b"]);
+        assert_eq!(
+            names("[[resources]]\nname = \"a\"\n[[resources]]\nname = \"b\"\n", Format::Toml),
+            ["a", "b"]
+        );
         assert_eq!(names("name = \"a\"\n", Format::Toml), ["a"]);
         assert!(names("", Format::Toml).is_empty() && names("# nothing\n", Format::Yaml).is_empty());
         assert!(resources("just words", Format::Yaml).is_err());

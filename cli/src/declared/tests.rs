@@ -89,7 +89,8 @@ name: x
 
 #[test]
 fn settings_that_would_do_harm_are_told_at_their_place() {
-    let text = "kind: app\nname: a\nartifact: a.wasm\nscale:\n  replicas: 5000\nupdate:\n  parallelism_percent: 0\n";
+    let text =
+        "kind: app\nname: a\nartifact: a.wasm\nscale:\n  replicas: 5000\nupdate:\n  parallelism_percent: 0\n";
     assert_eq!(
         errors(text),
         [
@@ -101,18 +102,23 @@ fn settings_that_would_do_harm_are_told_at_their_place() {
 
 #[test]
 fn what_is_missing_is_one_error_and_not_two() {
-    let text = "kind: app\nname: a\nartifact: a.wasm\nvolumes:\n  - name: Bad Name\n    path: /data\n  - path: /x\n";
+    let text =
+        "kind: app\nname: a\nartifact: a.wasm\nvolumes:\n  - name: Bad Name\n    path: /data\n  - path: /x\n";
     let found = errors(text);
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found[0].contains(":5:11: app `a`: volumes[1].name: `Bad Name`"), "{found:#?}");
     assert!(found[1].contains("`name` is missing"), "{found:#?}");
     assert_eq!(errors("kind: app\nname: a\n"), ["app.yaml:1:1: app `a`: `artifact` is missing"]);
-    assert_eq!(errors("kind: app\nartifact: a.wasm\n"), ["app.yaml:1:1: app without a name: `name` is missing"]);
+    assert_eq!(
+        errors("kind: app\nartifact: a.wasm\n"),
+        ["app.yaml:1:1: app without a name: `name` is missing"]
+    );
 }
 
 #[test]
 fn one_name_stands_for_one_resource() {
-    let sources = ["kind: namespace\nname: a\n", "- {kind: namespace, name: b}\n- {kind: namespace, name: a}\n"];
+    let sources =
+        ["kind: namespace\nname: a\n", "- {kind: namespace, name: b}\n- {kind: namespace, name: a}\n"];
     let sources: Vec<Source> = sources
         .iter()
         .enumerate()
@@ -147,7 +153,11 @@ fn a_file_without_resources_is_refused() {
 #[test]
 fn secrets_are_named_and_their_values_have_no_place_in_a_file() {
     let text = "kind: app\nname: a\nartifact: a.wasm\nsecrets:\n  DB: {value: hunter2}\n";
-    assert!(errors(text)[0].contains("secrets.DB: a table stands where a text is needed"), "{:?}", errors(text));
+    assert!(
+        errors(text)[0].contains("secrets.DB: a table stands where a text is needed"),
+        "{:?}",
+        errors(text)
+    );
 }
 
 /// `UPDATE=1 cargo test -p wharf schema` writes the file anew.
@@ -159,7 +169,10 @@ fn the_schema_is_the_golden_file() {
         std::fs::write(file, &document).unwrap();
     }
     let golden = std::fs::read_to_string(file).unwrap_or_default();
-    assert!(golden == document, "docs/schema.json is out of date: run this test with UPDATE=1 and look at the change");
+    assert!(
+        golden == document,
+        "docs/schema.json is out of date: run this test with UPDATE=1 and look at the change"
+    );
 }
 
 /// Code blocks of a page of the guide.
@@ -183,9 +196,11 @@ fn the_examples_of_the_guide_are_read_and_fit_the_schema() {
         }
     }
     assert!(count >= 3, "the page has {count} examples");
-    let wrong = serde_json::json!({"kind": "app", "name": "a", "artifact": "a.wasm", "scale": {"replica": 1}});
+    let wrong =
+        serde_json::json!({"kind": "app", "name": "a", "artifact": "a.wasm", "scale": {"replica": 1}});
     assert!(misfit(&schema, &schema, &wrong).is_some_and(|error| error.contains("replica")));
-    let number = serde_json::json!({"kind": "app", "name": "a", "artifact": "a.wasm", "limits": {"memory": 1}});
+    let number =
+        serde_json::json!({"kind": "app", "name": "a", "artifact": "a.wasm", "limits": {"memory": 1}});
     assert!(misfit(&schema, &schema, &number).is_some());
 }
 
@@ -233,9 +248,11 @@ fn misfit(root: &Value, schema: &Value, value: &Value) -> Option<String> {
                 .find_map(|(key, schema)| misfit(root, schema, value.get(key)?)),
             "additionalProperties" if value.is_object() => {
                 let known = schema.get("properties");
-                let mut others = value.as_object().unwrap().iter().filter(|(key, _)| {
-                    known.is_none_or(|known| known.get(key.as_str()).is_none())
-                });
+                let mut others = value
+                    .as_object()
+                    .unwrap()
+                    .iter()
+                    .filter(|(key, _)| known.is_none_or(|known| known.get(key.as_str()).is_none()));
                 match rule {
                     Value::Bool(false) => others.next().map(|(key, _)| format!("there is no key {key}")),
                     schema => others.find_map(|(_, value)| misfit(root, schema, value)),
@@ -250,8 +267,23 @@ fn misfit(root: &Value, schema: &Value, value: &Value) -> Option<String> {
             "maximum" if value.is_number() => {
                 (value.as_f64() > rule.as_f64()).then(|| format!("{value} is more than {rule}"))
             }
-            "$schema" | "$defs" | "title" | "description" | "then" | "else" | "format" | "pattern" | "example" | "examples"
-            | "default" | "propertyNames" | "required" | "additionalProperties" | "items" | "minimum" | "maximum" => None,
+            "$schema"
+            | "$defs"
+            | "title"
+            | "description"
+            | "then"
+            | "else"
+            | "format"
+            | "pattern"
+            | "example"
+            | "examples"
+            | "default"
+            | "propertyNames"
+            | "required"
+            | "additionalProperties"
+            | "items"
+            | "minimum"
+            | "maximum" => None,
             word => panic!("the schema uses `{word}`, which this test does not know"),
         };
         if wrong.is_some() {

@@ -91,7 +91,9 @@ mod tests {
 
     #[test]
     fn values_know_their_places() {
-        let node = parse("# ä\n[[resources]]\nname = \"a\"\n[resources.limits]\nmemory = '1MiB' # ä\ncpu = 0x10\n").unwrap();
+        let node =
+            parse("# ä\n[[resources]]\nname = \"a\"\n[resources.limits]\nmemory = '1MiB' # ä\ncpu = 0x10\n")
+                .unwrap();
         let Value::List(resources) = &node.get("resources").unwrap().value else { panic!("{node:?}") };
         let limits = resources[0].get("limits").unwrap();
         let memory = limits.entry("memory").unwrap();

@@ -58,16 +58,16 @@ impl Builder {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
             Event::DocumentStart(_) => self.anchors.clear(),
             Event::Alias(anchor) => {
-                let Some(node) = self.anchors.get(&anchor) else {
+                let Some((count, depth)) = self.anchors.get(&anchor).map(Node::measure) else {
                     return Err(Fault::new(place, "the alias leads to nothing that ends before it"));
                 };
-                let (count, depth) = node.measure();
                 self.count(count, place)?;
                 if self.open.len() + depth > DEPTH_MAX {
                     return Err(too_deep(place));
                 }
-                let node = Node { place, ..node.clone() };
-                self.add(node, 0, true)?;
+                if let Some(node) = self.anchors.get(&anchor).cloned() {
+                    self.add(Node { place, ..node }, 0, true)?;
+                }
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.count(1, place)?;
@@ -88,8 +88,7 @@ impl Builder {
                 self.open(anchor, tag.is_some(), place, Content::List(Vec::new()))?;
             }
             Event::MappingStart(anchor, tag) => {
-                let content =
-                    Content::Table { entries: Vec::new(), seen: HashMap::new(), key: None };
+                let content = Content::Table { entries: Vec::new(), seen: HashMap::new(), key: None };
                 self.open(anchor, tag.is_some(), place, content)?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
@@ -107,7 +106,8 @@ impl Builder {
     fn count(&mut self, more: usize, place: Place) -> Result<(), Fault> {
         self.nodes = self.nodes.saturating_add(more);
         if self.nodes > NODES_MAX {
-            let message = format!("there are more than {NODES_MAX} values, with what aliases repeat; split the file");
+            let message =
+                format!("there are more than {NODES_MAX} values, with what aliases repeat; split the file");
             return Err(Fault::new(place, message));
         }
         Ok(())
@@ -133,7 +133,9 @@ impl Builder {
     }
 
     fn set_key(&mut self, text: String, place: Place, is_plain: bool) {
-        let Some(Open { content: Content::Table { key, seen, .. }, .. }) = self.open.last_mut() else { return };
+        let Some(Open { content: Content::Table { key, seen, .. }, .. }) = self.open.last_mut() else {
+            return;
+        };
         if is_plain && text == "<<" {
             let message = "merge keys (`<<`) are not known here; an alias can stand for a whole value";
             self.faults.push(Fault::new(place, message));
@@ -142,8 +144,11 @@ impl Builder {
         }
         let is_new = match seen.get(&text) {
             Some(first) => {
-                let message =
-                    format!("the key `{}` is here twice; it stands in line {} already", shown(&text), first.line);
+                let message = format!(
+                    "the key `{}` is here twice; it stands in line {} already",
+                    shown(&text),
+                    first.line
+                );
                 self.faults.push(Fault::new(place, message));
                 false
             }
@@ -234,7 +239,10 @@ mod tests {
 
     fn messages(text: &str) -> Vec<String> {
         let faults = parse(text).unwrap_err();
-        faults.iter().map(|fault| format!("{}:{} {}", fault.place.line, fault.place.column, fault.message)).collect()
+        faults
+            .iter()
+            .map(|fault| format!("{}:{} {}", fault.place.line, fault.place.column, fault.message))
+            .collect()
     }
 
     #[test]

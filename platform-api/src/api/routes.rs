@@ -21,8 +21,8 @@ use wharf_types::node::{NodeRegistration, NodeReport};
 use super::auth::Access;
 use super::openapi::{Payload, array, json, list};
 use super::{
-    applies, apps, artifacts, events, files, logs, meta, metrics, namespaces, nodes, releases, rollouts, secrets,
-    session, settings, tokens, volumes, watch,
+    applies, apps, artifacts, events, files, logs, meta, metrics, namespaces, nodes, releases, rollouts,
+    secrets, session, settings, tokens, volumes, watch,
 };
 use crate::context::Context;
 
@@ -106,8 +106,10 @@ const ADMIN: Access = Access::Cluster(Role::Admin);
 const IF_MATCH: (&str, &str) =
     ("If-Match", "Only if this still is the `ETag` of the app; else 412 `precondition_failed`");
 const CHANGES: Named = &[IF_MATCH];
-const IDEMPOTENCY_KEY: (&str, &str) =
-    ("Idempotency-Key", "A repetition with the same key gets the first reply, for a day, and changes nothing");
+const IDEMPOTENCY_KEY: (&str, &str) = (
+    "Idempotency-Key",
+    "A repetition with the same key gets the first reply, for a day, and changes nothing",
+);
 const CHANGES_ONCE: Named = &[IF_MATCH, IDEMPOTENCY_KEY];
 const ONCE: Named = &[IDEMPOTENCY_KEY];
 const RESUMES: Named = &[("Last-Event-ID", "For a stream: the id of the last event that was seen")];

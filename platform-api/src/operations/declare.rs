@@ -37,11 +37,7 @@ pub(crate) struct AskedApply {
 }
 
 /// What an apply would do, and why it would be refused.
-pub(crate) async fn plan_apply(
-    context: &Context,
-    asked: &AskedApply,
-    request: &PlanRequest,
-) -> Result<Plan> {
+pub(crate) async fn plan_apply(context: &Context, asked: &AskedApply, request: &PlanRequest) -> Result<Plan> {
     check_request(&request.resources)?;
     let mut tx = context.store.read().await?;
     let live = load::live(&mut tx, &request.resources, request.prune.as_ref()).await?;
@@ -180,8 +176,11 @@ async fn who_changed(conn: &mut Conn, since: Timestamp, live: &Live) -> Result<O
 /// All errors as one problem, with the code of the first.
 fn refusal(errors: Vec<PlanError>) -> Option<Problem> {
     let code = errors.first()?.code;
-    let mut told: Vec<String> =
-        errors.iter().take(ERRORS_TOLD).map(|error| format!("{}: {}", error.resource, error.detail)).collect();
+    let mut told: Vec<String> = errors
+        .iter()
+        .take(ERRORS_TOLD)
+        .map(|error| format!("{}: {}", error.resource, error.detail))
+        .collect();
     if errors.len() > ERRORS_TOLD {
         told.push(format!("and {} more", errors.len() - ERRORS_TOLD));
     }
@@ -204,7 +203,10 @@ mod tests {
             detail: "no".to_owned(),
         };
         let refusal = refusal((0..25).map(error).collect()).unwrap();
-        assert!(refusal.detail.contains("app default/app-19: no; and 5 more; nothing was applied"), "{refusal}");
+        assert!(
+            refusal.detail.contains("app default/app-19: no; and 5 more; nothing was applied"),
+            "{refusal}"
+        );
         assert!(!refusal.detail.contains("app-20"));
         assert!(super::refusal(Vec::new()).is_none());
     }

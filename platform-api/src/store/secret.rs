@@ -100,10 +100,11 @@ pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64
 
 /// The names of a namespace's secrets.
 pub(crate) async fn names(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<SecretName>> {
-    let rows: Vec<(String,)> = sqlx::query_as("SELECT DISTINCT name FROM secret_version WHERE namespace = $1")
-        .bind(namespace.to_string())
-        .fetch_all(conn)
-        .await?;
+    let rows: Vec<(String,)> =
+        sqlx::query_as("SELECT DISTINCT name FROM secret_version WHERE namespace = $1")
+            .bind(namespace.to_string())
+            .fetch_all(conn)
+            .await?;
     rows.into_iter().map(|(name,)| parse(&name)).collect()
 }
 

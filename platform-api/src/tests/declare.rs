@@ -47,7 +47,10 @@ async fn a_plan_writes_nothing_and_what_was_applied_plans_nothing() {
     assert!(applied["changes"][1]["rollout"].is_string());
     assert_eq!(counts(&platform.plan(&resources).await), [0, 0, 0, 2]);
     let releases = platform.get("/v1/namespaces/default/apps/b/releases").await;
-    assert_eq!((&releases["items"][0]["cause"], &releases["items"][0]["spec"]["env"]), (&json!("apply"), &json!({"A": "1"})));
+    assert_eq!(
+        (&releases["items"][0]["cause"], &releases["items"][0]["spec"]["env"]),
+        (&json!("apply"), &json!({"A": "1"}))
+    );
 }
 
 #[tokio::test]
@@ -84,7 +87,11 @@ async fn only_another_number_of_instances_makes_no_release() {
     let now = platform.app("a").await;
     assert_eq!((&now["replicas"], &now["release"]), (&json!(3), &json!(1)));
     let many = json!({"resources": [app("a", json!({"scale": {"replicas": 5000}}))]});
-    platform.post(APPLIES, many).await.refuses(422, "invalid_spec", &["scale.replicas: 5000 is more than 1000"]);
+    platform.post(APPLIES, many).await.refuses(
+        422,
+        "invalid_spec",
+        &["scale.replicas: 5000 is more than 1000"],
+    );
 }
 
 #[tokio::test]
@@ -130,7 +137,11 @@ async fn every_error_is_told_and_nothing_is_applied() {
     assert_eq!(errors.len(), 7);
     let refused = platform.post(APPLIES, json!({"resources": resources})).await;
     refused.refuses(404, "not_found", &["app default/secret", "app nowhere/stranger", "nothing was applied"]);
-    platform.call(Method::GET, "/v1/namespaces/default/apps/good", Value::Null).await.refuses(404, "not_found", &[]);
+    platform.call(Method::GET, "/v1/namespaces/default/apps/good", Value::Null).await.refuses(
+        404,
+        "not_found",
+        &[],
+    );
 }
 
 #[tokio::test]
@@ -187,10 +198,12 @@ async fn apps_of_a_set_that_are_not_declared_any_more_are_deleted() {
     platform.post(APPLIES, pruned(&both[..1], "shop")).await.is(200);
     let names = async || {
         let apps = platform.get("/v1/namespaces/default/apps").await;
-        let names = apps["items"].as_array().unwrap().iter().map(|app| app["app"].as_str().unwrap().to_owned());
+        let names =
+            apps["items"].as_array().unwrap().iter().map(|app| app["app"].as_str().unwrap().to_owned());
         names.collect::<Vec<_>>()
     };
-    super::fixture::eventually("b is gone", async || (names().await == ["a", "by-hand", "c"]).then_some(())).await;
+    super::fixture::eventually("b is gone", async || (names().await == ["a", "by-hand", "c"]).then_some(()))
+        .await;
     // An app that is applied under another set belongs to that from then on.
     let moved = platform.post(APPLIES, pruned(&both[..1], "other")).await.is(200);
     assert_eq!(moved["changes"][0]["fields"], json!([{"path": "set", "before": "shop", "after": "other"}]));
@@ -204,10 +217,14 @@ async fn a_namespace_is_made_with_its_apps_by_an_admin_only() {
     inside["namespace"] = json!("team");
     let resources = [inside, json!({"kind": "namespace", "name": "team"})];
     let developer = platform.token("developer", None, "1h").await;
-    let as_developer =
-        async |path: &str| platform.call_as(&developer, Method::POST, path, json!({"resources": resources})).await;
+    let as_developer = async |path: &str| {
+        platform.call_as(&developer, Method::POST, path, json!({"resources": resources})).await
+    };
     let plan = as_developer(PLANS).await.is(200);
-    assert_eq!((&plan["errors"][0]["code"], &plan["errors"][0]["kind"]), (&json!("forbidden"), &json!("namespace")));
+    assert_eq!(
+        (&plan["errors"][0]["code"], &plan["errors"][0]["kind"]),
+        (&json!("forbidden"), &json!("namespace"))
+    );
     as_developer(APPLIES).await.refuses(403, "forbidden", &["namespace team", "role `admin`"]);
     let applied = platform.apply(&resources).await;
     assert_eq!(counts(&applied), [2, 0, 0, 0]);
@@ -245,10 +262,19 @@ async fn requests_that_say_nothing_or_one_thing_twice_are_refused() {
 #[tokio::test]
 async fn an_apps_declaration_applies_without_a_change() {
     let platform = Platform::start().await;
-    platform.deploy("hello", &component(0), json!({"env": {"A": "1"}, "limits": {"memory": "64MiB"}})).await.is(201);
-    platform.call(Method::PUT, "/v1/namespaces/default/apps/hello/scale", json!({"replicas": 4})).await.is(200);
+    platform
+        .deploy("hello", &component(0), json!({"env": {"A": "1"}, "limits": {"memory": "64MiB"}}))
+        .await
+        .is(201);
+    platform
+        .call(Method::PUT, "/v1/namespaces/default/apps/hello/scale", json!({"replicas": 4}))
+        .await
+        .is(200);
     let declared = platform.get("/v1/namespaces/default/apps/hello/declaration").await;
-    assert_eq!(declared["spec"], json!({"env": {"A": "1"}, "limits": {"memory": "64MiB"}, "scale": {"replicas": 4}}));
+    assert_eq!(
+        declared["spec"],
+        json!({"env": {"A": "1"}, "limits": {"memory": "64MiB"}, "scale": {"replicas": 4}})
+    );
     assert_eq!(counts(&platform.plan(&[declared]).await), [0, 0, 0, 1]);
 }
 
@@ -274,8 +300,9 @@ async fn a_secret_that_changed_alone_is_no_difference() {
 async fn ten_thousand_apps_are_planned_and_applied_as_a_whole() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);
-    let mut resources: Vec<Value> =
-        (0..10_000).map(|number| app(&format!("app-{number}"), json!({"env": {"NUMBER": number.to_string()}}))).collect();
+    let mut resources: Vec<Value> = (0..10_000)
+        .map(|number| app(&format!("app-{number}"), json!({"env": {"NUMBER": number.to_string()}})))
+        .collect();
     let timed = async |path: &str, resources: &[Value]| {
         let begun = std::time::Instant::now();
         let reply = platform.post(path, json!({"resources": resources})).await.is(200);

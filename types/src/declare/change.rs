@@ -173,8 +173,10 @@ mod tests {
         let before = json!({"env": {"A": "1", "B": "2"}, "scale": {"replicas": 1}, "args": ["x"]});
         let after = json!({"env": {"A": "1", "C": "3"}, "scale": {"replicas": 2}, "args": ["x", "y"], "files": {"mount": "/"}});
         let changes = field_changes(&before, &after);
-        let told: Vec<String> =
-            changes.iter().map(|change| format!("{} {} {}", change.path, change.before, change.after)).collect();
+        let told: Vec<String> = changes
+            .iter()
+            .map(|change| format!("{} {} {}", change.path, change.before, change.after))
+            .collect();
         assert_eq!(
             told,
             [

@@ -10,7 +10,8 @@ use crate::spec::AppSpec;
 static DEFAULTS: LazyLock<Value> = LazyLock::new(|| as_value(&AppSpec::default()));
 
 fn as_value(spec: &AppSpec) -> Value {
-    serde_json::to_value(spec).expect("settings are JSON: strings, numbers, lists and tables with text for keys")
+    serde_json::to_value(spec)
+        .expect("settings are JSON: strings, numbers, lists and tables with text for keys")
 }
 
 /// The settings that differ from their defaults. Parsed, they are the same settings.

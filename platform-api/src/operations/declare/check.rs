@@ -78,11 +78,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn refuse(&mut self, resource: &ResourceId, problem: Problem) {
-        self.found.push(PlanError {
-            resource: resource.clone(),
-            code: problem.code,
-            detail: problem.detail,
-        });
+        self.found.push(PlanError { resource: resource.clone(), code: problem.code, detail: problem.detail });
     }
 
     async fn app(&mut self, resource: &ResourceId, app: &AppResource, live: Option<AppId>) -> Result<()> {
@@ -118,7 +114,10 @@ impl Check<'_> {
     fn scale(&mut self, resource: &ResourceId, to: Option<u32>) {
         let release = self.live(resource).and_then(|app| app.release.as_ref());
         let (Some(release), Some(to)) = (release, to) else { return };
-        let spec = AppSpec { scale: ScaleSpec { replicas: to, ..release.spec.scale.clone() }, ..AppSpec::clone(&release.spec) };
+        let spec = AppSpec {
+            scale: ScaleSpec { replicas: to, ..release.spec.scale.clone() },
+            ..AppSpec::clone(&release.spec)
+        };
         if let Err(invalid) = spec.validate() {
             self.refuse(resource, invalid_spec(invalid));
         }
@@ -140,8 +139,10 @@ impl Check<'_> {
     ) -> Result<()> {
         match self.world(app, namespace).await? {
             None => {
-                let detail =
-                    format!("the namespace `{}` has no artifact {}; push it first", app.namespace, app.artifact);
+                let detail = format!(
+                    "the namespace `{}` has no artifact {}; push it first",
+                    app.namespace, app.artifact
+                );
                 self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
             }
             Some(world) => {
@@ -156,7 +157,8 @@ impl Check<'_> {
         if let Some(files) = &app.spec.files
             && !self.has_archive(&app.namespace, namespace, files.digest).await?
         {
-            let detail = format!("the namespace `{}` has no files {}; push them first", app.namespace, files.digest);
+            let detail =
+                format!("the namespace `{}` has no files {}; push them first", app.namespace, files.digest);
             self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
         }
         Ok(())
@@ -231,9 +233,7 @@ impl Check<'_> {
         // An id that nobody has stands for an app that is not there yet.
         let id = self.live.apps.get(&key).map_or_else(AppId::new, |app| app.id);
         for route in view::routes(&app.name, &app.namespace, domain, &app.spec) {
-            if let Some(problem) =
-                routes::refusal(self.conn, domain, (&app.namespace, id), &route).await?
-            {
+            if let Some(problem) = routes::refusal(self.conn, domain, (&app.namespace, id), &route).await? {
                 self.refuse(resource, problem);
                 continue;
             }

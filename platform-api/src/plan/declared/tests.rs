@@ -87,19 +87,24 @@ fn a_new_app_is_created_and_then_unchanged() {
 
 #[test]
 fn a_change_names_its_fields_with_before_and_after() {
-    let live = applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
+    let live =
+        applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
     let mut changed = app("hello", AppSpec::default());
     changed.spec.env.insert("A".into(), "1".into());
     changed.artifact = Digest::of(b"two");
     let planned = changes(&declared(&[changed]), None, &live);
     assert_eq!(actions(&planned), [Action::Update]);
     assert_eq!(paths(&planned[0]), ["artifact", "env.A"]);
-    assert_eq!((&planned[0].change.fields[1].before, &planned[0].change.fields[1].after), (&json!(null), &json!("1")));
+    assert_eq!(
+        (&planned[0].change.fields[1].before, &planned[0].change.fields[1].after),
+        (&json!(null), &json!("1"))
+    );
 }
 
 #[test]
 fn another_number_of_instances_alone_makes_no_release() {
-    let live = applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
+    let live =
+        applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
     let mut scaled = app("hello", AppSpec::default());
     scaled.spec.scale.replicas = 3;
     let planned = changes(&declared(&[scaled.clone()]), None, &live);
@@ -108,7 +113,10 @@ fn another_number_of_instances_alone_makes_no_release() {
     let live = applied(&planned, None, live);
     assert_eq!(actions(&changes(&declared(&[scaled]), None, &live)), [Action::Unchanged]);
     let back = changes(&declared(&[app("hello", AppSpec::default())]), None, &live);
-    assert!(matches!(back[0].step, Step::Scale { to: None, .. }), "the release's own number needs nothing over it");
+    assert!(
+        matches!(back[0].step, Step::Scale { to: None, .. }),
+        "the release's own number needs nothing over it"
+    );
 }
 
 #[test]
@@ -150,7 +158,8 @@ fn an_app_whose_only_release_failed_is_released_anew() {
 
 #[test]
 fn the_base_moves_with_releases_and_scale() {
-    let live = applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
+    let live =
+        applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
     let at = base(&live);
     assert_eq!(at, base(&live.clone()));
     let mut scaled = live.clone();
