@@ -94,6 +94,10 @@ fn operation(endpoint: &Endpoint) -> Value {
             let role = verb.role().as_str();
             (format!("role `{role}` in `namespace`, or in all namespaces"), json!([{"token": []}]))
         }
+        Access::Body(verb) => {
+            let role = verb.role().as_str();
+            (format!("role `{role}` in each namespace that the body names"), json!([{"token": []}]))
+        }
         Access::Cluster(verb) => {
             (format!("role `{}` in all namespaces", verb.role().as_str()), json!([{"token": []}]))
         }
