@@ -16,8 +16,9 @@ use axum::middleware::Next;
 use axum::response::Response;
 use futures::StreamExt;
 use tokio::sync::watch;
-use wharf_types::Timestamp;
+use wharf_types::api::Verb;
 use wharf_types::problem::ProblemCode;
+use wharf_types::{NamespaceName, Timestamp};
 
 use super::{ApiError, ApiResult, audit};
 use crate::access::{self, Access, Caller, Denied};
@@ -87,7 +88,12 @@ pub(super) async fn authorize(
             authorize_node(&guard.context, request.headers()).await?;
             return Ok(next.run(request).await);
         }
-        Access::Anyone | Access::Own | Access::User(_) | Access::Asked(_) | Access::Body(_) | Access::Cluster(_) => {}
+        Access::Anyone
+        | Access::Own
+        | Access::User(_)
+        | Access::Asked(_)
+        | Access::Body(_)
+        | Access::Cluster(_) => {}
     }
     let secret_hash = secret_hash(&guard.context, request.headers())?;
     let namespace = wanted_namespace(guard.access, params, &request)?;

@@ -146,7 +146,7 @@ fn operation(endpoint: &Endpoint) -> Value {
 /// What a limited token must be allowed, where that is asked.
 fn verb(access: Access) -> Option<Verb> {
     match access {
-        Access::User(verb) | Access::Asked(verb) | Access::Cluster(verb) => Some(verb),
+        Access::User(verb) | Access::Asked(verb) | Access::Body(verb) | Access::Cluster(verb) => Some(verb),
         Access::Public | Access::Anyone | Access::Own | Access::Node => None,
     }
 }

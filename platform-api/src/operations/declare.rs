@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use wharf_types::declare::change::{Action, Applied, Change, ApplyRequest, Counts, Plan, PlanError, PlanRequest};
+use wharf_types::declare::change::{
+    Action, Applied, ApplyRequest, Change, Counts, Plan, PlanError, PlanRequest,
+};
 use wharf_types::declare::{AppResource, Prune, RESOURCES_MAX, Resource};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{AppName, NamespaceName, Problem, Timestamp, TokenId};
