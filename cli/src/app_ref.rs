@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::project;
 
 /// An app and its namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct AppRef {
     pub namespace: NamespaceName,
     pub app: AppName,

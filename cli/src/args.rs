@@ -9,9 +9,11 @@ use crate::commands::audit::AuditArgs;
 use crate::commands::completion::CompletionArgs;
 use crate::commands::componentize::ComponentizeArgs;
 use crate::commands::context::ContextArgs;
+use crate::commands::declare::{ApplyArgs, DiffArgs, PlanArgs};
 use crate::commands::deploy::DeployArgs;
 use crate::commands::env::EnvArgs;
 use crate::commands::events::EventsArgs;
+use crate::commands::get::GetArgs;
 use crate::commands::job::{JobArgs, JobRunArgs};
 use crate::commands::login::{LoginArgs, LogoutArgs};
 use crate::commands::logs::LogsArgs;
@@ -114,6 +116,16 @@ pub enum Command {
 
     /// Build, push and roll out an app
     Deploy(With<DeployArgs>),
+    /// Say what applying files would change; nothing is changed
+    Plan(With<PlanArgs>),
+    /// Make apps and namespaces as files declare them, all of them or none
+    Apply(With<ApplyArgs>),
+    /// Show how what is live differs from files; exits with 1 if it does
+    Diff(With<DiffArgs>),
+    /// Print an app or a namespace as a file for `wharf apply`
+    Get(With<GetArgs>),
+    /// Print the JSON Schema of such files, for editors
+    Schema,
     /// List the apps of a namespace
     Apps(With<NoArgs>),
     /// Show what an app does, and its instances

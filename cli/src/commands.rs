@@ -1,6 +1,8 @@
 //! The client commands: each is one question to the platform, or one wish.
 
+pub mod declare;
 pub mod deploy;
+pub mod get;
 
 pub mod apps;
 pub mod moving;
@@ -41,6 +43,13 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
     let open = |global: Global| Session::open(global.or(before.clone()));
     match command {
         Command::Deploy(with) => deploy::run(&open(with.global)?, with.args).await,
+        Command::Plan(with) => declare::plan(&open(with.global)?, with.args).await,
+        Command::Apply(with) => declare::apply(&open(with.global)?, with.args).await,
+        Command::Get(with) => get::get(&open(with.global)?, with.args).await,
+        Command::Schema => {
+            before.refuse_all_but_json("schema")?;
+            get::schema()
+        }
         Command::Apps(with) => apps::list(&open(with.global)?).await,
         Command::Status(with) => status::status(&open(with.global)?, with.args).await,
         Command::Why(with) => status::why(&open(with.global)?, with.args).await,
@@ -82,8 +91,8 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Job(_) | Command::RunJob(_) => {
             unreachable!("what ends with a guest's code is dispatched before")
         }
-        Command::Up(_) | Command::Run(_) | Command::Precompile(_) => {
-            unreachable!("roles are dispatched before client commands")
+        Command::Up(_) | Command::Run(_) | Command::Precompile(_) | Command::Diff(_) => {
+            unreachable!("what ends with a code of its own is dispatched before the other client commands")
         }
     }
 }

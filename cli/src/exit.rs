@@ -148,8 +148,16 @@ struct Report<'a> {
     exit: u8,
 }
 
+/// Every error of `wharf diff`, whose 1 says that there is a difference.
+pub const DIFF_FAILED: u8 = 2;
+
 /// Prints the error on stderr and returns the exit code.
 pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    report_as(error, json, Exit::of(error) as u8)
+}
+
+/// The same for a command with exit codes of its own.
+pub fn report_as(error: &anyhow::Error, json: bool, exit_code: u8) -> ExitCode {
     let exit = Exit::of(error);
     let (detail, help) = (sentences(error), help_for(error));
     eprintln!("error: {}", crate::output::printable(&detail));
@@ -163,9 +171,9 @@ pub fn report(error: &anyhow::Error, json: bool) -> ExitCode {
             None => serde_json::json!(exit.as_str()),
         };
         let (status, title) = (problem.map(|p| p.status), problem.map(|p| p.title.as_str()));
-        print_json(&Report { status, code, title, detail, help, exit: exit as u8 });
+        print_json(&Report { status, code, title, detail, help, exit: exit_code });
     }
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit_code)
 }
 
 /// Prints what is wrong with the command line, or the help that was asked for, and returns the exit code.

@@ -32,6 +32,7 @@ mod unseen;
 mod test_server;
 
 mod commands;
+mod declared;
 mod rollout;
 
 mod compile_child;
@@ -110,6 +111,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::RunJob(with) => {
             let session = session::Session::open(with.global.or(before))?;
             commands::job::start(&session, with.args).await
+        }
+        Command::Diff(with) => {
+            let global = with.global.or(before);
+            let json = global.json;
+            let compared =
+                async { commands::declare::diff(&session::Session::open(global)?, with.args).await };
+            // As `diff` has it: 1 is a difference, and every error is 2.
+            Ok(compared.await.unwrap_or_else(|error| exit::report_as(&error, json, exit::DIFF_FAILED)))
         }
         command => commands::run(command, before).await.map(|()| ExitCode::SUCCESS),
     }

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::time::Instant;
+use wharf_types::RolloutId;
 use wharf_types::api::{Deployed, Pause, RolloutInfo};
+use wharf_types::declare::change::Change;
 use wharf_types::node::Reason;
 use wharf_types::requests::{ReleaseRequests, RequestCounts};
 use wharf_types::state::RolloutState;
@@ -200,6 +203,78 @@ async fn wait_for(
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// How one of several rollouts went.
+#[derive(Debug, Serialize)]
+pub struct Followed {
+    #[serde(flatten)]
+    pub app: AppRef,
+    pub release: u64,
+    /// Why it does not serve. None: it does.
+    pub problem: Option<String>,
+}
+
+impl Followed {
+    pub fn sentence(&self) -> Option<String> {
+        let problem = self.problem.as_ref()?;
+        Some(format!("{}/{}: {problem}", self.app.namespace, self.app.app))
+    }
+}
+
+/// Rollouts that are asked about at once.
+const FOLLOWED_AT_ONCE: usize = 16;
+
+/// Waits until every rollout of these changes is decided, or the time is up.
+pub async fn follow_all(session: &Session, changes: &[Change], limit: Duration) -> Vec<Followed> {
+    let deadline = Instant::now() + limit;
+    let started = changes.iter().filter_map(|change| {
+        let app = change.resource.name.parse().ok()?;
+        let app = AppRef { namespace: change.resource.namespace.clone()?, app };
+        Some((app, change.release?, change.rollout?))
+    });
+    let bar = spinner(session.json);
+    bar.set_message("waiting for the rollouts");
+    let follow = |(app, release, rollout)| {
+        let bar = &bar;
+        async move {
+            let problem = follow_one(session, &app, rollout, deadline).await;
+            bar.set_message(format!("release {release} of {} is decided", app.app));
+            Followed { app, release, problem }
+        }
+    };
+    let followed = futures::stream::iter(started.map(follow)).buffered(FOLLOWED_AT_ONCE).collect().await;
+    bar.finish_and_clear();
+    followed
+}
+
+/// None: it serves.
+async fn follow_one(session: &Session, app: &AppRef, id: RolloutId, deadline: Instant) -> Option<String> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let info = match session.client.rollout(app, id, left.min(POLL_UNSEEN)).await {
+            Ok(info) => info,
+            Err(error) if Exit::of(&error) == Exit::Unreachable && !left.is_zero() => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            }
+            Err(error) => return Some(format!("how its rollout went is not known: {error:#}")),
+        };
+        return match verdict(info.state) {
+            Verdict::Undecided if !left.is_zero() => continue,
+            Verdict::Undecided => {
+                let waits_for = info.reason.map(|reason| format!(": {}", reason.message)).unwrap_or_default();
+                let message = format!(
+                    "release {} is not ready in time, {} of {} instances are{waits_for}",
+                    info.to, info.ready, info.replicas
+                );
+                Some(message)
+            }
+            Verdict::Serves => None,
+            Verdict::Failed => Some(failure_text(app, &info)),
+            Verdict::Superseded => Some(format!("release {} was overtaken by a newer rollout", info.to)),
+        };
     }
 }
 

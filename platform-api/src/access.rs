@@ -19,6 +19,8 @@ pub(crate) enum Access {
     User(Verb),
     /// Whoever may do this in the namespace that the query names; without one the same as [`Self::Cluster`].
     Asked(Verb),
+    /// Whoever may do this in each namespace that the body names, which the handler asks for: [`Caller::may`].
+    Body(Verb),
     /// Whoever may do this in every namespace: a token that belongs to no user and is bound to no namespace.
     Cluster(Verb),
     /// Only a worker.
@@ -90,6 +92,8 @@ impl Caller {
 pub(crate) fn decide(access: Access, caller: &Caller, namespace: Option<&str>) -> Result<(), Denied> {
     match access {
         Access::Public | Access::Anyone => Ok(()),
+        // The namespaces come later; what limits the token is known already.
+        Access::Body(verb) => within_verbs(verb, caller),
         Access::Node => Err(Denied::NotAWorker),
         Access::Own if caller.token.user.is_some() => match caller.is_limited() {
             true => Err(Denied::Limited),
@@ -119,10 +123,14 @@ fn with_role(verb: Verb, caller: &Caller, role: Role) -> Result<(), Denied> {
     if role < verb.role() {
         return Err(Denied::Role { needed: verb.role(), has: role });
     }
-    if !caller.token.verbs.is_empty() && !caller.token.verbs.contains(&verb) {
-        return Err(Denied::Verb(verb));
+    within_verbs(verb, caller)
+}
+
+fn within_verbs(verb: Verb, caller: &Caller) -> Result<(), Denied> {
+    match caller.token.verbs.is_empty() || caller.token.verbs.contains(&verb) {
+        true => Ok(()),
+        false => Err(Denied::Verb(verb)),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -176,12 +184,13 @@ mod tests {
 
     fn any_access() -> impl Strategy<Value = Access> {
         let verb = prop::sample::select(Verb::ALL.to_vec());
-        (0..6, verb).prop_map(|(kind, verb)| match kind {
+        (0..7, verb).prop_map(|(kind, verb)| match kind {
             0 => Access::Anyone,
             1 => Access::Own,
             2 => Access::User(verb),
             3 => Access::Asked(verb),
             4 => Access::Cluster(verb),
+            5 => Access::Body(verb),
             _ => Access::Node,
         })
     }

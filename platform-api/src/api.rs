@@ -1,6 +1,7 @@
 //! The HTTP API. Every route stands in the table of [`routes`], with the role that it needs; a handler checks a request, calls
 //! one operation, and answers. What goes wrong is always a `Problem`.
 
+mod applies;
 mod apps;
 mod artifacts;
 mod audit;
@@ -66,7 +67,8 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
             query: endpoint.query,
             action: openapi::operation_id(&endpoint).into(),
         };
-        let limit = if endpoint.access == Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
+        let usual = if endpoint.access == Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
+        let limit = endpoint.body_max_bytes.unwrap_or(usual);
         let guarded = endpoint
             .handler
             .route_layer(DefaultBodyLimit::max(limit))

@@ -40,6 +40,8 @@ pub(crate) struct Request {
 
 #[derive(Clone, Debug, Default)]
 struct Change {
+    /// Where the address does not name it.
+    namespace: Option<NamespaceName>,
     object: String,
     before: Option<Value>,
     after: Option<Value>,
@@ -62,7 +64,7 @@ impl Request {
     }
 
     fn record(&self, outcome: AuditOutcome, detail: Option<&str>) -> store::audit::NewRecord {
-        let Change { object, before, after } = self.change().clone();
+        let Change { namespace, object, before, after } = self.change().clone();
         store::audit::NewRecord {
             token: self.token.id,
             token_name: self.token.name.clone(),
@@ -70,7 +72,7 @@ impl Request {
             actor: self.actor.clone(),
             remote: self.remote.clone(),
             action: self.action.to_string(),
-            namespace: self.namespace.clone(),
+            namespace: namespace.or_else(|| self.namespace.clone()),
             object,
             outcome,
             detail: detail.map(|detail| detail.chars().take(DETAIL_MAX_CHARS).collect()),
@@ -130,6 +132,11 @@ fn side(value: Value) -> Option<Value> {
 /// What is changed, where the address alone does not say it.
 pub(crate) fn object(name: String) {
     let _ = REQUEST.try_with(|request| request.change().object = name);
+}
+
+/// In which namespace, where the address does not say it. A request that changes several is recorded in each.
+pub(crate) fn within(namespace: &NamespaceName) {
+    let _ = REQUEST.try_with(|request| request.change().namespace = Some(namespace.clone()));
 }
 
 /// Records the request in the transaction that is about to be committed.

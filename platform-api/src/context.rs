@@ -22,6 +22,9 @@ use crate::view::Releases;
 /// Changes that a slow watcher may lag behind; one that lags further looks at the store again, and misses nothing.
 const CHANGES_KEPT: usize = 1024;
 
+/// Each may take some hundred megabytes while it lasts.
+const LARGE_PLANS_MAX: usize = 2;
+
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) store: Store,
@@ -30,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) uploads: Semaphore,
     /// Held while an artifact is in memory.
     pub(crate) inspections: Arc<Semaphore>,
+    /// Held while a plan or an apply with a large body is in memory.
+    pub(crate) large_plans: Semaphore,
     pub(crate) logs: Logs,
     pub(crate) nodes: Nodes,
     pub(crate) secret_keys: SecretKeys,
@@ -75,6 +80,7 @@ impl Context {
             artifacts,
             uploads: Semaphore::new(UPLOADS_MAX as usize),
             inspections: Arc::new(Semaphore::new(1)),
+            large_plans: Semaphore::new(LARGE_PLANS_MAX),
             logs,
             nodes: Nodes::default(),
             secret_keys,

@@ -10,6 +10,7 @@ pub(crate) mod schedules;
 pub(crate) mod secrets;
 pub(crate) mod volumes;
 
+mod declare;
 mod deploy;
 mod env;
 mod once;
@@ -18,6 +19,7 @@ mod rollback;
 mod settings;
 mod wishes;
 
+pub(crate) use declare::{AskedApply, apply, declaration, plan_apply};
 pub(crate) use deploy::deploy;
 pub(crate) use once::Once;
 pub(crate) use rollback::{restart, rollback};

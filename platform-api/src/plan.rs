@@ -5,6 +5,7 @@
 
 pub mod condition;
 pub mod cron;
+pub(crate) mod declared;
 pub mod ids;
 pub mod job;
 pub mod routes;

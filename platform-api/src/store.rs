@@ -5,6 +5,7 @@
 //! says whether it applied.
 
 pub(crate) mod app;
+pub(crate) mod apply;
 pub(crate) mod archive;
 pub(crate) mod artifact;
 pub(crate) mod audit;

@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod declare;
 mod deploying;
 mod durability;
 pub(crate) mod fixture;

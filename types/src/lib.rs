@@ -13,6 +13,7 @@ pub mod quantity;
 pub mod secret;
 pub mod world;
 
+pub mod declare;
 pub mod manifest;
 pub mod spec;
 pub mod state;
@@ -36,5 +37,5 @@ pub use id::{
     TokenId, UserId, VolumeId,
 };
 pub use jiff::Timestamp;
-pub use name::{AppName, JobName, NamespaceName, ScheduleName, SecretName, UserName, VolumeName};
+pub use name::{AppName, JobName, NamespaceName, ScheduleName, SecretName, SetName, UserName, VolumeName};
 pub use problem::Problem;

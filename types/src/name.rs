@@ -98,6 +98,8 @@ names! {
     JobName, "job";
     /// The name of a schedule within its namespace, such as `nightly`.
     ScheduleName, "schedule";
+    /// The name of a set of resources that are applied, and pruned, together, such as `shop`.
+    SetName, "set";
 }
 
 impl From<JobName> for AppName {

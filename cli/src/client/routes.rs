@@ -10,6 +10,8 @@ use wharf_types::api::{
     ReleaseInfo, Role, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
     Usage, UserInfo, VolumeInfo, WhoAmI, Why,
 };
+use wharf_types::declare::Resource;
+use wharf_types::declare::change::{Applied, Plan};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::SecretValue;
 use wharf_types::{Digest, NamespaceName, Problem, RolloutId, SecretName, UserName, VolumeId};
@@ -19,6 +21,9 @@ use crate::app_ref::AppRef;
 
 /// An upload may be slow, and its artifact is checked before the reply.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Ten thousand apps are one transaction, which may wait for another one of that size.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Client {
     /// `verb` is `pause`, `resume` or `abort`.
@@ -32,6 +37,25 @@ impl Client {
 
     pub async fn start(&self, app: &AppRef) -> anyhow::Result<Deployed> {
         self.once_only(app.request(self, Method::POST, "/start")).await
+    }
+
+    /// The body is a `PlanRequest`.
+    pub async fn plan(&self, body: Vec<u8>) -> anyhow::Result<Plan> {
+        self.json(self.json_body("/v1/plans", body)).await
+    }
+
+    /// The body is an `ApplyRequest`.
+    pub async fn apply(&self, body: Vec<u8>) -> anyhow::Result<Applied> {
+        self.once_only(self.json_body("/v1/applies", body)).await
+    }
+
+    fn json_body(&self, path: &str, body: Vec<u8>) -> RequestBuilder {
+        let request = self.request(Method::POST, path).timeout(APPLY_TIMEOUT);
+        request.header(http::header::CONTENT_TYPE, "application/json").body(body)
+    }
+
+    pub async fn declaration(&self, app: &AppRef) -> anyhow::Result<Resource> {
+        self.json(app.request(self, Method::GET, "/declaration")).await
     }
 
     pub async fn whoami(&self) -> anyhow::Result<WhoAmI> {

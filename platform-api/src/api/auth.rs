@@ -16,8 +16,9 @@ use axum::middleware::Next;
 use axum::response::Response;
 use futures::StreamExt;
 use tokio::sync::watch;
-use wharf_types::Timestamp;
+use wharf_types::api::Verb;
 use wharf_types::problem::ProblemCode;
+use wharf_types::{NamespaceName, Timestamp};
 
 use super::{ApiError, ApiResult, audit};
 use crate::access::{self, Access, Caller, Denied};
@@ -49,6 +50,22 @@ impl Deref for Identity {
     }
 }
 
+impl Identity {
+    /// Asks for what a route with [`Access::Body`] needs, about a namespace of the body.
+    pub(super) fn demand(&self, verb: Verb, namespace: &NamespaceName) -> ApiResult<()> {
+        self.asked(Access::User(verb), Some(namespace.as_str()))
+    }
+
+    /// The same about all namespaces, also those to come.
+    pub(super) fn demand_everywhere(&self, verb: Verb) -> ApiResult<()> {
+        self.asked(Access::Cluster(verb), None)
+    }
+
+    fn asked(&self, access: Access, namespace: Option<&str>) -> ApiResult<()> {
+        access::decide(access, self, namespace).map_err(|denied| explain(denied, self, namespace))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Identity {
     type Rejection = ApiError;
 
@@ -71,7 +88,12 @@ pub(super) async fn authorize(
             authorize_node(&guard.context, request.headers()).await?;
             return Ok(next.run(request).await);
         }
-        Access::Anyone | Access::Own | Access::User(_) | Access::Asked(_) | Access::Cluster(_) => {}
+        Access::Anyone
+        | Access::Own
+        | Access::User(_)
+        | Access::Asked(_)
+        | Access::Body(_)
+        | Access::Cluster(_) => {}
     }
     let secret_hash = secret_hash(&guard.context, request.headers())?;
     let namespace = wanted_namespace(guard.access, params, &request)?;

@@ -94,6 +94,10 @@ fn operation(endpoint: &Endpoint) -> Value {
             let role = verb.role().as_str();
             (format!("role `{role}` in `namespace`, or in all namespaces"), json!([{"token": []}]))
         }
+        Access::Body(verb) => {
+            let role = verb.role().as_str();
+            (format!("role `{role}` in each namespace that the body names"), json!([{"token": []}]))
+        }
         Access::Cluster(verb) => {
             (format!("role `{}` in all namespaces", verb.role().as_str()), json!([{"token": []}]))
         }
@@ -142,7 +146,7 @@ fn operation(endpoint: &Endpoint) -> Value {
 /// What a limited token must be allowed, where that is asked.
 fn verb(access: Access) -> Option<Verb> {
     match access {
-        Access::User(verb) | Access::Asked(verb) | Access::Cluster(verb) => Some(verb),
+        Access::User(verb) | Access::Asked(verb) | Access::Body(verb) | Access::Cluster(verb) => Some(verb),
         Access::Public | Access::Anyone | Access::Own | Access::Node => None,
     }
 }

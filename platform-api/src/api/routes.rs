@@ -12,6 +12,8 @@ use wharf_types::api::{
     ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
     Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
+use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
+use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
 use wharf_types::event::Event;
 use wharf_types::job::{CreateJob, JobInfo};
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -21,8 +23,8 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 
 use super::openapi::{Payload, array, json, list};
 use super::{
-    apps, artifacts, audit, events, files, jobs, logs, members, meta, metrics, namespaces, nodes, quotas,
-    releases, rollouts, schedules, secrets, session, settings, tokens, users, volumes, watch,
+    applies, apps, artifacts, audit, events, files, jobs, logs, members, meta, metrics, namespaces, nodes,
+    quotas, releases, rollouts, schedules, secrets, session, settings, tokens, users, volumes, watch,
 };
 use crate::access::Access;
 use crate::context::Context;
@@ -47,6 +49,8 @@ pub(crate) struct Endpoint {
     pub(super) reply: Payload,
     /// Another status with the same content, and when it is used.
     pub(super) or: Option<(u16, &'static str)>,
+    /// The largest body, where it is not that of every other route.
+    pub(super) body_max_bytes: Option<usize>,
 }
 
 impl Endpoint {
@@ -70,6 +74,7 @@ impl Endpoint {
             status: 200,
             reply,
             or: None,
+            body_max_bytes: None,
         }
     }
 
@@ -89,6 +94,10 @@ impl Endpoint {
         Self { or: Some((status, when)), ..self }
     }
 
+    fn body_of(self, max_bytes: usize) -> Self {
+        Self { body_max_bytes: Some(max_bytes), ..self }
+    }
+
     fn replies(self, status: u16, reply: Payload) -> Self {
         Self { status, reply, ..self }
     }
@@ -102,13 +111,12 @@ const ADMIN: Access = Access::Cluster(Verb::Admin);
 const IF_MATCH: (&str, &str) =
     ("If-Match", "Only if this still is the `ETag` of the app; else 412 `precondition_failed`");
 const CHANGES: Named = &[IF_MATCH];
-const CHANGES_ONCE: Named = &[
-    IF_MATCH,
-    (
-        "Idempotency-Key",
-        "A repetition with the same key gets the first reply, for a day, and changes nothing",
-    ),
-];
+const IDEMPOTENCY_KEY: (&str, &str) = (
+    "Idempotency-Key",
+    "A repetition with the same key gets the first reply, for a day, and changes nothing",
+);
+const CHANGES_ONCE: Named = &[IF_MATCH, IDEMPOTENCY_KEY];
+const ONCE: Named = &[IDEMPOTENCY_KEY];
 const RESUMES: Named = &[("Last-Event-ID", "For a stream: the id of the last event that was seen")];
 
 const PAGE: Named = &[("cursor", "Continue a list: the `next_cursor` of the page before")];
@@ -137,6 +145,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     all.extend(about_apps());
     all.extend(about_moving());
     all.extend(about_jobs());
+    all.extend(about_declared_resources());
     all.extend(for_workers());
     all
 }
@@ -607,6 +616,43 @@ fn about_schedules() -> Vec<Endpoint> {
         .replies(200, json::<ScheduleInfo>()),
         e(Method::POST, schedule!("/{schedule}/run"), DEVELOPER, post(schedules::run_now), "Make a job now")
             .replies(201, json::<JobInfo>()),
+    ]
+}
+
+fn about_declared_resources() -> Vec<Endpoint> {
+    let e = Endpoint::new;
+    // The namespaces stand in the body: `Access::Body` asks for the role, and the handler for each namespace.
+    let developer = Access::Body(Verb::Deploy);
+    vec![
+        e(
+            Method::POST,
+            "/v1/plans",
+            developer,
+            post(applies::plan),
+            "What an apply of these resources would change; nothing is written",
+        )
+        .body_of(REQUEST_MAX_BYTES)
+        .takes(json::<PlanRequest>())
+        .replies(200, json::<Plan>()),
+        e(
+            Method::POST,
+            "/v1/applies",
+            developer,
+            post(applies::apply),
+            "Make resources as they are declared, all of them or none",
+        )
+        .body_of(REQUEST_MAX_BYTES)
+        .headers(ONCE)
+        .takes(json::<ApplyRequest>())
+        .replies(200, json::<Applied>()),
+        e(
+            Method::GET,
+            app!("/declaration"),
+            DEVELOPER,
+            get(applies::declaration),
+            "The app as a resource that can be applied",
+        )
+        .replies(200, json::<Resource>()),
     ]
 }
 

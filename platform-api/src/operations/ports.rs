@@ -21,7 +21,7 @@ pub(super) async fn claim(conn: &mut Conn, platforms: &[u16], app: &App, ports: 
 }
 
 /// Why an app cannot have a port. Whose it is, is told within a namespace only.
-fn refusal(
+pub(super) fn refusal(
     port: u16,
     platforms: &[u16],
     (namespace, app): (&NamespaceName, AppId),

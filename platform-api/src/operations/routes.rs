@@ -2,7 +2,7 @@
 
 use wharf_types::problem::ProblemCode;
 use wharf_types::route::RoutePattern;
-use wharf_types::{NamespaceName, Problem};
+use wharf_types::{AppId, NamespaceName, Problem};
 
 use super::Result;
 use crate::store::app::App;
@@ -11,19 +11,32 @@ use crate::store::{self, Conn};
 /// Gives the routes to the app, or says which of them is not to be had.
 pub(super) async fn claim(conn: &mut Conn, domain: &str, app: &App, routes: &[RoutePattern]) -> Result<()> {
     for route in routes {
-        if !may_name(&app.namespace, domain, route.hostname()) {
-            return Err(taken(route, None).into());
-        }
-        for owner in store::route::owners_of_hostname(conn, route.hostname()).await? {
-            let same_namespace = owner.namespace == app.namespace;
-            let same_pattern = owner.pattern == route.to_string();
-            if !same_namespace || (same_pattern && owner.app_id != app.id) {
-                return Err(taken(route, same_namespace.then(|| owner.app.to_string())).into());
-            }
+        if let Some(problem) = refusal(conn, domain, (&app.namespace, app.id), route).await? {
+            return Err(problem.into());
         }
         store::route::claim(conn, app.id, route).await?;
     }
     Ok(())
+}
+
+/// Why an app cannot have a route.
+pub(super) async fn refusal(
+    conn: &mut Conn,
+    domain: &str,
+    (namespace, app): (&NamespaceName, AppId),
+    route: &RoutePattern,
+) -> Result<Option<Problem>> {
+    if !may_name(namespace, domain, route.hostname()) {
+        return Ok(Some(taken(route, None)));
+    }
+    for owner in store::route::owners_of_hostname(conn, route.hostname()).await? {
+        let same_namespace = owner.namespace == *namespace;
+        let same_pattern = owner.pattern == route.to_string();
+        if !same_namespace || (same_pattern && owner.app_id != app) {
+            return Ok(Some(taken(route, same_namespace.then(|| owner.app.to_string()))));
+        }
+    }
+    Ok(None)
 }
 
 /// Gives up the app's routes that are not in `kept`. Its default one it keeps as long as it exists.

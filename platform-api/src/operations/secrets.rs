@@ -221,7 +221,7 @@ fn pinned(version: &SealedVersion) -> Pinned {
     Pinned { id: version.id, version: version.version, bytes: version.sealed.octets.len() }
 }
 
-fn no_secret(namespace: &NamespaceName, name: &SecretName) -> Problem {
+pub(super) fn no_secret(namespace: &NamespaceName, name: &SecretName) -> Problem {
     let detail = format!(
         "there is no secret `{name}` in the namespace `{namespace}`; set it with `wharf secret set {name}`, or see `wharf secret ls`"
     );

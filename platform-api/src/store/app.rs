@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use sqlx::{QueryBuilder, Sqlite};
 use wharf_types::api::Stopped;
-use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, Timestamp};
+use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, SetName, Timestamp};
 
 use super::codec::{from_json, json, number, parse, parse_opt, time, time_opt};
 use super::{Conn, Result};
@@ -26,6 +27,8 @@ pub(crate) struct App {
     pub(crate) last_release: u64,
     pub(crate) target_release: Option<ReleaseId>,
     pub(crate) stable_release: Option<ReleaseId>,
+    /// The set that it was applied under.
+    pub(crate) applied_set: Option<SetName>,
     pub(crate) revision: i64,
     pub(crate) updated_at: Timestamp,
 }
@@ -44,6 +47,7 @@ struct Row {
     last_release: i64,
     target_release: Option<String>,
     stable_release: Option<String>,
+    applied_set: Option<String>,
     revision: i64,
     updated_at: i64,
 }
@@ -64,6 +68,7 @@ impl TryFrom<Row> for App {
             last_release: number(row.last_release)?,
             target_release: parse_opt(row.target_release.as_deref())?,
             stable_release: parse_opt(row.stable_release.as_deref())?,
+            applied_set: parse_opt(row.applied_set.as_deref())?,
             revision: row.revision,
             updated_at: time(row.updated_at)?,
         })
@@ -76,7 +81,7 @@ macro_rules! select {
             "SELECT app.id, app.namespace AS namespace_id, namespace.name AS namespace, app.name, app.deleting, app.stopped_at,
              app.stopped_by, app.scaled_to,
              app.env_overrides, app.last_release, app.target_release, app.stable_release,
-             app.revision, app.updated_at FROM app JOIN namespace ON namespace.id = app.namespace ",
+             app.applied_set, app.revision, app.updated_at FROM app JOIN namespace ON namespace.id = app.namespace ",
             $rest
         )
     };
@@ -134,6 +139,52 @@ pub(crate) async fn list(
             .fetch_all(conn)
             .await?;
     rows.into_iter().map(App::try_from).collect()
+}
+
+/// Names of one statement: SQLite takes some thousand parameters, and its planner few.
+const NAMES: usize = 500;
+
+/// Those of these apps that there are.
+pub(crate) async fn find_all(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    names: &[&AppName],
+) -> Result<Vec<App>> {
+    let mut apps = Vec::with_capacity(names.len());
+    for names in names.chunks(NAMES) {
+        let mut query = QueryBuilder::<Sqlite>::new(select!("WHERE app.namespace = "));
+        query.push_bind(namespace.to_string()).push(" AND app.name IN (");
+        let mut list = query.separated(", ");
+        for name in names {
+            list.push_bind(name.as_str());
+        }
+        query.push(")");
+        let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *conn).await?;
+        for row in rows {
+            apps.push(App::try_from(row)?);
+        }
+    }
+    Ok(apps)
+}
+
+/// The apps of a namespace that were applied under a set.
+pub(crate) async fn in_set(conn: &mut Conn, namespace: NamespaceId, set: &SetName) -> Result<Vec<App>> {
+    let rows: Vec<Row> =
+        sqlx::query_as(select!("WHERE app.namespace = $1 AND app.applied_set = $2 ORDER BY app.name"))
+            .bind(namespace.to_string())
+            .bind(set.as_str())
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter().map(App::try_from).collect()
+}
+
+pub(crate) async fn set_applied_set(conn: &mut Conn, id: AppId, set: &SetName) -> Result<()> {
+    sqlx::query("UPDATE app SET applied_set = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(set.as_str())
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 pub(crate) async fn ids(conn: &mut Conn) -> Result<Vec<AppId>> {

@@ -54,6 +54,16 @@ pub(crate) async fn find(
         .transpose()
 }
 
+/// An archive of any namespace: for a namespace that is made with apps in it.
+pub(crate) async fn get(conn: &mut Conn, digest: Digest) -> Result<Option<FilesInfo>> {
+    let row: Option<(i64, i64)> = sqlx::query_as("SELECT bytes, files FROM archive WHERE digest = $1")
+        .bind(digest.to_string())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|(bytes, files)| Ok(FilesInfo { digest, bytes: number(bytes)?, files: number(files)? }))
+        .transpose()
+}
+
 /// Forgets archives that no release names and that nobody pushed since `before`. Returns how many.
 pub(crate) async fn delete_unused(conn: &mut Conn, before: Timestamp) -> Result<u64> {
     // Also those that other namespaces use are no longer counted where nobody does.

@@ -19,6 +19,20 @@ struct Row {
     message: String,
 }
 
+impl TryFrom<Row> for Event {
+    type Error = super::StoreError;
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            seq: row.seq,
+            time: time(row.time)?,
+            namespace: parse(&row.namespace)?,
+            app: parse_opt(row.app.as_deref())?,
+            kind: row.kind,
+            message: row.message,
+        })
+    }
+}
+
 pub(crate) async fn append(
     conn: &mut Conn,
     namespace: &NamespaceName,
@@ -49,6 +63,27 @@ pub(crate) async fn delete(conn: &mut Conn, namespace: &NamespaceName) -> Result
     Ok(())
 }
 
+/// What changed the settings of apps of a namespace at or after a time, newest first.
+pub(crate) async fn changes_since(
+    conn: &mut Conn,
+    namespace: &NamespaceName,
+    since: Timestamp,
+    limit: i64,
+) -> Result<Vec<Event>> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT seq, time, namespace, app, kind, message FROM event
+         WHERE namespace = $1 AND time >= $2
+             AND kind IN ('release.created', 'rollback.started', 'rollout.failed', 'app.scaled', 'app.deleting', 'app.deleted')
+         ORDER BY seq DESC LIMIT $3",
+    )
+    .bind(namespace.as_str())
+    .bind(since.as_microsecond())
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Event::try_from).collect()
+}
+
 /// Events after `after`, oldest first. Without an app: those of the whole namespace.
 pub(crate) async fn list(
     conn: &mut Conn,
@@ -67,16 +102,5 @@ pub(crate) async fn list(
     .bind(limit)
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Event {
-                seq: row.seq,
-                time: time(row.time)?,
-                namespace: parse(&row.namespace)?,
-                app: parse_opt(row.app.as_deref())?,
-                kind: row.kind,
-                message: row.message,
-            })
-        })
-        .collect()
+    rows.into_iter().map(Event::try_from).collect()
 }

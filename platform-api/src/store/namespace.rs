@@ -55,6 +55,15 @@ pub(crate) async fn find(conn: &mut Conn, name: &NamespaceName) -> Result<Option
     row.map(Namespace::try_from).transpose()
 }
 
+/// Without its counts, which take a look at each of its apps.
+pub(crate) async fn find_id(conn: &mut Conn, name: &NamespaceName) -> Result<Option<NamespaceId>> {
+    let row: Option<(String,)> = sqlx::query_as("SELECT id FROM namespace WHERE name = $1")
+        .bind(name.as_str())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|(id,)| parse(&id)).transpose()
+}
+
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<Namespace>> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT id, name, created_at, (SELECT count(*) FROM app WHERE app.namespace = namespace.id) AS apps

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::{QueryBuilder, Sqlite};
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppId, Digest, ReleaseId, Timestamp};
 
@@ -98,6 +99,27 @@ pub(crate) async fn get(conn: &mut Conn, id: ReleaseId) -> Result<Option<Release
     let row: Option<Row> =
         sqlx::query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(Release::try_from).transpose()
+}
+
+/// Ids of one statement.
+const IDS: usize = 500;
+
+/// Those of these releases that are kept.
+pub(crate) async fn get_all(conn: &mut Conn, ids: &[ReleaseId]) -> Result<Vec<Release>> {
+    let mut releases = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(IDS) {
+        let mut query = QueryBuilder::<Sqlite>::new(select!("WHERE id IN ("));
+        let mut list = query.separated(", ");
+        for id in ids {
+            list.push_bind(id.to_string());
+        }
+        query.push(")");
+        let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *conn).await?;
+        for row in rows {
+            releases.push(Release::try_from(row)?);
+        }
+    }
+    Ok(releases)
 }
 
 pub(crate) async fn find(conn: &mut Conn, app: AppId, number: u64) -> Result<Option<Release>> {

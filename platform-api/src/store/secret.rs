@@ -98,6 +98,16 @@ pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64
     number(count)
 }
 
+/// The names of a namespace's secrets.
+pub(crate) async fn names(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<SecretName>> {
+    let rows: Vec<(String,)> =
+        sqlx::query_as("SELECT DISTINCT name FROM secret_version WHERE namespace = $1")
+            .bind(namespace.to_string())
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter().map(|(name,)| parse(&name)).collect()
+}
+
 /// The secrets of a namespace in the order of their names.
 pub(crate) async fn list(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<SecretInfo>> {
     let rows: Vec<(String, i64, i64, String)> = sqlx::query_as(

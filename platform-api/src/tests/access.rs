@@ -89,6 +89,9 @@ fn promised(access: Access, who: &Who) -> Answer {
         Access::Node => Answer::Forbidden,
         Access::Own if who.tokens => Answer::Allowed,
         Access::Own => Answer::Forbidden,
+        // Without a body nothing but the token's own limits is known.
+        Access::Body(verb) if who.only.is_none_or(|only| only == verb) => Answer::Allowed,
+        Access::Body(_) => Answer::Forbidden,
         Access::User(_) if who.here.is_none() => Answer::Hidden,
         Access::User(verb) => allowed(who.here, verb),
         // Asked without a namespace.
@@ -236,7 +239,7 @@ fn there_is_no_route_beside_the_table_and_none_with_the_wrong_kind_of_access() {
             Access::Asked(_) => {
                 assert!(endpoint.query.iter().any(|(name, _)| *name == "namespace"), "{about}");
             }
-            Access::Cluster(_) | Access::Node => {}
+            Access::Cluster(_) | Access::Body(_) | Access::Node => {}
             Access::Public | Access::Anyone | Access::Own => {
                 assert!(!names_one, "{about}: a namespace is nobody's but its members'");
             }

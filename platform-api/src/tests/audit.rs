@@ -105,6 +105,12 @@ impl Platform {
                 call(Method::PATCH, &format!("{app}/env"), json!({"set": {"A": "s3cret"}})).await
             }
             "post_namespace_app_restart" => call(Method::POST, &format!("{app}/restart"), Value::Null).await,
+            "post_applies" => {
+                let artifact = Digest::of(&component(0));
+                let app =
+                    json!({"kind": "app", "namespace": "default", "name": "declared", "artifact": artifact});
+                call(Method::POST, "/v1/applies", json!({"resources": [app]})).await
+            }
             "delete_namespace_app" => {
                 self.deploy("gone", &component(0), quick()).await.is(201);
                 call(Method::DELETE, &format!("{NS}/apps/gone"), Value::Null).await
@@ -184,6 +190,10 @@ async fn every_route_that_changes_something_leaves_one_record() {
             continue;
         }
         let operation = operation_id(&endpoint);
+        // It says what would change, and changes nothing.
+        if operation == "post_plans" {
+            continue;
+        }
         let Some((from, reply)) = platform.example(&operation).await else {
             panic!(
                 "`{operation}` has no example: add one to `Platform::example`, with a request that changes something"

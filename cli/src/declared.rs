@@ -1,0 +1,23 @@
+//! Files that declare resources: read, checked with the place of every error, and made into what the platform takes.
+//!
+//! YAML, JSON and TOML become the same tree ([`node`]), in which each value knows its place; [`check`] turns a tree into a document and
+//! goes on after an error, so that all of a file's are told at once.
+
+pub mod check;
+pub mod content;
+pub mod load;
+pub mod print;
+pub mod saved;
+pub mod schema;
+pub mod show;
+
+mod decode;
+mod json;
+mod node;
+mod source;
+mod suggest;
+mod toml;
+mod yaml;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! From a tree to a document. After an error, what is wrong is taken out and the rest is tried again, so that one pass tells all errors.
+
+use serde::Deserialize;
+use wharf_types::declare::Kind;
+use wharf_types::declare::document::{AppDocument, Document, NamespaceDocument};
+use wharf_types::spec::InvalidSpec;
+
+use super::decode::Error;
+use super::node::{Fault, Node, Value};
+use super::suggest::nearest;
+
+/// Errors of one resource that are looked for.
+const FAULTS_MAX: usize = 20;
+
+/// The document, or everything that is wrong with it.
+pub fn document(node: &Node) -> Result<Document, Vec<Fault>> {
+    if !matches!(node.value, Value::Table(_)) {
+        let message = "a resource is a table with `kind`, `name` and settings";
+        return Err(vec![Fault::new(node.place, message)]);
+    }
+    let kind = kind_of(node).map_err(|fault| vec![fault])?;
+    let called = match node.get("name").and_then(Node::text) {
+        Some(name) => format!("{kind} `{}`", name.chars().take(60).collect::<String>()),
+        None => format!("{kind} without a name"),
+    };
+    let decoded = match kind {
+        Kind::Namespace => decode::<NamespaceDocument>(node, |_| Ok(())).map(Document::Namespace),
+        Kind::App => decode(node, AppDocument::validate).map(|app| Document::App(Box::new(app))),
+    };
+    decoded.map_err(|faults| {
+        let named = |fault: Fault| Fault { message: format!("{called}: {}", fault.message), ..fault };
+        faults.into_iter().map(named).collect()
+    })
+}
+
+fn kind_of(node: &Node) -> Result<Kind, Fault> {
+    let known = || Kind::ALL.iter().map(|kind| kind.as_str());
+    let all = || known().map(|kind| format!("`kind: {kind}`")).collect::<Vec<_>>().join(" or ");
+    let Some(kind) = node.entry("kind") else {
+        let meant = match &node.value {
+            Value::Table(entries) => entries.iter().find(|entry| nearest(&entry.key, ["kind"]).is_some()),
+            _ => None,
+        };
+        return Err(match meant {
+            Some(entry) => {
+                Fault::new(entry.place, format!("`kind` is missing; did you mean it with `{}`?", entry.key))
+            }
+            None => Fault::new(node.place, format!("`kind` is missing; write {}", all())),
+        });
+    };
+    let word = kind.node.text().unwrap_or_default();
+    word.parse().map_err(|_| {
+        let shown: String = word.chars().take(60).collect();
+        let message = match nearest(word, known()) {
+            Some(meant) => format!("there is no kind `{shown}`; did you mean `{meant}`?"),
+            None => format!("there is no kind `{shown}`; write {}", all()),
+        };
+        Fault::new(kind.node.place, message)
+    })
+}
+
+fn decode<T: for<'de> Deserialize<'de>>(
+    node: &Node,
+    validate: impl Fn(&T) -> Result<(), InvalidSpec>,
+) -> Result<T, Vec<Fault>> {
+    let first = attempt(node, &validate);
+    let mut problem = match first {
+        Ok(document) => return Ok(document),
+        Err(problem) => problem,
+    };
+    // Only what has an error is copied, to be taken apart.
+    let mut node = node.clone();
+    let mut faults: Vec<Fault> = Vec::new();
+    // Needed keys that were taken out because of what they held: that they are missing then is no other error.
+    let mut taken: Vec<(Vec<usize>, String)> = Vec::new();
+    for _ in 0..10 * FAULTS_MAX {
+        let path = problem.path();
+        let was_taken =
+            problem.missing().is_some_and(|key| taken.iter().any(|(at, name)| *at == path && name == key));
+        if !was_taken {
+            faults.push(problem.fault(&node));
+        }
+        let removed = remove(&mut node, &path);
+        match removed {
+            Some(Some(key)) => {
+                let mut at = path;
+                at.pop();
+                taken.push((at, key));
+            }
+            Some(None) => {}
+            None => break,
+        }
+        if faults.len() >= FAULTS_MAX {
+            break;
+        }
+        problem = match attempt(&node, &validate) {
+            Ok(_) => break,
+            Err(problem) => problem,
+        };
+    }
+    Err(faults)
+}
+
+enum Problem {
+    Decode(Error),
+    Spec(InvalidSpec, Vec<usize>),
+}
+
+fn attempt<T: for<'de> Deserialize<'de>>(
+    node: &Node,
+    validate: &impl Fn(&T) -> Result<(), InvalidSpec>,
+) -> Result<T, Problem> {
+    let document = T::deserialize(node).map_err(Problem::Decode)?;
+    match validate(&document) {
+        Ok(()) => Ok(document),
+        Err(invalid) => {
+            let path = steps_of(node, &invalid.field);
+            Err(Problem::Spec(invalid, path))
+        }
+    }
+}
+
+impl Problem {
+    /// Steps from the resource to what is wrong.
+    fn path(&self) -> Vec<usize> {
+        match self {
+            Self::Decode(error) => error.steps.iter().rev().copied().collect(),
+            Self::Spec(_, path) => path.clone(),
+        }
+    }
+
+    fn missing(&self) -> Option<&'static str> {
+        match self {
+            Self::Decode(error) => error.missing,
+            Self::Spec(..) => None,
+        }
+    }
+
+    fn fault(&self, node: &Node) -> Fault {
+        match self {
+            Self::Decode(error) => {
+                let mut path = self.path();
+                if error.is_key {
+                    path.pop();
+                }
+                let field = name_of(node, &path);
+                let place = error.place.unwrap_or(node.place);
+                let message = error.message.trim_end_matches('.');
+                Fault::new(
+                    place,
+                    if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") },
+                )
+            }
+            Self::Spec(invalid, _) => Fault::new(node.place_of(&invalid.field), invalid.to_string()),
+        }
+    }
+}
+
+/// Such as `volumes[1].name`.
+fn name_of(node: &Node, path: &[usize]) -> String {
+    let (mut name, mut node) = (String::new(), node);
+    for step in path {
+        node = match &node.value {
+            Value::Table(entries) => {
+                let Some(entry) = entries.get(*step) else { break };
+                if !name.is_empty() {
+                    name.push('.');
+                }
+                name.push_str(&entry.key);
+                &entry.node
+            }
+            Value::List(items) => {
+                let Some(item) = items.get(*step) else { break };
+                name.push_str(&format!("[{}]", step + 1));
+                item
+            }
+            _ => break,
+        };
+    }
+    name
+}
+
+/// The way to the setting of a dotted path, as far as it is there.
+fn steps_of(node: &Node, field: &str) -> Vec<usize> {
+    let (mut steps, mut node) = (Vec::new(), node);
+    for part in field.split('.') {
+        let Value::Table(entries) = &node.value else { break };
+        let Some(at) = entries.iter().position(|entry| entry.key == part) else { break };
+        steps.push(at);
+        node = &entries[at].node;
+    }
+    steps
+}
+
+/// Takes out what a path leads to, and says its key, if it had one. None: it leads nowhere but to the resource itself.
+fn remove(node: &mut Node, path: &[usize]) -> Option<Option<String>> {
+    let (last, way) = path.split_last()?;
+    let mut node = node;
+    for step in way {
+        node = match &mut node.value {
+            Value::Table(entries) => &mut entries.get_mut(*step)?.node,
+            Value::List(items) => items.get_mut(*step)?,
+            _ => return None,
+        };
+    }
+    match &mut node.value {
+        Value::Table(entries) if *last < entries.len() => Some(Some(entries.remove(*last).key)),
+        Value::List(items) if *last < items.len() => {
+            items.remove(*last);
+            Some(None)
+        }
+        _ => None,
+    }
+}

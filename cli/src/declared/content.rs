@@ -1,0 +1,194 @@
+//! Artifacts and files that declared apps name by path: pushed, unless the platform has them, and named by digest from then on.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use wharf_types::declare::document::{AppDocument, ArtifactSource, Document};
+use wharf_types::declare::{AppResource, NamespaceResource, Resource};
+use wharf_types::spec::FilesSpec;
+use wharf_types::{Digest, NamespaceName};
+
+use super::load::{Declared, Faults, Files};
+use super::node::Fault;
+use crate::artifact;
+use crate::files;
+use crate::output;
+use crate::session::Session;
+
+/// The resources as the platform takes them. Everything that can be wrong with a path is told before anything is pushed.
+pub async fn resolve(session: &Session, files: &Files) -> anyhow::Result<Vec<Resource>> {
+    let found = Found::read(files)?;
+    let mut push = Push { session, found: &found, there: None, homes: HashMap::new(), done: HashSet::new() };
+    let mut resources = Vec::with_capacity(files.resources.len());
+    for declared in &files.resources {
+        resources.push(match &declared.document {
+            Document::Namespace(document) => {
+                Resource::Namespace(NamespaceResource { name: document.name.clone() })
+            }
+            Document::App(app) => {
+                let folder = &files.sources[declared.source].folder;
+                Resource::App(Box::new(push.app(declared, app, folder, files).await?))
+            }
+        });
+    }
+    Ok(resources)
+}
+
+/// What was read of the paths, by path.
+#[derive(Default)]
+struct Found {
+    artifacts: HashMap<PathBuf, Digest>,
+    folders: HashMap<PathBuf, Digest>,
+}
+
+impl Found {
+    fn read(files: &Files) -> anyhow::Result<Self> {
+        let mut found = Self::default();
+        let mut faults = Faults::default();
+        for declared in &files.resources {
+            let Document::App(app) = &declared.document else { continue };
+            let folder = &files.sources[declared.source].folder;
+            let mut fault = |field: &str, error: anyhow::Error| {
+                let message = format!("app `{}`: {field}: {error:#}", app.name);
+                faults.push(declared.source, Fault::new(declared.node.place_of(field), message));
+            };
+            if let ArtifactSource::File(path) = &app.artifact {
+                let path = folder.join(path);
+                if !found.artifacts.contains_key(&path) {
+                    match artifact::read(&path) {
+                        Ok(content) => {
+                            found.artifacts.insert(path, Digest::of(&content));
+                        }
+                        Err(error) => fault("artifact", error),
+                    }
+                }
+            }
+            if let Some(path) = app.files.as_ref().and_then(|files| files.path.as_ref()) {
+                let path = folder.join(path);
+                if !found.folders.contains_key(&path) {
+                    match files::pack(&path) {
+                        Ok(archive) => {
+                            found.folders.insert(path, Digest::of(&archive));
+                        }
+                        Err(error) => fault("files.path", error),
+                    }
+                }
+            }
+        }
+        match faults.into_failure(&files.sources) {
+            Some(failure) => Err(failure.into()),
+            None => Ok(found),
+        }
+    }
+}
+
+struct Push<'a> {
+    session: &'a Session,
+    found: &'a Found,
+    /// Namespaces that there are. None: not asked yet.
+    there: Option<Vec<NamespaceName>>,
+    /// Where the content of each namespace goes.
+    homes: HashMap<NamespaceName, Option<NamespaceName>>,
+    /// What is there for sure.
+    done: HashSet<(NamespaceName, Digest)>,
+}
+
+impl Push<'_> {
+    async fn app(
+        &mut self,
+        declared: &Declared,
+        app: &AppDocument,
+        folder: &Path,
+        files: &Files,
+    ) -> anyhow::Result<AppResource> {
+        let mut spec = app.spec();
+        let artifact = match &app.artifact {
+            ArtifactSource::Pushed(digest) => *digest,
+            ArtifactSource::File(path) => {
+                let path = folder.join(path);
+                let digest = self.found.artifacts.get(&path).copied();
+                let digest = digest.context("the artifact was read before")?;
+                if let Some(home) = self.home(declared, files).await? {
+                    self.artifact(home, &path, digest).await?;
+                }
+                digest
+            }
+        };
+        if let Some(source) = &app.files {
+            let digest = match (&source.path, source.digest) {
+                (Some(path), _) => {
+                    let path = folder.join(path);
+                    let digest = self.found.folders.get(&path).copied();
+                    let digest = digest.context("the folder was read before")?;
+                    if let Some(home) = self.home(declared, files).await? {
+                        self.folder(home, &path, digest).await?;
+                    }
+                    digest
+                }
+                (None, digest) => digest.context("files have a path or a digest")?,
+            };
+            spec.files = Some(FilesSpec { digest, mount: source.mount.clone() });
+        }
+        let keep_scale = app.scale.is_none();
+        Ok(AppResource {
+            namespace: declared.namespace.clone(),
+            name: app.name.clone(),
+            artifact,
+            spec,
+            keep_scale,
+        })
+    }
+
+    /// Where the content of an app goes. A namespace that is yet to be made takes it from any other. None: the namespace is neither
+    /// there nor declared, which the platform will say.
+    async fn home(&mut self, declared: &Declared, files: &Files) -> anyhow::Result<Option<NamespaceName>> {
+        if self.there.is_none() {
+            let known = self.session.client.namespaces().await?;
+            self.there = Some(known.into_iter().map(|info| info.name).collect());
+        }
+        let there = self.there.iter().flatten();
+        let name = &declared.namespace;
+        let home = self.homes.entry(name.clone()).or_insert_with(|| {
+            if there.clone().any(|known| known == name) {
+                return Some(name.clone());
+            }
+            let makes =
+                |other: &Declared| matches!(&other.document, Document::Namespace(made) if made.name == *name);
+            there.clone().next().filter(|_| files.resources.iter().any(makes)).cloned()
+        });
+        Ok(home.clone())
+    }
+
+    async fn artifact(&mut self, home: NamespaceName, path: &Path, digest: Digest) -> anyhow::Result<()> {
+        if !self.done.insert((home.clone(), digest)) {
+            return Ok(());
+        }
+        let client = &self.session.client;
+        if client.find_artifact(&home, digest).await?.is_none() {
+            let content = artifact::read(path)?;
+            let bytes = content.len() as u64;
+            self.tell(path, bytes);
+            let pushed = client.put_artifact(&home, digest, content, |_| {}).await;
+            pushed.with_context(|| format!("could not push {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    async fn folder(&mut self, home: NamespaceName, path: &Path, digest: Digest) -> anyhow::Result<()> {
+        if !self.done.insert((home.clone(), digest)) {
+            return Ok(());
+        }
+        let archive: Bytes = files::pack(path)?;
+        let pushed = self.session.client.ensure_files(&home, digest, archive, |_| {}).await;
+        pushed.with_context(|| format!("could not push the files of {}", path.display()))?;
+        Ok(())
+    }
+
+    fn tell(&self, path: &Path, bytes: u64) {
+        if !self.session.json {
+            output::note(format!("pushing {} ({})", path.display(), output::bytes(bytes)));
+        }
+    }
+}

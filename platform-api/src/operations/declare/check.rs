@@ -1,0 +1,274 @@
+//! Why planned changes could not be carried out: all reasons, not only the first.
+
+use std::collections::{HashMap, HashSet};
+
+use wharf_types::declare::change::PlanError;
+use wharf_types::declare::{AppResource, ResourceId};
+use wharf_types::problem::ProblemCode;
+use wharf_types::route::RoutePattern;
+use wharf_types::spec::{AppSpec, ScaleSpec};
+use wharf_types::world::World;
+use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName};
+
+use super::AskedApply;
+use crate::context::Context;
+use crate::operations::{Result, invalid_spec, ports, routes, secrets};
+use crate::plan::declared::{Live, LiveApp, Planned, Step};
+use crate::store::{self, Conn};
+use crate::view;
+
+pub(super) async fn errors(
+    conn: &mut Conn,
+    context: &Context,
+    asked: &AskedApply,
+    planned: &[Planned],
+    live: &Live,
+) -> Result<Vec<PlanError>> {
+    let made = planned.iter().filter_map(|planned| match &planned.step {
+        Step::MakeNamespace(name) => Some(name.clone()),
+        _ => None,
+    });
+    let mut check = Check {
+        conn,
+        context,
+        live,
+        made: made.collect(),
+        worlds: HashMap::new(),
+        archives: HashMap::new(),
+        secrets: HashMap::new(),
+        routes: HashMap::new(),
+        ports: HashMap::new(),
+        found: Vec::new(),
+    };
+    for planned in planned {
+        let resource = &planned.change.resource;
+        match &planned.step {
+            Step::MakeNamespace(_) => {
+                if let Some(problem) = &asked.no_namespaces {
+                    check.refuse(resource, problem.clone());
+                }
+            }
+            Step::Release { app, live, .. } => check.app(resource, app, *live).await?,
+            Step::Scale { to, .. } => {
+                check.not_deleting(resource);
+                check.scale(resource, *to);
+            }
+            Step::Join(_) | Step::Nothing => check.not_deleting(resource),
+            Step::Delete(_) => {}
+        }
+    }
+    Ok(check.found)
+}
+
+/// What was found so far. What many apps share is asked for once.
+struct Check<'a> {
+    conn: &'a mut Conn,
+    context: &'a Context,
+    live: &'a Live,
+    /// Namespaces that the same apply makes.
+    made: HashSet<NamespaceName>,
+    worlds: HashMap<(NamespaceName, Digest), Option<World>>,
+    archives: HashMap<(NamespaceName, Digest), bool>,
+    secrets: HashMap<NamespaceId, HashSet<SecretName>>,
+    /// Who of these resources wants which.
+    routes: HashMap<RoutePattern, ResourceId>,
+    ports: HashMap<u16, ResourceId>,
+    found: Vec<PlanError>,
+}
+
+impl Check<'_> {
+    fn refuse(&mut self, resource: &ResourceId, problem: Problem) {
+        self.found.push(PlanError { resource: resource.clone(), code: problem.code, detail: problem.detail });
+    }
+
+    async fn app(&mut self, resource: &ResourceId, app: &AppResource, live: Option<AppId>) -> Result<()> {
+        let namespace = &app.namespace;
+        let id = self.live.namespaces.get(namespace).copied().flatten();
+        if id.is_none() && !self.made.contains(namespace) {
+            let detail = format!(
+                "there is no namespace `{namespace}`; declare it with `kind: namespace`, or make it with `wharf namespace create {namespace}`"
+            );
+            self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
+            return Ok(());
+        }
+        self.not_deleting(resource);
+        if let Err(invalid) = app.spec.validate() {
+            self.refuse(resource, invalid_spec(invalid));
+        }
+        // What `wharf scale` set stays where the file says nothing of it.
+        let scaled_to = self.live(resource).and_then(|live| live.scaled_to).filter(|_| app.keep_scale);
+        if let Some(Err(invalid)) = scaled_to.map(|to| app.spec.validate_replicas("`wharf scale`", to)) {
+            self.refuse(resource, invalid_spec(invalid));
+        }
+        self.content(resource, app, id).await?;
+        self.secrets(resource, namespace, id, &app.spec).await?;
+        self.ports(resource, namespace, live, &app.spec).await
+    }
+
+    fn live(&self, resource: &ResourceId) -> Option<&LiveApp> {
+        let key = (resource.namespace.clone()?, resource.name.parse().ok()?);
+        self.live.apps.get(&key)
+    }
+
+    /// Whether the release that runs can have so many instances.
+    fn scale(&mut self, resource: &ResourceId, to: Option<u32>) {
+        let release = self.live(resource).and_then(|app| app.release.as_ref());
+        let (Some(release), Some(to)) = (release, to) else { return };
+        let spec = AppSpec {
+            scale: ScaleSpec { replicas: to, ..release.spec.scale.clone() },
+            ..AppSpec::clone(&release.spec)
+        };
+        if let Err(invalid) = spec.validate() {
+            self.refuse(resource, invalid_spec(invalid));
+        }
+    }
+
+    fn not_deleting(&mut self, resource: &ResourceId) {
+        if self.live(resource).is_some_and(|app| app.deleting) {
+            let detail = "the app is being deleted; try again when it is gone";
+            self.refuse(resource, Problem::new(ProblemCode::Conflict, detail));
+        }
+    }
+
+    /// The artifact and the files, and what depends on them.
+    async fn content(
+        &mut self,
+        resource: &ResourceId,
+        app: &AppResource,
+        namespace: Option<NamespaceId>,
+    ) -> Result<()> {
+        match self.world(app, namespace).await? {
+            None => {
+                let detail = format!(
+                    "the namespace `{}` has no artifact {}; push it first",
+                    app.namespace, app.artifact
+                );
+                self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
+            }
+            Some(world) => {
+                if let Err(invalid) = app.spec.validate_for(world) {
+                    self.refuse(resource, invalid_spec(invalid));
+                }
+                if world.is_http() {
+                    self.routes(resource, app).await?;
+                }
+            }
+        }
+        if let Some(files) = &app.spec.files
+            && !self.has_archive(&app.namespace, namespace, files.digest).await?
+        {
+            let detail =
+                format!("the namespace `{}` has no files {}; push them first", app.namespace, files.digest);
+            self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
+        }
+        Ok(())
+    }
+
+    /// None: the namespace has no such artifact. For one that is made here, any namespace's will do.
+    async fn world(&mut self, app: &AppResource, namespace: Option<NamespaceId>) -> Result<Option<World>> {
+        let key = (app.namespace.clone(), app.artifact);
+        if let Some(known) = self.worlds.get(&key) {
+            return Ok(*known);
+        }
+        let found = match namespace {
+            Some(namespace) => store::artifact::find(self.conn, namespace, app.artifact).await?,
+            None => store::artifact::get(self.conn, app.artifact).await?,
+        };
+        let world = found.map(|artifact| artifact.world);
+        self.worlds.insert(key, world);
+        Ok(world)
+    }
+
+    async fn has_archive(
+        &mut self,
+        name: &NamespaceName,
+        namespace: Option<NamespaceId>,
+        digest: Digest,
+    ) -> Result<bool> {
+        let key = (name.clone(), digest);
+        if let Some(known) = self.archives.get(&key) {
+            return Ok(*known);
+        }
+        let found = match namespace {
+            Some(namespace) => store::archive::find(self.conn, namespace, digest).await?,
+            None => store::archive::get(self.conn, digest).await?,
+        };
+        self.archives.insert(key, found.is_some());
+        Ok(found.is_some())
+    }
+
+    async fn secrets(
+        &mut self,
+        resource: &ResourceId,
+        name: &NamespaceName,
+        namespace: Option<NamespaceId>,
+        spec: &AppSpec,
+    ) -> Result<()> {
+        if spec.secrets.is_empty() {
+            return Ok(());
+        }
+        let known = match namespace {
+            Some(id) if !self.secrets.contains_key(&id) => {
+                let names = store::secret::names(self.conn, id).await?.into_iter().collect();
+                self.secrets.entry(id).or_insert(names)
+            }
+            Some(id) => self.secrets.entry(id).or_default(),
+            None => &mut HashSet::new(),
+        };
+        let missing: Vec<Problem> = spec
+            .secrets
+            .values()
+            .filter(|secret| !known.contains(*secret))
+            .map(|secret| secrets::no_secret(name, secret))
+            .collect();
+        for problem in missing {
+            self.refuse(resource, problem);
+        }
+        Ok(())
+    }
+
+    async fn routes(&mut self, resource: &ResourceId, app: &AppResource) -> Result<()> {
+        let domain = &self.context.config.domain;
+        let key = (app.namespace.clone(), app.name.clone());
+        // An id that nobody has stands for an app that is not there yet.
+        let id = self.live.apps.get(&key).map_or_else(AppId::new, |app| app.id);
+        for route in view::routes(&app.name, &app.namespace, domain, &app.spec) {
+            if let Some(problem) = routes::refusal(self.conn, domain, (&app.namespace, id), &route).await? {
+                self.refuse(resource, problem);
+                continue;
+            }
+            if let Some(other) = self.routes.get(&route) {
+                let detail = format!("the {other} is declared with the route `{route}` as well");
+                self.refuse(resource, Problem::new(ProblemCode::RouteTaken, detail));
+                continue;
+            }
+            self.routes.insert(route, resource.clone());
+        }
+        Ok(())
+    }
+
+    async fn ports(
+        &mut self,
+        resource: &ResourceId,
+        namespace: &NamespaceName,
+        live: Option<AppId>,
+        spec: &AppSpec,
+    ) -> Result<()> {
+        let id = live.unwrap_or_else(AppId::new);
+        for port in &spec.tcp.ports {
+            let owner = store::port::owner(self.conn, *port).await?;
+            let platforms = &self.context.config.platform_ports;
+            if let Some(problem) = ports::refusal(*port, platforms, (namespace, id), owner.as_ref()) {
+                self.refuse(resource, problem);
+                continue;
+            }
+            if let Some(other) = self.ports.get(port) {
+                let detail = format!("the {other} is declared with the port {port} as well");
+                self.refuse(resource, Problem::new(ProblemCode::PortTaken, detail));
+                continue;
+            }
+            self.ports.insert(*port, resource.clone());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! What has to change so that apps and namespaces become what files declare.
+//!
+//! The same resources and the same live state give the same steps. A file is the whole of an app's settings: what `env` and `scale` set
+//! over them is a difference, but for the number of instances of a file that says nothing of it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+use wharf_types::declare::change::{Action, Change, FieldChange, field_changes};
+use wharf_types::declare::{AppResource, Resource, ResourceId};
+use wharf_types::spec::{AppSpec, ScaleSpec};
+use wharf_types::{AppId, AppName, Digest, NamespaceId, NamespaceName, ReleaseId, SetName};
+
+/// What is there, as far as the resources concern it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Live {
+    /// Every namespace that is declared or has something declared. None: there is no such namespace.
+    pub(crate) namespaces: BTreeMap<NamespaceName, Option<NamespaceId>>,
+    /// Apps that are declared, and those of the set that is pruned.
+    pub(crate) apps: BTreeMap<(NamespaceName, AppName), LiveApp>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct LiveApp {
+    pub(crate) id: AppId,
+    pub(crate) deleting: bool,
+    /// The set that it was applied under.
+    pub(crate) set: Option<SetName>,
+    /// The number of slots that stands over the release's own.
+    pub(crate) scaled_to: Option<u32>,
+    /// What it is on or moves to. None: its first release failed.
+    pub(crate) release: Option<LiveRelease>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct LiveRelease {
+    pub(crate) id: ReleaseId,
+    pub(crate) artifact: Digest,
+    pub(crate) spec: Arc<AppSpec>,
+}
+
+/// What is done for one change.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    Nothing,
+    MakeNamespace(NamespaceName),
+    /// Makes a release. With `rescale` what `scale` set is given up, because the settings have the number.
+    Release {
+        app: Box<AppResource>,
+        live: Option<AppId>,
+        rescale: bool,
+    },
+    /// Only the number of instances: None leaves it to the release.
+    Scale {
+        live: AppId,
+        to: Option<u32>,
+    },
+    /// The app is as declared, and joins a set.
+    Join(AppId),
+    Delete(AppId),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub(crate) change: Change,
+    pub(crate) step: Step,
+}
+
+/// The changes, in the order of the resources, with deletions at the end. With a set, its apps that are not declared go.
+pub(crate) fn changes(resources: &[Resource], set: Option<&SetName>, live: &Live) -> Vec<Planned> {
+    let mut planned: Vec<Planned> = resources
+        .iter()
+        .map(|resource| match resource {
+            Resource::Namespace(namespace) => namespace_change(&namespace.name, live),
+            Resource::App(app) => match live.apps.get(&(app.namespace.clone(), app.name.clone())) {
+                Some(is) => app_change(app, is, set),
+                None => {
+                    let step = Step::Release { app: app.clone(), live: None, rescale: true };
+                    Planned { change: change(resource.id(), Action::Create), step }
+                }
+            },
+        })
+        .collect();
+    planned.extend(set.into_iter().flat_map(|set| deletions(resources, set, live)));
+    planned
+}
+
+fn change(resource: ResourceId, action: Action) -> Change {
+    Change { resource, action, fields: Vec::new(), live: None, release: None, rollout: None }
+}
+
+fn namespace_change(name: &NamespaceName, live: &Live) -> Planned {
+    let id = ResourceId::of_namespace(name);
+    match live.namespaces.get(name) {
+        Some(Some(_)) => Planned { change: change(id, Action::Unchanged), step: Step::Nothing },
+        _ => Planned { change: change(id, Action::Create), step: Step::MakeNamespace(name.clone()) },
+    }
+}
+
+fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>) -> Planned {
+    let id = ResourceId::of_app(&app.namespace, &app.name);
+    let mut fields = settings_changes(app, is);
+    let (released, scaled) = match &is.release {
+        Some(release) => (differs(app, release), !app.keep_scale && replicas(is, release) != wanted(app)),
+        None => (true, false),
+    };
+    let mut step = if released {
+        let mut app = Box::new(app.clone());
+        if let (true, Some(release)) = (app.keep_scale, &is.release) {
+            app.spec.scale = release.spec.scale.clone();
+        }
+        let rescale = !app.keep_scale;
+        Step::Release { app, live: Some(is.id), rescale }
+    } else if scaled {
+        let own = is.release.as_ref().map(|release| release.spec.scale.replicas);
+        Step::Scale { live: is.id, to: Some(wanted(app)).filter(|to| Some(*to) != own) }
+    } else {
+        Step::Nothing
+    };
+    if let Some(set) = set.filter(|set| is.set.as_ref() != Some(set)) {
+        let name = |set: Option<&SetName>| set.map_or(Value::Null, |set| set.as_str().into());
+        fields.push(FieldChange {
+            path: "set".to_owned(),
+            before: name(is.set.as_ref()),
+            after: name(Some(set)),
+        });
+        if step == Step::Nothing {
+            step = Step::Join(is.id);
+        }
+    }
+    let action = if step == Step::Nothing { Action::Unchanged } else { Action::Update };
+    Planned { change: Change { fields, ..change(id, action) }, step }
+}
+
+fn wanted(app: &AppResource) -> u32 {
+    app.spec.scale.replicas
+}
+
+fn replicas(app: &LiveApp, release: &LiveRelease) -> u32 {
+    app.scaled_to.unwrap_or(release.spec.scale.replicas)
+}
+
+/// Whether a release is needed: anything but the number of instances differs.
+fn differs(app: &AppResource, release: &LiveRelease) -> bool {
+    if app.artifact != release.artifact {
+        return true;
+    }
+    let same_scale = AppSpec { scale: release.spec.scale.clone(), ..app.spec.clone() };
+    same_scale != *release.spec
+}
+
+fn settings_changes(app: &AppResource, is: &LiveApp) -> Vec<FieldChange> {
+    let Some(release) = &is.release else { return field_changes(&Value::Null, &settings(app)) };
+    let same_scale = app.keep_scale || replicas(is, release) == wanted(app);
+    if same_scale && !differs(app, release) {
+        return Vec::new();
+    }
+    let live = as_resource(&app.namespace, &app.name, is.scaled_to, release);
+    let mut app = app.clone();
+    if app.keep_scale {
+        app.spec.scale = live.spec.scale.clone();
+    }
+    field_changes(&settings(&live), &settings(&app))
+}
+
+/// Everything that can differ, as one table.
+fn settings(app: &AppResource) -> Value {
+    let mut table = serde_json::to_value(&app.spec)
+        .expect("settings are JSON: strings, numbers, lists and tables with text for keys");
+    table["artifact"] = app.artifact.to_string().into();
+    table
+}
+
+/// What a file would say of a live app.
+pub(crate) fn as_resource(
+    namespace: &NamespaceName,
+    name: &AppName,
+    scaled_to: Option<u32>,
+    release: &LiveRelease,
+) -> AppResource {
+    let replicas = scaled_to.unwrap_or(release.spec.scale.replicas);
+    let spec = AppSpec {
+        scale: ScaleSpec { replicas, ..release.spec.scale.clone() },
+        ..AppSpec::clone(&release.spec)
+    };
+    AppResource {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        artifact: release.artifact,
+        spec,
+        keep_scale: false,
+    }
+}
+
+fn deletions(resources: &[Resource], set: &SetName, live: &Live) -> Vec<Planned> {
+    let declared: HashSet<(&NamespaceName, &AppName)> = resources
+        .iter()
+        .filter_map(|resource| match resource {
+            Resource::App(app) => Some((&app.namespace, &app.name)),
+            Resource::Namespace(_) => None,
+        })
+        .collect();
+    let doomed = live.apps.iter().filter(|((namespace, name), app)| {
+        app.set.as_ref() == Some(set) && !app.deleting && !declared.contains(&(namespace, name))
+    });
+    doomed
+        .map(|((namespace, name), app)| Planned {
+            change: change(ResourceId::of_app(namespace, name), Action::Delete),
+            step: Step::Delete(app.id),
+        })
+        .collect()
+}
+
+/// A digest over the ids of everything that was looked at, and over all that changes their settings. It does not depend on what
+/// instances do.
+pub(crate) fn base(live: &Live) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |parts: &[&str]| {
+        for part in parts {
+            hasher.update(part.as_bytes());
+            hasher.update(&[0]);
+        }
+        hasher.update(&[1]);
+    };
+    for (name, id) in &live.namespaces {
+        add(&["namespace", name.as_str(), &id.map(|id| id.to_string()).unwrap_or_default()]);
+    }
+    for ((namespace, name), app) in &live.apps {
+        let release = app.release.as_ref().map(|release| release.id.to_string()).unwrap_or_default();
+        let scaled = app.scaled_to.map(|to| to.to_string()).unwrap_or_default();
+        let set = app.set.as_ref().map_or("", |set| set.as_str());
+        let deleting = if app.deleting { "deleting" } else { "" };
+        add(&[namespace.as_str(), name.as_str(), &app.id.to_string(), &release, &scaled, set, deleting]);
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
+#[cfg(test)]
+mod tests;

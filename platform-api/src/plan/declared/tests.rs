@@ -1,0 +1,215 @@
+//! Plans of declared apps, with plain values and with properties.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn namespace() -> NamespaceName {
+    NamespaceName::default_namespace()
+}
+
+fn app(name: &str, spec: AppSpec) -> AppResource {
+    AppResource {
+        namespace: namespace(),
+        name: name.parse().unwrap(),
+        artifact: Digest::of(b"one"),
+        spec,
+        keep_scale: false,
+    }
+}
+
+fn declared(apps: &[AppResource]) -> Vec<Resource> {
+    apps.iter().cloned().map(|app| Resource::App(Box::new(app))).collect()
+}
+
+fn nothing() -> Live {
+    Live { namespaces: [(namespace(), Some(NamespaceId::new()))].into(), apps: BTreeMap::new() }
+}
+
+/// What an apply makes of the live state: the steps carried out on plain values.
+fn applied(planned: &[Planned], set: Option<&SetName>, mut live: Live) -> Live {
+    for Planned { step, change } in planned {
+        let name = || (change.resource.namespace.clone().unwrap(), change.resource.name.parse().unwrap());
+        match step {
+            Step::Nothing => {}
+            Step::MakeNamespace(name) => {
+                live.namespaces.insert(name.clone(), Some(NamespaceId::new()));
+            }
+            Step::Release { app, rescale, .. } => {
+                let release = LiveRelease {
+                    id: ReleaseId::new(),
+                    artifact: app.artifact,
+                    spec: Arc::new(app.spec.clone()),
+                };
+                let is = live.apps.entry(name()).or_insert_with(|| LiveApp {
+                    id: AppId::new(),
+                    deleting: false,
+                    set: None,
+                    scaled_to: None,
+                    release: None,
+                });
+                is.release = Some(release);
+                is.scaled_to = is.scaled_to.filter(|_| !rescale);
+            }
+            Step::Scale { to, .. } => live.apps.get_mut(&name()).unwrap().scaled_to = *to,
+            Step::Join(_) => {}
+            Step::Delete(_) => {
+                live.apps.remove(&name());
+                continue;
+            }
+        }
+        if let (Some(set), Some(is)) =
+            (set, change.resource.namespace.as_ref().and_then(|_| live.apps.get_mut(&name())))
+        {
+            is.set = Some(set.clone());
+        }
+    }
+    live
+}
+
+fn actions(planned: &[Planned]) -> Vec<Action> {
+    planned.iter().map(|planned| planned.change.action).collect()
+}
+
+fn paths(planned: &Planned) -> Vec<&str> {
+    planned.change.fields.iter().map(|field| field.path.as_str()).collect()
+}
+
+#[test]
+fn a_new_app_is_created_and_then_unchanged() {
+    let resources = declared(&[app("hello", AppSpec::default())]);
+    let planned = changes(&resources, None, &nothing());
+    assert_eq!(actions(&planned), [Action::Create]);
+    let live = applied(&planned, None, nothing());
+    assert_eq!(actions(&changes(&resources, None, &live)), [Action::Unchanged]);
+}
+
+#[test]
+fn a_change_names_its_fields_with_before_and_after() {
+    let live =
+        applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
+    let mut changed = app("hello", AppSpec::default());
+    changed.spec.env.insert("A".into(), "1".into());
+    changed.artifact = Digest::of(b"two");
+    let planned = changes(&declared(&[changed]), None, &live);
+    assert_eq!(actions(&planned), [Action::Update]);
+    assert_eq!(paths(&planned[0]), ["artifact", "env.A"]);
+    assert_eq!(
+        (&planned[0].change.fields[1].before, &planned[0].change.fields[1].after),
+        (&json!(null), &json!("1"))
+    );
+}
+
+#[test]
+fn another_number_of_instances_alone_makes_no_release() {
+    let live =
+        applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
+    let mut scaled = app("hello", AppSpec::default());
+    scaled.spec.scale.replicas = 3;
+    let planned = changes(&declared(&[scaled.clone()]), None, &live);
+    assert_eq!(paths(&planned[0]), ["scale.replicas"]);
+    assert!(matches!(planned[0].step, Step::Scale { to: Some(3), .. }), "{:?}", planned[0].step);
+    let live = applied(&planned, None, live);
+    assert_eq!(actions(&changes(&declared(&[scaled]), None, &live)), [Action::Unchanged]);
+    let back = changes(&declared(&[app("hello", AppSpec::default())]), None, &live);
+    assert!(
+        matches!(back[0].step, Step::Scale { to: None, .. }),
+        "the release's own number needs nothing over it"
+    );
+}
+
+#[test]
+fn a_file_that_says_nothing_of_the_scale_leaves_it_as_it_is() {
+    let mut live =
+        applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
+    live.apps.values_mut().next().unwrap().scaled_to = Some(7);
+    let mut silent = AppResource { keep_scale: true, ..app("hello", AppSpec::default()) };
+    assert_eq!(actions(&changes(&declared(&[silent.clone()]), None, &live)), [Action::Unchanged]);
+    silent.spec.args.push("x".into());
+    let planned = changes(&declared(&[silent]), None, &live);
+    assert_eq!(paths(&planned[0]), ["args"]);
+    let live = applied(&planned, None, live);
+    assert_eq!(live.apps.values().next().unwrap().scaled_to, Some(7));
+}
+
+#[test]
+fn only_apps_of_the_set_that_are_not_declared_are_deleted() {
+    let set: SetName = "shop".parse().unwrap();
+    let both = declared(&[app("a", AppSpec::default()), app("b", AppSpec::default())]);
+    let mut live = applied(&changes(&both, Some(&set), &nothing()), Some(&set), nothing());
+    let other = declared(&[app("c", AppSpec::default())]);
+    live = applied(&changes(&other, None, &live), None, live);
+    let planned = changes(&both[..1], Some(&set), &live);
+    assert_eq!(actions(&planned), [Action::Unchanged, Action::Delete]);
+    assert_eq!(planned[1].change.resource.name, "b");
+    assert_eq!(actions(&changes(&both[..1], None, &live)), [Action::Unchanged], "without a set nothing goes");
+}
+
+#[test]
+fn an_app_whose_only_release_failed_is_released_anew() {
+    let mut live =
+        applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
+    live.apps.values_mut().next().unwrap().release = None;
+    let planned = changes(&declared(&[app("hello", AppSpec::default())]), None, &live);
+    assert!(matches!(planned[0].step, Step::Release { live: Some(_), .. }));
+    assert_eq!(actions(&planned), [Action::Update]);
+}
+
+#[test]
+fn the_base_moves_with_releases_and_scale() {
+    let live =
+        applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
+    let at = base(&live);
+    assert_eq!(at, base(&live.clone()));
+    let mut scaled = live.clone();
+    scaled.apps.values_mut().next().unwrap().scaled_to = Some(2);
+    assert_ne!(at, base(&scaled));
+    let mut released = live;
+    released.apps.values_mut().next().unwrap().release.as_mut().unwrap().id = ReleaseId::new();
+    assert_ne!(at, base(&released));
+}
+
+prop_compose! {
+    fn any_app()(name in "[a-d]", replicas in 0_u32..4, arg in "[xy]{0,2}", keep_scale: bool, content in 0_u8..3, value in "[ab]?")
+        -> AppResource {
+        let mut app = AppResource { keep_scale, artifact: Digest::of(&[content]), ..app(&name, AppSpec::default()) };
+        // The number means nothing where the file says nothing of it.
+        app.spec.scale.replicas = if keep_scale { 1 } else { replicas };
+        app.spec.args.push(arg);
+        app.spec.env.insert("A".into(), value);
+        app
+    }
+}
+
+fn distinct(mut apps: Vec<AppResource>) -> Vec<Resource> {
+    apps.sort_by(|a, b| a.name.cmp(&b.name));
+    apps.dedup_by(|a, b| a.name == b.name);
+    declared(&apps)
+}
+
+proptest! {
+    #[test]
+    fn what_was_applied_plans_nothing(
+        first in proptest::collection::vec(any_app(), 0..5),
+        second in proptest::collection::vec(any_app(), 0..5),
+        hand in proptest::option::of(0_u32..5),
+        pruned: bool,
+    ) {
+        let set: Option<SetName> = pruned.then(|| "shop".parse().unwrap());
+        let mut live = nothing();
+        for resources in [distinct(first), distinct(second)] {
+            let planned = changes(&resources, set.as_ref(), &live);
+            live = applied(&planned, set.as_ref(), live);
+            let again = changes(&resources, set.as_ref(), &live);
+            prop_assert!(again.iter().all(|planned| planned.change.action == Action::Unchanged), "{again:?}");
+            for planned in &planned {
+                let is_update = planned.change.action == Action::Update;
+                prop_assert_eq!(is_update, !planned.change.fields.is_empty(), "an update says what differs");
+            }
+            for app in live.apps.values_mut() {
+                app.scaled_to = hand;
+            }
+        }
+    }
+}

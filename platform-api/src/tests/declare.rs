@@ -1,0 +1,328 @@
+//! Declared resources are planned, applied as a whole, and pruned.
+
+use axum::http::Method;
+use serde_json::{Value, json};
+use wharf_types::Digest;
+
+use super::fixture::{Platform, component, quick, request};
+
+const PLANS: &str = "/v1/plans";
+const APPLIES: &str = "/v1/applies";
+
+fn app(name: &str, spec: Value) -> Value {
+    json!({"kind": "app", "namespace": "default", "name": name, "artifact": Digest::of(&component(0)), "spec": spec})
+}
+
+fn counts(reply: &Value) -> [u64; 4] {
+    ["create", "update", "delete", "unchanged"].map(|name| reply["counts"][name].as_u64().unwrap())
+}
+
+impl Platform {
+    async fn post(&self, path: &str, body: Value) -> super::fixture::Reply {
+        self.call(Method::POST, path, body).await
+    }
+
+    async fn plan(&self, resources: &[Value]) -> Value {
+        let plan = self.post(PLANS, json!({"resources": resources})).await.is(200);
+        assert_eq!(plan["errors"], json!([]));
+        plan
+    }
+
+    async fn apply(&self, resources: &[Value]) -> Value {
+        self.post(APPLIES, json!({"resources": resources})).await.is(200)
+    }
+}
+
+#[tokio::test]
+async fn a_plan_writes_nothing_and_what_was_applied_plans_nothing() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let resources = [app("a", quick()), app("b", json!({"env": {"A": "1"}}))];
+    assert_eq!(counts(&platform.plan(&resources).await), [2, 0, 0, 0]);
+    assert_eq!(platform.get("/v1/namespaces/default/apps").await["items"], json!([]));
+
+    let applied = platform.apply(&resources).await;
+    assert_eq!(counts(&applied), [2, 0, 0, 0]);
+    assert_eq!(applied["changes"][1]["release"], 1);
+    assert!(applied["changes"][1]["rollout"].is_string());
+    assert_eq!(counts(&platform.plan(&resources).await), [0, 0, 0, 2]);
+    let releases = platform.get("/v1/namespaces/default/apps/b/releases").await;
+    assert_eq!(
+        (&releases["items"][0]["cause"], &releases["items"][0]["spec"]["env"]),
+        (&json!("apply"), &json!({"A": "1"}))
+    );
+}
+
+#[tokio::test]
+async fn what_was_changed_by_hand_is_a_difference_and_goes() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let resources = [app("a", json!({"scale": {"replicas": 2}}))];
+    platform.apply(&resources).await;
+    let path = "/v1/namespaces/default/apps/a";
+    platform.call(Method::PATCH, &format!("{path}/env"), json!({"set": {"X": "1"}})).await.is(201);
+    platform.call(Method::PUT, &format!("{path}/scale"), json!({"replicas": 5})).await.is(200);
+    let plan = platform.plan(&resources).await;
+    assert_eq!(
+        plan["changes"][0]["fields"],
+        json!([{"path": "env.X", "before": "1", "after": null}, {"path": "scale.replicas", "before": 5, "after": 2}])
+    );
+    let applied = platform.apply(&resources).await;
+    assert_eq!(applied["changes"][0]["release"], 3);
+    assert_eq!(platform.get(path).await["replicas"], 2);
+    assert_eq!(platform.get(&format!("{path}/env")).await, json!({}));
+    assert_eq!(counts(&platform.plan(&resources).await), [0, 0, 0, 1]);
+    platform.call(Method::PATCH, &format!("{path}/env"), json!({"reset": ["X"]})).await.is(201);
+    assert_eq!(platform.get(&format!("{path}/env")).await, json!({}), "nothing is left of what `env` set");
+}
+
+#[tokio::test]
+async fn only_another_number_of_instances_makes_no_release() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    platform.apply(&[app("a", json!({}))]).await;
+    let applied = platform.apply(&[app("a", json!({"scale": {"replicas": 3}}))]).await;
+    assert_eq!(counts(&applied), [0, 1, 0, 0]);
+    assert_eq!(applied["changes"][0].get("release"), None);
+    let now = platform.app("a").await;
+    assert_eq!((&now["replicas"], &now["release"]), (&json!(3), &json!(1)));
+    let many = json!({"resources": [app("a", json!({"scale": {"replicas": 5000}}))]});
+    platform.post(APPLIES, many).await.refuses(
+        422,
+        "invalid_spec",
+        &["scale.replicas: 5000 is more than 1000"],
+    );
+}
+
+#[tokio::test]
+async fn every_error_is_told_and_nothing_is_applied() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    platform.deploy("owner", &component(0), json!({"http": {"routes": ["taken.example.com"]}})).await.is(201);
+    let mut lacking = app("no-artifact", json!({}));
+    lacking["artifact"] = json!(Digest::of(b"nothing"));
+    let mut stranger = app("stranger", json!({}));
+    stranger["namespace"] = json!("nowhere");
+    let resources = [
+        app("good", json!({})),
+        app("secret", json!({"secrets": {"P": "missing-one", "Q": "missing-two"}})),
+        app("route", json!({"http": {"routes": ["taken.example.com"]}})),
+        app("twin", json!({"http": {"routes": ["shared.example.com"]}})),
+        app("other-twin", json!({"http": {"routes": ["shared.example.com"]}})),
+        app("spec", json!({"scale": {"replicas": 5000}})),
+        lacking,
+        stranger,
+    ];
+    let plan = platform.post(PLANS, json!({"resources": resources})).await.is(200);
+    let errors: Vec<String> = plan["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| format!("{} {} {}", error["name"], error["code"], error["detail"]))
+        .collect();
+    for (at, words) in [
+        "\"secret\" \"not_found\" \"there is no secret `missing-one`",
+        "\"secret\" \"not_found\" \"there is no secret `missing-two`",
+        "\"route\" \"route_taken\" \"the route `taken.example.com/` belongs to the app `owner`",
+        "\"other-twin\" \"route_taken\" \"the app default/twin is declared with the route",
+        "\"spec\" \"invalid_spec\" \"scale.replicas",
+        "\"no-artifact\" \"not_found\" \"the namespace `default` has no artifact",
+        "\"stranger\" \"not_found\" \"there is no namespace `nowhere`; declare it",
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert!(errors[at].contains(words), "{at}: {errors:#?}");
+    }
+    assert_eq!(errors.len(), 7);
+    let refused = platform.post(APPLIES, json!({"resources": resources})).await;
+    refused.refuses(404, "not_found", &["app default/secret", "app nowhere/stranger", "nothing was applied"]);
+    platform.call(Method::GET, "/v1/namespaces/default/apps/good", Value::Null).await.refuses(
+        404,
+        "not_found",
+        &[],
+    );
+}
+
+#[tokio::test]
+async fn a_base_that_moved_is_refused_with_who_moved_it() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    platform.apply(&[app("a", json!({})), app("b", json!({}))]).await;
+    let resources = [app("a", json!({"args": ["x"]})), app("b", json!({})), app("c", json!({}))];
+    let plan = platform.plan(&resources).await;
+    let with_base = json!({"resources": resources, "base": plan["base"]});
+    platform.deploy("elsewhere", &component(0), json!({})).await.is(201);
+    assert_eq!(
+        platform.plan(&resources).await["base"].as_str().unwrap().split_once('.').unwrap().1,
+        plan["base"].as_str().unwrap().split_once('.').unwrap().1,
+        "another app moves nothing"
+    );
+    platform.call(Method::PUT, "/v1/namespaces/default/apps/b/scale", json!({"replicas": 2})).await.is(200);
+    let refused = platform.post(APPLIES, with_base).await;
+    let words = ["the app `b` in `default` was changed", "scaled from 1 to 2 by admin", "plan again"];
+    refused.refuses(412, "precondition_failed", &words);
+    let plan = platform.plan(&resources).await;
+    platform.post(APPLIES, json!({"resources": resources, "base": plan["base"]})).await.is(200);
+    let nonsense = json!({"resources": resources, "base": "x"});
+    platform.post(APPLIES, nonsense).await.refuses(400, "invalid_request", &["base"]);
+}
+
+#[tokio::test]
+async fn an_apply_that_is_sent_twice_gets_its_first_reply() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let send = async |body: Value| {
+        let request = request(&platform.admin, Method::POST, APPLIES).header("idempotency-key", "k");
+        platform.send(request.body(body.to_string().into()).unwrap()).await
+    };
+    let first = send(json!({"resources": [app("a", json!({}))]})).await.is(200);
+    let second = send(json!({"resources": [app("a", json!({}))]})).await.is(200);
+    assert_eq!(first, second);
+    let other = send(json!({"resources": [app("b", json!({}))]})).await;
+    other.refuses(409, "conflict", &["`k` was used for another request"]);
+}
+
+#[tokio::test]
+async fn apps_of_a_set_that_are_not_declared_any_more_are_deleted() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let pruned = |resources: &[Value], set: &str| json!({"resources": resources, "prune": {"set": set}});
+    platform.deploy("by-hand", &component(0), json!({})).await.is(201);
+    let both = [app("a", json!({})), app("b", json!({}))];
+    platform.post(APPLIES, pruned(&both, "shop")).await.is(200);
+    platform.post(APPLIES, pruned(&[app("c", json!({}))], "other")).await.is(200);
+
+    let plan = platform.post(PLANS, pruned(&both[..1], "shop")).await.is(200);
+    assert_eq!((counts(&plan), &plan["changes"][1]["name"]), ([0, 0, 1, 1], &json!("b")));
+    platform.post(APPLIES, pruned(&both[..1], "shop")).await.is(200);
+    let names = async || {
+        let apps = platform.get("/v1/namespaces/default/apps").await;
+        let names =
+            apps["items"].as_array().unwrap().iter().map(|app| app["app"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    super::fixture::eventually("b is gone", async || (names().await == ["a", "by-hand", "c"]).then_some(()))
+        .await;
+    // An app that is applied under another set belongs to that from then on.
+    let moved = platform.post(APPLIES, pruned(&both[..1], "other")).await.is(200);
+    assert_eq!(moved["changes"][0]["fields"], json!([{"path": "set", "before": "shop", "after": "other"}]));
+}
+
+#[tokio::test]
+async fn a_namespace_is_made_with_its_apps_by_an_admin_only() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let mut inside = app("hello", json!({}));
+    inside["namespace"] = json!("team");
+    let resources = [inside, json!({"kind": "namespace", "name": "team"})];
+    let developer = platform.token("developer", None, "1h").await;
+    let as_developer = async |path: &str| {
+        platform.call_as(&developer, Method::POST, path, json!({"resources": resources})).await
+    };
+    let plan = as_developer(PLANS).await.is(200);
+    assert_eq!(
+        (&plan["errors"][0]["code"], &plan["errors"][0]["kind"]),
+        (&json!("forbidden"), &json!("namespace"))
+    );
+    as_developer(APPLIES).await.refuses(403, "forbidden", &["namespace team", "role `admin`"]);
+    let applied = platform.apply(&resources).await;
+    assert_eq!(counts(&applied), [2, 0, 0, 0]);
+    platform.get("/v1/namespaces/team/apps/hello").await;
+    assert_eq!(counts(&platform.plan(&resources).await), [0, 0, 0, 2]);
+}
+
+#[tokio::test]
+async fn a_token_of_one_namespace_reaches_no_other() {
+    let platform = Platform::start().await;
+    platform.call(Method::POST, "/v1/namespaces", json!({"name": "other"})).await.is(201);
+    platform.push("default", &component(0)).await.is(201);
+    let bound = platform.token("developer", Some("other"), "1h").await;
+    for (path, body) in [
+        (PLANS, json!({"resources": [app("a", json!({}))]})),
+        (APPLIES, json!({"resources": [app("a", json!({}))]})),
+        (
+            APPLIES,
+            json!({"resources": [{"kind": "namespace", "name": "other"}], "prune": {"set": "s", "namespaces": ["default"]}}),
+        ),
+    ] {
+        let reply = platform.call_as(&bound, Method::POST, path, body).await;
+        reply.refuses(404, "not_found", &["there is no namespace `default`"]);
+    }
+}
+
+#[tokio::test]
+async fn requests_that_say_nothing_or_one_thing_twice_are_refused() {
+    let platform = Platform::start().await;
+    platform.post(PLANS, json!({"resources": []})).await.refuses(400, "invalid_request", &["there are none"]);
+    let twice = json!({"resources": [app("a", json!({})), app("a", json!({}))]});
+    platform.post(APPLIES, twice).await.refuses(400, "invalid_request", &["app default/a is declared twice"]);
+}
+
+#[tokio::test]
+async fn an_apps_declaration_applies_without_a_change() {
+    let platform = Platform::start().await;
+    platform
+        .deploy("hello", &component(0), json!({"env": {"A": "1"}, "limits": {"memory": "64MiB"}}))
+        .await
+        .is(201);
+    platform
+        .call(Method::PUT, "/v1/namespaces/default/apps/hello/scale", json!({"replicas": 4}))
+        .await
+        .is(200);
+    let declared = platform.get("/v1/namespaces/default/apps/hello/declaration").await;
+    assert_eq!(
+        declared["spec"],
+        json!({"env": {"A": "1"}, "limits": {"memory": "64MiB"}, "scale": {"replicas": 4}})
+    );
+    assert_eq!(counts(&platform.plan(&[declared]).await), [0, 0, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_secret_that_changed_alone_is_no_difference() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let path = "/v1/namespaces/default/secrets/db";
+    let set = async |value: &'static str| {
+        let put = request(&platform.admin, Method::PUT, path).body(value.into()).unwrap();
+        platform.send(put).await.is(200)
+    };
+    set("one").await;
+    let resources = [app("a", json!({"secrets": {"P": "db"}}))];
+    let applied = platform.apply(&resources).await;
+    assert!(!applied.to_string().contains("one"), "{applied}");
+    set("two").await;
+    assert_eq!(counts(&platform.plan(&resources).await), [0, 0, 0, 1]);
+}
+
+/// The figures of the guide are of `cargo test --release`: `ten_thousand -- --nocapture`.
+#[tokio::test]
+async fn ten_thousand_apps_are_planned_and_applied_as_a_whole() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let mut resources: Vec<Value> = (0..10_000)
+        .map(|number| app(&format!("app-{number}"), json!({"env": {"NUMBER": number.to_string()}})))
+        .collect();
+    let timed = async |path: &str, resources: &[Value]| {
+        let begun = std::time::Instant::now();
+        let reply = platform.post(path, json!({"resources": resources})).await.is(200);
+        println!("{path}: {} ms", begun.elapsed().as_millis());
+        counts(&reply)
+    };
+    assert_eq!(timed(PLANS, &resources).await, [10_000, 0, 0, 0]);
+    resources[9_999]["spec"]["secrets"] = json!({"P": "missing"});
+    let refused = platform.post(APPLIES, json!({"resources": resources})).await;
+    refused.refuses(404, "not_found", &["app default/app-9999"]);
+    assert_eq!(platform.get("/v1/namespaces/default/apps").await["items"], json!([]), "all or nothing");
+    resources[9_999]["spec"]["secrets"] = json!({});
+    assert_eq!(timed(APPLIES, &resources).await, [10_000, 0, 0, 0]);
+    assert_eq!(timed(PLANS, &resources).await, [0, 0, 0, 10_000]);
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused() {
+    let platform = Platform::start().await;
+    let size = wharf_types::declare::REQUEST_MAX_BYTES + 1;
+    let large = request(&platform.admin, Method::POST, PLANS).body(vec![b' '; size].into()).unwrap();
+    platform.send(large).await.refuses(413, "too_large", &[]);
+}

@@ -1,0 +1,192 @@
+//! Resources that are declared in files: what a plan compares and an apply makes so.
+//!
+//! [`Resource`] is what goes to the platform, complete and with every content as a digest; [`document`] is how a person writes it.
+//! Another kind of resource is a variant of [`Kind`], one of [`Resource`] and one of [`document::Document`].
+
+pub mod change;
+mod compact;
+pub mod document;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::name::{AppName, NamespaceName, SetName};
+use crate::spec::AppSpec;
+
+pub use compact::compact_spec;
+
+/// The most resources of one plan.
+pub const RESOURCES_MAX: usize = 20_000;
+/// The most octets of a request with resources.
+pub const REQUEST_MAX_BYTES: usize = 32 << 20;
+
+/// What a resource is.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ResourceKind)]
+pub enum Kind {
+    Namespace,
+    App,
+}
+
+impl Kind {
+    pub const ALL: &[Self] = &[Self::Namespace, Self::App];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::App => "app",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    /// The kinds that there are.
+    type Err = &'static [Self];
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or(Self::ALL)
+    }
+}
+
+/// One thing that is to be as it is written here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Resource {
+    Namespace(NamespaceResource),
+    App(Box<AppResource>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamespaceResource {
+    pub name: NamespaceName,
+}
+
+/// An app: what `wharf deploy` would make of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AppResource {
+    pub namespace: NamespaceName,
+    pub name: AppName,
+    /// Pushed before: `PUT /v1/namespaces/{namespace}/artifacts/{digest}`. An app of a namespace that the same request makes may
+    /// use what any namespace has.
+    pub artifact: Digest,
+    /// What is left out has its default.
+    #[serde(default, serialize_with = "compact::serialize")]
+    pub spec: AppSpec,
+    /// `spec.scale` says nothing: an app that is there keeps the number of instances that it has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_scale: bool,
+}
+
+/// Which resource. Its order is that in which resources are made: what others need comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ResourceId {
+    pub kind: Kind,
+    /// None: it belongs to none, as namespaces do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<NamespaceName>,
+    pub name: String,
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
+impl ResourceId {
+    pub fn of_app(namespace: &NamespaceName, name: &AppName) -> Self {
+        Self { kind: Kind::App, namespace: Some(namespace.clone()), name: name.as_str().to_owned() }
+    }
+
+    pub fn of_namespace(name: &NamespaceName) -> Self {
+        Self { kind: Kind::Namespace, namespace: None, name: name.as_str().to_owned() }
+    }
+}
+
+impl Resource {
+    pub fn id(&self) -> ResourceId {
+        match self {
+            Self::Namespace(namespace) => ResourceId::of_namespace(&namespace.name),
+            Self::App(app) => ResourceId::of_app(&app.namespace, &app.name),
+        }
+    }
+
+    /// The namespace that it is, or is in.
+    pub fn namespace(&self) -> &NamespaceName {
+        match self {
+            Self::Namespace(namespace) => &namespace.name,
+            Self::App(app) => &app.namespace,
+        }
+    }
+}
+
+/// Deletes what was applied before under the name of a set and is not declared any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Prune {
+    /// What is applied belongs to this set from then on.
+    pub set: SetName,
+    /// Where the set is looked for, beside the namespaces of the resources.
+    #[serde(default)]
+    pub namespaces: Vec<NamespaceName>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn app(spec: AppSpec) -> Resource {
+        Resource::App(Box::new(AppResource {
+            namespace: NamespaceName::default_namespace(),
+            name: "hello".parse().unwrap(),
+            artifact: Digest::of(b""),
+            spec,
+            keep_scale: false,
+        }))
+    }
+
+    #[test]
+    fn a_resource_goes_over_the_wire_without_its_defaults() {
+        let mut spec = AppSpec::default();
+        spec.scale.replicas = 3;
+        spec.env.insert("A".into(), "b".into());
+        let resource = app(spec);
+        let wire = serde_json::to_value(&resource).unwrap();
+        assert_eq!(wire["spec"], json!({"scale": {"replicas": 3}, "env": {"A": "b"}}));
+        assert_eq!(wire["kind"], "app");
+        assert_eq!(serde_json::from_value::<Resource>(wire).unwrap(), resource);
+    }
+
+    #[test]
+    fn unknown_keys_of_a_resource_are_refused() {
+        let mut wire = serde_json::to_value(app(AppSpec::default())).unwrap();
+        wire["replicas"] = json!(3);
+        let error = serde_json::from_value::<Resource>(wire).unwrap_err();
+        assert!(error.to_string().contains("`replicas`"), "{error}");
+    }
+
+    #[test]
+    fn namespaces_come_before_what_is_in_them() {
+        let namespace = ResourceId::of_namespace(&"zoo".parse().unwrap());
+        assert!(namespace < app(AppSpec::default()).id());
+        assert_eq!(namespace.to_string(), "namespace zoo");
+        assert_eq!(app(AppSpec::default()).id().to_string(), "app default/hello");
+    }
+}
