@@ -59,8 +59,8 @@ async fn files_are_planned_applied_changed_and_pruned() {
         applied.contains("+ app default/prices\n") && applied.contains("3 releases in service"),
         "{applied}"
     );
-    for app in ["web", "prices", "gone"] {
-        assert!(platform.text(app, "/").await.contains("Hello"), "{app}");
+    for (app, greeting) in [("web", "one"), ("prices", "Hello"), ("gone", "Hello")] {
+        assert!(platform.text(app, "/").await.contains(greeting), "{app}");
     }
     let again = run(&platform, &folder, &apply).await.ok();
     assert!(again.contains("0 to create, 0 to change, 0 to delete, 3 unchanged\nnothing to do"), "{again}");

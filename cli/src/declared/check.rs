@@ -81,6 +81,7 @@ fn decode<T: for<'de> Deserialize<'de>>(
             faults.push(problem.fault(&node));
         }
         let removed = remove(&mut node, &path);
+        close_gap(&mut taken, &path);
         match removed {
             Some(Some(key)) => {
                 let mut at = path;
@@ -99,6 +100,18 @@ fn decode<T: for<'de> Deserialize<'de>>(
         };
     }
     Err(faults)
+}
+
+/// After something was taken out: what was taken out of it counts no more, and what follows it has moved up.
+fn close_gap(taken: &mut Vec<(Vec<usize>, String)>, removed: &[usize]) {
+    let Some((last, parent)) = removed.split_last() else { return };
+    let depth = parent.len();
+    taken.retain(|(at, _)| !at.starts_with(removed));
+    for (at, _) in taken.iter_mut().filter(|(at, _)| at.starts_with(parent)) {
+        if let Some(step) = at.get_mut(depth).filter(|step| **step > *last) {
+            *step -= 1;
+        }
+    }
 }
 
 enum Problem {

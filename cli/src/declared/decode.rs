@@ -223,7 +223,7 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
         let Some((at, item)) = self.0.next() else { return Ok(None) };
-        seed.deserialize(item).map(Some).map_err(|error| error.below(at))
+        seed.deserialize(item).map(Some).map_err(|error| error.at(item.place).below(at))
     }
 }
 
@@ -247,6 +247,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
         let Some((at, entry)) = self.value.take() else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        seed.deserialize(&entry.node).map_err(|error| error.below(at))
+        // A type that reads a text and then refuses it knows no place.
+        seed.deserialize(&entry.node).map_err(|error| error.at(entry.node.place).below(at))
     }
 }

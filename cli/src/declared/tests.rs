@@ -95,7 +95,7 @@ fn settings_that_would_do_harm_are_told_at_their_place() {
         errors(text),
         [
             "app.yaml:5:3: app `a`: scale.replicas: 5000 is more than 1000",
-            "app.yaml:7:3: app `a`: update.parallelism_percent: 0 is less than 1"
+            "app.yaml:6:1: app `a`: update.parallelism: 0% is not between 1% and 100%"
         ]
     );
 }

@@ -13,9 +13,11 @@ pub fn parse(text: &str) -> Result<Vec<Node>, Vec<Fault>> {
         let done = match event {
             Ok((event, span)) => builder.take(event, place(span)),
             Err(error) => {
-                let at = error.marker();
-                let message = format!("this is not YAML: {}", error.info());
-                Err(Fault::new(Place::new(at.line(), at.col() + 1), message))
+                let at = Place::new(error.marker().line(), error.marker().col() + 1);
+                Err(match error.info() {
+                    "recursion limit exceeded" => too_deep(at),
+                    info => Fault::new(at, format!("this is not YAML: {info}")),
+                })
             }
         };
         if let Err(fault) = done {
@@ -302,7 +304,8 @@ mod tests {
 
     #[test]
     fn what_is_nested_too_deeply_or_tagged_is_refused() {
-        assert!(messages(&"[".repeat(100_000))[0].contains("within each other"));
+        let deep = messages(&"[".repeat(100_000));
+        assert!(deep[0].contains("within each other"), "{deep:?}");
         assert!(messages("a: !!binary x\n")[0].contains("tags"));
         assert!(messages("? [a]\n: b\n")[0].contains("key must be"));
         assert!(messages("a: 1\n  b: 2\n")[0].starts_with("2:"));
