@@ -44,7 +44,7 @@ impl Bucket {
 }
 
 fn interval(requests_per_second: u64) -> u64 {
-    if requests_per_second == 0 { 0 } else { (SECOND / requests_per_second).max(1) }
+    SECOND.checked_div(requests_per_second).map_or(0, |span| span.max(1))
 }
 
 /// Nanoseconds since the process asked first.

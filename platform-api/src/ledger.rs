@@ -4,6 +4,7 @@
 //! A rollout's counters are stored with the totals that they began with, so that another process goes on where this one was. What a
 //! worker has reported is written once a second at most, and when the counting ends.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -47,8 +48,8 @@ impl Ledger {
             open.remove(&app);
         }
         let Some(rollout) = wanted else { return Ok(()) };
-        if !open.contains_key(&app) {
-            open.insert(app, Account::open(store, nodes, loaded, rollout.view.id).await?);
+        if let Entry::Vacant(place) = open.entry(app) {
+            place.insert(Account::open(store, nodes, loaded, rollout.view.id).await?);
         }
         let is_old = |instance: &&crate::plan::InstanceView| {
             instance.is_live() && (instance.release != rollout.view.to || !instance.is_wanted())

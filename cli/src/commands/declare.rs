@@ -224,7 +224,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.yaml");
         std::fs::write(&file, "kind: namespace\nname: a\n---\nkind: namespace\nname: b\n").unwrap();
-        let files = Files::read(&[file.clone()], &"default".parse().unwrap()).unwrap();
+        let files = Files::read(std::slice::from_ref(&file), &"default".parse().unwrap()).unwrap();
         let error = |at: usize| PlanError {
             resource: files.resources[at].id.clone(),
             code: ProblemCode::Forbidden,

@@ -1,5 +1,6 @@
 //! Artifacts and files that declared apps name by path: pushed, unless the platform has them, and named by digest from then on.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -54,26 +55,24 @@ impl Found {
                 let message = format!("app `{}`: {field}: {error:#}", app.name);
                 faults.push(declared.source, Fault::new(declared.node.place_of(field), message));
             };
-            if let ArtifactSource::File(path) = &app.artifact {
-                let path = folder.join(path);
-                if !found.artifacts.contains_key(&path) {
-                    match artifact::read(&path) {
-                        Ok(content) => {
-                            found.artifacts.insert(path, Digest::of(&content));
-                        }
-                        Err(error) => fault("artifact", error),
+            if let ArtifactSource::File(path) = &app.artifact
+                && let Entry::Vacant(place) = found.artifacts.entry(folder.join(path))
+            {
+                match artifact::read(place.key()) {
+                    Ok(content) => {
+                        place.insert(Digest::of(&content));
                     }
+                    Err(error) => fault("artifact", error),
                 }
             }
-            if let Some(path) = app.files.as_ref().and_then(|files| files.path.as_ref()) {
-                let path = folder.join(path);
-                if !found.folders.contains_key(&path) {
-                    match files::pack(&path) {
-                        Ok(archive) => {
-                            found.folders.insert(path, Digest::of(&archive));
-                        }
-                        Err(error) => fault("files.path", error),
+            if let Some(path) = app.files.as_ref().and_then(|files| files.path.as_ref())
+                && let Entry::Vacant(place) = found.folders.entry(folder.join(path))
+            {
+                match files::pack(place.key()) {
+                    Ok(archive) => {
+                        place.insert(Digest::of(&archive));
                     }
+                    Err(error) => fault("files.path", error),
                 }
             }
         }

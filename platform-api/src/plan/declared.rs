@@ -180,10 +180,7 @@ pub(crate) fn as_resource(
     release: &LiveRelease,
 ) -> AppResource {
     let replicas = scaled_to.unwrap_or(release.spec.scale.replicas);
-    let spec = AppSpec {
-        scale: ScaleSpec { replicas, ..release.spec.scale.clone() },
-        ..AppSpec::clone(&release.spec)
-    };
+    let spec = AppSpec { scale: ScaleSpec { replicas }, ..AppSpec::clone(&release.spec) };
     AppResource {
         namespace: namespace.clone(),
         name: name.clone(),

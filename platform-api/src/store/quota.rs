@@ -97,7 +97,8 @@ pub(crate) async fn without_demand(conn: &mut Conn, namespace: NamespaceId) -> R
 /// What the namespace uses; releases without a demand count as nothing.
 pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<QuotaUsed> {
     let id = namespace.to_string();
-    let apps: Vec<(Option<i64>, Option<i64>, Option<i64>, Option<i64>)> = sqlx::query_as(
+    type OfApp = (Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+    let apps: Vec<OfApp> = sqlx::query_as(
         "SELECT app.scaled_to, release_demand.replicas, release_demand.memory_bytes, release_demand.cpu_millis
          FROM app LEFT JOIN release_demand ON release_demand.release = app.target_release WHERE app.namespace = $1",
     )
