@@ -66,7 +66,7 @@ async fn files_are_planned_applied_changed_and_pruned() {
     assert!(again.contains("0 to create, 0 to change, 0 to delete, 3 unchanged\nnothing to do"), "{again}");
     run(&platform, &folder, &["diff", "-f", "shop.yaml"]).await.ok();
 
-    let shorter = SHOP.replace("one", "two");
+    let shorter = SHOP.replace("GREETING: one", "GREETING: two");
     write(&folder, "shop.yaml", shorter.split("---\nkind: app\nname: gone").next().unwrap());
     let diff = run(&platform, &folder, &["diff", "-f", "shop.yaml"]).await;
     assert_eq!(diff.code, 1, "{}", diff.stderr);

@@ -169,8 +169,11 @@ impl Pass {
         loop {
             let left = expires_at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())));
             let left = left.map_or(LOOK, |left| left.unwrap_or(Duration::ZERO).min(LOOK));
+            // Whoever waits here may be dropped between a change and the look that follows it, and asks again later: the change
+            // counts as seen only after the look.
+            let mut changes = self.changes.clone();
             tokio::select! {
-                changed = self.changes.changed() => {
+                changed = changes.changed() => {
                     if changed.is_err() {
                         return ApiError::new(ProblemCode::Unavailable, "the control plane is stopping");
                     }
@@ -178,7 +181,7 @@ impl Pass {
                 () = tokio::time::sleep(left) => {}
             }
             match self.show().await {
-                Ok((_, None)) => {}
+                Ok((_, None)) => self.changes = changes,
                 Ok((_, Some(refusal))) | Err(refusal) => return refusal,
             }
         }
