@@ -99,7 +99,9 @@ pub(super) async fn authorize(
     let namespace = wanted_namespace(guard.access, params, &request)?;
     // Before the first look, so that no change falls in between.
     let changes = guard.context.access_changes();
-    let mut pass = Pass { context: guard.context, access: guard.access, secret_hash, namespace, changes };
+    let looked_at = *changes.borrow();
+    let mut pass =
+        Pass { context: guard.context, access: guard.access, secret_hash, namespace, changes, looked_at };
     let (caller, refusal) = pass.show().await?;
     let changes_something = !request.method().is_safe();
     let record = changes_something
@@ -152,6 +154,8 @@ struct Pass {
     secret_hash: String,
     namespace: Option<String>,
     changes: watch::Receiver<u64>,
+    /// How many changes there had been at the last look.
+    looked_at: u64,
 }
 
 impl Pass {
@@ -171,17 +175,18 @@ impl Pass {
             let left = left.map_or(LOOK, |left| left.unwrap_or(Duration::ZERO).min(LOOK));
             // Whoever waits here may be dropped between a change and the look that follows it, and asks again later: the change
             // counts as seen only after the look.
-            let mut changes = self.changes.clone();
-            tokio::select! {
-                changed = changes.changed() => {
-                    if changed.is_err() {
+            let looked_at = self.looked_at;
+            let newest = tokio::select! {
+                changed = self.changes.wait_for(|count| *count != looked_at) => match changed {
+                    Ok(count) => *count,
+                    Err(_) => {
                         return ApiError::new(ProblemCode::Unavailable, "the control plane is stopping");
                     }
-                }
-                () = tokio::time::sleep(left) => {}
-            }
+                },
+                () = tokio::time::sleep(left) => looked_at,
+            };
             match self.show().await {
-                Ok((_, None)) => self.changes = changes,
+                Ok((_, None)) => self.looked_at = newest,
                 Ok((_, Some(refusal))) | Err(refusal) => return refusal,
             }
         }

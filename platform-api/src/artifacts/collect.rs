@@ -39,7 +39,10 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             _ = period.tick() => {}
         }
         if let Err(error) = forget_records(&context).await {
-            warn!("cannot forget old records of the audit log, trying again later: {}", chain(&error));
+            warn!(
+                "cannot forget old events and records of the audit log, trying again later: {}",
+                chain(&error)
+            );
         }
         match collect(&context, Timestamp::now()).await {
             Ok(Collected { rows: 0, files: 0 }) => {}
@@ -51,11 +54,12 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     }
 }
 
-/// The audit log is looked after here, too: what is old goes, a batch at a time, so that nobody waits long for the writer.
+/// Events and the audit log are looked after here, too: what is old goes, a batch at a time, so that nobody waits long for the writer.
 async fn forget_records(context: &Context) -> store::Result<()> {
+    let now = Timestamp::now();
     for _ in 0..BATCHES_MAX {
         let mut tx = context.store.write().await?;
-        let forgotten = store::audit::prune(&mut tx, Timestamp::now()).await?;
+        let forgotten = store::audit::prune(&mut tx, now).await? + store::event::prune(&mut tx, now).await?;
         tx.commit().await?;
         if forgotten == 0 {
             break;

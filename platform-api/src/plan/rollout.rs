@@ -18,7 +18,7 @@ use wharf_types::{ReleaseId, Timestamp};
 
 use super::draft::Draft;
 use super::view::after;
-use super::{AppView, Change, ReleaseView, RolloutView};
+use super::{AppView, Change, InstanceView, ReleaseView, RolloutView};
 pub(crate) use waiting::waits;
 
 /// Where an app goes whose rollout failed.
@@ -82,6 +82,10 @@ fn try_out(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -
     let Some(trial) = &rollout.canary else {
         let progressed_at = note_progress(draft, rollout, target);
         let of_trial = draft.app.trial_slots(target) as usize;
+        // However many may fail in all, without these there is nothing to be tried out.
+        if let Some(slot) = (0..of_trial).find(|slot| has_failed(rollout, *slot)) {
+            return without_trial(draft, rollout, target, slot);
+        }
         if draft.app.slots_routed(target).iter().take(of_trial).all(|routed| *routed) {
             draft.push(Change::BeginTrial { rollout: rollout.id, before: rollout.requests.clone() });
             let message = format!(
@@ -111,6 +115,19 @@ fn try_out(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -
             fail(draft, rollout, target, Reason { kind: ReasonKind::Canary, message })
         }
     }
+}
+
+/// An instance that was to be tried out has failed before the trial began.
+fn without_trial(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView, slot: usize) -> bool {
+    let of_slot = |instance: &&InstanceView| instance.release == target.id && instance.slot as usize == slot;
+    let failures = draft.app.instances.iter().filter(of_slot).filter_map(InstanceView::own_failure);
+    let why = failures.last().map_or("it did not come into service", |reason| &reason.message);
+    let message = format!("the instance on trial in slot {} failed: {why}", slot + 1);
+    if target.spec.update.on_failure == OnFailure::Continue {
+        draft.event("rollout.tolerated", format!("{message}; it goes on, as `update.on_failure` asks"));
+        return finish_trial(draft, rollout);
+    }
+    fail(draft, rollout, target, Reason { kind: ReasonKind::Canary, message })
 }
 
 fn finish_trial(draft: &mut Draft<'_>, rollout: &RolloutView) -> bool {

@@ -1,13 +1,19 @@
 //! Table `event`: append-only facts for users.
 
+use std::time::Duration;
+
 use wharf_types::event::Event;
 use wharf_types::{AppName, NamespaceName, Timestamp};
 
 use super::codec::{parse, parse_opt, time};
 use super::{Conn, Result, change};
 
-/// Events that are kept in all.
-const KEPT: i64 = 100_000;
+/// How long events are kept.
+const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Events that are kept in all, however new they are.
+const KEPT_MAX: i64 = 1_000_000;
+/// Events that are forgotten at once.
+const BATCH: i64 = 5_000;
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -51,10 +57,30 @@ pub(crate) async fn append(
     .bind(app.map(AppName::as_str))
     .bind(kind)
     .bind(message)
+    .execute(conn)
+    .await?;
+    Ok(seq)
+}
+
+/// Forgets what is too old, and the oldest of what is too much; at most so many at once. Returns how many.
+pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> Result<u64> {
+    let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
+    let old = sqlx::query(
+        "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE time < $1 ORDER BY time LIMIT $2)",
+    )
+    .bind(before.as_microsecond())
+    .bind(BATCH)
     .execute(&mut *conn)
     .await?;
-    sqlx::query("DELETE FROM event WHERE seq <= $1").bind(seq - KEPT).execute(conn).await?;
-    Ok(seq)
+    let many = sqlx::query(
+        "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE seq <= (SELECT max(seq) FROM event) - $1
+             ORDER BY seq LIMIT $2)",
+    )
+    .bind(KEPT_MAX)
+    .bind(BATCH)
+    .execute(conn)
+    .await?;
+    Ok(old.rows_affected() + many.rows_affected())
 }
 
 /// Forgets what happened in a namespace, before another one can have its name.
@@ -103,4 +129,27 @@ pub(crate) async fn list(
     .fetch_all(conn)
     .await?;
     rows.into_iter().map(Event::try_from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn events_are_kept_for_thirty_days() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("wharf.db")).await.unwrap();
+        let mut tx = store.write().await.unwrap();
+        let namespace = NamespaceName::default_namespace();
+        let then = Timestamp::UNIX_EPOCH;
+        let later = then + KEPT_FOR + Duration::from_secs(1);
+        for (kind, at) in [("app.scaled", then), ("app.deleted", later)] {
+            append(&mut tx, &namespace, None, kind, "", at).await.unwrap();
+        }
+        assert_eq!(prune(&mut tx, then + KEPT_FOR).await.unwrap(), 0);
+        assert_eq!(prune(&mut tx, later).await.unwrap(), 1);
+        let left = list(&mut tx, &namespace, None, 0, 10).await.unwrap();
+        assert_eq!(left.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["app.deleted"]);
+    }
 }
