@@ -209,7 +209,7 @@ async fn the_same_key_makes_one_job_also_after_its_end() {
     job_is(&platform, &first.id.to_string(), "over", |info| info.state.is_final()).await;
     let second: JobInfo = once(&["--", "x"]).await.json();
     assert_eq!((second.id, second.state), (first.id, JobState::Succeeded));
-    once(&["--", "y"]).await.fails(7, &["the token `k-1` made the job"]);
+    once(&["--", "y"]).await.fails(7, &["the Idempotency-Key `k-1` made the job"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

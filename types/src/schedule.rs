@@ -69,7 +69,7 @@ impl ScheduleSpec {
             Err(InvalidSpec { field: field.to_owned(), problem: problem.to_owned() })
         };
         if !(1..=MISSED_MAX).contains(&self.missed_max) {
-            return invalid("missed_max", "is not between 1 and 100");
+            return invalid("missed_max", &format!("{} is not between 1 and {MISSED_MAX}", self.missed_max));
         }
         if self.keep_succeeded > HISTORY_MAX || self.keep_failed > HISTORY_MAX {
             return invalid("keep_succeeded and keep_failed", "are at most 100");

@@ -70,6 +70,9 @@ fn counts_line(counts: Counts) -> String {
 
 /// A unified difference from what is live to what the files say. Empty: there is none.
 pub fn diff(change: &Change, wanted: Option<(&Resource, &str)>) -> String {
+    if change.action == Action::Unchanged {
+        return String::new();
+    }
     let live = change.live.as_ref().map(|app| to_yaml(&document_of(&Resource::App(app.clone()))));
     let after =
         wanted.map(|(resource, _)| to_yaml(&document_of(&as_compared(resource, change.live.as_deref()))));
@@ -82,7 +85,7 @@ pub fn diff(change: &Change, wanted: Option<(&Resource, &str)>) -> String {
     let (live, after) = (live.unwrap_or_default(), after.unwrap_or_default());
     let differences = TextDiff::from_lines(live.as_str(), after.as_str());
     let mut text = differences.unified_diff().context_radius(3).header(&from, &to).to_string();
-    if text.is_empty() && change.action != Action::Unchanged {
+    if text.is_empty() {
         // What no settings say: the set that it belongs to, or that its only release failed.
         let _ = writeln!(text, "--- {from}\n+++ {to}");
         for line in change.fields.iter().map(field_line) {

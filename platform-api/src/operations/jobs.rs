@@ -50,7 +50,7 @@ pub(crate) async fn create(
     {
         if job.request_hash.as_ref() != Some(request_hash) {
             let detail = format!(
-                "the token `{key}` made the job {} ({}) of another request; choose a new one",
+                "the Idempotency-Key `{key}` made the job {} ({}) of another request; choose a new one",
                 job.name, job.id
             );
             return problem(ProblemCode::Conflict, detail);

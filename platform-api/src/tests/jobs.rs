@@ -112,7 +112,11 @@ async fn the_same_key_gives_the_same_job_and_another_request_with_it_is_refused(
     let body = json!({"job": template(json!({}))});
     let first = post(body.clone()).await.is(201);
     assert_eq!(post(body).await.is(200)["id"], first["id"]);
-    post(json!({"job": template(json!({"retries": 0}))})).await.refuses(409, "conflict", &["the token `k`"]);
+    post(json!({"job": template(json!({"retries": 0}))})).await.refuses(
+        409,
+        "conflict",
+        &["the Idempotency-Key `k`"],
+    );
 }
 
 #[tokio::test]

@@ -239,7 +239,9 @@ fn meant(word: &str) -> Option<String> {
         let last = key.rsplit('.').next().unwrap_or(key);
         distance(bare, bare_key).min(distance(bare, last))
     };
-    KEYS.into_iter().min_by_key(near).filter(|key| near(key) <= 2).map(str::to_owned)
+    // Of a short word two letters are half of it: `zone` is not meant to be `role`.
+    let far = if bare.len() <= 4 { 1 } else { 2 };
+    KEYS.into_iter().min_by_key(near).filter(|key| near(key) <= far).map(str::to_owned)
 }
 
 /// How many characters have to be put in, taken out, changed or swapped with their neighbour to make one text of the other.
