@@ -239,7 +239,7 @@ fn help_for(error: &anyhow::Error) -> Option<String> {
                 "log in with `wharf login URL`, or set WHARF_TOKEN"
             }
             ProblemCode::Forbidden => {
-                "`wharf context` shows which token is used; an admin can make another one"
+                "`wharf context show` says which token is used; an admin can make another one"
             }
             ProblemCode::Unavailable => "try again in a moment; `wharf doctor` shows what is wrong",
             ProblemCode::Internal => "look at the log of the platform; `wharf doctor` checks what it can",

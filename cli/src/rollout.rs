@@ -107,7 +107,7 @@ pub async fn finish(
     let Some(info) = info else {
         if !session.json && deployed.stopped {
             output::line(format!(
-                "release {} of {1} was made; {1} is stopped, and `wharf start {1}` starts it",
+                "{1} is stopped; release {0} runs once `wharf start {1}` has started it",
                 deployed.release, app.app
             ))?;
         } else if !session.json {

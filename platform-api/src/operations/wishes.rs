@@ -36,6 +36,10 @@ pub(crate) async fn wish(
     let app = find_app(&mut tx, asked).await?;
     let rollout = under_way(&mut tx, &app).await?;
     let (id, by) = (rollout.view.id, asked.by.as_str());
+    if let (Some(aborted_by), RolloutWish::Pause | RolloutWish::Resume) = (&rollout.view.aborted_by, wish) {
+        let detail = format!("the rollout of `{}` is going back already, as {aborted_by} asked", app.name);
+        return problem(ProblemCode::Conflict, detail);
+    }
     let told = match wish {
         RolloutWish::Pause => {
             let paused = store::rollout::pause(&mut tx, id, Some(by), None, asked.now).await?;
@@ -104,7 +108,11 @@ pub(crate) async fn start(context: &Arc<Context>, asked: &Asked) -> Result<Deplo
     }
     let app = find_app(&mut tx, asked).await?;
     if app.stopped.is_none() {
-        return problem(ProblemCode::Conflict, format!("the app `{}` is not stopped", app.name));
+        let hint = match app.scaled_to {
+            Some(0) => format!("; it is scaled to nothing, and `wharf scale {} 1` brings it back", app.name),
+            _ => String::new(),
+        };
+        return problem(ProblemCode::Conflict, format!("the app `{}` is not stopped{hint}", app.name));
     }
     store::app::set_stopped(&mut tx, app.id, None).await?;
     let app = App { stopped: None, ..app };

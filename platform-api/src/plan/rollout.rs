@@ -120,8 +120,8 @@ fn try_out(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -
 /// An instance that was to be tried out has failed before the trial began.
 fn without_trial(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView, slot: usize) -> bool {
     let of_slot = |instance: &&InstanceView| instance.release == target.id && instance.slot as usize == slot;
-    let failures = draft.app.instances.iter().filter(of_slot).filter_map(InstanceView::own_failure);
-    let why = failures.last().map_or("it did not come into service", |reason| &reason.message);
+    let mut failures = draft.app.instances.iter().filter(of_slot).filter_map(InstanceView::own_failure);
+    let why = failures.next_back().map_or("it did not come into service", |reason| &reason.message);
     let message = format!("the instance on trial in slot {} failed: {why}", slot + 1);
     if target.spec.update.on_failure == OnFailure::Continue {
         draft.event("rollout.tolerated", format!("{message}; it goes on, as `update.on_failure` asks"));

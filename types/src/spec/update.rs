@@ -8,7 +8,7 @@ use crate::quantity::Span;
 
 /// How a rollout moves. Unless asked otherwise it starts first, so that no slot is ever without an instance that serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(from = "Written")]
+#[serde(try_from = "Written")]
 pub struct UpdateSpec {
     // Left out where nothing is asked for: workers of before know none of them, and refuse what they do not know.
     /// Slots moved at once: a number, or a share of all, rounded up. Default 25%.
@@ -212,10 +212,17 @@ impl Default for Written {
     }
 }
 
-impl From<Written> for UpdateSpec {
-    fn from(written: Written) -> Self {
+impl TryFrom<Written> for UpdateSpec {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, &'static str> {
+        if written.parallelism.is_some() && written.parallelism_percent.is_some() {
+            return Err(
+                "`parallelism` and `parallelism_percent` are two words for one setting; write `parallelism` alone",
+            );
+        }
         let percent = written.parallelism_percent.map(Portion::Percent);
-        Self {
+        Ok(Self {
             parallelism: written.parallelism.or(percent).unwrap_or(PARALLELISM),
             order: written.order,
             delay: written.delay,
@@ -225,13 +232,20 @@ impl From<Written> for UpdateSpec {
             on_failure: written.on_failure,
             rollback: written.rollback,
             canary: written.canary,
-        }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_setting_has_one_word() {
+        let both = r#"{"parallelism":2,"parallelism_percent":50}"#;
+        let refused = serde_json::from_str::<UpdateSpec>(both).unwrap_err().to_string();
+        assert!(refused.contains("write `parallelism` alone"), "{refused}");
+    }
 
     #[test]
     fn settings_of_releases_from_before_still_load() {
