@@ -11,7 +11,7 @@ import argparse, http.client, socket, statistics, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import bench_idle, bench_use
+import bench_control, bench_idle, bench_use
 from benchlib import Native, Platform, Serve, missed, row, timed_ms, variant, wrk
 
 
@@ -191,10 +191,10 @@ def main():
     parser.add_argument("wharf"), parser.add_argument("wasmtime"), parser.add_argument("guests", type=Path)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="startup,deploys,throughput,latency,compute,echo,overload,outbound,neighbours")
+    parser.add_argument("--only", default="startup,deploys,throughput,latency,compute,echo,overload,outbound,neighbours,scale,api,thousand,declared")
     parser.add_argument("--native", type=Path, help="the native server; `latency` needs it")
     args = parser.parse_args()
-    suites = {"deploys": deploys, "throughput": throughput, "neighbours": neighbours, **bench_use.SUITES, **bench_idle.SUITES}
+    suites = {"deploys": deploys, "throughput": throughput, "neighbours": neighbours, **bench_use.SUITES, **bench_control.SUITES, **bench_idle.SUITES}
     names = args.only.split(",")
     if unknown := set(names) - {"startup", *suites}:
         parser.error(f"--only knows startup, {', '.join(suites)}, and not {', '.join(sorted(unknown))}")
