@@ -148,7 +148,7 @@ pub(crate) async fn write(conn: &mut Conn) -> store::Result<()> {
 /// Records the request and commits.
 pub(crate) async fn commit(mut tx: Tx) -> store::Result<()> {
     write(&mut tx).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::nodes::Nodes;
 use crate::plan::Unplaced;
 use crate::secrets::SecretKeys;
 use crate::store::{self, Store};
-use crate::view::Releases;
+use crate::view::{Recent, Releases};
 
 /// Changes that a slow watcher may lag behind; one that lags further looks at the store again, and misses nothing.
 const CHANGES_KEPT: usize = 1024;
@@ -39,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) nodes: Nodes,
     pub(crate) secret_keys: SecretKeys,
     pub(crate) releases: Releases,
+    pub(crate) recent: Recent,
     /// Apps that the reconciler has to look at.
     pub(crate) dirty: Dirty,
     /// Whether other volumes are to be removed than the reconciler knows.
@@ -75,6 +76,7 @@ impl Context {
         let node_secret = new_secret();
         Self {
             releases: Releases::new(config.domain.clone()),
+            recent: Recent::default(),
             config,
             store,
             artifacts,

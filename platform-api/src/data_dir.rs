@@ -125,6 +125,7 @@ impl DataDir {
                 OpenError::NotWritable { dir: self.path.clone(), source: io::Error::other(source) }
             }
             OpenStoreError::Open(source) => OpenError::Database { file, source: source.into() },
+            OpenStoreError::Thread(source) => self.error_of_io(source),
             OpenStoreError::Migrate(source) => OpenError::Database { file, source: source.into() },
         }
     }

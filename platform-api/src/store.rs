@@ -12,6 +12,7 @@ pub(crate) mod audit;
 pub(crate) mod change;
 mod codec;
 pub(crate) mod event;
+mod group;
 pub(crate) mod idempotency;
 pub(crate) mod instance;
 pub(crate) mod job;
@@ -32,23 +33,30 @@ pub(crate) mod token;
 pub(crate) mod user;
 pub(crate) mod volume;
 
+use std::io;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
 use sqlx::{Connection, Sqlite, Transaction};
 
+use group::GroupSync;
+
 static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
 /// Readers beside the one writer.
 const READERS: u32 = 4;
+/// More than there are statements in here, so that a connection parses each of them once.
+const STATEMENTS: usize = 500;
 
 pub(crate) type Conn = SqliteConnection;
-pub(crate) type Tx = Transaction<'static, Sqlite>;
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +71,11 @@ pub(crate) enum StoreError {
     Corrupt(String),
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
+    /// It may or may not have been written.
+    #[error(
+        "the disk failed to keep what was written; nothing more is acknowledged until the control plane has been restarted"
+    )]
+    NotKept(#[source] Arc<io::Error>),
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -93,6 +106,8 @@ pub(crate) enum OpenStoreError {
     Damaged(#[source] sqlx::Error),
     #[error("it cannot be opened")]
     Open(#[source] sqlx::Error),
+    #[error("the thread that writes it to the disk cannot be started")]
+    Thread(#[source] io::Error),
     #[error("its tables cannot be brought up to date")]
     Migrate(#[source] MigrateError),
 }
@@ -103,6 +118,7 @@ pub(crate) enum OpenStoreError {
 pub(crate) struct Store {
     writes: SqlitePool,
     reads: SqlitePool,
+    group: Arc<GroupSync>,
 }
 
 impl Store {
@@ -111,14 +127,17 @@ impl Store {
             .filename(file)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // With FULL, a commit is on the disk before it is acknowledged.
-            .synchronous(SqliteSynchronous::Full)
+            // What is missing to FULL is done for many commits at once.
+            .synchronous(SqliteSynchronous::Normal)
+            .statement_cache_capacity(STATEMENTS)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10));
         let writes = SqlitePoolOptions::new()
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
+            // There is no network to ask whether it is still there.
+            .test_before_acquire(false)
             // SQLite ends a transaction by itself when the disk is full, and sqlx then believes for ever that it is in one.
             // Such a connection is closed, so that the next writer gets a new one.
             .before_acquire(|conn, _| Box::pin(async move { Ok(!conn.is_in_transaction()) }))
@@ -130,18 +149,26 @@ impl Store {
             .max_connections(READERS)
             .idle_timeout(None)
             .max_lifetime(None)
+            .test_before_acquire(false)
             .connect_lazy_with(options.create_if_missing(false));
-        Ok(Self { writes, reads })
+        let group = Arc::new(GroupSync::of_log(file).map_err(OpenStoreError::Thread)?);
+        Ok(Self { writes, reads, group })
     }
 
     /// A transaction that may write. It holds the only writer: nothing slow may happen before its end.
     pub(crate) async fn write(&self) -> Result<Tx> {
-        Ok(self.writes.begin_with("BEGIN IMMEDIATE").await?)
+        let inner = self.writes.begin_with("BEGIN IMMEDIATE").await?;
+        Ok(Tx { inner, group: self.group.clone() })
+    }
+
+    /// The newest state, for each statement anew.
+    pub(crate) async fn look(&self) -> Result<PoolConnection<Sqlite>> {
+        Ok(self.reads.acquire().await?)
     }
 
     /// A snapshot to read from.
     pub(crate) async fn read(&self) -> Result<Tx> {
-        Ok(self.reads.begin().await?)
+        Ok(Tx { inner: self.reads.begin().await?, group: self.group.clone() })
     }
 
     pub(crate) async fn close(&self) {
@@ -155,6 +182,34 @@ impl Store {
         let mut conn = self.writes.acquire().await.unwrap();
         let statement = if stop { "PRAGMA max_page_count = 1" } else { "PRAGMA max_page_count = 1073741823" };
         sqlx::query(statement).execute(&mut *conn).await.unwrap();
+    }
+}
+
+/// A transaction. Dropped, it has changed nothing.
+pub(crate) struct Tx {
+    inner: Transaction<'static, Sqlite>,
+    group: Arc<GroupSync>,
+}
+
+impl Tx {
+    /// Others see it, and the next writer goes on, before this returns; then it is on the disk.
+    pub(crate) async fn commit(self) -> Result<()> {
+        self.inner.commit().await?;
+        self.group.durable().await
+    }
+}
+
+impl Deref for Tx {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        &self.inner
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.inner
     }
 }
 

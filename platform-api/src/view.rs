@@ -1,6 +1,7 @@
 //! Reads everything about an app out of the store: for the planner as [`AppView`], for users as `AppInfo`.
 
 pub(crate) mod job;
+mod recent;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ use crate::store::release::Release;
 use crate::store::rollout::Rollout;
 use crate::store::volume::Volume;
 use crate::store::{self, Conn, StoreError};
+
+pub(crate) use recent::Recent;
 
 /// Ended instances of an app that are looked at.
 const ENDED_MAX: i64 = 500;

@@ -20,7 +20,7 @@ use super::{ApiError, ApiResult};
 use crate::context::Context;
 use crate::operations::{self, app_not_found};
 use crate::view::Loaded;
-use crate::{plan, store, view};
+use crate::{plan, store};
 
 /// Apps of one page.
 const PAGE: usize = 100;
@@ -46,7 +46,7 @@ pub(super) async fn list(
     let next_cursor = apps.last().filter(|_| more).map(|app| app.name.to_string());
     let mut items = Vec::with_capacity(apps.len());
     for app in apps {
-        items.push(view::complete(&mut tx, &context.releases, app).await?.info(&context));
+        items.push(context.recent.complete(&mut tx, &context.releases, app).await?.info(&context));
     }
     Ok(Reply(Page { items, next_cursor }))
 }
@@ -151,10 +151,16 @@ async fn last_log(context: &Context, loaded: &Loaded) -> ApiResult<Vec<String>> 
     Ok(records.into_iter().map(|positioned| positioned.record.message).collect())
 }
 
-pub(super) async fn load(context: &Context, (namespace, name): &AppPath) -> ApiResult<Loaded> {
+pub(super) async fn load(context: &Context, (namespace, name): &AppPath) -> ApiResult<Arc<Loaded>> {
+    let mut conn = context.store.look().await?;
+    let known = store::app::find(&mut conn, namespace, name).await?.and_then(|app| context.recent.get(&app));
+    drop(conn);
+    if let Some(loaded) = known {
+        return Ok(loaded);
+    }
     let mut tx = context.store.read().await?;
     match store::app::find(&mut tx, namespace, name).await? {
-        Some(app) => Ok(view::complete(&mut tx, &context.releases, app).await?),
+        Some(app) => Ok(context.recent.complete(&mut tx, &context.releases, app).await?),
         None if store::namespace::find(&mut tx, namespace).await?.is_none() => {
             Err(namespace_not_found(namespace.as_str()))
         }

@@ -133,7 +133,7 @@ pub(super) async fn refuse(context: &Context, request: &audit::Request, detail: 
 async fn append(store: &Store, request: &audit::Request, detail: &str, now: Timestamp) -> store::Result<()> {
     let mut tx = store.write().await?;
     request.refused(&mut tx, detail, now).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await
 }
 
 #[cfg(test)]

@@ -285,9 +285,9 @@ fn secret_hash(context: &Context, headers: &HeaderMap) -> ApiResult<String> {
 
 /// Whose the token is, and what its user is now.
 async fn authenticate(context: &Context, secret_hash: &str) -> ApiResult<Caller> {
-    let mut tx = context.store.read().await?;
+    let mut conn = context.store.look().await?;
     let Some(store::token::Token { info: token, owner }) =
-        store::token::find_by_hash(&mut tx, secret_hash).await?
+        store::token::find_by_hash(&mut conn, secret_hash).await?
     else {
         return Err(unknown_token());
     };
@@ -299,7 +299,7 @@ async fn authenticate(context: &Context, secret_hash: &str) -> ApiResult<Caller>
         return Err(ApiError::new(ProblemCode::TokenExpired, detail));
     }
     let memberships = match owner {
-        Some(owner) => store::member::of_user(&mut tx, owner).await?,
+        Some(owner) => store::member::of_user(&mut conn, owner).await?,
         None => Vec::new(),
     };
     Ok(Caller { token, owner, memberships })

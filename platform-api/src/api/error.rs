@@ -63,6 +63,10 @@ impl From<StoreError> for ApiError {
             StoreError::Taken => {
                 Self::new(ProblemCode::AlreadyExists, "somebody else made the same thing just now")
             }
+            StoreError::NotKept(ref cause) => {
+                tracing::error!("{error}: {cause}");
+                Self::new(ProblemCode::Unavailable, error.to_string())
+            }
             error => Self::internal(&error),
         }
     }

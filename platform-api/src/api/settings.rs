@@ -20,7 +20,8 @@ pub(super) async fn scale(
     Wish { asked, request }: Wish<Scale>,
 ) -> ApiResult<Response> {
     operations::scale(&context, &asked, request.replicas).await?;
-    Ok(with_etag(&context, &apps::load(&context, &(asked.namespace, asked.app)).await?))
+    let loaded = apps::load(&context, &(asked.namespace, asked.app)).await?;
+    Ok(with_etag(&context, &loaded))
 }
 
 /// Variables may hold secrets, so reading them needs more than `viewer`.
@@ -53,7 +54,8 @@ pub(super) async fn stop(
     Wish { asked, request: Nothing {} }: Wish<Nothing>,
 ) -> ApiResult<Response> {
     operations::stop(&context, &asked).await?;
-    Ok(with_etag(&context, &apps::load(&context, &(asked.namespace, asked.app)).await?))
+    let loaded = apps::load(&context, &(asked.namespace, asked.app)).await?;
+    Ok(with_etag(&context, &loaded))
 }
 
 pub(super) async fn start(
