@@ -10,7 +10,8 @@ say() { echo "pgo: $*" >&2; }
 
 target=$(rustc -vV | sed -n 's/^host: //p')
 profdata=$(ls "$(rustc --print target-libdir)"/../bin/llvm-profdata 2>/dev/null || compgen -c llvm-profdata | sort --version-sort | tail -n 1)
-if [[ -z $profdata ]]; then
+# Older ones do not know the format.
+if [[ ! $("${profdata:-false}" --version 2>/dev/null) =~ version\ (19|[2-9][0-9]) ]]; then
     scripts/apt-install.sh llvm-19
     profdata=llvm-profdata-19
 fi
