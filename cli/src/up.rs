@@ -281,7 +281,13 @@ impl Worker {
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
         });
         let takers = Takers { supervisor: supervisor.handle(), secrets, routes: routes_to, removed_volumes };
-        let session = Session::spawn(control.clone(), registration, takers, ingress.applied(), figures);
+        let session = Session::spawn(
+            control.clone(),
+            registration,
+            takers,
+            (ingress.applied(), ingress.calls()),
+            figures,
+        );
         let shipper = LogShipper::spawn(logs, control);
         Ok(Self { ingress, session, supervisor, shipper })
     }

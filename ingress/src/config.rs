@@ -35,6 +35,10 @@ pub struct Config {
     pub max_header_bytes: usize,
     /// Peers that may say whom they forward for. Default: nobody, not even private addresses.
     pub trusted_proxies: Vec<IpRange>,
+    /// How long a request waits for the first instance of an app that sleeps. Default 10 s.
+    pub wake_timeout: Duration,
+    /// Requests to one app that wait at once; one more is refused. Default 1000.
+    pub wake_max: usize,
     /// Public ports of apps.
     pub tcp: TcpConfig,
     /// Told about every error that the ingress makes itself, inside the request's task: it must not block.
@@ -50,6 +54,8 @@ impl Config {
             max_connections: CONNECTIONS_MAX,
             max_header_bytes: 64 * 1024,
             trusted_proxies: Vec::new(),
+            wake_timeout: Duration::from_secs(10),
+            wake_max: 1000,
             tcp: TcpConfig::new(),
             on_error: Arc::new(|_| {}),
         }
@@ -65,6 +71,8 @@ impl fmt::Debug for Config {
             .field("max_connections", &self.max_connections)
             .field("max_header_bytes", &self.max_header_bytes)
             .field("trusted_proxies", &self.trusted_proxies)
+            .field("wake_timeout", &self.wake_timeout)
+            .field("wake_max", &self.wake_max)
             .field("tcp", &self.tcp)
             .finish_non_exhaustive()
     }

@@ -291,6 +291,7 @@ impl Connections {
             errors: stats.errors(),
             run: stats.run().to_owned(),
             releases: stats.meters.totals(),
+            loads: stats.loads.figures(),
         }
     }
 }

@@ -20,10 +20,11 @@ pub enum ErrorCode {
     GuestTimeout,
     RateLimited,
     AppStopped,
+    Waking,
 }
 
 impl ErrorCode {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BadRequest,
         Self::HeaderTooLarge,
         Self::UnknownHost,
@@ -36,6 +37,7 @@ impl ErrorCode {
         Self::GuestTimeout,
         Self::RateLimited,
         Self::AppStopped,
+        Self::Waking,
     ];
 
     /// The value of the header `x-wharf-error`.
@@ -53,6 +55,7 @@ impl ErrorCode {
             Self::GuestTimeout => "guest_timeout",
             Self::RateLimited => "rate_limited",
             Self::AppStopped => "app_stopped",
+            Self::Waking => "waking",
         }
     }
 
@@ -64,7 +67,9 @@ impl ErrorCode {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::GuestFailed => StatusCode::BAD_GATEWAY,
-            Self::NoReadyInstance | Self::Busy | Self::AppStopped => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoReadyInstance | Self::Busy | Self::AppStopped | Self::Waking => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::GuestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         }
@@ -72,7 +77,7 @@ impl ErrorCode {
 
     /// Whether the same request may succeed a moment later.
     pub fn is_retryable(self) -> bool {
-        matches!(self, Self::NoReadyInstance | Self::Busy | Self::RateLimited)
+        matches!(self, Self::NoReadyInstance | Self::Busy | Self::RateLimited | Self::Waking)
     }
 
     /// One sentence for the client, which says nothing about the guest's inside.
@@ -90,6 +95,7 @@ impl ErrorCode {
             Self::GuestTimeout => "The app did not answer in time.",
             Self::RateLimited => "Too many requests. Try again in a moment.",
             Self::AppStopped => "The app is stopped.",
+            Self::Waking => "The app was asleep and is not awake yet. Try again in a moment.",
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::accept::Acceptor;
 use crate::call::{CallError, LocalCall};
 use crate::config::Config;
 use crate::connection::Connections;
+use crate::load;
 use crate::proxy::Shared;
 use crate::router::{Router, Targets};
 use crate::serve::Protocols;
@@ -40,6 +41,7 @@ pub struct IngressHandle {
     addresses: Vec<SocketAddr>,
     connections: Arc<Connections>,
     applied: watch::Receiver<u64>,
+    calls: watch::Receiver<u64>,
     /// Ends the accept loops, and with them the listeners.
     stop_accepting: CancellationToken,
     /// Ends what looks after the routes and the connections.
@@ -82,13 +84,14 @@ where
         let stats = Arc::new(Stats::default());
         let connections = Arc::new(Connections::new(stats.clone(), config.max_connections));
         let limits = Limits { header_timeout: config.header_timeout, idle: config.idle };
-        let mut targets = Targets::new(stats.meters.clone());
+        let mut targets = Targets::new(stats.meters.clone(), stats.loads.clone());
         let first = Router::build(&routes.borrow_and_update(), config.node, &mut targets);
         let (applied_to, applied) = watch::channel(first.generation());
         let (acceptors, serving, minders) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let (stop_accepting, stop) = (CancellationToken::new(), CancellationToken::new());
         let protocols = Arc::new(Protocols::new(&config, serving.clone()));
-        let shared = Arc::new(Shared { config, table: ArcSwap::from_pointee(first), stats });
+        let (installed, calls) = (watch::Sender::new(first.generation()), stats.loads.calls());
+        let shared = Arc::new(Shared { config, table: ArcSwap::from_pointee(first), installed, stats });
 
         let ports = Ports::new(Front {
             shared: shared.clone(),
@@ -99,6 +102,7 @@ where
         });
         let following = follow(shared.clone(), routes, targets, ports, applied_to);
         minders.spawn(stop.clone().run_until_cancelled_owned(following));
+        minders.spawn(stop.clone().run_until_cancelled_owned(load::look(shared.clone())));
         minders.spawn(stop.clone().run_until_cancelled_owned(watch_over(connections.clone(), limits)));
         let acceptor =
             Acceptor { shared, protocols, connections: connections.clone(), service, tasks: serving.clone() };
@@ -106,7 +110,17 @@ where
         for listener in listeners {
             acceptors.spawn(acceptor.clone().run(listener, stop_accepting.clone()));
         }
-        IngressHandle { addresses, connections, applied, stop_accepting, stop, acceptors, serving, minders }
+        IngressHandle {
+            addresses,
+            connections,
+            applied,
+            calls,
+            stop_accepting,
+            stop,
+            acceptors,
+            serving,
+            minders,
+        }
     }
 }
 
@@ -164,6 +178,11 @@ impl IngressHandle {
     /// The generation in use. Once a number shows here, no request is given to an instance by an older table.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.clone()
+    }
+
+    /// Grows whenever a request begins to wait for an app that sleeps: the control plane has to be told at once.
+    pub fn calls(&self) -> watch::Receiver<u64> {
+        self.calls.clone()
     }
 
     pub fn stats(&self) -> StatsSnapshot {

@@ -22,6 +22,7 @@ mod forwarded;
 mod headers;
 mod ingress;
 mod limit;
+mod load;
 mod meter;
 mod page;
 mod proxy;

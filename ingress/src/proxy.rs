@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::sync::watch;
 
 use crate::body::{OpenRequest, ResponseBody};
 use crate::call::{CallError, LocalCall};
@@ -16,9 +17,10 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::{ErrorCode, IngressError};
 use crate::forwarded::{Client, RequestId};
+use crate::load::Waiting;
 use crate::meter::Meter;
 use crate::request_body::RequestBody;
-use crate::router::{Match, Router};
+use crate::router::{Match, Route, Router};
 use crate::stats::Stats;
 use crate::uri::Refused;
 use crate::{headers, limit, page, uri};
@@ -33,6 +35,8 @@ const HEADER_FIELDS_MAX: usize = 100;
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) table: ArcSwap<Router>,
+    /// The generation of the table, for those who wait for another.
+    pub(crate) installed: watch::Sender<u64>,
     pub(crate) stats: Arc<Stats>,
 }
 
@@ -89,9 +93,16 @@ where
         let failure = Failure { hint: Some(refused.hint.to_owned()), ..refused.code.into() };
         return Ok(fail(open, failure, &summary));
     }
-    let mut tried = None;
+    let (mut tried, mut attempts, mut is_admitted) = (None, 0, false);
+    let mut waiting: Option<Waiting> = None;
     let mut failure = Failure::from(ErrorCode::NoReadyInstance);
-    for _ in 0..ATTEMPTS_MAX {
+    while attempts < ATTEMPTS_MAX {
+        if let Some(waits) = &mut waiting
+            && let Err(no_wait) = waits.go_on().await
+        {
+            failure.detail = Some(no_wait.detail(&open.session.shared.config));
+            break;
+        }
         if let Err(error) = std::future::poll_fn(|cx| service.poll_ready(cx)).await {
             failure = failure_of(error).ok_or(ClientGone)?;
             break;
@@ -115,7 +126,7 @@ where
                 }
             };
             // Asked once for a request, however many instances are; without a quota there is nothing to ask.
-            if tried.is_none()
+            if !is_admitted
                 && let Some(limit) = &route.limit
                 && !limit.admit(limit::now())
             {
@@ -123,17 +134,27 @@ where
                 failure.owner = Some((route.namespace.clone(), route.app.clone()));
                 break;
             }
+            is_admitted = true;
             let Some(target) = route.choose(tried, |below| rand::random_range(0..below)).cloned() else {
-                if route.stopped {
-                    failure = ErrorCode::AppStopped.into();
+                failure = unserved(route, failure);
+                let Some(load) = route.wakes.as_ref().filter(|_| failure.code == ErrorCode::Waking) else {
+                    break;
+                };
+                if waiting.is_none() {
+                    let Shared { config, installed, stats, .. } = &*open.session.shared;
+                    match stats.loads.wait(load.clone(), config, installed) {
+                        Ok(waits) => waiting = Some(waits),
+                        Err(no_wait) => {
+                            failure.detail = Some(no_wait.detail(config));
+                            break;
+                        }
+                    }
                 }
-                failure.owner = Some((route.namespace.clone(), route.app.clone()));
-                // A stopped app fails nobody: it was to answer so.
-                failure.meter = (!route.stopped).then(|| route.unserved.clone());
-                break;
+                continue;
             };
             let instance = target.instance;
-            tried = Some(instance);
+            (tried, waiting) = (Some(instance), None);
+            attempts += 1;
             open.count_towards(target);
             service.call(LocalCall { instance, request, remote: open.session.client.remote })
         };
@@ -163,6 +184,22 @@ where
         }
     }
     Ok(fail(open, failure, &summary))
+}
+
+/// Nothing of the app can take the request. `before` is why an instance did not, if one was asked.
+fn unserved(route: &Route, before: Failure) -> Failure {
+    let failure = match (route.stopped, &route.wakes) {
+        (true, _) => ErrorCode::AppStopped.into(),
+        // An instance that is there, and full, is not waited for any longer than that of any other app.
+        (false, Some(_)) if before.code != ErrorCode::Busy => ErrorCode::Waking.into(),
+        (false, _) => before,
+    };
+    Failure {
+        owner: Some((route.namespace.clone(), route.app.clone())),
+        // A stopped app fails nobody: it was to answer so.
+        meter: (!route.stopped).then(|| route.unserved.clone()),
+        ..failure
+    }
 }
 
 /// Checks a request and makes it what the guest gets.
@@ -249,7 +286,9 @@ fn fail<B>(open: OpenRequest, failure: Failure, summary: &Summary) -> Response<R
 impl Shared {
     /// Replaces the routes, and returns once nobody chooses by the old ones any more.
     pub(crate) async fn install(&self, router: Router) {
+        let generation = router.generation();
         let old = self.table.swap(Arc::new(router));
+        self.installed.send_replace(generation);
         // Holders never wait for anything, so this is over in microseconds.
         while Arc::strong_count(&old) > 1 {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;

@@ -3,16 +3,21 @@
 //! A [`Router`] is built from a whole [`RouteTable`] and never changes. Only the counters of open requests live longer
 //! than one generation: they hang on the instance, in [`Targets`].
 
+mod counted;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
+use crate::load::{Load, Loads};
 use crate::meter::{Meter, Meters};
 use wharf_types::route::{self, RoutePattern, RouteTable};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId};
 
 use crate::limit::{Bucket, Buckets};
+use counted::Counted;
 
 /// An instance of this node that requests may go to.
 #[derive(Debug)]
@@ -45,11 +50,12 @@ pub struct Targets {
     known: HashMap<InstanceId, Weak<Target>>,
     buckets: Buckets,
     meters: Arc<Meters>,
+    loads: Arc<Loads>,
 }
 
 impl Targets {
-    pub(crate) fn new(meters: Arc<Meters>) -> Self {
-        Self { meters, ..Self::default() }
+    pub(crate) fn new(meters: Arc<Meters>, loads: Arc<Loads>) -> Self {
+        Self { meters, loads, ..Self::default() }
     }
 
     fn ensure(
@@ -79,6 +85,7 @@ impl Targets {
     fn forget_the_unused(&mut self) {
         self.known.retain(|_, target| target.strong_count() > 0);
         self.meters.retire_the_unused();
+        self.loads.forget_the_unused();
     }
 }
 
@@ -90,6 +97,8 @@ pub struct Router {
     hosts: HashMap<Box<str>, Vec<Route>>,
     /// By public port.
     tcp: BTreeMap<u16, TcpRoute>,
+    /// Apps that scale by their open requests, and have instances on this node.
+    counted: Vec<Counted>,
 }
 
 /// An app's claim to a part of a hostname.
@@ -104,6 +113,8 @@ pub struct Route {
     pub trial: Option<Trial>,
     /// Whether a user has stopped the app.
     pub stopped: bool,
+    /// Where requests wait that find no instance. None: they do not wait.
+    pub(crate) wakes: Option<Arc<Load>>,
     /// Of requests that no instance could be given to.
     pub(crate) unserved: Arc<Meter>,
     /// What is left of its namespace's requests. None: they have no limit.
@@ -177,8 +188,15 @@ impl Router {
             claims.sort_by_key(|claim| std::cmp::Reverse(claim.pattern.path_prefix().len()));
         }
         let tcp = table.tcp.iter().map(|route| (route.port, TcpRoute::build(route, node, targets))).collect();
+        let counted = Counted::build(table, node, targets);
         targets.forget_the_unused();
-        Self { generation: table.generation, hosts, tcp }
+        Self { generation: table.generation, hosts, tcp, counted }
+    }
+
+    /// Puts down for each app that is counted what is open now. False: there is none.
+    pub(crate) fn count_open(&self, now: Instant) -> bool {
+        self.counted.iter().for_each(|app| app.count_open(now));
+        !self.counted.is_empty()
     }
 
     /// The public ports that apps have.
@@ -225,6 +243,7 @@ impl Route {
                 .canary
                 .map(|canary| Trial { share_millionths: canary.share.as_millionths(), targets: on_trial }),
             stopped: route.stopped,
+            wakes: route.wakes.then(|| targets.loads.of(namespace, app)),
             unserved: targets.meters.of(namespace, app, 0),
             limit,
         }
@@ -358,6 +377,8 @@ mod tests {
                     .map(|_| route::Endpoint { instance: InstanceId::new(), node, release: 1 })
                     .collect(),
                 stopped: false,
+                counted: false,
+                wakes: false,
                 canary: None,
             })
         });
@@ -454,6 +475,7 @@ mod tests {
             namespace: "default".parse().unwrap(),
             app: "echo".parse().unwrap(),
             endpoints: (0..endpoints).map(|_| endpoint()).collect(),
+            counted: false,
         };
         let table = RouteTable { generation: 1, tcp: vec![Arc::new(route)], ..RouteTable::default() };
         Router::build(&table, node, &mut Targets::default())

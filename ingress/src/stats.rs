@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use wharf_types::figures::FrontDoorFigures;
+use wharf_types::figures::{AppLoad, FrontDoorFigures};
 use wharf_types::requests::RequestTotals;
 
 use crate::error::ErrorCode;
+use crate::load::Loads;
 use crate::meter::Meters;
 
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub(crate) struct Stats {
     /// Tells this run of the ingress from others.
     run: String,
     pub(crate) meters: Arc<Meters>,
+    pub(crate) loads: Arc<Loads>,
     pub(crate) accepted: AtomicU64,
     pub(crate) over_limit: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
@@ -44,6 +46,8 @@ pub struct StatsSnapshot {
     pub run: String,
     /// What became of the requests to each release.
     pub releases: Vec<RequestTotals>,
+    /// What is asked of apps that scale by it.
+    pub loads: Vec<AppLoad>,
 }
 
 pub(crate) fn add_one(counter: &AtomicU64) {
@@ -68,6 +72,7 @@ impl From<StatsSnapshot> for FrontDoorFigures {
                 .collect(),
             run: snapshot.run,
             releases: snapshot.releases,
+            loads: snapshot.loads,
         }
     }
 }
@@ -77,6 +82,7 @@ impl Default for Stats {
         Self {
             run: format!("{:032x}", rand::random::<u128>()),
             meters: Arc::default(),
+            loads: Arc::default(),
             accepted: AtomicU64::default(),
             over_limit: AtomicU64::default(),
             accept_errors: AtomicU64::default(),

@@ -6,7 +6,7 @@
 mod text;
 
 use wharf_types::NamespaceName;
-use wharf_types::figures::{FrontDoorFigures, NodeFigures, VolumeFigures};
+use wharf_types::figures::{AppLoad, FrontDoorFigures, NodeFigures, VolumeFigures};
 use wharf_types::job::JobState;
 use wharf_types::node::AppUsage;
 
@@ -98,6 +98,19 @@ const VOLUMES: &[Row<VolumeFigures>] = &[
     ),
 ];
 
+/// Of each app that scales by its open requests.
+const LOADS: &[Row<AppLoad>] = &[
+    (
+        Gauge,
+        "wharf_app_open_requests",
+        "Open requests on the mean of half a second; apps that scale by them.",
+        |load| Millis(load.open_thousandths),
+    ),
+    (Gauge, "wharf_app_waiting_requests", "Requests that wait for the app to wake.", |load| {
+        Whole(load.waiting)
+    }),
+];
+
 /// Of each node's ingress.
 const FRONT_DOORS: &[Row<FrontDoorFigures>] = &[
     (Gauge, "wharf_ingress_open_connections", "Connections that are open.", |door| {
@@ -186,6 +199,15 @@ pub(crate) fn page(nodes: &[NodeSample], jobs: &[(NamespaceName, JobState, u64)]
                     ("node", id),
                 ];
                 metric.sample(&labels, read(usage));
+            }
+        });
+    });
+    rows(&mut page, LOADS, |metric, read| {
+        each(alive.iter().copied(), |id, node| {
+            for load in &node.figures.front_door.loads {
+                let labels =
+                    [("namespace", load.namespace.as_str()), ("app", load.app.as_str()), ("node", id)];
+                metric.sample(&labels, read(load));
             }
         });
     });

@@ -2,6 +2,8 @@
 //!
 //! Nothing here lasts: a heartbeat that brings no news writes nothing to the disk.
 
+mod load;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +15,9 @@ use wharf_types::figures::{NodeFigures, VolumeFigures};
 use wharf_types::node::{AppUsage, InstanceReport, NodeRegistration, NodeReport};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp, VolumeId};
 
+use crate::plan::autoscale::Demand;
 use crate::store::requests::Counter;
+use load::Loads;
 
 /// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
 /// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
@@ -51,6 +55,7 @@ struct Node {
     /// In the order of [`key`].
     usage: Vec<AppUsage>,
     figures: NodeFigures,
+    loads: Loads,
     assignment: watch::Sender<Line>,
 }
 
@@ -80,6 +85,8 @@ pub(crate) struct News {
     pub(crate) routes: bool,
     /// Volumes that have become full, or have room again.
     pub(crate) volumes: Vec<VolumeFigures>,
+    /// Whether requests wait for a first instance of an app.
+    pub(crate) waiting: bool,
 }
 
 impl Nodes {
@@ -93,6 +100,7 @@ impl Nodes {
             reported: HashMap::new(),
             usage: Vec::new(),
             figures: NodeFigures::default(),
+            loads: Loads::default(),
             assignment: watch::Sender::new(None),
         });
         node.registration = registration;
@@ -115,10 +123,13 @@ impl Nodes {
         let volumes = report.figures.volumes.iter();
         let volumes = volumes.filter(|volume| volume.full != was_full(volume.id)).cloned().collect();
         node.figures.clone_from(&report.figures);
+        node.loads.take_in(&report.figures.front_door);
+        let waiting = report.figures.front_door.loads.iter().any(|load| load.waiting > 0);
         let routes = node.routes_generation != report.routes_generation;
         node.routes_generation = report.routes_generation;
         let is_news = |reported: &&InstanceReport| node.reported.get(&reported.id) != Some(*reported);
-        Some(News { instances: report.instances.iter().filter(is_news).cloned().collect(), routes, volumes })
+        let instances = report.instances.iter().filter(is_news).cloned().collect();
+        Some(News { instances, routes, volumes, waiting })
     }
 
     /// Remembers a report whose news were written.
@@ -214,6 +225,23 @@ impl Nodes {
             found.extend(of_app.map(|it| ((*id, front_door.run.clone(), it.release), it.counts)));
         }
         found
+    }
+
+    /// What is asked of an app at all front doors. None: none has reported in time.
+    pub(crate) fn demand(&self, namespace: &NamespaceName, app: &AppName) -> Option<Demand> {
+        let now = Instant::now();
+        let known = self.lock();
+        let ready = known.nodes.values().filter(|node| node.is_seen_within(LEASE, now));
+        ready.map(|node| node.loads.of(namespace, app)).reduce(|sum, more| Demand {
+            open: sum.open + more.open,
+            waiting: sum.waiting.saturating_add(more.waiting),
+            requests: sum.requests.saturating_add(more.requests),
+        })
+    }
+
+    /// Counts the reports of all nodes: as long as it is the same, nothing else is known than before.
+    pub(crate) fn reports(&self) -> u64 {
+        self.lock().nodes.values().fold(0, |sum, node| sum.wrapping_add(node.loads.reports()))
     }
 
     /// How full a volume is, as its node has reported last.

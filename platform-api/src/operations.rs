@@ -1,6 +1,7 @@
 //! What users do to apps. Each operation is one transaction: it has happened as a whole, or not at all, and a handler that is
 //! dropped because its client went away leaves nothing half done.
 
+pub(crate) mod autoscale;
 pub(crate) mod jobs;
 pub(crate) mod keyvalue;
 pub(crate) mod quota;
@@ -32,7 +33,7 @@ use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::InvalidSpec;
 use wharf_types::world::capabilities;
-use wharf_types::{AppId, AppName, NamespaceName, Problem, ReleaseId, RolloutId, Timestamp};
+use wharf_types::{AppId, AppName, NamespaceName, Problem, RolloutId, Timestamp};
 
 use crate::audit;
 use crate::context::Context;
@@ -177,10 +178,12 @@ enum Kind {
 async fn start_rollout(
     conn: &mut Conn,
     app: &App,
-    to: ReleaseId,
+    to: &Release,
     kind: Kind,
     now: Timestamp,
 ) -> Result<RolloutId> {
+    autoscale::begin(conn, app, &to.spec, now).await?;
+    let to = to.id;
     store::rollout::supersede(conn, app.id, now).await?;
     let id = RolloutId::new();
     let (backwards, renews) = (kind == Kind::Backwards, kind == Kind::Renewal);

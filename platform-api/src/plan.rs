@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws a random number: a view and the time go in, [`Changes`] come out, and
 //! [`crate::reconcile`] carries them out in one transaction. The same functions will run under the simulator.
 
+pub(crate) mod autoscale;
 pub mod condition;
 pub mod cron;
 pub(crate) mod declared;
@@ -69,6 +70,8 @@ pub struct AppView {
     pub stopped: Option<Stopped>,
     /// The number of slots that `wharf scale` set. None: as many as the release itself asks for.
     pub scaled_to: Option<u32>,
+    /// The number that open requests have decided on last. It counts, within the range, where a release has one.
+    pub autoscaled_to: Option<u32>,
     /// The release that every slot should run, from the moment that a rollout to it is asked for. None: nothing should run,
     /// because the first release failed.
     pub target: Option<Arc<ReleaseView>>,

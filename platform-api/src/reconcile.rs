@@ -9,6 +9,7 @@ mod fleet;
 mod jobs;
 mod publish;
 mod queue;
+mod scaling;
 mod schedules;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use fleet::Fleet;
 use jobs::Jobs;
 use publish::Publisher;
 use queue::Queue;
+use scaling::Autoscaler;
 use schedules::Schedules;
 
 /// The safety net, should a nudge ever be missed.
@@ -75,6 +77,7 @@ struct Reconciler {
     queue: Queue,
     jobs: Jobs,
     schedules: Schedules,
+    autoscaler: Autoscaler,
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
     /// The nodes, and whether each is ready; without those that were given up.
@@ -100,6 +103,7 @@ impl Reconciler {
             queue: Queue::default(),
             jobs: Jobs::default(),
             schedules: Schedules::default(),
+            autoscaler: Autoscaler::default(),
             wakes: BTreeMap::new(),
             nodes: BTreeMap::new(),
             acknowledged: 0,
@@ -129,6 +133,7 @@ impl Reconciler {
         let nodes = self.context.nodes.list();
         self.look_at_nodes(&nodes);
         let now = Timestamp::now();
+        self.autoscaler.pass(&self.context, self.fleet.views(), now).await;
         self.queue.add_changed(self.context.dirty.take());
         self.queue.add_changed(self.wakes.extract_if(.., |_, at| *at <= now).map(|(app, _)| app));
         for app in self.queue.take_batch() {

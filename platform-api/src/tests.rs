@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod autoscale;
 mod declare;
 mod deploying;
 mod durability;

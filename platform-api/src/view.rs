@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo, VolumeInfo, VolumeState};
+use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo, ScalingInfo, VolumeInfo, VolumeState};
 use wharf_types::route::RoutePattern;
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppId, AppName, NamespaceName, ReleaseId, SecretName, Timestamp};
@@ -156,6 +156,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         deleting: app.deleting,
         stopped: app.stopped.clone(),
         scaled_to: app.scaled_to,
+        autoscaled_to: app.autoscaled_to,
         target: app.target_release.and_then(|id| known.get(&id).cloned()),
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
         latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
@@ -218,6 +219,7 @@ impl Loaded {
             release,
             replicas: view.replicas(),
             ready: self.slots_ready(),
+            scaling: self.scaling(context),
             stopped: view.stopped.clone(),
             url: urls.first().cloned().unwrap_or_default(),
             urls,
@@ -227,6 +229,19 @@ impl Loaded {
             usage: release.and_then(|release| context.nodes.usage_of(&view.namespace, &view.name, release)),
             updated_at: self.app.updated_at,
         }
+    }
+
+    fn scaling(&self, context: &Context) -> Option<ScalingInfo> {
+        let view = &self.view;
+        let range = view.range()?;
+        let demand = context.nodes.demand(&view.namespace, &view.name).unwrap_or_default();
+        Some(ScalingInfo {
+            min: range.min,
+            max: range.max,
+            concurrency: range.concurrency,
+            open: (demand.open * 10.0).round() / 10.0,
+            waiting: demand.waiting,
+        })
     }
 
     /// None: the release that it led to is no longer kept.
@@ -239,7 +254,7 @@ impl Loaded {
             to: to.number,
             state: rollout.view.state,
             ready: u32::try_from(ready).unwrap_or(u32::MAX),
-            replicas: self.view.scaled_to.unwrap_or(to.spec.scale.replicas),
+            replicas: self.view.replicas_of(to),
             reason: rollout.reason.clone(),
             rolled_back_by: rollout.rolled_back_by,
             paused: rollout.view.paused.clone(),

@@ -65,12 +65,12 @@ pub struct Takers {
 }
 
 impl Session {
-    /// `routes_applied` is the generation that the ingress uses.
+    /// `routes_applied` is the generation that the ingress uses; `calls` changes when a request begins to wait for an app that sleeps.
     pub fn spawn(
         control: ControlClient,
         registration: NodeRegistration,
         takers: Takers,
-        routes_applied: watch::Receiver<u64>,
+        (routes_applied, calls): (watch::Receiver<u64>, watch::Receiver<u64>),
         figures: ReadFigures,
     ) -> Self {
         let cancel = CancellationToken::new();
@@ -78,6 +78,7 @@ impl Session {
         let news = News {
             reports: takers.supervisor.reports(),
             routes_applied,
+            calls,
             progress: progress.subscribe(),
             reporter: Reporter::default(),
         };
@@ -194,6 +195,7 @@ fn judge(node: NodeId, accepted: Option<u64>, assignment: &Assignment) -> Verdic
 struct News {
     reports: watch::Receiver<Vec<InstanceReport>>,
     routes_applied: watch::Receiver<u64>,
+    calls: watch::Receiver<u64>,
     progress: watch::Receiver<Progress>,
     reporter: Reporter,
 }
@@ -208,6 +210,7 @@ impl News {
             let heartbeat = Instant::now() + HEARTBEAT;
             let generation = self.progress.borrow_and_update().generation.unwrap_or_default();
             let routes = *self.routes_applied.borrow_and_update();
+            self.calls.borrow_and_update();
             let body =
                 self.reporter.compose(generation, routes, &self.reports.borrow_and_update(), figures());
             match control.send_report(body).await {
@@ -233,6 +236,7 @@ impl News {
             select! {
                 biased;
                 () = changed(&mut self.routes_applied) => return,
+                () = changed(&mut self.calls) => return,
                 () = changed(&mut self.reports) => {
                     if self.reporter.is_urgent(&self.reports.borrow_and_update()) {
                         return;
@@ -296,6 +300,8 @@ mod tests {
         session: Session,
         routes: watch::Receiver<Arc<RouteTable>>,
         applied: watch::Sender<u64>,
+        /// Changes when a request begins to wait.
+        calls: watch::Sender<u64>,
     }
 
     fn worker(control: &FakeControl) -> Worker {
@@ -303,6 +309,7 @@ mod tests {
         let supervisor = Supervisor::spawn(backend.clone(), 1);
         let (routes, watched_routes) = watch::channel(Arc::default());
         let (applied, watched_applied) = watch::channel(0);
+        let (calls, called) = watch::channel(0);
         let registration = NodeRegistration {
             hostname: "laptop".into(),
             memory_bytes: 1 << 30,
@@ -317,8 +324,9 @@ mod tests {
             removed_volumes: watch::Sender::default(),
         };
         let figures = Arc::new(Figures::default);
-        let session = Session::spawn(control.client(), registration, takers, watched_applied, figures);
-        Worker { backend, _supervisor: supervisor, session, routes: watched_routes, applied }
+        let session =
+            Session::spawn(control.client(), registration, takers, (watched_applied, called), figures);
+        Worker { backend, _supervisor: supervisor, session, routes: watched_routes, applied, calls }
     }
 
     fn reported(report: &NodeReport, id: InstanceId) -> Option<(InstanceState, Health)> {
@@ -379,6 +387,21 @@ mod tests {
         let control = FakeControl::start().await;
         let _worker = worker(&control);
         becomes(&mut control.report_count(), |count| *count >= 3).await;
+    }
+
+    #[tokio::test]
+    async fn a_request_that_begins_to_wait_is_reported_at_once() {
+        let control = FakeControl::start().await;
+        let worker = worker(&control);
+        let mut count = control.report_count();
+        becomes(&mut count, |count| *count >= 1).await;
+        let began = Instant::now();
+        for _ in 0..10 {
+            let before = *count.borrow();
+            worker.calls.send_modify(|calls| *calls += 1);
+            becomes(&mut count, |count| *count > before).await;
+        }
+        assert!(began.elapsed() < HEARTBEAT * 8, "it waited for heartbeats");
     }
 
     #[tokio::test]

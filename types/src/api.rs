@@ -197,6 +197,9 @@ pub struct AppInfo {
     pub release: Option<u64>,
     pub replicas: u32,
     pub ready: u32,
+    /// The range within which its open requests decide on `replicas`. Null: it has a number.
+    #[serde(default)]
+    pub scaling: Option<ScalingInfo>,
     /// Whether a user has stopped it.
     #[serde(default)]
     pub stopped: Option<Stopped>,
@@ -212,6 +215,19 @@ pub struct AppInfo {
     pub usage: Option<AppUsage>,
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
+}
+
+/// How an app scales by its open requests, and what is asked of it now.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ScalingInfo {
+    pub min: u32,
+    pub max: u32,
+    /// Open requests, or connections, that each instance should have.
+    pub concurrency: u32,
+    /// Open requests or connections, on the mean of half a second.
+    pub open: f64,
+    /// Requests that wait for a first instance.
+    pub waiting: u64,
 }
 
 /// An app whose instances a user has stopped. It stays so until it is started.

@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_resource_goes_over_the_wire_without_its_defaults() {
         let mut spec = AppSpec::default();
-        spec.scale.replicas = 3;
+        spec.scale.replicas = 3.into();
         spec.env.insert("A".into(), "b".into());
         let resource = app(spec);
         let wire = serde_json::to_value(&resource).unwrap();

@@ -82,4 +82,18 @@ pub struct FrontDoorFigures {
     /// What became of the requests to each release. One that was not asked for anything is left out, and in time one that is gone.
     #[serde(default)]
     pub releases: Vec<RequestTotals>,
+    /// Apps that scale by their open requests, and have instances here or requests that wait for one.
+    #[serde(default)]
+    pub loads: Vec<AppLoad>,
+}
+
+/// What is asked of an app at an ingress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AppLoad {
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    /// Requests that wait for a first instance now.
+    pub waiting: u64,
+    /// Open requests and connections, on the mean of the last half second, in thousandths.
+    pub open_thousandths: u64,
 }

@@ -171,7 +171,7 @@ mod tests {
         )
         .unwrap();
         let spec = manifest.spec();
-        assert_eq!(spec.scale.replicas, 2);
+        assert_eq!(spec.scale.replicas, 2.into());
         assert_eq!(spec.env["GREETING"], "hi");
         assert_eq!(spec.secrets["DATABASE_PASSWORD"].as_str(), "db-password");
         assert_eq!(spec.http.health.path.as_deref(), Some("/healthz"));

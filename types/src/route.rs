@@ -41,6 +41,12 @@ pub struct Route {
     /// Whether a user has stopped the app, so that it is no use to try again.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stopped: bool,
+    /// Whether the app scales by its open requests, so that they are counted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub counted: bool,
+    /// Whether a request that finds no endpoint waits for the first one: the app sleeps, or wakes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub wakes: bool,
     /// The release on trial. None: every endpoint gets as much as the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
@@ -75,6 +81,9 @@ pub struct TcpRoute {
     pub app: AppName,
     /// May be empty: connections are reset at once.
     pub endpoints: Vec<TcpEndpoint>,
+    /// Whether the app scales by its open connections, so that they are counted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub counted: bool,
 }
 
 /// A routed instance that listens, with the settings of its own release: during a rollout they may differ.

@@ -5,6 +5,7 @@
 mod amount;
 mod grant;
 pub mod placement;
+mod scale;
 mod update;
 mod validate;
 mod volumes;
@@ -19,6 +20,7 @@ use crate::quantity::{ByteSize, CpuShare, Span};
 
 pub use amount::{InvalidAmount, Portion, Ratio};
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
+pub use scale::{ReplicaRange, Replicas, ScaleSpec};
 pub use update::{CanarySpec, Dials, OnFailure, RollbackSpec, UpdateOrder, UpdateSpec};
 pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env, validate_mount};
 pub use volumes::{VolumeSpec, validate_files};
@@ -129,19 +131,6 @@ pub struct FilesSpec {
 /// Where the guest sees its files, unless its manifest says otherwise.
 pub(crate) fn root() -> String {
     "/".to_owned()
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ScaleSpec {
-    /// Number of slots, 0 to 1000.
-    pub replicas: u32,
-}
-
-impl Default for ScaleSpec {
-    fn default() -> Self {
-        Self { replicas: 1 }
-    }
 }
 
 /// On which nodes instances run.

@@ -141,6 +141,8 @@ pub enum AppCondition {
     CrashLooping,
     /// No slot is ready.
     Down,
+    /// Nobody has asked for it for a while: it has no instance until somebody does.
+    Asleep,
     /// Scaled to zero, or stopped by a user.
     Stopped,
 }
@@ -153,6 +155,7 @@ impl AppCondition {
             Self::Degraded => "degraded",
             Self::CrashLooping => "crash-looping",
             Self::Down => "down",
+            Self::Asleep => "asleep",
             Self::Stopped => "stopped",
         }
     }

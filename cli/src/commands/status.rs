@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wharf_types::Timestamp;
-use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo, VolumeInfo};
+use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo, ScalingInfo, VolumeInfo};
 use wharf_types::node::AppUsage;
 use wharf_types::state::{Health, RolloutState};
 
@@ -35,6 +35,7 @@ fn head_lines(info: &AppInfo, now: Timestamp) -> Vec<String> {
         format!("{} in {}: {}", info.app, info.namespace, coloured(info.condition.as_str())),
         format!("  {release}, {} of {} ready", info.ready, count(info.replicas.into(), "replica")),
     ];
+    lines.extend(info.scaling.as_ref().map(scaling_line));
     lines.extend(info.urls.iter().map(|url| format!("  {url}")));
     if let Some(reason) = &info.reason {
         lines.push(format!("  because: {}", output::printable(&reason.message)));
@@ -51,6 +52,12 @@ fn head_lines(info: &AppInfo, now: Timestamp) -> Vec<String> {
     let profile = info.usage.as_ref().and_then(|usage| usage.profile.as_ref());
     lines.extend(profile.map(|profile| format!("  engine profile: {profile}")));
     lines
+}
+
+fn scaling_line(scaling: &ScalingInfo) -> String {
+    let ScalingInfo { min, max, concurrency, open, waiting } = scaling;
+    let waiting = if *waiting > 0 { format!(", {waiting} waiting for an instance") } else { String::new() };
+    format!("  scales from {min} to {max}, {concurrency} open requests each: {open} are open{waiting}")
 }
 
 fn volume_line(volume: &VolumeInfo) -> String {
@@ -182,6 +189,7 @@ mod tests {
             release: Some(3),
             replicas: 2,
             ready: 1,
+            scaling: Some(ScalingInfo { min: 0, max: 20, concurrency: 50, open: 61.5, waiting: 2 }),
             stopped: None,
             url: "http://hello.default.localhost:8080/".into(),
             urls: vec!["http://hello.default.localhost:8080/".into()],
@@ -229,6 +237,7 @@ mod tests {
             [
                 "hello in default: degraded",
                 "  release 3, 1 of 2 replicas ready",
+                "  scales from 0 to 20, 50 open requests each: 61.5 are open, 2 waiting for an instance",
                 "  http://hello.default.localhost:8080/",
                 "  because: it ended with exit code 3",
                 "  rollout from 2 to 3: failed, 3 min ago: it ended with exit code 3",

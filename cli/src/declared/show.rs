@@ -135,7 +135,7 @@ mod tests {
             spec: Default::default(),
             keep_scale: false,
         };
-        app.spec.scale.replicas = replicas;
+        app.spec.scale.replicas = replicas.into();
         app
     }
 

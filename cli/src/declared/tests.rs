@@ -43,7 +43,7 @@ fn the_three_formats_say_the_same() {
     assert_eq!(first, document(json, Format::Json));
     assert_eq!(first, document(toml, Format::Toml));
     let Document::App(app) = first else { panic!("{first:?}") };
-    assert_eq!(app.spec().scale.replicas, 2);
+    assert_eq!(app.spec().scale.replicas, 2.into());
 }
 
 #[test]
@@ -319,7 +319,7 @@ prop_compose! {
         volume in proptest::option::of("[a-z]{1,5}"),
     ) -> AppSpec {
         let mut spec = AppSpec { env, args, ..AppSpec::default() };
-        spec.scale.replicas = replicas;
+        spec.scale.replicas = replicas.into();
         spec.limits.memory = wharf_types::quantity::ByteSize::mib(memory);
         spec.http.routes = routes;
         spec.tcp.ports = ports.into_iter().collect();

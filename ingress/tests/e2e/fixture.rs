@@ -204,6 +204,13 @@ impl Fixture {
         within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
     }
 
+    /// The same for an app that may sleep.
+    pub(crate) async fn route_sleeper(&self, generation: u64, instances: &[InstanceId]) {
+        self.routes.send_replace(Arc::new(table_of(generation, self.node, instances, true)));
+        let mut applied = self.ingress.applied();
+        within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
+    }
+
     /// The same, and so many requests a second.
     pub(crate) async fn route_limited(&self, generation: u64, instances: &[InstanceId], rate: u64) {
         let limit = RateLimit { namespace: "default".parse().unwrap(), requests_per_second: rate };
@@ -227,6 +234,7 @@ impl Fixture {
             namespace: "default".parse().unwrap(),
             app: "echo".parse().unwrap(),
             endpoints: instances.iter().map(endpoint).collect(),
+            counted: false,
         };
         let table = RouteTable { generation, tcp: vec![Arc::new(route)], ..RouteTable::default() };
         self.routes.send_replace(Arc::new(table));
@@ -251,6 +259,11 @@ impl Fixture {
 }
 
 fn table(generation: u64, node: NodeId, instances: &[InstanceId]) -> RouteTable {
+    table_of(generation, node, instances, false)
+}
+
+/// With `wakes`, requests wait while there is no instance.
+fn table_of(generation: u64, node: NodeId, instances: &[InstanceId], wakes: bool) -> RouteTable {
     let endpoints =
         instances.iter().map(|instance| Endpoint { instance: *instance, node, release: 1 }).collect();
     let route = Route {
@@ -259,6 +272,8 @@ fn table(generation: u64, node: NodeId, instances: &[InstanceId]) -> RouteTable 
         app: "hello".parse().unwrap(),
         endpoints,
         stopped: false,
+        counted: true,
+        wakes,
         canary: None,
     };
     RouteTable { generation, routes: vec![Arc::new(route)], ..RouteTable::default() }

@@ -8,3 +8,4 @@ mod fixture;
 mod forwarding;
 mod routing;
 mod tcp;
+mod waking;

@@ -89,7 +89,7 @@ pub(super) async fn report(
     operations::volumes::tell(&context, &news.volumes, now).await?;
     context.ledger.count(&context.store, &context.nodes).await?;
     context.nodes.reported(node, report);
-    if news.routes {
+    if news.routes || news.waiting {
         context.dirty.nudge();
     }
     Ok(StatusCode::NO_CONTENT)

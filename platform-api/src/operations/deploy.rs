@@ -10,8 +10,8 @@ use wharf_types::{NamespaceId, ReleaseId, RolloutId};
 use super::env::ReleaseEnv;
 use super::secrets::Pins;
 use super::{
-    Asked, Kind, Result, check_app, commit, current_release, deployed, invalid_spec, once, ports, problem,
-    quota, routes, secrets, start_rollout, volumes,
+    Asked, Kind, Result, autoscale, check_app, commit, current_release, deployed, invalid_spec, once, ports,
+    problem, quota, routes, secrets, start_rollout, volumes,
 };
 use crate::audit;
 use crate::context::Context;
@@ -121,6 +121,7 @@ pub(super) async fn make_release(
     }
     ports::claim(conn, &context.config.platform_ports, app, &new.spec.tcp.ports).await?;
     volumes::claim(conn, app, &new.spec, asked.now).await?;
+    autoscale::check_most(conn, app, &new.spec).await?;
     let release = Release {
         id: ReleaseId::new(),
         app: app.id,
@@ -138,7 +139,7 @@ pub(super) async fn make_release(
     for pinned in new.secrets.values() {
         store::secret::pin(conn, release.id, pinned.id).await?;
     }
-    let rollout = start_rollout(conn, app, release.id, Kind::Forward, asked.now).await?;
+    let rollout = start_rollout(conn, app, &release, Kind::Forward, asked.now).await?;
     let message = format!(
         "release {} of {}, made by {} ({})",
         release.number,

@@ -30,9 +30,14 @@ pub(crate) async fn begin(conn: &mut Conn, id: NamespaceId, name: &NamespaceName
 impl Before {
     /// Counts again, after the last thing was written, and refuses what goes beyond a limit: nothing is committed then.
     pub(crate) async fn check(self, conn: &mut Conn) -> Result<()> {
-        let Some((id, name, quota, before)) = self.0 else { return Ok(()) };
-        let wanted = used(conn, id).await?;
-        within(&name, &quota, &before, &wanted)
+        self.check_still(conn).await
+    }
+
+    /// The same for who may write something else instead, and ask once more.
+    pub(crate) async fn check_still(&self, conn: &mut Conn) -> Result<()> {
+        let Some((id, name, quota, before)) = &self.0 else { return Ok(()) };
+        let wanted = used(conn, *id).await?;
+        within(name, quota, before, &wanted)
     }
 }
 
@@ -88,7 +93,8 @@ pub(super) async fn room_for_job(
 /// What a release asks for, counted as the scheduler counts.
 pub(super) fn demand(spec: &AppSpec, world: World) -> Demand {
     Demand {
-        replicas: spec.scale.replicas,
+        replicas: spec.scale.replicas.first(),
+        range: spec.scale.replicas.range().map(|range| (range.min, range.max)),
         memory_bytes: reservation_bytes(spec, world),
         cpu_millis: spec.reserve.cpu.map_or(0, |cpu| cpu.as_millis()),
     }

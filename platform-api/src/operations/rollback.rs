@@ -62,7 +62,7 @@ pub(super) async fn roll_out(
     ports::claim(&mut tx, &context.config.platform_ports, app, &release.spec.tcp.ports).await?;
     volumes::claim(&mut tx, app, &release.spec, asked.now).await?;
     let before = current_release(&mut tx, app).await?;
-    let rollout = start_rollout(&mut tx, app, release.id, kind, asked.now).await?;
+    let rollout = start_rollout(&mut tx, app, release, kind, asked.now).await?;
     let reply = deployed(&mut tx, context, app, release, &artifact, before.as_ref(), rollout).await?;
     before_change.check(&mut tx).await?;
     audit::release_change(before.as_ref(), release);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use wharf_types::api::{Deployed, Env, EnvPatch};
 use wharf_types::problem::ProblemCode;
-use wharf_types::spec::{AppSpec, REPLICAS_MAX};
+use wharf_types::spec::{AppSpec, REPLICAS_MAX, Replicas};
 use wharf_types::{AppId, AppName, NamespaceName};
 
 use super::deploy::{New, make_release};
@@ -78,15 +78,20 @@ pub(crate) async fn scale(context: &Arc<Context>, asked: &Asked, replicas: Optio
     }
     let before_change = quota::begin(&mut tx, app.namespace_id, &app.namespace).await?;
     store::app::set_scale(&mut tx, app.id, replicas).await?;
+    if let (None, Some(before)) = (replicas, app.scaled_to) {
+        // Where open requests decide from now on, they begin with what there is.
+        store::app::set_autoscale(&mut tx, app.id, before).await?;
+    }
     before_change.check(&mut tx).await?;
-    let of_release = release.map_or(0, |release| release.spec.scale.replicas);
-    let before = app.scaled_to.unwrap_or(of_release);
+    let of_release = release.map(|release| release.spec.scale.replicas.clone()).unwrap_or_else(|| 0.into());
+    let before = app.scaled_to.map_or_else(|| of_release.clone(), Replicas::from);
     let message = match replicas {
         Some(replicas) => format!("scaled from {before} to {replicas} by {}", asked.by),
         None => format!("scaled from {before} back to the release's own {of_release} by {}", asked.by),
     };
     record(&mut tx, &app, asked, "app.scaled", &message).await?;
-    audit::change(json!({"replicas": before}), json!({"replicas": replicas.unwrap_or(of_release)}));
+    let after = replicas.map_or(of_release, Replicas::from);
+    audit::change(json!({"replicas": before}), json!({"replicas": after}));
     commit(context, tx, [app.id]).await?;
     Ok(app.id)
 }

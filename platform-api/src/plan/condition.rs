@@ -12,7 +12,9 @@ const CRASH_LOOP_RESTARTS: u32 = 2;
 pub fn condition(app: &AppView) -> (AppCondition, Option<Reason>) {
     let ready = slots_ready(app);
     let looping = crash_looping(app);
-    let word = if app.deleting || app.stopped.is_some() || app.replicas() == 0 || has_ended(app) {
+    let word = if app.is_asleep() {
+        AppCondition::Asleep
+    } else if app.deleting || app.stopped.is_some() || app.replicas() == 0 || has_ended(app) {
         AppCondition::Stopped
     } else if app.is_rolling_out() {
         AppCondition::Deploying
@@ -26,7 +28,7 @@ pub fn condition(app: &AppView) -> (AppCondition, Option<Reason>) {
         AppCondition::Degraded
     };
     let reason = match word {
-        AppCondition::Running | AppCondition::Stopped => None,
+        AppCondition::Running | AppCondition::Asleep | AppCondition::Stopped => None,
         AppCondition::CrashLooping => looping.and_then(|instance| reason_of(app, instance)),
         AppCondition::Deploying | AppCondition::Degraded | AppCondition::Down => worst_reason(app),
     };
@@ -43,6 +45,7 @@ pub fn explain(
 ) -> (Vec<String>, Vec<String>) {
     let (word, reason) = condition(app);
     let mut because = vec![describe(app, word)];
+    because.extend(scaling(app));
     let mut advice = Vec::new();
     match word {
         AppCondition::Stopped if app.stopped.is_some() && !app.deleting => {
@@ -51,7 +54,7 @@ pub fn explain(
         AppCondition::Stopped if app.replicas() == 0 && !app.deleting => {
             advice.push(format!("`wharf scale 1 --app {}` starts it.", app.name));
         }
-        AppCondition::Running | AppCondition::Stopped => {}
+        AppCondition::Running | AppCondition::Asleep | AppCondition::Stopped => {}
         AppCondition::Deploying
         | AppCondition::Degraded
         | AppCondition::CrashLooping
@@ -113,6 +116,9 @@ fn describe(app: &AppView, word: AppCondition) -> String {
             "Its command has ended with success, and its restart condition says not to run it again."
                 .to_owned()
         }
+        AppCondition::Asleep => {
+            format!("It is asleep, because nobody asks for it; the next request wakes {release}.")
+        }
         AppCondition::Running => format!("{ready} of {replicas} slots serve {release}."),
         AppCondition::Deploying => {
             let on_target = app.target.as_ref().map_or(0, |target| count(&app.slots_ready(target)));
@@ -129,6 +135,16 @@ fn describe(app: &AppView, word: AppCondition) -> String {
         }
         AppCondition::Degraded | AppCondition::Down => format!("{ready} of {replicas} slots are ready."),
     }
+}
+
+/// What decides how many slots there are, where that is not a user.
+fn scaling(app: &AppView) -> Option<String> {
+    let range = app.range()?;
+    let most = if app.replicas() == range.max { ", and it has as many as it may" } else { "" };
+    Some(format!(
+        "Its open requests decide how many instances it has, {} to {}: {} each{most}.",
+        range.min, range.max, range.concurrency
+    ))
 }
 
 /// Only commands reserve their limit.

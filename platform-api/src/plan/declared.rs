@@ -102,10 +102,18 @@ fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>) -> Planned
     let id = ResourceId::of_app(&app.namespace, &app.name);
     let mut fields = settings_changes(app, is);
     let (released, scaled) = match &is.release {
-        Some(release) => (differs(app, release), !app.keep_scale && replicas(is, release) != wanted(app)),
+        Some(release) => (
+            differs(app, release),
+            !app.keep_scale && effective_scale(is.scaled_to, release) != app.spec.scale,
+        ),
         None => (true, false),
     };
-    let mut step = if released {
+    let own = is.release.as_ref().map(|release| &release.spec.scale);
+    // A range is the release's: unless it has this one, it takes another release to get to it, or away from it.
+    let is_number = |scale: &ScaleSpec| scale.replicas.range().is_none();
+    let of_release = scaled
+        && own.is_some_and(|own| *own != app.spec.scale && !(is_number(own) && is_number(&app.spec.scale)));
+    let mut step = if released || of_release {
         let mut app = Box::new(app.clone());
         if let (true, Some(release)) = (app.keep_scale, &is.release) {
             app.spec.scale = release.spec.scale.clone();
@@ -113,8 +121,8 @@ fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>) -> Planned
         let rescale = !app.keep_scale;
         Step::Release { app, live: Some(is.id), rescale }
     } else if scaled {
-        let own = is.release.as_ref().map(|release| release.spec.scale.replicas);
-        Step::Scale { live: is.id, to: Some(wanted(app)).filter(|to| Some(*to) != own) }
+        let to = Some(app.spec.scale.replicas.first()).filter(|_| own != Some(&app.spec.scale));
+        Step::Scale { live: is.id, to }
     } else {
         Step::Nothing
     };
@@ -133,12 +141,9 @@ fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>) -> Planned
     Planned { change: Change { fields, ..change(id, action) }, step }
 }
 
-fn wanted(app: &AppResource) -> u32 {
-    app.spec.scale.replicas
-}
-
-fn replicas(app: &LiveApp, release: &LiveRelease) -> u32 {
-    app.scaled_to.unwrap_or(release.spec.scale.replicas)
+/// What decides how many instances there are.
+fn effective_scale(scaled_to: Option<u32>, release: &LiveRelease) -> ScaleSpec {
+    scaled_to.map_or_else(|| release.spec.scale.clone(), |replicas| ScaleSpec { replicas: replicas.into() })
 }
 
 /// Whether a release is needed: anything but the number of instances differs.
@@ -152,7 +157,7 @@ fn differs(app: &AppResource, release: &LiveRelease) -> bool {
 
 fn settings_changes(app: &AppResource, is: &LiveApp) -> Vec<FieldChange> {
     let Some(release) = &is.release else { return field_changes(&Value::Null, &settings(app)) };
-    let same_scale = app.keep_scale || replicas(is, release) == wanted(app);
+    let same_scale = app.keep_scale || effective_scale(is.scaled_to, release) == app.spec.scale;
     if same_scale && !differs(app, release) {
         return Vec::new();
     }
@@ -179,8 +184,7 @@ pub(crate) fn as_resource(
     scaled_to: Option<u32>,
     release: &LiveRelease,
 ) -> AppResource {
-    let replicas = scaled_to.unwrap_or(release.spec.scale.replicas);
-    let spec = AppSpec { scale: ScaleSpec { replicas }, ..AppSpec::clone(&release.spec) };
+    let spec = AppSpec { scale: effective_scale(scaled_to, release), ..AppSpec::clone(&release.spec) };
     AppResource {
         namespace: namespace.clone(),
         name: name.clone(),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 use wharf_types::api::Pause;
 use wharf_types::node::{NodeRegistration, Reason, ReasonKind};
-use wharf_types::spec::{AppSpec, UpdateSpec, VolumeSpec};
+use wharf_types::quantity::Span;
+use wharf_types::spec::{AppSpec, ReplicaRange, Replicas, UpdateSpec, VolumeSpec};
 use wharf_types::state::{Health, InstanceState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{
@@ -35,6 +36,7 @@ pub(super) struct Fixture {
     releases: Vec<Arc<ReleaseView>>,
     /// What every release asks for that is made from now on.
     volumes: Vec<VolumeSpec>,
+    range: Option<ReplicaRange>,
     last_id: u128,
 }
 
@@ -70,6 +72,7 @@ impl Fixture {
             deleting: false,
             stopped: None,
             scaled_to: Some(replicas),
+            autoscaled_to: None,
             target: None,
             stable: None,
             latest: None,
@@ -85,6 +88,7 @@ impl Fixture {
             now,
             releases: Vec::new(),
             volumes: Vec::new(),
+            range: None,
             last_id: 1 << 64,
         }
     }
@@ -97,11 +101,18 @@ impl Fixture {
         self.app.volumes = vec![VolumeView { id, name: "data".parse().unwrap(), node: None }];
     }
 
+    /// Has open requests decide for every release that is made from now on, and in place of users.
+    pub(super) fn ask_for_range(&mut self, min: u32, max: u32) {
+        let (window, sleep_after) = (Span::from_secs(60), None);
+        self.range = Some(ReplicaRange { min, max, concurrency: 10, window, sleep_after });
+        self.app.scaled_to = None;
+    }
+
     /// What the API writes when a release is made that asks for so many slots.
     pub(super) fn deploy_scaled(&mut self, number: u64, replicas: u32) {
         self.deploy_with(number, |release| {
             let mut spec = (*release.spec).clone();
-            spec.scale.replicas = replicas;
+            spec.scale.replicas = replicas.into();
             release.spec = spec.into();
         });
     }
@@ -110,7 +121,7 @@ impl Fixture {
     pub(super) fn deploy_by(&mut self, number: u64, replicas: u32, update: UpdateSpec) {
         self.deploy_with(number, |release| {
             let mut spec = (*release.spec).clone();
-            (spec.scale.replicas, spec.update) = (replicas, update);
+            (spec.scale.replicas, spec.update) = (replicas.into(), update);
             release.spec = spec.into();
         });
     }
@@ -174,8 +185,19 @@ impl Fixture {
     }
 
     pub(super) fn deploy_with(&mut self, number: u64, edit: impl FnOnce(&mut ReleaseView)) {
-        self.app.target = Some(self.release(number, edit));
+        let range = self.range.clone();
+        self.app.target = Some(self.release(number, |release| {
+            edit(release);
+            if let Some(range) = range {
+                let mut spec = (*release.spec).clone();
+                spec.scale.replicas = Replicas::Range(range);
+                release.spec = spec.into();
+            }
+        }));
         self.app.latest = self.app.target.clone();
+        if self.range.is_some() {
+            self.app.autoscaled_to = Some(self.app.autoscaled_to.unwrap_or(1).max(1));
+        }
         let id = RolloutId::from_uuid(Uuid::from_u128(u128::from(number) << 32));
         let from = self.app.stable.as_ref().map(|stable| stable.id);
         self.app.rollout = Some(RolloutView::new(self.now, id, from, release_id(number)));

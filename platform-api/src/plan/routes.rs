@@ -34,6 +34,8 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
                     app: app.name.clone(),
                     endpoints: endpoints.clone(),
                     stopped: app.stopped.is_some(),
+                    counted: app.range().is_some(),
+                    wakes: app.wakes(),
                     canary,
                 })
             });
@@ -79,6 +81,7 @@ fn tcp_route(app: &AppView, port: u16) -> TcpRoute {
         namespace: app.namespace.clone(),
         app: app.name.clone(),
         endpoints: serving(app).into_iter().filter_map(endpoint).collect(),
+        counted: app.range().is_some(),
     }
 }
 

@@ -36,6 +36,8 @@ enum Step {
     /// So many requests to the old and the new release, and whether the new one fails them.
     Requests(u64, bool),
     Scale(Option<u32>),
+    /// Open requests decide on so many.
+    Autoscale(u32),
     /// A worker takes an instance one state further, or finds it healthy.
     Advance(usize),
     AdvanceAll,
@@ -171,6 +173,7 @@ impl Simulation {
             Step::Requests(count, bad) => self.requests(count, bad),
             Step::Scale(Some(0)) if !self.bad.is_empty() => {}
             Step::Scale(replicas) => self.fixture.app.scaled_to = replicas,
+            Step::Autoscale(replicas) => self.fixture.app.autoscaled_to = Some(replicas),
             Step::Advance(at) => {
                 if let Some(index) = self.choose(at, |instance| self.is_tended(instance)) {
                     self.advance(index);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_types::node::{Reason, ReasonKind};
-use wharf_types::spec::{AppSpec, Dials, Ratio, RestartCondition, UpdateOrder};
+use wharf_types::spec::{AppSpec, Dials, Ratio, ReplicaRange, Replicas, RestartCondition, UpdateOrder};
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{InstanceId, NodeId, ReleaseId, Timestamp};
@@ -26,14 +26,48 @@ impl AppView {
     /// The number of slots.
     pub(crate) fn replicas(&self) -> u32 {
         let release = self.target.as_ref().or(self.stable.as_ref()).or(self.latest.as_ref());
-        self.scaled_to.or(release.map(|release| release.spec.scale.replicas)).unwrap_or(0)
+        release.map_or_else(|| self.scaled_to.unwrap_or(0), |release| self.replicas_of(release))
     }
 
     /// The number of slots in which an instance of the release before may serve. Until the new release has proved itself, a
     /// smaller number of its own takes nothing away, so that going back finds every slot served.
     pub(crate) fn replicas_kept(&self) -> u32 {
         let before = self.stable.as_ref().filter(|_| self.scaled_to.is_none() && self.is_rolling_out());
-        before.map_or(0, |stable| stable.spec.scale.replicas).max(self.replicas())
+        before.map_or(0, |stable| self.replicas_of(stable)).max(self.replicas())
+    }
+
+    /// The number of slots that a release has.
+    pub(crate) fn replicas_of(&self, release: &ReleaseView) -> u32 {
+        if let Some(replicas) = self.scaled_to {
+            return replicas;
+        }
+        match &release.spec.scale.replicas {
+            Replicas::Fixed(replicas) => *replicas,
+            replicas @ Replicas::Range(range) => {
+                // A rollout needs an instance to prove the release with, also where nobody asks for it.
+                let least = u32::from(self.rollout_under_way().is_some());
+                range.clamp(self.autoscaled_to.unwrap_or_else(|| replicas.first()).max(least))
+            }
+        }
+    }
+
+    /// The range within which open requests decide. None: nobody but users does, or nothing is to run.
+    pub(crate) fn range(&self) -> Option<&ReplicaRange> {
+        let is_ours = self.scaled_to.is_none() && self.stopped.is_none() && !self.deleting;
+        self.target.as_ref().filter(|_| is_ours).and_then(|target| target.spec.scale.replicas.range())
+    }
+
+    /// Whether nobody has asked for it for a while, so that it has no instance until somebody does.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.range().is_some() && self.replicas() == 0
+    }
+
+    /// Whether a request that finds no instance waits for one: the app sleeps, or its first instance is on its way. One that
+    /// fails, on its way or later, is not waited for.
+    pub(crate) fn wakes(&self) -> bool {
+        let fails =
+            |it: &InstanceView| it.is_wanted() && !it.is_healthy() && (it.restarts > 0 || it.was_healthy);
+        self.range().is_some_and(|range| range.min == 0) && !self.instances.iter().any(fails)
     }
 
     /// The release that should serve: the target as soon as it can, until then the one before.
@@ -166,11 +200,6 @@ impl AppView {
     pub(crate) fn trial_slots(&self, target: &ReleaseView) -> u32 {
         let share = target.spec.update.canary.as_ref().map_or(Ratio::default(), |canary| canary.share);
         share.share_of(self.replicas()).clamp(1, self.replicas().max(1))
-    }
-
-    /// The number of slots that the release before has.
-    pub(crate) fn replicas_of(&self, release: &ReleaseView) -> u32 {
-        self.scaled_to.unwrap_or(release.spec.scale.replicas)
     }
 
     pub(crate) fn rollout_under_way(&self) -> Option<&RolloutView> {

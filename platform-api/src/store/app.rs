@@ -22,6 +22,8 @@ pub(crate) struct App {
     pub(crate) stopped: Option<Stopped>,
     /// The number of slots that `scale` set, whatever a release asks for.
     pub(crate) scaled_to: Option<u32>,
+    /// The number that open requests have decided on last, where the release has a range.
+    pub(crate) autoscaled_to: Option<u32>,
     /// What `env` set or took away, whatever a manifest says.
     pub(crate) env_overrides: EnvOverrides,
     pub(crate) last_release: u64,
@@ -43,6 +45,7 @@ struct Row {
     stopped_at: Option<i64>,
     stopped_by: Option<String>,
     scaled_to: Option<i64>,
+    autoscaled_to: Option<i64>,
     env_overrides: String,
     last_release: i64,
     target_release: Option<String>,
@@ -64,6 +67,7 @@ impl TryFrom<Row> for App {
             stopped: time_opt(row.stopped_at)?
                 .map(|since| Stopped { since, by: row.stopped_by.unwrap_or_default() }),
             scaled_to: row.scaled_to.map(number).transpose()?,
+            autoscaled_to: row.autoscaled_to.map(number).transpose()?,
             env_overrides: from_json(&row.env_overrides)?,
             last_release: number(row.last_release)?,
             target_release: parse_opt(row.target_release.as_deref())?,
@@ -79,7 +83,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT app.id, app.namespace AS namespace_id, namespace.name AS namespace, app.name, app.deleting, app.stopped_at,
-             app.stopped_by, app.scaled_to,
+             app.stopped_by, app.scaled_to, app.autoscaled_to,
              app.env_overrides, app.last_release, app.target_release, app.stable_release,
              app.applied_set, app.revision, app.updated_at FROM app JOIN namespace ON namespace.id = app.namespace ",
             $rest
@@ -206,6 +210,15 @@ pub(crate) async fn set_scale(conn: &mut Conn, id: AppId, scaled_to: Option<u32>
     sqlx::query("UPDATE app SET scaled_to = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(scaled_to.map(i64::from))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn set_autoscale(conn: &mut Conn, id: AppId, replicas: u32) -> Result<()> {
+    sqlx::query("UPDATE app SET autoscaled_to = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(i64::from(replicas))
         .execute(conn)
         .await?;
     Ok(())

@@ -12,6 +12,8 @@ use super::{Conn, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Demand {
     pub(crate) replicas: u32,
+    /// The fewest and the most, where open requests decide.
+    pub(crate) range: Option<(u32, u32)>,
     pub(crate) memory_bytes: u64,
     pub(crate) cpu_millis: u32,
 }
@@ -70,13 +72,15 @@ pub(crate) async fn request_rates(conn: &mut Conn) -> Result<BTreeMap<NamespaceN
 
 pub(crate) async fn put_demand(conn: &mut Conn, release: ReleaseId, demand: Demand) -> Result<()> {
     sqlx::query(
-        "INSERT INTO release_demand (release, replicas, memory_bytes, cpu_millis) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (release) DO NOTHING",
+        "INSERT INTO release_demand (release, replicas, memory_bytes, cpu_millis, replicas_min, replicas_max)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (release) DO NOTHING",
     )
     .bind(release.to_string())
     .bind(i64::from(demand.replicas))
     .bind(bounded(demand.memory_bytes))
     .bind(i64::from(demand.cpu_millis))
+    .bind(demand.range.map(|(min, _)| i64::from(min)))
+    .bind(demand.range.map(|(_, max)| i64::from(max)))
     .execute(conn)
     .await?;
     Ok(())
@@ -98,8 +102,13 @@ pub(crate) async fn without_demand(conn: &mut Conn, namespace: NamespaceId) -> R
 pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<QuotaUsed> {
     let id = namespace.to_string();
     type OfApp = (Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+    // Where there is a range, what open requests have decided on counts within it.
     let apps: Vec<OfApp> = sqlx::query_as(
-        "SELECT app.scaled_to, release_demand.replicas, release_demand.memory_bytes, release_demand.cpu_millis
+        "SELECT app.scaled_to,
+             COALESCE(
+                 MIN(MAX(app.autoscaled_to, release_demand.replicas_min), release_demand.replicas_max), release_demand.replicas
+             ),
+             release_demand.memory_bytes, release_demand.cpu_millis
          FROM app LEFT JOIN release_demand ON release_demand.release = app.target_release WHERE app.namespace = $1",
     )
     .bind(&id)

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
-use wharf_types::figures::NodeFigures;
+use wharf_types::figures::{AppLoad, FrontDoorFigures, NodeFigures};
 use wharf_types::node::{
     AppUsage, AssignedInstance, Assignment, InstanceReport, NodeReport, Reason, ReasonKind,
 };
@@ -31,6 +31,8 @@ pub(super) struct Worker {
     /// Whether its ingress takes up new routes.
     takes_routes: watch::Sender<bool>,
     ended: Ended,
+    /// What its front door says of apps that scale by it; sent at once.
+    loads: watch::Sender<Vec<AppLoad>>,
     task: JoinHandle<()>,
 }
 
@@ -65,6 +67,7 @@ impl Worker {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let takes_routes = watch::Sender::new(true);
         let ended = Ended::default();
+        let loads = watch::Sender::new(Vec::new());
         let reports = Reports {
             router,
             token,
@@ -72,9 +75,10 @@ impl Worker {
             routes: 0,
             takes_routes: takes_routes.subscribe(),
             ended: ended.clone(),
+            loads: loads.subscribe(),
         };
         let task = tokio::spawn(run(reports, stream.into_body(), seen.clone()));
-        Self { node, seen, takes_routes, ended, task }
+        Self { node, seen, takes_routes, ended, loads, task }
     }
 
     /// Every assignment so far, with the time of its arrival.
@@ -90,6 +94,12 @@ impl Worker {
     /// An instance that runs ends by its own fault; the next heartbeat says so.
     pub(super) fn fail(&self, id: InstanceId, message: &str) {
         self.ended.lock().unwrap().insert(id, failure(id, message));
+    }
+
+    /// From now on its front door has so many requests of `hello` open, and so many that wait.
+    pub(super) fn is_asked(&self, open: u64, waiting: u64) {
+        let (namespace, app) = ("default".parse().unwrap(), "hello".parse().unwrap());
+        self.loads.send_replace(vec![AppLoad { namespace, app, waiting, open_thousandths: open * 1000 }]);
     }
 
     /// The guest of a command ends with this code.
@@ -114,6 +124,7 @@ struct Reports {
     routes: u64,
     takes_routes: watch::Receiver<bool>,
     ended: Ended,
+    loads: watch::Receiver<Vec<AppLoad>>,
 }
 
 async fn run(mut reports: Reports, body: Body, seen: Arc<Mutex<Vec<(Instant, Assignment)>>>) {
@@ -125,6 +136,7 @@ async fn run(mut reports: Reports, body: Body, seen: Arc<Mutex<Vec<(Instant, Ass
             tokio::select! {
                 _ = heartbeat.tick() => {}
                 Ok(()) = reports.takes_routes.changed() => {}
+                Ok(()) = reports.loads.changed() => {}
             }
         };
         let chunk = tokio::select! {
@@ -165,7 +177,13 @@ impl Reports {
                 cpu_millis: 1,
                 ..AppUsage::new("default".parse().unwrap(), "hello".parse().unwrap(), 1)
             }],
-            figures: NodeFigures::default(),
+            figures: NodeFigures {
+                front_door: FrontDoorFigures {
+                    loads: self.loads.borrow_and_update().clone(),
+                    ..FrontDoorFigures::default()
+                },
+                ..NodeFigures::default()
+            },
         };
         let path = format!("/v1/nodes/{}/reports", self.node);
         let body = Body::from(serde_json::to_vec(&report).unwrap());

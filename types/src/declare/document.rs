@@ -275,7 +275,7 @@ mod tests {
     fn what_is_printed_of_an_app_is_read_as_the_same() {
         let mut spec = AppSpec::default();
         spec.args.push("x".into());
-        spec.scale.replicas = 4;
+        spec.scale.replicas = 4.into();
         let resource = Resource::App(Box::new(AppResource {
             namespace: "team".parse().unwrap(),
             name: "hello".parse().unwrap(),

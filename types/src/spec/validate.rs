@@ -96,6 +96,7 @@ impl AppSpec {
     /// Checks what the field types alone do not.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
         self.validate_numbers()?;
+        self.validate_scale()?;
         self.validate_spans()?;
         self.validate_memory()?;
         self.validate_lists()?;
@@ -145,6 +146,7 @@ impl AppSpec {
                 "is judged by what becomes of requests, and a command gets none; leave it out, or use `update.delay`",
             );
         }
+        self.validate_scale_for(world)?;
         if world == World::HttpProxy && self.reuse.mode == Some(ReuseMode::Concurrent) {
             return invalid(
                 "reuse.mode",
@@ -164,7 +166,6 @@ impl AppSpec {
     fn validate_numbers(&self) -> Validated {
         let reuse = &self.reuse;
         for (field, number, least, most) in [
-            ("scale.replicas", Some(self.scale.replicas), 0, REPLICAS_MAX),
             ("http.health.threshold", Some(self.http.health.threshold), 1, 1000),
             ("restart.attempts", self.restart.attempts, 1, ATTEMPTS_MAX),
             ("placement.max_per_node", self.placement.max_per_node, 1, REPLICAS_MAX),
@@ -405,7 +406,10 @@ mod tests {
 
     #[test]
     fn numbers_outside_their_bounds_name_their_field() {
-        assert_eq!(refused(|spec| spec.scale.replicas = 1001), "scale.replicas: 1001 is more than 1000");
+        assert_eq!(
+            refused(|spec| spec.scale.replicas = 1001.into()),
+            "scale.replicas: 1001 is more than 1000"
+        );
         assert_eq!(refused(|spec| spec.limits.concurrency = 0), "limits.concurrency: 0 is less than 1");
         assert_eq!(
             refused(|spec| spec.limits.concurrency = 10_001),

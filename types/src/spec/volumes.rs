@@ -101,7 +101,8 @@ impl AppSpec {
         if let Some(files) = &self.files {
             validate_files(&files.mount, &self.volumes)?;
         }
-        self.validate_replicas("scale.replicas", self.scale.replicas)
+        let field = self.scale.replicas.range().map_or("scale.replicas", |_| "scale.replicas.max");
+        self.validate_replicas(field, self.scale.replicas.most())
     }
 }
 
@@ -187,7 +188,7 @@ mod tests {
     #[test]
     fn several_instances_write_only_to_what_is_shared() {
         let with = |volume| AppSpec {
-            scale: ScaleSpec { replicas: 2 },
+            scale: ScaleSpec { replicas: 2.into() },
             volumes: vec![volume],
             ..AppSpec::default()
         };

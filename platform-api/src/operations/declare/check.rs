@@ -114,7 +114,7 @@ impl Check<'_> {
     fn scale(&mut self, resource: &ResourceId, to: Option<u32>) {
         let release = self.live(resource).and_then(|app| app.release.as_ref());
         let (Some(release), Some(to)) = (release, to) else { return };
-        let spec = AppSpec { scale: ScaleSpec { replicas: to }, ..AppSpec::clone(&release.spec) };
+        let spec = AppSpec { scale: ScaleSpec { replicas: to.into() }, ..AppSpec::clone(&release.spec) };
         if let Err(invalid) = spec.validate() {
             self.refuse(resource, invalid_spec(invalid));
         }

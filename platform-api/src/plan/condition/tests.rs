@@ -34,6 +34,40 @@ fn the_word_follows_the_slots() {
 }
 
 #[test]
+fn an_app_that_sleeps_says_so_and_is_nothing_to_worry_about() {
+    let mut fixture = Fixture::empty(0);
+    fixture.ask_for_range(0, 5);
+    fixture.deploy(1);
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 1, "a release that nobody asks for is proved all the same");
+    fixture.make_all_ready(1);
+    fixture.plan();
+    fixture.wait(10);
+    fixture.plan();
+    fixture.app.autoscaled_to = Some(5);
+    assert!(because(&fixture).contains("0 to 5: 10 each, and it has as many as it may"));
+    fixture.app.autoscaled_to = Some(0);
+    assert_eq!(condition(&fixture.app), (AppCondition::Asleep, None));
+    let (because, advice) = explain(&fixture.app, &[], None);
+    assert_eq!(because[0], "It is asleep, because nobody asks for it; the next request wakes release 1.");
+    assert!(advice.is_empty(), "{advice:?}");
+    fixture.app.scaled_to = Some(0);
+    assert_eq!(word(&fixture), AppCondition::Stopped, "a number of a user's is a number");
+    assert!(!fixture.app.wakes());
+}
+
+#[test]
+fn an_app_whose_instance_fails_on_its_way_lets_nobody_wait() {
+    let mut fixture = Fixture::empty(0);
+    fixture.ask_for_range(0, 5);
+    fixture.deploy(1);
+    fixture.plan();
+    assert!(fixture.app.wakes());
+    fixture.app.instances[0].restarts = 1;
+    assert!(!fixture.app.wakes());
+}
+
+#[test]
 fn a_rollout_is_deploying_until_every_slot_serves() {
     let mut fixture = Fixture::serving(1, 1);
     fixture.deploy(2);

@@ -106,7 +106,7 @@ fn another_number_of_instances_alone_makes_no_release() {
     let live =
         applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
     let mut scaled = app("hello", AppSpec::default());
-    scaled.spec.scale.replicas = 3;
+    scaled.spec.scale.replicas = 3.into();
     let planned = changes(&declared(&[scaled.clone()]), None, &live);
     assert_eq!(paths(&planned[0]), ["scale.replicas"]);
     assert!(matches!(planned[0].step, Step::Scale { to: Some(3), .. }), "{:?}", planned[0].step);
@@ -117,6 +117,27 @@ fn another_number_of_instances_alone_makes_no_release() {
         matches!(back[0].step, Step::Scale { to: None, .. }),
         "the release's own number needs nothing over it"
     );
+}
+
+#[test]
+fn a_range_is_the_releases_and_a_number_over_it_is_given_up() {
+    let resource = |scale: serde_json::Value| {
+        let spec: AppSpec = serde_json::from_value(json!({ "scale": scale })).unwrap();
+        declared(&[app("hello", spec)])
+    };
+    let range = resource(json!({"replicas": {"min": 0, "max": 5, "concurrency": 10}}));
+    let number = resource(json!({"replicas": 2}));
+    let live = applied(&changes(&number, None, &nothing()), None, nothing());
+    let planned = changes(&range, None, &live);
+    assert_eq!(paths(&planned[0]), ["scale.replicas"]);
+    assert!(matches!(planned[0].step, Step::Release { .. }), "{:?}", planned[0].step);
+    let mut live = applied(&planned, None, live);
+    assert_eq!(actions(&changes(&range, None, &live)), [Action::Unchanged]);
+    live.apps.values_mut().next().unwrap().scaled_to = Some(3);
+    let planned = changes(&range, None, &live);
+    assert!(matches!(planned[0].step, Step::Scale { to: None, .. }), "{:?}", planned[0].step);
+    let planned = changes(&number, None, &live);
+    assert!(matches!(planned[0].step, Step::Release { .. }), "a reset leads to what the file says");
 }
 
 #[test]
@@ -175,7 +196,7 @@ prop_compose! {
         -> AppResource {
         let mut app = AppResource { keep_scale, artifact: Digest::of(&[content]), ..app(&name, AppSpec::default()) };
         // The number means nothing where the file says nothing of it.
-        app.spec.scale.replicas = if keep_scale { 1 } else { replicas };
+        app.spec.scale.replicas = if keep_scale { 1 } else { replicas }.into();
         app.spec.args.push(arg);
         app.spec.env.insert("A".into(), value);
         app

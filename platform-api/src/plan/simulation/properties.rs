@@ -140,6 +140,34 @@ proptest! {
     }
 
     #[test]
+    fn whatever_happens_an_app_that_sleeps_and_wakes_arrives(
+        steps in proptest::collection::vec(prop_oneof![
+            4 => any_step(),
+            1 => (0..=REPLICAS_MAX).prop_map(Step::Autoscale),
+        ], 0..80),
+        last in 0..=REPLICAS_MAX,
+    ) {
+        let mut simulation = Simulation::new();
+        simulation.fixture.ask_for_range(0, REPLICAS_MAX);
+        for step in steps.iter().filter(|step| !matches!(step, Step::Scale(_))) {
+            simulation.step(step);
+            simulation.plan();
+        }
+        simulation.step(&Step::Autoscale(last));
+        simulation.settle();
+        let app = &simulation.fixture.app;
+        let live = app.instances.iter().filter(|instance| instance.is_live());
+        prop_assert_eq!(live.clone().count(), app.target.as_ref().map_or(0, |_| last as usize));
+        if let Some(target) = &app.target {
+            prop_assert!(!simulation.bad.contains(&target.number), "a bad release was proved by nothing");
+            prop_assert!(live.clone().all(|instance| instance.is_ready_for(target)), "between two releases");
+            prop_assert_eq!(app.is_asleep(), last == 0);
+            let table = routes::build(1, std::slice::from_ref(app));
+            prop_assert!(table.routes.iter().all(|route| route.wakes && route.counted));
+        }
+    }
+
+    #[test]
     fn whatever_happens_a_volume_that_is_not_shared_has_one_writer(
         steps in proptest::collection::vec(any_step(), 0..80),
     ) {

@@ -1,0 +1,311 @@
+//! How many instances an app has: a number, or a range within which its open requests decide.
+
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::AppSpec;
+use super::validate::{REPLICAS_MAX, Validated, invalid};
+use crate::quantity::Span;
+use crate::world::World;
+
+/// Reports come twice a second: a shorter look back would see one or two of them.
+const WINDOW_MIN: Span = Span::from_secs(1);
+/// What was measured that long ago says nothing of now.
+const WINDOW_MAX: Span = Span::from_secs(3600);
+/// As long as one needs to see that the app is there.
+const SLEEP_AFTER_MIN: Span = Span::from_secs(1);
+const SLEEP_AFTER: Span = Span::from_secs(300);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScaleSpec {
+    /// Number of slots, 0 to 1000; or a table with `min`, `max` and `concurrency`, between which open requests decide.
+    pub replicas: Replicas,
+}
+
+/// `3`, or `{ min = 0, max = 20, concurrency = 50 }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum Replicas {
+    Fixed(u32),
+    Range(ReplicaRange),
+}
+
+/// As many instances as the open requests need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaRange {
+    /// The fewest instances, 0 to 1000. With 0 the app sleeps when nobody asks for it, and the next request wakes it. Default 1.
+    #[serde(default = "one")]
+    pub min: u32,
+    /// The most instances, 1 to 1000.
+    pub max: u32,
+    /// Open requests, or connections to `tcp.ports`, that each instance should have; 1 up to `limits.concurrency`.
+    pub concurrency: u32,
+    /// How far back is looked before instances are taken away: as many stay as the most that was asked for meanwhile needs. 1s to 1h,
+    /// default 60s.
+    #[serde(default = "window")]
+    pub window: Span,
+    /// How long nobody asks for anything before the app sleeps; from 1s on, default 5m. With `min = 0` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep_after: Option<Span>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn window() -> Span {
+    Span::from_secs(60)
+}
+
+impl Default for Replicas {
+    fn default() -> Self {
+        Self::Fixed(1)
+    }
+}
+
+impl From<u32> for Replicas {
+    fn from(replicas: u32) -> Self {
+        Self::Fixed(replicas)
+    }
+}
+
+impl Replicas {
+    /// The range, where there is one.
+    pub fn range(&self) -> Option<&ReplicaRange> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Range(range) => Some(range),
+        }
+    }
+
+    /// The number that an app begins with, before anybody has asked for anything.
+    pub fn first(&self) -> u32 {
+        match self {
+            Self::Fixed(replicas) => *replicas,
+            Self::Range(range) => range.min.max(1),
+        }
+    }
+
+    /// The most that there may be.
+    pub fn most(&self) -> u32 {
+        match self {
+            Self::Fixed(replicas) => *replicas,
+            Self::Range(range) => range.max,
+        }
+    }
+}
+
+impl fmt::Display for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(replicas) => write!(f, "{replicas}"),
+            Self::Range(range) => write!(f, "{} to {}", range.min, range.max),
+        }
+    }
+}
+
+impl ReplicaRange {
+    /// The nearest number within the range.
+    pub fn clamp(&self, replicas: u32) -> u32 {
+        replicas.max(self.min).min(self.max)
+    }
+
+    /// None: it never sleeps.
+    pub fn sleep_after(&self) -> Option<Span> {
+        (self.min == 0).then(|| self.sleep_after.unwrap_or(SLEEP_AFTER))
+    }
+}
+
+struct ReplicasVisitor;
+
+impl<'de> Visitor<'de> for ReplicasVisitor {
+    type Value = Replicas;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number such as 3, or a table such as { min = 0, max = 20, concurrency = 50 }")
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Replicas, E> {
+        let replicas = u32::try_from(number);
+        replicas.map(Replicas::Fixed).map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Replicas, E> {
+        let replicas = u32::try_from(number);
+        replicas.map(Replicas::Fixed).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Replicas, A::Error> {
+        ReplicaRange::deserialize(MapAccessDeserializer::new(table)).map(Replicas::Range)
+    }
+}
+
+impl<'de> Deserialize<'de> for Replicas {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ReplicasVisitor)
+    }
+}
+
+impl AppSpec {
+    pub(super) fn validate_scale(&self) -> Validated {
+        let range = match &self.scale.replicas {
+            Replicas::Fixed(replicas) if *replicas > REPLICAS_MAX => {
+                return invalid("scale.replicas", format!("{replicas} is more than {REPLICAS_MAX}"));
+            }
+            Replicas::Fixed(_) => return Ok(()),
+            Replicas::Range(range) => range,
+        };
+        let ReplicaRange { min, max, concurrency, window, sleep_after } = range;
+        if *max == 0 {
+            let problem = "0 is less than 1; for an app without instances write `replicas = 0`";
+            return invalid("scale.replicas.max", problem);
+        }
+        if *max > REPLICAS_MAX {
+            return invalid("scale.replicas.max", format!("{max} is more than {REPLICAS_MAX}"));
+        }
+        if min > max {
+            return invalid("scale.replicas.min", format!("{min} is more than `max`, which is {max}"));
+        }
+        let most = self.limits.concurrency;
+        if *concurrency == 0 {
+            return invalid("scale.replicas.concurrency", "0 is less than 1");
+        }
+        if *concurrency > most {
+            let problem = format!(
+                "{concurrency} is more than an instance takes at once, so it would never be reached; lower it, or raise \
+                 `limits.concurrency`, which is {most}"
+            );
+            return invalid("scale.replicas.concurrency", problem);
+        }
+        between("scale.replicas.window", *window, WINDOW_MIN, WINDOW_MAX)?;
+        let Some(sleep_after) = *sleep_after else { return Ok(()) };
+        if *min > 0 {
+            let problem = format!("an app with `min = {min}` never sleeps; write `min = 0`, or leave it out");
+            return invalid("scale.replicas.sleep_after", problem);
+        }
+        between("scale.replicas.sleep_after", sleep_after, SLEEP_AFTER_MIN, Span::from_secs(365 * 24 * 3600))
+    }
+
+    /// What of it depends on the artifact.
+    pub(super) fn validate_scale_for(&self, world: World) -> Validated {
+        let Some(range) = self.scale.replicas.range().filter(|_| !world.is_http()) else { return Ok(()) };
+        if self.tcp.ports.is_empty() {
+            return invalid(
+                "scale.replicas",
+                "a command without `tcp.ports` gets no requests that could be counted; write a number",
+            );
+        }
+        if range.min == 0 {
+            return invalid(
+                "scale.replicas.min",
+                "a connection to one of `tcp.ports` cannot wait for an instance, because its client may expect the first word; \
+                 write at least 1",
+            );
+        }
+        Ok(())
+    }
+}
+
+fn between(field: &str, span: Span, least: Span, most: Span) -> Validated {
+    if span < least {
+        return invalid(field, format!("{span} is less than {least}"));
+    }
+    if span > most {
+        return invalid(field, format!("{span} is more than {most}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::VolumeSpec;
+    use serde_json::json;
+
+    fn spec(replicas: serde_json::Value) -> AppSpec {
+        serde_json::from_value(json!({"scale": {"replicas": replicas}})).unwrap()
+    }
+
+    fn refused(replicas: serde_json::Value) -> String {
+        spec(replicas).validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_number_stays_a_number_and_a_range_has_defaults() {
+        let number = spec(json!(3));
+        assert_eq!(serde_json::to_value(&number.scale).unwrap(), json!({"replicas": 3}));
+        let range = spec(json!({"min": 0, "max": 20, "concurrency": 50}));
+        range.validate().unwrap();
+        let Replicas::Range(read) = &range.scale.replicas else { panic!("a table is a range") };
+        assert_eq!((read.window, read.sleep_after()), (Span::from_secs(60), Some(Span::from_secs(300))));
+        assert_eq!((range.scale.replicas.first(), range.scale.replicas.most()), (1, 20));
+        let written = serde_json::to_value(&range).unwrap();
+        assert_eq!(serde_json::from_value::<AppSpec>(written).unwrap(), range);
+        let awake = spec(json!({"max": 4, "concurrency": 5}));
+        assert_eq!(awake.scale.replicas.to_string(), "1 to 4");
+        assert_eq!(awake.scale.replicas.range().unwrap().sleep_after(), None);
+    }
+
+    #[test]
+    fn what_is_neither_names_what_is_needed() {
+        let error = |replicas: &str| {
+            let text = format!(r#"{{"replicas": {replicas}}}"#);
+            serde_json::from_str::<ScaleSpec>(&text).unwrap_err().to_string()
+        };
+        assert!(error("\"3\"").contains("a number such as 3, or a table such as"), "{}", error("\"3\""));
+        assert!(error("-1").contains("a number such as 3"), "{}", error("-1"));
+        assert!(error(r#"{"max": 2, "concurency": 5}"#).contains("`concurency`"));
+        assert!(error(r#"{"max": 2}"#).contains("`concurrency`"));
+    }
+
+    #[test]
+    fn a_range_that_makes_no_sense_says_why_and_what_to_write() {
+        let range = |min: u32, max: u32, concurrency: u32| json!({"min": min, "max": max, "concurrency": concurrency});
+        assert_eq!(refused(json!(1001)), "scale.replicas: 1001 is more than 1000");
+        assert_eq!(refused(range(5, 4, 1)), "scale.replicas.min: 5 is more than `max`, which is 4");
+        assert!(refused(range(0, 0, 1)).contains("write `replicas = 0`"));
+        assert_eq!(refused(range(0, 1001, 1)), "scale.replicas.max: 1001 is more than 1000");
+        assert_eq!(refused(range(0, 2, 0)), "scale.replicas.concurrency: 0 is less than 1");
+        assert!(refused(range(0, 2, 300)).contains("`limits.concurrency`, which is 256"));
+        let with = |key: &str, value: &str| {
+            let mut range = range(0, 2, 5);
+            range[key] = value.into();
+            refused(range)
+        };
+        assert_eq!(with("window", "10ms"), "scale.replicas.window: 10ms is less than 1s");
+        assert_eq!(with("window", "2h"), "scale.replicas.window: 2h is more than 1h");
+        assert_eq!(with("sleep_after", "0s"), "scale.replicas.sleep_after: 0s is less than 1s");
+        let never = refused(json!({"min": 1, "max": 2, "concurrency": 5, "sleep_after": "5m"}));
+        assert!(never.contains("`min = 1` never sleeps"), "{never}");
+    }
+
+    #[test]
+    fn only_what_gets_requests_or_connections_can_be_counted() {
+        let mut spec = spec(json!({"min": 0, "max": 2, "concurrency": 5}));
+        spec.validate_for(World::HttpProxy).unwrap();
+        let error = spec.validate_for(World::CommandP2).unwrap_err();
+        assert!(error.field == "scale.replicas" && error.problem.contains("`tcp.ports`"), "{error}");
+        spec.tcp.ports = vec![7000];
+        assert_eq!(spec.validate_for(World::CommandP2).unwrap_err().field, "scale.replicas.min");
+        spec.scale.replicas =
+            Replicas::Range(ReplicaRange { min: 1, ..spec.scale.replicas.range().unwrap().clone() });
+        spec.validate_for(World::CommandP2).unwrap();
+    }
+
+    #[test]
+    fn an_app_with_one_writer_may_sleep_but_not_grow() {
+        let volume: VolumeSpec = serde_json::from_value(json!({"name": "data", "path": "/data"})).unwrap();
+        let with_volume = |max: u32| AppSpec {
+            volumes: vec![volume.clone()],
+            ..spec(json!({"min": 0, "max": max, "concurrency": 5}))
+        };
+        with_volume(1).validate().unwrap();
+        let error = with_volume(2).validate().unwrap_err();
+        assert!(error.field == "scale.replicas.max" && error.problem.contains("`data`"), "{error}");
+    }
+}
