@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod configs;
 mod declare;
 mod deploying;
 mod durability;
