@@ -8,6 +8,7 @@ use crate::commands::apps::DeleteArgs;
 use crate::commands::audit::AuditArgs;
 use crate::commands::completion::CompletionArgs;
 use crate::commands::componentize::ComponentizeArgs;
+use crate::commands::config::ConfigArgs;
 use crate::commands::context::ContextArgs;
 use crate::commands::declare::{ApplyArgs, DiffArgs, PlanArgs};
 use crate::commands::deploy::DeployArgs;
@@ -150,6 +151,8 @@ pub enum Command {
     Env(With<EnvArgs>),
     /// Set and list secrets, which guests are given as variables; a change is a new release
     Secret(With<SecretArgs>),
+    /// Set, show and list configs, which are like secrets, but may be read
+    Config(With<ConfigArgs>),
     /// Replace an app's instances by new ones of the same release
     Restart(With<RestartArgs>),
     /// Show, pause, resume or abort an app's rollout

@@ -10,6 +10,7 @@ pub mod releases;
 pub mod scale;
 pub mod status;
 
+pub mod config;
 pub mod env;
 pub mod events;
 pub mod job;
@@ -67,6 +68,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Delete(with) => apps::delete(&open(with.global)?, with.args).await,
         Command::Env(with) => env::run(with.global.or(before), with.args).await,
         Command::Secret(with) => secret::run(with.global.or(before), with.args).await,
+        Command::Config(with) => config::run(with.global.or(before), with.args).await,
         Command::Schedule(with) => schedule::run(with.global.or(before), with.args).await,
         Command::Login(with) => login::login(with.global.or(before), with.args).await,
         Command::Logout(with) => login::logout(&with.global.or(before), with.args),

@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod autoscale;
+mod configs;
 mod declare;
 mod deploying;
 mod durability;

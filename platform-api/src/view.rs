@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo, ScalingInfo, VolumeInfo, VolumeState};
 use wharf_types::route::RoutePattern;
+use wharf_types::secret::ValueKind;
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppId, AppName, NamespaceName, ReleaseId, SecretName, Timestamp};
 
@@ -76,14 +77,14 @@ impl Releases {
             .await?
             .ok_or_else(|| StoreError::Corrupt(format!("release {} has no artifact", release.id)))?;
         let pinned = store::secret::pinned(conn, release).await?;
-        let pin = |(variable, name): (&String, &SecretName)| match pinned.get(name) {
+        let pin = |(variable, name, kind): (&String, &SecretName, ValueKind)| match pinned.get(name) {
             Some(pinned) => Ok((variable.clone(), pinned.id)),
             None => Err(StoreError::Corrupt(format!(
-                "release {} has no version of the secret {name}",
+                "release {} has no version of the {kind} {name}",
                 release.id
             ))),
         };
-        let secrets: BTreeMap<_, _> = release.spec.secrets.iter().map(pin).collect::<store::Result<_>>()?;
+        let secrets: BTreeMap<_, _> = release.spec.values().map(pin).collect::<store::Result<_>>()?;
         let routes = if artifact.world.is_http() {
             routes(&app.name, &app.namespace, &self.domain, &release.spec)
         } else {

@@ -305,3 +305,23 @@ async fn a_namespace_sees_its_own_secrets_and_a_viewer_sets_none() {
     let list = platform.api_as(token.trim(), Method::GET, "/v1/namespaces/default/secrets", "").await;
     assert_eq!(list.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_is_given_to_guests_like_a_secret_and_can_be_read() {
+    let platform = Platform::start().await;
+    platform.wharf(&["config", "set", "greeting", "good morning"]).await.ok();
+    let manifest = "app = \"hello\"\n[configs]\nGREETING = \"greeting\"\n";
+    platform.deploy_manifest("hello", manifest).await.ok();
+    platform.says("hello", "good morning\n").await;
+    platform.user().run_with_input(&["config", "set", "greeting"], "good evening\n").await.ok();
+    platform.says("hello", "good evening\n").await;
+    assert_eq!(platform.wharf(&["config", "show", "greeting"]).await.ok(), "good evening\n");
+    assert_eq!(
+        platform.wharf(&["config", "show", "greeting", "--version", "1"]).await.ok(),
+        "good morning\n"
+    );
+    platform.wharf(&["rollback", "hello"]).await.ok();
+    platform.says("hello", "good morning\n").await;
+    let listed = platform.wharf(&["config", "ls"]).await.ok();
+    assert!(listed.contains("greeting") && listed.contains("hello"), "{listed}");
+}

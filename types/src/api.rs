@@ -149,17 +149,18 @@ pub struct EnvPatch {
     pub reset: Vec<String>,
 }
 
-/// `PUT /v1/namespaces/{namespace}/secrets/{secret}`: a new version, and a new release of each app that uses the secret.
+/// `PUT /v1/namespaces/{namespace}/secrets/{secret}`, and the same of `configs`: a new version, and a new release of each app that uses
+/// it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SecretSet {
     pub name: SecretName,
-    /// Counted from 1. That of before, where the secret had this value already.
+    /// Counted from 1. That of before, where it had this value already.
     pub version: u64,
     /// The releases that were made with this version.
     pub releases: Vec<Deployed>,
 }
 
-/// `GET /v1/namespaces/{namespace}/secrets`. No reply holds a value.
+/// `GET /v1/namespaces/{namespace}/secrets`, and the same of `configs`. No reply holds a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SecretInfo {
     pub name: SecretName,
@@ -172,8 +173,16 @@ pub struct SecretInfo {
     pub set_by: String,
     /// Every version that is kept, oldest first: the newest, and those that kept releases were made with.
     pub versions: Vec<u64>,
-    /// Apps with a kept release that uses the secret.
+    /// Apps with a kept release that uses it.
     pub apps: Vec<AppName>,
+}
+
+/// `GET /v1/namespaces/{namespace}/configs/{config}`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ConfigValue {
+    pub name: SecretName,
+    pub version: u64,
+    pub value: String,
 }
 
 /// `POST /v1/secret-keys`: seals every secret anew.

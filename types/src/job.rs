@@ -3,7 +3,7 @@
 //! A job has a number of completions, each of which has to end with success once. A run is one try at a completion; it fails, is lost with
 //! its node, or succeeds, and is never revived: what is tried again is another run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,9 @@ pub struct JobSpec {
     pub env: BTreeMap<String, String>,
     /// Variables whose values are secrets of the namespace, by name; the versions are those that are the newest when the job is made.
     pub secrets: BTreeMap<String, SecretName>,
+    /// The same with configs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: BTreeMap<String, SecretName>,
     /// Arguments of the guest, after its own name.
     pub args: Vec<String>,
     /// Files that the guest can read. None: those of the `app`, if there is one.
@@ -73,6 +76,7 @@ impl Default for JobSpec {
         Self {
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            configs: BTreeMap::new(),
             args: Vec::new(),
             files: None,
             placement: PlacementSpec::default(),
@@ -98,15 +102,21 @@ impl JobSpec {
         fn or<T: Default + PartialEq + Clone>(own: T, of_app: &T) -> T {
             if own == T::default() { of_app.clone() } else { own }
         }
-        let mut env = app.env.clone();
-        env.retain(|name, _| !self.secrets.contains_key(name));
-        let mut secrets = app.secrets.clone();
-        secrets.retain(|name, _| !self.env.contains_key(name));
+        let own: BTreeSet<&String> =
+            self.env.keys().chain(self.secrets.keys()).chain(self.configs.keys()).collect();
+        fn of_app<T: Clone>(named: &BTreeMap<String, T>, own: &BTreeSet<&String>) -> BTreeMap<String, T> {
+            let kept = named.iter().filter(|(name, _)| !own.contains(name));
+            kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+        }
+        let (mut env, mut secrets, mut configs) =
+            (of_app(&app.env, &own), of_app(&app.secrets, &own), of_app(&app.configs, &own));
         env.extend(self.env);
         secrets.extend(self.secrets);
+        configs.extend(self.configs);
         Self {
             env,
             secrets,
+            configs,
             files: self.files.or_else(|| app.files.clone()),
             placement: or(self.placement, &app.placement),
             reserve: or(self.reserve, &app.reserve),
@@ -122,6 +132,7 @@ impl JobSpec {
         AppSpec {
             env: self.env.clone(),
             secrets: self.secrets.clone(),
+            configs: self.configs.clone(),
             args: self.args.clone(),
             files: self.files.clone(),
             placement: self.placement.clone(),

@@ -24,6 +24,8 @@ pub struct Manifest {
     #[serde(default)]
     pub secrets: std::collections::BTreeMap<String, SecretName>,
     #[serde(default)]
+    pub configs: std::collections::BTreeMap<String, SecretName>,
+    #[serde(default)]
     pub args: Vec<String>,
     #[serde(default)]
     pub http: HttpSpec,
@@ -103,6 +105,7 @@ impl Manifest {
             build: _,
             env,
             secrets,
+            configs,
             args,
             http,
             tcp,
@@ -122,6 +125,7 @@ impl Manifest {
         AppSpec {
             env,
             secrets,
+            configs,
             args,
             http,
             tcp,

@@ -18,6 +18,38 @@ pub const RELEASE_MAX_BYTES: usize = 256 << 10;
 /// The most secrets of a namespace.
 pub const SECRETS_MAX: u64 = 1000;
 
+/// A namespace's named values are of two kinds, and a name is of one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ValueKind {
+    /// Nobody is shown it.
+    Secret,
+    /// Whoever may read an app's variables may read it.
+    Config,
+}
+
+impl ValueKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::Config => "config",
+        }
+    }
+
+    /// The table of the settings that names values of this kind.
+    pub fn table(self) -> &'static str {
+        match self {
+            Self::Secret => "secrets",
+            Self::Config => "configs",
+        }
+    }
+}
+
+impl fmt::Display for ValueKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Text that must not be seen by accident. Its memory is overwritten when the last copy of it goes away.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretValue(Arc<Zeroizing<String>>);
@@ -25,10 +57,10 @@ pub struct SecretValue(Arc<Zeroizing<String>>);
 /// Why octets cannot be a secret's value. It says nothing of the value itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidValue {
-    #[error("the value is empty; `wharf secret rm` takes a secret away")]
+    #[error("the value is empty; `wharf secret rm` and `wharf config rm` take one away")]
     Empty,
     #[error(
-        "the value is longer than {} KiB, the most that a secret can have",
+        "the value is longer than {} KiB, the most that a secret or a config can have",
         VALUE_MAX_BYTES >> 10
     )]
     TooLong,

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::name::SecretName;
 use crate::quantity::{ByteSize, CpuShare, Span};
+use crate::secret::ValueKind;
 
 pub use amount::{InvalidAmount, Portion, Ratio};
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
@@ -34,6 +35,9 @@ pub struct AppSpec {
     /// Variables whose values are secrets of the namespace, by name. A release keeps the versions that were the newest when it was
     /// made. At most 100.
     pub secrets: BTreeMap<String, SecretName>,
+    /// Variables whose values are configs of the namespace, in the same way. At most 100.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: BTreeMap<String, SecretName>,
     /// Arguments of the guest, after its own name; at most 256, and 32 KiB in all.
     pub args: Vec<String>,
     pub http: HttpSpec,
@@ -56,6 +60,14 @@ pub struct AppSpec {
     pub outbound: OutboundSpec,
     pub reuse: ReuseSpec,
     pub engine: EngineSpec,
+}
+
+impl AppSpec {
+    /// Variables whose values are the namespace's: what names them, and as what.
+    pub fn values(&self) -> impl Iterator<Item = (&String, &SecretName, ValueKind)> {
+        let of = |kind| move |(variable, name)| (variable, name, kind);
+        self.secrets.iter().map(of(ValueKind::Secret)).chain(self.configs.iter().map(of(ValueKind::Config)))
+    }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, AuditRecord, CreateNamespace, CreateRelease, CreateToken, CreateUser,
+    AppInfo, ArtifactInfo, AuditRecord, ConfigValue, CreateNamespace, CreateRelease, CreateToken, CreateUser,
     CreatedToken, Deployed, Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, Quota, QuotaInfo,
     ReleaseInfo, Role, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
     Usage, UserInfo, VolumeInfo, WhoAmI, Why,
@@ -13,7 +13,7 @@ use wharf_types::api::{
 use wharf_types::declare::Resource;
 use wharf_types::declare::change::{Applied, Plan};
 use wharf_types::problem::ProblemCode;
-use wharf_types::secret::SecretValue;
+use wharf_types::secret::{SecretValue, ValueKind};
 use wharf_types::{Digest, NamespaceName, Problem, RolloutId, SecretName, UserName, VolumeId};
 
 use super::Client;
@@ -133,22 +133,43 @@ impl Client {
         self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{name}"))).await
     }
 
-    pub async fn secrets(&self, namespace: &NamespaceName) -> anyhow::Result<Vec<SecretInfo>> {
-        self.all(&format!("/v1/namespaces/{namespace}/secrets")).await
-    }
-
-    pub async fn set_secret(
+    /// Secrets or configs.
+    pub async fn values(
         &self,
         namespace: &NamespaceName,
-        name: &SecretName,
+        kind: ValueKind,
+    ) -> anyhow::Result<Vec<SecretInfo>> {
+        self.all(&format!("/v1/namespaces/{namespace}/{}", kind.table())).await
+    }
+
+    pub async fn set_value(
+        &self,
+        namespace: &NamespaceName,
+        (kind, name): (ValueKind, &SecretName),
         value: &SecretValue,
     ) -> anyhow::Result<SecretSet> {
-        let path = format!("/v1/namespaces/{namespace}/secrets/{name}");
+        let path = format!("/v1/namespaces/{namespace}/{}/{name}", kind.table());
         self.json(self.request(Method::PUT, &path).body(value.reveal().to_owned())).await
     }
 
-    pub async fn remove_secret(&self, namespace: &NamespaceName, name: &SecretName) -> anyhow::Result<()> {
-        self.done(self.request(Method::DELETE, &format!("/v1/namespaces/{namespace}/secrets/{name}"))).await
+    pub async fn remove_value(
+        &self,
+        namespace: &NamespaceName,
+        (kind, name): (ValueKind, &SecretName),
+    ) -> anyhow::Result<()> {
+        let path = format!("/v1/namespaces/{namespace}/{}/{name}", kind.table());
+        self.done(self.request(Method::DELETE, &path)).await
+    }
+
+    pub async fn config(
+        &self,
+        namespace: &NamespaceName,
+        name: &SecretName,
+        version: Option<u64>,
+    ) -> anyhow::Result<ConfigValue> {
+        let query = version.map(|version| format!("?version={version}")).unwrap_or_default();
+        self.json(self.request(Method::GET, &format!("/v1/namespaces/{namespace}/configs/{name}{query}")))
+            .await
     }
 
     pub async fn rotate_secret_key(&self) -> anyhow::Result<RotatedKey> {

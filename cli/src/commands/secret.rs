@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
 use wharf_types::api::Page;
-use wharf_types::secret::{SecretValue, VALUE_MAX_BYTES};
-use wharf_types::{SecretName, Timestamp};
+use wharf_types::secret::{SecretValue, VALUE_MAX_BYTES, ValueKind};
+use wharf_types::{NamespaceName, SecretName, Timestamp};
 
 use crate::app_ref::AppRef;
 use crate::args::{Global, NoArgs, WaitArgs, With};
@@ -67,10 +67,12 @@ pub async fn run(before: Global, args: SecretArgs) -> anyhow::Result<()> {
     let open = |global: Global| Session::open(global.or(before.clone()));
     match args.command {
         Some(SecretCommand::Set(with)) => set(&open(with.global)?, with.args).await,
-        Some(SecretCommand::List(with)) => list(&open(with.global)?).await,
-        Some(SecretCommand::Remove(with)) => remove(&open(with.global)?, with.args).await,
+        Some(SecretCommand::List(with)) => list(&open(with.global)?, ValueKind::Secret).await,
+        Some(SecretCommand::Remove(with)) => {
+            remove(&open(with.global)?, ValueKind::Secret, &with.args.name).await
+        }
         Some(SecretCommand::RotateKey(with)) => rotate_key(&open(with.global)?).await,
-        None => list(&Session::open(before)?).await,
+        None => list(&Session::open(before)?, ValueKind::Secret).await,
     }
 }
 
@@ -79,8 +81,19 @@ async fn set(session: &Session, args: SecretSetArgs) -> anyhow::Result<()> {
     let name = name_alone(&args)?;
     let namespace = session.namespace()?;
     let value = read_value(&name, args.from_file.as_deref())?;
+    store(session, &namespace, (ValueKind::Secret, &name), value, args.wait).await
+}
+
+/// Sets a secret or a config, and waits for the rollouts to what it changes.
+pub(super) async fn store(
+    session: &Session,
+    namespace: &NamespaceName,
+    (kind, name): (ValueKind, &SecretName),
+    value: SecretValue,
+    wait: WaitArgs,
+) -> anyhow::Result<()> {
     let since = Instant::now();
-    let set = session.client.set_secret(&namespace, &name, &value).await?;
+    let set = session.client.set_value(namespace, (kind, name), &value).await?;
     drop(value);
     if session.json {
         output::json(&set)?;
@@ -89,12 +102,12 @@ async fn set(session: &Session, args: SecretSetArgs) -> anyhow::Result<()> {
             0 => "no app needs a new release for it".to_owned(),
             count => format!("{} for it", output::count(count as u64, "new release")),
         };
-        output::line(format!("secret {name} in {namespace} is at version {}; {users}", set.version))?;
+        output::line(format!("{kind} {name} in {namespace} is at version {}; {users}", set.version))?;
     }
     let mut outcome = Ok(());
     for deployed in &set.releases {
         let app = AppRef { namespace: deployed.namespace.clone(), app: deployed.app.clone() };
-        let finished = rollout::finish(session, &app, deployed, args.wait, since).await;
+        let finished = rollout::finish(session, &app, deployed, wait, since).await;
         outcome = outcome.and(finished);
     }
     outcome
@@ -113,20 +126,28 @@ fn name_alone(args: &SecretSetArgs) -> Result<SecretName, Failure> {
 }
 
 fn read_value(name: &SecretName, file: Option<&Path>) -> anyhow::Result<SecretValue> {
-    let octets = match file {
+    if file.is_none() && output::is_interactive() {
+        output::note(format!("Value of the secret {name} (it is not shown):"));
+        return checked(without_line_break(unseen::read_line("the value", true)?.into()));
+    }
+    read_given(ValueKind::Secret, file)
+}
+
+/// The value in a file, as it is, or from stdin, without the line break at its end.
+pub(super) fn read_given(kind: ValueKind, file: Option<&Path>) -> anyhow::Result<SecretValue> {
+    checked(match file {
         Some(file) => {
-            let cannot = || format!("cannot read the secret's value from {}", file.display());
+            let cannot = || format!("cannot read the {kind}'s value from {}", file.display());
             read_some(std::fs::File::open(file).with_context(cannot)?).with_context(cannot)?
         }
-        None if output::is_interactive() => {
-            output::note(format!("Value of the secret {name} (it is not shown):"));
-            without_line_break(unseen::read_line("the value", true)?.into())
-        }
         None => {
-            let stdin = std::io::stdin().lock();
-            without_line_break(read_some(stdin).context("cannot read the secret's value from stdin")?)
+            let cannot = || format!("cannot read the {kind}'s value from stdin");
+            without_line_break(read_some(std::io::stdin().lock()).with_context(cannot)?)
         }
-    };
+    })
+}
+
+pub(super) fn checked(octets: Vec<u8>) -> anyhow::Result<SecretValue> {
     SecretValue::new(octets).map_err(|error| Failure::new(Exit::Invalid, error.to_string()).into())
 }
 
@@ -148,33 +169,40 @@ fn without_line_break(mut octets: Vec<u8>) -> Vec<u8> {
     octets
 }
 
-async fn list(session: &Session) -> anyhow::Result<()> {
-    let items = session.client.secrets(&session.namespace()?).await?;
+/// Names, versions and who uses them.
+pub(super) async fn list(session: &Session, kind: ValueKind) -> anyhow::Result<()> {
+    let items = session.client.values(&session.namespace()?, kind).await?;
     if session.json {
         return output::json(&Page { items, next_cursor: None });
     }
     let now = Timestamp::now();
-    let mut table = Table::new(["SECRET", ">VERSION", "SET", "BY", "~USED BY"]);
-    for secret in items {
-        let apps: Vec<&str> = secret.apps.iter().map(|app| app.as_str()).collect();
+    let mut table = Table::new([
+        if kind == ValueKind::Secret { "SECRET" } else { "CONFIG" },
+        ">VERSION",
+        "SET",
+        "BY",
+        "~USED BY",
+    ]);
+    for value in items {
+        let apps: Vec<&str> = value.apps.iter().map(|app| app.as_str()).collect();
         table.row([
-            secret.name.to_string(),
-            secret.version.to_string(),
-            ago(now, secret.set_at),
-            output::printable(&secret.set_by).into_owned(),
+            value.name.to_string(),
+            value.version.to_string(),
+            ago(now, value.set_at),
+            output::printable(&value.set_by).into_owned(),
             apps.join(", "),
         ]);
     }
     table.print()
 }
 
-async fn remove(session: &Session, args: SecretNameArg) -> anyhow::Result<()> {
+pub(super) async fn remove(session: &Session, kind: ValueKind, name: &SecretName) -> anyhow::Result<()> {
     let namespace = session.namespace()?;
-    session.client.remove_secret(&namespace, &args.name).await?;
+    session.client.remove_value(&namespace, (kind, name)).await?;
     if session.json {
-        return output::json(&serde_json::json!({ "name": args.name, "removed": true }));
+        return output::json(&serde_json::json!({ "name": name, "removed": true }));
     }
-    output::line(format!("secret {} in {namespace} is removed", args.name))
+    output::line(format!("{kind} {name} in {namespace} is removed"))
 }
 
 async fn rotate_key(session: &Session) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, AuditRecord, CreateNamespace, CreateRelease, CreateToken, CreateUser,
+    AppInfo, ArtifactInfo, AuditRecord, ConfigValue, CreateNamespace, CreateRelease, CreateToken, CreateUser,
     CreatedToken, Deployed, Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, Quota, QuotaInfo,
     ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
     Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
@@ -332,6 +332,40 @@ fn about_namespaces() -> Vec<Endpoint> {
             Access::User(Verb::Secrets),
             delete(secrets::remove),
             "Remove a secret that no kept release uses",
+        )
+        .replies(204, Payload::Nothing),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/configs",
+            VIEWER,
+            get(secrets::list_configs),
+            "List configs: names, versions and who uses them",
+        )
+        .replies(200, list::<SecretInfo>()),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/configs/{config}",
+            DEVELOPER,
+            get(secrets::show_config),
+            "A config with its value",
+        )
+        .query(&[("version", "One that is kept; the newest if it is left out")])
+        .replies(200, json::<ConfigValue>()),
+        e(
+            Method::PUT,
+            "/v1/namespaces/{namespace}/configs/{config}",
+            DEVELOPER,
+            put(secrets::set_config),
+            "Set a config to the body, which is text; apps that use it get a new release",
+        )
+        .takes(Payload::Octets)
+        .replies(200, json::<SecretSet>()),
+        e(
+            Method::DELETE,
+            "/v1/namespaces/{namespace}/configs/{config}",
+            DEVELOPER,
+            delete(secrets::remove_config),
+            "Remove a config that no kept release uses",
         )
         .replies(204, Payload::Nothing),
         e(

@@ -1,4 +1,4 @@
-//! `/v1/namespaces/{namespace}/secrets` and `/v1/secret-keys`
+//! `/v1/namespaces/{namespace}/secrets`, `…/configs` and `/v1/secret-keys`
 //!
 //! A value comes as the body itself, not inside a document: no parser can then quote it in an error.
 
@@ -8,22 +8,34 @@ use axum::Json as Reply;
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use serde::Deserialize;
 use tracing::info;
-use wharf_types::api::{Page, RotatedKey, SecretInfo, SecretSet};
+use wharf_types::api::{ConfigValue, Page, RotatedKey, SecretInfo, SecretSet};
 use wharf_types::problem::ProblemCode;
-use wharf_types::secret::{InvalidValue, SecretValue};
+use wharf_types::secret::{InvalidValue, SecretValue, ValueKind};
 use wharf_types::{NamespaceName, SecretName, Timestamp};
 
 use super::auth::Identity;
-use super::extract::{Path, read_octets};
+use super::extract::{Path, Query, read_octets};
 use super::{ApiError, ApiResult};
 use crate::audit;
 use crate::context::Context;
 use crate::operations::secrets::{self, AskedSecret};
 use crate::secrets::{RotateError, rotate};
 
-/// Who asks, and about which secret.
-pub(super) struct Asked(AskedSecret);
+/// Who asks, and about which secret or config.
+pub(super) struct Asked {
+    namespace: NamespaceName,
+    name: SecretName,
+    by: String,
+}
+
+impl Asked {
+    fn of(self, kind: ValueKind) -> AskedSecret {
+        let Self { namespace, name, by } = self;
+        AskedSecret { namespace, name, kind, by, now: Timestamp::now() }
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Asked {
     type Rejection = ApiError;
@@ -32,8 +44,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
         let Path((namespace, name)) =
             Path::<(NamespaceName, SecretName)>::from_request_parts(parts, state).await?;
         let identity = Identity::from_request_parts(parts, state).await?;
-        let by = identity.name();
-        Ok(Self(AskedSecret { namespace, name, by, now: Timestamp::now() }))
+        Ok(Self { namespace, name, by: identity.name() })
     }
 }
 
@@ -59,26 +70,68 @@ impl<S: Send + Sync> FromRequest<S> for Value {
 }
 
 pub(super) async fn list(
+    context: State<Arc<Context>>,
+    namespace: Path<NamespaceName>,
+) -> ApiResult<Reply<Page<SecretInfo>>> {
+    list_of(ValueKind::Secret, context, namespace).await
+}
+
+pub(super) async fn list_configs(
+    context: State<Arc<Context>>,
+    namespace: Path<NamespaceName>,
+) -> ApiResult<Reply<Page<SecretInfo>>> {
+    list_of(ValueKind::Config, context, namespace).await
+}
+
+async fn list_of(
+    kind: ValueKind,
     State(context): State<Arc<Context>>,
     Path(namespace): Path<NamespaceName>,
 ) -> ApiResult<Reply<Page<SecretInfo>>> {
-    let items = secrets::list(&context, &namespace).await?;
+    let items = secrets::list(&context, &namespace, kind).await?;
     Ok(Reply(Page { items, next_cursor: None }))
 }
 
 pub(super) async fn set(
     State(context): State<Arc<Context>>,
-    Asked(asked): Asked,
+    asked: Asked,
     Value(value): Value,
 ) -> ApiResult<Reply<SecretSet>> {
-    Ok(Reply(secrets::set(&context, &asked, &value).await?))
+    Ok(Reply(secrets::set(&context, &asked.of(ValueKind::Secret), &value).await?))
 }
 
-pub(super) async fn remove(
+pub(super) async fn set_config(
     State(context): State<Arc<Context>>,
-    Asked(asked): Asked,
+    asked: Asked,
+    Value(value): Value,
+) -> ApiResult<Reply<SecretSet>> {
+    Ok(Reply(secrets::set(&context, &asked.of(ValueKind::Config), &value).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfigQuery {
+    version: Option<u64>,
+}
+
+pub(super) async fn show_config(
+    State(context): State<Arc<Context>>,
+    Path((namespace, name)): Path<(NamespaceName, SecretName)>,
+    Query(query): Query<ConfigQuery>,
+) -> ApiResult<Reply<ConfigValue>> {
+    Ok(Reply(secrets::config(&context, &namespace, &name, query.version).await?))
+}
+
+pub(super) async fn remove(State(context): State<Arc<Context>>, asked: Asked) -> ApiResult<StatusCode> {
+    secrets::remove(&context, &asked.of(ValueKind::Secret)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn remove_config(
+    State(context): State<Arc<Context>>,
+    asked: Asked,
 ) -> ApiResult<StatusCode> {
-    secrets::remove(&context, &asked).await?;
+    secrets::remove(&context, &asked.of(ValueKind::Config)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

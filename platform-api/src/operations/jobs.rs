@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use wharf_types::job::{CreateJob, JobInfo, JobSpec, JobState, JobTemplate};
 use wharf_types::problem::ProblemCode;
+use wharf_types::secret::ValueKind;
 use wharf_types::{
-    AppName, JobId, JobName, NamespaceId, NamespaceName, Problem, ScheduleId, ScheduleName, SecretVersionId,
-    Timestamp,
+    AppName, JobId, JobName, NamespaceId, NamespaceName, Problem, ScheduleId, ScheduleName, SecretName,
+    SecretVersionId, Timestamp,
 };
 
 use super::secrets::{check_size, find_namespace, newest_of};
@@ -181,11 +182,12 @@ pub(crate) async fn settle(
             format!("the namespace `{namespace_name}` has no files {}; push them first", files.digest);
         return problem(ProblemCode::NotFound, detail);
     }
-    let pins = newest_of(conn, context, (namespace, namespace_name), &spec.for_worker()).await?;
+    let for_worker = spec.for_worker();
+    let pins = newest_of(conn, context, (namespace, namespace_name), &for_worker).await?;
     check_size(&pins)?;
     let pin =
-        |(variable, name): (&String, &wharf_types::SecretName)| Some((variable.clone(), pins.get(name)?.id));
-    let secrets = spec.secrets.iter().filter_map(pin).collect();
+        |(variable, name, _): (&String, &SecretName, ValueKind)| Some((variable.clone(), pins.get(name)?.id));
+    let secrets = for_worker.values().filter_map(pin).collect();
     Ok(Settled { artifact, app: template.app.clone(), release, spec, secrets })
 }
 

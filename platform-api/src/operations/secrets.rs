@@ -1,12 +1,12 @@
-//! Sets, removes and lists secrets, and chooses the versions that a release is made with.
+//! Sets, removes and lists secrets and configs, and chooses the versions that a release is made with.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use wharf_types::api::{Deployed, SecretInfo, SecretSet};
+use wharf_types::api::{ConfigValue, Deployed, SecretInfo, SecretSet};
 use wharf_types::problem::ProblemCode;
-use wharf_types::secret::{RELEASE_MAX_BYTES, SECRETS_MAX, SecretValue};
+use wharf_types::secret::{RELEASE_MAX_BYTES, SECRETS_MAX, SecretValue, ValueKind};
 use wharf_types::spec::AppSpec;
 use wharf_types::{NamespaceId, NamespaceName, Problem, SecretName, SecretVersionId, Timestamp};
 
@@ -22,11 +22,12 @@ use crate::store::{self, Conn};
 /// The versions of a release, by the names of their secrets.
 pub(super) type Pins = BTreeMap<SecretName, Pinned>;
 
-/// Who asks, and about which secret.
+/// Who asks, and about which secret or config.
 #[derive(Clone, Debug)]
 pub(crate) struct AskedSecret {
     pub(crate) namespace: NamespaceName,
     pub(crate) name: SecretName,
+    pub(crate) kind: ValueKind,
     /// Name of the token.
     pub(crate) by: String,
     pub(crate) now: Timestamp,
@@ -42,7 +43,7 @@ pub(crate) async fn set(
     let mut tx = context.store.write().await?;
     let namespace = find_namespace(&mut tx, &asked.namespace).await?;
     let before_change = quota::begin(&mut tx, namespace, &asked.namespace).await?;
-    let newest = store_value(&mut tx, context, namespace, asked, value).await?;
+    let (newest, before) = store_value(&mut tx, context, namespace, asked, value).await?;
     let (mut apps, mut releases) = (Vec::new(), Vec::new());
     for id in store::secret::apps(&mut tx, namespace, &asked.name).await? {
         let Some(app) = store::app::get(&mut tx, id).await? else { continue };
@@ -57,41 +58,54 @@ pub(crate) async fn set(
     before_change.check(&mut tx).await?;
     let released: Vec<String> =
         releases.iter().map(|released| format!("{} {}", released.app, released.release)).collect();
-    audit::change(Value::Null, json!({"version": newest.version, "releases": released}));
+    let mut after = json!({"version": newest.version, "releases": released});
+    if asked.kind == ValueKind::Config {
+        after["value"] = value.reveal().into();
+    }
+    audit::change(before, after);
     commit(context, tx, apps).await?;
     Ok(SecretSet { name: asked.name.clone(), version: newest.version, releases })
 }
 
-/// The version that has the value from now on.
+/// The version that has the value from now on, and what may be recorded of the one before.
 async fn store_value(
     conn: &mut Conn,
     context: &Context,
     namespace: NamespaceId,
     asked: &AskedSecret,
     value: &SecretValue,
-) -> Result<Pinned> {
+) -> Result<(Pinned, Value)> {
     let keyring = context.secret_keys.keyring();
     let before = store::secret::find(conn, namespace, &asked.name).await?;
-    if let Some(before) = before.as_ref().filter(|before| keyring.open(before).as_ref() == Ok(value)) {
-        return Ok(pinned(before));
+    let mut told = Value::Null;
+    if let Some(before) = &before {
+        check_kind(&asked.name, asked.kind, before.kind)?;
+        let opened = keyring.open(before);
+        if opened.as_ref() == Ok(value) {
+            return Ok((pinned(before), told));
+        }
+        if let (Ok(opened), ValueKind::Config) = (opened, asked.kind) {
+            told = json!({"version": before.version, "value": opened.reveal()});
+        }
     }
     if before.is_none() && store::secret::count(conn, namespace).await? >= SECRETS_MAX {
         let detail = format!(
-            "the namespace `{}` has {SECRETS_MAX} secrets, which is the most; remove one that no app uses",
+            "the namespace `{}` has {SECRETS_MAX} secrets and configs, which is the most; remove one that no app uses",
             asked.namespace
         );
         return problem(ProblemCode::QuotaExceeded, detail);
     }
     let id = SecretVersionId::new();
-    let Some(sealed) = keyring.seal(SecretOf { namespace, id }, value) else {
+    let Some(sealed) = keyring.seal(SecretOf { namespace, id, kind: asked.kind }, value) else {
         return problem(ProblemCode::Unavailable, context.secret_keys.no_key());
     };
     let version = before.map_or(1, |before| before.version + 1);
-    let new = SealedVersion { id, namespace, name: asked.name.clone(), version, sealed };
+    let new = SealedVersion { id, namespace, name: asked.name.clone(), kind: asked.kind, version, sealed };
     store::secret::create(conn, &new, &asked.by, asked.now).await?;
-    let message = format!("the secret {} was set by {} (version {version})", asked.name, asked.by);
-    store::event::append(conn, &asked.namespace, None, "secret.set", &message, asked.now).await?;
-    Ok(pinned(&new))
+    let (kind, name, by) = (asked.kind, &asked.name, &asked.by);
+    let message = format!("the {kind} {name} was set by {by} (version {version})");
+    store::event::append(conn, &asked.namespace, None, &format!("{kind}.set"), &message, asked.now).await?;
+    Ok((pinned(&new), told))
 }
 
 /// Makes a release that differs from the current one in this version alone. None: the app is on no release, or on one that does not
@@ -112,7 +126,13 @@ async fn move_to(
     }
     let artifact = artifact_of(conn, &before).await?;
     let spec = AppSpec::clone(&before.spec);
-    let new = New { spec, own_env: before.own_env.clone(), secrets, artifact: &artifact, cause: "secret" };
+    let new = New {
+        spec,
+        own_env: before.own_env.clone(),
+        secrets,
+        artifact: &artifact,
+        cause: asked.kind.as_str(),
+    };
     let asked = Asked {
         namespace: app.namespace.clone(),
         app: app.name.clone(),
@@ -130,7 +150,7 @@ fn blame(app: &App, error: OperationError) -> OperationError {
     match error {
         OperationError::Problem(Problem { code, detail, .. }) => {
             let detail = format!(
-                "the app `{}` uses the secret and cannot get a new release, so nothing was changed: {detail}",
+                "the app `{}` uses it and cannot get a new release, so nothing was changed: {detail}",
                 app.name
             );
             Problem::new(code, detail).into()
@@ -143,11 +163,16 @@ fn blame(app: &App, error: OperationError) -> OperationError {
 pub(crate) async fn remove(context: &Arc<Context>, asked: &AskedSecret) -> Result<()> {
     let mut tx = context.store.write().await?;
     let namespace = find_namespace(&mut tx, &asked.namespace).await?;
+    let Some(newest) = store::secret::find(&mut tx, namespace, &asked.name).await? else {
+        return Err(nothing_named(&asked.namespace, &asked.name, asked.kind).into());
+    };
+    check_kind(&asked.name, asked.kind, newest.kind)?;
     let users = store::secret::users(&mut tx, namespace, &asked.name).await?;
     if !users.is_empty() {
         let detail = format!(
-            "the secret `{}` is used by releases that are kept: {}; deploy those apps without it, and it can go when 20 newer \
+            "the {} `{}` is used by releases that are kept: {}; deploy those apps without it, and it can go when 20 newer \
              releases have taken the place of these, or delete the apps",
+            asked.kind,
             asked.name,
             by_app(users)
         );
@@ -156,24 +181,62 @@ pub(crate) async fn remove(context: &Arc<Context>, asked: &AskedSecret) -> Resul
     let jobs = store::secret::jobs(&mut tx, namespace, &asked.name).await?;
     if !jobs.is_empty() {
         let detail = format!(
-            "the secret `{}` is used by jobs that have not ended: {}; wait for them, or `wharf job cancel` them",
+            "the {} `{}` is used by jobs that have not ended: {}; wait for them, or `wharf job cancel` them",
+            asked.kind,
             asked.name,
             jobs.join(", ")
         );
         return problem(ProblemCode::Conflict, detail);
     }
-    if !store::secret::delete(&mut tx, namespace, &asked.name).await? {
-        return Err(no_secret(&asked.namespace, &asked.name).into());
-    }
-    let message = format!("the secret {} was removed by {}", asked.name, asked.by);
-    store::event::append(&mut tx, &asked.namespace, None, "secret.removed", &message, asked.now).await?;
+    store::secret::delete(&mut tx, namespace, &asked.name).await?;
+    let (kind, name, by) = (asked.kind, &asked.name, &asked.by);
+    let message = format!("the {kind} {name} was removed by {by}");
+    let event = format!("{kind}.removed");
+    store::event::append(&mut tx, &asked.namespace, None, &event, &message, asked.now).await?;
     commit(context, tx, []).await
 }
 
-pub(crate) async fn list(context: &Context, namespace: &NamespaceName) -> Result<Vec<SecretInfo>> {
+pub(crate) async fn list(
+    context: &Context,
+    namespace: &NamespaceName,
+    kind: ValueKind,
+) -> Result<Vec<SecretInfo>> {
     let mut tx = context.store.read().await?;
     let namespace = find_namespace(&mut tx, namespace).await?;
-    Ok(store::secret::list(&mut tx, namespace).await?)
+    Ok(store::secret::list(&mut tx, namespace, kind).await?)
+}
+
+/// A config with its value: its newest version, or the one of this number.
+pub(crate) async fn config(
+    context: &Context,
+    namespace: &NamespaceName,
+    name: &SecretName,
+    version: Option<u64>,
+) -> Result<ConfigValue> {
+    let mut tx = context.store.read().await?;
+    let id = find_namespace(&mut tx, namespace).await?;
+    let Some(newest) = store::secret::find(&mut tx, id, name).await? else {
+        return Err(nothing_named(namespace, name, ValueKind::Config).into());
+    };
+    check_kind(name, ValueKind::Config, newest.kind)?;
+    let Some(found) = store::secret::find_version(&mut tx, id, name, version).await? else {
+        let detail = format!(
+            "the config `{name}` has no version {} that is kept, its newest is {}; see `wharf config ls`",
+            version.unwrap_or_default(),
+            newest.version
+        );
+        return problem(ProblemCode::NotFound, detail);
+    };
+    match context.secret_keys.keyring().open(&found) {
+        Ok(value) => {
+            let value = value.reveal().to_owned();
+            Ok(ConfigValue { name: name.clone(), version: found.version, value })
+        }
+        Err(error) => {
+            let detail = format!("the config `{name}` (version {}) {error}", found.version);
+            problem(ProblemCode::Unavailable, detail)
+        }
+    }
 }
 
 /// The newest versions of everything that these settings ask for. One that cannot be opened is refused at once: a rollout would only
@@ -190,14 +253,17 @@ pub(super) async fn newest_of(
     spec: &AppSpec,
 ) -> Result<Pins> {
     let keyring = context.secret_keys.keyring();
-    let names: BTreeSet<&SecretName> = spec.secrets.values().collect();
+    let names: BTreeMap<&SecretName, ValueKind> = spec.values().map(|(_, name, kind)| (name, kind)).collect();
     let mut pins = Pins::new();
-    for name in names {
-        let Some(newest) = store::secret::find(conn, namespace, name).await? else {
-            return Err(no_secret(namespace_name, name).into());
-        };
+    for (name, kind) in names {
+        let newest = store::secret::find(conn, namespace, name).await?;
+        if let Some(problem) = unusable(namespace_name, name, kind, newest.as_ref().map(|newest| newest.kind))
+        {
+            return Err(problem.into());
+        }
+        let Some(newest) = newest else { continue };
         if let Err(error) = keyring.open(&newest) {
-            let detail = format!("the secret `{name}` (version {}) {error}", newest.version);
+            let detail = format!("the {kind} `{name}` (version {}) {error}", newest.version);
             return problem(ProblemCode::Unavailable, detail);
         }
         pins.insert(name.clone(), pinned(&newest));
@@ -210,7 +276,7 @@ pub(super) fn check_size(pins: &Pins) -> Result<()> {
     let bytes: usize = pins.values().map(|pinned| pinned.bytes.saturating_sub(Sealed::OVERHEAD_BYTES)).sum();
     if bytes > RELEASE_MAX_BYTES {
         let detail = format!(
-            "secrets: {bytes} bytes in all, more than {RELEASE_MAX_BYTES}, which one app can have; put large data into files"
+            "secrets and configs: {bytes} bytes in all, more than {RELEASE_MAX_BYTES}, which one app can have; put large data into files"
         );
         return problem(ProblemCode::InvalidSpec, detail);
     }
@@ -221,11 +287,43 @@ fn pinned(version: &SealedVersion) -> Pinned {
     Pinned { id: version.id, version: version.version, bytes: version.sealed.octets.len() }
 }
 
-pub(super) fn no_secret(namespace: &NamespaceName, name: &SecretName) -> Problem {
+fn nothing_named(namespace: &NamespaceName, name: &SecretName, kind: ValueKind) -> Problem {
     let detail = format!(
-        "there is no secret `{name}` in the namespace `{namespace}`; set it with `wharf secret set {name}`, or see `wharf secret ls`"
+        "there is no {kind} `{name}` in the namespace `{namespace}`; set it with `wharf {kind} set {name}`, or see `wharf {kind} ls`"
     );
     Problem::new(ProblemCode::NotFound, detail)
+}
+
+/// Why settings cannot name this as a value of that kind. `there` is what the namespace has of this name.
+pub(super) fn unusable(
+    namespace: &NamespaceName,
+    name: &SecretName,
+    kind: ValueKind,
+    there: Option<ValueKind>,
+) -> Option<Problem> {
+    match there {
+        None => Some(nothing_named(namespace, name, kind)),
+        Some(there) if there != kind => {
+            let detail = format!(
+                "{}: `{name}` is a {there}, not a {kind}; name it in `{}` instead",
+                kind.table(),
+                there.table()
+            );
+            Some(Problem::new(ProblemCode::InvalidSpec, detail))
+        }
+        Some(_) => None,
+    }
+}
+
+/// A name that the other kind has is not of this one.
+fn check_kind(name: &SecretName, asked: ValueKind, there: ValueKind) -> Result<()> {
+    if asked == there {
+        return Ok(());
+    }
+    let detail = format!(
+        "`{name}` is a {there}, and a name is of one kind; choose another, or see `wharf {there} ls`"
+    );
+    problem(ProblemCode::Conflict, detail)
 }
 
 pub(super) async fn find_namespace(conn: &mut Conn, name: &NamespaceName) -> Result<NamespaceId> {

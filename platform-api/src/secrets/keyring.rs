@@ -32,7 +32,7 @@ impl Keyring {
     pub(crate) fn open(&self, row: &SealedVersion) -> Result<SecretValue, OpenSecretError> {
         let Sealed { key_id, octets } = &row.sealed;
         match self.keys.iter().find(|key| key.id() == key_id) {
-            Some(key) => key.open(SecretOf { namespace: row.namespace, id: row.id }, octets),
+            Some(key) => key.open(row.of(), octets),
             None => Err(OpenSecretError::MissingKey { key_id: key_id.clone() }),
         }
     }
@@ -216,7 +216,7 @@ async fn reseal_in(conn: &mut Conn, keyring: &Keyring) -> Result<u64, RotateErro
     // One at a time: all together may be more than fits into memory.
     for id in secret::not_sealed_by(conn, newest.id()).await? {
         let Some((row, value)) = open_row(conn, keyring, id).await? else { continue };
-        let sealed = newest.seal(SecretOf { namespace: row.namespace, id }, &value);
+        let sealed = newest.seal(row.of(), &value);
         secret::reseal(conn, id, &sealed).await?;
         resealed += 1;
     }

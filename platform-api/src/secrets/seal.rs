@@ -7,7 +7,7 @@
 use std::fmt;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use wharf_types::secret::SecretValue;
+use wharf_types::secret::{SecretValue, ValueKind};
 use wharf_types::{NamespaceId, SecretVersionId};
 use zeroize::Zeroizing;
 
@@ -16,6 +16,7 @@ const KEY_BYTES: usize = 32;
 /// Domains of what is derived or authenticated, so that nothing made for one purpose is of use for another.
 const KEY_ID_DOMAIN: &str = "wharf 2026-11 id of a key for secrets";
 const SEAL_DOMAIN: &[u8] = b"wharf secret 1";
+const CONFIG_DOMAIN: &[u8] = b"wharf config 1";
 
 /// A key for secrets. It shows its id and nothing else.
 #[derive(Clone)]
@@ -144,12 +145,18 @@ impl fmt::Debug for Key {
 pub(crate) struct SecretOf {
     pub(crate) namespace: NamespaceId,
     pub(crate) id: SecretVersionId,
+    pub(crate) kind: ValueKind,
 }
 
 impl SecretOf {
+    /// A secret whose row says that it is a config does not open.
     fn to_aad(self) -> Vec<u8> {
         let (namespace, id) = (self.namespace.as_uuid(), self.id.as_uuid());
-        [SEAL_DOMAIN, namespace.as_bytes(), id.as_bytes()].concat()
+        let domain = match self.kind {
+            ValueKind::Secret => SEAL_DOMAIN,
+            ValueKind::Config => CONFIG_DOMAIN,
+        };
+        [domain, namespace.as_bytes(), id.as_bytes()].concat()
     }
 }
 
@@ -160,7 +167,7 @@ mod tests {
     use super::*;
 
     fn of() -> SecretOf {
-        SecretOf { namespace: NamespaceId::new(), id: SecretVersionId::new() }
+        SecretOf { namespace: NamespaceId::new(), id: SecretVersionId::new(), kind: ValueKind::Secret }
     }
 
     proptest! {
@@ -202,6 +209,7 @@ mod tests {
         assert!(Key::generate().open(row, &sealed.octets).is_err());
         assert!(key.open(SecretOf { id: SecretVersionId::new(), ..row }, &sealed.octets).is_err());
         assert!(key.open(SecretOf { namespace: NamespaceId::new(), ..row }, &sealed.octets).is_err());
+        assert!(key.open(SecretOf { kind: ValueKind::Config, ..row }, &sealed.octets).is_err());
         assert_ne!(sealed, key.seal(row, &"hush".to_owned().into()), "each sealing has a nonce of its own");
     }
 

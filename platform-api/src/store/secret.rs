@@ -1,14 +1,16 @@
-//! Tables `secret_version` and `release_secret`: sealed values, and which release was made with which. No value comes here open.
+//! Tables `secret_version` and `release_secret`: sealed values of secrets and configs, and which release was made with which. No value
+//! comes here open.
 
 use std::collections::BTreeMap;
 
 use wharf_types::api::SecretInfo;
+use wharf_types::secret::ValueKind;
 use wharf_types::{AppId, NamespaceId, ReleaseId, SecretName, SecretVersionId, Timestamp};
 
 use super::codec::{number, parse, time};
 use super::release::Release;
 use super::{Conn, Result};
-use crate::secrets::Sealed;
+use crate::secrets::{Sealed, SecretOf};
 
 /// One value of a secret, as it is kept.
 #[derive(Clone, Debug)]
@@ -16,8 +18,16 @@ pub(crate) struct SealedVersion {
     pub(crate) id: SecretVersionId,
     pub(crate) namespace: NamespaceId,
     pub(crate) name: SecretName,
+    pub(crate) kind: ValueKind,
     pub(crate) version: u64,
     pub(crate) sealed: Sealed,
+}
+
+impl SealedVersion {
+    /// What its value was sealed for.
+    pub(crate) fn of(&self) -> SecretOf {
+        SecretOf { namespace: self.namespace, id: self.id, kind: self.kind }
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -25,6 +35,7 @@ struct Row {
     id: String,
     namespace: String,
     name: String,
+    readable: bool,
     version: i64,
     key_id: String,
     sealed: Vec<u8>,
@@ -37,22 +48,27 @@ impl TryFrom<Row> for SealedVersion {
             id: parse(&row.id)?,
             namespace: parse(&row.namespace)?,
             name: parse(&row.name)?,
+            kind: kind(row.readable),
             version: number(row.version)?,
             sealed: Sealed { key_id: row.key_id, octets: row.sealed },
         })
     }
 }
 
+fn kind(readable: bool) -> ValueKind {
+    if readable { ValueKind::Config } else { ValueKind::Secret }
+}
+
 macro_rules! select {
     ($rest:literal) => {
-        concat!("SELECT id, namespace, name, version, key_id, sealed FROM secret_version ", $rest)
+        concat!("SELECT id, namespace, name, readable, version, key_id, sealed FROM secret_version ", $rest)
     };
 }
 
 pub(crate) async fn create(conn: &mut Conn, new: &SealedVersion, by: &str, now: Timestamp) -> Result<()> {
     sqlx::query(
-        "INSERT INTO secret_version (id, namespace, name, version, key_id, sealed, set_at, set_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO secret_version (id, namespace, name, version, key_id, sealed, set_at, set_by, readable)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(new.id.to_string())
     .bind(new.namespace.to_string())
@@ -62,6 +78,7 @@ pub(crate) async fn create(conn: &mut Conn, new: &SealedVersion, by: &str, now: 
     .bind(&new.sealed.octets)
     .bind(now.as_microsecond())
     .bind(by)
+    .bind(new.kind == ValueKind::Config)
     .execute(conn)
     .await?;
     Ok(())
@@ -70,6 +87,23 @@ pub(crate) async fn create(conn: &mut Conn, new: &SealedVersion, by: &str, now: 
 pub(crate) async fn get(conn: &mut Conn, id: SecretVersionId) -> Result<Option<SealedVersion>> {
     let row: Option<Row> =
         sqlx::query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+    row.map(SealedVersion::try_from).transpose()
+}
+
+/// A version by its number, or the newest.
+pub(crate) async fn find_version(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    name: &SecretName,
+    version: Option<u64>,
+) -> Result<Option<SealedVersion>> {
+    let Some(version) = version else { return find(conn, namespace, name).await };
+    let row: Option<Row> = sqlx::query_as(select!("WHERE namespace = $1 AND name = $2 AND version = $3"))
+        .bind(namespace.to_string())
+        .bind(name.as_str())
+        .bind(i64::try_from(version).unwrap_or(i64::MAX))
+        .fetch_optional(conn)
+        .await?;
     row.map(SealedVersion::try_from).transpose()
 }
 
@@ -88,7 +122,7 @@ pub(crate) async fn find(
     row.map(SealedVersion::try_from).transpose()
 }
 
-/// How many secrets the namespace has.
+/// How many secrets and configs the namespace has.
 pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64> {
     let (count,): (i64,) =
         sqlx::query_as("SELECT count(DISTINCT name) FROM secret_version WHERE namespace = $1")
@@ -98,22 +132,28 @@ pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64
     number(count)
 }
 
-/// The names of a namespace's secrets.
-pub(crate) async fn names(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<SecretName>> {
-    let rows: Vec<(String,)> =
-        sqlx::query_as("SELECT DISTINCT name FROM secret_version WHERE namespace = $1")
+/// The names of a namespace's secrets and configs.
+pub(crate) async fn names(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<(SecretName, ValueKind)>> {
+    let rows: Vec<(String, bool)> =
+        sqlx::query_as("SELECT DISTINCT name, readable FROM secret_version WHERE namespace = $1")
             .bind(namespace.to_string())
             .fetch_all(conn)
             .await?;
-    rows.into_iter().map(|(name,)| parse(&name)).collect()
+    rows.into_iter().map(|(name, readable)| Ok((parse(&name)?, kind(readable)))).collect()
 }
 
-/// The secrets of a namespace in the order of their names.
-pub(crate) async fn list(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<SecretInfo>> {
+/// Those of one kind in the order of their names.
+pub(crate) async fn list(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    kind: ValueKind,
+) -> Result<Vec<SecretInfo>> {
     let rows: Vec<(String, i64, i64, String)> = sqlx::query_as(
-        "SELECT name, version, set_at, set_by FROM secret_version WHERE namespace = $1 ORDER BY name, version",
+        "SELECT name, version, set_at, set_by FROM secret_version WHERE namespace = $1 AND readable = $2
+         ORDER BY name, version",
     )
     .bind(namespace.to_string())
+    .bind(kind == ValueKind::Config)
     .fetch_all(&mut *conn)
     .await?;
     let mut secrets: BTreeMap<SecretName, SecretInfo> = BTreeMap::new();
@@ -224,7 +264,7 @@ pub(crate) struct Pinned {
 /// The versions that a release was made with.
 pub(crate) async fn pinned(conn: &mut Conn, release: &Release) -> Result<BTreeMap<SecretName, Pinned>> {
     // Most releases have none, and at a start all of them are read.
-    if release.spec.secrets.is_empty() {
+    if release.spec.values().next().is_none() {
         return Ok(BTreeMap::new());
     }
     let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(

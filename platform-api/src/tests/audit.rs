@@ -78,6 +78,14 @@ impl Platform {
                 self.put_octets(&format!("{NS}/secrets/gone"), b"value".to_vec()).await.is(200);
                 call(Method::DELETE, &format!("{NS}/secrets/gone"), Value::Null).await
             }
+            "put_namespace_config" => {
+                let from = self.newest_record().await;
+                Some((from, self.put_octets(&format!("{NS}/configs/greeting"), b"hi".to_vec()).await))
+            }
+            "delete_namespace_config" => {
+                self.put_octets(&format!("{NS}/configs/gone-config"), b"hi".to_vec()).await.is(200);
+                call(Method::DELETE, &format!("{NS}/configs/gone-config"), Value::Null).await
+            }
             "delete_namespace_volume" => {
                 let volumes = json!({"volumes": [{"name": "data", "path": "/data", "size": "1MiB"}]});
                 self.deploy("keeper", &component(0), volumes).await.is(201);

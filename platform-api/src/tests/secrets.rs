@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::Method;
 use serde_json::{Value, json};
-use wharf_types::secret::SecretContent;
+use wharf_types::secret::{SecretContent, ValueKind};
 use wharf_types::{NamespaceName, SecretVersionId, Timestamp};
 
 use super::fixture::{Platform, Reply, component, eventually, quick, request};
@@ -139,13 +139,14 @@ async fn a_namespace_has_a_thousand_secrets_at_most() {
             id: SecretVersionId::new(),
             namespace: namespace.id,
             name: format!("s{number}").parse().unwrap(),
+            kind: ValueKind::Secret,
             version: 1,
             sealed: Sealed { key_id: "none".to_owned(), octets: Vec::new() },
         };
         store::secret::create(&mut tx, &row, "test", Timestamp::UNIX_EPOCH).await.unwrap();
     }
     tx.commit().await.unwrap();
-    set(&platform, "one-more", "x").await.refuses(403, "quota_exceeded", &["1000 secrets"]);
+    set(&platform, "one-more", "x").await.refuses(403, "quota_exceeded", &["1000 secrets and configs"]);
     assert_eq!(set(&platform, "s7", "x").await.is(200)["version"], 2);
 }
 

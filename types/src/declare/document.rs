@@ -56,6 +56,9 @@ pub struct AppDocument {
     /// Variables whose values are secrets of the namespace, by name. At most 100.
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretName>,
+    /// Variables whose values are configs of the namespace, by name. At most 100.
+    #[serde(default)]
+    pub configs: BTreeMap<String, SecretName>,
     /// Arguments of the guest, after its own name; at most 256, and 32 KiB in all.
     #[serde(default)]
     pub args: Vec<String>,
@@ -155,6 +158,7 @@ impl AppDocument {
             artifact: _,
             env,
             secrets,
+            configs,
             args,
             http,
             tcp,
@@ -174,6 +178,7 @@ impl AppDocument {
         AppSpec {
             env,
             secrets,
+            configs,
             args,
             http,
             tcp,

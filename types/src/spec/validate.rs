@@ -323,15 +323,21 @@ impl AppSpec {
     }
 
     fn validate_secrets(&self) -> Validated {
-        at_most("secrets", "variables", self.secrets.len(), SECRETS_MAX)?;
-        validate_env("secrets", self.secrets.keys().map(|name| (name.as_str(), "")))?;
-        match self.secrets.keys().find(|name| self.env.contains_key(*name)) {
-            Some(twice) => invalid(
-                "secrets",
-                format!(
+        for (table, named) in [("secrets", &self.secrets), ("configs", &self.configs)] {
+            at_most(table, "variables", named.len(), SECRETS_MAX)?;
+            validate_env(table, named.keys().map(|name| (name.as_str(), "")))?;
+            if let Some(twice) = named.keys().find(|name| self.env.contains_key(*name)) {
+                let problem = format!(
                     "`{twice}` is a variable of `env` as well; take it out of one of them (`wharf env reset {twice}` if it \
                      was set there)"
-                ),
+                );
+                return invalid(table, problem);
+            }
+        }
+        match self.configs.keys().find(|name| self.secrets.contains_key(*name)) {
+            Some(twice) => invalid(
+                "configs",
+                format!("`{twice}` is a variable of `secrets` as well; take it out of one of them"),
             ),
             None => Ok(()),
         }
@@ -354,10 +360,15 @@ impl AppSpec {
                 return invalid("tcp.ports", format!("port {port} is there twice"));
             }
             let variable = self.tcp.variable(*port);
-            if self.env.contains_key(&variable) || self.secrets.contains_key(&variable) {
+            let set_by_value = self.values().find(|(name, ..)| **name == variable);
+            let table = match set_by_value {
+                Some((.., kind)) => Some(kind.table()),
+                None => self.env.contains_key(&variable).then_some("env"),
+            };
+            if let Some(table) = table {
                 let problem =
                     format!("`{variable}` cannot be set: it tells the guest where to listen for `tcp.ports`");
-                return invalid(if self.env.contains_key(&variable) { "env" } else { "secrets" }, problem);
+                return invalid(table, problem);
             }
         }
         Ok(())

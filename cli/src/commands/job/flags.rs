@@ -28,6 +28,9 @@ pub struct JobFlags {
     /// Set a variable to a secret of the namespace; may be repeated
     #[arg(long, value_name = "K=SECRET", value_parser = parse_secret)]
     pub secret: Vec<(String, SecretName)>,
+    /// Set a variable to a config of the namespace; may be repeated
+    #[arg(long, value_name = "K=CONFIG", value_parser = parse_secret)]
+    pub config: Vec<(String, SecretName)>,
     /// Let the command reach this, such as `https://api.example.com`; may be repeated
     #[arg(long, value_name = "GRANT")]
     pub allow: Vec<String>,
@@ -104,6 +107,7 @@ impl JobFlags {
         JobSpec {
             env: self.env.iter().cloned().collect(),
             secrets: self.secret.iter().cloned().collect(),
+            configs: self.config.iter().cloned().collect(),
             args: self.args.clone(),
             files: None,
             placement: PlacementSpec { constraints: self.constraint.clone(), ..PlacementSpec::default() },

@@ -6,6 +6,7 @@ use wharf_types::declare::change::PlanError;
 use wharf_types::declare::{AppResource, ResourceId};
 use wharf_types::problem::ProblemCode;
 use wharf_types::route::RoutePattern;
+use wharf_types::secret::ValueKind;
 use wharf_types::spec::{AppSpec, ScaleSpec};
 use wharf_types::world::World;
 use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName};
@@ -69,7 +70,7 @@ struct Check<'a> {
     made: HashSet<NamespaceName>,
     worlds: HashMap<(NamespaceName, Digest), Option<World>>,
     archives: HashMap<(NamespaceName, Digest), bool>,
-    secrets: HashMap<NamespaceId, HashSet<SecretName>>,
+    secrets: HashMap<NamespaceId, HashMap<SecretName, ValueKind>>,
     /// Who of these resources wants which.
     routes: HashMap<RoutePattern, ResourceId>,
     ports: HashMap<u16, ResourceId>,
@@ -201,7 +202,7 @@ impl Check<'_> {
         namespace: Option<NamespaceId>,
         spec: &AppSpec,
     ) -> Result<()> {
-        if spec.secrets.is_empty() {
+        if spec.values().next().is_none() {
             return Ok(());
         }
         let known = match namespace {
@@ -210,13 +211,11 @@ impl Check<'_> {
                 self.secrets.entry(id).or_insert(names)
             }
             Some(id) => self.secrets.entry(id).or_default(),
-            None => &mut HashSet::new(),
+            None => &mut HashMap::new(),
         };
         let missing: Vec<Problem> = spec
-            .secrets
             .values()
-            .filter(|secret| !known.contains(*secret))
-            .map(|secret| secrets::no_secret(name, secret))
+            .filter_map(|(_, value, kind)| secrets::unusable(name, value, kind, known.get(value).copied()))
             .collect();
         for problem in missing {
             self.refuse(resource, problem);
