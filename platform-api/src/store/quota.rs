@@ -101,14 +101,11 @@ pub(crate) async fn without_demand(conn: &mut Conn, namespace: NamespaceId) -> R
 /// What the namespace uses; releases without a demand count as nothing.
 pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<QuotaUsed> {
     let id = namespace.to_string();
-    type OfApp = (Option<i64>, Option<i64>, Option<i64>, Option<i64>);
+    type OfApp = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
     // Where there is a range, what open requests have decided on counts within it.
     let apps: Vec<OfApp> = sqlx::query_as(
-        "SELECT app.scaled_to,
-             COALESCE(
-                 MIN(MAX(app.autoscaled_to, release_demand.replicas_min), release_demand.replicas_max), release_demand.replicas
-             ),
-             release_demand.memory_bytes, release_demand.cpu_millis
+        "SELECT app.scaled_to, app.autoscaled_to, release_demand.replicas_min, release_demand.replicas_max,
+             release_demand.replicas, release_demand.memory_bytes, release_demand.cpu_millis
          FROM app LEFT JOIN release_demand ON release_demand.release = app.target_release WHERE app.namespace = $1",
     )
     .bind(&id)
@@ -121,10 +118,13 @@ pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<Quot
     .fetch_all(&mut *conn)
     .await?;
     let mut used = QuotaUsed { apps: apps.len() as u64, ..QuotaUsed::default() };
-    let of_apps = apps.into_iter().filter_map(|(scaled_to, replicas, memory, cpu)| {
-        let replicas = replicas?;
-        Some((scaled_to.unwrap_or(replicas), memory.unwrap_or(0), cpu.unwrap_or(0)))
-    });
+    let of_apps =
+        apps.into_iter().filter_map(|(scaled_to, autoscaled_to, least, most, replicas, memory, cpu)| {
+            let within =
+                autoscaled_to.zip(least).zip(most).map(|((to, least), most)| to.max(least).min(most));
+            let replicas = within.or(replicas)?;
+            Some((scaled_to.unwrap_or(replicas), memory.unwrap_or(0), cpu.unwrap_or(0)))
+        });
     for (instances, memory, cpu) in of_apps.chain(jobs) {
         let (instances, memory, cpu): (u64, u64, u64) = (number(instances)?, number(memory)?, number(cpu)?);
         used.instances = used.instances.saturating_add(instances);
