@@ -10,6 +10,8 @@ mod error;
 mod events;
 mod extract;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod jobs;
 mod logs;
 mod members;
