@@ -4,6 +4,11 @@
 PROFILE ?= release
 # With ONCE=1, `make demo` checks everything and ends.
 ONCE ?=
+# What the fuzzers try; see the scripts.
+TARGET ?=
+TIME ?= 60
+SEED ?= 1
+EXAMPLES ?= 20
 
 # Lints are errors with the compiler that they were settled with. A newer one knows more of them, and only tells.
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
@@ -11,11 +16,11 @@ LINTS := $(if $(findstring rustc $(RUST).,$(shell rustc --version 2>/dev/null)),
 
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help demo test bench dist fmt lint guests setup build clean
+.PHONY: help demo test fuzz fuzz-api bench dist fmt lint guests setup build clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: ## Start a platform here and deploy the examples; ONCE=1 checks them and ends, PROFILE=dev builds faster
 	@scripts/setup.sh demo
@@ -34,16 +39,27 @@ test: ## Check format and lints, run all tests, and the demo once
 	cd examples && cargo test --locked -p wharf-sdk --no-default-features --features p3
 	WHARF=target/debug/wharf ONCE=1 scripts/demo.sh
 
+fuzz: ## Give the parsers to a fuzzer, or one: TARGET=types/manifest; TIME=60 is how many seconds each gets
+	@scripts/setup.sh build
+	scripts/fuzz.sh $(TARGET) $(TIME)
+
+fuzz-api: ## Ask a fresh platform what its OpenAPI document allows and forbids; SEED=1 and EXAMPLES=20 choose what
+	@scripts/setup.sh test
+	cargo build --locked --workspace --all-targets
+	SEED=$(SEED) EXAMPLES=$(EXAMPLES) scripts/fuzz-api.sh
+
 bench: ## Measure what docs/promises.md promises, of target/release/wharf or of the binary WHARF
 	@scripts/setup.sh demo
 	scripts/bench.sh
 
 fmt: ## Format everything
 	cargo fmt --all
+	cd fuzz && cargo fmt
 	cd examples && cargo fmt --all
 
 lint: ## Check format and lints only
 	cargo fmt --all --check
+	cd fuzz && cargo fmt --check
 	cd examples && cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- $(LINTS)
 	cd examples && cargo clippy --locked --workspace --all-targets -- $(LINTS)

@@ -19,5 +19,7 @@ mod suggest;
 mod toml;
 mod yaml;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -112,7 +112,11 @@ impl Client {
             None
         };
         match given {
-            Some(id) => RequestId::Given(id),
+            Some(id) => {
+                // Of several only the one that is logged goes on.
+                headers.insert(X_REQUEST_ID, id.clone());
+                RequestId::Given(id)
+            }
             None => {
                 let id = RequestId::Own(new_id());
                 headers.insert(X_REQUEST_ID, id.value());
@@ -216,6 +220,13 @@ mod tests {
             let id = marked(true, &[("x-request-id", bad)])["x-request-id"].clone();
             assert_eq!(id, "000000000000000000000000000000ab");
         }
+    }
+
+    #[test]
+    fn of_several_ids_of_a_trusted_peer_one_goes_on() {
+        let headers = marked(true, &[("x-request-id", "first"), ("x-request-id", "second")]);
+        let all: Vec<_> = headers.get_all("x-request-id").iter().collect();
+        assert_eq!(all, ["first"]);
     }
 
     #[test]

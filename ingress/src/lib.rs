@@ -36,6 +36,9 @@ mod trust;
 mod uri;
 mod watchdog;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 pub use call::{CallError, LocalCall};
 pub use config::{CONNECTIONS_MAX, Config, connections_within};
 pub use error::{ErrorCode, IngressError};

@@ -50,7 +50,13 @@ impl FromStr for IpRange {
         if prefix_bits > bits_max {
             return Err(invalid());
         }
-        Ok(Self { address, prefix_bits })
+        // Clients of an IPv6 socket count as IPv4 where they are, so a range of such addresses has to as well.
+        match (address.to_canonical(), prefix_bits.checked_sub(96)) {
+            (canonical @ IpAddr::V4(_), Some(prefix_bits)) if address.is_ipv6() => {
+                Ok(Self { address: canonical, prefix_bits })
+            }
+            _ => Ok(Self { address, prefix_bits }),
+        }
     }
 }
 
@@ -81,6 +87,8 @@ mod tests {
     #[test]
     fn an_ipv4_client_of_an_ipv6_socket_counts_as_ipv4() {
         assert!(range("127.0.0.0/8").contains(ip("::ffff:127.0.0.1")));
+        assert!(range("::ffff:10.0.0.0/104").contains(ip("10.1.2.3")));
+        assert!(!range("::ffff:10.0.0.0/104").contains(ip("11.1.2.3")));
     }
 
     #[test]

@@ -97,7 +97,15 @@ fn inspect_component(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(invalid)? {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::ModuleSection { unchecked_range, .. }
+            | Payload::ComponentSection { unchecked_range, .. } => {
+                // The parser takes the end of the file for that of what is cut off.
+                if bytes.get(unchecked_range).is_none() {
+                    let problem = "unexpected end-of-file".to_owned();
+                    return Err(InvalidArtifact::Invalid { problem, offset: bytes.len() });
+                }
+                depth += 1;
+            }
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
@@ -207,6 +215,13 @@ mod tests {
         (import "wasi:clocks/wall-clock@0.2.0" (instance))
         (instance $handler)
         (export "wasi:http/incoming-handler@0.2.3" (instance $handler)))"#;
+
+    #[test]
+    fn a_component_that_ends_within_a_module_is_refused() {
+        // The module would have 31 octets.
+        let error = inspect(b"\0asm\x0d\0\x01\0\x01\x1f\0asm\x01\0\0\0").unwrap_err();
+        assert!(error.to_string().contains("unexpected end-of-file (at offset 18)"), "{error}");
+    }
 
     #[test]
     fn imports_and_world_are_found() {

@@ -31,6 +31,8 @@ mod logs;
 mod secrets;
 mod store;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 

@@ -192,6 +192,22 @@ impl Logs {
     }
 }
 
+/// A segment that anything may be in: what is read again holds no more than it, in its order. For [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_segment(data: &[u8]) {
+    let dir = std::env::temp_dir().join(format!("wharf-segment-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("the temporary folder can be written to");
+    std::fs::write(dir.join("000000.ndjson"), data).expect("a file can be written there");
+    let segments = Segments::new(dir);
+    let all = segments.tail(usize::MAX, |_| true).expect("the file can be read");
+    assert!(all.len() <= data.len() && all.is_sorted_by_key(|positioned| positioned.position));
+    let since = segments.since(0, usize::MAX).expect("the file can be read");
+    assert_eq!(since.len(), all.len());
+    for from in [1, data.len() as u64 / 2, data.len() as u64 + 1, u64::MAX] {
+        drop(segments.since(from, 10));
+    }
+}
+
 fn lock(segments: &Mutex<Segments>) -> MutexGuard<'_, Segments> {
     segments.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,3 +10,5 @@ pub(crate) use keyring::{OpenKeysError, RotateError, SecretKeys, rotate};
 pub(crate) use seal::{Sealed, SecretOf};
 pub use source::SecretKeySource;
 pub(crate) use source::Source;
+#[cfg(any(test, fuzzing))]
+pub(crate) use source::read_keys;

@@ -20,5 +20,8 @@ pub mod logs;
 pub mod machine;
 pub mod secrets;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 #[cfg(test)]
 pub(crate) mod fake;

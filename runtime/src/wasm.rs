@@ -44,3 +44,6 @@ pub mod table;
 mod tuning;
 pub mod volumes;
 mod warm;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;

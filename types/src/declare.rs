@@ -10,10 +10,13 @@ pub mod document;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::digest::Digest;
-use crate::name::{AppName, NamespaceName, SetName};
+use crate::name::{AppName, InvalidName, NamespaceName, SetName};
 use crate::spec::AppSpec;
 
 pub use compact::compact_spec;
@@ -60,11 +63,61 @@ impl FromStr for Kind {
 }
 
 /// One thing that is to be as it is written here.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", try_from = "Written")]
 pub enum Resource {
     Namespace(NamespaceResource),
     App(Box<AppResource>),
+}
+
+/// A resource as it is read: of one piece, so that nothing is set aside until the `kind` is known, and errors have a place.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    kind: Kind,
+    name: String,
+    #[serde(default, deserialize_with = "present")]
+    namespace: Option<NamespaceName>,
+    #[serde(default, deserialize_with = "present")]
+    artifact: Option<Digest>,
+    #[serde(default, deserialize_with = "present")]
+    spec: Option<AppSpec>,
+    #[serde(default, deserialize_with = "present")]
+    keep_scale: Option<bool>,
+}
+
+/// What may be left out, but is not null.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl TryFrom<Written> for Resource {
+    type Error = String;
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { kind, name, namespace, artifact, spec, keep_scale } = written;
+        let invalid = |error: InvalidName| format!("name: {error}");
+        match kind {
+            Kind::Namespace => {
+                let others = [
+                    ("namespace", namespace.is_some()),
+                    ("artifact", artifact.is_some()),
+                    ("spec", spec.is_some()),
+                    ("keep_scale", keep_scale.is_some()),
+                ];
+                if let Some((other, _)) = others.into_iter().find(|(_, is_given)| *is_given) {
+                    return Err(format!("unknown field `{other}`: a namespace has nothing but a `name`"));
+                }
+                Ok(Self::Namespace(NamespaceResource { name: name.parse().map_err(invalid)? }))
+            }
+            Kind::App => Ok(Self::App(Box::new(AppResource {
+                namespace: namespace.ok_or("missing field `namespace`")?,
+                name: name.parse().map_err(invalid)?,
+                artifact: artifact.ok_or("missing field `artifact`")?,
+                spec: spec.unwrap_or_default(),
+                keep_scale: keep_scale.unwrap_or_default(),
+            }))),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -116,6 +169,33 @@ impl ResourceId {
 
     pub fn of_namespace(name: &NamespaceName) -> Self {
         Self { kind: Kind::Namespace, namespace: None, name: name.as_str().to_owned() }
+    }
+}
+
+/// A resource with its `kind`, in one object: a schema that takes no other properties than its own cannot be extended by another.
+fn of_kind<T: PartialSchema>(kind: Kind) -> RefOr<Schema> {
+    let mut schema = T::schema();
+    if let RefOr::T(Schema::Object(object)) = &mut schema {
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([kind.as_str()]));
+        object.properties.insert("kind".to_owned(), word.into());
+        object.required.push("kind".to_owned());
+    }
+    schema
+}
+
+impl PartialSchema for Resource {
+    fn schema() -> RefOr<Schema> {
+        let (namespace, app) =
+            (of_kind::<NamespaceResource>(Kind::Namespace), of_kind::<AppResource>(Kind::App));
+        let about = "One thing that is to be as it is written here.";
+        OneOfBuilder::new().description(Some(about)).item(namespace).item(app).into()
+    }
+}
+
+impl ToSchema for Resource {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        NamespaceResource::schemas(schemas);
+        AppResource::schemas(schemas);
     }
 }
 

@@ -31,6 +31,9 @@ pub mod requests;
 pub mod route;
 pub mod schedule;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 pub use digest::Digest;
 pub use id::{
     AppId, InstanceId, JobId, NamespaceId, NodeId, ReleaseId, RolloutId, ScheduleId, SecretVersionId,

@@ -11,13 +11,21 @@ use serde::{Deserialize, Serialize};
 /// A number of octets, written with a unit such as `128MiB` (2^20) or `10MB` (10^6).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, example = "128MiB")]
+#[schema(
+    value_type = String,
+    example = "128MiB",
+    pattern = "^(0|[0-9]{1,18}(\\.[0-9]{1,9})? ?([bB]|[kKmMgGtTpPeE][iI]?[bB]?))$"
+)]
 pub struct ByteSize(u64);
 
 /// A length of time, written with units such as `30s`, `500ms` or `1m 30s`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, example = "30s")]
+#[schema(
+    value_type = String,
+    example = "30s",
+    pattern = "^(0|[0-9]{1,9}(ns|us|ms|s|sec|m|min|h|d|w|days?|hours?|weeks?)( ?[0-9]{1,9}(ns|us|ms|s|sec|m|min|h|d|w|days?|hours?|weeks?))*)$"
+)]
 pub struct Span(Duration);
 
 /// Processors or parts of one, in thousandths; written `"2"`, `"0.5"` or `"500m"`.
@@ -36,7 +44,7 @@ pub struct Span(Duration);
     utoipa::ToSchema,
 )]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, example = "500m")]
+#[schema(value_type = String, example = "500m", pattern = "^([0-9]{1,6}(\\.[0-9]{1,3})?|[0-9]{1,9}m)$")]
 pub struct CpuShare(u32);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -13,6 +13,7 @@ mod volumes;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
 
 use crate::digest::Digest;
 use crate::name::SecretName;
@@ -117,9 +118,15 @@ impl Default for HealthSpec {
 pub struct TcpSpec {
     /// Public ports, 1024 to 65535, at most 16. Where the guest itself listens for them it is told by the variable `PORT`, or,
     /// where there are several, by `PORT_7000` for the public port 7000.
+    #[schema(schema_with = ports_schema)]
     pub ports: Vec<u16>,
     /// Whether each connection begins with a header of the PROXY protocol, version 2, which says who the client is.
     pub proxy_protocol: bool,
+}
+
+fn ports_schema() -> Schema {
+    let port = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1024)).maximum(Some(65535));
+    ArrayBuilder::new().items(port).max_items(Some(16)).into()
 }
 
 impl TcpSpec {

@@ -220,6 +220,7 @@ fn misfit(root: &Value, schema: &Value, value: &Value) -> Option<String> {
                     "array" => value.is_array(),
                     "string" => value.is_string(),
                     "boolean" => value.is_boolean(),
+                    "number" => value.is_number(),
                     "integer" => value.is_u64() || value.is_i64(),
                     "null" => value.is_null(),
                     kind => panic!("the type {kind}"),

@@ -14,7 +14,7 @@ use wharf_types::{NamespaceName, Problem, Timestamp, TokenId};
 
 use super::ApiResult;
 use super::auth::{Identity, namespace_not_found};
-use super::extract::{Query, parse_cursor};
+use super::extract::{Query, parse_cursor, place};
 use crate::access::Caller;
 use crate::audit;
 use crate::context::Context;
@@ -41,7 +41,7 @@ pub(super) async fn list(
     identity: Identity,
     Query(query): Query<AuditQuery>,
 ) -> ApiResult<Reply<Page<AuditRecord>>> {
-    let cursor = parse_cursor(query.cursor.as_deref())?.unwrap_or(0);
+    let cursor = parse_cursor(query.cursor.as_deref())?.map_or(0, place);
     let mut tx = context.store.read().await?;
     let mut namespace_id = None;
     if let Some(name) = &query.namespace

@@ -20,6 +20,7 @@ use wharf_types::api::Verb;
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceName, Timestamp};
 
+use super::parameters::Parameters;
 use super::{ApiError, ApiResult, audit};
 use crate::access::{self, Access, Caller, Denied};
 use crate::context::{Context, hash_secret};
@@ -33,7 +34,7 @@ pub(super) struct Guard {
     pub(super) context: Arc<Context>,
     pub(super) access: Access,
     /// The query parameters that the route knows.
-    pub(super) query: super::routes::Named,
+    pub(super) query: Parameters,
     /// What the route is called where changes are recorded.
     pub(super) action: Arc<str>,
 }
@@ -213,14 +214,14 @@ fn query(request: &Request) -> ApiResult<Vec<(String, String)>> {
 }
 
 /// A parameter that nobody looks at would be a wish that is silently not granted.
-fn check_query(request: &Request, known: &[(&str, &str)]) -> ApiResult<()> {
+fn check_query(request: &Request, known: Parameters) -> ApiResult<()> {
     let given = query(request)?;
-    let Some((unknown, _)) = given.iter().find(|(name, _)| known.iter().all(|(known, _)| known != name))
+    let Some((unknown, _)) = given.iter().find(|(name, _)| known.iter().all(|known| known.name != name))
     else {
         return Ok(());
     };
     let shown: String = unknown.chars().take(60).collect();
-    let names: Vec<String> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let names: Vec<String> = known.iter().map(|known| format!("`{}`", known.name)).collect();
     let takes = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let detail = format!("the query parameter `{shown}` is not known here; this address takes {takes}");
     Err(ApiError::new(ProblemCode::InvalidRequest, detail))

@@ -12,7 +12,7 @@ use wharf_types::event::Event;
 use wharf_types::{AppName, NamespaceName};
 
 use super::auth::namespace_not_found;
-use super::extract::{Delivery, Path, Query, parse_cursor};
+use super::extract::{Delivery, Path, Query, parse_cursor, place};
 use super::wish::AppPath;
 use super::{ApiResult, sse};
 use crate::context::Context;
@@ -24,7 +24,7 @@ const PAGE: i64 = 200;
 
 #[derive(Deserialize)]
 pub(super) struct EventsQuery {
-    after: Option<i64>,
+    after: Option<u64>,
     cursor: Option<String>,
 }
 
@@ -32,7 +32,7 @@ pub(super) async fn of_namespace(
     State(context): State<Arc<Context>>,
     Path(namespace): Path<NamespaceName>,
     Query(query): Query<EventsQuery>,
-    delivery: Delivery<i64>,
+    delivery: Delivery<u64>,
 ) -> ApiResult<Response> {
     reply(context, namespace, None, query, delivery).await
 }
@@ -42,7 +42,7 @@ pub(super) async fn of_app(
     State(context): State<Arc<Context>>,
     Path((namespace, app)): Path<AppPath>,
     Query(query): Query<EventsQuery>,
-    delivery: Delivery<i64>,
+    delivery: Delivery<u64>,
 ) -> ApiResult<Response> {
     reply(context, namespace, Some(app), query, delivery).await
 }
@@ -52,16 +52,16 @@ async fn reply(
     namespace: NamespaceName,
     app: Option<AppName>,
     query: EventsQuery,
-    delivery: Delivery<i64>,
+    delivery: Delivery<u64>,
 ) -> ApiResult<Response> {
-    let cursor = parse_cursor(query.cursor.as_deref())?.or(query.after).unwrap_or(0);
+    let cursor = parse_cursor(query.cursor.as_deref())?.or(query.after).map_or(0, place);
     let mut tx = context.store.read().await?;
     if store::namespace::find(&mut tx, &namespace).await?.is_none() {
         return Err(namespace_not_found(namespace.as_str()));
     }
     if let Delivery::Stream { last_event_id } = delivery {
         drop(tx);
-        return Ok(follow(context, namespace, app, last_event_id.unwrap_or(cursor)));
+        return Ok(follow(context, namespace, app, last_event_id.map_or(cursor, place)));
     }
     let items = store::event::list(&mut tx, &namespace, app.as_ref(), cursor, PAGE).await?;
     let next_cursor = items.last().filter(|_| items.len() as i64 == PAGE).map(|event| event.seq.to_string());

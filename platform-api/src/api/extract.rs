@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use wharf_types::problem::ProblemCode;
 
+use super::strict::Strictly;
 use super::{ApiError, ApiResult};
 
 /// How long the body of a request may take.
@@ -46,8 +47,8 @@ pub(super) async fn read_octets<S: Send + Sync>(request: Request, state: &S) -> 
 }
 
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
-    match axum::Json::<T>::from_bytes(bytes) {
-        Ok(axum::Json(value)) => Ok(value),
+    match axum::Json::<Strictly<T>>::from_bytes(bytes) {
+        Ok(axum::Json(Strictly(value))) => Ok(value),
         Err(rejection) => Err(ApiError::new(ProblemCode::InvalidRequest, rejection.body_text())),
     }
 }
@@ -106,6 +107,11 @@ pub(super) fn parse_cursor<T: FromStr>(cursor: Option<&str>) -> ApiResult<Option
     })
 }
 
+/// A place in what is counted from 0, such as the `seq` of events.
+pub(super) fn place(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
 /// How the client wants a list.
 pub(super) enum Delivery<T> {
     Page,
@@ -121,15 +127,16 @@ impl<T: FromStr + Send, S: Send + Sync> FromRequestParts<S> for Delivery<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
         let text =
             |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
-        if !text(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
-            return Ok(Self::Page);
-        }
+        // Also of who does not want a stream: a wrong one is a mistake of the client in any case.
         let last_event_id = text("last-event-id").map(str::parse).transpose().map_err(|_| {
             ApiError::new(
                 ProblemCode::InvalidRequest,
                 "Last-Event-ID is not an id of this stream; leave it out to begin anew",
             )
         })?;
+        if !text(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream")) {
+            return Ok(Self::Page);
+        }
         Ok(Self::Stream { last_event_id })
     }
 }

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
-use wharf_types::Problem;
 use wharf_types::api::Verb;
+use wharf_types::quantity::Span;
+use wharf_types::secret::VALUE_MAX_BYTES;
+use wharf_types::{JobName, Problem, SecretName};
 
 use super::routes::{Endpoint, endpoints};
+use super::{parameters, problems};
 use crate::access::Access;
 
 /// What a request or a reply holds.
@@ -18,7 +21,12 @@ pub(super) enum Payload {
     /// A page of these.
     List(Named),
     Array(Named),
-    Octets,
+    /// Some JSON object.
+    Object,
+    /// Of this media type.
+    Octets(&'static str),
+    /// A text that is never shown.
+    Secret,
     Text,
     /// Server-sent events.
     Events,
@@ -56,6 +64,13 @@ pub(super) fn document() -> Value {
     let mut schemas = BTreeMap::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     schemas.extend(named::<Problem>().schemas);
+    // What only parameters are.
+    schemas.extend(
+        [named::<SecretName>(), named::<JobName>(), named::<Span>()]
+            .map(|named| named.schemas)
+            .into_iter()
+            .flatten(),
+    );
     for endpoint in endpoints() {
         let operation = operation(&endpoint);
         paths.entry(endpoint.path).or_default().insert(endpoint.method.as_str().to_lowercase(), operation);
@@ -75,7 +90,8 @@ pub(super) fn document() -> Value {
         },
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "responses": problems::components(),
+            "schemas": bounded(json!(schemas)),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     })
@@ -109,38 +125,50 @@ fn operation(endpoint: &Endpoint) -> Value {
     };
     operation.insert("description".into(), description.into());
     operation.insert("security".into(), security);
-    let in_path =
-        |name: &str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
-    let given = |place: &'static str| move |(name, about): &(&str, &str)| json!({"name": name, "in": place, "description": about, "schema": {"type": "string"}});
     let segments = endpoint.path.split('/');
     let names = segments.filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
     let parameters: Vec<Value> = names
-        .map(in_path)
-        .chain(endpoint.query.iter().map(given("query")))
-        .chain(endpoint.headers.iter().map(given("header")))
+        .map(parameters::of_path)
+        .chain(endpoint.query.iter().map(|parameter| parameter.describe("query")))
+        .chain(endpoint.headers.iter().map(|parameter| parameter.describe("header")))
         .collect();
     if !parameters.is_empty() {
         operation.insert("parameters".into(), parameters.into());
     }
     if let Some(content) = content(&endpoint.request) {
-        operation.insert("requestBody".into(), json!({"content": content}));
+        let body = json!({"content": content, "required": endpoint.request.is_required()});
+        operation.insert("requestBody".into(), body);
     }
+    let mut responses: Map<String, Value> = problems::responses(endpoint).collect();
+    let reply = reply(endpoint);
+    if let Some((status, when)) = endpoint.or {
+        let mut reply = reply.clone();
+        reply["description"] = when.into();
+        responses.insert(status.to_string(), reply);
+    }
+    responses.insert(endpoint.status.to_string(), reply);
+    operation.insert("responses".into(), responses.into());
+    operation.into()
+}
+
+fn reply(endpoint: &Endpoint) -> Value {
     let mut reply = json!({"description": "Done"});
-    if let Some(content) = content(&endpoint.reply) {
+    if let Some(mut content) = content(&endpoint.reply) {
+        // What can be resumed can be a stream.
+        if endpoint.headers.iter().any(|header| header.name == "Last-Event-ID")
+            && let (Some(all), Some(Value::Object(events))) =
+                (content.as_object_mut(), self::content(&Payload::Events))
+        {
+            all.extend(events);
+        }
         reply["content"] = content;
     }
-    let problem = json!({
-        "description": "A problem",
-        "content": {"application/problem+json": {"schema": reference("Problem")}},
-    });
-    let mut responses = json!({endpoint.status.to_string(): reply, "default": problem});
-    if let Some((status, when)) = endpoint.or {
-        let mut reply = responses[endpoint.status.to_string()].clone();
-        reply["description"] = when.into();
-        responses[status.to_string()] = reply;
+    if endpoint.etag {
+        let about = "The revision, which `If-Match` can ask for";
+        reply["headers"] =
+            json!({"ETag": {"description": about, "required": true, "schema": {"type": "string"}}});
     }
-    operation.insert("responses".into(), responses);
-    operation.into()
+    reply
 }
 
 /// What a limited token must be allowed, where that is asked.
@@ -166,14 +194,56 @@ fn content(payload: &Payload) -> Option<Value> {
         Payload::Array(named) => {
             json!({"application/json": {"schema": {"type": "array", "items": reference(&named.name)}}})
         }
-        Payload::Octets => json!({"application/wasm": {"schema": {"type": "string", "format": "binary"}}}),
+        Payload::Object => json!({"application/json": {"schema": {"type": "object"}}}),
+        Payload::Octets(kind) => json!({*kind: {"schema": {"type": "string", "format": "binary"}}}),
+        Payload::Secret => json!({"text/plain": {"schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": VALUE_MAX_BYTES,
+            "pattern": "^[^\\u0000]+$",
+            "description": "At most 64 KiB",
+        }}}),
         Payload::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
         Payload::Events => json!({"text/event-stream": {"schema": {"type": "string"}}}),
         Payload::Lines => json!({"application/x-ndjson": {"schema": {"type": "string"}}}),
     })
 }
 
-fn reference(name: &str) -> Value {
+impl Payload {
+    /// Whether a request without a body is refused. An absent JSON document is an empty object.
+    fn is_required(&self) -> bool {
+        match self {
+            Self::Json(named) => named.schemas.iter().any(|(name, schema)| {
+                *name == named.name
+                    && !matches!(schema, RefOr::T(Schema::Object(object)) if object.required.is_empty())
+            }),
+            _ => true,
+        }
+    }
+}
+
+/// The bounds of integers, which `format` only names.
+fn bounded(mut schema: Value) -> Value {
+    match &mut schema {
+        Value::Object(object) => {
+            let most = match object.get("format").and_then(Value::as_str) {
+                Some("int32") => Some(json!(u32::MAX)),
+                Some("int64") => Some(json!(u64::MAX)),
+                _ => None,
+            };
+            let is_unsigned = object.get("minimum").is_some_and(|least| least.as_f64() >= Some(0.0));
+            if let Some(most) = most.filter(|_| is_unsigned) {
+                object.entry("maximum").or_insert(most);
+            }
+            object.values_mut().for_each(|value| *value = bounded(value.take()));
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| *value = bounded(value.take())),
+        _ => {}
+    }
+    schema
+}
+
+pub(super) fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
@@ -215,9 +285,11 @@ mod tests {
     fn every_reference_leads_somewhere_and_every_operation_has_its_own_id() {
         let document = document();
         let text = document.to_string();
-        for reference in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
-            let name = reference.split('"').next().unwrap();
-            assert!(document["components"]["schemas"].get(name).is_some(), "{name} is not defined");
+        for kind in ["schemas", "responses"] {
+            for reference in text.split(&format!("\"$ref\":\"#/components/{kind}/")).skip(1) {
+                let name = reference.split('"').next().unwrap();
+                assert!(document["components"][kind].get(name).is_some(), "{name} is not defined");
+            }
         }
         let mut ids: Vec<String> = endpoints().iter().map(operation_id).collect();
         ids.sort();

@@ -22,6 +22,11 @@ use wharf_types::node::{NodeRegistration, NodeReport};
 use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 
 use super::openapi::{Payload, array, json, list};
+use super::parameters::{
+    AUDIT, CHANGES, CHANGES_ONCE, EVENTS, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE, PAGE_BY_NUMBER,
+    PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, Parameters, RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES,
+    VOLUMES,
+};
 use super::{
     applies, apps, artifacts, audit, events, files, jobs, logs, members, meta, metrics, namespaces, nodes,
     quotas, releases, rollouts, schedules, secrets, session, settings, tokens, users, volumes, watch,
@@ -31,9 +36,6 @@ use crate::context::Context;
 
 type Handler = MethodRouter<Arc<Context>>;
 
-/// Names and what they are for.
-pub(crate) type Named = &'static [(&'static str, &'static str)];
-
 pub(crate) struct Endpoint {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
@@ -42,11 +44,13 @@ pub(crate) struct Endpoint {
     pub(super) handler: Handler,
     pub(super) summary: &'static str,
     /// Query parameters; others are refused.
-    pub(crate) query: Named,
-    pub(super) headers: Named,
+    pub(crate) query: Parameters,
+    pub(super) headers: Parameters,
     pub(super) request: Payload,
     pub(super) status: u16,
     pub(super) reply: Payload,
+    /// Whether the reply has an `ETag`, for `If-Match`.
+    pub(super) etag: bool,
     /// Another status with the same content, and when it is used.
     pub(super) or: Option<(u16, &'static str)>,
     /// The largest body, where it is not that of every other route.
@@ -73,6 +77,7 @@ impl Endpoint {
             request,
             status: 200,
             reply,
+            etag: false,
             or: None,
             body_max_bytes: None,
         }
@@ -82,12 +87,16 @@ impl Endpoint {
         Self { request, ..self }
     }
 
-    fn query(self, query: Named) -> Self {
+    fn query(self, query: Parameters) -> Self {
         Self { query, ..self }
     }
 
-    fn headers(self, headers: Named) -> Self {
+    fn headers(self, headers: Parameters) -> Self {
         Self { headers, ..self }
+    }
+
+    fn with_etag(self) -> Self {
+        Self { etag: true, ..self }
     }
 
     fn or(self, status: u16, when: &'static str) -> Self {
@@ -107,31 +116,6 @@ const VIEWER: Access = Access::User(Verb::Read);
 const DEVELOPER: Access = Access::User(Verb::Deploy);
 const NAMESPACE_ADMIN: Access = Access::User(Verb::Admin);
 const ADMIN: Access = Access::Cluster(Verb::Admin);
-
-const IF_MATCH: (&str, &str) =
-    ("If-Match", "Only if this still is the `ETag` of the app; else 412 `precondition_failed`");
-const CHANGES: Named = &[IF_MATCH];
-const IDEMPOTENCY_KEY: (&str, &str) = (
-    "Idempotency-Key",
-    "A repetition with the same key gets the first reply, for a day, and changes nothing",
-);
-const CHANGES_ONCE: Named = &[IF_MATCH, IDEMPOTENCY_KEY];
-const ONCE: Named = &[IDEMPOTENCY_KEY];
-const RESUMES: Named = &[("Last-Event-ID", "For a stream: the id of the last event that was seen")];
-
-const PAGE: Named = &[("cursor", "Continue a list: the `next_cursor` of the page before")];
-const EVENTS: Named = &[
-    ("after", "Events with a greater `seq`; 0 is all that are kept"),
-    ("cursor", "Continue a list: the `next_cursor` of the page before"),
-];
-
-const AUDIT: Named = &[
-    ("namespace", "Only of this namespace; admins of one namespace have to name it"),
-    ("actor", "Only of this user, or of tokens of this name that are nobody's"),
-    ("object", "Only of this, such as `apps/hello`"),
-    ("after", "Only what happened after this time, such as `2026-01-31T12:00:00Z`"),
-    ("cursor", "Continue a list: the `next_cursor` of the page before"),
-];
 
 macro_rules! app {
     ($rest:literal) => {
@@ -153,8 +137,10 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
 fn about_the_platform() -> Vec<Endpoint> {
     let e = Endpoint::new;
     vec![
-        e(Method::GET, "/healthz", Access::Public, get(meta::health), "Whether the control plane works"),
-        e(Method::GET, "/v1/openapi.json", Access::Public, get(meta::openapi), "This document"),
+        e(Method::GET, "/healthz", Access::Public, get(meta::health), "Whether the control plane works")
+            .replies(200, Payload::Object),
+        e(Method::GET, "/v1/openapi.json", Access::Public, get(meta::openapi), "This document")
+            .replies(200, Payload::Object),
         e(Method::GET, "/v1/whoami", Access::Anyone, get(meta::who_am_i), "Who the token belongs to")
             .replies(200, json::<WhoAmI>()),
         e(Method::POST, "/v1/tokens", Access::Own, post(tokens::create), "Make a token")
@@ -280,7 +266,7 @@ fn about_namespaces() -> Vec<Endpoint> {
             put(artifacts::push),
             "Push an artifact; 200 when it was there before",
         )
-        .takes(Payload::Octets)
+        .takes(Payload::Octets("application/wasm"))
         .replies(201, json::<ArtifactInfo>())
         .or(200, "It was there before"),
         e(
@@ -298,7 +284,7 @@ fn about_namespaces() -> Vec<Endpoint> {
             put(files::push),
             "Push the files of an app as a tar archive; 200 when they were there before",
         )
-        .takes(Payload::Octets)
+        .takes(Payload::Octets("application/x-tar"))
         .replies(201, json::<FilesInfo>())
         .or(200, "They were there before"),
         e(
@@ -324,7 +310,7 @@ fn about_namespaces() -> Vec<Endpoint> {
             put(secrets::set),
             "Set a secret to the body, which is text; apps that use it get a new release",
         )
-        .takes(Payload::Octets)
+        .takes(Payload::Secret)
         .replies(200, json::<SecretSet>()),
         e(
             Method::DELETE,
@@ -387,7 +373,7 @@ fn about_namespaces() -> Vec<Endpoint> {
         .headers(RESUMES)
         .replies(200, list::<Event>()),
         e(Method::GET, "/v1/namespaces/{namespace}/apps", VIEWER, get(apps::list), "List apps")
-            .query(PAGE)
+            .query(PAGE_OF_APPS)
             .replies(200, list::<AppInfo>()),
         e(
             Method::GET,
@@ -411,9 +397,11 @@ fn about_namespaces() -> Vec<Endpoint> {
 fn about_apps() -> Vec<Endpoint> {
     let e = Endpoint::new;
     vec![
-        e(Method::GET, app!(""), VIEWER, get(apps::show), "One app").replies(200, json::<AppInfo>()),
+        e(Method::GET, app!(""), VIEWER, get(apps::show), "One app")
+            .replies(200, json::<AppInfo>())
+            .with_etag(),
         e(Method::DELETE, app!(""), DEVELOPER, delete(apps::remove), "Delete an app and its data")
-            .query(&[("volumes", "`remove`: also what is in its volumes; `keep`, the default: that is kept")])
+            .query(VOLUMES)
             .headers(CHANGES)
             .replies(204, Payload::Nothing)
             .or(202, "It is being deleted: open requests finish first"),
@@ -428,13 +416,10 @@ fn about_apps() -> Vec<Endpoint> {
         .takes(json::<CreateRelease>())
         .replies(201, json::<Deployed>()),
         e(Method::GET, app!("/releases"), VIEWER, get(releases::list), "List releases, newest first")
-            .query(PAGE)
+            .query(PAGE_BY_NUMBER)
             .replies(200, list::<ReleaseInfo>()),
         e(Method::GET, app!("/rollouts/{rollout}"), VIEWER, get(rollouts::show), "One rollout")
-            .query(&[(
-                "wait",
-                "Reply when the state is at least `monitoring`, when the rollout is paused, or after this long, such as `30s`",
-            )])
+            .query(ROLLOUT_WAIT)
             .replies(200, json::<RolloutInfo>()),
         e(
             Method::POST,
@@ -455,7 +440,8 @@ fn about_apps() -> Vec<Endpoint> {
         )
         .headers(CHANGES)
         .takes(json::<Scale>())
-        .replies(200, json::<AppInfo>()),
+        .replies(200, json::<AppInfo>())
+        .with_etag(),
         e(
             Method::GET,
             app!("/env"),
@@ -496,10 +482,7 @@ fn about_apps() -> Vec<Endpoint> {
             get(logs::show),
             "What the app printed; with `Accept: text/event-stream` also what it will print",
         )
-        .query(&[
-            ("tail", "How many of the newest records; 100 if left out"),
-            ("since_release", "Only of this release and newer ones"),
-        ])
+        .query(LOGS)
         .headers(RESUMES)
         .replies(200, list::<LogRecord>()),
         e(Method::GET, app!("/watch"), VIEWER, get(watch::follow), "A stream of the app whenever it changes")
@@ -526,7 +509,8 @@ fn about_moving() -> Vec<Endpoint> {
             "Stop every instance until the app is started",
         )
         .headers(CHANGES)
-        .replies(200, json::<AppInfo>()),
+        .replies(200, json::<AppInfo>())
+        .with_etag(),
         Endpoint::new(Method::POST, app!("/start"), DEVELOPER, post(settings::start), "Start a stopped app")
             .headers(CHANGES_ONCE)
             .replies(201, json::<Deployed>()),
@@ -555,15 +539,12 @@ fn about_jobs() -> Vec<Endpoint> {
             post(jobs::create),
             "Make a job: a command that runs to its end",
         )
-        .headers(&[(
-            "Idempotency-Key",
-            "A repetition with the same key gets the same job, also after its end, for as long as it is kept",
-        )])
+        .headers(JOB_ONCE)
         .takes(json::<CreateJob>())
         .replies(201, json::<JobInfo>())
         .or(200, "The key made it before"),
         e(Method::GET, job!(""), VIEWER, get(jobs::list), "List jobs, newest first, without their runs")
-            .query(PAGE)
+            .query(PAGE_OF_JOBS)
             .replies(200, list::<JobInfo>()),
         e(
             Method::GET,
@@ -572,7 +553,7 @@ fn about_jobs() -> Vec<Endpoint> {
             get(jobs::show),
             "One job, by its id or its name, with its runs",
         )
-        .query(&[("wait", "Reply when it has ended, or after this long, such as `30s`")])
+        .query(JOB_WAIT)
         .replies(200, json::<JobInfo>()),
         e(Method::DELETE, job!("/{job}"), DEVELOPER, delete(jobs::remove), "Forget a job that has ended")
             .replies(204, Payload::Nothing),
@@ -591,16 +572,13 @@ fn about_jobs() -> Vec<Endpoint> {
             get(jobs::logs),
             "What the job printed; with `Accept: text/event-stream` also what it will print",
         )
-        .query(&[("tail", "How many of the newest records; 100 if left out")])
+        .query(JOB_LOGS)
         .headers(RESUMES)
         .replies(200, list::<LogRecord>()),
     ];
     all.extend(about_schedules());
     all
 }
-
-const SCHEDULE_CHANGES: Named =
-    &[("If-Match", "Only if this still is the `ETag` of the schedule; else 412 `precondition_failed`")];
 
 fn about_schedules() -> Vec<Endpoint> {
     let e = Endpoint::new;
@@ -615,12 +593,14 @@ fn about_schedules() -> Vec<Endpoint> {
         .headers(SCHEDULE_CHANGES)
         .takes(json::<ScheduleSpec>())
         .replies(201, json::<ScheduleInfo>())
+        .with_etag()
         .or(200, "It was there before"),
         e(Method::GET, schedule!(""), VIEWER, get(schedules::list), "List schedules with their jobs")
-            .query(PAGE)
+            .query(PAGE_OF_SCHEDULES)
             .replies(200, list::<ScheduleInfo>()),
         e(Method::GET, schedule!("/{schedule}"), VIEWER, get(schedules::show), "One schedule")
-            .replies(200, json::<ScheduleInfo>()),
+            .replies(200, json::<ScheduleInfo>())
+            .with_etag(),
         e(
             Method::DELETE,
             schedule!("/{schedule}"),
@@ -638,7 +618,8 @@ fn about_schedules() -> Vec<Endpoint> {
             "Make no jobs until it is resumed",
         )
         .headers(SCHEDULE_CHANGES)
-        .replies(200, json::<ScheduleInfo>()),
+        .replies(200, json::<ScheduleInfo>())
+        .with_etag(),
         e(
             Method::POST,
             schedule!("/{schedule}/resume"),
@@ -647,7 +628,8 @@ fn about_schedules() -> Vec<Endpoint> {
             "Make jobs again, from the next time on",
         )
         .headers(SCHEDULE_CHANGES)
-        .replies(200, json::<ScheduleInfo>()),
+        .replies(200, json::<ScheduleInfo>())
+        .with_etag(),
         e(Method::POST, schedule!("/{schedule}/run"), DEVELOPER, post(schedules::run_now), "Make a job now")
             .replies(201, json::<JobInfo>()),
     ]
@@ -718,6 +700,6 @@ fn for_workers() -> Vec<Endpoint> {
         .takes(json::<KeyValueRequest>())
         .replies(200, json::<KeyValueReply>()),
         node(Method::GET, "/v1/artifacts/{digest}", get(artifacts::download), "The bytes of an artifact")
-            .replies(200, Payload::Octets),
+            .replies(200, Payload::Octets("application/wasm")),
     ]
 }

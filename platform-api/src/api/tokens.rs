@@ -81,7 +81,7 @@ fn expiry(request: &CreateToken, now: Timestamp) -> ApiResult<Timestamp> {
     let lifetime = request.expires_in.map_or(LIFETIME, |span| span.as_duration());
     let expires_at = now.checked_add(lifetime).ok().filter(|_| lifetime <= LIFETIME_MAX);
     expires_at.ok_or_else(|| {
-        ApiError::new(ProblemCode::InvalidRequest, "expires_in: a token lasts ten years at the most")
+        ApiError::new(ProblemCode::InvalidSpec, "expires_in: a token lasts ten years at the most")
     })
 }
 

@@ -150,9 +150,7 @@ fn check_request(resources: &[Resource]) -> Result<()> {
     }
     let mut seen = std::collections::HashSet::with_capacity(resources.len());
     match resources.iter().map(Resource::id).find(|id| !seen.insert(id.clone())) {
-        Some(twice) => {
-            problem(ProblemCode::InvalidRequest, format!("resources: the {twice} is declared twice"))
-        }
+        Some(twice) => problem(ProblemCode::InvalidSpec, format!("resources: the {twice} is declared twice")),
         None => Ok(()),
     }
 }

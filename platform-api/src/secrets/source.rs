@@ -95,6 +95,22 @@ impl Source {
     }
 }
 
+/// Every key that is read is written as it was read, and no error holds anything of one: [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_keys(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let source = Source::File(PathBuf::from("keys"));
+    match source.parse(text) {
+        Ok(keys) => {
+            for key in keys {
+                let hex = key.to_hex();
+                assert_eq!(Key::parse(&hex).map(|again| again.to_hex()), Some(hex));
+            }
+        }
+        Err(error) => assert!(error.to_string().len() < 300),
+    }
+}
+
 fn read_file(file: &Path) -> Result<Option<Zeroizing<String>>, KeySourceError> {
     match fs::read_to_string(file) {
         Ok(text) => Ok(Some(Zeroizing::new(text))),

@@ -237,7 +237,7 @@ fn there_is_no_route_beside_the_table_and_none_with_the_wrong_kind_of_access() {
                 assert!(!(changes && verb == Verb::Read), "{about}: a change is no reading");
             }
             Access::Asked(_) => {
-                assert!(endpoint.query.iter().any(|(name, _)| *name == "namespace"), "{about}");
+                assert!(endpoint.query.iter().any(|parameter| parameter.name == "namespace"), "{about}");
             }
             Access::Cluster(_) | Access::Body(_) | Access::Node => {}
             Access::Public | Access::Anyone | Access::Own => {

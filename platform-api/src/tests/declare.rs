@@ -256,7 +256,7 @@ async fn requests_that_say_nothing_or_one_thing_twice_are_refused() {
     let platform = Platform::start().await;
     platform.post(PLANS, json!({"resources": []})).await.refuses(400, "invalid_request", &["there are none"]);
     let twice = json!({"resources": [app("a", json!({})), app("a", json!({}))]});
-    platform.post(APPLIES, twice).await.refuses(400, "invalid_request", &["app default/a is declared twice"]);
+    platform.post(APPLIES, twice).await.refuses(422, "invalid_spec", &["app default/a is declared twice"]);
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ async fn users_make_list_and_revoke_their_own_tokens_only() {
     );
     create(ci, json!({"name": "x"})).await.refuses(403, "forbidden", &["limited", "without limits"]);
     let long = create(&alice, json!({"name": "x", "expires_in": "5000d"})).await;
-    long.refuses(400, "invalid_request", &["ten years"]);
+    long.refuses(422, "invalid_spec", &["ten years"]);
 
     let listed = async |token: &str| {
         let page = platform.call_as(token, Method::GET, "/v1/tokens", Value::Null).await.is(200);

@@ -13,6 +13,8 @@ use wasmtime::Engine;
 
 use self::confine::{Reach, confine_self};
 pub use self::limits::CompileLimits;
+#[cfg(any(test, fuzzing))]
+pub(super) use self::unroll::unroll;
 use super::compiled::{Compiled, is_core_module};
 use super::engine::{Profile, Purpose, config};
 use super::failure::chain;

@@ -11,7 +11,8 @@ use crate::problem::ProblemCode;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanRequest {
-    /// At most 20000.
+    /// At least one, and at most 20000.
+    #[schema(min_items = 1, max_items = 20000)]
     pub resources: Vec<Resource>,
     #[serde(default)]
     pub prune: Option<Prune>,
@@ -24,7 +25,8 @@ pub struct PlanRequest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyRequest {
-    /// At most 20000.
+    /// At least one, and at most 20000.
+    #[schema(min_items = 1, max_items = 20000)]
     pub resources: Vec<Resource>,
     #[serde(default)]
     pub prune: Option<Prune>,

@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A number of slots, or a share of all of them in percent, rounded up. Either way it is at least one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +39,7 @@ impl fmt::Display for Portion {
 }
 
 /// A share or a multiple, exact to a millionth; written as a number such as `0.1`, or in percent: `"10%"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, utoipa::ToSchema)]
-#[schema(value_type = f64, example = 0.1)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ratio(u32);
 
 impl Ratio {
@@ -139,6 +141,35 @@ impl Serialize for Ratio {
     }
 }
 
+/// A number or a text, as the readers below take it.
+fn number_or_text(about: &str, number: ObjectBuilder, text: &str) -> RefOr<Schema> {
+    let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(text));
+    OneOfBuilder::new().description(Some(about)).item(number).item(text).into()
+}
+
+impl PartialSchema for Portion {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(0))
+            .maximum(Some(u64::from(u32::MAX)));
+        let about = "A number of slots, or a share of all of them in percent, rounded up.";
+        number_or_text(about, number, "^[0-9]{1,9}%?$")
+    }
+}
+
+impl ToSchema for Portion {}
+
+impl PartialSchema for Ratio {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0)).maximum(Some(4000));
+        let about = "A share or a multiple, exact to a millionth; written as a number such as `0.1`, or in percent: `\"10%\"`.";
+        number_or_text(about, number, "^[0-9]{1,3}(\\.[0-9]{1,9})?%?$")
+    }
+}
+
+impl ToSchema for Ratio {}
+
 struct PortionVisitor;
 
 impl Visitor<'_> for PortionVisitor {
@@ -156,6 +187,14 @@ impl Visitor<'_> for PortionVisitor {
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<Portion, E> {
         let count = u32::try_from(number);
         count.map(Portion::Count).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+    }
+
+    // `2.0`, which is a whole number in JSON.
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Portion, E> {
+        let is_count = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+        is_count
+            .then_some(Portion::Count(number as u32))
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Float(number), &self))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Portion, E> {
@@ -213,6 +252,8 @@ mod tests {
         {
             assert_eq!(text.parse::<Portion>().unwrap().of(slots), moved, "{text} of {slots}");
         }
+        assert_eq!(serde_json::from_str::<Portion>("2.0").unwrap(), Portion::Count(2));
+        assert!(serde_json::from_str::<Portion>("2.5").is_err());
         for bad in ["", "%", "-1", "2.5%", "x", "+3", "99999999999"] {
             assert!(bad.parse::<Portion>().is_err(), "{bad}");
         }

@@ -8,12 +8,11 @@ use crate::quantity::Span;
 
 /// How a rollout moves. Unless asked otherwise it starts first, so that no slot is ever without an instance that serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "Written", default, deny_unknown_fields)]
 pub struct UpdateSpec {
     // Left out where nothing is asked for: workers of before know none of them, and refuse what they do not know.
     /// Slots moved at once: a number, or a share of all, rounded up. Default 25%.
     #[serde(skip_serializing_if = "is_usual_parallelism")]
-    #[schema(value_type = String, example = "25%")]
     pub parallelism: Portion,
     /// Whether the new instance of a slot starts before the old one stops, or after. Default `start-first`.
     #[serde(skip_serializing_if = "is_default")]
@@ -66,7 +65,6 @@ pub enum OnFailure {
 #[serde(default, deny_unknown_fields)]
 pub struct RollbackSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "25%")]
     pub parallelism: Option<Portion>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<UpdateOrder>,

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use wasm_encoder::reencode::{Error, Reencode, ReencodeComponent};
 use wasm_encoder::{BlockType, CodeSection, Component, Function, Instruction, Module};
-use wasmparser::{FunctionBody, Parser};
+use wasmparser::{FunctionBody, Parser, Payload, Validator, WasmFeatures};
 
 /// Rounds in one round of an unrolled loop.
 const ROUNDS_MAX: usize = 4;
@@ -27,11 +27,15 @@ const COPIES_MAX: usize = 256;
 /// Larger artifacts are left as they are: the copies would need memory that the compiler has not.
 const ARTIFACT_MAX_BYTES: usize = 64 << 20;
 
-/// The artifact with its short loops unrolled. None: it has none, is very large, or something in it is not known here.
-pub(super) fn unroll(artifact: &[u8]) -> Option<Vec<u8>> {
+/// The artifact with its short loops unrolled. None: it has none, is very large or not valid, or something in it is not known here.
+pub(in crate::wasm) fn unroll(artifact: &[u8]) -> Option<Vec<u8>> {
     if artifact.len() > ARTIFACT_MAX_BYTES {
         return None;
     }
+    if !is_whole(artifact) {
+        return None;
+    }
+    Validator::new_with_features(WasmFeatures::all()).validate_all(artifact).ok()?;
     let mut unroller = Unroller::default();
     let bytes = match Parser::is_core_wasm(artifact) {
         true => {
@@ -46,6 +50,18 @@ pub(super) fn unroll(artifact: &[u8]) -> Option<Vec<u8>> {
         }
     };
     (unroller.loops > 0).then_some(bytes)
+}
+
+/// Whether everything within a component ends with it at the latest. The parser takes the end of the file for that of what is cut off, and
+/// the encoder then panics.
+fn is_whole(artifact: &[u8]) -> bool {
+    Parser::new(0).parse_all(artifact).all(|payload| match payload {
+        Ok(
+            Payload::ModuleSection { unchecked_range, .. }
+            | Payload::ComponentSection { unchecked_range, .. },
+        ) => artifact.get(unchecked_range).is_some(),
+        other => other.is_ok(),
+    })
 }
 
 #[derive(Debug, Default)]
@@ -267,6 +283,8 @@ mod tests {
         wasmparser::Validator::new().validate_all(&after).unwrap();
         assert!(unroll(&component("")).is_none());
         assert!(unroll(b"\0asm nonsense").is_none());
+        // A module in a component that would be longer than what there is.
+        assert!(unroll(b"\0asm\x0d\0\x01\0\x01\x1f\0asm\x01\0\0\0").is_none());
     }
 
     /// A module without imports that ends after so many steps, and the names of its functions without parameters.

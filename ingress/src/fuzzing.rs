@@ -1,0 +1,109 @@
+//! The parsers of this crate that take octets from outside, and what holds of each whatever comes.
+//!
+//! `fuzz/` gives them to a fuzzer; the test below tries them with their seeds and with random changes of these.
+
+#[cfg(test)]
+#[path = "../../fuzz/mutations.rs"]
+mod mutations;
+#[path = "../../fuzz/parser.rs"]
+mod parser;
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{CONNECTION, HOST};
+use http::request::Parts;
+use http::uri::Scheme;
+use http::{HeaderName, HeaderValue, Request};
+
+use crate::forwarded::{Client, is_ours};
+use crate::headers::{strip_request, strip_response};
+use crate::trust::IpRange;
+use crate::uri::make_absolute;
+
+pub use parser::Parser;
+
+#[rustfmt::skip]
+pub const PARSERS: &[Parser] = &[
+    ("targets", targets, &[
+        b"GET /a?b HTTP/1.1\nhost:a.example.com:8080", b"GET http://a.example.com/ HTTP/1.1\nhost:b", b"OPTIONS * HTTP/1.1\nhost:a",
+        b"CONNECT a:1 HTTP/1.1\nhost:a", b"GET /\nhost:[::1]:80", b"GET /\nhost:user@a\nhost:b",
+    ]),
+    ("fields", fields, &[
+        b"GET /\nhost:a\nconnection:close, x-mine\nx-mine:1\nte:trailers", b"GET /\nx-forwarded-for:1.2.3.4\nx_forwarded_for:1\nforwarded:for=1\nx-request-id:abc",
+        b"GET /\ntransfer-encoding:chunked\nupgrade:h2c\nkeep-alive:1\nconnection:host",
+    ]),
+    ("address-ranges", address_ranges, &[b"10.0.0.0/8", b"2001:db8::/32", b"::ffff:1.2.3.4", b"0.0.0.0/0"]),
+];
+
+/// The head of a request: its method and target, then one field a line.
+fn head(data: &[u8]) -> Option<Parts> {
+    let mut lines = data.split(|octet| *octet == b'\n');
+    let mut first = lines.next()?.split(|octet| *octet == b' ');
+    let mut request = Request::builder().method(first.next()?).uri(first.next()?).body(()).ok()?;
+    for line in lines {
+        let mut field = line.splitn(2, |octet| *octet == b':');
+        let name = HeaderName::from_bytes(field.next()?).ok()?;
+        request.headers_mut().append(name, HeaderValue::from_bytes(field.next()?).ok()?);
+    }
+    Some(request.into_parts().0)
+}
+
+/// A request that is let in is for exactly one authority, with a path, and says so in `Host` as well.
+fn targets(data: &[u8]) {
+    let Some(mut parts) = head(data) else { return };
+    if make_absolute(&mut parts, &Scheme::HTTP).is_err() {
+        return;
+    }
+    let authority = parts.uri.authority().expect("it is absolute").as_str();
+    assert!(!authority.is_empty() && !authority.contains('@'), "{authority}");
+    assert!(parts.uri.path().starts_with('/') || parts.uri.path() == "*", "{}", parts.uri);
+    assert!(parts.headers.get_all(HOST).iter().count() <= 1);
+}
+
+/// What is for this hop ends here, and nobody but a trusted peer says who the client is.
+fn fields(data: &[u8]) {
+    let Some(parts) = head(data) else { return };
+    for trusted in [false, true] {
+        let remote = SocketAddr::from(([203, 0, 113, 9], 5000));
+        let client = Client::new(remote, 8080, Scheme::HTTP, trusted);
+        let mut headers = parts.headers.clone();
+        strip_request(&mut headers, |name| client.is_spoofed(name));
+        assert!(!headers.contains_key(CONNECTION) && !headers.contains_key("transfer-encoding"));
+        assert!(trusted || !headers.keys().any(is_ours), "{headers:?}");
+        let id = client.mark(&mut headers, || 1).text();
+        assert!((1..=128).contains(&id.len()), "{id}");
+        assert_eq!(headers.get_all("x-request-id").iter().count(), 1);
+        if !trusted {
+            assert_eq!(headers["x-forwarded-for"], "203.0.113.9");
+        }
+    }
+    let mut headers = parts.headers;
+    strip_response(&mut headers);
+    assert!(!headers.contains_key(CONNECTION));
+}
+
+fn address_ranges(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match text.parse::<IpRange>() {
+        Ok(range) => {
+            let (address, bits) = text.split_once('/').unwrap_or((text, "128"));
+            let address: IpAddr = address.parse().expect("the range has it");
+            // A wider range of mapped addresses is one of IPv6, and they count as IPv4.
+            let is_wider = address.is_ipv6()
+                && address.to_canonical().is_ipv4()
+                && bits.parse().is_ok_and(|bits: u8| bits < 96);
+            assert!(is_wider || range.contains(address), "{text}");
+        }
+        Err(error) => assert!(error.to_string().len() < 1000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_comes_a_parser_keeps_its_word() {
+        mutations::try_each(PARSERS, 4000);
+    }
+}

@@ -1,0 +1,35 @@
+//! The parsers of this crate that take octets from outside, and what holds of each whatever comes.
+//!
+//! `fuzz/` gives them to a fuzzer; the test below tries them with their seeds and with random changes of these.
+
+#[cfg(test)]
+#[path = "../../fuzz/mutations.rs"]
+mod mutations;
+#[path = "../../fuzz/parser.rs"]
+mod parser;
+
+use crate::wasm::fuzzing::{names, unrolled, unrolled_modules};
+
+pub use parser::Parser;
+
+#[rustfmt::skip]
+pub const PARSERS: &[Parser] = &[
+    ("unroll", unrolled, &[
+        b"\0asm\x01\0\0\0",
+        // A function with the loop `(loop (br_if 0 (local.get 0)))`, alone, and in a component.
+        b"\0asm\x01\0\0\0\x01\x05\x01\x60\x01\x7f\0\x03\x02\x01\0\x0a\x0b\x01\x09\0\x03\x40\x20\0\x0d\0\x0b\x0b",
+        b"\0asm\x0d\0\x01\0\x01\x1f\0asm\x01\0\0\0\x01\x05\x01\x60\x01\x7f\0\x03\x02\x01\0\x0a\x0b\x01\x09\0\x03\x40\x20\0\x0d\0\x0b\x0b",
+    ]),
+    ("unroll-modules", unrolled_modules, &[b"0123456789abcdefghijklmnopqrstuvwxyz", &[7; 300], &[0x41; 900]]),
+    ("names", names, &[b"\0asm\x0d\0\x01\0", b"\0asm\x0d\0\x01\0\x07\x05\x01\x42\0\x0a\x0a\x01\0\x05a:b/c\x05\0"]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_comes_a_parser_keeps_its_word() {
+        mutations::try_each(PARSERS, 2000);
+    }
+}
