@@ -11,6 +11,8 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use crate::limit::Bucket;
+use crate::pace::Pace;
 use crate::proxy::Session;
 use crate::router::Target;
 
@@ -18,6 +20,8 @@ use crate::router::Target;
 pub(crate) struct OpenRequest {
     pub(crate) session: Arc<Session>,
     target: Option<Arc<Target>>,
+    /// At which its body leaves.
+    pace: Pace,
     /// Whether the client has something to take.
     owed: bool,
     began: Instant,
@@ -26,7 +30,7 @@ pub(crate) struct OpenRequest {
 impl OpenRequest {
     pub(crate) fn begin(session: Arc<Session>) -> Self {
         session.connection.request_begins();
-        Self { session, target: None, owed: false, began: Instant::now() }
+        Self { session, target: None, pace: Pace::default(), owed: false, began: Instant::now() }
     }
 
     /// Counts the request towards `target`, and no longer towards the one before.
@@ -34,6 +38,11 @@ impl OpenRequest {
         self.leave_target();
         target.open.fetch_add(1, Ordering::Relaxed);
         self.target = Some(target);
+    }
+
+    /// Lets its body leave no faster than the namespace may send.
+    pub(crate) fn pace(&mut self, egress: Option<Arc<Bucket>>) {
+        self.pace = Pace::of(egress);
     }
 
     /// A guest has answered with this status.
@@ -100,10 +109,12 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 // Being asked for more means that the client has taken what there was.
                 if let Some(open) = open {
                     open.set_owed(false);
+                    ready!(open.pace.poll_ready(cx));
                 }
                 let polled = ready!(body.poll_frame(cx));
                 match (&polled, &mut *open) {
-                    (Some(Ok(_)), Some(open)) => {
+                    (Some(Ok(frame)), Some(open)) => {
+                        open.pace.took(frame.data_ref().map_or(0, Bytes::len));
                         open.session.connection.frame_passes();
                         open.set_owed(true);
                     }

@@ -24,6 +24,7 @@ mod ingress;
 mod limit;
 mod load;
 mod meter;
+mod pace;
 mod page;
 mod proxy;
 mod request_body;

@@ -1,45 +1,65 @@
-//! How many requests of a namespace pass: as many as its quota says in each second, and a burst of one second's worth.
+//! How many requests of a namespace pass, and how many octets leave: as many as its quota says in each second, and a burst of one
+//! second's worth.
 //!
 //! The bucket is one number, the time at which it will be empty again if nobody comes: each request that passes moves it on by what
 //! one request is worth, and a request that would move it more than a second ahead of now does not pass (the generic cell rate
-//! algorithm). So a request costs one atomic operation, and nothing has to run in the background.
+//! algorithm). So a request costs one atomic operation, and nothing has to run in the background. Octets are counted when they
+//! leave, and may move it further ahead; then the next wait.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wharf_types::NamespaceName;
 use wharf_types::route::RateLimit;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// What is left of a namespace's requests.
+/// What is left of a namespace's requests, or octets.
 #[derive(Debug)]
 pub struct Bucket {
-    /// What one request is worth, in nanoseconds; 0: none passes.
-    interval: AtomicU64,
+    /// 0: nothing passes.
+    per_second: AtomicU64,
     /// When it is empty again, in nanoseconds of the same clock as `now`.
     empty_at: AtomicU64,
 }
 
 impl Bucket {
-    pub fn new(requests_per_second: u64) -> Self {
-        Self { interval: AtomicU64::new(interval(requests_per_second)), empty_at: AtomicU64::new(0) }
+    pub fn new(per_second: u64) -> Self {
+        Self { per_second: AtomicU64::new(per_second), empty_at: AtomicU64::new(0) }
     }
 
-    fn set_rate(&self, requests_per_second: u64) {
-        self.interval.store(interval(requests_per_second), Ordering::Relaxed);
+    fn set_rate(&self, per_second: u64) {
+        self.per_second.store(per_second, Ordering::Relaxed);
     }
 
     /// Whether one more request passes at `now`, which is then counted.
     pub fn admit(&self, now: u64) -> bool {
-        let interval = self.interval.load(Ordering::Relaxed);
+        let interval = interval(self.per_second.load(Ordering::Relaxed));
         let one_more = |empty_at: u64| {
             let empty_at = empty_at.max(now).saturating_add(interval);
             (interval > 0 && empty_at - now <= SECOND).then_some(empty_at)
         };
         self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    /// Counts what passes at `now`, however much there is left.
+    pub fn take(&self, now: u64, amount: u64) {
+        let rate = u128::from(self.per_second.load(Ordering::Relaxed).max(1));
+        let span = u64::try_from(u128::from(amount) * u128::from(SECOND) / rate).unwrap_or(u64::MAX);
+        let more = |empty_at: u64| Some(empty_at.max(now).saturating_add(span));
+        let _ = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// How long nothing more may pass, at most a second; then is to be asked again. None: something may.
+    pub fn owed(&self, now: u64) -> Option<Duration> {
+        if self.per_second.load(Ordering::Relaxed) == 0 {
+            return Some(Duration::from_nanos(SECOND));
+        }
+        let ahead = self.empty_at.load(Ordering::Relaxed).saturating_sub(now);
+        let owed = ahead.saturating_sub(SECOND).min(SECOND);
+        (owed > 0).then(|| Duration::from_nanos(owed))
     }
 }
 
@@ -60,13 +80,18 @@ pub(crate) struct Buckets {
 }
 
 impl Buckets {
-    /// The bucket of each namespace that has a limit.
-    pub(crate) fn of(&mut self, limits: &[RateLimit]) -> HashMap<NamespaceName, Arc<Bucket>> {
-        let buckets = limits.iter().map(|limit| {
+    /// The bucket of each namespace that has a limit of this kind.
+    pub(crate) fn of(
+        &mut self,
+        limits: &[RateLimit],
+        per_second: fn(&RateLimit) -> Option<u64>,
+    ) -> HashMap<NamespaceName, Arc<Bucket>> {
+        let buckets = limits.iter().filter_map(|limit| {
+            let rate = per_second(limit)?;
             let known = self.known.get(&limit.namespace).and_then(Weak::upgrade);
-            let bucket = known.unwrap_or_else(|| Arc::new(Bucket::new(limit.requests_per_second)));
-            bucket.set_rate(limit.requests_per_second);
-            (limit.namespace.clone(), bucket)
+            let bucket = known.unwrap_or_else(|| Arc::new(Bucket::new(rate)));
+            bucket.set_rate(rate);
+            Some((limit.namespace.clone(), bucket))
         });
         let buckets: HashMap<_, _> = buckets.collect();
         self.known = buckets.iter().map(|(name, bucket)| (name.clone(), Arc::downgrade(bucket))).collect();
@@ -104,21 +129,57 @@ mod tests {
 
     #[test]
     fn what_was_counted_outlives_the_table_and_a_new_rate_holds_at_once() {
-        let limit = |rate| [RateLimit { namespace: "blue".parse().unwrap(), requests_per_second: rate }];
+        let limit = |rate| {
+            let namespace = "blue".parse().unwrap();
+            [RateLimit { namespace, requests_per_second: Some(rate), egress_bytes_per_second: None }]
+        };
+        let requests: fn(&RateLimit) -> Option<u64> = |limit| limit.requests_per_second;
         let mut buckets = Buckets::default();
         let blue = "blue".parse().unwrap();
-        let first = buckets.of(&limit(1));
+        let first = buckets.of(&limit(1), requests);
         assert!(first[&blue].admit(0));
-        let second = buckets.of(&limit(1));
+        let second = buckets.of(&limit(1), requests);
         assert!(!second[&blue].admit(0));
-        let faster = buckets.of(&limit(1000));
+        let faster = buckets.of(&limit(1000), requests);
         assert!(!faster[&blue].admit(0), "what is owed is owed");
         assert!(faster[&blue].admit(SECOND / 1000));
         drop((first, second, faster));
-        assert!(buckets.of(&[]).is_empty() && buckets.known.is_empty());
+        assert!(
+            buckets.of(&limit(1), |limit| limit.egress_bytes_per_second).is_empty()
+                && buckets.known.is_empty()
+        );
+    }
+
+    #[test]
+    fn what_left_is_owed_until_its_time_has_passed() {
+        let bucket = Bucket::new(1000);
+        bucket.take(0, 1000);
+        assert_eq!(bucket.owed(0), None, "a second's worth is a burst");
+        bucket.take(0, 250);
+        assert_eq!(bucket.owed(0), Some(Duration::from_millis(250)));
+        assert_eq!(bucket.owed(SECOND / 4), None);
+        bucket.take(SECOND / 4, 5000);
+        assert_eq!(bucket.owed(SECOND / 4), Some(Duration::from_secs(1)), "the rate may be another by then");
+        bucket.set_rate(0);
+        assert!(bucket.owed(u64::MAX).is_some());
     }
 
     proptest! {
+        #[test]
+        fn octets_keep_to_the_rate(rate in 1..1_000_000_u64, frames in prop::collection::vec(1..100_000_u64, 1..50)) {
+            let bucket = Bucket::new(rate);
+            let (mut now, mut left) = (0, 0_u128);
+            for frame in frames {
+                while let Some(owed) = bucket.owed(now) {
+                    now += owed.as_nanos() as u64;
+                }
+                // What leaves at this moment was allowed by what had left before.
+                prop_assert!(left <= u128::from(rate) * (u128::from(now) + u128::from(SECOND)) / u128::from(SECOND) + 1);
+                bucket.take(now, frame);
+                left += u128::from(frame);
+            }
+        }
+
         #[test]
         fn never_more_pass_than_the_rate_and_a_burst(
             rate in 1..500_u64, gaps in prop::collection::vec(0..50_000_000_u64, 1..300)

@@ -134,6 +134,9 @@ where
                 failure.owner = Some((route.namespace.clone(), route.app.clone()));
                 break;
             }
+            if !is_admitted && route.egress.is_some() {
+                open.pace(route.egress.clone());
+            }
             is_admitted = true;
             let Some(target) = route.choose(tried, |below| rand::random_range(0..below)).cloned() else {
                 failure = unserved(route, failure);

@@ -48,7 +48,8 @@ impl Target {
 #[derive(Debug, Default)]
 pub struct Targets {
     known: HashMap<InstanceId, Weak<Target>>,
-    buckets: Buckets,
+    requests: Buckets,
+    egress: Buckets,
     meters: Arc<Meters>,
     loads: Arc<Loads>,
 }
@@ -119,6 +120,8 @@ pub struct Route {
     pub(crate) unserved: Arc<Meter>,
     /// What is left of its namespace's requests. None: they have no limit.
     pub limit: Option<Arc<Bucket>>,
+    /// The same of octets to clients.
+    pub(crate) egress: Option<Arc<Bucket>>,
 }
 
 /// A release on trial, with its instances on this node.
@@ -136,6 +139,8 @@ pub struct TcpRoute {
     pub app: AppName,
     /// The instances on this node.
     pub targets: Vec<TcpTarget>,
+    /// What is left of its namespace's octets to clients. None: they have no limit.
+    pub(crate) egress: Option<Arc<Bucket>>,
 }
 
 #[derive(Debug)]
@@ -150,6 +155,8 @@ pub struct TcpTarget {
 pub struct OpenConnection {
     target: Arc<Target>,
     proxy_protocol: bool,
+    /// Of its namespace.
+    pub(crate) egress: Option<Arc<Bucket>>,
 }
 
 /// Why no instance takes a connection.
@@ -173,7 +180,8 @@ impl Router {
     /// Builds the router of `node`. Of two routes with the same pattern the first in the table counts.
     pub fn build(table: &RouteTable, node: NodeId, targets: &mut Targets) -> Self {
         let mut hosts: HashMap<Box<str>, Vec<Route>> = HashMap::with_capacity(table.routes.len());
-        let buckets = targets.buckets.of(&table.limits);
+        let requests = targets.requests.of(&table.limits, |limit| limit.requests_per_second);
+        let egress = targets.egress.of(&table.limits, |limit| limit.egress_bytes_per_second);
         for route in &table.routes {
             let claims = match hosts.get_mut(route.pattern.hostname()) {
                 Some(claims) => claims,
@@ -182,12 +190,16 @@ impl Router {
             if claims.iter().any(|claim| claim.pattern == route.pattern) {
                 continue;
             }
-            claims.push(Route::build(route, node, targets, buckets.get(&route.namespace).cloned()));
+            let limits = (requests.get(&route.namespace).cloned(), egress.get(&route.namespace).cloned());
+            claims.push(Route::build(route, node, targets, limits));
         }
         for claims in hosts.values_mut() {
             claims.sort_by_key(|claim| std::cmp::Reverse(claim.pattern.path_prefix().len()));
         }
-        let tcp = table.tcp.iter().map(|route| (route.port, TcpRoute::build(route, node, targets))).collect();
+        let egress_of = |route: &route::TcpRoute| egress.get(&route.namespace).cloned();
+        let tcp = table.tcp.iter();
+        let tcp =
+            tcp.map(|route| (route.port, TcpRoute::build(route, node, targets, egress_of(route)))).collect();
         let counted = Counted::build(table, node, targets);
         targets.forget_the_unused();
         Self { generation: table.generation, hosts, tcp, counted }
@@ -226,7 +238,12 @@ impl Router {
 }
 
 impl Route {
-    fn build(route: &route::Route, node: NodeId, targets: &mut Targets, limit: Option<Arc<Bucket>>) -> Self {
+    fn build(
+        route: &route::Route,
+        node: NodeId,
+        targets: &mut Targets,
+        (limit, egress): (Option<Arc<Bucket>>, Option<Arc<Bucket>>),
+    ) -> Self {
         let (namespace, app) = (&route.namespace, &route.app);
         let (mut usual, mut on_trial) = (Vec::new(), Vec::new());
         for endpoint in route.endpoints.iter().filter(|endpoint| endpoint.node == node) {
@@ -246,6 +263,7 @@ impl Route {
             wakes: route.wakes.then(|| targets.loads.of(namespace, app)),
             unserved: targets.meters.of(namespace, app, 0),
             limit,
+            egress,
         }
     }
 
@@ -291,7 +309,12 @@ fn choose_among(
 }
 
 impl TcpRoute {
-    fn build(route: &route::TcpRoute, node: NodeId, targets: &mut Targets) -> Self {
+    fn build(
+        route: &route::TcpRoute,
+        node: NodeId,
+        targets: &mut Targets,
+        egress: Option<Arc<Bucket>>,
+    ) -> Self {
         let local = route.endpoints.iter().filter(|endpoint| endpoint.node == node);
         Self {
             namespace: route.namespace.clone(),
@@ -303,6 +326,7 @@ impl TcpRoute {
                     proxy_protocol: endpoint.proxy_protocol,
                 })
                 .collect(),
+            egress,
         }
     }
 
@@ -319,6 +343,7 @@ impl TcpRoute {
                 return Ok(OpenConnection {
                     target: best.target.clone(),
                     proxy_protocol: best.proxy_protocol,
+                    egress: self.egress.clone(),
                 });
             }
         }
@@ -362,223 +387,4 @@ fn canonical_hostname(host: &str) -> Cow<'_, str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use wharf_types::spec::Ratio;
-
-    fn table(routes: &[(&str, &str, usize)], node: NodeId) -> RouteTable {
-        let routes = routes.iter().map(|(pattern, app, endpoints)| {
-            Arc::new(route::Route {
-                pattern: pattern.parse().unwrap(),
-                namespace: "default".parse().unwrap(),
-                app: app.parse().unwrap(),
-                endpoints: (0..*endpoints)
-                    .map(|_| route::Endpoint { instance: InstanceId::new(), node, release: 1 })
-                    .collect(),
-                stopped: false,
-                counted: false,
-                wakes: false,
-                canary: None,
-            })
-        });
-        RouteTable { generation: 7, routes: routes.collect(), ..RouteTable::default() }
-    }
-
-    fn router(routes: &[(&str, &str, usize)]) -> Router {
-        let node = NodeId::new();
-        Router::build(&table(routes, node), node, &mut Targets::default())
-    }
-
-    fn app_of(router: &Router, host: &str, path: &str) -> Option<String> {
-        match router.find(host, path) {
-            Match::Route(route) => Some(route.app.to_string()),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn the_longest_prefix_wins() {
-        let router = router(&[("x.com/", "root", 0), ("x.com/api/v2", "v2", 0), ("x.com/api", "api", 0)]);
-        for (path, app) in
-            [("/", "root"), ("/apix", "root"), ("/api", "api"), ("/api/v1", "api"), ("/api/v2/y", "v2")]
-        {
-            assert_eq!(app_of(&router, "x.com", path).as_deref(), Some(app), "{path}");
-        }
-    }
-
-    #[test]
-    fn port_dot_and_case_of_a_host_do_not_matter() {
-        let router = router(&[("hello.example.com/", "hello", 0)]);
-        for host in
-            ["hello.example.com", "HELLO.example.COM:8080", "hello.example.com.", "hello.example.com.:80"]
-        {
-            assert_eq!(app_of(&router, host, "/").as_deref(), Some("hello"), "{host}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_host_never_gets_another_apps_answer() {
-        let router = router(&[("a.com/", "a", 1), ("b.com/only", "b", 1)]);
-        for host in
-            ["", ".", ":", "com", "aa.com", "a.com.evil", "x.a.com", "[::1]:80", "127.0.0.1", "a.com.."]
-        {
-            assert!(matches!(router.find(host, "/"), Match::UnknownHost), "{host}");
-        }
-        assert!(matches!(router.find("b.com", "/onlyx"), Match::UnknownPath));
-    }
-
-    #[test]
-    fn the_first_of_two_equal_patterns_counts() {
-        let router = router(&[("a.com/x", "first", 0), ("a.com/x", "second", 0)]);
-        assert_eq!(app_of(&router, "a.com", "/x").as_deref(), Some("first"));
-    }
-
-    #[test]
-    fn endpoints_of_other_nodes_are_left_out() {
-        let (here, elsewhere) = (NodeId::new(), NodeId::new());
-        let router = Router::build(&table(&[("a.com/", "a", 3)], elsewhere), here, &mut Targets::default());
-        let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
-        assert!(route.targets.is_empty() && route.choose(None, |_| 0).is_none());
-    }
-
-    #[test]
-    fn counters_outlive_the_table() {
-        let node = NodeId::new();
-        let mut table = table(&[("a.com/", "a", 1)], node);
-        let mut targets = Targets::default();
-        let old = Router::build(&table, node, &mut targets);
-        let Match::Route(route) = old.find("a.com", "/") else { panic!("the route exists") };
-        route.targets[0].open.fetch_add(5, Ordering::Relaxed);
-        table.generation += 1;
-        let new = Router::build(&table, node, &mut targets);
-        drop(old);
-        let Match::Route(route) = new.find("a.com", "/") else { panic!("the route exists") };
-        assert_eq!(route.targets[0].open_requests(), 5);
-        drop(new);
-        Router::build(&RouteTable::default(), node, &mut targets);
-        assert!(targets.known.is_empty(), "a target that nothing refers to is forgotten");
-    }
-
-    /// One port with as many instances, each with room for so many connections.
-    fn tcp_router(endpoints: usize, connections_max: u32) -> Router {
-        let node = NodeId::new();
-        let endpoint = || route::TcpEndpoint {
-            instance: InstanceId::new(),
-            node,
-            connections_max,
-            proxy_protocol: false,
-            release: 1,
-        };
-        let route = route::TcpRoute {
-            port: 7000,
-            namespace: "default".parse().unwrap(),
-            app: "echo".parse().unwrap(),
-            endpoints: (0..endpoints).map(|_| endpoint()).collect(),
-            counted: false,
-        };
-        let table = RouteTable { generation: 1, tcp: vec![Arc::new(route)], ..RouteTable::default() };
-        Router::build(&table, node, &mut Targets::default())
-    }
-
-    #[test]
-    fn connections_go_to_the_instance_with_the_fewest_up_to_its_limit() {
-        let router = tcp_router(2, 2);
-        assert_eq!(router.tcp_ports().collect::<Vec<_>>(), [7000]);
-        assert!(router.tcp(7001).is_none());
-        let route = router.tcp(7000).unwrap();
-        let ids: Vec<_> = route.targets.iter().map(|target| target.target.instance).collect();
-        let mut open: Vec<_> = (0..4).map(|_| route.admit(&[]).unwrap()).collect();
-        let chosen: Vec<_> = open.iter().map(OpenConnection::instance).collect();
-        assert_eq!(chosen, [ids[0], ids[1], ids[0], ids[1]]);
-        assert_eq!(route.admit(&[]).unwrap_err(), TcpRefused::Full);
-        drop(open.remove(1));
-        assert_eq!(route.admit(&[]).unwrap().instance(), ids[1]);
-    }
-
-    #[test]
-    fn a_release_on_trial_gets_its_share_whatever_the_number_of_its_instances() {
-        let node = NodeId::new();
-        let mut table = table(&[("a.com/", "a", 5)], node);
-        let mut route = route::Route::clone(&table.routes[0]);
-        route.endpoints[4].release = 2;
-        route.canary = Some(route::Canary { release: 2, share: Ratio::percent(10) });
-        let (new, old) = (route.endpoints[4].instance, route.endpoints[0].instance);
-        table.routes = vec![Arc::new(route.clone())];
-        let router = Router::build(&table, node, &mut Targets::default());
-        let Match::Route(found) = router.find("a.com", "/") else { panic!("the route exists") };
-        let chosen = |number: usize, tried| {
-            let mut first = Some(number);
-            found.choose(tried, |below| first.take().unwrap_or(0).min(below - 1)).unwrap().instance
-        };
-        assert_eq!((chosen(99_999, None), chosen(100_000, None)), (new, old));
-        assert_ne!(chosen(0, Some(new)), new, "where the trial cannot take it, the old release does");
-        route.endpoints.truncate(4);
-        table.routes = vec![Arc::new(route)];
-        let router = Router::build(&table, node, &mut Targets::default());
-        let Match::Route(found) = router.find("a.com", "/") else { panic!("the route exists") };
-        assert!(found.choose(None, |_| 0).is_some());
-    }
-
-    #[test]
-    fn an_instance_that_was_tried_is_not_asked_again() {
-        let router = tcp_router(2, 10);
-        let route = router.tcp(7000).unwrap();
-        let first = route.admit(&[]).unwrap().instance();
-        let second = route.admit(&[first]).unwrap().instance();
-        assert_ne!(first, second);
-        assert_eq!(route.admit(&[first, second]).unwrap_err(), TcpRefused::NoneReady);
-        assert_eq!(tcp_router(0, 10).tcp(7000).unwrap().admit(&[]).unwrap_err(), TcpRefused::NoneReady);
-    }
-
-    proptest! {
-        #[test]
-        fn find_agrees_with_a_search_of_the_whole_table(
-            patterns in prop::collection::vec("[ab]\\.com(/[xy]{1,2}){0,3}", 1..12),
-            host in "[abAB]\\.(com|COM)\\.?(:80)?",
-            path in "(/[xy]{1,2}){0,4}/?",
-        ) {
-            let names: Vec<String> = (0..patterns.len()).map(|i| format!("app{i}")).collect();
-            let routes: Vec<_> = patterns.iter().zip(&names).map(|(p, n)| (p.as_str(), n.as_str(), 0)).collect();
-            let path = if path.is_empty() { "/".to_owned() } else { path };
-            let name = host.to_ascii_lowercase().replace(":80", "");
-            let name = name.trim_end_matches('.');
-            let mut best: Option<(usize, &str)> = None;
-            for (pattern, app, _) in &routes {
-                let pattern: RoutePattern = pattern.parse().unwrap();
-                let length = pattern.path_prefix().len();
-                let fits = pattern.hostname() == name && pattern.matches_path(&path);
-                if fits && best.is_none_or(|(longest, _)| length > longest) {
-                    best = Some((length, app));
-                }
-            }
-            let found = app_of(&router(&routes), &host, &path);
-            prop_assert_eq!(found.as_deref(), best.map(|(_, app)| app));
-        }
-
-        #[test]
-        fn any_host_and_path_are_survived(host in ".{0,40}", path in ".{0,40}") {
-            router(&[("a.com/", "a", 1)]).find(&host, &path);
-        }
-
-        #[test]
-        fn a_choice_is_never_the_one_that_was_tried(count in 0_usize..5, tried in 0_usize..6, seed in any::<[usize; 2]>()) {
-            let router = router(&[("a.com/", "a", count)]);
-            let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
-            for (i, target) in route.targets.iter().enumerate() {
-                target.open.store(i, Ordering::Relaxed);
-            }
-            let tried = route.targets.get(tried).map(|target| target.instance);
-            let mut seed = seed.into_iter();
-            let chosen = route.choose(tried, |n| seed.next().unwrap() % n);
-            let left = count - usize::from(tried.is_some());
-            prop_assert_eq!(chosen.is_some(), left > 0);
-            if let Some(chosen) = chosen {
-                prop_assert!(Some(chosen.instance) != tried);
-                // The most loaded of several is never chosen.
-                let most = route.targets.iter().rev().find(|target| Some(target.instance) != tried).unwrap();
-                prop_assert!(left == 1 || chosen.instance != most.instance);
-            }
-        }
-    }
-}
+mod tests;

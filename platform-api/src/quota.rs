@@ -155,6 +155,7 @@ mod tests {
             artifact_bytes: limits[5],
             secrets: limits[6],
             requests_per_second: None,
+            egress_bytes_per_second: None,
         })
     }
 

@@ -207,19 +207,18 @@ impl Reconciler {
         }
     }
 
-    /// Reads how many requests namespaces may have, if that has changed.
+    /// Reads how much namespaces may have in a second, if that has changed.
     async fn read_rates(&mut self) -> bool {
         if !self.context.take_rates_changed() {
             return false;
         }
         let rates = async {
             let mut tx = self.context.store.read().await?;
-            store::quota::request_rates(&mut tx).await
+            store::quota::rates(&mut tx).await
         };
         match rates.await {
             Ok(rates) => {
-                let limit = |(namespace, requests_per_second)| RateLimit { namespace, requests_per_second };
-                self.rates = rates.into_iter().map(limit).collect();
+                self.rates = rates;
                 true
             }
             Err(error) => {

@@ -24,11 +24,14 @@ pub struct RouteTable {
     pub limits: Vec<RateLimit>,
 }
 
-/// How many requests a second an ingress lets through to all apps of a namespace together.
+/// What an ingress lets through in a second, of all apps of a namespace together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
     pub namespace: NamespaceName,
-    pub requests_per_second: u64,
+    pub requests_per_second: Option<u64>,
+    /// Of answers to clients, and of connections to TCP ports.
+    #[serde(default)]
+    pub egress_bytes_per_second: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

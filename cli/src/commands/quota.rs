@@ -66,6 +66,9 @@ pub struct QuotaSetArgs {
     /// Requests a second to all apps together; more get 429
     #[arg(long, visible_alias = "rps", value_name = "NUMBER")]
     pub requests_per_second: Option<Limit<u64>>,
+    /// Octets a second that all apps together send to clients, such as 10MiB; more waits
+    #[arg(long, value_name = "SIZE")]
+    pub egress: Option<Limit<ByteSize>>,
 }
 
 impl QuotaSetArgs {
@@ -85,6 +88,7 @@ impl QuotaSetArgs {
             (self.artifacts.map(size), &mut quota.artifact_bytes),
             (self.secrets, &mut quota.secrets),
             (self.requests_per_second, &mut quota.requests_per_second),
+            (self.egress.map(size), &mut quota.egress_bytes_per_second),
         ];
         let mut any = false;
         for (limit, field) in named {
@@ -154,6 +158,7 @@ pub fn table(QuotaInfo { quota, used, .. }: &QuotaInfo) -> anyhow::Result<()> {
         ("artifacts", Some(used.artifact_bytes), quota.artifact_bytes, size),
         ("secrets", Some(used.secrets), quota.secrets, number),
         ("requests per second", None, quota.requests_per_second, number),
+        ("egress per second", None, quota.egress_bytes_per_second, size),
     ];
     let mut table = Table::new(["QUOTA", ">USED", ">LIMIT"]);
     for (name, used, limit, text) in rows {

@@ -13,6 +13,7 @@ use wharf_types::InstanceId;
 use super::proxy_header;
 use super::{TcpError, TcpPlace, TcpProblem};
 use crate::connection::Registered;
+use crate::pace::{Pace, Paced};
 use crate::proxy::Shared;
 use crate::router::{OpenConnection, TcpRefused};
 
@@ -34,7 +35,7 @@ struct Joined {
 }
 
 /// Joins the client to an instance until one of both ends it, or somebody cuts it.
-pub(super) async fn serve(shared: Arc<Shared>, port: u16, mut client: TcpStream, registered: Registered) {
+pub(super) async fn serve(shared: Arc<Shared>, port: u16, client: TcpStream, registered: Registered) {
     prepare(&client);
     let mut joined = match join(&shared, port, registered.remote).await {
         Ok(joined) => joined,
@@ -47,6 +48,7 @@ pub(super) async fn serve(shared: Arc<Shared>, port: u16, mut client: TcpStream,
             return;
         }
     };
+    let mut client = Paced { client, pace: Pace::of(joined.open.egress.clone()) };
     let (cut, gone) = (joined.place.cut.clone(), joined.place.gone.clone());
     let (whole, was_cut) = tokio::select! {
         copied = pass(&mut client, &mut joined) => (copied.is_ok(), false),
@@ -59,7 +61,7 @@ pub(super) async fn serve(shared: Arc<Shared>, port: u16, mut client: TcpStream,
     }
     if !whole {
         // Each side learns that it was not the other that had finished.
-        let _ = client.set_zero_linger();
+        let _ = client.client.set_zero_linger();
         let _ = joined.guest.set_zero_linger();
     }
 }
@@ -120,9 +122,9 @@ async fn join(shared: &Shared, port: u16, remote: SocketAddr) -> Result<Joined, 
 }
 
 /// Copies both ways. The end of one direction is passed on, and the other goes on.
-async fn pass(client: &mut TcpStream, joined: &mut Joined) -> io::Result<()> {
+async fn pass(client: &mut Paced, joined: &mut Joined) -> io::Result<()> {
     if joined.open.wants_proxy_header() {
-        let header = proxy_header::encode(client.peer_addr()?, client.local_addr()?);
+        let header = proxy_header::encode(client.client.peer_addr()?, client.client.local_addr()?);
         joined.guest.write_all(&header).await?;
     }
     copy_bidirectional(client, &mut joined.guest).await.map(drop)

@@ -53,7 +53,7 @@ async fn an_unknown_host_is_nobodys() {
 #[tokio::test]
 async fn requests_beyond_the_rate_of_their_namespace_are_refused_before_an_instance_is_asked() {
     let (fixture, instances) = Fixture::with_instances(2).await;
-    fixture.route_limited(50, &instances, 1).await;
+    fixture.route_limited(50, &instances, (Some(1), None)).await;
     // Of any two within a second one is too many, and three take no two seconds.
     let replies = [fixture.get("/").await, fixture.get("/").await, fixture.get("/").await];
     let limited: Vec<_> = replies.iter().filter(|reply| reply.status == 429).collect();

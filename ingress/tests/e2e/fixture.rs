@@ -211,9 +211,15 @@ impl Fixture {
         within(applied.wait_for(|applied| *applied == generation)).await.unwrap();
     }
 
-    /// The same, and so many requests a second.
-    pub(crate) async fn route_limited(&self, generation: u64, instances: &[InstanceId], rate: u64) {
-        let limit = RateLimit { namespace: "default".parse().unwrap(), requests_per_second: rate };
+    /// The same, and so many requests, or octets, a second.
+    pub(crate) async fn route_limited(
+        &self,
+        generation: u64,
+        instances: &[InstanceId],
+        (requests_per_second, egress_bytes_per_second): (Option<u64>, Option<u64>),
+    ) {
+        let namespace = "default".parse().unwrap();
+        let limit = RateLimit { namespace, requests_per_second, egress_bytes_per_second };
         let table = RouteTable { limits: vec![limit], ..table(generation, self.node, instances) };
         self.routes.send_replace(Arc::new(table));
         let mut applied = self.ingress.applied();

@@ -1,5 +1,7 @@
 //! What passes through, and what does not.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use futures::SinkExt as _;
 use http::{HeaderMap, HeaderValue, Request};
@@ -155,4 +157,25 @@ async fn http2_requests_are_marked_like_others() {
 
 fn sum() -> HeaderMap {
     HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), HeaderValue::from_static("7"))])
+}
+
+#[tokio::test]
+async fn octets_beyond_the_rate_of_their_namespace_wait_and_are_not_lost() {
+    let (fixture, instances) = Fixture::with_instances(1).await;
+    fixture.route_limited(50, &instances, (None, Some(10_000))).await;
+    let mut stream = fixture.guest.stream();
+    let mut socket = fixture.connect().await;
+    socket.write_all(b"GET /stream HTTP/1.1\r\nhost: hello.test\r\n\r\n").await.unwrap();
+    read_until(&mut socket, "\r\n\r\n").await;
+    let began = Instant::now();
+    // One second's worth passes at once, and so does what comes when nothing is owed; then a second is.
+    for _ in 0..3 {
+        stream.send(Frame::data(Bytes::from(vec![b'x'; 10_000]))).await.unwrap();
+    }
+    drop(stream);
+    let body = read_until(&mut socket, "0\r\n\r\n").await;
+    assert_eq!(body.matches('x').count(), 30_000);
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    fixture.route(51, &instances).await;
+    assert_eq!(fixture.get("/").await.status, 200);
 }

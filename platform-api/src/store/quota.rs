@@ -1,9 +1,8 @@
 //! Tables `quota` and `release_demand`: the limits of namespaces, and what they use.
 
-use std::collections::BTreeMap;
-
 use wharf_types::api::{Quota, QuotaUsed};
-use wharf_types::{NamespaceId, NamespaceName, ReleaseId};
+use wharf_types::route::RateLimit;
+use wharf_types::{NamespaceId, ReleaseId};
 
 use super::codec::{from_json, json, number, parse};
 use super::{Conn, Result};
@@ -54,17 +53,20 @@ pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId) -> Result<()
     Ok(())
 }
 
-/// The namespaces whose requests are limited, and to how many a second.
-pub(crate) async fn request_rates(conn: &mut Conn) -> Result<BTreeMap<NamespaceName, u64>> {
+/// What namespaces may have in a second, in the order of their names.
+pub(crate) async fn rates(conn: &mut Conn) -> Result<Vec<RateLimit>> {
     let rows: Vec<(String, String)> = sqlx::query_as(
-        "SELECT namespace.name, quota.limits FROM quota JOIN namespace ON namespace.id = quota.namespace",
+        "SELECT namespace.name, quota.limits FROM quota JOIN namespace ON namespace.id = quota.namespace
+         ORDER BY namespace.name",
     )
     .fetch_all(conn)
     .await?;
-    let mut rates = BTreeMap::new();
+    let mut rates = Vec::new();
     for (name, limits) in rows {
-        if let Some(rate) = from_json::<Quota>(&limits)?.requests_per_second {
-            rates.insert(parse(&name)?, rate);
+        let Quota { requests_per_second, egress_bytes_per_second, .. } = from_json(&limits)?;
+        if requests_per_second.or(egress_bytes_per_second).is_some() {
+            let namespace = parse(&name)?;
+            rates.push(RateLimit { namespace, requests_per_second, egress_bytes_per_second });
         }
     }
     Ok(rates)

@@ -175,7 +175,7 @@ async fn a_rate_of_requests_reaches_the_ingresses_with_the_routes() {
     platform.set_quota(json!({"requests_per_second": 7})).await;
     eventually("the route table has the limit", async || {
         let limits = worker.newest()?.routes.limits;
-        (limits.len() == 1 && limits[0].requests_per_second == 7).then_some(())
+        (limits.len() == 1 && limits[0].requests_per_second == Some(7)).then_some(())
     })
     .await;
     platform.set_quota(json!({})).await;

@@ -20,6 +20,8 @@ pub struct Quota {
     pub secrets: Option<u64>,
     /// Requests that the front door lets through to all apps together; more get 429.
     pub requests_per_second: Option<u64>,
+    /// Octets that all apps together send to clients, through the front door; more waits.
+    pub egress_bytes_per_second: Option<u64>,
 }
 
 /// What a namespace uses of what a quota counts.
