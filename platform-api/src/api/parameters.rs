@@ -56,6 +56,8 @@ pub(super) const SCHEDULE_CHANGES: Parameters = &[parameter(
     "Only if this still is the `ETag` of the schedule; else 412 `precondition_failed`",
     Shape::Revision,
 )];
+pub(super) const CONFIG: Parameters =
+    &[parameter("version", "One that is kept; the newest if it is left out", Shape::Number)];
 pub(super) const RESUMES: Parameters =
     &[parameter("Last-Event-ID", "For a stream: the id of the last event that was seen", Shape::Number)];
 

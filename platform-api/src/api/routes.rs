@@ -23,7 +23,7 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 
 use super::openapi::{Payload, array, json, list};
 use super::parameters::{
-    AUDIT, CHANGES, CHANGES_ONCE, EVENTS, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE, PAGE_BY_NUMBER,
+    AUDIT, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE, PAGE_BY_NUMBER,
     PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, Parameters, RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES,
     VOLUMES,
 };
@@ -335,7 +335,7 @@ fn about_namespaces() -> Vec<Endpoint> {
             get(secrets::show_config),
             "A config with its value",
         )
-        .query(&[("version", "One that is kept; the newest if it is left out")])
+        .query(CONFIG)
         .replies(200, json::<ConfigValue>()),
         e(
             Method::PUT,
@@ -344,7 +344,7 @@ fn about_namespaces() -> Vec<Endpoint> {
             put(secrets::set_config),
             "Set a config to the body, which is text; apps that use it get a new release",
         )
-        .takes(Payload::Octets)
+        .takes(Payload::Secret)
         .replies(200, json::<SecretSet>()),
         e(
             Method::DELETE,
