@@ -29,11 +29,12 @@ use crate::store::StoreError;
 use crate::{store, view};
 use apply::Applied;
 use deliveries::Deliveries;
-use fleet::Fleet;
 use jobs::Jobs;
-use publish::Publisher;
 use queue::Queue;
 use schedules::Schedules;
+
+pub use fleet::Fleet;
+pub use publish::{Beside, Published, Publisher, acknowledged};
 
 /// The safety net, should a nudge ever be missed.
 const FULL_PASS: Duration = Duration::from_secs(30);
@@ -164,13 +165,14 @@ impl Reconciler {
         }
         self.fleet.published();
         self.jobs.published();
-        let changed = self.publisher.publish(
-            &self.context,
-            (&self.fleet, &self.jobs),
-            &self.deliveries,
-            nodes,
-            (&self.doomed, &self.rates),
-        );
+        let beside = Beside {
+            jobs: self.jobs.views(),
+            doomed: &self.doomed,
+            rates: &self.rates,
+            secrets: &|instances| self.deliveries.to(instances),
+        };
+        let Published { assignments, changed } = self.publisher.publish(&self.fleet, nodes, beside);
+        assignments.iter().for_each(|assignment| self.context.nodes.publish(assignment));
         let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
         if !acknowledged.is_empty() {
             self.context.dirty.mark(acknowledged);
@@ -229,13 +231,7 @@ impl Reconciler {
     fn look_at_nodes(&mut self, nodes: &[NodeStatus]) {
         let known: BTreeMap<NodeId, bool> =
             nodes.iter().filter(|node| !node.given_up).map(|node| (node.id, node.ready)).collect();
-        let acknowledged = nodes
-            .iter()
-            .filter(|node| node.ready)
-            .map(|node| node.routes_generation)
-            .min()
-            // While nobody is there, nobody acknowledges anything.
-            .unwrap_or(self.acknowledged);
+        let acknowledged = acknowledged(nodes, self.acknowledged);
         self.fleet.observe(nodes);
         if known != self.nodes {
             self.nodes = known;
@@ -260,9 +256,9 @@ impl Reconciler {
             };
             let Context { ledger, store, nodes, .. } = &*self.context;
             ledger.follow(store, nodes, &loaded).await?;
-            self.publisher.mark_acknowledged(&mut loaded, self.acknowledged);
+            self.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, self.acknowledged);
             let revision = loaded.app.revision;
-            self.fleet.put(loaded);
+            self.fleet.put(loaded.view, loaded.releases);
             self.read(id);
             let now = Timestamp::now();
             let Some(changes) = self.fleet.plan(now, id, &mut RandomIds) else { return Ok(()) };

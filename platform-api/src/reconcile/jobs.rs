@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, warn};
 use wharf_types::job::JobState;
-use wharf_types::node::{AssignedInstance, AssignedJob};
-use wharf_types::{AppId, JobId, NodeId, SecretVersionId, Timestamp};
+use wharf_types::{AppId, JobId, SecretVersionId, Timestamp};
 
 use super::{RETRY, apply, chain, plan_after};
 use crate::context::Context;
@@ -76,6 +75,10 @@ impl Jobs {
 
     pub(super) fn next_wake(&self) -> Option<Timestamp> {
         self.wakes.values().min().copied()
+    }
+
+    pub(super) fn views(&self) -> &HashMap<JobId, JobView> {
+        &self.views
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = SecretVersionId> {
@@ -201,34 +204,6 @@ impl Jobs {
         if let Some(view) = self.views.remove(&id) {
             self.changed = true;
             view.runs.iter().for_each(|run| cluster.remove(run.id));
-        }
-    }
-
-    /// Adds what each node has to run to what it has to run of apps.
-    pub(super) fn assign(&self, by_node: &mut HashMap<NodeId, Vec<AssignedInstance>>) {
-        for view in self.views.values() {
-            for run in view.runs.iter().filter(|run| run.is_live()) {
-                let job = AssignedJob {
-                    id: view.id,
-                    index: view.spec.indexed.then_some(run.index),
-                    attempt: run.attempt,
-                };
-                by_node.entry(run.node).or_default().push(AssignedInstance {
-                    id: run.id,
-                    wanted: run.wanted(),
-                    observed: run.state,
-                    namespace: view.namespace.clone(),
-                    app: view.command.app.clone(),
-                    release: view.command.release,
-                    slot: run.index,
-                    artifact: view.command.artifact,
-                    world: view.command.world,
-                    spec: view.command.spec.clone(),
-                    secrets: view.command.secrets.clone(),
-                    volumes: Vec::new(),
-                    job: Some(job),
-                });
-            }
         }
     }
 }
