@@ -84,6 +84,8 @@ struct Reconciler {
     acknowledged: u64,
     /// Apps that have not been read since the start. None: not even listed.
     unread: Option<BTreeSet<AppId>>,
+    /// Apps that were read, and wait for the others: whoever places anything has to know what everything takes.
+    unplanned: BTreeSet<AppId>,
     /// The volumes that each node is to remove.
     doomed: BTreeMap<NodeId, Vec<VolumeId>>,
     /// The namespaces whose requests are limited.
@@ -105,6 +107,7 @@ impl Reconciler {
             nodes: BTreeMap::new(),
             acknowledged: 0,
             unread: None,
+            unplanned: BTreeSet::new(),
             doomed: BTreeMap::new(),
             rates: Vec::new(),
         }
@@ -138,9 +141,12 @@ impl Reconciler {
                 self.failed(app, &error);
             }
         }
-        let apps_are_read = self.unread.as_ref().is_some_and(BTreeSet::is_empty);
+        let apps_are_read = self.are_apps_read();
         self.schedules.pass(&self.context).await;
         self.jobs.pass(&self.context, self.fleet.cluster(), apps_are_read).await;
+        if self.is_all_read() {
+            self.queue.add_changed(std::mem::take(&mut self.unplanned));
+        }
         let other_rates = self.read_rates().await;
         let is_news = self.read_doomed().await
             || other_rates
@@ -260,6 +266,10 @@ impl Reconciler {
             let revision = loaded.app.revision;
             self.fleet.put(loaded.view, loaded.releases);
             self.read(id);
+            if !self.is_all_read() {
+                self.unplanned.insert(id);
+                return Ok(());
+            }
             let now = Timestamp::now();
             let Some(changes) = self.fleet.plan(now, id, &mut RandomIds) else { return Ok(()) };
             let Some(entry) = self.fleet.view(id) else { return Ok(()) };
@@ -298,6 +308,15 @@ impl Reconciler {
             warn!(app.id = %app, "cannot reconcile app {app}, trying again in {RETRY:?}: {}", chain(error));
             self.wakes.insert(app, plan_after(Timestamp::now(), RETRY));
         }
+    }
+
+    fn are_apps_read(&self) -> bool {
+        self.unread.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    /// Whether everything is known that takes something of a node.
+    fn is_all_read(&self) -> bool {
+        self.are_apps_read() && self.jobs.are_read()
     }
 
     fn read(&mut self, id: AppId) {

@@ -68,7 +68,11 @@ async fn the_store_merges_a_report_as_the_view_does() {
                 let mut expected = before.view.clone();
                 let is_news = expected.observe(&report, now);
                 let applied = store::instance::observe(&mut tx, &report, now).await.unwrap();
-                assert_eq!((applied, get(&mut tx, id).await.view), (is_news, expected), "{before:?} {report:?}");
+                assert_eq!(
+                    (applied, get(&mut tx, id).await.view),
+                    (is_news, expected),
+                    "{before:?} {report:?}"
+                );
 
                 let mut expected = before.view.clone();
                 let before = put(&mut tx, &like, *state, now).await;
