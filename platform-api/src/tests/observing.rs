@@ -2,20 +2,21 @@
 
 use wharf_types::node::{InstanceReport, Reason, ReasonKind};
 use wharf_types::state::{Health, InstanceState, Wanted};
-use wharf_types::{InstanceId, Timestamp};
+use wharf_types::{InstanceId, NodeId, Timestamp};
 
 use super::fixture::{Platform, component, eventually, quick};
 use super::worker::Worker;
+use crate::operations::report::observe;
 use crate::store::instance::{Instance, NewInstance};
 use crate::store::{self, Conn};
 
-/// An instance that serves.
-async fn served(platform: &Platform) -> InstanceId {
+/// An instance that serves, and its node.
+async fn served(platform: &Platform) -> (InstanceId, NodeId) {
     let worker = Worker::join(platform).await;
     let deployed = platform.deploy("hello", &component(0), quick()).await.is(201);
     platform.arrives(&deployed).await;
     let assignment = eventually("an assignment came", async || worker.newest()).await;
-    assignment.instances[0].id
+    (assignment.instances[0].id, worker.node)
 }
 
 fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
@@ -52,7 +53,7 @@ async fn get(conn: &mut Conn, id: InstanceId) -> Instance {
 #[tokio::test]
 async fn the_store_merges_a_report_as_the_view_does() {
     let platform = Platform::start().await;
-    let id = served(&platform).await;
+    let (id, _) = served(&platform).await;
     let mut tx = platform.context.store.write().await.unwrap();
     let like = get(&mut tx, id).await;
     let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap();
@@ -83,4 +84,20 @@ async fn the_store_merges_a_report_as_the_view_does() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_worker_made_of_an_instance_that_was_given_up_is_not_taken_in() {
+    let platform = Platform::start().await;
+    let (old, node) = served(&platform).await;
+    let now = Timestamp::now();
+    let reason = Reason { kind: ReasonKind::Platform, message: "the node is gone".to_owned() };
+    let mut tx = platform.context.store.write().await.unwrap();
+    store::instance::end(&mut tx, old, InstanceState::Lost, &reason, now).await.unwrap();
+    tx.commit().await.unwrap();
+    let successor =
+        InstanceReport { replaces: Some(old), ..report(InstanceId::new(), InstanceState::Running) };
+    observe(&platform.context, node, std::slice::from_ref(&successor), now).await.unwrap();
+    let mut tx = platform.context.store.read().await.unwrap();
+    assert!(store::instance::get(&mut tx, successor.id).await.unwrap().is_none());
 }
