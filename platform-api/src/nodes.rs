@@ -4,11 +4,11 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::warn;
 use wharf_types::figures::{NodeFigures, VolumeFigures};
 use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport};
@@ -54,6 +54,8 @@ struct Node {
     usage: Vec<AppUsage>,
     figures: NodeFigures,
     assignment: watch::Sender<Line>,
+    /// Held while a report is taken in.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +102,7 @@ impl Nodes {
             usage: Vec::new(),
             figures: NodeFigures::default(),
             assignment: watch::Sender::new(None),
+            turn: Arc::default(),
         });
         node.registration = registration;
         node.seen = now;
@@ -107,6 +110,13 @@ impl Nodes {
         // It may be a new process that has neither routes nor reported anything.
         node.routes_generation = 0;
         node.reported.clear();
+    }
+
+    /// Waits until no other report of the node is being taken in. One that came late could else be written after a newer one that
+    /// was compared with the state before it, and what it said would stand for good.
+    pub(crate) async fn turn(&self, id: NodeId) -> Option<OwnedMutexGuard<()>> {
+        let turn = self.lock().nodes.get(&id)?.turn.clone();
+        Some(turn.lock_owned().await)
     }
 
     /// Takes note of a report. None: the node has not registered with this process.
