@@ -5,13 +5,18 @@ PROFILE ?= release
 # With ONCE=1, `make demo` checks everything and ends.
 ONCE ?=
 
+# What `make simulate` runs: so many seeds from the first on, or only one.
+SEEDS ?= 10000
+FROM ?= 0
+SEED ?=
+
 # Lints are errors with the compiler that they were settled with. A newer one knows more of them, and only tells.
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
 LINTS := $(if $(findstring rustc $(RUST).,$(shell rustc --version 2>/dev/null)),-D warnings)
 
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help demo test bench dist fmt lint guests setup build clean
+.PHONY: help demo test simulate bench dist fmt lint guests setup build clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -33,6 +38,11 @@ test: ## Check format and lints, run all tests, and the demo once
 	cd examples && cargo test --locked -p wharf-sdk -p guestbook
 	cd examples && cargo test --locked -p wharf-sdk --no-default-features --features p3
 	WHARF=target/debug/wharf ONCE=1 scripts/demo.sh
+
+simulate: ## Run SEEDS seeds of the simulator from FROM on, or only SEED with all that happens in it; PROFILE=dev builds faster
+	@scripts/setup.sh build
+	cargo build --locked --profile $(PROFILE) -p wharf-simulator
+	$(BINARIES)/wharf-simulator $(or $(SEED),$(FROM) $(SEEDS))
 
 bench: ## Measure what docs/promises.md promises, of target/release/wharf or of the binary WHARF
 	@scripts/setup.sh demo
