@@ -23,7 +23,9 @@ pub(crate) async fn observe(
     if reports.is_empty() {
         return Ok(());
     }
-    let mut tx = context.store.write().await?;
+    // A process that was deposed takes none: its successor may have read the rows already, and would tell the worker of an instance that the
+    // worker has forgotten because this one had taken in what came after it.
+    let mut tx = context.store.write_as(context.epoch).await?;
     let (mut changed, mut jobs) = (BTreeSet::new(), BTreeSet::new());
     for report in reports {
         if let Some((job, run)) = store::run::get(&mut tx, report.id).await? {

@@ -415,6 +415,9 @@ impl World {
         if !control.is_up {
             return;
         }
+        if control.epoch != self.store.epoch {
+            return self.stop_control(index);
+        }
         let Some(news) = control.nodes.report_at(instant, node, &report) else {
             return self.send_down(index, worker, Down::Answer { process, request, taken: false });
         };
