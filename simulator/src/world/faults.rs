@@ -1,7 +1,5 @@
 //! What goes wrong, and how it gets well again.
 
-use std::time::Duration;
-
 use jiff::SignedDuration;
 use wharf_runtime::cores::ChainKey;
 
@@ -104,7 +102,6 @@ impl World {
         for index in 0..leader {
             self.mend(Mend::Depose(index));
         }
-        self.controls[leader].stalled_until = Duration::ZERO;
         self.mend(Mend::Control);
         for index in 0..self.workers.len() {
             self.start_worker(index);
