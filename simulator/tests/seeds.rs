@@ -7,9 +7,10 @@ use std::thread;
 use wharf_simulator::simulate;
 
 /// How many of them each of two threads runs.
-const SEEDS: u64 = 100;
-/// Seeds in which something did not hold once. What was wrong is in docs/decisions/0025-simulator.md.
-const FOUND: [u64; 8] = [9, 11, 45, 114, 404, 453, 520, 554];
+const SEEDS: u64 = 60;
+/// Seeds in which something did not hold once, of the platform or of the model. What was wrong with the platform is in
+/// docs/decisions/0025-simulator.md.
+const FOUND: [u64; 4] = [15, 25, 114, 715];
 
 fn holds(seed: u64) {
     let outcome = simulate(seed, false);

@@ -14,6 +14,10 @@ use crate::world::World;
 const BACKWARDS: &str = "observed state never goes backwards";
 /// What the lease of a node is. Not taken from the code that is looked at.
 const LEASE: Duration = Duration::from_millis(2500);
+/// A process that stood still forgives up to so much more than that, because it had not looked for a moment before.
+const FORGIVEN: Duration = Duration::from_millis(300);
+/// And forgives nothing if it stood still for less than this.
+const UNFORGIVEN: Duration = Duration::from_secs(1);
 
 impl World {
     pub(super) fn check_rows(&mut self) {
@@ -64,16 +68,16 @@ impl World {
         changes: &[Change],
         heard: &BTreeMap<NodeId, Duration>,
     ) {
+        let is_silent = |node: &NodeId| heard.get(node).is_none_or(|silent| *silent >= LEASE + FORGIVEN);
         for change in changes {
             match change {
-                Change::CreateInstance { id, node, .. } => {
-                    if heard.get(node).is_none_or(|silent| *silent >= LEASE) {
-                        let what = format!("{id} of {app} goes to {node}, silent for {:?}", heard.get(node));
-                        self.fail("nothing is placed on a node that is drained or dead", what);
-                    }
+                Change::CreateInstance { id, node, .. } if is_silent(node) => {
+                    let what = format!("{id} of {app} goes to {node}, silent for {:?}", heard.get(node));
+                    self.fail("nothing is placed on a node that is drained or dead", what);
                 }
                 Change::SetWanted { instance, wanted: Wanted::Stop } => {
-                    let is_ready = |node: &NodeId| heard.get(node).is_some_and(|silent| *silent < LEASE);
+                    let is_ready =
+                        |node: &NodeId| heard.get(node).is_some_and(|silent| *silent + UNFORGIVEN < LEASE);
                     let leads = |worker: &&crate::world::worker::Worker| {
                         let routes = worker.routes.routes.iter().flat_map(|route| &route.endpoints);
                         worker.is_up

@@ -37,7 +37,10 @@ impl World {
             return (!live.is_empty()).then(|| format!("{name} should not run: {live:?}"));
         };
         let replicas = app.load().view.replicas();
-        if let Some(other) = live.iter().find(|it| it.release != target.id || it.slot >= replicas) {
+        // Where there is no room for the new, the old stays.
+        let may_stay = self.setup.memory_mib < 64;
+        let is_other = |it: &&&InstanceView| (it.release != target.id && !may_stay) || it.slot >= replicas;
+        if let Some(other) = live.iter().find(is_other) {
             return Some(format!("{name} has an instance that is of no use: {other:?}"));
         }
         let leader = &self.controls[self.leader()];
@@ -46,7 +49,7 @@ impl World {
             let of_slot: Vec<_> = live.iter().filter(|instance| instance.slot == slot).collect();
             let is_unplaced = unplaced.is_some_and(|all| all.iter().any(|unplaced| unplaced.slot == slot));
             match of_slot[..] {
-                [] if is_unplaced && self.setup.memory_mib < 64 => {}
+                [] | [_] if is_unplaced && may_stay => {}
                 [instance] if self.is_as_good_as_can_be(target, instance) => {}
                 _ => {
                     return Some(format!(

@@ -36,6 +36,8 @@ pub(crate) struct Control {
     acknowledged: u64,
     known: BTreeMap<NodeId, bool>,
     dirty: BTreeSet<AppId>,
+    /// What was planned last is read again before anything else is planned.
+    again: Option<AppId>,
     wakes: BTreeMap<AppId, Timestamp>,
     unread: Option<BTreeSet<AppId>>,
     unplanned: BTreeSet<AppId>,
@@ -121,6 +123,7 @@ impl World {
             acknowledged: 0,
             known: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            again: None,
             wakes: BTreeMap::new(),
             unread: None,
             unplanned: BTreeSet::new(),
@@ -180,7 +183,7 @@ impl World {
         control.look_at_nodes(&statuses);
         control.dirty.extend(control.wakes.extract_if(.., |_, at| *at <= wall).map(|(app, _)| app));
         control.due_jobs.extend(control.job_wakes.extract_if(.., |_, at| *at <= wall).map(|(job, _)| job));
-        if let Some(app) = control.dirty.pop_first() {
+        if let Some(app) = control.again.take().or_else(|| control.dirty.pop_first()) {
             self.plan_app(index, app);
             return self.nudge(index);
         }
@@ -295,7 +298,7 @@ impl World {
         let applied = match writing {
             Writing::App { app, revision, changes, now, heard } => {
                 let applied = self.store.apply(app, (epoch, revision), &changes, now);
-                self.controls[index].mark(app);
+                self.controls[index].again = Some(app);
                 if applied == Applied::Done {
                     say!(self, "control plane {epoch} writes of {app}: {changes:?}");
                     self.check_changes(app, &changes, &heard);
@@ -309,7 +312,11 @@ impl World {
             }
             Writing::Job { job, revision, changes, now } => {
                 let applied = self.store.apply_job(job, (epoch, revision), &changes, now);
-                self.controls[index].mark_job(job);
+                let control = &mut self.controls[index];
+                control.mark_job(job);
+                if let Some((view, _)) = self.store.load_job(job) {
+                    control.put_job(view);
+                }
                 if applied == Applied::Done {
                     say!(self, "control plane {epoch} writes of job {job}: {changes:?}");
                     self.check_job_changes(job, &changes);
@@ -414,6 +421,11 @@ impl World {
         let control = &mut self.controls[index];
         if !control.is_up {
             return;
+        }
+        if self.now < control.stalled_until {
+            let wait = control.stalled_until - self.now;
+            let observed = Observed { worker, process, request, report };
+            return self.after(wait, Event::Observe(index, Box::new(observed)));
         }
         if control.epoch != self.store.epoch {
             return self.stop_control(index);
