@@ -7,8 +7,12 @@ ONCE ?=
 # What the fuzzers try; see the scripts.
 TARGET ?=
 TIME ?= 60
-SEED ?= 1
 EXAMPLES ?= 20
+
+# What `make simulate` runs: so many seeds from the first on, or only one.
+SEEDS ?= 10000
+FROM ?= 0
+SEED ?=
 
 # Lints are errors with the compiler that they were settled with. A newer one knows more of them, and only tells.
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"$$/\1/p' Cargo.toml)
@@ -16,7 +20,7 @@ LINTS := $(if $(findstring rustc $(RUST).,$(shell rustc --version 2>/dev/null)),
 
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help demo test fuzz fuzz-api bench dist fmt lint guests setup build clean
+.PHONY: help demo test simulate fuzz fuzz-api bench dist fmt lint guests setup build clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -39,14 +43,19 @@ test: ## Check format and lints, run all tests, and the demo once
 	cd examples && cargo test --locked -p wharf-sdk --no-default-features --features p3
 	WHARF=target/debug/wharf ONCE=1 scripts/demo.sh
 
+simulate: ## Run SEEDS seeds of the simulator from FROM on, or only SEED with all that happens in it; PROFILE=dev builds faster
+	@scripts/setup.sh build
+	cargo build --locked --profile $(PROFILE) -p wharf-simulator
+	$(BINARIES)/wharf-simulator $(or $(SEED),$(FROM) $(SEEDS))
+
 fuzz: ## Give the parsers to a fuzzer, or one: TARGET=types/manifest; TIME=60 is how many seconds each gets
 	@scripts/setup.sh build
 	scripts/fuzz.sh $(TARGET) $(TIME)
 
-fuzz-api: ## Ask a fresh platform what its OpenAPI document allows and forbids; SEED=1 and EXAMPLES=20 choose what
+fuzz-api: ## Ask a fresh platform what its OpenAPI document allows and forbids; SEED and EXAMPLES choose what
 	@scripts/setup.sh test
 	cargo build --locked --workspace --all-targets
-	SEED=$(SEED) EXAMPLES=$(EXAMPLES) scripts/fuzz-api.sh
+	SEED=$(or $(SEED),1) EXAMPLES=$(EXAMPLES) scripts/fuzz-api.sh
 
 bench: ## Measure what docs/promises.md promises, of target/release/wharf or of the binary WHARF
 	@scripts/setup.sh demo

@@ -51,6 +51,8 @@ pub(crate) struct Context {
     /// What the newest plan of an app, or of a job, could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
     pub(crate) ledger: Ledger,
+    /// Which process this is, of all that have started on the database.
+    pub(crate) epoch: u64,
     /// Generations of this process are greater than this, and than all of earlier processes.
     pub(crate) generation_base: u64,
     pub(crate) node_secret: String,
@@ -92,6 +94,7 @@ impl Context {
             schedules_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
             ledger: Ledger::default(),
+            epoch: starts,
             // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.
             generation_base: starts << 32,
             node_secret_hash: hash_secret(&node_secret),

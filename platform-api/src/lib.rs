@@ -15,6 +15,9 @@ mod reconcile;
 
 pub mod plan;
 
+#[doc(hidden)]
+pub mod cores;
+
 mod access;
 mod audit;
 mod context;

@@ -6,14 +6,16 @@ mod load;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
+use tracing::warn;
 use wharf_types::figures::{NodeFigures, VolumeFigures};
-use wharf_types::node::{AppUsage, InstanceReport, NodeRegistration, NodeReport};
+use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp, VolumeId};
+use zeroize::Zeroizing;
 
 use crate::plan::autoscale::Demand;
 use crate::store::requests::Counter;
@@ -34,7 +36,7 @@ const STOOD_STILL: Duration = Duration::from_secs(1);
 pub(crate) type Line = Option<Bytes>;
 
 #[derive(Default)]
-pub(crate) struct Nodes {
+pub struct Nodes {
     known: Mutex<Known>,
 }
 
@@ -57,16 +59,18 @@ struct Node {
     figures: NodeFigures,
     loads: Loads,
     assignment: watch::Sender<Line>,
+    /// Held while a report is taken in.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct NodeStatus {
-    pub(crate) id: NodeId,
-    pub(crate) registration: NodeRegistration,
-    pub(crate) ready: bool,
-    pub(crate) given_up: bool,
-    pub(crate) seen_at: Timestamp,
-    pub(crate) routes_generation: u64,
+pub struct NodeStatus {
+    pub id: NodeId,
+    pub registration: NodeRegistration,
+    pub ready: bool,
+    pub given_up: bool,
+    pub seen_at: Timestamp,
+    pub routes_generation: u64,
 }
 
 /// A node with what it has used.
@@ -78,23 +82,27 @@ pub(crate) struct NodeSample {
 }
 
 /// What a report brought.
-pub(crate) struct News {
+pub struct News {
     /// Reports that differ from the last ones, in their order.
-    pub(crate) instances: Vec<InstanceReport>,
+    pub instances: Vec<InstanceReport>,
     /// Whether a newer route table is in use.
-    pub(crate) routes: bool,
+    pub routes: bool,
     /// Volumes that have become full, or have room again.
-    pub(crate) volumes: Vec<VolumeFigures>,
+    pub volumes: Vec<VolumeFigures>,
     /// Whether requests wait for a first instance of an app.
-    pub(crate) waiting: bool,
+    pub waiting: bool,
 }
 
 impl Nodes {
     pub(crate) fn register(&self, id: NodeId, registration: NodeRegistration) {
+        self.register_at(Instant::now(), id, registration);
+    }
+
+    pub fn register_at(&self, now: Instant, id: NodeId, registration: NodeRegistration) {
         let mut known = self.lock();
         let node = known.nodes.entry(id).or_insert_with(|| Node {
             registration: registration.clone(),
-            seen: Instant::now(),
+            seen: now,
             seen_at: Timestamp::now(),
             routes_generation: 0,
             reported: HashMap::new(),
@@ -102,20 +110,32 @@ impl Nodes {
             figures: NodeFigures::default(),
             loads: Loads::default(),
             assignment: watch::Sender::new(None),
+            turn: Arc::default(),
         });
         node.registration = registration;
-        node.seen = Instant::now();
+        node.seen = now;
         node.seen_at = Timestamp::now();
         // It may be a new process that has neither routes nor reported anything.
         node.routes_generation = 0;
         node.reported.clear();
     }
 
+    /// Waits until no other report of the node is being taken in. One that came late could else be written after a newer one that
+    /// was compared with the state before it, and what it said would stand for good.
+    pub(crate) async fn turn(&self, id: NodeId) -> Option<OwnedMutexGuard<()>> {
+        let turn = self.lock().nodes.get(&id)?.turn.clone();
+        Some(turn.lock_owned().await)
+    }
+
     /// Takes note of a report. None: the node has not registered with this process.
     pub(crate) fn report(&self, id: NodeId, report: &NodeReport) -> Option<News> {
+        self.report_at(Instant::now(), id, report)
+    }
+
+    pub fn report_at(&self, now: Instant, id: NodeId, report: &NodeReport) -> Option<News> {
         let mut known = self.lock();
         let node = known.nodes.get_mut(&id)?;
-        node.seen = Instant::now();
+        node.seen = now;
         node.seen_at = Timestamp::now();
         node.usage.clone_from(&report.usage);
         node.usage.sort_by(|a, b| key(a).cmp(&key(b)));
@@ -133,7 +153,7 @@ impl Nodes {
     }
 
     /// Remembers a report whose news were written.
-    pub(crate) fn reported(&self, id: NodeId, report: NodeReport) {
+    pub fn reported(&self, id: NodeId, report: NodeReport) {
         if let Some(node) = self.lock().nodes.get_mut(&id) {
             node.reported = report.instances.into_iter().map(|instance| (instance.id, instance)).collect();
         }
@@ -146,9 +166,19 @@ impl Nodes {
         Some(assignments)
     }
 
-    pub(crate) fn publish(&self, id: NodeId, assignment: Bytes) {
-        if let Some(node) = self.lock().nodes.get_mut(&id) {
-            node.assignment.send_replace(Some(assignment));
+    /// Sends an assignment to its node.
+    pub(crate) fn publish(&self, assignment: &Assignment) {
+        let node = assignment.node;
+        match serde_json::to_vec(assignment) {
+            Ok(mut line) => {
+                line.push(b'\n');
+                // It may hold secrets: its memory is overwritten when it is no longer the newest.
+                let line = Bytes::from_owner(Zeroizing::new(line));
+                if let Some(node) = self.lock().nodes.get_mut(&node) {
+                    node.assignment.send_replace(Some(line));
+                }
+            }
+            Err(error) => warn!(node.id = %node, "an assignment for node {node} cannot be written: {error}"),
         }
     }
 
@@ -156,7 +186,7 @@ impl Nodes {
         self.list_at(Instant::now())
     }
 
-    fn list_at(&self, now: Instant) -> Vec<NodeStatus> {
+    pub fn list_at(&self, now: Instant) -> Vec<NodeStatus> {
         let mut known = self.lock();
         known.forgive_standstill(now);
         known.nodes.iter().map(|(id, node)| node.status(*id, now)).collect()

@@ -1,7 +1,7 @@
 //! The pure core of the control plane: what is, what is wanted, and the changes that lead from one to the other.
 //!
 //! Nothing here does I/O, reads a clock or draws a random number: a view and the time go in, [`Changes`] come out, and
-//! [`crate::reconcile`] carries them out in one transaction. The same functions will run under the simulator.
+//! [`crate::reconcile`] carries them out in one transaction. The same functions run under the simulator.
 
 pub(crate) mod autoscale;
 pub mod condition;
@@ -16,6 +16,7 @@ pub mod scheduler;
 mod draft;
 #[cfg(test)]
 mod fixture;
+mod observed;
 mod placing;
 mod rollout;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use draft::Draft;
 pub use ids::{IdSource, RandomIds};
 pub(crate) use rollout::waits;
 use scheduler::{Claim, Cluster};
+pub use view::relevant;
 pub(crate) use view::reservation_bytes;
 
 /// Compares what is wanted of an app with what is, and says what to change. Planning again after the changes, at the same

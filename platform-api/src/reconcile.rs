@@ -30,12 +30,13 @@ use crate::store::StoreError;
 use crate::{store, view};
 use apply::Applied;
 use deliveries::Deliveries;
-use fleet::Fleet;
 use jobs::Jobs;
-use publish::Publisher;
 use queue::Queue;
 use scaling::Autoscaler;
 use schedules::Schedules;
+
+pub use fleet::Fleet;
+pub use publish::{Beside, Published, Publisher, acknowledged};
 
 /// The safety net, should a nudge ever be missed.
 const FULL_PASS: Duration = Duration::from_secs(30);
@@ -86,6 +87,8 @@ struct Reconciler {
     acknowledged: u64,
     /// Apps that have not been read since the start. None: not even listed.
     unread: Option<BTreeSet<AppId>>,
+    /// Apps that were read, and wait for the others: whoever places anything has to know what everything takes.
+    unplanned: BTreeSet<AppId>,
     /// The volumes that each node is to remove.
     doomed: BTreeMap<NodeId, Vec<VolumeId>>,
     /// The namespaces whose requests are limited.
@@ -108,6 +111,7 @@ impl Reconciler {
             nodes: BTreeMap::new(),
             acknowledged: 0,
             unread: None,
+            unplanned: BTreeSet::new(),
             doomed: BTreeMap::new(),
             rates: Vec::new(),
         }
@@ -142,9 +146,12 @@ impl Reconciler {
                 self.failed(app, &error);
             }
         }
-        let apps_are_read = self.unread.as_ref().is_some_and(BTreeSet::is_empty);
+        let apps_are_read = self.are_apps_read();
         self.schedules.pass(&self.context).await;
         self.jobs.pass(&self.context, self.fleet.cluster(), apps_are_read).await;
+        if self.is_all_read() {
+            self.queue.add_changed(std::mem::take(&mut self.unplanned));
+        }
         let other_rates = self.read_rates().await;
         let is_news = self.read_doomed().await
             || other_rates
@@ -169,13 +176,14 @@ impl Reconciler {
         }
         self.fleet.published();
         self.jobs.published();
-        let changed = self.publisher.publish(
-            &self.context,
-            (&self.fleet, &self.jobs),
-            &self.deliveries,
-            nodes,
-            (&self.doomed, &self.rates),
-        );
+        let beside = Beside {
+            jobs: self.jobs.views(),
+            doomed: &self.doomed,
+            rates: &self.rates,
+            secrets: &|instances| self.deliveries.to(instances),
+        };
+        let Published { assignments, changed } = self.publisher.publish(&self.fleet, nodes, beside);
+        assignments.iter().for_each(|assignment| self.context.nodes.publish(assignment));
         let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
         if !acknowledged.is_empty() {
             self.context.dirty.mark(acknowledged);
@@ -233,13 +241,7 @@ impl Reconciler {
     fn look_at_nodes(&mut self, nodes: &[NodeStatus]) {
         let known: BTreeMap<NodeId, bool> =
             nodes.iter().filter(|node| !node.given_up).map(|node| (node.id, node.ready)).collect();
-        let acknowledged = nodes
-            .iter()
-            .filter(|node| node.ready)
-            .map(|node| node.routes_generation)
-            .min()
-            // While nobody is there, nobody acknowledges anything.
-            .unwrap_or(self.acknowledged);
+        let acknowledged = acknowledged(nodes, self.acknowledged);
         self.fleet.observe(nodes);
         if known != self.nodes {
             self.nodes = known;
@@ -264,10 +266,14 @@ impl Reconciler {
             };
             let Context { ledger, store, nodes, .. } = &*self.context;
             ledger.follow(store, nodes, &loaded).await?;
-            self.publisher.mark_acknowledged(&mut loaded, self.acknowledged);
+            self.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, self.acknowledged);
             let revision = loaded.app.revision;
-            self.fleet.put(loaded);
+            self.fleet.put(loaded.view, loaded.releases);
             self.read(id);
+            if !self.is_all_read() {
+                self.unplanned.insert(id);
+                return Ok(());
+            }
             let now = Timestamp::now();
             let Some(changes) = self.fleet.plan(now, id, &mut RandomIds) else { return Ok(()) };
             let Some(entry) = self.fleet.view(id) else { return Ok(()) };
@@ -306,6 +312,15 @@ impl Reconciler {
             warn!(app.id = %app, "cannot reconcile app {app}, trying again in {RETRY:?}: {}", chain(error));
             self.wakes.insert(app, plan_after(Timestamp::now(), RETRY));
         }
+    }
+
+    fn are_apps_read(&self) -> bool {
+        self.unread.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    /// Whether everything is known that takes something of a node.
+    fn is_all_read(&self) -> bool {
+        self.are_apps_read() && self.jobs.are_read()
     }
 
     fn read(&mut self, id: AppId) {

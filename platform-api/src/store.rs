@@ -69,6 +69,8 @@ pub(crate) enum StoreError {
     Taken,
     #[error("a row of the database cannot be read: {0}")]
     Corrupt(String),
+    #[error("another control plane has started on this database, and plans from now on")]
+    Deposed,
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
     /// It may or may not have been written.
@@ -164,6 +166,16 @@ impl Store {
     /// The newest state, for each statement anew.
     pub(crate) async fn look(&self) -> Result<PoolConnection<Sqlite>> {
         Ok(self.reads.acquire().await?)
+    }
+
+    /// The same for what the process of this epoch has planned. Once another has started, which may have decided otherwise, it writes
+    /// nothing of that any more. In PostgreSQL the counter's row would have to be locked until the commit.
+    pub(crate) async fn write_as(&self, epoch: u64) -> Result<Tx> {
+        let mut tx = self.write().await?;
+        if change::starts(&mut tx).await? != epoch {
+            return Err(StoreError::Deposed);
+        }
+        Ok(tx)
     }
 
     /// A snapshot to read from.

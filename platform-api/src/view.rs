@@ -17,7 +17,6 @@ use crate::context::Context;
 use crate::control_plane::Config;
 use crate::plan::{self, AppView, ReleaseView, VolumeView};
 use crate::store::app::App;
-use crate::store::instance::Instance;
 use crate::store::release::Release;
 use crate::store::rollout::Rollout;
 use crate::store::volume::Volume;
@@ -134,13 +133,13 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         rollout.view.requests = store::requests::by_release(&counted);
     }
     let under_way = rollout.as_ref().filter(|rollout| !rollout.view.state.is_final());
-    let (live, ended) = store::instance::list(conn, app.id, ENDED_MAX).await?;
-    let ended = relevant(ended, under_way);
+    let (mut instances, ended) = store::instance::list(conn, app.id, ENDED_MAX).await?;
+    instances.extend(plan::relevant(ended, under_way.map(|rollout| &rollout.view)));
 
     let volumes = store::volume::of_app(conn, app.id).await?;
 
     let mut known = HashMap::new();
-    let of_instances = live.iter().chain(&ended).map(|instance| instance.view.release);
+    let of_instances = instances.iter().map(|instance| instance.release);
     let of_rollout =
         rollout.iter().flat_map(|rollout| rollout.view.from.into_iter().chain([rollout.view.to]));
     for id in of_instances.chain(of_rollout).chain(app.target_release).chain(app.stable_release) {
@@ -163,7 +162,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
         rollout: under_way.map(|rollout| rollout.view.clone()),
         volumes: volumes.iter().map(volume_view).collect(),
-        instances: live.into_iter().chain(ended).map(|instance| instance.view).collect(),
+        instances,
         numbers: known.iter().map(|(id, release)| (*id, release.number)).collect(),
     };
     Ok(Loaded { app, view, rollout, releases: known, volumes })
@@ -189,20 +188,6 @@ pub(crate) fn volume_info(context: &Context, volume: &Volume) -> VolumeInfo {
         used_bytes: figures.as_ref().map(|figures| figures.used_bytes),
         full: figures.is_some_and(|figures| figures.full),
         created_at: volume.created_at,
-    }
-}
-
-/// Of the ended instances (newest first): those that ended since the rollout began, or the newest of each slot.
-fn relevant(ended: Vec<Instance>, under_way: Option<&Rollout>) -> Vec<Instance> {
-    match under_way {
-        Some(rollout) => {
-            let since = rollout.view.started_at;
-            ended.into_iter().filter(|instance| instance.view.ended_at.is_none_or(|at| at >= since)).collect()
-        }
-        None => {
-            let mut slots = HashSet::new();
-            ended.into_iter().filter(|instance| slots.insert(instance.view.slot)).collect()
-        }
     }
 }
 

@@ -15,6 +15,9 @@ pub mod health;
 pub mod componentize;
 pub mod wasm;
 
+#[doc(hidden)]
+pub mod cores;
+
 pub mod control;
 pub mod logs;
 pub mod machine;

@@ -171,8 +171,9 @@ impl Follower {
     }
 }
 
+/// What to do with an assignment that has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
     Accept,
     /// It comes again after a reconnect.
     Known,
@@ -180,7 +181,8 @@ enum Verdict {
     Foreign,
 }
 
-fn judge(node: NodeId, accepted: Option<u64>, assignment: &Assignment) -> Verdict {
+/// An assignment never takes the place of a newer one.
+pub fn judge(node: NodeId, accepted: Option<u64>, assignment: &Assignment) -> Verdict {
     if assignment.node != node {
         return Verdict::Foreign;
     }

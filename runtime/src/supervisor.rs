@@ -24,14 +24,17 @@ use tokio::time::timeout;
 use tracing::error;
 use wharf_types::InstanceId;
 use wharf_types::node::{AssignedInstance, InstanceReport, Reason, ReasonKind};
-use wharf_types::state::{InstanceState, Wanted};
+use wharf_types::state::InstanceState;
 
-use self::board::{Board, report};
-use self::plan::{ChainKey, Step, plan};
-use self::restart::Order;
 use self::slot::Slot;
 use crate::backend::Backend;
 use crate::backoff::Jitter;
+
+pub use self::board::{Board, report};
+pub use self::plan::{ChainKey, Step, plan};
+pub use self::restart::{
+    Attempts, Order, exit_code, final_report, given_up, order_of, successor_after, waiting,
+};
 
 /// Owner of the task that runs the assigned instances.
 #[derive(Debug)]
@@ -295,13 +298,5 @@ impl Keeper {
             self.task_ended(ended);
             self.publish_reports();
         }
-    }
-}
-
-fn order_of(wanted: Wanted) -> Order {
-    match wanted {
-        Wanted::Run => Order::Run,
-        Wanted::Unroute => Order::Unroute,
-        Wanted::Stop => Order::Stop { drain_max: Duration::MAX },
     }
 }

@@ -7,8 +7,15 @@ use std::path::{Path, PathBuf};
 
 use wharf_tests::workspace;
 
-const OURS: [&str; 6] =
-    ["wharf-types", "wharf-platform-api", "wharf-runtime", "wharf-ingress", "wharf", "wharf-sdk"];
+const OURS: [&str; 7] = [
+    "wharf-types",
+    "wharf-platform-api",
+    "wharf-runtime",
+    "wharf-ingress",
+    "wharf",
+    "wharf-sdk",
+    "wharf-simulator",
+];
 
 /// The names of all that a crate depends on, but for its tests alone.
 fn dependencies(folder: &str) -> BTreeSet<String> {
@@ -53,6 +60,14 @@ fn types_knows_nothing_of_ours_and_no_engine_server_or_database() {
 fn control_plane_worker_and_ingress_know_only_types() {
     for folder in ["platform-api", "runtime", "ingress"] {
         assert_eq!(ours(folder), only(&["wharf-types"]), "{folder}");
+    }
+}
+
+#[test]
+fn the_simulator_knows_both_sides_and_nobody_knows_the_simulator() {
+    assert_eq!(ours("simulator"), only(&["wharf-types", "wharf-platform-api", "wharf-runtime"]));
+    for folder in ["types", "platform-api", "runtime", "ingress", "cli", "tests"] {
+        assert!(!ours(folder).contains("wharf-simulator"), "{folder}");
     }
 }
 

@@ -82,6 +82,7 @@ pub(super) async fn report(
     Path(node): Path<NodeId>,
     Json(report): Json<NodeReport>,
 ) -> ApiResult<StatusCode> {
+    let Some(_turn) = context.nodes.turn(node).await else { return Err(unregistered(node)) };
     let Some(news) = context.nodes.report(node, &report) else { return Err(unregistered(node)) };
     let now = Timestamp::now();
     operations::report::observe(&context, node, &news.instances, now).await?;

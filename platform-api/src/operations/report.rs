@@ -23,7 +23,9 @@ pub(crate) async fn observe(
     if reports.is_empty() {
         return Ok(());
     }
-    let mut tx = context.store.write().await?;
+    // A process that was deposed takes none: its successor may have read the rows already, and would tell the worker of an instance that the
+    // worker has forgotten because this one had taken in what came after it.
+    let mut tx = context.store.write_as(context.epoch).await?;
     let (mut changed, mut jobs) = (BTreeSet::new(), BTreeSet::new());
     for report in reports {
         if let Some((job, run)) = store::run::get(&mut tx, report.id).await? {
@@ -113,7 +115,8 @@ async fn take_over(
 ) -> Result<Option<Instance>> {
     let Some(old) = report.replaces else { return Ok(None) };
     let Some(old) = store::instance::get(conn, old).await? else { return Ok(None) };
-    if old.view.node != Some(node) {
+    // One that was given up has a successor elsewhere, or will have: what its worker made of it meanwhile is not taken in, and so ends.
+    if old.view.node != Some(node) || old.view.state == InstanceState::Lost {
         return Ok(None);
     }
     let new = NewInstance {

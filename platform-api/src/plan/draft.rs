@@ -79,7 +79,7 @@ impl<'a> Draft<'a> {
 
 impl AppView {
     /// The view as it is after a change: what the store has to make true.
-    pub(crate) fn apply(&mut self, now: Timestamp, change: &Change) {
+    pub fn apply(&mut self, now: Timestamp, change: &Change) {
         match change {
             Change::CreateInstance { id, release, slot, node } => self.instances.push(InstanceView {
                 id: *id,
@@ -165,7 +165,7 @@ impl AppView {
 
 impl RolloutView {
     /// One that has not moved yet.
-    pub(crate) fn new(now: Timestamp, id: RolloutId, from: Option<ReleaseId>, to: ReleaseId) -> Self {
+    pub fn new(now: Timestamp, id: RolloutId, from: Option<ReleaseId>, to: ReleaseId) -> Self {
         Self {
             id,
             from,

@@ -229,7 +229,7 @@ impl JobView {
     }
 
     /// What the scheduler knows of a run. None: it takes nothing of any node.
-    pub(crate) fn held(&self, run: &RunView) -> Option<Held> {
+    pub fn held(&self, run: &RunView) -> Option<Held> {
         run.is_live().then(|| Held {
             app: self.id.as_owner(),
             node: run.node,
@@ -281,7 +281,7 @@ impl<'a> Completion<'a> {
 }
 
 impl RunView {
-    pub(crate) fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         !self.state.is_final()
     }
 
@@ -290,7 +290,7 @@ impl RunView {
     }
 
     /// What became of it. None: it has not ended. A guest that ended by itself has the word, whatever was wanted of it meanwhile.
-    pub(crate) fn outcome(&self) -> Option<Outcome> {
+    pub fn outcome(&self) -> Option<Outcome> {
         if self.is_live() {
             return None;
         }

@@ -45,13 +45,13 @@ impl Asked {
 
 impl ReleaseView {
     /// What one instance reserves on its node.
-    pub(crate) fn reservation(&self) -> Resources {
+    pub fn reservation(&self) -> Resources {
         let cpu_millis = self.spec.reserve.cpu.unwrap_or_default().as_millis().into();
         Resources { memory_bytes: self.reservation_bytes(), cpu_millis }
     }
 
     /// What the scheduler knows of an instance of this release. None: it takes nothing of any node.
-    pub(crate) fn held(&self, app: &AppView, instance: &InstanceView) -> Option<Held> {
+    pub fn held(&self, app: &AppView, instance: &InstanceView) -> Option<Held> {
         let node = instance.node.filter(|_| !instance.state.is_final())?;
         Some(Held {
             app: app.id,

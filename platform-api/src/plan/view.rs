@@ -1,5 +1,6 @@
 //! Questions about a view that several decisions ask.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ impl AppView {
     }
 
     /// The number of slots.
-    pub(crate) fn replicas(&self) -> u32 {
+    pub fn replicas(&self) -> u32 {
         let release = self.target.as_ref().or(self.stable.as_ref()).or(self.latest.as_ref());
         release.map_or_else(|| self.scaled_to.unwrap_or(0), |release| self.replicas_of(release))
     }
@@ -202,7 +203,7 @@ impl AppView {
         share.share_of(self.replicas()).clamp(1, self.replicas().max(1))
     }
 
-    pub(crate) fn rollout_under_way(&self) -> Option<&RolloutView> {
+    pub fn rollout_under_way(&self) -> Option<&RolloutView> {
         self.rollout.as_ref().filter(|rollout| !rollout.state.is_final())
     }
 
@@ -217,7 +218,7 @@ const IDLE_HTTP_BYTES: u64 = 1 << 20;
 
 impl ReleaseView {
     /// Whether the ingress leads to its instances. What it does not lead to is ready once it has run for a moment.
-    pub(crate) fn is_routed(&self) -> bool {
+    pub fn is_routed(&self) -> bool {
         self.world.is_http() || !self.spec.tcp.ports.is_empty()
     }
 
@@ -242,18 +243,29 @@ pub(crate) fn reservation_bytes(spec: &AppSpec, world: World) -> u64 {
     if world.is_http() { limit.min(IDLE_HTTP_BYTES) } else { limit }
 }
 
+/// Of the ended instances of an app (newest first) those that a plan looks at: that ended since the rollout began, or, without one, the
+/// newest of each slot.
+pub fn relevant(mut ended: Vec<InstanceView>, under_way: Option<&RolloutView>) -> Vec<InstanceView> {
+    let mut slots = HashSet::new();
+    ended.retain(|instance| match under_way {
+        Some(rollout) => instance.ended_at.is_none_or(|at| at >= rollout.started_at),
+        None => slots.insert(instance.slot),
+    });
+    ended
+}
+
 impl InstanceView {
     /// Whether it still runs, will run, or has to be stopped.
-    pub(crate) fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         !self.state.is_final() && !self.replaced
     }
 
-    pub(crate) fn is_wanted(&self) -> bool {
+    pub fn is_wanted(&self) -> bool {
         self.is_live() && self.wanted == Wanted::Run
     }
 
     /// Whether requests may be sent to it.
-    pub(crate) fn is_healthy(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         self.is_wanted() && self.state == InstanceState::Running && self.health == Health::Healthy
     }
 
@@ -275,7 +287,7 @@ impl InstanceView {
     }
 
     /// Orders instances from the oldest to the newest.
-    pub(crate) fn age(&self) -> (Timestamp, InstanceId) {
+    pub fn age(&self) -> (Timestamp, InstanceId) {
         (self.created_at, self.id)
     }
 }

@@ -8,10 +8,9 @@ use wharf_types::{AppId, InstanceId, NodeId, ReleaseId, Timestamp};
 use crate::nodes::NodeStatus;
 use crate::plan::scheduler::Cluster;
 use crate::plan::{self, AppView, Changes, IdSource, InstanceView, ReleaseView};
-use crate::view::Loaded;
 
 #[derive(Default)]
-pub(super) struct Fleet {
+pub struct Fleet {
     /// In one piece, as the route table is built from them.
     views: Vec<AppView>,
     releases: Vec<HashMap<ReleaseId, Arc<ReleaseView>>>,
@@ -23,8 +22,7 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    pub(super) fn put(&mut self, loaded: Loaded) {
-        let Loaded { view, releases, .. } = loaded;
+    pub fn put(&mut self, view: AppView, releases: HashMap<ReleaseId, Arc<ReleaseView>>) {
         if self.view(view.id) == Some(&view) {
             return;
         }
@@ -42,7 +40,7 @@ impl Fleet {
         self.account(id, before);
     }
 
-    pub(super) fn remove(&mut self, id: AppId) {
+    pub fn remove(&mut self, id: AppId) {
         let Some(at) = self.index.remove(&id) else { return };
         self.changed = true;
         self.cluster.set_claims(id, Vec::new());
@@ -56,7 +54,7 @@ impl Fleet {
     }
 
     /// Takes in what is known of the nodes; one that was given up does not exist for the planner.
-    pub(super) fn observe(&mut self, nodes: &[NodeStatus]) {
+    pub fn observe(&mut self, nodes: &[NodeStatus]) {
         let mut gone: HashSet<NodeId> = self.cluster.node_ids().collect();
         for node in nodes.iter().filter(|node| !node.given_up) {
             gone.remove(&node.id);
@@ -68,7 +66,7 @@ impl Fleet {
     }
 
     /// Plans an app. None: it is not known.
-    pub(super) fn plan(&mut self, now: Timestamp, id: AppId, ids: &mut dyn IdSource) -> Option<Changes> {
+    pub fn plan(&mut self, now: Timestamp, id: AppId, ids: &mut dyn IdSource) -> Option<Changes> {
         let view = self.views.get(*self.index.get(&id)?)?;
         // What it was waiting for is its own to take.
         self.cluster.set_claims(id, Vec::new());
@@ -77,34 +75,34 @@ impl Fleet {
         Some(changes)
     }
 
-    pub(super) fn view(&self, id: AppId) -> Option<&AppView> {
+    pub fn view(&self, id: AppId) -> Option<&AppView> {
         self.views.get(*self.index.get(&id)?)
     }
 
     /// The nodes with what everything takes of them, for what is placed beside the apps.
-    pub(super) fn cluster(&mut self) -> &mut Cluster {
+    pub fn cluster(&mut self) -> &mut Cluster {
         &mut self.cluster
     }
 
-    pub(super) fn has_changed(&self) -> bool {
+    pub fn has_changed(&self) -> bool {
         self.changed
     }
 
     /// Call when the nodes are told of all this.
-    pub(super) fn published(&mut self) {
+    pub fn published(&mut self) {
         self.changed = false;
     }
 
-    pub(super) fn views(&self) -> &[AppView] {
+    pub fn views(&self) -> &[AppView] {
         &self.views
     }
 
-    pub(super) fn apps(&self) -> Vec<AppId> {
+    pub fn apps(&self) -> Vec<AppId> {
         self.views.iter().map(|view| view.id).collect()
     }
 
     /// Live instances with their app and release.
-    pub(super) fn instances(&self) -> impl Iterator<Item = (&AppView, &Arc<ReleaseView>, &InstanceView)> {
+    pub fn instances(&self) -> impl Iterator<Item = (&AppView, &Arc<ReleaseView>, &InstanceView)> {
         self.views.iter().zip(&self.releases).flat_map(|(view, releases)| {
             let live = view.instances.iter().filter(|instance| !instance.state.is_final());
             live.filter_map(move |instance| Some((view, releases.get(&instance.release)?, instance)))

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, warn};
 use wharf_types::job::JobState;
-use wharf_types::node::{AssignedInstance, AssignedJob};
-use wharf_types::{AppId, JobId, NodeId, SecretVersionId, Timestamp};
+use wharf_types::{AppId, JobId, SecretVersionId, Timestamp};
 
 use super::{RETRY, apply, chain, plan_after};
 use crate::context::Context;
@@ -76,6 +75,10 @@ impl Jobs {
 
     pub(super) fn next_wake(&self) -> Option<Timestamp> {
         self.wakes.values().min().copied()
+    }
+
+    pub(super) fn views(&self) -> &HashMap<JobId, JobView> {
+        &self.views
     }
 
     pub(super) fn secrets(&self) -> impl Iterator<Item = SecretVersionId> {
@@ -203,34 +206,6 @@ impl Jobs {
             view.runs.iter().for_each(|run| cluster.remove(run.id));
         }
     }
-
-    /// Adds what each node has to run to what it has to run of apps.
-    pub(super) fn assign(&self, by_node: &mut HashMap<NodeId, Vec<AssignedInstance>>) {
-        for view in self.views.values() {
-            for run in view.runs.iter().filter(|run| run.is_live()) {
-                let job = AssignedJob {
-                    id: view.id,
-                    index: view.spec.indexed.then_some(run.index),
-                    attempt: run.attempt,
-                };
-                by_node.entry(run.node).or_default().push(AssignedInstance {
-                    id: run.id,
-                    wanted: run.wanted(),
-                    observed: run.state,
-                    namespace: view.namespace.clone(),
-                    app: view.command.app.clone(),
-                    release: view.command.release,
-                    slot: run.index,
-                    artifact: view.command.artifact,
-                    world: view.command.world,
-                    spec: view.command.spec.clone(),
-                    secrets: view.command.secrets.clone(),
-                    volumes: Vec::new(),
-                    job: Some(job),
-                });
-            }
-        }
-    }
 }
 
 /// Writes a plan in one transaction, unless somebody changed the job since it was read: then the next round sees what they did.
@@ -241,7 +216,7 @@ async fn write(
     changes: &JobChanges,
     now: Timestamp,
 ) -> Result<(), OperationError> {
-    let mut tx = context.store.write().await?;
+    let mut tx = context.store.write_as(context.epoch).await?;
     if !store::job::touch_if(&mut tx, job.id, job.revision).await? {
         return Ok(());
     }

@@ -1,24 +1,20 @@
-//! Tells every node what to run and how to route, and knows which routes they have let go of.
+//! Says what every node is told to run and how to route, and knows which routes they have let go of. Sending it is up to others.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use tracing::warn;
-use wharf_types::node::{AssignedInstance, AssignedVolume, Assignment};
+use wharf_types::node::{AssignedInstance, AssignedJob, AssignedVolume, Assignment};
 use wharf_types::route::{RateLimit, RouteTable};
+use wharf_types::secret::DeliveredSecret;
 use wharf_types::state::Wanted;
-use wharf_types::{AppId, InstanceId, NodeId, VolumeId};
-use zeroize::Zeroizing;
+use wharf_types::{AppId, InstanceId, JobId, NodeId, ReleaseId, VolumeId};
 
-use super::deliveries::Deliveries;
 use super::fleet::Fleet;
-use super::jobs::Jobs;
-use crate::context::Context;
 use crate::nodes::NodeStatus;
+use crate::plan::job::JobView;
 use crate::plan::{self, AppView, ReleaseView, VolumeView};
-use crate::view::Loaded;
 
-pub(super) struct Publisher {
+pub struct Publisher {
     /// The newest generation that was given to a route table or an assignment.
     generation: u64,
     routes: RouteTable,
@@ -29,9 +25,35 @@ pub(super) struct Publisher {
     routed: HashMap<InstanceId, (u64, AppId)>,
 }
 
+/// What nodes are told beside what the apps' views say.
+#[derive(Clone, Copy)]
+pub struct Beside<'a> {
+    pub jobs: &'a HashMap<JobId, JobView>,
+    /// The volumes that each node is to remove.
+    pub doomed: &'a BTreeMap<NodeId, Vec<VolumeId>>,
+    pub rates: &'a [RateLimit],
+    /// Opens the secrets that some instances use.
+    pub secrets: &'a dyn Fn(&[AssignedInstance]) -> Vec<DeliveredSecret>,
+}
+
+/// What has changed with a round of publishing.
+pub struct Published {
+    /// To be sent, each to its node.
+    pub assignments: Vec<Assignment>,
+    /// The instances that have become routed or unrouted.
+    pub changed: Vec<InstanceId>,
+}
+
+/// The newest routes that every ready node uses.
+pub fn acknowledged(nodes: &[NodeStatus], before: u64) -> u64 {
+    let ready = nodes.iter().filter(|node| node.ready);
+    // While nobody is there, nobody acknowledges anything.
+    ready.map(|node| node.routes_generation).min().unwrap_or(before)
+}
+
 impl Publisher {
     /// Generations begin above `base`, so that they also grow over restarts.
-    pub(super) fn new(base: u64) -> Self {
+    pub fn new(base: u64) -> Self {
         Self {
             generation: base,
             routes: RouteTable::default(),
@@ -42,21 +64,14 @@ impl Publisher {
     }
 
     /// Whether one of the nodes has not been told anything yet.
-    pub(super) fn lacks_any_of(&self, nodes: &[NodeStatus]) -> bool {
+    pub fn lacks_any_of(&self, nodes: &[NodeStatus]) -> bool {
         nodes.iter().any(|node| !self.assignments.contains_key(&node.id))
     }
 
-    /// Rebuilds what changed and sends it. Returns the instances that have become routed or unrouted with this.
-    pub(super) fn publish(
-        &mut self,
-        context: &Context,
-        (fleet, jobs): (&Fleet, &Jobs),
-        deliveries: &Deliveries,
-        nodes: &[NodeStatus],
-        (doomed, rates): (&BTreeMap<NodeId, Vec<VolumeId>>, &[RateLimit]),
-    ) -> Vec<InstanceId> {
+    /// Rebuilds what changed, to be sent to the nodes.
+    pub fn publish(&mut self, fleet: &Fleet, nodes: &[NodeStatus], beside: Beside<'_>) -> Published {
         let routes = plan::routes::build(self.generation + 1, fleet.views());
-        let table = RouteTable { limits: rates.to_vec(), ..routes };
+        let table = RouteTable { limits: beside.rates.to_vec(), ..routes };
         let before = &self.routes;
         let is_same =
             (&table.routes, &table.tcp, &table.limits) == (&before.routes, &before.tcp, &before.limits);
@@ -65,49 +80,44 @@ impl Publisher {
             self.routes = table;
         }
         let changed = self.track_routes(fleet);
-        let mut instances = assigned(fleet, jobs);
+        let mut instances = assigned(fleet, beside.jobs);
+        let mut assignments = Vec::new();
         for node in nodes {
             let instances = instances.remove(&node.id).unwrap_or_default();
-            let removed = doomed.get(&node.id).cloned().unwrap_or_default();
-            self.publish_to(context, deliveries, node.id, instances, removed);
+            let removed = beside.doomed.get(&node.id).cloned().unwrap_or_default();
+            let secrets = beside.secrets;
+            assignments.extend(self.assign(node.id, instances, removed, |instances| secrets(instances)));
         }
-        changed
+        Published { assignments, changed }
     }
 
-    fn publish_to(
+    /// None: the node was told just that before.
+    fn assign(
         &mut self,
-        context: &Context,
-        deliveries: &Deliveries,
         node: NodeId,
         instances: Vec<AssignedInstance>,
         removed_volumes: Vec<VolumeId>,
-    ) {
+        secrets: impl Fn(&[AssignedInstance]) -> Vec<DeliveredSecret>,
+    ) -> Option<Assignment> {
         let known = self.assignments.get(&node);
         if known.is_some_and(|known| {
             known.routes.generation == self.routes.generation
                 && known.instances == instances
                 && known.removed_volumes == removed_volumes
         }) {
-            return;
+            return None;
         }
         self.generation += 1;
         let assignment = Assignment {
             node,
             generation: self.generation,
-            secrets: deliveries.to(&instances),
+            secrets: secrets(&instances),
             instances,
             routes: self.routes.clone(),
             removed_volumes,
         };
-        match serde_json::to_vec(&assignment) {
-            Ok(mut line) => {
-                line.push(b'\n');
-                // It may hold secrets: its memory is overwritten when it is no longer the newest.
-                context.nodes.publish(node, Bytes::from_owner(Zeroizing::new(line)));
-                self.assignments.insert(node, assignment);
-            }
-            Err(error) => warn!(node.id = %node, "an assignment for node {node} cannot be written: {error}"),
-        }
+        self.assignments.insert(node, assignment.clone());
+        Some(assignment)
     }
 
     fn track_routes(&mut self, fleet: &Fleet) -> Vec<InstanceId> {
@@ -141,7 +151,7 @@ impl Publisher {
     }
 
     /// The apps with instances that every ready node has let go of, or has come to know since `before`.
-    pub(super) fn acknowledged_since(&self, before: u64, acknowledged: u64) -> Vec<AppId> {
+    pub fn acknowledged_since(&self, before: u64, acknowledged: u64) -> Vec<AppId> {
         let let_go = self.unrouted.values().filter(|(generation, _)| *generation <= acknowledged);
         let known = self
             .routed
@@ -151,7 +161,7 @@ impl Publisher {
     }
 
     /// Of these instances, the apps of those whose routes the nodes have acknowledged already.
-    pub(super) fn acknowledged_among(&self, instances: &[InstanceId], acknowledged: u64) -> Vec<AppId> {
+    pub fn acknowledged_among(&self, instances: &[InstanceId], acknowledged: u64) -> Vec<AppId> {
         let of = |instance: &InstanceId| self.unrouted.get(instance).or_else(|| self.routed.get(instance));
         instances
             .iter()
@@ -162,10 +172,14 @@ impl Publisher {
     }
 
     /// Fills in what only this process knows: what every ingress has acknowledged of an instance.
-    pub(super) fn mark_acknowledged(&self, loaded: &mut Loaded, acknowledged: u64) {
-        for instance in &mut loaded.view.instances {
-            let is_unroutable =
-                loaded.releases.get(&instance.release).is_some_and(|release| !release.is_routed());
+    pub fn mark_acknowledged(
+        &self,
+        view: &mut AppView,
+        releases: &HashMap<ReleaseId, Arc<ReleaseView>>,
+        acknowledged: u64,
+    ) {
+        for instance in &mut view.instances {
+            let is_unroutable = releases.get(&instance.release).is_some_and(|release| !release.is_routed());
             let unrouted = self.unrouted.get(&instance.id);
             instance.let_go =
                 is_unroutable || unrouted.is_some_and(|(generation, _)| *generation <= acknowledged);
@@ -183,7 +197,7 @@ fn volumes_of(view: &AppView, release: &ReleaseView) -> Vec<AssignedVolume> {
 }
 
 /// What each node has to run. Instances that ended are left out, which tells the worker that its report has arrived.
-fn assigned(fleet: &Fleet, jobs: &Jobs) -> HashMap<NodeId, Vec<AssignedInstance>> {
+fn assigned(fleet: &Fleet, jobs: &HashMap<JobId, JobView>) -> HashMap<NodeId, Vec<AssignedInstance>> {
     let mut by_node: HashMap<NodeId, Vec<AssignedInstance>> = HashMap::new();
     for (view, release, instance) in fleet.instances() {
         let Some(node) = instance.node else { continue };
@@ -203,9 +217,32 @@ fn assigned(fleet: &Fleet, jobs: &Jobs) -> HashMap<NodeId, Vec<AssignedInstance>
             job: None,
         });
     }
-    jobs.assign(&mut by_node);
+    jobs.values().for_each(|job| assign_runs(job, &mut by_node));
     for instances in by_node.values_mut() {
         instances.sort_by_key(|instance| instance.id);
     }
     by_node
+}
+
+/// Adds the live runs of a job to what each node has to run.
+fn assign_runs(view: &JobView, by_node: &mut HashMap<NodeId, Vec<AssignedInstance>>) {
+    for run in view.runs.iter().filter(|run| run.is_live()) {
+        let job =
+            AssignedJob { id: view.id, index: view.spec.indexed.then_some(run.index), attempt: run.attempt };
+        by_node.entry(run.node).or_default().push(AssignedInstance {
+            id: run.id,
+            wanted: run.wanted(),
+            observed: run.state,
+            namespace: view.namespace.clone(),
+            app: view.command.app.clone(),
+            release: view.command.release,
+            slot: run.index,
+            artifact: view.command.artifact,
+            world: view.command.world,
+            spec: view.command.spec.clone(),
+            secrets: view.command.secrets.clone(),
+            volumes: Vec::new(),
+            job: Some(job),
+        });
+    }
 }

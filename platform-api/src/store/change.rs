@@ -4,6 +4,7 @@
 
 use wharf_types::{AppId, Timestamp};
 
+use super::codec::number;
 use super::{Conn, Result};
 
 /// Adds one to a counter and returns it.
@@ -14,6 +15,13 @@ pub(crate) async fn count(conn: &mut Conn, counter: &'static str) -> Result<i64>
             .fetch_one(conn)
             .await?;
     Ok(value)
+}
+
+/// How many control planes have started on this database: the epoch of the newest.
+pub(crate) async fn starts(conn: &mut Conn) -> Result<u64> {
+    let (value,): (i64,) =
+        sqlx::query_as("SELECT value FROM counter WHERE name = 'starts'").fetch_one(conn).await?;
+    number(value)
 }
 
 /// Records that an app, its instances or its rollout changed.

@@ -116,7 +116,7 @@ pub(crate) async fn list(
     conn: &mut Conn,
     app: AppId,
     ended_max: i64,
-) -> Result<(Vec<Instance>, Vec<Instance>)> {
+) -> Result<(Vec<InstanceView>, Vec<InstanceView>)> {
     let live: Vec<Row> =
         sqlx::query_as(select!("WHERE app = $1 AND state < $2 ORDER BY slot, created_at, id"))
             .bind(app.to_string())
@@ -130,7 +130,8 @@ pub(crate) async fn list(
             .bind(ended_max)
             .fetch_all(conn)
             .await?;
-    let domain = |rows: Vec<Row>| rows.into_iter().map(Instance::try_from).collect::<Result<Vec<_>>>();
+    let view = |row| Ok(Instance::try_from(row)?.view);
+    let domain = |rows: Vec<Row>| rows.into_iter().map(view).collect::<Result<Vec<_>>>();
     Ok((domain(live)?, domain(ended)?))
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::fixture::{Platform, component, eventually, quick};
 use super::worker::Worker;
+use crate::store;
 
 #[tokio::test]
 async fn after_a_crash_everything_that_was_acknowledged_is_there() {
@@ -38,6 +39,17 @@ async fn after_a_crash_the_same_instances_are_assigned_with_a_greater_generation
     assert_eq!(after.instances[0].id, before.instances[0].id);
     assert_eq!(after.instances[0].observed, wharf_types::state::InstanceState::Running);
     assert!(!worker.assignments()[0].1.instances.is_empty(), "the first assignment is complete");
+}
+
+#[tokio::test]
+async fn a_control_plane_that_another_has_followed_writes_no_plan_any_more() {
+    let platform = Platform::start().await;
+    // What the start of another process does to the database.
+    let mut tx = platform.context.store.write().await.unwrap();
+    store::change::count(&mut tx, "starts").await.unwrap();
+    tx.commit().await.unwrap();
+    let refused = platform.context.store.write_as(platform.context.epoch).await;
+    assert!(matches!(refused, Err(store::StoreError::Deposed)));
 }
 
 #[tokio::test]

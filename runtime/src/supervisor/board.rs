@@ -12,14 +12,14 @@ use super::plan::ChainKey;
 
 /// The reports of every chain, oldest member first. No chain is empty.
 #[derive(Default)]
-pub(super) struct Board {
+pub struct Board {
     chains: Mutex<BTreeMap<ChainKey, Vec<InstanceReport>>>,
     /// Nudged by every change, so that many changes at once are published once.
     changed: Notify,
 }
 
 /// A report about an instance of which nothing is known yet.
-pub(super) fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
+pub fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
     InstanceReport {
         id,
         replaces: None,
@@ -36,28 +36,28 @@ impl Board {
         self.changed.notified().await;
     }
 
-    pub(super) fn members(&self) -> BTreeMap<ChainKey, Vec<InstanceId>> {
+    pub fn members(&self) -> BTreeMap<ChainKey, Vec<InstanceId>> {
         let ids = |reports: &Vec<InstanceReport>| reports.iter().map(|report| report.id).collect();
         self.chains().iter().map(|(chain, reports)| (*chain, ids(reports))).collect()
     }
 
-    pub(super) fn reports(&self) -> Vec<InstanceReport> {
+    pub fn reports(&self) -> Vec<InstanceReport> {
         self.chains().values().flatten().cloned().collect()
     }
 
-    pub(super) fn open(&self, chain: ChainKey, reports: Vec<InstanceReport>) {
+    pub fn open(&self, chain: ChainKey, reports: Vec<InstanceReport>) {
         self.chains().insert(chain, reports);
         self.changed.notify_one();
     }
 
     /// Forgets the chain.
-    pub(super) fn close(&self, chain: ChainKey) {
+    pub fn close(&self, chain: ChainKey) {
         self.chains().remove(&chain);
         self.changed.notify_one();
     }
 
     /// Forgets the members before this one.
-    pub(super) fn prune(&self, chain: ChainKey, before: InstanceId) {
+    pub fn prune(&self, chain: ChainKey, before: InstanceId) {
         if let Some(reports) = self.chains().get_mut(&chain)
             && let Some(place) = reports.iter().position(|report| report.id == before)
         {
@@ -67,7 +67,7 @@ impl Board {
     }
 
     /// Changes the report of the current member. States only grow, whatever `change` says.
-    pub(super) fn update(&self, chain: ChainKey, change: impl FnOnce(&mut InstanceReport)) {
+    pub fn update(&self, chain: ChainKey, change: impl FnOnce(&mut InstanceReport)) {
         if let Some(current) = self.chains().get_mut(&chain).and_then(|reports| reports.last_mut()) {
             let before = current.clone();
             change(current);
@@ -79,7 +79,7 @@ impl Board {
     }
 
     /// Ends the current member.
-    pub(super) fn end(&self, chain: ChainKey, state: InstanceState, reason: Option<Reason>) {
+    pub fn end(&self, chain: ChainKey, state: InstanceState, reason: Option<Reason>) {
         self.update(chain, |current| {
             current.state = state;
             current.reason = reason;
@@ -87,12 +87,7 @@ impl Board {
     }
 
     /// Ends the current member and puts another in its place, at once: a report never shows the slot without either.
-    pub(super) fn replace(
-        &self,
-        chain: ChainKey,
-        ended: (InstanceState, Option<Reason>),
-        next: InstanceReport,
-    ) {
+    pub fn replace(&self, chain: ChainKey, ended: (InstanceState, Option<Reason>), next: InstanceReport) {
         self.end(chain, ended.0, ended.1);
         if let Some(reports) = self.chains().get_mut(&chain) {
             let replaces = reports.last().map(|report| report.id);
@@ -100,12 +95,12 @@ impl Board {
         }
     }
 
-    pub(super) fn current(&self, chain: ChainKey) -> Option<InstanceId> {
+    pub fn current(&self, chain: ChainKey) -> Option<InstanceId> {
         self.chains().get(&chain).and_then(|reports| reports.last()).map(|report| report.id)
     }
 
     /// The members before the current one, oldest first.
-    pub(super) fn ancestors(&self, chain: ChainKey) -> Vec<InstanceId> {
+    pub fn ancestors(&self, chain: ChainKey) -> Vec<InstanceId> {
         match self.chains().get(&chain).map(Vec::as_slice) {
             Some([ancestors @ .., _]) => ancestors.iter().map(|report| report.id).collect(),
             _ => Vec::new(),

@@ -11,11 +11,11 @@ use wharf_types::state::{InstanceState, Wanted};
 
 /// Names a chain: the instance that it began with, also after that one has been pruned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct ChainKey(pub(super) InstanceId);
+pub struct ChainKey(pub InstanceId);
 
 /// One consequence of an assignment. Indices point into the assigned instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// It is new: run it.
     Run(usize),
     /// It ran in a worker process that is gone: run another in its place.
@@ -33,7 +33,7 @@ pub(super) enum Step {
 }
 
 /// The steps from what is known to what is assigned.
-pub(super) fn plan(known: &BTreeMap<ChainKey, Vec<InstanceId>>, assigned: &[AssignedInstance]) -> Vec<Step> {
+pub fn plan(known: &BTreeMap<ChainKey, Vec<InstanceId>>, assigned: &[AssignedInstance]) -> Vec<Step> {
     let members: HashMap<InstanceId, (ChainKey, usize)> = known
         .iter()
         .flat_map(|(chain, ids)| ids.iter().enumerate().map(|(place, id)| (*id, (*chain, place))))

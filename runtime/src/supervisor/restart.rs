@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use wharf_types::node::{Reason, ReasonKind};
 use wharf_types::quantity::Span;
 use wharf_types::spec::{RestartCondition, RestartSpec};
-use wharf_types::state::InstanceState;
+use wharf_types::state::{InstanceState, Wanted};
 
 use crate::backend::{Ended, Failure};
 use crate::backoff::restart_wait;
 
 /// What the slot is to do. Grows only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub enum Order {
     Run,
     /// Run on, but whoever ends now is not replaced.
     Unroute,
@@ -25,12 +25,12 @@ pub(super) enum Order {
 }
 
 impl Order {
-    pub(super) fn is_stop(&self) -> bool {
+    pub fn is_stop(&self) -> bool {
         matches!(self, Self::Stop { .. })
     }
 
     /// Whether this order may take the place of another.
-    pub(super) fn outranks(&self, other: &Self) -> bool {
+    pub fn outranks(&self, other: &Self) -> bool {
         let rank = |order: &Self| match order {
             Self::Run => 0,
             Self::Unroute => 1,
@@ -40,13 +40,17 @@ impl Order {
     }
 }
 
+/// What an assignment wants of a slot.
+pub fn order_of(wanted: Wanted) -> Order {
+    match wanted {
+        Wanted::Run => Order::Run,
+        Wanted::Unroute => Order::Unroute,
+        Wanted::Stop => Order::Stop { drain_max: Duration::MAX },
+    }
+}
+
 /// The wait, without jitter, before a successor starts. None: there will be none.
-pub(super) fn successor_after(
-    ended: &Ended,
-    order: &Order,
-    spec: &RestartSpec,
-    restarts: u32,
-) -> Option<Duration> {
+pub fn successor_after(ended: &Ended, order: &Order, spec: &RestartSpec, restarts: u32) -> Option<Duration> {
     let wanted = match (spec.condition, ended) {
         (_, Ended::Failed(failure)) if !failure.is_retryable() => false,
         (RestartCondition::Any, _) | (RestartCondition::OnFailure, Ended::Failed(_)) => true,
@@ -57,13 +61,13 @@ pub(super) fn successor_after(
 
 /// The successors that a slot has had, as far as `restart.attempts` counts them.
 #[derive(Debug, Default)]
-pub(super) struct Attempts {
+pub struct Attempts {
     made: VecDeque<Instant>,
 }
 
 impl Attempts {
     /// Takes one. Returns `false` when all are used up.
-    pub(super) fn take(&mut self, spec: &RestartSpec, now: Instant) -> bool {
+    pub fn take(&mut self, spec: &RestartSpec, now: Instant) -> bool {
         let Some(most) = spec.attempts else { return true };
         if let Some(window) = spec.window {
             let is_old = |made: &Instant| now.saturating_duration_since(*made) > window.as_duration();
@@ -79,7 +83,7 @@ impl Attempts {
     }
 
     /// The slot has been healthy for long enough. Where there is a window, only time forgives.
-    pub(super) fn forgive(&mut self, spec: &RestartSpec) {
+    pub fn forgive(&mut self, spec: &RestartSpec) {
         if spec.window.is_none() {
             self.made.clear();
         }
@@ -87,7 +91,7 @@ impl Attempts {
 }
 
 /// How the end is reported when all attempts are used up.
-pub(super) fn given_up(spec: &RestartSpec, ended: Reason) -> (InstanceState, Reason) {
+pub fn given_up(spec: &RestartSpec, ended: Reason) -> (InstanceState, Reason) {
     let attempts = spec.attempts.unwrap_or_default();
     let plural = if attempts == 1 { "restart" } else { "restarts" };
     let within = spec.window.map(|window| format!(" within {window}")).unwrap_or_default();
@@ -96,7 +100,7 @@ pub(super) fn given_up(spec: &RestartSpec, ended: Reason) -> (InstanceState, Rea
 }
 
 /// How the end is reported.
-pub(super) fn final_report(ended: &Ended) -> (InstanceState, Reason) {
+pub fn final_report(ended: &Ended) -> (InstanceState, Reason) {
     match ended {
         Ended::Success => {
             let message = "the command ended with success".to_owned();
@@ -107,7 +111,7 @@ pub(super) fn final_report(ended: &Ended) -> (InstanceState, Reason) {
 }
 
 /// What the guest gave back, if it ended by itself.
-pub(super) fn exit_code(ended: &Ended) -> Option<i32> {
+pub fn exit_code(ended: &Ended) -> Option<i32> {
     match ended {
         Ended::Success => Some(0),
         Ended::Failed(failure) => failure.exit_code,
@@ -115,7 +119,7 @@ pub(super) fn exit_code(ended: &Ended) -> Option<i32> {
 }
 
 /// Why a successor does not run yet.
-pub(super) fn waiting(wait: Duration, ended: Reason) -> Reason {
+pub fn waiting(wait: Duration, ended: Reason) -> Reason {
     let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     let message = format!("waits {} before the next try: {}", Span::from_millis(millis), ended.message);
     Reason { kind: ended.kind, message }

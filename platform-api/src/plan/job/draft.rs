@@ -252,7 +252,7 @@ impl JobView {
     }
 
     /// The view as it is after a change: what the store has to make true.
-    pub(crate) fn apply(&mut self, now: Timestamp, change: &JobChange) {
+    pub fn apply(&mut self, now: Timestamp, change: &JobChange) {
         match change {
             JobChange::CreateRun { id, index, attempt, node } => self.runs.push(RunView {
                 id: *id,

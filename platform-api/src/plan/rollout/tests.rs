@@ -495,6 +495,20 @@ fn a_trial_runs_beside_the_whole_old_set_and_then_the_rollout_goes_on() {
 }
 
 #[test]
+fn there_is_no_trial_of_what_cannot_run_beside_the_release_before() {
+    let mut fixture = Fixture::empty(1);
+    fixture.ask_for_volume(false);
+    fixture.deploy(1);
+    fixture.plan();
+    fixture.make_all_ready(1);
+    fixture.plan();
+    fixture.ask_for_volume(true);
+    fixture.deploy_by(2, 1, canary());
+    fixture.plan();
+    assert_eq!(fixture.app.rollout.as_ref().unwrap().state, RolloutState::Running);
+}
+
+#[test]
 fn a_trial_that_goes_badly_goes_back_with_the_figures() {
     let mut fixture = rolling(3, canary());
     fixture.make_all_ready(2);

@@ -1,0 +1,74 @@
+//! What a worker's report makes of what is known: what the store has to make true.
+//!
+//! The store does the same in guarded updates, so that no report is lost to another that comes at the same moment. A test holds the two
+//! together (`tests/observing.rs`), and the simulator runs on these.
+
+use wharf_types::node::{InstanceReport, Reason};
+use wharf_types::state::{Health, InstanceState};
+use wharf_types::{InstanceId, Timestamp};
+
+use super::InstanceView;
+use super::job::RunView;
+
+impl InstanceView {
+    /// Merges a report. Returns `false` when it says nothing new, or when the instance has ended.
+    pub fn observe(&mut self, report: &InstanceReport, now: Timestamp) -> bool {
+        let is_news = self.state < report.state
+            || (self.health, self.restarts, &self.reason) != (report.health, report.restarts, &report.reason);
+        if self.state.is_final() || !is_news {
+            return false;
+        }
+        self.state = self.state.advance(report.state);
+        (self.health, self.restarts) = (report.health, report.restarts);
+        self.reason.clone_from(&report.reason);
+        self.was_healthy |= report.health == Health::Healthy;
+        self.ended_at = report.state.is_final().then_some(now);
+        true
+    }
+
+    /// An instance made by the supervisor has taken over its slot. If it has not ended, it has failed.
+    pub fn be_replaced(&mut self, reason: Option<&Reason>, now: Timestamp) -> bool {
+        if self.replaced {
+            return false;
+        }
+        self.replaced = true;
+        self.state = self.state.advance(InstanceState::Failed);
+        self.reason = self.reason.take().or_else(|| reason.cloned());
+        self.ended_at = self.ended_at.or(Some(now));
+        true
+    }
+
+    /// The instance that took over, before anything was observed of it.
+    pub fn successor(&self, id: InstanceId, now: Timestamp) -> Self {
+        Self {
+            id,
+            state: InstanceState::Assigned,
+            health: Health::Unknown,
+            restarts: 0,
+            reason: None,
+            created_at: now,
+            ended_at: None,
+            replaced: false,
+            was_healthy: false,
+            let_go: false,
+            routed: false,
+            ..self.clone()
+        }
+    }
+}
+
+impl RunView {
+    /// Merges a report. Returns `false` when it says nothing new, or when the run has ended.
+    pub fn observe(&mut self, report: &InstanceReport, now: Timestamp) -> bool {
+        if !self.is_live() || (self.state >= report.state && self.reason == report.reason) {
+            return false;
+        }
+        let has_started = report.state == InstanceState::Running || report.exit_code.is_some();
+        self.state = self.state.advance(report.state);
+        self.reason.clone_from(&report.reason);
+        self.exit_code = report.exit_code.or(self.exit_code);
+        self.started_at = self.started_at.or(has_started.then_some(now));
+        self.ended_at = report.state.is_final().then_some(now);
+        true
+    }
+}

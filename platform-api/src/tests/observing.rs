@@ -1,0 +1,103 @@
+//! What the store makes of a report is what `plan/observed.rs` says, on which the simulator runs.
+
+use wharf_types::node::{InstanceReport, Reason, ReasonKind};
+use wharf_types::state::{Health, InstanceState, Wanted};
+use wharf_types::{InstanceId, NodeId, Timestamp};
+
+use super::fixture::{Platform, component, eventually, quick};
+use super::worker::Worker;
+use crate::operations::report::observe;
+use crate::store::instance::{Instance, NewInstance};
+use crate::store::{self, Conn};
+
+/// An instance that serves, and its node.
+async fn served(platform: &Platform) -> (InstanceId, NodeId) {
+    let worker = Worker::join(platform).await;
+    let deployed = platform.deploy("hello", &component(0), quick()).await.is(201);
+    platform.arrives(&deployed).await;
+    let assignment = eventually("an assignment came", async || worker.newest()).await;
+    (assignment.instances[0].id, worker.node)
+}
+
+fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
+    InstanceReport {
+        id,
+        replaces: None,
+        state,
+        health: Health::Unknown,
+        reason: None,
+        restarts: 0,
+        exit_code: None,
+    }
+}
+
+/// Another one like it, which has come so far.
+async fn put(conn: &mut Conn, like: &Instance, state: InstanceState, now: Timestamp) -> Instance {
+    let new = NewInstance {
+        id: InstanceId::new(),
+        app: like.app,
+        release: like.view.release,
+        slot: like.view.slot,
+        node: like.view.node.unwrap(),
+        wanted: Wanted::Run,
+    };
+    store::instance::create(conn, &new, now).await.unwrap();
+    store::instance::observe(conn, &report(new.id, state), now).await.unwrap();
+    get(conn, new.id).await
+}
+
+async fn get(conn: &mut Conn, id: InstanceId) -> Instance {
+    store::instance::get(conn, id).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn the_store_merges_a_report_as_the_view_does() {
+    let platform = Platform::start().await;
+    let (id, _) = served(&platform).await;
+    let mut tx = platform.context.store.write().await.unwrap();
+    let like = get(&mut tx, id).await;
+    let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap();
+    let reason = Reason { kind: ReasonKind::Probe, message: "it answers 500".to_owned() };
+    for state in &InstanceState::ALL[1..] {
+        for reported in InstanceState::ALL {
+            for (health, reason) in
+                [(Health::Unknown, None), (Health::Healthy, None), (Health::Unknown, Some(&reason))]
+            {
+                let before = put(&mut tx, &like, *state, now).await;
+                let id = before.view.id;
+                let report = InstanceReport { health, reason: reason.cloned(), ..report(id, reported) };
+                let mut expected = before.view.clone();
+                let is_news = expected.observe(&report, now);
+                let applied = store::instance::observe(&mut tx, &report, now).await.unwrap();
+                assert_eq!(
+                    (applied, get(&mut tx, id).await.view),
+                    (is_news, expected),
+                    "{before:?} {report:?}"
+                );
+
+                let mut expected = before.view.clone();
+                let before = put(&mut tx, &like, *state, now).await;
+                expected.id = before.view.id;
+                expected.be_replaced(reason, now);
+                store::instance::mark_replaced(&mut tx, before.view.id, reason, now).await.unwrap();
+                assert_eq!(get(&mut tx, before.view.id).await.view, expected, "{before:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_worker_made_of_an_instance_that_was_given_up_is_not_taken_in() {
+    let platform = Platform::start().await;
+    let (old, node) = served(&platform).await;
+    let now = Timestamp::now();
+    let reason = Reason { kind: ReasonKind::Platform, message: "the node is gone".to_owned() };
+    let mut tx = platform.context.store.write().await.unwrap();
+    store::instance::end(&mut tx, old, InstanceState::Lost, &reason, now).await.unwrap();
+    tx.commit().await.unwrap();
+    let successor =
+        InstanceReport { replaces: Some(old), ..report(InstanceId::new(), InstanceState::Running) };
+    observe(&platform.context, node, std::slice::from_ref(&successor), now).await.unwrap();
+    let mut tx = platform.context.store.read().await.unwrap();
+    assert!(store::instance::get(&mut tx, successor.id).await.unwrap().is_none());
+}

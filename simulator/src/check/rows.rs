@@ -1,0 +1,162 @@
+//! Rows of apps: states that only grow, wishes that stay, nodes that are never too full, and what a plan may write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf_platform_api::plan::{Change, InstanceView};
+use wharf_types::state::{RolloutState, Wanted};
+use wharf_types::{AppId, NodeId};
+
+use crate::store::App;
+use crate::world::World;
+
+const BACKWARDS: &str = "observed state never goes backwards";
+/// What the lease of a node is. Not taken from the code that is looked at.
+const LEASE: Duration = Duration::from_millis(2500);
+/// A process that stood still forgives up to so much more than that, because it had not looked for a moment before.
+const FORGIVEN: Duration = Duration::from_millis(300);
+/// And forgives nothing if it stood still for less than this.
+const UNFORGIVEN: Duration = Duration::from_secs(1);
+
+impl World {
+    pub(super) fn check_rows(&mut self) {
+        let before = std::mem::take(&mut self.check.apps_before);
+        let mut found = Vec::new();
+        for (id, before) in &before {
+            match self.store.apps.get(id) {
+                Some(after) if Arc::ptr_eq(before, after) => {}
+                Some(after) => found.extend(
+                    compare(before, after).map(|(invariant, what)| (invariant, format!("{id}: {what}"))),
+                ),
+                None if before.view.deleting => {}
+                None => found.push(("every acknowledged write survives", format!("{id} is gone"))),
+            }
+        }
+        for (invariant, what) in found {
+            self.fail(invariant, what);
+        }
+    }
+
+    pub(super) fn check_capacity(&mut self) {
+        let mut taken: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for app in self.store.apps.values() {
+            for instance in &app.view.instances {
+                let held =
+                    app.releases.get(&instance.release).and_then(|release| release.held(&app.view, instance));
+                if let Some(held) = held {
+                    *taken.entry(held.node).or_default() += held.takes.memory_bytes;
+                }
+            }
+        }
+        for job in self.store.jobs.values() {
+            for held in job.view.runs.iter().filter_map(|run| job.view.held(run)) {
+                *taken.entry(held.node).or_default() += held.takes.memory_bytes;
+            }
+        }
+        let full = |(node, taken): (&NodeId, &u64)| *taken > self.store.nodes[node].memory_bytes;
+        if let Some((node, taken)) = taken.iter().find(|(node, taken)| full((node, taken))) {
+            let what = format!("{} MiB of node {node} are taken", taken >> 20);
+            self.fail("the capacity of a node is never exceeded", what);
+        }
+    }
+
+    /// What a control plane has written of an app, `heard` so long ago of each node when it decided.
+    pub(crate) fn check_changes(
+        &mut self,
+        app: AppId,
+        changes: &[Change],
+        heard: &BTreeMap<NodeId, Duration>,
+    ) {
+        let is_silent = |node: &NodeId| heard.get(node).is_none_or(|silent| *silent >= LEASE + FORGIVEN);
+        for change in changes {
+            match change {
+                Change::CreateInstance { id, node, .. } if is_silent(node) => {
+                    let what = format!("{id} of {app} goes to {node}, silent for {:?}", heard.get(node));
+                    self.fail("nothing is placed on a node that is drained or dead", what);
+                }
+                Change::SetWanted { instance, wanted: Wanted::Stop } => {
+                    let is_ready =
+                        |node: &NodeId| heard.get(node).is_some_and(|silent| *silent + UNFORGIVEN < LEASE);
+                    let leads = |worker: &&crate::world::worker::Worker| {
+                        let routes = worker.routes.routes.iter().flat_map(|route| &route.endpoints);
+                        worker.is_up
+                            && is_ready(&worker.node)
+                            && routes.into_iter().any(|it| it.instance == *instance)
+                    };
+                    if let Some(worker) = self.workers.iter().find(leads) {
+                        let what = format!(
+                            "{instance} of {app} stops, and {} leads to it",
+                            worker.registration.hostname
+                        );
+                        self.fail("an instance stops only after every ready ingress has let go of it", what);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+type Found = (&'static str, String);
+
+fn compare(before: &App, after: &App) -> Option<Found> {
+    for old in &before.view.instances {
+        let Some(new) = after.view.instances.iter().find(|new| new.id == old.id) else {
+            if old.state.is_final() {
+                continue;
+            }
+            // Two reports of one batch may end it and forget it.
+            let ended =
+                after.view.instances.iter().filter(|new| new.slot == old.slot && new.state.is_final());
+            if ended.count() < 5 {
+                return Some((BACKWARDS, format!("{} is forgotten before its end", old.id)));
+            }
+            continue;
+        };
+        let ended_anew = old.state.is_final() && old.state != new.state;
+        if new.state < old.state || ended_anew || new.wanted < old.wanted || (old.replaced && !new.replaced) {
+            return Some((BACKWARDS, format!("{old:?} became {new:?}")));
+        }
+    }
+    for old in &before.rollouts {
+        let new = after.rollouts.iter().find(|new| new.id == old.id);
+        let is_fine =
+            |state: RolloutState| state >= old.state && (!old.state.is_final() || state == old.state);
+        if !new.is_some_and(|new| is_fine(new.state)) {
+            return Some((BACKWARDS, format!("rollout {old:?} became {new:?}")));
+        }
+    }
+    let wished =
+        |app: &App| (app.view.scaled_to, app.view.stopped.clone(), app.view.deleting, app.releases.len());
+    if wished(before) != wished(after) {
+        let what = format!("{:?} became {:?}", wished(before), wished(after));
+        return Some(("every acknowledged write survives", what));
+    }
+    ends(before, after).or_else(|| two_writers(after))
+}
+
+/// Where an app goes when a rollout of it ends.
+fn ends(before: &App, after: &App) -> Option<Found> {
+    let ended = |old: &&wharf_platform_api::plan::RolloutView| {
+        let new = after.rollouts.iter().find(|new| new.id == old.id);
+        !old.state.is_final() && new.is_some_and(|new| new.state.is_final())
+    };
+    let rollout = before.rollouts.iter().find(ended)?;
+    let target = after.view.target.as_ref().map(|target| target.id);
+    let stable = before.view.stable.as_ref().map(|stable| stable.id);
+    let is_fine = [Some(rollout.to), rollout.from, stable, None].contains(&target);
+    (!is_fine).then(|| {
+        let what = format!("{rollout:?} ended in {target:?}");
+        ("a rollout ends in the new release or the one before", what)
+    })
+}
+
+fn two_writers(app: &App) -> Option<Found> {
+    let writes = |instance: &&InstanceView| {
+        let release = app.releases.get(&instance.release);
+        instance.is_live() && release.is_some_and(|release| release.spec.exclusive_volume().is_some())
+    };
+    let writers: Vec<_> = app.view.instances.iter().filter(writes).map(|instance| instance.id).collect();
+    (writers.len() > 1).then(|| ("a volume never has two writers", format!("{writers:?} are placed")))
+}

@@ -1,0 +1,51 @@
+//! Without a fault, an app with two replicas that starts first is never without an instance that requests reach, whatever is deployed.
+
+use wharf_types::AppId;
+use wharf_types::spec::{OnFailure, Ratio, UpdateOrder};
+
+use crate::store::App;
+use crate::world::World;
+use crate::world::client::Quality;
+
+impl World {
+    pub(super) fn check_service(&mut self) {
+        if self.setup.fault_every.is_some() {
+            return;
+        }
+        let apps: Vec<AppId> = self.store.apps.keys().copied().collect();
+        for id in apps {
+            let app = &self.store.apps[&id];
+            if !self.is_promised(app) {
+                self.check.in_service.remove(&id);
+                continue;
+            }
+            let name = app.view.name.clone();
+            let unreached = (0..self.workers.len()).find(|worker| !self.reaches(*worker, name.as_str()));
+            match unreached {
+                None => drop(self.check.in_service.insert(id)),
+                Some(worker) if self.check.in_service.contains(&id) => {
+                    let what = format!("the ingress of worker {worker} does not reach {name}");
+                    self.fail("without a fault an app that starts first always serves", what);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Whether nothing that its users asked for may take it out of service.
+    fn is_promised(&self, app: &App) -> bool {
+        let view = &app.view;
+        if view.deleting || view.stopped.is_some() || view.scaled_to.is_some_and(|replicas| replicas < 2) {
+            return false;
+        }
+        let (Some(target), Some(stable)) = (&view.target, &view.stable) else { return false };
+        [target, stable].into_iter().all(|release| {
+            let update = &release.spec.update;
+            release.spec.scale.replicas.first() >= 2
+                && update.order == UpdateOrder::StartFirst
+                && update.max_failure_ratio == Ratio::default()
+                && update.on_failure != OnFailure::Continue
+                && self.clients.of(&release.artifact) != Quality::FailsInService
+        })
+    }
+}

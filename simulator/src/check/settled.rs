@@ -1,0 +1,106 @@
+//! When faults stop, the cluster reaches what is wanted.
+
+use wharf_platform_api::plan::InstanceView;
+use wharf_types::state::{Health, InstanceState, Wanted};
+
+use crate::store::App;
+use crate::world::World;
+use crate::world::client::Quality;
+
+/// How often in a row everything is as wanted before that counts.
+const LOOKS: u32 = 3;
+
+impl World {
+    /// What is not as wanted yet.
+    pub(crate) fn check_settled(&mut self) -> Option<String> {
+        self.go_on();
+        let waits = self.store.apps.values().find_map(|app| self.waits(app)).or_else(|| self.work());
+        self.check.calm_looks = if waits.is_none() { self.check.calm_looks + 1 } else { 0 };
+        let is_short = self.check.calm_looks < LOOKS;
+        waits.or_else(|| is_short.then(|| "it was as wanted only for a moment".to_owned()))
+    }
+
+    fn waits(&self, app: &App) -> Option<String> {
+        let view = &app.view;
+        let name = &view.name;
+        if view.deleting {
+            return Some(format!("{name} is to be deleted"));
+        }
+        // What is stopped waits with its rollout.
+        if let Some(rollout) = app.rollout_under_way().filter(|_| view.stopped.is_none()) {
+            return Some(format!("{name} has a rollout under way: {rollout:?}"));
+        }
+        let live: Vec<&InstanceView> =
+            view.instances.iter().filter(|instance| !instance.state.is_final()).collect();
+        let target = view.target.as_ref().filter(|_| view.stopped.is_none());
+        let Some(target) = target else {
+            return (!live.is_empty()).then(|| format!("{name} should not run: {live:?}"));
+        };
+        let replicas = app.load().view.replicas();
+        // Where there is no room for the new, the old stays.
+        let may_stay = self.setup.memory_mib < 64;
+        let is_other = |it: &&&InstanceView| (it.release != target.id && !may_stay) || it.slot >= replicas;
+        if let Some(other) = live.iter().find(is_other) {
+            return Some(format!("{name} has an instance that is of no use: {other:?}"));
+        }
+        let leader = &self.controls[self.leader()];
+        let unplaced = leader.unplaced.get(&view.id);
+        for slot in 0..replicas {
+            let of_slot: Vec<_> = live.iter().filter(|instance| instance.slot == slot).collect();
+            let is_unplaced = unplaced.is_some_and(|all| all.iter().any(|unplaced| unplaced.slot == slot));
+            match of_slot[..] {
+                [] | [_] if is_unplaced && may_stay => {}
+                [instance] if self.is_as_good_as_can_be(target, instance) => {}
+                _ => {
+                    return Some(format!(
+                        "slot {slot} of {name} (release {}) has {of_slot:?}",
+                        target.number
+                    ));
+                }
+            }
+        }
+        let all_bad = self.clients.of(&target.artifact) == Quality::CannotStart;
+        let unreached = (0..self.workers.len()).find(|worker| !self.reaches(*worker, name.as_str()));
+        if let Some(worker) = unreached.filter(|_| !live.is_empty() && !all_bad) {
+            return Some(format!("worker {worker} does not reach {name}"));
+        }
+        None
+    }
+
+    fn is_as_good_as_can_be(
+        &self,
+        target: &wharf_platform_api::plan::ReleaseView,
+        it: &InstanceView,
+    ) -> bool {
+        let is_healthy = it.state == InstanceState::Running && it.health == Health::Healthy;
+        let is_bad = self.clients.of(&target.artifact) == Quality::CannotStart;
+        it.wanted == Wanted::Run && (is_healthy || is_bad)
+    }
+
+    /// Jobs that have not ended, and guests that nobody knows.
+    fn work(&self) -> Option<String> {
+        let is_tight = self.setup.memory_mib < 64;
+        let by_hand = self.store.jobs.values().filter(|job| job.schedule.is_none() && !is_tight);
+        if let Some(job) = by_hand.into_iter().find(|job| !job.view.state.is_final()) {
+            return Some(format!("job {} has not ended: {:?}", job.view.id, job.view.runs));
+        }
+        let wall = self.wall();
+        for schedule in self.store.schedules.values() {
+            let late = wall.checked_sub(jiff::SignedDuration::from_secs(2)).unwrap_or(wall);
+            let next = schedule.cron.next_after(schedule.decided_until, &schedule.zone);
+            if next.is_some_and(|next| next < late) {
+                return Some(format!(
+                    "{} has not been decided since {}",
+                    schedule.id, schedule.decided_until
+                ));
+            }
+        }
+        self.workers.iter().find_map(|worker| {
+            let unknown = worker
+                .slots
+                .values()
+                .find(|slot| slot.assigned.job.is_none() && self.store.owner(slot.id).is_none())?;
+            Some(format!("{} runs on {} and nobody knows", unknown.id, worker.registration.hostname))
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! What planners and users write of jobs and schedules.
+
+use wharf_platform_api::plan::job::{CommandView, Ending, JobChange};
+use wharf_platform_api::plan::schedule::ScheduleChange;
+use wharf_types::job::{JobSpec, JobState};
+use wharf_types::world::World;
+use wharf_types::{Digest, NamespaceName};
+
+use super::*;
+
+impl Store {
+    pub(crate) fn create_job(
+        &mut self,
+        spec: &JobSpec,
+        schedule: Option<ScheduleId>,
+        now: Timestamp,
+    ) -> JobId {
+        let id = JobId::from_uuid(self.ids(now).next());
+        let command = CommandView {
+            artifact: Digest::of(b"job"),
+            world: World::CommandP2,
+            spec: Arc::new(spec.for_worker()),
+            secrets: Arc::default(),
+            app: "job".parse().unwrap(),
+            release: 0,
+        };
+        let view = JobView {
+            id,
+            namespace: NamespaceName::default_namespace(),
+            name: "job".parse().unwrap(),
+            scheduled: schedule.is_some(),
+            spec: Arc::new(spec.clone()),
+            command: Arc::new(command),
+            state: JobState::Pending,
+            ending: None,
+            created_at: now,
+            ended_at: None,
+            expires_at: None,
+            runs: Vec::new(),
+        };
+        self.jobs.insert(id, Arc::new(Job { view, schedule, revision: 0 }));
+        id
+    }
+
+    /// Says how the job is to end: `store::job::end`.
+    pub(crate) fn end_job(&mut self, id: JobId) -> bool {
+        let Some(job) = self.jobs.get_mut(&id).map(Arc::make_mut) else { return false };
+        if job.view.ending.is_some() || job.view.state.is_final() {
+            return false;
+        }
+        job.view.ending = Some(Ending { state: JobState::Cancelled, reason: None });
+        job.revision += 1;
+        true
+    }
+
+    pub(crate) fn load_job(&self, id: JobId) -> Option<(JobView, i64)> {
+        let job = self.jobs.get(&id)?;
+        Some((job.view.clone(), job.revision))
+    }
+
+    /// Mirrors `reconcile::jobs::write`, and the guard in `store::job::touch_if`.
+    pub(crate) fn apply_job(
+        &mut self,
+        id: JobId,
+        (epoch, seen): (u64, i64),
+        changes: &[JobChange],
+        now: Timestamp,
+    ) -> Applied {
+        if epoch != self.epoch {
+            return Applied::Deposed;
+        }
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.revision == seen) else {
+            return Applied::Outdated;
+        };
+        let job = Arc::make_mut(job);
+        job.revision += 1;
+        let schedule = job.schedule;
+        for change in changes {
+            match change {
+                JobChange::Delete => drop(self.jobs.remove(&id)),
+                _ => {
+                    let job = self.jobs.get_mut(&id).expect("it is changed only before it is deleted");
+                    Arc::make_mut(job).view.apply(now, change);
+                }
+            }
+        }
+        if let Some(schedule) = schedule {
+            self.prune_jobs(schedule);
+        }
+        Applied::Done
+    }
+
+    /// Forgets the ended jobs of a schedule that are too many, as `store::job::surplus` finds them, but for how they ended.
+    fn prune_jobs(&mut self, schedule: ScheduleId) {
+        let kept = self.schedules[&schedule].spec.keep_failed as usize;
+        let is_over = |job: &&Arc<Job>| job.schedule == Some(schedule) && job.view.state.is_final();
+        let over: Vec<JobId> = self.jobs.values().filter(is_over).map(|job| job.view.id).collect();
+        for job in &over[..over.len().saturating_sub(kept)] {
+            self.jobs.remove(job);
+        }
+    }
+
+    /// The jobs of a schedule that have not ended.
+    pub(crate) fn active_jobs(&self, schedule: ScheduleId) -> Vec<JobId> {
+        let is_active = |job: &&Arc<Job>| job.schedule == Some(schedule) && !job.view.state.is_final();
+        self.jobs.values().filter(is_active).map(|job| job.view.id).collect()
+    }
+
+    /// Mirrors `reconcile::schedules::write`, and the guard in `store::schedule::decide`. Returns the jobs that have changed.
+    pub(crate) fn decide(
+        &mut self,
+        seen: &ScheduleView,
+        epoch: u64,
+        (changes, until): (&[ScheduleChange], Timestamp),
+        now: Timestamp,
+    ) -> (Applied, Vec<JobId>) {
+        if epoch != self.epoch {
+            return (Applied::Deposed, Vec::new());
+        }
+        let Some(row) = self.schedules.get_mut(&seen.id) else { return (Applied::Outdated, Vec::new()) };
+        if row.decided_until != seen.decided_until {
+            return (Applied::Outdated, Vec::new());
+        }
+        row.decided_until = until;
+        let spec = row.spec.job.spec.clone();
+        let mut touched = Vec::new();
+        for change in changes {
+            match change {
+                ScheduleChange::Fire { .. } => touched.push(self.create_job(&spec, Some(seen.id), now)),
+                ScheduleChange::Cancel { job } => {
+                    self.end_job(*job);
+                    touched.push(*job);
+                }
+                ScheduleChange::Pass { .. } => {}
+            }
+        }
+        (Applied::Done, touched)
+    }
+}

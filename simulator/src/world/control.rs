@@ -1,0 +1,504 @@
+//! A control plane: what `reconcile::Reconciler` and the handlers of a worker's session do, around the real decisions.
+//!
+//! Between a plan and its writing other things happen, as they do while a transaction waits.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf_platform_api::cores::{Beside, Fleet, NodeStatus, Nodes, Published, Publisher, acknowledged};
+use wharf_platform_api::plan::job::{self, JobChange, JobView};
+use wharf_platform_api::plan::schedule::{self, ScheduleChange, ScheduleView};
+use wharf_platform_api::plan::{Change, Unplaced};
+use wharf_types::node::{Assignment, NodeReport};
+use wharf_types::{AppId, JobId, NodeId, ScheduleId, Timestamp};
+
+use super::network::{Down, Up};
+use super::{Event, World, node_id, say};
+use crate::queue::Time;
+use crate::store::Applied;
+
+/// Mirrors `reconcile::FULL_PASS`.
+const FULL_PASS: Duration = Duration::from_secs(30);
+/// Mirrors `reconcile::LEASES`.
+const LEASES: Duration = Duration::from_millis(250);
+/// Assignments of a process are below those of the next: `Context::generation_base`.
+const EPOCH_BITS: u32 = 32;
+
+pub(crate) struct Control {
+    pub(crate) epoch: u64,
+    pub(crate) is_up: bool,
+    /// Until then it stands still.
+    pub(crate) stalled_until: Time,
+    nodes: Nodes,
+    fleet: Fleet,
+    publisher: Publisher,
+    acknowledged: u64,
+    known: BTreeMap<NodeId, bool>,
+    dirty: BTreeSet<AppId>,
+    /// What was planned last is read again before anything else is planned.
+    again: Option<AppId>,
+    wakes: BTreeMap<AppId, Timestamp>,
+    unread: Option<BTreeSet<AppId>>,
+    unplanned: BTreeSet<AppId>,
+    jobs: HashMap<JobId, JobView>,
+    due_jobs: BTreeSet<JobId>,
+    job_wakes: BTreeMap<JobId, Timestamp>,
+    jobs_changed: bool,
+    are_jobs_read: bool,
+    schedule_wakes: BTreeMap<ScheduleId, Timestamp>,
+    pub(crate) unplaced: BTreeMap<AppId, Vec<Unplaced>>,
+    full_pass_at: Time,
+    /// The newest assignment of each node.
+    newest: BTreeMap<NodeId, Arc<Assignment>>,
+    /// Who follows the assignments: worker, process and session.
+    streams: BTreeSet<(usize, u64, u64)>,
+    writing: Option<Writing>,
+    pass_at: Option<Time>,
+    /// When something came from a node last. Only the checks look at it.
+    pub(crate) heard: BTreeMap<NodeId, Time>,
+}
+
+#[derive(Debug)]
+enum Writing {
+    App { app: AppId, revision: i64, changes: Vec<Change>, now: Timestamp, heard: BTreeMap<NodeId, Duration> },
+    Job { job: JobId, revision: i64, changes: Vec<JobChange>, now: Timestamp },
+    Schedule { seen: Box<ScheduleView>, changes: Vec<ScheduleChange>, until: Timestamp, now: Timestamp },
+}
+
+/// A report that has arrived: those of a node are taken in one after the other (`Nodes::turn`).
+#[derive(Debug)]
+pub(crate) struct Observed {
+    worker: usize,
+    process: u64,
+    request: u64,
+    report: NodeReport,
+}
+
+impl Control {
+    fn nudge_at(&self, at: Time) -> bool {
+        self.pass_at.is_none_or(|known| at < known)
+    }
+
+    fn are_apps_read(&self) -> bool {
+        self.unread.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    fn next_wake(&self) -> Option<Timestamp> {
+        let apps = self.wakes.values().min();
+        let jobs = self.job_wakes.values().min();
+        [apps, jobs, self.schedule_wakes.values().min()].into_iter().flatten().min().copied()
+    }
+
+    pub(crate) fn mark(&mut self, app: AppId) {
+        self.dirty.insert(app);
+    }
+
+    pub(crate) fn mark_job(&mut self, job: JobId) {
+        self.due_jobs.insert(job);
+    }
+
+    pub(crate) fn look_at_schedules(&mut self, schedules: &[ScheduleId]) {
+        self.schedule_wakes.extend(schedules.iter().map(|schedule| (*schedule, Timestamp::MIN)));
+    }
+}
+
+impl World {
+    /// Another process begins, with what is stored and nothing else.
+    pub(crate) fn start_control(&mut self) {
+        let epoch = self.store.bootstrap(self.wall());
+        let nodes = Nodes::default();
+        let mut heard = BTreeMap::new();
+        for (id, registration) in &self.store.nodes {
+            nodes.register_at(self.instant(), *id, registration.clone());
+            heard.insert(*id, self.now);
+        }
+        self.controls.push(Control {
+            epoch,
+            is_up: true,
+            stalled_until: Time::ZERO,
+            nodes,
+            fleet: Fleet::default(),
+            publisher: Publisher::new(epoch << EPOCH_BITS),
+            acknowledged: 0,
+            known: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            again: None,
+            wakes: BTreeMap::new(),
+            unread: None,
+            unplanned: BTreeSet::new(),
+            jobs: HashMap::new(),
+            due_jobs: BTreeSet::new(),
+            job_wakes: BTreeMap::new(),
+            jobs_changed: false,
+            are_jobs_read: false,
+            schedule_wakes: self.store.schedules.keys().map(|id| (*id, Timestamp::MIN)).collect(),
+            unplaced: BTreeMap::new(),
+            full_pass_at: self.now,
+            newest: BTreeMap::new(),
+            streams: BTreeSet::new(),
+            writing: None,
+            pass_at: None,
+            heard,
+        });
+        say!(self, "control plane {epoch} starts");
+        self.nudge(self.leader());
+    }
+
+    pub(crate) fn nudge(&mut self, control: usize) {
+        self.pass_in(control, Duration::from_micros(100));
+    }
+
+    fn pass_in(&mut self, control: usize, wait: Duration) {
+        let at = (self.now + wait).max(self.controls[control].stalled_until);
+        if self.controls[control].nudge_at(at) {
+            self.controls[control].pass_at = Some(at);
+            self.after(at - self.now, Event::Pass(control));
+        }
+    }
+
+    /// Takes the next step of `Reconciler::pass`.
+    pub(crate) fn pass(&mut self, index: usize) {
+        let (now, wall, instant) = (self.now, self.wall(), self.instant());
+        let control = &mut self.controls[index];
+        if control.pass_at.is_some_and(|at| at <= now) {
+            control.pass_at = None;
+        }
+        if !control.is_up || control.writing.is_some() {
+            return;
+        }
+        if now < control.stalled_until {
+            return self.nudge(index);
+        }
+        if control.full_pass_at <= now {
+            control.full_pass_at = now + FULL_PASS;
+            control.unread.get_or_insert_with(|| self.store.apps.keys().copied().collect());
+            control.dirty.extend(self.store.apps.keys());
+            let open = |job: &&Arc<crate::store::Job>| {
+                !job.view.state.is_final() || job.view.expires_at.is_some_and(|at| at <= wall)
+            };
+            control.due_jobs.extend(self.store.jobs.values().filter(open).map(|job| job.view.id));
+        }
+        let statuses = control.nodes.list_at(instant);
+        control.look_at_nodes(&statuses);
+        control.dirty.extend(control.wakes.extract_if(.., |_, at| *at <= wall).map(|(app, _)| app));
+        control.due_jobs.extend(control.job_wakes.extract_if(.., |_, at| *at <= wall).map(|(job, _)| job));
+        if let Some(app) = control.again.take().or_else(|| control.dirty.pop_first()) {
+            self.plan_app(index, app);
+            return self.nudge(index);
+        }
+        let due = control.schedule_wakes.iter().find(|(_, at)| **at <= wall).map(|(id, _)| *id);
+        if let Some(schedule) = due {
+            self.plan_schedule(index, schedule);
+            return self.nudge(index);
+        }
+        if !control.are_jobs_read {
+            control.are_jobs_read = true;
+            let open: Vec<JobView> =
+                control.due_jobs.iter().map(|job| self.store.jobs[job].view.clone()).collect();
+            open.into_iter().for_each(|job| control.put_job(job));
+            control.dirty.extend(std::mem::take(&mut control.unplanned));
+            return self.nudge(index);
+        }
+        if let Some(job) = control.due_jobs.pop_first() {
+            self.plan_job(index, job);
+            return self.nudge(index);
+        }
+        self.publish(index, &statuses);
+        let next = self.controls[index].next_wake().map(|at| at.duration_since(wall));
+        let next = next.map_or(LEASES, |wait| Duration::try_from(wait).unwrap_or_default());
+        self.pass_in(index, next.clamp(Duration::from_millis(1), LEASES));
+    }
+
+    /// Mirrors one round of `Reconciler::reconcile`.
+    fn plan_app(&mut self, index: usize, id: AppId) {
+        let now = self.wall();
+        let control = &mut self.controls[index];
+        control.wakes.remove(&id);
+        if let Some(unread) = &mut control.unread {
+            unread.remove(&id);
+        }
+        let Some(mut loaded) = self.store.apps.get(&id).map(|app| app.load()) else {
+            control.fleet.remove(id);
+            control.unplaced.remove(&id);
+            return;
+        };
+        control.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, control.acknowledged);
+        control.fleet.put(loaded.view, loaded.releases);
+        if !control.are_apps_read() || !control.are_jobs_read {
+            control.unplanned.insert(id);
+            return;
+        }
+        let Some(changes) = control.fleet.plan(now, id, self.store.ids(now)) else { return };
+        control.unplaced.insert(id, changes.unplaced);
+        control.wakes.extend(changes.wake_at.map(|at| (id, at)));
+        if !changes.changes.is_empty() {
+            let revision = loaded.revision;
+            let silent = |(node, at): (&NodeId, &Time)| (*node, self.now.saturating_sub(*at));
+            let heard = self.controls[index].heard.iter().map(silent).collect();
+            self.will_write(index, Writing::App { app: id, revision, changes: changes.changes, now, heard });
+        }
+    }
+
+    /// Mirrors one round of `Jobs::reconcile`.
+    fn plan_job(&mut self, index: usize, id: JobId) {
+        let now = self.wall();
+        let control = &mut self.controls[index];
+        control.job_wakes.remove(&id);
+        let Some((view, revision)) = self.store.load_job(id) else {
+            control.forget_job(id);
+            return;
+        };
+        control.put_job(view.clone());
+        let cluster = control.fleet.cluster();
+        cluster.set_claims(id.as_owner(), Vec::new());
+        let changes = job::plan(now, &view, cluster, self.store.ids(now));
+        cluster.set_claims(id.as_owner(), changes.claims.clone());
+        control.job_wakes.extend(changes.wake_at.map(|at| (id, at)));
+        if !changes.changes.is_empty() {
+            self.will_write(index, Writing::Job { job: id, revision, changes: changes.changes, now });
+        }
+    }
+
+    fn plan_schedule(&mut self, index: usize, id: ScheduleId) {
+        let now = self.wall();
+        let control = &mut self.controls[index];
+        control.schedule_wakes.remove(&id);
+        let Some(row) = self.store.schedules.get(&id) else { return };
+        let seen = ScheduleView { active: self.store.active_jobs(id), ..row.clone() };
+        let changes = schedule::plan(now, &seen);
+        control.schedule_wakes.extend(changes.wake_at.map(|at| (id, at)));
+        if let Some(until) = changes.decided_until {
+            let seen = Box::new(seen);
+            self.will_write(index, Writing::Schedule { seen, changes: changes.changes, until, now });
+        }
+    }
+
+    fn will_write(&mut self, index: usize, writing: Writing) {
+        self.controls[index].writing = Some(writing);
+        let mut wait = self.dice.millis(0..=3);
+        if !self.is_calm() && self.dice.percent(1) {
+            wait += self.dice.millis(0..=800);
+        }
+        self.after(wait, Event::Write(index));
+    }
+
+    pub(crate) fn write(&mut self, index: usize) {
+        let control = &mut self.controls[index];
+        if !control.is_up {
+            return;
+        }
+        if self.now < control.stalled_until {
+            let wait = control.stalled_until - self.now;
+            return self.after(wait, Event::Write(index));
+        }
+        let Some(writing) = control.writing.take() else { return };
+        let epoch = control.epoch;
+        self.check_before_write();
+        let applied = match writing {
+            Writing::App { app, revision, changes, now, heard } => {
+                let applied = self.store.apply(app, (epoch, revision), &changes, now);
+                self.controls[index].again = Some(app);
+                if applied == Applied::Done {
+                    say!(self, "control plane {epoch} writes of {app}: {changes:?}");
+                    self.check_changes(app, &changes, &heard);
+                }
+                for change in &changes {
+                    if let Change::Preempt { app, .. } = change {
+                        self.controls[index].mark(*app);
+                    }
+                }
+                applied
+            }
+            Writing::Job { job, revision, changes, now } => {
+                let applied = self.store.apply_job(job, (epoch, revision), &changes, now);
+                let control = &mut self.controls[index];
+                control.mark_job(job);
+                if let Some((view, _)) = self.store.load_job(job) {
+                    control.put_job(view);
+                }
+                if applied == Applied::Done {
+                    say!(self, "control plane {epoch} writes of job {job}: {changes:?}");
+                    self.check_job_changes(job, &changes);
+                }
+                applied
+            }
+            Writing::Schedule { seen, changes, until, now } => {
+                let (applied, touched) = self.store.decide(&seen, epoch, (&changes, until), now);
+                if applied == Applied::Done {
+                    say!(self, "control plane {epoch} decides until {until}: {changes:?}");
+                    self.check_decided(&seen, &changes, until);
+                }
+                self.controls[index].due_jobs.extend(touched);
+                self.controls[index].schedule_wakes.insert(seen.id, Timestamp::MIN);
+                applied
+            }
+        };
+        self.check_after_write();
+        if applied == Applied::Deposed {
+            say!(self, "control plane {epoch} learns that it is deposed");
+            self.stop_control(index);
+        }
+        self.nudge(index);
+    }
+
+    /// Its sessions end with it.
+    pub(crate) fn stop_control(&mut self, index: usize) {
+        let control = &mut self.controls[index];
+        control.is_up = false;
+        control.writing = None;
+        for (worker, process, session) in std::mem::take(&mut control.streams) {
+            let notices = self.dice.millis(0..=50);
+            self.after(notices, Event::Worker(worker, process, super::Timer::Broken(session)));
+        }
+    }
+
+    fn publish(&mut self, index: usize, statuses: &[NodeStatus]) {
+        let control = &mut self.controls[index];
+        let is_news =
+            control.fleet.has_changed() || control.jobs_changed || control.publisher.lacks_any_of(statuses);
+        if !is_news || !control.are_apps_read() {
+            return;
+        }
+        control.fleet.published();
+        control.jobs_changed = false;
+        let beside =
+            Beside { jobs: &control.jobs, doomed: &BTreeMap::new(), rates: &[], secrets: &|_| Vec::new() };
+        let Published { assignments, changed } = control.publisher.publish(&control.fleet, statuses, beside);
+        control.dirty.extend(control.publisher.acknowledged_among(&changed, control.acknowledged));
+        let mut sent = Vec::new();
+        for assignment in assignments.into_iter().map(Arc::new) {
+            let streams = control.streams.iter().filter(|(worker, ..)| node_id(*worker) == assignment.node);
+            sent.extend(streams.map(|stream| (*stream, assignment.clone())));
+            control.newest.insert(assignment.node, assignment);
+        }
+        for ((worker, process, session), assignment) in sent {
+            self.send_down(index, worker, Down::Assignment { process, session, assignment });
+        }
+        if !self.controls[index].dirty.is_empty() {
+            self.nudge(index);
+        }
+    }
+
+    pub(crate) fn arrive_at_control(&mut self, worker: usize, index: usize, message: Up) {
+        let node = node_id(worker);
+        let control = &mut self.controls[index];
+        if !control.is_up {
+            return;
+        }
+        if self.now < control.stalled_until {
+            let wait = control.stalled_until - self.now;
+            return self.after(wait, Event::ToControl(worker, index, message));
+        }
+        match message {
+            Up::Connect { process, session } => {
+                let registration = self.workers[worker].registration.clone();
+                self.store.nodes.insert(node, registration.clone());
+                let instant = self.instant();
+                let control = &mut self.controls[index];
+                control.nodes.register_at(instant, node, registration);
+                control.heard.insert(node, self.now);
+                control.streams.insert((worker, process, session));
+                let newest = control.newest.get(&node).cloned();
+                self.send_down(index, worker, Down::Connected { process, session });
+                if let Some(assignment) = newest {
+                    self.send_down(index, worker, Down::Assignment { process, session, assignment });
+                }
+                self.nudge(index);
+            }
+            Up::Report { process, request, report } => {
+                let observed = Box::new(Observed { worker, process, request, report: *report });
+                let wait = self.dice.millis(0..=2);
+                self.after(wait, Event::Observe(index, observed));
+            }
+        }
+    }
+
+    /// The rest of the handler of a report.
+    pub(crate) fn observe(&mut self, index: usize, observed: Observed) {
+        let Observed { worker, process, request, report } = observed;
+        let (node, instant) = (node_id(worker), self.instant());
+        let control = &mut self.controls[index];
+        if !control.is_up {
+            return;
+        }
+        if self.now < control.stalled_until {
+            let wait = control.stalled_until - self.now;
+            let observed = Observed { worker, process, request, report };
+            return self.after(wait, Event::Observe(index, Box::new(observed)));
+        }
+        if control.epoch != self.store.epoch {
+            return self.stop_control(index);
+        }
+        let Some(news) = control.nodes.report_at(instant, node, &report) else {
+            return self.send_down(index, worker, Down::Answer { process, request, taken: false });
+        };
+        control.heard.insert(node, self.now);
+        if news.routes {
+            self.nudge(index);
+        }
+        let news = news.instances;
+        self.check_before_write();
+        let (apps, jobs) = self.store.observe(node_id(worker), &news, self.wall());
+        self.check_after_write();
+        if !news.is_empty() {
+            say!(self, "node {worker} reports {news:?}");
+        }
+        let control = &mut self.controls[index];
+        control.nodes.reported(node_id(worker), report);
+        if !apps.is_empty() || !jobs.is_empty() {
+            control.dirty.extend(apps);
+            control.due_jobs.extend(jobs);
+            self.nudge(index);
+        }
+        self.send_down(index, worker, Down::Answer { process, request, taken: true });
+    }
+}
+
+impl Control {
+    /// Mirrors `Reconciler::look_at_nodes`.
+    fn look_at_nodes(&mut self, statuses: &[NodeStatus]) {
+        let known: BTreeMap<NodeId, bool> =
+            statuses.iter().filter(|node| !node.given_up).map(|node| (node.id, node.ready)).collect();
+        let acknowledged = acknowledged(statuses, self.acknowledged);
+        self.fleet.observe(statuses);
+        if known != self.known {
+            self.known = known;
+            self.dirty.extend(self.fleet.apps());
+            self.due_jobs.extend(self.jobs.keys());
+        }
+        if acknowledged != self.acknowledged {
+            let before = std::mem::replace(&mut self.acknowledged, acknowledged);
+            self.dirty.extend(self.publisher.acknowledged_since(before, acknowledged));
+        }
+    }
+
+    /// Mirrors `Jobs::put`.
+    fn put_job(&mut self, view: JobView) {
+        if self.jobs.get(&view.id) == Some(&view) {
+            return;
+        }
+        self.jobs_changed = true;
+        for run in &view.runs {
+            match view.held(run) {
+                Some(held) => self.fleet.cluster().put(run.id, held),
+                None => self.fleet.cluster().remove(run.id),
+            }
+        }
+        if view.state.is_final() {
+            self.jobs.remove(&view.id);
+        } else {
+            self.jobs.insert(view.id, view);
+        }
+    }
+
+    /// Mirrors `Jobs::forget`.
+    fn forget_job(&mut self, id: JobId) {
+        self.job_wakes.remove(&id);
+        self.fleet.cluster().set_claims(id.as_owner(), Vec::new());
+        if let Some(view) = self.jobs.remove(&id) {
+            self.jobs_changed = true;
+            view.runs.iter().for_each(|run| self.fleet.cluster().remove(run.id));
+        }
+    }
+}
