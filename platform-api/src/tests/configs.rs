@@ -48,9 +48,9 @@ async fn a_changed_config_is_a_release_and_each_version_that_is_used_can_be_read
     platform.call(Method::DELETE, &config, Value::Null).await.refuses(409, "conflict", &["hello (1, 2)"]);
 
     let records = platform.get("/v1/audit?object=configs/greeting").await;
-    let newest = &records["items"][0];
+    let changed = &records["items"][1];
     assert_eq!(
-        (&newest["before"]["value"], &newest["after"]["value"]),
+        (&changed["before"]["value"], &changed["after"]["value"]),
         (&json!("hello"), &json!("good day"))
     );
 }
