@@ -49,8 +49,11 @@ async fn a_quiet_app_falls_asleep_and_a_request_that_waits_wakes_it() {
     platform.serve(0, range(0, 5)).await;
     platform.is_asleep().await;
     assert_eq!(platform.told("app.asleep").await, ["asleep after 1s without requests"]);
-    let route = worker.newest().unwrap().routes.routes[0].clone();
-    assert!(route.endpoints.is_empty() && route.wakes && route.counted, "{route:?}");
+    eventually("its route has no instance, and wakes it", async || {
+        let route = worker.newest()?.routes.routes[0].clone();
+        (route.endpoints.is_empty() && route.wakes && route.counted).then_some(())
+    })
+    .await;
 
     worker.is_asked(0, 12);
     platform.app_is("it is awake", |app| app["ready"] == 2).await;
