@@ -39,7 +39,12 @@ impl World {
             return false;
         }
         let (Some(target), Some(stable)) = (&view.target, &view.stable) else { return false };
-        [target, stable].into_iter().all(|release| {
+        // On the way back from a release that failed, its instances may be all that there are.
+        let failed = match app.rollouts.as_slice() {
+            [.., failed, back] if back.automatic && !back.state.is_final() => app.releases.get(&failed.to),
+            _ => None,
+        };
+        [target, stable].into_iter().chain(failed).all(|release| {
             let update = &release.spec.update;
             release.spec.scale.replicas.first() >= 2
                 && update.order == UpdateOrder::StartFirst
