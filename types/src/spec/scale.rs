@@ -140,6 +140,15 @@ impl<'de> Visitor<'de> for ReplicasVisitor {
         replicas.map(Replicas::Fixed).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
     }
 
+    /// JSON Schema calls `2.0` an integer.
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Replicas, E> {
+        let replicas = number as u32;
+        match f64::from(replicas) == number {
+            true => Ok(Replicas::Fixed(replicas)),
+            false => Err(E::invalid_type(de::Unexpected::Float(number), &self)),
+        }
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Replicas, A::Error> {
         ReplicaRange::deserialize(MapAccessDeserializer::new(table)).map(Replicas::Range)
     }
@@ -233,6 +242,15 @@ mod tests {
 
     fn refused(replicas: serde_json::Value) -> String {
         spec(replicas).validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_whole_number_may_be_written_with_a_point_and_nothing_else_may() {
+        let replicas = |json: &str| serde_json::from_str::<Replicas>(json).ok();
+        assert_eq!(replicas("59586948.0"), Some(Replicas::Fixed(59_586_948)));
+        for json in ["2.5", "-1.0", "1e300", "4294967296.0", "\"2\"", "true"] {
+            assert_eq!(replicas(json), None, "{json}");
+        }
     }
 
     #[test]
