@@ -131,7 +131,7 @@ pub(super) fn of_path(name: &str) -> Value {
         "app" => reference("AppName"),
         "digest" => reference("Digest"),
         "rollout" => reference("RolloutId"),
-        "secret" => reference("SecretName"),
+        "secret" | "config" => reference("SecretName"),
         "volume" => reference("VolumeId"),
         "schedule" => reference("ScheduleName"),
         "user" => reference("UserName"),
