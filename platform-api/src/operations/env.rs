@@ -72,7 +72,7 @@ fn assign(variables: &mut Variables, name: &str, value: Option<&String>) -> Opti
 
 /// Refuses a patch that says nothing, or two things of one variable.
 pub(super) fn check_patch(patch: &EnvPatch) -> Result<()> {
-    let invalid = |detail: String| problem(ProblemCode::InvalidRequest, detail);
+    let invalid = |detail: String| problem(ProblemCode::InvalidSpec, detail);
     if patch.set.is_empty() && patch.reset.is_empty() {
         return invalid("nothing is changed; name variables in `set` or in `reset`".to_owned());
     }

@@ -13,9 +13,9 @@ async fn bad_changes_of_variables_are_refused_and_change_nothing() {
     platform.deploy("hello", &component(0), with_env("A", "file")).await.is(201);
     let env = format!("{HELLO}/env");
     let patch = async |body: Value| platform.call(Method::PATCH, &env, body).await;
-    patch(json!({})).await.refuses(400, "invalid_request", &["nothing is changed"]);
+    patch(json!({})).await.refuses(422, "invalid_spec", &["nothing is changed"]);
     patch(json!({"A": "old shape"})).await.refuses(400, "invalid_request", &["`A`"]);
-    patch(json!({"set": {"A": "x"}, "reset": ["A"]})).await.refuses(400, "invalid_request", &["`A`"]);
+    patch(json!({"set": {"A": "x"}, "reset": ["A"]})).await.refuses(422, "invalid_spec", &["`A`"]);
     patch(json!({"set": {"A=B": "x"}})).await.refuses(422, "invalid_spec", &["`A=B`"]);
     patch(json!({"set": {"A": "x\u{0}"}})).await.refuses(422, "invalid_spec", &["NUL"]);
     let gone: serde_json::Map<_, _> =
