@@ -24,6 +24,7 @@ pub enum ConfigCommand {
     /// Set a config; apps that use it get a new release
     Set(With<ConfigSetArgs>),
     /// Print a config's value
+    #[command(visible_alias = "get")]
     Show(With<ConfigShowArgs>),
     /// List the namespace's configs: names, versions and the apps that use them
     #[command(name = "ls", visible_alias = "list")]
