@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::figures::NodeFigures;
-use crate::id::{InstanceId, JobId, NodeId, SecretVersionId, VolumeId};
+use crate::id::{InstanceId, JobId, NodeId, ProcessId, SecretVersionId, VolumeId};
+use crate::incarnation::Incarnation;
 use crate::name::{AppName, NamespaceName, VolumeName};
 use crate::route::RouteTable;
 use crate::secret::DeliveredSecret;
@@ -40,6 +41,9 @@ pub struct NodeRegistration {
     /// `server` where the control plane runs too, `worker` elsewhere.
     #[serde(default)]
     pub role: String,
+    /// Which process of the worker says so.
+    #[serde(default)]
+    pub incarnation: Incarnation,
 }
 
 /// As many as anybody needs, and few enough to be shown.
@@ -153,6 +157,9 @@ pub struct AssignedVolume {
 /// not know, as it does in log records: workers may be newer than it, and what it can use of a report must not be lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeReport {
+    /// Whose report it is. One of a process that another has followed is refused.
+    #[serde(default)]
+    pub process: ProcessId,
     /// The newest assignment that was accepted.
     pub assignment_generation: u64,
     /// The newest routes that the ingress uses: no new request goes by older ones.

@@ -24,8 +24,8 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 use super::openapi::{Payload, array, json, list};
 use super::parameters::{
     AUDIT, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE, PAGE_BY_NUMBER,
-    PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, Parameters, RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES,
-    VOLUMES,
+    PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, RESUMES, ROLLOUT_WAIT,
+    SCHEDULE_CHANGES, VOLUMES,
 };
 use super::{
     applies, apps, artifacts, audit, events, files, jobs, logs, members, meta, metrics, namespaces, nodes,
@@ -684,6 +684,7 @@ fn for_workers() -> Vec<Endpoint> {
             get(session::assignments),
             "What to run, one document a line",
         )
+        .query(PROCESS)
         .replies(200, Payload::Lines),
         node(Method::POST, "/v1/nodes/{node}/reports", post(session::report), "What a worker observed")
             .takes(json::<NodeReport>())

@@ -11,18 +11,20 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::sync::watch;
+use tracing::warn;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{NodeRegistration, NodeReport};
 use wharf_types::problem::ProblemCode;
-use wharf_types::{NodeId, Timestamp};
+use wharf_types::{NodeId, ProcessId, Timestamp};
 
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, Query};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
 use crate::logs::Source;
-use crate::nodes::Line;
+use crate::nodes::{Line, Refusal};
 use crate::{operations, store};
 
 /// How often an idle stream of assignments says that it is alive, by an empty line.
@@ -34,19 +36,32 @@ pub(super) async fn register(
     Json(registration): Json<NodeRegistration>,
 ) -> ApiResult<StatusCode> {
     registration.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
+    // After what the process before has sent, not in between.
+    let _turn = context.nodes.turn(node).await;
+    context.nodes.admits(node, &registration).map_err(|refusal| refused(node, refusal))?;
     let mut tx = context.store.write().await?;
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
-    context.nodes.register(node, registration);
+    context.nodes.register(node, registration).map_err(|refusal| refused(node, refusal))?;
     context.dirty.nudge();
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Which process of the worker asks.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OfProcess {
+    #[serde(default)]
+    process: ProcessId,
 }
 
 pub(super) async fn assignments(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
+    Query(process): Query<OfProcess>,
 ) -> ApiResult<Response> {
-    let Some(assignment) = context.nodes.assignments(node) else { return Err(unregistered(node)) };
+    let assignment =
+        context.nodes.assignments(node, process.process).map_err(|refusal| refused(node, refusal))?;
     context.dirty.nudge();
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((headers, Body::from_stream(lines(context, assignment))).into_response())
@@ -82,8 +97,8 @@ pub(super) async fn report(
     Path(node): Path<NodeId>,
     Json(report): Json<NodeReport>,
 ) -> ApiResult<StatusCode> {
-    let Some(_turn) = context.nodes.turn(node).await else { return Err(unregistered(node)) };
-    let Some(news) = context.nodes.report(node, &report) else { return Err(unregistered(node)) };
+    let _turn = context.nodes.turn(node).await;
+    let news = context.nodes.report(node, &report).map_err(|refusal| refused(node, refusal))?;
     let now = Timestamp::now();
     operations::report::observe(&context, node, &news.instances, now).await?;
     operations::volumes::gone(&context, node, &report.figures.removed_volumes).await?;
@@ -127,9 +142,13 @@ pub(super) async fn key_value(
     Ok(Reply(operations::keyvalue::carry_out(&context, request).await?))
 }
 
-fn unregistered(node: NodeId) -> ApiError {
-    ApiError::new(
-        ProblemCode::NotFound,
-        format!("node {node} has not registered since the control plane started"),
-    )
+fn refused(node: NodeId, refusal: Refusal) -> ApiError {
+    let code = match refusal {
+        Refusal::Unregistered(_) => ProblemCode::NotFound,
+        Refusal::Superseded(_) | Refusal::Elsewhere(_) => {
+            warn!(node.id = %node, "a worker was refused: {refusal}");
+            ProblemCode::Conflict
+        }
+    };
+    ApiError::new(code, refusal.to_string())
 }

@@ -17,6 +17,7 @@ struct Row {
     os: String,
     arch: String,
     role: String,
+    incarnation: String,
 }
 
 pub(crate) async fn register(
@@ -26,11 +27,12 @@ pub(crate) async fn register(
     now: Timestamp,
 ) -> Result<()> {
     sqlx::query(
-        "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, registered_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, registered_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, memory_bytes = excluded.memory_bytes,
              cpus = excluded.cpus, version = excluded.version, labels = excluded.labels, os = excluded.os,
-             arch = excluded.arch, role = excluded.role, registered_at = excluded.registered_at",
+             arch = excluded.arch, role = excluded.role,
+             incarnation = excluded.incarnation, registered_at = excluded.registered_at",
     )
     .bind(id.to_string())
     .bind(&node.hostname)
@@ -41,6 +43,7 @@ pub(crate) async fn register(
     .bind(&node.os)
     .bind(&node.arch)
     .bind(&node.role)
+    .bind(json(&node.incarnation))
     .bind(now.as_microsecond())
     .execute(conn)
     .await?;
@@ -49,7 +52,7 @@ pub(crate) async fn register(
 
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistration)>> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role FROM node ORDER BY id",
+        "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation FROM node ORDER BY id",
     )
     .fetch_all(conn)
     .await?;
@@ -64,6 +67,7 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistratio
                 os: row.os,
                 arch: row.arch,
                 role: row.role,
+                incarnation: from_json(&row.incarnation)?,
             };
             Ok((parse(&row.id)?, registration))
         })
