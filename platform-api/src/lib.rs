@@ -20,6 +20,7 @@ pub mod cores;
 
 mod access;
 mod audit;
+mod authority;
 mod context;
 mod metrics;
 mod nodes;
@@ -40,6 +41,7 @@ pub mod fuzzing;
 mod tests;
 
 pub use artifacts::artifact_file;
+pub use authority::AuthorityError;
 pub use control_plane::{Config, ControlPlane};
 pub use data_dir::OpenError;
 pub use secrets::SecretKeySource;

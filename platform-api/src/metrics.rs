@@ -252,6 +252,7 @@ mod tests {
             id: NodeId::from_uuid(uuid::Uuid::nil()),
             registration,
             ready: !given_up,
+            draining: false,
             given_up,
             seen_at: Timestamp::UNIX_EPOCH,
             routes_generation: 0,

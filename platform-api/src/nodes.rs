@@ -5,7 +5,7 @@
 mod load;
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,11 @@ use tracing::warn;
 use wharf_types::figures::{NodeFigures, VolumeFigures};
 use wharf_types::incarnation::Rival;
 use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport};
-use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
+use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
 use zeroize::Zeroizing;
 
 use crate::plan::autoscale::Demand;
+use crate::store::node::NodeSettings;
 use crate::store::requests::Counter;
 use load::Loads;
 
@@ -50,6 +51,9 @@ struct Known {
 
 struct Node {
     registration: NodeRegistration,
+    settings: NodeSettings,
+    /// What it was assigned so far: it gets nothing of anything else, and brings nothing.
+    touches: Touches,
     seen: Instant,
     seen_at: Timestamp,
     routes_generation: u64,
@@ -64,11 +68,31 @@ struct Node {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// What the assignments of a node named.
+#[derive(Default)]
+struct Touches {
+    contents: HashSet<Digest>,
+    names: HashSet<(NamespaceName, AppName)>,
+}
+
+impl Touches {
+    fn add(&mut self, assignment: &Assignment) {
+        for instance in &assignment.instances {
+            self.contents.insert(instance.artifact);
+            self.contents.extend(instance.spec.files.as_ref().map(|files| files.digest));
+            self.names.insert((instance.namespace.clone(), instance.app.clone()));
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
     pub id: NodeId,
+    /// With the labels that admins have set.
     pub registration: NodeRegistration,
     pub ready: bool,
+    /// Whether it is to be emptied.
+    pub draining: bool,
     pub given_up: bool,
     pub seen_at: Timestamp,
     pub routes_generation: u64,
@@ -134,6 +158,8 @@ impl Nodes {
         }
         let node = known.nodes.entry(id).or_insert_with(|| Node {
             registration: registration.clone(),
+            settings: NodeSettings::default(),
+            touches: Touches::default(),
             seen: now,
             seen_at: Timestamp::now(),
             routes_generation: 0,
@@ -198,6 +224,36 @@ impl Nodes {
         }
     }
 
+    /// Takes in what admins say of a node.
+    pub fn set(&self, id: NodeId, settings: NodeSettings) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
+            node.settings = settings;
+        }
+    }
+
+    pub(crate) fn settings(&self, id: NodeId) -> Option<NodeSettings> {
+        self.lock().nodes.get(&id).map(|node| node.settings.clone())
+    }
+
+    /// Forgets a node; whoever follows its assignments learns that they end.
+    pub(crate) fn remove(&self, id: NodeId) {
+        self.lock().nodes.remove(&id);
+    }
+
+    /// Whether the node was assigned something that is made of this content.
+    pub(crate) fn uses(&self, id: NodeId, digest: Digest) -> bool {
+        self.lock().nodes.get(&id).is_some_and(|node| node.touches.contents.contains(&digest))
+    }
+
+    /// Whether the node was assigned something of this name: of an app, or of a job.
+    pub(crate) fn runs(&self, id: NodeId, namespace: &NamespaceName, app: &AppName) -> bool {
+        let known = self.lock();
+        known
+            .nodes
+            .get(&id)
+            .is_some_and(|node| node.touches.names.contains(&(namespace.clone(), app.clone())))
+    }
+
     /// What is assigned to the node: the newest at once, then each newer one, until another process of its worker registers.
     pub(crate) fn assignments(
         &self,
@@ -221,6 +277,7 @@ impl Nodes {
                 // It may hold secrets: its memory is overwritten when it is no longer the newest.
                 let line = Bytes::from_owner(Zeroizing::new(line));
                 if let Some(node) = self.lock().nodes.get_mut(&node) {
+                    node.touches.add(assignment);
                     node.assignment.send_replace(Some(line));
                 }
             }
@@ -351,10 +408,13 @@ fn key(usage: &AppUsage) -> (&NamespaceName, &AppName, u64) {
 
 impl Node {
     fn status(&self, id: NodeId, now: Instant) -> NodeStatus {
+        let mut registration = self.registration.clone();
+        registration.labels.extend(self.settings.labels.clone());
         NodeStatus {
             id,
-            registration: self.registration.clone(),
+            registration,
             ready: self.is_seen_within(LEASE, now),
+            draining: self.settings.draining,
             given_up: !self.is_seen_within(GIVEN_UP, now),
             seen_at: self.seen_at,
             routes_generation: self.routes_generation,

@@ -15,6 +15,7 @@ mod jobs;
 mod keyvalue;
 mod migrating;
 mod namespaces;
+mod nodes;
 mod observing;
 mod once;
 mod opening;

@@ -4,6 +4,7 @@
 //! worker answers with [`NodeReport`]s, and sends the guests' output as batches of [`crate::log::LogRecord`].
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -41,13 +42,17 @@ pub struct NodeRegistration {
     /// `server` where the control plane runs too, `worker` elsewhere.
     #[serde(default)]
     pub role: String,
+    /// Where other nodes reach its instances. None: nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<SocketAddr>,
     /// Which process of the worker says so.
     #[serde(default)]
     pub incarnation: Incarnation,
 }
 
 /// As many as anybody needs, and few enough to be shown.
-const LABELS_MAX: usize = 64;
+pub const LABELS_MAX: usize = 64;
 /// Of a label's key or value, in octets.
 const LABEL_MAX_BYTES: usize = 128;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Json as Reply;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use wharf_types::node::{NodeRegistration, NodeReport};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NodeId, ProcessId, Timestamp};
 
+use super::auth::PeerNode;
 use super::extract::{Json, Path, Query};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
@@ -113,9 +114,13 @@ pub(super) async fn report(
 
 pub(super) async fn logs(
     State(context): State<Arc<Context>>,
-    Path(_): Path<NodeId>,
-    Json(records): Json<Vec<LogRecord>>,
+    peer: Option<Extension<PeerNode>>,
+    Path(node): Path<NodeId>,
+    Json(mut records): Json<Vec<LogRecord>>,
 ) -> ApiResult<StatusCode> {
+    if peer.is_some() {
+        records.retain(|record| context.nodes.runs(node, &record.namespace, &record.app));
+    }
     // What comes after the end of an app or a job must not bring its folder back.
     let mut exists = HashMap::new();
     let mut tx = context.store.read().await?;
@@ -136,9 +141,14 @@ pub(super) async fn logs(
 
 pub(super) async fn key_value(
     State(context): State<Arc<Context>>,
-    Path(_): Path<NodeId>,
+    peer: Option<Extension<PeerNode>>,
+    Path(node): Path<NodeId>,
     Json(request): Json<KeyValueRequest>,
 ) -> ApiResult<Reply<KeyValueReply>> {
+    if peer.is_some() && !context.nodes.runs(node, &request.namespace, &request.app) {
+        let detail = format!("node {node} runs nothing of `{}` in `{}`", request.app, request.namespace);
+        return Err(ApiError::new(ProblemCode::Forbidden, detail));
+    }
     Ok(Reply(operations::keyvalue::carry_out(&context, request).await?))
 }
 

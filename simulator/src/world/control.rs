@@ -225,6 +225,7 @@ impl World {
             return;
         };
         control.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, control.acknowledged);
+        control.fleet.mark_moving(&mut loaded.view, &loaded.releases);
         control.fleet.put(loaded.view, loaded.releases);
         if !control.are_apps_read() || !control.are_jobs_read {
             control.unplanned.insert(id);

@@ -271,6 +271,7 @@ impl Cluster {
             hostname: String::new(),
             memory_bytes: 0,
             version: String::new(),
+            address: None,
             incarnation: Incarnation::default(),
             labels: registration
                 .labels
