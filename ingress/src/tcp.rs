@@ -6,7 +6,7 @@
 
 pub(crate) mod ports;
 mod proxy_header;
-mod splice;
+pub(crate) mod splice;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -9,7 +9,7 @@ fn table(routes: &[(&str, &str, usize)], node: NodeId) -> RouteTable {
             namespace: "default".parse().unwrap(),
             app: app.parse().unwrap(),
             endpoints: (0..*endpoints)
-                .map(|_| route::Endpoint { instance: InstanceId::new(), node, release: 1 })
+                .map(|_| route::Endpoint { instance: InstanceId::new(), node, release: 1, concurrency: 0 })
                 .collect(),
             stopped: false,
             counted: false,
@@ -71,7 +71,7 @@ fn endpoints_of_other_nodes_are_left_out() {
     let (here, elsewhere) = (NodeId::new(), NodeId::new());
     let router = Router::build(&table(&[("a.com/", "a", 3)], elsewhere), here, &mut Targets::default());
     let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
-    assert!(route.targets.is_empty() && route.choose(None, |_| 0).is_none());
+    assert!(route.targets.here.is_empty() && route.choose(&[], |_| 0).is_none());
 }
 
 #[test]
@@ -81,12 +81,12 @@ fn counters_outlive_the_table() {
     let mut targets = Targets::default();
     let old = Router::build(&table, node, &mut targets);
     let Match::Route(route) = old.find("a.com", "/") else { panic!("the route exists") };
-    route.targets[0].open.fetch_add(5, Ordering::Relaxed);
+    route.targets.here[0].open.fetch_add(5, Ordering::Relaxed);
     table.generation += 1;
     let new = Router::build(&table, node, &mut targets);
     drop(old);
     let Match::Route(route) = new.find("a.com", "/") else { panic!("the route exists") };
-    assert_eq!(route.targets[0].open_requests(), 5);
+    assert_eq!(route.targets.here[0].open_requests(), 5);
     drop(new);
     Router::build(&RouteTable::default(), node, &mut targets);
     assert!(targets.known.is_empty(), "a target that nothing refers to is forgotten");
@@ -139,17 +139,17 @@ fn a_release_on_trial_gets_its_share_whatever_the_number_of_its_instances() {
     table.routes = vec![Arc::new(route.clone())];
     let router = Router::build(&table, node, &mut Targets::default());
     let Match::Route(found) = router.find("a.com", "/") else { panic!("the route exists") };
-    let chosen = |number: usize, tried| {
+    let chosen = |number: usize, tried: &[InstanceId]| {
         let mut first = Some(number);
         found.choose(tried, |below| first.take().unwrap_or(0).min(below - 1)).unwrap().instance
     };
-    assert_eq!((chosen(99_999, None), chosen(100_000, None)), (new, old));
-    assert_ne!(chosen(0, Some(new)), new, "where the trial cannot take it, the old release does");
+    assert_eq!((chosen(99_999, &[]), chosen(100_000, &[])), (new, old));
+    assert_ne!(chosen(0, &[new]), new, "where the trial cannot take it, the old release does");
     route.endpoints.truncate(4);
     table.routes = vec![Arc::new(route)];
     let router = Router::build(&table, node, &mut Targets::default());
     let Match::Route(found) = router.find("a.com", "/") else { panic!("the route exists") };
-    assert!(found.choose(None, |_| 0).is_some());
+    assert!(found.choose(&[], |_| 0).is_some());
 }
 
 #[test]
@@ -197,18 +197,18 @@ proptest! {
     fn a_choice_is_never_the_one_that_was_tried(count in 0_usize..5, tried in 0_usize..6, seed in any::<[usize; 2]>()) {
         let router = router(&[("a.com/", "a", count)]);
         let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
-        for (i, target) in route.targets.iter().enumerate() {
+        for (i, target) in route.targets.here.iter().enumerate() {
             target.open.store(i, Ordering::Relaxed);
         }
-        let tried = route.targets.get(tried).map(|target| target.instance);
+        let tried: Vec<_> = route.targets.here.get(tried).map(|target| target.instance).into_iter().collect();
         let mut seed = seed.into_iter();
-        let chosen = route.choose(tried, |n| seed.next().unwrap() % n);
-        let left = count - usize::from(tried.is_some());
+        let chosen = route.choose(&tried, |n| seed.next().unwrap() % n);
+        let left = count - tried.len();
         prop_assert_eq!(chosen.is_some(), left > 0);
         if let Some(chosen) = chosen {
-            prop_assert!(Some(chosen.instance) != tried);
+            prop_assert!(!tried.contains(&chosen.instance));
             // The most loaded of several is never chosen.
-            let most = route.targets.iter().rev().find(|target| Some(target.instance) != tried).unwrap();
+            let most = route.targets.here.iter().rev().find(|target| !tried.contains(&target.instance)).unwrap();
             prop_assert!(left == 1 || chosen.instance != most.instance);
         }
     }
