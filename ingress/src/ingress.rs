@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wharf_types::route::RouteTable;
@@ -220,6 +220,7 @@ impl IngressHandle {
         B::Error: Into<BoxError>,
     {
         let Some(tls) = self.shared.config.peers.clone() else { return };
+        let tunnels_max = self.shared.config.tcp.max_connections;
         let door = PeerDoor {
             shared: self.shared.clone(),
             tls,
@@ -227,6 +228,7 @@ impl IngressHandle {
             serving: self.serving.clone(),
             cut: self.cut_peers.clone(),
             open: self.peers.clone(),
+            tunnels: Arc::new(Semaphore::new(tunnels_max.min(Semaphore::MAX_PERMITS))),
         };
         self.acceptors.spawn(door.run(listener, self.stop_accepting.clone()));
     }

@@ -170,3 +170,18 @@ impl Peers {
         self.known.get(&node)
     }
 }
+
+/// For tests that connect to nobody.
+#[cfg(test)]
+pub(crate) fn nobodys_tls() -> Arc<PeerTls> {
+    #[derive(Debug)]
+    struct NoCertificate;
+    impl rustls::server::ResolvesServerCert for NoCertificate {
+        fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+            None
+        }
+    }
+    let client = ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
+    let server = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate));
+    Arc::new(PeerTls::new(Arc::new(client.with_no_client_auth()), Arc::new(server), |_| None))
+}

@@ -67,6 +67,11 @@ impl Peer {
         self.is_ejected.load(Relaxed)
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_ejected(&self, ejected: bool) {
+        self.is_ejected.store(ejected, Relaxed);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Whole after every statement, so a panic elsewhere has not harmed it.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -290,10 +295,10 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        if self.is_ejected() {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if inner.health.is_ejected() {
             self.stats.ejected.fetch_sub(1, Relaxed);
         }
-        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
         inner.links.drain(..).for_each(|link| link.retire());
     }
 }

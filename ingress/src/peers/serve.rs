@@ -69,6 +69,8 @@ pub(crate) struct PeerDoor<S> {
     /// Ends everything that is left.
     pub(crate) cut: CancellationToken,
     pub(crate) open: Arc<OpenByNode>,
+    /// Places for connections to TCP ports, of all peers.
+    pub(crate) tunnels: Arc<Semaphore>,
 }
 
 /// How many connections each node has.
@@ -224,6 +226,9 @@ where
         body: Incoming,
     ) -> Response<ServeBody<B>> {
         add_one(&self.shared.stats.peers.served);
+        let Ok(permit) = self.tunnels.try_acquire_owned() else {
+            return says(Verdict::NotTaken, "its node has as many TCP connections as it can take");
+        };
         let (open, place) = {
             let table = self.shared.table.load();
             let open = match table.tcp(port).map(|route| route.admit_at(instance)) {
@@ -239,7 +244,8 @@ where
             Err(why) => return says(Verdict::NotTaken, &why),
         };
         let (writer, outgoing) = tunnel::outgoing();
-        let joined = Joined { tunnel: Tunnel::new(body, writer, None), guest, place, _open: open };
+        let joined =
+            Joined { tunnel: Tunnel::new(body, writer, None), guest, place, _open: open, _permit: permit };
         tracing::debug!("joined {client} to port {port} of {instance}");
         self.serving.spawn(joined.pass(self.cut.clone()));
         Response::new(ServeBody::Connection { body: Gather::new(outgoing) })
@@ -252,6 +258,7 @@ struct Joined {
     guest: TcpStream,
     place: crate::tcp::TcpPlace,
     _open: Option<OpenConnection>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Joined {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::peers::Peers;
 use proptest::prelude::*;
 use wharf_types::spec::Ratio;
 
@@ -163,7 +164,92 @@ fn an_instance_that_was_tried_is_not_asked_again() {
     assert_eq!(tcp_router(0, 10).tcp(7000).unwrap().admit(&[]).unwrap_err(), TcpRefused::NoneReady);
 }
 
+/// A table in which each number is the node of an instance; the first node is that of the router.
+fn spread(on: &[usize], nodes: &[NodeId], concurrency: u32) -> RouteTable {
+    let mut table = table(&[("a.com/", "a", on.len())], nodes[0]);
+    let mut route = route::Route::clone(&table.routes[0]);
+    for (endpoint, on) in route.endpoints.iter_mut().zip(on) {
+        (endpoint.node, endpoint.concurrency) = (nodes[*on], concurrency);
+    }
+    table.routes = vec![Arc::new(route)];
+    let address = "127.0.0.1:1".parse().unwrap();
+    table.nodes = nodes.iter().map(|node| route::RouteNode { node: *node, address }).collect();
+    table
+}
+
+/// Of a router with a way to other nodes.
+fn targets_of_a_cluster() -> Targets {
+    let peers = Peers::new(Some(crate::peers::nobodys_tls()), Arc::default());
+    Targets::new(Arc::default(), Arc::default(), peers)
+}
+
+#[test]
+fn without_a_way_to_a_node_its_instances_are_left_out() {
+    let nodes = [NodeId::new(), NodeId::new()];
+    let mut table = spread(&[0, 1, 1], &nodes, 0);
+    let seen = |table: &RouteTable, targets: &mut Targets| {
+        let router = Router::build(table, nodes[0], targets);
+        let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
+        (route.targets.here.len(), route.targets.elsewhere.len())
+    };
+    assert_eq!(seen(&table, &mut targets_of_a_cluster()), (1, 2));
+    assert_eq!(seen(&table, &mut Targets::default()), (1, 0), "no certificate");
+    table.nodes.clear();
+    assert_eq!(seen(&table, &mut targets_of_a_cluster()), (1, 0), "no address");
+}
+
+#[test]
+fn a_node_that_stays_in_the_table_keeps_its_connections_and_counters() {
+    let nodes = [NodeId::new(), NodeId::new()];
+    let mut targets = targets_of_a_cluster();
+    let mut table = spread(&[1], &nodes, 0);
+    let old = Router::build(&table, nodes[0], &mut targets);
+    let Match::Route(route) = old.find("a.com", "/") else { panic!("the route exists") };
+    let before = route.targets.elsewhere[0].clone();
+    drop(old);
+    table.generation += 1;
+    table.nodes[1].address = "127.0.0.1:2".parse().unwrap();
+    let new = Router::build(&table, nodes[0], &mut targets);
+    let Match::Route(route) = new.find("a.com", "/") else { panic!("the route exists") };
+    assert!(Arc::ptr_eq(&before, &route.targets.elsewhere[0]));
+}
+
 proptest! {
+    #[test]
+    fn a_choice_is_of_the_best_there_are_here_with_room_then_elsewhere(
+        on in prop::collection::vec(0_usize..4, 0..12),
+        open in prop::collection::vec(0_usize..4, 12),
+        ejected in prop::collection::vec(any::<bool>(), 4),
+        tried in prop::collection::vec(0_usize..12, 0..4),
+        seed in any::<[usize; 8]>(),
+    ) {
+        let nodes: Vec<_> = (0..4).map(|_| NodeId::new()).collect();
+        let mut targets = targets_of_a_cluster();
+        let router = Router::build(&spread(&on, &nodes, 2), nodes[0], &mut targets);
+        let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
+        let all: Vec<_> = route.targets.here.iter().chain(&route.targets.elsewhere).collect();
+        for (target, open) in all.iter().zip(&open) {
+            target.open.store(*open, Ordering::Relaxed);
+            if let Some(peer) = &target.peer {
+                let node = nodes.iter().position(|node| *node == peer.node).unwrap();
+                peer.set_ejected(ejected[node]);
+            }
+        }
+        let tried: Vec<_> = tried.into_iter().filter_map(|at| all.get(at)).map(|it| it.instance).collect();
+        let rank = |target: &Target| match (&target.peer, target.has_room(), target.is_ejected()) {
+            (None, true, _) => 0,
+            (Some(_), true, false) => 1,
+            (None, false, _) => 2,
+            (Some(_), false, false) => 3,
+            (Some(_), _, true) => 4,
+        };
+        let best = all.iter().filter(|it| !tried.contains(&it.instance)).map(|it| rank(it)).min();
+        let mut seed = seed.into_iter().cycle();
+        let chosen = route.choose(&tried, |n| seed.next().unwrap() % n);
+        prop_assert_eq!(chosen.map(|target| rank(target)), best);
+        prop_assert!(chosen.is_none_or(|target| !tried.contains(&target.instance)));
+    }
+
     #[test]
     fn find_agrees_with_a_search_of_the_whole_table(
         patterns in prop::collection::vec("[ab]\\.com(/[xy]{1,2}){0,3}", 1..12),

@@ -48,6 +48,8 @@ pub(crate) struct Guest {
     pub(crate) clients: Mutex<Vec<SocketAddr>>,
     /// One permit lets one `/wait` request go on.
     pub(crate) go_on: Semaphore,
+    /// Bodies that `/collect` has taken for whole.
+    pub(crate) collected: Mutex<Vec<Bytes>>,
     /// What `/stream` answers with.
     stream: Mutex<Option<mpsc::UnboundedReceiver<Frame<Bytes>>>>,
     /// Open calls whose future has not been dropped.
@@ -62,6 +64,7 @@ impl Guest {
             calls: Mutex::default(),
             clients: Mutex::default(),
             go_on: Semaphore::new(0),
+            collected: Mutex::default(),
             stream: Mutex::default(),
             running: Arc::new(()),
         })
@@ -121,7 +124,9 @@ impl Guest {
             }
             "/collect" => {
                 let body = call.request.into_body().collect().await.map_err(|_| CallError::ClientGone)?;
-                Ok(Response::new(text(body.to_bytes())))
+                let body = body.to_bytes();
+                self.collected.lock().unwrap().push(body.clone());
+                Ok(Response::new(text(body)))
             }
             // The body comes back as it comes in, its trailers too.
             "/echo" => {

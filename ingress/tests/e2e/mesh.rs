@@ -24,6 +24,8 @@ pub(crate) struct Authority {
     roots: Arc<RootCertStore>,
     /// Whose the certificates are.
     nodes: Arc<Mutex<HashMap<Vec<u8>, NodeId>>>,
+    /// Whether the certificates of all nodes are good for the name that is asked for.
+    has_common_name: bool,
 }
 
 /// A certificate with its key.
@@ -36,12 +38,13 @@ impl Authority {
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(issuer.der().clone()).unwrap();
-        Self { issuer, roots: Arc::new(roots), nodes: Arc::default() }
+        Self { issuer, roots: Arc::new(roots), nodes: Arc::default(), has_common_name: false }
     }
 
     pub(crate) fn identity(&self, node: NodeId) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![format!("{node}.node.wharf.internal")]).unwrap();
+        let names = vec![format!("{node}.node.wharf.internal"), "any.wharf.internal".to_owned()];
+        let params = CertificateParams::new(names).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         self.nodes.lock().unwrap().insert(certificate.der().to_vec(), node);
         (certificate.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
@@ -73,9 +76,13 @@ impl Authority {
 
     pub(crate) fn tls(&self, identity: &Identity) -> PeerTls {
         let nodes = self.nodes.clone();
-        PeerTls::new(self.client(identity), self.server(identity), move |chain| {
+        let tls = PeerTls::new(self.client(identity), self.server(identity), move |chain| {
             nodes.lock().unwrap().get(chain.first()?.as_ref()).copied()
-        })
+        });
+        match self.has_common_name {
+            true => tls.with_names(|_| "any.wharf.internal".try_into().unwrap()),
+            false => tls,
+        }
     }
 }
 
@@ -168,7 +175,15 @@ impl Mesh {
     }
 
     pub(crate) async fn configured(count: usize, configure: impl Fn(&mut Config)) -> Self {
-        let authority = Authority::new();
+        Self::of_authority(Authority::new(), count, configure).await
+    }
+
+    /// A cluster in which names say nothing.
+    pub(crate) async fn with_a_common_name(count: usize) -> Self {
+        Self::of_authority(Authority { has_common_name: true, ..Authority::new() }, count, |_| {}).await
+    }
+
+    async fn of_authority(authority: Authority, count: usize, configure: impl Fn(&mut Config)) -> Self {
         let mut hosts = Vec::new();
         for _ in 0..count {
             hosts.push(Host::start(&authority, &configure).await);

@@ -177,6 +177,9 @@ async fn where_no_instance_takes_a_request_the_client_is_told_so() {
     far.guest.leaves(instances[1]);
     assert_eq!(near.get("/").await.header("x-wharf-error"), Some("no_ready_instance"));
     assert_eq!(far.guest.calls(), 2, "each was asked once");
+    let instances = mesh.place(&[1]).await;
+    mesh.hosts[1].guest.is_busy(instances[0]);
+    assert_eq!(mesh.hosts[0].get("/").await.header("x-wharf-error"), Some("busy"));
 }
 
 #[tokio::test]

@@ -237,15 +237,18 @@ async fn strangers_get_no_answer() {
 
 #[tokio::test]
 async fn a_host_at_the_address_of_another_gets_nothing() {
-    let mut mesh = Mesh::of(3).await;
-    mesh.addresses[1] = mesh.addresses[2];
-    let instances = mesh.place(&[1]).await;
-    assert_eq!(mesh.hosts[0].get("/").await.header("x-wharf-error"), Some("no_ready_instance"));
-    // Also where its name is not looked at, only who it is.
-    let detail = mesh.hosts[0].errors.lock().unwrap()[0].detail.clone().unwrap();
-    assert!(detail.contains("not valid for name"), "{detail}");
-    let (_, calls) = (instances, mesh.hosts[2].guest.calls());
-    assert_eq!(calls, 0);
+    for (mut mesh, words) in [
+        (Mesh::of(3).await, "not valid for name"),
+        // Also where its name is good for any node, and only its identity is not.
+        (Mesh::with_a_common_name(3).await, "is another node"),
+    ] {
+        mesh.addresses[1] = mesh.addresses[2];
+        mesh.place(&[1]).await;
+        assert_eq!(mesh.hosts[0].get("/").await.header("x-wharf-error"), Some("no_ready_instance"));
+        let detail = mesh.hosts[0].errors.lock().unwrap()[0].detail.clone().unwrap();
+        assert!(detail.contains(words), "{detail}");
+        assert_eq!(mesh.hosts[2].guest.calls(), 0);
+    }
 }
 
 #[tokio::test]
@@ -384,4 +387,59 @@ async fn renewed_certificates_are_used_for_what_comes_then() {
     // The connection before is let go of.
     until(|| near.figures().open_connections == 1).await;
     assert_eq!((near.figures().lost, near.figures().ejections), (0, 0));
+}
+
+#[tokio::test]
+async fn what_was_on_its_way_to_clients_that_have_left_does_not_end_the_connection() {
+    let (mesh, wall) = behind_a_wall().await;
+    let (near, far) = (&mesh.hosts[0], &mesh.hosts[1]);
+    for _ in 0..4 {
+        let mut clients = Vec::new();
+        for _ in 0..300 {
+            clients.push(near.begin("/wait").await);
+        }
+        until(|| far.guest.running() == 300).await;
+        wall.set(Passes::Nothing);
+        far.guest.go_on.add_permits(300);
+        until(|| far.guest.running() == 0).await;
+        drop(clients);
+        until(|| near.ingress.stats().requests_open == 0).await;
+        wall.set(Passes::All);
+        assert_eq!(near.get("/").await.status, 200);
+    }
+    let figures = near.figures();
+    assert_eq!((figures.lost, figures.connections), (0, figures.open_connections), "{figures:?}");
+}
+
+#[tokio::test]
+async fn requests_that_are_taken_back_before_they_arrive_do_not_end_the_connection() {
+    let (mesh, wall) = behind_a_wall().await;
+    let near = &mesh.hosts[0];
+    for round in 1..=3 {
+        wall.set(Passes::Nothing);
+        let mut clients = Vec::new();
+        for _ in 0..100 {
+            clients.push(near.begin("/wait").await);
+        }
+        until(|| near.ingress.stats().requests_open == 100).await;
+        drop(clients);
+        until(|| near.ingress.stats().requests_open == 0).await;
+        wall.set(Passes::All);
+        assert_eq!(near.get("/").await.status, 200, "{round}");
+    }
+    let figures = near.figures();
+    assert_eq!((figures.lost, figures.connections), (0, figures.open_connections), "{figures:?}");
+}
+
+#[tokio::test]
+async fn an_upload_that_a_dead_host_leaves_unfinished_is_not_taken_for_whole() {
+    let (mesh, wall) = behind_a_wall().await;
+    let far = &mesh.hosts[1];
+    let mut uploads = mesh.hosts[0].connect().await;
+    let head = "POST /collect HTTP/1.1\r\nhost: hello.test\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    uploads.write_all(head.as_bytes()).await.unwrap();
+    until(|| far.guest.running() == 1).await;
+    wall.set(Passes::Nothing);
+    until(|| far.guest.running() == 0).await;
+    assert_eq!(*far.guest.collected.lock().unwrap(), [""; 0]);
 }

@@ -195,6 +195,18 @@ async fn a_host_lets_no_more_connect_than_the_instance_may_have() {
 }
 
 #[tokio::test]
+async fn an_instance_of_this_host_comes_first_as_long_as_it_has_room() {
+    let mut front = Front::start(2).await;
+    let (far, far_listener) = front.guests.listen().await;
+    let (near, near_listener) = front.guests.listen().await;
+    front.route(&[(far, 1), (near, 0)], (2, false)).await;
+    let _clients = [front.connect().await, front.connect().await];
+    let _here = [accept(&near_listener).await, accept(&near_listener).await];
+    let _one_more = front.connect().await;
+    accept(&far_listener).await;
+}
+
+#[tokio::test]
 async fn an_instance_that_has_left_or_a_host_that_is_dead_is_passed_over() {
     let mut front = Front::start(3).await;
     let wall = Wall::before(front.mesh.addresses[2]).await;
