@@ -31,9 +31,11 @@ use crate::commands::token::TokenArgs;
 use crate::commands::user::UserArgs;
 use crate::commands::volume::VolumeArgs;
 use crate::exit::{EXIT_CODES, Failure};
+use crate::join::WorkerArgs;
 use crate::precompile::PrecompileArgs;
 use crate::run::RunArgs;
 use crate::secret::Secret;
+use crate::server::ServerArgs;
 use crate::up::UpArgs;
 
 /// A light platform for running apps as WebAssembly components.
@@ -110,6 +112,10 @@ pub struct With<T: Args> {
 pub enum Command {
     /// Start a platform on this machine
     Up(UpArgs),
+    /// Start the control plane of a cluster, which workers of other hosts join
+    Server(ServerArgs),
+    /// Join a cluster, and run apps for it
+    Worker(WorkerArgs),
     /// Run one component here, without a platform
     Run(RunArgs),
     /// Before an upgrade: compile what a running platform's apps use for this version's engine

@@ -93,7 +93,12 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Job(_) | Command::RunJob(_) => {
             unreachable!("what ends with a guest's code is dispatched before")
         }
-        Command::Up(_) | Command::Run(_) | Command::Precompile(_) | Command::Diff(_) => {
+        Command::Up(_)
+        | Command::Server(_)
+        | Command::Worker(_)
+        | Command::Run(_)
+        | Command::Precompile(_)
+        | Command::Diff(_) => {
             unreachable!("what ends with a code of its own is dispatched before the other client commands")
         }
     }

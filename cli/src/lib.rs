@@ -35,9 +35,12 @@ mod rollout;
 mod compile_child;
 mod file_handles;
 mod files;
+mod join;
 mod precompile;
 mod run;
+mod server;
 mod up;
+mod worker;
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -76,9 +79,11 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         anyhow::bail!("another TLS provider was installed first");
     }
     let mut builder = match cli.command {
-        Command::Up(_) | Command::Run(_) | Command::Precompile(_) => {
-            tokio::runtime::Builder::new_multi_thread()
-        }
+        Command::Up(_)
+        | Command::Server(_)
+        | Command::Worker(_)
+        | Command::Run(_)
+        | Command::Precompile(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder.enable_all().build().context("could not start the runtime")?;
@@ -94,6 +99,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(args) => {
             before.refuse_all_but_json("up")?;
             up::run(up::UpArgs { json: args.json || before.json, ..args }).await
+        }
+        Command::Server(args) => {
+            before.refuse_all_but_json("server")?;
+            server::run(server::ServerArgs { json: args.json || before.json, ..args }).await
+        }
+        Command::Worker(args) => {
+            before.refuse_all_but_json("worker")?;
+            join::run(join::WorkerArgs { json: args.json || before.json, ..args }).await
         }
         Command::Run(args) => {
             before.refuse_all_but_json("run")?;

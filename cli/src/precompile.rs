@@ -26,6 +26,7 @@ use crate::local::{self, Local};
 use crate::output;
 use crate::secret::Secret;
 use crate::up::{self, WORKER};
+use crate::worker;
 
 #[derive(Args, Debug)]
 pub struct PrecompileArgs {
@@ -58,7 +59,7 @@ pub async fn run(args: PrecompileArgs) -> anyhow::Result<()> {
     let client = Client::with_token(&local.api, Some(Secret::from(token.trim().to_owned())))?;
     let jobs = jobs(&client).await?;
     let compile = CompileCommand::this_program().in_the_background();
-    let host = up::host_in(&data.join(WORKER), compile, LogSink::new(), Duration::MAX)?;
+    let host = worker::host_in(&data.join(WORKER), compile, LogSink::new(), Duration::MAX)?;
     let mut outcome = Outcome { engine: host.engine(), ..Outcome::default() };
     // One at a time: the platform needs the machine more.
     for ((digest, _), (namespace, wish)) in jobs {

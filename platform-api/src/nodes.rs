@@ -26,9 +26,9 @@ use load::Loads;
 /// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
 /// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
 const LEASE: Duration = Duration::from_millis(2500);
-/// A node that has not reported for this long is given up, with all that ran on it. That is later than the lease, because nobody
-/// may be there to take over: on a single node, giving up a worker that was only busy would stop apps that serve, and a
-/// worker that is started again is back within milliseconds and keeps its instances.
+/// A node that has not reported for this long is given up, with all that ran on it, whoever is left. With others that can take over, the end
+/// of its lease is enough; alone, giving up a worker that was only busy would stop apps that serve. Where most nodes are silent at once, the
+/// fault is more likely on this side.
 const GIVEN_UP: Duration = Duration::from_secs(10);
 /// The reconciler looks at the nodes several times a second. If nobody looked for longer than this, the whole process stood
 /// still, and could not have heard of anybody.
@@ -292,7 +292,8 @@ impl Nodes {
     pub fn list_at(&self, now: Instant) -> Vec<NodeStatus> {
         let mut known = self.lock();
         known.forgive_standstill(now);
-        known.nodes.iter().map(|(id, node)| node.status(*id, now)).collect()
+        let patience = known.patience(now);
+        known.nodes.iter().map(|(id, node)| node.status(*id, now, patience)).collect()
     }
 
     /// Every node with its newest figures.
@@ -300,8 +301,9 @@ impl Nodes {
         let now = Instant::now();
         let mut known = self.lock();
         known.forgive_standstill(now);
+        let patience = known.patience(now);
         let sample = |(id, node): (&NodeId, &Node)| NodeSample {
-            status: node.status(*id, now),
+            status: node.status(*id, now, patience),
             usage: node.usage.clone(),
             figures: node.figures.clone(),
         };
@@ -402,12 +404,26 @@ impl Known {
     }
 }
 
+impl Known {
+    /// How long a node may be silent before it is given up.
+    fn patience(&self, now: Instant) -> Duration {
+        // One that was given up long ago says nothing about the network of now.
+        let lately = self.nodes.values().filter(|node| node.is_seen_within(GIVEN_UP, now));
+        let (there, silent) =
+            lately.fold((0, 0), |(there, silent), node| match node.is_seen_within(LEASE, now) {
+                true => (there + 1, silent),
+                false => (there, silent + 1),
+            });
+        if there > 0 && silent <= there { LEASE } else { GIVEN_UP }
+    }
+}
+
 fn key(usage: &AppUsage) -> (&NamespaceName, &AppName, u64) {
     (&usage.namespace, &usage.app, usage.release)
 }
 
 impl Node {
-    fn status(&self, id: NodeId, now: Instant) -> NodeStatus {
+    fn status(&self, id: NodeId, now: Instant, patience: Duration) -> NodeStatus {
         let mut registration = self.registration.clone();
         registration.labels.extend(self.settings.labels.clone());
         NodeStatus {
@@ -415,7 +431,7 @@ impl Node {
             registration,
             ready: self.is_seen_within(LEASE, now),
             draining: self.settings.draining,
-            given_up: !self.is_seen_within(GIVEN_UP, now),
+            given_up: !self.is_seen_within(patience, now),
             seen_at: self.seen_at,
             routes_generation: self.routes_generation,
         }
@@ -484,6 +500,36 @@ mod tests {
         let report = report(vec![], vec![]);
         nodes.report(id, &report).unwrap();
         assert_eq!(seen(&nodes, Instant::now(), Duration::ZERO), (true, false));
+    }
+
+    #[test]
+    fn a_silent_node_is_given_up_with_its_lease_where_others_can_take_over() {
+        let (dead, ids): (NodeId, Vec<NodeId>) = (NodeId::new(), (0..2).map(|_| NodeId::new()).collect());
+        let begin = Instant::now();
+        let given_up = |silent: &[NodeId], span: Duration| {
+            let nodes = Nodes::default();
+            let all: Vec<NodeId> = ids.iter().chain([&dead]).copied().collect();
+            all.iter().for_each(|id| nodes.register_at(begin, *id, registration()).unwrap());
+            let mut now = begin;
+            while now < begin + span {
+                now += Duration::from_millis(250);
+                let speaks = all.iter().filter(|id| !silent.contains(id));
+                speaks.for_each(|id| drop(nodes.report_at(now, *id, &report(vec![], vec![])).unwrap()));
+                nodes.list_at(now);
+            }
+            nodes
+                .list_at(now)
+                .into_iter()
+                .filter(|node| node.given_up)
+                .map(|node| node.id)
+                .collect::<Vec<_>>()
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!(given_up(&[dead], seconds(2)), []);
+        assert_eq!(given_up(&[dead], seconds(3)), [dead]);
+        let most = [ids[0], dead];
+        assert_eq!(given_up(&most, seconds(5)), [], "so many at once are more likely cut off");
+        assert_eq!(given_up(&most, seconds(11)).len(), 2);
     }
 
     #[test]

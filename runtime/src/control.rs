@@ -7,15 +7,19 @@ mod lines;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use reqwest::{RequestBuilder, Response, Url};
+use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use wharf_types::api::{CertificateRequest, NodeCertificate};
 use wharf_types::digest::Digest;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
@@ -31,6 +35,8 @@ const ARTIFACT_TIMEOUT: Duration = Duration::from_secs(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer that vanished without a word is noticed after about three of these.
 const KEEPALIVE: Duration = Duration::from_secs(2);
+/// How often a connection over HTTP/2 is asked whether it lives, and how long the answer may take.
+const PING: Duration = Duration::from_secs(1);
 /// The longest assignment, in octets.
 const ASSIGNMENT_MAX_BYTES: usize = 64 << 20;
 /// The longest answer of any other kind except an artifact, in octets.
@@ -43,8 +49,11 @@ const ARTIFACT_MAX_BYTES: usize = 1 << 30;
 pub struct ControlClient(Arc<Inner>);
 
 struct Inner {
-    http: reqwest::Client,
-    api: Url,
+    http: ArcSwap<reqwest::Client>,
+    /// Of equal control planes.
+    apis: Vec<Url>,
+    /// The one that is asked, until it does not answer.
+    at: AtomicUsize,
     node: NodeId,
 }
 
@@ -95,29 +104,58 @@ impl ControlError {
 impl ControlClient {
     /// `api` is the address of the control plane, such as `http://127.0.0.1:7070`; `token` is the node's own.
     pub fn new(api: &str, token: &str, node: NodeId) -> Result<Self, ControlError> {
-        let invalid = || ControlError::Address(api.chars().take(200).collect());
-        let api = Url::parse(api).map_err(|_| invalid())?;
-        if !matches!(api.scheme(), "http" | "https") || !api.has_host() {
-            return Err(invalid());
-        }
+        let api = address(api)?;
         let mut bearer =
             HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ControlError::Token)?;
         bearer.set_sensitive(true);
         // The HTTP client asks for a provider even when it will never see an `https` address. An error says that the
         // process has chosen one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        let http = client()
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
-            .tcp_nodelay(true)
-            .tcp_keepalive(KEEPALIVE)
-            .tcp_keepalive_interval(KEEPALIVE)
-            .connect_timeout(CONNECT_TIMEOUT)
-            // A proxy of the user's environment is for the outside world, and would see the token.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(ControlError::Setup)?;
-        Ok(Self(Arc::new(Inner { http, api, node })))
+        Ok(Self::of(http, vec![api], node))
+    }
+
+    /// Of the control plane of a cluster, at any of these addresses. `tls` shows the node's certificate.
+    pub fn over_tls(apis: &[String], tls: ClientConfig, node: NodeId) -> Result<Self, ControlError> {
+        let apis = apis.iter().map(|api| address(api)).collect::<Result<Vec<Url>, _>>()?;
+        if apis.is_empty() {
+            return Err(ControlError::Address(String::new()));
+        }
+        Ok(Self::of(client_over(tls)?, apis, node))
+    }
+
+    fn of(http: reqwest::Client, apis: Vec<Url>, node: NodeId) -> Self {
+        let at = AtomicUsize::new(0);
+        Self(Arc::new(Inner { http: ArcSwap::from_pointee(http), apis, at, node }))
+    }
+
+    /// From now on connections show another certificate.
+    pub fn use_tls(&self, tls: ClientConfig) -> Result<(), ControlError> {
+        self.0.http.store(Arc::new(client_over(tls)?));
+        Ok(())
+    }
+
+    /// Asks for another certificate, for the key of a request in PEM.
+    pub async fn renew(&self, request: &str) -> Result<NodeCertificate, ControlError> {
+        let what = "renew the certificate";
+        let call = self.request(Method::POST, &self.node_path("/certificate")).timeout(REQUEST_TIMEOUT);
+        let response = self.send(what, json(call, &certificate_request(request))).await?;
+        decode(what, &read(what, response, ANSWER_MAX_BYTES).await?)
+    }
+
+    /// Sends; where nobody answers, the next call asks another control plane.
+    async fn send(&self, what: &'static str, request: RequestBuilder) -> Result<Response, ControlError> {
+        let at = self.0.at.load(Relaxed);
+        let sent = send(what, request).await;
+        if matches!(sent, Err(ControlError::Unreachable { .. })) && self.0.apis.len() > 1 {
+            // Several calls may fail at once; together they move on by one.
+            let next = (at + 1) % self.0.apis.len();
+            let _ = self.0.at.compare_exchange(at, next, Relaxed, Relaxed);
+        }
+        sent
     }
 
     pub fn node(&self) -> NodeId {
@@ -127,7 +165,7 @@ impl ControlClient {
     pub async fn register(&self, registration: &NodeRegistration) -> Result<(), ControlError> {
         let what = "register the node";
         let request = self.request(Method::PUT, &self.node_path("")).timeout(REQUEST_TIMEOUT);
-        send(what, json(request, registration)).await.map(drop)
+        self.send(what, json(request, registration)).await.map(drop)
     }
 
     /// The assignments of this node, each whole, the newest first. Ends when the control plane ends it, or when another process of the worker
@@ -138,7 +176,7 @@ impl ControlClient {
     ) -> Result<impl Stream<Item = Result<Assignment, ControlError>> + Send + use<>, ControlError> {
         let what = "follow the assignments";
         let request = self.request(Method::GET, &self.node_path("/assignments"));
-        let response = send(what, request.query(&[("process", process)])).await?;
+        let response = self.send(what, request.query(&[("process", process)])).await?;
         let lines = Lines::new(response.bytes_stream(), ASSIGNMENT_MAX_BYTES);
         Ok(lines.into_stream().map(move |line| {
             let line = line.map_err(|error| match error {
@@ -157,19 +195,19 @@ impl ControlClient {
     pub(crate) async fn send_report(&self, report: Bytes) -> Result<(), ControlError> {
         let request = self.request(Method::POST, &self.node_path("/reports")).timeout(REQUEST_TIMEOUT);
         let request = request.header(CONTENT_TYPE, "application/json").body(report);
-        send("report to the control plane", request).await.map(drop)
+        self.send("report to the control plane", request).await.map(drop)
     }
 
     pub async fn send_logs(&self, records: &[LogRecord]) -> Result<(), ControlError> {
         let request = self.request(Method::POST, &self.node_path("/logs")).timeout(REQUEST_TIMEOUT);
-        send("send log records", json(request, records)).await.map(drop)
+        self.send("send log records", json(request, records)).await.map(drop)
     }
 
     /// Carries out one key-value operation. A quota that is used up is [`ControlError::Refused`].
     pub async fn keyvalue(&self, request: &KeyValueRequest) -> Result<KeyValueReply, ControlError> {
         let what = "reach the key-value store";
         let call = self.request(Method::POST, &self.node_path("/keyvalue")).timeout(REQUEST_TIMEOUT);
-        let response = send(what, json(call, request)).await?;
+        let response = self.send(what, json(call, request)).await?;
         decode(what, &read(what, response, ANSWER_MAX_BYTES).await?)
     }
 
@@ -177,15 +215,14 @@ impl ControlClient {
     pub async fn artifact(&self, digest: Digest) -> Result<Bytes, ControlError> {
         let what = "fetch the artifact";
         let request = self.request(Method::GET, &format!("v1/artifacts/{digest}")).timeout(ARTIFACT_TIMEOUT);
-        let bytes = read(what, send(what, request).await?, ARTIFACT_MAX_BYTES).await?;
+        let bytes = read(what, self.send(what, request).await?, ARTIFACT_MAX_BYTES).await?;
         let found = Digest::of(&bytes);
         if found == digest { Ok(bytes) } else { Err(ControlError::Digest { wanted: digest, found }) }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let mut url = self.0.api.clone();
-        url.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
-        self.0.http.request(method, url)
+        let url = path_of(&self.0.apis[self.0.at.load(Relaxed) % self.0.apis.len()], path);
+        self.0.http.load().request(method, url)
     }
 
     fn node_path(&self, rest: &str) -> String {
@@ -197,10 +234,74 @@ impl fmt::Debug for ControlClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The HTTP client holds the token.
         f.debug_struct("ControlClient")
-            .field("api", &self.0.api.as_str())
+            .field("apis", &self.0.apis)
             .field("node", &self.0.node)
             .finish_non_exhaustive()
     }
+}
+
+/// Makes a host a node: `secret` is that of a join token, `request` in PEM, `tls` what checks the control plane.
+pub async fn join(
+    apis: &[String],
+    tls: ClientConfig,
+    secret: &str,
+    request: &str,
+) -> Result<NodeCertificate, ControlError> {
+    let what = "join";
+    let http = client().tls_backend_preconfigured(tls).build().map_err(ControlError::Setup)?;
+    let mut outcome = Err(ControlError::Address(String::new()));
+    for api in apis {
+        let url = path_of(&address(api)?, "v1/join");
+        let call = http.request(Method::POST, url).bearer_auth(secret).timeout(REQUEST_TIMEOUT);
+        outcome = send(what, json(call, &certificate_request(request))).await;
+        if !matches!(outcome, Err(ControlError::Unreachable { .. })) {
+            break;
+        }
+    }
+    decode(what, &read(what, outcome?, ANSWER_MAX_BYTES).await?)
+}
+
+fn certificate_request(request: &str) -> CertificateRequest {
+    CertificateRequest { request: request.to_owned() }
+}
+
+fn address(api: &str) -> Result<Url, ControlError> {
+    let invalid = || ControlError::Address(api.chars().take(200).collect());
+    let url = Url::parse(api).map_err(|_| invalid())?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(invalid());
+    }
+    Ok(url)
+}
+
+fn path_of(api: &Url, path: &str) -> Url {
+    let mut url = api.clone();
+    url.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
+    url
+}
+
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tcp_nodelay(true)
+        .tcp_keepalive(KEEPALIVE)
+        .tcp_keepalive_interval(KEEPALIVE)
+        .connect_timeout(CONNECT_TIMEOUT)
+        // A proxy of the user's environment is for the outside world, and would see the token.
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+}
+
+/// One connection for everything. A host that is gone without a word is noticed by it within two pings.
+fn client_over(mut tls: ClientConfig) -> Result<reqwest::Client, ControlError> {
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    client()
+        .tls_backend_preconfigured(tls)
+        .http2_keep_alive_interval(PING)
+        .http2_keep_alive_timeout(PING)
+        .http2_keep_alive_while_idle(true)
+        .http2_adaptive_window(true)
+        .build()
+        .map_err(ControlError::Setup)
 }
 
 /// JSON of one of the wire structures.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use wharf_tests::workspace;
 
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     "wharf-types",
+    "wharf-pki",
     "wharf-platform-api",
     "wharf-runtime",
     "wharf-ingress",
@@ -57,8 +58,10 @@ fn types_knows_nothing_of_ours_and_no_engine_server_or_database() {
 }
 
 #[test]
-fn control_plane_worker_and_ingress_know_only_types() {
-    for folder in ["platform-api", "runtime", "ingress"] {
+fn control_plane_worker_and_ingress_do_not_know_each_other() {
+    assert_eq!(ours("pki"), only(&["wharf-types"]));
+    assert_eq!(ours("platform-api"), only(&["wharf-types", "wharf-pki"]));
+    for folder in ["runtime", "ingress"] {
         assert_eq!(ours(folder), only(&["wharf-types"]), "{folder}");
     }
 }
@@ -66,7 +69,7 @@ fn control_plane_worker_and_ingress_know_only_types() {
 #[test]
 fn the_simulator_knows_both_sides_and_nobody_knows_the_simulator() {
     assert_eq!(ours("simulator"), only(&["wharf-types", "wharf-platform-api", "wharf-runtime"]));
-    for folder in ["types", "platform-api", "runtime", "ingress", "cli", "tests"] {
+    for folder in ["types", "pki", "platform-api", "runtime", "ingress", "cli", "tests"] {
         assert!(!ours(folder).contains("wharf-simulator"), "{folder}");
     }
 }

@@ -5,16 +5,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, AuditRecord, ConfigValue, CreateNamespace, CreateRelease, CreateToken, CreateUser,
-    CreatedToken, Deployed, Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, Quota, QuotaInfo,
-    ReleaseInfo, Role, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
-    Usage, UserInfo, VolumeInfo, WhoAmI, Why,
+    AppInfo, ArtifactInfo, AuditRecord, ConfigValue, CreateJoinToken, CreateNamespace, CreateRelease,
+    CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch, FilesInfo,
+    JoinTokenInfo, MemberInfo, NamespaceInfo, NodeInfo, NodePatch, Quota, QuotaInfo, ReleaseInfo, Role,
+    Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo, Usage, UserInfo,
+    VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::Resource;
 use wharf_types::declare::change::{Applied, Plan};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::{SecretValue, ValueKind};
-use wharf_types::{Digest, NamespaceName, Problem, RolloutId, SecretName, UserName, VolumeId};
+use wharf_types::{
+    Digest, NamespaceName, NodeId, Problem, RolloutId, SecretName, TokenId, UserName, VolumeId,
+};
 
 use super::Client;
 use crate::app_ref::AppRef;
@@ -178,6 +181,30 @@ impl Client {
 
     pub async fn nodes(&self) -> anyhow::Result<Vec<NodeInfo>> {
         self.all("/v1/nodes").await
+    }
+
+    pub async fn node(&self, id: NodeId) -> anyhow::Result<NodeInfo> {
+        self.get(&format!("/v1/nodes/{id}")).await
+    }
+
+    pub async fn patch_node(&self, id: NodeId, patch: &NodePatch) -> anyhow::Result<NodeInfo> {
+        self.json(self.request(Method::PATCH, &format!("/v1/nodes/{id}")).json(patch)).await
+    }
+
+    pub async fn remove_node(&self, id: NodeId) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/nodes/{id}"))).await
+    }
+
+    pub async fn create_join_token(&self, token: &CreateJoinToken) -> anyhow::Result<CreatedJoinToken> {
+        self.json(self.request(Method::POST, "/v1/join-tokens").json(token)).await
+    }
+
+    pub async fn join_tokens(&self) -> anyhow::Result<Vec<JoinTokenInfo>> {
+        self.all("/v1/join-tokens").await
+    }
+
+    pub async fn revoke_join_token(&self, id: TokenId) -> anyhow::Result<()> {
+        self.done(self.request(Method::DELETE, &format!("/v1/join-tokens/{id}"))).await
     }
 
     pub async fn usage(&self, namespace: &NamespaceName) -> anyhow::Result<Usage> {

@@ -1,13 +1,22 @@
 //! `wharf node`.
 
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
 use clap::{Args, Subcommand};
-use wharf_types::Timestamp;
-use wharf_types::api::Page;
+use wharf_types::api::{CreateJoinToken, NodeInfo, NodePatch, Page};
+use wharf_types::node::parse_label;
+use wharf_types::quantity::Span;
+use wharf_types::{NodeId, Timestamp, TokenId};
 
 use crate::args::{Global, NoArgs, With};
+use crate::exit::{Exit, Failure};
 use crate::output::{self, ago, coloured, short_id};
 use crate::session::Session;
 use crate::table::Table;
+
+/// How often a node that is emptied is looked at.
+const DRAIN_LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Args, Debug)]
 pub struct NodeArgs {
@@ -20,11 +29,242 @@ pub enum NodeCommand {
     /// List the nodes
     #[command(visible_alias = "list")]
     Ls(With<NoArgs>),
+    /// Show one node
+    Show(With<NodeRef>),
+    /// Empty a node: what is on it is started elsewhere first, and nothing new is placed on it
+    Drain(With<DrainArgs>),
+    /// Take back `drain`
+    Resume(With<NodeRef>),
+    /// Set labels of a node that apps can ask for in `placement`
+    Label(With<LabelArgs>),
+    /// Take a node out of the cluster; its host comes back only with a new join token
+    Rm(With<NodeRef>),
+    /// Let hosts join
+    #[command(subcommand)]
+    Token(JoinTokenCommand),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum JoinTokenCommand {
+    /// Print the line to paste on a new host
+    Create(With<JoinTokenArgs>),
+    /// List the join tokens
+    #[command(visible_alias = "list")]
+    Ls(With<NoArgs>),
+    /// Let nobody join with a token any more
+    Revoke(With<JoinTokenRef>),
+}
+
+#[derive(Args, Debug)]
+pub struct NodeRef {
+    /// Id, beginning of the id, or hostname, as `wharf node ls` shows them
+    pub node: String,
+}
+
+#[derive(Args, Debug)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    pub node: NodeRef,
+    /// Return at once, and not when the node is empty
+    #[arg(long)]
+    pub detach: bool,
+    /// How long to wait for that
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub timeout: Span,
+}
+
+#[derive(Args, Debug)]
+pub struct LabelArgs {
+    #[command(flatten)]
+    pub node: NodeRef,
+    /// KEY=VALUE to set, KEY- to take back what was set; the worker's own value counts again then
+    #[arg(required = true, value_name = "LABEL")]
+    pub labels: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct JoinTokenArgs {
+    /// How long it lets hosts in, such as `10m` [default: 1h]
+    #[arg(long, visible_alias = "expires", value_name = "TIME")]
+    pub expires_in: Option<Span>,
+    /// How many hosts it lets in [default: 1]
+    #[arg(long)]
+    pub uses: Option<u32>,
+    /// Lets this node back in, whose certificate has expired
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct JoinTokenRef {
+    /// The token's id, as `wharf node token ls` shows it
+    pub id: TokenId,
 }
 
 pub async fn run(before: Global, args: NodeArgs) -> anyhow::Result<()> {
-    let inner = args.command.map(|NodeCommand::Ls(with)| with.global).unwrap_or_default();
-    list(&Session::open(inner.or(before))?).await
+    let open = |global: Global| Session::open(global.or(before.clone()));
+    match args.command {
+        None => list(&open(Global::default())?).await,
+        Some(NodeCommand::Ls(with)) => list(&open(with.global)?).await,
+        Some(NodeCommand::Show(with)) => {
+            let session = open(with.global)?;
+            let node = find(&session, &with.args.node).await?;
+            show(&session, &node)
+        }
+        Some(NodeCommand::Drain(with)) => drain(&open(with.global)?, with.args).await,
+        Some(NodeCommand::Resume(with)) => {
+            let session = open(with.global)?;
+            let node = find(&session, &with.args.node).await?;
+            let patch = NodePatch { draining: Some(false), ..NodePatch::default() };
+            show(&session, &session.client.patch_node(node.id, &patch).await?)
+        }
+        Some(NodeCommand::Label(with)) => {
+            let session = open(with.global)?;
+            let patch = NodePatch { labels: labels(&with.args.labels)?, ..NodePatch::default() };
+            let node = find(&session, &with.args.node.node).await?;
+            show(&session, &session.client.patch_node(node.id, &patch).await?)
+        }
+        Some(NodeCommand::Rm(with)) => {
+            let session = open(with.global)?;
+            let node = find(&session, &with.args.node).await?;
+            session.client.remove_node(node.id).await?;
+            output::note(format!("node {} ({}) is out of the cluster", node.id, node.hostname));
+            Ok(())
+        }
+        Some(NodeCommand::Token(command)) => match command {
+            JoinTokenCommand::Create(with) => create_token(&open(with.global)?, with.args).await,
+            JoinTokenCommand::Ls(with) => list_tokens(&open(with.global)?).await,
+            JoinTokenCommand::Revoke(with) => {
+                open(with.global)?.client.revoke_join_token(with.args.id).await?;
+                output::note(format!("nobody joins with {} any more", with.args.id));
+                Ok(())
+            }
+        },
+    }
+}
+
+async fn find(session: &Session, wanted: &str) -> anyhow::Result<NodeInfo> {
+    let all = session.client.nodes().await?;
+    let is_it = |node: &&NodeInfo| node.hostname == wanted || node.id.to_string() == wanted;
+    let starts = |node: &&NodeInfo| short_id(node.id) == wanted || node.id.to_string().starts_with(wanted);
+    let mut found: Vec<&NodeInfo> = all.iter().filter(is_it).collect();
+    if found.is_empty() {
+        found = all.iter().filter(starts).collect();
+    }
+    match found[..] {
+        [node] => Ok(node.clone()),
+        [] => Err(Failure::new(Exit::NotFound, format!("there is no node `{wanted}`"))
+            .help("`wharf node ls` lists the nodes")
+            .into()),
+        _ => {
+            let ids: Vec<String> = found.iter().map(|node| node.id.to_string()).collect();
+            Err(Failure::usage(format!("`{wanted}` may be any of {}", ids.join(", ")))
+                .help("name one by its id")
+                .into())
+        }
+    }
+}
+
+fn labels(words: &[String]) -> anyhow::Result<BTreeMap<String, Option<String>>> {
+    let label = |word: &String| match word.strip_suffix('-') {
+        Some(key) if !word.contains('=') => Ok((key.to_owned(), None)),
+        _ => parse_label(word)
+            .map(|(key, value)| (key, Some(value)))
+            .map_err(|error| Failure::usage(error.to_string()).into()),
+    };
+    words.iter().map(label).collect()
+}
+
+fn show(session: &Session, node: &NodeInfo) -> anyhow::Result<()> {
+    if session.json {
+        return output::json(node);
+    }
+    let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    for (what, value) in [
+        ("node", node.id.to_string()),
+        ("hostname", node.hostname.clone()),
+        ("state", state(node).to_owned()),
+        ("seen", ago(Timestamp::now(), node.seen_at)),
+        ("instances", node.instances.to_string()),
+        ("cpus", node.cpus.to_string()),
+        ("memory", output::bytes(node.memory_bytes)),
+        ("role", node.role.clone()),
+        ("platform", format!("{}/{}", node.os, node.arch)),
+        ("version", node.version.clone()),
+        ("peers reach it at", node.address.clone().unwrap_or_else(|| "none do".to_owned())),
+        ("labels", labels.join(", ")),
+    ] {
+        output::line(format!("{what:<18}{value}"))?;
+    }
+    Ok(())
+}
+
+fn state(node: &NodeInfo) -> &'static str {
+    match (node.ready, node.draining) {
+        (true, false) => "ready",
+        (true, true) if node.instances == 0 => "drained",
+        (true, true) => "draining",
+        (false, _) => "silent",
+    }
+}
+
+async fn drain(session: &Session, args: DrainArgs) -> anyhow::Result<()> {
+    let node = find(session, &args.node.node).await?;
+    let patch = NodePatch { draining: Some(true), ..NodePatch::default() };
+    let mut node = session.client.patch_node(node.id, &patch).await?;
+    let deadline = Instant::now() + args.timeout.as_duration();
+    while node.instances > 0 && !args.detach {
+        if Instant::now() >= deadline {
+            let what =
+                format!("node {} still has {} instances after {}", node.id, node.instances, args.timeout);
+            return Err(Failure::new(Exit::Platform, what)
+                .help("it goes on emptying. What has volumes stays where they are, and what fits nowhere else goes on here: `wharf why APP` says why; `wharf node resume` takes it back")
+                .into());
+        }
+        tokio::time::sleep(DRAIN_LOOK).await;
+        node = session.client.node(node.id).await?;
+    }
+    show(session, &node)
+}
+
+async fn create_token(session: &Session, args: JoinTokenArgs) -> anyhow::Result<()> {
+    let node = match args.node {
+        None => None,
+        Some(node) => Some(match node.parse::<NodeId>() {
+            Ok(id) => id,
+            Err(_) => find(session, &node).await?.id,
+        }),
+    };
+    let request = CreateJoinToken { expires_in: args.expires_in, uses: args.uses, node };
+    let created = session.client.create_join_token(&request).await?;
+    if session.json {
+        return output::json(&created);
+    }
+    let uses = if created.uses == 1 { "one host".to_owned() } else { format!("{} hosts", created.uses) };
+    output::note(format!(
+        "lets {uses} in, and expires {}; it is not shown again. On the new host:",
+        ago(Timestamp::now(), created.expires_at)
+    ));
+    output::line(format!("wharf worker --join {}@{}", created.token, created.address))
+}
+
+async fn list_tokens(session: &Session) -> anyhow::Result<()> {
+    let items = session.client.join_tokens().await?;
+    if session.json {
+        return output::json(&Page { items, next_cursor: None });
+    }
+    let now = Timestamp::now();
+    let mut table = Table::new(["TOKEN", ">USES LEFT", "EXPIRES", "CREATED", "FOR"]);
+    for token in items {
+        table.row([
+            token.id.to_string(),
+            token.uses_left.to_string(),
+            ago(now, token.expires_at),
+            ago(now, token.created_at),
+            token.node.map_or_else(|| "new nodes".to_owned(), |node| format!("node {node}")),
+        ]);
+    }
+    table.print()
 }
 
 async fn list(session: &Session) -> anyhow::Result<()> {
@@ -36,7 +276,7 @@ async fn list(session: &Session) -> anyhow::Result<()> {
     let mut table = Table::new([
         "NODE",
         "~HOSTNAME",
-        "READY",
+        "STATE",
         ">INSTANCES",
         ">CPUS",
         ">MEMORY",
@@ -47,11 +287,11 @@ async fn list(session: &Session) -> anyhow::Result<()> {
         "~LABELS",
     ]);
     for node in items {
-        let ready = if node.ready { "yes" } else { "no" };
+        let state = state(&node);
         table.row([
             short_id(node.id),
             node.hostname,
-            coloured(ready),
+            coloured(state),
             node.instances.to_string(),
             node.cpus.to_string(),
             output::bytes(node.memory_bytes),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use wharf_types::node::{AssignedInstance, AssignedJob, AssignedVolume, Assignment};
-use wharf_types::route::{RateLimit, RouteTable};
+use wharf_types::route::{RateLimit, RouteNode, RouteTable};
 use wharf_types::secret::DeliveredSecret;
 use wharf_types::state::Wanted;
 use wharf_types::{AppId, InstanceId, JobId, NodeId, ReleaseId, VolumeId};
@@ -63,15 +63,16 @@ impl Publisher {
         }
     }
 
-    /// Whether one of the nodes has not been told anything yet.
+    /// Whether one of the nodes has not been told anything yet, or the others have not been told of one.
     pub fn lacks_any_of(&self, nodes: &[NodeStatus]) -> bool {
         nodes.iter().any(|node| !self.assignments.contains_key(&node.id))
+            || self.routes.nodes != reached(nodes)
     }
 
     /// Rebuilds what changed, to be sent to the nodes.
     pub fn publish(&mut self, fleet: &Fleet, nodes: &[NodeStatus], beside: Beside<'_>) -> Published {
         let routes = plan::routes::build(self.generation + 1, fleet.views());
-        let table = RouteTable { limits: beside.rates.to_vec(), ..routes };
+        let table = RouteTable { limits: beside.rates.to_vec(), nodes: reached(nodes), ..routes };
         let before = &self.routes;
         let is_same = (&table.routes, &table.tcp, &table.limits, &table.nodes)
             == (&before.routes, &before.tcp, &before.limits, &before.nodes);
@@ -188,6 +189,12 @@ impl Publisher {
                 is_unroutable || routed.is_some_and(|(generation, _)| *generation <= acknowledged);
         }
     }
+}
+
+/// Where the ingresses of nodes find one another.
+fn reached(nodes: &[NodeStatus]) -> Vec<RouteNode> {
+    let alive = nodes.iter().filter(|node| !node.given_up);
+    alive.filter_map(|node| Some(RouteNode { node: node.id, address: node.registration.address? })).collect()
 }
 
 fn volumes_of(view: &AppView, release: &ReleaseView) -> Vec<AssignedVolume> {

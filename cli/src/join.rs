@@ -1,0 +1,343 @@
+//! `wharf worker`: runs instances for the control plane of a cluster, and serves every app of it.
+//!
+//! The folder keeps who the node is: its key, its certificate, and the CAs that it believes. A join token is needed once.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use wharf_ingress::PeerTls;
+use wharf_pki::{
+    Identity, JoinToken, NodeKey, PkiError, Role, Roots, client_config, joining_config, peer_of, renew_at,
+    server_config,
+};
+use wharf_runtime::control::{ControlClient, join};
+use wharf_types::Timestamp;
+use wharf_types::api::NodeCertificate;
+use wharf_types::node::parse_label;
+use wharf_types::quantity::Span;
+
+use crate::exit::{Exit, Failure};
+use crate::file_handles;
+use crate::output;
+use crate::server::local_ip_towards;
+use crate::up::{default_data_dir, listen, start_log};
+use crate::worker::{Worker, WorkerConfig, registration};
+
+/// How long to wait when a certificate could not be renewed, at the most.
+const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+
+#[derive(Args, Debug)]
+pub struct WorkerArgs {
+    /// TOKEN@ADDR as `wharf node token create` prints it; several addresses separated by commas. Once joined it is not needed
+    #[arg(long, value_name = "TOKEN@ADDR", env = "WHARF_JOIN", hide_env_values = true)]
+    pub join: Option<JoinAt>,
+    /// Folder for what this worker keeps [default: a folder of yours]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where the apps are served
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8080")]
+    pub http: SocketAddr,
+    /// Where the other workers come with requests for instances of this one
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7072")]
+    pub peers: SocketAddr,
+    /// How the other workers reach that, if not by this machine's own address
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<SocketAddr>,
+    /// Let go of the code of apps that nobody has called for so long; the next request maps it again
+    #[arg(long, value_name = "SPAN", default_value = "1m")]
+    pub unload_after: Span,
+    /// A label of this machine, such as zone=eu-1, that apps can ask for in `placement`; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// Print one JSON object on stdout when ready, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A join token, and where to go with it.
+#[derive(Clone, Debug)]
+pub struct JoinAt {
+    token: JoinToken,
+    servers: String,
+}
+
+impl FromStr for JoinAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (token, servers) = text.trim().rsplit_once('@').ok_or(
+            "write TOKEN@ADDR, as `wharf node token create` prints it, such as wharf-join.….…@10.0.0.1:7071",
+        )?;
+        if servers.split(',').any(|server| server.rsplit_once(':').is_none_or(|(host, _)| host.is_empty())) {
+            return Err(format!("`{servers}` is no address with a port, such as 10.0.0.1:7071"));
+        }
+        let token = token.parse().map_err(|error: wharf_pki::InvalidJoinToken| error.to_string())?;
+        Ok(Self { token, servers: servers.to_owned() })
+    }
+}
+
+pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
+    start_log();
+    let registration = registration(args.labels, "worker")?;
+    let file_handles_max = file_handles::raise().context("cannot read the limit of open files")?;
+    // Before anything is started, so that a signal is never missed.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let folder = args.data.map_or_else(|| default_data_dir().map(|dir| dir.join("joined")), Ok)?;
+    let (http_listener, peers_listener) =
+        (listen(args.http, "--http").await?, listen(args.peers, "--peers").await?);
+    let kept = Kept::open(&folder)?;
+    let (certificate, servers) = match kept.read()? {
+        Some((certificate, servers)) if !certificate.has_expired() => {
+            let servers = args.join.map_or(servers, |join| join.servers);
+            (certificate, servers)
+        }
+        found => {
+            let expired = found.is_some();
+            let Some(JoinAt { token, servers }) = args.join else { return Err(no_token(expired)) };
+            let key = NodeKey::generate()?;
+            let joined =
+                join(&addresses(&servers), joining_config(token.pin)?, &token.secret, &key.request()?)
+                    .await
+                    .context("could not join the cluster")?;
+            info!("this host is node {} from now on", joined.node);
+            (Certificate { key: key.to_pem().to_string(), issued: joined }, servers)
+        }
+    };
+    kept.write(&certificate, &servers)?;
+    let tls = certificate.tls()?;
+    let node = certificate.issued.node;
+    let control = ControlClient::over_tls(&addresses(&servers), tls.control, node)?;
+    let peer_tls = Arc::new(PeerTls::new(tls.peer_client, tls.peer_server, |chain| {
+        peer_of(chain).filter(|peer| peer.role == Role::Worker).map(|peer| peer.node)
+    }));
+    let address = match args.advertise {
+        Some(address) => address,
+        None => advertised(peers_listener.local_addr()?, &servers)?,
+    };
+    let http_at = http_listener.local_addr()?;
+    let renewing = tokio::spawn(renew(kept, control.clone(), peer_tls.clone(), certificate, servers.clone()));
+    let worker = Worker::start(WorkerConfig {
+        folder: &folder,
+        control,
+        listener: http_listener,
+        peers: Some((peers_listener, peer_tls)),
+        file_handles_max,
+        unload_after: args.unload_after.as_duration(),
+        registration: wharf_types::node::NodeRegistration { address: Some(address), ..registration },
+    })?;
+    if args.json {
+        output::json(&json!({"node": node, "http": format!("http://{http_at}"), "peers": address}))?;
+    } else {
+        output::line(format!("node {node} serves apps at http://{http_at}, for {servers}"))?;
+    }
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    let clean = tokio::select! {
+        clean = worker.shutdown() => clean,
+        _ = interrupt.recv() => false,
+    };
+    renewing.abort();
+    if !clean && !args.json {
+        eprintln!("stopped; some requests were cut");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn no_token(expired: bool) -> anyhow::Error {
+    let what = if expired {
+        "the certificate of this node has expired, because it did not reach the control plane for a day"
+    } else {
+        "this host belongs to no cluster yet"
+    };
+    Failure::usage(what)
+        .help("on a host with an admin's token: `wharf node token create` (with `--node ID` to come back as the same node), and start this with `--join TOKEN@ADDR`")
+        .into()
+}
+
+fn addresses(servers: &str) -> Vec<String> {
+    servers.split(',').map(|server| format!("https://{}", server.trim())).collect()
+}
+
+/// The address by which this machine reaches the control plane is how other hosts reach this machine.
+fn advertised(at: SocketAddr, servers: &str) -> anyhow::Result<SocketAddr> {
+    if !at.ip().is_unspecified() {
+        return Ok(at);
+    }
+    let ip = servers.split(',').find_map(|server| local_ip_towards(server.trim()));
+    let ip = ip.with_context(|| {
+        format!("no way leads to {servers}: say how others reach this host, with --advertise ADDR")
+    })?;
+    Ok(SocketAddr::new(ip, at.port()))
+}
+
+/// A key with its certificate, in PEM.
+struct Certificate {
+    key: String,
+    issued: NodeCertificate,
+}
+
+struct Tls {
+    control: rustls::ClientConfig,
+    peer_client: Arc<rustls::ClientConfig>,
+    peer_server: Arc<rustls::ServerConfig>,
+}
+
+impl Certificate {
+    fn identity(&self) -> Result<Identity, PkiError> {
+        Identity::load(&self.issued.certificate, &self.key, "")
+    }
+
+    fn has_expired(&self) -> bool {
+        self.identity().is_ok_and(|identity| identity.valid_until <= Timestamp::now())
+    }
+
+    fn tls(&self) -> Result<Tls, PkiError> {
+        let (identity, roots) = (self.identity()?, Roots::load(&self.issued.authorities)?);
+        Ok(Tls {
+            control: client_config(&identity, &roots, &[Role::Server])?,
+            peer_client: Arc::new(client_config(&identity, &roots, &[Role::Worker])?),
+            peer_server: Arc::new(server_config(&identity, &roots, true)?),
+        })
+    }
+}
+
+/// Gets another certificate whenever it is time.
+async fn renew(
+    kept: Kept,
+    control: ControlClient,
+    peers: Arc<PeerTls>,
+    mut certificate: Certificate,
+    servers: String,
+) {
+    loop {
+        let now = Timestamp::now();
+        let until = certificate.identity().map_or(now, |identity| identity.valid_until);
+        let at = renew_at(now, until, rand::random());
+        let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+        tokio::time::sleep(wait.max(RENEWAL_RETRY)).await;
+        let renewed = async {
+            let key = NodeKey::generate()?;
+            let issued = control.renew(&key.request()?).await?;
+            let renewed = Certificate { key: key.to_pem().to_string(), issued };
+            let tls = renewed.tls()?;
+            kept.write(&renewed, &servers)?;
+            control.use_tls(tls.control)?;
+            peers.renew(tls.peer_client, tls.peer_server);
+            anyhow::Ok(renewed)
+        };
+        match renewed.await {
+            Ok(renewed) => certificate = renewed,
+            Err(error) => {
+                warn!("this node's certificate, valid until {until}, could not be renewed: {error:#}")
+            }
+        }
+    }
+}
+
+/// The folder, held by this process.
+struct Kept {
+    file: PathBuf,
+    _lock: Flock<File>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct OnDisk {
+    servers: String,
+    key: String,
+    issued: NodeCertificate,
+}
+
+impl Kept {
+    fn open(folder: &Path) -> anyhow::Result<Self> {
+        let failed = || format!("cannot use the folder {}", folder.display());
+        std::fs::create_dir_all(folder).with_context(failed)?;
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).with_context(failed)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(folder.join("lock"));
+        let lock =
+            Flock::lock(lock.with_context(failed)?, FlockArg::LockExclusiveNonblock).map_err(|_| {
+                Failure::new(Exit::Platform, format!("another worker works with {}", folder.display()))
+                    .help("stop it, or give this one a folder of its own with --data DIR")
+            })?;
+        Ok(Self { file: folder.join("node.json"), _lock: lock })
+    }
+
+    fn read(&self) -> anyhow::Result<Option<(Certificate, String)>> {
+        let text = match std::fs::read_to_string(&self.file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read.with_context(|| format!("cannot read {}", self.file.display()))?,
+        };
+        let OnDisk { servers, key, issued } = serde_json::from_str(&text).with_context(|| {
+            format!("{} is damaged: remove it, and join again with a new token", self.file.display())
+        })?;
+        Ok(Some((Certificate { key, issued }, servers)))
+    }
+
+    /// It is whole, old or new, whenever the machine stops.
+    fn write(&self, certificate: &Certificate, servers: &str) -> anyhow::Result<()> {
+        let Certificate { key, issued } = certificate;
+        let kept = OnDisk { servers: servers.to_owned(), key: key.clone(), issued: issued.clone() };
+        let draft = self.file.with_extension("new");
+        let written = || -> std::io::Result<()> {
+            let _ = std::fs::remove_file(&draft);
+            let file = File::options().create_new(true).write(true).mode(0o600).open(&draft)?;
+            serde_json::to_writer(&file, &kept)?;
+            file.sync_all()?;
+            std::fs::rename(&draft, &self.file)
+        };
+        written().with_context(|| format!("cannot write {}", self.file.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wharf_types::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn a_token_comes_with_the_addresses_of_the_cluster() {
+        let token = format!("wharf-join.{}.wharf_ab", "ab".repeat(32));
+        let join: JoinAt = format!("{token}@10.0.0.1:7071,[::1]:7071").parse().unwrap();
+        assert_eq!(join.token.to_string(), token);
+        assert_eq!(addresses(&join.servers), ["https://10.0.0.1:7071", "https://[::1]:7071"]);
+        for (bad, word) in [
+            (token.clone(), "TOKEN@ADDR"),
+            (format!("{token}@"), "no address"),
+            (format!("{token}@host"), "no address"),
+            ("wharf_x@host:1".to_owned(), "no join token"),
+        ] {
+            let error = bad.parse::<JoinAt>().unwrap_err();
+            assert!(error.contains(word) && !error.contains("wharf_ab"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_has_one_worker_and_damage_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept::open(folder.path()).unwrap();
+        assert!(kept.read().unwrap().is_none());
+        let error = Kept::open(folder.path()).err().unwrap();
+        assert!(error.to_string().contains("another worker"), "{error}");
+        let issued =
+            NodeCertificate { node: NodeId::new(), certificate: "c".into(), authorities: "a".into() };
+        kept.write(&Certificate { key: "k".into(), issued: issued.clone() }, "a:1").unwrap();
+        let (read, servers) = kept.read().unwrap().unwrap();
+        assert_eq!((read.issued, read.key.as_str(), servers.as_str()), (issued, "k", "a:1"));
+        std::fs::write(&kept.file, "{").unwrap();
+        assert!(format!("{:#}", kept.read().err().unwrap()).contains("join again"));
+    }
+}

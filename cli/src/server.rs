@@ -1,0 +1,119 @@
+//! `wharf server`: the control plane of a cluster. Workers of other hosts join it; it runs nothing itself.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use wharf_platform_api::{Config, ControlPlane};
+
+use crate::file_handles;
+use crate::local::{self, Local};
+use crate::output;
+use crate::up::{default_data_dir, listen, open_failure, secret_keys, start_log};
+use crate::worker::PART_GRACE;
+
+#[derive(Args, Debug)]
+pub struct ServerArgs {
+    /// Folder for the cluster's state and artifacts [default: a folder of yours]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where the API listens; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    pub api: SocketAddr,
+    /// Where workers come, over TLS
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7071")]
+    pub workers: SocketAddr,
+    /// How workers reach that, if not by this machine's own address, such as cluster.example.com:7071
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// What the default hostnames of apps end in
+    #[arg(long, default_value = "localhost")]
+    pub domain: String,
+    /// Where people reach the workers' front doors, for the URLs that are shown
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    pub http_url: String,
+    /// A file with the key that seals secrets, 64 hexadecimal digits [default: `secret.key` in the data folder, made when there is none]
+    #[arg(long, value_name = "FILE", env = "WHARF_SECRET_KEY_FILE")]
+    pub secret_key_file: Option<PathBuf>,
+    /// Print one JSON object on stdout when ready, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
+    start_log();
+    file_handles::raise().context("cannot read the limit of open files")?;
+    // Before anything is started, so that a signal is never missed.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let api_listener = listen(args.api, "--api").await?;
+    let workers_listener = listen(args.workers, "--workers").await?;
+    let (api_at, workers_at) = (api_listener.local_addr()?, workers_listener.local_addr()?);
+    let api = format!("http://{api_at}");
+    let data_dir = args.data.map_or_else(default_data_dir, Ok)?;
+    let config = Config {
+        data_dir,
+        domain: args.domain,
+        http_url: args.http_url.trim_end_matches('/').to_owned(),
+        platform_ports: vec![api_at.port(), workers_at.port()],
+        secret_keys: secret_keys(args.secret_key_file)?,
+    };
+    let http = config.http_url.clone();
+    let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
+    let token_file = std::path::absolute(control_plane.admin_token_file())?;
+    let stop = CancellationToken::new();
+    let advertised = args.advertise.unwrap_or_else(|| reachable(workers_at).to_string());
+    let workers = control_plane.serve_workers(workers_listener, advertised.clone(), stop.clone())?;
+    let mut serving = tokio::spawn(control_plane.serve(api_listener, stop.clone()));
+
+    let local = Local { api: api.clone(), http, token_file: token_file.clone() };
+    if let Err(error) = local::write(&local) {
+        tracing::warn!("clients on this machine will not find the control plane by themselves: {error:#}");
+    }
+    if args.json {
+        output::json(&json!({"api": api, "workers": advertised, "token_file": token_file}))?;
+    } else {
+        output::line(format!("the control plane is ready at {api}; workers come to {advertised}"))?;
+        output::note("to add a host: `wharf node token create`, and paste what it prints on that host");
+    }
+    let ended_early = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        ended = &mut serving => Some(ended),
+    };
+    stop.cancel();
+    let ended = match ended_early {
+        Some(ended) => Ok(ended),
+        None => tokio::time::timeout(PART_GRACE + PART_GRACE, serving).await,
+    };
+    let _ = tokio::time::timeout(PART_GRACE, workers).await;
+    if let Err(error) = local::remove(&local) {
+        tracing::warn!("{error:#}");
+    }
+    match ended {
+        Ok(Ok(Err(error))) => Err(error).context("the control plane ended with an error"),
+        Ok(Err(fault)) => Err(fault).context("the control plane ended by a fault"),
+        // It ended in order, or was given up because its time was over.
+        Ok(Ok(Ok(()))) | Err(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// An address that others can use of one that is listened at: instead of "every address", the one by which this machine reaches others.
+pub fn reachable(at: SocketAddr) -> SocketAddr {
+    if !at.ip().is_unspecified() {
+        return at;
+    }
+    // Nothing is sent: the kernel only chooses a route. The address is of TEST-NET-1 (RFC 5737).
+    SocketAddr::new(local_ip_towards("192.0.2.1:9").unwrap_or(IpAddr::from([127, 0, 0, 1])), at.port())
+}
+
+/// This machine's address on the way to another.
+pub fn local_ip_towards(other: &str) -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect(other).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
+}

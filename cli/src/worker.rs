@@ -1,0 +1,316 @@
+//! A worker with its ingress, in this process.
+//!
+//! It follows the control plane over HTTP, also where both are in one process. Only requests and connections take a shorter way: the
+//! ingress calls the guests of this process through [`LocalGuests`], and [`LocalPlaces`].
+
+use std::future::Future;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::Response;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use wharf_ingress::{
+    CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError, LocalCall, PeerTls, TcpConfig,
+    TcpError, TcpPlace, TcpPlaces,
+};
+use wharf_runtime::control::ControlClient;
+use wharf_runtime::logs::{LogShipper, LogSink};
+use wharf_runtime::session::{Figures, Session, Takers};
+use wharf_runtime::supervisor::{Shutdown, Supervisor};
+use wharf_runtime::wasm::backend::WasmBackend;
+use wharf_runtime::wasm::body::GuestBody;
+use wharf_runtime::wasm::compiler::CompileCommand;
+use wharf_runtime::wasm::compiler::key::key_in;
+use wharf_runtime::wasm::failure::InvokeError;
+use wharf_runtime::wasm::host::WasmHost;
+use wharf_runtime::wasm::ports::Ports;
+use wharf_runtime::wasm::table;
+use wharf_runtime::wasm::table::{DispatchError, Table};
+use wharf_runtime::wasm::volumes::Volumes;
+use wharf_types::figures::NodeFigures;
+use wharf_types::incarnation::Incarnation;
+use wharf_types::log::{LogRecord, LogStream};
+use wharf_types::node::NodeRegistration;
+use wharf_types::route::RouteTable;
+use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp};
+
+/// How long open requests may finish after SIGTERM.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// How long the parts behind the ingress may take to end, each.
+pub const PART_GRACE: Duration = Duration::from_secs(5);
+
+/// The guests' side of a worker with this folder.
+pub fn host_in(
+    folder: &Path,
+    compile: CompileCommand,
+    logs: LogSink,
+    unload_after: Duration,
+) -> anyhow::Result<Arc<WasmHost>> {
+    let key =
+        key_in(&folder.join("compiled.key")).context("cannot read the key of the compiled artifacts")?;
+    Ok(WasmHost::new(&folder.join("compiled"), key, compile, logs, unload_after)?)
+}
+
+/// What a worker is started with.
+pub struct WorkerConfig<'a> {
+    /// What lasts: its id, what was compiled and unpacked, the volumes of apps.
+    pub folder: &'a Path,
+    pub control: ControlClient,
+    /// Where the apps are served.
+    pub listener: TcpListener,
+    /// Where the ingresses of other nodes come, and how they are known. None: none do.
+    pub peers: Option<(TcpListener, Arc<PeerTls>)>,
+    pub file_handles_max: u64,
+    pub unload_after: Duration,
+    pub registration: NodeRegistration,
+}
+
+/// The worker and its ingress.
+pub struct Worker {
+    ingress: wharf_ingress::IngressHandle,
+    session: Session,
+    supervisor: Supervisor,
+    shipper: LogShipper,
+}
+
+impl Worker {
+    /// The folder's lock is held by whoever calls.
+    pub fn start(config: WorkerConfig<'_>) -> anyhow::Result<Self> {
+        let WorkerConfig { folder, control, listener, peers, file_handles_max, unload_after, registration } =
+            config;
+        let node = control.node();
+        let incarnation = incarnation(folder)
+            .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
+        let address = peers.as_ref().and(registration.address);
+        let registration = NodeRegistration { incarnation, address, ..registration };
+        let logs = LogSink::new();
+        let host = host_in(folder, CompileCommand::this_program(), logs.clone(), unload_after)?;
+        host.give_up_old_engines();
+        let volumes =
+            Volumes::new(folder.join("volumes")).context("cannot use the folder for the volumes of apps")?;
+        let (removed_volumes, asked) = watch::channel(Vec::new());
+        tokio::spawn(volumes.clone().remove_as_asked(asked));
+        let backend = WasmBackend::new(host, control.clone(), folder.join("files"), volumes)
+            .context("cannot use the folder for the files of apps")?;
+        let supervisor = Supervisor::spawn(backend.clone(), rand::random());
+
+        let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
+        let routes = table::relay(backend.table(), routes);
+        let mut config = IngressConfig::new(node);
+        config.max_connections = wharf_ingress::connections_within(file_handles_max);
+        config.tcp = TcpConfig {
+            // Whoever reaches the apps' HTTP reaches their ports.
+            host: listener.local_addr()?.ip(),
+            max_connections: wharf_ingress::tcp_connections_within(file_handles_max),
+            places: Arc::new(LocalPlaces(backend.ports())),
+            on_error: Arc::new({
+                let logs = logs.clone();
+                move |error| tell_app_of_port(&logs, error)
+            }),
+        };
+        config.on_error = Arc::new({
+            let logs = logs.clone();
+            move |error| tell_app(&logs, error)
+        });
+        config.peers = peers.as_ref().map(|(_, tls)| tls.clone());
+        let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
+        if let Some((listener, _)) = peers {
+            ingress.serve_peers(listener, LocalGuests(backend.table()));
+        }
+        let secrets = backend.secrets();
+        let front_door = ingress.stats_reader();
+        let figures = Arc::new(move || Figures {
+            apps: backend.usage(),
+            node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
+        });
+        let takers = Takers { supervisor: supervisor.handle(), secrets, routes: routes_to, removed_volumes };
+        let session = Session::spawn(
+            control.clone(),
+            registration,
+            takers,
+            (ingress.applied(), ingress.calls()),
+            figures,
+        );
+        let shipper = LogShipper::spawn(logs, control);
+        Ok(Self { ingress, session, supervisor, shipper })
+    }
+
+    /// Whether everything that was open has finished. The session ends before the instances do, so that the control plane
+    /// does not take the end of this process for the end of the apps.
+    pub async fn shutdown(self) -> bool {
+        let ingress = self.ingress.shutdown(DRAIN).await;
+        self.session.shutdown().await;
+        let supervisor = self.supervisor.shutdown(PART_GRACE).await;
+        self.shipper.shutdown(PART_GRACE).await;
+        ingress == wharf_ingress::Shutdown::Clean && supervisor == Shutdown::Clean
+    }
+}
+
+/// This node's id, the same after every start.
+pub fn node_id(folder: &Path) -> anyhow::Result<NodeId> {
+    let file = folder.join("node.id");
+    match std::fs::read_to_string(&file) {
+        Ok(text) => text.trim().parse().with_context(|| format!("{} is damaged", file.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(folder)?;
+            let node = NodeId::new();
+            let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+            writeln!(draft, "{node}")?;
+            draft.persist(&file)?;
+            Ok(node)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// This process, as the control plane tells it from those before. The folder's lock is held, so no other process works with it.
+fn incarnation(folder: &Path) -> anyhow::Result<Incarnation> {
+    let file = folder.join("incarnation");
+    let before = match std::fs::read_to_string(&file) {
+        Ok(text) => {
+            text.trim().parse().with_context(|| format!("{} is damaged: remove it", file.display()))?
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let clock = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
+    let number = Incarnation::number_after(before, clock);
+    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+    writeln!(draft, "{number}")?;
+    draft.persist(&file)?;
+    let home = std::fs::metadata(folder)?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let home = format!("{}:{}:{}", boot.trim(), home.dev(), home.ino());
+    Ok(Incarnation { number, process: ProcessId::new(), home })
+}
+
+/// What this machine says of itself.
+pub fn registration(labels: Vec<(String, String)>, role: &str) -> anyhow::Result<NodeRegistration> {
+    let hostname =
+        nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    // A quarter is left to the system and to this process itself.
+    let memory_bytes = wharf_runtime::machine::memory_total_bytes().unwrap_or(1 << 30) / 4 * 3;
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    let registration = NodeRegistration {
+        hostname,
+        memory_bytes,
+        cpus,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: labels.into_iter().collect(),
+        os: std::env::consts::OS.to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+        role: role.to_owned(),
+        ..NodeRegistration::default()
+    };
+    registration.validate().context("--label")?;
+    Ok(registration)
+}
+
+/// An error that the ingress made itself belongs into the log of the app that it was made for.
+fn tell_app(logs: &LogSink, error: &IngressError) {
+    let (Some(namespace), Some(app)) = (&error.namespace, &error.app) else { return };
+    if error.code == ErrorCode::RateLimited && !is_first_of_second() {
+        return;
+    }
+    let detail = error.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+    let message = format!(
+        "{} {} answered {} ({}){detail} [request {}]",
+        error.method,
+        error.path,
+        error.code.status().as_u16(),
+        error.code.as_str(),
+        error.request_id
+    );
+    logs.push(of_ingress(namespace, app, error.instance, message));
+}
+
+/// Requests beyond a quota come by the thousand, and would drive everything else out of the app's log; the metrics count them all.
+fn is_first_of_second() -> bool {
+    static TOLD: AtomicI64 = AtomicI64::new(i64::MIN);
+    let now = Timestamp::now().as_second();
+    TOLD.swap(now, Ordering::Relaxed) != now
+}
+
+/// The same for its ports.
+fn tell_app_of_port(logs: &LogSink, error: &TcpError) {
+    logs.push(of_ingress(&error.namespace, &error.app, error.instance, error.to_string()));
+}
+
+fn of_ingress(
+    namespace: &NamespaceName,
+    app: &AppName,
+    instance: Option<InstanceId>,
+    message: String,
+) -> LogRecord {
+    LogRecord {
+        time: Timestamp::now(),
+        namespace: namespace.clone(),
+        app: app.clone(),
+        job: None,
+        release: 0,
+        instance: instance.unwrap_or_else(|| InstanceId::from_uuid(uuid::Uuid::nil())),
+        stream: LogStream::Platform,
+        seq: 0,
+        message,
+    }
+}
+
+/// The guests of this process that listen, as the ingress sees them.
+struct LocalPlaces(Arc<Ports>);
+
+impl TcpPlaces for LocalPlaces {
+    fn admit(&self, instance: InstanceId, port: u16) -> Option<TcpPlace> {
+        let place = self.0.admit(instance, port)?;
+        let (address, cut, gone) = (place.address, place.cut.clone(), place.gone.clone());
+        Some(TcpPlace { address, cut, gone, held: Box::new(place) })
+    }
+}
+
+/// The guests of this process, as the ingress sees them.
+#[derive(Clone)]
+struct LocalGuests(Arc<Table>);
+
+impl tower::Service<LocalCall> for LocalGuests {
+    type Response = Response<GuestBody>;
+    type Error = CallError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, CallError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: LocalCall) -> Self::Future {
+        // The ingress holds its route table during this call only, so the request must have its place in the instance when
+        // this returns: otherwise the instance may be stopped between the choice and the first poll.
+        let admission = self.0.admit(call.instance);
+        Box::pin(async move {
+            admission.call(call.request).await.map_err(|error| match error {
+                DispatchError::NotHere(request) => CallError::NotHere(request),
+                DispatchError::Busy(request) => CallError::Busy(Some(request)),
+                DispatchError::Invoke(error) => call_error(&error),
+            })
+        })
+    }
+}
+
+fn call_error(error: &InvokeError) -> CallError {
+    match error {
+        InvokeError::Busy => CallError::Busy(None),
+        InvokeError::Timeout(_) | InvokeError::Cpu(_) => CallError::Timeout(error.to_string()),
+        InvokeError::BodyTooLarge => CallError::BodyTooLarge,
+        InvokeError::BadRequest(text) => CallError::BadRequest(text.clone()),
+        InvokeError::Stopped
+        | InvokeError::Trap(_)
+        | InvokeError::NoResponse
+        | InvokeError::Guest(_)
+        | InvokeError::Platform(_) => CallError::Failed(error.to_string()),
+    }
+}
