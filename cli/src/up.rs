@@ -27,7 +27,7 @@ use wharf_ingress::{
     CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError, LocalCall, TcpConfig, TcpError,
     TcpPlace, TcpPlaces,
 };
-use wharf_platform_api::{Config, ControlPlane, OpenError, SecretKeySource};
+use wharf_platform_api::{Config, ControlPlane, Database, OpenError, SecretKeySource};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::{Figures, Session, Takers};
@@ -102,6 +102,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let data_dir = args.data.map_or_else(default_data_dir, Ok)?;
     let config = Config {
         data_dir: data_dir.clone(),
+        database: Database::DataDir,
         domain: "localhost".into(),
         http_url: http.clone(),
         platform_ports: vec![api_at.port(), http_at.port()],

@@ -16,7 +16,7 @@ use crate::context::{Context, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
 use crate::secrets::{SecretKeySource, SecretKeys, Source};
-use crate::store::{self, Conn, OpenStoreError, Store, StoreError};
+use crate::store::{self, Conn, Database, OpenStoreError, Store, StoreError};
 use crate::{api, listener, reconcile};
 
 /// How long open requests may finish after the shutdown began.
@@ -24,8 +24,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Everything that lasts: database, artifacts, logs, the first token.
+    /// Everything that lasts: database (unless it is elsewhere), artifacts, logs, the first token.
     pub data_dir: PathBuf,
+    pub database: Database,
     /// What the default hostnames of apps end in, such as `localhost`.
     pub domain: String,
     /// Where the ingress answers, such as `http://127.0.0.1:8080`.
@@ -45,10 +46,12 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Opens the data directory, which is made if there is none, and brings its database up to date.
+    /// Opens the data directory, which is made if there is none, and brings the database up to date.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        let data_dir = DataDir::open(&config.data_dir)?;
-        let store = Store::open(&data_dir.database_file()).await.map_err(|error| data_dir.error_of(error))?;
+        let data_dir = DataDir::open(&config.data_dir, &config.database)?;
+        let file = data_dir.database_file();
+        let store = Store::open(config.database.location(&file)).await;
+        let store = store.map_err(|error| data_dir.error_of(error))?;
         let starts = bootstrap(&store, &data_dir).await?;
         let artifacts =
             LocalArtifacts::open(data_dir.artifacts_dir()).map_err(|error| data_dir.error_of_io(error))?;
@@ -197,6 +200,7 @@ async fn opens_everything(conn: &mut Conn, secret: &str, now: Timestamp) -> stor
 pub(crate) fn open_error(error: StoreError) -> OpenStoreError {
     match error {
         StoreError::Database(error) => OpenStoreError::Open(error),
+        StoreError::Away(error) | StoreError::InDoubt(error) => OpenStoreError::Away(error),
         error => OpenStoreError::Open(sqlx::Error::Protocol(error.to_string())),
     }
 }

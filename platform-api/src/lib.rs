@@ -43,3 +43,4 @@ pub use artifacts::artifact_file;
 pub use control_plane::{Config, ControlPlane};
 pub use data_dir::OpenError;
 pub use secrets::SecretKeySource;
+pub use store::{Database, NotAPostgresUrl, PostgresUrl};

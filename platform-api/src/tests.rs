@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod autoscale;
 mod configs;
+pub(crate) mod database;
 mod declare;
 mod deploying;
 mod durability;

@@ -330,6 +330,7 @@ mod tests {
         let url = |http_url: &str| {
             let config = Config {
                 data_dir: "/data".into(),
+                database: Default::default(),
                 domain: "apps.example.com".into(),
                 http_url: http_url.into(),
                 platform_ports: Vec::new(),

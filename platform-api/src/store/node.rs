@@ -4,6 +4,7 @@ use wharf_types::node::NodeRegistration;
 use wharf_types::{NodeId, Timestamp};
 
 use super::codec::{from_json, json, number, parse};
+use super::query::{query, query_as};
 use super::{Conn, Result};
 
 #[derive(sqlx::FromRow)]
@@ -25,7 +26,7 @@ pub(crate) async fn register(
     node: &NodeRegistration,
     now: Timestamp,
 ) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, registered_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, memory_bytes = excluded.memory_bytes,
@@ -48,7 +49,7 @@ pub(crate) async fn register(
 }
 
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistration)>> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<Row> = query_as(
         "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role FROM node ORDER BY id",
     )
     .fetch_all(conn)

@@ -4,6 +4,7 @@ use wharf_types::api::{Role, TokenInfo, Verb};
 use wharf_types::{NamespaceId, NamespaceName, Timestamp, TokenId, UserId};
 
 use super::codec::{from_json, json, number, parse, parse_opt, role_from_db, role_to_db, time, time_opt};
+use super::query::{query, query_as};
 use super::{Conn, Result};
 
 pub(crate) struct NewToken<'a> {
@@ -68,7 +69,7 @@ macro_rules! select {
 }
 
 pub(crate) async fn create(conn: &mut Conn, token: NewToken<'_>, now: Timestamp) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO token (id, name, secret_hash, account, role, namespace, verbs, bootstrap, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
@@ -88,23 +89,21 @@ pub(crate) async fn create(conn: &mut Conn, token: NewToken<'_>, now: Timestamp)
 }
 
 pub(crate) async fn find_by_hash(conn: &mut Conn, secret_hash: &str) -> Result<Option<Token>> {
-    let row: Option<Row> = sqlx::query_as(select!("WHERE token.secret_hash = $1"))
-        .bind(secret_hash)
-        .fetch_optional(conn)
-        .await?;
+    let row: Option<Row> =
+        query_as(select!("WHERE token.secret_hash = $1")).bind(secret_hash).fetch_optional(conn).await?;
     row.map(Token::try_from).transpose()
 }
 
 pub(crate) async fn get(conn: &mut Conn, id: TokenId) -> Result<Option<Token>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE token.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+        query_as(select!("WHERE token.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(Token::try_from).transpose()
 }
 
 /// All tokens, or those of one user.
 pub(crate) async fn list(conn: &mut Conn, owner: Option<UserId>) -> Result<Vec<TokenInfo>> {
     let rows: Vec<Row> =
-        sqlx::query_as(select!("WHERE $1 IS NULL OR token.account = $1 ORDER BY token.created_at, token.id"))
+        query_as(select!("WHERE $1 IS NULL OR token.account = $1 ORDER BY token.created_at, token.id"))
             .bind(owner.map(|id| id.to_string()))
             .fetch_all(conn)
             .await?;
@@ -113,19 +112,18 @@ pub(crate) async fn list(conn: &mut Conn, owner: Option<UserId>) -> Result<Vec<T
 
 /// How many tokens of a user have not expired.
 pub(crate) async fn count(conn: &mut Conn, owner: UserId, now: Timestamp) -> Result<u64> {
-    let (count,): (i64,) = sqlx::query_as(
-        "SELECT count(*) FROM token WHERE account = $1 AND (expires_at IS NULL OR expires_at > $2)",
-    )
-    .bind(owner.to_string())
-    .bind(now.as_microsecond())
-    .fetch_one(conn)
-    .await?;
+    let (count,): (i64,) =
+        query_as("SELECT count(*) FROM token WHERE account = $1 AND (expires_at IS NULL OR expires_at > $2)")
+            .bind(owner.to_string())
+            .bind(now.as_microsecond())
+            .fetch_one(conn)
+            .await?;
     number(count)
 }
 
 /// Forgets the tokens of a user that expired before `before`.
 pub(crate) async fn delete_expired(conn: &mut Conn, owner: UserId, before: Timestamp) -> Result<()> {
-    sqlx::query("DELETE FROM token WHERE account = $1 AND expires_at < $2")
+    query("DELETE FROM token WHERE account = $1 AND expires_at < $2")
         .bind(owner.to_string())
         .bind(before.as_microsecond())
         .execute(conn)
@@ -134,11 +132,11 @@ pub(crate) async fn delete_expired(conn: &mut Conn, owner: UserId, before: Times
 }
 
 pub(crate) async fn delete(conn: &mut Conn, id: TokenId) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM token WHERE id = $1").bind(id.to_string()).execute(conn).await?;
+    let done = query("DELETE FROM token WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }
 
 pub(crate) async fn delete_bootstrap(conn: &mut Conn) -> Result<()> {
-    sqlx::query("DELETE FROM token WHERE bootstrap = $1").bind(true).execute(conn).await?;
+    query("DELETE FROM token WHERE bootstrap = $1").bind(true).execute(conn).await?;
     Ok(())
 }

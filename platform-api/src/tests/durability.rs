@@ -63,7 +63,7 @@ async fn an_app_that_cannot_be_read_keeps_no_other_app_from_its_worker() {
     drop(worker);
     let mut tx = platform.context.store.write().await.unwrap();
     let ruin = "UPDATE release SET spec = '{' WHERE app = (SELECT id FROM app WHERE name = 'broken')";
-    sqlx::query(ruin).execute(&mut *tx).await.unwrap();
+    store::query(ruin).execute(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
 
     let platform = Platform::start_in(platform.crash()).await;

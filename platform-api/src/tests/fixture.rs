@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 use wharf_types::Digest;
 
+use super::database;
 use crate::context::Context;
 use crate::{Config, ControlPlane};
 
@@ -30,9 +31,10 @@ pub(crate) struct Platform {
     _reconciler: DropGuard,
 }
 
-pub(crate) fn config(dir: &TempDir) -> Config {
+pub(crate) async fn config(dir: &TempDir) -> Config {
     Config {
         data_dir: dir.path().join("data"),
+        database: database::of_dir(dir.path()).await,
         domain: "localhost".to_owned(),
         http_url: "http://127.0.0.1:8080".to_owned(),
         secret_keys: Default::default(),
@@ -47,8 +49,9 @@ impl Platform {
 
     pub(crate) async fn start_in(dir: Arc<TempDir>) -> Self {
         // An earlier process may still be letting go of the lock.
+        let config = config(&dir).await;
         let control =
-            eventually("the data directory is free", async || ControlPlane::open(config(&dir)).await.ok())
+            eventually("the data directory is free", async || ControlPlane::open(config.clone()).await.ok())
                 .await;
         let shutdown = CancellationToken::new();
         control.spawn_reconciler(shutdown.clone());
