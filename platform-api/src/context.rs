@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use wharf_types::{AppId, JobId};
 
 use crate::api::Refusals;
@@ -15,8 +16,9 @@ use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::plan::Unplaced;
+use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
-use crate::store::{self, Store};
+use crate::store::{self, News, Store};
 use crate::view::{Recent, Releases};
 
 /// Changes that a slow watcher may lag behind; one that lags further looks at the store again, and misses nothing.
@@ -59,7 +61,7 @@ pub(crate) struct Context {
     pub(crate) node_secret_hash: String,
     /// Ends the streams that would never end by themselves.
     pub(crate) shutdown: CancellationToken,
-    changes: broadcast::Sender<AppId>,
+    changes: broadcast::Sender<Option<AppId>>,
     /// Counts what took something from somebody: a token, a membership, a user.
     access: watch::Sender<u64>,
     /// Refusals that the audit log has taken in this minute.
@@ -201,7 +203,42 @@ impl Context {
     /// Tells watchers only.
     pub(crate) fn announce(&self, app: AppId) {
         // An error means that nobody watches.
-        let _ = self.changes.send(app);
+        let _ = self.changes.send(Some(app));
+    }
+
+    /// Takes in what another process has changed.
+    pub(crate) async fn hear(&self, news: News) {
+        match news {
+            News::App(app) => self.changed(app),
+            News::Job(job) => self.jobs_changed([job]),
+            News::Schedules => self.schedules_changed(),
+            News::Volumes => self.volumes_changed(),
+            News::Rates => self.rates_changed(),
+            News::Access => self.access_changed(),
+            News::Nodes => self.hear_of_nodes().await,
+            News::Everything => {
+                self.access_changed();
+                self.schedules_changed();
+                self.volumes_changed();
+                self.rates_changed();
+                self.hear_of_nodes().await;
+                self.dirty.mark_everything();
+                let _ = self.changes.send(None);
+            }
+        }
+    }
+
+    /// Nodes that have registered elsewhere.
+    async fn hear_of_nodes(&self) {
+        let nodes = async {
+            let mut tx = self.store.read().await?;
+            store::node::list(&mut tx).await
+        };
+        match nodes.await {
+            Ok(nodes) => nodes.into_iter().for_each(|(id, node)| self.nodes.hear_of(id, node)),
+            Err(error) => warn!("cannot read the nodes that other control planes know: {}", chain(&error)),
+        }
+        self.dirty.nudge();
     }
 
     pub(crate) fn watch(&self) -> Watcher {
@@ -214,14 +251,15 @@ impl Context {
 }
 
 /// Sees that apps change. Look at the store only after making one, so that no change falls in between.
-pub(crate) struct Watcher(broadcast::Receiver<AppId>);
+pub(crate) struct Watcher(broadcast::Receiver<Option<AppId>>);
 
 impl Watcher {
     /// Waits until something changed that `concerns` accepts, or until changes were missed. False: there will be no more.
     pub(crate) async fn changed(&mut self, concerns: impl Fn(AppId) -> bool) -> bool {
         loop {
             match self.0.recv().await {
-                Ok(app) if concerns(app) => return true,
+                Ok(None) => return true,
+                Ok(Some(app)) if concerns(app) => return true,
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(_)) => return true,
                 Err(broadcast::error::RecvError::Closed) => return false,
@@ -235,6 +273,7 @@ impl Watcher {
 pub(crate) struct Dirty {
     apps: Mutex<BTreeSet<AppId>>,
     jobs: Mutex<BTreeSet<JobId>>,
+    everything: AtomicBool,
     nudge: Notify,
 }
 
@@ -251,6 +290,17 @@ impl Dirty {
 
     pub(crate) fn take_jobs(&self) -> BTreeSet<JobId> {
         std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Nobody knows what was changed.
+    pub(crate) fn mark_everything(&self) {
+        self.everything.store(true, Relaxed);
+        self.nudge.notify_one();
+    }
+
+    /// Whether that happened since this was asked last.
+    pub(crate) fn take_everything(&self) -> bool {
+        self.everything.swap(false, Relaxed)
     }
 
     /// Wakes the reconciler although no app changed: a node did.

@@ -15,9 +15,10 @@ use crate::artifacts::{LocalArtifacts, collect};
 use crate::context::{Context, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
+use crate::reconcile::{self, chain};
 use crate::secrets::{SecretKeySource, SecretKeys, Source};
 use crate::store::{self, Conn, Database, OpenStoreError, Store, StoreError};
-use crate::{api, listener, reconcile};
+use crate::{api, listener};
 
 /// How long open requests may finish after the shutdown began.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -85,6 +86,11 @@ impl ControlPlane {
         tokio::spawn(reconcile::run(self.context.clone(), shutdown))
     }
 
+    /// Hears what other processes change on the same database, until `shutdown`.
+    pub(crate) fn spawn_follower(&self, shutdown: CancellationToken) -> JoinHandle<()> {
+        tokio::spawn(follow(self.context.clone(), shutdown))
+    }
+
     /// Serves the API and reconciles until `shutdown`; then open requests may finish for a few seconds. An error: it ended
     /// before that, because it could not do its work any more.
     pub async fn serve(
@@ -103,6 +109,7 @@ impl ControlPlane {
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
         let reconciler = reconciler.map(|ended| ended.is_ok()).shared();
+        let follower = self.spawn_follower(shutdown.clone());
         let collector = tokio::spawn(collect::run(self.context.clone(), shutdown.clone()));
         let server = listener::serve(listener, self.router(), shutdown.clone());
         let forced = async {
@@ -134,9 +141,37 @@ impl ControlPlane {
         if collector.await.is_err() {
             warn!("giving up unused artifacts ended by a panic");
         }
+        if follower.await.is_err() {
+            warn!("following other control planes ended by a panic");
+        }
         self.context.store.close().await;
         info!("the control plane has stopped");
         outcome
+    }
+}
+
+async fn follow(context: Arc<Context>, shutdown: CancellationToken) {
+    let Some(mut follower) = context.store.follow() else { return };
+    let mut was_heard = true;
+    loop {
+        let heard = tokio::select! {
+            () = shutdown.cancelled() => return,
+            heard = follower.next() => heard,
+        };
+        match heard {
+            Ok(news) => {
+                for news in news {
+                    context.hear(news).await;
+                }
+                was_heard = true;
+            }
+            Err(error) if store::news::is_closed(&error) => return,
+            Err(error) => {
+                if std::mem::take(&mut was_heard) {
+                    warn!("cannot hear what other control planes change, trying again: {}", chain(&error));
+                }
+            }
+        }
     }
 }
 
@@ -146,6 +181,7 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
     let failed = |error: StoreError| data_dir.error_of(open_error(error));
     let secret_file = data_dir.admin_token_file();
     let kept = read_secret(&secret_file).map_err(|error| data_dir.error_of_io(error))?;
+    let server = data_dir.server().map_err(|error| data_dir.error_of_io(error))?;
     let secret = new_secret();
     let started = async {
         let mut tx = store.write().await?;
@@ -160,7 +196,7 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
             None => false,
         };
         if !valid {
-            store::token::delete_bootstrap(&mut tx).await?;
+            store::token::delete_first(&mut tx, &server).await?;
             let token = store::token::NewToken {
                 id: TokenId::new(),
                 name: "admin",
@@ -169,7 +205,7 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
                 role: Role::Admin,
                 namespace: None,
                 verbs: &[],
-                bootstrap: true,
+                first_of: Some(&server),
                 expires_at: None,
             };
             store::token::create(&mut tx, token, now).await?;

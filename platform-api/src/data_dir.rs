@@ -127,6 +127,21 @@ impl DataDir {
         self.path.join("admin.token")
     }
 
+    /// Tells this server from others on the same database; empty where there can be no others. It is this directory's for good, so that a
+    /// server that is started again is the same one.
+    pub(crate) fn server(&self) -> io::Result<String> {
+        if self.postgres.is_none() {
+            return Ok(String::new());
+        }
+        let file = self.path.join("server.id");
+        if let Some(id) = read_secret(&file)? {
+            return Ok(id);
+        }
+        let id = uuid::Uuid::now_v7().to_string();
+        write_secret(&file, &id)?;
+        Ok(id)
+    }
+
     pub(crate) fn secret_key_file(&self) -> PathBuf {
         self.path.join("secret.key")
     }

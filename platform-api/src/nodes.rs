@@ -120,6 +120,14 @@ impl Nodes {
         node.reported.clear();
     }
 
+    /// Takes note of a node that has registered with another process. One that is known here stays as it is.
+    pub(crate) fn hear_of(&self, id: NodeId, registration: NodeRegistration) {
+        let is_known = self.lock().nodes.contains_key(&id);
+        if !is_known {
+            self.register(id, registration);
+        }
+    }
+
     /// Waits until no other report of the node is being taken in. One that came late could else be written after a newer one that
     /// was compared with the state before it, and what it said would stand for good.
     pub(crate) async fn turn(&self, id: NodeId) -> Option<OwnedMutexGuard<()>> {

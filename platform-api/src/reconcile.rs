@@ -63,7 +63,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             _ = leases.tick() => false,
             () = sleep_until(reconciler.next_wake()) => false,
         };
-        if full {
+        if full || context.dirty.take_everything() {
             reconciler.mark_all().await;
         }
         reconciler.pass().await;

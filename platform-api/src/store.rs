@@ -21,6 +21,7 @@ pub(crate) mod keyvalue;
 mod location;
 pub(crate) mod member;
 pub(crate) mod namespace;
+pub(crate) mod news;
 pub(crate) mod node;
 pub(crate) mod port;
 mod postgres;
@@ -49,6 +50,8 @@ pub use location::{Database, NotAPostgresUrl, PostgresUrl};
 #[cfg(test)]
 pub(crate) use query::query;
 
+use news::Follower;
+pub(crate) use news::News;
 use postgres::PostgresStore;
 use sqlite::SqliteStore;
 
@@ -192,6 +195,14 @@ impl Store {
         match &self.0 {
             Kind::Sqlite(store) => store.read().await,
             Kind::Postgres(store) => store.read().await,
+        }
+    }
+
+    /// What other processes change on the same database from when it was opened. None: there are no others.
+    pub(crate) fn follow(&self) -> Option<Follower> {
+        match &self.0 {
+            Kind::Sqlite(_) => None,
+            Kind::Postgres(store) => Some(store.follow()),
         }
     }
 

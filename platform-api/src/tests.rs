@@ -23,6 +23,7 @@ mod placing;
 mod quotas;
 mod secrets;
 mod settings;
+mod sharing;
 mod streams;
 mod tenants;
 mod worker;

@@ -7,7 +7,7 @@ use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, SetName
 
 use super::codec::{from_json, json, number, parse, parse_opt, time, time_opt};
 use super::query::{parameters, query, query_as, query_as_built};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 /// What stands over, or behind, the variables of a release. None: there is no such variable.
 pub(crate) type EnvOverrides = BTreeMap<String, Option<String>>;
@@ -271,6 +271,8 @@ pub(crate) async fn mark_deleting(conn: &mut Conn, id: AppId) -> Result<bool> {
 
 /// Takes the app away with everything that refers to it.
 pub(crate) async fn delete(conn: &mut Conn, id: AppId) -> Result<bool> {
+    conn.note(News::Volumes);
+    conn.note(News::App(id));
     let done = query("DELETE FROM app WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }

@@ -6,7 +6,7 @@ use wharf_types::{AppId, Timestamp};
 
 use super::codec::number;
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 /// Adds one to a counter and returns it.
 pub(crate) async fn count(conn: &mut Conn, counter: &'static str) -> Result<i64> {
@@ -31,8 +31,9 @@ pub(crate) async fn touch(conn: &mut Conn, app: AppId, now: Timestamp) -> Result
         .bind(app.to_string())
         .bind(revision)
         .bind(now.as_microsecond())
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    conn.note(News::App(app));
     Ok(revision)
 }
 
@@ -45,7 +46,8 @@ pub(crate) async fn touch_if(conn: &mut Conn, app: AppId, seen: i64, now: Timest
         .bind(seen)
         .bind(revision)
         .bind(now.as_microsecond())
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    conn.note(News::App(app));
     Ok(done.rows_affected() > 0)
 }

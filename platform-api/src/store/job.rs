@@ -14,7 +14,7 @@ use super::codec::{
 };
 use super::query::{query, query_as};
 use super::quota::Demand;
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 use crate::plan::job::Ending;
 
 #[derive(Clone, Debug)]
@@ -127,6 +127,7 @@ pub(crate) struct NewJob<'a> {
 }
 
 pub(crate) async fn create(conn: &mut Conn, new: &NewJob<'_>, now: Timestamp) -> Result<()> {
+    conn.note(News::Job(new.id));
     let planned_at = new.schedule.and_then(|(_, _, planned_at)| planned_at);
     query(
         "INSERT INTO job (id, namespace, name, artifact, archive, app, release, spec, secrets, state, token, request_hash,
@@ -261,12 +262,14 @@ pub(crate) async fn by_state(conn: &mut Conn) -> Result<Vec<(NamespaceName, JobS
 
 /// Records that the job or a run of it changed.
 pub(crate) async fn touch(conn: &mut Conn, id: JobId) -> Result<()> {
+    conn.note(News::Job(id));
     query("UPDATE job SET revision = revision + 1 WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(())
 }
 
 /// The same, but only if nobody did since `seen`. After `false` there is nothing to commit.
 pub(crate) async fn touch_if(conn: &mut Conn, id: JobId, seen: i64) -> Result<bool> {
+    conn.note(News::Job(id));
     let done = query("UPDATE job SET revision = revision + 1 WHERE id = $1 AND revision = $2")
         .bind(id.to_string())
         .bind(seen)
@@ -277,6 +280,7 @@ pub(crate) async fn touch_if(conn: &mut Conn, id: JobId, seen: i64) -> Result<bo
 
 /// Says how the job is to end. Returns `false` when that was said before, or it has ended.
 pub(crate) async fn end(conn: &mut Conn, id: JobId, ending: &Ending) -> Result<bool> {
+    conn.note(News::Job(id));
     let done = query(
         "UPDATE job SET ending = $2, reason = $3, revision = revision + 1
          WHERE id = $1 AND ending IS NULL AND state < $4",
@@ -298,6 +302,7 @@ pub(crate) async fn advance(
     expires_at: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<bool> {
+    conn.note(News::Job(id));
     let done = query(
         "UPDATE job SET state = $2, started_at = COALESCE(started_at, $3), ended_at = $4, expires_at = $5,
              reason = CASE WHEN $2 = $6 THEN NULL ELSE reason END
@@ -320,6 +325,7 @@ pub(crate) async fn advance(
 
 /// Forgets a job and its runs. Returns `false` when it is not there, or has not ended.
 pub(crate) async fn delete(conn: &mut Conn, id: JobId) -> Result<bool> {
+    conn.note(News::Job(id));
     let done = query("DELETE FROM job WHERE id = $1 AND state >= $2")
         .bind(id.to_string())
         .bind(FINAL)

@@ -5,7 +5,7 @@ use wharf_types::{NamespaceId, Timestamp, UserId};
 
 use super::codec::{parse, role_from_db, role_to_db, time};
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 /// Makes a user a member, or gives a member another role.
 pub(crate) async fn put(
@@ -16,6 +16,7 @@ pub(crate) async fn put(
     by: &str,
     now: Timestamp,
 ) -> Result<()> {
+    conn.note(News::Access);
     query(
         "INSERT INTO member (account, namespace, role, since, set_by) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (account, namespace) DO UPDATE SET role = excluded.role, since = excluded.since, set_by = excluded.set_by",
@@ -70,6 +71,7 @@ pub(crate) async fn list(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<
 }
 
 pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId, user: UserId) -> Result<bool> {
+    conn.note(News::Access);
     let done = query("DELETE FROM member WHERE account = $1 AND namespace = $2")
         .bind(user.to_string())
         .bind(namespace.to_string())

@@ -4,7 +4,7 @@ use wharf_types::{NamespaceId, NamespaceName, Timestamp};
 
 use super::codec::{number, parse, time};
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Namespace {
@@ -75,6 +75,8 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<Namespace>> {
 
 /// Returns `false` when the namespace still has apps.
 pub(crate) async fn delete(conn: &mut Conn, id: NamespaceId) -> Result<bool> {
+    conn.note(News::Access);
+    conn.note(News::Rates);
     let done =
         query("DELETE FROM namespace WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM app WHERE namespace = $1)")
             .bind(id.to_string())

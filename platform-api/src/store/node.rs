@@ -5,7 +5,7 @@ use wharf_types::{NodeId, Timestamp};
 
 use super::codec::{from_json, json, number, parse};
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -26,6 +26,7 @@ pub(crate) async fn register(
     node: &NodeRegistration,
     now: Timestamp,
 ) -> Result<()> {
+    conn.note(News::Nodes);
     query(
         "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, registered_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)

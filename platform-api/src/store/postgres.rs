@@ -4,6 +4,7 @@
 //! with its end, so that writers, of all processes, come one after the other. Nobody holds anything before that lock, so they
 //! never wait for each other in vain, and none of them fails because of another. Readers take no lock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -11,6 +12,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::Instant;
 
 use super::conn::{Conn, Tx};
+use super::news::{self, Follower};
 use super::query::in_time;
 use super::{MIGRATOR, OpenStoreError, PostgresUrl, Result, STATEMENTS, StoreError, migrate_error};
 
@@ -38,6 +40,12 @@ const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 pub(super) struct PostgresStore {
     writes: PgPool,
     reads: PgPool,
+    /// With one connection, to be told by.
+    listening: PgPool,
+    /// The name of this process, for others.
+    origin: Arc<str>,
+    /// The newest change of others when it was opened: what is read here is newer.
+    opened_at: i64,
 }
 
 impl PostgresStore {
@@ -59,16 +67,18 @@ impl PostgresStore {
                 .after_connect(|conn, _| Box::pin(async move { conn.execute(SETTINGS).await.map(drop) }))
                 .connect_lazy_with(options.clone())
         };
-        let (writes, reads) = (pool(WRITERS), pool(READERS));
+        let (writes, reads, listening) = (pool(WRITERS), pool(READERS), pool(1));
         let mut conn = writes.acquire().await.map_err(open_error)?;
         check(&mut conn).await?;
         MIGRATOR.run(&mut *conn).await.map_err(|error| migrate_error(error, open_error))?;
         drop(conn);
-        Ok(Self { writes, reads })
+        let opened_at = news::newest(&reads).await.map_err(open_error)?;
+        let origin = uuid::Uuid::now_v7().to_string().into();
+        Ok(Self { writes, reads, listening, origin, opened_at })
     }
 
     pub(super) async fn write(&self) -> Result<Tx> {
-        begin(&self.writes, BEGIN_WRITE).await
+        begin(&self.writes, BEGIN_WRITE, &self.origin).await
     }
 
     pub(super) async fn look(&self) -> Result<Conn> {
@@ -76,10 +86,15 @@ impl PostgresStore {
     }
 
     pub(super) async fn read(&self) -> Result<Tx> {
-        begin(&self.reads, BEGIN_READ).await
+        begin(&self.reads, BEGIN_READ, &self.origin).await
+    }
+
+    pub(super) fn follow(&self) -> Follower {
+        Follower::new(self.reads.clone(), self.listening.clone(), self.origin.clone(), self.opened_at)
     }
 
     pub(super) async fn close(&self) {
+        self.listening.close().await;
         self.reads.close().await;
         self.writes.close().await;
     }
@@ -100,12 +115,12 @@ impl PostgresStore {
 }
 
 /// Begins a transaction. A connection that turns out to be none any more has done nothing yet, so another one is taken.
-async fn begin(pool: &PgPool, statement: &'static str) -> Result<Tx> {
+async fn begin(pool: &PgPool, statement: &'static str, origin: &Arc<str>) -> Result<Tx> {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
         let begun = in_time(pool.begin_with(statement)).await;
         match begun.map_err(StoreError::from) {
-            Ok(tx) => return Ok(Tx::of_postgres(tx)),
+            Ok(tx) => return Ok(Tx::of_postgres(tx, origin.clone())),
             Err(StoreError::Away(sqlx::Error::Io(_) | sqlx::Error::Database(_)))
                 if Instant::now() < deadline =>
             {

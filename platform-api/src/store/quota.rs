@@ -6,7 +6,7 @@ use wharf_types::{NamespaceId, ReleaseId};
 
 use super::codec::{from_json, json, number, parse};
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 /// What an instance of a release reserves, and how many the release asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub(crate) async fn lock(conn: &mut Conn, namespace: NamespaceId) -> Result<Opti
 }
 
 pub(crate) async fn put(conn: &mut Conn, namespace: NamespaceId, quota: &Quota) -> Result<()> {
+    conn.note(News::Rates);
     query(
         "INSERT INTO quota (namespace, limits, checks) VALUES ($1, $2, 0)
          ON CONFLICT (namespace) DO UPDATE SET limits = excluded.limits",
@@ -50,6 +51,7 @@ pub(crate) async fn put(conn: &mut Conn, namespace: NamespaceId, quota: &Quota) 
 }
 
 pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId) -> Result<()> {
+    conn.note(News::Rates);
     query("DELETE FROM quota WHERE namespace = $1").bind(namespace.to_string()).execute(conn).await?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use wharf_types::{NamespaceId, NamespaceName, ScheduleId, ScheduleName, Timestam
 
 use super::codec::{from_json, json, number, parse, time};
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
@@ -69,6 +69,7 @@ macro_rules! select {
 }
 
 pub(crate) async fn create(conn: &mut Conn, schedule: &Schedule) -> Result<()> {
+    conn.note(News::Schedules);
     query(
         "INSERT INTO schedule (id, namespace, name, spec, artifact, archive, decided_until, revision, created_by, created_at,
              updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)",
@@ -100,6 +101,7 @@ pub(crate) async fn update(
     decided_until: Timestamp,
     now: Timestamp,
 ) -> Result<()> {
+    conn.note(News::Schedules);
     query(
         "UPDATE schedule SET spec = $2, artifact = $3, archive = $4, decided_until = $5, updated_at = $6,
              revision = revision + 1 WHERE id = $1",
@@ -187,6 +189,7 @@ pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64
 }
 
 pub(crate) async fn delete(conn: &mut Conn, id: ScheduleId) -> Result<()> {
+    conn.note(News::Schedules);
     query("DELETE FROM schedule WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use wharf_types::{NamespaceId, NamespaceName, Timestamp, TokenId, UserId};
 
 use super::codec::{from_json, json, number, parse, parse_opt, role_from_db, role_to_db, time, time_opt};
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 pub(crate) struct NewToken<'a> {
     pub(crate) id: TokenId,
@@ -16,7 +16,8 @@ pub(crate) struct NewToken<'a> {
     pub(crate) role: Role,
     pub(crate) namespace: Option<NamespaceId>,
     pub(crate) verbs: &'a [Verb],
-    pub(crate) bootstrap: bool,
+    /// The server whose first token it is, which stands in its data directory.
+    pub(crate) first_of: Option<&'a str>,
     pub(crate) expires_at: Option<Timestamp>,
 }
 
@@ -70,8 +71,8 @@ macro_rules! select {
 
 pub(crate) async fn create(conn: &mut Conn, token: NewToken<'_>, now: Timestamp) -> Result<()> {
     query(
-        "INSERT INTO token (id, name, secret_hash, account, role, namespace, verbs, bootstrap, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "INSERT INTO token (id, name, secret_hash, account, role, namespace, verbs, bootstrap, created_at, expires_at,
+             server) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(token.id.to_string())
     .bind(token.name)
@@ -80,9 +81,10 @@ pub(crate) async fn create(conn: &mut Conn, token: NewToken<'_>, now: Timestamp)
     .bind(role_to_db(token.role))
     .bind(token.namespace.map(|id| id.to_string()))
     .bind(json(&token.verbs))
-    .bind(token.bootstrap)
+    .bind(token.first_of.is_some())
     .bind(now.as_microsecond())
     .bind(token.expires_at.map(|at| at.as_microsecond()))
+    .bind(token.first_of.unwrap_or_default())
     .execute(conn)
     .await?;
     Ok(())
@@ -132,11 +134,18 @@ pub(crate) async fn delete_expired(conn: &mut Conn, owner: UserId, before: Times
 }
 
 pub(crate) async fn delete(conn: &mut Conn, id: TokenId) -> Result<bool> {
+    conn.note(News::Access);
     let done = query("DELETE FROM token WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }
 
-pub(crate) async fn delete_bootstrap(conn: &mut Conn) -> Result<()> {
-    query("DELETE FROM token WHERE bootstrap = $1").bind(true).execute(conn).await?;
+/// Takes a server's first token away.
+pub(crate) async fn delete_first(conn: &mut Conn, server: &str) -> Result<()> {
+    conn.note(News::Access);
+    query("DELETE FROM token WHERE bootstrap = $1 AND server = $2")
+        .bind(true)
+        .bind(server)
+        .execute(conn)
+        .await?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use wharf_types::{Timestamp, UserId, UserName};
 
 use super::codec::{number, parse, role_from_db, time};
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 pub(crate) async fn create(conn: &mut Conn, name: &UserName, now: Timestamp) -> Result<UserId> {
     let id = UserId::new();
@@ -63,6 +63,7 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<UserInfo>> {
 
 /// Takes a user away, with all tokens and memberships.
 pub(crate) async fn delete(conn: &mut Conn, id: UserId) -> Result<bool> {
+    conn.note(News::Access);
     let done = query("DELETE FROM account WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }

@@ -5,7 +5,7 @@ use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, NodeId, Timestamp,
 use super::app::App;
 use super::codec::{number, parse, parse_opt, time};
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Volume {
@@ -159,6 +159,7 @@ pub(crate) async fn remove_with_app(conn: &mut Conn, app: AppId) -> Result<()> {
 
 /// Takes it from its app, if it has one, and has it removed.
 pub(crate) async fn remove(conn: &mut Conn, id: VolumeId) -> Result<()> {
+    conn.note(News::Volumes);
     query("UPDATE volume SET removing = $2, app = NULL WHERE id = $1")
         .bind(id.to_string())
         .bind(true)
@@ -189,6 +190,7 @@ pub(crate) async fn doomed(conn: &mut Conn) -> Result<Vec<(NodeId, VolumeId)>> {
 
 /// Forgets one whose node says that its folder is gone. Returns `false` where nobody had asked for that.
 pub(crate) async fn forget(conn: &mut Conn, node: NodeId, id: VolumeId) -> Result<bool> {
+    conn.note(News::Volumes);
     let done = query("DELETE FROM volume WHERE id = $1 AND node = $2 AND removing = $3 AND app IS NULL")
         .bind(id.to_string())
         .bind(node.to_string())

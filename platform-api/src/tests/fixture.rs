@@ -48,13 +48,27 @@ impl Platform {
     }
 
     pub(crate) async fn start_in(dir: Arc<TempDir>) -> Self {
-        // An earlier process may still be letting go of the lock.
         let config = config(&dir).await;
+        Self::start_with(config, dir).await
+    }
+
+    /// Another server on the database of the first one. None: its database is for one alone.
+    pub(crate) async fn start_beside(&self) -> Option<Self> {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let database = self.context.config.database.clone();
+        let config = Config { data_dir: dir.path().join("data"), ..self.context.config.clone() };
+        (database != crate::Database::DataDir).then_some(())?;
+        Some(Self::start_with(config, dir).await)
+    }
+
+    async fn start_with(config: Config, dir: Arc<TempDir>) -> Self {
+        // An earlier process may still be letting go of the lock.
         let control =
             eventually("the data directory is free", async || ControlPlane::open(config.clone()).await.ok())
                 .await;
         let shutdown = CancellationToken::new();
         control.spawn_reconciler(shutdown.clone());
+        control.spawn_follower(shutdown.clone());
         let admin = std::fs::read_to_string(control.admin_token_file()).unwrap().trim().to_owned();
         Self {
             router: control.router(),
