@@ -103,6 +103,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let config = Config {
         data_dir: data_dir.clone(),
         database: Database::DataDir,
+        address: String::new(),
         domain: "localhost".into(),
         http_url: http.clone(),
         platform_ports: vec![api_at.port(), http_at.port()],

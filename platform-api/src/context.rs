@@ -18,7 +18,7 @@ use crate::nodes::Nodes;
 use crate::plan::Unplaced;
 use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
-use crate::store::{self, News, Store};
+use crate::store::{self, News, Store, StoreError, Tx};
 use crate::view::{Recent, Releases};
 
 /// Changes that a slow watcher may lag behind; one that lags further looks at the store again, and misses nothing.
@@ -53,10 +53,10 @@ pub(crate) struct Context {
     /// What the newest plan of an app, or of a job, could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
     pub(crate) ledger: Ledger,
-    /// Which process this is, of all that have started on the database.
-    pub(crate) epoch: u64,
-    /// Generations of this process are greater than this, and than all of earlier processes.
-    pub(crate) generation_base: u64,
+    /// Tells this server from others on the same database; empty where there can be no others.
+    pub(crate) server: String,
+    /// The epoch that this process leads in. None: it does not.
+    leads: watch::Sender<Option<u64>>,
     pub(crate) node_secret: String,
     pub(crate) node_secret_hash: String,
     /// Ends the streams that would never end by themselves.
@@ -75,7 +75,8 @@ impl Context {
         artifacts: Arc<dyn ArtifactStore>,
         logs: Logs,
         secret_keys: SecretKeys,
-        starts: u64,
+        server: String,
+        leads: Option<u64>,
     ) -> Self {
         let node_secret = new_secret();
         Self {
@@ -96,9 +97,8 @@ impl Context {
             schedules_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
             ledger: Ledger::default(),
-            epoch: starts,
-            // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.
-            generation_base: starts << 32,
+            server,
+            leads: watch::Sender::new(leads),
             node_secret_hash: hash_secret(&node_secret),
             node_secret,
             shutdown: CancellationToken::new(),
@@ -115,6 +115,39 @@ impl Context {
             self.nodes.register(id, registration);
         }
         Ok(())
+    }
+
+    /// The epoch that this process leads in.
+    pub(crate) fn epoch(&self) -> store::Result<u64> {
+        self.leads.borrow().ok_or(StoreError::Deposed)
+    }
+
+    /// What changes when this process begins to lead, or leads no more.
+    pub(crate) fn leadership(&self) -> watch::Receiver<Option<u64>> {
+        self.leads.subscribe()
+    }
+
+    /// A transaction for what only the leader writes.
+    pub(crate) async fn write_as_leader(&self) -> store::Result<Tx> {
+        self.store.write_as(self.epoch()?).await
+    }
+
+    /// Begins to lead, with nothing in mind of an earlier time as the leader: nodes were told something else since.
+    pub(crate) async fn lead(&self, epoch: u64) -> store::Result<()> {
+        self.nodes.forget_all();
+        self.ledger.forget_all().await;
+        self.unplaced().clear();
+        self.load_nodes().await?;
+        self.schedules_changed();
+        self.volumes_changed();
+        self.rates_changed();
+        self.leads.send_replace(Some(epoch));
+        Ok(())
+    }
+
+    /// Leads no more.
+    pub(crate) fn follow_others(&self) {
+        self.leads.send_if_modified(|leads| leads.take().is_some());
     }
 
     /// Call after a commit that changed what is wanted or observed of an app: the reconciler looks at it, watchers see it.

@@ -11,14 +11,14 @@ use tracing::{info, warn};
 use wharf_types::api::Role;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
-use crate::artifacts::{LocalArtifacts, collect};
+use crate::artifacts::LocalArtifacts;
 use crate::context::{Context, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
-use crate::reconcile::{self, chain};
+use crate::reconcile::chain;
 use crate::secrets::{SecretKeySource, SecretKeys, Source};
 use crate::store::{self, Conn, Database, OpenStoreError, Store, StoreError};
-use crate::{api, listener};
+use crate::{api, leader, listener};
 
 /// How long open requests may finish after the shutdown began.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -28,6 +28,8 @@ pub struct Config {
     /// Everything that lasts: database (unless it is elsewhere), artifacts, logs, the first token.
     pub data_dir: PathBuf,
     pub database: Database,
+    /// Where other servers on the same database reach this one. Empty where there are none.
+    pub address: String,
     /// What the default hostnames of apps end in, such as `localhost`.
     pub domain: String,
     /// Where the ingress answers, such as `http://127.0.0.1:8080`.
@@ -37,6 +39,11 @@ pub struct Config {
     /// Where the keys for secrets come from.
     pub secret_keys: SecretKeySource,
 }
+
+/// The database did not say who leads. The same may succeed later.
+#[derive(Debug, thiserror::Error)]
+#[error("the database does not say which server leads; try again")]
+pub struct LeaderUnknown(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 /// The control plane, opened and ready to serve.
 pub struct ControlPlane {
@@ -53,14 +60,15 @@ impl ControlPlane {
         let file = data_dir.database_file();
         let store = Store::open(config.database.location(&file)).await;
         let store = store.map_err(|error| data_dir.error_of(error))?;
-        let starts = bootstrap(&store, &data_dir).await?;
+        let server = data_dir.server().map_err(|error| data_dir.error_of_io(error))?;
+        let leads = bootstrap(&store, &data_dir, &server).await?;
         let artifacts =
             LocalArtifacts::open(data_dir.artifacts_dir()).map_err(|error| data_dir.error_of_io(error))?;
         let logs = Logs::open(data_dir.logs_dir()).map_err(|error| data_dir.error_of_io(error))?;
         let source = Source::of(&config.secret_keys, data_dir.secret_key_file());
         let keys = SecretKeys::open(source, &store).await.map_err(|error| data_dir.error_of_keys(error))?;
         let admin_token_file = data_dir.admin_token_file();
-        let context = Context::new(config, store, Arc::new(artifacts), logs, keys, starts);
+        let context = Context::new(config, store, Arc::new(artifacts), logs, keys, server, leads);
         let context = Arc::new(context);
         context.load_nodes().await.map_err(|error| data_dir.error_of(open_error(error)))?;
         Ok(Self { context, admin_token_file, _data_dir: data_dir })
@@ -76,14 +84,20 @@ impl ControlPlane {
         &self.context.node_secret
     }
 
-    /// The API without a socket. Nothing is reconciled unless [`Self::spawn_reconciler`] is called, too.
+    /// The API without a socket. Nothing is reconciled unless [`Self::spawn_leader`] is called, too.
     pub fn router(&self) -> axum::Router {
         api::router(self.context.clone())
     }
 
-    /// Carries out what is wanted, until `shutdown`.
-    pub fn spawn_reconciler(&self, shutdown: CancellationToken) -> JoinHandle<()> {
-        tokio::spawn(reconcile::run(self.context.clone(), shutdown))
+    /// Where the server that leads is reached, of several on one database. None: nobody leads for now, or there is only one.
+    pub async fn leader_address(&self) -> Result<Option<String>, LeaderUnknown> {
+        let leader = self.context.store.leader().await.map_err(|error| LeaderUnknown(error.into()))?;
+        Ok(leader.map(|leader| leader.address))
+    }
+
+    /// Carries out what is wanted whenever this process leads, until `shutdown`.
+    pub fn spawn_leader(&self, shutdown: CancellationToken) -> JoinHandle<()> {
+        tokio::spawn(leader::run(self.context.clone(), shutdown))
     }
 
     /// Hears what other processes change on the same database, until `shutdown`.
@@ -98,8 +112,8 @@ impl ControlPlane {
         listener: tokio::net::TcpListener,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
-        let reconciler = self.spawn_reconciler(shutdown.clone());
-        self.serve_beside(reconciler, listener, shutdown).await
+        let leader = self.spawn_leader(shutdown.clone());
+        self.serve_beside(leader, listener, shutdown).await
     }
 
     pub(crate) async fn serve_beside(
@@ -110,7 +124,6 @@ impl ControlPlane {
     ) -> std::io::Result<()> {
         let reconciler = reconciler.map(|ended| ended.is_ok()).shared();
         let follower = self.spawn_follower(shutdown.clone());
-        let collector = tokio::spawn(collect::run(self.context.clone(), shutdown.clone()));
         let server = listener::serve(listener, self.router(), shutdown.clone());
         let forced = async {
             shutdown.cancelled().await;
@@ -137,9 +150,6 @@ impl ControlPlane {
         self.context.shutdown.cancel();
         if !reconciler.await {
             warn!("the reconciler ended by a panic");
-        }
-        if collector.await.is_err() {
-            warn!("giving up unused artifacts ended by a panic");
         }
         if follower.await.is_err() {
             warn!("following other control planes ended by a panic");
@@ -175,28 +185,33 @@ async fn follow(context: Arc<Context>, shutdown: CancellationToken) {
     }
 }
 
-/// What the very first start makes, and later ones repair. Returns how many starts there were.
-async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> {
+/// What the very first start makes, and later ones repair. Returns the epoch that this process leads in, where it leads from its start.
+async fn bootstrap(store: &Store, data_dir: &DataDir, server: &str) -> Result<Option<u64>, OpenError> {
     let now = Timestamp::now();
     let failed = |error: StoreError| data_dir.error_of(open_error(error));
     let secret_file = data_dir.admin_token_file();
     let kept = read_secret(&secret_file).map_err(|error| data_dir.error_of_io(error))?;
-    let server = data_dir.server().map_err(|error| data_dir.error_of_io(error))?;
     let secret = new_secret();
     let started = async {
         let mut tx = store.write().await?;
-        let starts = store::change::count(&mut tx, "starts").await?;
+        let before = store::change::starts(&mut tx).await?;
+        // A server without others leads from its start.
+        let leads = if server.is_empty() {
+            store::rollout::restart_deadlines(&mut tx, now).await?;
+            u64::try_from(store::change::count(&mut tx, "starts").await?).ok()
+        } else {
+            None
+        };
         let name = NamespaceName::default_namespace();
-        if starts == 1 && store::namespace::find(&mut tx, &name).await?.is_none() {
+        if before == 0 && store::namespace::find(&mut tx, &name).await?.is_none() {
             store::namespace::create(&mut tx, &name, now).await?;
         }
-        store::rollout::restart_deadlines(&mut tx, now).await?;
         let valid = match kept {
             Some(kept) => opens_everything(&mut tx, &kept, now).await?,
             None => false,
         };
         if !valid {
-            store::token::delete_first(&mut tx, &server).await?;
+            store::token::delete_first(&mut tx, server).await?;
             let token = store::token::NewToken {
                 id: TokenId::new(),
                 name: "admin",
@@ -205,20 +220,20 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
                 role: Role::Admin,
                 namespace: None,
                 verbs: &[],
-                first_of: Some(&server),
+                first_of: Some(server),
                 expires_at: None,
             };
             store::token::create(&mut tx, token, now).await?;
         }
         tx.commit().await?;
-        Ok((starts, valid))
+        Ok((leads, valid))
     };
-    let (starts, valid) = started.await.map_err(failed)?;
+    let (leads, valid) = started.await.map_err(failed)?;
     // After the commit: a file always holds a token that exists, and a crash in between only means another one.
     if !valid {
         write_secret(&secret_file, &secret).map_err(|error| data_dir.error_of_io(error))?;
     }
-    Ok(u64::try_from(starts).unwrap_or(0))
+    Ok(leads)
 }
 
 /// Whether a secret still is what the file of the first token promises.

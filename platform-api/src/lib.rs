@@ -10,6 +10,7 @@ mod control_plane;
 mod data_dir;
 
 mod api;
+mod leader;
 mod operations;
 mod reconcile;
 
@@ -40,7 +41,7 @@ pub mod fuzzing;
 mod tests;
 
 pub use artifacts::artifact_file;
-pub use control_plane::{Config, ControlPlane};
+pub use control_plane::{Config, ControlPlane, LeaderUnknown};
 pub use data_dir::OpenError;
 pub use secrets::SecretKeySource;
 pub use store::{Database, NotAPostgresUrl, PostgresUrl};

@@ -120,6 +120,11 @@ impl Nodes {
         node.reported.clear();
     }
 
+    /// Ends what is assigned, and forgets every node.
+    pub(crate) fn forget_all(&self) {
+        *self.lock() = Known::default();
+    }
+
     /// Takes note of a node that has registered with another process. One that is known here stays as it is.
     pub(crate) fn hear_of(&self, id: NodeId, registration: NodeRegistration) {
         let is_known = self.lock().nodes.contains_key(&id);

@@ -18,6 +18,7 @@ pub(crate) mod idempotency;
 pub(crate) mod instance;
 pub(crate) mod job;
 pub(crate) mod keyvalue;
+pub(crate) mod lease;
 mod location;
 pub(crate) mod member;
 pub(crate) mod namespace;
@@ -50,6 +51,7 @@ pub use location::{Database, NotAPostgresUrl, PostgresUrl};
 #[cfg(test)]
 pub(crate) use query::query;
 
+use lease::{Leader, Leases};
 use news::Follower;
 pub(crate) use news::News;
 use postgres::PostgresStore;
@@ -72,7 +74,7 @@ pub(crate) enum StoreError {
     Taken,
     #[error("a row of the database cannot be read: {0}")]
     Corrupt(String),
-    #[error("another control plane has started on this database, and plans from now on")]
+    #[error("this control plane does not lead, or no longer")]
     Deposed,
     /// Nothing was written. The same may succeed later.
     #[error("the database does not answer")]
@@ -180,8 +182,8 @@ impl Store {
         }
     }
 
-    /// The same for what the process of this epoch has planned. Once another has started, which may have decided otherwise, it writes
-    /// nothing of that any more. Nobody can start before the end of this transaction: that is a write, too.
+    /// The same for what the leader of this epoch has planned. Once another leads, which may have decided otherwise, it writes nothing of that
+    /// any more. Nobody can begin to lead before the end of this transaction: that is a write, too.
     pub(crate) async fn write_as(&self, epoch: u64) -> Result<Tx> {
         let mut tx = self.write().await?;
         if change::starts(&mut tx).await? != epoch {
@@ -203,6 +205,22 @@ impl Store {
         match &self.0 {
             Kind::Sqlite(_) => None,
             Kind::Postgres(store) => Some(store.follow()),
+        }
+    }
+
+    /// The way to the lease for one server, which others reach at an address. None: there are no others.
+    pub(crate) fn leases(&self, server: &str, address: &str) -> Option<Leases> {
+        match &self.0 {
+            Kind::Sqlite(_) => None,
+            Kind::Postgres(store) => Some(store.leases(server, address)),
+        }
+    }
+
+    /// Who leads, of several. None: nobody for now, or there is only one.
+    pub(crate) async fn leader(&self) -> Result<Option<Leader>> {
+        match &self.0 {
+            Kind::Sqlite(_) => Ok(None),
+            Kind::Postgres(store) => store.leader().await,
         }
     }
 

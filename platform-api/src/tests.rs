@@ -14,6 +14,7 @@ mod going_away;
 mod input;
 mod jobs;
 mod keyvalue;
+mod leading;
 mod migrating;
 mod namespaces;
 mod observing;

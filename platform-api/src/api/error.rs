@@ -88,9 +88,10 @@ impl From<StoreError> for ApiError {
                 &error,
                 "the database went away while this was written, so it may or may not have been; look, and try again if it was not",
             ),
-            StoreError::Deposed => {
-                Self::for_now(&error, "another control plane leads from now on; try again")
-            }
+            StoreError::Deposed => Self::for_now(
+                &error,
+                "this control plane does not lead, or no longer; ask the one that does, or try again",
+            ),
             error => Self::internal(&error),
         }
     }

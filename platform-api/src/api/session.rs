@@ -34,7 +34,7 @@ pub(super) async fn register(
     Json(registration): Json<NodeRegistration>,
 ) -> ApiResult<StatusCode> {
     registration.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
-    let mut tx = context.store.write().await?;
+    let mut tx = context.write_as_leader().await?;
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
     context.nodes.register(node, registration);
@@ -46,15 +46,18 @@ pub(super) async fn assignments(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
 ) -> ApiResult<Response> {
+    let leadership = context.leadership();
+    context.epoch()?;
     let Some(assignment) = context.nodes.assignments(node) else { return Err(unregistered(node)) };
     context.dirty.nudge();
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((headers, Body::from_stream(lines(context, assignment))).into_response())
+    Ok((headers, Body::from_stream(lines(context, leadership, assignment))).into_response())
 }
 
-/// The newest assignment at once, then each newer one, until the control plane stops.
+/// The newest assignment at once, then each newer one, until the control plane stops or leads no more.
 fn lines(
     context: Arc<Context>,
+    mut leadership: watch::Receiver<Option<u64>>,
     mut assignment: watch::Receiver<Line>,
 ) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     async_stream::stream! {
@@ -62,6 +65,7 @@ fn lines(
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                _ = leadership.changed() => return,
                 changed = assignment.changed() => {
                     if changed.is_err() {
                         return;
@@ -88,7 +92,7 @@ pub(super) async fn report(
     operations::report::observe(&context, node, &news.instances, now).await?;
     operations::volumes::gone(&context, node, &report.figures.removed_volumes).await?;
     operations::volumes::tell(&context, &news.volumes, now).await?;
-    context.ledger.count(&context.store, &context.nodes).await?;
+    context.ledger.count(&context).await?;
     context.nodes.reported(node, report);
     if news.routes || news.waiting {
         context.dirty.nudge();

@@ -17,7 +17,7 @@ pub(crate) async fn count(conn: &mut Conn, counter: &'static str) -> Result<i64>
     Ok(value)
 }
 
-/// How many control planes have started on this database: the epoch of the newest.
+/// How often a control plane has begun to lead on this database: the newest epoch.
 pub(crate) async fn starts(conn: &mut Conn) -> Result<u64> {
     let (value,): (i64,) =
         query_as("SELECT value FROM counter WHERE name = 'starts'").fetch_one(conn).await?;

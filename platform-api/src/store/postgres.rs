@@ -12,6 +12,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::Instant;
 
 use super::conn::{Conn, Tx};
+use super::lease::{self, Leader, Leases};
 use super::news::{self, Follower};
 use super::query::in_time;
 use super::{MIGRATOR, OpenStoreError, PostgresUrl, Result, STATEMENTS, StoreError, migrate_error};
@@ -32,7 +33,7 @@ const SETTINGS: &str = "SET synchronous_commit = on; SET default_transaction_iso
 /// In READ COMMITTED each statement sees what was committed before it began, and the lock is only free after a commit can be seen: whoever has
 /// it sees the newest state until the end of the transaction. The number is Wharf's own, and means nothing. A process that is stopped while it
 /// has the lock must not keep all others from theirs, so the database ends a transaction in which nothing happens.
-const BEGIN_WRITE: &str =
+pub(super) const BEGIN_WRITE: &str =
     "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '2s'; SELECT pg_advisory_xact_lock(8246139274)";
 const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
@@ -42,6 +43,8 @@ pub(super) struct PostgresStore {
     reads: PgPool,
     /// With one connection, to be told by.
     listening: PgPool,
+    /// With one connection, for the lease.
+    leasing: PgPool,
     /// The name of this process, for others.
     origin: Arc<str>,
     /// The newest change of others when it was opened: what is read here is newer.
@@ -67,14 +70,15 @@ impl PostgresStore {
                 .after_connect(|conn, _| Box::pin(async move { conn.execute(SETTINGS).await.map(drop) }))
                 .connect_lazy_with(options.clone())
         };
-        let (writes, reads, listening) = (pool(WRITERS), pool(READERS), pool(1));
+        let (writes, reads) = (pool(WRITERS), pool(READERS));
+        let (listening, leasing) = (pool(1), pool(1));
         let mut conn = writes.acquire().await.map_err(open_error)?;
         check(&mut conn).await?;
         MIGRATOR.run(&mut *conn).await.map_err(|error| migrate_error(error, open_error))?;
         drop(conn);
         let opened_at = news::newest(&reads).await.map_err(open_error)?;
         let origin = uuid::Uuid::now_v7().to_string().into();
-        Ok(Self { writes, reads, listening, origin, opened_at })
+        Ok(Self { writes, reads, listening, leasing, origin, opened_at })
     }
 
     pub(super) async fn write(&self) -> Result<Tx> {
@@ -93,7 +97,16 @@ impl PostgresStore {
         Follower::new(self.reads.clone(), self.listening.clone(), self.origin.clone(), self.opened_at)
     }
 
+    pub(super) fn leases(&self, server: &str, address: &str) -> Leases {
+        Leases::new(self.leasing.clone(), self.origin.clone(), server, address)
+    }
+
+    pub(super) async fn leader(&self) -> Result<Option<Leader>> {
+        lease::leader(&self.reads).await
+    }
+
     pub(super) async fn close(&self) {
+        self.leasing.close().await;
         self.listening.close().await;
         self.reads.close().await;
         self.writes.close().await;
@@ -115,7 +128,7 @@ impl PostgresStore {
 }
 
 /// Begins a transaction. A connection that turns out to be none any more has done nothing yet, so another one is taken.
-async fn begin(pool: &PgPool, statement: &'static str, origin: &Arc<str>) -> Result<Tx> {
+pub(super) async fn begin(pool: &PgPool, statement: &'static str, origin: &Arc<str>) -> Result<Tx> {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
         let begun = in_time(pool.begin_with(statement)).await;

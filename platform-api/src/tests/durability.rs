@@ -48,7 +48,7 @@ async fn a_control_plane_that_another_has_followed_writes_no_plan_any_more() {
     let mut tx = platform.context.store.write().await.unwrap();
     store::change::count(&mut tx, "starts").await.unwrap();
     tx.commit().await.unwrap();
-    let refused = platform.context.store.write_as(platform.context.epoch).await;
+    let refused = platform.context.store.write_as(platform.context.epoch().unwrap()).await;
     assert!(matches!(refused, Err(store::StoreError::Deposed)));
 }
 
