@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod autoscale;
+mod away;
 mod configs;
 pub(crate) mod database;
 mod declare;

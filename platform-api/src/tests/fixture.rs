@@ -67,7 +67,7 @@ impl Platform {
         Some(Self::start_with(config, self.dir.clone()).await)
     }
 
-    async fn start_with(config: Config, dir: Arc<TempDir>) -> Self {
+    pub(crate) async fn start_with(config: Config, dir: Arc<TempDir>) -> Self {
         // An earlier process may still be letting go of the lock.
         let control =
             eventually("the data directory is free", async || ControlPlane::open(config.clone()).await.ok())
