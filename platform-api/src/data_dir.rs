@@ -193,7 +193,7 @@ impl DataDir {
     }
 }
 
-fn postgres_error(url: PostgresUrl, error: OpenStoreError) -> OpenError {
+pub(crate) fn postgres_error(url: PostgresUrl, error: OpenStoreError) -> OpenError {
     match error {
         OpenStoreError::Newer => OpenError::DatabaseNewer { url },
         OpenStoreError::Away(source) => OpenError::DatabaseAway { url, source: source.into() },

@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
+mod backup;
 mod control_plane;
 mod data_dir;
 
@@ -41,6 +42,7 @@ pub mod fuzzing;
 mod tests;
 
 pub use artifacts::artifact_file;
+pub use backup::{BackupError, Keys, Progress, Summary, backup, migrate_store, restore};
 pub use control_plane::{Config, ControlPlane, LeaderUnknown};
 pub use data_dir::OpenError;
 pub use secrets::SecretKeySource;

@@ -37,9 +37,11 @@ pub(crate) mod schedule;
 pub(crate) mod secret;
 mod sqlite;
 pub(crate) mod token;
+pub(crate) mod transfer;
 pub(crate) mod user;
 pub(crate) mod volume;
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
@@ -160,10 +162,38 @@ enum Kind {
 impl Store {
     /// Opens the database and brings its tables up to date.
     pub(crate) async fn open(location: Location<'_>) -> std::result::Result<Self, OpenStoreError> {
+        Self::open_with(location, &MIGRATOR).await
+    }
+
+    /// The same, with the tables as they were at a version.
+    pub(crate) async fn open_at(
+        location: Location<'_>,
+        version: i64,
+    ) -> std::result::Result<Self, OpenStoreError> {
+        if MIGRATOR.iter().all(|migration| migration.version != version) {
+            return Err(OpenStoreError::Newer);
+        }
+        let migrations = MIGRATOR.iter().filter(|migration| migration.version <= version).cloned();
+        let migrations = Cow::Owned(migrations.collect());
+        Self::open_with(location, &Migrator { migrations, ..Migrator::DEFAULT }).await
+    }
+
+    async fn open_with(
+        location: Location<'_>,
+        migrator: &Migrator,
+    ) -> std::result::Result<Self, OpenStoreError> {
         Ok(Self(match location {
-            Location::File(file) => Kind::Sqlite(SqliteStore::open(file).await?),
-            Location::Postgres(url) => Kind::Postgres(PostgresStore::open(url).await?),
+            Location::File(file) => Kind::Sqlite(SqliteStore::open(file, migrator).await?),
+            Location::Postgres(url) => Kind::Postgres(PostgresStore::open(url, migrator).await?),
         }))
+    }
+
+    /// A snapshot of a database, which may be in use, as it is.
+    pub(crate) async fn snapshot(location: Location<'_>) -> std::result::Result<Conn, OpenStoreError> {
+        match location {
+            Location::File(file) => sqlite::snapshot(file).await,
+            Location::Postgres(url) => postgres::snapshot(url).await,
+        }
     }
 
     /// A transaction that may write. It holds the only writer: nothing slow may happen before its end.

@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod autoscale;
 mod away;
+mod backup;
 mod configs;
 pub(crate) mod database;
 mod declare;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use super::conn::{Conn, Tx};
 use super::lease::{self, Leader, Leases};
 use super::news::{self, Follower};
 use super::query::in_time;
-use super::{MIGRATOR, OpenStoreError, PostgresUrl, Result, STATEMENTS, StoreError, migrate_error};
+use super::{OpenStoreError, PostgresUrl, Result, STATEMENTS, StoreError, migrate_error};
 
 /// One writer works, and the next ones have asked for the lock already. More would only wait at the database instead of here.
 const WRITERS: u32 = 4;
@@ -52,7 +53,10 @@ pub(super) struct PostgresStore {
 }
 
 impl PostgresStore {
-    pub(super) async fn open(url: &PostgresUrl) -> std::result::Result<Self, OpenStoreError> {
+    pub(super) async fn open(
+        url: &PostgresUrl,
+        migrator: &Migrator,
+    ) -> std::result::Result<Self, OpenStoreError> {
         let options = url
             .options()
             .map_err(OpenStoreError::Open)?
@@ -74,7 +78,7 @@ impl PostgresStore {
         let (listening, leasing) = (pool(1), pool(1));
         let mut conn = writes.acquire().await.map_err(open_error)?;
         check(&mut conn).await?;
-        MIGRATOR.run(&mut *conn).await.map_err(|error| migrate_error(error, open_error))?;
+        migrator.run(&mut *conn).await.map_err(|error| migrate_error(error, open_error))?;
         drop(conn);
         let opened_at = news::newest(&reads).await.map_err(open_error)?;
         let origin = uuid::Uuid::now_v7().to_string().into();
@@ -125,6 +129,14 @@ impl PostgresStore {
         let statement = if stop { make } else { "DROP FUNCTION refuse CASCADE" };
         self.writes.acquire().await.unwrap().execute(statement).await.unwrap();
     }
+}
+
+pub(super) async fn snapshot(url: &PostgresUrl) -> std::result::Result<Conn, OpenStoreError> {
+    let options = url.options().map_err(OpenStoreError::Open)?.application_name("wharf");
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(WAIT_MAX).connect_lazy_with(options);
+    let mut conn = pool.acquire().await.map_err(open_error)?;
+    conn.execute(BEGIN_READ).await.map_err(open_error)?;
+    Ok(conn.into())
 }
 
 /// Begins a transaction. A connection that turns out to be none any more has done nothing yet, so another one is taken.

@@ -25,9 +25,13 @@ pub(crate) fn query_as<T: FromRow>(sql: &'static str) -> QueryAs<T> {
     QueryAs { query: query(sql), row: PhantomData }
 }
 
-/// The same for a statement that was put together here, of nothing that comes from outside.
+/// The same for statements that were put together here, of nothing that comes from outside.
+pub(super) fn query_built(sql: String) -> Query {
+    Query { sql: AssertSqlSafe(sql).into_sql_str(), values: Vec::new() }
+}
+
 pub(super) fn query_as_built<T: FromRow>(sql: String) -> QueryAs<T> {
-    QueryAs { query: Query { sql: AssertSqlSafe(sql).into_sql_str(), values: Vec::new() }, row: PhantomData }
+    QueryAs { query: query_built(sql), row: PhantomData }
 }
 
 /// What a list in a statement looks like: `$2, $3, $4` for three parameters from the second on.

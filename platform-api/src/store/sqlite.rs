@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Connection;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
 use super::conn::{Conn, Tx};
 use super::group::GroupSync;
-use super::{MIGRATOR, OpenStoreError, Result, STATEMENTS, migrate_error};
+use super::{OpenStoreError, Result, STATEMENTS, migrate_error};
 
 /// Readers beside the one writer.
 const READERS: u32 = 4;
@@ -26,7 +27,7 @@ pub(super) struct SqliteStore {
 }
 
 impl SqliteStore {
-    pub(super) async fn open(file: &Path) -> std::result::Result<Self, OpenStoreError> {
+    pub(super) async fn open(file: &Path, migrator: &Migrator) -> std::result::Result<Self, OpenStoreError> {
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)
@@ -48,7 +49,7 @@ impl SqliteStore {
             .connect_with(options.clone())
             .await
             .map_err(open_error)?;
-        MIGRATOR.run(&writes).await.map_err(|error| migrate_error(error, open_error))?;
+        migrator.run(&writes).await.map_err(|error| migrate_error(error, open_error))?;
         let reads = SqlitePoolOptions::new()
             .max_connections(READERS)
             .idle_timeout(None)
@@ -83,6 +84,15 @@ impl SqliteStore {
         let statement = if stop { "PRAGMA max_page_count = 1" } else { "PRAGMA max_page_count = 1073741823" };
         sqlx::query(statement).execute(&mut *conn).await.unwrap();
     }
+}
+
+pub(super) async fn snapshot(file: &Path) -> std::result::Result<Conn, OpenStoreError> {
+    let options =
+        SqliteConnectOptions::new().filename(file).read_only(true).busy_timeout(Duration::from_secs(10));
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options);
+    let mut conn = pool.acquire().await.map_err(open_error)?;
+    sqlx::query("BEGIN").execute(&mut *conn).await.map_err(open_error)?;
+    Ok(conn.into())
 }
 
 fn open_error(error: sqlx::Error) -> OpenStoreError {

@@ -11,7 +11,7 @@ use crate::store;
 const CONFIGS: &str = "/v1/namespaces/default/configs";
 const SECRETS: &str = "/v1/namespaces/default/secrets";
 
-async fn put(platform: &Platform, path: &str, value: &str) -> Reply {
+pub(super) async fn put(platform: &Platform, path: &str, value: &str) -> Reply {
     let put = request(&platform.admin, Method::PUT, path).body(Body::from(value.to_owned()));
     platform.send(put.unwrap()).await
 }

@@ -9,7 +9,7 @@ use super::fixture::{Platform, Reply, component, quick, request};
 use crate::store;
 
 impl Platform {
-    async fn kv(&self, app: &str, op: Value) -> Reply {
+    pub(super) async fn kv(&self, app: &str, op: Value) -> Reply {
         let path = format!("/v1/nodes/{}/keyvalue", NodeId::new());
         let body = json!({"namespace": "default", "app": app, "bucket": "default", "op": op}).to_string();
         self.send(request(&self.node_token, Method::POST, &path).body(Body::from(body)).unwrap()).await
