@@ -8,6 +8,7 @@ mod announce;
 use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -43,11 +44,12 @@ use wharf_runtime::wasm::table;
 use wharf_runtime::wasm::table::{DispatchError, Table};
 use wharf_runtime::wasm::volumes::Volumes;
 use wharf_types::figures::NodeFigures;
+use wharf_types::incarnation::Incarnation;
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::{NodeRegistration, parse_label};
 use wharf_types::quantity::Span;
 use wharf_types::route::RouteTable;
-use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp};
+use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp};
 
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
@@ -243,8 +245,10 @@ impl Worker {
         unload_after: Duration,
         registration: NodeRegistration,
     ) -> anyhow::Result<Self> {
-        let node = node_id(folder)
-            .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
+        let failed = || format!("cannot use the worker's folder {}", folder.display());
+        let node = node_id(folder).with_context(failed)?;
+        let registration =
+            NodeRegistration { incarnation: incarnation(folder).with_context(failed)?, ..registration };
         let logs = LogSink::new();
         let host = host_in(folder, CompileCommand::this_program(), logs.clone(), unload_after)?;
         host.give_up_old_engines();
@@ -322,6 +326,27 @@ fn node_id(folder: &Path) -> anyhow::Result<NodeId> {
     }
 }
 
+/// This process, as the control plane tells it from those before. The folder's lock is held, so no other process works with it.
+fn incarnation(folder: &Path) -> anyhow::Result<Incarnation> {
+    let file = folder.join("incarnation");
+    let before = match std::fs::read_to_string(&file) {
+        Ok(text) => {
+            text.trim().parse().with_context(|| format!("{} is damaged: remove it", file.display()))?
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let clock = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
+    let number = Incarnation::number_after(before, clock);
+    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
+    writeln!(draft, "{number}")?;
+    draft.persist(&file)?;
+    let home = std::fs::metadata(folder)?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let home = format!("{}:{}:{}", boot.trim(), home.dev(), home.ino());
+    Ok(Incarnation { number, process: ProcessId::new(), home })
+}
+
 fn registration(labels: Vec<(String, String)>) -> anyhow::Result<NodeRegistration> {
     let hostname =
         nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -338,6 +363,7 @@ fn registration(labels: Vec<(String, String)>) -> anyhow::Result<NodeRegistratio
         arch: std::env::consts::ARCH.to_owned(),
         // The control plane runs in this process too.
         role: "server".to_owned(),
+        ..NodeRegistration::default()
     };
     registration.validate().context("--label")?;
     Ok(registration)

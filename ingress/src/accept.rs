@@ -44,6 +44,7 @@ where
                 () = stop.cancelled() => return,
                 accepted = accept(&listener, &stats) => accepted,
             };
+            add_one(&stats.accepted);
             let Some(registered) = self.connections.register(remote, Instant::now()) else {
                 add_one(&stats.over_limit);
                 continue;
@@ -65,10 +66,7 @@ where
 pub(crate) async fn accept(listener: &TcpListener, stats: &Stats) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok(accepted) => {
-                add_one(&stats.accepted);
-                return accepted;
-            }
+            Ok(accepted) => return accepted,
             Err(error) => {
                 add_one(&stats.accept_errors);
                 if !is_of_one_client(&error) {

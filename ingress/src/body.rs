@@ -11,8 +11,10 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use crate::BoxError;
 use crate::limit::Bucket;
 use crate::pace::Pace;
+use crate::peers::PeerBody;
 use crate::proxy::Session;
 use crate::router::Target;
 
@@ -81,12 +83,61 @@ impl Drop for OpenRequest {
 }
 
 pin_project! {
+    /// The body of a guest's answer: of this node, or of another.
+    #[project = AnswerProjection]
+    pub(crate) enum Answer<B> {
+        Here {
+            #[pin]
+            body: B,
+        },
+        Peer {
+            body: PeerBody,
+        },
+    }
+}
+
+impl<B> Body for Answer<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project() {
+            AnswerProjection::Here { body } => {
+                body.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            }
+            AnswerProjection::Peer { body } => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Here { body } => body.is_end_stream(),
+            Self::Peer { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Here { body } => body.size_hint(),
+            Self::Peer { body } => body.size_hint(),
+        }
+    }
+}
+
+pin_project! {
     /// A guest's body, or one of our own.
     #[project = ResponseBodyProjection]
     pub(crate) enum ResponseBody<B> {
         Guest {
             #[pin]
-            body: B,
+            body: Answer<B>,
             open: Option<OpenRequest>,
         },
         Own {
@@ -96,14 +147,18 @@ pin_project! {
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project() {
             ResponseBodyProjection::Guest { body, open } => {
                 // Being asked for more means that the client has taken what there was.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use wharf_types::NodeId;
 
 use crate::error::IngressError;
+use crate::peers::PeerTls;
 use crate::tcp::TcpConfig;
 use crate::trust::IpRange;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub wake_max: usize,
     /// Public ports of apps.
     pub tcp: TcpConfig,
+    /// How instances of other nodes are reached. Default: not at all.
+    pub peers: Option<Arc<PeerTls>>,
     /// Told about every error that the ingress makes itself, inside the request's task: it must not block.
     pub on_error: Arc<dyn Fn(&IngressError) + Send + Sync>,
 }
@@ -57,6 +60,7 @@ impl Config {
             wake_timeout: Duration::from_secs(10),
             wake_max: 1000,
             tcp: TcpConfig::new(),
+            peers: None,
             on_error: Arc::new(|_| {}),
         }
     }
@@ -74,6 +78,7 @@ impl fmt::Debug for Config {
             .field("wake_timeout", &self.wake_timeout)
             .field("wake_max", &self.wake_max)
             .field("tcp", &self.tcp)
+            .field("peers", &self.peers)
             .finish_non_exhaustive()
     }
 }

@@ -292,6 +292,7 @@ impl Connections {
             run: stats.run().to_owned(),
             releases: stats.meters.totals(),
             loads: stats.loads.figures(),
+            peers: stats.peers.figures(),
         }
     }
 }

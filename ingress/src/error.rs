@@ -21,10 +21,11 @@ pub enum ErrorCode {
     RateLimited,
     AppStopped,
     Waking,
+    NodeLost,
 }
 
 impl ErrorCode {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BadRequest,
         Self::HeaderTooLarge,
         Self::UnknownHost,
@@ -38,6 +39,7 @@ impl ErrorCode {
         Self::RateLimited,
         Self::AppStopped,
         Self::Waking,
+        Self::NodeLost,
     ];
 
     /// The value of the header `x-wharf-error`.
@@ -56,6 +58,7 @@ impl ErrorCode {
             Self::RateLimited => "rate_limited",
             Self::AppStopped => "app_stopped",
             Self::Waking => "waking",
+            Self::NodeLost => "node_lost",
         }
     }
 
@@ -66,7 +69,7 @@ impl ErrorCode {
             Self::UnknownHost | Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Self::GuestFailed => StatusCode::BAD_GATEWAY,
+            Self::GuestFailed | Self::NodeLost => StatusCode::BAD_GATEWAY,
             Self::NoReadyInstance | Self::Busy | Self::AppStopped | Self::Waking => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -96,6 +99,9 @@ impl ErrorCode {
             Self::RateLimited => "Too many requests. Try again in a moment.",
             Self::AppStopped => "The app is stopped.",
             Self::Waking => "The app was asleep and is not awake yet. Try again in a moment.",
+            Self::NodeLost => {
+                "The connection to the app broke before it answered. It may have done what was asked."
+            }
         }
     }
 }

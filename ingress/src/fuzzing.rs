@@ -17,6 +17,7 @@ use http::{HeaderName, HeaderValue, Request};
 
 use crate::forwarded::{Client, is_ours};
 use crate::headers::{strip_request, strip_response};
+use crate::peers::wire::{Ask, PREFIX};
 use crate::trust::IpRange;
 use crate::uri::make_absolute;
 
@@ -31,6 +32,10 @@ pub const PARSERS: &[Parser] = &[
     ("fields", fields, &[
         b"GET /\nhost:a\nconnection:close, x-mine\nx-mine:1\nte:trailers", b"GET /\nx-forwarded-for:1.2.3.4\nx_forwarded_for:1\nforwarded:for=1\nx-request-id:abc",
         b"GET /\ntransfer-encoding:chunked\nupgrade:h2c\nkeep-alive:1\nconnection:host",
+    ]),
+    ("asks", asks, &[
+        b"GET /\nwharf-peer-instance:018f0000-0000-7000-8000-000000000000\nwharf-peer-client:203.0.113.9:5000",
+        b"GET /\nwharf-peer-instance:018f0000-0000-7000-8000-000000000000\nwharf-peer-client:[::1]:5\nwharf-peer-port:7000", b"GET /\nwharf-peer-probe:1",
     ]),
     ("address-ranges", address_ranges, &[b"10.0.0.0/8", b"2001:db8::/32", b"::ffff:1.2.3.4", b"0.0.0.0/0"]),
 ];
@@ -80,6 +85,17 @@ fn fields(data: &[u8]) {
     let mut headers = parts.headers;
     strip_response(&mut headers);
     assert!(!headers.contains_key(CONNECTION));
+}
+
+/// What a peer asks for is asked for in only one way, and nothing of it is left for a guest.
+fn asks(data: &[u8]) {
+    let Some(mut parts) = head(data) else { return };
+    let ask = Ask::take(&mut parts.headers);
+    assert!(!parts.headers.keys().any(|name| name.as_str().starts_with(PREFIX)), "{:?}", parts.headers);
+    if let Some(ask) = ask {
+        ask.write(&mut parts.headers);
+        assert_eq!(Ask::take(&mut parts.headers), Some(ask));
+    }
 }
 
 fn address_ranges(data: &[u8]) {

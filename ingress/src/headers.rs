@@ -11,7 +11,10 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         return true;
     }
     let name = name.as_str();
-    name == "keep-alive" || name == "http2-settings" || name.starts_with("proxy-")
+    name.starts_with(crate::peers::wire::PREFIX)
+        || name == "keep-alive"
+        || name == "http2-settings"
+        || name.starts_with("proxy-")
 }
 
 /// Whether a client would gain something by having `Connection` name this field, which proxies before us have set or

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wharf_types::route::RouteTable;
@@ -21,6 +21,8 @@ use crate::call::{CallError, LocalCall};
 use crate::config::Config;
 use crate::connection::Connections;
 use crate::load;
+use crate::peers::Peers;
+use crate::peers::serve::{OpenByNode, PeerDoor};
 use crate::proxy::Shared;
 use crate::router::{Router, Targets};
 use crate::serve::Protocols;
@@ -39,6 +41,10 @@ pub struct Ingress<S> {
 /// Handle to a running ingress. Dropping it leaves the ingress running.
 pub struct IngressHandle {
     addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    peers: Arc<OpenByNode>,
+    /// Ends what came from peers.
+    cut_peers: CancellationToken,
     connections: Arc<Connections>,
     applied: watch::Receiver<u64>,
     calls: watch::Receiver<u64>,
@@ -84,7 +90,8 @@ where
         let stats = Arc::new(Stats::default());
         let connections = Arc::new(Connections::new(stats.clone(), config.max_connections));
         let limits = Limits { header_timeout: config.header_timeout, idle: config.idle };
-        let mut targets = Targets::new(stats.meters.clone(), stats.loads.clone());
+        let peers = Peers::new(config.peers.clone(), stats.peers.clone());
+        let mut targets = Targets::new(stats.meters.clone(), stats.loads.clone(), peers);
         let first = Router::build(&routes.borrow_and_update(), config.node, &mut targets);
         let (applied_to, applied) = watch::channel(first.generation());
         let (acceptors, serving, minders) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
@@ -104,14 +111,22 @@ where
         minders.spawn(stop.clone().run_until_cancelled_owned(following));
         minders.spawn(stop.clone().run_until_cancelled_owned(load::look(shared.clone())));
         minders.spawn(stop.clone().run_until_cancelled_owned(watch_over(connections.clone(), limits)));
-        let acceptor =
-            Acceptor { shared, protocols, connections: connections.clone(), service, tasks: serving.clone() };
+        let acceptor = Acceptor {
+            shared: shared.clone(),
+            protocols,
+            connections: connections.clone(),
+            service,
+            tasks: serving.clone(),
+        };
         let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         for listener in listeners {
             acceptors.spawn(acceptor.clone().run(listener, stop_accepting.clone()));
         }
         IngressHandle {
             addresses,
+            shared,
+            peers: Arc::default(),
+            cut_peers: CancellationToken::new(),
             connections,
             applied,
             calls,
@@ -195,6 +210,29 @@ impl IngressHandle {
         move || connections.snapshot()
     }
 
+    /// Takes requests and connections of other nodes for the instances of this one, which `service` leads to. Who is one of them follows from
+    /// [`Config::peers`]; without it, nobody is, and nothing is done. Must be called inside a Tokio runtime.
+    pub fn serve_peers<S, B>(&self, listener: TcpListener, service: S)
+    where
+        S: tower::Service<LocalCall, Response = Response<B>, Error = CallError> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let Some(tls) = self.shared.config.peers.clone() else { return };
+        let tunnels_max = self.shared.config.tcp.max_connections;
+        let door = PeerDoor {
+            shared: self.shared.clone(),
+            tls,
+            service,
+            serving: self.serving.clone(),
+            cut: self.cut_peers.clone(),
+            open: self.peers.clone(),
+            tunnels: Arc::new(Semaphore::new(tunnels_max.min(Semaphore::MAX_PERMITS))),
+        };
+        self.acceptors.spawn(door.run(listener, self.stop_accepting.clone()));
+    }
+
     /// Takes no new connection, answers the open requests, lets connections to TCP ports end, and after `grace` cuts what is left.
     pub async fn shutdown(self, grace: Duration) -> Shutdown {
         self.stop_accepting.cancel();
@@ -209,6 +247,7 @@ impl IngressHandle {
         let outcome = match tokio::time::timeout(grace, ended).await {
             Ok(()) => Shutdown::Clean,
             Err(_) => {
+                self.cut_peers.cancel();
                 let cut = self.connections.cut().into_iter();
                 let cut =
                     cut.map(|(remote, open_requests)| CutConnection { remote, open_requests }).collect();

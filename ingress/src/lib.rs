@@ -26,6 +26,7 @@ mod load;
 mod meter;
 mod pace;
 mod page;
+mod peers;
 mod proxy;
 mod request_body;
 mod router;
@@ -46,8 +47,11 @@ pub use error::{ErrorCode, IngressError};
 pub use ingress::{CutConnection, Ingress, IngressHandle, Shutdown};
 pub use limit::Bucket;
 pub use meter::Meter;
+pub use peers::PeerTls;
 pub use request_body::RequestBody;
-pub use router::{Match, OpenConnection, Route, Router, Target, Targets, TcpRefused, TcpRoute, TcpTarget};
+pub use router::{
+    Match, OpenConnection, Route, Router, Side, Target, Targets, TcpRefused, TcpRoute, TcpTarget,
+};
 pub use stats::StatsSnapshot;
 pub use tcp::{TcpConfig, TcpError, TcpPlace, TcpPlaces, TcpProblem, tcp_connections_within};
 pub use trust::{InvalidIpRange, IpRange};

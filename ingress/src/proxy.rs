@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::header::{ACCEPT, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Version};
@@ -11,7 +13,8 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
-use crate::body::{OpenRequest, ResponseBody};
+use crate::BoxError;
+use crate::body::{Answer, OpenRequest, ResponseBody};
 use crate::call::{CallError, LocalCall};
 use crate::config::Config;
 use crate::connection::Connection;
@@ -19,14 +22,17 @@ use crate::error::{ErrorCode, IngressError};
 use crate::forwarded::{Client, RequestId};
 use crate::load::Waiting;
 use crate::meter::Meter;
+use crate::peers::{PeerBody, PeerError};
 use crate::request_body::RequestBody;
 use crate::router::{Match, Route, Router};
-use crate::stats::Stats;
+use crate::stats::{Stats, add_one};
 use crate::uri::Refused;
 use crate::{headers, limit, page, uri};
 
 /// Instances that are asked for one request. Asking another is safe: the first one has not touched the request.
-const ATTEMPTS_MAX: u32 = 2;
+const ATTEMPTS_MAX: usize = 2;
+/// Nodes of which it may turn out that nothing can be sent to them, beside those.
+const UNREACHABLE_MAX: usize = 3;
 
 /// Header fields of one request. HTTP/1 has the same limit from hyper; HTTP/2 would allow thousands of tiny ones.
 const HEADER_FIELDS_MAX: usize = 100;
@@ -72,6 +78,27 @@ struct Failure {
     meter: Option<Arc<Meter>>,
 }
 
+/// An instance that was asked.
+enum Called<F> {
+    Here(F),
+    Peer(BoxFuture<'static, Result<Response<PeerBody>, PeerError>>),
+}
+
+impl<F, B> Called<F>
+where
+    F: Future<Output = Result<Response<B>, CallError>>,
+{
+    async fn answer(self) -> Result<Response<Answer<B>>, PeerError> {
+        match self {
+            Self::Here(call) => match call.await {
+                Ok(response) => Ok(response.map(|body| Answer::Here { body })),
+                Err(error) => Err(PeerError::Call(error)),
+            },
+            Self::Peer(call) => call.await.map(|response| response.map(|body| Answer::Peer { body })),
+        }
+    }
+}
+
 impl From<ErrorCode> for Failure {
     fn from(code: ErrorCode) -> Self {
         Self { code, owner: None, detail: None, hint: None, meter: None }
@@ -86,6 +113,7 @@ pub(crate) async fn answer<S, B>(
 where
     S: tower::Service<LocalCall, Response = Response<B>, Error = CallError>,
     B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
 {
     let mut open = OpenRequest::begin(session);
     let (mut request, mut summary, checked) = prepare(&open.session, request);
@@ -93,10 +121,11 @@ where
         let failure = Failure { hint: Some(refused.hint.to_owned()), ..refused.code.into() };
         return Ok(fail(open, failure, &summary));
     }
-    let (mut tried, mut attempts, mut is_admitted) = (None, 0, false);
+    let (mut tried, mut attempts, mut unreachable, mut is_admitted) = (Vec::new(), 0, 0, false);
+    let mut was_elsewhere = false;
     let mut waiting: Option<Waiting> = None;
     let mut failure = Failure::from(ErrorCode::NoReadyInstance);
-    while attempts < ATTEMPTS_MAX {
+    while attempts < ATTEMPTS_MAX && unreachable <= UNREACHABLE_MAX {
         if let Some(waits) = &mut waiting
             && let Err(no_wait) = waits.go_on().await
         {
@@ -138,7 +167,7 @@ where
                 open.pace(route.egress.clone());
             }
             is_admitted = true;
-            let Some(target) = route.choose(tried, |below| rand::random_range(0..below)).cloned() else {
+            let Some(target) = route.choose(&tried, |below| rand::random_range(0..below)).cloned() else {
                 failure = unserved(route, failure);
                 let Some(load) = route.wakes.as_ref().filter(|_| failure.code == ErrorCode::Waking) else {
                     break;
@@ -155,32 +184,53 @@ where
                 }
                 continue;
             };
-            let instance = target.instance;
-            (tried, waiting) = (Some(instance), None);
+            let (instance, peer, remote) = (target.instance, target.peer.clone(), open.session.client.remote);
+            waiting = None;
             attempts += 1;
+            if std::mem::take(&mut was_elsewhere) {
+                add_one(&open.session.shared.stats.peers.retried);
+            }
             open.count_towards(target);
-            service.call(LocalCall { instance, request, remote: open.session.client.remote })
+            match peer {
+                None => Called::Here(service.call(LocalCall { instance, request, remote })),
+                Some(peer) => {
+                    was_elsewhere = true;
+                    Called::Peer(peer.call(instance, request, remote).boxed())
+                }
+            }
         };
-        let error = match call.await {
+        let error = match call.answer().await {
             Ok(response) => return Ok(pass(open, response, &summary)),
             Err(error) => error,
         };
+        tried.extend(open.target().map(|target| target.instance));
         match error {
-            CallError::NotHere(untouched) => {
+            PeerError::Unreachable { request: untouched, why } => {
+                // It has not been asked.
+                attempts -= 1;
+                unreachable += 1;
+                failure = Failure { detail: Some(why.to_string()), ..ErrorCode::NoReadyInstance.into() };
+                request = *untouched;
+            }
+            PeerError::Call(CallError::NotHere(untouched)) => {
                 failure = ErrorCode::NoReadyInstance.into();
                 request = *untouched;
             }
-            CallError::Busy(Some(untouched)) => {
+            PeerError::Call(CallError::Busy(Some(untouched))) => {
                 failure = ErrorCode::Busy.into();
                 request = *untouched;
             }
-            error => match failure_of(error) {
+            PeerError::Lost(why) => {
+                failure = Failure { detail: Some(why), ..ErrorCode::NodeLost.into() };
+                break;
+            }
+            PeerError::Call(error) => match failure_of(error) {
                 Some(ended) => {
                     failure = ended;
                     break;
                 }
                 None => {
-                    crate::stats::add_one(&open.session.shared.stats.client_gone);
+                    add_one(&open.session.shared.stats.client_gone);
                     return Err(ClientGone);
                 }
             },
@@ -230,7 +280,8 @@ fn prepare(
         accept: parts.headers.get(ACCEPT).cloned(),
         id,
     };
-    (Request::from_parts(parts, RequestBody::new(body, &session.connection)), summary, checked)
+    let body = RequestBody::new(body, &session.connection, parts.version == Version::HTTP_2);
+    (Request::from_parts(parts, body), summary, checked)
 }
 
 /// None: nobody is left to answer to.
@@ -247,7 +298,7 @@ fn failure_of(error: CallError) -> Option<Failure> {
 }
 
 /// Hands a guest's response on.
-fn pass<B>(open: OpenRequest, response: Response<B>, summary: &Summary) -> Response<ResponseBody<B>> {
+fn pass<B>(open: OpenRequest, response: Response<Answer<B>>, summary: &Summary) -> Response<ResponseBody<B>> {
     let (mut parts, body) = response.into_parts();
     if parts.status.is_informational() {
         let detail = format!("the guest answered with {}, which is not a final status", parts.status);

@@ -1,10 +1,12 @@
 //! The body of a request, which tells its connection when a guest waits for the client.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -14,16 +16,43 @@ use crate::connection::Connection;
 #[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
-    /// None: the request has no body, so nobody waits for it.
+    /// None: the request has no body, or comes from a peer, so nobody waits for a client here.
     connection: Option<Arc<Connection>>,
     /// Whether somebody waits for what the client has not sent.
     awaited: bool,
+    /// What was taken of it in vain.
+    again: Option<Box<Taken>>,
+    /// Whether it ends where it says so, and not only where it stops.
+    is_http2: bool,
+}
+
+/// The first part of a body.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) data: VecDeque<Bytes>,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, connection: &Arc<Connection>) -> Self {
+    pub(crate) fn new(body: Incoming, connection: &Arc<Connection>, is_http2: bool) -> Self {
         let connection = (!body.is_end_stream()).then(|| connection.clone());
-        Self { body, connection, awaited: false }
+        Self { body, connection, awaited: false, again: None, is_http2 }
+    }
+
+    /// One that a peer passes on: it looks after the client.
+    pub(crate) fn of_peer(body: Incoming) -> Self {
+        Self { body, connection: None, awaited: false, again: None, is_http2: true }
+    }
+
+    /// Puts back what was taken, in front of the rest.
+    pub(crate) fn put_back(&mut self, taken: Taken) {
+        self.set_awaited(false);
+        let left = self.again.take();
+        let again = self.again.insert(Box::new(taken));
+        if let Some(left) = left {
+            again.data.extend(left.data);
+            again.trailers = again.trailers.take().or(left.trailers);
+        }
     }
 
     fn set_awaited(&mut self, awaited: bool) {
@@ -35,6 +64,17 @@ impl RequestBody {
             }
             self.awaited = awaited;
         }
+    }
+}
+
+impl Taken {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        let data = self.data.pop_front().map(Frame::data);
+        data.or_else(|| self.trailers.take().map(Frame::trailers))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
     }
 }
 
@@ -52,19 +92,38 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(again) = &mut self.again {
+            if let Some(frame) = again.next() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            self.again = None;
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.set_awaited(polled.is_pending());
         if let (Poll::Ready(Some(Ok(_))), Some(connection)) = (&polled, &self.connection) {
             connection.frame_passes();
         }
+        // hyper takes a connection that it has given up itself for the end of the body. Nothing more comes, and who waits for it is
+        // dropped with the connection in a moment: what came so far must not be taken for the whole.
+        if self.is_http2 && matches!(polled, Poll::Ready(None)) && !self.body.is_end_stream() {
+            return Poll::Pending;
+        }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.again.as_ref().is_none_or(|again| again.is_empty()) && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        if let Some(again) = &self.again {
+            let again = again.data.iter().map(|data| data.len() as u64).sum::<u64>();
+            if let Some(upper) = hint.upper() {
+                hint.set_upper(upper.saturating_add(again));
+            }
+            hint.set_lower(hint.lower().saturating_add(again));
+        }
+        hint
     }
 }

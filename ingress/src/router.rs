@@ -17,15 +17,21 @@ use wharf_types::route::{self, RoutePattern, RouteTable};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId};
 
 use crate::limit::{Bucket, Buckets};
+use crate::peers::{Peer, Peers};
 use counted::Counted;
 
-/// An instance of this node that requests may go to.
+/// An instance that requests may go to.
 #[derive(Debug)]
 pub struct Target {
     pub instance: InstanceId,
     pub namespace: NamespaceName,
     pub app: AppName,
-    /// Requests whose response has not ended, and connections to its TCP ports.
+    /// The node that has it. None: this one.
+    pub(crate) peer: Option<Arc<Peer>>,
+    /// Requests that it works on at once, as far as is known.
+    concurrency: usize,
+    /// Requests whose response has not ended, and connections to its TCP ports: those that came in here, and where the instance is here
+    /// those of peers as well.
     pub(crate) open: AtomicUsize,
     /// Of its release.
     pub(crate) meter: Arc<Meter>,
@@ -34,6 +40,15 @@ pub struct Target {
 impl Target {
     pub fn open_requests(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    fn has_room(&self) -> bool {
+        self.open_requests() < self.concurrency
+    }
+
+    /// Whether something is better sent to others, because the node has not answered lately.
+    fn is_ejected(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.is_ejected())
     }
 
     /// Counts one more, unless there are `max`.
@@ -52,30 +67,79 @@ pub struct Targets {
     egress: Buckets,
     meters: Arc<Meters>,
     loads: Arc<Loads>,
+    peers: Peers,
+}
+
+/// What a table says of an instance.
+struct Place {
+    instance: InstanceId,
+    node: NodeId,
+    release: u64,
+    /// 0: not known.
+    concurrency: u32,
+}
+
+/// Where an instance is.
+enum Way {
+    Here,
+    Peer(Arc<Peer>),
 }
 
 impl Targets {
-    pub(crate) fn new(meters: Arc<Meters>, loads: Arc<Loads>) -> Self {
-        Self { meters, loads, ..Self::default() }
+    pub(crate) fn new(meters: Arc<Meters>, loads: Arc<Loads>, peers: Peers) -> Self {
+        Self { meters, loads, peers, ..Self::default() }
+    }
+
+    /// None: there is no way to that node.
+    fn way_to(&self, node: NodeId, this: NodeId) -> Option<Way> {
+        if node == this { Some(Way::Here) } else { self.peers.get(node).cloned().map(Way::Peer) }
+    }
+
+    /// None: there is no way to the instance.
+    fn reach(
+        &mut self,
+        place: &Place,
+        this: NodeId,
+        namespace: &NamespaceName,
+        app: &AppName,
+    ) -> Option<Arc<Target>> {
+        let peer = match self.way_to(place.node, this)? {
+            Way::Here => None,
+            Way::Peer(peer) => Some(peer),
+        };
+        Some(self.ensure(place, peer, namespace, app))
     }
 
     fn ensure(
         &mut self,
-        instance: InstanceId,
+        place: &Place,
+        peer: Option<Arc<Peer>>,
         namespace: &NamespaceName,
         app: &AppName,
-        release: u64,
     ) -> Arc<Target> {
+        let Place { instance, release, .. } = *place;
+        let is_same_peer = |target: &Target| match (&target.peer, &peer) {
+            (Some(known), Some(peer)) => Arc::ptr_eq(known, peer),
+            (None, None) => true,
+            _ => false,
+        };
         if let Some(target) = self.known.get(&instance).and_then(Weak::upgrade)
             && target.namespace == *namespace
             && target.app == *app
+            && is_same_peer(&target)
         {
             return target;
         }
+        let concurrency = match place.concurrency {
+            0 => usize::MAX,
+            known => usize::try_from(known).unwrap_or(usize::MAX),
+        };
         let target = Arc::new(Target {
             instance,
             namespace: namespace.clone(),
             app: app.clone(),
+            peer,
+            concurrency,
             open: AtomicUsize::new(0),
             meter: self.meters.of(namespace, app, release),
         });
@@ -98,9 +162,24 @@ pub struct Router {
     hosts: HashMap<Box<str>, Vec<Route>>,
     /// By public port.
     tcp: BTreeMap<u16, TcpRoute>,
-    /// Apps that scale by their open requests, and have instances on this node.
+    /// Apps that scale by their open requests.
     counted: Vec<Counted>,
+    /// The instances of this node.
+    here: HashMap<InstanceId, Arc<Target>>,
 }
+
+/// Instances that are as good as one another, but for where they are.
+#[derive(Debug, Default)]
+pub struct Side {
+    /// On this node.
+    pub here: Vec<Arc<Target>>,
+    /// On nodes that this one has a way to.
+    pub elsewhere: Vec<Arc<Target>>,
+}
+
+/// A request of a peer, or a connection, that counts towards an instance of this node until this is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenHere(Arc<Target>);
 
 /// An app's claim to a part of a hostname.
 #[derive(Debug)]
@@ -108,8 +187,8 @@ pub struct Route {
     pub pattern: RoutePattern,
     pub namespace: NamespaceName,
     pub app: AppName,
-    /// The instances on this node, without those of a release on trial.
-    pub targets: Vec<Arc<Target>>,
+    /// The instances without those of a release on trial.
+    pub targets: Side,
     /// A release that gets a part of the requests.
     pub trial: Option<Trial>,
     /// Whether a user has stopped the app.
@@ -124,12 +203,12 @@ pub struct Route {
     pub(crate) egress: Option<Arc<Bucket>>,
 }
 
-/// A release on trial, with its instances on this node.
+/// A release on trial, with its instances.
 #[derive(Debug)]
 pub struct Trial {
     /// What it gets of a million requests.
     pub share_millionths: u32,
-    pub targets: Vec<Arc<Target>>,
+    pub targets: Side,
 }
 
 /// An app's public port.
@@ -137,7 +216,7 @@ pub struct Trial {
 pub struct TcpRoute {
     pub namespace: NamespaceName,
     pub app: AppName,
-    /// The instances on this node.
+    /// The instances, those of this node first.
     pub targets: Vec<TcpTarget>,
     /// What is left of its namespace's octets to clients. None: they have no limit.
     pub(crate) egress: Option<Arc<Bucket>>,
@@ -182,6 +261,7 @@ impl Router {
         let mut hosts: HashMap<Box<str>, Vec<Route>> = HashMap::with_capacity(table.routes.len());
         let requests = targets.requests.of(&table.limits, |limit| limit.requests_per_second);
         let egress = targets.egress.of(&table.limits, |limit| limit.egress_bytes_per_second);
+        targets.peers.follow(&table.nodes, node);
         for route in &table.routes {
             let claims = match hosts.get_mut(route.pattern.hostname()) {
                 Some(claims) => claims,
@@ -198,11 +278,16 @@ impl Router {
         }
         let egress_of = |route: &route::TcpRoute| egress.get(&route.namespace).cloned();
         let tcp = table.tcp.iter();
-        let tcp =
+        let tcp: BTreeMap<_, _> =
             tcp.map(|route| (route.port, TcpRoute::build(route, node, targets, egress_of(route)))).collect();
         let counted = Counted::build(table, node, targets);
+        let mut here = HashMap::new();
+        let routes = hosts.values().flatten();
+        for target in routes.flat_map(Route::here).chain(tcp.values().flat_map(TcpRoute::here)) {
+            here.entry(target.instance).or_insert_with(|| target.clone());
+        }
         targets.forget_the_unused();
-        Self { generation: table.generation, hosts, tcp, counted }
+        Self { generation: table.generation, hosts, tcp, counted, here }
     }
 
     /// Puts down for each app that is counted what is open now. False: there is none.
@@ -225,6 +310,14 @@ impl Router {
         self.generation
     }
 
+    /// Counts a request of a peer towards an instance of this node. None: the table does not have it, or not any more, and whether it is
+    /// there is up to the worker.
+    pub(crate) fn open_here(&self, instance: InstanceId) -> Option<OpenHere> {
+        let target = self.here.get(&instance)?.clone();
+        target.open.fetch_add(1, Ordering::Relaxed);
+        Some(OpenHere(target))
+    }
+
     /// Finds the route with the longest prefix of `path`. Port, trailing dot and case of `host` do not matter.
     pub fn find(&self, host: &str, path: &str) -> Match<'_> {
         let Some(claims) = self.hosts.get(canonical_hostname(host).as_ref()) else {
@@ -245,9 +338,11 @@ impl Route {
         (limit, egress): (Option<Arc<Bucket>>, Option<Arc<Bucket>>),
     ) -> Self {
         let (namespace, app) = (&route.namespace, &route.app);
-        let (mut usual, mut on_trial) = (Vec::new(), Vec::new());
-        for endpoint in route.endpoints.iter().filter(|endpoint| endpoint.node == node) {
-            let target = targets.ensure(endpoint.instance, namespace, app, endpoint.release);
+        let (mut usual, mut on_trial) = (Side::default(), Side::default());
+        for endpoint in &route.endpoints {
+            let route::Endpoint { instance, node: on, release, concurrency } = *endpoint;
+            let place = Place { instance, node: on, release, concurrency };
+            let Some(target) = targets.reach(&place, node, namespace, app) else { continue };
             let is_canary = route.canary.is_some_and(|canary| canary.release == endpoint.release);
             if is_canary { on_trial.push(target) } else { usual.push(target) }
         }
@@ -267,43 +362,68 @@ impl Route {
         }
     }
 
-    /// The less loaded of two targets drawn at random, leaving out `tried`. A release on trial is drawn as often as it should be,
+    fn here(&self) -> impl Iterator<Item = &Arc<Target>> {
+        let trial = self.trial.iter().flat_map(|trial| &trial.targets.here);
+        self.targets.here.iter().chain(trial)
+    }
+
+    /// The less loaded of two targets drawn at random, leaving out those that were `tried`. One of this node is taken as long as it has room, and
+    /// one of a node that is ejected only where there is no other. A release on trial is drawn as often as it should be,
     /// whatever the number of its instances; where one side has none, the other takes the request. `draw(n)` is a number below `n`.
-    pub fn choose(
-        &self,
-        tried: Option<InstanceId>,
-        mut draw: impl FnMut(usize) -> usize,
-    ) -> Option<&Arc<Target>> {
-        let Some(trial) = &self.trial else { return choose_among(&self.targets, tried, draw) };
+    pub fn choose(&self, tried: &[InstanceId], mut draw: impl FnMut(usize) -> usize) -> Option<&Arc<Target>> {
+        let Some(trial) = &self.trial else { return self.targets.choose(tried, draw) };
         let is_for_trial = draw(1_000_000) < trial.share_millionths as usize;
         let (first, second) = match is_for_trial {
             true => (&trial.targets, &self.targets),
             false => (&self.targets, &trial.targets),
         };
-        choose_among(first, tried, &mut draw).or_else(|| choose_among(second, tried, draw))
+        first.choose(tried, &mut draw).or_else(|| second.choose(tried, draw))
     }
 }
 
+impl Side {
+    fn push(&mut self, target: Arc<Target>) {
+        if target.peer.is_none() { self.here.push(target) } else { self.elsewhere.push(target) }
+    }
+
+    fn choose(&self, tried: &[InstanceId], mut draw: impl FnMut(usize) -> usize) -> Option<&Arc<Target>> {
+        let is_left = |target: &Target| !tried.contains(&target.instance);
+        let here = choose_among(&self.here, tried.is_empty(), is_left, &mut draw);
+        if self.elsewhere.is_empty() || here.is_some_and(|target| target.has_room()) {
+            return here;
+        }
+        let with_room = |target: &Target| is_left(target) && target.has_room();
+        let answering = |target: &Target| is_left(target) && !target.is_ejected();
+        // Of those here two were looked at, and another may have room.
+        choose_among(&self.here, false, with_room, &mut draw)
+            .or_else(|| choose_among(&self.elsewhere, false, |it| with_room(it) && answering(it), &mut draw))
+            .or(here)
+            .or_else(|| choose_among(&self.elsewhere, false, answering, &mut draw))
+            .or_else(|| choose_among(&self.elsewhere, false, is_left, &mut draw))
+    }
+}
+
+/// The less loaded of two of those that are eligible; `all` of them are, or those for which it is said.
 fn choose_among(
     targets: &[Arc<Target>],
-    tried: Option<InstanceId>,
+    all: bool,
+    is_eligible: impl Fn(&Target) -> bool,
     mut draw: impl FnMut(usize) -> usize,
 ) -> Option<&Arc<Target>> {
-    let skip = tried.and_then(|tried| targets.iter().position(|target| target.instance == tried));
-    let count = targets.len() - usize::from(skip.is_some());
-    // Positions are numbered as if the one that was tried were not there.
-    let at = |position: usize| match skip {
-        Some(skip) if position >= skip => &targets[position + 1],
-        _ => &targets[position],
-    };
+    let eligible = || targets.iter().filter(|target| is_eligible(target));
+    let count = if all { targets.len() } else { eligible().count() };
+    let at = |position: usize| if all { targets.get(position) } else { eligible().nth(position) };
     match count {
         0 => None,
-        1 => Some(at(0)),
+        1 => at(0),
         _ => {
             let first = draw(count);
             let second = (first + 1 + draw(count - 1)) % count;
-            let (first, second) = (at(first), at(second));
-            Some(if second.open_requests() < first.open_requests() { second } else { first })
+            // One may have been ejected since they were counted.
+            match (at(first), at(second)) {
+                (Some(first), Some(second)) if second.open_requests() < first.open_requests() => Some(second),
+                (first, second) => first.or(second),
+            }
         }
     }
 }
@@ -315,44 +435,69 @@ impl TcpRoute {
         targets: &mut Targets,
         egress: Option<Arc<Bucket>>,
     ) -> Self {
-        let local = route.endpoints.iter().filter(|endpoint| endpoint.node == node);
-        Self {
-            namespace: route.namespace.clone(),
-            app: route.app.clone(),
-            targets: local
-                .map(|endpoint| TcpTarget {
-                    target: targets.ensure(endpoint.instance, &route.namespace, &route.app, endpoint.release),
-                    connections_max: usize::try_from(endpoint.connections_max).unwrap_or(usize::MAX),
-                    proxy_protocol: endpoint.proxy_protocol,
-                })
-                .collect(),
-            egress,
+        let mut reached = Vec::new();
+        for endpoint in &route.endpoints {
+            let route::TcpEndpoint { instance, node: on, release, .. } = *endpoint;
+            let place = Place { instance, node: on, release, concurrency: endpoint.connections_max };
+            let Some(target) = targets.reach(&place, node, &route.namespace, &route.app) else { continue };
+            reached.push(TcpTarget {
+                target,
+                connections_max: usize::try_from(endpoint.connections_max).unwrap_or(usize::MAX),
+                proxy_protocol: endpoint.proxy_protocol,
+            });
         }
+        reached.sort_by_key(|target| target.target.peer.is_some());
+        Self { namespace: route.namespace.clone(), app: route.app.clone(), targets: reached, egress }
     }
 
-    /// Opens a connection to the instance that has the fewest, leaving out those that were `tried`; the first of equals.
+    fn here(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.targets.iter().map(|target| &target.target).filter(|target| target.peer.is_none())
+    }
+
+    /// Opens a connection to the instance that has the fewest, leaving out those that were `tried`; the first of equals. One of this node is
+    /// taken as long as it has room, and one of a node that is ejected only where there is no other.
     pub fn admit(&self, tried: &[InstanceId]) -> Result<OpenConnection, TcpRefused> {
         let left = || self.targets.iter().filter(|target| !tried.contains(&target.target.instance));
         loop {
             let room = |target: &&TcpTarget| target.target.open_requests() < target.connections_max;
-            let Some(best) = left().filter(room).min_by_key(|target| target.target.open_requests()) else {
+            let rank = |target: &&TcpTarget| {
+                let target = &target.target;
+                (target.peer.is_some(), target.is_ejected(), target.open_requests())
+            };
+            let Some(best) = left().filter(room).min_by_key(rank) else {
                 return Err(if left().next().is_some() { TcpRefused::Full } else { TcpRefused::NoneReady });
             };
             // Where others came first and took the last place, the next look leaves the instance out.
-            if best.target.try_open(best.connections_max) {
-                return Ok(OpenConnection {
-                    target: best.target.clone(),
-                    proxy_protocol: best.proxy_protocol,
-                    egress: self.egress.clone(),
-                });
+            if let Some(open) = self.open(best) {
+                return Ok(open);
             }
         }
+    }
+
+    /// Opens a connection of a peer to an instance of this node.
+    pub(crate) fn admit_at(&self, instance: InstanceId) -> Result<OpenConnection, TcpRefused> {
+        let is_it = |target: &&TcpTarget| target.target.instance == instance && target.target.peer.is_none();
+        let target = self.targets.iter().find(is_it).ok_or(TcpRefused::NoneReady)?;
+        self.open(target).ok_or(TcpRefused::Full)
+    }
+
+    fn open(&self, target: &TcpTarget) -> Option<OpenConnection> {
+        target.target.try_open(target.connections_max).then(|| OpenConnection {
+            target: target.target.clone(),
+            proxy_protocol: target.proxy_protocol,
+            egress: self.egress.clone(),
+        })
     }
 }
 
 impl OpenConnection {
     pub fn instance(&self) -> InstanceId {
         self.target.instance
+    }
+
+    /// The node that has the instance. None: this one.
+    pub(crate) fn peer(&self) -> Option<&Arc<Peer>> {
+        self.target.peer.as_ref()
     }
 
     /// The connection was broken off.
@@ -362,6 +507,12 @@ impl OpenConnection {
 
     pub fn wants_proxy_header(&self) -> bool {
         self.proxy_protocol
+    }
+}
+
+impl Drop for OpenHere {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

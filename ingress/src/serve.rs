@@ -29,7 +29,7 @@ const BUFFER_MIN_BYTES: usize = 8 * 1024;
 
 /// Starts HTTP/2 streams as tasks that a shutdown waits for.
 #[derive(Clone)]
-struct StreamExecutor(TaskTracker);
+pub(crate) struct StreamExecutor(pub(crate) TaskTracker);
 
 impl<F> hyper::rt::Executor<F> for StreamExecutor
 where

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use wharf_types::figures::{AppLoad, FrontDoorFigures};
+use wharf_types::figures::{AppLoad, FrontDoorFigures, PeerFigures};
 use wharf_types::requests::RequestTotals;
 
 use crate::error::ErrorCode;
 use crate::load::Loads;
 use crate::meter::Meters;
+use crate::peers::PeerStats;
 
 #[derive(Debug)]
 pub(crate) struct Stats {
@@ -16,6 +17,7 @@ pub(crate) struct Stats {
     run: String,
     pub(crate) meters: Arc<Meters>,
     pub(crate) loads: Arc<Loads>,
+    pub(crate) peers: Arc<PeerStats>,
     pub(crate) accepted: AtomicU64,
     pub(crate) over_limit: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
@@ -48,6 +50,8 @@ pub struct StatsSnapshot {
     pub releases: Vec<RequestTotals>,
     /// What is asked of apps that scale by it.
     pub loads: Vec<AppLoad>,
+    /// What was sent to ingresses of other nodes, and came from them.
+    pub peers: PeerFigures,
 }
 
 pub(crate) fn add_one(counter: &AtomicU64) {
@@ -73,6 +77,7 @@ impl From<StatsSnapshot> for FrontDoorFigures {
             run: snapshot.run,
             releases: snapshot.releases,
             loads: snapshot.loads,
+            peers: snapshot.peers,
         }
     }
 }
@@ -83,6 +88,7 @@ impl Default for Stats {
             run: format!("{:032x}", rand::random::<u128>()),
             meters: Arc::default(),
             loads: Arc::default(),
+            peers: Arc::default(),
             accepted: AtomicU64::default(),
             over_limit: AtomicU64::default(),
             accept_errors: AtomicU64::default(),

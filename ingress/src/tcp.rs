@@ -6,7 +6,7 @@
 
 pub(crate) mod ports;
 mod proxy_header;
-mod splice;
+pub(crate) mod splice;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,7 +25,7 @@ const HANDLES_PER_CONNECTION: u64 = 3;
 pub struct TcpConfig {
     /// Where the ports are opened. Default: on this machine only.
     pub host: IpAddr,
-    /// One more connection is reset at once. Default [`CONNECTIONS_MAX`].
+    /// One more connection is reset at once; and of those that came in at other nodes one more is refused. Default [`CONNECTIONS_MAX`].
     pub max_connections: usize,
     /// The way to the instances of this node. Default: there is none.
     pub places: Arc<dyn TcpPlaces>,

@@ -225,6 +225,7 @@ fn registration(number: u32) -> NodeRegistration {
         os: "linux".to_owned(),
         arch: ["x86_64", "aarch64"][(number / 240 % 2) as usize].to_owned(),
         role: "worker".to_owned(),
+        ..NodeRegistration::default()
     }
 }
 

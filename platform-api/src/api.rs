@@ -13,6 +13,7 @@ mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod jobs;
+mod joining;
 mod logs;
 mod members;
 mod meta;
@@ -52,6 +53,7 @@ use wharf_types::problem::ProblemCode;
 use crate::access::Access;
 use crate::context::Context;
 pub(crate) use audit::{Refusals, Remote};
+pub(crate) use auth::PeerNode;
 use error::{ApiError, ApiResult};
 #[cfg(test)]
 pub(crate) use openapi::operation_id;

@@ -1,7 +1,7 @@
 //! The whole state in one file, and out of it; and from SQLite to PostgreSQL.
 //!
 //! A backup is a tar archive: `backup.json` says what is in it, `state.jsonl` has every row as it was at one moment, `artifacts/` the
-//! bytes of artifacts and archives of files, and, if it was asked for, `secret.key` the keys for secrets. It does not depend on the kind of
+//! bytes of artifacts and archives of files, and, if it was asked for, the key for secrets and the CA of the cluster. It does not depend on the kind of
 //! database. Logs and volumes are not in it.
 
 use std::fs::{self, File, OpenOptions};
@@ -23,7 +23,8 @@ const FORMAT: u32 = 1;
 const BATCH: usize = 500;
 const ABOUT: &str = "backup.json";
 const STATE: &str = "state.jsonl";
-const KEY: &str = "secret.key";
+/// The key for secrets, and the CA of the cluster.
+const KEYS: [&str; 3] = ["secret.key", "authority.key", "authority.pem"];
 const ARTIFACTS: &str = "artifacts/";
 
 /// Why nothing was moved, backed up or restored. Each message says what to do.
@@ -60,7 +61,7 @@ impl From<StoreError> for BackupError {
     }
 }
 
-/// Whether a backup holds the keys for secrets. Whoever has both can read every secret.
+/// Whether a backup holds the key for secrets and the CA. Whoever has it can read every secret, and be any node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
     Included,
@@ -161,8 +162,9 @@ pub async fn backup(
     drop(conn);
     let temporary = archive.with_extension("new");
     let written = write_archive(&temporary, &rows_file, &about, |tar| {
-        if keys == Keys::Included && data_dir.join(KEY).exists() {
-            tar.append_path_with_name(data_dir.join(KEY), KEY)?;
+        let kept = KEYS.iter().filter(|key| keys == Keys::Included && data_dir.join(key).exists());
+        for key in kept {
+            tar.append_path_with_name(data_dir.join(key), key)?;
         }
         for digest in &artifacts {
             let mut file = File::open(artifact_file(data_dir, *digest))?;
@@ -226,10 +228,10 @@ pub async fn restore(
         if path == STATE {
             summary = put_rows(&mut tx, &about, &mut entry, archive, &mut progress).await?;
             has_rows = true;
-        } else if path == KEY {
+        } else if KEYS.contains(&path.as_str()) {
             let mut text = String::new();
             entry.read_to_string(&mut text).map_err(failed)?;
-            write_secret(&dir.secret_key_file(), text.trim_end()).map_err(failed)?;
+            write_secret(&data_dir.join(&path), text.trim_end()).map_err(failed)?;
         } else if let Some(digest) = path.strip_prefix(ARTIFACTS) {
             let digest: Digest = digest.parse().map_err(|_| not_whole("an artifact has no digest"))?;
             let bytes = put_artifact(data_dir, digest, &mut entry).map_err(failed)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,7 @@ use wharf_types::{AppId, JobId};
 
 use crate::api::Refusals;
 use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
+use crate::authority::Authorities;
 use crate::control_plane::Config;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
@@ -39,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) large_plans: Semaphore,
     pub(crate) logs: Logs,
     pub(crate) nodes: Nodes,
+    /// How hosts join. Nothing: this process takes no workers of other hosts.
+    pub(crate) joining: OnceLock<Joining>,
     pub(crate) secret_keys: SecretKeys,
     pub(crate) releases: Releases,
     pub(crate) recent: Recent,
@@ -68,6 +71,13 @@ pub(crate) struct Context {
     pub(crate) refusals: Refusals,
 }
 
+/// What a host needs to become a node.
+pub(crate) struct Joining {
+    pub(crate) authorities: Arc<Authorities>,
+    /// Where workers are taken, such as `10.0.0.1:7071`.
+    pub(crate) address: String,
+}
+
 impl Context {
     pub(crate) fn new(
         config: Config,
@@ -90,6 +100,7 @@ impl Context {
             large_plans: Semaphore::new(LARGE_PLANS_MAX),
             logs,
             nodes: Nodes::default(),
+            joining: OnceLock::new(),
             secret_keys,
             dirty: Dirty::default(),
             volumes_changed: AtomicBool::new(true),
@@ -111,8 +122,10 @@ impl Context {
     /// Fills in the nodes of earlier processes, so that what runs on them is not given up before they can come back.
     pub(crate) async fn load_nodes(&self) -> store::Result<()> {
         let mut tx = self.store.read().await?;
-        for (id, registration) in store::node::list(&mut tx).await? {
-            self.nodes.register(id, registration);
+        for (id, registration, settings) in store::node::list(&mut tx).await? {
+            // Nobody has come before them, so none is refused.
+            let _ = self.nodes.register(id, registration);
+            self.nodes.set(id, settings);
         }
         Ok(())
     }
@@ -261,14 +274,22 @@ impl Context {
         }
     }
 
-    /// Nodes that have registered elsewhere.
+    /// Nodes that have registered elsewhere, or were removed, or are to be emptied.
     async fn hear_of_nodes(&self) {
+        // Each of them has its row by now, unless it was removed.
+        let mut gone = self.nodes.ids();
         let nodes = async {
             let mut tx = self.store.read().await?;
             store::node::list(&mut tx).await
         };
         match nodes.await {
-            Ok(nodes) => nodes.into_iter().for_each(|(id, node)| self.nodes.hear_of(id, node)),
+            Ok(nodes) => {
+                for (id, registration, settings) in nodes {
+                    gone.remove(&id);
+                    self.nodes.hear_of(id, registration, settings);
+                }
+                gone.into_iter().for_each(|id| self.nodes.remove(id));
+            }
             Err(error) => warn!("cannot read the nodes that other control planes know: {}", chain(&error)),
         }
         self.dirty.nudge();

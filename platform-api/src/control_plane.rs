@@ -12,7 +12,8 @@ use wharf_types::api::Role;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
 use crate::artifacts::LocalArtifacts;
-use crate::context::{Context, hash_secret, new_secret};
+use crate::authority::{Authorities, AuthorityError};
+use crate::context::{Context, Joining, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
 use crate::reconcile::chain;
@@ -82,6 +83,24 @@ impl ControlPlane {
     /// The bearer secret for the worker of this process. It is new at every start and stands nowhere.
     pub fn node_token(&self) -> &str {
         &self.context.node_secret
+    }
+
+    /// Takes workers of other hosts at this listener, over TLS, until `shutdown`. `address` is how they reach it, such as `10.0.0.1:7071`.
+    pub fn serve_workers(
+        &self,
+        listener: tokio::net::TcpListener,
+        address: String,
+        shutdown: CancellationToken,
+    ) -> Result<JoinHandle<()>, AuthorityError> {
+        let authorities = Arc::new(Authorities::open(&self.context.config.data_dir, Timestamp::now())?);
+        // A second listener would be of the same cluster; the first one's address is told.
+        let _ = self.context.joining.set(Joining { authorities: authorities.clone(), address });
+        let router = self.router();
+        Ok(tokio::spawn(async move {
+            let renewing = authorities.clone().renew(shutdown.clone());
+            let serving = listener::serve_workers(listener, router, authorities, shutdown);
+            tokio::join!(renewing, serving);
+        }))
     }
 
     /// The API without a socket. Nothing is reconciled unless [`Self::spawn_leader`] is called, too.

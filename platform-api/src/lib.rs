@@ -22,6 +22,7 @@ pub mod cores;
 
 mod access;
 mod audit;
+mod authority;
 mod context;
 mod metrics;
 mod nodes;
@@ -42,6 +43,7 @@ pub mod fuzzing;
 mod tests;
 
 pub use artifacts::artifact_file;
+pub use authority::AuthorityError;
 pub use backup::{BackupError, Keys, Progress, Summary, backup, migrate_store, restore};
 pub use control_plane::{Config, ControlPlane, LeaderUnknown};
 pub use data_dir::OpenError;

@@ -4,28 +4,37 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
+use wharf_pki::Role;
 
-use crate::api::Remote;
+use crate::api::{PeerNode, Remote};
+use crate::authority::Authorities;
 
 /// How long a connection may be silent before a request, and how long the request's head may take.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 /// Open connections; the next ones wait in the kernel.
 const CONNECTIONS_MAX: usize = 1024;
+/// The same of workers, each of which has one, or a few while it reconnects.
+const WORKER_CONNECTIONS_MAX: usize = 16_384;
 /// How long to wait when the system has no room for another connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(500);
 
@@ -71,6 +80,91 @@ async fn serve_within(
     open.shutdown().await;
 }
 
+/// How long the handshake of TLS may take.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Requests of one worker at once.
+const STREAMS_MAX: u32 = 256;
+/// A worker that does not answer a ping within this, after so long without a word, is gone.
+const PING: Duration = Duration::from_secs(2);
+
+/// Serves workers over TLS, and hosts that join, until `shutdown`. A worker is known by its certificate.
+pub(crate) async fn serve_workers(
+    listener: TcpListener,
+    router: Router,
+    authorities: Arc<Authorities>,
+    shutdown: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(WORKER_CONNECTIONS_MAX));
+    let mut open = JoinSet::new();
+    loop {
+        let accepting = async {
+            let place = places.clone().acquire_owned().await;
+            (accept(&listener).await, place)
+        };
+        let ((socket, remote), place) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_) = open.join_next() => continue,
+            accepted = accepting => accepted,
+        };
+        let (router, tls, shutdown) = (router.clone(), authorities.tls(), shutdown.clone());
+        open.spawn(async move {
+            let handshake = TlsAcceptor::from(tls).accept(socket);
+            match timeout(HANDSHAKE_MAX, handshake).await {
+                Ok(Ok(stream)) => serve_worker(stream, remote, router, shutdown).await,
+                Ok(Err(error)) => warn!("{remote} was refused as a worker: {error}"),
+                Err(_) => debug!("{remote} did not finish its handshake"),
+            }
+            drop(place);
+        });
+    }
+    while open.join_next().await.is_some() {}
+}
+
+async fn serve_worker(
+    stream: TlsStream<TcpStream>,
+    remote: SocketAddr,
+    router: Router,
+    shutdown: CancellationToken,
+) {
+    let (_, tls) = stream.get_ref();
+    let peer = match tls.peer_certificates().map(wharf_pki::peer_of) {
+        None => None,
+        Some(Some(peer)) if peer.role == Role::Worker => Some(PeerNode(peer.node)),
+        Some(_) => return warn!("{remote} was refused as a worker: its certificate is not that of a worker"),
+    };
+    let speaks_http2 = tls.alpn_protocol() == Some(b"h2");
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Remote(remote));
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        request
+    });
+    let (service, stream) = (TowerToHyperService::new(service), TokioIo::new(stream));
+    let broke = |error: hyper::Error| debug!("the connection of a worker at {remote} broke: {error}");
+    if speaks_http2 && peer.is_some() {
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(16 << 10)
+            .adaptive_window(true);
+        let connection = http.serve_connection(stream, service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            ended = &mut connection => return ended.unwrap_or_else(broke),
+            () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await.unwrap_or_else(broke);
+    } else {
+        // One that joins says a few words, and goes.
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).keep_alive(peer.is_some());
+        http.serve_connection(stream, service).await.unwrap_or_else(broke);
+    }
+}
+
 /// The next connection. An error concerns one connection, or goes away when others end.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
@@ -92,10 +186,8 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::time::timeout;
-
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
     async fn a_client_that_does_not_finish_its_head_loses_its_connection() {

@@ -139,6 +139,51 @@ const FRONT_DOORS: &[Row<FrontDoorFigures>] = &[
     (Counter, "wharf_ingress_clients_gone_total", "Requests whose client left before the answer.", |door| {
         Whole(door.clients_gone)
     }),
+    (Gauge, "wharf_ingress_peer_connections", "Connections to ingresses of other nodes.", |door| {
+        Whole(door.peers.open_connections)
+    }),
+    (
+        Gauge,
+        "wharf_ingress_peers_ejected",
+        "Nodes that get nothing new, because they do not answer.",
+        |door| Whole(door.peers.ejected),
+    ),
+    (Counter, "wharf_ingress_peer_connections_total", "Connections that were made to other nodes.", |door| {
+        Whole(door.peers.connections)
+    }),
+    (Counter, "wharf_ingress_peer_ejections_total", "Times that a node was found not to answer.", |door| {
+        Whole(door.peers.ejections)
+    }),
+    (
+        Counter,
+        "wharf_ingress_peer_requests_total",
+        "Requests, and connections to TCP ports, that were sent to other nodes.",
+        |door| Whole(door.peers.requests),
+    ),
+    (
+        Counter,
+        "wharf_ingress_peer_unreachable_total",
+        "Those that could not be sent, so that another instance was asked.",
+        |door| Whole(door.peers.unreachable),
+    ),
+    (
+        Counter,
+        "wharf_ingress_peer_lost_total",
+        "Those that were sent, and of which nothing was heard any more.",
+        |door| Whole(door.peers.lost),
+    ),
+    (
+        Counter,
+        "wharf_ingress_peer_retried_total",
+        "Requests that another instance was asked for after one of another node had not taken them.",
+        |door| Whole(door.peers.retried),
+    ),
+    (
+        Counter,
+        "wharf_ingress_peer_served_total",
+        "Requests, and connections to TCP ports, that came from other nodes.",
+        |door| Whole(door.peers.served),
+    ),
 ];
 
 /// The page. Of a node that is given up only that is said: what it has reported last is no longer true.
@@ -252,6 +297,7 @@ mod tests {
             id: NodeId::from_uuid(uuid::Uuid::nil()),
             registration,
             ready: !given_up,
+            draining: false,
             given_up,
             seen_at: Timestamp::UNIX_EPOCH,
             routes_generation: 0,

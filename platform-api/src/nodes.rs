@@ -5,7 +5,7 @@
 mod load;
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,13 @@ use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::warn;
 use wharf_types::figures::{NodeFigures, VolumeFigures};
+use wharf_types::incarnation::Rival;
 use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport};
-use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp, VolumeId};
+use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
 use zeroize::Zeroizing;
 
 use crate::plan::autoscale::Demand;
+use crate::store::node::NodeSettings;
 use crate::store::requests::Counter;
 use load::Loads;
 
@@ -49,6 +51,9 @@ struct Known {
 
 struct Node {
     registration: NodeRegistration,
+    settings: NodeSettings,
+    /// What it was assigned so far: it gets nothing of anything else, and brings nothing.
+    touches: Touches,
     seen: Instant,
     seen_at: Timestamp,
     routes_generation: u64,
@@ -63,11 +68,31 @@ struct Node {
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// What the assignments of a node named.
+#[derive(Default)]
+struct Touches {
+    contents: HashSet<Digest>,
+    names: HashSet<(NamespaceName, AppName)>,
+}
+
+impl Touches {
+    fn add(&mut self, assignment: &Assignment) {
+        for instance in &assignment.instances {
+            self.contents.insert(instance.artifact);
+            self.contents.extend(instance.spec.files.as_ref().map(|files| files.digest));
+            self.names.insert((instance.namespace.clone(), instance.app.clone()));
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
     pub id: NodeId,
+    /// With the labels that admins have set.
     pub registration: NodeRegistration,
     pub ready: bool,
+    /// Whether it is to be emptied.
+    pub draining: bool,
     pub given_up: bool,
     pub seen_at: Timestamp,
     pub routes_generation: u64,
@@ -93,15 +118,48 @@ pub struct News {
     pub waiting: bool,
 }
 
+/// Why a worker is not listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("node {0} has not registered since the control plane started")]
+    Unregistered(NodeId),
+    #[error(
+        "a later process of node {0} has registered: what this one sends is not taken in any more. If both run, one of them has a copy of the \
+         other's folder; each worker needs its own: remove `node.id` from the copy and start that worker again"
+    )]
+    Superseded(NodeId),
+    #[error(
+        "another worker speaks for node {0} at this moment, from another folder or host. Each worker needs its own folder: remove `node.id` \
+         from this one if it is a copy, or stop the other worker and wait three seconds"
+    )]
+    Elsewhere(NodeId),
+}
+
 impl Nodes {
-    pub(crate) fn register(&self, id: NodeId, registration: NodeRegistration) {
-        self.register_at(Instant::now(), id, registration);
+    pub(crate) fn register(&self, id: NodeId, registration: NodeRegistration) -> Result<(), Refusal> {
+        self.register_at(Instant::now(), id, registration)
     }
 
-    pub fn register_at(&self, now: Instant, id: NodeId, registration: NodeRegistration) {
+    /// Whether this process of the worker would be listened to.
+    pub(crate) fn admits(&self, id: NodeId, registration: &NodeRegistration) -> Result<(), Refusal> {
+        let known = self.lock();
+        known.nodes.get(&id).map_or(Ok(()), |node| node.admits(id, registration, Instant::now()))
+    }
+
+    pub fn register_at(
+        &self,
+        now: Instant,
+        id: NodeId,
+        registration: NodeRegistration,
+    ) -> Result<(), Refusal> {
         let mut known = self.lock();
+        if let Some(node) = known.nodes.get(&id) {
+            node.admits(id, &registration, now)?;
+        }
         let node = known.nodes.entry(id).or_insert_with(|| Node {
             registration: registration.clone(),
+            settings: NodeSettings::default(),
+            touches: Touches::default(),
             seen: now,
             seen_at: Timestamp::now(),
             routes_generation: 0,
@@ -112,12 +170,18 @@ impl Nodes {
             assignment: watch::Sender::new(None),
             turn: Arc::default(),
         });
+        if node.registration.incarnation.process != registration.incarnation.process {
+            // Whoever follows the assignments for an earlier process learns that they end.
+            let newest = node.assignment.borrow().clone();
+            node.assignment = watch::Sender::new(newest);
+        }
         node.registration = registration;
         node.seen = now;
         node.seen_at = Timestamp::now();
         // It may be a new process that has neither routes nor reported anything.
         node.routes_generation = 0;
         node.reported.clear();
+        Ok(())
     }
 
     /// Ends what is assigned, and forgets every node.
@@ -125,12 +189,19 @@ impl Nodes {
         *self.lock() = Known::default();
     }
 
-    /// Takes note of a node that has registered with another process. One that is known here stays as it is.
-    pub(crate) fn hear_of(&self, id: NodeId, registration: NodeRegistration) {
+    /// Takes note of a node that has registered with another process, or that admins say something else of. What has registered here stays
+    /// as it is.
+    pub(crate) fn hear_of(&self, id: NodeId, registration: NodeRegistration, settings: NodeSettings) {
         let is_known = self.lock().nodes.contains_key(&id);
         if !is_known {
-            self.register(id, registration);
+            // Nobody has come before it, so it is not refused.
+            let _ = self.register(id, registration);
         }
+        self.set(id, settings);
+    }
+
+    pub(crate) fn ids(&self) -> BTreeSet<NodeId> {
+        self.lock().nodes.keys().copied().collect()
     }
 
     /// Waits until no other report of the node is being taken in. One that came late could else be written after a newer one that
@@ -140,14 +211,15 @@ impl Nodes {
         Some(turn.lock_owned().await)
     }
 
-    /// Takes note of a report. None: the node has not registered with this process.
-    pub(crate) fn report(&self, id: NodeId, report: &NodeReport) -> Option<News> {
+    /// Takes note of a report.
+    pub(crate) fn report(&self, id: NodeId, report: &NodeReport) -> Result<News, Refusal> {
         self.report_at(Instant::now(), id, report)
     }
 
-    pub fn report_at(&self, now: Instant, id: NodeId, report: &NodeReport) -> Option<News> {
+    pub fn report_at(&self, now: Instant, id: NodeId, report: &NodeReport) -> Result<News, Refusal> {
         let mut known = self.lock();
-        let node = known.nodes.get_mut(&id)?;
+        let node = known.nodes.get_mut(&id).ok_or(Refusal::Unregistered(id))?;
+        node.hears(id, report.process)?;
         node.seen = now;
         node.seen_at = Timestamp::now();
         node.usage.clone_from(&report.usage);
@@ -162,7 +234,7 @@ impl Nodes {
         node.routes_generation = report.routes_generation;
         let is_news = |reported: &&InstanceReport| node.reported.get(&reported.id) != Some(*reported);
         let instances = report.instances.iter().filter(is_news).cloned().collect();
-        Some(News { instances, routes, volumes, waiting })
+        Ok(News { instances, routes, volumes, waiting })
     }
 
     /// Remembers a report whose news were written.
@@ -172,11 +244,48 @@ impl Nodes {
         }
     }
 
-    /// What is assigned to the node: the newest at once, then each newer one. None: it has not registered.
-    pub(crate) fn assignments(&self, id: NodeId) -> Option<watch::Receiver<Line>> {
-        let mut assignments = self.lock().nodes.get(&id)?.assignment.subscribe();
+    /// Takes in what admins say of a node.
+    pub fn set(&self, id: NodeId, settings: NodeSettings) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
+            node.settings = settings;
+        }
+    }
+
+    pub(crate) fn settings(&self, id: NodeId) -> Option<NodeSettings> {
+        self.lock().nodes.get(&id).map(|node| node.settings.clone())
+    }
+
+    /// Forgets a node; whoever follows its assignments learns that they end.
+    pub(crate) fn remove(&self, id: NodeId) {
+        self.lock().nodes.remove(&id);
+    }
+
+    /// Whether the node was assigned something that is made of this content.
+    pub(crate) fn uses(&self, id: NodeId, digest: Digest) -> bool {
+        self.lock().nodes.get(&id).is_some_and(|node| node.touches.contents.contains(&digest))
+    }
+
+    /// Whether the node was assigned something of this name: of an app, or of a job.
+    pub(crate) fn runs(&self, id: NodeId, namespace: &NamespaceName, app: &AppName) -> bool {
+        let known = self.lock();
+        known
+            .nodes
+            .get(&id)
+            .is_some_and(|node| node.touches.names.contains(&(namespace.clone(), app.clone())))
+    }
+
+    /// What is assigned to the node: the newest at once, then each newer one, until another process of its worker registers.
+    pub(crate) fn assignments(
+        &self,
+        id: NodeId,
+        process: ProcessId,
+    ) -> Result<watch::Receiver<Line>, Refusal> {
+        let known = self.lock();
+        let node = known.nodes.get(&id).ok_or(Refusal::Unregistered(id))?;
+        node.hears(id, process)?;
+        let mut assignments = node.assignment.subscribe();
         assignments.mark_changed();
-        Some(assignments)
+        Ok(assignments)
     }
 
     /// Sends an assignment to its node.
@@ -188,6 +297,7 @@ impl Nodes {
                 // It may hold secrets: its memory is overwritten when it is no longer the newest.
                 let line = Bytes::from_owner(Zeroizing::new(line));
                 if let Some(node) = self.lock().nodes.get_mut(&node) {
+                    node.touches.add(assignment);
                     node.assignment.send_replace(Some(line));
                 }
             }
@@ -318,14 +428,33 @@ fn key(usage: &AppUsage) -> (&NamespaceName, &AppName, u64) {
 
 impl Node {
     fn status(&self, id: NodeId, now: Instant) -> NodeStatus {
+        let mut registration = self.registration.clone();
+        registration.labels.extend(self.settings.labels.clone());
         NodeStatus {
             id,
-            registration: self.registration.clone(),
+            registration,
             ready: self.is_seen_within(LEASE, now),
+            draining: self.settings.draining,
             given_up: !self.is_seen_within(GIVEN_UP, now),
             seen_at: self.seen_at,
             routes_generation: self.routes_generation,
         }
+    }
+
+    fn admits(&self, id: NodeId, registration: &NodeRegistration, now: Instant) -> Result<(), Refusal> {
+        let is_heard = self.is_seen_within(LEASE, now);
+        self.registration.incarnation.yields_to(&registration.incarnation, is_heard).map_err(|rival| {
+            match rival {
+                Rival::Later => Refusal::Superseded(id),
+                Rival::Elsewhere => Refusal::Elsewhere(id),
+            }
+        })
+    }
+
+    /// Whether this process speaks for the node.
+    fn hears(&self, id: NodeId, process: ProcessId) -> Result<(), Refusal> {
+        let is_it = self.registration.incarnation.process == process;
+        if is_it { Ok(()) } else { Err(Refusal::Superseded(id)) }
     }
 
     fn is_seen_within(&self, span: Duration, now: Instant) -> bool {
@@ -335,6 +464,8 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use wharf_types::incarnation::Incarnation;
+
     use super::*;
 
     fn registration() -> NodeRegistration {
@@ -343,7 +474,8 @@ mod tests {
 
     fn report(instances: Vec<InstanceReport>, usage: Vec<AppUsage>) -> NodeReport {
         let figures = NodeFigures::default();
-        NodeReport { assignment_generation: 1, routes_generation: 1, instances, usage, figures }
+        let process = ProcessId::default();
+        NodeReport { process, assignment_generation: 1, routes_generation: 1, instances, usage, figures }
     }
 
     /// Whether the only node is ready, and whether it is given up, to somebody who looks as often as the reconciler.
@@ -361,8 +493,8 @@ mod tests {
     fn a_silent_node_is_first_not_ready_and_then_given_up_also_with_its_session_open() {
         let nodes = Nodes::default();
         let id = NodeId::new();
-        nodes.register(id, registration());
-        let _session = nodes.assignments(id).unwrap();
+        nodes.register(id, registration()).unwrap();
+        let _session = nodes.assignments(id, ProcessId::default()).unwrap();
         let now = Instant::now();
         assert_eq!(seen(&nodes, now, Duration::ZERO), (true, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(2)), (true, false));
@@ -377,7 +509,7 @@ mod tests {
     #[test]
     fn a_node_that_nobody_could_listen_to_is_not_given_up() {
         let nodes = Nodes::default();
-        nodes.register(NodeId::new(), registration());
+        nodes.register(NodeId::new(), registration()).unwrap();
         let now = Instant::now();
         assert_eq!(seen(&nodes, now, Duration::from_secs(1)), (true, false));
         let later = now + Duration::from_secs(3600);
@@ -394,7 +526,7 @@ mod tests {
         };
         for usage in [vec![usage("hello", 1, 3), usage("crash", 2, 50)], vec![usage("hello", 1, 4)]] {
             let id = NodeId::new();
-            nodes.register(id, registration());
+            nodes.register(id, registration()).unwrap();
             nodes.report(id, &report(vec![], usage)).unwrap();
         }
         let namespace = "default".parse().unwrap();
@@ -421,13 +553,42 @@ mod tests {
             exit_code: None,
         };
         let report = report(vec![instance], vec![]);
-        assert!(nodes.report(id, &report).is_none(), "nobody knows the node");
-        nodes.register(id, registration.clone());
+        assert_eq!(nodes.report(id, &report).err(), Some(Refusal::Unregistered(id)));
+        nodes.register(id, registration.clone()).unwrap();
         assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1);
         assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1, "it was not written yet");
         nodes.reported(id, report.clone());
         assert!(nodes.report(id, &report).unwrap().instances.is_empty());
-        nodes.register(id, registration);
+        nodes.register(id, registration).unwrap();
         assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1);
+    }
+
+    #[test]
+    fn what_a_process_says_after_its_successor_has_registered_is_refused() {
+        let nodes = Nodes::default();
+        let id = NodeId::new();
+        let process = |number, home: &str| NodeRegistration {
+            incarnation: Incarnation { number, process: ProcessId::new(), home: home.into() },
+            ..registration()
+        };
+        let says = |from: &NodeRegistration| NodeReport {
+            process: from.incarnation.process,
+            ..report(vec![], vec![])
+        };
+        let (first, second, copy) = (process(1, "a"), process(2, "a"), process(3, "b"));
+        nodes.register(id, first.clone()).unwrap();
+        let mut followed = nodes.assignments(id, first.incarnation.process).unwrap();
+        followed.borrow_and_update();
+        nodes.register(id, second.clone()).unwrap();
+        let superseded = Some(Refusal::Superseded(id));
+        assert_eq!(nodes.report(id, &says(&first)).err(), superseded);
+        assert_eq!(nodes.assignments(id, first.incarnation.process).err(), superseded);
+        assert_eq!(nodes.register(id, first).err(), superseded, "it was on its way for long");
+        assert!(followed.has_changed().is_err(), "the stream of the first has ended");
+        nodes.report(id, &says(&second)).unwrap();
+        assert_eq!(nodes.admits(id, &copy), Err(Refusal::Elsewhere(id)));
+        nodes.report(id, &says(&second)).unwrap();
+        nodes.register_at(Instant::now() + LEASE * 2, id, copy).unwrap();
+        assert_eq!(nodes.report(id, &says(&second)).err(), superseded);
     }
 }

@@ -179,6 +179,8 @@ pub struct InstanceView {
     pub let_go: bool,
     /// Whether every ingress has acknowledged a route table with this instance; true for what no route leads to.
     pub routed: bool,
+    /// Whether it is to make way for one on another node, once that one serves.
+    pub moves: bool,
 }
 
 /// What is to be written, in this order, in one transaction. Each is a guarded update: one that no longer applies changes

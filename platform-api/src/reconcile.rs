@@ -83,8 +83,8 @@ struct Reconciler {
     autoscaler: Autoscaler,
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
-    /// The nodes, and whether each is ready; without those that were given up.
-    nodes: BTreeMap<NodeId, bool>,
+    /// The nodes, and whether each is ready and to be emptied; without those that were given up.
+    nodes: BTreeMap<NodeId, (bool, bool)>,
     /// The newest routes that every ready node uses.
     acknowledged: u64,
     /// Apps that have not been read since the start. None: not even listed.
@@ -242,8 +242,11 @@ impl Reconciler {
 
     /// Marks the apps that have to be planned again because nodes came, went, or let go of routes.
     fn look_at_nodes(&mut self, nodes: &[NodeStatus]) {
-        let known: BTreeMap<NodeId, bool> =
-            nodes.iter().filter(|node| !node.given_up).map(|node| (node.id, node.ready)).collect();
+        let known: BTreeMap<NodeId, (bool, bool)> = nodes
+            .iter()
+            .filter(|node| !node.given_up)
+            .map(|node| (node.id, (node.ready, node.draining)))
+            .collect();
         let acknowledged = acknowledged(nodes, self.acknowledged);
         self.fleet.observe(nodes);
         if known != self.nodes {
@@ -269,6 +272,7 @@ impl Reconciler {
             };
             self.context.ledger.follow(&self.context, &loaded).await?;
             self.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, self.acknowledged);
+            self.fleet.mark_moving(&mut loaded.view, &loaded.releases);
             let revision = loaded.app.revision;
             self.fleet.put(loaded.view, loaded.releases);
             self.read(id);

@@ -17,6 +17,7 @@ mod group;
 pub(crate) mod idempotency;
 pub(crate) mod instance;
 pub(crate) mod job;
+pub(crate) mod joining;
 pub(crate) mod keyvalue;
 pub(crate) mod lease;
 mod location;

@@ -19,6 +19,7 @@ mod keyvalue;
 mod leading;
 mod migrating;
 mod namespaces;
+mod nodes;
 mod observing;
 mod once;
 mod opening;

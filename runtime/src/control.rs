@@ -20,7 +20,7 @@ use wharf_types::digest::Digest;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
-use wharf_types::{NodeId, Problem};
+use wharf_types::{NodeId, Problem, ProcessId};
 
 use self::lines::{Lines, TooLong};
 
@@ -130,12 +130,15 @@ impl ControlClient {
         send(what, json(request, registration)).await.map(drop)
     }
 
-    /// The assignments of this node, each whole, the newest first. Ends when the control plane ends it.
+    /// The assignments of this node, each whole, the newest first. Ends when the control plane ends it, or when another process of the worker
+    /// has registered.
     pub async fn assignments(
         &self,
+        process: ProcessId,
     ) -> Result<impl Stream<Item = Result<Assignment, ControlError>> + Send + use<>, ControlError> {
         let what = "follow the assignments";
-        let response = send(what, self.request(Method::GET, &self.node_path("/assignments"))).await?;
+        let request = self.request(Method::GET, &self.node_path("/assignments"));
+        let response = send(what, request.query(&[("process", process)])).await?;
         let lines = Lines::new(response.bytes_stream(), ASSIGNMENT_MAX_BYTES);
         Ok(lines.into_stream().map(move |line| {
             let line = line.map_err(|error| match error {

@@ -24,9 +24,9 @@ use tracing::{debug, info, warn};
 use wharf_types::figures::NodeFigures;
 use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration};
 use wharf_types::route::RouteTable;
-use wharf_types::{NodeId, VolumeId};
+use wharf_types::{NodeId, ProcessId, VolumeId};
 
-use self::report::Reporter;
+use self::report::{Acknowledged, Reporter};
 use crate::backoff::{Jitter, Reconnect};
 use crate::control::{ControlClient, ControlError};
 use crate::secrets::SecretStore;
@@ -75,7 +75,9 @@ impl Session {
     ) -> Self {
         let cancel = CancellationToken::new();
         let progress = watch::Sender::new(Progress::default());
+        let process = registration.incarnation.process;
         let news = News {
+            process,
             reports: takers.supervisor.reports(),
             routes_applied,
             calls,
@@ -129,7 +131,7 @@ impl Follower {
     async fn follow(&self, reconnect: &mut Reconnect) -> Result<(), ControlError> {
         self.control.register(&self.registration).await?;
         self.progress.send_modify(|progress| progress.registered = true);
-        let assignments = self.control.assignments().await?;
+        let assignments = self.control.assignments(self.registration.incarnation.process).await?;
         pin_mut!(assignments);
         while let Some(assignment) = assignments.next().await {
             let assignment = assignment?;
@@ -195,6 +197,7 @@ pub fn judge(node: NodeId, accepted: Option<u64>, assignment: &Assignment) -> Ve
 
 /// Everything that a report is made of.
 struct News {
+    process: ProcessId,
     reports: watch::Receiver<Vec<InstanceReport>>,
     routes_applied: watch::Receiver<u64>,
     calls: watch::Receiver<u64>,
@@ -213,8 +216,13 @@ impl News {
             let generation = self.progress.borrow_and_update().generation.unwrap_or_default();
             let routes = *self.routes_applied.borrow_and_update();
             self.calls.borrow_and_update();
-            let body =
-                self.reporter.compose(generation, routes, &self.reports.borrow_and_update(), figures());
+            let acknowledged = Acknowledged { assignment_generation: generation, routes_generation: routes };
+            let body = self.reporter.compose(
+                self.process,
+                acknowledged,
+                &self.reports.borrow_and_update(),
+                figures(),
+            );
             match control.send_report(body).await {
                 Ok(()) => reconnect.reset(),
                 Err(error) => {

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod node;
 mod quota;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,11 @@ use crate::world::{Capability, World};
 pub use access::{
     CreateToken, CreateUser, CreatedToken, MemberInfo, Membership, Role, SetMember, TokenInfo, UserInfo,
     Verb, WhoAmI,
+};
+
+pub use node::{
+    CertificateRequest, CreateJoinToken, CreatedJoinToken, JoinTokenInfo, NodeCertificate, NodeInfo,
+    NodePatch,
 };
 
 pub use audit::{AuditOutcome, AuditRecord};
@@ -382,27 +388,4 @@ pub struct Usage {
     pub time: Timestamp,
     /// Totals since the workers started, one entry a release.
     pub apps: Vec<AppUsage>,
-}
-
-/// `GET /v1/nodes`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct NodeInfo {
-    pub id: NodeId,
-    pub hostname: String,
-    pub ready: bool,
-    pub instances: u64,
-    pub memory_bytes: u64,
-    pub cpus: u32,
-    pub version: String,
-    /// What constraints of an app's placement look at, as are the next three.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    #[serde(default)]
-    pub os: String,
-    #[serde(default)]
-    pub arch: String,
-    #[serde(default)]
-    pub role: String,
-    #[schema(value_type = String, format = DateTime)]
-    pub seen_at: Timestamp,
 }

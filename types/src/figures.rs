@@ -85,6 +85,30 @@ pub struct FrontDoorFigures {
     /// Apps that scale by their open requests, and have instances here or requests that wait for one.
     #[serde(default)]
     pub loads: Vec<AppLoad>,
+    #[serde(default)]
+    pub peers: PeerFigures,
+}
+
+/// What a worker's ingress has sent to those of other nodes, and what came from them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PeerFigures {
+    /// Connections to other nodes.
+    pub open_connections: u64,
+    /// Nodes that get nothing new, because they do not answer.
+    pub ejected: u64,
+    /// From here on totals.
+    pub connections: u64,
+    pub ejections: u64,
+    /// Requests, and connections to TCP ports, that were sent to other nodes.
+    pub requests: u64,
+    /// Those that could not be sent, so that another instance was asked.
+    pub unreachable: u64,
+    /// Those that were sent, and of which nothing was heard any more.
+    pub lost: u64,
+    /// Requests that another instance was asked for after one of another node had not taken them.
+    pub retried: u64,
+    /// Requests, and connections, that came from other nodes.
+    pub served: u64,
 }
 
 /// What is asked of an app at an ingress.

@@ -208,6 +208,7 @@ fn constraints(data: &[u8]) {
         os: "linux".into(),
         arch: "x86_64".into(),
         role: "worker".into(),
+        ..NodeRegistration::default()
     };
     match text(data).parse::<Constraint>() {
         Ok(constraint) => drop((constraint.holds(NodeId::new(), &node), constraint.key.is_of_one_node())),

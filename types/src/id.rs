@@ -65,6 +65,8 @@ ids! {
     InstanceId;
     /// A registered computer.
     NodeId;
+    /// One process of a worker.
+    ProcessId;
     /// A folder that outlives instances. An id is never used again, so a volume never shows what another one held.
     VolumeId;
     /// A run to completion.
@@ -77,6 +79,13 @@ ids! {
     UserId;
     /// One value of a secret. It is never used for another value, not even of a secret that takes the name of a removed one.
     SecretVersionId;
+}
+
+/// No process in particular.
+impl Default for ProcessId {
+    fn default() -> Self {
+        Self(Uuid::nil())
+    }
 }
 
 impl JobId {

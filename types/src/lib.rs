@@ -22,6 +22,7 @@ pub mod api;
 pub mod archive;
 pub mod event;
 pub mod figures;
+pub mod incarnation;
 pub mod job;
 pub mod keyvalue;
 pub mod log;
@@ -36,8 +37,8 @@ pub mod fuzzing;
 
 pub use digest::Digest;
 pub use id::{
-    AppId, InstanceId, JobId, NamespaceId, NodeId, ReleaseId, RolloutId, ScheduleId, SecretVersionId,
-    TokenId, UserId, VolumeId,
+    AppId, InstanceId, JobId, NamespaceId, NodeId, ProcessId, ReleaseId, RolloutId, ScheduleId,
+    SecretVersionId, TokenId, UserId, VolumeId,
 };
 pub use jiff::Timestamp;
 pub use name::{AppName, JobName, NamespaceName, ScheduleName, SecretName, SetName, UserName, VolumeName};

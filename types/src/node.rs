@@ -4,13 +4,15 @@
 //! worker answers with [`NodeReport`]s, and sends the guests' output as batches of [`crate::log::LogRecord`].
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::figures::NodeFigures;
-use crate::id::{InstanceId, JobId, NodeId, SecretVersionId, VolumeId};
+use crate::id::{InstanceId, JobId, NodeId, ProcessId, SecretVersionId, VolumeId};
+use crate::incarnation::Incarnation;
 use crate::name::{AppName, NamespaceName, VolumeName};
 use crate::route::RouteTable;
 use crate::secret::DeliveredSecret;
@@ -40,10 +42,17 @@ pub struct NodeRegistration {
     /// `server` where the control plane runs too, `worker` elsewhere.
     #[serde(default)]
     pub role: String,
+    /// Where other nodes reach its instances. None: nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<SocketAddr>,
+    /// Which process of the worker says so.
+    #[serde(default)]
+    pub incarnation: Incarnation,
 }
 
 /// As many as anybody needs, and few enough to be shown.
-const LABELS_MAX: usize = 64;
+pub const LABELS_MAX: usize = 64;
 /// Of a label's key or value, in octets.
 const LABEL_MAX_BYTES: usize = 128;
 
@@ -153,6 +162,9 @@ pub struct AssignedVolume {
 /// not know, as it does in log records: workers may be newer than it, and what it can use of a report must not be lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeReport {
+    /// Whose report it is. One of a process that another has followed is refused.
+    #[serde(default)]
+    pub process: ProcessId,
     /// The newest assignment that was accepted.
     pub assignment_generation: u64,
     /// The newest routes that the ingress uses: no new request goes by older ones.

@@ -1,6 +1,7 @@
 //! Routes: which hostname and path, and which port, lead to which instances.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -22,6 +23,18 @@ pub struct RouteTable {
     /// In the order of their namespaces; one that is not there has no limit.
     #[serde(default)]
     pub limits: Vec<RateLimit>,
+    /// Where the ingresses of other nodes reach the instances of each, in the order of the nodes. Those of a node that is not there are
+    /// reached by the ingress of that node only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<RouteNode>,
+}
+
+/// A node that takes requests and connections for its instances from the ingresses of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteNode {
+    pub node: NodeId,
+    /// Its listener for peers.
+    pub address: SocketAddr,
 }
 
 /// What an ingress lets through in a second, of all apps of a namespace together.
@@ -74,6 +87,9 @@ pub struct Endpoint {
     /// Number of the instance's release; requests are counted by it.
     #[serde(default)]
     pub release: u64,
+    /// Requests that the instance works on at once. More are better given to an instance of another node. 0: not known.
+    #[serde(default)]
+    pub concurrency: u32,
 }
 
 /// A public port and the instances that its connections go to.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::peers::Peers;
 use proptest::prelude::*;
 use wharf_types::spec::Ratio;
 
@@ -9,7 +10,7 @@ fn table(routes: &[(&str, &str, usize)], node: NodeId) -> RouteTable {
             namespace: "default".parse().unwrap(),
             app: app.parse().unwrap(),
             endpoints: (0..*endpoints)
-                .map(|_| route::Endpoint { instance: InstanceId::new(), node, release: 1 })
+                .map(|_| route::Endpoint { instance: InstanceId::new(), node, release: 1, concurrency: 0 })
                 .collect(),
             stopped: false,
             counted: false,
@@ -71,7 +72,7 @@ fn endpoints_of_other_nodes_are_left_out() {
     let (here, elsewhere) = (NodeId::new(), NodeId::new());
     let router = Router::build(&table(&[("a.com/", "a", 3)], elsewhere), here, &mut Targets::default());
     let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
-    assert!(route.targets.is_empty() && route.choose(None, |_| 0).is_none());
+    assert!(route.targets.here.is_empty() && route.choose(&[], |_| 0).is_none());
 }
 
 #[test]
@@ -81,12 +82,12 @@ fn counters_outlive_the_table() {
     let mut targets = Targets::default();
     let old = Router::build(&table, node, &mut targets);
     let Match::Route(route) = old.find("a.com", "/") else { panic!("the route exists") };
-    route.targets[0].open.fetch_add(5, Ordering::Relaxed);
+    route.targets.here[0].open.fetch_add(5, Ordering::Relaxed);
     table.generation += 1;
     let new = Router::build(&table, node, &mut targets);
     drop(old);
     let Match::Route(route) = new.find("a.com", "/") else { panic!("the route exists") };
-    assert_eq!(route.targets[0].open_requests(), 5);
+    assert_eq!(route.targets.here[0].open_requests(), 5);
     drop(new);
     Router::build(&RouteTable::default(), node, &mut targets);
     assert!(targets.known.is_empty(), "a target that nothing refers to is forgotten");
@@ -139,17 +140,17 @@ fn a_release_on_trial_gets_its_share_whatever_the_number_of_its_instances() {
     table.routes = vec![Arc::new(route.clone())];
     let router = Router::build(&table, node, &mut Targets::default());
     let Match::Route(found) = router.find("a.com", "/") else { panic!("the route exists") };
-    let chosen = |number: usize, tried| {
+    let chosen = |number: usize, tried: &[InstanceId]| {
         let mut first = Some(number);
         found.choose(tried, |below| first.take().unwrap_or(0).min(below - 1)).unwrap().instance
     };
-    assert_eq!((chosen(99_999, None), chosen(100_000, None)), (new, old));
-    assert_ne!(chosen(0, Some(new)), new, "where the trial cannot take it, the old release does");
+    assert_eq!((chosen(99_999, &[]), chosen(100_000, &[])), (new, old));
+    assert_ne!(chosen(0, &[new]), new, "where the trial cannot take it, the old release does");
     route.endpoints.truncate(4);
     table.routes = vec![Arc::new(route)];
     let router = Router::build(&table, node, &mut Targets::default());
     let Match::Route(found) = router.find("a.com", "/") else { panic!("the route exists") };
-    assert!(found.choose(None, |_| 0).is_some());
+    assert!(found.choose(&[], |_| 0).is_some());
 }
 
 #[test]
@@ -163,7 +164,92 @@ fn an_instance_that_was_tried_is_not_asked_again() {
     assert_eq!(tcp_router(0, 10).tcp(7000).unwrap().admit(&[]).unwrap_err(), TcpRefused::NoneReady);
 }
 
+/// A table in which each number is the node of an instance; the first node is that of the router.
+fn spread(on: &[usize], nodes: &[NodeId], concurrency: u32) -> RouteTable {
+    let mut table = table(&[("a.com/", "a", on.len())], nodes[0]);
+    let mut route = route::Route::clone(&table.routes[0]);
+    for (endpoint, on) in route.endpoints.iter_mut().zip(on) {
+        (endpoint.node, endpoint.concurrency) = (nodes[*on], concurrency);
+    }
+    table.routes = vec![Arc::new(route)];
+    let address = "127.0.0.1:1".parse().unwrap();
+    table.nodes = nodes.iter().map(|node| route::RouteNode { node: *node, address }).collect();
+    table
+}
+
+/// Of a router with a way to other nodes.
+fn targets_of_a_cluster() -> Targets {
+    let peers = Peers::new(Some(crate::peers::nobodys_tls()), Arc::default());
+    Targets::new(Arc::default(), Arc::default(), peers)
+}
+
+#[test]
+fn without_a_way_to_a_node_its_instances_are_left_out() {
+    let nodes = [NodeId::new(), NodeId::new()];
+    let mut table = spread(&[0, 1, 1], &nodes, 0);
+    let seen = |table: &RouteTable, targets: &mut Targets| {
+        let router = Router::build(table, nodes[0], targets);
+        let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
+        (route.targets.here.len(), route.targets.elsewhere.len())
+    };
+    assert_eq!(seen(&table, &mut targets_of_a_cluster()), (1, 2));
+    assert_eq!(seen(&table, &mut Targets::default()), (1, 0), "no certificate");
+    table.nodes.clear();
+    assert_eq!(seen(&table, &mut targets_of_a_cluster()), (1, 0), "no address");
+}
+
+#[test]
+fn a_node_that_stays_in_the_table_keeps_its_connections_and_counters() {
+    let nodes = [NodeId::new(), NodeId::new()];
+    let mut targets = targets_of_a_cluster();
+    let mut table = spread(&[1], &nodes, 0);
+    let old = Router::build(&table, nodes[0], &mut targets);
+    let Match::Route(route) = old.find("a.com", "/") else { panic!("the route exists") };
+    let before = route.targets.elsewhere[0].clone();
+    drop(old);
+    table.generation += 1;
+    table.nodes[1].address = "127.0.0.1:2".parse().unwrap();
+    let new = Router::build(&table, nodes[0], &mut targets);
+    let Match::Route(route) = new.find("a.com", "/") else { panic!("the route exists") };
+    assert!(Arc::ptr_eq(&before, &route.targets.elsewhere[0]));
+}
+
 proptest! {
+    #[test]
+    fn a_choice_is_of_the_best_there_are_here_with_room_then_elsewhere(
+        on in prop::collection::vec(0_usize..4, 0..12),
+        open in prop::collection::vec(0_usize..4, 12),
+        ejected in prop::collection::vec(any::<bool>(), 4),
+        tried in prop::collection::vec(0_usize..12, 0..4),
+        seed in any::<[usize; 8]>(),
+    ) {
+        let nodes: Vec<_> = (0..4).map(|_| NodeId::new()).collect();
+        let mut targets = targets_of_a_cluster();
+        let router = Router::build(&spread(&on, &nodes, 2), nodes[0], &mut targets);
+        let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
+        let all: Vec<_> = route.targets.here.iter().chain(&route.targets.elsewhere).collect();
+        for (target, open) in all.iter().zip(&open) {
+            target.open.store(*open, Ordering::Relaxed);
+            if let Some(peer) = &target.peer {
+                let node = nodes.iter().position(|node| *node == peer.node).unwrap();
+                peer.set_ejected(ejected[node]);
+            }
+        }
+        let tried: Vec<_> = tried.into_iter().filter_map(|at| all.get(at)).map(|it| it.instance).collect();
+        let rank = |target: &Target| match (&target.peer, target.has_room(), target.is_ejected()) {
+            (None, true, _) => 0,
+            (Some(_), true, false) => 1,
+            (None, false, _) => 2,
+            (Some(_), false, false) => 3,
+            (Some(_), _, true) => 4,
+        };
+        let best = all.iter().filter(|it| !tried.contains(&it.instance)).map(|it| rank(it)).min();
+        let mut seed = seed.into_iter().cycle();
+        let chosen = route.choose(&tried, |n| seed.next().unwrap() % n);
+        prop_assert_eq!(chosen.map(|target| rank(target)), best);
+        prop_assert!(chosen.is_none_or(|target| !tried.contains(&target.instance)));
+    }
+
     #[test]
     fn find_agrees_with_a_search_of_the_whole_table(
         patterns in prop::collection::vec("[ab]\\.com(/[xy]{1,2}){0,3}", 1..12),
@@ -197,18 +283,18 @@ proptest! {
     fn a_choice_is_never_the_one_that_was_tried(count in 0_usize..5, tried in 0_usize..6, seed in any::<[usize; 2]>()) {
         let router = router(&[("a.com/", "a", count)]);
         let Match::Route(route) = router.find("a.com", "/") else { panic!("the route exists") };
-        for (i, target) in route.targets.iter().enumerate() {
+        for (i, target) in route.targets.here.iter().enumerate() {
             target.open.store(i, Ordering::Relaxed);
         }
-        let tried = route.targets.get(tried).map(|target| target.instance);
+        let tried: Vec<_> = route.targets.here.get(tried).map(|target| target.instance).into_iter().collect();
         let mut seed = seed.into_iter();
-        let chosen = route.choose(tried, |n| seed.next().unwrap() % n);
-        let left = count - usize::from(tried.is_some());
+        let chosen = route.choose(&tried, |n| seed.next().unwrap() % n);
+        let left = count - tried.len();
         prop_assert_eq!(chosen.is_some(), left > 0);
         if let Some(chosen) = chosen {
-            prop_assert!(Some(chosen.instance) != tried);
+            prop_assert!(!tried.contains(&chosen.instance));
             // The most loaded of several is never chosen.
-            let most = route.targets.iter().rev().find(|target| Some(target.instance) != tried).unwrap();
+            let most = route.targets.here.iter().rev().find(|target| !tried.contains(&target.instance)).unwrap();
             prop_assert!(left == 1 || chosen.instance != most.instance);
         }
     }

@@ -137,6 +137,7 @@ async fn run(front: Front, port: u16, listener: TcpListener, stop: CancellationT
             () = stop.cancelled() => return,
             accepted = accept(&listener, &stats) => accepted,
         };
+        add_one(&stats.accepted);
         let limit = front.shared.config.tcp.max_connections;
         let Some(registered) = front.connections.register_tcp(remote, Instant::now(), limit) else {
             add_one(&stats.over_limit);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncWriteExt, copy_bidirectional, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
 use wharf_types::InstanceId;
 
@@ -14,13 +14,18 @@ use super::proxy_header;
 use super::{TcpError, TcpPlace, TcpProblem};
 use crate::connection::Registered;
 use crate::pace::{Pace, Paced};
+use crate::peers::Peer;
+use crate::peers::tunnel::Tunnel;
 use crate::proxy::Shared;
 use crate::router::{OpenConnection, TcpRefused};
+use crate::stats::add_one;
 
 /// How long a guest of this machine may take to be connected to.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long what a guest had sent before it ended may take to reach the client.
-const GONE_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GONE_GRACE: Duration = Duration::from_secs(1);
+/// What is read at once for another node: each piece is a frame.
+const TUNNEL_BUFFER_BYTES: usize = 32 * 1024;
 /// A client that is silent for so long is asked whether it is there, so often, and so many times.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -28,10 +33,24 @@ const KEEPALIVE_TRIES: u32 = 4;
 
 /// A guest that has taken the connection.
 struct Joined {
-    guest: TcpStream,
-    place: TcpPlace,
+    guest: Guest,
     /// Counts as long as it is there.
     open: OpenConnection,
+}
+
+enum Guest {
+    Here {
+        guest: TcpStream,
+        place: TcpPlace,
+    },
+    /// On another node, which looks after its place.
+    Elsewhere(Tunnel),
+}
+
+/// Where a connection may go.
+enum Place {
+    Here(Option<TcpPlace>),
+    Elsewhere(Arc<Peer>),
 }
 
 /// Joins the client to an instance until one of both ends it, or somebody cuts it.
@@ -49,7 +68,10 @@ pub(super) async fn serve(shared: Arc<Shared>, port: u16, client: TcpStream, reg
         }
     };
     let mut client = Paced { client, pace: Pace::of(joined.open.egress.clone()) };
-    let (cut, gone) = (joined.place.cut.clone(), joined.place.gone.clone());
+    let (cut, gone) = match &joined.guest {
+        Guest::Here { place, .. } => (place.cut.clone(), place.gone.clone()),
+        Guest::Elsewhere(_) => Default::default(),
+    };
     let (whole, was_cut) = tokio::select! {
         copied = pass(&mut client, &mut joined) => (copied.is_ok(), false),
         () = registered.cut() => (false, true),
@@ -62,7 +84,11 @@ pub(super) async fn serve(shared: Arc<Shared>, port: u16, client: TcpStream, reg
     if !whole {
         // Each side learns that it was not the other that had finished.
         let _ = client.client.set_zero_linger();
-        let _ = joined.guest.set_zero_linger();
+        match &joined.guest {
+            Guest::Here { guest, .. } => drop(guest.set_zero_linger()),
+            // Dropped as it is, it resets the other end.
+            Guest::Elsewhere(_) => {}
+        }
     }
 }
 
@@ -80,6 +106,7 @@ fn prepare(client: &TcpStream) {
 /// app any more.
 async fn join(shared: &Shared, port: u16, remote: SocketAddr) -> Result<Joined, Option<TcpError>> {
     let mut tried: Vec<InstanceId> = Vec::new();
+    let mut was_elsewhere = false;
     let mut last_failure = None;
     loop {
         // Choosing and taking the place happen without a pause in between, and the table is held just as long: once the table
@@ -102,30 +129,64 @@ async fn join(shared: &Shared, port: u16, remote: SocketAddr) -> Result<Joined, 
                     problem,
                 })
             })?;
-            let place = shared.config.tcp.places.admit(open.instance(), port);
+            let place = match open.peer() {
+                Some(peer) => Place::Elsewhere(peer.clone()),
+                None => Place::Here(shared.config.tcp.places.admit(open.instance(), port)),
+            };
             (open, place)
         };
-        tried.push(open.instance());
-        let Some(place) = place else {
-            last_failure = Some("the instance is not here any more".to_owned());
-            continue;
-        };
-        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(place.address)).await {
-            Ok(Ok(guest)) => {
-                let _ = guest.set_nodelay(true);
-                return Ok(Joined { guest, place, open });
-            }
-            Ok(Err(error)) => last_failure = Some(error.to_string()),
-            Err(_) => last_failure = Some(format!("no answer within {CONNECT_TIMEOUT:?}")),
+        let instance = open.instance();
+        tried.push(instance);
+        if std::mem::replace(&mut was_elsewhere, open.peer().is_some()) {
+            add_one(&shared.stats.peers.retried);
         }
+        let guest = match place {
+            Place::Here(None) => Err("the instance is not here any more".to_owned()),
+            Place::Here(Some(place)) => {
+                connect(place.address).await.map(|guest| Guest::Here { guest, place })
+            }
+            Place::Elsewhere(peer) => {
+                let tunnel = peer.connect(instance, port, remote).await;
+                tunnel.map(Guest::Elsewhere).map_err(|error| error.to_string())
+            }
+        };
+        match guest {
+            Ok(guest) => return Ok(Joined { guest, open }),
+            Err(why) => last_failure = Some(why),
+        }
+    }
+}
+
+/// Connects to a guest of this machine.
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(guest)) => {
+            let _ = guest.set_nodelay(true);
+            Ok(guest)
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {CONNECT_TIMEOUT:?}")),
     }
 }
 
 /// Copies both ways. The end of one direction is passed on, and the other goes on.
 async fn pass(client: &mut Paced, joined: &mut Joined) -> io::Result<()> {
-    if joined.open.wants_proxy_header() {
-        let header = proxy_header::encode(client.client.peer_addr()?, client.client.local_addr()?);
-        joined.guest.write_all(&header).await?;
+    let header = match joined.open.wants_proxy_header() {
+        true => proxy_header::encode(client.client.peer_addr()?, client.client.local_addr()?),
+        false => Vec::new(),
+    };
+    match &mut joined.guest {
+        Guest::Here { guest, .. } => {
+            guest.write_all(&header).await?;
+            copy_bidirectional(client, guest).await.map(drop)
+        }
+        Guest::Elsewhere(tunnel) => {
+            if !header.is_empty() {
+                tunnel.write_all(&header).await?;
+            }
+            copy_bidirectional_with_sizes(client, tunnel, TUNNEL_BUFFER_BYTES, TUNNEL_BUFFER_BYTES)
+                .await
+                .map(drop)
+        }
     }
-    copy_bidirectional(client, &mut joined.guest).await.map(drop)
 }

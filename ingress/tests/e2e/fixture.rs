@@ -1,7 +1,6 @@
 //! One ingress on port 0, its routes, and an instance to answer.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -22,7 +21,7 @@ use wharf_ingress::{CallError, Config, Ingress, IngressError, IngressHandle, Loc
 use wharf_types::route::{Endpoint, RateLimit, Route, RouteTable, TcpEndpoint, TcpRoute};
 use wharf_types::{InstanceId, NodeId};
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// Fails instead of waiting for ever.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
@@ -45,8 +44,12 @@ pub(crate) struct Guest {
     busy: Mutex<HashSet<InstanceId>>,
     /// Who was called, in order.
     pub(crate) calls: Mutex<Vec<InstanceId>>,
+    /// The clients, in the same order.
+    pub(crate) clients: Mutex<Vec<SocketAddr>>,
     /// One permit lets one `/wait` request go on.
     pub(crate) go_on: Semaphore,
+    /// Bodies that `/collect` has taken for whole.
+    pub(crate) collected: Mutex<Vec<Bytes>>,
     /// What `/stream` answers with.
     stream: Mutex<Option<mpsc::UnboundedReceiver<Frame<Bytes>>>>,
     /// Open calls whose future has not been dropped.
@@ -54,12 +57,14 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             gone: Mutex::default(),
             busy: Mutex::default(),
             calls: Mutex::default(),
+            clients: Mutex::default(),
             go_on: Semaphore::new(0),
+            collected: Mutex::default(),
             stream: Mutex::default(),
             running: Arc::new(()),
         })
@@ -91,6 +96,7 @@ impl Guest {
     async fn call(self: Arc<Self>, call: LocalCall) -> Result<Response<Body>, CallError> {
         let _running = self.running.clone();
         self.calls.lock().unwrap().push(call.instance);
+        self.clients.lock().unwrap().push(call.remote);
         if self.gone.lock().unwrap().contains(&call.instance) {
             return Err(CallError::NotHere(Box::new(call.request)));
         }
@@ -118,14 +124,47 @@ impl Guest {
             }
             "/collect" => {
                 let body = call.request.into_body().collect().await.map_err(|_| CallError::ClientGone)?;
-                Ok(Response::new(text(body.to_bytes())))
+                let body = body.to_bytes();
+                self.collected.lock().unwrap().push(body.clone());
+                Ok(Response::new(text(body)))
             }
             // The body comes back as it comes in, its trailers too.
             "/echo" => {
-                let body =
-                    call.request.into_body().map_err(|_| unreachable!("the client does not break off"));
+                let body = call.request.into_body().map_err(std::io::Error::other);
                 Ok(Response::builder().header("trailer", "x-sum").body(body.boxed_unsync()).unwrap())
             }
+            "/break" => {
+                let breaks = async move {
+                    self.go_on.acquire().await.unwrap().forget();
+                    Err(std::io::Error::other("it broke"))
+                };
+                let begins = futures::stream::iter([Ok(Frame::data("begun".into()))]);
+                let frames = begins.chain(futures::stream::once(breaks));
+                Ok(Response::new(StreamBody::new(frames).boxed_unsync()))
+            }
+            // Single octets, as fast as they are taken, and then a few words.
+            "/drip" => {
+                let octets = futures::stream::repeat(()).take(300_000).map(|()| Ok(Frame::data("x".into())));
+                Ok(Response::new(StreamBody::new(octets).boxed_unsync()))
+            }
+            "/large" => {
+                let piece = Bytes::from(vec![b'x'; 64 << 10]);
+                let pieces = futures::stream::repeat(piece).take(512).map(|piece| Ok(Frame::data(piece)));
+                Ok(Response::new(StreamBody::new(pieces).boxed_unsync()))
+            }
+            "/head-too-large" => {
+                Ok(Response::builder().header("x-large", "a".repeat(300_000)).body(text("")).unwrap())
+            }
+            "/not-modified" => {
+                Ok(Response::builder().status(304).header("content-length", "7").body(text("")).unwrap())
+            }
+            "/own-error" => Ok(Response::builder()
+                .status(StatusCode::SERVICE_UNAVAILABLE)
+                .header("wharf-peer-verdict", "not-here")
+                .header("x-wharf-error", "busy")
+                .body(text("own words"))
+                .unwrap()),
+            "/panic" => panic!("a fault of the host"),
             _ => {
                 let mut seen = format!("{} {}\n", call.request.method(), call.request.uri());
                 for (name, value) in call.request.headers() {
@@ -143,11 +182,11 @@ impl Guest {
 }
 
 fn text(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).boxed_unsync()
+    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 #[derive(Clone)]
-struct GuestService(Arc<Guest>);
+pub(crate) struct GuestService(pub(crate) Arc<Guest>);
 
 impl tower::Service<LocalCall> for GuestService {
     type Response = Response<Body>;
@@ -270,13 +309,12 @@ fn table(generation: u64, node: NodeId, instances: &[InstanceId]) -> RouteTable 
 
 /// With `wakes`, requests wait while there is no instance.
 fn table_of(generation: u64, node: NodeId, instances: &[InstanceId], wakes: bool) -> RouteTable {
-    let endpoints =
-        instances.iter().map(|instance| Endpoint { instance: *instance, node, release: 1 }).collect();
+    let endpoint = |instance: &InstanceId| Endpoint { instance: *instance, node, release: 1, concurrency: 0 };
     let route = Route {
         pattern: "hello.test/".parse().unwrap(),
         namespace: "default".parse().unwrap(),
         app: "hello".parse().unwrap(),
-        endpoints,
+        endpoints: instances.iter().map(endpoint).collect(),
         stopped: false,
         counted: true,
         wakes,

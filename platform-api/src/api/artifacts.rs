@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json as Reply;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
@@ -19,7 +19,7 @@ use wharf_types::spec::AppSpec;
 use wharf_types::world::capabilities;
 use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
 
-use super::auth::namespace_not_found;
+use super::auth::{PeerNode, namespace_not_found};
 use super::extract::Path;
 use super::{ApiError, ApiResult};
 use crate::artifacts::{ARTIFACT_MAX_BYTES, Content, PutError, UPLOADS_MAX};
@@ -211,8 +211,13 @@ pub(super) async fn show(
 /// The bytes, for workers.
 pub(super) async fn download(
     State(context): State<Arc<Context>>,
+    peer: Option<Extension<PeerNode>>,
     Path(digest): Path<Digest>,
 ) -> ApiResult<Response> {
+    // A worker of another host gets what it was told to run. To it, nothing else exists.
+    if peer.is_some_and(|Extension(PeerNode(node))| !context.nodes.uses(node, digest)) {
+        return Err(not_found(digest));
+    }
     let Some((bytes, file)) = context.artifacts.open(digest).await? else { return Err(not_found(digest)) };
     let headers =
         [(header::CONTENT_TYPE, "application/wasm".to_owned()), (header::CONTENT_LENGTH, bytes.to_string())];

@@ -18,7 +18,7 @@ use futures::StreamExt;
 use tokio::sync::watch;
 use wharf_types::api::Verb;
 use wharf_types::problem::ProblemCode;
-use wharf_types::{NamespaceName, Timestamp};
+use wharf_types::{NamespaceName, NodeId, Timestamp};
 
 use super::parameters::Parameters;
 use super::{ApiError, ApiResult, audit};
@@ -85,8 +85,15 @@ pub(super) async fn authorize(
 ) -> Result<Response, ApiError> {
     match guard.access {
         Access::Public => return Ok(next.run(request).await),
+        Access::Joining => {
+            authorize_joining(&guard.context, request.headers()).await?;
+            return Ok(next.run(request).await);
+        }
         Access::Node => {
-            authorize_node(&guard.context, request.headers()).await?;
+            match request.extensions().get::<PeerNode>().copied() {
+                Some(PeerNode(peer)) => authorize_peer(&guard.context, peer, params).await?,
+                None => authorize_node(&guard.context, request.headers()).await?,
+            }
             return Ok(next.run(request).await);
         }
         Access::Anyone
@@ -262,6 +269,44 @@ fn explain(denied: Denied, caller: &Caller, namespace: Option<&str>) -> ApiError
     ApiError::new(ProblemCode::Forbidden, detail)
 }
 
+/// The worker at the other end of the connection, by its certificate.
+#[derive(Clone, Copy)]
+pub(crate) struct PeerNode(pub(crate) NodeId);
+
+/// Whether there is such a join token. What it is still good for is the handler's to find out.
+async fn authorize_joining(context: &Context, headers: &HeaderMap) -> ApiResult<()> {
+    let hash = hash_secret(bearer(headers)?);
+    let mut conn = context.store.look().await?;
+    if store::joining::find(&mut conn, &hash).await?.is_some() {
+        return Ok(());
+    }
+    let detail = "the join token is not known here: it was revoked, or is of another cluster; `wharf node token create` makes another";
+    Err(ApiError::new(ProblemCode::Unauthenticated, detail))
+}
+
+/// A worker speaks for itself only, and no longer when it was removed.
+async fn authorize_peer(
+    context: &Context,
+    peer: NodeId,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+) -> ApiResult<()> {
+    let named = params.ok().and_then(|params| {
+        params.iter().find(|(name, _)| *name == "node").map(|(_, value)| value.to_owned())
+    });
+    if named.is_some_and(|named| named.parse() != Ok(peer)) {
+        let detail = format!("this is node {peer}, by its certificate, and speaks for no other");
+        return Err(ApiError::new(ProblemCode::Forbidden, detail));
+    }
+    let mut conn = context.store.look().await?;
+    if store::joining::is_member(&mut conn, peer).await? {
+        return Ok(());
+    }
+    let detail = format!(
+        "node {peer} was removed from the cluster, or never joined; to bring its host back, join with a new token: `wharf node token create`"
+    );
+    Err(ApiError::new(ProblemCode::Forbidden, detail))
+}
+
 async fn authorize_node(context: &Context, headers: &HeaderMap) -> ApiResult<()> {
     let hash = hash_secret(bearer(headers)?);
     if hash == context.node_secret_hash {
@@ -306,7 +351,7 @@ async fn authenticate(context: &Context, secret_hash: &str) -> ApiResult<Caller>
     Ok(Caller { token, owner, memberships })
 }
 
-fn bearer(headers: &HeaderMap) -> ApiResult<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> ApiResult<&str> {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let secret = value.and_then(|value| {
         let (scheme, secret) = value.split_once(' ')?;

@@ -1,28 +1,123 @@
 //! `/v1/nodes`, and what the nodes say was used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use wharf_types::api::{NodeInfo, Page, Usage};
-use wharf_types::{AppName, NamespaceName, Timestamp};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use wharf_types::api::{NodeInfo, NodePatch, Page, Usage};
+use wharf_types::node::{InvalidLabel, LABELS_MAX, parse_label};
+use wharf_types::problem::ProblemCode;
+use wharf_types::{AppName, NamespaceName, NodeId, Timestamp};
 
-use super::ApiResult;
 use super::auth::namespace_not_found;
-use super::extract::Path;
+use super::extract::{self, Path};
+use super::{ApiError, ApiResult};
 use crate::context::Context;
-use crate::store;
+use crate::nodes::NodeStatus;
+use crate::store::node::NodeSettings;
+use crate::{audit, store};
 
 pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Json<Page<NodeInfo>>> {
+    let instances = instances(&context).await?;
+    let items = context.nodes.list().into_iter().map(|node| info(node, &instances)).collect();
+    Ok(Json(Page { items, next_cursor: None }))
+}
+
+pub(super) async fn show(
+    State(context): State<Arc<Context>>,
+    Path(node): Path<NodeId>,
+) -> ApiResult<Json<NodeInfo>> {
+    one(&context, node).await
+}
+
+/// Sets what admins say of a node.
+pub(super) async fn patch(
+    State(context): State<Arc<Context>>,
+    Path(node): Path<NodeId>,
+    extract::Json(patch): extract::Json<NodePatch>,
+) -> ApiResult<Json<NodeInfo>> {
+    let before = context.nodes.settings(node).ok_or_else(|| not_found(node))?;
+    let mut after = before.clone();
+    after.draining = patch.draining.unwrap_or(before.draining);
+    for (key, value) in patch.labels {
+        match value {
+            None => drop(after.labels.remove(&key)),
+            Some(value) => {
+                let invalid =
+                    |error: InvalidLabel| ApiError::new(ProblemCode::InvalidSpec, error.to_string());
+                let (key, value) = parse_label(&format!("{key}={value}")).map_err(invalid)?;
+                after.labels.insert(key, value);
+            }
+        }
+    }
+    if after.labels.len() > LABELS_MAX {
+        let detail = InvalidLabel::Many(after.labels.len()).to_string();
+        return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
+    }
+    let mut tx = context.store.write().await?;
+    if !store::node::set(&mut tx, node, &after).await? {
+        return Err(not_found(node));
+    }
+    let shown = |settings: &NodeSettings| json!({"draining": settings.draining, "labels": settings.labels});
+    audit::change(shown(&before), shown(&after));
+    audit::commit(tx).await?;
+    context.nodes.set(node, after);
+    context.dirty.nudge();
+    one(&context, node).await
+}
+
+/// Takes a node out of the cluster. Its certificates count no more.
+pub(super) async fn remove(
+    State(context): State<Arc<Context>>,
+    Path(node): Path<NodeId>,
+) -> ApiResult<StatusCode> {
+    let found = context.nodes.list().into_iter().find(|known| known.id == node);
+    let found = found.ok_or_else(|| not_found(node))?;
+    let live = instances(&context).await?.get(&node).copied().unwrap_or(0);
+    if found.ready && live > 0 {
+        let detail = format!(
+            "node {node} is there and runs {live} instances; empty it first: `wharf node drain {node}`, or stop its worker"
+        );
+        return Err(ApiError::new(ProblemCode::Conflict, detail));
+    }
+    let mut tx = context.store.write().await?;
+    store::joining::expel(&mut tx, node, Timestamp::now()).await?;
+    store::node::delete(&mut tx, node).await?;
+    audit::change(json!({"hostname": found.registration.hostname}), Value::Null);
+    audit::commit(tx).await?;
+    context.nodes.remove(node);
+    context.dirty.nudge();
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn one(context: &Context, node: NodeId) -> ApiResult<Json<NodeInfo>> {
+    let found = context.nodes.list().into_iter().find(|known| known.id == node);
+    let instances = instances(context).await?;
+    found.map(|node| Json(info(node, &instances))).ok_or_else(|| not_found(node))
+}
+
+fn not_found(node: NodeId) -> ApiError {
+    ApiError::new(ProblemCode::NotFound, format!("there is no node {node}; `wharf node ls` lists them"))
+}
+
+/// How many live instances and runs each node has.
+async fn instances(context: &Context) -> ApiResult<HashMap<NodeId, u64>> {
     let mut tx = context.store.read().await?;
     let mut instances = store::instance::live_by_node(&mut tx).await?;
     for (node, runs) in store::run::live_by_node(&mut tx).await? {
         *instances.entry(node).or_default() += runs;
     }
-    let info = |node: crate::nodes::NodeStatus| NodeInfo {
+    Ok(instances)
+}
+
+fn info(node: NodeStatus, instances: &HashMap<NodeId, u64>) -> NodeInfo {
+    NodeInfo {
         id: node.id,
         ready: node.ready,
+        draining: node.draining,
         instances: instances.get(&node.id).copied().unwrap_or(0),
         memory_bytes: node.registration.memory_bytes,
         cpus: node.registration.cpus,
@@ -32,9 +127,9 @@ pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Json<
         os: node.registration.os,
         arch: node.registration.arch,
         role: node.registration.role,
+        address: node.registration.address.map(|address| address.to_string()),
         seen_at: node.seen_at,
-    };
-    Ok(Json(Page { items: context.nodes.list().into_iter().map(info).collect(), next_cursor: None }))
+    }
 }
 
 pub(super) async fn usage(

@@ -118,6 +118,7 @@ fn operation(endpoint: &Endpoint) -> Value {
             (format!("role `{}` in all namespaces", verb.role().as_str()), json!([{"token": []}]))
         }
         Access::Node => ("workers only".to_owned(), json!([{"token": []}])),
+        Access::Joining => ("a host with a join token".to_owned(), json!([{"token": []}])),
     };
     let description = match verb(endpoint.access) {
         Some(verb) => format!("For {who}; verb `{}`.", verb.as_str()),
@@ -175,7 +176,7 @@ fn reply(endpoint: &Endpoint) -> Value {
 fn verb(access: Access) -> Option<Verb> {
     match access {
         Access::User(verb) | Access::Asked(verb) | Access::Body(verb) | Access::Cluster(verb) => Some(verb),
-        Access::Public | Access::Anyone | Access::Own | Access::Node => None,
+        Access::Public | Access::Anyone | Access::Own | Access::Node | Access::Joining => None,
     }
 }
 

@@ -69,6 +69,11 @@ pub(super) const PAGE_BY_NUMBER: Parameters = &[cursor(Shape::Number)];
 pub(super) const PAGE_OF_APPS: Parameters = &[cursor(Shape::Named("AppName"))];
 pub(super) const PAGE_OF_JOBS: Parameters = &[cursor(Shape::Named("JobId"))];
 pub(super) const PAGE_OF_SCHEDULES: Parameters = &[cursor(Shape::Named("ScheduleName"))];
+pub(super) const PROCESS: Parameters = &[parameter(
+    "process",
+    "Which process of the worker asks: the one that has registered last",
+    Shape::Named("ProcessId"),
+)];
 pub(super) const EVENTS: Parameters = &[
     parameter("after", "Events with a greater `seq`; 0 is all that are kept", Shape::Number),
     cursor(Shape::Number),

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, AuditRecord, ConfigValue, CreateNamespace, CreateRelease, CreateToken, CreateUser,
-    CreatedToken, Deployed, Env, EnvPatch, FilesInfo, MemberInfo, NamespaceInfo, NodeInfo, Quota, QuotaInfo,
-    ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo,
-    Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
+    AppInfo, ArtifactInfo, AuditRecord, CertificateRequest, ConfigValue, CreateJoinToken, CreateNamespace,
+    CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch,
+    FilesInfo, JoinTokenInfo, MemberInfo, NamespaceInfo, NodeCertificate, NodeInfo, NodePatch, Quota,
+    QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember,
+    TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
@@ -24,12 +25,12 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 use super::openapi::{Payload, array, json, list};
 use super::parameters::{
     AUDIT, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE, PAGE_BY_NUMBER,
-    PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, Parameters, RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES,
-    VOLUMES,
+    PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, RESUMES, ROLLOUT_WAIT,
+    SCHEDULE_CHANGES, VOLUMES,
 };
 use super::{
-    applies, apps, artifacts, audit, events, files, jobs, logs, members, meta, metrics, namespaces, nodes,
-    quotas, releases, rollouts, schedules, secrets, session, settings, tokens, users, volumes, watch,
+    applies, apps, artifacts, audit, events, files, jobs, joining, logs, members, meta, metrics, namespaces,
+    nodes, quotas, releases, rollouts, schedules, secrets, session, settings, tokens, users, volumes, watch,
 };
 use crate::access::Access;
 use crate::context::Context;
@@ -182,6 +183,47 @@ fn about_the_platform() -> Vec<Endpoint> {
         .replies(201, json::<RotatedKey>()),
         e(Method::GET, "/v1/nodes", Access::Cluster(Verb::Read), get(nodes::list), "List workers")
             .replies(200, list::<NodeInfo>()),
+        e(Method::GET, "/v1/nodes/{node}", Access::Cluster(Verb::Read), get(nodes::show), "One worker")
+            .replies(200, json::<NodeInfo>()),
+        e(
+            Method::PATCH,
+            "/v1/nodes/{node}",
+            ADMIN,
+            patch(nodes::patch),
+            "Empty a worker, take that back, or set labels",
+        )
+        .takes(json::<NodePatch>())
+        .replies(200, json::<NodeInfo>()),
+        e(
+            Method::DELETE,
+            "/v1/nodes/{node}",
+            ADMIN,
+            delete(nodes::remove),
+            "Take a worker out of the cluster; its certificates count no more",
+        )
+        .replies(204, Payload::Nothing),
+        e(Method::POST, "/v1/join-tokens", ADMIN, post(joining::create), "Let hosts join")
+            .takes(json::<CreateJoinToken>())
+            .replies(201, json::<CreatedJoinToken>()),
+        e(Method::GET, "/v1/join-tokens", ADMIN, get(joining::list), "List join tokens")
+            .replies(200, list::<JoinTokenInfo>()),
+        e(
+            Method::DELETE,
+            "/v1/join-tokens/{token}",
+            ADMIN,
+            delete(joining::revoke),
+            "Let nobody join with a token any more",
+        )
+        .replies(204, Payload::Nothing),
+        e(
+            Method::POST,
+            "/v1/join",
+            Access::Joining,
+            post(joining::join),
+            "Become a node; the join token's secret is the bearer token",
+        )
+        .takes(json::<CertificateRequest>())
+        .replies(201, json::<NodeCertificate>()),
         e(
             Method::GET,
             "/metrics",
@@ -684,6 +726,7 @@ fn for_workers() -> Vec<Endpoint> {
             get(session::assignments),
             "What to run, one document a line",
         )
+        .query(PROCESS)
         .replies(200, Payload::Lines),
         node(Method::POST, "/v1/nodes/{node}/reports", post(session::report), "What a worker observed")
             .takes(json::<NodeReport>())
@@ -699,6 +742,14 @@ fn for_workers() -> Vec<Endpoint> {
         )
         .takes(json::<KeyValueRequest>())
         .replies(200, json::<KeyValueReply>()),
+        node(
+            Method::POST,
+            "/v1/nodes/{node}/certificate",
+            post(joining::renew),
+            "Another certificate for a worker that shows the one before",
+        )
+        .takes(json::<CertificateRequest>())
+        .replies(200, json::<NodeCertificate>()),
         node(Method::GET, "/v1/artifacts/{digest}", get(artifacts::download), "The bytes of an artifact")
             .replies(200, Payload::Octets("application/wasm")),
     ]

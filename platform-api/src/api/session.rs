@@ -7,22 +7,25 @@ use std::time::Duration;
 
 use axum::Json as Reply;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::sync::watch;
+use tracing::warn;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{NodeRegistration, NodeReport};
 use wharf_types::problem::ProblemCode;
-use wharf_types::{NodeId, Timestamp};
+use wharf_types::{NodeId, ProcessId, Timestamp};
 
-use super::extract::{Json, Path};
+use super::auth::PeerNode;
+use super::extract::{Json, Path, Query};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
 use crate::logs::Source;
-use crate::nodes::Line;
+use crate::nodes::{Line, Refusal};
 use crate::{operations, store};
 
 /// How often an idle stream of assignments says that it is alive, by an empty line.
@@ -34,21 +37,34 @@ pub(super) async fn register(
     Json(registration): Json<NodeRegistration>,
 ) -> ApiResult<StatusCode> {
     registration.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
+    // After what the process before has sent, not in between.
+    let _turn = context.nodes.turn(node).await;
+    context.nodes.admits(node, &registration).map_err(|refusal| refused(node, refusal))?;
     let mut tx = context.write_as_leader().await?;
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
-    context.nodes.register(node, registration);
+    context.nodes.register(node, registration).map_err(|refusal| refused(node, refusal))?;
     context.dirty.nudge();
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Which process of the worker asks.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OfProcess {
+    #[serde(default)]
+    process: ProcessId,
 }
 
 pub(super) async fn assignments(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
+    Query(process): Query<OfProcess>,
 ) -> ApiResult<Response> {
     let leadership = context.leadership();
     context.epoch()?;
-    let Some(assignment) = context.nodes.assignments(node) else { return Err(unregistered(node)) };
+    let assignment =
+        context.nodes.assignments(node, process.process).map_err(|refusal| refused(node, refusal))?;
     context.dirty.nudge();
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((headers, Body::from_stream(lines(context, leadership, assignment))).into_response())
@@ -86,8 +102,8 @@ pub(super) async fn report(
     Path(node): Path<NodeId>,
     Json(report): Json<NodeReport>,
 ) -> ApiResult<StatusCode> {
-    let Some(_turn) = context.nodes.turn(node).await else { return Err(unregistered(node)) };
-    let Some(news) = context.nodes.report(node, &report) else { return Err(unregistered(node)) };
+    let _turn = context.nodes.turn(node).await;
+    let news = context.nodes.report(node, &report).map_err(|refusal| refused(node, refusal))?;
     let now = Timestamp::now();
     operations::report::observe(&context, node, &news.instances, now).await?;
     operations::volumes::gone(&context, node, &report.figures.removed_volumes).await?;
@@ -102,9 +118,13 @@ pub(super) async fn report(
 
 pub(super) async fn logs(
     State(context): State<Arc<Context>>,
-    Path(_): Path<NodeId>,
-    Json(records): Json<Vec<LogRecord>>,
+    peer: Option<Extension<PeerNode>>,
+    Path(node): Path<NodeId>,
+    Json(mut records): Json<Vec<LogRecord>>,
 ) -> ApiResult<StatusCode> {
+    if peer.is_some() {
+        records.retain(|record| context.nodes.runs(node, &record.namespace, &record.app));
+    }
     // What comes after the end of an app or a job must not bring its folder back.
     let mut exists = HashMap::new();
     let mut tx = context.store.read().await?;
@@ -125,15 +145,24 @@ pub(super) async fn logs(
 
 pub(super) async fn key_value(
     State(context): State<Arc<Context>>,
-    Path(_): Path<NodeId>,
+    peer: Option<Extension<PeerNode>>,
+    Path(node): Path<NodeId>,
     Json(request): Json<KeyValueRequest>,
 ) -> ApiResult<Reply<KeyValueReply>> {
+    if peer.is_some() && !context.nodes.runs(node, &request.namespace, &request.app) {
+        let detail = format!("node {node} runs nothing of `{}` in `{}`", request.app, request.namespace);
+        return Err(ApiError::new(ProblemCode::Forbidden, detail));
+    }
     Ok(Reply(operations::keyvalue::carry_out(&context, request).await?))
 }
 
-fn unregistered(node: NodeId) -> ApiError {
-    ApiError::new(
-        ProblemCode::NotFound,
-        format!("node {node} has not registered since the control plane started"),
-    )
+fn refused(node: NodeId, refusal: Refusal) -> ApiError {
+    let code = match refusal {
+        Refusal::Unregistered(_) => ProblemCode::NotFound,
+        Refusal::Superseded(_) | Refusal::Elsewhere(_) => {
+            warn!(node.id = %node, "a worker was refused: {refusal}");
+            ProblemCode::Conflict
+        }
+    };
+    ApiError::new(code, refusal.to_string())
 }

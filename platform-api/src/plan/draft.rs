@@ -97,6 +97,7 @@ impl AppView {
                 was_healthy: false,
                 let_go: false,
                 routed: false,
+                moves: false,
             }),
             Change::PlaceVolume { volume, node } => {
                 if let Some(volume) = self.volumes.iter_mut().find(|known| known.id == *volume) {

@@ -235,6 +235,7 @@ impl Fixture {
             was_healthy: false,
             let_go: false,
             routed: false,
+            moves: false,
         });
         self.app.instances.len() - 1
     }

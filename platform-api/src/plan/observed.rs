@@ -52,6 +52,7 @@ impl InstanceView {
             was_healthy: false,
             let_go: false,
             routed: false,
+            moves: false,
             ..self.clone()
         }
     }

@@ -42,7 +42,7 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
         }
     }
     let (routes, tcp) = (routes.into_values().collect(), tcp.into_values().collect());
-    RouteTable { generation, routes, tcp, limits: Vec::new() }
+    RouteTable { generation, routes, tcp, limits: Vec::new(), nodes: Vec::new() }
 }
 
 /// The instances that serve, of whatever release: during a rollout both do.
@@ -50,8 +50,9 @@ fn endpoints(app: &AppView) -> Vec<Endpoint> {
     serving(app)
         .into_iter()
         .filter_map(|instance| {
+            let concurrency = app.release(instance.release).map_or(0, |it| it.spec.limits.concurrency);
             let release = app.number(instance.release);
-            Some(Endpoint { instance: instance.id, node: instance.node?, release })
+            Some(Endpoint { instance: instance.id, node: instance.node?, release, concurrency })
         })
         .collect()
 }

@@ -145,11 +145,11 @@ impl AppView {
         instance.is_ready_for(release) || self.has_completed(instance, release)
     }
 
-    /// Whether it is an instance that the slots are to end up with: of the release, and not from before a restart of it.
+    /// Whether it is an instance that the slots are to end up with: of the release, not from before a restart of it, and where it may stay.
     pub(crate) fn is_current(&self, instance: &InstanceView, release: &ReleaseView) -> bool {
         let renews =
             self.rollout_under_way().is_some_and(|rollout| rollout.renews && rollout.to == release.id);
-        instance.release == release.id && !(renews && self.is_older_than_rollout(instance))
+        instance.release == release.id && !instance.moves && !(renews && self.is_older_than_rollout(instance))
     }
 
     /// Whether a command ended with success, and its restart condition is content with that.

@@ -19,6 +19,8 @@ pub struct Fleet {
     cluster: Cluster,
     /// Whether a view differs from what was published last.
     changed: bool,
+    /// Nodes that are to be emptied.
+    draining: HashSet<NodeId>,
 }
 
 impl Fleet {
@@ -56,12 +58,23 @@ impl Fleet {
     /// Takes in what is known of the nodes; one that was given up does not exist for the planner.
     pub fn observe(&mut self, nodes: &[NodeStatus]) {
         let mut gone: HashSet<NodeId> = self.cluster.node_ids().collect();
+        self.draining = nodes.iter().filter(|node| node.draining).map(|node| node.id).collect();
         for node in nodes.iter().filter(|node| !node.given_up) {
             gone.remove(&node.id);
-            self.cluster.set_node(node.id, &node.registration, node.ready);
+            self.cluster.set_node(node.id, &node.registration, node.ready && !node.draining);
         }
         for node in gone {
             self.cluster.remove_node(node);
+        }
+    }
+
+    /// Fills in which instances are to go to other nodes. One with volumes stays where they are.
+    pub fn mark_moving(&self, view: &mut AppView, releases: &HashMap<ReleaseId, Arc<ReleaseView>>) {
+        for instance in &mut view.instances {
+            let leaves = instance.node.is_some_and(|node| self.draining.contains(&node));
+            let is_bound =
+                releases.get(&instance.release).is_none_or(|release| !release.spec.volumes.is_empty());
+            instance.moves = leaves && !is_bound;
         }
     }
 

@@ -73,8 +73,8 @@ impl Publisher {
         let routes = plan::routes::build(self.generation + 1, fleet.views());
         let table = RouteTable { limits: beside.rates.to_vec(), ..routes };
         let before = &self.routes;
-        let is_same =
-            (&table.routes, &table.tcp, &table.limits) == (&before.routes, &before.tcp, &before.limits);
+        let is_same = (&table.routes, &table.tcp, &table.limits, &table.nodes)
+            == (&before.routes, &before.tcp, &before.limits, &before.nodes);
         if !is_same || self.routes.generation == 0 {
             self.generation += 1;
             self.routes = table;

@@ -62,6 +62,7 @@ impl TryFrom<Row> for Instance {
                 was_healthy: row.was_healthy,
                 let_go: false,
                 routed: false,
+                moves: false,
             },
         })
     }

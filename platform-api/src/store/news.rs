@@ -171,7 +171,8 @@ impl Follower {
                     news.insert(News::Everything);
                 }
                 self.heard = seq;
-                if *origin != *self.origin {
+                // Of nodes, what this process itself has committed last may have been overtaken by what it had read before.
+                if *origin != *self.origin || kind == News::Nodes.to_db().0 {
                     news.insert(News::from_db(kind, &subject)?);
                 }
             }

@@ -1,4 +1,6 @@
-//! Table `node`: what workers said of themselves when they came.
+//! Table `node`: what workers said of themselves when they came, and what admins say of them.
+
+use std::collections::BTreeMap;
 
 use wharf_types::node::NodeRegistration;
 use wharf_types::{NodeId, Timestamp};
@@ -18,6 +20,19 @@ struct Row {
     os: String,
     arch: String,
     role: String,
+    incarnation: String,
+    address: Option<String>,
+    draining: bool,
+    set_labels: String,
+}
+
+/// What admins say of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// Whether it is to be emptied, and nothing new placed on it.
+    pub draining: bool,
+    /// They count before those of the worker.
+    pub labels: BTreeMap<String, String>,
 }
 
 pub(crate) async fn register(
@@ -28,11 +43,13 @@ pub(crate) async fn register(
 ) -> Result<()> {
     conn.note(News::Nodes);
     query(
-        "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, registered_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address,
+             registered_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
          ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, memory_bytes = excluded.memory_bytes,
              cpus = excluded.cpus, version = excluded.version, labels = excluded.labels, os = excluded.os,
-             arch = excluded.arch, role = excluded.role, registered_at = excluded.registered_at",
+             arch = excluded.arch, role = excluded.role,
+             incarnation = excluded.incarnation, address = excluded.address, registered_at = excluded.registered_at",
     )
     .bind(id.to_string())
     .bind(&node.hostname)
@@ -43,15 +60,18 @@ pub(crate) async fn register(
     .bind(&node.os)
     .bind(&node.arch)
     .bind(&node.role)
+    .bind(json(&node.incarnation))
+    .bind(node.address.map(|address| address.to_string()))
     .bind(now.as_microsecond())
     .execute(conn)
     .await?;
     Ok(())
 }
 
-pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistration)>> {
+pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistration, NodeSettings)>> {
     let rows: Vec<Row> = query_as(
-        "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role FROM node ORDER BY id",
+        "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address, draining, set_labels
+         FROM node ORDER BY id",
     )
     .fetch_all(conn)
     .await?;
@@ -66,8 +86,30 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistratio
                 os: row.os,
                 arch: row.arch,
                 role: row.role,
+                incarnation: from_json(&row.incarnation)?,
+                address: row.address.as_deref().and_then(|address| address.parse().ok()),
             };
-            Ok((parse(&row.id)?, registration))
+            let settings = NodeSettings { draining: row.draining, labels: from_json(&row.set_labels)? };
+            Ok((parse(&row.id)?, registration, settings))
         })
         .collect()
+}
+
+/// False: there is no such node.
+pub(crate) async fn set(conn: &mut Conn, id: NodeId, settings: &NodeSettings) -> Result<bool> {
+    conn.note(News::Nodes);
+    let done = query("UPDATE node SET draining = $2, set_labels = $3 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(settings.draining)
+        .bind(json(&settings.labels))
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Forgets a node.
+pub(crate) async fn delete(conn: &mut Conn, id: NodeId) -> Result<()> {
+    conn.note(News::Nodes);
+    query("DELETE FROM node WHERE id = $1").bind(id.to_string()).execute(conn).await?;
+    Ok(())
 }

@@ -254,8 +254,11 @@ async fn a_newer_rollout_supersedes_the_one_under_way() {
     let second = platform.deploy("hello", &component(1), quick()).await.is(201);
     assert_eq!(platform.rollout("hello", &first).await["state"], "superseded");
     let id = second["rollout"].as_str().unwrap();
-    let waiting = platform.get(&format!("{HELLO}/rollouts/{id}?wait=10ms")).await;
-    assert_eq!(waiting["state"], "running");
+    eventually("the second runs", async || {
+        let waiting = platform.get(&format!("{HELLO}/rollouts/{id}?wait=10ms")).await;
+        (waiting["state"] == "running").then_some(())
+    })
+    .await;
     let why = platform.get(&format!("{HELLO}/why")).await;
     assert!(why["because"].to_string().contains("no node"), "{why}");
     let _worker = Worker::join(&platform).await;

@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
-use wharf_types::Digest;
+use wharf_types::{Digest, Timestamp};
 
 use super::database;
-use crate::context::Context;
+use crate::authority::Authorities;
+use crate::context::{Context, Joining};
 use crate::{Config, ControlPlane};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -85,6 +86,13 @@ impl Platform {
             _control: control,
             _reconciler: shutdown.drop_guard(),
         }
+    }
+
+    /// Hosts may join.
+    pub(crate) fn takes_workers(&self) {
+        let authorities = Authorities::open(&self.context.config.data_dir, Timestamp::now()).unwrap();
+        let joining = Joining { authorities: Arc::new(authorities), address: "10.0.0.1:7071".into() };
+        assert!(self.context.joining.set(joining).is_ok());
     }
 
     /// What `kill -9` does, as far as one process can: nothing is flushed, finished or told.

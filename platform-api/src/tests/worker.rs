@@ -16,7 +16,7 @@ use wharf_types::node::{
     AppUsage, AssignedInstance, Assignment, InstanceReport, NodeReport, Reason, ReasonKind,
 };
 use wharf_types::state::{Health, InstanceState, Wanted};
-use wharf_types::{InstanceId, NodeId};
+use wharf_types::{InstanceId, NodeId, ProcessId};
 
 use super::fixture::{Platform, request};
 
@@ -174,6 +174,7 @@ impl Reports {
             self.routes = assignment.routes.generation;
         }
         let report = NodeReport {
+            process: ProcessId::default(),
             assignment_generation: assignment.generation,
             routes_generation: self.routes,
             instances: assignment.instances.iter().map(|instance| observe(instance, &self.ended)).collect(),

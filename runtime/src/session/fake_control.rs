@@ -20,7 +20,7 @@ use wharf_types::figures::NodeFigures;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
-use wharf_types::{Digest, NodeId, Problem};
+use wharf_types::{Digest, NodeId, Problem, ProcessId};
 
 use crate::control::ControlClient;
 
@@ -54,6 +54,7 @@ struct Script {
 impl FakeControl {
     pub(crate) async fn start() -> Self {
         let nothing = NodeReport {
+            process: ProcessId::default(),
             assignment_generation: 0,
             routes_generation: 0,
             instances: vec![],

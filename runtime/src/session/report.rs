@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use wharf_types::InstanceId;
 use wharf_types::node::{InstanceReport, NodeReport};
 use wharf_types::state::Health;
+use wharf_types::{InstanceId, ProcessId};
 
 use super::Figures;
 use crate::control::encode;
@@ -16,11 +16,18 @@ pub(super) struct Reporter {
     last: Option<(NodeReport, Bytes)>,
 }
 
+/// The newest of each that this node has taken up.
+#[derive(Clone, Copy)]
+pub(super) struct Acknowledged {
+    pub(super) assignment_generation: u64,
+    pub(super) routes_generation: u64,
+}
+
 impl Reporter {
     pub(super) fn compose(
         &mut self,
-        assignment_generation: u64,
-        routes_generation: u64,
+        process: ProcessId,
+        Acknowledged { assignment_generation, routes_generation }: Acknowledged,
         instances: &[InstanceReport],
         figures: Figures,
     ) -> Bytes {
@@ -34,6 +41,7 @@ impl Reporter {
             return body.clone();
         }
         let report = NodeReport {
+            process,
             assignment_generation,
             routes_generation,
             instances: instances.to_vec(),
@@ -71,10 +79,20 @@ mod tests {
         InstanceReport { id, replaces: None, state, health, reason: None, restarts: 0, exit_code: None }
     }
 
+    fn compose(
+        reporter: &mut Reporter,
+        generation: u64,
+        instances: &[InstanceReport],
+        figures: Figures,
+    ) -> Bytes {
+        let acknowledged = Acknowledged { assignment_generation: generation, routes_generation: 1 };
+        reporter.compose(ProcessId::default(), acknowledged, instances, figures)
+    }
+
     #[test]
     fn only_what_somebody_waits_for_is_urgent() {
         let mut reporter = Reporter::default();
-        reporter.compose(1, 1, &[report(InstanceState::Preparing, Health::Unknown)], Figures::default());
+        compose(&mut reporter, 1, &[report(InstanceState::Preparing, Health::Unknown)], Figures::default());
         for (state, health, urgent) in [
             (InstanceState::Preparing, Health::Unknown, false),
             (InstanceState::Running, Health::Unknown, false),
@@ -84,7 +102,7 @@ mod tests {
         ] {
             assert_eq!(reporter.is_urgent(&[report(state, health)]), urgent, "{state:?} {health:?}");
         }
-        reporter.compose(1, 1, &[report(InstanceState::Running, Health::Healthy)], Figures::default());
+        compose(&mut reporter, 1, &[report(InstanceState::Running, Health::Healthy)], Figures::default());
         assert!(!reporter.is_urgent(&[report(InstanceState::Running, Health::Healthy)]));
     }
 
@@ -92,8 +110,8 @@ mod tests {
     fn a_report_that_says_the_same_is_not_encoded_again() {
         let mut reporter = Reporter::default();
         let instances = [report(InstanceState::Running, Health::Healthy)];
-        let first = reporter.compose(1, 1, &instances, Figures::default());
-        assert_eq!(reporter.compose(1, 1, &instances, Figures::default()).as_ptr(), first.as_ptr());
-        assert_ne!(reporter.compose(2, 1, &instances, Figures::default()), first);
+        let first = compose(&mut reporter, 1, &instances, Figures::default());
+        assert_eq!(compose(&mut reporter, 1, &instances, Figures::default()).as_ptr(), first.as_ptr());
+        assert_ne!(compose(&mut reporter, 2, &instances, Figures::default()), first);
     }
 }

@@ -10,10 +10,11 @@ use wharf_platform_api::cores::{Beside, Fleet, NodeStatus, Nodes, Published, Pub
 use wharf_platform_api::plan::job::{self, JobChange, JobView};
 use wharf_platform_api::plan::schedule::{self, ScheduleChange, ScheduleView};
 use wharf_platform_api::plan::{Change, Unplaced};
-use wharf_types::node::{Assignment, NodeReport};
+use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
 use wharf_types::{AppId, JobId, NodeId, ScheduleId, Timestamp};
 
 use super::network::{Down, Up};
+use super::worker::incarnation;
 use super::{Event, World, node_id, say};
 use crate::queue::Time;
 use crate::store::Applied;
@@ -110,7 +111,7 @@ impl World {
         let nodes = Nodes::default();
         let mut heard = BTreeMap::new();
         for (id, registration) in &self.store.nodes {
-            nodes.register_at(self.instant(), *id, registration.clone());
+            nodes.register_at(self.instant(), *id, registration.clone()).expect("each node is there once");
             heard.insert(*id, self.now);
         }
         self.controls.push(Control {
@@ -224,6 +225,7 @@ impl World {
             return;
         };
         control.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, control.acknowledged);
+        control.fleet.mark_moving(&mut loaded.view, &loaded.releases);
         control.fleet.put(loaded.view, loaded.releases);
         if !control.are_apps_read() || !control.are_jobs_read {
             control.unplanned.insert(id);
@@ -392,11 +394,17 @@ impl World {
         }
         match message {
             Up::Connect { process, session } => {
-                let registration = self.workers[worker].registration.clone();
-                self.store.nodes.insert(node, registration.clone());
+                let registration = NodeRegistration {
+                    incarnation: incarnation(worker, process),
+                    ..self.workers[worker].registration.clone()
+                };
                 let instant = self.instant();
                 let control = &mut self.controls[index];
-                control.nodes.register_at(instant, node, registration);
+                if control.nodes.register_at(instant, node, registration.clone()).is_err() {
+                    return;
+                }
+                self.store.nodes.insert(node, registration);
+                control.streams.retain(|(other, earlier, _)| *other != worker || *earlier >= process);
                 control.heard.insert(node, self.now);
                 control.streams.insert((worker, process, session));
                 let newest = control.newest.get(&node).cloned();
@@ -430,7 +438,7 @@ impl World {
         if control.epoch != self.store.epoch {
             return self.stop_control(index);
         }
-        let Some(news) = control.nodes.report_at(instant, node, &report) else {
+        let Ok(news) = control.nodes.report_at(instant, node, &report) else {
             return self.send_down(index, worker, Down::Answer { process, request, taken: false });
         };
         control.heard.insert(node, self.now);

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
 use wharf_runtime::backoff::{Jitter, Reconnect};
 use wharf_runtime::cores::{Board, ChainKey, Verdict, judge};
-use wharf_types::NodeId;
 use wharf_types::figures::NodeFigures;
+use wharf_types::incarnation::Incarnation;
 use wharf_types::node::{Assignment, InstanceReport, NodeRegistration, NodeReport};
 use wharf_types::route::RouteTable;
 use wharf_types::state::Health;
+use wharf_types::{NodeId, ProcessId};
 
 use super::network::{Down, Up, Way};
 use super::slots::Slot;
@@ -53,6 +55,12 @@ pub(crate) struct Worker {
     retry: Reconnect,
     report_at: Option<Duration>,
     reported: Vec<InstanceReport>,
+}
+
+/// How a process of a worker calls itself.
+pub(crate) fn incarnation(worker: usize, process: u64) -> Incarnation {
+    let id = Uuid::from_u128(u128::from(process) << 64 | worker as u128);
+    Incarnation { number: process, process: ProcessId::from_uuid(id), home: worker.to_string() }
 }
 
 impl Worker {
@@ -262,6 +270,7 @@ impl World {
         worker.asking = Some(request);
         worker.reported = worker.board.reports();
         let report = Box::new(NodeReport {
+            process: incarnation(index, process).process,
             assignment_generation: worker.accepted.unwrap_or_default(),
             routes_generation: worker.routes.generation,
             instances: worker.reported.clone(),

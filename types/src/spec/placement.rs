@@ -150,6 +150,7 @@ mod tests {
             os: "linux".into(),
             arch: "x86_64".into(),
             role: "worker".into(),
+            ..NodeRegistration::default()
         }
     }
 

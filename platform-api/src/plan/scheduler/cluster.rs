@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use wharf_types::incarnation::Incarnation;
 use wharf_types::node::NodeRegistration;
 use wharf_types::spec::{PlacementSpec, Priority};
 use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
@@ -270,6 +271,8 @@ impl Cluster {
             hostname: String::new(),
             memory_bytes: 0,
             version: String::new(),
+            address: None,
+            incarnation: Incarnation::default(),
             labels: registration
                 .labels
                 .iter()

@@ -1,0 +1,200 @@
+//! One request, or one connection, to an instance of another node.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use wharf_types::InstanceId;
+
+use super::gather::Gather;
+use super::link::{Held, Outgoing};
+use super::peer::{Peer, Unreachable};
+use super::tunnel::{self, Tunnel};
+use super::upload::{Lent, lend};
+use super::wire::{self, Ask, Verdict};
+use crate::BoxError;
+use crate::call::CallError;
+use crate::request_body::RequestBody;
+use crate::stats::add_one;
+
+/// How long the words of a verdict may take, which come with it.
+const DETAIL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why there is no answer of an instance of another node.
+#[derive(Debug)]
+pub(crate) enum PeerError {
+    /// Nothing was sent: the request comes back untouched, for another instance.
+    Unreachable { request: Box<Request<RequestBody>>, why: Unreachable },
+    /// The request may have reached the instance, and nobody will say what became of it.
+    Lost(String),
+    /// What the peer says, as if the instance were here.
+    Call(CallError),
+}
+
+/// Why an instance of another node has not taken a connection. Nothing of the client's was sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TunnelError {
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    #[error("the node does not answer any more: {0}")]
+    Lost(hyper::Error),
+    #[error("the instance is not there any more")]
+    NotHere,
+    #[error("the instance has as many connections as it may")]
+    Full,
+    #[error("{0}")]
+    NotTaken(String),
+}
+
+/// The body of an answer from another node. Dropped, it ends what is left of the request.
+pub(crate) struct PeerBody {
+    body: Incoming,
+    held: Held,
+    _lent: Lent,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to the node broke off")]
+struct BrokenOff;
+
+impl Peer {
+    pub(crate) async fn call(
+        self: Arc<Self>,
+        instance: InstanceId,
+        request: Request<RequestBody>,
+        client: SocketAddr,
+    ) -> Result<Response<PeerBody>, PeerError> {
+        let held = match self.hold().await {
+            Ok(held) => held,
+            Err(why) => return Err(PeerError::Unreachable { request: Box::new(request), why }),
+        };
+        let (parts, body) = request.into_parts();
+        let mut head = Request::new(());
+        *head.method_mut() = parts.method.clone();
+        *head.uri_mut() = parts.uri.clone();
+        *head.headers_mut() = parts.headers.clone();
+        Ask::Request { instance, client }.write(head.headers_mut());
+        let (handle, lent) = lend(body);
+        let untouched = move |lent: Lent| {
+            let body = lent.take_back()?;
+            Some(Box::new(Request::from_parts(parts, body)))
+        };
+        add_one(&self.stats.requests);
+        let response = match held.send(head.map(|()| Outgoing::Upload(Gather::new(handle)))).await {
+            Ok(response) => response,
+            Err((error, unsent)) => {
+                if lent.is_broken() {
+                    return Err(PeerError::Call(CallError::ClientGone));
+                }
+                if unsent.is_some()
+                    && let Some(request) = untouched(lent)
+                {
+                    add_one(&self.stats.unreachable);
+                    return Err(PeerError::Unreachable {
+                        request,
+                        why: self.unreachable("the connection has ended"),
+                    });
+                }
+                add_one(&self.stats.lost);
+                return Err(PeerError::Lost(super::peer::chain(&error)));
+            }
+        };
+        self.answered();
+        let Some(verdict) = Verdict::of(response.headers()) else {
+            return Ok(response.map(|body| PeerBody { body, held, _lent: lent }));
+        };
+        let gone =
+            || CallError::Failed("the node has given back a request of which it has taken much".to_owned());
+        let error = match verdict {
+            Verdict::NotHere => untouched(lent).map_or_else(gone, CallError::NotHere),
+            Verdict::Busy => untouched(lent).map_or_else(gone, |request| CallError::Busy(Some(request))),
+            Verdict::BusyAndGone => CallError::Busy(None),
+            Verdict::BodyTooLarge => CallError::BodyTooLarge,
+            Verdict::ClientGone => CallError::ClientGone,
+            Verdict::Timeout => CallError::Timeout(detail(response).await),
+            Verdict::BadRequest => CallError::BadRequest(detail(response).await),
+            Verdict::Failed | Verdict::NotTaken | Verdict::Malformed => {
+                CallError::Failed(detail(response).await)
+            }
+        };
+        Err(PeerError::Call(error))
+    }
+
+    /// A connection to a public port of an instance.
+    pub(crate) async fn connect(
+        self: Arc<Self>,
+        instance: InstanceId,
+        port: u16,
+        client: SocketAddr,
+    ) -> Result<Tunnel, TunnelError> {
+        let held = self.hold().await?;
+        let (writer, outgoing) = tunnel::outgoing();
+        let mut request = Request::new(Outgoing::Tunnel(Gather::new(outgoing)));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static("http://peer.internal/");
+        Ask::Connection { instance, port, client }.write(request.headers_mut());
+        add_one(&self.stats.requests);
+        let response = match held.send(request).await {
+            Ok(response) => response,
+            Err((error, _)) => {
+                add_one(&self.stats.lost);
+                return Err(TunnelError::Lost(error));
+            }
+        };
+        self.answered();
+        Err(match Verdict::of(response.headers()) {
+            None => return Ok(Tunnel::new(response.into_body(), writer, Some(held))),
+            Some(Verdict::NotHere) => TunnelError::NotHere,
+            Some(Verdict::Busy | Verdict::BusyAndGone) => TunnelError::Full,
+            Some(_) => TunnelError::NotTaken(detail(response).await),
+        })
+    }
+}
+
+/// The words of a verdict.
+async fn detail(response: Response<Incoming>) -> String {
+    let words = Limited::new(response.into_body(), wire::DETAIL_MAX_BYTES).collect();
+    match timeout(DETAIL_TIMEOUT, words).await {
+        Ok(Ok(words)) => String::from_utf8_lossy(&words.to_bytes()).into_owned(),
+        Ok(Err(_)) | Err(_) => "the node did not say why".to_owned(),
+    }
+}
+
+impl Body for PeerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => {
+                self.held.is_heard();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            // See [`crate::request_body`].
+            Poll::Ready(None) if !self.body.is_end_stream() => Poll::Ready(Some(Err(BrokenOff.into()))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

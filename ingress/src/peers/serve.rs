@@ -1,0 +1,436 @@
+//! The listener for peers: their requests and connections go to the instances of this node.
+//!
+//! Who they are for, which client they are of and what they may cost was settled where they came in. So nothing is routed, limited or
+//! counted here a second time, but for what an instance has to do at the moment. A peer is trusted to say who its client is, and with nothing
+//! else: whatever it sends or leaves out, it disturbs only its own requests.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use http::uri::PathAndQuery;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wharf_types::{InstanceId, NodeId};
+
+use super::gather::Gather;
+use super::tunnel::{self, Tunnel};
+use super::wire::{self, Ask, Verdict};
+use super::{CONNECTION_WINDOW_BYTES, FRAME_MAX_BYTES, PeerTls, STREAM_WINDOW_BYTES, STREAMS_MAX};
+use crate::BoxError;
+use crate::accept;
+use crate::call::{CallError, LocalCall};
+use crate::proxy::Shared;
+use crate::request_body::RequestBody;
+use crate::router::{OpenConnection, OpenHere, TcpRefused};
+use crate::serve::StreamExecutor;
+use crate::stats::add_one;
+use crate::tcp::splice::{self, GONE_GRACE};
+
+/// How long somebody who connects may take to prove that he is a node of the cluster,
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// and how many may be at it.
+const HANDSHAKES_MAX: usize = 256;
+/// Connections of one node.
+const CONNECTIONS_MAX: usize = 64;
+/// A connection takes nothing new after this time, so that a node which must not come in any more has to prove itself again.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60 * 60);
+/// When a node that says nothing is given up, with its requests: its clients have gone with it.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a listener for peers needs.
+#[derive(Clone)]
+pub(crate) struct PeerDoor<S> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tls: Arc<PeerTls>,
+    pub(crate) service: S,
+    /// Connections and streams.
+    pub(crate) serving: TaskTracker,
+    /// Ends everything that is left.
+    pub(crate) cut: CancellationToken,
+    pub(crate) open: Arc<OpenByNode>,
+    /// Places for connections to TCP ports, of all peers.
+    pub(crate) tunnels: Arc<Semaphore>,
+}
+
+/// How many connections each node has.
+#[derive(Debug, Default)]
+pub(crate) struct OpenByNode(Mutex<HashMap<NodeId, usize>>);
+
+/// A connection of a node, which counts until this is dropped.
+struct OpenPeer {
+    node: NodeId,
+    open: Arc<OpenByNode>,
+}
+
+impl OpenByNode {
+    /// None: the node has as many as it may.
+    fn take(self: &Arc<Self>, node: NodeId) -> Option<OpenPeer> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(node).or_default();
+        if *count >= CONNECTIONS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(OpenPeer { node, open: self.clone() })
+    }
+}
+
+impl Drop for OpenPeer {
+    fn drop(&mut self) {
+        let mut open = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.node) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.node);
+            }
+        }
+    }
+}
+
+impl<S, B> PeerDoor<S>
+where
+    S: tower::Service<LocalCall, Response = Response<B>, Error = CallError> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        loop {
+            let (socket, remote) = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = accept::accept(&listener, &self.shared.stats) => accepted,
+            };
+            let Ok(permit) = handshakes.clone().try_acquire_owned() else { continue };
+            let _ = socket.set_nodelay(true);
+            self.serving.spawn(self.clone().serve(socket, remote, permit, stop.clone()));
+        }
+    }
+
+    async fn serve(
+        self,
+        socket: TcpStream,
+        remote: SocketAddr,
+        shaking: OwnedSemaphorePermit,
+        stop: CancellationToken,
+    ) {
+        let acceptor = TlsAcceptor::from(self.tls.server.load_full());
+        let shaken = tokio::select! {
+            shaken = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)) => shaken,
+            () = stop.cancelled() => return,
+        };
+        let Ok(Ok(stream)) = shaken else {
+            tracing::debug!("{remote} has not proved in time that it is a node of this cluster");
+            return;
+        };
+        let Some(node) = self.tls.identify(stream.get_ref().1) else {
+            tracing::warn!("{remote} is not a node of this cluster; its connection is closed");
+            return;
+        };
+        drop(shaking);
+        let Some(_open) = self.open.take(node) else {
+            tracing::warn!(node.id = %node, "node {node} has {CONNECTIONS_MAX} connections; one more is closed");
+            return;
+        };
+        let (door, cut) = (self.clone(), self.cut.clone());
+        let answer = service_fn(move |request| door.clone().answer(request));
+        let mut http = pin!(http2(self.serving.clone()).serve_connection(TokioIo::new(stream), answer));
+        let ended = tokio::select! {
+            ended = http.as_mut() => ended,
+            () = stop.cancelled() => finish(http, &cut).await,
+            () = tokio::time::sleep(CONNECTION_AGE_MAX) => finish(http, &cut).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(node.id = %node, "a connection of node {node} ended: {error}");
+        }
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<ServeBody<B>>, Infallible> {
+        let (mut parts, body) = request.into_parts();
+        let is_whole = parts.uri.authority().is_some() && parts.uri.path_and_query().is_some_and(is_path);
+        let response = match Ask::take(&mut parts.headers) {
+            Some(Ask::Probe) => Response::new(ServeBody::Nothing),
+            Some(Ask::Request { instance, client }) if is_whole => {
+                let request = Request::from_parts(parts, RequestBody::of_peer(body));
+                self.call(LocalCall { instance, request, remote: client }).await
+            }
+            Some(Ask::Connection { instance, port, client }) => self.join(instance, port, client, body).await,
+            Some(Ask::Request { .. }) | None => says(Verdict::Malformed, "the request makes no sense"),
+        };
+        Ok(response)
+    }
+
+    async fn call(mut self, call: LocalCall) -> Response<ServeBody<B>> {
+        add_one(&self.shared.stats.peers.served);
+        if let Err(error) = std::future::poll_fn(|cx| self.service.poll_ready(cx)).await {
+            return refused(error);
+        }
+        // The instance knows of the request when the table is let go of: see `proxy::answer`.
+        let (open, answer) = {
+            let table = self.shared.table.load();
+            (table.open_here(call.instance), self.service.call(call))
+        };
+        // A task that dies would look like a client that has left.
+        let answer = match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return refused(error),
+            Err(_) => return says(Verdict::Failed, "the node has failed at the request"),
+        };
+        if answer.status().is_informational() {
+            let status = answer.status();
+            return says(
+                Verdict::Failed,
+                &format!("the guest answered with {status}, which is not a final status"),
+            );
+        }
+        let (mut parts, body) = answer.into_parts();
+        crate::headers::strip_response(&mut parts.headers);
+        if wire::fields_bytes(&parts.headers) > wire::FIELDS_MAX_BYTES {
+            let most = wire::FIELDS_MAX_BYTES;
+            return says(
+                Verdict::Failed,
+                &format!("the header fields of its answer are larger than {most} octets"),
+            );
+        }
+        Response::from_parts(parts, ServeBody::Guest { body: Gather::new(Caught { body }), _open: open })
+    }
+
+    /// Joins the bodies of a request and its answer to an instance that listens.
+    async fn join(
+        self,
+        instance: InstanceId,
+        port: u16,
+        client: SocketAddr,
+        body: Incoming,
+    ) -> Response<ServeBody<B>> {
+        add_one(&self.shared.stats.peers.served);
+        let Ok(permit) = self.tunnels.try_acquire_owned() else {
+            return says(Verdict::NotTaken, "its node has as many TCP connections as it can take");
+        };
+        let (open, place) = {
+            let table = self.shared.table.load();
+            let open = match table.tcp(port).map(|route| route.admit_at(instance)) {
+                None | Some(Err(TcpRefused::NoneReady)) => None,
+                Some(Err(TcpRefused::Full)) => return says(Verdict::Busy, ""),
+                Some(Ok(open)) => Some(open),
+            };
+            (open, self.shared.config.tcp.places.admit(instance, port))
+        };
+        let Some(place) = place else { return says(Verdict::NotHere, "") };
+        let guest = match splice::connect(place.address).await {
+            Ok(guest) => guest,
+            Err(why) => return says(Verdict::NotTaken, &why),
+        };
+        let (writer, outgoing) = tunnel::outgoing();
+        let joined =
+            Joined { tunnel: Tunnel::new(body, writer, None), guest, place, _open: open, _permit: permit };
+        tracing::debug!("joined {client} to port {port} of {instance}");
+        self.serving.spawn(joined.pass(self.cut.clone()));
+        Response::new(ServeBody::Connection { body: Gather::new(outgoing) })
+    }
+}
+
+/// A connection of a client elsewhere, and the guest that has taken it.
+struct Joined {
+    tunnel: Tunnel,
+    guest: TcpStream,
+    place: crate::tcp::TcpPlace,
+    _open: Option<OpenConnection>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Joined {
+    async fn pass(mut self, end: CancellationToken) {
+        let (cut, gone) = (self.place.cut.clone(), self.place.gone.clone());
+        let size = FRAME_MAX_BYTES as usize;
+        let is_whole = tokio::select! {
+            copied = copy_bidirectional_with_sizes(&mut self.tunnel, &mut self.guest, size, size) => copied.is_ok(),
+            () = end.cancelled() => false,
+            () = cut.cancelled() => false,
+            () = async { gone.cancelled().await; tokio::time::sleep(GONE_GRACE).await } => false,
+        };
+        if is_whole {
+            // Both directions have been told already.
+            let _ = self.tunnel.shutdown().await;
+        } else {
+            let _ = self.guest.set_zero_linger();
+        }
+    }
+}
+
+/// Takes nothing new, and ends when the rest has, or is cut.
+async fn finish<C: hyper_util::server::graceful::GracefulConnection>(
+    mut http: Pin<&mut C>,
+    cut: &CancellationToken,
+) -> Result<(), C::Error> {
+    http.as_mut().graceful_shutdown();
+    tokio::select! {
+        ended = http => ended,
+        () = cut.cancelled() => Ok(()),
+    }
+}
+
+fn http2(serving: TaskTracker) -> http2::Builder<StreamExecutor> {
+    let mut http2 = http2::Builder::new(StreamExecutor(serving));
+    http2
+        .timer(TokioTimer::new())
+        // Beside requests there are probes.
+        .max_concurrent_streams(2 * STREAMS_MAX as u32)
+        .max_header_list_size(wire::FIELDS_MAX_BYTES as u32 * 2)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_MAX_BYTES)
+        .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
+        .auto_date_header(false)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        // Resets come from clients of the peer, who must not bring down the connection of all of them.
+        .max_pending_accept_reset_streams(2 * STREAMS_MAX)
+        .max_local_error_reset_streams(None);
+    http2
+}
+
+fn is_path(target: &PathAndQuery) -> bool {
+    target.as_str().starts_with('/')
+}
+
+fn says<B>(verdict: Verdict, words: &str) -> Response<ServeBody<B>> {
+    let end = words.floor_char_boundary(wire::DETAIL_MAX_BYTES);
+    verdict.respond(ServeBody::Words { words: Some(Bytes::copy_from_slice(&words.as_bytes()[..end])) })
+}
+
+fn refused<B>(error: CallError) -> Response<ServeBody<B>> {
+    match error {
+        CallError::NotHere(_) => says(Verdict::NotHere, ""),
+        CallError::Busy(Some(_)) => says(Verdict::Busy, ""),
+        CallError::Busy(None) => says(Verdict::BusyAndGone, ""),
+        CallError::BodyTooLarge => says(Verdict::BodyTooLarge, ""),
+        CallError::ClientGone => says(Verdict::ClientGone, ""),
+        CallError::Timeout(words) => says(Verdict::Timeout, &words),
+        CallError::Failed(words) => says(Verdict::Failed, &words),
+        CallError::BadRequest(words) => says(Verdict::BadRequest, &words),
+    }
+}
+
+pin_project! {
+    /// What a peer gets.
+    #[project = ServeBodyProjection]
+    pub(crate) enum ServeBody<B> {
+        Nothing,
+        Words { words: Option<Bytes> },
+        Guest {
+            #[pin]
+            body: Gather<Caught<B>>,
+            _open: Option<OpenHere>,
+        },
+        Connection {
+            #[pin]
+            body: Gather<tunnel::Outgoing>,
+        },
+    }
+}
+
+impl<B> Body for ServeBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project() {
+            ServeBodyProjection::Nothing => Poll::Ready(None),
+            ServeBodyProjection::Words { words } => {
+                Poll::Ready(words.take().map(|words| Ok(Frame::data(words))))
+            }
+            ServeBodyProjection::Guest { body, .. } => body.poll_frame(cx),
+            ServeBodyProjection::Connection { body } => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Words { words } => words.as_ref().is_none_or(Bytes::is_empty),
+            Self::Guest { body, .. } => body.is_end_stream(),
+            Self::Connection { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Nothing => SizeHint::with_exact(0),
+            Self::Words { words } => {
+                SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64))
+            }
+            Self::Guest { body, .. } => body.size_hint(),
+            Self::Connection { body } => body.size_hint(),
+        }
+    }
+}
+
+pin_project! {
+    /// A guest's body. Where the host panics in it, the peer gets an error, and not what looks like an end.
+    pub(crate) struct Caught<B> {
+        #[pin]
+        body: B,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the node has failed at the answer")]
+struct Panicked;
+
+impl<B> Body for Caught<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let body = self.project().body;
+        match std::panic::catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) {
+            Ok(polled) => polled.map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+            Err(_) => Poll::Ready(Some(Err(Panicked.into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

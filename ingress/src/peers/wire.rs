@@ -1,0 +1,222 @@
+//! What two ingresses say to each other beside the request itself: a few header fields, which no client and no guest ever sees.
+//!
+//! A field that begins with [`PREFIX`] belongs to one connection, as `Connection` does, and is removed wherever a message enters or leaves
+//! ([`crate::headers`]). So the peer's word cannot be confused with that of a guest or a client.
+
+use std::net::SocketAddr;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use wharf_types::InstanceId;
+
+/// Of all fields between peers.
+pub(crate) const PREFIX: &str = "wharf-peer-";
+
+/// Which instance is asked.
+const INSTANCE: HeaderName = HeaderName::from_static("wharf-peer-instance");
+/// Address and port of the client.
+const CLIENT: HeaderName = HeaderName::from_static("wharf-peer-client");
+/// The public port that the client has connected to: the bodies are the octets of a TCP connection.
+const PORT: HeaderName = HeaderName::from_static("wharf-peer-port");
+/// Whether anybody is there.
+const PROBE: HeaderName = HeaderName::from_static("wharf-peer-probe");
+/// That the answer is not an instance's, and what it says.
+const VERDICT: HeaderName = HeaderName::from_static("wharf-peer-verdict");
+
+/// Fields of one message, as HTTP/2 counts them. Both sides take that much; what is larger is refused where it can be refused alone,
+/// because an HTTP/2 library may end the connection over it.
+pub(crate) const FIELDS_MAX_BYTES: usize = 192 * 1024;
+/// The words that go with a verdict.
+pub(crate) const DETAIL_MAX_BYTES: usize = 16 * 1024;
+
+/// What a peer asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Probe,
+    Request { instance: InstanceId, client: SocketAddr },
+    Connection { instance: InstanceId, port: u16, client: SocketAddr },
+}
+
+/// What a peer says instead of an instance. All but the first three have words beside them, in the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The instance has not touched the request, because it is not here.
+    NotHere,
+    /// It has not touched it, because it has no room.
+    Busy,
+    /// It has no room, and the request is gone.
+    BusyAndGone,
+    BodyTooLarge,
+    ClientGone,
+    Timeout,
+    Failed,
+    BadRequest,
+    /// The instance did not take the connection.
+    NotTaken,
+    /// The message makes no sense.
+    Malformed,
+}
+
+impl Verdict {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::NotHere,
+        Self::Busy,
+        Self::BusyAndGone,
+        Self::BodyTooLarge,
+        Self::ClientGone,
+        Self::Timeout,
+        Self::Failed,
+        Self::BadRequest,
+        Self::NotTaken,
+        Self::Malformed,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NotHere => "not-here",
+            Self::Busy => "busy",
+            Self::BusyAndGone => "busy-and-gone",
+            Self::BodyTooLarge => "body-too-large",
+            Self::ClientGone => "client-gone",
+            Self::Timeout => "timeout",
+            Self::Failed => "failed",
+            Self::BadRequest => "bad-request",
+            Self::NotTaken => "not-taken",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    pub(crate) fn respond<B>(self, body: B) -> Response<B> {
+        let mut response = Response::new(body);
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response.headers_mut().insert(VERDICT, HeaderValue::from_static(self.as_str()));
+        response
+    }
+
+    /// None: the answer is an instance's. A verdict of a later version is a failure.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = headers.get(VERDICT)?.as_bytes();
+        let known = Self::ALL.into_iter().find(|verdict| verdict.as_str().as_bytes() == text);
+        Some(known.unwrap_or(Self::Failed))
+    }
+}
+
+impl Ask {
+    /// Adds it to the fields of a request, instead of whatever there is of the kind.
+    pub(crate) fn write(self, headers: &mut HeaderMap) {
+        strip(headers);
+        match self {
+            Self::Probe => {
+                headers.insert(PROBE, HeaderValue::from_static("1"));
+            }
+            Self::Request { instance, client } => write_instance(headers, instance, client),
+            Self::Connection { instance, port, client } => {
+                write_instance(headers, instance, client);
+                headers.insert(PORT, HeaderValue::from(port));
+            }
+        }
+    }
+
+    /// Takes it out of the fields of a request, with all others of the kind. None: it makes no sense.
+    pub(crate) fn take(headers: &mut HeaderMap) -> Option<Self> {
+        let ask = Self::read(headers);
+        strip(headers);
+        ask
+    }
+
+    fn read(headers: &HeaderMap) -> Option<Self> {
+        if headers.contains_key(PROBE) {
+            return Some(Self::Probe);
+        }
+        let (instance, client) =
+            (only(headers, &INSTANCE)?.parse().ok()?, only(headers, &CLIENT)?.parse().ok()?);
+        if !headers.contains_key(PORT) {
+            return Some(Self::Request { instance, client });
+        }
+        Some(Self::Connection { instance, port: only(headers, &PORT)?.parse().ok()?, client })
+    }
+}
+
+fn write_instance(headers: &mut HeaderMap, instance: InstanceId, client: SocketAddr) {
+    let value = |text: String| HeaderValue::try_from(text).expect("ids and addresses are valid values");
+    headers.insert(INSTANCE, value(instance.to_string()));
+    headers.insert(CLIENT, value(client.to_string()));
+}
+
+/// The value of a field that is there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+/// Removes what is between peers only.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    let ours: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// The length of the fields, as HTTP/2 counts it (RFC 9113 §6.5.2).
+pub(crate) fn fields_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn what_is_asked_arrives_and_leaves_nothing_behind() {
+        let (instance, client) = (InstanceId::new(), "[2001:db8::1]:50000".parse().unwrap());
+        for ask in [
+            Ask::Probe,
+            Ask::Request { instance, client },
+            Ask::Connection { instance, port: 65_535, client },
+        ] {
+            let mut headers = map(&[("accept", "*/*"), ("wharf-peer-port", "1"), ("wharf-peer-x", "1")]);
+            ask.write(&mut headers);
+            assert_eq!(Ask::take(&mut headers), Some(ask));
+            assert_eq!(headers, map(&[("accept", "*/*")]));
+        }
+    }
+
+    #[test]
+    fn nonsense_asks_for_nothing_and_leaves_nothing_behind() {
+        let id = "018f0000-0000-7000-8000-000000000000";
+        for fields in [
+            &[][..],
+            &[("wharf-peer-instance", id)],
+            &[("wharf-peer-client", "1.2.3.4:5")],
+            &[("wharf-peer-instance", "x"), ("wharf-peer-client", "1.2.3.4:5")],
+            &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4")],
+            &[("wharf-peer-instance", id), ("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5")],
+            &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-port", "70000")],
+            &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-port", "")],
+        ] {
+            let mut headers = map(fields);
+            assert_eq!(Ask::take(&mut headers), None, "{fields:?}");
+            assert!(headers.is_empty());
+        }
+    }
+
+    #[test]
+    fn each_verdict_arrives_as_it_was_given_and_an_unknown_one_is_a_failure() {
+        for verdict in Verdict::ALL {
+            let response = verdict.respond(());
+            assert_eq!(Verdict::of(response.headers()), Some(verdict));
+        }
+        assert_eq!(Verdict::of(&map(&[("wharf-peer-verdict", "later")])), Some(Verdict::Failed));
+        assert_eq!(Verdict::of(&map(&[("x-wharf-error", "busy")])), None);
+    }
+}

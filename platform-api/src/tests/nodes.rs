@@ -1,0 +1,201 @@
+//! How hosts become nodes, what they may then, and how they are emptied and removed.
+
+use axum::body::Body;
+use axum::http::Method;
+use serde_json::{Value, json};
+use wharf_pki::{JoinToken, NodeKey};
+use wharf_types::{Digest, NodeId};
+
+use super::fixture::{Platform, Reply, component, eventually, quick, request};
+use super::worker::Worker;
+use crate::api::PeerNode;
+
+impl Platform {
+    async fn join_token(&self, body: Value) -> JoinToken {
+        let made = self.call(Method::POST, "/v1/join-tokens", body).await.is(201);
+        assert_eq!(made["address"], "10.0.0.1:7071");
+        made["token"].as_str().unwrap().parse().unwrap()
+    }
+
+    async fn join(&self, secret: &str) -> Reply {
+        let request = json!({"request": NodeKey::generate().unwrap().request().unwrap()});
+        self.call_as(secret, Method::POST, "/v1/join", request).await
+    }
+
+    /// As the node whose certificate the connection has shown.
+    async fn as_node(&self, peer: NodeId, method: Method, path: &str, body: Value) -> Reply {
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let mut request = request("none", method, path).body(body).unwrap();
+        request.extensions_mut().insert(PeerNode(peer));
+        self.send(request).await
+    }
+}
+
+fn registration() -> Value {
+    json!({"hostname": "b", "memory_bytes": 1u64 << 32, "cpus": 2, "version": "0"})
+}
+
+#[tokio::test]
+async fn a_join_token_makes_as_many_nodes_as_it_may_and_opens_nothing_else() {
+    let platform = Platform::start().await;
+    platform.call(Method::POST, "/v1/join-tokens", json!({})).await.refuses(409, "conflict", &["--workers"]);
+    platform.takes_workers();
+    let token = platform.join_token(json!({"uses": 2})).await;
+    for path in ["/v1/nodes", "/v1/namespaces", "/v1/whoami", "/v1/namespaces/default/apps"] {
+        assert_eq!(
+            platform.call_as(&token.secret, Method::GET, path, Value::Null).await.status,
+            401,
+            "{path}"
+        );
+    }
+    let node = |joined: &Value| joined["node"].as_str().unwrap().to_owned();
+    let first = platform.join(&token.secret).await.is(201);
+    let second = platform.join(&token.secret).await.is(201);
+    assert_ne!(node(&first), node(&second));
+    platform.join(&token.secret).await.refuses(401, "unauthenticated", &["used as often as it may"]);
+    platform.join("wharf_nonsense").await.refuses(401, "unauthenticated", &["not known"]);
+    let spent =
+        platform.call_as(&token.secret, Method::POST, "/v1/join", json!({"request": "nonsense"})).await;
+    spent.refuses(401, "unauthenticated", &["used as often"]);
+}
+
+#[tokio::test]
+async fn a_token_that_has_expired_or_was_revoked_lets_nobody_in() {
+    let platform = Platform::start().await;
+    platform.takes_workers();
+    let brief = platform.join_token(json!({"expires_in": "1ms"})).await;
+    eventually("it has expired", async || {
+        let refused = platform.join(&brief.secret).await;
+        (refused.status == 401 && refused.json["detail"].as_str()?.contains("expired at")).then_some(())
+    })
+    .await;
+    let token = platform.join_token(json!({})).await;
+    let listed = platform.get("/v1/join-tokens").await;
+    let id = listed["items"].as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned();
+    platform.call(Method::DELETE, &format!("/v1/join-tokens/{id}"), Value::Null).await.is(204);
+    platform.join(&token.secret).await.refuses(401, "unauthenticated", &["revoked"]);
+    for (bad, words) in [
+        (json!({"uses": 0}), "uses"),
+        (json!({"expires_in": "31d"}), "30 days"),
+        (json!({"node": NodeId::new()}), "no node"),
+    ] {
+        platform.call(Method::POST, "/v1/join-tokens", bad).await.refuses(422, "invalid_spec", &[words]);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_request_spends_nothing() {
+    let platform = Platform::start().await;
+    platform.takes_workers();
+    let token = platform.join_token(json!({})).await;
+    let nonsense = json!({"request": "nonsense"});
+    let refused = platform.call_as(&token.secret, Method::POST, "/v1/join", nonsense).await;
+    refused.refuses(400, "invalid_request", &["PKCS #10"]);
+    platform.join(&token.secret).await.is(201);
+}
+
+#[tokio::test]
+async fn a_node_speaks_for_itself_and_gets_only_what_it_is_to_run() {
+    let platform = Platform::start().await;
+    platform.takes_workers();
+    let joined = platform.join(&platform.join_token(json!({})).await.secret).await.is(201);
+    let node: NodeId = joined["node"].as_str().unwrap().parse().unwrap();
+    let other = NodeId::new();
+    let path = format!("/v1/nodes/{node}");
+    let put = platform.as_node(other, Method::PUT, &path, registration()).await;
+    put.refuses(403, "forbidden", &["speaks for no other"]);
+    let put = platform.as_node(other, Method::PUT, &format!("/v1/nodes/{other}"), registration()).await;
+    put.refuses(403, "forbidden", &["never joined"]);
+    platform.as_node(node, Method::PUT, &path, registration()).await.is(204);
+
+    platform.push("default", &component(0)).await.is(201);
+    let artifact = format!("/v1/artifacts/{}", Digest::of(&component(0)));
+    assert_eq!(platform.as_node(node, Method::GET, &artifact, Value::Null).await.status, 404);
+    let increment = json!({"namespace": "default", "app": "hello", "bucket": "default", "op": {"increment": {"key": "a", "delta": 1}}});
+    let keyvalue = format!("{path}/keyvalue");
+    let refused = platform.as_node(node, Method::POST, &keyvalue, increment.clone()).await;
+    refused.refuses(403, "forbidden", &["runs nothing of `hello`"]);
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    eventually("it is assigned", async || {
+        (platform.as_node(node, Method::GET, &artifact, Value::Null).await.status == 200).then_some(())
+    })
+    .await;
+    platform.as_node(node, Method::POST, &keyvalue, increment).await.is(200);
+    let users = platform.as_node(node, Method::GET, "/v1/namespaces/default/apps", Value::Null).await;
+    assert_eq!(users.status, 401, "its certificate is for workers' routes only");
+
+    let request = json!({"request": NodeKey::generate().unwrap().request().unwrap()});
+    let renewed = platform.as_node(node, Method::POST, &format!("{path}/certificate"), request).await.is(200);
+    assert_eq!(renewed["node"], json!(node));
+}
+
+#[tokio::test]
+async fn a_removed_node_comes_back_only_with_a_new_token() {
+    let platform = Platform::start().await;
+    platform.takes_workers();
+    let joined = platform.join(&platform.join_token(json!({})).await.secret).await.is(201);
+    let node: NodeId = joined["node"].as_str().unwrap().parse().unwrap();
+    let path = format!("/v1/nodes/{node}");
+    let again = platform.join_token(json!({"node": node})).await;
+    assert_eq!(
+        platform.join(&again.secret).await.is(201)["node"],
+        json!(node),
+        "it comes back as what it was"
+    );
+    platform.as_node(node, Method::PUT, &path, registration()).await.is(204);
+    let again = platform.join_token(json!({"node": node})).await;
+    platform.call(Method::DELETE, &path, Value::Null).await.is(204);
+    platform.as_node(node, Method::PUT, &path, registration()).await.refuses(
+        403,
+        "forbidden",
+        &["was removed"],
+    );
+    platform.join(&again.secret).await.refuses(401, "unauthenticated", &["was removed"]);
+    platform.call(Method::GET, &path, Value::Null).await.refuses(404, "not_found", &["no node"]);
+}
+
+#[tokio::test]
+async fn a_node_that_is_drained_gives_its_instances_away_and_takes_none() {
+    let platform = Platform::start().await;
+    let first = Worker::join(&platform).await;
+    let deployed = platform.deploy("hello", &component(0), json!({"scale": {"replicas": 3}})).await.is(201);
+    platform.rollout("hello", &deployed).await;
+    let path = format!("/v1/nodes/{}", first.node);
+    assert_eq!(platform.get(&path).await["instances"], 3);
+    // There is nowhere to go: everything goes on where it is.
+    let drained = platform.call(Method::PATCH, &path, json!({"draining": true})).await.is(200);
+    assert_eq!(drained["draining"], true);
+    platform.call(Method::DELETE, &path, Value::Null).await.refuses(409, "conflict", &["wharf node drain"]);
+    let second = Worker::join(&platform).await;
+    let counts = async |node: NodeId| platform.get(&format!("/v1/nodes/{node}")).await["instances"].clone();
+    eventually("the first is empty", async || {
+        let ready = platform.app("hello").await["ready"].clone();
+        assert_eq!(ready, 3, "it serves all the time");
+        (counts(first.node).await == 0 && counts(second.node).await == 3).then_some(())
+    })
+    .await;
+    platform.call(Method::PATCH, &path, json!({"draining": false})).await.is(200);
+    let path = format!("/v1/nodes/{}", second.node);
+    platform.call(Method::PATCH, &path, json!({"draining": true})).await.is(200);
+    eventually("the second is empty", async || (counts(second.node).await == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn labels_that_an_admin_sets_count_before_those_of_the_worker() {
+    let platform = Platform::start().await;
+    let worker = Worker::join_with(&platform, NodeId::new(), r#"{"zone":"a","disk":"ssd"}"#).await;
+    let path = format!("/v1/nodes/{}", worker.node);
+    let set = json!({"labels": {"zone": "b", "rack": "7"}});
+    let labels = platform.call(Method::PATCH, &path, set).await.is(200)["labels"].clone();
+    assert_eq!(labels, json!({"zone": "b", "rack": "7", "disk": "ssd"}));
+    let only_b = json!({"placement": {"constraints": ["node.labels.zone == b"]}});
+    let deployed = platform.deploy("hello", &component(0), only_b).await.is(201);
+    platform.rollout("hello", &deployed).await;
+    let taken_back = json!({"labels": {"zone": null}});
+    let labels = platform.call(Method::PATCH, &path, taken_back).await.is(200)["labels"].clone();
+    assert_eq!(labels, json!({"zone": "a", "rack": "7", "disk": "ssd"}));
+    for bad in ["-a", "a b", ""] {
+        let bad = json!({"labels": {bad: "x"}});
+        platform.call(Method::PATCH, &path, bad).await.refuses(422, "invalid_spec", &["label"]);
+    }
+}

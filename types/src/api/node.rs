@@ -1,0 +1,107 @@
+//! Nodes, and how hosts become nodes.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{NodeId, TokenId};
+use crate::quantity::Span;
+
+/// `GET /v1/nodes`, and `GET /v1/nodes/{node}`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NodeInfo {
+    pub id: NodeId,
+    pub hostname: String,
+    /// Whether it was heard of lately; nothing is placed on one that was not.
+    pub ready: bool,
+    /// Whether it is to be emptied: what is on it moves to others, and nothing new is placed on it.
+    #[serde(default)]
+    pub draining: bool,
+    pub instances: u64,
+    pub memory_bytes: u64,
+    pub cpus: u32,
+    pub version: String,
+    /// What constraints of an app's placement look at, as are the next three. Those that an admin has set count before the worker's own.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub arch: String,
+    #[serde(default)]
+    pub role: String,
+    /// Where other nodes reach it, such as `10.0.0.7:7072`. None: it takes no requests from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    pub seen_at: Timestamp,
+}
+
+/// `PATCH /v1/nodes/{node}`: what is left out stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodePatch {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<bool>,
+    /// Labels to set; null takes back what an admin has set, so that the worker's own counts again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
+/// `POST /v1/join-tokens`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateJoinToken {
+    /// How long it lets hosts in; an hour if it is left out, and 30 days at the most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<Span>,
+    /// How many hosts; one if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
+    /// Lets this node back in, whose certificate has run out, and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CreatedJoinToken {
+    pub id: TokenId,
+    /// For `wharf worker --join`. It is shown once.
+    pub token: String,
+    /// Where the control plane takes workers, as far as it knows.
+    pub address: String,
+    pub uses: u32,
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+}
+
+/// `GET /v1/join-tokens`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct JoinTokenInfo {
+    pub id: TokenId,
+    pub node: Option<NodeId>,
+    pub uses_left: u32,
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// `POST /v1/join`, with a join token's secret, and `POST /v1/nodes/{node}/certificate`, with the certificate before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateRequest {
+    /// PKCS #10 in PEM. Only the key of it counts.
+    pub request: String,
+}
+
+/// What a node is from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NodeCertificate {
+    pub node: NodeId,
+    /// In PEM; of a day.
+    pub certificate: String,
+    /// The CAs of the cluster, in PEM.
+    pub authorities: String,
+}
