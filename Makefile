@@ -39,6 +39,7 @@ test: ## Check format and lints, run all tests, and the demo once
 	cargo build --locked --workspace --all-targets
 	WHARF=$(CURDIR)/target/debug/wharf scripts/guest-examples.sh
 	cargo test --locked --workspace
+	scripts/test-postgres.sh
 	cd examples && cargo test --locked -p wharf-sdk -p guestbook
 	cd examples && cargo test --locked -p wharf-sdk --no-default-features --features p3
 	WHARF=target/debug/wharf ONCE=1 scripts/demo.sh

@@ -51,6 +51,8 @@ fi
 if [[ $what == test ]]; then
     check_rust_component fmt rustfmt
     check_rust_component clippy clippy
+    # The control plane's tests run on it, too.
+    have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need postgresql
 fi
 [[ ${#packages[@]} == 0 ]] || scripts/apt-install.sh "${packages[@]}"
 [[ $what == build ]] || scripts/guest-toolchain.sh install

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use wharf_platform_api::{Config, ControlPlane};
+use wharf_platform_api::{
+    Config, ControlPlane, Database, Keys, PostgresUrl, Progress, Summary, backup, migrate_store, restore,
+};
 
 use crate::file_handles;
 use crate::local::{self, Local};
@@ -18,10 +20,12 @@ use crate::up::{default_data_dir, listen, open_failure, secret_keys, start_log};
 use crate::worker::PART_GRACE;
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ServerArgs {
-    /// Folder for the cluster's state and artifacts [default: a folder of yours]
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Option<ServerCommand>,
+    #[command(flatten)]
+    pub at: StateArgs,
     /// Where the API listens; port 0 takes any free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
     pub api: SocketAddr,
@@ -45,8 +49,98 @@ pub struct ServerArgs {
     pub json: bool,
 }
 
+#[derive(Subcommand, Debug)]
+pub enum ServerCommand {
+    /// Write everything that lasts to one file, also while the control plane runs
+    Backup(BackupArgs),
+    /// Bring back what `backup` has written, into an empty data folder or database
+    Restore(RestoreArgs),
+    /// Move the state from the data folder to PostgreSQL; the control plane has to be stopped
+    MigrateStore(MigrateArgs),
+}
+
+/// Where the state is.
+#[derive(Args, Debug)]
+pub struct StateArgs {
+    /// Folder for artifacts, logs and keys, and for the state if there is no --database [default: a folder of yours]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// A PostgreSQL database for the state, such as postgres://wharf@10.0.0.5/wharf; several control planes may share it
+    #[arg(long, value_name = "URL", env = "WHARF_DATABASE_URL", hide_env_values = true)]
+    pub database: Option<PostgresUrl>,
+}
+
+#[derive(Args, Debug)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    pub at: StateArgs,
+    /// The file to write
+    pub file: PathBuf,
+    /// Also the keys that open secrets and sign certificates: whoever has the file then has everything
+    #[arg(long)]
+    pub with_keys: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    pub at: StateArgs,
+    /// The file that `backup` has written
+    pub file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    /// The data folder whose state moves [default: a folder of yours]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// An empty PostgreSQL database
+    #[arg(long, value_name = "URL", env = "WHARF_DATABASE_URL", hide_env_values = true)]
+    pub database: PostgresUrl,
+}
+
+impl StateArgs {
+    fn resolve(self) -> anyhow::Result<(PathBuf, Database)> {
+        let data = self.data.map_or_else(default_data_dir, Ok)?;
+        Ok((data, self.database.map_or(Database::DataDir, Database::Postgres)))
+    }
+}
+
+async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCode> {
+    let tell = |progress: Progress<'_>| match progress {
+        Progress::Table { name, rows } if rows > 0 => output::note(format!("{name}: {rows} rows")),
+        Progress::Table { .. } => {}
+        Progress::Artifact { digest, bytes } => output::note(format!("{digest}: {}", output::bytes(bytes))),
+    };
+    let summary = match command {
+        ServerCommand::Backup(args) => {
+            let (data, database) = args.at.resolve()?;
+            let keys = if args.with_keys { Keys::Included } else { Keys::LeftOut };
+            backup(&data, &database, &args.file, keys, tell).await
+        }
+        ServerCommand::Restore(args) => {
+            let (data, database) = args.at.resolve()?;
+            restore(&args.file, &data, &database, tell).await
+        }
+        ServerCommand::MigrateStore(args) => {
+            let data = args.data.map_or_else(default_data_dir, Ok)?;
+            migrate_store(&data, &args.database, tell).await
+        }
+    };
+    let Summary { tables, rows, artifacts } = summary?;
+    if json {
+        output::json(&json!({"tables": tables, "rows": rows, "artifacts": artifacts}))?;
+    } else {
+        output::line(format!("done: {rows} rows of {tables} tables, {artifacts} artifacts"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     start_log();
+    if let Some(command) = args.command {
+        return carry_out(command, args.json).await;
+    }
     file_handles::raise().context("cannot read the limit of open files")?;
     // Before anything is started, so that a signal is never missed.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -54,9 +148,12 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let workers_listener = listen(args.workers, "--workers").await?;
     let (api_at, workers_at) = (api_listener.local_addr()?, workers_listener.local_addr()?);
     let api = format!("http://{api_at}");
-    let data_dir = args.data.map_or_else(default_data_dir, Ok)?;
+    let (data_dir, database) = args.at.resolve()?;
+    let advertised = args.advertise.unwrap_or_else(|| reachable(workers_at).to_string());
     let config = Config {
         data_dir,
+        database,
+        address: advertised.clone(),
         domain: args.domain,
         http_url: args.http_url.trim_end_matches('/').to_owned(),
         platform_ports: vec![api_at.port(), workers_at.port()],
@@ -66,7 +163,6 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let stop = CancellationToken::new();
-    let advertised = args.advertise.unwrap_or_else(|| reachable(workers_at).to_string());
     let workers = control_plane.serve_workers(workers_listener, advertised.clone(), stop.clone())?;
     let mut serving = tokio::spawn(control_plane.serve(api_listener, stop.clone()));
 

@@ -13,7 +13,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use wharf_platform_api::{Config, ControlPlane, OpenError, SecretKeySource};
+use wharf_platform_api::{Config, ControlPlane, Database, OpenError, SecretKeySource};
 use wharf_runtime::control::ControlClient;
 use wharf_types::node::parse_label;
 use wharf_types::quantity::Span;
@@ -68,6 +68,8 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let data_dir = args.data.map_or_else(default_data_dir, Ok)?;
     let config = Config {
         data_dir: data_dir.clone(),
+        database: Database::DataDir,
+        address: String::new(),
         domain: "localhost".into(),
         http_url: http.clone(),
         platform_ports: vec![api_at.port(), http_at.port()],

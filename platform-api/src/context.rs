@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use wharf_types::{AppId, JobId};
 
 use crate::api::Refusals;
@@ -16,8 +17,9 @@ use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::plan::Unplaced;
+use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
-use crate::store::{self, Store};
+use crate::store::{self, News, Store, StoreError, Tx};
 use crate::view::{Recent, Releases};
 
 /// Changes that a slow watcher may lag behind; one that lags further looks at the store again, and misses nothing.
@@ -54,15 +56,15 @@ pub(crate) struct Context {
     /// What the newest plan of an app, or of a job, could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
     pub(crate) ledger: Ledger,
-    /// Which process this is, of all that have started on the database.
-    pub(crate) epoch: u64,
-    /// Generations of this process are greater than this, and than all of earlier processes.
-    pub(crate) generation_base: u64,
+    /// Tells this server from others on the same database; empty where there can be no others.
+    pub(crate) server: String,
+    /// The epoch that this process leads in. None: it does not.
+    leads: watch::Sender<Option<u64>>,
     pub(crate) node_secret: String,
     pub(crate) node_secret_hash: String,
     /// Ends the streams that would never end by themselves.
     pub(crate) shutdown: CancellationToken,
-    changes: broadcast::Sender<AppId>,
+    changes: broadcast::Sender<Option<AppId>>,
     /// Counts what took something from somebody: a token, a membership, a user.
     access: watch::Sender<u64>,
     /// Refusals that the audit log has taken in this minute.
@@ -83,7 +85,8 @@ impl Context {
         artifacts: Arc<dyn ArtifactStore>,
         logs: Logs,
         secret_keys: SecretKeys,
-        starts: u64,
+        server: String,
+        leads: Option<u64>,
     ) -> Self {
         let node_secret = new_secret();
         Self {
@@ -105,9 +108,8 @@ impl Context {
             schedules_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
             ledger: Ledger::default(),
-            epoch: starts,
-            // 2^32 generations a start are more than a process can make, and 2^20 starts fit into a JSON number.
-            generation_base: starts << 32,
+            server,
+            leads: watch::Sender::new(leads),
             node_secret_hash: hash_secret(&node_secret),
             node_secret,
             shutdown: CancellationToken::new(),
@@ -126,6 +128,39 @@ impl Context {
             self.nodes.set(id, settings);
         }
         Ok(())
+    }
+
+    /// The epoch that this process leads in.
+    pub(crate) fn epoch(&self) -> store::Result<u64> {
+        self.leads.borrow().ok_or(StoreError::Deposed)
+    }
+
+    /// What changes when this process begins to lead, or leads no more.
+    pub(crate) fn leadership(&self) -> watch::Receiver<Option<u64>> {
+        self.leads.subscribe()
+    }
+
+    /// A transaction for what only the leader writes.
+    pub(crate) async fn write_as_leader(&self) -> store::Result<Tx> {
+        self.store.write_as(self.epoch()?).await
+    }
+
+    /// Begins to lead, with nothing in mind of an earlier time as the leader: nodes were told something else since.
+    pub(crate) async fn lead(&self, epoch: u64) -> store::Result<()> {
+        self.nodes.forget_all();
+        self.ledger.forget_all().await;
+        self.unplaced().clear();
+        self.load_nodes().await?;
+        self.schedules_changed();
+        self.volumes_changed();
+        self.rates_changed();
+        self.leads.send_replace(Some(epoch));
+        Ok(())
+    }
+
+    /// Leads no more.
+    pub(crate) fn follow_others(&self) {
+        self.leads.send_if_modified(|leads| leads.take().is_some());
     }
 
     /// Call after a commit that changed what is wanted or observed of an app: the reconciler looks at it, watchers see it.
@@ -214,7 +249,50 @@ impl Context {
     /// Tells watchers only.
     pub(crate) fn announce(&self, app: AppId) {
         // An error means that nobody watches.
-        let _ = self.changes.send(app);
+        let _ = self.changes.send(Some(app));
+    }
+
+    /// Takes in what another process has changed.
+    pub(crate) async fn hear(&self, news: News) {
+        match news {
+            News::App(app) => self.changed(app),
+            News::Job(job) => self.jobs_changed([job]),
+            News::Schedules => self.schedules_changed(),
+            News::Volumes => self.volumes_changed(),
+            News::Rates => self.rates_changed(),
+            News::Access => self.access_changed(),
+            News::Nodes => self.hear_of_nodes().await,
+            News::Everything => {
+                self.access_changed();
+                self.schedules_changed();
+                self.volumes_changed();
+                self.rates_changed();
+                self.hear_of_nodes().await;
+                self.dirty.mark_everything();
+                let _ = self.changes.send(None);
+            }
+        }
+    }
+
+    /// Nodes that have registered elsewhere, or were removed, or are to be emptied.
+    async fn hear_of_nodes(&self) {
+        // Each of them has its row by now, unless it was removed.
+        let mut gone = self.nodes.ids();
+        let nodes = async {
+            let mut tx = self.store.read().await?;
+            store::node::list(&mut tx).await
+        };
+        match nodes.await {
+            Ok(nodes) => {
+                for (id, registration, settings) in nodes {
+                    gone.remove(&id);
+                    self.nodes.hear_of(id, registration, settings);
+                }
+                gone.into_iter().for_each(|id| self.nodes.remove(id));
+            }
+            Err(error) => warn!("cannot read the nodes that other control planes know: {}", chain(&error)),
+        }
+        self.dirty.nudge();
     }
 
     pub(crate) fn watch(&self) -> Watcher {
@@ -227,14 +305,15 @@ impl Context {
 }
 
 /// Sees that apps change. Look at the store only after making one, so that no change falls in between.
-pub(crate) struct Watcher(broadcast::Receiver<AppId>);
+pub(crate) struct Watcher(broadcast::Receiver<Option<AppId>>);
 
 impl Watcher {
     /// Waits until something changed that `concerns` accepts, or until changes were missed. False: there will be no more.
     pub(crate) async fn changed(&mut self, concerns: impl Fn(AppId) -> bool) -> bool {
         loop {
             match self.0.recv().await {
-                Ok(app) if concerns(app) => return true,
+                Ok(None) => return true,
+                Ok(Some(app)) if concerns(app) => return true,
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(_)) => return true,
                 Err(broadcast::error::RecvError::Closed) => return false,
@@ -248,6 +327,7 @@ impl Watcher {
 pub(crate) struct Dirty {
     apps: Mutex<BTreeSet<AppId>>,
     jobs: Mutex<BTreeSet<JobId>>,
+    everything: AtomicBool,
     nudge: Notify,
 }
 
@@ -264,6 +344,17 @@ impl Dirty {
 
     pub(crate) fn take_jobs(&self) -> BTreeSet<JobId> {
         std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Nobody knows what was changed.
+    pub(crate) fn mark_everything(&self) {
+        self.everything.store(true, Relaxed);
+        self.nudge.notify_one();
+    }
+
+    /// Whether that happened since this was asked last.
+    pub(crate) fn take_everything(&self) -> bool {
+        self.everything.swap(false, Relaxed)
     }
 
     /// Wakes the reconciler although no app changed: a node did.

@@ -11,22 +11,26 @@ use tracing::{info, warn};
 use wharf_types::api::Role;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
-use crate::artifacts::{LocalArtifacts, collect};
+use crate::artifacts::LocalArtifacts;
 use crate::authority::{Authorities, AuthorityError};
 use crate::context::{Context, Joining, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
+use crate::reconcile::chain;
 use crate::secrets::{SecretKeySource, SecretKeys, Source};
-use crate::store::{self, Conn, OpenStoreError, Store, StoreError};
-use crate::{api, listener, reconcile};
+use crate::store::{self, Conn, Database, OpenStoreError, Store, StoreError};
+use crate::{api, leader, listener};
 
 /// How long open requests may finish after the shutdown began.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Everything that lasts: database, artifacts, logs, the first token.
+    /// Everything that lasts: database (unless it is elsewhere), artifacts, logs, the first token.
     pub data_dir: PathBuf,
+    pub database: Database,
+    /// Where other servers on the same database reach this one. Empty where there are none.
+    pub address: String,
     /// What the default hostnames of apps end in, such as `localhost`.
     pub domain: String,
     /// Where the ingress answers, such as `http://127.0.0.1:8080`.
@@ -37,6 +41,11 @@ pub struct Config {
     pub secret_keys: SecretKeySource,
 }
 
+/// The database did not say who leads. The same may succeed later.
+#[derive(Debug, thiserror::Error)]
+#[error("the database does not say which server leads; try again")]
+pub struct LeaderUnknown(#[source] Box<dyn std::error::Error + Send + Sync>);
+
 /// The control plane, opened and ready to serve.
 pub struct ControlPlane {
     pub(crate) context: Arc<Context>,
@@ -46,18 +55,21 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Opens the data directory, which is made if there is none, and brings its database up to date.
+    /// Opens the data directory, which is made if there is none, and brings the database up to date.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        let data_dir = DataDir::open(&config.data_dir)?;
-        let store = Store::open(&data_dir.database_file()).await.map_err(|error| data_dir.error_of(error))?;
-        let starts = bootstrap(&store, &data_dir).await?;
+        let data_dir = DataDir::open(&config.data_dir, &config.database)?;
+        let file = data_dir.database_file();
+        let store = Store::open(config.database.location(&file)).await;
+        let store = store.map_err(|error| data_dir.error_of(error))?;
+        let server = data_dir.server().map_err(|error| data_dir.error_of_io(error))?;
+        let leads = bootstrap(&store, &data_dir, &server).await?;
         let artifacts =
             LocalArtifacts::open(data_dir.artifacts_dir()).map_err(|error| data_dir.error_of_io(error))?;
         let logs = Logs::open(data_dir.logs_dir()).map_err(|error| data_dir.error_of_io(error))?;
         let source = Source::of(&config.secret_keys, data_dir.secret_key_file());
         let keys = SecretKeys::open(source, &store).await.map_err(|error| data_dir.error_of_keys(error))?;
         let admin_token_file = data_dir.admin_token_file();
-        let context = Context::new(config, store, Arc::new(artifacts), logs, keys, starts);
+        let context = Context::new(config, store, Arc::new(artifacts), logs, keys, server, leads);
         let context = Arc::new(context);
         context.load_nodes().await.map_err(|error| data_dir.error_of(open_error(error)))?;
         Ok(Self { context, admin_token_file, _data_dir: data_dir })
@@ -91,14 +103,25 @@ impl ControlPlane {
         }))
     }
 
-    /// The API without a socket. Nothing is reconciled unless [`Self::spawn_reconciler`] is called, too.
+    /// The API without a socket. Nothing is reconciled unless [`Self::spawn_leader`] is called, too.
     pub fn router(&self) -> axum::Router {
         api::router(self.context.clone())
     }
 
-    /// Carries out what is wanted, until `shutdown`.
-    pub fn spawn_reconciler(&self, shutdown: CancellationToken) -> JoinHandle<()> {
-        tokio::spawn(reconcile::run(self.context.clone(), shutdown))
+    /// Where the server that leads is reached, of several on one database. None: nobody leads for now, or there is only one.
+    pub async fn leader_address(&self) -> Result<Option<String>, LeaderUnknown> {
+        let leader = self.context.store.leader().await.map_err(|error| LeaderUnknown(error.into()))?;
+        Ok(leader.map(|leader| leader.address))
+    }
+
+    /// Carries out what is wanted whenever this process leads, until `shutdown`.
+    pub fn spawn_leader(&self, shutdown: CancellationToken) -> JoinHandle<()> {
+        tokio::spawn(leader::run(self.context.clone(), shutdown))
+    }
+
+    /// Hears what other processes change on the same database, until `shutdown`.
+    pub(crate) fn spawn_follower(&self, shutdown: CancellationToken) -> JoinHandle<()> {
+        tokio::spawn(follow(self.context.clone(), shutdown))
     }
 
     /// Serves the API and reconciles until `shutdown`; then open requests may finish for a few seconds. An error: it ended
@@ -108,8 +131,8 @@ impl ControlPlane {
         listener: tokio::net::TcpListener,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
-        let reconciler = self.spawn_reconciler(shutdown.clone());
-        self.serve_beside(reconciler, listener, shutdown).await
+        let leader = self.spawn_leader(shutdown.clone());
+        self.serve_beside(leader, listener, shutdown).await
     }
 
     pub(crate) async fn serve_beside(
@@ -119,7 +142,7 @@ impl ControlPlane {
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
         let reconciler = reconciler.map(|ended| ended.is_ok()).shared();
-        let collector = tokio::spawn(collect::run(self.context.clone(), shutdown.clone()));
+        let follower = self.spawn_follower(shutdown.clone());
         let server = listener::serve(listener, self.router(), shutdown.clone());
         let forced = async {
             shutdown.cancelled().await;
@@ -147,8 +170,8 @@ impl ControlPlane {
         if !reconciler.await {
             warn!("the reconciler ended by a panic");
         }
-        if collector.await.is_err() {
-            warn!("giving up unused artifacts ended by a panic");
+        if follower.await.is_err() {
+            warn!("following other control planes ended by a panic");
         }
         self.context.store.close().await;
         info!("the control plane has stopped");
@@ -156,8 +179,33 @@ impl ControlPlane {
     }
 }
 
-/// What the very first start makes, and later ones repair. Returns how many starts there were.
-async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> {
+async fn follow(context: Arc<Context>, shutdown: CancellationToken) {
+    let Some(mut follower) = context.store.follow() else { return };
+    let mut was_heard = true;
+    loop {
+        let heard = tokio::select! {
+            () = shutdown.cancelled() => return,
+            heard = follower.next() => heard,
+        };
+        match heard {
+            Ok(news) => {
+                for news in news {
+                    context.hear(news).await;
+                }
+                was_heard = true;
+            }
+            Err(error) if store::news::is_closed(&error) => return,
+            Err(error) => {
+                if std::mem::take(&mut was_heard) {
+                    warn!("cannot hear what other control planes change, trying again: {}", chain(&error));
+                }
+            }
+        }
+    }
+}
+
+/// What the very first start makes, and later ones repair. Returns the epoch that this process leads in, where it leads from its start.
+async fn bootstrap(store: &Store, data_dir: &DataDir, server: &str) -> Result<Option<u64>, OpenError> {
     let now = Timestamp::now();
     let failed = |error: StoreError| data_dir.error_of(open_error(error));
     let secret_file = data_dir.admin_token_file();
@@ -165,18 +213,24 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
     let secret = new_secret();
     let started = async {
         let mut tx = store.write().await?;
-        let starts = store::change::count(&mut tx, "starts").await?;
+        let before = store::change::starts(&mut tx).await?;
+        // A server without others leads from its start.
+        let leads = if server.is_empty() {
+            store::rollout::restart_deadlines(&mut tx, now).await?;
+            u64::try_from(store::change::count(&mut tx, "starts").await?).ok()
+        } else {
+            None
+        };
         let name = NamespaceName::default_namespace();
-        if starts == 1 && store::namespace::find(&mut tx, &name).await?.is_none() {
+        if before == 0 && store::namespace::find(&mut tx, &name).await?.is_none() {
             store::namespace::create(&mut tx, &name, now).await?;
         }
-        store::rollout::restart_deadlines(&mut tx, now).await?;
         let valid = match kept {
             Some(kept) => opens_everything(&mut tx, &kept, now).await?,
             None => false,
         };
         if !valid {
-            store::token::delete_bootstrap(&mut tx).await?;
+            store::token::delete_first(&mut tx, server).await?;
             let token = store::token::NewToken {
                 id: TokenId::new(),
                 name: "admin",
@@ -185,20 +239,20 @@ async fn bootstrap(store: &Store, data_dir: &DataDir) -> Result<u64, OpenError> 
                 role: Role::Admin,
                 namespace: None,
                 verbs: &[],
-                bootstrap: true,
+                first_of: Some(server),
                 expires_at: None,
             };
             store::token::create(&mut tx, token, now).await?;
         }
         tx.commit().await?;
-        Ok((starts, valid))
+        Ok((leads, valid))
     };
-    let (starts, valid) = started.await.map_err(failed)?;
+    let (leads, valid) = started.await.map_err(failed)?;
     // After the commit: a file always holds a token that exists, and a crash in between only means another one.
     if !valid {
         write_secret(&secret_file, &secret).map_err(|error| data_dir.error_of_io(error))?;
     }
-    Ok(u64::try_from(starts).unwrap_or(0))
+    Ok(leads)
 }
 
 /// Whether a secret still is what the file of the first token promises.
@@ -216,6 +270,7 @@ async fn opens_everything(conn: &mut Conn, secret: &str, now: Timestamp) -> stor
 pub(crate) fn open_error(error: StoreError) -> OpenStoreError {
     match error {
         StoreError::Database(error) => OpenStoreError::Open(error),
+        StoreError::Away(error) | StoreError::InDoubt(error) => OpenStoreError::Away(error),
         error => OpenStoreError::Open(sqlx::Error::Protocol(error.to_string())),
     }
 }

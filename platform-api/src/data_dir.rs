@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::control_plane::open_error;
 use crate::secrets::OpenKeysError;
-use crate::store::{OpenStoreError, is_full};
+use crate::store::{Database, OpenStoreError, PostgresUrl, is_full};
 
 /// Why the control plane cannot start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -49,18 +49,40 @@ pub enum OpenError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error(
+        "the database {url} does not answer: see that it runs and can be reached from here, then start again"
+    )]
+    DatabaseAway {
+        url: PostgresUrl,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the database {url} cannot be used: {why}")]
+    DatabaseUnfit { url: PostgresUrl, why: String },
+    #[error("the database {url} was written by a newer wharf; use that version or another database")]
+    DatabaseNewer { url: PostgresUrl },
+    #[error(
+        "cannot open the database {url}: see that its name, user and password are right, and that the user may make tables"
+    )]
+    DatabaseRefused {
+        url: PostgresUrl,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// The directory, held by this process alone until it is dropped.
 pub(crate) struct DataDir {
     path: PathBuf,
+    /// Where the database is, unless it is in here.
+    postgres: Option<PostgresUrl>,
     /// The kernel gives up the lock when the process ends, however it ends.
     _lock: File,
 }
 
 impl DataDir {
     /// Makes the directory if needed and takes its lock.
-    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(path: &Path, database: &Database) -> Result<Self, OpenError> {
         let not_writable = |source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull => OpenError::Full { dir: path.to_owned(), source },
             _ => OpenError::NotWritable { dir: path.to_owned(), source },
@@ -90,7 +112,11 @@ impl DataDir {
             lock.write_all(std::process::id().to_string().as_bytes())
         };
         say_who(&mut lock).map_err(not_writable)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        let postgres = match database {
+            Database::DataDir => None,
+            Database::Postgres(url) => Some(url.clone()),
+        };
+        Ok(Self { path: path.to_owned(), postgres, _lock: lock })
     }
 
     pub(crate) fn database_file(&self) -> PathBuf {
@@ -99,6 +125,21 @@ impl DataDir {
 
     pub(crate) fn admin_token_file(&self) -> PathBuf {
         self.path.join("admin.token")
+    }
+
+    /// Tells this server from others on the same database; empty where there can be no others. It is this directory's for good, so that a
+    /// server that is started again is the same one.
+    pub(crate) fn server(&self) -> io::Result<String> {
+        if self.postgres.is_none() {
+            return Ok(String::new());
+        }
+        let file = self.path.join("server.id");
+        if let Some(id) = read_secret(&file)? {
+            return Ok(id);
+        }
+        let id = uuid::Uuid::now_v7().to_string();
+        write_secret(&file, &id)?;
+        Ok(id)
     }
 
     pub(crate) fn secret_key_file(&self) -> PathBuf {
@@ -114,6 +155,9 @@ impl DataDir {
     }
 
     pub(crate) fn error_of(&self, error: OpenStoreError) -> OpenError {
+        if let Some(url) = &self.postgres {
+            return postgres_error(url.clone(), error);
+        }
         let file = self.database_file();
         match error {
             OpenStoreError::Newer => OpenError::NewerVersion { dir: self.path.clone() },
@@ -124,7 +168,10 @@ impl DataDir {
             OpenStoreError::Open(source) if is_read_only(&source) => {
                 OpenError::NotWritable { dir: self.path.clone(), source: io::Error::other(source) }
             }
-            OpenStoreError::Open(source) => OpenError::Database { file, source: source.into() },
+            OpenStoreError::Open(source) | OpenStoreError::Away(source) => {
+                OpenError::Database { file, source: source.into() }
+            }
+            OpenStoreError::Unfit(why) => OpenError::Database { file, source: why.into() },
             OpenStoreError::Thread(source) => self.error_of_io(source),
             OpenStoreError::Migrate(source) => OpenError::Database { file, source: source.into() },
         }
@@ -143,6 +190,19 @@ impl DataDir {
             io::ErrorKind::StorageFull => OpenError::Full { dir: self.path.clone(), source },
             _ => OpenError::NotWritable { dir: self.path.clone(), source },
         }
+    }
+}
+
+pub(crate) fn postgres_error(url: PostgresUrl, error: OpenStoreError) -> OpenError {
+    match error {
+        OpenStoreError::Newer => OpenError::DatabaseNewer { url },
+        OpenStoreError::Away(source) => OpenError::DatabaseAway { url, source: source.into() },
+        OpenStoreError::Unfit(why) => OpenError::DatabaseUnfit { url, why },
+        OpenStoreError::Open(source) | OpenStoreError::Damaged(source) => {
+            OpenError::DatabaseRefused { url, source: source.into() }
+        }
+        OpenStoreError::Thread(source) => OpenError::DatabaseRefused { url, source: source.into() },
+        OpenStoreError::Migrate(source) => OpenError::DatabaseRefused { url, source: source.into() },
     }
 }
 
@@ -195,11 +255,13 @@ mod tests {
     #[test]
     fn a_second_holder_is_told_who_holds_the_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DataDir::open(dir.path()).unwrap();
-        let Err(OpenError::Locked { pid, .. }) = DataDir::open(dir.path()) else { panic!("opened twice") };
+        let first = DataDir::open(dir.path(), &Database::DataDir).unwrap();
+        let Err(OpenError::Locked { pid, .. }) = DataDir::open(dir.path(), &Database::DataDir) else {
+            panic!("opened twice")
+        };
         assert_eq!(pid, std::process::id().to_string());
         drop(first);
-        assert!(DataDir::open(dir.path()).is_ok());
+        assert!(DataDir::open(dir.path(), &Database::DataDir).is_ok());
     }
 
     #[test]

@@ -13,9 +13,10 @@ use tokio::time::Instant;
 use wharf_types::requests::RequestCounts;
 use wharf_types::{AppId, AppName, NamespaceName, RolloutId};
 
+use crate::context::Context;
 use crate::nodes::Nodes;
 use crate::store::requests::{Counter, Totals};
-use crate::store::{self, Result, Store};
+use crate::store::{self, Result};
 use crate::view::Loaded;
 
 const WRITES_APART: Duration = Duration::from_secs(1);
@@ -37,39 +38,44 @@ struct Account {
 }
 
 impl Ledger {
+    /// What was counted is stored, and goes on where that is read.
+    pub(crate) async fn forget_all(&self) {
+        self.open.lock().await.clear();
+    }
+
     /// Begins and ends the counting as an app's newest rollout wants it.
-    pub(crate) async fn follow(&self, store: &Store, nodes: &Nodes, loaded: &Loaded) -> Result<()> {
+    pub(crate) async fn follow(&self, context: &Context, loaded: &Loaded) -> Result<()> {
         let app = loaded.app.id;
         let wanted = loaded.rollout.as_ref().filter(|rollout| rollout.counting);
         let mut open = self.open.lock().await;
         let newest = wanted.map(|rollout| rollout.view.id);
         if let Some(ended) = open.get_mut(&app).filter(|account| Some(account.rollout) != newest) {
-            ended.close(store, nodes).await?;
+            ended.close(context).await?;
             open.remove(&app);
         }
         let Some(rollout) = wanted else { return Ok(()) };
         if let Entry::Vacant(place) = open.entry(app) {
-            place.insert(Account::open(store, nodes, loaded, rollout.view.id).await?);
+            place.insert(Account::open(context, loaded, rollout.view.id).await?);
         }
         let is_old = |instance: &&crate::plan::InstanceView| {
             instance.is_live() && (instance.release != rollout.view.to || !instance.is_wanted())
         };
         let is_over = rollout.view.state.is_final() && !loaded.view.instances.iter().any(|it| is_old(&it));
         if is_over && let Some(account) = open.get_mut(&app) {
-            account.close(store, nodes).await?;
+            account.close(context).await?;
             open.remove(&app);
         }
         Ok(())
     }
 
     /// Takes in what workers have reported since.
-    pub(crate) async fn count(&self, store: &Store, nodes: &Nodes) -> Result<()> {
+    pub(crate) async fn count(&self, context: &Context) -> Result<()> {
         let mut open = self.open.lock().await;
         for account in open.values_mut() {
-            account.look(nodes);
+            account.look(&context.nodes);
             let is_due = account.written_at.is_none_or(|at| at.elapsed() >= WRITES_APART);
             if is_due && !account.unwritten.is_empty() {
-                account.write(store, false).await?;
+                account.write(context, false).await?;
             }
         }
         Ok(())
@@ -90,16 +96,16 @@ impl Ledger {
 }
 
 impl Account {
-    async fn open(store: &Store, nodes: &Nodes, loaded: &Loaded, rollout: RolloutId) -> Result<Self> {
+    async fn open(context: &Context, loaded: &Loaded, rollout: RolloutId) -> Result<Self> {
         let (namespace, app) = (loaded.view.namespace.clone(), loaded.view.name.clone());
-        let mut tx = store.read().await?;
+        let mut tx = context.store.read().await?;
         let known = store::requests::of_rollout(&mut tx, rollout).await?;
         drop(tx);
         let unwritten = Vec::new();
         let mut account = Self { namespace, app, rollout, known, unwritten, written_at: None };
         if account.known.is_empty() {
             // What there was before the rollout is none of its own.
-            for (counter, counts) in nodes.requests(&account.namespace, &account.app) {
+            for (counter, counts) in context.nodes.requests(&account.namespace, &account.app) {
                 account.unwritten.push(counter.clone());
                 account.known.insert(counter, Totals { first: counts, newest: counts });
             }
@@ -120,8 +126,8 @@ impl Account {
         }
     }
 
-    async fn write(&mut self, store: &Store, is_last: bool) -> Result<()> {
-        let mut tx = store.write().await?;
+    async fn write(&mut self, context: &Context, is_last: bool) -> Result<()> {
+        let mut tx = context.write_as_leader().await?;
         // It may have been forgotten, with its app or because of its age.
         if store::rollout::exists(&mut tx, self.rollout).await? {
             for counter in &self.unwritten {
@@ -139,8 +145,8 @@ impl Account {
         Ok(())
     }
 
-    async fn close(&mut self, store: &Store, nodes: &Nodes) -> Result<()> {
-        self.look(nodes);
-        self.write(store, true).await
+    async fn close(&mut self, context: &Context) -> Result<()> {
+        self.look(&context.nodes);
+        self.write(context, true).await
     }
 }

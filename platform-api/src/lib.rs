@@ -6,10 +6,12 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
+mod backup;
 mod control_plane;
 mod data_dir;
 
 mod api;
+mod leader;
 mod operations;
 mod reconcile;
 
@@ -42,6 +44,8 @@ mod tests;
 
 pub use artifacts::artifact_file;
 pub use authority::AuthorityError;
-pub use control_plane::{Config, ControlPlane};
+pub use backup::{BackupError, Keys, Progress, Summary, backup, migrate_store, restore};
+pub use control_plane::{Config, ControlPlane, LeaderUnknown};
 pub use data_dir::OpenError;
 pub use secrets::SecretKeySource;
+pub use store::{Database, NotAPostgresUrl, PostgresUrl};

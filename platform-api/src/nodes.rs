@@ -5,7 +5,7 @@
 mod load;
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -182,6 +182,26 @@ impl Nodes {
         node.routes_generation = 0;
         node.reported.clear();
         Ok(())
+    }
+
+    /// Ends what is assigned, and forgets every node.
+    pub(crate) fn forget_all(&self) {
+        *self.lock() = Known::default();
+    }
+
+    /// Takes note of a node that has registered with another process, or that admins say something else of. What has registered here stays
+    /// as it is.
+    pub(crate) fn hear_of(&self, id: NodeId, registration: NodeRegistration, settings: NodeSettings) {
+        let is_known = self.lock().nodes.contains_key(&id);
+        if !is_known {
+            // Nobody has come before it, so it is not refused.
+            let _ = self.register(id, registration);
+        }
+        self.set(id, settings);
+    }
+
+    pub(crate) fn ids(&self) -> BTreeSet<NodeId> {
+        self.lock().nodes.keys().copied().collect()
     }
 
     /// Waits until no other report of the node is being taken in. One that came late could else be written after a newer one that

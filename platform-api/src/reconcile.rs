@@ -48,7 +48,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const ROUNDS_MAX: usize = 8;
 
 pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
-    let mut reconciler = Reconciler::new(context.clone());
+    // Who has been deposed meanwhile is told to end.
+    let Ok(epoch) = context.epoch() else { return };
+    let mut reconciler = Reconciler::new(context.clone(), epoch);
     let mut full_pass = interval(FULL_PASS);
     let mut leases = interval(LEASES);
     for timer in [&mut full_pass, &mut leases] {
@@ -63,7 +65,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             _ = leases.tick() => false,
             () = sleep_until(reconciler.next_wake()) => false,
         };
-        if full {
+        if full || context.dirty.take_everything() {
             reconciler.mark_all().await;
         }
         reconciler.pass().await;
@@ -96,8 +98,9 @@ struct Reconciler {
 }
 
 impl Reconciler {
-    fn new(context: Arc<Context>) -> Self {
-        let publisher = Publisher::new(context.generation_base);
+    fn new(context: Arc<Context>, epoch: u64) -> Self {
+        // 2^32 generations an epoch are more than a process can make, and 2^20 epochs fit into a JSON number.
+        let publisher = Publisher::new(epoch << 32);
         Self {
             context,
             fleet: Fleet::default(),
@@ -267,8 +270,7 @@ impl Reconciler {
                 self.forget(id);
                 return Ok(());
             };
-            let Context { ledger, store, nodes, .. } = &*self.context;
-            ledger.follow(store, nodes, &loaded).await?;
+            self.context.ledger.follow(&self.context, &loaded).await?;
             self.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, self.acknowledged);
             self.fleet.mark_moving(&mut loaded.view, &loaded.releases);
             let revision = loaded.app.revision;

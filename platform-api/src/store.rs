@@ -11,6 +11,7 @@ pub(crate) mod artifact;
 pub(crate) mod audit;
 pub(crate) mod change;
 mod codec;
+mod conn;
 pub(crate) mod event;
 mod group;
 pub(crate) mod idempotency;
@@ -18,10 +19,15 @@ pub(crate) mod instance;
 pub(crate) mod job;
 pub(crate) mod joining;
 pub(crate) mod keyvalue;
+pub(crate) mod lease;
+mod location;
 pub(crate) mod member;
 pub(crate) mod namespace;
+pub(crate) mod news;
 pub(crate) mod node;
 pub(crate) mod port;
+mod postgres;
+mod query;
 pub(crate) mod quota;
 pub(crate) mod release;
 pub(crate) mod requests;
@@ -30,34 +36,35 @@ pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod secret;
+mod sqlite;
 pub(crate) mod token;
+pub(crate) mod transfer;
 pub(crate) mod user;
 pub(crate) mod volume;
 
+use std::borrow::Cow;
 use std::io;
-use std::ops::{Deref, DerefMut};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
-};
-use sqlx::{Connection, Sqlite, Transaction};
 
-use group::GroupSync;
+pub(crate) use conn::{Conn, Tx};
+pub(crate) use location::Location;
+pub use location::{Database, NotAPostgresUrl, PostgresUrl};
+#[cfg(test)]
+pub(crate) use query::query;
+
+use lease::{Leader, Leases};
+use news::Follower;
+pub(crate) use news::News;
+use postgres::PostgresStore;
+use sqlite::SqliteStore;
 
 static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
-/// Readers beside the one writer.
-const READERS: u32 = 4;
 /// More than there are statements in here, so that a connection parses each of them once.
 const STATEMENTS: usize = 500;
 
-pub(crate) type Conn = SqliteConnection;
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +77,14 @@ pub(crate) enum StoreError {
     Taken,
     #[error("a row of the database cannot be read: {0}")]
     Corrupt(String),
-    #[error("another control plane has started on this database, and plans from now on")]
+    #[error("this control plane does not lead, or no longer")]
     Deposed,
+    /// Nothing was written. The same may succeed later.
+    #[error("the database does not answer")]
+    Away(#[source] sqlx::Error),
+    /// The connection broke while it was committed.
+    #[error("the database went away while this was written: it may or may not have been")]
+    InDoubt(#[source] sqlx::Error),
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
     /// It may or may not have been written.
@@ -86,6 +99,9 @@ impl From<sqlx::Error> for StoreError {
         if is_full(&error) {
             return Self::Full;
         }
+        if is_away(&error) {
+            return Self::Away(error);
+        }
         match error {
             sqlx::Error::Database(ref database) if database.is_unique_violation() => Self::Taken,
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Corrupt(error.to_string()),
@@ -94,10 +110,25 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Whether the disk has no room left: SQLITE_FULL, or the shared memory of the write-ahead log cannot grow.
+/// Whether the disk has no room left: SQLITE_FULL, the shared memory of the write-ahead log cannot grow, or PostgreSQL's disk_full.
 pub(crate) fn is_full(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database) = error else { return false };
-    matches!(database.code().as_deref(), Some("13" | "4874"))
+    matches!(database.code().as_deref(), Some("13" | "4874" | "53100"))
+}
+
+/// Whether the database cannot be reached, ends, starts, only reads for now, or is too busy.
+fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+            // Classes 08 (connection), 40 (rolled back) and 53 (resources), and of others: read_only_sql_transaction,
+            // idle_in_transaction_session_timeout, lock_not_available, and what an operator does.
+            code.len() == 5
+                && (["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+                    || ["25006", "25P03", "55P03"].contains(&&*code))
+        }),
+        _ => false,
+    }
 }
 
 /// Why a database cannot be opened.
@@ -107,6 +138,11 @@ pub(crate) enum OpenStoreError {
     Newer,
     #[error("it is damaged")]
     Damaged(#[source] sqlx::Error),
+    #[error("it does not answer")]
+    Away(#[source] sqlx::Error),
+    /// The text says why, and what to do.
+    #[error("{0}")]
+    Unfit(String),
     #[error("it cannot be opened")]
     Open(#[source] sqlx::Error),
     #[error("the thread that writes it to the disk cannot be started")]
@@ -115,62 +151,70 @@ pub(crate) enum OpenStoreError {
     Migrate(#[source] MigrateError),
 }
 
-/// SQLite has one writer at a time, so there is one connection for writes: writers queue in order instead of failing
-/// with "busy". Readers see the last commit and never wait.
 #[derive(Clone)]
-pub(crate) struct Store {
-    writes: SqlitePool,
-    reads: SqlitePool,
-    group: Arc<GroupSync>,
+pub(crate) struct Store(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Sqlite(SqliteStore),
+    Postgres(PostgresStore),
 }
 
 impl Store {
-    pub(crate) async fn open(file: &Path) -> std::result::Result<Self, OpenStoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(file)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // What is missing to FULL is done for many commits at once.
-            .synchronous(SqliteSynchronous::Normal)
-            .statement_cache_capacity(STATEMENTS)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10));
-        let writes = SqlitePoolOptions::new()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            // There is no network to ask whether it is still there.
-            .test_before_acquire(false)
-            // SQLite ends a transaction by itself when the disk is full, and sqlx then believes for ever that it is in one.
-            // Such a connection is closed, so that the next writer gets a new one.
-            .before_acquire(|conn, _| Box::pin(async move { Ok(!conn.is_in_transaction()) }))
-            .connect_with(options.clone())
-            .await
-            .map_err(open_error)?;
-        MIGRATOR.run(&writes).await.map_err(migrate_error)?;
-        let reads = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_before_acquire(false)
-            .connect_lazy_with(options.create_if_missing(false));
-        let group = Arc::new(GroupSync::of_log(file).map_err(OpenStoreError::Thread)?);
-        Ok(Self { writes, reads, group })
+    /// Opens the database and brings its tables up to date.
+    pub(crate) async fn open(location: Location<'_>) -> std::result::Result<Self, OpenStoreError> {
+        Self::open_with(location, &MIGRATOR).await
+    }
+
+    /// The same, with the tables as they were at a version.
+    pub(crate) async fn open_at(
+        location: Location<'_>,
+        version: i64,
+    ) -> std::result::Result<Self, OpenStoreError> {
+        if MIGRATOR.iter().all(|migration| migration.version != version) {
+            return Err(OpenStoreError::Newer);
+        }
+        let migrations = MIGRATOR.iter().filter(|migration| migration.version <= version).cloned();
+        let migrations = Cow::Owned(migrations.collect());
+        Self::open_with(location, &Migrator { migrations, ..Migrator::DEFAULT }).await
+    }
+
+    async fn open_with(
+        location: Location<'_>,
+        migrator: &Migrator,
+    ) -> std::result::Result<Self, OpenStoreError> {
+        Ok(Self(match location {
+            Location::File(file) => Kind::Sqlite(SqliteStore::open(file, migrator).await?),
+            Location::Postgres(url) => Kind::Postgres(PostgresStore::open(url, migrator).await?),
+        }))
+    }
+
+    /// A snapshot of a database, which may be in use, as it is.
+    pub(crate) async fn snapshot(location: Location<'_>) -> std::result::Result<Conn, OpenStoreError> {
+        match location {
+            Location::File(file) => sqlite::snapshot(file).await,
+            Location::Postgres(url) => postgres::snapshot(url).await,
+        }
     }
 
     /// A transaction that may write. It holds the only writer: nothing slow may happen before its end.
     pub(crate) async fn write(&self) -> Result<Tx> {
-        let inner = self.writes.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Tx { inner, group: self.group.clone() })
+        match &self.0 {
+            Kind::Sqlite(store) => store.write().await,
+            Kind::Postgres(store) => store.write().await,
+        }
     }
 
     /// The newest state, for each statement anew.
-    pub(crate) async fn look(&self) -> Result<PoolConnection<Sqlite>> {
-        Ok(self.reads.acquire().await?)
+    pub(crate) async fn look(&self) -> Result<Conn> {
+        match &self.0 {
+            Kind::Sqlite(store) => store.look().await,
+            Kind::Postgres(store) => store.look().await,
+        }
     }
 
-    /// The same for what the process of this epoch has planned. Once another has started, which may have decided otherwise, it writes
-    /// nothing of that any more. In PostgreSQL the counter's row would have to be locked until the commit.
+    /// The same for what the leader of this epoch has planned. Once another leads, which may have decided otherwise, it writes nothing of that
+    /// any more. Nobody can begin to lead before the end of this transaction: that is a write, too.
     pub(crate) async fn write_as(&self, epoch: u64) -> Result<Tx> {
         let mut tx = self.write().await?;
         if change::starts(&mut tx).await? != epoch {
@@ -181,62 +225,54 @@ impl Store {
 
     /// A snapshot to read from.
     pub(crate) async fn read(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.reads.begin().await?, group: self.group.clone() })
+        match &self.0 {
+            Kind::Sqlite(store) => store.read().await,
+            Kind::Postgres(store) => store.read().await,
+        }
+    }
+
+    /// What other processes change on the same database from when it was opened. None: there are no others.
+    pub(crate) fn follow(&self) -> Option<Follower> {
+        match &self.0 {
+            Kind::Sqlite(_) => None,
+            Kind::Postgres(store) => Some(store.follow()),
+        }
+    }
+
+    /// The way to the lease for one server, which others reach at an address. None: there are no others.
+    pub(crate) fn leases(&self, server: &str, address: &str) -> Option<Leases> {
+        match &self.0 {
+            Kind::Sqlite(_) => None,
+            Kind::Postgres(store) => Some(store.leases(server, address)),
+        }
+    }
+
+    /// Who leads, of several. None: nobody for now, or there is only one.
+    pub(crate) async fn leader(&self) -> Result<Option<Leader>> {
+        match &self.0 {
+            Kind::Sqlite(_) => Ok(None),
+            Kind::Postgres(store) => store.leader().await,
+        }
     }
 
     pub(crate) async fn close(&self) {
-        self.reads.close().await;
-        self.writes.close().await;
+        match &self.0 {
+            Kind::Sqlite(store) => store.close().await,
+            Kind::Postgres(store) => store.close().await,
+        }
     }
 
     /// Lets the database grow no further, as on a full disk.
     #[cfg(test)]
     pub(crate) async fn stop_growing(&self, stop: bool) {
-        let mut conn = self.writes.acquire().await.unwrap();
-        let statement = if stop { "PRAGMA max_page_count = 1" } else { "PRAGMA max_page_count = 1073741823" };
-        sqlx::query(statement).execute(&mut *conn).await.unwrap();
-    }
-}
-
-/// A transaction. Dropped, it has changed nothing.
-pub(crate) struct Tx {
-    inner: Transaction<'static, Sqlite>,
-    group: Arc<GroupSync>,
-}
-
-impl Tx {
-    /// Others see it, and the next writer goes on, before this returns; then it is on the disk.
-    pub(crate) async fn commit(self) -> Result<()> {
-        self.inner.commit().await?;
-        self.group.durable().await
-    }
-}
-
-impl Deref for Tx {
-    type Target = Conn;
-
-    fn deref(&self) -> &Conn {
-        &self.inner
-    }
-}
-
-impl DerefMut for Tx {
-    fn deref_mut(&mut self) -> &mut Conn {
-        &mut self.inner
-    }
-}
-
-fn open_error(error: sqlx::Error) -> OpenStoreError {
-    match &error {
-        // SQLITE_CORRUPT and SQLITE_NOTADB.
-        sqlx::Error::Database(database) if matches!(database.code().as_deref(), Some("11" | "26")) => {
-            OpenStoreError::Damaged(error)
+        match &self.0 {
+            Kind::Sqlite(store) => store.stop_growing(stop).await,
+            Kind::Postgres(store) => store.stop_growing(stop).await,
         }
-        _ => OpenStoreError::Open(error),
     }
 }
 
-fn migrate_error(error: MigrateError) -> OpenStoreError {
+fn migrate_error(error: MigrateError, open_error: fn(sqlx::Error) -> OpenStoreError) -> OpenStoreError {
     match error {
         MigrateError::VersionMissing(_)
         | MigrateError::VersionMismatch(_)

@@ -330,6 +330,8 @@ mod tests {
         let url = |http_url: &str| {
             let config = Config {
                 data_dir: "/data".into(),
+                database: Default::default(),
+                address: String::new(),
                 domain: "apps.example.com".into(),
                 http_url: http_url.into(),
                 platform_ports: Vec::new(),

@@ -150,7 +150,10 @@ impl ControlClient {
     async fn send(&self, what: &'static str, request: RequestBuilder) -> Result<Response, ControlError> {
         let at = self.0.at.load(Relaxed);
         let sent = send(what, request).await;
-        if matches!(sent, Err(ControlError::Unreachable { .. })) && self.0.apis.len() > 1 {
+        // One that does not lead answers 503.
+        let elsewhere =
+            matches!(sent, Err(ControlError::Unreachable { .. } | ControlError::Failed { status: 503, .. }));
+        if elsewhere && self.0.apis.len() > 1 {
             // Several calls may fail at once; together they move on by one.
             let next = (at + 1) % self.0.apis.len();
             let _ = self.0.at.compare_exchange(at, next, Relaxed, Relaxed);

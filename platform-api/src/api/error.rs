@@ -14,11 +14,18 @@ use crate::operations::OperationError;
 use crate::reconcile::chain;
 use crate::store::StoreError;
 
+/// A database that is started again, or a leader that is followed by another, takes about as long.
+const RETRY_AFTER_SECS: u32 = 2;
+
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 /// A problem on its way out, as `application/problem+json`.
 #[derive(Debug)]
-pub(super) struct ApiError(Box<Problem>);
+pub(super) struct ApiError {
+    problem: Box<Problem>,
+    /// After how many seconds the same may succeed, where nobody has to change anything.
+    retry_after_secs: Option<u32>,
+}
 
 impl ApiError {
     pub(super) fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
@@ -26,13 +33,19 @@ impl ApiError {
     }
 
     pub(super) fn detail(&self) -> &str {
-        &self.0.detail
+        &self.problem.detail
     }
 
     /// Our fault: the log gets the cause, the user does not.
     pub(super) fn internal(cause: &dyn std::error::Error) -> Self {
         error!("a request failed: {}", chain(cause));
         Self::new(ProblemCode::Internal, "the control plane could not do this; its log says why")
+    }
+
+    /// It passes by itself.
+    fn for_now(cause: &StoreError, detail: &str) -> Self {
+        warn!("a request was refused: {}", chain(cause));
+        Self { retry_after_secs: Some(RETRY_AFTER_SECS), ..Self::new(ProblemCode::Unavailable, detail) }
     }
 
     pub(super) fn storage_full() -> Self {
@@ -46,13 +59,13 @@ impl ApiError {
 
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
-        Self(Box::new(problem))
+        Self { problem: Box::new(problem), retry_after_secs: None }
     }
 }
 
 impl From<ApiError> for Problem {
     fn from(error: ApiError) -> Self {
-        *error.0
+        *error.problem
     }
 }
 
@@ -67,6 +80,18 @@ impl From<StoreError> for ApiError {
                 tracing::error!("{error}: {cause}");
                 Self::new(ProblemCode::Unavailable, error.to_string())
             }
+            StoreError::Away(_) => Self::for_now(
+                &error,
+                "the database of the control plane does not answer, so nothing was changed and what runs goes on; try again",
+            ),
+            StoreError::InDoubt(_) => Self::for_now(
+                &error,
+                "the database went away while this was written, so it may or may not have been; look, and try again if it was not",
+            ),
+            StoreError::Deposed => Self::for_now(
+                &error,
+                "this control plane does not lead, or no longer; ask the one that does, or try again",
+            ),
             error => Self::internal(&error),
         }
     }
@@ -114,13 +139,16 @@ impl From<PutError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, axum::Json(&self.0)).into_response();
-        response.extensions_mut().insert(Refusal(Arc::from(self.0)));
+        let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, axum::Json(&self.problem)).into_response();
+        response.extensions_mut().insert(Refusal(Arc::from(self.problem)));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(secs) = self.retry_after_secs {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response
     }

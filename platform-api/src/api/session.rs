@@ -40,7 +40,7 @@ pub(super) async fn register(
     // After what the process before has sent, not in between.
     let _turn = context.nodes.turn(node).await;
     context.nodes.admits(node, &registration).map_err(|refusal| refused(node, refusal))?;
-    let mut tx = context.store.write().await?;
+    let mut tx = context.write_as_leader().await?;
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
     context.nodes.register(node, registration).map_err(|refusal| refused(node, refusal))?;
@@ -61,16 +61,19 @@ pub(super) async fn assignments(
     Path(node): Path<NodeId>,
     Query(process): Query<OfProcess>,
 ) -> ApiResult<Response> {
+    let leadership = context.leadership();
+    context.epoch()?;
     let assignment =
         context.nodes.assignments(node, process.process).map_err(|refusal| refused(node, refusal))?;
     context.dirty.nudge();
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((headers, Body::from_stream(lines(context, assignment))).into_response())
+    Ok((headers, Body::from_stream(lines(context, leadership, assignment))).into_response())
 }
 
-/// The newest assignment at once, then each newer one, until the control plane stops.
+/// The newest assignment at once, then each newer one, until the control plane stops or leads no more.
 fn lines(
     context: Arc<Context>,
+    mut leadership: watch::Receiver<Option<u64>>,
     mut assignment: watch::Receiver<Line>,
 ) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     async_stream::stream! {
@@ -78,6 +81,7 @@ fn lines(
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                _ = leadership.changed() => return,
                 changed = assignment.changed() => {
                     if changed.is_err() {
                         return;
@@ -104,7 +108,7 @@ pub(super) async fn report(
     operations::report::observe(&context, node, &news.instances, now).await?;
     operations::volumes::gone(&context, node, &report.figures.removed_volumes).await?;
     operations::volumes::tell(&context, &news.volumes, now).await?;
-    context.ledger.count(&context.store, &context.nodes).await?;
+    context.ledger.count(&context).await?;
     context.nodes.reported(node, report);
     if news.routes || news.waiting {
         context.dirty.nudge();

@@ -54,7 +54,7 @@ pub(super) async fn create(
         role: request.role.unwrap_or(if owner.is_some() { Role::Admin } else { Role::Developer }),
         namespace: namespace(&mut tx, &identity, &request).await?,
         verbs: &verbs,
-        bootstrap: false,
+        first_of: None,
         expires_at: Some(expires_at),
     };
     let made = json!({

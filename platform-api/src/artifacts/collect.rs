@@ -58,7 +58,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
 async fn forget_records(context: &Context) -> store::Result<()> {
     let now = Timestamp::now();
     for _ in 0..BATCHES_MAX {
-        let mut tx = context.store.write().await?;
+        let mut tx = context.write_as_leader().await?;
         let forgotten = store::audit::prune(&mut tx, now).await? + store::event::prune(&mut tx, now).await?;
         tx.commit().await?;
         if forgotten == 0 {
@@ -74,7 +74,7 @@ pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<
         return Ok(Collected::default());
     };
     let before = now.checked_sub(UNUSED_MAX).unwrap_or(Timestamp::MIN);
-    let mut tx = context.store.write().await?;
+    let mut tx = context.write_as_leader().await?;
     let rows = store::artifact::delete_unused(&mut tx, before).await?
         + store::archive::delete_unused(&mut tx, before).await?;
     let mut known: BTreeSet<Digest> = store::artifact::digests(&mut tx).await?.into_iter().collect();

@@ -29,7 +29,7 @@ pub(crate) async fn scale(
     tells_refusal: bool,
     now: Timestamp,
 ) -> Result<Outcome> {
-    let mut tx = context.store.write_as(context.epoch).await?;
+    let mut tx = context.write_as_leader().await?;
     let Some(app) = store::app::get(&mut tx, id).await? else { return Ok(Outcome::Outdated) };
     let is_ours = app.scaled_to.is_none() && app.stopped.is_none() && !app.deleting;
     if !is_ours || app.autoscaled_to != decided_on {

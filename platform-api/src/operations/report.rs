@@ -25,7 +25,7 @@ pub(crate) async fn observe(
     }
     // A process that was deposed takes none: its successor may have read the rows already, and would tell the worker of an instance that the
     // worker has forgotten because this one had taken in what came after it.
-    let mut tx = context.store.write_as(context.epoch).await?;
+    let mut tx = context.write_as_leader().await?;
     let (mut changed, mut jobs) = (BTreeSet::new(), BTreeSet::new());
     for report in reports {
         if let Some((job, run)) = store::run::get(&mut tx, report.id).await? {

@@ -89,7 +89,7 @@ pub(crate) async fn gone(context: &Arc<Context>, node: NodeId, volumes: &[Volume
     if volumes.is_empty() {
         return Ok(());
     }
-    let mut tx = context.store.write().await?;
+    let mut tx = context.write_as_leader().await?;
     for id in volumes {
         store::volume::forget(&mut tx, node, *id).await?;
     }
@@ -103,7 +103,7 @@ pub(crate) async fn tell(context: &Context, volumes: &[VolumeFigures], now: Time
     if volumes.is_empty() {
         return Ok(());
     }
-    let mut tx = context.store.write().await?;
+    let mut tx = context.write_as_leader().await?;
     for volume in volumes {
         let name = &volume.name;
         let (kind, message) = match volume.full {

@@ -27,7 +27,7 @@ pub(super) async fn apply(
     changes: &Changes,
     now: Timestamp,
 ) -> Result<Applied, OperationError> {
-    let mut tx = context.store.write_as(context.epoch).await?;
+    let mut tx = context.write_as_leader().await?;
     // The one guard that matters: every writer draws a revision, so an unchanged one means that the view still holds.
     if !store::change::touch_if(&mut tx, app, revision, now).await? {
         return Ok(Applied::Outdated);

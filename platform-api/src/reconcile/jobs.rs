@@ -216,7 +216,7 @@ async fn write(
     changes: &JobChanges,
     now: Timestamp,
 ) -> Result<(), OperationError> {
-    let mut tx = context.store.write_as(context.epoch).await?;
+    let mut tx = context.write_as_leader().await?;
     if !store::job::touch_if(&mut tx, job.id, job.revision).await? {
         return Ok(());
     }

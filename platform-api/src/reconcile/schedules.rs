@@ -93,7 +93,7 @@ async fn write(
     changes: &ScheduleChanges,
     now: Timestamp,
 ) -> Result<Vec<JobId>, OperationError> {
-    let mut tx = context.store.write_as(context.epoch).await?;
+    let mut tx = context.write_as_leader().await?;
     let (mut touched, mut last) = (Vec::new(), None);
     let mut was_passed = row.last.as_ref().is_some_and(|last| last.job.is_none());
     for change in &changes.changes {

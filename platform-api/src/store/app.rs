@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{QueryBuilder, Sqlite};
 use wharf_types::api::Stopped;
 use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, SetName, Timestamp};
 
 use super::codec::{from_json, json, number, parse, parse_opt, time, time_opt};
-use super::{Conn, Result};
+use super::query::{parameters, query, query_as, query_as_built};
+use super::{Conn, News, Result};
 
 /// What stands over, or behind, the variables of a release. None: there is no such variable.
 pub(crate) type EnvOverrides = BTreeMap<String, Option<String>>;
@@ -98,7 +98,7 @@ pub(crate) async fn create(
     now: Timestamp,
 ) -> Result<AppId> {
     let id = AppId::new();
-    sqlx::query(
+    query(
         "INSERT INTO app (id, namespace, name, deleting, env_overrides, last_release, revision, created_at, updated_at)
              VALUES ($1, $2, $3, $4, $5, 0, 0, $6, $6)",
     )
@@ -114,7 +114,7 @@ pub(crate) async fn create(
 }
 
 pub(crate) async fn find(conn: &mut Conn, namespace: &NamespaceName, name: &AppName) -> Result<Option<App>> {
-    let row: Option<Row> = sqlx::query_as(select!("WHERE namespace.name = $1 AND app.name = $2"))
+    let row: Option<Row> = query_as(select!("WHERE namespace.name = $1 AND app.name = $2"))
         .bind(namespace.as_str())
         .bind(name.as_str())
         .fetch_optional(conn)
@@ -124,7 +124,7 @@ pub(crate) async fn find(conn: &mut Conn, namespace: &NamespaceName, name: &AppN
 
 pub(crate) async fn get(conn: &mut Conn, id: AppId) -> Result<Option<App>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE app.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+        query_as(select!("WHERE app.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(App::try_from).transpose()
 }
 
@@ -136,7 +136,7 @@ pub(crate) async fn list(
     limit: i64,
 ) -> Result<Vec<App>> {
     let rows: Vec<Row> =
-        sqlx::query_as(select!("WHERE namespace.name = $1 AND app.name > $2 ORDER BY app.name LIMIT $3"))
+        query_as(select!("WHERE namespace.name = $1 AND app.name > $2 ORDER BY app.name LIMIT $3"))
             .bind(namespace.as_str())
             .bind(after)
             .bind(limit)
@@ -156,14 +156,11 @@ pub(crate) async fn find_all(
 ) -> Result<Vec<App>> {
     let mut apps = Vec::with_capacity(names.len());
     for names in names.chunks(NAMES) {
-        let mut query = QueryBuilder::<Sqlite>::new(select!("WHERE app.namespace = "));
-        query.push_bind(namespace.to_string()).push(" AND app.name IN (");
-        let mut list = query.separated(", ");
-        for name in names {
-            list.push_bind(name.as_str());
-        }
-        query.push(")");
-        let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *conn).await?;
+        let list = parameters(2, names.len());
+        let select = select!("WHERE app.namespace = $1 AND app.name IN (");
+        let query = query_as_built(format!("{select}{list})")).bind(namespace.to_string());
+        let query = names.iter().fold(query, |query, name| query.bind(name.as_str()));
+        let rows: Vec<Row> = query.fetch_all(conn).await?;
         for row in rows {
             apps.push(App::try_from(row)?);
         }
@@ -174,7 +171,7 @@ pub(crate) async fn find_all(
 /// The apps of a namespace that were applied under a set.
 pub(crate) async fn in_set(conn: &mut Conn, namespace: NamespaceId, set: &SetName) -> Result<Vec<App>> {
     let rows: Vec<Row> =
-        sqlx::query_as(select!("WHERE app.namespace = $1 AND app.applied_set = $2 ORDER BY app.name"))
+        query_as(select!("WHERE app.namespace = $1 AND app.applied_set = $2 ORDER BY app.name"))
             .bind(namespace.to_string())
             .bind(set.as_str())
             .fetch_all(conn)
@@ -183,7 +180,7 @@ pub(crate) async fn in_set(conn: &mut Conn, namespace: NamespaceId, set: &SetNam
 }
 
 pub(crate) async fn set_applied_set(conn: &mut Conn, id: AppId, set: &SetName) -> Result<()> {
-    sqlx::query("UPDATE app SET applied_set = $2 WHERE id = $1")
+    query("UPDATE app SET applied_set = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(set.as_str())
         .execute(conn)
@@ -192,14 +189,14 @@ pub(crate) async fn set_applied_set(conn: &mut Conn, id: AppId, set: &SetName) -
 }
 
 pub(crate) async fn ids(conn: &mut Conn) -> Result<Vec<AppId>> {
-    let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM app ORDER BY id").fetch_all(conn).await?;
+    let rows: Vec<(String,)> = query_as("SELECT id FROM app ORDER BY id").fetch_all(conn).await?;
     rows.iter().map(|(id,)| parse(id)).collect()
 }
 
 /// Draws the number of the app's next release.
 pub(crate) async fn next_release(conn: &mut Conn, id: AppId) -> Result<u64> {
     let (number_of_release,): (i64,) =
-        sqlx::query_as("UPDATE app SET last_release = last_release + 1 WHERE id = $1 RETURNING last_release")
+        query_as("UPDATE app SET last_release = last_release + 1 WHERE id = $1 RETURNING last_release")
             .bind(id.to_string())
             .fetch_one(conn)
             .await?;
@@ -207,7 +204,7 @@ pub(crate) async fn next_release(conn: &mut Conn, id: AppId) -> Result<u64> {
 }
 
 pub(crate) async fn set_scale(conn: &mut Conn, id: AppId, scaled_to: Option<u32>) -> Result<()> {
-    sqlx::query("UPDATE app SET scaled_to = $2 WHERE id = $1")
+    query("UPDATE app SET scaled_to = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(scaled_to.map(i64::from))
         .execute(conn)
@@ -216,7 +213,7 @@ pub(crate) async fn set_scale(conn: &mut Conn, id: AppId, scaled_to: Option<u32>
 }
 
 pub(crate) async fn set_autoscale(conn: &mut Conn, id: AppId, replicas: u32) -> Result<()> {
-    sqlx::query("UPDATE app SET autoscaled_to = $2 WHERE id = $1")
+    query("UPDATE app SET autoscaled_to = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(i64::from(replicas))
         .execute(conn)
@@ -225,7 +222,7 @@ pub(crate) async fn set_autoscale(conn: &mut Conn, id: AppId, replicas: u32) -> 
 }
 
 pub(crate) async fn set_env_overrides(conn: &mut Conn, id: AppId, env: &EnvOverrides) -> Result<()> {
-    sqlx::query("UPDATE app SET env_overrides = $2 WHERE id = $1")
+    query("UPDATE app SET env_overrides = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(json(env))
         .execute(conn)
@@ -234,7 +231,7 @@ pub(crate) async fn set_env_overrides(conn: &mut Conn, id: AppId, env: &EnvOverr
 }
 
 pub(crate) async fn set_target(conn: &mut Conn, id: AppId, release: Option<ReleaseId>) -> Result<()> {
-    sqlx::query("UPDATE app SET target_release = $2 WHERE id = $1")
+    query("UPDATE app SET target_release = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(release.map(|id| id.to_string()))
         .execute(conn)
@@ -243,7 +240,7 @@ pub(crate) async fn set_target(conn: &mut Conn, id: AppId, release: Option<Relea
 }
 
 pub(crate) async fn set_stable(conn: &mut Conn, id: AppId, release: Option<ReleaseId>) -> Result<()> {
-    sqlx::query("UPDATE app SET stable_release = $2 WHERE id = $1")
+    query("UPDATE app SET stable_release = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(release.map(|id| id.to_string()))
         .execute(conn)
@@ -253,7 +250,7 @@ pub(crate) async fn set_stable(conn: &mut Conn, id: AppId, release: Option<Relea
 
 /// Stops the app, or, with None, lets it run again.
 pub(crate) async fn set_stopped(conn: &mut Conn, id: AppId, stopped: Option<&Stopped>) -> Result<()> {
-    sqlx::query("UPDATE app SET stopped_at = $2, stopped_by = $3 WHERE id = $1")
+    query("UPDATE app SET stopped_at = $2, stopped_by = $3 WHERE id = $1")
         .bind(id.to_string())
         .bind(stopped.map(|stopped| stopped.since.as_microsecond()))
         .bind(stopped.map(|stopped| stopped.by.as_str()))
@@ -264,7 +261,7 @@ pub(crate) async fn set_stopped(conn: &mut Conn, id: AppId, stopped: Option<&Sto
 
 /// Returns `false` when it was marked before.
 pub(crate) async fn mark_deleting(conn: &mut Conn, id: AppId) -> Result<bool> {
-    let done = sqlx::query("UPDATE app SET deleting = $2 WHERE id = $1 AND deleting <> $2")
+    let done = query("UPDATE app SET deleting = $2 WHERE id = $1 AND deleting <> $2")
         .bind(id.to_string())
         .bind(true)
         .execute(conn)
@@ -274,6 +271,8 @@ pub(crate) async fn mark_deleting(conn: &mut Conn, id: AppId) -> Result<bool> {
 
 /// Takes the app away with everything that refers to it.
 pub(crate) async fn delete(conn: &mut Conn, id: AppId) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM app WHERE id = $1").bind(id.to_string()).execute(conn).await?;
+    conn.note(News::Volumes);
+    conn.note(News::App(id));
+    let done = query("DELETE FROM app WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }

@@ -4,6 +4,7 @@ use wharf_types::declare::change::Applied;
 use wharf_types::{Timestamp, TokenId};
 
 use super::codec::{from_json, json};
+use super::query::{query, query_as};
 use super::{Conn, Result};
 
 /// How long a reply is kept.
@@ -25,7 +26,7 @@ pub(crate) async fn find(
     request_hash: &str,
 ) -> Result<Option<Found>> {
     let row: Option<(String, String)> =
-        sqlx::query_as("SELECT request_hash, reply FROM apply_reply WHERE token = $1 AND key = $2")
+        query_as("SELECT request_hash, reply FROM apply_reply WHERE token = $1 AND key = $2")
             .bind(token.to_string())
             .bind(key)
             .fetch_optional(conn)
@@ -44,7 +45,7 @@ pub(crate) async fn put(
     reply: &Applied,
     now: Timestamp,
 ) -> Result<()> {
-    sqlx::query(
+    query(
         "DELETE FROM apply_reply WHERE created_at < $2 OR (token = $1 AND key NOT IN (
              SELECT key FROM apply_reply WHERE token = $1 ORDER BY created_at DESC LIMIT $3))",
     )
@@ -53,7 +54,7 @@ pub(crate) async fn put(
     .bind(KEPT - 1)
     .execute(&mut *conn)
     .await?;
-    sqlx::query(
+    query(
         "INSERT INTO apply_reply (token, key, request_hash, reply, created_at) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(token.to_string())

@@ -4,6 +4,7 @@ use wharf_types::world::World;
 use wharf_types::{Digest, NamespaceId, Timestamp};
 
 use super::codec::{from_json, json, number, parse};
+use super::query::{query, query_as};
 use super::{Conn, Result};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +42,7 @@ pub(crate) async fn put(
     artifact: &Artifact,
     now: Timestamp,
 ) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO artifact (digest, bytes, world, imports, created_at) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (digest) DO NOTHING",
     )
@@ -52,7 +53,7 @@ pub(crate) async fn put(
     .bind(now.as_microsecond())
     .execute(&mut *conn)
     .await?;
-    sqlx::query(
+    query(
         "INSERT INTO namespace_artifact (namespace, digest, pushed_at) VALUES ($1, $2, $3)
          ON CONFLICT (namespace, digest) DO UPDATE SET pushed_at = excluded.pushed_at",
     )
@@ -67,7 +68,7 @@ pub(crate) async fn put(
 /// Forgets artifacts that no release is made of and that nobody pushed since `before`. Returns how many.
 pub(crate) async fn delete_unused(conn: &mut Conn, before: Timestamp) -> Result<u64> {
     // Also those that other namespaces use are no longer counted where nobody does.
-    sqlx::query(
+    query(
         "DELETE FROM namespace_artifact WHERE pushed_at < $1 AND NOT EXISTS (SELECT 1 FROM release
              JOIN app ON app.id = release.app WHERE release.artifact = namespace_artifact.digest
              AND app.namespace = namespace_artifact.namespace)",
@@ -75,7 +76,7 @@ pub(crate) async fn delete_unused(conn: &mut Conn, before: Timestamp) -> Result<
     .bind(before.as_microsecond())
     .execute(&mut *conn)
     .await?;
-    let unused: Vec<(String,)> = sqlx::query_as(
+    let unused: Vec<(String,)> = query_as(
         "SELECT digest FROM artifact WHERE created_at < $1
              AND NOT EXISTS (SELECT 1 FROM release WHERE release.artifact = artifact.digest)
              AND NOT EXISTS (SELECT 1 FROM job WHERE job.artifact = artifact.digest)
@@ -90,14 +91,14 @@ pub(crate) async fn delete_unused(conn: &mut Conn, before: Timestamp) -> Result<
         for statement in
             ["DELETE FROM namespace_artifact WHERE digest = $1", "DELETE FROM artifact WHERE digest = $1"]
         {
-            sqlx::query(statement).bind(digest).execute(&mut *conn).await?;
+            query(statement).bind(digest).execute(&mut *conn).await?;
         }
     }
     Ok(unused.len() as u64)
 }
 
 pub(crate) async fn digests(conn: &mut Conn) -> Result<Vec<Digest>> {
-    let rows: Vec<(String,)> = sqlx::query_as("SELECT digest FROM artifact").fetch_all(conn).await?;
+    let rows: Vec<(String,)> = query_as("SELECT digest FROM artifact").fetch_all(conn).await?;
     rows.iter().map(|(digest,)| parse(digest)).collect()
 }
 
@@ -107,7 +108,7 @@ pub(crate) async fn find(
     namespace: NamespaceId,
     digest: Digest,
 ) -> Result<Option<Artifact>> {
-    let row: Option<Row> = sqlx::query_as(
+    let row: Option<Row> = query_as(
         "SELECT artifact.digest, artifact.bytes, artifact.world, artifact.imports FROM artifact
          JOIN namespace_artifact ON namespace_artifact.digest = artifact.digest
          WHERE namespace_artifact.namespace = $1 AND artifact.digest = $2",
@@ -121,10 +122,9 @@ pub(crate) async fn find(
 
 /// An artifact of any namespace: for releases, which only hold artifacts that their namespace pushed.
 pub(crate) async fn get(conn: &mut Conn, digest: Digest) -> Result<Option<Artifact>> {
-    let row: Option<Row> =
-        sqlx::query_as("SELECT digest, bytes, world, imports FROM artifact WHERE digest = $1")
-            .bind(digest.to_string())
-            .fetch_optional(conn)
-            .await?;
+    let row: Option<Row> = query_as("SELECT digest, bytes, world, imports FROM artifact WHERE digest = $1")
+        .bind(digest.to_string())
+        .fetch_optional(conn)
+        .await?;
     row.map(Artifact::try_from).transpose()
 }

@@ -6,6 +6,7 @@ use wharf_types::api::{AuditOutcome, AuditRecord};
 use wharf_types::{NamespaceId, NamespaceName, Timestamp, TokenId, UserName};
 
 use super::codec::{from_json, json, parse, parse_opt, time};
+use super::query::{query, query_as};
 use super::{Conn, Result, StoreError, change};
 
 /// How long records are kept.
@@ -97,7 +98,7 @@ impl TryFrom<Row> for AuditRecord {
 
 pub(crate) async fn append(conn: &mut Conn, record: &NewRecord, now: Timestamp) -> Result<()> {
     let seq = change::count(conn, "audit").await?;
-    sqlx::query(
+    query(
         "INSERT INTO audit (seq, time, actor, token, token_name, user_name, remote, action, namespace, namespace_id,
              object, outcome, detail, before_change, after_change)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, (SELECT id FROM namespace WHERE name = $9), $10, $11, $12, $13, $14)",
@@ -126,7 +127,7 @@ pub(crate) async fn append(conn: &mut Conn, record: &NewRecord, now: Timestamp) 
 
 /// Records in their order, the oldest first.
 pub(crate) async fn list(conn: &mut Conn, filter: &Filter, limit: i64) -> Result<Vec<AuditRecord>> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<Row> = query_as(
         "SELECT seq, time, actor, token, token_name, user_name, remote, action, namespace, object, outcome, detail,
              before_change, after_change FROM audit
          WHERE seq > $1 AND ($2 IS NULL OR namespace = $2) AND ($3 IS NULL OR namespace_id = $3)
@@ -148,14 +149,14 @@ pub(crate) async fn list(conn: &mut Conn, filter: &Filter, limit: i64) -> Result
 /// Forgets what is too old, and the oldest of what is too much; at most so many at once. Returns how many.
 pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> Result<u64> {
     let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
-    let old = sqlx::query(
+    let old = query(
         "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE time < $1 ORDER BY time LIMIT $2)",
     )
     .bind(before.as_microsecond())
     .bind(BATCH)
     .execute(&mut *conn)
     .await?;
-    let refusals = sqlx::query(
+    let refusals = query(
         "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE outcome = $1 AND seq <=
              (SELECT seq FROM audit WHERE outcome = $1 ORDER BY seq DESC LIMIT 1 OFFSET $2) ORDER BY seq LIMIT $3)",
     )
@@ -164,7 +165,7 @@ pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> Result<u64> {
     .bind(BATCH)
     .execute(&mut *conn)
     .await?;
-    let many = sqlx::query(
+    let many = query(
         "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE seq <= (SELECT max(seq) FROM audit) - $1
              ORDER BY seq LIMIT $2)",
     )
@@ -178,7 +179,7 @@ pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Store;
+    use crate::tests::database;
 
     fn record(outcome: AuditOutcome) -> NewRecord {
         NewRecord {
@@ -199,8 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn old_records_go_and_new_ones_stay() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("wharf.db")).await.unwrap();
+        let (_dir, store) = database::store().await;
         let mut tx = store.write().await.unwrap();
         let then = Timestamp::UNIX_EPOCH;
         for outcome in [AuditOutcome::Done, AuditOutcome::Refused] {

@@ -5,34 +5,35 @@
 use wharf_types::{AppId, Timestamp};
 
 use super::codec::number;
-use super::{Conn, Result};
+use super::query::{query, query_as};
+use super::{Conn, News, Result};
 
 /// Adds one to a counter and returns it.
 pub(crate) async fn count(conn: &mut Conn, counter: &'static str) -> Result<i64> {
-    let (value,): (i64,) =
-        sqlx::query_as("UPDATE counter SET value = value + 1 WHERE name = $1 RETURNING value")
-            .bind(counter)
-            .fetch_one(conn)
-            .await?;
+    let (value,): (i64,) = query_as("UPDATE counter SET value = value + 1 WHERE name = $1 RETURNING value")
+        .bind(counter)
+        .fetch_one(conn)
+        .await?;
     Ok(value)
 }
 
-/// How many control planes have started on this database: the epoch of the newest.
+/// How often a control plane has begun to lead on this database: the newest epoch.
 pub(crate) async fn starts(conn: &mut Conn) -> Result<u64> {
     let (value,): (i64,) =
-        sqlx::query_as("SELECT value FROM counter WHERE name = 'starts'").fetch_one(conn).await?;
+        query_as("SELECT value FROM counter WHERE name = 'starts'").fetch_one(conn).await?;
     number(value)
 }
 
 /// Records that an app, its instances or its rollout changed.
 pub(crate) async fn touch(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<i64> {
     let revision = count(conn, "revision").await?;
-    sqlx::query("UPDATE app SET revision = $2, updated_at = $3 WHERE id = $1")
+    query("UPDATE app SET revision = $2, updated_at = $3 WHERE id = $1")
         .bind(app.to_string())
         .bind(revision)
         .bind(now.as_microsecond())
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    conn.note(News::App(app));
     Ok(revision)
 }
 
@@ -40,12 +41,13 @@ pub(crate) async fn touch(conn: &mut Conn, app: AppId, now: Timestamp) -> Result
 pub(crate) async fn touch_if(conn: &mut Conn, app: AppId, seen: i64, now: Timestamp) -> Result<bool> {
     // The counter first, as everywhere: transactions that lock the same rows in another order wait for each other in vain.
     let revision = count(conn, "revision").await?;
-    let done = sqlx::query("UPDATE app SET revision = $3, updated_at = $4 WHERE id = $1 AND revision = $2")
+    let done = query("UPDATE app SET revision = $3, updated_at = $4 WHERE id = $1 AND revision = $2")
         .bind(app.to_string())
         .bind(seen)
         .bind(revision)
         .bind(now.as_microsecond())
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    conn.note(News::App(app));
     Ok(done.rows_affected() > 0)
 }

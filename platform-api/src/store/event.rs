@@ -6,6 +6,7 @@ use wharf_types::event::Event;
 use wharf_types::{AppName, NamespaceName, Timestamp};
 
 use super::codec::{parse, parse_opt, time};
+use super::query::{query, query_as};
 use super::{Conn, Result, change};
 
 /// How long events are kept.
@@ -48,31 +49,29 @@ pub(crate) async fn append(
     now: Timestamp,
 ) -> Result<i64> {
     let seq = change::count(conn, "event").await?;
-    sqlx::query(
-        "INSERT INTO event (seq, time, namespace, app, kind, message) VALUES ($1, $2, $3, $4, $5, $6)",
-    )
-    .bind(seq)
-    .bind(now.as_microsecond())
-    .bind(namespace.as_str())
-    .bind(app.map(AppName::as_str))
-    .bind(kind)
-    .bind(message)
-    .execute(conn)
-    .await?;
+    query("INSERT INTO event (seq, time, namespace, app, kind, message) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(seq)
+        .bind(now.as_microsecond())
+        .bind(namespace.as_str())
+        .bind(app.map(AppName::as_str))
+        .bind(kind)
+        .bind(message)
+        .execute(conn)
+        .await?;
     Ok(seq)
 }
 
 /// Forgets what is too old, and the oldest of what is too much; at most so many at once. Returns how many.
 pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> Result<u64> {
     let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
-    let old = sqlx::query(
+    let old = query(
         "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE time < $1 ORDER BY time LIMIT $2)",
     )
     .bind(before.as_microsecond())
     .bind(BATCH)
     .execute(&mut *conn)
     .await?;
-    let many = sqlx::query(
+    let many = query(
         "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE seq <= (SELECT max(seq) FROM event) - $1
              ORDER BY seq LIMIT $2)",
     )
@@ -85,7 +84,7 @@ pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> Result<u64> {
 
 /// Forgets what happened in a namespace, before another one can have its name.
 pub(crate) async fn delete(conn: &mut Conn, namespace: &NamespaceName) -> Result<()> {
-    sqlx::query("DELETE FROM event WHERE namespace = $1").bind(namespace.as_str()).execute(conn).await?;
+    query("DELETE FROM event WHERE namespace = $1").bind(namespace.as_str()).execute(conn).await?;
     Ok(())
 }
 
@@ -96,7 +95,7 @@ pub(crate) async fn changes_since(
     since: Timestamp,
     limit: i64,
 ) -> Result<Vec<Event>> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<Row> = query_as(
         "SELECT seq, time, namespace, app, kind, message FROM event
          WHERE namespace = $1 AND time >= $2
              AND kind IN ('release.created', 'rollback.started', 'rollout.failed', 'app.scaled', 'app.deleting', 'app.deleted')
@@ -118,7 +117,7 @@ pub(crate) async fn list(
     after: i64,
     limit: i64,
 ) -> Result<Vec<Event>> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<Row> = query_as(
         "SELECT seq, time, namespace, app, kind, message FROM event
          WHERE namespace = $1 AND ($2 IS NULL OR app = $2) AND seq > $3 ORDER BY seq LIMIT $4",
     )
@@ -134,12 +133,11 @@ pub(crate) async fn list(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Store;
+    use crate::tests::database;
 
     #[tokio::test]
     async fn events_are_kept_for_thirty_days() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("wharf.db")).await.unwrap();
+        let (_dir, store) = database::store().await;
         let mut tx = store.write().await.unwrap();
         let namespace = NamespaceName::default_namespace();
         let then = Timestamp::UNIX_EPOCH;

@@ -4,6 +4,7 @@ use wharf_types::api::Deployed;
 use wharf_types::{AppId, Timestamp};
 
 use super::codec::{from_json, json};
+use super::query::{query, query_as};
 use super::{Conn, Result};
 
 /// How long a reply is kept.
@@ -23,7 +24,7 @@ pub(crate) async fn find(
     request_hash: &str,
 ) -> Result<Option<Found>> {
     let row: Option<(String, String)> =
-        sqlx::query_as("SELECT request_hash, reply FROM idempotency WHERE app = $1 AND key = $2")
+        query_as("SELECT request_hash, reply FROM idempotency WHERE app = $1 AND key = $2")
             .bind(app.to_string())
             .bind(key)
             .fetch_optional(conn)
@@ -42,20 +43,18 @@ pub(crate) async fn put(
     reply: &Deployed,
     now: Timestamp,
 ) -> Result<()> {
-    sqlx::query("DELETE FROM idempotency WHERE app = $1 AND created_at < $2")
+    query("DELETE FROM idempotency WHERE app = $1 AND created_at < $2")
         .bind(app.to_string())
         .bind(now.as_microsecond() - KEPT_MICROS)
         .execute(&mut *conn)
         .await?;
-    sqlx::query(
-        "INSERT INTO idempotency (app, key, request_hash, reply, created_at) VALUES ($1, $2, $3, $4, $5)",
-    )
-    .bind(app.to_string())
-    .bind(key)
-    .bind(request_hash)
-    .bind(json(reply))
-    .bind(now.as_microsecond())
-    .execute(conn)
-    .await?;
+    query("INSERT INTO idempotency (app, key, request_hash, reply, created_at) VALUES ($1, $2, $3, $4, $5)")
+        .bind(app.to_string())
+        .bind(key)
+        .bind(request_hash)
+        .bind(json(reply))
+        .bind(now.as_microsecond())
+        .execute(conn)
+        .await?;
     Ok(())
 }

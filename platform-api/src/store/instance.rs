@@ -10,6 +10,7 @@ use super::codec::{
     FINAL, from_json, health_from_db, health_to_db, json, number, parse, parse_opt, state_from_db,
     state_to_db, time, time_opt, wanted_from_db, wanted_to_db,
 };
+use super::query::{query, query_as};
 use super::{Conn, Result};
 use crate::plan::InstanceView;
 
@@ -87,7 +88,7 @@ pub(crate) struct NewInstance {
 }
 
 pub(crate) async fn create(conn: &mut Conn, new: &NewInstance, now: Timestamp) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO instance (id, app, release, slot, node, wanted, state, health, restarts, replaced, was_healthy,
              created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $9, $10)",
     )
@@ -108,7 +109,7 @@ pub(crate) async fn create(conn: &mut Conn, new: &NewInstance, now: Timestamp) -
 
 pub(crate) async fn get(conn: &mut Conn, id: InstanceId) -> Result<Option<Instance>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+        query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(Instance::try_from).transpose()
 }
 
@@ -118,14 +119,13 @@ pub(crate) async fn list(
     app: AppId,
     ended_max: i64,
 ) -> Result<(Vec<InstanceView>, Vec<InstanceView>)> {
-    let live: Vec<Row> =
-        sqlx::query_as(select!("WHERE app = $1 AND state < $2 ORDER BY slot, created_at, id"))
-            .bind(app.to_string())
-            .bind(FINAL)
-            .fetch_all(&mut *conn)
-            .await?;
+    let live: Vec<Row> = query_as(select!("WHERE app = $1 AND state < $2 ORDER BY slot, created_at, id"))
+        .bind(app.to_string())
+        .bind(FINAL)
+        .fetch_all(&mut *conn)
+        .await?;
     let ended: Vec<Row> =
-        sqlx::query_as(select!("WHERE app = $1 AND state >= $2 ORDER BY created_at DESC, id DESC LIMIT $3"))
+        query_as(select!("WHERE app = $1 AND state >= $2 ORDER BY created_at DESC, id DESC LIMIT $3"))
             .bind(app.to_string())
             .bind(FINAL)
             .bind(ended_max)
@@ -139,7 +139,7 @@ pub(crate) async fn list(
 /// Merges a worker's report. Returns `false` when it says nothing new, or when the row has ended.
 pub(crate) async fn observe(conn: &mut Conn, report: &InstanceReport, now: Timestamp) -> Result<bool> {
     let healthy = report.health == Health::Healthy;
-    let done = sqlx::query(
+    let done = query(
         "UPDATE instance SET state = CASE WHEN state < $2 THEN $2 ELSE state END, health = $3, restarts = $4, reason = $5,
              was_healthy = (was_healthy OR $6), ended_at = $7
          WHERE id = $1 AND state < $8 AND (state < $2 OR health <> $3 OR restarts <> $4
@@ -165,7 +165,7 @@ pub(crate) async fn mark_replaced(
     reason: Option<&Reason>,
     now: Timestamp,
 ) -> Result<bool> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE instance SET replaced = $2, state = CASE WHEN state < $3 THEN $4 ELSE state END,
              reason = COALESCE(reason, $5), ended_at = COALESCE(ended_at, $6) WHERE id = $1 AND replaced <> $2",
     )
@@ -182,7 +182,7 @@ pub(crate) async fn mark_replaced(
 
 /// Wants more of an instance's end. Returns `false` when that much was wanted before.
 pub(crate) async fn set_wanted(conn: &mut Conn, id: InstanceId, wanted: Wanted) -> Result<bool> {
-    let done = sqlx::query("UPDATE instance SET wanted = $2 WHERE id = $1 AND wanted < $2")
+    let done = query("UPDATE instance SET wanted = $2 WHERE id = $1 AND wanted < $2")
         .bind(id.to_string())
         .bind(wanted_to_db(wanted))
         .execute(conn)
@@ -198,22 +198,21 @@ pub(crate) async fn end(
     reason: &Reason,
     now: Timestamp,
 ) -> Result<bool> {
-    let done = sqlx::query(
-        "UPDATE instance SET state = $2, reason = $3, ended_at = $4 WHERE id = $1 AND state < $5",
-    )
-    .bind(id.to_string())
-    .bind(state_to_db(state))
-    .bind(json(reason))
-    .bind(now.as_microsecond())
-    .bind(FINAL)
-    .execute(conn)
-    .await?;
+    let done =
+        query("UPDATE instance SET state = $2, reason = $3, ended_at = $4 WHERE id = $1 AND state < $5")
+            .bind(id.to_string())
+            .bind(state_to_db(state))
+            .bind(json(reason))
+            .bind(now.as_microsecond())
+            .bind(FINAL)
+            .execute(conn)
+            .await?;
     Ok(done.rows_affected() == 1)
 }
 
 /// Forgets all but the newest ended instances of a slot.
 pub(crate) async fn prune(conn: &mut Conn, app: AppId, slot: u32) -> Result<()> {
-    sqlx::query(
+    query(
         "DELETE FROM instance WHERE app = $1 AND slot = $2 AND state >= $3 AND id NOT IN (
              SELECT id FROM instance WHERE app = $1 AND slot = $2 AND state >= $3
              ORDER BY created_at DESC, id DESC LIMIT $4)",
@@ -229,11 +228,10 @@ pub(crate) async fn prune(conn: &mut Conn, app: AppId, slot: u32) -> Result<()> 
 
 /// How many instances live on each node.
 pub(crate) async fn live_by_node(conn: &mut Conn) -> Result<HashMap<NodeId, u64>> {
-    let rows: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT node, count(*) FROM instance WHERE state < $1 AND node IS NOT NULL GROUP BY node",
-    )
-    .bind(FINAL)
-    .fetch_all(conn)
-    .await?;
+    let rows: Vec<(String, i64)> =
+        query_as("SELECT node, count(*) FROM instance WHERE state < $1 AND node IS NOT NULL GROUP BY node")
+            .bind(FINAL)
+            .fetch_all(conn)
+            .await?;
     rows.into_iter().map(|(node, count)| Ok((parse(&node)?, number(count)?))).collect()
 }

@@ -12,8 +12,9 @@ use wharf_types::{
 use super::codec::{
     FINAL, from_json, job_state_from_db, job_state_to_db, json, number, parse, parse_opt, time, time_opt,
 };
+use super::query::{query, query_as};
 use super::quota::Demand;
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 use crate::plan::job::Ending;
 
 #[derive(Clone, Debug)]
@@ -126,8 +127,9 @@ pub(crate) struct NewJob<'a> {
 }
 
 pub(crate) async fn create(conn: &mut Conn, new: &NewJob<'_>, now: Timestamp) -> Result<()> {
+    conn.note(News::Job(new.id));
     let planned_at = new.schedule.and_then(|(_, _, planned_at)| planned_at);
-    sqlx::query(
+    query(
         "INSERT INTO job (id, namespace, name, artifact, archive, app, release, spec, secrets, state, token, request_hash,
              schedule, schedule_name, planned_at, revision, created_by, created_at, instances, memory_bytes, cpu_millis)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1, $16, $17, $18, $19, $20)",
@@ -156,7 +158,7 @@ pub(crate) async fn create(conn: &mut Conn, new: &NewJob<'_>, now: Timestamp) ->
     .await?;
     let versions: std::collections::BTreeSet<&SecretVersionId> = new.secrets.values().collect();
     for version in versions {
-        sqlx::query("INSERT INTO job_secret (job, secret_version) VALUES ($1, $2)")
+        query("INSERT INTO job_secret (job, secret_version) VALUES ($1, $2)")
             .bind(new.id.to_string())
             .bind(version.to_string())
             .execute(&mut *conn)
@@ -167,13 +169,13 @@ pub(crate) async fn create(conn: &mut Conn, new: &NewJob<'_>, now: Timestamp) ->
 
 pub(crate) async fn get(conn: &mut Conn, id: JobId) -> Result<Option<Job>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE job.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+        query_as(select!("WHERE job.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(Job::try_from).transpose()
 }
 
 /// The newest job of a namespace that has this name or this id.
 pub(crate) async fn find(conn: &mut Conn, namespace: &NamespaceName, text: &str) -> Result<Option<Job>> {
-    let row: Option<Row> = sqlx::query_as(select!(
+    let row: Option<Row> = query_as(select!(
         "WHERE namespace.name = $1 AND (job.id = $2 OR job.name = $2) ORDER BY job.id DESC LIMIT 1"
     ))
     .bind(namespace.as_str())
@@ -188,7 +190,7 @@ pub(crate) async fn find_by_token(
     namespace: NamespaceId,
     token: &str,
 ) -> Result<Option<Job>> {
-    let row: Option<Row> = sqlx::query_as(select!("WHERE job.namespace = $1 AND token = $2"))
+    let row: Option<Row> = query_as(select!("WHERE job.namespace = $1 AND token = $2"))
         .bind(namespace.to_string())
         .bind(token)
         .fetch_optional(conn)
@@ -204,7 +206,7 @@ pub(crate) async fn list(
     limit: i64,
 ) -> Result<Vec<Job>> {
     let rows: Vec<Row> =
-        sqlx::query_as(select!("WHERE namespace.name = $1 AND job.id < $2 ORDER BY job.id DESC LIMIT $3"))
+        query_as(select!("WHERE namespace.name = $1 AND job.id < $2 ORDER BY job.id DESC LIMIT $3"))
             .bind(namespace.as_str())
             .bind(before.map_or_else(|| "~".to_owned(), |id| id.to_string()))
             .bind(limit)
@@ -215,7 +217,7 @@ pub(crate) async fn list(
 
 /// The jobs of a schedule, newest first. With its bounds on what is kept there are not many.
 pub(crate) async fn of_schedule(conn: &mut Conn, schedule: ScheduleId) -> Result<Vec<Job>> {
-    let rows: Vec<Row> = sqlx::query_as(select!("WHERE schedule = $1 ORDER BY job.id DESC LIMIT 1000"))
+    let rows: Vec<Row> = query_as(select!("WHERE schedule = $1 ORDER BY job.id DESC LIMIT 1000"))
         .bind(schedule.to_string())
         .fetch_all(conn)
         .await?;
@@ -225,7 +227,7 @@ pub(crate) async fn of_schedule(conn: &mut Conn, schedule: ScheduleId) -> Result
 /// Those that have not ended, or are to be forgotten.
 pub(crate) async fn due(conn: &mut Conn, now: Timestamp) -> Result<Vec<JobId>> {
     let rows: Vec<(String,)> =
-        sqlx::query_as("SELECT id FROM job WHERE state < $1 OR expires_at <= $2 ORDER BY id")
+        query_as("SELECT id FROM job WHERE state < $1 OR expires_at <= $2 ORDER BY id")
             .bind(FINAL)
             .bind(now.as_microsecond())
             .fetch_all(conn)
@@ -235,7 +237,7 @@ pub(crate) async fn due(conn: &mut Conn, now: Timestamp) -> Result<Vec<JobId>> {
 
 /// How many jobs a namespace has, and how many of them have not ended.
 pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<(u64, u64)> {
-    let (all, live): (i64, i64) = sqlx::query_as(
+    let (all, live): (i64, i64) = query_as(
         "SELECT count(*), COALESCE(sum(CASE WHEN state < $2 THEN 1 ELSE 0 END), 0) FROM job WHERE namespace = $1",
     )
     .bind(namespace.to_string())
@@ -247,7 +249,7 @@ pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<(u6
 
 /// Jobs of all namespaces by state.
 pub(crate) async fn by_state(conn: &mut Conn) -> Result<Vec<(NamespaceName, JobState, u64)>> {
-    let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+    let rows: Vec<(String, i64, i64)> = query_as(
         "SELECT namespace.name, state, count(*) FROM job JOIN namespace ON namespace.id = job.namespace
          GROUP BY namespace.name, state ORDER BY namespace.name, state",
     )
@@ -260,16 +262,15 @@ pub(crate) async fn by_state(conn: &mut Conn) -> Result<Vec<(NamespaceName, JobS
 
 /// Records that the job or a run of it changed.
 pub(crate) async fn touch(conn: &mut Conn, id: JobId) -> Result<()> {
-    sqlx::query("UPDATE job SET revision = revision + 1 WHERE id = $1")
-        .bind(id.to_string())
-        .execute(conn)
-        .await?;
+    conn.note(News::Job(id));
+    query("UPDATE job SET revision = revision + 1 WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(())
 }
 
 /// The same, but only if nobody did since `seen`. After `false` there is nothing to commit.
 pub(crate) async fn touch_if(conn: &mut Conn, id: JobId, seen: i64) -> Result<bool> {
-    let done = sqlx::query("UPDATE job SET revision = revision + 1 WHERE id = $1 AND revision = $2")
+    conn.note(News::Job(id));
+    let done = query("UPDATE job SET revision = revision + 1 WHERE id = $1 AND revision = $2")
         .bind(id.to_string())
         .bind(seen)
         .execute(conn)
@@ -279,7 +280,8 @@ pub(crate) async fn touch_if(conn: &mut Conn, id: JobId, seen: i64) -> Result<bo
 
 /// Says how the job is to end. Returns `false` when that was said before, or it has ended.
 pub(crate) async fn end(conn: &mut Conn, id: JobId, ending: &Ending) -> Result<bool> {
-    let done = sqlx::query(
+    conn.note(News::Job(id));
+    let done = query(
         "UPDATE job SET ending = $2, reason = $3, revision = revision + 1
          WHERE id = $1 AND ending IS NULL AND state < $4",
     )
@@ -300,7 +302,8 @@ pub(crate) async fn advance(
     expires_at: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<bool> {
-    let done = sqlx::query(
+    conn.note(News::Job(id));
+    let done = query(
         "UPDATE job SET state = $2, started_at = COALESCE(started_at, $3), ended_at = $4, expires_at = $5,
              reason = CASE WHEN $2 = $6 THEN NULL ELSE reason END
          WHERE id = $1 AND state < $2 AND state < $7",
@@ -315,14 +318,15 @@ pub(crate) async fn advance(
     .execute(&mut *conn)
     .await?;
     if state.is_final() {
-        sqlx::query("DELETE FROM job_secret WHERE job = $1").bind(id.to_string()).execute(conn).await?;
+        query("DELETE FROM job_secret WHERE job = $1").bind(id.to_string()).execute(conn).await?;
     }
     Ok(done.rows_affected() == 1)
 }
 
 /// Forgets a job and its runs. Returns `false` when it is not there, or has not ended.
 pub(crate) async fn delete(conn: &mut Conn, id: JobId) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM job WHERE id = $1 AND state >= $2")
+    conn.note(News::Job(id));
+    let done = query("DELETE FROM job WHERE id = $1 AND state >= $2")
         .bind(id.to_string())
         .bind(FINAL)
         .execute(conn)
@@ -340,7 +344,7 @@ pub(crate) async fn surplus(
     let mut surplus = Vec::new();
     let success = job_state_to_db(JobState::Succeeded);
     for (from, to, kept) in [(success, success, succeeded), (success + 1, i64::MAX, others)] {
-        let rows: Vec<(String,)> = sqlx::query_as(
+        let rows: Vec<(String,)> = query_as(
             "SELECT id FROM job WHERE schedule = $1 AND state >= $2 AND state <= $3 ORDER BY id DESC LIMIT 1000 OFFSET $4",
         )
         .bind(schedule.to_string())
@@ -358,13 +362,11 @@ pub(crate) async fn surplus(
 
 /// Has the ended jobs of a schedule that goes expire, as those do that were made by hand.
 pub(crate) async fn orphan(conn: &mut Conn, schedule: ScheduleId, expires_at: Timestamp) -> Result<()> {
-    sqlx::query(
-        "UPDATE job SET expires_at = $2, revision = revision + 1 WHERE schedule = $1 AND state >= $3",
-    )
-    .bind(schedule.to_string())
-    .bind(expires_at.as_microsecond())
-    .bind(FINAL)
-    .execute(conn)
-    .await?;
+    query("UPDATE job SET expires_at = $2, revision = revision + 1 WHERE schedule = $1 AND state >= $3")
+        .bind(schedule.to_string())
+        .bind(expires_at.as_microsecond())
+        .bind(FINAL)
+        .execute(conn)
+        .await?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use wharf_types::api::JoinTokenInfo;
 use wharf_types::{NodeId, Timestamp, TokenId};
 
 use super::codec::{number, parse, parse_opt, time};
+use super::query::{query, query_as};
 use super::{Conn, Result};
 
 #[derive(sqlx::FromRow)]
@@ -30,7 +31,7 @@ impl TryFrom<Row> for JoinTokenInfo {
 }
 
 pub(crate) async fn create(conn: &mut Conn, token: &JoinTokenInfo, secret_hash: &str) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO join_token (id, secret_hash, node, uses_left, expires_at, created_at)
          VALUES ($1, $2, $3, $4, $5, $6)",
     )
@@ -47,25 +48,24 @@ pub(crate) async fn create(conn: &mut Conn, token: &JoinTokenInfo, secret_hash: 
 
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<JoinTokenInfo>> {
     let rows: Vec<Row> =
-        sqlx::query_as("SELECT id, node, uses_left, expires_at, created_at FROM join_token ORDER BY id")
+        query_as("SELECT id, node, uses_left, expires_at, created_at FROM join_token ORDER BY id")
             .fetch_all(conn)
             .await?;
     rows.into_iter().map(JoinTokenInfo::try_from).collect()
 }
 
 pub(crate) async fn find(conn: &mut Conn, secret_hash: &str) -> Result<Option<JoinTokenInfo>> {
-    let row: Option<Row> = sqlx::query_as(
-        "SELECT id, node, uses_left, expires_at, created_at FROM join_token WHERE secret_hash = $1",
-    )
-    .bind(secret_hash)
-    .fetch_optional(conn)
-    .await?;
+    let row: Option<Row> =
+        query_as("SELECT id, node, uses_left, expires_at, created_at FROM join_token WHERE secret_hash = $1")
+            .bind(secret_hash)
+            .fetch_optional(conn)
+            .await?;
     row.map(JoinTokenInfo::try_from).transpose()
 }
 
 /// Takes one use of a token. False: it has none left, or its time is over.
 pub(crate) async fn spend(conn: &mut Conn, id: TokenId, now: Timestamp) -> Result<bool> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE join_token SET uses_left = uses_left - 1 WHERE id = $1 AND uses_left > 0 AND expires_at > $2",
     )
     .bind(id.to_string())
@@ -77,22 +77,19 @@ pub(crate) async fn spend(conn: &mut Conn, id: TokenId, now: Timestamp) -> Resul
 
 /// Forgets a token. False: there is none.
 pub(crate) async fn delete(conn: &mut Conn, id: TokenId) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM join_token WHERE id = $1").bind(id.to_string()).execute(conn).await?;
+    let done = query("DELETE FROM join_token WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(done.rows_affected() > 0)
 }
 
 /// Forgets tokens whose time was over before this.
 pub(crate) async fn delete_expired(conn: &mut Conn, before: Timestamp) -> Result<()> {
-    sqlx::query("DELETE FROM join_token WHERE expires_at < $1")
-        .bind(before.as_microsecond())
-        .execute(conn)
-        .await?;
+    query("DELETE FROM join_token WHERE expires_at < $1").bind(before.as_microsecond()).execute(conn).await?;
     Ok(())
 }
 
 /// A host has become this node, or has got another certificate for it.
 pub(crate) async fn admit(conn: &mut Conn, node: NodeId, now: Timestamp) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO node_identity (id, joined_at) VALUES ($1, $2)
          ON CONFLICT (id) DO UPDATE SET joined_at = excluded.joined_at",
     )
@@ -106,7 +103,7 @@ pub(crate) async fn admit(conn: &mut Conn, node: NodeId, now: Timestamp) -> Resu
 /// Whether certificates of this node count.
 pub(crate) async fn is_member(conn: &mut Conn, node: NodeId) -> Result<bool> {
     let row: Option<(i64,)> =
-        sqlx::query_as("SELECT joined_at FROM node_identity WHERE id = $1 AND removed_at IS NULL")
+        query_as("SELECT joined_at FROM node_identity WHERE id = $1 AND removed_at IS NULL")
             .bind(node.to_string())
             .fetch_optional(conn)
             .await?;
@@ -115,7 +112,7 @@ pub(crate) async fn is_member(conn: &mut Conn, node: NodeId) -> Result<bool> {
 
 /// From now on no certificate of this node counts, whoever has one.
 pub(crate) async fn expel(conn: &mut Conn, node: NodeId, now: Timestamp) -> Result<()> {
-    sqlx::query("UPDATE node_identity SET removed_at = $2 WHERE id = $1 AND removed_at IS NULL")
+    query("UPDATE node_identity SET removed_at = $2 WHERE id = $1 AND removed_at IS NULL")
         .bind(node.to_string())
         .bind(now.as_microsecond())
         .execute(conn)

@@ -4,6 +4,7 @@ use wharf_types::keyvalue::{KEYS_PER_PAGE, NAMESPACE_MAX_BYTES};
 use wharf_types::{AppId, NamespaceId};
 
 use super::codec::number;
+use super::query::{query, query_as};
 use super::{Conn, Result};
 
 /// The bucket of one app that an operation works on.
@@ -16,7 +17,7 @@ pub(crate) struct Bucket<'a> {
 
 pub(crate) async fn get(conn: &mut Conn, bucket: Bucket<'_>, key: &str) -> Result<Option<Vec<u8>>> {
     let row: Option<(Vec<u8>,)> =
-        sqlx::query_as("SELECT value FROM kv_entry WHERE app = $1 AND bucket = $2 AND key = $3")
+        query_as("SELECT value FROM kv_entry WHERE app = $1 AND bucket = $2 AND key = $3")
             .bind(bucket.app.to_string())
             .bind(bucket.name)
             .bind(key)
@@ -31,7 +32,7 @@ pub(crate) async fn set(conn: &mut Conn, bucket: Bucket<'_>, key: &str, value: &
     if !account(conn, bucket.namespace, (key.len() + value.len()) as i64 - old).await? {
         return Ok(false);
     }
-    sqlx::query(
+    query(
         "INSERT INTO kv_entry (namespace, app, bucket, key, value) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (app, bucket, key) DO UPDATE SET value = excluded.value",
     )
@@ -51,7 +52,7 @@ pub(crate) async fn delete(conn: &mut Conn, bucket: Bucket<'_>, key: &str) -> Re
         return Ok(());
     }
     account(conn, bucket.namespace, -old).await?;
-    sqlx::query("DELETE FROM kv_entry WHERE app = $1 AND bucket = $2 AND key = $3")
+    query("DELETE FROM kv_entry WHERE app = $1 AND bucket = $2 AND key = $3")
         .bind(bucket.app.to_string())
         .bind(bucket.name)
         .bind(key)
@@ -66,7 +67,7 @@ pub(crate) async fn keys(
     bucket: Bucket<'_>,
     after: Option<&str>,
 ) -> Result<(Vec<String>, bool)> {
-    let rows: Vec<(String,)> = sqlx::query_as(
+    let rows: Vec<(String,)> = query_as(
         "SELECT key FROM kv_entry WHERE app = $1 AND bucket = $2 AND ($3 IS NULL OR key > $3) ORDER BY key LIMIT $4",
     )
     .bind(bucket.app.to_string())
@@ -81,7 +82,7 @@ pub(crate) async fn keys(
 
 /// Counts the namespace's octets anew, after an app went away with its entries.
 pub(crate) async fn recount(conn: &mut Conn, namespace: NamespaceId) -> Result<()> {
-    sqlx::query(
+    query(
         "UPDATE kv_usage SET bytes = (SELECT COALESCE(SUM(octet_length(key) + octet_length(value)), 0)
              FROM kv_entry WHERE kv_entry.namespace = kv_usage.namespace) WHERE namespace = $1",
     )
@@ -93,7 +94,7 @@ pub(crate) async fn recount(conn: &mut Conn, namespace: NamespaceId) -> Result<(
 
 /// Octets that an entry takes; 0 when it is absent (an entry has a key, so it takes at least one).
 async fn size(conn: &mut Conn, bucket: Bucket<'_>, key: &str) -> Result<i64> {
-    let row: Option<(i64,)> = sqlx::query_as(
+    let row: Option<(i64,)> = query_as(
         // PostgreSQL counts octets in 32 bits.
         "SELECT CAST(octet_length(key) + octet_length(value) AS BIGINT) FROM kv_entry
          WHERE app = $1 AND bucket = $2 AND key = $3",
@@ -107,11 +108,11 @@ async fn size(conn: &mut Conn, bucket: Bucket<'_>, key: &str) -> Result<i64> {
 }
 
 async fn account(conn: &mut Conn, namespace: NamespaceId, delta: i64) -> Result<bool> {
-    sqlx::query("INSERT INTO kv_usage (namespace, bytes) VALUES ($1, 0) ON CONFLICT (namespace) DO NOTHING")
+    query("INSERT INTO kv_usage (namespace, bytes) VALUES ($1, 0) ON CONFLICT (namespace) DO NOTHING")
         .bind(namespace.to_string())
         .execute(&mut *conn)
         .await?;
-    let done = sqlx::query(
+    let done = query(
         "UPDATE kv_usage SET bytes = bytes + $2 WHERE namespace = $1 AND ($2 <= 0 OR bytes + $2 <= $3)",
     )
     .bind(namespace.to_string())

@@ -4,7 +4,8 @@ use wharf_types::api::{MemberInfo, Membership, Role};
 use wharf_types::{NamespaceId, Timestamp, UserId};
 
 use super::codec::{parse, role_from_db, role_to_db, time};
-use super::{Conn, Result};
+use super::query::{query, query_as};
+use super::{Conn, News, Result};
 
 /// Makes a user a member, or gives a member another role.
 pub(crate) async fn put(
@@ -15,7 +16,8 @@ pub(crate) async fn put(
     by: &str,
     now: Timestamp,
 ) -> Result<()> {
-    sqlx::query(
+    conn.note(News::Access);
+    query(
         "INSERT INTO member (account, namespace, role, since, set_by) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (account, namespace) DO UPDATE SET role = excluded.role, since = excluded.since, set_by = excluded.set_by",
     )
@@ -31,7 +33,7 @@ pub(crate) async fn put(
 
 /// The role of one member.
 pub(crate) async fn find(conn: &mut Conn, namespace: NamespaceId, user: UserId) -> Result<Option<Role>> {
-    let row: Option<(i64,)> = sqlx::query_as("SELECT role FROM member WHERE account = $1 AND namespace = $2")
+    let row: Option<(i64,)> = query_as("SELECT role FROM member WHERE account = $1 AND namespace = $2")
         .bind(user.to_string())
         .bind(namespace.to_string())
         .fetch_optional(conn)
@@ -41,7 +43,7 @@ pub(crate) async fn find(conn: &mut Conn, namespace: NamespaceId, user: UserId) 
 
 /// Where a user is a member, and as what. What this costs depends on the user alone, and on no namespace that somebody asks for.
 pub(crate) async fn of_user(conn: &mut Conn, user: UserId) -> Result<Vec<Membership>> {
-    let rows: Vec<(String, i64)> = sqlx::query_as(
+    let rows: Vec<(String, i64)> = query_as(
         "SELECT namespace.name, member.role FROM member JOIN namespace ON namespace.id = member.namespace
          WHERE member.account = $1 ORDER BY namespace.name",
     )
@@ -54,7 +56,7 @@ pub(crate) async fn of_user(conn: &mut Conn, user: UserId) -> Result<Vec<Members
 }
 
 pub(crate) async fn list(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<MemberInfo>> {
-    let rows: Vec<(String, i64, i64, String)> = sqlx::query_as(
+    let rows: Vec<(String, i64, i64, String)> = query_as(
         "SELECT account.name, member.role, member.since, member.set_by FROM member
          JOIN account ON account.id = member.account WHERE member.namespace = $1 ORDER BY account.name",
     )
@@ -69,7 +71,8 @@ pub(crate) async fn list(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<
 }
 
 pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId, user: UserId) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM member WHERE account = $1 AND namespace = $2")
+    conn.note(News::Access);
+    let done = query("DELETE FROM member WHERE account = $1 AND namespace = $2")
         .bind(user.to_string())
         .bind(namespace.to_string())
         .execute(conn)

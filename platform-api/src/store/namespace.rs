@@ -3,7 +3,8 @@
 use wharf_types::{NamespaceId, NamespaceName, Timestamp};
 
 use super::codec::{number, parse, time};
-use super::{Conn, Result};
+use super::query::{query, query_as};
+use super::{Conn, News, Result};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Namespace {
@@ -35,7 +36,7 @@ impl TryFrom<Row> for Namespace {
 
 pub(crate) async fn create(conn: &mut Conn, name: &NamespaceName, now: Timestamp) -> Result<NamespaceId> {
     let id = NamespaceId::new();
-    sqlx::query("INSERT INTO namespace (id, name, created_at) VALUES ($1, $2, $3)")
+    query("INSERT INTO namespace (id, name, created_at) VALUES ($1, $2, $3)")
         .bind(id.to_string())
         .bind(name.as_str())
         .bind(now.as_microsecond())
@@ -45,7 +46,7 @@ pub(crate) async fn create(conn: &mut Conn, name: &NamespaceName, now: Timestamp
 }
 
 pub(crate) async fn find(conn: &mut Conn, name: &NamespaceName) -> Result<Option<Namespace>> {
-    let row: Option<Row> = sqlx::query_as(
+    let row: Option<Row> = query_as(
         "SELECT id, name, created_at, (SELECT count(*) FROM app WHERE app.namespace = namespace.id) AS apps
          FROM namespace WHERE name = $1",
     )
@@ -57,15 +58,13 @@ pub(crate) async fn find(conn: &mut Conn, name: &NamespaceName) -> Result<Option
 
 /// Without its counts, which take a look at each of its apps.
 pub(crate) async fn find_id(conn: &mut Conn, name: &NamespaceName) -> Result<Option<NamespaceId>> {
-    let row: Option<(String,)> = sqlx::query_as("SELECT id FROM namespace WHERE name = $1")
-        .bind(name.as_str())
-        .fetch_optional(conn)
-        .await?;
+    let row: Option<(String,)> =
+        query_as("SELECT id FROM namespace WHERE name = $1").bind(name.as_str()).fetch_optional(conn).await?;
     row.map(|(id,)| parse(&id)).transpose()
 }
 
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<Namespace>> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<Row> = query_as(
         "SELECT id, name, created_at, (SELECT count(*) FROM app WHERE app.namespace = namespace.id) AS apps
          FROM namespace ORDER BY name",
     )
@@ -76,11 +75,12 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<Namespace>> {
 
 /// Returns `false` when the namespace still has apps.
 pub(crate) async fn delete(conn: &mut Conn, id: NamespaceId) -> Result<bool> {
-    let done = sqlx::query(
-        "DELETE FROM namespace WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM app WHERE namespace = $1)",
-    )
-    .bind(id.to_string())
-    .execute(conn)
-    .await?;
+    conn.note(News::Access);
+    conn.note(News::Rates);
+    let done =
+        query("DELETE FROM namespace WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM app WHERE namespace = $1)")
+            .bind(id.to_string())
+            .execute(conn)
+            .await?;
     Ok(done.rows_affected() == 1)
 }

@@ -6,7 +6,8 @@ use wharf_types::node::NodeRegistration;
 use wharf_types::{NodeId, Timestamp};
 
 use super::codec::{from_json, json, number, parse};
-use super::{Conn, Result};
+use super::query::{query, query_as};
+use super::{Conn, News, Result};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -40,7 +41,8 @@ pub(crate) async fn register(
     node: &NodeRegistration,
     now: Timestamp,
 ) -> Result<()> {
-    sqlx::query(
+    conn.note(News::Nodes);
+    query(
         "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address,
              registered_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
@@ -67,7 +69,7 @@ pub(crate) async fn register(
 }
 
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistration, NodeSettings)>> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<Row> = query_as(
         "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address, draining, set_labels
          FROM node ORDER BY id",
     )
@@ -95,7 +97,8 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistratio
 
 /// False: there is no such node.
 pub(crate) async fn set(conn: &mut Conn, id: NodeId, settings: &NodeSettings) -> Result<bool> {
-    let done = sqlx::query("UPDATE node SET draining = $2, set_labels = $3 WHERE id = $1")
+    conn.note(News::Nodes);
+    let done = query("UPDATE node SET draining = $2, set_labels = $3 WHERE id = $1")
         .bind(id.to_string())
         .bind(settings.draining)
         .bind(json(&settings.labels))
@@ -106,6 +109,7 @@ pub(crate) async fn set(conn: &mut Conn, id: NodeId, settings: &NodeSettings) ->
 
 /// Forgets a node.
 pub(crate) async fn delete(conn: &mut Conn, id: NodeId) -> Result<()> {
-    sqlx::query("DELETE FROM node WHERE id = $1").bind(id.to_string()).execute(conn).await?;
+    conn.note(News::Nodes);
+    query("DELETE FROM node WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(())
 }

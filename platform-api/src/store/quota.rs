@@ -5,7 +5,8 @@ use wharf_types::route::RateLimit;
 use wharf_types::{NamespaceId, ReleaseId};
 
 use super::codec::{from_json, json, number, parse};
-use super::{Conn, Result};
+use super::query::{query, query_as};
+use super::{Conn, News, Result};
 
 /// What an instance of a release reserves, and how many the release asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(crate) struct Demand {
 
 /// None: the namespace has no limits.
 pub(crate) async fn find(conn: &mut Conn, namespace: NamespaceId) -> Result<Option<Quota>> {
-    let row: Option<(String,)> = sqlx::query_as("SELECT limits FROM quota WHERE namespace = $1")
+    let row: Option<(String,)> = query_as("SELECT limits FROM quota WHERE namespace = $1")
         .bind(namespace.to_string())
         .fetch_optional(conn)
         .await?;
@@ -29,7 +30,7 @@ pub(crate) async fn find(conn: &mut Conn, namespace: NamespaceId) -> Result<Opti
 /// The same, and nobody else gets it before this transaction has ended.
 pub(crate) async fn lock(conn: &mut Conn, namespace: NamespaceId) -> Result<Option<Quota>> {
     let row: Option<(String,)> =
-        sqlx::query_as("UPDATE quota SET checks = checks + 1 WHERE namespace = $1 RETURNING limits")
+        query_as("UPDATE quota SET checks = checks + 1 WHERE namespace = $1 RETURNING limits")
             .bind(namespace.to_string())
             .fetch_optional(conn)
             .await?;
@@ -37,7 +38,8 @@ pub(crate) async fn lock(conn: &mut Conn, namespace: NamespaceId) -> Result<Opti
 }
 
 pub(crate) async fn put(conn: &mut Conn, namespace: NamespaceId, quota: &Quota) -> Result<()> {
-    sqlx::query(
+    conn.note(News::Rates);
+    query(
         "INSERT INTO quota (namespace, limits, checks) VALUES ($1, $2, 0)
          ON CONFLICT (namespace) DO UPDATE SET limits = excluded.limits",
     )
@@ -49,13 +51,14 @@ pub(crate) async fn put(conn: &mut Conn, namespace: NamespaceId, quota: &Quota) 
 }
 
 pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId) -> Result<()> {
-    sqlx::query("DELETE FROM quota WHERE namespace = $1").bind(namespace.to_string()).execute(conn).await?;
+    conn.note(News::Rates);
+    query("DELETE FROM quota WHERE namespace = $1").bind(namespace.to_string()).execute(conn).await?;
     Ok(())
 }
 
 /// What namespaces may have in a second, in the order of their names.
 pub(crate) async fn rates(conn: &mut Conn) -> Result<Vec<RateLimit>> {
-    let rows: Vec<(String, String)> = sqlx::query_as(
+    let rows: Vec<(String, String)> = query_as(
         "SELECT namespace.name, quota.limits FROM quota JOIN namespace ON namespace.id = quota.namespace
          ORDER BY namespace.name",
     )
@@ -73,7 +76,7 @@ pub(crate) async fn rates(conn: &mut Conn) -> Result<Vec<RateLimit>> {
 }
 
 pub(crate) async fn put_demand(conn: &mut Conn, release: ReleaseId, demand: Demand) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO release_demand (release, replicas, memory_bytes, cpu_millis, replicas_min, replicas_max)
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (release) DO NOTHING",
     )
@@ -90,7 +93,7 @@ pub(crate) async fn put_demand(conn: &mut Conn, release: ReleaseId, demand: Dema
 
 /// Releases that apps of the namespace are on, and whose demand nobody has worked out yet.
 pub(crate) async fn without_demand(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<ReleaseId>> {
-    let rows: Vec<(String,)> = sqlx::query_as(
+    let rows: Vec<(String,)> = query_as(
         "SELECT app.target_release FROM app WHERE app.namespace = $1 AND app.target_release IS NOT NULL
          AND NOT EXISTS (SELECT 1 FROM release_demand WHERE release_demand.release = app.target_release)",
     )
@@ -105,7 +108,7 @@ pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<Quot
     let id = namespace.to_string();
     type OfApp = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
     // Where there is a range, what open requests have decided on counts within it.
-    let apps: Vec<OfApp> = sqlx::query_as(
+    let apps: Vec<OfApp> = query_as(
         "SELECT app.scaled_to, app.autoscaled_to, release_demand.replicas_min, release_demand.replicas_max,
              release_demand.replicas, release_demand.memory_bytes, release_demand.cpu_millis
          FROM app LEFT JOIN release_demand ON release_demand.release = app.target_release WHERE app.namespace = $1",
@@ -113,7 +116,7 @@ pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<Quot
     .bind(&id)
     .fetch_all(&mut *conn)
     .await?;
-    let jobs: Vec<(i64, i64, i64)> = sqlx::query_as(
+    let jobs: Vec<(i64, i64, i64)> = query_as(
         "SELECT instances, memory_bytes, cpu_millis FROM job WHERE namespace = $1 AND ended_at IS NULL",
     )
     .bind(&id)
@@ -158,7 +161,7 @@ pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<Quot
 }
 
 async fn sum(conn: &mut Conn, query: &'static str, namespace: &str) -> Result<u64> {
-    let (sum,): (i64,) = sqlx::query_as(query).bind(namespace).fetch_one(conn).await?;
+    let (sum,): (i64,) = query_as(query).bind(namespace).fetch_one(conn).await?;
     number(sum)
 }
 

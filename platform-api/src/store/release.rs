@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{QueryBuilder, Sqlite};
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppId, Digest, ReleaseId, Timestamp};
 
 use super::app::EnvOverrides;
 use super::codec::{from_json, json, number, parse, time};
+use super::query::{parameters, query, query_as, query_as_built};
 use super::{Conn, Result};
 
 /// Releases of an app that are kept however old they are, beside the current and the stable one.
@@ -75,7 +75,7 @@ macro_rules! select {
 }
 
 pub(crate) async fn create(conn: &mut Conn, release: &Release) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO release (id, app, number, artifact, spec, own_env, cause, created_by, served, created_at, archive)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
@@ -97,7 +97,7 @@ pub(crate) async fn create(conn: &mut Conn, release: &Release) -> Result<()> {
 
 pub(crate) async fn get(conn: &mut Conn, id: ReleaseId) -> Result<Option<Release>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+        query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(Release::try_from).transpose()
 }
 
@@ -108,13 +108,10 @@ const IDS: usize = 500;
 pub(crate) async fn get_all(conn: &mut Conn, ids: &[ReleaseId]) -> Result<Vec<Release>> {
     let mut releases = Vec::with_capacity(ids.len());
     for ids in ids.chunks(IDS) {
-        let mut query = QueryBuilder::<Sqlite>::new(select!("WHERE id IN ("));
-        let mut list = query.separated(", ");
-        for id in ids {
-            list.push_bind(id.to_string());
-        }
-        query.push(")");
-        let rows: Vec<Row> = query.build_query_as().fetch_all(&mut *conn).await?;
+        let (select, list) = (select!("WHERE id IN ("), parameters(1, ids.len()));
+        let query = query_as_built(format!("{select}{list})"));
+        let query = ids.iter().fold(query, |query, id| query.bind(id.to_string()));
+        let rows: Vec<Row> = query.fetch_all(conn).await?;
         for row in rows {
             releases.push(Release::try_from(row)?);
         }
@@ -123,7 +120,7 @@ pub(crate) async fn get_all(conn: &mut Conn, ids: &[ReleaseId]) -> Result<Vec<Re
 }
 
 pub(crate) async fn find(conn: &mut Conn, app: AppId, number: u64) -> Result<Option<Release>> {
-    let row: Option<Row> = sqlx::query_as(select!("WHERE app = $1 AND number = $2"))
+    let row: Option<Row> = query_as(select!("WHERE app = $1 AND number = $2"))
         .bind(app.to_string())
         .bind(i64::try_from(number).unwrap_or(i64::MAX))
         .fetch_optional(conn)
@@ -133,33 +130,31 @@ pub(crate) async fn find(conn: &mut Conn, app: AppId, number: u64) -> Result<Opt
 
 /// The app's releases below `before`, newest first.
 pub(crate) async fn list(conn: &mut Conn, app: AppId, before: u64, limit: i64) -> Result<Vec<Release>> {
-    let rows: Vec<Row> =
-        sqlx::query_as(select!("WHERE app = $1 AND number < $2 ORDER BY number DESC LIMIT $3"))
-            .bind(app.to_string())
-            .bind(i64::try_from(before).unwrap_or(i64::MAX))
-            .bind(limit)
-            .fetch_all(conn)
-            .await?;
+    let rows: Vec<Row> = query_as(select!("WHERE app = $1 AND number < $2 ORDER BY number DESC LIMIT $3"))
+        .bind(app.to_string())
+        .bind(i64::try_from(before).unwrap_or(i64::MAX))
+        .bind(limit)
+        .fetch_all(conn)
+        .await?;
     rows.into_iter().map(Release::try_from).collect()
 }
 
 /// The newest release below `before` that a user may come back to.
 pub(crate) async fn find_served_before(conn: &mut Conn, app: AppId, before: u64) -> Result<Option<Release>> {
-    let row: Option<Row> = sqlx::query_as(select!(
-        "WHERE app = $1 AND number < $2 AND served = $3 ORDER BY number DESC LIMIT 1"
-    ))
-    .bind(app.to_string())
-    .bind(i64::try_from(before).unwrap_or(i64::MAX))
-    .bind(true)
-    .fetch_optional(conn)
-    .await?;
+    let row: Option<Row> =
+        query_as(select!("WHERE app = $1 AND number < $2 AND served = $3 ORDER BY number DESC LIMIT 1"))
+            .bind(app.to_string())
+            .bind(i64::try_from(before).unwrap_or(i64::MAX))
+            .bind(true)
+            .fetch_optional(conn)
+            .await?;
     row.map(Release::try_from).transpose()
 }
 
 /// The smallest and the largest number that is kept.
 pub(crate) async fn range(conn: &mut Conn, app: AppId) -> Result<Option<(u64, u64)>> {
     let (first, last): (Option<i64>, Option<i64>) =
-        sqlx::query_as("SELECT min(number), max(number) FROM release WHERE app = $1")
+        query_as("SELECT min(number), max(number) FROM release WHERE app = $1")
             .bind(app.to_string())
             .fetch_one(conn)
             .await?;
@@ -167,7 +162,7 @@ pub(crate) async fn range(conn: &mut Conn, app: AppId) -> Result<Option<(u64, u6
 }
 
 pub(crate) async fn set_served(conn: &mut Conn, id: ReleaseId, served: bool) -> Result<()> {
-    sqlx::query("UPDATE release SET served = $2 WHERE id = $1")
+    query("UPDATE release SET served = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(served)
         .execute(conn)
@@ -179,7 +174,7 @@ pub(crate) async fn set_served(conn: &mut Conn, id: ReleaseId, served: bool) -> 
 /// the app is on, and those that an instance still runs. Returns how many.
 pub(crate) async fn prune(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<u64> {
     let young = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
-    let done = sqlx::query(
+    let done = query(
         "DELETE FROM release WHERE app = $1
              AND (number <= (SELECT last_release FROM app WHERE app.id = $1) - $4
                  OR (created_at < $5 AND number <= (SELECT last_release FROM app WHERE app.id = $1) - $2))
@@ -206,8 +201,9 @@ mod tests {
     use wharf_types::world::World;
 
     use super::*;
+    use crate::store;
     use crate::store::rollout::NewRollout;
-    use crate::store::{self, Store};
+    use crate::tests::database;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -244,8 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn twenty_releases_are_kept_for_ever_and_up_to_a_hundred_for_a_month() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("wharf.db")).await.unwrap();
+        let (_dir, store) = database::store().await;
         let mut tx = store.write().await.unwrap();
         let day = |number: u32| Timestamp::UNIX_EPOCH + DAY * number;
         // Five on each of thirty days.
@@ -268,8 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hundred_rollouts_are_kept_and_those_under_way() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("wharf.db")).await.unwrap();
+        let (_dir, store) = database::store().await;
         let mut tx = store.write().await.unwrap();
         let app = app_with(&mut tx, std::iter::once(Timestamp::UNIX_EPOCH)).await;
         let release = find(&mut tx, app, 1).await.unwrap().unwrap().id;

@@ -6,6 +6,7 @@ use wharf_types::requests::{ReleaseRequests, RequestCounts};
 use wharf_types::{NodeId, RolloutId};
 
 use super::codec::{from_json, json, number, parse};
+use super::query::{query, query_as};
 use super::{Conn, Result};
 
 /// Whose totals they are: a run of a worker on a node, and the number of a release.
@@ -28,7 +29,7 @@ struct Row {
 }
 
 pub(crate) async fn of_rollout(conn: &mut Conn, rollout: RolloutId) -> Result<BTreeMap<Counter, Totals>> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<Row> = query_as(
         "SELECT node, run, release, first_totals, newest_totals FROM rollout_requests WHERE rollout = $1",
     )
     .bind(rollout.to_string())
@@ -48,7 +49,7 @@ pub(crate) async fn put(
     (node, run, release): &Counter,
     totals: &Totals,
 ) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO rollout_requests (rollout, node, run, release, first_totals, newest_totals)
              VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (rollout, node, run, release) DO UPDATE SET newest_totals = excluded.newest_totals",

@@ -12,6 +12,7 @@ use super::codec::{
     FINAL, from_json, json, number, parse, parse_opt, rollout_state_from_db, rollout_state_to_db, time,
     time_opt,
 };
+use super::query::{query, query_as};
 use super::{Conn, Result};
 use crate::plan::{RolloutView, Trial};
 
@@ -112,7 +113,7 @@ pub(crate) struct NewRollout {
 }
 
 pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO rollout (id, app, from_release, to_release, state, automatic, renews, started_at, progressed_at,
              progressed_ready, backwards, counting) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, 0, $9, $10)",
     )
@@ -132,7 +133,7 @@ pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp
 }
 
 pub(crate) async fn find(conn: &mut Conn, app: AppId, id: RolloutId) -> Result<Option<Rollout>> {
-    let row: Option<Row> = sqlx::query_as(select!("WHERE app = $1 AND id = $2"))
+    let row: Option<Row> = query_as(select!("WHERE app = $1 AND id = $2"))
         .bind(app.to_string())
         .bind(id.to_string())
         .fetch_optional(conn)
@@ -142,11 +143,10 @@ pub(crate) async fn find(conn: &mut Conn, app: AppId, id: RolloutId) -> Result<O
 
 /// The app's newest rollout.
 pub(crate) async fn newest(conn: &mut Conn, app: AppId) -> Result<Option<Rollout>> {
-    let row: Option<Row> =
-        sqlx::query_as(select!("WHERE app = $1 ORDER BY started_at DESC, id DESC LIMIT 1"))
-            .bind(app.to_string())
-            .fetch_optional(conn)
-            .await?;
+    let row: Option<Row> = query_as(select!("WHERE app = $1 ORDER BY started_at DESC, id DESC LIMIT 1"))
+        .bind(app.to_string())
+        .fetch_optional(conn)
+        .await?;
     row.map(Rollout::try_from).transpose()
 }
 
@@ -159,7 +159,7 @@ pub(crate) async fn advance(
     monitoring_since: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<bool> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE rollout SET state = $2, reason = COALESCE($3, reason), monitoring_since = COALESCE($4, monitoring_since),
              ended_at = $5 WHERE id = $1 AND state <= $2 AND state < $6",
     )
@@ -182,7 +182,7 @@ pub(crate) async fn progress(
     stepped: bool,
     now: Timestamp,
 ) -> Result<bool> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE rollout SET progressed_at = $2, progressed_ready = $3, stepped_at = COALESCE($4, stepped_at)
          WHERE id = $1 AND state < $5",
     )
@@ -198,7 +198,7 @@ pub(crate) async fn progress(
 
 /// Remembers in which slots the new release has failed.
 pub(crate) async fn set_failed_slots(conn: &mut Conn, id: RolloutId, slots: &BTreeSet<u32>) -> Result<bool> {
-    let done = sqlx::query("UPDATE rollout SET failed_slots = $2 WHERE id = $1 AND state < $3")
+    let done = query("UPDATE rollout SET failed_slots = $2 WHERE id = $1 AND state < $3")
         .bind(id.to_string())
         .bind(json(slots))
         .bind(FINAL)
@@ -214,14 +214,13 @@ pub(crate) async fn begin_trial(
     before: &Vec<ReleaseRequests>,
     now: Timestamp,
 ) -> Result<bool> {
-    let done =
-        sqlx::query("UPDATE rollout SET canary_since = $2, canary_before = $3 WHERE id = $1 AND state < $4")
-            .bind(id.to_string())
-            .bind(now.as_microsecond())
-            .bind(json(before))
-            .bind(FINAL)
-            .execute(conn)
-            .await?;
+    let done = query("UPDATE rollout SET canary_since = $2, canary_before = $3 WHERE id = $1 AND state < $4")
+        .bind(id.to_string())
+        .bind(now.as_microsecond())
+        .bind(json(before))
+        .bind(FINAL)
+        .execute(conn)
+        .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -233,7 +232,7 @@ pub(crate) async fn pause(
     reason: Option<&Reason>,
     now: Timestamp,
 ) -> Result<bool> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE rollout SET paused_at = $2, paused_by = $3, reason = $4
          WHERE id = $1 AND paused_at IS NULL AND state < $5",
     )
@@ -249,7 +248,7 @@ pub(crate) async fn pause(
 
 /// Lets a paused rollout go on.
 pub(crate) async fn resume(conn: &mut Conn, id: RolloutId) -> Result<bool> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE rollout SET paused_at = NULL, paused_by = NULL, reason = NULL WHERE id = $1 AND state < $2",
     )
     .bind(id.to_string())
@@ -261,7 +260,7 @@ pub(crate) async fn resume(conn: &mut Conn, id: RolloutId) -> Result<bool> {
 
 /// Its deadline, its trial and its monitoring begin anew, and what has failed is forgiven.
 pub(crate) async fn begin_anew(conn: &mut Conn, id: RolloutId, now: Timestamp) -> Result<bool> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE rollout SET progressed_at = $2, judged_since = $2,
              failed_slots = '[]', canary_since = NULL, canary_before = NULL,
              monitoring_since = CASE WHEN monitoring_since IS NULL THEN NULL ELSE $2 END
@@ -277,7 +276,7 @@ pub(crate) async fn begin_anew(conn: &mut Conn, id: RolloutId, now: Timestamp) -
 
 /// Records the wish that it goes back.
 pub(crate) async fn abort(conn: &mut Conn, id: RolloutId, by: &str) -> Result<bool> {
-    let done = sqlx::query("UPDATE rollout SET aborted_by = $2 WHERE id = $1 AND state < $3")
+    let done = query("UPDATE rollout SET aborted_by = $2 WHERE id = $1 AND state < $3")
         .bind(id.to_string())
         .bind(by)
         .bind(FINAL)
@@ -288,7 +287,7 @@ pub(crate) async fn abort(conn: &mut Conn, id: RolloutId, by: &str) -> Result<bo
 
 /// Requests are no longer counted for it.
 pub(crate) async fn stop_counting(conn: &mut Conn, id: RolloutId) -> Result<()> {
-    sqlx::query("UPDATE rollout SET counting = $2 WHERE id = $1")
+    query("UPDATE rollout SET counting = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(false)
         .execute(conn)
@@ -298,16 +297,14 @@ pub(crate) async fn stop_counting(conn: &mut Conn, id: RolloutId) -> Result<()> 
 
 /// Whether it is kept.
 pub(crate) async fn exists(conn: &mut Conn, id: RolloutId) -> Result<bool> {
-    let row: Option<(String,)> = sqlx::query_as("SELECT id FROM rollout WHERE id = $1")
-        .bind(id.to_string())
-        .fetch_optional(conn)
-        .await?;
+    let row: Option<(String,)> =
+        query_as("SELECT id FROM rollout WHERE id = $1").bind(id.to_string()).fetch_optional(conn).await?;
     Ok(row.is_some())
 }
 
 /// Lets the progress deadline of every open rollout begin anew: while the control plane was away, nothing could progress.
 pub(crate) async fn restart_deadlines(conn: &mut Conn, now: Timestamp) -> Result<()> {
-    sqlx::query("UPDATE rollout SET progressed_at = $1 WHERE state < $2")
+    query("UPDATE rollout SET progressed_at = $1 WHERE state < $2")
         .bind(now.as_microsecond())
         .bind(FINAL)
         .execute(conn)
@@ -316,7 +313,7 @@ pub(crate) async fn restart_deadlines(conn: &mut Conn, now: Timestamp) -> Result
 }
 
 pub(crate) async fn set_rolled_back_by(conn: &mut Conn, failed: RolloutId, by: RolloutId) -> Result<()> {
-    sqlx::query("UPDATE rollout SET rolled_back_by = $2 WHERE id = $1")
+    query("UPDATE rollout SET rolled_back_by = $2 WHERE id = $1")
         .bind(failed.to_string())
         .bind(by.to_string())
         .execute(conn)
@@ -326,7 +323,7 @@ pub(crate) async fn set_rolled_back_by(conn: &mut Conn, failed: RolloutId, by: R
 
 /// Ends the rollouts of an app that have not ended, because a newer one takes their place.
 pub(crate) async fn supersede(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<u64> {
-    let done = sqlx::query("UPDATE rollout SET state = $2, ended_at = $3 WHERE app = $1 AND state < $4")
+    let done = query("UPDATE rollout SET state = $2, ended_at = $3 WHERE app = $1 AND state < $4")
         .bind(app.to_string())
         .bind(rollout_state_to_db(RolloutState::Superseded))
         .bind(now.as_microsecond())
@@ -338,7 +335,7 @@ pub(crate) async fn supersede(conn: &mut Conn, app: AppId, now: Timestamp) -> Re
 
 /// Forgets all but the newest rollouts of an app, as far as they have ended.
 pub(crate) async fn prune(conn: &mut Conn, app: AppId) -> Result<u64> {
-    let done = sqlx::query(
+    let done = query(
         "DELETE FROM rollout WHERE app = $1 AND state >= $2 AND id NOT IN (
              SELECT id FROM rollout WHERE app = $1 ORDER BY started_at DESC, id DESC LIMIT $3)",
     )
@@ -352,12 +349,11 @@ pub(crate) async fn prune(conn: &mut Conn, app: AppId) -> Result<u64> {
 
 /// The newest rollout that no failure started.
 pub(crate) async fn newest_by_user(conn: &mut Conn, app: AppId) -> Result<Option<Rollout>> {
-    let row: Option<Row> = sqlx::query_as(select!(
-        "WHERE app = $1 AND automatic = $2 ORDER BY started_at DESC, id DESC LIMIT 1"
-    ))
-    .bind(app.to_string())
-    .bind(false)
-    .fetch_optional(conn)
-    .await?;
+    let row: Option<Row> =
+        query_as(select!("WHERE app = $1 AND automatic = $2 ORDER BY started_at DESC, id DESC LIMIT 1"))
+            .bind(app.to_string())
+            .bind(false)
+            .fetch_optional(conn)
+            .await?;
     row.map(Rollout::try_from).transpose()
 }

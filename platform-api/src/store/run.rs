@@ -10,6 +10,7 @@ use super::codec::{
     FINAL, from_json, json, number, parse, state_from_db, state_to_db, stop_from_db, stop_to_db, time,
     time_opt,
 };
+use super::query::{query, query_as};
 use super::{Conn, Result};
 use crate::plan::job::{RunView, StopCause};
 
@@ -67,7 +68,7 @@ pub(crate) struct NewRun {
 }
 
 pub(crate) async fn create(conn: &mut Conn, new: &NewRun, now: Timestamp) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO job_run (id, job, completion, attempt, node, state, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
@@ -86,13 +87,13 @@ pub(crate) async fn create(conn: &mut Conn, new: &NewRun, now: Timestamp) -> Res
 /// A run and its job.
 pub(crate) async fn get(conn: &mut Conn, id: InstanceId) -> Result<Option<(JobId, RunView)>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+        query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(|row| Ok((parse(&row.job)?, row.try_into()?))).transpose()
 }
 
 /// In the order of completions and attempts. A job has no more than its settings allow.
 pub(crate) async fn of_job(conn: &mut Conn, job: JobId) -> Result<Vec<RunView>> {
-    let rows: Vec<Row> = sqlx::query_as(select!("WHERE job = $1 ORDER BY completion, attempt"))
+    let rows: Vec<Row> = query_as(select!("WHERE job = $1 ORDER BY completion, attempt"))
         .bind(job.to_string())
         .fetch_all(conn)
         .await?;
@@ -102,7 +103,7 @@ pub(crate) async fn of_job(conn: &mut Conn, job: JobId) -> Result<Vec<RunView>> 
 /// Merges a worker's report. Returns `false` when it says nothing new, or when the run has ended.
 pub(crate) async fn observe(conn: &mut Conn, report: &InstanceReport, now: Timestamp) -> Result<bool> {
     let has_started = report.state == InstanceState::Running || report.exit_code.is_some();
-    let done = sqlx::query(
+    let done = query(
         "UPDATE job_run SET state = CASE WHEN state < $2 THEN $2 ELSE state END, reason = $3,
              exit_code = COALESCE($4, exit_code), started_at = COALESCE(started_at, $5), ended_at = $6
          WHERE id = $1 AND state < $7 AND (state < $2 OR COALESCE(reason, '') <> COALESCE($3, ''))",
@@ -121,7 +122,7 @@ pub(crate) async fn observe(conn: &mut Conn, report: &InstanceReport, now: Times
 
 /// Tells a run to stop. Returns `false` when it was told before, or has ended.
 pub(crate) async fn stop(conn: &mut Conn, id: InstanceId, cause: StopCause) -> Result<bool> {
-    let done = sqlx::query("UPDATE job_run SET stop = $2 WHERE id = $1 AND stop IS NULL AND state < $3")
+    let done = query("UPDATE job_run SET stop = $2 WHERE id = $1 AND stop IS NULL AND state < $3")
         .bind(id.to_string())
         .bind(stop_to_db(cause))
         .bind(FINAL)
@@ -133,7 +134,7 @@ pub(crate) async fn stop(conn: &mut Conn, id: InstanceId, cause: StopCause) -> R
 /// The control plane's own verdict on a run whose node is lost. Returns `false` when it has ended.
 pub(crate) async fn lose(conn: &mut Conn, id: InstanceId, reason: &Reason, now: Timestamp) -> Result<bool> {
     let done =
-        sqlx::query("UPDATE job_run SET state = $2, reason = $3, ended_at = $4 WHERE id = $1 AND state < $5")
+        query("UPDATE job_run SET state = $2, reason = $3, ended_at = $4 WHERE id = $1 AND state < $5")
             .bind(id.to_string())
             .bind(state_to_db(InstanceState::Lost))
             .bind(json(reason))
@@ -147,7 +148,7 @@ pub(crate) async fn lose(conn: &mut Conn, id: InstanceId, reason: &Reason, now: 
 /// How many runs live on each node.
 pub(crate) async fn live_by_node(conn: &mut Conn) -> Result<HashMap<NodeId, u64>> {
     let rows: Vec<(String, i64)> =
-        sqlx::query_as("SELECT node, count(*) FROM job_run WHERE state < $1 GROUP BY node")
+        query_as("SELECT node, count(*) FROM job_run WHERE state < $1 GROUP BY node")
             .bind(FINAL)
             .fetch_all(conn)
             .await?;

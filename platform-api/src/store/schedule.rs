@@ -4,7 +4,8 @@ use wharf_types::schedule::{Firing, ScheduleSpec};
 use wharf_types::{NamespaceId, NamespaceName, ScheduleId, ScheduleName, Timestamp};
 
 use super::codec::{from_json, json, number, parse, time};
-use super::{Conn, Result};
+use super::query::{query, query_as};
+use super::{Conn, News, Result};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
@@ -68,7 +69,8 @@ macro_rules! select {
 }
 
 pub(crate) async fn create(conn: &mut Conn, schedule: &Schedule) -> Result<()> {
-    sqlx::query(
+    conn.note(News::Schedules);
+    query(
         "INSERT INTO schedule (id, namespace, name, spec, artifact, archive, decided_until, revision, created_by, created_at,
              updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)",
     )
@@ -99,7 +101,8 @@ pub(crate) async fn update(
     decided_until: Timestamp,
     now: Timestamp,
 ) -> Result<()> {
-    sqlx::query(
+    conn.note(News::Schedules);
+    query(
         "UPDATE schedule SET spec = $2, artifact = $3, archive = $4, decided_until = $5, updated_at = $6,
              revision = revision + 1 WHERE id = $1",
     )
@@ -122,7 +125,7 @@ pub(crate) async fn decide(
     decided_until: Timestamp,
     last: Option<&Firing>,
 ) -> Result<bool> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE schedule SET decided_until = $2, last = COALESCE($3, last)
          WHERE id = $1 AND revision = $4 AND decided_until = $5",
     )
@@ -138,7 +141,7 @@ pub(crate) async fn decide(
 
 pub(crate) async fn get(conn: &mut Conn, id: ScheduleId) -> Result<Option<Schedule>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE schedule.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+        query_as(select!("WHERE schedule.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(Schedule::try_from).transpose()
 }
 
@@ -147,7 +150,7 @@ pub(crate) async fn find(
     namespace: &NamespaceName,
     name: &ScheduleName,
 ) -> Result<Option<Schedule>> {
-    let row: Option<Row> = sqlx::query_as(select!("WHERE namespace.name = $1 AND schedule.name = $2"))
+    let row: Option<Row> = query_as(select!("WHERE namespace.name = $1 AND schedule.name = $2"))
         .bind(namespace.as_str())
         .bind(name.as_str())
         .fetch_optional(conn)
@@ -162,24 +165,23 @@ pub(crate) async fn list(
     after: &str,
     limit: i64,
 ) -> Result<Vec<Schedule>> {
-    let rows: Vec<Row> = sqlx::query_as(select!(
-        "WHERE namespace.name = $1 AND schedule.name > $2 ORDER BY schedule.name LIMIT $3"
-    ))
-    .bind(namespace.as_str())
-    .bind(after)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
+    let rows: Vec<Row> =
+        query_as(select!("WHERE namespace.name = $1 AND schedule.name > $2 ORDER BY schedule.name LIMIT $3"))
+            .bind(namespace.as_str())
+            .bind(after)
+            .bind(limit)
+            .fetch_all(conn)
+            .await?;
     rows.into_iter().map(Schedule::try_from).collect()
 }
 
 pub(crate) async fn ids(conn: &mut Conn) -> Result<Vec<ScheduleId>> {
-    let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM schedule").fetch_all(conn).await?;
+    let rows: Vec<(String,)> = query_as("SELECT id FROM schedule").fetch_all(conn).await?;
     rows.into_iter().map(|(id,)| parse(&id)).collect()
 }
 
 pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64> {
-    let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM schedule WHERE namespace = $1")
+    let (count,): (i64,) = query_as("SELECT count(*) FROM schedule WHERE namespace = $1")
         .bind(namespace.to_string())
         .fetch_one(conn)
         .await?;
@@ -187,6 +189,7 @@ pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64
 }
 
 pub(crate) async fn delete(conn: &mut Conn, id: ScheduleId) -> Result<()> {
-    sqlx::query("DELETE FROM schedule WHERE id = $1").bind(id.to_string()).execute(conn).await?;
+    conn.note(News::Schedules);
+    query("DELETE FROM schedule WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use wharf_types::secret::ValueKind;
 use wharf_types::{AppId, NamespaceId, ReleaseId, SecretName, SecretVersionId, Timestamp};
 
 use super::codec::{number, parse, time};
+use super::query::{query, query_as};
 use super::release::Release;
 use super::{Conn, Result};
 use crate::secrets::{Sealed, SecretOf};
@@ -66,7 +67,7 @@ macro_rules! select {
 }
 
 pub(crate) async fn create(conn: &mut Conn, new: &SealedVersion, by: &str, now: Timestamp) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO secret_version (id, namespace, name, version, key_id, sealed, set_at, set_by, readable)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
@@ -86,7 +87,7 @@ pub(crate) async fn create(conn: &mut Conn, new: &SealedVersion, by: &str, now: 
 
 pub(crate) async fn get(conn: &mut Conn, id: SecretVersionId) -> Result<Option<SealedVersion>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+        query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(SealedVersion::try_from).transpose()
 }
 
@@ -98,7 +99,7 @@ pub(crate) async fn find_version(
     version: Option<u64>,
 ) -> Result<Option<SealedVersion>> {
     let Some(version) = version else { return find(conn, namespace, name).await };
-    let row: Option<Row> = sqlx::query_as(select!("WHERE namespace = $1 AND name = $2 AND version = $3"))
+    let row: Option<Row> = query_as(select!("WHERE namespace = $1 AND name = $2 AND version = $3"))
         .bind(namespace.to_string())
         .bind(name.as_str())
         .bind(i64::try_from(version).unwrap_or(i64::MAX))
@@ -114,7 +115,7 @@ pub(crate) async fn find(
     name: &SecretName,
 ) -> Result<Option<SealedVersion>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE namespace = $1 AND name = $2 ORDER BY version DESC LIMIT 1"))
+        query_as(select!("WHERE namespace = $1 AND name = $2 ORDER BY version DESC LIMIT 1"))
             .bind(namespace.to_string())
             .bind(name.as_str())
             .fetch_optional(conn)
@@ -124,18 +125,17 @@ pub(crate) async fn find(
 
 /// How many secrets and configs the namespace has.
 pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64> {
-    let (count,): (i64,) =
-        sqlx::query_as("SELECT count(DISTINCT name) FROM secret_version WHERE namespace = $1")
-            .bind(namespace.to_string())
-            .fetch_one(conn)
-            .await?;
+    let (count,): (i64,) = query_as("SELECT count(DISTINCT name) FROM secret_version WHERE namespace = $1")
+        .bind(namespace.to_string())
+        .fetch_one(conn)
+        .await?;
     number(count)
 }
 
 /// The names of a namespace's secrets and configs.
 pub(crate) async fn names(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<(SecretName, ValueKind)>> {
     let rows: Vec<(String, bool)> =
-        sqlx::query_as("SELECT DISTINCT name, readable FROM secret_version WHERE namespace = $1")
+        query_as("SELECT DISTINCT name, readable FROM secret_version WHERE namespace = $1")
             .bind(namespace.to_string())
             .fetch_all(conn)
             .await?;
@@ -148,7 +148,7 @@ pub(crate) async fn list(
     namespace: NamespaceId,
     kind: ValueKind,
 ) -> Result<Vec<SecretInfo>> {
-    let rows: Vec<(String, i64, i64, String)> = sqlx::query_as(
+    let rows: Vec<(String, i64, i64, String)> = query_as(
         "SELECT name, version, set_at, set_by FROM secret_version WHERE namespace = $1 AND readable = $2
          ORDER BY name, version",
     )
@@ -164,7 +164,7 @@ pub(crate) async fn list(
         let info = SecretInfo { name: name.clone(), version, set_at, set_by, versions, apps: Vec::new() };
         secrets.insert(name, info);
     }
-    let users: Vec<(String, String)> = sqlx::query_as(
+    let users: Vec<(String, String)> = query_as(
         "SELECT DISTINCT secret_version.name, app.name FROM secret_version
          JOIN release_secret ON release_secret.secret_version = secret_version.id
          JOIN release ON release.id = release_secret.release
@@ -188,7 +188,7 @@ pub(crate) async fn users(
     namespace: NamespaceId,
     name: &SecretName,
 ) -> Result<Vec<(String, u64)>> {
-    let rows: Vec<(String, i64)> = sqlx::query_as(
+    let rows: Vec<(String, i64)> = query_as(
         "SELECT app.name, release.number FROM secret_version
          JOIN release_secret ON release_secret.secret_version = secret_version.id
          JOIN release ON release.id = release_secret.release
@@ -204,7 +204,7 @@ pub(crate) async fn users(
 
 /// The jobs that have not ended and were made with any version of it.
 pub(crate) async fn jobs(conn: &mut Conn, namespace: NamespaceId, name: &SecretName) -> Result<Vec<String>> {
-    let rows: Vec<(String, String)> = sqlx::query_as(
+    let rows: Vec<(String, String)> = query_as(
         "SELECT DISTINCT job.name, job.id FROM secret_version
          JOIN job_secret ON job_secret.secret_version = secret_version.id
          JOIN job ON job.id = job_secret.job
@@ -219,7 +219,7 @@ pub(crate) async fn jobs(conn: &mut Conn, namespace: NamespaceId, name: &SecretN
 
 /// The apps of [`users`].
 pub(crate) async fn apps(conn: &mut Conn, namespace: NamespaceId, name: &SecretName) -> Result<Vec<AppId>> {
-    let rows: Vec<(String,)> = sqlx::query_as(
+    let rows: Vec<(String,)> = query_as(
         "SELECT DISTINCT release.app FROM secret_version
          JOIN release_secret ON release_secret.secret_version = secret_version.id
          JOIN release ON release.id = release_secret.release
@@ -234,7 +234,7 @@ pub(crate) async fn apps(conn: &mut Conn, namespace: NamespaceId, name: &SecretN
 
 /// Returns `false` when there was none.
 pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId, name: &SecretName) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM secret_version WHERE namespace = $1 AND name = $2")
+    let done = query("DELETE FROM secret_version WHERE namespace = $1 AND name = $2")
         .bind(namespace.to_string())
         .bind(name.as_str())
         .execute(conn)
@@ -244,7 +244,7 @@ pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId, name: &Secre
 
 /// Notes that a release was made with this version.
 pub(crate) async fn pin(conn: &mut Conn, release: ReleaseId, version: SecretVersionId) -> Result<()> {
-    sqlx::query("INSERT INTO release_secret (release, secret_version) VALUES ($1, $2)")
+    query("INSERT INTO release_secret (release, secret_version) VALUES ($1, $2)")
         .bind(release.to_string())
         .bind(version.to_string())
         .execute(conn)
@@ -267,7 +267,7 @@ pub(crate) async fn pinned(conn: &mut Conn, release: &Release) -> Result<BTreeMa
     if release.spec.values().next().is_none() {
         return Ok(BTreeMap::new());
     }
-    let rows: Vec<(String, String, i64, i64)> = sqlx::query_as(
+    let rows: Vec<(String, String, i64, i64)> = query_as(
         "SELECT name, id, version, CAST(length(sealed) AS BIGINT) FROM secret_version
          JOIN release_secret ON release_secret.secret_version = secret_version.id
          WHERE release_secret.release = $1",
@@ -284,7 +284,7 @@ pub(crate) async fn pinned(conn: &mut Conn, release: &Release) -> Result<BTreeMa
 
 /// Forgets the versions that neither are the newest nor belong to a kept release. Returns how many.
 pub(crate) async fn prune(conn: &mut Conn, namespace: NamespaceId) -> Result<u64> {
-    let done = sqlx::query(
+    let done = query(
         "DELETE FROM secret_version WHERE namespace = $1
              AND version < (SELECT max(newer.version) FROM secret_version AS newer
                  WHERE newer.namespace = secret_version.namespace AND newer.name = secret_version.name)
@@ -300,26 +300,24 @@ pub(crate) async fn prune(conn: &mut Conn, namespace: NamespaceId) -> Result<u64
 /// The keys that sealed what is kept, and how many versions each.
 pub(crate) async fn keys_in_use(conn: &mut Conn) -> Result<Vec<(String, u64)>> {
     let rows: Vec<(String, i64)> =
-        sqlx::query_as("SELECT key_id, count(*) FROM secret_version GROUP BY key_id").fetch_all(conn).await?;
+        query_as("SELECT key_id, count(*) FROM secret_version GROUP BY key_id").fetch_all(conn).await?;
     rows.into_iter().map(|(key, versions)| Ok((key, number(versions)?))).collect()
 }
 
 pub(crate) async fn ids(conn: &mut Conn) -> Result<Vec<SecretVersionId>> {
-    let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM secret_version").fetch_all(conn).await?;
+    let rows: Vec<(String,)> = query_as("SELECT id FROM secret_version").fetch_all(conn).await?;
     rows.into_iter().map(|(id,)| parse(&id)).collect()
 }
 
 pub(crate) async fn not_sealed_by(conn: &mut Conn, key_id: &str) -> Result<Vec<SecretVersionId>> {
-    let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM secret_version WHERE key_id <> $1")
-        .bind(key_id)
-        .fetch_all(conn)
-        .await?;
+    let rows: Vec<(String,)> =
+        query_as("SELECT id FROM secret_version WHERE key_id <> $1").bind(key_id).fetch_all(conn).await?;
     rows.into_iter().map(|(id,)| parse(&id)).collect()
 }
 
 /// Replaces what is kept of a value by the same value under another key.
 pub(crate) async fn reseal(conn: &mut Conn, id: SecretVersionId, sealed: &Sealed) -> Result<()> {
-    sqlx::query("UPDATE secret_version SET key_id = $2, sealed = $3 WHERE id = $1")
+    query("UPDATE secret_version SET key_id = $2, sealed = $3 WHERE id = $1")
         .bind(id.to_string())
         .bind(&sealed.key_id)
         .bind(&sealed.octets)

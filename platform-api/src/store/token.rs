@@ -4,7 +4,8 @@ use wharf_types::api::{Role, TokenInfo, Verb};
 use wharf_types::{NamespaceId, NamespaceName, Timestamp, TokenId, UserId};
 
 use super::codec::{from_json, json, number, parse, parse_opt, role_from_db, role_to_db, time, time_opt};
-use super::{Conn, Result};
+use super::query::{query, query_as};
+use super::{Conn, News, Result};
 
 pub(crate) struct NewToken<'a> {
     pub(crate) id: TokenId,
@@ -15,7 +16,8 @@ pub(crate) struct NewToken<'a> {
     pub(crate) role: Role,
     pub(crate) namespace: Option<NamespaceId>,
     pub(crate) verbs: &'a [Verb],
-    pub(crate) bootstrap: bool,
+    /// The server whose first token it is, which stands in its data directory.
+    pub(crate) first_of: Option<&'a str>,
     pub(crate) expires_at: Option<Timestamp>,
 }
 
@@ -68,9 +70,9 @@ macro_rules! select {
 }
 
 pub(crate) async fn create(conn: &mut Conn, token: NewToken<'_>, now: Timestamp) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO token (id, name, secret_hash, account, role, namespace, verbs, bootstrap, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    query(
+        "INSERT INTO token (id, name, secret_hash, account, role, namespace, verbs, bootstrap, created_at, expires_at,
+             server) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(token.id.to_string())
     .bind(token.name)
@@ -79,32 +81,31 @@ pub(crate) async fn create(conn: &mut Conn, token: NewToken<'_>, now: Timestamp)
     .bind(role_to_db(token.role))
     .bind(token.namespace.map(|id| id.to_string()))
     .bind(json(&token.verbs))
-    .bind(token.bootstrap)
+    .bind(token.first_of.is_some())
     .bind(now.as_microsecond())
     .bind(token.expires_at.map(|at| at.as_microsecond()))
+    .bind(token.first_of.unwrap_or_default())
     .execute(conn)
     .await?;
     Ok(())
 }
 
 pub(crate) async fn find_by_hash(conn: &mut Conn, secret_hash: &str) -> Result<Option<Token>> {
-    let row: Option<Row> = sqlx::query_as(select!("WHERE token.secret_hash = $1"))
-        .bind(secret_hash)
-        .fetch_optional(conn)
-        .await?;
+    let row: Option<Row> =
+        query_as(select!("WHERE token.secret_hash = $1")).bind(secret_hash).fetch_optional(conn).await?;
     row.map(Token::try_from).transpose()
 }
 
 pub(crate) async fn get(conn: &mut Conn, id: TokenId) -> Result<Option<Token>> {
     let row: Option<Row> =
-        sqlx::query_as(select!("WHERE token.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
+        query_as(select!("WHERE token.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(Token::try_from).transpose()
 }
 
 /// All tokens, or those of one user.
 pub(crate) async fn list(conn: &mut Conn, owner: Option<UserId>) -> Result<Vec<TokenInfo>> {
     let rows: Vec<Row> =
-        sqlx::query_as(select!("WHERE $1 IS NULL OR token.account = $1 ORDER BY token.created_at, token.id"))
+        query_as(select!("WHERE $1 IS NULL OR token.account = $1 ORDER BY token.created_at, token.id"))
             .bind(owner.map(|id| id.to_string()))
             .fetch_all(conn)
             .await?;
@@ -113,19 +114,18 @@ pub(crate) async fn list(conn: &mut Conn, owner: Option<UserId>) -> Result<Vec<T
 
 /// How many tokens of a user have not expired.
 pub(crate) async fn count(conn: &mut Conn, owner: UserId, now: Timestamp) -> Result<u64> {
-    let (count,): (i64,) = sqlx::query_as(
-        "SELECT count(*) FROM token WHERE account = $1 AND (expires_at IS NULL OR expires_at > $2)",
-    )
-    .bind(owner.to_string())
-    .bind(now.as_microsecond())
-    .fetch_one(conn)
-    .await?;
+    let (count,): (i64,) =
+        query_as("SELECT count(*) FROM token WHERE account = $1 AND (expires_at IS NULL OR expires_at > $2)")
+            .bind(owner.to_string())
+            .bind(now.as_microsecond())
+            .fetch_one(conn)
+            .await?;
     number(count)
 }
 
 /// Forgets the tokens of a user that expired before `before`.
 pub(crate) async fn delete_expired(conn: &mut Conn, owner: UserId, before: Timestamp) -> Result<()> {
-    sqlx::query("DELETE FROM token WHERE account = $1 AND expires_at < $2")
+    query("DELETE FROM token WHERE account = $1 AND expires_at < $2")
         .bind(owner.to_string())
         .bind(before.as_microsecond())
         .execute(conn)
@@ -134,11 +134,18 @@ pub(crate) async fn delete_expired(conn: &mut Conn, owner: UserId, before: Times
 }
 
 pub(crate) async fn delete(conn: &mut Conn, id: TokenId) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM token WHERE id = $1").bind(id.to_string()).execute(conn).await?;
+    conn.note(News::Access);
+    let done = query("DELETE FROM token WHERE id = $1").bind(id.to_string()).execute(conn).await?;
     Ok(done.rows_affected() == 1)
 }
 
-pub(crate) async fn delete_bootstrap(conn: &mut Conn) -> Result<()> {
-    sqlx::query("DELETE FROM token WHERE bootstrap = $1").bind(true).execute(conn).await?;
+/// Takes a server's first token away.
+pub(crate) async fn delete_first(conn: &mut Conn, server: &str) -> Result<()> {
+    conn.note(News::Access);
+    query("DELETE FROM token WHERE bootstrap = $1 AND server = $2")
+        .bind(true)
+        .bind(server)
+        .execute(conn)
+        .await?;
     Ok(())
 }

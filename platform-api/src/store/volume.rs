@@ -4,7 +4,8 @@ use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, NodeId, Timestamp,
 
 use super::app::App;
 use super::codec::{number, parse, parse_opt, time};
-use super::{Conn, Result};
+use super::query::{query, query_as};
+use super::{Conn, News, Result};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Volume {
@@ -70,7 +71,7 @@ pub(crate) async fn put(
     now: Timestamp,
 ) -> Result<bool> {
     let size = i64::try_from(size_bytes).unwrap_or(i64::MAX);
-    let resized = sqlx::query("UPDATE volume SET size_bytes = $3 WHERE app = $1 AND name = $2")
+    let resized = query("UPDATE volume SET size_bytes = $3 WHERE app = $1 AND name = $2")
         .bind(app.id.to_string())
         .bind(name.as_str())
         .bind(size)
@@ -79,7 +80,7 @@ pub(crate) async fn put(
     if resized.rows_affected() > 0 {
         return Ok(false);
     }
-    sqlx::query(
+    query(
         "INSERT INTO volume (id, namespace, app, app_name, name, size_bytes, removing, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
@@ -98,7 +99,7 @@ pub(crate) async fn put(
 
 /// Those that an app has, by name.
 pub(crate) async fn of_app(conn: &mut Conn, app: AppId) -> Result<Vec<Volume>> {
-    let rows: Vec<Row> = sqlx::query_as(select!("WHERE volume.app = $1 ORDER BY volume.name"))
+    let rows: Vec<Row> = query_as(select!("WHERE volume.app = $1 ORDER BY volume.name"))
         .bind(app.to_string())
         .fetch_all(conn)
         .await?;
@@ -107,7 +108,7 @@ pub(crate) async fn of_app(conn: &mut Conn, app: AppId) -> Result<Vec<Volume>> {
 
 /// Those of a namespace, also of apps that are gone.
 pub(crate) async fn list(conn: &mut Conn, namespace: &NamespaceName) -> Result<Vec<Volume>> {
-    let rows: Vec<Row> = sqlx::query_as(select!(
+    let rows: Vec<Row> = query_as(select!(
         "JOIN namespace ON namespace.id = volume.namespace WHERE namespace.name = $1
          ORDER BY volume.app_name, volume.name, volume.id"
     ))
@@ -118,7 +119,7 @@ pub(crate) async fn list(conn: &mut Conn, namespace: &NamespaceName) -> Result<V
 }
 
 pub(crate) async fn find(conn: &mut Conn, namespace: &NamespaceName, id: VolumeId) -> Result<Option<Volume>> {
-    let row: Option<Row> = sqlx::query_as(select!(
+    let row: Option<Row> = query_as(select!(
         "JOIN namespace ON namespace.id = volume.namespace WHERE namespace.name = $1 AND volume.id = $2"
     ))
     .bind(namespace.as_str())
@@ -129,7 +130,7 @@ pub(crate) async fn find(conn: &mut Conn, namespace: &NamespaceName, id: VolumeI
 }
 
 pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64> {
-    let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM volume WHERE namespace = $1")
+    let (count,): (i64,) = query_as("SELECT count(*) FROM volume WHERE namespace = $1")
         .bind(namespace.to_string())
         .fetch_one(conn)
         .await?;
@@ -138,7 +139,7 @@ pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64
 
 /// Records where its folder is. Returns `false` when it is somewhere already.
 pub(crate) async fn place(conn: &mut Conn, id: VolumeId, node: NodeId) -> Result<bool> {
-    let done = sqlx::query("UPDATE volume SET node = $2 WHERE id = $1 AND node IS NULL")
+    let done = query("UPDATE volume SET node = $2 WHERE id = $1 AND node IS NULL")
         .bind(id.to_string())
         .bind(node.to_string())
         .execute(conn)
@@ -148,7 +149,7 @@ pub(crate) async fn place(conn: &mut Conn, id: VolumeId, node: NodeId) -> Result
 
 /// Those that an app has go with it.
 pub(crate) async fn remove_with_app(conn: &mut Conn, app: AppId) -> Result<()> {
-    sqlx::query("UPDATE volume SET removing = $2 WHERE app = $1")
+    query("UPDATE volume SET removing = $2 WHERE app = $1")
         .bind(app.to_string())
         .bind(true)
         .execute(conn)
@@ -158,7 +159,8 @@ pub(crate) async fn remove_with_app(conn: &mut Conn, app: AppId) -> Result<()> {
 
 /// Takes it from its app, if it has one, and has it removed.
 pub(crate) async fn remove(conn: &mut Conn, id: VolumeId) -> Result<()> {
-    sqlx::query("UPDATE volume SET removing = $2, app = NULL WHERE id = $1")
+    conn.note(News::Volumes);
+    query("UPDATE volume SET removing = $2, app = NULL WHERE id = $1")
         .bind(id.to_string())
         .bind(true)
         .execute(conn)
@@ -168,7 +170,7 @@ pub(crate) async fn remove(conn: &mut Conn, id: VolumeId) -> Result<()> {
 
 /// Forgets those that are to be removed and were never anywhere.
 pub(crate) async fn forget_unplaced(conn: &mut Conn) -> Result<()> {
-    sqlx::query("DELETE FROM volume WHERE removing = $1 AND app IS NULL AND node IS NULL")
+    query("DELETE FROM volume WHERE removing = $1 AND app IS NULL AND node IS NULL")
         .bind(true)
         .execute(conn)
         .await?;
@@ -177,7 +179,7 @@ pub(crate) async fn forget_unplaced(conn: &mut Conn) -> Result<()> {
 
 /// Those whose folders are to be removed, and where they are.
 pub(crate) async fn doomed(conn: &mut Conn) -> Result<Vec<(NodeId, VolumeId)>> {
-    let rows: Vec<(String, String)> = sqlx::query_as(
+    let rows: Vec<(String, String)> = query_as(
         "SELECT node, id FROM volume WHERE removing = $1 AND app IS NULL AND node IS NOT NULL ORDER BY id",
     )
     .bind(true)
@@ -188,12 +190,12 @@ pub(crate) async fn doomed(conn: &mut Conn) -> Result<Vec<(NodeId, VolumeId)>> {
 
 /// Forgets one whose node says that its folder is gone. Returns `false` where nobody had asked for that.
 pub(crate) async fn forget(conn: &mut Conn, node: NodeId, id: VolumeId) -> Result<bool> {
-    let done =
-        sqlx::query("DELETE FROM volume WHERE id = $1 AND node = $2 AND removing = $3 AND app IS NULL")
-            .bind(id.to_string())
-            .bind(node.to_string())
-            .bind(true)
-            .execute(conn)
-            .await?;
+    conn.note(News::Volumes);
+    let done = query("DELETE FROM volume WHERE id = $1 AND node = $2 AND removing = $3 AND app IS NULL")
+        .bind(id.to_string())
+        .bind(node.to_string())
+        .bind(true)
+        .execute(conn)
+        .await?;
     Ok(done.rows_affected() == 1)
 }

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::fixture::{Platform, Reply, component, quick, request};
 use super::worker::Worker;
+use crate::store;
 
 const CONFIGS: &str = "/v1/namespaces/default/configs";
 const SECRETS: &str = "/v1/namespaces/default/secrets";
 
-async fn put(platform: &Platform, path: &str, value: &str) -> Reply {
+pub(super) async fn put(platform: &Platform, path: &str, value: &str) -> Reply {
     let put = request(&platform.admin, Method::PUT, path).body(Body::from(value.to_owned()));
     platform.send(put.unwrap()).await
 }
@@ -101,7 +102,7 @@ async fn a_secret_whose_row_says_config_does_not_open() {
     let platform = Platform::start().await;
     put(&platform, &format!("{SECRETS}/password"), "hush").await.is(200);
     let mut tx = platform.context.store.write().await.unwrap();
-    sqlx::query("UPDATE secret_version SET readable = TRUE").execute(&mut *tx).await.unwrap();
+    store::query("UPDATE secret_version SET readable = TRUE").execute(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
     let read = platform.call(Method::GET, &format!("{CONFIGS}/password"), Value::Null).await;
     read.refuses(503, "unavailable", &["changed or is damaged"]);

@@ -48,7 +48,7 @@ async fn a_control_plane_that_another_has_followed_writes_no_plan_any_more() {
     let mut tx = platform.context.store.write().await.unwrap();
     store::change::count(&mut tx, "starts").await.unwrap();
     tx.commit().await.unwrap();
-    let refused = platform.context.store.write_as(platform.context.epoch).await;
+    let refused = platform.context.store.write_as(platform.context.epoch().unwrap()).await;
     assert!(matches!(refused, Err(store::StoreError::Deposed)));
 }
 
@@ -63,7 +63,7 @@ async fn an_app_that_cannot_be_read_keeps_no_other_app_from_its_worker() {
     drop(worker);
     let mut tx = platform.context.store.write().await.unwrap();
     let ruin = "UPDATE release SET spec = '{' WHERE app = (SELECT id FROM app WHERE name = 'broken')";
-    sqlx::query(ruin).execute(&mut *tx).await.unwrap();
+    store::query(ruin).execute(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
 
     let platform = Platform::start_in(platform.crash()).await;

@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 use wharf_types::{Digest, Timestamp};
 
+use super::database;
 use crate::authority::Authorities;
 use crate::context::{Context, Joining};
 use crate::{Config, ControlPlane};
@@ -31,9 +32,11 @@ pub(crate) struct Platform {
     _reconciler: DropGuard,
 }
 
-pub(crate) fn config(dir: &TempDir) -> Config {
+pub(crate) async fn config(dir: &TempDir) -> Config {
     Config {
         data_dir: dir.path().join("data"),
+        database: database::of_dir(dir.path()).await,
+        address: "http://127.0.0.1:7070".to_owned(),
         domain: "localhost".to_owned(),
         http_url: "http://127.0.0.1:8080".to_owned(),
         secret_keys: Default::default(),
@@ -47,12 +50,32 @@ impl Platform {
     }
 
     pub(crate) async fn start_in(dir: Arc<TempDir>) -> Self {
+        let config = config(&dir).await;
+        let platform = Self::start_with(config, dir).await;
+        platform.leads().await;
+        platform
+    }
+
+    /// Waits until it leads.
+    pub(crate) async fn leads(&self) -> u64 {
+        eventually("it leads", async || self.context.epoch().ok()).await
+    }
+
+    /// Another server on the database of the first one. None: its database is for one alone.
+    pub(crate) async fn start_beside(&self) -> Option<Self> {
+        let config = Config { data_dir: self.dir.path().join("beside"), ..self.context.config.clone() };
+        (config.database != crate::Database::DataDir).then_some(())?;
+        Some(Self::start_with(config, self.dir.clone()).await)
+    }
+
+    pub(crate) async fn start_with(config: Config, dir: Arc<TempDir>) -> Self {
         // An earlier process may still be letting go of the lock.
         let control =
-            eventually("the data directory is free", async || ControlPlane::open(config(&dir)).await.ok())
+            eventually("the data directory is free", async || ControlPlane::open(config.clone()).await.ok())
                 .await;
         let shutdown = CancellationToken::new();
-        control.spawn_reconciler(shutdown.clone());
+        control.spawn_leader(shutdown.clone());
+        control.spawn_follower(shutdown.clone());
         let admin = std::fs::read_to_string(control.admin_token_file()).unwrap().trim().to_owned();
         Self {
             router: control.router(),

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use wharf_types::NodeId;
 
 use super::fixture::{Platform, Reply, component, quick, request};
+use crate::store;
 
 impl Platform {
-    async fn kv(&self, app: &str, op: Value) -> Reply {
+    pub(super) async fn kv(&self, app: &str, op: Value) -> Reply {
         let path = format!("/v1/nodes/{}/keyvalue", NodeId::new());
         let body = json!({"namespace": "default", "app": app, "bucket": "default", "op": op}).to_string();
         self.send(request(&self.node_token, Method::POST, &path).body(Body::from(body)).unwrap()).await
@@ -68,7 +69,7 @@ async fn keys_values_and_namespaces_have_limits() {
     unknown.refuses(400, "invalid_request", &["`if_absent`"]);
     let mut tx = platform.context.store.write().await.unwrap();
     let full = "INSERT INTO kv_usage (namespace, bytes) SELECT id, $1 FROM namespace";
-    sqlx::query(full).bind((256_i64 << 20) - 10).execute(&mut *tx).await.unwrap();
+    store::query(full).bind((256_i64 << 20) - 10).execute(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
     platform.kv("hello", json!({"set": {"key": "k", "value": "0102"}})).await.is(200);
     let quota = platform.kv("hello", json!({"set": {"key": "l", "value": "00".repeat(100)}})).await;

@@ -7,7 +7,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use wharf_types::AppName;
 
-use crate::store::{self, Store};
+use crate::store::{self, Location, Store};
 
 /// The tables as they were after the first `count` migrations.
 fn first(count: usize) -> Migrator {
@@ -37,7 +37,7 @@ async fn what_scale_and_env_had_set_before_they_could_be_reset_stays() {
     sqlx::raw_sql(rows).execute(&mut old).await.unwrap();
     old.close().await.unwrap();
 
-    let store = Store::open(&file).await.unwrap();
+    let store = Store::open(Location::File(&file)).await.unwrap();
     let mut tx = store.read().await.unwrap();
     let find = async |tx: &mut store::Conn, name: &str| {
         let name: AppName = name.parse().unwrap();

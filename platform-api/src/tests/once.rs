@@ -2,7 +2,7 @@
 
 use axum::http::Method;
 
-use super::fixture::{Platform, quick};
+use super::fixture::{Platform, eventually, quick};
 use super::worker::Worker;
 
 const HELLO: &str = "/v1/namespaces/default/apps/hello";
@@ -27,7 +27,12 @@ async fn what_is_sent_twice_with_one_key_takes_effect_once() {
         (Method::PATCH, "/env", r#"{"set": {"A": "b"}}"#),
     ] {
         let first = send(path, method.clone(), path, body).await.is(201);
-        platform.rollout("hello", &first).await;
+        // The end of the rollout is an event, too.
+        let rollout = format!("{HELLO}/rollouts/{}", first["rollout"].as_str().unwrap());
+        eventually("the rollout has ended", async || {
+            (platform.get(&rollout).await["state"] == "succeeded").then_some(())
+        })
+        .await;
         let events = platform.get(&format!("{HELLO}/events")).await;
         assert_eq!(send(path, method, path, body).await.is(201), first);
         assert_eq!(platform.get(&format!("{HELLO}/events")).await["items"].as_array().unwrap().len(), {

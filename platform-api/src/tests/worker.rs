@@ -110,6 +110,11 @@ impl Worker {
         self.ended.lock().unwrap().insert(id, report);
     }
 
+    /// Whether the stream of its assignments has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     pub(super) fn newest(&self) -> Option<Assignment> {
         self.seen.lock().unwrap().last().map(|(_, assignment)| assignment.clone())
     }

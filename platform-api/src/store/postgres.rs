@@ -1,0 +1,191 @@
+//! A database of a PostgreSQL server, which several processes share.
+//!
+//! What SQLite gives by having one writer holds here by a lock: every transaction that may write takes it first and lets go of it
+//! with its end, so that writers, of all processes, come one after the other. Nobody holds anything before that lock, so they
+//! never wait for each other in vain, and none of them fails because of another. Readers take no lock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::time::Instant;
+
+use super::conn::{Conn, Tx};
+use super::lease::{self, Leader, Leases};
+use super::news::{self, Follower};
+use super::query::in_time;
+use super::{OpenStoreError, PostgresUrl, Result, STATEMENTS, StoreError, migrate_error};
+
+/// One writer works, and the next ones have asked for the lock already. More would only wait at the database instead of here.
+const WRITERS: u32 = 4;
+const READERS: u32 = 8;
+/// How long a request waits for a database that is away, or for its turn.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// A connection that was idle for longer is asked whether it is still one.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// The first version whose databases have what is used here.
+const VERSION_MIN: i32 = 150_000;
+
+const SETTINGS: &str = "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed';
+    SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s'; SET statement_timeout = '30s'";
+
+/// In READ COMMITTED each statement sees what was committed before it began, and the lock is only free after a commit can be seen: whoever has
+/// it sees the newest state until the end of the transaction. The number is Wharf's own, and means nothing. A process that is stopped while it
+/// has the lock must not keep all others from theirs, so the database ends a transaction in which nothing happens.
+pub(super) const BEGIN_WRITE: &str =
+    "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '2s'; SELECT pg_advisory_xact_lock(8246139274)";
+const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+#[derive(Clone)]
+pub(super) struct PostgresStore {
+    writes: PgPool,
+    reads: PgPool,
+    /// With one connection, to be told by.
+    listening: PgPool,
+    /// With one connection, for the lease.
+    leasing: PgPool,
+    /// The name of this process, for others.
+    origin: Arc<str>,
+    /// The newest change of others when it was opened: what is read here is newer.
+    opened_at: i64,
+}
+
+impl PostgresStore {
+    pub(super) async fn open(
+        url: &PostgresUrl,
+        migrator: &Migrator,
+    ) -> std::result::Result<Self, OpenStoreError> {
+        let options = url
+            .options()
+            .map_err(OpenStoreError::Open)?
+            .application_name("wharf")
+            .statement_cache_capacity(STATEMENTS);
+        let pool = |connections: u32| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .max_lifetime(None)
+                .acquire_timeout(WAIT_MAX)
+                .test_before_acquire(false)
+                .before_acquire(|conn, meta| {
+                    Box::pin(async move { Ok(meta.idle_for < TRUSTED_FOR || conn.ping().await.is_ok()) })
+                })
+                .after_connect(|conn, _| Box::pin(async move { conn.execute(SETTINGS).await.map(drop) }))
+                .connect_lazy_with(options.clone())
+        };
+        let (writes, reads) = (pool(WRITERS), pool(READERS));
+        let (listening, leasing) = (pool(1), pool(1));
+        let mut conn = writes.acquire().await.map_err(open_error)?;
+        check(&mut conn).await?;
+        migrator.run(&mut *conn).await.map_err(|error| migrate_error(error, open_error))?;
+        drop(conn);
+        let opened_at = news::newest(&reads).await.map_err(open_error)?;
+        let origin = uuid::Uuid::now_v7().to_string().into();
+        Ok(Self { writes, reads, listening, leasing, origin, opened_at })
+    }
+
+    pub(super) async fn write(&self) -> Result<Tx> {
+        begin(&self.writes, BEGIN_WRITE, &self.origin).await
+    }
+
+    pub(super) async fn look(&self) -> Result<Conn> {
+        Ok(self.reads.acquire().await?.into())
+    }
+
+    pub(super) async fn read(&self) -> Result<Tx> {
+        begin(&self.reads, BEGIN_READ, &self.origin).await
+    }
+
+    pub(super) fn follow(&self) -> Follower {
+        Follower::new(self.reads.clone(), self.listening.clone(), self.origin.clone(), self.opened_at)
+    }
+
+    pub(super) fn leases(&self, server: &str, address: &str) -> Leases {
+        Leases::new(self.leasing.clone(), self.origin.clone(), server, address)
+    }
+
+    pub(super) async fn leader(&self) -> Result<Option<Leader>> {
+        lease::leader(&self.reads).await
+    }
+
+    pub(super) async fn close(&self) {
+        self.leasing.close().await;
+        self.listening.close().await;
+        self.reads.close().await;
+        self.writes.close().await;
+    }
+
+    /// Answers every new row as a full disk does.
+    #[cfg(test)]
+    pub(super) async fn stop_growing(&self, stop: bool) {
+        let make = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$;
+            DO $$ DECLARE name text; BEGIN
+                FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+                    EXECUTE format('CREATE TRIGGER refuse BEFORE INSERT ON %I EXECUTE FUNCTION refuse()', name);
+                END LOOP;
+            END $$";
+        let statement = if stop { make } else { "DROP FUNCTION refuse CASCADE" };
+        self.writes.acquire().await.unwrap().execute(statement).await.unwrap();
+    }
+}
+
+pub(super) async fn snapshot(url: &PostgresUrl) -> std::result::Result<Conn, OpenStoreError> {
+    let options = url.options().map_err(OpenStoreError::Open)?.application_name("wharf");
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(WAIT_MAX).connect_lazy_with(options);
+    let mut conn = pool.acquire().await.map_err(open_error)?;
+    conn.execute(BEGIN_READ).await.map_err(open_error)?;
+    Ok(conn.into())
+}
+
+/// Begins a transaction. A connection that turns out to be none any more has done nothing yet, so another one is taken.
+pub(super) async fn begin(pool: &PgPool, statement: &'static str, origin: &Arc<str>) -> Result<Tx> {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        let begun = in_time(pool.begin_with(statement)).await;
+        match begun.map_err(StoreError::from) {
+            Ok(tx) => return Ok(Tx::of_postgres(tx, origin.clone())),
+            Err(StoreError::Away(sqlx::Error::Io(_) | sqlx::Error::Database(_)))
+                if Instant::now() < deadline =>
+            {
+                // The broken one is not back in the pool at once.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the database is one that the statements mean the same in.
+async fn check(conn: &mut PgConnection) -> std::result::Result<(), OpenStoreError> {
+    let (version, by_octets, encoding): (i32, bool, String) = sqlx::query_as(
+        "SELECT current_setting('server_version_num')::int, 'Z' < 'a' AND '-b' < 'a' AND 'a-b' < 'aa' AND 'z' < 'é',
+             current_setting('server_encoding')",
+    )
+    .fetch_one(conn)
+    .await
+    .map_err(open_error)?;
+    if version < VERSION_MIN {
+        return Err(OpenStoreError::Unfit(format!(
+            "its server is PostgreSQL {}, and 15 or later is needed",
+            version / 10_000
+        )));
+    }
+    if !by_octets || encoding != "UTF8" {
+        return Err(OpenStoreError::Unfit(
+            "it does not sort text by its octets in UTF-8: make one with `CREATE DATABASE wharf TEMPLATE template0 ENCODING 'UTF8' \
+             LC_COLLATE 'C' LC_CTYPE 'C'`"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn open_error(error: sqlx::Error) -> OpenStoreError {
+    match StoreError::from(error) {
+        StoreError::Away(error) => OpenStoreError::Away(error),
+        StoreError::Database(error) => OpenStoreError::Open(error),
+        error => OpenStoreError::Open(sqlx::Error::Protocol(error.to_string())),
+    }
+}

@@ -1,0 +1,206 @@
+//! Statements, for whichever database a connection leads to.
+//!
+//! They look like those of sqlx, take the few types that both databases know, and become sqlx's own when it is known which of the
+//! two they go to: nothing is converted that sqlx would not convert.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Arguments, AssertSqlSafe, Database, Encode, Postgres, SqlSafeStr, SqlStr, Sqlite, Type};
+
+use super::conn::{Conn, Link};
+
+/// How long an answer may take. A database that went away without a word would never answer.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// A statement whose rows nobody reads.
+pub(crate) fn query(sql: &'static str) -> Query {
+    Query { sql: sql.into_sql_str(), values: Vec::new() }
+}
+
+/// A statement whose rows become values of a type.
+pub(crate) fn query_as<T: FromRow>(sql: &'static str) -> QueryAs<T> {
+    QueryAs { query: query(sql), row: PhantomData }
+}
+
+/// The same for statements that were put together here, of nothing that comes from outside.
+pub(super) fn query_built(sql: String) -> Query {
+    Query { sql: AssertSqlSafe(sql).into_sql_str(), values: Vec::new() }
+}
+
+pub(super) fn query_as_built<T: FromRow>(sql: String) -> QueryAs<T> {
+    QueryAs { query: query_built(sql), row: PhantomData }
+}
+
+/// What a list in a statement looks like: `$2, $3, $4` for three parameters from the second on.
+pub(super) fn parameters(first: usize, count: usize) -> String {
+    (first..first + count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What can be read from a row of either database.
+pub(crate) trait FromRow:
+    for<'r> sqlx::FromRow<'r, SqliteRow> + for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin
+{
+}
+
+impl<T> FromRow for T where
+    T: for<'r> sqlx::FromRow<'r, SqliteRow> + for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin
+{
+}
+
+/// A parameter.
+pub(crate) enum Value {
+    Number(Option<i64>),
+    Bool(bool),
+    Text(Option<String>),
+    Octets(Vec<u8>),
+}
+
+macro_rules! value_from {
+    ($($type:ty => |$value:ident| $made:expr;)+) => {$(
+        impl From<$type> for Value {
+            fn from($value: $type) -> Self {
+                $made
+            }
+        }
+    )+};
+}
+
+value_from! {
+    i64 => |value| Self::Number(Some(value));
+    Option<i64> => |value| Self::Number(value);
+    bool => |value| Self::Bool(value);
+    String => |value| Self::Text(Some(value));
+    Option<String> => |value| Self::Text(value);
+    &str => |value| Self::Text(Some(value.to_owned()));
+    Option<&str> => |value| Self::Text(value.map(str::to_owned));
+    &String => |value| Self::Text(Some(value.clone()));
+    &Option<String> => |value| Self::Text(value.clone());
+    &[u8] => |value| Self::Octets(value.to_vec());
+    &Vec<u8> => |value| Self::Octets(value.clone());
+}
+
+#[must_use]
+pub(crate) struct Query {
+    sql: SqlStr,
+    values: Vec<Value>,
+}
+
+/// What a statement did.
+pub(crate) struct Done(u64);
+
+impl Done {
+    pub(crate) fn rows_affected(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Query {
+    pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    pub(crate) async fn execute(self, conn: &mut Conn) -> sqlx::Result<Done> {
+        let Self { sql, values } = self;
+        Ok(Done(match conn.link() {
+            Link::Sqlite(conn) => {
+                sqlx::query_with(sql, arguments::<Sqlite>(values)?).execute(conn).await?.rows_affected()
+            }
+            Link::Postgres(conn) => {
+                in_time(sqlx::query_with(sql, arguments::<Postgres>(without_nul(values))?).execute(conn))
+                    .await?
+                    .rows_affected()
+            }
+        }))
+    }
+}
+
+#[must_use]
+pub(crate) struct QueryAs<T> {
+    query: Query,
+    row: PhantomData<T>,
+}
+
+impl<T: FromRow> QueryAs<T> {
+    pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.query = self.query.bind(value);
+        self
+    }
+
+    pub(crate) async fn fetch_one(self, conn: &mut Conn) -> sqlx::Result<T> {
+        self.fetch_optional(conn).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    pub(crate) async fn fetch_optional(self, conn: &mut Conn) -> sqlx::Result<Option<T>> {
+        let Query { sql, values } = self.query;
+        match conn.link() {
+            Link::Sqlite(conn) => {
+                sqlx::query_as_with(sql, arguments::<Sqlite>(values)?).fetch_optional(conn).await
+            }
+            Link::Postgres(conn) => {
+                in_time(
+                    sqlx::query_as_with(sql, arguments::<Postgres>(without_nul(values))?)
+                        .fetch_optional(conn),
+                )
+                .await
+            }
+        }
+    }
+
+    pub(crate) async fn fetch_all(self, conn: &mut Conn) -> sqlx::Result<Vec<T>> {
+        let Query { sql, values } = self.query;
+        match conn.link() {
+            Link::Sqlite(conn) => {
+                sqlx::query_as_with(sql, arguments::<Sqlite>(values)?).fetch_all(conn).await
+            }
+            Link::Postgres(conn) => {
+                in_time(sqlx::query_as_with(sql, arguments::<Postgres>(without_nul(values))?).fetch_all(conn))
+                    .await
+            }
+        }
+    }
+}
+
+fn arguments<DB: Database>(values: Vec<Value>) -> sqlx::Result<DB::Arguments>
+where
+    for<'q> Option<i64>: Encode<'q, DB> + Type<DB>,
+    for<'q> bool: Encode<'q, DB> + Type<DB>,
+    for<'q> Option<String>: Encode<'q, DB> + Type<DB>,
+    for<'q> Vec<u8>: Encode<'q, DB> + Type<DB>,
+{
+    let mut arguments = DB::Arguments::default();
+    arguments.reserve(values.len(), 0);
+    for value in values {
+        match value {
+            Value::Number(value) => arguments.add(value),
+            Value::Bool(value) => arguments.add(value),
+            Value::Text(value) => arguments.add(value),
+            Value::Octets(value) => arguments.add(value),
+        }
+        .map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}
+
+/// PostgreSQL has no text with NUL in it. Names have none; what a guest has said last may, and its report must not be refused for ever.
+fn without_nul(mut values: Vec<Value>) -> Vec<Value> {
+    for value in &mut values {
+        if let Value::Text(Some(text)) = value
+            && text.contains('\0')
+        {
+            *text = text.replace('\0', "\u{fffd}");
+        }
+    }
+    values
+}
+
+/// For what goes over a network.
+pub(super) async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    match tokio::time::timeout(ANSWER_MAX, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
