@@ -51,6 +51,8 @@ fi
 if [[ $what == test ]]; then
     check_rust_component fmt rustfmt
     check_rust_component clippy clippy
+    # Hosts of a cluster are network namespaces.
+    have ip || need iproute2
     # The control plane's tests run on it, too.
     have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need postgresql
 fi

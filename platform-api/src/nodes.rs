@@ -56,6 +56,8 @@ struct Node {
     touches: Touches,
     seen: Instant,
     seen_at: Timestamp,
+    /// Whether it has reported to this process. One that has not may be on its way back, after the control plane was away.
+    has_reported: bool,
     routes_generation: u64,
     /// What the last report said, so that a repetition costs nothing.
     reported: HashMap<InstanceId, InstanceReport>,
@@ -162,6 +164,7 @@ impl Nodes {
             touches: Touches::default(),
             seen: now,
             seen_at: Timestamp::now(),
+            has_reported: false,
             routes_generation: 0,
             reported: HashMap::new(),
             usage: Vec::new(),
@@ -222,6 +225,7 @@ impl Nodes {
         node.hears(id, report.process)?;
         node.seen = now;
         node.seen_at = Timestamp::now();
+        node.has_reported = true;
         node.usage.clone_from(&report.usage);
         node.usage.sort_by(|a, b| key(a).cmp(&key(b)));
         let was_full = |id| node.figures.volumes.iter().any(|before| before.id == id && before.full);
@@ -451,7 +455,7 @@ impl Node {
             registration,
             ready: self.is_seen_within(LEASE, now),
             draining: self.settings.draining,
-            given_up: !self.is_seen_within(patience, now),
+            given_up: !self.is_seen_within(if self.has_reported { patience } else { GIVEN_UP }, now),
             seen_at: self.seen_at,
             routes_generation: self.routes_generation,
         }
@@ -526,15 +530,18 @@ mod tests {
     fn a_silent_node_is_given_up_with_its_lease_where_others_can_take_over() {
         let (dead, ids): (NodeId, Vec<NodeId>) = (NodeId::new(), (0..2).map(|_| NodeId::new()).collect());
         let begin = Instant::now();
-        let given_up = |silent: &[NodeId], span: Duration| {
+        let given_up_of = |silent: &[NodeId], unheard: &[NodeId], span: Duration| {
             let nodes = Nodes::default();
             let all: Vec<NodeId> = ids.iter().chain([&dead]).copied().collect();
             all.iter().for_each(|id| nodes.register_at(begin, *id, registration()).unwrap());
+            let report = report(vec![], vec![]);
+            let known = all.iter().filter(|id| !unheard.contains(id));
+            known.for_each(|id| drop(nodes.report_at(begin, *id, &report).unwrap()));
             let mut now = begin;
             while now < begin + span {
                 now += Duration::from_millis(250);
                 let speaks = all.iter().filter(|id| !silent.contains(id));
-                speaks.for_each(|id| drop(nodes.report_at(now, *id, &report(vec![], vec![])).unwrap()));
+                speaks.for_each(|id| drop(nodes.report_at(now, *id, &report).unwrap()));
                 nodes.list_at(now);
             }
             nodes
@@ -544,12 +551,15 @@ mod tests {
                 .map(|node| node.id)
                 .collect::<Vec<_>>()
         };
+        let given_up = |silent: &[NodeId], span: Duration| given_up_of(silent, &[], span);
         let seconds = Duration::from_secs;
         assert_eq!(given_up(&[dead], seconds(2)), []);
         assert_eq!(given_up(&[dead], seconds(3)), [dead]);
         let most = [ids[0], dead];
         assert_eq!(given_up(&most, seconds(5)), [], "so many at once are more likely cut off");
         assert_eq!(given_up(&most, seconds(11)).len(), 2);
+        assert_eq!(given_up_of(&[dead], &[dead], seconds(5)), [], "after a start it may be on its way back");
+        assert_eq!(given_up_of(&[dead], &[dead], seconds(11)), [dead]);
     }
 
     #[test]

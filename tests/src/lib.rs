@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "everything in here is a part of tests, which fail by panicking")]
 
+mod cluster;
 mod command;
 pub mod conformance;
 mod handmade;
@@ -17,6 +18,7 @@ mod siege;
 mod wait;
 pub mod workspace;
 
+pub use crate::cluster::{Cluster, Host};
 pub use crate::command::{Ran, Wharf};
 pub use crate::handmade::{HttpGuest, command_p3};
 pub use crate::http::{Client, Reply, RequestBody, empty, full, request};

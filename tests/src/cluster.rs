@@ -1,0 +1,315 @@
+//! A cluster under test: one control plane, and workers on hosts of their own, which are network namespaces of this machine. Takes root.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Child;
+use wharf_types::NodeId;
+use wharf_types::api::{AppInfo, CreatedJoinToken, NodeInfo, Page};
+
+use crate::{Client, Load, Ran, SHORT, Wharf, eventually, within, workspace};
+
+/// Of this process: names and networks of two of them must differ.
+static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
+/// A control plane with workers; it ends with the test, and takes its networks along.
+#[derive(Debug)]
+pub struct Cluster {
+    pub hosts: Vec<Host>,
+    network: Network,
+    server: Option<Child>,
+    home: TempDir,
+}
+
+/// A worker on a host of its own.
+#[derive(Debug)]
+pub struct Host {
+    pub node: NodeId,
+    pub address: Ipv4Addr,
+    /// Its front door.
+    pub apps: Client,
+    name: String,
+    link: String,
+    folder: PathBuf,
+    worker: Option<Child>,
+}
+
+/// A bridge, and what names the hosts at it.
+#[derive(Debug)]
+struct Network {
+    id: u32,
+    hosts: u8,
+}
+
+#[derive(Deserialize)]
+struct ReadyWorker {
+    node: NodeId,
+}
+
+/// Runs a command that must work.
+///
+/// # Panics
+///
+/// When it does not.
+fn sh(command: &str) {
+    let ran = Command::new("sh").args(["-ec", command]).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(
+        ran.status.success(),
+        "`{command}` failed; the tests of a cluster take root and iproute2: {said}"
+    );
+}
+
+impl Network {
+    /// Numbers below 2^14 make networks of 10.64.0.0/10, and names that are short enough for an interface.
+    fn new() -> Self {
+        let mut id =
+            std::process::id().wrapping_mul(31).wrapping_add(CLUSTERS.fetch_add(1, Ordering::Relaxed));
+        loop {
+            id %= 1 << 14;
+            let network = Self { id, hosts: 0 };
+            let made = Command::new("ip").args(["link", "add", &network.bridge(), "type", "bridge"]).output();
+            let made = made.expect("the tests of a cluster take iproute2");
+            if made.status.success() {
+                sh(&format!(
+                    "ip addr add {}/24 dev {1}; ip link set {1} up",
+                    network.address(1),
+                    network.bridge()
+                ));
+                return network;
+            }
+            let said = String::from_utf8_lossy(&made.stderr);
+            assert!(said.contains("exists"), "the tests of a cluster take root: {said}");
+            id += 1;
+        }
+    }
+
+    fn bridge(&self) -> String {
+        format!("whf{}", self.id)
+    }
+
+    fn address(&self, host: u8) -> Ipv4Addr {
+        let [_, _, high, low] = self.id.to_be_bytes();
+        Ipv4Addr::new(10, 64 + high, low, host)
+    }
+
+    /// Connects another host; returns its name, its link at the bridge, and its address.
+    fn add_host(&mut self) -> (String, String, Ipv4Addr) {
+        self.hosts += 1;
+        let (name, link) =
+            (format!("whf{}-{}", self.id, self.hosts), format!("whf{}p{}", self.id, self.hosts));
+        let (bridge, gateway, address) = (self.bridge(), self.address(1), self.address(10 + self.hosts));
+        sh(&format!(
+            "ip netns add {name}
+             ip link add {link} type veth peer name eth0 netns {name}
+             ip link set {link} master {bridge} up
+             ip -n {name} addr add {address}/24 dev eth0
+             ip -n {name} link set eth0 up
+             ip -n {name} link set lo up
+             ip -n {name} route add default via {gateway}"
+        ));
+        (name, link, address)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for host in 1..=self.hosts {
+            let _ = Command::new("ip").args(["netns", "del", &format!("whf{}-{host}", self.id)]).output();
+        }
+        let _ = Command::new("ip").args(["link", "del", &self.bridge()]).output();
+    }
+}
+
+impl Cluster {
+    /// With so many hosts, all of them ready.
+    pub async fn start(hosts: usize) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut cluster = Self { hosts: Vec::new(), network: Network::new(), server: None, home };
+        cluster.start_server().await;
+        for _ in 0..hosts {
+            cluster.add_host().await;
+        }
+        cluster
+            .nodes_are("they are ready", |nodes| nodes.iter().filter(|node| node.ready).count() == hosts)
+            .await;
+        cluster
+    }
+
+    /// Starts the control plane, for the first time or again.
+    pub async fn start_server(&mut self) {
+        let workers = format!("{}:7071", self.network.address(1));
+        let data = self.home.path().join("data");
+        let args = [
+            "server",
+            "--data",
+            data.to_str().unwrap(),
+            "--workers",
+            &workers,
+            "--api",
+            "127.0.0.1:0",
+            "--json",
+        ];
+        let mut command = self.user().command(&args);
+        let (child, _) = ready::<Value>(&mut command, &self.home.path().join("server.log")).await;
+        self.server = Some(child);
+    }
+
+    /// Ends the control plane as `kill -9` does.
+    pub async fn kill_server(&mut self) {
+        self.server.take().expect("it runs").kill().await.unwrap();
+    }
+
+    /// What the control plane said on stderr.
+    pub fn server_log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("server.log")).unwrap()
+    }
+
+    /// A join token with its address, as `wharf worker --join` takes it.
+    pub async fn join_token(&self, flags: &[&str]) -> String {
+        let args = [&["node", "token", "create", "--json"], flags].concat();
+        let created: CreatedJoinToken = self.wharf(&args).await.json();
+        format!("{}@{}", created.token, created.address)
+    }
+
+    /// Another host joins.
+    pub async fn add_host(&mut self) -> &Host {
+        let (name, link, address) = self.network.add_host();
+        let folder = self.home.path().join(&name);
+        let join = self.join_token(&[]).await;
+        let apps = Client::new(&format!("http://{address}:8080"));
+        let mut host = Host { node: NodeId::new(), address, apps, name, link, folder, worker: None };
+        host.start(self, &["--join", &join]).await;
+        self.hosts.push(host);
+        self.hosts.last().expect("it was put in")
+    }
+
+    /// Starts the worker of a host again.
+    pub async fn start_again(&mut self, host: usize) {
+        let mut host = self.hosts.remove(host);
+        host.start(self, &[]).await;
+        self.hosts.push(host);
+        self.hosts.sort_by_key(|host| host.address);
+    }
+
+    /// The administrator, who sits at the control plane.
+    pub fn user(&self) -> Wharf {
+        Wharf::at_home(self.home.path())
+    }
+
+    pub async fn wharf(&self, args: &[&str]) -> Ran {
+        self.user().run(args).await
+    }
+
+    pub async fn nodes(&self) -> Vec<NodeInfo> {
+        self.wharf(&["node", "ls", "--json"]).await.json::<Page<NodeInfo>>().items
+    }
+
+    /// Waits until the nodes are as a test wants them.
+    pub async fn nodes_are(&self, what: &str, are: impl Fn(&[NodeInfo]) -> bool) -> Vec<NodeInfo> {
+        eventually(SHORT, what, async || Some(self.nodes().await).filter(|nodes| are(nodes))).await
+    }
+
+    /// Deploys a guest with the rest of a manifest, and waits until it serves.
+    pub async fn deploy(&self, guest: &str, app: &str, rest: &str) -> Value {
+        let folder = self.home.path().join(app);
+        std::fs::create_dir_all(&folder).unwrap();
+        let artifact = workspace::guest(guest);
+        let artifact = artifact.display();
+        let manifest = format!(
+            "app = \"{app}\"\n[build]\nartifact = \"{artifact}\"\n[update]\nmonitor = \"50ms\"\n{rest}"
+        );
+        std::fs::write(folder.join("wharf.toml"), manifest).unwrap();
+        self.user().in_folder(&folder).run(&["deploy", "--json"]).await.json()
+    }
+
+    pub async fn app(&self, app: &str) -> AppInfo {
+        self.wharf(&["status", app, "--json"]).await.json()
+    }
+
+    pub async fn app_is(&self, app: &str, what: &str, is: impl Fn(&AppInfo) -> bool) -> AppInfo {
+        eventually(SHORT, what, async || Some(self.app(app).await).filter(|info| is(info))).await
+    }
+
+    /// A load on an app through the front door of a host.
+    pub fn load(&self, host: usize, app: &str, path: &'static str) -> Load {
+        Load::spawn(self.hosts[host].apps.clone(), hostname(app), path)
+    }
+
+    /// What an app says at the front door of a host.
+    pub async fn text(&self, host: usize, app: &str, path: &str) -> String {
+        self.hosts[host].apps.get(&hostname(app), path).await.unwrap().text()
+    }
+}
+
+fn hostname(app: &str) -> String {
+    format!("{app}.default.localhost")
+}
+
+impl Host {
+    async fn start(&mut self, cluster: &Cluster, flags: &[&str]) {
+        let (http, peers) = (format!("{}:8080", self.address), format!("{}:7072", self.address));
+        let flags = [&["--http", &http, "--peers", &peers], flags].concat();
+        let mut command = self.command(&cluster.user(), &self.folder, &flags);
+        let (child, ready) = ready::<ReadyWorker>(&mut command, &self.folder.with_extension("log")).await;
+        (self.worker, self.node) = (Some(child), ready.node);
+    }
+
+    /// A worker on this host, with this folder.
+    pub fn command(&self, user: &Wharf, folder: &Path, flags: &[&str]) -> tokio::process::Command {
+        let user = user.clone().wrapped_in(&["ip", "netns", "exec", &self.name]);
+        let args = ["worker", "--data", folder.to_str().unwrap(), "--json"];
+        user.command(&[&args, flags].concat())
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What the worker said on stderr.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.with_extension("log")).unwrap()
+    }
+
+    /// Nothing comes from the host or to it any more, and nobody is told.
+    pub fn is_cut_off(&self) {
+        sh(&format!("ip link set {} down", self.link));
+    }
+
+    pub fn is_connected(&self) {
+        sh(&format!("ip link set {} up", self.link));
+    }
+
+    /// Its power goes off.
+    pub async fn dies(&mut self) {
+        self.is_cut_off();
+        self.kill().await;
+    }
+
+    /// Ends the worker as `kill -9` does; the host goes on.
+    pub async fn kill(&mut self) {
+        self.worker.take().expect("it runs").kill().await.unwrap();
+    }
+}
+
+/// Starts a role and waits for its line.
+async fn ready<T: serde::de::DeserializeOwned>(
+    command: &mut tokio::process::Command,
+    log: &Path,
+) -> (Child, T) {
+    let said = File::options().create(true).append(true).open(log).unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(said);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = within(SHORT, "it is ready", lines.next_line()).await.unwrap();
+    let line = line
+        .unwrap_or_else(|| panic!("it ended before it was ready: {}", std::fs::read_to_string(log).unwrap()));
+    (child, serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")))
+}

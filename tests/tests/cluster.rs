@@ -1,0 +1,215 @@
+//! Several hosts: any front door answers for any app, and what happens when hosts are drained, die, are cut off, or lose the control plane.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+
+use wharf_tests::{Cluster, SHORT, eventually, within};
+use wharf_types::api::AppInfo;
+use wharf_types::{InstanceId, NodeId};
+
+/// For a second worker on a host.
+const ELSEWHERE: [&str; 4] = ["--http", "127.0.0.1:0", "--peers", "127.0.0.1:0"];
+
+fn ready_on(app: &AppInfo) -> BTreeSet<NodeId> {
+    app.instances.iter().filter(|it| !it.state.is_final()).filter_map(|it| it.node).collect()
+}
+
+fn live(app: &AppInfo) -> BTreeSet<InstanceId> {
+    app.instances.iter().filter(|it| !it.state.is_final()).map(|it| it.id).collect()
+}
+
+#[tokio::test]
+async fn any_front_door_answers_for_an_app_on_another_host_and_knows_its_client() {
+    let cluster = Cluster::start(3).await;
+    cluster.deploy("stream", "stream", "").await;
+    let on = ready_on(&cluster.app("stream").await);
+    assert_eq!(on.len(), 1, "one instance is on one host");
+    let client = cluster.hosts[0].address.octets();
+    let client = format!("{}.{}.{}.1", client[0], client[1], client[2]);
+    for host in 0..3 {
+        let seen = eventually(SHORT, "the front door knows the app", async || {
+            let reply = cluster.hosts[host].apps.get("stream.default.localhost", "/headers").await.ok()?;
+            (reply.status == 200).then(|| reply.text())
+        })
+        .await;
+        assert!(seen.contains(&format!("x-forwarded-for: {client}\n")), "host {host}: {seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_drained_without_a_failed_request_also_of_an_app_with_one_instance() {
+    let cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "one", "").await;
+    cluster.deploy("hello", "two", "[scale]\nreplicas = 2\n").await;
+    let from = *ready_on(&cluster.app("one").await).first().unwrap();
+    let mut loads =
+        [(0, "one"), (1, "one"), (0, "two"), (1, "two")].map(|(host, app)| cluster.load(host, app, "/"));
+    for load in &mut loads {
+        load.go_on_for(20).await;
+    }
+    cluster.wharf(&["node", "drain", &from.to_string()]).await.ok();
+    for load in &mut loads {
+        load.go_on_for(20).await;
+    }
+    for (load, what) in loads.into_iter().zip(["one at 0", "one at 1", "two at 0", "two at 1"]) {
+        let served = load.stop().await;
+        assert_eq!(served.failures, Vec::<String>::new(), "{what}, of {} requests", served.requests);
+    }
+    for app in ["one", "two"] {
+        assert!(!ready_on(&cluster.app(app).await).contains(&from), "{app}");
+    }
+    cluster.wharf(&["node", "resume", &from.to_string()]).await.ok();
+    cluster.wharf(&["scale", "two", "4"]).await.ok();
+    cluster.app_is("two", "the host takes instances again", |app| ready_on(app).contains(&from)).await;
+}
+
+#[tokio::test]
+async fn a_host_that_dies_costs_the_requests_on_it_and_no_other() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 6\n").await;
+    cluster.app_is("hello", "every host has two", |app| ready_on(app).len() == 3 && app.ready == 6).await;
+    let mut loads = [cluster.load(0, "hello", "/"), cluster.load(1, "hello", "/")];
+    for load in &mut loads {
+        load.go_on_for(50).await;
+    }
+    let dead = cluster.hosts[2].node;
+    cluster.hosts[2].dies().await;
+    cluster
+        .app_is("hello", "its instances are elsewhere", |app| {
+            app.ready == 6 && live(app).len() == 6 && !ready_on(app).contains(&dead)
+        })
+        .await;
+    for load in &mut loads {
+        load.go_on_for(50).await;
+    }
+    for load in loads {
+        let served = load.stop().await;
+        // One request after the other: one may have been on its way.
+        assert!(served.failures.len() <= 1, "{:?} of {} requests", served.failures, served.requests);
+    }
+    cluster.wharf(&["node", "rm", &dead.to_string()]).await.ok();
+    assert_eq!(cluster.nodes().await.len(), 2);
+}
+
+#[tokio::test]
+async fn without_a_control_plane_everything_goes_on() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
+    let before = cluster.app_is("hello", "it is on both hosts", |app| ready_on(app).len() == 2).await;
+    let mut loads = [cluster.load(0, "hello", "/"), cluster.load(1, "hello", "/")];
+    cluster.kill_server().await;
+    for load in &mut loads {
+        load.go_on_for(300).await;
+    }
+    cluster.start_server().await;
+    cluster.nodes_are("both are back", |nodes| nodes.iter().all(|node| node.ready)).await;
+    for load in &mut loads {
+        load.go_on_for(50).await;
+    }
+    for load in loads {
+        let served = load.stop().await;
+        assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
+    }
+    assert_eq!(live(&cluster.app("hello").await), live(&before), "nothing was started anew");
+}
+
+#[tokio::test]
+async fn a_host_that_was_cut_off_comes_back_and_lets_go_of_what_others_have_taken_over() {
+    let cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
+    cluster.app_is("hello", "it is on both hosts", |app| ready_on(app).len() == 2).await;
+    let (cut, other) = (cluster.hosts[1].node, cluster.hosts[0].node);
+    let mut load = cluster.load(0, "hello", "/");
+    load.go_on_for(20).await;
+    cluster.hosts[1].is_cut_off();
+    let moved = cluster
+        .app_is("hello", "both instances are on the other host", |app| {
+            app.ready == 2 && ready_on(app) == BTreeSet::from([other])
+        })
+        .await;
+    cluster.hosts[1].is_connected();
+    cluster.nodes_are("it is back", |nodes| nodes.iter().any(|node| node.id == cut && node.ready)).await;
+    cluster
+        .nodes_are("it has let go", |nodes| nodes.iter().any(|node| node.id == cut && node.instances == 0))
+        .await;
+    assert_eq!(live(&cluster.app("hello").await), live(&moved), "what has moved stays");
+    load.go_on_for(20).await;
+    let served = load.stop().await;
+    assert!(served.failures.len() <= 1, "{:?} of {} requests", served.failures, served.requests);
+    let text = eventually(SHORT, "its front door answers", async || {
+        let reply = cluster.hosts[1].apps.get("hello.default.localhost", "/").await.ok()?;
+        (reply.status == 200).then(|| reply.text())
+    })
+    .await;
+    assert!(text.contains("Hello"), "{text}");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_is_back_as_the_same_node_and_a_copy_of_it_is_refused() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
+    let node = cluster.hosts[1].node;
+    cluster.hosts[1].kill().await;
+    cluster.start_again(1).await;
+    assert_eq!(cluster.hosts[1].node, node);
+    cluster.app_is("hello", "both serve", |app| app.ready == 2).await;
+
+    let copy = cluster.hosts[1].folder().with_extension("copy");
+    let copied = std::process::Command::new("cp").arg("-a").args([cluster.hosts[1].folder(), &copy]).status();
+    assert!(copied.unwrap().success());
+    let mut impostor = cluster.hosts[0].command(&cluster.user(), &copy, &ELSEWHERE);
+    impostor.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut impostor = impostor.spawn().unwrap();
+    let mut said = tokio::io::BufReader::new(impostor.stderr.take().unwrap());
+    let refused = async {
+        use tokio::io::AsyncBufReadExt as _;
+        let mut line = String::new();
+        while !line.contains("another worker speaks for node") {
+            line.clear();
+            assert!(said.read_line(&mut line).await.unwrap() > 0, "it ended");
+        }
+    };
+    within(SHORT, "the copy is told why", refused).await;
+    eventually(SHORT, "the control plane says so, too", async || {
+        cluster.server_log().contains("another worker speaks for node").then_some(())
+    })
+    .await;
+    cluster.app_is("hello", "nothing else is disturbed", |app| app.ready == 2).await;
+    impostor.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_joins_with_a_token_that_is_used_up_or_of_another_cluster() {
+    let cluster = Cluster::start(1).await;
+    let host = &cluster.hosts[0];
+    let folder = |name: &str| host.folder().with_extension(name);
+    let refused = async |name: &str, join: &str| {
+        let mut command = host.command(&cluster.user(), &folder(name), &ELSEWHERE);
+        command.args(["--join", join]);
+        let ended = within(SHORT, "it is refused", command.output()).await.unwrap();
+        assert!(!ended.status.success(), "{name}");
+        String::from_utf8_lossy(&ended.stderr).into_owned() + &String::from_utf8_lossy(&ended.stdout)
+    };
+    let token = cluster.join_token(&[]).await;
+    let mut joins = host.command(&cluster.user(), &folder("first"), &ELSEWHERE);
+    joins.args(["--join", &token]).stdout(Stdio::null());
+    let mut joined = joins.spawn().unwrap();
+    cluster.nodes_are("the first has joined", |nodes| nodes.len() == 2).await;
+    joined.kill().await.unwrap();
+    let said = refused("second", &token).await;
+    assert!(said.contains("used as often as it may"), "{said}");
+
+    let (secret, address) = token.rsplit_once('@').unwrap();
+    let (_, rest) = secret.split_once('.').unwrap();
+    let foreign = format!("wharf-join.{}{}@{address}", "ab".repeat(32), &rest[64..]);
+    let said = refused("foreign", &foreign).await;
+    assert!(said.contains("join the cluster"), "{said}");
+    let said = refused("nobody", secret).await;
+    assert!(said.contains("TOKEN@ADDR"), "{said}");
+    let mut without = host.command(&cluster.user(), &folder("none"), &ELSEWHERE);
+    let ended = within(SHORT, "it is refused", without.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned() + &String::from_utf8_lossy(&ended.stdout);
+    assert!(said.contains("belongs to no cluster yet"), "{said}");
+}
