@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -24,8 +26,23 @@ static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 pub struct Cluster {
     pub hosts: Vec<Host>,
     network: Network,
-    server: Option<Child>,
+    servers: Vec<Server>,
+    database: Option<String>,
     home: TempDir,
+}
+
+/// A control plane.
+#[derive(Debug)]
+struct Server {
+    child: Option<Child>,
+    api: String,
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct ReadyServer {
+    api: String,
+    token_file: PathBuf,
 }
 
 /// A worker on a host of its own.
@@ -129,54 +146,96 @@ impl Drop for Network {
 }
 
 impl Cluster {
-    /// With so many hosts, all of them ready.
+    /// With so many hosts, all of them ready, and one control plane.
     pub async fn start(hosts: usize) -> Self {
+        Self::start_with(hosts, 1, None).await
+    }
+
+    /// With so many equal control planes on one database.
+    pub async fn start_with(hosts: usize, servers: usize, database: Option<String>) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let mut cluster = Self { hosts: Vec::new(), network: Network::new(), server: None, home };
-        cluster.start_server().await;
+        let mut cluster =
+            Self { hosts: Vec::new(), network: Network::new(), servers: Vec::new(), database, home };
+        for server in 0..servers {
+            cluster.start_server(server).await;
+        }
         for _ in 0..hosts {
             cluster.add_host().await;
         }
+        let are_ready = |nodes: &[NodeInfo]| nodes.iter().filter(|node| node.ready).count() == hosts;
+        cluster.nodes_are("they are ready", are_ready).await;
         cluster
-            .nodes_are("they are ready", |nodes| nodes.iter().filter(|node| node.ready).count() == hosts)
-            .await;
-        cluster
     }
 
-    /// Starts the control plane, for the first time or again.
-    pub async fn start_server(&mut self) {
-        let workers = format!("{}:7071", self.network.address(1));
-        let data = self.home.path().join("data");
-        let args = [
-            "server",
-            "--data",
-            data.to_str().unwrap(),
-            "--workers",
-            &workers,
-            "--api",
-            "127.0.0.1:0",
-            "--json",
-        ];
-        let mut command = self.user().command(&args);
-        let (child, _) = ready::<Value>(&mut command, &self.home.path().join("server.log")).await;
-        self.server = Some(child);
+    /// Starts a control plane, for the first time or again.
+    pub async fn start_server(&mut self, server: usize) {
+        let data = self.home.path().join(format!("data{server}"));
+        if server > 0 && !data.exists() {
+            self.share_keys(&data);
+        }
+        // One process that listens at every server's place would be no cluster.
+        let workers = format!("{}:{}", self.network.address(1), self.worker_port(server));
+        let mut command = self.user().command(&["server", "--data", data.to_str().unwrap(), "--json"]);
+        command.args(["--workers", &workers, "--api", "127.0.0.1:0"]);
+        command.args(self.database.iter().flat_map(|url| ["--database", url]));
+        let (child, said) = ready::<ReadyServer>(&mut command, &self.server_log_file(server)).await;
+        let token = std::fs::read_to_string(said.token_file).unwrap().trim().to_owned();
+        let started = Server { child: Some(child), api: said.api, token };
+        match self.servers.get_mut(server) {
+            Some(known) => *known = started,
+            None => self.servers.push(started),
+        }
     }
 
-    /// Ends the control plane as `kill -9` does.
-    pub async fn kill_server(&mut self) {
-        self.server.take().expect("it runs").kill().await.unwrap();
+    fn worker_port(&self, server: usize) -> usize {
+        7071 + 100 * server
     }
 
-    /// What the control plane said on stderr.
-    pub fn server_log(&self) -> String {
-        std::fs::read_to_string(self.home.path().join("server.log")).unwrap()
+    /// What control planes on one database have to share: the CA, the key for secrets, and the artifacts.
+    fn share_keys(&self, data: &Path) {
+        let first = self.home.path().join("data0");
+        std::fs::create_dir_all(data).unwrap();
+        for file in ["authority.pem", "authority.key", "secret.key"] {
+            if first.join(file).exists() {
+                std::fs::copy(first.join(file), data.join(file)).unwrap();
+            }
+        }
+        std::os::unix::fs::symlink(first.join("artifacts"), data.join("artifacts")).unwrap();
+    }
+
+    /// Ends a control plane as `kill -9` does.
+    pub async fn kill_server(&mut self, server: usize) {
+        self.servers[server].child.take().expect("it runs").kill().await.unwrap();
+    }
+
+    /// Lets a control plane stand still, or go on: SIGSTOP and SIGCONT.
+    pub fn signal_server(&self, server: usize, signal: Signal) {
+        let pid = self.servers[server].child.as_ref().and_then(Child::id).expect("it runs");
+        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+    }
+
+    fn server_log_file(&self, server: usize) -> PathBuf {
+        self.home.path().join(format!("server{server}.log"))
+    }
+
+    /// What a control plane said on stderr.
+    pub fn server_log(&self, server: usize) -> String {
+        std::fs::read_to_string(self.server_log_file(server)).unwrap()
+    }
+
+    /// The administrator, at one of the control planes.
+    pub fn user_at(&self, server: usize) -> Wharf {
+        let Server { api, token, .. } = &self.servers[server];
+        self.user().env("WHARF_API", api).env("WHARF_TOKEN", token)
     }
 
     /// A join token with its address, as `wharf worker --join` takes it.
     pub async fn join_token(&self, flags: &[&str]) -> String {
         let args = [&["node", "token", "create", "--json"], flags].concat();
         let created: CreatedJoinToken = self.wharf(&args).await.json();
-        format!("{}@{}", created.token, created.address)
+        let at = |server| format!("{}:{}", self.network.address(1), self.worker_port(server));
+        let servers: Vec<String> = (0..self.servers.len()).map(at).collect();
+        format!("{}@{}", created.token, servers.join(","))
     }
 
     /// Another host joins.
@@ -199,13 +258,18 @@ impl Cluster {
         self.hosts.sort_by_key(|host| host.address);
     }
 
-    /// The administrator, who sits at the control plane.
+    /// Somebody on this machine who is not logged in.
     pub fn user(&self) -> Wharf {
         Wharf::at_home(self.home.path())
     }
 
+    /// Runs a command as the administrator, at the first control plane that has not been killed.
     pub async fn wharf(&self, args: &[&str]) -> Ran {
-        self.user().run(args).await
+        self.admin().run(args).await
+    }
+
+    fn admin(&self) -> Wharf {
+        self.user_at(self.servers.iter().position(|server| server.child.is_some()).expect("one runs"))
     }
 
     pub async fn nodes(&self) -> Vec<NodeInfo> {
@@ -227,7 +291,7 @@ impl Cluster {
             "app = \"{app}\"\n[build]\nartifact = \"{artifact}\"\n[update]\nmonitor = \"50ms\"\n{rest}"
         );
         std::fs::write(folder.join("wharf.toml"), manifest).unwrap();
-        self.user().in_folder(&folder).run(&["deploy", "--json"]).await.json()
+        self.admin().in_folder(&folder).run(&["deploy", "--json"]).await.json()
     }
 
     pub async fn app(&self, app: &str) -> AppInfo {

@@ -99,11 +99,11 @@ async fn without_a_control_plane_everything_goes_on() {
     cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
     let before = cluster.app_is("hello", "it is on both hosts", |app| ready_on(app).len() == 2).await;
     let mut loads = [cluster.load(0, "hello", "/"), cluster.load(1, "hello", "/")];
-    cluster.kill_server().await;
+    cluster.kill_server(0).await;
     for load in &mut loads {
         load.go_on_for(300).await;
     }
-    cluster.start_server().await;
+    cluster.start_server(0).await;
     cluster.nodes_are("both are back", |nodes| nodes.iter().all(|node| node.ready)).await;
     for load in &mut loads {
         load.go_on_for(50).await;
@@ -173,7 +173,7 @@ async fn a_worker_that_is_killed_is_back_as_the_same_node_and_a_copy_of_it_is_re
     };
     within(SHORT, "the copy is told why", refused).await;
     eventually(SHORT, "the control plane says so, too", async || {
-        cluster.server_log().contains("another worker speaks for node").then_some(())
+        cluster.server_log(0).contains("another worker speaks for node").then_some(())
     })
     .await;
     cluster.app_is("hello", "nothing else is disturbed", |app| app.ready == 2).await;

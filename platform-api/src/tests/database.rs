@@ -66,38 +66,8 @@ fn name(dir: &Path) -> String {
     format!("test_{name}")
 }
 
-/// Runs a server, and does what it is told, until its input ends: then it takes everything away. So it goes with the process that
-/// started it, however that ends.
-const KEEPER: &str = r#"
-    set -eu
-    trap '' INT TERM
-    bin=$1
-    dir=$(mktemp -d /tmp/wharf-postgres.XXXXXX)
-    cd "$dir"
-    "$bin/initdb" -D data -U wharf -A trust -E UTF8 --no-locale --no-sync >log 2>&1 || { cat log >&2; exit 1; }
-    cat >>data/postgresql.conf <<END
-        listen_addresses = ''
-        unix_socket_directories = '$dir'
-        max_connections = 500
-        shared_buffers = 64MB
-        fsync = off
-        synchronous_commit = on
-        full_page_writes = off
-        autovacuum = off
-END
-    echo "$dir"
-    while read -r command; do
-        case $command in
-            start) "$bin/pg_ctl" -D data -l log -w start >/dev/null 2>&1 ;;
-            stop) "$bin/pg_ctl" -D data -w -m fast stop >/dev/null 2>&1 ;;
-            kill) "$bin/pg_ctl" -D data -w -m immediate stop >/dev/null 2>&1 ;;
-        esac
-        echo done
-    done
-    "$bin/pg_ctl" -D data -w -m immediate stop >/dev/null 2>&1 || true
-    cd /
-    rm -rf "$dir"
-"#;
+/// Runs a server, and does what it is told, until its input ends.
+const KEEPER: &str = include_str!("../../../scripts/postgres.sh");
 
 pub(crate) struct PostgresServer {
     dir: PathBuf,
@@ -107,7 +77,6 @@ pub(crate) struct PostgresServer {
 
 impl PostgresServer {
     pub(crate) fn start() -> Self {
-        let bin = binaries();
         // It refuses to run as root.
         let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
         let mut command = if is_root {
@@ -117,7 +86,7 @@ impl PostgresServer {
         } else {
             Command::new("sh")
         };
-        command.args(["-c", KEEPER, "sh"]).arg(bin).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["-c", KEEPER]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut keeper = command.spawn().unwrap();
         let mut output = BufReader::new(keeper.stdout.take().unwrap());
         let mut dir = String::new();
@@ -153,22 +122,6 @@ impl PostgresServer {
         conn.execute(AssertSqlSafe(statement)).await.unwrap();
         conn.close().await.unwrap();
     }
-}
-
-/// The newest that is installed.
-fn binaries() -> PathBuf {
-    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut found: Vec<(u32, PathBuf)> = installed
-        .filter_map(|version| Some((version.file_name().to_str()?.parse().ok()?, version.path().join("bin"))))
-        .filter(|(_, bin)| bin.join("initdb").exists())
-        .collect();
-    found.sort();
-    if let Some((_, bin)) = found.pop() {
-        return bin;
-    }
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&paths).find(|bin| bin.join("initdb").exists());
-    in_path.expect("PostgreSQL is installed; scripts/setup.sh does that")
 }
 
 mod tests {

@@ -1,0 +1,83 @@
+//! Several control planes on one PostgreSQL: one leads, another takes over, and nothing that was acknowledged is lost.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use nix::sys::signal::Signal;
+use wharf_tests::{Cluster, Postgres, SHORT, eventually};
+
+#[tokio::test]
+async fn when_the_leader_is_killed_another_leads_and_no_request_fails() {
+    let database = Postgres::start();
+    let mut cluster = Cluster::start_with(2, 2, Some(database.url())).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
+    let mut loads = [cluster.load(0, "hello", "/"), cluster.load(1, "hello", "/")];
+    for load in &mut loads {
+        load.go_on_for(20).await;
+    }
+    cluster.kill_server(0).await;
+    // The other one takes it at once, and carries it out as soon as it leads.
+    cluster.wharf(&["scale", "hello", "4"]).await.ok();
+    cluster.app_is("hello", "what was wanted after the leader's death is so", |app| app.ready == 4).await;
+    cluster
+        .nodes_are("the workers have come to the other", |nodes| nodes.iter().all(|node| node.ready))
+        .await;
+    cluster.start_server(0).await;
+    for load in &mut loads {
+        load.go_on_for(50).await;
+    }
+    for load in loads {
+        let served = load.stop().await;
+        assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_stood_still_writes_nothing_when_it_goes_on() {
+    let database = Postgres::start();
+    let cluster = Cluster::start_with(2, 2, Some(database.url())).await;
+    cluster.deploy("hello", "hello", "").await;
+    cluster.signal_server(0, Signal::SIGSTOP);
+    cluster.user_at(1).run(&["scale", "hello", "3"]).await.ok();
+    let ready_at = async |server: usize, ready: u32| {
+        eventually(SHORT, "so many are ready", async || {
+            let app: wharf_types::api::AppInfo =
+                cluster.user_at(server).run(&["status", "hello", "--json"]).await.json();
+            (app.ready == ready).then_some(app)
+        })
+        .await
+    };
+    let before = ready_at(1, 3).await;
+    cluster.signal_server(0, Signal::SIGCONT);
+    cluster.user_at(0).run(&["scale", "hello", "2"]).await.ok();
+    let after = ready_at(1, 2).await;
+    let live = |app: &wharf_types::api::AppInfo| {
+        app.instances.iter().filter(|it| !it.state.is_final()).map(|it| it.id).collect::<Vec<_>>()
+    };
+    let kept = live(&before);
+    assert!(
+        live(&after).iter().all(|id| kept.contains(id)),
+        "two of the three are left, and none was made anew"
+    );
+    ready_at(0, 2).await;
+}
+
+#[tokio::test]
+async fn without_the_database_apps_are_served_and_changes_wait() {
+    let mut database = Postgres::start();
+    let cluster = Cluster::start_with(2, 1, Some(database.url())).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
+    let mut load = cluster.load(0, "hello", "/");
+    database.tell("kill");
+    load.go_on_for(300).await;
+    let refused = cluster.wharf(&["scale", "hello", "3"]).await;
+    assert_ne!(refused.code, 0, "nothing is acknowledged that could be lost");
+    database.tell("start");
+    eventually(SHORT, "the change is taken", async || {
+        (cluster.wharf(&["scale", "hello", "3"]).await.code == 0).then_some(())
+    })
+    .await;
+    cluster.app_is("hello", "it is carried out", |app| app.ready == 3).await;
+    load.go_on_for(20).await;
+    let served = load.stop().await;
+    assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
+}
