@@ -19,10 +19,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use wharf_ingress::PeerTls;
 use wharf_pki::{
-    Identity, JoinToken, NodeKey, PkiError, Role, Roots, client_config, joining_config, peer_of, renew_at,
-    server_config,
+    Identity, JoinToken, NodeKey, PkiError, Role, Roots, client_config, joining_config, peer_of, pins,
+    renew_at, server_config,
 };
-use wharf_runtime::control::{ControlClient, join};
+use wharf_runtime::control::{ControlClient, ControlError, join};
 use wharf_types::Timestamp;
 use wharf_types::api::NodeCertificate;
 use wharf_types::node::parse_label;
@@ -35,7 +35,7 @@ use crate::server::local_ip_towards;
 use crate::up::{default_data_dir, listen, start_log};
 use crate::worker::{Worker, WorkerConfig, registration};
 
-/// How long to wait when a certificate could not be renewed, at the most.
+/// The least time between two tries to renew.
 const RENEWAL_RETRY: Duration = Duration::from_secs(60);
 
 #[derive(Args, Debug)]
@@ -98,23 +98,7 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let (http_listener, peers_listener) =
         (listen(args.http, "--http").await?, listen(args.peers, "--peers").await?);
     let kept = Kept::open(&folder)?;
-    let (certificate, servers) = match kept.read()? {
-        Some((certificate, servers)) if !certificate.has_expired() => {
-            let servers = args.join.map_or(servers, |join| join.servers);
-            (certificate, servers)
-        }
-        found => {
-            let expired = found.is_some();
-            let Some(JoinAt { token, servers }) = args.join else { return Err(no_token(expired)) };
-            let key = NodeKey::generate()?;
-            let joined =
-                join(&addresses(&servers), joining_config(token.pin)?, &token.secret, &key.request()?)
-                    .await
-                    .context("could not join the cluster")?;
-            info!("this host is node {} from now on", joined.node);
-            (Certificate { key: key.to_pem().to_string(), issued: joined }, servers)
-        }
-    };
+    let (certificate, servers) = identity(&kept, args.join).await?;
     kept.write(&certificate, &servers)?;
     let tls = certificate.tls()?;
     let node = certificate.issued.node;
@@ -155,6 +139,39 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         eprintln!("stopped; some requests were cut");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who this host is: what it was, as long as the cluster knows it as that, or somebody new.
+async fn identity(kept: &Kept, given: Option<JoinAt>) -> anyhow::Result<(Certificate, String)> {
+    let known = kept.read()?;
+    let expired = known.as_ref().is_some_and(|(certificate, _)| certificate.has_expired());
+    let known = known.filter(|_| !expired);
+    let JoinAt { token, servers } = match (known, given) {
+        (Some(known), None) => return Ok(known),
+        (Some((certificate, _)), Some(given)) if is_still_known(&certificate, &given).await? => {
+            return Ok((certificate, given.servers));
+        }
+        (_, Some(given)) => given,
+        (None, None) => return Err(no_token(expired)),
+    };
+    let key = NodeKey::generate()?;
+    let (request, tls) = (key.request()?, joining_config(token.pin)?);
+    let issued = join(&addresses(&servers), tls, &token.secret, &request)
+        .await
+        .context("could not join the cluster")?;
+    info!("this host is node {} from now on", issued.node);
+    Ok((Certificate { key: key.to_pem().to_string(), issued }, servers))
+}
+
+/// Whether the cluster that a token is of takes this node as what it was. Where nobody answers it stays that.
+async fn is_still_known(certificate: &Certificate, given: &JoinAt) -> anyhow::Result<bool> {
+    if !pins(&certificate.issued.authorities)?.contains(&given.token.pin) {
+        return Ok(false);
+    }
+    let node = certificate.issued.node;
+    let control = ControlClient::over_tls(&addresses(&given.servers), certificate.tls()?.control, node)?;
+    let asked = control.renew(&NodeKey::generate()?.request()?).await;
+    Ok(!matches!(asked, Err(ControlError::Refused(_))))
 }
 
 fn no_token(expired: bool) -> anyhow::Error {

@@ -1,7 +1,7 @@
 //! `wharf server`: the control plane of a cluster. Workers of other hosts join it; it runs nothing itself.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -124,7 +124,11 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
         }
         ServerCommand::MigrateStore(args) => {
             let data = args.data.map_or_else(default_data_dir, Ok)?;
-            migrate_store(&data, &args.database, tell).await
+            let moved = migrate_store(&data, &args.database, tell).await;
+            if moved.is_ok() {
+                put_aside(&data)?;
+            }
+            moved
         }
     };
     let Summary { tables, rows, artifacts } = summary?;
@@ -134,6 +138,20 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
         output::line(format!("done: {rows} rows of {tables} tables, {artifacts} artifacts"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A start without `--database` must not go on with what was there before the state has moved.
+fn put_aside(data: &Path) -> anyhow::Result<()> {
+    for part in ["", "-wal", "-shm"] {
+        let from = data.join(format!("wharf.db{part}"));
+        match std::fs::rename(&from, data.join(format!("wharf.db.migrated{part}"))) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            renamed => renamed.with_context(|| {
+                format!("the state has moved, but {} is still there: remove it", from.display())
+            })?,
+        }
+    }
+    Ok(())
 }
 
 pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
@@ -156,7 +174,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
         address: advertised.clone(),
         domain: args.domain,
         http_url: args.http_url.trim_end_matches('/').to_owned(),
-        platform_ports: vec![api_at.port(), workers_at.port()],
+        // And those at which workers serve apps and each other, unless they are told otherwise.
+        platform_ports: vec![api_at.port(), workers_at.port(), 8080, 7072],
         secret_keys: secret_keys(args.secret_key_file)?,
     };
     let http = config.http_url.clone();

@@ -16,7 +16,7 @@ pub use authority::{Authority, CA_LIFETIME, NODE_LIFETIME};
 pub use identity::{Identity, NodeKey, renew_at};
 pub use peer::{Peer, Role, peer_of};
 pub use tls::{Roots, client_config, joining_config, server_config};
-pub use token::{InvalidJoinToken, JoinToken, Pin};
+pub use token::{InvalidJoinToken, JoinToken, Pin, pins};
 
 /// Why a key or certificate cannot be made or used.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
+
+use crate::PkiError;
 
 const PREFIX: &str = "wharf-join";
 
@@ -16,6 +19,13 @@ impl Pin {
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         Self(Sha256::digest(certificate).into())
     }
+}
+
+/// Those of certificates in PEM.
+pub fn pins(certificates: &str) -> Result<Vec<Pin>, PkiError> {
+    let certificates = CertificateDer::pem_slice_iter(certificates.as_bytes());
+    let pin = |certificate: Result<CertificateDer<'_>, _>| certificate.map(|it| Pin::of(&it));
+    certificates.map(pin).collect::<Result<_, _>>().map_err(|error| PkiError::Pem(error.to_string()))
 }
 
 impl fmt::Display for Pin {

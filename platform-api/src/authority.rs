@@ -63,8 +63,7 @@ impl Authorities {
         let key = read_secret(&key_file).map_err(failed(&key_file))?;
         let (signing, believed) = match (certificates, key) {
             (Some(certificates), Some(key)) => (Authority::load(&certificates, &key)?, certificates),
-            // The certificate is written last, so that a key alone is of a start that did not come to its end.
-            (None, _) => {
+            (None, None) => {
                 let made = Authority::generate(now)?;
                 write_secret(&key_file, made.key().trim_end()).map_err(failed(&key_file))?;
                 write_secret(&certificate_file, made.certificate().trim_end())
@@ -72,7 +71,8 @@ impl Authorities {
                 let certificates = made.certificate().to_owned();
                 (made, certificates)
             }
-            (Some(_), None) => {
+            // Also where a first start was cut off between the two: a key that may have signed something is not given up silently.
+            (Some(_), None) | (None, Some(_)) => {
                 return Err(AuthorityError::Torn { certificate: certificate_file, key: key_file });
             }
         };
@@ -149,6 +149,9 @@ mod tests {
         fs::copy(other.path().join("authority.key"), dir.path().join("authority.key")).unwrap();
         fs::remove_file(other.path().join("authority.key")).unwrap();
         let torn = Authorities::open(other.path(), now).err();
+        assert!(matches!(torn, Some(AuthorityError::Torn { .. })), "{torn:?}");
+        fs::remove_file(dir.path().join("authority.pem")).unwrap();
+        let torn = Authorities::open(dir.path(), now).err();
         assert!(matches!(torn, Some(AuthorityError::Torn { .. })), "{torn:?}");
     }
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
+use hyper::{Request, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -134,6 +134,10 @@ async fn serve_worker(
     };
     let speaks_http2 = tls.alpn_protocol() == Some(b"h2");
     let service = router.map_request(move |mut request: Request<Incoming>| {
+        if !is_for_workers(request.uri().path(), peer.is_some()) {
+            // Nothing of the API for users is to be found here.
+            *request.uri_mut() = Uri::from_static("/not-for-workers");
+        }
         request.extensions_mut().insert(Remote(remote));
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
@@ -142,7 +146,7 @@ async fn serve_worker(
     });
     let (service, stream) = (TowerToHyperService::new(service), TokioIo::new(stream));
     let broke = |error: hyper::Error| debug!("the connection of a worker at {remote} broke: {error}");
-    if speaks_http2 && peer.is_some() {
+    if speaks_http2 {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .keep_alive_interval(PING)
@@ -163,6 +167,12 @@ async fn serve_worker(
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).keep_alive(peer.is_some());
         http.serve_connection(stream, service).await.unwrap_or_else(broke);
     }
+}
+
+/// Whoever shows no certificate can join, and nothing else.
+fn is_for_workers(path: &str, has_certificate: bool) -> bool {
+    path == "/v1/join"
+        || has_certificate && (path.starts_with("/v1/nodes/") || path.starts_with("/v1/artifacts/"))
 }
 
 /// The next connection. An error concerns one connection, or goes away when others end.

@@ -127,12 +127,12 @@ pub enum Refusal {
     Unregistered(NodeId),
     #[error(
         "a later process of node {0} has registered: what this one sends is not taken in any more. If both run, one of them has a copy of the \
-         other's folder; each worker needs its own: remove `node.id` from the copy and start that worker again"
+         other's folder; each worker needs its own: remove `node.json` from the copy, and let it join with a new token"
     )]
     Superseded(NodeId),
     #[error(
-        "another worker speaks for node {0} at this moment, from another folder or host. Each worker needs its own folder: remove `node.id` \
-         from this one if it is a copy, or stop the other worker and wait three seconds"
+        "another worker speaks for node {0} at this moment, from another folder or host. Each worker needs its own folder: if this one is a \
+         copy, remove its `node.json` and join with a new token; or stop the other worker and wait three seconds"
     )]
     Elsewhere(NodeId),
 }
@@ -262,6 +262,11 @@ impl Nodes {
     /// Forgets a node; whoever follows its assignments learns that they end.
     pub(crate) fn remove(&self, id: NodeId) {
         self.lock().nodes.remove(&id);
+    }
+
+    /// Whether this process has told the node anything yet. Before that nobody can say what the node may have.
+    pub(crate) fn has_been_told(&self, id: NodeId) -> bool {
+        self.lock().nodes.get(&id).is_some_and(|node| node.assignment.borrow().is_some())
     }
 
     /// Whether the node was assigned something that is made of this content.

@@ -9,6 +9,7 @@ pub mod cron;
 pub(crate) mod declared;
 pub mod ids;
 pub mod job;
+pub(crate) mod rebalance;
 pub mod routes;
 pub mod schedule;
 pub mod scheduler;

@@ -9,6 +9,7 @@ mod fleet;
 mod jobs;
 mod publish;
 mod queue;
+mod rebalance;
 mod scaling;
 mod schedules;
 
@@ -154,6 +155,9 @@ impl Reconciler {
         self.jobs.pass(&self.context, self.fleet.cluster(), apps_are_read).await;
         if self.is_all_read() {
             self.queue.add_changed(std::mem::take(&mut self.unplanned));
+            if self.queue.is_empty() {
+                self.queue.add_changed(self.fleet.rebalance());
+            }
         }
         let other_rates = self.read_rates().await;
         let is_news = self.read_doomed().await

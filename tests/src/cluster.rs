@@ -169,7 +169,7 @@ impl Cluster {
 
     /// Starts a control plane, for the first time or again.
     pub async fn start_server(&mut self, server: usize) {
-        let data = self.home.path().join(format!("data{server}"));
+        let data = self.data(server);
         if server > 0 && !data.exists() {
             self.share_keys(&data);
         }
@@ -185,6 +185,16 @@ impl Cluster {
             Some(known) => *known = started,
             None => self.servers.push(started),
         }
+    }
+
+    /// A folder for what a test makes.
+    pub fn folder(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The data folder of a control plane.
+    pub fn data(&self, server: usize) -> PathBuf {
+        self.home.path().join(format!("data{server}"))
     }
 
     fn worker_port(&self, server: usize) -> usize {
@@ -252,8 +262,13 @@ impl Cluster {
 
     /// Starts the worker of a host again.
     pub async fn start_again(&mut self, host: usize) {
+        self.start_again_with(host, &[]).await;
+    }
+
+    /// The same with more flags.
+    pub async fn start_again_with(&mut self, host: usize, flags: &[&str]) {
         let mut host = self.hosts.remove(host);
-        host.start(self, &[]).await;
+        host.start(self, flags).await;
         self.hosts.push(host);
         self.hosts.sort_by_key(|host| host.address);
     }

@@ -119,22 +119,26 @@ async fn without_a_control_plane_everything_goes_on() {
 async fn a_host_that_was_cut_off_comes_back_and_lets_go_of_what_others_have_taken_over() {
     let cluster = Cluster::start(2).await;
     cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
-    cluster.app_is("hello", "it is on both hosts", |app| ready_on(app).len() == 2).await;
+    let before = cluster.app_is("hello", "it is on both hosts", |app| ready_on(app).len() == 2).await;
     let (cut, other) = (cluster.hosts[1].node, cluster.hosts[0].node);
     let mut load = cluster.load(0, "hello", "/");
     load.go_on_for(20).await;
     cluster.hosts[1].is_cut_off();
-    let moved = cluster
+    cluster
         .app_is("hello", "both instances are on the other host", |app| {
             app.ready == 2 && ready_on(app) == BTreeSet::from([other])
         })
         .await;
     cluster.hosts[1].is_connected();
     cluster.nodes_are("it is back", |nodes| nodes.iter().any(|node| node.id == cut && node.ready)).await;
-    cluster
-        .nodes_are("it has let go", |nodes| nodes.iter().any(|node| node.id == cut && node.instances == 0))
+    let after = cluster
+        .app_is("hello", "the host has its share again", |app| {
+            app.ready == 2 && live(app).len() == 2 && ready_on(app).len() == 2
+        })
         .await;
-    assert_eq!(live(&cluster.app("hello").await), live(&moved), "what has moved stays");
+    let was_cut: BTreeSet<InstanceId> =
+        before.instances.iter().filter(|it| it.node == Some(cut)).map(|it| it.id).collect();
+    assert!(live(&after).is_disjoint(&was_cut), "what was given up does not come back");
     load.go_on_for(20).await;
     let served = load.stop().await;
     assert!(served.failures.len() <= 1, "{:?} of {} requests", served.failures, served.requests);
@@ -212,4 +216,42 @@ async fn nobody_joins_with_a_token_that_is_used_up_or_of_another_cluster() {
     let ended = within(SHORT, "it is refused", without.output()).await.unwrap();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned() + &String::from_utf8_lossy(&ended.stdout);
     assert!(said.contains("belongs to no cluster yet"), "{said}");
+}
+
+#[tokio::test]
+async fn a_host_that_was_removed_joins_as_another_node_with_a_new_token() {
+    let mut cluster = Cluster::start(1).await;
+    let before = cluster.hosts[0].node;
+    cluster.hosts[0].kill().await;
+    cluster.nodes_are("it is silent", |nodes| nodes.iter().all(|node| !node.ready)).await;
+    cluster.wharf(&["node", "rm", &before.to_string()]).await.ok();
+    let token = cluster.join_token(&[]).await;
+    cluster.start_again_with(0, &["--join", &token]).await;
+    let nodes = cluster.nodes_are("it is back", |nodes| nodes.iter().any(|node| node.ready)).await;
+    assert_eq!(nodes.len(), 1);
+    assert_ne!(nodes[0].id, before);
+}
+
+#[tokio::test]
+async fn after_a_restore_workers_that_run_do_what_the_backup_says() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
+    cluster.app_is("hello", "its rollout has ended", |app| app.ready == 2).await;
+    let file = cluster.folder().join("backup.tar");
+    let file = file.to_str().unwrap();
+    let data = cluster.data(0);
+    let data = data.to_str().unwrap();
+    cluster.user().run(&["server", "backup", "--data", data, file, "--with-keys"]).await.ok();
+    cluster.wharf(&["scale", "hello", "4"]).await.ok();
+    cluster.app_is("hello", "there are four", |app| app.ready == 4).await;
+    cluster.kill_server(0).await;
+    std::fs::remove_dir_all(data).unwrap();
+    cluster.user().run(&["server", "restore", "--data", data, file]).await.ok();
+    let mut load = cluster.load(0, "hello", "/");
+    cluster.start_server(0).await;
+    cluster.nodes_are("the worker is there", |nodes| nodes.iter().all(|node| node.ready)).await;
+    cluster.app_is("hello", "there are two", |app| app.ready == 2 && live(app).len() == 2).await;
+    load.go_on_for(20).await;
+    let served = load.stop().await;
+    assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
 }

@@ -21,6 +21,7 @@ use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
 
 use super::auth::{PeerNode, namespace_not_found};
 use super::extract::Path;
+use super::session::not_told;
 use super::{ApiError, ApiResult};
 use crate::artifacts::{ARTIFACT_MAX_BYTES, Content, PutError, UPLOADS_MAX};
 use crate::audit;
@@ -215,8 +216,10 @@ pub(super) async fn download(
     Path(digest): Path<Digest>,
 ) -> ApiResult<Response> {
     // A worker of another host gets what it was told to run. To it, nothing else exists.
-    if peer.is_some_and(|Extension(PeerNode(node))| !context.nodes.uses(node, digest)) {
-        return Err(not_found(digest));
+    if let Some(Extension(PeerNode(node))) = peer
+        && !context.nodes.uses(node, digest)
+    {
+        return Err(if context.nodes.has_been_told(node) { not_found(digest) } else { not_told(node) });
     }
     let Some((bytes, file)) = context.artifacts.open(digest).await? else { return Err(not_found(digest)) };
     let headers =

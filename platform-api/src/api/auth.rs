@@ -297,6 +297,8 @@ async fn authorize_peer(
         let detail = format!("this is node {peer}, by its certificate, and speaks for no other");
         return Err(ApiError::new(ProblemCode::Forbidden, detail));
     }
+    // Workers are the leader's; whoever asks another server goes on to the next.
+    context.epoch()?;
     let mut conn = context.store.look().await?;
     if store::joining::is_member(&mut conn, peer).await? {
         return Ok(());

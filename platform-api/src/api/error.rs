@@ -48,6 +48,10 @@ impl ApiError {
         Self { retry_after_secs: Some(RETRY_AFTER_SECS), ..Self::new(ProblemCode::Unavailable, detail) }
     }
 
+    pub(super) fn unavailable(detail: String) -> Self {
+        Self { retry_after_secs: Some(RETRY_AFTER_SECS), ..Self::new(ProblemCode::Unavailable, detail) }
+    }
+
     pub(super) fn storage_full() -> Self {
         warn!("the disk is full: a request was refused");
         Self::new(

@@ -74,6 +74,8 @@ pub(super) async fn remove(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
 ) -> ApiResult<StatusCode> {
+    // Only the server that leads hears of nodes: to any other each of them is silent.
+    context.epoch()?;
     let found = context.nodes.list().into_iter().find(|known| known.id == node);
     let found = found.ok_or_else(|| not_found(node))?;
     let live = instances(&context).await?.get(&node).copied().unwrap_or(0);

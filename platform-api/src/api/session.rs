@@ -123,6 +123,9 @@ pub(super) async fn logs(
     Json(mut records): Json<Vec<LogRecord>>,
 ) -> ApiResult<StatusCode> {
     if peer.is_some() {
+        if !context.nodes.has_been_told(node) {
+            return Err(not_told(node));
+        }
         records.retain(|record| context.nodes.runs(node, &record.namespace, &record.app));
     }
     // What comes after the end of an app or a job must not bring its folder back.
@@ -150,10 +153,20 @@ pub(super) async fn key_value(
     Json(request): Json<KeyValueRequest>,
 ) -> ApiResult<Reply<KeyValueReply>> {
     if peer.is_some() && !context.nodes.runs(node, &request.namespace, &request.app) {
+        if !context.nodes.has_been_told(node) {
+            return Err(not_told(node));
+        }
         let detail = format!("node {node} runs nothing of `{}` in `{}`", request.app, request.namespace);
         return Err(ApiError::new(ProblemCode::Forbidden, detail));
     }
     Ok(Reply(operations::keyvalue::carry_out(&context, request).await?))
+}
+
+/// Just after a start it is not yet known what a node runs.
+pub(super) fn not_told(node: NodeId) -> ApiError {
+    ApiError::unavailable(format!(
+        "the control plane has just started to lead, and has not told node {node} anything yet; try again"
+    ))
 }
 
 fn refused(node: NodeId, refusal: Refusal) -> ApiError {

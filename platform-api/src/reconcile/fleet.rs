@@ -1,10 +1,11 @@
 //! Every app as it was last read, and the nodes with what their instances take of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use wharf_types::{AppId, InstanceId, NodeId, ReleaseId, Timestamp};
 
+use super::rebalance::Rebalance;
 use crate::nodes::NodeStatus;
 use crate::plan::scheduler::Cluster;
 use crate::plan::{self, AppView, Changes, IdSource, InstanceView, ReleaseView};
@@ -21,6 +22,9 @@ pub struct Fleet {
     changed: bool,
     /// Nodes that are to be emptied.
     draining: HashSet<NodeId>,
+    /// Nodes that may get instances, and whether each is ready.
+    places: BTreeMap<NodeId, bool>,
+    pub(super) rebalance: Rebalance,
 }
 
 impl Fleet {
@@ -58,6 +62,8 @@ impl Fleet {
     /// Takes in what is known of the nodes; one that was given up does not exist for the planner.
     pub fn observe(&mut self, nodes: &[NodeStatus]) {
         let mut gone: HashSet<NodeId> = self.cluster.node_ids().collect();
+        let places = nodes.iter().filter(|node| !node.given_up && !node.draining);
+        self.places = places.map(|node| (node.id, node.ready)).collect();
         self.draining = nodes.iter().filter(|node| node.draining).map(|node| node.id).collect();
         for node in nodes.iter().filter(|node| !node.given_up) {
             gone.remove(&node.id);
@@ -74,7 +80,7 @@ impl Fleet {
             let leaves = instance.node.is_some_and(|node| self.draining.contains(&node));
             let is_bound =
                 releases.get(&instance.release).is_none_or(|release| !release.spec.volumes.is_empty());
-            instance.moves = leaves && !is_bound;
+            instance.moves = (leaves && !is_bound) || self.rebalance.moves(instance.id);
         }
     }
 
@@ -90,6 +96,17 @@ impl Fleet {
 
     pub fn view(&self, id: AppId) -> Option<&AppView> {
         self.views.get(*self.index.get(&id)?)
+    }
+
+    /// Nodes that may get instances, and whether each is ready.
+    pub(super) fn places(&self) -> &BTreeMap<NodeId, bool> {
+        &self.places
+    }
+
+    /// An app, and the nodes to place it on.
+    pub(super) fn view_beside_cluster(&mut self, id: AppId) -> Option<(&AppView, &mut Cluster)> {
+        let view = self.views.get(*self.index.get(&id)?)?;
+        Some((view, &mut self.cluster))
     }
 
     /// The nodes with what everything takes of them, for what is placed beside the apps.

@@ -17,6 +17,16 @@ pub(crate) async fn count(conn: &mut Conn, counter: &'static str) -> Result<i64>
     Ok(value)
 }
 
+/// Adds to a counter without drawing what is left out.
+pub(crate) async fn skip(conn: &mut Conn, counter: &'static str, by: i64) -> Result<()> {
+    query("UPDATE counter SET value = value + $2 WHERE name = $1")
+        .bind(counter)
+        .bind(by)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// How often a control plane has begun to lead on this database: the newest epoch.
 pub(crate) async fn starts(conn: &mut Conn) -> Result<u64> {
     let (value,): (i64,) =

@@ -181,6 +181,31 @@ async fn a_node_that_is_drained_gives_its_instances_away_and_takes_none() {
 }
 
 #[tokio::test]
+async fn a_node_that_joins_gets_its_share_while_everything_serves() {
+    let platform = Platform::start().await;
+    let first = Worker::join(&platform).await;
+    for app in ["hello", "other", "third"] {
+        let spec = json!({"scale": {"replicas": 2}, "update": {"monitor": "20ms"}});
+        let deployed = platform.deploy(app, &component(0), spec).await.is(201);
+        platform.rollout(app, &deployed).await;
+        eventually("its rollout has ended", async || {
+            (platform.app(app).await["rollout"]["state"] == "succeeded").then_some(())
+        })
+        .await;
+    }
+    let counts = async |node: NodeId| platform.get(&format!("/v1/nodes/{node}")).await["instances"].clone();
+    assert_eq!(counts(first.node).await, 6);
+    let second = Worker::join(&platform).await;
+    eventually("both have three", async || {
+        for app in ["hello", "other", "third"] {
+            assert_eq!(platform.app(app).await["ready"], 2, "{app} serves all the time");
+        }
+        (counts(first.node).await == 3 && counts(second.node).await == 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn labels_that_an_admin_sets_count_before_those_of_the_worker() {
     let platform = Platform::start().await;
     let worker = Worker::join_with(&platform, NodeId::new(), r#"{"zone":"a","disk":"ssd"}"#).await;

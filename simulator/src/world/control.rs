@@ -205,6 +205,12 @@ impl World {
             self.plan_job(index, job);
             return self.nudge(index);
         }
+        let moves = self.controls[index].fleet.rebalance();
+        if !moves.is_empty() {
+            say!(self, "rebalances {moves:?}");
+            self.controls[index].dirty.extend(moves);
+            self.nudge(index);
+        }
         self.publish(index, &statuses);
         let next = self.controls[index].next_wake().map(|at| at.duration_since(wall));
         let next = next.map_or(LEASES, |wait| Duration::try_from(wait).unwrap_or_default());

@@ -106,6 +106,11 @@ impl Cluster {
         self.by_id.get(&id).is_some_and(|at| self.nodes[*at as usize].is_present())
     }
 
+    /// The instances that take something of a node.
+    pub fn instances_on(&self, id: NodeId) -> &[InstanceId] {
+        self.by_id.get(&id).map_or(&[], |at| &self.nodes[*at as usize].instances)
+    }
+
     pub fn node_ids(&self) -> impl Iterator<Item = NodeId> {
         self.nodes.iter().filter(|node| node.is_present()).map(|node| node.id)
     }

@@ -1,0 +1,112 @@
+//! Gives a node that has joined its share of what runs on the others.
+//!
+//! Only what the newcomer would get if it were placed now moves, a few instances at a time, each started there before it ends here.
+//! What nodes have is compared once, when one joins: what becomes uneven later, such as by scaling down, stays.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use wharf_types::{AppId, InstanceId, NodeId};
+
+use super::fleet::Fleet;
+use crate::plan::rebalance::goes_to;
+
+/// Instances that move at once, in the whole cluster.
+const MOVES_MAX: usize = 4;
+
+#[derive(Debug, Default)]
+pub(super) struct Rebalance {
+    /// Nodes that are no newcomers. None: nobody has looked yet, and all that there are have been there before.
+    settled: Option<BTreeSet<NodeId>>,
+    /// How many more instances each newcomer is to get.
+    shares: BTreeMap<NodeId, usize>,
+    /// Instances that make way for one on a newcomer.
+    moving: HashMap<InstanceId, AppId>,
+}
+
+impl Rebalance {
+    pub(super) fn moves(&self, instance: InstanceId) -> bool {
+        self.moving.contains_key(&instance)
+    }
+}
+
+impl Fleet {
+    /// Chooses what moves next. Returns the apps that have to be planned for it. Call it once everything has been read.
+    pub fn rebalance(&mut self) -> Vec<AppId> {
+        let mut state = std::mem::take(&mut self.rebalance);
+        let apps = self.choose(&mut state);
+        self.rebalance = state;
+        apps
+    }
+
+    fn choose(&mut self, state: &mut Rebalance) -> Vec<AppId> {
+        let places = self.places().clone();
+        let settled = state.settled.get_or_insert_with(|| places.keys().copied().collect());
+        settled.retain(|node| places.contains_key(node));
+        state.shares.retain(|node, _| places.contains_key(node));
+        let ready: Vec<NodeId> = places.iter().filter(|(_, ready)| **ready).map(|(node, _)| *node).collect();
+        let newcomers: Vec<NodeId> = ready.iter().filter(|node| !settled.contains(node)).copied().collect();
+        if !newcomers.is_empty() {
+            let all: usize = ready.iter().map(|node| self.cluster().instances_on(*node).len()).sum();
+            for node in newcomers {
+                let missing = (all / ready.len()).saturating_sub(self.cluster().instances_on(node).len());
+                state.shares.insert(node, missing);
+                settled.insert(node);
+            }
+        }
+        state.shares.retain(|_, share| *share > 0);
+        let is_live = |instance: &InstanceId, app: &AppId| {
+            self.view(*app).is_some_and(|view| {
+                view.instances.iter().any(|it| it.id == *instance && it.is_wanted() && it.is_healthy())
+            })
+        };
+        state.moving.retain(|instance, app| is_live(instance, app));
+        let mut apps = Vec::new();
+        while state.moving.len() < MOVES_MAX && !state.shares.is_empty() {
+            let Some((instance, app, node)) = self.next_move(state, &ready) else {
+                // Nothing wants to go there.
+                if state.moving.is_empty() {
+                    state.shares.clear();
+                }
+                break;
+            };
+            state.moving.insert(instance, app);
+            state.shares.entry(node).and_modify(|share| *share -= 1);
+            state.shares.retain(|_, share| *share > 0);
+            apps.push(app);
+        }
+        apps
+    }
+
+    /// An instance of the fullest node that would go to a newcomer, with its app and the newcomer.
+    fn next_move(&mut self, state: &Rebalance, ready: &[NodeId]) -> Option<(InstanceId, AppId, NodeId)> {
+        let mut donors: Vec<(usize, NodeId)> =
+            ready.iter().map(|node| (self.cluster().instances_on(*node).len(), *node)).collect();
+        donors.sort_unstable_by(|a, b| b.cmp(a));
+        let fewest = donors.last()?.0;
+        for (count, donor) in donors {
+            if count <= fewest + 1 {
+                return None;
+            }
+            let mut instances = self.cluster().instances_on(donor).to_vec();
+            instances.sort_unstable();
+            for id in instances.into_iter().filter(|id| !state.moving.contains_key(id)) {
+                let Some(app) = self.cluster().instance(id).map(|held| held.app) else { continue };
+                // One after the other of an app: whoever is placed has to know what was placed before.
+                if state.moving.values().any(|moving| *moving == app) {
+                    continue;
+                }
+                let found = self.would_go(app, id);
+                if let Some(node) = found.filter(|node| state.shares.contains_key(node)) {
+                    return Some((id, app, node));
+                }
+            }
+        }
+        None
+    }
+
+    fn would_go(&mut self, app: AppId, id: InstanceId) -> Option<NodeId> {
+        let (view, cluster) = self.view_beside_cluster(app)?;
+        let instance = view.instances.iter().find(|instance| instance.id == id)?;
+        goes_to(view, instance, cluster)
+    }
+}
