@@ -20,7 +20,7 @@ LINTS := $(if $(findstring rustc $(RUST).,$(shell rustc --version 2>/dev/null)),
 
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help demo test simulate fuzz fuzz-api bench dist fmt lint guests setup build clean
+.PHONY: help demo test simulate fuzz fuzz-api bench bench-cluster dist fmt lint guests setup build clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -61,6 +61,10 @@ fuzz-api: ## Ask a fresh platform what its OpenAPI document allows and forbids; 
 bench: ## Measure what docs/promises.md promises, of target/release/wharf or of the binary WHARF
 	@scripts/setup.sh demo
 	scripts/bench.sh
+
+bench-cluster: ## Measure what the loss of a host costs, of target/release/wharf: takes root, and a quarter of an hour
+	cargo build --locked --release -p wharf --bin wharf
+	scripts/bench_cluster.py target/release/wharf target/guests
 
 fmt: ## Format everything
 	cargo fmt --all

@@ -226,12 +226,29 @@ fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) {
                 continue;
             }
             Ok(Placed::After(node, victims)) => make_room(draft, node, &victims),
-            Err(message) => message,
+            Err(message) => {
+                end_useless(draft, release, slot);
+                message
+            }
         };
         draft.wake(after(draft.now, PLACEMENT_RETRY));
         draft.unplaced(Unplaced { slot, message: waits });
     }
     draft.claim(claims);
+}
+
+/// Where there is no room, an instance of another release that serves nobody must not keep it, such as one that fails again and again.
+fn end_useless(draft: &mut Draft<'_>, release: &ReleaseView, slot: u32) {
+    if draft.app.is_held() {
+        return;
+    }
+    for index in 0..draft.app.instances.len() {
+        let other = &draft.app.instances[index];
+        let is_useless = other.release != release.id && other.is_wanted() && !other.is_healthy();
+        if other.slot == slot && is_useless {
+            draft.want(index, Wanted::Unroute);
+        }
+    }
 }
 
 /// Says where the release's volumes are from now on, if they are nowhere yet.

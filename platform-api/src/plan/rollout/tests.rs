@@ -614,6 +614,18 @@ fn a_release_that_failed_while_monitored_does_not_count_as_one_that_served() {
 }
 
 #[test]
+fn an_instance_that_serves_nobody_does_not_keep_the_room_that_its_successor_needs() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.nodes[0].memory_free_bytes = 0;
+    fixture.deploy(2);
+    fixture.plan();
+    assert_eq!(fixture.app.instances[0].wanted, wharf_types::state::Wanted::Run, "it serves");
+    fixture.app.instances[0].health = wharf_types::state::Health::Unhealthy;
+    fixture.plan();
+    assert_eq!(fixture.app.instances[0].wanted, wharf_types::state::Wanted::Unroute);
+}
+
+#[test]
 fn a_release_that_found_no_room_is_not_to_blame() {
     let mut fixture = Fixture::serving(1, 1);
     fixture.nodes[0].memory_free_bytes = 0;
