@@ -62,7 +62,7 @@ bench: ## Measure what docs/promises.md promises, of target/release/wharf or of 
 	@scripts/setup.sh demo
 	scripts/bench.sh
 
-bench-cluster: ## Measure what the loss of a host costs, of target/release/wharf: takes root, and a quarter of an hour
+bench-cluster: ## Measure what the loss of a host costs, of target/release/wharf: takes root, and five minutes
 	cargo build --locked --release -p wharf --bin wharf
 	scripts/bench_cluster.py target/release/wharf target/guests
 
