@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -33,7 +33,7 @@ use crate::file_handles;
 use crate::output;
 use crate::server::local_ip_towards;
 use crate::up::{default_data_dir, listen, start_log};
-use crate::worker::{Worker, WorkerConfig, registration};
+use crate::worker::{Worker, WorkerConfig, registration, write_whole};
 
 /// The least time between two tries to renew.
 const RENEWAL_RETRY: Duration = Duration::from_secs(60);
@@ -303,19 +303,11 @@ impl Kept {
         Ok(Some((Certificate { key, issued }, servers)))
     }
 
-    /// It is whole, old or new, whenever the machine stops.
     fn write(&self, certificate: &Certificate, servers: &str) -> anyhow::Result<()> {
         let Certificate { key, issued } = certificate;
         let kept = OnDisk { servers: servers.to_owned(), key: key.clone(), issued: issued.clone() };
-        let draft = self.file.with_extension("new");
-        let written = || -> std::io::Result<()> {
-            let _ = std::fs::remove_file(&draft);
-            let file = File::options().create_new(true).write(true).mode(0o600).open(&draft)?;
-            serde_json::to_writer(&file, &kept)?;
-            file.sync_all()?;
-            std::fs::rename(&draft, &self.file)
-        };
-        written().with_context(|| format!("cannot write {}", self.file.display()))
+        write_whole(&self.file, &serde_json::to_string(&kept)?)
+            .with_context(|| format!("cannot write {}", self.file.display()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `wharf server`: the control plane of a cluster. Workers of other hosts join it; it runs nothing itself.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use wharf_platform_api::{
 use crate::file_handles;
 use crate::local::{self, Local};
 use crate::output;
-use crate::up::{default_data_dir, listen, open_failure, secret_keys, start_log};
+use crate::up::{conclude, default_data_dir, listen, open_failure, secret_keys, start_log};
 use crate::worker::PART_GRACE;
 
 #[derive(Args, Debug)]
@@ -201,20 +201,9 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
         ended = &mut serving => Some(ended),
     };
     stop.cancel();
-    let ended = match ended_early {
-        Some(ended) => Ok(ended),
-        None => tokio::time::timeout(PART_GRACE + PART_GRACE, serving).await,
-    };
     let _ = tokio::time::timeout(PART_GRACE, workers).await;
-    if let Err(error) = local::remove(&local) {
-        tracing::warn!("{error:#}");
-    }
-    match ended {
-        Ok(Ok(Err(error))) => Err(error).context("the control plane ended with an error"),
-        Ok(Err(fault)) => Err(fault).context("the control plane ended by a fault"),
-        // It ended in order, or was given up because its time was over.
-        Ok(Ok(Ok(()))) | Err(_) => Ok(ExitCode::SUCCESS),
-    }
+    conclude(ended_early, serving, &local).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An address that others can use of one that is listened at: instead of "every address", the one by which this machine reaches others.
@@ -228,7 +217,9 @@ pub fn reachable(at: SocketAddr) -> SocketAddr {
 
 /// This machine's address on the way to another.
 pub fn local_ip_towards(other: &str) -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    let other = other.to_socket_addrs().ok()?.next()?;
+    let any = if other.is_ipv6() { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(other).ok()?;
     Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
 }

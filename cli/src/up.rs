@@ -115,23 +115,36 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         _ = interrupt.recv() => false,
     };
     stop_control_plane.cancel();
-    let ended = match ended_early {
-        Some(ended) => Ok(ended),
-        None => tokio::time::timeout(PART_GRACE + PART_GRACE, serving).await,
-    };
-    if let Err(error) = local::remove(&local) {
-        tracing::warn!("{error:#}");
-    }
-    match ended {
-        Ok(Ok(Err(error))) => return Err(error).context("the control plane ended with an error"),
-        Ok(Err(fault)) => return Err(fault).context("the control plane ended by a fault"),
-        // It ended in order, or was given up because its time was over.
-        Ok(Ok(Ok(()))) | Err(_) => {}
-    }
+    conclude(ended_early, serving, &local).await?;
     if !clean && !args.json {
         eprintln!("stopped; some requests were cut");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the task of a control plane ended.
+type Ended = Result<std::io::Result<()>, tokio::task::JoinError>;
+
+/// Waits for the end of a control plane that was told to stop, unless it has ended by itself, and takes its address from the clients of this
+/// machine.
+pub async fn conclude(
+    ended_early: Option<Ended>,
+    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    local: &Local,
+) -> anyhow::Result<()> {
+    let ended = match ended_early {
+        Some(ended) => Ok(ended),
+        None => tokio::time::timeout(PART_GRACE + PART_GRACE, serving).await,
+    };
+    if let Err(error) = local::remove(local) {
+        tracing::warn!("{error:#}");
+    }
+    match ended {
+        Ok(Ok(Err(error))) => Err(error).context("the control plane ended with an error"),
+        Ok(Err(fault)) => Err(fault).context("the control plane ended by a fault"),
+        // It ended in order, or was given up because its time was over.
+        Ok(Ok(Ok(()))) | Err(_) => Ok(()),
+    }
 }
 
 /// To stderr, warnings and worse unless `RUST_LOG` says otherwise.

@@ -154,6 +154,15 @@ impl Worker {
     }
 }
 
+/// Writes a file that is whole, old or new, whenever the machine stops. Nobody else can read it.
+pub fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut draft = tempfile::NamedTempFile::new_in(file.parent().unwrap_or(Path::new(".")))?;
+    draft.write_all(text.as_bytes())?;
+    draft.as_file().sync_all()?;
+    draft.persist(file)?;
+    Ok(())
+}
+
 /// This node's id, the same after every start.
 pub fn node_id(folder: &Path) -> anyhow::Result<NodeId> {
     let file = folder.join("node.id");
@@ -162,9 +171,7 @@ pub fn node_id(folder: &Path) -> anyhow::Result<NodeId> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             std::fs::create_dir_all(folder)?;
             let node = NodeId::new();
-            let mut draft = tempfile::NamedTempFile::new_in(folder)?;
-            writeln!(draft, "{node}")?;
-            draft.persist(&file)?;
+            write_whole(&file, &format!("{node}\n"))?;
             Ok(node)
         }
         Err(error) => Err(error.into()),
@@ -183,9 +190,7 @@ fn incarnation(folder: &Path) -> anyhow::Result<Incarnation> {
     };
     let clock = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
     let number = Incarnation::number_after(before, clock);
-    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
-    writeln!(draft, "{number}")?;
-    draft.persist(&file)?;
+    write_whole(&file, &format!("{number}\n"))?;
     let home = std::fs::metadata(folder)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let home = format!("{}:{}:{}", boot.trim(), home.dev(), home.ino());

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Either;
 use pin_project_lite::pin_project;
 
 use crate::BoxError;
@@ -82,54 +83,8 @@ impl Drop for OpenRequest {
     }
 }
 
-pin_project! {
-    /// The body of a guest's answer: of this node, or of another.
-    #[project = AnswerProjection]
-    pub(crate) enum Answer<B> {
-        Here {
-            #[pin]
-            body: B,
-        },
-        Peer {
-            body: PeerBody,
-        },
-    }
-}
-
-impl<B> Body for Answer<B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.project() {
-            AnswerProjection::Here { body } => {
-                body.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
-            }
-            AnswerProjection::Peer { body } => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Here { body } => body.is_end_stream(),
-            Self::Peer { body } => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Here { body } => body.size_hint(),
-            Self::Peer { body } => body.size_hint(),
-        }
-    }
-}
+/// The body of a guest's answer: of this node, or of another.
+pub(crate) type Answer<B> = Either<B, PeerBody>;
 
 pin_project! {
     /// A guest's body, or one of our own.

@@ -91,10 +91,10 @@ where
     async fn answer(self) -> Result<Response<Answer<B>>, PeerError> {
         match self {
             Self::Here(call) => match call.await {
-                Ok(response) => Ok(response.map(|body| Answer::Here { body })),
+                Ok(response) => Ok(response.map(Answer::Left)),
                 Err(error) => Err(PeerError::Call(error)),
             },
-            Self::Peer(call) => call.await.map(|response| response.map(|body| Answer::Peer { body })),
+            Self::Peer(call) => call.await.map(|response| response.map(Answer::Right)),
         }
     }
 }

@@ -38,14 +38,13 @@ impl Roots {
 
 /// For connections to nodes of these roles, as `identity`. TLS 1.3.
 pub fn client_config(identity: &Identity, roots: &Roots, roles: &[Role]) -> Result<ClientConfig, PkiError> {
-    let verifier = OfCluster { roots: roots.0.clone(), roles: roles.to_vec(), provider: provider() };
     let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
-    Ok(connecting(verifier)?.with_client_auth_cert(chain, key)?)
+    Ok(connecting(Trust::Roots(roots.0.clone()), roles)?.with_client_auth_cert(chain, key)?)
 }
 
 /// For the connection by which a host joins: it has no certificate yet, and knows the CA by its digest only.
 pub fn joining_config(pin: Pin) -> Result<ClientConfig, PkiError> {
-    Ok(connecting(Pinned { pin, provider: provider() })?.with_no_client_auth())
+    Ok(connecting(Trust::Pinned(pin), &[Role::Server])?.with_no_client_auth())
 }
 
 /// For connections from nodes, which show their certificates. Without `required` one may show none, as a host that joins.
@@ -64,101 +63,86 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn connecting(
-    verifier: impl ServerCertVerifier + 'static,
+    trust: Trust,
+    roles: &[Role],
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, PkiError> {
     let config =
         ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
+    let verifier = Verifier { trust, roles: roles.to_vec(), provider: provider() };
     Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
-/// Whether a certificate is of one of the CAs, valid now, and of a node in one of the roles.
-fn verify(
-    roots: &RootCertStore,
-    roles: &[Role],
-    provider: &CryptoProvider,
-    (own, others): (&CertificateDer<'_>, &[CertificateDer<'_>]),
-    now: UnixTime,
-) -> Result<ServerCertVerified, Error> {
-    let parsed = ParsedCertificate::try_from(own)?;
-    let algorithms = provider.signature_verification_algorithms.all;
-    verify_server_cert_signed_by_trust_anchor(&parsed, roots, others, now, algorithms)?;
-    match peer_of(std::slice::from_ref(own)) {
-        Some(peer) if roles.contains(&peer.role) => Ok(ServerCertVerified::assertion()),
-        _ => Err(CertificateError::ApplicationVerificationFailure.into()),
-    }
+/// Whose certificates are believed.
+#[derive(Debug)]
+enum Trust {
+    /// Of these CAs.
+    Roots(Arc<RootCertStore>),
+    /// Of the CA with this digest, which comes along.
+    Pinned(Pin),
 }
 
+/// Believes nodes in some roles.
 #[derive(Debug)]
-struct OfCluster {
-    roots: Arc<RootCertStore>,
+struct Verifier {
+    trust: Trust,
     roles: Vec<Role>,
     provider: Arc<CryptoProvider>,
 }
 
-#[derive(Debug)]
-struct Pinned {
-    pin: Pin,
-    provider: Arc<CryptoProvider>,
-}
-
-macro_rules! signatures {
-    () => {
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            signed: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            signed: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.provider.signature_verification_algorithms.supported_schemes()
-        }
-    };
-}
-
-impl ServerCertVerifier for OfCluster {
-    fn verify_server_cert(
-        &self,
-        own: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        verify(&self.roots, &self.roles, &self.provider, (own, others), now)
-    }
-
-    signatures!();
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        own: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let pinned = others.iter().find(|other| Pin::of(other) == self.pin);
+impl Verifier {
+    fn roots(&self, others: &[CertificateDer<'_>]) -> Result<Arc<RootCertStore>, Error> {
+        let pin = match &self.trust {
+            Trust::Roots(roots) => return Ok(roots.clone()),
+            Trust::Pinned(pin) => pin,
+        };
+        let pinned = others.iter().find(|other| Pin::of(other) == *pin);
         let pinned = pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         let mut roots = RootCertStore::empty();
         roots.add(pinned.clone().into_owned())?;
-        verify(&roots, &[Role::Server], &self.provider, (own, others), now)
+        Ok(Arc::new(roots))
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let parsed = ParsedCertificate::try_from(own)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let roots = self.roots(others)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, others, now, algorithms)?;
+        match peer_of(std::slice::from_ref(own)) {
+            Some(peer) if self.roles.contains(&peer.role) => Ok(ServerCertVerified::assertion()),
+            _ => Err(CertificateError::ApplicationVerificationFailure.into()),
+        }
     }
 
-    signatures!();
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 #[cfg(test)]

@@ -94,6 +94,16 @@ pub(crate) async fn serve_workers(
     authorities: Arc<Authorities>,
     shutdown: CancellationToken,
 ) {
+    serve_workers_within(HANDSHAKE_MAX, listener, router, authorities, shutdown).await;
+}
+
+async fn serve_workers_within(
+    handshake_max: Duration,
+    listener: TcpListener,
+    router: Router,
+    authorities: Arc<Authorities>,
+    shutdown: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(WORKER_CONNECTIONS_MAX));
     let mut open = JoinSet::new();
     loop {
@@ -109,7 +119,7 @@ pub(crate) async fn serve_workers(
         let (router, tls, shutdown) = (router.clone(), authorities.tls(), shutdown.clone());
         open.spawn(async move {
             let handshake = TlsAcceptor::from(tls).accept(socket);
-            match timeout(HANDSHAKE_MAX, handshake).await {
+            match timeout(handshake_max, handshake).await {
                 Ok(Ok(stream)) => serve_worker(stream, remote, router, shutdown).await,
                 Ok(Err(error)) => warn!("{remote} was refused as a worker: {error}"),
                 Err(_) => debug!("{remote} did not finish its handshake"),
@@ -197,7 +207,105 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::ClientConfig;
+    use rustls::pki_types::ServerName;
+    use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+    use tokio_util::sync::DropGuard;
+    use wharf_pki::{Identity, NodeKey, Roots, client_config, joining_config};
+    use wharf_types::{NodeId, Timestamp};
+
+    /// The port of workers, with routes that say what they were asked for, and whose certificate was shown.
+    struct Door {
+        address: SocketAddr,
+        authorities: Arc<Authorities>,
+        _dir: TempDir,
+        _open: DropGuard,
+    }
+
+    impl Door {
+        async fn open() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let authorities = Arc::new(Authorities::open(dir.path(), Timestamp::now()).unwrap());
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let router = Router::new().fallback(async |request: axum::extract::Request| {
+                let peer = request.extensions().get::<PeerNode>().map(|PeerNode(node)| node.to_string());
+                format!("{} {}", request.uri().path(), peer.unwrap_or_else(|| "nobody".into()))
+            });
+            let shutdown = CancellationToken::new();
+            let brief = Duration::from_millis(500);
+            tokio::spawn(serve_workers_within(
+                brief,
+                listener,
+                router,
+                authorities.clone(),
+                shutdown.clone(),
+            ));
+            Self { address, authorities, _dir: dir, _open: shutdown.drop_guard() }
+        }
+
+        fn worker(&self, of: &Authorities, node: NodeId) -> ClientConfig {
+            let key = NodeKey::generate().unwrap();
+            let certificate = of.issue(&key.request().unwrap(), node, Timestamp::now()).unwrap();
+            let identity = Identity::load(&certificate, &key.to_pem(), "").unwrap();
+            let roots = Roots::load(self.authorities.believed()).unwrap();
+            client_config(&identity, &roots, &[Role::Server]).unwrap()
+        }
+
+        /// The whole answer. None: the connection broke before there was one.
+        async fn ask(&self, tls: ClientConfig, path: &str) -> Option<String> {
+            let socket = TcpStream::connect(self.address).await.unwrap();
+            let name = ServerName::try_from("node.wharf").unwrap();
+            let mut stream = TlsConnector::from(Arc::new(tls)).connect(name, socket).await.ok()?;
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok()?;
+            Some(answer.rsplit("\r\n").next().unwrap_or_default().to_owned())
+        }
+
+        fn joining(&self) -> ClientConfig {
+            joining_config(self.authorities.pin()).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_workers_port_is_for_workers_and_for_those_who_join() {
+        let door = Door::open().await;
+        let node = NodeId::new();
+        let worker = || door.worker(&door.authorities, node);
+        let is = async |tls, path: &str, expected: &str| {
+            assert_eq!(door.ask(tls, path).await.as_deref(), Some(expected), "{path}");
+        };
+        is(door.joining(), "/v1/join", "/v1/join nobody").await;
+        for path in ["/v1/nodes/x", "/v1/artifacts/x", "/v1/namespaces", "/metrics", "/v1/join/", "/v1/join2"]
+        {
+            is(door.joining(), path, "/not-for-workers nobody").await;
+        }
+        is(worker(), "/v1/nodes/x/reports", &format!("/v1/nodes/x/reports {node}")).await;
+        is(worker(), "/v1/artifacts/x", &format!("/v1/artifacts/x {node}")).await;
+        is(worker(), "/v1/namespaces", &format!("/not-for-workers {node}")).await;
+    }
+
+    #[tokio::test]
+    async fn strangers_at_the_workers_port_lose_their_connections_and_disturb_nobody() {
+        let door = Door::open().await;
+        for said in [&b""[..], b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", &[0xff; 70_000]] {
+            let mut connection = TcpStream::connect(door.address).await.unwrap();
+            // What is not TLS may be cut off before all of it has gone.
+            let _ = connection.write_all(said).await;
+            let mut rest = Vec::new();
+            let closed = timeout(Duration::from_secs(10), connection.read_to_end(&mut rest)).await;
+            assert!(closed.is_ok(), "the connection is closed");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let others = Authorities::open(dir.path(), Timestamp::now()).unwrap();
+        let foreign = door.worker(&others, NodeId::new());
+        assert_eq!(door.ask(foreign, "/v1/nodes/x").await, None, "a certificate of another cluster");
+        assert!(door.ask(door.joining(), "/v1/join").await.is_some());
+    }
 
     #[tokio::test]
     async fn a_client_that_does_not_finish_its_head_loses_its_connection() {

@@ -3,9 +3,10 @@
 //! Nothing here lasts: a heartbeat that brings no news writes nothing to the disk.
 
 mod load;
+mod touches;
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use crate::plan::autoscale::Demand;
 use crate::store::node::NodeSettings;
 use crate::store::requests::Counter;
 use load::Loads;
+use touches::Touches;
 
 /// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
 /// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
@@ -68,23 +70,6 @@ struct Node {
     assignment: watch::Sender<Line>,
     /// Held while a report is taken in.
     turn: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// What the assignments of a node named.
-#[derive(Default)]
-struct Touches {
-    contents: HashSet<Digest>,
-    names: HashSet<(NamespaceName, AppName)>,
-}
-
-impl Touches {
-    fn add(&mut self, assignment: &Assignment) {
-        for instance in &assignment.instances {
-            self.contents.insert(instance.artifact);
-            self.contents.extend(instance.spec.files.as_ref().map(|files| files.digest));
-            self.names.insert((instance.namespace.clone(), instance.app.clone()));
-        }
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -271,16 +256,12 @@ impl Nodes {
 
     /// Whether the node was assigned something that is made of this content.
     pub(crate) fn uses(&self, id: NodeId, digest: Digest) -> bool {
-        self.lock().nodes.get(&id).is_some_and(|node| node.touches.contents.contains(&digest))
+        self.lock().nodes.get(&id).is_some_and(|node| node.touches.uses(digest))
     }
 
     /// Whether the node was assigned something of this name: of an app, or of a job.
     pub(crate) fn runs(&self, id: NodeId, namespace: &NamespaceName, app: &AppName) -> bool {
-        let known = self.lock();
-        known
-            .nodes
-            .get(&id)
-            .is_some_and(|node| node.touches.names.contains(&(namespace.clone(), app.clone())))
+        self.lock().nodes.get(&id).is_some_and(|node| node.touches.runs(namespace, app))
     }
 
     /// What is assigned to the node: the newest at once, then each newer one, until another process of its worker registers.

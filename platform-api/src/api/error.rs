@@ -45,10 +45,10 @@ impl ApiError {
     /// It passes by itself.
     fn for_now(cause: &StoreError, detail: &str) -> Self {
         warn!("a request was refused: {}", chain(cause));
-        Self { retry_after_secs: Some(RETRY_AFTER_SECS), ..Self::new(ProblemCode::Unavailable, detail) }
+        Self::unavailable(detail)
     }
 
-    pub(super) fn unavailable(detail: String) -> Self {
+    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self { retry_after_secs: Some(RETRY_AFTER_SECS), ..Self::new(ProblemCode::Unavailable, detail) }
     }
 

@@ -63,7 +63,11 @@ impl Fleet {
     pub fn observe(&mut self, nodes: &[NodeStatus]) {
         let mut gone: HashSet<NodeId> = self.cluster.node_ids().collect();
         let places = nodes.iter().filter(|node| !node.given_up && !node.draining);
-        self.places = places.map(|node| (node.id, node.ready)).collect();
+        let places = places.map(|node| (node.id, node.ready)).collect();
+        if self.places != places {
+            self.places = places;
+            self.rebalance.places_changed();
+        }
         self.draining = nodes.iter().filter(|node| node.draining).map(|node| node.id).collect();
         for node in nodes.iter().filter(|node| !node.given_up) {
             gone.remove(&node.id);

@@ -21,9 +21,20 @@ pub(super) struct Rebalance {
     shares: BTreeMap<NodeId, usize>,
     /// Instances that make way for one on a newcomer.
     moving: HashMap<InstanceId, AppId>,
+    /// Whether there are other nodes, or other ready ones, than when somebody looked last.
+    is_due: bool,
 }
 
 impl Rebalance {
+    pub(super) fn places_changed(&mut self) {
+        self.is_due = true;
+    }
+
+    /// Whether there may be something to choose: it is asked with every pass.
+    fn has_work(&self) -> bool {
+        self.is_due || !self.shares.is_empty() || !self.moving.is_empty()
+    }
+
     pub(super) fn moves(&self, instance: InstanceId) -> bool {
         self.moving.contains_key(&instance)
     }
@@ -32,7 +43,11 @@ impl Rebalance {
 impl Fleet {
     /// Chooses what moves next. Returns the apps that have to be planned for it. Call it once everything has been read.
     pub fn rebalance(&mut self) -> Vec<AppId> {
+        if !self.rebalance.has_work() {
+            return Vec::new();
+        }
         let mut state = std::mem::take(&mut self.rebalance);
+        state.is_due = false;
         let apps = self.choose(&mut state);
         self.rebalance = state;
         apps
