@@ -150,7 +150,7 @@ fn certificate(
 
 fn joining(context: &Context) -> ApiResult<&Joining> {
     context.joining.get().ok_or_else(|| {
-        let detail = "this control plane takes no workers of other hosts: start it with `--workers ADDR`, such as `wharf server`";
+        let detail = "`wharf up` takes no workers of other hosts: stop it, and start `wharf server` on the same data folder";
         ApiError::new(ProblemCode::Conflict, detail)
     })
 }

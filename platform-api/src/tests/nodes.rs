@@ -38,7 +38,11 @@ fn registration() -> Value {
 #[tokio::test]
 async fn a_join_token_makes_as_many_nodes_as_it_may_and_opens_nothing_else() {
     let platform = Platform::start().await;
-    platform.call(Method::POST, "/v1/join-tokens", json!({})).await.refuses(409, "conflict", &["--workers"]);
+    platform.call(Method::POST, "/v1/join-tokens", json!({})).await.refuses(
+        409,
+        "conflict",
+        &["wharf server"],
+    );
     platform.takes_workers();
     let token = platform.join_token(json!({"uses": 2})).await;
     for path in ["/v1/nodes", "/v1/namespaces", "/v1/whoami", "/v1/namespaces/default/apps"] {
