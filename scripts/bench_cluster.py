@@ -205,4 +205,5 @@ def main():
     print(f"requests to an app with replicas meanwhile: {sum(figures['requests'] for figures in all_runs)}, failed: {len(failed)} {failed[:5]}")
 
 
-main()
+if __name__ == "__main__":
+    main()

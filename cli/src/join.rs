@@ -120,6 +120,7 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         file_handles_max,
         unload_after: args.unload_after.as_duration(),
         registration: wharf_types::node::NodeRegistration { address: Some(address), ..registration },
+        keeps_assignment: true,
     })?;
     if args.json {
         output::json(&json!({"node": node, "http": format!("http://{http_at}"), "peers": address}))?;

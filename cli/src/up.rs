@@ -92,6 +92,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         file_handles_max,
         unload_after: args.unload_after.as_duration(),
         registration,
+        keeps_assignment: false,
     })?;
 
     let local = Local { api, http, token_file };

@@ -23,7 +23,7 @@ use wharf_ingress::{
 };
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
-use wharf_runtime::session::{Figures, Session, Takers};
+use wharf_runtime::session::{Figures, Kept, Session, Takers};
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
 use wharf_runtime::wasm::backend::WasmBackend;
 use wharf_runtime::wasm::body::GuestBody;
@@ -54,9 +54,13 @@ pub fn host_in(
     logs: LogSink,
     unload_after: Duration,
 ) -> anyhow::Result<Arc<WasmHost>> {
-    let key =
-        key_in(&folder.join("compiled.key")).context("cannot read the key of the compiled artifacts")?;
+    let key = worker_key(folder)?;
     Ok(WasmHost::new(&folder.join("compiled"), key, compile, logs, unload_after)?)
+}
+
+/// The worker's own key, which authenticates what it has compiled, and from which others are derived.
+fn worker_key(folder: &Path) -> anyhow::Result<[u8; 32]> {
+    key_in(&folder.join("compiled.key")).context("cannot read the worker's key")
 }
 
 /// What a worker is started with.
@@ -71,6 +75,8 @@ pub struct WorkerConfig<'a> {
     pub file_handles_max: u64,
     pub unload_after: Duration,
     pub registration: NodeRegistration,
+    /// Whether it may start while no control plane is there, and runs what it was told last then.
+    pub keeps_assignment: bool,
 }
 
 /// The worker and its ingress.
@@ -84,8 +90,16 @@ pub struct Worker {
 impl Worker {
     /// The folder's lock is held by whoever calls.
     pub fn start(config: WorkerConfig<'_>) -> anyhow::Result<Self> {
-        let WorkerConfig { folder, control, listener, peers, file_handles_max, unload_after, registration } =
-            config;
+        let WorkerConfig {
+            folder,
+            control,
+            listener,
+            peers,
+            file_handles_max,
+            unload_after,
+            registration,
+            keeps_assignment,
+        } = config;
         let node = control.node();
         let incarnation = incarnation(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
@@ -131,7 +145,12 @@ impl Worker {
             apps: backend.usage(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
         });
-        let takers = Takers { supervisor: supervisor.handle(), secrets, routes: routes_to, removed_volumes };
+        let kept = match keeps_assignment {
+            true => Some(Kept::new(folder.join("assignment"), &worker_key(folder)?)),
+            false => None,
+        };
+        let takers =
+            Takers { supervisor: supervisor.handle(), secrets, routes: routes_to, removed_volumes, kept };
         let session = Session::spawn(
             control.clone(),
             registration,

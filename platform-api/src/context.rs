@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,8 @@ pub(crate) struct Context {
     pub(crate) server: String,
     /// The epoch that this process leads in. None: it does not.
     leads: watch::Sender<Option<u64>>,
+    /// None: the lease has no end.
+    lease_until: Mutex<Option<Instant>>,
     pub(crate) node_secret: String,
     pub(crate) node_secret_hash: String,
     /// Ends the streams that would never end by themselves.
@@ -110,6 +113,7 @@ impl Context {
             ledger: Ledger::default(),
             server,
             leads: watch::Sender::new(leads),
+            lease_until: Mutex::default(),
             node_secret_hash: hash_secret(&node_secret),
             node_secret,
             shutdown: CancellationToken::new(),
@@ -133,6 +137,17 @@ impl Context {
     /// The epoch that this process leads in.
     pub(crate) fn epoch(&self) -> store::Result<u64> {
         self.leads.borrow().ok_or(StoreError::Deposed)
+    }
+
+    /// Whether this process's own clock says that it still leads: unlike [`Self::epoch`], also just after it stood still.
+    pub(crate) fn holds_lease(&self) -> bool {
+        let until = *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner);
+        self.leads.borrow().is_some() && until.is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Until when this process leads for certain. Never called where nobody else could.
+    pub(crate) fn set_lease_until(&self, until: Instant) {
+        *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 
     /// What changes when this process begins to lead, or leads no more.

@@ -141,6 +141,7 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
                     Err(_) => Answer::Failed,
                 };
                 lease.answered(now, Instant::now(), answer);
+                tell_until(context, &lease);
                 if let Answer::Granted(epoch) = answer {
                     loops = lead(context, epoch).await;
                     if loops.is_none() {
@@ -161,6 +162,7 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
                     Err(_) => Answer::Failed,
                 };
                 lease.answered(now, Instant::now(), answer);
+                tell_until(context, &lease);
             }
             Step::Resign => {
                 warn!("this control plane leads no more: its lease was taken, or could not be renewed");
@@ -171,6 +173,12 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
     }
     stop(context, loops, SHUTDOWN_GRACE).await;
     give_up(leases).await;
+}
+
+fn tell_until(context: &Context, lease: &Lease) {
+    if let Some((_, until)) = lease.held {
+        context.set_lease_until(until.into_std());
+    }
 }
 
 async fn lead(context: &Arc<Context>, epoch: u64) -> Option<Loops> {

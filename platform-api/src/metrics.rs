@@ -299,6 +299,7 @@ mod tests {
             ready: !given_up,
             draining: false,
             given_up,
+            released: given_up,
             seen_at: Timestamp::UNIX_EPOCH,
             routes_generation: 0,
         };

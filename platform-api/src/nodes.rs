@@ -3,6 +3,7 @@
 //! Nothing here lasts: a heartbeat that brings no news writes nothing to the disk.
 
 mod load;
+mod told;
 mod touches;
 
 use std::collections::btree_map::Entry;
@@ -15,14 +16,17 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::warn;
 use wharf_types::figures::{NodeFigures, VolumeFigures};
 use wharf_types::incarnation::Rival;
-use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport};
+use wharf_types::node::{
+    AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE,
+};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
-use zeroize::Zeroizing;
 
 use crate::plan::autoscale::Demand;
+use crate::reconcile::Next;
 use crate::store::node::NodeSettings;
 use crate::store::requests::Counter;
 use load::Loads;
+use told::{Since, Told};
 use touches::Touches;
 
 /// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
@@ -32,12 +36,13 @@ const LEASE: Duration = Duration::from_millis(2500);
 /// of its lease is enough; alone, giving up a worker that was only busy would stop apps that serve. Where most nodes are silent at once, the
 /// fault is more likely on this side.
 const GIVEN_UP: Duration = Duration::from_secs(10);
+/// By then a silent node has ended what there is to be only one of, because its worker counts [`SINGLETON_LEASE`] from when it sent what was
+/// heard of it last. In between it stops these, however slow it is.
+const RELEASED: Duration = GIVEN_UP;
+const _: () = assert!(SINGLETON_LEASE.as_millis() + 2000 <= RELEASED.as_millis());
 /// The reconciler looks at the nodes several times a second. If nobody looked for longer than this, the whole process stood
 /// still, and could not have heard of anybody.
 const STOOD_STILL: Duration = Duration::from_secs(1);
-
-/// An assignment as it goes over the wire: one JSON document and the end of its line.
-pub(crate) type Line = Option<Bytes>;
 
 #[derive(Default)]
 pub struct Nodes {
@@ -56,6 +61,8 @@ struct Node {
     settings: NodeSettings,
     /// What it was assigned so far: it gets nothing of anything else, and brings nothing.
     touches: Touches,
+    /// What it runs that there is to be only one of, as it was told last. Once it may have ended these, it is not to go on with any of them.
+    singletons: BTreeSet<InstanceId>,
     seen: Instant,
     seen_at: Timestamp,
     /// Whether it has reported to this process. One that has not may be on its way back, after the control plane was away.
@@ -67,7 +74,7 @@ struct Node {
     usage: Vec<AppUsage>,
     figures: NodeFigures,
     loads: Loads,
-    assignment: watch::Sender<Line>,
+    told: Told,
     /// Held while a report is taken in.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -81,6 +88,8 @@ pub struct NodeStatus {
     /// Whether it is to be emptied.
     pub draining: bool,
     pub given_up: bool,
+    /// Whether it has ended by now what there is to be only one of.
+    pub released: bool,
     pub seen_at: Timestamp,
     pub routes_generation: u64,
 }
@@ -103,6 +112,8 @@ pub struct News {
     pub volumes: Vec<VolumeFigures>,
     /// Whether requests wait for a first instance of an app.
     pub waiting: bool,
+    /// The instances of singletons that the node may go on with, or begin with.
+    pub holds: Vec<InstanceId>,
 }
 
 /// Why a worker is not listened to.
@@ -117,7 +128,7 @@ pub enum Refusal {
     Superseded(NodeId),
     #[error(
         "another worker speaks for node {0} at this moment, from another folder or host. Each worker needs its own folder: if this one is a \
-         copy, remove its `node.json` and join with a new token; or stop the other worker and wait three seconds"
+         copy, remove its `node.json` and join with a new token; or stop the other worker and wait ten seconds"
     )]
     Elsewhere(NodeId),
 }
@@ -147,6 +158,7 @@ impl Nodes {
             registration: registration.clone(),
             settings: NodeSettings::default(),
             touches: Touches::default(),
+            singletons: BTreeSet::new(),
             seen: now,
             seen_at: Timestamp::now(),
             has_reported: false,
@@ -155,13 +167,12 @@ impl Nodes {
             usage: Vec::new(),
             figures: NodeFigures::default(),
             loads: Loads::default(),
-            assignment: watch::Sender::new(None),
+            told: Told::default(),
             turn: Arc::default(),
         });
         if node.registration.incarnation.process != registration.incarnation.process {
             // Whoever follows the assignments for an earlier process learns that they end.
-            let newest = node.assignment.borrow().clone();
-            node.assignment = watch::Sender::new(newest);
+            node.told.dismiss();
         }
         node.registration = registration;
         node.seen = now;
@@ -223,7 +234,8 @@ impl Nodes {
         node.routes_generation = report.routes_generation;
         let is_news = |reported: &&InstanceReport| node.reported.get(&reported.id) != Some(*reported);
         let instances = report.instances.iter().filter(is_news).cloned().collect();
-        Ok(News { instances, routes, volumes, waiting })
+        let holds = node.singletons.iter().copied().collect();
+        Ok(News { instances, routes, volumes, waiting, holds })
     }
 
     /// Remembers a report whose news were written.
@@ -251,7 +263,7 @@ impl Nodes {
 
     /// Whether this process has told the node anything yet. Before that nobody can say what the node may have.
     pub(crate) fn has_been_told(&self, id: NodeId) -> bool {
-        self.lock().nodes.get(&id).is_some_and(|node| node.assignment.borrow().is_some())
+        self.lock().nodes.get(&id).is_some_and(|node| node.told.whole().is_some())
     }
 
     /// Whether the node was assigned something that is made of this content.
@@ -264,34 +276,64 @@ impl Nodes {
         self.lock().nodes.get(&id).is_some_and(|node| node.touches.runs(namespace, app))
     }
 
-    /// What is assigned to the node: the newest at once, then each newer one, until another process of its worker registers.
-    pub(crate) fn assignments(
-        &self,
-        id: NodeId,
-        process: ProcessId,
-    ) -> Result<watch::Receiver<Line>, Refusal> {
+    /// Changes whenever there is something newer for the node, until another process of its worker registers.
+    pub(crate) fn follow(&self, id: NodeId, process: ProcessId) -> Result<watch::Receiver<u64>, Refusal> {
         let known = self.lock();
         let node = known.nodes.get(&id).ok_or(Refusal::Unregistered(id))?;
         node.hears(id, process)?;
-        let mut assignments = node.assignment.subscribe();
-        assignments.mark_changed();
-        Ok(assignments)
+        Ok(node.told.follow())
     }
 
-    /// Sends an assignment to its node.
-    pub(crate) fn publish(&self, assignment: &Assignment) {
-        let node = assignment.node;
-        match serde_json::to_vec(assignment) {
-            Ok(mut line) => {
-                line.push(b'\n');
-                // It may hold secrets: its memory is overwritten when it is no longer the newest.
-                let line = Bytes::from_owner(Zeroizing::new(line));
-                if let Some(node) = self.lock().nodes.get_mut(&node) {
-                    node.touches.add(assignment);
-                    node.assignment.send_replace(Some(line));
+    /// What a follower has to be sent that has got the generation `at`, or nothing yet: lines of JSON, and the generation that they lead to.
+    pub(crate) fn lines(&self, id: NodeId, at: Option<u64>, takes_deltas: bool) -> Option<(Vec<Bytes>, u64)> {
+        let since = {
+            let known = self.lock();
+            let told = &known.nodes.get(&id)?.told;
+            let newest = told.whole()?.generation;
+            // Whoever takes no deltas has got all or nothing.
+            told.since(at.filter(|at| takes_deltas || *at == newest))
+        };
+        match since {
+            Since::Nothing => None,
+            Since::Steps(lines, generation) => Some((lines, generation)),
+            Since::Whole(whole) => match serde_json::to_vec(&*whole) {
+                Ok(json) => Some((vec![told::line(json)], whole.generation)),
+                Err(error) => {
+                    warn!(node.id = %id, "an assignment for node {id} cannot be written: {error}");
+                    None
                 }
+            },
+        }
+    }
+
+    /// Has the nodes told what comes next.
+    pub fn publish(&self, all: Vec<Next>) {
+        // The routes of one round are the same for all nodes.
+        let mut routes: Option<(u64, Bytes)> = None;
+        for next in all {
+            let Next { whole, delta, is_news } = next;
+            let mut known = self.lock();
+            let Some(node) = known.nodes.get_mut(&whole.node) else { continue };
+            if !is_news {
+                node.told.replace(whole);
+                continue;
             }
-            Err(error) => warn!(node.id = %node, "an assignment for node {node} cannot be written: {error}"),
+            node.touches.add(&whole);
+            node.singletons = singletons(&whole);
+            let delta = delta.filter(|_| node.told.has_followers());
+            let line = delta.and_then(|delta| {
+                let json = delta.routes.as_ref().map(|delta| match &routes {
+                    Some((generation, json)) if *generation == delta.generation => Ok(json.clone()),
+                    _ => serde_json::to_vec(&**delta).map(|json| {
+                        let json = Bytes::from(json);
+                        routes = Some((delta.generation, json.clone()));
+                        json
+                    }),
+                });
+                let written = json.transpose().and_then(|json| delta.line(json.as_deref()));
+                written.map(told::line).ok()
+            });
+            node.told.put(whole, line);
         }
     }
 
@@ -303,7 +345,15 @@ impl Nodes {
         let mut known = self.lock();
         known.forgive_standstill(now);
         let patience = known.patience(now);
-        known.nodes.iter().map(|(id, node)| node.status(*id, now, patience)).collect()
+        let status = |(id, node): (&NodeId, &mut Node)| {
+            let status = node.status(*id, now, patience);
+            if status.released {
+                // Whoever sees this may have others start; what the node says next must not bring these back.
+                node.singletons.clear();
+            }
+            status
+        };
+        known.nodes.iter_mut().map(status).collect()
     }
 
     /// Every node with its newest figures.
@@ -396,6 +446,14 @@ impl Nodes {
         volumes.find(|volume| volume.id == id).cloned()
     }
 
+    /// Whether the node may still run something that there is to be only one of.
+    pub(crate) fn may_run_singletons(&self, id: NodeId) -> bool {
+        self.lock().nodes.get(&id).is_some_and(|node| {
+            let is_told = node.told.whole().is_some();
+            node.is_seen_within(RELEASED, Instant::now()) && (!is_told || !node.singletons.is_empty())
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -428,6 +486,11 @@ impl Known {
     }
 }
 
+fn singletons(assignment: &Assignment) -> BTreeSet<InstanceId> {
+    let only = assignment.instances.iter().filter(|instance| instance.spec.scale.singleton);
+    only.map(|instance| instance.id).collect()
+}
+
 fn key(usage: &AppUsage) -> (&NamespaceName, &AppName, u64) {
     (&usage.namespace, &usage.app, usage.release)
 }
@@ -442,13 +505,15 @@ impl Node {
             ready: self.is_seen_within(LEASE, now),
             draining: self.settings.draining,
             given_up: !self.is_seen_within(if self.has_reported { patience } else { GIVEN_UP }, now),
+            released: !self.is_seen_within(RELEASED, now),
             seen_at: self.seen_at,
             routes_generation: self.routes_generation,
         }
     }
 
     fn admits(&self, id: NodeId, registration: &NodeRegistration, now: Instant) -> Result<(), Refusal> {
-        let is_heard = self.is_seen_within(LEASE, now);
+        // A copy elsewhere takes over what the other has let go of.
+        let is_heard = self.is_seen_within(RELEASED, now);
         self.registration.incarnation.yields_to(&registration.incarnation, is_heard).map_err(|rival| {
             match rival {
                 Rival::Later => Refusal::Superseded(id),
@@ -500,7 +565,7 @@ mod tests {
         let nodes = Nodes::default();
         let id = NodeId::new();
         nodes.register(id, registration()).unwrap();
-        let _session = nodes.assignments(id, ProcessId::default()).unwrap();
+        let _session = nodes.follow(id, ProcessId::default()).unwrap();
         let now = Instant::now();
         assert_eq!(seen(&nodes, now, Duration::ZERO), (true, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(2)), (true, false));
@@ -619,18 +684,73 @@ mod tests {
         };
         let (first, second, copy) = (process(1, "a"), process(2, "a"), process(3, "b"));
         nodes.register(id, first.clone()).unwrap();
-        let mut followed = nodes.assignments(id, first.incarnation.process).unwrap();
+        let mut followed = nodes.follow(id, first.incarnation.process).unwrap();
         followed.borrow_and_update();
         nodes.register(id, second.clone()).unwrap();
         let superseded = Some(Refusal::Superseded(id));
         assert_eq!(nodes.report(id, &says(&first)).err(), superseded);
-        assert_eq!(nodes.assignments(id, first.incarnation.process).err(), superseded);
+        assert_eq!(nodes.follow(id, first.incarnation.process).err(), superseded);
         assert_eq!(nodes.register(id, first).err(), superseded, "it was on its way for long");
         assert!(followed.has_changed().is_err(), "the stream of the first has ended");
         nodes.report(id, &says(&second)).unwrap();
         assert_eq!(nodes.admits(id, &copy), Err(Refusal::Elsewhere(id)));
         nodes.report(id, &says(&second)).unwrap();
-        nodes.register_at(Instant::now() + LEASE * 2, id, copy).unwrap();
+        nodes.register_at(Instant::now() + RELEASED, id, copy).unwrap();
         assert_eq!(nodes.report(id, &says(&second)).err(), superseded);
+    }
+
+    #[test]
+    fn a_node_holds_its_singletons_until_it_may_have_let_go_and_not_again() {
+        let (nodes, id) = (Nodes::default(), NodeId::new());
+        let (only, other) = (InstanceId::new(), InstanceId::new());
+        let begin = Instant::now();
+        nodes.register_at(begin, id, registration()).unwrap();
+        let report = report(vec![], vec![]);
+        let told = |instances: &[(InstanceId, bool)]| {
+            let whole = Arc::new(Assignment {
+                node: id,
+                generation: 1,
+                instances: instances.iter().map(|(id, singleton)| assigned(*id, *singleton)).collect(),
+                secrets: Vec::new(),
+                routes: Arc::default(),
+                removed_volumes: Vec::new(),
+            });
+            vec![Next { whole, delta: None, is_news: true }]
+        };
+        let holds =
+            |seconds| nodes.report_at(begin + Duration::from_secs(seconds), id, &report).unwrap().holds;
+        assert!(holds(0).is_empty());
+        nodes.publish(told(&[(only, true), (other, false)]));
+        assert_eq!(holds(0), [only]);
+        let look = |seconds| nodes.list_at(begin + Duration::from_secs(seconds)).remove(0);
+        (0..=9).for_each(|seconds| assert!(!look(seconds).released, "after {seconds} s"));
+        assert_eq!(holds(9), [only], "it was heard in time");
+        (9..19).for_each(|seconds| assert!(!look(seconds).released, "after {seconds} s"));
+        assert!(look(19).released);
+        assert!(holds(20).is_empty(), "it was not, and others may run by now");
+        nodes.publish(told(&[(other, true)]));
+        assert_eq!(holds(21), [other]);
+        nodes.publish(told(&[]));
+        assert!(holds(22).is_empty());
+    }
+
+    fn assigned(id: InstanceId, singleton: bool) -> wharf_types::node::AssignedInstance {
+        let mut spec = wharf_types::spec::AppSpec::default();
+        spec.scale.singleton = singleton;
+        wharf_types::node::AssignedInstance {
+            id,
+            wanted: wharf_types::state::Wanted::Run,
+            observed: wharf_types::state::InstanceState::Assigned,
+            namespace: "default".parse().unwrap(),
+            app: "hello".parse().unwrap(),
+            release: 1,
+            slot: 0,
+            artifact: Digest::of(b"hello"),
+            world: wharf_types::world::World::HttpProxy,
+            spec: Arc::new(spec),
+            secrets: Arc::default(),
+            volumes: Vec::new(),
+            job: None,
+        }
     }
 }

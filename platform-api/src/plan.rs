@@ -44,8 +44,8 @@ use draft::Draft;
 pub use ids::{IdSource, RandomIds};
 pub(crate) use rollout::waits;
 use scheduler::{Claim, Cluster};
-pub use view::relevant;
 pub(crate) use view::reservation_bytes;
+pub use view::{alone, relevant};
 
 /// Compares what is wanted of an app with what is, and says what to change. Planning again after the changes, at the same
 /// time, changes nothing more, unless [`Changes::wake_at`] is already due: then a release is needed that the view lacks.
@@ -91,6 +91,8 @@ pub struct AppView {
     pub instances: Vec<InstanceView>,
     /// Numbers of the releases of these instances, as far as they are kept.
     pub numbers: BTreeMap<ReleaseId, u64>,
+    /// Of these, the releases of which there must not be two instances at once, nor one beside another release's.
+    pub alone: BTreeSet<ReleaseId>,
 }
 
 /// A folder of the app on a node.

@@ -37,7 +37,7 @@ use scaling::Autoscaler;
 use schedules::Schedules;
 
 pub use fleet::Fleet;
-pub use publish::{Beside, Published, Publisher, acknowledged};
+pub use publish::{Beside, Next, Published, Publisher, acknowledged};
 
 /// The safety net, should a nudge ever be missed.
 const FULL_PASS: Duration = Duration::from_secs(30);
@@ -85,7 +85,7 @@ struct Reconciler {
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
     /// The nodes, and whether each is ready and to be emptied; without those that were given up.
-    nodes: BTreeMap<NodeId, (bool, bool)>,
+    nodes: BTreeMap<NodeId, (bool, bool, bool)>,
     /// The newest routes that every ready node uses.
     acknowledged: u64,
     /// Apps that have not been read since the start. None: not even listed.
@@ -190,7 +190,7 @@ impl Reconciler {
             secrets: &|instances| self.deliveries.to(instances),
         };
         let Published { assignments, changed } = self.publisher.publish(&self.fleet, nodes, beside);
-        assignments.iter().for_each(|assignment| self.context.nodes.publish(assignment));
+        self.context.nodes.publish(assignments);
         let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
         if !acknowledged.is_empty() {
             self.context.dirty.mark(acknowledged);
@@ -246,10 +246,10 @@ impl Reconciler {
 
     /// Marks the apps that have to be planned again because nodes came, went, or let go of routes.
     fn look_at_nodes(&mut self, nodes: &[NodeStatus]) {
-        let known: BTreeMap<NodeId, (bool, bool)> = nodes
+        let known: BTreeMap<NodeId, (bool, bool, bool)> = nodes
             .iter()
-            .filter(|node| !node.given_up)
-            .map(|node| (node.id, (node.ready, node.draining)))
+            .filter(|node| !node.released)
+            .map(|node| (node.id, (node.ready, node.draining, node.given_up)))
             .collect();
         let acknowledged = acknowledged(nodes, self.acknowledged);
         self.fleet.observe(nodes);

@@ -164,6 +164,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         volumes: volumes.iter().map(volume_view).collect(),
         instances,
         numbers: known.iter().map(|(id, release)| (*id, release.number)).collect(),
+        alone: plan::alone(known.values()),
     };
     Ok(Loaded { app, view, rollout, releases: known, volumes })
 }

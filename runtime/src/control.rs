@@ -13,17 +13,18 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{RequestBuilder, Response, Url};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wharf_types::api::{CertificateRequest, NodeCertificate};
+use wharf_types::delta::{DELTAS, Told};
 use wharf_types::digest::Digest;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
-use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
+use wharf_types::node::{NodeRegistration, NodeReport, ReportAnswer};
 use wharf_types::{NodeId, Problem, ProcessId};
 
 use self::lines::{Lines, TooLong};
@@ -86,6 +87,8 @@ pub enum ControlError {
     },
     #[error("could not {what}: the answer has more than {max_bytes} octets")]
     TooLong { what: &'static str, max_bytes: usize },
+    #[error("assignment {generation} changes one that was not accepted here, {after}")]
+    Gap { after: u64, generation: u64 },
     #[error("the control plane sent {found} when asked for the artifact {wanted}; its store may be damaged")]
     Digest { wanted: Digest, found: Digest },
 }
@@ -94,7 +97,7 @@ impl ControlError {
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Failed { .. } | Self::Digest { .. } => true,
+            Self::Unreachable { .. } | Self::Failed { .. } | Self::Digest { .. } | Self::Gap { .. } => true,
             Self::Address(_) | Self::Token | Self::Setup(_) | Self::Refused(_) => false,
             Self::Decode { .. } | Self::TooLong { .. } => false,
         }
@@ -171,14 +174,14 @@ impl ControlClient {
         self.send(what, json(request, registration)).await.map(drop)
     }
 
-    /// The assignments of this node, each whole, the newest first. Ends when the control plane ends it, or when another process of the worker
+    /// The assignments of this node: the newest whole, and then what changes of it, or each next one whole. Ends when the control plane ends it, or when another process of the worker
     /// has registered.
     pub async fn assignments(
         &self,
         process: ProcessId,
-    ) -> Result<impl Stream<Item = Result<Assignment, ControlError>> + Send + use<>, ControlError> {
+    ) -> Result<impl Stream<Item = Result<Told, ControlError>> + Send + use<>, ControlError> {
         let what = "follow the assignments";
-        let request = self.request(Method::GET, &self.node_path("/assignments"));
+        let request = self.request(Method::GET, &self.node_path("/assignments")).header(ACCEPT, DELTAS);
         let response = self.send(what, request.query(&[("process", process)])).await?;
         let lines = Lines::new(response.bytes_stream(), ASSIGNMENT_MAX_BYTES);
         Ok(lines.into_stream().map(move |line| {
@@ -186,19 +189,24 @@ impl ControlClient {
                 lines::LineError::Read(source) => ControlError::Unreachable { what, source },
                 lines::LineError::TooLong(TooLong { max_bytes }) => ControlError::TooLong { what, max_bytes },
             })?;
-            serde_json::from_slice(&line).map_err(|source| ControlError::Decode { what, source })
+            Told::read(&line).map_err(|source| ControlError::Decode { what, source })
         }))
     }
 
-    pub async fn report(&self, report: &NodeReport) -> Result<(), ControlError> {
+    pub async fn report(&self, report: &NodeReport) -> Result<ReportAnswer, ControlError> {
         self.send_report(encode(report)).await
     }
 
     /// Sends a [`NodeReport`] that is JSON already.
-    pub(crate) async fn send_report(&self, report: Bytes) -> Result<(), ControlError> {
+    pub(crate) async fn send_report(&self, report: Bytes) -> Result<ReportAnswer, ControlError> {
+        let what = "report to the control plane";
         let request = self.request(Method::POST, &self.node_path("/reports")).timeout(REQUEST_TIMEOUT);
         let request = request.header(CONTENT_TYPE, "application/json").body(report);
-        self.send("report to the control plane", request).await.map(drop)
+        let response = self.send(what, request).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(ReportAnswer::default());
+        }
+        decode(what, &read(what, response, ANSWER_MAX_BYTES).await?)
     }
 
     pub async fn send_logs(&self, records: &[LogRecord]) -> Result<(), ControlError> {

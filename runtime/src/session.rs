@@ -2,8 +2,9 @@
 //!
 //! Two loops share nothing but the accepted generation. One registers the node and follows its assignments, and hands
 //! instances to the supervisor and routes to the ingress. The other reports what changed, and that the node lives. When the
-//! control plane is away, both try again and everything that runs goes on.
+//! control plane is away, both try again and everything that runs goes on; a process that starts meanwhile goes by what is [`kept`].
 
+mod kept;
 mod report;
 
 #[cfg(test)]
@@ -21,11 +22,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use wharf_types::delta::Told;
 use wharf_types::figures::NodeFigures;
-use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration};
+use wharf_types::node::{
+    AppUsage, Assignment, InstanceReport, NodeRegistration, ReportAnswer, SINGLETON_LEASE,
+};
 use wharf_types::route::RouteTable;
 use wharf_types::{NodeId, ProcessId, VolumeId};
 
+pub use self::kept::{Kept, KeptError, after_a_restart};
 use self::report::{Acknowledged, Reporter};
 use crate::backoff::{Jitter, Reconnect};
 use crate::control::{ControlClient, ControlError};
@@ -62,6 +67,8 @@ pub struct Takers {
     pub routes: watch::Sender<Arc<RouteTable>>,
     /// Set whenever other volumes are to be removed.
     pub removed_volumes: watch::Sender<Vec<VolumeId>>,
+    /// What lasts of all that. None: nothing has to, because the control plane is in the same process.
+    pub kept: Option<Kept>,
 }
 
 impl Session {
@@ -82,9 +89,27 @@ impl Session {
             routes_applied,
             calls,
             progress: progress.subscribe(),
+            supervisor: takers.supervisor.clone(),
             reporter: Reporter::default(),
         };
-        let follower = Follower { control: control.clone(), registration, takers, progress };
+        let kept = takers.kept.map(Arc::new);
+        let (newest, to_keep) = watch::channel(None);
+        if let Some(kept) = &kept {
+            // It ends after the session, when the last assignment is written.
+            tokio::spawn(kept.clone().follow(to_keep));
+        }
+        let follower = Follower {
+            control: control.clone(),
+            registration,
+            supervisor: takers.supervisor,
+            secrets: takers.secrets,
+            routes: takers.routes,
+            removed_volumes: takers.removed_volumes,
+            current: None,
+            kept,
+            newest,
+            progress,
+        };
         let cancelled = cancel.clone();
         let task = tokio::spawn(async move {
             select! {
@@ -115,26 +140,45 @@ struct Progress {
 struct Follower {
     control: ControlClient,
     registration: NodeRegistration,
-    takers: Takers,
+    supervisor: SupervisorHandle,
+    secrets: Arc<SecretStore>,
+    routes: watch::Sender<Arc<RouteTable>>,
+    removed_volumes: watch::Sender<Vec<VolumeId>>,
+    /// The newest that was accepted, which deltas change.
+    current: Option<Arc<Assignment>>,
+    /// Not read yet.
+    kept: Option<Arc<Kept>>,
+    /// What is to be kept.
+    newest: watch::Sender<Option<Arc<Assignment>>>,
     progress: watch::Sender<Progress>,
 }
 
 impl Follower {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut reconnect = Reconnect::new(Jitter::seeded(self.control.node().as_uuid().as_u64_pair().1));
         loop {
             let outcome = self.follow(&mut reconnect).await;
+            if outcome.as_ref().is_err_and(ControlError::is_retryable) {
+                self.go_by_what_is_kept().await;
+            }
             retry(&mut reconnect, "the session with the control plane ended", outcome.err()).await;
         }
     }
 
-    async fn follow(&self, reconnect: &mut Reconnect) -> Result<(), ControlError> {
+    async fn follow(&mut self, reconnect: &mut Reconnect) -> Result<(), ControlError> {
         self.control.register(&self.registration).await?;
         self.progress.send_modify(|progress| progress.registered = true);
         let assignments = self.control.assignments(self.registration.incarnation.process).await?;
         pin_mut!(assignments);
-        while let Some(assignment) = assignments.next().await {
-            let assignment = assignment?;
+        while let Some(told) = assignments.next().await {
+            let assignment = match told? {
+                Told::Whole(whole) => *whole,
+                Told::Delta(delta) => {
+                    let next = self.current.as_ref().and_then(|current| current.with(&delta));
+                    let (after, generation) = (delta.after, delta.generation);
+                    next.ok_or(ControlError::Gap { after, generation })?
+                }
+            };
             reconnect.reset();
             let accepted = self.progress.borrow().generation;
             match judge(self.control.node(), accepted, &assignment) {
@@ -151,25 +195,49 @@ impl Follower {
         Ok(())
     }
 
-    async fn accept(&self, assignment: Assignment) {
-        let Assignment { node: _, generation, instances, secrets, routes, removed_volumes } = assignment;
-        self.takers.routes.send_if_modified(|current| {
-            let newer = routes.generation > current.generation;
+    /// Where nobody has said anything to this process yet, what the one before was told last holds.
+    async fn go_by_what_is_kept(&mut self) {
+        let Some(kept) = self.kept.take().filter(|_| self.progress.borrow().generation.is_none()) else {
+            return;
+        };
+        let node = self.control.node();
+        match tokio::task::spawn_blocking(move || kept.read(node)).await {
+            Ok(Ok(Some((assignment, written)))) => {
+                info!(
+                    "no control plane answers; this node runs what it was told last, assignment {} of {written}",
+                    assignment.generation
+                );
+                self.accept(after_a_restart(assignment)).await;
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => warn!("what this node was told last is of no use: {}", chain(&error)),
+            Err(error) => warn!("what this node was told last cannot be read: {error}"),
+        }
+    }
+
+    async fn accept(&mut self, assignment: Assignment) {
+        let assignment = Arc::new(assignment);
+        self.current = Some(assignment.clone());
+        if self.newest.receiver_count() > 0 {
+            self.newest.send_replace(Some(assignment.clone()));
+        }
+        self.routes.send_if_modified(|current| {
+            let newer = assignment.routes.generation > current.generation;
             if newer {
-                *current = Arc::new(routes);
+                *current = assignment.routes.clone();
             }
             newer
         });
-        self.takers.secrets.replace(secrets);
-        self.takers.removed_volumes.send_if_modified(|current| {
-            let is_other = *current != removed_volumes;
-            *current = removed_volumes;
+        self.secrets.replace(assignment.secrets.clone());
+        self.removed_volumes.send_if_modified(|current| {
+            let is_other = *current != assignment.removed_volumes;
+            current.clone_from(&assignment.removed_volumes);
             is_other
         });
         // Acknowledged only when the reports speak of every instance of it: otherwise the control plane would miss
         // those that it has just assigned.
-        self.takers.supervisor.assign(instances).await;
-        self.progress.send_modify(|progress| progress.generation = Some(generation));
+        self.supervisor.assign(assignment.instances.clone()).await;
+        self.progress.send_modify(|progress| progress.generation = Some(assignment.generation));
     }
 }
 
@@ -202,6 +270,7 @@ struct News {
     routes_applied: watch::Receiver<u64>,
     calls: watch::Receiver<u64>,
     progress: watch::Receiver<Progress>,
+    supervisor: SupervisorHandle,
     reporter: Reporter,
 }
 
@@ -223,8 +292,15 @@ impl News {
                 &self.reports.borrow_and_update(),
                 figures(),
             );
+            // The control plane cannot have heard of this node before that.
+            let sent_at = Instant::now();
             match control.send_report(body).await {
-                Ok(()) => reconnect.reset(),
+                Ok(ReportAnswer { holds }) => {
+                    reconnect.reset();
+                    if !holds.is_empty() {
+                        self.supervisor.hold(holds, sent_at + SINGLETON_LEASE).await;
+                    }
+                }
                 Err(error) => {
                     retry(&mut reconnect, "a report did not arrive", Some(error)).await;
                     // The next one is composed anew: only the newest state matters.
@@ -315,6 +391,10 @@ mod tests {
     }
 
     fn worker(control: &FakeControl) -> Worker {
+        worker_with(control, None)
+    }
+
+    fn worker_with(control: &FakeControl, kept: Option<Kept>) -> Worker {
         let backend = FakeBackend::new();
         let supervisor = Supervisor::spawn(backend.clone(), 1);
         let (routes, watched_routes) = watch::channel(Arc::default());
@@ -332,6 +412,7 @@ mod tests {
             secrets: Arc::default(),
             routes,
             removed_volumes: watch::Sender::default(),
+            kept,
         };
         let figures = Arc::new(Figures::default);
         let session =
@@ -354,7 +435,7 @@ mod tests {
             generation,
             instances: ids.into_iter().map(assigned).collect(),
             secrets: Vec::new(),
-            routes: RouteTable { generation, ..RouteTable::default() },
+            routes: Arc::new(RouteTable { generation, ..RouteTable::default() }),
             removed_volumes: Vec::new(),
         }
     }
@@ -367,7 +448,7 @@ mod tests {
             generation,
             instances: Vec::new(),
             secrets: Vec::new(),
-            routes: RouteTable::default(),
+            routes: Arc::default(),
             removed_volumes: Vec::new(),
         };
         assert_eq!(judge(node, None, &assignment(node, 0)), Verdict::Accept);
@@ -438,5 +519,68 @@ mod tests {
         control.assign(assignment(&control, 1, [id]));
         let healthy = Some((InstanceState::Running, Health::Healthy));
         becomes(&mut control.reports(), |report| reported(report, id) == healthy).await;
+    }
+
+    #[tokio::test]
+    async fn a_singleton_starts_when_the_answer_to_a_report_lists_it() {
+        let control = FakeControl::start().await;
+        let worker = worker(&control);
+        let id = InstanceId::new();
+        let mut only = assignment(&control, 7, [id]);
+        let singleton: wharf_types::spec::AppSpec =
+            serde_json::from_str(r#"{"scale":{"singleton":true}}"#).unwrap();
+        only.instances[0].spec = Arc::new(singleton);
+        control.assign(only);
+        let mut reports = control.reports();
+        becomes(&mut reports, |report| reported(report, id).is_some()).await;
+        let heard = *control.report_count().borrow();
+        becomes(&mut control.report_count(), |count| *count > heard + 1).await;
+        assert!(worker.backend.calls().iter().all(|call| !matches!(call, crate::fake::Call::Start(_))));
+        control.hold([id]);
+        let healthy = Some((InstanceState::Running, Health::Healthy));
+        becomes(&mut reports, |report| reported(report, id) == healthy).await;
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_starts_while_nobody_answers_runs_what_it_was_told_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = || Some(Kept::new(folder.path().join("assignment"), &[3; 32]));
+        let control = FakeControl::start().await;
+        let id = InstanceId::new();
+        let first = worker_with(&control, kept());
+        control.assign(assignment(&control, 7, [id]));
+        becomes(&mut control.reports(), |report| reported(report, id).is_some()).await;
+        first.session.shutdown().await;
+        let written = || async { kept().unwrap().read(control.node()).unwrap().is_some() };
+        for _ in 0..200 {
+            if written().await {
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        control.go_away(true);
+        let mut second = worker_with(&control, kept());
+        let (_, run) = second.backend.starts_reach(1).await;
+        assert!(run.id != id && run.replaces == [id], "nothing is revived");
+        assert_eq!(becomes(&mut second.routes, |routes| routes.generation == 7).await.generation, 7);
+        control.go_away(false);
+        let report = becomes(&mut control.reports(), |report| reported(report, run.id).is_some()).await;
+        assert_eq!(reported(&report, id).unwrap().0, InstanceState::Failed);
+        assert_eq!(report.assignment_generation, 7);
+        control.assign(assignment(&control, 6, [InstanceId::new()]));
+        control.assign(assignment(&control, 8, []));
+        becomes(&mut control.reports(), |report| report.instances.is_empty()).await;
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_refused_runs_nothing_of_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept::new(folder.path().join("assignment"), &[3; 32]);
+        let control = FakeControl::start().await;
+        kept.write_now(&assignment(&control, 7, [InstanceId::new()]));
+        control.expel();
+        let worker = worker_with(&control, Some(kept));
+        becomes(&mut control.registrations(), |count| *count >= 3).await;
+        assert!(worker.backend.calls().is_empty());
     }
 }

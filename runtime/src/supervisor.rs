@@ -6,6 +6,7 @@
 //! [`crate::session`]).
 
 mod board;
+mod lease;
 mod plan;
 mod restart;
 mod slot;
@@ -20,12 +21,13 @@ use std::time::Duration;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::error;
 use wharf_types::InstanceId;
 use wharf_types::node::{AssignedInstance, InstanceReport, Reason, ReasonKind};
 use wharf_types::state::InstanceState;
 
+use self::lease::Granter;
 use self::slot::Slot;
 use crate::backend::Backend;
 use crate::backoff::Jitter;
@@ -62,6 +64,7 @@ pub enum Shutdown {
 #[derive(Debug)]
 enum Command {
     Assign { instances: Vec<AssignedInstance>, done: oneshot::Sender<()> },
+    Hold { held: Vec<InstanceId>, until: Instant },
     Drain { drain_max: Duration },
 }
 
@@ -80,6 +83,7 @@ impl Supervisor {
             board: Arc::default(),
             publish,
             slots: HashMap::new(),
+            leases: HashMap::new(),
             released: HashSet::new(),
             tasks: JoinSet::new(),
             chains: HashMap::new(),
@@ -131,6 +135,12 @@ impl SupervisorHandle {
         }
     }
 
+    /// Lets the singletons among these instances, or what has replaced them, run until then.
+    pub async fn hold(&self, held: Vec<InstanceId>, until: Instant) {
+        // After the supervisor's end nothing runs.
+        let _ = self.commands.send(Command::Hold { held, until }).await;
+    }
+
     /// What is known of every instance; those of one slot stand in order, the oldest first.
     pub fn reports(&self) -> watch::Receiver<Vec<InstanceReport>> {
         self.reports.clone()
@@ -146,6 +156,8 @@ struct Keeper {
     publish: watch::Sender<Vec<InstanceReport>>,
     /// The chains whose task still lives.
     slots: HashMap<ChainKey, watch::Sender<Order>>,
+    /// Of those of singletons, until when they may run.
+    leases: HashMap<ChainKey, Granter>,
     /// Chains to be forgotten once their task has ended.
     released: HashSet<ChainKey>,
     tasks: JoinSet<()>,
@@ -163,6 +175,7 @@ impl Keeper {
                         self.publish_reports();
                         let _ = done.send(());
                     }
+                    Some(Command::Hold { held, until }) => self.hold(&held, until),
                     Some(Command::Drain { drain_max }) => return self.drain(drain_max).await,
                     None => return self.drain(Duration::ZERO).await,
                 },
@@ -226,7 +239,10 @@ impl Keeper {
         let (orders, receiver) = watch::channel(Order::Run);
         // The chain's own part of the seed is random, but the same for the whole life of the chain.
         let own = chain.0.as_uuid().as_u64_pair().1;
+        let (granter, lease) = lease::of(&assigned.spec, Instant::now());
+        self.leases.extend(granter.map(|granter| (chain, granter)));
         let slot = Slot {
+            lease,
             backend: self.backend.clone(),
             board: self.board.clone(),
             chain,
@@ -240,6 +256,19 @@ impl Keeper {
         let task = self.tasks.spawn(slot.live());
         self.chains.insert(task.id(), chain);
         self.slots.insert(chain, orders);
+    }
+
+    fn hold(&self, held: &[InstanceId], until: Instant) {
+        if self.leases.is_empty() {
+            return;
+        }
+        for (chain, members) in self.board.members() {
+            if let Some(granter) = self.leases.get(&chain)
+                && members.iter().any(|member| held.contains(member))
+            {
+                granter.grant(until);
+            }
+        }
     }
 
     fn order(&self, chain: ChainKey, order: Order) {
@@ -261,6 +290,7 @@ impl Keeper {
         };
         let Some(chain) = self.chains.remove(&id) else { return };
         self.slots.remove(&chain);
+        self.leases.remove(&chain);
         if let Err(error) = ended {
             error!(instance.id = %chain.0, "the task of the slot of instance {} panicked: {error}", chain.0);
             let message = "the worker failed inside; its own log says more".to_owned();

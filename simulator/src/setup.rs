@@ -35,14 +35,16 @@ pub(crate) enum Fault {
     ControlCrash,
     /// Another process takes over while the one before goes on.
     LeaderFlip,
-    /// A process stands still for a while.
+    /// A control plane stands still for a while.
     Stall,
+    /// A worker does, with all that runs in it.
+    WorkerStall,
     ClockJump,
     GuestCrash,
     Unhealthy,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 11] = [
     Fault::WorkerCrash,
     Fault::NodeDown,
     Fault::Partition,
@@ -50,6 +52,7 @@ const FAULTS: [Fault; 10] = [
     Fault::ControlCrash,
     Fault::LeaderFlip,
     Fault::Stall,
+    Fault::WorkerStall,
     Fault::ClockJump,
     Fault::GuestCrash,
     Fault::Unhealthy,

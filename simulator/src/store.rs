@@ -14,7 +14,6 @@ use wharf_platform_api::plan::job::{JobView, RunView};
 use wharf_platform_api::plan::schedule::ScheduleView;
 use wharf_platform_api::plan::{self, AppView, IdSource, InstanceView, ReleaseView, RolloutView};
 use wharf_types::node::{InstanceReport, NodeRegistration};
-use wharf_types::state::InstanceState;
 
 pub(crate) use apps::Wish;
 use wharf_types::{AppId, InstanceId, JobId, NodeId, ReleaseId, RolloutId, ScheduleId, Timestamp};
@@ -190,7 +189,7 @@ impl Store {
         let id = self.owner(report.replaces?)?;
         let app = Arc::make_mut(self.apps.get_mut(&id)?);
         let old = app.view.instances.iter_mut().find(|instance| Some(instance.id) == report.replaces)?;
-        if old.node != Some(node) || old.state == InstanceState::Lost {
+        if old.node != Some(node) || !old.can_be_succeeded(now) {
             return None;
         }
         let successor = old.successor(report.id, now);
@@ -240,6 +239,7 @@ impl App {
             latest: newest.and_then(|rollout| self.releases.get(&rollout.to).cloned()),
             instances,
             numbers: self.releases.iter().map(|(id, release)| (*id, release.number)).collect(),
+            alone: plan::alone(self.releases.values()),
             ..self.view.clone()
         };
         let releases = self.releases.iter().map(|(id, release)| (*id, release.clone())).collect();

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio::time::Instant;
+use wharf_runtime::cores::ChainKey;
 use wharf_types::route::RouteTable;
 use wharf_types::{NodeId, Timestamp};
 
@@ -90,6 +91,8 @@ pub(crate) enum Timer {
     /// The ingress takes up routes.
     Route(Arc<RouteTable>),
     Slot(Turn),
+    /// A slot may have to end, because nobody has said for long that it may go on.
+    Lease(ChainKey),
 }
 
 macro_rules! say {
@@ -149,6 +152,12 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        if let Event::Worker(worker, ..) | Event::ToWorker(_, worker, _) = &event {
+            let until = self.workers[*worker].stalled_until;
+            if self.now < until {
+                return self.after(until - self.now, event);
+            }
+        }
         match event {
             Event::Pass(control) => self.pass(control),
             Event::Write(control) => self.write(control),

@@ -1,6 +1,7 @@
 //! A cluster under test: one control plane, and workers on hosts of their own, which are network namespaces of this machine. Takes root.
 
 use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -355,6 +356,28 @@ impl Host {
     /// What the worker said on stderr.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.with_extension("log")).unwrap()
+    }
+
+    /// Asks an app at this host's front door, from the host itself: also while nobody else reaches it. None: it does not answer.
+    ///
+    /// # Panics
+    ///
+    /// When the host is gone.
+    pub fn asks_itself(&self, app: &str) -> Option<u16> {
+        let namespace = File::open(format!("/run/netns/{}", self.name)).unwrap();
+        let (address, host) = (self.address, hostname(app));
+        let ask = move || {
+            // Of this thread only, which ends with the request.
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let limit = std::time::Duration::from_millis(200);
+            let mut stream = std::net::TcpStream::connect_timeout(&(address, 8080).into(), limit).ok()?;
+            stream.set_read_timeout(Some(limit)).ok()?;
+            stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).ok()?;
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).ok()?;
+            std::str::from_utf8(&head[9..]).ok()?.parse().ok()
+        };
+        std::thread::spawn(ask).join().unwrap()
     }
 
     /// Nothing comes from the host or to it any more, and nobody is told.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use wharf_tests::{Cluster, SHORT, eventually, within};
 use wharf_types::api::AppInfo;
@@ -148,6 +149,86 @@ async fn a_host_that_was_cut_off_comes_back_and_lets_go_of_what_others_have_take
     })
     .await;
     assert!(text.contains("Hello"), "{text}");
+}
+
+/// What the front doors of two hosts that cannot reach each other said of an app, one after the other: 200 only where an instance runs.
+async fn who_serves(cluster: &Cluster, span: Duration) -> Vec<[bool; 2]> {
+    let began = Instant::now();
+    let mut seen = Vec::new();
+    while began.elapsed() < span {
+        seen.push([0, 1].map(|host| cluster.hosts[host].asks_itself("only") == Some(200)));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_host_is_cut_off_for_a_minute_a_singleton_never_runs_twice() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "only", "[scale]\nsingleton = true\n").await;
+    cluster.deploy("hello", "both", "[scale]\nreplicas = 2\n").await;
+    cluster.app_is("both", "it is on both hosts", |app| ready_on(app).len() == 2).await;
+    let on = *ready_on(&cluster.app_is("only", "it serves", |app| app.ready == 1).await).first().unwrap();
+    // The host that has it comes first.
+    cluster.hosts.sort_by_key(|host| host.node != on);
+    let before = cluster.app("both").await;
+    let stays: BTreeSet<InstanceId> =
+        before.instances.iter().filter(|it| it.node != Some(on)).map(|it| it.id).collect();
+    cluster.hosts[0].is_cut_off();
+    let seen = who_serves(&cluster, Duration::from_secs(60)).await;
+    cluster.hosts[0].is_connected();
+    assert!(seen.iter().all(|both| *both != [true, true]), "{seen:?}");
+    assert_eq!(seen.first(), Some(&[true, false]), "it goes on for as long as nobody else may have it");
+    assert_eq!(seen.last(), Some(&[false, true]), "another has taken over");
+    cluster.nodes_are("it is back", |nodes| nodes.iter().all(|node| node.ready)).await;
+    let after = cluster.app_is("only", "there is one", |app| app.ready == 1 && live(app).len() == 1).await;
+    assert!(!ready_on(&after).contains(&on), "it stays where it is now");
+    let both = cluster.app_is("both", "it has its share", |app| app.ready == 2 && live(app).len() == 2).await;
+    assert!(live(&both).is_superset(&stays), "the host that was reached all the time restarted nothing");
+}
+
+#[tokio::test]
+async fn a_singleton_moves_when_its_host_is_drained_and_ends_first() {
+    let cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "only", "[scale]\nsingleton = true\n").await;
+    let before = cluster.app_is("only", "it serves", |app| app.ready == 1).await;
+    let from = *ready_on(&before).first().unwrap();
+    let ran = cluster.wharf(&["scale", "only", "2"]).await;
+    assert!(ran.stderr.contains("scale.singleton"), "{ran:?}");
+    cluster.wharf(&["node", "drain", &from.to_string()]).await.ok();
+    let after = cluster
+        .app_is("only", "it is elsewhere", |app| app.ready == 1 && !ready_on(app).contains(&from))
+        .await;
+    let ended = |app: &AppInfo, id| app.instances.iter().find(|it| it.id == id).map(|it| it.state);
+    assert!(live(&before).iter().all(|id| ended(&after, *id).is_none_or(|state| state.is_final())));
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_without_a_control_plane_serves_what_it_was_told_last() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
+    cluster.deploy("hello", "only", "[scale]\nsingleton = true\n").await;
+    cluster.app_is("hello", "it is on both hosts", |app| ready_on(app).len() == 2).await;
+    let only = *ready_on(&cluster.app_is("only", "it serves", |app| app.ready == 1).await).first().unwrap();
+    cluster.hosts.sort_by_key(|host| host.node != only);
+    let kept = std::fs::read(cluster.hosts[0].folder().join("assignment")).unwrap();
+    assert!(!kept.windows(5).any(|window| window == b"hello"), "it is sealed");
+    cluster.kill_server(0).await;
+    cluster.hosts[0].kill().await;
+    cluster.start_again_with(0, &[]).await;
+    cluster.hosts.sort_by_key(|host| host.node != only);
+    eventually(SHORT, "it serves again", async || {
+        (cluster.hosts[0].asks_itself("hello") == Some(200)).then_some(())
+    })
+    .await;
+    // From elsewhere, too, and nobody knows yet whether another has what there is to be only one of.
+    let reply = cluster.hosts[1].apps.get("hello.default.localhost", "/").await.unwrap();
+    assert_eq!(reply.status, 200);
+    assert_ne!(cluster.hosts[0].asks_itself("only"), Some(200));
+    cluster.start_server(0).await;
+    cluster.nodes_are("both are back", |nodes| nodes.iter().all(|node| node.ready)).await;
+    cluster.app_is("hello", "there are two", |app| app.ready == 2 && live(app).len() == 2).await;
+    cluster.app_is("only", "there is one", |app| app.ready == 1 && live(app).len() == 1).await;
 }
 
 #[tokio::test]

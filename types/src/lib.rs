@@ -14,6 +14,7 @@ pub mod secret;
 pub mod world;
 
 pub mod declare;
+pub mod delta;
 pub mod manifest;
 pub mod spec;
 pub mod state;

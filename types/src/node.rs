@@ -1,11 +1,12 @@
 //! What control plane and worker say to each other: the session.
 //!
-//! The control plane streams [`Assignment`]s, one JSON document a line, each whole and with a growing generation. The
-//! worker answers with [`NodeReport`]s, and sends the guests' output as batches of [`crate::log::LogRecord`].
+//! The control plane streams [`Assignment`]s, one JSON document a line, with a growing generation: the first whole, the next ones too, or for a worker
+//! that takes them as an [`AssignmentDelta`](crate::delta::AssignmentDelta). The worker answers with [`NodeReport`]s, and sends the guests' output as batches of [`crate::log::LogRecord`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +109,7 @@ pub struct Assignment {
     pub instances: Vec<AssignedInstance>,
     /// The secrets that these instances use, each once, and no others.
     pub secrets: Vec<DeliveredSecret>,
-    pub routes: RouteTable,
+    pub routes: Arc<RouteTable>,
     /// Volumes whose data is to be removed for good. Nothing else ever removes one: what is not listed anywhere is kept.
     #[serde(default)]
     pub removed_volumes: Vec<VolumeId>,
@@ -139,6 +140,31 @@ pub struct AssignedInstance {
     /// The job that this is a run of. `app` is then only what its guest is called by, or the app that the job is a task of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<AssignedJob>,
+}
+
+impl AssignedInstance {
+    /// Whether the same is wanted of it, and of the same: how far it has got does not matter.
+    pub fn is_as_wanted(&self, other: &Self) -> bool {
+        let Self {
+            id,
+            wanted,
+            observed: _,
+            namespace,
+            app,
+            release,
+            slot,
+            artifact,
+            world,
+            spec,
+            secrets,
+            volumes,
+            job,
+        } = self;
+        (id, wanted, namespace, app, release, slot)
+            == (&other.id, &other.wanted, &other.namespace, &other.app, &other.release, &other.slot)
+            && (artifact, world, spec, secrets, volumes, job)
+                == (&other.artifact, &other.world, &other.spec, &other.secrets, &other.volumes, &other.job)
+    }
 }
 
 /// What a run of a job is told of it. A run is never replaced by the worker: whether there is another is the control plane's to say.
@@ -175,6 +201,18 @@ pub struct NodeReport {
     /// Totals since the worker started.
     pub usage: Vec<AppUsage>,
     pub figures: NodeFigures,
+}
+
+/// How long a worker goes on with an instance of which there is to be only one, after it has sent the last report whose answer listed it. It
+/// outlasts a change of the leader; whoever places another waits for longer.
+pub const SINGLETON_LEASE: Duration = Duration::from_secs(8);
+
+/// The answer to a [`NodeReport`]. There is none where nothing of the node is a singleton.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ReportAnswer {
+    /// The instances of the assignment with `scale.singleton` that the worker, or whatever replaces them in their slot, may run for another
+    /// [`SINGLETON_LEASE`] after it has sent the report.
+    pub holds: Vec<InstanceId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

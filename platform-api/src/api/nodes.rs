@@ -85,6 +85,12 @@ pub(super) async fn remove(
         );
         return Err(ApiError::new(ProblemCode::Conflict, detail));
     }
+    if live > 0 && context.nodes.may_run_singletons(node) {
+        let detail = format!(
+            "node {node} may still run an app with `scale.singleton`; it has ended it ten seconds after it was last seen: try again then"
+        );
+        return Err(ApiError::new(ProblemCode::Conflict, detail));
+    }
     let mut tx = context.store.write().await?;
     store::joining::expel(&mut tx, node, Timestamp::now()).await?;
     store::node::delete(&mut tx, node).await?;

@@ -19,7 +19,7 @@ use wharf_types::event::Event;
 use wharf_types::job::{CreateJob, JobInfo};
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
-use wharf_types::node::{NodeRegistration, NodeReport};
+use wharf_types::node::{NodeRegistration, NodeReport, ReportAnswer};
 use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 
 use super::openapi::{Payload, array, json, list};
@@ -730,6 +730,7 @@ fn for_workers() -> Vec<Endpoint> {
         .replies(200, Payload::Lines),
         node(Method::POST, "/v1/nodes/{node}/reports", post(session::report), "What a worker observed")
             .takes(json::<NodeReport>())
+            .replies(200, json::<ReportAnswer>())
             .replies(204, Payload::Nothing),
         node(Method::POST, "/v1/nodes/{node}/logs", post(session::logs), "What guests printed")
             .takes(array::<LogRecord>())

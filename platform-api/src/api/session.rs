@@ -8,15 +8,16 @@ use std::time::Duration;
 use axum::Json as Reply;
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tracing::warn;
+use wharf_types::delta::DELTAS;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
-use wharf_types::node::{NodeRegistration, NodeReport};
+use wharf_types::node::{NodeRegistration, NodeReport, ReportAnswer};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NodeId, ProcessId, Timestamp};
 
@@ -25,7 +26,8 @@ use super::extract::{Json, Path, Query};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
 use crate::logs::Source;
-use crate::nodes::{Line, Refusal};
+use crate::nodes::Refusal;
+use crate::store::StoreError;
 use crate::{operations, store};
 
 /// How often an idle stream of assignments says that it is alive, by an empty line.
@@ -60,35 +62,42 @@ pub(super) async fn assignments(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
     Query(process): Query<OfProcess>,
+    headers: HeaderMap,
 ) -> ApiResult<Response> {
     let leadership = context.leadership();
     context.epoch()?;
-    let assignment =
-        context.nodes.assignments(node, process.process).map_err(|refusal| refused(node, refusal))?;
+    let newest = context.nodes.follow(node, process.process).map_err(|refusal| refused(node, refusal))?;
     context.dirty.nudge();
-    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((headers, Body::from_stream(lines(context, leadership, assignment))).into_response())
+    let takes_deltas = headers.get(header::ACCEPT).is_some_and(|accepted| accepted == DELTAS);
+    let headers = [(header::CONTENT_TYPE, if takes_deltas { DELTAS } else { "application/x-ndjson" })];
+    let lines = lines(context, leadership, newest, (node, takes_deltas));
+    Ok((headers, Body::from_stream(lines)).into_response())
 }
 
-/// The newest assignment at once, then each newer one, until the control plane stops or leads no more.
+/// The newest assignment at once, then what changes of it, or each newer one, until the control plane stops or leads no more.
 fn lines(
     context: Arc<Context>,
     mut leadership: watch::Receiver<Option<u64>>,
-    mut assignment: watch::Receiver<Line>,
+    mut newest: watch::Receiver<u64>,
+    (node, takes_deltas): (NodeId, bool),
 ) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     async_stream::stream! {
         let shutdown = context.shutdown.clone();
+        let mut at = None;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = leadership.changed() => return,
-                changed = assignment.changed() => {
+                changed = newest.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    let line = assignment.borrow_and_update().clone();
-                    if let Some(line) = line {
-                        yield Ok(line);
+                    newest.borrow_and_update();
+                    if let Some((lines, generation)) = context.nodes.lines(node, at, takes_deltas) {
+                        at = Some(generation);
+                        for line in lines {
+                            yield Ok(line);
+                        }
                     }
                 }
                 () = tokio::time::sleep(KEEP_ALIVE) => yield Ok(Bytes::from_static(b"\n")),
@@ -101,7 +110,8 @@ pub(super) async fn report(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
     Json(report): Json<NodeReport>,
-) -> ApiResult<StatusCode> {
+) -> ApiResult<Response> {
+    context.epoch()?;
     let _turn = context.nodes.turn(node).await;
     let news = context.nodes.report(node, &report).map_err(|refusal| refused(node, refusal))?;
     let now = Timestamp::now();
@@ -113,7 +123,14 @@ pub(super) async fn report(
     if news.routes || news.waiting {
         context.dirty.nudge();
     }
-    Ok(StatusCode::NO_CONTENT)
+    if news.holds.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    // Whoever was deposed meanwhile, perhaps without knowing it yet, has no say in who may run.
+    if !context.holds_lease() {
+        return Err(StoreError::Deposed.into());
+    }
+    Ok(Reply(ReportAnswer { holds: news.holds }).into_response())
 }
 
 pub(super) async fn logs(

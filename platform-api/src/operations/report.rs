@@ -115,8 +115,7 @@ async fn take_over(
 ) -> Result<Option<Instance>> {
     let Some(old) = report.replaces else { return Ok(None) };
     let Some(old) = store::instance::get(conn, old).await? else { return Ok(None) };
-    // One that was given up has a successor elsewhere, or will have: what its worker made of it meanwhile is not taken in, and so ends.
-    if old.view.node != Some(node) || old.view.state == InstanceState::Lost {
+    if old.view.node != Some(node) || !old.view.can_be_succeeded(now) {
         return Ok(None);
     }
     let new = NewInstance {

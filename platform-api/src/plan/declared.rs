@@ -143,7 +143,11 @@ fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>) -> Planned
 
 /// What decides how many instances there are.
 fn effective_scale(scaled_to: Option<u32>, release: &LiveRelease) -> ScaleSpec {
-    scaled_to.map_or_else(|| release.spec.scale.clone(), |replicas| ScaleSpec { replicas: replicas.into() })
+    let scale = release.spec.scale.clone();
+    match scaled_to {
+        Some(replicas) => ScaleSpec { replicas: replicas.into(), ..scale },
+        None => scale,
+    }
 }
 
 /// Whether a release is needed: anything but the number of instances differs.

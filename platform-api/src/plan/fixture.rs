@@ -1,5 +1,6 @@
 //! Views for tests, in a few words.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -36,6 +37,7 @@ pub(super) struct Fixture {
     releases: Vec<Arc<ReleaseView>>,
     /// What every release asks for that is made from now on.
     volumes: Vec<VolumeSpec>,
+    singleton: bool,
     range: Option<ReplicaRange>,
     last_id: u128,
 }
@@ -80,6 +82,7 @@ impl Fixture {
             volumes: Vec::new(),
             instances: Vec::new(),
             numbers: (1..100).map(|number| (release_id(number), number)).collect(),
+            alone: BTreeSet::new(),
         };
         let now = after(Timestamp::UNIX_EPOCH, SECOND * 1000);
         Self {
@@ -88,9 +91,15 @@ impl Fixture {
             now,
             releases: Vec::new(),
             volumes: Vec::new(),
+            singleton: false,
             range: None,
             last_id: 1 << 64,
         }
+    }
+
+    /// Has every release that is made from now on be alone, or not.
+    pub(super) fn ask_to_be_alone(&mut self, singleton: bool) {
+        self.singleton = singleton;
     }
 
     /// Has every release that is made from now on ask for a volume.
@@ -209,8 +218,10 @@ impl Fixture {
             let mut made = release(number);
             let mut spec = (*made.spec).clone();
             spec.volumes.clone_from(&self.volumes);
+            spec.scale.singleton = self.singleton;
             made.spec = Arc::new(spec);
             edit(&mut made);
+            self.app.alone.extend(made.spec.scale.singleton.then_some(made.id));
             self.releases.push(Arc::new(made));
             self.releases[self.releases.len() - 1].clone()
         })

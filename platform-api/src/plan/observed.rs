@@ -38,6 +38,14 @@ impl InstanceView {
         true
     }
 
+    /// Whether a worker's report, of which `now` is the time, can tell of an instance that took over. It tells of the end of this one as well,
+    /// so one that had ended before has been dealt with: it was given up, or has a successor, and what its worker made of an old
+    /// assignment is not taken in, and so ends.
+    pub fn can_be_succeeded(&self, now: Timestamp) -> bool {
+        let ended_just_now = |at: Timestamp| at.as_millisecond() == now.as_millisecond();
+        !self.replaced && self.state != InstanceState::Lost && self.ended_at.is_none_or(ended_just_now)
+    }
+
     /// The instance that took over, before anything was observed of it.
     pub fn successor(&self, id: InstanceId, now: Timestamp) -> Self {
         Self {

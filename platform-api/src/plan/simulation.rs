@@ -389,7 +389,7 @@ impl Simulation {
 fn check_service(app: &AppView, rollout: Option<&RolloutView>, served: &BTreeSet<u32>) {
     let Some(target) = &app.target else { return };
     // Whoever writes to a volume ends first, and a stopped app serves nobody.
-    if target.spec.exclusive_volume().is_some() || app.stopped.is_some() {
+    if target.spec.is_exclusive() || app.stopped.is_some() {
         return;
     }
     let serves = served_slots(app.instances.iter());

@@ -26,12 +26,14 @@ const PLATFORM_RETRY: Duration = Duration::from_secs(1);
 /// How long a slot that no node could take waits before the nodes are looked at again, should nobody nudge earlier.
 const PLACEMENT_RETRY: Duration = Duration::from_secs(1);
 
-/// Ends the instances of nodes that no longer exist. A node whose lease has only expired may come back with them.
+/// Ends the instances of nodes that no longer exist. A node whose lease has only expired may come back with them, and one that was given up
+/// may still run what there is to be only one of.
 pub(super) fn give_up_lost_nodes(draft: &mut Draft<'_>) {
     for index in 0..draft.app.instances.len() {
         let instance = &draft.app.instances[index];
         let Some(node) = instance.node.filter(|_| instance.is_live()) else { continue };
-        if !draft.cluster.knows(node) {
+        let is_singleton = draft.app.alone.contains(&instance.release);
+        if !draft.cluster.knows(node) && !(is_singleton && draft.cluster.lingers(node)) {
             let instance = instance.id;
             let message = format!("node {node} is gone");
             let reason = Reason { kind: ReasonKind::Platform, message };
@@ -345,7 +347,7 @@ fn missing(now: Timestamp, app: &AppView, target: &ReleaseView, slots: &[Slot]) 
             continue;
         }
         missing.slots.push(number);
-        if target.spec.exclusive_volume().is_some() {
+        if target.spec.is_exclusive() {
             break;
         }
     }
@@ -376,7 +378,7 @@ fn held(now: Timestamp, app: &AppView, stable: &ReleaseView, slots: &[Slot]) -> 
             Retry::At(at) => missing.retry_at(at),
             Retry::Now => missing.slots.push(number),
         }
-        if stable.spec.exclusive_volume().is_some() {
+        if stable.spec.is_exclusive() {
             break;
         }
     }

@@ -1,6 +1,6 @@
 //! Questions about a view that several decisions ask.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,10 +31,17 @@ impl AppView {
     }
 
     /// The number of slots in which an instance of the release before may serve. Until the new release has proved itself, a
-    /// smaller number of its own takes nothing away, so that going back finds every slot served.
+    /// smaller number of its own takes nothing away, so that going back finds every slot served. Where a release in between never came
+    /// through, its instances may be all that serves.
     pub(crate) fn replicas_kept(&self) -> u32 {
-        let before = self.stable.as_ref().filter(|_| self.scaled_to.is_none() && self.is_rolling_out());
-        before.map_or(0, |stable| self.replicas_of(stable)).max(self.replicas())
+        if self.scaled_to.is_some() || !self.is_rolling_out() {
+            return self.replicas();
+        }
+        let before = self.stable.as_ref().map_or(0, |stable| self.replicas_of(stable));
+        let between =
+            self.instances.iter().filter(|it| it.is_healthy() && self.release(it.release).is_none());
+        let served = between.map(InstanceView::slot_number).max().unwrap_or(0);
+        self.replicas().max(before).max(served)
     }
 
     /// The number of slots that a release has.
@@ -94,13 +101,15 @@ impl AppView {
         if release.spec.volumes.is_empty() { None } else { placed() }
     }
 
-    /// Whether an instance of `target` must not live beside this one: both would write to a volume that is not shared. Of an
-    /// instance whose release is not in view it is not known what it writes to, so it may be the same.
+    /// Whether an instance of `target` must not live beside this one: one of the two is to be the only one, or both would write to a volume
+    /// that is not shared. Of an instance whose release is not in view it is not known what it writes to, so it may be the same.
     pub(crate) fn excludes(&self, target: &ReleaseView, instance: &InstanceView) -> bool {
-        let other = self.release(instance.release);
-        target.spec.volumes.iter().filter(|volume| !volume.read_only).any(|volume| {
-            other.is_none_or(|other| other.spec.volumes.iter().any(|other| volume.excludes(other)))
-        })
+        let excludes_unknown = || target.spec.volumes.iter().any(|volume| !volume.read_only);
+        target.spec.scale.singleton
+            || self.alone.contains(&instance.release)
+            || self
+                .release(instance.release)
+                .map_or_else(excludes_unknown, |other| target.spec.excludes(&other.spec))
     }
 
     /// Whether an instance lives that has to end before there can be one of `target`.
@@ -211,6 +220,12 @@ impl AppView {
     pub(crate) fn is_rolling_out(&self) -> bool {
         self.rollout_under_way().is_some_and(|rollout| rollout.state < RolloutState::Monitoring)
     }
+}
+
+/// Of these releases, those of which there must not be two instances at once.
+pub fn alone<'a>(releases: impl IntoIterator<Item = &'a Arc<ReleaseView>>) -> BTreeSet<ReleaseId> {
+    let alone = releases.into_iter().filter(|release| release.spec.scale.singleton);
+    alone.map(|release| release.id).collect()
 }
 
 /// What an instance of an HTTP app takes of its node while nobody asks for anything.

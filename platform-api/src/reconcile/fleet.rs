@@ -76,6 +76,8 @@ impl Fleet {
         for node in gone {
             self.cluster.remove_node(node);
         }
+        let lingering = nodes.iter().filter(|node| node.given_up && !node.released);
+        self.cluster.set_lingering(lingering.map(|node| node.id).collect());
     }
 
     /// Fills in which instances are to go to other nodes. One with volumes stays where they are.

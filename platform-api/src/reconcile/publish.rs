@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use wharf_types::delta::{AssignmentDelta, RoutesDelta};
 use wharf_types::node::{AssignedInstance, AssignedJob, AssignedVolume, Assignment};
 use wharf_types::route::{RateLimit, RouteNode, RouteTable};
 use wharf_types::secret::DeliveredSecret;
@@ -17,8 +18,8 @@ use crate::plan::{self, AppView, ReleaseView, VolumeView};
 pub struct Publisher {
     /// The newest generation that was given to a route table or an assignment.
     generation: u64,
-    routes: RouteTable,
-    assignments: BTreeMap<NodeId, Assignment>,
+    routes: Arc<RouteTable>,
+    assignments: BTreeMap<NodeId, Arc<Assignment>>,
     /// Live instances that no route leads to any more: the generation of the first table without them, and their app.
     unrouted: HashMap<InstanceId, (u64, AppId)>,
     /// Instances that routes lead to: the generation of the first table with them, and their app.
@@ -39,9 +40,19 @@ pub struct Beside<'a> {
 /// What has changed with a round of publishing.
 pub struct Published {
     /// To be sent, each to its node.
-    pub assignments: Vec<Assignment>,
+    pub assignments: Vec<Next>,
     /// The instances that have become routed or unrouted.
     pub changed: Vec<InstanceId>,
+}
+
+/// What a node is told next.
+#[derive(Clone, Debug)]
+pub struct Next {
+    pub whole: Arc<Assignment>,
+    /// From what it was told before. None: nothing.
+    pub delta: Option<AssignmentDelta>,
+    /// Whether a worker that follows has to know: it does not matter to it how far its own instances have got.
+    pub is_news: bool,
 }
 
 /// The newest routes that every ready node uses.
@@ -56,7 +67,7 @@ impl Publisher {
     pub fn new(base: u64) -> Self {
         Self {
             generation: base,
-            routes: RouteTable::default(),
+            routes: Arc::default(),
             assignments: BTreeMap::new(),
             unrouted: HashMap::new(),
             routed: HashMap::new(),
@@ -73,12 +84,14 @@ impl Publisher {
     pub fn publish(&mut self, fleet: &Fleet, nodes: &[NodeStatus], beside: Beside<'_>) -> Published {
         let routes = plan::routes::build(self.generation + 1, fleet.views());
         let table = RouteTable { limits: beside.rates.to_vec(), nodes: reached(nodes), ..routes };
-        let before = &self.routes;
+        let before = self.routes.clone();
         let is_same = (&table.routes, &table.tcp, &table.limits, &table.nodes)
             == (&before.routes, &before.tcp, &before.limits, &before.nodes);
+        let mut delta = None;
         if !is_same || self.routes.generation == 0 {
             self.generation += 1;
-            self.routes = table;
+            self.routes = Arc::new(RouteTable { generation: self.generation, ..table });
+            delta = Some(Arc::new(RoutesDelta::between(&before, &self.routes)));
         }
         let changed = self.track_routes(fleet);
         let mut instances = assigned(fleet, beside.jobs);
@@ -87,7 +100,9 @@ impl Publisher {
             let instances = instances.remove(&node.id).unwrap_or_default();
             let removed = beside.doomed.get(&node.id).cloned().unwrap_or_default();
             let secrets = beside.secrets;
-            assignments.extend(self.assign(node.id, instances, removed, |instances| secrets(instances)));
+            let next =
+                self.assign(node.id, (instances, removed), delta.as_ref(), |instances| secrets(instances));
+            assignments.extend(next);
         }
         Published { assignments, changed }
     }
@@ -96,29 +111,42 @@ impl Publisher {
     fn assign(
         &mut self,
         node: NodeId,
-        instances: Vec<AssignedInstance>,
-        removed_volumes: Vec<VolumeId>,
+        (instances, removed_volumes): (Vec<AssignedInstance>, Vec<VolumeId>),
+        routes: Option<&Arc<RoutesDelta>>,
         secrets: impl Fn(&[AssignedInstance]) -> Vec<DeliveredSecret>,
-    ) -> Option<Assignment> {
-        let known = self.assignments.get(&node);
-        if known.is_some_and(|known| {
+    ) -> Option<Next> {
+        let known = self.assignments.get(&node).cloned();
+        let is_same = |known: &Assignment| {
             known.routes.generation == self.routes.generation
-                && known.instances == instances
                 && known.removed_volumes == removed_volumes
-        }) {
-            return None;
+                && known.instances.len() == instances.len()
+                && known.instances.iter().zip(&instances).all(|(known, new)| known.is_as_wanted(new))
+        };
+        if let Some(known) = known.as_deref().filter(|known| is_same(known)) {
+            if known.instances == instances {
+                return None;
+            }
+            let whole = Arc::new(Assignment { instances, ..known.clone() });
+            self.assignments.insert(node, whole.clone());
+            return Some(Next { whole, delta: None, is_news: false });
         }
         self.generation += 1;
-        let assignment = Assignment {
+        let whole = Arc::new(Assignment {
             node,
             generation: self.generation,
             secrets: secrets(&instances),
             instances,
             routes: self.routes.clone(),
             removed_volumes,
-        };
-        self.assignments.insert(node, assignment.clone());
-        Some(assignment)
+        });
+        // Whenever the routes change, every node is told.
+        let routes =
+            |known: &Assignment| routes.filter(|routes| known.routes.generation == routes.after).cloned();
+        let delta = known
+            .filter(|known| known.routes.generation == whole.routes.generation || routes(known).is_some());
+        let delta = delta.map(|known| AssignmentDelta::between(&known, &whole, routes(&known)));
+        self.assignments.insert(node, whole.clone());
+        Some(Next { whole, delta, is_news: true })
     }
 
     fn track_routes(&mut self, fleet: &Fleet) -> Vec<InstanceId> {

@@ -51,7 +51,7 @@ async fn a_release_comes_into_service_and_has_a_url() {
     let app = platform.app("hello").await;
     assert_eq!((&app["release"], &app["ready"], &app["replicas"]), (&json!(1), &json!(1), &json!(1)));
     let routed = eventually("it is routed", async || {
-        let routes = worker.newest()?.routes.routes;
+        let routes = worker.newest()?.routes.routes.clone();
         routes.iter().any(|route| !route.endpoints.is_empty()).then(|| routes[0].pattern.to_string())
     });
     assert_eq!(routed.await, "hello.default.localhost/");

@@ -174,7 +174,7 @@ async fn a_rate_of_requests_reaches_the_ingresses_with_the_routes() {
     let worker = Worker::join(&platform).await;
     platform.set_quota(json!({"requests_per_second": 7})).await;
     eventually("the route table has the limit", async || {
-        let limits = worker.newest()?.routes.limits;
+        let limits = worker.newest()?.routes.limits.clone();
         (limits.len() == 1 && limits[0].requests_per_second == Some(7)).then_some(())
     })
     .await;

@@ -19,8 +19,9 @@ use tokio_stream::wrappers::WatchStream;
 use wharf_types::figures::NodeFigures;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
-use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
-use wharf_types::{Digest, NodeId, Problem, ProcessId};
+use wharf_types::node::{Assignment, NodeRegistration, NodeReport, ReportAnswer};
+use wharf_types::problem::ProblemCode;
+use wharf_types::{Digest, InstanceId, NodeId, Problem, ProcessId};
 
 use crate::control::ControlClient;
 
@@ -49,6 +50,9 @@ struct Script {
     keyvalue: Option<Result<KeyValueReply, Problem>>,
     refused_reports: u32,
     refused_logs: u32,
+    holds: Vec<InstanceId>,
+    is_away: bool,
+    is_expelled: bool,
 }
 
 impl FakeControl {
@@ -123,6 +127,22 @@ impl FakeControl {
         self.told.script.lock().unwrap().refused_reports = count;
     }
 
+    /// From now on, answers let these singletons run on.
+    pub(crate) fn hold(&self, ids: impl IntoIterator<Item = InstanceId>) {
+        self.told.script.lock().unwrap().holds = ids.into_iter().collect();
+    }
+
+    /// Answers no registration, and ends the streams.
+    pub(crate) fn go_away(&self, is_away: bool) {
+        self.told.script.lock().unwrap().is_away = is_away;
+        self.cut();
+    }
+
+    /// Knows no such node any more.
+    pub(crate) fn expel(&self) {
+        self.told.script.lock().unwrap().is_expelled = true;
+    }
+
     pub(crate) fn refuse_logs(&self, count: u32) {
         self.told.script.lock().unwrap().refused_logs = count;
     }
@@ -138,12 +158,20 @@ impl FakeControl {
 
 type Control = State<Arc<Told>>;
 
-async fn register(State(told): Control, headers: HeaderMap, Json(_): Json<NodeRegistration>) -> StatusCode {
+async fn register(State(told): Control, headers: HeaderMap, Json(_): Json<NodeRegistration>) -> Response {
     if headers.get("authorization").is_none_or(|value| value != "Bearer secret") {
-        return StatusCode::UNAUTHORIZED;
+        return StatusCode::UNAUTHORIZED.into_response();
     }
     told.registrations.send_modify(|count| *count += 1);
-    StatusCode::NO_CONTENT
+    let script = told.script.lock().unwrap();
+    match (script.is_away, script.is_expelled) {
+        (true, _) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        (_, true) => {
+            let problem = Problem::new(ProblemCode::Forbidden, "there is no such node");
+            (StatusCode::FORBIDDEN, Json(problem)).into_response()
+        }
+        _ => StatusCode::NO_CONTENT.into_response(),
+    }
 }
 
 async fn assignments(State(told): Control) -> Body {
@@ -156,13 +184,17 @@ async fn assignments(State(told): Control) -> Body {
     Body::from_stream(lines.take_until(Box::pin(cut)))
 }
 
-async fn report(State(told): Control, Json(report): Json<NodeReport>) -> StatusCode {
+async fn report(State(told): Control, Json(report): Json<NodeReport>) -> Response {
     if spend(&mut told.script.lock().unwrap().refused_reports) {
-        return StatusCode::SERVICE_UNAVAILABLE;
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     told.report_count.send_modify(|count| *count += 1);
     told.reports.send_replace(report);
-    StatusCode::NO_CONTENT
+    let holds = told.script.lock().unwrap().holds.clone();
+    if holds.is_empty() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    Json(ReportAnswer { holds }).into_response()
 }
 
 async fn logs(State(told): Control, Json(records): Json<Vec<LogRecord>>) -> StatusCode {

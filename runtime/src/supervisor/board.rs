@@ -88,10 +88,14 @@ impl Board {
 
     /// Ends the current member and puts another in its place, at once: a report never shows the slot without either.
     pub fn replace(&self, chain: ChainKey, ended: (InstanceState, Option<Reason>), next: InstanceReport) {
-        self.end(chain, ended.0, ended.1);
-        if let Some(reports) = self.chains().get_mut(&chain) {
-            let replaces = reports.last().map(|report| report.id);
+        if let Some(reports) = self.chains().get_mut(&chain)
+            && let Some(current) = reports.last_mut()
+        {
+            current.state = current.state.advance(ended.0);
+            current.reason = ended.1;
+            let replaces = Some(current.id);
             reports.push(InstanceReport { replaces, ..next });
+            self.changed.notify_one();
         }
     }
 

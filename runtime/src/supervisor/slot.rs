@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 use wharf_types::InstanceId;
-use wharf_types::node::{AssignedInstance, ReasonKind};
+use wharf_types::node::{AssignedInstance, Reason, ReasonKind};
 use wharf_types::state::{Health, InstanceState};
 
 use super::board::{Board, report};
+use super::lease::Lease;
 use super::plan::ChainKey;
 use super::restart::{Attempts, Order, exit_code, final_report, given_up, successor_after, waiting};
 use crate::backend::{Backend, Ended, Failure, Run};
@@ -32,6 +33,7 @@ pub(super) struct Slot {
     /// The current member of the chain.
     pub(super) id: InstanceId,
     pub(super) orders: watch::Receiver<Order>,
+    pub(super) lease: Lease,
     pub(super) restarts: u32,
     pub(super) attempts: Attempts,
     pub(super) jitter: Jitter,
@@ -44,6 +46,8 @@ enum State {
     Ended(Ended),
     Backoff(Duration),
     Stop,
+    /// Another may start elsewhere.
+    LetGo,
     Over,
 }
 
@@ -58,6 +62,7 @@ impl Slot {
                 State::Ended(ended) => self.ended(ended).await,
                 State::Backoff(wait) => self.backoff(wait).await,
                 State::Stop => self.stop().await,
+                State::LetGo => self.let_go().await,
                 State::Over => return,
             }
         }
@@ -69,6 +74,7 @@ impl Slot {
         select! {
             biased;
             () = stop_is_ordered(&mut self.orders) => State::Stop,
+            () = self.lease.over() => State::LetGo,
             prepared = self.backend.prepare(&run) => match prepared {
                 Ok(()) => State::Start,
                 Err(failure) => State::Ended(Ended::Failed(failure)),
@@ -79,10 +85,16 @@ impl Slot {
     async fn start(&mut self) -> State {
         self.reached(InstanceState::Starting);
         let run = self.as_run();
+        let mut lease = self.lease.clone();
+        let started = async {
+            lease.granted().await;
+            self.backend.start(&run).await
+        };
         select! {
             biased;
             () = stop_is_ordered(&mut self.orders) => State::Stop,
-            started = self.backend.start(&run) => match started {
+            () = self.lease.over() => State::LetGo,
+            started = started => match started {
                 Ok(()) => State::Run,
                 Err(failure) => State::Ended(Ended::Failed(failure)),
             },
@@ -97,10 +109,11 @@ impl Slot {
             current.reason = None;
         });
         let backend = self.backend.clone();
-        let mut orders = self.orders.clone();
+        let (mut orders, mut lease) = (self.orders.clone(), self.lease.clone());
         select! {
             biased;
             () = stop_is_ordered(&mut orders) => State::Stop,
+            () = lease.over() => State::LetGo,
             ended = backend.wait(self.id) => {
                 if ended == Ended::Success && spec.tcp.ports.is_empty() {
                     // However short it was, it has done what it was there for, unless that was to listen.
@@ -206,6 +219,7 @@ impl Slot {
         select! {
             biased;
             () = stop_is_ordered(&mut self.orders) => State::Stop,
+            () = self.lease.over() => State::LetGo,
             () = sleep(wait) => State::Prepare,
         }
     }
@@ -216,9 +230,35 @@ impl Slot {
             Order::Run | Order::Unroute => Duration::MAX,
         };
         self.reached(InstanceState::Stopping);
-        self.stop_within(drain_max.min(self.assigned.spec.stop.drain.as_duration())).await;
+        let drain = drain_max.min(self.assigned.spec.stop.drain.as_duration());
+        let mut lease = self.lease.clone();
+        let is_over = select! {
+            biased;
+            () = lease.over() => true,
+            () = self.stop_within(drain) => false,
+        };
+        if is_over {
+            self.stop_within(Duration::ZERO).await;
+        }
         self.remove(self.id).await;
         self.board.end(self.chain, InstanceState::Stopped, None);
+        State::Over
+    }
+
+    /// Ends at once: what it is doing may be begun elsewhere in two seconds.
+    async fn let_go(&mut self) -> State {
+        let id = self.id;
+        self.stop_within(Duration::ZERO).await;
+        self.remove(id).await;
+        let message = "the control plane had not confirmed it for 8 s, and another instance of an app with `scale.singleton` may start elsewhere after \
+                       that"
+            .to_owned();
+        info!(instance.id = %id, "instance {id} of {} ended: {message}", self.assigned.app);
+        self.board.end(
+            self.chain,
+            InstanceState::Failed,
+            Some(Reason { kind: ReasonKind::Platform, message }),
+        );
         State::Over
     }
 

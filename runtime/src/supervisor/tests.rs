@@ -375,3 +375,81 @@ async fn a_server_that_ends_with_success_before_it_listens_was_never_healthy() {
     let seen = becomes(&mut reports, |reports| reports[0].state == InstanceState::Stopped).await;
     assert_eq!(seen[0].health, Health::Unhealthy);
 }
+
+fn singleton(id: InstanceId) -> AssignedInstance {
+    with_spec(id, |spec| spec.scale.singleton = true)
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_singleton_waits_for_its_lease_and_ends_with_it_for_good() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let (id, other) = (InstanceId::new(), InstanceId::new());
+    supervisor.assign(vec![singleton(id), assigned(other)]).await;
+    healthy(&mut reports, 1).await;
+    assert!(!backend.calls().contains(&Call::Start(id)));
+    let began = Instant::now();
+    supervisor.handle().hold(vec![id], began + seconds(8)).await;
+    healthy(&mut reports, 2).await;
+    let state = |reports: &Vec<InstanceReport>| reports.iter().find(|report| report.id == id).unwrap().state;
+    becomes(&mut reports, |reports| state(reports) == InstanceState::Failed).await;
+    assert_eq!(began.elapsed(), seconds(8));
+    assert!(backend.calls().contains(&Call::Stop(id, Duration::ZERO)));
+    assert!(backend.calls().contains(&Call::Remove(id)));
+    // It is not revived by what comes late, and what is no singleton goes on.
+    supervisor.handle().hold(vec![id], Instant::now() + seconds(8)).await;
+    supervisor.assign(vec![singleton(id), assigned(other)]).await;
+    settle().await;
+    let starts = backend.calls().iter().filter(|call| matches!(call, Call::Start(_))).count();
+    assert_eq!(starts, 2);
+    let seen = healthy(&mut reports, 1).await;
+    let failed = seen.iter().find(|report| report.id == id).unwrap();
+    assert_eq!(failed.reason.as_ref().unwrap().kind, ReasonKind::Platform);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_singleton_that_crashes_within_its_lease_is_replaced_in_its_slot() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    supervisor.assign(vec![singleton(id)]).await;
+    supervisor.handle().hold(vec![id], Instant::now() + seconds(8)).await;
+    healthy(&mut reports, 1).await;
+    backend.end(id, Ended::Failed(trap()));
+    let (_, run) = backend.starts_reach(2).await;
+    assert_eq!(run.replaces, [id]);
+    // The control plane may know it by either name.
+    let began = Instant::now();
+    supervisor.handle().hold(vec![run.id], began + seconds(9)).await;
+    becomes(&mut reports, |reports| reports.iter().all(|report| report.state.is_final())).await;
+    assert_eq!(began.elapsed(), seconds(9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_singleton_drains_no_longer_than_its_lease() {
+    let backend = FakeBackend::new();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    supervisor.assign(vec![singleton(id)]).await;
+    let began = Instant::now();
+    supervisor.handle().hold(vec![id], began + seconds(8)).await;
+    healthy(&mut reports, 1).await;
+    backend.stops_take(seconds(4));
+    supervisor.assign(vec![AssignedInstance { wanted: Wanted::Stop, ..singleton(id) }]).await;
+    becomes(&mut reports, |reports| reports[0].state == InstanceState::Stopped).await;
+    assert_eq!(began.elapsed(), seconds(4));
+
+    let id = InstanceId::new();
+    supervisor.assign(vec![singleton(id)]).await;
+    let began = Instant::now();
+    supervisor.handle().hold(vec![id], began + seconds(8)).await;
+    healthy(&mut reports, 1).await;
+    backend.stops_take(seconds(20));
+    supervisor.assign(vec![AssignedInstance { wanted: Wanted::Stop, ..singleton(id) }]).await;
+    becomes(&mut reports, |_| backend.calls().contains(&Call::Stop(id, Duration::ZERO))).await;
+    assert_eq!(began.elapsed(), seconds(8));
+}

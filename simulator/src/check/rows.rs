@@ -155,7 +155,7 @@ fn ends(before: &App, after: &App) -> Option<Found> {
 fn two_writers(app: &App) -> Option<Found> {
     let writes = |instance: &&InstanceView| {
         let release = app.releases.get(&instance.release);
-        instance.is_live() && release.is_some_and(|release| release.spec.exclusive_volume().is_some())
+        instance.is_live() && release.is_some_and(|release| release.spec.is_exclusive())
     };
     let writers: Vec<_> = app.view.instances.iter().filter(writes).map(|instance| instance.id).collect();
     (writers.len() > 1).then(|| ("a volume never has two writers", format!("{writers:?} are placed")))

@@ -37,16 +37,19 @@ impl World {
             return (!live.is_empty()).then(|| format!("{name} should not run: {live:?}"));
         };
         let replicas = app.load().view.replicas();
-        // Where there is no room for the new, the old stays.
+        // Where there is no room for the new, the old stays; and where the new cannot start, what served before it.
         let may_stay = self.setup.memory_mib < 64;
-        let is_other = |it: &&&InstanceView| (it.release != target.id && !may_stay) || it.slot >= replicas;
+        let is_bad = self.clients.of(&target.artifact) == Quality::CannotStart;
+        let is_other =
+            |it: &&&InstanceView| (it.release != target.id && !may_stay && !is_bad) || it.slot >= replicas;
         if let Some(other) = live.iter().find(is_other) {
             return Some(format!("{name} has an instance that is of no use: {other:?}"));
         }
         let leader = &self.controls[self.leader()];
         let unplaced = leader.unplaced.get(&view.id);
         for slot in 0..replicas {
-            let of_slot: Vec<_> = live.iter().filter(|instance| instance.slot == slot).collect();
+            let counts = |it: &&&InstanceView| it.slot == slot && (it.release == target.id || !is_bad);
+            let of_slot: Vec<_> = live.iter().filter(counts).collect();
             let is_unplaced = unplaced.is_some_and(|all| all.iter().any(|unplaced| unplaced.slot == slot));
             match of_slot[..] {
                 [] | [_] if is_unplaced && may_stay => {}
@@ -59,9 +62,8 @@ impl World {
                 }
             }
         }
-        let all_bad = self.clients.of(&target.artifact) == Quality::CannotStart;
         let unreached = (0..self.workers.len()).find(|worker| !self.reaches(*worker, name.as_str()));
-        if let Some(worker) = unreached.filter(|_| !live.is_empty() && !all_bad) {
+        if let Some(worker) = unreached.filter(|_| !live.is_empty() && !is_bad) {
             return Some(format!("worker {worker} does not reach {name}"));
         }
         None

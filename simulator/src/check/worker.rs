@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use wharf_types::InstanceId;
 use wharf_types::node::Assignment;
 
 use crate::world::World;
@@ -30,6 +31,28 @@ impl World {
         }
         if let Some(what) = found {
             self.fail("a volume never has two writers", what);
+        }
+        self.check_singletons();
+    }
+
+    /// What stands still does nothing, and what goes on has looked at its lease before anything else. An instance of a release from before
+    /// the app became a singleton has no lease, so it may be left over where nobody reaches it.
+    fn check_singletons(&mut self) {
+        let mut running: BTreeMap<&str, Vec<(InstanceId, bool)>> = BTreeMap::new();
+        for worker in self.workers.iter().filter(|worker| worker.stalled_until < self.now) {
+            for slot in worker.slots.values().filter(|slot| slot.is_running() && slot.assigned.job.is_none())
+            {
+                let of_app = running.entry(slot.assigned.app.as_str()).or_default();
+                of_app.push((slot.assigned.id, slot.assigned.spec.scale.singleton));
+            }
+        }
+        let found = running.into_iter().find_map(|(app, mut of_app)| {
+            of_app.sort_unstable();
+            let (only, _) = of_app.iter().rev().skip(1).find(|(_, is_singleton)| *is_singleton)?;
+            Some(format!("{only} of {app} runs beside what came after it: {of_app:?}"))
+        });
+        if let Some(what) = found {
+            self.fail("a singleton never runs twice", what);
         }
     }
 }

@@ -88,6 +88,7 @@ impl Store {
             volumes: Vec::new(),
             instances: Vec::new(),
             numbers: BTreeMap::new(),
+            alone: BTreeSet::new(),
         };
         let app = App {
             view,

@@ -25,9 +25,18 @@ const FAIL: &str = "fail";
 pub(crate) struct Clients {
     /// What each release is like, by its artifact.
     qualities: BTreeMap<Digest, Quality>,
-    /// The apps that there are, and whether each writes to a volume.
-    pub(crate) apps: Vec<(AppId, bool)>,
+    /// The apps that there are, and what each is like.
+    pub(crate) apps: Vec<(AppId, Shape)>,
     made: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Plain,
+    /// It writes to a volume.
+    Volume,
+    /// Most of its releases are to be alone.
+    Singleton,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,12 +87,12 @@ impl World {
             return self.make_job();
         }
         let count = self.clients.apps.len();
-        let (app, has_volume) = self.clients.apps[self.dice.index(count)];
+        let (app, shape) = self.clients.apps[self.dice.index(count)];
         let wish = match self.dice.number(0..=99) {
-            0..=34 => return self.deploy(app, has_volume),
+            0..=34 => return self.deploy(app, shape),
             35..=44 => Wish::RollBack,
             45..=54 => Wish::Restart,
-            55..=69 if !has_volume => self.scale(),
+            55..=69 if shape == Shape::Plain => self.scale(),
             70..=76 => Wish::Pause,
             77..=84 => Wish::Resume,
             85..=88 => Wish::Abort,
@@ -119,12 +128,16 @@ impl World {
         let name = format!("app{}", self.clients.made);
         let now = self.wall();
         let id = self.store.create_app(&name, now);
-        let has_volume = self.dice.percent(25);
-        self.clients.apps.push((id, has_volume));
-        self.deploy(id, has_volume);
+        let shape = match self.dice.number(0..=99) {
+            0..=24 => Shape::Volume,
+            25..=49 => Shape::Singleton,
+            _ => Shape::Plain,
+        };
+        self.clients.apps.push((id, shape));
+        self.deploy(id, shape);
     }
 
-    fn deploy(&mut self, id: AppId, has_volume: bool) {
+    fn deploy(&mut self, id: AppId, shape: Shape) {
         let app = &self.store.apps[&id].view;
         if app.deleting {
             return;
@@ -138,7 +151,7 @@ impl World {
         };
         let artifact = Digest::of(format!("{name} {number}").as_bytes());
         self.clients.qualities.insert(artifact, quality);
-        let spec = self.spec(has_volume);
+        let spec = self.spec(shape);
         spec.validate().expect("the API would take it");
         say!(
             self,
@@ -160,14 +173,18 @@ impl World {
         self.tell(id);
     }
 
-    fn spec(&mut self, has_volume: bool) -> AppSpec {
+    fn spec(&mut self, shape: Shape) -> AppSpec {
         let dice = &mut self.dice;
         let mut spec = AppSpec { update: update(dice), ..AppSpec::default() };
-        spec.scale.replicas = if has_volume { 1 } else { dice.pick(&[1, 2, 2, 3, 4]) }.into();
+        spec.scale.replicas = if shape == Shape::Plain { dice.pick(&[1, 2, 2, 3, 4]) } else { 1 }.into();
         if dice.percent(30) {
             spec.reserve.memory = Some(ByteSize::mib(2));
         }
-        if has_volume {
+        if shape == Shape::Singleton && dice.percent(85) {
+            spec.scale.singleton = true;
+            spec.update.canary = None;
+        }
+        if shape == Shape::Volume {
             let volume = r#"{"name": "data", "path": "/data"}"#;
             spec.volumes = vec![serde_json::from_str(volume).expect("it is a volume")];
             spec.update.canary = None;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wharf_platform_api::cores::{Beside, Fleet, NodeStatus, Nodes, Published, Publisher, acknowledged};
+use wharf_platform_api::cores::{Beside, Fleet, Next, NodeStatus, Nodes, Published, Publisher, acknowledged};
 use wharf_platform_api::plan::job::{self, JobChange, JobView};
 use wharf_platform_api::plan::schedule::{self, ScheduleChange, ScheduleView};
 use wharf_platform_api::plan::{Change, Unplaced};
@@ -35,7 +35,7 @@ pub(crate) struct Control {
     fleet: Fleet,
     publisher: Publisher,
     acknowledged: u64,
-    known: BTreeMap<NodeId, bool>,
+    known: BTreeMap<NodeId, (bool, bool)>,
     dirty: BTreeSet<AppId>,
     /// What was planned last is read again before anything else is planned.
     again: Option<AppId>,
@@ -375,13 +375,22 @@ impl World {
         let Published { assignments, changed } = control.publisher.publish(&control.fleet, statuses, beside);
         control.dirty.extend(control.publisher.acknowledged_among(&changed, control.acknowledged));
         let mut sent = Vec::new();
-        for assignment in assignments.into_iter().map(Arc::new) {
-            let streams = control.streams.iter().filter(|(worker, ..)| node_id(*worker) == assignment.node);
-            sent.extend(streams.map(|stream| (*stream, assignment.clone())));
-            control.newest.insert(assignment.node, assignment);
+        control.nodes.publish(assignments.clone());
+        for Next { whole, delta, is_news } in assignments {
+            let streams = control.streams.iter().filter(|(worker, ..)| node_id(*worker) == whole.node);
+            if is_news {
+                let delta = delta.map(Arc::new);
+                sent.extend(streams.map(|stream| (*stream, whole.clone(), delta.clone())));
+            }
+            control.newest.insert(whole.node, whole);
         }
-        for ((worker, process, session), assignment) in sent {
-            self.send_down(index, worker, Down::Assignment { process, session, assignment });
+        for ((worker, process, session), assignment, delta) in sent {
+            // Whoever lags behind gets the whole.
+            let message = match delta.filter(|_| self.dice.percent(80)) {
+                Some(delta) => Down::Delta { process, session, delta },
+                None => Down::Assignment { process, session, assignment },
+            };
+            self.send_down(index, worker, message);
         }
         if !self.controls[index].dirty.is_empty() {
             self.nudge(index);
@@ -445,13 +454,17 @@ impl World {
             return self.stop_control(index);
         }
         let Ok(news) = control.nodes.report_at(instant, node, &report) else {
-            return self.send_down(index, worker, Down::Answer { process, request, taken: false });
+            return self.send_down(
+                index,
+                worker,
+                Down::Answer { process, request, taken: false, holds: Vec::new() },
+            );
         };
         control.heard.insert(node, self.now);
         if news.routes {
             self.nudge(index);
         }
-        let news = news.instances;
+        let (news, holds) = (news.instances, news.holds);
         self.check_before_write();
         let (apps, jobs) = self.store.observe(node_id(worker), &news, self.wall());
         self.check_after_write();
@@ -465,15 +478,18 @@ impl World {
             control.due_jobs.extend(jobs);
             self.nudge(index);
         }
-        self.send_down(index, worker, Down::Answer { process, request, taken: true });
+        self.send_down(index, worker, Down::Answer { process, request, taken: true, holds });
     }
 }
 
 impl Control {
     /// Mirrors `Reconciler::look_at_nodes`.
     fn look_at_nodes(&mut self, statuses: &[NodeStatus]) {
-        let known: BTreeMap<NodeId, bool> =
-            statuses.iter().filter(|node| !node.given_up).map(|node| (node.id, node.ready)).collect();
+        let known: BTreeMap<NodeId, (bool, bool)> = statuses
+            .iter()
+            .filter(|node| !node.released)
+            .map(|node| (node.id, (node.ready, node.given_up)))
+            .collect();
         let acknowledged = acknowledged(statuses, self.acknowledged);
         self.fleet.observe(statuses);
         if known != self.known {

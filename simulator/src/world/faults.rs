@@ -54,6 +54,10 @@ impl World {
                 self.after(learns_in, Event::Mend(Mend::Depose(leader)));
             }
             Fault::Stall => self.stall(leader),
+            Fault::WorkerStall => {
+                let until = self.now + self.dice.millis(100..=20_000);
+                self.workers[worker].stalled_until = until.max(self.workers[worker].stalled_until);
+            }
             Fault::ClockJump => {
                 // By more than that it goes forwards only: see the decision on what the simulator does not try yet.
                 let millis = self.dice.pick(&[-50, -1, 1, 50, 5000, 60_000, 3_600_000]);

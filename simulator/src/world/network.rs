@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use wharf_types::InstanceId;
+use wharf_types::delta::AssignmentDelta;
 use wharf_types::node::{Assignment, NodeReport};
 
 use super::{Event, Timer, World};
@@ -52,11 +54,18 @@ pub(crate) enum Down {
         session: u64,
         assignment: Arc<Assignment>,
     },
+    Delta {
+        process: u64,
+        session: u64,
+        delta: Arc<AssignmentDelta>,
+    },
     /// Whether the report was taken.
     Answer {
         process: u64,
         request: u64,
         taken: bool,
+        /// The singletons that may run on.
+        holds: Vec<InstanceId>,
     },
 }
 

@@ -8,7 +8,7 @@ use wharf_runtime::cores::{
     Attempts, ChainKey, Order, Step, exit_code, final_report, given_up, order_of, plan, report,
     successor_after, waiting,
 };
-use wharf_types::node::{AssignedInstance, InstanceReport, Reason, ReasonKind};
+use wharf_types::node::{AssignedInstance, InstanceReport, Reason, ReasonKind, SINGLETON_LEASE};
 use wharf_types::state::{Health, InstanceState};
 use wharf_types::{InstanceId, VolumeId};
 
@@ -29,6 +29,8 @@ pub(crate) struct Slot {
     phase: Phase,
     pub(crate) health: Health,
     healthy_since: Time,
+    /// Of a singleton: until when it may run, and whether the control plane has said so.
+    lease: Option<(Time, bool)>,
     turn: u64,
 }
 
@@ -40,6 +42,7 @@ enum Phase {
     Run,
     Stop,
     Backoff,
+    LetGo,
 }
 
 /// The next that is to happen to a slot, unless something else came first.
@@ -58,12 +61,23 @@ enum What {
     End(Ended),
     Again,
     Stopped,
+    LetGo,
 }
 
 impl Slot {
     /// Whether its guest is there, and may write to its volumes.
     pub(crate) fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Run | Phase::Stop)
+        matches!(self.phase, Phase::Run | Phase::Stop | Phase::LetGo)
+    }
+
+    /// Mirrors `Granter::grant`.
+    pub(crate) fn grant(&mut self, now: Time, until: Time) {
+        if let Some((known, is_granted)) = &mut self.lease
+            && now < *known
+            && (until > *known || !*is_granted)
+        {
+            (*known, *is_granted) = (until, true);
+        }
     }
 
     /// The volumes that nobody else may write to.
@@ -135,6 +149,7 @@ impl World {
 
     fn start_slot(&mut self, index: usize, id: InstanceId, assigned: Arc<AssignedInstance>) {
         let chain = ChainKey(assigned.id);
+        let lease = assigned.spec.scale.singleton.then_some((self.now + SINGLETON_LEASE, false));
         let slot = Slot {
             assigned,
             id,
@@ -144,10 +159,29 @@ impl World {
             phase: Phase::Prepare,
             health: Health::Unknown,
             healthy_since: Time::ZERO,
+            lease,
             turn: 0,
         };
         self.workers[index].slots.insert(chain, slot);
+        if lease.is_some() {
+            self.timer(index, SINGLETON_LEASE, Timer::Lease(chain));
+        }
         self.prepare(index, chain);
+    }
+
+    /// The lease of a slot may be over.
+    pub(crate) fn lease(&mut self, index: usize, chain: ChainKey) {
+        let now = self.now;
+        let Some(slot) = self.workers[index].slots.get_mut(&chain) else { return };
+        let Some((until, _)) = slot.lease.filter(|_| slot.phase != Phase::LetGo) else { return };
+        if now < until {
+            return self.timer(index, until - now, Timer::Lease(chain));
+        }
+        let was_running = slot.is_running();
+        slot.phase = if was_running { Phase::LetGo } else { Phase::Backoff };
+        // One that stood still finds that it is late, and whatever it does until its guest has ended cannot be held back.
+        let wait = if now > until { Time::ZERO } else { self.dice.millis(0..=1500) };
+        self.turn(index, chain, wait, What::LetGo);
     }
 
     fn order(&mut self, index: usize, chain: ChainKey, order: Order) {
@@ -156,12 +190,14 @@ impl World {
             return;
         }
         slot.order = order;
-        if order.is_stop() && slot.phase != Phase::Stop {
+        if order.is_stop() && !matches!(slot.phase, Phase::Stop | Phase::LetGo) {
             let drain = slot.assigned.spec.stop.drain.as_duration();
             let was_running = slot.is_running();
             slot.phase = if was_running { Phase::Stop } else { Phase::Backoff };
             self.board_update(index, chain, |current| current.state = InstanceState::Stopping);
-            let wait = self.dice.millis(0..=50).min(drain);
+            // What is cut short by the end of the lease would be longer, or never end.
+            let slow = self.dice.percent(5);
+            let wait = self.dice.millis(if slow { 0..=30_000 } else { 0..=50 }).min(drain);
             self.turn(index, chain, wait, What::Stopped);
             self.report_soon(index);
         }
@@ -194,6 +230,7 @@ impl World {
             (What::End(ended), _) => self.ended(index, chain, ended),
             (What::Again, _) => self.prepare(index, chain),
             (What::Stopped, _) => self.stopped(index, chain),
+            (What::LetGo, _) => self.let_go(index, chain),
             (What::Start | What::Probe, _) => {}
         }
     }
@@ -224,6 +261,9 @@ impl World {
                 return self.ended(index, chain, Ended::Failed(failure));
             }
             return self.turn(index, chain, Duration::from_millis(50), What::Start);
+        }
+        if slot.lease.is_some_and(|(_, is_granted)| !is_granted) {
+            return self.turn(index, chain, Duration::from_millis(10), What::Start);
         }
         let assigned = slot.assigned.clone();
         if self.clients.quality(&assigned) == Quality::CannotStart {
@@ -327,6 +367,13 @@ impl World {
         self.workers[index].board.replace(chain, (state, Some(reason)), next);
         self.turn(index, chain, wait, What::Again);
         self.report_soon(index);
+    }
+
+    fn let_go(&mut self, index: usize, chain: ChainKey) {
+        say!(self, "worker {index} lets go of {}", self.workers[index].slots[&chain].id);
+        let reason = Reason { kind: ReasonKind::Platform, message: "its lease ran out".to_owned() };
+        self.workers[index].board.end(chain, InstanceState::Failed, Some(reason));
+        self.slot_over(index, chain);
     }
 
     fn stopped(&mut self, index: usize, chain: ChainKey) {

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use wharf_runtime::backoff::{Jitter, Reconnect};
-use wharf_runtime::cores::{Board, ChainKey, Verdict, judge};
+use wharf_runtime::cores::{Board, ChainKey, Verdict, after_a_restart, judge};
 use wharf_types::figures::NodeFigures;
 use wharf_types::incarnation::Incarnation;
-use wharf_types::node::{Assignment, InstanceReport, NodeRegistration, NodeReport};
+use wharf_types::node::{Assignment, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE};
 use wharf_types::route::RouteTable;
 use wharf_types::state::Health;
-use wharf_types::{NodeId, ProcessId};
+use wharf_types::{InstanceId, NodeId, ProcessId};
 
 use super::network::{Down, Up, Way};
 use super::slots::Slot;
 use super::{Event, Timer, World, say};
+use crate::queue::Time;
 
 /// Mirrors `session::HEARTBEAT`.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -31,6 +32,12 @@ pub(crate) struct Worker {
     pub(crate) node: NodeId,
     pub(crate) registration: NodeRegistration,
     pub(crate) is_up: bool,
+    /// Until then it stands still, with all that runs in it.
+    pub(crate) stalled_until: Time,
+    /// The assignment that was accepted last.
+    current: Option<Arc<Assignment>>,
+    /// What is on its disk.
+    kept: Option<Arc<Assignment>>,
     /// Counts the processes that ran here.
     pub(crate) process: u64,
     /// The newest session, with whom, and whether it is established.
@@ -52,6 +59,8 @@ pub(crate) struct Worker {
     /// The report that is under way.
     asking: Option<u64>,
     requests: u64,
+    /// When the report under way was sent.
+    asked_at: Time,
     retry: Reconnect,
     report_at: Option<Duration>,
     reported: Vec<InstanceReport>,
@@ -90,6 +99,10 @@ impl Worker {
             routes: Arc::default(),
             asking: None,
             requests: 0,
+            asked_at: Time::ZERO,
+            stalled_until: Time::ZERO,
+            current: None,
+            kept: None,
             retry: Reconnect::new(Jitter::seeded(2)),
             report_at: None,
             reported: Vec::new(),
@@ -102,8 +115,8 @@ impl World {
     pub(crate) fn kill_worker(&mut self, index: usize, back_in: Duration) {
         let known = &self.workers[index];
         let fresh = Worker::new(known.node, self.setup.memory_mib);
-        let process = known.process + 1;
-        self.workers[index] = Worker { is_up: false, process, ..fresh };
+        let (process, kept) = (known.process + 1, known.kept.clone());
+        self.workers[index] = Worker { is_up: false, process, kept, ..fresh };
         self.after(back_in, Event::Mend(super::faults::Mend::Worker(index)));
     }
 
@@ -141,6 +154,7 @@ impl World {
                 }
             }
             Timer::Slot(turn) => self.slot_turn(index, turn),
+            Timer::Lease(chain) => self.lease(index, chain),
         }
     }
 
@@ -148,6 +162,7 @@ impl World {
         let alive: Vec<usize> =
             (0..self.controls.len()).filter(|control| self.controls[*control].is_up).collect();
         let Some(newest) = alive.last().copied() else {
+            self.go_by_what_is_kept(index);
             return self.timer(index, Duration::from_millis(200), Timer::Connect);
         };
         // One that was deposed and does not know it yet answers, too.
@@ -167,7 +182,19 @@ impl World {
             // Nothing of it counts any more, even before there is another.
             worker.session += 1;
             let wait = worker.reconnect.next_wait();
+            self.go_by_what_is_kept(index);
             self.timer(index, wait, Timer::Connect);
+        }
+    }
+
+    /// Mirrors `Follower::go_by_what_is_kept`.
+    fn go_by_what_is_kept(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        if worker.accepted.is_none()
+            && let Some(kept) = worker.kept.take()
+        {
+            say!(self, "worker {index} goes by what it was told last");
+            self.assigned(index, &after_a_restart(Assignment::clone(&kept)));
         }
     }
 
@@ -207,7 +234,24 @@ impl World {
                     self.assigned(index, &assignment);
                 }
             }
-            Down::Answer { process, request, taken } => {
+            Down::Delta { process, session, delta } => {
+                if worker.process != process || session > worker.session {
+                    return;
+                }
+                match worker.current.as_ref().and_then(|current| current.with(&delta)) {
+                    Some(next) => {
+                        worker.reconnect.reset();
+                        self.assigned(index, &next);
+                    }
+                    // It came twice.
+                    None if worker.accepted.is_some_and(|accepted| accepted >= delta.generation) => {}
+                    None => {
+                        say!(self, "worker {index} misses what comes before {:#x}", delta.generation);
+                        self.broken(index, session);
+                    }
+                }
+            }
+            Down::Answer { process, request, taken, holds } => {
                 if (worker.process, worker.asking, worker.control) != (process, Some(request), control) {
                     return;
                 }
@@ -216,6 +260,7 @@ impl World {
                 }
                 worker.asking = None;
                 worker.retry.reset();
+                self.hold(index, &holds);
                 self.timer(index, HEARTBEAT, Timer::Report);
                 if self.workers[index].reported != self.workers[index].board.reports() {
                     self.report_soon(index);
@@ -236,9 +281,16 @@ impl World {
             assignment.routes.generation
         );
         self.check_accepted(index, assignment);
+        // Of several that come soon after each other the last is written, so an older one may be on the disk.
+        let is_written = self.dice.percent(90);
         let worker = &mut self.workers[index];
+        let current = Arc::new(assignment.clone());
+        worker.current = Some(current.clone());
+        if is_written {
+            worker.kept = Some(current);
+        }
         if assignment.routes.generation > worker.taken_routes.generation {
-            worker.taken_routes = Arc::new(assignment.routes.clone());
+            worker.taken_routes = assignment.routes.clone();
             let table = worker.taken_routes.clone();
             let slow = !self.is_calm() && self.dice.percent(5);
             let wait = self.dice.millis(if slow { 0..=1500 } else { 0..=5 });
@@ -247,6 +299,20 @@ impl World {
         self.assign(index, &assignment.instances);
         self.workers[index].accepted = Some(assignment.generation);
         self.report_soon(index);
+    }
+
+    /// Mirrors `Keeper::hold`.
+    fn hold(&mut self, index: usize, held: &[InstanceId]) {
+        let now = self.now;
+        let worker = &mut self.workers[index];
+        let until = worker.asked_at + SINGLETON_LEASE;
+        for (chain, members) in worker.board.members() {
+            if let Some(slot) = worker.slots.get_mut(&chain)
+                && members.iter().any(|member| held.contains(member))
+            {
+                slot.grant(now, until);
+            }
+        }
     }
 
     /// There are news: a report goes out after a moment, unless one is under way.
@@ -268,6 +334,7 @@ impl World {
         worker.requests += 1;
         let (process, request, control) = (worker.process, worker.requests, worker.control);
         worker.asking = Some(request);
+        worker.asked_at = self.now;
         worker.reported = worker.board.reports();
         let report = Box::new(NodeReport {
             process: incarnation(index, process).process,
@@ -303,7 +370,7 @@ impl World {
 
 impl Worker {
     /// Whether an instance, or its successor in the slot, is healthy here.
-    fn serves(&self, id: wharf_types::InstanceId) -> bool {
+    fn serves(&self, id: InstanceId) -> bool {
         self.is_up
             && self.slots.iter().any(|(chain, slot)| {
                 let is_it = slot.id == id || self.board.ancestors(*chain).contains(&id);

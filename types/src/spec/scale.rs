@@ -24,6 +24,14 @@ const SLEEP_AFTER: Span = Span::from_secs(300);
 pub struct ScaleSpec {
     /// Number of slots, 0 to 1000; or a table with `min`, `max` and `concurrency`, between which open requests decide.
     pub replicas: Replicas,
+    /// Whether there must never be two instances at once, wherever they are, also while hosts cannot reach one another: the old one ends before
+    /// another starts, and a host that has lost touch with the control plane for eight seconds ends its own. At most one replica.
+    #[serde(skip_serializing_if = "is_false")]
+    pub singleton: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// `3`, or `{ min = 0, max = 20, concurrency = 50 }`.
@@ -325,5 +333,27 @@ mod tests {
         with_volume(1).validate().unwrap();
         let error = with_volume(2).validate().unwrap_err();
         assert!(error.field == "scale.replicas.max" && error.problem.contains("`data`"), "{error}");
+    }
+
+    #[test]
+    fn a_singleton_is_one_and_has_no_trial_beside_it() {
+        let read = |json: serde_json::Value| serde_json::from_value::<AppSpec>(json).unwrap();
+        let only = read(json!({"scale": {"singleton": true}}));
+        only.validate().unwrap();
+        read(json!({"scale": {"singleton": true, "replicas": 0}})).validate().unwrap();
+        read(json!({"scale": {"singleton": true, "replicas": {"min": 0, "max": 1, "concurrency": 5}}}))
+            .validate()
+            .unwrap();
+        assert_eq!(serde_json::to_value(&only.scale).unwrap(), json!({"replicas": 1, "singleton": true}));
+        assert_eq!(serde_json::to_value(ScaleSpec::default()).unwrap(), json!({"replicas": 1}));
+        let error = read(json!({"scale": {"singleton": true, "replicas": 2}})).validate().unwrap_err();
+        assert!(
+            error.field == "scale.replicas" && error.problem.contains("leave one of the two out"),
+            "{error}"
+        );
+        let error = only.validate_replicas("`wharf scale`", 3).unwrap_err();
+        assert!(error.to_string().contains("`scale.singleton`"), "{error}");
+        let canary = read(json!({"scale": {"singleton": true}, "update": {"canary": {"share": "10%"}}}));
+        assert_eq!(canary.validate().unwrap_err().field, "update.canary");
     }
 }

@@ -263,10 +263,10 @@ impl AppSpec {
                 format!("{} is less than 1, so the new release would have to be faster", ratio.as_f64());
             return invalid("update.canary.max_latency_ratio", problem);
         }
-        if self.exclusive_volume().is_some() {
+        if self.is_exclusive() {
             return invalid(
                 "update.canary",
-                "two releases cannot run beside each other while both would write to a volume that is not shared",
+                "two releases cannot run beside each other while both would write to a volume that is not shared, or with `scale.singleton`",
             );
         }
         Ok(())

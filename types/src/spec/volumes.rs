@@ -58,8 +58,26 @@ impl AppSpec {
         self.volumes.iter().find(|volume| volume.is_exclusive())
     }
 
+    /// Whether there can be one instance only, which ends before another starts.
+    pub fn is_exclusive(&self) -> bool {
+        self.scale.singleton || self.exclusive_volume().is_some()
+    }
+
+    /// Whether no instance of these settings may live beside one of the others: one of the two is to be alone, or both would write to a volume
+    /// that is not shared.
+    pub fn excludes(&self, other: &Self) -> bool {
+        let shares = |volume: &VolumeSpec| other.volumes.iter().any(|other| volume.excludes(other));
+        self.scale.singleton || other.scale.singleton || self.volumes.iter().any(shares)
+    }
+
     /// Checks that the app can have so many instances; `field` says who asks for them.
     pub fn validate_replicas(&self, field: &str, replicas: u32) -> Result<(), InvalidSpec> {
+        if self.scale.singleton && replicas > 1 {
+            let problem = format!(
+                "{replicas} instances are too many for an app with `scale.singleton`, of which there is never more than one; leave one of the two out"
+            );
+            return invalid(field, problem);
+        }
         let Some(volume) = self.exclusive_volume().filter(|_| replicas > 1) else { return Ok(()) };
         let problem = format!(
             "{replicas} instances cannot write to the volume `{}` at once; set `shared = true` in it if the app is made for that, \
@@ -188,7 +206,7 @@ mod tests {
     #[test]
     fn several_instances_write_only_to_what_is_shared() {
         let with = |volume| AppSpec {
-            scale: ScaleSpec { replicas: 2.into() },
+            scale: ScaleSpec { replicas: 2.into(), ..ScaleSpec::default() },
             volumes: vec![volume],
             ..AppSpec::default()
         };

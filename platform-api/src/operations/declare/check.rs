@@ -115,7 +115,8 @@ impl Check<'_> {
     fn scale(&mut self, resource: &ResourceId, to: Option<u32>) {
         let release = self.live(resource).and_then(|app| app.release.as_ref());
         let (Some(release), Some(to)) = (release, to) else { return };
-        let spec = AppSpec { scale: ScaleSpec { replicas: to.into() }, ..AppSpec::clone(&release.spec) };
+        let scale = ScaleSpec { replicas: to.into(), ..release.spec.scale.clone() };
+        let spec = AppSpec { scale, ..AppSpec::clone(&release.spec) };
         if let Err(invalid) = spec.validate() {
             self.refuse(resource, invalid_spec(invalid));
         }

@@ -16,12 +16,11 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// Whether a rollout begins with a trial: there must be something to compare with that it can run beside, and going back is no time
 /// for trials.
 pub(super) fn is_wanted(app: &AppView, rollout: &RolloutView, target: &ReleaseView) -> bool {
-    let excludes = |stable: &ReleaseView| {
-        let volumes = &stable.spec.volumes;
-        target.spec.volumes.iter().any(|volume| volumes.iter().any(|other| volume.excludes(other)))
-    };
     let comparable = |stable: &ReleaseView| {
-        stable.id != target.id && stable.world.is_http() && app.replicas_of(stable) > 0 && !excludes(stable)
+        stable.id != target.id
+            && stable.world.is_http()
+            && app.replicas_of(stable) > 0
+            && !target.spec.excludes(&stable.spec)
     };
     target.spec.update.canary.is_some()
         && target.world.is_http()

@@ -4,7 +4,7 @@
 //! of nodes and nothing more; the whole is never built anew, but for the classes when an app is the first to ask for some label.
 //! Whatever order the changes came in, the same state gives the same choices.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use wharf_types::incarnation::Incarnation;
@@ -38,6 +38,7 @@ pub struct Cluster {
     labels: BTreeSet<String>,
     /// Instances of each band.
     bands: [usize; BANDS],
+    lingering: HashSet<NodeId>,
 }
 
 /// An instance that takes something of a node.
@@ -104,6 +105,15 @@ impl Cluster {
     /// Whether the node is there, ready or not.
     pub fn knows(&self, id: NodeId) -> bool {
         self.by_id.get(&id).is_some_and(|at| self.nodes[*at as usize].is_present())
+    }
+
+    /// Says which nodes are gone, and may still run what there is to be only one of.
+    pub fn set_lingering(&mut self, nodes: HashSet<NodeId>) {
+        self.lingering = nodes;
+    }
+
+    pub(crate) fn lingers(&self, id: NodeId) -> bool {
+        self.lingering.contains(&id)
     }
 
     /// The instances that take something of a node.

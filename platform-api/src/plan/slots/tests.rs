@@ -77,6 +77,57 @@ fn whoever_writes_to_a_volume_ends_before_the_next_starts() {
 }
 
 #[test]
+fn a_singleton_ends_before_another_starts_also_where_only_one_of_the_two_releases_is_to_be_alone() {
+    for (before, after) in [(true, true), (true, false), (false, true)] {
+        let mut fixture = Fixture::empty(1);
+        fixture.ask_to_be_alone(before);
+        fixture.deploy(1);
+        fixture.plan();
+        fixture.make_all_ready(1);
+        fixture.plan();
+        fixture.wait(10);
+        fixture.plan();
+        fixture.ask_to_be_alone(after);
+        fixture.deploy(2);
+        fixture.plan();
+        assert_eq!((wanted_of(&fixture, 0), fixture.wanted(2)), (Wanted::Unroute, 0));
+        fixture.app.instances[0].let_go = true;
+        fixture.plan();
+        assert_eq!((wanted_of(&fixture, 0), fixture.wanted(2)), (Wanted::Stop, 0), "it may still run");
+        fixture.app.instances[0].state = InstanceState::Stopped;
+        fixture.plan();
+        assert_eq!(fixture.wanted(2), 1);
+    }
+}
+
+#[test]
+fn a_singleton_of_a_silent_node_is_replaced_when_the_node_has_let_go_and_others_at_once() {
+    for singleton in [true, false] {
+        let mut fixture = Fixture::empty(1);
+        fixture.nodes.push(node(2, 1 << 20));
+        fixture.ask_to_be_alone(singleton);
+        fixture.deploy(1);
+        fixture.plan();
+        fixture.make_all_ready(1);
+        fixture.plan();
+        let home = fixture.app.instances[0].node.unwrap();
+        fixture.nodes.retain(|node| node.id != home);
+        let plan = |fixture: &Fixture, lingers: bool| {
+            let mut cluster = fixture.cluster();
+            cluster.set_lingering(lingers.then_some(home).into_iter().collect());
+            let ids = &mut crate::plan::ids::RandomIds;
+            let changes = crate::plan::plan(fixture.now, &fixture.app, &mut cluster, ids).changes;
+            let is_lost =
+                |change: &Change| matches!(change, Change::EndInstance { state: InstanceState::Lost, .. });
+            let is_made = |change: &Change| matches!(change, Change::CreateInstance { .. });
+            (changes.iter().any(is_lost), changes.iter().any(is_made))
+        };
+        assert_eq!(plan(&fixture, true), (!singleton, !singleton));
+        assert_eq!(plan(&fixture, false), (true, true));
+    }
+}
+
+#[test]
 fn a_volume_stays_where_it_was_placed_first() {
     let mut fixture = Fixture::empty(2);
     fixture.nodes = vec![node(1, 1000), node(2, 1000)];
