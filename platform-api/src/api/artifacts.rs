@@ -43,7 +43,7 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Reply<ArtifactInfo>)> {
-    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, body).await?;
+    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, digest, body).await?;
     let mut tx = context.store.read().await?;
     let known = store::artifact::find(&mut tx, namespace, digest).await?;
     drop(tx);
@@ -77,7 +77,12 @@ pub(super) struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    pub(super) async fn begin(context: &'a Context, name: NamespaceName, body: Body) -> ApiResult<Self> {
+    pub(super) async fn begin(
+        context: &'a Context,
+        name: NamespaceName,
+        digest: Digest,
+        body: Body,
+    ) -> ApiResult<Self> {
         let Ok(Ok(place)) = timeout(PLACE_WAIT, context.uploads.acquire()).await else {
             drain(body);
             let detail = format!(
@@ -90,8 +95,23 @@ impl<'a> Upload<'a> {
             drain(body);
             return Err(namespace_not_found(name.as_str()));
         };
+        drop(tx);
+        if context.config.artifacts.is_shared() && !claim(context, digest).await? {
+            drain(body);
+            let detail =
+                format!("{digest} was not used any more and is being removed; push it again in a moment");
+            return Err(ApiError::unavailable(detail));
+        }
         Ok(Self { _place: place, namespace: namespace.id, name, body })
     }
+}
+
+/// Keeps all servers from removing what is brought in here.
+async fn claim(context: &Context, digest: Digest) -> ApiResult<bool> {
+    let mut tx = context.store.write().await?;
+    let is_free = store::claim::upload(&mut tx, digest, Timestamp::now()).await?;
+    tx.commit().await?;
+    Ok(is_free)
 }
 
 /// Gives the body back if the namespace has room for what it is said to hold.
@@ -159,8 +179,7 @@ async fn record(
 
 /// Whether the bytes are there as well: a file may have been lost, and another push then brings it back.
 async fn is_stored(context: &Context, artifact: &Artifact) -> ApiResult<bool> {
-    let stored = context.artifacts.open(artifact.digest).await?;
-    Ok(stored.is_some_and(|(bytes, _)| bytes == artifact.bytes))
+    Ok(context.artifacts.size(artifact.digest).await? == Some(artifact.bytes))
 }
 
 /// Inspects stored bytes; those that cannot run here are given up again.

@@ -1,0 +1,60 @@
+//! Artifacts of a cluster, in a bucket that servers share.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use wharf_tests::{Cluster, ObjectStorage, Postgres, workspace};
+use wharf_types::Digest;
+
+fn digest_of(guest: &str) -> Digest {
+    Digest::of(&std::fs::read(workspace::guest(guest)).unwrap())
+}
+
+const TWO: &str = "[scale]\nreplicas = 2\n";
+
+#[tokio::test]
+async fn another_server_has_the_artifacts_of_one_that_is_gone() {
+    let (database, storage) = (Postgres::start(), ObjectStorage::start().await);
+    let mut cluster = Cluster::start_at(1, 2, Some(database.url()), Some(&storage)).await;
+    cluster.deploy("hello", "app", "").await;
+    cluster.deploy("hello-p3", "app", "").await;
+    let before = cluster.text(0, "app", "/").await;
+    cluster.kill_server(0).await;
+    // A worker that has never heard of any of it gets it from the other.
+    cluster.nodes_are("the worker has come to the other", |nodes| nodes.iter().all(|node| node.ready)).await;
+    cluster.add_host().await;
+    cluster.wharf(&["scale", "app", "2"]).await.ok();
+    cluster.app_is("app", "it is on both hosts", |app| app.ready == 2).await;
+    assert_eq!(cluster.text(1, "app", "/").await, before);
+    cluster.wharf(&["rollback", "app"]).await.ok();
+    cluster.app_is("app", "the release before is back", |app| app.ready == 2).await;
+    assert!(cluster.text(1, "app", "/").await.contains("Hello from WASI 0.2"));
+    cluster.deploy("hello-p3", "other", "").await;
+    assert_eq!(storage.requests("PUT", digest_of("hello-p3")), 1, "what is there is not brought in again");
+}
+
+#[tokio::test]
+async fn while_the_storage_is_away_apps_go_on_and_a_push_says_why_it_fails() {
+    let mut storage = ObjectStorage::start().await;
+    let cluster = Cluster::start_at(2, 1, None, Some(&storage)).await;
+    cluster.deploy("hello", "hello", TWO).await;
+    let mut loads = [cluster.load(0, "hello", "/"), cluster.load(1, "hello", "/")];
+    storage.tell("hang");
+    let stream = workspace::guest("stream");
+    let refused = cluster.wharf(&["deploy", stream.to_str().unwrap(), "--app", "stream"]).await;
+    assert_ne!(refused.code, 0);
+    for words in ["s3://wharf/here", "does not answer", "what runs goes on"] {
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+    // What is here can be deployed again and moved about.
+    cluster.wharf(&["scale", "hello", "4"]).await.ok();
+    cluster.app_is("hello", "it has more instances", |app| app.ready == 4).await;
+    for load in &mut loads {
+        load.go_on_for(50).await;
+    }
+    storage.tell("go on");
+    cluster.deploy("stream", "stream", "").await;
+    for load in loads {
+        let served = load.stop().await;
+        assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
+    }
+}
