@@ -92,6 +92,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         peers: None,
         file_handles_max,
         unload_after: args.unload_after.as_duration(),
+        cache_max_bytes: None,
         registration,
     })?;
 

@@ -21,9 +21,11 @@ use wharf_ingress::{
     CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError, LocalCall, PeerTls, TcpConfig,
     TcpError, TcpPlace, TcpPlaces,
 };
+use wharf_runtime::artifacts::Artifacts;
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::{Figures, Session, Takers};
+use wharf_runtime::space::{self, Space};
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
 use wharf_runtime::wasm::backend::WasmBackend;
 use wharf_runtime::wasm::body::GuestBody;
@@ -53,10 +55,11 @@ pub fn host_in(
     compile: CompileCommand,
     logs: LogSink,
     unload_after: Duration,
+    space: Arc<Space>,
 ) -> anyhow::Result<Arc<WasmHost>> {
     let key =
         key_in(&folder.join("compiled.key")).context("cannot read the key of the compiled artifacts")?;
-    Ok(WasmHost::new(&folder.join("compiled"), key, compile, logs, unload_after)?)
+    Ok(WasmHost::new(&folder.join(space::COMPILED), key, compile, logs, unload_after, space)?)
 }
 
 /// What a worker is started with.
@@ -70,6 +73,8 @@ pub struct WorkerConfig<'a> {
     pub peers: Option<(TcpListener, Arc<PeerTls>)>,
     pub file_handles_max: u64,
     pub unload_after: Duration,
+    /// Of compiled code and copies of artifacts. None: as much as the disk takes.
+    pub cache_max_bytes: Option<u64>,
     pub registration: NodeRegistration,
 }
 
@@ -84,21 +89,28 @@ pub struct Worker {
 impl Worker {
     /// The folder's lock is held by whoever calls.
     pub fn start(config: WorkerConfig<'_>) -> anyhow::Result<Self> {
-        let WorkerConfig { folder, control, listener, peers, file_handles_max, unload_after, registration } =
-            config;
+        let WorkerConfig { folder, control, listener, peers, file_handles_max, unload_after, .. } = config;
+        let (cache_max_bytes, registration) = (config.cache_max_bytes, config.registration);
         let node = control.node();
         let incarnation = incarnation(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
         let address = peers.as_ref().and(registration.address);
         let registration = NodeRegistration { incarnation, address, ..registration };
         let logs = LogSink::new();
-        let host = host_in(folder, CompileCommand::this_program(), logs.clone(), unload_after)?;
+        let space = Space::new(folder.to_owned(), cache_max_bytes);
+        let host =
+            host_in(folder, CompileCommand::this_program(), logs.clone(), unload_after, space.clone())?;
         host.give_up_old_engines();
         let volumes =
             Volumes::new(folder.join("volumes")).context("cannot use the folder for the volumes of apps")?;
         let (removed_volumes, asked) = watch::channel(Vec::new());
         tokio::spawn(volumes.clone().remove_as_asked(asked));
-        let backend = WasmBackend::new(host, control.clone(), folder.join("files"), volumes)
+        let artifacts = match peers {
+            Some(_) => Artifacts::keeping(control.clone(), folder.join(space::COPIES), space.clone())
+                .context("cannot use the folder for copies of artifacts")?,
+            None => Artifacts::passing(control.clone()),
+        };
+        let backend = WasmBackend::new(host, control.clone(), artifacts, folder.join("files"), volumes)
             .context("cannot use the folder for the files of apps")?;
         let supervisor = Supervisor::spawn(backend.clone(), rand::random());
 
@@ -131,7 +143,8 @@ impl Worker {
             apps: backend.usage(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
         });
-        let takers = Takers { supervisor: supervisor.handle(), secrets, routes: routes_to, removed_volumes };
+        let takers =
+            Takers { supervisor: supervisor.handle(), secrets, space, routes: routes_to, removed_volumes };
         let session = Session::spawn(
             control.clone(),
             registration,

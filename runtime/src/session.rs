@@ -30,6 +30,7 @@ use self::report::{Acknowledged, Reporter};
 use crate::backoff::{Jitter, Reconnect};
 use crate::control::{ControlClient, ControlError};
 use crate::secrets::SecretStore;
+use crate::space::Space;
 use crate::supervisor::SupervisorHandle;
 
 /// The node's lease is renewed by reports at least this often.
@@ -58,6 +59,8 @@ pub struct Session {
 pub struct Takers {
     pub supervisor: SupervisorHandle,
     pub secrets: Arc<SecretStore>,
+    /// Keeps what is assigned from being dropped.
+    pub space: Arc<Space>,
     /// Set whenever newer routes come.
     pub routes: watch::Sender<Arc<RouteTable>>,
     /// Set whenever other volumes are to be removed.
@@ -161,6 +164,7 @@ impl Follower {
             newer
         });
         self.takers.secrets.replace(secrets);
+        self.takers.space.assign(&instances);
         self.takers.removed_volumes.send_if_modified(|current| {
             let is_other = *current != removed_volumes;
             *current = removed_volumes;
@@ -330,6 +334,7 @@ mod tests {
         let takers = Takers {
             supervisor: supervisor.handle(),
             secrets: Arc::default(),
+            space: Space::new(std::env::temp_dir(), None),
             routes,
             removed_volumes: watch::Sender::default(),
         };

@@ -1,12 +1,24 @@
-//! Artifacts of a cluster, in a bucket that servers share.
+//! Artifacts of a cluster: in a bucket that servers share and on disks that are full.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use wharf_tests::{Cluster, ObjectStorage, Postgres, workspace};
+use std::path::Path;
+
+use serde_json::Value;
+use wharf_tests::{Cluster, ObjectStorage, Postgres, SHORT, eventually, workspace};
 use wharf_types::Digest;
+use wharf_types::api::AppInfo;
 
 fn digest_of(guest: &str) -> Digest {
     Digest::of(&std::fs::read(workspace::guest(guest)).unwrap())
+}
+
+/// The compiled code of an artifact in a worker's folder.
+fn has_code(folder: &Path, guest: &str) -> bool {
+    let name = format!("{}.cwasm", digest_of(guest).hex());
+    std::fs::read_dir(folder.join("compiled"))
+        .unwrap()
+        .any(|engine| engine.unwrap().path().join(&name).exists())
 }
 
 const TWO: &str = "[scale]\nreplicas = 2\n";
@@ -57,4 +69,56 @@ async fn while_the_storage_is_away_apps_go_on_and_a_push_says_why_it_fails() {
         let served = load.stop().await;
         assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
     }
+}
+
+/// The newest reason that an app's instances give.
+fn reason(app: &AppInfo) -> String {
+    serde_json::to_value(app).unwrap().to_string()
+}
+
+#[tokio::test]
+async fn on_a_small_disk_the_oldest_unused_goes_and_what_runs_stays() {
+    let mut cluster = Cluster::start(0).await;
+    cluster.add_host_with(Some("4m"), &[]).await;
+    let inside = cluster.hosts[0].inside();
+    cluster.deploy("hello", "stays", "").await;
+    for guest in ["stream", "crash", "guestbook", "hello-p3", "hello-plain"] {
+        cluster.deploy(guest, guest, "").await;
+        cluster.wharf(&["delete", guest, "--yes"]).await.ok();
+    }
+    assert!(!has_code(&inside, "stream") && has_code(&inside, "hello-plain") && has_code(&inside, "hello"));
+    assert!(cluster.text(0, "stays", "/").await.contains("Hello from WASI 0.2"));
+    // More than the disk has, even without all that is unused.
+    let large = workspace::guest("go-command");
+    let refused = cluster.wharf(&["deploy", large.to_str().unwrap(), "--app", "large"]).await;
+    assert_ne!(refused.code, 0);
+    let why = format!("{}{}", refused.stderr, reason(&cluster.app("large").await));
+    for words in ["there is no room for the code", "free", "wharf node drain"] {
+        assert!(why.contains(words), "{why}");
+    }
+    assert!(has_code(&inside, "hello"));
+    assert!(cluster.text(0, "stays", "/").await.contains("Hello from WASI 0.2"));
+}
+
+#[tokio::test]
+async fn a_worker_keeps_no_more_than_it_was_told_to() {
+    let mut cluster = Cluster::start(0).await;
+    cluster.add_host_with(None, &["--cache-max", "3MiB"]).await;
+    let folder = cluster.hosts[0].folder().to_owned();
+    for guest in ["hello", "stream", "crash"] {
+        cluster.deploy(guest, guest, "").await;
+        cluster.wharf(&["delete", guest, "--yes"]).await.ok();
+    }
+    assert!(!has_code(&folder, "hello") && has_code(&folder, "crash"));
+    let large = workspace::guest("go-command");
+    let refused = cluster.wharf(&["deploy", large.to_str().unwrap(), "--app", "large"]).await;
+    assert_ne!(refused.code, 0);
+    let app: Value = cluster.wharf(&["status", "large", "--json"]).await.json();
+    let why = format!("{}{app}", refused.stderr);
+    assert!(why.contains("--cache-max of 3.0 MiB"), "{why}");
+    eventually(SHORT, "the one that fits runs", async || {
+        (cluster.wharf(&["delete", "large", "--yes"]).await.code == 0).then_some(())
+    })
+    .await;
+    cluster.deploy("hello", "hello", "").await;
 }
