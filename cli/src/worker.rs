@@ -14,14 +14,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::future::BoxFuture;
 use http::Response;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::io::ReaderStream;
 use wharf_ingress::{
-    CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError, LocalCall, PeerTls, TcpConfig,
-    TcpError, TcpPlace, TcpPlaces,
+    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError,
+    LocalCall, PeerArtifacts, PeerTls, TcpConfig, TcpError, TcpPlace, TcpPlaces,
 };
-use wharf_runtime::artifacts::Artifacts;
+use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::{Figures, Session, Takers};
@@ -42,10 +44,12 @@ use wharf_types::incarnation::Incarnation;
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::NodeRegistration;
 use wharf_types::route::RouteTable;
-use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp};
+use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp};
 
 /// How long open requests may finish after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// What is read at once of an artifact that another node gets.
+const CHUNK_BYTES: usize = 256 << 10;
 /// How long the parts behind the ingress may take to end, each.
 pub const PART_GRACE: Duration = Duration::from_secs(5);
 
@@ -110,8 +114,9 @@ impl Worker {
                 .context("cannot use the folder for copies of artifacts")?,
             None => Artifacts::passing(control.clone()),
         };
-        let backend = WasmBackend::new(host, control.clone(), artifacts, folder.join("files"), volumes)
-            .context("cannot use the folder for the files of apps")?;
+        let backend =
+            WasmBackend::new(host, control.clone(), artifacts.clone(), folder.join("files"), volumes)
+                .context("cannot use the folder for the files of apps")?;
         let supervisor = Supervisor::spawn(backend.clone(), rand::random());
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
@@ -133,8 +138,10 @@ impl Worker {
             move |error| tell_app(&logs, error)
         });
         config.peers = peers.as_ref().map(|(_, tls)| tls.clone());
+        config.artifacts = Some(Arc::new(OwnArtifacts(artifacts.clone())));
         let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
         if let Some((listener, _)) = peers {
+            artifacts.ask_peers(Arc::new(OthersArtifacts(ingress.artifacts())));
             ingress.serve_peers(listener, LocalGuests(backend.table()));
         }
         let secrets = backend.secrets();
@@ -289,6 +296,30 @@ impl TcpPlaces for LocalPlaces {
         let place = self.0.admit(instance, port)?;
         let (address, cut, gone) = (place.address, place.cut.clone(), place.gone.clone());
         Some(TcpPlace { address, cut, gone, held: Box::new(place) })
+    }
+}
+
+/// The artifacts of this process, for other nodes.
+struct OwnArtifacts(Arc<Artifacts>);
+
+impl PeerArtifacts for OwnArtifacts {
+    fn give(&self, digest: Digest, key: String) -> BoxFuture<'static, Option<(u64, ArtifactBytes)>> {
+        let artifacts = self.0.clone();
+        Box::pin(async move {
+            let (bytes, file) = artifacts.give(digest, &key).await?;
+            let chunks: ArtifactBytes = Box::pin(ReaderStream::with_capacity(file, CHUNK_BYTES));
+            Some((bytes, chunks))
+        })
+    }
+}
+
+/// The artifacts of other nodes, for this process.
+struct OthersArtifacts(ArtifactReader);
+
+impl ArtifactPeers for OthersArtifacts {
+    fn ask(&self, node: NodeId, digest: Digest, key: String) -> BoxFuture<'static, Asked> {
+        let reader = self.0.clone();
+        Box::pin(async move { reader.ask(node, digest, &key).await })
     }
 }
 

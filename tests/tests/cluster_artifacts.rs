@@ -1,4 +1,4 @@
-//! Artifacts of a cluster: in a bucket that servers share and on disks that are full.
+//! Artifacts of a cluster: in a bucket that servers share, from one worker to another, and on disks that are full.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,6 +19,17 @@ fn has_code(folder: &Path, guest: &str) -> bool {
     std::fs::read_dir(folder.join("compiled"))
         .unwrap()
         .any(|engine| engine.unwrap().path().join(&name).exists())
+}
+
+fn copy(folder: &Path, guest: &str) -> std::path::PathBuf {
+    folder.join("artifacts").join(digest_of(guest).hex())
+}
+
+/// Takes from a server the copies of what is in the bucket.
+fn forget_copies(cluster: &Cluster, server: usize) {
+    let copies = cluster.data(server).join("artifact-cache/sha256");
+    std::fs::remove_dir_all(&copies).unwrap();
+    std::fs::create_dir(&copies).unwrap();
 }
 
 const TWO: &str = "[scale]\nreplicas = 2\n";
@@ -69,6 +80,39 @@ async fn while_the_storage_is_away_apps_go_on_and_a_push_says_why_it_fails() {
         let served = load.stop().await;
         assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
     }
+}
+
+#[tokio::test]
+async fn a_worker_gets_from_another_what_the_servers_cannot_give() {
+    let storage = ObjectStorage::start().await;
+    let mut cluster = Cluster::start_at(1, 1, None, Some(&storage)).await;
+    cluster.deploy("hello", "hello", "").await;
+    assert!(copy(cluster.hosts[0].folder(), "hello").exists());
+    storage.alter(digest_of("hello")).await;
+    forget_copies(&cluster, 0);
+    cluster.add_host().await;
+    cluster.wharf(&["scale", "hello", "2"]).await.ok();
+    cluster.app_is("hello", "the second host serves it", |app| app.ready == 2).await;
+    let given = std::fs::read(copy(cluster.hosts[1].folder(), "hello")).unwrap();
+    assert_eq!(Digest::of(&given), digest_of("hello"));
+    assert!(!cluster.data(0).join("artifact-cache/sha256").join(&digest_of("hello").hex()[..2]).exists());
+    // Pushed again, the bucket has what it should.
+    cluster.deploy("hello", "again", "").await;
+    assert!(storage.has(digest_of("hello")).await);
+}
+
+#[tokio::test]
+async fn what_a_worker_gives_is_used_only_if_it_is_what_was_asked_for() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.deploy("hello", "hello", "").await;
+    std::fs::write(copy(cluster.hosts[0].folder(), "hello"), "something else").unwrap();
+    cluster.add_host().await;
+    cluster.wharf(&["scale", "hello", "2"]).await.ok();
+    cluster.app_is("hello", "the second host has it from the server", |app| app.ready == 2).await;
+    let log = cluster.hosts[1].log();
+    assert!(log.contains("it is not used"), "{log}");
+    let kept = std::fs::read(copy(cluster.hosts[1].folder(), "hello")).unwrap();
+    assert_eq!(Digest::of(&kept), digest_of("hello"));
 }
 
 /// The newest reason that an app's instances give.

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
-use wharf_types::api::ArtifactInfo;
+use wharf_types::api::{ArtifactInfo, ArtifactSources};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::AppSpec;
 use wharf_types::world::capabilities;
-use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
+use wharf_types::{Digest, NamespaceId, NamespaceName, NodeId, Timestamp};
 
 use super::auth::{PeerNode, namespace_not_found};
 use super::extract::Path;
@@ -234,17 +234,37 @@ pub(super) async fn download(
     peer: Option<Extension<PeerNode>>,
     Path(digest): Path<Digest>,
 ) -> ApiResult<Response> {
-    // A worker of another host gets what it was told to run. To it, nothing else exists.
-    if let Some(Extension(PeerNode(node))) = peer
-        && !context.nodes.uses(node, digest)
-    {
-        return Err(if context.nodes.has_been_told(node) { not_found(digest) } else { not_told(node) });
+    if let Some(Extension(PeerNode(node))) = peer {
+        check_use(&context, node, digest)?;
     }
     let Some((bytes, file)) = context.artifacts.open(digest).await? else { return Err(not_found(digest)) };
     let headers =
         [(header::CONTENT_TYPE, "application/wasm".to_owned()), (header::CONTENT_LENGTH, bytes.to_string())];
     let body = Body::from_stream(crate::artifacts::stream(file).into_stream());
     Ok((headers, body).into_response())
+}
+
+/// Which other workers have it, for one that is to run something of it.
+pub(super) async fn sources(
+    State(context): State<Arc<Context>>,
+    peer: Option<Extension<PeerNode>>,
+    Path(digest): Path<Digest>,
+) -> ApiResult<Reply<ArtifactSources>> {
+    // A worker of this process has its artifacts on the same disk, and there may be no cluster.
+    let (Some(Extension(PeerNode(node))), Some(joining)) = (peer, context.joining.get()) else {
+        return Err(not_found(digest));
+    };
+    check_use(&context, node, digest)?;
+    let key = joining.authorities.artifact_key(digest);
+    Ok(Reply(ArtifactSources { key, nodes: context.nodes.sources(node, digest) }))
+}
+
+/// A worker of another host gets what it was told to run. To it, nothing else exists.
+fn check_use(context: &Context, node: NodeId, digest: Digest) -> ApiResult<()> {
+    if context.nodes.uses(node, digest) {
+        return Ok(());
+    }
+    Err(if context.nodes.has_been_told(node) { not_found(digest) } else { not_told(node) })
 }
 
 fn not_found(digest: Digest) -> ApiError {
