@@ -29,6 +29,8 @@ port=0
 start() {
     "$home/.venv/bin/moto_server" -H 127.0.0.1 -p "$port" >"$log" 2>&1 9>&- &
     server=$!
+    # Its end is no news.
+    disown "$server"
     for _ in $(seq 300); do
         port=$(sed -n 's|.*http://127\.0\.0\.1:\([0-9]*\).*|\1|p' "$log" | head -n 1)
         [[ -z $port ]] || return 0
@@ -44,7 +46,10 @@ while read -r command; do
     case $command in
         hang) kill -STOP "$server" ;;
         "go on") kill -CONT "$server" ;;
-        kill) kill -KILL "$server"; wait "$server" 2>/dev/null || true ;;
+        kill)
+            kill -KILL "$server"
+            while kill -0 "$server" 2>/dev/null; do sleep 0.05; done
+            ;;
         start) start ;;
     esac
     echo "done"
