@@ -38,6 +38,7 @@ test: ## Check format and lints, run all tests, and the demo once
 	@$(MAKE) --no-print-directory lint
 	cargo build --locked --workspace --all-targets
 	WHARF=$(CURDIR)/target/debug/wharf scripts/guest-examples.sh
+	scripts/object-storage.sh install
 	cargo test --locked --workspace
 	scripts/test-postgres.sh
 	cd examples && cargo test --locked -p wharf-sdk -p guestbook

@@ -26,7 +26,7 @@ use wharf_runtime::control::{ControlClient, ControlError, join};
 use wharf_types::Timestamp;
 use wharf_types::api::NodeCertificate;
 use wharf_types::node::parse_label;
-use wharf_types::quantity::Span;
+use wharf_types::quantity::{ByteSize, Span};
 
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
@@ -58,6 +58,9 @@ pub struct WorkerArgs {
     /// Let go of the code of apps that nobody has called for so long; the next request maps it again
     #[arg(long, value_name = "SPAN", default_value = "1m")]
     pub unload_after: Span,
+    /// Keep at most so much of compiled code and artifacts, such as 10GiB; what no app here uses goes first [default: what the disk has room for]
+    #[arg(long, value_name = "SIZE")]
+    pub cache_max: Option<ByteSize>,
     /// A label of this machine, such as zone=eu-1, that apps can ask for in `placement`; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
@@ -119,6 +122,7 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         peers: Some((peers_listener, peer_tls)),
         file_handles_max,
         unload_after: args.unload_after.as_duration(),
+        cache_max_bytes: args.cache_max.map(ByteSize::as_bytes),
         registration: wharf_types::node::NodeRegistration { address: Some(address), ..registration },
         keeps_assignment: true,
     })?;

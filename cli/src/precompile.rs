@@ -14,6 +14,7 @@ use clap::Args;
 use serde::Serialize;
 use wharf_platform_api::artifact_file;
 use wharf_runtime::logs::LogSink;
+use wharf_runtime::space::Space;
 use wharf_runtime::wasm::compiler::CompileCommand;
 use wharf_runtime::wasm::host::WasmHost;
 use wharf_types::spec::EngineProfile;
@@ -59,7 +60,10 @@ pub async fn run(args: PrecompileArgs) -> anyhow::Result<()> {
     let client = Client::with_token(&local.api, Some(Secret::from(token.trim().to_owned())))?;
     let jobs = jobs(&client).await?;
     let compile = CompileCommand::this_program().in_the_background();
-    let host = worker::host_in(&data.join(WORKER), compile, LogSink::new(), Duration::MAX)?;
+    let folder = data.join(WORKER);
+    // The platform that runs knows what it uses.
+    let space = Space::of_others(folder.clone());
+    let host = worker::host_in(&folder, compile, LogSink::new(), Duration::MAX, space)?;
     let mut outcome = Outcome { engine: host.engine(), ..Outcome::default() };
     // One at a time: the platform needs the machine more.
     for ((digest, _), (namespace, wish)) in jobs {

@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use wharf_runtime::backend::Failure as GuestFailure;
 use wharf_runtime::logs::LogSink;
+use wharf_runtime::space::Space;
 use wharf_runtime::wasm::app::HttpApp;
 use wharf_runtime::wasm::compiler::CompileCommand;
 use wharf_runtime::wasm::compiler::key::key_in;
@@ -166,6 +167,7 @@ fn host() -> anyhow::Result<Arc<WasmHost>> {
         CompileCommand::this_program(),
         LogSink::new(),
         std::time::Duration::MAX,
+        Space::of_others(folder.clone()),
     )
     .with_context(describe)
 }

@@ -10,7 +10,8 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wharf_platform_api::{
-    Config, ControlPlane, Database, Keys, PostgresUrl, Progress, Summary, backup, migrate_store, restore,
+    ArtifactsAt, BucketAt, BucketUrl, Config, ControlPlane, Database, Keys, PostgresUrl, Progress, Summary,
+    backup, migrate_store, restore,
 };
 
 use crate::file_handles;
@@ -68,6 +69,19 @@ pub struct StateArgs {
     /// A PostgreSQL database for the state, such as postgres://wharf@10.0.0.5/wharf; several control planes may share it
     #[arg(long, value_name = "URL", env = "WHARF_DATABASE_URL", hide_env_values = true)]
     pub database: Option<PostgresUrl>,
+    /// An S3-compatible bucket for artifacts, such as s3://wharf or s3://wharf/prefix; several control planes may share it
+    ///
+    /// Where it is, and the keys, come from the variables that other programs use as well: AWS_ENDPOINT_URL, AWS_REGION,
+    /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and AWS_ALLOW_HTTP=true where it is reached without TLS.
+    #[arg(long, value_name = "URL", env = "WHARF_ARTIFACTS")]
+    pub artifacts: Option<BucketUrl>,
+}
+
+/// The same, as the control plane takes it.
+struct State {
+    data: PathBuf,
+    database: Database,
+    artifacts: ArtifactsAt,
 }
 
 #[derive(Args, Debug)]
@@ -100,9 +114,16 @@ pub struct MigrateArgs {
 }
 
 impl StateArgs {
-    fn resolve(self) -> anyhow::Result<(PathBuf, Database)> {
-        let data = self.data.map_or_else(default_data_dir, Ok)?;
-        Ok((data, self.database.map_or(Database::DataDir, Database::Postgres)))
+    fn resolve(self) -> anyhow::Result<State> {
+        let variables = std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        Ok(State {
+            data: self.data.map_or_else(default_data_dir, Ok)?,
+            database: self.database.map_or(Database::DataDir, Database::Postgres),
+            artifacts: self
+                .artifacts
+                .map_or(ArtifactsAt::DataDir, |url| ArtifactsAt::Bucket(BucketAt::new(url, variables))),
+        })
     }
 }
 
@@ -114,13 +135,13 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
     };
     let summary = match command {
         ServerCommand::Backup(args) => {
-            let (data, database) = args.at.resolve()?;
+            let State { data, database, artifacts } = args.at.resolve()?;
             let keys = if args.with_keys { Keys::Included } else { Keys::LeftOut };
-            backup(&data, &database, &args.file, keys, tell).await
+            backup(&data, &database, &artifacts, &args.file, keys, tell).await
         }
         ServerCommand::Restore(args) => {
-            let (data, database) = args.at.resolve()?;
-            restore(&args.file, &data, &database, tell).await
+            let State { data, database, artifacts } = args.at.resolve()?;
+            restore(&args.file, &data, &database, &artifacts, tell).await
         }
         ServerCommand::MigrateStore(args) => {
             let data = args.data.map_or_else(default_data_dir, Ok)?;
@@ -166,11 +187,12 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let workers_listener = listen(args.workers, "--workers").await?;
     let (api_at, workers_at) = (api_listener.local_addr()?, workers_listener.local_addr()?);
     let api = format!("http://{api_at}");
-    let (data_dir, database) = args.at.resolve()?;
+    let State { data: data_dir, database, artifacts } = args.at.resolve()?;
     let advertised = args.advertise.unwrap_or_else(|| reachable(workers_at).to_string());
     let config = Config {
         data_dir,
         database,
+        artifacts,
         address: advertised.clone(),
         domain: args.domain,
         http_url: args.http_url.trim_end_matches('/').to_owned(),

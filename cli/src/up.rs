@@ -13,7 +13,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use wharf_platform_api::{Config, ControlPlane, Database, OpenError, SecretKeySource};
+use wharf_platform_api::{ArtifactsAt, Config, ControlPlane, Database, OpenError, SecretKeySource};
 use wharf_runtime::control::ControlClient;
 use wharf_types::node::parse_label;
 use wharf_types::quantity::Span;
@@ -69,6 +69,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let config = Config {
         data_dir: data_dir.clone(),
         database: Database::DataDir,
+        artifacts: ArtifactsAt::DataDir,
         address: String::new(),
         domain: "localhost".into(),
         http_url: http.clone(),
@@ -91,6 +92,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         peers: None,
         file_handles_max,
         unload_after: args.unload_after.as_duration(),
+        cache_max_bytes: None,
         registration,
         keeps_assignment: false,
     })?;

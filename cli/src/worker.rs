@@ -14,16 +14,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::future::BoxFuture;
 use http::Response;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::io::ReaderStream;
 use wharf_ingress::{
-    CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError, LocalCall, PeerTls, TcpConfig,
-    TcpError, TcpPlace, TcpPlaces,
+    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError,
+    LocalCall, PeerArtifacts, PeerTls, TcpConfig, TcpError, TcpPlace, TcpPlaces,
 };
+use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::{Figures, Kept, Session, Takers};
+use wharf_runtime::space::{self, Space};
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
 use wharf_runtime::wasm::backend::WasmBackend;
 use wharf_runtime::wasm::body::GuestBody;
@@ -40,10 +44,12 @@ use wharf_types::incarnation::Incarnation;
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::NodeRegistration;
 use wharf_types::route::RouteTable;
-use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp};
+use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp};
 
 /// How long open requests may finish after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// What is read at once of an artifact that another node gets.
+const CHUNK_BYTES: usize = 256 << 10;
 /// How long the parts behind the ingress may take to end, each.
 pub const PART_GRACE: Duration = Duration::from_secs(5);
 
@@ -53,9 +59,10 @@ pub fn host_in(
     compile: CompileCommand,
     logs: LogSink,
     unload_after: Duration,
+    space: Arc<Space>,
 ) -> anyhow::Result<Arc<WasmHost>> {
     let key = worker_key(folder)?;
-    Ok(WasmHost::new(&folder.join("compiled"), key, compile, logs, unload_after)?)
+    Ok(WasmHost::new(&folder.join(space::COMPILED), key, compile, logs, unload_after, space)?)
 }
 
 /// The worker's own key, which authenticates what it has compiled, and from which others are derived.
@@ -74,6 +81,8 @@ pub struct WorkerConfig<'a> {
     pub peers: Option<(TcpListener, Arc<PeerTls>)>,
     pub file_handles_max: u64,
     pub unload_after: Duration,
+    /// Of compiled code and copies of artifacts. None: as much as the disk takes.
+    pub cache_max_bytes: Option<u64>,
     pub registration: NodeRegistration,
     /// Whether it may start while no control plane is there, and runs what it was told last then.
     pub keeps_assignment: bool,
@@ -90,30 +99,31 @@ pub struct Worker {
 impl Worker {
     /// The folder's lock is held by whoever calls.
     pub fn start(config: WorkerConfig<'_>) -> anyhow::Result<Self> {
-        let WorkerConfig {
-            folder,
-            control,
-            listener,
-            peers,
-            file_handles_max,
-            unload_after,
-            registration,
-            keeps_assignment,
-        } = config;
+        let WorkerConfig { folder, control, listener, peers, file_handles_max, unload_after, .. } = config;
+        let (cache_max_bytes, registration, keeps_assignment) =
+            (config.cache_max_bytes, config.registration, config.keeps_assignment);
         let node = control.node();
         let incarnation = incarnation(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
         let address = peers.as_ref().and(registration.address);
         let registration = NodeRegistration { incarnation, address, ..registration };
         let logs = LogSink::new();
-        let host = host_in(folder, CompileCommand::this_program(), logs.clone(), unload_after)?;
+        let space = Space::new(folder.to_owned(), cache_max_bytes);
+        let host =
+            host_in(folder, CompileCommand::this_program(), logs.clone(), unload_after, space.clone())?;
         host.give_up_old_engines();
         let volumes =
             Volumes::new(folder.join("volumes")).context("cannot use the folder for the volumes of apps")?;
         let (removed_volumes, asked) = watch::channel(Vec::new());
         tokio::spawn(volumes.clone().remove_as_asked(asked));
-        let backend = WasmBackend::new(host, control.clone(), folder.join("files"), volumes)
-            .context("cannot use the folder for the files of apps")?;
+        let artifacts = match peers {
+            Some(_) => Artifacts::keeping(control.clone(), folder.join(space::COPIES), space.clone())
+                .context("cannot use the folder for copies of artifacts")?,
+            None => Artifacts::passing(control.clone()),
+        };
+        let backend =
+            WasmBackend::new(host, control.clone(), artifacts.clone(), folder.join("files"), volumes)
+                .context("cannot use the folder for the files of apps")?;
         let supervisor = Supervisor::spawn(backend.clone(), rand::random());
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
@@ -135,8 +145,10 @@ impl Worker {
             move |error| tell_app(&logs, error)
         });
         config.peers = peers.as_ref().map(|(_, tls)| tls.clone());
+        config.artifacts = Some(Arc::new(OwnArtifacts(artifacts.clone())));
         let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
         if let Some((listener, _)) = peers {
+            artifacts.ask_peers(Arc::new(OthersArtifacts(ingress.artifacts())));
             ingress.serve_peers(listener, LocalGuests(backend.table()));
         }
         let secrets = backend.secrets();
@@ -149,8 +161,14 @@ impl Worker {
             true => Some(Kept::new(folder.join("assignment"), &worker_key(folder)?)),
             false => None,
         };
-        let takers =
-            Takers { supervisor: supervisor.handle(), secrets, routes: routes_to, removed_volumes, kept };
+        let takers = Takers {
+            supervisor: supervisor.handle(),
+            secrets,
+            space,
+            routes: routes_to,
+            removed_volumes,
+            kept,
+        };
         let session = Session::spawn(
             control.clone(),
             registration,
@@ -295,6 +313,30 @@ impl TcpPlaces for LocalPlaces {
         let place = self.0.admit(instance, port)?;
         let (address, cut, gone) = (place.address, place.cut.clone(), place.gone.clone());
         Some(TcpPlace { address, cut, gone, held: Box::new(place) })
+    }
+}
+
+/// The artifacts of this process, for other nodes.
+struct OwnArtifacts(Arc<Artifacts>);
+
+impl PeerArtifacts for OwnArtifacts {
+    fn give(&self, digest: Digest, key: String) -> BoxFuture<'static, Option<(u64, ArtifactBytes)>> {
+        let artifacts = self.0.clone();
+        Box::pin(async move {
+            let (bytes, file) = artifacts.give(digest, &key).await?;
+            let chunks: ArtifactBytes = Box::pin(ReaderStream::with_capacity(file, CHUNK_BYTES));
+            Some((bytes, chunks))
+        })
+    }
+}
+
+/// The artifacts of other nodes, for this process.
+struct OthersArtifacts(ArtifactReader);
+
+impl ArtifactPeers for OthersArtifacts {
+    fn ask(&self, node: NodeId, digest: Digest, key: String) -> BoxFuture<'static, Asked> {
+        let reader = self.0.clone();
+        Box::pin(async move { reader.ask(node, digest, &key).await })
     }
 }
 

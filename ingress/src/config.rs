@@ -8,6 +8,7 @@ use wharf_types::NodeId;
 
 use crate::error::IngressError;
 use crate::peers::PeerTls;
+use crate::peers::content::PeerArtifacts;
 use crate::tcp::TcpConfig;
 use crate::trust::IpRange;
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub tcp: TcpConfig,
     /// How instances of other nodes are reached. Default: not at all.
     pub peers: Option<Arc<PeerTls>>,
+    /// What the ingresses of other nodes may get of this one beside its instances. Default: nothing.
+    pub artifacts: Option<Arc<dyn PeerArtifacts>>,
     /// Told about every error that the ingress makes itself, inside the request's task: it must not block.
     pub on_error: Arc<dyn Fn(&IngressError) + Send + Sync>,
 }
@@ -61,6 +64,7 @@ impl Config {
             wake_max: 1000,
             tcp: TcpConfig::new(),
             peers: None,
+            artifacts: None,
             on_error: Arc::new(|_| {}),
         }
     }

@@ -93,7 +93,7 @@ fn asks(data: &[u8]) {
     let ask = Ask::take(&mut parts.headers);
     assert!(!parts.headers.keys().any(|name| name.as_str().starts_with(PREFIX)), "{:?}", parts.headers);
     if let Some(ask) = ask {
-        ask.write(&mut parts.headers);
+        ask.clone().write(&mut parts.headers);
         assert_eq!(Ask::take(&mut parts.headers), Some(ask));
     }
 }

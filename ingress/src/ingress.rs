@@ -22,7 +22,8 @@ use crate::config::Config;
 use crate::connection::Connections;
 use crate::load;
 use crate::peers::Peers;
-use crate::peers::serve::{OpenByNode, PeerDoor};
+use crate::peers::content::ArtifactReader;
+use crate::peers::serve::{ARTIFACTS_MAX, OpenByNode, PeerDoor};
 use crate::proxy::Shared;
 use crate::router::{Router, Targets};
 use crate::serve::Protocols;
@@ -210,6 +211,11 @@ impl IngressHandle {
         move || connections.snapshot()
     }
 
+    /// The way to the artifacts of other nodes.
+    pub fn artifacts(&self) -> ArtifactReader {
+        ArtifactReader(self.shared.clone())
+    }
+
     /// Takes requests and connections of other nodes for the instances of this one, which `service` leads to. Who is one of them follows from
     /// [`Config::peers`]; without it, nobody is, and nothing is done. Must be called inside a Tokio runtime.
     pub fn serve_peers<S, B>(&self, listener: TcpListener, service: S)
@@ -229,6 +235,7 @@ impl IngressHandle {
             cut: self.cut_peers.clone(),
             open: self.peers.clone(),
             tunnels: Arc::new(Semaphore::new(tunnels_max.min(Semaphore::MAX_PERMITS))),
+            artifacts: Arc::new(Semaphore::new(ARTIFACTS_MAX)),
         };
         self.acceptors.spawn(door.run(listener, self.stop_accepting.clone()));
     }

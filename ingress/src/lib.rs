@@ -48,6 +48,7 @@ pub use ingress::{CutConnection, Ingress, IngressHandle, Shutdown};
 pub use limit::Bucket;
 pub use meter::Meter;
 pub use peers::PeerTls;
+pub use peers::content::{ArtifactBytes, ArtifactReader, PeerArtifacts};
 pub use request_body::RequestBody;
 pub use router::{
     Match, OpenConnection, Route, Router, Side, Target, Targets, TcpRefused, TcpRoute, TcpTarget,

@@ -8,6 +8,7 @@
 //! silence, and one answer undoes it. A connection that is *given up* takes the requests on it along; that takes longer than a node's lease.
 
 mod call;
+pub(crate) mod content;
 mod gather;
 mod health;
 mod link;
@@ -143,12 +144,12 @@ impl PeerStats {
 pub(crate) struct Peers {
     tls: Option<Arc<PeerTls>>,
     stats: Arc<PeerStats>,
-    known: BTreeMap<NodeId, Arc<Peer>>,
+    known: Arc<BTreeMap<NodeId, Arc<Peer>>>,
 }
 
 impl Peers {
     pub(crate) fn new(tls: Option<Arc<PeerTls>>, stats: Arc<PeerStats>) -> Self {
-        Self { tls, stats, known: BTreeMap::new() }
+        Self { tls, stats, known: Arc::default() }
     }
 
     /// Makes them those of a table, but for the node itself. One that stays keeps its connections.
@@ -156,14 +157,19 @@ impl Peers {
         let Some(tls) = &self.tls else { return };
         let mut known = BTreeMap::new();
         for RouteNode { node, address } in nodes.iter().filter(|it| it.node != this) {
-            let peer = match self.known.remove(node) {
-                Some(peer) => peer,
+            let peer = match self.known.get(node) {
+                Some(peer) => peer.clone(),
                 None => Arc::new(Peer::new(*node, *address, tls.clone(), self.stats.clone())),
             };
             peer.moved_to(*address);
             known.insert(*node, peer);
         }
-        self.known = known;
+        self.known = Arc::new(known);
+    }
+
+    /// All of them, as they are now.
+    pub(crate) fn all(&self) -> Arc<BTreeMap<NodeId, Arc<Peer>>> {
+        self.known.clone()
     }
 
     pub(crate) fn get(&self, node: NodeId) -> Option<&Arc<Peer>> {

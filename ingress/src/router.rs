@@ -166,6 +166,8 @@ pub struct Router {
     counted: Vec<Counted>,
     /// The instances of this node.
     here: HashMap<InstanceId, Arc<Target>>,
+    /// The ways to other nodes.
+    peers: Arc<BTreeMap<NodeId, Arc<Peer>>>,
 }
 
 /// Instances that are as good as one another, but for where they are.
@@ -287,7 +289,7 @@ impl Router {
             here.entry(target.instance).or_insert_with(|| target.clone());
         }
         targets.forget_the_unused();
-        Self { generation: table.generation, hosts, tcp, counted, here }
+        Self { generation: table.generation, hosts, tcp, counted, here, peers: targets.peers.all() }
     }
 
     /// Puts down for each app that is counted what is open now. False: there is none.
@@ -312,6 +314,11 @@ impl Router {
 
     /// Counts a request of a peer towards an instance of this node. None: the table does not have it, or not any more, and whether it is
     /// there is up to the worker.
+    /// The way to another node.
+    pub(crate) fn peer_of(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.get(&node).cloned()
+    }
+
     pub(crate) fn open_here(&self, instance: InstanceId) -> Option<OpenHere> {
         let target = self.here.get(&instance)?.clone();
         target.open.fetch_add(1, Ordering::Relaxed);

@@ -13,7 +13,8 @@ use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 use wharf_pki::{Authority, Identity, NodeKey, Peer, Pin, PkiError, Role, Roots, renew_at, server_config};
-use wharf_types::{NodeId, Timestamp};
+use wharf_types::{Digest, NodeId, Timestamp};
+use zeroize::Zeroizing;
 
 use crate::data_dir::{read_secret, write_secret};
 
@@ -41,6 +42,8 @@ pub(crate) struct Authorities {
     believed: String,
     own: Peer,
     tls: RwLock<Own>,
+    /// What the keys of artifacts are made of. All servers of a cluster have the same.
+    artifact_secret: Zeroizing<[u8; 32]>,
 }
 
 /// This control plane's certificate.
@@ -81,7 +84,9 @@ impl Authorities {
             PkiError::Tls(_) => AuthorityError::Torn { certificate: certificate_file, key: key_file },
             error => error.into(),
         })?);
-        Ok(Self { signing, believed, own, tls })
+        let artifact_secret =
+            blake3::derive_key("wharf artifact keys between workers", signing.key().trim().as_bytes());
+        Ok(Self { signing, believed, own, tls, artifact_secret: Zeroizing::new(artifact_secret) })
     }
 
     pub(crate) fn pin(&self) -> Pin {
@@ -90,6 +95,11 @@ impl Authorities {
 
     pub(crate) fn believed(&self) -> &str {
         &self.believed
+    }
+
+    /// What a worker gives an artifact for. Nobody makes it out of the digest, or of keys of other artifacts.
+    pub(crate) fn artifact_key(&self, digest: Digest) -> String {
+        blake3::keyed_hash(&self.artifact_secret, digest.to_string().as_bytes()).to_hex().to_string()
     }
 
     pub(crate) fn issue(&self, request: &str, node: NodeId, now: Timestamp) -> Result<String, PkiError> {
@@ -137,6 +147,21 @@ fn issue_own(signing: &Authority, believed: &str, own: Peer, now: Timestamp) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_with_the_same_ca_make_the_same_keys_and_each_artifact_has_another() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let now = Timestamp::now();
+        let first = Authorities::open(dirs[0].path(), now).unwrap();
+        for file in ["authority.pem", "authority.key"] {
+            fs::copy(dirs[0].path().join(file), dirs[1].path().join(file)).unwrap();
+        }
+        let [second, other] = [1, 2].map(|at| Authorities::open(dirs[at].path(), now).unwrap());
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        assert_eq!(first.artifact_key(a), second.artifact_key(a));
+        assert_ne!(first.artifact_key(a), first.artifact_key(b));
+        assert_ne!(first.artifact_key(a), other.artifact_key(a));
+    }
 
     #[test]
     fn the_ca_is_the_same_after_a_restart_and_not_made_anew_where_a_part_is_lost() {

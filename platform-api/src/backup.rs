@@ -4,6 +4,8 @@
 //! bytes of artifacts and archives of files, and, if it was asked for, the key for secrets and the CA of the cluster. It does not depend on the kind of
 //! database. Logs and volumes are not in it.
 
+mod content;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,7 +15,8 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use wharf_types::{Digest, Timestamp};
 
-use crate::artifacts::artifact_file;
+use self::content::{Source, Target, place_error};
+use crate::artifacts::{self, ArtifactsAt, BucketError, BucketUrl};
 use crate::data_dir::{DataDir, OpenError, write_secret};
 use crate::store::change;
 use crate::store::transfer::{self, Table};
@@ -54,6 +57,12 @@ pub enum BackupError {
     NotABackup { file: PathBuf, why: String },
     #[error("{} was made by a newer wharf: restore it with that version", file.display())]
     Newer { file: PathBuf },
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    #[error(
+        "{url} does not have {digest}, which the database speaks of: push the same file again, then back up"
+    )]
+    Missing { url: BucketUrl, digest: Digest },
 }
 
 impl From<StoreError> for BackupError {
@@ -145,10 +154,11 @@ pub async fn migrate_store(
     Ok(summary)
 }
 
-/// Writes everything into one file, which is whole or absent. The platform may run meanwhile.
+/// Writes everything into one file, which is whole or absent. The platform may run meanwhile. Artifacts are in the file wherever they are kept.
 pub async fn backup(
     data_dir: &Path,
     database: &Database,
+    artifacts: &ArtifactsAt,
     archive: &Path,
     keys: Keys,
     mut progress: impl FnMut(Progress<'_>),
@@ -158,6 +168,8 @@ pub async fn backup(
         return Err(BackupError::NoSource { dir: data_dir.to_owned() });
     }
     let failed = |source: io::Error| BackupError::File { file: archive.to_owned(), source };
+    artifacts::check_place(data_dir, artifacts).map_err(place_error(data_dir))?;
+    let source = Source::open(data_dir, artifacts, archive).await?;
     let refused = |error: OpenStoreError| opening(data_dir, database, error);
     let mut conn = Store::snapshot(database.location(&file)).await.map_err(refused)?;
     let rows_file = archive.with_extension("rows.new");
@@ -165,23 +177,26 @@ pub async fn backup(
     let artifacts = needed(&mut conn, &about.tables).await?;
     drop(conn);
     let temporary = archive.with_extension("new");
-    let written = write_archive(&temporary, &rows_file, &about, |tar| {
+    let write = async {
+        let mut tar = begin_archive(&temporary, &rows_file, &about).map_err(failed)?;
         let kept = KEYS.iter().filter(|key| keys == Keys::Included && data_dir.join(key).exists());
         for key in kept {
-            tar.append_path_with_name(data_dir.join(key), key)?;
+            tar.append_path_with_name(data_dir.join(key), key).map_err(failed)?;
         }
         for digest in &artifacts {
-            let mut file = File::open(artifact_file(data_dir, *digest))?;
-            tar.append_file(format!("{ARTIFACTS}{digest}"), &mut file)?;
-            progress(Progress::Artifact { digest: *digest, bytes: file.metadata()?.len() });
+            let mut file = source.file(*digest).await?;
+            let bytes = file.metadata().map_err(failed)?.len();
+            tar.append_file(format!("{ARTIFACTS}{digest}"), &mut file).map_err(failed)?;
+            progress(Progress::Artifact { digest: *digest, bytes });
         }
-        Ok(())
-    });
+        end_archive(tar).and_then(|()| fs::rename(&temporary, archive)).map_err(failed)
+    };
+    let written = write.await;
     let _ = fs::remove_file(&rows_file);
-    if let Err(error) = written.and_then(|()| fs::rename(&temporary, archive)) {
+    if written.is_err() {
         let _ = fs::remove_file(&temporary);
-        return Err(failed(error));
     }
+    written?;
     crate::data_dir::sync_dir(archive).map_err(failed)?;
     Ok(Summary { artifacts: artifacts.len() as u64, ..summary })
 }
@@ -191,6 +206,7 @@ pub async fn restore(
     archive: &Path,
     data_dir: &Path,
     database: &Database,
+    artifacts: &ArtifactsAt,
     mut progress: impl FnMut(Progress<'_>),
 ) -> Result<Summary, BackupError> {
     let failed = |source: io::Error| BackupError::File { file: archive.to_owned(), source };
@@ -207,6 +223,8 @@ pub async fn restore(
         return Err(BackupError::Newer { file: archive.to_owned() });
     }
     let dir = DataDir::open(data_dir, database)?;
+    artifacts::check_place(data_dir, artifacts).map_err(place_error(data_dir))?;
+    let target = Target::open(data_dir, artifacts).await?;
     let file = dir.database_file();
     let in_use = || BackupError::NotEmpty {
         target: match database {
@@ -238,12 +256,14 @@ pub async fn restore(
             write_secret(&data_dir.join(&path), text.trim_end()).map_err(failed)?;
         } else if let Some(digest) = path.strip_prefix(ARTIFACTS) {
             let digest: Digest = digest.parse().map_err(|_| not_whole("an artifact has no digest"))?;
-            let bytes = put_artifact(data_dir, digest, &mut entry).map_err(failed)?;
-            if bytes.is_none() {
+            let mut octets = Vec::new();
+            entry.read_to_end(&mut octets).map_err(failed)?;
+            if Digest::of(&octets) != digest {
                 return Err(not_whole(&format!("the artifact {digest} is damaged")));
             }
+            target.put(digest, &octets).await?;
             summary.artifacts += 1;
-            progress(Progress::Artifact { digest, bytes: bytes.unwrap_or(0) });
+            progress(Progress::Artifact { digest, bytes: octets.len() as u64 });
         }
     }
     if !has_rows {
@@ -251,7 +271,11 @@ pub async fn restore(
     }
     // Workers may have been told newer things than the backup knows: what they are told from now on has to be newer than those.
     change::skip(&mut tx, "starts", EPOCHS_SKIPPED).await?;
-    // What they refer to is on the disk.
+    // What they refer to is in its place.
+    if let ArtifactsAt::Bucket(at) = artifacts {
+        artifacts::mark(data_dir, at)
+            .map_err(|source| BackupError::File { file: data_dir.to_owned(), source })?;
+    }
     transfer::finish(tx).await?;
     store.close().await;
     Ok(summary)
@@ -314,25 +338,20 @@ async fn needed(conn: &mut Conn, tables: &[Taken]) -> Result<Vec<Digest>, Backup
     Ok(digests)
 }
 
-fn write_archive(
-    file: &Path,
-    rows: &Path,
-    about: &About,
-    others: impl FnOnce(&mut tar::Builder<&mut BufWriter<File>>) -> io::Result<()>,
-) -> io::Result<()> {
+fn begin_archive(file: &Path, rows: &Path, about: &About) -> io::Result<tar::Builder<BufWriter<File>>> {
     let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
-    let mut out = BufWriter::new(out);
-    let mut tar = tar::Builder::new(&mut out);
+    let mut tar = tar::Builder::new(BufWriter::new(out));
     let about = serde_json::to_vec(about)?;
     let mut header = tar::Header::new_gnu();
     header.set_size(about.len() as u64);
     header.set_mode(0o600);
     tar.append_data(&mut header, ABOUT, about.as_slice())?;
     tar.append_path_with_name(rows, STATE)?;
-    others(&mut tar)?;
-    tar.finish()?;
-    drop(tar);
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    Ok(tar)
+}
+
+fn end_archive(tar: tar::Builder<BufWriter<File>>) -> io::Result<()> {
+    tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
 async fn put_rows(
@@ -369,23 +388,6 @@ async fn put_rows(
         summary.add(table, *rows, progress);
     }
     Ok(summary)
-}
-
-/// Returns how many octets it has, or None when it is not what its name says.
-fn put_artifact(data_dir: &Path, digest: Digest, from: &mut impl Read) -> io::Result<Option<u64>> {
-    let mut octets = Vec::new();
-    from.read_to_end(&mut octets)?;
-    if Digest::of(&octets) != digest {
-        return Ok(None);
-    }
-    let file = artifact_file(data_dir, digest);
-    if let Some(dir) = file.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    let mut out = File::create(&file)?;
-    out.write_all(&octets)?;
-    out.sync_all()?;
-    Ok(Some(octets.len() as u64))
 }
 
 fn opening(data_dir: &Path, database: &Database, error: OpenStoreError) -> BackupError {

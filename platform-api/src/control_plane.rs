@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use wharf_types::api::Role;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
-use crate::artifacts::LocalArtifacts;
+use crate::artifacts::{self, ArtifactsAt};
 use crate::authority::{Authorities, AuthorityError};
 use crate::context::{Context, Joining, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
@@ -29,6 +29,8 @@ pub struct Config {
     /// Everything that lasts: database (unless it is elsewhere), artifacts, logs, the first token.
     pub data_dir: PathBuf,
     pub database: Database,
+    /// Where the bytes of artifacts are.
+    pub artifacts: ArtifactsAt,
     /// Where other servers on the same database reach this one. Empty where there are none.
     pub address: String,
     /// What the default hostnames of apps end in, such as `localhost`.
@@ -59,17 +61,17 @@ impl ControlPlane {
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         let data_dir = DataDir::open(&config.data_dir, &config.database)?;
         let file = data_dir.database_file();
+        let artifacts = artifacts::open(&config.data_dir, &config.artifacts).await;
+        let artifacts = artifacts.map_err(|error| data_dir.error_of_artifacts(error))?;
         let store = Store::open(config.database.location(&file)).await;
         let store = store.map_err(|error| data_dir.error_of(error))?;
         let server = data_dir.server().map_err(|error| data_dir.error_of_io(error))?;
         let leads = bootstrap(&store, &data_dir, &server).await?;
-        let artifacts =
-            LocalArtifacts::open(data_dir.artifacts_dir()).map_err(|error| data_dir.error_of_io(error))?;
         let logs = Logs::open(data_dir.logs_dir()).map_err(|error| data_dir.error_of_io(error))?;
         let source = Source::of(&config.secret_keys, data_dir.secret_key_file());
         let keys = SecretKeys::open(source, &store).await.map_err(|error| data_dir.error_of_keys(error))?;
         let admin_token_file = data_dir.admin_token_file();
-        let context = Context::new(config, store, Arc::new(artifacts), logs, keys, server, leads);
+        let context = Context::new(config, store, artifacts, logs, keys, server, leads);
         let context = Arc::new(context);
         context.load_nodes().await.map_err(|error| data_dir.error_of(open_error(error)))?;
         Ok(Self { context, admin_token_file, _data_dir: data_dir })

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::artifacts::{BucketError, PlaceError};
 use crate::control_plane::open_error;
 use crate::secrets::OpenKeysError;
 use crate::store::{Database, OpenStoreError, PostgresUrl, is_full};
@@ -37,6 +38,11 @@ pub enum OpenError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// The text says where, and what to do.
+    #[error("{0}")]
+    ArtifactsElsewhere(String),
     /// The source says which, where and what to do.
     #[error("cannot use the keys for secrets")]
     SecretKeys {
@@ -146,10 +152,6 @@ impl DataDir {
         self.path.join("secret.key")
     }
 
-    pub(crate) fn artifacts_dir(&self) -> PathBuf {
-        self.path.join(crate::artifacts::DIR)
-    }
-
     pub(crate) fn logs_dir(&self) -> PathBuf {
         self.path.join("logs")
     }
@@ -182,6 +184,14 @@ impl DataDir {
             OpenKeysError::Source(source) => OpenError::SecretKeys { source: source.into() },
             OpenKeysError::Store(error) => self.error_of(open_error(error)),
             OpenKeysError::Write { source, .. } => self.error_of_io(source),
+        }
+    }
+
+    pub(crate) fn error_of_artifacts(&self, error: PlaceError) -> OpenError {
+        match error {
+            PlaceError::Disk(error) => self.error_of_io(error),
+            PlaceError::Bucket(error) => OpenError::Bucket(error),
+            error @ PlaceError::Elsewhere { .. } => OpenError::ArtifactsElsewhere(error.to_string()),
         }
     }
 

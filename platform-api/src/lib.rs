@@ -42,7 +42,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
-pub use artifacts::artifact_file;
+pub use artifacts::{ArtifactsAt, BucketAt, BucketError, BucketUrl, NotABucketUrl, artifact_file};
 pub use authority::AuthorityError;
 pub use backup::{BackupError, Keys, Progress, Summary, backup, migrate_store, restore};
 pub use control_plane::{Config, ControlPlane, LeaderUnknown};

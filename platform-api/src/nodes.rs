@@ -44,6 +44,9 @@ const _: () = assert!(SINGLETON_LEASE.as_millis() + 2000 <= RELEASED.as_millis()
 /// still, and could not have heard of anybody.
 const STOOD_STILL: Duration = Duration::from_secs(1);
 
+/// How many other nodes are named to one that wants an artifact: each that does not have it costs a round trip.
+const SOURCES_MAX: usize = 3;
+
 #[derive(Default)]
 pub struct Nodes {
     known: Mutex<Known>,
@@ -269,6 +272,26 @@ impl Nodes {
     /// Whether the node was assigned something that is made of this content.
     pub(crate) fn uses(&self, id: NodeId, digest: Digest) -> bool {
         self.lock().nodes.get(&id).is_some_and(|node| node.touches.uses(digest))
+    }
+
+    /// Other nodes that were assigned something made of this content, and can be reached by this one: a few, in an order that is another
+    /// one for each who asks.
+    pub(crate) fn sources(&self, id: NodeId, digest: Digest) -> Vec<NodeId> {
+        let now = Instant::now();
+        let known = self.lock();
+        let has = |(other, node): &(&NodeId, &Node)| {
+            **other != id
+                && node.registration.address.is_some()
+                && node.has_reported
+                && node.is_seen_within(LEASE, now)
+                && node.touches.uses(digest)
+        };
+        let mut sources: Vec<NodeId> = known.nodes.iter().filter(has).map(|(other, _)| *other).collect();
+        sources.sort_by_cached_key(|other| {
+            blake3::hash(format!("{id} {other}").as_bytes()).to_hex().to_string()
+        });
+        sources.truncate(SOURCES_MAX);
+        sources
     }
 
     /// Whether the node was assigned something of this name: of an app, or of a job.

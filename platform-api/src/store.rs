@@ -10,6 +10,7 @@ pub(crate) mod archive;
 pub(crate) mod artifact;
 pub(crate) mod audit;
 pub(crate) mod change;
+pub(crate) mod claim;
 mod codec;
 mod conn;
 pub(crate) mod event;

@@ -332,6 +332,7 @@ mod tests {
             let config = Config {
                 data_dir: "/data".into(),
                 database: Default::default(),
+                artifacts: Default::default(),
                 address: String::new(),
                 domain: "apps.example.com".into(),
                 http_url: http_url.into(),

@@ -19,7 +19,7 @@ use reqwest::{RequestBuilder, Response, Url};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wharf_types::api::{CertificateRequest, NodeCertificate};
+use wharf_types::api::{ArtifactSources, CertificateRequest, NodeCertificate};
 use wharf_types::delta::{DELTAS, Told};
 use wharf_types::digest::Digest;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -43,7 +43,7 @@ const ASSIGNMENT_MAX_BYTES: usize = 64 << 20;
 /// The longest answer of any other kind except an artifact, in octets.
 const ANSWER_MAX_BYTES: usize = 16 << 20;
 /// The largest artifact, in octets.
-const ARTIFACT_MAX_BYTES: usize = 1 << 30;
+pub(crate) const ARTIFACT_MAX_BYTES: usize = 1 << 30;
 
 /// Speaks to the control plane as one node; cheap to clone.
 #[derive(Clone)]
@@ -154,14 +154,33 @@ impl ControlClient {
         let at = self.0.at.load(Relaxed);
         let sent = send(what, request).await;
         // One that does not lead answers 503.
-        let elsewhere =
-            matches!(sent, Err(ControlError::Unreachable { .. } | ControlError::Failed { status: 503, .. }));
-        if elsewhere && self.0.apis.len() > 1 {
-            // Several calls may fail at once; together they move on by one.
-            let next = (at + 1) % self.0.apis.len();
-            let _ = self.0.at.compare_exchange(at, next, Relaxed, Relaxed);
+        if matches!(sent, Err(ControlError::Unreachable { .. } | ControlError::Failed { status: 503, .. })) {
+            self.move_on(at);
         }
         sent
+    }
+
+    /// The same for artifacts. There a 503 may be about their storage, for which the next control plane has no other: whether this one
+    /// leads is seen by the session.
+    async fn send_for_artifact(
+        &self,
+        what: &'static str,
+        request: RequestBuilder,
+    ) -> Result<Response, ControlError> {
+        let at = self.0.at.load(Relaxed);
+        let sent = send(what, request).await;
+        if matches!(sent, Err(ControlError::Unreachable { .. })) {
+            self.move_on(at);
+        }
+        sent
+    }
+
+    fn move_on(&self, from: usize) {
+        if self.0.apis.len() > 1 {
+            // Several calls may fail at once; together they move on by one.
+            let next = (from + 1) % self.0.apis.len();
+            let _ = self.0.at.compare_exchange(from, next, Relaxed, Relaxed);
+        }
     }
 
     pub fn node(&self) -> NodeId {
@@ -226,9 +245,17 @@ impl ControlClient {
     pub async fn artifact(&self, digest: Digest) -> Result<Bytes, ControlError> {
         let what = "fetch the artifact";
         let request = self.request(Method::GET, &format!("v1/artifacts/{digest}")).timeout(ARTIFACT_TIMEOUT);
-        let bytes = read(what, self.send(what, request).await?, ARTIFACT_MAX_BYTES).await?;
+        let bytes = read(what, self.send_for_artifact(what, request).await?, ARTIFACT_MAX_BYTES).await?;
         let found = Digest::of(&bytes);
         if found == digest { Ok(bytes) } else { Err(ControlError::Digest { wanted: digest, found }) }
+    }
+
+    /// Which other nodes have an artifact, and what they give it for.
+    pub async fn artifact_sources(&self, digest: Digest) -> Result<ArtifactSources, ControlError> {
+        let what = "ask who has the artifact";
+        let path = format!("v1/artifacts/{digest}/sources");
+        let request = self.request(Method::GET, &path).timeout(REQUEST_TIMEOUT);
+        decode(what, &read(what, self.send_for_artifact(what, request).await?, ANSWER_MAX_BYTES).await?)
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -18,10 +18,12 @@ pub mod wasm;
 #[doc(hidden)]
 pub mod cores;
 
+pub mod artifacts;
 pub mod control;
 pub mod logs;
 pub mod machine;
 pub mod secrets;
+pub mod space;
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

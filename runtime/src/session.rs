@@ -35,6 +35,7 @@ use self::report::{Acknowledged, Reporter};
 use crate::backoff::{Jitter, Reconnect};
 use crate::control::{ControlClient, ControlError};
 use crate::secrets::SecretStore;
+use crate::space::Space;
 use crate::supervisor::SupervisorHandle;
 
 /// The node's lease is renewed by reports at least this often.
@@ -63,6 +64,8 @@ pub struct Session {
 pub struct Takers {
     pub supervisor: SupervisorHandle,
     pub secrets: Arc<SecretStore>,
+    /// Keeps what is assigned from being dropped.
+    pub space: Arc<Space>,
     /// Set whenever newer routes come.
     pub routes: watch::Sender<Arc<RouteTable>>,
     /// Set whenever other volumes are to be removed.
@@ -103,6 +106,7 @@ impl Session {
             registration,
             supervisor: takers.supervisor,
             secrets: takers.secrets,
+            space: takers.space,
             routes: takers.routes,
             removed_volumes: takers.removed_volumes,
             current: None,
@@ -142,6 +146,7 @@ struct Follower {
     registration: NodeRegistration,
     supervisor: SupervisorHandle,
     secrets: Arc<SecretStore>,
+    space: Arc<Space>,
     routes: watch::Sender<Arc<RouteTable>>,
     removed_volumes: watch::Sender<Vec<VolumeId>>,
     /// The newest that was accepted, which deltas change.
@@ -229,6 +234,7 @@ impl Follower {
             newer
         });
         self.secrets.replace(assignment.secrets.clone());
+        self.space.assign(&assignment.instances);
         self.removed_volumes.send_if_modified(|current| {
             let is_other = *current != assignment.removed_volumes;
             current.clone_from(&assignment.removed_volumes);
@@ -410,6 +416,7 @@ mod tests {
         let takers = Takers {
             supervisor: supervisor.handle(),
             secrets: Arc::default(),
+            space: Space::new(std::env::temp_dir(), None),
             routes,
             removed_volumes: watch::Sender::default(),
             kept,

@@ -19,6 +19,7 @@ use wharf_pki::{Identity, JoinToken, NodeKey, Role, Roots, client_config, joinin
 use wharf_runtime::backend::{Backend, Ended, Failure, Run};
 use wharf_runtime::control::{ControlClient, join};
 use wharf_runtime::session::{Figures, Session, Takers};
+use wharf_runtime::space::Space;
 use wharf_runtime::supervisor::Supervisor;
 use wharf_types::incarnation::Incarnation;
 use wharf_types::node::NodeRegistration;
@@ -104,6 +105,7 @@ async fn start(number: usize, servers: &[String], token: &JoinToken) -> anyhow::
     let takers = Takers {
         supervisor: supervisor.handle(),
         secrets: Arc::default(),
+        space: Space::new(std::env::temp_dir(), None),
         routes,
         removed_volumes: watch::Sender::default(),
         kept: None,

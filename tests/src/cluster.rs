@@ -17,7 +17,7 @@ use tokio::process::Child;
 use wharf_types::NodeId;
 use wharf_types::api::{AppInfo, CreatedJoinToken, NodeInfo, Page};
 
-use crate::{Client, Load, Ran, SHORT, Wharf, eventually, within, workspace};
+use crate::{Client, Load, ObjectStorage, Ran, SHORT, Wharf, eventually, within, workspace};
 
 /// Of this process: names and networks of two of them must differ.
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -29,6 +29,8 @@ pub struct Cluster {
     network: Network,
     servers: Vec<Server>,
     database: Option<String>,
+    /// The environment of servers whose artifacts are in a bucket.
+    storage: Vec<(String, String)>,
     home: TempDir,
 }
 
@@ -56,6 +58,8 @@ pub struct Host {
     name: String,
     link: String,
     folder: PathBuf,
+    /// The size of the disk that the folder is on, as `mount` takes it. None: it is this machine's.
+    disk: Option<String>,
     worker: Option<Child>,
 }
 
@@ -154,10 +158,23 @@ impl Cluster {
 
     /// With so many equal control planes on one database.
     pub async fn start_with(hosts: usize, servers: usize, database: Option<String>) -> Self {
+        Self::start_at(hosts, servers, database, None).await
+    }
+
+    /// The same, with artifacts in an object storage.
+    pub async fn start_at(
+        hosts: usize,
+        servers: usize,
+        database: Option<String>,
+        storage: Option<&ObjectStorage>,
+    ) -> Self {
         let home = tempfile::tempdir().unwrap();
+        let environment = storage.into_iter().flat_map(ObjectStorage::environment);
+        let storage = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let (servers_wanted, servers) = (servers, Vec::new());
         let mut cluster =
-            Self { hosts: Vec::new(), network: Network::new(), servers: Vec::new(), database, home };
-        for server in 0..servers {
+            Self { hosts: Vec::new(), network: Network::new(), servers, database, storage, home };
+        for server in 0..servers_wanted {
             cluster.start_server(server).await;
         }
         for _ in 0..hosts {
@@ -176,7 +193,11 @@ impl Cluster {
         }
         // One process that listens at every server's place would be no cluster.
         let workers = format!("{}:{}", self.network.address(1), self.worker_port(server));
-        let mut command = self.user().command(&["server", "--data", data.to_str().unwrap(), "--json"]);
+        let mut user = self.user();
+        for (key, value) in &self.storage {
+            user = user.env(key, value);
+        }
+        let mut command = user.command(&["server", "--data", data.to_str().unwrap(), "--json"]);
         command.args(["--workers", &workers, "--api", "127.0.0.1:0"]);
         command.args(self.database.iter().flat_map(|url| ["--database", url]));
         let (child, said) = ready::<ReadyServer>(&mut command, &self.server_log_file(server)).await;
@@ -211,7 +232,9 @@ impl Cluster {
                 std::fs::copy(first.join(file), data.join(file)).unwrap();
             }
         }
-        std::os::unix::fs::symlink(first.join("artifacts"), data.join("artifacts")).unwrap();
+        if self.storage.is_empty() {
+            std::os::unix::fs::symlink(first.join("artifacts"), data.join("artifacts")).unwrap();
+        }
     }
 
     /// Ends a control plane as `kill -9` does.
@@ -251,12 +274,18 @@ impl Cluster {
 
     /// Another host joins.
     pub async fn add_host(&mut self) -> &Host {
+        self.add_host_with(None, &[]).await
+    }
+
+    /// The same with a disk of its own for the worker's folder, such as `8m`, and more flags.
+    pub async fn add_host_with(&mut self, disk: Option<&str>, flags: &[&str]) -> &Host {
         let (name, link, address) = self.network.add_host();
         let folder = self.home.path().join(&name);
         let join = self.join_token(&[]).await;
         let apps = Client::new(&format!("http://{address}:8080"));
-        let mut host = Host { node: NodeId::new(), address, apps, name, link, folder, worker: None };
-        host.start(self, &["--join", &join]).await;
+        let disk = disk.map(str::to_owned);
+        let mut host = Host { node: NodeId::new(), address, apps, name, link, folder, disk, worker: None };
+        host.start(self, &[&["--join", &join], flags].concat()).await;
         self.hosts.push(host);
         self.hosts.last().expect("it was put in")
     }
@@ -344,13 +373,29 @@ impl Host {
 
     /// A worker on this host, with this folder.
     pub fn command(&self, user: &Wharf, folder: &Path, flags: &[&str]) -> tokio::process::Command {
-        let user = user.clone().wrapped_in(&["ip", "netns", "exec", &self.name]);
+        let mut wrapper = vec!["ip", "netns", "exec", &self.name];
+        let mount = self.disk.as_ref().map(|disk| {
+            let folder = folder.display();
+            format!("mkdir -p {folder} && mount -t tmpfs -o size={disk} tmpfs {folder} && exec \"$0\" \"$@\"")
+        });
+        if let Some(mount) = &mount {
+            // Nobody else sees the disk, and it goes with the worker.
+            wrapper.extend(["unshare", "-m", "sh", "-ec", mount]);
+        }
+        let user = user.clone().wrapped_in(&wrapper);
         let args = ["worker", "--data", folder.to_str().unwrap(), "--json"];
         user.command(&[&args, flags].concat())
     }
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The worker's folder as the worker sees it.
+    pub fn inside(&self) -> PathBuf {
+        let pid = self.worker.as_ref().and_then(Child::id).expect("it runs");
+        let folder = self.folder.strip_prefix("/").expect("it is absolute");
+        Path::new("/proc").join(pid.to_string()).join("root").join(folder)
     }
 
     /// What the worker said on stderr.

@@ -67,6 +67,15 @@ pub struct ArtifactInfo {
     pub capabilities: Vec<Capability>,
 }
 
+/// `GET /v1/artifacts/{digest}/sources`: where a worker gets an artifact beside the control plane
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ArtifactSources {
+    /// What other workers give it for. It is told to those only that are to run something of it.
+    pub key: String,
+    /// Nodes that have it, or soon will. The first ones are to be asked first.
+    pub nodes: Vec<NodeId>,
+}
+
 /// `PUT` and `GET /v1/namespaces/{namespace}/files/{digest}`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FilesInfo {

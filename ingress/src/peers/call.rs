@@ -160,7 +160,7 @@ impl Peer {
 }
 
 /// The words of a verdict.
-async fn detail(response: Response<Incoming>) -> String {
+pub(super) async fn detail(response: Response<Incoming>) -> String {
     let words = Limited::new(response.into_body(), wire::DETAIL_MAX_BYTES).collect();
     match timeout(DETAIL_TIMEOUT, words).await {
         Ok(Ok(words)) => String::from_utf8_lossy(&words.to_bytes()).into_owned(),

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use http::uri::PathAndQuery;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -30,8 +30,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wharf_types::{InstanceId, NodeId};
+use wharf_types::{Digest, InstanceId, NodeId};
 
+use super::content::ArtifactBytes;
 use super::gather::Gather;
 use super::tunnel::{self, Tunnel};
 use super::wire::{self, Ask, Verdict};
@@ -50,6 +51,8 @@ use crate::tcp::splice::{self, GONE_GRACE};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// and how many may be at it.
 const HANDSHAKES_MAX: usize = 256;
+/// Artifacts that are given to others at the same time. Requests come first on the connections that they take.
+pub(crate) const ARTIFACTS_MAX: usize = 8;
 /// Connections of one node.
 const CONNECTIONS_MAX: usize = 64;
 /// A connection takes nothing new after this time, so that a node which must not come in any more has to prove itself again.
@@ -71,6 +74,8 @@ pub(crate) struct PeerDoor<S> {
     pub(crate) open: Arc<OpenByNode>,
     /// Places for connections to TCP ports, of all peers.
     pub(crate) tunnels: Arc<Semaphore>,
+    /// Places for artifacts.
+    pub(crate) artifacts: Arc<Semaphore>,
 }
 
 /// How many connections each node has.
@@ -172,6 +177,7 @@ where
         let is_whole = parts.uri.authority().is_some() && parts.uri.path_and_query().is_some_and(is_path);
         let response = match Ask::take(&mut parts.headers) {
             Some(Ask::Probe) => Response::new(ServeBody::Nothing),
+            Some(Ask::Artifact { digest, key }) => self.give(digest, key).await,
             Some(Ask::Request { instance, client }) if is_whole => {
                 let request = Request::from_parts(parts, RequestBody::of_peer(body));
                 self.call(LocalCall { instance, request, remote: client }).await
@@ -215,6 +221,18 @@ where
             );
         }
         Response::from_parts(parts, ServeBody::Guest { body: Gather::new(Caught { body }), _open: open })
+    }
+
+    /// Whoever asks for what is not here learns no more than who may not have it.
+    async fn give(self, digest: Digest, key: String) -> Response<ServeBody<B>> {
+        let Some(artifacts) = &self.shared.config.artifacts else { return says(Verdict::NotHere, "") };
+        let Ok(permit) = self.artifacts.clone().try_acquire_owned() else {
+            return says(Verdict::NotTaken, "its node gives as many artifacts as it can at the moment");
+        };
+        match artifacts.give(digest, key).await {
+            Some((bytes, chunks)) => Response::new(ServeBody::Artifact { chunks, bytes, _permit: permit }),
+            None => says(Verdict::NotHere, ""),
+        }
     }
 
     /// Joins the bodies of a request and its answer to an instance that listens.
@@ -340,6 +358,7 @@ pin_project! {
     pub(crate) enum ServeBody<B> {
         Nothing,
         Words { words: Option<Bytes> },
+        Artifact { chunks: ArtifactBytes, bytes: u64, _permit: OwnedSemaphorePermit },
         Guest {
             #[pin]
             body: Gather<Caught<B>>,
@@ -369,6 +388,14 @@ where
             ServeBodyProjection::Words { words } => {
                 Poll::Ready(words.take().map(|words| Ok(Frame::data(words))))
             }
+            ServeBodyProjection::Artifact { chunks, bytes, .. } => {
+                let chunk = std::task::ready!(chunks.poll_next_unpin(cx));
+                Poll::Ready(chunk.map(|chunk| {
+                    let chunk = chunk?;
+                    *bytes = bytes.saturating_sub(chunk.len() as u64);
+                    Ok(Frame::data(chunk))
+                }))
+            }
             ServeBodyProjection::Guest { body, .. } => body.poll_frame(cx),
             ServeBodyProjection::Connection { body } => body.poll_frame(cx),
         }
@@ -378,6 +405,7 @@ where
         match self {
             Self::Nothing => true,
             Self::Words { words } => words.as_ref().is_none_or(Bytes::is_empty),
+            Self::Artifact { bytes, .. } => *bytes == 0,
             Self::Guest { body, .. } => body.is_end_stream(),
             Self::Connection { body } => body.is_end_stream(),
         }
@@ -389,6 +417,7 @@ where
             Self::Words { words } => {
                 SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64))
             }
+            Self::Artifact { bytes, .. } => SizeHint::with_exact(*bytes),
             Self::Guest { body, .. } => body.size_hint(),
             Self::Connection { body } => body.size_hint(),
         }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
-use wharf_types::InstanceId;
+use wharf_types::{Digest, InstanceId};
 
 /// Of all fields between peers.
 pub(crate) const PREFIX: &str = "wharf-peer-";
@@ -18,6 +18,10 @@ const INSTANCE: HeaderName = HeaderName::from_static("wharf-peer-instance");
 const CLIENT: HeaderName = HeaderName::from_static("wharf-peer-client");
 /// The public port that the client has connected to: the bodies are the octets of a TCP connection.
 const PORT: HeaderName = HeaderName::from_static("wharf-peer-port");
+/// Which artifact is asked for,
+const ARTIFACT: HeaderName = HeaderName::from_static("wharf-peer-artifact");
+/// and what it is given for.
+const KEY: HeaderName = HeaderName::from_static("wharf-peer-key");
 /// Whether anybody is there.
 const PROBE: HeaderName = HeaderName::from_static("wharf-peer-probe");
 /// That the answer is not an instance's, and what it says.
@@ -30,9 +34,10 @@ pub(crate) const FIELDS_MAX_BYTES: usize = 192 * 1024;
 pub(crate) const DETAIL_MAX_BYTES: usize = 16 * 1024;
 
 /// What a peer asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     Probe,
+    Artifact { digest: Digest, key: String },
     Request { instance: InstanceId, client: SocketAddr },
     Connection { instance: InstanceId, port: u16, client: SocketAddr },
 }
@@ -109,6 +114,13 @@ impl Ask {
             Self::Probe => {
                 headers.insert(PROBE, HeaderValue::from_static("1"));
             }
+            Self::Artifact { digest, key } => {
+                let value = |text: String| HeaderValue::try_from(text);
+                // A key that is no text of a header is not the right one, as none is.
+                let key = value(key).unwrap_or(HeaderValue::from_static(""));
+                headers.insert(ARTIFACT, value(digest.to_string()).expect("a digest is a valid value"));
+                headers.insert(KEY, key);
+            }
             Self::Request { instance, client } => write_instance(headers, instance, client),
             Self::Connection { instance, port, client } => {
                 write_instance(headers, instance, client);
@@ -127,6 +139,10 @@ impl Ask {
     fn read(headers: &HeaderMap) -> Option<Self> {
         if headers.contains_key(PROBE) {
             return Some(Self::Probe);
+        }
+        if headers.contains_key(ARTIFACT) {
+            let (digest, key) = (only(headers, &ARTIFACT)?.parse().ok()?, only(headers, &KEY)?.to_owned());
+            return Some(Self::Artifact { digest, key });
         }
         let (instance, client) =
             (only(headers, &INSTANCE)?.parse().ok()?, only(headers, &CLIENT)?.parse().ok()?);
@@ -181,11 +197,12 @@ mod tests {
         let (instance, client) = (InstanceId::new(), "[2001:db8::1]:50000".parse().unwrap());
         for ask in [
             Ask::Probe,
+            Ask::Artifact { digest: Digest::of(b"x"), key: "ab12".into() },
             Ask::Request { instance, client },
             Ask::Connection { instance, port: 65_535, client },
         ] {
             let mut headers = map(&[("accept", "*/*"), ("wharf-peer-port", "1"), ("wharf-peer-x", "1")]);
-            ask.write(&mut headers);
+            ask.clone().write(&mut headers);
             assert_eq!(Ask::take(&mut headers), Some(ask));
             assert_eq!(headers, map(&[("accept", "*/*")]));
         }
@@ -198,6 +215,11 @@ mod tests {
             &[][..],
             &[("wharf-peer-instance", id)],
             &[("wharf-peer-client", "1.2.3.4:5")],
+            &[("wharf-peer-artifact", "sha256:12"), ("wharf-peer-key", "ab")],
+            &[(
+                "wharf-peer-artifact",
+                "sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            )],
             &[("wharf-peer-instance", "x"), ("wharf-peer-client", "1.2.3.4:5")],
             &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4")],
             &[("wharf-peer-instance", id), ("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5")],

@@ -8,6 +8,7 @@ mod fixture;
 mod forwarding;
 mod mesh;
 mod peers;
+mod peers_artifacts;
 mod peers_broken;
 mod peers_tcp;
 mod routing;

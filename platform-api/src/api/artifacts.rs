@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
-use wharf_types::api::ArtifactInfo;
+use wharf_types::api::{ArtifactInfo, ArtifactSources};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::AppSpec;
 use wharf_types::world::capabilities;
-use wharf_types::{Digest, NamespaceId, NamespaceName, Timestamp};
+use wharf_types::{Digest, NamespaceId, NamespaceName, NodeId, Timestamp};
 
 use super::auth::{PeerNode, namespace_not_found};
 use super::extract::Path;
@@ -43,7 +43,7 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Reply<ArtifactInfo>)> {
-    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, body).await?;
+    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, digest, body).await?;
     let mut tx = context.store.read().await?;
     let known = store::artifact::find(&mut tx, namespace, digest).await?;
     drop(tx);
@@ -77,7 +77,12 @@ pub(super) struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    pub(super) async fn begin(context: &'a Context, name: NamespaceName, body: Body) -> ApiResult<Self> {
+    pub(super) async fn begin(
+        context: &'a Context,
+        name: NamespaceName,
+        digest: Digest,
+        body: Body,
+    ) -> ApiResult<Self> {
         let Ok(Ok(place)) = timeout(PLACE_WAIT, context.uploads.acquire()).await else {
             drain(body);
             let detail = format!(
@@ -90,8 +95,23 @@ impl<'a> Upload<'a> {
             drain(body);
             return Err(namespace_not_found(name.as_str()));
         };
+        drop(tx);
+        if context.config.artifacts.is_shared() && !claim(context, digest).await? {
+            drain(body);
+            let detail =
+                format!("{digest} was not used any more and is being removed; push it again in a moment");
+            return Err(ApiError::unavailable(detail));
+        }
         Ok(Self { _place: place, namespace: namespace.id, name, body })
     }
+}
+
+/// Keeps all servers from removing what is brought in here.
+async fn claim(context: &Context, digest: Digest) -> ApiResult<bool> {
+    let mut tx = context.store.write().await?;
+    let is_free = store::claim::upload(&mut tx, digest, Timestamp::now()).await?;
+    tx.commit().await?;
+    Ok(is_free)
 }
 
 /// Gives the body back if the namespace has room for what it is said to hold.
@@ -159,8 +179,7 @@ async fn record(
 
 /// Whether the bytes are there as well: a file may have been lost, and another push then brings it back.
 async fn is_stored(context: &Context, artifact: &Artifact) -> ApiResult<bool> {
-    let stored = context.artifacts.open(artifact.digest).await?;
-    Ok(stored.is_some_and(|(bytes, _)| bytes == artifact.bytes))
+    Ok(context.artifacts.size(artifact.digest).await? == Some(artifact.bytes))
 }
 
 /// Inspects stored bytes; those that cannot run here are given up again.
@@ -215,17 +234,37 @@ pub(super) async fn download(
     peer: Option<Extension<PeerNode>>,
     Path(digest): Path<Digest>,
 ) -> ApiResult<Response> {
-    // A worker of another host gets what it was told to run. To it, nothing else exists.
-    if let Some(Extension(PeerNode(node))) = peer
-        && !context.nodes.uses(node, digest)
-    {
-        return Err(if context.nodes.has_been_told(node) { not_found(digest) } else { not_told(node) });
+    if let Some(Extension(PeerNode(node))) = peer {
+        check_use(&context, node, digest)?;
     }
     let Some((bytes, file)) = context.artifacts.open(digest).await? else { return Err(not_found(digest)) };
     let headers =
         [(header::CONTENT_TYPE, "application/wasm".to_owned()), (header::CONTENT_LENGTH, bytes.to_string())];
     let body = Body::from_stream(crate::artifacts::stream(file).into_stream());
     Ok((headers, body).into_response())
+}
+
+/// Which other workers have it, for one that is to run something of it.
+pub(super) async fn sources(
+    State(context): State<Arc<Context>>,
+    peer: Option<Extension<PeerNode>>,
+    Path(digest): Path<Digest>,
+) -> ApiResult<Reply<ArtifactSources>> {
+    // A worker of this process has its artifacts on the same disk, and there may be no cluster.
+    let (Some(Extension(PeerNode(node))), Some(joining)) = (peer, context.joining.get()) else {
+        return Err(not_found(digest));
+    };
+    check_use(&context, node, digest)?;
+    let key = joining.authorities.artifact_key(digest);
+    Ok(Reply(ArtifactSources { key, nodes: context.nodes.sources(node, digest) }))
+}
+
+/// A worker of another host gets what it was told to run. To it, nothing else exists.
+fn check_use(context: &Context, node: NodeId, digest: Digest) -> ApiResult<()> {
+    if context.nodes.uses(node, digest) {
+        return Ok(());
+    }
+    Err(if context.nodes.has_been_told(node) { not_found(digest) } else { not_told(node) })
 }
 
 fn not_found(digest: Digest) -> ApiError {

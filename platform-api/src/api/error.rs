@@ -9,7 +9,7 @@ use wharf_types::Problem;
 use wharf_types::problem::ProblemCode;
 
 use super::audit::Refusal;
-use crate::artifacts::PutError;
+use crate::artifacts::{ArtifactError, BucketError, PutError};
 use crate::operations::OperationError;
 use crate::reconcile::chain;
 use crate::store::StoreError;
@@ -125,6 +125,23 @@ impl From<std::io::Error> for ApiError {
     }
 }
 
+impl From<ArtifactError> for ApiError {
+    fn from(error: ArtifactError) -> Self {
+        match error {
+            ArtifactError::Disk(error) => error.into(),
+            ArtifactError::Bucket(error) => error.into(),
+        }
+    }
+}
+
+/// What runs does not need the storage, so nobody is to be alarmed; but somebody has to look at it.
+impl From<BucketError> for ApiError {
+    fn from(error: BucketError) -> Self {
+        warn!("a request was refused: {}", chain(&error));
+        Self::unavailable(format!("{error}. Nothing was changed, and what runs goes on"))
+    }
+}
+
 impl From<PutError> for ApiError {
     fn from(error: PutError) -> Self {
         let code = match &error {
@@ -132,9 +149,12 @@ impl From<PutError> for ApiError {
             PutError::Mismatch { .. } => ProblemCode::DigestMismatch,
             PutError::Invalid(_) => ProblemCode::InvalidArtifact,
             PutError::Upload(_) | PutError::Slow => ProblemCode::InvalidRequest,
-            PutError::Write(_) => {
-                let PutError::Write(source) = error else { return Self::internal(&error) };
-                return source.into();
+            PutError::Write(_) | PutError::Bucket(_) => {
+                return match error {
+                    PutError::Write(source) => source.into(),
+                    PutError::Bucket(source) => source.into(),
+                    error => Self::internal(&error),
+                };
             }
         };
         Self::new(code, error.to_string())

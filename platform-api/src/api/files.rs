@@ -29,7 +29,7 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Reply<FilesInfo>)> {
-    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, body).await?;
+    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, digest, body).await?;
     if let Some(known) = find_stored(&context, namespace, digest).await? {
         drain(body);
         record(&context, namespace, &name, &known).await?;
@@ -71,8 +71,8 @@ async fn find_stored(
     let known = store::archive::find(&mut tx, namespace, digest).await?;
     drop(tx);
     let Some(known) = known else { return Ok(None) };
-    let stored = context.artifacts.open(digest).await?;
-    Ok(stored.filter(|(bytes, _)| *bytes == known.bytes).map(|_| known))
+    let stored = context.artifacts.size(digest).await?;
+    Ok(stored.filter(|bytes| *bytes == known.bytes).map(|_| known))
 }
 
 async fn record(

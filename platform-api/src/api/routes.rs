@@ -7,11 +7,11 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, AuditRecord, CertificateRequest, ConfigValue, CreateJoinToken, CreateNamespace,
-    CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch,
-    FilesInfo, JoinTokenInfo, MemberInfo, NamespaceInfo, NodeCertificate, NodeInfo, NodePatch, Quota,
-    QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember,
-    TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
+    AppInfo, ArtifactInfo, ArtifactSources, AuditRecord, CertificateRequest, ConfigValue, CreateJoinToken,
+    CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env,
+    EnvPatch, FilesInfo, JoinTokenInfo, MemberInfo, NamespaceInfo, NodeCertificate, NodeInfo, NodePatch,
+    Quota, QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet,
+    SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
@@ -753,5 +753,12 @@ fn for_workers() -> Vec<Endpoint> {
         .replies(200, json::<NodeCertificate>()),
         node(Method::GET, "/v1/artifacts/{digest}", get(artifacts::download), "The bytes of an artifact")
             .replies(200, Payload::Octets("application/wasm")),
+        node(
+            Method::GET,
+            "/v1/artifacts/{digest}/sources",
+            get(artifacts::sources),
+            "Which other workers have an artifact",
+        )
+        .replies(200, json::<ArtifactSources>()),
     ]
 }

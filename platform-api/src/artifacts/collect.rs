@@ -15,7 +15,7 @@ use wharf_types::{Digest, Timestamp};
 use super::UPLOADS_MAX;
 use crate::context::Context;
 use crate::reconcile::chain;
-use crate::store;
+use crate::store::{self, Tx};
 
 const PERIOD: Duration = Duration::from_secs(600);
 /// How long an artifact waits for its release.
@@ -69,32 +69,65 @@ async fn forget_records(context: &Context) -> store::Result<()> {
 }
 
 pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<Collected> {
-    // An upload has its file before it has its row, so this is done while there is none.
+    // An upload has its file before it has its row, so this is done while there is none. Those of other servers are in the database.
     let Ok(_no_upload) = context.uploads.try_acquire_many(UPLOADS_MAX) else {
         return Ok(Collected::default());
     };
     let before = now.checked_sub(UNUSED_MAX).unwrap_or(Timestamp::MIN);
+    let stored = context.artifacts.list().await.unwrap_or_else(|error| {
+        warn!("cannot list the files of artifacts: {}", chain(&error));
+        Vec::new()
+    });
+    let is_shared = context.config.artifacts.is_shared();
     let mut tx = context.write_as_leader().await?;
     let rows = store::artifact::delete_unused(&mut tx, before).await?
         + store::archive::delete_unused(&mut tx, before).await?;
     let mut known: BTreeSet<Digest> = store::artifact::digests(&mut tx).await?.into_iter().collect();
     known.extend(store::archive::digests(&mut tx).await?);
+    let mut unused: Vec<Digest> = stored
+        .into_iter()
+        .filter(|(digest, written_at)| !known.contains(digest) && *written_at < before)
+        .map(|(digest, _)| digest)
+        .collect();
+    if is_shared {
+        unused = claim(&mut tx, unused, before, now).await?;
+    }
     tx.commit().await?;
-    let stored = context.artifacts.list().await.unwrap_or_else(|error| {
-        warn!("cannot list the files of artifacts: {error}");
-        Vec::new()
-    });
     let mut files = 0;
-    for (digest, written_at) in stored {
-        if known.contains(&digest) || written_at >= before {
-            continue;
-        }
+    for digest in unused {
         match context.artifacts.remove(digest).await {
             Ok(()) => files += 1,
-            Err(error) => warn!("cannot remove the file of artifact {digest}: {error}"),
+            Err(error) => {
+                // What is claimed stays so: the removal may have been carried out all the same, and is tried again.
+                warn!("cannot remove the file of artifact {digest}: {}", chain(&error));
+                continue;
+            }
+        }
+        if is_shared {
+            let mut tx = context.write_as_leader().await?;
+            store::claim::removed(&mut tx, digest).await?;
+            tx.commit().await?;
         }
     }
     Ok(Collected { rows, files })
+}
+
+/// Of bytes that nobody uses, those that can be removed, because no server brings them in; from now on none does. Together with those
+/// whose removal has broken off.
+async fn claim(
+    tx: &mut Tx,
+    unused: Vec<Digest>,
+    before: Timestamp,
+    now: Timestamp,
+) -> store::Result<Vec<Digest>> {
+    store::claim::forget_uploads(tx, before).await?;
+    let mut claimed = store::claim::removals(tx).await?;
+    for digest in unused {
+        if store::claim::removal(tx, digest, now).await? {
+            claimed.push(digest);
+        }
+    }
+    Ok(claimed)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::configs::put;
 use super::database::is_postgres;
 use super::fixture::{Platform, component, config, eventually, quick};
 use super::worker::Worker;
-use crate::{BackupError, Config, Database, Keys, OpenError, backup, migrate_store, restore};
+use crate::{ArtifactsAt, BackupError, Config, Database, Keys, OpenError, backup, migrate_store, restore};
 
 const SECRET: &str = "/v1/namespaces/default/secrets/password";
 
@@ -54,7 +54,8 @@ async fn a_backup_of_a_running_platform_comes_back_with_everything_and_its_keys(
     let data_dir = platform.context.config.data_dir.clone();
     let kept = tempfile::tempdir().unwrap();
     let archive = kept.path().join("wharf.backup");
-    let made = backup(&data_dir, &database, &archive, Keys::Included, quiet).await.unwrap();
+    let made =
+        backup(&data_dir, &database, &ArtifactsAt::DataDir, &archive, Keys::Included, quiet).await.unwrap();
     assert!(made.artifacts == 1 && made.rows > 20, "{made:?}");
     assert_eq!(std::fs::read_dir(kept.path()).unwrap().count(), 1, "nothing else is left there");
     let _dir = platform.crash();
@@ -71,7 +72,7 @@ async fn a_backup_of_a_running_platform_comes_back_with_everything_and_its_keys(
 }
 
 async fn restore_into(archive: &Path, config: &Config) -> Result<crate::Summary, BackupError> {
-    restore(archive, &config.data_dir, &config.database, quiet).await
+    restore(archive, &config.data_dir, &config.database, &config.artifacts, quiet).await
 }
 
 #[tokio::test]
@@ -81,18 +82,22 @@ async fn what_is_not_a_whole_backup_is_refused_and_changes_nothing() {
     let config_of = platform.context.config.clone();
     let kept = tempfile::tempdir().unwrap();
     let archive = kept.path().join("wharf.backup");
-    backup(&config_of.data_dir, &config_of.database, &archive, Keys::LeftOut, quiet).await.unwrap();
+    backup(&config_of.data_dir, &config_of.database, &config_of.artifacts, &archive, Keys::LeftOut, quiet)
+        .await
+        .unwrap();
     let whole = std::fs::read(&archive).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let target = config(&dir).await;
     for length in [0, 100, 5_000, whole.len() / 2] {
         std::fs::write(&archive, &whole[..length]).unwrap();
-        let refused = restore(&archive, &target.data_dir, &Database::DataDir, quiet).await.unwrap_err();
+        let refused = restore(&archive, &target.data_dir, &Database::DataDir, &ArtifactsAt::DataDir, quiet)
+            .await
+            .unwrap_err();
         let is_told = matches!(refused, BackupError::NotABackup { .. } | BackupError::File { .. });
         assert!(is_told, "{length}: {refused:?}");
     }
     std::fs::write(&archive, &whole).unwrap();
-    restore(&archive, &target.data_dir, &Database::DataDir, quiet).await.unwrap();
+    restore(&archive, &target.data_dir, &Database::DataDir, &ArtifactsAt::DataDir, quiet).await.unwrap();
     assert!(!target.data_dir.join("secret.key").exists(), "keys are only in it when they are asked for");
 }
 

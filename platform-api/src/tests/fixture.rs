@@ -36,6 +36,7 @@ pub(crate) async fn config(dir: &TempDir) -> Config {
     Config {
         data_dir: dir.path().join("data"),
         database: database::of_dir(dir.path()).await,
+        artifacts: Default::default(),
         address: "http://127.0.0.1:7070".to_owned(),
         domain: "localhost".to_owned(),
         http_url: "http://127.0.0.1:8080".to_owned(),

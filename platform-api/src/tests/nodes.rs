@@ -114,7 +114,10 @@ async fn a_node_speaks_for_itself_and_gets_only_what_it_is_to_run() {
 
     platform.push("default", &component(0)).await.is(201);
     let artifact = format!("/v1/artifacts/{}", Digest::of(&component(0)));
-    assert_eq!(platform.as_node(node, Method::GET, &artifact, Value::Null).await.status, 404);
+    let sources = format!("{artifact}/sources");
+    for path in [&artifact, &sources] {
+        assert_eq!(platform.as_node(node, Method::GET, path, Value::Null).await.status, 404);
+    }
     let increment = json!({"namespace": "default", "app": "hello", "bucket": "default", "op": {"increment": {"key": "a", "delta": 1}}});
     let keyvalue = format!("{path}/keyvalue");
     let refused = platform.as_node(node, Method::POST, &keyvalue, increment.clone()).await;
@@ -124,6 +127,8 @@ async fn a_node_speaks_for_itself_and_gets_only_what_it_is_to_run() {
         (platform.as_node(node, Method::GET, &artifact, Value::Null).await.status == 200).then_some(())
     })
     .await;
+    let told = platform.as_node(node, Method::GET, &sources, Value::Null).await.is(200);
+    assert_eq!((told["key"].as_str().unwrap().len(), &told["nodes"]), (64, &json!([])));
     platform.as_node(node, Method::POST, &keyvalue, increment).await.is(200);
     let users = platform.as_node(node, Method::GET, "/v1/namespaces/default/apps", Value::Null).await;
     assert_eq!(users.status, 401, "its certificate is for workers' routes only");

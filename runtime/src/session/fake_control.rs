@@ -16,6 +16,7 @@ use futures::StreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
+use wharf_types::api::ArtifactSources;
 use wharf_types::figures::NodeFigures;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
@@ -47,6 +48,8 @@ struct Told {
 #[derive(Default)]
 struct Script {
     artifacts: HashMap<Digest, Vec<u8>>,
+    artifacts_given: u32,
+    sources: HashMap<Digest, Vec<NodeId>>,
     keyvalue: Option<Result<KeyValueReply, Problem>>,
     refused_reports: u32,
     refused_logs: u32,
@@ -81,6 +84,7 @@ impl FakeControl {
             .route("/v1/nodes/{node}/logs", post(logs))
             .route("/v1/nodes/{node}/keyvalue", post(keyvalue))
             .route("/v1/artifacts/{digest}", get(artifact))
+            .route("/v1/artifacts/{digest}/sources", get(sources))
             .with_state(told.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -151,6 +155,15 @@ impl FakeControl {
         self.told.script.lock().unwrap().artifacts.insert(digest, bytes.to_vec());
     }
 
+    /// How often an artifact was given out.
+    pub(crate) fn artifacts_given(&self) -> u32 {
+        self.told.script.lock().unwrap().artifacts_given
+    }
+
+    pub(crate) fn name_sources(&self, digest: Digest, nodes: Vec<NodeId>) {
+        self.told.script.lock().unwrap().sources.insert(digest, nodes);
+    }
+
     pub(crate) fn answer_keyvalue(&self, answer: Result<KeyValueReply, Problem>) {
         self.told.script.lock().unwrap().keyvalue = Some(answer);
     }
@@ -214,8 +227,17 @@ async fn keyvalue(State(told): Control, Json(_): Json<KeyValueRequest>) -> Respo
 }
 
 async fn artifact(State(told): Control, Path(digest): Path<Digest>) -> Response {
-    match told.script.lock().unwrap().artifacts.get(&digest) {
-        Some(bytes) => bytes.clone().into_response(),
+    let mut script = told.script.lock().unwrap();
+    let Some(bytes) = script.artifacts.get(&digest).cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    script.artifacts_given += 1;
+    bytes.into_response()
+}
+
+async fn sources(State(told): Control, Path(digest): Path<Digest>) -> Response {
+    match told.script.lock().unwrap().sources.get(&digest) {
+        Some(nodes) => Json(ArtifactSources { key: "key".into(), nodes: nodes.clone() }).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }

@@ -13,9 +13,9 @@ use http_body_util::{BodyExt, Empty, Limited};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_config::WasiConfigVariables;
+use wharf_types::InstanceId;
 use wharf_types::figures::NodeFigures;
 use wharf_types::node::{AppUsage, AssignedJob, ReasonKind};
-use wharf_types::{Digest, InstanceId};
 
 use super::admission::Admitted;
 use super::app::{HttpApp, Outputs, outputs};
@@ -35,20 +35,22 @@ use super::stdio::GuestOutput;
 use super::table::{NamespaceNeighbours, Table};
 use super::tuning;
 use super::volumes::{Mounts, Volumes};
+use crate::artifacts::Artifacts;
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::control::ControlClient;
 use crate::secrets::{Environment, SecretStore};
+use crate::space::Hold;
 
 /// A health check reads this much of a response's body; it is the status that counts.
 const PROBE_BODY_MAX_BYTES: usize = 64 << 10;
-
-/// The wait before the next try to fetch an artifact doubles up to this, then fetching has failed.
-const FETCH_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Runs instances in this process.
 pub struct WasmBackend {
     host: Arc<WasmHost>,
     control: ControlClient,
+    artifacts: Arc<Artifacts>,
+    /// What the instances here are made of, from before they are prepared until they are removed.
+    held: Mutex<HashMap<InstanceId, Hold>>,
     table: Arc<Table>,
     ports: Arc<Ports>,
     running: Mutex<HashMap<InstanceId, Live>>,
@@ -86,14 +88,17 @@ impl WasmBackend {
     pub fn new(
         host: Arc<WasmHost>,
         control: ControlClient,
+        artifacts: Arc<Artifacts>,
         files: PathBuf,
         volumes: Arc<Volumes>,
     ) -> io::Result<Arc<Self>> {
-        let files = FileFolders::new(files)?;
+        let files = FileFolders::new(files, host.space.clone())?;
         tokio::spawn(keep_swept(Arc::downgrade(&host)));
         Ok(Arc::new(Self {
             host,
             control,
+            artifacts,
+            held: Mutex::default(),
             table: Arc::default(),
             ports: Arc::default(),
             running: Mutex::default(),
@@ -265,14 +270,18 @@ impl Backend for WasmBackend {
             return Ok(());
         }
         let assigned = &run.assigned;
-        let (control, digest) = (self.control.clone(), assigned.artifact);
-        let fetch_code: Fetch = Arc::new(move || Box::pin(fetch(control.clone(), digest)));
+        let hold = self.host.space.hold(assigned);
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, hold);
+        let (artifacts, digest) = (self.artifacts.clone(), assigned.artifact);
+        let fetch_code: Fetch = Arc::new(move || {
+            let artifacts = artifacts.clone();
+            Box::pin(async move { artifacts.get(digest).await })
+        });
         let wanted = tuning::first(assigned.spec.engine.profile, assigned.world.is_http());
         let code = self.host.code(&assigned.namespace, digest, wanted, fetch_code);
         check_resources(&code.get().await?.compiled, assigned.spec.limits.memory.as_bytes())?;
         if let Some(spec) = &assigned.spec.files {
-            let control = self.control.clone();
-            let folder = self.files.open(spec.digest, || fetch(control, spec.digest)).await?;
+            let folder = self.files.open(spec.digest, || self.artifacts.get(spec.digest)).await?;
             let mount = Mount { folder, guest_path: spec.mount.clone() };
             self.mounts.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id, mount);
         }
@@ -376,6 +385,7 @@ impl Backend for WasmBackend {
     async fn remove(&self, id: InstanceId) {
         self.stop(id, Duration::ZERO).await;
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         let mount = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         if mount.is_some() {
             drop(mount);
@@ -390,22 +400,4 @@ fn job_variables(job: &AssignedJob) -> impl Iterator<Item = (&'static str, Strin
     let index = job.index.map(|index| ("WHARF_JOB_INDEX", index.to_string()));
     let known = [("WHARF_JOB", job.id.to_string()), ("WHARF_JOB_ATTEMPT", job.attempt.to_string())];
     known.into_iter().chain(index)
-}
-
-/// Brings an artifact. A control plane that restarts is away for a moment, which must not fail a rollout.
-async fn fetch(control: ControlClient, digest: Digest) -> Result<Bytes, Failure> {
-    let mut wait = Duration::from_millis(100);
-    loop {
-        match control.artifact(digest).await {
-            Ok(bytes) => return Ok(bytes),
-            Err(error) if error.is_retryable() && wait < FETCH_WAIT_MAX => {
-                tracing::warn!("could not fetch {digest}, trying again in {wait:?}: {error}");
-                tokio::time::sleep(wait).await;
-                wait *= 2;
-            }
-            Err(error) => {
-                return Err(Failure::new(ReasonKind::Platform, format!("could not fetch {digest}: {error}")));
-            }
-        }
-    }
 }

@@ -167,6 +167,7 @@ mod tests {
     use super::super::engine::{Purpose, config};
     use super::*;
     use crate::logs::LogSink;
+    use crate::space::Space;
 
     const COMMAND: &str = r#"(component
         (core module $guest (func (export "run") (result i32) i32.const 0))
@@ -188,7 +189,9 @@ mod tests {
             limits: CompileLimits::default(),
         };
         let unload_after = Duration::from_secs(2);
-        WasmHost::new(&folder.join("compiled"), [7; 32], command, LogSink::new(), unload_after).unwrap()
+        let space = Space::new(folder.into(), None);
+        WasmHost::new(&folder.join("compiled"), [7; 32], command, LogSink::new(), unload_after, space)
+            .unwrap()
     }
 
     #[tokio::test]

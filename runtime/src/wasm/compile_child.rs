@@ -29,6 +29,8 @@ pub const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
 /// Exit code for an artifact that is refused; stderr says why. After success stderr has the name of the profile for which it was compiled, and then what the
 /// process could reach although it should not.
 pub(super) const REFUSED: u8 = 10;
+/// Exit code where the disk has no room for the result.
+pub(super) const FULL: u8 = 11;
 
 /// `… __compile` with a profile and limits, artifact on stdin, a file as stdout. Must be called before any thread is started.
 pub fn main() -> ExitCode {
@@ -48,9 +50,14 @@ pub fn main() -> ExitCode {
         }
         Err(ChildError::Io(error)) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            if is_full(&error) { ExitCode::from(FULL) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Whether there is no room on the disk, or none for this user.
+pub(super) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 enum ChildError {

@@ -7,15 +7,15 @@
 
 pub mod key;
 mod old;
+mod outcome;
 mod turns;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -24,19 +24,24 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use wasmtime::Engine;
 use wharf_types::node::ReasonKind;
-use wharf_types::quantity::ByteSize;
 use wharf_types::{Digest, NamespaceName};
 
+use self::outcome::{Outcome, Trouble, too_much};
 use self::turns::Turns;
-use super::compile_child::{CompileLimits, REFUSED};
+use super::compile_child::{CompileLimits, is_full};
 use super::compiled::Compiled;
 use super::engine::{Engines, Profile, Purpose, config};
 use super::failure::chain;
 use super::host::HostError;
 use crate::backend::Failure;
+use crate::space::decide::Need;
+use crate::space::{Space, touch_code};
 
 /// Counts what this program does to a module before the engine gets it; what was compiled by another recipe is compiled again.
 const RECIPE: u32 = 4;
+
+/// How much larger than an artifact its code is, in most cases.
+const CODE_PER_ARTIFACT: u64 = 4;
 
 /// How to start the process that compiles.
 #[derive(Clone, Debug)]
@@ -70,6 +75,7 @@ pub struct Compiler {
     folders: [(Profile, PathBuf); Profile::ALL.len()],
     key: [u8; 32],
     command: CompileCommand,
+    space: Arc<Space>,
     /// One lock an artifact, so that it is compiled once however many instances wait for it.
     under_way: Mutex<HashMap<Job, Arc<tokio::sync::Mutex<()>>>>,
     /// One compilation at a time: each uses all cores.
@@ -87,6 +93,7 @@ impl Compiler {
         folder: &Path,
         key: [u8; 32],
         command: CompileCommand,
+        space: Arc<Space>,
     ) -> Result<Self, HostError> {
         // A folder for each engine, also for one that is not there yet.
         let mut folders = Profile::ALL.map(|profile| (profile, PathBuf::new()));
@@ -98,11 +105,13 @@ impl Compiler {
             *of_engine = folder.join(format!("{:016x}", hasher.finish()));
             make_folder(of_engine).and_then(|()| remove_drafts(of_engine)).map_err(HostError::Folder)?;
         }
+        space.set_engines(folders.iter().map(|(_, folder)| folder.clone()));
         Ok(Self {
             engines,
             folders,
             key,
             command,
+            space,
             under_way: Mutex::default(),
             turns: Arc::default(),
             known: Mutex::default(),
@@ -151,7 +160,7 @@ impl Compiler {
             // Before the bytes are here, so that those of one artifact at a time take memory.
             let _turn = self.turns.take(namespace).await;
             let bytes = fetch().await?;
-            self.compile(digest, wanted, &bytes).await?;
+            self.compile_with_room(digest, wanted, &bytes).await?;
             let missing =
                 || Failure::new(ReasonKind::Platform, format!("the compiled form of {digest} has vanished"));
             self.map(digest, wanted).await?.ok_or_else(missing)
@@ -193,6 +202,7 @@ impl Compiler {
             }
             self.known().insert((digest, profile), state);
         }
+        touch_code(&file);
         let engine = self.engines.get(profile).map_err(|error| unmapped(digest, error))?;
         // SAFETY: the file was written by our own compiler process: its keyed hash says so, or said so before anything about it
         // changed, and the folder can be written by this user only.
@@ -210,9 +220,35 @@ impl Compiler {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn compile(&self, digest: Digest, wanted: Profile, artifact: &[u8]) -> Result<(), Failure> {
-        let platform = |what: &str, error: std::io::Error| {
-            Failure::new(ReasonKind::Platform, format!("could not {what} to compile {digest}: {error}"))
+    /// Compiles, once more where the disk was full and something unused could go.
+    async fn compile_with_room(
+        &self,
+        digest: Digest,
+        wanted: Profile,
+        artifact: &[u8],
+    ) -> Result<(), Failure> {
+        let what = || format!("the code of {digest}");
+        let expected = artifact.len() as u64 * CODE_PER_ARTIFACT;
+        // It is only a guess, so what comes of it is seen when the code is there.
+        let _ = self.space.make_room(Need { cache_bytes: 0, disk_bytes: expected }).await;
+        for is_last in [false, true] {
+            match self.compile(digest, wanted, artifact).await {
+                Ok(()) => return Ok(()),
+                Err(Trouble::Full) if !is_last => self.space.drop_unused().await,
+                Err(Trouble::Full) => break,
+                Err(Trouble::Failure(failure)) => return Err(failure),
+            }
+        }
+        Err(self.space.disk_is_full(&what(), expected))
+    }
+
+    async fn compile(&self, digest: Digest, wanted: Profile, artifact: &[u8]) -> Result<(), Trouble> {
+        let platform = |what: &str, error: std::io::Error| match is_full(&error) {
+            true => Trouble::Full,
+            false => {
+                let text = format!("could not {what} to compile {digest}: {error}");
+                Trouble::Failure(Failure::new(ReasonKind::Platform, text))
+            }
         };
         // Somebody may have cleared them away.
         for (_, folder) in &self.folders {
@@ -253,16 +289,20 @@ impl Compiler {
         match Outcome::of(status.map_err(|error| platform("wait for the process", error))?) {
             Outcome::Compiled => {
                 let folder = self.folder_of(digest, &said)?;
+                let bytes = output_path.metadata().map_or(0, |metadata| metadata.len());
+                let room = self.space.make_room(Need { cache_bytes: bytes, disk_bytes: 0 }).await;
+                room.map_err(|short| self.space.failure(&format!("the code of {digest}"), bytes, short))?;
                 self.keep(file(folder, digest), output_path)
                     .await
                     .map_err(|error| platform("keep what was compiled", error))
             }
-            Outcome::Refused => Err(Failure::new(ReasonKind::Artifact, said)),
-            Outcome::TooMuch => Err(too_much(digest, limits)),
-            Outcome::Failed(how) => Err(Failure::new(
-                ReasonKind::Platform,
-                format!("the compiler of {digest} ended with {how}: {said}"),
-            )),
+            Outcome::Refused => Err(Failure::new(ReasonKind::Artifact, said).into()),
+            Outcome::TooMuch => Err(too_much(digest, limits).into()),
+            Outcome::Full => Err(Trouble::Full),
+            Outcome::Failed(how) => {
+                let text = format!("the compiler of {digest} ended with {how}: {said}");
+                Err(Failure::new(ReasonKind::Platform, text).into())
+            }
         }
     }
 
@@ -369,44 +409,6 @@ async fn words(stream: Option<impl AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&said).trim().to_owned()
 }
 
-/// How a child ended, and whose fault it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Outcome {
-    Compiled,
-    /// The artifact is invalid.
-    Refused,
-    /// The artifact takes more than the limits allow.
-    TooMuch,
-    /// Something else, which the next attempt may not meet.
-    Failed(String),
-}
-
-impl Outcome {
-    fn of(status: ExitStatus) -> Self {
-        match (status.code(), status.signal()) {
-            (Some(0), _) => Self::Compiled,
-            (Some(code), _) if code == i32::from(REFUSED) => Self::Refused,
-            // Out of memory aborts. SIGKILL is not here: the kernel sends it when the whole machine is short of memory.
-            (_, Some(nix::libc::SIGXCPU | nix::libc::SIGXFSZ | nix::libc::SIGABRT)) => Self::TooMuch,
-            _ => Self::Failed(status.to_string()),
-        }
-    }
-}
-
-fn too_much(digest: Digest, limits: &CompileLimits) -> Failure {
-    Failure::new(
-        ReasonKind::Artifact,
-        format!(
-            "compiling {digest} takes more than {} s of CPU time ({} s in all), {} of memory or {} of result, which no artifact may; make its \
-             functions smaller or leave some of it out",
-            limits.cpu_max_secs,
-            limits.wall_max.as_secs(),
-            ByteSize::bytes(limits.address_space_max_bytes),
-            ByteSize::bytes(limits.output_max_bytes)
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -420,7 +422,8 @@ mod tests {
         let args = vec!["-c".to_owned(), script.to_owned()];
         let limits = CompileLimits { wall_max: Duration::from_millis(500), ..CompileLimits::default() };
         let command = CompileCommand { program: "/bin/sh".into(), args, limits };
-        Compiler::new(Arc::new(Engines::new().unwrap()), folder, [7; 32], command).unwrap()
+        let space = Space::new(folder.parent().unwrap().into(), None);
+        Compiler::new(Arc::new(Engines::new().unwrap()), folder, [7; 32], command, space).unwrap()
     }
 
     async fn failure_of(script: &str) -> (ReasonKind, String) {

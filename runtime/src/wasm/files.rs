@@ -11,17 +11,22 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
+use tokio::task::JoinError;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use wharf_types::Digest;
 use wharf_types::archive::{self, InvalidArchive};
 use wharf_types::node::ReasonKind;
 
+use super::compile_child;
 use super::failure::chain;
 use crate::backend::Failure;
+use crate::space::Space;
+use crate::space::decide::Need;
 
 /// The unpacked archives of a node.
 pub(super) struct FileFolders {
     dir: PathBuf,
+    space: Arc<Space>,
     /// Locked while a folder is made or removed.
     known: Mutex<HashMap<Digest, Weak<Folder>>>,
 }
@@ -48,13 +53,13 @@ impl Mount {
 
 impl FileFolders {
     /// Empties `dir`, which is made if there is none.
-    pub(super) fn new(dir: PathBuf) -> io::Result<Self> {
+    pub(super) fn new(dir: PathBuf, space: Arc<Space>) -> io::Result<Self> {
         match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         fs::create_dir_all(&dir)?;
-        Ok(Self { dir, known: Mutex::default() })
+        Ok(Self { dir, space, known: Mutex::default() })
     }
 
     /// The folder of an archive; `fetch` is called for its bytes only if it is not there.
@@ -76,8 +81,16 @@ impl FileFolders {
             return Ok(folder);
         }
         let path = self.dir.join(digest.hex());
-        let (to, draft) = (path.clone(), self.dir.join("incoming"));
-        let unpacked = tokio::task::spawn_blocking(move || unpack(&bytes, &draft, &to)).await;
+        let expected = bytes.len() as u64;
+        let _ = self.space.make_room(Need { cache_bytes: 0, disk_bytes: expected }).await;
+        let mut unpacked = self.unpack(bytes.clone(), path.clone()).await;
+        if is_full(&unpacked) {
+            self.space.drop_unused().await;
+            unpacked = self.unpack(bytes, path.clone()).await;
+        }
+        if is_full(&unpacked) {
+            return Err(self.space.disk_is_full(&format!("the files {digest}"), expected));
+        }
         let failed =
             |kind, why: String| Failure::new(kind, format!("the files {digest} cannot be unpacked: {why}"));
         match unpacked {
@@ -91,6 +104,19 @@ impl FileFolders {
             Ok(Err(invalid)) => Err(failed(ReasonKind::Artifact, invalid.to_string())),
             Err(_) => Err(failed(ReasonKind::Platform, "the host failed while it did that".to_owned())),
         }
+    }
+
+    async fn unpack(&self, archive: Bytes, to: PathBuf) -> Result<Result<(), InvalidArchive>, JoinError> {
+        let draft = self.dir.join("incoming");
+        let unpacking = move || {
+            let unpacked = unpack(&archive, &draft, &to);
+            if unpacked.is_err() {
+                // It may be what fills the disk.
+                let _ = fs::remove_dir_all(&draft);
+            }
+            unpacked
+        };
+        tokio::task::spawn_blocking(unpacking).await
     }
 
     /// Removes the folders that nobody has any more.
@@ -110,6 +136,10 @@ impl FileFolders {
             }
         }
     }
+}
+
+fn is_full(unpacked: &Result<Result<(), InvalidArchive>, JoinError>) -> bool {
+    matches!(unpacked, Ok(Err(InvalidArchive::Damaged(error))) if compile_child::is_full(error))
 }
 
 /// Unpacks into `draft`, and makes that `to` once it is whole.
@@ -159,7 +189,8 @@ mod tests {
     #[tokio::test]
     async fn an_archive_is_fetched_and_unpacked_once_and_goes_with_the_last_who_has_it() {
         let dir = tempfile::tempdir().unwrap();
-        let folders = FileFolders::new(dir.path().join("files")).unwrap();
+        let folders =
+            FileFolders::new(dir.path().join("files"), Space::new(dir.path().into(), None)).unwrap();
         let bytes = archive(&[("index.html", "<p>hello"), ("css/all.css", "p {}")]);
         let (digest, fetched) = (Digest::of(&bytes), AtomicUsize::new(0));
         let fetch = || {
@@ -185,14 +216,16 @@ mod tests {
     async fn what_an_earlier_worker_left_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("files/incoming/half")).unwrap();
-        let folders = FileFolders::new(dir.path().join("files")).unwrap();
+        let folders =
+            FileFolders::new(dir.path().join("files"), Space::new(dir.path().into(), None)).unwrap();
         assert_eq!(names(&folders.dir), [""; 0]);
     }
 
     #[tokio::test]
     async fn nothing_is_left_in_place_of_an_archive_that_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        let folders = FileFolders::new(dir.path().join("files")).unwrap();
+        let folders =
+            FileFolders::new(dir.path().join("files"), Space::new(dir.path().into(), None)).unwrap();
         let whole = archive(&[("a", &"x".repeat(5000))]);
         let cut = whole.slice(..3000);
         let digest = Digest::of(&cut);

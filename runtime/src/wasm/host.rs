@@ -27,6 +27,7 @@ use super::state::State;
 use super::{surface, tuning};
 use crate::backend::Failure;
 use crate::logs::LogSink;
+use crate::space::Space;
 
 /// How often idle stores and idle code are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -47,6 +48,7 @@ pub struct WasmHost {
     compiler: Compiler,
     codes: Codes,
     unload_after: Duration,
+    pub(super) space: Arc<Space>,
     _ticker: Ticker,
 }
 
@@ -76,9 +78,10 @@ impl WasmHost {
         command: CompileCommand,
         logs: LogSink,
         unload_after: Duration,
+        space: Arc<Space>,
     ) -> Result<Arc<Self>, HostError> {
         let engines = Arc::new(Engines::new().map_err(|error| HostError::Engine(chain(&error)))?);
-        let compiler = Compiler::new(engines.clone(), compiled, key, command)?;
+        let compiler = Compiler::new(engines.clone(), compiled, key, command, space.clone())?;
         let activity = Arc::new(Activity::default());
         let ticker = Ticker::spawn(engines.clone(), activity.clone()).map_err(HostError::Ticker)?;
         Ok(Arc::new(Self {
@@ -87,6 +90,7 @@ impl WasmHost {
             compiler,
             codes: Codes::default(),
             unload_after,
+            space,
             _ticker: ticker,
         }))
     }
