@@ -13,9 +13,12 @@ use wharf_platform_api::{
     Config, ControlPlane, Database, Keys, PostgresUrl, Progress, Summary, backup, migrate_store, restore,
 };
 
+use crate::args::{Global, NoArgs, With};
+use crate::commands;
 use crate::file_handles;
 use crate::local::{self, Local};
 use crate::output;
+use crate::session::Session;
 use crate::up::{conclude, default_data_dir, listen, open_failure, secret_keys, start_log};
 use crate::worker::PART_GRACE;
 
@@ -57,6 +60,9 @@ pub enum ServerCommand {
     Restore(RestoreArgs),
     /// Move the state from the data folder to PostgreSQL; the control plane has to be stopped
     MigrateStore(MigrateArgs),
+    /// List the servers of a control plane that runs, and which of them leads
+    #[command(visible_alias = "list")]
+    Ls(With<NoArgs>),
 }
 
 /// Where the state is.
@@ -113,6 +119,11 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
         Progress::Artifact { digest, bytes } => output::note(format!("{digest}: {}", output::bytes(bytes))),
     };
     let summary = match command {
+        ServerCommand::Ls(with) => {
+            let before = Global { json, ..Global::default() };
+            commands::server::list(&Session::open(with.global.or(before))?).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         ServerCommand::Backup(args) => {
             let (data, database) = args.at.resolve()?;
             let keys = if args.with_keys { Keys::Included } else { Keys::LeftOut };

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
-use wharf_pki::{Authority, Identity, NodeKey, Peer, Pin, PkiError, Role, Roots, renew_at, server_config};
+use wharf_pki::{
+    Authority, Identity, NodeKey, Peer, Pin, PkiError, Role, Roots, client_config, renew_at, server_config,
+};
 use wharf_types::{NodeId, Timestamp};
 
 use crate::data_dir::{read_secret, write_secret};
@@ -46,6 +48,8 @@ pub(crate) struct Authorities {
 /// This control plane's certificate.
 struct Own {
     config: Arc<ServerConfig>,
+    /// For connections to other servers.
+    client: Arc<ClientConfig>,
     valid_until: Timestamp,
 }
 
@@ -101,6 +105,11 @@ impl Authorities {
         self.tls.read().unwrap_or_else(PoisonError::into_inner).config.clone()
     }
 
+    /// For the next connection to another server.
+    pub(crate) fn client_tls(&self) -> Arc<ClientConfig> {
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).client.clone()
+    }
+
     /// Renews this control plane's certificate whenever it is time, until `shutdown`.
     pub(crate) async fn renew(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
@@ -129,9 +138,12 @@ fn issue_own(signing: &Authority, believed: &str, own: Peer, now: Timestamp) -> 
     let key = NodeKey::generate()?;
     let certificate = signing.issue(&key.request()?, &own, now)?;
     let identity = Identity::load(&certificate, &key.to_pem(), signing.certificate())?;
-    let mut config = server_config(&identity, &Roots::load(believed)?, false)?;
+    let roots = Roots::load(believed)?;
+    let mut config = server_config(&identity, &roots, false)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Own { config: Arc::new(config), valid_until: identity.valid_until })
+    let mut client = client_config(&identity, &roots, &[Role::Server])?;
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Own { config: Arc::new(config), client: Arc::new(client), valid_until: identity.valid_until })
 }
 
 #[cfg(test)]

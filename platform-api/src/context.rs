@@ -7,18 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use wharf_types::{AppId, JobId};
+use wharf_types::{AppId, JobId, Timestamp};
 
 use crate::api::Refusals;
 use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
 use crate::authority::Authorities;
 use crate::control_plane::Config;
+use crate::forward::WayToLeader;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::plan::Unplaced;
 use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
+use crate::store::server::About;
 use crate::store::{self, News, Store, StoreError, Tx};
 use crate::view::{Recent, Releases};
 
@@ -58,6 +60,8 @@ pub(crate) struct Context {
     pub(crate) ledger: Ledger,
     /// Tells this server from others on the same database; empty where there can be no others.
     pub(crate) server: String,
+    pub(crate) started_at: Timestamp,
+    pub(crate) way_to_leader: WayToLeader,
     /// The epoch that this process leads in. None: it does not.
     leads: watch::Sender<Option<u64>>,
     pub(crate) node_secret: String,
@@ -109,6 +113,8 @@ impl Context {
             unplaced: Mutex::default(),
             ledger: Ledger::default(),
             server,
+            started_at: Timestamp::now(),
+            way_to_leader: WayToLeader::default(),
             leads: watch::Sender::new(leads),
             node_secret_hash: hash_secret(&node_secret),
             node_secret,
@@ -128,6 +134,18 @@ impl Context {
             self.nodes.set(id, settings);
         }
         Ok(())
+    }
+
+    /// What this server says of itself to others.
+    pub(crate) fn about(&self) -> About {
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        About {
+            id: self.server.clone(),
+            hostname: hostname.trim().to_owned(),
+            address: self.config.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+        }
     }
 
     /// The epoch that this process leads in.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use wharf_types::api::Role;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
@@ -23,6 +24,8 @@ use crate::{api, leader, listener};
 
 /// How long open requests may finish after the shutdown began.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// How often a server says that it is there.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -121,7 +124,10 @@ impl ControlPlane {
 
     /// Hears what other processes change on the same database, until `shutdown`.
     pub(crate) fn spawn_follower(&self, shutdown: CancellationToken) -> JoinHandle<()> {
-        tokio::spawn(follow(self.context.clone(), shutdown))
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            tokio::join!(follow(context.clone(), shutdown.clone()), announce(context, shutdown));
+        })
     }
 
     /// Serves the API and reconciles until `shutdown`; then open requests may finish for a few seconds. An error: it ended
@@ -176,6 +182,28 @@ impl ControlPlane {
         self.context.store.close().await;
         info!("the control plane has stopped");
         outcome
+    }
+}
+
+/// Says to other servers that this one is there, until `shutdown`.
+async fn announce(context: Arc<Context>, shutdown: CancellationToken) {
+    if context.server.is_empty() {
+        return;
+    }
+    let about = context.about();
+    let mut timer = tokio::time::interval(ANNOUNCE_EVERY);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            _ = timer.tick() => {}
+        }
+        if let Err(error) = context.store.announce(&about).await {
+            debug!("cannot say to other control planes that this one is there: {}", chain(&error));
+        }
+    }
+    if !matches!(tokio::time::timeout(ANNOUNCE_EVERY, context.store.leave(&about.id)).await, Ok(Ok(()))) {
+        debug!("other control planes list this one for a day");
     }
 }
 

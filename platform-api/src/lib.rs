@@ -24,6 +24,7 @@ mod access;
 mod audit;
 mod authority;
 mod context;
+mod forward;
 mod metrics;
 mod nodes;
 mod quota;

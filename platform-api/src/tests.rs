@@ -12,6 +12,7 @@ mod declare;
 mod deploying;
 mod durability;
 pub(crate) mod fixture;
+mod forwarding;
 mod going_away;
 mod input;
 mod jobs;

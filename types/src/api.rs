@@ -26,7 +26,7 @@ pub use access::{
 
 pub use node::{
     CertificateRequest, CreateJoinToken, CreatedJoinToken, JoinTokenInfo, NodeCertificate, NodeInfo,
-    NodePatch,
+    NodePatch, ServerInfo,
 };
 
 pub use audit::{AuditOutcome, AuditRecord};

@@ -8,8 +8,8 @@ use wharf_types::api::{
     AppInfo, ArtifactInfo, AuditRecord, ConfigValue, CreateJoinToken, CreateNamespace, CreateRelease,
     CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch, FilesInfo,
     JoinTokenInfo, MemberInfo, NamespaceInfo, NodeInfo, NodePatch, Quota, QuotaInfo, ReleaseInfo, Role,
-    Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo, Usage, UserInfo,
-    VolumeInfo, WhoAmI, Why,
+    Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, ServerInfo, SetMember, TokenInfo, Usage,
+    UserInfo, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::Resource;
 use wharf_types::declare::change::{Applied, Plan};
@@ -181,6 +181,10 @@ impl Client {
 
     pub async fn nodes(&self) -> anyhow::Result<Vec<NodeInfo>> {
         self.all("/v1/nodes").await
+    }
+
+    pub async fn servers(&self) -> anyhow::Result<Vec<ServerInfo>> {
+        self.all("/v1/servers").await
     }
 
     pub async fn node(&self, id: NodeId) -> anyhow::Result<NodeInfo> {

@@ -88,10 +88,13 @@ impl Platform {
         }
     }
 
+    pub(crate) fn authorities(&self) -> Arc<Authorities> {
+        Arc::new(Authorities::open(&self.context.config.data_dir, Timestamp::now()).unwrap())
+    }
+
     /// Hosts may join.
     pub(crate) fn takes_workers(&self) {
-        let authorities = Authorities::open(&self.context.config.data_dir, Timestamp::now()).unwrap();
-        let joining = Joining { authorities: Arc::new(authorities), address: "10.0.0.1:7071".into() };
+        let joining = Joining { authorities: self.authorities(), address: "10.0.0.1:7071".into() };
         assert!(self.context.joining.set(joining).is_ok());
     }
 

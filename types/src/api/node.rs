@@ -49,6 +49,28 @@ pub struct NodePatch {
     pub labels: BTreeMap<String, Option<String>>,
 }
 
+/// `GET /v1/servers`: one of those that make up the control plane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ServerInfo {
+    /// Tells it from others on the same database; empty where there can be none.
+    pub id: String,
+    pub hostname: String,
+    /// Where workers reach it, such as `10.0.0.1:7071`. Empty: it takes none.
+    pub address: String,
+    pub version: String,
+    /// Whether it was there in the last seconds.
+    pub ready: bool,
+    /// Whether it plans and speaks with workers. The others hand it what only it can answer.
+    pub leads: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub leads_since: Option<Timestamp>,
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub seen_at: Timestamp,
+}
+
 /// `POST /v1/join-tokens`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
