@@ -26,6 +26,7 @@ use wharf_runtime::control::{ControlClient, ControlError, join};
 use wharf_types::Timestamp;
 use wharf_types::api::NodeCertificate;
 use wharf_types::node::parse_label;
+use wharf_types::protocol::between_front_doors;
 use wharf_types::quantity::Span;
 
 use crate::exit::{Exit, Failure};
@@ -61,6 +62,9 @@ pub struct WorkerArgs {
     /// A label of this machine, such as zone=eu-1, that apps can ask for in `placement`; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
+    /// On SIGTERM, how long what runs here may take to start on other nodes before this one ends; 0s: it ends at once
+    #[arg(long, value_name = "SPAN", default_value = "30s")]
+    pub drain: Span,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -128,7 +132,14 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     }
     tokio::select! {
         _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        _ = terminate.recv() => {
+            // Whoever does not want to wait says so again.
+            tokio::select! {
+                () = worker.leave(args.drain.as_duration()) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
     }
     let clean = tokio::select! {
         clean = worker.shutdown() => clean,
@@ -224,10 +235,14 @@ impl Certificate {
 
     fn tls(&self) -> Result<Tls, PkiError> {
         let (identity, roots) = (self.identity()?, Roots::load(&self.issued.authorities)?);
+        let mut peer_client = client_config(&identity, &roots, &[Role::Worker])?;
+        let mut peer_server = server_config(&identity, &roots, true)?;
+        peer_client.alpn_protocols = between_front_doors();
+        peer_server.alpn_protocols = between_front_doors();
         Ok(Tls {
             control: client_config(&identity, &roots, &[Role::Server])?,
-            peer_client: Arc::new(client_config(&identity, &roots, &[Role::Worker])?),
-            peer_server: Arc::new(server_config(&identity, &roots, true)?),
+            peer_client: Arc::new(peer_client),
+            peer_server: Arc::new(peer_server),
         })
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wharf_types::{AppId, JobId, Timestamp};
 
+use crate::admission::Admissions;
 use crate::api::Refusals;
 use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
 use crate::authority::Authorities;
@@ -62,6 +63,8 @@ pub(crate) struct Context {
     pub(crate) server: String,
     pub(crate) started_at: Timestamp,
     pub(crate) way_to_leader: WayToLeader,
+    /// Of workers that begin a session.
+    pub(crate) admissions: Admissions,
     /// The epoch that this process leads in. None: it does not.
     leads: watch::Sender<Option<u64>>,
     pub(crate) node_secret: String,
@@ -115,6 +118,7 @@ impl Context {
             server,
             started_at: Timestamp::now(),
             way_to_leader: WayToLeader::default(),
+            admissions: Admissions::default(),
             leads: watch::Sender::new(leads),
             node_secret_hash: hash_secret(&node_secret),
             node_secret,

@@ -21,6 +21,7 @@ pub mod plan;
 pub mod cores;
 
 mod access;
+mod admission;
 mod audit;
 mod authority;
 mod context;

@@ -13,17 +13,18 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method};
 use reqwest::{RequestBuilder, Response, Url};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wharf_types::api::{CertificateRequest, NodeCertificate};
+use wharf_types::api::{CertificateRequest, Leaving, NodeCertificate};
 use wharf_types::digest::Digest;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
+use wharf_types::protocol::{self, Incompatible, Versions};
 use wharf_types::{NodeId, Problem, ProcessId};
 
 use self::lines::{Lines, TooLong};
@@ -37,6 +38,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(2);
 /// How often a connection over HTTP/2 is asked whether it lives, and how long the answer may take.
 const PING: Duration = Duration::from_secs(1);
+/// Nobody waits for longer, whatever an answer says.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// The longest assignment, in octets.
 const ASSIGNMENT_MAX_BYTES: usize = 64 << 20;
 /// The longest answer of any other kind except an artifact, in octets.
@@ -74,6 +77,11 @@ pub enum ControlError {
     /// A 4xx: the same request will be refused again.
     #[error("{0}")]
     Refused(Problem),
+    /// A 429: the same request will be taken after so long.
+    #[error("could not {what} yet: {detail}")]
+    Later { what: &'static str, detail: String, wait: Duration },
+    #[error("the control plane does not speak the versions of this worker: {0}")]
+    Versions(Incompatible),
     #[error("could not {what}: the control plane answered {status}: {detail}")]
     Failed { what: &'static str, status: u16, detail: String },
     #[error(
@@ -94,9 +102,17 @@ impl ControlError {
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Failed { .. } | Self::Digest { .. } => true,
+            Self::Unreachable { .. } | Self::Failed { .. } | Self::Digest { .. } | Self::Later { .. } => true,
             Self::Address(_) | Self::Token | Self::Setup(_) | Self::Refused(_) => false,
-            Self::Decode { .. } | Self::TooLong { .. } => false,
+            Self::Decode { .. } | Self::TooLong { .. } | Self::Versions(_) => false,
+        }
+    }
+
+    /// How long to wait before the same is asked again, where the control plane has said so.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Later { wait, .. } => Some(*wait),
+            _ => None,
         }
     }
 }
@@ -165,10 +181,14 @@ impl ControlClient {
         self.0.node
     }
 
-    pub async fn register(&self, registration: &NodeRegistration) -> Result<(), ControlError> {
+    /// Returns the version of the node protocol that both sides speak from then on.
+    pub async fn register(&self, registration: &NodeRegistration) -> Result<u32, ControlError> {
         let what = "register the node";
         let request = self.request(Method::PUT, &self.node_path("")).timeout(REQUEST_TIMEOUT);
-        self.send(what, json(request, registration)).await.map(drop)
+        let request = request.header(protocol::HEADER, protocol::SPOKEN.to_string());
+        let answer = self.send(what, json(request, registration)).await?;
+        let said = answer.headers().get(protocol::HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        protocol::agree(protocol::SPOKEN, said.unwrap_or(Versions::UNSAID)).map_err(ControlError::Versions)
     }
 
     /// The assignments of this node, each whole, the newest first. Ends when the control plane ends it, or when another process of the worker
@@ -188,6 +208,15 @@ impl ControlClient {
             })?;
             serde_json::from_slice(&line).map_err(|source| ControlError::Decode { what, source })
         }))
+    }
+
+    /// Says that this process is about to end, and returns how much of what it runs has not started elsewhere yet.
+    pub async fn leave(&self, process: ProcessId) -> Result<u64, ControlError> {
+        let what = "ask to be emptied";
+        let request = self.request(Method::POST, &self.node_path("/leave")).timeout(REQUEST_TIMEOUT);
+        let response = self.send(what, request.query(&[("process", process)])).await?;
+        let Leaving { instances } = decode(what, &read(what, response, ANSWER_MAX_BYTES).await?)?;
+        Ok(instances)
     }
 
     pub async fn report(&self, report: &NodeReport) -> Result<(), ControlError> {
@@ -327,9 +356,13 @@ async fn send(what: &'static str, request: RequestBuilder) -> Result<Response, C
     if status.is_success() {
         return Ok(response);
     }
+    let wait = (status.as_u16() == 429).then(|| retry_after(response.headers()));
     let body = read(what, response, ANSWER_MAX_BYTES).await.unwrap_or_default();
     let status = status.as_u16();
     match serde_json::from_slice::<Problem>(&body) {
+        Ok(Problem { detail, .. }) if let Some(wait) = wait => {
+            Err(ControlError::Later { what, detail, wait })
+        }
         Ok(problem) if (400..500).contains(&status) => Err(ControlError::Refused(problem)),
         Ok(problem) => Err(ControlError::Failed { what, status, detail: problem.detail }),
         Err(_) => {
@@ -337,6 +370,12 @@ async fn send(what: &'static str, request: RequestBuilder) -> Result<Response, C
             Err(ControlError::Failed { what, status, detail })
         }
     }
+}
+
+/// A second, where the answer does not say.
+fn retry_after(headers: &HeaderMap) -> Duration {
+    let secs = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(secs.unwrap_or(1)).min(RETRY_AFTER_MAX)
 }
 
 async fn read(what: &'static str, response: Response, max_bytes: usize) -> Result<Bytes, ControlError> {

@@ -25,7 +25,7 @@ pub use access::{
 };
 
 pub use node::{
-    CertificateRequest, CreateJoinToken, CreatedJoinToken, JoinTokenInfo, NodeCertificate, NodeInfo,
+    CertificateRequest, CreateJoinToken, CreatedJoinToken, JoinTokenInfo, Leaving, NodeCertificate, NodeInfo,
     NodePatch, ServerInfo,
 };
 

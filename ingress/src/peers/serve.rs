@@ -35,7 +35,7 @@ use wharf_types::{InstanceId, NodeId};
 use super::gather::Gather;
 use super::tunnel::{self, Tunnel};
 use super::wire::{self, Ask, Verdict};
-use super::{CONNECTION_WINDOW_BYTES, FRAME_MAX_BYTES, PeerTls, STREAM_WINDOW_BYTES, STREAMS_MAX};
+use super::{CONNECTION_WINDOW_BYTES, FRAME_MAX_BYTES, PeerTls, STREAM_WINDOW_BYTES, STREAMS_MAX, UPGRADE};
 use crate::BoxError;
 use crate::accept;
 use crate::call::{CallError, LocalCall};
@@ -141,6 +141,14 @@ where
             shaken = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)) => shaken,
             () = stop.cancelled() => return,
         };
+        if let Ok(Err(error)) = &shaken
+            && super::is_of_another_version(error)
+        {
+            tracing::warn!(
+                "{remote} speaks no version of the protocol between front doors that this one does: {UPGRADE}"
+            );
+            return;
+        }
         let Ok(Ok(stream)) = shaken else {
             tracing::debug!("{remote} has not proved in time that it is a node of this cluster");
             return;

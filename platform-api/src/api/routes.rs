@@ -9,9 +9,9 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
     AppInfo, ArtifactInfo, AuditRecord, CertificateRequest, ConfigValue, CreateJoinToken, CreateNamespace,
     CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch,
-    FilesInfo, JoinTokenInfo, MemberInfo, NamespaceInfo, NodeCertificate, NodeInfo, NodePatch, Quota,
-    QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, ServerInfo,
-    SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
+    FilesInfo, JoinTokenInfo, Leaving, MemberInfo, NamespaceInfo, NodeCertificate, NodeInfo, NodePatch,
+    Quota, QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet,
+    ServerInfo, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
@@ -763,6 +763,14 @@ fn for_workers() -> Vec<Endpoint> {
         node(Method::POST, "/v1/nodes/{node}/reports", post(session::report), "What a worker observed")
             .takes(json::<NodeReport>())
             .replies(204, Payload::Nothing),
+        node(
+            Method::POST,
+            "/v1/nodes/{node}/leave",
+            post(session::leave),
+            "A worker is about to end: what it runs starts elsewhere first",
+        )
+        .query(PROCESS)
+        .replies(200, json::<Leaving>()),
         node(Method::POST, "/v1/nodes/{node}/logs", post(session::logs), "What guests printed")
             .takes(array::<LogRecord>())
             .replies(204, Payload::Nothing),

@@ -62,7 +62,13 @@ async fn two() -> Option<Two> {
 }
 
 /// What a server answers to the worker whose certificate the connection has shown.
-async fn as_node(at: &Platform, node: NodeId, method: Method, path: &str, body: Value) -> super::fixture::Reply {
+async fn as_node(
+    at: &Platform,
+    node: NodeId,
+    method: Method,
+    path: &str,
+    body: Value,
+) -> super::fixture::Reply {
     let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
     let mut request = request("none", method, path).body(body).unwrap();
     request.extensions_mut().insert(PeerNode(node));

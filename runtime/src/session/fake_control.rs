@@ -20,6 +20,7 @@ use wharf_types::figures::NodeFigures;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
+use wharf_types::problem::ProblemCode;
 use wharf_types::{Digest, NodeId, Problem, ProcessId};
 
 use crate::control::ControlClient;
@@ -49,6 +50,7 @@ struct Script {
     keyvalue: Option<Result<KeyValueReply, Problem>>,
     refused_reports: u32,
     refused_logs: u32,
+    put_off: u32,
 }
 
 impl FakeControl {
@@ -123,6 +125,11 @@ impl FakeControl {
         self.told.script.lock().unwrap().refused_reports = count;
     }
 
+    /// So many registrations are told to come again after a second.
+    pub(crate) fn put_off(&self, count: u32) {
+        self.told.script.lock().unwrap().put_off = count;
+    }
+
     pub(crate) fn refuse_logs(&self, count: u32) {
         self.told.script.lock().unwrap().refused_logs = count;
     }
@@ -138,12 +145,16 @@ impl FakeControl {
 
 type Control = State<Arc<Told>>;
 
-async fn register(State(told): Control, headers: HeaderMap, Json(_): Json<NodeRegistration>) -> StatusCode {
+async fn register(State(told): Control, headers: HeaderMap, Json(_): Json<NodeRegistration>) -> Response {
     if headers.get("authorization").is_none_or(|value| value != "Bearer secret") {
-        return StatusCode::UNAUTHORIZED;
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    if spend(&mut told.script.lock().unwrap().put_off) {
+        let problem = Problem::new(ProblemCode::Busy, "many at once");
+        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], Json(problem)).into_response();
     }
     told.registrations.send_modify(|count| *count += 1);
-    StatusCode::NO_CONTENT
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn assignments(State(told): Control) -> Body {

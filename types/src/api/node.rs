@@ -49,6 +49,14 @@ pub struct NodePatch {
     pub labels: BTreeMap<String, Option<String>>,
 }
 
+/// The answer to `POST /v1/nodes/{node}/leave`: how far the node is from being empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Leaving {
+    /// Instances and runs of jobs that are there, and do not have to stay where they are. 0 also where no other node is ready: nothing is
+    /// gained by waiting then.
+    pub instances: u64,
+}
+
 /// `GET /v1/servers`: one of those that make up the control plane.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ServerInfo {
