@@ -10,7 +10,8 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wharf_platform_api::{
-    Config, ControlPlane, Database, Keys, PostgresUrl, Progress, Summary, backup, migrate_store, restore,
+    Config, ControlPlane, Database, Keys, Lost, PostgresUrl, Progress, Summary, backup, migrate_store,
+    restore,
 };
 
 use crate::args::{Global, NoArgs, With};
@@ -47,6 +48,9 @@ pub struct ServerArgs {
     /// A file with the key that seals secrets, 64 hexadecimal digits [default: `secret.key` in the data folder, made when there is none]
     #[arg(long, value_name = "FILE", env = "WHARF_SECRET_KEY_FILE")]
     pub secret_key_file: Option<PathBuf>,
+    /// Where the key of the cluster's CA cannot be opened any more, make another CA; every worker has to join again
+    #[arg(long)]
+    pub new_ca: bool,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -63,6 +67,30 @@ pub enum ServerCommand {
     /// List the servers of a control plane that runs, and which of them leads
     #[command(visible_alias = "list")]
     Ls(With<NoArgs>),
+    /// Show the CAs of the cluster, or bring in another one
+    Ca(CaArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct CaArgs {
+    #[command(subcommand)]
+    pub command: Option<CaCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum CaCommand {
+    /// List the CAs, and the nodes that a rotation waits for
+    #[command(visible_alias = "list")]
+    Ls(With<NoArgs>),
+    /// Let another CA take the place of the one that signs, while everything runs
+    Rotate(With<RotateArgs>),
+}
+
+#[derive(Args, Debug)]
+pub struct RotateArgs {
+    /// Wait for no node that is silent: it has to join again when it is back. Also of a rotation that is under way
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Where the state is.
@@ -122,6 +150,17 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
         ServerCommand::Ls(with) => {
             let before = Global { json, ..Global::default() };
             commands::server::list(&Session::open(with.global.or(before))?).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        ServerCommand::Ca(args) => {
+            let open = |global: Global| Session::open(global.or(Global { json, ..Global::default() }));
+            match args.command {
+                None => commands::server::authorities(&open(Global::default())?).await?,
+                Some(CaCommand::Ls(with)) => commands::server::authorities(&open(with.global)?).await?,
+                Some(CaCommand::Rotate(with)) => {
+                    commands::server::rotate(&open(with.global)?, with.args.force).await?;
+                }
+            }
             return Ok(ExitCode::SUCCESS);
         }
         ServerCommand::Backup(args) => {
@@ -193,7 +232,9 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let stop = CancellationToken::new();
-    let workers = control_plane.serve_workers(workers_listener, advertised.clone(), stop.clone())?;
+    let lost = if args.new_ca { Lost::MakeAnother } else { Lost::Fail };
+    let workers =
+        control_plane.serve_workers(workers_listener, advertised.clone(), lost, stop.clone()).await?;
     let mut serving = tokio::spawn(control_plane.serve(api_listener, stop.clone()));
 
     let local = Local { api: api.clone(), http, token_file: token_file.clone() };

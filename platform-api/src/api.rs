@@ -6,6 +6,7 @@ mod apps;
 mod artifacts;
 mod audit;
 mod auth;
+mod authorities;
 mod error;
 mod events;
 mod extract;

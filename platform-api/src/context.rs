@@ -284,7 +284,9 @@ impl Context {
             News::Rates => self.rates_changed(),
             News::Access => self.access_changed(),
             News::Nodes => self.hear_of_nodes().await,
+            News::Authorities => self.authorities_changed(),
             News::Everything => {
+                self.authorities_changed();
                 self.access_changed();
                 self.schedules_changed();
                 self.volumes_changed();
@@ -293,6 +295,13 @@ impl Context {
                 self.dirty.mark_everything();
                 let _ = self.changes.send(None);
             }
+        }
+    }
+
+    /// Call after a commit that changed which CAs are believed.
+    pub(crate) fn authorities_changed(&self) {
+        if let Some(joining) = self.joining.get() {
+            joining.authorities.changed();
         }
     }
 

@@ -13,7 +13,7 @@ use wharf_types::api::Role;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
 use crate::artifacts::LocalArtifacts;
-use crate::authority::{Authorities, AuthorityError};
+use crate::authority::{Authorities, AuthorityError, Lost};
 use crate::context::{Context, Joining, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
@@ -89,20 +89,24 @@ impl ControlPlane {
     }
 
     /// Takes workers of other hosts at this listener, over TLS, until `shutdown`. `address` is how they reach it, such as `10.0.0.1:7071`.
-    pub fn serve_workers(
+    pub async fn serve_workers(
         &self,
         listener: tokio::net::TcpListener,
         address: String,
+        lost: Lost,
         shutdown: CancellationToken,
     ) -> Result<JoinHandle<()>, AuthorityError> {
-        let authorities = Arc::new(Authorities::open(&self.context.config.data_dir, Timestamp::now())?);
+        let context = self.context.clone();
+        let (keys, dir) = (context.secret_keys.keyring(), &context.config.data_dir);
+        let authorities = Authorities::open(&context.store, &keys, dir, lost, Timestamp::now()).await?;
+        let authorities = Arc::new(authorities);
         // A second listener would be of the same cluster; the first one's address is told.
         let _ = self.context.joining.set(Joining { authorities: authorities.clone(), address });
         let router = self.router();
         Ok(tokio::spawn(async move {
-            let renewing = authorities.clone().renew(shutdown.clone());
+            let keeping = authorities.clone().keep(context, shutdown.clone());
             let serving = listener::serve_workers(listener, router, authorities, shutdown);
-            tokio::join!(renewing, serving);
+            tokio::join!(keeping, serving);
         }))
     }
 

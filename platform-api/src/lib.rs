@@ -45,7 +45,7 @@ pub mod fuzzing;
 mod tests;
 
 pub use artifacts::artifact_file;
-pub use authority::AuthorityError;
+pub use authority::{AuthorityError, Lost};
 pub use backup::{BackupError, Keys, Progress, Summary, backup, migrate_store, restore};
 pub use control_plane::{Config, ControlPlane, LeaderUnknown};
 pub use data_dir::OpenError;

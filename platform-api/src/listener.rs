@@ -139,24 +139,24 @@ async fn serve_worker(
     shutdown: CancellationToken,
 ) {
     let (_, tls) = stream.get_ref();
-    let guest = match tls.peer_certificates().map(wharf_pki::peer_of) {
-        None => Guest::Stranger,
+    let visitor = match tls.peer_certificates().map(wharf_pki::peer_of) {
+        None => Visitor::Stranger,
         Some(Some(peer)) => match peer.role {
-            Role::Worker => Guest::Worker(peer.node),
-            Role::Server => Guest::Server,
+            Role::Worker => Visitor::Worker(peer.node),
+            Role::Server => Visitor::Server,
         },
         Some(None) => {
             return warn!("{remote} was refused as a worker: its certificate does not say whose it is");
         }
     };
     let speaks_http2 = tls.alpn_protocol() == Some(b"h2");
-    let service = router.map_request(move |request| guest.introduces(request, remote));
+    let service = router.map_request(move |request| visitor.introduces(request, remote));
     let (service, stream) = (TowerToHyperService::new(service), TokioIo::new(stream));
     let broke = |error: hyper::Error| debug!("the connection of a worker at {remote} broke: {error}");
     if speaks_http2 {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
-        if guest == Guest::Server {
+        if visitor == Visitor::Server {
             http.max_concurrent_streams(forward::STREAMS_MAX)
                 .max_header_list_size(256 << 10)
                 .initial_stream_window_size(forward::STREAM_WINDOW_BYTES)
@@ -177,14 +177,14 @@ async fn serve_worker(
     } else {
         // One that joins says a few words, and goes.
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).keep_alive(guest != Guest::Stranger);
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).keep_alive(visitor != Visitor::Stranger);
         http.serve_connection(stream, service).await.unwrap_or_else(broke);
     }
 }
 
 /// Who has come to the port of workers, by its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Guest {
+enum Visitor {
     /// It has none.
     Stranger,
     Worker(NodeId),
@@ -192,8 +192,8 @@ enum Guest {
     Server,
 }
 
-impl Guest {
-    /// Says of a request whose it is, and leads it away from where this guest has no business.
+impl Visitor {
+    /// Says of a request whose it is, and leads it away from where this visitor has no business.
     fn introduces(self, mut request: Request<Incoming>, remote: SocketAddr) -> Request<Incoming> {
         let (node, remote) = match self {
             Self::Stranger => (None, remote),
@@ -246,7 +246,6 @@ mod tests {
     use super::*;
     use rustls::ClientConfig;
     use rustls::pki_types::ServerName;
-    use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_rustls::TlsConnector;
     use tokio_util::sync::DropGuard;
@@ -257,14 +256,12 @@ mod tests {
     struct Door {
         address: SocketAddr,
         authorities: Arc<Authorities>,
-        _dir: TempDir,
         _open: DropGuard,
     }
 
     impl Door {
         async fn open() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let authorities = Arc::new(Authorities::open(dir.path(), Timestamp::now()).unwrap());
+            let authorities = Arc::new(Authorities::made());
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let router = Router::new().fallback(async |request: axum::extract::Request| {
@@ -280,14 +277,14 @@ mod tests {
                 authorities.clone(),
                 shutdown.clone(),
             ));
-            Self { address, authorities, _dir: dir, _open: shutdown.drop_guard() }
+            Self { address, authorities, _open: shutdown.drop_guard() }
         }
 
         fn worker(&self, of: &Authorities, node: NodeId) -> ClientConfig {
             let key = NodeKey::generate().unwrap();
-            let certificate = of.issue(&key.request().unwrap(), node, Timestamp::now()).unwrap();
+            let (certificate, _) = of.issue(&key.request().unwrap(), node, Timestamp::now()).unwrap();
             let identity = Identity::load(&certificate, &key.to_pem(), "").unwrap();
-            let roots = Roots::load(self.authorities.believed()).unwrap();
+            let roots = Roots::load(&self.authorities.current().believed).unwrap();
             client_config(&identity, &roots, &[Role::Server]).unwrap()
         }
 
@@ -337,8 +334,7 @@ mod tests {
             let closed = timeout(Duration::from_secs(10), connection.read_to_end(&mut rest)).await;
             assert!(closed.is_ok(), "the connection is closed");
         }
-        let dir = tempfile::tempdir().unwrap();
-        let others = Authorities::open(dir.path(), Timestamp::now()).unwrap();
+        let others = Authorities::made();
         let foreign = door.worker(&others, NodeId::new());
         assert_eq!(door.ask(foreign, "/v1/nodes/x").await, None, "a certificate of another cluster");
         assert!(door.ask(door.joining(), "/v1/join").await.is_some());

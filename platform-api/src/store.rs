@@ -9,6 +9,7 @@ pub(crate) mod apply;
 pub(crate) mod archive;
 pub(crate) mod artifact;
 pub(crate) mod audit;
+pub(crate) mod authority;
 pub(crate) mod change;
 mod codec;
 mod conn;

@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod authorities;
 mod autoscale;
 mod away;
 mod backup;

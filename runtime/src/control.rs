@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
@@ -19,7 +19,8 @@ use reqwest::{RequestBuilder, Response, Url};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wharf_types::api::{CertificateRequest, Leaving, NodeCertificate};
+use tokio::sync::watch;
+use wharf_types::api::{AUTHORITIES_HEADER, CertificateRequest, Leaving, NodeCertificate};
 use wharf_types::digest::Digest;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
@@ -58,6 +59,10 @@ struct Inner {
     /// The one that is asked, until it does not answer.
     at: AtomicUsize,
     node: NodeId,
+    /// What tells the CAs that are believed here from others.
+    believes: ArcSwapOption<String>,
+    /// The same of those that should be, as an answer has said last.
+    should_believe: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +150,26 @@ impl ControlClient {
 
     fn of(http: reqwest::Client, apis: Vec<Url>, node: NodeId) -> Self {
         let at = AtomicUsize::new(0);
-        Self(Arc::new(Inner { http: ArcSwap::from_pointee(http), apis, at, node }))
+        Self(Arc::new(Inner {
+            http: ArcSwap::from_pointee(http),
+            apis,
+            at,
+            node,
+            believes: ArcSwapOption::empty(),
+            should_believe: watch::Sender::default(),
+        }))
+    }
+
+    /// From now on this is said of which CAs are believed here.
+    pub fn believe(&self, tag: String) {
+        self.0.believes.store(Some(Arc::new(tag)));
+    }
+
+    /// Waits until the control plane says that others should be believed than those of this tag.
+    pub async fn should_believe_others_than(&self, tag: &str) {
+        let mut said = self.0.should_believe.subscribe();
+        // The sender lives as long as this client.
+        let _ = said.wait_for(|said| said.as_ref().is_some_and(|said| said != tag)).await;
     }
 
     /// From now on connections show another certificate.
@@ -166,6 +190,17 @@ impl ControlClient {
     async fn send(&self, what: &'static str, request: RequestBuilder) -> Result<Response, ControlError> {
         let at = self.0.at.load(Relaxed);
         let sent = send(what, request).await;
+        if let Ok(answer) = &sent
+            && let Some(said) = answer.headers().get(AUTHORITIES_HEADER).and_then(|said| said.to_str().ok())
+        {
+            self.0.should_believe.send_if_modified(|known| {
+                let is_news = known.as_deref() != Some(said);
+                if is_news {
+                    *known = Some(said.to_owned());
+                }
+                is_news
+            });
+        }
         // One that does not lead answers 503.
         let elsewhere =
             matches!(sent, Err(ControlError::Unreachable { .. } | ControlError::Failed { status: 503, .. }));
@@ -254,7 +289,11 @@ impl ControlClient {
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = path_of(&self.0.apis[self.0.at.load(Relaxed) % self.0.apis.len()], path);
-        self.0.http.load().request(method, url)
+        let request = self.0.http.load().request(method, url);
+        match &*self.0.believes.load() {
+            Some(tag) => request.header(AUTHORITIES_HEADER, tag.as_str()),
+            None => request,
+        }
     }
 
     fn node_path(&self, rest: &str) -> String {

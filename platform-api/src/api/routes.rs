@@ -7,11 +7,11 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, AuditRecord, CertificateRequest, ConfigValue, CreateJoinToken, CreateNamespace,
-    CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch,
-    FilesInfo, JoinTokenInfo, Leaving, MemberInfo, NamespaceInfo, NodeCertificate, NodeInfo, NodePatch,
-    Quota, QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet,
-    ServerInfo, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
+    AppInfo, ArtifactInfo, AuditRecord, AuthorityInfo, CertificateRequest, ConfigValue, CreateJoinToken,
+    CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env,
+    EnvPatch, FilesInfo, JoinTokenInfo, Leaving, MemberInfo, NamespaceInfo, NodeCertificate, NodeInfo,
+    NodePatch, Quota, QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale,
+    SecretInfo, SecretSet, ServerInfo, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
@@ -29,9 +29,9 @@ use super::parameters::{
     SCHEDULE_CHANGES, VOLUMES,
 };
 use super::{
-    applies, apps, artifacts, audit, events, files, jobs, joining, logs, members, meta, metrics, namespaces,
-    nodes, quotas, releases, rollouts, schedules, secrets, servers, session, settings, tokens, users,
-    volumes, watch,
+    applies, apps, artifacts, audit, authorities, events, files, jobs, joining, logs, members, meta, metrics,
+    namespaces, nodes, quotas, releases, rollouts, schedules, secrets, servers, session, settings, tokens,
+    users, volumes, watch,
 };
 use crate::access::Access;
 use crate::context::Context;
@@ -213,6 +213,25 @@ fn about_the_platform() -> Vec<Endpoint> {
             "Take a worker out of the cluster; its certificates count no more",
         )
         .replies(204, Payload::Nothing)
+        .by_leader(),
+        e(
+            Method::GET,
+            "/v1/authorities",
+            Access::Cluster(Verb::Read),
+            get(authorities::list),
+            "List the CAs of the cluster, and what a rotation waits for",
+        )
+        .replies(200, list::<AuthorityInfo>())
+        .by_leader(),
+        e(
+            Method::POST,
+            "/v1/authorities",
+            ADMIN,
+            post(authorities::rotate),
+            "Make another CA, which takes the place of the one that signs when every node believes it",
+        )
+        .takes(json::<RotateAuthority>())
+        .replies(201, list::<AuthorityInfo>())
         .by_leader(),
         e(
             Method::GET,

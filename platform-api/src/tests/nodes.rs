@@ -44,7 +44,7 @@ async fn a_join_token_makes_as_many_nodes_as_it_may_and_opens_nothing_else() {
         "conflict",
         &["wharf server"],
     );
-    platform.takes_workers();
+    platform.takes_workers().await;
     let token = platform.join_token(json!({"uses": 2})).await;
     for path in ["/v1/nodes", "/v1/namespaces", "/v1/whoami", "/v1/namespaces/default/apps"] {
         assert_eq!(
@@ -67,7 +67,7 @@ async fn a_join_token_makes_as_many_nodes_as_it_may_and_opens_nothing_else() {
 #[tokio::test]
 async fn a_token_that_has_expired_or_was_revoked_lets_nobody_in() {
     let platform = Platform::start().await;
-    platform.takes_workers();
+    platform.takes_workers().await;
     let brief = platform.join_token(json!({"expires_in": "1ms"})).await;
     eventually("it has expired", async || {
         let refused = platform.join(&brief.secret).await;
@@ -91,7 +91,7 @@ async fn a_token_that_has_expired_or_was_revoked_lets_nobody_in() {
 #[tokio::test]
 async fn a_request_that_is_no_request_spends_nothing() {
     let platform = Platform::start().await;
-    platform.takes_workers();
+    platform.takes_workers().await;
     let token = platform.join_token(json!({})).await;
     let nonsense = json!({"request": "nonsense"});
     let refused = platform.call_as(&token.secret, Method::POST, "/v1/join", nonsense).await;
@@ -102,7 +102,7 @@ async fn a_request_that_is_no_request_spends_nothing() {
 #[tokio::test]
 async fn a_node_speaks_for_itself_and_gets_only_what_it_is_to_run() {
     let platform = Platform::start().await;
-    platform.takes_workers();
+    platform.takes_workers().await;
     let joined = platform.join(&platform.join_token(json!({})).await.secret).await.is(201);
     let node: NodeId = joined["node"].as_str().unwrap().parse().unwrap();
     let other = NodeId::new();
@@ -137,7 +137,7 @@ async fn a_node_speaks_for_itself_and_gets_only_what_it_is_to_run() {
 #[tokio::test]
 async fn a_removed_node_comes_back_only_with_a_new_token() {
     let platform = Platform::start().await;
-    platform.takes_workers();
+    platform.takes_workers().await;
     let joined = platform.join(&platform.join_token(json!({})).await.secret).await.is(201);
     let node: NodeId = joined["node"].as_str().unwrap().parse().unwrap();
     let path = format!("/v1/nodes/{node}");

@@ -57,6 +57,46 @@ pub struct Leaving {
     pub instances: u64,
 }
 
+/// The header field in which a worker says which CAs it believes, and the control plane which it should: where the two differ the worker
+/// renews its certificate.
+pub const AUTHORITIES_HEADER: &str = "wharf-authorities";
+
+/// `GET /v1/authorities`: a CA of the cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AuthorityInfo {
+    /// The SHA-256 of its certificate, as in join tokens.
+    pub id: String,
+    pub state: AuthorityState,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// Since when it is in this state.
+    #[schema(value_type = String, format = DateTime)]
+    pub changed_at: Timestamp,
+    /// Nodes that have to take something up before it goes on: of one that is coming, and of one that is going.
+    pub waits_for: Vec<NodeId>,
+    /// Whether those of them that are silent are not waited for.
+    pub forced: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthorityState {
+    /// Believed, and signs nothing yet.
+    Next,
+    Signs,
+    /// Believed, and signs nothing any more.
+    Old,
+}
+
+/// `POST /v1/authorities`: another CA is to take the place of the one that signs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateAuthority {
+    /// Waits for no node that is silent: it has to join again when it is back. Also of a rotation that is under way.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// `GET /v1/servers`: one of those that make up the control plane.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ServerInfo {
