@@ -56,6 +56,8 @@ pub(crate) struct Context {
     rates_changed: AtomicBool,
     /// Whether schedules were set or removed since the reconciler looked.
     schedules_changed: AtomicBool,
+    /// Whether other nodes may have been removed than the reconciler knows.
+    removed_changed: AtomicBool,
     /// What the newest plan of an app, or of a job, could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
     pub(crate) ledger: Ledger,
@@ -113,6 +115,7 @@ impl Context {
             volumes_changed: AtomicBool::new(true),
             rates_changed: AtomicBool::new(true),
             schedules_changed: AtomicBool::new(true),
+            removed_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
             ledger: Ledger::default(),
             server,
@@ -253,6 +256,22 @@ impl Context {
         self.rates_changed.swap(false, Relaxed)
     }
 
+    /// Call after a commit that removed a node, or when one may have lost its last certificate.
+    pub(crate) fn removed_changed(&self) {
+        self.removed_changed.store(true, Relaxed);
+        self.dirty.nudge();
+    }
+
+    /// They could not be read, and are to be with the next pass, which a timer brings.
+    pub(crate) fn removed_unread(&self) {
+        self.removed_changed.store(true, Relaxed);
+    }
+
+    /// Whether that happened since this was asked last; true at the start.
+    pub(crate) fn take_removed_changed(&self) -> bool {
+        self.removed_changed.swap(false, Relaxed)
+    }
+
     /// Call after a commit that may have taken something from somebody: answers that are under way are looked at again.
     pub(crate) fn access_changed(&self) {
         self.access.send_modify(|count| *count = count.wrapping_add(1));
@@ -323,7 +342,7 @@ impl Context {
             }
             Err(error) => warn!("cannot read the nodes that other control planes know: {}", chain(&error)),
         }
-        self.dirty.nudge();
+        self.removed_changed();
     }
 
     pub(crate) fn watch(&self) -> Watcher {
