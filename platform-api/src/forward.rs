@@ -75,7 +75,7 @@ struct Link {
 pub(crate) enum Sent {
     Answered(Response<Incoming>),
     /// Nobody has seen it.
-    NotSent(Request),
+    Unsent(Request),
     /// The leader went away while it had it.
     Lost,
 }
@@ -103,7 +103,7 @@ impl WayToLeader {
             Ok(sender) => sender,
             Err(error) => {
                 debug!("cannot ask the leader: {}", chain(&error));
-                return Sent::NotSent(request);
+                return Sent::Unsent(request);
             }
         };
         let (parts, body) = request.into_parts();
@@ -113,7 +113,7 @@ impl WayToLeader {
             Err(mut error) => {
                 self.forget(&sender.address).await;
                 match error.take_message() {
-                    Some(unsent) => Sent::NotSent(Request::from_parts(parts, unsent.into_body())),
+                    Some(unsent) => Sent::Unsent(Request::from_parts(parts, unsent.into_body())),
                     None => {
                         debug!("the leader was lost with a request: {}", chain(error.error()));
                         Sent::Lost

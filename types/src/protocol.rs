@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn this_program_speaks_with_the_one_before() {
-        assert!(SPOKEN.oldest < SPOKEN.newest);
+        const { assert!(SPOKEN.oldest < SPOKEN.newest) };
         let before = versions(SPOKEN.oldest.saturating_sub(1), SPOKEN.newest - 1);
         assert_eq!(agree(before, SPOKEN), Ok(SPOKEN.newest - 1));
         assert_eq!(agree(SPOKEN, before), Ok(SPOKEN.newest - 1));

@@ -43,7 +43,7 @@ pub(super) async fn to_leader(
                 return answer.map(Body::new);
             }
             Sent::Answered(_) | Sent::Lost => again,
-            Sent::NotSent(request) => Some(request),
+            Sent::Unsent(request) => Some(request),
         };
         let Some(unanswered) = unanswered.filter(|_| Instant::now() < deadline) else {
             return nobody_leads().into_response();
