@@ -26,6 +26,7 @@ pub mod member;
 pub mod namespace;
 pub mod node;
 pub mod quota;
+pub mod server;
 pub mod token;
 pub mod user;
 pub mod volume;

@@ -49,11 +49,13 @@ impl Exit {
             | ProblemCode::Conflict
             | ProblemCode::RouteTaken
             | ProblemCode::PortTaken
+            | ProblemCode::Incompatible
             | ProblemCode::PreconditionFailed => Self::Conflict,
             ProblemCode::QuotaExceeded | ProblemCode::StorageFull => Self::Full,
-            ProblemCode::MethodNotAllowed | ProblemCode::Internal | ProblemCode::Unavailable => {
-                Self::Platform
-            }
+            ProblemCode::MethodNotAllowed
+            | ProblemCode::Internal
+            | ProblemCode::Unavailable
+            | ProblemCode::Busy => Self::Platform,
         }
     }
 
@@ -261,11 +263,13 @@ mod tests {
             let expected = match code.status() {
                 // The token is good, and there is no room.
                 _ if *code == ProblemCode::QuotaExceeded => Exit::Full,
+                // It passes by itself.
+                _ if *code == ProblemCode::Busy => Exit::Platform,
                 401 | 403 => Exit::Refused,
                 404 => Exit::NotFound,
                 409 | 412 => Exit::Conflict,
                 400 | 413 | 422 => Exit::Invalid,
-                429 | 507 => Exit::Full,
+                507 => Exit::Full,
                 _ => Exit::Platform,
             };
             assert_eq!(Exit::of_problem(*code), expected, "{code:?}");

@@ -19,13 +19,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use wharf_ingress::PeerTls;
 use wharf_pki::{
-    Identity, JoinToken, NodeKey, PkiError, Role, Roots, client_config, joining_config, peer_of, pins,
-    renew_at, server_config,
+    Identity, JoinToken, NodeKey, PkiError, Role, Roots, bundle_tag, client_config, joining_config, peer_of,
+    pins, renew_at, server_config,
 };
 use wharf_runtime::control::{ControlClient, ControlError, join};
 use wharf_types::Timestamp;
 use wharf_types::api::NodeCertificate;
 use wharf_types::node::parse_label;
+use wharf_types::protocol::between_front_doors;
 use wharf_types::quantity::{ByteSize, Span};
 
 use crate::exit::{Exit, Failure};
@@ -37,6 +38,8 @@ use crate::worker::{Worker, WorkerConfig, registration, write_whole};
 
 /// The least time between two tries to renew.
 const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+/// Within how long nodes renew when they hear of another CA.
+const OTHER_CAS: Duration = Duration::from_secs(5);
 
 #[derive(Args, Debug)]
 pub struct WorkerArgs {
@@ -64,6 +67,9 @@ pub struct WorkerArgs {
     /// A label of this machine, such as zone=eu-1, that apps can ask for in `placement`; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
+    /// On SIGTERM, how long what runs here may take to start on other nodes before this one ends; 0s: it ends at once
+    #[arg(long, value_name = "SPAN", default_value = "30s")]
+    pub drain: Span,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -133,7 +139,14 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     }
     tokio::select! {
         _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        _ = terminate.recv() => {
+            // Whoever does not want to wait says so again.
+            tokio::select! {
+                () = worker.leave(args.drain.as_duration()) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
     }
     let clean = tokio::select! {
         clean = worker.shutdown() => clean,
@@ -163,9 +176,32 @@ async fn identity(kept: &Kept, given: Option<JoinAt>) -> anyhow::Result<(Certifi
     let (request, tls) = (key.request()?, joining_config(token.pin)?);
     let issued = join(&addresses(&servers), tls, &token.secret, &request)
         .await
-        .context("could not join the cluster")?;
+        .map_err(|error| could_not_join(error, &servers))?;
     info!("this host is node {} from now on", issued.node);
     Ok((Certificate { key: key.to_pem().to_string(), issued }, servers))
+}
+
+fn could_not_join(error: ControlError, servers: &str) -> anyhow::Error {
+    if !is_of_another_ca(&error) {
+        return anyhow::Error::new(error).context("could not join the cluster");
+    }
+    let what = format!("could not join the cluster: the join token names another CA than {servers} shows");
+    Failure::new(Exit::Refused, what)
+        .help("the token is of another cluster, or the CA was replaced since it was made; `wharf node token create` makes another")
+        .into()
+}
+
+/// Whether a connection has failed because the CA that a join token names did not come along.
+fn is_of_another_ca(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return *tls == rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    }
+    // What an error of the system's kind wraps is not its source.
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match wrapped {
+        Some(wrapped) => is_of_another_ca(wrapped),
+        None => error.source().is_some_and(is_of_another_ca),
+    }
 }
 
 /// Whether the cluster that a token is of takes this node as what it was. Where nobody answers it stays that.
@@ -229,10 +265,14 @@ impl Certificate {
 
     fn tls(&self) -> Result<Tls, PkiError> {
         let (identity, roots) = (self.identity()?, Roots::load(&self.issued.authorities)?);
+        let mut peer_client = client_config(&identity, &roots, &[Role::Worker])?;
+        let mut peer_server = server_config(&identity, &roots, true)?;
+        peer_client.alpn_protocols = between_front_doors();
+        peer_server.alpn_protocols = between_front_doors();
         Ok(Tls {
             control: client_config(&identity, &roots, &[Role::Server])?,
-            peer_client: Arc::new(client_config(&identity, &roots, &[Role::Worker])?),
-            peer_server: Arc::new(server_config(&identity, &roots, true)?),
+            peer_client: Arc::new(peer_client),
+            peer_server: Arc::new(peer_server),
         })
     }
 }
@@ -250,7 +290,16 @@ async fn renew(
         let until = certificate.identity().map_or(now, |identity| identity.valid_until);
         let at = renew_at(now, until, rand::random());
         let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-        tokio::time::sleep(wait.max(RENEWAL_RETRY)).await;
+        let tag = bundle_tag(&certificate.issued.authorities).unwrap_or_default();
+        control.believe(tag.clone());
+        tokio::select! {
+            () = tokio::time::sleep(wait.max(RENEWAL_RETRY)) => {}
+            () = control.should_believe_others_than(&tag) => {
+                info!("the CAs of the cluster are to be others; this node renews its certificate");
+                // Every node hears of it at once. Where the answer is as before, the next try is not at once either.
+                tokio::time::sleep(OTHER_CAS.mul_f64(rand::random_range(0.1..1.0))).await;
+            }
+        }
         let renewed = async {
             let key = NodeKey::generate()?;
             let issued = control.renew(&key.request()?).await?;
@@ -337,6 +386,17 @@ mod tests {
             let error = bad.parse::<JoinAt>().unwrap_err();
             assert!(error.contains(word) && !error.contains("wharf_ab"), "{error}");
         }
+    }
+
+    #[test]
+    fn that_a_token_names_another_ca_is_found_however_deep_it_is() {
+        use std::io::Error;
+
+        let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let wrapped = Error::other(Error::other(unknown()));
+        assert!(is_of_another_ca(&unknown()) && is_of_another_ca(&wrapped));
+        assert!(!is_of_another_ca(&Error::other("no answer")));
+        assert!(!is_of_another_ca(&Error::other(rustls::Error::DecryptError)));
     }
 
     #[test]

@@ -10,13 +10,16 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wharf_platform_api::{
-    ArtifactsAt, BucketAt, BucketUrl, Config, ControlPlane, Database, Keys, PostgresUrl, Progress, Summary,
-    backup, migrate_store, restore,
+    ArtifactsAt, BucketAt, BucketUrl, Config, ControlPlane, Database, Keys, Lost, PostgresUrl, Progress,
+    Summary, backup, migrate_store, restore,
 };
 
+use crate::args::{Global, NoArgs, With};
+use crate::commands;
 use crate::file_handles;
 use crate::local::{self, Local};
 use crate::output;
+use crate::session::Session;
 use crate::up::{conclude, default_data_dir, listen, open_failure, secret_keys, start_log};
 use crate::worker::PART_GRACE;
 
@@ -45,6 +48,9 @@ pub struct ServerArgs {
     /// A file with the key that seals secrets, 64 hexadecimal digits [default: `secret.key` in the data folder, made when there is none]
     #[arg(long, value_name = "FILE", env = "WHARF_SECRET_KEY_FILE")]
     pub secret_key_file: Option<PathBuf>,
+    /// Where the key of the cluster's CA cannot be opened any more, make another CA; every worker has to join again
+    #[arg(long)]
+    pub new_ca: bool,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -58,6 +64,33 @@ pub enum ServerCommand {
     Restore(RestoreArgs),
     /// Move the state from the data folder to PostgreSQL; the control plane has to be stopped
     MigrateStore(MigrateArgs),
+    /// List the servers of a control plane that runs, and which of them leads
+    #[command(visible_alias = "list")]
+    Ls(With<NoArgs>),
+    /// Show the CAs of the cluster, or bring in another one
+    Ca(CaArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct CaArgs {
+    #[command(subcommand)]
+    pub command: Option<CaCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum CaCommand {
+    /// List the CAs, and the nodes that a rotation waits for
+    #[command(visible_alias = "list")]
+    Ls(With<NoArgs>),
+    /// Let another CA take the place of the one that signs, while everything runs
+    Rotate(With<RotateArgs>),
+}
+
+#[derive(Args, Debug)]
+pub struct RotateArgs {
+    /// Wait for no node that is silent: it has to join again when it is back. Also of a rotation that is under way
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Where the state is.
@@ -134,6 +167,22 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
         Progress::Artifact { digest, bytes } => output::note(format!("{digest}: {}", output::bytes(bytes))),
     };
     let summary = match command {
+        ServerCommand::Ls(with) => {
+            let before = Global { json, ..Global::default() };
+            commands::server::list(&Session::open(with.global.or(before))?).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        ServerCommand::Ca(args) => {
+            let open = |global: Global| Session::open(global.or(Global { json, ..Global::default() }));
+            match args.command {
+                None => commands::server::authorities(&open(Global::default())?).await?,
+                Some(CaCommand::Ls(with)) => commands::server::authorities(&open(with.global)?).await?,
+                Some(CaCommand::Rotate(with)) => {
+                    commands::server::rotate(&open(with.global)?, with.args.force).await?;
+                }
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         ServerCommand::Backup(args) => {
             let State { data, database, artifacts } = args.at.resolve()?;
             let keys = if args.with_keys { Keys::Included } else { Keys::LeftOut };
@@ -204,7 +253,9 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let stop = CancellationToken::new();
-    let workers = control_plane.serve_workers(workers_listener, advertised.clone(), stop.clone())?;
+    let lost = if args.new_ca { Lost::MakeAnother } else { Lost::Fail };
+    let workers =
+        control_plane.serve_workers(workers_listener, advertised.clone(), lost, stop.clone()).await?;
     let mut serving = tokio::spawn(control_plane.serve(api_listener, stop.clone()));
 
     let local = Local { api: api.clone(), http, token_file: token_file.clone() };

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
@@ -50,6 +50,10 @@ use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId,
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// What is read at once of an artifact that another node gets.
 const CHUNK_BYTES: usize = 256 << 10;
+/// How often a worker that is to end asks whether it is empty,
+const LEAVE_LOOK: Duration = Duration::from_millis(200);
+/// and how long it does so without an answer. Another control plane has taken over by then, if there is one.
+const LEAVE_UNHEARD: Duration = Duration::from_secs(6);
 /// How long the parts behind the ingress may take to end, each.
 pub const PART_GRACE: Duration = Duration::from_secs(5);
 
@@ -94,6 +98,8 @@ pub struct Worker {
     session: Session,
     supervisor: Supervisor,
     shipper: LogShipper,
+    control: ControlClient,
+    process: ProcessId,
 }
 
 impl Worker {
@@ -106,6 +112,7 @@ impl Worker {
         let incarnation = incarnation(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
         let address = peers.as_ref().and(registration.address);
+        let process = incarnation.process;
         let registration = NodeRegistration { incarnation, address, ..registration };
         let logs = LogSink::new();
         let space = Space::new(folder.to_owned(), cache_max_bytes);
@@ -176,8 +183,24 @@ impl Worker {
             (ingress.applied(), ingress.calls()),
             figures,
         );
-        let shipper = LogShipper::spawn(logs, control);
-        Ok(Self { ingress, session, supervisor, shipper })
+        let shipper = LogShipper::spawn(logs, control.clone());
+        Ok(Self { ingress, session, supervisor, shipper, control, process })
+    }
+
+    /// Has what runs here started elsewhere, and returns when nothing is left that could be, or after `longest`. Where the control plane
+    /// does not answer, or cannot do this, there is nothing to wait for.
+    pub async fn leave(&self, longest: Duration) {
+        let (begun, mut heard) = (Instant::now(), Instant::now());
+        while begun.elapsed() < longest && heard.elapsed() < LEAVE_UNHEARD {
+            match self.control.leave(self.process).await {
+                Ok(0) => return,
+                Ok(_) => heard = Instant::now(),
+                Err(error) if error.is_retryable() => {}
+                Err(error) => return tracing::warn!("this node ends without being emptied first: {error}"),
+            }
+            tokio::time::sleep(LEAVE_LOOK).await;
+        }
+        tracing::warn!("this node ends before all that runs on it has started elsewhere");
     }
 
     /// Whether everything that was open has finished. The session ends before the instances do, so that the control plane

@@ -95,6 +95,21 @@ impl PeerTls {
     }
 }
 
+/// What to do where two front doors do not understand each other.
+const UPGRADE: &str = "upgrade the worker of the older version first";
+
+/// Whether a handshake has failed because the two sides speak no version in common.
+fn is_of_another_version(error: &std::io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(
+        error,
+        Some(
+            rustls::Error::NoApplicationProtocol
+                | rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)
+        )
+    )
+}
+
 fn node_name(node: NodeId) -> ServerName<'static> {
     ServerName::try_from(format!("{node}.node.wharf.internal")).expect("an id is a label of a hostname")
 }

@@ -6,7 +6,7 @@
 mod counted;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -168,6 +168,8 @@ pub struct Router {
     here: HashMap<InstanceId, Arc<Target>>,
     /// The ways to other nodes.
     peers: Arc<BTreeMap<NodeId, Arc<Peer>>>,
+    /// Nodes that were taken out of the cluster.
+    removed: HashSet<NodeId>,
 }
 
 /// Instances that are as good as one another, but for where they are.
@@ -289,7 +291,14 @@ impl Router {
             here.entry(target.instance).or_insert_with(|| target.clone());
         }
         targets.forget_the_unused();
-        Self { generation: table.generation, hosts, tcp, counted, here, peers: targets.peers.all() }
+        let removed = table.removed.iter().copied().collect();
+        let peers = targets.peers.all();
+        Self { generation: table.generation, hosts, tcp, counted, here, peers, removed }
+    }
+
+    /// Whether a node was taken out of the cluster.
+    pub(crate) fn has_removed(&self, node: NodeId) -> bool {
+        self.removed.contains(&node)
     }
 
     /// Puts down for each app that is counted what is open now. False: there is none.

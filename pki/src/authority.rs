@@ -5,11 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
+    SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::token::Pin;
@@ -50,6 +52,11 @@ impl Authority {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(|error| PkiError::Pem(error.to_string()))?;
         let key = KeyPair::from_pem(key).map_err(PkiError::Make)?;
+        let (_, parsed) =
+            X509Certificate::from_der(&der).map_err(|error| PkiError::Pem(error.to_string()))?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(PkiError::OtherKey);
+        }
         Ok(Self { certificate: certificate.to_owned(), der, key })
     }
 

@@ -16,7 +16,7 @@ pub use authority::{Authority, CA_LIFETIME, NODE_LIFETIME};
 pub use identity::{Identity, NodeKey, renew_at};
 pub use peer::{Peer, Role, peer_of};
 pub use tls::{Roots, client_config, joining_config, server_config};
-pub use token::{InvalidJoinToken, JoinToken, Pin, pins};
+pub use token::{InvalidJoinToken, JoinToken, Pin, bundle_tag, pins};
 
 /// Why a key or certificate cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,8 @@ pub enum PkiError {
     Request(#[source] rcgen::Error),
     #[error("this is no certificate in PEM: {0}")]
     Pem(String),
+    #[error("the key is not that of the certificate")]
+    OtherKey,
     #[error("the certificate cannot be used for TLS")]
     Tls(#[from] rustls::Error),
     #[error("{0} is out of the range of a certificate's dates")]

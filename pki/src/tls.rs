@@ -273,6 +273,13 @@ mod tests {
     }
 
     #[test]
+    fn a_ca_with_the_key_of_another_is_none() {
+        let make = || Authority::generate(Timestamp::now()).unwrap();
+        let (one, other) = (make(), make());
+        assert!(matches!(Authority::load(one.certificate(), &other.key()), Err(PkiError::OtherKey)));
+    }
+
+    #[test]
     fn what_a_request_says_of_itself_does_not_count_and_nonsense_is_refused() {
         let authority = Authority::generate(Timestamp::now()).unwrap();
         let peer = Peer { node: NodeId::new(), role: Role::Worker };

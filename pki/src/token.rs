@@ -28,6 +28,13 @@ pub fn pins(certificates: &str) -> Result<Vec<Pin>, PkiError> {
     certificates.map(pin).collect::<Result<_, _>>().map_err(|error| PkiError::Pem(error.to_string()))
 }
 
+/// Tells one choice of CAs, and their order, from others; of certificates in PEM.
+pub fn bundle_tag(certificates: &str) -> Result<String, PkiError> {
+    let mut digest = Sha256::new();
+    pins(certificates)?.iter().for_each(|pin| digest.update(pin.0));
+    Ok(digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -6,10 +6,12 @@ mod apps;
 mod artifacts;
 mod audit;
 mod auth;
+mod authorities;
 mod error;
 mod events;
 mod extract;
 mod files;
+mod forwarding;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod jobs;
@@ -29,6 +31,7 @@ mod rollouts;
 mod routes;
 mod schedules;
 mod secrets;
+mod servers;
 mod session;
 mod settings;
 mod sse;
@@ -76,10 +79,15 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
         };
         let usual = if endpoint.access == Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
         let limit = endpoint.body_max_bytes.unwrap_or(usual);
-        let guarded = endpoint
+        let mut guarded = endpoint
             .handler
             .route_layer(DefaultBodyLimit::max(limit))
             .route_layer(middleware::from_fn_with_state(guard, auth::authorize));
+        if endpoint.by_leader {
+            // Whoever answers is who lets in.
+            let forwarding = middleware::from_fn_with_state(context.clone(), forwarding::to_leader);
+            guarded = guarded.route_layer(forwarding);
+        }
         router = router.route(endpoint.path, guarded);
     }
     router

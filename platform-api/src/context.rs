@@ -8,18 +8,21 @@ use std::time::Instant;
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use wharf_types::{AppId, JobId};
+use wharf_types::{AppId, JobId, Timestamp};
 
+use crate::admission::Admissions;
 use crate::api::Refusals;
 use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
 use crate::authority::Authorities;
 use crate::control_plane::Config;
+use crate::forward::WayToLeader;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
 use crate::plan::Unplaced;
 use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
+use crate::store::server::About;
 use crate::store::{self, News, Store, StoreError, Tx};
 use crate::view::{Recent, Releases};
 
@@ -54,11 +57,17 @@ pub(crate) struct Context {
     rates_changed: AtomicBool,
     /// Whether schedules were set or removed since the reconciler looked.
     schedules_changed: AtomicBool,
+    /// Whether other nodes may have been removed than the reconciler knows.
+    removed_changed: AtomicBool,
     /// What the newest plan of an app, or of a job, could not place.
     pub(crate) unplaced: Mutex<HashMap<AppId, Vec<Unplaced>>>,
     pub(crate) ledger: Ledger,
     /// Tells this server from others on the same database; empty where there can be no others.
     pub(crate) server: String,
+    pub(crate) started_at: Timestamp,
+    pub(crate) way_to_leader: WayToLeader,
+    /// Of workers that begin a session.
+    pub(crate) admissions: Admissions,
     /// The epoch that this process leads in. None: it does not.
     leads: watch::Sender<Option<u64>>,
     /// None: the lease has no end.
@@ -109,9 +118,13 @@ impl Context {
             volumes_changed: AtomicBool::new(true),
             rates_changed: AtomicBool::new(true),
             schedules_changed: AtomicBool::new(true),
+            removed_changed: AtomicBool::new(true),
             unplaced: Mutex::default(),
             ledger: Ledger::default(),
             server,
+            started_at: Timestamp::now(),
+            way_to_leader: WayToLeader::default(),
+            admissions: Admissions::default(),
             leads: watch::Sender::new(leads),
             lease_until: Mutex::default(),
             node_secret_hash: hash_secret(&node_secret),
@@ -132,6 +145,18 @@ impl Context {
             self.nodes.set(id, settings);
         }
         Ok(())
+    }
+
+    /// What this server says of itself to others.
+    pub(crate) fn about(&self) -> About {
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        About {
+            id: self.server.clone(),
+            hostname: hostname.trim().to_owned(),
+            address: self.config.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+        }
     }
 
     /// The epoch that this process leads in.
@@ -246,6 +271,22 @@ impl Context {
         self.rates_changed.swap(false, Relaxed)
     }
 
+    /// Call after a commit that removed a node, or when one may have lost its last certificate.
+    pub(crate) fn removed_changed(&self) {
+        self.removed_changed.store(true, Relaxed);
+        self.dirty.nudge();
+    }
+
+    /// They could not be read, and are to be with the next pass, which a timer brings.
+    pub(crate) fn removed_unread(&self) {
+        self.removed_changed.store(true, Relaxed);
+    }
+
+    /// Whether that happened since this was asked last; true at the start.
+    pub(crate) fn take_removed_changed(&self) -> bool {
+        self.removed_changed.swap(false, Relaxed)
+    }
+
     /// Call after a commit that may have taken something from somebody: answers that are under way are looked at again.
     pub(crate) fn access_changed(&self) {
         self.access.send_modify(|count| *count = count.wrapping_add(1));
@@ -277,7 +318,9 @@ impl Context {
             News::Rates => self.rates_changed(),
             News::Access => self.access_changed(),
             News::Nodes => self.hear_of_nodes().await,
+            News::Authorities => self.authorities_changed(),
             News::Everything => {
+                self.authorities_changed();
                 self.access_changed();
                 self.schedules_changed();
                 self.volumes_changed();
@@ -286,6 +329,13 @@ impl Context {
                 self.dirty.mark_everything();
                 let _ = self.changes.send(None);
             }
+        }
+    }
+
+    /// Call after a commit that changed which CAs are believed.
+    pub(crate) fn authorities_changed(&self) {
+        if let Some(joining) = self.joining.get() {
+            joining.authorities.changed();
         }
     }
 
@@ -307,7 +357,7 @@ impl Context {
             }
             Err(error) => warn!("cannot read the nodes that other control planes know: {}", chain(&error)),
         }
-        self.dirty.nudge();
+        self.removed_changed();
     }
 
     pub(crate) fn watch(&self) -> Watcher {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use wharf_types::api::Role;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
 use crate::artifacts::{self, ArtifactsAt};
-use crate::authority::{Authorities, AuthorityError};
+use crate::authority::{Authorities, AuthorityError, Lost};
 use crate::context::{Context, Joining, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::logs::Logs;
@@ -23,6 +24,8 @@ use crate::{api, leader, listener};
 
 /// How long open requests may finish after the shutdown began.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// How often a server says that it is there.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -88,20 +91,24 @@ impl ControlPlane {
     }
 
     /// Takes workers of other hosts at this listener, over TLS, until `shutdown`. `address` is how they reach it, such as `10.0.0.1:7071`.
-    pub fn serve_workers(
+    pub async fn serve_workers(
         &self,
         listener: tokio::net::TcpListener,
         address: String,
+        lost: Lost,
         shutdown: CancellationToken,
     ) -> Result<JoinHandle<()>, AuthorityError> {
-        let authorities = Arc::new(Authorities::open(&self.context.config.data_dir, Timestamp::now())?);
+        let context = self.context.clone();
+        let (keys, dir) = (context.secret_keys.keyring(), &context.config.data_dir);
+        let authorities = Authorities::open(&context.store, &keys, dir, lost, Timestamp::now()).await?;
+        let authorities = Arc::new(authorities);
         // A second listener would be of the same cluster; the first one's address is told.
         let _ = self.context.joining.set(Joining { authorities: authorities.clone(), address });
         let router = self.router();
         Ok(tokio::spawn(async move {
-            let renewing = authorities.clone().renew(shutdown.clone());
+            let keeping = authorities.clone().keep(context, shutdown.clone());
             let serving = listener::serve_workers(listener, router, authorities, shutdown);
-            tokio::join!(renewing, serving);
+            tokio::join!(keeping, serving);
         }))
     }
 
@@ -123,7 +130,10 @@ impl ControlPlane {
 
     /// Hears what other processes change on the same database, until `shutdown`.
     pub(crate) fn spawn_follower(&self, shutdown: CancellationToken) -> JoinHandle<()> {
-        tokio::spawn(follow(self.context.clone(), shutdown))
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            tokio::join!(follow(context.clone(), shutdown.clone()), announce(context, shutdown));
+        })
     }
 
     /// Serves the API and reconciles until `shutdown`; then open requests may finish for a few seconds. An error: it ended
@@ -178,6 +188,28 @@ impl ControlPlane {
         self.context.store.close().await;
         info!("the control plane has stopped");
         outcome
+    }
+}
+
+/// Says to other servers that this one is there, until `shutdown`.
+async fn announce(context: Arc<Context>, shutdown: CancellationToken) {
+    if context.server.is_empty() {
+        return;
+    }
+    let about = context.about();
+    let mut timer = tokio::time::interval(ANNOUNCE_EVERY);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            _ = timer.tick() => {}
+        }
+        if let Err(error) = context.store.announce(&about).await {
+            debug!("cannot say to other control planes that this one is there: {}", chain(&error));
+        }
+    }
+    if !matches!(tokio::time::timeout(ANNOUNCE_EVERY, context.store.leave(&about.id)).await, Ok(Ok(()))) {
+        debug!("other control planes list this one for a day");
     }
 }
 

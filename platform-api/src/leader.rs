@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use wharf_types::Timestamp;
 
 use crate::artifacts::collect;
+use crate::authority::rotation;
 use crate::context::Context;
 use crate::reconcile::{self, chain};
 use crate::store::lease::{LEASE, Leases};
@@ -220,6 +221,7 @@ impl Loops {
         let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(reconcile::run(context.clone(), cancel.clone()));
         tasks.spawn(collect::run(context.clone(), cancel.clone()));
+        tasks.spawn(rotation::run(context.clone(), cancel.clone()));
         Self { cancel, tasks }
     }
 

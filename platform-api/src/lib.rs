@@ -21,9 +21,11 @@ pub mod plan;
 pub mod cores;
 
 mod access;
+mod admission;
 mod audit;
 mod authority;
 mod context;
+mod forward;
 mod metrics;
 mod nodes;
 mod quota;
@@ -43,7 +45,7 @@ pub mod fuzzing;
 mod tests;
 
 pub use artifacts::{ArtifactsAt, BucketAt, BucketError, BucketUrl, NotABucketUrl, artifact_file};
-pub use authority::AuthorityError;
+pub use authority::{AuthorityError, Lost};
 pub use backup::{BackupError, Keys, Progress, Summary, backup, migrate_store, restore};
 pub use control_plane::{Config, ControlPlane, LeaderUnknown};
 pub use data_dir::OpenError;

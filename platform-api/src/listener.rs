@@ -25,9 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 use wharf_pki::Role;
+use wharf_types::NodeId;
 
 use crate::api::{PeerNode, Remote};
 use crate::authority::Authorities;
+use crate::forward::{self, Forwarded, take_caller};
 
 /// How long a connection may be silent before a request, and how long the request's head may take.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -137,33 +139,34 @@ async fn serve_worker(
     shutdown: CancellationToken,
 ) {
     let (_, tls) = stream.get_ref();
-    let peer = match tls.peer_certificates().map(wharf_pki::peer_of) {
-        None => None,
-        Some(Some(peer)) if peer.role == Role::Worker => Some(PeerNode(peer.node)),
-        Some(_) => return warn!("{remote} was refused as a worker: its certificate is not that of a worker"),
+    let visitor = match tls.peer_certificates().map(wharf_pki::peer_of) {
+        None => Visitor::Stranger,
+        Some(Some(peer)) => match peer.role {
+            Role::Worker => Visitor::Worker(peer.node),
+            Role::Server => Visitor::Server,
+        },
+        Some(None) => {
+            return warn!("{remote} was refused as a worker: its certificate does not say whose it is");
+        }
     };
     let speaks_http2 = tls.alpn_protocol() == Some(b"h2");
-    let service = router.map_request(move |mut request: Request<Incoming>| {
-        if !is_for_workers(request.uri().path(), peer.is_some()) {
-            // Nothing of the API for users is to be found here.
-            *request.uri_mut() = Uri::from_static("/not-for-workers");
-        }
-        request.extensions_mut().insert(Remote(remote));
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(peer);
-        }
-        request
-    });
+    let service = router.map_request(move |request| visitor.introduces(request, remote));
     let (service, stream) = (TowerToHyperService::new(service), TokioIo::new(stream));
     let broke = |error: hyper::Error| debug!("the connection of a worker at {remote} broke: {error}");
     if speaks_http2 {
         let mut http = http2::Builder::new(TokioExecutor::new());
-        http.timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(16 << 10)
-            .adaptive_window(true);
+        http.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
+        if visitor == Visitor::Server {
+            http.max_concurrent_streams(forward::STREAMS_MAX)
+                .max_header_list_size(256 << 10)
+                .initial_stream_window_size(forward::STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(forward::CONNECTION_WINDOW_BYTES)
+                // Resets come from clients of that server, who must not bring down the connection of all of them.
+                .max_pending_accept_reset_streams(Some(forward::STREAMS_MAX as usize))
+                .max_local_error_reset_streams(None);
+        } else {
+            http.max_concurrent_streams(STREAMS_MAX).max_header_list_size(16 << 10).adaptive_window(true);
+        }
         let connection = http.serve_connection(stream, service);
         let mut connection = pin!(connection);
         tokio::select! {
@@ -174,8 +177,42 @@ async fn serve_worker(
     } else {
         // One that joins says a few words, and goes.
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).keep_alive(peer.is_some());
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).keep_alive(visitor != Visitor::Stranger);
         http.serve_connection(stream, service).await.unwrap_or_else(broke);
+    }
+}
+
+/// Who has come to the port of workers, by its certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Visitor {
+    /// It has none.
+    Stranger,
+    Worker(NodeId),
+    /// Another server of the cluster, with requests of others: it alone says whose.
+    Server,
+}
+
+impl Visitor {
+    /// Says of a request whose it is, and leads it away from where this visitor has no business.
+    fn introduces(self, mut request: Request<Incoming>, remote: SocketAddr) -> Request<Incoming> {
+        let (node, remote) = match self {
+            Self::Stranger => (None, remote),
+            Self::Worker(node) => (Some(node), remote),
+            Self::Server => {
+                let (node, origin) = take_caller(request.headers_mut());
+                request.extensions_mut().insert(Forwarded);
+                (node, origin.unwrap_or(remote))
+            }
+        };
+        if self != Self::Server && !is_for_workers(request.uri().path(), node.is_some()) {
+            // Nothing of the API for users is to be found here.
+            *request.uri_mut() = Uri::from_static("/not-for-workers");
+        }
+        request.extensions_mut().insert(Remote(remote));
+        if let Some(node) = node {
+            request.extensions_mut().insert(PeerNode(node));
+        }
+        request
     }
 }
 
@@ -209,25 +246,22 @@ mod tests {
     use super::*;
     use rustls::ClientConfig;
     use rustls::pki_types::ServerName;
-    use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_rustls::TlsConnector;
     use tokio_util::sync::DropGuard;
     use wharf_pki::{Identity, NodeKey, Roots, client_config, joining_config};
-    use wharf_types::{NodeId, Timestamp};
+    use wharf_types::Timestamp;
 
     /// The port of workers, with routes that say what they were asked for, and whose certificate was shown.
     struct Door {
         address: SocketAddr,
         authorities: Arc<Authorities>,
-        _dir: TempDir,
         _open: DropGuard,
     }
 
     impl Door {
         async fn open() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let authorities = Arc::new(Authorities::open(dir.path(), Timestamp::now()).unwrap());
+            let authorities = Arc::new(Authorities::made());
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let router = Router::new().fallback(async |request: axum::extract::Request| {
@@ -243,14 +277,14 @@ mod tests {
                 authorities.clone(),
                 shutdown.clone(),
             ));
-            Self { address, authorities, _dir: dir, _open: shutdown.drop_guard() }
+            Self { address, authorities, _open: shutdown.drop_guard() }
         }
 
         fn worker(&self, of: &Authorities, node: NodeId) -> ClientConfig {
             let key = NodeKey::generate().unwrap();
-            let certificate = of.issue(&key.request().unwrap(), node, Timestamp::now()).unwrap();
+            let (certificate, _) = of.issue(&key.request().unwrap(), node, Timestamp::now()).unwrap();
             let identity = Identity::load(&certificate, &key.to_pem(), "").unwrap();
-            let roots = Roots::load(self.authorities.believed()).unwrap();
+            let roots = Roots::load(&self.authorities.current().believed).unwrap();
             client_config(&identity, &roots, &[Role::Server]).unwrap()
         }
 
@@ -300,8 +334,7 @@ mod tests {
             let closed = timeout(Duration::from_secs(10), connection.read_to_end(&mut rest)).await;
             assert!(closed.is_ok(), "the connection is closed");
         }
-        let dir = tempfile::tempdir().unwrap();
-        let others = Authorities::open(dir.path(), Timestamp::now()).unwrap();
+        let others = Authorities::made();
         let foreign = door.worker(&others, NodeId::new());
         assert_eq!(door.ask(foreign, "/v1/nodes/x").await, None, "a certificate of another cluster");
         assert!(door.ask(door.joining(), "/v1/join").await.is_some());

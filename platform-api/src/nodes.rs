@@ -62,6 +62,8 @@ struct Known {
 struct Node {
     registration: NodeRegistration,
     settings: NodeSettings,
+    /// Whether its process is about to end.
+    leaving: bool,
     /// What it was assigned so far: it gets nothing of anything else, and brings nothing.
     touches: Touches,
     /// What it runs that there is to be only one of, as it was told last. Once it may have ended these, it is not to go on with any of them.
@@ -88,7 +90,7 @@ pub struct NodeStatus {
     /// With the labels that admins have set.
     pub registration: NodeRegistration,
     pub ready: bool,
-    /// Whether it is to be emptied.
+    /// Whether it is to be emptied, because somebody wants that or because its process is about to end.
     pub draining: bool,
     pub given_up: bool,
     /// Whether it has ended by now what there is to be only one of.
@@ -160,6 +162,7 @@ impl Nodes {
         let node = known.nodes.entry(id).or_insert_with(|| Node {
             registration: registration.clone(),
             settings: NodeSettings::default(),
+            leaving: false,
             touches: Touches::default(),
             singletons: BTreeSet::new(),
             seen: now,
@@ -176,6 +179,7 @@ impl Nodes {
         if node.registration.incarnation.process != registration.incarnation.process {
             // Whoever follows the assignments for an earlier process learns that they end.
             node.told.dismiss();
+            node.leaving = false;
         }
         node.registration = registration;
         node.seen = now;
@@ -257,6 +261,26 @@ impl Nodes {
 
     pub(crate) fn settings(&self, id: NodeId) -> Option<NodeSettings> {
         self.lock().nodes.get(&id).map(|node| node.settings.clone())
+    }
+
+    /// A process is about to end: its node is emptied until another one registers.
+    pub(crate) fn leave(&self, id: NodeId, process: ProcessId) -> Result<(), Refusal> {
+        let mut known = self.lock();
+        let node = known.nodes.get_mut(&id).ok_or(Refusal::Unregistered(id))?;
+        node.hears(id, process)?;
+        node.leaving = true;
+        Ok(())
+    }
+
+    /// It was told to come again after so long: until then its silence says nothing.
+    pub(crate) fn told_to_wait(&self, id: NodeId, span: Duration) {
+        self.told_to_wait_at(Instant::now(), id, span);
+    }
+
+    fn told_to_wait_at(&self, now: Instant, id: NodeId, span: Duration) {
+        if let Some(node) = self.lock().nodes.get_mut(&id) {
+            node.seen = node.seen.max(now + span);
+        }
     }
 
     /// Forgets a node; whoever follows its assignments learns that they end.
@@ -489,7 +513,8 @@ impl Known {
         let gap = now.saturating_duration_since(before);
         if gap > STOOD_STILL {
             for node in self.nodes.values_mut() {
-                node.seen = now.min(node.seen + gap);
+                // One that was told to wait is seen in the time to come.
+                node.seen = node.seen.max(now.min(node.seen + gap));
             }
         }
     }
@@ -526,7 +551,7 @@ impl Node {
             id,
             registration,
             ready: self.is_seen_within(LEASE, now),
-            draining: self.settings.draining,
+            draining: self.settings.draining || self.leaving,
             given_up: !self.is_seen_within(if self.has_reported { patience } else { GIVEN_UP }, now),
             released: !self.is_seen_within(RELEASED, now),
             seen_at: self.seen_at,
@@ -634,6 +659,17 @@ mod tests {
         assert_eq!(given_up(&most, seconds(11)).len(), 2);
         assert_eq!(given_up_of(&[dead], &[dead], seconds(5)), [], "after a start it may be on its way back");
         assert_eq!(given_up_of(&[dead], &[dead], seconds(11)), [dead]);
+    }
+
+    #[test]
+    fn a_node_that_was_told_to_wait_is_not_silent_until_then() {
+        let nodes = Nodes::default();
+        let id = NodeId::new();
+        nodes.register(id, registration()).unwrap();
+        let now = Instant::now();
+        nodes.told_to_wait_at(now, id, Duration::from_secs(12));
+        assert_eq!(seen(&nodes, now, Duration::from_secs(14)), (true, false));
+        assert_eq!(seen(&nodes, now, Duration::from_secs(15)), (false, false));
     }
 
     #[test]

@@ -96,6 +96,8 @@ struct Reconciler {
     doomed: BTreeMap<NodeId, Vec<VolumeId>>,
     /// The namespaces whose requests are limited.
     rates: Vec<RateLimit>,
+    /// Nodes that were taken out of the cluster, and may still have a certificate.
+    removed: Vec<NodeId>,
 }
 
 impl Reconciler {
@@ -118,10 +120,13 @@ impl Reconciler {
             unplanned: BTreeSet::new(),
             doomed: BTreeMap::new(),
             rates: Vec::new(),
+            removed: Vec::new(),
         }
     }
 
     async fn mark_all(&mut self) {
+        // Some of them may have no certificate any more.
+        self.context.removed_changed();
         let ids = async {
             let mut tx = self.context.store.read().await?;
             store::app::ids(&mut tx).await
@@ -160,8 +165,10 @@ impl Reconciler {
             }
         }
         let other_rates = self.read_rates().await;
+        let other_removed = self.read_removed().await;
         let is_news = self.read_doomed().await
             || other_rates
+            || other_removed
             || self.fleet.has_changed()
             || self.jobs.have_changed()
             || self.publisher.lacks_any_of(&nodes);
@@ -187,6 +194,7 @@ impl Reconciler {
             jobs: self.jobs.views(),
             doomed: &self.doomed,
             rates: &self.rates,
+            removed: &self.removed,
             secrets: &|instances| self.deliveries.to(instances),
         };
         let Published { assignments, changed } = self.publisher.publish(&self.fleet, nodes, beside);
@@ -239,6 +247,29 @@ impl Reconciler {
             Err(error) => {
                 warn!("cannot read the quotas of namespaces, trying again: {}", chain(&error));
                 self.context.rates_unread();
+                false
+            }
+        }
+    }
+
+    /// Reads which nodes were taken out of the cluster, if that may be others than before.
+    async fn read_removed(&mut self) -> bool {
+        if !self.context.take_removed_changed() {
+            return false;
+        }
+        let removed = async {
+            let mut tx = self.context.store.read().await?;
+            store::joining::removed(&mut tx, Timestamp::now()).await
+        };
+        match removed.await {
+            Ok(removed) => {
+                let is_news = removed != self.removed;
+                self.removed = removed;
+                is_news
+            }
+            Err(error) => {
+                warn!("cannot read which nodes were removed, trying again: {}", chain(&error));
+                self.context.removed_unread();
                 false
             }
         }

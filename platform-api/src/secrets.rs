@@ -6,7 +6,7 @@ mod keyring;
 mod seal;
 mod source;
 
-pub(crate) use keyring::{OpenKeysError, RotateError, SecretKeys, rotate};
+pub(crate) use keyring::{Keyring, OpenKeysError, RotateError, SecretKeys, rotate};
 pub(crate) use seal::{Sealed, SecretOf};
 pub use source::SecretKeySource;
 pub(crate) use source::Source;

@@ -9,6 +9,7 @@ pub(crate) mod apply;
 pub(crate) mod archive;
 pub(crate) mod artifact;
 pub(crate) mod audit;
+pub(crate) mod authority;
 pub(crate) mod change;
 pub(crate) mod claim;
 mod codec;
@@ -37,6 +38,7 @@ pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod secret;
+pub(crate) mod server;
 mod sqlite;
 pub(crate) mod token;
 pub(crate) mod transfer;
@@ -253,6 +255,30 @@ impl Store {
         match &self.0 {
             Kind::Sqlite(_) => Ok(None),
             Kind::Postgres(store) => store.leader().await,
+        }
+    }
+
+    /// Says to others that a server is there.
+    pub(crate) async fn announce(&self, about: &server::About) -> Result<()> {
+        match &self.0 {
+            Kind::Sqlite(_) => Ok(()),
+            Kind::Postgres(store) => store.announce(about).await,
+        }
+    }
+
+    /// Says to others that a server is about to end.
+    pub(crate) async fn leave(&self, id: &str) -> Result<()> {
+        match &self.0 {
+            Kind::Sqlite(_) => Ok(()),
+            Kind::Postgres(store) => store.leave(id).await,
+        }
+    }
+
+    /// The servers that share the database. None: there can be only one.
+    pub(crate) async fn servers(&self) -> Result<Option<Vec<server::Server>>> {
+        match &self.0 {
+            Kind::Sqlite(_) => Ok(None),
+            Kind::Postgres(store) => store.servers().await.map(Some),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod authorities;
 mod autoscale;
 mod away;
 mod backup;
@@ -13,6 +14,7 @@ mod declare;
 mod deploying;
 mod durability;
 pub(crate) mod fixture;
+mod forwarding;
 mod going_away;
 mod input;
 mod jobs;

@@ -72,6 +72,12 @@ impl Reconnect {
         self.jitter.apply(wait)
     }
 
+    /// A wait that the peer asks for: others were asked for the same.
+    pub fn around(&mut self, told: Duration) -> Duration {
+        self.attempt = self.attempt.max(1);
+        self.jitter.apply(told)
+    }
+
     /// Whether nothing has failed since the last success.
     pub fn is_reset(&self) -> bool {
         self.attempt == 0

@@ -10,21 +10,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{RequestBuilder, Response, Url};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wharf_types::api::{ArtifactSources, CertificateRequest, NodeCertificate};
+use tokio::sync::watch;
+use wharf_types::api::{AUTHORITIES_HEADER, ArtifactSources, CertificateRequest, Leaving, NodeCertificate};
 use wharf_types::delta::{DELTAS, Told};
 use wharf_types::digest::Digest;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{NodeRegistration, NodeReport, ReportAnswer};
+use wharf_types::protocol::{self, Incompatible, Versions};
 use wharf_types::{NodeId, Problem, ProcessId};
 
 use self::lines::{Lines, TooLong};
@@ -38,6 +40,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(2);
 /// How often a connection over HTTP/2 is asked whether it lives, and how long the answer may take.
 const PING: Duration = Duration::from_secs(1);
+/// Nobody waits for longer, whatever an answer says.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// The longest assignment, in octets.
 const ASSIGNMENT_MAX_BYTES: usize = 64 << 20;
 /// The longest answer of any other kind except an artifact, in octets.
@@ -56,6 +60,10 @@ struct Inner {
     /// The one that is asked, until it does not answer.
     at: AtomicUsize,
     node: NodeId,
+    /// What tells the CAs that are believed here from others.
+    believes: ArcSwapOption<String>,
+    /// The same of those that should be, as an answer has said last.
+    should_believe: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +83,11 @@ pub enum ControlError {
     /// A 4xx: the same request will be refused again.
     #[error("{0}")]
     Refused(Problem),
+    /// A 429: the same request will be taken after so long.
+    #[error("could not {what} yet: {detail}")]
+    Later { what: &'static str, detail: String, wait: Duration },
+    #[error("the control plane does not speak the versions of this worker: {0}")]
+    Versions(Incompatible),
     #[error("could not {what}: the control plane answered {status}: {detail}")]
     Failed { what: &'static str, status: u16, detail: String },
     #[error(
@@ -97,9 +110,18 @@ impl ControlError {
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Failed { .. } | Self::Digest { .. } | Self::Gap { .. } => true,
+            Self::Unreachable { .. } | Self::Failed { .. } | Self::Digest { .. } => true,
+            Self::Later { .. } | Self::Gap { .. } => true,
             Self::Address(_) | Self::Token | Self::Setup(_) | Self::Refused(_) => false,
-            Self::Decode { .. } | Self::TooLong { .. } => false,
+            Self::Decode { .. } | Self::TooLong { .. } | Self::Versions(_) => false,
+        }
+    }
+
+    /// How long to wait before the same is asked again, where the control plane has said so.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Later { wait, .. } => Some(*wait),
+            _ => None,
         }
     }
 }
@@ -132,7 +154,26 @@ impl ControlClient {
 
     fn of(http: reqwest::Client, apis: Vec<Url>, node: NodeId) -> Self {
         let at = AtomicUsize::new(0);
-        Self(Arc::new(Inner { http: ArcSwap::from_pointee(http), apis, at, node }))
+        Self(Arc::new(Inner {
+            http: ArcSwap::from_pointee(http),
+            apis,
+            at,
+            node,
+            believes: ArcSwapOption::empty(),
+            should_believe: watch::Sender::default(),
+        }))
+    }
+
+    /// From now on this is said of which CAs are believed here.
+    pub fn believe(&self, tag: String) {
+        self.0.believes.store(Some(Arc::new(tag)));
+    }
+
+    /// Waits until the control plane says that others should be believed than those of this tag.
+    pub async fn should_believe_others_than(&self, tag: &str) {
+        let mut said = self.0.should_believe.subscribe();
+        // The sender lives as long as this client.
+        let _ = said.wait_for(|said| said.as_ref().is_some_and(|said| said != tag)).await;
     }
 
     /// From now on connections show another certificate.
@@ -153,6 +194,17 @@ impl ControlClient {
     async fn send(&self, what: &'static str, request: RequestBuilder) -> Result<Response, ControlError> {
         let at = self.0.at.load(Relaxed);
         let sent = send(what, request).await;
+        if let Ok(answer) = &sent
+            && let Some(said) = answer.headers().get(AUTHORITIES_HEADER).and_then(|said| said.to_str().ok())
+        {
+            self.0.should_believe.send_if_modified(|known| {
+                let is_news = known.as_deref() != Some(said);
+                if is_news {
+                    *known = Some(said.to_owned());
+                }
+                is_news
+            });
+        }
         // One that does not lead answers 503.
         if matches!(sent, Err(ControlError::Unreachable { .. } | ControlError::Failed { status: 503, .. })) {
             self.move_on(at);
@@ -187,10 +239,14 @@ impl ControlClient {
         self.0.node
     }
 
-    pub async fn register(&self, registration: &NodeRegistration) -> Result<(), ControlError> {
+    /// Returns the version of the node protocol that both sides speak from then on.
+    pub async fn register(&self, registration: &NodeRegistration) -> Result<u32, ControlError> {
         let what = "register the node";
         let request = self.request(Method::PUT, &self.node_path("")).timeout(REQUEST_TIMEOUT);
-        self.send(what, json(request, registration)).await.map(drop)
+        let request = request.header(protocol::HEADER, protocol::SPOKEN.to_string());
+        let answer = self.send(what, json(request, registration)).await?;
+        let said = answer.headers().get(protocol::HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        protocol::agree(protocol::SPOKEN, said.unwrap_or(Versions::UNSAID)).map_err(ControlError::Versions)
     }
 
     /// The assignments of this node: the newest whole, and then what changes of it, or each next one whole. Ends when the control plane ends it, or when another process of the worker
@@ -210,6 +266,15 @@ impl ControlClient {
             })?;
             Told::read(&line).map_err(|source| ControlError::Decode { what, source })
         }))
+    }
+
+    /// Says that this process is about to end, and returns how much of what it runs has not started elsewhere yet.
+    pub async fn leave(&self, process: ProcessId) -> Result<u64, ControlError> {
+        let what = "ask to be emptied";
+        let request = self.request(Method::POST, &self.node_path("/leave")).timeout(REQUEST_TIMEOUT);
+        let response = self.send(what, request.query(&[("process", process)])).await?;
+        let Leaving { instances } = decode(what, &read(what, response, ANSWER_MAX_BYTES).await?)?;
+        Ok(instances)
     }
 
     pub async fn report(&self, report: &NodeReport) -> Result<ReportAnswer, ControlError> {
@@ -260,7 +325,11 @@ impl ControlClient {
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = path_of(&self.0.apis[self.0.at.load(Relaxed) % self.0.apis.len()], path);
-        self.0.http.load().request(method, url)
+        let request = self.0.http.load().request(method, url);
+        match &*self.0.believes.load() {
+            Some(tag) => request.header(AUTHORITIES_HEADER, tag.as_str()),
+            None => request,
+        }
     }
 
     fn node_path(&self, rest: &str) -> String {
@@ -362,9 +431,13 @@ async fn send(what: &'static str, request: RequestBuilder) -> Result<Response, C
     if status.is_success() {
         return Ok(response);
     }
+    let wait = (status.as_u16() == 429).then(|| retry_after(response.headers()));
     let body = read(what, response, ANSWER_MAX_BYTES).await.unwrap_or_default();
     let status = status.as_u16();
     match serde_json::from_slice::<Problem>(&body) {
+        Ok(Problem { detail, .. }) if let Some(wait) = wait => {
+            Err(ControlError::Later { what, detail, wait })
+        }
         Ok(problem) if (400..500).contains(&status) => Err(ControlError::Refused(problem)),
         Ok(problem) => Err(ControlError::Failed { what, status, detail: problem.detail }),
         Err(_) => {
@@ -372,6 +445,12 @@ async fn send(what: &'static str, request: RequestBuilder) -> Result<Response, C
             Err(ControlError::Failed { what, status, detail })
         }
     }
+}
+
+/// A second, where the answer does not say.
+fn retry_after(headers: &HeaderMap) -> Duration {
+    let secs = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(secs.unwrap_or(1)).min(RETRY_AFTER_MAX)
 }
 
 async fn read(what: &'static str, response: Response, max_bytes: usize) -> Result<Bytes, ControlError> {

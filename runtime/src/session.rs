@@ -345,7 +345,11 @@ impl News {
 /// Says why something has to be tried again, and waits. Only the first of several failures is worth a warning.
 async fn retry(reconnect: &mut Reconnect, what: &str, error: Option<ControlError>) {
     let first = reconnect.is_reset();
-    let wait = reconnect.next_wait();
+    let told = error.as_ref().and_then(ControlError::wait);
+    let wait = match told {
+        Some(told) => reconnect.around(told),
+        None => reconnect.next_wait(),
+    };
     match error {
         Some(error) if first => warn!("{what}, trying again: {}", chain(&error)),
         Some(error) => debug!("{what} again, the next try is in {wait:?}: {}", chain(&error)),
@@ -478,6 +482,16 @@ mod tests {
         worker.applied.send_replace(7);
         becomes(&mut control.reports(), |report| report.routes_generation == 7).await;
         worker.session.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn who_is_told_to_come_later_comes_later() {
+        let control = FakeControl::start().await;
+        control.put_off(1);
+        let began = Instant::now();
+        let _worker = worker(&control);
+        becomes(&mut control.registrations(), |count| *count >= 1).await;
+        assert!(began.elapsed() >= Duration::from_millis(750), "{:?}", began.elapsed());
     }
 
     #[tokio::test]

@@ -223,15 +223,11 @@ impl Cluster {
         7071 + 100 * server
     }
 
-    /// What control planes on one database have to share: the CA, the key for secrets, and the artifacts.
+    /// What control planes on one database have to share: the key for secrets, and the artifacts.
     fn share_keys(&self, data: &Path) {
         let first = self.home.path().join("data0");
         std::fs::create_dir_all(data).unwrap();
-        for file in ["authority.pem", "authority.key", "secret.key"] {
-            if first.join(file).exists() {
-                std::fs::copy(first.join(file), data.join(file)).unwrap();
-            }
-        }
+        std::fs::copy(first.join("secret.key"), data.join("secret.key")).unwrap();
         if self.storage.is_empty() {
             std::os::unix::fs::symlink(first.join("artifacts"), data.join("artifacts")).unwrap();
         }
@@ -240,6 +236,12 @@ impl Cluster {
     /// Ends a control plane as `kill -9` does.
     pub async fn kill_server(&mut self, server: usize) {
         self.servers[server].child.take().expect("it runs").kill().await.unwrap();
+    }
+
+    /// Ends a control plane as an upgrade does, by SIGTERM.
+    pub async fn stop_server(&mut self, server: usize) {
+        let child = self.servers[server].child.take().expect("it runs");
+        ends(child).await;
     }
 
     /// Lets a control plane stand still, or go on: SIGSTOP and SIGCONT.
@@ -425,6 +427,12 @@ impl Host {
         std::thread::spawn(ask).join().unwrap()
     }
 
+    /// Lets the worker stand still, or go on: SIGSTOP and SIGCONT.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.worker.as_ref().and_then(Child::id).expect("it runs");
+        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+    }
+
     /// Nothing comes from the host or to it any more, and nobody is told.
     pub fn is_cut_off(&self) {
         sh(&format!("ip link set {} down", self.link));
@@ -440,10 +448,23 @@ impl Host {
         self.kill().await;
     }
 
+    /// Ends the worker as an upgrade does, by SIGTERM, and waits until it has ended.
+    pub async fn stop(&mut self) {
+        ends(self.worker.take().expect("it runs")).await;
+    }
+
     /// Ends the worker as `kill -9` does; the host goes on.
     pub async fn kill(&mut self) {
         self.worker.take().expect("it runs").kill().await.unwrap();
     }
+}
+
+/// Sends SIGTERM, and waits.
+async fn ends(mut child: Child) {
+    let pid = child.id().expect("it runs");
+    kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let ended = within(SHORT * 4, "it ends by SIGTERM", child.wait()).await.unwrap();
+    assert!(ended.success(), "{ended}");
 }
 
 /// Starts a role and waits for its line.

@@ -25,8 +25,8 @@ pub use access::{
 };
 
 pub use node::{
-    CertificateRequest, CreateJoinToken, CreatedJoinToken, JoinTokenInfo, NodeCertificate, NodeInfo,
-    NodePatch,
+    AUTHORITIES_HEADER, AuthorityInfo, AuthorityState, CertificateRequest, CreateJoinToken, CreatedJoinToken,
+    JoinTokenInfo, Leaving, NodeCertificate, NodeInfo, NodePatch, RotateAuthority, ServerInfo,
 };
 
 pub use audit::{AuditOutcome, AuditRecord};

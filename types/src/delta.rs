@@ -60,6 +60,8 @@ pub struct RoutesDelta {
     pub limits: Option<Vec<RateLimit>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<RouteNode>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Vec<NodeId>>,
 }
 
 /// A line of the stream of assignments.
@@ -143,6 +145,7 @@ impl RoutesDelta {
             dropped_tcp,
             limits: (before.limits != after.limits).then(|| after.limits.clone()),
             nodes: (before.nodes != after.nodes).then(|| after.nodes.clone()),
+            removed: (before.removed != after.removed).then(|| after.removed.clone()),
         }
     }
 }
@@ -177,6 +180,7 @@ impl RouteTable {
             tcp: merged(&self.tcp, &delta.tcp, &delta.dropped_tcp, |it| it.port),
             limits: delta.limits.clone().unwrap_or_else(|| self.limits.clone()),
             nodes: delta.nodes.clone().unwrap_or_else(|| self.nodes.clone()),
+            removed: delta.removed.clone().unwrap_or_else(|| self.removed.clone()),
         })
     }
 }

@@ -20,6 +20,7 @@ use crate::job::JobSpec;
 use crate::log::LogRecord;
 use crate::manifest::Manifest;
 use crate::node::{Assignment, NodeRegistration, NodeReport, parse_label};
+use crate::protocol::Versions;
 use crate::quantity::{ByteSize, CpuShare, Span};
 use crate::route::{RoutePattern, RouteTable};
 use crate::schedule::ScheduleSpec;
@@ -58,6 +59,7 @@ pub const PARSERS: &[Parser] = &[
     ]),
     ("routes", routes, &[b"hello.example.com/api/v1/", b"a", b"a_b.c/%20"]),
     ("grants", grants, &[b"https://api.example.com", b"tcp://10.0.0.0/8:5432", b"udp://[2001:db8::1]:53", b"http://*.example.com:*", b"https://*"]),
+    ("protocol versions", versions, &[b"1-2", b"0-4294967295", b"2-1"]),
     ("constraints", constraints, &[
         b"node.labels.zone in (eu-1, eu-2)", b"node.memory >= 16GiB", b"node.platform.os != linux", b"node.labels.rack not in (1,2)", b"node.cpus < 4",
     ]),
@@ -194,6 +196,13 @@ fn routes(data: &[u8]) {
 fn grants(data: &[u8]) {
     match text(data).parse::<OutboundGrant>() {
         Ok(grant) => assert!(!grant.host.is_empty()),
+        Err(error) => short(&error),
+    }
+}
+
+fn versions(data: &[u8]) {
+    match text(data).parse::<Versions>() {
+        Ok(versions) => assert_eq!(versions.to_string().parse(), Ok(versions)),
         Err(error) => short(&error),
     }
 }

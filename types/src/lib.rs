@@ -29,6 +29,7 @@ pub mod keyvalue;
 pub mod log;
 pub mod node;
 pub mod problem;
+pub mod protocol;
 pub mod requests;
 pub mod route;
 pub mod schedule;

@@ -48,11 +48,13 @@ codes! {
     Conflict 409 "It was changed in between";
     RouteTaken 409 "The route belongs to another app";
     PortTaken 409 "The port belongs to another app";
+    Incompatible 409 "The versions do not go together";
     PreconditionFailed 412 "It is not what If-Match asked for";
     TooLarge 413 "The request is too large";
     DigestMismatch 422 "The content does not have the digest that was announced";
     InvalidArtifact 422 "The artifact cannot run here";
     InvalidSpec 422 "The settings are not valid";
+    Busy 429 "Too many at once";
     QuotaExceeded 403 "A quota is used up";
     Internal 500 "Something went wrong on our side";
     StorageFull 507 "The disk is full";

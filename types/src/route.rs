@@ -27,6 +27,9 @@ pub struct RouteTable {
     /// reached by the ingress of that node only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<RouteNode>,
+    /// Nodes that were taken out of the cluster, and may still have a certificate that is valid: their ingresses are let in no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<NodeId>,
 }
 
 /// A node that takes requests and connections for its instances from the ingresses of others.

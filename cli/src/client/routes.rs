@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, AuditRecord, ConfigValue, CreateJoinToken, CreateNamespace, CreateRelease,
-    CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch, FilesInfo,
-    JoinTokenInfo, MemberInfo, NamespaceInfo, NodeInfo, NodePatch, Quota, QuotaInfo, ReleaseInfo, Role,
-    Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet, SetMember, TokenInfo, Usage, UserInfo,
-    VolumeInfo, WhoAmI, Why,
+    AppInfo, ArtifactInfo, AuditRecord, AuthorityInfo, ConfigValue, CreateJoinToken, CreateNamespace,
+    CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch,
+    FilesInfo, JoinTokenInfo, MemberInfo, NamespaceInfo, NodeInfo, NodePatch, Page, Quota, QuotaInfo,
+    ReleaseInfo, Role, Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale, SecretInfo, SecretSet,
+    ServerInfo, SetMember, TokenInfo, Usage, UserInfo, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::Resource;
 use wharf_types::declare::change::{Applied, Plan};
@@ -181,6 +181,19 @@ impl Client {
 
     pub async fn nodes(&self) -> anyhow::Result<Vec<NodeInfo>> {
         self.all("/v1/nodes").await
+    }
+
+    pub async fn authorities(&self) -> anyhow::Result<Vec<AuthorityInfo>> {
+        self.all("/v1/authorities").await
+    }
+
+    pub async fn rotate_authority(&self, force: bool) -> anyhow::Result<Vec<AuthorityInfo>> {
+        let request = self.request(Method::POST, "/v1/authorities").json(&RotateAuthority { force });
+        self.json::<Page<AuthorityInfo>>(request).await.map(|page| page.items)
+    }
+
+    pub async fn servers(&self) -> anyhow::Result<Vec<ServerInfo>> {
+        self.all("/v1/servers").await
     }
 
     pub async fn node(&self, id: NodeId) -> anyhow::Result<NodeInfo> {

@@ -23,7 +23,8 @@ use wharf_types::NodeId;
 use super::gather::Gather;
 use super::wire::{self, Ask};
 use super::{
-    CONNECTION_WINDOW_BYTES, FRAME_MAX_BYTES, PeerTls, STREAM_WINDOW_BYTES, STREAMS_MAX, tunnel, upload,
+    CONNECTION_WINDOW_BYTES, FRAME_MAX_BYTES, PeerTls, STREAM_WINDOW_BYTES, STREAMS_MAX, UPGRADE, tunnel,
+    upload,
 };
 use crate::{BoxError, limit};
 
@@ -76,6 +77,8 @@ pub(super) enum Outgoing {
 pub(super) enum DialError {
     #[error("cannot connect to {0}")]
     Connect(SocketAddr, #[source] io::Error),
+    #[error("{0} speaks no version of the protocol between front doors that this one does: {UPGRADE}")]
+    Versions(SocketAddr),
     #[error("no answer from {0} within {CONNECT_TIMEOUT:?}")]
     Silent(SocketAddr),
     #[error("{0} has not proved that it is a node of this cluster")]
@@ -104,7 +107,10 @@ impl Link {
         let shaking = async {
             let connector = TlsConnector::from(tls.client.load_full());
             let stream = connector.connect((tls.name)(node), socket).await;
-            let stream = stream.map_err(|error| DialError::Connect(address, error))?;
+            let stream = stream.map_err(|error| match super::is_of_another_version(&error) {
+                true => DialError::Versions(address),
+                false => DialError::Connect(address, error),
+            })?;
             match tls.identify(stream.get_ref().1) {
                 None => return Err(DialError::Stranger(address)),
                 Some(other) if other != node => return Err(DialError::Other(address, other)),

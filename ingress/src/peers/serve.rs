@@ -36,7 +36,7 @@ use super::content::ArtifactBytes;
 use super::gather::Gather;
 use super::tunnel::{self, Tunnel};
 use super::wire::{self, Ask, Verdict};
-use super::{CONNECTION_WINDOW_BYTES, FRAME_MAX_BYTES, PeerTls, STREAM_WINDOW_BYTES, STREAMS_MAX};
+use super::{CONNECTION_WINDOW_BYTES, FRAME_MAX_BYTES, PeerTls, STREAM_WINDOW_BYTES, STREAMS_MAX, UPGRADE};
 use crate::BoxError;
 use crate::accept;
 use crate::call::{CallError, LocalCall};
@@ -57,6 +57,8 @@ pub(crate) const ARTIFACTS_MAX: usize = 8;
 const CONNECTIONS_MAX: usize = 64;
 /// A connection takes nothing new after this time, so that a node which must not come in any more has to prove itself again.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60 * 60);
+/// How soon a node that was removed loses the connections that it has.
+const REMOVED_LOOK: Duration = Duration::from_secs(1);
 /// When a node that says nothing is given up, with its requests: its clients have gone with it.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
@@ -146,6 +148,14 @@ where
             shaken = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)) => shaken,
             () = stop.cancelled() => return,
         };
+        if let Ok(Err(error)) = &shaken
+            && super::is_of_another_version(error)
+        {
+            tracing::warn!(
+                "{remote} speaks no version of the protocol between front doors that this one does: {UPGRADE}"
+            );
+            return;
+        }
         let Ok(Ok(stream)) = shaken else {
             tracing::debug!("{remote} has not proved in time that it is a node of this cluster");
             return;
@@ -154,6 +164,10 @@ where
             tracing::warn!("{remote} is not a node of this cluster; its connection is closed");
             return;
         };
+        if self.shared.table.load().has_removed(node) {
+            tracing::warn!(node.id = %node, "node {node} was taken out of the cluster; its connection from {remote} is closed");
+            return;
+        }
         drop(shaking);
         let Some(_open) = self.open.take(node) else {
             tracing::warn!(node.id = %node, "node {node} has {CONNECTIONS_MAX} connections; one more is closed");
@@ -166,6 +180,8 @@ where
             ended = http.as_mut() => ended,
             () = stop.cancelled() => finish(http, &cut).await,
             () = tokio::time::sleep(CONNECTION_AGE_MAX) => finish(http, &cut).await,
+            // With all that is on it: who was removed gets nothing more.
+            () = is_removed(self.shared.clone(), node) => return tracing::warn!(node.id = %node, "node {node} was taken out of the cluster; its connections are cut"),
         };
         if let Err(error) = ended {
             tracing::debug!(node.id = %node, "a connection of node {node} ended: {error}");
@@ -267,6 +283,13 @@ where
         tracing::debug!("joined {client} to port {port} of {instance}");
         self.serving.spawn(joined.pass(self.cut.clone()));
         Response::new(ServeBody::Connection { body: Gather::new(outgoing) })
+    }
+}
+
+/// Returns when a node was taken out of the cluster.
+async fn is_removed(shared: Arc<Shared>, node: NodeId) {
+    while !shared.table.load().has_removed(node) {
+        tokio::time::sleep(REMOVED_LOOK).await;
     }
 }
 

@@ -392,3 +392,25 @@ async fn a_shutdown_answers_what_came_from_peers_and_then_nobody_asks() {
     assert_eq!(within(shutdown).await.unwrap(), wharf_ingress::Shutdown::Clean);
     assert_eq!(near.figures().lost, 0);
 }
+
+#[tokio::test]
+async fn a_node_that_was_removed_is_let_in_no_more_and_loses_the_connections_that_it_has() {
+    let mut mesh = Mesh::of(3).await;
+    let instances = mesh.place(&[2]).await;
+    let table = mesh.table(&[(instances[0], 2)], 0);
+    let [removed, other, far] = &mesh.hosts[..] else { panic!("there are three") };
+    assert_eq!(removed.get("/").await.status, 200);
+    assert_eq!(other.get("/").await.status, 200);
+    let table = wharf_types::route::RouteTable { removed: vec![removed.node], ..table };
+    far.route(table).await;
+    let mut last = 200;
+    for _ in 0..100 {
+        last = removed.get("/").await.status;
+        if last != 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(last, 200, "its connection is cut, and it gets no other");
+    assert_eq!(other.get("/").await.status, 200, "nobody else is concerned");
+}

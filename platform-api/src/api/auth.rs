@@ -11,12 +11,12 @@ use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures::StreamExt;
 use tokio::sync::watch;
-use wharf_types::api::Verb;
+use wharf_types::api::{AUTHORITIES_HEADER, Verb};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceName, NodeId, Timestamp};
 
@@ -94,7 +94,12 @@ pub(super) async fn authorize(
                 Some(PeerNode(peer)) => authorize_peer(&guard.context, peer, params).await?,
                 None => authorize_node(&guard.context, request.headers()).await?,
             }
-            return Ok(next.run(request).await);
+            let held = told_authorities(&guard.context, &request);
+            let mut answer = next.run(request).await;
+            if let Some(held) = held {
+                answer.headers_mut().insert(AUTHORITIES_HEADER, held);
+            }
+            return Ok(answer);
         }
         Access::Anyone
         | Access::Own
@@ -272,6 +277,16 @@ fn explain(denied: Denied, caller: &Caller, namespace: Option<&str>) -> ApiError
 /// The worker at the other end of the connection, by its certificate.
 #[derive(Clone, Copy)]
 pub(crate) struct PeerNode(pub(crate) NodeId);
+
+/// Takes note of which CAs a worker believes, and says which it should.
+fn told_authorities(context: &Context, request: &Request) -> Option<HeaderValue> {
+    let authorities = &context.joining.get()?.authorities;
+    let PeerNode(node) = request.extensions().get()?;
+    if let Some(tag) = request.headers().get(AUTHORITIES_HEADER).and_then(|tag| tag.to_str().ok()) {
+        authorities.hear(*node, tag);
+    }
+    HeaderValue::try_from(&authorities.current().tag).ok()
+}
 
 /// Whether there is such a join token. What it is still good for is the handler's to find out.
 async fn authorize_joining(context: &Context, headers: &HeaderMap) -> ApiResult<()> {

@@ -1,6 +1,7 @@
 //! How errors leave the API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -50,6 +51,13 @@ impl ApiError {
 
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self { retry_after_secs: Some(RETRY_AFTER_SECS), ..Self::new(ProblemCode::Unavailable, detail) }
+    }
+
+    /// There are too many at once; the same will be taken after so long.
+    pub(super) fn busy(detail: impl Into<String>, wait: Duration) -> Self {
+        let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let retry_after_secs = Some(u32::try_from(secs).unwrap_or(u32::MAX));
+        Self { retry_after_secs, ..Self::new(ProblemCode::Busy, detail) }
     }
 
     pub(super) fn storage_full() -> Self {

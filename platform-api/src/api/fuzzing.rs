@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wharf_types::api::{
-    CreateNamespace, CreateRelease, CreateToken, CreateUser, EnvPatch, Quota, Rollback, Scale, SetMember,
+    CreateNamespace, CreateRelease, CreateToken, CreateUser, EnvPatch, Quota, Rollback, RotateAuthority,
+    Scale, SetMember,
 };
 use wharf_types::declare::change::{ApplyRequest, PlanRequest};
 use wharf_types::job::CreateJob;
@@ -26,6 +27,7 @@ pub(crate) fn bodies(data: &[u8]) {
         body::<EnvPatch>,
         body::<Quota>,
         body::<Rollback>,
+        body::<RotateAuthority>,
         body::<Scale>,
         body::<ScheduleSpec>,
         body::<SetMember>,

@@ -45,6 +45,7 @@ pub(super) async fn create(
         let detail = format!("uses: a join token lets in 1 to {USES_MAX} hosts, not {uses}");
         return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
     }
+    let address = addresses(&context, joining).await?;
     let secret = new_secret();
     let token = JoinTokenInfo {
         id: TokenId::new(),
@@ -68,11 +69,19 @@ pub(super) async fn create(
     let created = CreatedJoinToken {
         id: token.id,
         token: JoinToken { pin: joining.authorities.pin(), secret }.to_string(),
-        address: joining.address.clone(),
+        address,
         uses,
         expires_at,
     };
     Ok((StatusCode::CREATED, Reply(created)))
+}
+
+/// Where a host can go to join: here, and where other servers are.
+async fn addresses(context: &Context, joining: &Joining) -> ApiResult<String> {
+    let servers = context.store.servers().await?.unwrap_or_default().into_iter();
+    let others = servers.filter(|it| it.is_there && it.about.id != context.server);
+    let others = others.map(|it| it.about.address).filter(|address| !address.is_empty());
+    Ok(std::iter::once(joining.address.clone()).chain(others).collect::<Vec<_>>().join(","))
 }
 
 pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Reply<Page<JoinTokenInfo>>> {
@@ -142,13 +151,13 @@ fn certificate(
     node: NodeId,
     now: Timestamp,
 ) -> ApiResult<NodeCertificate> {
-    let certificate = authorities
+    let (certificate, authorities) = authorities
         .issue(&request.request, node, now)
         .map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
-    Ok(NodeCertificate { node, certificate, authorities: authorities.believed().to_owned() })
+    Ok(NodeCertificate { node, certificate, authorities })
 }
 
-fn joining(context: &Context) -> ApiResult<&Joining> {
+pub(super) fn joining(context: &Context) -> ApiResult<&Joining> {
     context.joining.get().ok_or_else(|| {
         let detail = "`wharf up` takes no workers of other hosts: stop it, and start `wharf server` on the same data folder";
         ApiError::new(ProblemCode::Conflict, detail)

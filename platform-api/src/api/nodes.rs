@@ -97,7 +97,7 @@ pub(super) async fn remove(
     audit::change(json!({"hostname": found.registration.hostname}), Value::Null);
     audit::commit(tx).await?;
     context.nodes.remove(node);
-    context.dirty.nudge();
+    context.removed_changed();
     Ok(StatusCode::NO_CONTENT)
 }
 

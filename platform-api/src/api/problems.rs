@@ -39,6 +39,7 @@ fn gives(endpoint: &Endpoint, status: u16) -> bool {
                 || matches!(endpoint.access, Access::Body(_))
         }
         413 => takes_body,
+        429 => endpoint.access == Access::Node,
         // A release is made of settings also where the body has none, such as by a rollback.
         422 => changes && matches!(endpoint.access, Access::User(_) | Access::Body(_) | Access::Own),
         // Another method than those of the document.

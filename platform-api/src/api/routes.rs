@@ -7,11 +7,12 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, ArtifactSources, AuditRecord, CertificateRequest, ConfigValue, CreateJoinToken,
-    CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env,
-    EnvPatch, FilesInfo, JoinTokenInfo, MemberInfo, NamespaceInfo, NodeCertificate, NodeInfo, NodePatch,
-    Quota, QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotatedKey, Scale, SecretInfo, SecretSet,
-    SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
+    AppInfo, ArtifactInfo, ArtifactSources, AuditRecord, AuthorityInfo, CertificateRequest, ConfigValue,
+    CreateJoinToken, CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken,
+    Deployed, Env, EnvPatch, FilesInfo, JoinTokenInfo, Leaving, MemberInfo, NamespaceInfo, NodeCertificate,
+    NodeInfo, NodePatch, Quota, QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotateAuthority, RotatedKey,
+    Scale, SecretInfo, SecretSet, ServerInfo, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo,
+    WhoAmI, Why,
 };
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
@@ -29,8 +30,9 @@ use super::parameters::{
     SCHEDULE_CHANGES, VOLUMES,
 };
 use super::{
-    applies, apps, artifacts, audit, events, files, jobs, joining, logs, members, meta, metrics, namespaces,
-    nodes, quotas, releases, rollouts, schedules, secrets, session, settings, tokens, users, volumes, watch,
+    applies, apps, artifacts, audit, authorities, events, files, jobs, joining, logs, members, meta, metrics,
+    namespaces, nodes, quotas, releases, rollouts, schedules, secrets, servers, session, settings, tokens,
+    users, volumes, watch,
 };
 use crate::access::Access;
 use crate::context::Context;
@@ -56,6 +58,8 @@ pub(crate) struct Endpoint {
     pub(super) or: Option<(u16, &'static str)>,
     /// The largest body, where it is not that of every other route.
     pub(super) body_max_bytes: Option<usize>,
+    /// Whether only the server that leads can answer: it depends on what nodes say, or on what the planner has found. Others forward it.
+    pub(crate) by_leader: bool,
 }
 
 impl Endpoint {
@@ -81,6 +85,7 @@ impl Endpoint {
             etag: false,
             or: None,
             body_max_bytes: None,
+            by_leader: access == Access::Node,
         }
     }
 
@@ -106,6 +111,10 @@ impl Endpoint {
 
     fn body_of(self, max_bytes: usize) -> Self {
         Self { body_max_bytes: Some(max_bytes), ..self }
+    }
+
+    fn by_leader(self) -> Self {
+        Self { by_leader: true, ..self }
     }
 
     fn replies(self, status: u16, reply: Payload) -> Self {
@@ -182,9 +191,11 @@ fn about_the_platform() -> Vec<Endpoint> {
         )
         .replies(201, json::<RotatedKey>()),
         e(Method::GET, "/v1/nodes", Access::Cluster(Verb::Read), get(nodes::list), "List workers")
-            .replies(200, list::<NodeInfo>()),
+            .replies(200, list::<NodeInfo>())
+            .by_leader(),
         e(Method::GET, "/v1/nodes/{node}", Access::Cluster(Verb::Read), get(nodes::show), "One worker")
-            .replies(200, json::<NodeInfo>()),
+            .replies(200, json::<NodeInfo>())
+            .by_leader(),
         e(
             Method::PATCH,
             "/v1/nodes/{node}",
@@ -193,7 +204,8 @@ fn about_the_platform() -> Vec<Endpoint> {
             "Empty a worker, take that back, or set labels",
         )
         .takes(json::<NodePatch>())
-        .replies(200, json::<NodeInfo>()),
+        .replies(200, json::<NodeInfo>())
+        .by_leader(),
         e(
             Method::DELETE,
             "/v1/nodes/{node}",
@@ -201,7 +213,35 @@ fn about_the_platform() -> Vec<Endpoint> {
             delete(nodes::remove),
             "Take a worker out of the cluster; its certificates count no more",
         )
-        .replies(204, Payload::Nothing),
+        .replies(204, Payload::Nothing)
+        .by_leader(),
+        e(
+            Method::GET,
+            "/v1/authorities",
+            Access::Cluster(Verb::Read),
+            get(authorities::list),
+            "List the CAs of the cluster, and what a rotation waits for",
+        )
+        .replies(200, list::<AuthorityInfo>())
+        .by_leader(),
+        e(
+            Method::POST,
+            "/v1/authorities",
+            ADMIN,
+            post(authorities::rotate),
+            "Make another CA, which takes the place of the one that signs when every node believes it",
+        )
+        .takes(json::<RotateAuthority>())
+        .replies(201, list::<AuthorityInfo>())
+        .by_leader(),
+        e(
+            Method::GET,
+            "/v1/servers",
+            Access::Cluster(Verb::Read),
+            get(servers::list),
+            "List the servers of the control plane, and which of them leads",
+        )
+        .replies(200, list::<ServerInfo>()),
         e(Method::POST, "/v1/join-tokens", ADMIN, post(joining::create), "Let hosts join")
             .takes(json::<CreateJoinToken>())
             .replies(201, json::<CreatedJoinToken>()),
@@ -231,7 +271,8 @@ fn about_the_platform() -> Vec<Endpoint> {
             get(metrics::show),
             "What apps and workers use, for Prometheus",
         )
-        .replies(200, Payload::Text),
+        .replies(200, Payload::Text)
+        .by_leader(),
     ]
 }
 
@@ -403,7 +444,8 @@ fn about_namespaces() -> Vec<Endpoint> {
             get(nodes::usage),
             "What the namespace's apps used",
         )
-        .replies(200, json::<Usage>()),
+        .replies(200, json::<Usage>())
+        .by_leader(),
         e(
             Method::GET,
             "/v1/namespaces/{namespace}/events",
@@ -416,7 +458,8 @@ fn about_namespaces() -> Vec<Endpoint> {
         .replies(200, list::<Event>()),
         e(Method::GET, "/v1/namespaces/{namespace}/apps", VIEWER, get(apps::list), "List apps")
             .query(PAGE_OF_APPS)
-            .replies(200, list::<AppInfo>()),
+            .replies(200, list::<AppInfo>())
+            .by_leader(),
         e(
             Method::GET,
             "/v1/namespaces/{namespace}/volumes",
@@ -424,7 +467,8 @@ fn about_namespaces() -> Vec<Endpoint> {
             get(volumes::list),
             "List volumes, also those of deleted apps",
         )
-        .replies(200, list::<VolumeInfo>()),
+        .replies(200, list::<VolumeInfo>())
+        .by_leader(),
         e(
             Method::DELETE,
             "/v1/namespaces/{namespace}/volumes/{volume}",
@@ -441,6 +485,7 @@ fn about_apps() -> Vec<Endpoint> {
     vec![
         e(Method::GET, app!(""), VIEWER, get(apps::show), "One app")
             .replies(200, json::<AppInfo>())
+            .by_leader()
             .with_etag(),
         e(Method::DELETE, app!(""), DEVELOPER, delete(apps::remove), "Delete an app and its data")
             .query(VOLUMES)
@@ -462,7 +507,8 @@ fn about_apps() -> Vec<Endpoint> {
             .replies(200, list::<ReleaseInfo>()),
         e(Method::GET, app!("/rollouts/{rollout}"), VIEWER, get(rollouts::show), "One rollout")
             .query(ROLLOUT_WAIT)
-            .replies(200, json::<RolloutInfo>()),
+            .replies(200, json::<RolloutInfo>())
+            .by_leader(),
         e(
             Method::POST,
             app!("/rollback"),
@@ -506,7 +552,8 @@ fn about_apps() -> Vec<Endpoint> {
             .headers(CHANGES_ONCE)
             .replies(201, json::<Deployed>()),
         e(Method::GET, app!("/why"), VIEWER, get(apps::why), "Why the app is as it is")
-            .replies(200, json::<Why>()),
+            .replies(200, json::<Why>())
+            .by_leader(),
         e(
             Method::GET,
             app!("/events"),
@@ -526,9 +573,11 @@ fn about_apps() -> Vec<Endpoint> {
         )
         .query(LOGS)
         .headers(RESUMES)
-        .replies(200, list::<LogRecord>()),
+        .replies(200, list::<LogRecord>())
+        .by_leader(),
         e(Method::GET, app!("/watch"), VIEWER, get(watch::follow), "A stream of the app whenever it changes")
-            .replies(200, Payload::Events),
+            .replies(200, Payload::Events)
+            .by_leader(),
     ]
 }
 
@@ -587,7 +636,8 @@ fn about_jobs() -> Vec<Endpoint> {
         .or(200, "The key made it before"),
         e(Method::GET, job!(""), VIEWER, get(jobs::list), "List jobs, newest first, without their runs")
             .query(PAGE_OF_JOBS)
-            .replies(200, list::<JobInfo>()),
+            .replies(200, list::<JobInfo>())
+            .by_leader(),
         e(
             Method::GET,
             job!("/{job}"),
@@ -596,7 +646,8 @@ fn about_jobs() -> Vec<Endpoint> {
             "One job, by its id or its name, with its runs",
         )
         .query(JOB_WAIT)
-        .replies(200, json::<JobInfo>()),
+        .replies(200, json::<JobInfo>())
+        .by_leader(),
         e(Method::DELETE, job!("/{job}"), DEVELOPER, delete(jobs::remove), "Forget a job that has ended")
             .replies(204, Payload::Nothing),
         e(
@@ -616,7 +667,8 @@ fn about_jobs() -> Vec<Endpoint> {
         )
         .query(JOB_LOGS)
         .headers(RESUMES)
-        .replies(200, list::<LogRecord>()),
+        .replies(200, list::<LogRecord>())
+        .by_leader(),
     ];
     all.extend(about_schedules());
     all
@@ -732,6 +784,14 @@ fn for_workers() -> Vec<Endpoint> {
             .takes(json::<NodeReport>())
             .replies(200, json::<ReportAnswer>())
             .replies(204, Payload::Nothing),
+        node(
+            Method::POST,
+            "/v1/nodes/{node}/leave",
+            post(session::leave),
+            "A worker is about to end: what it runs starts elsewhere first",
+        )
+        .query(PROCESS)
+        .replies(200, json::<Leaving>()),
         node(Method::POST, "/v1/nodes/{node}/logs", post(session::logs), "What guests printed")
             .takes(array::<LogRecord>())
             .replies(204, Payload::Nothing),

@@ -14,11 +14,13 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tracing::warn;
+use wharf_types::api::Leaving;
 use wharf_types::delta::DELTAS;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{NodeRegistration, NodeReport, ReportAnswer};
 use wharf_types::problem::ProblemCode;
+use wharf_types::protocol::{self, Versions};
 use wharf_types::{NodeId, ProcessId, Timestamp};
 
 use super::auth::PeerNode;
@@ -26,28 +28,50 @@ use super::extract::{Json, Path, Query};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
 use crate::logs::Source;
-use crate::nodes::Refusal;
+use crate::nodes::{NodeStatus, Refusal};
 use crate::store::StoreError;
 use crate::{operations, store};
 
 /// How often an idle stream of assignments says that it is alive, by an empty line.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A worker that is told to come later waits for up to this share of it.
+const WORKER_JITTER: f64 = 1.2;
 
 pub(super) async fn register(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
+    headers: HeaderMap,
     Json(registration): Json<NodeRegistration>,
-) -> ApiResult<StatusCode> {
+) -> ApiResult<(StatusCode, [(&'static str, String); 1])> {
     registration.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
+    speaks(node, &headers)?;
     // After what the process before has sent, not in between.
     let _turn = context.nodes.turn(node).await;
     context.nodes.admits(node, &registration).map_err(|refusal| refused(node, refusal))?;
+    context.admissions.take().map_err(|wait| {
+        // A second and a half for the rounding of what it is told, and its own jitter on top.
+        context.nodes.told_to_wait(node, wait.mul_f64(WORKER_JITTER) + Duration::from_millis(1500));
+        ApiError::busy("many workers begin their session at once; come again later", wait)
+    })?;
     let mut tx = context.write_as_leader().await?;
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
     context.nodes.register(node, registration).map_err(|refusal| refused(node, refusal))?;
     context.dirty.nudge();
-    Ok(StatusCode::NO_CONTENT)
+    Ok((StatusCode::NO_CONTENT, [(protocol::HEADER, protocol::SPOKEN.to_string())]))
+}
+
+/// Whether a worker speaks a version that this control plane does.
+fn speaks(node: NodeId, headers: &HeaderMap) -> ApiResult<()> {
+    let said = headers.get(protocol::HEADER).map(|value| value.to_str().unwrap_or_default().parse());
+    let said = said.unwrap_or(Ok(Versions::UNSAID));
+    let said = said.map_err(|error| {
+        ApiError::new(ProblemCode::InvalidRequest, format!("{}: {error}", protocol::HEADER))
+    })?;
+    protocol::agree(said, protocol::SPOKEN).map(drop).map_err(|incompatible| {
+        warn!(node.id = %node, "the worker of node {node} was refused: {incompatible}");
+        ApiError::new(ProblemCode::Incompatible, incompatible.to_string())
+    })
 }
 
 /// Which process of the worker asks.
@@ -131,6 +155,23 @@ pub(super) async fn report(
         return Err(StoreError::Deposed.into());
     }
     Ok(Reply(ReportAnswer { holds: news.holds }).into_response())
+}
+
+/// The worker is about to end, and asks until it is empty: what runs there starts elsewhere first.
+pub(super) async fn leave(
+    State(context): State<Arc<Context>>,
+    Path(node): Path<NodeId>,
+    Query(process): Query<OfProcess>,
+) -> ApiResult<Reply<Leaving>> {
+    context.nodes.leave(node, process.process).map_err(|refusal| refused(node, refusal))?;
+    context.dirty.nudge();
+    let is_other = |other: &NodeStatus| other.id != node && other.ready && !other.draining;
+    if !context.nodes.list().iter().any(is_other) {
+        return Ok(Reply(Leaving { instances: 0 }));
+    }
+    let mut conn = context.store.read().await?;
+    let runs = store::run::live_by_node(&mut conn).await?.get(&node).copied().unwrap_or(0);
+    Ok(Reply(Leaving { instances: store::instance::movable(&mut conn, node).await? + runs }))
 }
 
 pub(super) async fn logs(

@@ -42,7 +42,7 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
         }
     }
     let (routes, tcp) = (routes.into_values().collect(), tcp.into_values().collect());
-    RouteTable { generation, routes, tcp, limits: Vec::new(), nodes: Vec::new() }
+    RouteTable { generation, routes, tcp, ..RouteTable::default() }
 }
 
 /// The instances that serve, of whatever release: during a rollout both do.

@@ -33,6 +33,8 @@ pub struct Beside<'a> {
     /// The volumes that each node is to remove.
     pub doomed: &'a BTreeMap<NodeId, Vec<VolumeId>>,
     pub rates: &'a [RateLimit],
+    /// Nodes that were taken out of the cluster.
+    pub removed: &'a [NodeId],
     /// Opens the secrets that some instances use.
     pub secrets: &'a dyn Fn(&[AssignedInstance]) -> Vec<DeliveredSecret>,
 }
@@ -83,10 +85,11 @@ impl Publisher {
     /// Rebuilds what changed, to be sent to the nodes.
     pub fn publish(&mut self, fleet: &Fleet, nodes: &[NodeStatus], beside: Beside<'_>) -> Published {
         let routes = plan::routes::build(self.generation + 1, fleet.views());
-        let table = RouteTable { limits: beside.rates.to_vec(), nodes: reached(nodes), ..routes };
+        let (limits, removed) = (beside.rates.to_vec(), beside.removed.to_vec());
+        let table = RouteTable { limits, nodes: reached(nodes), removed, ..routes };
         let before = self.routes.clone();
-        let is_same = (&table.routes, &table.tcp, &table.limits, &table.nodes)
-            == (&before.routes, &before.tcp, &before.limits, &before.nodes);
+        let is_same = (&table.routes, &table.tcp, &table.limits, &table.nodes, &table.removed)
+            == (&before.routes, &before.tcp, &before.limits, &before.nodes, &before.removed);
         let mut delta = None;
         if !is_same || self.routes.generation == 0 {
             self.generation += 1;

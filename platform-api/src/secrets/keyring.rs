@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use tracing::{error, info, warn};
 use wharf_types::SecretVersionId;
 use wharf_types::secret::SecretValue;
+use zeroize::Zeroizing;
 
 use super::seal::{Key, OpenSecretError, Sealed, SecretOf};
 use super::source::{KeySourceError, Source, write_own};
 use crate::audit;
+use crate::store::authority;
 use crate::store::secret::{self, SealedVersion};
 use crate::store::{Conn, Store, StoreError};
 
@@ -24,17 +26,37 @@ pub(crate) struct Keyring {
 }
 
 impl Keyring {
+    /// With a key of its own.
+    #[cfg(test)]
+    pub(crate) fn made() -> Self {
+        Self { keys: vec![Key::generate()] }
+    }
+
     /// None: there is no key.
     pub(crate) fn seal(&self, of: SecretOf, value: &SecretValue) -> Option<Sealed> {
         self.keys.first().map(|key| key.seal(of, value))
     }
 
     pub(crate) fn open(&self, row: &SealedVersion) -> Result<SecretValue, OpenSecretError> {
-        let Sealed { key_id, octets } = &row.sealed;
-        match self.keys.iter().find(|key| key.id() == key_id) {
-            Some(key) => key.open(row.of(), octets),
-            None => Err(OpenSecretError::MissingKey { key_id: key_id.clone() }),
-        }
+        self.key_of(&row.sealed)?.open(row.of(), &row.sealed.octets)
+    }
+
+    /// The same for the key of a CA. None: there is no key.
+    pub(crate) fn seal_authority(&self, id: &str, key: &str) -> Option<Sealed> {
+        self.keys.first().map(|by| by.seal_authority(id, key))
+    }
+
+    pub(crate) fn open_authority(
+        &self,
+        id: &str,
+        sealed: &Sealed,
+    ) -> Result<Zeroizing<String>, OpenSecretError> {
+        self.key_of(sealed)?.open_authority(id, &sealed.octets)
+    }
+
+    fn key_of(&self, Sealed { key_id, octets: _ }: &Sealed) -> Result<&Key, OpenSecretError> {
+        let key = self.keys.iter().find(|key| key.id() == key_id);
+        key.ok_or_else(|| OpenSecretError::MissingKey { key_id: key_id.clone() })
     }
 }
 
@@ -144,7 +166,7 @@ impl SecretKeys {
 /// only hide that.
 async fn first_key(source: &Source, store: &Store) -> Result<Vec<Key>, OpenKeysError> {
     let mut tx = store.read().await?;
-    let is_new = secret::keys_in_use(&mut tx).await?.is_empty();
+    let is_new = secret::keys_in_use(&mut tx).await?.is_empty() && authority::list(&mut tx).await?.is_empty();
     match source {
         Source::Own(file) if is_new => {
             let keys = vec![Key::generate()];
@@ -220,6 +242,10 @@ async fn reseal_in(conn: &mut Conn, keyring: &Keyring) -> Result<u64, RotateErro
         secret::reseal(conn, id, &sealed).await?;
         resealed += 1;
     }
+    for row in authority::list(conn).await?.into_iter().filter(|row| row.key.key_id != newest.id()) {
+        let key = open_authority(keyring, &row)?;
+        authority::reseal(conn, &row.id, &newest.seal_authority(&row.id, &key)).await?;
+    }
     Ok(resealed)
 }
 
@@ -229,7 +255,15 @@ async fn check_all_open(store: &Store, keyring: &Keyring) -> Result<(), RotateEr
     for id in secret::ids(&mut tx).await? {
         open_row(&mut tx, keyring, id).await?;
     }
+    for row in authority::list(&mut tx).await? {
+        open_authority(keyring, &row)?;
+    }
     Ok(())
+}
+
+fn open_authority(keyring: &Keyring, row: &authority::Row) -> Result<Zeroizing<String>, RotateError> {
+    let opened = keyring.open_authority(&row.id, &row.key);
+    opened.map_err(|error| RotateError::Refused(format!("the key of the cluster's CA {error}")))
 }
 
 /// None: it is no longer there.

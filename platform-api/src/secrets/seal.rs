@@ -17,6 +17,7 @@ const KEY_BYTES: usize = 32;
 const KEY_ID_DOMAIN: &str = "wharf 2026-11 id of a key for secrets";
 const SEAL_DOMAIN: &[u8] = b"wharf secret 1";
 const CONFIG_DOMAIN: &[u8] = b"wharf config 1";
+const AUTHORITY_DOMAIN: &[u8] = b"wharf authority 1";
 
 /// A key for secrets. It shows its id and nothing else.
 #[derive(Clone)]
@@ -98,34 +99,47 @@ impl Key {
     }
 
     pub(crate) fn seal(&self, of: SecretOf, value: &SecretValue) -> Sealed {
+        self.seal_for(of.to_aad(), value.reveal().as_bytes())
+    }
+
+    /// Seals the key of a CA with this id.
+    pub(crate) fn seal_authority(&self, id: &str, key: &str) -> Sealed {
+        self.seal_for(authority_aad(id), key.as_bytes())
+    }
+
+    fn seal_for(&self, aad: Vec<u8>, plain: &[u8]) -> Sealed {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).expect("the kernel has random numbers");
-        let mut content =
-            Zeroizing::new(Vec::with_capacity(value.reveal().len() + CHACHA20_POLY1305.tag_len()));
-        content.extend_from_slice(value.reveal().as_bytes());
+        let mut content = Zeroizing::new(Vec::with_capacity(plain.len() + CHACHA20_POLY1305.tag_len()));
+        content.extend_from_slice(plain);
         self.cipher()
-            .seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(of.to_aad()),
-                &mut *content,
-            )
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut *content)
             .expect("a value is far shorter than what the cipher can seal");
         Sealed { key_id: self.id.clone(), octets: [&nonce[..], &content].concat() }
     }
 
     pub(crate) fn open(&self, of: SecretOf, sealed: &[u8]) -> Result<SecretValue, OpenSecretError> {
+        self.open_for(of.to_aad(), sealed).map(|text| text.to_string().into())
+    }
+
+    pub(crate) fn open_authority(
+        &self,
+        id: &str,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<String>, OpenSecretError> {
+        self.open_for(authority_aad(id), sealed)
+    }
+
+    fn open_for(&self, aad: Vec<u8>, sealed: &[u8]) -> Result<Zeroizing<String>, OpenSecretError> {
         let Some((nonce, content)) = sealed.split_first_chunk::<NONCE_LEN>() else {
             return Err(OpenSecretError::Tampered);
         };
         let mut content = Zeroizing::new(content.to_vec());
-        let opened = self.cipher().open_in_place(
-            Nonce::assume_unique_for_key(*nonce),
-            Aad::from(of.to_aad()),
-            &mut content,
-        );
+        let opened =
+            self.cipher().open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), &mut content);
         let value = opened.map_err(|_| OpenSecretError::Tampered)?;
         let text = std::str::from_utf8(value).map_err(|_| OpenSecretError::Tampered)?;
-        Ok(text.to_owned().into())
+        Ok(Zeroizing::new(text.to_owned()))
     }
 
     fn cipher(&self) -> LessSafeKey {
@@ -138,6 +152,11 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({})", self.id)
     }
+}
+
+/// A key of a CA in the row of another does not open, nor as a secret.
+fn authority_aad(id: &str) -> Vec<u8> {
+    [AUTHORITY_DOMAIN, id.as_bytes()].concat()
 }
 
 /// What a sealed value is the value of.

@@ -226,6 +226,19 @@ pub(crate) async fn prune(conn: &mut Conn, app: AppId, slot: u32) -> Result<()> 
     Ok(())
 }
 
+/// How many instances live on a node that do not have their data there.
+pub(crate) async fn movable(conn: &mut Conn, node: NodeId) -> Result<u64> {
+    let (count,): (i64,) = query_as(
+        "SELECT count(*) FROM instance WHERE state < $1 AND node = $2
+         AND NOT EXISTS (SELECT 1 FROM volume WHERE volume.app = instance.app AND volume.node = instance.node)",
+    )
+    .bind(FINAL)
+    .bind(node.to_string())
+    .fetch_one(conn)
+    .await?;
+    number(count)
+}
+
 /// How many instances live on each node.
 pub(crate) async fn live_by_node(conn: &mut Conn) -> Result<HashMap<NodeId, u64>> {
     let rows: Vec<(String, i64)> =

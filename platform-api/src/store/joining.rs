@@ -1,5 +1,8 @@
 //! Tables `join_token` and `node_identity`: who may become a node, and who is one.
 
+use std::time::Duration;
+
+use wharf_pki::NODE_LIFETIME;
 use wharf_types::api::JoinTokenInfo;
 use wharf_types::{NodeId, Timestamp, TokenId};
 
@@ -108,6 +111,18 @@ pub(crate) async fn is_member(conn: &mut Conn, node: NodeId) -> Result<bool> {
             .fetch_optional(conn)
             .await?;
     Ok(row.is_some())
+}
+
+/// Nodes that were removed so lately that they may have a certificate which is still valid, in the order of their ids.
+pub(crate) async fn removed(conn: &mut Conn, now: Timestamp) -> Result<Vec<NodeId>> {
+    // Clocks of hosts differ.
+    let longest = NODE_LIFETIME + Duration::from_secs(3600);
+    let since = now.checked_sub(longest).unwrap_or(Timestamp::MIN);
+    let rows: Vec<(String,)> = query_as("SELECT id FROM node_identity WHERE removed_at >= $1 ORDER BY id")
+        .bind(since.as_microsecond())
+        .fetch_all(conn)
+        .await?;
+    rows.into_iter().map(|(id,)| parse(&id)).collect()
 }
 
 /// From now on no certificate of this node counts, whoever has one.

@@ -53,6 +53,8 @@ impl Leases {
             "UPDATE lease SET epoch = (SELECT value + 1 FROM counter WHERE counter.name = 'starts'), holder = $1, address = $2,
                  expires_at = $3 + ",
             clock!(),
+            ", since = ",
+            clock!(),
             " WHERE name = 'leader' AND (holder = $1 OR expires_at <= ",
             clock!(),
             ")"

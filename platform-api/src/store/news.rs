@@ -37,6 +37,8 @@ pub(crate) enum News {
     /// Something was taken from somebody: a token, a membership, a user.
     Access,
     Nodes,
+    /// The CAs of the cluster.
+    Authorities,
     /// Anything: more has happened than is kept.
     Everything,
 }
@@ -52,6 +54,7 @@ impl News {
             Self::Access => (60, String::new()),
             Self::Nodes => (70, String::new()),
             Self::Everything => (80, String::new()),
+            Self::Authorities => (90, String::new()),
         }
     }
 
@@ -65,6 +68,7 @@ impl News {
             50 => Self::Rates,
             60 => Self::Access,
             70 => Self::Nodes,
+            90 => Self::Authorities,
             _ => Self::Everything,
         })
     }

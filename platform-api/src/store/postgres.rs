@@ -16,6 +16,7 @@ use super::conn::{Conn, Tx};
 use super::lease::{self, Leader, Leases};
 use super::news::{self, Follower};
 use super::query::in_time;
+use super::server::{self, About, Server};
 use super::{OpenStoreError, PostgresUrl, Result, STATEMENTS, StoreError, migrate_error};
 
 /// One writer works, and the next ones have asked for the lock already. More would only wait at the database instead of here.
@@ -107,6 +108,18 @@ impl PostgresStore {
 
     pub(super) async fn leader(&self) -> Result<Option<Leader>> {
         lease::leader(&self.reads).await
+    }
+
+    pub(super) async fn announce(&self, about: &About) -> Result<()> {
+        server::announce(&self.writes, about).await
+    }
+
+    pub(super) async fn leave(&self, id: &str) -> Result<()> {
+        server::leave(&self.writes, id).await
+    }
+
+    pub(super) async fn servers(&self) -> Result<Vec<Server>> {
+        server::list(&self.reads).await
     }
 
     pub(super) async fn close(&self) {

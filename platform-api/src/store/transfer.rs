@@ -16,7 +16,7 @@ use super::query::{Value, query_as, query_built};
 use super::{Result, StoreError, Tx};
 
 /// What is each database's own: its version of the tables, who leads, and what other processes were told.
-const NOT_TAKEN: [&str; 3] = ["_sqlx_migrations", "change", "lease"];
+const NOT_TAKEN: [&str; 4] = ["_sqlx_migrations", "change", "lease", "server"];
 /// Rows of one statement: their values have to fit into the parameters that a statement may have.
 const ROWS: usize = 100;
 

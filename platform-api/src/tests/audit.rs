@@ -48,6 +48,7 @@ impl Platform {
                 let node = Worker::join(self).await.node;
                 call(Method::DELETE, &format!("/v1/nodes/{node}"), Value::Null).await
             }
+            "post_authorities" => call(Method::POST, "/v1/authorities", json!({})).await,
             "post_join_tokens" => call(Method::POST, "/v1/join-tokens", json!({})).await,
             "delete_join_token" => {
                 let made = self.call(Method::POST, "/v1/join-tokens", json!({})).await.is(201);
@@ -207,7 +208,7 @@ impl Platform {
 #[tokio::test]
 async fn every_route_that_changes_something_leaves_one_record() {
     let platform = Platform::start().await;
-    platform.takes_workers();
+    platform.takes_workers().await;
     platform.deploy("hello", &component(0), quick()).await.is(201);
     for endpoint in endpoints() {
         if endpoint.method == Method::GET

@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use wharf_types::{Digest, Timestamp};
 
 use super::database;
-use crate::authority::Authorities;
+use crate::authority::{Authorities, Lost};
 use crate::context::{Context, Joining};
 use crate::{Config, ControlPlane};
 
@@ -89,10 +89,18 @@ impl Platform {
         }
     }
 
+    pub(crate) async fn authorities(&self) -> Arc<Authorities> {
+        let (keys, dir) = (self.context.secret_keys.keyring(), &self.context.config.data_dir);
+        let now = Timestamp::now();
+        Arc::new(Authorities::open(&self.context.store, &keys, dir, Lost::Fail, now).await.unwrap())
+    }
+
     /// Hosts may join.
-    pub(crate) fn takes_workers(&self) {
-        let authorities = Authorities::open(&self.context.config.data_dir, Timestamp::now()).unwrap();
-        let joining = Joining { authorities: Arc::new(authorities), address: "10.0.0.1:7071".into() };
+    pub(crate) async fn takes_workers(&self) {
+        let authorities = self.authorities().await;
+        let keeping = authorities.clone().keep(self.context.clone(), self.context.shutdown.clone());
+        tokio::spawn(keeping);
+        let joining = Joining { authorities, address: "10.0.0.1:7071".into() };
         assert!(self.context.joining.set(joining).is_ok());
     }
 

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::Method;
 use serde_json::{Value, json};
 use wharf_pki::{JoinToken, NodeKey};
+use wharf_types::protocol;
 use wharf_types::{Digest, NodeId};
 
 use super::fixture::{Platform, Reply, component, eventually, quick, request};
@@ -43,7 +44,7 @@ async fn a_join_token_makes_as_many_nodes_as_it_may_and_opens_nothing_else() {
         "conflict",
         &["wharf server"],
     );
-    platform.takes_workers();
+    platform.takes_workers().await;
     let token = platform.join_token(json!({"uses": 2})).await;
     for path in ["/v1/nodes", "/v1/namespaces", "/v1/whoami", "/v1/namespaces/default/apps"] {
         assert_eq!(
@@ -66,7 +67,7 @@ async fn a_join_token_makes_as_many_nodes_as_it_may_and_opens_nothing_else() {
 #[tokio::test]
 async fn a_token_that_has_expired_or_was_revoked_lets_nobody_in() {
     let platform = Platform::start().await;
-    platform.takes_workers();
+    platform.takes_workers().await;
     let brief = platform.join_token(json!({"expires_in": "1ms"})).await;
     eventually("it has expired", async || {
         let refused = platform.join(&brief.secret).await;
@@ -90,7 +91,7 @@ async fn a_token_that_has_expired_or_was_revoked_lets_nobody_in() {
 #[tokio::test]
 async fn a_request_that_is_no_request_spends_nothing() {
     let platform = Platform::start().await;
-    platform.takes_workers();
+    platform.takes_workers().await;
     let token = platform.join_token(json!({})).await;
     let nonsense = json!({"request": "nonsense"});
     let refused = platform.call_as(&token.secret, Method::POST, "/v1/join", nonsense).await;
@@ -101,7 +102,7 @@ async fn a_request_that_is_no_request_spends_nothing() {
 #[tokio::test]
 async fn a_node_speaks_for_itself_and_gets_only_what_it_is_to_run() {
     let platform = Platform::start().await;
-    platform.takes_workers();
+    platform.takes_workers().await;
     let joined = platform.join(&platform.join_token(json!({})).await.secret).await.is(201);
     let node: NodeId = joined["node"].as_str().unwrap().parse().unwrap();
     let other = NodeId::new();
@@ -141,7 +142,7 @@ async fn a_node_speaks_for_itself_and_gets_only_what_it_is_to_run() {
 #[tokio::test]
 async fn a_removed_node_comes_back_only_with_a_new_token() {
     let platform = Platform::start().await;
-    platform.takes_workers();
+    platform.takes_workers().await;
     let joined = platform.join(&platform.join_token(json!({})).await.secret).await.is(201);
     let node: NodeId = joined["node"].as_str().unwrap().parse().unwrap();
     let path = format!("/v1/nodes/{node}");
@@ -232,4 +233,72 @@ async fn labels_that_an_admin_sets_count_before_those_of_the_worker() {
         let bad = json!({"labels": {bad: "x"}});
         platform.call(Method::PATCH, &path, bad).await.refuses(422, "invalid_spec", &["label"]);
     }
+}
+
+#[tokio::test]
+async fn a_worker_of_the_version_before_is_taken_and_one_of_a_version_to_come_is_told_what_to_upgrade() {
+    let platform = Platform::start().await;
+    let register = async |said: Option<&str>| {
+        let mut put = request(&platform.node_token, Method::PUT, &format!("/v1/nodes/{}", NodeId::new()));
+        if let Some(said) = said {
+            put = put.header(protocol::HEADER, said);
+        }
+        platform.send(put.body(Body::from(registration().to_string())).unwrap()).await
+    };
+    for said in [None, Some("1-1"), Some("1-2"), Some("2-9")] {
+        let answer = register(said).await;
+        assert_eq!(answer.headers[protocol::HEADER], protocol::SPOKEN.to_string(), "{said:?}");
+        answer.is(204);
+    }
+    let words = ["the worker speaks 8-9", "upgrade the control plane first"];
+    register(Some("8-9")).await.refuses(409, "incompatible", &words);
+    register(Some("0-0")).await.refuses(409, "incompatible", &["upgrade the worker first"]);
+    register(Some("new")).await.refuses(400, "invalid_request", &["wharf-protocol"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_comes_with_too_many_others_is_told_when_to_come_and_not_given_up_meanwhile() {
+    let platform = Platform::start().await;
+    let path = format!("/v1/nodes/{}", NodeId::new());
+    let put = async || platform.call_as(&platform.node_token, Method::PUT, &path, registration()).await;
+    put().await.is(204);
+    platform.context.admissions.exhaust(std::time::Duration::from_secs(2));
+    let told = put().await;
+    let wait: u64 = told.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait}");
+    told.refuses(429, "busy", &["come again later"]);
+    let began = std::time::Instant::now();
+    eventually("it is taken", async || (put().await.status == 204).then_some(())).await;
+    assert!(began.elapsed() > std::time::Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_worker_that_is_about_to_end_is_emptied_first_and_takes_instances_again_when_it_is_back() {
+    let platform = Platform::start().await;
+    let first = Worker::join(&platform).await;
+    platform.serve(0, quick()).await;
+    let path = format!("/v1/nodes/{}/leave", first.node);
+    let leaves = async || {
+        let answer = platform.call_as(&platform.node_token, Method::POST, &path, Value::Null).await;
+        answer.is(200)["instances"].as_u64().unwrap()
+    };
+    assert_eq!(leaves().await, 0, "there is nowhere to go");
+    let second = Worker::join(&platform).await;
+    eventually("it is empty", async || (leaves().await == 0).then_some(())).await;
+    let counts = async |node: NodeId| platform.get(&format!("/v1/nodes/{node}")).await["instances"].clone();
+    assert_eq!((counts(first.node).await, counts(second.node).await), (json!(0), json!(1)));
+    assert_eq!(platform.app("hello").await["ready"], 1);
+    let other = format!("{path}?process={}", wharf_types::ProcessId::new());
+    let late = platform.call_as(&platform.node_token, Method::POST, &other, Value::Null).await;
+    late.refuses(409, "conflict", &["a later process"]);
+    let again = json!({"hostname": "b", "memory_bytes": 1u64 << 32, "cpus": 2, "version": "0",
+        "incarnation": {"number": 7, "process": wharf_types::ProcessId::new(), "home": "a"}});
+    let put = format!("/v1/nodes/{}", first.node);
+    drop(first);
+    eventually("it is back", async || {
+        let put = platform.call_as(&platform.node_token, Method::PUT, &put, again.clone()).await;
+        (put.status == 204).then_some(())
+    })
+    .await;
+    assert_eq!(platform.get(&put).await["draining"], false);
 }

@@ -56,6 +56,7 @@ struct Script {
     holds: Vec<InstanceId>,
     is_away: bool,
     is_expelled: bool,
+    put_off: u32,
 }
 
 impl FakeControl {
@@ -147,6 +148,11 @@ impl FakeControl {
         self.told.script.lock().unwrap().is_expelled = true;
     }
 
+    /// So many registrations are told to come again after a second.
+    pub(crate) fn put_off(&self, count: u32) {
+        self.told.script.lock().unwrap().put_off = count;
+    }
+
     pub(crate) fn refuse_logs(&self, count: u32) {
         self.told.script.lock().unwrap().refused_logs = count;
     }
@@ -174,6 +180,10 @@ type Control = State<Arc<Told>>;
 async fn register(State(told): Control, headers: HeaderMap, Json(_): Json<NodeRegistration>) -> Response {
     if headers.get("authorization").is_none_or(|value| value != "Bearer secret") {
         return StatusCode::UNAUTHORIZED.into_response();
+    }
+    if spend(&mut told.script.lock().unwrap().put_off) {
+        let problem = Problem::new(ProblemCode::Busy, "many at once");
+        return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], Json(problem)).into_response();
     }
     told.registrations.send_modify(|count| *count += 1);
     let script = told.script.lock().unwrap();

@@ -370,8 +370,13 @@ impl World {
         }
         control.fleet.published();
         control.jobs_changed = false;
-        let beside =
-            Beside { jobs: &control.jobs, doomed: &BTreeMap::new(), rates: &[], secrets: &|_| Vec::new() };
+        let beside = Beside {
+            jobs: &control.jobs,
+            doomed: &BTreeMap::new(),
+            rates: &[],
+            removed: &[],
+            secrets: &|_| Vec::new(),
+        };
         let Published { assignments, changed } = control.publisher.publish(&control.fleet, statuses, beside);
         control.dirty.extend(control.publisher.acknowledged_among(&changed, control.acknowledged));
         let mut sent = Vec::new();

@@ -49,6 +49,76 @@ pub struct NodePatch {
     pub labels: BTreeMap<String, Option<String>>,
 }
 
+/// The answer to `POST /v1/nodes/{node}/leave`: how far the node is from being empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Leaving {
+    /// Instances and runs of jobs that are there, and do not have to stay where they are. 0 also where no other node is ready: nothing is
+    /// gained by waiting then.
+    pub instances: u64,
+}
+
+/// The header field in which a worker says which CAs it believes, and the control plane which it should: where the two differ the worker
+/// renews its certificate.
+pub const AUTHORITIES_HEADER: &str = "wharf-authorities";
+
+/// `GET /v1/authorities`: a CA of the cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AuthorityInfo {
+    /// The SHA-256 of its certificate, as in join tokens.
+    pub id: String,
+    pub state: AuthorityState,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// Since when it is in this state.
+    #[schema(value_type = String, format = DateTime)]
+    pub changed_at: Timestamp,
+    /// Nodes that have to take something up before it goes on: of one that is coming, and of one that is going.
+    pub waits_for: Vec<NodeId>,
+    /// Whether those of them that are silent are not waited for.
+    pub forced: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthorityState {
+    /// Believed, and signs nothing yet.
+    Next,
+    Signs,
+    /// Believed, and signs nothing any more.
+    Old,
+}
+
+/// `POST /v1/authorities`: another CA is to take the place of the one that signs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateAuthority {
+    /// Waits for no node that is silent: it has to join again when it is back. Also of a rotation that is under way.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `GET /v1/servers`: one of those that make up the control plane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ServerInfo {
+    /// Tells it from others on the same database; empty where there can be none.
+    pub id: String,
+    pub hostname: String,
+    /// Where workers reach it, such as `10.0.0.1:7071`. Empty: it takes none.
+    pub address: String,
+    pub version: String,
+    /// Whether it was there in the last seconds.
+    pub ready: bool,
+    /// Whether it plans and speaks with workers. The others hand it what only it can answer.
+    pub leads: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub leads_since: Option<Timestamp>,
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub seen_at: Timestamp,
+}
+
 /// `POST /v1/join-tokens`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
