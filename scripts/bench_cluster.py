@@ -6,6 +6,9 @@
 Each run starts a control plane and three hosts, places instances evenly, cuts one host's link and kills its worker in the same moment, and
 measures from there until every instance that was lost is ready elsewhere. Meanwhile requests go to an app with replicas, one after the
 other, through the front door of a host that lives.
+
+With `--soak SECONDS` one worker after the other stands still for a second every three seconds, and none may be taken for dead. With `--away
+SECONDS` the control plane is gone for so long; halfway a worker is killed and started again.
 """
 
 import argparse
@@ -184,14 +187,101 @@ def run(options, number):
             cluster.end()
 
 
+def prepared(options, folder, number):
+    """Three hosts with six instances of one app, and a load on it at the first."""
+    cluster = Cluster(options.wharf, Path(folder), number)
+    try:
+        for _ in range(HOSTS):
+            cluster.add_host()
+        cluster.wait("the nodes are ready", lambda: sum(node["ready"] for node in cluster.call("GET", "/v1/nodes")["items"]) == HOSTS)
+        cluster.deploy(options.guests / "hello.wasm", "app0", 6)
+        cluster.wait("all are ready", lambda: cluster.ready() == 6)
+        cluster.wait("the rollout has ended", lambda: all(app["rollout"]["state"] == "succeeded" for app in cluster.apps()))
+    except BaseException:
+        cluster.end()
+        raise
+    load = Load(cluster.hosts[0]["address"], "app0")
+    load.start()
+    time.sleep(1)
+    return cluster, load
+
+
+def live(cluster):
+    instances = cluster.call("GET", "/v1/namespaces/default/apps/app0")["instances"]
+    return {instance["id"] for instance in instances if instance["state"] not in ("stopped", "failed", "lost")}
+
+
+def ended(load):
+    time.sleep(1)
+    load.stopped = True
+    load.join()
+    return f"{load.requests} requests, {len(load.failed)} failed {load.failed[:5]}"
+
+
+def soak(options):
+    with tempfile.TemporaryDirectory() as folder:
+        cluster, load = prepared(options, folder, 120)
+        try:
+            before, stalls, until = live(cluster), 0, time.monotonic() + options.soak
+            while time.monotonic() < until:
+                process = cluster.hosts[stalls % HOSTS]["process"]
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(1)
+                process.send_signal(signal.SIGCONT)
+                stalls += 1
+                time.sleep(2)
+            print(f"{stalls} stalls of 1 s in {options.soak} s: {len(before - live(cluster))} of {len(before)} instances were replaced; {ended(load)}")
+        finally:
+            cluster.end()
+
+
+def away(options):
+    with tempfile.TemporaryDirectory() as folder:
+        cluster, load = prepared(options, folder, 121)
+        try:
+            before = live(cluster)
+            cluster.server.kill()
+            cluster.server.wait()
+            time.sleep(options.away / 2)
+            last = cluster.hosts[-1]
+            last["process"].kill()
+            last["process"].wait()
+            began = time.monotonic()
+            last["process"] = cluster.start(["ip", "netns", "exec", last["name"], cluster.wharf, "worker", "--data", cluster.folder / last["name"],
+                                             "--json", "--http", f"{last['address']}:8080", "--peers", f"{last['address']}:7072"])
+            def serves():
+                reply = subprocess.run(["ip", "netns", "exec", last["name"], "curl", "-so", "/dev/null", "-w", "%{http_code}", "-H",
+                                        "host: app0.default.localhost", f"http://{last['address']}:8080/"], capture_output=True, text=True)
+                return reply.stdout == "200"
+            cluster.wait("the worker serves again", serves)
+            again = time.monotonic() - began
+            time.sleep(options.away / 2)
+            cluster.server = cluster.start([cluster.wharf, "server", "--data", cluster.folder / "data", "--api", "127.0.0.1:0",
+                                            "--workers", f"10.127.{cluster.number}.1:7071", "--json"])
+            cluster.api = re.sub("^http://", "", json.loads(cluster.server.stdout.readline())["api"])
+            cluster.wait("all are known to be ready", lambda: cluster.ready() == 6)
+            print(f"the control plane was away for {options.away} s: {ended(load)}; a worker that was killed and started meanwhile served after"
+                  f" {again:.2f} s; {len(before & live(cluster))} of {len(before)} instances are those of before")
+        finally:
+            cluster.end()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wharf", type=Path)
     parser.add_argument("guests", type=Path)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--instances", type=int, default=1000, help="on each of the three hosts")
+    parser.add_argument("--soak", type=int, metavar="SECONDS")
+    parser.add_argument("--away", type=int, metavar="SECONDS")
     options = parser.parse_args()
     options.wharf, options.guests = options.wharf.resolve(), options.guests.resolve()
+    if options.soak or options.away:
+        if options.soak:
+            soak(options)
+        if options.away:
+            away(options)
+        return
     all_runs = []
     for number in range(1, options.runs + 1):
         figures = run(options, number)

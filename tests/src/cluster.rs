@@ -17,7 +17,7 @@ use tokio::process::Child;
 use wharf_types::NodeId;
 use wharf_types::api::{AppInfo, CreatedJoinToken, NodeInfo, Page};
 
-use crate::{Client, Load, ObjectStorage, Ran, SHORT, Wharf, eventually, within, workspace};
+use crate::{Client, Load, ObjectStorage, Proxy, Ran, SHORT, Weather, Wharf, eventually, within, workspace};
 
 /// Of this process: names and networks of two of them must differ.
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -32,6 +32,8 @@ pub struct Cluster {
     /// The environment of servers whose artifacts are in a bucket.
     storage: Vec<(String, String)>,
     home: TempDir,
+    /// To each server, where a test makes the ways bad.
+    ways: Vec<Proxy>,
 }
 
 /// A control plane.
@@ -168,13 +170,32 @@ impl Cluster {
         database: Option<String>,
         storage: Option<&ObjectStorage>,
     ) -> Self {
+        let cluster = Self::prepared(database, storage);
+        cluster.start_all(hosts, servers).await
+    }
+
+    /// The same, with a proxy in front of every server, which all others go through.
+    pub async fn start_with_ways(hosts: usize, servers: usize, database: Option<String>) -> Self {
+        let mut cluster = Self::prepared(database, None);
+        let gateway = cluster.network.address(1);
+        for server in 0..servers {
+            let to = (gateway, cluster.worker_port(server)).into();
+            cluster.ways.push(Proxy::start((gateway, cluster.worker_port(server) + 1000).into(), to).await);
+        }
+        cluster.start_all(hosts, servers).await
+    }
+
+    fn prepared(database: Option<String>, storage: Option<&ObjectStorage>) -> Self {
         let home = tempfile::tempdir().unwrap();
         let environment = storage.into_iter().flat_map(ObjectStorage::environment);
         let storage = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let (servers_wanted, servers) = (servers, Vec::new());
-        let mut cluster =
-            Self { hosts: Vec::new(), network: Network::new(), servers, database, storage, home };
-        for server in 0..servers_wanted {
+        let (hosts, servers, ways) = (Vec::new(), Vec::new(), Vec::new());
+        Self { hosts, network: Network::new(), servers, database, storage, home, ways }
+    }
+
+    async fn start_all(self, hosts: usize, servers: usize) -> Self {
+        let mut cluster = self;
+        for server in 0..servers {
             cluster.start_server(server).await;
         }
         for _ in 0..hosts {
@@ -199,6 +220,8 @@ impl Cluster {
         }
         let mut command = user.command(&["server", "--data", data.to_str().unwrap(), "--json"]);
         command.args(["--workers", &workers, "--api", "127.0.0.1:0"]);
+        let way = self.ways.get(server).map(|way| way.address.to_string());
+        command.args(way.iter().flat_map(|way| ["--advertise", way]));
         command.args(self.database.iter().flat_map(|url| ["--database", url]));
         let (child, said) = ready::<ReadyServer>(&mut command, &self.server_log_file(server)).await;
         let token = std::fs::read_to_string(said.token_file).unwrap().trim().to_owned();
@@ -219,8 +242,18 @@ impl Cluster {
         self.home.path().join(format!("data{server}"))
     }
 
-    fn worker_port(&self, server: usize) -> usize {
-        7071 + 100 * server
+    fn worker_port(&self, server: usize) -> u16 {
+        7071 + 100 * u16::try_from(server).unwrap()
+    }
+
+    /// Makes the way to a server good or bad, for workers and other servers.
+    pub fn way(&self, server: usize, weather: Weather) {
+        self.ways[server].set(weather);
+    }
+
+    /// Whether a control plane has not been killed.
+    pub fn is_running(&self, server: usize) -> bool {
+        self.servers[server].child.is_some()
     }
 
     /// What control planes on one database have to share: the key for secrets, and the artifacts.
@@ -269,7 +302,8 @@ impl Cluster {
     pub async fn join_token(&self, flags: &[&str]) -> String {
         let args = [&["node", "token", "create", "--json"], flags].concat();
         let created: CreatedJoinToken = self.wharf(&args).await.json();
-        let at = |server| format!("{}:{}", self.network.address(1), self.worker_port(server));
+        let direct = |server| format!("{}:{}", self.network.address(1), self.worker_port(server));
+        let at = |server| self.ways.get(server).map_or_else(|| direct(server), |way| way.address.to_string());
         let servers: Vec<String> = (0..self.servers.len()).map(at).collect();
         format!("{}@{}", created.token, servers.join(","))
     }

@@ -24,6 +24,8 @@ use crate::health::{Check, Checks, Verdict};
 
 /// How much longer than it was asked to a backend may take, before the supervisor goes on without it.
 const BACKEND_GRACE: Duration = Duration::from_secs(5);
+/// The same for what another instance may replace in two seconds.
+const CUT_GRACE: Duration = Duration::from_millis(500);
 
 pub(super) struct Slot {
     pub(super) backend: Arc<dyn Backend>,
@@ -238,7 +240,7 @@ impl Slot {
             () = self.stop_within(drain) => false,
         };
         if is_over {
-            self.stop_within(Duration::ZERO).await;
+            self.cut().await;
         }
         self.remove(self.id).await;
         self.board.end(self.chain, InstanceState::Stopped, None);
@@ -248,7 +250,7 @@ impl Slot {
     /// Ends at once: what it is doing may be begun elsewhere in two seconds.
     async fn let_go(&mut self) -> State {
         let id = self.id;
-        self.stop_within(Duration::ZERO).await;
+        self.cut().await;
         self.remove(id).await;
         let message = "the control plane had not confirmed it for 8 s, and another instance of an app with `scale.singleton` may start elsewhere after \
                        that"
@@ -260,6 +262,11 @@ impl Slot {
             Some(Reason { kind: ReasonKind::Platform, message }),
         );
         State::Over
+    }
+
+    /// Stops without a drain, and does not wait for long: [`Self::remove`] takes what does not stop.
+    async fn cut(&self) {
+        let _ = timeout(CUT_GRACE, self.backend.stop(self.id, Duration::ZERO)).await;
     }
 
     async fn stop_within(&self, drain: Duration) {

@@ -101,7 +101,9 @@ impl World {
             }
             // A stream that lacks something is no stream any more.
             None => {
-                if let Down::Assignment { process, session, .. } = message {
+                if let Down::Assignment { process, session, .. } | Down::Delta { process, session, .. } =
+                    message
+                {
                     let notices = self.dice.millis(10..=3000);
                     self.after(notices, Event::Worker(worker, process, Timer::Broken(session)));
                 }
