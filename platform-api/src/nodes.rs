@@ -36,6 +36,8 @@ const LEASE: Duration = Duration::from_millis(2500);
 /// of its lease is enough; alone, giving up a worker that was only busy would stop apps that serve. Where most nodes are silent at once, the
 /// fault is more likely on this side.
 const GIVEN_UP: Duration = Duration::from_secs(10);
+/// The same where no node at all is heard of: whatever was given up could run nowhere, and each goes on with what it has.
+const ALL_SILENT: Duration = Duration::from_secs(30);
 /// By then a silent node has ended what there is to be only one of, because its worker counts [`SINGLETON_LEASE`] from when it sent what was
 /// heard of it last. In between it stops these, however slow it is.
 const RELEASED: Duration = GIVEN_UP;
@@ -224,8 +226,10 @@ impl Nodes {
 
     pub fn report_at(&self, now: Instant, id: NodeId, report: &NodeReport) -> Result<News, Refusal> {
         let mut known = self.lock();
+        let process_counts = known.nodes.get(&id).ok_or(Refusal::Unregistered(id))?.hears(id, report.process);
+        process_counts?;
+        known.forgive_silence(now);
         let node = known.nodes.get_mut(&id).ok_or(Refusal::Unregistered(id))?;
-        node.hears(id, report.process)?;
         node.seen = now;
         node.seen_at = Timestamp::now();
         node.has_reported = true;
@@ -521,9 +525,28 @@ impl Known {
 }
 
 impl Known {
+    /// Whether nobody is heard of any more.
+    fn is_silent(&self, now: Instant) -> bool {
+        !self.nodes.values().any(|node| node.is_seen_within(LEASE, now))
+    }
+
+    /// When the first is heard of after all were silent, the others are on their way back, too: the fault was on this side, or in between.
+    fn forgive_silence(&mut self, now: Instant) {
+        if !self.is_silent(now) {
+            return;
+        }
+        for node in self.nodes.values_mut().filter(|node| node.is_seen_within(ALL_SILENT, now)) {
+            node.seen = node.seen.max(now.checked_sub(LEASE).unwrap_or(node.seen));
+            node.has_reported = false;
+        }
+    }
+
     /// How long a node may be silent before it is given up.
     fn patience(&self, now: Instant) -> Duration {
         // One that was given up long ago says nothing about the network of now.
+        if self.is_silent(now) {
+            return ALL_SILENT;
+        }
         let lately = self.nodes.values().filter(|node| node.is_seen_within(GIVEN_UP, now));
         let (there, silent) =
             lately.fold((0, 0), |(there, silent), node| match node.is_seen_within(LEASE, now) {
@@ -552,7 +575,8 @@ impl Node {
             registration,
             ready: self.is_seen_within(LEASE, now),
             draining: self.settings.draining || self.leaving,
-            given_up: !self.is_seen_within(if self.has_reported { patience } else { GIVEN_UP }, now),
+            given_up: !self
+                .is_seen_within(if self.has_reported { patience } else { patience.max(GIVEN_UP) }, now),
             released: !self.is_seen_within(RELEASED, now),
             seen_at: self.seen_at,
             routes_generation: self.routes_generation,
@@ -618,8 +642,8 @@ mod tests {
         assert_eq!(seen(&nodes, now, Duration::ZERO), (true, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(2)), (true, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(3)), (false, false));
-        assert_eq!(seen(&nodes, now, Duration::from_secs(9)), (false, false));
-        assert_eq!(seen(&nodes, now, Duration::from_secs(11)), (false, true));
+        assert_eq!(seen(&nodes, now, Duration::from_secs(29)), (false, false));
+        assert_eq!(seen(&nodes, now, Duration::from_secs(31)), (false, true));
         let report = report(vec![], vec![]);
         nodes.report(id, &report).unwrap();
         assert_eq!(seen(&nodes, Instant::now(), Duration::ZERO), (true, false));
@@ -670,6 +694,33 @@ mod tests {
         nodes.told_to_wait_at(now, id, Duration::from_secs(12));
         assert_eq!(seen(&nodes, now, Duration::from_secs(14)), (true, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(15)), (false, false));
+    }
+
+    #[test]
+    fn when_all_were_silent_at_once_those_that_come_back_later_than_the_first_are_waited_for() {
+        let (first, other, begin) = (NodeId::new(), NodeId::new(), Instant::now());
+        let nodes = Nodes::default();
+        let report = report(vec![], vec![]);
+        for id in [first, other] {
+            nodes.register_at(begin, id, registration()).unwrap();
+            nodes.report_at(begin, id, &report).unwrap();
+        }
+        let given_up = |millis: u64| {
+            let list = nodes.list_at(begin + Duration::from_millis(millis));
+            list.into_iter().filter(|node| node.given_up).map(|node| node.id).collect::<Vec<_>>()
+        };
+        for millis in (0..20_000).step_by(250) {
+            assert_eq!(given_up(millis), [], "after {millis} ms nobody could take over");
+        }
+        for millis in (20_000..27_000).step_by(250) {
+            nodes.report_at(begin + Duration::from_millis(millis), first, &report).unwrap();
+            assert_eq!(given_up(millis), [], "after {millis} ms");
+        }
+        for millis in (27_000..28_000).step_by(250) {
+            nodes.report_at(begin + Duration::from_millis(millis), first, &report).unwrap();
+            given_up(millis);
+        }
+        assert_eq!(given_up(28_000), [other], "it does not come");
     }
 
     #[test]

@@ -103,7 +103,8 @@ impl Fleet {
                 return None;
             }
             let mut instances = self.cluster().instances_on(donor).to_vec();
-            instances.sort_unstable();
+            // What is older has served for longer, and was perhaps there before the newcomer went away.
+            instances.sort_unstable_by(|a, b| b.cmp(a));
             for id in instances.into_iter().filter(|id| !state.moving.contains_key(id)) {
                 let Some(app) = self.cluster().instance(id).map(|held| held.app) else { continue };
                 // One after the other of an app: whoever is placed has to know what was placed before.
