@@ -33,7 +33,8 @@ pub(super) fn give_up_lost_nodes(draft: &mut Draft<'_>) {
         let instance = &draft.app.instances[index];
         let Some(node) = instance.node.filter(|_| instance.is_live()) else { continue };
         let is_singleton = draft.app.alone.contains(&instance.release);
-        if !draft.cluster.knows(node) && !(is_singleton && draft.cluster.lingers(node)) {
+        let may_run = draft.cluster.knows(node) || (is_singleton && draft.cluster.lingers(node));
+        if !may_run {
             let instance = instance.id;
             let message = format!("node {node} is gone");
             let reason = Reason { kind: ReasonKind::Platform, message };
