@@ -93,12 +93,12 @@ class Cluster:
     def ready(self):
         return sum(app["ready"] for app in self.apps())
 
-    def wait(self, what, done, limit=240):
+    def wait(self, what, done, limit=240, pause=0.02):
         until = time.monotonic() + limit
         while not done():
             if time.monotonic() > until:
                 raise RuntimeError(f"waited in vain: {what}")
-            time.sleep(0.02)
+            time.sleep(pause)
 
     def instances_on(self, node):
         return self.call("GET", f"/v1/nodes/{node}")["instances"]

@@ -63,7 +63,7 @@ def main():
                     print(f"waited in vain; the workers have {said}")
                     break
             running = time.monotonic() - began
-            cluster.wait("the control plane knows", lambda: cluster.ready() >= options.instances, limit=300)
+            cluster.wait("the control plane knows", lambda: cluster.ready() >= options.instances, limit=300, pause=1)
             known = time.monotonic() - began
             now, most = memory(cluster.server)
             print(f"{options.instances} instances of {options.instances // REPLICAS} apps, asked for within {deployed:.1f} s, run after {running:.1f} s"
