@@ -360,32 +360,25 @@ impl Nodes {
     /// Has the nodes told what comes next.
     pub fn publish(&self, all: Vec<Next>) {
         // The routes of one round are the same for all nodes.
-        let mut routes: Option<(u64, Bytes)> = None;
-        for next in all {
-            let Next { whole, delta, is_news } = next;
+        let mut routes = None;
+        for Next { whole, delta, is_news } in all {
+            // Written while nobody waits for the lock. Whoever begins to follow meanwhile gets the whole.
+            let delta = delta.filter(|_| self.has_followers(whole.node));
+            let line = delta.and_then(|delta| told::step(&delta, &mut routes));
             let mut known = self.lock();
             let Some(node) = known.nodes.get_mut(&whole.node) else { continue };
-            if !is_news {
+            if is_news {
+                node.touches.add(&whole);
+                node.singletons = singletons(&whole);
+                node.told.put(whole, line);
+            } else {
                 node.told.replace(whole);
-                continue;
             }
-            node.touches.add(&whole);
-            node.singletons = singletons(&whole);
-            let delta = delta.filter(|_| node.told.has_followers());
-            let line = delta.and_then(|delta| {
-                let json = delta.routes.as_ref().map(|delta| match &routes {
-                    Some((generation, json)) if *generation == delta.generation => Ok(json.clone()),
-                    _ => serde_json::to_vec(&**delta).map(|json| {
-                        let json = Bytes::from(json);
-                        routes = Some((delta.generation, json.clone()));
-                        json
-                    }),
-                });
-                let written = json.transpose().and_then(|json| delta.line(json.as_deref()));
-                written.map(told::line).ok()
-            });
-            node.told.put(whole, line);
         }
+    }
+
+    fn has_followers(&self, id: NodeId) -> bool {
+        self.lock().nodes.get(&id).is_some_and(|node| node.told.has_followers())
     }
 
     pub(crate) fn list(&self) -> Vec<NodeStatus> {

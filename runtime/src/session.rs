@@ -572,13 +572,12 @@ mod tests {
         control.assign(assignment(&control, 7, [id]));
         becomes(&mut control.reports(), |report| reported(report, id).is_some()).await;
         first.session.shutdown().await;
-        let written = || async { kept().unwrap().read(control.node()).unwrap().is_some() };
-        for _ in 0..200 {
-            if written().await {
-                break;
+        let written = async {
+            while kept().unwrap().read(control.node()).unwrap().is_none() {
+                sleep(Duration::from_millis(20)).await;
             }
-            sleep(Duration::from_millis(20)).await;
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(20), written).await.expect("it is written");
         control.go_away(true);
         let mut second = worker_with(&control, kept());
         let (_, run) = second.backend.starts_reach(1).await;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use wharf_types::delta::AssignmentDelta;
 use wharf_types::node::Assignment;
 use zeroize::Zeroizing;
 
@@ -107,6 +108,21 @@ pub(super) fn line(mut json: Vec<u8>) -> Bytes {
         json.push(b'\n');
     }
     Bytes::from_owner(Zeroizing::new(json))
+}
+
+/// The line of a delta. `routes` remembers the JSON of the newest routes, by their generation.
+pub(super) fn step(delta: &AssignmentDelta, routes: &mut Option<(u64, Bytes)>) -> Option<Bytes> {
+    let json = match &delta.routes {
+        None => None,
+        Some(changed) => {
+            if routes.as_ref().is_none_or(|(generation, _)| *generation != changed.generation) {
+                *routes = Some((changed.generation, serde_json::to_vec(&**changed).ok()?.into()));
+            }
+            routes.as_ref().map(|(_, json)| json)
+        }
+    };
+    // What cannot be written as a step is told as a whole.
+    delta.line(json.map(|json| &**json)).ok().map(line)
 }
 
 #[cfg(test)]

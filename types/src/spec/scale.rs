@@ -26,12 +26,8 @@ pub struct ScaleSpec {
     pub replicas: Replicas,
     /// Whether there must never be two instances at once, wherever they are, also while hosts cannot reach one another: the old one ends before
     /// another starts, and a host that has lost touch with the control plane for eight seconds ends its own. At most one replica.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub singleton: bool,
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// `3`, or `{ min = 0, max = 20, concurrency = 50 }`.
