@@ -77,10 +77,17 @@ impl Artifacts {
     pub async fn get(self: &Arc<Self>, digest: Digest) -> Result<Bytes, Failure> {
         let bringing = {
             let mut under_way = self.under_way();
-            let entry = under_way.entry(digest);
-            entry.or_insert_with(|| self.clone().bring_and_tell(digest).boxed().shared()).clone()
+            under_way.entry(digest).or_insert_with(|| self.clone().begin(digest)).clone()
         };
         bringing.await
+    }
+
+    /// A task of its own: whoever waits may go away at any moment, and what has begun must not stand still with what it holds.
+    fn begin(self: Arc<Self>, digest: Digest) -> Bringing {
+        let task = tokio::spawn(self.bring_and_tell(digest));
+        let failed =
+            |error| Failure::new(ReasonKind::Platform, format!("bringing it failed inside: {error}"));
+        task.map(move |brought| brought.unwrap_or_else(|error| Err(failed(error)))).boxed().shared()
     }
 
     async fn bring_and_tell(self: Arc<Self>, digest: Digest) -> Result<Bytes, Failure> {
@@ -252,6 +259,24 @@ mod tests {
         for (digest, key) in [(digest, "other"), (digest, ""), (Digest::of(b"x"), "key")] {
             assert!(artifacts.give(digest, key).await.is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn what_has_begun_goes_on_when_nobody_waits_for_it_any_more() {
+        let (control, folder) = (FakeControl::start().await, tempfile::tempdir().unwrap());
+        let (digest, node) = (Digest::of(b"hello"), NodeId::new());
+        control.name_sources(digest, vec![node]);
+        let peers = FakePeers { content: HashMap::from([(node, "hello".into())]), ..FakePeers::default() };
+        let (artifacts, _) = artifacts(&control, folder.path(), peers);
+        let mut begun = Box::pin(artifacts.get(digest));
+        assert!(futures::poll!(&mut begun).is_pending());
+        drop(begun);
+        let given = async {
+            while artifacts.give(digest, "key").await.is_none() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), given).await.expect("it is brought all the same");
     }
 
     #[tokio::test]

@@ -222,7 +222,10 @@ pub(super) async fn show(
     let Some(found) = store::namespace::find(&mut tx, &namespace).await? else {
         return Err(namespace_not_found(namespace.as_str()));
     };
-    match store::artifact::find(&mut tx, found.id, digest).await? {
+    let artifact = store::artifact::find(&mut tx, found.id, digest).await?;
+    // The storage may take its time, and there are few connections to the database.
+    drop(tx);
+    match artifact {
         Some(artifact) if is_stored(&context, &artifact).await? => Ok(Reply(info(artifact))),
         _ => Err(not_found(digest)),
     }

@@ -103,7 +103,9 @@ async fn look_at(context: &Context, digest: Digest) -> ApiResult<Contents> {
         Ok(Err(invalid)) => {
             // Other bytes of this digest there cannot be, but an artifact has them perhaps, which is no archive.
             let mut tx = context.store.read().await?;
-            if store::artifact::get(&mut tx, digest).await?.is_none() {
+            let is_artifact = store::artifact::get(&mut tx, digest).await?.is_some();
+            drop(tx);
+            if !is_artifact {
                 context.artifacts.remove(digest).await?;
             }
             Err(ApiError::new(ProblemCode::InvalidArtifact, sentence(&invalid)))

@@ -174,7 +174,8 @@ impl Bucket {
             hasher.update(&chunk);
             file.write_all(&chunk).await?;
         }
-        file.flush().await?;
+        // It gets its name only when it is on the disk.
+        file.sync_all().await?;
         let found = Digest::from_bytes(hasher.finalize().into());
         if found == digest { Ok(Some(bytes)) } else { Err(self.damaged(digest).into()) }
     }

@@ -20,6 +20,8 @@ use crate::store::{self, Tx};
 const PERIOD: Duration = Duration::from_secs(600);
 /// How long an artifact waits for its release.
 const UNUSED_MAX: Duration = Duration::from_secs(3600);
+/// A removal that was claimed so long ago has broken off: the requests of whoever claimed it have long had their answers.
+const REMOVAL_MAX: Duration = Duration::from_secs(300);
 /// Batches of old records that are forgotten in a row.
 const BATCHES_MAX: usize = 20;
 
@@ -69,8 +71,11 @@ async fn forget_records(context: &Context) -> store::Result<()> {
 }
 
 pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<Collected> {
-    // An upload has its file before it has its row, so this is done while there is none. Those of other servers are in the database.
-    let Ok(_no_upload) = context.uploads.try_acquire_many(UPLOADS_MAX) else {
+    let is_shared = context.config.artifacts.is_shared();
+    // An upload has its file before it has its row, so this is done while there is none. Uploads into a bucket are in the database, also
+    // those of this server, and must not wait for its storage.
+    let no_upload = (!is_shared).then(|| context.uploads.try_acquire_many(UPLOADS_MAX));
+    let Ok(_no_upload) = no_upload.transpose() else {
         return Ok(Collected::default());
     };
     let before = now.checked_sub(UNUSED_MAX).unwrap_or(Timestamp::MIN);
@@ -78,7 +83,6 @@ pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<
         warn!("cannot list the files of artifacts: {}", chain(&error));
         Vec::new()
     });
-    let is_shared = context.config.artifacts.is_shared();
     let mut tx = context.write_as_leader().await?;
     let rows = store::artifact::delete_unused(&mut tx, before).await?
         + store::archive::delete_unused(&mut tx, before).await?;
@@ -100,6 +104,10 @@ pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<
             Err(error) => {
                 // What is claimed stays so: the removal may have been carried out all the same, and is tried again.
                 warn!("cannot remove the file of artifact {digest}: {}", chain(&error));
+                if is_shared {
+                    // Each of the others would wait for the same storage.
+                    break;
+                }
                 continue;
             }
         }
@@ -121,7 +129,8 @@ async fn claim(
     now: Timestamp,
 ) -> store::Result<Vec<Digest>> {
     store::claim::forget_uploads(tx, before).await?;
-    let mut claimed = store::claim::removals(tx).await?;
+    let left_over = now.checked_sub(REMOVAL_MAX).unwrap_or(Timestamp::MIN);
+    let mut claimed = store::claim::removals(tx, left_over).await?;
     for digest in unused {
         if store::claim::removal(tx, digest, now).await? {
             claimed.push(digest);

@@ -78,17 +78,20 @@ pub(crate) async fn open(data_dir: &Path, at: &ArtifactsAt) -> Result<Arc<dyn Ar
         ArtifactsAt::Bucket(at) => at,
     };
     let bucket = Bucket::open(at).await?;
-    move_in(&folder, &bucket).await?;
+    bring_in(&folder, &bucket).await?;
+    // Before the folder is put aside: a start without the bucket must not take an empty one for all that there is.
     mark(data_dir, at)?;
+    put_aside(&folder)?;
     Ok(Arc::new(SharedArtifacts::open(bucket, data_dir.join(cache::DIR))?))
 }
 
-/// Brings what a folder has into a bucket, and puts the folder aside. A start that breaks off does it again.
-async fn move_in(folder: &Path, bucket: &Bucket) -> Result<(), PlaceError> {
+/// Brings what a folder has into a bucket. A start that breaks off does it again.
+async fn bring_in(folder: &Path, bucket: &Bucket) -> Result<(), PlaceError> {
     let stored = match stored_in(&folder.join("sha256")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         stored => stored?,
     };
+    let mut brought = 0;
     for (digest, _) in &stored {
         let file = path_in(folder, *digest);
         let bytes = fs::metadata(&file)?.len();
@@ -97,18 +100,26 @@ async fn move_in(folder: &Path, bucket: &Bucket) -> Result<(), PlaceError> {
         }
         if Digest::of(&fs::read(&file)?) == *digest {
             bucket.upload(&file, *digest, bytes).await?;
+            brought += 1;
         } else {
-            warn!("{} is damaged and stays where it is; push the same file again", file.display());
+            warn!("{} is damaged and was not brought along; push the same file again", file.display());
         }
+    }
+    if brought > 0 {
+        warn!("{brought} artifacts have been brought into {}", bucket.at().url);
+    }
+    Ok(())
+}
+
+fn put_aside(folder: &Path) -> io::Result<()> {
+    if !folder.exists() {
+        return Ok(());
     }
     let mut aside = folder.with_extension("moved");
     if aside.exists() {
         aside.set_extension(format!("moved-{}", uuid::Uuid::now_v7()));
     }
     fs::rename(folder, &aside)?;
-    if !stored.is_empty() {
-        let (count, url) = (stored.len(), &bucket.at().url);
-        warn!("{count} artifacts have been brought into {url}; {} is not used any more", aside.display());
-    }
+    warn!("{} is not used any more", aside.display());
     Ok(())
 }

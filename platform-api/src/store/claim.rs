@@ -38,10 +38,10 @@ pub(crate) async fn removal(conn: &mut Conn, digest: Digest, now: Timestamp) -> 
     Ok(done.rows_affected() == 1)
 }
 
-/// What is being removed, or was when a server ended.
-pub(crate) async fn removals(conn: &mut Conn) -> Result<Vec<Digest>> {
-    let rows: Vec<(String,)> =
-        query_as("SELECT digest FROM content_claim WHERE kind = $1").bind(REMOVAL).fetch_all(conn).await?;
+/// What was claimed for its removal before a time, and has not been removed: a server ended over it, or its storage did not answer.
+pub(crate) async fn removals(conn: &mut Conn, before: Timestamp) -> Result<Vec<Digest>> {
+    let select = query_as("SELECT digest FROM content_claim WHERE kind = $1 AND claimed_at < $2");
+    let rows: Vec<(String,)> = select.bind(REMOVAL).bind(before.as_microsecond()).fetch_all(conn).await?;
     rows.iter().map(|(digest,)| parse(digest)).collect()
 }
 
@@ -76,7 +76,8 @@ mod tests {
         assert!(!removal(&mut tx, a, now).await.unwrap());
         assert!(removal(&mut tx, b, now).await.unwrap());
         assert!(!upload(&mut tx, b, now).await.unwrap());
-        assert_eq!(removals(&mut tx).await.unwrap(), [b]);
+        assert_eq!(removals(&mut tx, now).await.unwrap(), [], "whoever claimed it may be at it");
+        assert_eq!(removals(&mut tx, now + Duration::from_secs(1)).await.unwrap(), [b]);
         removed(&mut tx, a).await.unwrap();
         removed(&mut tx, b).await.unwrap();
         assert!(upload(&mut tx, b, now).await.unwrap());

@@ -202,14 +202,18 @@ async fn what_is_being_removed_is_not_brought_in_and_a_removal_that_broke_off_is
     let storage = ObjectStorage::start().await;
     let platform = storage.platform().await;
     let digest = Digest::of(&component(1));
-    // Nothing is collected but by this test.
-    let upload = platform.context.uploads.acquire().await.unwrap();
     let mut tx = platform.context.store.write().await.unwrap();
     assert!(store::claim::removal(&mut tx, digest, Timestamp::now()).await.unwrap());
     tx.commit().await.unwrap();
     platform.push("default", &component(1)).await.refuses(503, "unavailable", &["being removed", "again"]);
-    drop(upload);
-    assert_eq!(collect(&platform.context, Timestamp::now()).await.unwrap(), Collected { rows: 0, files: 1 });
+    let now = Timestamp::now();
+    assert_eq!(
+        collect(&platform.context, now).await.unwrap(),
+        Collected::default(),
+        "whoever claimed it is at it"
+    );
+    let later = now + Duration::from_secs(600);
+    assert_eq!(collect(&platform.context, later).await.unwrap(), Collected { rows: 0, files: 1 });
     platform.push("default", &component(1)).await.is(201);
 }
 
