@@ -129,18 +129,24 @@ impl PostgresStore {
         self.writes.close().await;
     }
 
-    /// Answers every new row as a full disk does.
+    /// Answers every new row as a full disk does. Each trigger is made in a transaction of its own: one that made them all would
+    /// wait for a table of another transaction that waits for a table of this one.
     #[cfg(test)]
     pub(super) async fn stop_growing(&self, stop: bool) {
-        let make = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$;
-            DO $$ DECLARE name text; BEGIN
-                FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
-                    EXECUTE format('CREATE TRIGGER refuse BEFORE INSERT ON %I EXECUTE FUNCTION refuse()', name);
-                END LOOP;
-            END $$";
-        let statement = if stop { make } else { "DROP FUNCTION refuse CASCADE" };
-        self.writes.acquire().await.unwrap().execute(statement).await.unwrap();
+        const ACCEPT: &str = "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RETURN NULL; END $$";
+        const MAKE: &str = "DO $$ DECLARE name text; BEGIN
+            FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+                EXECUTE format('CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON %I EXECUTE FUNCTION refuse()', name);
+                COMMIT;
+            END LOOP;
+        END $$";
+        const REFUSE: &str = "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$";
+        let mut conn = self.writes.acquire().await.unwrap();
+        for statement in if stop { &[ACCEPT, MAKE, REFUSE][..] } else { &[ACCEPT] } {
+            conn.execute(*statement).await.unwrap();
+        }
     }
 }
 
