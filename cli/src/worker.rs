@@ -21,7 +21,8 @@ use tokio::sync::watch;
 use tokio_util::io::ReaderStream;
 use wharf_ingress::{
     ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError,
-    LocalCall, PeerArtifacts, PeerTls, TcpConfig, TcpError, TcpPlace, TcpPlaces,
+    LocalCall, NeighbourCaller, NeighbourError, PeerArtifacts, PeerTls, TcpConfig, TcpError, TcpPlace,
+    TcpPlaces,
 };
 use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
 use wharf_runtime::control::ControlClient;
@@ -37,7 +38,7 @@ use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
 use wharf_runtime::wasm::ports::Ports;
 use wharf_runtime::wasm::table;
-use wharf_runtime::wasm::table::{DispatchError, Table};
+use wharf_runtime::wasm::table::{DispatchError, FarBody, FarError, FarNeighbours, Table};
 use wharf_runtime::wasm::volumes::Volumes;
 use wharf_types::figures::NodeFigures;
 use wharf_types::incarnation::Incarnation;
@@ -157,6 +158,7 @@ impl Worker {
         if let Some((listener, _)) = peers {
             artifacts.ask_peers(Arc::new(OthersArtifacts(ingress.artifacts())));
             ingress.serve_peers(listener, LocalGuests(backend.table()));
+            backend.table().reach_others(Arc::new(OthersApps(ingress.neighbours())));
         }
         let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
@@ -360,6 +362,30 @@ impl ArtifactPeers for OthersArtifacts {
     fn ask(&self, node: NodeId, digest: Digest, key: String) -> BoxFuture<'static, Asked> {
         let reader = self.0.clone();
         Box::pin(async move { reader.ask(node, digest, &key).await })
+    }
+}
+
+/// The apps of other nodes, for guests of this process.
+struct OthersApps(NeighbourCaller);
+
+impl FarNeighbours for OthersApps {
+    fn call(
+        &self,
+        namespace: NamespaceName,
+        app: AppName,
+        request: http::Request<FarBody>,
+    ) -> BoxFuture<'static, Result<Response<FarBody>, FarError>> {
+        let caller = self.0.clone();
+        Box::pin(async move {
+            caller.call(&namespace, &app, request).await.map_err(|error| match error {
+                NeighbourError::NoneReady => FarError::NotFound,
+                NeighbourError::Unreachable(why) => FarError::Unavailable(why),
+                NeighbourError::Busy => FarError::Unavailable(error.to_string()),
+                NeighbourError::Timeout(why) => FarError::Timeout(why),
+                NeighbourError::Lost(why) => FarError::Lost(why),
+                NeighbourError::Failed(why) => FarError::Failed(why),
+            })
+        })
     }
 }
 

@@ -23,6 +23,7 @@ use crate::connection::Connections;
 use crate::load;
 use crate::peers::Peers;
 use crate::peers::content::ArtifactReader;
+use crate::peers::neighbour::NeighbourCaller;
 use crate::peers::serve::{ARTIFACTS_MAX, OpenByNode, PeerDoor};
 use crate::proxy::Shared;
 use crate::router::{Router, Targets};
@@ -214,6 +215,11 @@ impl IngressHandle {
     /// The way to the artifacts of other nodes.
     pub fn artifacts(&self) -> ArtifactReader {
         ArtifactReader(self.shared.clone())
+    }
+
+    /// The way to apps that have instances on other nodes, for guests of this one.
+    pub fn neighbours(&self) -> NeighbourCaller {
+        NeighbourCaller(self.shared.clone())
     }
 
     /// Takes requests and connections of other nodes for the instances of this one, which `service` leads to. Who is one of them follows from

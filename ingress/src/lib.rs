@@ -49,6 +49,7 @@ pub use limit::Bucket;
 pub use meter::Meter;
 pub use peers::PeerTls;
 pub use peers::content::{ArtifactBytes, ArtifactReader, PeerArtifacts};
+pub use peers::neighbour::{NeighbourBody, NeighbourCaller, NeighbourError};
 pub use request_body::RequestBody;
 pub use router::{
     Match, OpenConnection, Route, Router, Side, Target, Targets, TcpRefused, TcpRoute, TcpTarget,

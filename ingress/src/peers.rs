@@ -12,6 +12,7 @@ pub(crate) mod content;
 mod gather;
 mod health;
 mod link;
+pub(crate) mod neighbour;
 mod peer;
 pub(crate) mod serve;
 pub(crate) mod tunnel;

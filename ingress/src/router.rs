@@ -166,6 +166,8 @@ pub struct Router {
     counted: Vec<Counted>,
     /// The instances of this node.
     here: HashMap<InstanceId, Arc<Target>>,
+    /// Where among `hosts` a route of each app is.
+    apps: HashMap<NamespaceName, HashMap<AppName, (Box<str>, usize)>>,
     /// The ways to other nodes.
     peers: Arc<BTreeMap<NodeId, Arc<Peer>>>,
     /// Nodes that were taken out of the cluster.
@@ -181,9 +183,9 @@ pub struct Side {
     pub elsewhere: Vec<Arc<Target>>,
 }
 
-/// A request of a peer, or a connection, that counts towards an instance of this node until this is dropped.
+/// A request, or a connection, that counts towards an instance until this is dropped.
 #[derive(Debug)]
-pub(crate) struct OpenHere(Arc<Target>);
+pub(crate) struct OpenAt(Arc<Target>);
 
 /// An app's claim to a part of a hostname.
 #[derive(Debug)]
@@ -290,10 +292,17 @@ impl Router {
         for target in routes.flat_map(Route::here).chain(tcp.values().flat_map(TcpRoute::here)) {
             here.entry(target.instance).or_insert_with(|| target.clone());
         }
+        let mut apps: HashMap<_, HashMap<_, _>> = HashMap::new();
+        for (host, claims) in &hosts {
+            for (index, claim) in claims.iter().enumerate() {
+                let of_namespace = apps.entry(claim.namespace.clone()).or_default();
+                of_namespace.entry(claim.app.clone()).or_insert_with(|| (host.clone(), index));
+            }
+        }
         targets.forget_the_unused();
         let removed = table.removed.iter().copied().collect();
         let peers = targets.peers.all();
-        Self { generation: table.generation, hosts, tcp, counted, here, peers, removed }
+        Self { generation: table.generation, hosts, tcp, counted, here, apps, peers, removed }
     }
 
     /// Whether a node was taken out of the cluster.
@@ -321,17 +330,27 @@ impl Router {
         self.generation
     }
 
-    /// Counts a request of a peer towards an instance of this node. None: the table does not have it, or not any more, and whether it is
-    /// there is up to the worker.
     /// The way to another node.
     pub(crate) fn peer_of(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.get(&node).cloned()
     }
 
-    pub(crate) fn open_here(&self, instance: InstanceId) -> Option<OpenHere> {
-        let target = self.here.get(&instance)?.clone();
-        target.open.fetch_add(1, Ordering::Relaxed);
-        Some(OpenHere(target))
+    /// Counts a request of a peer towards an instance of this node. None: the table does not have it, or not any more, and whether it is
+    /// there is up to the worker.
+    pub(crate) fn open_here(&self, instance: InstanceId) -> Option<OpenAt> {
+        self.here.get(&instance).cloned().map(OpenAt::new)
+    }
+
+    /// An instance of an app on another node, for a guest of this one. `draw(n)` is a number below `n`.
+    pub(crate) fn elsewhere(
+        &self,
+        namespace: &NamespaceName,
+        app: &AppName,
+        tried: &[InstanceId],
+        draw: impl FnMut(usize) -> usize,
+    ) -> Option<Arc<Target>> {
+        let (host, index) = self.apps.get(namespace)?.get(app)?;
+        self.hosts.get(host)?.get(*index)?.choose_elsewhere(tried, draw).cloned()
     }
 
     /// Finds the route with the longest prefix of `path`. Port, trailing dot and case of `host` do not matter.
@@ -394,6 +413,23 @@ impl Route {
             false => (&self.targets, &trial.targets),
         };
         first.choose(tried, &mut draw).or_else(|| second.choose(tried, draw))
+    }
+
+    /// Of the instances on other nodes the less loaded of two, those on trial like others, and one of a node that is ejected only where there
+    /// is no other.
+    fn choose_elsewhere(
+        &self,
+        tried: &[InstanceId],
+        mut draw: impl FnMut(usize) -> usize,
+    ) -> Option<&Arc<Target>> {
+        let sides = [Some(&self.targets), self.trial.as_ref().map(|trial| &trial.targets)];
+        let is_left = |target: &Target| !tried.contains(&target.instance);
+        let answering = |target: &Target| is_left(target) && !target.is_ejected();
+        let mut among = |is_eligible: &dyn Fn(&Target) -> bool| {
+            let mut sides = sides.into_iter().flatten();
+            sides.find_map(|side| choose_among(&side.elsewhere, false, is_eligible, &mut draw))
+        };
+        among(&answering).or_else(|| among(&is_left))
     }
 }
 
@@ -526,7 +562,18 @@ impl OpenConnection {
     }
 }
 
-impl Drop for OpenHere {
+impl OpenAt {
+    pub(crate) fn new(target: Arc<Target>) -> Self {
+        target.open.fetch_add(1, Ordering::Relaxed);
+        Self(target)
+    }
+
+    pub(crate) fn instance(&self) -> InstanceId {
+        self.0.instance
+    }
+}
+
+impl Drop for OpenAt {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }

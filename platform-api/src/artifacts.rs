@@ -9,10 +9,12 @@ mod place;
 mod shared;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
+use tokio::sync::OwnedSemaphorePermit;
 use wharf_types::{Digest, Timestamp};
 
 use crate::inspect::{self, InvalidArtifact};
@@ -21,7 +23,7 @@ pub(crate) use bucket::Bucket;
 pub use bucket::{BucketAt, BucketError, BucketUrl, NotABucketUrl};
 pub use folder::artifact_file;
 pub use place::ArtifactsAt;
-pub(crate) use place::{PlaceError, check_place, mark, open};
+pub(crate) use place::{PlaceError, check_same, open};
 
 /// The largest artifact.
 pub(crate) const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
@@ -31,6 +33,9 @@ pub(crate) const UPLOADS_MAX: u32 = 16;
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long a whole upload may take.
 const UPLOAD_MAX: Duration = Duration::from_secs(900);
+
+/// One of the [`UPLOADS_MAX`].
+pub(crate) type Place = Arc<OwnedSemaphorePermit>;
 
 pub(crate) type Body = futures::stream::BoxStream<'static, io::Result<Bytes>>;
 
@@ -54,8 +59,10 @@ impl Content {
 /// Content-addressed bytes: a folder, or an object store.
 #[async_trait::async_trait]
 pub(crate) trait ArtifactStore: Send + Sync {
-    /// Takes bytes in. They are kept only when they are whole, have the announced digest, and begin as such content does.
-    async fn put(&self, digest: Digest, content: Content, body: Body) -> Result<u64, PutError>;
+    /// Takes bytes in. They are kept only when they are whole, have the announced digest, and begin as such content does. The place is held
+    /// while anything is done for them, also when nobody waits for that any more.
+    async fn put(&self, digest: Digest, content: Content, body: Body, place: &Place)
+    -> Result<u64, PutError>;
 
     /// The bytes and their number, in a file of this server. None: there are none of this digest.
     async fn open(&self, digest: Digest) -> Result<Option<(u64, tokio::fs::File)>, ArtifactError>;
@@ -68,6 +75,16 @@ pub(crate) trait ArtifactStore: Send + Sync {
 
     /// What there is, and since when.
     async fn list(&self) -> Result<Vec<(Digest, Timestamp)>, ArtifactError>;
+}
+
+impl Clone for ArtifactError {
+    fn clone(&self) -> Self {
+        match self {
+            // The kind, and what it says, are all that anybody looks at.
+            Self::Disk(error) => Self::Disk(io::Error::new(error.kind(), error.to_string())),
+            Self::Bucket(error) => Self::Bucket(error.clone()),
+        }
+    }
 }
 
 /// Why bytes cannot be had, or given up.
@@ -99,6 +116,13 @@ pub(crate) enum PutError {
     Write(#[source] io::Error),
     #[error(transparent)]
     Bucket(#[from] BucketError),
+}
+
+/// A place that nobody else wants.
+#[cfg(test)]
+pub(crate) fn a_place() -> Place {
+    let places = Arc::new(tokio::sync::Semaphore::new(1));
+    Arc::new(places.try_acquire_owned().unwrap())
 }
 
 /// Reads a stored artifact as a stream.

@@ -19,8 +19,9 @@ use self::content::{Source, Target, place_error};
 use crate::artifacts::{self, ArtifactsAt, BucketError, BucketUrl};
 use crate::data_dir::{DataDir, OpenError, write_secret};
 use crate::store::change;
+use crate::store::platform::Platform;
 use crate::store::transfer::{self, Table};
-use crate::store::{Conn, Database, OpenStoreError, PostgresUrl, Store, StoreError, Tx};
+use crate::store::{self, Conn, Database, OpenStoreError, PostgresUrl, Store, StoreError, Tx};
 
 const FORMAT: u32 = 1;
 /// Rows that are put in at once.
@@ -168,10 +169,12 @@ pub async fn backup(
         return Err(BackupError::NoSource { dir: data_dir.to_owned() });
     }
     let failed = |source: io::Error| BackupError::File { file: archive.to_owned(), source };
-    artifacts::check_place(data_dir, artifacts).map_err(place_error(data_dir))?;
-    let source = Source::open(data_dir, artifacts, archive).await?;
+    let source = Source::open(data_dir, artifacts, archive)?;
     let refused = |error: OpenStoreError| opening(data_dir, database, error);
     let mut conn = Store::snapshot(database.location(&file)).await.map_err(refused)?;
+    if let Some(platform) = platform(&mut conn).await? {
+        artifacts::check_same(&platform, artifacts).map_err(place_error(data_dir))?;
+    }
     let rows_file = archive.with_extension("rows.new");
     let (about, summary) = take_rows(&mut conn, &rows_file, &mut progress).await?;
     let artifacts = needed(&mut conn, &about.tables).await?;
@@ -223,8 +226,7 @@ pub async fn restore(
         return Err(BackupError::Newer { file: archive.to_owned() });
     }
     let dir = DataDir::open(data_dir, database)?;
-    artifacts::check_place(data_dir, artifacts).map_err(place_error(data_dir))?;
-    let target = Target::open(data_dir, artifacts).await?;
+    let target = Target::open(data_dir, artifacts)?;
     let file = dir.database_file();
     let in_use = || BackupError::NotEmpty {
         target: match database {
@@ -249,6 +251,10 @@ pub async fn restore(
         let path = entry.path().map_err(failed)?.to_string_lossy().into_owned();
         if path == STATE {
             summary = put_rows(&mut tx, &about, &mut entry, archive, &mut progress).await?;
+            if let Some(platform) = platform(&mut tx).await? {
+                target.claim(&platform.id, platform.moves + 1).await?;
+                store::platform::move_artifacts(&mut tx, artifacts.bucket()).await?;
+            }
             has_rows = true;
         } else if KEYS.contains(&path.as_str()) {
             let mut text = String::new();
@@ -271,11 +277,6 @@ pub async fn restore(
     }
     // Workers may have been told newer things than the backup knows: what they are told from now on has to be newer than those.
     change::skip(&mut tx, "starts", EPOCHS_SKIPPED).await?;
-    // What they refer to is in its place.
-    if let ArtifactsAt::Bucket(at) = artifacts {
-        artifacts::mark(data_dir, at)
-            .map_err(|source| BackupError::File { file: data_dir.to_owned(), source })?;
-    }
     transfer::finish(tx).await?;
     store.close().await;
     Ok(summary)
@@ -322,6 +323,15 @@ async fn take_rows(
     }
     out.flush().map_err(failed)?;
     Ok((about, summary))
+}
+
+/// None: the tables are of a version that did not know.
+async fn platform(conn: &mut Conn) -> Result<Option<Platform>, BackupError> {
+    let tables = transfer::tables(conn).await?;
+    match tables.iter().any(|table| table.name == "platform") {
+        true => Ok(store::platform::get(conn).await?),
+        false => Ok(None),
+    }
 }
 
 /// The artifacts and archives that rows speak of.

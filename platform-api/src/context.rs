@@ -37,7 +37,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) artifacts: Arc<dyn ArtifactStore>,
     /// Held by each upload until its artifact has a row; held whole, there is no upload.
-    pub(crate) uploads: Semaphore,
+    pub(crate) uploads: Arc<Semaphore>,
     /// Held while an artifact is in memory.
     pub(crate) inspections: Arc<Semaphore>,
     /// Held while a plan or an apply with a large body is in memory.
@@ -107,7 +107,7 @@ impl Context {
             config,
             store,
             artifacts,
-            uploads: Semaphore::new(UPLOADS_MAX as usize),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX as usize)),
             inspections: Arc::new(Semaphore::new(1)),
             large_plans: Semaphore::new(LARGE_PLANS_MAX),
             logs,

@@ -64,11 +64,11 @@ impl ControlPlane {
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         let data_dir = DataDir::open(&config.data_dir, &config.database)?;
         let file = data_dir.database_file();
-        let artifacts = artifacts::open(&config.data_dir, &config.artifacts).await;
-        let artifacts = artifacts.map_err(|error| data_dir.error_of_artifacts(error))?;
         let store = Store::open(config.database.location(&file)).await;
         let store = store.map_err(|error| data_dir.error_of(error))?;
         let server = data_dir.server().map_err(|error| data_dir.error_of_io(error))?;
+        let artifacts = artifacts::open(&store, &server, &config.data_dir, &config.artifacts).await;
+        let artifacts = artifacts.map_err(|error| data_dir.error_of_artifacts(error))?;
         let leads = bootstrap(&store, &data_dir, &server).await?;
         let logs = Logs::open(data_dir.logs_dir()).map_err(|error| data_dir.error_of_io(error))?;
         let source = Source::of(&config.secret_keys, data_dir.secret_key_file());

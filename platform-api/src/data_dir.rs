@@ -191,7 +191,10 @@ impl DataDir {
         match error {
             PlaceError::Disk(error) => self.error_of_io(error),
             PlaceError::Bucket(error) => OpenError::Bucket(error),
-            error @ PlaceError::Elsewhere { .. } => OpenError::ArtifactsElsewhere(error.to_string()),
+            PlaceError::Store(error) => self.error_of(open_error(error)),
+            error @ (PlaceError::Elsewhere { .. } | PlaceError::OthersRun { .. }) => {
+                OpenError::ArtifactsElsewhere(error.to_string())
+            }
         }
     }
 

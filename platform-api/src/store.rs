@@ -27,6 +27,7 @@ pub(crate) mod member;
 pub(crate) mod namespace;
 pub(crate) mod news;
 pub(crate) mod node;
+pub(crate) mod platform;
 pub(crate) mod port;
 mod postgres;
 mod query;

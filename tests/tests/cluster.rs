@@ -67,6 +67,43 @@ async fn a_host_is_drained_without_a_failed_request_also_of_an_app_with_one_inst
 }
 
 #[tokio::test]
+async fn a_guest_calls_an_app_of_other_hosts_by_its_name_also_when_one_of_them_dies() {
+    let mut cluster = Cluster::start(3).await;
+    let first = cluster.hosts[0].node;
+    let at = |condition: &str| format!("[placement]\nconstraints = [\"node.id {condition} {first}\"]\n");
+    let grant = "[outbound]\nallow = [\"http://hello.internal\"]\n";
+    cluster.deploy("stream", "fetcher", &format!("{}{grant}", at("=="))).await;
+    cluster.deploy("hello", "hello", &format!("{}[scale]\nreplicas = 2\n", at("!="))).await;
+    let both = cluster.app_is("hello", "both others have one", |app| ready_on(app).len() == 2).await;
+    assert!(!ready_on(&both).contains(&first), "the guest has no neighbour on its own host");
+    let called =
+        async |cluster: &Cluster| cluster.text(0, "fetcher", "/fetch?url=http://hello.internal/").await;
+    eventually(SHORT, "the host knows of the others", async || {
+        (called(&cluster).await == "Hello from WASI 0.2\n").then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(called(&cluster).await, "Hello from WASI 0.2\n");
+    }
+    let answered = async |cluster: &Cluster, path: &str| {
+        let there = cluster.hosts[0].apps.get("fetcher.default.localhost", path).await.unwrap();
+        (there.status.as_u16(), there.text())
+    };
+    let (status, text) = answered(&cluster, "/fetch?url=http://other.internal/").await;
+    assert_ne!(status, 200, "{text}");
+    cluster.hosts[1].dies().await;
+    eventually(SHORT, "the one that is left answers each call", async || {
+        for _ in 0..20 {
+            if called(&cluster).await != "Hello from WASI 0.2\n" {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_host_that_dies_costs_the_requests_on_it_and_no_other() {
     let mut cluster = Cluster::start(3).await;
     cluster.deploy("hello", "hello", "[scale]\nreplicas = 6\n").await;

@@ -58,7 +58,8 @@ pub(crate) enum TunnelError {
 pub(crate) struct PeerBody {
     body: Incoming,
     held: Held,
-    _lent: Lent,
+    /// None: the request was of a guest, which nobody gives back.
+    _lent: Option<Lent>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +110,7 @@ impl Peer {
         };
         self.answered();
         let Some(verdict) = Verdict::of(response.headers()) else {
-            return Ok(response.map(|body| PeerBody { body, held, _lent: lent }));
+            return Ok(response.map(|body| PeerBody { body, held, _lent: Some(lent) }));
         };
         let gone =
             || CallError::Failed("the node has given back a request of which it has taken much".to_owned());
@@ -165,6 +166,12 @@ pub(super) async fn detail(response: Response<Incoming>) -> String {
     match timeout(DETAIL_TIMEOUT, words).await {
         Ok(Ok(words)) => String::from_utf8_lossy(&words.to_bytes()).into_owned(),
         Ok(Err(_)) | Err(_) => "the node did not say why".to_owned(),
+    }
+}
+
+impl PeerBody {
+    pub(super) fn new(body: Incoming, held: Held) -> Self {
+        Self { body, held, _lent: None }
     }
 }
 

@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use wharf_types::NodeId;
 
 use super::gather::Gather;
+use super::neighbour::NeighbourBody;
 use super::wire::{self, Ask};
 use super::{
     CONNECTION_WINDOW_BYTES, FRAME_MAX_BYTES, PeerTls, STREAM_WINDOW_BYTES, STREAMS_MAX, UPGRADE, tunnel,
@@ -70,6 +71,7 @@ pub(crate) struct Held(Arc<Link>);
 pub(super) enum Outgoing {
     Nothing,
     Upload(Gather<upload::Handle>),
+    Guest(Gather<NeighbourBody>),
     Tunnel(Gather<tunnel::Outgoing>),
 }
 
@@ -324,6 +326,7 @@ impl Body for Outgoing {
         match self.get_mut() {
             Self::Nothing => Poll::Ready(None),
             Self::Upload(body) => Pin::new(body).poll_frame(cx),
+            Self::Guest(body) => Pin::new(body).poll_frame(cx),
             Self::Tunnel(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -332,6 +335,7 @@ impl Body for Outgoing {
         match self {
             Self::Nothing => true,
             Self::Upload(body) => body.is_end_stream(),
+            Self::Guest(body) => body.is_end_stream(),
             Self::Tunnel(body) => body.is_end_stream(),
         }
     }
@@ -340,6 +344,7 @@ impl Body for Outgoing {
         match self {
             Self::Nothing => SizeHint::with_exact(0),
             Self::Upload(body) => body.size_hint(),
+            Self::Guest(body) => body.size_hint(),
             Self::Tunnel(body) => body.size_hint(),
         }
     }

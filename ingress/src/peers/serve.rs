@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -25,14 +26,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wharf_types::{Digest, InstanceId, NodeId};
 
-use super::content::ArtifactBytes;
 use super::gather::Gather;
 use super::tunnel::{self, Tunnel};
 use super::wire::{self, Ask, Verdict};
@@ -42,7 +42,7 @@ use crate::accept;
 use crate::call::{CallError, LocalCall};
 use crate::proxy::Shared;
 use crate::request_body::RequestBody;
-use crate::router::{OpenConnection, OpenHere, TcpRefused};
+use crate::router::{OpenAt, OpenConnection, TcpRefused};
 use crate::serve::StreamExecutor;
 use crate::stats::add_one;
 use crate::tcp::splice::{self, GONE_GRACE};
@@ -53,6 +53,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 const HANDSHAKES_MAX: usize = 256;
 /// Artifacts that are given to others at the same time. Requests come first on the connections that they take.
 pub(crate) const ARTIFACTS_MAX: usize = 8;
+/// How long one who asked for an artifact may take nothing of it.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// Connections of one node.
 const CONNECTIONS_MAX: usize = 64;
 /// A connection takes nothing new after this time, so that a node which must not come in any more has to prove itself again.
@@ -245,10 +247,21 @@ where
         let Ok(permit) = self.artifacts.clone().try_acquire_owned() else {
             return says(Verdict::NotTaken, "its node gives as many artifacts as it can at the moment");
         };
-        match artifacts.give(digest, key).await {
-            Some((bytes, chunks)) => Response::new(ServeBody::Artifact { chunks, bytes, _permit: permit }),
-            None => says(Verdict::NotHere, ""),
-        }
+        let Some((bytes, mut from)) = artifacts.give(digest, key).await else {
+            return says(Verdict::NotHere, "");
+        };
+        let (to, chunks) = mpsc::channel(1);
+        // Nobody asks a body for more while its reader takes nothing, so it is here that the time runs out.
+        tokio::spawn(async move {
+            let _permit = permit;
+            while let Some(chunk) = from.next().await {
+                match to.send_timeout(chunk, TAKEN_WITHIN).await {
+                    Ok(()) => {}
+                    Err(_) => break,
+                }
+            }
+        });
+        Response::new(ServeBody::Artifact { chunks, bytes })
     }
 
     /// Joins the bodies of a request and its answer to an instance that listens.
@@ -381,11 +394,11 @@ pin_project! {
     pub(crate) enum ServeBody<B> {
         Nothing,
         Words { words: Option<Bytes> },
-        Artifact { chunks: ArtifactBytes, bytes: u64, _permit: OwnedSemaphorePermit },
+        Artifact { chunks: mpsc::Receiver<io::Result<Bytes>>, bytes: u64 },
         Guest {
             #[pin]
             body: Gather<Caught<B>>,
-            _open: Option<OpenHere>,
+            _open: Option<OpenAt>,
         },
         Connection {
             #[pin]
@@ -411,13 +424,16 @@ where
             ServeBodyProjection::Words { words } => {
                 Poll::Ready(words.take().map(|words| Ok(Frame::data(words))))
             }
-            ServeBodyProjection::Artifact { chunks, bytes, .. } => {
-                let chunk = std::task::ready!(chunks.poll_next_unpin(cx));
-                Poll::Ready(chunk.map(|chunk| {
-                    let chunk = chunk?;
-                    *bytes = bytes.saturating_sub(chunk.len() as u64);
-                    Ok(Frame::data(chunk))
-                }))
+            ServeBodyProjection::Artifact { chunks, bytes } => {
+                Poll::Ready(match std::task::ready!(chunks.poll_recv(cx)) {
+                    Some(Ok(chunk)) => {
+                        *bytes = bytes.saturating_sub(chunk.len() as u64);
+                        Some(Ok(Frame::data(chunk)))
+                    }
+                    Some(Err(error)) => Some(Err(error.into())),
+                    None if *bytes == 0 => None,
+                    None => Some(Err("the artifact was not taken in time".into())),
+                })
             }
             ServeBodyProjection::Guest { body, .. } => body.poll_frame(cx),
             ServeBodyProjection::Connection { body } => body.poll_frame(cx),

@@ -11,7 +11,6 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use wharf_types::api::{ArtifactInfo, ArtifactSources};
 use wharf_types::problem::ProblemCode;
@@ -23,7 +22,7 @@ use super::auth::{PeerNode, namespace_not_found};
 use super::extract::Path;
 use super::session::not_told;
 use super::{ApiError, ApiResult};
-use crate::artifacts::{ARTIFACT_MAX_BYTES, Content, PutError, UPLOADS_MAX};
+use crate::artifacts::{ARTIFACT_MAX_BYTES, Content, Place, PutError, UPLOADS_MAX};
 use crate::audit;
 use crate::context::Context;
 use crate::inspect;
@@ -43,7 +42,7 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Reply<ArtifactInfo>)> {
-    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, digest, body).await?;
+    let Upload { place, namespace, name, body } = Upload::begin(&context, namespace, digest, body).await?;
     let mut tx = context.store.read().await?;
     let known = store::artifact::find(&mut tx, namespace, digest).await?;
     drop(tx);
@@ -55,7 +54,7 @@ pub(super) async fn push(
         return Ok((StatusCode::OK, Reply(info(known))));
     }
     let body = room_for(&context, namespace, &name, &headers, body).await?;
-    let bytes = receive_bytes(&context, digest, Content::Wasm, &headers, body).await?;
+    let bytes = receive_bytes(&context, digest, Content::Wasm, &headers, body, &place).await?;
     let mut tx = context.store.read().await?;
     let known = store::artifact::get(&mut tx, digest).await?;
     drop(tx);
@@ -68,22 +67,22 @@ pub(super) async fn push(
 }
 
 /// An upload that has its turn.
-pub(super) struct Upload<'a> {
+pub(super) struct Upload {
     /// Held until what was pushed has a row.
-    pub(super) _place: SemaphorePermit<'a>,
+    pub(super) place: Place,
     pub(super) namespace: NamespaceId,
     pub(super) name: NamespaceName,
     pub(super) body: Body,
 }
 
-impl<'a> Upload<'a> {
+impl Upload {
     pub(super) async fn begin(
-        context: &'a Context,
+        context: &Context,
         name: NamespaceName,
         digest: Digest,
         body: Body,
     ) -> ApiResult<Self> {
-        let Ok(Ok(place)) = timeout(PLACE_WAIT, context.uploads.acquire()).await else {
+        let Ok(Ok(place)) = timeout(PLACE_WAIT, context.uploads.clone().acquire_owned()).await else {
             drain(body);
             let detail = format!(
                 "{UPLOADS_MAX} artifacts are pushed at this moment, the most at once; try again later"
@@ -102,7 +101,7 @@ impl<'a> Upload<'a> {
                 format!("{digest} was not used any more and is being removed; push it again in a moment");
             return Err(ApiError::unavailable(detail));
         }
-        Ok(Self { _place: place, namespace: namespace.id, name, body })
+        Ok(Self { place: Arc::new(place), namespace: namespace.id, name, body })
     }
 }
 
@@ -141,6 +140,7 @@ pub(super) async fn receive_bytes(
     content: Content,
     headers: &HeaderMap,
     body: Body,
+    place: &Place,
 ) -> ApiResult<u64> {
     if content_length(headers).is_some_and(|length| length > ARTIFACT_MAX_BYTES) {
         drain(body);
@@ -152,7 +152,7 @@ pub(super) async fn receive_bytes(
         let chunk = body.lock().await.next().await?;
         Some((chunk.map_err(std::io::Error::other), body))
     });
-    let stored = context.artifacts.put(digest, content, chunks.boxed()).await;
+    let stored = context.artifacts.put(digest, content, chunks.boxed(), place).await;
     stored.map_err(|error| {
         tokio::spawn(timeout(DRAIN, async move {
             let mut rest = body.lock_owned().await;

@@ -29,14 +29,14 @@ pub(super) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Reply<FilesInfo>)> {
-    let Upload { _place, namespace, name, body } = Upload::begin(&context, namespace, digest, body).await?;
+    let Upload { place, namespace, name, body } = Upload::begin(&context, namespace, digest, body).await?;
     if let Some(known) = find_stored(&context, namespace, digest).await? {
         drain(body);
         record(&context, namespace, &name, &known).await?;
         return Ok((StatusCode::OK, Reply(known)));
     }
     let body = room_for(&context, namespace, &name, &headers, body).await?;
-    let bytes = receive_bytes(&context, digest, Content::Files, &headers, body).await?;
+    let bytes = receive_bytes(&context, digest, Content::Files, &headers, body, &place).await?;
     let Contents { files, .. } = look_at(&context, digest).await?;
     let pushed = FilesInfo { digest, bytes, files };
     record(&context, namespace, &name, &pushed).await?;

@@ -17,6 +17,8 @@ use object_store::path::Path as Key;
 use object_store::{
     BackoffConfig, ClientConfigKey, MultipartUpload, ObjectStore, ObjectStoreExt, RetryConfig,
 };
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -31,11 +33,13 @@ const PART_BYTES: usize = 8 << 20;
 const PARTS_AT_ONCE: usize = 3;
 /// How long a request without much of a body may take in all, with its retries.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// Written at each start, which shows that this can be done.
-const PROBE: &str = "wharf.json";
+/// Says whose the artifacts are. Written at each start, which shows that this can be done.
+const MARK: &str = "wharf.json";
+/// What is below here was found to be something else than its name says.
+const DAMAGED: &str = "damaged";
 
 /// Why a bucket cannot be used. Each message says where, and what to do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum BucketError {
     #[error(
         "the storage of {url} does not answer: see that it runs, and that the control plane reaches {endpoint}"
@@ -63,6 +67,11 @@ pub enum BucketError {
     },
     #[error("the settings for {url} do not fit together: {why}")]
     Settings { url: BucketUrl, why: String },
+    #[error(
+        "{url} has the artifacts of another platform, and two of them would remove what they do not know of each other: name a prefix of its own, such as {url}/{}",
+        own.split('-').next().unwrap_or_default()
+    )]
+    OfAnother { url: BucketUrl, own: String },
     #[error("what {url} has as {digest} is something else, so it is not used: push the same file again")]
     Damaged { url: BucketUrl, digest: Digest },
     #[error("the storage of {url} failed")]
@@ -74,7 +83,7 @@ pub enum BucketError {
 }
 
 /// What the object store's client says.
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 impl BucketError {
     /// Whether somebody else than the user has to do something.
@@ -90,26 +99,51 @@ pub(crate) struct Bucket {
     at: BucketAt,
 }
 
+/// What stands in [`MARK`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    format: u32,
+    /// Whose artifacts are here, and for which time they have been brought to another place with this.
+    pub(crate) platform: String,
+    pub(crate) moves: u64,
+}
+
 impl Bucket {
-    /// Makes sure that the bucket can be written, read and listed.
-    pub(crate) async fn open(at: &BucketAt) -> Result<Self, BucketError> {
-        let bucket = Self { store: Arc::new(client(at)?), at: at.clone() };
-        bucket.check().await?;
-        Ok(bucket)
+    /// Asks nothing of the bucket yet.
+    pub(crate) fn connect(at: &BucketAt) -> Result<Self, BucketError> {
+        Ok(Self { store: Arc::new(client(at)?), at: at.clone() })
     }
 
     pub(crate) fn at(&self) -> &BucketAt {
         &self.at
     }
 
-    async fn check(&self) -> Result<(), BucketError> {
-        let probe = self.at.key(PROBE);
-        let content = Bytes::from_static(b"{\"format\":1}\n");
-        self.ask(self.store.put(&probe, content.clone().into())).await?;
-        let read = self.ask(async { self.store.get(&probe).await?.bytes().await }).await?;
-        if read != content {
-            let why = format!("`{probe}` does not read as it was written");
-            return Err(BucketError::Settings { url: self.at.url.clone(), why });
+    /// Whose artifacts are here. None: nobody's.
+    pub(crate) async fn mark(&self) -> Result<Option<Mark>, BucketError> {
+        let mark = self.at.key(MARK);
+        let read = self.within(ANSWER_MAX, async { self.store.get(&mark).await?.bytes().await }).await;
+        match read {
+            Ok(content) => serde_json::from_slice(&content).map(Some).map_err(|error| {
+                let why =
+                    format!("`{mark}` says nothing that this version knows ({error}): see what is there");
+                BucketError::Settings { url: self.at.url.clone(), why }
+            }),
+            Err(error) if is_missing_object(&error) => Ok(None),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
+    /// Makes sure that this is the bucket of this platform and of no other, and that it can be written, read and listed.
+    pub(crate) async fn claim(&self, platform: &str, moves: u64) -> Result<(), BucketError> {
+        let url = || self.at.url.clone();
+        if self.mark().await?.is_some_and(|mark| mark.platform != platform) {
+            return Err(BucketError::OfAnother { url: url(), own: platform.to_owned() });
+        }
+        let mark = Mark { format: 1, platform: platform.to_owned(), moves };
+        self.ask(self.store.put(&self.at.key(MARK), json!(mark).to_string().into())).await?;
+        if self.mark().await? != Some(mark) {
+            let why = format!("`{}` does not read as it was written", self.at.key(MARK));
+            return Err(BucketError::Settings { url: url(), why });
         }
         let dir = self.at.key("sha256");
         self.ask(async { self.store.list(Some(&dir)).next().await.transpose() }).await?;
@@ -127,7 +161,7 @@ impl Bucket {
         }
         let mut upload = self.ask(self.store.put_multipart(&key)).await?;
         let sent = timeout(UPLOAD_MAX, self.send_parts(&mut file, upload.as_mut())).await;
-        let sent = sent.unwrap_or_else(|late| Err(self.away(late.into()).into()));
+        let sent = sent.unwrap_or_else(|late| Err(self.away(Arc::new(late)).into()));
         if sent.is_err() {
             // The store keeps what came of it otherwise, and somebody pays for that.
             let _ = timeout(ANSWER_MAX, upload.abort()).await;
@@ -188,6 +222,12 @@ impl Bucket {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.error(error)),
         }
+    }
+
+    /// Puts aside what is called so, so that nobody takes it for the artifact.
+    pub(crate) async fn put_aside(&self, digest: Digest) -> Result<(), BucketError> {
+        let aside = self.at.key(&format!("{DAMAGED}/{}", digest.hex()));
+        self.ask(self.store.rename(&self.key(digest), &aside)).await
     }
 
     pub(crate) async fn remove(&self, digest: Digest) -> Result<(), BucketError> {
@@ -255,18 +295,18 @@ impl Bucket {
         let url = self.at.url.clone();
         match error {
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-                BucketError::Refused { url, source: error.into() }
+                BucketError::Refused { url, source: Arc::new(error) }
             }
             Error::NotFound { .. } => {
-                BucketError::NoBucket { url, endpoint: self.at.endpoint(), source: error.into() }
+                BucketError::NoBucket { url, endpoint: self.at.endpoint(), source: Arc::new(error) }
             }
             Error::Generic { .. } if !self.at.has_keys() => {
                 // The client then asks the machine that it runs on, which only answers in a cloud.
                 let why = "no keys are given: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
                 BucketError::Settings { url, why: format!("{why} ({error})") }
             }
-            Error::Generic { .. } => self.away(error.into()),
-            error => BucketError::Failed { url, source: error.into() },
+            Error::Generic { .. } => self.away(Arc::new(error)),
+            error => BucketError::Failed { url, source: Arc::new(error) },
         }
     }
 }

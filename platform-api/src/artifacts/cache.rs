@@ -69,21 +69,27 @@ impl Cache {
         kept.await.map_err(io::Error::other)?
     }
 
-    pub(super) fn remove(&self, digest: Digest) {
-        let _ = fs::remove_file(path_in(&self.dir, digest));
+    /// A copy that cannot be removed costs room and nothing else.
+    pub(super) async fn remove(&self, digest: Digest) -> io::Result<()> {
+        let cache = self.clone();
+        tokio::task::spawn_blocking(move || cache.drop_copy(digest)).await.map_err(io::Error::other)
     }
 
     /// Lets go of everything, because the disk is full.
-    pub(super) fn clear(&self) {
-        self.shrink_to(0, None);
+    pub(super) async fn clear(&self) -> io::Result<()> {
+        let cache = self.clone();
+        tokio::task::spawn_blocking(move || cache.shrink_to(0, None)).await.map_err(io::Error::other)
     }
 
-    /// A copy that cannot be removed costs room and nothing else.
+    fn drop_copy(&self, digest: Digest) {
+        let _ = fs::remove_file(path_in(&self.dir, digest));
+    }
+
     fn shrink_to(&self, bytes_max: u64, newest: Option<Digest>) {
         match copies_in(&self.dir.join("sha256")) {
             Ok(copies) => {
                 for digest in to_drop(copies, bytes_max).into_iter().filter(|it| Some(*it) != newest) {
-                    self.remove(digest);
+                    self.drop_copy(digest);
                 }
             }
             Err(error) => warn!("cannot look through the copies of artifacts: {error}"),
@@ -156,7 +162,7 @@ mod tests {
         cache.keep(draft, digest).await.unwrap();
         let cache = Cache::open(dir.path().into()).unwrap();
         let (bytes, mut file) = cache.get(digest).await.unwrap().unwrap();
-        cache.clear();
+        cache.clear().await.unwrap();
         assert!(cache.get(digest).await.unwrap().is_none());
         let mut content = Vec::new();
         tokio::io::AsyncReadExt::read_to_end(&mut file, &mut content).await.unwrap();

@@ -167,7 +167,12 @@ mod tests {
         let abandoned = Digest::of(b"\0asm\x01\0\0\0");
         let bytes = bytes::Bytes::from_static(b"\0asm\x01\0\0\0");
         let body = Box::pin(futures::stream::iter([Ok(bytes)]));
-        platform.context.artifacts.put(abandoned, Content::Wasm, body).await.unwrap();
+        platform
+            .context
+            .artifacts
+            .put(abandoned, Content::Wasm, body, &crate::artifacts::a_place())
+            .await
+            .unwrap();
 
         assert_eq!(collect(&platform.context, Timestamp::now()).await.unwrap(), Collected::default());
         assert!(platform.knows(1).await);

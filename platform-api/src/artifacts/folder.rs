@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use wharf_types::{Digest, Timestamp};
 
 use super::incoming::{self, Draft, take_in};
-use super::{ArtifactError, ArtifactStore, Body, Content, PutError};
+use super::{ArtifactError, ArtifactStore, Body, Content, Place, PutError};
 use crate::data_dir::sync_dir;
 
 /// Within the data directory.
@@ -53,7 +53,7 @@ pub(super) fn keep(draft: &Path, target: &Path) -> io::Result<()> {
 
 #[async_trait::async_trait]
 impl ArtifactStore for LocalArtifacts {
-    async fn put(&self, digest: Digest, content: Content, body: Body) -> Result<u64, PutError> {
+    async fn put(&self, digest: Digest, content: Content, body: Body, _: &Place) -> Result<u64, PutError> {
         let (draft, target) = (Draft::in_folder(&self.incoming), self.path(digest));
         take_in(draft.0.clone(), digest, content, body, move |file| keep(file, &target)).await
     }
@@ -106,7 +106,7 @@ mod tests {
     use bytes::Bytes;
     use futures::{StreamExt, stream};
 
-    use super::super::STALL_MAX;
+    use super::super::{STALL_MAX, a_place};
     use super::*;
     use crate::inspect::InvalidArtifact;
 
@@ -127,7 +127,7 @@ mod tests {
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
         let digest = Digest::of(WASM);
         let chunks = WASM.chunks(3).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-        assert_eq!(store.put(digest, Content::Wasm, body(chunks)).await.unwrap(), 8);
+        assert_eq!(store.put(digest, Content::Wasm, body(chunks), &a_place()).await.unwrap(), 8);
         let (bytes, file) = store.open(digest).await.unwrap().unwrap();
         assert_eq!(bytes, 8);
         let read: Vec<Bytes> = Box::pin(super::super::stream(file)).map(Result::unwrap).collect().await;
@@ -139,19 +139,21 @@ mod tests {
     async fn nothing_is_kept_of_a_bad_upload() {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
-        let wrong =
-            store.put(Digest::of(b"x"), Content::Wasm, body(vec![Ok(Bytes::from_static(WASM))])).await;
+        let wrong = store
+            .put(Digest::of(b"x"), Content::Wasm, body(vec![Ok(Bytes::from_static(WASM))]), &a_place())
+            .await;
         assert!(matches!(wrong, Err(PutError::Mismatch { .. })), "{wrong:?}");
         let broken = vec![Ok(Bytes::from_static(WASM)), Err(io::ErrorKind::ConnectionReset.into())];
         assert!(matches!(
-            store.put(Digest::of(WASM), Content::Wasm, body(broken)).await,
+            store.put(Digest::of(WASM), Content::Wasm, body(broken), &a_place()).await,
             Err(PutError::Upload(_))
         ));
-        let zeros =
-            store.put(Digest::of(WASM), Content::Wasm, body(vec![Ok(Bytes::from_static(&[0; 64]))])).await;
+        let zeros = store
+            .put(Digest::of(WASM), Content::Wasm, body(vec![Ok(Bytes::from_static(&[0; 64]))]), &a_place())
+            .await;
         assert!(matches!(zeros, Err(PutError::Invalid(_))), "{zeros:?}");
         assert!(matches!(
-            store.put(Digest::of(b""), Content::Wasm, body(vec![])).await,
+            store.put(Digest::of(b""), Content::Wasm, body(vec![]), &a_place()).await,
             Err(PutError::Invalid(InvalidArtifact::Empty))
         ));
         assert_eq!(files(dir.path()), 0);
@@ -163,7 +165,10 @@ mod tests {
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
         tokio::time::pause();
         let stalled = stream::iter([Ok(Bytes::from_static(WASM))]).chain(stream::pending()).boxed();
-        let upload = tokio::spawn(async move { store.put(Digest::of(WASM), Content::Wasm, stalled).await });
+        let upload =
+            tokio::spawn(
+                async move { store.put(Digest::of(WASM), Content::Wasm, stalled, &a_place()).await },
+            );
         // The task may take a few turns to get to its wait.
         for _ in 0..2 * STALL_MAX.as_secs() {
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -177,7 +182,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
         let zeros = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 4096]))).boxed();
-        let refused = store.put(Digest::of(b""), Content::Wasm, zeros).await;
+        let refused = store.put(Digest::of(b""), Content::Wasm, zeros, &a_place()).await;
         assert!(matches!(refused, Err(PutError::Invalid(_))), "{refused:?}");
     }
 }

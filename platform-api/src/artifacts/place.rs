@@ -1,8 +1,8 @@
-//! Which of the two kinds of store a data directory has, and the way from the one to the other.
+//! Which of the two kinds of store a platform has, and the way from the one to the other.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -12,10 +12,8 @@ use super::bucket::{Bucket, BucketAt, BucketError};
 use super::folder::{DIR, LocalArtifacts, path_in, stored_in};
 use super::shared::SharedArtifacts;
 use super::{ArtifactError, ArtifactStore, cache};
-use crate::data_dir::{read_secret, write_secret};
-
-/// Says which bucket has the artifacts of a data directory, so that no start takes its folder for all there is.
-const MARK: &str = "artifacts.at";
+use crate::store::platform::Platform;
+use crate::store::{self, Store, StoreError};
 
 /// Where artifacts are kept.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +30,14 @@ impl ArtifactsAt {
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self, Self::Bucket(_))
     }
+
+    /// As a platform remembers it.
+    pub(crate) fn bucket(&self) -> Option<String> {
+        match self {
+            Self::DataDir => None,
+            Self::Bucket(at) => Some(at.url.to_string()),
+        }
+    }
 }
 
 /// Why there is no store.
@@ -41,8 +47,18 @@ pub(crate) enum PlaceError {
     Disk(#[from] io::Error),
     #[error(transparent)]
     Bucket(#[from] BucketError),
-    #[error("the artifacts of {} are in {other}: start with `--artifacts {other}`. If they have been brought elsewhere, remove {}", dir.display(), dir.join(MARK).display())]
-    Elsewhere { dir: PathBuf, other: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the artifacts of this platform are in {known}: start with `--artifacts {known}`. To have them in another bucket, stop all servers and \
+         copy everything there, with `wharf.json`"
+    )]
+    Elsewhere { known: String },
+    #[error(
+        "the server at {other} runs, and keeps artifacts {}: stop it first, so that nothing is pushed to where it will not be looked for",
+        known.as_deref().unwrap_or("in its data folder")
+    )]
+    OthersRun { other: String, known: Option<String> },
 }
 
 impl From<ArtifactError> for PlaceError {
@@ -54,35 +70,81 @@ impl From<ArtifactError> for PlaceError {
     }
 }
 
-/// Makes sure that a data directory does not have its artifacts in another place.
-pub(crate) fn check_place(data_dir: &Path, at: &ArtifactsAt) -> Result<(), PlaceError> {
-    let Some(known) = read_secret(&data_dir.join(MARK))? else { return Ok(()) };
-    match at {
-        ArtifactsAt::Bucket(at) if at.url.to_string() == known => Ok(()),
-        _ => Err(PlaceError::Elsewhere { dir: data_dir.to_owned(), other: known }),
+/// What a start finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Where it was.
+    Same,
+    /// In a bucket from now on.
+    Moves,
+}
+
+/// Whether artifacts may be `at` this place from now on.
+fn check(platform: &Platform, at: &ArtifactsAt) -> Result<Place, PlaceError> {
+    match (&platform.artifacts, at.bucket()) {
+        (known, wanted) if *known == wanted => Ok(Place::Same),
+        (Some(known), None) => Err(PlaceError::Elsewhere { known: known.clone() }),
+        _ => Ok(Place::Moves),
     }
 }
 
-/// Lets every later start of a data directory know where its artifacts are.
-pub(crate) fn mark(data_dir: &Path, at: &BucketAt) -> io::Result<()> {
-    let mark = data_dir.join(MARK);
-    if mark.exists() { Ok(()) } else { write_secret(&mark, &at.url.to_string()) }
+/// Makes sure that a platform has its artifacts in this place.
+pub(crate) fn check_same(platform: &Platform, at: &ArtifactsAt) -> Result<(), PlaceError> {
+    match &platform.artifacts {
+        Some(known) if at.bucket().as_ref() != Some(known) => {
+            Err(PlaceError::Elsewhere { known: known.clone() })
+        }
+        _ => Ok(()),
+    }
 }
 
-/// Opens the store of a data directory whose lock is held. What its folder has goes into the bucket first, where there is one.
-pub(crate) async fn open(data_dir: &Path, at: &ArtifactsAt) -> Result<Arc<dyn ArtifactStore>, PlaceError> {
-    check_place(data_dir, at)?;
+/// Opens the store of a data directory whose lock is held, for this server. What its folder has goes into the bucket first, where there is
+/// one.
+pub(crate) async fn open(
+    store: &Store,
+    server: &str,
+    data_dir: &Path,
+    at: &ArtifactsAt,
+) -> Result<Arc<dyn ArtifactStore>, PlaceError> {
+    let mut tx = store.write().await?;
+    store::platform::found(&mut tx).await?;
+    let platform = store::platform::get(&mut tx).await?.ok_or_else(|| io::Error::other("no platform"))?;
+    let place = check(&platform, at)?;
+    tx.commit().await?;
     let folder = data_dir.join(DIR);
     let at = match at {
         ArtifactsAt::DataDir => return Ok(Arc::new(LocalArtifacts::open(folder)?)),
         ArtifactsAt::Bucket(at) => at,
     };
-    let bucket = Bucket::open(at).await?;
+    let bucket = Bucket::connect(at)?;
+    if place == Place::Moves {
+        nobody_else_runs(store, server, &platform).await?;
+        let mark = bucket.mark().await?;
+        let is_copy = mark.is_some_and(|mark| mark.platform == platform.id && mark.moves >= platform.moves);
+        if let Some(known) = platform.artifacts.clone().filter(|_| !is_copy) {
+            return Err(PlaceError::Elsewhere { known });
+        }
+    }
+    bucket.claim(&platform.id, platform.moves + u64::from(place == Place::Moves)).await?;
     bring_in(&folder, &bucket).await?;
-    // Before the folder is put aside: a start without the bucket must not take an empty one for all that there is.
-    mark(data_dir, at)?;
+    if place == Place::Moves {
+        // Before the folder is put aside: a start without the bucket must not take an empty one for all that there is.
+        let mut tx = store.write().await?;
+        store::platform::move_artifacts(&mut tx, Some(at.url.to_string())).await?;
+        tx.commit().await?;
+    }
     put_aside(&folder)?;
     Ok(Arc::new(SharedArtifacts::open(bucket, data_dir.join(cache::DIR))?))
+}
+
+async fn nobody_else_runs(store: &Store, server: &str, platform: &Platform) -> Result<(), PlaceError> {
+    let servers = store.servers().await?;
+    match servers.into_iter().flatten().find(|other| other.is_there && other.about.id != server) {
+        None => Ok(()),
+        Some(other) => {
+            Err(PlaceError::OthersRun { other: other.about.address, known: platform.artifacts.clone() })
+        }
+    }
 }
 
 /// Brings what a folder has into a bucket. A start that breaks off does it again.
@@ -122,4 +184,25 @@ fn put_aside(folder: &Path) -> io::Result<()> {
     fs::rename(folder, &aside)?;
     warn!("{} is not used any more", aside.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_platform_moves_to_a_bucket_but_never_back_unawares() {
+        let bucket = |url: &str| ArtifactsAt::Bucket(BucketAt::new(url.parse().unwrap(), []));
+        let of = |artifacts: Option<&str>| Platform {
+            id: "a".to_owned(),
+            artifacts: artifacts.map(str::to_owned),
+            moves: 0,
+        };
+        assert_eq!(check(&of(None), &ArtifactsAt::DataDir).unwrap(), Place::Same);
+        assert_eq!(check(&of(None), &bucket("s3://b/c")).unwrap(), Place::Moves);
+        assert_eq!(check(&of(Some("s3://b/c")), &bucket("s3://b/c/")).unwrap(), Place::Same);
+        assert_eq!(check(&of(Some("s3://b/c")), &bucket("s3://b/d")).unwrap(), Place::Moves);
+        assert!(check(&of(Some("s3://b/c")), &ArtifactsAt::DataDir).is_err());
+        assert!(check_same(&of(Some("s3://b/c")), &bucket("s3://b/d")).is_err());
+    }
 }

@@ -24,11 +24,11 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) async fn open(data_dir: &Path, at: &ArtifactsAt, archive: &Path) -> Result<Self, BackupError> {
+    pub(super) fn open(data_dir: &Path, at: &ArtifactsAt, archive: &Path) -> Result<Self, BackupError> {
         Ok(match at {
             ArtifactsAt::DataDir => Self::Folder { data_dir: data_dir.into(), archive: archive.into() },
             ArtifactsAt::Bucket(at) => {
-                Self::Bucket { bucket: Bucket::open(at).await?, file: archive.with_extension("artifact.new") }
+                Self::Bucket { bucket: Bucket::connect(at)?, file: archive.with_extension("artifact.new") }
             }
         })
     }
@@ -60,13 +60,21 @@ pub(super) enum Target {
 }
 
 impl Target {
-    pub(super) async fn open(data_dir: &Path, at: &ArtifactsAt) -> Result<Self, BackupError> {
+    pub(super) fn open(data_dir: &Path, at: &ArtifactsAt) -> Result<Self, BackupError> {
         Ok(match at {
             ArtifactsAt::DataDir => Self::Folder(data_dir.into()),
             ArtifactsAt::Bucket(at) => {
-                Self::Bucket { bucket: Bucket::open(at).await?, file: data_dir.join("artifact.new") }
+                Self::Bucket { bucket: Bucket::connect(at)?, file: data_dir.join("artifact.new") }
             }
         })
+    }
+
+    /// Makes sure that no other platform has its artifacts there.
+    pub(super) async fn claim(&self, platform: &str, moves: u64) -> Result<(), BackupError> {
+        match self {
+            Self::Folder(_) => Ok(()),
+            Self::Bucket { bucket, .. } => Ok(bucket.claim(platform, moves).await?),
+        }
     }
 
     /// Puts octets there that have been found to have this digest.
@@ -118,6 +126,9 @@ pub(super) fn place_error(data_dir: &Path) -> impl Fn(PlaceError) -> BackupError
     move |error| match error {
         PlaceError::Disk(source) => BackupError::File { file: data_dir.to_owned(), source },
         PlaceError::Bucket(error) => BackupError::Bucket(error),
-        error @ PlaceError::Elsewhere { .. } => OpenError::ArtifactsElsewhere(error.to_string()).into(),
+        PlaceError::Store(error) => error.into(),
+        error @ (PlaceError::Elsewhere { .. } | PlaceError::OthersRun { .. }) => {
+            OpenError::ArtifactsElsewhere(error.to_string()).into()
+        }
     }
 }

@@ -73,7 +73,10 @@ async fn large_content_goes_in_parts_and_many_who_ask_bring_it_once() {
         ))
     };
     let artifacts = platform.context.artifacts.clone();
-    assert_eq!(artifacts.put(digest, Content::Files, body()).await.unwrap(), 20 << 20);
+    assert_eq!(
+        artifacts.put(digest, Content::Files, body(), &crate::artifacts::a_place()).await.unwrap(),
+        20 << 20
+    );
     platform.forget_copies();
     let asked = (0..4).map(|_| {
         let artifacts = artifacts.clone();
@@ -148,7 +151,70 @@ async fn a_start_says_what_is_wrong_with_the_bucket() {
     let closed = ObjectStorage::start_closed().await;
     let closed = refused(with(closed.at("s3://wharf"))).await;
     assert!(closed.contains("refuses the keys") && closed.contains("AWS_SECRET_ACCESS_KEY"), "{closed}");
-    assert!(!config.data_dir.join("artifacts.at").exists(), "another bucket can still be named");
+    storage.tell("start");
+    storage.ask(Method::PUT, "/wharf", "").await;
+    ControlPlane::open(with(storage.at("s3://wharf/here"))).await.map(drop).unwrap();
+}
+
+#[tokio::test]
+async fn what_one_server_finds_damaged_is_repaired_by_a_push_to_another_that_has_a_copy() {
+    let storage = ObjectStorage::start().await;
+    let platform = storage.platform().await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    let digest = Digest::of(&component(0));
+    // Another server of the platform, without copies: its tables are the same, so its bucket is, too.
+    let kept = tempfile::tempdir().unwrap();
+    let archive = kept.path().join("wharf.tar");
+    let Config { data_dir, database, artifacts, .. } = platform.context.config.clone();
+    let quiet = |_: crate::Progress<'_>| {};
+    backup(&data_dir, &database, &artifacts, &archive, Keys::Included, quiet).await.unwrap();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let config = Config { artifacts, ..config(&dir).await };
+    restore(&archive, &config.data_dir, &config.database, &config.artifacts, quiet).await.unwrap();
+    let other = Platform::start_with(config, dir).await;
+    storage.ask(Method::PUT, &ObjectStorage::path(digest), &"x".repeat(component(0).len())).await;
+    let (all, ()) = tokio::join!(futures::future::join_all((0..5).map(|_| other.download(digest))), async {
+        assert_eq!(platform.download(digest).await.0, 200, "the copy here is right")
+    });
+    assert!(all.iter().all(|(status, _)| *status == 503), "{all:?}");
+    platform.push("default", &component(0)).await.is(201);
+    assert_eq!(other.download(digest).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_prefix_is_for_one_platform() {
+    let storage = ObjectStorage::start().await;
+    let first = storage.platform().await;
+    first.push("default", &component(0)).await.is(201);
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir).await;
+    let with = |url: &str| Config { artifacts: ArtifactsAt::Bucket(storage.at(url)), ..config.clone() };
+    let taken = refused(with("s3://wharf/here")).await;
+    assert!(taken.contains("of another platform") && taken.contains("s3://wharf/here/"), "{taken}");
+    ControlPlane::open(with("s3://wharf/here/own")).await.map(drop).unwrap();
+    assert!(storage.has(Digest::of(&component(0))).await);
+}
+
+#[tokio::test]
+async fn a_platform_goes_to_another_bucket_when_everything_was_copied_there() {
+    let storage = ObjectStorage::start().await;
+    let platform = storage.platform().await;
+    let config = platform.context.config.clone();
+    let dir = platform.crash();
+    let moved = Config { artifacts: ArtifactsAt::Bucket(storage.at("s3://wharf/there")), ..config.clone() };
+    let Err(OpenError::ArtifactsElsewhere(why)) = ControlPlane::open(moved.clone()).await else {
+        panic!("it opened")
+    };
+    assert!(why.contains("s3://wharf/here") && why.contains("wharf.json"), "{why}");
+    let (_, mark) = storage.ask(Method::GET, "/wharf/here/wharf.json", "").await;
+    storage.ask(Method::PUT, "/wharf/there/wharf.json", std::str::from_utf8(&mark).unwrap()).await;
+    let platform = Platform::start_with(moved, dir).await;
+    let dir = platform.crash();
+    let Err(OpenError::ArtifactsElsewhere(why)) = ControlPlane::open(config).await else {
+        panic!("it opened")
+    };
+    assert!(why.contains("s3://wharf/there"), "{why}");
+    drop(dir);
 }
 
 #[tokio::test]

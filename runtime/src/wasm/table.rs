@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::watch::{self, Receiver};
 use wasmtime_wasi_http::{Error, WasiBody};
 use wharf_types::route::RouteTable;
@@ -27,6 +29,36 @@ pub struct Table {
     by_instance: ArcSwap<HashMap<InstanceId, Arc<HttpApp>>>,
     /// The instances to which requests for an app may go, of all nodes.
     routed: ArcSwap<HashMap<(NamespaceName, AppName), Vec<InstanceId>>>,
+    /// The way to what is on other nodes. Empty: there are none, or the front door is not open yet.
+    far: OnceLock<Arc<dyn FarNeighbours>>,
+}
+
+/// Why an app on another node gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FarError {
+    #[error("no node has an instance that is ready")]
+    NotFound,
+    #[error("no instance takes the request: {0}")]
+    Unavailable(String),
+    #[error("the app did not answer in time: {0}")]
+    Timeout(String),
+    #[error("the node has gone away: {0}")]
+    Lost(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The body of a request to another node, or of its answer.
+pub type FarBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Calls the apps of other nodes.
+pub trait FarNeighbours: Send + Sync {
+    fn call(
+        &self,
+        namespace: NamespaceName,
+        app: AppName,
+        request: Request<FarBody>,
+    ) -> BoxFuture<'static, Result<Response<FarBody>, FarError>>;
 }
 
 /// Whether an instance takes a request.
@@ -56,6 +88,12 @@ impl Table {
             Err((Refused::Full, app)) => Admission::Full(app),
             Err((Refused::Closed, _)) => Admission::NotHere,
         }
+    }
+
+    /// Sends what guests ask of apps that are not on this node there.
+    pub fn reach_others(&self, far: Arc<dyn FarNeighbours>) {
+        // The first way stays: a node has one front door.
+        let _ = self.far.set(far);
     }
 
     pub(super) fn insert(&self, ids: &[InstanceId], app: &Arc<HttpApp>) {
@@ -139,7 +177,7 @@ impl Admission {
     }
 }
 
-/// The other apps of a namespace, as far as they run on this node.
+/// The other apps of a namespace: those of this node, and of others where this one has none.
 pub(super) struct NamespaceNeighbours {
     pub(super) table: Weak<Table>,
     pub(super) namespace: NamespaceName,
@@ -151,15 +189,36 @@ impl Neighbours for NamespaceNeighbours {
         app: &AppName,
         request: Request<WasiBody>,
     ) -> Pin<Box<dyn Future<Output = Result<Response<WasiBody>, Error>> + Send>> {
-        let found = self.table.upgrade().and_then(|table| table.neighbour(&self.namespace, app));
+        let Some(table) = self.table.upgrade() else {
+            return Box::pin(async { Err(Error::DestinationNotFound) });
+        };
+        let Some(here) = table.neighbour(&self.namespace, app) else {
+            let Some(far) = table.far.get().cloned() else {
+                return Box::pin(async { Err(Error::DestinationNotFound) });
+            };
+            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            let answer = far.call(self.namespace.clone(), app.clone(), request);
+            return Box::pin(async move { from_far(answer.await) });
+        };
         Box::pin(async move {
-            let app = found.ok_or(Error::DestinationNotFound)?;
-            match app.call(request).await {
+            match here.call(request).await {
                 Ok(response) => Ok(response.map(BodyExt::boxed_unsync)),
                 Err(InvokeError::Busy) => Err(Error::DestinationUnavailable),
                 Err(InvokeError::Timeout(_)) => Err(Error::HttpResponseTimeout),
                 Err(error) => Err(Error::InternalError(Some(error.to_string()))),
             }
         })
+    }
+}
+
+/// As the guest gets it.
+fn from_far(answer: Result<Response<FarBody>, FarError>) -> Result<Response<WasiBody>, Error> {
+    match answer {
+        Ok(response) => Ok(response.map(|body| body.map_err(|_| Error::ConnectionTerminated).boxed_unsync())),
+        Err(FarError::NotFound) => Err(Error::DestinationNotFound),
+        Err(FarError::Unavailable(_)) => Err(Error::DestinationUnavailable),
+        Err(FarError::Timeout(_)) => Err(Error::HttpResponseTimeout),
+        Err(FarError::Lost(_)) => Err(Error::ConnectionTerminated),
+        Err(FarError::Failed(why)) => Err(Error::InternalError(Some(why))),
     }
 }
