@@ -10,9 +10,23 @@ mod detect;
 mod rust;
 mod tree;
 
+mod cache;
+mod disk;
+mod plan;
+mod run;
+mod sandbox;
+
+pub use cache::CacheUse;
 pub use detect::{
     ARTIFACT_FOLDERS, Artifact, CargoBuild, CargoTarget, Containers, DetectError, Detection, Kind, Language,
     Recipe, Steps, detect,
 };
+pub use disk::remove_tree;
+pub use plan::{BuildLimits, BuildPlan, Network};
+pub use run::{ArtifactError, BuildFailed, Built, FailReason, Limit, run};
 pub use rust::{NoRust, RustFacts, RustWay, sysroot};
+pub use sandbox::{
+    Bound, CgroupVersion, Confined, Enforced, Isolation, Sandbox, SandboxSettings, Toolchain, UidRange,
+    Unavailable,
+};
 pub use tree::{Entry, EntryKind, Folder, Listing, Tree, Unreadable};

@@ -65,7 +65,7 @@ fn componentize(world: &str, module: &str) -> String {
 /// The file that makes this a project for componentize-py, and what pip is to install.
 fn requirements(tree: &dyn Tree, top: &[Entry]) -> Result<Option<(String, String)>, DetectError> {
     if let Some(text) = tree.read("requirements.txt")?
-        && text.lines().any(|line| names_tool(line))
+        && text.lines().any(names_tool)
     {
         return Ok(Some(("requirements.txt".to_owned(), "-r requirements.txt".to_owned())));
     }

@@ -3,16 +3,18 @@ use crate::tree::Listing;
 
 const TIED: &str = "[workspace]\n";
 
-fn tree(files: &[(&str, &str)]) -> Listing {
+type Files<'a> = &'a [(&'a str, &'a str)];
+
+fn tree(files: Files<'_>) -> Listing {
     files.iter().map(|&(path, content)| (path, content)).collect()
 }
 
-fn found(files: &[(&str, &str)]) -> Detection {
+fn found(files: Files<'_>) -> Detection {
     let tree = tree(files);
     detect(&tree, Containers::Refused).unwrap_or_else(|error| panic!("{files:?}: {error}"))
 }
 
-fn refused(files: &[(&str, &str)]) -> String {
+fn refused(files: Files<'_>) -> String {
     match detect(&tree(files), Containers::Refused) {
         Ok(detection) => panic!("{files:?}: {detection}"),
         Err(error) => {
@@ -24,7 +26,7 @@ fn refused(files: &[(&str, &str)]) -> String {
 }
 
 /// The command and the artifact, as a user with the usual Rust gets them.
-fn steps(files: &[(&str, &str)]) -> (String, String) {
+fn steps(files: Files<'_>) -> (String, String) {
     let steps = found(files).recipe.steps(&RustWay::Wasip2).unwrap();
     (steps.command.unwrap_or_default(), steps.artifact.to_string())
 }
@@ -44,7 +46,7 @@ fn a_cargo_package_is_built_for_its_cdylib_or_its_program() {
     let declared = "[[bin]]\nname = \"serve\"\npath = \"src/main.rs\"\n";
     let optional = "[[bin]]\nname = \"tool\"\npath = \"tool.rs\"\nrequired-features = [\"tool\"]\n";
     let default = "default-run = \"b\"\n";
-    let cases: [(&str, &[(&str, &str)], String, &str); 9] = [
+    let cases: [(&str, Files<'_>, String, &str); 9] = [
         (cdylib, &[lib], build.to_owned(), "my_app.wasm"),
         (named, &[lib], build.to_owned(), "other.wasm"),
         ("", &[main], build.to_owned(), "my-app.wasm"),
@@ -128,7 +130,7 @@ fn a_root_package_comes_before_the_members_of_its_workspace() {
 #[test]
 fn a_cargo_project_of_which_nothing_runs_is_refused_with_what_to_add() {
     let several = package("a", "");
-    let cases: [(&[(&str, &str)], &str); 6] = [
+    let cases: [(Files<'_>, &str); 6] = [
         (&[("Cargo.toml", &several), ("src/lib.rs", "")], "neither a program nor a cdylib"),
         (
             &[("Cargo.toml", &several), ("src/bin/x.rs", ""), ("src/bin/y.rs", "")],
@@ -185,7 +187,7 @@ fn python_projects_are_built_with_componentize_py() {
     let project = "[project]\nname = \"x\"\ndependencies = [\"componentize-py>=0.17\", \"attrs\"]\n";
     let groups = "[dependency-groups]\ndev = [\"componentize_py\"]\ntest = [\"pytest\"]\n";
     let poetry = "[tool.poetry.dependencies]\ncomponentize-py = \"^0.17\"\n";
-    let cases: [(&[(&str, &str)], &str, &str); 6] = [
+    let cases: [(Files<'_>, &str, &str); 6] = [
         (&[("requirements.txt", "# c\ncomponentize-py==0.17.2\n"), app], "-r requirements.txt", "app"),
         (&[("requirements.txt", "Componentize_Py\n"), ("serve.py", "")], "-r requirements.txt", "serve"),
         (&[("pyproject.toml", project), app], "'componentize-py>=0.17' attrs", "app"),
@@ -205,7 +207,7 @@ fn python_projects_are_built_with_componentize_py() {
 fn a_python_project_says_what_it_lacks() {
     let tool = ("requirements.txt", "componentize-py\n");
     let world = ("wit/a.wit", "world a {}");
-    let cases: [(&[(&str, &str)], &str); 5] = [
+    let cases: [(Files<'_>, &str); 5] = [
         (&[tool, ("app.py", "")], "no folder `wit`"),
         (&[tool, ("app.py", ""), ("wit/x.wit", "interface y {}")], "define no world"),
         (&[tool, ("app.py", ""), ("wit/x.wit", "world b {}"), world], "more than one world in `wit`: a, b"),
@@ -236,7 +238,7 @@ fn javascript_projects_are_built_by_their_own_script_or_by_the_tool() {
     let none = format!(r#"{{ "main": "./src/serve.js", {jco} }}"#);
     let componentize = r#"{ "dependencies": { "@bytecodealliance/componentize-js": "0.23.0" } }"#;
     let npm = "npm install --no-audit --no-fund";
-    let cases: [(&str, &[(&str, &str)], String, &str); 7] = [
+    let cases: [(&str, Files<'_>, String, &str); 7] = [
         (&script, &[], format!("{npm} && npm run build"), "dist/x.wasm"),
         (&nested, &[], format!("{npm} && npm run build"), "dist/y.wasm"),
         (
