@@ -1,0 +1,32 @@
+//! From a folder of sources to an artifact.
+//!
+//! [`detect`] says what kind of project a tree is and how it is built; it runs nothing and reads only the tree. [`run`] builds it: of strangers in a
+//! [`Sandbox`] that keeps the build from everything else on the machine, of a user on the user's own machine as the user. What becomes of
+//! the artifact is up to others.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
+mod detect;
+mod rust;
+mod tree;
+
+mod cache;
+mod disk;
+mod plan;
+mod run;
+mod sandbox;
+
+pub use cache::CacheUse;
+pub use detect::{
+    ARTIFACT_FOLDERS, Artifact, CargoBuild, CargoTarget, Containers, DetectError, Detection, Kind, Language,
+    Recipe, Steps, detect,
+};
+pub use disk::remove_tree;
+pub use plan::{BuildLimits, BuildPlan, Network};
+pub use run::{ArtifactError, BuildFailed, Built, FailReason, Limit, run};
+pub use rust::{NoRust, RustFacts, RustWay, sysroot};
+pub use sandbox::{
+    Bound, CgroupVersion, Confined, Enforced, Isolation, Sandbox, SandboxSettings, Toolchain, UidRange,
+    Unavailable,
+};
+pub use tree::{Entry, EntryKind, Folder, Listing, Tree, Unreadable};
