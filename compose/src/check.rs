@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::keys::{Support, root};
 use crate::node::{Entry, Node, Place, Value};
 use crate::problem::{Notice, Problem, shown};
 use crate::short::port_range;
@@ -42,7 +43,10 @@ pub(crate) fn check(
 ) {
     leave_out_dependencies(tree, inactive, notices);
     if let Some(version) = tree.table_mut().and_then(|table| table.remove("version")) {
-        let message = "`version` is obsolete, and says nothing; leave it out";
+        let message = match root().at("version").map(|branch| branch.key().app) {
+            Some(Support::Translated(words)) => format!("`version`: {words}"),
+            _ => "`version` is left out".to_owned(),
+        };
         notices.push(Notice::new(&version.place, message));
     }
     names(tree, problems);
@@ -161,6 +165,14 @@ impl Service<'_> {
             let of = |key: &str| item.get(key).and_then(Node::text).unwrap_or_default();
             if of("type") == "volume" && !of("source").is_empty() {
                 self.defined("volumes", of("source"), &item.place, problems);
+            }
+            for options in
+                ["bind", "volume", "tmpfs", "image"].iter().filter(|options| **options != of("type"))
+            {
+                if let Some(entry) = item.entry(options).filter(|entry| !says_nothing(&entry.node)) {
+                    let message = format!("`{options}` says nothing of a mount of the type `{}`", of("type"));
+                    problems.push(Problem::new(&entry.place, message));
+                }
             }
             if let Some(first) = targets.insert(of("target"), &item.place) {
                 let message = format!("`{}` is mounted in line {} already", shown(of("target")), first.line);

@@ -20,10 +20,15 @@ mod quantity;
 mod shape;
 mod short;
 mod suggest;
+pub mod translate;
 mod yaml;
+
+#[cfg(test)]
+mod tests;
 
 pub use interpolate::Variables;
 pub use load::{Reader, load};
 pub use node::{Node, Place};
 pub use problem::{Notice, Problem, Problems};
 pub use project::Project;
+pub use translate::{Context, Translation, translate};

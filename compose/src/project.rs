@@ -66,6 +66,12 @@ impl Project {
         self.tree.place_of(path)
     }
 
+    /// Where a name is defined at the top of the file.
+    pub(crate) fn place_of_name(&self, section: &str, name: &str) -> &Place {
+        let entry = self.tree.get(section).and_then(|section| section.entry(name));
+        entry.map_or(&self.tree.place, |entry| &entry.place)
+    }
+
     /// A service as it is written.
     pub(crate) fn service_node(&self, name: &str) -> &Node {
         self.tree.get("services").and_then(|services| services.get(name)).unwrap_or(&self.tree)

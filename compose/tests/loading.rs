@@ -439,7 +439,7 @@ fn what_is_obsolete_is_said() {
     let project = project("version: '3.8'\nservices: {a: {image: x}}\n");
     assert_eq!(
         project.notices[0].to_string(),
-        "compose.yaml:1:1: `version` is obsolete, and says nothing; leave it out"
+        "compose.yaml:1:1: `version`: it is obsolete, and says nothing; leave it out"
     );
 }
 
