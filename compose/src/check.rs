@@ -220,40 +220,54 @@ impl Service<'_> {
     }
 }
 
+/// A service that publishes a port at an address.
+struct Publisher<'a> {
+    address: &'a str,
+    service: &'a str,
+    place: &'a Place,
+}
+
 /// No two services, and no two lines of one, take the same port of the same address.
 fn ports(services: &Node, problems: &mut Vec<Problem>) {
-    let mut taken: BTreeMap<(u32, &str), Vec<(&str, &str, &Place)>> = BTreeMap::new();
+    let mut taken: BTreeMap<(u32, &str), Vec<Publisher<'_>>> = BTreeMap::new();
     for (service, entry) in services.entries() {
         for item in entry.node.get("ports").map(Node::items).unwrap_or_default() {
             let of = |key: &str| item.get(key).and_then(Node::text).unwrap_or_default();
+            let place = &item.place;
             if of("target").parse::<u16>().map_or(true, |port| port == 0) {
                 let message = format!("`{}` is not a port: 1 to 65535", shown(of("target")));
-                problems.push(Problem::new(&item.place, message));
+                problems.push(Problem::new(place, message));
             }
             if of("published").is_empty() {
                 continue;
             }
             let Some((first, last)) = port_range(of("published")) else {
                 let message = format!("`{}` is not a port, nor a range of ports", shown(of("published")));
-                problems.push(Problem::new(&item.place, message));
+                problems.push(Problem::new(place, message));
                 continue;
             };
             // One of a range is chosen, so a range takes none for certain.
             if first != last || first == 0 {
                 continue;
             }
+            let publisher = Publisher { address: of("host_ip"), service, place };
             let others = taken.entry((first, of("protocol"))).or_default();
-            let everywhere = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
-            let clash = others.iter().find(|(address, ..)| {
-                *address == of("host_ip") || everywhere(address) || everywhere(of("host_ip"))
-            });
-            if let Some((_, other, place)) = clash {
+            if let Some(Publisher { service, place: there, .. }) =
+                others.iter().find(|other| publisher.excludes(other))
+            {
                 let message =
-                    format!("the port {first} is published by the service `{other}` already, in {place}");
-                problems.push(Problem::new(&item.place, message));
+                    format!("the port {first} is published by the service `{service}` already, in {there}");
+                problems.push(Problem::new(place, message));
             }
-            others.push((of("host_ip"), service, &item.place));
+            others.push(publisher);
         }
+    }
+}
+
+impl Publisher<'_> {
+    fn excludes(&self, other: &Self) -> bool {
+        let is_everywhere = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
+        self.address == other.address || is_everywhere(self.address) || is_everywhere(other.address)
     }
 }
 

@@ -3,6 +3,9 @@
 use crate::interpolate::{Variables, interpolate};
 use crate::problem::shown;
 
+/// Of the values of a file, with variables replaced.
+const VALUES_MAX_BYTES: usize = 32 << 20;
+
 /// How an `env_file` is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -30,12 +33,19 @@ pub(crate) fn parse(
     let mut reader = Reader { rest: text, line: 1 };
     let mut known = outside.clone();
     let (mut found, mut faults) = (Vec::new(), Vec::new());
+    let mut bytes = 0;
     while !reader.rest.is_empty() {
         let line = reader.line;
+        if bytes > VALUES_MAX_BYTES {
+            faults
+                .push(Fault { line, message: "the values are too large in all; leave some out".to_owned() });
+            break;
+        }
         match reader.variable(format, &known) {
             Ok(None) => {}
             Ok(Some((name, value))) => {
                 if let Some(value) = &value {
+                    bytes += value.len();
                     known.entry(name.clone()).or_insert_with(|| value.clone());
                 }
                 found.push((name, value));
@@ -195,5 +205,7 @@ mod tests {
         let lines: Vec<usize> = faults.iter().map(|fault| fault.line).collect();
         assert_eq!(lines, [2, 3]);
         assert!(faults[0].message.contains("`B c`"), "{faults:?}");
+        let doubling: String = (1..100).map(|n| format!("A{n}=${{A{}}}${{A{}}}x\n", n - 1, n - 1)).collect();
+        assert!(parse(&doubling, Format::Compose, &Variables::new()).is_err());
     }
 }

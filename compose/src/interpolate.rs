@@ -13,37 +13,43 @@ const DEPTH_MAX: usize = 32;
 /// Longer than any value, so that defaults that repeat each other end.
 const VALUE_MAX_BYTES: usize = 1 << 20;
 
-/// Replaces variables in all values of a tree. Keys stay as they are.
-pub(crate) fn interpolate_tree(
-    node: &mut Node,
-    variables: &Variables,
-    notices: &mut Vec<Notice>,
-    problems: &mut Vec<Problem>,
-) {
-    match &mut node.value {
-        Value::Null => {}
-        Value::Scalar(scalar) if scalar.text.contains('$') => {
-            let mut unset = Vec::new();
-            match interpolate(&scalar.text, variables, &mut unset) {
-                Ok(text) => (scalar.text, scalar.is_text) = (text, true),
-                Err(message) => problems.push(Problem::new(&node.place, message)),
+/// Replaces variables in the values of trees. Keys stay as they are.
+pub(crate) struct Replacer<'a> {
+    pub(crate) variables: &'a Variables,
+    /// Octets that values with variables may still have in all.
+    pub(crate) left: &'a mut usize,
+    pub(crate) notices: &'a mut Vec<Notice>,
+    pub(crate) problems: &'a mut Vec<Problem>,
+}
+
+impl Replacer<'_> {
+    pub(crate) fn replace(&mut self, node: &mut Node) {
+        match &mut node.value {
+            Value::Scalar(scalar) if scalar.text.contains('$') => {
+                let mut unset = Vec::new();
+                match self.value(&scalar.text, &mut unset) {
+                    Ok(text) => (scalar.text, scalar.is_text) = (text, true),
+                    Err(message) => self.problems.push(Problem::new(&node.place, message)),
+                }
+                for name in unset {
+                    let message =
+                        format!("the variable `{}` is not set; an empty text is used", shown(&name));
+                    self.notices.push(Notice::new(&node.place, message));
+                }
             }
-            for name in unset {
-                let message = format!("the variable `{}` is not set; an empty text is used", shown(&name));
-                notices.push(Notice::new(&node.place, message));
-            }
+            Value::Null | Value::Scalar(_) => {}
+            Value::List(items) => items.iter_mut().for_each(|item| self.replace(item)),
+            Value::Table(entries) => entries.values_mut().for_each(|entry| self.replace(&mut entry.node)),
         }
-        Value::Scalar(_) => {}
-        Value::List(items) => {
-            for item in items {
-                interpolate_tree(item, variables, notices, problems);
-            }
+    }
+
+    fn value(&mut self, text: &str, unset: &mut Vec<String>) -> Result<String, String> {
+        let value = interpolate(text, self.variables, unset)?;
+        match self.left.checked_sub(value.len()) {
+            Some(left) => *self.left = left,
+            None => return Err("the values are too large in all with their variables replaced".to_owned()),
         }
-        Value::Table(entries) => {
-            for entry in entries.values_mut() {
-                interpolate_tree(&mut entry.node, variables, notices, problems);
-            }
-        }
+        Ok(value)
     }
 }
 

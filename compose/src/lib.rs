@@ -4,6 +4,8 @@
 //! deployed. Both are functions of their arguments: files come through a [`Reader`]. No key of the Compose Specification is passed over: each is
 //! honoured, translated with a notice, or refused with its place and the reason, as the table in [`keys`] says.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
 mod check;
 mod config;
 mod env_file;
@@ -23,6 +25,8 @@ mod suggest;
 pub mod translate;
 mod yaml;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,7 @@ mod files;
 mod include;
 
 use crate::check;
-use crate::interpolate::{Variables, interpolate_tree};
+use crate::interpolate::{Replacer, Variables};
 use crate::merge::{merged, settled};
 use crate::node::{Node, Place};
 use crate::paths::{joined, parent, rebase};
@@ -123,7 +123,13 @@ impl Loader<'_> {
         };
         let mut long = Vec::with_capacity(documents.len());
         for mut document in documents {
-            interpolate_tree(&mut document, variables, &mut self.notices, &mut self.problems);
+            let mut replacer = Replacer {
+                variables,
+                left: &mut self.files.expanded_left,
+                notices: &mut self.notices,
+                problems: &mut self.problems,
+            };
+            replacer.replace(&mut document);
             let mut document = shaped(document, &mut self.problems);
             rebase(&mut document, folder);
             long.push(document);

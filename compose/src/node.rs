@@ -61,7 +61,7 @@ pub enum Value {
 
 pub(crate) type Table = BTreeMap<String, Entry>;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Scalar {
     pub text: String,
     /// Whether it is a text whatever it looks like; otherwise `1` is a number.
@@ -85,6 +85,13 @@ impl PartialEq for Node {
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         self.node == other.node
+    }
+}
+
+/// `a` in quotes is no other text than without, but `1` is.
+impl PartialEq for Scalar {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text && (self.is_text == other.is_text || self.to_json() == other.to_json())
     }
 }
 

@@ -81,7 +81,7 @@ pub(crate) fn external(node: Node) -> Result<Node, Problem> {
 
 /// Names for a table of them.
 pub(crate) fn names(node: Node) -> Result<Node, Problem> {
-    named(node, |place| Node::empty_table(place))
+    named(node, Node::empty_table)
 }
 
 pub(crate) fn depends_on(node: Node) -> Result<Node, Problem> {

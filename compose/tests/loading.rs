@@ -465,3 +465,23 @@ fn services_that_extend_each_other_without_end_are_refused() {
     }
     assert!(refused(&text).contains("extend each other in a row"));
 }
+
+#[test]
+fn values_that_variables_make_too_large_are_refused() {
+    let env = format!("A={}\n", "x".repeat(1 << 19));
+    let text = format!("services: {{a: {{image: x, command: [{}]}}}}", vec!["$A"; 100].join(", "));
+    let error = loaded(&["c.yml"], &[("c.yml", &text), (".env", &env)], &[], &[]).unwrap_err();
+    assert!(error.contains("too large in all"), "{error}");
+}
+
+/// `UPDATE=1 cargo test -p wharf-compose printed` writes the file anew.
+#[test]
+fn a_project_is_printed_in_its_long_form() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/voting.config.yml");
+    let printed = project_of(&[("voting.yml", include_str!("fixtures/voting.yml"))]).unwrap().to_yaml();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(file, &printed).unwrap();
+    }
+    let golden = std::fs::read_to_string(file).unwrap_or_default();
+    assert!(golden == printed, "{file} is out of date: run this test with UPDATE=1 and look at the change");
+}

@@ -32,7 +32,7 @@ impl Loader<'_> {
             }
             for table in ["labels", "annotations", "sysctls"] {
                 let table = service.get_mut(table).and_then(|entry| entry.node.table_mut());
-                table.into_iter().for_each(|table| empty_for_none(table));
+                table.into_iter().for_each(empty_for_none);
             }
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Files<'a> {
     bytes_left: usize,
     files_left: usize,
     texts: HashMap<String, Rc<str>>,
+    /// Of values with variables in all.
+    pub(super) expanded_left: usize,
     pub(super) budget: Budget,
 }
 
@@ -43,6 +45,7 @@ impl<'a> Files<'a> {
             bytes_left: BYTES_MAX,
             files_left: FILES_MAX,
             texts: HashMap::new(),
+            expanded_left: BYTES_MAX,
             budget: Budget::default(),
         }
     }
