@@ -62,7 +62,7 @@ pub fn load(
     let tree = Problems::or(problems, tree)?;
     notices.sort();
     notices.dedup();
-    Project::new(folder.to_owned(), tree, notices)
+    Project::new(folder.to_owned(), tree, variables, notices)
 }
 
 /// The files of the project, or of one that it includes.
@@ -90,7 +90,9 @@ impl Loader<'_> {
         let mut project = Node::empty_table(asked);
         for file in part.files {
             if including.contains(file) {
-                let message = format!("{file} includes itself, by {}", including.join(", "));
+                let way: Vec<String> =
+                    including.iter().map(|file| self.files.name(file).to_string()).collect();
+                let message = format!("{} includes itself, by {}", self.files.name(file), way.join(", "));
                 self.problems.push(Problem::new(asked, message));
                 continue;
             }

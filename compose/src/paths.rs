@@ -132,7 +132,7 @@ fn make(node: &mut Node, folder: &str) {
 }
 
 /// Whether it is the address of something, or the name of a service, and no path.
-fn is_url(text: &str) -> bool {
+pub(crate) fn is_url(text: &str) -> bool {
     text.contains("://")
         || text.starts_with("git@")
         || text.starts_with("service:")

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::interpolate::Variables;
 use crate::model::{Network, Service, ValueSource, Volume};
 use crate::node::{Node, Place};
 use crate::problem::{Notice, Problem, Problems};
@@ -18,6 +19,8 @@ pub struct Project {
     pub volumes: BTreeMap<String, Volume>,
     pub secrets: BTreeMap<String, ValueSource>,
     pub configs: BTreeMap<String, ValueSource>,
+    /// What values came from: the environment, and below it what `.env` says. Secrets and configs with `environment` are looked up here.
+    pub variables: Variables,
     /// What people should know of how the files were read.
     pub notices: Vec<Notice>,
     /// The same in its long form, with the place of everything.
@@ -38,7 +41,12 @@ struct Written {
 }
 
 impl Project {
-    pub(crate) fn new(folder: String, tree: Node, notices: Vec<Notice>) -> Result<Self, Problems> {
+    pub(crate) fn new(
+        folder: String,
+        tree: Node,
+        variables: Variables,
+        notices: Vec<Notice>,
+    ) -> Result<Self, Problems> {
         let mut rest = tree.clone();
         let services = rest.table_mut().and_then(|table| table.remove("services"));
         let mut problems = Vec::new();
@@ -56,8 +64,18 @@ impl Project {
             Written::default()
         });
         let Written { name, networks, volumes, secrets, configs, models: _ } = written;
-        let project =
-            Self { folder, name, services: typed, networks, volumes, secrets, configs, notices, tree };
+        let project = Self {
+            folder,
+            name,
+            services: typed,
+            networks,
+            volumes,
+            secrets,
+            configs,
+            variables,
+            notices,
+            tree,
+        };
         Problems::or(problems, project)
     }
 

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::node::Place;
-use crate::paths::joined;
-use crate::problem::Problem;
+use crate::paths::{is_url, joined};
+use crate::problem::{Problem, shown};
 use crate::yaml::Budget;
 
 /// Of all files together.
@@ -77,6 +77,13 @@ impl<'a> Files<'a> {
     /// The text of a file; `asked` is where somebody named it.
     pub(super) fn text(&mut self, file: &str, asked: &Place) -> Result<Rc<str>, Problem> {
         let name = self.name(file);
+        if is_url(file) {
+            let message = format!(
+                "`{}`: files are read beside this one, and not fetched; fetch it, and name the path",
+                shown(file)
+            );
+            return Err(Problem::new(asked, message));
+        }
         let text = self.find(file).map_err(|problem| match problem {
             Missing::NotThere => Problem::new(asked, format!("there is no file {name}")),
             Missing::Unreadable(message, None) => Problem::new(asked, message),

@@ -26,7 +26,7 @@ pub struct NamedValue {
 pub enum ValueFrom {
     /// A path relative to the folder of the project.
     File(String),
-    /// A variable of the environment that the caller has.
+    /// One of [`Project::variables`], which is set.
     Environment(String),
     Content(String),
     /// It was set before, and is not set again.
@@ -93,6 +93,12 @@ fn values(
             );
         }
         let ValueSource { content, environment, file, .. } = source;
+        if let Some(variable) =
+            environment.as_ref().filter(|variable| !project.variables.contains_key(*variable))
+        {
+            let message = format!("the variable `{}`, which has the value, is not set", shown(variable));
+            sink.problem(project.place_of(&format!("{section}.{key}.environment")), message);
+        }
         let from = match (file, environment, content) {
             (Some(file), ..) => ValueFrom::File(file.clone()),
             (_, Some(variable), _) => ValueFrom::Environment(variable.clone()),
