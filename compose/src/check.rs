@@ -19,8 +19,8 @@ pub(crate) fn complete(tree: &mut Node) {
         if has_none && service.get("network_mode").is_none() {
             let at = service.place.clone();
             service.set("networks", Node::table_at(&at, [("default", Node::empty_table(&at))]));
-            needs_default = true;
         }
+        needs_default |= service.get("networks").is_some_and(|networks| networks.get("default").is_some());
     }
     if !needs_default {
         return;

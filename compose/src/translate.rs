@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use wharf_types::declare::document::AppDocument;
 use wharf_types::name::{AppName, NamespaceName};
+use wharf_types::spec::InvalidSpec;
 
 use crate::model::Service;
 use crate::node::{Node, Place};
@@ -156,6 +157,13 @@ impl One<'_> {
         path.split('.').try_fold(self.node, |node, key| node.get(key)).is_some()
     }
 
+    /// Says what is wrong with a spec, where the file has what it comes from.
+    fn invalid(&self, error: &InvalidSpec, sink: &mut Sink) {
+        let written = written_as(&error.field).iter().find(|path| self.has(path));
+        let place = written.map_or(&self.node.place, |path| self.place(path));
+        sink.problem(place, format!("the app of the service `{}`: {error}", shown(self.service)));
+    }
+
     /// Where an item of a list stands.
     fn item(&self, list: &str, index: usize) -> &Place {
         let item = self.node.get(list).and_then(|list| list.items().get(index));
@@ -193,4 +201,27 @@ fn names<'a>(project: &'a Project, sink: &mut Sink) -> BTreeMap<&'a str, AppName
 fn label(name: &str) -> String {
     let letter = |c: char| if matches!(c, '_' | '.') { '-' } else { c.to_ascii_lowercase() };
     name.chars().map(letter).collect::<String>().trim_matches('-').to_owned()
+}
+
+/// Where a field of a spec may come from, the nearest first.
+fn written_as(field: &str) -> &'static [&'static str] {
+    match field {
+        "args" => &["command"],
+        "env" => &["environment"],
+        "limits.memory" => &["deploy.resources.limits.memory", "mem_limit", "x-wharf.limits"],
+        "stop.drain" => &["stop_grace_period"],
+        "outbound.allow" => &["x-wharf.outbound", "networks"],
+        "scale.replicas" => &["deploy.replicas", "scale", "volumes"],
+        "secrets" => &["secrets"],
+        "configs" => &["configs"],
+        _ if field.starts_with("volumes") || field.starts_with("files") => &["volumes"],
+        _ if field.starts_with("placement") => &["deploy.placement"],
+        _ if field.starts_with("reserve") => &["deploy.resources.reservations", "mem_reservation"],
+        _ if field.starts_with("restart") => &["deploy.restart_policy", "restart"],
+        _ if field.starts_with("update.rollback") => &["deploy.rollback_config"],
+        _ if field.starts_with("update") => &["deploy.update_config"],
+        _ if field.starts_with("http.health") => &["healthcheck", "x-wharf.http"],
+        _ if field.starts_with("tcp") => &["ports", "x-wharf.tcp"],
+        _ => &["x-wharf"],
+    }
 }

@@ -87,6 +87,9 @@ fn a_service_without_networks_is_in_the_default_one() {
     assert_eq!(json(&project, "services.a.networks"), json!({"default": {}}));
     assert_eq!(json(&project, "services.b.networks"), Value::Null);
     assert!(project.networks.contains_key("default"));
+    assert!(
+        common::project("services: {a: {image: x, networks: [default]}}").networks.contains_key("default")
+    );
 }
 
 #[test]

@@ -178,6 +178,10 @@ fn what_is_done_otherwise_is_said() {
         ),
         ("healthcheck: {test: curl http://localhost/}", "`test`: the platform asks for `/` itself"),
         ("volumes: ['./a:/a:ro']", "the files of `./a` are shipped with the app"),
+        (
+            "secrets: [db_password]\nenvironment: {P_FILE: /run/secrets/db_password}",
+            "there is no file `/run/secrets/db_password` for a guest to read; the value is in `DB_PASSWORD`",
+        ),
         ("user: nobody", "`user`: a guest is nobody's process"),
         ("hostname: x", "`hostname`: a guest has no hostname"),
     ] {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use wharf_types::quantity::{ByteSize, CpuShare, Span};
-use wharf_types::spec::HttpSpec;
+use wharf_types::spec::{AppSpec, HttpSpec};
 
 use super::ContainerApp;
 use super::One;
@@ -128,7 +128,10 @@ pub(super) fn container(one: &One<'_>, common: CommonSettings, sink: &mut Sink) 
         ("deploy.resources.limits.pids", limits.pids),
         sink,
     );
-    let http = one.wharf("http", sink);
+    let http: Option<HttpSpec> = one.wharf("http", sink);
+    if let Err(error) = spec_of(&common, http.clone().unwrap_or_default()).validate() {
+        one.invalid(&error, sink);
+    }
     let Service {
         annotations,
         blkio_config,
@@ -298,6 +301,13 @@ pub(super) fn container(one: &One<'_>, common: CommonSettings, sink: &mut Sink) 
         runtime,
     };
     ContainerApp { common, container }
+}
+
+/// What a container has of the settings that every app has, to be checked as they are.
+fn spec_of(common: &CommonSettings, http: HttpSpec) -> AppSpec {
+    let CommonSettings { scale, placement, reserve, restart, update, stop } = common.clone();
+    let scale = scale.unwrap_or_default();
+    AppSpec { http, scale, placement, reserve, restart, update, stop, ..AppSpec::default() }
 }
 
 /// Instances of two services may be on two nodes.

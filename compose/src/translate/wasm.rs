@@ -66,34 +66,9 @@ pub(super) fn document(
         engine: one.wharf("engine", sink).unwrap_or_default(),
     };
     if let Err(error) = document.validate() {
-        let written = written_as(&error.field).iter().find(|path| one.has(path));
-        let place = written.map_or(&one.node.place, |path| one.place(path));
-        sink.problem(place, format!("the app of the service `{}`: {error}", shown(one.service)));
+        one.invalid(&error, sink);
     }
     Some(document)
-}
-
-/// Where a field of a spec may come from, the nearest first.
-fn written_as(field: &str) -> &'static [&'static str] {
-    match field {
-        "args" => &["command"],
-        "env" => &["environment"],
-        "limits.memory" => &["deploy.resources.limits.memory", "mem_limit", "x-wharf.limits"],
-        "stop.drain" => &["stop_grace_period"],
-        "outbound.allow" => &["x-wharf.outbound", "networks"],
-        "scale.replicas" => &["deploy.replicas", "scale", "volumes"],
-        "secrets" => &["secrets"],
-        "configs" => &["configs"],
-        _ if field.starts_with("volumes") || field.starts_with("files") => &["volumes"],
-        _ if field.starts_with("placement") => &["deploy.placement"],
-        _ if field.starts_with("reserve") => &["deploy.resources.reservations", "mem_reservation"],
-        _ if field.starts_with("restart") => &["deploy.restart_policy", "restart"],
-        _ if field.starts_with("update.rollback") => &["deploy.rollback_config"],
-        _ if field.starts_with("update") => &["deploy.update_config"],
-        _ if field.starts_with("http.health") => &["healthcheck", "x-wharf.http"],
-        _ if field.starts_with("tcp") => &["ports", "x-wharf.tcp"],
-        _ => &["x-wharf"],
-    }
 }
 
 fn artifact(one: &One<'_>, sink: &mut Sink) -> Option<ArtifactSource> {
@@ -315,6 +290,14 @@ fn variables(
             shown(&grant.source)
         );
         sink.notice(&place, message);
+        let path = if list == "secrets" { format!("/run/secrets/{file}") } else { grant.target.clone() };
+        for (name, _) in one.settings.environment.iter().filter(|(_, value)| **value == path) {
+            let message = format!(
+                "there is no file `{}` for a guest to read; the value is in `{variable}`",
+                shown(&path)
+            );
+            sink.notice(one.place(&format!("environment.{name}")), message);
+        }
         if variables.insert(variable.clone(), value.name.clone()).is_some() {
             sink.problem(
                 &place,
