@@ -23,6 +23,7 @@ mod shape;
 mod short;
 mod suggest;
 pub mod translate;
+mod words;
 mod yaml;
 
 #[cfg(any(test, fuzzing))]

@@ -175,7 +175,7 @@ fn texts(items: Vec<Node>) -> Result<Vec<Node>, Problem> {
 }
 
 fn words(text: &str, place: &crate::node::Place) -> Result<Vec<Node>, Problem> {
-    let words = shlex::split(text).ok_or_else(|| {
+    let words = crate::words::split(text).ok_or_else(|| {
         Problem::new(place, "a quote of this command line is not closed; close it, or write a list of words")
     })?;
     Ok(words.into_iter().map(|word| Node::text_at(place, word)).collect())

@@ -14,6 +14,7 @@ use super::values::NamedValue;
 use super::{Context, One, label, network};
 use crate::model::{FileGrant, HealthCheck, Mount, Port};
 use crate::problem::shown;
+use crate::words;
 
 impl One<'_> {
     /// A key of `x-wharf`, which has the words of `wharf.toml`.
@@ -237,7 +238,7 @@ fn health(one: &One<'_>, listens: bool, spec: &mut HealthSpec, sink: &mut Sink) 
 /// The path that a command such as `curl -f http://localhost:8080/healthz || exit 1` asks for.
 fn path_of(test: &[String]) -> Option<String> {
     let words: Vec<String> = match test {
-        [how, line] if how == "CMD-SHELL" => shlex::split(line)?,
+        [how, line] if how == "CMD-SHELL" => words::split(line)?,
         [how, words @ ..] if how == "CMD" => words.to_vec(),
         _ => return None,
     };
