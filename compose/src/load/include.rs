@@ -1,0 +1,78 @@
+//! `include`: another project, whose resources become some of this one.
+
+use super::{Loader, Part};
+use crate::node::{Entry, Node};
+use crate::paths::{joined, parent};
+use crate::problem::{Notice, Problem, shown};
+
+/// Projects within each other.
+const DEPTH_MAX: usize = 50;
+const SECTIONS: [&str; 6] = ["services", "networks", "volumes", "secrets", "configs", "models"];
+
+impl Loader<'_> {
+    pub(super) fn add_included(&mut self, project: &mut Node, part: &Part<'_>, including: &mut Vec<String>) {
+        let Some(include) = project.table_mut().and_then(|table| table.remove("include")) else { return };
+        if including.len() > DEPTH_MAX {
+            let message = format!("more than {DEPTH_MAX} files include each other in a row");
+            self.problems.push(Problem::new(&include.place, message));
+            return;
+        }
+        for item in include.node.items() {
+            let texts = |key: &str| -> Option<Vec<String>> {
+                let items = item.get(key)?.items().iter();
+                Some(items.filter_map(Node::text).map(str::to_owned).collect())
+            };
+            let files = texts("path").unwrap_or_default();
+            let Some(first) = files.first() else {
+                self.problems.push(Problem::new(&item.place, "`path` is needed: the file that is included"));
+                continue;
+            };
+            let folder = match item.get("project_directory").and_then(Node::text) {
+                Some(folder) => joined("", folder),
+                None => parent(first).to_owned(),
+            };
+            let mut variables = match texts("env_file") {
+                Some(files) => self.variables("", &files, true, Some(&item.place)),
+                None => self.variables(&folder, &[".env".to_owned()], false, None),
+            };
+            // What this project knows goes before what the files of that one say.
+            variables.extend(part.variables.clone());
+            let inner = Part { files: &files, folder: &folder, variables: &variables };
+            let included = self.project(&inner, &item.place, including);
+            self.copy(project, included);
+        }
+    }
+
+    fn copy(&mut self, project: &mut Node, included: Node) {
+        if let Some(name) = included.entry("name") {
+            let message =
+                "the name of a project that is included says nothing; the one that includes it has a name";
+            self.notices.push(Notice::new(&name.place, message));
+        }
+        for section in SECTIONS {
+            let Some(theirs) = included.entry(section) else { continue };
+            if project.get(section).is_none() {
+                project.set(section, Node::empty_table(&theirs.place));
+            }
+            let Some(ours) = project.table_mut().and_then(|table| table.get_mut(section)) else { continue };
+            let Some(ours) = ours.node.table_mut() else { continue };
+            for (name, Entry { place, node }) in theirs.node.entries() {
+                match ours.get(name) {
+                    // The same file may come by two ways.
+                    Some(there) if there.node == *node => {}
+                    Some(there) => {
+                        let message = format!(
+                            "`{section}.{}` is here and, otherwise, in {} as well; give one of them another name",
+                            shown(name),
+                            there.place
+                        );
+                        self.problems.push(Problem::new(place, message));
+                    }
+                    None => {
+                        ours.insert(name.clone(), Entry { place: place.clone(), node: node.clone() });
+                    }
+                }
+            }
+        }
+    }
+}

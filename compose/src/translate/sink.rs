@@ -1,0 +1,99 @@
+//! What a translation has to say, and the walk over all keys that finds out most of it.
+
+use std::collections::BTreeMap;
+
+use super::Kind;
+use crate::check::says_nothing;
+use crate::keys::{Branch, Key, Support, root};
+use crate::node::{Node, Place, Value};
+use crate::problem::{Notice, Problem, shown};
+use crate::project::Project;
+
+#[derive(Debug, Default)]
+pub(super) struct Sink {
+    pub(super) notices: Vec<Notice>,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Sink {
+    pub(super) fn notice(&mut self, place: &Place, message: impl Into<String>) {
+        self.notices.push(Notice::new(place, message));
+    }
+
+    pub(super) fn problem(&mut self, place: &Place, message: impl Into<String>) {
+        self.problems.push(Problem::new(place, message));
+    }
+}
+
+/// Asks the table about every key that is there.
+pub(super) fn review_project(project: &Project, kinds: &BTreeMap<&str, Kind>, sink: &mut Sink) {
+    for (section, entry) in project.tree.entries() {
+        let Some(branch) = root().child(section) else { continue };
+        for_key(
+            section,
+            &entry.place,
+            &entry.node,
+            branch,
+            |key| key.container,
+            sink,
+            |sink| {
+                for (name, entry) in entry.node.entries() {
+                    let Some(branch) = branch.child("*") else { continue };
+                    let is_wasm = match section.as_str() {
+                        "services" => kinds.get(name.as_str()) == Some(&Kind::Wasm),
+                        "volumes" => is_of_wasm(project, kinds, name),
+                        _ => false,
+                    };
+                    let of: fn(&Key) -> Support = if is_wasm { |key| key.app } else { |key| key.container };
+                    review(&entry.node, branch, of, sink);
+                }
+            },
+        );
+    }
+}
+
+fn is_of_wasm(project: &Project, kinds: &BTreeMap<&str, Kind>, volume: &str) -> bool {
+    project.services.iter().any(|(name, service)| {
+        kinds.get(name.as_str()) == Some(&Kind::Wasm)
+            && service
+                .volumes
+                .iter()
+                .any(|mount| mount.kind == "volume" && mount.source.as_deref() == Some(volume))
+    })
+}
+
+/// What is below a key that is honoured.
+fn review(node: &Node, branch: &Branch, of: fn(&Key) -> Support, sink: &mut Sink) {
+    match &node.value {
+        Value::Table(entries) => {
+            for (name, entry) in entries {
+                let Some(branch) = branch.child(name) else { continue };
+                for_key(name, &entry.place, &entry.node, branch, of, sink, |sink| {
+                    review(&entry.node, branch, of, sink);
+                });
+            }
+        }
+        Value::List(items) => {
+            let Some(branch) = branch.child("*") else { return };
+            items.iter().for_each(|item| review(item, branch, of, sink));
+        }
+        Value::Null | Value::Scalar(_) => {}
+    }
+}
+
+fn for_key(
+    name: &str,
+    place: &Place,
+    node: &Node,
+    branch: &Branch,
+    of: fn(&Key) -> Support,
+    sink: &mut Sink,
+    below: impl FnOnce(&mut Sink),
+) {
+    match of(branch.key()) {
+        Support::Honoured => below(sink),
+        _ if says_nothing(node) => {}
+        Support::Translated(how) => sink.notice(place, format!("`{}`: {how}", shown(name))),
+        Support::Refused(why) => sink.problem(place, format!("`{}`: {why}", shown(name))),
+    }
+}
