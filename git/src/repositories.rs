@@ -136,7 +136,7 @@ impl Repository {
     /// Packs what pushes have left in pieces, and gives up what no ref leads to any more. Not while a push is under way.
     pub async fn tidy(&self) -> Result<(), GitError> {
         let mut command = self.shared.git.command(Some(&self.path));
-        command.args(["gc", "--quiet", "--no-detach", "--prune=1.hour.ago"]);
+        command.args(["gc", "--quiet", "--prune=1.hour.ago"]);
         git::run("gc", command, b"", TIDY).await?.output().map(drop)
     }
 
