@@ -22,7 +22,9 @@ const ERRORS_MAX_BYTES: u64 = 8 << 10;
 /// Why git did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
-    #[error("git could not be started: install git on this host, where the PATH of this process finds it")]
+    #[error(
+        "git could not be started: install git 2.31 or later on this host, where the PATH of this process finds it"
+    )]
     Start(#[source] io::Error),
     #[error("`git {command}` failed: {message}")]
     Failed { command: &'static str, message: String },

@@ -1,7 +1,7 @@
 //! The transport of `git push` deploys: smart HTTP for bare repositories, driven by the system's `git`.
 //!
 //! This crate knows no router, no user and no app. Whoever serves `…/info/refs`, `…/git-upload-pack` and `…/git-receive-pack` checks who asks,
-//! takes a [`Repository`] by its id, and passes bodies in and answers out.
+//! takes a [`Repository`] by its id, and passes bodies in and answers out. It needs git 2.31 or later, `sh` and `cat` on the host.
 //!
 //! The course of a push:
 //!
@@ -42,6 +42,9 @@ mod git;
 mod pkt;
 mod push_head;
 mod text;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 
 pub use checkout::{Checkout, CheckoutError};
 pub use git::GitError;

@@ -6,6 +6,7 @@ mod feed;
 pub(crate) mod hook;
 mod process;
 mod refusal;
+pub(crate) mod turn;
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -16,6 +17,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -31,6 +33,7 @@ use feed::{Body, Fed, FeedError};
 use hook::{HookError, Request};
 use process::ReceivePack;
 use refusal::Refusal;
+use turn::Turn;
 
 /// How long the hook may take to hear the verdict.
 const HEAR: Duration = Duration::from_secs(30);
@@ -111,7 +114,8 @@ impl Repository {
     ) -> Result<Answer, ReceiveError> {
         hook::check(self.shared.git.hooks())?;
         let (window, answer) = window::open();
-        self.shared.pushes.spawn(run(self.clone(), body.boxed(), window, handler));
+        let turn = Turn::take(self).await?;
+        self.shared.pushes.spawn(run(turn, body.boxed(), window, handler));
         answer.begun().await
     }
 }
@@ -120,20 +124,21 @@ impl Repository {
 type Rest = BoxFuture<'static, ()>;
 
 /// The course of a push.
-async fn run(repository: Repository, mut body: Body, window: Window, handler: impl Handler) {
+async fn run(turn: Turn, mut body: Body, window: Window, handler: impl Handler) {
+    let repository = turn.repository().clone();
     let limits = repository.shared.limits.clone();
     let end = Instant::now() + limits.receive;
     let rest = match feed::head(&mut body, &limits, end).await {
         Err(error) => {
             window.fail(error);
-            feed::drain(body, limits).boxed()
+            feed::drain(body).boxed()
         }
         // Before a large push, git asks with an empty one whether it will be let in.
-        Ok((head, _)) if head.updates.is_empty() => feed::drain(body, limits).boxed(),
+        Ok((head, _)) if head.updates.is_empty() => feed::drain(body).boxed(),
         Ok((head, first)) => match refusal::of_head(&head, &limits) {
             Some(refusal) => {
                 window.show(refusal.report(&head));
-                feed::drain(body, limits).boxed()
+                feed::drain(body).boxed()
             }
             None => {
                 let receiving = Receiving { repository, head, window: window.clone(), handler, end };
@@ -142,6 +147,7 @@ async fn run(repository: Repository, mut body: Body, window: Window, handler: im
         },
     };
     window.end();
+    turn.end().await;
     rest.await;
 }
 
@@ -174,18 +180,17 @@ impl<H: Handler> Receiving<H> {
             Ok(started) => started,
             Err(error) => {
                 self.window.fail(error.into());
-                return feed::drain(body, limits).boxed();
+                return feed::drain(body).boxed();
             }
         };
         let feed = tokio::spawn(feed::feed(first, body, input, limits.clone(), self.end));
-        let mut feed = AbortOnDropHandle::new(feed);
+        let mut feed = Some(AbortOnDropHandle::new(feed));
         match take_in(channel.requests, &mut feed, &limits, self.end).await {
             Taken::Asked(request) => self.decide(request, git, channel.answers).await,
             Taken::Ended => {
                 if let Err(error) = git.finish(limits.settle).await {
                     self.window.fail(error.into());
                 }
-                return timeout(feed::DRAIN, feed).map(drop).boxed();
             }
             Taken::Refused(refusal, fed) => {
                 // Git is stopped before its input ends, or it would say that something is missing.
@@ -193,7 +198,7 @@ impl<H: Handler> Receiving<H> {
                     self.window.show(refusal.report(&self.head));
                 }
                 if let Some(fed) = fed {
-                    return feed::drain(fed.body, limits).boxed();
+                    return feed::drain(fed.body).boxed();
                 }
             }
             Taken::Broken(error) => {
@@ -205,7 +210,10 @@ impl<H: Handler> Receiving<H> {
                 self.window.fail(error.into());
             }
         }
-        futures::future::ready(()).boxed()
+        match feed {
+            Some(feed) => timeout(feed::DRAIN, feed).map(drop).boxed(),
+            None => futures::future::ready(()).boxed(),
+        }
     }
 
     /// Asks the handler, tells git, and tells the handler what came of it.
@@ -255,16 +263,15 @@ impl<H: Handler> Receiving<H> {
     }
 }
 
-/// Waits until everything is here and was checked.
+/// Waits until everything is here and was checked. What feeds git is taken away once it has ended.
 async fn take_in(
     requests: pipe::Receiver,
-    feed: &mut AbortOnDropHandle<Fed>,
+    feed: &mut Option<AbortOnDropHandle<Fed>>,
     limits: &Limits,
     end: Instant,
 ) -> Taken {
     let asked = hook::request(requests);
     tokio::pin!(asked);
-    let mut is_fed = false;
     loop {
         tokio::select! {
             asked = &mut asked => return match asked {
@@ -272,9 +279,9 @@ async fn take_in(
                 Ok(None) => Taken::Ended,
                 Err(error) => Taken::Failed(error),
             },
-            fed = &mut *feed, if !is_fed => match fed {
+            fed = ended(feed), if feed.is_some() => match fed {
                 Ok(mut fed) => match std::mem::replace(&mut fed.result, Ok(())) {
-                    Ok(()) => is_fed = true,
+                    Ok(()) => {}
                     Err(FeedError::Broken(error)) => return Taken::Broken(error),
                     Err(FeedError::Stalled(stall)) => return Taken::Refused(Refusal::Stalled(stall), Some(fed)),
                     Err(FeedError::Slow) => return Taken::Refused(Refusal::Slow(limits.receive), Some(fed)),
@@ -284,11 +291,20 @@ async fn take_in(
                 },
                 Err(panic) => return Taken::Broken(panic.into()),
             },
-            () = sleep_until(end), if is_fed => {
+            () = sleep_until(end), if feed.is_none() => {
                 return Taken::Refused(Refusal::Slow(limits.receive), None);
             }
         }
     }
+}
+
+async fn ended(feed: &mut Option<AbortOnDropHandle<Fed>>) -> Result<Fed, JoinError> {
+    let ended = match feed {
+        Some(running) => running.await,
+        None => std::future::pending().await,
+    };
+    *feed = None;
+    ended
 }
 
 /// Why the push is refused without asking.

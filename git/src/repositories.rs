@@ -14,6 +14,7 @@ use crate::git::{self, Git, GitError, SHORT, setting};
 use crate::limits::Limits;
 use crate::object_id::ObjectId;
 use crate::receive::hook;
+use crate::receive::turn::UnderWay;
 
 /// How long cleaning up may take.
 const TIDY: Duration = Duration::from_secs(1800);
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// Pushes under way.
     pub(crate) pushes: TaskTracker,
+    pub(crate) under_way: UnderWay,
 }
 
 /// One repository. It may be removed while this is held; then everything fails.
@@ -62,7 +64,15 @@ impl Repositories {
         private_folder(&home).map_err(disk)?;
         hook::install(&hooks)?;
         let git = Git::new(home, hooks, &limits);
-        Ok(Self { root, shared: Arc::new(Shared { git, limits, pushes: TaskTracker::new() }) })
+        Ok(Self {
+            root,
+            shared: Arc::new(Shared {
+                git,
+                limits,
+                pushes: TaskTracker::new(),
+                under_way: UnderWay::default(),
+            }),
+        })
     }
 
     /// The repository with this id, which is made if there is none.
@@ -126,7 +136,7 @@ impl Repository {
     /// Packs what pushes have left in pieces, and gives up what no ref leads to any more. Not while a push is under way.
     pub async fn tidy(&self) -> Result<(), GitError> {
         let mut command = self.shared.git.command(Some(&self.path));
-        command.args(["gc", "--quiet", "--no-detach", "--prune=1.hour.ago"]);
+        command.args(["gc", "--quiet", "--prune=1.hour.ago"]);
         git::run("gc", command, b"", TIDY).await?.output().map(drop)
     }
 

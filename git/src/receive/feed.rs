@@ -104,13 +104,7 @@ pub(crate) async fn feed(
 }
 
 /// Reads what a client still sends, so that it comes to read the answer.
-pub(crate) async fn drain(mut body: Body, limits: Limits) {
+pub(crate) async fn drain(mut body: Body) {
     let end = Instant::now() + DRAIN;
-    let mut left_bytes = limits.pack_max_bytes;
-    while let Ok(Some(Ok(chunk))) = timeout_at(end, body.next()).await {
-        match left_bytes.checked_sub(chunk.len() as u64) {
-            Some(left) => left_bytes = left,
-            None => return,
-        }
-    }
+    while let Ok(Some(Ok(_))) = timeout_at(end, body.next()).await {}
 }

@@ -124,7 +124,7 @@ pub(crate) async fn request(mut requests: pipe::Receiver) -> Result<Option<Reque
 }
 
 impl Request {
-    fn parse(text: &[u8]) -> Result<Self, HookError> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, HookError> {
         let text = std::str::from_utf8(text).map_err(|_| HookError::Format)?;
         let mut lines = text.lines();
         let (Some(objects), Some(alternates)) = (lines.next(), lines.next()) else {

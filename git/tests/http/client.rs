@@ -103,6 +103,20 @@ impl Client {
         command
     }
 
+    /// The body of a push of `main`, as git would send it, and how much of that is before the pack.
+    pub(crate) async fn body(&self, name: &str) -> (Vec<u8>, usize) {
+        let (zero, head) = ("0".repeat(40), self.head().await);
+        let command = format!("{zero} {head} {name}\0 report-status side-band-64k object-format=sha1");
+        let mut body = format!("{:04x}{command}0000", command.len() + 4).into_bytes();
+        let length = body.len();
+        let list = self.git(&["rev-list", "--objects", "HEAD"]).await.succeeds().stdout;
+        let mut pack =
+            self.command(&["pack-objects", "--stdout", "--quiet"]).stdin(Stdio::piped()).spawn().unwrap();
+        pack.stdin.take().unwrap().write_all(list.as_bytes()).await.unwrap();
+        body.extend(crate::within(pack.wait_with_output()).await.unwrap().stdout);
+        (body, length)
+    }
+
     pub(crate) async fn git(&self, arguments: &[&str]) -> Ran {
         self.git_with(arguments, b"").await
     }

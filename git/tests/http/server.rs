@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -14,7 +16,8 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 use wharf_git::{
@@ -33,6 +36,8 @@ pub(crate) struct Server {
     pub(crate) root: TempDir,
     /// What handlers were told at the end.
     pub(crate) outcomes: Mutex<mpsc::UnboundedReceiver<Outcome>>,
+    /// Requests that came compressed.
+    pub(crate) compressed: Arc<AtomicUsize>,
 }
 
 struct Scripted {
@@ -70,7 +75,8 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (sender, outcomes) = mpsc::unbounded_channel();
         let script: Script = Arc::new(move |push, progress| script(push, progress).boxed());
-        tokio::spawn(serve(listener, repository.clone(), script, sender));
+        let compressed = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(serve(listener, repository.clone(), script, sender, compressed.clone()));
         Self {
             url: format!("http://{address}/app.git"),
             address,
@@ -78,7 +84,43 @@ impl Server {
             repository,
             root,
             outcomes: Mutex::new(outcomes),
+            compressed,
         }
+    }
+
+    /// Sends a body as a push, as much of it as there is, and says what comes back.
+    pub(crate) async fn send(&self, body: &[u8], announced: usize) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let head = format!(
+            "POST /app.git/git-receive-pack HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {announced}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        let mut answer = Vec::new();
+        crate::within(stream.read_to_end(&mut answer)).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// No handler was asked since the last that was, and no ref has moved.
+    pub(crate) async fn is_untouched(&self) {
+        crate::within(self.repositories.idle()).await;
+        assert_eq!(self.repository.refs().await.unwrap().len(), 0);
+        assert!(self.outcomes.lock().await.try_recv().is_err(), "a handler was asked");
+    }
+
+    /// The only repository on the disk.
+    pub(crate) fn folder(&self) -> PathBuf {
+        let entries = std::fs::read_dir(self.root.path().join("git")).unwrap();
+        let mut paths = entries.map(|entry| entry.unwrap().path());
+        paths.find(|path| path.extension().is_some_and(|end| end == "git")).unwrap()
+    }
+
+    /// Whether objects of a push that has not ended are there.
+    pub(crate) fn has_quarantine(&self) -> bool {
+        let entries = std::fs::read_dir(self.folder().join("objects")).unwrap();
+        entries
+            .into_iter()
+            .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("tmp_objdir"))
     }
 
     /// What the next handler is told.
@@ -93,11 +135,16 @@ async fn serve(
     repository: Repository,
     script: Script,
     outcomes: mpsc::UnboundedSender<Outcome>,
+    compressed: Arc<AtomicUsize>,
 ) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let (repository, script, outcomes) = (repository.clone(), script.clone(), outcomes.clone());
-        let service = hyper::service::service_fn(move |request| {
+        let compressed = compressed.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            if request.headers().contains_key("content-encoding") {
+                compressed.fetch_add(1, Ordering::Relaxed);
+            }
             let handler = Scripted { script: script.clone(), outcomes: outcomes.clone() };
             answer(repository.clone(), handler, request).map(Ok::<_, Infallible>)
         });
