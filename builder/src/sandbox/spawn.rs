@@ -71,11 +71,12 @@ struct Before {
     rlimits: Vec<(Resource, u64, u64)>,
     staged: Vec<Staged>,
     uid: Option<u32>,
-    inherited: Vec<RawFd>,
+    /// Open for as long as the command is.
+    inherited: Vec<OwnedFd>,
 }
 
 impl Launch<'_> {
-    /// The command, what connects us with it, and the end to which it prints is set by the caller.
+    /// The command, and what connects us with it. Where it prints to is up to the caller.
     pub(crate) fn prepare(mut self) -> io::Result<(Command, Control)> {
         let (status, status_end) = io::pipe()?;
         let (start_end, start) = io::pipe()?;
@@ -95,18 +96,12 @@ impl Launch<'_> {
         let mut command = Command::new(self.bwrap);
         command.args(["--args", &options.as_raw_fd().to_string(), "--", "/bin/sh", "-c", self.command]);
         command.env_clear().current_dir("/").stdin(Stdio::null());
-        let mut inherited = vec![handles.status, handles.block, options.as_raw_fd()];
-        inherited.extend(&handles.made_files);
+        let files = made_files.into_iter().chain([options]).map(OwnedFd::from);
+        let inherited = files.chain([OwnedFd::from(status_end), OwnedFd::from(start_end)]).collect();
         let rlimits = self.rlimits()?;
         let before = Before { doors: self.doors, rlimits, staged, uid: self.uid, inherited };
-        // Stay open until it has started, and are closed with it.
-        let held = (status_end, start_end, made_files, options);
-        let run = move || {
-            let _held = &held;
-            before.run()
-        };
-        // SAFETY: `run` makes nothing but system calls, of values that exist already.
-        unsafe { command.pre_exec(run) };
+        // SAFETY: it makes nothing but system calls, of values that exist already.
+        unsafe { command.pre_exec(move || before.run()) };
         let processes_max = self.uid.is_none().then_some(self.limits.processes_max);
         Ok((command, Control { status, start, processes_max }))
     }
@@ -158,9 +153,9 @@ impl Before {
         // Whoever started this process may have left files open, which are nothing for a stranger. Kernels before 5.11 cannot do this.
         // SAFETY: a plain system call, which closes nothing before exec.
         unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        for &fd in &self.inherited {
+        for file in &self.inherited {
             // SAFETY: a plain system call on a file that stays open.
-            check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+            check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) })?;
         }
         Ok(())
     }
