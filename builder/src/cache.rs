@@ -10,6 +10,8 @@ use wharf_types::AppId;
 
 use crate::disk;
 
+const ONCE: &str = "once-";
+
 /// The cache as one build found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheUse {
@@ -100,6 +102,35 @@ impl Cache {
     }
 }
 
+/// Removes what an app's builds have kept.
+///
+/// # Errors
+/// While a build has it.
+pub(crate) fn remove(caches: &Path, app: AppId) -> io::Result<()> {
+    let lock_path = caches.join(format!("{app}.lock"));
+    if !lock_path.exists() {
+        return Ok(());
+    }
+    let lock = lock(&lock_path)?.ok_or(io::ErrorKind::ResourceBusy)?;
+    disk::remove_tree(&caches.join(app.to_string()))?;
+    // While the lock is held, so that whoever has opened the file before finds out.
+    std::fs::remove_file(lock_path)?;
+    drop(lock);
+    Ok(())
+}
+
+/// Removes what processes that have ended meanwhile had for one build only.
+pub(crate) fn reap(caches: &Path) {
+    for entry in std::fs::read_dir(caches).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(ONCE).and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            // The next start tries again.
+            let _ = disk::remove_tree(&entry.path());
+        }
+    }
+}
+
 impl Drop for Cache {
     fn drop(&mut self) {
         if self.lock.is_none() {
@@ -109,15 +140,18 @@ impl Drop for Cache {
     }
 }
 
-fn temporary_name() -> String {
+/// `once-PROCESS-NUMBER`.
+pub(crate) fn temporary_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("once-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{ONCE}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// None: somebody has it.
 fn lock(path: &Path) -> io::Result<Option<Flock<std::fs::File>>> {
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        // Removed between the two: a lock of a file that nobody else finds.
+        Ok(lock) if lock.metadata()?.nlink() == 0 => Ok(None),
         Ok(lock) => Ok(Some(lock)),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, error)) => Err(error.into()),
@@ -125,7 +159,7 @@ fn lock(path: &Path) -> io::Result<Option<Flock<std::fs::File>>> {
 }
 
 /// A folder that only we get into.
-fn make_private(folder: &Path) -> io::Result<()> {
+pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
@@ -174,6 +208,30 @@ mod tests {
         assert!(matches!(open(folder.path(), app, 1 << 20), Err(CacheError::Busy)));
         drop(first);
         open(folder.path(), app, 1 << 20).unwrap();
+    }
+
+    #[test]
+    fn a_removed_cache_is_gone_and_one_in_use_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = AppId::new();
+        let cache = open(folder.path(), Some(app), 1 << 20).unwrap();
+        assert_eq!(remove(folder.path(), app).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        drop(cache);
+        remove(folder.path(), app).unwrap();
+        remove(folder.path(), app).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_process_that_is_gone_has_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        // Numbers of processes end below this one.
+        let (gone, alive) = (folder.path().join("once-5000000-1"), folder.path().join(temporary_name()));
+        for once in [&gone, &alive] {
+            std::fs::create_dir(once).unwrap();
+        }
+        reap(folder.path());
+        assert!(!gone.exists() && alive.exists());
     }
 
     #[test]

@@ -3,12 +3,12 @@
 mod artifact;
 mod failure;
 mod output;
+mod prepare;
 mod process;
 mod watch;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -22,11 +22,11 @@ pub use self::artifact::ArtifactError;
 use self::artifact::{FoundArtifact, Owner, Places};
 pub use self::failure::{BuildFailed, FailReason, Limit};
 use self::output::{Output, TooMuch};
+use self::prepare::{Prepared, confine, unconfined};
 use self::process::{Exit, Process, Start};
-use crate::cache::{Cache, CacheError, CacheUse};
-use crate::disk;
-use crate::plan::{BuildLimits, BuildPlan, Network};
-use crate::sandbox::{Confined, Control, Enforced, Group, HOME, Launch, Sandbox, View, mounts};
+use crate::cache::CacheUse;
+use crate::plan::{BuildLimits, BuildPlan};
+use crate::sandbox::{Enforced, Group, Sandbox};
 
 /// What may be printed after all processes have ended: what is left in the pipe.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -59,37 +59,24 @@ pub async fn run(
     cancel: &CancellationToken,
 ) -> Result<Built, BuildFailed> {
     let since = Instant::now();
-    let mut output = Output::new(plan.limits.lines_max, plan.limits.output_max_bytes);
-    let built = match sandbox {
-        Sandbox::Confined(_) => build(plan, sandbox, &mut output, on_line, cancel, since).await,
-        Sandbox::Unconfined => {
-            // What users print on their own machine is up to them.
-            output = Output::new(usize::MAX, u64::MAX);
-            build(plan, sandbox, &mut output, on_line, cancel, since).await
-        }
+    let output = match sandbox {
+        Sandbox::Confined(_) => Output::new(plan.limits.lines_max, plan.limits.output_max_bytes),
+        // What users print on their own machine is up to them.
+        Sandbox::Unconfined => Output::new(usize::MAX, u64::MAX),
     };
-    let last_lines = || output.into_last();
-    built.map_err(|reason| BuildFailed { reason, last_lines: last_lines(), duration: since.elapsed() })
-}
-
-/// A build that is ready to start.
-struct Prepared {
-    command: Command,
-    control: Option<Control>,
-    places: Places,
-    owner: Owner,
-    /// Folders that are watched.
-    written: Vec<PathBuf>,
-    cache: Option<Arc<Cache>>,
-    group: Option<Arc<Group>>,
-    enforced: Enforced,
+    let mut printed = Printed { reader: None, output, on_line };
+    let built = build(plan, sandbox, &mut printed, cancel, since).await;
+    built.map_err(|reason| BuildFailed {
+        reason,
+        last_lines: printed.output.into_last(),
+        duration: since.elapsed(),
+    })
 }
 
 async fn build(
     plan: &BuildPlan,
     sandbox: &Sandbox,
-    output: &mut Output,
-    on_line: &mut (dyn FnMut(&str) + Send),
+    printed: &mut Printed<'_>,
     cancel: &CancellationToken,
     since: Instant,
 ) -> Result<Built, FailReason> {
@@ -101,23 +88,11 @@ async fn build(
     });
     let Prepared { command, control, places, owner, written, cache, group, enforced } = prepared.await??;
     let (reader, command) = with_output(command).map_err(platform)?;
-    let mut reader = pipe::Receiver::from_owned_fd(reader).map_err(platform)?;
+    printed.reader = Some(pipe::Receiver::from_owned_fd(reader).map_err(platform)?);
     let held = Box::new((cache.clone(), group.clone()));
-    let start = Start { command, control, held };
-    let mut process = Process::spawn(start).map_err(platform)?;
-    let end = follow(
-        plan,
-        owner,
-        &mut process,
-        &mut reader,
-        output,
-        on_line,
-        cancel,
-        written.clone(),
-        group.clone(),
-    );
-    let exit = end.await?;
-    drain(&mut reader, output, on_line).await;
+    let process = Process::spawn(Start { command, control, held }).map_err(platform)?;
+    let passes = passed_limit(plan.limits.clone(), owner, written.clone(), group.clone());
+    let exit = follow(process, printed, passes, cancel).await?;
     let ran_out = group.as_ref().is_some_and(|group| group.ran_out_of_memory());
     verdict(exit, ran_out, &plan.limits, owner)?;
     let (copy, kept) = (plan.clone(), cache.clone());
@@ -128,8 +103,8 @@ async fn build(
             return Err(limit.into());
         }
         let found = places.find(&copy.steps.artifact, copy.limits.artifact_max_bytes, owner)?;
-        // Held until here, because the next build of the app writes to the same folder.
         let found = take_out(found).map_err(platform);
+        // Held until here, because the next build of the app writes to the same folder.
         drop(kept);
         found
     });
@@ -161,126 +136,6 @@ fn prebuilt(plan: &BuildPlan, sandbox: &Sandbox, since: Instant) -> Result<Built
     })
 }
 
-fn unconfined(plan: &BuildPlan, shell_command: &str) -> Result<Prepared, FailReason> {
-    let tree = canonical(&plan.tree)?;
-    let mut command = Command::new("sh");
-    command.args(["-c", shell_command]).current_dir(&tree).envs(&plan.env).stdin(Stdio::null());
-    // The artifact would be elsewhere.
-    command.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
-    // So that all that it starts can be ended together.
-    command.process_group(0);
-    Ok(Prepared {
-        command,
-        control: None,
-        places: Places { tree, kept: Vec::new() },
-        owner: Owner::User,
-        written: Vec::new(),
-        cache: None,
-        group: None,
-        enforced: Enforced::NOTHING,
-    })
-}
-
-fn confine(plan: &BuildPlan, confined: &Confined, command: &str) -> Result<Prepared, FailReason> {
-    let tree = canonical(&plan.tree)?;
-    let unusable = |source| FailReason::Tree { folder: plan.tree.clone(), source };
-    let uid = confined.uids.map(|uids| uids.of(plan.app));
-    let limits = &plan.limits;
-    let caches = &confined.settings.caches;
-    let cache = Cache::open(caches, plan.app, uid, limits.cache_max_bytes, limits.files_max);
-    let cache = cache.map_err(|error| match error {
-        CacheError::Busy => FailReason::Busy,
-        CacheError::Io { .. } => platform(error),
-    })?;
-    if let Some(uid) = uid {
-        disk::hand_over(&tree, uid).map_err(unusable)?;
-    }
-    let kept = kept_folders(plan, &tree, &cache, uid).map_err(platform)?;
-    let places = Places { tree: tree.clone(), kept };
-    places.forget(&plan.steps.artifact).map_err(platform)?;
-    let group =
-        confined.cgroups.as_ref().map(|cgroups| cgroups.make(limits)).transpose().map_err(platform)?;
-    let doors = group.as_ref().map(Group::doors).transpose().map_err(platform)?.unwrap_or_default();
-    let view = View {
-        system: confined.system.clone(),
-        mounts: mounts(&confined.settings.toolchains, &tree, &cache.home(), &places.kept),
-        network: plan.network,
-        tmp_max_bytes: limits.tmp_max_bytes,
-        env: environment(plan, confined),
-    };
-    let launch = Launch {
-        bwrap: &confined.bwrap,
-        view,
-        command,
-        uid,
-        limits,
-        bound_each_memory: !group.as_ref().is_some_and(Group::has_memory),
-        doors,
-    };
-    let (command, control) = launch.prepare().map_err(platform)?;
-    let mut written = vec![tree, cache.home()];
-    written.extend(places.kept.iter().map(|(_, folder)| folder.clone()));
-    Ok(Prepared {
-        command,
-        control: Some(control),
-        places,
-        owner: Owner::Stranger,
-        written,
-        cache: Some(Arc::new(cache)),
-        group: group.map(Arc::new),
-        enforced: confined.enforced(),
-    })
-}
-
-/// Folders of the cache that stand in the place of folders of the tree. One that the tree has something in is left alone, because it may
-/// be anything, such as a link that leads elsewhere.
-fn kept_folders(
-    plan: &BuildPlan,
-    tree: &Path,
-    cache: &Cache,
-    uid: Option<u32>,
-) -> io::Result<Vec<(String, PathBuf)>> {
-    let mut kept = Vec::new();
-    for name in &plan.steps.kept {
-        let place = tree.join(name);
-        let is_free = match std::fs::symlink_metadata(&place) {
-            Ok(metadata) => metadata.is_dir() && std::fs::read_dir(&place)?.next().is_none(),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        let is_one_name = Path::new(name).components().count() == 1 && !name.contains("..");
-        if is_free && is_one_name {
-            kept.push((name.clone(), cache.kept(name, uid)?));
-        }
-    }
-    Ok(kept)
-}
-
-fn environment(plan: &BuildPlan, confined: &Confined) -> Vec<(String, String)> {
-    let mut path: Vec<String> = confined.settings.toolchains.iter().map(|it| it.path_entry()).collect();
-    path.extend(["/usr/local/bin", "/usr/bin", "/bin"].map(str::to_owned));
-    path.dedup();
-    let in_home = |name: &str| format!("{HOME}/{name}");
-    let mut env = vec![
-        ("PATH", path.join(":")),
-        ("HOME", HOME.to_owned()),
-        ("USER", "build".to_owned()),
-        ("LANG", "C.UTF-8".to_owned()),
-        ("TERM", "dumb".to_owned()),
-        ("CI", "true".to_owned()),
-        ("CARGO_HOME", in_home("cargo")),
-        ("CARGO_TERM_COLOR", "never".to_owned()),
-        ("PIP_CACHE_DIR", in_home("pip")),
-        ("npm_config_cache", in_home("npm")),
-    ];
-    if plan.network == Network::None {
-        env.push(("CARGO_NET_OFFLINE", "true".to_owned()));
-    }
-    let mut env: Vec<(String, String)> =
-        env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    env.extend(plan.env.clone());
-    env
-}
-
 /// Lets a command print to a pipe: both streams to the same one, so that lines stay in order.
 fn with_output(mut command: Command) -> io::Result<(OwnedFd, Command)> {
     let (reader, writer) = io::pipe()?;
@@ -290,74 +145,83 @@ fn with_output(mut command: Command) -> io::Result<(OwnedFd, Command)> {
     Ok((OwnedFd::from(reader), command))
 }
 
-/// Waits for the end, and brings it about where a limit is passed.
-#[allow(clippy::too_many_arguments, reason = "it is the inner part of one function")]
-async fn follow(
-    plan: &BuildPlan,
+/// The limit that a stranger's build passes, once it does.
+async fn passed_limit(
+    limits: BuildLimits,
     owner: Owner,
-    process: &mut Process,
-    reader: &mut pipe::Receiver,
-    output: &mut Output,
-    on_line: &mut (dyn FnMut(&str) + Send),
-    cancel: &CancellationToken,
     written: Vec<PathBuf>,
     group: Option<Arc<Group>>,
+) -> Limit {
+    if owner == Owner::User {
+        return std::future::pending().await;
+    }
+    let wall_max = limits.wall_max;
+    tokio::select! {
+        limit = watch::watch(written, limits, group) => limit,
+        () = tokio::time::sleep(wall_max) => Limit::WallClock(wall_max),
+    }
+}
+
+/// Waits for the end, and brings it about where a limit is passed or nobody wants it any more.
+async fn follow(
+    mut process: Process,
+    printed: &mut Printed<'_>,
+    passes: impl Future<Output = Limit>,
+    cancel: &CancellationToken,
 ) -> Result<Exit, FailReason> {
-    let limits = &plan.limits;
-    let watched = async {
-        match owner {
-            Owner::User => std::future::pending().await,
-            Owner::Stranger => tokio::select! {
-                limit = watch::watch(written, limits.clone(), group.clone()) => limit,
-                () = tokio::time::sleep(limits.wall_max) => Limit::WallClock(limits.wall_max),
-            },
+    tokio::pin!(passes);
+    let reason = tokio::select! {
+        exit = &mut process.exit => {
+            printed.drain().await;
+            return exit.map_err(platform)?.map_err(platform);
         }
-    };
-    tokio::pin!(watched);
-    let mut buffer = vec![0; 64 << 10];
-    let mut is_open = true;
-    let reason = loop {
-        tokio::select! {
-            exit = &mut process.exit => return exit_of(exit),
-            () = cancel.cancelled() => break FailReason::Cancelled,
-            limit = &mut watched => break limit.into(),
-            read = reader.read(&mut buffer), if is_open => match read {
-                Ok(0) | Err(_) => is_open = false,
-                Ok(count) => if let Err(TooMuch) = output.take(&buffer[..count], on_line) {
-                    break Limit::Output(limits.output_max_bytes).into();
-                },
-            },
-        }
+        () = cancel.cancelled() => FailReason::Cancelled,
+        limit = &mut passes => limit.into(),
+        limit = printed.read() => limit.into(),
     };
     process.kill();
-    if let Some(group) = &group {
-        group.kill();
-    }
-    // Everything it had goes with the thread that keeps it, should this not be enough.
+    // Should this not be enough, all that the build has stays with the thread that keeps it.
     let _ = tokio::time::timeout(END_MAX, &mut process.exit).await;
-    output.finish(on_line);
+    printed.drain().await;
     Err(reason)
 }
 
-fn exit_of(
-    exit: Result<io::Result<Exit>, tokio::sync::oneshot::error::RecvError>,
-) -> Result<Exit, FailReason> {
-    exit.map_err(platform)?.map_err(platform)
+/// What a build prints, on its way to whoever wants to read it.
+struct Printed<'a> {
+    reader: Option<pipe::Receiver>,
+    output: Output,
+    on_line: &'a mut (dyn FnMut(&str) + Send),
 }
 
-/// Reads what is left after the end.
-async fn drain(reader: &mut pipe::Receiver, output: &mut Output, on_line: &mut (dyn FnMut(&str) + Send)) {
-    let mut buffer = vec![0; 64 << 10];
-    let read = async {
-        while let Ok(count @ 1..) = reader.read(&mut buffer).await {
-            if output.take(&buffer[..count], on_line).is_err() {
-                break;
+impl Printed<'_> {
+    /// Reads for as long as it is not too much. Nothing is lost when this is dropped.
+    async fn read(&mut self) -> Limit {
+        let mut buffer = vec![0; 64 << 10];
+        while let Some(reader) = &mut self.reader {
+            match reader.read(&mut buffer).await {
+                Ok(0) | Err(_) => self.reader = None,
+                Ok(count) => {
+                    if let Err(TooMuch { max_bytes }) = self.output.take(&buffer[..count], self.on_line) {
+                        return Limit::Output(max_bytes);
+                    }
+                }
             }
         }
-    };
-    // Of a user's own build something may live on and hold the pipe.
-    let _ = tokio::time::timeout(DRAIN_MAX, read).await;
-    output.finish(on_line);
+        std::future::pending().await
+    }
+
+    /// Reads what is left after the end. Of a user's own build something may live on and hold the pipe.
+    async fn drain(&mut self) {
+        let is_read = async {
+            let mut buffer = vec![0; 64 << 10];
+            while let Some(reader) = &mut self.reader
+                && let Ok(count @ 1..) = reader.read(&mut buffer).await
+                && self.output.take(&buffer[..count], self.on_line).is_ok()
+            {}
+        };
+        let _ = tokio::time::timeout(DRAIN_MAX, is_read).await;
+        self.output.finish(self.on_line);
+    }
 }
 
 /// What a shell adds to the number of the signal that ended a command.

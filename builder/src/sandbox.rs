@@ -22,7 +22,7 @@ pub(crate) use self::spawn::{
 };
 use crate::plan::{BuildLimits, BuildPlan, Network};
 use crate::rust::{NoRust, RustFacts, RustWay};
-use crate::{Artifact, Steps, run};
+use crate::{Artifact, Steps, cache, run};
 
 /// How a build is kept from everything else.
 #[derive(Clone, Debug)]
@@ -106,6 +106,10 @@ pub enum Unavailable {
         sysctl_words(*apparmor, *debian)
     )]
     Forbidden { words: String, apparmor: bool, debian: bool },
+    #[error(
+        "bubblewrap is too old here ({words}): 0.8 or later is needed, which Debian 12 and Ubuntu 24.04 have"
+    )]
+    TooOld { words: String },
     #[error("bubblewrap does not work here: {words}")]
     Broken { words: String },
     #[error("the folder of caches {} cannot be used", folder.display())]
@@ -146,6 +150,17 @@ impl Sandbox {
             trial = confined.try_out().await;
         }
         trial.map(|()| Self::Confined(confined))
+    }
+
+    /// Removes what the builds of an app have kept, because there is no such app any more.
+    ///
+    /// # Errors
+    /// While one of its builds is running.
+    pub fn remove_cache(&self, app: AppId) -> std::io::Result<()> {
+        match self {
+            Self::Confined(confined) => cache::remove(&confined.settings.caches, app),
+            Self::Unconfined => Ok(()),
+        }
     }
 
     /// How Cargo projects are built in it, where `wharf` is this very program.
@@ -189,9 +204,11 @@ impl SandboxSettings {
 
 impl Confined {
     async fn try_out(&self) -> Result<(), Unavailable> {
-        let tree = self.settings.caches.join(format!("trial-{}", std::process::id()));
-        let caches = |source| Unavailable::Caches { folder: self.settings.caches.clone(), source };
-        std::fs::create_dir_all(&tree).map_err(caches)?;
+        let caches = &self.settings.caches;
+        let tree = caches.join(cache::temporary_name());
+        let unusable = |source| Unavailable::Caches { folder: caches.clone(), source };
+        cache::make_private(&tree).map_err(unusable)?;
+        cache::reap(caches);
         let plan = BuildPlan {
             app: None,
             tree: tree.clone(),
@@ -242,6 +259,9 @@ fn unavailable(words: &str) -> Unavailable {
     let forbidden = ["permission denied", "not permitted", "no space left", "uid map", "namespace"]
         .iter()
         .any(|it| words.to_lowercase().contains(it));
+    if words.to_lowercase().contains("unknown option") {
+        return Unavailable::TooOld { words };
+    }
     if !forbidden {
         return Unavailable::Broken { words };
     }
@@ -357,7 +377,8 @@ mod tests {
             forbidden.contains("setting up uid map") && forbidden.contains("max_user_namespaces"),
             "{forbidden}"
         );
-        assert!(matches!(unavailable("bwrap: Unknown option --x"), Unavailable::Broken { .. }));
+        assert!(matches!(unavailable("bwrap: Unknown option --x"), Unavailable::TooOld { .. }));
+        assert!(matches!(unavailable("bwrap: what is this?"), Unavailable::Broken { .. }));
         assert!(Unavailable::NoBubblewrap.to_string().contains("apt-get install bubblewrap"));
         assert!(sysctl_words(true, true).contains("apparmor") && sysctl_words(false, false).is_empty());
     }

@@ -21,7 +21,9 @@ pub(super) struct Output {
 
 /// It printed more than it may.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooMuch;
+pub(super) struct TooMuch {
+    pub(super) max_bytes: u64,
+}
 
 impl Output {
     pub(super) fn new(lines_max: usize, bytes_max: u64) -> Self {
@@ -47,7 +49,7 @@ impl Output {
                 self.end_line(on_line);
             }
         }
-        if self.bytes > self.bytes_max { Err(TooMuch) } else { Ok(()) }
+        if self.bytes > self.bytes_max { Err(TooMuch { max_bytes: self.bytes_max }) } else { Ok(()) }
     }
 
     /// Hands on a last line without an end.
@@ -185,7 +187,7 @@ mod tests {
     fn more_octets_than_allowed_are_too_much() {
         let mut output = Output::new(10, 5);
         assert_eq!(output.take(b"12345", &mut |_| {}), Ok(()));
-        assert_eq!(output.take(b"6", &mut |_| {}), Err(TooMuch));
+        assert_eq!(output.take(b"6", &mut |_| {}), Err(TooMuch { max_bytes: 5 }));
     }
 
     proptest! {

@@ -1,4 +1,6 @@
 //! Looks at what a running build has written and computed, because nothing bounds that for all of its processes together.
+//!
+//! Files that are open and have no name are not seen; for them there is a bound of what has to stay free.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -161,13 +161,6 @@ impl Group {
             Version::V1 => number(folder, "cpuacct.usage").map(Duration::from_nanos),
         }
     }
-
-    /// Ends all in it, where the kernel has a word for that (Linux 5.14).
-    pub(crate) fn kill(&self) {
-        if let (Version::V2, Some(folder)) = (self.version, &self.memory) {
-            let _ = std::fs::write(folder.join("cgroup.kill"), "1");
-        }
-    }
 }
 
 impl Drop for Group {

@@ -3,7 +3,7 @@
 //! Root hands the build over to a user that nothing else belongs to. That user cannot reach most of what the build is to see, so root first
 //! binds it, in mounts of the new process alone, to where that user gets to.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 
 use super::mounts::{Handles, MADE_FILES, Mount, View, arguments};
@@ -71,11 +71,12 @@ struct Before {
     rlimits: Vec<(Resource, u64, u64)>,
     staged: Vec<Staged>,
     uid: Option<u32>,
-    inherited: Vec<RawFd>,
+    /// Open for as long as the command is.
+    inherited: Vec<OwnedFd>,
 }
 
 impl Launch<'_> {
-    /// The command, what connects us with it, and the end to which it prints is set by the caller.
+    /// The command, and what connects us with it. Where it prints to is up to the caller.
     pub(crate) fn prepare(mut self) -> io::Result<(Command, Control)> {
         let (status, status_end) = io::pipe()?;
         let (start_end, start) = io::pipe()?;
@@ -95,42 +96,41 @@ impl Launch<'_> {
         let mut command = Command::new(self.bwrap);
         command.args(["--args", &options.as_raw_fd().to_string(), "--", "/bin/sh", "-c", self.command]);
         command.env_clear().current_dir("/").stdin(Stdio::null());
-        let mut inherited = vec![handles.status, handles.block, options.as_raw_fd()];
-        inherited.extend(&handles.made_files);
-        let rlimits = self.rlimits();
+        let files = made_files.into_iter().chain([options]).map(OwnedFd::from);
+        let inherited = files.chain([OwnedFd::from(status_end), OwnedFd::from(start_end)]).collect();
+        let rlimits = self.rlimits()?;
         let before = Before { doors: self.doors, rlimits, staged, uid: self.uid, inherited };
-        // Stay open until it has started, and are closed with it.
-        let held = (status_end, start_end, made_files, options);
-        let run = move || {
-            let _held = &held;
-            before.run()
-        };
-        // SAFETY: `run` makes nothing but system calls, of values that exist already.
-        unsafe { command.pre_exec(run) };
+        // SAFETY: it makes nothing but system calls, of values that exist already.
+        unsafe { command.pre_exec(move || before.run()) };
         let processes_max = self.uid.is_none().then_some(self.limits.processes_max);
         Ok((command, Control { status, start, processes_max }))
     }
 
-    fn rlimits(&self) -> Vec<(Resource, u64, u64)> {
+    /// Soft and hard limits. None is raised, which would need a right that we may not have.
+    fn rlimits(&self) -> io::Result<Vec<(Resource, u64, u64)>> {
         let limits = self.limits;
         let cpu_max_secs = limits.cpu_max.as_secs().max(1);
-        let mut rlimits = vec![
+        let mut wanted = vec![
             // At the soft limit the signal says which one it was; at the hard one it would be SIGKILL.
-            (Resource::RLIMIT_CPU, cpu_max_secs, cpu_max_secs + 5),
+            (Resource::RLIMIT_CPU, cpu_max_secs, cpu_max_secs.saturating_add(5)),
             (Resource::RLIMIT_FSIZE, limits.disk_max_bytes, limits.disk_max_bytes),
             (Resource::RLIMIT_CORE, 0, 0),
             (Resource::RLIMIT_NOFILE, OPEN_FILES_MAX, OPEN_FILES_MAX),
             (Resource::RLIMIT_MEMLOCK, 0, 0),
         ];
         if self.uid.is_some() {
-            let max = limits.processes_max + OF_BUBBLEWRAP;
-            rlimits.push((Resource::RLIMIT_NPROC, max, max));
+            let max = limits.processes_max.saturating_add(OF_BUBBLEWRAP);
+            wanted.push((Resource::RLIMIT_NPROC, max, max));
         }
         if self.bound_each_memory {
             // Not the address space: engines for JavaScript and WebAssembly reserve far more of that than they ever use.
-            rlimits.push((Resource::RLIMIT_DATA, limits.memory_max_bytes, limits.memory_max_bytes));
+            wanted.push((Resource::RLIMIT_DATA, limits.memory_max_bytes, limits.memory_max_bytes));
         }
-        rlimits
+        let within = |(resource, soft, hard): (Resource, u64, u64)| {
+            let (_, max) = getrlimit(resource)?;
+            Ok((resource, soft.min(max), hard.min(max)))
+        };
+        wanted.into_iter().map(within).collect()
     }
 }
 
@@ -144,13 +144,18 @@ impl Before {
         }
         // SAFETY: a plain system call; 0 means this process. That it cannot be nicer is no reason to fail.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+        // Where memory runs out on the whole machine, the platform is not what has to go.
+        let _ = write_to(c"/proc/self/oom_score_adj", b"1000");
         if let Some(uid) = self.uid {
             set_stage(&self.staged)?;
             become_user(uid)?;
         }
-        for &fd in &self.inherited {
+        // Whoever started this process may have left files open, which are nothing for a stranger. Kernels before 5.11 cannot do this.
+        // SAFETY: a plain system call, which closes nothing before exec.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        for file in &self.inherited {
             // SAFETY: a plain system call on a file that stays open.
-            check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+            check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) })?;
         }
         Ok(())
     }
@@ -160,7 +165,10 @@ impl Before {
 fn stage(mounts: &mut [Mount]) -> io::Result<Vec<Staged>> {
     let mut staged = Vec::with_capacity(mounts.len());
     for (number, mount) in mounts.iter_mut().enumerate() {
-        let open = nix::fcntl::open(&mount.source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let open = nix::fcntl::open(&mount.source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+        let named =
+            |error| io::Error::other(format!("{}: {}", mount.source.display(), io::Error::from(error)));
+        let open = open.map_err(named)?;
         let place = PathBuf::from(format!("{STAGE}/{number}"));
         staged.push(Staged {
             place: c_string(place.as_os_str())?,
@@ -224,6 +232,16 @@ fn become_user(uid: u32) -> io::Result<()> {
         check(libc::setresuid(uid, uid, uid))?;
     }
     Ok(())
+}
+
+/// Without anything that allocates.
+fn write_to(path: &CStr, content: &[u8]) -> io::Result<()> {
+    // SAFETY: system calls with a string that ends with 0, and with memory that is there; the file is closed by its owner.
+    unsafe {
+        let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        check(fd)?;
+        File::from_raw_fd(fd).write_all(content)
+    }
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

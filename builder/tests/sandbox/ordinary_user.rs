@@ -14,9 +14,11 @@ fn all_of_this_holds_for_an_ordinary_user_too() {
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    // The folder of this program may be closed to others.
+    // The folder of this program may be closed to others. Copied by another process: a file that this one has written to could be open in a
+    // child that another test is just starting, and would then be too busy to be run.
     let program = folder.path().join("tests");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+    assert!(copied.success());
     let output = Command::new("setpriv")
         .args(["--reuid", UID, "--regid", UID, "--clear-groups"])
         .arg(&program)
