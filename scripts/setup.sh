@@ -53,6 +53,8 @@ if [[ $what == test ]]; then
     check_rust_component clippy clippy
     # Hosts of a cluster are network namespaces.
     have ip || need iproute2
+    # What is pushed with git is built in its sandbox.
+    have bwrap || need bubblewrap
     # The control plane's tests run on it, too.
     have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need postgresql
 fi

@@ -23,7 +23,7 @@ pub use detect::{
 };
 pub use disk::remove_tree;
 pub use plan::{BuildLimits, BuildPlan, Network};
-pub use run::{ArtifactError, BuildFailed, Built, FailReason, Limit, run};
+pub use run::{ArtifactError, BuildFailed, Built, FailReason, Limit, find_pushed, run};
 pub use rust::{NoRust, RustFacts, RustWay, sysroot};
 pub use sandbox::{
     Bound, CgroupVersion, Confined, Enforced, Isolation, Sandbox, SandboxSettings, Toolchain, UidRange,

@@ -18,7 +18,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
-pub use self::artifact::ArtifactError;
+pub use self::artifact::{ArtifactError, find_pushed};
 use self::artifact::{FoundArtifact, Owner, Places};
 pub use self::failure::{BuildFailed, FailReason, Limit};
 use self::output::{Output, TooMuch};

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use wharf_types::{AppName, NamespaceName};
 
+use crate::commands::git::{self, REMOTE};
 use crate::context::Target;
 use crate::exit::{Exit, Failure};
 use crate::project;
@@ -37,10 +38,19 @@ impl AppRef {
         if let Some(app) = positional.or(flag) {
             return Ok(Some(Self { namespace: target.namespace.with_manifest(None), app }));
         }
-        let manifest = project::read_manifest(Path::new("."))?;
-        Ok(manifest.map(|manifest| Self {
-            namespace: target.namespace.with_manifest(Some(&manifest)),
-            app: manifest.app,
-        }))
+        if let Some(manifest) = project::read_manifest(Path::new("."))? {
+            let namespace = target.namespace.with_manifest(Some(&manifest));
+            return Ok(Some(Self { namespace, app: manifest.app }));
+        }
+        Ok(Self::of_remote(target))
+    }
+
+    /// The app that the remote `wharf` of a repository leads to, if that is on the platform that is talked to.
+    fn of_remote(target: &Target) -> Option<Self> {
+        let key = format!("remote.{REMOTE}.url");
+        let asked = std::process::Command::new("git").args(["config", "--get", &key]).output().ok()?;
+        let url = String::from_utf8(asked.stdout).ok()?;
+        let url = url.trim();
+        git::app_at(url).filter(|app| git::url(&target.api, app) == url)
     }
 }

@@ -6,6 +6,7 @@ use wharf_types::{AppName, NamespaceName};
 
 use crate::commands::apps::DeleteArgs;
 use crate::commands::audit::AuditArgs;
+use crate::commands::build::{BuildArgs, BuildsArgs};
 use crate::commands::completion::CompletionArgs;
 use crate::commands::componentize::ComponentizeArgs;
 use crate::commands::config::ConfigArgs;
@@ -15,6 +16,7 @@ use crate::commands::deploy::DeployArgs;
 use crate::commands::env::EnvArgs;
 use crate::commands::events::EventsArgs;
 use crate::commands::get::GetArgs;
+use crate::commands::git::GitArgs;
 use crate::commands::job::{JobArgs, JobRunArgs};
 use crate::commands::login::{LoginArgs, LogoutArgs};
 use crate::commands::logs::LogsArgs;
@@ -27,6 +29,7 @@ use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
 use crate::commands::schedule::ScheduleArgs;
 use crate::commands::secret::SecretArgs;
+use crate::commands::stack::StackArgs;
 use crate::commands::token::TokenArgs;
 use crate::commands::user::UserArgs;
 use crate::commands::volume::VolumeArgs;
@@ -123,12 +126,20 @@ pub enum Command {
 
     /// Build, push and roll out an app
     Deploy(With<DeployArgs>),
+    /// Deploy with `git push`: the remote of an app, and which of its branches is deployed
+    Git(With<GitArgs>),
+    /// List what was pushed with git, and what became of it
+    Builds(With<BuildsArgs>),
+    /// Show what a build said, or end it
+    Build(With<BuildArgs>),
     /// Say what applying files would change; nothing is changed
     Plan(With<PlanArgs>),
     /// Make apps and namespaces as files declare them, all of them or none
     Apply(With<ApplyArgs>),
     /// Show how what is live differs from files; exits with 1 if it does
     Diff(With<DiffArgs>),
+    /// Deploy compose files, as they are
+    Stack(With<StackArgs>),
     /// Print an app or a namespace as a file for `wharf apply`
     Get(With<GetArgs>),
     /// Print the JSON Schema of such files, for editors

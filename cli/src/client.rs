@@ -2,6 +2,7 @@
 //! The requests themselves are in [`routes`] and [`jobs`].
 
 mod jobs;
+mod pushes;
 mod routes;
 
 use std::time::Duration;

@@ -1,8 +1,10 @@
 //! The client commands: each is one question to the platform, or one wish.
 
+pub mod build;
 pub mod declare;
 pub mod deploy;
 pub mod get;
+pub mod git;
 
 pub mod apps;
 pub mod moving;
@@ -27,6 +29,7 @@ pub mod namespace;
 pub mod node;
 pub mod quota;
 pub mod server;
+pub mod stack;
 pub mod token;
 pub mod user;
 pub mod volume;
@@ -45,6 +48,10 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
     let open = |global: Global| Session::open(global.or(before.clone()));
     match command {
         Command::Deploy(with) => deploy::run(&open(with.global)?, with.args).await,
+        Command::Git(with) => git::run(with.global.or(before), with.args).await,
+        Command::Builds(with) => build::list(&open(with.global)?, with.args).await,
+        Command::Build(with) => build::run(with.global.or(before), with.args).await,
+        Command::Stack(with) => stack::run(with.global.or(before), with.args).await,
         Command::Plan(with) => declare::plan(&open(with.global)?, with.args).await,
         Command::Apply(with) => declare::apply(&open(with.global)?, with.args).await,
         Command::Get(with) => get::get(&open(with.global)?, with.args).await,

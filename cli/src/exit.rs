@@ -214,6 +214,11 @@ fn print_json(report: &Report<'_>) {
     }
 }
 
+/// The error and what helps, for somebody who is not at this terminal.
+pub fn told(error: &anyhow::Error) -> (String, Option<String>) {
+    (sentences(error), help_for(error))
+}
+
 /// The chain as one text; a cause that the sentence before it already holds is not said again.
 fn sentences(error: &anyhow::Error) -> String {
     let mut text = String::new();

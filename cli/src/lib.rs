@@ -23,6 +23,7 @@ mod sse;
 
 mod output;
 mod table;
+mod unpack;
 mod unseen;
 
 #[cfg(test)]
@@ -37,6 +38,8 @@ mod file_handles;
 mod files;
 mod join;
 mod precompile;
+mod push;
+mod release_command;
 mod run;
 mod server;
 mod up;

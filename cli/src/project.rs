@@ -1,12 +1,18 @@
 //! An app's folder: its manifest and its build.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use wharf_builder::{
+    BuildLimits, BuildPlan, Containers, DetectError, Folder, Network, Recipe, RustWay, Sandbox,
+};
 use wharf_types::manifest::{FILE_NAME, Manifest, ManifestError};
 
 use crate::exit::Failure;
+use crate::output;
 
 /// The manifest in a folder, if there is one.
 pub fn read_manifest(folder: &Path) -> anyhow::Result<Option<Manifest>> {
@@ -71,6 +77,40 @@ pub async fn build(folder: &Path, command: &str) -> anyhow::Result<()> {
     Err(Failure::invalid(format!("the build failed with {how}: `{command}` in {}", folder.display()))
         .help("what it printed stands above; nothing was deployed")
         .into())
+}
+
+/// Finds out what kind of project a folder is, and builds it as its user does. None: there is nothing to be built, or nothing is known about it.
+pub async fn make(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let tree = Folder::open(folder).with_context(|| format!("could not read {}", folder.display()))?;
+    let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, Containers::Refused));
+    let detection = match detected.await? {
+        Ok(detection) => detection,
+        // What the commands before looked for is looked for now, and said in their words.
+        Err(DetectError::Nothing { .. } | DetectError::SeveralArtifacts { .. }) => return Ok(None),
+        Err(error) => return Err(Failure::invalid(error.to_string()).into()),
+    };
+    let steps = match &detection.recipe {
+        Recipe::Prebuilt(_) | Recipe::Containers { .. } => return Ok(None),
+        recipe @ Recipe::Cargo(_) => recipe.steps(&Sandbox::Unconfined.rust(folder).await?),
+        recipe @ Recipe::Command(_) => recipe.steps(&RustWay::Wasip2),
+    };
+    let Some(steps) = steps.filter(|steps| steps.command.is_some()) else { return Ok(None) };
+    output::note(detection.to_string());
+    detection.notes.iter().for_each(output::note);
+    let plan = BuildPlan {
+        app: None,
+        tree: folder.to_owned(),
+        steps,
+        env: BTreeMap::new(),
+        network: Network::Machine,
+        limits: BuildLimits::default(),
+    };
+    let say = &mut |line: &str| output::note(line);
+    let built = wharf_builder::run(&plan, &Sandbox::Unconfined, say, &CancellationToken::new()).await;
+    let built = built.map_err(|failed| {
+        Failure::invalid(failed.reason.to_string()).help("what it printed stands above; nothing was deployed")
+    })?;
+    Ok(Some(built.artifact))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const LAST_LINES: usize = 10;
 
 /// What a rollout means for the person who started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
     /// It goes on.
     Undecided,
     /// Every slot serves the new release.
@@ -37,7 +37,7 @@ enum Verdict {
     Superseded,
 }
 
-fn verdict(state: RolloutState) -> Verdict {
+pub fn verdict(state: RolloutState) -> Verdict {
     match state {
         RolloutState::Pending | RolloutState::Canary | RolloutState::Running => Verdict::Undecided,
         RolloutState::Monitoring | RolloutState::Succeeded => Verdict::Serves,
@@ -292,7 +292,7 @@ fn spinner(json: bool) -> ProgressBar {
     bar
 }
 
-fn progress_text(info: &RolloutInfo) -> String {
+pub fn progress_text(info: &RolloutInfo) -> String {
     let waits_for = info.waits.as_ref().or(info.reason.as_ref().map(|reason| &reason.message));
     let waits_for = waits_for.map(|waits| format!(": {}", output::printable(waits)));
     format!(
@@ -306,7 +306,7 @@ fn progress_text(info: &RolloutInfo) -> String {
 
 /// What became of requests meanwhile, such as `release 6: 1,204 served; release 7: 310 served; 0 failed, 0 cut`. None: there were
 /// none.
-fn ledger(info: &RolloutInfo) -> Option<String> {
+pub fn ledger(info: &RolloutInfo) -> Option<String> {
     let sum = info.requests.iter().fold(RequestCounts::default(), |sum, it| sum.plus(&it.counts));
     if sum.is_zero() {
         return None;
@@ -336,7 +336,7 @@ fn went_back_to(info: &RolloutInfo) -> Option<u64> {
     info.from.filter(|_| info.state == RolloutState::Failed)
 }
 
-fn failure_text(app: &AppRef, info: &RolloutInfo) -> String {
+pub fn failure_text(app: &AppRef, info: &RolloutInfo) -> String {
     let reason = match &info.reason {
         Some(reason) => reason.message.trim_end_matches('.'),
         None => "the platform gave no reason",
@@ -348,13 +348,18 @@ fn failure_text(app: &AppRef, info: &RolloutInfo) -> String {
     format!("release {} of {} failed: {reason}; {now}", info.to, app.app)
 }
 
-/// Shows what the guest said before it ended. Only a help: whatever goes wrong here is not told.
+/// Shows what the guest said before it ended.
 async fn print_last_lines(session: &Session, app: &AppRef) {
-    let Ok(why) = session.client.why(app).await else { return };
-    let skip = why.last_log.len().saturating_sub(LAST_LINES);
-    for line in why.last_log.iter().skip(skip) {
-        output::note(format!("  | {}", output::printable(line)));
+    for line in last_lines(session, app).await {
+        output::note(format!("  | {}", output::printable(&line)));
     }
+}
+
+/// What the guest said before it ended. Only a help: whatever goes wrong here is not told.
+pub async fn last_lines(session: &Session, app: &AppRef) -> Vec<String> {
+    let Ok(mut why) = session.client.why(app).await else { return Vec::new() };
+    let skip = why.last_log.len().saturating_sub(LAST_LINES);
+    why.last_log.split_off(skip)
 }
 
 fn print_urls(deployed: &Deployed) -> anyhow::Result<()> {

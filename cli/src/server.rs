@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -10,8 +11,8 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wharf_platform_api::{
-    ArtifactsAt, BucketAt, BucketUrl, Config, ControlPlane, Database, Keys, Lost, PostgresUrl, Progress,
-    Summary, backup, migrate_store, restore,
+    ArtifactsAt, BUILD_CACHES, BucketAt, BucketUrl, Config, ControlPlane, Database, Keys, Lost, PostgresUrl,
+    Progress, Summary, backup, migrate_store, restore,
 };
 
 use crate::args::{Global, NoArgs, With};
@@ -19,6 +20,7 @@ use crate::commands;
 use crate::file_handles;
 use crate::local::{self, Local};
 use crate::output;
+use crate::push::PushDeployer;
 use crate::session::Session;
 use crate::up::{conclude, default_data_dir, listen, open_failure, secret_keys, start_log};
 use crate::worker::PART_GRACE;
@@ -238,6 +240,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let api = format!("http://{api_at}");
     let State { data: data_dir, database, artifacts } = args.at.resolve()?;
     let advertised = args.advertise.unwrap_or_else(|| reachable(workers_at).to_string());
+    let caches = data_dir.join(BUILD_CACHES);
     let config = Config {
         data_dir,
         database,
@@ -252,6 +255,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let http = config.http_url.clone();
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
+    control_plane.deploy_pushes(Arc::new(PushDeployer::new(api.clone(), caches)));
     let stop = CancellationToken::new();
     let lost = if args.new_ca { Lost::MakeAnother } else { Lost::Fail };
     let workers =

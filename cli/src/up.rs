@@ -7,13 +7,16 @@ mod announce;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use wharf_platform_api::{ArtifactsAt, Config, ControlPlane, Database, OpenError, SecretKeySource};
+use wharf_platform_api::{
+    ArtifactsAt, BUILD_CACHES, Config, ControlPlane, Database, OpenError, SecretKeySource,
+};
 use wharf_runtime::control::ControlClient;
 use wharf_types::node::parse_label;
 use wharf_types::quantity::Span;
@@ -21,6 +24,7 @@ use wharf_types::quantity::Span;
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
 use crate::local::{self, Local};
+use crate::push::PushDeployer;
 use crate::worker::{DRAIN, PART_GRACE, Worker, WorkerConfig, node_id, registration};
 
 #[derive(Args, Debug)]
@@ -79,6 +83,9 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let node_token = control_plane.node_token().to_owned();
+
+    let caches = data_dir.join(BUILD_CACHES);
+    control_plane.deploy_pushes(Arc::new(PushDeployer::new(api.clone(), caches)));
 
     let stop_control_plane = CancellationToken::new();
     let mut serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));

@@ -17,6 +17,10 @@ type Parsers = &'static [parser::Parser];
 const CRATES: &[(&str, Parsers)] = &[
     #[cfg(feature = "types")]
     ("types", wharf_types::fuzzing::PARSERS),
+    #[cfg(feature = "git")]
+    ("git", wharf_git::fuzzing::PARSERS),
+    #[cfg(feature = "compose")]
+    ("compose", wharf_compose::fuzzing::PARSERS),
     #[cfg(feature = "platform-api")]
     ("platform-api", wharf_platform_api::fuzzing::PARSERS),
     #[cfg(feature = "ingress")]

@@ -7,6 +7,7 @@ mod artifacts;
 mod audit;
 mod auth;
 mod authorities;
+mod builds;
 mod error;
 mod events;
 mod extract;
@@ -14,6 +15,7 @@ mod files;
 mod forwarding;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod git;
 mod jobs;
 mod joining;
 mod logs;
@@ -75,6 +77,7 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
             context: context.clone(),
             access: endpoint.access,
             query: endpoint.query,
+            speaks_git: endpoint.speaks_git(),
             action: openapi::operation_id(&endpoint).into(),
         };
         let usual = if endpoint.access == Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };

@@ -16,6 +16,7 @@ use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
 use crate::authority::Authorities;
 use crate::control_plane::Config;
 use crate::forward::WayToLeader;
+use crate::git::Git;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
@@ -43,6 +44,7 @@ pub(crate) struct Context {
     /// Held while a plan or an apply with a large body is in memory.
     pub(crate) large_plans: Semaphore,
     pub(crate) logs: Logs,
+    pub(crate) git: Git,
     pub(crate) nodes: Nodes,
     /// How hosts join. Nothing: this process takes no workers of other hosts.
     pub(crate) joining: OnceLock<Joining>,
@@ -96,6 +98,7 @@ impl Context {
         store: Store,
         artifacts: Arc<dyn ArtifactStore>,
         logs: Logs,
+        git: Git,
         secret_keys: SecretKeys,
         server: String,
         leads: Option<u64>,
@@ -111,6 +114,7 @@ impl Context {
             inspections: Arc::new(Semaphore::new(1)),
             large_plans: Semaphore::new(LARGE_PLANS_MAX),
             logs,
+            git,
             nodes: Nodes::default(),
             joining: OnceLock::new(),
             secret_keys,

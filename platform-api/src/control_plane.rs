@@ -16,6 +16,7 @@ use crate::artifacts::{self, ArtifactsAt};
 use crate::authority::{Authorities, AuthorityError, Lost};
 use crate::context::{Context, Joining, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
+use crate::git::{Deployer, Git};
 use crate::logs::Logs;
 use crate::reconcile::chain;
 use crate::secrets::{SecretKeySource, SecretKeys, Source};
@@ -71,10 +72,12 @@ impl ControlPlane {
         let artifacts = artifacts.map_err(|error| data_dir.error_of_artifacts(error))?;
         let leads = bootstrap(&store, &data_dir, &server).await?;
         let logs = Logs::open(data_dir.logs_dir()).map_err(|error| data_dir.error_of_io(error))?;
+        let git = Git::open(&config.data_dir)
+            .map_err(|error| data_dir.error_of_io(std::io::Error::other(error)))?;
         let source = Source::of(&config.secret_keys, data_dir.secret_key_file());
         let keys = SecretKeys::open(source, &store).await.map_err(|error| data_dir.error_of_keys(error))?;
         let admin_token_file = data_dir.admin_token_file();
-        let context = Context::new(config, store, artifacts, logs, keys, server, leads);
+        let context = Context::new(config, store, artifacts, logs, git, keys, server, leads);
         let context = Arc::new(context);
         context.load_nodes().await.map_err(|error| data_dir.error_of(open_error(error)))?;
         Ok(Self { context, admin_token_file, _data_dir: data_dir })
@@ -110,6 +113,11 @@ impl ControlPlane {
             let serving = listener::serve_workers(listener, router, authorities, shutdown);
             tokio::join!(keeping, serving);
         }))
+    }
+
+    /// Says who builds and deploys what is pushed with git. Without that, pushes are refused.
+    pub fn deploy_pushes(&self, deployer: Arc<dyn Deployer>) {
+        self.context.git.set_deployer(deployer);
     }
 
     /// The API without a socket. Nothing is reconciled unless [`Self::spawn_leader`] is called, too.

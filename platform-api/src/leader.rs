@@ -19,6 +19,7 @@ use wharf_types::Timestamp;
 use crate::artifacts::collect;
 use crate::authority::rotation;
 use crate::context::Context;
+use crate::git;
 use crate::reconcile::{self, chain};
 use crate::store::lease::{LEASE, Leases};
 
@@ -222,6 +223,7 @@ impl Loops {
         tasks.spawn(reconcile::run(context.clone(), cancel.clone()));
         tasks.spawn(collect::run(context.clone(), cancel.clone()));
         tasks.spawn(rotation::run(context.clone(), cancel.clone()));
+        tasks.spawn(git::recover::run(context.clone(), cancel.clone()));
         Self { cancel, tasks }
     }
 

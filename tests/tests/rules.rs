@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 
 use wharf_tests::workspace;
 
-const OURS: [&str; 8] = [
+const OURS: [&str; 11] = [
     "wharf-types",
     "wharf-pki",
+    "wharf-git",
+    "wharf-builder",
+    "wharf-compose",
     "wharf-platform-api",
     "wharf-runtime",
     "wharf-ingress",
@@ -60,7 +63,10 @@ fn types_knows_nothing_of_ours_and_no_engine_server_or_database() {
 #[test]
 fn control_plane_worker_and_ingress_do_not_know_each_other() {
     assert_eq!(ours("pki"), only(&["wharf-types"]));
-    assert_eq!(ours("platform-api"), only(&["wharf-types", "wharf-pki"]));
+    assert_eq!(ours("git"), only(&[]));
+    assert_eq!(ours("builder"), only(&["wharf-types"]));
+    assert_eq!(ours("compose"), only(&["wharf-types"]));
+    assert_eq!(ours("platform-api"), only(&["wharf-types", "wharf-pki", "wharf-git"]));
     for folder in ["runtime", "ingress"] {
         assert_eq!(ours(folder), only(&["wharf-types"]), "{folder}");
     }

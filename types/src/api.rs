@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod build;
 mod node;
 mod quota;
 
@@ -30,6 +31,7 @@ pub use node::{
 };
 
 pub use audit::{AuditOutcome, AuditRecord};
+pub use build::{BuildInfo, BuildState, PreviewInfo, RepositoryInfo, RepositoryPatch, WhenBusy};
 pub use quota::{Quota, QuotaInfo, QuotaUsed};
 
 /// The envelope of every list.

@@ -73,6 +73,8 @@ ids! {
     JobId;
     /// What starts jobs at planned times.
     ScheduleId;
+    /// A push, and what is made of it.
+    BuildId;
     /// A bearer token (not its secret).
     TokenId;
     /// Somebody who may be a member of namespaces and has tokens. A name can be given again, an id never is.

@@ -39,7 +39,7 @@ pub mod fuzzing;
 
 pub use digest::Digest;
 pub use id::{
-    AppId, InstanceId, JobId, NamespaceId, NodeId, ProcessId, ReleaseId, RolloutId, ScheduleId,
+    AppId, BuildId, InstanceId, JobId, NamespaceId, NodeId, ProcessId, ReleaseId, RolloutId, ScheduleId,
     SecretVersionId, TokenId, UserId, VolumeId,
 };
 pub use jiff::Timestamp;

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::{AppName, NamespaceName, SecretName};
+use crate::quantity::Span;
 use crate::spec::{
     AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec, ReserveSpec,
     RestartSpec, ReuseSpec, ScaleSpec, StopSpec, TcpSpec, UpdateSpec, VolumeSpec, root, validate_files,
@@ -19,6 +20,7 @@ pub struct Manifest {
     pub app: AppName,
     pub namespace: Option<NamespaceName>,
     pub build: Option<BuildSpec>,
+    pub release: Option<ReleaseCommand>,
     #[serde(default)]
     pub env: std::collections::BTreeMap<String, String>,
     #[serde(default)]
@@ -66,6 +68,24 @@ pub struct BuildSpec {
     pub artifact: Option<String>,
 }
 
+/// What runs once, as a job, before a release takes over. If it fails, there is no release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseCommand {
+    /// Arguments of the guest.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Path of a `.wasm` file with the command, relative to the manifest. Left out: the app's own artifact, which then has to be a command.
+    pub artifact: Option<String>,
+    /// How long it may take.
+    #[serde(default = "release_timeout")]
+    pub timeout: Span,
+}
+
+fn release_timeout() -> Span {
+    Span::from_secs(600)
+}
+
 /// A folder that is shipped with the app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,6 +123,7 @@ impl Manifest {
             app: _,
             namespace: _,
             build: _,
+            release: _,
             env,
             secrets,
             configs,

@@ -160,6 +160,15 @@ fn shown(path: &str) -> String {
     path.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
+/// The artifact of a stranger's tree that needs no build.
+///
+/// # Errors
+/// When there is none, or it is no file of the tree.
+pub fn find_pushed(tree: &Path, artifact: &Artifact, max_bytes: u64) -> Result<PathBuf, ArtifactError> {
+    let places = Places { tree: tree.to_owned(), kept: Vec::new() };
+    Ok(places.find(artifact, max_bytes, Owner::Stranger)?.path)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

@@ -371,7 +371,7 @@ impl AppRef {
         format!("/v1/namespaces/{}/apps/{}{rest}", self.namespace, self.app)
     }
 
-    fn request(&self, client: &Client, method: Method, rest: &str) -> RequestBuilder {
+    pub(super) fn request(&self, client: &Client, method: Method, rest: &str) -> RequestBuilder {
         client.request(method, &self.path(rest))
     }
 }

@@ -127,6 +127,21 @@ fn print_plan(session: &Session, plan: &Plan) -> anyhow::Result<()> {
     show::plan_lines(&plan.changes, plan.counts).iter().try_for_each(output::line)
 }
 
+/// Applies documents, each a JSON object, as if they stood in a file. With a set, what was applied under its name before and is not among
+/// them is deleted.
+pub async fn apply_documents(
+    session: &Session,
+    documents: &[String],
+    set: Option<SetName>,
+    wait: WaitArgs,
+) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir().context("could not make a folder")?;
+    let file = folder.path().join("stack.yaml");
+    std::fs::write(&file, documents.join("\n---\n")).context("could not write a file")?;
+    let files = FileArgs { files: vec![file], prune: set };
+    apply(session, ApplyArgs { plan: None, files, wait }).await
+}
+
 pub async fn apply(session: &Session, args: ApplyArgs) -> anyhow::Result<()> {
     let since = Instant::now();
     let (resources, prune, plan) = match &args.plan {

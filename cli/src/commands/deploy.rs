@@ -8,8 +8,9 @@ use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use wharf_types::api::{ArtifactInfo, CreateRelease, Deployed, Keep};
-use wharf_types::manifest::{FILE_NAME, Manifest};
+use wharf_types::manifest::{BuildSpec, FILE_NAME, Manifest};
 use wharf_types::spec::{AppSpec, FilesSpec};
 use wharf_types::{AppName, Digest, NamespaceName};
 
@@ -20,12 +21,14 @@ use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::output;
 use crate::project;
+use crate::release_command;
 use crate::rollout;
 use crate::session::Session;
+use crate::unpack;
 
 #[derive(Args, Debug)]
 pub struct DeployArgs {
-    /// A .wasm file, or a folder, usually with a wharf.toml [default: this folder]
+    /// A .wasm file, or a folder, usually with a wharf.toml, or `-` for a tar archive of one on stdin [default: this folder]
     ///
     /// A file without --app belongs to the app of wharf.toml in this folder, and without a wharf.toml to the app with
     /// the file's name. A file with --app keeps the settings that the app has.
@@ -54,6 +57,15 @@ struct Source {
 }
 
 pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
+    if args.path.as_deref() != Some(Path::new("-")) {
+        return deploy(session, args).await;
+    }
+    let folder = tempfile::tempdir().context("could not make a folder for what is on stdin")?;
+    unpack::unpack(std::io::stdin().lock(), folder.path(), unpack::Limits::default())?;
+    deploy(session, DeployArgs { path: Some(folder.path().to_owned()), ..args }).await
+}
+
+async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let source = find_source(session, &args).await?;
     let app = app_of(session, &source)?;
     let content = artifact::read(&source.artifact)?;
@@ -67,6 +79,13 @@ pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     if let (Some(files), Some(archive)) = (files, packed) {
         let digest = push_files(session, &app, archive).await?;
         request.spec.files = Some(FilesSpec { digest, mount: files.mount.clone() });
+    }
+    if let Some(command) = source.manifest.as_ref().and_then(|manifest| manifest.release.as_ref()) {
+        let artifact = release_command::artifact_of(session, &app, command, &source.folder, digest).await?;
+        output::note("running the release command");
+        let say = &mut |line: &str| output::note(format!("  | {}", output::printable(line)));
+        let never = CancellationToken::new();
+        release_command::run(session, &app, command, (artifact, &request.spec), say, &never).await?;
     }
     let deployed = session.client.create_release(&app, &request).await?;
     warn_about_shadowed(session, &app, deployed.release, &args.env).await;
@@ -94,7 +113,13 @@ async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Sou
     if let Some(command) = build.and_then(|build| build.command.as_deref()).filter(|_| !args.no_build) {
         project::build(path, command).await?;
     }
-    Ok(Source { folder: path.to_owned(), artifact: artifact::find_in(path, build)?, manifest })
+    let is_told = args.no_build || build.is_some_and(|build| *build != BuildSpec::default());
+    let made = if is_told { None } else { project::make(path).await? };
+    let artifact = match made {
+        Some(artifact) => artifact,
+        None => artifact::find_in(path, build)?,
+    };
+    Ok(Source { folder: path.to_owned(), artifact, manifest })
 }
 
 fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
@@ -130,7 +155,7 @@ pub async fn push(
 }
 
 /// Uploads the files that the app is shipped with, unless the platform has them.
-async fn push_files(session: &Session, app: &AppRef, archive: Bytes) -> anyhow::Result<Digest> {
+pub async fn push_files(session: &Session, app: &AppRef, archive: Bytes) -> anyhow::Result<Digest> {
     let (digest, bytes) = (Digest::of(&archive), archive.len() as u64);
     let (bar, sent) = upload_progress(session, bytes);
     let pushed = session.client.ensure_files(&app.namespace, digest, archive, sent).await;
@@ -175,7 +200,7 @@ impl UploadProgress {
 }
 
 /// With a manifest its settings are the whole; without one the app keeps what it has.
-async fn release_request(
+pub async fn release_request(
     session: &Session,
     app: &AppRef,
     artifact: Digest,
@@ -235,7 +260,7 @@ fn print_release(deployed: &Deployed) -> anyhow::Result<()> {
 }
 
 /// One line each; what is new stands out, and so does what it asks for in vain.
-fn capability_lines(deployed: &Deployed) -> Vec<String> {
+pub fn capability_lines(deployed: &Deployed) -> Vec<String> {
     let line = |capability: &wharf_types::world::Capability| {
         let is_new = deployed.new_capabilities.contains(capability);
         let mark = if is_new { output::style().bold().apply_to("+").to_string() } else { "-".to_owned() };

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::context::{no_context, scope_text};
+use super::git::{self, Scope};
 use crate::args::Global;
 use crate::client::Client;
 use crate::context::{self, Config, SavedContext};
@@ -57,6 +58,10 @@ pub async fn login(global: Global, args: LoginArgs) -> anyhow::Result<()> {
     config.contexts.insert(name.clone(), SavedContext { api: api.clone(), token, namespace });
     config.current = Some(name.clone());
     config.save()?;
+    // Without git, or with a configuration that cannot be written, nothing else is missing.
+    if let Err(error) = git::teach_credentials(&api, Scope::User) {
+        output::note(format!("note: `git push` will ask for the token: {error:#}"));
+    }
     if global.json {
         return output::json(&serde_json::json!({ "context": name, "api": api, "whoami": who }));
     }

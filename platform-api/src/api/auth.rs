@@ -3,6 +3,7 @@
 //! What a caller may do is read anew for every request, and again while an answer is still on its way: a stream, or a reply that
 //! waits for something, ends as soon as its caller could not ask for it any more.
 
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +15,15 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt;
 use tokio::sync::watch;
 use wharf_types::api::{AUTHORITIES_HEADER, Verb};
 use wharf_types::problem::ProblemCode;
-use wharf_types::{NamespaceName, NodeId, Timestamp};
+use wharf_types::{NamespaceName, NodeId, Problem, Timestamp};
 
+use super::git::as_git_shows_it;
 use super::parameters::Parameters;
 use super::{ApiError, ApiResult, audit};
 use crate::access::{self, Access, Caller, Denied};
@@ -35,6 +39,8 @@ pub(super) struct Guard {
     pub(super) access: Access,
     /// The query parameters that the route knows.
     pub(super) query: Parameters,
+    /// Whether it is for git: see [`Endpoint::speaks_git`](super::routes::Endpoint::speaks_git).
+    pub(super) speaks_git: bool,
     /// What the route is called where changes are recorded.
     pub(super) action: Arc<str>,
 }
@@ -79,6 +85,26 @@ impl<S: Send + Sync> FromRequestParts<S> for Identity {
 
 pub(super) async fn authorize(
     State(guard): State<Guard>,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if !guard.speaks_git {
+        return admit(guard, params, request, next).await;
+    }
+    let refused = match admit(guard, params, request, next).await {
+        Err(refused) => refused,
+        // A handler's problem has its words in the answer's extensions.
+        Ok(answer) => match answer.extensions().get::<audit::Refusal>() {
+            Some(audit::Refusal(problem)) => Problem::clone(problem).into(),
+            None => return Ok(answer),
+        },
+    };
+    Ok(as_git_shows_it(&refused))
+}
+
+async fn admit(
+    guard: Guard,
     params: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
@@ -339,7 +365,7 @@ async fn authorize_node(context: &Context, headers: &HeaderMap) -> ApiResult<()>
 }
 
 fn secret_hash(context: &Context, headers: &HeaderMap) -> ApiResult<String> {
-    let hash = hash_secret(bearer(headers)?);
+    let hash = hash_secret(&secret_of(headers)?);
     if hash == context.node_secret_hash {
         return Err(ApiError::new(ProblemCode::Forbidden, "a worker's token does not open this address"));
     }
@@ -366,6 +392,21 @@ async fn authenticate(context: &Context, secret_hash: &str) -> ApiResult<Caller>
         None => Vec::new(),
     };
     Ok(Caller { token, owner, memberships })
+}
+
+/// A user's token: a bearer token, or, as git sends it, a password.
+pub(super) fn secret_of(headers: &HeaderMap) -> ApiResult<Cow<'_, str>> {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let password = value.and_then(|value| {
+        let (scheme, encoded) = value.split_once(' ')?;
+        let decoded = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(encoded.trim()))?;
+        let text = String::from_utf8(decoded.ok()?).ok()?;
+        Some(text.split_once(':')?.1.to_owned())
+    });
+    match password {
+        Some(password) if !password.is_empty() => Ok(Cow::Owned(password)),
+        _ => bearer(headers).map(Cow::Borrowed),
+    }
 }
 
 pub(super) fn bearer(headers: &HeaderMap) -> ApiResult<&str> {

@@ -37,6 +37,10 @@ impl ApiError {
         &self.problem.detail
     }
 
+    pub(super) fn status(&self) -> u16 {
+        self.problem.status
+    }
+
     /// Our fault: the log gets the cause, the user does not.
     pub(super) fn internal(cause: &dyn std::error::Error) -> Self {
         error!("a request failed: {}", chain(cause));

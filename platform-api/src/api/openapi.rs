@@ -71,7 +71,7 @@ pub(super) fn document() -> Value {
             .into_iter()
             .flatten(),
     );
-    for endpoint in endpoints() {
+    for endpoint in endpoints().into_iter().filter(|endpoint| !endpoint.speaks_git()) {
         let operation = operation(&endpoint);
         paths.entry(endpoint.path).or_default().insert(endpoint.method.as_str().to_lowercase(), operation);
         for payload in [endpoint.request, endpoint.reply] {

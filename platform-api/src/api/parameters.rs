@@ -89,6 +89,10 @@ pub(super) const AUDIT: Parameters = &[
     parameter("after", "Only what happened after this time, such as `2026-01-31T12:00:00Z`", Shape::Time),
     cursor(Shape::Number),
 ];
+pub(super) const BUILDS: Parameters =
+    &[parameter("app", "Only of this app", Shape::Named("AppName")), cursor(Shape::Named("BuildId"))];
+pub(super) const SERVICE: Parameters =
+    &[parameter("service", "Which of git's two", Shape::OneOf(&["git-upload-pack", "git-receive-pack"]))];
 pub(super) const VOLUMES: Parameters = &[parameter(
     "volumes",
     "`remove`: also what is in its volumes; `keep`, the default: that is kept",

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use wharf_types::api::{
-    AppInfo, ArtifactInfo, ArtifactSources, AuditRecord, AuthorityInfo, CertificateRequest, ConfigValue,
-    CreateJoinToken, CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken,
-    Deployed, Env, EnvPatch, FilesInfo, JoinTokenInfo, Leaving, MemberInfo, NamespaceInfo, NodeCertificate,
-    NodeInfo, NodePatch, Quota, QuotaInfo, ReleaseInfo, Rollback, RolloutInfo, RotateAuthority, RotatedKey,
-    Scale, SecretInfo, SecretSet, ServerInfo, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo,
-    WhoAmI, Why,
+    AppInfo, ArtifactInfo, ArtifactSources, AuditRecord, AuthorityInfo, BuildInfo, CertificateRequest,
+    ConfigValue, CreateJoinToken, CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedJoinToken,
+    CreatedToken, Deployed, Env, EnvPatch, FilesInfo, JoinTokenInfo, Leaving, MemberInfo, NamespaceInfo,
+    NodeCertificate, NodeInfo, NodePatch, Quota, QuotaInfo, ReleaseInfo, RepositoryInfo, RepositoryPatch,
+    Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale, SecretInfo, SecretSet, ServerInfo, SetMember,
+    TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
@@ -25,14 +25,14 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 
 use super::openapi::{Payload, array, json, list};
 use super::parameters::{
-    AUDIT, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE, PAGE_BY_NUMBER,
-    PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, RESUMES, ROLLOUT_WAIT,
-    SCHEDULE_CHANGES, VOLUMES,
+    AUDIT, BUILDS, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE,
+    PAGE_BY_NUMBER, PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, RESUMES,
+    ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, VOLUMES,
 };
 use super::{
-    applies, apps, artifacts, audit, authorities, events, files, jobs, joining, logs, members, meta, metrics,
-    namespaces, nodes, quotas, releases, rollouts, schedules, secrets, servers, session, settings, tokens,
-    users, volumes, watch,
+    applies, apps, artifacts, audit, authorities, builds, events, files, git, jobs, joining, logs, members,
+    meta, metrics, namespaces, nodes, quotas, releases, rollouts, schedules, secrets, servers, session,
+    settings, tokens, users, volumes, watch,
 };
 use crate::access::Access;
 use crate::context::Context;
@@ -89,6 +89,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether it is for git, whose errors are texts, and which sends a token as a password. It is described by git and not by the document.
+    pub(crate) fn speaks_git(&self) -> bool {
+        self.path.starts_with("/git/")
+    }
+
     fn takes(self, request: Payload) -> Self {
         Self { request, ..self }
     }
@@ -140,6 +145,8 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     all.extend(about_moving());
     all.extend(about_jobs());
     all.extend(about_declared_resources());
+    all.extend(about_builds());
+    all.extend(for_git());
     all.extend(for_workers());
     all
 }
@@ -272,6 +279,88 @@ fn about_the_platform() -> Vec<Endpoint> {
             "What apps and workers use, for Prometheus",
         )
         .replies(200, Payload::Text)
+        .by_leader(),
+    ]
+}
+
+fn about_builds() -> Vec<Endpoint> {
+    let e = Endpoint::new;
+    vec![
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/builds",
+            VIEWER,
+            get(builds::list),
+            "List what was pushed with git, the newest first",
+        )
+        .query(BUILDS)
+        .replies(200, list::<BuildInfo>()),
+        e(Method::GET, "/v1/namespaces/{namespace}/builds/{build}", VIEWER, get(builds::show), "One build")
+            .replies(200, json::<BuildInfo>()),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/builds/{build}/log",
+            DEVELOPER,
+            get(builds::log),
+            "What a build said; with `Accept: text/event-stream` a stream that ends with it",
+        )
+        .headers(RESUMES)
+        .replies(200, Payload::Text)
+        .by_leader(),
+        e(
+            Method::POST,
+            "/v1/namespaces/{namespace}/builds/{build}/cancel",
+            DEVELOPER,
+            post(builds::cancel),
+            "End a build; what ran before runs",
+        )
+        .replies(202, Payload::Nothing)
+        .by_leader(),
+        e(
+            Method::GET,
+            app!("/repository"),
+            VIEWER,
+            get(builds::repository),
+            "Where to push the app with git, and its previews",
+        )
+        .replies(200, json::<RepositoryInfo>())
+        .by_leader(),
+        e(
+            Method::PATCH,
+            app!("/repository"),
+            DEVELOPER,
+            patch(builds::set_repository),
+            "Say which branch is deployed, and what a push does while another one is under way",
+        )
+        .headers(CHANGES)
+        .takes(json::<RepositoryPatch>())
+        .replies(200, json::<RepositoryInfo>())
+        .by_leader(),
+    ]
+}
+
+/// What git itself asks for: see its `gitprotocol-http`.
+fn for_git() -> Vec<Endpoint> {
+    let e = Endpoint::new;
+    vec![
+        e(Method::GET, "/git/{namespace}/{repository}/info/refs", VIEWER, get(git::refs), "Refs, for git")
+            .query(SERVICE)
+            .by_leader(),
+        e(
+            Method::POST,
+            "/git/{namespace}/{repository}/git-upload-pack",
+            VIEWER,
+            post(git::upload_pack),
+            "Clone and fetch, for git",
+        )
+        .by_leader(),
+        e(
+            Method::POST,
+            "/git/{namespace}/{repository}/git-receive-pack",
+            DEVELOPER,
+            post(git::receive_pack),
+            "Push, for git",
+        )
         .by_leader(),
     ]
 }

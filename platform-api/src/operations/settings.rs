@@ -111,6 +111,8 @@ pub(crate) async fn delete(context: &Arc<Context>, asked: &Asked, with_volumes: 
         store::volume::remove_with_app(&mut tx, app.id).await?;
     }
     store::rollout::supersede(&mut tx, app.id, asked.now).await?;
+    // An app of the same name that is pushed afterwards has nothing of this one.
+    store::repository::remove(&mut tx, app.namespace_id, &app.name).await?;
     record(&mut tx, &app, asked, "app.deleting", &format!("deletion asked for by {}", asked.by)).await?;
     audit::change(
         json!({"releases": app.last_release}),

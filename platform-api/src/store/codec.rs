@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wharf_types::Timestamp;
-use wharf_types::api::Role;
+use wharf_types::api::{BuildState, Role, WhenBusy};
 use wharf_types::job::JobState;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 
@@ -75,6 +75,10 @@ numbers! {
         Pending = 10, Running = 20, Succeeded = 100, Failed = 110, Cancelled = 120,
     }
     StopCause, stop_to_db, stop_from_db { Timeout = 10, End = 20, Preempted = 30, }
+    BuildState, build_to_db, build_from_db {
+        Waiting = 10, Building = 20, Deploying = 30, Succeeded = 100, Failed = 110, Cancelled = 120,
+    }
+    WhenBusy, busy_to_db, busy_from_db { Wait = 10, Fail = 20, }
     Role, role_to_db, role_from_db { Viewer = 10, Developer = 20, Admin = 30, }
 }
 

@@ -1,0 +1,273 @@
+//! `wharf stack`: compose files, as they are.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use wharf_compose::translate::{App, NamedValue, ValueFrom, Workload};
+use wharf_compose::{Context, Notice, Project, Reader, Translation, Variables};
+use wharf_types::declare::document::{AppDocument, ArtifactSource};
+use wharf_types::secret::ValueKind;
+use wharf_types::{AppName, SetName};
+
+use super::{declare, secret};
+use crate::args::{Global, WaitArgs, With};
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::session::Session;
+
+#[derive(Args, Debug)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct StackArgs {
+    #[command(subcommand)]
+    pub command: StackCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum StackCommand {
+    /// Make what a compose file says; what it said before and does not say any more is deleted
+    Deploy(With<DeployArgs>),
+    /// Print a compose file as it is understood: merged, with all variables, in long form
+    Config(With<FileArgs>),
+    /// Delete the apps of a stack; their volumes are kept
+    #[command(visible_alias = "down")]
+    Rm(With<RmArgs>),
+}
+
+/// Which compose files.
+#[derive(Args, Debug)]
+pub struct FileArgs {
+    /// A compose file; may be repeated, and later ones add to earlier ones [default: compose.yaml or docker-compose.yml]
+    #[arg(short = 'c', long = "compose-file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// A profile whose services count, too; may be repeated
+    #[arg(long = "profile", value_name = "NAME")]
+    pub profiles: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct DeployArgs {
+    /// Name of the stack
+    #[arg(value_name = "STACK")]
+    pub name: SetName,
+    #[command(flatten)]
+    pub files: FileArgs,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct RmArgs {
+    /// Name of the stack
+    #[arg(value_name = "STACK")]
+    pub name: SetName,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Looked for where no file is named, as the Compose Specification has it.
+const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+/// The largest file that is read.
+const FILE_MAX_BYTES: u64 = 8 << 20;
+
+pub async fn run(before: Global, args: StackArgs) -> anyhow::Result<()> {
+    let open = |global: Global| Session::open(global.or(before.clone()));
+    match args.command {
+        StackCommand::Deploy(with) => deploy(&open(with.global)?, with.args).await,
+        StackCommand::Config(with) => config(&with.args, with.global.or(before).json),
+        StackCommand::Rm(with) => remove(&open(with.global)?, with.args).await,
+    }
+}
+
+/// The files of this machine.
+struct Disk;
+
+impl Reader for Disk {
+    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
+        let bytes = std::fs::metadata(path)?.len();
+        if bytes > FILE_MAX_BYTES {
+            let text = format!("it has {bytes} octets, and the most are {FILE_MAX_BYTES}");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        std::fs::read(path)
+    }
+}
+
+fn load(args: &FileArgs, name: Option<&SetName>) -> anyhow::Result<Project> {
+    let given: Vec<String> = args.files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
+    let found = || FILES.iter().find(|file| Path::new(file).exists()).map(|file| vec![(*file).to_owned()]);
+    let files = if given.is_empty() {
+        found().ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("there is no {} here", FILES.join(", no ")))
+                .help("name one with `-c FILE`")
+        })?
+    } else {
+        given
+    };
+    let mut environment: Variables = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    if let Some(name) = name {
+        environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.to_string());
+    }
+    let project = wharf_compose::load(&files, &args.profiles, &environment, &Disk);
+    let project = project.map_err(|problems| Failure::invalid(problems.to_string()))?;
+    tell(&project.notices);
+    Ok(project)
+}
+
+fn tell(notices: &[Notice]) {
+    for notice in notices {
+        output::note(format!("note: {}", output::printable(&notice.to_string())));
+    }
+}
+
+fn config(args: &FileArgs, json: bool) -> anyhow::Result<()> {
+    let project = load(args, None)?;
+    if json {
+        return output::json(&json!({ "yaml": project.to_yaml() }));
+    }
+    output::line(project.to_yaml().trim_end())
+}
+
+async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
+    let project = load(&args.files, Some(&args.name))?;
+    let translated = wharf_compose::translate(&project, &Context::default());
+    let translation = translated.map_err(|problems| Failure::invalid(problems.to_string()))?;
+    tell(&translation.notices);
+    let apps = only_wasm(&translation)?;
+    set_values(session, &project, &translation).await?;
+    let folder = std::path::absolute(if project.folder.is_empty() { "." } else { &project.folder })?;
+    let waves = waves(&translation);
+    let last = waves.iter().copied().max().unwrap_or(0);
+    for wave in 0..=last {
+        let ready = apps.iter().zip(&waves).filter(|(_, of)| **of <= wave).map(|((_, app), _)| *app);
+        let documents = ready.map(|app| document(app, &folder)).collect::<anyhow::Result<Vec<_>>>()?;
+        if wave == last {
+            declare::apply_documents(session, &documents, Some(args.name.clone()), args.wait).await?;
+        } else {
+            // Whoever depends on these comes when they serve. Nothing is deleted before everything is there.
+            let wait = WaitArgs { no_wait: false, ..args.wait };
+            declare::apply_documents(session, &documents, None, wait).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The services, all of which have to be WebAssembly.
+fn only_wasm(translation: &Translation) -> anyhow::Result<Vec<(&App, &AppDocument)>> {
+    let mut apps = Vec::with_capacity(translation.apps.len());
+    let mut refused = Vec::new();
+    for app in &translation.apps {
+        match &app.workload {
+            Workload::Wasm(document) => apps.push((app, document.as_ref())),
+            Workload::Container(_) => refused.push(format!(
+                "{}: `{}` is an ordinary image, and containers do not run here yet: give it `platform: wasi/wasm` and a component",
+                app.place, app.service
+            )),
+        }
+    }
+    if refused.is_empty() { Ok(apps) } else { Err(Failure::invalid(refused.join("\n")).into()) }
+}
+
+/// In which wave of the deploy each app comes, in the order of the apps: after all that it depends on.
+fn waves(translation: &Translation) -> Vec<usize> {
+    let mut of: BTreeMap<&AppName, usize> = BTreeMap::new();
+    for step in &translation.order {
+        let before = step.waits.iter().filter_map(|wait| of.get(&wait.app)).max();
+        let wave = before.map_or(0, |before| before + 1);
+        of.insert(&step.app, wave);
+    }
+    translation.apps.iter().map(|app| of.get(&app.name).copied().unwrap_or(0)).collect()
+}
+
+/// As it stands in a file for `wharf apply`, with paths that hold wherever that file is.
+fn document(app: &AppDocument, folder: &Path) -> anyhow::Result<String> {
+    let mut app = app.clone();
+    if let ArtifactSource::File(path) = &mut app.artifact {
+        *path = folder.join(&*path).to_string_lossy().into_owned();
+    }
+    if let Some(path) = app.files.as_mut().and_then(|files| files.path.as_mut()) {
+        *path = folder.join(&*path).to_string_lossy().into_owned();
+    }
+    serde_json::to_string(&app).context("could not write an app of the stack as JSON")
+}
+
+/// Sets the secrets and configs of the namespace that the files have values for. One that is as it was stays at its version.
+async fn set_values(session: &Session, project: &Project, translation: &Translation) -> anyhow::Result<()> {
+    let namespace = session.namespace()?;
+    let kinds = [(ValueKind::Secret, &translation.secrets), (ValueKind::Config, &translation.configs)];
+    for (kind, values) in kinds {
+        for value in values {
+            let Some(octets) = octets_of(project, value)? else { continue };
+            let octets =
+                secret::checked(octets).with_context(|| format!("{}: `{}`", value.place, value.key))?;
+            session.client.set_value(&namespace, (kind, &value.name), &octets).await?;
+        }
+    }
+    Ok(())
+}
+
+/// None: it was set before.
+fn octets_of(project: &Project, value: &NamedValue) -> anyhow::Result<Option<Vec<u8>>> {
+    Ok(match &value.from {
+        ValueFrom::External => None,
+        ValueFrom::Content(content) => Some(content.clone().into_bytes()),
+        ValueFrom::Environment(name) => project.variables.get(name).map(|value| value.clone().into_bytes()),
+        ValueFrom::File(path) => {
+            let file = Path::new(&project.folder).join(path);
+            let read = std::fs::read(&file);
+            Some(read.with_context(|| format!("{}: could not read {}", value.place, file.display()))?)
+        }
+    })
+}
+
+async fn remove(session: &Session, args: RmArgs) -> anyhow::Result<()> {
+    super::confirm("all apps of the stack", args.name.as_str(), args.yes)?;
+    let namespace = session.namespace()?;
+    // The namespace is there, so that the set is all that is looked at.
+    let only = json!({ "kind": "namespace", "name": namespace }).to_string();
+    let wait = WaitArgs { no_wait: true, timeout: wharf_types::quantity::Span::from_secs(0) };
+    declare::apply_documents(session, &[only], Some(args.name), wait).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn translation(yaml: &str) -> Translation {
+        struct One(Vec<u8>);
+        impl Reader for One {
+            fn read(&self, path: &str) -> io::Result<Vec<u8>> {
+                if path == "compose.yaml" { Ok(self.0.clone()) } else { Err(io::ErrorKind::NotFound.into()) }
+            }
+        }
+        let files = ["compose.yaml".to_owned()];
+        let project = wharf_compose::load(&files, &[], &Variables::new(), &One(yaml.into())).unwrap();
+        wharf_compose::translate(&project, &Context::default()).unwrap()
+    }
+
+    #[test]
+    fn an_app_comes_after_all_that_it_depends_on() {
+        let translation = translation(
+            "services:\n  web:\n    image: web.wasm\n    depends_on: [api, log]\n  api:\n    image: api.wasm\n    depends_on: [log]\n  log:\n    image: log.wasm\n",
+        );
+        let names: Vec<&str> = translation.apps.iter().map(|app| app.name.as_str()).collect();
+        assert_eq!((names, waves(&translation)), (vec!["api", "log", "web"], vec![1, 0, 2]));
+        assert_eq!(only_wasm(&translation).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_container_is_refused_with_its_place() {
+        let translation = translation("services:\n  db:\n    image: postgres:16\n");
+        let refused = only_wasm(&translation).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("compose.yaml:2:") && refused.contains("`db` is an ordinary image"),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,325 @@
+//! What a control plane does with what was pushed with git: the same as `wharf deploy`, told to whoever pushed.
+//!
+//! Everything is asked for over the API, with the token of whoever pushed. So a push can do what its user can, it is recorded as that
+//! user's doing, and it ends when the token is revoked.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_util::sync::CancellationToken;
+use wharf_builder::{
+    Artifact, BuildLimits, BuildPlan, Containers, Detection, Folder, Network, Recipe, RustWay, Sandbox,
+    SandboxSettings, Steps,
+};
+use wharf_platform_api::{Deployer, NotDeployed, Pushed, Teller};
+use wharf_types::api::{CreateRelease, Deployed, RolloutInfo};
+use wharf_types::manifest::Manifest;
+use wharf_types::spec::FilesSpec;
+
+use crate::app_ref::AppRef;
+use crate::artifact;
+use crate::client::Client;
+use crate::commands::deploy;
+use crate::context::{NamespaceChoice, Origin, Target, TokenSource};
+use crate::exit::{self, Exit, Failure};
+use crate::files;
+use crate::output;
+use crate::project;
+use crate::release_command;
+use crate::rollout::{self, Verdict};
+use crate::secret::Secret;
+use crate::session::Session;
+
+/// How long a rollout may take, the compilation of its artifact included.
+const ROLLOUT_MAX: Duration = Duration::from_secs(600);
+/// How long one question about it waits for its answer.
+const POLL: Duration = Duration::from_secs(2);
+/// The variable that tells a guest which commit it is of.
+const GIT_REV: &str = "GIT_REV";
+/// What is told of why nothing was deployed.
+const MESSAGE_MAX_CHARS: usize = 2000;
+
+/// Builds and deploys with the API of one control plane.
+pub struct PushDeployer {
+    api: String,
+    caches: PathBuf,
+    /// Found out by the first build that needs it.
+    sandbox: OnceCell<Sandbox>,
+    /// As many builds at once as there are processors.
+    builds: Semaphore,
+}
+
+impl PushDeployer {
+    /// `caches` is a folder for what builds leave for the next ones.
+    pub fn new(api: String, caches: PathBuf) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { api, caches, sandbox: OnceCell::new(), builds: Semaphore::new(cpus) }
+    }
+
+    async fn sandbox(&self) -> anyhow::Result<&Sandbox> {
+        let found = self.sandbox.get_or_try_init(|| async {
+            Sandbox::available(SandboxSettings::of_this_machine(self.caches.clone()).await).await
+        });
+        found.await.map_err(|error| {
+            let message = format!("this control plane cannot build: {error}");
+            Failure::new(Exit::Platform, message)
+                .help("push what is built, a `.wasm` file, or have this mended by whoever runs the platform")
+                .into()
+        })
+    }
+
+    async fn carry_out(
+        &self,
+        pushed: &Pushed,
+        teller: &Teller,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let session = self.session(pushed)?;
+        let app = AppRef { namespace: pushed.namespace.clone(), app: pushed.app.clone() };
+        let manifest = project::read_manifest(&pushed.folder)?;
+        let built = self.build(pushed, teller, cancel).await?;
+        let content = artifact::read(&built)?;
+        let digest = wharf_types::Digest::of(&content);
+        let folder = manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
+        let packed = folder.map(|files| files::pack(&within(&pushed.folder, &files.path)?)).transpose()?;
+        let bytes = content.len() as u64;
+        deploy::push(&session, &app.namespace, digest, content).await?;
+        teller.step(&format!("Artifact sha256:{} ({})", digest.short(), output::bytes(bytes)));
+        let mut request = release_request(&session, &app, digest, manifest.as_ref(), pushed).await?;
+        if pushed.is_preview {
+            alone(&mut request, teller);
+        }
+        if let (Some(files), Some(archive)) = (folder, packed) {
+            let digest = deploy::push_files(&session, &app, archive).await?;
+            request.spec.files = Some(FilesSpec { digest, mount: files.mount.clone() });
+        }
+        if let Some(command) = manifest.as_ref().and_then(|manifest| manifest.release.as_ref()) {
+            teller.step("Running the release command");
+            if let Some(path) = &command.artifact {
+                let wanted = Artifact::Path(path.clone());
+                wharf_builder::find_pushed(
+                    &pushed.folder,
+                    &wanted,
+                    BuildLimits::default().artifact_max_bytes,
+                )
+                .map_err(|error| Failure::invalid(format!("release.artifact: {error}")))?;
+            }
+            let artifact =
+                release_command::artifact_of(&session, &app, command, &pushed.folder, digest).await?;
+            let say = &mut |line: &str| teller.detail(line);
+            release_command::run(&session, &app, command, (artifact, &request.spec), say, cancel).await?;
+        }
+        if cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        let deployed = session.client.create_release(&app, &request).await?;
+        if !teller.released(deployed.release).await {
+            let _ = session.client.wish_of_rollout(&app, "abort").await;
+            return Err(Failure::new(Exit::Conflict, "another control plane took over: push again").into());
+        }
+        tell_release(&deployed, teller);
+        roll_out(&session, &app, &deployed, teller, cancel).await?;
+        teller.detail(&format!("deployed after {}", output::elapsed(began.elapsed())));
+        deployed.urls.iter().for_each(|url| teller.detail(url));
+        Ok(())
+    }
+
+    fn session(&self, pushed: &Pushed) -> anyhow::Result<Session> {
+        let token = Secret::from(pushed.secret.0.clone());
+        let target = Target {
+            api: self.api.clone(),
+            token: TokenSource::Given(token.clone()),
+            namespace: NamespaceChoice::Said(pushed.namespace.clone()),
+            origin: Origin::Flag,
+        };
+        let client = Client::with_token(&self.api, Some(token))?;
+        // As in `--json`, nothing is shown on this process's own terminal.
+        Ok(Session { target, client, json: true, app_flag: None })
+    }
+
+    /// The artifact, which is built or was pushed.
+    async fn build(
+        &self,
+        pushed: &Pushed,
+        teller: &Teller,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<PathBuf> {
+        let tree = Folder::open(&pushed.folder)?;
+        let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, Containers::Refused));
+        let detection: Detection = detected.await?.map_err(|error| Failure::invalid(error.to_string()))?;
+        teller.step("Looking at what was pushed");
+        teller.detail(&detection.to_string());
+        detection.notes.iter().for_each(|note| teller.detail(note));
+        let steps = self.steps(&detection.recipe, &pushed.folder).await?;
+        let plan = BuildPlan {
+            app: Some(pushed.cache),
+            tree: pushed.folder.clone(),
+            steps,
+            env: [(GIT_REV.to_owned(), pushed.commit.clone())].into(),
+            network: Network::None,
+            limits: BuildLimits::default(),
+        };
+        let Some(command) = plan.steps.command.clone() else {
+            // Nothing is run, so there is nothing to be kept from.
+            let found =
+                wharf_builder::find_pushed(&plan.tree, &plan.steps.artifact, plan.limits.artifact_max_bytes);
+            return Ok(found.map_err(|error| Failure::invalid(error.to_string()))?);
+        };
+        let sandbox = self.sandbox().await?;
+        let _place = tokio::select! {
+            place = self.builds.acquire() => place?,
+            () = cancel.cancelled() => return Err(cancelled()),
+        };
+        teller.step("Building");
+        teller.detail(&format!("$ {command}"));
+        let built = wharf_builder::run(&plan, sandbox, &mut |line| teller.detail(line), cancel).await;
+        if cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        let built = built.map_err(|failed| Failure::invalid(failed.to_string()))?;
+        teller.detail(&format!("built in {}", output::elapsed(built.duration)));
+        Ok(built.artifact)
+    }
+
+    async fn steps(&self, recipe: &Recipe, folder: &Path) -> anyhow::Result<Steps> {
+        let rust = match recipe {
+            Recipe::Cargo(_) => self.sandbox().await?.rust(folder).await?,
+            _ => RustWay::Wasip2,
+        };
+        let no_containers =
+            || Failure::invalid("containers are not built here: push a WebAssembly component");
+        Ok(recipe.steps(&rust).ok_or_else(no_containers)?)
+    }
+}
+
+#[async_trait]
+impl Deployer for PushDeployer {
+    async fn deploy(
+        &self,
+        pushed: Pushed,
+        teller: Teller,
+        cancel: CancellationToken,
+    ) -> Result<(), NotDeployed> {
+        self.carry_out(&pushed, &teller, &cancel).await.map_err(|error| {
+            // Whoever pushed knows the files, and not where they are here.
+            let (text, help) = exit::told(&error);
+            let text = text.replace(&format!("{}/", pushed.folder.display()), "");
+            let text: String = text.chars().take(MESSAGE_MAX_CHARS).collect();
+            NotDeployed(help.map_or_else(|| text.clone(), |help| format!("{text}\n{help}")))
+        })
+    }
+
+    async fn discard(&self, folder: PathBuf) -> std::io::Result<()> {
+        tokio::task::spawn_blocking(move || wharf_builder::remove_tree(&folder))
+            .await
+            .map_err(std::io::Error::other)?
+    }
+}
+
+/// A folder that the manifest names, which must not be one of this machine.
+fn within(tree: &Path, path: &str) -> anyhow::Result<PathBuf> {
+    let missing = || Failure::invalid(format!("there is no folder {path}, which `files.path` names"));
+    let folder = tree.join(path).canonicalize().map_err(|_| missing())?;
+    if folder.starts_with(tree.canonicalize()?) {
+        return Ok(folder);
+    }
+    Err(Failure::invalid(format!("`files.path` is {path}, which leads out of what was pushed")).into())
+}
+
+fn cancelled() -> anyhow::Error {
+    Failure::new(Exit::Conflict, "the build was cancelled").into()
+}
+
+async fn release_request(
+    session: &Session,
+    app: &AppRef,
+    digest: wharf_types::Digest,
+    manifest: Option<&Manifest>,
+    pushed: &Pushed,
+) -> anyhow::Result<CreateRelease> {
+    let is_set = manifest.is_some_and(|manifest| manifest.env.contains_key(GIT_REV));
+    let env: &[(String, String)] = if is_set { &[] } else { &[(GIT_REV.to_owned(), pushed.commit.clone())] };
+    deploy::release_request(session, app, digest, manifest, env).await
+}
+
+/// What an app has for itself, a preview of it has not.
+fn alone(request: &mut CreateRelease, teller: &Teller) {
+    let spec = &mut request.spec;
+    if !spec.http.routes.is_empty() {
+        teller.detail(&format!("a preview does not take the routes {}", spec.http.routes.join(", ")));
+        spec.http.routes.clear();
+    }
+    if !spec.tcp.ports.is_empty() {
+        teller.detail(&format!("a preview does not take the ports {:?}", spec.tcp.ports));
+        spec.tcp.ports.clear();
+    }
+}
+
+fn tell_release(deployed: &Deployed, teller: &Teller) {
+    teller.step(&format!("Release {} of {}", deployed.release, deployed.app));
+    for line in deploy::capability_lines(deployed) {
+        teller.detail(line.trim_start());
+    }
+}
+
+/// Follows the rollout until it is decided.
+async fn roll_out(
+    session: &Session,
+    app: &AppRef,
+    deployed: &Deployed,
+    teller: &Teller,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    if deployed.stopped {
+        teller.detail(&format!("{} is stopped; it runs once `wharf start {0}` has started it", app.app));
+        return Ok(());
+    }
+    let deadline = tokio::time::Instant::now() + ROLLOUT_MAX;
+    let mut told = String::new();
+    let mut is_aborted = false;
+    loop {
+        let info = session.client.rollout(app, deployed.rollout, POLL).await?;
+        let verdict = rollout::verdict(info.state);
+        if verdict == Verdict::Undecided {
+            let progress = rollout::progress_text(&info);
+            if progress != told {
+                teller.detail(&progress);
+                told = progress;
+            }
+        }
+        let is_paused = info.paused.is_some();
+        match verdict {
+            Verdict::Serves => {
+                teller.detail(&format!("{} of {} instances ready", info.ready, info.replicas));
+                rollout::ledger(&info).into_iter().for_each(|ledger| teller.detail(&ledger));
+                return Ok(());
+            }
+            Verdict::Failed => return Err(failed(session, app, &info, teller).await),
+            Verdict::Superseded => {
+                let message = format!("release {} was overtaken by a newer rollout", info.to);
+                return Err(Failure::new(Exit::Conflict, message).into());
+            }
+            Verdict::Undecided if is_aborted => {}
+            Verdict::Undecided
+                if cancel.is_cancelled() || is_paused || tokio::time::Instant::now() > deadline =>
+            {
+                session.client.wish_of_rollout(app, "abort").await?;
+                is_aborted = true;
+            }
+            Verdict::Undecided => {}
+        }
+    }
+}
+
+async fn failed(session: &Session, app: &AppRef, info: &RolloutInfo, teller: &Teller) -> anyhow::Error {
+    if let Some(ledger) = rollout::ledger(info) {
+        teller.detail(&ledger);
+    }
+    for line in rollout::last_lines(session, app).await {
+        teller.detail(&format!("| {line}"));
+    }
+    Failure::new(Exit::RolloutFailed, rollout::failure_text(app, info)).into()
+}

@@ -1,0 +1,100 @@
+//! What this crate does not know: how a folder is built and becomes a release.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+use wharf_git::Progress;
+use wharf_types::{AppId, AppName, BuildId, NamespaceName};
+
+use super::log::BuildLog;
+use crate::context::Context;
+
+/// What was pushed.
+#[derive(Debug)]
+pub struct Pushed {
+    pub build: BuildId,
+    pub namespace: NamespaceName,
+    /// What gets it. The name in its manifest does not count.
+    pub app: AppName,
+    /// Whether it must not take anything that is the app's alone, such as routes and ports.
+    pub is_preview: bool,
+    /// The files of the commit, and nothing else. It is removed afterwards.
+    pub folder: PathBuf,
+    /// Whose builds may use what its build leaves behind. It is no app's id, but is the repository's alone.
+    pub cache: AppId,
+    pub commit: String,
+    /// The secret of who pushed, with which everything is done that is done for it.
+    pub secret: Secret,
+}
+
+/// A token's secret, which no log shows.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Why nothing was deployed: what was wrong, where, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotDeployed(pub String);
+
+/// Builds and deploys what was pushed.
+#[async_trait]
+pub trait Deployer: Send + Sync {
+    /// Comes back when the release serves. Otherwise what served before serves, or will when the way back that has been started has ended.
+    /// After `cancel` it comes back soon, in the same way.
+    async fn deploy(
+        &self,
+        pushed: Pushed,
+        teller: Teller,
+        cancel: CancellationToken,
+    ) -> Result<(), NotDeployed>;
+
+    /// Removes a folder of what was pushed, or what builds left behind. Whoever made it may have made it hard to remove.
+    async fn discard(&self, folder: PathBuf) -> std::io::Result<()>;
+}
+
+/// Tells whoever pushed, and the log of the build, how it goes.
+#[derive(Clone)]
+pub struct Teller {
+    pub(super) context: Arc<Context>,
+    pub(super) build: BuildId,
+    pub(super) progress: Progress,
+    pub(super) log: Arc<BuildLog>,
+}
+
+impl Teller {
+    /// Something begins.
+    pub fn step(&self, text: &str) {
+        self.say("-----> ", text);
+    }
+
+    /// More about what goes on.
+    pub fn detail(&self, text: &str) {
+        self.say("       ", text);
+    }
+
+    /// Something is wrong.
+    pub fn problem(&self, text: &str) {
+        self.say(" !     ", text);
+    }
+
+    fn say(&self, head: &str, text: &str) {
+        for line in text.lines() {
+            let line = format!("{head}{line}");
+            self.progress.line(&line);
+            self.log.line(&line);
+        }
+    }
+
+    /// The release is there, and its rollout begins. `false`: the build has been given up meanwhile.
+    pub async fn released(&self, release: u64) -> bool {
+        super::advance(&self.context, self.build, Some(release)).await
+    }
+}

@@ -1,0 +1,153 @@
+//! Tables `repository` and `preview`: where apps are pushed, and which apps show what a branch would be.
+
+use uuid::Uuid;
+use wharf_types::api::{PreviewInfo, WhenBusy};
+use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, Timestamp};
+
+use super::codec::{busy_from_db, busy_to_db, parse, time};
+use super::query::{query, query_as};
+use super::{Conn, Result};
+
+/// The branch that is deployed unless somebody says otherwise.
+pub(crate) const BRANCH: &str = "main";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Repository {
+    pub(crate) id: Uuid,
+    pub(crate) branch: String,
+    pub(crate) when_busy: WhenBusy,
+}
+
+type Row = (String, String, i64);
+
+fn of_row((id, branch, when_busy): Row) -> Result<Repository> {
+    Ok(Repository { id: parse(&id)?, branch, when_busy: busy_from_db(when_busy)? })
+}
+
+/// The repository of an app, whether or not that has been made.
+pub(crate) async fn find(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    app: &AppName,
+) -> Result<Option<Repository>> {
+    let row: Option<Row> =
+        query_as("SELECT id, branch, when_busy FROM repository WHERE namespace = $1 AND app_name = $2")
+            .bind(namespace.to_string())
+            .bind(app.as_str())
+            .fetch_optional(conn)
+            .await?;
+    row.map(of_row).transpose()
+}
+
+/// The same, which is made unless there is one.
+pub(crate) async fn ensure(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    app: &AppName,
+    now: Timestamp,
+) -> Result<Repository> {
+    let row: Row = query_as(
+        "INSERT INTO repository (id, namespace, app_name, branch, when_busy, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (namespace, app_name) DO UPDATE SET branch = repository.branch
+         RETURNING id, branch, when_busy",
+    )
+    .bind(Uuid::now_v7().to_string())
+    .bind(namespace.to_string())
+    .bind(app.as_str())
+    .bind(BRANCH)
+    .bind(busy_to_db(WhenBusy::default()))
+    .bind(now.as_microsecond())
+    .fetch_one(conn)
+    .await?;
+    of_row(row)
+}
+
+pub(crate) async fn set(conn: &mut Conn, repository: &Repository) -> Result<()> {
+    query("UPDATE repository SET branch = $2, when_busy = $3 WHERE id = $1")
+        .bind(repository.id.to_string())
+        .bind(repository.branch.as_str())
+        .bind(busy_to_db(repository.when_busy))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Forgets the repository of an app. Its folder goes later.
+pub(crate) async fn remove(conn: &mut Conn, namespace: NamespaceId, app: &AppName) -> Result<()> {
+    query("DELETE FROM repository WHERE namespace = $1 AND app_name = $2")
+        .bind(namespace.to_string())
+        .bind(app.as_str())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// All that there are: what else has a folder is nobody's.
+pub(crate) async fn ids(conn: &mut Conn) -> Result<Vec<Uuid>> {
+    let rows: Vec<(String,)> = query_as("SELECT id FROM repository").fetch_all(conn).await?;
+    rows.into_iter().map(|(id,)| parse(&id)).collect()
+}
+
+/// Makes an app the preview of a branch, or lets it last longer.
+pub(crate) async fn put_preview(
+    conn: &mut Conn,
+    app: AppId,
+    repository: Uuid,
+    branch: &str,
+    expires_at: Timestamp,
+) -> Result<()> {
+    query(
+        "INSERT INTO preview (app, repository, branch, expires_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (app) DO UPDATE SET expires_at = excluded.expires_at",
+    )
+    .bind(app.to_string())
+    .bind(repository.to_string())
+    .bind(branch)
+    .bind(expires_at.as_microsecond())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn previews(conn: &mut Conn, repository: Uuid) -> Result<Vec<PreviewInfo>> {
+    let rows: Vec<(String, String, i64)> = query_as(
+        "SELECT app.name, preview.branch, preview.expires_at FROM preview JOIN app ON app.id = preview.app
+         WHERE preview.repository = $1 ORDER BY preview.branch",
+    )
+    .bind(repository.to_string())
+    .fetch_all(conn)
+    .await?;
+    let preview = |(app, branch, expires_at): (String, String, i64)| {
+        Ok(PreviewInfo { app: parse(&app)?, branch, expires_at: time(expires_at)? })
+    };
+    rows.into_iter().map(preview).collect()
+}
+
+/// A preview whose time is over.
+#[derive(Clone, Debug)]
+pub(crate) struct Expired {
+    pub(crate) namespace: NamespaceName,
+    pub(crate) app: AppName,
+    pub(crate) repository: Uuid,
+    pub(crate) branch: String,
+}
+
+pub(crate) async fn expired(conn: &mut Conn, now: Timestamp) -> Result<Vec<Expired>> {
+    let rows: Vec<(String, String, String, String)> = query_as(
+        "SELECT namespace.name, app.name, preview.repository, preview.branch FROM preview
+         JOIN app ON app.id = preview.app JOIN namespace ON namespace.id = app.namespace
+         WHERE preview.expires_at < $1",
+    )
+    .bind(now.as_microsecond())
+    .fetch_all(conn)
+    .await?;
+    let expired = |(namespace, app, repository, branch): (String, String, String, String)| {
+        Ok(Expired {
+            namespace: parse(&namespace)?,
+            app: parse(&app)?,
+            repository: parse(&repository)?,
+            branch,
+        })
+    };
+    rows.into_iter().map(expired).collect()
+}
