@@ -20,7 +20,7 @@ LINTS := $(if $(findstring rustc $(RUST).,$(shell rustc --version 2>/dev/null)),
 
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help demo test simulate fuzz fuzz-api bench bench-cluster bench-swarm dist fmt lint guests setup build clean
+.PHONY: help demo test simulate fuzz fuzz-api bench bench-cluster bench-swarm bench-git dist fmt lint guests setup build clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -66,6 +66,10 @@ bench: ## Measure what docs/promises.md promises, of target/release/wharf or of 
 bench-cluster: ## Measure what the loss of a host costs, of target/release/wharf: takes root, and five minutes
 	cargo build --locked --release -p wharf --bin wharf
 	scripts/bench_cluster.py target/release/wharf target/guests
+
+bench-git: ## Measure what `git push` costs, of target/release/wharf
+	cargo build --locked --release -p wharf --bin wharf
+	scripts/bench_git.py target/release/wharf target/guests
 
 bench-swarm: ## Measure how one control plane bears a thousand workers with 100,000 instances: takes root, and some minutes
 	cargo build --locked --release --workspace --bin wharf --example swarm

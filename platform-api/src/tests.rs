@@ -28,6 +28,7 @@ mod observing;
 mod once;
 mod opening;
 mod placing;
+mod pushes;
 mod quotas;
 mod secrets;
 mod settings;

@@ -266,7 +266,7 @@ mod tests {
         let translation = translation("services:\n  db:\n    image: postgres:16\n");
         let refused = only_wasm(&translation).unwrap_err().to_string();
         assert!(
-            refused.starts_with("compose.yaml:2:") && refused.contains("`db` is an ordinary image"),
+            refused.starts_with("compose.yaml:3:") && refused.contains("`db` is an ordinary image"),
             "{refused}"
         );
     }

@@ -23,9 +23,8 @@ use wharf_types::api::{AUTHORITIES_HEADER, Verb};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceName, NodeId, Problem, Timestamp};
 
-use super::git::as_git_shows_it;
 use super::parameters::Parameters;
-use super::{ApiError, ApiResult, audit};
+use super::{ApiError, ApiResult, audit, git};
 use crate::access::{self, Access, Caller, Denied};
 use crate::context::{Context, hash_secret};
 use crate::store;
@@ -92,6 +91,8 @@ pub(super) async fn authorize(
     if !guard.speaks_git {
         return admit(guard, params, request, next).await;
     }
+    let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    let is_git = agent.is_some_and(|agent| agent.starts_with("git/"));
     let refused = match admit(guard, params, request, next).await {
         Err(refused) => refused,
         // A handler's problem has its words in the answer's extensions.
@@ -100,7 +101,7 @@ pub(super) async fn authorize(
             None => return Ok(answer),
         },
     };
-    Ok(as_git_shows_it(&refused))
+    Ok(git::refusal(refused, is_git))
 }
 
 async fn admit(

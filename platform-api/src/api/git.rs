@@ -183,12 +183,17 @@ impl From<ReceiveError> for ApiError {
     }
 }
 
-/// An error as git shows it: plain text, behind `remote:`. Without a token, git asks whoever it runs for.
-pub(super) fn as_git_shows_it(error: &ApiError) -> Response {
-    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    let mut response = (status, kind, format!("{}\n", error.detail())).into_response();
-    if status == StatusCode::UNAUTHORIZED {
+/// An error as git shows it: plain text, behind `remote:`. Without a token, git asks whoever it runs for. Others get it as everywhere.
+pub(super) fn refusal(error: ApiError, to_git: bool) -> Response {
+    let status = error.status();
+    let mut response = if to_git {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+        (status, kind, format!("{}\n", error.detail())).into_response()
+    } else {
+        error.into_response()
+    };
+    if status == StatusCode::UNAUTHORIZED.as_u16() {
         let realm =
             HeaderValue::from_static("Basic realm=\"Wharf: a token is the password\", charset=\"UTF-8\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);

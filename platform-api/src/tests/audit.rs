@@ -9,6 +9,7 @@ use super::fixture::{Platform, Reply, component, eventually, quick, request};
 use super::worker::Worker;
 use crate::access::Access;
 use crate::api::{endpoints, operation_id};
+use crate::store;
 
 const NS: &str = "/v1/namespaces/default";
 
@@ -139,11 +140,39 @@ impl Platform {
                 self.deploy("gone", &component(0), quick()).await.is(201);
                 call(Method::DELETE, &format!("{NS}/apps/gone"), Value::Null).await
             }
+            "patch_namespace_app_repository" => {
+                call(Method::PATCH, &format!("{app}/repository"), json!({"branch": "live"})).await
+            }
+            "post_namespace_build_cancel" => {
+                let build = self.build_under_way().await;
+                call(Method::POST, &format!("{NS}/builds/{build}/cancel"), Value::Null).await
+            }
             _ => match self.example_of_rollout(operation).await {
                 Some(done) => Some(done),
                 None => self.example_of_job(operation).await,
             },
         }
+    }
+
+    async fn build_under_way(&self) -> wharf_types::BuildId {
+        let (id, now) = (wharf_types::BuildId::new(), wharf_types::Timestamp::now());
+        let mut tx = self.context.store.write().await.unwrap();
+        let namespace = store::namespace::find(&mut tx, &"default".parse().unwrap()).await.unwrap().unwrap();
+        let app = "pushed".parse().unwrap();
+        let repository = store::repository::ensure(&mut tx, namespace.id, &app, now).await.unwrap();
+        let new = store::build::NewBuild {
+            id,
+            repository: repository.id,
+            app: &app,
+            branch: "main",
+            commit: "0000",
+            subject: "Say hello",
+            by: "alice",
+        };
+        let state = wharf_types::api::BuildState::Building;
+        store::build::create(&mut tx, &new, state, now).await.unwrap();
+        tx.commit().await.unwrap();
+        id
     }
 
     async fn example_of_rollout(&self, operation: &str) -> Option<(i64, Reply)> {
@@ -211,7 +240,9 @@ async fn every_route_that_changes_something_leaves_one_record() {
     platform.takes_workers().await;
     platform.deploy("hello", &component(0), quick()).await.is(201);
     for endpoint in endpoints() {
+        // What a push changes is asked for over the API, and recorded there.
         if endpoint.method == Method::GET
+            || endpoint.speaks_git()
             || matches!(endpoint.access, Access::Node | Access::Public | Access::Joining)
         {
             continue;

@@ -1,0 +1,199 @@
+//! What is kept of pushes, and what the next process makes of those that were under way.
+
+use std::process::Command;
+
+use axum::http::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use wharf_types::api::BuildState;
+use wharf_types::{AppName, BuildId, Timestamp};
+
+use super::fixture::{Platform, component, eventually, quick};
+use super::worker::Worker;
+use crate::git::recover;
+use crate::store;
+use crate::store::build::NewBuild;
+use crate::store::repository::Repository;
+
+const NS: &str = "/v1/namespaces/default";
+
+impl Platform {
+    async fn repository(&self, app: &str) -> Repository {
+        let mut tx = self.context.store.write().await.unwrap();
+        let namespace = store::namespace::find(&mut tx, &"default".parse().unwrap()).await.unwrap().unwrap();
+        let app: AppName = app.parse().unwrap();
+        let repository =
+            store::repository::ensure(&mut tx, namespace.id, &app, Timestamp::now()).await.unwrap();
+        tx.commit().await.unwrap();
+        repository
+    }
+
+    async fn build(&self, repository: &Repository, app: &str, commit: &str, release: Option<u64>) -> BuildId {
+        let id = BuildId::new();
+        let app = app.parse().unwrap();
+        let new = NewBuild {
+            id,
+            repository: repository.id,
+            app: &app,
+            branch: "main",
+            commit,
+            subject: "Say hello",
+            by: "alice",
+        };
+        let mut tx = self.context.store.write().await.unwrap();
+        store::build::create(&mut tx, &new, BuildState::Building, Timestamp::now()).await.unwrap();
+        assert!(store::build::advance(&mut tx, id, BuildState::Deploying, release).await.unwrap());
+        tx.commit().await.unwrap();
+        id
+    }
+
+    /// A commit in the folder of a repository.
+    async fn commit(&self, repository: Uuid) -> String {
+        self.context.git.repositories.ensure(repository).await.unwrap();
+        let folder = self.context.config.data_dir.join("git").join(format!("{repository}.git"));
+        let git = |args: &[&str]| {
+            let who = ["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"];
+            let mut command = Command::new("git");
+            command.arg("-C").arg(&folder).args(args).envs(who.map(|key| (key, "a@example.com")));
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let tree = git(&["hash-object", "-w", "-t", "tree", "/dev/null"]);
+        git(&["commit-tree", &tree, "-m", "Say hello"])
+    }
+
+    async fn shown(&self, build: BuildId) -> Value {
+        self.get(&format!("{NS}/builds/{build}")).await
+    }
+}
+
+#[tokio::test]
+async fn builds_are_listed_newest_first_and_end_once() {
+    let platform = Platform::start().await;
+    let (hello, other) = (platform.repository("hello").await, platform.repository("other").await);
+    assert_eq!(platform.repository("hello").await.id, hello.id);
+    let first = platform.build(&hello, "hello", "a", None).await;
+    let second = platform.build(&hello, "hello", "b", Some(7)).await;
+    platform.build(&other, "other", "c", None).await;
+    let listed = platform.get(&format!("{NS}/builds?app=hello")).await;
+    let ids: Vec<&Value> = listed["items"].as_array().unwrap().iter().map(|build| &build["id"]).collect();
+    assert_eq!(ids, [&json!(second), &json!(first)]);
+    assert_eq!(platform.get(&format!("{NS}/builds")).await["items"].as_array().unwrap().len(), 3);
+    assert_eq!(platform.shown(second).await["release"], 7);
+    let now = Timestamp::now();
+    let mut tx = platform.context.store.write().await.unwrap();
+    assert!(store::build::end(&mut tx, first, BuildState::Failed, Some("no"), now).await.unwrap());
+    assert!(!store::build::end(&mut tx, first, BuildState::Succeeded, None, now).await.unwrap());
+    assert!(!store::build::advance(&mut tx, first, BuildState::Deploying, None).await.unwrap());
+    // What has not ended is never forgotten.
+    assert_eq!(store::build::prune(&mut tx, Timestamp::MAX, 0).await.unwrap(), [first]);
+    tx.commit().await.unwrap();
+    platform.call(Method::GET, &format!("{NS}/builds/{first}"), Value::Null).await.refuses(
+        404,
+        "not_found",
+        &["wharf builds"],
+    );
+}
+
+#[tokio::test]
+async fn too_many_builds_of_one_repository_are_forgotten_and_those_of_others_are_not() {
+    let platform = Platform::start().await;
+    let (hello, other) = (platform.repository("hello").await, platform.repository("other").await);
+    let mut builds = Vec::new();
+    for (repository, app) in [(&other, "other"), (&hello, "hello"), (&hello, "hello"), (&hello, "hello")] {
+        let build = platform.build(repository, app, "a", None).await;
+        let mut tx = platform.context.store.write().await.unwrap();
+        store::build::end(&mut tx, build, BuildState::Succeeded, None, Timestamp::now()).await.unwrap();
+        tx.commit().await.unwrap();
+        builds.push(build);
+    }
+    let mut tx = platform.context.store.write().await.unwrap();
+    assert_eq!(store::build::prune(&mut tx, Timestamp::MIN, 2).await.unwrap(), [builds[1]]);
+}
+
+#[tokio::test]
+async fn the_next_process_goes_back_from_what_had_not_moved_and_keeps_what_had() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    let repository = platform.repository("hello").await;
+    platform.serve(0, quick()).await;
+    let commit = platform.commit(repository.id).await;
+    let unbuilt = platform.build(&repository, "hello", &commit, None).await;
+    platform.serve(1, quick()).await;
+    let unmoved = platform.build(&repository, "hello", &commit, Some(2)).await;
+    recover::recover(&platform.context).await.unwrap();
+    assert_eq!(platform.shown(unbuilt).await["state"], "failed");
+    let shown = platform.shown(unmoved).await;
+    assert_eq!(shown["state"], "failed");
+    assert!(shown["problem"].as_str().unwrap().contains("release 1 is back"), "{shown}");
+    eventually("release 1 is what runs", async || {
+        (platform.app("hello").await["release"] == 1).then_some(())
+    })
+    .await;
+    let folder = platform.context.git.repositories.find(repository.id).await.unwrap().unwrap();
+    let name = "refs/heads/main".parse().unwrap();
+    assert!(folder.update_ref(&name, None, commit.parse().unwrap()).await.unwrap());
+    let moved = platform.build(&repository, "hello", &commit, Some(1)).await;
+    recover::recover(&platform.context).await.unwrap();
+    assert_eq!(platform.shown(moved).await["state"], "succeeded");
+    let info = platform.get(&format!("{NS}/apps/hello/repository")).await;
+    assert_eq!((&info["commit"], &info["branch"]), (&json!(commit), &json!("main")));
+}
+
+#[tokio::test]
+async fn a_preview_goes_when_its_time_is_over_and_a_repository_with_its_app() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    let repository = platform.repository("hello").await;
+    platform.serve(0, quick()).await;
+    platform.deploy("hello-preview-a", &component(0), quick()).await.is(201);
+    let commit = platform.commit(repository.id).await;
+    let folder = platform.context.git.repositories.find(repository.id).await.unwrap().unwrap();
+    let name = "refs/heads/preview/a".parse().unwrap();
+    folder.update_ref(&name, None, commit.parse().unwrap()).await.unwrap();
+    let mut tx = platform.context.store.write().await.unwrap();
+    let (namespace, app) = ("default".parse().unwrap(), "hello-preview-a".parse().unwrap());
+    let app = store::app::find(&mut tx, &namespace, &app).await.unwrap().unwrap();
+    for expires_at in [Timestamp::MIN, Timestamp::now() + std::time::Duration::from_secs(3600)] {
+        store::repository::put_preview(&mut tx, app.id, repository.id, "preview/a", expires_at)
+            .await
+            .unwrap();
+    }
+    tx.commit().await.unwrap();
+    recover::tidy(&platform.context).await.unwrap();
+    let info = platform.get(&format!("{NS}/apps/hello/repository")).await;
+    assert_eq!(info["previews"][0]["app"], "hello-preview-a", "a later push has made it last");
+    let mut tx = platform.context.store.write().await.unwrap();
+    store::repository::put_preview(&mut tx, app.id, repository.id, "preview/a", Timestamp::MIN)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    recover::tidy(&platform.context).await.unwrap();
+    eventually("the preview is gone", async || {
+        let reply = platform.call(Method::GET, &format!("{NS}/apps/hello-preview-a"), Value::Null).await;
+        (reply.status == 404).then_some(())
+    })
+    .await;
+    assert_eq!(folder.find_ref(&name).await.unwrap(), None);
+    platform.call(Method::DELETE, &format!("{NS}/apps/hello"), Value::Null).await;
+    assert_ne!(platform.repository("hello").await.id, repository.id, "the next app of this name has another");
+    recover::tidy(&platform.context).await.unwrap();
+    assert!(platform.context.git.repositories.find(repository.id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_branch_that_cannot_be_what_runs_is_refused() {
+    let platform = Platform::start().await;
+    let path = format!("{NS}/apps/hello/repository");
+    for branch in ["", "preview/x", "a..b", "a b", &"x".repeat(201)] {
+        let reply = platform.call(Method::PATCH, &path, json!({"branch": branch})).await;
+        reply.refuses(400, "invalid_request", &["branch:"]);
+    }
+    let set =
+        platform.call(Method::PATCH, &path, json!({"branch": "live", "when_busy": "fail"})).await.is(200);
+    assert_eq!(
+        (&set["branch"], &set["when_busy"], &set["path"]),
+        (&json!("live"), &json!("fail"), &json!("/git/default/hello.git"))
+    );
+}

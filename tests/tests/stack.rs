@@ -1,0 +1,82 @@
+//! `wharf stack`: compose files whose services are components, in the real platform.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use wharf_tests::{Platform, SHORT, eventually, workspace};
+
+const COMPOSE: &str = r#"
+services:
+  front:
+    image: front.wasm
+    platform: wasi/wasm
+    depends_on: [greeter]
+    networks: [inner]
+  greeter:
+    image: greeter.wasm
+    platform: wasi/wasm
+    environment:
+      GREETING: "${WORD:-hi}, from a stack"
+    networks: [inner]
+    deploy:
+      replicas: 2
+networks:
+  inner: {}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compose_file_becomes_apps_that_reach_each_other_and_goes_as_a_whole() {
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = platform.user().in_folder(folder.path());
+    let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+    write("front.wasm", &std::fs::read(workspace::guest("stream")).unwrap());
+    write("greeter.wasm", &std::fs::read(workspace::guest("hello")).unwrap());
+    write("compose.yaml", COMPOSE.as_bytes());
+    let shown = user.run(&["stack", "config"]).await.ok();
+    assert!(shown.contains("hi, from a stack"), "{shown}");
+    user.clone().env("WORD", "hello").run(&["stack", "deploy", "shop"]).await.ok();
+    assert_eq!(platform.text("greeter", "/").await, "hello, from a stack\n");
+    platform.app_is("greeter", "it has its replicas", |app| app.ready == 2).await;
+    let fetched = platform.text("front", "/fetch?url=http://greeter.internal/").await;
+    assert_eq!(fetched, "hello, from a stack\n", "services of one network reach each other");
+    // A service that is not in the file any more goes.
+    write("compose.yaml", b"services:\n  greeter:\n    image: greeter.wasm\n    platform: wasi/wasm\n");
+    user.run(&["stack", "deploy", "shop"]).await.ok();
+    eventually(SHORT, "the other one is gone", async || {
+        (platform.get("front", "/").await.unwrap().status == 404).then_some(())
+    })
+    .await;
+    user.run(&["stack", "rm", "shop", "--yes"]).await.ok();
+    eventually(SHORT, "all of it is gone", async || {
+        (platform.get("greeter", "/").await.unwrap().status == 404).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_compose_file_cannot_have_is_refused_with_its_place() {
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = platform.user().in_folder(folder.path());
+    for (compose, words) in [
+        (
+            "services:\n  db:\n    image: postgres:16\n",
+            &["compose.yaml:3:5", "`db` is an ordinary image"][..],
+        ),
+        ("services:\n  a:\n    image: a.wasm\n    replica: 2\n", &["compose.yaml:4:5", "replica"]),
+        (
+            "services:\n  a:\n    image: a.wasm\n    depends_on: [b]\n  b:\n    image: b.wasm\n    depends_on: [a]\n",
+            &["compose.yaml:7:18", "waits for itself"],
+        ),
+        ("services:\n\ta: 1\n", &["compose.yaml:2:"]),
+    ] {
+        std::fs::write(folder.path().join("compose.yaml"), compose).unwrap();
+        user.run(&["stack", "deploy", "shop"]).await.fails(6, words);
+    }
+    std::fs::remove_file(folder.path().join("compose.yaml")).unwrap();
+    user.run(&["stack", "deploy", "shop"]).await.fails(3, &["compose.yaml", "-c FILE"]);
+    assert_eq!(
+        platform.wharf(&["apps", "--json"]).await.json::<serde_json::Value>()["items"],
+        serde_json::json!([])
+    );
+}
