@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use wharf_builder::{
-    Artifact, BuildLimits, BuildPlan, Containers, Detection, Folder, Network, Recipe, RustWay, Sandbox,
-    SandboxSettings, Steps,
+    Artifact, BuildLimits, BuildPlan, Containers, Detection, FailReason, Folder, Network, Recipe, RustWay,
+    Sandbox, SandboxSettings, Steps,
 };
 use wharf_platform_api::{Deployer, NotDeployed, Pushed, Teller};
 use wharf_types::api::{CreateRelease, Deployed, RolloutInfo};
@@ -38,6 +38,9 @@ const ROLLOUT_MAX: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_secs(2);
 /// The variable that tells a guest which commit it is of.
 const GIT_REV: &str = "GIT_REV";
+/// What a build that wanted something from elsewhere needs.
+const NO_NETWORK: &str = "builds reach no network here: put dependencies into the repository, such as by `cargo vendor`, or ask an admin for \
+                          `wharf namespace pushes NAMESPACE --build-network true`";
 /// What is told of why nothing was deployed.
 const MESSAGE_MAX_CHARS: usize = 2000;
 
@@ -159,7 +162,7 @@ impl PushDeployer {
             tree: pushed.folder.clone(),
             steps,
             env: [(GIT_REV.to_owned(), pushed.commit.clone())].into(),
-            network: Network::None,
+            network: if pushed.build_network { Network::Machine } else { Network::None },
             limits: BuildLimits::default(),
         };
         let Some(command) = plan.steps.command.clone() else {
@@ -179,7 +182,11 @@ impl PushDeployer {
         if cancel.is_cancelled() {
             return Err(cancelled());
         }
-        let built = built.map_err(|failed| Failure::invalid(failed.to_string()))?;
+        let built = built.map_err(|failed| {
+            let failure = Failure::invalid(failed.to_string());
+            let is_exit = matches!(failed.reason, FailReason::ExitCode(_));
+            if pushed.build_network || !is_exit { failure } else { failure.help(NO_NETWORK) }
+        })?;
         teller.detail(&format!("built in {}", output::elapsed(built.duration)));
         Ok(built.artifact)
     }

@@ -365,3 +365,87 @@ async fn a_build_runs_apart_from_the_platform_and_others() {
     let ended = tokio::time::timeout(Duration::from_secs(30), pushing.wait()).await.unwrap();
     assert!(!ended.unwrap().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_says_what_pushes_may_do() {
+    let platform = Platform::start().await;
+    let repository = prebuilt(&platform, "hello", "hello", "").await;
+    platform.wharf(&["namespace", "pushes", "default", "--creates-apps", "false"]).await.ok();
+    let words = ["there is no app `hello`", "wharf namespace pushes default --creates-apps true"];
+    refused(&repository.push(&["main"]).await, &words);
+    let port = platform.ready.api.rsplit(':').next().unwrap().to_owned();
+    repository.write(
+        "build.sh",
+        format!("exec 3<>/dev/tcp/127.0.0.1/{port} && mkdir -p out && cp app.wasm out/\n"),
+    );
+    repository.write(
+        "wharf.toml",
+        "app = \"hello\"\n[build]\ncommand = \"bash build.sh\"\nartifact = \"out/app.wasm\"\n[update]\nmonitor = \"50ms\"\n",
+    );
+    repository.commit("Built").await;
+    platform.wharf(&["namespace", "pushes", "default", "--creates-apps", "true"]).await.ok();
+    refused(&repository.push(&["main"]).await, &["builds reach no network here", "--build-network true"]);
+    let shown = platform.wharf(&["namespace", "pushes", "default", "--build-network", "true"]).await.ok();
+    assert!(shown.contains("builds may use the network"), "{shown}");
+    let pushed = repository.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_command_runs_before_and_its_failure_keeps_what_ran() {
+    let platform = Platform::start().await;
+    let release =
+        |command: &str| format!("[release]\nartifact = \"migrate.wasm\"\ncommand = [\"{command}\"]\n");
+    let repository = prebuilt(&platform, "hello", "hello", "").await;
+    repository.write("migrate.wasm", std::fs::read(workspace::guest("c-command")).unwrap());
+    let manifest = "app = \"hello\"\n[build]\nartifact = \"app.wasm\"\n[update]\nmonitor = \"50ms\"\n";
+    repository.write("wharf.toml", format!("{manifest}{}", release("migrate")));
+    repository.commit("With a command").await;
+    let pushed = repository.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    assert!(pushed.stderr.contains("-----> Running the release command"), "{}", pushed.stderr);
+    std::fs::write(repository.folder().join("migrate.wasm"), failing_command()).unwrap();
+    repository.commit("That fails").await;
+    refused(
+        &repository.push(&["main"]).await,
+        &["the release command ended with exit code 1", "nothing has moved"],
+    );
+    assert_eq!(platform.app("hello").await.release, Some(1));
+    let folder = repository.folder().to_str().unwrap().to_owned();
+    platform
+        .wharf(&["deploy", &folder, "--no-build"])
+        .await
+        .fails(5, &["the release command", "wharf job logs"]);
+}
+
+/// A command of WASI 0.1 that ends with exit code 1.
+fn failing_command() -> Vec<u8> {
+    wat::parse_str(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            (func (export "_start") (call $exit (i32.const 1))))"#,
+    )
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_on_stdin_is_deployed_like_a_folder() {
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let wasm = std::fs::read(workspace::guest("hello")).unwrap();
+    std::fs::write(folder.path().join("app.wasm"), wasm).unwrap();
+    std::fs::write(folder.path().join("wharf.toml"), "app = \"hello\"\n[update]\nmonitor = \"50ms\"\n")
+        .unwrap();
+    let wharf = platform.user().command(&["deploy", "-"]);
+    let (program, args) = (wharf.as_std().get_program().to_owned(), wharf.as_std().get_args());
+    let line = args.map(|arg| format!("'{}'", arg.to_str().unwrap())).collect::<Vec<_>>().join(" ");
+    let script = format!("tar -C '{}' -cz . | '{}' {line}", folder.path().display(), program.display());
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", &script]).current_dir(platform.home());
+    shell.envs(wharf.as_std().get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let output = shell.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(platform.text("hello", "/").await, "Hello from WASI 0.2\n");
+    platform.user().run_with_input(&["deploy", "-"], "no archive").await.fails(6, &["tar archive"]);
+}

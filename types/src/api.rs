@@ -31,7 +31,7 @@ pub use node::{
 };
 
 pub use audit::{AuditOutcome, AuditRecord};
-pub use build::{BuildInfo, BuildState, PreviewInfo, RepositoryInfo, RepositoryPatch, WhenBusy};
+pub use build::{BuildInfo, BuildState, PreviewInfo, PushPolicy, RepositoryInfo, RepositoryPatch, WhenBusy};
 pub use quota::{Quota, QuotaInfo, QuotaUsed};
 
 /// The envelope of every list.

@@ -1,7 +1,7 @@
 //! The requests about what is pushed with git.
 
 use reqwest::Method;
-use wharf_types::api::{BuildInfo, RepositoryInfo, RepositoryPatch};
+use wharf_types::api::{BuildInfo, PushPolicy, RepositoryInfo, RepositoryPatch};
 use wharf_types::{AppName, BuildId, NamespaceName};
 
 use super::Client;
@@ -29,6 +29,19 @@ impl Client {
 
     pub async fn cancel_build(&self, namespace: &NamespaceName, id: BuildId) -> anyhow::Result<()> {
         self.done(self.request(Method::POST, &format!("/v1/namespaces/{namespace}/builds/{id}/cancel"))).await
+    }
+
+    pub async fn push_policy(&self, namespace: &NamespaceName) -> anyhow::Result<PushPolicy> {
+        self.get(&format!("/v1/namespaces/{namespace}/push-policy")).await
+    }
+
+    pub async fn set_push_policy(
+        &self,
+        namespace: &NamespaceName,
+        policy: &PushPolicy,
+    ) -> anyhow::Result<PushPolicy> {
+        let path = format!("/v1/namespaces/{namespace}/push-policy");
+        self.json(self.request(Method::PUT, &path).json(policy)).await
     }
 
     pub async fn repository(&self, app: &AppRef) -> anyhow::Result<RepositoryInfo> {

@@ -1,7 +1,7 @@
 //! `wharf namespace`.
 
 use clap::{Args, Subcommand};
-use wharf_types::api::Page;
+use wharf_types::api::{Page, PushPolicy};
 use wharf_types::{NamespaceName, Timestamp};
 
 use super::confirm;
@@ -25,6 +25,8 @@ pub enum NamespaceCommand {
     List(With<NoArgs>),
     /// Show a namespace and its quota
     Show(With<NamespaceNameArg>),
+    /// Show, or say, what `git push` may do in a namespace
+    Pushes(With<NamespacePushesArgs>),
     /// Delete a namespace that has no apps
     Delete(With<NamespaceDeleteArgs>),
 }
@@ -33,6 +35,18 @@ pub enum NamespaceCommand {
 pub struct NamespaceNameArg {
     #[arg(value_name = "NAMESPACE")]
     pub name: NamespaceName,
+}
+
+#[derive(Args, Debug)]
+pub struct NamespacePushesArgs {
+    #[arg(value_name = "NAMESPACE")]
+    pub name: NamespaceName,
+    /// Whether the first push to an app that is not there makes it
+    #[arg(long, value_name = "BOOL")]
+    pub creates_apps: Option<bool>,
+    /// Whether builds may connect to whatever the control plane's host can, itself included
+    #[arg(long, value_name = "BOOL")]
+    pub build_network: Option<bool>,
 }
 
 #[derive(Args, Debug)]
@@ -50,6 +64,7 @@ pub async fn run(before: Global, args: NamespaceArgs) -> anyhow::Result<()> {
         NamespaceCommand::Create(with) => create(&open(with.global)?, with.args).await,
         NamespaceCommand::List(with) => list(&open(with.global)?).await,
         NamespaceCommand::Show(with) => show(&open(with.global)?, with.args).await,
+        NamespaceCommand::Pushes(with) => pushes(&open(with.global)?, with.args).await,
         NamespaceCommand::Delete(with) => delete(&open(with.global)?, with.args).await,
     }
 }
@@ -83,6 +98,22 @@ async fn show(session: &Session, args: NamespaceNameArg) -> anyhow::Result<()> {
     }
     output::line(format!("{}, made {}", namespace.name, ago(Timestamp::now(), namespace.created_at)))?;
     super::quota::table(&quota)
+}
+
+async fn pushes(session: &Session, args: NamespacePushesArgs) -> anyhow::Result<()> {
+    let before = session.client.push_policy(&args.name).await?;
+    let wanted = PushPolicy {
+        creates_apps: args.creates_apps.unwrap_or(before.creates_apps),
+        build_network: args.build_network.unwrap_or(before.build_network),
+    };
+    let policy =
+        if wanted == before { before } else { session.client.set_push_policy(&args.name, &wanted).await? };
+    if session.json {
+        return output::json(&policy);
+    }
+    let word = |is: bool, yes: &'static str, no: &'static str| if is { yes } else { no };
+    output::line(word(policy.creates_apps, "a first push makes its app", "a push makes no app"))?;
+    output::line(word(policy.build_network, "builds may use the network", "builds reach no network"))
 }
 
 async fn delete(session: &Session, args: NamespaceDeleteArgs) -> anyhow::Result<()> {

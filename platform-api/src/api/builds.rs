@@ -11,12 +11,12 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tracing::warn;
-use wharf_types::api::{BuildInfo, Page, RepositoryInfo, RepositoryPatch};
+use wharf_types::api::{BuildInfo, Page, PushPolicy, RepositoryInfo, RepositoryPatch};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{AppName, BuildId, NamespaceName};
 
 use super::auth::namespace_not_found;
-use super::extract::{Delivery, Path, Query, parse_cursor};
+use super::extract::{Delivery, Json, Path, Query, parse_cursor};
 use super::wish::{AppPath, Wish};
 use super::{ApiError, ApiResult, sse};
 use crate::audit;
@@ -215,6 +215,33 @@ pub(super) async fn set_repository(
         folder.point_head(&name).await?;
     }
     Ok(Reply(reply))
+}
+
+pub(super) async fn policy(
+    State(context): State<Arc<Context>>,
+    Path(namespace): Path<NamespaceName>,
+) -> ApiResult<Reply<PushPolicy>> {
+    let mut tx = context.store.read().await?;
+    let Some(found) = store::namespace::find(&mut tx, &namespace).await? else {
+        return Err(namespace_not_found(namespace.as_str()));
+    };
+    Ok(Reply(store::repository::policy(&mut tx, found.id).await?))
+}
+
+pub(super) async fn set_policy(
+    State(context): State<Arc<Context>>,
+    Path(namespace): Path<NamespaceName>,
+    Json(policy): Json<PushPolicy>,
+) -> ApiResult<Reply<PushPolicy>> {
+    let mut tx = context.store.write().await?;
+    let Some(found) = store::namespace::find(&mut tx, &namespace).await? else {
+        return Err(namespace_not_found(namespace.as_str()));
+    };
+    let before = store::repository::policy(&mut tx, found.id).await?;
+    store::repository::set_policy(&mut tx, found.id, policy).await?;
+    audit::change(json!(before), json!(policy));
+    audit::commit(tx).await?;
+    Ok(Reply(policy))
 }
 
 fn check_branch(branch: &str) -> ApiResult<()> {

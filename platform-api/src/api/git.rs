@@ -90,10 +90,11 @@ pub(super) async fn receive_pack(
     let secret = Secret(secret_of(request.headers())?.into_owned());
     let mut tx = context.write_as_leader().await?;
     let repository = store::repository::ensure(&mut tx, namespace_id, &app, Timestamp::now()).await?;
+    let policy = store::repository::policy(&mut tx, namespace_id).await?;
     tx.commit().await?;
     let folder = context.git.repositories.ensure(repository.id).await?;
     let by = identity.name();
-    let pushing = Pushing { context, namespace, app, by, secret, repository, folder: folder.clone() };
+    let pushing = Pushing { context, namespace, policy, app, by, secret, repository, folder: folder.clone() };
     let body = plain(request, Service::ReceivePack, Limits::default().pack_max_bytes)?;
     let answer = folder.receive(body, pushing.work()).await?;
     Ok(reply(Service::ReceivePack.result_type(), Body::from_stream(answer)))

@@ -10,9 +10,9 @@ use wharf_types::api::{
     AppInfo, ArtifactInfo, ArtifactSources, AuditRecord, AuthorityInfo, BuildInfo, CertificateRequest,
     ConfigValue, CreateJoinToken, CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedJoinToken,
     CreatedToken, Deployed, Env, EnvPatch, FilesInfo, JoinTokenInfo, Leaving, MemberInfo, NamespaceInfo,
-    NodeCertificate, NodeInfo, NodePatch, Quota, QuotaInfo, ReleaseInfo, RepositoryInfo, RepositoryPatch,
-    Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale, SecretInfo, SecretSet, ServerInfo, SetMember,
-    TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
+    NodeCertificate, NodeInfo, NodePatch, PushPolicy, Quota, QuotaInfo, ReleaseInfo, RepositoryInfo,
+    RepositoryPatch, Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale, SecretInfo, SecretSet,
+    ServerInfo, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
@@ -316,6 +316,23 @@ fn about_builds() -> Vec<Endpoint> {
         )
         .replies(202, Payload::Nothing)
         .by_leader(),
+        e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/push-policy",
+            VIEWER,
+            get(builds::policy),
+            "What pushes may do in the namespace",
+        )
+        .replies(200, json::<PushPolicy>()),
+        e(
+            Method::PUT,
+            "/v1/namespaces/{namespace}/push-policy",
+            ADMIN,
+            put(builds::set_policy),
+            "Say what pushes may do in the namespace",
+        )
+        .takes(json::<PushPolicy>())
+        .replies(200, json::<PushPolicy>()),
         e(
             Method::GET,
             app!("/repository"),

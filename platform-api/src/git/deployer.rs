@@ -25,6 +25,8 @@ pub struct Pushed {
     /// Whose builds may use what its build leaves behind. It is no app's id, but is the repository's alone.
     pub cache: AppId,
     pub commit: String,
+    /// Whether its build may connect to whatever this host can.
+    pub build_network: bool,
     /// The secret of who pushed, with which everything is done that is done for it.
     pub secret: Secret,
 }

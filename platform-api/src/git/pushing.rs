@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wharf_git::{CheckoutLimits, Handler, Outcome, Progress, Push, Repository as Folder, Verdict};
-use wharf_types::api::{BuildState, WhenBusy};
+use wharf_types::api::{BuildState, PushPolicy, WhenBusy};
 use wharf_types::{AppId, AppName, BuildId, NamespaceName, Timestamp};
 
 use super::busy::{Holder, Turn};
@@ -32,6 +32,7 @@ const PREVIEW_LASTS: Duration = Duration::from_secs(7 * 24 * 3600);
 pub(crate) struct Pushing {
     pub(crate) context: Arc<Context>,
     pub(crate) namespace: NamespaceName,
+    pub(crate) policy: PushPolicy,
     pub(crate) app: AppName,
     pub(crate) by: String,
     pub(crate) secret: Secret,
@@ -187,15 +188,21 @@ impl Pushing {
                 || previews
                     .iter()
                     .any(|preview| preview.app == deploy.app && preview.branch == deploy.branch);
-            if is_ours {
+            let may_be_made = app.is_some() || deploy.is_preview || self.policy.creates_apps;
+            if is_ours && may_be_made {
                 store::build::create(&mut tx, new, BuildState::Building, Timestamp::now()).await?;
                 tx.commit().await?;
             }
-            Ok::<_, StoreError>((before, is_ours))
+            Ok::<_, StoreError>((before, is_ours, may_be_made))
         };
         match begun.await {
-            Ok((before, true)) => Ok(before),
-            Ok((_, false)) => Err(format!(
+            Ok((before, true, true)) => Ok(before),
+            Ok((_, true, false)) => Err(format!(
+                "there is no app `{0}`, and pushes make none in `{1}`: make it with `wharf deploy --app {0}`, or ask an admin for \
+                 `wharf namespace pushes {1} --creates-apps true`",
+                deploy.app, self.namespace
+            )),
+            Ok((_, false, _)) => Err(format!(
                 "there is an app `{}` already, which is no preview of this: push to another name",
                 deploy.app
             )),
@@ -235,6 +242,7 @@ impl Pushing {
             folder,
             cache: AppId::from_uuid(self.repository.id),
             commit: commit.to_owned(),
+            build_network: self.policy.build_network,
             secret: self.secret.clone(),
         };
         let mut deploying = std::pin::pin!(deployer.deploy(pushed, teller.clone(), cancel.clone()));

@@ -54,7 +54,7 @@ pub(crate) async fn recover(context: &Arc<Context>) -> store::Result<()> {
             end(context, build.info.id, BuildState::Succeeded, None).await;
             continue;
         }
-        let problem = interrupted(context, &build).await?;
+        let problem = Box::pin(interrupted(context, &build)).await?;
         warn!("build {} of {} in {}: {problem}", build.info.id, build.info.app, build.info.namespace);
         end(context, build.info.id, BuildState::Failed, Some(&problem)).await;
     }
@@ -109,7 +109,8 @@ pub(crate) async fn tidy(context: &Arc<Context>) -> store::Result<()> {
     for preview in expired {
         info!("the preview {} in {} has expired", preview.app, preview.namespace);
         forget_branch(context, preview.repository, &preview.branch).await;
-        pushing::delete(context, &preview.namespace, &preview.app).await;
+        // Seldom, and large.
+        Box::pin(pushing::delete(context, &preview.namespace, &preview.app)).await;
     }
     let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
     let mut tx = context.write_as_leader().await?;

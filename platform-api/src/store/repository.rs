@@ -1,7 +1,7 @@
 //! Tables `repository` and `preview`: where apps are pushed, and which apps show what a branch would be.
 
 use uuid::Uuid;
-use wharf_types::api::{PreviewInfo, WhenBusy};
+use wharf_types::api::{PreviewInfo, PushPolicy, WhenBusy};
 use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, Timestamp};
 
 use super::codec::{busy_from_db, busy_to_db, parse, time};
@@ -79,6 +79,31 @@ pub(crate) async fn remove(conn: &mut Conn, namespace: NamespaceId, app: &AppNam
         .bind(app.as_str())
         .execute(conn)
         .await?;
+    Ok(())
+}
+
+pub(crate) async fn policy(conn: &mut Conn, namespace: NamespaceId) -> Result<PushPolicy> {
+    let row: Option<(bool, bool)> =
+        query_as("SELECT creates_apps, build_network FROM push_policy WHERE namespace = $1")
+            .bind(namespace.to_string())
+            .fetch_optional(conn)
+            .await?;
+    Ok(row.map_or_else(PushPolicy::default, |(creates_apps, build_network)| PushPolicy {
+        creates_apps,
+        build_network,
+    }))
+}
+
+pub(crate) async fn set_policy(conn: &mut Conn, namespace: NamespaceId, policy: PushPolicy) -> Result<()> {
+    query(
+        "INSERT INTO push_policy (namespace, creates_apps, build_network) VALUES ($1, $2, $3)
+         ON CONFLICT (namespace) DO UPDATE SET creates_apps = excluded.creates_apps, build_network = excluded.build_network",
+    )
+    .bind(namespace.to_string())
+    .bind(policy.creates_apps)
+    .bind(policy.build_network)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

@@ -140,6 +140,9 @@ impl Platform {
                 self.deploy("gone", &component(0), quick()).await.is(201);
                 call(Method::DELETE, &format!("{NS}/apps/gone"), Value::Null).await
             }
+            "put_namespace_push_policy" => {
+                call(Method::PUT, &format!("{NS}/push-policy"), json!({"creates_apps": false})).await
+            }
             "patch_namespace_app_repository" => {
                 call(Method::PATCH, &format!("{app}/repository"), json!({"branch": "live"})).await
             }

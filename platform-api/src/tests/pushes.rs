@@ -122,7 +122,7 @@ async fn the_next_process_goes_back_from_what_had_not_moved_and_keeps_what_had()
     let unbuilt = platform.build(&repository, "hello", &commit, None).await;
     platform.serve(1, quick()).await;
     let unmoved = platform.build(&repository, "hello", &commit, Some(2)).await;
-    recover::recover(&platform.context).await.unwrap();
+    Box::pin(recover::recover(&platform.context)).await.unwrap();
     assert_eq!(platform.shown(unbuilt).await["state"], "failed");
     let shown = platform.shown(unmoved).await;
     assert_eq!(shown["state"], "failed");
@@ -135,14 +135,14 @@ async fn the_next_process_goes_back_from_what_had_not_moved_and_keeps_what_had()
     let name = "refs/heads/main".parse().unwrap();
     assert!(folder.update_ref(&name, None, commit.parse().unwrap()).await.unwrap());
     let moved = platform.build(&repository, "hello", &commit, Some(1)).await;
-    recover::recover(&platform.context).await.unwrap();
+    Box::pin(recover::recover(&platform.context)).await.unwrap();
     assert_eq!(platform.shown(moved).await["state"], "succeeded");
     let info = platform.get(&format!("{NS}/apps/hello/repository")).await;
     assert_eq!((&info["commit"], &info["branch"]), (&json!(commit), &json!("main")));
 }
 
 #[tokio::test]
-async fn a_preview_goes_when_its_time_is_over_and_a_repository_with_its_app() {
+async fn a_preview_goes_when_its_time_is_over() {
     let platform = Platform::start().await;
     let _worker = Worker::join(&platform).await;
     let repository = platform.repository("hello").await;
@@ -161,7 +161,7 @@ async fn a_preview_goes_when_its_time_is_over_and_a_repository_with_its_app() {
             .unwrap();
     }
     tx.commit().await.unwrap();
-    recover::tidy(&platform.context).await.unwrap();
+    Box::pin(recover::tidy(&platform.context)).await.unwrap();
     let info = platform.get(&format!("{NS}/apps/hello/repository")).await;
     assert_eq!(info["previews"][0]["app"], "hello-preview-a", "a later push has made it last");
     let mut tx = platform.context.store.write().await.unwrap();
@@ -169,16 +169,24 @@ async fn a_preview_goes_when_its_time_is_over_and_a_repository_with_its_app() {
         .await
         .unwrap();
     tx.commit().await.unwrap();
-    recover::tidy(&platform.context).await.unwrap();
+    Box::pin(recover::tidy(&platform.context)).await.unwrap();
     eventually("the preview is gone", async || {
         let reply = platform.call(Method::GET, &format!("{NS}/apps/hello-preview-a"), Value::Null).await;
         (reply.status == 404).then_some(())
     })
     .await;
     assert_eq!(folder.find_ref(&name).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_repository_goes_with_its_app() {
+    let platform = Platform::start().await;
+    let repository = platform.repository("hello").await;
+    platform.commit(repository.id).await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
     platform.call(Method::DELETE, &format!("{NS}/apps/hello"), Value::Null).await;
     assert_ne!(platform.repository("hello").await.id, repository.id, "the next app of this name has another");
-    recover::tidy(&platform.context).await.unwrap();
+    Box::pin(recover::tidy(&platform.context)).await.unwrap();
     assert!(platform.context.git.repositories.find(repository.id).await.unwrap().is_none());
 }
 

@@ -85,6 +85,22 @@ pub enum WhenBusy {
     Fail,
 }
 
+/// `GET` and `PUT /v1/namespaces/{namespace}/push-policy`: what pushes may do there. It is set as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushPolicy {
+    /// Whether the first push to an app that is not there makes it.
+    pub creates_apps: bool,
+    /// Whether builds may connect to whatever the control plane's host can, itself included. Without it they reach nothing.
+    pub build_network: bool,
+}
+
+impl Default for PushPolicy {
+    fn default() -> Self {
+        Self { creates_apps: true, build_network: false }
+    }
+}
+
 /// `GET /v1/namespaces/{namespace}/apps/{app}/repository`: where to push an app, and what that does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RepositoryInfo {
