@@ -38,6 +38,12 @@ struct Account {
 }
 
 impl Ledger {
+    /// As long as this is held, nobody counts.
+    #[cfg(test)]
+    pub(crate) async fn hold(&self) -> impl Drop {
+        self.open.lock().await
+    }
+
     /// What was counted is stored, and goes on where that is read.
     pub(crate) async fn forget_all(&self) {
         self.open.lock().await.clear();

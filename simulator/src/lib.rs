@@ -29,6 +29,8 @@ pub struct Outcome {
     pub seed: u64,
     pub violation: Option<Violation>,
     pub events: u64,
+    /// How often a worker was cut off, one way or both.
+    pub cuts: u64,
     /// Empty, unless it was asked for.
     pub trace: Vec<String>,
 }
@@ -45,5 +47,11 @@ pub fn simulate(seed: u64, with_trace: bool) -> Outcome {
         let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
         Some(Violation { invariant: "nothing panics", at: world.now, what: said.unwrap_or_default() })
     });
-    Outcome { seed, violation, events: world.events, trace: world.trace.into_lines() }
+    Outcome {
+        seed,
+        violation,
+        events: world.events,
+        cuts: world.network.cuts,
+        trace: world.trace.into_lines(),
+    }
 }

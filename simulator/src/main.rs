@@ -41,6 +41,7 @@ fn replay(seed: u64) -> ExitCode {
 fn run(from: u64, seeds: u64) -> ExitCode {
     let began = Instant::now();
     let (next, done, failed) = (AtomicU64::new(from), AtomicU64::new(0), AtomicBool::new(false));
+    let cuts = AtomicU64::new(0);
     let end = from.saturating_add(seeds);
     // What a panic would say of itself is in the outcome.
     std::panic::set_hook(Box::new(|_| {}));
@@ -52,7 +53,9 @@ fn run(from: u64, seeds: u64) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    if simulate(seed, false).violation.is_some() {
+                    let outcome = simulate(seed, false);
+                    cuts.fetch_add(outcome.cuts, Relaxed);
+                    if outcome.violation.is_some() {
                         failed.store(true, Relaxed);
                         tell(seed);
                     }
@@ -72,6 +75,7 @@ fn run(from: u64, seeds: u64) -> ExitCode {
         });
     });
     progress(done.load(Relaxed), seeds, began);
+    println!("workers were cut off {} times", cuts.load(Relaxed));
     if failed.load(Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -163,6 +163,7 @@ async fn one_branch_is_deployed_and_others_are_refused_or_previews() {
     })
     .await;
     refused(&repository.push(&[":main"]).await, &["wharf delete hello"]);
+    refused(&repository.push(&["-o", "skip=1", "HEAD:preview/x"]).await, &["push option `skip=1`"]);
     // Another branch can be the one.
     platform.wharf(&["git", "set", "hello", "--branch", "live"]).await.ok();
     refused(&repository.push(&["main"]).await, &["git push wharf main:live"]);

@@ -93,6 +93,9 @@ async fn read(context: &Context, app: AppId, id: RolloutId) -> ApiResult<Rollout
         }
     }
     let stored = store::requests::of_rollout(&mut tx, id).await?;
+    // Whoever counts has to read, too, and keeps others from the counts meanwhile: waiting for it with one of the few connections would be
+    // waiting for oneself.
+    drop(tx);
     rollout.view.requests = match context.ledger.now(&context.nodes, app, id).await {
         Some(newest) => newest,
         None => store::requests::by_release(&stored),

@@ -64,6 +64,11 @@ impl Pushing {
 
 impl Handler for Worked {
     async fn push(&mut self, push: Push, progress: Progress) -> Verdict {
+        if let Some(option) = push.options.first() {
+            return Verdict::Refuse(format!(
+                "the push option `{option}` is not known here, as none is: push without `-o`"
+            ));
+        }
         let Repository { branch, .. } = &self.pushing.repository;
         self.course = match course::decide(&push.updates, &self.pushing.app, branch) {
             Ok(course) => course,

@@ -21,6 +21,8 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// How long builds are kept, and how many of one repository.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 const KEPT: i64 = 100;
+/// How long a repository is kept that no app has come of.
+const UNUSED_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Looks after what was pushed, until `shutdown`.
 pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
@@ -115,6 +117,7 @@ pub(crate) async fn tidy(context: &Arc<Context>) -> store::Result<()> {
     let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
     let mut tx = context.write_as_leader().await?;
     let pruned = store::build::prune(&mut tx, before, KEPT).await?;
+    store::repository::prune(&mut tx, now.checked_sub(UNUSED_MAX).unwrap_or(Timestamp::MIN)).await?;
     let known: HashSet<Uuid> = store::repository::ids(&mut tx).await?.into_iter().collect();
     tx.commit().await?;
     for build in pruned {

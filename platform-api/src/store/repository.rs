@@ -107,6 +107,19 @@ pub(crate) async fn set_policy(conn: &mut Conn, namespace: NamespaceId, policy: 
     Ok(())
 }
 
+/// Forgets those that nothing came of: no app of the name is there, and nothing is under way.
+pub(crate) async fn prune(conn: &mut Conn, before: Timestamp) -> Result<()> {
+    query(
+        "DELETE FROM repository WHERE created_at < $1
+             AND NOT EXISTS (SELECT 1 FROM app WHERE app.namespace = repository.namespace AND app.name = repository.app_name)
+             AND NOT EXISTS (SELECT 1 FROM build WHERE build.repository = repository.id AND build.ended_at IS NULL)",
+    )
+    .bind(before.as_microsecond())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// All that there are: what else has a folder is nobody's.
 pub(crate) async fn ids(conn: &mut Conn) -> Result<Vec<Uuid>> {
     let rows: Vec<(String,)> = query_as("SELECT id FROM repository").fetch_all(conn).await?;

@@ -1,10 +1,13 @@
 //! What the store makes of a report is what `plan/observed.rs` says, on which the simulator runs.
 
+use axum::body::Body;
+use axum::http::Method;
+use tower::ServiceExt;
 use wharf_types::node::{InstanceReport, Reason, ReasonKind};
 use wharf_types::state::{Health, InstanceState, Wanted};
 use wharf_types::{InstanceId, NodeId, Timestamp};
 
-use super::fixture::{Platform, component, eventually, quick};
+use super::fixture::{LIMIT, Platform, component, eventually, quick, request};
 use super::worker::Worker;
 use crate::operations::report::observe;
 use crate::store::instance::{Instance, NewInstance};
@@ -29,6 +32,33 @@ fn report(id: InstanceId, state: InstanceState) -> InstanceReport {
         restarts: 0,
         exit_code: None,
     }
+}
+
+#[tokio::test]
+async fn who_asks_for_a_rollout_leaves_the_connections_to_those_who_count_its_requests() {
+    let platform = Platform::start().await;
+    let worker = Worker::join(&platform).await;
+    let deployed = platform.deploy("hello", &component(0), quick()).await.is(201);
+    platform.arrives(&deployed).await;
+    let path =
+        format!("/v1/namespaces/default/apps/hello/rollouts/{}", deployed["rollout"].as_str().unwrap());
+    let counting = platform.context.ledger.hold().await;
+    let asked = (0..16).map(|_| {
+        let request = request(&platform.admin, Method::GET, &path).body(Body::empty()).unwrap();
+        tokio::spawn(platform.router.clone().oneshot(request))
+    });
+    let asked: Vec<_> = asked.collect();
+    // Enough for all of them to have come where they wait.
+    for _ in 0..50 {
+        let reading = tokio::time::timeout(LIMIT, platform.context.store.read()).await;
+        drop(reading.expect("there is a connection").unwrap());
+        tokio::task::yield_now().await;
+    }
+    drop(counting);
+    for answer in futures::future::join_all(asked).await {
+        assert_eq!(answer.unwrap().unwrap().status(), 200);
+    }
+    drop(worker);
 }
 
 /// Another one like it, which has come so far.

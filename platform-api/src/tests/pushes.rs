@@ -179,6 +179,21 @@ async fn a_preview_goes_when_its_time_is_over() {
 }
 
 #[tokio::test]
+async fn a_repository_that_no_app_has_come_of_is_forgotten_after_a_while() {
+    let platform = Platform::start().await;
+    let (unused, used) = (platform.repository("unused").await, platform.repository("hello").await);
+    let under_way = platform.repository("new").await;
+    platform.build(&under_way, "new", "a", None).await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    let mut tx = platform.context.store.write().await.unwrap();
+    store::repository::prune(&mut tx, Timestamp::MIN).await.unwrap();
+    assert_eq!(store::repository::ids(&mut tx).await.unwrap().len(), 3);
+    store::repository::prune(&mut tx, Timestamp::MAX).await.unwrap();
+    let left = store::repository::ids(&mut tx).await.unwrap();
+    assert!(left.contains(&used.id) && left.contains(&under_way.id) && !left.contains(&unused.id));
+}
+
+#[tokio::test]
 async fn a_repository_goes_with_its_app() {
     let platform = Platform::start().await;
     let repository = platform.repository("hello").await;

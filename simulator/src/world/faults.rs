@@ -40,6 +40,7 @@ impl World {
                     Fault::Partition => vec![Way::Up, Way::Down],
                     _ => vec![self.dice.pick(&[Way::Up, Way::Down])],
                 };
+                self.network.cuts += 1;
                 ways.into_iter().for_each(|way| self.network.cut(worker, way, until));
             }
             Fault::ControlCrash | Fault::LeaderFlip if !self.controls[leader].is_up => {}

@@ -21,6 +21,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(crate) struct Network {
     /// Until when nothing comes from a worker, and until when nothing comes to it.
     cut: BTreeMap<(usize, Way), Time>,
+    /// Times at which a way was cut, both ways together counted once.
+    pub(crate) cuts: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
