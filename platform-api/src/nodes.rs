@@ -228,6 +228,8 @@ impl Nodes {
         let mut known = self.lock();
         let process_counts = known.nodes.get(&id).ok_or(Refusal::Unregistered(id))?.hears(id, report.process);
         process_counts?;
+        // In this order: who was silent for as long as nobody could be heard has not to be forgiven that twice.
+        known.forgive_standstill(now);
         known.forgive_silence(now);
         let node = known.nodes.get_mut(&id).ok_or(Refusal::Unregistered(id))?;
         node.seen = now;
@@ -676,6 +678,29 @@ mod tests {
         assert_eq!(given_up(&most, seconds(11)).len(), 2);
         assert_eq!(given_up_of(&[dead], &[dead], seconds(5)), [], "after a start it may be on its way back");
         assert_eq!(given_up_of(&[dead], &[dead], seconds(11)), [dead]);
+    }
+
+    #[test]
+    fn a_node_that_was_silent_before_this_process_stood_still_is_silent_afterwards() {
+        let nodes = Nodes::default();
+        let (speaks, silent) = (NodeId::new(), NodeId::new());
+        let mut now = Instant::now();
+        let report = report(vec![], vec![]);
+        for id in [speaks, silent] {
+            nodes.register_at(now, id, registration()).unwrap();
+            nodes.report_at(now, id, &report).unwrap();
+        }
+        for _ in 0..20 {
+            now += Duration::from_millis(250);
+            nodes.report_at(now, speaks, &report).unwrap();
+            nodes.list_at(now);
+        }
+        // Nobody is heard while it stands still.
+        now += Duration::from_secs(5);
+        nodes.report_at(now, speaks, &report).unwrap();
+        let ready: Vec<NodeId> =
+            nodes.list_at(now).into_iter().filter(|node| node.ready).map(|node| node.id).collect();
+        assert_eq!(ready, [speaks]);
     }
 
     #[test]
