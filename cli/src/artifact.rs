@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use wharf_builder::ARTIFACT_FOLDERS;
 use wharf_types::AppName;
 use wharf_types::manifest::{BuildSpec, FILE_NAME};
 
@@ -16,10 +17,6 @@ const MAX_BYTES: u64 = 256 << 20;
 
 /// What every module and component begins with.
 const MAGIC: [u8; 4] = *b"\0asm";
-
-/// Where toolchains leave their result, looked at in this order.
-const FOLDERS: [&str; 6] =
-    [".", "target/wasm32-wasip2/release", "target/wasm32-wasip1/release", "dist", "build", "out"];
 
 /// The artifact of a folder: the one that the manifest names, or the only `.wasm` where builds leave theirs.
 pub fn find_in(folder: &Path, build: Option<&BuildSpec>) -> anyhow::Result<PathBuf> {
@@ -33,8 +30,7 @@ pub fn find_in(folder: &Path, build: Option<&BuildSpec>) -> anyhow::Result<PathB
             .help("does `build.command` write it? a CARGO_TARGET_DIR moves it")
             .into());
     }
-    for candidate in FOLDERS {
-        let candidate = if candidate == "." { folder.to_owned() } else { folder.join(candidate) };
+    for candidate in candidates(folder) {
         let mut found = wasm_files(&candidate);
         match found.len() {
             0 => continue,
@@ -51,7 +47,8 @@ pub fn find_in(folder: &Path, build: Option<&BuildSpec>) -> anyhow::Result<PathB
             }
         }
     }
-    let message = format!("there is no .wasm file in {}; looked in {}", folder.display(), FOLDERS.join(", "));
+    let looked = ARTIFACT_FOLDERS.map(|name| if name.is_empty() { "." } else { name }).join(", ");
+    let message = format!("there is no .wasm file in {}; looked in {looked}", folder.display());
     Err(Failure::invalid(message)
         .help(format!(
             "build it first, set `build.command` in {FILE_NAME}, or name the file: `wharf deploy FILE.wasm`"
@@ -124,10 +121,18 @@ fn check_start(start: &[u8]) -> Result<(), String> {
     Err(format!("is not WebAssembly (it does not begin with \\0asm): {hint}"))
 }
 
+/// Where builds in a folder leave their artifact.
+fn candidates(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    ARTIFACT_FOLDERS
+        .into_iter()
+        .map(|name| if name.is_empty() { folder.to_owned() } else { folder.join(name) })
+}
+
 /// Where an artifact may be, for somebody in this folder who named something else.
 fn suggestion(folder: &Path) -> Option<String> {
-    let folders = FOLDERS.iter().map(|name| folder.join(name));
-    let found = folders.flat_map(|folder| wasm_files(&folder)).find(|path| starts_like_an_artifact(path))?;
+    let found = candidates(folder)
+        .flat_map(|folder| wasm_files(&folder))
+        .find(|path| starts_like_an_artifact(path))?;
     let found = found.strip_prefix(".").unwrap_or(&found);
     Some(format!("did you mean {}?", found.display()))
 }

@@ -15,7 +15,6 @@ mod decode;
 mod json;
 mod node;
 mod source;
-mod suggest;
 mod toml;
 mod yaml;
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wharf_types::suggest::nearest;
+
 use crate::keys::{Support, root};
 use crate::node::{Entry, Node, Place, Value};
 use crate::problem::{Notice, Problem, shown};
 use crate::short::port_range;
-use crate::suggest::nearest;
 
 /// Writes down what the specification says of what is left out: a service without networks is in `default`.
 pub(crate) fn complete(tree: &mut Node) {

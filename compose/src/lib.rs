@@ -21,7 +21,6 @@ mod project;
 mod quantity;
 mod shape;
 mod short;
-mod suggest;
 pub mod translate;
 mod words;
 mod yaml;

@@ -1,10 +1,11 @@
 //! One file's tree in its long form: every key known, every value of the kind that its key takes.
 
+use wharf_types::suggest::nearest;
+
 use crate::keys::{Branch, Kind, root};
 use crate::node::{Entry, Node, Scalar, Table, Tag, Value};
 use crate::problem::{Problem, shown};
 use crate::quantity;
-use crate::suggest::nearest;
 
 /// The long form of a file. What is wrong is added to the problems, and left out.
 pub(crate) fn shaped(node: Node, problems: &mut Vec<Problem>) -> Node {

@@ -141,7 +141,14 @@ async fn one_branch_is_deployed_and_others_are_refused_or_previews() {
     let repository =
         prebuilt(&platform, "hello", "hello", "[http]\nroutes = [\"hello.example.com\"]\n").await;
     let elsewhere = repository.push(&["main:feature"]).await;
-    refused(&elsewhere, &["git push wharf feature:main", "git push wharf feature:preview/feature"]);
+    refused(
+        &elsewhere,
+        &[
+            "remote:  !     `feature`",
+            "git push wharf feature:main",
+            "git push wharf feature:preview/feature",
+        ],
+    );
     repository.push(&["main"]).await.ok();
     repository.write("app.wasm", std::fs::read(workspace::guest("hello")).unwrap());
     repository.write(
@@ -241,12 +248,13 @@ async fn one_deploy_of_an_app_at_a_time_and_the_next_waits_or_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_leaves_the_deploy_to_finish() {
     let platform = Platform::start().await;
-    // Its first rollout waits until its guest has been compiled, which takes a moment.
-    let repository = prebuilt(&platform, "hello", "hello", "[http.health]\nstartup_period = \"1s\"\n").await;
+    let build = "[build]\ncommand = \"sleep 3; cp app.wasm out.wasm\"\nartifact = \"out.wasm\"\n";
+    let repository = prebuilt(&platform, "hello", "hello", build).await;
     let head = repository.git(&["rev-parse", "HEAD"]).await.ok();
     let mut pushing = repository.command(&["push", "wharf", "main"]).spawn().unwrap();
     eventually(SHORT, "it is being built", async || builds(&platform).await.first().cloned()).await;
     pushing.kill().await.unwrap();
+    assert_eq!(builds(&platform).await[0]["state"], "building", "the client has gone in the middle");
     eventually(SHORT, "it serves all the same", async || {
         (builds(&platform).await[0]["state"] == "succeeded").then_some(())
     })

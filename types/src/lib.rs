@@ -33,6 +33,7 @@ pub mod protocol;
 pub mod requests;
 pub mod route;
 pub mod schedule;
+pub mod suggest;
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use wharf_compose::model::Condition;
 use wharf_compose::translate::{App, NamedValue, ValueFrom, Workload};
 use wharf_compose::{Context, Notice, Project, Reader, Translation, Variables};
 use wharf_types::declare::document::{AppDocument, ArtifactSource};
@@ -140,6 +141,7 @@ async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let translation = translated.map_err(|problems| Failure::invalid(problems.to_string()))?;
     tell(&translation.notices);
     let apps = only_wasm(&translation)?;
+    check_waits(&translation)?;
     set_values(session, &project, &translation).await?;
     let folder = std::path::absolute(if project.folder.is_empty() { "." } else { &project.folder })?;
     let waves = waves(&translation);
@@ -172,6 +174,31 @@ fn only_wasm(translation: &Translation) -> anyhow::Result<Vec<(&App, &AppDocumen
         }
     }
     if refused.is_empty() { Ok(apps) } else { Err(Failure::invalid(refused.join("\n")).into()) }
+}
+
+/// What services wait for, as far as a deploy does not.
+fn check_waits(translation: &Translation) -> anyhow::Result<()> {
+    let mut refused = Vec::new();
+    for step in &translation.order {
+        let Some(app) = translation.apps.iter().find(|app| app.name == step.app) else { continue };
+        for wait in &step.waits {
+            let (waits, other) = (format!("{}: `{}`", app.place, step.service), &wait.app);
+            if wait.condition == Condition::Completed {
+                refused.push(format!(
+                    "{waits} waits until `{other}` has ended with success, which a stack does not wait for yet: run that as a job (`wharf job run`) first"
+                ));
+            }
+            if !wait.required {
+                output::note(format!(
+                    "note: {waits} goes on without `{other}`, but the deploy ends where that cannot start"
+                ));
+            }
+            if wait.restart {
+                output::note(format!("note: {waits} is not restarted when `{other}` is"));
+            }
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(Failure::invalid(refused.join("\n")).into()) }
 }
 
 /// In which wave of the deploy each app comes, in the order of the apps: after all that it depends on.
@@ -259,6 +286,18 @@ mod tests {
         let names: Vec<&str> = translation.apps.iter().map(|app| app.name.as_str()).collect();
         assert_eq!((names, waves(&translation)), (vec!["api", "log", "web"], vec![1, 0, 2]));
         assert_eq!(only_wasm(&translation).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_a_stack_does_not_wait_for_is_refused() {
+        let of = |condition: &str| {
+            translation(&format!(
+                "services:\n  web:\n    image: web.wasm\n    depends_on: {{log: {{condition: {condition}}}}}\n  log:\n    image: log.wasm\n"
+            ))
+        };
+        check_waits(&of("service_healthy")).unwrap();
+        let refused = check_waits(&of("service_completed_successfully")).unwrap_err().to_string();
+        assert!(refused.starts_with("compose.yaml:3:") && refused.contains("wharf job run"), "{refused}");
     }
 
     #[test]

@@ -4,10 +4,10 @@ use serde::Deserialize;
 use wharf_types::declare::Kind;
 use wharf_types::declare::document::{AppDocument, Document, NamespaceDocument};
 use wharf_types::spec::InvalidSpec;
+use wharf_types::suggest::nearest;
 
 use super::decode::Error;
 use super::node::{Fault, Node, Value};
-use super::suggest::nearest;
 
 /// Errors of one resource that are looked for.
 const FAULTS_MAX: usize = 20;

@@ -7,7 +7,7 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer as _, Unexpected, Visito
 use serde::forward_to_deserialize_any;
 
 use super::node::{Entry, Node, Place, Value};
-use super::suggest::nearest;
+use wharf_types::suggest::nearest;
 
 /// What could not be decoded, and where.
 #[derive(Debug)]

@@ -28,7 +28,6 @@ const DEPLOY_MAX: Duration = Duration::from_secs(3600);
 const PREVIEW_LASTS: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Who pushes, and where to.
-#[derive(Clone)]
 pub(crate) struct Pushing {
     pub(crate) context: Arc<Context>,
     pub(crate) namespace: NamespaceName,
@@ -64,23 +63,9 @@ impl Pushing {
 
 impl Handler for Worked {
     async fn push(&mut self, push: Push, progress: Progress) -> Verdict {
-        if let Some(option) = push.options.first() {
-            return Verdict::Refuse(format!(
-                "the push option `{option}` is not known here, as none is: push without `-o`"
-            ));
-        }
-        let Repository { branch, .. } = &self.pushing.repository;
-        self.course = match course::decide(&push.updates, &self.pushing.app, branch) {
-            Ok(course) => course,
-            Err(refusal) => return Verdict::Refuse(refusal),
-        };
-        let Some(deploy) = self.course.deploy.clone() else { return Verdict::Accept };
-        match self.pushing.deploy(&deploy, &push, &progress).await {
-            Ok(begun) => {
-                self.begun = Some(begun);
-                Verdict::Accept
-            }
-            Err(refusal) => Verdict::Refuse(refusal),
+        match self.take(&push, &progress).await {
+            Ok(()) => Verdict::Accept,
+            Err(refusal) => Verdict::Refuse(format!(" !     {refusal}")),
         }
     }
 
@@ -89,7 +74,7 @@ impl Handler for Worked {
         let has_moved =
             |branch: &str| outcome.moved.iter().any(|update| update.name.branch() == Some(branch));
         for branch in course.ends.iter().filter(|branch| has_moved(branch)) {
-            end_previews(&pushing.context, &pushing.repository, &pushing.namespace, Some(branch)).await;
+            end_preview(&pushing.context, &pushing.repository, &pushing.namespace, branch).await;
         }
         let (Some(deploy), Some(begun)) = (course.deploy, begun) else { return };
         if has_moved(&deploy.branch) {
@@ -97,6 +82,23 @@ impl Handler for Worked {
         } else {
             pushing.go_back(&deploy, &begun).await;
         }
+    }
+}
+
+impl Worked {
+    /// Deploys what is to be deployed. An error is a sentence with the way out; nothing is to move then.
+    async fn take(&mut self, push: &Push, progress: &Progress) -> Result<(), String> {
+        if let Some(option) = push.options.first() {
+            return Err(format!(
+                "the push option `{option}` is not known here, as none is: push without `-o`"
+            ));
+        }
+        let Pushing { app, repository, .. } = &self.pushing;
+        self.course = course::decide(&push.updates, app, &repository.branch)?;
+        if let Some(deploy) = &self.course.deploy {
+            self.begun = Some(self.pushing.deploy(deploy, push, progress).await?);
+        }
+        Ok(())
     }
 }
 
@@ -290,6 +292,18 @@ impl Pushing {
     }
 }
 
+/// What the platform itself asks for on account of a push.
+fn asked(namespace: &NamespaceName, app: &AppName) -> Asked {
+    Asked {
+        namespace: namespace.clone(),
+        app: app.clone(),
+        by: "git".to_owned(),
+        revision: None,
+        once: None,
+        now: Timestamp::now(),
+    }
+}
+
 /// Brings back a release of an app, because the push that made a newer one has come to nothing.
 pub(super) async fn go_back(
     context: &Arc<Context>,
@@ -297,25 +311,17 @@ pub(super) async fn go_back(
     release: Option<u64>,
 ) {
     let Some(release) = release else { return };
-    let asked = Asked {
-        namespace: namespace.clone(),
-        app: app.clone(),
-        by: "git".to_owned(),
-        revision: None,
-        once: None,
-        now: Timestamp::now(),
-    };
-    if let Err(error) = operations::rollback(context, &asked, Some(release)).await {
+    if let Err(error) = operations::rollback(context, &asked(namespace, app), Some(release)).await {
         warn!("cannot bring back release {release} of {app} in {namespace}: {error}");
     }
 }
 
-/// Removes the apps of a repository's previews, or of one branch.
-async fn end_previews(
+/// Removes the app of a preview, whose branch has gone.
+async fn end_preview(
     context: &Arc<Context>,
     repository: &Repository,
     namespace: &NamespaceName,
-    branch: Option<&str>,
+    branch: &str,
 ) {
     let previews = async {
         let mut tx = context.store.read().await?;
@@ -325,21 +331,13 @@ async fn end_previews(
         warn!("cannot look for the previews that end: {}", chain(&error));
         Vec::new()
     });
-    for preview in previews.iter().filter(|it| branch.is_none_or(|branch| it.branch == branch)) {
+    for preview in previews.iter().filter(|it| it.branch == branch) {
         delete(context, namespace, &preview.app).await;
     }
 }
 
 pub(super) async fn delete(context: &Arc<Context>, namespace: &NamespaceName, app: &AppName) {
-    let asked = Asked {
-        namespace: namespace.clone(),
-        app: app.clone(),
-        by: "git".to_owned(),
-        revision: None,
-        once: None,
-        now: Timestamp::now(),
-    };
-    match operations::delete(context, &asked, true).await {
+    match operations::delete(context, &asked(namespace, app), true).await {
         Ok(()) | Err(OperationError::Problem(_)) => {}
         Err(error) => warn!("cannot remove the preview {app} in {namespace}: {error}"),
     }

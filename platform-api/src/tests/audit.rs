@@ -42,11 +42,12 @@ impl Platform {
                     .await
             }
             "patch_node" => {
-                let node = Worker::join(self).await.node;
+                // Instances that were given to a node that says nothing any more are waited for.
+                let node = Worker::join(self).await.until_the_end();
                 call(Method::PATCH, &format!("/v1/nodes/{node}"), json!({"labels": {"zone": "a"}})).await
             }
             "delete_node" => {
-                let node = Worker::join(self).await.node;
+                let node = Worker::join(self).await.until_the_end();
                 call(Method::DELETE, &format!("/v1/nodes/{node}"), Value::Null).await
             }
             "post_authorities" => call(Method::POST, "/v1/authorities", json!({})).await,
@@ -187,7 +188,9 @@ impl Platform {
             "start" => &["stop"],
             _ => return None,
         };
-        self.deploy("moving", &component(0), quick()).await.is(201);
+        // Long enough that it is still under way when it is paused or aborted.
+        let slow = json!({"update": {"monitor": "10m"}});
+        self.deploy("moving", &component(0), slow).await.is(201);
         for step in before {
             self.call(Method::POST, &format!("{app}/{step}"), Value::Null).await.is(200);
         }

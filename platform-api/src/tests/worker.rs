@@ -81,6 +81,11 @@ impl Worker {
         Self { node, seen, takes_routes, ended, loads, task }
     }
 
+    /// It works for as long as the test goes on.
+    pub(super) fn until_the_end(self) -> NodeId {
+        std::mem::ManuallyDrop::new(self).node
+    }
+
     /// Every assignment so far, with the time of its arrival.
     pub(super) fn assignments(&self) -> Vec<(Instant, Assignment)> {
         self.seen.lock().unwrap().clone()

@@ -1,7 +1,7 @@
 //! Which word somebody may have meant.
 
 /// The nearest of the words, if it is near.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > 60 {
         return None;
     }
@@ -41,10 +41,12 @@ mod tests {
             ("enviroment", Some("environment")),
             ("depends-on", Some("depends_on")),
             ("imgae", Some("image")),
+            ("Networks", Some("networks")),
             ("colour", None),
             ("", None),
         ] {
             assert_eq!(nearest(word, known), meant, "{word}");
         }
+        assert_eq!(nearest("x", []), None);
     }
 }
