@@ -1,5 +1,6 @@
 //! The life of a container, each verb of which may be repeated.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -65,8 +66,8 @@ pub enum RunError {
     Command { message: String },
     #[error("the image {image} is not in the Docker engine any more")]
     ImageGone { image: ImageId },
-    #[error("the network {network} is not in the Docker engine any more")]
-    NetworkGone { network: String },
+    #[error("a network of the container is not in the Docker engine any more: {message}")]
+    NetworkGone { message: String },
     #[error("a container named {name} is there that belongs to somebody else: remove it, or rename it")]
     NameTaken { name: String },
     #[error("could not prepare the folder {folder} of a volume", folder = folder.display())]
@@ -122,8 +123,7 @@ impl Engine {
     pub async fn create_and_start(&self, run: &Run<'_>) -> Result<(), RunError> {
         let name = name_of(run.id);
         if let Some(found) = self.inspect(&name).await? {
-            let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
-            if !self.is_ours(labels) {
+            if !self.is_ours(labels_of(&found)) {
                 return Err(RunError::NameTaken { name });
             }
             if status(&found) != ContainerStateStatusEnum::CREATED {
@@ -153,7 +153,7 @@ impl Engine {
                 Ok(())
             }
             Err(EngineError::NotFound { message, .. }) if message.contains("network") => {
-                Err(RunError::NetworkGone { network: message })
+                Err(RunError::NetworkGone { message })
             }
             Err(EngineError::NotFound { .. }) => Err(RunError::ImageGone { image: run.image }),
             Err(EngineError::Refused { status: 409, .. }) => {
@@ -175,7 +175,9 @@ impl Engine {
             let network = join.network.to_string();
             let joined = self.docker.connect_network(&network, request);
             match self.call("join a network", LONG, joined).await {
-                Err(EngineError::NotFound { .. }) => return Err(RunError::NetworkGone { network }),
+                Err(EngineError::NotFound { message, .. }) => {
+                    return Err(RunError::NetworkGone { message });
+                }
                 joined => joined?,
             }
         }
@@ -218,7 +220,8 @@ impl Engine {
     pub async fn stop(&self, id: InstanceId, grace: Duration) -> Result<Stopped, EngineError> {
         let name = name_of(id);
         let Some(found) = self.inspect(&name).await? else { return Ok(Stopped::ByItself) };
-        if status(&found) == ContainerStateStatusEnum::CREATED || exit_of(&found).is_some() {
+        let runs = status(&found) != ContainerStateStatusEnum::CREATED && exit_of(&found).is_none();
+        if !runs || !self.is_ours(labels_of(&found)) {
             return Ok(Stopped::ByItself);
         }
         if !grace.is_zero() {
@@ -248,7 +251,7 @@ impl Engine {
     pub async fn remove(&self, id: InstanceId) -> Result<(), EngineError> {
         for name in [name_of(id), look_name(id)] {
             if let Some(found) = self.inspect(&name).await?
-                && self.is_ours(found.config.and_then(|config| config.labels).as_ref())
+                && self.is_ours(labels_of(&found))
             {
                 self.remove_container(&name).await?;
             }
@@ -284,6 +287,10 @@ impl Engine {
     }
 }
 
+pub(crate) fn labels_of(found: &ContainerInspectResponse) -> Option<&HashMap<String, String>> {
+    found.config.as_ref()?.labels.as_ref()
+}
+
 pub(crate) fn status(found: &ContainerInspectResponse) -> ContainerStateStatusEnum {
     let status = found.state.as_ref().and_then(|state| state.status);
     status.unwrap_or(ContainerStateStatusEnum::EMPTY)
@@ -310,6 +317,9 @@ fn why_not_started(error: EngineError) -> RunError {
         return error.into();
     };
     let message = message.clone();
+    if message.starts_with("network ") && message.ends_with(" not found") {
+        return RunError::NetworkGone { message };
+    }
     let is_about_command = message.contains("exec: ") || message.contains("exec format error");
     if is_about_command {
         return RunError::Command { message };

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
@@ -25,6 +25,8 @@ use crate::error::EngineError;
 const TAIL_BYTES: usize = 4 << 10;
 /// The engine notes the end of a command a moment after its output has ended.
 const NOTE_PERIOD: Duration = Duration::from_millis(10);
+/// How long a command that is to be killed may take to start.
+const START_LIMIT: Duration = Duration::from_secs(3);
 
 /// What is to be run.
 #[derive(Clone, Debug, Default)]
@@ -153,21 +155,19 @@ impl ExecProcess {
 
     /// Kills the command. The engine has no way to, but says its process.
     async fn kill(&self) -> Result<(), EngineError> {
-        let found = self.inspect().await?;
-        let process = found.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1);
-        let (Some(true), Some(process), Some(container)) = (found.running, process, found.container_id)
-        else {
-            return Ok(());
-        };
-        // Where the worker does not see the engine's processes, that number is another one's.
-        let groups = std::fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
-        let killed = if groups.contains(&container) {
-            kill(Pid::from_raw(process), Signal::SIGKILL).map_err(|error| error.to_string())
-        } else {
-            Err("its process is not seen from here".to_owned())
-        };
-        if let Err(problem) = killed {
-            warn!("a command in the container {container} is still running after its time: {problem}");
+        let began = Instant::now();
+        // The engine begins to speak of a command before it has started it.
+        while began.elapsed() < START_LIMIT {
+            let found = self.inspect().await?;
+            if found.exit_code.is_some() {
+                return Ok(());
+            }
+            let process = found.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1);
+            if let (Some(true), Some(process)) = (found.running, process) {
+                kill_process(process, &found.container_id.unwrap_or_default());
+                return Ok(());
+            }
+            tokio::time::sleep(NOTE_PERIOD).await;
         }
         Ok(())
     }
@@ -175,6 +175,19 @@ impl ExecProcess {
     async fn inspect(&self) -> Result<ExecInspectResponse, EngineError> {
         let found = self.engine.docker.inspect_exec(&self.id);
         self.engine.call("look at a command in the container", SHORT, found).await
+    }
+}
+
+fn kill_process(process: i32, container: &str) {
+    // Where the worker does not see the engine's processes, that number is another one's.
+    let groups = std::fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    let killed = if !container.is_empty() && groups.contains(container) {
+        kill(Pid::from_raw(process), Signal::SIGKILL).map_err(|error| error.to_string())
+    } else {
+        Err("its process is not seen from here".to_owned())
+    };
+    if let Err(problem) = killed {
+        warn!("a check in the container {container} may still be running after its time: {problem}");
     }
 }
 

@@ -8,7 +8,7 @@ use bollard::query_parameters::ListContainersOptionsBuilder;
 use futures::{StreamExt as _, TryStreamExt as _};
 use wharf_types::{InstanceId, Timestamp};
 
-use crate::container::{Exit, exit_of, name_of, status};
+use crate::container::{Exit, exit_of, labels_of, name_of, status};
 use crate::engine::{Engine, SHORT};
 use crate::error::EngineError;
 use crate::image::ImageId;
@@ -58,8 +58,7 @@ impl Engine {
     /// One instance. None: it has no container.
     pub async fn find(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
         let found = self.inspect(&name_of(id)).await?;
-        let ours =
-            found.filter(|it| self.is_ours(it.config.as_ref().and_then(|config| config.labels.as_ref())));
+        let ours = found.filter(|it| self.is_ours(labels_of(it)));
         Ok(ours.as_ref().and_then(read))
     }
 
@@ -93,7 +92,7 @@ impl Engine {
 
 fn read(found: &ContainerInspectResponse) -> Option<Found> {
     let config = found.config.as_ref()?;
-    let (instance, owner) = labels::read(config.labels.as_ref()?)?;
+    let (instance, owner) = labels::read(labels_of(found)?)?;
     let state = match (exit_of(found), status(found)) {
         (Some(exit), _) => FoundState::Ended(exit),
         (None, ContainerStateStatusEnum::CREATED) => FoundState::Created,

@@ -88,8 +88,9 @@ impl std::fmt::Debug for MemoryFile<'_> {
 const CPU_PERIOD: i64 = 100_000;
 /// The engine takes no shorter one.
 const CPU_QUOTA_MIN: i64 = 1000;
-/// A name is a DNS label or several; Compose files also have `_`.
 const ALIAS_MAX_BYTES: usize = 253;
+/// As the kernel has it.
+const HOSTNAME_MAX_BYTES: usize = 64;
 
 /// What the engine is asked for. `files` are the bind mounts of the run's files.
 pub(crate) fn create_body(
@@ -107,6 +108,10 @@ pub(crate) fn create_body(
             ));
         }
         labels.insert(name.clone(), value.clone());
+    }
+    if let Some(hostname) = spec.hostname.as_ref().filter(|it| it.len() > HOSTNAME_MAX_BYTES || !is_host(it))
+    {
+        return Err(setting("hostname", format!("`{hostname:.60}` is no name of a host")));
     }
     Ok(ContainerCreateBody {
         hostname: spec.hostname.clone(),
@@ -197,12 +202,16 @@ fn networking(run: &Run<'_>) -> Result<Option<NetworkingConfig>, RunError> {
 
 pub(crate) fn endpoint(join: &NetworkJoin) -> Result<EndpointSettings, RunError> {
     for alias in &join.aliases {
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if alias.is_empty() || alias.len() > ALIAS_MAX_BYTES || !alias.chars().all(is_name) {
+        if alias.len() > ALIAS_MAX_BYTES || !is_host(alias) {
             return Err(setting("networks", format!("`{alias:.60}` is no name of a host")));
         }
     }
     Ok(EndpointSettings { aliases: some(join.aliases.clone()), ..EndpointSettings::default() })
+}
+
+/// A DNS label or several. Compose files also have `_`.
+fn is_host(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 fn environment(env: &[(&str, &str)]) -> Result<Vec<String>, RunError> {
@@ -403,6 +412,8 @@ mod tests {
         };
         assert!(with(tmpfs).contains("tmpfs"));
         assert!(with(|spec| spec.capabilities_add = vec!["a b".into()]).contains("capabilities_add"));
+        assert!(with(|spec| spec.hostname = Some("a\nb".into())).contains("hostname"));
+        assert!(with(|spec| spec.hostname = Some("h".repeat(65))).contains("hostname"));
         assert!(with(|spec| spec.devices = vec!["fuse".into()]).contains("devices"));
         let error = with(|spec| drop(spec.labels.insert("wharf.app".into(), "other".into())));
         assert!(error.contains("wharf.app"), "{error}");

@@ -11,7 +11,7 @@ use wharf_types::InstanceId;
 use wharf_types::quantity::{ByteSize, CpuShare};
 use wharf_types::spec::{ContainerSpec, HostPathSpec, TmpfsSpec, UlimitSpec};
 
-use crate::archive::{DATA_GID, DATA_UID};
+use crate::archive::{DATA_GID, DATA_UID, Image};
 use crate::support::{Test, ended, shell};
 
 #[tokio::test]
@@ -117,8 +117,8 @@ async fn settings_that_the_engine_does_not_take_are_not_tried_again() {
         |spec| spec.workdir = Some("not absolute".into()),
         |spec| spec.stop_signal = Some("SIGNOPE".into()),
         |spec| spec.capabilities_add = vec!["NOPE".into()],
-        |spec| drop(spec.ulimits.insert("nope".into(), UlimitSpec { soft: 1, hard: 1 })),
-        |spec| drop(spec.sysctls.insert("kernel.nope".into(), "1".into())),
+        |spec| spec.ulimits = [("nope".into(), UlimitSpec { soft: 1, hard: 1 })].into(),
+        |spec| spec.sysctls = [("kernel.nope".into(), "1".into())].into(),
         |spec| {
             spec.host_paths = vec![HostPathSpec { host: "/nope".into(), path: "/a".into(), read_only: true }];
         },
@@ -235,6 +235,27 @@ async fn a_new_volume_belongs_to_whom_the_image_says_and_keeps_what_is_written()
         .await
         .unwrap();
     assert_eq!(names.len(), 1, "nothing is left of looking into the image");
+}
+
+#[tokio::test]
+async fn a_volume_of_the_image_is_the_apps_or_goes_with_the_container() {
+    let Some(test) = Test::begin().await else { return };
+    let config = serde_json::json!({"Volumes": {"/data": {}, "/tmp": {}}});
+    let image = Image { label: format!("{} volumes", test.platform()), config, ..Image::default() };
+    let image = image.load(&test.engine, test.folder.path()).await.unwrap();
+    let folder = test.folder.path().join("data");
+    let (spec, args) = (ContainerSpec::default(), shell("stat -c '%u %g %a' /data; exec sleep 1000"));
+    let mut run = test.run(&spec, &args);
+    run.image = image;
+    run.volumes = vec![VolumeMount { folder: folder.clone(), path: "/data".into(), is_read_only: false }];
+    test.engine.create_and_start(&run).await.unwrap();
+    assert_eq!((folder.metadata().unwrap().uid(), folder.metadata().unwrap().gid()), (DATA_UID, DATA_GID));
+    let found = test.raw.inspect_container(&format!("wharf-{}", run.id), None).await.unwrap();
+    let volumes: Vec<String> = found.mounts.unwrap().into_iter().filter_map(|mount| mount.name).collect();
+    assert_eq!(volumes.len(), 1, "that of /tmp");
+    test.engine.remove(run.id).await.unwrap();
+    assert!(test.raw.inspect_volume(&volumes[0]).await.is_err(), "it has gone");
+    assert!(test.engine.remove_image(image).await.unwrap());
 }
 
 #[tokio::test]

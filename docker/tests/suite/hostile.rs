@@ -6,20 +6,19 @@ use wharf_docker::{Exit, FoundState, LogLimit, NetworkJoin, RunError};
 use wharf_types::quantity::ByteSize;
 use wharf_types::spec::ContainerSpec;
 
-use crate::support::{Test, eventually, shell};
+use crate::support::{Test, shell};
 
 #[tokio::test]
 async fn one_that_forks_without_end_reaches_its_limit_and_no_further() {
     let Some(test) = Test::begin().await else { return };
     let spec = ContainerSpec { pids: 30, ..ContainerSpec::default() };
-    // Each of the two begins two more, for ever.
-    let id = test.shell_with(&spec, "f() { f | f & }; f; while :; do sleep 1; done").await;
-    let most = eventually("the limit is reached", async || {
-        let usage = test.engine.usage(id).await.ok()??;
-        (usage.processes >= 25).then_some(usage.processes)
-    })
-    .await;
-    assert!(most <= 30, "{most}");
+    let id = test.shell_with(&spec, "exec sleep 1000").await;
+    let forks = shell("while :; do sleep 1000 & done");
+    // The shell gives up when it can make no more; what it made stays.
+    let probe = test.engine.probe_command(id, &forks, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(probe.exit_code, Some(2), "{probe:?}");
+    let usage = test.engine.usage(id).await.unwrap().unwrap();
+    assert!((25..=30).contains(&usage.processes), "{usage:?}");
     let began = Instant::now();
     test.engine.stop(id, Duration::ZERO).await.unwrap();
     test.engine.remove(id).await.unwrap();
@@ -102,17 +101,5 @@ async fn names_and_labels_may_be_anything_and_change_nothing_else() {
         let error = test.engine.create_and_start(&run).await.unwrap_err();
         assert!(matches!(error, RunError::Setting { .. }), "{error:?}");
         assert_eq!(test.engine.find(run.id).await.unwrap(), None);
-    }
-}
-
-#[tokio::test]
-async fn hostnames_and_paths_that_make_no_sense_are_refused_by_somebody() {
-    let Some(test) = Test::begin().await else { return };
-    let args = shell("true");
-    let long = "h".repeat(5000);
-    for hostname in [&long, "a\nb"] {
-        let spec = ContainerSpec { hostname: Some(hostname.to_owned()), ..ContainerSpec::default() };
-        let error = test.engine.create_and_start(&test.run(&spec, &args)).await.unwrap_err();
-        assert!(error.to_string().len() < 1500, "{error}");
     }
 }

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use wharf_docker::{NetworkJoin, NetworkName};
+use wharf_docker::{NetworkError, NetworkJoin, NetworkName};
 use wharf_types::spec::ContainerSpec;
 use wharf_types::{InstanceId, NamespaceName};
 
+use crate::daemon::Daemon;
 use crate::support::{Test, ended, eventually, shell};
 
 const SERVE: &str = "while :; do echo hello | nc -l -p 8000; done";
@@ -105,4 +106,24 @@ async fn one_without_a_network_reaches_nothing_and_one_with_the_hosts_everything
     assert!(test.found(id).await.is_on_host_network);
     let (_, output) = test.output(&ContainerSpec::default(), "ls /sys/class/net").await;
     assert_eq!(output, "lo");
+}
+
+#[tokio::test]
+async fn an_engine_that_has_no_subnet_left_says_what_to_do() {
+    if crate::support::socket().is_none() {
+        return;
+    }
+    let daemon = Daemon::start_with_few_subnets();
+    let test = Test::on(daemon.socket()).await;
+    let mut made = 0;
+    let error = loop {
+        match test.engine.ensure_network(&namespace("a"), Some(&made.to_string())).await {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+        assert!(made <= 4, "there are four subnets");
+    };
+    assert!(matches!(error, NetworkError::NoSubnet), "{error:?}");
+    assert!(error.to_string().contains("default-address-pools"));
+    drop(test);
 }

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bollard::{API_DEFAULT_VERSION, Docker};
+use futures::StreamExt as _;
 use tempfile::TempDir;
 use wharf_docker::{Engine, Exit, Found, ImageId, LogLimit, Owner, Run, Settings};
 use wharf_types::InstanceId;
+use wharf_types::log::LogStream;
 use wharf_types::quantity::ByteSize;
 use wharf_types::spec::ContainerSpec;
 
@@ -93,10 +95,11 @@ impl Test {
         (exit, self.printed(id).await)
     }
 
+    /// The same of a container that has been started.
     pub(crate) async fn printed(&self, id: InstanceId) -> String {
-        use futures::StreamExt as _;
-        let lines = self.engine.follow_logs(id, wharf_docker::LogMark::default());
-        let lines = lines.map(|line| line.unwrap().text).collect::<Vec<String>>();
+        let lines = self.engine.follow_logs(id, wharf_docker::LogMark::default()).map(Result::unwrap);
+        let lines = lines.filter(|line| std::future::ready(line.stream == LogStream::Stdout));
+        let lines = lines.map(|line| line.text).collect::<Vec<String>>();
         tokio::time::timeout(LIMIT, lines).await.unwrap().join("\n")
     }
 
