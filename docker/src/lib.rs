@@ -3,6 +3,9 @@
 //! This crate knows the engine, and nothing of sessions, supervision or routes. What it makes carries the platform's labels, and
 //! what does not carry them it never changes. It remembers nothing: whatever a worker has to know after it was killed is in the labels
 //! of its containers, and every verb may be repeated.
+//!
+//! The client that is used here writes whatever it sends to the log at level debug, values of variables among it: whoever sets up logging has
+//! to keep `bollard` above that.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 

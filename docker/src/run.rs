@@ -25,6 +25,7 @@ pub struct Run<'a> {
     pub image: ImageId,
     pub spec: &'a ContainerSpec,
     pub args: &'a [String],
+    /// The engine keeps them on its disk: a secret that must not be there is one of `files`.
     pub env: Vec<(&'a str, &'a str)>,
     /// Of all its processes together, without swap.
     pub memory: ByteSize,

@@ -21,7 +21,7 @@ pub struct Usage {
 }
 
 impl Engine {
-    /// None: there is no such container, or it does not run.
+    /// None: there is no such container, or it does not run. Engines before 23 take up to a second to answer.
     pub async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {
         let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
         let mut stats = self.docker.stats(&name_of(id), Some(options));
