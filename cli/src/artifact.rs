@@ -15,6 +15,13 @@ use crate::exit::{Exit, Failure};
 /// The largest artifact that is pushed.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// The largest archive of an image.
+const IMAGE_MAX_BYTES: u64 = 1 << 30;
+
+/// What every tar archive has in its first header.
+const TAR_MAGIC: &[u8] = b"ustar";
+const TAR_MAGIC_AT: usize = 257;
+
 /// What every module and component begins with.
 const MAGIC: [u8; 4] = *b"\0asm";
 
@@ -101,6 +108,34 @@ pub fn read(path: &Path) -> anyhow::Result<Bytes> {
         return Err(
             Failure::invalid(format!("{shown} is larger than {max}, the most for an artifact")).into()
         );
+    }
+    Ok(content.into())
+}
+
+/// Reads an archive with an image, as `docker save` writes it.
+pub fn read_image(path: &Path) -> anyhow::Result<Bytes> {
+    let shown = path.display();
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Failure::new(Exit::NotFound, format!("there is no file {shown}")).into());
+        }
+        Err(error) => return Err(error).with_context(|| format!("could not read {shown}")),
+    };
+    let bytes = file.metadata().with_context(|| format!("could not read {shown}"))?.len();
+    if bytes > IMAGE_MAX_BYTES {
+        let (bytes, max) = (crate::output::bytes(bytes), crate::output::bytes(IMAGE_MAX_BYTES));
+        let message = format!("{shown} has {bytes}, and an archive of an image may have {max}");
+        return Err(Failure::invalid(message)
+            .help("push the image to a registry, and deploy it by name")
+            .into());
+    }
+    let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+    let read = file.by_ref().take(IMAGE_MAX_BYTES).read_to_end(&mut content);
+    read.with_context(|| format!("could not read {shown}"))?;
+    if content.get(TAR_MAGIC_AT..TAR_MAGIC_AT + TAR_MAGIC.len()) != Some(TAR_MAGIC) {
+        let message = format!("{shown} is no tar archive");
+        return Err(Failure::invalid(message).help("write one with `docker save -o FILE IMAGE`").into());
     }
     Ok(content.into())
 }

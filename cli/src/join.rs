@@ -29,6 +29,7 @@ use wharf_types::node::parse_label;
 use wharf_types::protocol::between_front_doors;
 use wharf_types::quantity::{ByteSize, Span};
 
+use crate::engine::{self, EngineArgs};
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
 use crate::output;
@@ -70,6 +71,8 @@ pub struct WorkerArgs {
     /// On SIGTERM, how long what runs here may take to start on other nodes before this one ends; 0s: it ends at once
     #[arg(long, value_name = "SPAN", default_value = "30s")]
     pub drain: Span,
+    #[command(flatten)]
+    pub engine: EngineArgs,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -120,6 +123,8 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         None => advertised(peers_listener.local_addr()?, &servers)?,
     };
     let http_at = http_listener.local_addr()?;
+    let engine = engine::find(&args.engine, node).await?;
+    let containers = engine.as_ref().map(|it| it.platform.clone());
     let renewing = tokio::spawn(renew(kept, control.clone(), peer_tls.clone(), certificate, servers.clone()));
     let worker = Worker::start(WorkerConfig {
         folder: &folder,
@@ -129,8 +134,14 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         file_handles_max,
         unload_after: args.unload_after.as_duration(),
         cache_max_bytes: args.cache_max.map(ByteSize::as_bytes),
-        registration: wharf_types::node::NodeRegistration { address: Some(address), ..registration },
+        registration: wharf_types::node::NodeRegistration {
+            address: Some(address),
+            containers,
+            ..registration
+        },
         keeps_assignment: true,
+        engine: engine.map(|found| found.engine),
+        leaves_containers: true,
     })?;
     if args.json {
         output::json(&json!({"node": node, "http": format!("http://{http_at}"), "peers": address}))?;

@@ -34,6 +34,7 @@ mod declared;
 mod rollout;
 
 mod compile_child;
+mod engine;
 mod file_handles;
 mod files;
 mod join;

@@ -17,6 +17,7 @@ use wharf_platform_api::{
 
 use crate::args::{Global, NoArgs, With};
 use crate::commands;
+use crate::engine::{self, EngineArgs, EngineResolver};
 use crate::file_handles;
 use crate::local::{self, Local};
 use crate::output;
@@ -53,6 +54,8 @@ pub struct ServerArgs {
     /// Where the key of the cluster's CA cannot be opened any more, make another CA; every worker has to join again
     #[arg(long)]
     pub new_ca: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -256,6 +259,10 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     control_plane.deploy_pushes(Arc::new(PushDeployer::new(api.clone(), caches)));
+    // It runs no containers here, and only says which image a name means.
+    if let Some(found) = engine::find(&args.engine, wharf_types::NodeId::new()).await? {
+        control_plane.resolve_images(EngineResolver::new(&found));
+    }
     let stop = CancellationToken::new();
     let lost = if args.new_ca { Lost::MakeAnother } else { Lost::Fail };
     let workers =

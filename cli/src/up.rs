@@ -18,9 +18,10 @@ use wharf_platform_api::{
     ArtifactsAt, BUILD_CACHES, Config, ControlPlane, Database, OpenError, SecretKeySource,
 };
 use wharf_runtime::control::ControlClient;
-use wharf_types::node::parse_label;
+use wharf_types::node::{NodeRegistration, parse_label};
 use wharf_types::quantity::Span;
 
+use crate::engine::{self, EngineArgs, EngineResolver};
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
 use crate::local::{self, Local};
@@ -49,6 +50,8 @@ pub struct UpArgs {
     /// WHARF_SECRET_KEY holds the key itself. A key that replaces another stands in front of it.
     #[arg(long, value_name = "FILE", env = "WHARF_SECRET_KEY_FILE")]
     pub secret_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -87,11 +90,19 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let caches = data_dir.join(BUILD_CACHES);
     control_plane.deploy_pushes(Arc::new(PushDeployer::new(api.clone(), caches)));
 
-    let stop_control_plane = CancellationToken::new();
-    let mut serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
     let folder = data_dir.join(WORKER);
     let node =
         node_id(&folder).with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
+    let engine = engine::find(&args.engine, node).await?;
+    let registration =
+        NodeRegistration { containers: engine.as_ref().map(|it| it.platform.clone()), ..registration };
+    if let Some(found) = &engine {
+        control_plane.resolve_images(EngineResolver::new(found));
+        control_plane.allow_containers().await?;
+    }
+
+    let stop_control_plane = CancellationToken::new();
+    let mut serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
     let worker = Worker::start(WorkerConfig {
         folder: &folder,
         control: ControlClient::new(&api, &node_token, node)?,
@@ -102,6 +113,8 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         cache_max_bytes: None,
         registration,
         keeps_assignment: false,
+        engine: engine.map(|found| found.engine),
+        leaves_containers: false,
     })?;
 
     let local = Local { api, http, token_file };

@@ -19,26 +19,27 @@ use http::Response;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::io::ReaderStream;
+use wharf_docker::Engine;
 use wharf_ingress::{
     ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError,
     LocalCall, NeighbourCaller, NeighbourError, PeerArtifacts, PeerTls, TcpConfig, TcpError, TcpPlace,
     TcpPlaces,
 };
 use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
+use wharf_runtime::container::backend::{Backends, ContainerBackend, Shared};
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::{Figures, Kept, Session, Takers};
 use wharf_runtime::space::{self, Space};
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
 use wharf_runtime::wasm::backend::WasmBackend;
-use wharf_runtime::wasm::body::GuestBody;
 use wharf_runtime::wasm::compiler::CompileCommand;
 use wharf_runtime::wasm::compiler::key::key_in;
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
 use wharf_runtime::wasm::ports::Ports;
 use wharf_runtime::wasm::table;
-use wharf_runtime::wasm::table::{DispatchError, FarBody, FarError, FarNeighbours, Table};
+use wharf_runtime::wasm::table::{AnswerBody, DispatchError, FarBody, FarError, FarNeighbours, Table};
 use wharf_runtime::wasm::volumes::Volumes;
 use wharf_types::figures::NodeFigures;
 use wharf_types::incarnation::Incarnation;
@@ -91,6 +92,10 @@ pub struct WorkerConfig<'a> {
     pub registration: NodeRegistration,
     /// Whether it may start while no control plane is there, and runs what it was told last then.
     pub keeps_assignment: bool,
+    /// What runs containers. None: nothing does.
+    pub engine: Option<Engine>,
+    /// Whether containers go on when this process ends, for the next one to adopt.
+    pub leaves_containers: bool,
 }
 
 /// The worker and its ingress.
@@ -101,6 +106,8 @@ pub struct Worker {
     shipper: LogShipper,
     control: ControlClient,
     process: ProcessId,
+    /// What is told to leave its containers alone when this process ends.
+    leaves: Option<Arc<ContainerBackend>>,
 }
 
 impl Worker {
@@ -130,9 +137,23 @@ impl Worker {
             None => Artifacts::passing(control.clone()),
         };
         let backend =
-            WasmBackend::new(host, control.clone(), artifacts.clone(), folder.join("files"), volumes)
+            WasmBackend::new(host, control.clone(), artifacts.clone(), folder.join("files"), volumes.clone())
                 .context("cannot use the folder for the files of apps")?;
-        let supervisor = Supervisor::spawn(backend.clone(), rand::random());
+        let shared = Shared {
+            artifacts: artifacts.clone(),
+            space: space.clone(),
+            table: backend.table(),
+            ports: backend.ports(),
+            volumes,
+            secrets: backend.secrets(),
+            logs: logs.clone(),
+        };
+        let containers =
+            config.engine.map(|engine| ContainerBackend::new(engine, shared, folder.join("containers")));
+        let containers =
+            containers.transpose().context("cannot use the folder for the marks of containers")?;
+        let both = Backends::new(backend.clone(), containers.clone());
+        let supervisor = Supervisor::spawn(both, rand::random());
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
         let routes = table::relay(backend.table(), routes);
@@ -162,8 +183,9 @@ impl Worker {
         }
         let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
+        let leaves = containers.clone().filter(|_| config.leaves_containers);
         let figures = Arc::new(move || Figures {
-            apps: backend.usage(),
+            apps: backend.usage().into_iter().chain(containers.iter().flat_map(|it| it.usage())).collect(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
         });
         let kept = match keeps_assignment {
@@ -186,7 +208,7 @@ impl Worker {
             figures,
         );
         let shipper = LogShipper::spawn(logs, control.clone());
-        Ok(Self { ingress, session, supervisor, shipper, control, process })
+        Ok(Self { ingress, session, supervisor, shipper, control, process, leaves })
     }
 
     /// Has what runs here started elsewhere, and returns when nothing is left that could be, or after `longest`. Where the control plane
@@ -210,6 +232,9 @@ impl Worker {
     pub async fn shutdown(self) -> bool {
         let ingress = self.ingress.shutdown(DRAIN).await;
         self.session.shutdown().await;
+        if let Some(containers) = self.leaves {
+            containers.leave_containers();
+        }
         let supervisor = self.supervisor.shutdown(PART_GRACE).await;
         self.shipper.shutdown(PART_GRACE).await;
         ingress == wharf_ingress::Shutdown::Clean && supervisor == Shutdown::Clean
@@ -394,7 +419,7 @@ impl FarNeighbours for OthersApps {
 struct LocalGuests(Arc<Table>);
 
 impl tower::Service<LocalCall> for LocalGuests {
-    type Response = Response<GuestBody>;
+    type Response = Response<AnswerBody>;
     type Error = CallError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, CallError>> + Send>>;
 

@@ -248,7 +248,7 @@ fn placement(app: u32) -> PlacementSpec {
 
 fn ask(placement: &PlacementSpec) -> Ask<'_> {
     let takes = Resources { memory_bytes: 128 * MIB, cpu_millis: 10 };
-    Ask { takes, placement, pinned: None, warm: &[], failing: &[] }
+    Ask { takes, placement, is_container: false, pinned: None, warm: &[], failing: &[] }
 }
 
 fn node_id(number: u32) -> NodeId {

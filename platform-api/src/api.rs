@@ -16,6 +16,7 @@ mod forwarding;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod git;
+mod images;
 mod jobs;
 mod joining;
 mod logs;

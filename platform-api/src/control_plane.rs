@@ -17,11 +17,12 @@ use crate::authority::{Authorities, AuthorityError, Lost};
 use crate::context::{Context, Joining, hash_secret, new_secret};
 use crate::data_dir::{DataDir, OpenError, read_secret, write_secret};
 use crate::git::{Deployer, Git};
+use crate::images::ImageResolver;
 use crate::logs::Logs;
 use crate::reconcile::chain;
 use crate::secrets::{SecretKeySource, SecretKeys, Source};
 use crate::store::{self, Conn, Database, OpenStoreError, Store, StoreError};
-use crate::{api, leader, listener};
+use crate::{api, leader, listener, operations};
 
 /// How long open requests may finish after the shutdown began.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -118,6 +119,22 @@ impl ControlPlane {
     /// Says who builds and deploys what is pushed with git. Without that, pushes are refused.
     pub fn deploy_pushes(&self, deployer: Arc<dyn Deployer>) {
         self.context.git.set_deployer(deployer);
+    }
+
+    /// Says who knows which image a name means. Without that, only digests do.
+    pub fn resolve_images(&self, resolver: Arc<dyn ImageResolver>) {
+        // The first one stays: there is one engine.
+        let _ = self.context.images.set(resolver);
+    }
+
+    /// Lets the first namespace run containers, unless an admin has said whether it may.
+    pub async fn allow_containers(&self) -> Result<(), OpenError> {
+        let name = NamespaceName::default_namespace();
+        let allowed = operations::containers::allow_unless_said(&self.context, &name).await;
+        allowed.map_err(|error| OpenError::Database {
+            file: self.context.config.data_dir.clone(),
+            source: Box::new(error),
+        })
     }
 
     /// The API without a socket. Nothing is reconciled unless [`Self::spawn_leader`] is called, too.

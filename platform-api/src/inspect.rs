@@ -8,6 +8,7 @@ use wasmparser::types::{EntityType, Types};
 use wasmparser::{
     BinaryReaderError, ComponentExternalKind, ComponentTypeRef, Parser, Payload, Validator, WasmFeatures,
 };
+use wharf_types::image::{ImageDocument, InvalidDocument};
 use wharf_types::world::{WASI_P1, World, is_provided, is_provided_function};
 
 /// Octets that [`check_head`] wants to see.
@@ -30,6 +31,8 @@ pub(crate) enum InvalidArtifact {
     NotWasm { begins: String },
     #[error("not a WebAssembly file: it is empty; push the .wasm that your build makes")]
     Empty,
+    #[error("begins like the JSON document of an image, and is none: {0}; `wharf deploy --image` makes one")]
+    Image(#[source] InvalidDocument),
     #[error(
         "the WebAssembly file is truncated or damaged: {problem} (at offset {offset}); build it again and push the whole file"
     )]
@@ -65,7 +68,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<(), InvalidArtifact> {
         return Err(InvalidArtifact::Empty);
     }
     let known = head.len().min(MAGIC.len());
-    if head[..known] == MAGIC[..known] {
+    if head[..known] == MAGIC[..known] || is_document(head) {
         return Ok(());
     }
     let shown = &head[..head.len().min(HEAD_BYTES)];
@@ -79,9 +82,17 @@ pub(crate) fn check_head(head: &[u8]) -> Result<(), InvalidArtifact> {
     Err(InvalidArtifact::NotWasm { begins })
 }
 
+fn is_document(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&b'{')
+}
+
 /// Validates the whole artifact and finds its world.
 pub(crate) fn inspect(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
     check_head(bytes)?;
+    if is_document(bytes) {
+        ImageDocument::parse(bytes).map_err(InvalidArtifact::Image)?;
+        return Ok(Inspected { world: World::Container, imports: Vec::new() });
+    }
     let types = Validator::new_with_features(features()).validate_all(bytes).map_err(invalid)?;
     if Parser::is_component(bytes) { inspect_component(bytes) } else { inspect_module(&types) }
 }

@@ -27,6 +27,7 @@ mod authority;
 mod context;
 mod forward;
 mod git;
+mod images;
 mod metrics;
 mod nodes;
 mod quota;
@@ -51,5 +52,6 @@ pub use backup::{BackupError, Keys, Progress, Summary, backup, migrate_store, re
 pub use control_plane::{Config, ControlPlane, LeaderUnknown};
 pub use data_dir::OpenError;
 pub use git::{BUILD_CACHES, Deployer, NotDeployed, Pushed, Secret, Teller};
+pub use images::{ImageResolver, NotResolved};
 pub use secrets::SecretKeySource;
 pub use store::{Database, NotAPostgresUrl, PostgresUrl};

@@ -2,6 +2,7 @@
 //! dropped because its client went away leaves nothing half done.
 
 pub(crate) mod autoscale;
+pub(crate) mod containers;
 pub(crate) mod jobs;
 pub(crate) mod keyvalue;
 pub(crate) mod quota;
@@ -218,7 +219,7 @@ async fn deployed(
     let new_capabilities =
         capabilities.iter().filter(|asked| !asked_before.contains(asked)).cloned().collect();
     let mut urls = Vec::new();
-    if artifact.world.is_http() {
+    if artifact.world.with(&release.spec).is_http() {
         let routes = view::routes(&app.name, &app.namespace, &context.config.domain, &release.spec);
         urls.extend(routes.iter().map(|route| view::url(&context.config.http_url, route)));
     }

@@ -84,7 +84,8 @@ impl Releases {
             ))),
         };
         let secrets: BTreeMap<_, _> = release.spec.values().map(pin).collect::<store::Result<_>>()?;
-        let routes = if artifact.world.is_http() {
+        let world = artifact.world.with(&release.spec);
+        let routes = if world.is_http() {
             routes(&app.name, &app.namespace, &self.domain, &release.spec)
         } else {
             Vec::new()
@@ -93,7 +94,7 @@ impl Releases {
             id: release.id,
             number: release.number,
             artifact: release.artifact,
-            world: artifact.world,
+            world,
             spec: release.spec.clone(),
             secrets: Arc::new(secrets),
             routes,

@@ -1,11 +1,13 @@
 //! The seam between supervising instances and executing them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use wharf_types::InstanceId;
 use wharf_types::node::{AssignedInstance, Reason, ReasonKind};
+use wharf_types::spec::ContainerHealthSpec;
 
 /// One run of an assigned instance.
 #[derive(Clone, Debug)]
@@ -35,6 +37,34 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Connects to each port that the guest of a command should listen at, for a health check.
     async fn accepts(&self, id: InstanceId, timeout: Duration) -> Result<(), Failure>;
+
+    /// The check by a command that an instance which runs asks for. None: it asks for none.
+    async fn health_command(&self, _id: InstanceId) -> Option<ContainerHealthSpec> {
+        None
+    }
+
+    /// Runs a command beside the guest, for a health check.
+    async fn run_check(
+        &self,
+        _id: InstanceId,
+        _command: &[String],
+        _timeout: Duration,
+    ) -> Result<(), Failure> {
+        Err(Failure::new(ReasonKind::Platform, "commands cannot be run in this instance"))
+    }
+
+    /// Whether something may be left of a process before this one.
+    fn is_to_be_swept(&self) -> bool {
+        false
+    }
+
+    /// Removes what is left of a process before this one, but for what belongs to the instances that are to run.
+    async fn sweep(&self, _wanted: HashSet<InstanceId>) {}
+
+    /// Whether what ran of an instance in a process before this one may still run.
+    fn adopts(&self, _assigned: &AssignedInstance) -> bool {
+        false
+    }
 
     /// Takes no new requests and connections, lets the open ones finish for up to `drain`, then ends the guest.
     async fn stop(&self, id: InstanceId, drain: Duration);

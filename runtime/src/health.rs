@@ -4,13 +4,13 @@
 //! readiness is probed only where the spec names a `path`: without one the check could merely find that the app
 //! still answers anything, and thousands of idle apps would be kept awake for that. Its liveness is probed only with a
 //! `liveness_path`. A command with ports is healthy once it has accepted a connection at each, any other once it has run for
-//! [`SETTLED_AFTER`].
+//! [`SETTLED_AFTER`]. A container may have a check by a command, which says when it is ready and then, as long as it runs, that it lives.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use wharf_types::node::{Reason, ReasonKind};
-use wharf_types::spec::{AppSpec, HealthSpec};
+use wharf_types::spec::{AppSpec, ContainerHealthSpec, HealthSpec};
 use wharf_types::state::Health;
 use wharf_types::world::World;
 
@@ -30,6 +30,9 @@ pub enum Check {
     Liveness,
     /// Whether the ports of a command accept connections.
     Listening,
+    /// A command in the container, until its first success and afterwards.
+    CommandStartup,
+    Command,
     /// Needs no probe: the time alone decides.
     Settled,
 }
@@ -60,12 +63,29 @@ pub struct Checks {
     startup: Option<(Instant, Check)>,
     readiness: Option<Instant>,
     liveness: Option<Instant>,
+    command: Option<CommandCheck>,
+}
+
+/// The check by a command, which says that an instance is ready, and later that it has to be replaced.
+#[derive(Clone, Debug)]
+struct CommandCheck {
+    spec: ContainerHealthSpec,
+    /// Failures before do not count, unless there was a success.
+    counts_from: Instant,
+    /// In a row.
+    failures: u32,
+    /// Not before the first success.
+    due: Option<Instant>,
 }
 
 impl Checks {
-    pub fn new(world: World, spec: &AppSpec, now: Instant) -> Self {
-        let startup = if world.is_http() {
+    /// `command` is the check by a command, if there is one.
+    pub fn new(world: World, spec: &AppSpec, command: Option<ContainerHealthSpec>, now: Instant) -> Self {
+        let asks_path = world.is_http() && (command.is_none() || spec.http.health.path.is_some());
+        let startup = if asks_path {
             (now, Check::Startup)
+        } else if command.is_some() {
+            (now, Check::CommandStartup)
         } else if spec.tcp.ports.is_empty() {
             (now + SETTLED_AFTER, Check::Settled)
         } else {
@@ -82,7 +102,58 @@ impl Checks {
             startup: Some(startup),
             readiness: None,
             liveness: None,
+            command: command.map(|spec| CommandCheck {
+                counts_from: now + spec.start_period.as_duration(),
+                failures: 0,
+                // Where a path decides about the start, the command is asked from the start on as well.
+                due: asks_path.then(|| now + spec.interval.as_duration()),
+                spec,
+            }),
         }
+    }
+
+    /// The command of a check, and how long it may take. None: it is no check by a command.
+    pub fn command(&self, check: Check) -> Option<(&[String], Duration)> {
+        let command =
+            self.command.as_ref().filter(|_| matches!(check, Check::Command | Check::CommandStartup))?;
+        Some((&command.spec.command, command.spec.timeout.as_duration()))
+    }
+
+    /// Takes the outcome of a check by a command, which began at `began`.
+    pub fn commanded(
+        &mut self,
+        check: Check,
+        began: Instant,
+        now: Instant,
+        outcome: Result<(), Failure>,
+    ) -> Verdict {
+        let Some(command) = &mut self.command else { return Verdict::Same };
+        let Err(failure) = outcome else {
+            command.failures = 0;
+            command.due = Some(next_due(began, now, command.spec.interval.as_duration()));
+            return if check == Check::CommandStartup { self.settle(now) } else { Verdict::Same };
+        };
+        // An engine that does not answer says nothing about the container.
+        let counts = failure.reason.kind == ReasonKind::Probe;
+        let is_early = check == Check::CommandStartup && now < command.counts_from;
+        if counts && !is_early {
+            command.failures += 1;
+        }
+        if command.failures >= command.spec.retries {
+            let message = format!(
+                "the health check failed {} times in a row: {}",
+                command.failures, failure.reason.message
+            );
+            return Verdict::End(Failure::new(ReasonKind::Probe, message));
+        }
+        let spec = &command.spec;
+        if check == Check::CommandStartup {
+            let period = if is_early { spec.start_interval } else { spec.interval };
+            self.startup = Some((next_due(began, now, period.as_duration()), check));
+            return self.become_unhealthy(failure.reason);
+        }
+        command.due = Some(next_due(began, now, spec.interval.as_duration()));
+        Verdict::Same
     }
 
     pub fn health(&self) -> Health {
@@ -106,7 +177,9 @@ impl Checks {
         self.startup.or_else(|| {
             let readiness = self.readiness.map(|due| (due, Check::Readiness));
             let liveness = self.liveness.map(|due| (due, Check::Liveness));
-            readiness.into_iter().chain(liveness).min_by_key(|(due, _)| *due)
+            let command = self.command.as_ref().and_then(|command| command.due);
+            let command = command.map(|due| (due, Check::Command));
+            readiness.into_iter().chain(liveness).chain(command).min_by_key(|(due, _)| *due)
         })
     }
 
@@ -114,9 +187,12 @@ impl Checks {
     pub fn path(&self, check: Check) -> &str {
         match check {
             Check::Liveness => self.spec.liveness_path.as_deref().unwrap_or("/"),
-            Check::Startup | Check::Readiness | Check::Listening | Check::Settled => {
-                self.spec.path.as_deref().unwrap_or("/")
-            }
+            Check::Startup
+            | Check::Readiness
+            | Check::Listening
+            | Check::Settled
+            | Check::Command
+            | Check::CommandStartup => self.spec.path.as_deref().unwrap_or("/"),
         }
     }
 
@@ -147,6 +223,9 @@ impl Checks {
             }
             Check::Listening => self.accepted(began, now, answer.map_err(Failure::from)),
             Check::Settled => self.settle(now),
+            Check::Command | Check::CommandStartup => {
+                self.commanded(check, began, now, answer.map_err(Failure::from))
+            }
         }
     }
 
@@ -287,7 +366,7 @@ mod tests {
     }
 
     fn checks(path: Option<&str>, liveness_path: Option<&str>) -> Checks {
-        Checks::new(World::HttpProxy, &app(spec(path, liveness_path)), Instant::now())
+        Checks::new(World::HttpProxy, &app(spec(path, liveness_path)), None, Instant::now())
     }
 
     fn answer(checks: &mut Checks, answer: Result<u16, Failure>) -> Verdict {
@@ -374,7 +453,7 @@ mod tests {
     #[test]
     fn a_command_is_healthy_once_it_has_run_for_a_while() {
         let now = Instant::now();
-        let mut checks = Checks::new(World::CommandP2, &AppSpec::default(), now);
+        let mut checks = Checks::new(World::CommandP2, &AppSpec::default(), None, now);
         assert_eq!(checks.next(), Some((now + SETTLED_AFTER, Check::Settled)));
         checks.settle(now + SETTLED_AFTER);
         assert_eq!((checks.health(), checks.next()), (Health::Healthy, None));
@@ -385,7 +464,7 @@ mod tests {
         let now = Instant::now();
         let mut spec = app(spec(Some("/healthz"), Some("/live")));
         spec.tcp.ports = vec![7000];
-        let mut checks = Checks::new(World::CommandP2, &spec, now);
+        let mut checks = Checks::new(World::CommandP2, &spec, None, now);
         assert_eq!(checks.next(), Some((now, Check::Listening)));
         let refused = Failure::new(ReasonKind::Probe, "nothing listens");
         assert_eq!(checks.accepted(now, now, Err(refused.clone())), Verdict::Changed);
@@ -414,7 +493,7 @@ mod tests {
             threshold in 1..5_u32,
         ) {
             let spec = HealthSpec { threshold, period: Span::from_millis(10), ..spec(Some("/"), None) };
-            let mut checks = Checks::new(World::HttpProxy, &app(spec), Instant::now());
+            let mut checks = Checks::new(World::HttpProxy, &app(spec), None, Instant::now());
             answer(&mut checks, Ok(200));
             let mut in_a_row = 0;
             for good in answers {
@@ -437,6 +516,67 @@ mod tests {
             let now = began + Duration::from_millis(took);
             let due = next_due(began, now, Duration::from_millis(period));
             prop_assert!(due >= now && due >= began + Duration::from_millis(period));
+        }
+    }
+
+    fn commanded(start_period_millis: u64) -> (Checks, Instant) {
+        let now = Instant::now();
+        let health = ContainerHealthSpec {
+            command: vec!["check".to_owned()],
+            start_period: Span::from_millis(start_period_millis),
+            ..ContainerHealthSpec::default()
+        };
+        (Checks::new(World::Container, &AppSpec::default(), Some(health), now), now)
+    }
+
+    fn ill() -> Result<(), Failure> {
+        Err(Failure::new(ReasonKind::Probe, "exit code 1"))
+    }
+
+    #[test]
+    fn a_container_is_ready_when_its_command_says_so_and_is_replaced_when_it_says_otherwise() {
+        let (mut checks, now) = commanded(0);
+        assert_eq!(checks.next(), Some((now, Check::CommandStartup)));
+        assert_eq!(checks.command(Check::CommandStartup).unwrap().0, ["check"]);
+        assert_eq!(checks.commanded(Check::CommandStartup, now, now, ill()), Verdict::Changed);
+        assert_eq!((checks.health(), checks.next().unwrap().1), (Health::Unhealthy, Check::CommandStartup));
+        assert_eq!(checks.commanded(Check::CommandStartup, now, now, Ok(())), Verdict::Changed);
+        assert_eq!(checks.health(), Health::Healthy);
+        assert_eq!(checks.next(), Some((now + Duration::from_secs(1), Check::Command)));
+        assert_eq!(checks.commanded(Check::Command, now, now, ill()), Verdict::Same);
+        assert_eq!(checks.commanded(Check::Command, now, now, Ok(())), Verdict::Same);
+        for _ in 0..2 {
+            assert_eq!(checks.commanded(Check::Command, now, now, ill()), Verdict::Same);
+        }
+        let Verdict::End(failure) = checks.commanded(Check::Command, now, now, ill()) else {
+            panic!("it ends")
+        };
+        assert!(failure.reason.message.contains("3 times in a row: exit code 1"), "{failure}");
+    }
+
+    #[test]
+    fn failures_while_a_container_may_still_start_do_not_count() {
+        let (mut checks, now) = commanded(1000);
+        for _ in 0..10 {
+            let verdict = checks.commanded(Check::CommandStartup, now, now, ill());
+            assert!(!matches!(verdict, Verdict::End(_)), "{verdict:?}");
+        }
+        assert_eq!(checks.next(), Some((now + Duration::from_millis(200), Check::CommandStartup)));
+        let later = now + Duration::from_secs(2);
+        for _ in 0..2 {
+            checks.commanded(Check::CommandStartup, later, later, ill());
+        }
+        let end = checks.commanded(Check::CommandStartup, later, later, ill());
+        assert!(matches!(end, Verdict::End(_)), "{end:?}");
+    }
+
+    #[test]
+    fn an_engine_that_does_not_answer_says_nothing_about_a_container() {
+        let (mut checks, now) = commanded(0);
+        checks.commanded(Check::CommandStartup, now, now, Ok(()));
+        for _ in 0..100 {
+            let away = Err(Failure::new(ReasonKind::Platform, "the engine is away"));
+            assert_eq!(checks.commanded(Check::Command, now, now, away), Verdict::Same);
         }
     }
 }

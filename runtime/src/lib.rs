@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod health;
 
 pub mod componentize;
+pub mod container;
 pub mod wasm;
 
 #[doc(hidden)]

@@ -186,7 +186,16 @@ impl Keeper {
     }
 
     fn assign(&mut self, instances: Vec<AssignedInstance>) {
-        let steps = plan(&self.board.members(), &instances);
+        let steps = plan(&self.board.members(), &instances, |instance| self.backend.adopts(instance));
+        if self.backend.is_to_be_swept() {
+            let wanted = instances
+                .iter()
+                .filter(|it| it.wanted == wharf_types::state::Wanted::Run)
+                .map(|it| it.id)
+                .collect();
+            let backend = self.backend.clone();
+            self.tasks.spawn(async move { backend.sweep(wanted).await });
+        }
         let instances: Vec<Arc<AssignedInstance>> = instances.into_iter().map(Arc::new).collect();
         for step in steps {
             match step {

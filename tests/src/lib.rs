@@ -35,4 +35,4 @@ pub use crate::proxy::{Proxy, Weather};
 pub use crate::raw::RawReply;
 pub use crate::repository::{Repository, remote_lines};
 pub use crate::siege::Siege;
-pub use crate::wait::{SHORT, eventually, within};
+pub use crate::wait::{COMPILED, SHORT, eventually, within};

@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use wharf_types::api::AppInfo;
 
-use crate::{Client, Load, Ran, Reply, SHORT, Wharf, eventually, full, request, within, workspace};
+use crate::{COMPILED, Client, Load, Ran, Reply, SHORT, Wharf, eventually, full, request, within, workspace};
 
 /// The line that `wharf up --json` prints when it is ready.
 #[derive(Clone, Debug, Deserialize)]
@@ -191,7 +191,7 @@ impl Platform {
     /// Waits until the app answers with 200.
     pub async fn serves(&self, app: &str) -> String {
         let what = format!("{app} answers with 200");
-        eventually(SHORT, &what, || async {
+        eventually(COMPILED, &what, || async {
             let reply = self.get(app, "/").await.ok()?;
             (reply.status == 200).then(|| reply.text())
         })

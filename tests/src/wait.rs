@@ -8,6 +8,9 @@ use tokio::time::Instant;
 /// What anything that should happen soon may take on a machine with much else to do.
 pub const SHORT: Duration = Duration::from_secs(60);
 
+/// The same where the largest of the guests may have to be compiled first.
+pub const COMPILED: Duration = Duration::from_secs(240);
+
 const PERIOD: Duration = Duration::from_millis(20);
 
 /// Asks until there is an answer.

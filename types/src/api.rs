@@ -32,7 +32,7 @@ pub use node::{
 
 pub use audit::{AuditOutcome, AuditRecord};
 pub use build::{BuildInfo, BuildState, PreviewInfo, PushPolicy, RepositoryInfo, RepositoryPatch, WhenBusy};
-pub use quota::{Quota, QuotaInfo, QuotaUsed};
+pub use quota::{ContainerRights, Quota, QuotaInfo, QuotaUsed};
 
 /// The envelope of every list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -147,6 +147,14 @@ pub struct Scale {
     #[serde(deserialize_with = "Option::deserialize")]
     #[schema(required = true)]
     pub replicas: Option<u32>,
+}
+
+/// `POST /v1/namespaces/{namespace}/images`: which image is it now?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveImage {
+    /// Such as `redis:7`, or the ID of an image that the engine has.
+    pub image: String,
 }
 
 /// `GET …/apps/{app}/env`: the variables of the current release, those of its manifest included.

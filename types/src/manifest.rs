@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::name::{AppName, NamespaceName, SecretName};
 use crate::quantity::Span;
 use crate::spec::{
-    AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec, ReserveSpec,
-    RestartSpec, ReuseSpec, ScaleSpec, StopSpec, TcpSpec, UpdateSpec, VolumeSpec, root, validate_files,
-    validate_mount,
+    AppSpec, ContainerSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec,
+    ReserveSpec, RestartSpec, ReuseSpec, ScaleSpec, StopSpec, TcpSpec, UpdateSpec, VolumeSpec, root,
+    validate_files, validate_mount,
 };
 
 pub const FILE_NAME: &str = "wharf.toml";
@@ -19,6 +19,8 @@ pub const FILE_NAME: &str = "wharf.toml";
 pub struct Manifest {
     pub app: AppName,
     pub namespace: Option<NamespaceName>,
+    /// The image of a container, such as `redis:7`, in place of a component.
+    pub image: Option<String>,
     pub build: Option<BuildSpec>,
     pub release: Option<ReleaseCommand>,
     #[serde(default)]
@@ -56,6 +58,8 @@ pub struct Manifest {
     pub reuse: ReuseSpec,
     #[serde(default)]
     pub engine: EngineSpec,
+    #[serde(default)]
+    pub container: ContainerSpec,
 }
 
 /// How the artifact comes about, run in the manifest's folder.
@@ -110,6 +114,11 @@ impl Manifest {
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let manifest: Self = toml::from_str(text)?;
         manifest.spec().validate()?;
+        if manifest.image.is_some() && (manifest.build.is_some() || manifest.files.is_some()) {
+            let problem =
+                "is a container, which has neither `build` nor `files`; write one of them".to_owned();
+            return Err(InvalidSpec { field: "image".to_owned(), problem }.into());
+        }
         if let Some(files) = &manifest.files {
             validate_mount("files.mount", &files.mount)?;
             validate_files(&files.mount, &manifest.volumes)?;
@@ -122,6 +131,7 @@ impl Manifest {
         let Self {
             app: _,
             namespace: _,
+            image: _,
             build: _,
             release: _,
             env,
@@ -142,6 +152,7 @@ impl Manifest {
             outbound,
             reuse,
             engine,
+            container,
         } = self.clone();
         AppSpec {
             env,
@@ -162,6 +173,7 @@ impl Manifest {
             outbound,
             reuse,
             engine,
+            container,
         }
     }
 }

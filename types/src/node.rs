@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::figures::NodeFigures;
 use crate::id::{InstanceId, JobId, NodeId, ProcessId, SecretVersionId, VolumeId};
+use crate::image::Platform;
 use crate::incarnation::Incarnation;
 use crate::name::{AppName, NamespaceName, VolumeName};
 use crate::route::RouteTable;
@@ -47,6 +48,9 @@ pub struct NodeRegistration {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address: Option<SocketAddr>,
+    /// What images its Docker engine runs. None: it has none, and runs no containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containers: Option<Platform>,
     /// Which process of the worker says so.
     #[serde(default)]
     pub incarnation: Incarnation,

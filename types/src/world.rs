@@ -21,11 +21,27 @@ pub enum World {
     CommandP3,
     /// A core module of WASI 0.1 with `_start`.
     CommandP1,
+    /// An image of a container. As the world of an artifact this says nothing of what it listens to: see [`World::with`].
+    Container,
+    /// An image of a container, of an app whose settings say at which port it takes requests.
+    HttpContainer,
 }
 
 impl World {
     pub fn is_http(self) -> bool {
-        matches!(self, Self::HttpProxy | Self::HttpService)
+        matches!(self, Self::HttpProxy | Self::HttpService | Self::HttpContainer)
+    }
+
+    pub fn is_container(self) -> bool {
+        matches!(self, Self::Container | Self::HttpContainer)
+    }
+
+    /// How an artifact of this world is run with these settings.
+    pub fn with(self, spec: &AppSpec) -> Self {
+        match self {
+            Self::Container if spec.container.http_port.is_some() => Self::HttpContainer,
+            world => world,
+        }
     }
 
     pub fn describe(self) -> &'static str {
@@ -35,6 +51,8 @@ impl World {
             Self::CommandP2 => "command, WASI 0.2",
             Self::CommandP3 => "command, WASI 0.3",
             Self::CommandP1 => "command, WASI 0.1 module",
+            Self::Container => "container",
+            Self::HttpContainer => "container, HTTP app",
         }
     }
 

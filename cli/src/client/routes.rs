@@ -8,11 +8,12 @@ use wharf_types::api::{
     AppInfo, ArtifactInfo, AuditRecord, AuthorityInfo, ConfigValue, CreateJoinToken, CreateNamespace,
     CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch,
     FilesInfo, JoinTokenInfo, MemberInfo, NamespaceInfo, NodeInfo, NodePatch, Page, Quota, QuotaInfo,
-    ReleaseInfo, Role, Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale, SecretInfo, SecretSet,
-    ServerInfo, SetMember, TokenInfo, Usage, UserInfo, VolumeInfo, WhoAmI, Why,
+    ReleaseInfo, ResolveImage, Role, Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale, SecretInfo,
+    SecretSet, ServerInfo, SetMember, TokenInfo, Usage, UserInfo, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::Resource;
 use wharf_types::declare::change::{Applied, Plan};
+use wharf_types::image::ImageDocument;
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::{SecretValue, ValueKind};
 use wharf_types::{
@@ -236,6 +237,16 @@ impl Client {
             Err(error) if is_not_found(&error) => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    /// Which image a name means now.
+    pub async fn resolve_image(
+        &self,
+        namespace: &NamespaceName,
+        image: &str,
+    ) -> anyhow::Result<ImageDocument> {
+        let path = format!("/v1/namespaces/{namespace}/images");
+        self.json(self.request(Method::POST, &path).json(&ResolveImage { image: image.to_owned() })).await
     }
 
     /// Uploads the files of an app, unless the platform has them.

@@ -36,6 +36,12 @@ pub struct DeployArgs {
     pub path: Option<PathBuf>,
     #[command(flatten)]
     pub wait: WaitArgs,
+    /// Deploy a container of this image, such as `redis:7`, instead; settings come from a wharf.toml in this folder or stay as they are
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["path", "image_archive"])]
+    pub image: Option<String>,
+    /// The same of an archive that `docker save` has written, where no registry has the image
+    #[arg(long, value_name = "FILE", conflicts_with = "path")]
+    pub image_archive: Option<PathBuf>,
     /// Do not run the build command of wharf.toml
     #[arg(long)]
     pub no_build: bool,
@@ -52,8 +58,51 @@ const PATIENCE: Duration = Duration::from_millis(500);
 struct Source {
     /// Where the manifest lies.
     folder: PathBuf,
-    artifact: PathBuf,
+    artifact: Artifact,
     manifest: Option<Manifest>,
+}
+
+#[derive(Debug)]
+enum Artifact {
+    /// A .wasm file.
+    File(PathBuf),
+    /// The name of an image.
+    Image(String),
+    /// An archive with an image.
+    Archive(PathBuf),
+}
+
+impl Artifact {
+    async fn read(&self, session: &Session, namespace: &NamespaceName) -> anyhow::Result<Bytes> {
+        match self {
+            Self::File(path) => artifact::read(path),
+            Self::Archive(path) => artifact::read_image(path),
+            Self::Image(image) => {
+                let document = session.client.resolve_image(namespace, image).await?;
+                Ok(document.to_octets().into())
+            }
+        }
+    }
+
+    /// A name for the app, where nobody has given one.
+    fn app_name(&self) -> Option<AppName> {
+        match self {
+            Self::File(path) | Self::Archive(path) => artifact::app_name_of(path),
+            Self::Image(image) => {
+                let name = image.rsplit('/').next()?.split([':', '@']).next()?;
+                name.parse().ok()
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Artifact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) | Self::Archive(path) => path.display().fmt(f),
+            Self::Image(image) => f.write_str(image),
+        }
+    }
 }
 
 pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
@@ -68,7 +117,7 @@ pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
 async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let source = find_source(session, &args).await?;
     let app = app_of(session, &source)?;
-    let content = artifact::read(&source.artifact)?;
+    let content = source.artifact.read(session, &app.namespace).await?;
     let since = Instant::now();
     let digest = Digest::of(&content);
     // Before anything is pushed, so that a folder that cannot be shipped leaves nothing behind.
@@ -98,6 +147,15 @@ async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
 /// A folder is built, a file is taken as it is.
 async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Source> {
     let here = Path::new(".");
+    let asked = match (&args.image, &args.image_archive) {
+        (Some(image), _) => Some(Artifact::Image(image.clone())),
+        (None, Some(archive)) => Some(Artifact::Archive(archive.clone())),
+        (None, None) => None,
+    };
+    if let Some(artifact) = asked {
+        let manifest = if session.app_flag.is_some() { None } else { project::read_manifest(here)? };
+        return Ok(Source { folder: here.to_owned(), artifact, manifest });
+    }
     let path = args.path.as_deref().unwrap_or(here);
     if !path.exists() {
         return Err(
@@ -106,9 +164,13 @@ async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Sou
     }
     if !path.is_dir() {
         let manifest = if session.app_flag.is_some() { None } else { project::read_manifest(here)? };
-        return Ok(Source { folder: here.to_owned(), artifact: path.to_owned(), manifest });
+        let artifact = Artifact::File(path.to_owned());
+        return Ok(Source { folder: here.to_owned(), artifact, manifest });
     }
     let manifest = project::read_manifest(path)?;
+    if let Some(image) = manifest.as_ref().and_then(|manifest| manifest.image.clone()) {
+        return Ok(Source { folder: path.to_owned(), artifact: Artifact::Image(image), manifest });
+    }
     let build = manifest.as_ref().and_then(|manifest| manifest.build.as_ref());
     if let Some(command) = build.and_then(|build| build.command.as_deref()).filter(|_| !args.no_build) {
         project::build(path, command).await?;
@@ -119,7 +181,7 @@ async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Sou
         Some(artifact) => artifact,
         None => artifact::find_in(path, build)?,
     };
-    Ok(Source { folder: path.to_owned(), artifact, manifest })
+    Ok(Source { folder: path.to_owned(), artifact: Artifact::File(artifact), manifest })
 }
 
 fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
@@ -128,9 +190,9 @@ fn app_of(session: &Session, source: &Source) -> anyhow::Result<AppRef> {
         .app_flag
         .clone()
         .or_else(|| manifest.map(|manifest| manifest.app.clone()))
-        .or_else(|| artifact::app_name_of(&source.artifact));
+        .or_else(|| source.artifact.app_name());
     let app = app.ok_or_else(|| {
-        let file = source.artifact.display();
+        let file = &source.artifact;
         Failure::usage(format!("the app has no name, and {file} does not suggest one"))
             .help(format!("give one with `--app NAME`, or write `app = \"NAME\"` into a {FILE_NAME}"))
     })?;

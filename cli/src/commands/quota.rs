@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use wharf_types::NamespaceName;
-use wharf_types::api::{Quota, QuotaInfo};
+use wharf_types::api::{ContainerRights, Quota, QuotaInfo};
 use wharf_types::quantity::{ByteSize, CpuShare};
 
 use crate::args::{Global, NoArgs, With};
@@ -69,6 +69,26 @@ pub struct QuotaSetArgs {
     /// Octets a second that all apps together send to clients, such as 10MiB; more waits
     #[arg(long, value_name = "SIZE")]
     pub egress: Option<Limit<ByteSize>>,
+    /// Whether containers may run, `isolated` or with parts of their `node`
+    #[arg(long, value_name = "none|isolated|node", value_parser = parse_rights)]
+    pub containers: Option<ContainerRights>,
+}
+
+fn parse_rights(text: &str) -> Result<ContainerRights, String> {
+    match text {
+        "none" => Ok(ContainerRights::Denied),
+        "isolated" => Ok(ContainerRights::Isolated),
+        "node" => Ok(ContainerRights::Node),
+        _ => Err("write `none`, `isolated` or `node`".to_owned()),
+    }
+}
+
+fn rights(rights: Option<ContainerRights>) -> &'static str {
+    match rights {
+        None | Some(ContainerRights::Denied) => "none",
+        Some(ContainerRights::Isolated) => "isolated",
+        Some(ContainerRights::Node) => "node",
+    }
 }
 
 impl QuotaSetArgs {
@@ -90,13 +110,14 @@ impl QuotaSetArgs {
             (self.requests_per_second, &mut quota.requests_per_second),
             (self.egress.map(size), &mut quota.egress_bytes_per_second),
         ];
-        let mut any = false;
+        let mut any = self.containers.is_some();
         for (limit, field) in named {
             if let Some(Limit(limit)) = limit {
                 *field = limit;
                 any = true;
             }
         }
+        quota.containers = self.containers.or(quota.containers);
         any.then_some(quota)
     }
 }
@@ -165,6 +186,7 @@ pub fn table(QuotaInfo { quota, used, .. }: &QuotaInfo) -> anyhow::Result<()> {
         let used = used.map_or_else(|| "-".to_owned(), text);
         table.row([name.to_owned(), used, limit.map_or_else(|| "none".to_owned(), text)]);
     }
+    table.row(["containers".to_owned(), "-".to_owned(), rights(quota.containers).to_owned()]);
     table.print()
 }
 

@@ -14,6 +14,7 @@ use wharf_types::{Digest, NamespaceName};
 use super::load::{Declared, Faults, Files};
 use super::node::Fault;
 use crate::artifact;
+use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::output;
 use crate::session::Session;
@@ -55,7 +56,7 @@ impl Found {
                 let message = format!("app `{}`: {field}: {error:#}", app.name);
                 faults.push(declared.source, Fault::new(declared.node.place_of(field), message));
             };
-            if let ArtifactSource::File(path) = &app.artifact
+            if let Some(ArtifactSource::File(path)) = &app.artifact
                 && let Entry::Vacant(place) = found.artifacts.entry(folder.join(path))
             {
                 match artifact::read(place.key()) {
@@ -104,8 +105,9 @@ impl Push<'_> {
     ) -> anyhow::Result<AppResource> {
         let mut spec = app.spec();
         let artifact = match &app.artifact {
-            ArtifactSource::Pushed(digest) => *digest,
-            ArtifactSource::File(path) => {
+            None => self.image(declared, app, files).await?,
+            Some(ArtifactSource::Pushed(digest)) => *digest,
+            Some(ArtifactSource::File(path)) => {
                 let path = folder.join(path);
                 let digest = self.found.artifacts.get(&path).copied();
                 let digest = digest.context("the artifact was read before")?;
@@ -158,6 +160,29 @@ impl Push<'_> {
             there.clone().next().filter(|_| files.resources.iter().any(makes)).cloned()
         });
         Ok(home.clone())
+    }
+
+    /// Settles which image it is now. That is an artifact like any other.
+    async fn image(
+        &mut self,
+        declared: &Declared,
+        app: &AppDocument,
+        files: &Files,
+    ) -> anyhow::Result<Digest> {
+        let image = app.image.as_deref().context("an app has an artifact or an image")?;
+        let Some(home) = self.home(declared, files).await? else {
+            let message = format!("there is no namespace `{}`", declared.namespace);
+            return Err(Failure::new(Exit::NotFound, message).into());
+        };
+        let client = &self.session.client;
+        let document = client.resolve_image(&home, image).await;
+        let document = document.with_context(|| format!("app `{}`: image `{image}`", app.name))?;
+        let octets: Bytes = document.to_octets().into();
+        let digest = Digest::of(&octets);
+        if self.done.insert((home.clone(), digest)) && client.find_artifact(&home, digest).await?.is_none() {
+            client.put_artifact(&home, digest, octets, |_| {}).await?;
+        }
+        Ok(digest)
     }
 
     async fn artifact(&mut self, home: NamespaceName, path: &Path, digest: Digest) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use wharf_types::declare::document::{AppDocument, AppKind, ArtifactSource, FilesSource};
 use wharf_types::name::{SecretName, VolumeName};
 use wharf_types::quantity::ByteSize;
-use wharf_types::spec::{HealthSpec, HttpSpec, LimitsSpec, OutboundSpec, TcpSpec, VolumeSpec};
+use wharf_types::spec::{ContainerSpec, HealthSpec, HttpSpec, LimitsSpec, OutboundSpec, TcpSpec, VolumeSpec};
 
 use super::common::{CommonSettings, one_of};
 use super::sink::Sink;
@@ -46,7 +46,8 @@ pub(super) fn document(
         kind: AppKind::App,
         name: one.names.get(one.service)?.clone(),
         namespace: context.namespace.clone(),
-        artifact: artifact(one, sink)?,
+        artifact: Some(artifact(one, sink)?),
+        image: None,
         env: one.settings.environment.clone(),
         secrets: variables(one, "secrets", &one.settings.secrets, secrets, sink),
         configs: variables(one, "configs", &one.settings.configs, configs, sink),
@@ -65,6 +66,7 @@ pub(super) fn document(
         outbound,
         reuse: one.wharf("reuse", sink).unwrap_or_default(),
         engine: one.wharf("engine", sink).unwrap_or_default(),
+        container: ContainerSpec::default(),
     };
     if let Err(error) = document.validate() {
         one.invalid(&error, sink);

@@ -11,12 +11,13 @@ use wharf_types::api::{
     ConfigValue, CreateJoinToken, CreateNamespace, CreateRelease, CreateToken, CreateUser, CreatedJoinToken,
     CreatedToken, Deployed, Env, EnvPatch, FilesInfo, JoinTokenInfo, Leaving, MemberInfo, NamespaceInfo,
     NodeCertificate, NodeInfo, NodePatch, PushPolicy, Quota, QuotaInfo, ReleaseInfo, RepositoryInfo,
-    RepositoryPatch, Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale, SecretInfo, SecretSet,
-    ServerInfo, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
+    RepositoryPatch, ResolveImage, Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale, SecretInfo,
+    SecretSet, ServerInfo, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
 use wharf_types::event::Event;
+use wharf_types::image::ImageDocument;
 use wharf_types::job::{CreateJob, JobInfo};
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
@@ -30,9 +31,9 @@ use super::parameters::{
     ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, VOLUMES,
 };
 use super::{
-    applies, apps, artifacts, audit, authorities, builds, events, files, git, jobs, joining, logs, members,
-    meta, metrics, namespaces, nodes, quotas, releases, rollouts, schedules, secrets, servers, session,
-    settings, tokens, users, volumes, watch,
+    applies, apps, artifacts, audit, authorities, builds, events, files, git, images, jobs, joining, logs,
+    members, meta, metrics, namespaces, nodes, quotas, releases, rollouts, schedules, secrets, servers,
+    session, settings, tokens, users, volumes, watch,
 };
 use crate::access::Access;
 use crate::context::Context;
@@ -466,6 +467,15 @@ fn about_namespaces() -> Vec<Endpoint> {
             "What is known of an artifact",
         )
         .replies(200, json::<ArtifactInfo>()),
+        e(
+            Method::POST,
+            "/v1/namespaces/{namespace}/images",
+            DEVELOPER,
+            post(images::resolve),
+            "Which image of a container a name means now; what is told is then pushed as an artifact",
+        )
+        .takes(json::<ResolveImage>())
+        .replies(200, json::<ImageDocument>()),
         e(
             Method::PUT,
             "/v1/namespaces/{namespace}/files/{digest}",

@@ -10,8 +10,8 @@ use wharf_types::{NamespaceId, ReleaseId, RolloutId};
 use super::env::ReleaseEnv;
 use super::secrets::Pins;
 use super::{
-    Asked, Kind, Result, autoscale, check_app, commit, current_release, deployed, invalid_spec, once, ports,
-    problem, quota, routes, secrets, start_rollout, volumes,
+    Asked, Kind, Result, autoscale, check_app, commit, containers, current_release, deployed, invalid_spec,
+    once, ports, problem, quota, routes, secrets, start_rollout, volumes,
 };
 use crate::audit;
 use crate::context::Context;
@@ -104,9 +104,10 @@ pub(super) async fn make_release(
     asked: &Asked,
     new: New<'_>,
 ) -> Result<(Release, RolloutId)> {
-    let world = new.artifact.world;
+    let world = new.artifact.world.with(&new.spec);
     let valid = new.spec.validate().and_then(|()| new.spec.validate_for(world));
     valid.map_err(invalid_spec)?;
+    containers::check(conn, (Some(app.namespace_id), &app.namespace), world, &new.spec).await?;
     secrets::check_size(&new.secrets)?;
     if let Some(files) = &new.spec.files
         && store::archive::find(conn, app.namespace_id, files.digest).await?.is_none()

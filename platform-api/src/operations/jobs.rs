@@ -13,7 +13,8 @@ use wharf_types::{
 
 use super::secrets::{check_size, find_namespace, newest_of};
 use super::{
-    Once, Result, app_not_found, commit_then, current_release, invalid_spec, no_release, problem, quota,
+    Once, Result, app_not_found, commit_then, containers, current_release, invalid_spec, no_release, problem,
+    quota,
 };
 use crate::context::Context;
 use crate::plan::job::Ending;
@@ -100,6 +101,7 @@ pub(crate) async fn make(
     }
     let Settled { artifact, app, release, spec, secrets } =
         settle(conn, context, namespace, &asked.namespace, template).await?;
+    containers::check(conn, (Some(namespace), &asked.namespace), artifact.world, &spec.for_worker()).await?;
     let runs = spec.parallelism.min(spec.completions);
     let demand = Demand { replicas: runs, ..quota::demand(&spec.for_worker(), artifact.world) };
     quota::room_for_job(conn, namespace, &asked.namespace, &demand).await?;

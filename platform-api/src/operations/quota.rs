@@ -64,7 +64,7 @@ pub(crate) async fn room_for(
 async fn used(conn: &mut Conn, id: NamespaceId) -> Result<QuotaUsed> {
     for release in store::quota::without_demand(conn, id).await? {
         if let Some(release) = store::release::get(conn, release).await? {
-            let world = artifact_of(conn, &release).await?.world;
+            let world = artifact_of(conn, &release).await?.world.with(&release.spec);
             store::quota::put_demand(conn, release.id, demand(&release.spec, world)).await?;
         }
     }

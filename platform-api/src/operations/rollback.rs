@@ -54,7 +54,7 @@ pub(super) async fn roll_out(
 ) -> Result<Deployed> {
     let before_change = quota::begin(&mut tx, app.namespace_id, &app.namespace).await?;
     let artifact = artifact_of(&mut tx, release).await?;
-    if artifact.world.is_http() {
+    if artifact.world.with(&release.spec).is_http() {
         // A route that the release had may have gone to another app since, and so may a port.
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &release.spec);
         routes::claim(&mut tx, &context.config.domain, app, &wanted).await?;

@@ -36,6 +36,7 @@ impl Asked {
         Ask {
             takes: target.reservation(),
             placement: &target.spec.placement,
+            is_container: target.world.is_container(),
             pinned: self.home,
             warm: &self.warm,
             failing: &self.failing,

@@ -37,6 +37,8 @@ pub use round::Round;
 pub struct Ask<'a> {
     pub takes: Resources,
     pub placement: &'a PlacementSpec,
+    /// Whether it is a container, which only some nodes run.
+    pub is_container: bool,
     /// The only node that will do: the app's volumes are there.
     pub pinned: Option<NodeId>,
     /// Nodes that have the artifact already.

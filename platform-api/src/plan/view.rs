@@ -255,7 +255,8 @@ pub(crate) fn reservation_bytes(spec: &AppSpec, world: World) -> u64 {
         return reserved.as_bytes();
     }
     let limit = spec.limits.memory.as_bytes();
-    if world.is_http() { limit.min(IDLE_HTTP_BYTES) } else { limit }
+    // A container holds its memory also while nobody asks for anything.
+    if world.is_http() && !world.is_container() { limit.min(IDLE_HTTP_BYTES) } else { limit }
 }
 
 /// Of the ended instances of an app (newest first) those that a plan looks at: that ended since the rollout began, or, without one, the

@@ -22,6 +22,7 @@ struct Row {
     role: String,
     incarnation: String,
     address: Option<String>,
+    containers: Option<String>,
     draining: bool,
     set_labels: String,
 }
@@ -44,11 +45,11 @@ pub(crate) async fn register(
     conn.note(News::Nodes);
     query(
         "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address,
-             registered_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             registered_at, containers)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, memory_bytes = excluded.memory_bytes,
              cpus = excluded.cpus, version = excluded.version, labels = excluded.labels, os = excluded.os,
-             arch = excluded.arch, role = excluded.role,
+             arch = excluded.arch, role = excluded.role, containers = excluded.containers,
              incarnation = excluded.incarnation, address = excluded.address, registered_at = excluded.registered_at",
     )
     .bind(id.to_string())
@@ -63,6 +64,7 @@ pub(crate) async fn register(
     .bind(json(&node.incarnation))
     .bind(node.address.map(|address| address.to_string()))
     .bind(now.as_microsecond())
+    .bind(node.containers.as_ref().map(json))
     .execute(conn)
     .await?;
     Ok(())
@@ -70,7 +72,7 @@ pub(crate) async fn register(
 
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistration, NodeSettings)>> {
     let rows: Vec<Row> = query_as(
-        "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address, draining, set_labels
+        "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address, containers, draining, set_labels
          FROM node ORDER BY id",
     )
     .fetch_all(conn)
@@ -88,6 +90,7 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistratio
                 role: row.role,
                 incarnation: from_json(&row.incarnation)?,
                 address: row.address.as_deref().and_then(|address| address.parse().ok()),
+                containers: row.containers.as_deref().map(from_json).transpose()?,
             };
             let settings = NodeSettings { draining: row.draining, labels: from_json(&row.set_labels)? };
             Ok((parse(&row.id)?, registration, settings))

@@ -254,8 +254,8 @@ async fn every_route_that_changes_something_leaves_one_record() {
             continue;
         }
         let operation = operation_id(&endpoint);
-        // It says what would change, and changes nothing.
-        if operation == "post_plans" {
+        // They say what would be, and change nothing.
+        if matches!(operation.as_str(), "post_plans" | "post_namespace_images") {
             continue;
         }
         let Some((from, reply)) = platform.example(&operation).await else {

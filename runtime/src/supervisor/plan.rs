@@ -33,7 +33,14 @@ pub enum Step {
 }
 
 /// The steps from what is known to what is assigned.
-pub fn plan(known: &BTreeMap<ChainKey, Vec<InstanceId>>, assigned: &[AssignedInstance]) -> Vec<Step> {
+///
+/// `may_live` says of an instance that started in a worker process that is gone whether it may run all the same: then it is run as itself, and
+/// whoever runs it finds out.
+pub fn plan(
+    known: &BTreeMap<ChainKey, Vec<InstanceId>>,
+    assigned: &[AssignedInstance],
+    may_live: impl Fn(&AssignedInstance) -> bool,
+) -> Vec<Step> {
     let members: HashMap<InstanceId, (ChainKey, usize)> = known
         .iter()
         .flat_map(|(chain, ids)| ids.iter().enumerate().map(|(place, id)| (*id, (*chain, place))))
@@ -51,7 +58,7 @@ pub fn plan(known: &BTreeMap<ChainKey, Vec<InstanceId>>, assigned: &[AssignedIns
                 .and_modify(|listed| listed.add(*place, instance.wanted))
                 .or_insert(Listed { oldest: *place, newest: *place, wanted: instance.wanted }),
             None => {
-                steps.extend(unknown(index, instance));
+                steps.extend(unknown(index, instance, may_live(instance)));
                 continue;
             }
         };
@@ -70,11 +77,11 @@ pub fn plan(known: &BTreeMap<ChainKey, Vec<InstanceId>>, assigned: &[AssignedIns
     steps
 }
 
-fn unknown(index: usize, instance: &AssignedInstance) -> Option<Step> {
+fn unknown(index: usize, instance: &AssignedInstance, may_live: bool) -> Option<Step> {
     match (instance.observed, instance.wanted) {
         (observed, _) if observed.is_final() => None,
         (_, Wanted::Unroute | Wanted::Stop) => Some(Step::Settle(index)),
-        (observed, Wanted::Run) if observed >= InstanceState::Starting => {
+        (observed, Wanted::Run) if observed >= InstanceState::Starting && !may_live => {
             Some(if instance.job.is_some() { Step::Lose(index) } else { Step::Replace(index) })
         }
         (_, Wanted::Run) => Some(Step::Run(index)),
@@ -107,6 +114,10 @@ mod tests {
     use wharf_types::JobId;
     use wharf_types::node::AssignedJob;
 
+    fn plan(known: &BTreeMap<ChainKey, Vec<InstanceId>>, assigned: &[AssignedInstance]) -> Vec<Step> {
+        super::plan(known, assigned, |_| false)
+    }
+
     fn known(chain: &[InstanceId]) -> BTreeMap<ChainKey, Vec<InstanceId>> {
         BTreeMap::from([(ChainKey(chain[0]), chain.to_vec())])
     }
@@ -119,6 +130,13 @@ mod tests {
     fn a_new_instance_runs() {
         let [a] = ids();
         assert_eq!(plan(&BTreeMap::new(), &[assigned(a)]), [Step::Run(0)]);
+    }
+
+    #[test]
+    fn an_instance_that_may_still_run_is_run_as_itself() {
+        let [a] = ids();
+        let lost = AssignedInstance { observed: InstanceState::Running, ..assigned(a) };
+        assert_eq!(super::plan(&BTreeMap::new(), &[lost], |_| true), [Step::Run(0)]);
     }
 
     #[test]

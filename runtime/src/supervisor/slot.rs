@@ -105,7 +105,8 @@ impl Slot {
 
     async fn run(&mut self) -> State {
         let spec = self.assigned.spec.clone();
-        let checks = Checks::new(self.assigned.world, &spec, Instant::now());
+        let command = self.backend.health_command(self.id).await;
+        let checks = Checks::new(self.assigned.world, &spec, command, Instant::now());
         self.board.update(self.chain, |current| {
             current.state = InstanceState::Running;
             current.reason = None;
@@ -174,6 +175,11 @@ impl Slot {
             let connect = self.backend.accepts(self.id, limit);
             let outcome = timeout(limit + BACKEND_GRACE, connect).await.unwrap_or_else(|_| Err(no_answer()));
             return checks.accepted(began, Instant::now(), outcome);
+        }
+        if let Some((command, limit)) = checks.command(check) {
+            let run = self.backend.run_check(self.id, command, limit);
+            let outcome = timeout(limit + BACKEND_GRACE, run).await.unwrap_or_else(|_| Err(no_answer()));
+            return checks.commanded(check, began, Instant::now(), outcome);
         }
         let probe = self.backend.probe(self.id, checks.path(check), limit);
         let answer = timeout(limit + BACKEND_GRACE, probe).await.unwrap_or_else(|_| Err(no_answer()));

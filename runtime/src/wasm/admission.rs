@@ -14,7 +14,7 @@ use super::failure::InvokeError;
 pub(super) const QUEUE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The places of one app. More requests than it serves at once may wait for one; what comes on top is turned away.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     places: Semaphore,
     waiting: AtomicUsize,
     concurrency: usize,
@@ -32,7 +32,7 @@ pub enum Refused {
 }
 
 impl Gate {
-    pub(super) fn new(concurrency: u32) -> Self {
+    pub(crate) fn new(concurrency: u32) -> Self {
         Self {
             places: Semaphore::new(concurrency as usize),
             waiting: AtomicUsize::new(0),
@@ -42,7 +42,7 @@ impl Gate {
     }
 
     /// Takes a place if there is one now; the caller gives it back.
-    fn try_enter(&self) -> Result<(), Refused> {
+    pub(crate) fn try_enter(&self) -> Result<(), Refused> {
         match self.places.try_acquire() {
             Ok(place) => {
                 place.forget();
@@ -54,7 +54,7 @@ impl Gate {
     }
 
     /// Takes a place, and waits for one if it must.
-    async fn enter(&self) -> Result<(), Refused> {
+    pub(crate) async fn enter(&self) -> Result<(), Refused> {
         /// Counts a request that waits, also one whose client goes away meanwhile.
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
@@ -77,13 +77,13 @@ impl Gate {
         }
     }
 
-    fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.places.add_permits(1);
     }
 
     /// Lets nobody in from here on. Returns when the open requests have ended, or cuts them when the time is up. The result
     /// tells whether all ended by themselves.
-    pub(super) async fn drain(&self, time: Duration) -> bool {
+    pub(crate) async fn drain(&self, time: Duration) -> bool {
         let all = self.places.acquire_many(self.concurrency as u32);
         // A closed gate was drained before.
         let drained = tokio::time::timeout(time, all).await.is_ok();
@@ -92,11 +92,11 @@ impl Gate {
         drained
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.places.is_closed()
     }
 
-    pub(super) fn cut(&self) -> &CancellationToken {
+    pub(crate) fn cut(&self) -> &CancellationToken {
         &self.cut
     }
 }

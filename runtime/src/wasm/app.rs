@@ -94,14 +94,14 @@ impl Guest {
 }
 
 /// What an instance prints, and what the platform says of it.
-pub(super) struct Outputs {
-    pub(super) stdout: GuestOutput,
-    pub(super) stderr: GuestOutput,
-    pub(super) platform: GuestOutput,
+pub(crate) struct Outputs {
+    pub(crate) stdout: GuestOutput,
+    pub(crate) stderr: GuestOutput,
+    pub(crate) platform: GuestOutput,
 }
 
 /// The outputs of an instance as log records, numbered together.
-pub(super) fn outputs(logs: &LogSink, id: InstanceId, assigned: &AssignedInstance) -> Outputs {
+pub(crate) fn outputs(logs: &LogSink, id: InstanceId, assigned: &AssignedInstance) -> Outputs {
     let seq = Arc::new(AtomicU64::new(0));
     let job = assigned.job.as_ref().map(|job| job.id);
     let buffer = |stream| {

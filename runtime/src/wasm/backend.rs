@@ -32,7 +32,7 @@ use super::pool::places_for;
 use super::ports::{Listening, Ports};
 use super::state::{Template, closed_wasi};
 use super::stdio::GuestOutput;
-use super::table::{NamespaceNeighbours, Table};
+use super::table::{NamespaceNeighbours, Table, Target};
 use super::tuning;
 use super::volumes::{Mounts, Volumes};
 use crate::artifacts::Artifacts;
@@ -308,7 +308,7 @@ impl Backend for WasmBackend {
                 app.try_start().await.map_err(|error| Failure::from(error.reason()))?;
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
-                self.table.insert(&ids, &app);
+                self.table.insert(&ids, Target::Guest(app.clone()));
                 Live::Http { app, ids }
             }
             Guest::Command(_) => self.start_command(run, mapped, env, volumes).await?,
@@ -372,7 +372,7 @@ impl Backend for WasmBackend {
         let live = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         match live {
             Some(Live::Http { app, ids }) => {
-                self.table.remove(&ids, &app);
+                self.table.remove(&ids, &Target::Guest(app.clone()));
                 if !app.drain(drain).await {
                     app.say(&format!("requests were still open after {drain:?} and have been cut"));
                 }
@@ -396,7 +396,7 @@ impl Backend for WasmBackend {
 }
 
 /// What a run of a job is told of itself.
-fn job_variables(job: &AssignedJob) -> impl Iterator<Item = (&'static str, String)> {
+pub(crate) fn job_variables(job: &AssignedJob) -> impl Iterator<Item = (&'static str, String)> {
     let index = job.index.map(|index| ("WHARF_JOB_INDEX", index.to_string()));
     let known = [("WHARF_JOB", job.id.to_string()), ("WHARF_JOB_ATTEMPT", job.attempt.to_string())];
     known.into_iter().chain(index)

@@ -29,11 +29,11 @@ pub struct Meter {
 
 impl Meter {
     /// An invocation begins, which [`Meter::end`] must follow.
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.invocations.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.ended.fetch_add(1, Relaxed);
     }
 
@@ -52,31 +52,31 @@ impl Meter {
     }
 
     /// A request found every place taken.
-    pub(super) fn refused(&self) {
+    pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn add_received(&self, bytes: u64) {
+    pub(crate) fn add_received(&self, bytes: u64) {
         self.received_bytes.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn add_sent(&self, bytes: u64) {
+    pub(crate) fn add_sent(&self, bytes: u64) {
         self.sent_bytes.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn add_cpu(&self, time: Duration) {
+    pub(crate) fn add_cpu(&self, time: Duration) {
         self.cpu_nanos.fetch_add(time.as_nanos() as u64, Relaxed);
     }
 
-    pub(super) fn memory_bytes(&self) -> u64 {
+    pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory_bytes.load(Relaxed)
     }
 
-    pub(super) fn add_memory(&self, bytes: u64) {
+    pub(crate) fn add_memory(&self, bytes: u64) {
         self.memory_bytes.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn free_memory(&self, bytes: u64) {
+    pub(crate) fn free_memory(&self, bytes: u64) {
         self.memory_bytes.fetch_sub(bytes, Relaxed);
     }
 

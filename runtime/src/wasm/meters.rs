@@ -18,7 +18,7 @@ const KEPT_RELEASES: usize = 3;
 type Key = (NamespaceName, AppName, u64);
 
 #[derive(Debug, Default)]
-pub(super) struct Meters {
+pub(crate) struct Meters {
     known: Mutex<BTreeMap<Key, Entry>>,
 }
 
@@ -31,13 +31,13 @@ struct Entry {
 
 impl Meters {
     /// The meter of a release that is about to run. It goes on counting where the release has run a short time ago.
-    pub(super) fn of(&self, namespace: &NamespaceName, app: &AppName, release: u64) -> Arc<Meter> {
+    pub(crate) fn of(&self, namespace: &NamespaceName, app: &AppName, release: u64) -> Arc<Meter> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.entry((namespace.clone(), app.clone(), release)).or_default().meter.clone()
     }
 
     /// Every meter's figures. Whoever reads them also has the old ones forgotten.
-    pub(super) fn read(&self, now: Instant) -> Vec<AppUsage> {
+    pub(crate) fn read(&self, now: Instant) -> Vec<AppUsage> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in known.values_mut() {
             // Whatever counts has the meter, and new ones get it under this lock.

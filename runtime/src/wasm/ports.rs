@@ -3,7 +3,7 @@
 //! The worker chooses a port of the loopback address for each public port of an instance, and tells the guest. The front door
 //! asks [`Ports`] for the way to an instance; a [`Place`] counts as an open connection until it is dropped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,7 @@ pub struct Ports {
 }
 
 /// The ports of one instance.
-pub(super) struct Listening {
+pub(crate) struct Listening {
     ports: Vec<LocalPort>,
     proxy_protocol: bool,
     open: watch::Sender<usize>,
@@ -45,8 +45,8 @@ struct LocalPort {
     variable: String,
     address: SocketAddr,
     /// Bound, but not listening: nobody else gets the port, neither by asking for any nor between two tries of the guest, which
-    /// may bind it all the same because its socket reuses addresses, too.
-    _held: TcpSocket,
+    /// may bind it all the same because its socket reuses addresses, too. None: the port is not this machine's.
+    held: Option<TcpSocket>,
 }
 
 /// A place for one connection to an instance.
@@ -78,11 +78,11 @@ impl Ports {
         Some(Place { address, cut, gone, listening: listening.clone() })
     }
 
-    pub(super) fn insert(&self, ids: &[InstanceId], listening: &Arc<Listening>) {
+    pub(crate) fn insert(&self, ids: &[InstanceId], listening: &Arc<Listening>) {
         self.lock().extend(ids.iter().map(|id| (*id, listening.clone())));
     }
 
-    pub(super) fn remove(&self, ids: &[InstanceId], listening: &Arc<Listening>) {
+    pub(crate) fn remove(&self, ids: &[InstanceId], listening: &Arc<Listening>) {
         let mut known = self.lock();
         for id in ids {
             // A replacement may answer for this id already.
@@ -105,7 +105,7 @@ impl Listening {
             held.set_reuseaddr(true)?;
             held.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
             let address = held.local_addr()?;
-            Ok(LocalPort { public: *public, variable: spec.variable(*public), address, _held: held })
+            Ok(LocalPort { public: *public, variable: spec.variable(*public), address, held: Some(held) })
         };
         let ports = spec.ports.iter().map(reserve).collect::<io::Result<Vec<_>>>()?;
         Ok((!ports.is_empty()).then(|| {
@@ -119,6 +119,25 @@ impl Listening {
         }))
     }
 
+    /// Of a container, which listens where it wants. None: it has no public ports.
+    pub(crate) fn elsewhere(spec: &TcpSpec, at: &BTreeMap<u16, SocketAddr>) -> Option<Arc<Self>> {
+        let port = |(public, address): (&u16, &SocketAddr)| LocalPort {
+            public: *public,
+            variable: spec.variable(*public),
+            address: *address,
+            held: None,
+        };
+        (!at.is_empty()).then(|| {
+            Arc::new(Self {
+                ports: at.iter().map(port).collect(),
+                proxy_protocol: spec.proxy_protocol,
+                open: watch::Sender::new(0),
+                cut: CancellationToken::new(),
+                gone: CancellationToken::new(),
+            })
+        })
+    }
+
     /// The ports that the guest may bind.
     pub(super) fn local_ports(&self) -> Vec<u16> {
         self.ports.iter().map(|local| local.address.port()).collect()
@@ -130,7 +149,7 @@ impl Listening {
     }
 
     /// Connects to every port, to see whether the guest listens there.
-    pub(super) async fn accepts(&self, timeout: Duration) -> Result<(), Failure> {
+    pub(crate) async fn accepts(&self, timeout: Duration) -> Result<(), Failure> {
         for local in &self.ports {
             let connect = async {
                 let mut stream = TcpStream::connect(local.address).await?;
@@ -144,6 +163,13 @@ impl Listening {
                 Ok(Err(error)) => io::Error::to_string(&error),
                 Err(_) => format!("no answer within {timeout:?}"),
             };
+            if local.held.is_none() {
+                let message = format!(
+                    "the container does not listen for the public port {}: it must accept connections at {} ({problem})",
+                    local.public, local.address
+                );
+                return Err(Failure::new(ReasonKind::Probe, message));
+            }
             let message = format!(
                 "the guest does not listen for port {}: it must accept connections at {}, whose port is in its variable \
                  {} ({problem})",
@@ -155,19 +181,19 @@ impl Listening {
     }
 
     /// Ends the connections while the guest goes on, so that no client takes the end of the guest for an end that it meant.
-    pub(super) async fn cut(&self) {
+    pub(crate) async fn cut(&self) {
         self.cut.cancel();
         self.drain(CUT_GRACE).await;
     }
 
     /// Waits until no connection is open, at most `limit`. Whether that came about.
-    pub(super) async fn drain(&self, limit: Duration) -> bool {
+    pub(crate) async fn drain(&self, limit: Duration) -> bool {
         let mut open = self.open.subscribe();
         tokio::time::timeout(limit, open.wait_for(|open| *open == 0)).await.is_ok()
     }
 
     /// Says that the guest has ended.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.gone.cancel();
     }
 }

@@ -17,7 +17,7 @@ const WRITE_MAX_BYTES: usize = 4 << 10;
 
 /// Both WASI versions write here. Never blocks the guest: what the log cannot take is counted as dropped there.
 #[derive(Clone)]
-pub(super) struct GuestOutput(Arc<Sink>);
+pub(crate) struct GuestOutput(Arc<Sink>);
 
 enum Sink {
     Log(Mutex<LineBuffer>),
@@ -43,7 +43,7 @@ impl GuestOutput {
     }
 
     /// Writes one whole line.
-    pub(super) fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         self.write_bytes(format!("{line}\n").as_bytes());
     }
 }

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::watch::{self, Receiver};
@@ -22,11 +23,36 @@ use super::app::HttpApp;
 use super::body::GuestBody;
 use super::failure::InvokeError;
 use super::outbound::Neighbours;
+use crate::container::upstream::{ContainerBody, Place, Upstream};
+
+/// What answers for an instance.
+#[derive(Clone)]
+pub(crate) enum Target {
+    Guest(Arc<HttpApp>),
+    Container(Arc<Upstream>),
+}
+
+impl Target {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Guest(one), Self::Guest(other)) => Arc::ptr_eq(one, other),
+            (Self::Container(one), Self::Container(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    fn active(&self) -> u64 {
+        match self {
+            Self::Guest(app) => app.meter().active(),
+            Self::Container(upstream) => upstream.meter().active(),
+        }
+    }
+}
 
 /// The apps that answer requests. Both maps are swapped as a whole: a request reads them without a lock.
 #[derive(Default)]
 pub struct Table {
-    by_instance: ArcSwap<HashMap<InstanceId, Arc<HttpApp>>>,
+    by_instance: ArcSwap<HashMap<InstanceId, Target>>,
     /// The instances to which requests for an app may go, of all nodes.
     routed: ArcSwap<HashMap<(NamespaceName, AppName), Vec<InstanceId>>>,
     /// The way to what is on other nodes. Empty: there are none, or the front door is not open yet.
@@ -66,6 +92,8 @@ pub enum Admission {
     Admitted(Admitted),
     /// Its places are taken, and one may become free.
     Full(Arc<HttpApp>),
+    InContainer(Place),
+    FullContainer(Arc<Upstream>),
     /// It is not (or no longer) here.
     NotHere,
 }
@@ -82,11 +110,18 @@ impl Table {
     /// Takes a place in an instance of this node, if there is one now.
     pub fn admit(&self, instance: InstanceId) -> Admission {
         let by_instance = self.by_instance.load();
-        let Some(app) = by_instance.get(&instance) else { return Admission::NotHere };
-        match Admitted::try_new(app.clone()) {
-            Ok(admitted) => Admission::Admitted(admitted),
-            Err((Refused::Full, app)) => Admission::Full(app),
-            Err((Refused::Closed, _)) => Admission::NotHere,
+        match by_instance.get(&instance) {
+            Some(Target::Guest(app)) => match Admitted::try_new(app.clone()) {
+                Ok(admitted) => Admission::Admitted(admitted),
+                Err((Refused::Full, app)) => Admission::Full(app),
+                Err((Refused::Closed, _)) => Admission::NotHere,
+            },
+            Some(Target::Container(upstream)) => match upstream.try_enter() {
+                Ok(place) => Admission::InContainer(place),
+                Err(Refused::Full) => Admission::FullContainer(upstream.clone()),
+                Err(Refused::Closed) => Admission::NotHere,
+            },
+            None => Admission::NotHere,
         }
     }
 
@@ -96,20 +131,20 @@ impl Table {
         let _ = self.far.set(far);
     }
 
-    pub(super) fn insert(&self, ids: &[InstanceId], app: &Arc<HttpApp>) {
+    pub(crate) fn insert(&self, ids: &[InstanceId], target: Target) {
         self.by_instance.rcu(|apps| {
             let mut apps = HashMap::clone(apps);
-            apps.extend(ids.iter().map(|id| (*id, app.clone())));
+            apps.extend(ids.iter().map(|id| (*id, target.clone())));
             apps
         });
     }
 
-    pub(super) fn remove(&self, ids: &[InstanceId], app: &Arc<HttpApp>) {
+    pub(crate) fn remove(&self, ids: &[InstanceId], target: &Target) {
         self.by_instance.rcu(|apps| {
             let mut apps = HashMap::clone(apps);
             for id in ids {
                 // A replacement may answer for this id already.
-                if apps.get(id).is_some_and(|other| Arc::ptr_eq(other, app)) {
+                if apps.get(id).is_some_and(|other| other.is(target)) {
                     apps.remove(id);
                 }
             }
@@ -130,11 +165,11 @@ impl Table {
     }
 
     /// The instance of an app on this node that has the fewest requests.
-    fn neighbour(&self, namespace: &NamespaceName, app: &AppName) -> Option<Arc<HttpApp>> {
+    fn neighbour(&self, namespace: &NamespaceName, app: &AppName) -> Option<Target> {
         let (routed, by_instance) = (self.routed.load(), self.by_instance.load());
         let instances = routed.get(&(namespace.clone(), app.clone()))?;
         let here = instances.iter().filter_map(|instance| by_instance.get(instance));
-        here.min_by_key(|instance| instance.meter().active()).cloned()
+        here.min_by_key(|instance| instance.active()).cloned()
     }
 }
 
@@ -156,14 +191,25 @@ pub fn relay(table: Arc<Table>, mut routes: Receiver<Arc<RouteTable>>) -> Receiv
 
 impl Admission {
     /// Hands a request to the instance. Its URI must be absolute.
-    pub async fn call<B>(self, request: Request<B>) -> Result<Response<GuestBody>, DispatchError<B>>
+    pub async fn call<B>(self, request: Request<B>) -> Result<Response<AnswerBody>, DispatchError<B>>
     where
         B: Body<Data = Bytes> + Unpin + Send + 'static,
-        B::Error: Into<Error>,
+        B::Error: Into<Error> + Into<BoxError>,
     {
         let admitted = match self {
             Self::Admitted(admitted) => admitted,
             Self::NotHere => return Err(DispatchError::NotHere(Box::new(request))),
+            Self::InContainer(place) => {
+                return Ok(place.call(request).await?.map(AnswerBody::Container));
+            }
+            Self::FullContainer(upstream) => match upstream.enter().await {
+                Ok(place) => return Ok(place.call(request).await?.map(AnswerBody::Container)),
+                Err(Refused::Full) => {
+                    upstream.meter().refused();
+                    return Err(DispatchError::Busy(Box::new(request)));
+                }
+                Err(Refused::Closed) => return Err(DispatchError::NotHere(Box::new(request))),
+            },
             Self::Full(app) => match Admitted::wait(app.clone()).await {
                 Ok(admitted) => admitted,
                 Err(Refused::Full) => {
@@ -173,7 +219,47 @@ impl Admission {
                 Err(Refused::Closed) => return Err(DispatchError::NotHere(Box::new(request))),
             },
         };
-        admitted.call(request).await.map_err(DispatchError::Invoke)
+        let answer = admitted.call(request).await.map_err(DispatchError::Invoke)?;
+        Ok(answer.map(AnswerBody::Guest))
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of an answer, whoever it comes from.
+pub enum AnswerBody {
+    Guest(GuestBody),
+    Container(ContainerBody),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Guest(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Container(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Guest(body) => body.is_end_stream(),
+            Self::Container(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Guest(body) => body.size_hint(),
+            Self::Container(body) => body.size_hint(),
+        }
     }
 }
 
@@ -201,6 +287,10 @@ impl Neighbours for NamespaceNeighbours {
             return Box::pin(async move { from_far(answer.await) });
         };
         Box::pin(async move {
+            let here = match here {
+                Target::Guest(app) => app,
+                Target::Container(upstream) => return call_container(&upstream, request).await,
+            };
             match here.call(request).await {
                 Ok(response) => Ok(response.map(BodyExt::boxed_unsync)),
                 Err(InvokeError::Busy) => Err(Error::DestinationUnavailable),
@@ -208,6 +298,19 @@ impl Neighbours for NamespaceNeighbours {
                 Err(error) => Err(Error::InternalError(Some(error.to_string()))),
             }
         })
+    }
+}
+
+async fn call_container(
+    upstream: &Arc<Upstream>,
+    request: Request<WasiBody>,
+) -> Result<Response<WasiBody>, Error> {
+    let Ok(place) = upstream.enter().await else { return Err(Error::DestinationUnavailable) };
+    match place.call(request).await {
+        Ok(response) => Ok(response.map(|body| body.map_err(|_| Error::ConnectionTerminated).boxed_unsync())),
+        Err(DispatchError::NotHere(_) | DispatchError::Busy(_)) => Err(Error::DestinationUnavailable),
+        Err(DispatchError::Invoke(InvokeError::Timeout(_))) => Err(Error::HttpResponseTimeout),
+        Err(DispatchError::Invoke(error)) => Err(Error::InternalError(Some(error.to_string()))),
     }
 }
 

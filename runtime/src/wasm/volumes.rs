@@ -65,7 +65,7 @@ struct Volume {
 }
 
 /// The volumes of one instance.
-pub(super) struct Mounts(Vec<Mounted>);
+pub(crate) struct Mounts(Vec<Mounted>);
 
 struct Mounted {
     dir: Dir,
@@ -105,7 +105,7 @@ impl Volumes {
     }
 
     /// The volumes of an instance that is about to start; waits for who writes to them now. None: it has none.
-    pub(super) async fn mount(&self, assigned: &AssignedInstance) -> Result<Option<Arc<Mounts>>, Failure> {
+    pub(crate) async fn mount(&self, assigned: &AssignedInstance) -> Result<Option<Arc<Mounts>>, Failure> {
         let mut mounted = Vec::new();
         for spec in &assigned.spec.volumes {
             let known = assigned.volumes.iter().find(|volume| volume.name == spec.name);
@@ -116,6 +116,11 @@ impl Volumes {
             mounted.push(self.mount_one(id, spec, assigned).await?);
         }
         Ok((!mounted.is_empty()).then(|| Arc::new(Mounts(mounted))))
+    }
+
+    /// Where a volume's files are, for a container.
+    pub(crate) fn folder(&self, id: VolumeId) -> PathBuf {
+        self.dir.join(id.to_string())
     }
 
     async fn mount_one(

@@ -96,7 +96,7 @@ fn trap(message: &str) -> Ended {
 impl World {
     /// Mirrors `Keeper::assign`.
     pub(crate) fn assign(&mut self, index: usize, instances: &[AssignedInstance]) {
-        let steps = plan(&self.workers[index].board.members(), instances);
+        let steps = plan(&self.workers[index].board.members(), instances, |_| false);
         for step in steps {
             match step {
                 Step::Run(at) => {

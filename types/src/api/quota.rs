@@ -22,6 +22,21 @@ pub struct Quota {
     pub requests_per_second: Option<u64>,
     /// Octets that all apps together send to clients, through the front door; more waits.
     pub egress_bytes_per_second: Option<u64>,
+    /// Whether it may run containers, which are kept apart less well than WebAssembly. What is null, or left out, may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub containers: Option<ContainerRights>,
+}
+
+/// What a namespace may do with containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerRights {
+    /// None may run. `wharf up` does not allow them by itself then.
+    Denied,
+    /// They may run, with nothing of their node but what an image needs.
+    Isolated,
+    /// They may be given parts of their node: its network, folders, devices, further capabilities, or all of it.
+    Node,
 }
 
 /// What a namespace uses of what a quota counts.

@@ -9,9 +9,9 @@ use super::{AppResource, NamespaceResource, Resource, compact_spec};
 use crate::digest::Digest;
 use crate::name::{AppName, NamespaceName, SecretName};
 use crate::spec::{
-    AppSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec, ReserveSpec,
-    RestartSpec, ReuseSpec, ScaleSpec, StopSpec, TcpSpec, UpdateSpec, VolumeSpec, root, validate_files,
-    validate_mount,
+    AppSpec, ContainerSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec,
+    ReserveSpec, RestartSpec, ReuseSpec, ScaleSpec, StopSpec, TcpSpec, UpdateSpec, VolumeSpec, root,
+    validate_files, validate_mount,
 };
 
 /// One resource of a file.
@@ -48,8 +48,12 @@ pub struct AppDocument {
     #[serde(default)]
     pub namespace: Option<NamespaceName>,
     /// `sha256:` and the digest of what the namespace has, or the path of a `.wasm` file, relative to this file, which is then pushed.
-    #[schema(value_type = String, example = "target/wasm32-wasip2/release/hello.wasm")]
-    pub artifact: ArtifactSource,
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "target/wasm32-wasip2/release/hello.wasm")]
+    pub artifact: Option<ArtifactSource>,
+    /// Instead of `artifact`: the image of a container, such as `redis:7`. It is settled which one that is when this is applied.
+    #[serde(default)]
+    pub image: Option<String>,
     /// Environment variables of the guest. Values are plain text; at most 32 KiB in all.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -93,6 +97,9 @@ pub struct AppDocument {
     pub reuse: ReuseSpec,
     #[serde(default)]
     pub engine: EngineSpec,
+    /// Of an app whose artifact is an image.
+    #[serde(default)]
+    pub container: ContainerSpec,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -156,6 +163,7 @@ impl AppDocument {
             name: _,
             namespace: _,
             artifact: _,
+            image: _,
             env,
             secrets,
             configs,
@@ -174,6 +182,7 @@ impl AppDocument {
             outbound,
             reuse,
             engine,
+            container,
         } = self.clone();
         AppSpec {
             env,
@@ -194,12 +203,21 @@ impl AppDocument {
             outbound,
             reuse,
             engine,
+            container,
         }
     }
 
     /// Checks what the field types alone do not.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
         self.spec().validate()?;
+        let problem = match (&self.artifact, &self.image) {
+            (Some(_), Some(_)) => Some("`artifact` and `image` say two things; write one of them"),
+            (None, None) => Some("write the path or the digest of a component, or `image` for a container"),
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            return Err(InvalidSpec { field: "artifact".to_owned(), problem: problem.to_owned() });
+        }
         let Some(files) = &self.files else { return Ok(()) };
         validate_mount("files.mount", &files.mount)?;
         validate_files(&files.mount, &self.volumes)?;
@@ -253,7 +271,7 @@ mod tests {
             "app = \"hello\"\n[http]\nroutes = [\"hello.example.com\"]\n[limits]\nmemory = \"64MiB\"\n[env]\nA = \"1\"\n",
         );
         assert_eq!(document.spec(), manifest.unwrap().spec());
-        assert_eq!(document.artifact, ArtifactSource::File("hello.wasm".into()));
+        assert_eq!(document.artifact, Some(ArtifactSource::File("hello.wasm".into())));
     }
 
     #[test]

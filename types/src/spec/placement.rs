@@ -34,6 +34,8 @@ pub enum NodeKey {
     Cpus,
     /// All memory that guests may use there, not what is free.
     Memory,
+    /// Whether it runs containers: `yes` or `no`.
+    Containers,
     Label(String),
 }
 
@@ -89,6 +91,7 @@ impl NodeKey {
             Self::Arch => Cow::Borrowed(node.arch.as_str()),
             Self::Cpus => Cow::Owned(node.cpus.to_string()),
             Self::Memory => Cow::Owned(ByteSize::bytes(node.memory_bytes).to_string()),
+            Self::Containers => Cow::Borrowed(if node.containers.is_some() { "yes" } else { "no" }),
             Self::Label(key) => Cow::Borrowed(node.labels.get(key)?.as_str()),
         })
     }
@@ -103,7 +106,7 @@ impl NodeKey {
             )]
             Self::Memory => Some(node.memory_bytes as f64),
             Self::Label(key) => node.labels.get(key)?.parse().ok().filter(|number: &f64| number.is_finite()),
-            Self::Id | Self::Hostname | Self::Role | Self::Os | Self::Arch => None,
+            Self::Id | Self::Hostname | Self::Role | Self::Os | Self::Arch | Self::Containers => None,
         }
     }
 }
@@ -129,6 +132,7 @@ impl fmt::Display for NodeKey {
             Self::Arch => f.write_str("node.platform.arch"),
             Self::Cpus => f.write_str("node.cpus"),
             Self::Memory => f.write_str("node.memory"),
+            Self::Containers => f.write_str("node.containers"),
             Self::Label(key) => write!(f, "node.labels.{key}"),
         }
     }
@@ -167,6 +171,7 @@ mod tests {
         assert!(!holds("node.labels.zone not in (eu-2, eu-1)"));
         assert!(holds("node.hostname == box-1") && holds("node.role == worker"));
         assert!(holds("node.platform.os == linux") && holds("node.platform.arch != aarch64"));
+        assert!(holds("node.containers == no") && !holds("node.containers == yes"));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::placement::{Constraint, InvalidConstraint, conflict};
-use super::{AppSpec, OutboundGrant, PlacementSpec, Portion, Ratio, ReuseMode};
+use super::{
+    AppSpec, ContainerSpec, EngineSpec, OutboundGrant, PlacementSpec, Portion, Ratio, ReuseMode, ReuseSpec,
+};
 use crate::node::is_label_key;
 use crate::quantity::{ByteSize, CpuShare, Span};
 use crate::route::RoutePattern;
@@ -116,6 +118,17 @@ impl AppSpec {
 
     /// Checks what depends on the artifact.
     pub fn validate_for(&self, world: World) -> Result<(), InvalidSpec> {
+        if world.is_container() {
+            return self.validate_for_container(world);
+        }
+        if self.container != ContainerSpec::default() {
+            return invalid("container", "is for images, and the artifact is WebAssembly; leave it out");
+        }
+        let memory = self.limits.memory;
+        if memory > MEMORY_MAX {
+            let problem = format!("{memory} is more than a 32-bit guest can address, {MEMORY_MAX}");
+            return invalid("limits.memory", problem);
+        }
         if world.is_http() && !self.tcp.ports.is_empty() {
             return invalid(
                 "tcp.ports",
@@ -161,6 +174,31 @@ impl AppSpec {
             return invalid("reuse.max_concurrent", "is of use with `reuse.mode` `concurrent` only");
         }
         Ok(())
+    }
+
+    fn validate_for_container(&self, world: World) -> Validated {
+        for (field, is_asked) in [
+            ("reuse", self.reuse != ReuseSpec::default()),
+            ("engine", self.engine != EngineSpec::default()),
+            ("files", self.files.is_some()),
+        ] {
+            if is_asked {
+                return invalid(field, "is for WebAssembly, and the artifact is an image; leave it out");
+            }
+        }
+        if !self.outbound.allow.is_empty() {
+            let problem =
+                "is not held to by a container, which reaches what its networks reach; leave it out";
+            return invalid("outbound.allow", problem);
+        }
+        if !world.is_http() && self.update.canary.is_some() {
+            let problem = "is judged by what becomes of requests: say where the container takes them, `container.http_port`";
+            return invalid("update.canary", problem);
+        }
+        self.container.validate(&self.tcp, |variable| {
+            self.secrets.contains_key(variable) || self.configs.contains_key(variable)
+        })?;
+        self.validate_scale_for(world)
     }
 
     fn validate_numbers(&self) -> Validated {
@@ -277,9 +315,8 @@ impl AppSpec {
         if memory < MEMORY_MIN {
             return invalid("limits.memory", format!("{memory} is less than {MEMORY_MIN}"));
         }
-        if memory > MEMORY_MAX {
-            let problem = format!("{memory} is more than a 32-bit guest can address, {MEMORY_MAX}");
-            return invalid("limits.memory", problem);
+        if memory > RESERVE_MEMORY_MAX {
+            return invalid("limits.memory", format!("{memory} is more than {RESERVE_MEMORY_MAX}"));
         }
         Ok(())
     }
@@ -477,7 +514,12 @@ mod tests {
     fn memory_that_no_guest_could_run_in_is_refused() {
         let refused = |size| refused(|spec| spec.limits.memory = size);
         assert_eq!(refused(ByteSize::bytes(0)), "limits.memory: 0B is less than 1MiB");
-        assert!(refused(ByteSize::mib(4097)).contains("more than a 32-bit guest can address"));
+        let mut large = AppSpec::default();
+        large.limits.memory = ByteSize::mib(4097);
+        large.validate().unwrap();
+        large.validate_for(World::Container).unwrap();
+        let refused = large.validate_for(World::CommandP2).unwrap_err().to_string();
+        assert!(refused.contains("more than a 32-bit guest can address"), "{refused}");
     }
 
     #[test]

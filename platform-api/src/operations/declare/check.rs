@@ -13,7 +13,7 @@ use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName
 
 use super::AskedApply;
 use crate::context::Context;
-use crate::operations::{Result, invalid_spec, ports, routes, secrets};
+use crate::operations::{Result, containers, invalid_spec, ports, routes, secrets};
 use crate::plan::declared::{Live, LiveApp, Planned, Step};
 use crate::store::{self, Conn};
 use crate::view;
@@ -145,6 +145,11 @@ impl Check<'_> {
                 self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
             }
             Some(world) => {
+                let world = world.with(&app.spec);
+                let whose = (namespace, &app.namespace);
+                if let Some(refused) = containers::find_refusal(self.conn, whose, world, &app.spec).await? {
+                    self.refuse(resource, refused);
+                }
                 if let Err(invalid) = app.spec.validate_for(world) {
                     self.refuse(resource, invalid_spec(invalid));
                 }

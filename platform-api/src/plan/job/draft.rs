@@ -198,6 +198,7 @@ impl<'a> Draft<'a> {
         let ask = Ask {
             takes: job.reservation(),
             placement: &job.spec.placement,
+            is_container: job.command.world.is_container(),
             pinned: None,
             warm: &warm,
             failing: &failing,

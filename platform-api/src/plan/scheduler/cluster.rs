@@ -227,8 +227,8 @@ impl Cluster {
     }
 
     /// What an app asks of nodes, for all classes that there are.
-    pub(super) fn shape(&mut self, placement: &PlacementSpec) -> Arc<Shape> {
-        let key = ShapeKey::of(placement);
+    pub(super) fn shape(&mut self, placement: &PlacementSpec, is_container: bool) -> Arc<Shape> {
+        let key = ShapeKey::of(placement, is_container);
         if !self.shapes.contains_key(&key) {
             if self.shapes.len() >= SHAPES_MAX {
                 self.shapes.clear();

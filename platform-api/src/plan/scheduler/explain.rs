@@ -128,6 +128,12 @@ fn constraint((text, constraint): &(String, Constraint), nodes: &[&Node]) -> Str
     };
     let details = details.unwrap_or_else(|| format!("{have} {}", values(constraint, nodes)));
     match (&constraint.key, &constraint.test) {
+        (NodeKey::Containers, Test::AnyOf(_)) => {
+            let runs = if count == 1 { "runs" } else { "run" };
+            format!(
+                "{count} {runs} no containers (no Docker engine answered when the node started; install one there, and restart the node)"
+            )
+        }
         (NodeKey::Label(key), Test::AnyOf(wanted)) if wanted.len() == 1 => {
             let lack = if count == 1 { "lacks" } else { "lack" };
             format!("{count} {lack} the label {key}={} ({details})", wanted[0])

@@ -11,6 +11,9 @@ use wharf_types::node::NodeRegistration;
 use wharf_types::spec::PlacementSpec;
 use wharf_types::spec::placement::{Constraint, NodeKey, Test};
 
+/// What every container asks of its node, in the words in which users may ask for the same.
+const RUNS_CONTAINERS: &str = "node.containers == yes";
+
 /// Levels of spreading that are told apart; a spec has no more.
 pub(super) const LEVELS: usize = 4;
 
@@ -21,8 +24,12 @@ pub(super) struct ShapeKey {
 }
 
 impl ShapeKey {
-    pub(super) fn of(placement: &PlacementSpec) -> Self {
-        Self { constraints: placement.constraints.clone(), spread: placement.spread.clone() }
+    pub(super) fn of(placement: &PlacementSpec, is_container: bool) -> Self {
+        let own = is_container.then(|| RUNS_CONTAINERS.to_owned()).into_iter();
+        Self {
+            constraints: own.chain(placement.constraints.iter().cloned()).collect(),
+            spread: placement.spread.clone(),
+        }
     }
 }
 

@@ -52,7 +52,7 @@ fn held(of: u128, node: u128, mib: u64, priority: Priority) -> Held {
 }
 
 fn ask(placement: &PlacementSpec, mib: u64) -> Ask<'_> {
-    Ask { takes: takes(mib), placement, pinned: None, warm: &[], failing: &[] }
+    Ask { takes: takes(mib), placement, is_container: false, pinned: None, warm: &[], failing: &[] }
 }
 
 fn constrained(constraints: &[&str]) -> PlacementSpec {

@@ -8,7 +8,7 @@ use crate::quantity::ByteSize;
 
 /// Longer than anything that somebody writes.
 const TEXT_MAX_CHARS: usize = 1024;
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "node.id",
     "node.hostname",
     "node.role",
@@ -16,6 +16,7 @@ const KEYS: [&str; 7] = [
     "node.platform.arch",
     "node.cpus",
     "node.memory",
+    "node.containers",
 ];
 /// The longer of two that begin alike comes first.
 const OPERATORS: [&str; 6] = ["==", "!=", ">=", "<=", ">", "<"];
@@ -162,7 +163,12 @@ impl<'a> Reader<'a> {
                 #[allow(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
                 Ok(size.as_bytes() as f64)
             }
-            NodeKey::Id | NodeKey::Hostname | NodeKey::Role | NodeKey::Os | NodeKey::Arch => Err((
+            NodeKey::Id
+            | NodeKey::Hostname
+            | NodeKey::Role
+            | NodeKey::Os
+            | NodeKey::Arch
+            | NodeKey::Containers => Err((
                 at_operator,
                 format!("`{key}` is not a number; compare it with `==`, `!=`, `in` or `not in`"),
             )),
@@ -209,6 +215,7 @@ fn key(word: &str) -> Result<NodeKey, String> {
         "node.platform.arch" => NodeKey::Arch,
         "node.cpus" => NodeKey::Cpus,
         "node.memory" => NodeKey::Memory,
+        "node.containers" => NodeKey::Containers,
         "" => return Err("expected a key, such as `node.labels.zone`".to_owned()),
         _ => return Err(unknown(word)),
     })

@@ -1,0 +1,43 @@
+//! `/v1/namespaces/{namespace}/images`
+
+use std::sync::Arc;
+
+use axum::Json as Reply;
+use axum::extract::State;
+use wharf_types::NamespaceName;
+use wharf_types::api::ResolveImage;
+use wharf_types::image::{ImageDocument, ImagePin, ImageReference};
+use wharf_types::problem::ProblemCode;
+
+use super::extract::{Json, Path};
+use super::{ApiError, ApiResult};
+use crate::context::Context;
+use crate::operations::containers;
+
+/// Says which image a name means now. The document is then pushed as an artifact.
+pub(super) async fn resolve(
+    State(context): State<Arc<Context>>,
+    Path(namespace): Path<NamespaceName>,
+    Json(request): Json<ResolveImage>,
+) -> ApiResult<Reply<ImageDocument>> {
+    containers::check_any(&context, &namespace).await?;
+    let image = request.image;
+    // What a digest names needs nobody to be asked.
+    if let Ok(reference) = image.parse::<ImageReference>()
+        && let Some(digest) = reference.digest()
+    {
+        let document = ImageDocument { image, pin: ImagePin::Digest(digest), platforms: Vec::new() };
+        return Ok(Reply(document));
+    }
+    let Some(resolver) = context.images.get() else {
+        let detail = format!(
+            "this server has no Docker engine that could say which image `{}` is now: name it by its digest, NAME@sha256:…, or deploy an archive of `docker save` with `--image-archive`",
+            image.chars().take(80).collect::<String>().escape_debug()
+        );
+        return Err(ApiError::new(ProblemCode::InvalidArtifact, detail));
+    };
+    resolver.resolve(&image).await.map(Reply).map_err(|error| {
+        let code = if error.is_retryable { ProblemCode::Unavailable } else { ProblemCode::InvalidArtifact };
+        ApiError::new(code, error.problem)
+    })
+}

@@ -1,0 +1,19 @@
+//! What this crate does not know: which image a name means now.
+
+use async_trait::async_trait;
+use wharf_types::image::ImageDocument;
+
+/// Why it is not known which image is meant: what was wrong, where, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct NotResolved {
+    pub problem: String,
+    /// Whether the same may succeed later without anybody changing anything.
+    pub is_retryable: bool,
+}
+
+/// Finds out which image a reference, such as `redis:7`, means.
+#[async_trait]
+pub trait ImageResolver: Send + Sync {
+    async fn resolve(&self, reference: &str) -> Result<ImageDocument, NotResolved>;
+}

@@ -1,0 +1,613 @@
+//! The side of the [`Backend`] seam that runs containers, and the one that has both sides.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty, Limited};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+use wharf_docker::{
+    Engine, Exit, Found, FoundState, ImageId, LogLimit, NetworkJoin, Owner, Run as ContainerRun, Stopped,
+    Usage, VolumeMount,
+};
+use wharf_types::InstanceId;
+use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
+use wharf_types::spec::ContainerHealthSpec;
+use wharf_types::state::InstanceState;
+
+use super::images::{self, failed};
+use super::output::{self, Marks};
+use super::run;
+use super::upstream::{Bounds, Upstream};
+use super::usage::{Measured, keep_measured};
+use crate::artifacts::Artifacts;
+use crate::backend::{Backend, Ended, Failure, Run};
+use crate::logs::LogSink;
+use crate::secrets::SecretStore;
+use crate::space::{Hold, Space};
+use crate::wasm::app::{Outputs, outputs};
+use crate::wasm::backend::{WasmBackend, job_variables};
+use crate::wasm::meters::Meters;
+use crate::wasm::ports::{Listening, Ports};
+use crate::wasm::table::{DispatchError, Table, Target};
+use crate::wasm::volumes::{Mounts, Volumes};
+
+/// A health check reads this much of a response's body.
+const PROBE_BODY_MAX_BYTES: usize = 64 << 10;
+/// The least time between the signal to end and the end, unless there is no time at all.
+const GRACE_MIN: Duration = Duration::from_millis(500);
+
+/// What this shares with the Wasm side of the same worker.
+pub struct Shared {
+    pub artifacts: Arc<Artifacts>,
+    pub space: Arc<Space>,
+    pub table: Arc<Table>,
+    pub ports: Arc<Ports>,
+    pub volumes: Arc<Volumes>,
+    pub secrets: Arc<SecretStore>,
+    pub logs: LogSink,
+}
+
+/// Runs instances in the containers of a Docker engine.
+pub struct ContainerBackend {
+    engine: Engine,
+    shared: Shared,
+    marks: Marks,
+    meters: Meters,
+    prepared: Mutex<HashMap<InstanceId, Prepared>>,
+    running: Mutex<HashMap<InstanceId, Live>>,
+    /// Whether containers are left running when this process ends.
+    leaves: AtomicBool,
+    was_swept: AtomicBool,
+}
+
+struct Prepared {
+    image: ImageId,
+    health: Option<ContainerHealthSpec>,
+    networks: Vec<NetworkJoin>,
+    /// It ran before this process began.
+    is_adopted: bool,
+    _held: Hold,
+}
+
+struct Live {
+    ended: watch::Receiver<Option<Ended>>,
+    ids: Vec<InstanceId>,
+    upstream: Option<Arc<Upstream>>,
+    listening: Option<Arc<Listening>>,
+    health: Option<ContainerHealthSpec>,
+    measured: Measured,
+    platform: crate::wasm::stdio::GuestOutput,
+    _volumes: Option<Arc<Mounts>>,
+    _follows: AbortOnDropHandle<()>,
+    _waits: AbortOnDropHandle<()>,
+}
+
+impl ContainerBackend {
+    /// `marks` is a folder for how far the containers' output was read. To be called within a runtime.
+    pub fn new(engine: Engine, shared: Shared, marks: PathBuf) -> io::Result<Arc<Self>> {
+        let backend = Arc::new(Self {
+            engine,
+            shared,
+            marks: Marks::new(marks)?,
+            meters: Meters::default(),
+            prepared: Mutex::default(),
+            running: Mutex::default(),
+            leaves: AtomicBool::new(false),
+            was_swept: AtomicBool::new(false),
+        });
+        tokio::spawn(keep_measured(Arc::downgrade(&backend)));
+        Ok(backend)
+    }
+
+    /// From here on, stopping an instance leaves its container running, for the next process to adopt.
+    pub fn leave_containers(&self) {
+        self.leaves.store(true, Ordering::Relaxed);
+    }
+
+    /// Totals of every release that runs here, or did a short time ago.
+    pub fn usage(&self) -> Vec<AppUsage> {
+        self.meters.read(std::time::Instant::now())
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(super) fn running_ids(&self) -> Vec<InstanceId> {
+        self.live().keys().copied().collect()
+    }
+
+    pub(super) fn measured(&self, id: InstanceId, usage: Usage) {
+        if let Some(live) = self.live().get_mut(&id) {
+            live.measured.take(usage);
+        }
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<InstanceId, Live>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<InstanceId, Prepared>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn knows(&self, id: InstanceId) -> bool {
+        self.live().contains_key(&id) || self.known().contains_key(&id)
+    }
+
+    async fn prepare_new(&self, run: &Run) -> Result<(), Failure> {
+        let assigned = &run.assigned;
+        let is_adopted = self.is_to_be_adopted(run).await?;
+        let held = self.shared.space.hold(assigned);
+        let image = images::ensure(&self.engine, &self.shared.artifacts, assigned).await?;
+        let config = self.engine.image_config(image).await;
+        let config = config.map_err(|error| failed(&error, error.is_retryable()))?;
+        let health = run::health(&assigned.spec.container, &config);
+        let mut networks = Vec::new();
+        for (network, aliases) in run::networks(assigned) {
+            let made = self.engine.ensure_network(&assigned.namespace, network).await;
+            let network = made.map_err(|error| failed(&error, true))?;
+            networks.push(NetworkJoin { network, aliases });
+        }
+        self.known().insert(run.id, Prepared { image, health, networks, is_adopted, _held: held });
+        Ok(())
+    }
+
+    /// Whether the instance ran in a process before this one, and still does. One that has gone meanwhile is never made again.
+    async fn is_to_be_adopted(&self, run: &Run) -> Result<bool, Failure> {
+        if run.id != run.assigned.id || run.assigned.observed < InstanceState::Starting {
+            return Ok(false);
+        }
+        let found = self.engine.find(run.id).await.map_err(|error| failed(&error, true))?;
+        match found.map(|found| found.state) {
+            Some(FoundState::Running | FoundState::Ended(_)) => Ok(true),
+            Some(FoundState::Created) | None => {
+                let message = "its container was gone when the worker started again";
+                Err(Failure::new(ReasonKind::Platform, message))
+            }
+        }
+    }
+
+    async fn start_new(&self, run: &Run) -> Result<(), Failure> {
+        let (image, health, networks, is_adopted) = match self.known().get(&run.id) {
+            Some(known) => (known.image, known.health.clone(), known.networks.clone(), known.is_adopted),
+            None => {
+                let message = "the instance was started before it was prepared";
+                return Err(Failure::new(ReasonKind::Platform, message));
+            }
+        };
+        let assigned = &run.assigned;
+        let volumes = self.shared.volumes.mount(assigned).await?;
+        self.start_container(run, image, networks.clone()).await?;
+        let found = self.engine.find(run.id).await.map_err(|error| failed(&error, true))?;
+        let Some(found) = found else {
+            return Err(Failure::new(ReasonKind::Platform, "somebody has removed the container at once"));
+        };
+        let (upstream, listening) = self.ways_in(assigned, &found, &networks)?;
+        let Outputs { platform, .. } = outputs(&self.shared.logs, run.id, assigned);
+        let follows = output::follow(
+            self.engine.clone(),
+            run.id,
+            outputs(&self.shared.logs, run.id, assigned),
+            self.marks.clone(),
+        );
+        let follows = AbortOnDropHandle::new(tokio::spawn(follows));
+        let (ended_tx, ended) = watch::channel(None);
+        let (engine, logs, id) = (self.engine.clone(), self.shared.logs.clone(), run.id);
+        let waits = AbortOnDropHandle::new(tokio::spawn(async move {
+            let exit = engine.wait(id).await;
+            ended_tx.send_replace(Some(into_ended(&exit, &logs.tail(id))));
+        }));
+        let mut ids = run.replaces.clone();
+        ids.push(run.id);
+        if let Some(upstream) = &upstream {
+            self.shared.table.insert(&ids, Target::Container(upstream.clone()));
+        }
+        if let Some(listening) = &listening {
+            self.shared.ports.insert(&ids, listening);
+        }
+        if is_adopted {
+            info!(instance.id = %run.id, "the container of instance {} of {} is adopted", run.id, assigned.app);
+        }
+        let meter = self.meters.of(&assigned.namespace, &assigned.app, assigned.release);
+        let live = Live {
+            ended,
+            ids,
+            upstream,
+            listening,
+            health,
+            measured: Measured::new(meter, is_adopted),
+            platform,
+            _volumes: volumes,
+            _follows: follows,
+            _waits: waits,
+        };
+        self.live().insert(run.id, live);
+        Ok(())
+    }
+
+    async fn start_container(
+        &self,
+        run: &Run,
+        image: ImageId,
+        networks: Vec<NetworkJoin>,
+    ) -> Result<(), Failure> {
+        let assigned = &run.assigned;
+        let (spec, container) = (&assigned.spec, &assigned.spec.container);
+        let environment = self.shared.secrets.environment(assigned)?;
+        let (mut env, files) = run::split(container, &environment)?;
+        let port = container.http_port.map(|port| port.to_string());
+        if let Some(port) = &port
+            && !env.iter().any(|(name, _)| *name == "PORT")
+        {
+            env.push(("PORT", port));
+        }
+        let of_job: Vec<(&str, String)> = assigned.job.iter().flat_map(job_variables).collect();
+        env.extend(of_job.iter().map(|(name, value)| (*name, value.as_str())));
+        let volumes = spec.volumes.iter().filter_map(|volume| {
+            let known = assigned.volumes.iter().find(|known| known.name == volume.name)?;
+            let folder = self.shared.volumes.folder(known.id);
+            Some(VolumeMount { folder, path: volume.path.clone(), is_read_only: volume.read_only })
+        });
+        let run = ContainerRun {
+            id: run.id,
+            owner: Owner {
+                namespace: assigned.namespace.clone(),
+                app: assigned.app.clone(),
+                release: assigned.release,
+                slot: assigned.slot,
+            },
+            image,
+            spec: container,
+            args: &spec.args,
+            env,
+            memory: spec.limits.memory,
+            volumes: volumes.collect(),
+            networks,
+            files,
+            stop_grace: spec.stop.drain.as_duration(),
+            log: LogLimit::default(),
+        };
+        let started = self.engine.create_and_start(&run).await;
+        started.map_err(|error| failed(&error, error.is_retryable()))
+    }
+
+    /// How requests and connections get to the container.
+    fn ways_in(
+        &self,
+        assigned: &AssignedInstance,
+        found: &Found,
+        networks: &[NetworkJoin],
+    ) -> Result<(Option<Arc<Upstream>>, Option<Arc<Listening>>), Failure> {
+        let spec = &assigned.spec;
+        let is_asked = spec.container.http_port.is_some() || !spec.tcp.ports.is_empty();
+        if !is_asked || found.state != FoundState::Running {
+            return Ok((None, None));
+        }
+        let Some(address) = run::address(found, networks.first().map(|join| &join.network)) else {
+            return Err(Failure::new(ReasonKind::Platform, "the container has no address in any network"));
+        };
+        let bounds = Bounds {
+            concurrency: spec.limits.concurrency,
+            timeout: spec.limits.timeout.as_duration(),
+            request_body_max: spec.limits.request_body.as_bytes(),
+        };
+        let meter = self.meters.of(&assigned.namespace, &assigned.app, assigned.release);
+        let upstream =
+            spec.container.http_port.map(|port| Upstream::new((address, port).into(), bounds, meter));
+        let listening = Listening::elsewhere(&spec.tcp, &run::tcp_addresses(assigned, address));
+        Ok((upstream, listening))
+    }
+
+    /// Takes an instance out of the ways in, and waits for what is open.
+    async fn close(&self, live: &Live, drain: Duration) {
+        if let Some(upstream) = &live.upstream {
+            self.shared.table.remove(&live.ids, &Target::Container(upstream.clone()));
+        }
+        if let Some(listening) = &live.listening {
+            self.shared.ports.remove(&live.ids, listening);
+        }
+        let http = async {
+            if let Some(upstream) = &live.upstream
+                && !upstream.drain(drain).await
+            {
+                live.platform.say(&format!("requests were still open after {drain:?} and have been cut"));
+            }
+        };
+        let tcp = async {
+            let Some(listening) = &live.listening else { return };
+            let mut ended = live.ended.clone();
+            let all_closed = tokio::select! {
+                all_closed = listening.drain(drain) => all_closed,
+                _ = ended.wait_for(Option::is_some) => true,
+            };
+            if !all_closed {
+                listening.cut().await;
+                live.platform.say(&format!("connections were still open after {drain:?} and have been cut"));
+            }
+        };
+        tokio::join!(http, tcp);
+    }
+}
+
+/// How a container ended, with its last words where it failed.
+fn into_ended(exit: &Exit, tail: &[String]) -> Ended {
+    match exit {
+        Exit::Ended { code: 0, error: None, is_out_of_memory: false } => Ended::Success,
+        Exit::Ended { code, is_out_of_memory, .. } => {
+            let kind = if *is_out_of_memory { ReasonKind::Limit } else { ReasonKind::Exit };
+            let words = if tail.is_empty() { String::new() } else { format!(": {}", tail.join(" | ")) };
+            let failure = Failure::new(kind, format!("{exit}{words}"));
+            Ended::Failed(Failure { exit_code: Some(*code), ..failure })
+        }
+        Exit::Gone => Ended::Failed(Failure::new(ReasonKind::Platform, exit.to_string())),
+    }
+}
+
+#[async_trait]
+impl Backend for ContainerBackend {
+    async fn prepare(&self, run: &Run) -> Result<(), Failure> {
+        if self.known().contains_key(&run.id) {
+            return Ok(());
+        }
+        self.prepare_new(run).await
+    }
+
+    async fn start(&self, run: &Run) -> Result<(), Failure> {
+        if self.live().contains_key(&run.id) {
+            return Ok(());
+        }
+        self.start_new(run).await
+    }
+
+    async fn wait(&self, id: InstanceId) -> Ended {
+        let Some(mut ended) = self.live().get(&id).map(|live| live.ended.clone()) else {
+            return std::future::pending().await;
+        };
+        let end = ended.wait_for(Option::is_some).await.map(|end| end.clone());
+        match end {
+            Ok(Some(end)) => end,
+            // It is being stopped, and whoever does that says how it ended.
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn health_command(&self, id: InstanceId) -> Option<ContainerHealthSpec> {
+        self.live().get(&id)?.health.clone()
+    }
+
+    async fn probe(&self, id: InstanceId, path: &str, timeout: Duration) -> Result<u16, Failure> {
+        let upstream = self.live().get(&id).and_then(|live| live.upstream.clone());
+        let Some(upstream) = upstream else {
+            return Err(Failure::new(ReasonKind::Platform, "the instance does not run"));
+        };
+        let request = Request::get(format!("http://localhost{path}"))
+            .header(http::header::HOST, "localhost")
+            .header(http::header::USER_AGENT, "wharf-health-check")
+            .body(Empty::<Bytes>::new())
+            .map_err(|_| Failure::new(ReasonKind::Probe, format!("`{path}` is not a path")))?;
+        let probe = async {
+            let response = upstream.enter_for_check().call(request).await.map_err(|error| match error {
+                DispatchError::NotHere(_) => {
+                    let message = "the container does not accept connections at container.http_port";
+                    Failure::new(ReasonKind::Probe, message)
+                }
+                DispatchError::Busy(_) => Failure::new(ReasonKind::Probe, "the container is busy"),
+                DispatchError::Invoke(error) => Failure::new(ReasonKind::Probe, error.to_string()),
+            })?;
+            let status = response.status().as_u16();
+            let _ = Limited::new(response.into_body(), PROBE_BODY_MAX_BYTES).collect().await;
+            Ok(status)
+        };
+        match tokio::time::timeout(timeout, probe).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(Failure::new(ReasonKind::Probe, format!("GET {path} did not answer within {timeout:?}")))
+            }
+        }
+    }
+
+    async fn run_check(&self, id: InstanceId, command: &[String], timeout: Duration) -> Result<(), Failure> {
+        let probe = self.engine.probe_command(id, command, timeout).await;
+        let probe = probe.map_err(|error| Failure::new(ReasonKind::Platform, error.to_string()))?;
+        let said = probe.output.trim();
+        let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+        match probe.exit_code {
+            Some(0) => Ok(()),
+            Some(code) => {
+                Err(Failure::new(ReasonKind::Probe, format!("the check ended with exit code {code}{said}")))
+            }
+            None => Err(Failure::new(
+                ReasonKind::Probe,
+                format!("the check did not end within {timeout:?}, and was killed{said}"),
+            )),
+        }
+    }
+
+    async fn accepts(&self, id: InstanceId, timeout: Duration) -> Result<(), Failure> {
+        let listening = self.live().get(&id).and_then(|live| live.listening.clone());
+        match listening {
+            Some(listening) => listening.accepts(timeout).await,
+            None => Err(Failure::new(ReasonKind::Platform, "the instance does not run, or has no ports")),
+        }
+    }
+
+    async fn stop(&self, id: InstanceId, drain: Duration) {
+        let Some(live) = self.live().remove(&id) else { return };
+        if self.leaves.load(Ordering::Relaxed) {
+            return;
+        }
+        let began = Instant::now();
+        self.close(&live, drain).await;
+        let grace = match drain.is_zero() {
+            true => Duration::ZERO,
+            false => drain.saturating_sub(began.elapsed()).max(GRACE_MIN),
+        };
+        match self.engine.stop(id, grace).await {
+            Ok(Stopped::ByItself) => {}
+            Ok(Stopped::Killed) if grace.is_zero() => {}
+            Ok(Stopped::Killed) => {
+                live.platform.say(&format!(
+                    "the container did not end within {grace:?} of its stop signal and was killed"
+                ));
+            }
+            Err(error) => warn!(instance.id = %id, "could not stop the container of instance {id}: {error}"),
+        }
+    }
+
+    async fn remove(&self, id: InstanceId) {
+        self.stop(id, Duration::ZERO).await;
+        if self.leaves.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = self.engine.remove(id).await {
+            warn!(instance.id = %id, "could not remove the container of instance {id}: {error}");
+        }
+        self.known().remove(&id);
+        self.marks.forget(id);
+        self.shared.logs.forget(id);
+    }
+
+    fn is_to_be_swept(&self) -> bool {
+        !self.was_swept.load(Ordering::Relaxed)
+    }
+
+    async fn sweep(&self, mut wanted: HashSet<InstanceId>) {
+        if self.was_swept.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // What has taken the place of a wanted one meanwhile is no leftover.
+        wanted.extend(self.known().keys().copied());
+        match self.engine.remove_unwanted(&wanted).await {
+            Ok(0) => {}
+            Ok(removed) => info!("{removed} containers that nothing needs any more were removed"),
+            Err(error) => {
+                self.was_swept.store(false, Ordering::Relaxed);
+                warn!("containers that nothing needs any more may be left: {error}");
+            }
+        }
+    }
+
+    fn adopts(&self, assigned: &AssignedInstance) -> bool {
+        assigned.world.is_container()
+    }
+}
+
+/// Both sides: each instance is run by the one for its artifact.
+pub struct Backends {
+    wasm: Arc<WasmBackend>,
+    /// None: no engine answered when the worker started.
+    containers: Option<Arc<ContainerBackend>>,
+    /// Instances that are containers, from before they are prepared.
+    in_containers: Mutex<BTreeSet<InstanceId>>,
+}
+
+impl Backends {
+    pub fn new(wasm: Arc<WasmBackend>, containers: Option<Arc<ContainerBackend>>) -> Arc<Self> {
+        Arc::new(Self { wasm, containers, in_containers: Mutex::default() })
+    }
+
+    fn of(&self, id: InstanceId) -> &dyn Backend {
+        let is_container = self.in_containers.lock().unwrap_or_else(PoisonError::into_inner).contains(&id);
+        match &self.containers {
+            Some(containers) if is_container || containers.knows(id) => &**containers,
+            _ => &*self.wasm,
+        }
+    }
+
+    fn of_run(&self, run: &Run) -> Result<&dyn Backend, Failure> {
+        if !run.assigned.world.is_container() {
+            return Ok(&*self.wasm);
+        }
+        let Some(containers) = &self.containers else {
+            let message = "no Docker engine answered when this node started: start one, and restart the node";
+            return Err(Failure::new(ReasonKind::Platform, message));
+        };
+        self.in_containers.lock().unwrap_or_else(PoisonError::into_inner).insert(run.id);
+        Ok(&**containers)
+    }
+}
+
+#[async_trait]
+impl Backend for Backends {
+    async fn prepare(&self, run: &Run) -> Result<(), Failure> {
+        self.of_run(run)?.prepare(run).await
+    }
+
+    async fn start(&self, run: &Run) -> Result<(), Failure> {
+        self.of_run(run)?.start(run).await
+    }
+
+    async fn wait(&self, id: InstanceId) -> Ended {
+        self.of(id).wait(id).await
+    }
+
+    async fn health_command(&self, id: InstanceId) -> Option<ContainerHealthSpec> {
+        self.of(id).health_command(id).await
+    }
+
+    async fn probe(&self, id: InstanceId, path: &str, timeout: Duration) -> Result<u16, Failure> {
+        self.of(id).probe(id, path, timeout).await
+    }
+
+    async fn run_check(&self, id: InstanceId, command: &[String], timeout: Duration) -> Result<(), Failure> {
+        self.of(id).run_check(id, command, timeout).await
+    }
+
+    async fn accepts(&self, id: InstanceId, timeout: Duration) -> Result<(), Failure> {
+        self.of(id).accepts(id, timeout).await
+    }
+
+    async fn stop(&self, id: InstanceId, drain: Duration) {
+        self.of(id).stop(id, drain).await;
+    }
+
+    async fn remove(&self, id: InstanceId) {
+        self.of(id).remove(id).await;
+        self.in_containers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    fn is_to_be_swept(&self) -> bool {
+        self.containers.as_ref().is_some_and(|containers| containers.is_to_be_swept())
+    }
+
+    async fn sweep(&self, wanted: HashSet<InstanceId>) {
+        if let Some(containers) = &self.containers {
+            containers.sweep(wanted).await;
+        }
+    }
+
+    fn adopts(&self, assigned: &AssignedInstance) -> bool {
+        self.containers.as_ref().is_some_and(|containers| containers.adopts(assigned))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_with_its_exit_code_and_the_last_words() {
+        let exit = |code, is_out_of_memory| Exit::Ended { code, is_out_of_memory, error: None };
+        assert_eq!(into_ended(&exit(0, false), &[]), Ended::Success);
+        let Ended::Failed(failure) = into_ended(&exit(7, false), &["no disk".to_owned()]) else {
+            panic!("failed")
+        };
+        assert_eq!((failure.exit_code, failure.reason.kind), (Some(7), ReasonKind::Exit));
+        assert!(failure.reason.message.ends_with("exit code 7: no disk"), "{failure}");
+        let Ended::Failed(failure) = into_ended(&exit(137, true), &[]) else { panic!("failed") };
+        assert_eq!(failure.reason.kind, ReasonKind::Limit);
+        let Ended::Failed(failure) = into_ended(&Exit::Gone, &[]) else { panic!("failed") };
+        assert_eq!(failure.reason.kind, ReasonKind::Platform);
+    }
+}

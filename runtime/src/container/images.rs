@@ -1,0 +1,71 @@
+//! The image of an app: in the engine, whatever kind of artifact it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::info;
+use wharf_docker::{Engine, ImageId, PullProgress};
+use wharf_types::image::ImageDocument;
+use wharf_types::node::{AssignedInstance, ReasonKind};
+
+use crate::artifacts::Artifacts;
+use crate::backend::Failure;
+
+/// A pull of which nothing has come for so long is given up, and tried again.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// Brings the image of an instance into the engine, unless it is there.
+pub(super) async fn ensure(
+    engine: &Engine,
+    artifacts: &Arc<Artifacts>,
+    assigned: &AssignedInstance,
+) -> Result<ImageId, Failure> {
+    let octets = artifacts.get(assigned.artifact).await?;
+    if !octets.starts_with(b"{") {
+        let folder = tempfile::tempdir().map_err(|error| no_room(&error))?;
+        let archive = folder.path().join("image.tar");
+        tokio::fs::write(&archive, &octets).await.map_err(|error| no_room(&error))?;
+        drop(octets);
+        return engine
+            .load(&archive, assigned.artifact)
+            .await
+            .map_err(|error| failed(&error, error.is_retryable()));
+    }
+    let document = ImageDocument::parse(&octets)
+        .map_err(|error| Failure::new(ReasonKind::Artifact, error.to_string()))?;
+    let (image, app) = (document.image.clone(), assigned.app.clone());
+    let told = std::sync::atomic::AtomicU64::new(0);
+    let tell = move |progress: PullProgress| {
+        // A line for each tenth is enough.
+        let tenth = progress.downloaded_bytes * 10 / progress.total_bytes.max(1);
+        if told.fetch_max(tenth, std::sync::atomic::Ordering::Relaxed) < tenth {
+            info!(
+                "pulling {image} for {app}: {} of {} octets",
+                progress.downloaded_bytes, progress.total_bytes
+            );
+        }
+    };
+    let ensured = engine.ensure(&document, None, STALLED_AFTER, &tell).await;
+    ensured.map_err(|error| failed(&error, error.is_retryable()))
+}
+
+fn no_room(error: &std::io::Error) -> Failure {
+    Failure::new(
+        ReasonKind::Platform,
+        format!("could not put the image's archive on this node's disk: {error}"),
+    )
+}
+
+/// With all that lies behind an error: the engine's own words are in there.
+pub(super) fn failed(error: &(dyn std::error::Error + 'static), is_retryable: bool) -> Failure {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    Failure::new(if is_retryable { ReasonKind::Platform } else { ReasonKind::Artifact }, text)
+}

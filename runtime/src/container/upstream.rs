@@ -1,0 +1,420 @@
+//! The way of a request to the port of a container.
+//!
+//! Connections over HTTP/1.1 are kept and used again, the newest first. A request leaves here only over a connection that stands, so one
+//! that finds none goes back as it came, for another instance.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response, Uri, Version};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::wasm::admission::{Gate, Refused};
+use crate::wasm::failure::InvokeError;
+use crate::wasm::meter::Meter;
+use crate::wasm::table::{DispatchError, FarBody};
+
+/// Connections without a request that are kept.
+const IDLE_MAX: usize = 64;
+/// For less long than most servers keep theirs, so that a request seldom meets the end of one.
+const IDLE_TIME: Duration = Duration::from_secs(4);
+/// A port on a bridge of this machine answers at once, or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The port of a container that answers HTTP.
+pub struct Upstream {
+    address: SocketAddr,
+    gate: Gate,
+    timeout: Duration,
+    request_body_max: usize,
+    idle: Mutex<Vec<Idle>>,
+    meter: Arc<Meter>,
+}
+
+struct Idle {
+    connection: SendRequest<FarBody>,
+    since: Instant,
+}
+
+/// What bounds the requests to a container.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) concurrency: u32,
+    /// Until the head of an answer.
+    pub(super) timeout: Duration,
+    pub(super) request_body_max: u64,
+}
+
+/// A request's place in a container, until dropped.
+pub struct Place {
+    upstream: Arc<Upstream>,
+    has_place: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.upstream.meter.end();
+        if self.has_place {
+            self.upstream.gate.leave();
+        }
+    }
+}
+
+impl Upstream {
+    pub(super) fn new(address: SocketAddr, bounds: Bounds, meter: Arc<Meter>) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            gate: Gate::new(bounds.concurrency),
+            timeout: bounds.timeout,
+            request_body_max: usize::try_from(bounds.request_body_max).unwrap_or(usize::MAX),
+            idle: Mutex::default(),
+            meter,
+        })
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Takes a place if there is one now.
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Result<Place, Refused> {
+        self.gate.try_enter()?;
+        Ok(self.entered(true))
+    }
+
+    /// Takes a place, and waits for one if it must.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Result<Place, Refused> {
+        self.gate.enter().await?;
+        Ok(self.entered(true))
+    }
+
+    /// For a health check, which passes by the others.
+    pub(super) fn enter_for_check(self: &Arc<Self>) -> Place {
+        self.entered(false)
+    }
+
+    fn entered(self: &Arc<Self>, has_place: bool) -> Place {
+        self.meter.begin();
+        Place { upstream: self.clone(), has_place }
+    }
+
+    /// Lets nobody in from here on, and waits for the open requests.
+    pub(super) async fn drain(&self, time: Duration) -> bool {
+        self.gate.drain(time).await
+    }
+
+    /// A connection that stands, and whether it has served before.
+    async fn connection(&self) -> io::Result<(SendRequest<FarBody>, bool)> {
+        while let Some(mut connection) = self.take_idle() {
+            // A connection that has ended says so here.
+            if connection.ready().await.is_ok() {
+                return Ok((connection, true));
+            }
+        }
+        Ok((self.connect().await?, false))
+    }
+
+    fn take_idle(&self) -> Option<SendRequest<FarBody>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // The newest stands last: where it is too old, so are all.
+        match idle.pop() {
+            Some(newest) if newest.since.elapsed() < IDLE_TIME => Some(newest.connection),
+            _ => {
+                idle.clear();
+                None
+            }
+        }
+    }
+
+    fn keep(&self, connection: SendRequest<FarBody>) {
+        if connection.is_closed() || self.gate.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+
+    async fn connect(&self) -> io::Result<SendRequest<FarBody>> {
+        let connect = TcpStream::connect(self.address);
+        let stream =
+            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        tokio::spawn(async move {
+            // Whoever has a request open hears of an error.
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+}
+
+impl Place {
+    /// Hands a request to the container. Its URI must be absolute.
+    pub(crate) async fn call<B>(
+        self,
+        request: Request<B>,
+    ) -> Result<Response<ContainerBody>, DispatchError<B>>
+    where
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let upstream = self.upstream.clone();
+        let (connection, is_used) = match upstream.connection().await {
+            Ok(found) => found,
+            Err(_) => return Err(DispatchError::NotHere(Box::new(request))),
+        };
+        let request = upstream.prepare(request).map_err(DispatchError::Invoke)?;
+        let exchange = upstream.exchange(connection, is_used, request);
+        let answered = tokio::time::timeout(upstream.timeout, exchange).await;
+        let (response, connection) = match answered {
+            Ok(answered) => answered.map_err(DispatchError::Invoke)?,
+            Err(_) => return Err(DispatchError::Invoke(InvokeError::Timeout(upstream.timeout))),
+        };
+        Ok(response.map(|incoming| ContainerBody { incoming, connection: Some(connection), place: self }))
+    }
+}
+
+impl Upstream {
+    /// As it goes over the wire: with a path alone, and a body that is bounded.
+    fn prepare<B>(&self, request: Request<B>) -> Result<Request<FarBody>, InvokeError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let length =
+            request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if length.is_some_and(|length: usize| length > self.request_body_max) {
+            return Err(InvokeError::BodyTooLarge);
+        }
+        let (mut parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        parts.uri = path.parse::<Uri>().map_err(|error| InvokeError::BadRequest(error.to_string()))?;
+        parts.version = Version::HTTP_11;
+        let meter = self.meter.clone();
+        let counted = body.map_frame(move |frame| {
+            if let Some(data) = frame.data_ref() {
+                meter.add_received(data.len() as u64);
+            }
+            frame
+        });
+        let body = Limited::new(counted, self.request_body_max).boxed_unsync();
+        Ok(Request::from_parts(parts, body))
+    }
+
+    /// Sends over a connection. One that was used before may have ended at this moment: then the request is sent over a new one, unless
+    /// anything of it has left.
+    async fn exchange(
+        &self,
+        mut connection: SendRequest<FarBody>,
+        is_used: bool,
+        request: Request<FarBody>,
+    ) -> Result<(Response<Incoming>, SendRequest<FarBody>), InvokeError> {
+        let unsent = match connection.try_send_request(request).await {
+            Ok(response) => return Ok((response, connection)),
+            Err(mut failed) => match failed.take_message().filter(|_| is_used) {
+                Some(unsent) => unsent,
+                None => return Err(failure(&failed.into_error())),
+            },
+        };
+        let no_answer = |error: io::Error| {
+            InvokeError::Guest(format!(
+                "the container does not accept connections at {}: {error}",
+                self.address
+            ))
+        };
+        let mut connection = self.connect().await.map_err(no_answer)?;
+        let response = connection.send_request(unsent).await.map_err(|error| failure(&error))?;
+        Ok((response, connection))
+    }
+}
+
+fn failure(error: &hyper::Error) -> InvokeError {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if cause.is::<LengthLimitError>() {
+            return InvokeError::BodyTooLarge;
+        }
+        source = cause.source();
+    }
+    InvokeError::Guest(format!("the container broke off the connection: {error}"))
+}
+
+/// The body of a container's answer. When it has come to its end the connection may serve again.
+pub struct ContainerBody {
+    incoming: Incoming,
+    connection: Option<SendRequest<FarBody>>,
+    place: Place,
+}
+
+impl ContainerBody {
+    fn give_back(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.place.upstream.keep(connection);
+        }
+    }
+}
+
+impl Body for ContainerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        match &frame {
+            None => self.give_back(),
+            Some(Ok(frame)) => {
+                let octets = frame.data_ref().map_or(0, Bytes::len);
+                self.place.upstream.meter.add_sent(octets as u64);
+            }
+            Some(Err(_)) => {}
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for ContainerBody {
+    fn drop(&mut self) {
+        // One that is known to be at its end is not asked for another frame.
+        if self.incoming.is_end_stream() {
+            self.give_back();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{Empty, Full};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn bounds() -> Bounds {
+        Bounds { concurrency: 2, timeout: Duration::from_secs(5), request_body_max: 16 }
+    }
+
+    fn upstream(address: SocketAddr) -> Arc<Upstream> {
+        Upstream::new(address, bounds(), Arc::default())
+    }
+
+    fn get() -> Request<Empty<Bytes>> {
+        Request::get("http://hello.localhost/a?b=c")
+            .header("host", "hello.localhost")
+            .body(Empty::new())
+            .unwrap()
+    }
+
+    /// Answers so many requests of each connection, and then ends it without a word. Returns what came first on each.
+    async fn server(answers: usize) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (seen, seen_rx) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let seen = seen.clone();
+                tokio::spawn(async move {
+                    for _ in 0..answers {
+                        let mut head = vec![0; 4096];
+                        let Ok(read @ 1..) = stream.read(&mut head).await else { return };
+                        let _ = seen.send(String::from_utf8_lossy(&head[..read]).into_owned());
+                        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+                    }
+                });
+            }
+        });
+        (address, seen_rx)
+    }
+
+    async fn ask(upstream: &Arc<Upstream>) -> Bytes {
+        let response = upstream.try_enter().unwrap().call(get()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.into_body().collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn a_connection_serves_again_and_the_request_has_its_path_and_host() {
+        let (address, mut seen) = server(100).await;
+        let upstream = upstream(address);
+        for _ in 0..3 {
+            assert_eq!(ask(&upstream).await, "hi");
+        }
+        assert_eq!(upstream.idle.lock().unwrap().len(), 1);
+        let head = seen.recv().await.unwrap();
+        assert!(
+            head.starts_with("GET /a?b=c HTTP/1.1\r\n") && head.contains("host: hello.localhost"),
+            "{head}"
+        );
+        assert_eq!(upstream.meter().active(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_meets_the_end_of_a_kept_connection_goes_over_another() {
+        let (address, _seen) = server(1).await;
+        let upstream = upstream(address);
+        for _ in 0..20 {
+            assert_eq!(ask(&upstream).await, "hi");
+        }
+    }
+
+    #[tokio::test]
+    async fn where_nobody_listens_the_request_comes_back() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let upstream = upstream(free);
+        let back = upstream.try_enter().unwrap().call(get()).await;
+        assert!(matches!(back, Err(DispatchError::NotHere(request)) if request.uri().path() == "/a"));
+    }
+
+    #[tokio::test]
+    async fn bodies_and_places_are_bounded() {
+        let (address, _seen) = server(100).await;
+        let upstream = upstream(address);
+        let large = || {
+            let body = Full::new(Bytes::from_static(b"more than sixteen octets"));
+            Request::post("http://a/").header("host", "a").body(body).unwrap()
+        };
+        let refused = upstream.try_enter().unwrap().call(large()).await;
+        assert!(matches!(refused, Err(DispatchError::Invoke(InvokeError::BodyTooLarge))));
+        let places = [upstream.try_enter().unwrap(), upstream.try_enter().unwrap()];
+        assert!(matches!(upstream.try_enter(), Err(Refused::Full)));
+        drop(places);
+        assert!(upstream.drain(Duration::from_secs(1)).await);
+        assert!(matches!(upstream.try_enter(), Err(Refused::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_container_that_does_not_answer_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let upstream =
+            Upstream::new(address, Bounds { timeout: Duration::from_millis(50), ..bounds() }, Arc::default());
+        let silent = upstream.try_enter().unwrap().call(get()).await;
+        assert!(matches!(silent, Err(DispatchError::Invoke(InvokeError::Timeout(_)))));
+    }
+}
