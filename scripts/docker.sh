@@ -30,10 +30,20 @@ start_engine() {
     answers && return
     command -v dockerd >/dev/null || fail "there is no dockerd: run scripts/docker.sh install"
     [[ $(id -u) == 0 ]] || fail "run this as root: sudo scripts/docker.sh start"
+    # An engine that finds forwarding off turns it on, and then drops what it does not know, such as what the hosts of the tests of clusters, which
+    # are network namespaces, say to each other. Finding it on it leaves that as it is.
+    sysctl -q -w net.ipv4.ip_forward=1 || say "could not turn forwarding on"
+    local bridged=/proc/sys/net/bridge/bridge-nf-call-iptables before=0
+    [[ ! -e $bridged ]] || before=$(cat "$bridged")
     setsid dockerd --host "unix://$socket" >>"$log" 2>&1 </dev/null &
     local process=$!
     for _ in $(seq 300); do
-        answers && { say "the engine answers at $socket"; return; }
+        if answers; then
+            # It has what goes over any bridge of this machine pass its rules, those of others among them.
+            [[ ! -e $bridged ]] || echo "$before" >"$bridged" || true
+            say "the engine answers at $socket"
+            return
+        fi
         kill -0 "$process" 2>/dev/null || break
         sleep 0.1
     done

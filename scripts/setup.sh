@@ -60,3 +60,8 @@ if [[ $what == test ]]; then
 fi
 [[ ${#packages[@]} == 0 ]] || scripts/apt-install.sh "${packages[@]}"
 [[ $what == build ]] || scripts/guest-toolchain.sh install
+# Containers are tested in a real engine, unless somebody does not want that.
+if [[ $what == test && ${WHARF_TEST_DOCKER:-} != off ]]; then
+    scripts/docker.sh install
+    scripts/docker.sh start
+fi

@@ -1,5 +1,6 @@
 //! The Docker engine of this machine, if there is one.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,12 +61,24 @@ pub async fn find(args: &EngineArgs, node: NodeId) -> anyhow::Result<Option<Foun
 
 /// In memory: what is in there must not reach a disk.
 fn files_folder(node: NodeId) -> PathBuf {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let base = match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(own) if !nix::unistd::geteuid().is_root() => PathBuf::from(own),
-        _ if nix::unistd::geteuid().is_root() => PathBuf::from("/run"),
+        _ if is_root && is_in_memory("/run", &mounts) => PathBuf::from("/run"),
+        Some(own) if !is_root => PathBuf::from(own),
         _ => PathBuf::from("/dev/shm"),
     };
     base.join("wharf").join(node.to_string())
+}
+
+/// Whether a file system in memory is mounted there, by a table like `/proc/mounts`. On some machines `/run` is a folder of the disk.
+fn is_in_memory(folder: &str, mounts: &str) -> bool {
+    let mut found = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        (words.next()? == folder).then(|| words.next() == Some("tmpfs"))
+    });
+    // What was mounted last is on top.
+    found.next_back().unwrap_or(false)
 }
 
 /// Asks the engine which image a name means.
@@ -84,5 +97,20 @@ impl ImageResolver for EngineResolver {
             .resolve(reference, None)
             .await
             .map_err(|error| NotResolved { is_retryable: error.is_retryable(), problem: error.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_in_memory_if_the_last_mount_on_it_is() {
+        let mounts = "/dev/vda / ext4 rw 0 0\ntmpfs /run tmpfs rw 0 0\ntmpfs /run/lock tmpfs rw 0 0\n";
+        assert!(
+            is_in_memory("/run", mounts) && !is_in_memory("/", mounts) && !is_in_memory("/dev/shm", mounts)
+        );
+        let covered = format!("{mounts}/dev/vdb /run ext4 rw 0 0\n");
+        assert!(!is_in_memory("/run", &covered));
     }
 }

@@ -116,6 +116,7 @@ impl Worker {
         let WorkerConfig { folder, control, listener, peers, file_handles_max, unload_after, .. } = config;
         let (cache_max_bytes, registration, keeps_assignment) =
             (config.cache_max_bytes, config.registration, config.keeps_assignment);
+        let (engine, leaves_containers) = (config.engine, config.leaves_containers);
         let node = control.node();
         let incarnation = incarnation(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
@@ -149,7 +150,7 @@ impl Worker {
             logs: logs.clone(),
         };
         let containers =
-            config.engine.map(|engine| ContainerBackend::new(engine, shared, folder.join("containers")));
+            engine.map(|engine| ContainerBackend::new(engine, shared, folder.join("containers")));
         let containers =
             containers.transpose().context("cannot use the folder for the marks of containers")?;
         let both = Backends::new(backend.clone(), containers.clone());
@@ -183,7 +184,7 @@ impl Worker {
         }
         let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
-        let leaves = containers.clone().filter(|_| config.leaves_containers);
+        let leaves = containers.clone().filter(|_| leaves_containers);
         let figures = Arc::new(move || Figures {
             apps: backend.usage().into_iter().chain(containers.iter().flat_map(|it| it.usage())).collect(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },

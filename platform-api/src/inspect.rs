@@ -12,7 +12,15 @@ use wharf_types::image::{ImageDocument, InvalidDocument};
 use wharf_types::world::{WASI_P1, World, is_provided, is_provided_function};
 
 /// Octets that [`check_head`] wants to see.
-pub(crate) const HEAD_BYTES: usize = 8;
+pub(crate) const HEAD_BYTES: usize = TAR_MAGIC_AT + TAR_MAGIC.len();
+/// How many octets of what is nothing that is known here are shown.
+const SHOWN_BYTES: usize = 8;
+
+/// What every tar archive has in its first header.
+const TAR_MAGIC: &[u8] = b"ustar";
+const TAR_MAGIC_AT: usize = 257;
+/// The largest list of the images in an archive.
+const IMAGES_MAX_BYTES: u64 = 1 << 20;
 
 const MAGIC: &[u8] = b"\0asm";
 /// Names of one kind that an error lists.
@@ -31,6 +39,8 @@ pub(crate) enum InvalidArtifact {
     NotWasm { begins: String },
     #[error("not a WebAssembly file: it is empty; push the .wasm that your build makes")]
     Empty,
+    #[error("is an archive, and none that `docker save` has written of one image: {0}")]
+    ImageArchive(String),
     #[error("begins like the JSON document of an image, and is none: {0}; `wharf deploy --image` makes one")]
     Image(#[source] InvalidDocument),
     #[error(
@@ -68,10 +78,10 @@ pub(crate) fn check_head(head: &[u8]) -> Result<(), InvalidArtifact> {
         return Err(InvalidArtifact::Empty);
     }
     let known = head.len().min(MAGIC.len());
-    if head[..known] == MAGIC[..known] || is_document(head) {
+    if head[..known] == MAGIC[..known] || is_document(head) || is_archive(head) {
         return Ok(());
     }
-    let shown = &head[..head.len().min(HEAD_BYTES)];
+    let shown = &head[..head.len().min(SHOWN_BYTES)];
     let begins = match std::str::from_utf8(shown) {
         Ok(text) if text.chars().all(|c| !c.is_control()) => format!("`{text}`"),
         _ => {
@@ -86,12 +96,39 @@ fn is_document(bytes: &[u8]) -> bool {
     bytes.first() == Some(&b'{')
 }
 
+fn is_archive(bytes: &[u8]) -> bool {
+    bytes.get(TAR_MAGIC_AT..TAR_MAGIC_AT + TAR_MAGIC.len()) == Some(TAR_MAGIC)
+}
+
+/// Whether an archive is one with a single image. What is in its layers is the engine's to look at.
+fn inspect_archive(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
+    let broken = |error: std::io::Error| InvalidArtifact::ImageArchive(error.to_string());
+    let mut images: Option<Vec<serde_json::Value>> = None;
+    for entry in tar::Archive::new(bytes).entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        if entry.path_bytes().as_ref() == b"manifest.json" {
+            let list = serde_json::from_reader(std::io::Read::take(&mut entry, IMAGES_MAX_BYTES));
+            images = Some(
+                list.map_err(|error| InvalidArtifact::ImageArchive(format!("its manifest.json: {error}")))?,
+            );
+        }
+    }
+    match images.map(|images| images.len()) {
+        Some(1) => Ok(Inspected { world: World::Container, imports: Vec::new() }),
+        Some(count) => Err(InvalidArtifact::ImageArchive(format!("it has {count} images"))),
+        None => Err(InvalidArtifact::ImageArchive("it has no manifest.json".to_owned())),
+    }
+}
+
 /// Validates the whole artifact and finds its world.
 pub(crate) fn inspect(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
     check_head(bytes)?;
     if is_document(bytes) {
         ImageDocument::parse(bytes).map_err(InvalidArtifact::Image)?;
         return Ok(Inspected { world: World::Container, imports: Vec::new() });
+    }
+    if is_archive(bytes) {
+        return inspect_archive(bytes);
     }
     let types = Validator::new_with_features(features()).validate_all(bytes).map_err(invalid)?;
     if Parser::is_component(bytes) { inspect_component(bytes) } else { inspect_module(&types) }
@@ -232,6 +269,41 @@ mod tests {
         // The module would have 31 octets.
         let error = inspect(b"\0asm\x0d\0\x01\0\x01\x1f\0asm\x01\0\0\0").unwrap_err();
         assert!(error.to_string().contains("unexpected end-of-file (at offset 18)"), "{error}");
+    }
+
+    fn archive(manifest: Option<&str>) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut add = |name: &str, content: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, name, content).unwrap();
+        };
+        add("layer.tar", b"anything");
+        if let Some(manifest) = manifest {
+            add("manifest.json", manifest.as_bytes());
+        }
+        archive.into_inner().unwrap()
+    }
+
+    #[test]
+    fn an_image_is_a_container_and_half_of_one_is_refused() {
+        let document = br#"{"image":"redis:7","digest":"sha256:abababababababababababababababababababababababababababababababab"}"#;
+        assert_eq!(inspect(document).unwrap().world, World::Container);
+        let refused = inspect(br#"{"image":"redis:7"}"#).unwrap_err().to_string();
+        assert!(refused.contains("--image"), "{refused}");
+        let saved = archive(Some(r#"[{"Config":"a.json","Layers":["layer.tar"]}]"#));
+        assert_eq!(inspect(&saved).unwrap().world, World::Container);
+        assert!(check_head(&saved[..HEAD_BYTES]).is_ok());
+        for (archive, problem) in [
+            (archive(None), "no manifest.json"),
+            (archive(Some("[{},{}]")), "2 images"),
+            (archive(Some("{")), "manifest.json"),
+            (saved[..700].to_vec(), "archive"),
+        ] {
+            let refused = inspect(&archive).unwrap_err().to_string();
+            assert!(refused.contains(problem), "{refused}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod cluster;
 mod command;
 pub mod conformance;
+mod engine;
 mod handmade;
 mod http;
 mod load;
@@ -24,6 +25,7 @@ pub mod workspace;
 
 pub use crate::cluster::{Cluster, Host};
 pub use crate::command::{Ran, Wharf};
+pub use crate::engine::{DockerEngine, WEB};
 pub use crate::handmade::{HttpGuest, command_p3};
 pub use crate::http::{Client, Reply, RequestBody, empty, full, request};
 pub use crate::load::{Load, Served};

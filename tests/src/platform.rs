@@ -190,9 +190,14 @@ impl Platform {
 
     /// Waits until the app answers with 200.
     pub async fn serves(&self, app: &str) -> String {
+        self.serves_at(app, "/").await
+    }
+
+    /// The same of one of its paths.
+    pub async fn serves_at(&self, app: &str, path: &str) -> String {
         let what = format!("{app} answers with 200");
         eventually(COMPILED, &what, || async {
-            let reply = self.get(app, "/").await.ok()?;
+            let reply = self.get(app, path).await.ok()?;
             (reply.status == 200).then(|| reply.text())
         })
         .await

@@ -215,7 +215,7 @@ fn waves(translation: &Translation) -> Vec<usize> {
 /// As it stands in a file for `wharf apply`, with paths that hold wherever that file is.
 fn document(app: &AppDocument, folder: &Path) -> anyhow::Result<String> {
     let mut app = app.clone();
-    if let ArtifactSource::File(path) = &mut app.artifact {
+    if let Some(ArtifactSource::File(path)) = &mut app.artifact {
         *path = folder.join(&*path).to_string_lossy().into_owned();
     }
     if let Some(path) = app.files.as_mut().and_then(|files| files.path.as_mut()) {

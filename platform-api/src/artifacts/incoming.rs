@@ -104,7 +104,9 @@ fn receive(
         }
         if head.len() < inspect::HEAD_BYTES {
             head.extend(chunk.iter().take(inspect::HEAD_BYTES - head.len()));
-            content.check_head(&head)?;
+            if head.len() == inspect::HEAD_BYTES {
+                content.check_head(&head)?;
+            }
         }
         hasher.update(&chunk);
         file.write_all(&chunk).map_err(PutError::Write)?;

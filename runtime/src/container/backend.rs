@@ -46,6 +46,9 @@ const PROBE_BODY_MAX_BYTES: usize = 64 << 10;
 /// The least time between the signal to end and the end, unless there is no time at all.
 const GRACE_MIN: Duration = Duration::from_millis(500);
 
+/// To the port that answers HTTP, and to the others.
+type WaysIn = (Option<Arc<Upstream>>, Option<Arc<Listening>>);
+
 /// What this shares with the Wasm side of the same worker.
 pub struct Shared {
     pub artifacts: Arc<Artifacts>,
@@ -288,7 +291,7 @@ impl ContainerBackend {
         assigned: &AssignedInstance,
         found: &Found,
         networks: &[NetworkJoin],
-    ) -> Result<(Option<Arc<Upstream>>, Option<Arc<Listening>>), Failure> {
+    ) -> Result<WaysIn, Failure> {
         let spec = &assigned.spec;
         let is_asked = spec.container.http_port.is_some() || !spec.tcp.ports.is_empty();
         if !is_asked || found.state != FoundState::Running {

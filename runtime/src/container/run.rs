@@ -15,11 +15,11 @@ use crate::secrets::Environment;
 /// What a file of a container may be read by: everybody in it.
 const FILE_MODE: u32 = 0o444;
 
+/// Variables, and files.
+type Given<'a> = (Vec<(&'a str, &'a str)>, Vec<MemoryFile<'a>>);
+
 /// The variables, and the values that become files instead.
-pub(super) fn split<'a>(
-    spec: &'a ContainerSpec,
-    environment: &'a Environment,
-) -> Result<(Vec<(&'a str, &'a str)>, Vec<MemoryFile<'a>>), Failure> {
+pub(super) fn split<'a>(spec: &'a ContainerSpec, environment: &'a Environment) -> Result<Given<'a>, Failure> {
     let in_file = |name: &str| spec.files.iter().any(|file| file.from == name);
     let plain = environment.iter().filter(|(name, _)| !in_file(name));
     let variables = plain.map(|(name, value)| (name.as_str(), value.as_str())).collect();

@@ -80,6 +80,9 @@ impl WasmHost {
         unload_after: Duration,
         space: Arc<Space>,
     ) -> Result<Arc<Self>, HostError> {
+        // A guest may ask for an error in full (`to-debug-string`), and the way of this program to it, with the paths of whoever built it, is
+        // none of its business. It would only be there with RUST_BACKTRACE set.
+        wasmtime::error::disable_backtrace();
         let engines = Arc::new(Engines::new().map_err(|error| HostError::Engine(chain(&error)))?);
         let compiler = Compiler::new(engines.clone(), compiled, key, command, space.clone())?;
         let activity = Arc::new(Activity::default());

@@ -227,6 +227,10 @@ impl Admission {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of an answer, whoever it comes from.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are of guests, and a box would cost each an allocation"
+)]
 pub enum AnswerBody {
     Guest(GuestBody),
     Container(ContainerBody),

@@ -1,0 +1,111 @@
+//! The Docker engine of this machine, as whoever administers it sees it.
+
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// A web server of a few hundred kilobytes that answers with its variable `WORD`, or what is in `/data/word`.
+pub const WEB: &str = "wharf-test/web:1";
+
+/// Set to `off` where no engine is meant to be; tests of containers then test nothing.
+const VARIABLE: &str = "WHARF_TEST_DOCKER";
+
+/// What the container runs: every request is answered by a shell script, and nothing else is in the image.
+const ANSWER: &str = "#!/bin/sh\n\
+    echo 'Content-Type: text/plain'\n\
+    echo\n\
+    case \"$QUERY_STRING\" in\n\
+    die) kill -9 1 ;;\n\
+    ill) touch /tmp/ill ;;\n\
+    say=*) echo \"${QUERY_STRING#say=}\" >/proc/1/fd/1 ;;\n\
+    keep=*) echo \"${QUERY_STRING#keep=}\" >/data/word ;;\n\
+    id) id -u; grep NoNewPrivs /proc/self/status; exit ;;\n\
+    secret) cat /run/secrets/word; exit ;;\n\
+    ask=*) wget -q -O - \"http://${QUERY_STRING#ask=}\"; exit ;;\n\
+    esac\n\
+    cat /data/word 2>/dev/null || echo \"$WORD\"\n";
+
+pub struct DockerEngine(());
+
+impl DockerEngine {
+    /// None: there is meant to be none.
+    ///
+    /// # Panics
+    ///
+    /// Where an engine is missing that should be there.
+    pub async fn of_this_machine() -> Option<Self> {
+        if std::env::var(VARIABLE).is_ok_and(|value| value == "off") {
+            eprintln!("{VARIABLE} is off: containers are not tested");
+            return None;
+        }
+        let engine = Self(());
+        let version = engine.try_docker(&["version"], &[]).await;
+        assert!(
+            version.is_some(),
+            "no Docker engine answers: `scripts/docker.sh install && scripts/docker.sh start`, or set {VARIABLE}=off"
+        );
+        engine.make_images().await;
+        Some(engine)
+    }
+
+    async fn make_images(&self) {
+        if self.try_docker(&["image", "inspect", WEB], &[]).await.is_some() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let script = "mkdir -p bin www/cgi-bin tmp data run && cp /bin/busybox bin/ && \
+             for name in sh cat echo kill httpd touch id grep wget nc test sleep; do ln -s busybox bin/$name; done && \
+             cat >www/cgi-bin/answer && chmod 755 www/cgi-bin/answer && chmod 1777 tmp && tar -c .";
+        let mut tar = Command::new("sh")
+            .args(["-c", script])
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        tar.stdin.take().unwrap().write_all(ANSWER.as_bytes()).await.unwrap();
+        let archive = tar.wait_with_output().await.unwrap().stdout;
+        let command = r#"CMD ["/bin/busybox","httpd","-f","-vv","-p","8000","-h","/www"]"#;
+        self.try_docker(&["import", "-c", command, "-c", "ENV PATH=/bin", "-", WEB], &archive)
+            .await
+            .expect("the image is made");
+    }
+
+    /// What the engine's own command prints.
+    pub async fn docker(&self, args: &[&str]) -> String {
+        self.try_docker(args, &[]).await.unwrap_or_else(|| panic!("docker {args:?}"))
+    }
+
+    async fn try_docker(&self, args: &[&str], input: &[u8]) -> Option<String> {
+        let mut command = Command::new("docker");
+        let mut child = command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .ok()?;
+        child.stdin.take()?.write_all(input).await.ok()?;
+        let output = child.wait_with_output().await.ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// The containers of an app that a node of ours has, by their ids. `node` is the worker's id.
+    pub async fn containers(&self, node: &str, app: &str) -> Vec<String> {
+        let (node, app) = (format!("label=wharf.platform={node}"), format!("label=wharf.app={app}"));
+        let found = self.docker(&["ps", "-q", "--no-trunc", "--filter", &node, "--filter", &app]).await;
+        found.lines().map(str::to_owned).collect()
+    }
+
+    /// Takes away what a platform has left.
+    pub async fn clean(&self, node: &str) {
+        let filter = format!("label=wharf.platform={node}");
+        for id in self.docker(&["ps", "-aq", "--filter", &filter]).await.lines() {
+            self.try_docker(&["rm", "-f", id], &[]).await;
+        }
+        for id in self.docker(&["network", "ls", "-q", "--filter", &filter]).await.lines() {
+            self.try_docker(&["network", "rm", id], &[]).await;
+        }
+    }
+}

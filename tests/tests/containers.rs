@@ -1,0 +1,226 @@
+//! Ordinary images beside WebAssembly, in a real Docker engine.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use http::Method;
+use wharf_tests::{DockerEngine, Platform, SHORT, WEB, eventually};
+use wharf_types::event::Event;
+
+const MANIFEST: &str = "app = \"web\"\nimage = \"wharf-test/web:1\"\n[env]\nWORD = \"one\"\n[container]\nhttp_port = 8000\n\
+    [http]\nhealth = { path = \"/cgi-bin/answer\" }\n[stop]\ndrain = \"2s\"\n[update]\nmonitor = \"50ms\"\n";
+const ANSWER: &str = "/cgi-bin/answer";
+
+/// A platform, the engine, and the node that the platform is in it.
+struct Ours {
+    platform: Platform,
+    engine: DockerEngine,
+    node: String,
+}
+
+impl Ours {
+    async fn start() -> Option<Self> {
+        let engine = DockerEngine::of_this_machine().await?;
+        let platform = Platform::start().await;
+        let node = std::fs::read_to_string(platform.data().join("worker/node.id")).unwrap();
+        Some(Self { platform, engine, node: node.trim().to_owned() })
+    }
+
+    async fn deploy(&self, manifest: &str) -> wharf_tests::Ran {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("wharf.toml"), manifest).unwrap();
+        self.platform.user().in_folder(folder.path()).run(&["deploy"]).await
+    }
+
+    async fn containers(&self, app: &str) -> Vec<String> {
+        self.engine.containers(&self.node, app).await
+    }
+
+    async fn asks(&self, app: &str, query: &str) -> String {
+        self.platform.text(app, &format!("{ANSWER}?{query}")).await.trim().to_owned()
+    }
+
+    async fn end(mut self) {
+        self.platform.terminate().await;
+        self.engine.clean(&self.node).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_deployed_scaled_changed_rolled_back_and_removed_like_any_app() {
+    let Some(ours) = Ours::start().await else { return };
+    let deployed = ours.deploy(MANIFEST).await.ok();
+    assert!(deployed.contains("release 1"), "{deployed}");
+    assert_eq!(ours.asks("web", "").await, "one");
+    assert_eq!(ours.containers("web").await.len(), 1);
+
+    ours.platform.wharf(&["scale", "web", "3"]).await.ok();
+    eventually(SHORT, "three containers", async || (ours.containers("web").await.len() == 3).then_some(()))
+        .await;
+
+    // Not one request fails while all three are replaced.
+    let load = ours.platform.load("web", ANSWER);
+    ours.deploy(&MANIFEST.replace("one", "two")).await.ok();
+    assert_eq!(ours.asks("web", "").await, "two");
+    ours.platform.wharf(&["rollback", "web"]).await.ok();
+    let served = load.stop().await;
+    assert!(served.requests > 0 && served.failures.is_empty(), "{served:?}");
+    assert_eq!(ours.asks("web", "").await, "one");
+
+    ours.platform.wharf(&["delete", "web", "--yes"]).await.ok();
+    eventually(SHORT, "no container is left", async || ours.containers("web").await.is_empty().then_some(()))
+        .await;
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_dies_is_replaced_and_what_it_printed_is_kept() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(MANIFEST).await.ok();
+    ours.asks("web", "say=the-last-words").await;
+    let [before] = &ours.containers("web").await[..] else { panic!("one") };
+    ours.engine.docker(&["kill", before]).await;
+    eventually(SHORT, "another container serves", async || {
+        let now = ours.containers("web").await;
+        let reply = ours.platform.get("web", ANSWER).await.ok()?;
+        (reply.status == 200 && now.len() == 1 && now[0] != *before).then_some(())
+    })
+    .await;
+    eventually(SHORT, "the words of the dead one are told", async || {
+        let said = ours.platform.wharf(&["logs", "web"]).await.ok();
+        said.contains("the-last-words").then_some(())
+    })
+    .await;
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_go_on_when_the_worker_is_killed_and_are_adopted() {
+    let Some(mut ours) = Ours::start().await else { return };
+    let stranger = ours.engine.docker(&["run", "-d", "--network", "none", WEB]).await;
+    ours.deploy(MANIFEST).await.ok();
+    ours.deploy(&MANIFEST.replace("\"web\"", "\"gone\"")).await.ok();
+    let before = ours.containers("web").await;
+    ours.platform.kill().await;
+    assert_eq!(ours.containers("web").await, before);
+    // One that somebody removes meanwhile is made again.
+    let gone = ours.containers("gone").await;
+    ours.engine.docker(&["rm", "-f", &gone[0]]).await;
+    ours.platform.start_again().await;
+    ours.platform.serves_at("web", ANSWER).await;
+    assert_eq!(ours.containers("web").await, before, "it was adopted");
+    ours.platform.serves_at("gone", ANSWER).await;
+    assert_eq!(ours.engine.docker(&["inspect", "-f", "{{.State.Running}}", &stranger]).await, "true");
+    ours.engine.docker(&["rm", "-f", &stranger]).await;
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_to_a_volume_outlives_the_container() {
+    let Some(ours) = Ours::start().await else { return };
+    let manifest = format!("{MANIFEST}[[volumes]]\nname = \"words\"\npath = \"/data\"\n");
+    ours.deploy(&manifest).await.ok();
+    ours.asks("web", "keep=kept").await;
+    assert_eq!(ours.asks("web", "").await, "kept");
+    ours.deploy(&manifest.replace("one", "two")).await.ok();
+    assert_eq!(ours.asks("web", "").await, "kept");
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_has_few_rights_and_its_secrets_in_memory() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.platform.user().run_with_input(&["secret", "set", "word"], "hush").await.ok();
+    let manifest = format!(
+        "{MANIFEST}[secrets]\nSECRET = \"word\"\n[[container.files]]\nfrom = \"SECRET\"\npath = \"/run/secrets/word\"\n"
+    );
+    let manifest = manifest.replace("[container]\n", "[container]\nuser = \"1000\"\nread_only = true\n");
+    ours.deploy(&manifest).await.ok();
+    assert_eq!(ours.asks("web", "id").await, "1000\nNoNewPrivs:\t1");
+    assert_eq!(ours.asks("web", "secret").await, "hush");
+    let [id] = &ours.containers("web").await[..] else { panic!("one") };
+    let inspected = ours.engine.docker(&["inspect", id]).await;
+    assert!(!inspected.contains("hush"), "the engine keeps its variables on a disk");
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_by_a_command_says_when_a_container_is_ill() {
+    let Some(ours) = Ours::start().await else { return };
+    let manifest = format!(
+        "{MANIFEST}[container.health]\ncommand = [\"sh\", \"-c\", \"test ! -e /tmp/ill\"]\ninterval = \"200ms\"\n"
+    );
+    ours.deploy(&manifest).await.ok();
+    let before = ours.containers("web").await;
+    ours.asks("web", "ill").await;
+    eventually(SHORT, "it was replaced", async || {
+        let now = ours.containers("web").await;
+        (now.len() == 1 && now != before).then_some(())
+    })
+    .await;
+    eventually(SHORT, "it is told why", async || {
+        let events = ours.platform.api(Method::GET, "/v1/namespaces/default/apps/web/events", "").await;
+        let events: wharf_types::api::Page<Event> = serde_json::from_slice(&events.body).unwrap();
+        events.items.iter().any(|event| event.message.contains("health check failed 3 times")).then_some(())
+    })
+    .await;
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_a_namespace_reach_each_other_by_name_and_connections_reach_their_ports() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(MANIFEST).await.ok();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let other = format!(
+        "app = \"other\"\nimage = \"wharf-test/web:1\"\n[env]\nWORD = \"other\"\n[tcp]\nports = [{port}]\n[container]\nhttp_port = 8000\ntcp = {{ {port} = 8000 }}\n"
+    );
+    ours.deploy(&other).await.ok();
+    assert_eq!(ours.asks("web", &format!("ask=other:8000{ANSWER}")).await, "other");
+    let direct = wharf_tests::Client::new(&format!("http://127.0.0.1:{port}"));
+    let reply = direct.get("other", ANSWER).await.unwrap();
+    assert_eq!(reply.text().trim(), "other");
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_runs_no_containers_until_an_admin_allows_it() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.platform.wharf(&["namespace", "create", "team"]).await.ok();
+    let manifest = MANIFEST.replace("app = ", "namespace = \"team\"\napp = ");
+    ours.deploy(&manifest)
+        .await
+        .fails(4, &["may not run containers", "wharf quota set --containers isolated -n team"]);
+    ours.platform.wharf(&["quota", "set", "--containers", "isolated", "-n", "team"]).await.ok();
+    ours.deploy(&manifest).await.ok();
+    let privileged = manifest.replace("[container]\n", "[container]\nprivileged = true\n");
+    ours.deploy(&privileged).await.fails(4, &["container.privileged", "--containers node -n team"]);
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_run_is_refused_or_fails_with_its_reason() {
+    let Some(ours) = Ours::start().await else { return };
+    let missing = MANIFEST.replace("wharf-test/web:1", "localhost:1/nobody/has:this");
+    ours.deploy(&missing).await.fails(1, &["localhost:1"]);
+    let absent = MANIFEST.replace("[container]\n", "args = []\n[container]\nentrypoint = [\"/not/there\"]\n");
+    ours.deploy(&absent.replace("args = []\n", "")).await.fails(5, &["/not/there"]);
+    let wasm = "app = \"hello\"\n[container]\nhttp_port = 80\n";
+    ours.platform.deploy_manifest("hello", wasm).await.fails(6, &["container: is for images"]);
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_of_docker_save_needs_no_registry() {
+    let Some(ours) = Ours::start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("saved.tar");
+    ours.engine.docker(&["save", "-o", archive.to_str().unwrap(), WEB]).await;
+    std::fs::write(folder.path().join("wharf.toml"), MANIFEST.replace("image = \"wharf-test/web:1\"\n", ""))
+        .unwrap();
+    let user = ours.platform.user().in_folder(folder.path());
+    user.run(&["deploy", "--image-archive", "saved.tar"]).await.ok();
+    assert_eq!(ours.asks("web", "").await, "one");
+    std::fs::write(&archive, b"no archive at all").unwrap();
+    user.run(&["deploy", "--image-archive", "saved.tar"]).await.fails(6, &["docker save"]);
+    ours.end().await;
+}
