@@ -1,4 +1,4 @@
-//! A project into resources of Wharf: apps in the order in which they are deployed, and the values and volumes that they need.
+//! A project into resources of Wharf: apps in the order in which they are deployed, and the values that they need.
 //!
 //! What a service is follows from its image: a `.wasm` file, or the digest of a component, is a Wasm app; anything else is a container. The table
 //! in [`crate::keys`] says what becomes of each key; what depends on a value is decided here.
