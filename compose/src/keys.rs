@@ -88,6 +88,10 @@ impl Key {
         Self { app, ..self }
     }
 
+    const fn container(self, support: Support) -> Self {
+        Self { container: support, ..self }
+    }
+
     const fn both(self, support: Support) -> Self {
         Self { app: support, container: support, ..self }
     }

@@ -1,6 +1,6 @@
 //! Compose files: read as they are, and made into resources of Wharf.
 //!
-//! [`load()`] makes one resolved [`Project`] of files; [`translate()`] makes apps, containers and values of that, in the order in which they are
+//! [`load()`] makes one resolved [`Project`] of files; [`translate()`] makes apps and values of that, in the order in which they are
 //! deployed. Both are functions of their arguments: files come through a [`Reader`]. No key of the Compose Specification is passed over: each is
 //! honoured, translated with a notice, or refused with its place and the reason, as the table in [`keys`] says.
 

@@ -1,10 +1,11 @@
-//! A resolved project as types: every key of the specification in its long form.
+//! A resolved project as types: every key of the specification in its long form. What is refused or left out whatever it says is a [`Value`].
 //!
 //! Unknown keys are refused here as well, so that a key which the loader lets pass and nobody takes up is an error.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::Value;
 use wharf_types::quantity::{ByteSize, Span};
 
 type Texts = Vec<String>;
@@ -15,8 +16,8 @@ type Pairs = BTreeMap<String, String>;
 pub struct Service {
     pub annotations: Pairs,
     pub attach: Option<bool>,
-    pub blkio_config: Option<BlockIo>,
-    pub build: Option<Build>,
+    pub blkio_config: Option<Value>,
+    pub build: Option<Value>,
     pub cap_add: Texts,
     pub cap_drop: Texts,
     pub cgroup: Option<String>,
@@ -33,10 +34,10 @@ pub struct Service {
     pub cpu_shares: Option<i64>,
     pub cpus: Option<f64>,
     pub cpuset: Option<String>,
-    pub credential_spec: Option<serde_json::Value>,
+    pub credential_spec: Option<Value>,
     pub depends_on: BTreeMap<String, Dependency>,
     pub deploy: Deploy,
-    pub develop: Option<serde_json::Value>,
+    pub develop: Option<Value>,
     pub device_cgroup_rules: Texts,
     pub devices: Vec<Device>,
     pub dns: Texts,
@@ -48,7 +49,7 @@ pub struct Service {
     pub expose: Texts,
     pub external_links: Texts,
     pub extra_hosts: BTreeMap<String, Texts>,
-    pub gpus: Vec<DeviceRequest>,
+    pub gpus: Vec<Value>,
     pub group_add: Texts,
     pub healthcheck: Option<HealthCheck>,
     pub hostname: Option<String>,
@@ -58,14 +59,14 @@ pub struct Service {
     pub isolation: Option<String>,
     pub labels: Pairs,
     pub links: Texts,
-    pub logging: Option<Logging>,
+    pub logging: Option<Value>,
     pub mac_address: Option<String>,
     pub mem_limit: Option<ByteSize>,
     pub mem_reservation: Option<ByteSize>,
     pub mem_swappiness: Option<i64>,
     /// A size, or `-1`.
     pub memswap_limit: Option<String>,
-    pub models: BTreeMap<String, serde_json::Value>,
+    pub models: BTreeMap<String, Value>,
     pub network_mode: Option<String>,
     pub networks: BTreeMap<String, Attachment>,
     pub oom_kill_disable: Option<bool>,
@@ -74,11 +75,11 @@ pub struct Service {
     pub pids_limit: Option<i64>,
     pub platform: Option<String>,
     pub ports: Vec<Port>,
-    pub post_start: Vec<Hook>,
-    pub pre_stop: Vec<Hook>,
+    pub post_start: Vec<Value>,
+    pub pre_stop: Vec<Value>,
     pub privileged: bool,
     pub profiles: Texts,
-    pub provider: Option<serde_json::Value>,
+    pub provider: Option<Value>,
     pub pull_policy: Option<String>,
     pub pull_refresh_after: Option<String>,
     pub read_only: bool,
@@ -104,73 +105,11 @@ pub struct Service {
     pub volumes_from: Texts,
     pub working_dir: Option<String>,
     #[serde(rename = "x-wharf")]
-    pub wharf: BTreeMap<String, serde_json::Value>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Build {
-    pub additional_contexts: Pairs,
-    /// None: the variable of the environment where the image is built.
-    pub args: BTreeMap<String, Option<String>>,
-    pub cache_from: Texts,
-    pub cache_to: Texts,
-    pub context: Option<String>,
-    pub dockerfile: Option<String>,
-    pub dockerfile_inline: Option<String>,
-    pub entitlements: Texts,
-    pub extra_hosts: BTreeMap<String, Texts>,
-    pub isolation: Option<String>,
-    pub labels: BTreeMap<String, Option<String>>,
-    pub network: Option<String>,
-    pub no_cache: bool,
-    pub platforms: Texts,
-    pub privileged: bool,
-    pub provenance: Option<String>,
-    pub pull: bool,
-    pub sbom: Option<String>,
-    pub secrets: Vec<FileGrant>,
-    pub shm_size: Option<ByteSize>,
-    pub ssh: BTreeMap<String, Option<String>>,
-    pub tags: Texts,
-    pub target: Option<String>,
-    pub ulimits: BTreeMap<String, Ulimit>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BlockIo {
-    pub device_read_bps: Vec<ByteRate>,
-    pub device_read_iops: Vec<Rate>,
-    pub device_write_bps: Vec<ByteRate>,
-    pub device_write_iops: Vec<Rate>,
-    pub weight: Option<i64>,
-    pub weight_device: Vec<Weight>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ByteRate {
-    pub path: String,
-    pub rate: ByteSize,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rate {
-    pub path: String,
-    pub rate: i64,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Weight {
-    pub path: String,
-    pub weight: i64,
+    pub wharf: BTreeMap<String, Value>,
 }
 
 /// A secret or a config as a file of the container.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FileGrant {
     pub source: String,
@@ -181,7 +120,7 @@ pub struct FileGrant {
     pub mode: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dependency {
     #[serde(default)]
@@ -199,7 +138,7 @@ fn yes() -> bool {
 }
 
 /// What must hold of another service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum Condition {
     #[default]
     #[serde(rename = "service_started")]
@@ -258,19 +197,8 @@ pub struct Limits {
 pub struct Reservations {
     pub cpus: Option<f64>,
     pub memory: Option<ByteSize>,
-    pub generic_resources: Vec<serde_json::Value>,
-    pub devices: Vec<DeviceRequest>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DeviceRequest {
-    pub capabilities: Texts,
-    /// A number, or `all`.
-    pub count: Option<String>,
-    pub device_ids: Texts,
-    pub driver: Option<String>,
-    pub options: BTreeMap<String, Option<String>>,
+    pub generic_resources: Vec<Value>,
+    pub devices: Vec<Value>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -294,7 +222,7 @@ pub struct Rolling {
     pub order: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Device {
     pub source: String,
@@ -302,7 +230,7 @@ pub struct Device {
     pub permissions: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthCheck {
     pub disable: bool,
@@ -315,15 +243,8 @@ pub struct HealthCheck {
     pub timeout: Option<Span>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Logging {
-    pub driver: Option<String>,
-    pub options: BTreeMap<String, Option<String>>,
-}
-
 /// A service in a network.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Attachment {
     pub aliases: Texts,
@@ -337,7 +258,7 @@ pub struct Attachment {
     pub priority: Option<i64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Port {
     pub name: Option<String>,
@@ -352,24 +273,14 @@ pub struct Port {
     pub app_protocol: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Hook {
-    pub command: Texts,
-    pub environment: BTreeMap<String, Option<String>>,
-    pub privileged: bool,
-    pub user: Option<String>,
-    pub working_dir: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ulimit {
     pub soft: i64,
     pub hard: i64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mount {
     /// `bind`, `volume`, `tmpfs`, `cluster` or `image`.
@@ -386,7 +297,7 @@ pub struct Mount {
     pub image: Option<ImageOptions>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BindOptions {
     pub create_host_path: Option<bool>,
@@ -395,7 +306,7 @@ pub struct BindOptions {
     pub selinux: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VolumeOptions {
     pub labels: BTreeMap<String, Option<String>>,
@@ -403,7 +314,7 @@ pub struct VolumeOptions {
     pub subpath: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TmpfsOptions {
     /// Octal.
@@ -411,7 +322,7 @@ pub struct TmpfsOptions {
     pub size: Option<ByteSize>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageOptions {
     pub subpath: Option<String>,
@@ -428,7 +339,7 @@ pub struct Network {
     pub enable_ipv6: Option<bool>,
     pub external: bool,
     pub internal: bool,
-    pub ipam: Option<serde_json::Value>,
+    pub ipam: Option<Value>,
     pub labels: BTreeMap<String, Option<String>>,
     pub name: Option<String>,
 }
@@ -446,12 +357,12 @@ pub struct Volume {
     pub wharf: VolumeOfWharf,
 }
 
-/// What a volume of a Wasm app has, and no key of the specification says.
+/// What a volume has, and no key of the specification says.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VolumeOfWharf {
     /// What it may hold, such as `10GiB`.
-    pub size: Option<serde_json::Value>,
+    pub size: Option<Value>,
     /// Whether several instances may write to it at once.
     pub shared: bool,
 }

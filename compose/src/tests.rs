@@ -46,14 +46,11 @@ fn outcome(document: &Value, profiles: &[String]) -> String {
             format!("refused: {messages:?} {said:?}")
         }
         Ok(made) => {
-            let apps: Vec<_> = made.apps.iter().map(|app| (&app.name, &app.workload)).collect();
+            let apps: Vec<_> = made.apps.iter().map(|app| &app.document).collect();
             let notices: Vec<&str> = made.notices.iter().map(|notice| notice.message.as_str()).collect();
             let values: Vec<_> =
                 made.secrets.iter().chain(&made.configs).map(|value| (&value.name, &value.from)).collect();
-            format!(
-                "{name} {apps:#?} {:?} {:?} {values:?} {:?} {notices:?} {said:?}",
-                made.volumes, made.networks, made.order
-            )
+            format!("{name} {apps:#?} {values:?} {:?} {notices:?} {said:?}", made.order)
         }
     }
 }
@@ -232,7 +229,10 @@ fn no_key_is_passed_over() {
                 if key.path.starts_with("volumes.*") {
                     document["services"]["s"]["volumes"] = json!(["v:/v"]);
                 }
-                if key.path.starts_with("services.*.ports") && image == "a.wasm" {
+                if key.path.starts_with("networks.*") {
+                    document["services"]["s"]["networks"] = json!(["n"]);
+                }
+                if key.path.starts_with("services.*.ports") {
                     document["services"]["s"]["x-wharf"] = json!({"tcp": {}});
                     put(document, "services.*.ports.*.published", Some(json!("7000")));
                 }
@@ -241,7 +241,11 @@ fn no_key_is_passed_over() {
                 }
                 if key.path.contains(".volumes.*.bind") {
                     put(document, "services.*.volumes.*.type", Some(json!("bind")));
-                    put(document, "services.*.volumes.*.source", Some(json!("./x")));
+                    put(
+                        document,
+                        "services.*.volumes.*.source",
+                        Some(json!(if image == "nginx" { "/x" } else { "./x" })),
+                    );
                     put(document, "services.*.volumes.*.read_only", Some(json!(true)));
                 }
             }

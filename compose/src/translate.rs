@@ -1,4 +1,4 @@
-//! A project into resources of Wharf: apps in the order in which they are deployed, and the values and volumes that they need.
+//! A project into resources of Wharf: apps in the order in which they are deployed, and the values that they need.
 //!
 //! What a service is follows from its image: a `.wasm` file, or the digest of a component, is a Wasm app; anything else is a container. The table
 //! in [`crate::keys`] says what becomes of each key; what depends on a value is decided here.
@@ -9,10 +9,12 @@ mod network;
 mod order;
 mod sink;
 mod values;
+mod volumes;
 mod wasm;
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use wharf_types::declare::document::AppDocument;
 use wharf_types::name::{AppName, NamespaceName};
 use wharf_types::spec::InvalidSpec;
@@ -25,17 +27,16 @@ use crate::project::Project;
 
 use sink::Sink;
 
-pub use common::CommonSettings;
-pub use container::{ContainerMount, ContainerSettings};
-pub use network::ContainerNetwork;
 pub use order::{Step, Wait};
-pub use values::{ContainerVolume, NamedValue, ValueFrom};
+pub use values::{NamedValue, ValueFrom};
 
 /// Where a project is deployed.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     /// None: the one that the command is about.
     pub namespace: Option<NamespaceName>,
+    /// What the stack is called. None: what the file says.
+    pub stack: Option<String>,
 }
 
 /// What a project asks of the platform.
@@ -43,10 +44,6 @@ pub struct Context {
 pub struct Translation {
     /// In the order of their services' names.
     pub apps: Vec<App>,
-    /// Of containers; a Wasm app has its own.
-    pub volumes: Vec<ContainerVolume>,
-    /// Of containers, by their key in the file.
-    pub networks: BTreeMap<String, ContainerNetwork>,
     pub secrets: Vec<NamedValue>,
     pub configs: Vec<NamedValue>,
     /// Every service once, after all that it waits for.
@@ -59,24 +56,9 @@ pub struct Translation {
 #[derive(Clone, Debug)]
 pub struct App {
     pub service: String,
-    pub name: AppName,
     pub place: Place,
-    pub workload: Workload,
-}
-
-#[derive(Clone, Debug)]
-pub enum Workload {
     /// Whose paths are relative to the folder of the project.
-    Wasm(Box<AppDocument>),
-    Container(Box<ContainerApp>),
-}
-
-/// A service that runs as a container: what it has in common with every app, and what is its own.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ContainerApp {
-    pub common: CommonSettings,
-    pub container: ContainerSettings,
+    pub document: AppDocument,
 }
 
 /// Makes resources of a project.
@@ -96,28 +78,32 @@ pub fn translate(project: &Project, context: &Context) -> Result<Translation, Pr
     let mut apps = Vec::with_capacity(names.len());
     for (service, settings) in &project.services {
         let Some(name) = names.get(service.as_str()) else { continue };
-        let node = project.service_node(service);
-        let one = One { project, names: &names, kinds: &kinds, service, settings, node };
-        let common = common::common(&one, order::ends(project, service), &mut sink);
-        let workload = match kinds.get(service.as_str()) {
-            Some(Kind::Wasm) => wasm::document(&one, common, context, &secrets, &configs, &mut sink)
-                .map(|document| Workload::Wasm(Box::new(document))),
-            _ => Some(Workload::Container(Box::new(container::container(&one, common, &mut sink)))),
+        let one = One {
+            project,
+            context,
+            names: &names,
+            kinds: &kinds,
+            secrets: &secrets,
+            configs: &configs,
+            service,
+            name,
+            settings,
+            node: project.service_node(service),
         };
-        let place = node.place.clone();
-        apps.extend(workload.map(|workload| App {
-            service: service.clone(),
-            name: name.clone(),
-            place,
-            workload,
-        }));
+        let common = common::common(&one, order::ends(project, service), &mut sink);
+        let document = match kinds.get(service.as_str()) {
+            Some(Kind::Wasm) => wasm::document(&one, common, &mut sink),
+            _ => container::document(&one, common, &mut sink),
+        };
+        let place = one.node.place.clone();
+        apps.extend(document.map(|document| App { service: service.clone(), place, document }));
     }
-    let volumes = values::volumes(project, &kinds, &mut sink);
-    let networks = network::networks(project);
-    let Sink { mut notices, problems } = sink;
+    volumes::check(project, &mut sink);
+    sink.say_what_is_unlimited();
+    let Sink { mut notices, problems, .. } = sink;
     notices.sort();
     notices.dedup();
-    Problems::or(problems, Translation { apps, volumes, networks, secrets, configs, order, notices })
+    Problems::or(problems, Translation { apps, secrets, configs, order, notices })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,9 +126,13 @@ impl Kind {
 /// One service, and what is around it.
 struct One<'a> {
     project: &'a Project,
+    context: &'a Context,
     names: &'a BTreeMap<&'a str, AppName>,
     kinds: &'a BTreeMap<&'a str, Kind>,
+    secrets: &'a [NamedValue],
+    configs: &'a [NamedValue],
     service: &'a str,
+    name: &'a AppName,
     settings: &'a Service,
     node: &'a Node,
 }
@@ -155,6 +145,14 @@ impl One<'_> {
 
     fn has(&self, path: &str) -> bool {
         path.split('.').try_fold(self.node, |node, key| node.get(key)).is_some()
+    }
+
+    /// A key of `x-wharf`, which has the words of `wharf.toml`.
+    fn wharf<T: DeserializeOwned>(&self, key: &str, sink: &mut Sink) -> Option<T> {
+        let value = self.settings.wharf.get(key)?;
+        T::deserialize(value)
+            .map_err(|error| sink.problem(self.place(&format!("x-wharf.{key}")), error.to_string()))
+            .ok()
     }
 
     /// Says what is wrong with a spec, where the file has what it comes from.
@@ -212,6 +210,16 @@ fn written_as(field: &str) -> &'static [&'static str] {
         "stop.drain" => &["stop_grace_period"],
         "outbound.allow" => &["x-wharf.outbound", "networks"],
         "scale.replicas" => &["deploy.replicas", "scale", "volumes"],
+        "container.entrypoint" => &["entrypoint"],
+        "container.files" => &["secrets", "configs"],
+        "container.host_network" => &["network_mode"],
+        "container.labels" => &["labels", "annotations"],
+        "container.pids" => &["deploy.resources.limits.pids", "pids_limit"],
+        "container.tmpfs" => &["tmpfs", "volumes"],
+        "container.host_paths" => &["volumes"],
+        "container.networks" => &["networks"],
+        "container.devices" => &["devices"],
+        "container.extra_hosts" => &["extra_hosts"],
         "secrets" => &["secrets"],
         "configs" => &["configs"],
         _ if field.starts_with("volumes") || field.starts_with("files") => &["volumes"],
@@ -220,6 +228,8 @@ fn written_as(field: &str) -> &'static [&'static str] {
         _ if field.starts_with("restart") => &["deploy.restart_policy", "restart"],
         _ if field.starts_with("update.rollback") => &["deploy.rollback_config"],
         _ if field.starts_with("update") => &["deploy.update_config"],
+        _ if field.starts_with("container.health") => &["healthcheck"],
+        _ if field.starts_with("container.http_port") || field.starts_with("container.tcp") => &["ports"],
         _ if field.starts_with("http.health") => &["healthcheck", "x-wharf.http"],
         _ if field.starts_with("tcp") => &["ports", "x-wharf.tcp"],
         _ => &["x-wharf"],

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::fmt::Write as _;
 
+use common::project;
 use wharf_compose::keys::{Key, Support, all, support};
+use wharf_compose::{Context, translate};
 
 const BEGIN: &str = "<!-- The table is generated: `UPDATE=1 cargo test -p wharf-compose --test guide`. -->\n";
 
@@ -60,4 +64,16 @@ fn the_guide_has_the_table_of_all_keys() {
         written == table,
         "docs/guide/compose.md is out of date: run this test with UPDATE=1 and look at the change"
     );
+}
+
+#[test]
+fn the_examples_of_the_guide_are_translated() {
+    let page = include_str!("../../docs/guide/compose.md");
+    let examples: Vec<&str> =
+        page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(examples.len() >= 2);
+    for example in examples {
+        translate(&project(example), &Context::default())
+            .unwrap_or_else(|error| panic!("{error}\n{example}"));
+    }
 }

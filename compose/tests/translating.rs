@@ -6,7 +6,7 @@ mod common;
 
 use common::{project, project_of};
 use serde_json::{Value, json};
-use wharf_compose::translate::{ContainerApp, ValueFrom, Workload};
+use wharf_compose::translate::ValueFrom;
 use wharf_compose::{Context, Translation, translate};
 use wharf_types::declare::document::AppDocument;
 
@@ -18,31 +18,39 @@ fn refused(text: &str) -> String {
     translate(&project(text), &Context::default()).unwrap_err().to_string()
 }
 
-fn wasm(made: &Translation, service: &str) -> AppDocument {
-    match &made.apps.iter().find(|app| app.service == service).unwrap().workload {
-        Workload::Wasm(document) => (**document).clone(),
-        Workload::Container(_) => panic!("`{service}` is a container"),
-    }
+fn document(made: &Translation, service: &str) -> AppDocument {
+    made.apps.iter().find(|app| app.service == service).unwrap().document.clone()
 }
 
-fn container(made: &Translation, service: &str) -> ContainerApp {
-    match &made.apps.iter().find(|app| app.service == service).unwrap().workload {
-        Workload::Container(container) => (**container).clone(),
-        Workload::Wasm(_) => panic!("`{service}` is a Wasm app"),
-    }
-}
-
-/// A Wasm app with these settings, without what is as it is by default.
-fn app(settings: &str) -> (Value, Vec<String>) {
-    let made = translated(&file(settings));
-    let document = serde_json::to_value(wasm(&made, "web")).unwrap();
+/// The app with these settings, and what is said of it.
+fn app_of(text: &str) -> (Value, Vec<String>) {
+    let made = translated(text);
+    let document = serde_json::to_value(document(&made, "web")).unwrap();
     (document, made.notices.iter().map(|notice| notice.message.clone()).collect())
 }
 
+/// A Wasm app with these settings.
+fn app(settings: &str) -> (Value, Vec<String>) {
+    app_of(&file(settings))
+}
+
+/// A container with these settings.
+fn container(settings: &str) -> (Value, Vec<String>) {
+    app_of(&container_file(settings))
+}
+
 fn file(settings: &str) -> String {
+    file_with("a.wasm", settings)
+}
+
+fn container_file(settings: &str) -> String {
+    file_with("nginx:1", settings) + "name: shop\n"
+}
+
+fn file_with(image: &str, settings: &str) -> String {
     let indented: String = settings.lines().map(|line| format!("    {line}\n")).collect();
     format!(
-        "services:\n  web:\n    image: a.wasm\n{indented}  db: {{image: redis, networks: [back]}}\nnetworks: {{front: , back: }}\n\
+        "services:\n  web:\n    image: {image}\n{indented}  db: {{image: redis, networks: [back]}}\nnetworks: {{front: , back: }}\n\
          volumes: {{data: {{x-wharf: {{size: 2GiB}}}}, many: {{x-wharf: {{shared: true}}}}}}\n\
          secrets: {{db_password: {{file: p}}}}\nconfigs: {{motd: {{content: hello}}}}\n"
     )
@@ -126,7 +134,7 @@ fn each_setting_of_a_wasm_app_has_its_place_in_the_document() {
         ("ports: ['7000:80', '7001:81']\nx-wharf: {tcp: {}}", "/tcp/ports", json!([7000, 7001])),
         ("ports: ['8080:80']", "/tcp/ports", json!([])),
         ("networks: [front]", "/outbound/allow", json!([])),
-        ("networks: [back]", "/outbound/allow", json!(["http://db.internal:*", "tcp://db.internal:*"])),
+        ("networks: [back]", "/outbound/allow", json!(["tcp://db.internal:*", "tcp://db:*"])),
         (
             "networks: [back]\nx-wharf: {outbound: {allow: ['https://example.com']}}",
             "/outbound/allow/0",
@@ -282,16 +290,16 @@ fn what_cannot_be_done_is_refused_with_place_and_reason() {
             "compose.yaml:1:26: `models`: Wharf runs no language models",
         ),
         (
-            "services: {a: {image: x}}\nnetworks: {n: {external: true}}",
-            "compose.yaml:2:16: `external`: no network outlives its stack",
+            "services: {a: {image: a.wasm, networks: [n]}}\nnetworks: {n: {external: true}}",
+            "compose.yaml:2:16: `external`: a guest is in no network",
         ),
         (
             "services: {a: {image: x, restart: always}, b: {image: x, depends_on: {a: {condition: service_completed_successfully}}}}",
             "compose.yaml:1:26: others wait for the end of this service",
         ),
         (
-            "services: {a: {image: x, x-wharf: {reuse: {}}}}",
-            "compose.yaml:1:36: `x-wharf.reuse` is about Wasm apps",
+            "services: {a: {image: x, x-wharf: {reuse: {mode: serial}}}}",
+            "compose.yaml:1:36: `reuse`: it is about Wasm apps",
         ),
     ] {
         let error = refused(text);
@@ -308,51 +316,54 @@ fn what_is_a_component_is_told_by_its_image_or_platform() {
         ("image: a.wasm\n    platform: wasi/wasm32".to_owned(), true),
         ("image: nginx".to_owned(), false),
         (format!("image: {digest}\n    platform: linux/amd64"), false),
-        ("build: .".to_owned(), false),
     ] {
         let made = translated(&format!("services:\n  a:\n    {settings}\n"));
-        assert_eq!(matches!(made.apps[0].workload, Workload::Wasm(_)), is_wasm, "{settings}");
+        let document = document(&made, "a");
+        assert_eq!((document.artifact.is_some(), document.image.is_none()), (is_wasm, is_wasm), "{settings}");
     }
 }
 
 fn voting() -> Translation {
     let project = project_of(&[("voting.yml", include_str!("fixtures/voting.yml"))]).unwrap();
-    translate(&project, &Context { namespace: Some("team".parse().unwrap()) })
+    translate(&project, &Context { namespace: Some("team".parse().unwrap()), stack: None })
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
 fn a_whole_stack_is_translated() {
     let made = voting();
-    let vote = wasm(&made, "vote");
+    let vote = document(&made, "vote");
     assert_eq!(vote.namespace.as_ref().unwrap().as_str(), "team");
     assert_eq!(vote.http.routes, ["vote.example.com"]);
     assert_eq!(vote.http.health.path.as_deref(), Some("/healthz"));
     assert_eq!(vote.args, ["--title", "Cats or dogs"]);
-    let allowed = |name: &str| vote.outbound.allow.contains(&format!("http://{name}.internal:*"));
-    assert!(
-        allowed("redis") && allowed("worker") && allowed("result") && !allowed("db"),
-        "{:?}",
-        vote.outbound.allow
-    );
+    let allowed = |grant: &str| vote.outbound.allow.iter().any(|allowed| allowed == grant);
+    for name in ["redis", "redis.internal", "queue", "worker", "result"] {
+        assert!(allowed(&format!("tcp://{name}:*")), "{name}: {:?}", vote.outbound.allow);
+    }
+    assert!(!allowed("tcp://db:*") && !vote.outbound.allow.iter().any(|grant| grant.starts_with("http")));
 
-    let db = container(&made, "db");
+    let db = document(&made, "db");
     assert_eq!(
-        db.common.placement.constraints,
+        db.placement.constraints,
         ["node.role == server", "node.labels.disk == ssd", "node.platform.arch == x86_64"]
     );
-    assert_eq!(db.container.memory.unwrap().to_string(), "1GiB");
-    assert_eq!((db.container.cpus.unwrap().as_millis(), db.container.pids), (1500, Some(200)));
-    assert_eq!(db.container.secrets[0].mode.as_deref(), Some("0400"));
-    assert_eq!(db.container.mounts[0].source.as_deref(), Some("db-data"));
-    assert_eq!(made.volumes[0].key, "db-data");
+    assert_eq!(db.image.as_deref(), Some("postgres:16-alpine"));
+    assert_eq!(db.limits.memory.to_string(), "1GiB");
+    assert_eq!((db.container.cpus.unwrap().as_millis(), db.container.pids), (1500, 200));
+    let [password] = &db.container.files[..] else { panic!("{:?}", db.container.files) };
+    assert_eq!((&*password.path, password.mode.as_deref()), ("/run/secrets/db_password", Some("0400")));
+    assert_eq!(db.secrets[&password.from].as_str(), "db-password");
+    assert_eq!((db.volumes[0].name.as_str(), &*db.volumes[0].path), ("db-data", "/var/lib/postgresql/data"));
     assert_eq!(made.secrets[0].from, ValueFrom::File("./db_password.txt".into()));
-    assert!(made.networks["back"].internal && !made.networks["front"].internal);
+    assert_eq!(db.container.health.unwrap().command, ["/bin/sh", "-c", "pg_isready -U postgres"]);
 
-    let worker = container(&made, "worker");
-    assert_eq!(worker.container.build.as_ref().unwrap().context.as_deref(), Some("./worker"));
-    assert_eq!(worker.common.stop.drain.to_string(), "1m 30s");
-    assert_eq!(container(&made, "redis").container.networks["front"].aliases, ["queue"]);
+    let worker = document(&made, "worker");
+    assert_eq!(worker.stop.drain.to_string(), "1m 30s");
+    assert_eq!(document(&made, "redis").container.networks["voting_front"], ["queue"]);
+    let said: Vec<&str> = made.notices.iter().map(|notice| notice.message.as_str()).collect();
+    let limits = said.iter().filter(|said| said.starts_with("every container has a limit")).count();
+    assert_eq!(limits, 1, "{said:#?}");
 }
 
 #[test]
@@ -373,22 +384,332 @@ fn every_service_comes_after_what_it_waits_for() {
 }
 
 #[test]
-fn settings_of_a_container_survive_json() {
-    for app in voting().apps {
-        if let Workload::Container(container) = app.workload {
-            let written = serde_json::to_string(&container).unwrap();
-            assert_eq!(serde_json::from_str::<ContainerApp>(&written).unwrap(), *container);
-        }
+fn each_setting_of_a_container_has_its_place_in_the_document() {
+    let usual = json!({
+        "command": [], "disable": false, "interval": "1s", "timeout": "1s", "retries": 3, "start_period": "0s", "start_interval": "200ms"
+    });
+    let health = |change: Value| {
+        let mut health = usual.clone();
+        health.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        health
+    };
+    for (settings, path, expected) in [
+        ("user: root", "/image", json!("nginx:1")),
+        ("command: --x 'a b'", "/args", json!(["--x", "a b"])),
+        ("entrypoint: /x -y\ncommand: z", "/container/entrypoint", json!(["/x", "-y"])),
+        ("entrypoint: /x -y\ncommand: z", "/args", json!(["z"])),
+        ("entrypoint: []\ncommand: /x y z", "/container/entrypoint", json!(["/x"])),
+        ("entrypoint: []\ncommand: /x y z", "/args", json!(["y", "z"])),
+        ("entrypoint: /x\ncommand: []", "/args", json!([])),
+        ("environment: {PORT: 80}\nports: ['8080:80']", "/env", json!({"PORT": "80"})),
+        ("mem_limit: 64m", "/limits/memory", json!("64MiB")),
+        ("deploy: {resources: {limits: {memory: 8G}}}", "/limits/memory", json!("8GiB")),
+        ("user: root", "/limits/memory", json!("512MiB")),
+        ("mem_reservation: 1g", "/limits/memory", json!("1GiB")),
+        ("x-wharf: {limits: {memory: 1GiB}}", "/limits/memory", json!("1GiB")),
+        ("x-wharf: {limits: {concurrency: 7}}", "/limits/concurrency", json!(7)),
+        ("cpus: 0.5", "/container/cpus", json!("500m")),
+        ("cpus: 0", "/container/cpus", Value::Null),
+        ("pids_limit: 9", "/container/pids", json!(9)),
+        ("pids_limit: -1", "/container/pids", json!(4_194_304)),
+        ("user: root", "/container/pids", json!(4096)),
+        (
+            "ulimits: {nofile: 9, core: {soft: 0, hard: -1}}",
+            "/container/ulimits",
+            json!({"nofile": {"soft": 9, "hard": 9}, "core": {"soft": 0, "hard": -1}}),
+        ),
+        ("shm_size: 1g", "/container/shm_size", json!("1GiB")),
+        ("init: true", "/container/init", json!(true)),
+        ("stop_signal: SIGINT", "/container/stop_signal", json!("SIGINT")),
+        ("stop_grace_period: 1m", "/stop/drain", json!("1m")),
+        ("user: 1000:1000", "/container/user", json!("1000:1000")),
+        ("group_add: [video, 44]", "/container/groups", json!(["video", "44"])),
+        ("working_dir: /srv", "/container/workdir", json!("/srv")),
+        ("hostname: web.example.com", "/container/hostname", json!("web.example.com")),
+        ("labels: {a: b}\nannotations: {c: d}", "/container/labels", json!({"a": "b", "c": "d"})),
+        ("read_only: true", "/container/read_only", json!(true)),
+        (
+            "tmpfs: ['/tmp', '/run:size=64m,mode=1777']",
+            "/container/tmpfs",
+            json!([{"path": "/tmp"}, {"path": "/run", "size": "64MiB", "mode": "1777"}]),
+        ),
+        (
+            "volumes: [{type: tmpfs, target: /t, tmpfs: {size: 1m, mode: 0700}}]",
+            "/container/tmpfs",
+            json!([{"path": "/t", "size": "1MiB", "mode": "0700"}]),
+        ),
+        ("cap_add: [NET_ADMIN]", "/container/capabilities_add", json!(["NET_ADMIN"])),
+        ("cap_drop: [ALL]", "/container/capabilities_drop", json!(["ALL"])),
+        ("security_opt: ['no-new-privileges:true']", "/container/new_privileges", json!(false)),
+        ("security_opt: ['no-new-privileges:false']", "/container/new_privileges", json!(true)),
+        ("security_opt: [no-new-privileges]", "/container/new_privileges", json!(false)),
+        ("sysctls: [net.core.somaxconn=9]", "/container/sysctls", json!({"net.core.somaxconn": "9"})),
+        ("privileged: true", "/container/privileged", json!(true)),
+        (
+            "devices: ['/dev/fuse', '/dev/a:/dev/b:r']",
+            "/container/devices",
+            json!(["/dev/fuse:/dev/fuse:rwm", "/dev/a:/dev/b:r"]),
+        ),
+        ("dns: 1.1.1.1", "/container/dns", json!(["1.1.1.1"])),
+        (
+            "extra_hosts: ['a.example.com:10.0.0.1', 'node=host-gateway']",
+            "/container/extra_hosts",
+            json!({"a.example.com": "10.0.0.1", "node": "host-gateway"}),
+        ),
+        ("network_mode: host", "/container/host_network", json!(true)),
+        ("network_mode: bridge", "/container/networks", Value::Null),
+        ("user: root", "/container/networks", json!({"shop_default": []})),
+        (
+            "container_name: the_web\nnetworks: {front: {aliases: [w, web]}}",
+            "/container/networks",
+            json!({"shop_front": ["the_web", "w"]}),
+        ),
+        ("healthcheck: {disable: true}", "/container/health", health(json!({"disable": true}))),
+        ("healthcheck: {test: NONE}", "/container/health", health(json!({"disable": true}))),
+        ("healthcheck: {test: [CMD, a, b]}", "/container/health", health(json!({"command": ["a", "b"]}))),
+        (
+            "healthcheck: {test: a || b, interval: 5s, timeout: 3s, retries: 2, start_period: 1m, start_interval: 2s}",
+            "/container/health",
+            json!({
+                "command": ["/bin/sh", "-c", "a || b"], "disable": false, "interval": "5s", "timeout": "3s", "retries": 2,
+                "start_period": "1m", "start_interval": "2s"
+            }),
+        ),
+        ("healthcheck: {interval: 9s, timeout: 0s}", "/container/health", health(json!({"interval": "9s"}))),
+        ("user: root", "/container/health", Value::Null),
+        (
+            "volumes: ['data:/data']",
+            "/volumes/0",
+            json!({"name": "data", "path": "/data", "size": "2GiB", "read_only": false, "shared": false}),
+        ),
+        ("volumes: [/var/cache]", "/volumes/0/name", json!("var-cache")),
+        (
+            "volumes: ['/srv/a:/a:ro']",
+            "/container/host_paths",
+            json!([{"host": "/srv/a", "path": "/a", "read_only": true}]),
+        ),
+        ("ports: ['7000:80', '7001:7001']", "/tcp/ports", json!([7000, 7001])),
+        ("ports: ['7000:80', '7001:7001']", "/container/tcp", json!({"7000": 80})),
+        ("ports: ['7000:80']", "/container/http_port", Value::Null),
+        ("ports: ['8080:80', '7000:81']\nx-wharf: {http: {}}", "/container/http_port", json!(80)),
+        ("ports: ['80:80', '7000:81']\nx-wharf: {http: {}}", "/tcp/ports", json!([7000])),
+        (
+            "ports: ['80']\nx-wharf: {http: {routes: [a.example.com]}}",
+            "/http/routes",
+            json!(["a.example.com"]),
+        ),
+        ("ports: ['7000:80']\nx-wharf: {tcp: {proxy_protocol: true}}", "/tcp/proxy_protocol", json!(true)),
+        ("secrets: [db_password]", "/secrets", json!({"DB_PASSWORD": "db-password"})),
+        (
+            "secrets: [{source: db_password, target: key, mode: 0400, uid: '70', gid: '71'}]",
+            "/container/files",
+            json!([{"from": "KEY", "path": "/run/secrets/key", "mode": "0400", "uid": 70, "gid": 71}]),
+        ),
+        (
+            "secrets: [db_password]\nenvironment: {DB_PASSWORD: x}",
+            "/container/files/0/from",
+            json!("DB_PASSWORD_2"),
+        ),
+        ("configs: [motd]", "/configs", json!({"MOTD": "motd"})),
+        (
+            "configs: [{source: motd, target: /etc/motd}]",
+            "/container/files",
+            json!([{"from": "MOTD", "path": "/etc/motd"}]),
+        ),
+        ("restart: 'no'", "/restart/condition", json!("never")),
+        ("scale: 3", "/scale/replicas", json!(3)),
+        ("platform: linux/arm64/v8", "/placement/constraints", json!(["node.platform.arch == aarch64"])),
+        ("user: root", "/outbound/allow", json!([])),
+    ] {
+        let (document, _) = container(settings);
+        let found = document.pointer(path).cloned().unwrap_or_default();
+        assert_eq!(found, expected, "{settings}");
     }
+}
+
+#[test]
+fn what_a_container_has_otherwise_is_said() {
+    for (settings, expected) in [
+        (
+            "user: root",
+            "every container has a limit for its memory; where none is written it is `db` 512MiB, `web` 512MiB",
+        ),
+        ("platform: linux/amd64", "`linux/amd64`: it runs on nodes with `node.platform.arch == x86_64`"),
+        ("annotations: {a: b}", "`annotations`: annotations become labels"),
+        ("logging: {driver: x}", "`logging`: the platform keeps what every service prints"),
+        ("tty: true", "`tty`: a container has no terminal"),
+        ("memswap_limit: -1", "`memswap_limit`: a container gets no swap"),
+        ("container_name: x", "`container_name`: instances are named by the platform; in its networks"),
+        (
+            "ports: ['8080:80']",
+            "the port 8080 is open for connections, which are passed on as they are; if 80 takes HTTP",
+        ),
+        (
+            "ports: ['80:80']\nx-wharf: {http: {}}",
+            "requests come through the front door, by hostname, to the container's port 80; nothing is open for them at 80",
+        ),
+        ("ports: ['7000']", "the port 7000 is reached within the service's networks only"),
+        (
+            "ports: [{target: 7000, published: 7000, mode: host}]",
+            "the port 7000 is public at every front door",
+        ),
+        ("volumes: ['/srv:/a']", "`create_host_path`: no folder of a node is made"),
+        ("volumes: ['data:/a:nocopy']", "`nocopy`: nothing is copied from the image"),
+        ("volumes: [/a]", "the volume has no name, and is called `a`"),
+    ] {
+        let (_, notices) = container(settings);
+        assert!(notices.iter().any(|notice| notice.starts_with(expected)), "{settings}: {notices:#?}");
+    }
+    let (_, notices) = container("ports: ['7000:7000']\nmem_limit: 1g");
+    assert!(
+        !notices.iter().any(|notice| notice.contains("7000") || notice.contains("`web`")),
+        "{notices:#?}"
+    );
+}
+
+#[test]
+fn what_a_container_cannot_have_is_refused_with_place_and_reason() {
+    for (settings, expected) in [
+        ("build: .", "4:5: `build`: images are built before"),
+        ("entrypoint: []", "4:5: the image's entry point cannot be taken away alone"),
+        ("command: []", "4:5: the image's own arguments cannot be taken away alone"),
+        ("pids_limit: -7", "4:5: -7 is not a number of processes"),
+        ("mem_limit: 100k", "4:5: the app of the service `web`: limits.memory: 100KiB is less"),
+        ("x-wharf: {limits: {cpu: 1s}}", "4:15: `cpu` is about single requests"),
+        (
+            "security_opt: ['seccomp:unconfined']",
+            "4:20: `seccomp:unconfined`: containers have their engine's own",
+        ),
+        ("hostname: a b", "4:5: `a b` is no name of a host"),
+        ("networks: {front: {aliases: [a b]}}", "4:24: `a b` is no name of a host"),
+        ("networks: {front: {mac_address: '02:42:ac:11:65:43'}}", "4:24: `mac_address`: the engine makes"),
+        ("network_mode: none", "4:5: `none`: a container is in a network always"),
+        ("network_mode: other", "4:5: `other`: networks are listed in `networks`"),
+        ("network_mode: host\nports: ['7000:80']", "5:13: the container has the network of its node"),
+        ("healthcheck: {test: [CMD]}", "4:19: a test is `CMD` and the words of a command"),
+        ("healthcheck: {test: x, retries: -1}", "4:28: -1 is not a number of tries"),
+        (
+            "healthcheck: {test: x, interval: 1ms}",
+            "4:5: the app of the service `web`: container.health.interval",
+        ),
+        ("volumes: ['./a:/a']", "4:15: `./a` is on the machine that deploys"),
+        ("volumes: ['~/a:/a']", "4:15: `~/a` is on the machine that deploys"),
+        ("volumes: ['/a:/a:z']", "4:15: `selinux`: nothing on a node gets another SELinux label"),
+        (
+            "volumes: [{type: image, source: x, target: /a}]",
+            "4:15: `image`: no image is mounted into another",
+        ),
+        ("volumes: [{type: cluster, source: x, target: /a}]", "4:15: `cluster`: a volume is a folder"),
+        (
+            "volumes: [{type: tmpfs, target: /a, read_only: true}]",
+            "4:15: a folder in memory that cannot be written to",
+        ),
+        (
+            "volumes: [{type: volume, source: data, target: /a, volume: {subpath: b}}]",
+            "4:65: `subpath`: a volume is seen as a whole",
+        ),
+        ("volumes: ['data:/a']\nscale: 2", "5:5: the app of the service `web`: scale.replicas: 2 instances"),
+        ("tmpfs: ['/a:exec']", "4:13: `exec`: a folder in memory has a size and a mode"),
+        ("devices: [vendor.com/gpu=0]", "4:15: `vendor.com/gpu=0` is no device of a node"),
+        ("dns: resolver", "4:10: `resolver` is not an address"),
+        ("extra_hosts: ['a:10.0.0.1', 'a:10.0.0.2']", "4:19: `a` has one address here"),
+        ("extra_hosts: ['a:b']", "4:19: `b` is not an address"),
+        ("labels: {wharf.app: x}", "4:5: the app of the service `web`: container.labels"),
+        ("labels: {a: b}\nannotations: {a: c}", "5:5: `a` is a label as well"),
+        ("links: ['db:database']", "4:13: `database`: a link gives no names here; give `db` the alias"),
+        (
+            "ports: ['80:80']",
+            "4:13: the port 80 is below 1024, where only the machine's own services are. If 80 takes HTTP requests, write `x-wharf: {http: {}}`",
+        ),
+        ("ports: ['53:53/udp']", "4:13: `udp`: only TCP is public here"),
+        ("ports: ['7000-7009:80']", "4:13: `7000-7009`: one port is needed"),
+        ("ports: ['127.0.0.1:7000:80']", "4:13: `127.0.0.1`: public ports are at the addresses"),
+        ("x-wharf: {http: {}}", "4:15: `http`: it needs the port that takes requests"),
+        ("x-wharf: {outbound: {allow: ['https://example.com']}}", "4:15: `outbound`: it is about Wasm apps"),
+        ("secrets: [{source: db_password, uid: root}]", "4:15: `uid`: `root` is not a number"),
+        (
+            "secrets: [db_password]\nconfigs: [{source: motd, target: /run/secrets/db_password}]",
+            "5:15: there are two values for the file `/run/secrets/db_password`",
+        ),
+        ("gpus: all", "4:5: `gpus`: devices are given by their paths"),
+        (
+            "deploy: {resources: {reservations: {devices: [{capabilities: [gpu]}]}}}",
+            "4:41: `devices`: devices are given by their paths",
+        ),
+        ("pid: host", "4:5: `pid`: a container shares its processes"),
+        ("cpu_quota: 50000", "4:5: `cpu_quota`: write it as `cpus`"),
+        ("post_start: [{command: x}]", "4:5: `post_start`: nothing is run in a container but its command"),
+        ("dns_search: example.com", "4:5: `dns_search`: a container is told servers only"),
+        ("domainname: example.com", "4:5: `domainname`: a container has a hostname alone"),
+        ("volumes_from: [db]", "4:5: `volumes_from`: a volume belongs to one app"),
+    ] {
+        let error = refused(&container_file(settings));
+        let expected = format!("compose.yaml:{expected}");
+        assert!(error.starts_with(&expected), "{settings}\n  expected {expected}\n  was      {error}");
+    }
+    for (top, expected) in [
+        (
+            "networks: {n: {internal: true}}",
+            "2:16: `internal`: containers reach what is outside from any network",
+        ),
+        ("volumes: {v: {driver: nfs}}", "2:15: `nfs`: a volume is a folder that the platform keeps"),
+        (
+            "volumes: {v: {driver_opts: {type: nfs}}}",
+            "2:15: `driver_opts`: a volume is a folder that the platform keeps",
+        ),
+        ("volumes: {v: {external: true}}", "2:15: `external`: an app has volumes of its own only"),
+    ] {
+        let has_it = if top.starts_with("networks") { "networks: [n]" } else { "volumes: ['v:/v']" };
+        let error = refused(&format!("services: {{a: {{image: x, {has_it}}}}}\n{top}"));
+        let expected = format!("compose.yaml:{expected}");
+        assert!(error.starts_with(&expected), "{top}\n  expected {expected}\n  was      {error}");
+    }
+}
+
+#[test]
+fn a_network_is_called_by_its_stack_unless_it_has_a_name_of_its_own() {
+    let text = "name: shop\nservices: {a_b: {image: x, networks: [own, named, outside, of_others]}}\nnetworks:\n  own: {driver: overlay}\n  \
+                named: {name: front}\n  outside: {external: true}\n  of_others: {external: true, name: proxy}\n";
+    let names = |context: &Context| {
+        let made = translate(&project(text), context).unwrap_or_else(|error| panic!("{error}"));
+        document(&made, "a_b").container.networks
+    };
+    let of_file = names(&Context::default());
+    assert_eq!(of_file.keys().collect::<Vec<_>>(), ["front", "outside", "proxy", "shop_own"]);
+    // The service is known by the name that it has in the file.
+    assert!(of_file.values().all(|aliases| aliases == &["a_b"]), "{of_file:?}");
+    let stack = Context { namespace: None, stack: Some("other".to_owned()) };
+    assert!(names(&stack).contains_key("other_own"));
+}
+
+#[test]
+fn a_guest_may_ask_whom_it_shares_a_network_with_in_the_way_that_it_answers() {
+    let made = translated(
+        "services:\n  web: {image: w.wasm, networks: [n]}\n  pages: {image: p, ports: ['80'], x-wharf: {http: {}}, networks: [n]}\n  \
+         my_db: {image: d, networks: {n: {aliases: [store]}, m: {aliases: [elsewhere]}}}\n  api: {image: a.wasm, networks: [n]}\n  \
+         queue: {image: q.wasm, x-wharf: {tcp: {}}, networks: [n]}\n  alone: {image: x}\nnetworks: {n: , m: }\n",
+    );
+    let expected = [
+        "http://api.internal:*",
+        "tcp://my-db.internal:*",
+        "tcp://my-db:*",
+        "tcp://my_db:*",
+        "tcp://store:*",
+        "http://pages.internal:*",
+        "tcp://pages.internal:*",
+        "tcp://pages:*",
+        "tcp://queue.internal:*",
+    ];
+    assert_eq!(document(&made, "web").outbound.allow, expected);
+    assert!(document(&made, "pages").outbound.allow.is_empty(), "a container's is not held to");
 }
 
 #[test]
 fn a_service_that_others_wait_for_to_end_is_not_started_again_when_it_has() {
     let text = "services: {a: {image: x}, b: {image: x, depends_on: {a: {condition: service_completed_successfully}}}}";
     let made = translated(text);
-    assert_eq!(
-        serde_json::to_value(container(&made, "a").common.restart).unwrap()["condition"],
-        "on-failure"
-    );
-    assert!(made.notices[0].message.contains("restarted only after a failure"), "{:?}", made.notices);
+    let restart = serde_json::to_value(document(&made, "a").restart).unwrap();
+    assert_eq!(restart["condition"], "on-failure");
+    let is_said = |words: &str| made.notices.iter().any(|notice| notice.message.contains(words));
+    assert!(is_said("restarted only after a failure"), "{:?}", made.notices);
 }

@@ -60,8 +60,8 @@ async fn what_a_compose_file_cannot_have_is_refused_with_its_place() {
     let user = platform.user().in_folder(folder.path());
     for (compose, words) in [
         (
-            "services:\n  db:\n    image: postgres:16\n",
-            &["compose.yaml:3:5", "`db` is an ordinary image"][..],
+            "services:\n  db:\n    build: .\n",
+            &["compose.yaml:3:5", "images are built before", "--image-archive"][..],
         ),
         ("services:\n  a:\n    image: a.wasm\n    replica: 2\n", &["compose.yaml:4:5", "replica"]),
         (

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use wharf_compose::model::Condition;
-use wharf_compose::translate::{App, NamedValue, ValueFrom, Workload};
+use wharf_compose::translate::{NamedValue, ValueFrom};
 use wharf_compose::{Context, Notice, Project, Reader, Translation, Variables};
 use wharf_types::declare::document::{AppDocument, ArtifactSource};
 use wharf_types::secret::ValueKind;
@@ -137,18 +137,19 @@ fn config(args: &FileArgs, json: bool) -> anyhow::Result<()> {
 
 async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let project = load(&args.files, Some(&args.name))?;
-    let translated = wharf_compose::translate(&project, &Context::default());
+    let context = Context { namespace: None, stack: Some(args.name.to_string()) };
+    let translated = wharf_compose::translate(&project, &context);
     let translation = translated.map_err(|problems| Failure::invalid(problems.to_string()))?;
     tell(&translation.notices);
-    let apps = only_wasm(&translation)?;
     check_waits(&translation)?;
     set_values(session, &project, &translation).await?;
     let folder = std::path::absolute(if project.folder.is_empty() { "." } else { &project.folder })?;
     let waves = waves(&translation);
     let last = waves.iter().copied().max().unwrap_or(0);
     for wave in 0..=last {
-        let ready = apps.iter().zip(&waves).filter(|(_, of)| **of <= wave).map(|((_, app), _)| *app);
-        let documents = ready.map(|app| document(app, &folder)).collect::<anyhow::Result<Vec<_>>>()?;
+        let ready = translation.apps.iter().zip(&waves).filter(|(_, of)| **of <= wave);
+        let documents = ready.map(|(app, _)| document(&app.document, &folder));
+        let documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
         if wave == last {
             declare::apply_documents(session, &documents, Some(args.name.clone()), args.wait).await?;
         } else {
@@ -160,27 +161,11 @@ async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The services, all of which have to be WebAssembly.
-fn only_wasm(translation: &Translation) -> anyhow::Result<Vec<(&App, &AppDocument)>> {
-    let mut apps = Vec::with_capacity(translation.apps.len());
-    let mut refused = Vec::new();
-    for app in &translation.apps {
-        match &app.workload {
-            Workload::Wasm(document) => apps.push((app, document.as_ref())),
-            Workload::Container(_) => refused.push(format!(
-                "{}: `{}` is an ordinary image, and containers do not run here yet: give it `platform: wasi/wasm` and a component",
-                app.place, app.service
-            )),
-        }
-    }
-    if refused.is_empty() { Ok(apps) } else { Err(Failure::invalid(refused.join("\n")).into()) }
-}
-
 /// What services wait for, as far as a deploy does not.
 fn check_waits(translation: &Translation) -> anyhow::Result<()> {
     let mut refused = Vec::new();
     for step in &translation.order {
-        let Some(app) = translation.apps.iter().find(|app| app.name == step.app) else { continue };
+        let Some(app) = translation.apps.iter().find(|app| app.document.name == step.app) else { continue };
         for wait in &step.waits {
             let (waits, other) = (format!("{}: `{}`", app.place, step.service), &wait.app);
             if wait.condition == Condition::Completed {
@@ -209,7 +194,7 @@ fn waves(translation: &Translation) -> Vec<usize> {
         let wave = before.map_or(0, |before| before + 1);
         of.insert(&step.app, wave);
     }
-    translation.apps.iter().map(|app| of.get(&app.name).copied().unwrap_or(0)).collect()
+    translation.apps.iter().map(|app| of.get(&app.document.name).copied().unwrap_or(0)).collect()
 }
 
 /// As it stands in a file for `wharf apply`, with paths that hold wherever that file is.
@@ -283,9 +268,8 @@ mod tests {
         let translation = translation(
             "services:\n  web:\n    image: web.wasm\n    depends_on: [api, log]\n  api:\n    image: api.wasm\n    depends_on: [log]\n  log:\n    image: log.wasm\n",
         );
-        let names: Vec<&str> = translation.apps.iter().map(|app| app.name.as_str()).collect();
+        let names: Vec<&str> = translation.apps.iter().map(|app| app.document.name.as_str()).collect();
         assert_eq!((names, waves(&translation)), (vec!["api", "log", "web"], vec![1, 0, 2]));
-        assert_eq!(only_wasm(&translation).unwrap().len(), 3);
     }
 
     #[test]
@@ -301,12 +285,21 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_refused_with_its_place() {
-        let translation = translation("services:\n  db:\n    image: postgres:16\n");
-        let refused = only_wasm(&translation).unwrap_err().to_string();
-        assert!(
-            refused.starts_with("compose.yaml:3:") && refused.contains("`db` is an ordinary image"),
-            "{refused}"
+    fn a_container_is_applied_as_a_component_is() {
+        let translation =
+            translation("services:\n  db:\n    image: postgres:16\n  web:\n    image: web.wasm\n");
+        let documents: Vec<serde_json::Value> = translation
+            .apps
+            .iter()
+            .map(|app| {
+                let text = document(&app.document, Path::new("/srv")).unwrap();
+                serde_json::from_str(&text).unwrap()
+            })
+            .collect();
+        assert_eq!(
+            (&documents[0]["image"], &documents[0]["artifact"]),
+            (&json!("postgres:16"), &json!(null))
         );
+        assert_eq!(documents[1]["artifact"], "/srv/./web.wasm");
     }
 }

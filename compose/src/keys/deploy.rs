@@ -6,6 +6,10 @@ use super::{Key, Support};
 
 const ORDERS: &[&str] = &["start-first", "stop-first"];
 const NO_DEVICES: Support = Refused("a guest reaches no devices of its node; run the service as a container");
+const NO_REQUESTS: Support = Refused(
+    "devices are given by their paths: write `devices: [/dev/dri]`, and a placement constraint for the nodes that have them",
+);
+const OF_WASM: Support = Refused("it is about Wasm apps, and this is a container; leave it out");
 const GENERIC: Support = Refused(
     "nodes count no resources of that kind; give the nodes that have them a label, and write a placement constraint",
 );
@@ -56,7 +60,7 @@ pub(super) const KEYS: &[Key] = &[
         "services.*.deploy.resources.reservations.generic_resources.*.discrete_resource_spec.value",
         Number,
     ),
-    Key::new("services.*.deploy.resources.reservations.devices", List).app(NO_DEVICES),
+    Key::new("services.*.deploy.resources.reservations.devices", List).app(NO_DEVICES).container(NO_REQUESTS),
     Key::new("services.*.deploy.resources.reservations.devices.*", Table),
     Key::new("services.*.deploy.resources.reservations.devices.*.capabilities", Texts),
     Key::new("services.*.deploy.resources.reservations.devices.*.count", Text),
@@ -78,9 +82,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("services.*.x-wharf.http", Any),
     Key::new("services.*.x-wharf.tcp", Any),
     Key::new("services.*.x-wharf.limits", Any),
-    Key::new("services.*.x-wharf.outbound", Any),
-    Key::new("services.*.x-wharf.reuse", Any),
-    Key::new("services.*.x-wharf.engine", Any),
+    Key::new("services.*.x-wharf.outbound", Any).container(OF_WASM),
+    Key::new("services.*.x-wharf.reuse", Any).container(OF_WASM),
+    Key::new("services.*.x-wharf.engine", Any).container(OF_WASM),
     Key::new("services.*.x-wharf.scale", Any),
     Key::new("services.*.x-wharf.singleton", Bool),
 ];

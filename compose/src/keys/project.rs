@@ -11,11 +11,14 @@ const NO_MODELS: Support =
 const NO_DRIVER: Support = Refused("Wharf keeps the value itself and takes no other drivers; leave it out");
 const OLD_EXTERNAL: Support = Refused("this is the old form; write `external: true`, and `name` beside it");
 const NO_NETWORK_DRIVER: Support =
-    Translated("services of a network reach each other wherever they run; there is no driver to choose");
+    Translated("a guest is in no network; whom it reaches is granted, wherever they run");
+const BRIDGE: Support = Translated(
+    "a network is a bridge on each node, through which containers reach those that run on the same node; there is no driver to choose",
+);
 const NO_ADDRESSES: Support =
     Translated("addresses are chosen by the platform; services are reached by their names");
 const NO_VOLUME_OPTIONS: Support = Refused(
-    "the volume of a Wasm app is a folder that the platform keeps; leave the driver and its options out",
+    "a volume is a folder that the platform keeps; leave the options out, or let a container mount a folder of its node by its path",
 );
 
 pub(super) const KEYS: &[Key] = &[
@@ -35,9 +38,10 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("models.*.runtime_flags", Texts),
     Key::new("networks", Named),
     Key::new("networks.*", Table),
-    Key::new("networks.*.name", Text).both(Translated("a network is known within its stack only, by its key")),
-    Key::new("networks.*.driver", Text).both(NO_NETWORK_DRIVER),
-    Key::new("networks.*.driver_opts", Pairs).both(NO_NETWORK_DRIVER),
+    Key::new("networks.*.name", Text)
+        .app(Translated("a guest is in no network; it reaches those that share the network's key in this file")),
+    Key::new("networks.*.driver", Text).app(NO_NETWORK_DRIVER).container(BRIDGE),
+    Key::new("networks.*.driver_opts", Pairs).app(NO_NETWORK_DRIVER).container(BRIDGE),
     Key::new("networks.*.ipam", Table).both(NO_ADDRESSES),
     Key::new("networks.*.ipam.driver", Text),
     Key::new("networks.*.ipam.config", List),
@@ -47,27 +51,31 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("networks.*.ipam.config.*.gateway", Text),
     Key::new("networks.*.ipam.config.*.aux_addresses", Pairs),
     Key::new("networks.*.ipam.options", Pairs),
-    Key::new("networks.*.external", Bool).short(short::external).both(Refused(
-        "no network outlives its stack; put the services into one stack, or list what they reach in `x-wharf.outbound`",
+    Key::new("networks.*.external", Bool).short(short::external).app(Refused(
+        "a guest is in no network; list what it reaches in `x-wharf.outbound`, and leave it out",
     )),
     Key::new("networks.*.external.name", Text).both(OLD_EXTERNAL),
-    Key::new("networks.*.internal", Bool),
+    Key::new("networks.*.internal", Bool)
+        .app(Translated("a guest reaches nothing outside but what is granted, with or without it"))
+        .container(Refused(
+            "containers reach what is outside from any network; leave it out, and let a firewall of the nodes keep them from it",
+        )),
     Key::new("networks.*.enable_ipv4", Bool).both(NO_ADDRESSES),
     Key::new("networks.*.enable_ipv6", Bool).both(NO_ADDRESSES),
     Key::new("networks.*.attachable", Bool)
-        .both(Translated("nothing but the services of the stack is attached to its networks")),
+        .both(Translated("containers of the same namespace may be in a network; nothing else is attached to it")),
     Key::new("networks.*.labels", Pairs).both(NO_LABELS),
     Key::new("volumes", Named),
     Key::new("volumes.*", Table),
     Key::new("volumes.*.name", Text)
-        .app(Translated("a volume belongs to its app, and has the name of its key there")),
-    Key::new("volumes.*.driver", Text).app(NO_VOLUME_OPTIONS),
-    Key::new("volumes.*.driver_opts", Pairs).app(NO_VOLUME_OPTIONS),
-    Key::new("volumes.*.external", Bool).short(short::external).app(Refused(
-        "a Wasm app has volumes of its own only, which its first instance makes; leave it out",
+        .both(Translated("a volume belongs to its app, and has the name of its key there")),
+    Key::new("volumes.*.driver", Text),
+    Key::new("volumes.*.driver_opts", Pairs).both(NO_VOLUME_OPTIONS),
+    Key::new("volumes.*.external", Bool).short(short::external).both(Refused(
+        "an app has volumes of its own only, which its first instance makes; leave it out",
     )),
     Key::new("volumes.*.external.name", Text).both(OLD_EXTERNAL),
-    Key::new("volumes.*.labels", Pairs).app(NO_LABELS),
+    Key::new("volumes.*.labels", Pairs).both(NO_LABELS),
     Key::new("volumes.*.x-wharf", Table),
     Key::new("volumes.*.x-wharf.size", Any),
     Key::new("volumes.*.x-wharf.shared", Bool),

@@ -1,29 +1,26 @@
 //! What every app has, whatever it runs as: how many, where, how it is restarted, replaced and stopped.
 
-use serde::{Deserialize, Serialize};
-use wharf_types::quantity::{CpuShare, Span};
+use wharf_types::quantity::{ByteSize, CpuShare, Span};
 use wharf_types::spec::placement::Constraint;
 use wharf_types::spec::{
-    OnFailure, PlacementSpec, Portion, Ratio, Replicas, ReserveSpec, RestartCondition, RestartSpec,
-    RollbackSpec, ScaleSpec, StopSpec, UpdateOrder, UpdateSpec,
+    LimitsSpec, OnFailure, PlacementSpec, Portion, Ratio, Replicas, ReserveSpec, RestartCondition,
+    RestartSpec, RollbackSpec, ScaleSpec, StopSpec, UpdateOrder, UpdateSpec,
 };
 
 use super::sink::Sink;
 use super::{Kind, One};
-use crate::model::{RestartPolicy, Rolling};
+use crate::model::{Port, RestartPolicy, Rolling};
 use crate::node::Place;
 use crate::problem::shown;
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CommonSettings {
+pub(super) struct CommonSettings {
     /// None: an app that is there keeps the number of instances that it has; a new one has one.
-    pub scale: Option<ScaleSpec>,
-    pub placement: PlacementSpec,
-    pub reserve: ReserveSpec,
-    pub restart: RestartSpec,
-    pub update: UpdateSpec,
-    pub stop: StopSpec,
+    pub(super) scale: Option<ScaleSpec>,
+    pub(super) placement: PlacementSpec,
+    pub(super) reserve: ReserveSpec,
+    pub(super) restart: RestartSpec,
+    pub(super) update: UpdateSpec,
+    pub(super) stop: StopSpec,
 }
 
 /// `ends`: others wait for the end of the service.
@@ -101,6 +98,36 @@ fn reserve(one: &One<'_>, sink: &mut Sink) -> ReserveSpec {
         .cpus
         .and_then(|cpus| processors(cpus, one.place("deploy.resources.reservations.cpus"), sink));
     ReserveSpec { memory, cpu }
+}
+
+/// The bounds of an instance. Its memory is None where nobody says how much it may have.
+pub(super) fn limits(one: &One<'_>, sink: &mut Sink) -> (LimitsSpec, Option<ByteSize>) {
+    let limits: LimitsSpec = one.wharf("limits", sink).unwrap_or_default();
+    let memory = one_of(
+        one,
+        ("mem_limit", one.settings.mem_limit),
+        ("deploy.resources.limits.memory", one.settings.deploy.resources.limits.memory),
+        sink,
+    );
+    let own = one.settings.wharf.get("limits").and_then(|limits| limits.get("memory"));
+    if memory.is_some() && own.is_some() {
+        sink.problem(one.place("x-wharf.limits"), "`memory`: the limit is given twice; write one of them");
+    }
+    let memory = memory.or(own.map(|_| limits.memory));
+    (limits, memory)
+}
+
+/// The public port of one of `ports`.
+pub(super) fn published(port: &Port) -> Result<u16, String> {
+    if let Some(address) = port.host_ip.as_deref().filter(|address| !matches!(*address, "0.0.0.0" | "::")) {
+        return Err(format!(
+            "`{address}`: public ports are at the addresses of the front door; leave the address out"
+        ));
+    }
+    let Some(published) = port.published.as_deref() else {
+        return Err("a public port is needed, such as `7000:7000`: the platform chooses none".to_owned());
+    };
+    published.parse().map_err(|_| format!("`{}`: one port is needed, and no range", shown(published)))
 }
 
 /// Processors in thousandths.
@@ -336,11 +363,12 @@ fn constraint(text: &str, place: &Place, sink: &mut Sink) -> Result<String, Stri
     made.parse::<Constraint>().map(|_| made).map_err(|error| error.to_string())
 }
 
-/// As nodes call their processors.
+/// As nodes call their processors: without what tells kinds of one apart, such as `/v8`.
 fn arch(word: &str) -> &str {
-    match word {
+    match word.split('/').next().unwrap_or_default() {
         "amd64" => "x86_64",
-        "arm64" | "arm64/v8" => "aarch64",
+        "arm64" => "aarch64",
+        "386" => "x86",
         other => other,
     }
 }
@@ -354,7 +382,10 @@ fn of_platform(platform: &str, spec: &mut PlacementSpec, place: &Place, sink: &m
     if !machine.is_empty() {
         let constraint = format!("node.platform.arch == {}", arch(machine));
         match constraint.parse::<Constraint>() {
-            Ok(_) => spec.constraints.push(constraint),
+            Ok(_) => {
+                sink.notice(place, format!("`{}`: it runs on nodes with `{constraint}`", shown(platform)));
+                spec.constraints.push(constraint);
+            }
             Err(_) => {
                 sink.problem(place, format!("`{}` is not a platform, such as `linux/amd64`", shown(platform)))
             }

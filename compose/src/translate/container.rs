@@ -1,343 +1,520 @@
-//! A service as a container: what a backend that runs images needs to know.
+//! A service as an app that runs an image.
+
+mod mounts;
+mod ports;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use wharf_types::declare::document::{AppDocument, AppKind};
+use wharf_types::name::SecretName;
 use wharf_types::quantity::{ByteSize, CpuShare, Span};
-use wharf_types::spec::{AppSpec, HttpSpec};
-
-use super::ContainerApp;
-use super::One;
-use super::common::{CommonSettings, one_of, processors};
-use super::sink::Sink;
-use crate::model::{
-    Attachment, BlockIo, Build, Device, DeviceRequest, FileGrant, HealthCheck, Hook, Logging, Mount, Port,
-    Service, Ulimit,
+use wharf_types::spec::{
+    ContainerFileSpec, ContainerHealthSpec, ContainerSpec, EngineSpec, LimitsSpec, OutboundSpec, ReserveSpec,
+    ReuseSpec, UlimitSpec,
 };
+use wharf_types::world::World;
+
+use super::One;
+use super::common::{CommonSettings, limits, one_of, processors};
+use super::network::{is_host, joined};
+use super::sink::Sink;
+use super::values::{NamedValue, variable_of};
+use crate::model::{FileGrant, HealthCheck, Service, Ulimit};
+use crate::node::Place;
 use crate::problem::shown;
+use mounts::Mounts;
+use ports::Ports;
 
-/// How a container is made of an image. What is left out is as the image, or else the engine, has it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ContainerSettings {
-    /// None: the one that `build` makes.
-    pub image: Option<String>,
-    pub build: Option<Build>,
-    /// As the specification writes it, such as `linux/arm64`.
-    pub platform: Option<String>,
-    pub entrypoint: Option<Vec<String>>,
-    pub command: Option<Vec<String>>,
-    pub env: BTreeMap<String, String>,
-    pub user: Option<String>,
-    pub group_add: Vec<String>,
-    pub working_dir: Option<String>,
-    pub hostname: Option<String>,
-    pub domainname: Option<String>,
-    pub labels: BTreeMap<String, String>,
-    pub annotations: BTreeMap<String, String>,
-    pub tty: bool,
-    pub stdin_open: bool,
-    pub init: Option<bool>,
-    pub stop_signal: Option<String>,
-    pub stop_grace: Option<Span>,
-    pub health: Option<HealthCheck>,
-    pub post_start: Vec<Hook>,
-    pub pre_stop: Vec<Hook>,
-    pub logging: Option<Logging>,
+/// What a container may have of which nobody says how much: enough for most servers, and several to a node.
+const MEMORY: ByteSize = ByteSize::mib(512);
+/// More the kernel does not have.
+const PIDS_MAX: u32 = 4 << 20;
 
-    pub mounts: Vec<ContainerMount>,
-    /// Services whose mounts this one has as well, with `:ro` if it may only read.
-    pub volumes_from: Vec<String>,
-    /// Folders in memory, each with its options.
-    pub tmpfs: Vec<String>,
-    pub secrets: Vec<FileGrant>,
-    pub configs: Vec<FileGrant>,
-    pub read_only: bool,
-    pub shm_size: Option<ByteSize>,
-    pub storage_opt: BTreeMap<String, String>,
-
-    /// By the key of the network. Others of the network reach it by the names of its service and its aliases.
-    pub networks: BTreeMap<String, Attachment>,
-    /// `none`, `host` or `bridge`, in place of networks.
-    pub network_mode: Option<String>,
-    pub ports: Vec<Port>,
-    /// Routes of the front door, to the first port.
-    pub http: Option<HttpSpec>,
-    pub dns: Vec<String>,
-    pub dns_opt: Vec<String>,
-    pub dns_search: Vec<String>,
-    pub extra_hosts: BTreeMap<String, Vec<String>>,
-    pub mac_address: Option<String>,
-
-    pub memory: Option<ByteSize>,
-    /// A size, or `-1` for any.
-    pub memory_swap: Option<String>,
-    pub memory_swappiness: Option<i64>,
-    pub oom_kill_disable: Option<bool>,
-    pub oom_score_adj: Option<i64>,
-    pub cpus: Option<CpuShare>,
-    pub cpu_shares: Option<i64>,
-    pub cpu_quota: Option<i64>,
-    pub cpu_period: Option<i64>,
-    pub cpu_rt_period: Option<String>,
-    pub cpu_rt_runtime: Option<String>,
-    pub cpuset: Option<String>,
-    /// -1: any number.
-    pub pids: Option<i64>,
-    pub ulimits: BTreeMap<String, Ulimit>,
-    pub block_io: Option<BlockIo>,
-    pub devices: Vec<Device>,
-    pub device_cgroup_rules: Vec<String>,
-    /// `gpus` and `deploy.resources.reservations.devices`.
-    pub device_requests: Vec<DeviceRequest>,
-
-    pub privileged: bool,
-    pub cap_add: Vec<String>,
-    pub cap_drop: Vec<String>,
-    pub security_opt: Vec<String>,
-    pub sysctls: BTreeMap<String, String>,
-    pub cgroup: Option<String>,
-    pub cgroup_parent: Option<String>,
-    pub ipc: Option<String>,
-    pub pid: Option<String>,
-    pub uts: Option<String>,
-    pub userns: Option<String>,
-    pub runtime: Option<String>,
+/// Every key of the service, by name, so that one that comes to be is not forgotten here.
+pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -> Option<AppDocument> {
+    let Service {
+        cap_add,
+        cap_drop,
+        environment,
+        group_add,
+        image,
+        init,
+        privileged,
+        read_only,
+        shm_size,
+        stop_signal,
+        sysctls,
+        user,
+        working_dir,
+        // Read below, each where its name says.
+        annotations: _,
+        command: _,
+        configs: _,
+        cpus: _,
+        devices: _,
+        dns: _,
+        entrypoint: _,
+        extra_hosts: _,
+        healthcheck: _,
+        hostname: _,
+        labels: _,
+        links: _,
+        mem_limit: _,
+        network_mode: _,
+        pids_limit: _,
+        ports: _,
+        secrets: _,
+        security_opt: _,
+        tmpfs: _,
+        ulimits: _,
+        volumes: _,
+        wharf: _,
+        // By `network`.
+        container_name: _,
+        networks: _,
+        // By `common`, and `deploy.resources.limits` below.
+        deploy: _,
+        mem_reservation: _,
+        platform: _,
+        restart: _,
+        scale: _,
+        stop_grace_period: _,
+        // By `order`, and by the loader.
+        depends_on: _,
+        profiles: _,
+        // Translated or refused by the table, whatever they say.
+        attach: _,
+        blkio_config: _,
+        build: _,
+        cgroup: _,
+        cgroup_parent: _,
+        cpu_count: _,
+        cpu_percent: _,
+        cpu_period: _,
+        cpu_quota: _,
+        cpu_rt_period: _,
+        cpu_rt_runtime: _,
+        cpu_shares: _,
+        cpuset: _,
+        credential_spec: _,
+        develop: _,
+        device_cgroup_rules: _,
+        dns_opt: _,
+        dns_search: _,
+        domainname: _,
+        expose: _,
+        external_links: _,
+        gpus: _,
+        ipc: _,
+        isolation: _,
+        logging: _,
+        mac_address: _,
+        mem_swappiness: _,
+        memswap_limit: _,
+        models: _,
+        oom_kill_disable: _,
+        oom_score_adj: _,
+        pid: _,
+        post_start: _,
+        pre_stop: _,
+        provider: _,
+        pull_policy: _,
+        pull_refresh_after: _,
+        runtime: _,
+        stdin_open: _,
+        storage_opt: _,
+        tty: _,
+        use_api_socket: _,
+        userns_mode: _,
+        uts: _,
+        volumes_from: _,
+    } = one.settings;
+    refuse_names_of_links(one, sink);
+    let (entrypoint, args) = command(one, sink);
+    let Ports { http_port, tcp, own } = ports::ports(one, sink);
+    let Mounts { volumes, host_paths, tmpfs } = mounts::mounts(one, sink);
+    let Values { secrets, configs, files } = values(one, sink);
+    let CommonSettings { scale, placement, reserve, restart, update, stop } = common;
+    let container = ContainerSpec {
+        http_port,
+        tcp: own,
+        entrypoint,
+        user: user.clone(),
+        groups: group_add.clone(),
+        workdir: working_dir.clone(),
+        hostname: hostname(one, sink),
+        read_only: *read_only,
+        tmpfs,
+        capabilities_add: cap_add.clone(),
+        capabilities_drop: cap_drop.clone(),
+        new_privileges: new_privileges(one, sink),
+        init: init.unwrap_or_default(),
+        pids: pids(one, sink),
+        cpus: cpus(one, sink),
+        ulimits: ulimits(one),
+        shm_size: *shm_size,
+        stop_signal: stop_signal.clone(),
+        health: health(one, sink),
+        networks: joined(one, sink),
+        extra_hosts: extra_hosts(one, sink),
+        dns: dns(one, sink),
+        sysctls: sysctls.clone(),
+        labels: labels(one, sink),
+        files,
+        privileged: *privileged,
+        host_network: host_network(one, sink),
+        host_paths,
+        devices: devices(one, sink),
+    };
+    let Some(image) = image else {
+        sink.problem(&one.node.place, "`image` is needed: what runs is an image that was made before");
+        return None;
+    };
+    let document = AppDocument {
+        kind: AppKind::App,
+        name: one.name.clone(),
+        namespace: one.context.namespace.clone(),
+        artifact: None,
+        image: Some(image.clone()),
+        env: environment.clone(),
+        secrets,
+        configs,
+        args,
+        http: one.wharf("http", sink).unwrap_or_default(),
+        tcp,
+        files: None,
+        volumes,
+        scale,
+        placement,
+        limits: bounds(one, &reserve, sink),
+        reserve,
+        restart,
+        update,
+        stop,
+        outbound: OutboundSpec::default(),
+        reuse: ReuseSpec::default(),
+        engine: EngineSpec::default(),
+        container,
+    };
+    let spec = document.spec();
+    let world = World::Container.with(&spec);
+    if let Err(error) = document.validate().and_then(|()| spec.validate_for(world)) {
+        one.invalid(&error, sink);
+    }
+    Some(document)
 }
 
-/// Files of a container.
-pub type ContainerMount = Mount;
+/// Links make networks of their own, and names in them, which services that share a network have without.
+fn refuse_names_of_links(one: &One<'_>, sink: &mut Sink) {
+    for (index, link) in one.settings.links.iter().enumerate() {
+        if let Some((service, alias)) = link.split_once(':').filter(|(service, alias)| service != alias) {
+            let (service, alias) = (shown(service), shown(alias));
+            let message = format!(
+                "`{alias}`: a link gives no names here; give `{service}` the alias in a network of both: \
+                 `networks: {{default: {{aliases: [{alias}]}}}}`"
+            );
+            sink.problem(one.item("links", index), message);
+        }
+    }
+}
 
-/// Everything of the service, by name, so that a key that comes to be is not forgotten here.
-pub(super) fn container(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -> ContainerApp {
-    refuse_sharing(one, sink);
-    refuse_other_keys(one, sink);
-    let memory = one_of(
-        one,
-        ("mem_limit", one.settings.mem_limit),
-        ("deploy.resources.limits.memory", one.settings.deploy.resources.limits.memory),
-        sink,
-    );
+/// What is run in place of the image's entry point, and the arguments. With another entry point the image's own arguments do not count, as in
+/// Compose.
+fn command(one: &One<'_>, sink: &mut Sink) -> (Option<Vec<String>>, Vec<String>) {
+    match (one.settings.entrypoint.as_deref(), one.settings.command.as_deref()) {
+        // Without an entry point, the command is all that is run.
+        (Some([]), Some([program, args @ ..])) => (Some(vec![program.clone()]), args.to_vec()),
+        (Some([]), _) => {
+            let message =
+                "the image's entry point cannot be taken away alone; write what is run as `entrypoint`";
+            sink.problem(one.place("entrypoint"), message);
+            (None, Vec::new())
+        }
+        (None, Some([])) => {
+            let message =
+                "the image's own arguments cannot be taken away alone; write its `entrypoint` as well";
+            sink.problem(one.place("command"), message);
+            (None, Vec::new())
+        }
+        (entrypoint, command) => {
+            (entrypoint.map(<[String]>::to_vec), command.map(<[String]>::to_vec).unwrap_or_default())
+        }
+    }
+}
+
+fn bounds(one: &One<'_>, reserve: &ReserveSpec, sink: &mut Sink) -> LimitsSpec {
+    let (limits, memory) = limits(one, sink);
+    if one.settings.wharf.get("limits").is_some_and(|limits| limits.get("cpu").is_some()) {
+        let message = "`cpu` is about single requests of Wasm apps; write `cpus` for a container";
+        sink.problem(one.place("x-wharf.limits"), message);
+    }
+    let memory = memory.unwrap_or_else(|| {
+        let memory = MEMORY.max(reserve.memory.unwrap_or(MEMORY));
+        sink.unlimited.push((one.node.place.clone(), format!("`{}` {memory}", shown(one.service))));
+        memory
+    });
+    LimitsSpec { memory, ..limits }
+}
+
+impl Sink {
+    /// One notice for all containers that have the usual limit.
+    pub(super) fn say_what_is_unlimited(&mut self) {
+        let Some((place, _)) = self.unlimited.first().cloned() else { return };
+        let given: Vec<&str> = self.unlimited.iter().map(|(_, given)| given.as_str()).collect();
+        let message = format!(
+            "every container has a limit for its memory; where none is written it is {}: write `mem_limit`, or \
+             `deploy.resources.limits.memory`",
+            given.join(", ")
+        );
+        self.notice(&place, message);
+    }
+}
+
+fn cpus(one: &One<'_>, sink: &mut Sink) -> Option<CpuShare> {
     let limits = &one.settings.deploy.resources.limits;
     let cpus = one_of(one, ("cpus", one.settings.cpus), ("deploy.resources.limits.cpus", limits.cpus), sink);
     let at = one.place(if limits.cpus.is_some() { "deploy.resources.limits.cpus" } else { "cpus" });
-    let cpus = cpus.and_then(|cpus| processors(cpus, at, sink));
-    let pids = one_of(
+    // 0 is as many as there are.
+    cpus.and_then(|cpus| processors(cpus, at, sink)).filter(|cpus| cpus.as_millis() > 0)
+}
+
+fn pids(one: &One<'_>, sink: &mut Sink) -> u32 {
+    let limits = &one.settings.deploy.resources.limits;
+    let written = one_of(
         one,
         ("pids_limit", one.settings.pids_limit),
         ("deploy.resources.limits.pids", limits.pids),
         sink,
     );
-    let http: Option<HttpSpec> = one.wharf("http", sink);
-    if let Err(error) = spec_of(&common, http.clone().unwrap_or_default()).validate() {
-        one.invalid(&error, sink);
+    match written {
+        None => ContainerSpec::default().pids,
+        Some(-1 | 0) => PIDS_MAX,
+        Some(pids) if pids > 0 => u32::try_from(pids).unwrap_or(PIDS_MAX).min(PIDS_MAX),
+        Some(pids) => {
+            let at = if limits.pids.is_some() { "deploy.resources.limits.pids" } else { "pids_limit" };
+            sink.problem(one.place(at), format!("{pids} is not a number of processes; -1 is any number"));
+            PIDS_MAX
+        }
     }
-    let Service {
-        annotations,
-        blkio_config,
-        build,
-        cap_add,
-        cap_drop,
-        cgroup,
-        cgroup_parent,
-        command,
-        configs,
-        cpu_period,
-        cpu_quota,
-        cpu_rt_period,
-        cpu_rt_runtime,
-        cpu_shares,
-        cpuset,
-        device_cgroup_rules,
-        devices,
-        dns,
-        dns_opt,
-        dns_search,
-        domainname,
-        entrypoint,
-        environment,
-        extra_hosts,
-        gpus,
-        group_add,
-        healthcheck,
-        hostname,
-        image,
-        init,
-        ipc,
-        labels,
-        logging,
-        mac_address,
-        mem_swappiness,
-        memswap_limit,
-        network_mode,
-        networks,
-        oom_kill_disable,
-        oom_score_adj,
-        pid,
-        platform,
-        ports,
-        post_start,
-        pre_stop,
-        privileged,
-        read_only,
-        runtime,
-        secrets,
-        security_opt,
-        shm_size,
-        stdin_open,
-        stop_grace_period,
-        stop_signal,
-        storage_opt,
-        sysctls,
-        tmpfs,
-        tty,
-        ulimits,
-        user,
-        userns_mode,
-        uts,
-        volumes,
-        volumes_from,
-        working_dir,
-        deploy,
-        // Said above, or by `common`.
-        cpus: _,
-        mem_limit: _,
-        mem_reservation: _,
-        pids_limit: _,
-        restart: _,
-        scale: _,
-        depends_on: _,
-        wharf: _,
-        // The loader is done with them.
-        profiles: _,
-        // Translated or refused by the table, and of no more use.
-        attach: _,
-        container_name: _,
-        cpu_count: _,
-        cpu_percent: _,
-        credential_spec: _,
-        develop: _,
-        expose: _,
-        external_links: _,
-        isolation: _,
-        links: _,
-        models: _,
-        provider: _,
-        pull_policy: _,
-        pull_refresh_after: _,
-        use_api_socket: _,
-    } = one.settings.clone();
-    let mut device_requests = gpus;
-    device_requests.extend(deploy.resources.reservations.devices);
-    let container = ContainerSettings {
-        image,
-        build,
-        platform,
-        entrypoint,
-        command,
-        env: environment,
-        user,
-        group_add,
-        working_dir,
-        hostname,
-        domainname,
-        labels,
-        annotations,
-        tty,
-        stdin_open,
-        init,
-        stop_signal,
-        stop_grace: stop_grace_period,
-        health: healthcheck,
-        post_start,
-        pre_stop,
-        logging,
-        mounts: volumes,
-        volumes_from,
-        tmpfs,
-        secrets,
-        configs,
-        read_only,
-        shm_size,
-        storage_opt,
-        networks,
-        network_mode,
-        ports,
-        http,
-        dns,
-        dns_opt,
-        dns_search,
-        extra_hosts,
-        mac_address,
-        memory,
-        memory_swap: memswap_limit,
-        memory_swappiness: mem_swappiness,
-        oom_kill_disable,
-        oom_score_adj,
-        cpus,
-        cpu_shares,
-        cpu_quota,
-        cpu_period,
-        cpu_rt_period,
-        cpu_rt_runtime,
-        cpuset,
-        pids,
-        ulimits,
-        block_io: blkio_config,
-        devices,
-        device_cgroup_rules,
-        device_requests,
-        privileged,
-        cap_add,
-        cap_drop,
-        security_opt,
-        sysctls,
-        cgroup,
-        cgroup_parent,
-        ipc,
-        pid,
-        uts,
-        userns: userns_mode,
-        runtime,
+}
+
+fn ulimits(one: &One<'_>) -> BTreeMap<String, UlimitSpec> {
+    let of = |(name, limit): (&String, &Ulimit)| {
+        let Ulimit { soft, hard } = *limit;
+        (name.clone(), UlimitSpec { soft, hard })
     };
-    ContainerApp { common, container }
+    one.settings.ulimits.iter().map(of).collect()
 }
 
-/// What a container has of the settings that every app has, to be checked as they are.
-fn spec_of(common: &CommonSettings, http: HttpSpec) -> AppSpec {
-    let CommonSettings { scale, placement, reserve, restart, update, stop } = common.clone();
-    let scale = scale.unwrap_or_default();
-    AppSpec { http, scale, placement, reserve, restart, update, stop, ..AppSpec::default() }
+fn hostname(one: &One<'_>, sink: &mut Sink) -> Option<String> {
+    let hostname = one.settings.hostname.as_ref()?;
+    // Longer ones the kernel does not take.
+    if !is_host(hostname) || hostname.len() > 64 {
+        sink.problem(one.place("hostname"), format!("`{}` is no name of a host", shown(hostname)));
+    }
+    Some(hostname.clone())
 }
 
-/// Instances of two services may be on two nodes.
-fn refuse_sharing(one: &One<'_>, sink: &mut Sink) {
-    let Service { network_mode, ipc, pid, .. } = one.settings;
-    for (key, mode) in [("network_mode", network_mode), ("ipc", ipc), ("pid", pid)] {
-        let Some(mode) = mode else { continue };
-        if mode.starts_with("service:") || mode.starts_with("container:") {
-            let message = format!(
-                "`{}`: instances of two services may run on two nodes, and share nothing but networks and volumes",
-                shown(mode)
-            );
-            sink.problem(one.place(key), message);
+fn new_privileges(one: &One<'_>, sink: &mut Sink) -> bool {
+    let mut may_gain = ContainerSpec::default().new_privileges;
+    for (index, option) in one.settings.security_opt.iter().enumerate() {
+        let (name, value) = option.split_once([':', '=']).unwrap_or((option, "true"));
+        match (name, value) {
+            ("no-new-privileges", "true") => may_gain = false,
+            ("no-new-privileges", "false") => may_gain = true,
+            _ => {
+                let message = format!(
+                    "`{}`: containers have their engine's own profiles; leave it out, or write `privileged: true` where the \
+                     namespace may",
+                    shown(option)
+                );
+                sink.problem(one.item("security_opt", index), message);
+            }
         }
     }
-    for (index, mount) in one.settings.volumes.iter().enumerate() {
-        if mount.kind == "cluster" {
-            let message = "there are no volumes of a cluster; use a volume with a driver that every node has";
-            sink.problem(one.item("volumes", index), message);
-        }
-    }
+    may_gain
 }
 
-/// What `x-wharf` says of Wasm apps only.
-fn refuse_other_keys(one: &One<'_>, sink: &mut Sink) {
-    for key in ["tcp", "limits", "outbound", "reuse", "engine"] {
-        if one.settings.wharf.contains_key(key) {
+fn health(one: &One<'_>, sink: &mut Sink) -> Option<ContainerHealthSpec> {
+    let HealthCheck { disable, interval, retries, start_interval, start_period, test, timeout } =
+        one.settings.healthcheck.as_ref()?;
+    let usual = ContainerHealthSpec::default();
+    let command = match test.as_slice() {
+        [] => Vec::new(),
+        [how] if how == "NONE" => return Some(ContainerHealthSpec { disable: true, ..usual }),
+        _ if *disable => Vec::new(),
+        [how, line] if how == "CMD-SHELL" => ["/bin/sh", "-c", line.as_str()].map(str::to_owned).to_vec(),
+        [how, words @ ..] if how == "CMD" && !words.is_empty() => words.to_vec(),
+        _ => {
+            let message = "a test is `CMD` and the words of a command, `CMD-SHELL` and one line, or `NONE`";
+            sink.problem(one.place("healthcheck.test"), message);
+            Vec::new()
+        }
+    };
+    if *disable {
+        return Some(ContainerHealthSpec { disable: true, ..usual });
+    }
+    // 0 is what is usual.
+    let span = |written: &Option<Span>, usual: Span| {
+        written.filter(|written| !written.as_duration().is_zero()).unwrap_or(usual)
+    };
+    let retries = match retries {
+        None | Some(0) => usual.retries,
+        Some(retries) => u32::try_from(*retries).unwrap_or_else(|_| {
+            let message = format!("{retries} is not a number of tries");
+            sink.problem(one.place("healthcheck.retries"), message);
+            usual.retries
+        }),
+    };
+    Some(ContainerHealthSpec {
+        command,
+        disable: false,
+        interval: span(interval, usual.interval),
+        timeout: span(timeout, usual.timeout),
+        retries,
+        start_period: span(start_period, usual.start_period),
+        start_interval: span(start_interval, usual.start_interval),
+    })
+}
+
+/// Whether it has its node's own network.
+fn host_network(one: &One<'_>, sink: &mut Sink) -> bool {
+    let Some(mode) = one.settings.network_mode.as_deref() else { return false };
+    let problem = match mode {
+        "host" => return true,
+        "bridge" | "default" => return false,
+        "none" => "a container is in a network always; give it one of its own, which nobody else is in",
+        mode if mode.starts_with("service:") || mode.starts_with("container:") => {
+            "instances of two services may run on two nodes, and share nothing but networks"
+        }
+        _ => "networks are listed in `networks`, and defined at the top of the file",
+    };
+    sink.problem(one.place("network_mode"), format!("`{}`: {problem}", shown(mode)));
+    false
+}
+
+fn extra_hosts(one: &One<'_>, sink: &mut Sink) -> BTreeMap<String, String> {
+    let mut hosts = BTreeMap::new();
+    for (host, addresses) in &one.settings.extra_hosts {
+        let entry = one.node.get("extra_hosts").and_then(|hosts| hosts.entry(host));
+        let place = entry.map_or(&one.node.place, |entry| &entry.place);
+        match addresses.as_slice() {
+            // The engine's word for the node itself.
+            [address] if address == "host-gateway" || address.parse::<IpAddr>().is_ok() => {
+                hosts.insert(host.clone(), address.clone());
+            }
+            [address] => sink.problem(place, format!("`{}` is not an address", shown(address))),
+            _ => {
+                let message = format!("`{}` has one address here; write one of them", shown(host));
+                sink.problem(place, message);
+            }
+        }
+    }
+    hosts
+}
+
+fn dns(one: &One<'_>, sink: &mut Sink) -> Vec<String> {
+    for (index, server) in one.settings.dns.iter().enumerate() {
+        if server.parse::<IpAddr>().is_err() {
+            sink.problem(one.item("dns", index), format!("`{}` is not an address", shown(server)));
+        }
+    }
+    one.settings.dns.clone()
+}
+
+/// With annotations, which nothing but a runtime of another kind would read.
+fn labels(one: &One<'_>, sink: &mut Sink) -> BTreeMap<String, String> {
+    let mut labels = one.settings.labels.clone();
+    for (name, text) in &one.settings.annotations {
+        let known = labels.entry(name.clone()).or_insert_with(|| text.clone());
+        if known != text {
+            let message = format!("`{}` is a label as well, which says something else", shown(name));
+            sink.problem(one.place("annotations"), message);
+        }
+    }
+    labels
+}
+
+fn devices(one: &One<'_>, sink: &mut Sink) -> Vec<String> {
+    let mut devices = Vec::new();
+    for (index, device) in one.settings.devices.iter().enumerate() {
+        let crate::model::Device { source, target, permissions } = device;
+        let is_device = source.starts_with('/')
+            && target.starts_with('/')
+            && !format!("{source}{target}").contains(':')
+            && !permissions.is_empty()
+            && permissions.chars().all(|c| "rwm".contains(c));
+        if !is_device {
             let message =
-                format!("`x-wharf.{key}` is about Wasm apps, and this is a container; leave it out");
-            sink.problem(one.place(&format!("x-wharf.{key}")), message);
+                format!("`{}` is no device of a node, such as `/dev/sda:/dev/xvda:rwm`", shown(source));
+            sink.problem(one.item("devices", index), message);
         }
+        devices.push(format!("{source}:{target}:{permissions}"));
     }
+    devices
+}
+
+/// Secrets and configs: variables that become files.
+struct Values {
+    secrets: BTreeMap<String, SecretName>,
+    configs: BTreeMap<String, SecretName>,
+    files: Vec<ContainerFileSpec>,
+}
+
+fn values(one: &One<'_>, sink: &mut Sink) -> Values {
+    let (mut secrets, mut configs, mut files) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    for (index, grant) in one.settings.secrets.iter().enumerate() {
+        let place = one.item("secrets", index).clone();
+        let file = file(one, (grant, "/run/secrets/"), &files, &place, sink);
+        secrets.extend(name_of(one.secrets, grant).map(|name| (file.from.clone(), name)));
+        files.push(file);
+    }
+    for (index, grant) in one.settings.configs.iter().enumerate() {
+        let place = one.item("configs", index).clone();
+        let file = file(one, (grant, "/"), &files, &place, sink);
+        configs.extend(name_of(one.configs, grant).map(|name| (file.from.clone(), name)));
+        files.push(file);
+    }
+    Values { secrets, configs, files }
+}
+
+/// None: its name was refused.
+fn name_of(values: &[NamedValue], grant: &FileGrant) -> Option<SecretName> {
+    values.iter().find(|value| value.key == grant.source).map(|value| value.name.clone())
+}
+
+fn file(
+    one: &One<'_>,
+    (grant, folder): (&FileGrant, &str),
+    before: &[ContainerFileSpec],
+    place: &Place,
+    sink: &mut Sink,
+) -> ContainerFileSpec {
+    let FileGrant { source: _, target, uid, gid, mode } = grant;
+    let path = if target.starts_with('/') { target.clone() } else { format!("{folder}{target}") };
+    if before.iter().any(|other| other.path == path) {
+        sink.problem(place, format!("there are two values for the file `{}`", shown(&path)));
+    }
+    let mut number = |field: &str, text: &Option<String>| {
+        let text = text.as_ref()?;
+        let number = text.parse::<u32>().ok();
+        if number.is_none() {
+            let message = format!("`{field}`: `{}` is not a number; names are the image's own", shown(text));
+            sink.problem(place, message);
+        }
+        number
+    };
+    let (uid, gid) = (number("uid", uid), number("gid", gid));
+    ContainerFileSpec { from: variable(one, target, before), path, mode: mode.clone(), uid, gid }
+}
+
+/// Nobody sees the variable of a file. It is as for a Wasm app, unless that is taken.
+fn variable(one: &One<'_>, target: &str, before: &[ContainerFileSpec]) -> String {
+    let usual = variable_of(target);
+    let is_taken = |variable: &String| {
+        one.settings.environment.contains_key(variable) || before.iter().any(|other| other.from == *variable)
+    };
+    let others = (2..).map(|number: u32| format!("{usual}_{number}"));
+    std::iter::once(usual.clone()).chain(others).find(|variable| !is_taken(variable)).unwrap_or_default()
 }

@@ -1,49 +1,115 @@
-//! Who reaches whom: services that share a network.
+//! Who reaches whom: services that share a network, and what they are called there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
+use super::sink::Sink;
 use super::{Kind, One};
 use crate::model::Service;
-use crate::project::Project;
+use crate::problem::shown;
 
-/// A network that containers are in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ContainerNetwork {
-    /// Whether nothing outside is reached from it.
-    pub internal: bool,
-}
+/// Of a name in a network, as DNS has it.
+const NAME_MAX_BYTES: usize = 253;
 
-pub(super) fn networks(project: &Project) -> BTreeMap<String, ContainerNetwork> {
-    let of = |(name, network): (&String, &crate::model::Network)| {
-        (name.clone(), ContainerNetwork { internal: network.internal })
-    };
-    project.networks.iter().map(of).collect()
-}
-
-/// The networks of a service. The engine's own bridge is the default one.
-fn of(service: &Service) -> BTreeSet<&str> {
+/// The networks of a service, by their keys in the file. None is the one of whoever names none: the engine's bridge to Compose, and the
+/// namespace's own here.
+fn of(service: &Service) -> BTreeSet<Option<&str>> {
     match service.network_mode.as_deref() {
-        Some("bridge" | "default") => ["default"].into(),
-        _ => service.networks.keys().map(String::as_str).collect(),
+        Some("bridge" | "default") => [None].into(),
+        Some(_) => BTreeSet::new(),
+        None => service.networks.keys().map(|key| Some(key.as_str())).collect(),
     }
+}
+
+/// Whether a container is in a network.
+pub(super) fn has_container(
+    services: &BTreeMap<String, Service>,
+    kinds: &BTreeMap<&str, Kind>,
+    key: &str,
+) -> bool {
+    services.iter().any(|(name, service)| {
+        kinds.get(name.as_str()) == Some(&Kind::Container) && of(service).contains(&Some(key))
+    })
+}
+
+/// The networks of a container, as the namespace knows them, with the names that it has in each beside its app's.
+pub(super) fn joined(one: &One<'_>, sink: &mut Sink) -> BTreeMap<String, Vec<String>> {
+    let mut joined: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for key in of(one.settings).into_iter().flatten() {
+        let names = aliases(one, one.service, one.settings, Some(key));
+        for alias in names.iter().filter(|alias| !is_host(alias)) {
+            let place = one.place(&format!("networks.{key}.aliases"));
+            sink.problem(place, format!("`{}` is no name of a host", shown(alias)));
+        }
+        let name = name(one, key);
+        if one.project.networks.get(key).is_some_and(|network| network.external) {
+            let message =
+                format!("the network `{}` of the namespace is made if it is not there", shown(&name));
+            sink.notice(one.project.place_of_name("networks", key), message);
+        }
+        let known = joined.entry(name).or_default();
+        known.extend(names.into_iter().map(str::to_owned));
+        known.sort();
+        known.dedup();
+    }
+    joined
+}
+
+/// A DNS label or several; services may also have `_`.
+pub(super) fn is_host(name: &str) -> bool {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=NAME_MAX_BYTES).contains(&name.len()) && name.chars().all(is_letter)
+}
+
+/// What a network of the file is called in the namespace.
+fn name(one: &One<'_>, key: &str) -> String {
+    let network = one.project.networks.get(key);
+    if let Some(name) = network.and_then(|network| network.name.clone()) {
+        return name;
+    }
+    let stack = one.context.stack.as_ref().or(one.project.name.as_ref());
+    match stack.filter(|_| network.is_none_or(|network| !network.external)) {
+        Some(stack) => format!("{stack}_{key}"),
+        None => key.to_owned(),
+    }
+}
+
+/// What a container is called in a network beside the name of its app.
+fn aliases<'a>(
+    one: &One<'_>,
+    name: &'a str,
+    service: &'a Service,
+    network: Option<&str>,
+) -> BTreeSet<&'a str> {
+    let Some(attachment) = network.and_then(|key| service.networks.get(key)) else { return BTreeSet::new() };
+    let app = one.names.get(name).map(wharf_types::AppName::as_str);
+    let written = attachment.aliases.iter().chain(&service.container_name).map(String::as_str);
+    written.chain([name]).filter(|alias| Some(*alias) != app).collect()
 }
 
 /// What a Wasm app may reach, because it shares a network with it.
 pub(super) fn grants(one: &One<'_>) -> Vec<String> {
     let ours = of(one.settings);
     let mut grants = Vec::new();
-    for (name, service) in &one.project.services {
-        if name == one.service || of(service).is_disjoint(&ours) {
+    for (service, settings) in &one.project.services {
+        let theirs = of(settings);
+        let shared: Vec<Option<&str>> = theirs.intersection(&ours).copied().collect();
+        let Some(app) = one.names.get(service.as_str()).filter(|_| service != one.service) else { continue };
+        if shared.is_empty() {
             continue;
         }
-        let Some(app) = one.names.get(name.as_str()) else { continue };
-        grants.push(format!("http://{app}.internal:*"));
-        let listens = service.wharf.contains_key("tcp");
-        if listens || one.kinds.get(name.as_str()) == Some(&Kind::Container) {
+        let is_container = one.kinds.get(service.as_str()) == Some(&Kind::Container);
+        let listens = is_container || settings.wharf.contains_key("tcp");
+        // Whether a component without `tcp` serves requests is not known before it is read.
+        if !listens || settings.wharf.contains_key("http") {
+            grants.push(format!("http://{app}.internal:*"));
+        }
+        if listens {
             grants.push(format!("tcp://{app}.internal:*"));
+        }
+        if is_container {
+            let aliases = shared.iter().flat_map(|network| aliases(one, service, settings, *network));
+            let names: BTreeSet<&str> = aliases.chain([app.as_str()]).collect();
+            grants.extend(names.iter().map(|name| format!("tcp://{name}:*")));
         }
     }
     grants

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Kind;
+use super::network::has_container;
 use crate::check::says_nothing;
 use crate::keys::{Branch, Key, Support, root};
 use crate::node::{Node, Place, Value};
@@ -13,6 +14,8 @@ use crate::project::Project;
 pub(super) struct Sink {
     pub(super) notices: Vec<Notice>,
     pub(super) problems: Vec<Problem>,
+    /// Containers of which nobody says how much memory they may have.
+    pub(super) unlimited: Vec<(Place, String)>,
 }
 
 impl Sink {
@@ -42,6 +45,7 @@ pub(super) fn review_project(project: &Project, kinds: &BTreeMap<&str, Kind>, si
                     let is_wasm = match section.as_str() {
                         "services" => kinds.get(name.as_str()) == Some(&Kind::Wasm),
                         "volumes" => is_of_wasm(project, kinds, name),
+                        "networks" => !has_container(&project.services, kinds, name),
                         _ => false,
                     };
                     let of: fn(&Key) -> Support = if is_wasm { |key| key.app } else { |key| key.container };

@@ -1,13 +1,12 @@
-//! Secrets, configs and volumes at the top of a file.
+//! Secrets and configs at the top of a file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use wharf_types::name::SecretName;
 
+use super::label;
 use super::sink::Sink;
-use super::{Kind, label};
-use crate::model::{ValueSource, Volume};
+use crate::model::ValueSource;
 use crate::node::Place;
 use crate::problem::shown;
 use crate::project::Project;
@@ -31,21 +30,6 @@ pub enum ValueFrom {
     Content(String),
     /// It was set before, and is not set again.
     External,
-}
-
-/// A volume of containers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ContainerVolume {
-    /// What services of the file call it.
-    pub key: String,
-    /// What it is called among all volumes. None: whatever the platform makes of the stack and the key.
-    pub name: Option<String>,
-    pub driver: Option<String>,
-    pub driver_opts: BTreeMap<String, String>,
-    /// Whether it is there already, and must not be made.
-    pub external: bool,
-    pub labels: BTreeMap<String, String>,
 }
 
 pub(super) fn secrets(project: &Project, sink: &mut Sink) -> Vec<NamedValue> {
@@ -110,59 +94,8 @@ fn values(
     made
 }
 
-pub(super) fn volumes(
-    project: &Project,
-    kinds: &BTreeMap<&str, Kind>,
-    sink: &mut Sink,
-) -> Vec<ContainerVolume> {
-    let users = |key: &str| -> Vec<(&str, Kind)> {
-        let mounts = |service: &crate::model::Service| {
-            service.volumes.iter().any(|mount| mount.kind == "volume" && mount.source.as_deref() == Some(key))
-        };
-        let of = |(name, service)| {
-            let kind = kinds.get(name).copied()?;
-            mounts(service).then_some((name, kind))
-        };
-        project.services.iter().map(|(name, service)| (name.as_str(), service)).filter_map(of).collect()
-    };
-    let mut made = Vec::new();
-    for (key, volume) in &project.volumes {
-        let place = project.place_of_name("volumes", key);
-        let users = users(key);
-        let of_wasm: BTreeSet<&str> =
-            users.iter().filter(|(_, kind)| *kind == Kind::Wasm).map(|(name, _)| *name).collect();
-        if let Some(wasm) = of_wasm.first()
-            && users.len() > 1
-        {
-            let message = format!(
-                "the volume `{}` is of several services, and the Wasm app `{wasm}` shares its volumes with nobody; let one \
-                 service have it, and the others ask that over HTTP",
-                shown(key)
-            );
-            sink.problem(place, message);
-        }
-        if users.is_empty() {
-            sink.notice(place, format!("no service has the volume `{}`", shown(key)));
-        }
-        let Volume { driver, driver_opts, external, labels, name, wharf } = volume;
-        if of_wasm.is_empty() {
-            if !users.is_empty() && (wharf.size.is_some() || wharf.shared) {
-                let message =
-                    "`x-wharf` is about volumes of Wasm apps, and no Wasm app has this one; leave it out";
-                sink.problem(place, message);
-            }
-            let texts = |pairs: &BTreeMap<String, Option<String>>| {
-                pairs.iter().map(|(name, text)| (name.clone(), text.clone().unwrap_or_default())).collect()
-            };
-            made.push(ContainerVolume {
-                key: key.clone(),
-                name: name.clone(),
-                driver: driver.clone(),
-                driver_opts: texts(driver_opts),
-                external: *external,
-                labels: texts(labels),
-            });
-        }
-    }
-    made
+/// The variable that a file of this name becomes: `db-password.txt` is `DB_PASSWORD_TXT`.
+pub(super) fn variable_of(file: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    file.rsplit('/').next().unwrap_or_default().chars().map(letter).collect()
 }

@@ -2,38 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::DeserializeOwned;
 use wharf_types::declare::document::{AppDocument, AppKind, ArtifactSource, FilesSource};
-use wharf_types::name::{SecretName, VolumeName};
-use wharf_types::quantity::ByteSize;
+use wharf_types::name::SecretName;
 use wharf_types::spec::{ContainerSpec, HealthSpec, HttpSpec, LimitsSpec, OutboundSpec, TcpSpec, VolumeSpec};
 
-use super::common::{CommonSettings, one_of};
+use super::common::{CommonSettings, limits, published};
 use super::sink::Sink;
-use super::values::NamedValue;
-use super::{Context, One, label, network};
-use crate::model::{FileGrant, HealthCheck, Mount, Port};
+use super::values::{NamedValue, variable_of};
+use super::{One, network, volumes};
+use crate::model::{FileGrant, HealthCheck, Port};
 use crate::problem::shown;
 use crate::words;
 
-impl One<'_> {
-    /// A key of `x-wharf`, which has the words of `wharf.toml`.
-    pub(super) fn wharf<T: DeserializeOwned>(&self, key: &str, sink: &mut Sink) -> Option<T> {
-        let value = self.settings.wharf.get(key)?;
-        T::deserialize(value)
-            .map_err(|error| sink.problem(self.place(&format!("x-wharf.{key}")), error.to_string()))
-            .ok()
-    }
-}
-
-pub(super) fn document(
-    one: &One<'_>,
-    common: CommonSettings,
-    context: &Context,
-    secrets: &[NamedValue],
-    configs: &[NamedValue],
-    sink: &mut Sink,
-) -> Option<AppDocument> {
+pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -> Option<AppDocument> {
     networks(one, sink);
     let CommonSettings { scale, placement, reserve, restart, update, stop } = common;
     let mut http: HttpSpec = one.wharf("http", sink).unwrap_or_default();
@@ -42,15 +23,16 @@ pub(super) fn document(
     let mut outbound: OutboundSpec = one.wharf("outbound", sink).unwrap_or_default();
     outbound.allow.extend(network::grants(one));
     let (volumes, files) = mounts(one, sink);
+    let (limits, memory) = limits(one, sink);
     let document = AppDocument {
         kind: AppKind::App,
-        name: one.names.get(one.service)?.clone(),
-        namespace: context.namespace.clone(),
+        name: one.name.clone(),
+        namespace: one.context.namespace.clone(),
         artifact: Some(artifact(one, sink)?),
         image: None,
         env: one.settings.environment.clone(),
-        secrets: variables(one, "secrets", &one.settings.secrets, secrets, sink),
-        configs: variables(one, "configs", &one.settings.configs, configs, sink),
+        secrets: variables(one, "secrets", &one.settings.secrets, one.secrets, sink),
+        configs: variables(one, "configs", &one.settings.configs, one.configs, sink),
         args: one.settings.command.clone().unwrap_or_default(),
         http,
         tcp: tcp.unwrap_or_default(),
@@ -59,7 +41,7 @@ pub(super) fn document(
         scale,
         placement,
         reserve,
-        limits: limits(one, sink),
+        limits: LimitsSpec { memory: memory.unwrap_or(limits.memory), ..limits },
         restart,
         update,
         stop,
@@ -111,10 +93,15 @@ fn networks(one: &One<'_>, sink: &mut Sink) {
         sink.problem(one.place("network_mode"), message);
     }
     for (network, attachment) in &one.settings.networks {
+        if one.project.networks.get(network).is_some_and(|network| network.external) {
+            let message = "the network has services of others, too: list what the guest reaches of them in `x-wharf.outbound`";
+            sink.notice(one.place(&format!("networks.{network}")), message);
+        }
         if !attachment.aliases.is_empty() {
-            let name = one.names.get(one.service).map(ToString::to_string).unwrap_or_default();
-            let message =
-                format!("`aliases`: the app is known by its name only; others ask `http://{name}.internal`");
+            let message = format!(
+                "`aliases`: the app is known by its name only; others ask `http://{}.internal`",
+                one.name
+            );
             sink.notice(one.place(&format!("networks.{network}.aliases")), message);
         }
     }
@@ -172,18 +159,6 @@ fn told_by(port: &Port, public: u16) -> String {
         "the guest is told by `PORT`, or `PORT_{public}` where there are several, where to listen, and not at \
          {target}{protocol}{where_from}"
     )
-}
-
-fn published(port: &Port) -> Result<u16, String> {
-    if let Some(address) = port.host_ip.as_deref().filter(|address| !matches!(*address, "0.0.0.0" | "::")) {
-        return Err(format!(
-            "`{address}`: public ports are at the addresses of the front door; leave the address out"
-        ));
-    }
-    let Some(published) = port.published.as_deref() else {
-        return Err("a public port is needed, such as `7000:7000`: the platform chooses none".to_owned());
-    };
-    published.parse().map_err(|_| format!("`{}`: one port is needed, and no range", shown(published)))
 }
 
 /// A check over HTTP, made of the command that would ask the same.
@@ -257,22 +232,6 @@ fn path_of(test: &[String]) -> Option<String> {
     words.iter().find_map(path).filter(|_| asks)
 }
 
-fn limits(one: &One<'_>, sink: &mut Sink) -> LimitsSpec {
-    let mut limits: LimitsSpec = one.wharf("limits", sink).unwrap_or_default();
-    let memory = one_of(
-        one,
-        ("mem_limit", one.settings.mem_limit),
-        ("deploy.resources.limits.memory", one.settings.deploy.resources.limits.memory),
-        sink,
-    );
-    let Some(memory) = memory else { return limits };
-    if one.settings.wharf.get("limits").is_some_and(|limits| limits.get("memory").is_some()) {
-        sink.problem(one.place("x-wharf.limits"), "`memory`: the limit is given twice; write one of them");
-    }
-    limits.memory = memory;
-    limits
-}
-
 /// Secrets and configs as variables: a guest has no files of them.
 fn variables(
     one: &One<'_>,
@@ -285,8 +244,7 @@ fn variables(
     for (index, grant) in grants.iter().enumerate() {
         let Some(value) = values.iter().find(|value| value.key == grant.source) else { continue };
         let file = grant.target.rsplit('/').next().unwrap_or_default();
-        let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-        let variable: String = file.chars().map(letter).collect();
+        let variable = variable_of(file);
         let place = one.item(list, index).clone();
         let message = format!(
             "the guest gets `{}` as the variable `{variable}`, and not as a file",
@@ -313,15 +271,15 @@ fn variables(
 
 /// Volumes, and the files that the app is shipped with.
 fn mounts(one: &One<'_>, sink: &mut Sink) -> (Vec<VolumeSpec>, Option<FilesSource>) {
-    let (mut volumes, mut files) = (Vec::new(), None);
+    let (mut made, mut files) = (Vec::new(), None);
     for (index, mount) in one.settings.volumes.iter().enumerate() {
         let place = one.item("volumes", index).clone();
         let source = mount.source.as_deref().unwrap_or_default();
         match mount.kind.as_str() {
-            "volume" => match volume(one, mount) {
+            "volume" => match volumes::of_mount(one, mount) {
                 Ok((spec, notice)) => {
                     notice.into_iter().for_each(|notice| sink.notice(&place, notice));
-                    volumes.push(spec);
+                    made.push(spec);
                 }
                 Err(message) => sink.problem(&place, message),
             },
@@ -366,44 +324,7 @@ fn mounts(one: &One<'_>, sink: &mut Sink) -> (Vec<VolumeSpec>, Option<FilesSourc
             }
         }
     }
-    (volumes, files)
-}
-
-fn volume(one: &One<'_>, mount: &Mount) -> Result<(VolumeSpec, Option<String>), String> {
-    let (written, notice) = match mount.source.as_deref() {
-        Some(source) => (source.to_owned(), None),
-        None => {
-            let name = label(&mount.target.trim_matches('/').replace('/', "-"));
-            let notice = format!(
-                "the volume has no name, and is called `{name}`; it outlives its instances all the same"
-            );
-            (name, Some(notice))
-        }
-    };
-    let name: VolumeName =
-        label(&written).parse().map_err(|error: wharf_types::name::InvalidName| error.to_string())?;
-    let own = mount
-        .source
-        .as_deref()
-        .and_then(|source| one.project.volumes.get(source))
-        .map(|volume| &volume.wharf);
-    let size = match own.and_then(|own| own.size.as_ref()) {
-        Some(size) => {
-            serde_json::from_value(size.clone()).map_err(|error| format!("`x-wharf.size`: {error}"))?
-        }
-        None => ByteSize::mib(1024),
-    };
-    let shared = own.is_some_and(|own| own.shared);
-    Ok((
-        VolumeSpec {
-            name,
-            path: mount.target.clone(),
-            size,
-            read_only: mount.read_only,
-            shared: shared && !mount.read_only,
-        },
-        notice,
-    ))
+    (made, files)
 }
 
 #[cfg(test)]

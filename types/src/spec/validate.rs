@@ -124,6 +124,7 @@ impl AppSpec {
         if self.container != ContainerSpec::default() {
             return invalid("container", "is for images, and the artifact is WebAssembly; leave it out");
         }
+        self.validate_told_ports()?;
         let memory = self.limits.memory;
         if memory > MEMORY_MAX {
             let problem = format!("{memory} is more than a 32-bit guest can address, {MEMORY_MAX}");
@@ -396,6 +397,13 @@ impl AppSpec {
             if !seen.insert(port) {
                 return invalid("tcp.ports", format!("port {port} is there twice"));
             }
+        }
+        Ok(())
+    }
+
+    /// A guest is told where to listen; a container listens where its image does.
+    fn validate_told_ports(&self) -> Validated {
+        for port in &self.tcp.ports {
             let variable = self.tcp.variable(*port);
             let set_by_value = self.values().find(|(name, ..)| **name == variable);
             let table = match set_by_value {
@@ -550,10 +558,10 @@ mod tests {
             secret(spec, "PASSWORD");
         });
         assert!(twice.starts_with("secrets:") && twice.contains("wharf env reset PASSWORD"), "{twice}");
-        let port = refused(|spec| {
-            spec.tcp.ports = vec![7000];
-            secret(spec, "PORT");
-        });
+        let mut listens = AppSpec::default();
+        listens.tcp.ports = vec![7000];
+        secret(&mut listens, "PORT");
+        let port = listens.validate_for(World::CommandP2).unwrap_err().to_string();
         assert!(port.starts_with("secrets:") && port.contains("`PORT`"), "{port}");
         assert!(refused(|spec| secret(spec, "A=B")).contains("`A=B`"));
         let many = refused(|spec| (0..101).for_each(|number| secret(spec, &format!("S{number}"))));
@@ -577,14 +585,17 @@ mod tests {
         assert_eq!(ports(&[7000, 7001, 7000]), "tcp.ports: port 7000 is there twice");
         assert!(ports(&(7000..7017).collect::<Vec<_>>()).contains("17 ports in all, more than 16"));
         assert!(refused(|spec| spec.tcp.proxy_protocol = true).starts_with("tcp.proxy_protocol: "));
-        let variable = |ports: &[u16], name: &str| {
-            refused(|spec| {
-                spec.tcp.ports = ports.to_vec();
-                spec.env.insert(name.to_owned(), "1".to_owned());
-            })
+        let variable = |ports: &[u16], name: &str, world: World| {
+            let mut spec = AppSpec::default();
+            spec.tcp.ports = ports.to_vec();
+            spec.env.insert(name.to_owned(), "1".to_owned());
+            spec.validate().unwrap();
+            spec.validate_for(world).map_err(|error| error.to_string())
         };
-        assert!(variable(&[7000], "PORT").starts_with("env: `PORT` cannot be set"));
-        assert!(variable(&[7000, 7001], "PORT_7001").starts_with("env: `PORT_7001` cannot be set"));
+        let of_guest = |ports: &[u16], name: &str| variable(ports, name, World::CommandP2).unwrap_err();
+        assert!(of_guest(&[7000], "PORT").starts_with("env: `PORT` cannot be set"));
+        assert!(of_guest(&[7000, 7001], "PORT_7001").starts_with("env: `PORT_7001` cannot be set"));
+        assert_eq!(variable(&[7000], "PORT", World::Container), Ok(()));
     }
 
     #[test]
