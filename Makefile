@@ -41,7 +41,7 @@ test: ## Check format and lints, run all tests, and the demo once
 	scripts/object-storage.sh install
 	cargo test --locked --workspace
 	scripts/test-postgres.sh
-	cd examples && cargo test --locked -p wharf-sdk -p guestbook
+	cd examples && cargo test --locked -p wharf-sdk -p guestbook -p voting -p voting-app-result -p voting-app-vote
 	cd examples && cargo test --locked -p wharf-sdk --no-default-features --features p3
 	WHARF=target/debug/wharf ONCE=1 scripts/demo.sh
 
@@ -105,4 +105,4 @@ dist: ## Build target/dist/wharf as it is released: guided by a profile, which t
 
 clean: ## Remove everything that was built
 	cargo clean
-	rm -rf examples/target examples/*/app.wasm examples/*/.venv examples/*/node_modules
+	rm -rf examples/target examples/*/app.wasm examples/*/*/app.wasm examples/*/.venv examples/*/node_modules
