@@ -145,6 +145,7 @@ impl Worker {
             space: space.clone(),
             table: backend.table(),
             ports: backend.ports(),
+            names: backend.names(),
             volumes,
             secrets: backend.secrets(),
             logs: logs.clone(),

@@ -156,6 +156,7 @@ mod tests {
             secrets: limits[6],
             requests_per_second: None,
             egress_bytes_per_second: None,
+            containers: None,
         })
     }
 

@@ -9,6 +9,7 @@ pub mod backend;
 pub(crate) mod upstream;
 
 mod images;
+pub(crate) mod names;
 mod output;
 mod run;
 mod usage;

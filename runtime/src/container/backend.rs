@@ -25,6 +25,7 @@ use wharf_types::spec::ContainerHealthSpec;
 use wharf_types::state::InstanceState;
 
 use super::images::{self, failed};
+use super::names::ContainerNames;
 use super::output::{self, Marks};
 use super::run;
 use super::upstream::{Bounds, Upstream};
@@ -55,6 +56,7 @@ pub struct Shared {
     pub space: Arc<Space>,
     pub table: Arc<Table>,
     pub ports: Arc<Ports>,
+    pub names: Arc<ContainerNames>,
     pub volumes: Arc<Volumes>,
     pub secrets: Arc<SecretStore>,
     pub logs: LogSink,
@@ -197,6 +199,10 @@ impl ContainerBackend {
             return Err(Failure::new(ReasonKind::Platform, "somebody has removed the container at once"));
         };
         let (upstream, listening) = self.ways_in(assigned, &found, &networks)?;
+        if let Some(address) = run::address(&found, networks.first().map(|join| &join.network)) {
+            let names = networks.iter().flat_map(|join| join.aliases.iter().map(String::as_str));
+            self.shared.names.insert(&assigned.namespace, names, run.id, address);
+        }
         let Outputs { platform, .. } = outputs(&self.shared.logs, run.id, assigned);
         let follows = output::follow(
             self.engine.clone(),
@@ -447,6 +453,7 @@ impl Backend for ContainerBackend {
 
     async fn stop(&self, id: InstanceId, drain: Duration) {
         let Some(live) = self.live().remove(&id) else { return };
+        self.shared.names.remove(id);
         if self.leaves.load(Ordering::Relaxed) {
             return;
         }

@@ -37,6 +37,7 @@ use super::tuning;
 use super::volumes::{Mounts, Volumes};
 use crate::artifacts::Artifacts;
 use crate::backend::{Backend, Ended, Failure, Run};
+use crate::container::names::ContainerNames;
 use crate::control::ControlClient;
 use crate::secrets::{Environment, SecretStore};
 use crate::space::Hold;
@@ -53,6 +54,7 @@ pub struct WasmBackend {
     held: Mutex<HashMap<InstanceId, Hold>>,
     table: Arc<Table>,
     ports: Arc<Ports>,
+    names: Arc<ContainerNames>,
     running: Mutex<HashMap<InstanceId, Live>>,
     prepared: Mutex<HashMap<InstanceId, Arc<Code>>>,
     files: FileFolders,
@@ -101,6 +103,7 @@ impl WasmBackend {
             held: Mutex::default(),
             table: Arc::default(),
             ports: Arc::default(),
+            names: Arc::default(),
             running: Mutex::default(),
             prepared: Mutex::default(),
             files,
@@ -117,6 +120,11 @@ impl WasmBackend {
 
     pub fn ports(&self) -> Arc<Ports> {
         self.ports.clone()
+    }
+
+    /// The containers that guests here may reach by name.
+    pub fn names(&self) -> Arc<ContainerNames> {
+        self.names.clone()
     }
 
     /// What the guests here are given beside their plain variables.
@@ -155,7 +163,10 @@ impl WasmBackend {
                 assigned.namespace.clone(),
                 assigned.app.clone(),
             ),
-            outbound: Arc::new(Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))),
+            outbound: Arc::new(
+                Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))
+                    .with_containers(self.names.clone(), assigned.namespace.clone()),
+            ),
             meter: self.meters.of(&assigned.namespace, &assigned.app, assigned.release),
             mount: self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(&run.id).cloned(),
             volumes,

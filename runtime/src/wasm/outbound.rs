@@ -23,8 +23,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::TokioTimer;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
-use wharf_types::AppName;
 use wharf_types::spec::OutboundScheme;
+use wharf_types::{AppName, NamespaceName};
 
 pub(super) use self::connect::connections;
 use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, Connector};
@@ -32,7 +32,8 @@ pub(super) use self::failed::tell_codes_of_bodies;
 use self::home::Home;
 use self::pace::Paced;
 pub use self::policy::Policy;
-pub(super) use self::sockets::{bound_sockets, has_room};
+pub(super) use self::sockets::{bound_sockets, has_room, know_containers};
+use crate::container::names::ContainerNames;
 
 /// How long a connection may wait to be used again.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -100,6 +101,13 @@ impl Outbound {
             home: Home::here(),
             client: std::sync::OnceLock::new(),
         }
+    }
+
+    /// The same, for guests that reach the containers of their namespace by name.
+    pub(crate) fn with_containers(self, names: Arc<ContainerNames>, namespace: NamespaceName) -> Self {
+        // Nobody else has it yet; if somebody had, this one would grant nothing.
+        let policy = Arc::into_inner(self.policy).unwrap_or_default().with_containers(names, namespace);
+        Self { policy: Arc::new(policy), ..self }
     }
 
     pub fn policy(&self) -> &Arc<Policy> {

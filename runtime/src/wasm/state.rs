@@ -17,7 +17,7 @@ use super::files::Mount;
 use super::keyvalue::{KeyValue, KeyValueHost};
 use super::memory::{Denied, HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
-use super::outbound::{Hooks, Outbound, bound_sockets, tell_codes_of_bodies};
+use super::outbound::{Hooks, Outbound, Policy, bound_sockets, know_containers, tell_codes_of_bodies};
 use super::profiler::Profiler;
 use super::volumes::{self, Mounts, VolumeHandles};
 
@@ -33,6 +33,7 @@ pub struct State {
     pub(super) table: ResourceTable,
     pub(super) volumes: VolumeHandles,
     hooks: Hooks,
+    pub(super) policy: Arc<Policy>,
     keyvalue: KeyValueHost,
     config: Arc<WasiConfigVariables>,
     pub(super) bounds: Bounds,
@@ -112,6 +113,7 @@ impl State {
             table,
             volumes: VolumeHandles::new(template.volumes.clone()),
             hooks: Hooks::new(template.outbound.clone()),
+            policy: template.outbound.policy().clone(),
             keyvalue: template.keyvalue.clone(),
             config: template.config.clone(),
             bounds: Bounds::new(template),
@@ -189,6 +191,7 @@ pub fn linker(engine: &Engine, profile: Profile) -> wasmtime::Result<Linker<Stat
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
     bound_sockets(&mut linker, profile)?;
+    know_containers(&mut linker, profile)?;
     tell_codes_of_bodies(&mut linker)?;
     volumes::link(&mut linker, profile)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;

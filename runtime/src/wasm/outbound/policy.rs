@@ -1,13 +1,15 @@
 //! What the grants of a release permit.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use wharf_types::NamespaceName;
 use wharf_types::spec::{OutboundGrant, OutboundScheme};
 
 use super::address::is_public;
 use super::names::Names;
+use crate::container::names::ContainerNames;
 
 /// How long a socket may use an address after a granted name has resolved to it.
 const FOUND_FOR: Duration = Duration::from_secs(5);
@@ -16,6 +18,8 @@ const FOUND_FOR: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Policy {
     grants: Vec<OutboundGrant>,
+    /// The containers of this node, and the namespace of which they are reached.
+    containers: Option<(Arc<ContainerNames>, NamespaceName)>,
     found: Found,
     pub(super) names: Names,
 }
@@ -25,9 +29,31 @@ impl Policy {
     pub fn new(allow: &[String]) -> Self {
         Self {
             grants: allow.iter().filter_map(|grant| grant.parse().ok()).collect(),
+            containers: None,
             found: Found::default(),
             names: Names::default(),
         }
+    }
+
+    /// Names in grants may be those of containers.
+    pub(crate) fn with_containers(self, names: Arc<ContainerNames>, namespace: NamespaceName) -> Self {
+        Self { containers: Some((names, namespace)), ..self }
+    }
+
+    /// Where a container is whose name is granted to sockets. None: it is no such name, and means what it means everywhere.
+    pub(crate) fn container(&self, name: &str) -> Option<IpAddr> {
+        let (containers, namespace) = self.containers.as_ref()?;
+        let bare = bare(name);
+        let is_granted =
+            self.grants.iter().any(|grant| is_of_socket(grant) && bare_matches(&grant.host, bare));
+        is_granted.then(|| containers.addresses(namespace, bare).into_iter().next())?
+    }
+
+    /// Whether an address is that of a container whose name is granted.
+    fn is_container(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
+        let Some((containers, namespace)) = &self.containers else { return false };
+        self.matching(scheme, address.port())
+            .any(|grant| containers.addresses(namespace, &grant.host).contains(&address.ip().to_canonical()))
     }
 
     pub fn grants_scheme(&self, scheme: OutboundScheme) -> bool {
@@ -60,7 +86,7 @@ impl Policy {
             return true;
         }
         if !is_public(address.ip()) {
-            return false;
+            return self.is_container(scheme, address);
         }
         let names = self.matching(scheme, address.port()).map(|grant| grant.host.as_str());
         for name in names.filter(|name| !name.contains('*')) {
@@ -95,6 +121,20 @@ impl Found {
     fn insert(&self, scheme: OutboundScheme, address: SocketAddr, now: Instant) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((scheme, address, now));
     }
+}
+
+fn is_of_socket(grant: &OutboundGrant) -> bool {
+    matches!(grant.scheme, OutboundScheme::Tcp | OutboundScheme::Udp)
+}
+
+/// `redis.internal.` and `redis` are one container.
+fn bare(name: &str) -> &str {
+    let name = name.trim_end_matches('.');
+    name.strip_suffix(".internal").unwrap_or(name)
+}
+
+fn bare_matches(grant: &str, name: &str) -> bool {
+    bare(grant).eq_ignore_ascii_case(name)
 }
 
 fn name_matches(grant: &str, host: &str) -> bool {
@@ -144,6 +184,32 @@ mod tests {
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_container_is_reached_by_its_granted_name_and_nothing_else_of_the_private_addresses() {
+        let names = Arc::new(ContainerNames::default());
+        let namespace: NamespaceName = "default".parse().unwrap();
+        names.insert(
+            &namespace,
+            ["redis", "queue"].into_iter(),
+            wharf_types::InstanceId::new(),
+            [10, 0, 0, 2].into(),
+        );
+        let with = |grants: &[&str]| policy(grants).with_containers(names.clone(), namespace.clone());
+        let granted = with(&["tcp://redis.internal:6379", "tcp://queue:*"]);
+        for name in ["redis", "Redis.internal", "queue.internal."] {
+            assert_eq!(granted.container(name), Some([10, 0, 0, 2].into()), "{name}");
+        }
+        assert_eq!(granted.container("other"), None);
+        assert!(granted.permits_socket(OutboundScheme::Tcp, at("10.0.0.2:6379")).await);
+        assert!(!granted.permits_socket(OutboundScheme::Tcp, at("10.0.0.3:6379")).await);
+        assert!(!granted.permits_socket(OutboundScheme::Udp, at("10.0.0.2:6379")).await);
+        let narrow = with(&["tcp://redis.internal:6379"]);
+        assert!(!narrow.permits_socket(OutboundScheme::Tcp, at("10.0.0.2:22")).await);
+        let only_http = with(&["http://redis.internal:*"]);
+        assert_eq!(only_http.container("redis"), None);
+        assert!(!only_http.permits_socket(OutboundScheme::Tcp, at("10.0.0.2:6379")).await);
     }
 
     #[test]
