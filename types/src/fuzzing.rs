@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::declare::Resource;
 use crate::declare::document::{AppDocument, NamespaceDocument};
+use crate::image::{ImageDocument, ImageReference};
 use crate::job::JobSpec;
 use crate::log::LogRecord;
 use crate::manifest::Manifest;
@@ -65,6 +66,10 @@ pub const PARSERS: &[Parser] = &[
     ]),
     ("amounts", amounts, &[b"25%", b"0.1", b"128MiB", b"1m 30s 5ms", b"500m", b"1.25", b"18446744073709551615B", b"9y"]),
     ("words", words, &[b"my-app", b"sha256:0000000000000000000000000000000000000000000000000000000000000000", b"zone=eu-1", b"wasi:http/incoming-handler@0.2.3", b"[method]request.path-with-query"]),
+    ("images", images, &[
+        b"registry.example.com:5000/team/app:1.2", b"redis@sha256:0000000000000000000000000000000000000000000000000000000000000000", b"[::1]:5000/a",
+        br#"{"image":"redis:7","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","platforms":[{"os":"linux","architecture":"arm64","variant":"v8"}]}"#,
+    ]),
     ("archives", archives, &[&ONE_FILE, &[0; 1024]]),
     ("assignments", assignments, &[
         br#"{"generation":1,"instances":[],"routes":{"generation":1,"routes":[]}}"#,
@@ -252,6 +257,14 @@ fn words(data: &[u8]) {
     }
     if let Err(error) = parse_label(text) {
         short(&error);
+    }
+}
+
+fn images(data: &[u8]) {
+    survives::<ImageReference>(text(data));
+    match ImageDocument::parse(data) {
+        Ok(document) => assert_eq!(ImageDocument::parse(&document.to_octets()).ok(), Some(document)),
+        Err(error) => short(&error),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod id;
 pub mod name;
 
 pub mod digest;
+pub mod image;
 pub mod quantity;
 pub mod secret;
 pub mod world;

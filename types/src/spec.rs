@@ -3,6 +3,7 @@
 //! Every field has a default, so the empty spec is a working HTTP app. Unknown fields are refused.
 
 mod amount;
+mod container;
 mod grant;
 pub mod placement;
 mod scale;
@@ -21,6 +22,9 @@ use crate::quantity::{ByteSize, CpuShare, Span};
 use crate::secret::ValueKind;
 
 pub use amount::{InvalidAmount, Portion, Ratio};
+pub use container::{
+    ContainerFileSpec, ContainerHealthSpec, ContainerSpec, HostPathSpec, TmpfsSpec, UlimitSpec,
+};
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
 pub use scale::{ReplicaRange, Replicas, ScaleSpec};
 pub use update::{CanarySpec, Dials, OnFailure, RollbackSpec, UpdateOrder, UpdateSpec};

@@ -1,0 +1,154 @@
+//! Networks between the containers of a namespace: bridges, whose addresses the host reaches directly.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use bollard::models::NetworkCreateRequest;
+use bollard::query_parameters::ListNetworksOptionsBuilder;
+use wharf_types::{Digest, NamespaceName};
+
+use crate::engine::{Engine, LONG, SHORT};
+use crate::error::EngineError;
+use crate::labels;
+
+/// How much of a network's own name is in the engine's name for it.
+const READABLE_MAX_CHARS: usize = 20;
+
+/// What a network is called in the engine: letters, digits and dashes, at most 80.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetworkName(String);
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error(
+        "the Docker engine has no subnet left for another network: remove networks that nobody uses, or give it more with `default-address-pools` in /etc/docker/daemon.json"
+    )]
+    NoSubnet,
+    #[error("a network named {name} is there that belongs to somebody else: remove it")]
+    NameTaken { name: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl NetworkName {
+    /// The name of a namespace's own network, or of one that it has beside it. Two names are never the same, however much of what they were
+    /// made of cannot be in them.
+    pub(crate) fn of(platform: &str, namespace: &NamespaceName, network: Option<&str>) -> Self {
+        let whole = format!("{platform}\n{namespace}\n{}", network.map_or("", |it| it).len());
+        let digest = Digest::of(format!("{whole}\n{}", network.unwrap_or_default()).as_bytes());
+        let readable: String = network
+            .unwrap_or_default()
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric())
+            .take(READABLE_MAX_CHARS)
+            .collect();
+        let parts = ["wharf", namespace.as_str(), &readable, &digest.short()];
+        Self(parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-"))
+    }
+}
+
+impl fmt::Display for NetworkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Engine {
+    /// Makes a network of a namespace unless it is there. `network` None is the namespace's own.
+    pub async fn ensure_network(
+        &self,
+        namespace: &NamespaceName,
+        network: Option<&str>,
+    ) -> Result<NetworkName, NetworkError> {
+        let platform = &self.settings.platform;
+        let name = NetworkName::of(platform, namespace, network);
+        let _one_at_a_time = self.making_network.lock().await;
+        let options = ListNetworksOptionsBuilder::new()
+            .filters(&std::collections::HashMap::from([("name", vec![name.0.as_str()])]))
+            .build();
+        let found = self.call("list networks", SHORT, self.docker.list_networks(Some(options))).await?;
+        // The engine finds every name that this one is a part of.
+        if let Some(found) = found.iter().find(|found| found.name.as_ref() == Some(&name.0)) {
+            return if self.is_ours(found.labels.as_ref()) {
+                Ok(name)
+            } else {
+                Err(NetworkError::NameTaken { name: name.0 })
+            };
+        }
+        let request = NetworkCreateRequest {
+            name: name.0.clone(),
+            driver: Some("bridge".to_owned()),
+            labels: Some(labels::of_network(platform, namespace, network)),
+            ..NetworkCreateRequest::default()
+        };
+        match self.call("make a network", LONG, self.docker.create_network(request)).await {
+            Ok(_) => Ok(name),
+            Err(EngineError::Refused { message, .. } | EngineError::NotFound { message, .. })
+                if message.contains("address pool") =>
+            {
+                Err(NetworkError::NoSubnet)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the networks that nobody needs and no container is in; returns how many.
+    pub async fn remove_unwanted_networks(
+        &self,
+        wanted: &HashSet<NetworkName>,
+    ) -> Result<usize, EngineError> {
+        let options = ListNetworksOptionsBuilder::new().filters(&self.ours()).build();
+        let found = self.call("list networks", SHORT, self.docker.list_networks(Some(options))).await?;
+        let unwanted = found
+            .into_iter()
+            .filter_map(|network| network.name)
+            .filter(|name| !wanted.contains(&NetworkName(name.clone())));
+        let mut removed = 0;
+        for name in unwanted {
+            match self.call("remove a network", LONG, self.docker.remove_network(&name)).await {
+                Ok(()) => removed += 1,
+                // 403 and 409: a container is in it.
+                Err(EngineError::NotFound { .. } | EngineError::Refused { status: 403 | 409, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(namespace: &str, network: Option<&str>) -> String {
+        NetworkName::of("platform", &namespace.parse().unwrap(), network).to_string()
+    }
+
+    #[test]
+    fn a_network_has_a_name_that_the_engine_takes() {
+        let longest = "n".repeat(40);
+        for network in
+            [None, Some("back-end"), Some("ünïcode 网络"), Some("../../etc"), Some(&*"x".repeat(10_000))]
+        {
+            let name = name(&longest, network);
+            assert!(name.len() <= 80, "{name}");
+            assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{name}");
+        }
+        assert!(name("a", Some("back-end")).starts_with("wharf-a-backend-"));
+    }
+
+    #[test]
+    fn two_networks_never_have_one_name() {
+        let names = [
+            name("a", None),
+            name("a", Some("b")),
+            name("a", Some("b ")),
+            name("a-b", None),
+            name("a", Some("ü")),
+            name("a", Some("ö")),
+        ];
+        assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
+        let other = NetworkName::of("another", &"a".parse().unwrap(), None).to_string();
+        assert_ne!(other, names[0]);
+    }
+}

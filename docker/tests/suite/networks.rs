@@ -1,0 +1,129 @@
+//! Networks between containers.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use wharf_docker::{NetworkError, NetworkJoin, NetworkName};
+use wharf_types::spec::ContainerSpec;
+use wharf_types::{InstanceId, NamespaceName};
+
+use crate::daemon::Daemon;
+use crate::support::{Test, ended, eventually, shell};
+
+const SERVE: &str = "while :; do echo hello | nc -l -p 8000; done";
+
+fn namespace(name: &str) -> NamespaceName {
+    name.parse().unwrap()
+}
+
+async fn start(test: &Test, line: &str, networks: &[(&NetworkName, &str)]) -> InstanceId {
+    let (spec, args) = (ContainerSpec::default(), shell(line));
+    let mut run = test.run(&spec, &args);
+    run.networks = networks
+        .iter()
+        .map(|(network, alias)| NetworkJoin {
+            network: (*network).clone(),
+            aliases: vec![(*alias).to_owned()],
+        })
+        .collect();
+    test.engine.create_and_start(&run).await.unwrap();
+    run.id
+}
+
+#[tokio::test]
+async fn the_host_reaches_a_container_at_its_address() {
+    let Some(test) = Test::begin().await else { return };
+    let network = test.engine.ensure_network(&namespace("a"), None).await.unwrap();
+    let id = start(&test, SERVE, &[(&network, "web")]).await;
+    let address = test.found(id).await.addresses[&network.to_string()];
+    let answer = eventually("an answer", async || {
+        let mut stream = tokio::net::TcpStream::connect((address, 8000)).await.ok()?;
+        stream.shutdown().await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        (!answer.is_empty()).then_some(answer)
+    })
+    .await;
+    assert_eq!(answer, "hello\n");
+    test.engine.stop(id, Duration::ZERO).await.unwrap();
+    assert!(test.found(id).await.addresses.is_empty());
+}
+
+#[tokio::test]
+async fn containers_find_each_other_by_alias_within_their_networks_only() {
+    let Some(test) = Test::begin().await else { return };
+    let own = test.engine.ensure_network(&namespace("a"), None).await.unwrap();
+    let back = test.engine.ensure_network(&namespace("a"), Some("back")).await.unwrap();
+    let foreign = test.engine.ensure_network(&namespace("b"), None).await.unwrap();
+    let server = start(&test, SERVE, &[(&own, "web"), (&back, "db")]).await;
+    let found = test.found(server).await;
+    assert_eq!(found.addresses.len(), 2);
+    let ask = |name: &str| {
+        format!(
+            "for i in 1 2 3 4 5 6 7 8 9 10; do nc {name} 8000 -w 2 </dev/null && exit 0; sleep 0.2; done; exit 1"
+        )
+    };
+    let one_of_own = start(&test, &ask("web"), &[(&own, "x")]).await;
+    let one_of_back = start(&test, &ask("db"), &[(&back, "x")]).await;
+    assert_eq!(test.wait(one_of_own).await, ended(0));
+    assert_eq!(test.wait(one_of_back).await, ended(0));
+    let address = found.addresses[&own.to_string()];
+    let line = format!("nc web 8000 -w 1 </dev/null || nc {address} 8000 -w 2 </dev/null || echo alone");
+    let stranger = start(&test, &line, &[(&foreign, "x")]).await;
+    test.wait(stranger).await;
+    assert!(test.printed(stranger).await.contains("alone"));
+}
+
+#[tokio::test]
+async fn a_network_is_made_once_and_removed_when_nobody_is_in_it() {
+    let Some(test) = Test::begin().await else { return };
+    let namespace = namespace("a");
+    let make = || test.engine.ensure_network(&namespace, Some("front"));
+    let (first, second) = tokio::join!(make(), make());
+    let (network, same) = (first.unwrap(), second.unwrap());
+    assert_eq!(network, same);
+    let id = start(&test, "exec sleep 1000", &[(&network, "x")]).await;
+    assert_eq!(test.engine.remove_unwanted_networks(&HashSet::new()).await.unwrap(), 0);
+    test.engine.remove(id).await.unwrap();
+    assert_eq!(test.engine.remove_unwanted_networks(&HashSet::from([network.clone()])).await.unwrap(), 0);
+    assert_eq!(test.engine.remove_unwanted_networks(&HashSet::new()).await.unwrap(), 1);
+    let error = {
+        let (spec, args) = (ContainerSpec::default(), shell("true"));
+        let mut run = test.run(&spec, &args);
+        run.networks = vec![NetworkJoin { network, aliases: Vec::new() }];
+        test.engine.create_and_start(&run).await.unwrap_err()
+    };
+    assert!(error.is_retryable(), "{error:?}");
+    assert!(error.to_string().contains("network"), "{error}");
+}
+
+#[tokio::test]
+async fn one_without_a_network_reaches_nothing_and_one_with_the_hosts_everything() {
+    let Some(test) = Test::begin().await else { return };
+    let spec = ContainerSpec { host_network: true, ..ContainerSpec::default() };
+    let id = test.shell_with(&spec, "exec sleep 1000").await;
+    assert!(test.found(id).await.is_on_host_network);
+    let (_, output) = test.output(&ContainerSpec::default(), "ls /sys/class/net").await;
+    assert_eq!(output, "lo");
+}
+
+#[tokio::test]
+async fn an_engine_that_has_no_subnet_left_says_what_to_do() {
+    if crate::support::socket().is_none() {
+        return;
+    }
+    let daemon = Daemon::start_with_few_subnets();
+    let test = Test::on(daemon.socket()).await;
+    let mut made = 0;
+    let error = loop {
+        match test.engine.ensure_network(&namespace("a"), Some(&made.to_string())).await {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+        assert!(made <= 4, "there are four subnets");
+    };
+    assert!(matches!(error, NetworkError::NoSubnet), "{error:?}");
+    assert!(error.to_string().contains("default-address-pools"));
+    drop(test);
+}

@@ -1,0 +1,217 @@
+//! What a container is given beside what every app has.
+//!
+//! The image is the app's artifact. `args` are the command's arguments, `env`, `secrets` and `configs` its variables, `volumes` its named
+//! volumes, `limits.memory` and `reserve` its bounds, `stop.drain` the time in which it has to end.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{ByteSize, CpuShare, Span};
+
+/// A container's settings. The defaults take away what most images never use: all capabilities but those that servers begin with and
+/// give up, and the right to gain others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerSpec {
+    /// The port of the container that answers HTTP. None: it gets no requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_port: Option<u16>,
+    /// Which port of the container is behind each public one of `tcp.ports`. Left out: the same number.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tcp: BTreeMap<u16, u16>,
+    /// Instead of the image's own; `args` follow it. None: the image's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// `USER` or `USER:GROUP`, by name or number. None: the image's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Further groups, by name or number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Whether its root file system cannot be written to.
+    pub read_only: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tmpfs: Vec<TmpfsSpec>,
+    /// Capabilities beside the usual ones, such as `NET_ADMIN`: only where the cluster's admin has allowed it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub capabilities_add: Vec<String>,
+    /// Capabilities to take away; `ALL` takes all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub capabilities_drop: Vec<String>,
+    /// Whether its processes may gain privileges that they were not started with.
+    pub new_privileges: bool,
+    /// Whether an init process reaps children and passes signals on.
+    pub init: bool,
+    /// Processes and threads at most.
+    pub pids: u32,
+    /// Processors at most. None: as many as the node has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<CpuShare>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ulimits: BTreeMap<String, UlimitSpec>,
+    /// None: 64 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<ByteSize>,
+    /// Such as `SIGINT`. None: the image's, or SIGTERM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<ContainerHealthSpec>,
+    /// Networks of the namespace that it is in, with the names that it has there beside its own. Empty: the namespace's own network.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<String, Vec<String>>,
+    /// Names that resolve to addresses, as in `/etc/hosts`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_hosts: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Files that are made of secrets and configs of the namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ContainerFileSpec>,
+    // What follows gives a container parts of its node: only where the cluster's admin has allowed it.
+    pub privileged: bool,
+    pub host_network: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub host_paths: Vec<HostPathSpec>,
+    /// Such as `/dev/fuse`, or `/dev/sda:/dev/xvda:r`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
+}
+
+/// A folder in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TmpfsSpec {
+    pub path: String,
+    /// None: half of the node's memory, within the container's limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<ByteSize>,
+    /// In octal digits, such as `1777`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UlimitSpec {
+    /// -1: none.
+    pub soft: i64,
+    pub hard: i64,
+}
+
+/// A file with the value of a secret or a config.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerFileSpec {
+    /// The variable of `secrets` or `configs` whose value it has; the variable itself is then not set.
+    pub from: String,
+    pub path: String,
+    /// In octal digits. None: `0444`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+}
+
+/// A folder or file of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostPathSpec {
+    pub host: String,
+    pub path: String,
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A health check by a command in the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerHealthSpec {
+    /// The command with its arguments. Empty: the image's, or none where `disable` says so.
+    pub command: Vec<String>,
+    /// Whether the image's is not to be run.
+    pub disable: bool,
+    pub interval: Span,
+    pub timeout: Span,
+    pub retries: u32,
+    /// Failures within this time after the start do not count.
+    pub start_period: Span,
+    /// How often it is run within `start_period`.
+    pub start_interval: Span,
+}
+
+impl Default for ContainerHealthSpec {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            disable: false,
+            interval: Span::from_secs(1),
+            timeout: Span::from_secs(1),
+            retries: 3,
+            start_period: Span::from_secs(0),
+            start_interval: Span::from_millis(200),
+        }
+    }
+}
+
+impl Default for ContainerSpec {
+    fn default() -> Self {
+        Self {
+            http_port: None,
+            tcp: BTreeMap::new(),
+            entrypoint: None,
+            user: None,
+            groups: Vec::new(),
+            workdir: None,
+            hostname: None,
+            read_only: false,
+            tmpfs: Vec::new(),
+            capabilities_add: Vec::new(),
+            capabilities_drop: Vec::new(),
+            new_privileges: false,
+            init: false,
+            pids: 4096,
+            cpus: None,
+            ulimits: BTreeMap::new(),
+            shm_size: None,
+            stop_signal: None,
+            health: None,
+            networks: BTreeMap::new(),
+            extra_hosts: BTreeMap::new(),
+            dns: Vec::new(),
+            sysctls: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            files: Vec::new(),
+            privileged: false,
+            host_network: false,
+            host_paths: Vec::new(),
+            devices: Vec::new(),
+        }
+    }
+}
+
+impl ContainerSpec {
+    /// What of it only a namespace may have that the cluster's admin has allowed to reach the node itself: the settings, by name.
+    pub fn reaches_node(&self) -> Vec<&'static str> {
+        let asked = [
+            (self.privileged, "privileged"),
+            (self.host_network, "host_network"),
+            (!self.host_paths.is_empty(), "host_paths"),
+            (!self.devices.is_empty(), "devices"),
+            (!self.capabilities_add.is_empty(), "capabilities_add"),
+            (!self.sysctls.is_empty(), "sysctls"),
+        ];
+        asked.into_iter().filter_map(|(is_asked, name)| is_asked.then_some(name)).collect()
+    }
+}
