@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use wharf_tests::workspace;
 
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "wharf-types",
     "wharf-pki",
     "wharf-git",
     "wharf-builder",
     "wharf-compose",
+    "wharf-kubernetes",
     "wharf-platform-api",
     "wharf-runtime",
     "wharf-ingress",
@@ -66,6 +67,7 @@ fn control_plane_worker_and_ingress_do_not_know_each_other() {
     assert_eq!(ours("git"), only(&[]));
     assert_eq!(ours("builder"), only(&["wharf-types"]));
     assert_eq!(ours("compose"), only(&["wharf-types"]));
+    assert_eq!(ours("kubernetes"), only(&["wharf-types", "wharf-compose"]));
     assert_eq!(ours("platform-api"), only(&["wharf-types", "wharf-pki", "wharf-git"]));
     for folder in ["runtime", "ingress"] {
         assert_eq!(ours(folder), only(&["wharf-types"]), "{folder}");
