@@ -17,6 +17,7 @@ use crate::commands::env::EnvArgs;
 use crate::commands::events::EventsArgs;
 use crate::commands::get::GetArgs;
 use crate::commands::git::GitArgs;
+use crate::commands::import::ImportArgs;
 use crate::commands::job::{JobArgs, JobRunArgs};
 use crate::commands::login::{LoginArgs, LogoutArgs};
 use crate::commands::logs::LogsArgs;
@@ -140,6 +141,8 @@ pub enum Command {
     Diff(With<DiffArgs>),
     /// Deploy compose files, as they are
     Stack(With<StackArgs>),
+    /// Make files for `wharf apply` of what is written for other platforms
+    Import(With<ImportArgs>),
     /// Print an app or a namespace as a file for `wharf apply`
     Get(With<GetArgs>),
     /// Print the JSON Schema of such files, for editors

@@ -5,6 +5,7 @@ pub mod declare;
 pub mod deploy;
 pub mod get;
 pub mod git;
+pub mod import;
 
 pub mod apps;
 pub mod moving;
@@ -52,6 +53,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Builds(with) => build::list(&open(with.global)?, with.args).await,
         Command::Build(with) => build::run(with.global.or(before), with.args).await,
         Command::Stack(with) => stack::run(with.global.or(before), with.args).await,
+        Command::Import(with) => import::run(with.global.or(before), with.args),
         Command::Plan(with) => declare::plan(&open(with.global)?, with.args).await,
         Command::Apply(with) => declare::apply(&open(with.global)?, with.args).await,
         Command::Get(with) => get::get(&open(with.global)?, with.args).await,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use wharf_types::suggest::nearest;
 
 use crate::keys::{Support, root};
-use crate::node::{Entry, Node, Place, Value};
+use crate::node::{Entry, Node, Place};
 use crate::problem::{Notice, Problem, shown};
 use crate::short::port_range;
 
@@ -170,7 +170,7 @@ impl Service<'_> {
             for options in
                 ["bind", "volume", "tmpfs", "image"].iter().filter(|options| **options != of("type"))
             {
-                if let Some(entry) = item.entry(options).filter(|entry| !says_nothing(&entry.node)) {
+                if let Some(entry) = item.entry(options).filter(|entry| !entry.node.says_nothing()) {
                     let message = format!("`{options}` says nothing of a mount of the type `{}`", of("type"));
                     problems.push(Problem::new(&entry.place, message));
                 }
@@ -333,15 +333,5 @@ fn sources(tree: &Node, problems: &mut Vec<Problem>) {
             };
             problems.push(Problem::new(&entry.place, message));
         }
-    }
-}
-
-/// Whether a setting is as if it were not there.
-pub(crate) fn says_nothing(node: &Node) -> bool {
-    match &node.value {
-        Value::Null => true,
-        Value::Scalar(scalar) => !scalar.is_text && scalar.text == "false",
-        Value::List(items) => items.is_empty(),
-        Value::Table(entries) => entries.is_empty(),
     }
 }

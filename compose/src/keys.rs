@@ -15,7 +15,7 @@ use crate::short::Short;
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     pub path: &'static str,
-    pub(crate) kind: Kind,
+    pub kind: Kind,
     /// Makes the long form of a short one.
     pub(crate) short: Option<Short>,
     pub(crate) merge: Merge,
@@ -37,7 +37,7 @@ pub enum Support {
 
 /// What a value looks like in its long form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// With the keys that are listed below it.
     Table,
     /// With keys that users choose.
@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     Words,
     /// Texts by name, or a list of `NAME=value`. A name alone has no value.
     Pairs,
+    /// Texts by name, in a table only.
+    TextTable,
     Bool,
     Int,
     Number,
@@ -75,7 +77,7 @@ pub(crate) enum Merge {
 }
 
 impl Key {
-    pub(crate) const fn new(path: &'static str, kind: Kind) -> Self {
+    pub const fn new(path: &'static str, kind: Kind) -> Self {
         let (app, container) = (Support::Honoured, Support::Honoured);
         Self { path, kind, short: None, merge: Merge::Usual, app, container }
     }
@@ -84,15 +86,16 @@ impl Key {
         Self { short: Some(short), ..self }
     }
 
-    const fn app(self, app: Support) -> Self {
+    pub const fn app(self, app: Support) -> Self {
         Self { app, ..self }
     }
 
-    const fn container(self, support: Support) -> Self {
-        Self { container: support, ..self }
+    pub const fn container(self, container: Support) -> Self {
+        Self { container, ..self }
     }
 
-    const fn both(self, support: Support) -> Self {
+    /// For whatever it runs as.
+    pub const fn both(self, support: Support) -> Self {
         Self { app: support, container: support, ..self }
     }
 
@@ -112,7 +115,7 @@ pub fn all() -> impl Iterator<Item = &'static Key> {
 
 /// The keys as a tree.
 #[derive(Debug, Default)]
-pub(crate) struct Branch {
+pub struct Branch {
     key: Option<&'static Key>,
     children: BTreeMap<&'static str, Branch>,
 }
@@ -122,16 +125,30 @@ static ROOT_KEY: Key = Key::new("", Kind::Table);
 static ANY_KEY: Key = Key::new("", Kind::Any);
 
 impl Branch {
-    pub(crate) fn key(&self) -> &'static Key {
+    /// A table that has no keys yet.
+    pub fn of_table() -> Self {
+        Self { key: Some(&ROOT_KEY), children: BTreeMap::new() }
+    }
+
+    /// Adds keys below a path, or at the top where that is empty. Of two at the same place the later one counts.
+    pub fn add(&mut self, at: &'static str, keys: &'static [Key]) {
+        for key in keys {
+            let parts = at.split('.').filter(|part| !part.is_empty()).chain(key.path.split('.'));
+            let branch = parts.fold(&mut *self, |branch, part| branch.children.entry(part).or_default());
+            branch.key = Some(key);
+        }
+    }
+
+    pub fn key(&self) -> &'static Key {
         self.key.unwrap_or(&ANY_KEY)
     }
 
     /// What is known of an entry or an item.
-    pub(crate) fn child(&self, name: &str) -> Option<&Self> {
+    pub fn child(&self, name: &str) -> Option<&Self> {
         self.children.get(name).or_else(|| self.children.get("*"))
     }
 
-    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.children.keys().copied().filter(|name| *name != "*")
     }
 
@@ -144,12 +161,8 @@ impl Branch {
 pub(crate) fn root() -> &'static Branch {
     static ROOT: OnceLock<Branch> = OnceLock::new();
     ROOT.get_or_init(|| {
-        let mut root = Branch { key: Some(&ROOT_KEY), children: BTreeMap::new() };
-        for key in all() {
-            let branch =
-                key.path.split('.').fold(&mut root, |branch, part| branch.children.entry(part).or_default());
-            branch.key = Some(key);
-        }
+        let mut root = Branch::of_table();
+        [project::KEYS, service::KEYS, deploy::KEYS].into_iter().for_each(|keys| root.add("", keys));
         root
     })
 }

@@ -3,6 +3,9 @@
 //! [`load()`] makes one resolved [`Project`] of files; [`translate()`] makes apps and values of that, in the order in which they are
 //! deployed. Both are functions of their arguments: files come through a [`Reader`]. No key of the Compose Specification is passed over: each is
 //! honoured, translated with a notice, or refused with its place and the reason, as the table in [`keys`] says.
+//!
+//! What is not about compose files alone serves other files that are taken in the same way: [`yaml`] reads a text into a tree of [`node`]s with
+//! places, [`shape`] compares it with a table of [`keys`], and [`write`] prints one.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
@@ -14,16 +17,17 @@ pub mod keys;
 mod load;
 mod merge;
 pub mod model;
-mod node;
+pub mod node;
 mod paths;
-mod problem;
+pub mod problem;
 mod project;
 mod quantity;
-mod shape;
+pub mod shape;
 mod short;
 pub mod translate;
 mod words;
-mod yaml;
+pub mod write;
+pub mod yaml;
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

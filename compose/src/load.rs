@@ -114,7 +114,7 @@ impl Loader<'_> {
     fn documents(&mut self, file: &str, folder: &str, variables: &Variables, asked: &Place) -> Vec<Node> {
         let documents = self.files.text(file, asked).map_err(Problems::from).and_then(|text| {
             let name = self.files.name(file);
-            yaml::parse(&name, &text, &mut self.files.budget)
+            yaml::parse(&name, &text, yaml::Tags::Compose, &mut self.files.budget)
         });
         let documents = match documents {
             Ok(documents) => documents,

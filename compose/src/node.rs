@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Number;
 
 /// Containers within each other. No settings come near it, and code that walks a tree may call itself so often.
-pub(crate) const DEPTH_MAX: usize = 64;
+pub const DEPTH_MAX: usize = 64;
 
 /// Where something stands. Counted from 1; the column in characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,7 +21,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub(crate) fn new(file: &Arc<str>, line: usize, column: usize) -> Self {
+    pub fn new(file: &Arc<str>, line: usize, column: usize) -> Self {
         let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Self { file: file.clone(), line: number(line), column: number(column) }
     }
@@ -59,7 +59,7 @@ pub enum Value {
     Table(Table),
 }
 
-pub(crate) type Table = BTreeMap<String, Entry>;
+pub type Table = BTreeMap<String, Entry>;
 
 #[derive(Clone, Debug)]
 pub struct Scalar {
@@ -96,7 +96,7 @@ impl PartialEq for Scalar {
 }
 
 impl Node {
-    pub(crate) fn new(place: &Place, value: Value) -> Self {
+    pub fn new(place: &Place, value: Value) -> Self {
         Self { place: place.clone(), tag: Tag::Merge, value }
     }
 
@@ -166,6 +166,16 @@ impl Node {
         }
     }
 
+    /// Whether it is as if it were not there.
+    pub fn says_nothing(&self) -> bool {
+        match &self.value {
+            Value::Null => true,
+            Value::Scalar(scalar) => !scalar.is_text && scalar.text == "false",
+            Value::List(items) => items.is_empty(),
+            Value::Table(entries) => entries.is_empty(),
+        }
+    }
+
     /// Where the setting of a dotted path stands, or else the nearest that is there.
     pub fn place_of(&self, path: &str) -> &Place {
         let (mut node, mut place) = (self, &self.place);
@@ -189,6 +199,27 @@ impl Node {
             Value::Null | Value::Scalar(_) => return (1, 0),
         };
         (count, depth + 1)
+    }
+
+    /// What a program has made, at the place of what it was made of.
+    pub fn of_json(place: &Place, value: &serde_json::Value) -> Self {
+        let made = match value {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {
+                Value::Scalar(Scalar { text: value.to_string(), is_text: false })
+            }
+            serde_json::Value::String(text) => Value::Scalar(Scalar { text: text.clone(), is_text: true }),
+            serde_json::Value::Array(items) => {
+                Value::List(items.iter().map(|item| Self::of_json(place, item)).collect())
+            }
+            serde_json::Value::Object(entries) => {
+                let entry = |(key, value): (&String, &serde_json::Value)| {
+                    (key.clone(), Entry { place: place.clone(), node: Self::of_json(place, value) })
+                };
+                Value::Table(entries.iter().map(entry).collect())
+            }
+        };
+        Self::new(place, made)
     }
 
     /// The same without places.

@@ -15,7 +15,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(place: &Place, message: impl Into<String>) -> Self {
+    pub fn new(place: &Place, message: impl Into<String>) -> Self {
         Self { place: place.clone(), message: message.into() }
     }
 }
@@ -46,7 +46,7 @@ impl Problems {
         self.0.iter()
     }
 
-    pub(crate) fn into_vec(self) -> Vec<Problem> {
+    pub fn into_vec(self) -> Vec<Problem> {
         self.0
     }
 }
@@ -87,7 +87,7 @@ impl fmt::Display for Notice {
 }
 
 /// A text of a file as a message may show it.
-pub(crate) fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     short.escape_debug().to_string()
 }

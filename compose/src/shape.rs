@@ -15,10 +15,19 @@ pub(crate) fn shaped(node: Node, problems: &mut Vec<Problem>) -> Node {
         problems.push(Problem::new(&place, message));
         return Node::empty_table(&place);
     }
-    Shaper { problems }.value(node, root(), "").unwrap_or_else(|| Node::empty_table(&place))
+    Shaper { extensions: true, problems }.value(node, root(), "").unwrap_or_else(|| Node::empty_table(&place))
+}
+
+/// A tree of another kind of file with the keys of a table, and no others. What is wrong is added to the problems, and left out.
+pub fn shaped_by(node: Node, branch: &Branch, problems: &mut Vec<Problem>) -> Node {
+    let place = node.place.clone();
+    let shaped = Shaper { extensions: false, problems }.value(node, branch, "");
+    shaped.unwrap_or_else(|| Node::empty_table(&place))
 }
 
 struct Shaper<'a> {
+    /// Whether keys that begin with `x-` are for people's own use.
+    extensions: bool,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -61,7 +70,7 @@ impl Shaper<'_> {
             (Kind::Texts, Value::List(items)) => Value::List(texts(items)?),
             (Kind::Words, Value::List(items)) => Value::List(texts(items)?),
             (Kind::Words, Value::Scalar(Scalar { text, .. })) => Value::List(words(&text, &place)?),
-            (Kind::Pairs, Value::Table(entries)) => Value::Table(pairs_of_table(entries)?),
+            (Kind::Pairs | Kind::TextTable, Value::Table(entries)) => Value::Table(pairs_of_table(entries)?),
             (Kind::Pairs, Value::List(items)) => Value::Table(pairs_of_list(&items)?),
             (Kind::Text, Value::Scalar(Scalar { text, .. })) => Value::Scalar(quoted(text)),
             (Kind::Bool, Value::Scalar(Scalar { text, .. })) => {
@@ -97,6 +106,7 @@ impl Shaper<'_> {
             (Kind::Texts, _) => return wrong("a list of texts"),
             (Kind::Words, _) => return wrong("a command line, or a list of its words"),
             (Kind::Pairs, _) => return wrong("a table of texts, or a list of `NAME=value`"),
+            (Kind::TextTable, _) => return wrong("a table of texts"),
             (Kind::Bool, _) => return wrong("`true` or `false`"),
             _ => return wrong("one text or number, and no table or list"),
         };
@@ -109,7 +119,9 @@ impl Shaper<'_> {
         for (name, Entry { place, node }) in entries {
             let child = branch.names().find(|known| *known == name).and_then(|name| branch.child(name));
             let Some(child) = child else {
-                if name == "x-wharf" {
+                if !self.extensions {
+                    self.problems.push(Problem::new(&place, unknown(&name, branch)));
+                } else if name == "x-wharf" {
                     let message = "`x-wharf` says nothing here; it belongs to a service or a volume";
                     self.problems.push(Problem::new(&place, message));
                 } else if !name.starts_with("x-") {

@@ -103,7 +103,7 @@ fn sample(key: &Key) -> Value {
         Kind::Table | Kind::Named | Kind::List => json!({}),
         Kind::Text => json!("text"),
         Kind::Texts | Kind::Words => json!(["text"]),
-        Kind::Pairs => json!({"a": "b"}),
+        Kind::Pairs | Kind::TextTable => json!({"a": "b"}),
         Kind::Bool => json!(true),
         Kind::Int => json!(7),
         Kind::Number => json!(0.25),

@@ -9,11 +9,13 @@ use crate::node::{DEPTH_MAX, Entry, Node, Place, Scalar, Table, Tag, Value, is_n
 use crate::problem::{Problem, Problems, shown};
 
 /// Values of all files together, those that aliases repeat included.
-pub(crate) const NODES_MAX: usize = 2_000_000;
+pub const NODES_MAX: usize = 2_000_000;
+/// Of all files together.
+pub const BYTES_MAX: usize = 32 << 20;
 
 /// How many more values may come.
 #[derive(Debug)]
-pub(crate) struct Budget(usize);
+pub struct Budget(usize);
 
 impl Default for Budget {
     fn default() -> Self {
@@ -33,10 +35,38 @@ impl Budget {
     }
 }
 
+/// Which tags of its own a kind of file has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// Those that say what becomes of an earlier file's value.
+    Compose,
+    None,
+}
+
+/// The text of a file, without a byte order mark.
+///
+/// # Errors
+///
+/// Where it stops being UTF-8.
+pub fn decoded(file: &Arc<str>, octets: Vec<u8>) -> Result<String, Problem> {
+    let text = String::from_utf8(octets).map_err(|error| {
+        let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+        let last = good.rsplit('\n').next().unwrap_or_default();
+        let place = Place::new(file, good.matches('\n').count() + 1, last.chars().count() + 1);
+        Problem::new(&place, "the file is not UTF-8 from here on")
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
 /// The documents of a text, without those that are empty.
-pub(crate) fn parse(file: &Arc<str>, text: &str, budget: &mut Budget) -> Result<Vec<Node>, Problems> {
+///
+/// # Errors
+///
+/// What is no YAML, or more than the budget allows.
+pub fn parse(file: &Arc<str>, text: &str, tags: Tags, budget: &mut Budget) -> Result<Vec<Node>, Problems> {
     let mut builder = Builder {
         file,
+        tags,
         documents: Vec::new(),
         open: Vec::new(),
         anchors: HashMap::new(),
@@ -64,6 +94,7 @@ pub(crate) fn parse(file: &Arc<str>, text: &str, budget: &mut Budget) -> Result<
 
 struct Builder<'a> {
     file: &'a Arc<str>,
+    tags: Tags,
     documents: Vec<Node>,
     open: Vec<Open>,
     anchors: HashMap<usize, (Node, usize, usize)>,
@@ -109,7 +140,7 @@ impl Builder<'_> {
                 if self.wants_key() {
                     return self.set_key(&text, place, is_plain);
                 }
-                let (tag, is_text) = read_tag(tag.as_deref(), &place)?;
+                let (tag, is_text) = read_tag(tag.as_deref(), self.tags, &place)?;
                 let is_text = is_text || !is_plain;
                 let value = if !is_text && is_null(&text) {
                     Value::Null
@@ -152,7 +183,7 @@ impl Builder<'_> {
         content: Content,
     ) -> Result<(), Problem> {
         self.budget.take(1, &place)?;
-        let (tag, _) = read_tag(tag, &place)?;
+        let (tag, _) = read_tag(tag, self.tags, &place)?;
         if self.wants_key() {
             return Err(Problem::new(&place, "a key must be a plain word or a text in quotes"));
         }
@@ -242,7 +273,7 @@ fn merge_into(entries: &mut Table, node: &Node) -> Result<(), Problem> {
 }
 
 /// What a tag says of the value that it stands before, and whether that is a text whatever it looks like.
-fn read_tag(tag: Option<&YamlTag>, place: &Place) -> Result<(Tag, bool), Problem> {
+fn read_tag(tag: Option<&YamlTag>, known: Tags, place: &Place) -> Result<(Tag, bool), Problem> {
     let Some(tag) = tag else { return Ok((Tag::Merge, false)) };
     if tag.is_yaml_core_schema() {
         return match tag.suffix.as_str() {
@@ -255,6 +286,9 @@ fn read_tag(tag: Option<&YamlTag>, place: &Place) -> Result<(Tag, bool), Problem
         };
     }
     match (tag.handle.as_str(), tag.suffix.as_str()) {
+        (_, other) if known == Tags::None => {
+            Err(Problem::new(place, format!("the tag `!{}` is not known here; leave it out", shown(other))))
+        }
         ("!", "reset") => Ok((Tag::Reset, false)),
         ("!", "override") => Ok((Tag::Override, false)),
         (_, other) => {
@@ -274,11 +308,11 @@ mod tests {
     use super::*;
 
     fn documents(text: &str) -> Vec<Node> {
-        parse(&"f.yml".into(), text, &mut Budget::default()).unwrap()
+        parse(&"f.yml".into(), text, Tags::Compose, &mut Budget::default()).unwrap()
     }
 
     fn message(text: &str) -> String {
-        parse(&"f.yml".into(), text, &mut Budget::default()).unwrap_err().to_string()
+        parse(&"f.yml".into(), text, Tags::Compose, &mut Budget::default()).unwrap_err().to_string()
     }
 
     #[test]

@@ -21,6 +21,8 @@ const CRATES: &[(&str, Parsers)] = &[
     ("git", wharf_git::fuzzing::PARSERS),
     #[cfg(feature = "compose")]
     ("compose", wharf_compose::fuzzing::PARSERS),
+    #[cfg(feature = "kubernetes")]
+    ("kubernetes", wharf_kubernetes::fuzzing::PARSERS),
     #[cfg(feature = "platform-api")]
     ("platform-api", wharf_platform_api::fuzzing::PARSERS),
     #[cfg(feature = "ingress")]

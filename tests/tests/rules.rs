@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use wharf_tests::workspace;
 
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "wharf-types",
     "wharf-pki",
     "wharf-git",
     "wharf-builder",
     "wharf-compose",
     "wharf-docker",
+    "wharf-kubernetes",
     "wharf-platform-api",
     "wharf-runtime",
     "wharf-ingress",
@@ -67,6 +68,7 @@ fn control_plane_worker_and_ingress_do_not_know_each_other() {
     assert_eq!(ours("git"), only(&[]));
     assert_eq!(ours("builder"), only(&["wharf-types"]));
     assert_eq!(ours("compose"), only(&["wharf-types"]));
+    assert_eq!(ours("kubernetes"), only(&["wharf-types", "wharf-compose"]));
     assert_eq!(ours("platform-api"), only(&["wharf-types", "wharf-pki", "wharf-git"]));
     assert_eq!(ours("docker"), only(&["wharf-types"]));
     assert_eq!(ours("runtime"), only(&["wharf-types", "wharf-docker"]));

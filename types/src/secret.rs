@@ -19,7 +19,7 @@ pub const RELEASE_MAX_BYTES: usize = 256 << 10;
 pub const SECRETS_MAX: u64 = 1000;
 
 /// A namespace's named values are of two kinds, and a name is of one of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ValueKind {
     /// Nobody is shown it.
     Secret,

@@ -81,9 +81,12 @@ impl Loader<'_> {
                 }
                 return Vec::new();
             }
-            Err(Missing::Unreadable(message, at)) => {
-                let place = at.map_or(start, |(line, column)| Place::new(&name, line, column));
-                self.problems.push(Problem::new(&place, message));
+            Err(Missing::Unreadable(message)) => {
+                self.problems.push(Problem::new(&start, message));
+                return Vec::new();
+            }
+            Err(Missing::Undecoded(problem)) => {
+                self.problems.push(problem);
                 return Vec::new();
             }
         };

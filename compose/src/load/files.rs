@@ -8,10 +8,8 @@ use std::sync::Arc;
 use crate::node::Place;
 use crate::paths::{is_url, joined};
 use crate::problem::{Problem, shown};
-use crate::yaml::Budget;
+use crate::yaml::{BYTES_MAX, Budget, decoded};
 
-/// Of all files together.
-const BYTES_MAX: usize = 32 << 20;
 /// Opened in all, each as often as it is asked for.
 const FILES_MAX: usize = 20_000;
 
@@ -86,10 +84,8 @@ impl<'a> Files<'a> {
         }
         let text = self.find(file).map_err(|problem| match problem {
             Missing::NotThere => Problem::new(asked, format!("there is no file {name}")),
-            Missing::Unreadable(message, None) => Problem::new(asked, message),
-            Missing::Unreadable(message, Some((line, column))) => {
-                Problem::new(&Place::new(&name, line, column), message)
-            }
+            Missing::Unreadable(message) => Problem::new(asked, message),
+            Missing::Undecoded(problem) => problem,
         })?;
         Ok(text)
     }
@@ -99,7 +95,7 @@ impl<'a> Files<'a> {
             return Ok(text.clone());
         }
         let path = self.path(file);
-        let unreadable = |message: String| Missing::Unreadable(message, None);
+        let unreadable = |message: String| Missing::Unreadable(message);
         self.files_left = self
             .files_left
             .checked_sub(1)
@@ -114,13 +110,7 @@ impl<'a> Files<'a> {
                 BYTES_MAX >> 20
             ))
         })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
-            let last = good.rsplit('\n').next().unwrap_or_default();
-            let place = (good.matches('\n').count() + 1, last.chars().count() + 1);
-            Missing::Unreadable("the file is not UTF-8 from here on".to_owned(), Some(place))
-        })?;
-        let text: Rc<str> = text.strip_prefix('\u{feff}').unwrap_or(&text).into();
+        let text: Rc<str> = decoded(&self.name(file), bytes).map_err(Missing::Undecoded)?.into();
         self.texts.insert(file.to_owned(), text.clone());
         Ok(text)
     }
@@ -128,6 +118,7 @@ impl<'a> Files<'a> {
 
 pub(super) enum Missing {
     NotThere,
-    /// With line and column, where they say something.
-    Unreadable(String, Option<(usize, usize)>),
+    Unreadable(String),
+    /// It is there, and is no text.
+    Undecoded(Problem),
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::Kind;
 use super::network::has_container;
-use crate::check::says_nothing;
 use crate::keys::{Branch, Key, Support, root};
 use crate::node::{Node, Place, Value};
 use crate::problem::{Notice, Problem, shown};
@@ -96,7 +95,7 @@ fn for_key(
 ) {
     match of(branch.key()) {
         Support::Honoured => below(sink),
-        _ if says_nothing(node) => {}
+        _ if node.says_nothing() => {}
         Support::Translated(how) => sink.notice(place, format!("`{}`: {how}", shown(name))),
         Support::Refused(why) => sink.problem(place, format!("`{}`: {why}", shown(name))),
     }

@@ -1,0 +1,264 @@
+//! Jobs and CronJobs. Declarative files have none, so each becomes a command.
+
+use serde_json::Map;
+use wharf_types::job::JobSpec;
+use wharf_types::name::{JobName, ScheduleName};
+use wharf_types::quantity::Span;
+use wharf_types::spec::AppSpec;
+
+use crate::app::{artifact, invalid, pod_settings};
+use crate::at::At;
+use crate::claims::Claims;
+use crate::finding::Sink;
+use crate::kind::Kind;
+use crate::mounts::Mounter;
+use crate::placement::placement;
+use crate::quantity::{count, seconds};
+use crate::resources::resources;
+use crate::shell::{is_unprintable, quoted};
+use crate::values::Values;
+use crate::variables::{Variable, Variables, all_expanded, variables};
+use crate::workload::Workload;
+
+/// What a cluster tries again where nobody says how often.
+const RETRIES: u32 = 6;
+
+/// Tells the command that makes the job, or the schedule.
+pub(crate) fn take(workload: &Workload<'_>, values: &mut Values, claims: &mut Claims, sink: &mut Sink) {
+    let root = workload.manifest.root();
+    let is_schedule = workload.manifest.kind == Kind::CronJob;
+    let job = root.near(if is_schedule { "spec.jobTemplate.spec" } else { "spec" });
+    let mut document = Map::new();
+    if workload.is_wasm {
+        artifact(workload, &mut document, sink);
+    } else {
+        let message = "a job runs a component, and this is an image; write the path of a `.wasm` file, or run the image elsewhere";
+        sink.refuse(&workload.container.near("image"), message);
+    }
+    pod_settings(workload, sink);
+    let mut known = variables(workload, values, sink);
+    let args = all_expanded(&workload.container, "args", &known, sink);
+    refuse_mounts(workload, values, claims, &mut known, sink);
+    let mut spec = JobSpec { args, ..settings(&job, sink) };
+    spec.timeout = seconds(&workload.pod, "activeDeadlineSeconds", 1, sink);
+    spec.placement.constraints = constraints(workload, sink);
+    let (requests, limits) = resources(workload, sink);
+    spec.memory = limits.memory;
+    if requests.cpu.is_some() || (requests.memory.is_some() && requests.memory != limits.memory) {
+        let message = "a run reserves the memory that it may have, and no processors";
+        sink.notice(&workload.container.near("resources.requests"), message);
+    }
+    if workload.pod.get("terminationGracePeriodSeconds").is_some() {
+        let message = "a run that is stopped ends at once: components get no signals";
+        sink.notice(&workload.pod.near("terminationGracePeriodSeconds"), message);
+    }
+    set_variables(known, &mut spec);
+    check(workload, &spec, sink);
+    let file = document.get("artifact").and_then(|path| path.as_str()).unwrap_or_default();
+    let before = if is_schedule {
+        schedule(workload, &root, sink)
+    } else {
+        let name = JobName::from(workload.name.clone());
+        format!("wharf job run{} --detach --name {name}", workload.manifest.namespace_flag())
+    };
+    if spec.env.values().chain(&spec.args).any(|word| is_unprintable(word)) {
+        let message = "a variable or an argument has control characters, which a command line cannot show";
+        sink.refuse(&workload.container, message);
+    }
+    if !sink.is_refused(workload.manifest.number) {
+        let command = format!("{before}{} {}{}", flags(&spec), quoted(file), arguments(&spec));
+        sink.command(&root, command, "after the text was applied, because declarative files have no jobs");
+    }
+}
+
+fn settings(job: &At<'_>, sink: &mut Sink) -> JobSpec {
+    let default = JobSpec::default();
+    let parallelism = count(job, "parallelism", 1, sink);
+    let completions = count(job, "completions", 1, sink);
+    if parallelism.is_some_and(|parallelism| parallelism > 1) && completions.is_none() {
+        let message = "without `completions` the runs agree among themselves when there is nothing left; write how many have to succeed";
+        sink.refuse(&job.near("parallelism"), message);
+    }
+    let completions = completions.unwrap_or(1);
+    let indexed = job.text("completionMode") == Some("Indexed");
+    if indexed {
+        let message = "a run is told which completion it is for by `WHARF_JOB_INDEX`, and not by `JOB_COMPLETION_INDEX`";
+        sink.notice(&job.near("completionMode"), message);
+    }
+    let per_index = count(job, "backoffLimitPerIndex", 0, sink);
+    let limit = count(job, "backoffLimit", 0, sink);
+    if completions > 1 && limit.is_some() {
+        let message = match per_index {
+            Some(_) => "`backoffLimitPerIndex` says how often a completion is tried again",
+            None => "each completion is tried again so often, and not all of them together",
+        };
+        sink.notice(&job.near("backoffLimit"), message);
+    }
+    JobSpec {
+        completions,
+        parallelism: parallelism.unwrap_or(1),
+        indexed,
+        retries: per_index.or(limit).unwrap_or(RETRIES),
+        deadline: seconds(job, "activeDeadlineSeconds", 1, sink),
+        ttl: seconds(job, "ttlSecondsAfterFinished", 0, sink).unwrap_or(default.ttl),
+        ..default
+    }
+}
+
+/// What `wharf job run` has no flags for.
+fn refuse_mounts(
+    workload: &Workload<'_>,
+    values: &mut Values,
+    claims: &mut Claims,
+    variables: &mut Variables,
+    sink: &mut Sink,
+) {
+    let mounts = Mounter::new(workload, (values, claims), variables, sink).run();
+    let has_folders = !mounts.volumes.is_empty() || !mounts.host_paths.is_empty() || !mounts.tmpfs.is_empty();
+    if has_folders {
+        sink.refuse(
+            &workload.container.near("volumeMounts"),
+            "a job has no volumes; let it ask an app that has one",
+        );
+    }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if workload.container.get(probe).is_some() {
+            sink.refuse(
+                &workload.container.near(probe),
+                "a job answers nobody; its end says what became of it",
+            );
+        }
+    }
+}
+
+fn constraints(workload: &Workload<'_>, sink: &mut Sink) -> Vec<String> {
+    let placement = placement(workload, sink);
+    if !placement.spread.is_empty() || placement.max_per_node.is_some() {
+        let message = "runs of a job are spread over nodes with room, and by nothing else";
+        sink.notice(&workload.pod, message);
+    }
+    placement.constraints
+}
+
+fn set_variables(known: Variables, spec: &mut JobSpec) {
+    for (name, variable) in known {
+        match variable {
+            Variable::Plain(text) => drop(spec.env.insert(name, text)),
+            Variable::Secret(secret) => drop(spec.secrets.insert(name, secret)),
+            Variable::Config(config, _) => drop(spec.configs.insert(name, config)),
+        }
+    }
+}
+
+fn check(workload: &Workload<'_>, spec: &JobSpec, sink: &mut Sink) {
+    let both = spec.validate().and_then(|()| AppSpec::validate(&spec.for_worker()));
+    if let Err(error) = both {
+        invalid(workload, &error, sink);
+    }
+}
+
+/// `wharf schedule set` up to what the job is.
+fn schedule(workload: &Workload<'_>, root: &At<'_>, sink: &mut Sink) -> String {
+    let spec = root.near("spec");
+    let name = ScheduleName::try_from(workload.name.as_str().to_owned());
+    let name = name.map(|name| name.to_string()).unwrap_or_default();
+    let cron = cron(&spec, sink);
+    let mut command =
+        format!("wharf schedule set{} {name} --cron {}", workload.manifest.namespace_flag(), quoted(&cron));
+    if let Some(zone) = spec.text("timeZone") {
+        command.push_str(&format!(" --timezone {}", quoted(zone)));
+    }
+    let overlap = match spec.text("concurrencyPolicy") {
+        Some("Forbid") => "forbid",
+        Some("Replace") => "replace",
+        _ => "allow",
+    };
+    command.push_str(&format!(" --overlap {overlap}"));
+    if let Some(deadline) = seconds(&spec, "startingDeadlineSeconds", 0, sink) {
+        command.push_str(&format!(" --start-deadline {}", span(deadline)));
+    }
+    if spec.flag("suspend") == Some(true) {
+        command.push_str(" --suspended");
+    }
+    for (field, flag, usual) in
+        [("successfulJobsHistoryLimit", "succeeded", 3), ("failedJobsHistoryLimit", "failed", 1)]
+    {
+        let kept = count(&spec, field, 0, sink).unwrap_or(usual);
+        if kept > wharf_types::schedule::HISTORY_MAX {
+            sink.refuse(&spec.near(field), "at most 100 ended jobs are kept");
+        }
+        command.push_str(&format!(" --keep-{flag} {kept}"));
+    }
+    command
+}
+
+/// The line, with the words of Wharf.
+fn cron(spec: &At<'_>, sink: &mut Sink) -> String {
+    let Some(at) = spec.get("schedule") else {
+        sink.refuse(spec, "`schedule` is needed");
+        return String::new();
+    };
+    let line = at.word().trim();
+    if line.starts_with("TZ=") || line.starts_with("CRON_TZ=") {
+        sink.refuse(&at, "the zone has a field of its own; write `timeZone`");
+    }
+    let is_line = line.split_whitespace().count() == 5
+        || matches!(
+            line,
+            "@hourly" | "@daily" | "@weekly" | "@monthly" | "@yearly" | "@midnight" | "@annually"
+        );
+    if !is_line {
+        sink.refuse(&at, "five fields are needed, such as `30 2 * * *`, or a word such as `@daily`");
+    }
+    match line {
+        "@midnight" => "@daily".to_owned(),
+        "@annually" => "@yearly".to_owned(),
+        _ => line
+            .split_whitespace()
+            .map(|field| if field == "?" { "*" } else { field })
+            .collect::<Vec<_>>()
+            .join(" "),
+    }
+}
+
+/// As a command line takes it, without spaces.
+fn span(span: Span) -> String {
+    span.to_string().replace(' ', "")
+}
+
+/// What differs from what the flags have anyway.
+fn flags(spec: &JobSpec) -> String {
+    let default = JobSpec::default();
+    let mut words: Vec<String> = Vec::new();
+    let mut flag = |name: &str, value: String| words.push(format!(" --{name} {}", quoted(&value)));
+    spec.env.iter().for_each(|(name, text)| flag("env", format!("{name}={text}")));
+    spec.secrets.iter().for_each(|(name, secret)| flag("secret", format!("{name}={secret}")));
+    spec.configs.iter().for_each(|(name, config)| flag("config", format!("{name}={config}")));
+    spec.placement.constraints.iter().for_each(|constraint| flag("constraint", constraint.clone()));
+    spec.memory.iter().for_each(|memory| flag("memory", memory.to_string()));
+    for (name, number, usual) in [
+        ("completions", spec.completions, default.completions),
+        ("parallelism", spec.parallelism, default.parallelism),
+        ("retries", spec.retries, default.retries),
+    ] {
+        if number != usual {
+            flag(name, number.to_string());
+        }
+    }
+    spec.timeout.iter().for_each(|timeout| flag("run-timeout", span(*timeout)));
+    spec.deadline.iter().for_each(|deadline| flag("deadline", span(*deadline)));
+    if spec.ttl != default.ttl {
+        flag("ttl", span(spec.ttl));
+    }
+    if spec.indexed {
+        words.push(" --indexed".to_owned());
+    }
+    words.concat()
+}
+
+fn arguments(spec: &JobSpec) -> String {
+    if spec.args.is_empty() {
+        return String::new();
+    }
+    format!(" -- {}", spec.args.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" "))
+}
