@@ -62,6 +62,8 @@ fi
 [[ $what == build ]] || scripts/guest-toolchain.sh install
 # Containers are tested in a real engine, unless somebody does not want that.
 if [[ $what == test && ${WHARF_TEST_DOCKER:-} != off ]]; then
+    # The images of the voting app are made of Debian's packages.
+    have debootstrap || scripts/apt-install.sh debootstrap
     scripts/docker.sh install
     scripts/docker.sh start
 fi

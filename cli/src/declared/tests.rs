@@ -79,7 +79,7 @@ name: x
             "app.yaml:8:12: app `hello`: limits.timeout: `soon` is not a duration: write a number and a unit, such as `30s` or `500ms`",
             "app.yaml:10:9: app `hello`: env.PORT: the number 8080 stands where a text is needed; write it in quotes",
             "app.yaml:12:14: app `hello`: restart.condition: `alwys` is not known; write one of `any`, `on-failure`, `never`",
-            "app.yaml:13:1: app `hello`: there is no key `colour` here; there are `kind`, `name`, `namespace`, `artifact`, `env`, `secrets`, `configs`, `args`, `http`, `tcp`, `files`, `volumes`, `scale`, `placement`, `reserve`, `limits`, `restart`, `update`, `stop`, `outbound`, `reuse`, `engine`",
+            "app.yaml:13:1: app `hello`: there is no key `colour` here; there are `kind`, `name`, `namespace`, `artifact`, `image`, `env`, `secrets`, `configs`, `args`, `http`, `tcp`, `files`, `volumes`, `scale`, `placement`, `reserve`, `limits`, `restart`, `update`, `stop`, `outbound`, `reuse`, `engine`, `container`",
             "app.yaml:15:7: there is no kind `ap`; did you mean `app`?",
             "app.yaml:19:7: namespace `Team`: name: `Team` is not a valid namespace name: use 1 to 40 lower-case letters, digits and inner dashes, such as `my-app`",
             "app.yaml:21:1: `kind` is missing; write `kind: namespace` or `kind: app`",
@@ -108,7 +108,12 @@ fn what_is_missing_is_one_error_and_not_two() {
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found[0].contains(":5:11: app `a`: volumes[1].name: `Bad Name`"), "{found:#?}");
     assert!(found[1].contains("`name` is missing"), "{found:#?}");
-    assert_eq!(errors("kind: app\nname: a\n"), ["app.yaml:1:1: app `a`: `artifact` is missing"]);
+    assert_eq!(
+        errors("kind: app\nname: a\n"),
+        [
+            "app.yaml:1:1: app `a`: artifact: write the path or the digest of a component, or `image` for a container"
+        ]
+    );
     assert_eq!(
         errors("kind: app\nartifact: a.wasm\n"),
         ["app.yaml:1:1: app without a name: `name` is missing"]
