@@ -107,7 +107,8 @@ pub(super) async fn make_release(
     let world = new.artifact.world.with(&new.spec);
     let valid = new.spec.validate().and_then(|()| new.spec.validate_for(world));
     valid.map_err(invalid_spec)?;
-    containers::check(conn, (Some(app.namespace_id), &app.namespace), world, &new.spec).await?;
+    // On the heap, as most of what a deploy keeps is here, and a thread has two megabytes.
+    Box::pin(containers::check(conn, (Some(app.namespace_id), &app.namespace), world, &new.spec)).await?;
     secrets::check_size(&new.secrets)?;
     if let Some(files) = &new.spec.files
         && store::archive::find(conn, app.namespace_id, files.digest).await?.is_none()

@@ -151,9 +151,9 @@ impl Platform {
                 let build = self.build_under_way().await;
                 call(Method::POST, &format!("{NS}/builds/{build}/cancel"), Value::Null).await
             }
-            _ => match self.example_of_rollout(operation).await {
+            _ => match Box::pin(self.example_of_rollout(operation)).await {
                 Some(done) => Some(done),
-                None => self.example_of_job(operation).await,
+                None => Box::pin(self.example_of_job(operation)).await,
             },
         }
     }
@@ -258,7 +258,8 @@ async fn every_route_that_changes_something_leaves_one_record() {
         if matches!(operation.as_str(), "post_plans" | "post_namespace_images") {
             continue;
         }
-        let Some((from, reply)) = platform.example(&operation).await else {
+        // On the heap: what all examples together keep is more than a test's stack has.
+        let Some((from, reply)) = Box::pin(platform.example(&operation)).await else {
             panic!(
                 "`{operation}` has no example: add one to `Platform::example`, with a request that changes something"
             );
