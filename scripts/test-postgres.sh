@@ -8,4 +8,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tests=$(cargo test --locked --workspace --lib --no-run --message-format=json |
     sed -n 's/.*"executable":"\([^"]*wharf_platform_api-[^"]*\)".*/\1/p' | tail -1)
 cd platform-api
-WHARF_TEST_DATABASE=postgres exec "$tests" "$@"
+# Its calls are deeper, and what one test of all routes keeps on its stack without optimisation comes near the usual two megabytes.
+RUST_MIN_STACK=${RUST_MIN_STACK:-4194304} WHARF_TEST_DATABASE=postgres exec "$tests" "$@"
