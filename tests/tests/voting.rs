@@ -10,6 +10,7 @@ use http::header::HOST;
 use serde_json::Value;
 use tokio::process::Command;
 use wharf_tests::{DockerEngine, Platform, SHORT, eventually, full, workspace};
+use wharf_types::state::RolloutState;
 
 /// Set to `off` where Debian's packages, of which the images are made, cannot be had.
 const VARIABLE: &str = "WHARF_TEST_VOTING";
@@ -58,6 +59,14 @@ async fn every_acknowledged_vote_is_counted_once_while_servers_and_workers_are_k
     let user = platform.user().in_folder(folder.path());
     user.run(&["stack", "deploy", "voting", "-c", "compose.yml"]).await.ok();
     platform.serves("vote").await;
+    // What dies within the monitor window of its first release has failed for good: there is none to go back to.
+    for app in ["redis", "db", "vote", "worker", "result"] {
+        platform
+            .app_is(app, "its rollout is over", |app| {
+                app.rollout.as_ref().is_some_and(|rollout| rollout.state == RolloutState::Succeeded)
+            })
+            .await;
+    }
 
     for number in 1..=VOTES {
         if number == VOTES / 4 || number == VOTES / 2 {
