@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{Load, Platform, Ran, Reply, SHORT, eventually};
+use crate::{Load, Platform, Ran, Reply, eventually};
+
+/// How long a line of an app's log may take to be there.
+const FLOODED: std::time::Duration = std::time::Duration::from_secs(240);
 
 /// How long memory may take to go back to the system, which the allocator does at its leisure.
 const MEMORY_LIMIT: Duration = Duration::from_secs(30);
@@ -49,7 +52,8 @@ impl Siege {
 
     /// The app's owner finds this text in its log.
     pub async fn is_logged(&self, app: &str, text: &str) {
-        eventually(SHORT, text, || async {
+        // A flood of lines before it takes its time to be written, and to be read for every look.
+        eventually(FLOODED, text, || async {
             let logs = self.platform.wharf(&["logs", app]).await;
             logs.stdout.contains(text).then_some(())
         })
