@@ -216,6 +216,44 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     }
 }
 
+/// The key of an entry: a text, which may stand for a number where one is needed.
+struct Key(String);
+
+impl Key {
+    fn text(self) -> StringDeserializer<Error> {
+        self.0.into_deserializer()
+    }
+}
+
+impl<'de> de::Deserializer<'de> for Key {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.text().deserialize_any(visitor)
+    }
+
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.0.parse() {
+            Ok(number) => visitor.visit_u16(number),
+            Err(_) => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.text().deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq
+        tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
 struct Items<'de>(std::iter::Enumerate<std::slice::Iter<'de, Node>>);
 
 impl<'de> de::SeqAccess<'de> for Items<'de> {
@@ -238,8 +276,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
         let Some((at, entry)) = self.rest.next() else { return Ok(None) };
         self.value = Some((at, entry));
-        let key: StringDeserializer<Error> = entry.key.clone().into_deserializer();
-        let seen = seed.deserialize(key);
+        let seen = seed.deserialize(Key(entry.key.clone()));
         seen.map(Some).map_err(|error| Error { is_key: true, ..error.at(entry.place).below(at) })
     }
 

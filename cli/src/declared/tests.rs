@@ -47,6 +47,22 @@ fn the_three_formats_say_the_same() {
 }
 
 #[test]
+fn the_keys_of_a_table_may_be_ports() {
+    let head = "kind: app\nname: db\nimage: redis:7\ntcp: {ports: [7000]}\n";
+    let yaml = format!("{head}container: {{tcp: {{7000: 6379}}}}\n");
+    let json = r#"{"kind":"app","name":"db","image":"redis:7","tcp":{"ports":[7000]},"container":{"tcp":{"7000":6379}}}"#;
+    let toml = "[[resources]]\nkind = \"app\"\nname = \"db\"\nimage = \"redis:7\"\ntcp.ports = [7000]\ncontainer.tcp.7000 = 6379\n";
+    for (text, format) in [(&*yaml, Format::Yaml), (json, Format::Json), (toml, Format::Toml)] {
+        let Document::App(app) = read(text, format).unwrap().resources.remove(0).document else {
+            panic!("{text}")
+        };
+        assert_eq!(app.container.tcp, [(7000, 6379)].into(), "{text}");
+    }
+    let error = errors(&format!("{head}container: {{tcp: {{http: 80}}}}\n"));
+    assert!(error[0].contains(":5:19: ") && error[0].contains("the text `http` stands where"), "{error:?}");
+}
+
+#[test]
 fn all_errors_of_a_file_are_told_with_place_resource_and_advice() {
     let text = "\
 kind: app
@@ -328,6 +344,7 @@ prop_compose! {
         spec.scale.replicas = replicas.into();
         spec.limits.memory = wharf_types::quantity::ByteSize::mib(memory);
         spec.http.routes = routes;
+        spec.container.tcp = ports.iter().map(|port| (*port, 80)).collect();
         spec.tcp.ports = ports.into_iter().collect();
         if let Some(name) = volume {
             spec.volumes = vec![serde_json::from_value(serde_json::json!({"name": name, "path": "/data", "shared": true})).unwrap()];
