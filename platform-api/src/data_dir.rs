@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::artifacts::{BucketError, PlaceError};
 use crate::control_plane::open_error;
@@ -77,6 +78,10 @@ pub enum OpenError {
     },
 }
 
+/// How long a lock may outlive its holder: a process that it is just starting has it as well, until that runs a program of its own.
+const LET_GO: Duration = Duration::from_millis(500);
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
 /// The directory, held by this process alone until it is dropped.
 pub(crate) struct DataDir {
     path: PathBuf,
@@ -87,7 +92,7 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory if needed and takes its lock.
+    /// Makes the directory if needed and takes its lock, for which it may wait a moment.
     pub(crate) fn open(path: &Path, database: &Database) -> Result<Self, OpenError> {
         let not_writable = |source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull => OpenError::Full { dir: path.to_owned(), source },
@@ -102,7 +107,14 @@ impl DataDir {
             .mode(0o600)
             .open(path.join("lock"))
             .map_err(not_writable)?;
-        match lock.try_lock() {
+        let deadline = Instant::now() + LET_GO;
+        let taken = loop {
+            match lock.try_lock() {
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(TRY_AGAIN),
+                taken => break taken,
+            }
+        };
+        match taken {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
@@ -275,6 +287,21 @@ mod tests {
         assert_eq!(pid, std::process::id().to_string());
         drop(first);
         assert!(DataDir::open(dir.path(), &Database::DataDir).is_ok());
+    }
+
+    #[test]
+    fn a_lock_that_a_child_had_when_its_parent_ended_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path(), &Database::DataDir).unwrap();
+        // The same open file, as a child has it between its start and its program.
+        let of_child = first._lock.try_clone().unwrap();
+        drop(first);
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(TRY_AGAIN * 3);
+            drop(of_child);
+        });
+        assert!(DataDir::open(dir.path(), &Database::DataDir).is_ok());
+        child.join().unwrap();
     }
 
     #[test]
