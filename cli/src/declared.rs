@@ -10,11 +10,11 @@ pub mod print;
 pub mod saved;
 pub mod schema;
 pub mod show;
+pub mod source;
 
 mod decode;
 mod json;
 mod node;
-mod source;
 mod toml;
 mod yaml;
 

@@ -87,6 +87,11 @@ fn word(words: &str, is_text: bool) -> String {
     if words.chars().all(is_plain) && !words.is_empty() && (!is_text || (starts && reads_as_text)) {
         return words.to_owned();
     }
+    quoted(words)
+}
+
+/// A text in double quotes, which every reader of YAML reads as that text.
+pub fn quoted(words: &str) -> String {
     let mut quoted = String::from("\"");
     for c in words.chars() {
         match c {

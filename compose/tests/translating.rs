@@ -243,6 +243,10 @@ fn what_cannot_be_done_is_refused_with_place_and_reason() {
             "ports: ['127.0.0.1:7000:80']\nx-wharf: {tcp: {}}",
             "compose.yaml:4:13: `127.0.0.1`: public ports are at the addresses of the front door",
         ),
+        (
+            "ports: ['127.0.0.1:7000:80']",
+            "compose.yaml:4:13: `127.0.0.1`: public ports are at the addresses of the front door",
+        ),
         ("ports: [80]\nx-wharf: {tcp: {}}", "compose.yaml:4:13: a public port is needed"),
         ("x-wharf: {tcp: {}, http: {}}", "compose.yaml:4:24: an app takes either requests or connections"),
         ("x-wharf: {http: {route: []}}", "compose.yaml:4:15: unknown field `route`"),
@@ -386,7 +390,7 @@ fn every_service_comes_after_what_it_waits_for() {
 #[test]
 fn each_setting_of_a_container_has_its_place_in_the_document() {
     let usual = json!({
-        "command": [], "disable": false, "interval": "1s", "timeout": "1s", "retries": 3, "start_period": "0s", "start_interval": "200ms"
+        "command": [], "disable": false, "interval": "1s", "timeout": "1s", "retries": 3, "start_period": "1m", "start_interval": "200ms"
     });
     let health = |change: Value| {
         let mut health = usual.clone();
@@ -624,6 +628,10 @@ fn what_a_container_cannot_have_is_refused_with_place_and_reason() {
         ("ports: ['53:53/udp']", "4:13: `udp`: only TCP is public here"),
         ("ports: ['7000-7009:80']", "4:13: `7000-7009`: one port is needed"),
         ("ports: ['127.0.0.1:7000:80']", "4:13: `127.0.0.1`: public ports are at the addresses"),
+        (
+            "ports: ['127.0.0.1:8080:80']\nx-wharf: {http: {}}",
+            "4:13: `127.0.0.1`: public ports are at the addresses",
+        ),
         ("x-wharf: {http: {}}", "4:15: `http`: it needs the port that takes requests"),
         ("x-wharf: {outbound: {allow: ['https://example.com']}}", "4:15: `outbound`: it is about Wasm apps"),
         ("secrets: [{source: db_password, uid: root}]", "4:15: `uid`: `root` is not a number"),

@@ -75,10 +75,10 @@ pub(crate) fn document(
     set_variables(known, &mut spec);
     pod_settings(workload, sink);
     let mut document = head(workload);
-    let container = if workload.is_wasm {
+    if workload.is_wasm {
         artifact(workload, &mut document, sink);
-        spec.limits.memory = limits.memory.unwrap_or(spec.limits.memory);
-        None
+        let usual = spec.limits.memory;
+        spec.limits.memory = limits.memory.unwrap_or(requests.memory.map_or(usual, |asked| asked.max(usual)));
     } else {
         image(workload, &mut document, sink);
         spec.limits.memory = memory(workload, &requests, &limits, sink);
@@ -93,17 +93,13 @@ pub(crate) fn document(
             host_paths: mounts.host_paths,
             ..ContainerSpec::default()
         };
-        Some(completed(workload, container, &reach.aliases, around.is_named, sink))
-    };
-    let whole = AppSpec { container: container.clone().unwrap_or_default(), ..spec.clone() };
-    check(workload, &whole, sink);
-    document.extend(compact_spec(&spec));
+        spec.container = completed(workload, container, &reach.aliases, around.is_named, sink);
+    }
+    check(workload, &spec, sink);
+    document.extend(compact(&spec));
     if replicas.is_some() {
         let scale = document.entry("scale").or_insert_with(|| json!({}));
         scale["replicas"] = json!(replicas);
-    }
-    if let Some(container) = container {
-        document.insert("container".to_owned(), compact(&container));
     }
     document
 }
@@ -226,7 +222,9 @@ fn names(
     spec: &mut ContainerSpec,
     sink: &mut Sink,
 ) {
-    if is_named {
+    // With the network of its node it is in no other. One that needs a second name there is refused where all settings are checked.
+    let has_own_network = workload.pod.flag("hostNetwork") != Some(true);
+    if is_named && (has_own_network || !aliases.is_empty()) {
         spec.networks = BTreeMap::from([(NETWORK.to_owned(), aliases.iter().cloned().collect())]);
         let message = format!(
             "it is in the network `{NETWORK}` of its namespace, as all containers of these files are, so that names of Services are known"
@@ -301,15 +299,13 @@ pub(crate) fn invalid(workload: &Workload<'_>, error: &InvalidSpec, sink: &mut S
     sink.refuse(&at, error.to_string());
 }
 
-/// The settings that differ from their defaults.
-fn compact(container: &ContainerSpec) -> Value {
-    let value = |spec: &ContainerSpec| serde_json::to_value(spec).unwrap_or_default();
-    let default = value(&ContainerSpec::default());
-    let Value::Object(mut settings) = value(container) else { return json!({}) };
-    settings.retain(|key, value| default.get(key) != Some(value));
-    if let Some(Value::Object(health)) = settings.get_mut("health") {
+/// The settings that differ from their defaults, with those of a check by a command, which has defaults only where there is one.
+fn compact(spec: &AppSpec) -> Map<String, Value> {
+    let mut settings = compact_spec(spec);
+    let health = settings.get_mut("container").and_then(|container| container.get_mut("health"));
+    if let Some(Value::Object(health)) = health {
         let usual = serde_json::to_value(ContainerHealthSpec::default()).unwrap_or_default();
         health.retain(|key, value| usual.get(key) != Some(value));
     }
-    Value::Object(settings)
+    settings
 }

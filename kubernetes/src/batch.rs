@@ -4,7 +4,7 @@ use serde_json::Map;
 use wharf_types::job::JobSpec;
 use wharf_types::name::{JobName, ScheduleName};
 use wharf_types::quantity::Span;
-use wharf_types::spec::AppSpec;
+use wharf_types::spec::{AppSpec, LimitsSpec};
 
 use crate::app::{artifact, invalid, pod_settings};
 use crate::at::At;
@@ -32,7 +32,11 @@ pub(crate) fn take(workload: &Workload<'_>, values: &mut Values, claims: &mut Cl
     if workload.is_wasm {
         artifact(workload, &mut document, sink);
     } else {
-        let message = "a job runs a component, and this is an image; write the path of a `.wasm` file, or run the image elsewhere";
+        let command = if is_schedule { "wharf schedule set" } else { "wharf job run" };
+        let message = format!(
+            "`{command}` takes a `.wasm` file, or an artifact that was pushed: push the image (`wharf deploy --image`), and run it with \
+             `--app` or `--artifact`"
+        );
         sink.refuse(&workload.container.near("image"), message);
     }
     pod_settings(workload, sink);
@@ -43,8 +47,10 @@ pub(crate) fn take(workload: &Workload<'_>, values: &mut Values, claims: &mut Cl
     spec.timeout = seconds(&workload.pod, "activeDeadlineSeconds", 1, sink);
     spec.placement.constraints = constraints(workload, sink);
     let (requests, limits) = resources(workload, sink);
-    spec.memory = limits.memory;
-    if requests.cpu.is_some() || (requests.memory.is_some() && requests.memory != limits.memory) {
+    // A request that is less than any run has is no limit.
+    let usual = LimitsSpec::default().memory;
+    spec.memory = limits.memory.or(requests.memory.filter(|asked| *asked > usual));
+    if requests.cpu.is_some() || (requests.memory.is_some() && requests.memory != spec.memory) {
         let message = "a run reserves the memory that it may have, and no processors";
         sink.notice(&workload.container.near("resources.requests"), message);
     }

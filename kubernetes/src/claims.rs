@@ -22,6 +22,8 @@ pub(crate) enum Access {
 pub(crate) struct Claim {
     pub(crate) size: Option<ByteSize>,
     pub(crate) access: Access,
+    /// What was refused of it is told where it stands; without that it would be another volume than was meant.
+    pub(crate) is_refused: bool,
     /// The manifest whose app has it.
     pub(crate) user: Option<(usize, String)>,
 }
@@ -57,7 +59,7 @@ pub(crate) fn claim(at: &At<'_>, sink: &mut Sink) -> Claim {
         ["ReadOnlyMany"] => Access::ReadOnly,
         _ => Access::One,
     };
-    Claim { size, access, user: None }
+    Claim { size, access, is_refused: sink.is_refused(at.manifest.number), user: None }
 }
 
 /// Claims that nobody mounts make nothing.

@@ -30,8 +30,9 @@ pub struct Import {
 }
 
 impl Import {
-    pub fn has_refused(&self) -> bool {
-        self.findings.iter().any(|finding| finding.level == Level::Refused)
+    /// How often something was refused.
+    pub fn refused(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.level == Level::Refused).count()
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wharf_compose::problem::shown;
 use wharf_types::name::VolumeName;
-use wharf_types::quantity::ByteSize;
 use wharf_types::secret::ValueKind;
 use wharf_types::spec::{ContainerFileSpec, HostPathSpec, TmpfsSpec, VolumeSpec};
 use wharf_types::suggest::nearest;
@@ -17,9 +16,6 @@ use crate::quantity::bytes;
 use crate::values::{Referred, Values};
 use crate::variables::{Variable, Variables};
 use crate::workload::Workload;
-
-/// What a volume gets where nobody says how large it is.
-const SIZE: ByteSize = ByteSize::mib(1024);
 
 #[derive(Debug, Default)]
 pub(crate) struct Mounts {
@@ -248,11 +244,15 @@ impl<'a, 'b> Mounter<'a, 'b> {
         let is_read_only = source.flag("readOnly").unwrap_or_default();
         let key = (mount.manifest.namespace.clone(), name.to_owned());
         let Some(claim) = self.claims.get_mut(&key) else {
-            let message = format!("the claim is not in these files; the volume has {SIZE}, and one writer");
+            let size = VolumeSpec::SIZE_DEFAULT;
+            let message = format!("the claim is not in these files; the volume has {size}, and one writer");
             self.sink.notice(&source.near("claimName"), message);
-            let claim = Claim { size: Some(SIZE), access: Access::One, user: None };
+            let claim = Claim { size: None, access: Access::One, is_refused: false, user: None };
             return self.folder(mount, name, &claim, is_read_only);
         };
+        if claim.is_refused {
+            return self.sink.refuse(&source.near("claimName"), "the claim was refused, as is said there");
+        }
         let (number, subject) = (self.workload.manifest.number, self.workload.manifest.subject());
         if let Some((_, other)) = claim.user.as_ref().filter(|(user, _)| *user != number) {
             let message = format!(
@@ -284,7 +284,7 @@ impl<'a, 'b> Mounter<'a, 'b> {
         self.made.volumes.push(VolumeSpec {
             name,
             path: path_of(mount),
-            size: claim.size.unwrap_or(SIZE),
+            size: claim.size.unwrap_or(VolumeSpec::SIZE_DEFAULT),
             read_only,
             shared: claim.access == Access::Many && !read_only,
         });

@@ -22,8 +22,10 @@ enum Role {
 pub(crate) struct Checks {
     pub(crate) http: HealthSpec,
     pub(crate) command: Option<ContainerHealthSpec>,
-    /// Which of them has set how often it is asked over HTTP.
-    paced: Option<Role>,
+    /// How long a start by command may take, where one of them says so.
+    start: Option<Span>,
+    /// Whether one of them has set how often it is asked over HTTP.
+    is_paced: bool,
 }
 
 struct Pace {
@@ -56,7 +58,7 @@ pub(crate) fn checks(workload: &Workload<'_>, reach: &mut Reach, sink: &mut Sink
             }
         } else if let Some(socket) = probe.get("tcpSocket") {
             ask_for_a_connection(workload, &socket, reach, sink);
-            probe.tell();
+            numbers_of_a_connection(&probe, sink);
         } else if probe.get("grpc").is_none() && probe.get("exec").is_none() {
             sink.refuse(&probe, "it asks for nothing; write `httpGet` or `exec`");
         }
@@ -129,16 +131,14 @@ fn ask_over_http(
         }
     }
     let own = (pace.period, pace.timeout, pace.failures);
-    match checks.paced {
-        None => (checks.http.period, checks.http.timeout, checks.http.threshold) = own,
-        Some(_) if (checks.http.period, checks.http.timeout, checks.http.threshold) == own => {}
-        Some(_) => {
-            let message =
-                "both checks have one period, timeout and threshold, which are those of `readinessProbe`";
-            sink.notice(get, message);
-        }
+    if !checks.is_paced {
+        (checks.http.period, checks.http.timeout, checks.http.threshold) = own;
+    } else if (checks.http.period, checks.http.timeout, checks.http.threshold) != own {
+        let message =
+            "both checks have one period, timeout and threshold, which are those of `readinessProbe`";
+        sink.notice(get, message);
     }
-    checks.paced = Some(role);
+    checks.is_paced = true;
 }
 
 fn ask_by_command(
@@ -153,8 +153,6 @@ fn ask_by_command(
     if command.is_empty() {
         return sink.refuse(exec, "`command` is needed");
     }
-    let delay = seconds(probe, "initialDelaySeconds", 0, sink);
-    let is_first = checks.command.is_none();
     let spec = checks.command.get_or_insert_with(|| ContainerHealthSpec {
         command: command.clone(),
         interval: pace.period,
@@ -166,12 +164,35 @@ fn ask_by_command(
         let message = "one command says whether a container is healthy, and another probe has one; let one of them ask for both";
         return sink.refuse(exec, message);
     }
-    if role == Role::Startup {
+    let own = (pace.period, pace.timeout, pace.failures);
+    // Of a startup probe the period and the threshold say how long the start may take, and are kept so.
+    let differs = if role == Role::Startup {
+        spec.timeout != pace.timeout
+    } else {
+        (spec.interval, spec.timeout, spec.retries) != own
+    };
+    if differs {
+        let message = "one check by a command has one period, timeout and threshold, which are those of the first probe with it: \
+                       `readinessProbe`, then `livenessProbe`";
+        sink.notice(exec, message);
+    }
+    // Failures do not count for as long as the most patient of the probes waits.
+    let delay = seconds(probe, "initialDelaySeconds", 0, sink);
+    let start = if role == Role::Startup {
         spec.start_interval = pace.period;
-        let millis = pace.period.as_duration().as_millis() as u64;
-        spec.start_period = Span::from_millis(millis.saturating_mul(u64::from(pace.failures)));
-    } else if is_first {
-        spec.start_period = delay.unwrap_or(spec.start_period);
+        let millis = |span: Span| span.as_duration().as_millis() as u64;
+        let tries = millis(pace.period).saturating_mul(u64::from(pace.failures));
+        Some(Span::from_millis(tries.saturating_add(delay.map_or(0, millis))))
+    } else {
+        delay
+    };
+    if let Some(start) = start {
+        spec.start_period = checks.start.map_or(start, |known| known.max(start));
+        checks.start = Some(spec.start_period);
+    }
+    if count(probe, "successThreshold", 1, sink).is_some_and(|wanted| wanted > 1) {
+        let message = "one success is enough, and ends a row of failures";
+        sink.notice(&probe.near("successThreshold"), message);
     }
     probe.tell();
     sink.notice(exec, "one check by a command says whether a container is ready, and whether it is replaced");
@@ -189,4 +210,18 @@ fn ask_for_a_connection(workload: &Workload<'_>, socket: &At<'_>, reach: &Reach,
             "a port that is not public is not asked; write `exec` with a command that asks, or leave it out";
         sink.refuse(socket, message);
     }
+}
+
+/// How often and how long a connection is tried is nobody's to say.
+fn numbers_of_a_connection(probe: &At<'_>, sink: &mut Sink) {
+    for field in
+        ["initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold", "successThreshold"]
+    {
+        if let Some(number) = probe.get(field) {
+            let message =
+                "it is tried from the start on until it first succeeds, and not again; this is left out";
+            sink.notice(&number, message);
+        }
+    }
+    probe.tell();
 }

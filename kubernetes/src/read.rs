@@ -97,12 +97,9 @@ impl Reader<'_> {
     }
 
     fn manifest(&mut self, node: Node) {
-        let word = |path: [&str; 2]| {
-            let found =
-                path.into_iter().filter(|part| !part.is_empty()).try_fold(&node, |node, part| node.get(part));
-            found.and_then(Node::text).unwrap_or_default().to_owned()
-        };
-        let (api_version, kind) = (word(["apiVersion", ""]), word(["kind", ""]));
+        let word = |node: Option<&Node>| node.and_then(Node::text).unwrap_or_default().to_owned();
+        let of_metadata = |field: &str| word(node.get("metadata").and_then(|metadata| metadata.get(field)));
+        let (api_version, kind) = (word(node.get("apiVersion")), word(node.get("kind")));
         if kind.is_empty() {
             return self.refuse(Problem::new(&node.place, "`kind` is needed, such as `kind: Deployment`"));
         }
@@ -110,7 +107,7 @@ impl Reader<'_> {
             Ok(kind) => kind,
             Err(message) => return self.refuse(Problem::new(node.place_of("kind"), message)),
         };
-        let (name, namespace) = (word(["metadata", "name"]), word(["metadata", "namespace"]));
+        let (name, namespace) = (of_metadata("name"), of_metadata("namespace"));
         let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
         let number = self.found.len();
         let mut problems = Vec::new();

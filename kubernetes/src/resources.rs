@@ -1,14 +1,12 @@
 //! `resources` of a container: what is set aside for it, and what bounds it.
 
 use wharf_types::quantity::{ByteSize, CpuShare};
+use wharf_types::spec::ContainerSpec;
 
 use crate::at::At;
 use crate::finding::Sink;
 use crate::quantity::{bytes, processors};
 use crate::workload::Workload;
-
-/// What a container gets that says nothing of its memory: an app always has a bound.
-const MEMORY: ByteSize = ByteSize::mib(512);
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Amounts {
@@ -66,7 +64,8 @@ pub(crate) fn memory(
     sink: &mut Sink,
 ) -> ByteSize {
     limits.memory.unwrap_or_else(|| {
-        let memory = requests.memory.unwrap_or(MEMORY).max(MEMORY);
+        let usual = ContainerSpec::MEMORY_USUAL;
+        let memory = requests.memory.map_or(usual, |asked| asked.max(usual));
         let message = format!(
             "the container has no limit of its memory, and an app always has one: it is {memory}; write `limits.memory` if that is not enough"
         );

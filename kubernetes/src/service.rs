@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wharf_compose::problem::shown;
+use wharf_types::spec::PORT_MIN;
 
 use crate::at::{At, Manifest};
 use crate::finding::Sink;
@@ -11,9 +12,6 @@ use crate::labels::{has_all, labels};
 use crate::quantity::port;
 use crate::review::{column, review};
 use crate::workload::Workload;
-
-/// Below it are ports of the machine's own services.
-const PUBLIC_MIN: u16 = 1024;
 
 /// How an app is reached.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +112,7 @@ impl<'a, 'b> Services<'a, 'b> {
             let Some(workload) = self.chosen(&spec, sink) else { continue };
             let mut reached = reach[workload].draft();
             self.name(manifest, workload, &mut reached, sink);
-            let ports = self.ports(&spec, &self.workloads[workload], &mut reached, sink);
+            let ports = self.ports(&spec, &self.workloads[workload], (&reach[workload], &mut reached), sink);
             settings(&spec, sink);
             // One that is refused leaves its app as if it were not there.
             if !sink.is_refused(manifest.number) {
@@ -186,7 +184,14 @@ impl<'a, 'b> Services<'a, 'b> {
         }
     }
 
-    fn ports(&self, spec: &At<'a>, app: &Workload<'_>, reach: &mut Reach, sink: &mut Sink) -> Ports<'a> {
+    /// Adds to what the app is reached by after the Services before this one.
+    fn ports(
+        &self,
+        spec: &At<'a>,
+        app: &Workload<'_>,
+        (before, reach): (&Reach, &mut Reach),
+        sink: &mut Sink,
+    ) -> Ports<'a> {
         let kind = spec.text("type").unwrap_or("ClusterIP");
         let mut found = Ports::default();
         for item in spec.items("ports") {
@@ -208,7 +213,7 @@ impl<'a, 'b> Services<'a, 'b> {
             if kind != "ClusterIP" && !takes_connections {
                 sink.refuse(&item, "public ports take connections of TCP only; leave the port out");
             } else if kind != "ClusterIP" {
-                publish(&item, (kind, number, target), app, reach, sink);
+                publish(&item, (kind, number, target), app, (before, reach), sink);
             } else if app.is_wasm {
                 let message = format!("others ask `http://{}.internal`, and no port", app.name);
                 sink.notice(&item.near("port"), message);
@@ -232,7 +237,7 @@ fn publish(
     item: &At<'_>,
     (kind, number, target): (&str, u16, u16),
     app: &Workload<'_>,
-    reach: &mut Reach,
+    (before, reach): (&Reach, &mut Reach),
     sink: &mut Sink,
 ) {
     let (name, protocol) = (item.text_or_empty("name"), item.text_or_empty("appProtocol"));
@@ -249,10 +254,16 @@ fn publish(
         return;
     }
     let public = if kind == "NodePort" { wanted.unwrap_or(number) } else { number };
-    if public < PUBLIC_MIN {
+    if public < PORT_MIN {
         let message = format!(
-            "public ports begin at {PUBLIC_MIN}, and this is {public}; write another one, or `appProtocol: http` if it answers requests"
+            "public ports begin at {PORT_MIN}, and this is {public}; write another one, or `appProtocol: http` if it answers requests"
         );
+        sink.refuse(item, message);
+        return;
+    }
+    let known = before.tcp.get(&public).or_else(|| reach.tcp.get(&public));
+    if known.is_some_and(|known| *known != target) {
+        let message = format!("the port {public} is public already, and leads to another port of the app");
         sink.refuse(item, message);
         return;
     }

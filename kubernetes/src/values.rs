@@ -37,6 +37,8 @@ enum Held {
 pub(crate) struct Values {
     held: BTreeMap<Key, Held>,
     holders: BTreeSet<(Option<String>, ValueKind, String)>,
+    /// Holders of which something was refused as they were read: not all of their keys are known.
+    refused: BTreeSet<(Option<String>, ValueKind, String)>,
     names: BTreeMap<Key, SecretName>,
     taken: BTreeMap<(Option<String>, SecretName), Key>,
     /// Keys that were listed, each as often as somebody takes all of its holder.
@@ -73,7 +75,7 @@ impl Values {
 
     fn take_config_map(&mut self, manifest: &Manifest, sink: &mut Sink) {
         let root = manifest.root();
-        self.holders.insert((manifest.namespace.clone(), ValueKind::Config, manifest.name.clone()));
+        self.take_holder(manifest, ValueKind::Config, sink);
         for (key, at) in root.entries("data") {
             let held = match problem(at.word()) {
                 _ if at.word().is_empty() => Held::Empty,
@@ -114,7 +116,7 @@ impl Values {
             sink.notice(&root, format!("{of_cluster}; the Secret is left out"));
             return;
         }
-        self.holders.insert((manifest.namespace.clone(), ValueKind::Secret, manifest.name.clone()));
+        self.take_holder(manifest, ValueKind::Secret, sink);
         let written: BTreeSet<&str> = root.entries("stringData").iter().map(|(key, _)| *key).collect();
         for (key, at) in root.entries("data") {
             let problem = decoded(at.word()).map(|text| text.is_empty());
@@ -143,6 +145,24 @@ impl Values {
             };
             self.hold(manifest, ValueKind::Secret, key, &at, held, sink);
         }
+    }
+
+    fn take_holder(&mut self, manifest: &Manifest, kind: ValueKind, sink: &Sink) {
+        let holder = (manifest.namespace.clone(), kind, manifest.name.clone());
+        if sink.is_refused(manifest.number) {
+            self.refused.insert(holder.clone());
+        }
+        self.holders.insert(holder);
+    }
+
+    /// Whether a reference leads to something that was refused as a whole, which is then told.
+    fn is_refused(&self, at: &At<'_>, kind: ValueKind, holder: &str, sink: &mut Sink) -> bool {
+        let is_refused = self.refused.contains(&(at.manifest.namespace.clone(), kind, holder.to_owned()));
+        if is_refused {
+            let message = format!("the {} `{}` was refused, as is said there", noun(kind), shown(holder));
+            sink.refuse(at, message);
+        }
+        is_refused
     }
 
     /// Gives a value its name, and tells the command that sets it.
@@ -215,6 +235,9 @@ impl Values {
         if !self.holders.contains(&(namespace.clone(), kind, holder.to_owned())) {
             return None;
         }
+        if self.is_refused(at, kind, holder, sink) {
+            return Some(Vec::new());
+        }
         let first: Key = (namespace.clone(), kind, holder.to_owned(), String::new());
         let of_holder = self.held.range(first..).take_while(|((of, of_kind, of_holder, _), _)| {
             *of == namespace && *of_kind == kind && of_holder == holder
@@ -259,6 +282,9 @@ impl Values {
         is_optional: bool,
         sink: &mut Sink,
     ) -> Referred {
+        if self.is_refused(at, kind, holder, sink) {
+            return Referred::Missing;
+        }
         let namespace = at.manifest.namespace.clone();
         let id: Key = (namespace.clone(), kind, holder.to_owned(), key.to_owned());
         match self.held.get(&id) {

@@ -41,7 +41,7 @@ fn assert_noticed(text: &str, expected: &str) {
     let made = of(text);
     let noticed = said(&made, Level::Notice).join("\n");
     assert!(noticed.contains(expected), "{text}\n{noticed}");
-    assert!(!made.has_refused(), "{}", said(&made, Level::Refused).join("\n"));
+    assert_eq!(made.refused(), 0, "{}", said(&made, Level::Refused).join("\n"));
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn rollouts_keep_their_dials() {
         let made = with(strategy);
         assert!(made.text.contains(expected), "{strategy}: {}", made.text);
     }
-    assert!(with("{rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}").has_refused());
+    assert!(with("{rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}").refused() > 0);
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn five_thousand_manifests_take_seconds() {
     }
     let start = Instant::now();
     let made = of(&text);
-    assert!(!made.has_refused(), "{:?}", said(&made, Level::Refused).first());
+    assert_eq!(made.refused(), 0, "{:?}", said(&made, Level::Refused).first());
     assert_eq!(made.text.matches("kind: app").count(), 2500);
     assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
 }
@@ -420,4 +420,120 @@ fn keys_that_are_taken_again_and_again_end_at_a_bound() {
     let start = Instant::now();
     assert!(refused(&text).contains("import fewer manifests at once"));
     assert!(start.elapsed() < LIMIT);
+}
+
+#[test]
+fn an_app_with_the_network_of_its_node_is_in_no_other() {
+    let plain = deployment("", "ports: [{containerPort: 80}]");
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: front}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n";
+    let agent = deployment("hostNetwork: true", "args: [a]").replace("web", "agent");
+    let made = of(&format!("{plain}---\n{service}---\n{agent}"));
+    assert_eq!(made.refused(), 0, "{}", said(&made, Level::Refused).join("\n"));
+    assert_eq!(made.text.matches("  networks:\n").count(), 1, "{}", made.text);
+    let named =
+        format!("{plain}---\n{service}").replace("spec:\n      \n", "spec:\n      hostNetwork: true\n");
+    assert_refused(&named, "and so none of `networks`");
+}
+
+#[test]
+fn what_was_refused_is_not_replaced_by_something_empty() {
+    let claim =
+        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {volumeMode: Block}\n";
+    let pod = "volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]";
+    let app = deployment(pod, "volumeMounts: [{name: v, mountPath: /data}]");
+    assert_refused(
+        &format!("{claim}---\n{app}"),
+        "persistentVolumeClaim.claimName: the claim was refused, as is said there",
+    );
+    for kind in ["ConfigMap", "Secret"] {
+        let field = if kind == "Secret" { "secret" } else { "configMap" };
+        let holder = format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: c}}\ndata: [a]\n");
+        for container in [
+            format!("envFrom: [{{{field}Ref: {{name: c}}}}]"),
+            format!("env: [{{name: A, valueFrom: {{{field}KeyRef: {{name: c, key: a, optional: true}}}}}}]"),
+        ] {
+            let expected = format!("the {kind} `c` was refused, as is said there");
+            assert_refused(&format!("{holder}---\n{}", deployment("", &container)), &expected);
+        }
+    }
+}
+
+#[test]
+fn a_component_may_have_the_memory_that_it_asks_for() {
+    let with = |resources: &str| {
+        let text = deployment("", "args: [a]").replace("nginx:1", "web.wasm");
+        of(&text.replace("{limits: {memory: 64Mi}}", resources)).text
+    };
+    let large = with("{requests: {memory: 300Mi}}");
+    assert!(large.contains("limits:\n  memory: \"300MiB\"\n"), "{large}");
+    let small = with("{requests: {memory: 10Mi}}");
+    assert!(!small.contains("limits:"), "{small}");
+    let job = |resources: &str| {
+        let text = format!(
+            "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: a}}\nspec: {{template: {{spec: {{containers: [{{name: a, image: a.wasm, resources: {resources}}}]}}}}}}\n"
+        );
+        said(&of(&text), Level::Command).join("\n")
+    };
+    assert!(job("{requests: {memory: 300Mi}}").contains(" --memory 300MiB "));
+    assert!(!job("{requests: {memory: 10Mi}}").contains("--memory"));
+}
+
+#[test]
+fn no_number_of_a_probe_is_passed_over() {
+    let two = |readiness: &str, liveness: &str| {
+        let probe = |more: &str| format!("{{exec: {{command: [ask]}}{more}}}");
+        let (readiness, liveness) = (probe(readiness), probe(liveness));
+        deployment("", &format!("readinessProbe: {readiness}\n        livenessProbe: {liveness}"))
+    };
+    assert_noticed(
+        &two(", successThreshold: 2", ""),
+        "readinessProbe.successThreshold: one success is enough",
+    );
+    for number in ["periodSeconds: 7", "timeoutSeconds: 7", "failureThreshold: 7"] {
+        assert_noticed(
+            &two("", &format!(", {number}")),
+            "livenessProbe.exec: one check by a command has one period",
+        );
+    }
+    let late = of(&two(", initialDelaySeconds: 7", ", initialDelaySeconds: 90")).text;
+    assert!(
+        late.contains("start_period: \"1m 30s\"\n") || late.contains("start_period: \"90s\"\n"),
+        "{late}"
+    );
+    let socket = |number: &str| {
+        deployment("", &format!("readinessProbe: {{tcpSocket: {{port: 80}}, {number}}}"))
+            + "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 5000, targetPort: 80}]}\n"
+    };
+    for number in
+        ["initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold", "successThreshold"]
+    {
+        assert_noticed(&socket(&format!("{number}: 7")), &format!("readinessProbe.{number}: it is tried"));
+    }
+}
+
+#[test]
+fn a_startup_probe_by_command_says_how_long_the_start_may_take() {
+    let probe = "startupProbe: {exec: {command: [ask]}, initialDelaySeconds: 5, periodSeconds: 7, failureThreshold: 20}";
+    let made = of(&deployment("", probe)).text;
+    assert!(
+        made.contains("start_period: \"2m 25s\"\n") || made.contains("start_period: \"145s\"\n"),
+        "{made}"
+    );
+}
+
+#[test]
+fn a_public_port_leads_to_one_port_of_its_app() {
+    let service = |name: &str, target: u16| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{type: LoadBalancer, selector: {{app: web}}, ports: [{{port: 5000, targetPort: {target}}}]}}\n"
+        )
+    };
+    let app = deployment("", "args: [a]");
+    let text = format!("{app}{}{}", service("web", 5001), service("other", 5002));
+    let expected =
+        "Service other, spec.ports[0]: the port 5000 is public already, and leads to another port of the app";
+    assert!(refused(&text).contains(expected), "{}", refused(&text));
+    let made = of(&text).text;
+    assert!(made.contains("\"5000\": 5001\n") && !made.contains("5002"), "{made}");
+    assert_eq!(of(&format!("{app}{}{}", service("web", 5001), service("other", 5001))).refused(), 0);
 }

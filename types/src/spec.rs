@@ -23,12 +23,12 @@ use crate::secret::ValueKind;
 
 pub use amount::{InvalidAmount, Portion, Ratio};
 pub use container::{
-    ContainerFileSpec, ContainerHealthSpec, ContainerSpec, HostPathSpec, TmpfsSpec, UlimitSpec,
+    ContainerFileSpec, ContainerHealthSpec, ContainerSpec, HostPathSpec, TmpfsSpec, UlimitSpec, is_host,
 };
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
 pub use scale::{ReplicaRange, Replicas, ScaleSpec};
 pub use update::{CanarySpec, Dials, OnFailure, RollbackSpec, UpdateOrder, UpdateSpec};
-pub use validate::{InvalidSpec, REPLICAS_MAX, validate_env, validate_mount};
+pub use validate::{InvalidSpec, PORT_MIN, REPLICAS_MAX, validate_env, validate_mount};
 pub use volumes::{VolumeSpec, validate_files};
 
 /// The settings of an app; inside a release they are immutable.

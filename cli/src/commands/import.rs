@@ -1,13 +1,15 @@
 //! `wharf import`: what is written for other platforms, made into files for `wharf apply`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use wharf_compose::yaml::BYTES_MAX;
 use wharf_kubernetes::{Finding, Import, Level, Source};
 
 use crate::args::{Global, With};
+use crate::declared::source::octets;
 use crate::exit::{Exit, Failure};
 use crate::output;
 
@@ -35,8 +37,8 @@ pub struct KubernetesArgs {
     pub out: Option<PathBuf>,
 }
 
-/// The largest file that is read; all together have a bound of their own.
-const FILE_MAX_BYTES: u64 = 32 << 20;
+/// Files of a folder that are taken.
+const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
 pub fn run(before: Global, args: ImportArgs) -> anyhow::Result<()> {
     match args.command {
@@ -58,7 +60,7 @@ fn kubernetes(args: &KubernetesArgs, json: bool) -> anyhow::Result<()> {
             output::line(made.text.trim_end())?;
         }
     }
-    let refused = made.findings.iter().filter(|finding| finding.level == Level::Refused).count();
+    let refused = made.refused();
     if refused == 0 {
         return Ok(());
     }
@@ -94,68 +96,8 @@ fn as_json(made: &Import) -> serde_json::Value {
 }
 
 fn sources(files: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
-    let mut sources = Vec::new();
-    for file in files {
-        if file == Path::new("-") {
-            sources
-                .push(Source { name: "stdin".to_owned(), octets: bounded(std::io::stdin().lock(), file)? });
-        } else if file.is_dir() {
-            for file in within(file)? {
-                sources.push(source(&file)?);
-            }
-        } else {
-            sources.push(source(file)?);
-        }
-    }
-    Ok(sources)
-}
-
-/// The files of a folder by name; folders in it are not looked into.
-fn within(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries =
-        std::fs::read_dir(folder).with_context(|| format!("could not read {}", folder.display()))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(|| format!("could not read {}", folder.display()))?.path();
-        let is_manifest =
-            path.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|known| end == *known));
-        if is_manifest && path.is_file() {
-            found.push(path);
-        }
-    }
-    found.sort();
-    if found.is_empty() {
-        let message = format!("there is no .yaml, .yml or .json file in {}", folder.display());
-        return Err(Failure::new(Exit::NotFound, message).into());
-    }
-    Ok(found)
-}
-
-fn source(file: &Path) -> anyhow::Result<Source> {
-    let open = std::fs::File::open(file).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            anyhow::Error::from(Failure::new(Exit::NotFound, format!("there is no file {}", file.display())))
-        }
-        _ => anyhow::Error::from(error).context(format!("could not read {}", file.display())),
-    })?;
-    Ok(Source { name: file.display().to_string(), octets: bounded(open, file)? })
-}
-
-fn bounded(reader: impl std::io::Read, file: &Path) -> anyhow::Result<Vec<u8>> {
-    use std::io::Read as _;
-
-    let mut octets = Vec::new();
-    let mut limited = reader.take(FILE_MAX_BYTES + 1);
-    limited.read_to_end(&mut octets).with_context(|| format!("could not read {}", file.display()))?;
-    if octets.len() as u64 > FILE_MAX_BYTES {
-        let message = format!(
-            "{} is larger than {} MiB; import fewer manifests at once",
-            file.display(),
-            FILE_MAX_BYTES >> 20
-        );
-        return Err(Failure::invalid(message).into());
-    }
-    Ok(octets)
+    let found = octets(files, &ENDINGS, BYTES_MAX as u64)?;
+    Ok(found.into_iter().map(|file| Source { name: file.name, octets: file.octets }).collect())
 }
 
 #[cfg(test)]
@@ -181,6 +123,6 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_is_named() {
         let error = sources(&["nowhere.yaml".into()]).unwrap_err().to_string();
-        assert_eq!(error, "there is no file nowhere.yaml");
+        assert_eq!(error, "there is no file or folder nowhere.yaml");
     }
 }

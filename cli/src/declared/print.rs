@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use serde_json::{Map, Value};
+use wharf_compose::write::quoted;
 
 use super::yaml;
 
@@ -92,28 +93,9 @@ fn word(words: &str) -> String {
     if starts && is_text && words.chars().all(is_plain) {
         return words.to_owned();
     }
-    let mut quoted = String::from("\"");
-    for c in words.chars() {
-        match c {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            '\t' => quoted.push_str("\\t"),
-            c if c.is_control() || matches!(c, '\u{feff}' | '\u{2028}' | '\u{2029}') || is_unprintable(c) => {
-                let _ = write!(quoted, "\\U{:08x}", u32::from(c));
-            }
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
+    quoted(words)
 }
 
 fn yaml_text(words: &str) -> super::node::Value {
     super::node::Value::Text(words.to_owned())
-}
-
-/// What the specification of YAML does not let stand as it is.
-fn is_unprintable(c: char) -> bool {
-    matches!(u32::from(c), 0xfffe | 0xffff)
 }

@@ -31,52 +31,76 @@ pub struct Source {
     pub format: Format,
 }
 
+/// What is in a file, or in stdin.
+#[derive(Debug)]
+pub struct Octets {
+    /// As errors name it.
+    pub name: String,
+    /// Where it is. Of stdin the folder in which we run.
+    pub folder: PathBuf,
+    pub octets: Vec<u8>,
+}
+
 /// Reads what `-f` names, in its order; of a folder the files that have one of our endings, by name.
 pub fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
-    let mut sources = Vec::new();
-    let mut left = REQUEST_MAX_BYTES as u64;
+    let endings = EXTENSIONS.map(|(ending, _)| ending);
+    let files = octets(paths, &endings, REQUEST_MAX_BYTES as u64)?;
+    files.into_iter().map(source).collect()
+}
+
+/// Reads files, folders and stdin in their order; of a folder the files that have one of these endings, by name. All together may have
+/// `bytes_max`.
+pub fn octets(paths: &[PathBuf], endings: &[&str], bytes_max: u64) -> anyhow::Result<Vec<Octets>> {
+    let mut found = Vec::new();
+    let mut room = Room { bytes_max, left: bytes_max };
     let mut stdin_taken = false;
     for path in paths {
         if path == Path::new("-") {
             if std::mem::replace(&mut stdin_taken, true) {
-                return Err(Failure::usage("`-f -` is there twice, and stdin can be read once").into());
+                return Err(Failure::usage("`-` is there twice, and stdin can be read once").into());
             }
-            let bytes = limited(std::io::stdin().lock(), &mut left, "stdin")?;
-            sources.push(source("stdin".to_owned(), PathBuf::from("."), bytes, None)?);
+            let octets = room.read(std::io::stdin().lock(), "stdin")?;
+            found.push(Octets { name: "stdin".to_owned(), folder: PathBuf::from("."), octets });
         } else if path.is_dir() {
-            for file in files_of(path)? {
-                sources.push(read_file(&file, &mut left)?);
+            for file in files_of(path, endings)? {
+                found.push(read_file(&file, &mut room)?);
             }
         } else {
-            sources.push(read_file(path, &mut left)?);
+            found.push(read_file(path, &mut room)?);
         }
     }
-    Ok(sources)
+    Ok(found)
 }
 
-fn files_of(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn files_of(folder: &Path, endings: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let reading = || format!("could not read the folder {}", folder.display());
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(reading)? {
         let path = entry.with_context(reading)?.path();
-        if path.is_file() && format_of(&path).is_some() {
+        if path.is_file() && ending_of(&path).is_some_and(|ending| endings.contains(&ending.as_str())) {
             files.push(path);
         }
     }
     if files.is_empty() {
-        let message = format!("the folder {} has no .yaml, .yml, .json or .toml file", folder.display());
+        let endings = endings.iter().map(|ending| format!(".{ending}")).collect::<Vec<_>>().join(", ");
+        let message =
+            format!("the folder {} has no file with one of the endings {endings}", folder.display());
         return Err(Failure::new(Exit::NotFound, message).into());
     }
     files.sort();
     Ok(files)
 }
 
-fn format_of(path: &Path) -> Option<Format> {
-    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
-    EXTENSIONS.iter().find(|(known, _)| *known == extension).map(|(_, format)| *format)
+fn ending_of(path: &Path) -> Option<String> {
+    Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
-fn read_file(path: &Path, left: &mut u64) -> anyhow::Result<Source> {
+fn format_of(path: &Path) -> Option<Format> {
+    let ending = ending_of(path)?;
+    EXTENSIONS.iter().find(|(known, _)| *known == ending).map(|(_, format)| *format)
+}
+
+fn read_file(path: &Path, room: &mut Room) -> anyhow::Result<Octets> {
     let name = path.display().to_string();
     let file = std::fs::File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -84,25 +108,39 @@ fn read_file(path: &Path, left: &mut u64) -> anyhow::Result<Source> {
         }
         _ => anyhow::Error::new(error).context(format!("could not read {name}")),
     })?;
-    let bytes = limited(file, left, &name)?;
+    let octets = room.read(file, &name)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    source(name, folder.unwrap_or(Path::new(".")).to_owned(), bytes, format_of(path))
+    Ok(Octets { name, folder: folder.unwrap_or(Path::new(".")).to_owned(), octets })
 }
 
-fn limited(reader: impl std::io::Read, left: &mut u64, name: &str) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader.take(*left + 1).read_to_end(&mut bytes).with_context(|| format!("could not read {name}"))?;
-    if bytes.len() as u64 > *left {
-        let most = crate::output::bytes(REQUEST_MAX_BYTES as u64);
-        let message = format!("{name}: the files are larger than {most} together, which is the most");
-        return Err(Failure::invalid(message).help("apply them in parts").into());
+/// What may still be read.
+struct Room {
+    bytes_max: u64,
+    left: u64,
+}
+
+impl Room {
+    fn read(&mut self, reader: impl std::io::Read, name: &str) -> anyhow::Result<Vec<u8>> {
+        let mut octets = Vec::new();
+        reader
+            .take(self.left + 1)
+            .read_to_end(&mut octets)
+            .with_context(|| format!("could not read {name}"))?;
+        if octets.len() as u64 > self.left {
+            let most = crate::output::bytes(self.bytes_max);
+            let message = format!("{name}: the files are larger than {most} together, which is the most");
+            return Err(Failure::invalid(message).help("take fewer of them at once").into());
+        }
+        self.left -= octets.len() as u64;
+        Ok(octets)
     }
-    *left -= bytes.len() as u64;
-    Ok(bytes)
 }
 
-fn source(name: String, folder: PathBuf, bytes: Vec<u8>, format: Option<Format>) -> anyhow::Result<Source> {
-    let text = match String::from_utf8(bytes) {
+fn source(file: Octets) -> anyhow::Result<Source> {
+    let Octets { name, folder, octets } = file;
+    // A text from stdin has no ending.
+    let format = format_of(Path::new(&name));
+    let text = match String::from_utf8(octets) {
         Ok(text) => text,
         Err(error) => {
             let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
@@ -244,6 +282,24 @@ mod tests {
         let formats: Vec<Format> = sources.iter().map(|source| source.format).collect();
         assert_eq!(formats, [Format::Json, Format::Yaml, Format::Toml]);
         let error = read(&[folder.path().join("nowhere.yaml")]).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::NotFound);
+    }
+
+    #[test]
+    fn files_have_their_endings_in_any_letters_and_a_bound_together() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.YAML", "b.toml", "c.yml"] {
+            std::fs::write(folder.path().join(name), "12345").unwrap();
+        }
+        let paths = [folder.path().to_owned()];
+        let found = octets(&paths, &["yaml", "yml"], 10).unwrap();
+        let names: Vec<&str> = found.iter().filter_map(|file| file.name.rsplit('/').next()).collect();
+        assert_eq!(names, ["a.YAML", "c.yml"]);
+        assert!(found.iter().all(|file| file.folder == paths[0] && file.octets == b"12345"));
+        let error = octets(&paths, &["yaml", "yml"], 9).unwrap_err().to_string();
+        assert!(error.contains("c.yml: the files are larger than"), "{error}");
+        let error = octets(&paths, &["txt", "md"], 9).unwrap_err();
+        assert!(error.to_string().ends_with("has no file with one of the endings .txt, .md"), "{error}");
         assert_eq!(Exit::of(&error), Exit::NotFound);
     }
 }

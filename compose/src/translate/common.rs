@@ -117,13 +117,19 @@ pub(super) fn limits(one: &One<'_>, sink: &mut Sink) -> (LimitsSpec, Option<Byte
     (limits, memory)
 }
 
+/// A port is at no address of its own, whoever takes what comes to it.
+pub(super) fn refuse_address(port: &Port) -> Result<(), String> {
+    match port.host_ip.as_deref() {
+        None | Some("0.0.0.0" | "::") => Ok(()),
+        Some(address) => Err(format!(
+            "`{}`: public ports are at the addresses of the front door; leave the address out",
+            shown(address)
+        )),
+    }
+}
+
 /// The public port of one of `ports`.
 pub(super) fn published(port: &Port) -> Result<u16, String> {
-    if let Some(address) = port.host_ip.as_deref().filter(|address| !matches!(*address, "0.0.0.0" | "::")) {
-        return Err(format!(
-            "`{address}`: public ports are at the addresses of the front door; leave the address out"
-        ));
-    }
     let Some(published) = port.published.as_deref() else {
         return Err("a public port is needed, such as `7000:7000`: the platform chooses none".to_owned());
     };

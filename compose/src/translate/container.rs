@@ -8,16 +8,16 @@ use std::net::IpAddr;
 
 use wharf_types::declare::document::{AppDocument, AppKind};
 use wharf_types::name::SecretName;
-use wharf_types::quantity::{ByteSize, CpuShare, Span};
+use wharf_types::quantity::{CpuShare, Span};
 use wharf_types::spec::{
     ContainerFileSpec, ContainerHealthSpec, ContainerSpec, EngineSpec, LimitsSpec, OutboundSpec, ReserveSpec,
-    ReuseSpec, UlimitSpec,
+    ReuseSpec, UlimitSpec, is_host,
 };
 use wharf_types::world::World;
 
 use super::One;
 use super::common::{CommonSettings, limits, one_of, processors};
-use super::network::{is_host, joined};
+use super::network::joined;
 use super::sink::Sink;
 use super::values::{NamedValue, variable_of};
 use crate::model::{FileGrant, HealthCheck, Service, Ulimit};
@@ -26,8 +26,6 @@ use crate::problem::shown;
 use mounts::Mounts;
 use ports::Ports;
 
-/// What a container may have of which nobody says how much: enough for most servers, and several to a node.
-const MEMORY: ByteSize = ByteSize::mib(512);
 /// More the kernel does not have.
 const PIDS_MAX: u32 = 4 << 20;
 
@@ -250,7 +248,8 @@ fn bounds(one: &One<'_>, reserve: &ReserveSpec, sink: &mut Sink) -> LimitsSpec {
         sink.problem(one.place("x-wharf.limits"), message);
     }
     let memory = memory.unwrap_or_else(|| {
-        let memory = MEMORY.max(reserve.memory.unwrap_or(MEMORY));
+        let usual = ContainerSpec::MEMORY_USUAL;
+        let memory = reserve.memory.map_or(usual, |reserved| reserved.max(usual));
         sink.unlimited.push((one.node.place.clone(), format!("`{}` {memory}", shown(one.service))));
         memory
     });
@@ -340,10 +339,11 @@ fn health(one: &One<'_>, sink: &mut Sink) -> Option<ContainerHealthSpec> {
     let HealthCheck { disable, interval, retries, start_interval, start_period, test, timeout } =
         one.settings.healthcheck.as_ref()?;
     let usual = ContainerHealthSpec::default();
+    if *disable || matches!(test.as_slice(), [how] if how == "NONE") {
+        return Some(ContainerHealthSpec { disable: true, ..usual });
+    }
     let command = match test.as_slice() {
         [] => Vec::new(),
-        [how] if how == "NONE" => return Some(ContainerHealthSpec { disable: true, ..usual }),
-        _ if *disable => Vec::new(),
         [how, line] if how == "CMD-SHELL" => ["/bin/sh", "-c", line.as_str()].map(str::to_owned).to_vec(),
         [how, words @ ..] if how == "CMD" && !words.is_empty() => words.to_vec(),
         _ => {
@@ -352,9 +352,6 @@ fn health(one: &One<'_>, sink: &mut Sink) -> Option<ContainerHealthSpec> {
             Vec::new()
         }
     };
-    if *disable {
-        return Some(ContainerHealthSpec { disable: true, ..usual });
-    }
     // 0 is what is usual.
     let span = |written: &Option<Span>, usual: Span| {
         written.filter(|written| !written.as_duration().is_zero()).unwrap_or(usual)

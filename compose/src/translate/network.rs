@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wharf_types::spec::is_host;
+
 use super::sink::Sink;
 use super::{Kind, One};
 use crate::model::Service;
 use crate::problem::shown;
-
-/// Of a name in a network, as DNS has it.
-const NAME_MAX_BYTES: usize = 253;
 
 /// The networks of a service, by their keys in the file. None is the one of whoever names none: the engine's bridge to Compose, and the
 /// namespace's own here.
@@ -35,8 +34,9 @@ pub(super) fn has_container(
 pub(super) fn joined(one: &One<'_>, sink: &mut Sink) -> BTreeMap<String, Vec<String>> {
     let mut joined: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for key in of(one.settings).into_iter().flatten() {
-        let names = aliases(one, one.service, one.settings, Some(key));
-        for alias in names.iter().filter(|alias| !is_host(alias)) {
+        let (names, others): (Vec<&str>, Vec<&str>) =
+            aliases(one, one.service, one.settings, Some(key)).into_iter().partition(|alias| is_host(alias));
+        for alias in others {
             let place = one.place(&format!("networks.{key}.aliases"));
             sink.problem(place, format!("`{}` is no name of a host", shown(alias)));
         }
@@ -52,12 +52,6 @@ pub(super) fn joined(one: &One<'_>, sink: &mut Sink) -> BTreeMap<String, Vec<Str
         known.dedup();
     }
     joined
-}
-
-/// A DNS label or several; services may also have `_`.
-pub(super) fn is_host(name: &str) -> bool {
-    let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    (1..=NAME_MAX_BYTES).contains(&name.len()) && name.chars().all(is_letter)
 }
 
 /// What a network of the file is called in the namespace.

@@ -1,7 +1,6 @@
 //! Volumes: each belongs to one app, which has it under the name of its key in the file.
 
 use wharf_types::name::VolumeName;
-use wharf_types::quantity::ByteSize;
 use wharf_types::spec::VolumeSpec;
 
 use super::sink::Sink;
@@ -9,9 +8,6 @@ use super::{One, label};
 use crate::model::{Mount, Volume};
 use crate::problem::shown;
 use crate::project::Project;
-
-/// Where nobody says how much a volume may hold.
-const SIZE: ByteSize = ByteSize::mib(1024);
 
 /// What is wrong with the volumes at the top of the file, whoever has them.
 pub(super) fn check(project: &Project, sink: &mut Sink) {
@@ -70,7 +66,7 @@ pub(super) fn of_mount(one: &One<'_>, mount: &Mount) -> Result<(VolumeSpec, Opti
         Some(size) => {
             serde_json::from_value(size.clone()).map_err(|error| format!("`x-wharf.size`: {error}"))?
         }
-        None => SIZE,
+        None => VolumeSpec::SIZE_DEFAULT,
     };
     let shared = own.is_some_and(|own| own.shared);
     Ok((

@@ -6,7 +6,7 @@ use wharf_types::declare::document::{AppDocument, AppKind, ArtifactSource, Files
 use wharf_types::name::SecretName;
 use wharf_types::spec::{ContainerSpec, HealthSpec, HttpSpec, LimitsSpec, OutboundSpec, TcpSpec, VolumeSpec};
 
-use super::common::{CommonSettings, limits, published};
+use super::common::{CommonSettings, limits, published, refuse_address};
 use super::sink::Sink;
 use super::values::{NamedValue, variable_of};
 use super::{One, network, volumes};
@@ -117,6 +117,9 @@ fn tcp(one: &One<'_>, sink: &mut Sink) -> Option<TcpSpec> {
                 &place,
                 format!("`{}`: a Wasm app takes HTTP requests and TCP connections only", port.protocol),
             );
+        }
+        if let Err(message) = refuse_address(port) {
+            sink.problem(&place, message);
         }
         if listens.is_none() {
             let port = port.published.as_deref().unwrap_or("a port");

@@ -2,14 +2,19 @@
 
 use std::sync::LazyLock;
 
-use serde::{Serialize as _, Serializer};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::spec::AppSpec;
+use crate::spec::{AppSpec, ContainerSpec};
 
-static DEFAULTS: LazyLock<Value> = LazyLock::new(|| as_value(&AppSpec::default()));
+static DEFAULTS: LazyLock<Value> = LazyLock::new(|| {
+    let mut defaults = as_value(&AppSpec::default());
+    // Apps that are no containers have none of it.
+    defaults["container"] = as_value(&ContainerSpec::default());
+    defaults
+});
 
-fn as_value(spec: &AppSpec) -> Value {
+fn as_value(spec: &impl Serialize) -> Value {
     serde_json::to_value(spec)
         .expect("settings are JSON: strings, numbers, lists and tables with text for keys")
 }
@@ -55,6 +60,15 @@ mod tests {
     #[test]
     fn defaults_leave_nothing() {
         assert!(compact_spec(&AppSpec::default()).is_empty());
+    }
+
+    #[test]
+    fn of_a_container_too_only_what_differs_is_kept() {
+        let text = json!({"container": {"user": "70", "health": {"command": ["ask"]}}});
+        let spec: AppSpec = serde_json::from_value(text).unwrap();
+        let compact = Value::Object(compact_spec(&spec));
+        assert!(compact["container"].get("pids").is_none(), "{compact}");
+        assert_eq!(serde_json::from_value::<AppSpec>(compact).unwrap(), spec);
     }
 
     #[test]

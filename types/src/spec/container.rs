@@ -14,6 +14,7 @@ use crate::quantity::{ByteSize, CpuShare, Span};
 /// Networks, files, folders and the like: each is set up before a container starts.
 const EACH_MAX: usize = 64;
 const NETWORK_NAME_MAX_BYTES: usize = 63;
+const HOST_MAX_BYTES: usize = 253;
 /// Labels that begin like this are the platform's own.
 const OWN_LABELS: &str = "wharf.";
 
@@ -153,7 +154,7 @@ pub struct ContainerHealthSpec {
     pub interval: Span,
     pub timeout: Span,
     pub retries: u32,
-    /// Failures within this time after the start do not count.
+    /// Failures within this time after the start do not count, until the first success.
     pub start_period: Span,
     /// How often it is run within `start_period`.
     pub start_interval: Span,
@@ -167,7 +168,7 @@ impl Default for ContainerHealthSpec {
             interval: Span::from_secs(1),
             timeout: Span::from_secs(1),
             retries: 3,
-            start_period: Span::from_secs(0),
+            start_period: Span::from_secs(60),
             start_interval: Span::from_millis(200),
         }
     }
@@ -210,6 +211,10 @@ impl Default for ContainerSpec {
 }
 
 impl ContainerSpec {
+    /// The memory of one of which nobody says how much it may have, such as one of a Compose file: enough for most servers, and several
+    /// to a node. `limits.memory` of an app has a default of its own, which is a guest's.
+    pub const MEMORY_USUAL: ByteSize = ByteSize::mib(512);
+
     /// Checks what the field types do not. `is_value` says whether a variable is that of a secret or a config.
     pub(super) fn validate(&self, tcp: &TcpSpec, is_value: impl Fn(&str) -> bool) -> Result<(), InvalidSpec> {
         for (field, count) in [
@@ -237,6 +242,12 @@ impl ContainerSpec {
         }
         if self.entrypoint.as_ref().is_some_and(Vec::is_empty) {
             return invalid("container.entrypoint", "is empty; leave it out for the image's own");
+        }
+        for alias in self.networks.values().flatten() {
+            if !is_host(alias) {
+                let problem = format!("`{}` is no name that others could reach", alias.escape_debug());
+                return invalid("container.networks", problem);
+            }
         }
         for name in self.networks.keys() {
             let is_name = !name.is_empty()
@@ -305,4 +316,14 @@ impl ContainerSpec {
         ];
         asked.into_iter().filter_map(|(is_asked, name)| is_asked.then_some(name)).collect()
     }
+}
+
+/// Whether a container can be reached by this name: labels of the DNS, with dots between them. Compose files also have `_`.
+pub fn is_host(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= NETWORK_NAME_MAX_BYTES
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    name.len() <= HOST_MAX_BYTES && name.split('.').all(is_label)
 }

@@ -22,8 +22,8 @@ const ARGS_MAX_BYTES: usize = 32 << 10;
 const ROUTES_MAX: usize = 100;
 /// Each takes a listener of the front door, and a port of the worker for each instance.
 const PORTS_MAX: usize = 16;
-/// The ports below belong to the machine's own services.
-const PORT_MIN: u16 = 1024;
+/// The first public port of an app. Those below belong to the machine's own services.
+pub const PORT_MIN: u16 = 1024;
 /// Each is looked up when a release is made, and delivered with each instance.
 const SECRETS_MAX: usize = 100;
 /// As long as names of files usually may be.

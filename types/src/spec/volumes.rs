@@ -36,10 +36,13 @@ pub struct VolumeSpec {
 }
 
 fn default_size() -> ByteSize {
-    ByteSize::mib(1024)
+    VolumeSpec::SIZE_DEFAULT
 }
 
 impl VolumeSpec {
+    /// What its files may take where nobody says how much.
+    pub const SIZE_DEFAULT: ByteSize = ByteSize::mib(1024);
+
     /// Whether an instance must be the only one that writes to it.
     pub fn is_exclusive(&self) -> bool {
         !self.read_only && !self.shared

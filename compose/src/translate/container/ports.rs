@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use wharf_types::spec::TcpSpec;
+use wharf_types::spec::{PORT_MIN, TcpSpec};
 
 use crate::model::Port;
 use crate::problem::shown;
 use crate::translate::One;
-use crate::translate::common::published;
+use crate::translate::common::{published, refuse_address};
 use crate::translate::sink::Sink;
 
-/// The platform gives no others away.
-const PUBLIC_MIN: u16 = 1024;
 /// Where HTTP is what most services speak.
 const OF_HTTP: [u16; 4] = [3000, 5000, 8000, 8080];
 
@@ -37,6 +35,9 @@ pub(super) fn ports(one: &One<'_>, sink: &mut Sink) -> Ports {
             );
             sink.problem(&place, message);
             continue;
+        }
+        if let Err(message) = refuse_address(port) {
+            sink.problem(&place, message);
         }
         if takes_requests && made.http_port.is_none() {
             made.http_port = Some(port.target);
@@ -85,9 +86,9 @@ fn public(one: &One<'_>, port: &Port) -> Result<u16, String> {
             "the container has the network of its node, and its ports with it; leave `ports` out".to_owned()
         );
     }
-    if public < PUBLIC_MIN {
+    if public < PORT_MIN {
         return Err(format!(
-            "the port {public} is below {PUBLIC_MIN}, where only the machine's own services are. If {0} takes HTTP requests, \
+            "the port {public} is below {PORT_MIN}, where only the machine's own services are. If {0} takes HTTP requests, \
              write `x-wharf: {{http: {{}}}}`, and they come by hostname; otherwise publish a higher one, such as `{1}:{0}`",
             port.target,
             10_000 + public
