@@ -15,9 +15,6 @@ use crate::exit::{Exit, Failure};
 /// The largest artifact that is pushed.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// The largest archive of an image.
-const IMAGE_MAX_BYTES: u64 = 1 << 30;
-
 /// What every tar archive has in its first header.
 const TAR_MAGIC: &[u8] = b"ustar";
 const TAR_MAGIC_AT: usize = 257;
@@ -72,19 +69,27 @@ fn wasm_files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Reads an artifact after the checks that need no platform. No more than the largest artifact is ever held.
-pub fn read(path: &Path) -> anyhow::Result<Bytes> {
+/// Opens a file, and says how many octets it has. `what` it should be is told of a folder.
+fn open(path: &Path, what: &str) -> anyhow::Result<(File, u64)> {
     let shown = path.display();
-    let mut file = match File::open(path) {
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Failure::new(Exit::NotFound, format!("there is no file {shown}")).into());
         }
         Err(error) => return Err(error).with_context(|| format!("could not read {shown}")),
     };
-    if file.metadata().with_context(|| format!("could not read {shown}"))?.is_dir() {
-        return Err(Failure::invalid(format!("{shown} is a folder, not a .wasm file")).into());
+    let metadata = file.metadata().with_context(|| format!("could not read {shown}"))?;
+    if metadata.is_dir() {
+        return Err(Failure::invalid(format!("{shown} is a folder, not {what}")).into());
     }
+    Ok((file, metadata.len()))
+}
+
+/// Reads an artifact after the checks that need no platform. No more than the largest artifact is ever held.
+pub fn read(path: &Path) -> anyhow::Result<Bytes> {
+    let shown = path.display();
+    let (mut file, _) = open(path, "a .wasm file")?;
     let mut content = Vec::new();
     let mut read_more = |content: &mut Vec<u8>, bytes: u64| {
         file.by_ref()
@@ -115,23 +120,16 @@ pub fn read(path: &Path) -> anyhow::Result<Bytes> {
 /// Reads an archive with an image, as `docker save` writes it.
 pub fn read_image(path: &Path) -> anyhow::Result<Bytes> {
     let shown = path.display();
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::new(Exit::NotFound, format!("there is no file {shown}")).into());
-        }
-        Err(error) => return Err(error).with_context(|| format!("could not read {shown}")),
-    };
-    let bytes = file.metadata().with_context(|| format!("could not read {shown}"))?.len();
-    if bytes > IMAGE_MAX_BYTES {
-        let (bytes, max) = (crate::output::bytes(bytes), crate::output::bytes(IMAGE_MAX_BYTES));
+    let (mut file, bytes) = open(path, "an archive of an image")?;
+    if bytes > MAX_BYTES {
+        let (bytes, max) = (crate::output::bytes(bytes), crate::output::bytes(MAX_BYTES));
         let message = format!("{shown} has {bytes}, and an archive of an image may have {max}");
         return Err(Failure::invalid(message)
             .help("push the image to a registry, and deploy it by name")
             .into());
     }
     let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
-    let read = file.by_ref().take(IMAGE_MAX_BYTES).read_to_end(&mut content);
+    let read = file.by_ref().take(MAX_BYTES).read_to_end(&mut content);
     read.with_context(|| format!("could not read {shown}"))?;
     if content.get(TAR_MAGIC_AT..TAR_MAGIC_AT + TAR_MAGIC.len()) != Some(TAR_MAGIC) {
         let message = format!("{shown} is no tar archive");

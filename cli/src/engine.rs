@@ -14,8 +14,9 @@ use wharf_types::image::{ImageDocument, Platform};
 
 use crate::exit::{Exit, Failure};
 
-/// An engine that does not answer within this time is taken to be none, unless it was asked for.
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// An engine that does not answer within this time is taken to be none, unless it was asked for. One that is just being started, as at the
+/// boot of a machine, takes connections long before it answers.
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct EngineArgs {

@@ -48,13 +48,20 @@ impl ArchiveError {
 }
 
 impl Engine {
+    /// The image of an archive that was loaded before.
+    pub async fn loaded(&self, digest: Digest) -> Result<Option<ImageId>, ImageError> {
+        let name = format!("{NAME}:{}", digest.hex());
+        let Some(found) = self.inspect_image(&name).await? else { return Ok(None) };
+        self.check_platform(&name, &built_for(&found)).await?;
+        Ok(Some(id_of(&found)?))
+    }
+
     /// Loads an archive, whose digest was checked before, unless it is there already.
     pub async fn load(&self, archive: &Path, digest: Digest) -> Result<ImageId, ImageError> {
-        let name = format!("{NAME}:{}", digest.hex());
-        if let Some(found) = self.inspect_image(&name).await? {
-            self.check_platform(&name, &built_for(&found)).await?;
-            return Ok(id_of(&found)?);
+        if let Some(image) = self.loaded(digest).await? {
+            return Ok(image);
         }
+        let name = format!("{NAME}:{}", digest.hex());
         let (path, tag) = (archive.to_owned(), name.clone());
         let opened = tokio::task::spawn_blocking(move || open(&path, &tag)).await;
         let (file, manifest) = opened.map_err(|error| ArchiveError::Read(io::Error::other(error)))??;

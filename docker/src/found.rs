@@ -1,20 +1,22 @@
 //! What of ours is in the engine: how a worker that was killed finds what goes on.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary};
-use bollard::query_parameters::ListContainersOptionsBuilder;
+use bollard::query_parameters::{ListContainersOptionsBuilder, StopContainerOptions};
 use futures::{StreamExt as _, TryStreamExt as _};
 use wharf_types::{InstanceId, Timestamp};
 
 use crate::container::{Exit, exit_of, labels_of, name_of, status};
-use crate::engine::{Engine, SHORT};
+use crate::engine::{Engine, LONG, SHORT};
 use crate::error::EngineError;
 use crate::image::ImageId;
 use crate::labels::{self, Owner};
 use crate::secret_files;
 
+/// The container's own signal, and its own time.
+const NO_OPTIONS: Option<StopContainerOptions> = None;
 /// How many containers are looked at, at once.
 const LOOKS_AT_ONCE: usize = 8;
 
@@ -63,21 +65,28 @@ impl Engine {
     }
 
     /// Removes the containers and files of this platform that serve no wanted instance; returns how many containers. Others are not touched.
-    pub async fn remove_unwanted(&self, wanted: &HashSet<InstanceId>) -> Result<usize, EngineError> {
-        let is_unwanted = |it: &ContainerSummary| {
-            let instance = it.labels.as_ref().and_then(labels::serves);
-            instance.is_none_or(|instance| !wanted.contains(&instance))
-        };
+    /// What runs is told to end first, and has the time for that which it was started with. `is_wanted` is asked of each just before.
+    pub async fn remove_unwanted(
+        &self,
+        is_wanted: impl Fn(InstanceId) -> bool + Send + Sync,
+    ) -> Result<usize, EngineError> {
         let mut removed = 0;
-        for container in self.summaries().await?.into_iter().filter(is_unwanted) {
+        for container in self.summaries().await? {
+            let instance = container.labels.as_ref().and_then(labels::serves);
+            if instance.is_some_and(&is_wanted) {
+                continue;
+            }
             if let Some(id) = container.id {
+                // However that ends, it is removed then.
+                let _ =
+                    self.call("stop a container", LONG, self.docker.stop_container(&id, NO_OPTIONS)).await;
                 self.remove_container(&id).await?;
                 removed += 1;
             }
         }
         let files = &self.settings.files;
         for instance in secret_files::instances(files) {
-            if !wanted.contains(&instance) && self.inspect(&name_of(instance)).await?.is_none() {
+            if !is_wanted(instance) && self.inspect(&name_of(instance)).await?.is_none() {
                 let _ = secret_files::remove(files, instance);
             }
         }

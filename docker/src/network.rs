@@ -69,7 +69,8 @@ impl Engine {
         let found = self.call("list networks", SHORT, self.docker.list_networks(Some(options))).await?;
         // The engine finds every name that this one is a part of.
         if let Some(found) = found.iter().find(|found| found.name.as_ref() == Some(&name.0)) {
-            return if self.is_ours(found.labels.as_ref()) {
+            // Names are cut, so two networks might have one; what is written on it is whole.
+            return if found.labels == Some(labels::of_network(platform, namespace, network)) {
                 Ok(name)
             } else {
                 Err(NetworkError::NameTaken { name: name.0 })

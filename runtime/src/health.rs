@@ -72,6 +72,7 @@ struct CommandCheck {
     spec: ContainerHealthSpec,
     /// Failures before do not count, unless there was a success.
     counts_from: Instant,
+    has_succeeded: bool,
     /// In a row.
     failures: u32,
     /// Not before the first success.
@@ -104,6 +105,7 @@ impl Checks {
             liveness: None,
             command: command.map(|spec| CommandCheck {
                 counts_from: now + spec.start_period.as_duration(),
+                has_succeeded: false,
                 failures: 0,
                 // Where a path decides about the start, the command is asked from the start on as well.
                 due: asks_path.then(|| now + spec.interval.as_duration()),
@@ -130,12 +132,13 @@ impl Checks {
         let Some(command) = &mut self.command else { return Verdict::Same };
         let Err(failure) = outcome else {
             command.failures = 0;
+            command.has_succeeded = true;
             command.due = Some(next_due(began, now, command.spec.interval.as_duration()));
             return if check == Check::CommandStartup { self.settle(now) } else { Verdict::Same };
         };
         // An engine that does not answer says nothing about the container.
         let counts = failure.reason.kind == ReasonKind::Probe;
-        let is_early = check == Check::CommandStartup && now < command.counts_from;
+        let is_early = !command.has_succeeded && now < command.counts_from;
         if counts && !is_early {
             command.failures += 1;
         }
@@ -152,7 +155,8 @@ impl Checks {
             self.startup = Some((next_due(began, now, period.as_duration()), check));
             return self.become_unhealthy(failure.reason);
         }
-        command.due = Some(next_due(began, now, spec.interval.as_duration()));
+        let period = if is_early { spec.start_interval } else { spec.interval };
+        command.due = Some(next_due(began, now, period.as_duration()));
         Verdict::Same
     }
 
@@ -568,6 +572,27 @@ mod tests {
         }
         let end = checks.commanded(Check::CommandStartup, later, later, ill());
         assert!(matches!(end, Verdict::End(_)), "{end:?}");
+    }
+
+    #[test]
+    fn the_time_to_start_holds_also_where_a_path_says_when_a_container_is_ready() {
+        let now = Instant::now();
+        let health = ContainerHealthSpec {
+            command: vec!["check".to_owned()],
+            start_period: Span::from_secs(30),
+            ..ContainerHealthSpec::default()
+        };
+        let spec = app(spec(Some("/healthz"), None));
+        let mut checks = Checks::new(World::HttpContainer, &spec, Some(health), now);
+        assert_eq!(checks.answered(Check::Startup, now, now, Ok(200)), Verdict::Changed);
+        for _ in 0..10 {
+            assert_eq!(checks.commanded(Check::Command, now, now, ill()), Verdict::Same);
+        }
+        checks.commanded(Check::Command, now, now, Ok(()));
+        for _ in 0..2 {
+            assert_eq!(checks.commanded(Check::Command, now, now, ill()), Verdict::Same);
+        }
+        assert!(matches!(checks.commanded(Check::Command, now, now, ill()), Verdict::End(_)));
     }
 
     #[test]

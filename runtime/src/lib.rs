@@ -23,6 +23,7 @@ pub mod artifacts;
 pub mod control;
 pub mod logs;
 pub mod machine;
+mod probe;
 pub mod secrets;
 pub mod space;
 

@@ -1,6 +1,5 @@
 //! The life of a container.
 
-use std::collections::HashSet;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
@@ -352,7 +351,7 @@ async fn only_what_is_ours_and_unwanted_is_removed() {
         test.raw.start_container(&id, None).await.unwrap();
         foreign.push(id);
     }
-    assert_eq!(test.engine.remove_unwanted(&HashSet::from([wanted])).await.unwrap(), 1);
+    assert_eq!(test.engine.remove_unwanted(|id| id == wanted).await.unwrap(), 1);
     assert_eq!(test.engine.find(unwanted).await.unwrap(), None);
     assert_eq!(test.found(wanted).await.state, FoundState::Running);
     let mut running = Vec::new();

@@ -159,7 +159,7 @@ impl Drop for Test {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let Ok(engine) = Engine::connect(settings.clone()).await else { return };
-                let _ = engine.remove_unwanted(&Default::default()).await;
+                let _ = engine.remove_unwanted(|_| false).await;
                 let _ = engine.remove_unwanted_networks(&Default::default()).await;
                 let _ = engine.remove_image(image).await;
                 assert!(

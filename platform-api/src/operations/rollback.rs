@@ -6,8 +6,8 @@ use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
 
 use super::{
-    Asked, Kind, Result, artifact_of, commit, current_release, deployed, find_app, no_release, once, ports,
-    problem, quota, routes, start_rollout, volumes,
+    Asked, Kind, Result, artifact_of, commit, containers, current_release, deployed, find_app, no_release,
+    once, ports, problem, quota, routes, start_rollout, volumes,
 };
 use crate::audit;
 use crate::context::Context;
@@ -54,6 +54,9 @@ pub(super) async fn roll_out(
 ) -> Result<Deployed> {
     let before_change = quota::begin(&mut tx, app.namespace_id, &app.namespace).await?;
     let artifact = artifact_of(&mut tx, release).await?;
+    // What the release was allowed may have been taken back since.
+    let namespace = (Some(app.namespace_id), &app.namespace);
+    containers::check(&mut tx, namespace, artifact.world, &release.spec).await?;
     if artifact.world.with(&release.spec).is_http() {
         // A route that the release had may have gone to another app since, and so may a port.
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &release.spec);

@@ -8,16 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Empty, Limited};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use wharf_docker::{
-    Engine, Exit, Found, FoundState, ImageId, LogLimit, NetworkJoin, Owner, Run as ContainerRun, Stopped,
-    Usage, VolumeMount,
+    Engine, EngineError, Exit, Found, FoundState, ImageError, ImageId, LogLimit, NetworkError, NetworkJoin,
+    Owner, Run as ContainerRun, Stopped, Usage, VolumeMount,
 };
 use wharf_types::InstanceId;
 use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
@@ -33,6 +30,7 @@ use super::usage::{Measured, keep_measured};
 use crate::artifacts::Artifacts;
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::logs::LogSink;
+use crate::probe::probe;
 use crate::secrets::SecretStore;
 use crate::space::{Hold, Space};
 use crate::wasm::app::{Outputs, outputs};
@@ -42,8 +40,8 @@ use crate::wasm::ports::{Listening, Ports};
 use crate::wasm::table::{DispatchError, Table, Target};
 use crate::wasm::volumes::{Mounts, Volumes};
 
-/// A health check reads this much of a response's body.
-const PROBE_BODY_MAX_BYTES: usize = 64 << 10;
+/// Between tries while the engine is away.
+const RETRY: Duration = Duration::from_secs(1);
 /// The least time between the signal to end and the end, unless there is no time at all.
 const GRACE_MIN: Duration = Duration::from_millis(500);
 
@@ -73,6 +71,8 @@ pub struct ContainerBackend {
     /// Whether containers are left running when this process ends.
     leaves: AtomicBool,
     was_swept: AtomicBool,
+    /// Held by those who make networks until their instances are in `prepared`, and held whole to remove networks that nobody needs.
+    networks: RwLock<()>,
 }
 
 struct Prepared {
@@ -81,6 +81,8 @@ struct Prepared {
     networks: Vec<NetworkJoin>,
     /// It ran before this process began.
     is_adopted: bool,
+    /// Nobody else may write to them until the container is gone.
+    volumes: Option<Arc<Mounts>>,
     _held: Hold,
 }
 
@@ -92,7 +94,6 @@ struct Live {
     health: Option<ContainerHealthSpec>,
     measured: Measured,
     platform: crate::wasm::stdio::GuestOutput,
-    _volumes: Option<Arc<Mounts>>,
     _follows: AbortOnDropHandle<()>,
     _waits: AbortOnDropHandle<()>,
 }
@@ -109,6 +110,7 @@ impl ContainerBackend {
             running: Mutex::default(),
             leaves: AtomicBool::new(false),
             was_swept: AtomicBool::new(false),
+            networks: RwLock::default(),
         });
         tokio::spawn(keep_measured(Arc::downgrade(&backend)));
         Ok(backend)
@@ -146,37 +148,42 @@ impl ContainerBackend {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn knows(&self, id: InstanceId) -> bool {
-        self.live().contains_key(&id) || self.known().contains_key(&id)
-    }
-
     async fn prepare_new(&self, run: &Run) -> Result<(), Failure> {
         let assigned = &run.assigned;
-        let is_adopted = self.is_to_be_adopted(run).await?;
+        let adopted = self.to_be_adopted(run).await?;
+        let is_adopted = adopted.is_some();
         let held = self.shared.space.hold(assigned);
-        let image = images::ensure(&self.engine, &self.shared.artifacts, assigned).await?;
-        let config = self.engine.image_config(image).await;
-        let config = config.map_err(|error| failed(&error, error.is_retryable()))?;
+        let image = match adopted.and_then(|found| found.image) {
+            Some(image) => image,
+            None => {
+                images::ensure(&self.engine, &self.shared.artifacts, self.marks.folder(), assigned).await?
+            }
+        };
+        let config = patiently(is_adopted, || self.engine.image_config(image));
+        let config = config.await.map_err(|error| failed(&error, error.is_retryable()))?;
         let health = run::health(&assigned.spec.container, &config);
+        let _making = self.networks.read().await;
         let mut networks = Vec::new();
         for (network, aliases) in run::networks(assigned) {
-            let made = self.engine.ensure_network(&assigned.namespace, network).await;
-            let network = made.map_err(|error| failed(&error, true))?;
+            let made = patiently(is_adopted, || self.engine.ensure_network(&assigned.namespace, network));
+            let network = made.await.map_err(|error| failed(&error, true))?;
             networks.push(NetworkJoin { network, aliases });
         }
-        self.known().insert(run.id, Prepared { image, health, networks, is_adopted, _held: held });
+        let prepared = Prepared { image, health, networks, is_adopted, volumes: None, _held: held };
+        self.known().insert(run.id, prepared);
         Ok(())
     }
 
-    /// Whether the instance ran in a process before this one, and still does. One that has gone meanwhile is never made again.
-    async fn is_to_be_adopted(&self, run: &Run) -> Result<bool, Failure> {
+    /// The container of an instance that ran in a process before this one. One that has gone meanwhile is never made again. While the
+    /// engine does not answer nothing is known, so it is waited for.
+    async fn to_be_adopted(&self, run: &Run) -> Result<Option<Found>, Failure> {
         if run.id != run.assigned.id || run.assigned.observed < InstanceState::Starting {
-            return Ok(false);
+            return Ok(None);
         }
-        let found = self.engine.find(run.id).await.map_err(|error| failed(&error, true))?;
-        match found.map(|found| found.state) {
-            Some(FoundState::Running | FoundState::Ended(_)) => Ok(true),
-            Some(FoundState::Created) | None => {
+        let found = patiently(true, || self.engine.find(run.id));
+        match found.await.map_err(|error| failed(&error, true))? {
+            Some(found) if found.state != FoundState::Created => Ok(Some(found)),
+            _ => {
                 let message = "its container was gone when the worker started again";
                 Err(Failure::new(ReasonKind::Platform, message))
             }
@@ -193,15 +200,20 @@ impl ContainerBackend {
         };
         let assigned = &run.assigned;
         let volumes = self.shared.volumes.mount(assigned).await?;
-        self.start_container(run, image, networks.clone()).await?;
-        let found = self.engine.find(run.id).await.map_err(|error| failed(&error, true))?;
-        let Some(found) = found else {
+        if let Some(prepared) = self.known().get_mut(&run.id) {
+            prepared.volumes = volumes;
+        }
+        if !is_adopted {
+            self.start_container(run, image, networks.clone()).await?;
+        }
+        let found = patiently(is_adopted, || self.engine.find(run.id));
+        let Some(found) = found.await.map_err(|error| failed(&error, true))? else {
             return Err(Failure::new(ReasonKind::Platform, "somebody has removed the container at once"));
         };
         let (upstream, listening) = self.ways_in(assigned, &found, &networks)?;
         if let Some(address) = run::address(&found, networks.first().map(|join| &join.network)) {
             let names = networks.iter().flat_map(|join| join.aliases.iter().map(String::as_str));
-            self.shared.names.insert(&assigned.namespace, names, run.id, address);
+            self.shared.names.insert(&assigned.namespace, assigned.app.as_str(), names, (run.id, address));
         }
         let Outputs { platform, .. } = outputs(&self.shared.logs, run.id, assigned);
         let follows = output::follow(
@@ -237,7 +249,6 @@ impl ContainerBackend {
             health,
             measured: Measured::new(meter, is_adopted),
             platform,
-            _volumes: volumes,
             _follows: follows,
             _waits: waits,
         };
@@ -318,6 +329,15 @@ impl ContainerBackend {
         Ok((upstream, listening))
     }
 
+    /// Gives the engine back the networks of instances that are over; it has not many.
+    async fn remove_networks(&self) {
+        let _alone = self.networks.write().await;
+        let in_use = self.known().values().flat_map(|it| &it.networks).map(|it| it.network.clone()).collect();
+        if let Err(error) = self.engine.remove_unwanted_networks(&in_use).await {
+            warn!("networks that nobody needs any more may be left: {error}");
+        }
+    }
+
     /// Takes an instance out of the ways in, and waits for what is open.
     async fn close(&self, live: &Live, drain: Duration) {
         if let Some(upstream) = &live.upstream {
@@ -346,6 +366,67 @@ impl ContainerBackend {
             }
         };
         tokio::join!(http, tcp);
+    }
+}
+
+/// What is left to do for an instance that is over.
+struct Removing {
+    engine: Engine,
+    marks: Marks,
+    logs: LogSink,
+    /// With its claim on volumes, which lasts as long as something could write to them.
+    prepared: Option<Prepared>,
+}
+
+impl Removing {
+    /// Tries until the container is gone, however long the engine is away.
+    async fn until_gone(self, id: InstanceId) {
+        while let Err(error) = self.engine.remove(id).await {
+            warn!(instance.id = %id, "the container of instance {id} is not removed yet: {error}");
+            tokio::time::sleep(RETRY).await;
+        }
+        self.marks.forget(id);
+        self.logs.forget(id);
+        drop(self.prepared);
+    }
+}
+
+/// Calls again and again while the engine is away, if there is reason to wait for that.
+async fn patiently<T, E: Retryable, F: Future<Output = Result<T, E>>>(
+    waits: bool,
+    mut call: impl FnMut() -> F,
+) -> Result<T, E> {
+    loop {
+        match call().await {
+            Err(error) if waits && error.is_retryable() => tokio::time::sleep(RETRY).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// An error of the engine's crate.
+trait Retryable {
+    fn is_retryable(&self) -> bool;
+}
+
+impl Retryable for EngineError {
+    fn is_retryable(&self) -> bool {
+        self.is_retryable()
+    }
+}
+
+impl Retryable for ImageError {
+    fn is_retryable(&self) -> bool {
+        self.is_retryable()
+    }
+}
+
+impl Retryable for NetworkError {
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Engine(error) => error.is_retryable(),
+            Self::NoSubnet | Self::NameTaken { .. } => false,
+        }
     }
 }
 
@@ -400,30 +481,19 @@ impl Backend for ContainerBackend {
         let Some(upstream) = upstream else {
             return Err(Failure::new(ReasonKind::Platform, "the instance does not run"));
         };
-        let request = Request::get(format!("http://localhost{path}"))
-            .header(http::header::HOST, "localhost")
-            .header(http::header::USER_AGENT, "wharf-health-check")
-            .body(Empty::<Bytes>::new())
-            .map_err(|_| Failure::new(ReasonKind::Probe, format!("`{path}` is not a path")))?;
-        let probe = async {
-            let response = upstream.enter_for_check().call(request).await.map_err(|error| match error {
-                DispatchError::NotHere(_) => {
-                    let message = "the container does not accept connections at container.http_port";
-                    Failure::new(ReasonKind::Probe, message)
-                }
-                DispatchError::Busy(_) => Failure::new(ReasonKind::Probe, "the container is busy"),
-                DispatchError::Invoke(error) => Failure::new(ReasonKind::Probe, error.to_string()),
-            })?;
-            let status = response.status().as_u16();
-            let _ = Limited::new(response.into_body(), PROBE_BODY_MAX_BYTES).collect().await;
-            Ok(status)
-        };
-        match tokio::time::timeout(timeout, probe).await {
-            Ok(result) => result,
-            Err(_) => {
-                Err(Failure::new(ReasonKind::Probe, format!("GET {path} did not answer within {timeout:?}")))
-            }
-        }
+        probe(path, timeout, async |request| {
+            upstream.enter_for_check().call(request).await.map_err(|error| {
+                let message = match error {
+                    DispatchError::NotHere(_) => {
+                        "the container does not accept connections at container.http_port".to_owned()
+                    }
+                    DispatchError::Busy(_) => "the container is busy".to_owned(),
+                    DispatchError::Invoke(error) => error.to_string(),
+                };
+                Failure::new(ReasonKind::Probe, message)
+            })
+        })
+        .await
     }
 
     async fn run_check(&self, id: InstanceId, command: &[String], timeout: Duration) -> Result<(), Failure> {
@@ -480,25 +550,28 @@ impl Backend for ContainerBackend {
         if self.leaves.load(Ordering::Relaxed) {
             return;
         }
-        if let Err(error) = self.engine.remove(id).await {
-            warn!(instance.id = %id, "could not remove the container of instance {id}: {error}");
-        }
-        self.known().remove(&id);
-        self.marks.forget(id);
-        self.shared.logs.forget(id);
+        let removing = Removing {
+            engine: self.engine.clone(),
+            marks: self.marks.clone(),
+            logs: self.shared.logs.clone(),
+            prepared: self.known().remove(&id),
+        };
+        // Goes on also when nobody waits for it any more.
+        let _ = tokio::spawn(removing.until_gone(id)).await;
+        self.remove_networks().await;
     }
 
     fn is_to_be_swept(&self) -> bool {
         !self.was_swept.load(Ordering::Relaxed)
     }
 
-    async fn sweep(&self, mut wanted: HashSet<InstanceId>) {
+    async fn sweep(&self, wanted: HashSet<InstanceId>) {
         if self.was_swept.swap(true, Ordering::Relaxed) {
             return;
         }
         // What has taken the place of a wanted one meanwhile is no leftover.
-        wanted.extend(self.known().keys().copied());
-        match self.engine.remove_unwanted(&wanted).await {
+        let is_wanted = |id| wanted.contains(&id) || self.known().contains_key(&id);
+        match self.engine.remove_unwanted(is_wanted).await {
             Ok(0) => {}
             Ok(removed) => info!("{removed} containers that nothing needs any more were removed"),
             Err(error) => {
@@ -530,7 +603,7 @@ impl Backends {
     fn of(&self, id: InstanceId) -> &dyn Backend {
         let is_container = self.in_containers.lock().unwrap_or_else(PoisonError::into_inner).contains(&id);
         match &self.containers {
-            Some(containers) if is_container || containers.knows(id) => &**containers,
+            Some(containers) if is_container => &**containers,
             _ => &*self.wasm,
         }
     }
@@ -583,8 +656,9 @@ impl Backend for Backends {
     }
 
     async fn remove(&self, id: InstanceId) {
-        self.of(id).remove(id).await;
+        let backend = self.of(id);
         self.in_containers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        backend.remove(id).await;
     }
 
     fn is_to_be_swept(&self) -> bool {

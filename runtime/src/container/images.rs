@@ -1,5 +1,6 @@
 //! The image of an app: in the engine, whatever kind of artifact it is.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,15 +15,20 @@ use crate::backend::Failure;
 /// A pull of which nothing has come for so long is given up, and tried again.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// Brings the image of an instance into the engine, unless it is there.
+/// Brings the image of an instance into the engine, unless it is there. An archive is put into `folder` for as long as that takes.
 pub(super) async fn ensure(
     engine: &Engine,
     artifacts: &Arc<Artifacts>,
+    folder: &Path,
     assigned: &AssignedInstance,
 ) -> Result<ImageId, Failure> {
+    let loaded = engine.loaded(assigned.artifact).await;
+    if let Some(image) = loaded.map_err(|error| failed(&error, error.is_retryable()))? {
+        return Ok(image);
+    }
     let octets = artifacts.get(assigned.artifact).await?;
     if !octets.starts_with(b"{") {
-        let folder = tempfile::tempdir().map_err(|error| no_room(&error))?;
+        let folder = tempfile::tempdir_in(folder).map_err(|error| no_room(&error))?;
         let archive = folder.path().join("image.tar");
         tokio::fs::write(&archive, &octets).await.map_err(|error| no_room(&error))?;
         drop(octets);

@@ -6,9 +6,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wharf_types::{InstanceId, NamespaceName};
 
-type Known = HashMap<(NamespaceName, String), Vec<(InstanceId, IpAddr)>>;
+type Known = HashMap<(NamespaceName, String), Vec<Named>>;
 
-/// The containers of this node by the names that they have in their networks: their apps', and aliases.
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    id: InstanceId,
+    address: IpAddr,
+    /// Whether it is the name of its app, and no further one.
+    is_own: bool,
+}
+
+/// The containers of this node by the names that they have in their networks: their apps', and further ones, which count where no app is called so. A
+/// further name with dots is one in the DNS, and nobody's to take here.
 #[derive(Debug, Default)]
 pub struct ContainerNames {
     known: Mutex<Known>,
@@ -18,40 +27,65 @@ impl ContainerNames {
     pub(crate) fn insert<'a>(
         &self,
         namespace: &NamespaceName,
-        names: impl Iterator<Item = &'a str>,
-        id: InstanceId,
-        address: IpAddr,
+        own: &str,
+        others: impl Iterator<Item = &'a str>,
+        (id, address): (InstanceId, IpAddr),
     ) {
         let mut known = self.lock();
-        for name in names {
-            let of_name = known.entry((namespace.clone(), name.to_ascii_lowercase())).or_default();
-            if of_name.iter().all(|(other, _)| *other != id) {
-                of_name.push((id, address));
+        let others = others.filter(|name| *name != own && !name.contains('.')).map(|name| (name, false));
+        for (name, is_own) in std::iter::once((own, true)).chain(others) {
+            let of_name = known.entry(key(namespace, name)).or_default();
+            if of_name.iter().all(|named| named.id != id) {
+                of_name.push(Named { id, address, is_own });
             }
         }
     }
 
     pub(crate) fn remove(&self, id: InstanceId) {
         self.lock().retain(|_, of_name| {
-            of_name.retain(|(other, _)| *other != id);
+            of_name.retain(|named| named.id != id);
             !of_name.is_empty()
         });
     }
 
-    /// Where the containers of this name are; the name may end in `.internal`. The first is another one each time.
-    pub(crate) fn addresses(&self, namespace: &NamespaceName, name: &str) -> Vec<IpAddr> {
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let name = name.strip_suffix(".internal").unwrap_or(&name).to_owned();
+    /// Where a container of this name is, of several each in turn.
+    pub(crate) fn next(&self, namespace: &NamespaceName, name: &str) -> Option<IpAddr> {
         let mut known = self.lock();
-        let Some(of_name) = known.get_mut(&(namespace.clone(), name)) else { return Vec::new() };
-        let addresses = of_name.iter().map(|(_, address)| *address).collect();
-        of_name.rotate_left(1);
-        addresses
+        let of_name = known.get_mut(&key(namespace, name))?;
+        let is_apps = of_name.iter().any(|named| named.is_own);
+        let next = of_name.iter().position(|named| named.is_own == is_apps)?;
+        let next = of_name.remove(next);
+        of_name.push(next);
+        Some(next.address)
+    }
+
+    /// Whether a container of this name is there.
+    pub(crate) fn has(&self, namespace: &NamespaceName, name: &str, address: IpAddr) -> bool {
+        let known = self.lock();
+        known
+            .get(&key(namespace, name))
+            .is_some_and(|of_name| meant(of_name).any(|named| named.address == address))
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The containers of the app of a name, or those that have it besides.
+fn meant(of_name: &[Named]) -> impl Iterator<Item = &Named> {
+    let is_apps = of_name.iter().any(|named| named.is_own);
+    of_name.iter().filter(move |named| named.is_own == is_apps)
+}
+
+fn key(namespace: &NamespaceName, name: &str) -> (NamespaceName, String) {
+    (namespace.clone(), bare(name).to_ascii_lowercase())
+}
+
+/// `redis.internal.` and `redis` are one.
+pub(crate) fn bare(name: &str) -> &str {
+    let name = name.trim_end_matches('.');
+    name.strip_suffix(".internal").unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -65,14 +99,20 @@ mod tests {
             ("ours".parse().unwrap(), "theirs".parse().unwrap());
         let (a, b) = (InstanceId::new(), InstanceId::new());
         let at = |last| IpAddr::from([10, 0, 0, last]);
-        names.insert(&ours, ["redis", "Queue"].into_iter(), a, at(1));
-        names.insert(&ours, ["redis"].into_iter(), b, at(2));
-        assert_eq!(names.addresses(&ours, "redis"), [at(1), at(2)]);
-        assert_eq!(names.addresses(&ours, "REDIS.internal."), [at(2), at(1)]);
-        assert_eq!(names.addresses(&ours, "queue"), [at(1)]);
-        assert!(names.addresses(&theirs, "redis").is_empty());
+        names.insert(&ours, "redis", ["Queue", "api.example.com"].into_iter(), (a, at(1)));
+        names.insert(&ours, "redis", std::iter::empty(), (b, at(2)));
+        let thief = InstanceId::new();
+        names.insert(&ours, "other", ["redis"].into_iter(), (thief, at(9)));
+        assert!(!names.has(&ours, "redis", at(9)), "the app of that name has it");
+        assert_eq!(names.next(&ours, "api.example.com"), None);
+        assert_eq!(names.next(&ours, "redis"), Some(at(1)));
+        assert_eq!(names.next(&ours, "REDIS.internal."), Some(at(2)));
+        assert_eq!(names.next(&ours, "redis"), Some(at(1)));
+        assert_eq!(names.next(&ours, "queue"), Some(at(1)));
+        assert!(names.has(&ours, "redis.internal", at(2)) && !names.has(&ours, "queue", at(2)));
+        assert!(names.next(&theirs, "redis").is_none() && !names.has(&theirs, "redis", at(1)));
         names.remove(a);
-        assert_eq!(names.addresses(&ours, "redis"), [at(2)]);
-        assert!(names.addresses(&ours, "queue").is_empty());
+        assert_eq!(names.next(&ours, "redis"), Some(at(2)));
+        assert_eq!(names.next(&ours, "queue"), None);
     }
 }

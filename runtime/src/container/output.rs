@@ -2,7 +2,7 @@
 //!
 //! How far somebody has come is written beside the worker's other files about once a second, so that the next process goes on from there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -44,6 +44,10 @@ impl Marks {
         {
             debug!("could not note how far the log of {id} was read: {error}");
         }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.0
     }
 
     pub(super) fn forget(&self, id: InstanceId) {

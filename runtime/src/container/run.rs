@@ -96,6 +96,9 @@ pub(super) fn health(spec: &ContainerSpec, image: &ImageConfig) -> Option<Contai
     }
 }
 
+/// As long as an engine gives an image that says nothing else: three tries, half a minute apart.
+const IMAGE_START: Span = Span::from_secs(90);
+
 /// What the image leaves out is as everywhere here, and not as the engine would have it: it would look half a minute later.
 fn of_image(image: &ImageHealth) -> ContainerHealthSpec {
     let usual = ContainerHealthSpec::default();
@@ -106,7 +109,7 @@ fn of_image(image: &ImageHealth) -> ContainerHealthSpec {
         interval: span(image.interval, usual.interval),
         timeout: span(image.timeout, Span::from_secs(30)),
         retries: image.retries.filter(|retries| *retries > 0).unwrap_or(usual.retries),
-        start_period: span(image.start_period, usual.start_period),
+        start_period: span(image.start_period.filter(|period| !period.is_zero()), IMAGE_START),
         start_interval: span(image.start_interval, usual.start_interval),
     }
 }

@@ -29,6 +29,8 @@ use crate::wasm::table::{DispatchError, FarBody};
 const IDLE_MAX: usize = 64;
 /// For less long than most servers keep theirs, so that a request seldom meets the end of one.
 const IDLE_TIME: Duration = Duration::from_secs(4);
+/// How long a kept connection may take to be ready for the next request.
+const READY_MAX: Duration = Duration::from_millis(5);
 /// A port on a bridge of this machine answers at once, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -119,8 +121,9 @@ impl Upstream {
     /// A connection that stands, and whether it has served before.
     async fn connection(&self) -> io::Result<(SendRequest<FarBody>, bool)> {
         while let Some(mut connection) = self.take_idle() {
-            // A connection that has ended says so here.
-            if connection.ready().await.is_ok() {
+            // A connection that has ended says so here. One whose last request is still being sent, although it was answered, would be ready
+            // only when its client wants it to be.
+            if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, connection.ready()).await {
                 return Ok((connection, true));
             }
         }
@@ -381,6 +384,33 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(ask(&upstream).await, "hi");
         }
+    }
+
+    /// A body of which more is always yet to come.
+    #[derive(Debug)]
+    struct Endless;
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_answered_before_it_was_sent_holds_up_no_other() {
+        let (address, _seen) = server(100).await;
+        let upstream = upstream(address);
+        let slow = Request::post("http://a/").header("host", "a").body(Endless).unwrap();
+        let response = upstream.try_enter().unwrap().call(slow).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(5), ask(&upstream)).await;
+        assert_eq!(next.expect("it waits for nobody"), "hi");
     }
 
     #[tokio::test]

@@ -7,9 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Empty, Limited};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_config::WasiConfigVariables;
@@ -39,11 +36,9 @@ use crate::artifacts::Artifacts;
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::container::names::ContainerNames;
 use crate::control::ControlClient;
+use crate::probe::probe;
 use crate::secrets::{Environment, SecretStore};
 use crate::space::Hold;
-
-/// A health check reads this much of a response's body; it is the status that counts.
-const PROBE_BODY_MAX_BYTES: usize = 64 << 10;
 
 /// Runs instances in this process.
 pub struct WasmBackend {
@@ -347,25 +342,10 @@ impl Backend for WasmBackend {
             Some(Live::Http { app, .. }) => app.clone(),
             _ => return Err(Failure::new(ReasonKind::Platform, "the instance does not run")),
         };
-        let request = Request::get(format!("http://localhost{path}"))
-            .header(http::header::HOST, "localhost")
-            .header(http::header::USER_AGENT, "wharf-health-check")
-            .body(Empty::<Bytes>::new())
-            .map_err(|_| Failure::new(ReasonKind::Probe, format!("`{path}` is not a path")))?;
-        let probe = async {
-            let response = Admitted::health_check(app).call(request).await;
-            let response = response.map_err(|error| Failure::from(error.reason()))?;
-            let status = response.status().as_u16();
-            // Reading the body lets the guest return by itself instead of being dropped half-way.
-            let _ = Limited::new(response.into_body(), PROBE_BODY_MAX_BYTES).collect().await;
-            Ok(status)
-        };
-        match tokio::time::timeout(timeout, probe).await {
-            Ok(result) => result,
-            Err(_) => {
-                Err(Failure::new(ReasonKind::Probe, format!("GET {path} did not answer within {timeout:?}")))
-            }
-        }
+        probe(path, timeout, async |request| {
+            Admitted::health_check(app).call(request).await.map_err(|error| error.reason().into())
+        })
+        .await
     }
 
     async fn accepts(&self, id: InstanceId, timeout: Duration) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use wharf_types::spec::{OutboundGrant, OutboundScheme};
 
 use super::address::is_public;
 use super::names::Names;
-use crate::container::names::ContainerNames;
+use crate::container::names::{ContainerNames, bare};
 
 /// How long a socket may use an address after a granted name has resolved to it.
 const FOUND_FOR: Duration = Duration::from_secs(5);
@@ -43,17 +43,18 @@ impl Policy {
     /// Where a container is whose name is granted to sockets. None: it is no such name, and means what it means everywhere.
     pub(crate) fn container(&self, name: &str) -> Option<IpAddr> {
         let (containers, namespace) = self.containers.as_ref()?;
-        let bare = bare(name);
-        let is_granted =
-            self.grants.iter().any(|grant| is_of_socket(grant) && bare_matches(&grant.host, bare));
-        is_granted.then(|| containers.addresses(namespace, bare).into_iter().next())?
+        let is_granted = self
+            .grants
+            .iter()
+            .any(|grant| is_of_socket(grant) && bare(&grant.host).eq_ignore_ascii_case(bare(name)));
+        is_granted.then(|| containers.next(namespace, name))?
     }
 
     /// Whether an address is that of a container whose name is granted.
     fn is_container(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
         let Some((containers, namespace)) = &self.containers else { return false };
         self.matching(scheme, address.port())
-            .any(|grant| containers.addresses(namespace, &grant.host).contains(&address.ip().to_canonical()))
+            .any(|grant| containers.has(namespace, &grant.host, address.ip().to_canonical()))
     }
 
     pub fn grants_scheme(&self, scheme: OutboundScheme) -> bool {
@@ -127,16 +128,6 @@ fn is_of_socket(grant: &OutboundGrant) -> bool {
     matches!(grant.scheme, OutboundScheme::Tcp | OutboundScheme::Udp)
 }
 
-/// `redis.internal.` and `redis` are one container.
-fn bare(name: &str) -> &str {
-    let name = name.trim_end_matches('.');
-    name.strip_suffix(".internal").unwrap_or(name)
-}
-
-fn bare_matches(grant: &str, name: &str) -> bool {
-    bare(grant).eq_ignore_ascii_case(name)
-}
-
 fn name_matches(grant: &str, host: &str) -> bool {
     let host = host.trim_end_matches('.');
     match grant.strip_prefix("*.") {
@@ -190,12 +181,8 @@ mod tests {
     async fn a_container_is_reached_by_its_granted_name_and_nothing_else_of_the_private_addresses() {
         let names = Arc::new(ContainerNames::default());
         let namespace: NamespaceName = "default".parse().unwrap();
-        names.insert(
-            &namespace,
-            ["redis", "queue"].into_iter(),
-            wharf_types::InstanceId::new(),
-            [10, 0, 0, 2].into(),
-        );
+        let place = (wharf_types::InstanceId::new(), [10, 0, 0, 2].into());
+        names.insert(&namespace, "redis", ["queue"].into_iter(), place);
         let with = |grants: &[&str]| policy(grants).with_containers(names.clone(), namespace.clone());
         let granted = with(&["tcp://redis.internal:6379", "tcp://queue:*"]);
         for name in ["redis", "Redis.internal", "queue.internal."] {
