@@ -19,6 +19,7 @@ use wharf_types::incarnation::Rival;
 use wharf_types::node::{
     AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE,
 };
+use wharf_types::requests::{RequestCounts, RequestTotals};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
 
 use crate::plan::autoscale::Demand;
@@ -450,11 +451,7 @@ impl Nodes {
     }
 
     /// The newest totals of the requests to an app.
-    pub(crate) fn requests(
-        &self,
-        namespace: &NamespaceName,
-        app: &AppName,
-    ) -> Vec<(Counter, wharf_types::requests::RequestCounts)> {
+    pub(crate) fn requests(&self, namespace: &NamespaceName, app: &AppName) -> Vec<(Counter, RequestCounts)> {
         let known = self.lock();
         let mut found = Vec::new();
         for (id, node) in &known.nodes {
@@ -493,6 +490,13 @@ impl Nodes {
     }
 
     /// Whether the node may still run something that there is to be only one of.
+    /// The newest totals of all requests at one front door, and its run.
+    pub(crate) fn requests_at(&self, id: NodeId) -> Option<(String, Vec<RequestTotals>)> {
+        let known = self.lock();
+        let front_door = &known.nodes.get(&id)?.figures.front_door;
+        Some((front_door.run.clone(), front_door.releases.clone()))
+    }
+
     pub(crate) fn may_run_singletons(&self, id: NodeId) -> bool {
         self.lock().nodes.get(&id).is_some_and(|node| {
             let is_told = node.told.whole().is_some();

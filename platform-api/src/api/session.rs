@@ -142,7 +142,7 @@ pub(super) async fn report(
     operations::report::observe(&context, node, &news.instances, now).await?;
     operations::volumes::gone(&context, node, &report.figures.removed_volumes).await?;
     operations::volumes::tell(&context, &news.volumes, now).await?;
-    context.ledger.count(&context).await?;
+    context.ledger.count(&context, node).await?;
     context.nodes.reported(node, report);
     if news.routes || news.waiting {
         context.dirty.nudge();
