@@ -17,6 +17,7 @@ use crate::authority::Authorities;
 use crate::control_plane::Config;
 use crate::forward::WayToLeader;
 use crate::git::Git;
+use crate::intake::Intake;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
@@ -46,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) logs: Logs,
     pub(crate) git: Git,
     pub(crate) nodes: Nodes,
+    /// What workers have reported, on its way into the store.
+    pub(crate) intake: Intake,
     /// How hosts join. Nothing: this process takes no workers of other hosts.
     pub(crate) joining: OnceLock<Joining>,
     pub(crate) secret_keys: SecretKeys,
@@ -115,6 +118,7 @@ impl Context {
             logs,
             git,
             nodes: Nodes::default(),
+            intake: Intake::default(),
             joining: OnceLock::new(),
             secret_keys,
             dirty: Dirty::default(),

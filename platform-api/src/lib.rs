@@ -34,6 +34,7 @@ mod view;
 
 mod artifacts;
 mod inspect;
+mod intake;
 mod ledger;
 mod listener;
 mod logs;

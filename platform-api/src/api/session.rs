@@ -27,6 +27,7 @@ use super::auth::PeerNode;
 use super::extract::{Json, Path, Query};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
+use crate::intake::Intake;
 use crate::logs::Source;
 use crate::nodes::{NodeStatus, Refusal};
 use crate::store::StoreError;
@@ -139,7 +140,7 @@ pub(super) async fn report(
     let _turn = context.nodes.turn(node).await;
     let news = context.nodes.report(node, &report).map_err(|refusal| refused(node, refusal))?;
     let now = Timestamp::now();
-    operations::report::observe(&context, node, &news.instances, now).await?;
+    Intake::take_in(&context, node, news.instances, now).await?;
     operations::volumes::gone(&context, node, &report.figures.removed_volumes).await?;
     operations::volumes::tell(&context, &news.volumes, now).await?;
     context.ledger.count(&context, node).await?;
