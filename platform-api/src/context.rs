@@ -18,6 +18,7 @@ use crate::control_plane::Config;
 use crate::forward::WayToLeader;
 use crate::git::Git;
 use crate::images::ImageResolver;
+use crate::intake::Intake;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) nodes: Nodes,
     /// Who says which image a name means. Nothing: nobody here can.
     pub(crate) images: OnceLock<Arc<dyn ImageResolver>>,
+    /// What workers have reported, on its way into the store.
+    pub(crate) intake: Intake,
     /// How hosts join. Nothing: this process takes no workers of other hosts.
     pub(crate) joining: OnceLock<Joining>,
     pub(crate) secret_keys: SecretKeys,
@@ -119,6 +122,7 @@ impl Context {
             git,
             nodes: Nodes::default(),
             images: OnceLock::new(),
+            intake: Intake::default(),
             joining: OnceLock::new(),
             secret_keys,
             dirty: Dirty::default(),

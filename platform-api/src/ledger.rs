@@ -6,12 +6,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use wharf_types::requests::RequestCounts;
-use wharf_types::{AppId, AppName, NamespaceName, RolloutId};
+use wharf_types::requests::{RequestCounts, RequestTotals};
+use wharf_types::{AppId, AppName, NamespaceName, NodeId, RolloutId};
 
 use crate::context::Context;
 use crate::nodes::Nodes;
@@ -74,11 +75,19 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes in what workers have reported since.
-    pub(crate) async fn count(&self, context: &Context) -> Result<()> {
+    /// Takes in what a worker has reported. There may be many of both, so no report has the totals of all workers looked at.
+    pub(crate) async fn count(&self, context: &Context, node: NodeId) -> Result<()> {
         let mut open = self.open.lock().await;
+        if open.is_empty() {
+            return Ok(());
+        }
+        let Some((run, mut releases)) = context.nodes.requests_at(node) else { return Ok(()) };
+        releases.sort_by(|a, b| key(a).cmp(&key(b)));
         for account in open.values_mut() {
-            account.look(&context.nodes);
+            let of_app = account.find(&releases);
+            for totals in &releases[of_app] {
+                account.take_in((node, run.clone(), totals.release), totals.counts);
+            }
             let is_due = account.written_at.is_none_or(|at| at.elapsed() >= WRITES_APART);
             if is_due && !account.unwritten.is_empty() {
                 account.write(context, false).await?;
@@ -121,13 +130,24 @@ impl Account {
 
     fn look(&mut self, nodes: &Nodes) {
         for (counter, counts) in nodes.requests(&self.namespace, &self.app) {
-            let begun = || Totals { first: RequestCounts::default(), newest: RequestCounts::default() };
-            let totals = self.known.entry(counter.clone()).or_insert_with(begun);
-            if totals.newest != counts {
-                totals.newest = counts;
-                if !self.unwritten.contains(&counter) {
-                    self.unwritten.push(counter);
-                }
+            self.take_in(counter, counts);
+        }
+    }
+
+    /// Where the app's own are among the totals of all apps, in the order of [`key`].
+    fn find(&self, releases: &[RequestTotals]) -> Range<usize> {
+        let own = (&self.namespace, &self.app);
+        let first = releases.partition_point(|totals| key(totals) < own);
+        first..first + releases[first..].partition_point(|totals| key(totals) == own)
+    }
+
+    fn take_in(&mut self, counter: Counter, counts: RequestCounts) {
+        let begun = || Totals { first: RequestCounts::default(), newest: RequestCounts::default() };
+        let totals = self.known.entry(counter.clone()).or_insert_with(begun);
+        if totals.newest != counts {
+            totals.newest = counts;
+            if !self.unwritten.contains(&counter) {
+                self.unwritten.push(counter);
             }
         }
     }
@@ -155,4 +175,8 @@ impl Account {
         self.look(&context.nodes);
         self.write(context, true).await
     }
+}
+
+fn key(totals: &RequestTotals) -> (&NamespaceName, &AppName) {
+    (&totals.namespace, &totals.app)
 }

@@ -35,6 +35,7 @@ mod view;
 
 mod artifacts;
 mod inspect;
+mod intake;
 mod ledger;
 mod listener;
 mod logs;

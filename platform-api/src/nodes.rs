@@ -19,6 +19,7 @@ use wharf_types::incarnation::Rival;
 use wharf_types::node::{
     AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE,
 };
+use wharf_types::requests::{RequestCounts, RequestTotals};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
 
 use crate::plan::autoscale::Demand;
@@ -77,6 +78,8 @@ struct Node {
     routes_generation: u64,
     /// What the last report said, so that a repetition costs nothing.
     reported: HashMap<InstanceId, InstanceReport>,
+    /// That report, by the hash of its octets.
+    last: Option<(blake3::Hash, Arc<NodeReport>)>,
     /// In the order of [`key`].
     usage: Vec<AppUsage>,
     figures: NodeFigures,
@@ -172,6 +175,7 @@ impl Nodes {
             has_reported: false,
             routes_generation: 0,
             reported: HashMap::new(),
+            last: None,
             usage: Vec::new(),
             figures: NodeFigures::default(),
             loads: Loads::default(),
@@ -189,6 +193,7 @@ impl Nodes {
         // It may be a new process that has neither routes nor reported anything.
         node.routes_generation = 0;
         node.reported.clear();
+        node.last = None;
         Ok(())
     }
 
@@ -245,7 +250,9 @@ impl Nodes {
         let waiting = report.figures.front_door.loads.iter().any(|load| load.waiting > 0);
         let routes = node.routes_generation != report.routes_generation;
         node.routes_generation = report.routes_generation;
-        let is_news = |reported: &&InstanceReport| node.reported.get(&reported.id) != Some(*reported);
+        let repeats = node.last.as_ref().is_some_and(|(_, last)| std::ptr::eq(&**last, report));
+        let is_news =
+            |reported: &&InstanceReport| !repeats && node.reported.get(&reported.id) != Some(*reported);
         let instances = report.instances.iter().filter(is_news).cloned().collect();
         let holds = node.singletons.iter().copied().collect();
         Ok(News { instances, routes, volumes, waiting, holds })
@@ -256,6 +263,25 @@ impl Nodes {
         if let Some(node) = self.lock().nodes.get_mut(&id) {
             node.reported = report.instances.into_iter().map(|instance| (instance.id, instance)).collect();
         }
+    }
+
+    /// The last report whose news were written, if its octets have this hash: most reports say only that the node is still there.
+    pub(crate) fn repeated(&self, id: NodeId, hash: blake3::Hash) -> Option<Arc<NodeReport>> {
+        let known = self.lock();
+        let (last, report) = known.nodes.get(&id)?.last.as_ref()?;
+        (*last == hash).then(|| report.clone())
+    }
+
+    /// The same as [`Self::reported`], of a report whose octets have this hash.
+    pub(crate) fn reported_as(&self, id: NodeId, hash: blake3::Hash, report: Arc<NodeReport>) {
+        let mut known = self.lock();
+        let Some(node) = known.nodes.get_mut(&id) else { return };
+        if node.last.as_ref().is_some_and(|(_, last)| Arc::ptr_eq(last, &report)) {
+            return;
+        }
+        let instances = report.instances.iter();
+        node.reported = instances.map(|instance| (instance.id, instance.clone())).collect();
+        node.last = Some((hash, report));
     }
 
     /// Takes in what admins say of a node.
@@ -450,11 +476,7 @@ impl Nodes {
     }
 
     /// The newest totals of the requests to an app.
-    pub(crate) fn requests(
-        &self,
-        namespace: &NamespaceName,
-        app: &AppName,
-    ) -> Vec<(Counter, wharf_types::requests::RequestCounts)> {
+    pub(crate) fn requests(&self, namespace: &NamespaceName, app: &AppName) -> Vec<(Counter, RequestCounts)> {
         let known = self.lock();
         let mut found = Vec::new();
         for (id, node) in &known.nodes {
@@ -466,6 +488,13 @@ impl Nodes {
             found.extend(of_app.map(|it| ((*id, front_door.run.clone(), it.release), it.counts)));
         }
         found
+    }
+
+    /// The newest totals of all requests at one front door, and its run.
+    pub(crate) fn requests_at(&self, id: NodeId) -> Option<(String, Vec<RequestTotals>)> {
+        let known = self.lock();
+        let front_door = &known.nodes.get(&id)?.figures.front_door;
+        Some((front_door.run.clone(), front_door.releases.clone()))
     }
 
     /// What is asked of an app at all front doors. None: none has reported in time.
@@ -794,8 +823,18 @@ mod tests {
         assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1, "it was not written yet");
         nodes.reported(id, report.clone());
         assert!(nodes.report(id, &report).unwrap().instances.is_empty());
-        nodes.register(id, registration).unwrap();
+        nodes.register(id, registration.clone()).unwrap();
         assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1);
+
+        let hash = blake3::hash(b"the report");
+        assert!(nodes.repeated(id, hash).is_none());
+        nodes.reported_as(id, hash, Arc::new(report));
+        assert!(nodes.repeated(id, blake3::hash(b"another")).is_none());
+        let known = nodes.repeated(id, hash).unwrap();
+        assert!(nodes.report(id, &known).unwrap().instances.is_empty());
+        nodes.register(id, registration).unwrap();
+        assert!(nodes.repeated(id, hash).is_none());
+        assert_eq!(nodes.report(id, &known).unwrap().instances.len(), 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use wharf_types::route::RateLimit;
@@ -43,6 +43,9 @@ pub use publish::{Beside, Next, Published, Publisher, acknowledged};
 const FULL_PASS: Duration = Duration::from_secs(30);
 /// How often leases are looked at; that a node came back is known at once.
 const LEASES: Duration = Duration::from_millis(250);
+/// A round of telling the nodes that took longer than this is followed by a pause of the same length, at most until the leases are looked at: in a large
+/// cluster each such round costs the same for one app as for many, and leads to as many reports.
+const LONG_ROUND: Duration = Duration::from_millis(50);
 /// How long an app waits after the store failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Plans of one app in a row; each sees the outcome of the one before.
@@ -69,7 +72,15 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
         if full || context.dirty.take_everything() {
             reconciler.mark_all().await;
         }
-        reconciler.pass().await;
+        let began = Instant::now();
+        let told = reconciler.pass().await;
+        let took = began.elapsed();
+        if told && took > LONG_ROUND {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(took.min(LEASES)) => {}
+            }
+        }
     }
 }
 
@@ -141,8 +152,8 @@ impl Reconciler {
         self.jobs.mark_all(&self.context).await;
     }
 
-    /// Plans the next apps that are due, then tells the nodes.
-    async fn pass(&mut self) {
+    /// Plans the next apps that are due, then tells the nodes. Returns whether there was something to tell.
+    async fn pass(&mut self) -> bool {
         let nodes = self.context.nodes.list();
         self.look_at_nodes(&nodes);
         let now = Timestamp::now();
@@ -173,12 +184,14 @@ impl Reconciler {
             || self.jobs.have_changed()
             || self.publisher.lacks_any_of(&nodes);
         // An assignment that lacks apps or jobs because they were not read yet would stop what runs.
-        if is_news && apps_are_read && self.jobs.are_read() {
+        let tells = is_news && apps_are_read && self.jobs.are_read();
+        if tells {
             self.publish(&nodes).await;
         }
         if !self.queue.is_empty() || (apps_are_read && !self.jobs.is_idle()) {
             self.context.dirty.nudge();
         }
+        tells
     }
 
     async fn publish(&mut self, nodes: &[NodeStatus]) {
@@ -297,7 +310,7 @@ impl Reconciler {
 
     /// Plans one app until there is nothing more to do now.
     async fn reconcile(&mut self, id: AppId) -> Result<(), OperationError> {
-        for _ in 0..ROUNDS_MAX {
+        for round in 0..ROUNDS_MAX {
             let mut tx = self.context.store.read().await?;
             let loaded = view::load(&mut tx, &self.context.releases, id).await?;
             drop(tx);
@@ -331,7 +344,8 @@ impl Reconciler {
                     self.forget(id);
                     return Ok(());
                 }
-                // If somebody was faster, the next round sees what they did.
+                // If somebody was faster, the next round sees what they did; if there are many of them, when the other apps had their turn.
+                Applied::Outdated if round > 0 => break,
                 Applied::Done | Applied::Outdated => {}
             }
         }

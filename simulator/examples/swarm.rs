@@ -27,6 +27,10 @@ use wharf_types::route::RouteTable;
 use wharf_types::state::{Health, InstanceState};
 use wharf_types::{InstanceId, ProcessId};
 
+/// That of the worker.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Workers that join at once: each makes a key and waits for a certificate.
 const JOINING_MAX: usize = 16;
 

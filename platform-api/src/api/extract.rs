@@ -30,6 +30,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
+/// The same, not read yet.
+pub(super) struct Octets(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Octets {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
+        read(request, state).await.map(Self)
+    }
+}
+
 /// Reads the body of a request that takes JSON.
 pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> ApiResult<Bytes> {
     let bytes = read_octets(request, state).await?;

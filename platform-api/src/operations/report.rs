@@ -1,11 +1,11 @@
-//! Takes in what a worker observed.
+//! Takes in what workers observed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use wharf_types::node::{InstanceReport, Reason};
 use wharf_types::state::{InstanceState, Wanted};
-use wharf_types::{AppId, JobId, NodeId, Timestamp};
+use wharf_types::{AppId, InstanceId, JobId, NodeId, Timestamp};
 
 use super::{Result, commit_then};
 use crate::context::Context;
@@ -13,30 +13,33 @@ use crate::plan::job::RunView;
 use crate::store::instance::{Instance, NewInstance};
 use crate::store::{self, Conn};
 
-/// Writes reports in their order, in one transaction.
-pub(crate) async fn observe(
-    context: &Arc<Context>,
-    node: NodeId,
-    reports: &[InstanceReport],
-    now: Timestamp,
-) -> Result<()> {
-    if reports.is_empty() {
-        return Ok(());
-    }
+/// What a worker has reported of its instances, in its order.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) node: NodeId,
+    pub(crate) reports: Vec<InstanceReport>,
+    pub(crate) now: Timestamp,
+}
+
+/// Writes what several workers have reported, in one transaction: all of it or nothing.
+pub(crate) async fn observe(context: &Arc<Context>, all: &[Said]) -> Result<()> {
     // A process that was deposed takes none: its successor may have read the rows already, and would tell the worker of an instance that the
     // worker has forgotten because this one had taken in what came after it.
     let mut tx = context.write_as_leader().await?;
+    let now = all.iter().map(|said| said.now).max().unwrap_or_else(Timestamp::now);
     let (mut changed, mut jobs) = (BTreeSet::new(), BTreeSet::new());
-    for report in reports {
-        if let Some((job, run)) = store::run::get(&mut tx, report.id).await? {
-            jobs.extend(observe_run(&mut tx, node, (job, &run), report, now).await?);
-            continue;
+    let done = observe_steps(&mut tx, all, &mut changed, now).await?;
+    for Said { node, reports, now } in all {
+        for report in reports.iter().filter(|report| !done.contains(&report.id)) {
+            if let Some((job, run)) = store::run::get(&mut tx, report.id).await? {
+                jobs.extend(observe_run(&mut tx, *node, (job, &run), report, *now).await?);
+                continue;
+            }
+            changed.extend(observe_one(&mut tx, context, *node, report, *now).await?);
         }
-        changed.extend(observe_one(&mut tx, context, node, report, now).await?);
     }
-    for app in &changed {
-        store::change::touch(&mut tx, *app, now).await?;
-    }
+    let changed: Vec<AppId> = changed.into_iter().collect();
+    store::change::touch_all(&mut tx, &changed, now).await?;
     for job in &jobs {
         store::job::touch(&mut tx, *job).await?;
     }
@@ -45,6 +48,43 @@ pub(crate) async fn observe(
         context.jobs_changed(jobs);
     })
     .await
+}
+
+/// Merges what says of an instance of an app no more than how far it has come, which is nearly everything: many at once. Returns what needs no other
+/// look.
+async fn observe_steps(
+    conn: &mut Conn,
+    all: &[Said],
+    changed: &mut BTreeSet<AppId>,
+    now: Timestamp,
+) -> Result<HashSet<InstanceId>> {
+    let reports = all.iter().flat_map(|said| said.reports.iter().map(|report| (said.node, report)));
+    let is_step = |report: &InstanceReport| report.replaces.is_none() && !report.state.is_final();
+    let steps: Vec<(NodeId, &InstanceReport)> = reports.filter(|(_, report)| is_step(report)).collect();
+    let ids: Vec<InstanceId> = steps.iter().map(|(_, report)| report.id).collect();
+    let owners = store::instance::owners(conn, &ids).await?;
+    let mut alike: Vec<(&InstanceReport, Vec<InstanceId>)> = Vec::new();
+    for (node, report) in steps {
+        if owners.get(&report.id).is_none_or(|(_, placed_on)| *placed_on != Some(node)) {
+            continue;
+        }
+        match alike.iter_mut().find(|(first, _)| says_the_same(first, report)) {
+            Some((_, ids)) => ids.push(report.id),
+            None => alike.push((report, vec![report.id])),
+        }
+    }
+    for (report, ids) in alike {
+        for id in store::instance::observe_all(conn, &ids, report, now).await? {
+            changed.extend(owners.get(&id).map(|(app, _)| *app));
+        }
+    }
+    Ok(owners.into_keys().collect())
+}
+
+/// Whether two reports differ in nothing but the instance.
+fn says_the_same(one: &InstanceReport, other: &InstanceReport) -> bool {
+    (one.state, one.health, one.restarts, &one.reason)
+        == (other.state, other.health, other.restarts, &other.reason)
 }
 
 /// Returns the job, if anything changed.

@@ -33,11 +33,14 @@ pub(super) async fn apply(
         return Ok(Applied::Outdated);
     }
     let mut deleted = false;
-    for change in &changes.changes {
-        if *change == Change::DeleteApp {
-            deleted = true;
+    // A thousand instances in a row cost little more than one.
+    for run in changes.changes.chunk_by(|a, b| creates(a) && creates(b)) {
+        let new: Vec<NewInstance> = run.iter().filter_map(|change| new_instance(app, change)).collect();
+        store::instance::create_all(&mut tx, &new, now).await?;
+        for change in run {
+            deleted |= *change == Change::DeleteApp;
+            apply_one(&mut tx, app, view, change, now).await?;
         }
-        apply_one(&mut tx, app, view, change, now).await?;
     }
     if !deleted && changes.changes.iter().any(ends_rollout) {
         clean_up(&mut tx, context, app, now).await?;
@@ -56,6 +59,16 @@ pub(super) async fn apply(
     Ok(if deleted { Applied::Deleted } else { Applied::Done })
 }
 
+fn creates(change: &Change) -> bool {
+    matches!(change, Change::CreateInstance { .. })
+}
+
+fn new_instance(app: AppId, change: &Change) -> Option<NewInstance> {
+    let Change::CreateInstance { id, release, slot, node } = change else { return None };
+    let (id, release, slot, node) = (*id, *release, *slot, *node);
+    Some(NewInstance { id, app, release, slot, node, wanted: Wanted::Run })
+}
+
 async fn apply_one(
     conn: &mut Conn,
     app: AppId,
@@ -64,17 +77,8 @@ async fn apply_one(
     now: Timestamp,
 ) -> Result<(), OperationError> {
     match change {
-        Change::CreateInstance { id, release, slot, node } => {
-            let new = NewInstance {
-                id: *id,
-                app,
-                release: *release,
-                slot: *slot,
-                node: *node,
-                wanted: Wanted::Run,
-            };
-            store::instance::create(conn, &new, now).await?;
-        }
+        // Those are made together with their neighbours.
+        Change::CreateInstance { .. } => {}
         Change::PlaceVolume { volume, node } => {
             store::volume::place(conn, *volume, *node).await?;
         }

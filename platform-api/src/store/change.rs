@@ -5,7 +5,7 @@
 use wharf_types::{AppId, Timestamp};
 
 use super::codec::number;
-use super::query::{query, query_as};
+use super::query::{parameters, pieces, query, query_as, query_built};
 use super::{Conn, News, Result};
 
 /// Adds one to a counter and returns it.
@@ -45,6 +45,22 @@ pub(crate) async fn touch(conn: &mut Conn, app: AppId, now: Timestamp) -> Result
         .await?;
     conn.note(News::App(app));
     Ok(revision)
+}
+
+/// The same of many apps, which get one revision.
+pub(crate) async fn touch_all(conn: &mut Conn, apps: &[AppId], now: Timestamp) -> Result<()> {
+    if apps.is_empty() {
+        return Ok(());
+    }
+    let revision = count(conn, "revision").await?;
+    for piece in pieces(apps) {
+        let list = parameters(3, piece.len());
+        let statement = format!("UPDATE app SET revision = $1, updated_at = $2 WHERE id IN ({list})");
+        let query = query_built(statement).bind(revision).bind(now.as_microsecond());
+        piece.iter().fold(query, |query, app| query.bind(app.to_string())).execute(&mut *conn).await?;
+    }
+    apps.iter().for_each(|app| conn.note(News::App(*app)));
+    Ok(())
 }
 
 /// Like [`touch`], but only if nobody touched the app since `seen`. After `false` there is nothing to commit.

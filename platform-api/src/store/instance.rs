@@ -10,7 +10,7 @@ use super::codec::{
     FINAL, from_json, health_from_db, health_to_db, json, number, parse, parse_opt, state_from_db,
     state_to_db, time, time_opt, wanted_from_db, wanted_to_db,
 };
-use super::query::{query, query_as};
+use super::query::{parameters, pieces, query, query_as, query_as_built, query_built};
 use super::{Conn, Result};
 use crate::plan::InstanceView;
 
@@ -88,22 +88,39 @@ pub(crate) struct NewInstance {
 }
 
 pub(crate) async fn create(conn: &mut Conn, new: &NewInstance, now: Timestamp) -> Result<()> {
-    query(
-        "INSERT INTO instance (id, app, release, slot, node, wanted, state, health, restarts, replaced, was_healthy,
-             created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $9, $10)",
-    )
-    .bind(new.id.to_string())
-    .bind(new.app.to_string())
-    .bind(new.release.to_string())
-    .bind(i64::from(new.slot))
-    .bind(new.node.to_string())
-    .bind(wanted_to_db(new.wanted))
-    .bind(state_to_db(InstanceState::Assigned))
-    .bind(health_to_db(Health::Unknown))
-    .bind(false)
-    .bind(now.as_microsecond())
-    .execute(conn)
-    .await?;
+    create_all(conn, std::slice::from_ref(new), now).await
+}
+
+/// Parameters of a row that are its own.
+const OWN: usize = 6;
+
+pub(crate) async fn create_all(conn: &mut Conn, all: &[NewInstance], now: Timestamp) -> Result<()> {
+    for piece in pieces(all) {
+        let row = |number| {
+            let own = parameters(5 + number * OWN, OWN);
+            format!("({own}, $1, $2, 0, $3, $3, $4)")
+        };
+        let rows = (0..piece.len()).map(row).collect::<Vec<_>>().join(", ");
+        let statement = format!(
+            "INSERT INTO instance (id, app, release, slot, node, wanted, state, health, restarts, replaced, was_healthy,
+                 created_at) VALUES {rows}"
+        );
+        let query = query_built(statement)
+            .bind(state_to_db(InstanceState::Assigned))
+            .bind(health_to_db(Health::Unknown))
+            .bind(false)
+            .bind(now.as_microsecond());
+        let with_row = |query: super::query::Query, new: &NewInstance| {
+            query
+                .bind(new.id.to_string())
+                .bind(new.app.to_string())
+                .bind(new.release.to_string())
+                .bind(i64::from(new.slot))
+                .bind(new.node.to_string())
+                .bind(wanted_to_db(new.wanted))
+        };
+        piece.iter().fold(query, with_row).execute(&mut *conn).await?;
+    }
     Ok(())
 }
 
@@ -136,26 +153,60 @@ pub(crate) async fn list(
     Ok((domain(live)?, domain(ended)?))
 }
 
+/// Whose instances these are, and where, as far as there are any.
+pub(crate) async fn owners(
+    conn: &mut Conn,
+    ids: &[InstanceId],
+) -> Result<HashMap<InstanceId, (AppId, Option<NodeId>)>> {
+    let mut owners = HashMap::with_capacity(ids.len());
+    for piece in pieces(ids) {
+        let list = parameters(1, piece.len());
+        let query = query_as_built(format!("SELECT id, app, node FROM instance WHERE id IN ({list})"));
+        let query = piece.iter().fold(query, |query, id| query.bind(id.to_string()));
+        let rows: Vec<(String, String, Option<String>)> = query.fetch_all(&mut *conn).await?;
+        for (id, app, node) in rows {
+            owners.insert(parse(&id)?, (parse(&app)?, parse_opt(node.as_deref())?));
+        }
+    }
+    Ok(owners)
+}
+
 /// Merges a worker's report. Returns `false` when it says nothing new, or when the row has ended.
 pub(crate) async fn observe(conn: &mut Conn, report: &InstanceReport, now: Timestamp) -> Result<bool> {
-    let healthy = report.health == Health::Healthy;
-    let done = query(
-        "UPDATE instance SET state = CASE WHEN state < $2 THEN $2 ELSE state END, health = $3, restarts = $4, reason = $5,
-             was_healthy = (was_healthy OR $6), ended_at = $7
-         WHERE id = $1 AND state < $8 AND (state < $2 OR health <> $3 OR restarts <> $4
-             OR COALESCE(reason, '') <> COALESCE($5, ''))",
-    )
-    .bind(report.id.to_string())
-    .bind(state_to_db(report.state))
-    .bind(health_to_db(report.health))
-    .bind(i64::from(report.restarts))
-    .bind(report.reason.as_ref().map(json))
-    .bind(healthy)
-    .bind(report.state.is_final().then(|| now.as_microsecond()))
-    .bind(FINAL)
-    .execute(conn)
-    .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(!observe_all(conn, &[report.id], report, now).await?.is_empty())
+}
+
+/// Merges what was reported of all these instances in the same words. Returns those that it says something new of, and that have not ended.
+pub(crate) async fn observe_all(
+    conn: &mut Conn,
+    ids: &[InstanceId],
+    said: &InstanceReport,
+    now: Timestamp,
+) -> Result<Vec<InstanceId>> {
+    let mut changed = Vec::with_capacity(ids.len());
+    for piece in pieces(ids) {
+        let list = parameters(8, piece.len());
+        let statement = format!(
+            "UPDATE instance SET state = CASE WHEN state < $1 THEN $1 ELSE state END, health = $2, restarts = $3, reason = $4,
+                 was_healthy = (was_healthy OR $5), ended_at = $6
+             WHERE state < $7 AND (state < $1 OR health <> $2 OR restarts <> $3 OR COALESCE(reason, '') <> COALESCE($4, ''))
+                 AND id IN ({list}) RETURNING id"
+        );
+        let query = query_as_built(statement)
+            .bind(state_to_db(said.state))
+            .bind(health_to_db(said.health))
+            .bind(i64::from(said.restarts))
+            .bind(said.reason.as_ref().map(json))
+            .bind(said.health == Health::Healthy)
+            .bind(said.state.is_final().then(|| now.as_microsecond()))
+            .bind(FINAL);
+        let query = piece.iter().fold(query, |query, id| query.bind(id.to_string()));
+        let rows: Vec<(String,)> = query.fetch_all(&mut *conn).await?;
+        for (id,) in rows {
+            changed.push(parse(&id)?);
+        }
+    }
+    Ok(changed)
 }
 
 /// Marks an instance as replaced in its slot by the supervisor. One that has not ended has failed.

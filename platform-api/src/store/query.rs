@@ -39,6 +39,20 @@ pub(super) fn parameters(first: usize, count: usize) -> String {
     (first..first + count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")
 }
 
+/// The most that one statement is about: SQLite finds each parameter by looking at those before it.
+const AT_ONCE: usize = 64;
+
+/// In pieces for one statement each. Their lengths are powers of two, so that there are few different statements, and a connection
+/// parses each of them once.
+pub(super) fn pieces<T>(mut all: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let most = all.len().min(AT_ONCE).checked_ilog2()?;
+        let (piece, rest) = all.split_at(1 << most);
+        all = rest;
+        Some(piece)
+    })
+}
+
 /// What can be read from a row of either database.
 pub(crate) trait FromRow:
     for<'r> sqlx::FromRow<'r, SqliteRow> + for<'r> sqlx::FromRow<'r, PgRow> + Send + Unpin
@@ -202,5 +216,21 @@ pub(super) async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) ->
     match tokio::time::timeout(ANSWER_MAX, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_everything_in_its_order_and_of_few_lengths() {
+        for count in 0..1000 {
+            let all: Vec<usize> = (0..count).collect();
+            let pieces: Vec<&[usize]> = pieces(&all).collect();
+            assert_eq!(pieces.concat(), all);
+            assert!(pieces.iter().all(|piece| piece.len().is_power_of_two() && piece.len() <= AT_ONCE));
+            assert!(pieces.len() <= count / AT_ONCE + 7, "{count} in {} pieces", pieces.len());
+        }
     }
 }

@@ -17,6 +17,10 @@ use super::{OpenStoreError, Result, STATEMENTS, migrate_error};
 /// Readers beside the one writer.
 const READERS: u32 = 4;
 
+/// Rows that the thread of a connection has read ahead. It goes to sleep where there is no room for the next one, and whoever reads
+/// has to wake it up again: for a thousand rows that would cost more than they do.
+const ROWS_AHEAD: usize = 1024;
+
 /// SQLite has one writer at a time, so there is one connection for writes: writers queue in order instead of failing
 /// with "busy". Readers see the last commit and never wait.
 #[derive(Clone)]
@@ -35,6 +39,7 @@ impl SqliteStore {
             // What is missing to FULL is done for many commits at once.
             .synchronous(SqliteSynchronous::Normal)
             .statement_cache_capacity(STATEMENTS)
+            .row_buffer_size(ROWS_AHEAD)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10));
         let writes = SqlitePoolOptions::new()

@@ -9,7 +9,7 @@ use wharf_types::{InstanceId, NodeId, Timestamp};
 
 use super::fixture::{LIMIT, Platform, component, eventually, quick, request};
 use super::worker::Worker;
-use crate::operations::report::observe;
+use crate::operations::report::{Said, observe};
 use crate::store::instance::{Instance, NewInstance};
 use crate::store::{self, Conn};
 
@@ -117,6 +117,45 @@ async fn the_store_merges_a_report_as_the_view_does() {
 }
 
 #[tokio::test]
+async fn what_is_said_of_many_changes_each_that_it_says_something_new_of() {
+    let platform = Platform::start().await;
+    let (id, node) = served(&platform).await;
+    let mut tx = platform.context.store.write().await.unwrap();
+    let like = get(&mut tx, id).await;
+    let now = Timestamp::now();
+    let new = |_| NewInstance {
+        id: InstanceId::new(),
+        app: like.app,
+        release: like.view.release,
+        slot: like.view.slot,
+        node,
+        wanted: Wanted::Run,
+    };
+    let all: Vec<NewInstance> = (0..300).map(new).collect();
+    store::instance::create_all(&mut tx, &all, now).await.unwrap();
+    let mut ids: Vec<InstanceId> = all.iter().map(|new| new.id).collect();
+    let (ahead, ended, unknown) = (ids[7], ids[200], InstanceId::new());
+    store::instance::observe(&mut tx, &report(ahead, InstanceState::Running), now).await.unwrap();
+    store::instance::observe(&mut tx, &report(ended, InstanceState::Failed), now).await.unwrap();
+    ids.push(unknown);
+    let owners = store::instance::owners(&mut tx, &ids).await.unwrap();
+    assert_eq!(owners.len(), 300);
+    assert!(!owners.contains_key(&unknown) && owners.values().all(|owner| *owner == (like.app, Some(node))));
+    let said = report(ids[0], InstanceState::Running);
+    let mut changed = store::instance::observe_all(&mut tx, &ids, &said, now).await.unwrap();
+    let mut expected = ids;
+    expected.retain(|id| ![ahead, ended, unknown].contains(id));
+    changed.sort();
+    expected.sort();
+    assert_eq!(changed, expected);
+    for id in [expected[0], ahead] {
+        assert_eq!(get(&mut tx, id).await.view.state, InstanceState::Running);
+    }
+    assert_eq!(get(&mut tx, ended).await.view.state, InstanceState::Failed);
+    assert!(store::instance::observe_all(&mut tx, &expected, &said, now).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn what_a_worker_made_of_an_instance_that_was_given_up_is_not_taken_in() {
     let platform = Platform::start().await;
     let (old, node) = served(&platform).await;
@@ -127,7 +166,8 @@ async fn what_a_worker_made_of_an_instance_that_was_given_up_is_not_taken_in() {
     tx.commit().await.unwrap();
     let successor =
         InstanceReport { replaces: Some(old), ..report(InstanceId::new(), InstanceState::Running) };
-    observe(&platform.context, node, std::slice::from_ref(&successor), now).await.unwrap();
+    let said = Said { node, reports: vec![successor.clone()], now };
+    observe(&platform.context, &[said]).await.unwrap();
     let mut tx = platform.context.store.read().await.unwrap();
     assert!(store::instance::get(&mut tx, successor.id).await.unwrap().is_none());
 }
