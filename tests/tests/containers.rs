@@ -147,7 +147,7 @@ async fn a_container_has_few_rights_and_its_secrets_in_memory() {
 async fn a_check_by_a_command_says_when_a_container_is_ill() {
     let Some(ours) = Ours::start().await else { return };
     let manifest = format!(
-        "{MANIFEST}[container.health]\ncommand = [\"sh\", \"-c\", \"test ! -e /tmp/ill\"]\ninterval = \"200ms\"\n"
+        "{MANIFEST}[container.health]\ncommand = [\"sh\", \"-c\", \"test ! -e /tmp/ill\"]\ninterval = \"200ms\"\nstart_period = \"0s\"\n"
     );
     ours.deploy(&manifest).await.ok();
     let before = ours.containers("web").await;
