@@ -50,6 +50,8 @@ use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId,
 
 /// How long open requests may finish after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// How long requests wait for what a worker that has just started takes up again.
+const START_GRACE: Duration = Duration::from_secs(5);
 /// What is read at once of an artifact that another node gets.
 const CHUNK_BYTES: usize = 256 << 10;
 /// How often a worker that is to end asks whether it is empty,
@@ -160,6 +162,7 @@ impl Worker {
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
         let routes = table::relay(backend.table(), routes);
         let mut config = IngressConfig::new(node);
+        config.start_grace = START_GRACE;
         config.max_connections = wharf_ingress::connections_within(file_handles_max);
         config.tcp = TcpConfig {
             // Whoever reaches the apps' HTTP reaches their ports.

@@ -37,6 +37,9 @@ pub struct Config {
     pub max_header_bytes: usize,
     /// Peers that may say whom they forward for. Default: nobody, not even private addresses.
     pub trusted_proxies: Vec<IpRange>,
+    /// How long after its start the ingress lets requests wait for its first routes, and for instances of apps that have none ready. Default:
+    /// not at all.
+    pub start_grace: Duration,
     /// How long a request waits for the first instance of an app that sleeps. Default 10 s.
     pub wake_timeout: Duration,
     /// Requests to one app that wait at once; one more is refused. Default 1000.
@@ -60,6 +63,7 @@ impl Config {
             max_connections: CONNECTIONS_MAX,
             max_header_bytes: 64 * 1024,
             trusted_proxies: Vec::new(),
+            start_grace: Duration::ZERO,
             wake_timeout: Duration::from_secs(10),
             wake_max: 1000,
             tcp: TcpConfig::new(),
@@ -79,6 +83,7 @@ impl fmt::Debug for Config {
             .field("max_connections", &self.max_connections)
             .field("max_header_bytes", &self.max_header_bytes)
             .field("trusted_proxies", &self.trusted_proxies)
+            .field("start_grace", &self.start_grace)
             .field("wake_timeout", &self.wake_timeout)
             .field("wake_max", &self.wake_max)
             .field("tcp", &self.tcp)

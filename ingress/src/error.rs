@@ -22,10 +22,11 @@ pub enum ErrorCode {
     AppStopped,
     Waking,
     NodeLost,
+    Starting,
 }
 
 impl ErrorCode {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BadRequest,
         Self::HeaderTooLarge,
         Self::UnknownHost,
@@ -40,6 +41,7 @@ impl ErrorCode {
         Self::AppStopped,
         Self::Waking,
         Self::NodeLost,
+        Self::Starting,
     ];
 
     /// The value of the header `x-wharf-error`.
@@ -59,6 +61,7 @@ impl ErrorCode {
             Self::AppStopped => "app_stopped",
             Self::Waking => "waking",
             Self::NodeLost => "node_lost",
+            Self::Starting => "starting",
         }
     }
 
@@ -70,7 +73,7 @@ impl ErrorCode {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::GuestFailed | Self::NodeLost => StatusCode::BAD_GATEWAY,
-            Self::NoReadyInstance | Self::Busy | Self::AppStopped | Self::Waking => {
+            Self::NoReadyInstance | Self::Busy | Self::AppStopped | Self::Waking | Self::Starting => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::GuestTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -80,7 +83,7 @@ impl ErrorCode {
 
     /// Whether the same request may succeed a moment later.
     pub fn is_retryable(self) -> bool {
-        matches!(self, Self::NoReadyInstance | Self::Busy | Self::RateLimited | Self::Waking)
+        matches!(self, Self::NoReadyInstance | Self::Busy | Self::RateLimited | Self::Waking | Self::Starting)
     }
 
     /// One sentence for the client, which says nothing about the guest's inside.
@@ -102,6 +105,7 @@ impl ErrorCode {
             Self::NodeLost => {
                 "The connection to the app broke before it answered. It may have done what was asked."
             }
+            Self::Starting => "This host has just started and knows no apps yet. Try again in a moment.",
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::peers::serve::{ARTIFACTS_MAX, OpenByNode, PeerDoor};
 use crate::proxy::Shared;
 use crate::router::{Router, Targets};
 use crate::serve::Protocols;
+use crate::start::Start;
 use crate::stats::{Stats, StatsSnapshot};
 use crate::tcp::ports::{Front, Ports};
 use crate::watchdog::Limits;
@@ -100,7 +101,9 @@ where
         let (stop_accepting, stop) = (CancellationToken::new(), CancellationToken::new());
         let protocols = Arc::new(Protocols::new(&config, serving.clone()));
         let (installed, calls) = (watch::Sender::new(first.generation()), stats.loads.calls());
-        let shared = Arc::new(Shared { config, table: ArcSwap::from_pointee(first), installed, stats });
+        let start = Start::new(config.start_grace);
+        let shared =
+            Arc::new(Shared { config, start, table: ArcSwap::from_pointee(first), installed, stats });
 
         let ports = Ports::new(Front {
             shared: shared.clone(),

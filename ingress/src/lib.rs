@@ -31,6 +31,7 @@ mod proxy;
 mod request_body;
 mod router;
 mod serve;
+mod start;
 mod stats;
 mod stream;
 mod tcp;

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout_at};
+use tokio::time::{MissedTickBehavior, interval};
 use wharf_types::figures::AppLoad;
 use wharf_types::{AppName, NamespaceName};
 
 use crate::config::Config;
 use crate::proxy::Shared;
+use crate::start::ForRoutes;
 
 /// Five looks for each report of the worker.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -40,8 +41,7 @@ pub(crate) struct Loads {
 /// A request that waits; dropped, it no longer does.
 pub(crate) struct Waiting {
     load: Arc<Load>,
-    routes: watch::Receiver<u64>,
-    until: tokio::time::Instant,
+    routes: ForRoutes,
 }
 
 /// Why a request does not wait, or no longer.
@@ -121,10 +121,8 @@ impl Loads {
         if others == 0 {
             self.calls.send_modify(|calls| *calls = calls.wrapping_add(1));
         }
-        // They may be other routes already than those in which there was nobody.
-        let mut routes = installed.subscribe();
-        routes.mark_changed();
-        Ok(Waiting { load, routes, until: tokio::time::Instant::now() + config.wake_timeout })
+        let until = tokio::time::Instant::now() + config.wake_timeout;
+        Ok(Waiting { load, routes: ForRoutes::new(installed, until) })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(NamespaceName, AppName), Arc<Load>>> {
@@ -135,11 +133,7 @@ impl Loads {
 impl Waiting {
     /// Returns when there are other routes.
     pub(crate) async fn go_on(&mut self) -> Result<(), NoWait> {
-        match timeout_at(self.until, self.routes.changed()).await {
-            Ok(Ok(())) => Ok(()),
-            // Without anybody who sets routes there will be no others.
-            Ok(Err(_)) | Err(_) => Err(NoWait::TooLong),
-        }
+        if self.routes.go_on().await { Ok(()) } else { Err(NoWait::TooLong) }
     }
 }
 

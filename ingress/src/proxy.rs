@@ -25,6 +25,7 @@ use crate::meter::Meter;
 use crate::peers::{PeerBody, PeerError};
 use crate::request_body::RequestBody;
 use crate::router::{Match, Route, Router};
+use crate::start::{ForRoutes, Start};
 use crate::stats::{Stats, add_one};
 use crate::uri::Refused;
 use crate::{headers, limit, page, uri};
@@ -40,6 +41,7 @@ const HEADER_FIELDS_MAX: usize = 100;
 /// What all connections of an ingress share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    pub(crate) start: Start,
     pub(crate) table: ArcSwap<Router>,
     /// The generation of the table, for those who wait for another.
     pub(crate) installed: watch::Sender<u64>,
@@ -124,12 +126,18 @@ where
     let (mut tried, mut attempts, mut unreachable, mut is_admitted) = (Vec::new(), 0, 0, false);
     let mut was_elsewhere = false;
     let mut waiting: Option<Waiting> = None;
+    let mut starting: Option<ForRoutes> = None;
     let mut failure = Failure::from(ErrorCode::NoReadyInstance);
     while attempts < ATTEMPTS_MAX && unreachable <= UNREACHABLE_MAX {
         if let Some(waits) = &mut waiting
             && let Err(no_wait) = waits.go_on().await
         {
             failure.detail = Some(no_wait.detail(&open.session.shared.config));
+            break;
+        }
+        if let Some(waits) = &mut starting
+            && !waits.go_on().await
+        {
             break;
         }
         if let Err(error) = std::future::poll_fn(|cx| service.poll_ready(cx)).await {
@@ -143,6 +151,7 @@ where
             let host = request.uri().authority().map_or("", |authority| authority.as_str());
             let route = match router.find(host, request.uri().path()) {
                 Match::Route(route) => Ok(route),
+                Match::UnknownHost if router.is_none_yet() => Err(ErrorCode::Starting),
                 Match::UnknownHost => Err(ErrorCode::UnknownHost),
                 Match::UnknownPath => Err(ErrorCode::UnknownPath),
             };
@@ -151,6 +160,9 @@ where
                 Err(code) => {
                     summary.host = Some(host.to_owned());
                     failure = code.into();
+                    if code == ErrorCode::Starting && open.session.shared.lets_wait(&mut starting) {
+                        continue;
+                    }
                     break;
                 }
             };
@@ -169,6 +181,12 @@ where
             is_admitted = true;
             let Some(target) = route.choose(&tried, |below| rand::random_range(0..below)).cloned() else {
                 failure = unserved(route, failure);
+                if failure.code == ErrorCode::NoReadyInstance
+                    && tried.is_empty()
+                    && open.session.shared.lets_wait(&mut starting)
+                {
+                    continue;
+                }
                 let Some(load) = route.wakes.as_ref().filter(|_| failure.code == ErrorCode::Waking) else {
                     break;
                 };
@@ -185,7 +203,7 @@ where
                 continue;
             };
             let (instance, peer, remote) = (target.instance, target.peer.clone(), open.session.client.remote);
-            waiting = None;
+            (waiting, starting) = (None, None);
             attempts += 1;
             if std::mem::take(&mut was_elsewhere) {
                 add_one(&open.session.shared.stats.peers.retried);
@@ -339,6 +357,11 @@ fn fail<B>(open: OpenRequest, failure: Failure, summary: &Summary) -> Response<R
 
 impl Shared {
     /// Replaces the routes, and returns once nobody chooses by the old ones any more.
+    /// Whether a request that finds nobody yet looks again.
+    fn lets_wait(&self, waiting: &mut Option<ForRoutes>) -> bool {
+        self.start.has_patience(waiting, &self.installed)
+    }
+
     pub(crate) async fn install(&self, router: Router) {
         let generation = router.generation();
         let old = self.table.swap(Arc::new(router));

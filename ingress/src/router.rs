@@ -330,6 +330,11 @@ impl Router {
         self.generation
     }
 
+    /// Whether it stands for the routes that are still to come: those of a platform begin with 1.
+    pub fn is_none_yet(&self) -> bool {
+        self.generation == 0
+    }
+
     /// The way to another node.
     pub(crate) fn peer_of(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.get(&node).cloned()

@@ -221,19 +221,31 @@ impl Fixture {
         count: usize,
         configure: impl FnOnce(&mut Config),
     ) -> (Self, Vec<InstanceId>) {
+        let instances: Vec<_> = (0..count).map(|_| InstanceId::new()).collect();
+        (Self::with_table(|node| table(1, node, &instances), configure).await, instances)
+    }
+
+    /// One that has just started: it knows no routes, and lets requests wait for so long.
+    pub(crate) async fn starting(start_grace: Duration) -> Self {
+        Self::with_table(|_| RouteTable::default(), |config| config.start_grace = start_grace).await
+    }
+
+    async fn with_table(
+        table: impl FnOnce(NodeId) -> RouteTable,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let node = NodeId::new();
         let errors = Arc::new(Mutex::new(Vec::new()));
         let mut config = Config::new(node);
         let sink = errors.clone();
         config.on_error = Arc::new(move |error| sink.lock().unwrap().push(error.clone()));
         configure(&mut config);
-        let instances: Vec<_> = (0..count).map(|_| InstanceId::new()).collect();
-        let (routes, receiver) = watch::channel(Arc::new(table(1, node, &instances)));
+        let (routes, receiver) = watch::channel(Arc::new(table(node)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let guest = Guest::new();
         let ingress = Ingress::spawn(vec![listener], config, receiver, GuestService(guest.clone()));
         let address = ingress.addresses()[0];
-        (Self { node, guest, address, ingress, errors, routes }, instances)
+        Self { node, guest, address, ingress, errors, routes }
     }
 
     /// Replaces the routes, and waits until they are in use.

@@ -12,5 +12,6 @@ mod peers_artifacts;
 mod peers_broken;
 mod peers_tcp;
 mod routing;
+mod starting;
 mod tcp;
 mod waking;
