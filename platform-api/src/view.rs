@@ -216,6 +216,7 @@ impl Loaded {
             volumes: self.volumes.iter().map(|volume| volume_info(context, volume)).collect(),
             usage: release.and_then(|release| context.nodes.usage_of(&view.namespace, &view.name, release)),
             updated_at: self.app.updated_at,
+            set: self.app.applied_set.clone(),
         }
     }
 

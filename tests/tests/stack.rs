@@ -39,6 +39,13 @@ async fn a_compose_file_becomes_apps_that_reach_each_other_and_goes_as_a_whole()
     platform.app_is("greeter", "it has its replicas", |app| app.ready == 2).await;
     let fetched = platform.text("front", "/fetch?url=http://greeter.internal/").await;
     assert_eq!(fetched, "hello, from a stack\n", "services of one network reach each other");
+    let listed = user.run(&["stack", "ls"]).await.ok();
+    assert!(listed.contains("shop") && listed.contains("3/3"), "{listed}");
+    let services = user.run(&["stack", "services", "shop"]).await.ok();
+    assert!(services.contains("greeter") && services.contains("front"), "{services}");
+    let instances = user.run(&["stack", "ps", "shop"]).await.ok();
+    assert_eq!(instances.matches("greeter").count(), 2, "{instances}");
+    user.run(&["stack", "ps", "shp"]).await.fails(3, &["no stack `shp` in default", "did you mean `shop`"]);
     // A service that is not in the file any more goes.
     write("compose.yaml", b"services:\n  greeter:\n    image: greeter.wasm\n    platform: wasi/wasm\n");
     user.run(&["stack", "deploy", "shop"]).await.ok();

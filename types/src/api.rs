@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::id::{InstanceId, NodeId, RolloutId, VolumeId};
-use crate::name::{AppName, NamespaceName, SecretName, VolumeName};
+use crate::name::{AppName, NamespaceName, SecretName, SetName, VolumeName};
 use crate::node::{AppUsage, Reason};
 use crate::requests::ReleaseRequests;
 use crate::spec::AppSpec;
@@ -249,6 +249,9 @@ pub struct AppInfo {
     pub usage: Option<AppUsage>,
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
+    /// The set of files that it was applied with, such as a stack.
+    #[serde(default)]
+    pub set: Option<SetName>,
 }
 
 /// How an app scales by its open requests, and what is asked of it now.

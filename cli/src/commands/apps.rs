@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use clap::Args;
-use wharf_types::api::Page;
+use wharf_types::api::{AppInfo, Page};
 use wharf_types::{AppName, Timestamp};
 
 use super::confirm;
@@ -36,9 +36,14 @@ pub async fn list(session: &Session) -> anyhow::Result<()> {
     if items.is_empty() {
         return output::line(format!("no apps in {namespace}; deploy one with `wharf deploy`"));
     }
+    table(items).print()
+}
+
+/// What there is to see of apps at once.
+pub fn table(apps: Vec<AppInfo>) -> Table {
     let now = Timestamp::now();
     let mut table = Table::new(["APP", "CONDITION", ">RELEASE", ">READY", "UPDATED", "~URL"]);
-    for app in items {
+    for app in apps {
         table.row([
             app.app.to_string(),
             coloured(app.condition.as_str()),
@@ -48,7 +53,7 @@ pub async fn list(session: &Session) -> anyhow::Result<()> {
             if app.urls.is_empty() { "-".to_owned() } else { app.url },
         ]);
     }
-    table.print()
+    table
 }
 
 /// `wharf open`

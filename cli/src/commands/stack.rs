@@ -1,5 +1,7 @@
 //! `wharf stack`: compose files, as they are.
 
+mod show;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use wharf_types::secret::ValueKind;
 use wharf_types::{AppName, SetName};
 
 use super::{declare, secret};
-use crate::args::{Global, WaitArgs, With};
+use crate::args::{Global, NoArgs, WaitArgs, With};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::session::Session;
@@ -33,6 +35,12 @@ pub enum StackCommand {
     Deploy(With<DeployArgs>),
     /// Print a compose file as it is understood: merged, with all variables, in long form
     Config(With<FileArgs>),
+    /// List the stacks of a namespace
+    Ls(With<NoArgs>),
+    /// List the services of a stack, which are its apps
+    Services(With<NameArgs>),
+    /// List the instances of a stack's services
+    Ps(With<NameArgs>),
     /// Delete the apps of a stack; their volumes are kept
     #[command(visible_alias = "down")]
     Rm(With<RmArgs>),
@@ -61,6 +69,13 @@ pub struct DeployArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct NameArgs {
+    /// Name of the stack
+    #[arg(value_name = "STACK")]
+    pub name: SetName,
+}
+
+#[derive(Args, Debug)]
 pub struct RmArgs {
     /// Name of the stack
     #[arg(value_name = "STACK")]
@@ -80,6 +95,9 @@ pub async fn run(before: Global, args: StackArgs) -> anyhow::Result<()> {
     match args.command {
         StackCommand::Deploy(with) => deploy(&open(with.global)?, with.args).await,
         StackCommand::Config(with) => config(&with.args, with.global.or(before).json),
+        StackCommand::Ls(with) => show::list(&open(with.global)?).await,
+        StackCommand::Services(with) => show::services(&open(with.global)?, &with.args.name).await,
+        StackCommand::Ps(with) => show::instances(&open(with.global)?, &with.args.name).await,
         StackCommand::Rm(with) => remove(&open(with.global)?, with.args).await,
     }
 }

@@ -126,26 +126,52 @@ fn instance_table(instances: &[InstanceInfo], now: Timestamp) -> Table {
         "STARTED",
         "~REASON",
     ]);
-    for instance in instances {
-        let health = match instance.health {
-            Health::Unknown => "-",
-            Health::Healthy => "healthy",
-            Health::Unhealthy => "unhealthy",
-        };
-        let reason = instance.reason.as_ref().map(|reason| output::printable(&reason.message).into_owned());
-        table.row([
-            short_id(instance.id),
-            instance.slot.to_string(),
-            instance.release.to_string(),
-            coloured(instance.state.as_str()),
-            coloured(health),
-            instance.restarts.to_string(),
-            instance.node.map_or_else(|| "-".to_owned(), short_id),
-            ago(now, instance.created_at),
-            reason.unwrap_or_default(),
-        ]);
+    instances.iter().for_each(|instance| table.row(cells(instance, now)));
+    table
+}
+
+/// The instances of several apps.
+pub fn instances_of(apps: &[AppInfo], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        "APP",
+        ">SLOT",
+        "INSTANCE",
+        ">RELEASE",
+        "STATE",
+        "HEALTH",
+        ">RESTARTS",
+        "NODE",
+        "STARTED",
+        "~REASON",
+    ]);
+    for app in apps {
+        for instance in &app.instances {
+            let [id, slot, release, state, health, restarts, node, started, reason] = cells(instance, now);
+            let app = app.app.to_string();
+            table.row([app, slot, id, release, state, health, restarts, node, started, reason]);
+        }
     }
     table
+}
+
+fn cells(instance: &InstanceInfo, now: Timestamp) -> [String; 9] {
+    let health = match instance.health {
+        Health::Unknown => "-",
+        Health::Healthy => "healthy",
+        Health::Unhealthy => "unhealthy",
+    };
+    let reason = instance.reason.as_ref().map(|reason| output::printable(&reason.message).into_owned());
+    [
+        short_id(instance.id),
+        instance.slot.to_string(),
+        instance.release.to_string(),
+        coloured(instance.state.as_str()),
+        coloured(health),
+        instance.restarts.to_string(),
+        instance.node.map_or_else(|| "-".to_owned(), short_id),
+        ago(now, instance.created_at),
+        reason.unwrap_or_default(),
+    ]
 }
 
 /// `wharf why`
@@ -231,6 +257,7 @@ mod tests {
                 ..AppUsage::new("default".parse().unwrap(), "hello".parse().unwrap(), 3)
             }),
             updated_at: now,
+            set: None,
         };
         assert_eq!(
             head_lines(&info, now),
