@@ -80,7 +80,7 @@ pub(super) fn unplaced(draft: &mut Draft<'_>, target: &ReleaseView) -> Vec<Unpla
 struct Slot {
     /// The one of the target release that should run on.
     current: Option<usize>,
-    /// The one of another release that serves until `current` can.
+    /// The one of another release that serves until `current` can. In a slot that is leaving it may be the target release's own.
     old: Option<usize>,
     /// The newest of the target release that ended although it was wanted, and that nobody replaced.
     ended: Option<usize>,
@@ -125,11 +125,12 @@ fn slots(now: Timestamp, app: &AppView, target: &ReleaseView) -> Vec<Slot> {
     for (index, instance) in app.instances.iter().enumerate() {
         let Some(slot) = slots.get_mut(instance.slot as usize) else { continue };
         let is_target = app.is_current(instance, target);
-        if is_target && slot.is_leaving {
+        // The release may have taken the slot over while its number was larger: then nothing else serves there.
+        if is_target && slot.is_leaving && !instance.is_healthy() {
             continue;
         }
         if instance.is_wanted() {
-            let best = if is_target { &mut slot.current } else { &mut slot.old };
+            let best = if is_target && !slot.is_leaving { &mut slot.current } else { &mut slot.old };
             *best = best.take().into_iter().chain([index]).max_by_key(rank);
         } else if !is_target && instance.is_live() {
             slot.drains = true;

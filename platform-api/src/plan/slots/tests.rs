@@ -238,6 +238,35 @@ fn a_release_that_asks_for_fewer_slots_takes_none_away_before_it_serves() {
 }
 
 #[test]
+fn a_release_whose_number_sinks_takes_no_slot_away_that_it_took_over() {
+    let mut fixture = four_slots();
+    fixture.app.scaled_to = Some(4);
+    fixture.deploy_scaled(2, 1);
+    for _ in 0..3 {
+        fixture.plan();
+        fixture.make_all_ready(2);
+    }
+    let serving = |fixture: &Fixture| fixture.app.instances.iter().filter(|it| it.is_healthy()).count();
+    fixture.plan();
+    assert_eq!(
+        (serving(&fixture), fixture.wanted(1), fixture.wanted(2)),
+        (4, 1, 4),
+        "one slot is to move yet"
+    );
+
+    // It has not come through as long as the ingresses do not know the way to its only slot.
+    fixture.app.instances.iter_mut().for_each(|instance| instance.routed = false);
+    fixture.app.scaled_to = None;
+    fixture.plan();
+    assert_eq!((fixture.app.replicas(), serving(&fixture)), (1, 4));
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (1, 3), "what does not serve yet is of no use");
+
+    fixture.make_all_ready(2);
+    fixture.plan();
+    assert_eq!((fixture.wanted(1), fixture.wanted(2)), (0, 1));
+}
+
+#[test]
 fn going_back_brings_the_slots_of_the_release_before() {
     let mut fixture = four_slots();
     fixture.deploy_scaled(2, 1);
