@@ -21,6 +21,7 @@ install_engine() {
     # An engine that answers may be of another make, or come from elsewhere.
     answers || command -v dockerd >/dev/null || packages+=(docker.io iptables)
     [[ -x /bin/busybox ]] || packages+=(busybox-static)
+    command -v docker-registry >/dev/null || packages+=(docker-registry)
     command -v curl >/dev/null || packages+=(curl)
     command -v ip >/dev/null || packages+=(iproute2)
     [[ ${#packages[@]} == 0 ]] || scripts/apt-install.sh "${packages[@]}"

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clap::Args;
-use wharf_docker::{Engine, EngineError, Settings};
+use wharf_docker::{Credentials, Engine, EngineError, ImageError, Settings};
 use wharf_platform_api::{ImageResolver, NotResolved};
 use wharf_types::NodeId;
 use wharf_types::image::{ImageDocument, Platform};
+use wharf_types::secret::SecretValue;
 
 use crate::exit::{Exit, Failure};
 
@@ -93,11 +94,25 @@ impl EngineResolver {
 
 #[async_trait]
 impl ImageResolver for EngineResolver {
-    async fn resolve(&self, reference: &str) -> Result<ImageDocument, NotResolved> {
-        self.0
-            .resolve(reference, None)
-            .await
-            .map_err(|error| NotResolved { is_retryable: error.is_retryable(), problem: error.to_string() })
+    async fn resolve(
+        &self,
+        reference: &str,
+        login: Option<&SecretValue>,
+    ) -> Result<ImageDocument, NotResolved> {
+        let credentials = login.map(|login| Credentials::parse(login.reveal())).transpose();
+        let credentials = credentials.map_err(|error| NotResolved {
+            problem: format!("image `{reference}`: {error}"),
+            is_retryable: false,
+        })?;
+        self.0.resolve(reference, credentials.as_ref()).await.map_err(|error| {
+            let way_out = match error {
+                ImageError::Denied { .. } => {
+                    "; `container.registry_login` gives the platform a secret with the credentials"
+                }
+                _ => "",
+            };
+            NotResolved { is_retryable: error.is_retryable(), problem: format!("{error}{way_out}") }
+        })
     }
 }
 

@@ -514,6 +514,12 @@ fn each_setting_of_a_container_has_its_place_in_the_document() {
             "/container/files/0/from",
             json!("DB_PASSWORD_2"),
         ),
+        ("x-wharf: {registry_login: db_password}", "/container/registry_login", json!("REGISTRY_LOGIN")),
+        (
+            "x-wharf: {registry_login: db_password}\nenvironment: {REGISTRY_LOGIN: x}",
+            "/secrets",
+            json!({"REGISTRY_LOGIN_2": "db-password"}),
+        ),
         ("configs: [motd]", "/configs", json!({"MOTD": "motd"})),
         (
             "configs: [{source: motd, target: /etc/motd}]",
@@ -632,6 +638,7 @@ fn what_a_container_cannot_have_is_refused_with_place_and_reason() {
             "ports: ['127.0.0.1:8080:80']\nx-wharf: {http: {}}",
             "4:13: `127.0.0.1`: public ports are at the addresses",
         ),
+        ("x-wharf: {registry_login: other}", "4:15: `other` is none of the `secrets` at the top of the file"),
         ("x-wharf: {http: {}}", "4:15: `http`: it needs the port that takes requests"),
         ("x-wharf: {outbound: {allow: ['https://example.com']}}", "4:15: `outbound`: it is about Wasm apps"),
         ("secrets: [{source: db_password, uid: root}]", "4:15: `uid`: `root` is not a number"),

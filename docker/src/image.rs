@@ -34,6 +34,11 @@ pub struct Credentials {
     pub password: SecretValue,
 }
 
+/// A text that is not what a registry could be asked with; what it is stays unsaid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the login of a registry is written as USER:PASSWORD")]
+pub struct InvalidCredentials;
+
 /// What an image says of how it is to be run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageConfig {
@@ -133,7 +138,7 @@ impl Engine {
         }
         let parsed: ImageReference = reference.parse()?;
         let here = self.inspect_image(&parsed.to_string()).await?;
-        if let Some(image) = here.as_ref().filter(|image| never_had_registry(image)) {
+        if let Some(image) = here.as_ref().filter(|image| never_had_registry(image, &parsed)) {
             return Ok(only_here(reference, image)?);
         }
         let name = parsed.to_string();
@@ -309,8 +314,11 @@ fn stalled(reference: &ImageReference, limit: Duration) -> ImageError {
     ImageError::Stalled { image: reference.to_string(), registry: reference.registry().to_owned(), limit }
 }
 
-fn never_had_registry(image: &ImageInspect) -> bool {
-    image.repo_digests.as_ref().is_none_or(Vec::is_empty)
+/// Whether no registry has given or taken the image by this name; by another one it may have been pushed elsewhere.
+fn never_had_registry(image: &ImageInspect, reference: &ImageReference) -> bool {
+    let is_it = |other: ImageReference| other.repository() == reference.repository();
+    let digests = image.repo_digests.iter().flatten();
+    digests.filter_map(|digest| digest.parse().ok()).all(|other| !is_it(other))
 }
 
 fn only_here(reference: &str, image: &ImageInspect) -> Result<ImageDocument, EngineError> {
@@ -383,6 +391,16 @@ fn read_health(health: bollard::models::HealthConfig) -> Option<ImageHealth> {
 }
 
 impl Credentials {
+    /// Reads `USER:PASSWORD`. A line end after it, as an editor leaves it, is no part of it.
+    pub fn parse(text: &str) -> Result<Self, InvalidCredentials> {
+        let text = text.trim_end_matches(['\n', '\r']);
+        let (username, password) = text.split_once(':').ok_or(InvalidCredentials)?;
+        if username.is_empty() || password.is_empty() {
+            return Err(InvalidCredentials);
+        }
+        Ok(Self { username: username.to_owned(), password: password.to_owned().into() })
+    }
+
     fn for_registry(&self, reference: &ImageReference) -> DockerCredentials {
         DockerCredentials {
             username: Some(self.username.clone()),
@@ -408,6 +426,30 @@ impl FromStr for ImageId {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn an_image_that_was_pushed_by_another_name_is_still_this_engines() {
+        let image = |digests: &[&str]| bollard::models::ImageInspect {
+            repo_digests: Some(digests.iter().map(|it| format!("{it}@sha256:{}", "0".repeat(64))).collect()),
+            ..Default::default()
+        };
+        let never =
+            |digests: &[&str], name: &str| super::never_had_registry(&image(digests), &name.parse().unwrap());
+        assert!(never(&[], "web:1") && never(&["127.0.0.1:5000/web"], "web:1"));
+        assert!(
+            !never(&["127.0.0.1:5000/web", "web"], "web:2") && !never(&["web"], "docker.io/library/web:1")
+        );
+    }
+
+    #[test]
+    fn a_login_has_a_user_and_a_password() {
+        let login = super::Credentials::parse("ann:a:b\r\n").unwrap();
+        assert_eq!((login.username.as_str(), login.password.reveal()), ("ann", "a:b"));
+        for text in ["", "ann", "ann:", ":b", "\n"] {
+            assert!(super::Credentials::parse(text).is_err(), "{text}");
+        }
+        assert!(!format!("{login:?}").contains("a:b"));
+    }
+
     use super::*;
 
     /// Words of registries and engines, as they came.

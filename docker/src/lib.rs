@@ -35,7 +35,7 @@ pub use engine::{Engine, EngineInfo, Settings};
 pub use error::EngineError;
 pub use exec::{Command, Exec, ExecOutput, ExecProcess, Probe};
 pub use found::{Found, FoundState};
-pub use image::{Credentials, ImageConfig, ImageError, ImageHealth, ImageId};
+pub use image::{Credentials, ImageConfig, ImageError, ImageHealth, ImageId, InvalidCredentials};
 pub use labels::Owner;
 pub use logs::{LogLine, LogMark};
 pub use network::{NetworkError, NetworkName};

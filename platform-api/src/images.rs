@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use wharf_types::image::ImageDocument;
+use wharf_types::secret::SecretValue;
 
 /// Why it is not known which image is meant: what was wrong, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,5 +16,10 @@ pub struct NotResolved {
 /// Finds out which image a reference, such as `redis:7`, means.
 #[async_trait]
 pub trait ImageResolver: Send + Sync {
-    async fn resolve(&self, reference: &str) -> Result<ImageDocument, NotResolved>;
+    /// `login` opens its registry: `USER:PASSWORD`.
+    async fn resolve(
+        &self,
+        reference: &str,
+        login: Option<&SecretValue>,
+    ) -> Result<ImageDocument, NotResolved>;
 }

@@ -2,8 +2,12 @@
 
 use std::process::Stdio;
 
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::{SHORT, eventually};
 
 /// A web server of a few hundred kilobytes that answers with its variable `WORD`, or what is in `/data/word`.
 pub const WEB: &str = "wharf-test/web:1";
@@ -98,6 +102,19 @@ impl DockerEngine {
         found.lines().map(str::to_owned).collect()
     }
 
+    /// Puts [`WEB`] into a registry, under a name that is returned, and out of the engine again.
+    pub async fn push_web(&self, registry: &PrivateRegistry) -> String {
+        let (host, folder) = (registry.host(), registry.folder.path().join("client"));
+        let (name, config) = (format!("{host}/web:1"), folder.to_str().unwrap().to_owned());
+        let user = ["--username", PrivateRegistry::USER, "--password-stdin"];
+        let login = [&["--config", &config, "login"], &user[..], &[&host]].concat();
+        self.try_docker(&login, PrivateRegistry::PASSWORD.as_bytes()).await.expect("docker login");
+        self.docker(&["tag", WEB, &name]).await;
+        self.docker(&["--config", &config, "push", "--quiet", &name]).await;
+        self.docker(&["rmi", &name]).await;
+        name
+    }
+
     /// Takes away what a platform has left.
     pub async fn clean(&self, node: &str) {
         let filter = format!("label=wharf.platform={node}");
@@ -107,5 +124,54 @@ impl DockerEngine {
         for id in self.docker(&["network", "ls", "-q", "--filter", &filter]).await.lines() {
             self.try_docker(&["network", "rm", id], &[]).await;
         }
+    }
+}
+
+/// A registry that gives nobody anything without a password.
+pub struct PrivateRegistry {
+    folder: TempDir,
+    port: u16,
+    _process: Child,
+}
+
+impl PrivateRegistry {
+    pub const USER: &str = "ann";
+    pub const PASSWORD: &str = "hush-hush";
+    /// As `htpasswd -B` makes it.
+    const ACCESS: &str = "ann:$2b$04$jL5UShtnSAPwKfrxcbAfsenX2u2XPX.MLTx0t2AqIXnI2OphZIdR2\n";
+
+    /// # Panics
+    ///
+    /// Where the server is not installed.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("access"), Self::ACCESS).unwrap();
+        let config = serde_json::json!({
+            "version": "0.1",
+            "storage": {"filesystem": {"rootdirectory": at("content")}},
+            "http": {"addr": format!("127.0.0.1:{port}")},
+            "auth": {"htpasswd": {"realm": "test", "path": at("access")}},
+        });
+        // JSON is YAML.
+        std::fs::write(at("config.yml"), config.to_string()).unwrap();
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(at("config.yml"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("docker-registry starts; `scripts/docker.sh install` installs it");
+        eventually(SHORT, "the registry takes connections", async || {
+            TcpStream::connect(("127.0.0.1", port)).await.ok()
+        })
+        .await;
+        Self { folder, port, _process: process }
+    }
+
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 }

@@ -25,7 +25,7 @@ pub mod workspace;
 
 pub use crate::cluster::{Cluster, Host};
 pub use crate::command::{Ran, Wharf};
-pub use crate::engine::{DockerEngine, WEB};
+pub use crate::engine::{DockerEngine, PrivateRegistry, WEB};
 pub use crate::handmade::{HttpGuest, command_p3};
 pub use crate::http::{Client, Reply, RequestBody, empty, full, request};
 pub use crate::load::{Load, Served};

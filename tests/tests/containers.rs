@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use http::Method;
-use wharf_tests::{DockerEngine, Platform, SHORT, WEB, eventually};
+use wharf_tests::{DockerEngine, Platform, PrivateRegistry, SHORT, WEB, eventually};
 use wharf_types::event::Event;
 
 const MANIFEST: &str = "app = \"web\"\nimage = \"wharf-test/web:1\"\n[env]\nWORD = \"one\"\n[container]\nhttp_port = 8000\n\
@@ -222,5 +222,33 @@ async fn an_archive_of_docker_save_needs_no_registry() {
     assert_eq!(ours.asks("web", "").await, "one");
     std::fs::write(&archive, b"no archive at all").unwrap();
     user.run(&["deploy", "--image-archive", "saved.tar"]).await.fails(6, &["docker save"]);
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_registry_is_opened_by_a_secret_that_the_container_does_not_see() {
+    let Some(ours) = Ours::start().await else { return };
+    let registry = PrivateRegistry::start().await;
+    let image = ours.engine.push_web(&registry).await;
+    let closed = MANIFEST.replace(WEB, &image);
+    ours.deploy(&closed).await.fails(6, &["without the right credentials", "`container.registry_login`"]);
+    let open = closed.replace(
+        "[container]\n",
+        "[secrets]\nLOGIN = \"registry\"\n[container]\nregistry_login = \"LOGIN\"\n",
+    );
+    ours.deploy(&open).await.fails(3, &["`registry`"]);
+    let set = async |value: &str| {
+        ours.platform.user().run_with_input(&["secret", "set", "registry"], value).await.ok();
+    };
+    set("hush").await;
+    ours.deploy(&open).await.fails(6, &["USER:PASSWORD"]);
+    set(&format!("{}:{}\n", PrivateRegistry::USER, PrivateRegistry::PASSWORD)).await;
+    ours.deploy(&open).await.ok();
+    assert_eq!(ours.asks("web", "").await, "one");
+    let [container] = &ours.containers("web").await[..] else { panic!("one container") };
+    let given = ours.engine.docker(&["inspect", "--format", "{{.Config.Env}}", container]).await;
+    assert!(given.contains("WORD=one") && !given.contains("LOGIN") && !given.contains("hush"), "{given}");
+    // Without a manifest, the app is asked which secret it is.
+    ours.platform.wharf(&["deploy", "--image", &image, "--app", "web"]).await.ok();
     ours.end().await;
 }

@@ -155,6 +155,9 @@ pub struct Scale {
 pub struct ResolveImage {
     /// Such as `redis:7`, or the ID of an image that the engine has.
     pub image: String,
+    /// The secret of the namespace that opens the image's registry: `USER:PASSWORD`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<SecretName>,
 }
 
 /// `GET …/apps/{app}/env`: the variables of the current release, those of its manifest included.

@@ -76,6 +76,11 @@ impl AppSpec {
         let of = |kind| move |(variable, name)| (variable, name, kind);
         self.secrets.iter().map(of(ValueKind::Secret)).chain(self.configs.iter().map(of(ValueKind::Config)))
     }
+
+    /// The secret that opens the registry of the image. None: nothing has to, or it is not there.
+    pub fn registry_login(&self) -> Option<&SecretName> {
+        self.secrets.get(self.container.registry_login.as_ref()?)
+    }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -239,14 +239,16 @@ impl Client {
         }
     }
 
-    /// Which image a name means now.
+    /// Which image a name means now. `login` is the secret that opens its registry.
     pub async fn resolve_image(
         &self,
         namespace: &NamespaceName,
         image: &str,
+        login: Option<&SecretName>,
     ) -> anyhow::Result<ImageDocument> {
         let path = format!("/v1/namespaces/{namespace}/images");
-        self.json(self.request(Method::POST, &path).json(&ResolveImage { image: image.to_owned() })).await
+        let request = ResolveImage { image: image.to_owned(), login: login.cloned() };
+        self.json(self.request(Method::POST, &path).json(&request)).await
     }
 
     /// Uploads the files of an app, unless the platform has them.

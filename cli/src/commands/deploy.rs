@@ -73,12 +73,22 @@ enum Artifact {
 }
 
 impl Artifact {
-    async fn read(&self, session: &Session, namespace: &NamespaceName) -> anyhow::Result<Bytes> {
+    async fn read(
+        &self,
+        session: &Session,
+        app: &AppRef,
+        manifest: Option<&Manifest>,
+    ) -> anyhow::Result<Bytes> {
         match self {
             Self::File(path) => artifact::read(path),
             Self::Archive(path) => artifact::read_image(path),
             Self::Image(image) => {
-                let document = session.client.resolve_image(namespace, image).await?;
+                let spec = match manifest {
+                    Some(manifest) => manifest.spec(),
+                    None => current_spec(session, app).await?,
+                };
+                let login = spec.registry_login();
+                let document = session.client.resolve_image(&app.namespace, image, login).await?;
                 Ok(document.to_octets().into())
             }
         }
@@ -117,7 +127,7 @@ pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
 async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let source = find_source(session, &args).await?;
     let app = app_of(session, &source)?;
-    let content = source.artifact.read(session, &app.namespace).await?;
+    let content = source.artifact.read(session, &app, source.manifest.as_ref()).await?;
     let since = Instant::now();
     let digest = Digest::of(&content);
     // Before anything is pushed, so that a folder that cannot be shipped leaves nothing behind.

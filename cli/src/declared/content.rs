@@ -175,7 +175,8 @@ impl Push<'_> {
             return Err(Failure::new(Exit::NotFound, message).into());
         };
         let client = &self.session.client;
-        let document = client.resolve_image(&home, image).await;
+        let spec = app.spec();
+        let document = client.resolve_image(&home, image, spec.registry_login()).await;
         let document = document.with_context(|| format!("app `{}`: image `{image}`", app.name))?;
         let octets: Bytes = document.to_octets().into();
         let digest = Digest::of(&octets);

@@ -132,7 +132,8 @@ pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -
     let (entrypoint, args) = command(one, sink);
     let Ports { http_port, tcp, own } = ports::ports(one, sink);
     let Mounts { volumes, host_paths, tmpfs } = mounts::mounts(one, sink);
-    let Values { secrets, configs, files } = values(one, sink);
+    let Values { mut secrets, configs, files } = values(one, sink);
+    let registry_login = registry_login(one, &mut secrets, sink);
     let CommonSettings { scale, placement, reserve, restart, update, stop } = common;
     let container = ContainerSpec {
         http_port,
@@ -160,6 +161,7 @@ pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -
         sysctls: sysctls.clone(),
         labels: labels(one, sink),
         files,
+        registry_login,
         privileged: *privileged,
         host_network: host_network(one, sink),
         host_paths,
@@ -474,6 +476,27 @@ fn values(one: &One<'_>, sink: &mut Sink) -> Values {
         files.push(file);
     }
     Values { secrets, configs, files }
+}
+
+/// The variable with what opens the registry, which is a secret of the file.
+fn registry_login(
+    one: &One<'_>,
+    secrets: &mut BTreeMap<String, SecretName>,
+    sink: &mut Sink,
+) -> Option<String> {
+    let key: String = one.wharf("registry_login", sink)?;
+    let Some(value) = one.secrets.iter().find(|value| value.key == key) else {
+        let message = format!("`{}` is none of the `secrets` at the top of the file", shown(&key));
+        sink.problem(one.place("x-wharf.registry_login"), message);
+        return None;
+    };
+    let usual = "REGISTRY_LOGIN".to_owned();
+    let others = (2..).map(|number: u32| format!("{usual}_{number}"));
+    let is_taken =
+        |variable: &String| secrets.contains_key(variable) || one.settings.environment.contains_key(variable);
+    let variable = std::iter::once(usual.clone()).chain(others).find(|variable| !is_taken(variable))?;
+    secrets.insert(variable.clone(), value.name.clone());
+    Some(variable)
 }
 
 /// None: its name was refused.

@@ -12,7 +12,7 @@ use wharf_types::problem::ProblemCode;
 use super::extract::{Json, Path};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
-use crate::operations::containers;
+use crate::operations::{containers, secrets};
 
 /// Says which image a name means now. The document is then pushed as an artifact.
 pub(super) async fn resolve(
@@ -36,7 +36,11 @@ pub(super) async fn resolve(
         );
         return Err(ApiError::new(ProblemCode::InvalidArtifact, detail));
     };
-    resolver.resolve(&image).await.map(Reply).map_err(|error| {
+    let login = match &request.login {
+        Some(name) => Some(secrets::newest_value(&context, &namespace, name).await?),
+        None => None,
+    };
+    resolver.resolve(&image, login.as_ref()).await.map(Reply).map_err(|error| {
         let code = if error.is_retryable { ProblemCode::Unavailable } else { ProblemCode::InvalidArtifact };
         ApiError::new(code, error.problem)
     })

@@ -239,6 +239,23 @@ pub(crate) async fn config(
     }
 }
 
+/// What a secret is now, for what is done before a release has its version.
+pub(crate) async fn newest_value(
+    context: &Context,
+    namespace: &NamespaceName,
+    name: &SecretName,
+) -> Result<SecretValue> {
+    let mut tx = context.store.read().await?;
+    let id = find_namespace(&mut tx, namespace).await?;
+    let Some(newest) = store::secret::find(&mut tx, id, name).await? else {
+        return Err(nothing_named(namespace, name, ValueKind::Secret).into());
+    };
+    check_kind(name, ValueKind::Secret, newest.kind)?;
+    context.secret_keys.keyring().open(&newest).or_else(|error| {
+        problem(ProblemCode::Unavailable, format!("the secret `{name}` (version {}) {error}", newest.version))
+    })
+}
+
 /// The newest versions of everything that these settings ask for. One that cannot be opened is refused at once: a rollout would only
 /// wait for it in vain.
 pub(super) async fn newest(conn: &mut Conn, context: &Context, app: &App, spec: &AppSpec) -> Result<Pins> {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
-use wharf_docker::{Engine, ImageId, PullProgress};
+use wharf_docker::{Credentials, Engine, ImageId, PullProgress};
 use wharf_types::image::ImageDocument;
 use wharf_types::node::{AssignedInstance, ReasonKind};
 
 use crate::artifacts::Artifacts;
 use crate::backend::Failure;
+use crate::secrets::SecretStore;
 
 /// A pull of which nothing has come for so long is given up, and tried again.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
@@ -18,7 +19,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(60);
 /// Brings the image of an instance into the engine, unless it is there. An archive is put into `folder` for as long as that takes.
 pub(super) async fn ensure(
     engine: &Engine,
-    artifacts: &Arc<Artifacts>,
+    (artifacts, secrets): (&Arc<Artifacts>, &SecretStore),
     folder: &Path,
     assigned: &AssignedInstance,
 ) -> Result<ImageId, Failure> {
@@ -51,8 +52,27 @@ pub(super) async fn ensure(
             );
         }
     };
-    let ensured = engine.ensure(&document, None, STALLED_AFTER, &tell).await;
+    let credentials = credentials(secrets, assigned)?;
+    let ensured = engine.ensure(&document, credentials.as_ref(), STALLED_AFTER, &tell).await;
     ensured.map_err(|error| failed(&error, error.is_retryable()))
+}
+
+/// What opens the image's registry. None: nothing has to.
+fn credentials(secrets: &SecretStore, assigned: &AssignedInstance) -> Result<Option<Credentials>, Failure> {
+    let Some(variable) = &assigned.spec.container.registry_login else { return Ok(None) };
+    let environment = secrets.environment(assigned)?;
+    let value = environment.iter().find(|(name, _)| name == variable).map(|(_, value)| value.as_str());
+    match value.map(Credentials::parse) {
+        Some(Ok(credentials)) => Ok(Some(credentials)),
+        Some(Err(error)) => {
+            let message = format!("the secret of `{variable}`, container.registry_login: {error}");
+            Err(Failure::new(ReasonKind::Artifact, message))
+        }
+        None => {
+            let message = format!("container.registry_login: there is no variable `{variable}`");
+            Err(Failure::new(ReasonKind::Platform, message))
+        }
+    }
 }
 
 fn no_room(error: &std::io::Error) -> Failure {

@@ -21,7 +21,8 @@ type Given<'a> = (Vec<(&'a str, &'a str)>, Vec<MemoryFile<'a>>);
 /// The variables, and the values that become files instead.
 pub(super) fn split<'a>(spec: &'a ContainerSpec, environment: &'a Environment) -> Result<Given<'a>, Failure> {
     let in_file = |name: &str| spec.files.iter().any(|file| file.from == name);
-    let plain = environment.iter().filter(|(name, _)| !in_file(name));
+    let is_login = |name: &str| spec.registry_login.as_deref() == Some(name);
+    let plain = environment.iter().filter(|(name, _)| !in_file(name) && !is_login(name));
     let variables = plain.map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let mut files = Vec::new();
     for file in &spec.files {
@@ -150,6 +151,13 @@ mod tests {
         assert_eq!((password.content, password.mode, password.uid), (&b"hush"[..], 0o400, 70));
         let spec = ContainerSpec { files: vec![file("OTHER")], ..ContainerSpec::default() };
         assert!(split(&spec, &environment).unwrap_err().to_string().contains("`OTHER`"));
+    }
+
+    #[test]
+    fn what_opens_the_registry_is_for_nobody_else() {
+        let spec = ContainerSpec { registry_login: Some("LOGIN".to_owned()), ..ContainerSpec::default() };
+        let environment = environment(&[("A", "1"), ("LOGIN", "ann:hush")]);
+        assert_eq!(split(&spec, &environment).unwrap().0, [("A", "1")]);
     }
 
     #[test]

@@ -86,6 +86,9 @@ pub struct ContainerSpec {
     /// Files that are made of secrets and configs of the namespace.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ContainerFileSpec>,
+    /// The variable of `secrets` whose value opens the registry of the image: `USER:PASSWORD`. The variable itself is then not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry_login: Option<String>,
     // What follows gives a container parts of its node: only where the cluster's admin has allowed it.
     pub privileged: bool,
     pub host_network: bool,
@@ -202,6 +205,7 @@ impl Default for ContainerSpec {
             sysctls: BTreeMap::new(),
             labels: BTreeMap::new(),
             files: Vec::new(),
+            registry_login: None,
             privileged: false,
             host_network: false,
             host_paths: Vec::new(),

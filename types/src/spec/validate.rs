@@ -196,6 +196,11 @@ impl AppSpec {
             let problem = "is judged by what becomes of requests: say where the container takes them, `container.http_port`";
             return invalid("update.canary", problem);
         }
+        if let Some(variable) = &self.container.registry_login
+            && self.registry_login().is_none()
+        {
+            return invalid("container.registry_login", format!("`{variable}` is no variable of `secrets`"));
+        }
         self.container.validate(&self.tcp, |variable| {
             self.secrets.contains_key(variable) || self.configs.contains_key(variable)
         })?;
