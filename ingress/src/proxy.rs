@@ -126,17 +126,26 @@ where
     let (mut tried, mut attempts, mut unreachable, mut is_admitted) = (Vec::new(), 0, 0, false);
     let mut was_elsewhere = false;
     let mut waiting: Option<Waiting> = None;
-    let mut starting: Option<ForRoutes> = None;
+    let (mut starting, mut looks_again): (Option<ForRoutes>, bool) = (None, false);
     let mut failure = Failure::from(ErrorCode::NoReadyInstance);
-    while attempts < ATTEMPTS_MAX && unreachable <= UNREACHABLE_MAX {
+    loop {
+        if attempts >= ATTEMPTS_MAX || unreachable > UNREACHABLE_MAX {
+            if failure.code != ErrorCode::NoReadyInstance || !open.session.shared.lets_wait(&mut starting) {
+                break;
+            }
+            // Instances that the routes have may have to be taken up again first.
+            tried.clear();
+            (attempts, unreachable, looks_again) = (0, 0, true);
+        }
         if let Some(waits) = &mut waiting
             && let Err(no_wait) = waits.go_on().await
         {
             failure.detail = Some(no_wait.detail(&open.session.shared.config));
             break;
         }
-        if let Some(waits) = &mut starting
-            && !waits.go_on().await
+        if std::mem::take(&mut looks_again)
+            && let Some(waits) = &mut starting
+            && !waits.look_again().await
         {
             break;
         }
@@ -160,7 +169,8 @@ where
                 Err(code) => {
                     summary.host = Some(host.to_owned());
                     failure = code.into();
-                    if code == ErrorCode::Starting && open.session.shared.lets_wait(&mut starting) {
+                    looks_again = code == ErrorCode::Starting && open.session.shared.lets_wait(&mut starting);
+                    if looks_again {
                         continue;
                     }
                     break;
@@ -181,10 +191,10 @@ where
             is_admitted = true;
             let Some(target) = route.choose(&tried, |below| rand::random_range(0..below)).cloned() else {
                 failure = unserved(route, failure);
-                if failure.code == ErrorCode::NoReadyInstance
-                    && tried.is_empty()
-                    && open.session.shared.lets_wait(&mut starting)
+                if failure.code == ErrorCode::NoReadyInstance && open.session.shared.lets_wait(&mut starting)
                 {
+                    tried.clear();
+                    looks_again = true;
                     continue;
                 }
                 let Some(load) = route.wakes.as_ref().filter(|_| failure.code == ErrorCode::Waking) else {
@@ -203,7 +213,7 @@ where
                 continue;
             };
             let (instance, peer, remote) = (target.instance, target.peer.clone(), open.session.client.remote);
-            (waiting, starting) = (None, None);
+            waiting = None;
             attempts += 1;
             if std::mem::take(&mut was_elsewhere) {
                 add_one(&open.session.shared.stats.peers.retried);

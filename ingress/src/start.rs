@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Instances that routes lead to are taken up without other routes.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How long an ingress counts as new.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +28,7 @@ impl Start {
         Self { over: Instant::now() + grace }
     }
 
-    /// Whether to look again when there are other routes; `waiting` is then set.
+    /// Whether to look again, which is when [`ForRoutes::look_again`] returns; `waiting` is then set.
     pub(crate) fn has_patience(
         &self,
         waiting: &mut Option<ForRoutes>,
@@ -47,6 +50,15 @@ impl ForRoutes {
         Self { routes, until }
     }
 
+    /// Returns when there are other routes, or after a moment. False: the time is up.
+    pub(crate) async fn look_again(&mut self) -> bool {
+        if timeout(LOOK_AGAIN, self.routes.changed()).await.is_ok_and(|changed| changed.is_err()) {
+            // Nobody sets routes any more, but instances may still come.
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Instant::now() < self.until
+    }
+
     /// Returns when there are other routes. False: the time is up, or nobody sets routes any more.
     pub(crate) async fn go_on(&mut self) -> bool {
         matches!(timeout_at(self.until, self.routes.changed()).await, Ok(Ok(())))
@@ -64,11 +76,14 @@ mod tests {
         let mut waiting = None;
         assert!(start.has_patience(&mut waiting, &installed));
         let mut waits = waiting.take().unwrap();
-        assert!(waits.go_on().await, "what came in between is looked at");
-        installed.send_replace(1);
-        assert!(waits.go_on().await);
         let before = Instant::now();
-        assert!(!waits.go_on().await);
+        assert!(waits.look_again().await, "what came in between is looked at");
+        installed.send_replace(1);
+        assert!(waits.look_again().await);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert!(waits.look_again().await);
+        assert_eq!(before.elapsed(), LOOK_AGAIN);
+        while waits.look_again().await {}
         assert_eq!(before.elapsed(), Duration::from_secs(5));
         assert!(!start.has_patience(&mut waiting, &installed) && waiting.is_none());
     }

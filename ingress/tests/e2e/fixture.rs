@@ -74,6 +74,10 @@ impl Guest {
         self.gone.lock().unwrap().insert(instance);
     }
 
+    pub(crate) fn returns(&self, instance: InstanceId) {
+        self.gone.lock().unwrap().remove(&instance);
+    }
+
     pub(crate) fn is_busy(&self, instance: InstanceId) {
         self.busy.lock().unwrap().insert(instance);
     }

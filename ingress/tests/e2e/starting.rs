@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use wharf_types::InstanceId;
 
-use crate::fixture::{Fixture, read_reply, within};
+use crate::fixture::{Fixture, read_reply, until, within};
 
 const LONG: Duration = Duration::from_secs(60);
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: hello.test\r\n\r\n";
@@ -42,4 +42,17 @@ async fn whoever_waits_in_vain_is_told_so() {
     fixture.route(1, &[]).await;
     let reply = fixture.get("/").await;
     assert_eq!((reply.status, reply.header("x-wharf-error")), (503, Some("no_ready_instance")));
+}
+
+#[tokio::test]
+async fn instances_that_the_routes_have_are_waited_for_until_they_are_taken_up() {
+    let fixture = Fixture::starting(LONG).await;
+    let instances: Vec<_> = (0..5).map(|_| InstanceId::new()).collect();
+    instances.iter().for_each(|instance| fixture.guest.leaves(*instance));
+    let mut socket = fixture.connect().await;
+    socket.write_all(GET).await.unwrap();
+    fixture.route(1, &instances).await;
+    until(|| fixture.guest.calls() > 0).await;
+    fixture.guest.returns(instances[0]);
+    assert_eq!(within(read_reply(&mut socket)).await.status, 200);
 }
