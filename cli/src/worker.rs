@@ -108,8 +108,9 @@ pub struct Worker {
     shipper: LogShipper,
     control: ControlClient,
     process: ProcessId,
-    /// What is told to leave its containers alone when this process ends.
-    leaves: Option<Arc<ContainerBackend>>,
+    containers: Option<Arc<ContainerBackend>>,
+    /// Whether they go on when this process ends.
+    leaves_containers: bool,
 }
 
 impl Worker {
@@ -188,9 +189,9 @@ impl Worker {
         }
         let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
-        let leaves = containers.clone().filter(|_| leaves_containers);
+        let counted = containers.clone();
         let figures = Arc::new(move || Figures {
-            apps: backend.usage().into_iter().chain(containers.iter().flat_map(|it| it.usage())).collect(),
+            apps: backend.usage().into_iter().chain(counted.iter().flat_map(|it| it.usage())).collect(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
         });
         let kept = match keeps_assignment {
@@ -213,7 +214,7 @@ impl Worker {
             figures,
         );
         let shipper = LogShipper::spawn(logs, control.clone());
-        Ok(Self { ingress, session, supervisor, shipper, control, process, leaves })
+        Ok(Self { ingress, session, supervisor, shipper, control, process, containers, leaves_containers })
     }
 
     /// Has what runs here started elsewhere, and returns when nothing is left that could be, or after `longest`. Where the control plane
@@ -237,10 +238,13 @@ impl Worker {
     pub async fn shutdown(self) -> bool {
         let ingress = self.ingress.shutdown(DRAIN).await;
         self.session.shutdown().await;
-        if let Some(containers) = self.leaves {
+        if let Some(containers) = self.containers.as_ref().filter(|_| self.leaves_containers) {
             containers.leave_containers();
         }
         let supervisor = self.supervisor.shutdown(PART_GRACE).await;
+        if let Some(containers) = self.containers.filter(|_| !self.leaves_containers) {
+            let _ = tokio::time::timeout(PART_GRACE, containers.finish()).await;
+        }
         self.shipper.shutdown(PART_GRACE).await;
         ingress == wharf_ingress::Shutdown::Clean && supervisor == Shutdown::Clean
     }

@@ -47,6 +47,20 @@ impl NetworkName {
     }
 }
 
+/// How long the host waits for an answer before it asks again who has an address of a bridge, in milliseconds; three times, and then nobody
+/// has it.
+const NEIGHBOUR_RETRY_MILLIS: &str = "50";
+
+/// A container that takes the address of one that has just ended would be found only a second after somebody asked for that one: so long the
+/// kernel takes to ask again. It takes root, and a bridge of this machine; without them it stays as it was.
+async fn ask_again_soon(network_id: &str) {
+    let Some(short) = network_id.get(..12) else { return };
+    let setting = format!("/proc/sys/net/ipv4/neigh/br-{short}/retrans_time_ms");
+    if let Err(error) = tokio::fs::write(&setting, NEIGHBOUR_RETRY_MILLIS).await {
+        tracing::debug!("could not write to {setting}: {error}");
+    }
+}
+
 impl fmt::Display for NetworkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -70,11 +84,11 @@ impl Engine {
         // The engine finds every name that this one is a part of.
         if let Some(found) = found.iter().find(|found| found.name.as_ref() == Some(&name.0)) {
             // Names are cut, so two networks might have one; what is written on it is whole.
-            return if found.labels == Some(labels::of_network(platform, namespace, network)) {
-                Ok(name)
-            } else {
-                Err(NetworkError::NameTaken { name: name.0 })
-            };
+            if found.labels != Some(labels::of_network(platform, namespace, network)) {
+                return Err(NetworkError::NameTaken { name: name.0 });
+            }
+            ask_again_soon(found.id.as_deref().unwrap_or_default()).await;
+            return Ok(name);
         }
         let request = NetworkCreateRequest {
             name: name.0.clone(),
@@ -83,7 +97,10 @@ impl Engine {
             ..NetworkCreateRequest::default()
         };
         match self.call("make a network", LONG, self.docker.create_network(request)).await {
-            Ok(_) => Ok(name),
+            Ok(made) => {
+                ask_again_soon(&made.id).await;
+                Ok(name)
+            }
             Err(EngineError::Refused { message, .. } | EngineError::NotFound { message, .. })
                 if message.contains("address pool") =>
             {

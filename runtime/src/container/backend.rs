@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,6 +42,8 @@ use crate::wasm::volumes::{Mounts, Volumes};
 
 /// Between tries while the engine is away.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a network is kept that nobody needs.
+const NETWORKS_LINGER: Duration = Duration::from_secs(10);
 /// The least time between the signal to end and the end, unless there is no time at all.
 const GRACE_MIN: Duration = Duration::from_millis(500);
 
@@ -73,6 +75,9 @@ pub struct ContainerBackend {
     was_swept: AtomicBool,
     /// Held by those who make networks until their instances are in `prepared`, and held whole to remove networks that nobody needs.
     networks: RwLock<()>,
+    /// Whether somebody will look for networks that nobody needs.
+    looks_for_networks: AtomicBool,
+    own: Weak<Self>,
 }
 
 struct Prepared {
@@ -101,16 +106,19 @@ struct Live {
 impl ContainerBackend {
     /// `marks` is a folder for how far the containers' output was read. To be called within a runtime.
     pub fn new(engine: Engine, shared: Shared, marks: PathBuf) -> io::Result<Arc<Self>> {
-        let backend = Arc::new(Self {
+        let marks = Marks::new(marks)?;
+        let backend = Arc::new_cyclic(|own| Self {
             engine,
             shared,
-            marks: Marks::new(marks)?,
+            marks,
             meters: Meters::default(),
             prepared: Mutex::default(),
             running: Mutex::default(),
             leaves: AtomicBool::new(false),
             was_swept: AtomicBool::new(false),
             networks: RwLock::default(),
+            looks_for_networks: AtomicBool::new(false),
+            own: own.clone(),
         });
         tokio::spawn(keep_measured(Arc::downgrade(&backend)));
         Ok(backend)
@@ -119,6 +127,11 @@ impl ContainerBackend {
     /// From here on, stopping an instance leaves its container running, for the next process to adopt.
     pub fn leave_containers(&self) {
         self.leaves.store(true, Ordering::Relaxed);
+    }
+
+    /// Leaves nothing behind, when all instances have ended.
+    pub async fn finish(&self) {
+        self.remove_networks().await;
     }
 
     /// Totals of every release that runs here, or did a short time ago.
@@ -156,7 +169,8 @@ impl ContainerBackend {
         let image = match adopted.and_then(|found| found.image) {
             Some(image) => image,
             None => {
-                images::ensure(&self.engine, &self.shared.artifacts, self.marks.folder(), assigned).await?
+                let given = (&self.shared.artifacts, &*self.shared.secrets);
+                images::ensure(&self.engine, given, self.marks.folder(), assigned).await?
             }
         };
         let config = patiently(is_adopted, || self.engine.image_config(image));
@@ -166,7 +180,12 @@ impl ContainerBackend {
         let mut networks = Vec::new();
         for (network, aliases) in run::networks(assigned) {
             let made = patiently(is_adopted, || self.engine.ensure_network(&assigned.namespace, network));
-            let network = made.await.map_err(|error| failed(&error, true))?;
+            let network = made.await.map_err(|error| {
+                if matches!(error, NetworkError::NoSubnet) {
+                    self.remove_networks_after(Duration::ZERO);
+                }
+                failed(&error, true)
+            })?;
             networks.push(NetworkJoin { network, aliases });
         }
         let prepared = Prepared { image, health, networks, is_adopted, volumes: None, _held: held };
@@ -225,8 +244,12 @@ impl ContainerBackend {
         let follows = AbortOnDropHandle::new(tokio::spawn(follows));
         let (ended_tx, ended) = watch::channel(None);
         let (engine, logs, id) = (self.engine.clone(), self.shared.logs.clone(), run.id);
+        let of_ended = upstream.clone();
         let waits = AbortOnDropHandle::new(tokio::spawn(async move {
             let exit = engine.wait(id).await;
+            if let Some(upstream) = of_ended {
+                upstream.end();
+            }
             ended_tx.send_replace(Some(into_ended(&exit, &logs.tail(id))));
         }));
         let mut ids = run.replaces.clone();
@@ -327,6 +350,20 @@ impl ContainerBackend {
             spec.container.http_port.map(|port| Upstream::new((address, port).into(), bounds, meter));
         let listening = Listening::elsewhere(&spec.tcp, &run::tcp_addresses(assigned, address));
         Ok((upstream, listening))
+    }
+
+    /// Does that later: whoever comes in the place of an instance mostly needs the same networks, and to make one takes a while.
+    fn remove_networks_after(&self, time: Duration) {
+        if self.looks_for_networks.swap(true, Ordering::Relaxed) && !time.is_zero() {
+            return;
+        }
+        let backend = self.own.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            let Some(backend) = backend.upgrade() else { return };
+            backend.looks_for_networks.store(false, Ordering::Relaxed);
+            backend.remove_networks().await;
+        });
     }
 
     /// Gives the engine back the networks of instances that are over; it has not many.
@@ -546,19 +583,26 @@ impl Backend for ContainerBackend {
     }
 
     async fn remove(&self, id: InstanceId) {
+        // What has ended holds up nobody, such as the one that takes its place.
+        let has_ended = self.live().get(&id).is_some_and(|live| live.ended.borrow().is_some());
         self.stop(id, Duration::ZERO).await;
         if self.leaves.load(Ordering::Relaxed) {
             return;
         }
+        let prepared = self.known().remove(&id);
+        let holds_volumes = prepared.as_ref().is_some_and(|prepared| prepared.volumes.is_some());
         let removing = Removing {
             engine: self.engine.clone(),
             marks: self.marks.clone(),
             logs: self.shared.logs.clone(),
-            prepared: self.known().remove(&id),
+            prepared,
         };
         // Goes on also when nobody waits for it any more.
-        let _ = tokio::spawn(removing.until_gone(id)).await;
-        self.remove_networks().await;
+        let removed = tokio::spawn(removing.until_gone(id));
+        if holds_volumes || !has_ended {
+            let _ = removed.await;
+        }
+        self.remove_networks_after(NETWORKS_LINGER);
     }
 
     fn is_to_be_swept(&self) -> bool {

@@ -2,23 +2,27 @@
 //!
 //! Connections over HTTP/1.1 are kept and used again, the newest first. A request leaves here only over a connection that stands, so one
 //! that finds none goes back as it came, for another instance.
+//!
+//! A connection has no task of its own: whoever has a request open over it does its work, so that no request changes tasks on its way.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::wasm::admission::{Gate, Refused};
 use crate::wasm::failure::InvokeError;
@@ -44,11 +48,53 @@ pub struct Upstream {
     request_body_max: usize,
     idle: Mutex<Vec<Idle>>,
     meter: Arc<Meter>,
+    /// The container has ended.
+    ended: CancellationToken,
 }
 
 struct Idle {
-    connection: SendRequest<FarBody>,
+    connection: Box<Link>,
     since: Instant,
+}
+
+/// A connection, and the way to give it a request.
+struct Link {
+    requests: SendRequest<FarBody>,
+    connection: Connection<TokioIo<TcpStream>, FarBody>,
+    has_ended: bool,
+}
+
+impl Link {
+    /// Does what there is to do: takes what has come, and sends what can be sent.
+    fn work(&mut self, cx: &mut Context<'_>) {
+        if !self.has_ended {
+            // Whoever has a request open hears of an error.
+            self.has_ended = Pin::new(&mut self.connection).poll(cx).is_ready();
+        }
+    }
+
+    /// Waits until it can take a request. False: it has ended.
+    async fn ready(&mut self) -> bool {
+        poll_fn(|cx| {
+            self.work(cx);
+            if self.has_ended {
+                Poll::Ready(false)
+            } else {
+                self.requests.poll_ready(cx).map(|it| it.is_ok())
+            }
+        })
+        .await
+    }
+
+    /// What `answer` comes to, which is of a request over this connection.
+    async fn answer<T>(&mut self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        poll_fn(|cx| {
+            self.work(cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
 }
 
 /// What bounds the requests to a container.
@@ -84,6 +130,7 @@ impl Upstream {
             request_body_max: usize::try_from(bounds.request_body_max).unwrap_or(usize::MAX),
             idle: Mutex::default(),
             meter,
+            ended: CancellationToken::new(),
         })
     }
 
@@ -113,24 +160,28 @@ impl Upstream {
         Place { upstream: self.clone(), has_place }
     }
 
+    /// The container has ended: its address is nobody's, so that whoever connects would wait in vain.
+    pub(super) fn end(&self) {
+        self.ended.cancel();
+    }
+
     /// Lets nobody in from here on, and waits for the open requests.
     pub(super) async fn drain(&self, time: Duration) -> bool {
         self.gate.drain(time).await
     }
 
     /// A connection that stands, and whether it has served before.
-    async fn connection(&self) -> io::Result<(SendRequest<FarBody>, bool)> {
+    async fn connection(&self) -> io::Result<(Box<Link>, bool)> {
         while let Some(mut connection) = self.take_idle() {
-            // A connection that has ended says so here. One whose last request is still being sent, although it was answered, would be ready
-            // only when its client wants it to be.
-            if let Ok(Ok(())) = tokio::time::timeout(READY_MAX, connection.ready()).await {
+            // A connection that has ended says so here.
+            if let Ok(true) = tokio::time::timeout(READY_MAX, connection.ready()).await {
                 return Ok((connection, true));
             }
         }
         Ok((self.connect().await?, false))
     }
 
-    fn take_idle(&self) -> Option<SendRequest<FarBody>> {
+    fn take_idle(&self) -> Option<Box<Link>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // The newest stands last: where it is too old, so are all.
         match idle.pop() {
@@ -142,8 +193,11 @@ impl Upstream {
         }
     }
 
-    fn keep(&self, connection: SendRequest<FarBody>) {
-        if connection.is_closed() || self.gate.is_closed() {
+    fn keep(&self, mut connection: Box<Link>) {
+        // Nobody waits for it any more. One whose request is still being sent, although it was answered, would be ready only when its client
+        // wants it to be.
+        connection.work(&mut Context::from_waker(Waker::noop()));
+        if connection.has_ended || !connection.requests.is_ready() || self.gate.is_closed() {
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,17 +206,15 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self) -> io::Result<SendRequest<FarBody>> {
-        let connect = TcpStream::connect(self.address);
+    async fn connect(&self) -> io::Result<Box<Link>> {
+        let connect = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address));
+        let connect = self.ended.run_until_cancelled(connect).await;
         let stream =
-            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            connect.ok_or(io::ErrorKind::ConnectionRefused)?.map_err(|_| io::ErrorKind::TimedOut)??;
         stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::spawn(async move {
-            // Whoever has a request open hears of an error.
-            let _ = connection.await;
-        });
-        Ok(sender)
+        let (requests, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        Ok(Box::new(Link { requests, connection, has_ended: false }))
     }
 }
 
@@ -205,9 +257,13 @@ impl Upstream {
             return Err(InvokeError::BodyTooLarge);
         }
         let (mut parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        parts.uri = path.parse::<Uri>().map_err(|error| InvokeError::BadRequest(error.to_string()))?;
+        let path = parts.uri.path_and_query().cloned();
+        parts.uri = path.map_or_else(Uri::default, Uri::from);
         parts.version = Version::HTTP_11;
+        if body.is_end_stream() {
+            let nothing = Empty::new().map_err(|never| match never {});
+            return Ok(Request::from_parts(parts, nothing.boxed_unsync()));
+        }
         let meter = self.meter.clone();
         let counted = body.map_frame(move |frame| {
             if let Some(data) = frame.data_ref() {
@@ -223,11 +279,12 @@ impl Upstream {
     /// anything of it has left.
     async fn exchange(
         &self,
-        mut connection: SendRequest<FarBody>,
+        mut connection: Box<Link>,
         is_used: bool,
         request: Request<FarBody>,
-    ) -> Result<(Response<Incoming>, SendRequest<FarBody>), InvokeError> {
-        let unsent = match connection.try_send_request(request).await {
+    ) -> Result<(Response<Incoming>, Box<Link>), InvokeError> {
+        let answer = connection.requests.try_send_request(request);
+        let unsent = match connection.answer(answer).await {
             Ok(response) => return Ok((response, connection)),
             Err(mut failed) => match failed.take_message().filter(|_| is_used) {
                 Some(unsent) => unsent,
@@ -241,7 +298,8 @@ impl Upstream {
             ))
         };
         let mut connection = self.connect().await.map_err(no_answer)?;
-        let response = connection.send_request(unsent).await.map_err(|error| failure(&error))?;
+        let answer = connection.requests.send_request(unsent);
+        let response = connection.answer(answer).await.map_err(|error| failure(&error))?;
         Ok((response, connection))
     }
 }
@@ -260,7 +318,7 @@ fn failure(error: &hyper::Error) -> InvokeError {
 /// The body of a container's answer. When it has come to its end the connection may serve again.
 pub struct ContainerBody {
     incoming: Incoming,
-    connection: Option<SendRequest<FarBody>>,
+    connection: Option<Box<Link>>,
     place: Place,
 }
 
@@ -280,7 +338,13 @@ impl Body for ContainerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let this = &mut *self;
+        let mut polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        if let (Poll::Pending, Some(connection)) = (&polled, &mut this.connection) {
+            connection.work(cx);
+            polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        }
+        let frame = std::task::ready!(polled);
         match &frame {
             None => self.give_back(),
             Some(Ok(frame)) => {
@@ -411,6 +475,26 @@ mod tests {
         response.into_body().collect().await.unwrap();
         let next = tokio::time::timeout(Duration::from_secs(5), ask(&upstream)).await;
         assert_eq!(next.expect("it waits for nobody"), "hi");
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_container_that_has_ended() {
+        // A full backlog answers no more.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = upstream(listener.local_addr().unwrap());
+        let (waits, ends) = (upstream.clone(), upstream.clone());
+        let begun = tokio::spawn(async move {
+            let mut open = Vec::new();
+            loop {
+                match waits.connect().await {
+                    Ok(connection) => open.push(connection),
+                    Err(error) => return error,
+                }
+            }
+        });
+        ends.end();
+        let error = tokio::time::timeout(Duration::from_secs(1), begun).await.unwrap().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]
