@@ -8,6 +8,8 @@ ONCE ?=
 TARGET ?=
 TIME ?= 60
 EXAMPLES ?= 20
+# How often `make properties` goes round.
+ROUNDS ?= 10
 
 # What `make simulate` runs: so many seeds from the first on, or only one.
 SEEDS ?= 10000
@@ -20,7 +22,7 @@ LINTS := $(if $(findstring rustc $(RUST).,$(shell rustc --version 2>/dev/null)),
 
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help demo test simulate fuzz fuzz-api bench bench-cluster bench-swarm bench-git dist fmt lint guests setup build clean
+.PHONY: help demo test properties simulate fuzz fuzz-api bench bench-cluster bench-containers bench-swarm bench-git dist fmt lint guests setup build clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -33,6 +35,8 @@ demo: ## Start a platform here and deploy the examples; ONCE=1 checks them and e
 
 # The guests come after `wharf`, which makes components of core modules, and before the tests, which deploy them. Everything is
 # built by one command, because `cargo build -p wharf` chooses other features of dependencies and would build many of them twice.
+# A change is judged by the same random cases each time; `make properties` looks for others.
+test: export PROPTEST_RNG_SEED ?= 1
 test: ## Check format and lints, run all tests, and the demo once
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory lint
@@ -44,6 +48,10 @@ test: ## Check format and lints, run all tests, and the demo once
 	cd examples && cargo test --locked -p wharf-sdk -p guestbook -p voting -p voting-app-result -p voting-app-vote
 	cd examples && cargo test --locked -p wharf-sdk --no-default-features --features p3
 	WHARF=target/debug/wharf ONCE=1 scripts/demo.sh
+
+properties: ## Give property tests other random cases each time, until one fails or ROUNDS are over; a seed that fails is kept
+	@scripts/setup.sh build
+	for round in $$(seq $(ROUNDS)); do cargo test --locked --workspace --lib || exit 1; done
 
 simulate: ## Run SEEDS seeds of the simulator from FROM on, or only SEED with all that happens in it; PROFILE=dev builds faster
 	@scripts/setup.sh build
@@ -70,6 +78,12 @@ bench-cluster: ## Measure what the loss of a host costs, of target/release/wharf
 bench-git: ## Measure what `git push` costs, of target/release/wharf
 	cargo build --locked --release -p wharf --bin wharf
 	scripts/bench_git.py target/release/wharf target/guests
+
+bench-containers: ## Measure containers beside Docker Swarm and nginx, of target/release/wharf: takes root, an engine and five minutes
+	scripts/docker.sh install && scripts/docker.sh start
+	for tool in wrk nginx cc:gcc; do command -v $${tool%:*} >/dev/null || scripts/apt-install.sh $${tool#*:}; done
+	cargo build --locked --release -p wharf --bin wharf
+	scripts/bench_containers.py target/release/wharf
 
 bench-swarm: ## Measure how one control plane bears a thousand workers with 100,000 instances: takes root, and some minutes
 	cargo build --locked --release --workspace --bin wharf --example swarm
