@@ -27,6 +27,7 @@ use wharf_ingress::{
 };
 use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
 use wharf_runtime::container::backend::{Backends, ContainerBackend, Shared};
+use wharf_runtime::container::exec::Execs;
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::{Figures, Kept, Session, Takers};
@@ -108,6 +109,8 @@ pub struct Worker {
     shipper: LogShipper,
     control: ControlClient,
     process: ProcessId,
+    /// None: nothing here runs containers.
+    execs: Option<Execs>,
     /// What is told to leave its containers alone when this process ends.
     leaves: Option<Arc<ContainerBackend>>,
 }
@@ -189,6 +192,7 @@ impl Worker {
         let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
         let leaves = containers.clone().filter(|_| leaves_containers);
+        let execs = containers.clone().map(|it| Execs::spawn(control.clone(), process, it));
         let figures = Arc::new(move || Figures {
             apps: backend.usage().into_iter().chain(containers.iter().flat_map(|it| it.usage())).collect(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
@@ -213,7 +217,7 @@ impl Worker {
             figures,
         );
         let shipper = LogShipper::spawn(logs, control.clone());
-        Ok(Self { ingress, session, supervisor, shipper, control, process, leaves })
+        Ok(Self { ingress, session, supervisor, shipper, control, process, execs, leaves })
     }
 
     /// Has what runs here started elsewhere, and returns when nothing is left that could be, or after `longest`. Where the control plane
@@ -236,6 +240,9 @@ impl Worker {
     /// does not take the end of this process for the end of the apps.
     pub async fn shutdown(self) -> bool {
         let ingress = self.ingress.shutdown(DRAIN).await;
+        if let Some(execs) = self.execs {
+            execs.shutdown(PART_GRACE).await;
+        }
         self.session.shutdown().await;
         if let Some(containers) = self.leaves {
             containers.leave_containers();
