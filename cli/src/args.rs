@@ -15,6 +15,7 @@ use crate::commands::declare::{ApplyArgs, DiffArgs, PlanArgs};
 use crate::commands::deploy::DeployArgs;
 use crate::commands::env::EnvArgs;
 use crate::commands::events::EventsArgs;
+use crate::commands::exec::ExecArgs;
 use crate::commands::get::GetArgs;
 use crate::commands::git::GitArgs;
 use crate::commands::import::ImportArgs;
@@ -157,6 +158,8 @@ pub enum Command {
     Open(With<AppArg>),
     /// Show what an app prints
     Logs(With<LogsArgs>),
+    /// Run a command in a container of an app
+    Exec(With<ExecArgs>),
     /// Show what happened to an app, or in a namespace
     Events(With<EventsArgs>),
     /// Show invocations, CPU time and memory of the namespace's apps

@@ -1,6 +1,7 @@
 //! The API's client: how requests are sent and lists read, with errors as [`Problem`]s or as [`Failure`]s with an exit code.
-//! The requests themselves are in [`routes`] and [`jobs`].
+//! The requests themselves are in [`routes`], [`jobs`] and [`exec`].
 
+mod exec;
 mod jobs;
 mod pushes;
 mod routes;
@@ -43,19 +44,7 @@ impl Client {
             .ok_or_else(|| {
                 Failure::usage(format!("`{api}` is not an address of a platform: write `https://HOST`"))
             })?;
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("wharf/", env!("CARGO_PKG_VERSION")))
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none());
-        if url.scheme() == "http" {
-            // Loading the machine's certificates takes longer than the whole command.
-            builder = builder.tls_certs_only([]);
-        }
-        if is_loopback(&url) {
-            builder = builder.no_proxy();
-        }
-        let http = builder.build().context("could not set up the HTTP client")?;
+        let http = builder(&url).build().context("could not set up the HTTP client")?;
         Ok(Self { http, api: api.to_owned(), token, reply_timeout: REPLY_TIMEOUT })
     }
 
@@ -208,6 +197,23 @@ fn root_cause(error: &reqwest::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+/// Of clients of the API at an address.
+fn builder(url: &reqwest::Url) -> reqwest::ClientBuilder {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("wharf/", env!("CARGO_PKG_VERSION")))
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none());
+    if url.scheme() == "http" {
+        // Loading the machine's certificates takes longer than the whole command.
+        builder = builder.tls_certs_only([]);
+    }
+    if is_loopback(url) {
+        builder = builder.no_proxy();
+    }
+    builder
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {

@@ -16,6 +16,7 @@ pub mod status;
 pub mod config;
 pub mod env;
 pub mod events;
+pub mod exec;
 pub mod job;
 pub mod logs;
 pub mod schedule;
@@ -100,7 +101,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
             before.refuse_all_but_json("completion")?;
             completion::run(&args)
         }
-        Command::Job(_) | Command::RunJob(_) => {
+        Command::Job(_) | Command::RunJob(_) | Command::Exec(_) => {
             unreachable!("what ends with a guest's code is dispatched before")
         }
         Command::Up(_)

@@ -22,6 +22,7 @@ mod session;
 mod sse;
 
 mod output;
+mod raw;
 mod table;
 mod unpack;
 mod unseen;
@@ -125,6 +126,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::RunJob(with) => {
             let session = session::Session::open(with.global.or(before))?;
             commands::job::start(&session, with.args).await
+        }
+        Command::Exec(with) => {
+            let session = session::Session::open(with.global.or(before))?;
+            commands::exec::run(&session, with.args).await
         }
         Command::Diff(with) => {
             let global = with.global.or(before);

@@ -27,6 +27,7 @@ use wharf_ingress::{
 };
 use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
 use wharf_runtime::container::backend::{Backends, ContainerBackend, Shared};
+use wharf_runtime::container::exec::Execs;
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::session::{Figures, Kept, Session, Takers};
@@ -111,6 +112,8 @@ pub struct Worker {
     containers: Option<Arc<ContainerBackend>>,
     /// Whether they go on when this process ends.
     leaves_containers: bool,
+    /// None: nothing here runs containers.
+    execs: Option<Execs>,
 }
 
 impl Worker {
@@ -190,6 +193,7 @@ impl Worker {
         let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
         let counted = containers.clone();
+        let execs = containers.clone().map(|it| Execs::spawn(control.clone(), process, it));
         let figures = Arc::new(move || Figures {
             apps: backend.usage().into_iter().chain(counted.iter().flat_map(|it| it.usage())).collect(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
@@ -214,7 +218,17 @@ impl Worker {
             figures,
         );
         let shipper = LogShipper::spawn(logs, control.clone());
-        Ok(Self { ingress, session, supervisor, shipper, control, process, containers, leaves_containers })
+        Ok(Self {
+            ingress,
+            session,
+            supervisor,
+            shipper,
+            control,
+            process,
+            containers,
+            leaves_containers,
+            execs,
+        })
     }
 
     /// Has what runs here started elsewhere, and returns when nothing is left that could be, or after `longest`. Where the control plane
@@ -237,6 +251,9 @@ impl Worker {
     /// does not take the end of this process for the end of the apps.
     pub async fn shutdown(self) -> bool {
         let ingress = self.ingress.shutdown(DRAIN).await;
+        if let Some(execs) = self.execs {
+            execs.shutdown(PART_GRACE).await;
+        }
         self.session.shutdown().await;
         if let Some(containers) = self.containers.as_ref().filter(|_| self.leaves_containers) {
             containers.leave_containers();

@@ -20,6 +20,7 @@ use wharf_types::log::LogStream;
 use crate::container::name_of;
 use crate::engine::{Engine, SHORT};
 use crate::error::EngineError;
+use crate::terminal;
 
 /// How much of what a check prints last is kept.
 const TAIL_BYTES: usize = 4 << 10;
@@ -90,8 +91,19 @@ impl Engine {
         };
         let doing = "run a command in the container";
         let made = self.call(doing, SHORT, self.docker.create_exec(&name_of(id), options)).await?;
-        let options = StartExecOptions { detach: false, tty: command.tty, output_capacity: Some(64 << 10) };
-        let started = self.call(doing, SHORT, self.docker.start_exec(&made.id, Some(options))).await?;
+        let process = ExecProcess { engine: self.clone(), id: made.id };
+        if command.tty {
+            let started = terminal::start(&self.settings.socket, &process.id);
+            let (printed, input) = self.call(doing, SHORT, started).await?;
+            let engine = self.clone();
+            let output = printed.map(move |said| match said {
+                Ok(octets) => Ok(ExecOutput { stream: LogStream::Stdout, octets }),
+                Err(error) => Err(engine.error(doing, error.into())),
+            });
+            return Ok(Exec { output: Box::pin(output), input: Box::pin(input), process });
+        }
+        let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(64 << 10) };
+        let started = self.call(doing, SHORT, self.docker.start_exec(&process.id, Some(options))).await?;
         let StartExecResults::Attached { output, input } = started else {
             return Err(EngineError::refused(doing, 500, "it runs apart from this call"));
         };
@@ -100,7 +112,6 @@ impl Engine {
             let said = said.map(of_stream).map_err(|error| engine.error(doing, error));
             std::future::ready(said.transpose())
         });
-        let process = ExecProcess { engine: self.clone(), id: made.id };
         Ok(Exec { output: Box::pin(output), input, process })
     }
 
@@ -153,8 +164,9 @@ impl ExecProcess {
         }
     }
 
-    /// Kills the command. The engine has no way to, but says its process.
-    async fn kill(&self) -> Result<(), EngineError> {
+    /// Kills the command. The engine has no way to, but says its process. What that has started is left alone, but for what ends with its
+    /// terminal.
+    pub async fn kill(&self) -> Result<(), EngineError> {
         let began = Instant::now();
         // The engine begins to speak of a command before it has started it.
         while began.elapsed() < START_LIMIT {
@@ -187,7 +199,7 @@ fn kill_process(process: i32, container: &str) {
         Err("its process is not seen from here".to_owned())
     };
     if let Err(problem) = killed {
-        warn!("a check in the container {container} may still be running after its time: {problem}");
+        warn!("a command in the container {container} may go on after it was to be killed: {problem}");
     }
 }
 

@@ -25,6 +25,8 @@ mod secret_files;
 mod network;
 
 mod exec;
+mod terminal;
+
 mod found;
 mod logs;
 mod stats;

@@ -10,6 +10,7 @@ mod authorities;
 mod builds;
 mod error;
 mod events;
+mod exec;
 mod extract;
 mod files;
 mod forwarding;
@@ -40,6 +41,7 @@ mod settings;
 mod sse;
 mod strict;
 mod tokens;
+mod upgrade;
 mod users;
 mod volumes;
 mod watch;
@@ -91,6 +93,9 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
             // Whoever answers is who lets in.
             let forwarding = middleware::from_fn_with_state(context.clone(), forwarding::to_leader);
             guarded = guarded.route_layer(forwarding);
+        }
+        if endpoint.takes_over {
+            guarded = guarded.route_layer(middleware::from_fn(upgrade::take_over));
         }
         router = router.route(endpoint.path, guarded);
     }

@@ -15,6 +15,7 @@ use crate::api::Refusals;
 use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
 use crate::authority::Authorities;
 use crate::control_plane::Config;
+use crate::execs::Execs;
 use crate::forward::WayToLeader;
 use crate::git::Git;
 use crate::images::ImageResolver;
@@ -48,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) logs: Logs,
     pub(crate) git: Git,
     pub(crate) nodes: Nodes,
+    /// Commands that people run in containers.
+    pub(crate) execs: Arc<Execs>,
     /// Who says which image a name means. Nothing: nobody here can.
     pub(crate) images: OnceLock<Arc<dyn ImageResolver>>,
     /// What workers have reported, on its way into the store.
@@ -121,6 +124,7 @@ impl Context {
             logs,
             git,
             nodes: Nodes::default(),
+            execs: Arc::default(),
             images: OnceLock::new(),
             intake: Intake::default(),
             joining: OnceLock::new(),

@@ -25,6 +25,7 @@ mod admission;
 mod audit;
 mod authority;
 mod context;
+mod execs;
 mod forward;
 mod git;
 mod images;

@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::{Request, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -54,32 +53,45 @@ async fn serve_within(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(head_max);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let open = GracefulShutdown::new();
+    let mut open = JoinSet::new();
     loop {
         let accepting = async {
             let place = places.clone().acquire_owned().await;
             (accept(&listener).await, place)
         };
-        let (socket, place) = tokio::select! {
+        let ((socket, remote), place) = tokio::select! {
             () = shutdown.cancelled() => break,
+            Some(_) = open.join_next() => continue,
             accepted = accepting => accepted,
         };
-        let (socket, remote) = socket;
         let service = router.clone().map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Remote(remote));
             request
         });
         let service = TowerToHyperService::new(service);
-        let connection = open.watch(http.serve_connection(TokioIo::new(socket), service));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        let connection = http.serve_connection(TokioIo::new(socket), service).with_upgrades();
+        let shutdown = shutdown.clone();
+        open.spawn(async move {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = &mut connection => Some(ended),
+                () = shutdown.cancelled() => None,
+            };
+            let ended = match ended {
+                Some(ended) => ended,
+                None => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 debug!("a connection to the API broke: {error}");
             }
             drop(place);
         });
     }
     drop(listener);
-    open.shutdown().await;
+    while open.join_next().await.is_some() {}
 }
 
 /// How long the handshake of TLS may take.

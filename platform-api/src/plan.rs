@@ -7,6 +7,7 @@ pub(crate) mod autoscale;
 pub mod condition;
 pub mod cron;
 pub(crate) mod declared;
+pub(crate) mod exec;
 pub mod ids;
 pub mod job;
 pub(crate) mod rebalance;

@@ -13,6 +13,7 @@ pub(crate) mod database;
 mod declare;
 mod deploying;
 mod durability;
+mod execs;
 pub(crate) mod fixture;
 mod forwarding;
 mod going_away;

@@ -3,6 +3,7 @@
 //! One request per method, no retries and no state: when to call, and what to do when a call fails, is the business of
 //! [`crate::session`], [`crate::logs`] and the backends.
 
+mod execs;
 mod lines;
 
 use std::fmt;
@@ -55,6 +56,8 @@ pub struct ControlClient(Arc<Inner>);
 
 struct Inner {
     http: ArcSwap<reqwest::Client>,
+    /// Opens a connection for each request that goes on for long in both directions: who does not read there must hold up nothing else.
+    apart: ArcSwap<reqwest::Client>,
     /// Of equal control planes.
     apis: Vec<Url>,
     /// The one that is asked, until it does not answer.
@@ -140,7 +143,7 @@ impl ControlClient {
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
             .build()
             .map_err(ControlError::Setup)?;
-        Ok(Self::of(http, vec![api], node))
+        Ok(Self::of(http.clone(), http, vec![api], node))
     }
 
     /// Of the control plane of a cluster, at any of these addresses. `tls` shows the node's certificate.
@@ -149,13 +152,14 @@ impl ControlClient {
         if apis.is_empty() {
             return Err(ControlError::Address(String::new()));
         }
-        Ok(Self::of(client_over(tls)?, apis, node))
+        Ok(Self::of(client_over(tls.clone())?, client_apart(tls)?, apis, node))
     }
 
-    fn of(http: reqwest::Client, apis: Vec<Url>, node: NodeId) -> Self {
+    fn of(http: reqwest::Client, apart: reqwest::Client, apis: Vec<Url>, node: NodeId) -> Self {
         let at = AtomicUsize::new(0);
         Self(Arc::new(Inner {
             http: ArcSwap::from_pointee(http),
+            apart: ArcSwap::from_pointee(apart),
             apis,
             at,
             node,
@@ -178,7 +182,8 @@ impl ControlClient {
 
     /// From now on connections show another certificate.
     pub fn use_tls(&self, tls: ClientConfig) -> Result<(), ControlError> {
-        self.0.http.store(Arc::new(client_over(tls)?));
+        self.0.http.store(Arc::new(client_over(tls.clone())?));
+        self.0.apart.store(Arc::new(client_apart(tls)?));
         Ok(())
     }
 
@@ -260,10 +265,7 @@ impl ControlClient {
         let response = self.send(what, request.query(&[("process", process)])).await?;
         let lines = Lines::new(response.bytes_stream(), ASSIGNMENT_MAX_BYTES);
         Ok(lines.into_stream().map(move |line| {
-            let line = line.map_err(|error| match error {
-                lines::LineError::Read(source) => ControlError::Unreachable { what, source },
-                lines::LineError::TooLong(TooLong { max_bytes }) => ControlError::TooLong { what, max_bytes },
-            })?;
+            let line = line.map_err(|error| line_error(what, error))?;
             Told::read(&line).map_err(|source| ControlError::Decode { what, source })
         }))
     }
@@ -324,8 +326,12 @@ impl ControlClient {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request_by(&self.0.http.load(), method, path)
+    }
+
+    fn request_by(&self, http: &reqwest::Client, method: Method, path: &str) -> RequestBuilder {
         let url = path_of(&self.0.apis[self.0.at.load(Relaxed) % self.0.apis.len()], path);
-        let request = self.0.http.load().request(method, url);
+        let request = http.request(method, url);
         match &*self.0.believes.load() {
             Some(tag) => request.header(AUTHORITIES_HEADER, tag.as_str()),
             None => request,
@@ -409,6 +415,21 @@ fn client_over(mut tls: ClientConfig) -> Result<reqwest::Client, ControlError> {
         .http2_adaptive_window(true)
         .build()
         .map_err(ControlError::Setup)
+}
+
+/// A connection for each request under way.
+fn client_apart(mut tls: ClientConfig) -> Result<reqwest::Client, ControlError> {
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let client = client().tls_backend_preconfigured(tls).http1_only();
+    // One that is done is closed, so that a control plane that stops does not wait for it.
+    client.pool_max_idle_per_host(0).build().map_err(ControlError::Setup)
+}
+
+fn line_error(what: &'static str, error: lines::LineError<reqwest::Error>) -> ControlError {
+    match error {
+        lines::LineError::Read(source) => ControlError::Unreachable { what, source },
+        lines::LineError::TooLong(TooLong { max_bytes }) => ControlError::TooLong { what, max_bytes },
+    }
 }
 
 /// JSON of one of the wire structures.

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::process::Stdio;
+
 use http::Method;
 use wharf_tests::{DockerEngine, Platform, PrivateRegistry, SHORT, WEB, eventually};
+use wharf_types::api::CreatedToken;
 use wharf_types::event::Event;
 
 const MANIFEST: &str = "app = \"web\"\nimage = \"wharf-test/web:1\"\n[env]\nWORD = \"one\"\n[container]\nhttp_port = 8000\n\
@@ -250,5 +253,64 @@ async fn a_private_registry_is_opened_by_a_secret_that_the_container_does_not_se
     assert!(given.contains("WORD=one") && !given.contains("LOGIN") && !given.contains("hush"), "{given}");
     // Without a manifest, the app is asked which secret it is.
     ours.platform.wharf(&["deploy", "--image", &image, "--app", "web"]).await.ok();
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_runs_in_a_container_with_both_streams_its_stdin_and_its_exit_code() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(MANIFEST).await.ok();
+    let platform = &ours.platform;
+    let ran = platform.wharf(&["exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 3"]).await;
+    assert_eq!((ran.code, &ran.stdout[..], &ran.stderr[..]), (3, "out\n", "err\n"));
+
+    // More than all the buffers on the way have room for.
+    let text = format!("{}\n", "a line of some length\n".repeat(200_000));
+    let copied = platform.user().run_with_input(&["exec", "-i", "web", "--", "cat"], &text).await.ok();
+    assert!(copied == text, "{} of {} octets came back", copied.len(), text.len());
+
+    let flags = ["exec", "--app", "web", "-e", "A=b", "--workdir", "/www", "--user", "1000", "--"];
+    let said = platform.wharf(&[&flags[..], &["sh", "-c", "echo $A $PWD $WORD; id -u"]].concat()).await.ok();
+    assert_eq!(said, "b /www one\n1000\n");
+    let said = platform.wharf(&["exec", "-t", "web", "--", "sh", "-c", "test -t 1 && echo yes"]).await.ok();
+    assert_eq!(said, "yes\r\n");
+    let missing = platform.wharf(&["exec", "web", "--", "/not/there"]).await;
+    assert!(matches!(missing.code, 126 | 127), "{missing:?}");
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_refused_where_it_cannot_run_or_may_not() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(MANIFEST).await.ok();
+    let platform = &ours.platform;
+    platform.wharf(&["exec", "web", "--slot", "2", "--", "id"]).await.fails(3, &["no slot 2", "it has 1"]);
+    let looker = ["token", "create", "looker", "--role", "viewer", "--json"];
+    let looker = platform.wharf(&looker).await.json::<CreatedToken>().secret;
+    let viewer = platform.user().env("WHARF_TOKEN", &looker);
+    viewer.run(&["exec", "web", "--", "id"]).await.fails(4, &["role `developer`"]);
+    platform.deploy("hello", "hello", &[]).await;
+    platform
+        .wharf(&["exec", "hello", "--", "sh"])
+        .await
+        .fails(6, &["`hello` is a WebAssembly app", "wharf job run --app hello"]);
+    platform.wharf(&["stop", "web"]).await.ok();
+    platform.wharf(&["exec", "web", "--", "id"]).await.fails(7, &["is stopped", "wharf start web"]);
+    platform.wharf(&["exec", "none", "--", "id"]).await.fails(3, &["no app `none`"]);
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_ends_with_the_client_that_wanted_it() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(MANIFEST).await.ok();
+    let [id] = &ours.containers("web").await[..] else { panic!("one") };
+    let runs = async || ours.engine.docker(&["top", id]).await.contains("sleep 1234");
+    let mut command = ours.platform.user().command(&["exec", "web", "--", "sleep", "1234"]);
+    let mut client =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually(SHORT, "it runs", async || runs().await.then_some(())).await;
+    client.kill().await.unwrap();
+    eventually(SHORT, "it was killed", async || (!runs().await).then_some(())).await;
     ours.end().await;
 }

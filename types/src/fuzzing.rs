@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::declare::Resource;
 use crate::declare::document::{AppDocument, NamespaceDocument};
+use crate::exec::{Decoder, Frame};
 use crate::image::{ImageDocument, ImageReference};
 use crate::job::JobSpec;
 use crate::log::LogRecord;
@@ -84,6 +85,7 @@ pub const PARSERS: &[Parser] = &[
         br#"{"time":"2026-01-01T00:00:00Z","namespace":"a","app":"b","release":1,"instance":"00000000-0000-7000-8000-000000000000","stream":"stdout","seq":0,"message":"hi"}"#,
     ]),
     ("problems", problems, &[br#"{"status":404,"code":"not_found","title":"a","detail":"b"}"#]),
+    ("exec-frames", exec_frames, &[b"\x02\0\0\0\x02hi\x05\0\0\0\x04\0\0\0\x07", b"\x04\0\0\0\x04\0\x50\0\x18\x01\0\0\0\0\x07\0\0\0\0"]),
     ("secret-values", secret_values, &[b"hunter2", b"\0", b"\xff", b""]),
 ];
 
@@ -303,6 +305,24 @@ fn log_records(data: &[u8]) {
 
 fn problems(data: &[u8]) {
     json::<Problem>(data);
+}
+
+fn exec_frames(data: &[u8]) {
+    let mut decoder = Decoder::default();
+    decoder.push(data);
+    loop {
+        match decoder.next_frame() {
+            // A long sentence is cut when it is written.
+            Ok(Some(Frame::Error(_))) => {}
+            Ok(Some(frame)) => {
+                let mut again = Decoder::default();
+                again.push(&frame.encode());
+                assert_eq!(again.next_frame(), Ok(Some(frame)));
+            }
+            Ok(None) => return,
+            Err(error) => return short(&error),
+        }
+    }
 }
 
 fn secret_values(data: &[u8]) {

@@ -75,6 +75,8 @@ ids! {
     ScheduleId;
     /// A push, and what is made of it.
     BuildId;
+    /// A command that somebody runs in a container.
+    ExecId;
     /// A bearer token (not its secret).
     TokenId;
     /// Somebody who may be a member of namespaces and has tokens. A name can be given again, an id never is.

@@ -23,6 +23,7 @@ pub mod state;
 pub mod api;
 pub mod archive;
 pub mod event;
+pub mod exec;
 pub mod figures;
 pub mod incarnation;
 pub mod job;
@@ -41,8 +42,8 @@ pub mod fuzzing;
 
 pub use digest::Digest;
 pub use id::{
-    AppId, BuildId, InstanceId, JobId, NamespaceId, NodeId, ProcessId, ReleaseId, RolloutId, ScheduleId,
-    SecretVersionId, TokenId, UserId, VolumeId,
+    AppId, BuildId, ExecId, InstanceId, JobId, NamespaceId, NodeId, ProcessId, ReleaseId, RolloutId,
+    ScheduleId, SecretVersionId, TokenId, UserId, VolumeId,
 };
 pub use jiff::Timestamp;
 pub use name::{AppName, JobName, NamespaceName, ScheduleName, SecretName, SetName, UserName, VolumeName};

@@ -20,6 +20,7 @@ use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt;
 use tokio::sync::watch;
 use wharf_types::api::{AUTHORITIES_HEADER, Verb};
+use wharf_types::exec;
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceName, NodeId, Problem, Timestamp};
 
@@ -160,7 +161,7 @@ async fn admit(
         let response = crate::audit::scope(record.clone(), next.run(request)).await;
         let refusal = response.extensions().get::<audit::Refusal>().cloned();
         audit::note_refusal(&pass.context, &record, refusal).await;
-        return Ok(response);
+        return Ok(end_with(response, pass, expires_at));
     }
     let response = tokio::select! {
         response = next.run(request) => response,
@@ -235,8 +236,9 @@ impl Pass {
 
 /// Only what has no end of its own is watched; everything else has been answered already.
 fn end_with(response: Response, mut pass: Pass, expires_at: Option<Timestamp>) -> Response {
-    let content_type = response.headers().get(header::CONTENT_TYPE);
-    if content_type.is_none_or(|kind| !kind.as_bytes().starts_with(b"text/event-stream")) {
+    let content_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let goes_on = |kind: &[u8]| kind.starts_with(b"text/event-stream") || kind == exec::MEDIA_TYPE.as_bytes();
+    if !content_type.is_some_and(goes_on) {
         return response;
     }
     let lost = async move {

@@ -10,6 +10,7 @@ use wharf_types::api::{
     Scale, SetMember,
 };
 use wharf_types::declare::change::{ApplyRequest, PlanRequest};
+use wharf_types::exec::ExecSpec;
 use wharf_types::job::CreateJob;
 use wharf_types::schedule::ScheduleSpec;
 
@@ -25,6 +26,7 @@ pub(crate) fn bodies(data: &[u8]) {
         body::<CreateUser>,
         body::<CreateJob>,
         body::<EnvPatch>,
+        body::<ExecSpec>,
         body::<Quota>,
         body::<Rollback>,
         body::<RotateAuthority>,

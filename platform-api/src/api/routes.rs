@@ -17,6 +17,7 @@ use wharf_types::api::{
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
 use wharf_types::event::Event;
+use wharf_types::exec::{ExecSpec, MEDIA_TYPE};
 use wharf_types::image::ImageDocument;
 use wharf_types::job::{CreateJob, JobInfo};
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -26,13 +27,13 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 
 use super::openapi::{Payload, array, json, list};
 use super::parameters::{
-    AUDIT, BUILDS, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE,
+    AUDIT, BUILDS, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, EXEC, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE,
     PAGE_BY_NUMBER, PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, RESUMES,
     ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, VOLUMES,
 };
 use super::{
-    applies, apps, artifacts, audit, authorities, builds, events, files, git, images, jobs, joining, logs,
-    members, meta, metrics, namespaces, nodes, quotas, releases, rollouts, schedules, secrets, servers,
+    applies, apps, artifacts, audit, authorities, builds, events, exec, files, git, images, jobs, joining,
+    logs, members, meta, metrics, namespaces, nodes, quotas, releases, rollouts, schedules, secrets, servers,
     session, settings, tokens, users, volumes, watch,
 };
 use crate::access::Access;
@@ -61,6 +62,8 @@ pub(crate) struct Endpoint {
     pub(super) body_max_bytes: Option<usize>,
     /// Whether only the server that leads can answer: it depends on what nodes say, or on what the planner has found. Others forward it.
     pub(crate) by_leader: bool,
+    /// Whether the connection becomes one of another protocol.
+    pub(super) takes_over: bool,
 }
 
 impl Endpoint {
@@ -87,6 +90,7 @@ impl Endpoint {
             or: None,
             body_max_bytes: None,
             by_leader: access == Access::Node,
+            takes_over: false,
         }
     }
 
@@ -121,6 +125,10 @@ impl Endpoint {
 
     fn by_leader(self) -> Self {
         Self { by_leader: true, ..self }
+    }
+
+    fn takes_over(self) -> Self {
+        Self { takes_over: true, ..self }
     }
 
     fn replies(self, status: u16, reply: Payload) -> Self {
@@ -667,6 +675,18 @@ fn about_apps() -> Vec<Endpoint> {
         e(Method::POST, app!("/restart"), DEVELOPER, post(settings::restart), "Replace every instance")
             .headers(CHANGES_ONCE)
             .replies(201, json::<Deployed>()),
+        e(
+            Method::POST,
+            app!("/exec"),
+            DEVELOPER,
+            post(exec::start),
+            "Run a command in a container of the app; the connection then carries frames of what it is told and says",
+        )
+        .headers(EXEC)
+        .takes(json::<ExecSpec>())
+        .replies(101, Payload::Nothing)
+        .by_leader()
+        .takes_over(),
         e(Method::GET, app!("/why"), VIEWER, get(apps::why), "Why the app is as it is")
             .replies(200, json::<Why>())
             .by_leader(),
@@ -927,6 +947,22 @@ fn for_workers() -> Vec<Endpoint> {
         )
         .takes(json::<CertificateRequest>())
         .replies(200, json::<NodeCertificate>()),
+        node(
+            Method::GET,
+            "/v1/nodes/{node}/execs",
+            get(exec::orders),
+            "Commands to run in containers, one document a line",
+        )
+        .query(PROCESS)
+        .replies(200, Payload::Lines),
+        node(
+            Method::POST,
+            "/v1/nodes/{node}/execs/{exec}",
+            post(exec::join),
+            "A worker comes for a command: frames of what it says, and of what it is told",
+        )
+        .takes(Payload::Octets(MEDIA_TYPE))
+        .replies(200, Payload::Octets(MEDIA_TYPE)),
         node(Method::GET, "/v1/artifacts/{digest}", get(artifacts::download), "The bytes of an artifact")
             .replies(200, Payload::Octets("application/wasm")),
         node(

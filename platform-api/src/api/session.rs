@@ -34,7 +34,7 @@ use crate::store::StoreError;
 use crate::{operations, store};
 
 /// How often an idle stream of assignments says that it is alive, by an empty line.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// A worker that is told to come later waits for up to this share of it.
 const WORKER_JITTER: f64 = 1.2;
 
@@ -80,7 +80,7 @@ fn speaks(node: NodeId, headers: &HeaderMap) -> ApiResult<()> {
 #[serde(deny_unknown_fields)]
 pub(super) struct OfProcess {
     #[serde(default)]
-    process: ProcessId,
+    pub(super) process: ProcessId,
 }
 
 pub(super) async fn assignments(
@@ -234,7 +234,7 @@ pub(super) fn not_told(node: NodeId) -> ApiError {
     ))
 }
 
-fn refused(node: NodeId, refusal: Refusal) -> ApiError {
+pub(super) fn refused(node: NodeId, refusal: Refusal) -> ApiError {
     let code = match refusal {
         Refusal::Unregistered(_) => ProblemCode::NotFound,
         Refusal::Superseded(_) | Refusal::Elsewhere(_) => {

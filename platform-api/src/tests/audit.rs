@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::Method;
 use serde_json::{Value, json};
 use wharf_types::Digest;
+use wharf_types::exec::Frame;
 
 use super::fixture::{Platform, Reply, component, eventually, quick, request};
 use super::worker::Worker;
@@ -14,7 +15,7 @@ use crate::store;
 const NS: &str = "/v1/namespaces/default";
 
 impl Platform {
-    async fn audit(&self, query: &str) -> Vec<Value> {
+    pub(super) async fn audit(&self, query: &str) -> Vec<Value> {
         let page = self.get(&format!("/v1/audit?{query}")).await;
         page["items"].as_array().unwrap().clone()
     }
@@ -131,6 +132,13 @@ impl Platform {
                 call(Method::PATCH, &format!("{app}/env"), json!({"set": {"A": "s3cret"}})).await
             }
             "post_namespace_app_restart" => call(Method::POST, &format!("{app}/restart"), Value::Null).await,
+            "post_namespace_app_exec" => {
+                let node = self.runs_container("box").await;
+                self.runs_commands(node, vec![Frame::Exit(0)]).await;
+                let spec = json!({"command": ["id"], "env": {"A": "s3cret"}});
+                let from = self.newest_record().await;
+                Some((from, self.send(self.exec_request(&self.admin, "box", &spec)).await))
+            }
             "post_applies" => {
                 let artifact = Digest::of(&component(0));
                 let app =

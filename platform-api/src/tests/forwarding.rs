@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
+use wharf_types::exec::Frame;
 use wharf_types::{NodeId, Timestamp};
 
 use super::fixture::{LIMIT, Platform, config, quick, request};
@@ -130,6 +131,15 @@ async fn a_worker_that_reaches_any_server_has_a_session_with_the_leader_and_spea
     first.context.follow_others();
     while let Ok(Some(Ok(_))) = tokio::time::timeout(LIMIT, lines.next()).await {}
     assert!(lines.next().await.is_none(), "the stream ends with the leader");
+}
+
+#[tokio::test]
+async fn a_command_is_run_also_through_a_server_that_does_not_lead() {
+    let Some(Two { first, second, doors: _doors }) = two().await else { return };
+    let node = first.runs_container("box").await;
+    let said = vec![Frame::Stdout(b"hi".to_vec()), Frame::Exit(3)];
+    first.runs_commands(node, said.clone()).await;
+    assert_eq!(second.exec("box", &json!({"command": ["id"]})).await, said);
 }
 
 #[tokio::test]

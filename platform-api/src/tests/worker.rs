@@ -53,10 +53,21 @@ impl Worker {
 
     /// `labels` is a JSON object.
     pub(super) async fn join_with(platform: &Platform, node: NodeId, labels: &str) -> Self {
+        let more = format!(r#""labels":{labels}"#);
+        Self::join_registered(platform, node, &more).await
+    }
+
+    /// One that runs containers.
+    pub(super) async fn join_with_engine(platform: &Platform) -> Self {
+        let more = r#""containers":{"os":"linux","architecture":"amd64"}"#;
+        Self::join_registered(platform, NodeId::new(), more).await
+    }
+
+    /// `more` are fields of its registration.
+    async fn join_registered(platform: &Platform, node: NodeId, more: &str) -> Self {
         let (router, token) = (platform.router.clone(), platform.node_token.clone());
-        let registration = format!(
-            r#"{{"hostname":"test","memory_bytes":4294967296,"cpus":2,"version":"0","labels":{labels}}}"#
-        );
+        let registration =
+            format!(r#"{{"hostname":"test","memory_bytes":4294967296,"cpus":2,"version":"0",{more}}}"#);
         let path = format!("/v1/nodes/{node}");
         let put = request(&token, Method::PUT, &path).body(Body::from(registration)).unwrap();
         assert_eq!(router.clone().oneshot(put).await.unwrap().status(), 204);

@@ -1,0 +1,96 @@
+//! Takes a client's connection over for `wharf exec`.
+//!
+//! What is behind this, on this server or on the one that leads, gets a request whose body goes on for as long as the client speaks, and
+//! answers with a body that does the same. Neither knows of the connection.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::StreamExt;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::debug;
+use wharf_types::exec::{FRAME_MAX_BYTES, Frame, MEDIA_TYPE, PROTOCOL};
+
+use crate::execs::relay::FRAMES_MAX;
+
+/// How long the request's own body may take.
+const BODY_MAX: Duration = Duration::from_secs(30);
+/// How long the client may take to read that it may go on.
+const UPGRADE_MAX: Duration = Duration::from_secs(10);
+/// What is read at once.
+const CHUNK_BYTES: usize = 16 << 10;
+
+pub(super) async fn take_over(mut request: Request, next: Next) -> Response {
+    if !is_asked(request.headers()) {
+        return next.run(request).await;
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (mut parts, body) = request.into_parts();
+    for name in [header::CONNECTION, header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+        parts.headers.remove(name);
+    }
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    let (from_client, mut said) = mpsc::channel::<Bytes>(FRAMES_MAX);
+    // It is read by whoever answers, and so after the token was looked at.
+    let speaks = async_stream::stream! {
+        let Ok(Ok(spec)) = timeout(BODY_MAX, to_bytes(body, FRAME_MAX_BYTES)).await else { return };
+        yield Ok::<Bytes, Infallible>(Frame::Start(spec.to_vec()).encode().into());
+        while let Some(octets) = said.recv().await {
+            yield Ok(octets);
+        }
+    };
+    let answer = next.run(Request::from_parts(parts, Body::from_stream(speaks))).await;
+    if answer.status() != StatusCode::OK {
+        return answer;
+    }
+    tokio::spawn(carry(upgrade, answer.into_body(), from_client));
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+fn is_asked(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|protocol| protocol == PROTOCOL)
+}
+
+/// Until the answer has ended, or the client is gone.
+async fn carry(upgrade: OnUpgrade, said: Body, from_client: mpsc::Sender<Bytes>) {
+    let upgraded = match timeout(UPGRADE_MAX, upgrade).await {
+        Ok(Ok(upgraded)) => upgraded,
+        Ok(Err(error)) => return debug!("a connection could not be taken over: {error}"),
+        Err(_) => return debug!("a client did not read that its connection is taken over"),
+    };
+    let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+    let reading = async move {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        while let Ok(read @ 1..) = reader.read(&mut chunk).await {
+            if from_client.send(Bytes::copy_from_slice(&chunk[..read])).await.is_err() {
+                break;
+            }
+        }
+    };
+    let writing = async move {
+        let mut said = said.into_data_stream();
+        while let Some(Ok(octets)) = said.next().await {
+            if writer.write_all(&octets).await.is_err() || writer.flush().await.is_err() {
+                return;
+            }
+        }
+        let _ = writer.shutdown().await;
+    };
+    tokio::select! {
+        () = writing => {}
+        // The answer goes on after the client's last word, and is over soon.
+        () = async { reading.await; pending().await } => {}
+    }
+}

@@ -1,0 +1,166 @@
+//! Commands that people run in containers: which worker is told of which, and what goes to and fro until it has ended.
+//!
+//! A server cannot reach a worker by itself, so each worker that has an engine follows its orders, and comes for every command with a
+//! connection of its own. Nothing here lasts: a command ends with the server that leads.
+
+pub(crate) mod frames;
+pub(crate) mod relay;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use wharf_types::exec::{ExecOrder, ExecSpec};
+use wharf_types::{ExecId, InstanceId, NodeId};
+
+use self::frames::Frames;
+
+/// Commands at once on a node.
+pub(crate) const EXECS_MAX: usize = 16;
+
+#[derive(Default)]
+pub(crate) struct Execs {
+    nodes: Mutex<HashMap<NodeId, OfNode>>,
+}
+
+#[derive(Default)]
+struct OfNode {
+    /// None: its worker follows no orders.
+    orders: Option<mpsc::Sender<ExecOrder>>,
+    places: usize,
+    /// Commands that the worker has not come for yet.
+    waiting: HashMap<ExecId, oneshot::Sender<Joined>>,
+}
+
+/// A worker that has come for a command.
+pub(crate) struct Joined {
+    /// What the command says.
+    pub(crate) frames: Frames,
+    /// Dropping it ends the command.
+    pub(crate) to_worker: mpsc::Sender<Bytes>,
+}
+
+/// Why a node takes no command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Its worker follows no orders: it has no engine, is older than this, or is on its way back.
+    Away,
+    /// So many are under way.
+    Full,
+}
+
+/// A place among the commands of a node. Dropping it gives it back.
+pub(crate) struct Place {
+    execs: Arc<Execs>,
+    node: NodeId,
+    id: ExecId,
+}
+
+impl Execs {
+    /// The orders of a node. Whoever followed them before gets no more.
+    pub(crate) fn follow(&self, node: NodeId) -> mpsc::Receiver<ExecOrder> {
+        let (orders, followed) = mpsc::channel(EXECS_MAX);
+        self.lock().entry(node).or_default().orders = Some(orders);
+        followed
+    }
+
+    pub(crate) fn reserve(self: &Arc<Self>, node: NodeId) -> Result<Place, Refused> {
+        let mut nodes = self.lock();
+        let of_node = nodes.get_mut(&node).ok_or(Refused::Away)?;
+        if of_node.orders.as_ref().is_none_or(mpsc::Sender::is_closed) {
+            return Err(Refused::Away);
+        }
+        if of_node.places >= EXECS_MAX {
+            return Err(Refused::Full);
+        }
+        of_node.places += 1;
+        Ok(Place { execs: self.clone(), node, id: ExecId::new() })
+    }
+
+    /// A worker comes for a command. False: nobody waits for that.
+    pub(crate) fn join(&self, node: NodeId, id: ExecId, joined: Joined) -> bool {
+        let waiting = self.lock().get_mut(&node).and_then(|of_node| of_node.waiting.remove(&id));
+        waiting.is_some_and(|waiting| waiting.send(joined).is_ok())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, OfNode>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Tells the worker. It comes with what this returns, if it does.
+    pub(crate) fn order(
+        &self,
+        instance: InstanceId,
+        spec: ExecSpec,
+    ) -> Result<oneshot::Receiver<Joined>, Refused> {
+        let mut nodes = self.execs.lock();
+        let of_node = nodes.get_mut(&self.node).ok_or(Refused::Away)?;
+        let orders = of_node.orders.as_ref().ok_or(Refused::Away)?;
+        orders.try_send(ExecOrder { id: self.id, instance, spec }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refused::Full,
+            mpsc::error::TrySendError::Closed(_) => Refused::Away,
+        })?;
+        let (waiting, joined) = oneshot::channel();
+        of_node.waiting.insert(self.id, waiting);
+        Ok(joined)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(of_node) = self.execs.lock().get_mut(&self.node) {
+            of_node.places = of_node.places.saturating_sub(1);
+            of_node.waiting.remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn spec() -> ExecSpec {
+        ExecSpec { command: vec!["id".into()], ..ExecSpec::default() }
+    }
+
+    fn joined() -> Joined {
+        Joined { frames: Frames::new(Body::empty()), to_worker: mpsc::channel(1).0 }
+    }
+
+    #[test]
+    fn a_node_takes_so_many_commands_at_once_while_it_follows_its_orders() {
+        let (execs, node) = (Arc::new(Execs::default()), NodeId::new());
+        assert_eq!(execs.reserve(node).err(), Some(Refused::Away));
+        let followed = execs.follow(node);
+        let mut places: Vec<Place> = (0..EXECS_MAX).map(|_| execs.reserve(node).unwrap()).collect();
+        assert_eq!(execs.reserve(node).err(), Some(Refused::Full));
+        places.pop();
+        places.push(execs.reserve(node).unwrap());
+        drop(followed);
+        assert_eq!(execs.reserve(node).err(), Some(Refused::Away));
+        assert_eq!(places[0].order(InstanceId::new(), spec()).err(), Some(Refused::Away));
+    }
+
+    #[test]
+    fn only_the_node_that_was_told_comes_for_a_command_and_only_once() {
+        let (execs, node, other) = (Arc::new(Execs::default()), NodeId::new(), NodeId::new());
+        let (mut followed, _others) = (execs.follow(node), execs.follow(other));
+        let place = execs.reserve(node).unwrap();
+        let mut waits = place.order(InstanceId::new(), spec()).unwrap();
+        let id = followed.try_recv().unwrap().id;
+        assert!(!execs.join(other, id, joined()) && !execs.join(node, ExecId::new(), joined()));
+        assert!(waits.try_recv().is_err());
+        assert!(execs.join(node, id, joined()));
+        assert!(waits.try_recv().is_ok() && !execs.join(node, id, joined()));
+        let place = execs.reserve(node).unwrap();
+        let _waits = place.order(InstanceId::new(), spec()).unwrap();
+        let id = followed.try_recv().unwrap().id;
+        drop(place);
+        assert!(!execs.join(node, id, joined()), "nobody waits any more");
+    }
+}

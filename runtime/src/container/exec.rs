@@ -1,0 +1,275 @@
+//! Commands that people have run in the containers of this node.
+//!
+//! One task follows the orders of the control plane. Each command then has a connection of its own, by which it is told what is for its
+//! stdin, and says what it prints; when that connection ends before the command does, nobody wants it any more, and it is killed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, pin_mut};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use wharf_docker::{Command, EngineError, Exec, ExecOutput, ExecProcess};
+use wharf_types::exec::{Decoder, ExecOrder, ExecSpec, FRAME_MAX_BYTES, Frame};
+use wharf_types::log::LogStream;
+use wharf_types::problem::ProblemCode;
+use wharf_types::{Problem, ProcessId};
+
+use super::backend::ContainerBackend;
+use crate::backoff::{Jitter, Reconnect};
+use crate::control::{ControlClient, ControlError};
+
+/// Frames on their way to the control plane.
+const FRAMES_MAX: usize = 4;
+/// How long the control plane may take to answer whoever comes for a command.
+const JOIN_MAX: Duration = Duration::from_secs(10);
+/// How often something is said, which finds out that nobody listens any more.
+const PING: Duration = Duration::from_secs(10);
+/// How long the engine may take to say how a command has ended, and to have it killed.
+const END_MAX: Duration = Duration::from_secs(10);
+
+type ToServer = mpsc::Sender<Bytes>;
+
+/// The task that follows orders.
+#[derive(Debug)]
+pub struct Execs {
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Execs {
+    pub fn spawn(control: ControlClient, process: ProcessId, containers: Arc<ContainerBackend>) -> Self {
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(follow(control, process, containers, cancel.clone()));
+        Self { cancel, task }
+    }
+
+    /// Kills what runs of these commands.
+    pub async fn shutdown(mut self, grace: Duration) {
+        self.cancel.cancel();
+        if timeout(grace, &mut self.task).await.is_err() {
+            self.task.abort();
+            warn!("commands that people have run in containers may go on");
+        }
+    }
+}
+
+async fn follow(
+    control: ControlClient,
+    process: ProcessId,
+    containers: Arc<ContainerBackend>,
+    cancel: CancellationToken,
+) {
+    let mut reconnect = Reconnect::new(Jitter::seeded(control.node().as_uuid().as_u64_pair().1 ^ 2));
+    let mut under_way = JoinSet::new();
+    while !cancel.is_cancelled() {
+        let start = |order: ExecOrder| run(control.clone(), containers.clone(), order, cancel.clone());
+        let followed = async {
+            let orders = control.exec_orders(process).await?;
+            reconnect.reset();
+            pin_mut!(orders);
+            loop {
+                tokio::select! {
+                    order = orders.next() => match order {
+                        Some(order) => drop(under_way.spawn(start(order?))),
+                        None => return Ok::<(), ControlError>(()),
+                    },
+                    Some(_) = under_way.join_next() => {}
+                }
+            }
+        };
+        let ended = tokio::select! {
+            ended = followed => ended,
+            () = cancel.cancelled() => break,
+        };
+        if let Err(error) = ended {
+            // The session says so where it matters: before it has registered, and while nobody answers.
+            debug!("the commands that are to be run are not known: {error}");
+        }
+        tokio::select! {
+            () = sleep(reconnect.next_wait()) => {}
+            () = cancel.cancelled() => break,
+        }
+    }
+    while under_way.join_next().await.is_some() {}
+}
+
+/// Runs one command to its end.
+async fn run(
+    control: ControlClient,
+    containers: Arc<ContainerBackend>,
+    order: ExecOrder,
+    cancel: CancellationToken,
+) {
+    let id = order.id;
+    let (to_server, said) = mpsc::channel(FRAMES_MAX);
+    let told = match timeout(JOIN_MAX, control.join_exec(id, said)).await {
+        Ok(Ok(told)) => told,
+        Ok(Err(error)) => return debug!("nobody waits for the command {id} any more: {error}"),
+        Err(_) => return debug!("nobody answers about the command {id}"),
+    };
+    pin_mut!(told);
+    let last = match begin(&containers, &order).await {
+        Ok(exec) => carry_out(exec, told.as_mut(), &to_server, &cancel).await,
+        Err(problem) => Some(Frame::Error(problem)),
+    };
+    if let Some(last) = last {
+        let _ = timeout(END_MAX, to_server.send(last.encode().into())).await;
+    }
+    drop(to_server);
+    // Whoever ends the answer has read the last word; giving it up before would take the connection with it.
+    let read = async { while let Some(Ok(_)) = told.next().await {} };
+    let _ = timeout(END_MAX, read).await;
+}
+
+async fn begin(containers: &ContainerBackend, order: &ExecOrder) -> Result<Exec, Problem> {
+    let instance = order.instance;
+    if !containers.running_ids().contains(&instance) {
+        let detail = format!("the instance {instance} does not run any more; try again");
+        return Err(Problem::new(ProblemCode::Conflict, detail));
+    }
+    containers.engine().exec(instance, &command_of(&order.spec)).await.map_err(|error| refused(&error))
+}
+
+fn command_of(spec: &ExecSpec) -> Command {
+    Command {
+        words: spec.command.clone(),
+        tty: spec.tty,
+        stdin: spec.stdin,
+        user: spec.user.clone(),
+        workdir: spec.workdir.clone(),
+        env: spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+    }
+}
+
+fn refused(error: &EngineError) -> Problem {
+    let code = if error.is_retryable() { ProblemCode::Unavailable } else { ProblemCode::InvalidRequest };
+    Problem::new(code, error.to_string())
+}
+
+/// How it went on with a command.
+enum Went {
+    /// It has ended, or cannot be followed any more.
+    Ended(Frame),
+    /// Nobody wants it any more.
+    Unwanted(Option<Frame>),
+}
+
+/// Returns what is to be said last.
+async fn carry_out(
+    exec: Exec,
+    told: impl Stream<Item = Result<Bytes, ControlError>> + Unpin,
+    to_server: &ToServer,
+    cancel: &CancellationToken,
+) -> Option<Frame> {
+    let Exec { output, input, process } = exec;
+    let went = tokio::select! {
+        said = print(output, &process, to_server) => said,
+        why = listen(told, input, &process) => Went::Unwanted(why),
+        () = to_server.closed() => Went::Unwanted(None),
+        () = ping(to_server) => Went::Unwanted(None),
+        () = cancel.cancelled() => {
+            let detail = "the worker is stopping, so the command was ended";
+            Went::Unwanted(Some(Frame::Error(Problem::new(ProblemCode::Unavailable, detail))))
+        }
+    };
+    match went {
+        Went::Ended(last) => Some(last),
+        Went::Unwanted(last) => {
+            match timeout(END_MAX, process.kill()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!("a command that nobody wants any more could not be killed: {error}"),
+                Err(_) => warn!("a command that nobody wants any more could not be killed in time"),
+            }
+            last
+        }
+    }
+}
+
+/// What the command prints, and then its exit code.
+async fn print(
+    mut output: Pin<Box<dyn Stream<Item = Result<ExecOutput, EngineError>> + Send>>,
+    process: &ExecProcess,
+    to_server: &ToServer,
+) -> Went {
+    while let Some(said) = output.next().await {
+        let ExecOutput { stream, octets } = match said {
+            Ok(said) => said,
+            Err(error) => return Went::Unwanted(Some(Frame::Error(refused(&error)))),
+        };
+        for octets in octets.chunks(FRAME_MAX_BYTES) {
+            let frame = match stream {
+                LogStream::Stderr => Frame::Stderr(octets.to_vec()),
+                LogStream::Stdout | LogStream::Platform => Frame::Stdout(octets.to_vec()),
+            };
+            if to_server.send(frame.encode().into()).await.is_err() {
+                return Went::Unwanted(None);
+            }
+        }
+    }
+    match timeout(END_MAX, process.exit_code()).await {
+        Ok(Ok(code)) => Went::Ended(Frame::Exit(code)),
+        Ok(Err(error)) => Went::Ended(Frame::Error(refused(&error))),
+        Err(_) => {
+            let detail = "the command has closed its output without coming to its end, so it was ended";
+            Went::Unwanted(Some(Frame::Error(Problem::new(ProblemCode::Unavailable, detail))))
+        }
+    }
+}
+
+/// What is for the command's stdin, and its terminal. Returns when nobody speaks any more, and with a reason where there is one.
+async fn listen(
+    mut told: impl Stream<Item = Result<Bytes, ControlError>> + Unpin,
+    // Held to the end, because some commands end with it.
+    mut input: Pin<Box<dyn AsyncWrite + Send>>,
+    process: &ExecProcess,
+) -> Option<Frame> {
+    let (mut decoder, mut is_open) = (Decoder::default(), true);
+    loop {
+        let frame = match decoder.next_frame() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => match told.next().await {
+                Some(Ok(octets)) => {
+                    decoder.push(&octets);
+                    continue;
+                }
+                Some(Err(_)) | None => return None,
+            },
+            Err(error) => {
+                return Some(Frame::Error(Problem::new(ProblemCode::InvalidRequest, error.to_string())));
+            }
+        };
+        match frame {
+            // A command may close its stdin, and goes on.
+            Frame::Stdin(octets) if is_open && octets.is_empty() => {
+                is_open = false;
+                let _ = input.shutdown().await;
+            }
+            Frame::Stdin(octets) if is_open => {
+                is_open = input.write_all(&octets).await.is_ok() && input.flush().await.is_ok();
+            }
+            Frame::Resize(size) => {
+                if let Err(error) = process.resize(size.columns, size.rows).await {
+                    debug!("a terminal has kept its size: {error}");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Returns when nobody listens any more.
+async fn ping(to_server: &ToServer) {
+    loop {
+        sleep(PING).await;
+        if let Err(mpsc::error::TrySendError::Closed(_)) = to_server.try_send(Frame::Ping.encode().into()) {
+            return;
+        }
+    }
+}
