@@ -47,12 +47,32 @@ pub struct ExecArgs {
     /// In which instance, by its id
     #[arg(long, value_name = "ID")]
     pub instance: Option<InstanceId>,
+    /// What whoever forgets `--` writes of the command
+    #[arg(hide = true)]
+    pub stray: Vec<String>,
     /// The program and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 
+/// What is wrong with a command that stands elsewhere or is not there at all, and what to write.
+fn misplaced(args: &ExecArgs) -> Option<(&'static str, String)> {
+    if args.stray.is_empty() && !args.command.is_empty() {
+        return None;
+    }
+    let name = args.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    let words: Vec<&str> = args.stray.iter().chain(&args.command).map(String::as_str).collect();
+    let (problem, words) = match &words[..] {
+        [] => ("no command was named", "sh -c 'echo hello'".to_owned()),
+        words => ("the command stands after `--`", words.join(" ")),
+    };
+    Some((problem, format!("write `wharf exec{name} -- {words}`")))
+}
+
 pub async fn run(session: &Session, args: ExecArgs) -> anyhow::Result<ExitCode> {
+    if let Some((problem, help)) = misplaced(&args) {
+        return Err(Failure::usage(problem).help(help).into());
+    }
     let app = session.app(args.name)?;
     let is_typed = args.interactive && args.tty;
     if is_typed && !io::stdin().is_terminal() {
@@ -183,6 +203,23 @@ mod tests {
         (ended, stdout, stderr)
     }
 
+    #[test]
+    fn whoever_forgets_where_the_command_stands_is_told() {
+        use clap::Parser as _;
+
+        let of = |words: &[&str]| {
+            let cli = crate::args::Cli::try_parse_from([&["wharf", "exec"], words].concat()).unwrap();
+            let crate::args::Command::Exec(with) = cli.command else { panic!("{words:?}") };
+            misplaced(&with.args)
+        };
+        assert_eq!(of(&["web", "-it", "--", "ls", "-l"]), None);
+        assert_eq!(of(&["--", "ls"]), None);
+        let (problem, help) = of(&["-i", "web", "ls", "/"]).unwrap();
+        assert_eq!((problem, &help[..]), ("the command stands after `--`", "write `wharf exec web -- ls /`"));
+        let (problem, help) = of(&["web"]).unwrap();
+        assert!(problem == "no command was named" && help.starts_with("write `wharf exec web -- "), "{help}");
+    }
+
     #[tokio::test]
     async fn both_streams_are_told_apart_and_the_exit_code_is_passed_on() {
         let said = [
@@ -215,8 +252,7 @@ mod tests {
         assert_eq!(exec.args.command, ["ls", "-l", "--json"]);
         assert!(exec.args.interactive && exec.args.tty && !exec.global.json);
         assert_eq!((exec.args.name.unwrap().as_str(), exec.args.slot), ("web", Some(2)));
-        for bad in [&["wharf", "exec", "web"][..], &["wharf", "exec", "--slot", "0", "--", "id"]] {
-            assert!(crate::args::Cli::try_parse_from(bad).is_err(), "{bad:?}");
-        }
+        let bad = ["wharf", "exec", "--slot", "0", "--", "id"];
+        assert!(crate::args::Cli::try_parse_from(bad).is_err(), "{bad:?}");
     }
 }
