@@ -426,14 +426,16 @@ impl FromStr for ImageId {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn an_image_that_was_pushed_by_another_name_is_still_this_engines() {
-        let image = |digests: &[&str]| bollard::models::ImageInspect {
+        let image = |digests: &[&str]| ImageInspect {
             repo_digests: Some(digests.iter().map(|it| format!("{it}@sha256:{}", "0".repeat(64))).collect()),
             ..Default::default()
         };
         let never =
-            |digests: &[&str], name: &str| super::never_had_registry(&image(digests), &name.parse().unwrap());
+            |digests: &[&str], name: &str| never_had_registry(&image(digests), &name.parse().unwrap());
         assert!(never(&[], "web:1") && never(&["127.0.0.1:5000/web"], "web:1"));
         assert!(
             !never(&["127.0.0.1:5000/web", "web"], "web:2") && !never(&["web"], "docker.io/library/web:1")
@@ -442,15 +444,13 @@ mod tests {
 
     #[test]
     fn a_login_has_a_user_and_a_password() {
-        let login = super::Credentials::parse("ann:a:b\r\n").unwrap();
+        let login = Credentials::parse("ann:a:b\r\n").unwrap();
         assert_eq!((login.username.as_str(), login.password.reveal()), ("ann", "a:b"));
         for text in ["", "ann", "ann:", ":b", "\n"] {
-            assert!(super::Credentials::parse(text).is_err(), "{text}");
+            assert!(Credentials::parse(text).is_err(), "{text}");
         }
         assert!(!format!("{login:?}").contains("a:b"));
     }
-
-    use super::*;
 
     /// Words of registries and engines, as they came.
     #[test]

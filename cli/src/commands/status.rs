@@ -114,41 +114,25 @@ pub fn rollout_line(rollout: &RolloutInfo, now: Timestamp) -> String {
     format!("  rollout {from}to {}: {state}, {when}{reason}", rollout.to)
 }
 
+/// What there is to see of an instance.
+const COLUMNS: [&str; 9] =
+    ["INSTANCE", ">SLOT", ">RELEASE", "STATE", "HEALTH", ">RESTARTS", "NODE", "STARTED", "~REASON"];
+
 fn instance_table(instances: &[InstanceInfo], now: Timestamp) -> Table {
-    let mut table = Table::new([
-        "INSTANCE",
-        ">SLOT",
-        ">RELEASE",
-        "STATE",
-        "HEALTH",
-        ">RESTARTS",
-        "NODE",
-        "STARTED",
-        "~REASON",
-    ]);
+    let mut table = Table::new(COLUMNS);
     instances.iter().for_each(|instance| table.row(cells(instance, now)));
     table
 }
 
 /// The instances of several apps.
 pub fn instances_of(apps: &[AppInfo], now: Timestamp) -> Table {
-    let mut table = Table::new([
-        "APP",
-        ">SLOT",
-        "INSTANCE",
-        ">RELEASE",
-        "STATE",
-        "HEALTH",
-        ">RESTARTS",
-        "NODE",
-        "STARTED",
-        "~REASON",
-    ]);
+    let [id, slot, release, state, health, restarts, node, started, reason] = COLUMNS;
+    let mut table = Table::new(["APP", id, slot, release, state, health, restarts, node, started, reason]);
     for app in apps {
         for instance in &app.instances {
             let [id, slot, release, state, health, restarts, node, started, reason] = cells(instance, now);
             let app = app.app.to_string();
-            table.row([app, slot, id, release, state, health, restarts, node, started, reason]);
+            table.row([app, id, slot, release, state, health, restarts, node, started, reason]);
         }
     }
     table
