@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::git::GitError;
+use crate::git::{self, GitError};
 use crate::limits::CheckoutLimits;
 use crate::object_id::ObjectId;
 use crate::objects::{EntryKind, Objects, TreeLine};
@@ -407,6 +407,7 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .map_err(GitError::Start)?;
+        git::give_way(Some(child.id()));
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         Ok(Self { name, child, stdin, stdout })
     }

@@ -31,6 +31,7 @@ mod service;
 
 mod checkout;
 mod gunzip;
+mod held;
 mod objects;
 mod progress;
 mod receive;
@@ -49,6 +50,7 @@ pub mod fuzzing;
 pub use checkout::{Checkout, CheckoutError};
 pub use git::GitError;
 pub use gunzip::{UnknownEncoding, decoded};
+pub use held::Held;
 pub use limits::{CheckoutLimits, Limits};
 pub use object_id::{InvalidObjectId, ObjectId};
 pub use objects::{Commit, Entry, EntryKind, FileError, Objects};

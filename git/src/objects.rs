@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::git::{self, GitError, Ran, SHORT};
+use crate::held::{self, Held};
 use crate::object_id::ObjectId;
 use crate::repositories::{Repository, Shared};
 use crate::text;
@@ -76,6 +77,14 @@ impl Repository {
 }
 
 impl Objects {
+    /// What a push has brought, as it would be kept; nothing, for those of a repository alone.
+    pub async fn brought(&self) -> Result<Held, GitError> {
+        match &self.quarantine {
+            Some(quarantine) => held::in_folder(quarantine.objects.clone().into()).await,
+            None => Ok(Held::default()),
+        }
+    }
+
     pub(crate) fn command(&self) -> Command {
         let mut command = self.shared.git.command(Some(&self.path));
         if let Some(quarantine) = &self.quarantine {

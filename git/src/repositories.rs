@@ -133,10 +133,10 @@ impl Repositories {
 }
 
 impl Repository {
-    /// Packs what pushes have left in pieces, and gives up what no ref leads to any more. Not while a push is under way.
+    /// Packs what pushes have left in pieces, and gives up what no ref has led to for a day: longer than any push takes, which may need such things.
     pub async fn tidy(&self) -> Result<(), GitError> {
         let mut command = self.shared.git.command(Some(&self.path));
-        command.args(["gc", "--quiet", "--prune=1.hour.ago"]);
+        command.args(["gc", "--quiet", "--prune=1.day.ago"]);
         git::run("gc", command, b"", TIDY).await?.output().map(drop)
     }
 

@@ -64,6 +64,7 @@ impl Repository {
             .kill_on_drop(true)
             .spawn()
             .map_err(GitError::Start)?;
+        git::give_way(child.id());
         let (answer, mut chunks) = mpsc::channel(CHUNKS);
         let upload = Upload { child, answer, limits: self.shared.limits.clone() };
         tokio::spawn(upload.run(body.boxed()));

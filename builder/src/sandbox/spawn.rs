@@ -144,6 +144,8 @@ impl Before {
         }
         // SAFETY: a plain system call; 0 means this process. That it cannot be nicer is no reason to fail.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+        // The platform does without them for itself, and compilers gain by them.
+        let _ = nix::sys::prctl::set_thp_disable(false);
         // Where memory runs out on the whole machine, the platform is not what has to go.
         let _ = write_to(c"/proc/self/oom_score_adj", b"1000");
         if let Some(uid) = self.uid {

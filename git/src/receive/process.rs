@@ -53,6 +53,8 @@ impl ReceivePack {
             .process_group(0)
             .spawn()
             .map_err(GitError::Start)?;
+        // Before it has read anything, and so before it starts anything itself.
+        git::give_way(child.id());
         let input = child.stdin.take().expect("it was just made, with a pipe");
         let output = tokio::spawn(show(child.stdout.take(), window));
         let errors = tokio::spawn(git::tail(child.stderr.take()));

@@ -117,6 +117,8 @@ async fn many_pushes_are_packed_into_one_and_nothing_is_lost() {
     assert_eq!(packs(), 5);
     server.repository.tidy().await.unwrap();
     assert_eq!(packs(), 1);
+    let held = server.repository.held().await.unwrap();
+    assert_eq!((held.packs, held.loose), (1, 0));
     let other = Client::empty();
     other.git(&["clone", &server.url, "."]).await.succeeds();
     assert_eq!(other.head().await, client.head().await);
