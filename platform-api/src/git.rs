@@ -14,12 +14,13 @@ pub(crate) mod log;
 mod pushing;
 pub(crate) mod recover;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use uuid::Uuid;
 use wharf_git::{GitError, Limits, Repositories};
 use wharf_types::api::BuildState;
 use wharf_types::{BuildId, Timestamp};
@@ -50,6 +51,8 @@ pub(crate) struct Git {
     deployer: OnceLock<Arc<dyn Deployer>>,
     pub(crate) busy: Busy,
     under_way: Mutex<HashMap<BuildId, UnderWay>>,
+    /// Repositories whose objects are in many pieces.
+    scattered: Mutex<BTreeSet<Uuid>>,
 }
 
 /// A build of this process.
@@ -70,6 +73,7 @@ impl Git {
             deployer: OnceLock::new(),
             busy: Busy::default(),
             under_way: Mutex::default(),
+            scattered: Mutex::default(),
         })
     }
 
@@ -88,6 +92,10 @@ impl Git {
     pub(crate) fn cancel(&self, build: BuildId) -> bool {
         let under_way = self.under_way(build);
         under_way.inspect(|it| it.cancel.cancel()).is_some()
+    }
+
+    fn scattered(&self) -> MutexGuard<'_, BTreeSet<Uuid>> {
+        self.scattered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn under_way(&self, build: BuildId) -> Option<UnderWay> {

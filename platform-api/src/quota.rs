@@ -17,12 +17,21 @@ pub(crate) enum Resource {
     Cpu,
     Volumes,
     Artifacts,
+    Repositories,
     Secrets,
 }
 
 impl Resource {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Apps, Self::Instances, Self::Memory, Self::Cpu, Self::Volumes, Self::Artifacts, Self::Secrets];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Apps,
+        Self::Instances,
+        Self::Memory,
+        Self::Cpu,
+        Self::Volumes,
+        Self::Artifacts,
+        Self::Repositories,
+        Self::Secrets,
+    ];
 
     /// Its name, which is also the flag of `wharf quota set`.
     fn name(self) -> &'static str {
@@ -33,6 +42,7 @@ impl Resource {
             Self::Cpu => "cpu",
             Self::Volumes => "volumes",
             Self::Artifacts => "artifacts",
+            Self::Repositories => "repositories",
             Self::Secrets => "secrets",
         }
     }
@@ -45,6 +55,7 @@ impl Resource {
             Self::Cpu => quota.cpu_millis,
             Self::Volumes => quota.volume_bytes,
             Self::Artifacts => quota.artifact_bytes,
+            Self::Repositories => quota.repository_bytes,
             Self::Secrets => quota.secrets,
         }
     }
@@ -57,6 +68,7 @@ impl Resource {
             Self::Cpu => used.cpu_millis,
             Self::Volumes => used.volume_bytes,
             Self::Artifacts => used.artifact_bytes,
+            Self::Repositories => used.repository_bytes,
             Self::Secrets => used.secrets,
         }
     }
@@ -64,7 +76,9 @@ impl Resource {
     fn amount(self, amount: u64) -> String {
         match self {
             Self::Apps | Self::Instances | Self::Secrets => amount.to_string(),
-            Self::Memory | Self::Volumes | Self::Artifacts => ByteSize::bytes(amount).to_string(),
+            Self::Memory | Self::Volumes | Self::Artifacts | Self::Repositories => {
+                ByteSize::bytes(amount).to_string()
+            }
             Self::Cpu => CpuShare::millis(u32::try_from(amount).unwrap_or(u32::MAX)).to_string(),
         }
     }
@@ -76,6 +90,9 @@ impl Resource {
             Self::Instances | Self::Memory | Self::Cpu => "scale down or delete an app",
             Self::Volumes => "ask for less, or remove a volume",
             Self::Artifacts => "delete an app: what no kept release needs goes within the hour",
+            Self::Repositories => {
+                "push without large files, or delete an app, with which its repository goes"
+            }
             Self::Secrets => "remove a secret that no app uses",
         }
     }
@@ -146,14 +163,15 @@ mod tests {
     use super::*;
 
     fn any_quota() -> impl Strategy<Value = Quota> {
-        prop::array::uniform7(prop::option::of(0..20_u64)).prop_map(|limits| Quota {
+        prop::array::uniform8(prop::option::of(0..20_u64)).prop_map(|limits| Quota {
             apps: limits[0],
             instances: limits[1],
             memory_bytes: limits[2],
             cpu_millis: limits[3],
             volume_bytes: limits[4],
             artifact_bytes: limits[5],
-            secrets: limits[6],
+            repository_bytes: limits[6],
+            secrets: limits[7],
             requests_per_second: None,
             egress_bytes_per_second: None,
             containers: None,
@@ -161,14 +179,15 @@ mod tests {
     }
 
     fn any_amounts() -> impl Strategy<Value = QuotaUsed> {
-        prop::array::uniform7(0..20_u64).prop_map(|amounts| QuotaUsed {
+        prop::array::uniform8(0..20_u64).prop_map(|amounts| QuotaUsed {
             apps: amounts[0],
             instances: amounts[1],
             memory_bytes: amounts[2],
             cpu_millis: amounts[3],
             volume_bytes: amounts[4],
             artifact_bytes: amounts[5],
-            secrets: amounts[6],
+            repository_bytes: amounts[6],
+            secrets: amounts[7],
         })
     }
 
@@ -199,6 +218,7 @@ mod tests {
                 cpu_millis: used.cpu_millis * part / 4,
                 volume_bytes: used.volume_bytes * part / 4,
                 artifact_bytes: used.artifact_bytes * part / 4,
+                repository_bytes: used.repository_bytes * part / 4,
                 secrets: used.secrets * part / 4,
             };
             prop_assert_eq!(check(&quota, &used, &less), Ok(()));

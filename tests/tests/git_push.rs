@@ -401,6 +401,37 @@ async fn a_namespace_says_what_pushes_may_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn repositories_count_for_the_namespace_and_one_too_many_octets_move_nothing() {
+    let platform = Platform::start().await;
+    let repository = prebuilt(&platform, "hello", "hello", "").await;
+    repository.push(&["main"]).await.ok();
+    let used = || async {
+        let quota = platform.wharf(&["quota", "show", "--json"]).await.json::<Value>();
+        quota["used"]["repository_bytes"].as_u64().unwrap()
+    };
+    let size = std::fs::metadata(workspace::guest("hello")).unwrap().len();
+    let first = eventually(SHORT, "what was pushed is counted", || async {
+        Some(used().await).filter(|&used| used > size / 10)
+    })
+    .await;
+    let limit = format!("{}KiB", first.div_ceil(1024) + 64);
+    platform.wharf(&["quota", "set", "--repositories", &limit]).await.ok();
+    // Does not compress.
+    let noise: Vec<u8> =
+        (0_u64..40_000).flat_map(|number| number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()).collect();
+    repository.write("large", noise);
+    repository.commit("Add something large").await;
+    refused(
+        &repository.push(&["main"]).await,
+        &["repositories: the namespace uses", "wharf quota set -n default --repositories"],
+    );
+    assert_eq!(builds(&platform).await.len(), 1, "nothing was begun");
+    platform.wharf(&["quota", "set", "--repositories", "none"]).await.ok();
+    repository.push(&["main"]).await.ok();
+    eventually(SHORT, "the rest is counted as well", || async { (used().await > first).then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_release_command_runs_before_and_its_failure_keeps_what_ran() {
     let platform = Platform::start().await;
     let release =

@@ -60,6 +60,9 @@ pub struct QuotaSetArgs {
     /// Artifacts and files together
     #[arg(long, value_name = "SIZE")]
     pub artifacts: Option<Limit<ByteSize>>,
+    /// Repositories that were pushed to
+    #[arg(long, value_name = "SIZE")]
+    pub repositories: Option<Limit<ByteSize>>,
     /// Secrets
     #[arg(long, value_name = "NUMBER")]
     pub secrets: Option<Limit<u64>>,
@@ -106,6 +109,7 @@ impl QuotaSetArgs {
             (cpu, &mut quota.cpu_millis),
             (self.volumes.map(size), &mut quota.volume_bytes),
             (self.artifacts.map(size), &mut quota.artifact_bytes),
+            (self.repositories.map(size), &mut quota.repository_bytes),
             (self.secrets, &mut quota.secrets),
             (self.requests_per_second, &mut quota.requests_per_second),
             (self.egress.map(size), &mut quota.egress_bytes_per_second),
@@ -177,6 +181,7 @@ pub fn table(QuotaInfo { quota, used, .. }: &QuotaInfo) -> anyhow::Result<()> {
         ("cpu", Some(used.cpu_millis), quota.cpu_millis, cpu),
         ("volumes", Some(used.volume_bytes), quota.volume_bytes, size),
         ("artifacts", Some(used.artifact_bytes), quota.artifact_bytes, size),
+        ("repositories", Some(used.repository_bytes), quota.repository_bytes, size),
         ("secrets", Some(used.secrets), quota.secrets, number),
         ("requests per second", None, quota.requests_per_second, number),
         ("egress per second", None, quota.egress_bytes_per_second, size),

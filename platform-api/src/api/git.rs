@@ -94,7 +94,17 @@ pub(super) async fn receive_pack(
     tx.commit().await?;
     let folder = context.git.repositories.ensure(repository.id).await?;
     let by = identity.name();
-    let pushing = Pushing { context, namespace, policy, app, by, secret, repository, folder: folder.clone() };
+    let pushing = Pushing {
+        context,
+        namespace_id,
+        namespace,
+        policy,
+        app,
+        by,
+        secret,
+        repository,
+        folder: folder.clone(),
+    };
     let body = plain(request, Service::ReceivePack, Limits::default().pack_max_bytes)?;
     let answer = folder.receive(body, pushing.work()).await?;
     Ok(reply(Service::ReceivePack.result_type(), Body::from_stream(answer)))

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use uuid::Uuid;
 use wharf_git::{CheckoutLimits, Handler, Outcome, Progress, Push, Repository as Folder, Verdict};
 use wharf_types::api::{BuildState, PushPolicy, WhenBusy};
-use wharf_types::{AppId, AppName, BuildId, NamespaceName, Timestamp};
+use wharf_types::{AppId, AppName, BuildId, NamespaceId, NamespaceName, Timestamp};
 
 use super::busy::{Holder, Turn};
 use super::course::{self, Course, Deploy};
@@ -30,6 +31,7 @@ const PREVIEW_LASTS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Who pushes, and where to.
 pub(crate) struct Pushing {
     pub(crate) context: Arc<Context>,
+    pub(crate) namespace_id: NamespaceId,
     pub(crate) namespace: NamespaceName,
     pub(crate) policy: PushPolicy,
     pub(crate) app: AppName,
@@ -76,6 +78,7 @@ impl Handler for Worked {
         for branch in course.ends.iter().filter(|branch| has_moved(branch)) {
             end_preview(&pushing.context, &pushing.repository, &pushing.namespace, branch).await;
         }
+        measure(&pushing.context, pushing.repository.id, &pushing.folder).await;
         let (Some(deploy), Some(begun)) = (course.deploy, begun) else { return };
         if has_moved(&deploy.branch) {
             pushing.settled(&deploy, &begun).await;
@@ -95,6 +98,7 @@ impl Worked {
         }
         let Pushing { app, repository, .. } = &self.pushing;
         self.course = course::decide(&push.updates, app, &repository.branch)?;
+        self.pushing.room_for(push).await?;
         if let Some(deploy) = &self.course.deploy {
             self.begun = Some(self.pushing.deploy(deploy, push, progress).await?);
         }
@@ -103,6 +107,19 @@ impl Worked {
 }
 
 impl Pushing {
+    /// Refuses what would take the namespace beyond its quota.
+    async fn room_for(&self, push: &Push) -> Result<(), String> {
+        let brought = push.objects.brought().await.map_err(|error| {
+            warn!("a push to {} in {} failed: {}", self.app, self.namespace, chain(&error));
+            "the control plane cannot read what was pushed; its log says why".to_owned()
+        })?;
+        let asked = async {
+            let mut tx = self.context.store.read().await?;
+            operations::quota::room_for_push(&mut tx, self.namespace_id, &self.namespace, brought.bytes).await
+        };
+        asked.await.unwrap_or_else(|error| Err(self.unavailable(&error)))
+    }
+
     async fn deploy(&self, deploy: &Deploy, push: &Push, progress: &Progress) -> Result<Begun, String> {
         let build = BuildId::new();
         let turn = self.turn(deploy, build, progress).await?;
@@ -289,6 +306,25 @@ impl Pushing {
         let problem = "the branch could not be moved, as somebody else has, or as the disk is full";
         go_back(&self.context, (&self.namespace, &deploy.app), begun.before).await;
         end(&self.context, begun.build, BuildState::Failed, Some(problem)).await;
+    }
+}
+
+/// Takes note of what a repository takes of the disk.
+pub(super) async fn measure(context: &Context, repository: Uuid, folder: &Folder) {
+    let held = match folder.held().await {
+        Ok(held) => held,
+        Err(error) => return warn!("cannot measure a repository: {}", chain(&error)),
+    };
+    if held.is_scattered() {
+        context.git.scattered().insert(repository);
+    }
+    let noted = async {
+        let mut tx = context.store.write().await?;
+        store::repository::set_bytes(&mut tx, repository, held.bytes).await?;
+        tx.commit().await
+    };
+    if let Err(error) = noted.await {
+        warn!("cannot take note of what a repository takes: {}", chain(&error));
     }
 }
 

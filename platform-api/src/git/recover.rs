@@ -40,7 +40,11 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = period.tick() => {}
         }
-        if let Err(error) = tidy(&context).await {
+        let tidied = tokio::select! {
+            tidied = tidy(&context) => tidied,
+            () = shutdown.cancelled() => return,
+        };
+        if let Err(error) = tidied {
             warn!("cannot tidy up what was pushed, trying again later: {}", chain(&error));
         }
     }
@@ -123,7 +127,25 @@ pub(crate) async fn tidy(context: &Arc<Context>) -> store::Result<()> {
     for build in pruned {
         let _ = tokio::fs::remove_file(log::path_in(&context.git.builds, build)).await;
     }
+    gather(context).await;
     remove_folders(context, &known).await.map_err(|error| StoreError::Database(sqlx::Error::Io(error)))
+}
+
+/// Puts together the objects of one repository that many pushes have scattered.
+async fn gather(context: &Context) {
+    let Some(id) = context.git.scattered().pop_first() else { return };
+    let gathered = async {
+        let Some(folder) = context.git.repositories.find(id).await? else { return Ok(()) };
+        folder.tidy().await?;
+        pushing::measure(context, id, &folder).await;
+        Ok::<_, wharf_git::GitError>(())
+    };
+    if let Err(error) = gathered.await {
+        warn!(
+            "cannot put together what was pushed to repository {id}, trying again after the next push: {}",
+            chain(&error)
+        );
+    }
 }
 
 /// A branch whose preview has gone would say that it is still there.

@@ -60,6 +60,19 @@ pub(crate) async fn room_for(
     within(name, &quota, &used, &wanted)
 }
 
+/// Why a push of so many octets is not taken, if it would take the namespace beyond its quota.
+pub(crate) async fn room_for_push(
+    conn: &mut Conn,
+    id: NamespaceId,
+    name: &NamespaceName,
+    bytes: u64,
+) -> store::Result<std::result::Result<(), String>> {
+    let Some(quota) = store::quota::find(conn, id).await? else { return Ok(Ok(())) };
+    let used = store::quota::used(conn, id).await?;
+    let wanted = QuotaUsed { repository_bytes: used.repository_bytes.saturating_add(bytes), ..used };
+    Ok(quota::check(&quota, &used, &wanted).map_err(|exceeded| exceeded.sentence(name)))
+}
+
 /// What the namespace uses, in a transaction that may write.
 async fn used(conn: &mut Conn, id: NamespaceId) -> Result<QuotaUsed> {
     for release in store::quota::without_demand(conn, id).await? {

@@ -156,6 +156,9 @@ pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<Quot
         &id,
     );
     used.artifact_bytes = artifacts.saturating_add(archives.await?);
+    used.repository_bytes =
+        sum(conn, "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM repository WHERE namespace = $1", &id)
+            .await?;
     used.secrets = super::secret::count(conn, namespace).await?;
     Ok(used)
 }

@@ -72,6 +72,16 @@ pub(crate) async fn set(conn: &mut Conn, repository: &Repository) -> Result<()> 
     Ok(())
 }
 
+/// Takes note of what it takes of the disk.
+pub(crate) async fn set_bytes(conn: &mut Conn, repository: Uuid, bytes: u64) -> Result<()> {
+    query("UPDATE repository SET bytes = $2 WHERE id = $1")
+        .bind(repository.to_string())
+        .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Forgets the repository of an app. Its folder goes later.
 pub(crate) async fn remove(conn: &mut Conn, namespace: NamespaceId, app: &AppName) -> Result<()> {
     query("DELETE FROM repository WHERE namespace = $1 AND app_name = $2")

@@ -17,6 +17,8 @@ pub struct Quota {
     pub volume_bytes: Option<u64>,
     /// Artifacts and archives of files, in octets.
     pub artifact_bytes: Option<u64>,
+    /// Repositories that were pushed to, in octets.
+    pub repository_bytes: Option<u64>,
     pub secrets: Option<u64>,
     /// Requests that the front door lets through to all apps together; more get 429.
     pub requests_per_second: Option<u64>,
@@ -49,6 +51,7 @@ pub struct QuotaUsed {
     pub cpu_millis: u64,
     pub volume_bytes: u64,
     pub artifact_bytes: u64,
+    pub repository_bytes: u64,
     pub secrets: u64,
 }
 
