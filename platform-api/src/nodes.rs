@@ -32,7 +32,7 @@ use touches::Touches;
 
 /// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
 /// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
-const LEASE: Duration = Duration::from_millis(2500);
+const LEASE: Duration = Duration::from_millis(2000);
 /// A node that has not reported for this long is given up, with all that ran on it, whoever is left. With others that can take over, the end
 /// of its lease is enough; alone, giving up a worker that was only busy would stop apps that serve. Where most nodes are silent at once, the
 /// fault is more likely on this side.

@@ -1,7 +1,7 @@
 //! What must always hold. Each file is about one thing that could go wrong; they look at everything, also at what no process can see.
 
 mod jobs;
-mod rows;
+pub(crate) mod rows;
 mod service;
 mod settled;
 mod worker;

@@ -13,9 +13,9 @@ use crate::world::World;
 
 const BACKWARDS: &str = "observed state never goes backwards";
 /// What the lease of a node is. Not taken from the code that is looked at.
-const LEASE: Duration = Duration::from_millis(2500);
-/// A process that stood still forgives up to so much more than that, because it had not looked for a moment before.
-const FORGIVEN: Duration = Duration::from_millis(300);
+const LEASE: Duration = Duration::from_millis(2000);
+/// A process that stood still forgives up to so much more than that each time, because it had not looked before for as long as a pass and a slow write take.
+const FORGIVEN: Duration = Duration::from_millis(1100);
 /// And forgives nothing if it stood still for less than this.
 const UNFORGIVEN: Duration = Duration::from_secs(1);
 
@@ -66,9 +66,9 @@ impl World {
         &mut self,
         app: AppId,
         changes: &[Change],
-        heard: &BTreeMap<NodeId, Duration>,
+        heard: &BTreeMap<NodeId, Silence>,
     ) {
-        let is_silent = |node: &NodeId| heard.get(node).is_none_or(|silent| *silent >= LEASE + FORGIVEN);
+        let is_silent = |node: &NodeId| heard.get(node).is_none_or(Silence::ends_lease);
         for change in changes {
             match change {
                 Change::CreateInstance { id, node, .. } if is_silent(node) => {
@@ -76,8 +76,9 @@ impl World {
                     self.fail("nothing is placed on a node that is drained or dead", what);
                 }
                 Change::SetWanted { instance, wanted: Wanted::Stop } => {
-                    let is_ready =
-                        |node: &NodeId| heard.get(node).is_some_and(|silent| *silent + UNFORGIVEN < LEASE);
+                    let is_ready = |node: &NodeId| {
+                        heard.get(node).is_some_and(|silence| silence.span + UNFORGIVEN < LEASE)
+                    };
                     let leads = |worker: &&crate::world::worker::Worker| {
                         let routes = worker.routes.routes.iter().flat_map(|route| &route.endpoints);
                         worker.is_up
@@ -95,6 +96,19 @@ impl World {
                 _ => {}
             }
         }
+    }
+}
+
+/// How long nothing came from a node, as far as its control plane did not stand still.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silence {
+    pub(crate) span: Duration,
+    pub(crate) standstills: u32,
+}
+
+impl Silence {
+    fn ends_lease(&self) -> bool {
+        self.span >= LEASE + FORGIVEN * self.standstills.max(1)
     }
 }
 

@@ -16,6 +16,7 @@ use wharf_types::{AppId, JobId, NodeId, ScheduleId, Timestamp};
 use super::network::{Down, Up};
 use super::worker::incarnation;
 use super::{Event, World, node_id, say};
+use crate::check::rows::Silence;
 use crate::queue::Time;
 use crate::store::Applied;
 
@@ -56,13 +57,22 @@ pub(crate) struct Control {
     streams: BTreeSet<(usize, u64, u64)>,
     writing: Option<Writing>,
     pass_at: Option<Time>,
-    /// When something came from a node last. Only the checks look at it.
-    pub(crate) heard: BTreeMap<NodeId, Time>,
+    /// Only the checks look at it.
+    pub(crate) heard: BTreeMap<NodeId, Heard>,
+}
+
+/// When something came from a node last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    /// Later by as long as the control plane has stood still since.
+    pub(crate) at: Time,
+    /// How often it has: each time forgives a little more.
+    pub(crate) standstills: u32,
 }
 
 #[derive(Debug)]
 enum Writing {
-    App { app: AppId, revision: i64, changes: Vec<Change>, now: Timestamp, heard: BTreeMap<NodeId, Duration> },
+    App { app: AppId, revision: i64, changes: Vec<Change>, now: Timestamp, heard: BTreeMap<NodeId, Silence> },
     Job { job: JobId, revision: i64, changes: Vec<JobChange>, now: Timestamp },
     Schedule { seen: Box<ScheduleView>, changes: Vec<ScheduleChange>, until: Timestamp, now: Timestamp },
 }
@@ -104,6 +114,16 @@ impl Control {
     }
 }
 
+impl Heard {
+    fn at(at: Time) -> Self {
+        Self { at, standstills: 0 }
+    }
+
+    fn silence(self, now: Time) -> Silence {
+        Silence { span: now.saturating_sub(self.at), standstills: self.standstills }
+    }
+}
+
 impl World {
     /// Another process begins, with what is stored and nothing else.
     pub(crate) fn start_control(&mut self) {
@@ -112,7 +132,7 @@ impl World {
         let mut heard = BTreeMap::new();
         for (id, registration) in &self.store.nodes {
             nodes.register_at(self.instant(), *id, registration.clone()).expect("each node is there once");
-            heard.insert(*id, self.now);
+            heard.insert(*id, Heard::at(self.now));
         }
         self.controls.push(Control {
             epoch,
@@ -242,7 +262,7 @@ impl World {
         control.wakes.extend(changes.wake_at.map(|at| (id, at)));
         if !changes.changes.is_empty() {
             let revision = loaded.revision;
-            let silent = |(node, at): (&NodeId, &Time)| (*node, self.now.saturating_sub(*at));
+            let silent = |(node, heard): (&NodeId, &Heard)| (*node, heard.silence(self.now));
             let heard = self.controls[index].heard.iter().map(silent).collect();
             self.will_write(index, Writing::App { app: id, revision, changes: changes.changes, now, heard });
         }
@@ -425,7 +445,7 @@ impl World {
                 }
                 self.store.nodes.insert(node, registration);
                 control.streams.retain(|(other, earlier, _)| *other != worker || *earlier >= process);
-                control.heard.insert(node, self.now);
+                control.heard.insert(node, Heard::at(self.now));
                 control.streams.insert((worker, process, session));
                 let newest = control.newest.get(&node).cloned();
                 self.send_down(index, worker, Down::Connected { process, session });
@@ -465,7 +485,7 @@ impl World {
                 Down::Answer { process, request, taken: false, holds: Vec::new() },
             );
         };
-        control.heard.insert(node, self.now);
+        control.heard.insert(node, Heard::at(self.now));
         if news.routes {
             self.nudge(index);
         }

@@ -87,7 +87,10 @@ impl World {
         known.stalled_until = until.max(before);
         // Whoever stands still cannot have heard of anybody, and holds that against nobody.
         let still = until.saturating_sub(before);
-        known.heard.values_mut().for_each(|at| *at += still);
+        for heard in known.heard.values_mut() {
+            heard.at += still;
+            heard.standstills += 1;
+        }
     }
 
     pub(crate) fn mend(&mut self, mend: Mend) {
