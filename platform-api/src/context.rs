@@ -20,6 +20,7 @@ use crate::forward::WayToLeader;
 use crate::git::Git;
 use crate::images::ImageResolver;
 use crate::intake::Intake;
+use crate::known::Known;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
@@ -90,6 +91,7 @@ pub(crate) struct Context {
     changes: broadcast::Sender<Option<AppId>>,
     /// Counts what took something from somebody: a token, a membership, a user.
     access: watch::Sender<u64>,
+    pub(crate) known: Known,
     /// Refusals that the audit log has taken in this minute.
     pub(crate) refusals: Refusals,
 }
@@ -147,6 +149,7 @@ impl Context {
             shutdown: CancellationToken::new(),
             changes: broadcast::Sender::new(CHANGES_KEPT),
             access: watch::Sender::new(0),
+            known: Known::default(),
             refusals: Refusals::default(),
         }
     }

@@ -37,6 +37,7 @@ mod view;
 mod artifacts;
 mod inspect;
 mod intake;
+mod known;
 mod ledger;
 mod listener;
 mod logs;

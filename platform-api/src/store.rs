@@ -219,6 +219,15 @@ impl Store {
         }
     }
 
+    /// How often a commit has changed who may do what. Whoever has read that since the last change may go on with it: nobody else writes to this
+    /// database. None: others do.
+    pub(crate) fn access(&self) -> Option<u64> {
+        match &self.0 {
+            Kind::Sqlite(store) => Some(store.access()),
+            Kind::Postgres(_) => None,
+        }
+    }
+
     /// The same for what the leader of this epoch has planned. Once another leads, which may have decided otherwise, it writes nothing of that
     /// any more. Nobody can begin to lead before the end of this transaction: that is a write, too.
     pub(crate) async fn write_as(&self, epoch: u64) -> Result<Tx> {

@@ -1,6 +1,6 @@
 //! Lets in whom [`access::decide`] lets in. A route that is not in the table does not exist; one that is needs what the table says.
 //!
-//! What a caller may do is read anew for every request, and again while an answer is still on its way: a stream, or a reply that
+//! What a caller may do is looked at anew for every request, and again while an answer is still on its way: a stream, or a reply that
 //! waits for something, ends as soon as its caller could not ask for it any more.
 
 use std::borrow::Cow;
@@ -28,7 +28,7 @@ use super::parameters::Parameters;
 use super::{ApiError, ApiResult, audit, git};
 use crate::access::{self, Access, Caller, Denied};
 use crate::context::{Context, hash_secret};
-use crate::store;
+use crate::store::{self, StoreError};
 
 /// The longest that a stream goes on without a look at the clock of its token.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -155,7 +155,7 @@ async fn admit(
     }
     check_query(&request, guard.query)?;
     let expires_at = caller.token.expires_at;
-    request.extensions_mut().insert(Identity(Arc::new(caller)));
+    request.extensions_mut().insert(Identity(caller));
     // What changes something is not broken off half way.
     if let Some(record) = record.map(Arc::new) {
         let response = crate::audit::scope(record.clone(), next.run(request)).await;
@@ -201,7 +201,7 @@ struct Pass {
 
 impl Pass {
     /// Who has it, and why that is not enough, if it is not.
-    async fn show(&self) -> ApiResult<(Caller, Option<ApiError>)> {
+    async fn show(&self) -> ApiResult<(Arc<Caller>, Option<ApiError>)> {
         let caller = authenticate(&self.context, &self.secret_hash).await?;
         let namespace = self.namespace.as_deref();
         let denied = access::decide(self.access, &caller, namespace).err();
@@ -343,8 +343,12 @@ async fn authorize_peer(
     }
     // Workers are the leader's; whoever asks another server goes on to the next.
     context.epoch()?;
-    let mut conn = context.store.look().await?;
-    if store::joining::is_member(&mut conn, peer).await? {
+    let read = async {
+        let mut conn = context.store.look().await?;
+        let is_member = store::joining::is_member(&mut conn, peer).await?;
+        Ok::<_, StoreError>(is_member.then_some(()))
+    };
+    if context.known.members.or_read(&context.store, peer, read).await?.is_some() {
         return Ok(());
     }
     let detail = format!(
@@ -376,13 +380,23 @@ fn secret_hash(context: &Context, headers: &HeaderMap) -> ApiResult<String> {
 }
 
 /// Whose the token is, and what its user is now.
-async fn authenticate(context: &Context, secret_hash: &str) -> ApiResult<Caller> {
-    let mut conn = context.store.look().await?;
-    let Some(store::token::Token { info: token, owner }) =
-        store::token::find_by_hash(&mut conn, secret_hash).await?
-    else {
-        return Err(unknown_token());
+async fn authenticate(context: &Context, secret_hash: &str) -> ApiResult<Arc<Caller>> {
+    let read = async {
+        let mut conn = context.store.look().await?;
+        let Some(store::token::Token { info: token, owner }) =
+            store::token::find_by_hash(&mut conn, secret_hash).await?
+        else {
+            return Ok(None);
+        };
+        let memberships = match owner {
+            Some(owner) => store::member::of_user(&mut conn, owner).await?,
+            None => Vec::new(),
+        };
+        Ok::<_, StoreError>(Some(Arc::new(Caller { token, owner, memberships })))
     };
+    let found = context.known.callers.or_read(&context.store, secret_hash.to_owned(), read).await?;
+    let caller = found.ok_or_else(unknown_token)?;
+    let token = &caller.token;
     if let Some(at) = token.expires_at.filter(|at| *at <= Timestamp::now()) {
         let detail = format!(
             "the token `{}` expired at {at}; ask an admin for a new one, and log in with it: `wharf login`",
@@ -390,11 +404,7 @@ async fn authenticate(context: &Context, secret_hash: &str) -> ApiResult<Caller>
         );
         return Err(ApiError::new(ProblemCode::TokenExpired, detail));
     }
-    let memberships = match owner {
-        Some(owner) => store::member::of_user(&mut conn, owner).await?,
-        None => Vec::new(),
-    };
-    Ok(Caller { token, owner, memberships })
+    Ok(caller)
 }
 
 /// A user's token: a bearer token, or, as git sends it, a password.

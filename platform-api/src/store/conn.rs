@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection, Transaction};
@@ -41,9 +42,10 @@ impl Conn {
         }
     }
 
-    /// Has the commit tell other processes. There are none on SQLite, where this is nothing.
+    /// Has the commit tell other processes. There are none on SQLite, where the commit only counts changes of [`News::Access`].
     pub(super) fn note(&mut self, news: News) {
-        if let Inner::Postgres(_) = self.inner {
+        let is_for_others = matches!(self.inner, Inner::Postgres(_));
+        if is_for_others || news == News::Access {
             self.news.insert(news);
         }
     }
@@ -69,15 +71,20 @@ pub(crate) struct Tx {
 
 /// What comes with a commit.
 enum Ending {
-    /// What makes it durable, which the commit of SQLite itself does not.
-    Sync(Arc<GroupSync>),
+    /// What makes it durable, which the commit of SQLite itself does not, and what counts changes of who may do what.
+    Sync(Arc<GroupSync>, Arc<AtomicU64>),
     /// The name under which other processes are told.
     Tell(Arc<str>),
 }
 
 impl Tx {
-    pub(super) fn of_sqlite(tx: Transaction<'static, Sqlite>, group: Arc<GroupSync>) -> Self {
-        Self { conn: Conn { inner: Inner::Sqlite(tx), news: BTreeSet::new() }, ending: Ending::Sync(group) }
+    pub(super) fn of_sqlite(
+        tx: Transaction<'static, Sqlite>,
+        group: Arc<GroupSync>,
+        access: Arc<AtomicU64>,
+    ) -> Self {
+        let conn = Conn { inner: Inner::Sqlite(tx), news: BTreeSet::new() };
+        Self { conn, ending: Ending::Sync(group, access) }
     }
 
     pub(super) fn of_postgres(tx: Transaction<'static, Postgres>, origin: Arc<str>) -> Self {
@@ -91,8 +98,13 @@ impl Tx {
     pub(crate) async fn commit(self) -> Result<()> {
         let Conn { inner, news } = self.conn;
         match (inner, self.ending) {
-            (Inner::Sqlite(tx), Ending::Sync(group)) => {
-                tx.commit().await?;
+            (Inner::Sqlite(tx), Ending::Sync(group, access)) => {
+                let committed = tx.commit().await;
+                // Also after a failure, which may have come behind the commit.
+                if news.contains(&News::Access) {
+                    access.fetch_add(1, Ordering::SeqCst);
+                }
+                committed?;
                 group.durable().await
             }
             (Inner::Postgres(mut tx), Ending::Tell(origin)) => {

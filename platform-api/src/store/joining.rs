@@ -8,7 +8,7 @@ use wharf_types::{NodeId, Timestamp, TokenId};
 
 use super::codec::{number, parse, parse_opt, time};
 use super::query::{query, query_as};
-use super::{Conn, Result};
+use super::{Conn, News, Result};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -127,6 +127,7 @@ pub(crate) async fn removed(conn: &mut Conn, now: Timestamp) -> Result<Vec<NodeI
 
 /// From now on no certificate of this node counts, whoever has one.
 pub(crate) async fn expel(conn: &mut Conn, node: NodeId, now: Timestamp) -> Result<()> {
+    conn.note(News::Access);
     query("UPDATE node_identity SET removed_at = $2 WHERE id = $1 AND removed_at IS NULL")
         .bind(node.to_string())
         .bind(now.as_microsecond())

@@ -34,7 +34,7 @@ pub(crate) enum News {
     Volumes,
     /// How many requests a namespace may have.
     Rates,
-    /// Something was taken from somebody: a token, a membership, a user.
+    /// Something was taken from somebody: a token, a membership, a user, a node's place in the cluster.
     Access,
     Nodes,
     /// The CAs of the cluster.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection;
@@ -28,6 +29,7 @@ pub(super) struct SqliteStore {
     writes: SqlitePool,
     reads: SqlitePool,
     group: Arc<GroupSync>,
+    access: Arc<AtomicU64>,
 }
 
 impl SqliteStore {
@@ -62,11 +64,16 @@ impl SqliteStore {
             .test_before_acquire(false)
             .connect_lazy_with(options.create_if_missing(false));
         let group = Arc::new(GroupSync::of_log(file).map_err(OpenStoreError::Thread)?);
-        Ok(Self { writes, reads, group })
+        Ok(Self { writes, reads, group, access: Arc::default() })
     }
 
     pub(super) async fn write(&self) -> Result<Tx> {
-        Ok(Tx::of_sqlite(self.writes.begin_with("BEGIN IMMEDIATE").await?, self.group.clone()))
+        let tx = self.writes.begin_with("BEGIN IMMEDIATE").await?;
+        Ok(Tx::of_sqlite(tx, self.group.clone(), self.access.clone()))
+    }
+
+    pub(super) fn access(&self) -> u64 {
+        self.access.load(Ordering::SeqCst)
     }
 
     pub(super) async fn look(&self) -> Result<Conn> {
@@ -74,7 +81,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn read(&self) -> Result<Tx> {
-        Ok(Tx::of_sqlite(self.reads.begin().await?, self.group.clone()))
+        Ok(Tx::of_sqlite(self.reads.begin().await?, self.group.clone(), self.access.clone()))
     }
 
     pub(super) async fn close(&self) {
