@@ -11,6 +11,7 @@ mod exit;
 
 mod app_ref;
 mod artifact;
+mod aside;
 mod context;
 mod local;
 mod project;
@@ -67,10 +68,17 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit::report_usage(&error, json),
     };
+    take_small_pages();
     match start(cli) {
         Ok(code) => code,
         Err(error) => exit::report(&error, json),
     }
+}
+
+/// The allocator asks for pages of 2 MiB, of which a platform that is idle uses a third: 40 MB of memory for nothing, without a difference in
+/// requests a second. That a kernel knows no such setting is no reason to fail.
+fn take_small_pages() {
+    let _ = nix::sys::prctl::set_thp_disable(true);
 }
 
 /// Whether errors are told as JSON too. Read from the words themselves, so that it holds for every command alike, and for

@@ -21,6 +21,7 @@ use wharf_runtime::control::ControlClient;
 use wharf_types::node::{NodeRegistration, parse_label};
 use wharf_types::quantity::Span;
 
+use crate::aside::Aside;
 use crate::engine::{self, EngineArgs, EngineResolver};
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
@@ -83,7 +84,12 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         platform_ports: vec![api_at.port(), http_at.port()],
         secret_keys: secret_keys(args.secret_key_file)?,
     };
-    let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
+    let aside = Aside::start("control-plane").context("cannot start the threads of the control plane")?;
+    let opened = aside
+        .spawn_local(|| ControlPlane::open(config))
+        .await
+        .context("the control plane ended by a fault")?;
+    let control_plane = opened.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let node_token = control_plane.node_token().to_owned();
 
@@ -102,7 +108,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     }
 
     let stop_control_plane = CancellationToken::new();
-    let mut serving = tokio::spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
+    let mut serving = aside.spawn(control_plane.serve(api_listener, stop_control_plane.clone()));
     let worker = Worker::start(WorkerConfig {
         folder: &folder,
         control: ControlClient::new(&api, &node_token, node)?,
