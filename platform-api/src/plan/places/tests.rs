@@ -148,7 +148,10 @@ fn where_nothing_may_run_a_release_is_in_service_at_once_and_says_so() {
 
 #[test]
 fn an_app_that_had_a_number_keeps_its_slots_and_gets_them_back() {
-    let mut fixture = Fixture::serving(1, 3);
+    let mut fixture = Fixture::empty(0);
+    fixture.ask_for_every_node(false);
+    fixture.deploy_scaled(1, 3);
+    settle(&mut fixture, 1);
     fixture.nodes.push(node(2, ROOM));
     fixture.ask_for_every_node(true);
     fixture.deploy(2);
