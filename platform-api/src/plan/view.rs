@@ -62,12 +62,12 @@ impl AppView {
     }
 
     /// The numbers of the slots.
-    pub(crate) fn slot_numbers(&self) -> impl Iterator<Item = u32> {
+    pub fn slot_numbers(&self) -> impl Iterator<Item = u32> {
         (0..self.slots_end()).filter(|slot| self.is_slot(*slot))
     }
 
     /// Whether there is such a slot now.
-    pub(crate) fn is_slot(&self, slot: u32) -> bool {
+    pub fn is_slot(&self, slot: u32) -> bool {
         let has = |release: &Arc<ReleaseView>| self.has_slot(release, slot as usize);
         slot < self.slots_end() && self.counted_release().is_none_or(has)
     }
