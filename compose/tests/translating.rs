@@ -223,7 +223,10 @@ fn what_cannot_be_done_is_refused_with_place_and_reason() {
             "deploy: {mode: global, replicas: 3}",
             "compose.yaml:4:28: a service of `mode: global` has one instance on every node, and no number",
         ),
-        ("scale: 2\ndeploy: {mode: global}", "compose.yaml:4:5: a service of `mode: global` has one instance"),
+        (
+            "scale: 2\ndeploy: {mode: global}",
+            "compose.yaml:4:5: a service of `mode: global` has one instance",
+        ),
         (
             "x-wharf: {scale: {max: 3, concurrency: 5}}\ndeploy: {mode: global}",
             "a service of `mode: global` has one instance on every node, and no number",

@@ -50,12 +50,7 @@ pub(crate) fn update(workload: &Workload<'_>, spec: &At<'_>, sink: &mut Sink) ->
 }
 
 /// A slot is filled before it is emptied, or after; a cluster may do some of both. `usual` is what holds where it is not said.
-fn rolling(
-    rolling: Option<At<'_>>,
-    usual: (Portion, Portion),
-    update: &mut UpdateSpec,
-    sink: &mut Sink,
-) {
+fn rolling(rolling: Option<At<'_>>, usual: (Portion, Portion), update: &mut UpdateSpec, sink: &mut Sink) {
     let Some(rolling) = rolling else { return };
     let surge = portion(&rolling, "maxSurge", sink).unwrap_or(usual.0);
     let missing = portion(&rolling, "maxUnavailable", sink).unwrap_or(usual.1);

@@ -318,7 +318,11 @@ fn a_daemon_set_runs_on_every_node() {
     };
     let made = of(&set(""));
     assert!(made.text.contains("replicas: global\n"), "{}", made.text);
-    assert!(made.text.contains("order: stop-first\n") && made.text.contains("parallelism: 1\n"), "{}", made.text);
+    assert!(
+        made.text.contains("order: stop-first\n") && made.text.contains("parallelism: 1\n"),
+        "{}",
+        made.text
+    );
     let surge = of(&set("  updateStrategy: {rollingUpdate: {maxSurge: 2, maxUnavailable: 0}}\n"));
     assert!(!surge.text.contains("stop-first") && surge.text.contains("parallelism: 2\n"), "{}", surge.text);
     assert_refused(&set("  updateStrategy: {type: OnDelete}\n"), "what is applied is rolled out");

@@ -317,7 +317,10 @@ fn placement(one: &One<'_>, sink: &mut Sink) -> PlacementSpec {
         let spread = &preference.spread;
         match label_of(spread) {
             Some(_) if is_global(one) => {
-                sink.notice(&place, "a service of `mode: global` is on every node, so there is nothing to spread");
+                sink.notice(
+                    &place,
+                    "a service of `mode: global` is on every node, so there is nothing to spread",
+                );
             }
             Some(label) => spec.spread.push(label.to_owned()),
             None => {

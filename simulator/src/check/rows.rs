@@ -155,7 +155,8 @@ fn ends(before: &App, after: &App) -> Option<Found> {
 /// Of a global release, beside what its node has already.
 fn two_on_a_node(before: &App, after: &App) -> Option<Found> {
     let is_new = |instance: &&InstanceView| {
-        instance.state == InstanceState::Assigned && !before.view.instances.iter().any(|it| it.id == instance.id)
+        instance.state == InstanceState::Assigned
+            && !before.view.instances.iter().any(|it| it.id == instance.id)
     };
     let is_global = |instance: &&InstanceView| {
         after.releases.get(&instance.release).is_some_and(|release| release.spec.is_global())

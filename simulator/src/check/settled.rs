@@ -42,8 +42,9 @@ impl World {
         // Where there is no room for the new, the old stays; and where the new cannot start, what served before it.
         let may_stay = self.setup.memory_mib < 64;
         let is_bad = self.clients.of(&target.artifact) == Quality::CannotStart;
-        let is_other =
-            |it: &&&InstanceView| (it.release != target.id && !may_stay && !is_bad) || !loaded.is_slot(it.slot);
+        let is_other = |it: &&&InstanceView| {
+            (it.release != target.id && !may_stay && !is_bad) || !loaded.is_slot(it.slot)
+        };
         if let Some(other) = live.iter().find(is_other) {
             return Some(format!("{name} has an instance that is of no use: {other:?}"));
         }
@@ -53,7 +54,10 @@ impl World {
             let nodes: BTreeSet<_> = live.iter().filter_map(|instance| instance.node).collect();
             let all = self.workers.len();
             if loaded.slot_numbers().count() != all || (nodes.len() < live.len() && !may_stay && !is_bad) {
-                return Some(format!("{name} should be on each of {all} nodes: {:?}, {live:?}", loaded.places));
+                return Some(format!(
+                    "{name} should be on each of {all} nodes: {:?}, {live:?}",
+                    loaded.places
+                ));
             }
         }
         for slot in loaded.slot_numbers() {
