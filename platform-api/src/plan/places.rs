@@ -27,16 +27,11 @@ pub struct Places {
 pub struct Place {
     pub node: NodeId,
     /// Whether the target release runs there.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub target: bool,
     /// Whether the release before does, which a rollout may go back to. Of no interest without a rollout.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stable: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 impl Places {
@@ -79,7 +74,10 @@ fn settled(app: &AppView, cluster: &mut Cluster) -> Places {
     // Where one runs already, from when the app had a number, that one's slot is the node's.
     for instance in app.instances.iter().filter(|instance| instance.is_wanted()) {
         let is_free = slots.get(instance.slot as usize).is_none_or(Option::is_none);
-        if let Some(node) = instance.node.filter(|node| is_free && new.remove(node)) {
+        let Some(node) = instance.node.filter(|node| is_free && new.contains(node)) else { continue };
+        let is_others = |it: &InstanceView| it.slot == instance.slot && it.node != instance.node;
+        if !app.instances.iter().any(|it| lives(it, target) && is_others(it)) {
+            new.remove(&node);
             set(&mut slots, instance.slot, place(node));
         }
     }
@@ -108,10 +106,13 @@ fn allowed(release: &ReleaseView, cluster: &mut Cluster) -> BTreeSet<NodeId> {
     }
 }
 
+fn lives(instance: &InstanceView, target: &ReleaseView) -> bool {
+    instance.is_live() && instance.release == target.id
+}
+
 /// Slots that a node is not to take over yet: one of the node before has not ended, or has failed in the rollout that is under way.
 fn taken(app: &AppView, target: &ReleaseView) -> BTreeSet<u32> {
-    let lives = |instance: &&InstanceView| instance.is_live() && instance.release == target.id;
-    let live = app.instances.iter().filter(lives).map(|instance| instance.slot);
+    let live = app.instances.iter().filter(|it| lives(it, target)).map(|instance| instance.slot);
     let failed = app.rollout_under_way().into_iter().flat_map(|rollout| rollout.failed_slots.iter().copied());
     live.chain(failed).collect()
 }
