@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_platform_api::plan::{Change, InstanceView};
-use wharf_types::state::{RolloutState, Wanted};
+use wharf_types::state::{InstanceState, RolloutState, Wanted};
 use wharf_types::{AppId, NodeId};
 
 use crate::store::App;
