@@ -1,8 +1,12 @@
+//! Nodes that come and go under a global app, by example. What holds for every course of events is in `plan/simulation`.
+
 use wharf_types::NodeId;
-use wharf_types::state::RolloutState;
+use wharf_types::node::ReasonKind;
+use wharf_types::state::{InstanceState, RolloutState, Wanted};
 
 use crate::plan::fixture::{Fixture, events, node};
-use crate::plan::{Change, Places};
+use crate::plan::ids::CountingIds;
+use crate::plan::{Change, Places, plan};
 
 const ROOM: u64 = 100;
 
@@ -32,8 +36,8 @@ fn settle(fixture: &mut Fixture, release: u64) {
 fn let_go(fixture: &mut Fixture) {
     for instance in &mut fixture.app.instances {
         instance.let_go |= !instance.is_wanted();
-        if instance.wanted == wharf_types::state::Wanted::Stop {
-            instance.state = instance.state.advance(wharf_types::state::InstanceState::Stopped);
+        if instance.wanted == Wanted::Stop {
+            instance.state = instance.state.advance(InstanceState::Stopped);
         }
     }
 }
@@ -86,8 +90,8 @@ fn a_node_that_is_drained_loses_its_instance_without_a_successor() {
     let fixture = serving(2);
     let mut cluster = fixture.cluster();
     cluster.set_draining([id(1)].into());
-    let mut ids = crate::plan::ids::CountingIds::starting_at(1 << 80);
-    let changes = crate::plan::plan(fixture.now, &fixture.app, &mut cluster, &mut ids).changes;
+    let mut ids = CountingIds::starting_at(1 << 80);
+    let changes = plan(fixture.now, &fixture.app, &mut cluster, &mut ids).changes;
     let creates = |change: &Change| matches!(change, Change::CreateInstance { .. });
     assert!(!changes.iter().any(creates), "{changes:?}");
     let ends = changes.iter().filter(|change| matches!(change, Change::SetWanted { .. })).count();
@@ -171,7 +175,7 @@ fn an_app_that_had_a_number_keeps_its_slots_and_gets_them_back() {
 fn what_failed_on_a_node_is_not_held_against_the_next_one_in_its_slot() {
     let mut fixture = serving(2);
     let index = fixture.app.instances.iter().position(|it| it.slot == 1).unwrap();
-    fixture.fail(index, wharf_types::node::ReasonKind::Trap, "boom");
+    fixture.fail(index, ReasonKind::Trap, "boom");
     fixture.plan();
     assert_eq!(on(&fixture, 1), [(1, 0)], "its supervisor gave up");
     fixture.nodes = vec![node(1, ROOM), node(3, ROOM)];
