@@ -359,7 +359,8 @@ impl Simulation {
         let releases = [&app.target, &app.stable].into_iter().flatten();
         for release in releases.filter(|release| release.spec.is_global()) {
             let mut nodes = BTreeSet::new();
-            let own = app.instances.iter().filter(|it| it.release == release.id && it.is_wanted());
+            // A restart starts another beside the one that it replaces.
+            let own = app.instances.iter().filter(|it| app.is_current(it, release) && it.is_wanted());
             for instance in own {
                 assert!(nodes.insert(instance.node), "two of a global release on one node: {instance:?}");
                 // What is to make way is there until something else serves.

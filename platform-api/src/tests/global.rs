@@ -57,7 +57,11 @@ async fn a_number_is_refused_and_a_quota_counts_the_nodes() {
     assert_eq!(platform.get(quota).await["used"]["instances"], 1);
     let scaled = platform.call(Method::PUT, &format!("{HELLO}/scale"), json!({"replicas": 3})).await;
     scaled.refuses(422, "invalid_spec", &["replicas: 3 instances", "`placement.constraints`"]);
-    platform.deploy("other", &component(0), global()).await.refuses(403, "quota_exceeded", &["`default`"]);
+    platform.deploy("other", &component(0), global()).await.refuses(
+        403,
+        "quota_exceeded",
+        &["instances", "1 of 1"],
+    );
 
     let _second = Worker::join(&platform).await;
     platform.is_on(2).await;

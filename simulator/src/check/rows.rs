@@ -161,9 +161,16 @@ fn two_on_a_node(before: &App, after: &App) -> Option<Found> {
     let is_global = |instance: &&InstanceView| {
         after.releases.get(&instance.release).is_some_and(|release| release.spec.is_global())
     };
+    // A restart starts another beside the one that it replaces.
+    let renewed =
+        after.rollout_under_way().filter(|rollout| rollout.renews).map(|rollout| rollout.started_at);
     after.view.instances.iter().filter(is_new).filter(is_global).find_map(|new| {
         let is_beside = |other: &&InstanceView| {
-            other.id != new.id && other.release == new.release && other.node == new.node && other.is_wanted()
+            other.id != new.id
+                && other.release == new.release
+                && other.node == new.node
+                && other.is_wanted()
+                && renewed.is_none_or(|since| other.created_at >= since)
         };
         let other = after.view.instances.iter().find(is_beside)?;
         Some(("a global app has one instance on a node", format!("{new:?} is placed beside {other:?}")))
