@@ -156,6 +156,7 @@ fn each_setting_of_a_wasm_app_has_its_place_in_the_document() {
             json!({"KEY": "db-password"}),
         ),
         ("configs: [motd]", "/configs", json!({"MOTD": "motd"})),
+        ("deploy: {mode: global}", "/scale/replicas", json!("global")),
         ("x-wharf: {reuse: {mode: serial}, engine: {profile: long}}", "/reuse/mode", json!("serial")),
     ] {
         let (document, _) = app(settings);
@@ -192,6 +193,10 @@ fn what_is_done_otherwise_is_said() {
         ),
         ("user: nobody", "`user`: a guest is nobody's process"),
         ("hostname: x", "`hostname`: a guest has no hostname"),
+        (
+            "deploy: {mode: global, placement: {preferences: [{spread: node.labels.a}]}}",
+            "a service of `mode: global` is on every node",
+        ),
     ] {
         let (_, notices) = app(settings);
         assert!(notices.iter().any(|notice| notice.starts_with(expected)), "{settings}: {notices:#?}");
@@ -214,7 +219,23 @@ fn what_cannot_be_done_is_refused_with_place_and_reason() {
             "volumes: ['data:/a']\nscale: 2",
             "compose.yaml:5:5: the app of the service `web`: scale.replicas: 2 instances cannot write",
         ),
-        ("deploy: {mode: global}", "compose.yaml:4:14: `global`: an app has a number of instances"),
+        (
+            "deploy: {mode: global, replicas: 3}",
+            "compose.yaml:4:28: a service of `mode: global` has one instance on every node, and no number",
+        ),
+        (
+            "scale: 2\ndeploy: {mode: global}",
+            "compose.yaml:4:5: a service of `mode: global` has one instance",
+        ),
+        (
+            "x-wharf: {scale: {max: 3, concurrency: 5}}\ndeploy: {mode: global}",
+            "a service of `mode: global` has one instance on every node, and no number",
+        ),
+        (
+            "deploy: {mode: global, placement: {max_replicas_per_node: 1}}",
+            "a service of `mode: global` has one instance on every node; leave it out",
+        ),
+        ("deploy: {mode: global}\nvolumes: ['data:/a']", "a global app runs on every node"),
         ("deploy: {mode: replicated-job}", "compose.yaml:4:14: `replicated-job`: an app is not a job"),
         ("scale: 2\ndeploy: {replicas: 3}", "compose.yaml:4:5: `scale` and `deploy.replicas` say two things"),
         (

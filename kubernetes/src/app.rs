@@ -1,4 +1,4 @@
-//! A Deployment or a StatefulSet as an app.
+//! A Deployment, a StatefulSet or a DaemonSet as an app.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 use wharf_compose::problem::shown;
 use wharf_types::declare::compact_spec;
 use wharf_types::image::ImageReference;
-use wharf_types::spec::{AppSpec, ContainerHealthSpec, ContainerSpec, InvalidSpec, ScaleSpec, TcpSpec};
+use wharf_types::spec::{
+    AppSpec, ContainerHealthSpec, ContainerSpec, InvalidSpec, Replicas, ScaleSpec, TcpSpec,
+};
 use wharf_types::world::World;
 
 use crate::at::At;
@@ -68,8 +70,9 @@ pub(crate) fn document(
     if let Some(grace) = seconds(&workload.pod, "terminationGracePeriodSeconds", 0, sink) {
         spec.stop.drain = grace;
     }
+    let is_global = workload.manifest.kind == Kind::DaemonSet;
     spec.scale = ScaleSpec {
-        replicas: replicas.unwrap_or(1).into(),
+        replicas: if is_global { Replicas::GLOBAL } else { replicas.unwrap_or(1).into() },
         singleton: workload.manifest.kind == Kind::StatefulSet,
     };
     set_variables(known, &mut spec);

@@ -32,6 +32,7 @@ pub const SECTIONS: &[Section] = &[
     section("Every manifest", meta::KEYS),
     section("Deployment", workload::DEPLOYMENT),
     section("StatefulSet", workload::STATEFUL_SET),
+    section("DaemonSet", workload::DAEMON_SET),
     section("The template of pods", pod::TEMPLATE),
     section("The pod", pod::POD),
     section("A container of the pod", pod::CONTAINER),
@@ -108,6 +109,10 @@ fn tree(kind: Kind) -> Branch {
             add_template(&mut root, &template_at!("spec.template"));
             root.add("spec.volumeClaimTemplates.*", meta::KEYS);
             root.add("spec.volumeClaimTemplates.*", values::CLAIM);
+        }
+        Kind::DaemonSet => {
+            root.add("", workload::DAEMON_SET);
+            add_template(&mut root, &template_at!("spec.template"));
         }
         Kind::Job => {
             root.add("", batch::JOB);

@@ -13,16 +13,13 @@ pub(crate) enum Kind {
     Ingress,
     Deployment,
     StatefulSet,
+    DaemonSet,
     Job,
     CronJob,
 }
 
 /// Why others are not taken, and what to do instead.
 const OTHERS: &[(&str, &str)] = &[
-    (
-        "DaemonSet",
-        "an app has a number of instances, and not one for each node; write a Deployment, and `max_per_node: 1` below `placement`",
-    ),
     ("ReplicaSet", "write a Deployment; a cluster makes ReplicaSets of it"),
     ("ReplicationController", "write a Deployment"),
     ("Pod", "nothing would replace it; write a Deployment, or a Job"),
@@ -65,6 +62,7 @@ impl Kind {
         Self::Ingress,
         Self::Deployment,
         Self::StatefulSet,
+        Self::DaemonSet,
         Self::Job,
         Self::CronJob,
     ];
@@ -79,6 +77,7 @@ impl Kind {
             Self::Ingress => "Ingress",
             Self::Deployment => "Deployment",
             Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
             Self::Job => "Job",
             Self::CronJob => "CronJob",
         }
@@ -86,7 +85,7 @@ impl Kind {
 
     fn api_version(self) -> &'static str {
         match self {
-            Self::Deployment | Self::StatefulSet => "apps/v1",
+            Self::Deployment | Self::StatefulSet | Self::DaemonSet => "apps/v1",
             Self::Job | Self::CronJob => "batch/v1",
             Self::Ingress => "networking.k8s.io/v1",
             _ => "v1",
@@ -96,7 +95,7 @@ impl Kind {
     /// Where its template of pods is, if it has one.
     pub(crate) fn template(self) -> Option<&'static str> {
         match self {
-            Self::Deployment | Self::StatefulSet | Self::Job => Some("spec.template"),
+            Self::Deployment | Self::StatefulSet | Self::DaemonSet | Self::Job => Some("spec.template"),
             Self::CronJob => Some("spec.jobTemplate.spec.template"),
             _ => None,
         }

@@ -50,6 +50,14 @@ fn base(title: &str, image: &str) -> (Value, &'static str) {
             });
             (with(meta("StatefulSet", "apps/v1"), spec), "")
         }
+        "DaemonSet" => {
+            // What it mounts would have to be on every node.
+            let mut pod = pod(image);
+            pod["spec"]["volumes"] = json!([]);
+            pod["spec"]["containers"][0]["volumeMounts"] = json!([]);
+            let spec = json!({"selector": {"matchLabels": {"app": "web"}}, "template": pod});
+            (with(meta("DaemonSet", "apps/v1"), spec), "")
+        }
         "The template of pods" => (deployment(pod(image)), "spec.template"),
         "The pod" => (deployment(pod(image)), "spec.template.spec"),
         "A container of the pod" => (deployment(pod(image)), "spec.template.spec.containers.*"),

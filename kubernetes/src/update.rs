@@ -1,4 +1,4 @@
-//! How a Deployment or a StatefulSet is rolled out.
+//! How a Deployment, a StatefulSet or a DaemonSet is rolled out.
 
 use wharf_types::quantity::Span;
 use wharf_types::spec::{Portion, UpdateOrder, UpdateSpec};
@@ -21,25 +21,39 @@ pub(crate) fn update(workload: &Workload<'_>, spec: &At<'_>, sink: &mut Sink) ->
         sink.notice(&spec.near("minReadySeconds"), message);
     }
     update.progress_deadline = seconds(spec, "progressDeadlineSeconds", 1, sink).unwrap_or(PROGRESS_DEADLINE);
-    if workload.manifest.kind == Kind::StatefulSet {
-        stateful(spec, sink);
-        return update;
+    match workload.manifest.kind {
+        Kind::StatefulSet => {
+            stateful(spec, sink);
+            return update;
+        }
+        Kind::DaemonSet => {
+            refuse_on_delete(spec, sink);
+            // Where nobody says otherwise, the instance of one node after the other is away for a while.
+            (update.order, update.parallelism) = (UpdateOrder::StopFirst, Portion::Count(1));
+            let usual = (Portion::Count(0), Portion::Count(1));
+            rolling(spec.get("updateStrategy.rollingUpdate"), usual, &mut update, sink);
+            return update;
+        }
+        _ => {}
     }
     match spec.text("strategy.type") {
         Some("Recreate") => {
             update.order = UpdateOrder::StopFirst;
             update.parallelism = Portion::Percent(100);
         }
-        _ => rolling(spec, &mut update, sink),
+        _ => {
+            let usual = (Portion::Percent(25), Portion::Percent(25));
+            rolling(spec.get("strategy.rollingUpdate"), usual, &mut update, sink);
+        }
     }
     update
 }
 
-/// A slot is filled before it is emptied, or after; a cluster may do some of both.
-fn rolling(spec: &At<'_>, update: &mut UpdateSpec, sink: &mut Sink) {
-    let Some(rolling) = spec.get("strategy.rollingUpdate") else { return };
-    let surge = portion(&rolling, "maxSurge", sink).unwrap_or(Portion::Percent(25));
-    let missing = portion(&rolling, "maxUnavailable", sink).unwrap_or(Portion::Percent(25));
+/// A slot is filled before it is emptied, or after; a cluster may do some of both. `usual` is what holds where it is not said.
+fn rolling(rolling: Option<At<'_>>, usual: (Portion, Portion), update: &mut UpdateSpec, sink: &mut Sink) {
+    let Some(rolling) = rolling else { return };
+    let surge = portion(&rolling, "maxSurge", sink).unwrap_or(usual.0);
+    let missing = portion(&rolling, "maxUnavailable", sink).unwrap_or(usual.1);
     let is_none = |portion: Portion| matches!(portion, Portion::Count(0) | Portion::Percent(0));
     match (is_none(surge), is_none(missing)) {
         (true, true) => {
@@ -49,7 +63,7 @@ fn rolling(spec: &At<'_>, update: &mut UpdateSpec, sink: &mut Sink) {
             update.order = UpdateOrder::StopFirst;
             update.parallelism = missing;
         }
-        (false, _) => update.parallelism = surge,
+        (false, _) => (update.order, update.parallelism) = (UpdateOrder::StartFirst, surge),
     }
     if !is_none(surge) && !is_none(missing) && rolling.get("maxUnavailable").is_some() {
         let message = "the new instance of a slot starts before the old one stops, so that none is missing; `maxSurge` says how many at once";
@@ -69,11 +83,15 @@ fn portion(rolling: &At<'_>, field: &str, sink: &mut Sink) -> Option<Portion> {
     found
 }
 
-fn stateful(spec: &At<'_>, sink: &mut Sink) {
+fn refuse_on_delete(spec: &At<'_>, sink: &mut Sink) {
     if spec.text("updateStrategy.type") == Some("OnDelete") {
         let message = "what is applied is rolled out; leave it out, and apply it when it is to run";
         sink.refuse(&spec.near("updateStrategy.type"), message);
     }
+}
+
+fn stateful(spec: &At<'_>, sink: &mut Sink) {
+    refuse_on_delete(spec, sink);
     let partition = count(spec, "updateStrategy.rollingUpdate.partition", 0, sink);
     if partition.is_some_and(|partition| partition > 0) {
         let message = "a rollout is of all instances; leave it out";

@@ -181,7 +181,7 @@ fn configs_and_secrets_are_set_by_commands_with_names_of_their_own() {
 #[test]
 fn kinds_that_are_not_taken_say_what_is() {
     for (head, expected) in [
-        ("apiVersion: apps/v1\nkind: DaemonSet", "a number of instances"),
+        ("apiVersion: apps/v1\nkind: ReplicaSet", "write a Deployment"),
         ("apiVersion: apps/v1\nkind: Deploymnt", "did you mean `Deployment`?"),
         ("apiVersion: extensions/v1beta1\nkind: Ingress", "`apiVersion: networking.k8s.io/v1` only"),
         ("apiVersion: example.com/v1\nkind: Widget", "there is no kind `Widget` here"),
@@ -307,6 +307,26 @@ fn a_volume_belongs_to_one_app() {
 fn a_stateful_set_of_several_is_refused() {
     let set = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec: {replicas: 3, template: {spec: {containers: [{name: db, image: postgres}]}}}\n";
     assert_refused(set, "spec.replicas: instances of an app have neither names nor volumes of their own");
+}
+
+#[test]
+fn a_daemon_set_runs_on_every_node() {
+    let set = |spec: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: agent}}\nspec:\n{spec}  template: {{spec: {{containers: [{{name: a, image: 'agent:1'}}]}}}}\n"
+        )
+    };
+    let made = of(&set(""));
+    assert!(made.text.contains("replicas: global\n"), "{}", made.text);
+    assert!(
+        made.text.contains("order: stop-first\n") && made.text.contains("parallelism: 1\n"),
+        "{}",
+        made.text
+    );
+    let surge = of(&set("  updateStrategy: {rollingUpdate: {maxSurge: 2, maxUnavailable: 0}}\n"));
+    assert!(!surge.text.contains("stop-first") && surge.text.contains("parallelism: 2\n"), "{}", surge.text);
+    assert_refused(&set("  updateStrategy: {type: OnDelete}\n"), "what is applied is rolled out");
+    assert_refused(&set("  replicas: 2\n"), "spec.replicas: there is no key `replicas` here");
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod draft;
 #[cfg(test)]
 mod fixture;
 mod observed;
+mod places;
 mod placing;
 mod rollout;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use wharf_types::{
 
 use draft::Draft;
 pub use ids::{IdSource, RandomIds};
+pub use places::{Place, Places};
 pub(crate) use rollout::waits;
 use scheduler::{Claim, Cluster};
 pub(crate) use view::reservation_bytes;
@@ -76,6 +78,8 @@ pub struct AppView {
     pub scaled_to: Option<u32>,
     /// The number that open requests have decided on last. It counts, within the range, where a release has one.
     pub autoscaled_to: Option<u32>,
+    /// Where the app is global, the nodes of its slots.
+    pub places: Places,
     /// The release that every slot should run, from the moment that a rollout to it is asked for. None: nothing should run,
     /// because the first release failed.
     pub target: Option<Arc<ReleaseView>>,
@@ -207,6 +211,10 @@ pub enum Change {
         release: ReleaseId,
         slot: u32,
         node: NodeId,
+    },
+    /// The nodes of a global app are others, or are there for another release.
+    SetPlaces {
+        places: Places,
     },
     /// The volume is where an instance that has it is placed first, and stays there.
     PlaceVolume {

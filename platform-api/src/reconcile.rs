@@ -296,8 +296,8 @@ impl Reconciler {
             .map(|node| (node.id, (node.ready, node.draining, node.given_up)))
             .collect();
         let acknowledged = acknowledged(nodes, self.acknowledged);
-        self.fleet.observe(nodes);
-        if known != self.nodes {
+        let differs = self.fleet.observe(nodes);
+        if differs || known != self.nodes {
             self.nodes = known;
             self.queue.add_background(self.fleet.apps());
             self.jobs.mark_live();

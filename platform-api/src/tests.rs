@@ -16,6 +16,7 @@ mod durability;
 mod execs;
 pub(crate) mod fixture;
 mod forwarding;
+mod global;
 mod going_away;
 mod input;
 mod jobs;

@@ -158,6 +158,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         stopped: app.stopped.clone(),
         scaled_to: app.scaled_to,
         autoscaled_to: app.autoscaled_to,
+        places: app.places.clone(),
         target: app.target_release.and_then(|id| known.get(&id).cloned()),
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
         latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
@@ -207,6 +208,7 @@ impl Loaded {
             release,
             replicas: view.replicas(),
             ready: self.slots_ready(),
+            global: view.is_global(),
             scaling: self.scaling(context),
             stopped: view.stopped.clone(),
             url: urls.first().cloned().unwrap_or_default(),
@@ -270,7 +272,7 @@ impl Loaded {
     }
 
     fn slots_ready(&self) -> u32 {
-        let mut ready = vec![false; self.view.replicas() as usize];
+        let mut ready = vec![false; self.view.slots_end() as usize];
         for release in self.releases.values() {
             for (slot, serves) in ready.iter_mut().zip(self.view.slots_served(release)) {
                 *slot |= serves;

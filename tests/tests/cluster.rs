@@ -67,6 +67,58 @@ async fn a_host_is_drained_without_a_failed_request_also_of_an_app_with_one_inst
 }
 
 #[tokio::test]
+async fn a_global_app_follows_the_hosts_without_a_failed_request() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = \"global\"\n").await;
+    let has = |hosts: u32| {
+        move |app: &AppInfo| {
+            app.global
+                && (app.ready, app.replicas) == (hosts, hosts)
+                && ready_on(app).len() == hosts as usize
+                && live(app).len() == hosts as usize
+        }
+    };
+    cluster.app_is("hello", "both hosts have one", has(2)).await;
+    let mut loads = [cluster.load(0, "hello", "/"), cluster.load(1, "hello", "/")];
+    for load in &mut loads {
+        load.go_on_for(20).await;
+    }
+    let joined = cluster.add_host().await.node;
+    let three = cluster.app_is("hello", "the one that joins gets one", has(3)).await;
+    assert!(ready_on(&three).contains(&joined), "{three:?}");
+
+    let drained = cluster.hosts[1].node;
+    cluster.wharf(&["node", "drain", &drained.to_string()]).await.ok();
+    let two = cluster.app_is("hello", "the drained one has lost its own", has(2)).await;
+    assert!(!ready_on(&two).contains(&drained), "{two:?}");
+    for load in &mut loads {
+        load.go_on_for(20).await;
+    }
+    cluster.wharf(&["node", "resume", &drained.to_string()]).await.ok();
+    cluster.app_is("hello", "it gets one again", has(3)).await;
+    for load in &mut loads {
+        load.go_on_for(20).await;
+    }
+    for load in loads {
+        let served = load.stop().await;
+        assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
+    }
+
+    let status = cluster.wharf(&["status", "hello"]).await;
+    assert!(status.ok().contains("3/3 global"));
+    let refused = cluster.wharf(&["scale", "hello", "2"]).await;
+    assert!(refused.stderr.contains("`placement.constraints`"), "{}", refused.stderr);
+    cluster.wharf(&["node", "label", &joined.to_string(), "edge=yes"]).await.ok();
+    let constrained =
+        "[scale]\nreplicas = \"global\"\n[placement]\nconstraints = [\"node.labels.edge == yes\"]\n";
+    cluster.deploy("hello", "hello", constrained).await;
+    let one = cluster.app_is("hello", "only what has the label is left", has(1)).await;
+    assert!(ready_on(&one).contains(&joined), "{one:?}");
+    cluster.wharf(&["node", "label", &drained.to_string(), "edge=yes"]).await.ok();
+    cluster.app_is("hello", "another label brings it another", has(2)).await;
+}
+
+#[tokio::test]
 async fn a_guest_calls_an_app_of_other_hosts_by_its_name_also_when_one_of_them_dies() {
     let mut cluster = Cluster::start(3).await;
     let first = cluster.hosts[0].node;

@@ -234,6 +234,9 @@ pub struct AppInfo {
     pub release: Option<u64>,
     pub replicas: u32,
     pub ready: u32,
+    /// Whether it runs once on every node that may have it: `replicas` is the number of these nodes.
+    #[serde(default)]
+    pub global: bool,
     /// The range within which its open requests decide on `replicas`. Null: it has a number.
     #[serde(default)]
     pub scaling: Option<ScalingInfo>,

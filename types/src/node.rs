@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::digest::Digest;
 use crate::figures::NodeFigures;
@@ -18,7 +18,7 @@ use crate::incarnation::Incarnation;
 use crate::name::{AppName, NamespaceName, VolumeName};
 use crate::route::RouteTable;
 use crate::secret::DeliveredSecret;
-use crate::spec::AppSpec;
+use crate::spec::{AppSpec, ScaleSpec};
 use crate::state::{Health, InstanceState, Wanted};
 use crate::world::World;
 
@@ -135,6 +135,7 @@ pub struct AssignedInstance {
     pub slot: u32,
     pub artifact: Digest,
     pub world: World,
+    #[serde(serialize_with = "without_global")]
     pub spec: Arc<AppSpec>,
     /// Of each variable of `spec.secrets`, the version that the release was made with.
     pub secrets: Arc<BTreeMap<String, SecretVersionId>>,
@@ -144,6 +145,16 @@ pub struct AssignedInstance {
     /// The job that this is a run of. `app` is then only what its guest is called by, or the app that the job is a task of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<AssignedJob>,
+}
+
+/// A worker has no use for how many instances there are, and one of an earlier version could not read the word.
+fn without_global<S: Serializer>(spec: &Arc<AppSpec>, serializer: S) -> Result<S::Ok, S::Error> {
+    if !spec.is_global() {
+        return spec.serialize(serializer);
+    }
+    let mut spec = AppSpec::clone(spec);
+    spec.scale = ScaleSpec::default();
+    spec.serialize(serializer)
 }
 
 impl AssignedInstance {

@@ -26,7 +26,7 @@ pub use container::{
     ContainerFileSpec, ContainerHealthSpec, ContainerSpec, HostPathSpec, TmpfsSpec, UlimitSpec, is_host,
 };
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
-pub use scale::{ReplicaRange, Replicas, ScaleSpec};
+pub use scale::{EveryNode, ReplicaRange, Replicas, ScaleSpec};
 pub use update::{CanarySpec, Dials, OnFailure, RollbackSpec, UpdateOrder, UpdateSpec};
 pub use validate::{InvalidSpec, PORT_MIN, REPLICAS_MAX, validate_env, validate_mount};
 pub use volumes::{VolumeSpec, validate_files};

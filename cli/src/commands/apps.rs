@@ -48,7 +48,7 @@ pub fn table(apps: Vec<AppInfo>) -> Table {
             app.app.to_string(),
             coloured(app.condition.as_str()),
             app.release.map_or_else(|| "-".to_owned(), |release| release.to_string()),
-            format!("{}/{}", app.ready, app.replicas),
+            format!("{}/{}{}", app.ready, app.replicas, if app.global { " global" } else { "" }),
             ago(now, app.updated_at),
             if app.urls.is_empty() { "-".to_owned() } else { app.url },
         ]);

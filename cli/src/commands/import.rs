@@ -115,7 +115,7 @@ mod tests {
         let args = || KubernetesArgs { files: vec![folder.path().to_owned()], out: Some(out.clone()) };
         kubernetes(&args(), false).unwrap();
         assert!(std::fs::read_to_string(&out).unwrap().ends_with("kind: namespace\nname: shop\n"));
-        std::fs::write(folder.path().join("c.yml"), manifest("DaemonSet", "a")).unwrap();
+        std::fs::write(folder.path().join("c.yml"), manifest("ReplicaSet", "a")).unwrap();
         let error = kubernetes(&args(), false).unwrap_err().to_string();
         assert_eq!(error, "1 refusal: what is refused is left out of the documents");
     }

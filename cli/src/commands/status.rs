@@ -33,7 +33,15 @@ fn head_lines(info: &AppInfo, now: Timestamp) -> Vec<String> {
         info.release.map_or_else(|| "no release runs".to_owned(), |release| format!("release {release}"));
     let mut lines = vec![
         format!("{} in {}: {}", info.app, info.namespace, coloured(info.condition.as_str())),
-        format!("  {release}, {} of {} ready", info.ready, count(info.replicas.into(), "replica")),
+        match info.global {
+            true => format!(
+                "  {release}, {}/{} global: one on each node that may have it",
+                info.ready, info.replicas
+            ),
+            false => {
+                format!("  {release}, {} of {} ready", info.ready, count(info.replicas.into(), "replica"))
+            }
+        },
     ];
     lines.extend(info.scaling.as_ref().map(scaling_line));
     lines.extend(info.urls.iter().map(|url| format!("  {url}")));
@@ -197,6 +205,7 @@ mod tests {
             condition: AppCondition::Degraded,
             reason: reason.clone(),
             release: Some(3),
+            global: false,
             replicas: 2,
             ready: 1,
             scaling: Some(ScalingInfo { min: 0, max: 20, concurrency: 50, open: 61.5, waiting: 2 }),

@@ -26,13 +26,8 @@ pub(super) struct CommonSettings {
 /// `ends`: others wait for the end of the service.
 pub(super) fn common(one: &One<'_>, ends: bool, sink: &mut Sink) -> CommonSettings {
     let deploy = &one.settings.deploy;
-    if let Some(mode) = deploy.mode.as_deref().filter(|mode| *mode != "replicated") {
-        let message = match mode {
-            "global" => {
-                "an app has a number of instances, and not one for each node; write `replicas`, and `max_replicas_per_node: 1`"
-            }
-            _ => "an app is not a job; run it with `wharf job run`, or declare a schedule",
-        };
+    if let Some(mode) = deploy.mode.as_deref().filter(|mode| !matches!(*mode, "replicated" | "global")) {
+        let message = "an app is not a job; run it with `wharf job run`, or declare a schedule";
         sink.problem(one.place("deploy.mode"), format!("`{mode}`: {message}"));
     }
     let stop = one.settings.stop_grace_period.map_or_else(StopSpec::default, |drain| StopSpec { drain });
@@ -80,9 +75,20 @@ fn scale(one: &One<'_>, sink: &mut Sink) -> Option<ScaleSpec> {
     if range.is_some() && fixed.is_some() {
         sink.problem(one.place("x-wharf.scale"), "`replicas` says how many as well; write one of the two");
     }
+    let is_global = is_global(one);
+    if is_global && (fixed.is_some() || range.is_some()) {
+        let place = if range.is_some() { one.place("x-wharf.scale") } else { place };
+        sink.problem(place, "a service of `mode: global` has one instance on every node, and no number; leave one of the two out");
+    }
     let singleton = settings.wharf.get("singleton").and_then(serde_json::Value::as_bool).unwrap_or_default();
     let replicas = range.or(fixed.map(Replicas::Fixed));
+    let replicas = if is_global { Some(Replicas::GLOBAL) } else { replicas };
     (replicas.is_some() || singleton).then(|| ScaleSpec { replicas: replicas.unwrap_or_default(), singleton })
+}
+
+/// Whether it runs on every node that its constraints allow.
+fn is_global(one: &One<'_>) -> bool {
+    one.settings.deploy.mode.as_deref() == Some("global")
 }
 
 fn reserve(one: &One<'_>, sink: &mut Sink) -> ReserveSpec {
@@ -310,6 +316,12 @@ fn placement(one: &One<'_>, sink: &mut Sink) -> PlacementSpec {
         let place = at("preferences", index);
         let spread = &preference.spread;
         match label_of(spread) {
+            Some(_) if is_global(one) => {
+                sink.notice(
+                    &place,
+                    "a service of `mode: global` is on every node, so there is nothing to spread",
+                );
+            }
             Some(label) => spec.spread.push(label.to_owned()),
             None => {
                 let message = format!(
@@ -325,6 +337,10 @@ fn placement(one: &One<'_>, sink: &mut Sink) -> PlacementSpec {
         .max_replicas_per_node
         .and_then(|most| whole(most, "max_replicas_per_node", place, sink))
         .filter(|most| *most > 0);
+    if spec.max_per_node.is_some() && is_global(one) {
+        sink.problem(place, "a service of `mode: global` has one instance on every node; leave it out");
+        spec.max_per_node = None;
+    }
     if one.kinds.get(one.service) == Some(&Kind::Container)
         && let Some(platform) = &one.settings.platform
     {

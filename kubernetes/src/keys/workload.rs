@@ -1,4 +1,4 @@
-//! Deployments and StatefulSets, but for their pods.
+//! Deployments, StatefulSets and DaemonSets, but for their pods.
 
 use wharf_compose::keys::Key;
 use wharf_compose::keys::Kind::{Any, Bool, Int, List, Table, Text, TextTable, Word};
@@ -53,5 +53,21 @@ pub(super) const STATEFUL_SET: &[Key] = &[
     Key::new("spec.ordinals", Any).both(Refused("instances have no numbers of their own; leave it out")),
     Key::new("spec.volumeClaimTemplates", List),
     Key::new("spec.volumeClaimTemplates.*", Table),
+    Key::new("spec.template", Table),
+];
+
+pub(super) const DAEMON_SET: &[Key] = &[
+    Key::new("spec", Table),
+    Key::new("spec.selector", Table),
+    Key::new("spec.selector.matchLabels", TextTable),
+    Key::new("spec.selector.matchExpressions", List),
+    Key::new("spec.selector.matchExpressions.*", Any),
+    Key::new("spec.updateStrategy", Table),
+    Key::new("spec.updateStrategy.type", Word(&["RollingUpdate", "OnDelete"])),
+    Key::new("spec.updateStrategy.rollingUpdate", Table),
+    Key::new("spec.updateStrategy.rollingUpdate.maxSurge", Text),
+    Key::new("spec.updateStrategy.rollingUpdate.maxUnavailable", Text),
+    Key::new("spec.minReadySeconds", Int),
+    Key::new("spec.revisionHistoryLimit", Int).both(HISTORY),
     Key::new("spec.template", Table),
 ];

@@ -137,7 +137,8 @@ pub(super) async fn make_release(
         created_at: asked.now,
     };
     store::release::create(conn, &release).await?;
-    store::quota::put_demand(conn, release.id, quota::demand(&release.spec, world)).await?;
+    let demand = quota::demand_among_nodes(conn, &release.spec, world).await?;
+    store::quota::put_demand(conn, release.id, demand).await?;
     for pinned in new.secrets.values() {
         store::secret::pin(conn, release.id, pinned.id).await?;
     }

@@ -13,6 +13,7 @@ use super::{Result, artifact_of, commit, problem};
 use crate::audit;
 use crate::context::Context;
 use crate::plan::reservation_bytes;
+use crate::plan::scheduler::Cluster;
 use crate::quota;
 use crate::store::quota::Demand;
 use crate::store::{self, Conn};
@@ -78,7 +79,8 @@ async fn used(conn: &mut Conn, id: NamespaceId) -> Result<QuotaUsed> {
     for release in store::quota::without_demand(conn, id).await? {
         if let Some(release) = store::release::get(conn, release).await? {
             let world = artifact_of(conn, &release).await?.world.with(&release.spec);
-            store::quota::put_demand(conn, release.id, demand(&release.spec, world)).await?;
+            let demand = demand_among_nodes(conn, &release.spec, world).await?;
+            store::quota::put_demand(conn, release.id, demand).await?;
         }
     }
     Ok(store::quota::used(conn, id).await?)
@@ -108,9 +110,27 @@ pub(super) fn demand(spec: &AppSpec, world: World) -> Demand {
     Demand {
         replicas: spec.scale.replicas.first(),
         range: spec.scale.replicas.range().map(|range| (range.min, range.max)),
+        nodes: None,
         memory_bytes: reservation_bytes(spec, world),
         cpu_millis: spec.reserve.cpu.map_or(0, |cpu| cpu.as_millis()),
     }
+}
+
+/// The same of what may run on every node: as many instances as there are nodes for it now.
+pub(super) async fn demand_among_nodes(conn: &mut Conn, spec: &AppSpec, world: World) -> Result<Demand> {
+    let demand = demand(spec, world);
+    if !spec.is_global() {
+        return Ok(demand);
+    }
+    let mut cluster = Cluster::default();
+    for (id, mut registration, settings) in store::node::list(conn).await? {
+        if !settings.draining {
+            registration.labels.extend(settings.labels);
+            cluster.set_node(id, &registration, true);
+        }
+    }
+    let nodes = cluster.allowed(&spec.placement, world.is_container()).len();
+    Ok(Demand { nodes: Some(u32::try_from(nodes).unwrap_or(u32::MAX)), ..demand })
 }
 
 pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<QuotaInfo> {

@@ -18,7 +18,8 @@ use crate::view::{self, Loaded};
 
 /// Makes the volumes of a release that is about to be rolled out, as far as the app has not got them.
 pub(super) async fn claim(conn: &mut Conn, app: &App, spec: &AppSpec, now: Timestamp) -> Result<()> {
-    if let Some(replicas) = app.scaled_to {
+    // What `scale` has set says nothing while the app runs on every node, and stands again when it has a number.
+    if let Some(replicas) = app.scaled_to.filter(|_| !spec.is_global()) {
         spec.validate_replicas("`wharf scale`", replicas).map_err(invalid_spec)?;
     }
     for volume in &spec.volumes {

@@ -3,7 +3,7 @@
 use wharf_types::node::{Reason, ReasonKind};
 use wharf_types::state::{AppCondition, Health, InstanceState, Wanted};
 
-use super::{AppView, InstanceView, Unplaced};
+use super::{AppView, InstanceView, ReleaseView, Unplaced};
 
 /// Replacements within the supervisor's memory from which on failing is a habit.
 const CRASH_LOOP_RESTARTS: u32 = 2;
@@ -14,13 +14,17 @@ pub fn condition(app: &AppView) -> (AppCondition, Option<Reason>) {
     let looping = crash_looping(app);
     let word = if app.is_asleep() {
         AppCondition::Asleep
-    } else if app.deleting || app.stopped.is_some() || app.replicas() == 0 || has_ended(app) {
+    } else if app.deleting
+        || app.stopped.is_some()
+        || (app.replicas() == 0 && !app.is_global())
+        || has_ended(app)
+    {
         AppCondition::Stopped
     } else if app.is_rolling_out() {
         AppCondition::Deploying
     } else if looping.is_some() {
         AppCondition::CrashLooping
-    } else if ready == app.replicas() {
+    } else if ready == app.replicas() && ready > 0 {
         AppCondition::Running
     } else if ready == 0 {
         AppCondition::Down
@@ -59,7 +63,14 @@ pub fn explain(
         | AppCondition::Degraded
         | AppCondition::CrashLooping
         | AppCondition::Down => {
-            if let Some(first) = unplaced.first() {
+            if let Some(none) = unplaced.first().filter(|_| app.is_global() && app.replicas() == 0) {
+                because
+                    .push(format!("It runs on every node that may have it, and none may: {}.", none.message));
+                advice.push(
+                    "Change `placement.constraints` or the labels of nodes: it starts on each node that comes to meet them."
+                        .to_owned(),
+                );
+            } else if let Some(first) = unplaced.first() {
                 let wait = if unplaced.len() == 1 { "waits" } else { "wait" };
                 because.push(format!(
                     "{} of its slots {wait} for a node: {}.",
@@ -133,12 +144,16 @@ fn describe(app: &AppView, word: AppCondition) -> String {
         AppCondition::Down if app.target.is_none() => {
             "No release of it is in service: the first one failed, or none was deployed yet.".to_owned()
         }
+        AppCondition::Down if app.is_global() && replicas == 0 => "There is no node for it.".to_owned(),
         AppCondition::Degraded | AppCondition::Down => format!("{ready} of {replicas} slots are ready."),
     }
 }
 
 /// What decides how many slots there are, where that is not a user.
 fn scaling(app: &AppView) -> Option<String> {
+    if app.is_global() && app.replicas() > 0 {
+        return Some("It runs once on every node that its constraints allow.".to_owned());
+    }
     let range = app.range()?;
     let most = if app.replicas() == range.max { ", and it has as many as it may" } else { "" };
     Some(format!(
@@ -208,13 +223,14 @@ fn advise(app: &AppView, kind: ReasonKind) -> String {
 
 /// Slots in which an instance serves, of whatever release.
 fn slots_ready(app: &AppView) -> u32 {
-    let mut ready = vec![false; app.replicas() as usize];
+    let mut ready = vec![false; app.slots_end() as usize];
     for release in [&app.target, &app.stable].into_iter().flatten() {
         for (slot, serves) in ready.iter_mut().zip(app.slots_served(release)) {
             *slot |= serves;
         }
     }
-    for instance in app.instances.iter().filter(|instance| instance.is_healthy()) {
+    let is_counted = |instance: &&InstanceView| instance.is_healthy() && app.is_slot(instance.slot);
+    for instance in app.instances.iter().filter(is_counted) {
         if let Some(slot) = ready.get_mut(instance.slot as usize) {
             *slot = true;
         }
@@ -228,7 +244,11 @@ fn count(slots: &[bool]) -> u32 {
 
 /// Whether the app is a command that is done: it is ready in every slot, yet nothing runs.
 fn has_ended(app: &AppView) -> bool {
-    app.target.as_ref().is_some_and(|target| app.slots_ready(target).iter().all(|ready| *ready))
+    let is_done = |target: &ReleaseView| {
+        let ready = app.slots_ready(target);
+        app.replicas() > 0 && app.slot_numbers().all(|slot| ready[slot as usize])
+    };
+    app.target.as_ref().is_some_and(|target| is_done(target))
         && !app.instances.iter().any(InstanceView::is_wanted)
 }
 
@@ -290,7 +310,7 @@ fn given_up(app: &AppView) -> Vec<u32> {
         .filter(|instance| instance.own_failure().is_some() && !instance.replaced)
         .filter(|failed| {
             let newer = |other: &InstanceView| other.slot == failed.slot && other.age() > failed.age();
-            failed.slot < app.replicas() && !app.instances.iter().any(newer)
+            app.is_in_use(failed) && !app.instances.iter().any(newer)
         })
         .map(InstanceView::slot_number)
         .collect();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use wharf_types::declare::change::{Action, Change, FieldChange, field_changes};
 use wharf_types::declare::{AppResource, Resource, ResourceId};
-use wharf_types::spec::{AppSpec, ScaleSpec};
+use wharf_types::spec::{AppSpec, Replicas, ScaleSpec};
 use wharf_types::{AppId, AppName, Digest, NamespaceId, NamespaceName, ReleaseId, SetName};
 
 /// What is there, as far as the resources concern it.
@@ -109,8 +109,8 @@ fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>) -> Planned
         None => (true, false),
     };
     let own = is.release.as_ref().map(|release| &release.spec.scale);
-    // A range is the release's: unless it has this one, it takes another release to get to it, or away from it.
-    let is_number = |scale: &ScaleSpec| scale.replicas.range().is_none();
+    // A range is the release's, and so is one on every node: unless it has this one, it takes another release to get to it, or away from it.
+    let is_number = |scale: &ScaleSpec| matches!(scale.replicas, Replicas::Fixed(_));
     let of_release = scaled
         && own.is_some_and(|own| *own != app.spec.scale && !(is_number(own) && is_number(&app.spec.scale)));
     let mut step = if released || of_release {
@@ -144,7 +144,7 @@ fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>) -> Planned
 /// What decides how many instances there are.
 fn effective_scale(scaled_to: Option<u32>, release: &LiveRelease) -> ScaleSpec {
     let scale = release.spec.scale.clone();
-    match scaled_to {
+    match scaled_to.filter(|_| !release.spec.is_global()) {
         Some(replicas) => ScaleSpec { replicas: replicas.into(), ..scale },
         None => scale,
     }

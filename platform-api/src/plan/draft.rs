@@ -99,6 +99,7 @@ impl AppView {
                 routed: false,
                 moves: false,
             }),
+            Change::SetPlaces { places } => self.places = places.clone(),
             Change::PlaceVolume { volume, node } => {
                 if let Some(volume) = self.volumes.iter_mut().find(|known| known.id == *volume) {
                     volume.node = volume.node.or(Some(*node));

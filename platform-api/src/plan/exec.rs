@@ -60,7 +60,7 @@ fn in_slot(view: &AppView, slot: u32) -> Result<&InstanceView, Problem> {
         return Ok(newest);
     }
     let slots = view.replicas();
-    Err(if slot > slots {
+    Err(if !slot.checked_sub(1).is_some_and(|slot| view.is_slot(slot)) {
         let detail =
             format!("the app `{name}` has no slot {slot}: it has {slots}; `wharf status {name}` lists them");
         Problem::new(ProblemCode::NotFound, detail)

@@ -17,7 +17,7 @@ use wharf_types::{
 use super::ids::CountingIds;
 use super::scheduler::Cluster;
 use super::view::after;
-use super::{AppView, Change, Changes, InstanceView, ReleaseView, RolloutView, VolumeView, plan};
+use super::{AppView, Change, Changes, InstanceView, Places, ReleaseView, RolloutView, VolumeView, plan};
 
 pub(super) const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -39,6 +39,7 @@ pub(super) struct Fixture {
     volumes: Vec<VolumeSpec>,
     singleton: bool,
     range: Option<ReplicaRange>,
+    global: bool,
     last_id: u128,
 }
 
@@ -75,6 +76,7 @@ impl Fixture {
             stopped: None,
             scaled_to: Some(replicas),
             autoscaled_to: None,
+            places: Places::default(),
             target: None,
             stable: None,
             latest: None,
@@ -93,6 +95,7 @@ impl Fixture {
             volumes: Vec::new(),
             singleton: false,
             range: None,
+            global: false,
             last_id: 1 << 64,
         }
     }
@@ -114,6 +117,12 @@ impl Fixture {
     pub(super) fn ask_for_range(&mut self, min: u32, max: u32) {
         let (window, sleep_after) = (Span::from_secs(60), None);
         self.range = Some(ReplicaRange { min, max, concurrency: 10, window, sleep_after });
+        self.app.scaled_to = None;
+    }
+
+    /// Has every release that is made from now on run on every node, or not.
+    pub(super) fn ask_for_every_node(&mut self, global: bool) {
+        self.global = global;
         self.app.scaled_to = None;
     }
 
@@ -194,12 +203,13 @@ impl Fixture {
     }
 
     pub(super) fn deploy_with(&mut self, number: u64, edit: impl FnOnce(&mut ReleaseView)) {
-        let range = self.range.clone();
+        let replicas = self.range.clone().map(Replicas::Range);
+        let replicas = replicas.or(self.global.then_some(Replicas::GLOBAL));
         self.app.target = Some(self.release(number, |release| {
             edit(release);
-            if let Some(range) = range {
+            if let Some(replicas) = replicas {
                 let mut spec = (*release.spec).clone();
-                spec.scale.replicas = Replicas::Range(range);
+                spec.scale.replicas = replicas;
                 release.spec = spec.into();
             }
         }));
@@ -334,7 +344,7 @@ impl Fixture {
                     let known = self.app.instances.iter().find(|known| known.id == *instance).unwrap();
                     assert!(known.wanted < *wanted, "wanted only grows");
                 }
-                Change::CreateInstance { node, release, .. } => {
+                Change::CreateInstance { node, release, slot, .. } => {
                     let memory = self.app.release(*release).unwrap().reservation_bytes();
                     let node = self.nodes.iter_mut().find(|known| known.id == *node).unwrap();
                     let free = node.memory_free_bytes.checked_sub(memory);
@@ -344,6 +354,8 @@ impl Fixture {
                     assert!(!self.app.waits_for_a_writer(target), "there are never two writers");
                     let home = self.app.home(target);
                     assert!(home.is_none_or(|home| home == node.id), "an app goes to its volumes");
+                    let own = self.app.node_of(target, *slot);
+                    assert!(own.is_none_or(|own| own == node.id), "an instance goes to the node of its slot");
                 }
                 _ => {}
             }

@@ -18,7 +18,7 @@ use wharf_types::{ReleaseId, Timestamp};
 
 use super::draft::Draft;
 use super::view::after;
-use super::{AppView, Change, InstanceView, ReleaseView, RolloutView};
+use super::{AppView, Change, InstanceView, ReleaseView, RolloutView, places};
 pub(crate) use waiting::waits;
 
 /// Where an app goes whose rollout failed.
@@ -33,7 +33,13 @@ enum WayBack {
 
 /// Takes every step that is due.
 pub(super) fn advance(draft: &mut Draft<'_>) {
-    while !draft.is_blind() && step(draft) {}
+    while !draft.is_blind() {
+        // Each step may have changed whose constraints count.
+        places::settle(draft);
+        if !step(draft) {
+            break;
+        }
+    }
 }
 
 /// Takes one step and says whether there may be another.
@@ -86,7 +92,9 @@ fn try_out(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -
         if let Some(slot) = (0..of_trial).find(|slot| has_failed(rollout, *slot)) {
             return without_trial(draft, rollout, target, slot);
         }
-        if draft.app.slots_routed(target).iter().take(of_trial).all(|routed| *routed) {
+        let routed = draft.app.slots_routed(target);
+        let of_target = |slot: &usize| draft.app.has_slot(target, *slot);
+        if (0..routed.len()).take(of_trial).filter(of_target).all(|slot| routed[slot]) {
             draft.push(Change::BeginTrial { rollout: rollout.id, before: rollout.requests.clone() });
             let message = format!(
                 "release {} gets {} of the requests for {}",
@@ -146,13 +154,15 @@ fn run(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> bo
     // Whoever is told that the release serves may send a request at once, so every ingress must know the way by then.
     let routed = draft.app.slots_routed(target);
     let is_done = |slot: usize, ready: bool| {
-        (ready && (routed[slot] || !target.is_routed())) || (!ready && has_failed(rollout, slot))
+        (ready && (routed[slot] || !target.is_routed()))
+            || (!ready && has_failed(rollout, slot))
+            || !draft.app.has_slot(target, slot)
     };
     if ready.iter().enumerate().all(|(slot, ready)| is_done(slot, *ready)) {
-        if ready.is_empty() || ready.contains(&true) {
+        if draft.app.replicas() == 0 || ready.contains(&true) {
             return serve(draft, rollout, target);
         }
-        let message = format!("not one of {} instances came into service", ready.len());
+        let message = format!("not one of {} instances came into service", draft.app.replicas());
         return go_back(draft, rollout, target, Reason { kind: ReasonKind::Probe, message });
     }
     overdue(draft, rollout, target, progressed_at)
@@ -232,6 +242,9 @@ fn serve(draft: &mut Draft<'_>, rollout: &RolloutView, target: &ReleaseView) -> 
     draft.push(Change::SetServed { release: target.id, served: true });
     if rollout.automatic {
         draft.event("rollout.rolled_back", format!("release {} serves again", target.number));
+    } else if target.spec.is_global() && draft.app.replicas() == 0 {
+        let message = format!("release {} is global, and there is no node that may run it", target.number);
+        draft.event("rollout.serving", message);
     } else {
         draft.event("rollout.serving", format!("every slot serves release {}", target.number));
     }

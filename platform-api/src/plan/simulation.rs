@@ -331,7 +331,7 @@ impl Simulation {
             let failed = app.rollout.as_ref().map(|rollout| rollout.failed_slots.clone()).unwrap_or_default();
             let routed = app.slots_routed(target);
             assert!(
-                (0..).zip(&routed).all(|(slot, routed)| *routed || failed.contains(&slot)),
+                app.slot_numbers().all(|slot| routed[slot as usize] || failed.contains(&slot)),
                 "it is said to serve before the ingresses know the way"
             );
         }
@@ -351,6 +351,23 @@ impl Simulation {
         let table = routes::build(1, std::slice::from_ref(app));
         assert!(table.routes.iter().all(|route| route.endpoints.len() == healthy));
         changes
+    }
+
+    /// No node is to have two of a global release, nor any that is for another.
+    fn check_one_on_each_node(&self) {
+        let app = &self.fixture.app;
+        let releases = [&app.target, &app.stable].into_iter().flatten();
+        for release in releases.filter(|release| release.spec.is_global()) {
+            let mut nodes = BTreeSet::new();
+            // A restart starts another beside the one that it replaces.
+            let own = app.instances.iter().filter(|it| app.is_current(it, release) && it.is_wanted());
+            for instance in own {
+                assert!(nodes.insert(instance.node), "two of a global release on one node: {instance:?}");
+                // What is to make way is there until something else serves.
+                let is_counted = app.stopped.is_none() && app.is_slot(instance.slot);
+                assert!(!is_counted || app.is_in_place(instance, release), "not on its node: {instance:?}");
+            }
+        }
     }
 
     /// No more faults: everything that can get well does, time passes, and ingresses acknowledge.
@@ -394,7 +411,7 @@ fn check_service(app: &AppView, rollout: Option<&RolloutView>, served: &BTreeSet
     }
     let serves = served_slots(app.instances.iter());
     if app.stops_first(target) {
-        let of_app = |slots: &BTreeSet<u32>| slots.iter().filter(|slot| **slot < app.replicas()).count();
+        let of_app = |slots: &BTreeSet<u32>| slots.iter().filter(|slot| app.is_slot(**slot)).count();
         // A slot that was allowed to fail makes room for the next.
         let failed = app.rollout.as_ref().map_or(0, |rollout| rollout.failed_slots.len());
         let least = app.replicas().saturating_sub(app.dials(target).parallelism.of(app.replicas()));
@@ -406,7 +423,7 @@ fn check_service(app: &AppView, rollout: Option<&RolloutView>, served: &BTreeSet
     let ended = rollout.is_some() && app.rollout.is_none();
     let left = served
         .difference(&serves)
-        .find(|slot| **slot < app.replicas_kept() && !(ended && failed.contains(slot)));
+        .find(|slot| (app.is_slot(**slot) || app.keeps_slot(**slot)) && !(ended && failed.contains(slot)));
     assert_eq!(left, None, "a slot served, and the plan left nothing in it that does");
 }
 
@@ -440,7 +457,7 @@ fn check_pace(app: &AppView, before: &AppView, changes: &Changes) {
 /// How many slots have an instance beside the one that serves.
 fn doubled(app: &AppView) -> usize {
     let of_slot = |slot: u32| app.instances.iter().filter(|it| it.is_wanted() && it.slot == slot).count();
-    let counts: Vec<usize> = (0..app.replicas_kept()).map(of_slot).collect();
+    let counts: Vec<usize> = (0..app.slots_kept()).map(of_slot).collect();
     counts.into_iter().filter(|count| *count > 1).count()
 }
 

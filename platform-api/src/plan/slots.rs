@@ -94,6 +94,8 @@ struct Slot {
     keeps_both: bool,
     /// Whether the target release has no use for the slot: what is in it goes when the rollout has come through.
     is_leaving: bool,
+    /// Whether nothing may be in it: a global app has no node for it.
+    is_gone: bool,
 }
 
 impl Slot {
@@ -109,9 +111,13 @@ impl Slot {
 }
 
 fn slots(now: Timestamp, app: &AppView, target: &ReleaseView) -> Vec<Slot> {
-    let serves = app.slots_ready(target).into_iter();
-    let mut slots: Vec<Slot> = serves.map(|serves| Slot { serves, ..Slot::default() }).collect();
-    slots.resize(app.replicas_kept() as usize, Slot { is_leaving: true, ..Slot::default() });
+    let ready = app.slots_ready(target);
+    let slot = |number: u32| {
+        let is_leaving = !app.has_slot(target, number as usize);
+        let serves = !is_leaving && ready[number as usize];
+        Slot { serves, is_leaving, is_gone: is_leaving && !app.keeps_slot(number), ..Slot::default() }
+    };
+    let mut slots: Vec<Slot> = (0..app.slots_kept()).map(slot).collect();
     // Whoever is nearest to serving stays; among equals the oldest, which has proved itself longest.
     let rank = |index: &usize| {
         let instance = &app.instances[*index];
@@ -123,7 +129,7 @@ fn slots(now: Timestamp, app: &AppView, target: &ReleaseView) -> Vec<Slot> {
         )
     };
     for (index, instance) in app.instances.iter().enumerate() {
-        let Some(slot) = slots.get_mut(instance.slot as usize) else { continue };
+        let Some(slot) = slots.get_mut(instance.slot as usize).filter(|slot| !slot.is_gone) else { continue };
         let is_target = app.is_current(instance, target);
         // The release may have taken the slot over while its number was larger: then nothing else serves there.
         if is_target && slot.is_leaving && !instance.is_healthy() {
@@ -138,6 +144,7 @@ fn slots(now: Timestamp, app: &AppView, target: &ReleaseView) -> Vec<Slot> {
             && instance.wanted == Wanted::Run
             && instance.state.is_final()
             && !instance.replaced
+            && app.is_in_place(instance, target)
         {
             slot.ended =
                 slot.ended.into_iter().chain([index]).max_by_key(|index| app.instances[*index].age());
@@ -216,6 +223,13 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
         return;
     }
     create(draft, target, missing.slots);
+    if target.spec.is_global() && draft.app.replicas() == 0 {
+        let asked = Asked::of(&draft.app, target);
+        let refusal = draft.cluster.round(draft.app.id, asked.ask(target)).place().err();
+        if let Some(message) = refusal.map(|refusal| refusal.to_string()) {
+            draft.unplaced(Unplaced { slot: 0, message });
+        }
+    }
 }
 
 /// Creates an instance of a release in each of these slots, as far as there is room.
@@ -289,6 +303,10 @@ fn place(draft: &mut Draft<'_>, target: &ReleaseView, slots: Vec<u32>) -> Placin
     let mut round = draft.cluster.round(draft.app.id, asked.ask(target));
     let mut outcomes = Vec::new();
     for slot in slots {
+        let node = draft.app.node_of(target, slot);
+        if let Some(node) = node {
+            round.bind(node);
+        }
         let placed = round.place();
         if let (Ok(Placed::On(node) | Placed::After(node, _)), false) =
             (&placed, target.spec.volumes.is_empty())
@@ -296,9 +314,24 @@ fn place(draft: &mut Draft<'_>, target: &ReleaseView, slots: Vec<u32>) -> Placin
             // The volumes will be where the first instance is, and the others go to them.
             round.pin(*node);
         }
-        outcomes.push((slot, placed.map_err(|refusal| refusal.to_string())));
+        let placed = placed.map_err(|refusal| match node {
+            Some(_) => with_way_out(&draft.app, target, slot, &refusal),
+            None => refusal.to_string(),
+        });
+        outcomes.push((slot, placed));
     }
     Placing { outcomes, claims: round.claims().to_vec() }
+}
+
+/// Why the node of a slot cannot take its instance. Where the release before has one there, that one's room may be what is lacking.
+fn with_way_out(app: &AppView, target: &ReleaseView, slot: u32, refusal: &str) -> String {
+    let is_before = |it: &InstanceView| it.slot == slot && it.is_wanted() && it.release != target.id;
+    match app.instances.iter().any(is_before) {
+        true => format!(
+            "{refusal}; with `update.order = \"stop-first\"` the instance of the release before leaves it first"
+        ),
+        false => refusal.to_owned(),
+    }
 }
 
 /// The slots that should get an instance now.
@@ -362,7 +395,8 @@ fn held(now: Timestamp, app: &AppView, stable: &ReleaseView, slots: &[Slot]) -> 
     if app.waits_for_a_writer(stable) {
         return missing;
     }
-    for (number, slot) in (0..app.replicas_of(stable)).zip(slots) {
+    let of_stable = |(number, _): &(u32, &Slot)| app.has_slot(stable, *number as usize);
+    for (number, slot) in (0..).zip(slots).filter(of_stable) {
         let has_moved = !app.is_on_trial() && (slot.current.is_some() || slot.serves);
         if slot.old.is_some() || has_moved || slot.drains {
             continue;
@@ -371,6 +405,7 @@ fn held(now: Timestamp, app: &AppView, stable: &ReleaseView, slots: &[Slot]) -> 
             .instances
             .iter()
             .filter(|instance| instance.release == stable.id && instance.slot == number)
+            .filter(|instance| app.is_in_place(instance, stable))
             .filter(|instance| {
                 instance.wanted == Wanted::Run && instance.state.is_final() && !instance.replaced
             })

@@ -10,7 +10,7 @@ use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{InstanceId, NodeId, ReleaseId, Timestamp};
 
-use super::{AppView, InstanceView, ReleaseView, RolloutView};
+use super::{AppView, InstanceView, Place, ReleaseView, RolloutView};
 
 impl AppView {
     /// A release that the view holds.
@@ -26,30 +26,121 @@ impl AppView {
 
     /// The number of slots.
     pub fn replicas(&self) -> u32 {
-        let release = self.target.as_ref().or(self.stable.as_ref()).or(self.latest.as_ref());
-        release.map_or_else(|| self.scaled_to.unwrap_or(0), |release| self.replicas_of(release))
+        self.counted_release()
+            .map_or_else(|| self.scaled_to.unwrap_or(0), |release| self.replicas_of(release))
     }
 
-    /// The number of slots in which an instance of the release before may serve. Until the new release has proved itself, a
+    /// The release that says how many slots there are.
+    fn counted_release(&self) -> Option<&Arc<ReleaseView>> {
+        self.target.as_ref().or(self.stable.as_ref()).or(self.latest.as_ref())
+    }
+
+    /// Whether it is to run on every node that may have it.
+    pub(crate) fn is_global(&self) -> bool {
+        self.counted_release().is_some_and(|release| release.spec.is_global())
+    }
+
+    /// One more than the number of the last slot. In between, slots of a global app may be missing.
+    pub(crate) fn slots_end(&self) -> u32 {
+        self.counted_release().map_or_else(|| self.replicas(), |release| self.slots_end_of(release))
+    }
+
+    fn slots_end_of(&self, release: &ReleaseView) -> u32 {
+        if !release.spec.is_global() {
+            return self.replicas_of(release);
+        }
+        let end = self.places.slots.iter().rposition(|place| self.is_of(*place, release));
+        end.map_or(0, |last| u32::try_from(last + 1).unwrap_or(u32::MAX))
+    }
+
+    /// Whether a release has the slot.
+    pub(crate) fn has_slot(&self, release: &ReleaseView, slot: usize) -> bool {
+        match release.spec.is_global() {
+            true => self.places.slots.get(slot).is_some_and(|place| self.is_of(*place, release)),
+            false => slot < self.replicas_of(release) as usize,
+        }
+    }
+
+    /// The numbers of the slots.
+    pub fn slot_numbers(&self) -> impl Iterator<Item = u32> {
+        (0..self.slots_end()).filter(|slot| self.is_slot(*slot))
+    }
+
+    /// Whether there is such a slot now.
+    pub fn is_slot(&self, slot: u32) -> bool {
+        let has = |release: &Arc<ReleaseView>| self.has_slot(release, slot as usize);
+        slot < self.slots_end() && self.counted_release().is_none_or(has)
+    }
+
+    fn is_of(&self, place: Option<Place>, release: &ReleaseView) -> bool {
+        let is_target = self.target.as_ref().is_none_or(|target| target.id == release.id);
+        let is_stable = !is_target && self.stable.as_ref().is_some_and(|stable| stable.id == release.id);
+        place.is_some_and(|place| if is_stable { place.stable } else { place.target })
+    }
+
+    /// The node on which an instance of the release in the slot has to be. None: anywhere.
+    pub(crate) fn node_of(&self, release: &ReleaseView, slot: u32) -> Option<NodeId> {
+        let place = self.places.at(slot).filter(|_| release.spec.is_global());
+        place.map(|place| place.node)
+    }
+
+    /// Whether an instance of the release is where its slot is.
+    pub(crate) fn is_in_place(&self, instance: &InstanceView, release: &ReleaseView) -> bool {
+        !release.spec.is_global() || instance.node == self.node_of(release, instance.slot)
+    }
+
+    /// The same, and the release has that slot.
+    pub(crate) fn is_in_slot(&self, instance: &InstanceView, release: &ReleaseView) -> bool {
+        self.has_slot(release, instance.slot as usize) && self.is_in_place(instance, release)
+    }
+
+    /// Whether the slot, by whatever instance, is one that the app has now.
+    pub(crate) fn is_in_use(&self, instance: &InstanceView) -> bool {
+        self.counted_release().is_some_and(|release| self.is_in_slot(instance, release))
+    }
+
+    /// One more than the last slot in which an instance of the release before may serve. Until the new release has proved itself, a
     /// smaller number of its own takes nothing away, so that going back finds every slot served. Where a release in between never came
     /// through, its instances may be all that serves.
-    pub(crate) fn replicas_kept(&self) -> u32 {
-        if self.scaled_to.is_some() || !self.is_rolling_out() {
-            return self.replicas();
+    pub(crate) fn slots_kept(&self) -> u32 {
+        if !self.keeps_others() {
+            return self.slots_end();
         }
-        let before = self.stable.as_ref().map_or(0, |stable| self.replicas_of(stable));
-        let between =
-            self.instances.iter().filter(|it| it.is_healthy() && self.release(it.release).is_none());
-        let served = between.map(InstanceView::slot_number).max().unwrap_or(0);
-        self.replicas().max(before).max(served)
+        let before = self.stable.as_ref().map_or(0, |stable| self.slots_end_of(stable));
+        let served = self.in_between().map(InstanceView::slot_number).max().unwrap_or(0);
+        self.slots_end().max(before).max(served)
+    }
+
+    /// Whether this slot is one of those that are kept, and not the target's.
+    pub(crate) fn keeps_slot(&self, slot: u32) -> bool {
+        let has_global =
+            [&self.target, &self.stable].into_iter().flatten().any(|release| release.spec.is_global());
+        let of_stable = || self.stable.as_ref().is_some_and(|stable| self.has_slot(stable, slot as usize));
+        let serves = |it: &InstanceView| it.slot == slot || (!has_global && it.slot > slot);
+        self.keeps_others() && (of_stable() || self.in_between().any(serves))
+    }
+
+    /// Whether slots that the target has no use for are kept.
+    fn keeps_others(&self) -> bool {
+        (self.scaled_to.is_none() || self.is_global()) && self.is_rolling_out()
+    }
+
+    /// What serves of releases between the stable one and the target.
+    fn in_between(&self) -> impl Iterator<Item = &InstanceView> {
+        self.instances.iter().filter(|it| it.is_healthy() && self.release(it.release).is_none())
     }
 
     /// The number of slots that a release has.
     pub(crate) fn replicas_of(&self, release: &ReleaseView) -> u32 {
+        if release.spec.is_global() {
+            let of_release = self.places.slots.iter().filter(|place| self.is_of(**place, release));
+            return u32::try_from(of_release.count()).unwrap_or(u32::MAX);
+        }
         if let Some(replicas) = self.scaled_to {
             return replicas;
         }
         match &release.spec.scale.replicas {
+            Replicas::Global(_) => 0,
             Replicas::Fixed(replicas) => *replicas,
             replicas @ Replicas::Range(range) => {
                 // A rollout needs an instance to prove the release with, also where nobody asks for it.
@@ -123,7 +214,7 @@ impl AppView {
         self.instances.iter().any(|instance| in_the_way(instance) && self.excludes(target, instance))
     }
 
-    /// Which of the slots `0..replicas` `release` serves, or has completed, by instances that are to stay.
+    /// Which of the slots `0..slots_end` `release` serves, or has completed, by instances that are to stay.
     pub(crate) fn slots_ready(&self, release: &ReleaseView) -> Vec<bool> {
         self.slots_where(|instance| self.is_current(instance, release) && self.serves(instance, release))
     }
@@ -131,7 +222,10 @@ impl AppView {
     /// Of these the slots that every ingress knows the way to.
     pub(crate) fn slots_routed(&self, release: &ReleaseView) -> Vec<bool> {
         self.slots_where(|instance| {
-            instance.routed && self.is_current(instance, release) && instance.is_ready_for(release)
+            instance.routed
+                && self.is_current(instance, release)
+                && instance.is_ready_for(release)
+                && self.is_in_place(instance, release)
         })
     }
 
@@ -141,9 +235,10 @@ impl AppView {
     }
 
     fn slots_where(&self, serves: impl Fn(&InstanceView) -> bool) -> Vec<bool> {
-        let mut slots = vec![false; self.replicas() as usize];
+        let mut slots = vec![false; self.slots_end() as usize];
         for instance in &self.instances {
-            if let Some(slot) = slots.get_mut(instance.slot as usize) {
+            if let Some(slot) = slots.get_mut(instance.slot as usize).filter(|_| self.is_slot(instance.slot))
+            {
                 *slot |= serves(instance);
             }
         }
@@ -151,7 +246,8 @@ impl AppView {
     }
 
     fn serves(&self, instance: &InstanceView, release: &ReleaseView) -> bool {
-        instance.is_ready_for(release) || self.has_completed(instance, release)
+        (instance.is_ready_for(release) || self.has_completed(instance, release))
+            && self.is_in_place(instance, release)
     }
 
     /// Whether it is an instance that the slots are to end up with: of the release, not from before a restart of it, and where it may stay.
@@ -209,7 +305,8 @@ impl AppView {
     /// The number of slots, from the first on, in which the new release runs while it is on trial.
     pub(crate) fn trial_slots(&self, target: &ReleaseView) -> u32 {
         let share = target.spec.update.canary.as_ref().map_or(Ratio::default(), |canary| canary.share);
-        share.share_of(self.replicas()).clamp(1, self.replicas().max(1))
+        let count = share.share_of(self.replicas()).clamp(1, self.replicas().max(1));
+        self.slot_numbers().nth(count as usize - 1).map_or(count, |last| last + 1)
     }
 
     pub fn rollout_under_way(&self) -> Option<&RolloutView> {

@@ -79,6 +79,7 @@ async fn apply_one(
     match change {
         // Those are made together with their neighbours.
         Change::CreateInstance { .. } => {}
+        Change::SetPlaces { places } => store::app::set_places(conn, app, places).await?,
         Change::PlaceVolume { volume, node } => {
             store::volume::place(conn, *volume, *node).await?;
         }

@@ -59,8 +59,9 @@ impl Fleet {
         }
     }
 
-    /// Takes in what is known of the nodes; one that was given up does not exist for the planner.
-    pub fn observe(&mut self, nodes: &[NodeStatus]) {
+    /// Takes in what is known of the nodes; one that was given up does not exist for the planner. Returns whether one of them is another
+    /// than before in what constraints ask for.
+    pub fn observe(&mut self, nodes: &[NodeStatus]) -> bool {
         let mut gone: HashSet<NodeId> = self.cluster.node_ids().collect();
         let places = nodes.iter().filter(|node| !node.given_up && !node.draining);
         let places = places.map(|node| (node.id, node.ready)).collect();
@@ -69,23 +70,28 @@ impl Fleet {
             self.rebalance.places_changed();
         }
         self.draining = nodes.iter().filter(|node| node.draining).map(|node| node.id).collect();
+        self.cluster.set_draining(self.draining.clone());
+        let mut differs = false;
         for node in nodes.iter().filter(|node| !node.given_up) {
             gone.remove(&node.id);
-            self.cluster.set_node(node.id, &node.registration, node.ready && !node.draining);
+            differs |= self.cluster.set_node(node.id, &node.registration, node.ready && !node.draining);
         }
         for node in gone {
             self.cluster.remove_node(node);
         }
         let lingering = nodes.iter().filter(|node| node.given_up && !node.released);
         self.cluster.set_lingering(lingering.map(|node| node.id).collect());
+        differs
     }
 
-    /// Fills in which instances are to go to other nodes. One with volumes stays where they are.
+    /// Fills in which instances are to go to other nodes. One with volumes stays where they are, and one of a global app is for its node
+    /// alone.
     pub fn mark_moving(&self, view: &mut AppView, releases: &HashMap<ReleaseId, Arc<ReleaseView>>) {
         for instance in &mut view.instances {
             let leaves = instance.node.is_some_and(|node| self.draining.contains(&node));
-            let is_bound =
-                releases.get(&instance.release).is_none_or(|release| !release.spec.volumes.is_empty());
+            let stays =
+                |release: &Arc<ReleaseView>| !release.spec.volumes.is_empty() || release.spec.is_global();
+            let is_bound = releases.get(&instance.release).is_none_or(stays);
             instance.moves = (leaves && !is_bound) || self.rebalance.moves(instance.id);
         }
     }

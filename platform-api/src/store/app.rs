@@ -8,6 +8,7 @@ use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, SetName
 use super::codec::{from_json, json, number, parse, parse_opt, time, time_opt};
 use super::query::{parameters, query, query_as, query_as_built};
 use super::{Conn, News, Result};
+use crate::plan::Places;
 
 /// What stands over, or behind, the variables of a release. None: there is no such variable.
 pub(crate) type EnvOverrides = BTreeMap<String, Option<String>>;
@@ -24,6 +25,8 @@ pub(crate) struct App {
     pub(crate) scaled_to: Option<u32>,
     /// The number that open requests have decided on last, where the release has a range.
     pub(crate) autoscaled_to: Option<u32>,
+    /// The nodes of its slots, where the release is global.
+    pub(crate) places: Places,
     /// What `env` set or took away, whatever a manifest says.
     pub(crate) env_overrides: EnvOverrides,
     pub(crate) last_release: u64,
@@ -46,6 +49,7 @@ struct Row {
     stopped_by: Option<String>,
     scaled_to: Option<i64>,
     autoscaled_to: Option<i64>,
+    places: Option<String>,
     env_overrides: String,
     last_release: i64,
     target_release: Option<String>,
@@ -68,6 +72,7 @@ impl TryFrom<Row> for App {
                 .map(|since| Stopped { since, by: row.stopped_by.unwrap_or_default() }),
             scaled_to: row.scaled_to.map(number).transpose()?,
             autoscaled_to: row.autoscaled_to.map(number).transpose()?,
+            places: places(row.places.as_deref())?,
             env_overrides: from_json(&row.env_overrides)?,
             last_release: number(row.last_release)?,
             target_release: parse_opt(row.target_release.as_deref())?,
@@ -83,12 +88,16 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT app.id, app.namespace AS namespace_id, namespace.name AS namespace, app.name, app.deleting, app.stopped_at,
-             app.stopped_by, app.scaled_to, app.autoscaled_to,
+             app.stopped_by, app.scaled_to, app.autoscaled_to, app.places,
              app.env_overrides, app.last_release, app.target_release, app.stable_release,
              app.applied_set, app.revision, app.updated_at FROM app JOIN namespace ON namespace.id = app.namespace ",
             $rest
         )
     };
+}
+
+pub(super) fn places(stored: Option<&str>) -> Result<Places> {
+    stored.map_or(Ok(Places::default()), from_json)
 }
 
 pub(crate) async fn create(
@@ -201,6 +210,15 @@ pub(crate) async fn next_release(conn: &mut Conn, id: AppId) -> Result<u64> {
             .fetch_one(conn)
             .await?;
     number(number_of_release)
+}
+
+pub(crate) async fn set_places(conn: &mut Conn, id: AppId, places: &Places) -> Result<()> {
+    query("UPDATE app SET places = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind((*places != Places::default()).then(|| json(places)))
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 pub(crate) async fn set_scale(conn: &mut Conn, id: AppId, scaled_to: Option<u32>) -> Result<()> {

@@ -14,6 +14,8 @@ pub(crate) struct Demand {
     pub(crate) replicas: u32,
     /// The fewest and the most, where open requests decide.
     pub(crate) range: Option<(u32, u32)>,
+    /// On how many nodes it could run when it was made, where it runs on each.
+    pub(crate) nodes: Option<u32>,
     pub(crate) memory_bytes: u64,
     pub(crate) cpu_millis: u32,
 }
@@ -77,8 +79,8 @@ pub(crate) async fn rates(conn: &mut Conn) -> Result<Vec<RateLimit>> {
 
 pub(crate) async fn put_demand(conn: &mut Conn, release: ReleaseId, demand: Demand) -> Result<()> {
     query(
-        "INSERT INTO release_demand (release, replicas, memory_bytes, cpu_millis, replicas_min, replicas_max)
-         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (release) DO NOTHING",
+        "INSERT INTO release_demand (release, replicas, memory_bytes, cpu_millis, replicas_min, replicas_max, nodes)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (release) DO NOTHING",
     )
     .bind(release.to_string())
     .bind(i64::from(demand.replicas))
@@ -86,6 +88,7 @@ pub(crate) async fn put_demand(conn: &mut Conn, release: ReleaseId, demand: Dema
     .bind(i64::from(demand.cpu_millis))
     .bind(demand.range.map(|(min, _)| i64::from(min)))
     .bind(demand.range.map(|(_, max)| i64::from(max)))
+    .bind(demand.nodes.map(i64::from))
     .execute(conn)
     .await?;
     Ok(())
@@ -103,14 +106,43 @@ pub(crate) async fn without_demand(conn: &mut Conn, namespace: NamespaceId) -> R
     rows.iter().map(|(id,)| parse(id)).collect()
 }
 
+#[derive(sqlx::FromRow)]
+struct OfApp {
+    scaled_to: Option<i64>,
+    autoscaled_to: Option<i64>,
+    places: Option<String>,
+    target_release: Option<String>,
+    replicas_min: Option<i64>,
+    replicas_max: Option<i64>,
+    replicas: Option<i64>,
+    memory_bytes: Option<i64>,
+    cpu_millis: Option<i64>,
+    nodes: Option<i64>,
+}
+
+impl OfApp {
+    /// How many instances count. None: nothing is to run.
+    fn instances(&self) -> Result<Option<i64>> {
+        let places = super::app::places(self.places.as_deref())?;
+        // Until the planner has looked at the nodes, what was counted when the release was made stands for them.
+        if let Some(nodes) = self.nodes {
+            let is_settled = places.of.is_some_and(|of| self.target_release == Some(of.to_string()));
+            return Ok(Some(if is_settled { places.count().into() } else { nodes }));
+        }
+        // Where there is a range, what open requests have decided on counts within it.
+        let range = self.replicas_min.zip(self.replicas_max);
+        let within = self.autoscaled_to.zip(range).map(|(to, (least, most))| to.max(least).min(most));
+        Ok(within.or(self.replicas).map(|replicas| self.scaled_to.unwrap_or(replicas)))
+    }
+}
+
 /// What the namespace uses; releases without a demand count as nothing.
 pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<QuotaUsed> {
     let id = namespace.to_string();
-    type OfApp = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<i64>);
-    // Where there is a range, what open requests have decided on counts within it.
     let apps: Vec<OfApp> = query_as(
-        "SELECT app.scaled_to, app.autoscaled_to, release_demand.replicas_min, release_demand.replicas_max,
-             release_demand.replicas, release_demand.memory_bytes, release_demand.cpu_millis
+        "SELECT app.scaled_to, app.autoscaled_to, app.places, app.target_release,
+             release_demand.replicas_min, release_demand.replicas_max,
+             release_demand.replicas, release_demand.memory_bytes, release_demand.cpu_millis, release_demand.nodes
          FROM app LEFT JOIN release_demand ON release_demand.release = app.target_release WHERE app.namespace = $1",
     )
     .bind(&id)
@@ -123,14 +155,13 @@ pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<Quot
     .fetch_all(&mut *conn)
     .await?;
     let mut used = QuotaUsed { apps: apps.len() as u64, ..QuotaUsed::default() };
-    let of_apps =
-        apps.into_iter().filter_map(|(scaled_to, autoscaled_to, least, most, replicas, memory, cpu)| {
-            let within =
-                autoscaled_to.zip(least).zip(most).map(|((to, least), most)| to.max(least).min(most));
-            let replicas = within.or(replicas)?;
-            Some((scaled_to.unwrap_or(replicas), memory.unwrap_or(0), cpu.unwrap_or(0)))
-        });
-    for (instances, memory, cpu) in of_apps.chain(jobs) {
+    let mut of_apps = Vec::new();
+    for app in &apps {
+        if let Some(instances) = app.instances()? {
+            of_apps.push((instances, app.memory_bytes.unwrap_or(0), app.cpu_millis.unwrap_or(0)));
+        }
+    }
+    for (instances, memory, cpu) in of_apps.into_iter().chain(jobs) {
         let (instances, memory, cpu): (u64, u64, u64) = (number(instances)?, number(memory)?, number(cpu)?);
         used.instances = used.instances.saturating_add(instances);
         used.memory_bytes = used.memory_bytes.saturating_add(memory.saturating_mul(instances));

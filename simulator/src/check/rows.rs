@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_platform_api::plan::{Change, InstanceView};
-use wharf_types::state::{RolloutState, Wanted};
+use wharf_types::state::{InstanceState, RolloutState, Wanted};
 use wharf_types::{AppId, NodeId};
 
 use crate::store::App;
@@ -147,7 +147,7 @@ fn compare(before: &App, after: &App) -> Option<Found> {
         let what = format!("{:?} became {:?}", wished(before), wished(after));
         return Some(("every acknowledged write survives", what));
     }
-    ends(before, after).or_else(|| two_writers(after))
+    ends(before, after).or_else(|| two_writers(after)).or_else(|| two_on_a_node(before, after))
 }
 
 /// Where an app goes when a rollout of it ends.
@@ -163,6 +163,31 @@ fn ends(before: &App, after: &App) -> Option<Found> {
     (!is_fine).then(|| {
         let what = format!("{rollout:?} ended in {target:?}");
         ("a rollout ends in the new release or the one before", what)
+    })
+}
+
+/// Of a global release, beside what its node has already.
+fn two_on_a_node(before: &App, after: &App) -> Option<Found> {
+    let is_new = |instance: &&InstanceView| {
+        instance.state == InstanceState::Assigned
+            && !before.view.instances.iter().any(|it| it.id == instance.id)
+    };
+    let is_global = |instance: &&InstanceView| {
+        after.releases.get(&instance.release).is_some_and(|release| release.spec.is_global())
+    };
+    // A restart starts another beside the one that it replaces.
+    let renewed =
+        after.rollout_under_way().filter(|rollout| rollout.renews).map(|rollout| rollout.started_at);
+    after.view.instances.iter().filter(is_new).filter(is_global).find_map(|new| {
+        let is_beside = |other: &&InstanceView| {
+            other.id != new.id
+                && other.release == new.release
+                && other.node == new.node
+                && other.is_wanted()
+                && renewed.is_none_or(|since| other.created_at >= since)
+        };
+        let other = after.view.instances.iter().find(is_beside)?;
+        Some(("a global app has one instance on a node", format!("{new:?} is placed beside {other:?}")))
     })
 }
 

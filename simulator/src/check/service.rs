@@ -46,7 +46,9 @@ impl World {
         };
         [target, stable].into_iter().chain(failed).all(|release| {
             let update = &release.spec.update;
-            release.spec.scale.replicas.first() >= 2
+            let has_two = release.spec.scale.replicas.first() >= 2;
+            let is_on_two = release.spec.is_global() && self.workers.len() >= 2;
+            (has_two || is_on_two)
                 && update.order == UpdateOrder::StartFirst
                 && update.max_failure_ratio == Ratio::default()
                 && update.on_failure != OnFailure::Continue

@@ -1,5 +1,7 @@
 //! When faults stop, the cluster reaches what is wanted.
 
+use std::collections::BTreeSet;
+
 use wharf_platform_api::plan::InstanceView;
 use wharf_types::state::{Health, InstanceState, Wanted};
 
@@ -36,18 +38,29 @@ impl World {
         let Some(target) = target else {
             return (!live.is_empty()).then(|| format!("{name} should not run: {live:?}"));
         };
-        let replicas = app.load().view.replicas();
+        let loaded = app.load().view;
         // Where there is no room for the new, the old stays; and where the new cannot start, what served before it.
         let may_stay = self.setup.memory_mib < 64;
         let is_bad = self.clients.of(&target.artifact) == Quality::CannotStart;
-        let is_other =
-            |it: &&&InstanceView| (it.release != target.id && !may_stay && !is_bad) || it.slot >= replicas;
+        let is_other = |it: &&&InstanceView| {
+            (it.release != target.id && !may_stay && !is_bad) || !loaded.is_slot(it.slot)
+        };
         if let Some(other) = live.iter().find(is_other) {
             return Some(format!("{name} has an instance that is of no use: {other:?}"));
         }
         let leader = &self.controls[self.leader()];
         let unplaced = leader.unplaced.get(&view.id);
-        for slot in 0..replicas {
+        if target.spec.is_global() {
+            let nodes: BTreeSet<_> = live.iter().filter_map(|instance| instance.node).collect();
+            let all = self.workers.len();
+            if loaded.slot_numbers().count() != all || (nodes.len() < live.len() && !may_stay && !is_bad) {
+                return Some(format!(
+                    "{name} should be on each of {all} nodes: {:?}, {live:?}",
+                    loaded.places
+                ));
+            }
+        }
+        for slot in loaded.slot_numbers() {
             let counts = |it: &&&InstanceView| it.slot == slot && (it.release == target.id || !is_bad);
             let of_slot: Vec<_> = live.iter().filter(counts).collect();
             let is_unplaced = unplaced.is_some_and(|all| all.iter().any(|unplaced| unplaced.slot == slot));

@@ -81,6 +81,7 @@ impl Store {
             stopped: None,
             autoscaled_to: None,
             scaled_to: None,
+            places: plan::Places::default(),
             target: None,
             stable: None,
             latest: None,

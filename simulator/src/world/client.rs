@@ -11,7 +11,7 @@ use wharf_types::job::JobSpec;
 use wharf_types::node::AssignedInstance;
 use wharf_types::quantity::{ByteSize, Span};
 use wharf_types::schedule::{Missed, Overlap, ScheduleSpec};
-use wharf_types::spec::{AppSpec, CanarySpec, OnFailure, Portion, Ratio, UpdateOrder, UpdateSpec};
+use wharf_types::spec::{AppSpec, CanarySpec, OnFailure, Portion, Ratio, Replicas, UpdateOrder, UpdateSpec};
 use wharf_types::world::World as Kind;
 use wharf_types::{AppId, Digest, JobId, ReleaseId, ScheduleId};
 
@@ -37,6 +37,8 @@ pub(crate) enum Shape {
     Volume,
     /// Most of its releases are to be alone.
     Singleton,
+    /// Most of its releases run on every node.
+    Global,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +132,8 @@ impl World {
         let id = self.store.create_app(&name, now);
         let shape = match self.dice.number(0..=99) {
             0..=24 => Shape::Volume,
-            25..=49 => Shape::Singleton,
+            25..=44 => Shape::Singleton,
+            45..=64 => Shape::Global,
             _ => Shape::Plain,
         };
         self.clients.apps.push((id, shape));
@@ -176,7 +179,12 @@ impl World {
     fn spec(&mut self, shape: Shape) -> AppSpec {
         let dice = &mut self.dice;
         let mut spec = AppSpec { update: update(dice), ..AppSpec::default() };
-        spec.scale.replicas = if shape == Shape::Plain { dice.pick(&[1, 2, 2, 3, 4]) } else { 1 }.into();
+        spec.scale.replicas = match shape {
+            Shape::Plain => dice.pick(&[1, 2, 2, 3, 4]).into(),
+            Shape::Global if dice.percent(85) => Replicas::GLOBAL,
+            Shape::Global => dice.pick(&[1, 2, 3]).into(),
+            Shape::Volume | Shape::Singleton => 1.into(),
+        };
         if dice.percent(30) {
             spec.reserve.memory = Some(ByteSize::mib(2));
         }

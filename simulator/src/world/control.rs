@@ -516,8 +516,8 @@ impl Control {
             .map(|node| (node.id, (node.ready, node.given_up)))
             .collect();
         let acknowledged = acknowledged(statuses, self.acknowledged);
-        self.fleet.observe(statuses);
-        if known != self.known {
+        let differs = self.fleet.observe(statuses);
+        if differs || known != self.known {
             self.known = known;
             self.dirty.extend(self.fleet.apps());
             self.due_jobs.extend(self.jobs.keys());

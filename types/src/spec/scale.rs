@@ -1,4 +1,4 @@
-//! How many instances an app has: a number, or a range within which its open requests decide.
+//! How many instances an app has: a number, a range within which its open requests decide, or one on every node.
 
 use std::fmt;
 
@@ -22,7 +22,8 @@ const SLEEP_AFTER: Span = Span::from_secs(300);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScaleSpec {
-    /// Number of slots, 0 to 1000; or a table with `min`, `max` and `concurrency`, between which open requests decide.
+    /// Number of slots, 0 to 1000; or a table with `min`, `max` and `concurrency`, between which open requests decide; or `"global"` for one
+    /// on every node that the constraints allow.
     pub replicas: Replicas,
     /// Whether there must never be two instances at once, wherever they are, also while hosts cannot reach one another: the old one ends before
     /// another starts, and a host that has lost touch with the control plane for eight seconds ends its own. At most one replica.
@@ -30,12 +31,20 @@ pub struct ScaleSpec {
     pub singleton: bool,
 }
 
-/// `3`, or `{ min = 0, max = 20, concurrency = 50 }`.
+/// `3`, `{ min = 0, max = 20, concurrency = 50 }`, or `"global"`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum Replicas {
     Fixed(u32),
     Range(ReplicaRange),
+    Global(EveryNode),
+}
+
+/// One instance on every node that is not drained, that the constraints allow, and that runs what the app is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EveryNode {
+    Global,
 }
 
 /// As many instances as the open requests need.
@@ -79,27 +88,35 @@ impl From<u32> for Replicas {
 }
 
 impl Replicas {
+    pub const GLOBAL: Self = Self::Global(EveryNode::Global);
+
+    pub fn is_global(&self) -> bool {
+        matches!(self, Self::Global(_))
+    }
+
     /// The range, where there is one.
     pub fn range(&self) -> Option<&ReplicaRange> {
         match self {
-            Self::Fixed(_) => None,
+            Self::Fixed(_) | Self::Global(_) => None,
             Self::Range(range) => Some(range),
         }
     }
 
-    /// The number that an app begins with, before anybody has asked for anything.
+    /// The number that an app begins with, before anybody has asked for anything. Of a global one it is known only where the nodes are.
     pub fn first(&self) -> u32 {
         match self {
             Self::Fixed(replicas) => *replicas,
             Self::Range(range) => range.min.max(1),
+            Self::Global(_) => 1,
         }
     }
 
-    /// The most that there may be.
+    /// The most that there may be, where the spec bounds it.
     pub fn most(&self) -> u32 {
         match self {
             Self::Fixed(replicas) => *replicas,
             Self::Range(range) => range.max,
+            Self::Global(_) => u32::MAX,
         }
     }
 }
@@ -109,6 +126,7 @@ impl fmt::Display for Replicas {
         match self {
             Self::Fixed(replicas) => write!(f, "{replicas}"),
             Self::Range(range) => write!(f, "{} to {}", range.min, range.max),
+            Self::Global(_) => f.write_str("one on every node"),
         }
     }
 }
@@ -131,7 +149,9 @@ impl<'de> Visitor<'de> for ReplicasVisitor {
     type Value = Replicas;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number such as 3, or a table such as { min = 0, max = 20, concurrency = 50 }")
+        f.write_str(
+            "a number such as 3, or a table such as { min = 0, max = 20, concurrency = 50 }, or \"global\"",
+        )
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<Replicas, E> {
@@ -153,6 +173,13 @@ impl<'de> Visitor<'de> for ReplicasVisitor {
         }
     }
 
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<Replicas, E> {
+        match word {
+            "global" => Ok(Replicas::GLOBAL),
+            other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
+        }
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Replicas, A::Error> {
         ReplicaRange::deserialize(MapAccessDeserializer::new(table)).map(Replicas::Range)
     }
@@ -165,12 +192,46 @@ impl<'de> Deserialize<'de> for Replicas {
 }
 
 impl AppSpec {
+    /// Whether it runs once on every node that may have it.
+    pub fn is_global(&self) -> bool {
+        self.scale.replicas.is_global()
+    }
+
+    /// What cannot be had on every node, or says nothing where each has one.
+    fn validate_global(&self) -> Validated {
+        let is_global =
+            |problem: &str| format!("{problem}; leave it out, or write a number in `scale.replicas`");
+        if self.scale.singleton {
+            let problem = "a singleton runs once in all, and a global app once on every node";
+            return invalid("scale.singleton", is_global(problem));
+        }
+        if let Some(volume) = self.volumes.first() {
+            let problem = format!(
+                "an app has its volumes on one node, and a global app runs on every node, so `{}` would be missing on the others",
+                volume.name
+            );
+            return invalid("volumes", is_global(&problem));
+        }
+        if self.placement.max_per_node.is_some() {
+            return invalid(
+                "placement.max_per_node",
+                is_global("a global app has one instance on every node"),
+            );
+        }
+        if !self.placement.spread.is_empty() {
+            let problem = "a global app is on every node that `placement.constraints` allow, and there is nothing to spread";
+            return invalid("placement.spread", is_global(problem));
+        }
+        Ok(())
+    }
+
     pub(super) fn validate_scale(&self) -> Validated {
         let range = match &self.scale.replicas {
             Replicas::Fixed(replicas) if *replicas > REPLICAS_MAX => {
                 return invalid("scale.replicas", format!("{replicas} is more than {REPLICAS_MAX}"));
             }
             Replicas::Fixed(_) => return Ok(()),
+            Replicas::Global(_) => return self.validate_global(),
             Replicas::Range(range) => range,
         };
         let ReplicaRange { min, max, concurrency, window, sleep_after } = range;
@@ -252,7 +313,7 @@ mod tests {
     fn a_whole_number_may_be_written_with_a_point_and_nothing_else_may() {
         let replicas = |json: &str| serde_json::from_str::<Replicas>(json).ok();
         assert_eq!(replicas("59586948.0"), Some(Replicas::Fixed(59_586_948)));
-        for json in ["2.5", "-1.0", "1e300", "4294967296.0", "\"2\"", "true"] {
+        for json in ["2.5", "-1.0", "1e300", "4294967296.0", "\"2\"", "true", "\"Global\""] {
             assert_eq!(replicas(json), None, "{json}");
         }
     }
@@ -271,6 +332,34 @@ mod tests {
         let awake = spec(json!({"max": 4, "concurrency": 5}));
         assert_eq!(awake.scale.replicas.to_string(), "1 to 4");
         assert_eq!(awake.scale.replicas.range().unwrap().sleep_after(), None);
+    }
+
+    #[test]
+    fn one_on_every_node_is_a_word_and_has_nothing_that_would_contradict_it() {
+        let global = spec(json!("global"));
+        global.validate().unwrap();
+        global.validate_for(World::CommandP2).unwrap();
+        assert!(global.is_global() && global.scale.replicas.range().is_none());
+        assert_eq!(serde_json::to_value(&global.scale).unwrap(), json!({"replicas": "global"}));
+        let refused = |field: &str, value: serde_json::Value| {
+            let mut json = json!({"scale": {"replicas": "global"}});
+            let (table, key) = field.split_once('.').unwrap_or((field, ""));
+            if key.is_empty() {
+                json[table] = value
+            } else {
+                json[table][key] = value
+            };
+            let spec: AppSpec = serde_json::from_value(json).unwrap();
+            let error = spec.validate().unwrap_err();
+            assert_eq!(error.field, field);
+            error.problem
+        };
+        assert!(refused("volumes", json!([{"name": "data", "path": "/data"}])).contains("`data`"));
+        assert!(refused("scale.singleton", json!(true)).contains("once in all"));
+        assert!(refused("placement.max_per_node", json!(1)).contains("leave it out"));
+        assert!(refused("placement.spread", json!(["zone"])).contains("nothing to spread"));
+        let error = global.validate_replicas("replicas", 3).unwrap_err();
+        assert!(error.problem.contains("`placement.constraints`"), "{error}");
     }
 
     #[test]

@@ -75,6 +75,13 @@ impl AppSpec {
 
     /// Checks that the app can have so many instances; `field` says who asks for them.
     pub fn validate_replicas(&self, field: &str, replicas: u32) -> Result<(), InvalidSpec> {
+        if self.is_global() {
+            let problem = format!(
+                "{replicas} instances cannot be asked of an app that has one on every node (`scale.replicas = \"global\"`): \
+                 `placement.constraints` says on which nodes, `wharf stop` stops it, and a deploy with a number in `scale.replicas` gives it one"
+            );
+            return invalid(field, problem);
+        }
         if self.scale.singleton && replicas > 1 {
             let problem = format!(
                 "{replicas} instances are too many for an app with `scale.singleton`, of which there is never more than one; leave one of the two out"
@@ -121,6 +128,9 @@ impl AppSpec {
         }
         if let Some(files) = &self.files {
             validate_files(&files.mount, &self.volumes)?;
+        }
+        if self.is_global() {
+            return Ok(());
         }
         let field = self.scale.replicas.range().map_or("scale.replicas", |_| "scale.replicas.max");
         self.validate_replicas(field, self.scale.replicas.most())

@@ -31,7 +31,7 @@ pub(super) fn new(app: &AppView, rollout: &RolloutView, target: &ReleaseView) ->
     let mut of_target: Vec<_> = app
         .instances
         .iter()
-        .filter(|instance| app.is_current(instance, target) && instance.slot < app.replicas())
+        .filter(|instance| app.is_current(instance, target) && app.is_in_slot(instance, target))
         .filter(|instance| !rollout.failed_slots.contains(&instance.slot))
         .collect();
     of_target.sort_by_key(|instance| instance.age());
@@ -93,7 +93,9 @@ pub(super) fn late(app: &AppView, rollout: &RolloutView, target: &ReleaseView) -
             .iter()
             .any(|instance| instance.slot == slot && instance.is_wanted() && app.is_current(instance, target))
     };
-    let late = (0..).zip(&ready).filter(|(slot, ready)| !**ready && !rollout.failed_slots.contains(slot));
+    let late = (0..).zip(&ready).filter(|(slot, ready)| {
+        !**ready && !rollout.failed_slots.contains(slot) && app.has_slot(target, *slot as usize)
+    });
     let late: Vec<u32> = late.map(|(slot, _)| slot).collect();
     let moving: BTreeSet<u32> = late.iter().copied().filter(|slot| of_target(*slot)).collect();
     // Where none has an instance, none found a node.

@@ -39,6 +39,7 @@ pub struct Cluster {
     /// Instances of each band.
     bands: [usize; BANDS],
     lingering: HashSet<NodeId>,
+    draining: HashSet<NodeId>,
 }
 
 /// An instance that takes something of a node.
@@ -78,22 +79,23 @@ pub(super) struct Class {
 }
 
 impl Cluster {
-    /// Takes in a node, or what has changed of it.
-    pub fn set_node(&mut self, id: NodeId, registration: &NodeRegistration, ready: bool) {
+    /// Takes in a node, or what has changed of it. Returns whether it is another than before in what it says of itself.
+    pub fn set_node(&mut self, id: NodeId, registration: &NodeRegistration, ready: bool) -> bool {
         let at = self.position(id);
         let node = &self.nodes[at as usize];
         if node.ready == ready && node.registration.as_ref() == Some(registration) {
-            return;
+            return false;
         }
         if node.registration.as_ref() == Some(registration) {
             self.set_ready(at, ready);
-            return;
+            return false;
         }
         self.take_out(at);
         let node = &mut self.nodes[at as usize];
         (node.registration, node.ready) = (Some(registration.clone()), ready);
         self.by_hostname.entry(registration.hostname.clone()).or_default().insert(at);
         self.classify(at);
+        true
     }
 
     /// Forgets a node. What is placed on it is still counted, should it come back.
@@ -114,6 +116,25 @@ impl Cluster {
 
     pub(crate) fn lingers(&self, id: NodeId) -> bool {
         self.lingering.contains(&id)
+    }
+
+    /// Says which nodes are to be emptied: for the planner they are not ready, and no global app has anything on them.
+    pub fn set_draining(&mut self, nodes: HashSet<NodeId>) {
+        self.draining = nodes;
+    }
+
+    /// The nodes that may have an instance of a global app, ready or not.
+    pub(crate) fn allowed(&mut self, placement: &PlacementSpec, is_container: bool) -> BTreeSet<NodeId> {
+        let shape = self.shape(placement, is_container);
+        let is_allowed = |node: &&Node| {
+            let registration = node.registration.as_ref();
+            registration.is_some_and(|registration| {
+                shape.admits_class(node.class)
+                    && shape.admits_node(node.id, registration)
+                    && !self.draining.contains(&node.id)
+            })
+        };
+        self.nodes.iter().filter(is_allowed).map(|node| node.id).collect()
     }
 
     /// The instances that take something of a node.

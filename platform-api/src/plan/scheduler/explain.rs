@@ -29,7 +29,8 @@ enum Refusal {
 pub(super) fn explain(round: &Round<'_>) -> String {
     let mut refused: BTreeMap<Refusal, Vec<&Node>> = BTreeMap::new();
     let mut all = 0;
-    for (at, node) in (0u32..).zip(&round.cluster.nodes).filter(|(_, node)| node.is_present()) {
+    let nodes = round.looked_at().map(|at| (at, round.node(at)));
+    for (at, node) in nodes.filter(|(_, node)| node.is_present()) {
         all += 1;
         refused.entry(refusal(round, at, node)).or_default().push(node);
     }
@@ -37,7 +38,9 @@ pub(super) fn explain(round: &Round<'_>) -> String {
         return "no node has joined yet; start one with `wharf up` or `wharf worker`".to_owned();
     }
     let parts: Vec<String> = refused.iter().map(|(refusal, nodes)| part(round, *refusal, nodes)).collect();
-    format!("0 of {all} nodes fit: {}", parts.join(", "))
+    let alone =
+        round.bound_to().map(|node| format!(", as it is for {} alone", node.name())).unwrap_or_default();
+    format!("0 of {all} nodes fit{alone}: {}", parts.join(", "))
 }
 
 fn refusal(round: &Round<'_>, at: u32, node: &Node) -> Refusal {

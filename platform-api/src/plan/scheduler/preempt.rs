@@ -31,8 +31,9 @@ pub(super) fn search(round: &Round<'_>) -> Option<Preempted> {
         return None;
     }
     let needed = round.ask.takes;
-    let mut candidates: Vec<_> = (0u32..)
-        .zip(&round.cluster.nodes)
+    let mut candidates: Vec<_> = round
+        .looked_at()
+        .map(|at| (at, round.node(at)))
         .filter(|(at, node)| {
             node.coming_for(own, node.staying_below(own)).covers(needed) && round.is_usable(*at)
         })

@@ -4,6 +4,7 @@
 //! chose is a proposal until it stands in the store.
 
 use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::Arc;
 
 use wharf_types::spec::placement::NodeKey;
@@ -13,7 +14,7 @@ use super::cluster::{Claim, Class, Cluster, Held};
 use super::counts::Counts;
 use super::node::{Node, band};
 use super::ranking::Found;
-use super::shape::{Domain, LEVELS, Shape};
+use super::shape::{Domain, LEVELS, Shape, number};
 use super::{Ask, Placed, explain, preempt};
 
 /// See the module.
@@ -34,6 +35,8 @@ pub struct Round<'a> {
     told_to_leave: Vec<(InstanceId, Held)>,
     /// Why nothing more fits: that cannot change within a round.
     refusal: Option<Arc<str>>,
+    /// Whether the node that is pinned is the instance's own: see [`Self::bind`].
+    is_bound: bool,
 }
 
 /// How a node compares with others that can take the instance; the least is the best.
@@ -68,6 +71,7 @@ impl Cluster {
             claims: Vec::new(),
             told_to_leave: Vec::new(),
             refusal: None,
+            is_bound: false,
         }
     }
 }
@@ -95,6 +99,24 @@ impl Round<'_> {
     /// Has all further instances go to one node.
     pub fn pin(&mut self, node: NodeId) {
         self.ask.pinned = Some(node);
+    }
+
+    /// Has the next instance go to the node that it is meant for: a global app has one on each.
+    pub fn bind(&mut self, node: NodeId) {
+        self.pin(node);
+        (self.is_bound, self.refusal) = (true, None);
+    }
+
+    /// The positions of the nodes that may be looked at.
+    pub(super) fn looked_at(&self) -> Range<u32> {
+        let own = self.ask.pinned.filter(|_| self.is_bound).and_then(|node| self.cluster.position_of(node));
+        own.map_or(0..number(self.cluster.nodes.len()), |at| at..at + 1)
+    }
+
+    /// The node that it is bound to.
+    pub(super) fn bound_to(&self) -> Option<&Node> {
+        let node = self.ask.pinned.filter(|_| self.is_bound)?;
+        Some(self.node(self.cluster.position_of(node)?))
     }
 
     /// The room that the instances placed with [`Placed::After`] are waiting for.

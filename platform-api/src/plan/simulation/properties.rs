@@ -8,7 +8,7 @@ use wharf_types::quantity::Span;
 use wharf_types::spec::{CanarySpec, OnFailure, Portion, Ratio, RollbackSpec, UpdateOrder, UpdateSpec};
 
 use super::{Quality, REPLICAS_MAX, Simulation, Step};
-use crate::plan::routes;
+use crate::plan::{Places, routes};
 
 fn any_quality() -> impl Strategy<Value = Quality> {
     proptest::sample::select(vec![Quality::Good, Quality::CannotStart, Quality::FailsInService])
@@ -136,6 +136,44 @@ proptest! {
                 prop_assert_eq!(live.len(), app.replicas() as usize);
             }
             None => prop_assert!(live.is_empty()),
+        }
+    }
+
+    #[test]
+    fn whatever_happens_a_global_app_arrives_with_one_instance_on_every_node(
+        steps in proptest::collection::vec((any_step(), any::<bool>()), 0..80),
+        is_mixed in any::<bool>(),
+    ) {
+        let mut simulation = Simulation::new();
+        simulation.fixture.ask_for_every_node(true);
+        for (step, is_global) in &steps {
+            // Where there is no node at all, nobody can tell a bad release.
+            if matches!(step, Step::NodeGoes(0) | Step::Scale(_)) {
+                continue;
+            }
+            if is_mixed && matches!(step, Step::Deploy(..)) {
+                simulation.fixture.ask_for_every_node(*is_global);
+            }
+            simulation.step(step);
+            simulation.plan();
+            simulation.check_one_on_each_node();
+        }
+        simulation.settle();
+        simulation.check_one_on_each_node();
+        let app = &simulation.fixture.app;
+        let live: Vec<_> = app.instances.iter().filter(|instance| instance.is_live()).collect();
+        let Some(target) = &app.target else {
+            prop_assert!(live.is_empty());
+            return Ok(());
+        };
+        prop_assert!(!simulation.bad.contains(&target.number), "it settled on a bad release");
+        prop_assert!(live.iter().all(|instance| instance.is_ready_for(target)), "between two releases");
+        prop_assert_eq!(live.len(), app.replicas() as usize);
+        if target.spec.is_global() {
+            let nodes: BTreeSet<_> = live.iter().filter_map(|instance| instance.node).collect();
+            prop_assert_eq!((nodes.len(), live.len()), (2, 2));
+        } else {
+            prop_assert_eq!(&app.places, &Places::default());
         }
     }
 
