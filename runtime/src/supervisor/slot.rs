@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 use wharf_types::InstanceId;
 use wharf_types::node::{AssignedInstance, Reason, ReasonKind};
-use wharf_types::state::{Health, InstanceState};
+use wharf_types::state::{Health, InstanceState, Wanted};
 
 use super::board::{Board, report};
 use super::lease::Lease;
@@ -24,6 +24,8 @@ use crate::health::{Check, Checks, Verdict};
 
 /// How much longer than it was asked to a backend may take, before the supervisor goes on without it.
 const BACKEND_GRACE: Duration = Duration::from_secs(5);
+/// How long somebody looks whether a run ended by itself before it was told to stop.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// The same for what another instance may replace in two seconds.
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
@@ -112,6 +114,13 @@ impl Slot {
             current.reason = None;
         });
         let backend = self.backend.clone();
+        // A run of a process before this one, which was told to stop while nobody looked.
+        if self.assigned.wanted != Wanted::Run {
+            return match timeout(LOOK_LIMIT, backend.wait(self.id)).await {
+                Ok(ended) => State::Ended(ended),
+                Err(_) => State::Stop,
+            };
+        }
         let (mut orders, mut lease) = (self.orders.clone(), self.lease.clone());
         select! {
             biased;
@@ -205,7 +214,10 @@ impl Slot {
             info!(instance.id = %id, "instance {id} of {app} ended and is not replaced: {}", reason.message);
             self.board.update(self.chain, |current| current.exit_code = exit_code(&ended));
             self.board.end(self.chain, state, Some(reason));
-            self.remove(id).await;
+            // What a later process could not find any more would count as lost, so a run stays until its end is known.
+            if !stays(&*self.backend, &self.assigned) {
+                self.remove(id).await;
+            }
             return State::Over;
         };
         let wait = self.jitter.apply(wait);
@@ -295,6 +307,12 @@ impl Slot {
     fn as_run(&self) -> Run {
         Run { id: self.id, replaces: self.board.ancestors(self.chain), assigned: self.assigned.clone() }
     }
+}
+
+/// Whether what has ended of an instance is there until the control plane has taken it out of the assignment: a run of a job that a later
+/// process would adopt.
+pub(super) fn stays(backend: &dyn Backend, assigned: &AssignedInstance) -> bool {
+    assigned.job.is_some() && backend.adopts(assigned)
 }
 
 /// Returns when the slot is told to stop, also by the end of whoever gives the orders.
