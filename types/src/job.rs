@@ -447,7 +447,10 @@ mod tests {
         let container = &spec.container;
         assert_eq!((container.http_port, &container.tcp, &container.health), (None, &BTreeMap::new(), &None));
         assert_eq!(container.networks, BTreeMap::from([("back".to_owned(), Vec::new())]));
-        assert_eq!((container.user.as_deref(), container.registry_login.as_deref()), (Some("root"), Some("LOGIN")));
+        assert_eq!(
+            (container.user.as_deref(), container.registry_login.as_deref()),
+            (Some("root"), Some("LOGIN"))
+        );
         assert_eq!((container.files.len(), spec.secrets.len(), spec.stop.drain), (1, 3, Span::from_secs(5)));
 
         // What opens the app's registry is not shown to another one.
@@ -474,7 +477,8 @@ mod tests {
             ("networks", serde_json::json!({"back": ["web"]})),
         ] {
             let container = serde_json::json!({ key: value });
-            let spec: JobSpec = serde_json::from_value(serde_json::json!({ "container": container })).unwrap();
+            let spec: JobSpec =
+                serde_json::from_value(serde_json::json!({ "container": container })).unwrap();
             assert_eq!(spec.validate().unwrap_err().field, format!("container.{key}"));
         }
     }

@@ -15,6 +15,7 @@ use crate::output;
 use crate::session::Session;
 
 pub use flags::JobFlags;
+pub use stream::to_the_end;
 
 #[derive(Args, Debug)]
 pub struct JobArgs {

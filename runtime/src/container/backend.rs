@@ -485,7 +485,9 @@ impl Retryable for NetworkError {
 /// How a container ended, with its last words where it failed. A run has the word itself, also where a child of it was killed.
 fn into_ended(exit: &Exit, tail: &[String], is_run: bool) -> Ended {
     match exit {
-        Exit::Ended { code: 0, error: None, is_out_of_memory } if is_run || !is_out_of_memory => Ended::Success,
+        Exit::Ended { code: 0, error: None, is_out_of_memory } if is_run || !is_out_of_memory => {
+            Ended::Success
+        }
         Exit::Ended { code, is_out_of_memory, .. } => {
             let kind = if *is_out_of_memory { ReasonKind::Limit } else { ReasonKind::Exit };
             let words = if tail.is_empty() { String::new() } else { format!(": {}", tail.join(" | ")) };

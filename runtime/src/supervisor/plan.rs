@@ -166,8 +166,7 @@ mod tests {
     fn a_run_of_a_job_that_may_still_run_is_looked_after_also_when_it_shall_stop() {
         let [a] = ids();
         let job = AssignedJob { id: JobId::new(), index: None, attempt: 1 };
-        let run =
-            AssignedInstance { job: Some(job), observed: InstanceState::Running, ..assigned(a) };
+        let run = AssignedInstance { job: Some(job), observed: InstanceState::Running, ..assigned(a) };
         let stopping = AssignedInstance { wanted: Wanted::Stop, ..run.clone() };
         for assigned in [run, stopping] {
             assert_eq!(super::plan(&BTreeMap::new(), &[assigned], |_| true), [Step::Run(0)]);

@@ -96,7 +96,8 @@ fn parse_setting(text: &str) -> Result<String, String> {
 }
 
 fn settings_of(text: &str) -> Result<ContainerSpec, String> {
-    toml::from_str(text).map_err(|error| format!("{} (write it as in wharf.toml: `user = \"1000\"`)", error.message()))
+    toml::from_str(text)
+        .map_err(|error| format!("{} (write it as in wharf.toml: `user = \"1000\"`)", error.message()))
 }
 
 impl JobFlags {
@@ -239,7 +240,8 @@ mod tests {
         assert_eq!(spec.container.entrypoint.unwrap(), ["sh", "-c"]);
         let unknown = run(&["--image", "a", "--container", "usr = \"a\""]).unwrap_err().to_string();
         assert!(unknown.contains("unknown field `usr`"), "{unknown}");
-        let twice = run(&["--image", "a", "--container", "init = true", "--container", "init = false"]).unwrap();
+        let twice =
+            run(&["--image", "a", "--container", "init = true", "--container", "init = false"]).unwrap();
         assert!(twice.spec().unwrap_err().to_string().contains("duplicate key"));
         assert!(run(&["x.wasm", "--image", "a"]).is_err());
     }
