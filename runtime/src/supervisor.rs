@@ -238,6 +238,7 @@ impl Keeper {
             self.kept.insert(ChainKey(id));
         }
         self.spawn_slot(ChainKey(id), id, assigned);
+        self.order(ChainKey(id), order_of(assigned.wanted));
     }
 
     /// The end of a run is known to the control plane, so what is left of it may go.

@@ -47,8 +47,9 @@ const NETWORKS_LINGER: Duration = Duration::from_secs(10);
 /// The least time between the signal to end and the end, unless there is no time at all.
 const GRACE_MIN: Duration = Duration::from_millis(500);
 
-/// How long the end of a run waits until all that it printed was read.
+/// How long the end of a run waits until all that it printed was read, and for how long where somebody waits for its stop.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
+const STOPPED_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 
 /// To the port that answers HTTP, and to the others.
 type WaysIn = (Option<Arc<Upstream>>, Option<Arc<Listening>>);
@@ -95,12 +96,14 @@ struct Prepared {
 }
 
 struct Live {
+    /// Of a run of a job, once all that it printed was read.
     ended: watch::Receiver<Option<Ended>>,
     ids: Vec<InstanceId>,
     upstream: Option<Arc<Upstream>>,
     listening: Option<Arc<Listening>>,
     health: Option<ContainerHealthSpec>,
     measured: Measured,
+    is_run: bool,
     platform: crate::wasm::stdio::GuestOutput,
     _follows: AbortOnDropHandle<()>,
     _waits: AbortOnDropHandle<()>,
@@ -286,6 +289,7 @@ impl ContainerBackend {
             listening,
             health,
             measured: Measured::new(meter, is_adopted),
+            is_run,
             platform,
             _follows: follows,
             _waits: waits,
@@ -596,6 +600,10 @@ impl Backend for ContainerBackend {
                 ));
             }
             Err(error) => warn!(instance.id = %id, "could not stop the container of instance {id}: {error}"),
+        }
+        if live.is_run {
+            let mut ended = live.ended.clone();
+            let _ = timeout(STOPPED_OUTPUT_LIMIT, ended.wait_for(Option::is_some)).await;
         }
     }
 

@@ -3,6 +3,7 @@
 //! One `async fn` per state; each returns the next state. Decisions are in [`super::restart`] and [`crate::health`].
 
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 use wharf_types::InstanceId;
 use wharf_types::node::{AssignedInstance, Reason, ReasonKind};
-use wharf_types::state::{Health, InstanceState, Wanted};
+use wharf_types::state::{Health, InstanceState};
 
 use super::board::{Board, report};
 use super::lease::Lease;
@@ -24,7 +25,7 @@ use crate::health::{Check, Checks, Verdict};
 
 /// How much longer than it was asked to a backend may take, before the supervisor goes on without it.
 const BACKEND_GRACE: Duration = Duration::from_secs(5);
-/// How long somebody looks whether a run ended by itself before it was told to stop.
+/// How long it may take to find out that an adopted run had ended before it was told to stop.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// The same for what another instance may replace in two seconds.
 const CUT_GRACE: Duration = Duration::from_millis(500);
@@ -74,10 +75,10 @@ impl Slot {
 
     async fn prepare(&mut self) -> State {
         self.reached(InstanceState::Preparing);
-        let run = self.as_run();
+        let (run, is_adopted) = (self.as_run(), self.is_adopted());
         select! {
             biased;
-            () = stop_is_ordered(&mut self.orders) => State::Stop,
+            () = stop_is_ordered(&mut self.orders), if !is_adopted => State::Stop,
             () = self.lease.over() => State::LetGo,
             prepared = self.backend.prepare(&run) => match prepared {
                 Ok(()) => State::Start,
@@ -88,7 +89,7 @@ impl Slot {
 
     async fn start(&mut self) -> State {
         self.reached(InstanceState::Starting);
-        let run = self.as_run();
+        let (run, is_adopted) = (self.as_run(), self.is_adopted());
         let mut lease = self.lease.clone();
         let started = async {
             lease.granted().await;
@@ -96,7 +97,7 @@ impl Slot {
         };
         select! {
             biased;
-            () = stop_is_ordered(&mut self.orders) => State::Stop,
+            () = stop_is_ordered(&mut self.orders), if !is_adopted => State::Stop,
             () = self.lease.over() => State::LetGo,
             started = started => match started {
                 Ok(()) => State::Run,
@@ -114,19 +115,17 @@ impl Slot {
             current.reason = None;
         });
         let backend = self.backend.clone();
-        // A run of a process before this one, which was told to stop while nobody looked.
-        if self.assigned.wanted != Wanted::Run {
-            return match timeout(LOOK_LIMIT, backend.wait(self.id)).await {
-                Ok(ended) => State::Ended(ended),
-                Err(_) => State::Stop,
-            };
-        }
+        let mut wait = pin!(backend.wait(self.id));
+        let is_adopted = self.is_adopted();
         let (mut orders, mut lease) = (self.orders.clone(), self.lease.clone());
         select! {
             biased;
-            () = stop_is_ordered(&mut orders) => State::Stop,
+            () = stop_is_ordered(&mut orders) => match is_adopted {
+                true => timeout(LOOK_LIMIT, wait).await.map_or(State::Stop, State::Ended),
+                false => State::Stop,
+            },
             () = lease.over() => State::LetGo,
-            ended = backend.wait(self.id) => {
+            ended = &mut wait => {
                 if ended == Ended::Success && spec.tcp.ports.is_empty() {
                     // However short it was, it has done what it was there for, unless that was to listen.
                     self.board.update(self.chain, |current| current.health = Health::Healthy);
@@ -298,6 +297,12 @@ impl Slot {
         if timeout(BACKEND_GRACE, self.backend.remove(id)).await.is_err() {
             warn!(instance.id = %id, "instance {id} could not be removed within {BACKEND_GRACE:?}");
         }
+    }
+
+    /// Whether it is a run that a process before this one has started. It may have come to its end before it was told to stop, while nobody
+    /// looked, so that is found out first.
+    fn is_adopted(&self) -> bool {
+        self.assigned.observed >= InstanceState::Starting && stays(&*self.backend, &self.assigned)
     }
 
     fn reached(&self, state: InstanceState) {
