@@ -181,6 +181,12 @@ pub fn app_name_of(path: &Path) -> Option<AppName> {
     stem.to_ascii_lowercase().replace(['_', '.', ' '], "-").parse().ok()
 }
 
+/// The name that an image suggests: `registry.example.com/team/web:1` gives `web`.
+pub fn app_name_of_image(image: &str) -> Option<AppName> {
+    let name = image.rsplit('/').next()?.split([':', '@']).next()?;
+    name.replace(['_', '.'], "-").parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

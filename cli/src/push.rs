@@ -89,7 +89,7 @@ impl PushDeployer {
         let folder = manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
         let packed = folder.map(|files| files::pack(&within(&pushed.folder, &files.path)?)).transpose()?;
         let bytes = content.len() as u64;
-        deploy::push(&session, &app.namespace, digest, content).await?;
+        let known = deploy::push(&session, &app.namespace, digest, content).await?;
         teller.step(&format!("Artifact sha256:{} ({})", digest.short(), output::bytes(bytes)));
         let mut request = release_request(&session, &app, digest, manifest.as_ref(), pushed).await?;
         if pushed.is_preview {
@@ -111,7 +111,7 @@ impl PushDeployer {
                 .map_err(|error| Failure::invalid(format!("release.artifact: {error}")))?;
             }
             let artifact =
-                release_command::artifact_of(&session, &app, command, &pushed.folder, digest).await?;
+                release_command::artifact_of(&session, &app, command, &pushed.folder, known).await?;
             let say = &mut |line: &str| teller.detail(line);
             release_command::run(&session, &app, command, (artifact, &request.spec), say, cancel).await?;
         }

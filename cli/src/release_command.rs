@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use wharf_types::Digest;
-use wharf_types::api::Page;
-use wharf_types::job::{CreateJob, JobInfo, JobSpec, JobState, JobTemplate};
+use wharf_types::api::{ArtifactInfo, Page};
+use wharf_types::job::{CreateJob, JobInfo, JobSpec, JobState, JobTemplate, Runs};
 use wharf_types::log::LogRecord;
 use wharf_types::manifest::ReleaseCommand;
 use wharf_types::spec::AppSpec;
@@ -28,13 +28,12 @@ pub async fn artifact_of(
     app: &AppRef,
     command: &ReleaseCommand,
     folder: &Path,
-    of_app: Digest,
-) -> anyhow::Result<Digest> {
+    of_app: ArtifactInfo,
+) -> anyhow::Result<ArtifactInfo> {
     let Some(path) = &command.artifact else { return Ok(of_app) };
     let content = artifact::read(&folder.join(path))?;
     let digest = Digest::of(&content);
-    deploy::push(session, &app.namespace, digest, content).await?;
-    Ok(digest)
+    deploy::push(session, &app.namespace, digest, content).await
 }
 
 /// Runs the command to its end, with the settings that the release will have, and says what it prints. An error: it failed, and nothing is
@@ -43,26 +42,19 @@ pub async fn run(
     session: &Session,
     app: &AppRef,
     command: &ReleaseCommand,
-    (artifact, spec): (Digest, &AppSpec),
+    (artifact, spec): (ArtifactInfo, &AppSpec),
     say: &mut (dyn FnMut(&str) + Send),
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let job = JobTemplate {
-        artifact: Some(artifact),
-        app: None,
-        spec: JobSpec {
-            env: spec.env.clone(),
-            secrets: spec.secrets.clone(),
-            configs: spec.configs.clone(),
-            args: command.command.clone(),
-            files: spec.files.clone(),
-            memory: Some(spec.limits.memory),
-            outbound: spec.outbound.clone(),
-            retries: 0,
-            timeout: Some(command.timeout),
-            ..JobSpec::default()
-        },
+    // Its own artifact is a component, so an image is the app's.
+    let runs = if artifact.world.is_container() { Runs::AppsImage } else { Runs::Guest };
+    let own = JobSpec {
+        args: command.command.clone(),
+        retries: 0,
+        timeout: Some(command.timeout),
+        ..JobSpec::default()
     };
+    let job = JobTemplate { artifact: Some(artifact.digest), app: None, spec: own.or_of_app(spec, runs) };
     let name = Some(app.app.clone().into());
     let made = session.client.create_job(&app.namespace, &CreateJob { name, job }, None).await?;
     let id = made.id.to_string();

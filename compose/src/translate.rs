@@ -5,6 +5,7 @@
 
 mod common;
 mod container;
+mod job;
 mod network;
 mod order;
 mod sink;
@@ -27,6 +28,7 @@ use crate::project::Project;
 
 use sink::Sink;
 
+pub use job::Job;
 pub use order::{Step, Wait};
 pub use values::{NamedValue, ValueFrom};
 
@@ -44,6 +46,8 @@ pub struct Context {
 pub struct Translation {
     /// In the order of their services' names.
     pub apps: Vec<App>,
+    /// The services that are run to their end, in the same order. They are no apps.
+    pub jobs: Vec<Job>,
     pub secrets: Vec<NamedValue>,
     pub configs: Vec<NamedValue>,
     /// Every service once, after all that it waits for.
@@ -52,7 +56,7 @@ pub struct Translation {
     pub notices: Vec<Notice>,
 }
 
-/// One service.
+/// One service that goes on.
 #[derive(Clone, Debug)]
 pub struct App {
     pub service: String,
@@ -75,7 +79,7 @@ pub fn translate(project: &Project, context: &Context) -> Result<Translation, Pr
     let order = order::order(project, &names);
     let secrets = values::secrets(project, &mut sink);
     let configs = values::configs(project, &secrets, &mut sink);
-    let mut apps = Vec::with_capacity(names.len());
+    let (mut apps, mut jobs) = (Vec::with_capacity(names.len()), Vec::new());
     for (service, settings) in &project.services {
         let Some(name) = names.get(service.as_str()) else { continue };
         let one = One {
@@ -95,6 +99,10 @@ pub fn translate(project: &Project, context: &Context) -> Result<Translation, Pr
             Some(Kind::Wasm) => wasm::document(&one, common, &mut sink),
             _ => container::document(&one, common, &mut sink),
         };
+        if job::is_job(&one) {
+            jobs.extend(document.map(|document| job::job(&one, document, &mut sink)));
+            continue;
+        }
         let place = one.node.place.clone();
         apps.extend(document.map(|document| App { service: service.clone(), place, document }));
     }
@@ -103,7 +111,7 @@ pub fn translate(project: &Project, context: &Context) -> Result<Translation, Pr
     let Sink { mut notices, problems, .. } = sink;
     notices.sort();
     notices.dedup();
-    Problems::or(problems, Translation { apps, secrets, configs, order, notices })
+    Problems::or(problems, Translation { apps, jobs, secrets, configs, order, notices })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +216,9 @@ fn written_as(field: &str) -> &'static [&'static str] {
         "env" => &["environment"],
         "limits.memory" => &["deploy.resources.limits.memory", "mem_limit", "x-wharf.limits"],
         "stop.drain" => &["stop_grace_period"],
+        "completions" => &["deploy.replicas", "scale"],
+        "parallelism" => &["x-wharf.max_concurrent"],
+        "retries" | "backoff" => &["deploy.restart_policy", "restart"],
         "outbound.allow" => &["x-wharf.outbound", "networks"],
         "scale.replicas" => &["deploy.replicas", "scale", "volumes"],
         "container.entrypoint" => &["entrypoint"],

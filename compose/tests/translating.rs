@@ -236,7 +236,8 @@ fn what_cannot_be_done_is_refused_with_place_and_reason() {
             "a service of `mode: global` has one instance on every node; leave it out",
         ),
         ("deploy: {mode: global}\nvolumes: ['data:/a']", "a global app runs on every node"),
-        ("deploy: {mode: replicated-job}", "compose.yaml:4:14: `replicated-job`: an app is not a job"),
+        ("deploy: {mode: global-job}", "compose.yaml:4:14: `global-job`: a job has a number of runs"),
+        ("x-wharf: {max_concurrent: 2}", "compose.yaml:4:15: `max_concurrent` is about jobs"),
         ("scale: 2\ndeploy: {replicas: 3}", "compose.yaml:4:5: `scale` and `deploy.replicas` say two things"),
         (
             "mem_limit: 1m\ndeploy: {resources: {limits: {memory: 2m}}}",
@@ -738,6 +739,53 @@ fn a_guest_may_ask_whom_it_shares_a_network_with_in_the_way_that_it_answers() {
     ];
     assert_eq!(document(&made, "web").outbound.allow, expected);
     assert!(document(&made, "pages").outbound.allow.is_empty(), "a container's is not held to");
+}
+
+/// A job with these settings, as one line of YAML each.
+fn job_file(image: &str, deploy: &str, settings: &str) -> String {
+    format!(
+        "services:\n  migrate:\n    image: {image}\n    deploy: {{mode: replicated-job{deploy}}}\n    {settings}\n"
+    )
+}
+
+#[test]
+fn a_replicated_job_is_run_to_its_end_as_often_as_it_has_replicas() {
+    let settings = "command: [up]\n    stop_grace_period: 5s\n    x-wharf: {max_concurrent: 2}\n    networks: {default: {aliases: [m]}}";
+    let deploy = ", replicas: 4, restart_policy: {condition: on-failure, max_attempts: 7, delay: 2s}";
+    let made = translated(&job_file("migrate:1", deploy, settings));
+    assert!(made.apps.is_empty());
+    let [job] = &made.jobs[..] else { panic!("one job") };
+    let spec = &job.spec;
+    assert_eq!((job.image.as_deref(), job.name.as_str()), (Some("migrate:1"), "migrate"));
+    assert_eq!((spec.completions, spec.parallelism, spec.retries), (4, 2, 7));
+    assert_eq!((spec.args.as_slice(), spec.backoff.to_string()), (&["up".to_owned()][..], "2s".to_owned()));
+    assert_eq!(spec.stop.drain.to_string(), "5s");
+    assert!(spec.container.networks.values().all(Vec::is_empty), "{:?}", spec.container.networks);
+    let said: Vec<&str> = made.notices.iter().map(|notice| notice.message.as_str()).collect();
+    assert!(said.iter().any(|said| said.contains("nobody reaches a run")), "{said:?}");
+    let order: Vec<&str> = made.order.iter().map(|step| step.service.as_str()).collect();
+    assert_eq!(order, ["migrate"]);
+
+    let made = translated(&job_file("a.wasm", "", "restart: \"no\""));
+    assert_eq!((made.jobs[0].spec.completions, made.jobs[0].spec.retries), (1, 0));
+    assert!(made.jobs[0].artifact.is_some());
+}
+
+#[test]
+fn what_a_job_does_not_have_is_refused_by_its_key() {
+    for (deploy, settings, expected) in [
+        ("", "ports: [\"80:80\"]", "`ports`: a job takes no connections"),
+        ("", "healthcheck: {test: [CMD, a]}", "`healthcheck`: the end of a job"),
+        ("", "volumes: [\"v:/v\"]\nvolumes: {v: {}}", "a job has no volumes"),
+        ("", "restart: always", "`always`: what has succeeded is not run again"),
+        (", restart_policy: {condition: any}", "tty: false", "`any`: what has succeeded"),
+        (", restart_policy: {max_attempts: 0}", "tty: false", "`max_attempts`: 0 would be"),
+        (", update_config: {parallelism: 1}", "tty: false", "`update_config`: a job is not rolled out"),
+        (", replicas: 0", "tty: false", "completions: 0 is not between"),
+    ] {
+        let error = refused(&job_file("x", deploy, settings));
+        assert!(error.contains(expected), "{settings}\n  expected {expected}\n  was      {error}");
+    }
 }
 
 #[test]

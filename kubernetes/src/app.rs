@@ -119,7 +119,7 @@ fn head(workload: &Workload<'_>) -> Map<String, Value> {
 }
 
 /// The container with what the pod says of it.
-fn completed(
+pub(crate) fn completed(
     workload: &Workload<'_>,
     mut spec: ContainerSpec,
     aliases: &BTreeSet<String>,
@@ -207,7 +207,7 @@ pub(crate) fn artifact(workload: &Workload<'_>, document: &mut Map<String, Value
     document.insert("artifact".to_owned(), image.into());
 }
 
-fn image(workload: &Workload<'_>, document: &mut Map<String, Value>, sink: &mut Sink) {
+pub(crate) fn image(workload: &Workload<'_>, document: &mut Map<String, Value>, sink: &mut Sink) {
     let Some(at) = workload.container.get("image") else {
         return sink.refuse(&workload.container, "`image` is needed");
     };

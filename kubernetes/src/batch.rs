@@ -1,22 +1,24 @@
 //! Jobs and CronJobs. Declarative files have none, so each becomes a command.
 
-use serde_json::Map;
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+use wharf_types::declare::compact_spec;
 use wharf_types::job::JobSpec;
 use wharf_types::name::{JobName, ScheduleName};
 use wharf_types::quantity::Span;
-use wharf_types::spec::{AppSpec, LimitsSpec};
+use wharf_types::spec::{AppSpec, ContainerSpec, LimitsSpec};
+use wharf_types::world::World;
 
-use crate::app::{artifact, invalid, pod_settings};
+use crate::app::{Around, artifact, completed, image, invalid, pod_settings};
 use crate::at::At;
-use crate::claims::Claims;
 use crate::finding::Sink;
 use crate::kind::Kind;
-use crate::mounts::Mounter;
+use crate::mounts::{Mounter, Mounts};
 use crate::placement::placement;
 use crate::quantity::{count, seconds};
-use crate::resources::resources;
+use crate::resources::{Amounts, memory, resources};
 use crate::shell::{is_unprintable, quoted};
-use crate::values::Values;
 use crate::variables::{Variable, Variables, all_expanded, variables};
 use crate::workload::Workload;
 
@@ -24,7 +26,7 @@ use crate::workload::Workload;
 const RETRIES: u32 = 6;
 
 /// Tells the command that makes the job, or the schedule.
-pub(crate) fn take(workload: &Workload<'_>, values: &mut Values, claims: &mut Claims, sink: &mut Sink) {
+pub(crate) fn take(workload: &Workload<'_>, mut around: Around<'_>, sink: &mut Sink) {
     let root = workload.manifest.root();
     let is_schedule = workload.manifest.kind == Kind::CronJob;
     let job = root.near(if is_schedule { "spec.jobTemplate.spec" } else { "spec" });
@@ -32,49 +34,96 @@ pub(crate) fn take(workload: &Workload<'_>, values: &mut Values, claims: &mut Cl
     if workload.is_wasm {
         artifact(workload, &mut document, sink);
     } else {
-        let command = if is_schedule { "wharf schedule set" } else { "wharf job run" };
-        let message = format!(
-            "`{command}` takes a `.wasm` file, or an artifact that was pushed: push the image (`wharf deploy --image`), and run it with \
-             `--app` or `--artifact`"
-        );
-        sink.refuse(&workload.container.near("image"), message);
+        image(workload, &mut document, sink);
     }
     pod_settings(workload, sink);
-    let mut known = variables(workload, values, sink);
+    let mut known = variables(workload, around.values, sink);
     let args = all_expanded(&workload.container, "args", &known, sink);
-    refuse_mounts(workload, values, claims, &mut known, sink);
     let mut spec = JobSpec { args, ..settings(&job, sink) };
     spec.timeout = seconds(&workload.pod, "activeDeadlineSeconds", 1, sink);
     spec.placement.constraints = constraints(workload, sink);
     let (requests, limits) = resources(workload, sink);
-    // A request that is less than any run has is no limit.
-    let usual = LimitsSpec::default().memory;
-    spec.memory = limits.memory.or(requests.memory.filter(|asked| *asked > usual));
+    if workload.is_wasm {
+        of_guest(workload, (&requests, &limits), (&mut around, &mut known), &mut spec, sink);
+    } else {
+        of_container(workload, (&requests, &limits), (&mut around, &mut known), &mut spec, sink);
+    }
     if requests.cpu.is_some() || (requests.memory.is_some() && requests.memory != spec.memory) {
         let message = "a run reserves the memory that it may have, and no processors";
         sink.notice(&workload.container.near("resources.requests"), message);
     }
-    if workload.pod.get("terminationGracePeriodSeconds").is_some() {
-        let message = "a run that is stopped ends at once: components get no signals";
-        sink.notice(&workload.pod.near("terminationGracePeriodSeconds"), message);
-    }
     set_variables(known, &mut spec);
     check(workload, &spec, sink);
-    let file = document.get("artifact").and_then(|path| path.as_str()).unwrap_or_default();
+    let of = |key: &str| document.get(key).and_then(|text| text.as_str());
+    let what = match of("image") {
+        Some(image) => format!("--image {}", quoted(image)),
+        None => quoted(of("artifact").unwrap_or_default()),
+    };
     let before = if is_schedule {
         schedule(workload, &root, sink)
     } else {
         let name = JobName::from(workload.name.clone());
         format!("wharf job run{} --detach --name {name}", workload.manifest.namespace_flag())
     };
-    if spec.env.values().chain(&spec.args).any(|word| is_unprintable(word)) {
-        let message = "a variable or an argument has control characters, which a command line cannot show";
+    let lines = container_lines(&spec);
+    if spec.env.values().chain(&spec.args).chain(&lines).any(|word| is_unprintable(word)) {
+        let message =
+            "a variable, an argument or a setting has control characters, which a command line cannot show";
         sink.refuse(&workload.container, message);
     }
     if !sink.is_refused(workload.manifest.number) {
-        let command = format!("{before}{} {}{}", flags(&spec), quoted(file), arguments(&spec));
+        let command = format!("{before}{} {what}{}", flags(&spec, &lines), arguments(&spec));
         sink.command(&root, command, "after the text was applied, because declarative files have no jobs");
     }
+}
+
+/// What a run of a component has of its pod.
+fn of_guest(
+    workload: &Workload<'_>,
+    (requests, limits): (&Amounts, &Amounts),
+    (around, known): (&mut Around<'_>, &mut Variables),
+    spec: &mut JobSpec,
+    sink: &mut Sink,
+) {
+    let mounts = mounts(workload, around, known, sink);
+    if !mounts.host_paths.is_empty() || !mounts.tmpfs.is_empty() {
+        sink.refuse(
+            &workload.container.near("volumeMounts"),
+            "a job has no volumes; let it ask an app that has one",
+        );
+    }
+    // A request that is less than any run has is no limit.
+    let usual = LimitsSpec::default().memory;
+    spec.memory = limits.memory.or(requests.memory.filter(|asked| *asked > usual));
+    if workload.pod.get("terminationGracePeriodSeconds").is_some() {
+        let message = "a run that is stopped ends at once: components get no signals";
+        sink.notice(&workload.pod.near("terminationGracePeriodSeconds"), message);
+    }
+}
+
+/// What a run of an image has of its pod.
+fn of_container(
+    workload: &Workload<'_>,
+    (requests, limits): (&Amounts, &Amounts),
+    (around, known): (&mut Around<'_>, &mut Variables),
+    spec: &mut JobSpec,
+    sink: &mut Sink,
+) {
+    let command = all_expanded(&workload.container, "command", known, sink);
+    let mounts = mounts(workload, around, known, sink);
+    spec.memory = Some(memory(workload, requests, limits, sink));
+    if let Some(drain) = seconds(&workload.pod, "terminationGracePeriodSeconds", 0, sink) {
+        spec.stop.drain = drain;
+    }
+    let container = ContainerSpec {
+        entrypoint: Some(command).filter(|command| !command.is_empty()),
+        tmpfs: mounts.tmpfs,
+        cpus: limits.cpu,
+        files: mounts.files,
+        host_paths: mounts.host_paths,
+        ..ContainerSpec::default()
+    };
+    spec.container = completed(workload, container, &BTreeSet::new(), around.is_named, sink);
 }
 
 fn settings(job: &At<'_>, sink: &mut Sink) -> JobSpec {
@@ -111,17 +160,15 @@ fn settings(job: &At<'_>, sink: &mut Sink) -> JobSpec {
     }
 }
 
-/// What `wharf job run` has no flags for.
-fn refuse_mounts(
+/// Without what a job does not have.
+fn mounts(
     workload: &Workload<'_>,
-    values: &mut Values,
-    claims: &mut Claims,
+    around: &mut Around<'_>,
     variables: &mut Variables,
     sink: &mut Sink,
-) {
-    let mounts = Mounter::new(workload, (values, claims), variables, sink).run();
-    let has_folders = !mounts.volumes.is_empty() || !mounts.host_paths.is_empty() || !mounts.tmpfs.is_empty();
-    if has_folders {
+) -> Mounts {
+    let mounts = Mounter::new(workload, (&mut *around.values, &mut *around.claims), variables, sink).run();
+    if !mounts.volumes.is_empty() {
         sink.refuse(
             &workload.container.near("volumeMounts"),
             "a job has no volumes; let it ask an app that has one",
@@ -135,6 +182,7 @@ fn refuse_mounts(
             );
         }
     }
+    mounts
 }
 
 fn constraints(workload: &Workload<'_>, sink: &mut Sink) -> Vec<String> {
@@ -157,7 +205,10 @@ fn set_variables(known: Variables, spec: &mut JobSpec) {
 }
 
 fn check(workload: &Workload<'_>, spec: &JobSpec, sink: &mut Sink) {
-    let both = spec.validate().and_then(|()| AppSpec::validate(&spec.for_worker()));
+    let for_worker = spec.for_worker();
+    // Whether a component is a command is not known here.
+    let of_container = || if workload.is_wasm { Ok(()) } else { for_worker.validate_for(World::Container) };
+    let both = spec.validate().and_then(|()| AppSpec::validate(&for_worker)).and_then(|()| of_container());
     if let Err(error) = both {
         invalid(workload, &error, sink);
     }
@@ -233,7 +284,7 @@ fn span(span: Span) -> String {
 }
 
 /// What differs from what the flags have anyway.
-fn flags(spec: &JobSpec) -> String {
+fn flags(spec: &JobSpec, container: &[String]) -> String {
     let default = JobSpec::default();
     let mut words: Vec<String> = Vec::new();
     let mut flag = |name: &str, value: String| words.push(format!(" --{name} {}", quoted(&value)));
@@ -242,6 +293,10 @@ fn flags(spec: &JobSpec) -> String {
     spec.configs.iter().for_each(|(name, config)| flag("config", format!("{name}={config}")));
     spec.placement.constraints.iter().for_each(|constraint| flag("constraint", constraint.clone()));
     spec.memory.iter().for_each(|memory| flag("memory", memory.to_string()));
+    container.iter().for_each(|line| flag("container", line.clone()));
+    if spec.stop != default.stop {
+        flag("grace", span(spec.stop.drain));
+    }
     for (name, number, usual) in [
         ("completions", spec.completions, default.completions),
         ("parallelism", spec.parallelism, default.parallelism),
@@ -262,9 +317,61 @@ fn flags(spec: &JobSpec) -> String {
     words.concat()
 }
 
+/// The settings of the container that differ from their defaults, each as a line of TOML.
+fn container_lines(spec: &JobSpec) -> Vec<String> {
+    let compact = compact_spec(&AppSpec { container: spec.container.clone(), ..AppSpec::default() });
+    let settings = compact.get("container").and_then(Value::as_object);
+    settings.into_iter().flatten().map(|(key, value)| format!("{key} = {}", toml(value))).collect()
+}
+
+/// A value on one line. Strings of JSON are strings of TOML.
+fn toml(value: &Value) -> String {
+    let is_bare = |key: &str| {
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    let key = |key: &String| if is_bare(key) { key.clone() } else { Value::from(key.as_str()).to_string() };
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
+        Value::Object(table) if table.is_empty() => "{}".to_owned(),
+        Value::Object(table) => {
+            let pairs = table.iter().map(|(name, value)| format!("{} = {}", key(name), toml(value)));
+            format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
+        }
+        scalar => scalar.to_string(),
+    }
+}
+
 fn arguments(spec: &JobSpec) -> String {
     if spec.args.is_empty() {
         return String::new();
     }
     format!(" -- {}", spec.args.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_are_lines_of_toml() {
+        let container = json!({
+            "user": "a \"b\"", "read_only": true, "entrypoint": ["sh", "-c"], "networks": {"default": []},
+            "extra_hosts": {"a.b": "10.0.0.1"}, "files": [{"from": "A", "path": "/a"}],
+        });
+        let spec: JobSpec = serde_json::from_value(json!({ "container": container })).unwrap();
+        let lines = container_lines(&spec);
+        for line in [
+            r#"user = "a \"b\"""#,
+            "read_only = true",
+            r#"entrypoint = ["sh", "-c"]"#,
+            "networks = { default = [] }",
+            r#"extra_hosts = { "a.b" = "10.0.0.1" }"#,
+            r#"files = [{ from = "A", path = "/a" }]"#,
+        ] {
+            assert!(lines.iter().any(|known| known == line), "{line}: {lines:?}");
+        }
+        assert_eq!(lines.len(), 6);
+    }
 }

@@ -60,12 +60,12 @@ pub fn import(sources: &[Source]) -> Import {
     let named = namespaces_with_names(&workloads, &reach);
     let mut documents = namespaces(&manifests, &mut sink);
     for (workload, reach) in workloads.iter().zip(reach) {
-        if matches!(workload.manifest.kind, Kind::Job | Kind::CronJob) {
-            batch::take(workload, &mut values, &mut claims, &mut sink);
-            continue;
-        }
         let is_named = named.contains(&workload.manifest.namespace);
         let around = Around { values: &mut values, claims: &mut claims, is_named };
+        if matches!(workload.manifest.kind, Kind::Job | Kind::CronJob) {
+            batch::take(workload, around, &mut sink);
+            continue;
+        }
         let document = app::document(workload, reach, around, &mut sink);
         if !sink.is_refused(workload.manifest.number) {
             documents.push((workload.manifest, document));

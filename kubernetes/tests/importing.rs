@@ -499,6 +499,35 @@ fn a_component_may_have_the_memory_that_it_asks_for() {
 }
 
 #[test]
+fn a_job_of_an_image_is_a_command_with_the_settings_of_its_container() {
+    let text = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: migrate}\nspec:\n  backoffLimit: 2\n  template:\n    spec:\n      \
+                restartPolicy: Never\n      terminationGracePeriodSeconds: 5\n      \
+                volumes: [{name: t, emptyDir: {medium: Memory}}]\n      containers:\n      - name: migrate\n        \
+                image: registry.example.com/shop/migrate:3\n        command: [/bin/migrate]\n        args: [up]\n        \
+                workingDir: /srv\n        securityContext: {runAsUser: 1000, readOnlyRootFilesystem: true}\n        \
+                resources: {limits: {memory: 64Mi}}\n        env: [{name: A, value: b}]\n        \
+                volumeMounts: [{name: t, mountPath: /tmp}]\n";
+    let made = of(text);
+    assert_eq!(made.refused(), 0, "{}", said(&made, Level::Refused).join("\n"));
+    let command = said(&made, Level::Command).join("\n");
+    for part in [
+        "wharf job run --detach --name migrate --env A=b --memory 64MiB ",
+        r#" --container 'entrypoint = ["/bin/migrate"]'"#,
+        r#" --container 'user = "1000"'"#,
+        r#" --container 'workdir = "/srv"'"#,
+        " --container 'read_only = true'",
+        r#" --container 'tmpfs = [{ "#,
+        " --grace 5s",
+        " --retries 2",
+        " --image registry.example.com/shop/migrate:3 -- up",
+    ] {
+        assert!(command.contains(part), "{part}: {command}");
+    }
+    let volume = text.replace("emptyDir: {medium: Memory}", "persistentVolumeClaim: {claimName: t}");
+    assert!(refused(&volume).contains("a job has no volumes"), "{}", refused(&volume));
+}
+
+#[test]
 fn no_number_of_a_probe_is_passed_over() {
     let two = |readiness: &str, liveness: &str| {
         let probe = |more: &str| format!("{{exec: {{command: [ask]}}{more}}}");

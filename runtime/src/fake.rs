@@ -72,6 +72,8 @@ struct Script {
     stops_take: Duration,
     /// How the next connections fail.
     refused_connections: VecDeque<Failure>,
+    /// Whether what it ran may outlive its process.
+    adopts: bool,
 }
 
 /// Everything succeeds, unless the test says otherwise.
@@ -88,6 +90,13 @@ impl FakeBackend {
     pub(crate) fn failing_to_start(failure: Failure) -> Arc<Self> {
         let backend = Self::new();
         backend.script().start_failure = Some(failure);
+        backend
+    }
+
+    /// What it runs may outlive its process.
+    pub(crate) fn adopting() -> Arc<Self> {
+        let backend = Self::new();
+        backend.script().adopts = true;
         backend
     }
 
@@ -186,5 +195,9 @@ impl Backend for FakeBackend {
 
     async fn remove(&self, id: InstanceId) {
         self.script().calls.push(Call::Remove(id));
+    }
+
+    fn adopts(&self, _: &AssignedInstance) -> bool {
+        self.script().adopts
     }
 }

@@ -85,6 +85,7 @@ impl Supervisor {
             slots: HashMap::new(),
             leases: HashMap::new(),
             released: HashSet::new(),
+            kept: HashSet::new(),
             tasks: JoinSet::new(),
             chains: HashMap::new(),
         };
@@ -160,6 +161,8 @@ struct Keeper {
     leases: HashMap<ChainKey, Granter>,
     /// Chains to be forgotten once their task has ended.
     released: HashSet<ChainKey>,
+    /// Runs of jobs that stay after their end, until they are released.
+    kept: HashSet<ChainKey>,
     tasks: JoinSet<()>,
     chains: HashMap<Id, ChainKey>,
 }
@@ -188,11 +191,10 @@ impl Keeper {
     fn assign(&mut self, instances: Vec<AssignedInstance>) {
         let steps = plan(&self.board.members(), &instances, |instance| self.backend.adopts(instance));
         if self.backend.is_to_be_swept() {
-            let wanted = instances
-                .iter()
-                .filter(|it| it.wanted == wharf_types::state::Wanted::Run)
-                .map(|it| it.id)
-                .collect();
+            let is_looked_after = |(index, it): &(usize, &AssignedInstance)| {
+                it.wanted == wharf_types::state::Wanted::Run || steps.contains(&Step::Run(*index))
+            };
+            let wanted = instances.iter().enumerate().filter(is_looked_after).map(|(_, it)| it.id).collect();
             let backend = self.backend.clone();
             self.tasks.spawn(async move { backend.sweep(wanted).await });
         }
@@ -221,7 +223,10 @@ impl Keeper {
                     self.released.insert(chain);
                     self.order(chain, Order::Stop { drain_max: Duration::MAX });
                 }
-                Step::Release(chain) => self.board.close(chain),
+                Step::Release(chain) => {
+                    self.remove_kept(chain);
+                    self.board.close(chain);
+                }
             }
         }
     }
@@ -229,7 +234,19 @@ impl Keeper {
     fn run_assigned(&mut self, assigned: &Arc<AssignedInstance>) {
         let id = assigned.id;
         self.board.open(ChainKey(id), vec![report(id, InstanceState::Preparing)]);
+        if slot::stays(&*self.backend, assigned) {
+            self.kept.insert(ChainKey(id));
+        }
         self.spawn_slot(ChainKey(id), id, assigned);
+        self.order(ChainKey(id), order_of(assigned.wanted));
+    }
+
+    /// The end of a run is known to the control plane, so what is left of it may go.
+    fn remove_kept(&mut self, chain: ChainKey) {
+        if self.kept.remove(&chain) {
+            let backend = self.backend.clone();
+            self.tasks.spawn(async move { backend.remove(chain.0).await });
+        }
     }
 
     fn replace_lost(&mut self, assigned: &Arc<AssignedInstance>) {
@@ -314,6 +331,7 @@ impl Keeper {
             }
         }
         if self.released.remove(&chain) {
+            self.remove_kept(chain);
             self.board.close(chain);
         }
     }

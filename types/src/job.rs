@@ -14,8 +14,8 @@ use crate::name::{AppName, JobName, NamespaceName, ScheduleName, SecretName};
 use crate::node::Reason;
 use crate::quantity::{ByteSize, Span};
 use crate::spec::{
-    AppSpec, FilesSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec, ReserveSpec, RestartCondition,
-    RestartSpec,
+    AppSpec, ContainerSpec, FilesSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec, ReserveSpec,
+    RestartCondition, RestartSpec, StopSpec, is_default,
 };
 use crate::state::InstanceState;
 
@@ -50,6 +50,12 @@ pub struct JobSpec {
     pub memory: Option<ByteSize>,
     /// What the guest may reach. Left out with an `app`: what the app may.
     pub outbound: OutboundSpec,
+    /// Of a job whose artifact is an image. With an `app`, on top of the app's. What is about requests, connections and health is refused.
+    #[serde(skip_serializing_if = "is_default")]
+    pub container: ContainerSpec,
+    /// How long a container may take to end after its stop signal. Left out with an `app`: as long as an instance of the app.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stop: StopSpec,
     /// Runs that have to succeed, 1 to 1000.
     pub completions: u32,
     /// Runs at once, 1 to 1000.
@@ -83,6 +89,8 @@ impl Default for JobSpec {
             reserve: ReserveSpec::default(),
             memory: None,
             outbound: OutboundSpec::default(),
+            container: ContainerSpec::default(),
+            stop: StopSpec::default(),
             completions: 1,
             parallelism: 1,
             indexed: false,
@@ -97,32 +105,47 @@ impl Default for JobSpec {
 }
 
 impl JobSpec {
-    /// Fills in what an app has and the job does not say itself.
-    pub fn or_of_app(self, app: &AppSpec) -> Self {
+    /// Fills in what an app has and the job does not say itself, as far as it is of use to what runs.
+    pub fn or_of_app(self, app: &AppSpec, runs: Runs) -> Self {
         fn or<T: Default + PartialEq + Clone>(own: T, of_app: &T) -> T {
             if own == T::default() { of_app.clone() } else { own }
         }
         let own: BTreeSet<&String> =
             self.env.keys().chain(self.secrets.keys()).chain(self.configs.keys()).collect();
-        fn of_app<T: Clone>(named: &BTreeMap<String, T>, own: &BTreeSet<&String>) -> BTreeMap<String, T> {
-            let kept = named.iter().filter(|(name, _)| !own.contains(name));
-            kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+        let kept_back = kept_back(app, runs);
+        let of_app = |name: &&String| !own.contains(*name) && !kept_back.contains(*name);
+        fn filtered<T: Clone>(
+            named: &BTreeMap<String, T>,
+            is_taken: impl Fn(&&String) -> bool,
+        ) -> BTreeMap<String, T> {
+            let taken = named.iter().filter(|(name, _)| is_taken(name));
+            taken.map(|(name, value)| (name.clone(), value.clone())).collect()
         }
         let (mut env, mut secrets, mut configs) =
-            (of_app(&app.env, &own), of_app(&app.secrets, &own), of_app(&app.configs, &own));
+            (filtered(&app.env, of_app), filtered(&app.secrets, of_app), filtered(&app.configs, of_app));
         env.extend(self.env);
         secrets.extend(self.secrets);
         configs.extend(self.configs);
-        Self {
+        let of_all = Self {
             env,
             secrets,
             configs,
-            files: self.files.or_else(|| app.files.clone()),
             placement: or(self.placement, &app.placement),
             reserve: or(self.reserve, &app.reserve),
             memory: self.memory.or(Some(app.limits.memory)),
-            outbound: or(self.outbound, &app.outbound),
             ..self
+        };
+        match runs {
+            Runs::Guest => Self {
+                files: of_all.files.or_else(|| app.files.clone()),
+                outbound: or(of_all.outbound, &app.outbound),
+                ..of_all
+            },
+            Runs::AppsImage | Runs::OtherImage => Self {
+                container: of_all.container.or(app.container.of_task(runs == Runs::AppsImage)),
+                stop: or(of_all.stop, &app.stop),
+                ..of_all
+            },
         }
     }
 
@@ -140,6 +163,8 @@ impl JobSpec {
             limits: LimitsSpec { memory: self.memory.unwrap_or(limits.memory), ..limits },
             restart: RestartSpec { condition: RestartCondition::Never, ..RestartSpec::default() },
             outbound: self.outbound.clone(),
+            container: self.container.clone(),
+            stop: self.stop.clone(),
             ..AppSpec::default()
         }
     }
@@ -181,8 +206,25 @@ impl JobSpec {
                 return invalid(field, "is zero, so nothing could run; leave it out for no limit".to_owned());
             }
         }
-        Ok(())
+        self.container.validate_for_run()
     }
+}
+
+/// What a task of an app runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// WebAssembly: the app's, or something else.
+    Guest,
+    /// The image that the app runs.
+    AppsImage,
+    OtherImage,
+}
+
+/// Variables of secrets and configs that no guest of the app sees as such, and that what runs has no other use for.
+fn kept_back(app: &AppSpec, runs: Runs) -> BTreeSet<&String> {
+    let login = app.container.registry_login.iter().filter(|_| runs != Runs::AppsImage);
+    let of_files = app.container.files.iter().filter(|_| runs == Runs::Guest).map(|file| &file.from);
+    login.chain(of_files).collect()
 }
 
 /// How far a job has come. Declaration order is the lifecycle; it only grows.
@@ -261,7 +303,7 @@ pub struct CreateJob {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JobTemplate {
-    /// A command that was pushed to the namespace. None: that of the app's current release.
+    /// A command, or an image, that was pushed to the namespace. None: that of the app's current release.
     pub artifact: Option<Digest>,
     /// The job is a task of this app: it has the settings and the key-value data of the app.
     pub app: Option<AppName>,
@@ -334,6 +376,7 @@ pub struct JobRun {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::world::World;
 
     #[test]
     fn an_empty_job_is_one_run_with_three_retries_and_survives_json() {
@@ -368,10 +411,75 @@ mod tests {
             env: [("B", "own"), ("C", "own")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             ..JobSpec::default()
         };
-        let spec = own.or_of_app(&app);
+        let spec = own.or_of_app(&app, Runs::Guest);
         let env: Vec<_> = spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(env, ["A=app", "B=own", "C=own"]);
         assert!(spec.secrets.is_empty(), "a variable has one value");
         assert_eq!(spec.memory, Some(ByteSize::mib(7)));
+    }
+
+    /// An app that runs an image, with a bit of everything.
+    fn container_app() -> AppSpec {
+        let mut app = AppSpec { stop: StopSpec { drain: Span::from_secs(5) }, ..AppSpec::default() };
+        for variable in ["LOGIN", "PASSWORD", "TOKEN"] {
+            app.secrets.insert(variable.to_owned(), "secret".parse().unwrap());
+        }
+        app.tcp.ports = vec![7000];
+        app.container = serde_json::from_value(serde_json::json!({
+            "http_port": 80, "tcp": {"7000": 70}, "health": {"command": ["check"]}, "user": "app", "entrypoint": ["/serve"],
+            "networks": {"back": ["web"]}, "registry_login": "LOGIN", "files": [{"from": "PASSWORD", "path": "/run/password"}],
+        }))
+        .unwrap();
+        app.validate_for(World::HttpContainer).unwrap();
+        app
+    }
+
+    #[test]
+    fn a_task_in_a_container_has_what_is_around_the_apps_but_its_ports_names_and_checks() {
+        let app = container_app();
+        let own = JobSpec {
+            container: ContainerSpec { user: Some("root".to_owned()), ..ContainerSpec::default() },
+            ..JobSpec::default()
+        };
+        let spec = own.clone().or_of_app(&app, Runs::AppsImage);
+        spec.validate().unwrap();
+        spec.for_worker().validate_for(World::Container).unwrap();
+        let container = &spec.container;
+        assert_eq!((container.http_port, &container.tcp, &container.health), (None, &BTreeMap::new(), &None));
+        assert_eq!(container.networks, BTreeMap::from([("back".to_owned(), Vec::new())]));
+        assert_eq!(
+            (container.user.as_deref(), container.registry_login.as_deref()),
+            (Some("root"), Some("LOGIN"))
+        );
+        assert_eq!((container.files.len(), spec.secrets.len(), spec.stop.drain), (1, 3, Span::from_secs(5)));
+
+        // What opens the app's registry is not shown to another one.
+        let spec = own.or_of_app(&app, Runs::OtherImage);
+        spec.for_worker().validate_for(World::Container).unwrap();
+        assert_eq!((&spec.container.registry_login, &spec.container.entrypoint), (&None, &None));
+        assert_eq!(spec.secrets.keys().collect::<Vec<_>>(), ["PASSWORD", "TOKEN"]);
+    }
+
+    #[test]
+    fn a_guest_that_is_a_task_of_a_container_sees_only_what_the_container_sees_as_variables() {
+        let spec = JobSpec::default().or_of_app(&container_app(), Runs::Guest);
+        spec.for_worker().validate_for(World::CommandP2).unwrap();
+        assert_eq!(spec.secrets.keys().collect::<Vec<_>>(), ["TOKEN"]);
+        assert_eq!(spec.stop, StopSpec::default());
+    }
+
+    #[test]
+    fn what_makes_no_sense_for_a_run_is_refused_by_name() {
+        for (key, value) in [
+            ("http_port", serde_json::json!(80)),
+            ("tcp", serde_json::json!({"7000": 70})),
+            ("health", serde_json::json!({"disable": true})),
+            ("networks", serde_json::json!({"back": ["web"]})),
+        ] {
+            let container = serde_json::json!({ key: value });
+            let spec: JobSpec =
+                serde_json::from_value(serde_json::json!({ "container": container })).unwrap();
+            assert_eq!(spec.validate().unwrap_err().field, format!("container.{key}"));
+        }
     }
 }

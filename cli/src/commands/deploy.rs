@@ -98,10 +98,7 @@ impl Artifact {
     fn app_name(&self) -> Option<AppName> {
         match self {
             Self::File(path) | Self::Archive(path) => artifact::app_name_of(path),
-            Self::Image(image) => {
-                let name = image.rsplit('/').next()?.split([':', '@']).next()?;
-                name.parse().ok()
-            }
+            Self::Image(image) => artifact::app_name_of_image(image),
         }
     }
 }
@@ -133,14 +130,14 @@ async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     // Before anything is pushed, so that a folder that cannot be shipped leaves nothing behind.
     let files = source.manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
     let packed = files.map(|files| files::pack(&source.folder.join(&files.path))).transpose()?;
-    push(session, &app.namespace, digest, content).await?;
+    let pushed = push(session, &app.namespace, digest, content).await?;
     let mut request = release_request(session, &app, digest, source.manifest.as_ref(), &args.env).await?;
     if let (Some(files), Some(archive)) = (files, packed) {
         let digest = push_files(session, &app, archive).await?;
         request.spec.files = Some(FilesSpec { digest, mount: files.mount.clone() });
     }
     if let Some(command) = source.manifest.as_ref().and_then(|manifest| manifest.release.as_ref()) {
-        let artifact = release_command::artifact_of(session, &app, command, &source.folder, digest).await?;
+        let artifact = release_command::artifact_of(session, &app, command, &source.folder, pushed).await?;
         output::note("running the release command");
         let say = &mut |line: &str| output::note(format!("  | {}", output::printable(line)));
         let never = CancellationToken::new();

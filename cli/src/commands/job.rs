@@ -11,11 +11,11 @@ use wharf_types::job::{CreateJob, JobState};
 use wharf_types::{JobName, NamespaceName};
 
 use crate::args::{Global, NoArgs, With};
-use crate::artifact;
 use crate::output;
 use crate::session::Session;
 
 pub use flags::JobFlags;
+pub use stream::to_the_end;
 
 #[derive(Args, Debug)]
 pub struct JobArgs {
@@ -45,7 +45,7 @@ pub enum JobCommand {
 pub struct JobRunArgs {
     #[command(flatten)]
     pub flags: JobFlags,
-    /// The job's name [default: that of the app or the file]
+    /// The job's name [default: that of the app, the file or the image]
     #[arg(long, value_name = "NAME")]
     pub name: Option<JobName>,
     /// Make the job only if none was made with this key, and else show that one
@@ -96,8 +96,8 @@ fn namespace(session: &Session) -> anyhow::Result<NamespaceName> {
 
 pub async fn start(session: &Session, args: JobRunArgs) -> anyhow::Result<ExitCode> {
     let namespace = namespace(session)?;
-    let of_file = || args.flags.file.as_deref().and_then(artifact::app_name_of).map(JobName::from);
-    let name = args.name.clone().or_else(|| if session.app_flag.is_some() { None } else { of_file() });
+    let suggested = || args.flags.suggested_name().map(JobName::from);
+    let name = args.name.clone().or_else(|| if session.app_flag.is_some() { None } else { suggested() });
     let job = args.flags.template(session, &namespace).await?;
     let request = CreateJob { name, job };
     let job = session.client.create_job(&namespace, &request, args.idempotency_key.as_deref()).await?;

@@ -1,5 +1,6 @@
 //! `wharf stack`: compose files, as they are.
 
+mod jobs;
 mod show;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use wharf_compose::translate::{NamedValue, ValueFrom};
 use wharf_compose::{Context, Notice, Project, Reader, Translation, Variables};
 use wharf_types::declare::document::{AppDocument, ArtifactSource};
 use wharf_types::secret::ValueKind;
-use wharf_types::{AppName, SetName};
+use wharf_types::{AppName, NamespaceName, SetName};
 
 use super::{declare, secret};
 use crate::args::{Global, NoArgs, WaitArgs, With};
@@ -41,7 +42,7 @@ pub enum StackCommand {
     Services(With<NameArgs>),
     /// List the instances of a stack's services
     Ps(With<NameArgs>),
-    /// Delete the apps of a stack; their volumes are kept
+    /// Delete the apps of a stack; their volumes are kept, and so are its jobs
     #[command(visible_alias = "down")]
     Rm(With<RmArgs>),
 }
@@ -163,32 +164,48 @@ async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     set_values(session, &project, &translation).await?;
     let folder = std::path::absolute(if project.folder.is_empty() { "." } else { &project.folder })?;
     let waves = waves(&translation);
-    let last = waves.iter().copied().max().unwrap_or(0);
+    let wave_of = |app: &AppName| waves.get(app).copied().unwrap_or(0);
+    let last = waves.values().copied().max().unwrap_or(0);
     for wave in 0..=last {
-        let ready = translation.apps.iter().zip(&waves).filter(|(_, of)| **of <= wave);
-        let documents = ready.map(|(app, _)| document(&app.document, &folder));
-        let documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
+        let ready = translation.apps.iter().filter(|app| wave_of(&app.document.name) <= wave);
+        let documents = ready.map(|app| document(&app.document, &folder));
+        let mut documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
         if wave == last {
+            if documents.is_empty() {
+                documents.push(only_the_set(&session.namespace()?));
+            }
             declare::apply_documents(session, &documents, Some(args.name.clone()), args.wait).await?;
-        } else {
+        } else if !documents.is_empty() {
             // Whoever depends on these comes when they serve. Nothing is deleted before everything is there.
             let wait = WaitArgs { no_wait: false, ..args.wait };
             declare::apply_documents(session, &documents, None, wait).await?;
         }
+        for job in translation.jobs.iter().filter(|job| wave_of(&job.name) == wave) {
+            let is_awaited = wave < last || !args.wait.no_wait;
+            jobs::run(session, &args.name, job, &folder, is_awaited).await?;
+        }
     }
     Ok(())
+}
+
+/// What an apply needs where there is nothing but a set to look at.
+fn only_the_set(namespace: &NamespaceName) -> String {
+    json!({ "kind": "namespace", "name": namespace }).to_string()
 }
 
 /// What services wait for, as far as a deploy does not.
 fn check_waits(translation: &Translation) -> anyhow::Result<()> {
     let mut refused = Vec::new();
     for step in &translation.order {
-        let Some(app) = translation.apps.iter().find(|app| app.document.name == step.app) else { continue };
+        let apps = translation.apps.iter().map(|app| (&app.document.name, &app.place));
+        let mut all = apps.chain(translation.jobs.iter().map(|job| (&job.name, &job.place)));
+        let Some((_, place)) = all.find(|(name, _)| **name == step.app) else { continue };
         for wait in &step.waits {
-            let (waits, other) = (format!("{}: `{}`", app.place, step.service), &wait.app);
-            if wait.condition == Condition::Completed {
+            let (waits, other) = (format!("{place}: `{}`", step.service), &wait.app);
+            let is_job = translation.jobs.iter().any(|job| job.name == *other);
+            if wait.condition == Condition::Completed && !is_job {
                 refused.push(format!(
-                    "{waits} waits until `{other}` has ended with success, which a stack does not wait for yet: run that as a job (`wharf job run`) first"
+                    "{waits} waits until `{other}` has ended with success, and an app does not end: make a job of it with `deploy: {{mode: replicated-job}}`"
                 ));
             }
             if !wait.required {
@@ -204,15 +221,15 @@ fn check_waits(translation: &Translation) -> anyhow::Result<()> {
     if refused.is_empty() { Ok(()) } else { Err(Failure::invalid(refused.join("\n")).into()) }
 }
 
-/// In which wave of the deploy each app comes, in the order of the apps: after all that it depends on.
-fn waves(translation: &Translation) -> Vec<usize> {
+/// In which wave of the deploy each app and each job comes: after all that it depends on.
+fn waves(translation: &Translation) -> BTreeMap<&AppName, usize> {
     let mut of: BTreeMap<&AppName, usize> = BTreeMap::new();
     for step in &translation.order {
         let before = step.waits.iter().filter_map(|wait| of.get(&wait.app)).max();
         let wave = before.map_or(0, |before| before + 1);
         of.insert(&step.app, wave);
     }
-    translation.apps.iter().map(|app| of.get(&app.document.name).copied().unwrap_or(0)).collect()
+    of
 }
 
 /// As it stands in a file for `wharf apply`, with paths that hold wherever that file is.
@@ -260,7 +277,7 @@ async fn remove(session: &Session, args: RmArgs) -> anyhow::Result<()> {
     super::confirm("all apps of the stack", args.name.as_str(), args.yes)?;
     let namespace = session.namespace()?;
     // The namespace is there, so that the set is all that is looked at.
-    let only = json!({ "kind": "namespace", "name": namespace }).to_string();
+    let only = only_the_set(&namespace);
     let wait = WaitArgs { no_wait: true, timeout: wharf_types::quantity::Span::from_secs(0) };
     declare::apply_documents(session, &[only], Some(args.name), wait).await
 }
@@ -286,8 +303,20 @@ mod tests {
         let translation = translation(
             "services:\n  web:\n    image: web.wasm\n    depends_on: [api, log]\n  api:\n    image: api.wasm\n    depends_on: [log]\n  log:\n    image: log.wasm\n",
         );
-        let names: Vec<&str> = translation.apps.iter().map(|app| app.document.name.as_str()).collect();
-        assert_eq!((names, waves(&translation)), (vec!["api", "log", "web"], vec![1, 0, 2]));
+        let waves: Vec<(&str, usize)> =
+            waves(&translation).into_iter().map(|(name, wave)| (name.as_str(), wave)).collect();
+        assert_eq!(waves, [("api", 1), ("log", 0), ("web", 2)]);
+    }
+
+    #[test]
+    fn what_waits_for_the_end_of_a_job_comes_after_it() {
+        let translation = translation(
+            "services:\n  web:\n    image: web.wasm\n    depends_on: {migrate: {condition: service_completed_successfully}}\n  migrate:\n    image: migrate:1\n    deploy: {mode: replicated-job}\n    depends_on: [db]\n  db:\n    image: postgres:16\n",
+        );
+        check_waits(&translation).unwrap();
+        let waves = waves(&translation);
+        let of = |name: &str| waves[&name.parse::<AppName>().unwrap()];
+        assert_eq!((of("db"), of("migrate"), of("web")), (0, 1, 2));
     }
 
     #[test]
@@ -299,7 +328,10 @@ mod tests {
         };
         check_waits(&of("service_healthy")).unwrap();
         let refused = check_waits(&of("service_completed_successfully")).unwrap_err().to_string();
-        assert!(refused.starts_with("compose.yaml:3:") && refused.contains("wharf job run"), "{refused}");
+        assert!(
+            refused.starts_with("compose.yaml:3:") && refused.contains("mode: replicated-job"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -87,6 +87,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("services.*.x-wharf.engine", Any).container(OF_WASM),
     Key::new("services.*.x-wharf.scale", Any),
     Key::new("services.*.x-wharf.singleton", Bool),
+    Key::new("services.*.x-wharf.max_concurrent", Int),
     Key::new("services.*.x-wharf.registry_login", Text)
         .app(Refused("it is about images; components are pushed from files, and need no registry")),
 ];

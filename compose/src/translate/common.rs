@@ -7,6 +7,7 @@ use wharf_types::spec::{
     RestartSpec, RollbackSpec, ScaleSpec, StopSpec, UpdateOrder, UpdateSpec,
 };
 
+use super::job::{is_job, max_concurrent};
 use super::sink::Sink;
 use super::{Kind, One};
 use crate::model::{Port, RestartPolicy, Rolling};
@@ -26,16 +27,20 @@ pub(super) struct CommonSettings {
 /// `ends`: others wait for the end of the service.
 pub(super) fn common(one: &One<'_>, ends: bool, sink: &mut Sink) -> CommonSettings {
     let deploy = &one.settings.deploy;
-    if let Some(mode) = deploy.mode.as_deref().filter(|mode| !matches!(*mode, "replicated" | "global")) {
-        let message = "an app is not a job; run it with `wharf job run`, or declare a schedule";
+    if let Some(mode) = deploy.mode.as_deref().filter(|mode| *mode == "global-job") {
+        let message = "a job has a number of runs, and not one for each node; write `replicated-job`, `replicas`, and `max_replicas_per_node: 1`";
         sink.problem(one.place("deploy.mode"), format!("`{mode}`: {message}"));
+    }
+    if !is_job(one) {
+        // Refused here, and read where a job is made.
+        let _ = max_concurrent(one, sink);
     }
     let stop = one.settings.stop_grace_period.map_or_else(StopSpec::default, |drain| StopSpec { drain });
     CommonSettings {
         scale: scale(one, sink),
         placement: placement(one, sink),
         reserve: reserve(one, sink),
-        restart: restart(one, ends, sink),
+        restart: if is_job(one) { RestartSpec::default() } else { restart(one, ends, sink) },
         update: update(one, sink),
         stop,
     }
@@ -57,7 +62,7 @@ pub(super) fn one_of<T: Copy + PartialEq>(
     new.or(old)
 }
 
-fn whole(number: i64, field: &str, place: &Place, sink: &mut Sink) -> Option<u32> {
+pub(super) fn whole(number: i64, field: &str, place: &Place, sink: &mut Sink) -> Option<u32> {
     let whole = u32::try_from(number).ok();
     if whole.is_none() {
         sink.problem(place, format!("`{field}`: {number} is not a number from 0 on"));

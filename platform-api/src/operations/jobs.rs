@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use wharf_types::job::{CreateJob, JobInfo, JobSpec, JobState, JobTemplate};
+use wharf_types::job::{CreateJob, JobInfo, JobSpec, JobState, JobTemplate, Runs};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::ValueKind;
+use wharf_types::spec::StopSpec;
 use wharf_types::{
     AppName, JobId, JobName, NamespaceId, NamespaceName, Problem, ScheduleId, ScheduleName, SecretName,
     SecretVersionId, Timestamp,
@@ -101,7 +102,6 @@ pub(crate) async fn make(
     }
     let Settled { artifact, app, release, spec, secrets } =
         settle(conn, context, namespace, &asked.namespace, template).await?;
-    containers::check(conn, (Some(namespace), &asked.namespace), artifact.world, &spec.for_worker()).await?;
     let runs = spec.parallelism.min(spec.completions);
     let demand = Demand { replicas: runs, ..quota::demand(&spec.for_worker(), artifact.world) };
     quota::room_for_job(conn, namespace, &asked.namespace, &demand).await?;
@@ -149,24 +149,15 @@ pub(crate) async fn settle(
     namespace_name: &NamespaceName,
     template: &JobTemplate,
 ) -> Result<Settled> {
-    let mut spec = template.spec.clone();
-    let (mut digest, mut release) = (template.artifact, 0);
+    let mut of_app = None;
     if let Some(name) = &template.app {
         let Some(app) = store::app::find(conn, namespace_name, name).await? else {
             return Err(app_not_found(namespace_name, name).into());
         };
         let Some(current) = current_release(conn, &app).await? else { return Err(no_release(&app).into()) };
-        if !current.spec.volumes.is_empty() {
-            let detail = format!(
-                "the app `{name}` has volumes, and its tasks cannot have them yet; give the job an artifact of its own"
-            );
-            return problem(ProblemCode::InvalidSpec, detail);
-        }
-        digest = digest.or(Some(current.artifact));
-        release = current.number;
-        spec = spec.or_of_app(&current.spec);
+        of_app = Some(current);
     }
-    let Some(digest) = digest else {
+    let Some(digest) = template.artifact.or(of_app.as_ref().map(|release| release.artifact)) else {
         return problem(
             ProblemCode::InvalidSpec,
             "artifact: a job needs one, or an app whose artifact it runs",
@@ -176,6 +167,22 @@ pub(crate) async fn settle(
         let detail = format!("the namespace `{namespace_name}` has no artifact {digest}; push it first");
         return problem(ProblemCode::NotFound, detail);
     };
+    let mut spec = template.spec.clone();
+    if let (Some(name), Some(current)) = (&template.app, &of_app) {
+        let runs = match artifact.world.is_container() {
+            false => Runs::Guest,
+            true if digest == current.artifact => Runs::AppsImage,
+            true => Runs::OtherImage,
+        };
+        if runs == Runs::Guest && !current.spec.volumes.is_empty() {
+            let detail = format!(
+                "the app `{name}` has volumes, and its tasks cannot have them yet; give the job an artifact of its own"
+            );
+            return problem(ProblemCode::InvalidSpec, detail);
+        }
+        spec = spec.or_of_app(&current.spec, runs);
+    }
+    let release = of_app.map_or(0, |release| release.number);
     check(&artifact, &spec, template)?;
     if let Some(files) = &spec.files
         && store::archive::find(conn, namespace, files.digest).await?.is_none()
@@ -185,6 +192,7 @@ pub(crate) async fn settle(
         return problem(ProblemCode::NotFound, detail);
     }
     let for_worker = spec.for_worker();
+    containers::check(conn, (Some(namespace), namespace_name), artifact.world, &for_worker).await?;
     let pins = newest_of(conn, context, (namespace, namespace_name), &for_worker).await?;
     check_size(&pins)?;
     let pin =
@@ -200,6 +208,11 @@ fn check(artifact: &Artifact, spec: &JobSpec, template: &JobTemplate) -> Result<
         .and_then(|()| for_worker.validate())
         .and_then(|()| for_worker.validate_for(artifact.world));
     valid.map_err(invalid_spec)?;
+    if !artifact.world.is_container() && template.spec.stop != StopSpec::default() {
+        let detail =
+            "stop: a guest of WebAssembly gets no signal, and is stopped without a warning; leave it out";
+        return problem(ProblemCode::InvalidSpec, detail);
+    }
     if artifact.world.is_http() {
         let detail = format!(
             "the artifact {} answers requests and never ends; a job runs a command. For a task of an app that answers requests, name a command with its artifact",

@@ -71,7 +71,9 @@ pub(crate) async fn delete_unused(conn: &mut Conn, before: Timestamp) -> Result<
     query(
         "DELETE FROM namespace_artifact WHERE pushed_at < $1 AND NOT EXISTS (SELECT 1 FROM release
              JOIN app ON app.id = release.app WHERE release.artifact = namespace_artifact.digest
-             AND app.namespace = namespace_artifact.namespace)",
+             AND app.namespace = namespace_artifact.namespace)
+         AND NOT EXISTS (SELECT 1 FROM schedule WHERE schedule.artifact = namespace_artifact.digest
+             AND schedule.namespace = namespace_artifact.namespace)",
     )
     .bind(before.as_microsecond())
     .execute(&mut *conn)

@@ -162,6 +162,57 @@ async fn what_a_job_needs_is_kept_while_it_has_not_ended() {
     assert_eq!(collect(&platform.context, in_two_hours).await.unwrap().rows, 1);
 }
 
+/// The document of an image.
+fn image() -> Vec<u8> {
+    json!({"image": "alpine:3", "digest": Digest::of(b"manifest")}).to_string().into_bytes()
+}
+
+#[tokio::test]
+async fn a_namespace_needs_the_right_to_run_images_as_jobs_and_by_schedules() {
+    let platform = Platform::start().await;
+    platform.push("default", &image()).await.is(201);
+    let job = |spec: Value| json!({"artifact": Digest::of(&image()), "spec": spec});
+    let post = async |spec: Value| platform.call(Method::POST, JOBS, json!({"job": job(spec)})).await;
+    let set =
+        async || platform.call(Method::PUT, SCHEDULE, json!({"cron": "@daily", "job": job(json!({}))})).await;
+    let words = &["the namespace `default` may not run containers"];
+    post(json!({})).await.refuses(403, "forbidden", words);
+    set().await.refuses(403, "forbidden", words);
+    let quota = json!({"containers": "isolated"});
+    platform.call(Method::PUT, "/v1/namespaces/default/quota", quota).await.is(200);
+    set().await.is(201);
+    let made = post(json!({"container": {"user": "1000"}, "stop": {"drain": "5s"}})).await.is(201);
+    assert_eq!(
+        (&made["spec"]["container"]["user"], &made["spec"]["stop"]["drain"]),
+        (&json!("1000"), &json!("5s"))
+    );
+    let privileged = post(json!({"container": {"privileged": true}})).await;
+    privileged.refuses(403, "forbidden", &["container.privileged", "--containers node"]);
+    let port = post(json!({"container": {"http_port": 80}})).await;
+    port.refuses(422, "invalid_spec", &["container.http_port: a run gets no requests"]);
+
+    // What is for images is refused where the job is none.
+    for (spec, words) in [
+        (json!({"container": {"init": true}}), "container: is for images"),
+        (json!({"stop": {"drain": "5s"}}), "stop: a guest of WebAssembly gets no signal"),
+    ] {
+        platform.push("default", &command()).await;
+        let refused = platform.call(Method::POST, JOBS, json!({"job": template(spec)})).await;
+        refused.refuses(422, "invalid_spec", &[words]);
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_keeps_what_it_runs() {
+    let platform = Platform::start().await;
+    platform.push("default", &command()).await.is(201);
+    let spec = json!({"cron": "@yearly", "job": template(json!({}))});
+    platform.call(Method::PUT, SCHEDULE, spec).await.is(201);
+    let in_two_hours = Timestamp::now() + std::time::Duration::from_secs(7200);
+    assert_eq!(collect(&platform.context, in_two_hours).await.unwrap().rows, 0);
+    platform.call(Method::POST, &format!("{SCHEDULE}/run"), Value::Null).await.is(201);
+}
+
 #[tokio::test]
 async fn a_schedule_is_changed_only_by_whoever_has_read_it_and_a_viewer_reads_no_values() {
     let platform = Platform::start().await;

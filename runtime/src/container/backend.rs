@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{RwLock, watch};
-use tokio::time::Instant;
+use tokio::sync::{RwLock, oneshot, watch};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use wharf_docker::{
@@ -46,6 +46,10 @@ const RETRY: Duration = Duration::from_secs(1);
 const NETWORKS_LINGER: Duration = Duration::from_secs(10);
 /// The least time between the signal to end and the end, unless there is no time at all.
 const GRACE_MIN: Duration = Duration::from_millis(500);
+
+/// How long the end of a run waits until all that it printed was read, and for how long where somebody waits for its stop.
+const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
+const STOPPED_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 
 /// To the port that answers HTTP, and to the others.
 type WaysIn = (Option<Arc<Upstream>>, Option<Arc<Listening>>);
@@ -92,12 +96,14 @@ struct Prepared {
 }
 
 struct Live {
+    /// Of a run of a job, once all that it printed was read.
     ended: watch::Receiver<Option<Ended>>,
     ids: Vec<InstanceId>,
     upstream: Option<Arc<Upstream>>,
     listening: Option<Arc<Listening>>,
     health: Option<ContainerHealthSpec>,
     measured: Measured,
+    is_run: bool,
     platform: crate::wasm::stdio::GuestOutput,
     _follows: AbortOnDropHandle<()>,
     _waits: AbortOnDropHandle<()>,
@@ -175,7 +181,9 @@ impl ContainerBackend {
         };
         let config = patiently(is_adopted, || self.engine.image_config(image));
         let config = config.await.map_err(|error| failed(&error, error.is_retryable()))?;
-        let health = run::health(&assigned.spec.container, &config);
+        // How a run does is said by its end.
+        let health =
+            if assigned.job.is_some() { None } else { run::health(&assigned.spec.container, &config) };
         let _making = self.networks.read().await;
         let mut networks = Vec::new();
         for (network, aliases) in run::networks(assigned) {
@@ -230,7 +238,10 @@ impl ContainerBackend {
             return Err(Failure::new(ReasonKind::Platform, "somebody has removed the container at once"));
         };
         let (upstream, listening) = self.ways_in(assigned, &found, &networks)?;
-        if let Some(address) = run::address(&found, networks.first().map(|join| &join.network)) {
+        let is_run = assigned.job.is_some();
+        if let Some(address) = run::address(&found, networks.first().map(|join| &join.network))
+            && !is_run
+        {
             let names = networks.iter().flat_map(|join| join.aliases.iter().map(String::as_str));
             self.shared.names.insert(&assigned.namespace, assigned.app.as_str(), names, (run.id, address));
         }
@@ -241,7 +252,11 @@ impl ContainerBackend {
             outputs(&self.shared.logs, run.id, assigned),
             self.marks.clone(),
         );
-        let follows = AbortOnDropHandle::new(tokio::spawn(follows));
+        let (read, all_read) = oneshot::channel();
+        let follows = AbortOnDropHandle::new(tokio::spawn(async move {
+            follows.await;
+            let _ = read.send(());
+        }));
         let (ended_tx, ended) = watch::channel(None);
         let (engine, logs, id) = (self.engine.clone(), self.shared.logs.clone(), run.id);
         let of_ended = upstream.clone();
@@ -250,7 +265,10 @@ impl ContainerBackend {
             if let Some(upstream) = of_ended {
                 upstream.end();
             }
-            ended_tx.send_replace(Some(into_ended(&exit, &logs.tail(id))));
+            if is_run {
+                let _ = timeout(OUTPUT_LIMIT, all_read).await;
+            }
+            ended_tx.send_replace(Some(into_ended(&exit, &logs.tail(id), is_run)));
         }));
         let mut ids = run.replaces.clone();
         ids.push(run.id);
@@ -271,6 +289,7 @@ impl ContainerBackend {
             listening,
             health,
             measured: Measured::new(meter, is_adopted),
+            is_run,
             platform,
             _follows: follows,
             _waits: waits,
@@ -467,10 +486,12 @@ impl Retryable for NetworkError {
     }
 }
 
-/// How a container ended, with its last words where it failed.
-fn into_ended(exit: &Exit, tail: &[String]) -> Ended {
+/// How a container ended, with its last words where it failed. A run has the word itself, also where a child of it was killed.
+fn into_ended(exit: &Exit, tail: &[String], is_run: bool) -> Ended {
     match exit {
-        Exit::Ended { code: 0, error: None, is_out_of_memory: false } => Ended::Success,
+        Exit::Ended { code: 0, error: None, is_out_of_memory } if is_run || !is_out_of_memory => {
+            Ended::Success
+        }
         Exit::Ended { code, is_out_of_memory, .. } => {
             let kind = if *is_out_of_memory { ReasonKind::Limit } else { ReasonKind::Exit };
             let words = if tail.is_empty() { String::new() } else { format!(": {}", tail.join(" | ")) };
@@ -579,6 +600,10 @@ impl Backend for ContainerBackend {
                 ));
             }
             Err(error) => warn!(instance.id = %id, "could not stop the container of instance {id}: {error}"),
+        }
+        if live.is_run {
+            let mut ended = live.ended.clone();
+            let _ = timeout(STOPPED_OUTPUT_LIMIT, ended.wait_for(Option::is_some)).await;
         }
     }
 
@@ -727,15 +752,17 @@ mod tests {
     #[test]
     fn an_end_is_told_with_its_exit_code_and_the_last_words() {
         let exit = |code, is_out_of_memory| Exit::Ended { code, is_out_of_memory, error: None };
-        assert_eq!(into_ended(&exit(0, false), &[]), Ended::Success);
-        let Ended::Failed(failure) = into_ended(&exit(7, false), &["no disk".to_owned()]) else {
+        assert_eq!(into_ended(&exit(0, false), &[], false), Ended::Success);
+        let Ended::Failed(failure) = into_ended(&exit(7, false), &["no disk".to_owned()], false) else {
             panic!("failed")
         };
         assert_eq!((failure.exit_code, failure.reason.kind), (Some(7), ReasonKind::Exit));
         assert!(failure.reason.message.ends_with("exit code 7: no disk"), "{failure}");
-        let Ended::Failed(failure) = into_ended(&exit(137, true), &[]) else { panic!("failed") };
+        let Ended::Failed(failure) = into_ended(&exit(137, true), &[], true) else { panic!("failed") };
         assert_eq!(failure.reason.kind, ReasonKind::Limit);
-        let Ended::Failed(failure) = into_ended(&Exit::Gone, &[]) else { panic!("failed") };
+        let Ended::Failed(failure) = into_ended(&Exit::Gone, &[], true) else { panic!("failed") };
         assert_eq!(failure.reason.kind, ReasonKind::Platform);
+        assert_ne!(into_ended(&exit(0, true), &[], false), Ended::Success);
+        assert_eq!(into_ended(&exit(0, true), &[], true), Ended::Success);
     }
 }

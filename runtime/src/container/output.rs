@@ -15,8 +15,10 @@ use crate::wasm::app::Outputs;
 
 /// How often the mark is written while lines come.
 const MARK_PERIOD: Duration = Duration::from_secs(1);
-/// Between tries while the engine is away.
-const RETRY: Duration = Duration::from_secs(1);
+/// Between tries while the engine is away. The first ones come sooner: an engine closes the log of a container a moment before it says that
+/// it has ended.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_MOST: Duration = Duration::from_secs(1);
 
 /// The folder of the marks.
 #[derive(Clone, Debug)]
@@ -55,10 +57,11 @@ impl Marks {
     }
 }
 
-/// Follows a container until it has ended.
+/// Follows a container until it has ended, and all that it printed was read.
 pub(super) async fn follow(engine: Engine, id: InstanceId, outputs: Outputs, marks: Marks) {
     let mut mark = marks.read(id);
     let mut written = Instant::now();
+    let mut pause = RETRY_FIRST;
     loop {
         let mut lines = engine.follow_logs(id, mark);
         let mut is_over = true;
@@ -69,6 +72,7 @@ pub(super) async fn follow(engine: Engine, id: InstanceId, outputs: Outputs, mar
                         if line.stream == LogStream::Stderr { &outputs.stderr } else { &outputs.stdout };
                     output.say(&line.text);
                     mark = line.mark;
+                    pause = RETRY_FIRST;
                     if written.elapsed() > MARK_PERIOD {
                         marks.write(id, mark);
                         written = Instant::now();
@@ -85,7 +89,8 @@ pub(super) async fn follow(engine: Engine, id: InstanceId, outputs: Outputs, mar
         if is_over && !is_running(&engine, id).await {
             return;
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MOST);
     }
 }
 

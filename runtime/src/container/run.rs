@@ -50,8 +50,8 @@ pub(super) fn split<'a>(spec: &'a ContainerSpec, environment: &'a Environment) -
     Ok((variables, files))
 }
 
-/// The names under which a container is reached in each of its networks; the app's own is always one. `None` is the namespace's
-/// own network, where the spec names no other.
+/// The names under which a container is reached in each of its networks; the app's own is always one, but for a run of a job, which is not
+/// the app. `None` is the namespace's own network, where the spec names no other.
 pub(super) fn networks(assigned: &AssignedInstance) -> Vec<(Option<&str>, Vec<String>)> {
     let spec = &assigned.spec.container;
     if spec.host_network {
@@ -60,7 +60,7 @@ pub(super) fn networks(assigned: &AssignedInstance) -> Vec<(Option<&str>, Vec<St
     let own = assigned.app.to_string();
     let names = |aliases: &[String]| {
         let others = aliases.iter().filter(|alias| **alias != own).cloned();
-        std::iter::once(own.clone()).chain(others).collect()
+        assigned.job.is_none().then(|| own.clone()).into_iter().chain(others).collect()
     };
     if spec.networks.is_empty() {
         return vec![(None, names(&[]))];
@@ -123,8 +123,9 @@ fn span_of(duration: Duration) -> Span {
 mod tests {
     use std::sync::Arc;
 
-    use wharf_types::InstanceId;
+    use wharf_types::node::AssignedJob;
     use wharf_types::spec::ContainerFileSpec;
+    use wharf_types::{InstanceId, JobId};
     use zeroize::Zeroizing;
 
     use super::*;
@@ -169,6 +170,15 @@ mod tests {
         assert_eq!(networks(&instance), [(Some("back"), vec!["hello".to_owned(), "cache".to_owned()])]);
         Arc::make_mut(&mut instance.spec).container.host_network = true;
         assert!(networks(&instance).is_empty());
+    }
+
+    #[test]
+    fn nobody_who_asks_for_an_app_gets_to_a_task_of_it() {
+        let mut instance = assigned(InstanceId::new());
+        instance.job = Some(AssignedJob { id: JobId::new(), index: None, attempt: 1 });
+        assert_eq!(networks(&instance), [(None, Vec::new())]);
+        Arc::make_mut(&mut instance.spec).container.networks.insert("back".to_owned(), Vec::new());
+        assert_eq!(networks(&instance), [(Some("back"), Vec::new())]);
     }
 
     #[test]

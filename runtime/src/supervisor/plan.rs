@@ -80,6 +80,12 @@ pub fn plan(
 fn unknown(index: usize, instance: &AssignedInstance, may_live: bool) -> Option<Step> {
     match (instance.observed, instance.wanted) {
         (observed, _) if observed.is_final() => None,
+        // It may have come to its end before it was told to stop, while nobody looked: whoever runs it finds that out, too.
+        (observed, Wanted::Unroute | Wanted::Stop)
+            if instance.job.is_some() && observed >= InstanceState::Starting && may_live =>
+        {
+            Some(Step::Run(index))
+        }
         (_, Wanted::Unroute | Wanted::Stop) => Some(Step::Settle(index)),
         (observed, Wanted::Run) if observed >= InstanceState::Starting && !may_live => {
             Some(if instance.job.is_some() { Step::Lose(index) } else { Step::Replace(index) })
@@ -154,6 +160,17 @@ mod tests {
         assert_eq!(plan(&BTreeMap::new(), std::slice::from_ref(&run)), [Step::Run(0)]);
         let lost = AssignedInstance { observed: InstanceState::Running, ..run };
         assert_eq!(plan(&BTreeMap::new(), &[lost]), [Step::Lose(0)]);
+    }
+
+    #[test]
+    fn a_run_of_a_job_that_may_still_run_is_looked_after_also_when_it_shall_stop() {
+        let [a] = ids();
+        let job = AssignedJob { id: JobId::new(), index: None, attempt: 1 };
+        let run = AssignedInstance { job: Some(job), observed: InstanceState::Running, ..assigned(a) };
+        let stopping = AssignedInstance { wanted: Wanted::Stop, ..run.clone() };
+        for assigned in [run, stopping] {
+            assert_eq!(super::plan(&BTreeMap::new(), &[assigned], |_| true), [Step::Run(0)]);
+        }
     }
 
     #[test]

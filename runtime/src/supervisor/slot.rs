@@ -3,6 +3,7 @@
 //! One `async fn` per state; each returns the next state. Decisions are in [`super::restart`] and [`crate::health`].
 
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::health::{Check, Checks, Verdict};
 
 /// How much longer than it was asked to a backend may take, before the supervisor goes on without it.
 const BACKEND_GRACE: Duration = Duration::from_secs(5);
+/// How long it may take to find out that an adopted run had ended before it was told to stop.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// The same for what another instance may replace in two seconds.
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
@@ -72,10 +75,10 @@ impl Slot {
 
     async fn prepare(&mut self) -> State {
         self.reached(InstanceState::Preparing);
-        let run = self.as_run();
+        let (run, is_adopted) = (self.as_run(), self.is_adopted());
         select! {
             biased;
-            () = stop_is_ordered(&mut self.orders) => State::Stop,
+            () = stop_is_ordered(&mut self.orders), if !is_adopted => State::Stop,
             () = self.lease.over() => State::LetGo,
             prepared = self.backend.prepare(&run) => match prepared {
                 Ok(()) => State::Start,
@@ -86,7 +89,7 @@ impl Slot {
 
     async fn start(&mut self) -> State {
         self.reached(InstanceState::Starting);
-        let run = self.as_run();
+        let (run, is_adopted) = (self.as_run(), self.is_adopted());
         let mut lease = self.lease.clone();
         let started = async {
             lease.granted().await;
@@ -94,7 +97,7 @@ impl Slot {
         };
         select! {
             biased;
-            () = stop_is_ordered(&mut self.orders) => State::Stop,
+            () = stop_is_ordered(&mut self.orders), if !is_adopted => State::Stop,
             () = self.lease.over() => State::LetGo,
             started = started => match started {
                 Ok(()) => State::Run,
@@ -112,12 +115,17 @@ impl Slot {
             current.reason = None;
         });
         let backend = self.backend.clone();
+        let mut wait = pin!(backend.wait(self.id));
+        let is_adopted = self.is_adopted();
         let (mut orders, mut lease) = (self.orders.clone(), self.lease.clone());
         select! {
             biased;
-            () = stop_is_ordered(&mut orders) => State::Stop,
+            () = stop_is_ordered(&mut orders) => match is_adopted {
+                true => timeout(LOOK_LIMIT, wait).await.map_or(State::Stop, State::Ended),
+                false => State::Stop,
+            },
             () = lease.over() => State::LetGo,
-            ended = backend.wait(self.id) => {
+            ended = &mut wait => {
                 if ended == Ended::Success && spec.tcp.ports.is_empty() {
                     // However short it was, it has done what it was there for, unless that was to listen.
                     self.board.update(self.chain, |current| current.health = Health::Healthy);
@@ -205,7 +213,10 @@ impl Slot {
             info!(instance.id = %id, "instance {id} of {app} ended and is not replaced: {}", reason.message);
             self.board.update(self.chain, |current| current.exit_code = exit_code(&ended));
             self.board.end(self.chain, state, Some(reason));
-            self.remove(id).await;
+            // What a later process could not find any more would count as lost, so a run stays until its end is known.
+            if !stays(&*self.backend, &self.assigned) {
+                self.remove(id).await;
+            }
             return State::Over;
         };
         let wait = self.jitter.apply(wait);
@@ -288,6 +299,12 @@ impl Slot {
         }
     }
 
+    /// Whether it is a run that a process before this one has started. It may have come to its end before it was told to stop, while nobody
+    /// looked, so that is found out first.
+    fn is_adopted(&self) -> bool {
+        self.assigned.observed >= InstanceState::Starting && stays(&*self.backend, &self.assigned)
+    }
+
     fn reached(&self, state: InstanceState) {
         self.board.update(self.chain, |current| current.state = current.state.max(state));
     }
@@ -295,6 +312,12 @@ impl Slot {
     fn as_run(&self) -> Run {
         Run { id: self.id, replaces: self.board.ancestors(self.chain), assigned: self.assigned.clone() }
     }
+}
+
+/// Whether what has ended of an instance is there until the control plane has taken it out of the assignment: a run of a job that a later
+/// process would adopt.
+pub(super) fn stays(backend: &dyn Backend, assigned: &AssignedInstance) -> bool {
+    assigned.job.is_some() && backend.adopts(assigned)
 }
 
 /// Returns when the slot is told to stop, also by the end of whoever gives the orders.

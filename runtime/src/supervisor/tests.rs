@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use wharf_types::InstanceId;
-use wharf_types::node::{AssignedInstance, InstanceReport, ReasonKind};
+use wharf_types::node::{AssignedInstance, AssignedJob, InstanceReport, ReasonKind};
 use wharf_types::quantity::Span;
 use wharf_types::spec::{AppSpec, RestartCondition};
 use wharf_types::state::{Health, InstanceState, Wanted};
 use wharf_types::world::World;
+use wharf_types::{InstanceId, JobId};
 
 use super::{Shutdown, Supervisor};
 use crate::backend::{Ended, Failure};
@@ -80,6 +80,48 @@ async fn an_instance_of_a_process_that_is_gone_is_replaced_at_once() {
     assert_eq!((seen[0].id, seen[1].replaces), (lost.id, Some(lost.id)));
     assert_eq!(seen[0].reason.as_ref().unwrap().message, "the worker was restarted");
     assert_eq!(backend.starts_reach(1).await.1.replaces, [lost.id]);
+}
+
+/// A run of a job of a command.
+fn run_of_job() -> AssignedInstance {
+    let once = with_spec(InstanceId::new(), |spec| spec.restart.condition = RestartCondition::Never);
+    let job = Some(AssignedJob { id: JobId::new(), index: None, attempt: 1 });
+    AssignedInstance { world: World::CommandP2, job, ..once }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_run_goes_only_when_its_end_is_known() {
+    let backend = FakeBackend::adopting();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let run = run_of_job();
+    supervisor.assign(vec![run.clone()]).await;
+    backend.starts_reach(1).await;
+    settle().await;
+    let failure = Failure { exit_code: Some(3), ..Failure::new(ReasonKind::Exit, "exit code 3") };
+    backend.end(run.id, Ended::Failed(failure));
+    let seen = becomes(&mut reports, |reports| reports[0].state.is_final()).await;
+    assert_eq!((seen[0].state, seen[0].exit_code), (InstanceState::Failed, Some(3)));
+    settle().await;
+    assert!(!backend.calls().contains(&Call::Remove(run.id)), "{:?}", backend.calls());
+    supervisor.assign(Vec::new()).await;
+    settle().await;
+    assert!(backend.calls().contains(&Call::Remove(run.id)), "{:?}", backend.calls());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_ended_before_it_was_told_to_stop_is_told_as_it_ended_and_another_is_stopped() {
+    let backend = FakeBackend::adopting();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let of = || AssignedInstance { observed: InstanceState::Running, wanted: Wanted::Stop, ..run_of_job() };
+    let (ended, running) = (of(), of());
+    supervisor.assign(vec![ended.clone(), running.clone()]).await;
+    backend.starts_reach(2).await;
+    settle().await;
+    backend.end(ended.id, Ended::Success);
+    let seen = becomes(&mut reports, |reports| reports.iter().all(|report| report.state.is_final())).await;
+    let code = |id| seen.iter().find(|report| report.id == id).unwrap().exit_code;
+    assert_eq!((code(ended.id), code(running.id)), (Some(0), None));
+    assert!(backend.calls().iter().any(|call| matches!(call, Call::Stop(id, _) if *id == running.id)));
 }
 
 #[tokio::test(start_paused = true)]

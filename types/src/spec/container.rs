@@ -308,6 +308,61 @@ impl ContainerSpec {
         Ok(())
     }
 
+    /// What a run of a job has of its app's settings: nothing that is about requests, connections or health, and no names that others would
+    /// reach it by. Where it has another image than the app, only what is around a container.
+    pub(crate) fn of_task(&self, is_apps_image: bool) -> Self {
+        let networks = self.networks.keys().map(|name| (name.clone(), Vec::new())).collect();
+        if is_apps_image {
+            return Self { http_port: None, tcp: BTreeMap::new(), health: None, networks, ..self.clone() };
+        }
+        Self {
+            networks,
+            extra_hosts: self.extra_hosts.clone(),
+            dns: self.dns.clone(),
+            files: self.files.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Fills in, setting by setting, what another has and this does not say itself.
+    pub(crate) fn or(self, other: Self) -> Self {
+        let usual = Self::default();
+        macro_rules! each {
+            ($($field:ident)*) => {
+                Self { $($field: if self.$field == usual.$field { other.$field } else { self.$field }),* }
+            };
+        }
+        each!(
+            http_port tcp entrypoint user groups workdir hostname read_only tmpfs capabilities_add capabilities_drop
+            new_privileges init pids cpus ulimits shm_size stop_signal health networks extra_hosts dns sysctls labels files
+            registry_login privileged host_network host_paths devices
+        )
+    }
+
+    /// Refuses what makes no sense for a run of a job.
+    pub(crate) fn validate_for_run(&self) -> Result<(), InvalidSpec> {
+        let has_names = self.networks.values().any(|names| !names.is_empty());
+        for (field, is_asked, problem) in [
+            ("container.http_port", self.http_port.is_some(), "a run gets no requests; leave it out"),
+            ("container.tcp", !self.tcp.is_empty(), "a run gets no connections; leave it out"),
+            (
+                "container.health",
+                self.health.is_some(),
+                "the end of a run says what became of it; leave it out",
+            ),
+            (
+                "container.networks",
+                has_names,
+                "a run has no names that others would reach it by; write a network as `NAME = []`",
+            ),
+        ] {
+            if is_asked {
+                return invalid(field, problem);
+            }
+        }
+        Ok(())
+    }
+
     /// What of it only a namespace may have that the cluster's admin has allowed to reach the node itself: the settings, by name.
     pub fn reaches_node(&self) -> Vec<&'static str> {
         let asked = [

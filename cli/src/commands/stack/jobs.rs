@@ -1,0 +1,116 @@
+//! The jobs of a stack: each is run once for each change of what it is.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use wharf_compose::translate::Job;
+use wharf_types::declare::document::ArtifactSource;
+use wharf_types::job::{CreateJob, JobInfo, JobState, JobTemplate};
+use wharf_types::{Digest, NamespaceName, SetName};
+
+use crate::artifact;
+use crate::commands::{deploy, job};
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::session::Session;
+
+/// Runs a job, unless it was run with success before as it is now. Paths are relative to `folder`.
+pub async fn run(
+    session: &Session,
+    stack: &SetName,
+    job: &Job,
+    folder: &Path,
+    is_awaited: bool,
+) -> anyhow::Result<()> {
+    let namespace = session.namespace()?;
+    let artifact = push(session, &namespace, job, folder).await?;
+    let template = JobTemplate { artifact: Some(artifact), app: None, spec: job.spec.clone() };
+    let key = key(stack, job, &template)?;
+    let request = CreateJob { name: Some(job.name.clone().into()), job: template };
+    let mut made = session.client.create_job(&namespace, &request, Some(&key)).await?;
+    // One that has just been made has not ended.
+    if made.state.is_final() && made.state != JobState::Succeeded {
+        session.client.delete_job(&namespace, &made.id.to_string()).await?;
+        made = session.client.create_job(&namespace, &request, Some(&key)).await?;
+    }
+    if made.state == JobState::Succeeded {
+        return tell(session, &made, "has succeeded before, and has not changed");
+    }
+    tell(session, &made, if is_awaited { "is run" } else { "is made, and nobody waits for its end" })?;
+    if !is_awaited {
+        return Ok(());
+    }
+    let ended = job::to_the_end(session, &namespace, &made).await?;
+    if ended == ExitCode::SUCCESS {
+        return Ok(());
+    }
+    let message =
+        format!("the job `{}` did not succeed, so nothing that comes after it was deployed", made.name);
+    let help = format!("`wharf job logs {}` shows what it printed; the next deploy runs it again", made.id);
+    Err(Failure::new(Exit::RolloutFailed, message).help(help).into())
+}
+
+fn tell(session: &Session, job: &JobInfo, what: &str) -> anyhow::Result<()> {
+    if session.json {
+        return output::json(job);
+    }
+    output::line(format!("job {} ({}) {what}", job.name, job.id))
+}
+
+async fn push(
+    session: &Session,
+    namespace: &NamespaceName,
+    job: &Job,
+    folder: &Path,
+) -> anyhow::Result<Digest> {
+    let content = match (&job.image, &job.artifact) {
+        (Some(image), _) => {
+            let login = job.spec.container.registry_login.as_ref();
+            let login = login.and_then(|variable| job.spec.secrets.get(variable));
+            session.client.resolve_image(namespace, image, login).await?.to_octets().into()
+        }
+        (None, Some(ArtifactSource::File(path))) => artifact::read(&folder.join(path))?,
+        (None, Some(ArtifactSource::Pushed(digest))) => return Ok(*digest),
+        (None, None) => {
+            let message = format!("{}: the job `{}` has nothing to run", job.place, job.name);
+            return Err(Failure::invalid(message).into());
+        }
+    };
+    let digest = Digest::of(&content);
+    deploy::push(session, namespace, digest, content).await?;
+    Ok(digest)
+}
+
+/// The same for the same job of the same stack.
+fn key(stack: &SetName, job: &Job, template: &JobTemplate) -> anyhow::Result<String> {
+    let definition = serde_json::to_vec(&(stack.as_str(), &job.service, template))?;
+    Ok(format!("stack:{}", Digest::of(&definition)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_another_one_when_anything_of_it_has_changed() {
+        let job = Job {
+            service: "migrate".to_owned(),
+            place: wharf_compose::Place::new(&"compose.yaml".into(), 1, 1),
+            name: "migrate".parse().unwrap(),
+            artifact: None,
+            image: Some("migrate:1".to_owned()),
+            spec: wharf_types::job::JobSpec::default(),
+        };
+        let of = |stack: &str, artifact: &[u8], arg: &str| {
+            let spec = wharf_types::job::JobSpec { args: vec![arg.to_owned()], ..Default::default() };
+            let template = JobTemplate { artifact: Some(Digest::of(artifact)), app: None, spec };
+            key(&stack.parse().unwrap(), &job, &template).unwrap()
+        };
+        let first = of("shop", b"1", "up");
+        assert_eq!(of("shop", b"1", "up"), first);
+        for other in [of("shop", b"2", "up"), of("shop", b"1", "down"), of("other", b"1", "up")] {
+            assert_ne!(other, first);
+        }
+        assert!(first.len() < 100 && first.is_ascii(), "{first}");
+    }
+}
