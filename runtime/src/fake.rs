@@ -70,6 +70,8 @@ struct Script {
     ends: HashMap<InstanceId, oneshot::Sender<Ended>>,
     waits: HashMap<InstanceId, oneshot::Receiver<Ended>>,
     stops_take: Duration,
+    /// Whether what ran before this process may still run.
+    adopts: bool,
     /// How the next connections fail.
     refused_connections: VecDeque<Failure>,
 }
@@ -109,6 +111,10 @@ impl FakeBackend {
 
     pub(crate) fn stops_take(&self, time: Duration) {
         self.script().stops_take = time;
+    }
+
+    pub(crate) fn adopts_all(&self) {
+        self.script().adopts = true;
     }
 
     /// The guest ends by itself.
@@ -186,5 +192,9 @@ impl Backend for FakeBackend {
 
     async fn remove(&self, id: InstanceId) {
         self.script().calls.push(Call::Remove(id));
+    }
+
+    fn adopts(&self, _: &AssignedInstance) -> bool {
+        self.script().adopts
     }
 }

@@ -188,11 +188,13 @@ impl Keeper {
     fn assign(&mut self, instances: Vec<AssignedInstance>) {
         let steps = plan(&self.board.members(), &instances, |instance| self.backend.adopts(instance));
         if self.backend.is_to_be_swept() {
-            let wanted = instances
-                .iter()
-                .filter(|it| it.wanted == wharf_types::state::Wanted::Run)
-                .map(|it| it.id)
-                .collect();
+            // What a slot is about to stop is left to it.
+            let of_slots = steps.iter().filter_map(|step| match step {
+                Step::Run(index) => Some(instances[*index].id),
+                _ => None,
+            });
+            let to_run = instances.iter().filter(|it| it.wanted == wharf_types::state::Wanted::Run);
+            let wanted = to_run.map(|it| it.id).chain(of_slots).collect();
             let backend = self.backend.clone();
             self.tasks.spawn(async move { backend.sweep(wanted).await });
         }
@@ -229,7 +231,7 @@ impl Keeper {
     fn run_assigned(&mut self, assigned: &Arc<AssignedInstance>) {
         let id = assigned.id;
         self.board.open(ChainKey(id), vec![report(id, InstanceState::Preparing)]);
-        self.spawn_slot(ChainKey(id), id, assigned);
+        self.spawn_slot(ChainKey(id), id, assigned, order_of(assigned.wanted));
     }
 
     fn replace_lost(&mut self, assigned: &Arc<AssignedInstance>) {
@@ -241,11 +243,17 @@ impl Keeper {
             (InstanceState::Failed, Some(Reason { kind: ReasonKind::Platform, message })),
             report(next, InstanceState::Preparing),
         );
-        self.spawn_slot(chain, next, assigned);
+        self.spawn_slot(chain, next, assigned, Order::Run);
     }
 
-    fn spawn_slot(&mut self, chain: ChainKey, id: InstanceId, assigned: &Arc<AssignedInstance>) {
-        let (orders, receiver) = watch::channel(Order::Run);
+    fn spawn_slot(
+        &mut self,
+        chain: ChainKey,
+        id: InstanceId,
+        assigned: &Arc<AssignedInstance>,
+        order: Order,
+    ) {
+        let (orders, receiver) = watch::channel(order);
         // The chain's own part of the seed is random, but the same for the whole life of the chain.
         let own = chain.0.as_uuid().as_u64_pair().1;
         let (granter, lease) = lease::of(&assigned.spec, Instant::now());

@@ -559,13 +559,16 @@ impl Backend for ContainerBackend {
     }
 
     async fn stop(&self, id: InstanceId, drain: Duration) {
-        let Some(live) = self.live().remove(&id) else { return };
+        // None: a container that is about to start, or of a process before this one, ends as others do.
+        let live = self.live().remove(&id);
         self.shared.names.remove(id);
         if self.leaves.load(Ordering::Relaxed) {
             return;
         }
         let began = Instant::now();
-        self.close(&live, drain).await;
+        if let Some(live) = &live {
+            self.close(live, drain).await;
+        }
         let grace = match drain.is_zero() {
             true => Duration::ZERO,
             false => drain.saturating_sub(began.elapsed()).max(GRACE_MIN),
@@ -574,9 +577,12 @@ impl Backend for ContainerBackend {
             Ok(Stopped::ByItself) => {}
             Ok(Stopped::Killed) if grace.is_zero() => {}
             Ok(Stopped::Killed) => {
-                live.platform.say(&format!(
-                    "the container did not end within {grace:?} of its stop signal and was killed"
-                ));
+                let said =
+                    format!("the container did not end within {grace:?} of its stop signal and was killed");
+                match &live {
+                    Some(live) => live.platform.say(&said),
+                    None => info!(instance.id = %id, "of instance {id}: {said}"),
+                }
             }
             Err(error) => warn!(instance.id = %id, "could not stop the container of instance {id}: {error}"),
         }
@@ -584,8 +590,11 @@ impl Backend for ContainerBackend {
 
     async fn remove(&self, id: InstanceId) {
         // What has ended holds up nobody, such as the one that takes its place.
-        let has_ended = self.live().get(&id).is_some_and(|live| live.ended.borrow().is_some());
-        self.stop(id, Duration::ZERO).await;
+        let ended = self.live().get(&id).map(|live| live.ended.borrow().is_some());
+        let has_ended = ended.unwrap_or(false);
+        if ended.is_some() {
+            self.stop(id, Duration::ZERO).await;
+        }
         if self.leaves.load(Ordering::Relaxed) {
             return;
         }
