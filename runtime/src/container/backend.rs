@@ -21,7 +21,8 @@ use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
 use wharf_types::spec::ContainerHealthSpec;
 use wharf_types::state::InstanceState;
 
-use super::images::{self, failed};
+use super::brought::{self, Images};
+use super::images::{self, EnsureError, failed};
 use super::names::ContainerNames;
 use super::output::{self, Marks};
 use super::run;
@@ -67,6 +68,7 @@ pub struct ContainerBackend {
     engine: Engine,
     shared: Shared,
     marks: Marks,
+    images: Images,
     meters: Meters,
     prepared: Mutex<HashMap<InstanceId, Prepared>>,
     running: Mutex<HashMap<InstanceId, Live>>,
@@ -104,13 +106,15 @@ struct Live {
 }
 
 impl ContainerBackend {
-    /// `marks` is a folder for how far the containers' output was read. To be called within a runtime.
+    /// `marks` is a folder for how far the containers' output was read, and which images were brought. To be called within a runtime.
     pub fn new(engine: Engine, shared: Shared, marks: PathBuf) -> io::Result<Arc<Self>> {
         let marks = Marks::new(marks)?;
+        let images = Images::new(marks.folder());
         let backend = Arc::new_cyclic(|own| Self {
             engine,
             shared,
             marks,
+            images,
             meters: Meters::default(),
             prepared: Mutex::default(),
             running: Mutex::default(),
@@ -121,6 +125,7 @@ impl ContainerBackend {
             own: own.clone(),
         });
         tokio::spawn(keep_measured(Arc::downgrade(&backend)));
+        tokio::spawn(brought::keep_few(Arc::downgrade(&backend)));
         Ok(backend)
     }
 
@@ -137,6 +142,11 @@ impl ContainerBackend {
     /// Totals of every release that runs here, or did a short time ago.
     pub fn usage(&self) -> Vec<AppUsage> {
         self.meters.read(std::time::Instant::now())
+    }
+
+    /// Whether nothing is left of a process before this one but what is to run.
+    pub fn has_swept(&self) -> bool {
+        self.was_swept.load(Ordering::Relaxed)
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -161,16 +171,35 @@ impl ContainerBackend {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn ensure_image(&self, assigned: &AssignedInstance) -> Result<ImageId, EnsureError> {
+        let given = (&self.shared.artifacts, &*self.shared.secrets);
+        images::ensure((&self.engine, &self.images), given, self.marks.folder(), assigned).await
+    }
+
+    /// Gives the engine back images that were brought for what is neither assigned nor runs. Returns how many have gone.
+    pub(super) async fn remove_unused_images(&self, kept_for: Duration) -> usize {
+        self.images.remove_unused(&self.engine, || self.shared.space.used(), kept_for).await
+    }
+
     async fn prepare_new(&self, run: &Run) -> Result<(), Failure> {
         let assigned = &run.assigned;
         let adopted = self.to_be_adopted(run).await?;
         let is_adopted = adopted.is_some();
         let held = self.shared.space.hold(assigned);
         let image = match adopted.and_then(|found| found.image) {
-            Some(image) => image,
+            Some(image) => {
+                self.images.used(image, assigned.artifact);
+                image
+            }
             None => {
-                let given = (&self.shared.artifacts, &*self.shared.secrets);
-                images::ensure(&self.engine, given, self.marks.folder(), assigned).await?
+                let ensured = self.ensure_image(assigned).await;
+                // With what nothing needs gone, it may fit.
+                let is_full = matches!(ensured, Err(EnsureError::DiskFull(_)));
+                if is_full && self.remove_unused_images(Duration::ZERO).await > 0 {
+                    self.ensure_image(assigned).await?
+                } else {
+                    ensured?
+                }
             }
         };
         let config = patiently(is_adopted, || self.engine.image_config(image));
