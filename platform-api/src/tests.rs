@@ -36,4 +36,5 @@ mod settings;
 mod sharing;
 mod streams;
 mod tenants;
+mod transfers;
 mod worker;
