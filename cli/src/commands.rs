@@ -117,20 +117,24 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
 
 /// Before something is lost: at a terminal the name has to be typed, elsewhere `--yes` has to be given.
 fn confirm(what: &str, name: &str, yes: bool) -> anyhow::Result<()> {
+    let (doing, does) =
+        (format!("deleting {what} `{name}`"), format!("This deletes {what} `{name}` for good."));
+    confirm_that((&doing, &does), name, yes)
+}
+
+/// The same, with words for what is to be done and for what it does.
+fn confirm_that((doing, does): (&str, &str), name: &str, yes: bool) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
     if !output::is_interactive() {
-        return Err(Failure::usage(format!(
-            "deleting {what} `{name}` needs --yes where nobody can be asked"
-        ))
-        .into());
+        return Err(Failure::usage(format!("{doing} needs --yes where nobody can be asked")).into());
     }
-    output::note(format!("This deletes {what} `{name}` for good. Type its name to go on:"));
+    output::note(format!("{does} Type its name to go on:"));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if answer.trim() == name {
         return Ok(());
     }
-    Err(Failure::usage("that is not its name: nothing was deleted").into())
+    Err(Failure::usage("that is not its name: nothing was done").into())
 }

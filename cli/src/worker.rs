@@ -42,6 +42,7 @@ use wharf_runtime::wasm::ports::Ports;
 use wharf_runtime::wasm::table;
 use wharf_runtime::wasm::table::{AnswerBody, DispatchError, FarBody, FarError, FarNeighbours, Table};
 use wharf_runtime::wasm::volumes::Volumes;
+use wharf_runtime::wasm::volumes::transfers::Transfers;
 use wharf_types::figures::NodeFigures;
 use wharf_types::incarnation::Incarnation;
 use wharf_types::log::{LogRecord, LogStream};
@@ -114,6 +115,7 @@ pub struct Worker {
     leaves_containers: bool,
     /// None: nothing here runs containers.
     execs: Option<Execs>,
+    transfers: Transfers,
 }
 
 impl Worker {
@@ -152,7 +154,7 @@ impl Worker {
             table: backend.table(),
             ports: backend.ports(),
             names: backend.names(),
-            volumes,
+            volumes: volumes.clone(),
             secrets: backend.secrets(),
             logs: logs.clone(),
         };
@@ -194,6 +196,9 @@ impl Worker {
         let front_door = ingress.stats_reader();
         let counted = containers.clone();
         let execs = containers.clone().map(|it| Execs::spawn(control.clone(), process, it));
+        let of_before = containers.clone();
+        let is_clean = Arc::new(move || of_before.as_ref().is_none_or(|it| it.has_swept()));
+        let transfers = Transfers::spawn(control.clone(), process, volumes, is_clean);
         let figures = Arc::new(move || Figures {
             apps: backend.usage().into_iter().chain(counted.iter().flat_map(|it| it.usage())).collect(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
@@ -228,6 +233,7 @@ impl Worker {
             containers,
             leaves_containers,
             execs,
+            transfers,
         })
     }
 
@@ -254,6 +260,7 @@ impl Worker {
         if let Some(execs) = self.execs {
             execs.shutdown(PART_GRACE).await;
         }
+        self.transfers.shutdown(PART_GRACE).await;
         self.session.shutdown().await;
         if let Some(containers) = self.containers.as_ref().filter(|_| self.leaves_containers) {
             containers.leave_containers();

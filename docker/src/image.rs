@@ -1,5 +1,6 @@
 //! Images: which one a reference means, and how it gets into the engine.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,7 +8,9 @@ use std::time::Duration;
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error as ClientError;
 use bollard::models::ImageInspect;
-use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptionsBuilder};
+use bollard::query_parameters::{
+    CreateImageOptionsBuilder, ListContainersOptionsBuilder, RemoveImageOptionsBuilder,
+};
 use futures::StreamExt as _;
 use tokio::time::Instant;
 use wharf_types::Digest;
@@ -195,6 +198,22 @@ impl Engine {
         Ok(id_of(&found)?)
     }
 
+    /// Whether an image is in the engine already.
+    pub async fn has(&self, document: &ImageDocument) -> Result<bool, ImageError> {
+        let name = match document.pin {
+            ImagePin::Id(id) => id.to_string(),
+            ImagePin::Digest(digest) => document.image.parse::<ImageReference>()?.at(digest).to_string(),
+        };
+        Ok(self.inspect_image(&name).await?.is_some())
+    }
+
+    /// Whether no name of an image, and no second digest, says that somebody else has brought or made it.
+    pub async fn is_nobody_elses(&self, image: ImageId) -> Result<bool, EngineError> {
+        let Some(found) = self.inspect_image(&image.to_string()).await? else { return Ok(true) };
+        let digests = found.repo_digests.iter().flatten().count();
+        Ok(digests <= 1 && found.repo_tags.iter().flatten().all(|tag| archive::is_our_name(tag)))
+    }
+
     /// What the image says of how it is to be run.
     pub async fn image_config(&self, image: ImageId) -> Result<ImageConfig, ImageError> {
         let found = self.inspect_image(&image.to_string()).await?;
@@ -202,11 +221,18 @@ impl Engine {
         Ok(read_config(found.config.unwrap_or_default()))
     }
 
-    /// Removes an image, unless a container runs of it or somebody has given it a name. Returns whether it has gone.
+    /// Removes an image, unless a container was made of it or somebody has given it a name. Returns whether it has gone.
     pub async fn remove_image(&self, image: ImageId) -> Result<bool, EngineError> {
         let name = image.to_string();
         let Some(found) = self.inspect_image(&name).await? else { return Ok(true) };
         if found.repo_tags.iter().flatten().any(|tag| !archive::is_our_name(tag)) {
+            return Ok(false);
+        }
+        // Force takes it also from a container that does not run, which could not be started again.
+        let of_it = HashMap::from([("ancestor".to_owned(), vec![name.clone()])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&of_it).build();
+        let containers = self.docker.list_containers(Some(options));
+        if !self.call("list containers", SHORT, containers).await?.is_empty() {
             return Ok(false);
         }
         // By force, because it may be known by several digests.

@@ -8,6 +8,8 @@ use std::time::Instant;
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use wharf_types::exec::ExecOrder;
+use wharf_types::transfer::TransferOrder;
 use wharf_types::{AppId, JobId, Timestamp};
 
 use crate::admission::Admissions;
@@ -51,7 +53,9 @@ pub(crate) struct Context {
     pub(crate) git: Git,
     pub(crate) nodes: Nodes,
     /// Commands that people run in containers.
-    pub(crate) execs: Arc<Execs>,
+    pub(crate) execs: Arc<Execs<ExecOrder>>,
+    /// What volumes hold, on its way to and from archives.
+    pub(crate) transfers: Arc<Execs<TransferOrder>>,
     /// Who says which image a name means. Nothing: nobody here can.
     pub(crate) images: OnceLock<Arc<dyn ImageResolver>>,
     /// What workers have reported, on its way into the store.
@@ -127,6 +131,7 @@ impl Context {
             git,
             nodes: Nodes::default(),
             execs: Arc::default(),
+            transfers: Arc::default(),
             images: OnceLock::new(),
             intake: Intake::default(),
             joining: OnceLock::new(),

@@ -1,7 +1,7 @@
-//! Commands that people run in containers: which worker is told of which, and what goes to and fro until it has ended.
+//! Commands that people run in containers, and transfers of volumes: which worker is told of which, and what goes to and fro until it has ended.
 //!
-//! A server cannot reach a worker by itself, so each worker that has an engine follows its orders, and comes for every command with a
-//! connection of its own. Nothing here lasts: a command ends with the server that leads.
+//! A server cannot reach a worker by itself, so each worker follows its orders, those about containers where it has an engine, and comes for
+//! every one with a connection of its own. Nothing here lasts: what is under way ends with the server that leads.
 
 pub(crate) mod frames;
 pub(crate) mod relay;
@@ -11,61 +11,71 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use wharf_types::exec::{ExecOrder, ExecSpec};
-use wharf_types::{ExecId, InstanceId, NodeId};
+use wharf_types::{ExecId, NodeId};
 
 use self::frames::Frames;
 
-/// Commands at once on a node.
+/// Of one kind at once on a node.
 pub(crate) const EXECS_MAX: usize = 16;
 
-#[derive(Default)]
-pub(crate) struct Execs {
-    nodes: Mutex<HashMap<NodeId, OfNode>>,
+/// All of one kind of orders.
+pub(crate) struct Execs<O> {
+    nodes: Mutex<HashMap<NodeId, OfNode<O>>>,
 }
 
-#[derive(Default)]
-struct OfNode {
+impl<O> Default for Execs<O> {
+    fn default() -> Self {
+        Self { nodes: Mutex::default() }
+    }
+}
+
+struct OfNode<O> {
     /// None: its worker follows no orders.
-    orders: Option<mpsc::Sender<ExecOrder>>,
+    orders: Option<mpsc::Sender<O>>,
     places: usize,
-    /// Commands that the worker has not come for yet.
+    /// Those that the worker has not come for yet.
     waiting: HashMap<ExecId, oneshot::Sender<Joined>>,
 }
 
-/// A worker that has come for a command.
+impl<O> Default for OfNode<O> {
+    fn default() -> Self {
+        Self { orders: None, places: 0, waiting: HashMap::new() }
+    }
+}
+
+/// A worker that has come for an order.
 pub(crate) struct Joined {
-    /// What the command says.
+    /// What it says.
     pub(crate) frames: Frames,
-    /// Dropping it ends the command.
+    /// Dropping it ends what was ordered.
     pub(crate) to_worker: mpsc::Sender<Bytes>,
 }
 
-/// Why a node takes no command.
+/// Why a node takes no order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Its worker follows no orders: it has no engine, is older than this, or is on its way back.
+    /// Its worker follows no orders of the kind: it has no engine, is older than this, or is on its way back.
     Away,
     /// So many are under way.
     Full,
 }
 
-/// A place among the commands of a node. Dropping it gives it back.
-pub(crate) struct Place {
-    execs: Arc<Execs>,
+/// A place among the orders of a node. Dropping it gives it back.
+pub(crate) struct Place<O> {
+    execs: Arc<Execs<O>>,
     node: NodeId,
     id: ExecId,
 }
 
-impl Execs {
+impl<O> Execs<O> {
     /// The orders of a node. Whoever followed them before gets no more.
-    pub(crate) fn follow(&self, node: NodeId) -> mpsc::Receiver<ExecOrder> {
+    pub(crate) fn follow(&self, node: NodeId) -> mpsc::Receiver<O> {
         let (orders, followed) = mpsc::channel(EXECS_MAX);
         self.lock().entry(node).or_default().orders = Some(orders);
         followed
     }
 
-    pub(crate) fn reserve(self: &Arc<Self>, node: NodeId) -> Result<Place, Refused> {
+    pub(crate) fn reserve(self: &Arc<Self>, node: NodeId) -> Result<Place<O>, Refused> {
         let mut nodes = self.lock();
         let of_node = nodes.get_mut(&node).ok_or(Refused::Away)?;
         if of_node.orders.as_ref().is_none_or(mpsc::Sender::is_closed) {
@@ -78,28 +88,27 @@ impl Execs {
         Ok(Place { execs: self.clone(), node, id: ExecId::new() })
     }
 
-    /// A worker comes for a command. False: nobody waits for that.
+    /// A worker comes for an order. False: nobody waits for that.
     pub(crate) fn join(&self, node: NodeId, id: ExecId, joined: Joined) -> bool {
         let waiting = self.lock().get_mut(&node).and_then(|of_node| of_node.waiting.remove(&id));
         waiting.is_some_and(|waiting| waiting.send(joined).is_ok())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, OfNode>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, OfNode<O>>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place {
+impl<O> Place<O> {
     /// Tells the worker. It comes with what this returns, if it does.
     pub(crate) fn order(
         &self,
-        instance: InstanceId,
-        spec: ExecSpec,
+        order: impl FnOnce(ExecId) -> O,
     ) -> Result<oneshot::Receiver<Joined>, Refused> {
         let mut nodes = self.execs.lock();
         let of_node = nodes.get_mut(&self.node).ok_or(Refused::Away)?;
         let orders = of_node.orders.as_ref().ok_or(Refused::Away)?;
-        orders.try_send(ExecOrder { id: self.id, instance, spec }).map_err(|error| match error {
+        orders.try_send(order(self.id)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refused::Full,
             mpsc::error::TrySendError::Closed(_) => Refused::Away,
         })?;
@@ -109,7 +118,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl<O> Drop for Place<O> {
     fn drop(&mut self) {
         if let Some(of_node) = self.execs.lock().get_mut(&self.node) {
             of_node.places = of_node.places.saturating_sub(1);
@@ -124,8 +133,8 @@ mod tests {
 
     use super::*;
 
-    fn spec() -> ExecSpec {
-        ExecSpec { command: vec!["id".into()], ..ExecSpec::default() }
+    fn execs() -> Arc<Execs<ExecId>> {
+        Arc::default()
     }
 
     fn joined() -> Joined {
@@ -134,32 +143,32 @@ mod tests {
 
     #[test]
     fn a_node_takes_so_many_commands_at_once_while_it_follows_its_orders() {
-        let (execs, node) = (Arc::new(Execs::default()), NodeId::new());
+        let (execs, node) = (execs(), NodeId::new());
         assert_eq!(execs.reserve(node).err(), Some(Refused::Away));
         let followed = execs.follow(node);
-        let mut places: Vec<Place> = (0..EXECS_MAX).map(|_| execs.reserve(node).unwrap()).collect();
+        let mut places: Vec<_> = (0..EXECS_MAX).map(|_| execs.reserve(node).unwrap()).collect();
         assert_eq!(execs.reserve(node).err(), Some(Refused::Full));
         places.pop();
         places.push(execs.reserve(node).unwrap());
         drop(followed);
         assert_eq!(execs.reserve(node).err(), Some(Refused::Away));
-        assert_eq!(places[0].order(InstanceId::new(), spec()).err(), Some(Refused::Away));
+        assert_eq!(places[0].order(|id| id).err(), Some(Refused::Away));
     }
 
     #[test]
     fn only_the_node_that_was_told_comes_for_a_command_and_only_once() {
-        let (execs, node, other) = (Arc::new(Execs::default()), NodeId::new(), NodeId::new());
+        let (execs, node, other) = (execs(), NodeId::new(), NodeId::new());
         let (mut followed, _others) = (execs.follow(node), execs.follow(other));
         let place = execs.reserve(node).unwrap();
-        let mut waits = place.order(InstanceId::new(), spec()).unwrap();
-        let id = followed.try_recv().unwrap().id;
+        let mut waits = place.order(|id| id).unwrap();
+        let id = followed.try_recv().unwrap();
         assert!(!execs.join(other, id, joined()) && !execs.join(node, ExecId::new(), joined()));
         assert!(waits.try_recv().is_err());
         assert!(execs.join(node, id, joined()));
         assert!(waits.try_recv().is_ok() && !execs.join(node, id, joined()));
         let place = execs.reserve(node).unwrap();
-        let _waits = place.order(InstanceId::new(), spec()).unwrap();
-        let id = followed.try_recv().unwrap().id;
+        let _waits = place.order(|id| id).unwrap();
+        let id = followed.try_recv().unwrap();
         drop(place);
         assert!(!execs.join(node, id, joined()), "nobody waits any more");
     }

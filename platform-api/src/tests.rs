@@ -37,4 +37,5 @@ mod settings;
 mod sharing;
 mod streams;
 mod tenants;
+mod transfers;
 mod worker;

@@ -3,8 +3,8 @@
 //! One request per method, no retries and no state: when to call, and what to do when a call fails, is the business of
 //! [`crate::session`], [`crate::logs`] and the backends.
 
-mod execs;
 mod lines;
+pub(crate) mod orders;
 
 use std::fmt;
 use std::sync::Arc;

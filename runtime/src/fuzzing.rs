@@ -9,6 +9,7 @@ mod mutations;
 mod parser;
 
 use crate::wasm::fuzzing::{names, unrolled, unrolled_modules};
+use crate::wasm::volumes::read_archive;
 
 pub use parser::Parser;
 
@@ -21,6 +22,7 @@ pub const PARSERS: &[Parser] = &[
         b"\0asm\x0d\0\x01\0\x01\x1f\0asm\x01\0\0\0\x01\x05\x01\x60\x01\x7f\0\x03\x02\x01\0\x0a\x0b\x01\x09\0\x03\x40\x20\0\x0d\0\x0b\x0b",
     ]),
     ("unroll-modules", unrolled_modules, &[b"0123456789abcdefghijklmnopqrstuvwxyz", &[7; 300], &[0x41; 900]]),
+    ("volume-archive", read_archive, &[include_bytes!("wasm/volumes/seed.tar"), &[0; 1024]]),
     ("names", names, &[b"\0asm\x0d\0\x01\0", b"\0asm\x0d\0\x01\0\x07\x05\x01\x42\0\x0a\x0a\x01\0\x05a:b/c\x05\0"]),
 ];
 

@@ -23,6 +23,7 @@ pub mod artifacts;
 pub mod control;
 pub mod logs;
 pub mod machine;
+mod orders;
 mod probe;
 pub mod secrets;
 pub mod space;

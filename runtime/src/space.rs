@@ -138,10 +138,7 @@ impl Space {
             warn!("cannot look for what may be removed in {}: {error}", self.folder.display());
             Vec::new()
         });
-        let in_use: HashSet<Digest> = {
-            let in_use = self.in_use();
-            in_use.assigned.iter().chain(in_use.held.keys()).copied().collect()
-        };
+        let in_use = self.used();
         let kept: Vec<Kept> = found.iter().map(|found| found.kept).collect();
         let room = self.room();
         let total: u64 = kept.iter().map(|kept| kept.bytes).sum();
@@ -200,6 +197,12 @@ impl Space {
     /// The same after the disk turned out to be full.
     pub fn disk_is_full(&self, what: &str, needed_bytes: u64) -> Failure {
         self.failure(what, needed_bytes, Short::Disk { free_bytes: self.room().free_bytes })
+    }
+
+    /// What is assigned here, prepared or runs.
+    pub(crate) fn used(&self) -> HashSet<Digest> {
+        let in_use = self.in_use();
+        in_use.assigned.iter().chain(in_use.held.keys()).copied().collect()
     }
 
     fn in_use(&self) -> MutexGuard<'_, InUse> {

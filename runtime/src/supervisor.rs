@@ -191,10 +191,13 @@ impl Keeper {
     fn assign(&mut self, instances: Vec<AssignedInstance>) {
         let steps = plan(&self.board.members(), &instances, |instance| self.backend.adopts(instance));
         if self.backend.is_to_be_swept() {
-            let is_looked_after = |(index, it): &(usize, &AssignedInstance)| {
-                it.wanted == wharf_types::state::Wanted::Run || steps.contains(&Step::Run(*index))
-            };
-            let wanted = instances.iter().enumerate().filter(is_looked_after).map(|(_, it)| it.id).collect();
+            // What a slot is about to stop is left to it.
+            let of_slots = steps.iter().filter_map(|step| match step {
+                Step::Run(index) => Some(instances[*index].id),
+                _ => None,
+            });
+            let to_run = instances.iter().filter(|it| it.wanted == wharf_types::state::Wanted::Run);
+            let wanted = to_run.map(|it| it.id).chain(of_slots).collect();
             let backend = self.backend.clone();
             self.tasks.spawn(async move { backend.sweep(wanted).await });
         }
@@ -237,8 +240,7 @@ impl Keeper {
         if slot::stays(&*self.backend, assigned) {
             self.kept.insert(ChainKey(id));
         }
-        self.spawn_slot(ChainKey(id), id, assigned);
-        self.order(ChainKey(id), order_of(assigned.wanted));
+        self.spawn_slot(ChainKey(id), id, assigned, order_of(assigned.wanted));
     }
 
     /// The end of a run is known to the control plane, so what is left of it may go.
@@ -258,11 +260,17 @@ impl Keeper {
             (InstanceState::Failed, Some(Reason { kind: ReasonKind::Platform, message })),
             report(next, InstanceState::Preparing),
         );
-        self.spawn_slot(chain, next, assigned);
+        self.spawn_slot(chain, next, assigned, Order::Run);
     }
 
-    fn spawn_slot(&mut self, chain: ChainKey, id: InstanceId, assigned: &Arc<AssignedInstance>) {
-        let (orders, receiver) = watch::channel(Order::Run);
+    fn spawn_slot(
+        &mut self,
+        chain: ChainKey,
+        id: InstanceId,
+        assigned: &Arc<AssignedInstance>,
+        order: Order,
+    ) {
+        let (orders, receiver) = watch::channel(order);
         // The chain's own part of the seed is random, but the same for the whole life of the chain.
         let own = chain.0.as_uuid().as_u64_pair().1;
         let (granter, lease) = lease::of(&assigned.spec, Instant::now());

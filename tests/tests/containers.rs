@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown};
 use std::process::Stdio;
 
 use http::Method;
 use wharf_tests::{DockerEngine, Platform, PrivateRegistry, SHORT, WEB, eventually};
-use wharf_types::api::CreatedToken;
+use wharf_types::api::{AppInfo, CreatedToken, Page, VolumeInfo};
 use wharf_types::event::Event;
 
 const MANIFEST: &str = "app = \"web\"\nimage = \"wharf-test/web:1\"\n[env]\nWORD = \"one\"\n[container]\nhttp_port = 8000\n\
@@ -126,6 +127,72 @@ async fn what_is_written_to_a_volume_outlives_the_container() {
     assert_eq!(ours.asks("web", "").await, "kept");
     ours.deploy(&manifest.replace("one", "two")).await.ok();
     assert_eq!(ours.asks("web", "").await, "kept");
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_a_containers_volume_keeps_owners_modes_and_links() {
+    let Some(ours) = Ours::start().await else { return };
+    let platform = &ours.platform;
+    ours.deploy(&format!("{MANIFEST}[[volumes]]\nname = \"words\"\npath = \"/data\"\n")).await.ok();
+    ours.asks("web", "keep=kept").await;
+    let volume = platform.wharf(&["volume", "ls", "--json"]).await.json::<Page<VolumeInfo>>().items.remove(0);
+    let place = platform.data().join("worker/volumes").join(volume.id.to_string());
+    let at = |name: &str| place.join(name);
+    std::fs::create_dir(at("private")).unwrap();
+    std::fs::write(at("private/key"), "secret").unwrap();
+    std::os::unix::fs::symlink("private/key", at("link")).unwrap();
+    for (name, mode) in [("private/key", 0o640), ("private", 0o710)] {
+        chown(at(name), Some(1234), Some(5678)).unwrap();
+        std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    lchown(at("link"), Some(1), Some(2)).unwrap();
+    let seen = || {
+        [".", "word", "private", "private/key", "link"].map(|name| {
+            let found = std::fs::symlink_metadata(at(name)).unwrap();
+            (name, found.mode(), found.uid(), found.gid(), found.mtime(), found.mtime_nsec())
+        })
+    };
+    platform.wharf(&["stop", "web"]).await.ok();
+    eventually(SHORT, "it has ended", async || ours.containers("web").await.is_empty().then_some(())).await;
+    let before = seen();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("words.tar");
+    let file = file.to_str().unwrap();
+    platform.wharf(&["volume", "backup", "web/words", "-o", file]).await.ok();
+    std::fs::remove_dir_all(at("private")).unwrap();
+    std::fs::write(at("word"), "changed").unwrap();
+    eventually(SHORT, "it is restored", async || {
+        let restored = platform.wharf(&["volume", "restore", "web/words", file, "--yes"]).await;
+        (restored.code == 0).then_some(())
+    })
+    .await;
+    assert_eq!(seen(), before);
+    platform.wharf(&["start", "web"]).await.ok();
+    platform.serves_at("web", ANSWER).await;
+    assert_eq!(ours.asks("web", "").await, "kept");
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ends_while_its_worker_starts_again_is_not_said_to_have_ended_before() {
+    let Some(mut ours) = Ours::start().await else { return };
+    // It takes a while to end.
+    let container = "[container]\nentrypoint = [\"sh\", \"-c\", \"trap 'sleep 4; exit 0' TERM; httpd -f -p 8000 -h /www & wait\"]\n";
+    let manifest = MANIFEST.replace("[container]\n", container).replace("drain = \"2s\"", "drain = \"20s\"");
+    ours.deploy(&manifest).await.ok();
+    let stop = "/v1/namespaces/default/apps/web/stop";
+    assert_eq!(ours.platform.api(Method::POST, stop, "").await.status, 200);
+    ours.platform.kill().await;
+    assert_eq!(ours.containers("web").await.len(), 1);
+    ours.platform.start_again().await;
+    eventually(SHORT, "no instance is left", async || {
+        let app =
+            ours.platform.api(Method::GET, "/v1/namespaces/default/apps/web", "").await.json::<AppInfo>();
+        app.instances.iter().all(|instance| instance.state.is_final()).then_some(())
+    })
+    .await;
+    assert!(ours.containers("web").await.is_empty(), "it is over when that is said");
     ours.end().await;
 }
 

@@ -36,6 +36,7 @@ pub mod requests;
 pub mod route;
 pub mod schedule;
 pub mod suggest;
+pub mod transfer;
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

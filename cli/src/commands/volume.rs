@@ -1,5 +1,7 @@
 //! `wharf volume`: what apps keep on nodes.
 
+mod archive;
+
 use clap::{Args, Subcommand};
 use wharf_types::api::{Page, VolumeInfo};
 use wharf_types::{AppName, Timestamp, VolumeId};
@@ -25,6 +27,10 @@ pub enum VolumeCommand {
     Ls(With<LsArgs>),
     /// Remove a volume that no release in use has, and its data
     Rm(With<RmArgs>),
+    /// Write what a volume holds to a tar archive
+    Backup(With<archive::BackupArgs>),
+    /// Replace what a volume holds by what is in a tar archive, while its app is stopped
+    Restore(With<archive::RestoreArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -49,6 +55,8 @@ pub async fn run(before: Global, args: VolumeArgs) -> anyhow::Result<()> {
     match args.command {
         VolumeCommand::Ls(with) => list(&open(with.global)?, with.args).await,
         VolumeCommand::Rm(with) => remove(&open(with.global)?, with.args).await,
+        VolumeCommand::Backup(with) => archive::backup(&open(with.global)?, with.args).await,
+        VolumeCommand::Restore(with) => archive::restore(&open(with.global)?, with.args).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `…/apps/{app}/exec`, and what workers call for it.
+//! `…/apps/{app}/exec`, and what workers call for it and for what else is ordered.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -11,12 +11,13 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::warn;
-use wharf_types::exec::{ExecSpec, FRAME_MAX_BYTES, Frame, MEDIA_TYPE, PROTOCOL};
+use wharf_types::exec::{ExecOrder, ExecSpec, FRAME_MAX_BYTES, Frame, MEDIA_TYPE, PROTOCOL};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{ExecId, NodeId};
 
@@ -28,7 +29,7 @@ use crate::audit;
 use crate::context::Context;
 use crate::execs::frames::Frames;
 use crate::execs::relay::{FRAMES_MAX, Session};
-use crate::execs::{EXECS_MAX, Joined, Refused};
+use crate::execs::{EXECS_MAX, Execs, Joined, Refused};
 use crate::plan;
 use crate::plan::InstanceView;
 
@@ -41,14 +42,15 @@ pub(super) async fn start(
     Path(path): Path<AppPath>,
     request: Request,
 ) -> ApiResult<Response> {
-    if request.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != MEDIA_TYPE) {
-        let detail = format!(
-            "this address takes the connection over: send `Connection: Upgrade` and `Upgrade: {PROTOCOL}`, as `wharf exec` does; a proxy on the way has to let them through"
-        );
-        return Err(ApiError::new(ProblemCode::InvalidRequest, detail));
-    }
-    let mut client = Frames::new(request.into_body());
-    let spec = first(&mut client).await?;
+    let (client, spec) = taken_over(request, "wharf exec").await?;
+    let spec: ExecSpec = match &spec[..] {
+        [] => {
+            let detail =
+                format!("say what is to be run, in a body of at most {FRAME_MAX_BYTES} octets of JSON");
+            return Err(ApiError::new(ProblemCode::InvalidRequest, detail));
+        }
+        octets => parse(octets)?,
+    };
     spec.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
     let loaded = apps::load(&context, &path).await?;
     let chosen = plan::exec::choose(&loaded.view, &spec)?;
@@ -57,24 +59,31 @@ pub(super) async fn start(
     // Before it runs, so that nothing ever runs without a record.
     audit::change(Value::Null, shown(chosen, &spec));
     audit::commit(context.store.write().await?).await?;
-    let joined = place.order(chosen.id, spec).map_err(|why| explain(why, &node))?;
+    let instance = chosen.id;
+    let joined = place.order(|id| ExecOrder { id, instance, spec }).map_err(|why| explain(why, &node))?;
     let (to_client, said) = mpsc::channel(FRAMES_MAX);
-    let session = Session { place, joined, client, to_client, node };
+    let session = Session { place, what: "command", joined, client, to_client, node };
     tokio::spawn(session.run(context));
     Ok(frames(ReceiverStream::new(said)))
 }
 
-/// What is to be run. It comes first.
-async fn first(client: &mut Frames) -> ApiResult<ExecSpec> {
+/// The client of a connection that was taken over, and what it has sent first. `by` is the command that does so.
+pub(super) async fn taken_over(request: Request, by: &str) -> ApiResult<(Frames, Vec<u8>)> {
     let invalid = |detail: String| ApiError::new(ProblemCode::InvalidRequest, detail);
+    if request.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != MEDIA_TYPE) {
+        return Err(invalid(format!(
+            "this address takes the connection over: send `Connection: Upgrade` and `Upgrade: {PROTOCOL}`, as `{by}` does; a proxy on the way has to let them through"
+        )));
+    }
+    let mut client = Frames::new(request.into_body());
     match timeout(START_MAX, client.next()).await {
-        Ok(Ok(Some(Frame::Start(octets)))) => parse(&octets),
-        Ok(Ok(Some(_))) => Err(invalid("the first frame says what is to be run".to_owned())),
+        Ok(Ok(Some(Frame::Start(octets)))) => Ok((client, octets)),
+        Ok(Ok(Some(_))) => Err(invalid("the first frame says what is to be done".to_owned())),
         Ok(Ok(None)) => Err(invalid(format!(
-            "say what is to be run, in a body of at most {FRAME_MAX_BYTES} octets of JSON"
+            "say what is to be done, in a body of at most {FRAME_MAX_BYTES} octets of JSON"
         ))),
         Ok(Err(error)) => Err(invalid(error.to_string())),
-        Err(_) => Err(invalid(format!("what is to be run was not said within {} s", START_MAX.as_secs()))),
+        Err(_) => Err(invalid(format!("what is to be done was not said within {} s", START_MAX.as_secs()))),
     }
 }
 
@@ -121,20 +130,60 @@ fn shown(instance: &InstanceView, spec: &ExecSpec) -> Value {
     })
 }
 
-fn frames(said: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
+/// An answer that goes on for as long as something is said.
+pub(super) fn frames(said: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
     ([(header::CONTENT_TYPE, MEDIA_TYPE)], Body::from_stream(said)).into_response()
 }
 
-/// The commands that a worker is to run, until the control plane stops or leads no more, or another process of the worker registers.
+/// The commands that a worker is to run.
 pub(super) async fn orders(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
     Query(process): Query<OfProcess>,
 ) -> ApiResult<Response> {
+    let execs = context.execs.clone();
+    lines(&context, &execs, node, &process)
+}
+
+/// A worker comes for a command.
+pub(super) async fn join(
+    State(context): State<Arc<Context>>,
+    Path((node, id)): Path<(NodeId, ExecId)>,
+    request: Request,
+) -> ApiResult<Response> {
+    come(&context.execs, (node, id), request)
+}
+
+/// The volumes that a worker is to write to archives, or to fill from them.
+pub(super) async fn transfers(
+    State(context): State<Arc<Context>>,
+    Path(node): Path<NodeId>,
+    Query(process): Query<OfProcess>,
+) -> ApiResult<Response> {
+    let transfers = context.transfers.clone();
+    lines(&context, &transfers, node, &process)
+}
+
+/// A worker comes for a transfer.
+pub(super) async fn join_transfer(
+    State(context): State<Arc<Context>>,
+    Path((node, id)): Path<(NodeId, ExecId)>,
+    request: Request,
+) -> ApiResult<Response> {
+    come(&context.transfers, (node, id), request)
+}
+
+/// Orders of one kind for a worker, until the control plane stops or leads no more, or another process of the worker registers.
+fn lines<O: Serialize + Send + 'static>(
+    context: &Context,
+    execs: &Execs<O>,
+    node: NodeId,
+    process: &OfProcess,
+) -> ApiResult<Response> {
     let mut leadership = context.leadership();
     context.epoch()?;
     let mut told = context.nodes.follow(node, process.process).map_err(|refusal| refused(node, refusal))?;
-    let mut orders = context.execs.follow(node);
+    let mut orders = execs.follow(node);
     let shutdown = context.shutdown.clone();
     let lines = async_stream::stream! {
         loop {
@@ -153,7 +202,7 @@ pub(super) async fn orders(
                             line.push(b'\n');
                             yield Ok::<_, Infallible>(Bytes::from(line));
                         }
-                        Err(error) => warn!("a command for node {node} cannot be written: {error}"),
+                        Err(error) => warn!("an order for node {node} cannot be written: {error}"),
                     }
                 }
                 () = tokio::time::sleep(KEEP_ALIVE) => yield Ok(Bytes::from_static(b"\n")),
@@ -164,16 +213,12 @@ pub(super) async fn orders(
     Ok((kind, Body::from_stream(lines)).into_response())
 }
 
-/// A worker comes for a command: the request's body is what that says, and the answer's what it is told.
-pub(super) async fn join(
-    State(context): State<Arc<Context>>,
-    Path((node, id)): Path<(NodeId, ExecId)>,
-    request: Request,
-) -> ApiResult<Response> {
+/// The request's body is what the worker says of an order that it comes for, and the answer's what it is told.
+fn come<O>(execs: &Execs<O>, (node, id): (NodeId, ExecId), request: Request) -> ApiResult<Response> {
     let (to_worker, said) = mpsc::channel(FRAMES_MAX);
     let joined = Joined { frames: Frames::new(request.into_body()), to_worker };
-    if !context.execs.join(node, id, joined) {
-        let detail = format!("nobody waits for the command {id} on node {node}, or no longer");
+    if !execs.join(node, id, joined) {
+        let detail = format!("nobody waits for the order {id} on node {node}, or no longer");
         return Err(ApiError::new(ProblemCode::NotFound, detail));
     }
     Ok(frames(ReceiverStream::new(said).map(Ok)))

@@ -601,6 +601,28 @@ fn about_namespaces() -> Vec<Endpoint> {
             "Remove a volume that no release in use has, and its data",
         )
         .replies(202, Payload::Nothing),
+        e(
+            Method::POST,
+            "/v1/namespaces/{namespace}/volumes/{volume}/backup",
+            DEVELOPER,
+            post(volumes::backup),
+            "Read what a volume holds: the connection then carries frames with a tar archive in stdout",
+        )
+        .headers(EXEC)
+        .replies(101, Payload::Nothing)
+        .by_leader()
+        .takes_over(),
+        e(
+            Method::POST,
+            "/v1/namespaces/{namespace}/volumes/{volume}/restore",
+            DEVELOPER,
+            post(volumes::restore),
+            "Replace what a volume holds, which no instance has: the connection then carries frames with a tar archive in stdin, whose end is an empty one",
+        )
+        .headers(EXEC)
+        .replies(101, Payload::Nothing)
+        .by_leader()
+        .takes_over(),
     ]
 }
 
@@ -960,6 +982,22 @@ fn for_workers() -> Vec<Endpoint> {
             "/v1/nodes/{node}/execs/{exec}",
             post(exec::join),
             "A worker comes for a command: frames of what it says, and of what it is told",
+        )
+        .takes(Payload::Octets(MEDIA_TYPE))
+        .replies(200, Payload::Octets(MEDIA_TYPE)),
+        node(
+            Method::GET,
+            "/v1/nodes/{node}/transfers",
+            get(exec::transfers),
+            "Volumes to write to archives or to fill from them, one document a line",
+        )
+        .query(PROCESS)
+        .replies(200, Payload::Lines),
+        node(
+            Method::POST,
+            "/v1/nodes/{node}/transfers/{exec}",
+            post(exec::join_transfer),
+            "A worker comes for a transfer: frames of what it says, and of what it is told",
         )
         .takes(Payload::Octets(MEDIA_TYPE))
         .replies(200, Payload::Octets(MEDIA_TYPE)),

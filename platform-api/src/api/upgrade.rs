@@ -1,4 +1,4 @@
-//! Takes a client's connection over for `wharf exec`.
+//! Takes a client's connection over for `wharf exec`, and for backups and restores of volumes.
 //!
 //! What is behind this, on this server or on the one that leads, gets a request whose body goes on for as long as the client speaks, and
 //! answers with a body that does the same. Neither knows of the connection.
@@ -28,6 +28,8 @@ use crate::execs::relay::FRAMES_MAX;
 const BODY_MAX: Duration = Duration::from_secs(30);
 /// How long the client may take to read that it may go on.
 const UPGRADE_MAX: Duration = Duration::from_secs(10);
+/// How long a client may take to close a connection after the last word.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// What is read at once.
 const CHUNK_BYTES: usize = 16 << 10;
 
@@ -74,9 +76,8 @@ async fn carry(upgrade: OnUpgrade, said: Body, from_client: mpsc::Sender<Bytes>)
     let reading = async move {
         let mut chunk = vec![0; CHUNK_BYTES];
         while let Ok(read @ 1..) = reader.read(&mut chunk).await {
-            if from_client.send(Bytes::copy_from_slice(&chunk[..read])).await.is_err() {
-                break;
-            }
+            // Where nobody listens any more it is still read: closing a connection with something unread takes the last word with it.
+            let _ = from_client.send(Bytes::copy_from_slice(&chunk[..read])).await;
         }
     };
     let writing = async move {
@@ -88,9 +89,12 @@ async fn carry(upgrade: OnUpgrade, said: Body, from_client: mpsc::Sender<Bytes>)
         }
         let _ = writer.shutdown().await;
     };
+    tokio::pin!(reading);
     tokio::select! {
-        () = writing => {}
+        () = writing => {
+            let _ = timeout(CLOSE_MAX, reading).await;
+        }
         // The answer goes on after the client's last word, and is over soon.
-        () = async { reading.await; pending().await } => {}
+        () = async { (&mut reading).await; pending().await } => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Carries what is said between whoever runs a command and the worker that runs it.
+//! Carries what is said between whoever runs a command, or moves what a volume holds, and the worker that does it.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -29,9 +29,11 @@ const LAST_WORD_MAX: Duration = Duration::from_secs(2);
 
 pub(crate) type ToClient = mpsc::Sender<Result<Bytes, Infallible>>;
 
-/// One command that somebody runs.
-pub(crate) struct Session {
-    pub(crate) place: Place,
+/// One command that somebody runs, or one transfer.
+pub(crate) struct Session<O> {
+    pub(crate) place: Place<O>,
+    /// What it is, in a word.
+    pub(crate) what: &'static str,
     /// When the worker has come.
     pub(crate) joined: oneshot::Receiver<Joined>,
     pub(crate) client: Frames,
@@ -52,16 +54,16 @@ enum End {
     Nonsense(String),
 }
 
-impl Session {
-    /// To the end of the command, or until one of both sides is gone.
+impl<O> Session<O> {
+    /// To its end, or until one of both sides is gone.
     pub(crate) async fn run(self, context: Arc<Context>) {
-        let Self { place, mut joined, mut client, to_client, node } = self;
+        let Self { place, what, mut joined, mut client, to_client, node } = self;
         let end = tokio::select! {
             end = carry(&mut joined, &mut client, &to_client) => end,
             () = context.shutdown.cancelled() => End::Stopping,
             () = to_client.closed() => End::Done,
         };
-        if let Some(problem) = end.problem(&node) {
+        if let Some(problem) = end.problem(&node, what) {
             let last_word = to_client.send(Ok(Frame::Error(problem).encode().into()));
             let _ = timeout(LAST_WORD_MAX, last_word).await;
         }
@@ -71,25 +73,23 @@ impl Session {
 
 impl End {
     /// What the client is told at last.
-    fn problem(self, node: &str) -> Option<Problem> {
+    fn problem(self, node: &str, what: &str) -> Option<Problem> {
         let (code, detail) = match self {
             Self::Done => return None,
             Self::NotTaken => (
                 ProblemCode::Unavailable,
-                format!("{node} did not come for the command within {} s; try again", JOIN_MAX.as_secs()),
+                format!("{node} did not come for the {what} within {} s; try again", JOIN_MAX.as_secs()),
             ),
             Self::WorkerLost => (
                 ProblemCode::Unavailable,
-                format!("the connection to {node} broke while the command ran, so nobody knows how it ended"),
+                format!("the connection to {node} broke while the {what} ran, so nobody knows how it ended"),
             ),
-            Self::Idle => (
-                ProblemCode::Unavailable,
-                "nothing was said for an hour, so the command was ended".to_owned(),
-            ),
+            Self::Idle => {
+                (ProblemCode::Unavailable, format!("nothing was said for an hour, so the {what} was ended"))
+            }
             Self::Stopping => (
                 ProblemCode::Unavailable,
-                "the control plane is stopping, so the command was ended; run it again in a moment"
-                    .to_owned(),
+                format!("the control plane is stopping, so the {what} was ended; run it again in a moment"),
             ),
             Self::Nonsense(detail) => (ProblemCode::InvalidRequest, detail),
         };

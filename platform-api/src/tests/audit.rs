@@ -118,6 +118,13 @@ impl Platform {
                 .await;
                 call(Method::DELETE, &format!("{NS}/volumes/{id}"), Value::Null).await
             }
+            "post_namespace_volume_backup" | "post_namespace_volume_restore" => {
+                let way = operation.rsplit('_').next().unwrap();
+                let (id, node) = self.kept_volume(&format!("of-{way}")).await;
+                self.transfers(node, vec![Frame::Exit(0)]).await;
+                let from = self.newest_record().await;
+                Some((from, self.send(self.transfer_request(&self.admin, &id, way)).await))
+            }
             "post_namespace_app_releases" => {
                 let body = json!({"artifact": Digest::of(&component(0)), "spec": quick()});
                 call(Method::POST, &format!("{app}/releases"), body).await

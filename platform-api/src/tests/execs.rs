@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::{Method, Request};
 use bytes::Bytes;
 use futures::StreamExt;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,12 +26,12 @@ use crate::listener;
 const NS: &str = "/v1/namespaces/default";
 
 /// These frames, and then nothing more, as of somebody who goes on listening.
-fn saying(frames: Vec<Frame>) -> Body {
+pub(super) fn saying(frames: Vec<Frame>) -> Body {
     let said = frames.into_iter().map(|frame| Ok::<_, Infallible>(Bytes::from(frame.encode())));
     Body::from_stream(futures::stream::iter(said).chain(futures::stream::pending()))
 }
 
-async fn all(body: Body) -> Vec<Frame> {
+pub(super) async fn all(body: Body) -> Vec<Frame> {
     let (mut frames, mut all) = (Frames::new(body), Vec::new());
     while let Some(frame) = timeout(LIMIT, frames.next()).await.expect("a frame in time").unwrap() {
         all.push(frame);
@@ -57,8 +58,18 @@ impl Platform {
         node: NodeId,
         says: Vec<Frame>,
     ) -> mpsc::UnboundedReceiver<ExecOrder> {
+        self.follows(node, "execs", says).await
+    }
+
+    /// The same for orders of any kind.
+    pub(super) async fn follows<O: DeserializeOwned + Send + 'static>(
+        &self,
+        node: NodeId,
+        kind: &str,
+        says: Vec<Frame>,
+    ) -> mpsc::UnboundedReceiver<O> {
         let (router, token) = (self.router.clone(), self.node_token.clone());
-        let path = format!("/v1/nodes/{node}/execs");
+        let path = format!("/v1/nodes/{node}/{kind}");
         let follow = request(&token, Method::GET, &path).body(Body::empty()).unwrap();
         let orders = router.clone().oneshot(follow).await.unwrap();
         assert_eq!(orders.status(), 200);
@@ -67,12 +78,13 @@ impl Platform {
             let mut orders = orders.into_body().into_data_stream();
             let mut answers = Vec::new();
             while let Some(Ok(line)) = orders.next().await {
-                let Ok(order) = serde_json::from_slice::<ExecOrder>(&line) else { continue };
-                let join = request(&token, Method::POST, &format!("{path}/{}", order.id));
+                let Ok(order) = serde_json::from_slice::<Value>(&line) else { continue };
+                let id = order["id"].as_str().unwrap().to_owned();
+                let join = request(&token, Method::POST, &format!("{path}/{id}"));
                 let answer = router.clone().oneshot(join.body(saying(says.clone())).unwrap()).await.unwrap();
                 assert_eq!(answer.status(), 200);
                 answers.push(answer);
-                let _ = heard.send(order);
+                let _ = heard.send(serde_json::from_value(order).unwrap());
             }
         });
         told

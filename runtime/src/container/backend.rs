@@ -21,7 +21,8 @@ use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
 use wharf_types::spec::ContainerHealthSpec;
 use wharf_types::state::InstanceState;
 
-use super::images::{self, failed};
+use super::brought::{self, Images};
+use super::images::{self, EnsureError, failed};
 use super::names::ContainerNames;
 use super::output::{self, Marks};
 use super::run;
@@ -71,6 +72,7 @@ pub struct ContainerBackend {
     engine: Engine,
     shared: Shared,
     marks: Marks,
+    images: Images,
     meters: Meters,
     prepared: Mutex<HashMap<InstanceId, Prepared>>,
     running: Mutex<HashMap<InstanceId, Live>>,
@@ -110,13 +112,15 @@ struct Live {
 }
 
 impl ContainerBackend {
-    /// `marks` is a folder for how far the containers' output was read. To be called within a runtime.
+    /// `marks` is a folder for how far the containers' output was read, and which images were brought. To be called within a runtime.
     pub fn new(engine: Engine, shared: Shared, marks: PathBuf) -> io::Result<Arc<Self>> {
         let marks = Marks::new(marks)?;
+        let images = Images::new(marks.folder());
         let backend = Arc::new_cyclic(|own| Self {
             engine,
             shared,
             marks,
+            images,
             meters: Meters::default(),
             prepared: Mutex::default(),
             running: Mutex::default(),
@@ -127,6 +131,7 @@ impl ContainerBackend {
             own: own.clone(),
         });
         tokio::spawn(keep_measured(Arc::downgrade(&backend)));
+        tokio::spawn(brought::keep_few(Arc::downgrade(&backend)));
         Ok(backend)
     }
 
@@ -143,6 +148,11 @@ impl ContainerBackend {
     /// Totals of every release that runs here, or did a short time ago.
     pub fn usage(&self) -> Vec<AppUsage> {
         self.meters.read(std::time::Instant::now())
+    }
+
+    /// Whether nothing is left of a process before this one but what is to run.
+    pub fn has_swept(&self) -> bool {
+        self.was_swept.load(Ordering::Relaxed)
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -167,16 +177,35 @@ impl ContainerBackend {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn ensure_image(&self, assigned: &AssignedInstance) -> Result<ImageId, EnsureError> {
+        let given = (&self.shared.artifacts, &*self.shared.secrets);
+        images::ensure((&self.engine, &self.images), given, self.marks.folder(), assigned).await
+    }
+
+    /// Gives the engine back images that were brought for what is neither assigned nor runs. Returns how many have gone.
+    pub(super) async fn remove_unused_images(&self, kept_for: Duration) -> usize {
+        self.images.remove_unused(&self.engine, || self.shared.space.used(), kept_for).await
+    }
+
     async fn prepare_new(&self, run: &Run) -> Result<(), Failure> {
         let assigned = &run.assigned;
         let adopted = self.to_be_adopted(run).await?;
         let is_adopted = adopted.is_some();
         let held = self.shared.space.hold(assigned);
         let image = match adopted.and_then(|found| found.image) {
-            Some(image) => image,
+            Some(image) => {
+                self.images.used(image, assigned.artifact);
+                image
+            }
             None => {
-                let given = (&self.shared.artifacts, &*self.shared.secrets);
-                images::ensure(&self.engine, given, self.marks.folder(), assigned).await?
+                let ensured = self.ensure_image(assigned).await;
+                // With what nothing needs gone, it may fit.
+                let is_full = matches!(ensured, Err(EnsureError::DiskFull(_)));
+                if is_full && self.remove_unused_images(Duration::ZERO).await > 0 {
+                    self.ensure_image(assigned).await?
+                } else {
+                    ensured?
+                }
             }
         };
         let config = patiently(is_adopted, || self.engine.image_config(image));
@@ -580,13 +609,16 @@ impl Backend for ContainerBackend {
     }
 
     async fn stop(&self, id: InstanceId, drain: Duration) {
-        let Some(live) = self.live().remove(&id) else { return };
+        // None: a container that is about to start, or of a process before this one, ends as others do.
+        let live = self.live().remove(&id);
         self.shared.names.remove(id);
         if self.leaves.load(Ordering::Relaxed) {
             return;
         }
         let began = Instant::now();
-        self.close(&live, drain).await;
+        if let Some(live) = &live {
+            self.close(live, drain).await;
+        }
         let grace = match drain.is_zero() {
             true => Duration::ZERO,
             false => drain.saturating_sub(began.elapsed()).max(GRACE_MIN),
@@ -595,9 +627,12 @@ impl Backend for ContainerBackend {
             Ok(Stopped::ByItself) => {}
             Ok(Stopped::Killed) if grace.is_zero() => {}
             Ok(Stopped::Killed) => {
-                live.platform.say(&format!(
-                    "the container did not end within {grace:?} of its stop signal and was killed"
-                ));
+                let said =
+                    format!("the container did not end within {grace:?} of its stop signal and was killed");
+                match &live {
+                    Some(live) => live.platform.say(&said),
+                    None => info!(instance.id = %id, "of instance {id}: {said}"),
+                }
             }
             Err(error) => warn!(instance.id = %id, "could not stop the container of instance {id}: {error}"),
         }
@@ -609,8 +644,11 @@ impl Backend for ContainerBackend {
 
     async fn remove(&self, id: InstanceId) {
         // What has ended holds up nobody, such as the one that takes its place.
-        let has_ended = self.live().get(&id).is_some_and(|live| live.ended.borrow().is_some());
-        self.stop(id, Duration::ZERO).await;
+        let ended = self.live().get(&id).map(|live| live.ended.borrow().is_some());
+        let has_ended = ended.unwrap_or(false);
+        if ended.is_some() {
+            self.stop(id, Duration::ZERO).await;
+        }
         if self.leaves.load(Ordering::Relaxed) {
             return;
         }

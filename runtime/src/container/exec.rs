@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, pin_mut};
+use futures::{Stream, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use wharf_docker::{Command, EngineError, Exec, ExecOutput, ExecProcess};
@@ -22,19 +21,12 @@ use wharf_types::problem::ProblemCode;
 use wharf_types::{Problem, ProcessId};
 
 use super::backend::ContainerBackend;
-use crate::backoff::{Jitter, Reconnect};
+use crate::control::orders::Orders;
 use crate::control::{ControlClient, ControlError};
+use crate::orders::{self, ToServer, ping};
 
-/// Frames on their way to the control plane.
-const FRAMES_MAX: usize = 4;
-/// How long the control plane may take to answer whoever comes for a command.
-const JOIN_MAX: Duration = Duration::from_secs(10);
-/// How often something is said, which finds out that nobody listens any more.
-const PING: Duration = Duration::from_secs(10);
 /// How long the engine may take to say how a command has ended, and to have it killed.
 const END_MAX: Duration = Duration::from_secs(10);
-
-type ToServer = mpsc::Sender<Bytes>;
 
 /// The task that follows orders.
 #[derive(Debug)]
@@ -66,38 +58,8 @@ async fn follow(
     containers: Arc<ContainerBackend>,
     cancel: CancellationToken,
 ) {
-    let mut reconnect = Reconnect::new(Jitter::seeded(control.node().as_uuid().as_u64_pair().1 ^ 2));
-    let mut under_way = JoinSet::new();
-    while !cancel.is_cancelled() {
-        let start = |order: ExecOrder| run(control.clone(), containers.clone(), order, cancel.clone());
-        let followed = async {
-            let orders = control.exec_orders(process).await?;
-            reconnect.reset();
-            pin_mut!(orders);
-            loop {
-                tokio::select! {
-                    order = orders.next() => match order {
-                        Some(order) => drop(under_way.spawn(start(order?))),
-                        None => return Ok::<(), ControlError>(()),
-                    },
-                    Some(_) = under_way.join_next() => {}
-                }
-            }
-        };
-        let ended = tokio::select! {
-            ended = followed => ended,
-            () = cancel.cancelled() => break,
-        };
-        if let Err(error) = ended {
-            // The session says so where it matters: before it has registered, and while nobody answers.
-            debug!("the commands that are to be run are not known: {error}");
-        }
-        tokio::select! {
-            () = sleep(reconnect.next_wait()) => {}
-            () = cancel.cancelled() => break,
-        }
-    }
-    while under_way.join_next().await.is_some() {}
+    let start = |order: ExecOrder| run(control.clone(), containers.clone(), order, cancel.clone());
+    orders::follow((&control, Orders::Execs), process, &cancel, start).await;
 }
 
 /// Runs one command to its end.
@@ -107,25 +69,12 @@ async fn run(
     order: ExecOrder,
     cancel: CancellationToken,
 ) {
-    let id = order.id;
-    let (to_server, said) = mpsc::channel(FRAMES_MAX);
-    let told = match timeout(JOIN_MAX, control.join_exec(id, said)).await {
-        Ok(Ok(told)) => told,
-        Ok(Err(error)) => return debug!("nobody waits for the command {id} any more: {error}"),
-        Err(_) => return debug!("nobody answers about the command {id}"),
-    };
-    pin_mut!(told);
+    let Some((mut told, to_server)) = orders::join(&control, Orders::Execs, order.id).await else { return };
     let last = match begin(&containers, &order).await {
-        Ok(exec) => carry_out(exec, told.as_mut(), &to_server, &cancel).await,
+        Ok(exec) => carry_out(exec, &mut told, &to_server, &cancel).await,
         Err(problem) => Some(Frame::Error(problem)),
     };
-    if let Some(last) = last {
-        let _ = timeout(END_MAX, to_server.send(last.encode().into())).await;
-    }
-    drop(to_server);
-    // Whoever ends the answer has read the last word; giving it up before would take the connection with it.
-    let read = async { while let Some(Ok(_)) = told.next().await {} };
-    let _ = timeout(END_MAX, read).await;
+    orders::end(told, to_server, last).await;
 }
 
 async fn begin(containers: &ContainerBackend, order: &ExecOrder) -> Result<Exec, Problem> {
@@ -260,16 +209,6 @@ async fn listen(
                 }
             }
             _ => {}
-        }
-    }
-}
-
-/// Returns when nobody listens any more.
-async fn ping(to_server: &ToServer) {
-    loop {
-        sleep(PING).await;
-        if let Err(mpsc::error::TrySendError::Closed(_)) = to_server.try_send(Frame::Ping.encode().into()) {
-            return;
         }
     }
 }

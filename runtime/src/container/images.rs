@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
-use wharf_docker::{Credentials, Engine, ImageId, PullProgress};
+use wharf_docker::{Credentials, Engine, ImageError, ImageId, PullProgress};
 use wharf_types::image::ImageDocument;
 use wharf_types::node::{AssignedInstance, ReasonKind};
 
+use super::brought::Images;
 use crate::artifacts::Artifacts;
 use crate::backend::Failure;
 use crate::secrets::SecretStore;
@@ -16,16 +17,64 @@ use crate::secrets::SecretStore;
 /// A pull of which nothing has come for so long is given up, and tried again.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// Brings the image of an instance into the engine, unless it is there. An archive is put into `folder` for as long as that takes.
+/// Why an image is not there.
+pub(super) enum EnsureError {
+    /// The engine's disk is full: with more room it may be brought.
+    DiskFull(Failure),
+    Failed(Failure),
+}
+
+impl From<Failure> for EnsureError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<ImageError> for EnsureError {
+    fn from(error: ImageError) -> Self {
+        let failure = failed(&error, error.is_retryable());
+        match error {
+            ImageError::DiskFull { .. } => Self::DiskFull(failure),
+            _ => Self::Failed(failure),
+        }
+    }
+}
+
+impl From<EnsureError> for Failure {
+    fn from(error: EnsureError) -> Self {
+        let (EnsureError::DiskFull(failure) | EnsureError::Failed(failure)) = error;
+        failure
+    }
+}
+
+/// Brings the image of an instance into the engine, unless it is there, and notes that in `images`. An archive is put into `folder` for as
+/// long as that takes.
 pub(super) async fn ensure(
+    (engine, images): (&Engine, &Images),
+    given: (&Arc<Artifacts>, &SecretStore),
+    folder: &Path,
+    assigned: &AssignedInstance,
+) -> Result<ImageId, EnsureError> {
+    let _stays = images.bringing().await;
+    let (image, was_there) = bring(engine, given, folder, assigned).await?;
+    // What somebody else has named or brought by another digest is not for this worker to remove.
+    if !was_there && engine.is_nobody_elses(image).await.map_err(ImageError::from)? {
+        images.brought(image, assigned.artifact);
+    } else {
+        images.used(image, assigned.artifact);
+    }
+    Ok(image)
+}
+
+/// The image, and whether it was there.
+async fn bring(
     engine: &Engine,
     (artifacts, secrets): (&Arc<Artifacts>, &SecretStore),
     folder: &Path,
     assigned: &AssignedInstance,
-) -> Result<ImageId, Failure> {
-    let loaded = engine.loaded(assigned.artifact).await;
-    if let Some(image) = loaded.map_err(|error| failed(&error, error.is_retryable()))? {
-        return Ok(image);
+) -> Result<(ImageId, bool), EnsureError> {
+    if let Some(image) = engine.loaded(assigned.artifact).await? {
+        return Ok((image, true));
     }
     let octets = artifacts.get(assigned.artifact).await?;
     if !octets.starts_with(b"{") {
@@ -33,10 +82,7 @@ pub(super) async fn ensure(
         let archive = folder.path().join("image.tar");
         tokio::fs::write(&archive, &octets).await.map_err(|error| no_room(&error))?;
         drop(octets);
-        return engine
-            .load(&archive, assigned.artifact)
-            .await
-            .map_err(|error| failed(&error, error.is_retryable()));
+        return Ok((engine.load(&archive, assigned.artifact).await?, false));
     }
     let document = ImageDocument::parse(&octets)
         .map_err(|error| Failure::new(ReasonKind::Artifact, error.to_string()))?;
@@ -53,8 +99,8 @@ pub(super) async fn ensure(
         }
     };
     let credentials = credentials(secrets, assigned)?;
-    let ensured = engine.ensure(&document, credentials.as_ref(), STALLED_AFTER, &tell).await;
-    ensured.map_err(|error| failed(&error, error.is_retryable()))
+    let was_there = engine.has(&document).await?;
+    Ok((engine.ensure(&document, credentials.as_ref(), STALLED_AFTER, &tell).await?, was_there))
 }
 
 /// What opens the image's registry. None: nothing has to.

@@ -16,7 +16,7 @@ pub struct ChainKey(pub InstanceId);
 /// One consequence of an assignment. Indices point into the assigned instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It is new: run it.
+    /// It is new, or may still run as it did in a process before this one: run it, or go on with it as far as that is wanted.
     Run(usize),
     /// It ran in a worker process that is gone: run another in its place.
     Replace(usize),
@@ -81,11 +81,11 @@ fn unknown(index: usize, instance: &AssignedInstance, may_live: bool) -> Option<
     match (instance.observed, instance.wanted) {
         (observed, _) if observed.is_final() => None,
         // It may have come to its end before it was told to stop, while nobody looked: whoever runs it finds that out, too.
-        (observed, Wanted::Unroute | Wanted::Stop)
-            if instance.job.is_some() && observed >= InstanceState::Starting && may_live =>
-        {
+        // What may not have been started is not started for that.
+        (observed, Wanted::Unroute) if observed >= InstanceState::Starting && may_live => {
             Some(Step::Run(index))
         }
+        (_, Wanted::Stop) if may_live => Some(Step::Run(index)),
         (_, Wanted::Unroute | Wanted::Stop) => Some(Step::Settle(index)),
         (observed, Wanted::Run) if observed >= InstanceState::Starting && !may_live => {
             Some(if instance.job.is_some() { Step::Lose(index) } else { Step::Replace(index) })
@@ -178,6 +178,20 @@ mod tests {
         let [a] = ids();
         let lost = AssignedInstance { observed: InstanceState::Running, wanted: Wanted::Stop, ..assigned(a) };
         assert_eq!(plan(&BTreeMap::new(), &[lost]), [Step::Settle(0)]);
+    }
+
+    #[test]
+    fn one_that_may_still_run_is_stopped_before_its_end_is_reported() {
+        let [a] = ids();
+        for (observed, wanted, step) in [
+            (InstanceState::Running, Wanted::Stop, Step::Run(0)),
+            (InstanceState::Assigned, Wanted::Stop, Step::Run(0)),
+            (InstanceState::Running, Wanted::Unroute, Step::Run(0)),
+            (InstanceState::Assigned, Wanted::Unroute, Step::Settle(0)),
+        ] {
+            let lost = AssignedInstance { observed, wanted, ..assigned(a) };
+            assert_eq!(super::plan(&BTreeMap::new(), &[lost], |_| true), [step], "{observed:?} {wanted:?}");
+        }
     }
 
     #[test]

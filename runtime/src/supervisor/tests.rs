@@ -125,6 +125,38 @@ async fn a_run_that_ended_before_it_was_told_to_stop_is_told_as_it_ended_and_ano
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_may_have_outlived_its_process_is_reported_stopped_when_it_has_ended() {
+    let backend = FakeBackend::new();
+    backend.adopts_all();
+    backend.stops_take(seconds(3));
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    let ending = AssignedInstance { observed: InstanceState::Running, wanted: Wanted::Stop, ..assigned(id) };
+    let began = Instant::now();
+    supervisor.assign(vec![ending]).await;
+    assert!(!reports.borrow()[0].state.is_final());
+    becomes(&mut reports, |reports| reports[0].state == InstanceState::Stopped).await;
+    assert_eq!(began.elapsed(), seconds(3));
+    let drain = AppSpec::default().stop.drain.as_duration();
+    assert_eq!(backend.calls(), [Call::Stop(id, drain), Call::Remove(id)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_out_of_the_routes_goes_on_until_it_is_stopped() {
+    let backend = FakeBackend::new();
+    backend.adopts_all();
+    let (supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    let unrouted =
+        AssignedInstance { observed: InstanceState::Running, wanted: Wanted::Unroute, ..assigned(id) };
+    supervisor.assign(vec![unrouted.clone()]).await;
+    healthy(&mut reports, 1).await;
+    supervisor.assign(vec![AssignedInstance { wanted: Wanted::Stop, ..unrouted }]).await;
+    becomes(&mut reports, |reports| reports[0].state == InstanceState::Stopped).await;
+    assert_eq!(reports.borrow().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crash_is_replaced_at_once_and_the_next_ones_after_a_growing_wait() {
     let backend = FakeBackend::new();
     let (supervisor, _) = supervisor(&backend);

@@ -5,15 +5,19 @@
 //! that must not both write, one waits until the other has gone, whatever the control plane believes of either. How much a guest
 //! may write is [`quota`]; what it does with its handles comes by in [`handles`].
 
+mod archive;
+mod backup;
 mod handles;
 mod hooks02;
 mod hooks03;
 mod measure;
 mod quota;
 mod remove;
+mod restore;
 mod stream;
+pub mod transfers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,11 +50,17 @@ const MEASURE_PERIOD: Duration = Duration::from_secs(10);
 const REMOVE_RETRY: Duration = Duration::from_secs(1);
 /// A folder of this ending is being removed.
 const REMOVING: &str = "removing";
+/// One of this ending is being filled from an archive, and takes the place of the volume's own when that is done.
+const RESTORING: &str = "restoring";
+/// One of this ending was the volume's own until another took its place.
+const BEFORE: &str = "before";
 
 /// The volumes of a node.
 pub struct Volumes {
     dir: PathBuf,
     known: Mutex<HashMap<VolumeId, Arc<Volume>>>,
+    /// Those that are being filled from an archive, which nobody gets meanwhile. Looked at while `known` is held.
+    restoring: Mutex<HashSet<VolumeId>>,
     /// Of those that are to be removed, the ones that are gone.
     removed: Mutex<Vec<VolumeId>>,
 }
@@ -94,12 +104,21 @@ impl Volumes {
         let mut half_removed = Vec::new();
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|ending| ending == REMOVING) {
+            let ends = |ending: &str| path.extension().is_some_and(|it| it == ending);
+            if ends(BEFORE) && !path.with_extension("").exists() {
+                // The other one has not taken its place.
+                fs::rename(&path, path.with_extension(""))?;
+            } else if ends(REMOVING) || ends(RESTORING) || ends(BEFORE) {
                 half_removed.push(path);
             }
         }
         tokio::task::spawn_blocking(move || remove_left_over(&half_removed));
-        let volumes = Arc::new(Self { dir, known: Mutex::default(), removed: Mutex::default() });
+        let volumes = Arc::new(Self {
+            dir,
+            known: Mutex::default(),
+            restoring: Mutex::default(),
+            removed: Mutex::default(),
+        });
         tokio::spawn(keep_measured(Arc::downgrade(&volumes)));
         Ok(volumes)
     }
@@ -192,6 +211,11 @@ impl Volumes {
         };
         let volume = Arc::new(Volume { root, quota, writers: Arc::default(), labels: Mutex::new(labels) });
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_restoring(id) {
+            return Err(io::Error::other(
+                "an archive is being put into it; it can be used when that has ended",
+            ));
+        }
         // Another instance may have been here meanwhile, and two must not count beside each other.
         Ok(known.entry(id).or_insert(volume).clone())
     }
@@ -238,18 +262,29 @@ impl Volumes {
         }
     }
 
+    fn is_restoring(&self, id: VolumeId) -> bool {
+        self.restoring.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
     async fn remove(&self, id: VolumeId) -> io::Result<()> {
         {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            // A guest has it as long as somebody besides this table knows its quota.
-            if known.get(&id).is_some_and(|volume| Arc::strong_count(&volume.quota) > 1) {
+            if known.get(&id).is_some_and(|volume| is_held(volume)) {
                 return Err(io::Error::other("an instance still has it"));
+            }
+            if self.is_restoring(id) {
+                return Err(io::Error::other("an archive is being put into it"));
             }
             known.remove(&id);
         }
         let path = self.dir.join(id.to_string());
         tokio::task::spawn_blocking(move || remove_folder(&path)).await.map_err(io::Error::other)?
     }
+}
+
+/// Whether somebody beside the table knows its quota, as every instance that has it does.
+fn is_held(volume: &Volume) -> bool {
+    Arc::strong_count(&volume.quota) > 1
 }
 
 /// The folder of a volume among all of them, made if there is none.
@@ -316,6 +351,9 @@ pub(super) fn link(linker: &mut Linker<State>, profile: Profile) -> wasmtime::Re
     linker.allow_shadowing(false);
     Ok(())
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use archive::read_all as read_archive;
 
 #[cfg(test)]
 mod tests;

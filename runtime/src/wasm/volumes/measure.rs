@@ -23,7 +23,7 @@ use super::quota::ENTRY_BYTES;
 pub(super) const ENTRIES_MAX: usize = 1_000_000;
 
 /// Folders within folders that are followed. Each takes two file handles meanwhile.
-const DEPTH_MAX: usize = 128;
+pub(super) const DEPTH_MAX: usize = 128;
 
 /// A folder and never a link to one, opened to be listed.
 pub(super) const FOLDER: OFlag =
