@@ -24,6 +24,7 @@ pub mod control;
 pub mod logs;
 pub mod machine;
 mod probe;
+pub mod reach;
 pub mod secrets;
 pub mod space;
 
