@@ -277,7 +277,7 @@ impl Worker {
             let _ = tokio::time::timeout(PART_GRACE, containers.finish()).await;
         }
         if let Some(door) = self.door {
-            let _ = tokio::time::timeout(PART_GRACE, door.close(self.leaves_containers)).await;
+            let _ = tokio::time::timeout(PART_GRACE, door.close()).await;
         }
         self.shipper.shutdown(PART_GRACE).await;
         ingress == wharf_ingress::Shutdown::Clean && supervisor == Shutdown::Clean

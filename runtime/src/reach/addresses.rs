@@ -123,8 +123,8 @@ impl Addresses {
         }
         let begin = number_of(self.salt, &named) % u64::from(count.max(1));
         let numbers = (0..u64::from(count)).map(|step| (begin + step) % u64::from(count));
-        let addresses = numbers.map(|number| self.block.at(RESERVED + number as u32));
-        let free = addresses.into_iter().find(|address| !self.by_address.contains_key(address))?;
+        let mut addresses = numbers.map(|number| self.block.at(RESERVED + number as u32));
+        let free = addresses.find(|address| !self.by_address.contains_key(address))?;
         self.by_app.insert(named.clone(), free);
         self.by_address.insert(free, named);
         Some(free)

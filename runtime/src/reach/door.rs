@@ -9,13 +9,12 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_util::task::AbortOnDropHandle;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use wharf_types::{AppName, NamespaceName, NodeId};
 
 use super::addresses::{Addresses, Block};
 use super::directory::Way;
-use super::filter::{Filter, Listening};
+use super::filter::{self, Filter, Listening};
 use super::present::Present;
 use super::resolver::{self, Resolver};
 use super::{Reach, http, listen, reset};
@@ -38,6 +37,7 @@ pub struct Door {
 /// A door in use. Dropped, it is closed, and its rules stay.
 pub struct OpenDoor {
     filter: Arc<Filter>,
+    reach: Arc<Reach>,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -47,7 +47,6 @@ pub(super) struct Served {
     pub(super) resolver: Resolver,
     table: Arc<Table>,
     addresses: Mutex<Addresses>,
-    connections: TaskTracker,
 }
 
 impl Door {
@@ -66,6 +65,7 @@ impl Door {
     }
 
     async fn try_open(node: NodeId, all: Block) -> Result<Self, String> {
+        let _alone = filter::alone().await?;
         let filter = Filter::claim(node, all).await?;
         let home = filter.block.home();
         let at = SocketAddr::from((home, 0));
@@ -95,7 +95,6 @@ impl Door {
             table,
             // Nothing but the name: so an app has its address again after a restart.
             addresses: Mutex::new(Addresses::new(filter.block, 0)),
-            connections: TaskTracker::new(),
         });
         let filter = Arc::new(filter);
         let tasks = vec![
@@ -103,16 +102,17 @@ impl Door {
             tokio::spawn(Resolver::answer_datagrams(served, udp)),
             tokio::spawn(look_after(filter.clone(), listening)),
         ];
-        Ok(OpenDoor { filter, tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect() })
+        let reach = reach.clone();
+        Ok(OpenDoor { filter, reach, tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect() })
     }
 }
 
 impl OpenDoor {
-    /// Lets nobody in any more. Where containers go on their rules stay, so that they are refused at once until the next process serves them.
-    pub async fn close(self, containers_go_on: bool) {
-        let Self { filter, tasks } = self;
+    /// Lets nobody in any more. Where containers go on the rules stay, so that these are refused at once until the next process serves them.
+    pub async fn close(self) {
+        let Self { filter, reach, tasks } = self;
         drop(tasks);
-        if containers_go_on {
+        if !reach.containers.is_empty() {
             return;
         }
         if let Err(why) = filter.remove_all().await {
@@ -150,14 +150,14 @@ async fn accept(served: Arc<Served>, listener: TcpListener) {
         };
         let Some(place) = served.reach.places.take(from.ip()) else {
             reset(&client);
-            if let Some(container) = served.reach.containers.from(from.ip()) {
+            if let Some(container) = served.reach.containers.at_source(from.ip()) {
                 let message = "a connection by name was reset: this container, or all of its node, have as many as they may";
                 served.reach.tell(&container.asker.namespace, &container.app, message.to_owned());
             }
             continue;
         };
         let connection = served.clone();
-        served.connections.spawn(async move {
+        tokio::spawn(async move {
             let _place = place;
             connection.let_in(client, from.ip()).await;
         });
@@ -184,7 +184,7 @@ impl Served {
     async fn let_in(&self, client: TcpStream, from: IpAddr) {
         let meant = SockRef::from(&client).original_dst_v4().ok().and_then(|it| it.as_socket_ipv4());
         let Some(meant) = meant else { return reset(&client) };
-        let Some(container) = self.reach.containers.from_soon(from, KNOWN_WITHIN).await else {
+        let Some(container) = self.reach.containers.at_source_soon(from, KNOWN_WITHIN).await else {
             return reset(&client);
         };
         if meant.port() == DNS_PORT && self.is_home(*meant.ip()) {

@@ -3,7 +3,9 @@
 //! Each rule has a comment with the id of the node, so that a worker knows its own again, also those of a process that was killed, and no other's. They
 //! stand before the engine's rules, which take connections to any address of this machine to whatever a container publishes there.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,6 +19,9 @@ const NODE_BITS: u8 = 20;
 /// How long a command may take, with the wait for others who change the rules.
 const COMMAND_MAX: Duration = Duration::from_secs(15);
 const CONNECT_MAX: Duration = Duration::from_millis(500);
+/// The name of an abstract socket.
+const LOCK: &str = "wharf-internal-addresses";
+const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// Of the comment in front of the node's id.
 const OURS: &str = "wharf-";
 
@@ -110,6 +115,24 @@ impl Filter {
     }
 }
 
+/// Held while a worker chooses its addresses, so that two that start at once never choose the same. It is of the network namespace, as the rules are, and goes
+/// with the process.
+pub(super) struct Alone(#[allow(dead_code, reason = "held until dropped")] UnixListener);
+
+pub(super) async fn alone() -> Result<Alone, String> {
+    let name = SocketAddr::from_abstract_name(LOCK).map_err(|error| error.to_string())?;
+    let began = tokio::time::Instant::now();
+    loop {
+        match UnixListener::bind_addr(&name) {
+            Ok(held) => return Ok(Alone(held)),
+            Err(error) if began.elapsed() >= COMMAND_MAX => {
+                return Err(format!("another worker of this machine is choosing its addresses: {error}"));
+            }
+            Err(_) => tokio::time::sleep(LOCK_LOOK).await,
+        }
+    }
+}
+
 /// What is to be there, in the order in which each is put in front.
 fn wanted(node: NodeId, block: Block, listening: Listening) -> Vec<(Chain, Vec<String>)> {
     let home = block.home();
@@ -129,7 +152,8 @@ fn wanted(node: NodeId, block: Block, listening: Listening) -> Vec<(Chain, Vec<S
             )),
         ),
         // For machines that take nothing of containers otherwise.
-        (Chain::Input, rule(format!("-d {home}/32 {marked} -j ACCEPT"))),
+        (Chain::Input, rule(format!("-d {home}/32 -p tcp --dport {} {marked} -j ACCEPT", listening.tcp))),
+        (Chain::Input, rule(format!("-d {home}/32 -p udp --dport {} {marked} -j ACCEPT", listening.dns))),
     ]
 }
 
@@ -159,7 +183,7 @@ async fn dead(all: Block, rules: &[Rule]) -> Option<Block> {
     for part in all.parts(NODE_BITS) {
         let mut listens = false;
         for to in rules.iter().filter(|rule| is_at(rule, part)).filter_map(|rule| rule.to) {
-            let connect = tokio::net::TcpStream::connect(SocketAddr::V4(to));
+            let connect = tokio::net::TcpStream::connect(to);
             listens |= matches!(tokio::time::timeout(CONNECT_MAX, connect).await, Ok(Ok(_)));
         }
         if !listens {
@@ -246,11 +270,12 @@ mod tests {
     fn a_worker_knows_its_rules_again_and_leaves_others_alone() {
         let node = NodeId::new();
         let block = choose(all(), node, &[]).unwrap();
-        let [tcp, dns, input] = &listed(node, block)[..] else { panic!("three") };
+        let rules = listed(node, block);
+        let [tcp, dns, ..] = &rules[..] else { panic!("there are more") };
         assert_eq!(tcp.to, Some(SocketAddrV4::new(block.home(), 4000)));
         assert_eq!(dns.to, Some(SocketAddrV4::new(block.home(), 4001)));
         assert_eq!(dns.words[..4], ["-d", &format!("{}/32", block.home()), "-p", "udp"]);
-        assert!([tcp, dns, input].iter().all(|rule| rule.node == node.to_string() && is_at(rule, block)));
+        assert!(rules.iter().all(|rule| rule.node == node.to_string() && is_at(rule, block)));
         let quoted = format!("-A INPUT -d 198.18.0.1/32 -m comment --comment \"wharf-{node}\" -j ACCEPT");
         assert_eq!(read(Chain::Input, &quoted).unwrap().node, node.to_string());
         for other in [

@@ -69,6 +69,10 @@ impl Containers {
         Some((SocketAddr::new(container.address?, port), container.gone.clone()))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().all.is_empty()
+    }
+
     pub(crate) fn has(&self, id: InstanceId) -> bool {
         self.lock().all.contains_key(&id)
     }
@@ -85,17 +89,17 @@ impl Containers {
         known.all.values().filter(is_of).cloned().collect()
     }
 
-    pub(crate) fn from(&self, source: IpAddr) -> Option<Arc<Present>> {
+    pub(crate) fn at_source(&self, source: IpAddr) -> Option<Arc<Present>> {
         self.lock().all.values().find(|it| it.sources.contains(&source)).cloned()
     }
 
     /// The same of a container that may have started just now, so that it is not known for another moment.
-    pub(crate) async fn from_soon(&self, source: IpAddr, within: Duration) -> Option<Arc<Present>> {
+    pub(crate) async fn at_source_soon(&self, source: IpAddr, within: Duration) -> Option<Arc<Present>> {
         let known = async {
             loop {
                 let mut changed = std::pin::pin!(self.changed.notified());
                 changed.as_mut().enable();
-                if let Some(found) = self.from(source) {
+                if let Some(found) = self.at_source(source) {
                     return found;
                 }
                 changed.await;
@@ -119,10 +123,10 @@ mod tests {
         let containers = Arc::new(Containers::default());
         let (id, source) = (InstanceId::new(), IpAddr::from([172, 18, 0, 2]));
         let second = Duration::from_secs(1);
-        assert!(containers.from_soon(source, second).await.is_none());
+        assert!(containers.at_source_soon(source, second).await.is_none());
         let asks = tokio::spawn({
             let containers = containers.clone();
-            async move { containers.from_soon(source, second).await.map(|it| it.id) }
+            async move { containers.at_source_soon(source, second).await.map(|it| it.id) }
         });
         tokio::task::yield_now().await;
         let present = |address| Present {
@@ -142,9 +146,9 @@ mod tests {
         assert!(containers.at(id, 22).is_none(), "the host's ports are not those of a container");
         containers.insert(present(Some(source)));
         containers.close(id);
-        assert!(containers.at(id, 6379).is_none() && containers.from(source).is_some(), "it still asks");
-        let gone = containers.from(source).unwrap().gone.clone();
+        assert!(containers.at(id, 6379).is_none() && containers.at_source(source).is_some(), "it still asks");
+        let gone = containers.at_source(source).unwrap().gone.clone();
         containers.end(id);
-        assert!(containers.from(source).is_none() && !containers.has(id) && gone.is_cancelled());
+        assert!(containers.at_source(source).is_none() && !containers.has(id) && gone.is_cancelled());
     }
 }
