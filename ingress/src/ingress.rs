@@ -247,13 +247,14 @@ impl IngressHandle {
             tls,
             service,
             serving: self.serving.clone(),
+            stop: self.stop_accepting.clone(),
             cut: self.cut_peers.clone(),
             open: self.peers.clone(),
             tunnels: Arc::new(Semaphore::new(tunnels_max.min(Semaphore::MAX_PERMITS))),
             by_name: Arc::new(Semaphore::new(tunnels_max.min(Semaphore::MAX_PERMITS))),
             artifacts: Arc::new(Semaphore::new(ARTIFACTS_MAX)),
         };
-        self.acceptors.spawn(door.run(listener, self.stop_accepting.clone()));
+        self.acceptors.spawn(door.run(listener));
     }
 
     /// Takes no new connection, answers the open requests, lets connections to TCP ports end, and after `grace` cuts what is left.

@@ -74,6 +74,8 @@ pub(crate) struct PeerDoor<S> {
     pub(crate) service: S,
     /// Connections and streams.
     pub(crate) serving: TaskTracker,
+    /// Nothing new comes in from here on.
+    pub(crate) stop: CancellationToken,
     /// Ends everything that is left.
     pub(crate) cut: CancellationToken,
     pub(crate) open: Arc<OpenByNode>,
@@ -127,7 +129,8 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+    pub(crate) async fn run(self, listener: TcpListener) {
+        let stop = self.stop.clone();
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         loop {
             let (socket, remote) = tokio::select! {
@@ -303,6 +306,8 @@ where
         let Some(place) = self.shared.config.tcp.places.admit_by_name(instance, port) else {
             return says(Verdict::NotHere, "");
         };
+        // Containers go on when this process ends, so nobody would end such a connection before.
+        let place = TcpPlace { cut: self.stop.clone(), ..place };
         self.splice(place, None, permit, body).await
     }
 

@@ -290,4 +290,11 @@ async fn a_container_is_reached_by_name_at_a_port_that_is_not_public() {
     let mut guest = accept(&listener).await;
     drop(stream);
     assert!(is_reset(&mut guest).await);
+
+    // Nor does it hold up the end of the ingress beside the container.
+    let _stream = within(connector.connect(&[(there, id)], OWN_PORT)).await.unwrap();
+    let mut guest = accept(&listener).await;
+    let other = front.mesh.hosts.remove(1);
+    within_a_second(other.ingress.shutdown(Duration::from_secs(60))).await;
+    assert!(is_reset(&mut guest).await);
 }
