@@ -443,8 +443,10 @@ mod tests {
         drop(listener);
         // It does not listen any more: the other one is asked.
         let (client, server) = connection().await;
-        reach.splice((&asker, &CancellationToken::new()), (&route, port), server).await;
-        assert_eq!(read(client).await.unwrap(), format!("port {port} of 1 containers"));
+        let near = CancellationToken::new();
+        let splice = reach.splice((&asker, &near), (&route, port), server);
+        let (said, ()) = tokio::join!(read(client), splice);
+        assert_eq!(said.unwrap(), format!("port {port} of 1 containers"));
     }
 
     #[tokio::test]
@@ -490,12 +492,12 @@ mod tests {
         assert!(Reach::is_for_guests(address));
         assert_eq!(reach.for_guest(&ours, "redis"), Some(address));
         assert_eq!(reach.for_guest(&theirs, "redis"), None);
-        let at = SocketAddr::new(address, 6379);
+        let at = SocketAddr::new(address, 46_379);
         assert!(TcpStream::connect(at).await.is_err(), "nobody listens before somebody may");
         assert!(!reach.lets_guest(&theirs, "redis", at) && !reach.lets_guest(&ours, "other", at));
         assert!(reach.lets_guest(&ours, "redis", at));
         let said = read(TcpStream::connect(at).await.unwrap()).await.unwrap();
-        assert_eq!(said, "port 6379 of 1 containers");
+        assert_eq!(said, "port 46379 of 1 containers");
         // Who was not let, such as another process of this machine, gets nothing.
         let uninvited = read(TcpStream::connect(at).await.unwrap()).await;
         assert!(uninvited.is_err(), "{uninvited:?}");

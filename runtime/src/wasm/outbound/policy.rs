@@ -231,8 +231,8 @@ mod tests {
         let of = |namespace: &str, grants: &[&str]| {
             policy(grants).with_containers(reach.clone(), namespace.parse().unwrap())
         };
-        let granted = of("default", &["tcp://redis.internal:6379"]);
-        let address = SocketAddr::new(granted.container("redis").unwrap(), 6379);
+        let granted = of("default", &["tcp://redis.internal:46379"]);
+        let address = SocketAddr::new(granted.container("redis").unwrap(), 46_379);
         assert!(granted.permits_socket(OutboundScheme::Tcp, address).await);
         let other_port = SocketAddr::new(address.ip(), 22);
         assert!(!granted.permits_socket(OutboundScheme::Tcp, other_port).await);
@@ -241,7 +241,7 @@ mod tests {
         for (namespace, grants) in [
             ("default", &block[..]),
             ("default", &["tcp://other:*"]),
-            ("theirs", &["tcp://redis.internal:6379"]),
+            ("theirs", &["tcp://redis.internal:46379"]),
         ] {
             let policy = of(namespace, grants);
             for scheme in [OutboundScheme::Tcp, OutboundScheme::Udp] {
