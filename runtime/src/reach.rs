@@ -158,13 +158,29 @@ impl Reach {
         guests::is_ours(address)
     }
 
-    /// Lets a guest connect once to the address that stands for the container of a name. False: it does not stand for that one, or nobody can listen there.
-    pub(crate) fn lets_guest(&self, namespace: &NamespaceName, name: &str, at: SocketAddr) -> bool {
-        let SocketAddr::V4(at) = at else { return false };
+    /// Lets a guest connect once to a port of the address that stands for the container of a name: the port at which somebody listens for that. None: it does
+    /// not stand for that one, or nobody can listen.
+    pub(crate) fn lets_guest(&self, namespace: &NamespaceName, name: &str, at: SocketAddr) -> Option<u16> {
+        let SocketAddr::V4(at) = at else { return None };
+        let directory = self.directory.load();
+        let asker = Asker { namespace: namespace.clone(), who: Who::Guest };
+        let app = directory.named(&asker, bare(name))?;
+        self.guests.lets(namespace, app, at)
+    }
+
+    /// For which port of a container somebody listens at an address.
+    pub(crate) fn guest_port(&self, at: SocketAddr) -> Option<u16> {
+        let SocketAddr::V4(at) = at else { return None };
+        self.guests.meant(at)
+    }
+
+    /// Whether an address stands for the container of a name.
+    pub(crate) fn stands_for(&self, namespace: &NamespaceName, name: &str, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
         let directory = self.directory.load();
         let asker = Asker { namespace: namespace.clone(), who: Who::Guest };
         let app = directory.named(&asker, bare(name));
-        app.is_some_and(|app| self.guests.lets(namespace, app, at))
+        app.is_some_and(|app| self.guests.stands_for(address, namespace, app))
     }
 
     /// Connects to a port of an app's containers: one of this node where there is one that takes the connection.
@@ -492,15 +508,19 @@ mod tests {
         assert!(Reach::is_for_guests(address));
         assert_eq!(reach.for_guest(&ours, "redis"), Some(address));
         assert_eq!(reach.for_guest(&theirs, "redis"), None);
-        let at = SocketAddr::new(address, 46_379);
-        assert!(TcpStream::connect(at).await.is_err(), "nobody listens before somebody may");
-        assert!(!reach.lets_guest(&theirs, "redis", at) && !reach.lets_guest(&ours, "other", at));
-        assert!(reach.lets_guest(&ours, "redis", at));
-        let said = read(TcpStream::connect(at).await.unwrap()).await.unwrap();
-        assert_eq!(said, "port 46379 of 1 containers");
+        let at = SocketAddr::new(address, 6379);
+        assert_eq!(reach.lets_guest(&theirs, "redis", at), None);
+        assert_eq!(reach.lets_guest(&ours, "other", at), None);
+        let led = SocketAddr::new(address, reach.lets_guest(&ours, "redis", at).unwrap());
+        assert_eq!(reach.guest_port(led), Some(6379));
+        assert!(reach.stands_for(&ours, "redis", address) && !reach.stands_for(&theirs, "redis", address));
+        let said = read(TcpStream::connect(led).await.unwrap()).await.unwrap();
+        assert_eq!(said, "port 6379 of 1 containers");
         // Who was not let, such as another process of this machine, gets nothing.
-        let uninvited = read(TcpStream::connect(at).await.unwrap()).await;
+        let uninvited = read(TcpStream::connect(led).await.unwrap()).await;
         assert!(uninvited.is_err(), "{uninvited:?}");
+        assert_eq!(reach.lets_guest(&ours, "redis", at), Some(led.port()));
+        assert!(read(TcpStream::connect(led).await.unwrap()).await.is_ok());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The way of guests to containers on other nodes: addresses of the loopback, which take no privileges.
 //!
-//! An address stands for an app of a namespace. At its ports somebody listens only after a guest was let connect there, and each connection uses up one such
-//! leave: so neither a guest with another grant nor another process of this machine gets through.
+//! An address stands for an app of a namespace. Somebody listens there only after a guest was let connect, and each connection uses up one such leave: so
+//! neither a guest with another grant nor another process of this machine gets through. The port is any that is free, because the one that is meant may be taken
+//! by what listens at all addresses of this machine.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -34,12 +35,18 @@ pub(super) fn is_ours(address: IpAddr) -> bool {
 #[derive(Debug)]
 pub(super) struct GuestPorts {
     addresses: Mutex<Addresses>,
-    open: Mutex<HashMap<SocketAddrV4, Leaves>>,
+    /// By the address and the port that are meant.
+    open: Mutex<HashMap<SocketAddrV4, Listening>>,
     started: OnceLock<(Weak<Reach>, Handle)>,
 }
 
-/// Until when guests that were let may connect. The newest stand last.
-type Leaves = Vec<Instant>;
+#[derive(Debug)]
+struct Listening {
+    /// Where somebody listens.
+    port: u16,
+    /// Until when guests that were let may connect. The newest stand last.
+    leaves: Vec<Instant>,
+}
 
 impl Default for GuestPorts {
     fn default() -> Self {
@@ -69,38 +76,54 @@ impl GuestPorts {
         self.addresses().of(namespace, app, is_gone).map(IpAddr::V4)
     }
 
-    /// Lets a guest connect once where the address stands for this app.
-    pub(super) fn lets(&self, namespace: &NamespaceName, app: &AppName, at: SocketAddrV4) -> bool {
-        let stands_for = self.app_at(*at.ip());
-        if stands_for.is_none_or(|(of, named)| (&of, &named) != (namespace, app)) {
-            return false;
+    pub(super) fn stands_for(&self, address: Ipv4Addr, namespace: &NamespaceName, app: &AppName) -> bool {
+        self.app_at(address).is_some_and(|(of, named)| (&of, &named) == (namespace, app))
+    }
+
+    /// The port that is meant by one at which somebody listens.
+    pub(super) fn meant(&self, at: SocketAddrV4) -> Option<u16> {
+        let open = self.open();
+        let mut meant =
+            open.iter().filter(|(meant, listening)| meant.ip() == at.ip() && listening.port == at.port());
+        meant.next().map(|(meant, _)| meant.port())
+    }
+
+    /// Lets a guest connect once where the address stands for this app; at which port.
+    pub(super) fn lets(&self, namespace: &NamespaceName, app: &AppName, at: SocketAddrV4) -> Option<u16> {
+        if !self.stands_for(*at.ip(), namespace, app) {
+            return None;
         }
-        let Some((reach, home)) = self.started.get() else { return false };
+        let (reach, home) = self.started.get()?;
         let mut open = self.open();
         let now = Instant::now();
-        if let Some(leaves) = open.get_mut(&at) {
-            leaves.retain(|until| *until > now);
-            leaves.push(now + LEAVE);
-            return true;
+        if let Some(listening) = open.get_mut(&at) {
+            listening.leaves.retain(|until| *until > now);
+            listening.leaves.push(now + LEAVE);
+            return Some(listening.port);
         }
         if open.len() >= LISTENERS_MAX {
             warn!("guests use {LISTENERS_MAX} ports of containers on other nodes; one more is refused");
-            return false;
+            return None;
         }
         let _home = home.enter();
-        let listener = match listen(SocketAddr::V4(at)).and_then(TcpListener::from_std) {
-            Ok(listener) => listener,
+        let bound = listen((*at.ip(), 0).into()).and_then(|listener| {
+            let port = listener.local_addr()?.port();
+            Ok((TcpListener::from_std(listener)?, port))
+        });
+        let (listener, port) = match bound {
+            Ok(bound) => bound,
             Err(error) => {
+                let ip = at.ip();
                 warn!(
-                    "a guest cannot reach port {} of {app} in {namespace}: could not listen at {at}: {error}",
+                    "a guest cannot reach port {} of {app} in {namespace}: could not listen at {ip}: {error}",
                     at.port()
                 );
-                return false;
+                return None;
             }
         };
-        open.insert(at, vec![now + LEAVE]);
+        open.insert(at, Listening { port, leaves: vec![now + LEAVE] });
         home.spawn(serve(reach.clone(), at, listener));
-        true
+        Some(port)
     }
 
     fn app_at(&self, address: Ipv4Addr) -> Option<(NamespaceName, AppName)> {
@@ -110,7 +133,7 @@ impl GuestPorts {
     /// Uses up a leave.
     fn take_leave(&self, at: SocketAddrV4) -> bool {
         let (mut open, now) = (self.open(), Instant::now());
-        let Some(leaves) = open.get_mut(&at) else { return false };
+        let Some(Listening { leaves, .. }) = open.get_mut(&at) else { return false };
         leaves.retain(|until| *until > now);
         leaves.pop().is_some()
     }
@@ -118,7 +141,7 @@ impl GuestPorts {
     /// Whether nobody is let any more, and from here on nobody listens.
     fn closes(&self, at: SocketAddrV4) -> bool {
         let (mut open, now) = (self.open(), Instant::now());
-        let is_idle = open.get(&at).is_none_or(|leaves| leaves.iter().all(|until| *until <= now));
+        let is_idle = open.get(&at).is_none_or(|it| it.leaves.iter().all(|until| *until <= now));
         if is_idle {
             open.remove(&at);
         }
@@ -129,11 +152,12 @@ impl GuestPorts {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<SocketAddrV4, Leaves>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<SocketAddrV4, Listening>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// `at` is what is meant.
 async fn serve(reach: Weak<Reach>, at: SocketAddrV4, listener: TcpListener) {
     loop {
         let accepted = tokio::time::timeout(IDLE, listener.accept()).await;

@@ -58,12 +58,24 @@ impl Policy {
             .any(|grant| reach.names.has(namespace, &grant.host, address.ip().to_canonical()))
     }
 
-    /// Whether an address that stands for a container of another node does so for one whose name is granted; then one connection is let through.
-    fn lets_through(&self, address: SocketAddr) -> bool {
+    /// The port of an address that a connection has to go to: another one where the address stands for a container of another node, whose name is granted.
+    /// Then one connection is let through.
+    pub(crate) fn led(&self, address: SocketAddr) -> u16 {
+        let led = || {
+            let (reach, namespace) =
+                self.containers.as_ref().filter(|_| Reach::is_for_guests(address.ip()))?;
+            self.matching(OutboundScheme::Tcp, address.port())
+                .find_map(|grant| reach.lets_guest(namespace, &grant.host, address))
+        };
+        led().unwrap_or(address.port())
+    }
+
+    /// Whether a connection was led to this address for a container whose name is granted.
+    fn is_led(&self, address: SocketAddr) -> bool {
         let Some((reach, namespace)) = &self.containers else { return false };
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        self.matching(OutboundScheme::Tcp, address.port())
-            .any(|grant| reach.lets_guest(namespace, &grant.host, address))
+        let Some(meant) = reach.guest_port(address) else { return false };
+        self.matching(OutboundScheme::Tcp, meant)
+            .any(|grant| reach.stands_for(namespace, &grant.host, address.ip()))
     }
 
     pub fn grants_scheme(&self, scheme: OutboundScheme) -> bool {
@@ -96,7 +108,7 @@ impl Policy {
     /// a moment ago. A name with a `*` resolves to nothing.
     pub async fn permits_socket(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
         if Reach::is_for_guests(address.ip()) {
-            return scheme == OutboundScheme::Tcp && self.lets_through(address);
+            return scheme == OutboundScheme::Tcp && self.is_led(address);
         }
         if self.permits_literally(scheme, address) || self.found.contains(scheme, address, Instant::now()) {
             return true;
@@ -231,19 +243,24 @@ mod tests {
         let of = |namespace: &str, grants: &[&str]| {
             policy(grants).with_containers(reach.clone(), namespace.parse().unwrap())
         };
-        let granted = of("default", &["tcp://redis.internal:46379"]);
-        let address = SocketAddr::new(granted.container("redis").unwrap(), 46_379);
+        let granted = of("default", &["tcp://redis.internal:6379"]);
+        let address = SocketAddr::new(granted.container("redis").unwrap(), 6379);
+        assert!(!granted.permits_socket(OutboundScheme::Tcp, address).await, "it has to be led first");
+        let address = SocketAddr::new(address.ip(), granted.led(address));
         assert!(granted.permits_socket(OutboundScheme::Tcp, address).await);
         let other_port = SocketAddr::new(address.ip(), 22);
+        assert_eq!(granted.led(other_port), 22);
         assert!(!granted.permits_socket(OutboundScheme::Tcp, other_port).await);
+        assert_eq!(granted.led(at("10.0.0.2:6379")), 6379);
         assert!(!granted.permits_socket(OutboundScheme::Udp, address).await);
         let block = &["tcp://127.0.0.0/8:*", "http://127.0.0.0/8:*", "udp://127.0.0.0/8:*"];
         for (namespace, grants) in [
             ("default", &block[..]),
             ("default", &["tcp://other:*"]),
-            ("theirs", &["tcp://redis.internal:46379"]),
+            ("theirs", &["tcp://redis.internal:6379"]),
         ] {
             let policy = of(namespace, grants);
+            assert_eq!(policy.led(SocketAddr::new(address.ip(), 6379)), 6379);
             for scheme in [OutboundScheme::Tcp, OutboundScheme::Udp] {
                 assert!(!policy.permits_socket(scheme, address).await, "{grants:?}");
             }
