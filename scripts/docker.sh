@@ -19,7 +19,9 @@ answers() { curl --silent --fail --max-time 5 --unix-socket "$socket" http://loc
 install_engine() {
     local packages=()
     # An engine that answers may be of another make, or come from elsewhere.
-    answers || command -v dockerd >/dev/null || packages+=(docker.io iptables)
+    answers || command -v dockerd >/dev/null || packages+=(docker.io)
+    # The worker leads connections of containers by it.
+    command -v iptables >/dev/null || packages+=(iptables)
     [[ -x /bin/busybox ]] || packages+=(busybox-static)
     command -v docker-registry >/dev/null || packages+=(docker-registry)
     command -v curl >/dev/null || packages+=(curl)

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use async_trait::async_trait;
 use clap::Args;
 use wharf_docker::{Credentials, Engine, EngineError, ImageError, Settings};
 use wharf_platform_api::{ImageResolver, NotResolved};
+use wharf_runtime::reach::door::Door;
+use wharf_runtime::reach::{Block, InvalidBlock};
 use wharf_types::NodeId;
 use wharf_types::image::{ImageDocument, Platform};
 use wharf_types::secret::SecretValue;
@@ -24,6 +27,42 @@ pub struct EngineArgs {
     /// The socket of the Docker engine that runs containers, or `off` [default: /var/run/docker.sock, if an engine answers there]
     #[arg(long, value_name = "SOCKET", env = "WHARF_DOCKER")]
     pub docker: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub struct InternalArgs {
+    /// Addresses at which containers reach apps of their namespace by name, of which the node takes a part, or `off` [default: 198.18.0.0/15]
+    #[arg(long, value_name = "BLOCK", env = "WHARF_INTERNAL_ADDRESSES")]
+    pub internal_addresses: Option<InternalAddresses>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InternalAddresses {
+    Off,
+    In(Block),
+}
+
+impl FromStr for InternalAddresses {
+    type Err = InvalidBlock;
+
+    fn from_str(text: &str) -> Result<Self, InvalidBlock> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::In) }
+    }
+}
+
+/// For tests of networks (RFC 2544), so that nobody has them.
+const INTERNAL_ADDRESSES: &str = "198.18.0.0/15";
+
+impl InternalArgs {
+    /// Lets the containers of this node reach apps by name, where it has any.
+    pub async fn open(&self, has_engine: bool, node: NodeId) -> anyhow::Result<Option<Door>> {
+        let block = match self.internal_addresses {
+            Some(InternalAddresses::Off) => return Ok(None),
+            Some(InternalAddresses::In(block)) => block,
+            None => INTERNAL_ADDRESSES.parse()?,
+        };
+        Ok(if has_engine { Door::open(node, block).await } else { None })
+    }
 }
 
 /// An engine, and what it runs.

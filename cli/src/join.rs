@@ -29,7 +29,7 @@ use wharf_types::node::parse_label;
 use wharf_types::protocol::between_front_doors;
 use wharf_types::quantity::{ByteSize, Span};
 
-use crate::engine::{self, EngineArgs};
+use crate::engine::{self, EngineArgs, InternalArgs};
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
 use crate::output;
@@ -73,6 +73,8 @@ pub struct WorkerArgs {
     pub drain: Span,
     #[command(flatten)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -124,6 +126,7 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     };
     let http_at = http_listener.local_addr()?;
     let engine = engine::find(&args.engine, node).await?;
+    let door = args.internal.open(engine.is_some(), node).await?;
     let containers = engine.as_ref().map(|it| it.platform.clone());
     let renewing = tokio::spawn(renew(kept, control.clone(), peer_tls.clone(), certificate, servers.clone()));
     let worker = Worker::start(WorkerConfig {
@@ -141,6 +144,7 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         },
         keeps_assignment: true,
         engine: engine.map(|found| found.engine),
+        door,
         leaves_containers: true,
     })?;
     if args.json {

@@ -22,7 +22,7 @@ use wharf_types::node::{NodeRegistration, parse_label};
 use wharf_types::quantity::Span;
 
 use crate::aside::Aside;
-use crate::engine::{self, EngineArgs, EngineResolver};
+use crate::engine::{self, EngineArgs, EngineResolver, InternalArgs};
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
 use crate::local::{self, Local};
@@ -53,6 +53,8 @@ pub struct UpArgs {
     pub secret_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
@@ -100,6 +102,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let node =
         node_id(&folder).with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
     let engine = engine::find(&args.engine, node).await?;
+    let door = args.internal.open(engine.is_some(), node).await?;
     let registration =
         NodeRegistration { containers: engine.as_ref().map(|it| it.platform.clone()), ..registration };
     if let Some(found) = &engine {
@@ -120,6 +123,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         registration,
         keeps_assignment: false,
         engine: engine.map(|found| found.engine),
+        door,
         leaves_containers: false,
     })?;
 

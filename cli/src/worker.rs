@@ -19,17 +19,20 @@ use http::Response;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::io::ReaderStream;
+use tokio_util::sync::CancellationToken;
 use wharf_docker::Engine;
 use wharf_ingress::{
-    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ErrorCode, Ingress, IngressError,
-    LocalCall, NeighbourCaller, NeighbourError, PeerArtifacts, PeerTls, TcpConfig, TcpError, TcpPlace,
-    TcpPlaces,
+    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ContainerConnector, ErrorCode,
+    Ingress, IngressError, LocalCall, NeighbourCaller, NeighbourError, PeerArtifacts, PeerTls, TcpConfig,
+    TcpError, TcpPlace, TcpPlaces,
 };
 use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
 use wharf_runtime::container::backend::{Backends, ContainerBackend, Shared};
 use wharf_runtime::container::exec::Execs;
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
+use wharf_runtime::reach::door::{Door, OpenDoor};
+use wharf_runtime::reach::{FarContainers, FarStream, Reach};
 use wharf_runtime::session::{Figures, Kept, Session, Takers};
 use wharf_runtime::space::{self, Space};
 use wharf_runtime::supervisor::{Shutdown, Supervisor};
@@ -98,6 +101,8 @@ pub struct WorkerConfig<'a> {
     pub keeps_assignment: bool,
     /// What runs containers. None: nothing does.
     pub engine: Option<Engine>,
+    /// Where containers reach apps by name. None: only on this node, and as the engine has it.
+    pub door: Option<Door>,
     /// Whether containers go on when this process ends, for the next one to adopt.
     pub leaves_containers: bool,
 }
@@ -116,6 +121,8 @@ pub struct Worker {
     /// None: nothing here runs containers.
     execs: Option<Execs>,
     transfers: Transfers,
+    /// None: they reach by name what the engine has.
+    door: Option<OpenDoor>,
 }
 
 impl Worker {
@@ -124,7 +131,7 @@ impl Worker {
         let WorkerConfig { folder, control, listener, peers, file_handles_max, unload_after, .. } = config;
         let (cache_max_bytes, registration, keeps_assignment) =
             (config.cache_max_bytes, config.registration, config.keeps_assignment);
-        let (engine, leaves_containers) = (config.engine, config.leaves_containers);
+        let (engine, door, leaves_containers) = (config.engine, config.door, config.leaves_containers);
         let node = control.node();
         let incarnation = incarnation(folder)
             .with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
@@ -153,11 +160,16 @@ impl Worker {
             space: space.clone(),
             table: backend.table(),
             ports: backend.ports(),
-            names: backend.names(),
+            reach: backend.reach(),
             volumes: volumes.clone(),
             secrets: backend.secrets(),
             logs: logs.clone(),
         };
+        let reach = backend.reach();
+        reach.start(logs.clone());
+        // Before any container is made, which is told of it.
+        let door = door.map(|door| door.serve(&reach, backend.table()));
+        let door = door.transpose().context("cannot serve the names of apps to containers")?;
         let containers =
             engine.map(|engine| ContainerBackend::new(engine, shared, folder.join("containers")));
         let containers =
@@ -166,7 +178,7 @@ impl Worker {
         let supervisor = Supervisor::spawn(both, rand::random());
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
-        let routes = table::relay(backend.table(), routes);
+        let routes = table::relay(backend.table(), reach.clone(), routes);
         let mut config = IngressConfig::new(node);
         config.start_grace = START_GRACE;
         config.max_connections = wharf_ingress::connections_within(file_handles_max);
@@ -174,7 +186,7 @@ impl Worker {
             // Whoever reaches the apps' HTTP reaches their ports.
             host: listener.local_addr()?.ip(),
             max_connections: wharf_ingress::tcp_connections_within(file_handles_max),
-            places: Arc::new(LocalPlaces(backend.ports())),
+            places: Arc::new(LocalPlaces(backend.ports(), reach.clone())),
             on_error: Arc::new({
                 let logs = logs.clone();
                 move |error| tell_app_of_port(&logs, error)
@@ -191,6 +203,7 @@ impl Worker {
             artifacts.ask_peers(Arc::new(OthersArtifacts(ingress.artifacts())));
             ingress.serve_peers(listener, LocalGuests(backend.table()));
             backend.table().reach_others(Arc::new(OthersApps(ingress.neighbours())));
+            reach.reach_others(Arc::new(OthersContainers(ingress.containers())));
         }
         let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
@@ -234,6 +247,7 @@ impl Worker {
             leaves_containers,
             execs,
             transfers,
+            door,
         })
     }
 
@@ -268,6 +282,9 @@ impl Worker {
         let supervisor = self.supervisor.shutdown(PART_GRACE).await;
         if let Some(containers) = self.containers.filter(|_| !self.leaves_containers) {
             let _ = tokio::time::timeout(PART_GRACE, containers.finish()).await;
+        }
+        if let Some(door) = self.door {
+            let _ = tokio::time::timeout(PART_GRACE, door.close()).await;
         }
         self.shipper.shutdown(PART_GRACE).await;
         ingress == wharf_ingress::Shutdown::Clean && supervisor == Shutdown::Clean
@@ -389,13 +406,35 @@ fn of_ingress(
 }
 
 /// The guests of this process that listen, as the ingress sees them.
-struct LocalPlaces(Arc<Ports>);
+struct LocalPlaces(Arc<Ports>, Arc<Reach>);
 
 impl TcpPlaces for LocalPlaces {
     fn admit(&self, instance: InstanceId, port: u16) -> Option<TcpPlace> {
         let place = self.0.admit(instance, port)?;
         let (address, cut, gone) = (place.address, place.cut.clone(), place.gone.clone());
         Some(TcpPlace { address, cut, gone, held: Box::new(place) })
+    }
+
+    fn admit_by_name(&self, instance: InstanceId, port: u16) -> Option<TcpPlace> {
+        let (address, gone) = self.1.container_at(instance, port)?;
+        Some(TcpPlace { address, cut: CancellationToken::new(), gone, held: Box::new(()) })
+    }
+}
+
+/// The containers of other nodes, for guests and containers of this one.
+struct OthersContainers(ContainerConnector);
+
+impl FarContainers for OthersContainers {
+    fn connect(
+        &self,
+        containers: Vec<(NodeId, InstanceId)>,
+        port: u16,
+    ) -> BoxFuture<'static, Result<FarStream, String>> {
+        let connector = self.0.clone();
+        Box::pin(async move {
+            let stream = connector.connect(&containers, port).await?;
+            Ok(Box::pin(stream) as FarStream)
+        })
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Run<'a> {
     /// Empty: it has none, unless the spec gives it the host's.
     pub networks: Vec<NetworkJoin>,
     pub files: Vec<MemoryFile<'a>>,
+    /// The name servers that the engine asks for it, where the spec names none. Empty: those of the engine.
+    pub dns: Vec<String>,
     /// How long it may take to end where nobody but the engine ends it.
     pub stop_grace: Duration,
     pub log: LogLimit,
@@ -167,7 +169,7 @@ fn host_config(run: &Run<'_>, files: Vec<Mount>) -> Result<HostConfig, RunError>
         group_add: some(spec.groups.clone()),
         mounts: some(mounts),
         extra_hosts: some(hosts.collect()),
-        dns: some(spec.dns.clone()),
+        dns: some(if spec.dns.is_empty() { run.dns.clone() } else { spec.dns.clone() }),
         network_mode: Some(network_mode(run)),
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
@@ -341,6 +343,7 @@ mod tests {
             volumes: Vec::new(),
             networks: Vec::new(),
             files: Vec::new(),
+            dns: vec!["198.18.0.1".to_owned()],
             stop_grace: Duration::from_secs(10),
             log: LogLimit::default(),
         };
@@ -362,6 +365,13 @@ mod tests {
         assert_eq!((host.cap_add, host.devices, host.mounts), (None, None, None));
         assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
         assert_eq!(host.log_config.unwrap().config.unwrap()["max-size"], (16 << 20).to_string());
+    }
+
+    #[test]
+    fn the_name_servers_of_the_spec_stand_for_those_of_the_node() {
+        assert_eq!(host(&ContainerSpec::default()).dns, Some(vec!["198.18.0.1".to_owned()]));
+        let spec = ContainerSpec { dns: vec!["10.0.0.1".to_owned()], ..ContainerSpec::default() };
+        assert_eq!(host(&spec).dns, Some(vec!["10.0.0.1".to_owned()]));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub const PARSERS: &[Parser] = &[
     ]),
     ("asks", asks, &[
         b"GET /\nwharf-peer-instance:018f0000-0000-7000-8000-000000000000\nwharf-peer-client:203.0.113.9:5000",
-        b"GET /\nwharf-peer-instance:018f0000-0000-7000-8000-000000000000\nwharf-peer-client:[::1]:5\nwharf-peer-port:7000", b"GET /\nwharf-peer-probe:1",
+        b"GET /\nwharf-peer-instance:018f0000-0000-7000-8000-000000000000\nwharf-peer-client:[::1]:5\nwharf-peer-port:7000", b"GET /\nwharf-peer-container:018f0000-0000-7000-8000-000000000000\nwharf-peer-port:6379", b"GET /\nwharf-peer-probe:1",
     ]),
     ("address-ranges", address_ranges, &[b"10.0.0.0/8", b"2001:db8::/32", b"::ffff:1.2.3.4", b"0.0.0.0/0"]),
 ];

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::connection::Connections;
 use crate::load;
 use crate::peers::Peers;
+use crate::peers::container::ContainerConnector;
 use crate::peers::content::ArtifactReader;
 use crate::peers::neighbour::NeighbourCaller;
 use crate::peers::serve::{ARTIFACTS_MAX, OpenByNode, PeerDoor};
@@ -225,6 +226,11 @@ impl IngressHandle {
         NeighbourCaller(self.shared.clone())
     }
 
+    /// The way to the ports of containers on other nodes, for those of their namespace here.
+    pub fn containers(&self) -> ContainerConnector {
+        ContainerConnector(self.shared.clone())
+    }
+
     /// Takes requests and connections of other nodes for the instances of this one, which `service` leads to. Who is one of them follows from
     /// [`Config::peers`]; without it, nobody is, and nothing is done. Must be called inside a Tokio runtime.
     pub fn serve_peers<S, B>(&self, listener: TcpListener, service: S)
@@ -241,12 +247,14 @@ impl IngressHandle {
             tls,
             service,
             serving: self.serving.clone(),
+            stop: self.stop_accepting.clone(),
             cut: self.cut_peers.clone(),
             open: self.peers.clone(),
             tunnels: Arc::new(Semaphore::new(tunnels_max.min(Semaphore::MAX_PERMITS))),
+            by_name: Arc::new(Semaphore::new(tunnels_max.min(Semaphore::MAX_PERMITS))),
             artifacts: Arc::new(Semaphore::new(ARTIFACTS_MAX)),
         };
-        self.acceptors.spawn(door.run(listener, self.stop_accepting.clone()));
+        self.acceptors.spawn(door.run(listener));
     }
 
     /// Takes no new connection, answers the open requests, lets connections to TCP ports end, and after `grace` cuts what is left.

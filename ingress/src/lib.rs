@@ -49,6 +49,7 @@ pub use ingress::{CutConnection, Ingress, IngressHandle, Shutdown};
 pub use limit::Bucket;
 pub use meter::Meter;
 pub use peers::PeerTls;
+pub use peers::container::{ContainerConnector, ContainerStream};
 pub use peers::content::{ArtifactBytes, ArtifactReader, PeerArtifacts};
 pub use peers::neighbour::{NeighbourBody, NeighbourCaller, NeighbourError};
 pub use request_body::RequestBody;

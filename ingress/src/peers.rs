@@ -8,6 +8,7 @@
 //! silence, and one answer undoes it. A connection that is *given up* takes the requests on it along; that takes longer than a node's lease.
 
 mod call;
+pub(crate) mod container;
 pub(crate) mod content;
 mod gather;
 mod health;

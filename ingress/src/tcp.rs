@@ -37,6 +37,12 @@ pub struct TcpConfig {
 pub trait TcpPlaces: Send + Sync {
     /// Takes a place at an instance for one connection to this public port. None: it does not (or no longer) listen there.
     fn admit(&self, instance: InstanceId, port: u16) -> Option<TcpPlace>;
+
+    /// The same at any port of a container, for somebody of its namespace on another node. Such a connection does not hold up the end of the ingress. None: it
+    /// is not (or no longer) here.
+    fn admit_by_name(&self, _instance: InstanceId, _port: u16) -> Option<TcpPlace> {
+        None
+    }
 }
 
 /// A place at an instance.

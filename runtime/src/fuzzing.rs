@@ -8,6 +8,7 @@ mod mutations;
 #[path = "../../fuzz/parser.rs"]
 mod parser;
 
+use crate::reach::fuzzing::dns;
 use crate::wasm::fuzzing::{names, unrolled, unrolled_modules};
 use crate::wasm::volumes::read_archive;
 
@@ -23,6 +24,11 @@ pub const PARSERS: &[Parser] = &[
     ]),
     ("unroll-modules", unrolled_modules, &[b"0123456789abcdefghijklmnopqrstuvwxyz", &[7; 300], &[0x41; 900]]),
     ("volume-archive", read_archive, &[include_bytes!("wasm/volumes/seed.tar"), &[0; 1024]]),
+    ("dns", dns, &[
+        b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x05redis\x08internal\0\0\x01\0\x01",
+        b"\0\x01\x01\x20\0\x01\0\0\0\0\0\x01\x01a\0\0\x1c\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0",
+        b"nameserver 10.0.0.2\nnameserver fe80::1%eth0\nsearch a\n",
+    ]),
     ("names", names, &[b"\0asm\x0d\0\x01\0", b"\0asm\x0d\0\x01\0\x07\x05\x01\x42\0\x0a\x0a\x01\0\x05a:b/c\x05\0"]),
 ];
 

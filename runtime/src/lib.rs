@@ -25,6 +25,7 @@ pub mod logs;
 pub mod machine;
 mod orders;
 mod probe;
+pub mod reach;
 pub mod secrets;
 pub mod space;
 

@@ -57,8 +57,11 @@ pub struct Host {
     pub address: Ipv4Addr,
     /// Its front door.
     pub apps: Client,
+    /// Its network namespace. Empty: this machine's own.
     name: String,
     link: String,
+    /// For apps and for other workers.
+    ports: (u16, u16),
     folder: PathBuf,
     /// The size of the disk that the folder is on, as `mount` takes it. None: it is this machine's.
     disk: Option<String>,
@@ -320,7 +323,22 @@ impl Cluster {
         let join = self.join_token(&[]).await;
         let apps = Client::new(&format!("http://{address}:8080"));
         let disk = disk.map(str::to_owned);
-        let mut host = Host { node: NodeId::new(), address, apps, name, link, folder, disk, worker: None };
+        let (node, ports) = (NodeId::new(), (8080, 7072));
+        let mut host = Host { node, address, apps, name, link, ports, folder, disk, worker: None };
+        host.start(self, &[&["--join", &join], flags].concat()).await;
+        self.hosts.push(host);
+        self.hosts.last().expect("it was put in")
+    }
+
+    /// A worker beside the servers joins, and so beside the engine of this machine, at ports of its own.
+    pub async fn add_worker_here(&mut self, flags: &[&str]) -> &Host {
+        let number = u16::try_from(self.hosts.len()).unwrap();
+        let (address, ports) = (self.network.address(1), (8100 + number, 8200 + number));
+        let folder = self.home.path().join(format!("here{number}"));
+        let apps = Client::new(&format!("http://{address}:{}", ports.0));
+        let join = self.join_token(&[]).await;
+        let (node, name, link) = (NodeId::new(), String::new(), String::new());
+        let mut host = Host { node, address, apps, name, link, ports, folder, disk: None, worker: None };
         host.start(self, &[&["--join", &join], flags].concat()).await;
         self.hosts.push(host);
         self.hosts.last().expect("it was put in")
@@ -400,7 +418,8 @@ fn hostname(app: &str) -> String {
 
 impl Host {
     async fn start(&mut self, cluster: &Cluster, flags: &[&str]) {
-        let (http, peers) = (format!("{}:8080", self.address), format!("{}:7072", self.address));
+        let (http, peers) =
+            (format!("{}:{}", self.address, self.ports.0), format!("{}:{}", self.address, self.ports.1));
         let flags = [&["--http", &http, "--peers", &peers], flags].concat();
         let mut command = self.command(&cluster.user(), &self.folder, &flags);
         let (child, ready) = ready::<ReadyWorker>(&mut command, &self.folder.with_extension("log")).await;
@@ -409,7 +428,10 @@ impl Host {
 
     /// A worker on this host, with this folder.
     pub fn command(&self, user: &Wharf, folder: &Path, flags: &[&str]) -> tokio::process::Command {
-        let mut wrapper = vec!["ip", "netns", "exec", &self.name];
+        let mut wrapper = match self.name.is_empty() {
+            true => Vec::new(),
+            false => vec!["ip", "netns", "exec", &self.name],
+        };
         let mount = self.disk.as_ref().map(|disk| {
             let folder = folder.display();
             format!("mkdir -p {folder} && mount -t tmpfs -o size={disk} tmpfs {folder} && exec \"$0\" \"$@\"")

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown};
 use std::process::Stdio;
 
 use http::Method;
-use wharf_tests::{DockerEngine, Platform, PrivateRegistry, SHORT, WEB, eventually};
+use wharf_tests::{Cluster, DockerEngine, Platform, PrivateRegistry, SHORT, WEB, eventually};
 use wharf_types::api::{AppInfo, CreatedToken, Page, VolumeInfo};
 use wharf_types::event::Event;
 
@@ -250,6 +250,125 @@ async fn containers_of_a_namespace_reach_each_other_by_name_and_connections_reac
     let reply = direct.get("other", ANSWER).await.unwrap();
     assert_eq!(reply.text().trim(), "other");
     ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_reaches_every_app_of_its_namespace_by_name_and_no_other() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(MANIFEST).await.ok();
+    ours.deploy(&MANIFEST.replace("\"web\"", "\"other\"").replace("one", "other")).await.ok();
+    let hello = "app = \"hello\"\n[env]\nGREETING = \"from Wasm\"\n";
+    ours.platform.deploy_manifest("hello", hello).await.ok();
+    assert_eq!(ours.asks("web", "ask=hello.internal/").await, "from Wasm");
+    assert_eq!(ours.asks("web", &format!("ask=other.internal{ANSWER}")).await, "other");
+    assert_eq!(ours.asks("web", &format!("ask=other.internal:8000{ANSWER}")).await, "other");
+    // Where there is nothing, nobody waits.
+    let began = std::time::Instant::now();
+    assert_eq!(ours.asks("web", "ask=nobody.internal/").await, "");
+    assert_eq!(ours.asks("web", "ask=other.internal:8001/").await, "");
+    assert!(began.elapsed() < SHORT / 2, "{:?}", began.elapsed());
+
+    ours.platform.wharf(&["namespace", "create", "team"]).await.ok();
+    ours.platform.wharf(&["quota", "set", "--containers", "isolated", "-n", "team"]).await.ok();
+    let stranger = MANIFEST.replace("app = ", "namespace = \"team\"\napp = ").replace("\"web\"", "\"spy\"");
+    ours.deploy(&stranger).await.ok();
+    let asks = async |query: &str| {
+        let path = format!("{ANSWER}?{query}");
+        ours.platform.apps.get("spy.team.localhost", &path).await.unwrap().text().trim().to_owned()
+    };
+    assert_eq!(asks(&format!("ask=spy.internal{ANSWER}")).await, "one");
+    assert_eq!(asks(&format!("ask=other.internal{ANSWER}")).await, "");
+    assert_eq!(asks("ask=hello.internal/").await, "");
+
+    let rules = async || {
+        let listed = tokio::process::Command::new("iptables").args(["-w", "5", "-t", "nat", "-S"]).output();
+        String::from_utf8(listed.await.unwrap().stdout).unwrap()
+    };
+    let node = ours.node.clone();
+    assert!(rules().await.contains(&node));
+    ours.end().await;
+    assert!(!rules().await.contains(&node), "an end in order takes the rules along");
+}
+
+/// Two workers beside one engine, each with networks and addresses of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_lead_to_apps_on_other_hosts_from_containers_and_from_guests() {
+    let Some(engine) = DockerEngine::of_this_machine().await else { return };
+    let mut cluster = Cluster::start(0).await;
+    for side in ["side=a", "side=b"] {
+        cluster.add_worker_here(&["--label", side, "--drain", "0s"]).await;
+    }
+    cluster.nodes_are("both are ready", |nodes| nodes.iter().filter(|node| node.ready).count() == 2).await;
+    cluster.wharf(&["quota", "set", "--containers", "isolated", "-n", "default"]).await.ok();
+    let on = |side: &str| format!("[placement]\nconstraints = [\"node.labels.side == {side}\"]\n");
+    let deploy = async |app: &str, word: &str, side: &str, container: &str| {
+        let folder = cluster.folder().join(format!("{app}-manifest"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let manifest = MANIFEST.replace("\"web\"", &format!("\"{app}\"")).replace("one", word);
+        let manifest = manifest.replace("[container]\n", &format!("[container]\n{container}"));
+        std::fs::write(folder.join("wharf.toml"), format!("{manifest}{}", on(side))).unwrap();
+        cluster.user_at(0).in_folder(&folder).run(&["deploy"]).await.ok();
+    };
+    let own = "networks = { both = [] }\n";
+    deploy("front", "near", "a", own).await;
+    deploy("web", "far", "b", "networks = { both = [\"store\"], back = [] }\n").await;
+    deploy("hidden", "hidden", "b", "networks = { back = [] }\n").await;
+    cluster.deploy("hello", "hello", &format!("{}[env]\nGREETING = \"from Wasm\"\n", on("b"))).await;
+
+    let asks = async |of: &str| {
+        let path = format!("{ANSWER}?ask={of}");
+        let reply = cluster.hosts[0].apps.get("front.default.localhost", &path).await.ok()?;
+        Some(reply.text().trim().to_owned())
+    };
+    let says = async |of: &str, what: &str| {
+        let asked = async || asks(of).await.filter(|said| said == what);
+        eventually(SHORT, &format!("{of} says {what}"), asked).await;
+    };
+    for name in ["web", "web.internal", "store", "store.internal"] {
+        says(&format!("{name}:8000{ANSWER}"), "far").await;
+    }
+    says(&format!("web.internal{ANSWER}"), "far").await;
+    says("hello.internal/", "from Wasm").await;
+    says(&format!("front.internal{ANSWER}"), "near").await;
+    assert_eq!(asks(&format!("hidden.internal:8000{ANSWER}")).await.unwrap(), "", "it is in another network");
+
+    // A guest on the other host than the container, by both of its names.
+    for (guest, name) in [("guest", "web"), ("other-guest", "store.internal")] {
+        let asking = format!(
+            "args = [\"keep-asking\", \"{name}\", \"8000\", \"{ANSWER}\"]\n[outbound]\nallow = [\"tcp://{name}:8000\"]\n"
+        );
+        // Before the tables, because `args` belongs to none.
+        let folder = cluster.folder().join(guest);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("wharf.toml"), format!("app = \"{guest}\"\n{asking}{}", on("a"))).unwrap();
+        let artifact = wharf_tests::workspace::guest("conformance-command");
+        let args = ["deploy", artifact.to_str().unwrap()];
+        cluster.user_at(0).in_folder(&folder).run(&args).await.ok();
+        eventually(SHORT, "the guest is answered by the container", async || {
+            let said = cluster.wharf(&["logs", guest]).await.ok();
+            (said.contains("200 OK") && said.contains("far")).then_some(())
+        })
+        .await;
+    }
+
+    // One that is gone is refused, and answers again when it is back.
+    cluster.wharf(&["stop", "web"]).await.ok();
+    let began = std::time::Instant::now();
+    says(&format!("web.internal:8000{ANSWER}"), "").await;
+    assert!(began.elapsed() < SHORT / 2, "{:?}", began.elapsed());
+    cluster.wharf(&["start", "web"]).await.ok();
+    says(&format!("web.internal:8000{ANSWER}"), "far").await;
+
+    let nodes: Vec<String> = cluster.hosts.iter().map(|host| host.node.to_string()).collect();
+    for app in ["front", "web", "hidden"] {
+        cluster.wharf(&["delete", app, "--yes"]).await.ok();
+    }
+    for host in &mut cluster.hosts {
+        host.stop().await;
+    }
+    for node in nodes {
+        engine.clean(&node).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{InstanceId, NodeId, SecretVersionId, VolumeId};
+use crate::name::{AppName, NamespaceName};
 use crate::node::{AssignedInstance, Assignment};
-use crate::route::{RateLimit, Route, RouteNode, RoutePattern, RouteTable, TcpRoute};
+use crate::route::{ContainerRoute, RateLimit, Route, RouteNode, RoutePattern, RouteTable, TcpRoute};
 use crate::secret::DeliveredSecret;
 
 /// How a stream of assignments begins where a worker takes deltas: the value of its request's `Accept` header.
@@ -56,6 +57,10 @@ pub struct RoutesDelta {
     pub tcp: Vec<Arc<TcpRoute>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped_tcp: Vec<u16>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<Arc<ContainerRoute>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped_containers: Vec<(NamespaceName, AppName)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Vec<RateLimit>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,6 +141,8 @@ impl RoutesDelta {
     pub fn between(before: &RouteTable, after: &RouteTable) -> Self {
         let (routes, dropped_routes) = changed(&before.routes, &after.routes, |route| route.pattern.clone());
         let (tcp, dropped_tcp) = changed(&before.tcp, &after.tcp, |route| route.port);
+        let (containers, dropped_containers) =
+            changed(&before.containers, &after.containers, |route| name_of(route));
         Self {
             after: before.generation,
             generation: after.generation,
@@ -143,6 +150,8 @@ impl RoutesDelta {
             dropped_routes,
             tcp,
             dropped_tcp,
+            containers,
+            dropped_containers,
             limits: (before.limits != after.limits).then(|| after.limits.clone()),
             nodes: (before.nodes != after.nodes).then(|| after.nodes.clone()),
             removed: (before.removed != after.removed).then(|| after.removed.clone()),
@@ -178,11 +187,18 @@ impl RouteTable {
             generation: delta.generation,
             routes: merged(&self.routes, &delta.routes, &delta.dropped_routes, |it| it.pattern.clone()),
             tcp: merged(&self.tcp, &delta.tcp, &delta.dropped_tcp, |it| it.port),
+            containers: merged(&self.containers, &delta.containers, &delta.dropped_containers, |it| {
+                name_of(it)
+            }),
             limits: delta.limits.clone().unwrap_or_else(|| self.limits.clone()),
             nodes: delta.nodes.clone().unwrap_or_else(|| self.nodes.clone()),
             removed: delta.removed.clone().unwrap_or_else(|| self.removed.clone()),
         })
     }
+}
+
+fn name_of(route: &ContainerRoute) -> (NamespaceName, AppName) {
+    (route.namespace.clone(), route.app.clone())
 }
 
 /// What is new or different, and the keys of what is gone.
@@ -212,6 +228,7 @@ mod tests {
 
     use super::*;
     use crate::digest::Digest;
+    use crate::route::ContainerEndpoint;
     use crate::secret::SecretContent;
     use crate::state::{InstanceState, Wanted};
     use crate::world::World;
@@ -247,11 +264,25 @@ mod tests {
         })
     }
 
+    fn container(name: u8, is_ready: bool) -> Arc<ContainerRoute> {
+        let endpoint = ContainerEndpoint {
+            instance: InstanceId::from_uuid(Uuid::from_u128(name.into())),
+            node: NodeId::from_uuid(Uuid::nil()),
+        };
+        Arc::new(ContainerRoute {
+            namespace: "default".parse().unwrap(),
+            app: format!("a{name}").parse().unwrap(),
+            networks: BTreeMap::new(),
+            endpoints: is_ready.then_some(endpoint).into_iter().collect(),
+        })
+    }
+
     prop_compose! {
         fn assignments()(
             instances in proptest::collection::btree_map(0..6_u8, (0..3_u8, any::<bool>()), 0..6),
             secrets in proptest::collection::btree_set(0..4_u8, 0..4),
             routes in proptest::collection::btree_map(0..6_u8, any::<bool>(), 0..6),
+            containers in proptest::collection::btree_map(0..6_u8, any::<bool>(), 0..6),
             limited in any::<bool>(),
             removed in proptest::collection::vec(0..3_u8, 0..2),
         ) -> Assignment {
@@ -267,6 +298,7 @@ mod tests {
                 secrets: secrets.into_iter().map(secret).collect(),
                 routes: Arc::new(RouteTable {
                     routes: routes.into_iter().map(|(name, stopped)| route(name, stopped)).collect(),
+                    containers: containers.into_iter().map(|(name, is_ready)| container(name, is_ready)).collect(),
                     limits: limited.then_some(limit).into_iter().collect(),
                     ..RouteTable::default()
                 }),

@@ -1,5 +1,6 @@
 //! Routes: which hostname and path, and which port, lead to which instances.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -20,6 +21,9 @@ pub struct RouteTable {
     /// In the order of their ports; no port twice.
     #[serde(default)]
     pub tcp: Vec<Arc<TcpRoute>>,
+    /// The apps in containers, in the order of their namespaces and names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<Arc<ContainerRoute>>,
     /// In the order of their namespaces; one that is not there has no limit.
     #[serde(default)]
     pub limits: Vec<RateLimit>,
@@ -118,6 +122,26 @@ pub struct TcpEndpoint {
     pub proxy_protocol: bool,
     #[serde(default)]
     pub release: u64,
+}
+
+/// An app in containers, whose ports others of its namespace reach by name. Those with the host's network are none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRoute {
+    pub namespace: NamespaceName,
+    pub app: AppName,
+    /// The networks of the namespace that it is in, with the names that it has there beside its own. Empty: the namespace's own network.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<String, Vec<String>>,
+    /// May be empty: nothing of it is ready.
+    #[serde(default)]
+    pub endpoints: Vec<ContainerEndpoint>,
+}
+
+/// Where a container is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerEndpoint {
+    pub instance: InstanceId,
+    pub node: NodeId,
 }
 
 /// A hostname with a path prefix, such as `hello.example.com/api`.

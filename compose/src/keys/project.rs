@@ -13,7 +13,7 @@ const OLD_EXTERNAL: Support = Refused("this is the old form; write `external: tr
 const NO_NETWORK_DRIVER: Support =
     Translated("a guest is in no network; whom it reaches is granted, wherever they run");
 const BRIDGE: Support = Translated(
-    "a network is a bridge on each node, through which containers reach those that run on the same node; there is no driver to choose",
+    "a network is a bridge on each node, and containers reach those on other nodes by name, for TCP; there is no driver to choose",
 );
 const NO_ADDRESSES: Support =
     Translated("addresses are chosen by the platform; services are reached by their names");

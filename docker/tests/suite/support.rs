@@ -126,6 +126,7 @@ pub(crate) fn run<'a>(image: ImageId, spec: &'a ContainerSpec, args: &'a [String
         volumes: Vec::new(),
         networks: Vec::new(),
         files: Vec::new(),
+        dns: Vec::new(),
         stop_grace: Duration::from_secs(5),
         log: LogLimit::default(),
     }

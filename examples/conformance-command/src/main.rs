@@ -25,6 +25,7 @@ fn main() -> Result<(), String> {
         ["random"] => tell_random(),
         ["files"] => files::report(),
         ["sockets", port] => sockets::report(port),
+        ["keep-asking", name, port, path] => sockets::keep_asking(name, port, path),
         _ => return Err(format!("unknown: {arguments:?}")),
     }
     Ok(())

@@ -3,7 +3,7 @@
 use wasip2::io::streams::StreamError;
 use wasip2::sockets::instance_network::instance_network;
 use wasip2::sockets::ip_name_lookup::resolve_addresses;
-use wasip2::sockets::network::{ErrorCode, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress};
+use wasip2::sockets::network::{ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress};
 use wasip2::sockets::tcp::{ShutdownType, TcpSocket};
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 use wasip2::sockets::udp::OutgoingDatagram;
@@ -20,6 +20,37 @@ pub(crate) fn report(port: &str) {
     tell("udp", udp(at([127, 0, 0, 1], port)));
     tell("udp to another", udp(at([127, 0, 0, 2], port)));
     tell("name", resolve_addresses(&instance_network(), "no name").map(drop));
+}
+
+/// Asks the server of a name for a page until it answers, and then stays.
+pub(crate) fn keep_asking(name: &str, port: &str, path: &str) {
+    let port = port.parse().expect("it is a port");
+    loop {
+        let said = ask(name, port, path);
+        let is_answered = said.as_ref().is_ok_and(|said| said.contains("200 OK"));
+        tell("asked", said);
+        let pause = if is_answered { 3600 } else { 1 };
+        std::thread::sleep(std::time::Duration::from_secs(pause));
+    }
+}
+
+fn ask(name: &str, port: u16, path: &str) -> Result<String, ErrorCode> {
+    let found = resolve_addresses(&instance_network(), name)?;
+    let pollable = found.subscribe();
+    let address = wait(&pollable, || found.resolve_next_address())?;
+    drop(pollable);
+    let Some(IpAddress::Ipv4((a, b, c, d))) = address else { return Err(ErrorCode::NameUnresolvable) };
+    let (input, output, socket) = connect(at([a, b, c, d], port))?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {name}\r\n\r\n");
+    let mut said = Vec::new();
+    if output.blocking_write_and_flush(request.as_bytes()).is_ok() {
+        while let Ok(octets) = input.blocking_read(4096) {
+            said.extend(octets);
+        }
+    }
+    drop((input, output));
+    drop(socket);
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 /// One line: the value, or the error by the name that the specification gives it.

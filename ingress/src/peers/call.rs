@@ -136,12 +136,25 @@ impl Peer {
         port: u16,
         client: SocketAddr,
     ) -> Result<Tunnel, TunnelError> {
+        self.tunnel(Ask::Connection { instance, port, client }).await
+    }
+
+    /// A connection to a container's own port.
+    pub(super) async fn connect_container(
+        self: Arc<Self>,
+        instance: InstanceId,
+        port: u16,
+    ) -> Result<Tunnel, TunnelError> {
+        self.tunnel(Ask::Container { instance, port }).await
+    }
+
+    async fn tunnel(self: Arc<Self>, ask: Ask) -> Result<Tunnel, TunnelError> {
         let held = self.hold().await?;
         let (writer, outgoing) = tunnel::outgoing();
         let mut request = Request::new(Outgoing::Tunnel(Gather::new(outgoing)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static("http://peer.internal/");
-        Ask::Connection { instance, port, client }.write(request.headers_mut());
+        ask.write(request.headers_mut());
         add_one(&self.stats.requests);
         let response = match held.send(request).await {
             Ok(response) => response,

@@ -45,6 +45,7 @@ use crate::request_body::RequestBody;
 use crate::router::{OpenAt, OpenConnection, TcpRefused};
 use crate::serve::StreamExecutor;
 use crate::stats::add_one;
+use crate::tcp::TcpPlace;
 use crate::tcp::splice::{self, GONE_GRACE};
 
 /// How long somebody who connects may take to prove that he is a node of the cluster,
@@ -73,11 +74,15 @@ pub(crate) struct PeerDoor<S> {
     pub(crate) service: S,
     /// Connections and streams.
     pub(crate) serving: TaskTracker,
+    /// Nothing new comes in from here on.
+    pub(crate) stop: CancellationToken,
     /// Ends everything that is left.
     pub(crate) cut: CancellationToken,
     pub(crate) open: Arc<OpenByNode>,
     /// Places for connections to TCP ports, of all peers.
     pub(crate) tunnels: Arc<Semaphore>,
+    /// The same for connections to ports of containers, by name.
+    pub(crate) by_name: Arc<Semaphore>,
     /// Places for artifacts.
     pub(crate) artifacts: Arc<Semaphore>,
 }
@@ -124,7 +129,8 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+    pub(crate) async fn run(self, listener: TcpListener) {
+        let stop = self.stop.clone();
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         loop {
             let (socket, remote) = tokio::select! {
@@ -201,6 +207,7 @@ where
                 self.call(LocalCall { instance, request, remote: client }).await
             }
             Some(Ask::Connection { instance, port, client }) => self.join(instance, port, client, body).await,
+            Some(Ask::Container { instance, port }) => self.join_container(instance, port, body).await,
             Some(Ask::Request { .. }) | None => says(Verdict::Malformed, "the request makes no sense"),
         };
         Ok(response)
@@ -273,7 +280,7 @@ where
         body: Incoming,
     ) -> Response<ServeBody<B>> {
         add_one(&self.shared.stats.peers.served);
-        let Ok(permit) = self.tunnels.try_acquire_owned() else {
+        let Ok(permit) = self.tunnels.clone().try_acquire_owned() else {
             return says(Verdict::NotTaken, "its node has as many TCP connections as it can take");
         };
         let (open, place) = {
@@ -286,6 +293,31 @@ where
             (open, self.shared.config.tcp.places.admit(instance, port))
         };
         let Some(place) = place else { return says(Verdict::NotHere, "") };
+        tracing::debug!("joining {client} to port {port} of {instance}");
+        self.splice(place, open, permit, body).await
+    }
+
+    /// The same to any port of a container: what it may cost, and whether it may be, was settled by the node that asks.
+    async fn join_container(self, instance: InstanceId, port: u16, body: Incoming) -> Response<ServeBody<B>> {
+        add_one(&self.shared.stats.peers.served);
+        let Ok(permit) = self.by_name.clone().try_acquire_owned() else {
+            return says(Verdict::NotTaken, "its node has as many connections by name as it can take");
+        };
+        let Some(place) = self.shared.config.tcp.places.admit_by_name(instance, port) else {
+            return says(Verdict::NotHere, "");
+        };
+        // Containers go on when this process ends, so nobody would end such a connection before.
+        let place = TcpPlace { cut: self.stop.clone(), ..place };
+        self.splice(place, None, permit, body).await
+    }
+
+    async fn splice(
+        self,
+        place: TcpPlace,
+        open: Option<OpenConnection>,
+        permit: OwnedSemaphorePermit,
+        body: Incoming,
+    ) -> Response<ServeBody<B>> {
         let guest = match splice::connect(place.address).await {
             Ok(guest) => guest,
             Err(why) => return says(Verdict::NotTaken, &why),
@@ -293,7 +325,6 @@ where
         let (writer, outgoing) = tunnel::outgoing();
         let joined =
             Joined { tunnel: Tunnel::new(body, writer, None), guest, place, _open: open, _permit: permit };
-        tracing::debug!("joined {client} to port {port} of {instance}");
         self.serving.spawn(joined.pass(self.cut.clone()));
         Response::new(ServeBody::Connection { body: Gather::new(outgoing) })
     }
@@ -310,7 +341,7 @@ async fn is_removed(shared: Arc<Shared>, node: NodeId) {
 struct Joined {
     tunnel: Tunnel,
     guest: TcpStream,
-    place: crate::tcp::TcpPlace,
+    place: TcpPlace,
     _open: Option<OpenConnection>,
     _permit: OwnedSemaphorePermit,
 }

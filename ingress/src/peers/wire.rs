@@ -18,6 +18,9 @@ const INSTANCE: HeaderName = HeaderName::from_static("wharf-peer-instance");
 const CLIENT: HeaderName = HeaderName::from_static("wharf-peer-client");
 /// The public port that the client has connected to: the bodies are the octets of a TCP connection.
 const PORT: HeaderName = HeaderName::from_static("wharf-peer-port");
+/// Which container is to be connected to, at a port of its own. It stands for the instance and the client, so that who does not know it finds no
+/// request in it.
+const CONTAINER: HeaderName = HeaderName::from_static("wharf-peer-container");
 /// Which artifact is asked for,
 const ARTIFACT: HeaderName = HeaderName::from_static("wharf-peer-artifact");
 /// and what it is given for.
@@ -37,9 +40,24 @@ pub(crate) const DETAIL_MAX_BYTES: usize = 16 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     Probe,
-    Artifact { digest: Digest, key: String },
-    Request { instance: InstanceId, client: SocketAddr },
-    Connection { instance: InstanceId, port: u16, client: SocketAddr },
+    Artifact {
+        digest: Digest,
+        key: String,
+    },
+    Request {
+        instance: InstanceId,
+        client: SocketAddr,
+    },
+    Connection {
+        instance: InstanceId,
+        port: u16,
+        client: SocketAddr,
+    },
+    /// A connection to any port of a container, of somebody in its namespace.
+    Container {
+        instance: InstanceId,
+        port: u16,
+    },
 }
 
 /// What a peer says instead of an instance. All but the first three have words beside them, in the body.
@@ -126,6 +144,11 @@ impl Ask {
                 write_instance(headers, instance, client);
                 headers.insert(PORT, HeaderValue::from(port));
             }
+            Self::Container { instance, port } => {
+                let value = HeaderValue::try_from(instance.to_string()).expect("an id is a valid value");
+                headers.insert(CONTAINER, value);
+                headers.insert(PORT, HeaderValue::from(port));
+            }
         }
     }
 
@@ -143,6 +166,10 @@ impl Ask {
         if headers.contains_key(ARTIFACT) {
             let (digest, key) = (only(headers, &ARTIFACT)?.parse().ok()?, only(headers, &KEY)?.to_owned());
             return Some(Self::Artifact { digest, key });
+        }
+        if headers.contains_key(CONTAINER) {
+            let instance = only(headers, &CONTAINER)?.parse().ok()?;
+            return Some(Self::Container { instance, port: only(headers, &PORT)?.parse().ok()? });
         }
         let (instance, client) =
             (only(headers, &INSTANCE)?.parse().ok()?, only(headers, &CLIENT)?.parse().ok()?);
@@ -200,6 +227,7 @@ mod tests {
             Ask::Artifact { digest: Digest::of(b"x"), key: "ab12".into() },
             Ask::Request { instance, client },
             Ask::Connection { instance, port: 65_535, client },
+            Ask::Container { instance, port: 6379 },
         ] {
             let mut headers = map(&[("accept", "*/*"), ("wharf-peer-port", "1"), ("wharf-peer-x", "1")]);
             ask.clone().write(&mut headers);
@@ -220,6 +248,9 @@ mod tests {
                 "wharf-peer-artifact",
                 "sha256:0000000000000000000000000000000000000000000000000000000000000000",
             )],
+            &[("wharf-peer-container", id)],
+            &[("wharf-peer-container", id), ("wharf-peer-port", "65536")],
+            &[("wharf-peer-container", "x"), ("wharf-peer-port", "1")],
             &[("wharf-peer-instance", "x"), ("wharf-peer-client", "1.2.3.4:5")],
             &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4")],
             &[("wharf-peer-instance", id), ("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5")],

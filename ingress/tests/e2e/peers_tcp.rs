@@ -30,7 +30,14 @@ impl TcpPlaces for Guests {
         let (cut, gone) = (self.cut.clone(), CancellationToken::new());
         Some(TcpPlace { address, cut, gone, held: Box::new(self.places.clone()) })
     }
+
+    fn admit_by_name(&self, instance: InstanceId, port: u16) -> Option<TcpPlace> {
+        self.admit(instance, port).filter(|_| port == OWN_PORT)
+    }
 }
+
+/// The port that a container listens at beside its public ones.
+const OWN_PORT: u16 = 6379;
 
 impl Guests {
     fn places(&self) -> usize {
@@ -247,4 +254,47 @@ async fn a_guest_that_has_to_go_or_a_host_that_dies_resets_the_client() {
     front.guests.cut.cancel();
     assert!(is_reset(&mut client).await);
     until(|| front.guests.places() == 0).await;
+}
+
+#[tokio::test]
+async fn a_container_is_reached_by_name_at_a_port_that_is_not_public() {
+    let mut front = Front::start(3).await;
+    let (id, listener) = front.guests.listen().await;
+    front.route(&[], (10, false)).await;
+    let connector = front.mesh.hosts[0].ingress.containers();
+    let (here, there) = (front.mesh.hosts[0].node, front.mesh.hosts[1].node);
+    let gone = (front.mesh.hosts[2].node, InstanceId::new());
+    // The first one is not there, and another is asked.
+    let mut stream = within(connector.connect(&[gone, (there, id)], OWN_PORT)).await.unwrap();
+    let mut guest = accept(&listener).await;
+    stream.write_all(b"ping").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut read = String::new();
+    within(guest.read_to_string(&mut read)).await.unwrap();
+    assert_eq!(read, "ping");
+    guest.write_all(b"pong").await.unwrap();
+    drop(guest);
+    let mut read = String::new();
+    within(stream.read_to_string(&mut read)).await.unwrap();
+    assert_eq!(read, "pong");
+    drop(stream);
+    until(|| front.guests.places() == 0).await;
+
+    let why = within(connector.connect(&[(there, id)], 22)).await.err().unwrap();
+    assert!(why.contains("not there any more"), "{why}");
+    let why = within(connector.connect(&[(here, id)], OWN_PORT)).await.err().unwrap();
+    assert!(why.contains("no node has"), "{why}: an ingress does not call itself");
+
+    // Dropped, it resets the container.
+    let stream = within(connector.connect(&[(there, id)], OWN_PORT)).await.unwrap();
+    let mut guest = accept(&listener).await;
+    drop(stream);
+    assert!(is_reset(&mut guest).await);
+
+    // Nor does it hold up the end of the ingress beside the container.
+    let _stream = within(connector.connect(&[(there, id)], OWN_PORT)).await.unwrap();
+    let mut guest = accept(&listener).await;
+    let other = front.mesh.hosts.remove(1);
+    within_a_second(other.ingress.shutdown(Duration::from_secs(60))).await;
+    assert!(is_reset(&mut guest).await);
 }

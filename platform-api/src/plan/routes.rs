@@ -4,22 +4,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wharf_types::node::ReasonKind;
-use wharf_types::route::{Canary, Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute};
+use wharf_types::route::{
+    Canary, ContainerEndpoint, ContainerRoute, Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute,
+};
 use wharf_types::state::{Health, InstanceState, Wanted};
 
-use super::{AppView, InstanceView};
+use super::{AppView, InstanceView, ReleaseView};
 
 /// One route for each pattern and for each public port of each app, in their order. An app that has nothing ready, or whose only release failed,
 /// keeps its routes, without endpoints, so that its visitors are told to wait rather than that it does not exist.
 pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
     let mut oldest_first: Vec<&AppView> = apps.iter().filter(|app| !app.deleting).collect();
     oldest_first.sort_by_key(|app| app.id);
-    let (mut routes, mut tcp) = (BTreeMap::new(), BTreeMap::new());
+    let (mut routes, mut tcp, mut containers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for app in oldest_first {
         let Some(release) = app.routed_release() else { continue };
         let canary = canary(app);
         for port in &release.spec.tcp.ports {
             tcp.entry(*port).or_insert_with(|| Arc::new(tcp_route(app, *port)));
+        }
+        if release.world.is_container() && !release.spec.container.host_network {
+            let name = (app.namespace.clone(), app.name.clone());
+            containers.entry(name).or_insert_with(|| Arc::new(container_route(app, release)));
         }
         if !release.world.is_http() {
             continue;
@@ -42,7 +48,8 @@ pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
         }
     }
     let (routes, tcp) = (routes.into_values().collect(), tcp.into_values().collect());
-    RouteTable { generation, routes, tcp, ..RouteTable::default() }
+    let containers = containers.into_values().collect();
+    RouteTable { generation, routes, tcp, containers, ..RouteTable::default() }
 }
 
 /// The instances that serve, of whatever release: during a rollout both do.
@@ -83,6 +90,17 @@ fn tcp_route(app: &AppView, port: u16) -> TcpRoute {
         app: app.name.clone(),
         endpoints: serving(app).into_iter().filter_map(endpoint).collect(),
         counted: app.range().is_some(),
+    }
+}
+
+/// By name every port is reached, whatever the release of an instance says about ports.
+fn container_route(app: &AppView, release: &ReleaseView) -> ContainerRoute {
+    let endpoint = |it: &InstanceView| it.node.map(|node| ContainerEndpoint { instance: it.id, node });
+    ContainerRoute {
+        namespace: app.namespace.clone(),
+        app: app.name.clone(),
+        networks: release.spec.container.networks.clone(),
+        endpoints: serving(app).into_iter().filter_map(endpoint).collect(),
     }
 }
 
@@ -230,6 +248,33 @@ mod tests {
             let ids: Vec<_> = route.endpoints.iter().map(|endpoint| endpoint.instance).collect();
             assert_eq!(ids, [app.instances[0].id, app.instances[2].id]);
             assert_eq!((route.endpoints[0].connections_max, route.endpoints[0].proxy_protocol), (10, false));
+        }
+    }
+
+    #[test]
+    fn a_container_is_found_by_its_name_without_any_port() {
+        let mut app = Fixture::serving(1, 2).app;
+        let with = |world, host_network| {
+            let mut spec = (*release(1).spec).clone();
+            spec.container.networks.insert("back".to_owned(), vec!["cache".to_owned()]);
+            spec.container.host_network = host_network;
+            let spec = Arc::new(spec);
+            Arc::new(crate::plan::ReleaseView { world, routes: Vec::new(), spec, ..release(1) })
+        };
+        app.stable = Some(with(World::Container, false));
+        app.target = app.stable.clone();
+        app.instances[1].health = Health::Unknown;
+        let table = build(1, std::slice::from_ref(&app));
+        assert!(table.routes.is_empty() && table.tcp.is_empty());
+        let [container] = &table.containers[..] else { panic!("one") };
+        assert_eq!((&container.namespace, &container.app), (&app.namespace, &app.name));
+        assert_eq!(container.networks["back"], ["cache"]);
+        let ids: Vec<_> = container.endpoints.iter().map(|endpoint| endpoint.instance).collect();
+        assert_eq!(ids, [app.instances[0].id]);
+        for (world, host_network) in [(World::Container, true), (World::CommandP2, false)] {
+            app.stable = Some(with(world, host_network));
+            app.target = app.stable.clone();
+            assert_eq!(build(1, std::slice::from_ref(&app)).containers, []);
         }
     }
 

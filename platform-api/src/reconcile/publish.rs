@@ -86,10 +86,10 @@ impl Publisher {
     pub fn publish(&mut self, fleet: &Fleet, nodes: &[NodeStatus], beside: Beside<'_>) -> Published {
         let routes = plan::routes::build(self.generation + 1, fleet.views());
         let (limits, removed) = (beside.rates.to_vec(), beside.removed.to_vec());
-        let table = RouteTable { limits, nodes: reached(nodes), removed, ..routes };
         let before = self.routes.clone();
-        let is_same = (&table.routes, &table.tcp, &table.limits, &table.nodes, &table.removed)
-            == (&before.routes, &before.tcp, &before.limits, &before.nodes, &before.removed);
+        let generation = before.generation;
+        let table = RouteTable { generation, limits, nodes: reached(nodes), removed, ..routes };
+        let is_same = table == *before;
         let mut delta = None;
         if !is_same || self.routes.generation == 0 {
             self.generation += 1;

@@ -23,7 +23,6 @@ use wharf_types::state::InstanceState;
 
 use super::brought::{self, Images};
 use super::images::{self, EnsureError, failed};
-use super::names::ContainerNames;
 use super::output::{self, Marks};
 use super::run;
 use super::upstream::{Bounds, Upstream};
@@ -32,6 +31,7 @@ use crate::artifacts::Artifacts;
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::logs::LogSink;
 use crate::probe::probe;
+use crate::reach::Reach;
 use crate::secrets::SecretStore;
 use crate::space::{Hold, Space};
 use crate::wasm::app::{Outputs, outputs};
@@ -61,7 +61,7 @@ pub struct Shared {
     pub space: Arc<Space>,
     pub table: Arc<Table>,
     pub ports: Arc<Ports>,
-    pub names: Arc<ContainerNames>,
+    pub reach: Arc<Reach>,
     pub volumes: Arc<Volumes>,
     pub secrets: Arc<SecretStore>,
     pub logs: LogSink,
@@ -268,12 +268,13 @@ impl ContainerBackend {
         };
         let (upstream, listening) = self.ways_in(assigned, &found, &networks)?;
         let is_run = assigned.job.is_some();
-        if let Some(address) = run::address(&found, networks.first().map(|join| &join.network))
-            && !is_run
-        {
+        let reach = self.shared.reach.clone();
+        let address = run::address(&found, networks.first().map(|join| &join.network));
+        if let Some(address) = address.filter(|_| !is_run) {
             let names = networks.iter().flat_map(|join| join.aliases.iter().map(String::as_str));
-            self.shared.names.insert(&assigned.namespace, assigned.app.as_str(), names, (run.id, address));
+            reach.names.insert(&assigned.namespace, assigned.app.as_str(), names, (run.id, address));
         }
+        reach.containers.insert(run::present(assigned, run.id, &found, address));
         let Outputs { platform, .. } = outputs(&self.shared.logs, run.id, assigned);
         let follows = output::follow(
             self.engine.clone(),
@@ -291,6 +292,7 @@ impl ContainerBackend {
         let of_ended = upstream.clone();
         let waits = AbortOnDropHandle::new(tokio::spawn(async move {
             let exit = engine.wait(id).await;
+            reach.containers.end(id);
             if let Some(upstream) = of_ended {
                 upstream.end();
             }
@@ -367,6 +369,10 @@ impl ContainerBackend {
             networks,
             files,
             stop_grace: spec.stop.drain.as_duration(),
+            dns: match container.host_network {
+                true => Vec::new(),
+                false => self.shared.reach.dns().iter().map(ToString::to_string).collect(),
+            },
             log: LogLimit::default(),
         };
         let started = self.engine.create_and_start(&run).await;
@@ -611,7 +617,8 @@ impl Backend for ContainerBackend {
     async fn stop(&self, id: InstanceId, drain: Duration) {
         // None: a container that is about to start, or of a process before this one, ends as others do.
         let live = self.live().remove(&id);
-        self.shared.names.remove(id);
+        self.shared.reach.names.remove(id);
+        self.shared.reach.containers.close(id);
         if self.leaves.load(Ordering::Relaxed) {
             return;
         }
@@ -636,10 +643,11 @@ impl Backend for ContainerBackend {
             }
             Err(error) => warn!(instance.id = %id, "could not stop the container of instance {id}: {error}"),
         }
-        if live.is_run {
+        if let Some(live) = live.filter(|live| live.is_run) {
             let mut ended = live.ended.clone();
             let _ = timeout(STOPPED_OUTPUT_LIMIT, ended.wait_for(Option::is_some)).await;
         }
+        self.shared.reach.containers.end(id);
     }
 
     async fn remove(&self, id: InstanceId) {

@@ -19,7 +19,7 @@ struct Named {
 /// The containers of this node by the names that they have in their networks: their apps', and further ones, which count where no app is called so. A
 /// further name with dots is one in the DNS, and nobody's to take here.
 #[derive(Debug, Default)]
-pub struct ContainerNames {
+pub(crate) struct ContainerNames {
     known: Mutex<Known>,
 }
 

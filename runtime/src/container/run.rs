@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use wharf_docker::{Found, ImageConfig, ImageHealth, MemoryFile, NetworkName};
+use wharf_types::InstanceId;
 use wharf_types::node::{AssignedInstance, ReasonKind};
 use wharf_types::quantity::Span;
 use wharf_types::spec::{ContainerHealthSpec, ContainerSpec};
 
 use crate::backend::Failure;
+use crate::reach::directory::{Asker, Who, networks_of};
+use crate::reach::present::Present;
 use crate::secrets::Environment;
 
 /// What a file of a container may be read by: everybody in it.
@@ -75,6 +79,28 @@ pub(super) fn address(found: &Found, first: Option<&NetworkName>) -> Option<IpAd
     }
     let named = first.and_then(|network| found.addresses.get(&network.to_string()));
     named.or_else(|| found.addresses.values().next()).copied()
+}
+
+/// What a container that runs is to others of its namespace.
+pub(super) fn present(
+    assigned: &AssignedInstance,
+    id: InstanceId,
+    found: &Found,
+    address: Option<IpAddr>,
+) -> Present {
+    let networks = networks_of(&assigned.spec.container.networks);
+    Present {
+        id,
+        app: assigned.app.clone(),
+        asker: Asker { namespace: assigned.namespace.clone(), who: Who::Container(networks) },
+        // With the host's network it would be every port of the host.
+        address: address.filter(|_| !found.is_on_host_network && assigned.job.is_none()),
+        sources: match found.is_on_host_network {
+            true => Vec::new(),
+            false => found.addresses.values().copied().collect(),
+        },
+        gone: CancellationToken::new(),
+    }
 }
 
 /// Which port of a container is behind each public one.

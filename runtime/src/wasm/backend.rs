@@ -34,9 +34,9 @@ use super::tuning;
 use super::volumes::{Mounts, Volumes};
 use crate::artifacts::Artifacts;
 use crate::backend::{Backend, Ended, Failure, Run};
-use crate::container::names::ContainerNames;
 use crate::control::ControlClient;
 use crate::probe::probe;
+use crate::reach::Reach;
 use crate::secrets::{Environment, SecretStore};
 use crate::space::Hold;
 
@@ -49,7 +49,7 @@ pub struct WasmBackend {
     held: Mutex<HashMap<InstanceId, Hold>>,
     table: Arc<Table>,
     ports: Arc<Ports>,
-    names: Arc<ContainerNames>,
+    reach: Arc<Reach>,
     running: Mutex<HashMap<InstanceId, Live>>,
     prepared: Mutex<HashMap<InstanceId, Arc<Code>>>,
     files: FileFolders,
@@ -98,7 +98,7 @@ impl WasmBackend {
             held: Mutex::default(),
             table: Arc::default(),
             ports: Arc::default(),
-            names: Arc::default(),
+            reach: Arc::default(),
             running: Mutex::default(),
             prepared: Mutex::default(),
             files,
@@ -117,9 +117,9 @@ impl WasmBackend {
         self.ports.clone()
     }
 
-    /// The containers that guests here may reach by name.
-    pub fn names(&self) -> Arc<ContainerNames> {
-        self.names.clone()
+    /// What guests and containers here reach by name.
+    pub fn reach(&self) -> Arc<Reach> {
+        self.reach.clone()
     }
 
     /// What the guests here are given beside their plain variables.
@@ -160,7 +160,7 @@ impl WasmBackend {
             ),
             outbound: Arc::new(
                 Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))
-                    .with_containers(self.names.clone(), assigned.namespace.clone()),
+                    .with_containers(self.reach.clone(), assigned.namespace.clone()),
             ),
             meter: self.meters.of(&assigned.namespace, &assigned.app, assigned.release),
             mount: self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(&run.id).cloned(),

@@ -33,7 +33,7 @@ use self::home::Home;
 use self::pace::Paced;
 pub use self::policy::Policy;
 pub(super) use self::sockets::{bound_sockets, has_room, know_containers};
-use crate::container::names::ContainerNames;
+use crate::reach::Reach;
 
 /// How long a connection may wait to be used again.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -104,9 +104,9 @@ impl Outbound {
     }
 
     /// The same, for guests that reach the containers of their namespace by name.
-    pub(crate) fn with_containers(self, names: Arc<ContainerNames>, namespace: NamespaceName) -> Self {
+    pub(crate) fn with_containers(self, reach: Arc<Reach>, namespace: NamespaceName) -> Self {
         // Nobody else has it yet; if somebody had, this one would grant nothing.
-        let policy = Arc::into_inner(self.policy).unwrap_or_default().with_containers(names, namespace);
+        let policy = Arc::into_inner(self.policy).unwrap_or_default().with_containers(reach, namespace);
         Self { policy: Arc::new(policy), ..self }
     }
 

@@ -24,6 +24,7 @@ use super::body::GuestBody;
 use super::failure::InvokeError;
 use super::outbound::Neighbours;
 use crate::container::upstream::{ContainerBody, Place, Upstream};
+use crate::reach::Reach;
 
 /// What answers for an instance.
 #[derive(Clone)]
@@ -175,12 +176,17 @@ impl Table {
 
 /// Takes up each new table of routes and then hands it on. Whoever gets it tells the control plane that it is in use, and by then it
 /// is in use by neighbours, too.
-pub fn relay(table: Arc<Table>, mut routes: Receiver<Arc<RouteTable>>) -> Receiver<Arc<RouteTable>> {
+pub fn relay(
+    table: Arc<Table>,
+    reach: Arc<Reach>,
+    mut routes: Receiver<Arc<RouteTable>>,
+) -> Receiver<Arc<RouteTable>> {
     let (to, relayed) = watch::channel(routes.borrow().clone());
     tokio::spawn(async move {
         while routes.changed().await.is_ok() {
             let newest = routes.borrow_and_update().clone();
             table.go_by(&newest);
+            reach.go_by(&newest);
             to.send_replace(newest);
         }
         // The last routes stay in use.
@@ -268,9 +274,9 @@ impl Body for AnswerBody {
 }
 
 /// The other apps of a namespace: those of this node, and of others where this one has none.
-pub(super) struct NamespaceNeighbours {
-    pub(super) table: Weak<Table>,
-    pub(super) namespace: NamespaceName,
+pub(crate) struct NamespaceNeighbours {
+    pub(crate) table: Weak<Table>,
+    pub(crate) namespace: NamespaceName,
 }
 
 impl Neighbours for NamespaceNeighbours {

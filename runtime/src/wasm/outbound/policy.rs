@@ -9,7 +9,8 @@ use wharf_types::spec::{OutboundGrant, OutboundScheme};
 
 use super::address::is_public;
 use super::names::Names;
-use crate::container::names::{ContainerNames, bare};
+use crate::container::names::bare;
+use crate::reach::Reach;
 
 /// How long a socket may use an address after a granted name has resolved to it.
 const FOUND_FOR: Duration = Duration::from_secs(5);
@@ -18,8 +19,8 @@ const FOUND_FOR: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Policy {
     grants: Vec<OutboundGrant>,
-    /// The containers of this node, and the namespace of which they are reached.
-    containers: Option<(Arc<ContainerNames>, NamespaceName)>,
+    /// The way to containers, and the namespace of which they are reached.
+    containers: Option<(Arc<Reach>, NamespaceName)>,
     found: Found,
     pub(super) names: Names,
 }
@@ -36,25 +37,45 @@ impl Policy {
     }
 
     /// Names in grants may be those of containers.
-    pub(crate) fn with_containers(self, names: Arc<ContainerNames>, namespace: NamespaceName) -> Self {
-        Self { containers: Some((names, namespace)), ..self }
+    pub(crate) fn with_containers(self, reach: Arc<Reach>, namespace: NamespaceName) -> Self {
+        Self { containers: Some((reach, namespace)), ..self }
     }
 
-    /// Where a container is whose name is granted to sockets. None: it is no such name, and means what it means everywhere.
+    /// Where a socket reaches a container whose name is granted. None: it is no such name, and means what it means everywhere.
     pub(crate) fn container(&self, name: &str) -> Option<IpAddr> {
-        let (containers, namespace) = self.containers.as_ref()?;
+        let (reach, namespace) = self.containers.as_ref()?;
         let is_granted = self
             .grants
             .iter()
             .any(|grant| is_of_socket(grant) && bare(&grant.host).eq_ignore_ascii_case(bare(name)));
-        is_granted.then(|| containers.next(namespace, name))?
+        is_granted.then(|| reach.for_guest(namespace, name))?
     }
 
     /// Whether an address is that of a container whose name is granted.
     fn is_container(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
-        let Some((containers, namespace)) = &self.containers else { return false };
+        let Some((reach, namespace)) = &self.containers else { return false };
         self.matching(scheme, address.port())
-            .any(|grant| containers.has(namespace, &grant.host, address.ip().to_canonical()))
+            .any(|grant| reach.names.has(namespace, &grant.host, address.ip().to_canonical()))
+    }
+
+    /// The port of an address that a connection has to go to: another one where the address stands for a container of another node, whose name is granted.
+    /// Then one connection is let through.
+    pub(crate) fn led(&self, address: SocketAddr) -> u16 {
+        let led = || {
+            let (reach, namespace) =
+                self.containers.as_ref().filter(|_| Reach::is_for_guests(address.ip()))?;
+            self.matching(OutboundScheme::Tcp, address.port())
+                .find_map(|grant| reach.lets_guest(namespace, &grant.host, address))
+        };
+        led().unwrap_or(address.port())
+    }
+
+    /// Whether a connection was led to this address for a container whose name is granted.
+    fn is_led(&self, address: SocketAddr) -> bool {
+        let Some((reach, namespace)) = &self.containers else { return false };
+        let Some(meant) = reach.guest_port(address) else { return false };
+        self.matching(OutboundScheme::Tcp, meant)
+            .any(|grant| reach.stands_for(namespace, &grant.host, address.ip()))
     }
 
     pub fn grants_scheme(&self, scheme: OutboundScheme) -> bool {
@@ -74,8 +95,11 @@ impl Policy {
         is_public(address.ip()) || self.permits_literally(scheme, address)
     }
 
-    /// Whether a grant spells this address or its block, or stands for every public one.
+    /// Whether a grant spells this address or its block, or stands for every public one. One that stands for a container takes the name.
     pub fn permits_literally(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
+        if Reach::is_for_guests(address.ip()) {
+            return false;
+        }
         self.matching(scheme, address.port())
             .any(|grant| covers(grant, address.ip()) || (grant.host == "*" && is_public(address.ip())))
     }
@@ -83,6 +107,9 @@ impl Policy {
     /// The same for a socket, where only the address is known: a grant by name permits what the name resolves to, and did
     /// a moment ago. A name with a `*` resolves to nothing.
     pub async fn permits_socket(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
+        if Reach::is_for_guests(address.ip()) {
+            return scheme == OutboundScheme::Tcp && self.is_led(address);
+        }
         if self.permits_literally(scheme, address) || self.found.contains(scheme, address, Instant::now()) {
             return true;
         }
@@ -179,11 +206,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_container_is_reached_by_its_granted_name_and_nothing_else_of_the_private_addresses() {
-        let names = Arc::new(ContainerNames::default());
+        let reach = Arc::new(Reach::default());
         let namespace: NamespaceName = "default".parse().unwrap();
         let place = (wharf_types::InstanceId::new(), [10, 0, 0, 2].into());
-        names.insert(&namespace, "redis", ["queue"].into_iter(), place);
-        let with = |grants: &[&str]| policy(grants).with_containers(names.clone(), namespace.clone());
+        reach.names.insert(&namespace, "redis", ["queue"].into_iter(), place);
+        let with = |grants: &[&str]| policy(grants).with_containers(reach.clone(), namespace.clone());
         let granted = with(&["tcp://redis.internal:6379", "tcp://queue:*"]);
         for name in ["redis", "Redis.internal", "queue.internal."] {
             assert_eq!(granted.container(name), Some([10, 0, 0, 2].into()), "{name}");
@@ -197,6 +224,48 @@ mod tests {
         let only_http = with(&["http://redis.internal:*"]);
         assert_eq!(only_http.container("redis"), None);
         assert!(!only_http.permits_socket(OutboundScheme::Tcp, at("10.0.0.2:6379")).await);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_stands_for_a_container_takes_the_grant_of_its_name() {
+        use wharf_types::route::{ContainerEndpoint, ContainerRoute, RouteTable};
+        let (reach, namespace) = (Arc::new(Reach::default()), "default".parse::<NamespaceName>().unwrap());
+        let endpoint =
+            ContainerEndpoint { instance: wharf_types::InstanceId::new(), node: wharf_types::NodeId::new() };
+        let route = ContainerRoute {
+            namespace: namespace.clone(),
+            app: "redis".parse().unwrap(),
+            networks: std::collections::BTreeMap::new(),
+            endpoints: vec![endpoint],
+        };
+        reach.go_by(&RouteTable { containers: vec![Arc::new(route)], ..RouteTable::default() });
+        reach.start(crate::logs::LogSink::new());
+        let of = |namespace: &str, grants: &[&str]| {
+            policy(grants).with_containers(reach.clone(), namespace.parse().unwrap())
+        };
+        let granted = of("default", &["tcp://redis.internal:6379"]);
+        let address = SocketAddr::new(granted.container("redis").unwrap(), 6379);
+        assert!(!granted.permits_socket(OutboundScheme::Tcp, address).await, "it has to be led first");
+        let address = SocketAddr::new(address.ip(), granted.led(address));
+        assert!(granted.permits_socket(OutboundScheme::Tcp, address).await);
+        let other_port = SocketAddr::new(address.ip(), 22);
+        assert_eq!(granted.led(other_port), 22);
+        assert!(!granted.permits_socket(OutboundScheme::Tcp, other_port).await);
+        assert_eq!(granted.led(at("10.0.0.2:6379")), 6379);
+        assert!(!granted.permits_socket(OutboundScheme::Udp, address).await);
+        let block = &["tcp://127.0.0.0/8:*", "http://127.0.0.0/8:*", "udp://127.0.0.0/8:*"];
+        for (namespace, grants) in [
+            ("default", &block[..]),
+            ("default", &["tcp://other:*"]),
+            ("theirs", &["tcp://redis.internal:6379"]),
+        ] {
+            let policy = of(namespace, grants);
+            assert_eq!(policy.led(SocketAddr::new(address.ip(), 6379)), 6379);
+            for scheme in [OutboundScheme::Tcp, OutboundScheme::Udp] {
+                assert!(!policy.permits_socket(scheme, address).await, "{grants:?}");
+            }
+            assert!(!policy.permits_address(OutboundScheme::Http, address));
+        }
     }
 
     #[test]

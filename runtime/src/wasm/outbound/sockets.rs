@@ -3,6 +3,7 @@
 //! A socket is a file handle of this process from the moment when a guest makes it, connected or not, and the front door needs one
 //! for each connection that it accepts. So a guest gets none that would leave less than a quarter of them.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::LazyLock;
 
@@ -37,17 +38,22 @@ fn leaves_enough(taken: u64, max: u64) -> bool {
 /// Where names are looked up.
 const NAMES_02: (&str, &str) = ("wasi:sockets/ip-name-lookup@0.2.12", "resolve-addresses");
 const NAMES_03: (&str, &str) = ("wasi:sockets/ip-name-lookup@0.3.0", "resolve-addresses");
+/// Where connections begin.
+const CONNECT_02: (&str, &str) = ("wasi:sockets/tcp@0.2.12", "[method]tcp-socket.start-connect");
+const CONNECT_03: (&str, &str) = ("wasi:sockets/types@0.3.0", "[method]tcp-socket.connect");
 
 /// Has the names of containers looked up here, before the function that asks name servers. It is given an address in the place of such a
-/// name, which it gives back.
+/// name, which it gives back. Where that stands for a container of another node, a connection is led to who listens for it.
 pub(in super::super) fn know_containers(
     linker: &mut Linker<State>,
     profile: Profile,
 ) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     know_containers_02(linker)?;
+    lead_connections_02(linker)?;
     if profile == Profile::Concurrent {
         know_containers_03(linker)?;
+        lead_connections_03(linker)?;
     }
     linker.allow_shadowing(false);
     Ok(())
@@ -79,6 +85,47 @@ fn know_containers_03(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             let sockets = accessor.with_getter::<WasiSockets>(State::sockets);
             let found = <WasiSockets as HostWithStore<State>>::resolve_addresses(&sockets, name).await?;
             Ok((found,))
+        })
+    })
+}
+
+/// The port at which somebody listens for this one.
+fn led(state: &State, (a, b, c, d): (u8, u8, u8, u8), port: u16) -> u16 {
+    state.policy.led(SocketAddr::from(([a, b, c, d], port)))
+}
+
+fn lead_connections_02(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    use p2::network::{Host as _, IpSocketAddress, Network};
+    use p2::tcp::{HostTcpSocket as _, TcpSocket};
+    type To =
+        (wasmtime::component::Resource<TcpSocket>, wasmtime::component::Resource<Network>, IpSocketAddress);
+    linker.instance(CONNECT_02.0)?.func_wrap(CONNECT_02.1, |mut store, (socket, network, mut to): To| {
+        if let IpSocketAddress::Ipv4(to) = &mut to {
+            to.port = led(store.data(), to.address, to.port);
+        }
+        let mut sockets = store.data_mut().sockets();
+        let begun = sockets.start_connect(socket, network, to);
+        Ok((begun.map(Ok).or_else(|error| sockets.convert_error_code(error).map(Err))?,))
+    })
+}
+
+fn lead_connections_03(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    use p3::{Host as _, HostTcpSocketWithStore, IpSocketAddress, TcpSocket};
+    type To = (wasmtime::component::Resource<TcpSocket>, IpSocketAddress);
+    linker.instance(CONNECT_03.0)?.func_wrap_concurrent(CONNECT_03.1, |accessor, (socket, mut to): To| {
+        Box::pin(async move {
+            if let IpSocketAddress::Ipv4(to) = &mut to {
+                to.port = accessor.with(|mut access| led(access.data_mut(), to.address, to.port));
+            }
+            let sockets = accessor.with_getter::<WasiSockets>(State::sockets);
+            let connect = <WasiSockets as HostTcpSocketWithStore<State>>::connect(&sockets, socket, to);
+            let connected = match connect.await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    Err(accessor.with(|mut access| access.data_mut().sockets().convert_error_code(error))?)
+                }
+            };
+            Ok((connected,))
         })
     })
 }
@@ -157,9 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_bounded_is_what_the_engine_has() {
+    fn what_is_bounded_and_led_is_what_the_engine_has() {
         let engine = Engine::new(&config(Profile::Concurrent, Purpose::Compile)).unwrap();
-        for (interface, function) in [TCP_02, UDP_02, TCP_03, UDP_03] {
+        for (interface, function) in [TCP_02, UDP_02, TCP_03, UDP_03, CONNECT_02, CONNECT_03] {
             let mut fresh = Linker::<State>::new(&engine);
             wasmtime_wasi::p2::add_to_linker_async(&mut fresh).unwrap();
             wasmtime_wasi::p3::add_to_linker(&mut fresh).unwrap();
