@@ -9,6 +9,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use wharf_types::{Digest, InstanceId};
 
+use crate::upgrade;
+
 /// Of all fields between peers.
 pub(crate) const PREFIX: &str = "wharf-peer-";
 
@@ -18,6 +20,13 @@ const INSTANCE: HeaderName = HeaderName::from_static("wharf-peer-instance");
 const CLIENT: HeaderName = HeaderName::from_static("wharf-peer-client");
 /// The public port that the client has connected to: the bodies are the octets of a TCP connection.
 const PORT: HeaderName = HeaderName::from_static("wharf-peer-port");
+/// Which instance is asked to go over to another protocol, in the place of [`INSTANCE`], so that a version which knows nothing of it takes it for
+/// nonsense and not for a request.
+const UPGRADE: HeaderName = HeaderName::from_static("wharf-peer-upgrade");
+/// To which one: the bodies are the octets that follow.
+const PROTOCOL: HeaderName = HeaderName::from_static("wharf-peer-protocol");
+/// To which one it has gone over. HTTP/2 has no 101.
+const UPGRADED: HeaderName = HeaderName::from_static("wharf-peer-upgraded");
 /// Which artifact is asked for,
 const ARTIFACT: HeaderName = HeaderName::from_static("wharf-peer-artifact");
 /// and what it is given for.
@@ -40,6 +49,7 @@ pub(crate) enum Ask {
     Artifact { digest: Digest, key: String },
     Request { instance: InstanceId, client: SocketAddr },
     Connection { instance: InstanceId, port: u16, client: SocketAddr },
+    Upgrade { instance: InstanceId, protocol: String, client: SocketAddr },
 }
 
 /// What a peer says instead of an instance. All but the first three have words beside them, in the body.
@@ -121,10 +131,15 @@ impl Ask {
                 headers.insert(ARTIFACT, value(digest.to_string()).expect("a digest is a valid value"));
                 headers.insert(KEY, key);
             }
-            Self::Request { instance, client } => write_instance(headers, instance, client),
+            Self::Request { instance, client } => write_instance(headers, INSTANCE, instance, client),
             Self::Connection { instance, port, client } => {
-                write_instance(headers, instance, client);
+                write_instance(headers, INSTANCE, instance, client);
                 headers.insert(PORT, HeaderValue::from(port));
+            }
+            Self::Upgrade { instance, protocol, client } => {
+                write_instance(headers, UPGRADE, instance, client);
+                let protocol = HeaderValue::try_from(protocol);
+                headers.insert(PROTOCOL, protocol.expect("the name of a protocol is a valid value"));
             }
         }
     }
@@ -144,8 +159,13 @@ impl Ask {
             let (digest, key) = (only(headers, &ARTIFACT)?.parse().ok()?, only(headers, &KEY)?.to_owned());
             return Some(Self::Artifact { digest, key });
         }
-        let (instance, client) =
-            (only(headers, &INSTANCE)?.parse().ok()?, only(headers, &CLIENT)?.parse().ok()?);
+        let client = only(headers, &CLIENT)?.parse().ok()?;
+        if headers.contains_key(UPGRADE) {
+            let (instance, protocol) = (only(headers, &UPGRADE)?.parse().ok()?, only(headers, &PROTOCOL)?);
+            let protocol = Some(protocol.to_owned()).filter(|protocol| upgrade::is_passed_on(protocol))?;
+            return Some(Self::Upgrade { instance, protocol, client });
+        }
+        let instance = only(headers, &INSTANCE)?.parse().ok()?;
         if !headers.contains_key(PORT) {
             return Some(Self::Request { instance, client });
         }
@@ -153,10 +173,20 @@ impl Ask {
     }
 }
 
-fn write_instance(headers: &mut HeaderMap, instance: InstanceId, client: SocketAddr) {
+fn write_instance(headers: &mut HeaderMap, name: HeaderName, instance: InstanceId, client: SocketAddr) {
     let value = |text: String| HeaderValue::try_from(text).expect("ids and addresses are valid values");
-    headers.insert(INSTANCE, value(instance.to_string()));
+    headers.insert(name, value(instance.to_string()));
     headers.insert(CLIENT, value(client.to_string()));
+}
+
+/// Says in an answer which protocol an instance has gone over to.
+pub(crate) fn write_upgraded(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(UPGRADED, protocol);
+}
+
+/// Takes that out of an answer. None: it is an ordinary one.
+pub(crate) fn take_upgraded(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    headers.remove(UPGRADED)
 }
 
 /// The value of a field that is there once.
@@ -200,11 +230,22 @@ mod tests {
             Ask::Artifact { digest: Digest::of(b"x"), key: "ab12".into() },
             Ask::Request { instance, client },
             Ask::Connection { instance, port: 65_535, client },
+            Ask::Upgrade { instance, protocol: "echo/1".into(), client },
         ] {
             let mut headers = map(&[("accept", "*/*"), ("wharf-peer-port", "1"), ("wharf-peer-x", "1")]);
             ask.clone().write(&mut headers);
             assert_eq!(Ask::take(&mut headers), Some(ask));
             assert_eq!(headers, map(&[("accept", "*/*")]));
+        }
+    }
+
+    #[test]
+    fn a_version_that_knows_no_upgrades_is_asked_for_nothing_that_it_knows() {
+        let mut headers = HeaderMap::new();
+        let (instance, client) = (InstanceId::new(), "1.2.3.4:5".parse().unwrap());
+        Ask::Upgrade { instance, protocol: "echo".into(), client }.write(&mut headers);
+        for known in [PROBE, ARTIFACT, INSTANCE] {
+            assert!(!headers.contains_key(&known), "{known}");
         }
     }
 
@@ -225,6 +266,10 @@ mod tests {
             &[("wharf-peer-instance", id), ("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5")],
             &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-port", "70000")],
             &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-port", "")],
+            &[("wharf-peer-upgrade", id), ("wharf-peer-client", "1.2.3.4:5")],
+            &[("wharf-peer-upgrade", id), ("wharf-peer-protocol", "echo")],
+            &[("wharf-peer-upgrade", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-protocol", "h2c")],
+            &[("wharf-peer-upgrade", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-protocol", "a b")],
         ] {
             let mut headers = map(fields);
             assert_eq!(Ask::take(&mut headers), None, "{fields:?}");
