@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
-use http::Response;
+use http::{Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::io::ReaderStream;
@@ -24,7 +24,7 @@ use wharf_docker::Engine;
 use wharf_ingress::{
     ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ContainerConnector, ErrorCode,
     Ingress, IngressError, LocalCall, NeighbourCaller, NeighbourError, PeerArtifacts, PeerTls, TcpConfig,
-    TcpError, TcpPlace, TcpPlaces,
+    TcpError, TcpPlace, TcpPlaces, Upgraded,
 };
 use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
 use wharf_runtime::container::backend::{Backends, ContainerBackend, Shared};
@@ -504,11 +504,18 @@ impl tower::Service<LocalCall> for LocalGuests {
         // this returns: otherwise the instance may be stopped between the choice and the first poll.
         let admission = self.0.admit(call.instance);
         Box::pin(async move {
-            admission.call(call.request).await.map_err(|error| match error {
+            let mut answer = admission.call(call.request).await.map_err(|error| match error {
                 DispatchError::NotHere(request) => CallError::NotHere(request),
                 DispatchError::Busy(request) => CallError::Busy(Some(request)),
                 DispatchError::Invoke(error) => call_error(&error),
-            })
+            })?;
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+                && let Some(connection) = answer.body_mut().take_connection()
+            {
+                let (cut, gone) = (connection.cut(), connection.gone());
+                answer.extensions_mut().insert(Upgraded::new(connection, cut, gone));
+            }
+            Ok(answer)
         })
     }
 }

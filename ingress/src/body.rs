@@ -48,6 +48,11 @@ impl OpenRequest {
         self.pace = Pace::of(egress);
     }
 
+    /// The same for whoever sends in its place.
+    pub(crate) fn take_pace(&mut self) -> Pace {
+        std::mem::take(&mut self.pace)
+    }
+
     /// A guest has answered with this status.
     pub(crate) fn is_answered(&self, status: StatusCode) {
         if let Some(target) = &self.target {
@@ -87,7 +92,7 @@ impl Drop for OpenRequest {
 pub(crate) type Answer<B> = Either<B, PeerBody>;
 
 pin_project! {
-    /// A guest's body, or one of our own.
+    /// A guest's body, one of our own, or none, where what follows is not HTTP.
     #[project = ResponseBodyProjection]
     pub(crate) enum ResponseBody<B> {
         Guest {
@@ -99,6 +104,7 @@ pin_project! {
             body: Option<Bytes>,
             open: OpenRequest,
         },
+        Nothing,
     }
 }
 
@@ -146,6 +152,7 @@ where
                 }
                 Poll::Ready(frame)
             }
+            ResponseBodyProjection::Nothing => Poll::Ready(None),
         }
     }
 
@@ -153,6 +160,7 @@ where
         match self {
             Self::Guest { body, .. } => body.is_end_stream(),
             Self::Own { body, .. } => body.is_none(),
+            Self::Nothing => true,
         }
     }
 
@@ -160,6 +168,7 @@ where
         match self {
             Self::Guest { body, .. } => body.size_hint(),
             Self::Own { body, .. } => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Self::Nothing => SizeHint::with_exact(0),
         }
     }
 }

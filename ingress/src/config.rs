@@ -31,6 +31,9 @@ pub struct Config {
     /// How long a connection may stay without a request, how long a client may take nothing of a response that waits
     /// for it, and how long it may send nothing of a body that a guest waits for. Default 60 s.
     pub idle: Duration,
+    /// How long nothing may pass over a connection that was upgraded, such as one of WebSocket. Where one side has ended, `idle` holds for the
+    /// other. Default one hour.
+    pub upgraded_idle: Duration,
     /// One more connection is closed at once. Default [`CONNECTIONS_MAX`].
     pub max_connections: usize,
     /// The largest head of a request, in octets. Default 64 KiB.
@@ -60,6 +63,7 @@ impl Config {
             node,
             header_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(60),
+            upgraded_idle: Duration::from_secs(60 * 60),
             max_connections: CONNECTIONS_MAX,
             max_header_bytes: 64 * 1024,
             trusted_proxies: Vec::new(),
@@ -80,6 +84,7 @@ impl fmt::Debug for Config {
             .field("node", &self.node)
             .field("header_timeout", &self.header_timeout)
             .field("idle", &self.idle)
+            .field("upgraded_idle", &self.upgraded_idle)
             .field("max_connections", &self.max_connections)
             .field("max_header_bytes", &self.max_header_bytes)
             .field("trusted_proxies", &self.trusted_proxies)

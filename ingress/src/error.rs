@@ -94,7 +94,7 @@ impl ErrorCode {
             Self::UnknownHost => "No app has this hostname.",
             Self::UnknownPath => "No app of this hostname has this path.",
             Self::BodyTooLarge => "The request body is larger than the app accepts.",
-            Self::NotImplemented => "CONNECT is not offered here.",
+            Self::NotImplemented => "What was asked for is not offered here.",
             Self::GuestFailed => "The app failed before it answered.",
             Self::NoReadyInstance => "The app has no instance that is ready. Try again in a moment.",
             Self::Busy => "The app is busy. Try again in a moment.",

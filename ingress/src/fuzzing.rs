@@ -10,15 +10,17 @@ mod parser;
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderName, HeaderValue, Request};
+use hyper::ext::Protocol;
 
 use crate::forwarded::{Client, is_ours};
 use crate::headers::{strip_request, strip_response};
 use crate::peers::wire::{Ask, PREFIX};
 use crate::trust::IpRange;
+use crate::upgrade;
 use crate::uri::make_absolute;
 
 pub use parser::Parser;
@@ -33,9 +35,14 @@ pub const PARSERS: &[Parser] = &[
         b"GET /\nhost:a\nconnection:close, x-mine\nx-mine:1\nte:trailers", b"GET /\nx-forwarded-for:1.2.3.4\nx_forwarded_for:1\nforwarded:for=1\nx-request-id:abc",
         b"GET /\ntransfer-encoding:chunked\nupgrade:h2c\nkeep-alive:1\nconnection:host",
     ]),
+    ("upgrades", upgrades, &[
+        b"GET /\nconnection:upgrade\nupgrade:websocket", b"GET /\nconnection:Upgrade, HTTP2-Settings\nupgrade:h2c", b"GET /\nconnection:upgrade\nupgrade:a/1\nupgrade:b",
+        b"GET /\nconnection:upgrade\nupgrade:a, b\ntransfer-encoding:chunked",
+    ]),
     ("asks", asks, &[
         b"GET /\nwharf-peer-instance:018f0000-0000-7000-8000-000000000000\nwharf-peer-client:203.0.113.9:5000",
         b"GET /\nwharf-peer-instance:018f0000-0000-7000-8000-000000000000\nwharf-peer-client:[::1]:5\nwharf-peer-port:7000", b"GET /\nwharf-peer-container:018f0000-0000-7000-8000-000000000000\nwharf-peer-port:6379", b"GET /\nwharf-peer-probe:1",
+        b"GET /\nwharf-peer-upgrade:018f0000-0000-7000-8000-000000000000\nwharf-peer-protocol:websocket\nwharf-peer-client:203.0.113.9:5000",
     ]),
     ("address-ranges", address_ranges, &[b"10.0.0.0/8", b"2001:db8::/32", b"::ffff:1.2.3.4", b"0.0.0.0/0"]),
 ];
@@ -85,6 +92,21 @@ fn fields(data: &[u8]) {
     let mut headers = parts.headers;
     strip_response(&mut headers);
     assert!(!headers.contains_key(CONNECTION));
+}
+
+/// What is asked for is one protocol, which is not HTTP, and without a body.
+fn upgrades(data: &[u8]) {
+    let Some(parts) = head(data) else { return };
+    for has_body in [false, true] {
+        let mut parts = parts.clone();
+        let Ok(asked) = upgrade::take(&mut parts, has_body) else { continue };
+        let protocol = parts.extensions.get::<Protocol>().map(Protocol::as_str);
+        assert_eq!(asked.is_some(), protocol.is_some());
+        let Some(protocol) = protocol else { continue };
+        assert!(!has_body && upgrade::is_passed_on(protocol), "{protocol}");
+        assert_eq!(parts.headers.get_all(UPGRADE).iter().count(), 1);
+        assert!(HeaderValue::from_str(protocol).is_ok(), "{protocol}");
+    }
 }
 
 /// What a peer asks for is asked for in only one way, and nothing of it is left for a guest.

@@ -36,6 +36,7 @@ mod stats;
 mod stream;
 mod tcp;
 mod trust;
+mod upgrade;
 mod uri;
 mod watchdog;
 
@@ -59,6 +60,7 @@ pub use router::{
 pub use stats::StatsSnapshot;
 pub use tcp::{TcpConfig, TcpError, TcpPlace, TcpPlaces, TcpProblem, tcp_connections_within};
 pub use trust::{InvalidIpRange, IpRange};
+pub use upgrade::Upgraded;
 
 /// What a response body may fail with.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use crate::limit::{self, Bucket};
@@ -50,12 +49,12 @@ impl Pace {
 
 /// A client whose octets leave at that pace.
 #[derive(Debug)]
-pub(crate) struct Paced {
-    pub(crate) client: TcpStream,
+pub(crate) struct Paced<C> {
+    pub(crate) client: C,
     pub(crate) pace: Pace,
 }
 
-impl AsyncRead for Paced {
+impl<C: AsyncRead + Unpin> AsyncRead for Paced<C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -65,7 +64,7 @@ impl AsyncRead for Paced {
     }
 }
 
-impl AsyncWrite for Paced {
+impl<C: AsyncWrite + Unpin> AsyncWrite for Paced<C> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.pace.poll_ready(cx));
         let written = ready!(Pin::new(&mut self.client).poll_write(cx, buf))?;

@@ -1,6 +1,6 @@
 //! What happens to one request: it is checked, marked with its client, given to an instance, and answered.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::BoxError;
 use crate::body::{Answer, OpenRequest, ResponseBody};
@@ -27,6 +28,7 @@ use crate::request_body::RequestBody;
 use crate::router::{Match, Route, Router};
 use crate::start::{ForRoutes, Start};
 use crate::stats::{Stats, add_one};
+use crate::upgrade::{self, Asked, NotHandedOn, TakenOver, Upgraded, Way};
 use crate::uri::Refused;
 use crate::{headers, limit, page, uri};
 
@@ -37,6 +39,9 @@ const UNREACHABLE_MAX: usize = 3;
 
 /// Header fields of one request. HTTP/1 has the same limit from hyper; HTTP/2 would allow thousands of tiny ones.
 const HEADER_FIELDS_MAX: usize = 100;
+
+/// Why an instance elsewhere does not go over to another protocol.
+const TOO_OLD: &str = "the worker beside the instance is of a version that hands no upgrades on: upgrade it";
 
 /// What all connections of an ingress share.
 pub(crate) struct Shared {
@@ -53,6 +58,10 @@ pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
     pub(crate) connection: Arc<Connection>,
     pub(crate) client: Client,
+    /// Streams.
+    pub(crate) tasks: TaskTracker,
+    /// Where the connection itself goes over to something else. None: nobody waits for that any more.
+    pub(crate) taken_over: Weak<upgrade::Slot>,
 }
 
 /// Nobody is left to answer to, so the connection, or the stream, ends without an answer.
@@ -78,6 +87,18 @@ struct Failure {
     hint: Option<String>,
     /// Counts it, where no instance was asked.
     meter: Option<Arc<Meter>>,
+}
+
+impl From<NotHandedOn> for Failure {
+    fn from(why: NotHandedOn) -> Self {
+        match why {
+            NotHandedOn::Failed(detail) => Self { detail: Some(detail), ..ErrorCode::GuestFailed.into() },
+            NotHandedOn::NotTakenOver => {
+                let hint = "The app does not go over to this protocol.".to_owned();
+                Self { hint: Some(hint), ..ErrorCode::NotImplemented.into() }
+            }
+        }
+    }
 }
 
 /// An instance that was asked.
@@ -119,10 +140,13 @@ where
 {
     let mut open = OpenRequest::begin(session);
     let (mut request, mut summary, checked) = prepare(&open.session, request);
-    if let Err(refused) = checked {
-        let failure = Failure { hint: Some(refused.hint.to_owned()), ..refused.code.into() };
-        return Ok(fail(open, failure, &summary));
-    }
+    let asked = match checked {
+        Ok(asked) => asked,
+        Err(refused) => {
+            let failure = Failure { hint: Some(refused.hint.to_owned()), ..refused.code.into() };
+            return Ok(fail(open, failure, &summary));
+        }
+    };
     let (mut tried, mut attempts, mut unreachable, mut is_admitted) = (Vec::new(), 0, 0, false);
     let mut was_elsewhere = false;
     let mut waiting: Option<Waiting> = None;
@@ -228,7 +252,7 @@ where
             }
         };
         let error = match call.answer().await {
-            Ok(response) => return Ok(pass(open, response, &summary)),
+            Ok(response) => return Ok(pass(open, response, &summary, asked)),
             Err(error) => error,
         };
         tried.extend(open.target().map(|target| target.instance));
@@ -246,6 +270,14 @@ where
             }
             PeerError::Call(CallError::Busy(Some(untouched))) => {
                 failure = ErrorCode::Busy.into();
+                request = *untouched;
+            }
+            PeerError::TooOld(untouched) => {
+                failure = Failure {
+                    hint: Some("The app cannot go over to another protocol at the moment.".to_owned()),
+                    detail: Some(TOO_OLD.to_owned()),
+                    ..ErrorCode::NotImplemented.into()
+                };
                 request = *untouched;
             }
             PeerError::Lost(why) => {
@@ -287,18 +319,19 @@ fn unserved(route: &Route, before: Failure) -> Failure {
 fn prepare(
     session: &Session,
     request: Request<Incoming>,
-) -> (Request<RequestBody>, Summary, Result<(), Refused>) {
+) -> (Request<RequestBody>, Summary, Result<Option<Asked>, Refused>) {
     let (mut parts, body) = request.into_parts();
     let checked = if parts.headers.len() > HEADER_FIELDS_MAX {
         Err(Refused { code: ErrorCode::HeaderTooLarge, hint: "Send fewer." })
     } else {
-        uri::make_absolute(&mut parts, &session.client.scheme)
+        upgrade::take(&mut parts, !body.is_end_stream())
+            .and_then(|asked| uri::make_absolute(&mut parts, &session.client.scheme).map(|()| asked))
     };
     headers::strip_request(&mut parts.headers, |name| session.client.is_spoofed(name));
     let id = session.client.mark(&mut parts.headers, rand::random);
     // Where the request is good, its host is of interest only if nobody has it.
     let host = match checked {
-        Ok(()) => None,
+        Ok(_) => None,
         Err(_) => parts.headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned),
     };
     let summary = Summary {
@@ -326,16 +359,46 @@ fn failure_of(error: CallError) -> Option<Failure> {
 }
 
 /// Hands a guest's response on.
-fn pass<B>(open: OpenRequest, response: Response<Answer<B>>, summary: &Summary) -> Response<ResponseBody<B>> {
+fn pass<B>(
+    open: OpenRequest,
+    response: Response<Answer<B>>,
+    summary: &Summary,
+    asked: Option<Asked>,
+) -> Response<ResponseBody<B>> {
     let (mut parts, body) = response.into_parts();
-    if parts.status.is_informational() {
-        let detail = format!("the guest answered with {}, which is not a final status", parts.status);
-        return fail(open, Failure { detail: Some(detail), ..ErrorCode::GuestFailed.into() }, summary);
-    }
+    let instance = parts.extensions.remove::<Upgraded>().and_then(Upgraded::take);
+    let is_granted = match Asked::is_granted(asked.as_ref(), parts.status, &parts.headers, instance.is_some())
+    {
+        Ok(is_granted) => is_granted,
+        Err(not_handed_on) => return fail(open, not_handed_on.into(), summary),
+    };
     open.is_answered(parts.status);
     parts.version = Version::HTTP_11;
     headers::strip_response(&mut parts.headers);
-    Response::from_parts(parts, ResponseBody::Guest { body, open: Some(open) })
+    match (asked, instance) {
+        (Some(asked), Some(instance)) if is_granted => {
+            parts.status = asked.grant(&mut parts.headers);
+            take_over(asked, TakenOver::new(open, instance));
+            Response::from_parts(parts, ResponseBody::Nothing)
+        }
+        _ => Response::from_parts(parts, ResponseBody::Guest { body, open: Some(open) }),
+    }
+}
+
+/// Has the connection, or the stream, carried on once the client has its answer.
+fn take_over(asked: Asked, taken_over: TakenOver) {
+    let session = taken_over.session().clone();
+    match asked.way {
+        // Whoever serves the connection finds it there when HTTP has ended.
+        Way::Connection => {
+            if let Some(slot) = session.taken_over.upgrade() {
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken_over);
+            }
+        }
+        Way::Stream { stream, .. } => {
+            session.tasks.spawn(taken_over.over_stream(stream));
+        }
+    }
 }
 
 /// Answers with an error of ours, and tells the binary.

@@ -15,7 +15,8 @@ use crate::connection::Connection;
 /// What a client sends after the head of its request.
 #[derive(Debug)]
 pub struct RequestBody {
-    body: Incoming,
+    /// None: there is none.
+    body: Option<Incoming>,
     /// None: the request has no body, or comes from a peer, so nobody waits for a client here.
     connection: Option<Arc<Connection>>,
     /// Whether somebody waits for what the client has not sent.
@@ -36,12 +37,17 @@ pub(crate) struct Taken {
 impl RequestBody {
     pub(crate) fn new(body: Incoming, connection: &Arc<Connection>, is_http2: bool) -> Self {
         let connection = (!body.is_end_stream()).then(|| connection.clone());
-        Self { body, connection, awaited: false, again: None, is_http2 }
+        Self { body: Some(body), connection, awaited: false, again: None, is_http2 }
     }
 
     /// One that a peer passes on: it looks after the client.
     pub(crate) fn of_peer(body: Incoming) -> Self {
-        Self { body, connection: None, awaited: false, again: None, is_http2: true }
+        Self { body: Some(body), connection: None, awaited: false, again: None, is_http2: true }
+    }
+
+    /// That of a request without one.
+    pub(crate) fn nothing() -> Self {
+        Self { body: None, connection: None, awaited: false, again: None, is_http2: false }
     }
 
     /// Puts back what was taken, in front of the rest.
@@ -53,6 +59,10 @@ impl RequestBody {
             again.data.extend(left.data);
             again.trailers = again.trailers.take().or(left.trailers);
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn set_awaited(&mut self, awaited: bool) {
@@ -98,25 +108,26 @@ impl Body for RequestBody {
             }
             self.again = None;
         }
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
         self.set_awaited(polled.is_pending());
         if let (Poll::Ready(Some(Ok(_))), Some(connection)) = (&polled, &self.connection) {
             connection.frame_passes();
         }
         // hyper takes a connection that it has given up itself for the end of the body. Nothing more comes, and who waits for it is
         // dropped with the connection in a moment: what came so far must not be taken for the whole.
-        if self.is_http2 && matches!(polled, Poll::Ready(None)) && !self.body.is_end_stream() {
+        if self.is_http2 && matches!(polled, Poll::Ready(None)) && !self.has_ended() {
             return Poll::Pending;
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.again.as_ref().is_none_or(|again| again.is_empty()) && self.body.is_end_stream()
+        self.again.as_ref().is_none_or(|again| again.is_empty()) && self.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let mut hint = self.body.size_hint();
+        let mut hint = self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         if let Some(again) = &self.again {
             let again = again.data.iter().map(|data| data.len() as u64).sum::<u64>();
             if let Some(upper) = hint.upper() {

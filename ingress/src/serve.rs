@@ -1,7 +1,7 @@
 //! One connection from its first octet to its end.
 
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::connection::{Connection, Order, Registered};
 use crate::forwarded::Client;
 use crate::proxy::{self, Session, Shared};
 use crate::stream::{ClientStream, Protocol};
+use crate::upgrade;
 
 /// hyper refuses smaller buffers.
 const BUFFER_MIN_BYTES: usize = 8 * 1024;
@@ -45,6 +46,8 @@ where
 pub(crate) struct Protocols {
     http1: http1::Builder,
     http2: http2::Builder<StreamExecutor>,
+    /// Streams.
+    tasks: TaskTracker,
 }
 
 impl Protocols {
@@ -59,10 +62,11 @@ impl Protocols {
             // A client that closes ends its request, and the guest's work on it.
             .half_close(false)
             .timer(TokioTimer::new());
-        let mut http2 = http2::Builder::new(StreamExecutor(tasks));
+        let mut http2 = http2::Builder::new(StreamExecutor(tasks.clone()));
         http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(256)
+            .enable_connect_protocol()
             .max_header_list_size(u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX))
             .initial_stream_window_size(256 * 1024)
             .initial_connection_window_size(1024 * 1024)
@@ -70,7 +74,7 @@ impl Protocols {
             // Finds peers that vanished without a word while a response is on its way.
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
-        Self { http1, http2 }
+        Self { http1, http2, tasks }
     }
 }
 
@@ -101,14 +105,33 @@ pub(crate) async fn serve<S, B>(
     };
     let trusted = shared.config.trusted_proxies.iter().any(|range| range.contains(connection.remote.ip()));
     let client = Client::new(connection.remote, local_port, Scheme::HTTP, trusted);
-    let session = Arc::new(Session { shared, connection: connection.clone(), client });
+    // Only this task keeps it, so that what is in there ends with the task.
+    let taken_over = Arc::new(upgrade::Slot::default());
+    let session = Arc::new(Session {
+        shared,
+        connection: connection.clone(),
+        client,
+        tasks: protocols.tasks.clone(),
+        taken_over: Arc::downgrade(&taken_over),
+    });
     let answer = service_fn(move |request| proxy::answer(session.clone(), service.clone(), request));
     let io = TokioIo::new(stream);
     let ended = match protocol {
-        Protocol::Http1 => drive(protocols.http1.serve_connection(io, answer), &connection).await,
+        Protocol::Http1 => {
+            let mut http = protocols.http1.serve_connection(io, answer);
+            let ended = drive(Pin::new(&mut http), &connection).await;
+            let taken_over = taken_over.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // HTTP has ended with the answer that hands the connection over.
+            if let (Ok(()), Some(taken_over)) = (&ended, taken_over) {
+                let left = http.into_parts();
+                taken_over.over_connection(left.io.into_inner(), left.read_buf).await;
+            }
+            ended
+        }
         Protocol::Http2 => {
             connection.set_multiplexed();
-            drive(protocols.http2.serve_connection(io, answer), &connection).await
+            let http = pin!(protocols.http2.serve_connection(io, answer));
+            drive(http, &connection).await
         }
     };
     if let Err(error) = ended {
@@ -117,8 +140,10 @@ pub(crate) async fn serve<S, B>(
 }
 
 /// Polls the connection, and obeys the orders that it is given.
-async fn drive<C: GracefulConnection>(http: C, connection: &Connection) -> Result<(), C::Error> {
-    let mut http = pin!(http);
+async fn drive<C: GracefulConnection>(
+    mut http: Pin<&mut C>,
+    connection: &Connection,
+) -> Result<(), C::Error> {
     let mut is_closing = false;
     std::future::poll_fn(|cx| {
         match connection.poll_order(cx) {

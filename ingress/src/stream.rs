@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::coop;
 
 use crate::connection::Connection;
+use crate::tcp::splice;
 
 /// What every HTTP/2 client sends first (RFC 9113 §3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -71,6 +72,19 @@ impl ClientStream {
                 return Ok(Protocol::Http2);
             }
         }
+    }
+}
+
+impl ClientStream {
+    /// For a connection that may be silent for long: a client that has vanished is noticed all the same.
+    pub(crate) fn keep_alive(&self) {
+        splice::keep_alive(&self.socket);
+    }
+
+    /// Has the client learn, when this is dropped, that the connection has not ended but was broken off.
+    pub(crate) fn reset_when_dropped(&self) {
+        // It fails only where the client has left.
+        let _ = self.socket.set_zero_linger();
     }
 }
 

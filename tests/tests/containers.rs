@@ -6,13 +6,62 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown};
 use std::process::Stdio;
 
 use http::Method;
-use wharf_tests::{Cluster, DockerEngine, Platform, PrivateRegistry, SHORT, WEB, eventually};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use wharf_tests::{Cluster, DockerEngine, Platform, PrivateRegistry, SHORT, WEB, eventually, within};
 use wharf_types::api::{AppInfo, CreatedToken, Page, VolumeInfo};
 use wharf_types::event::Event;
 
 const MANIFEST: &str = "app = \"web\"\nimage = \"wharf-test/web:1\"\n[env]\nWORD = \"one\"\n[container]\nhttp_port = 8000\n\
     [http]\nhealth = { path = \"/cgi-bin/answer\" }\n[stop]\ndrain = \"2s\"\n[update]\nmonitor = \"50ms\"\n";
 const ANSWER: &str = "/cgi-bin/answer";
+
+/// Goes over to `echo` where it is asked to, and otherwise answers with a word.
+const ECHO: &str = r#"app = "echo"
+image = "wharf-test/web:1"
+[container]
+http_port = 8000
+stop_signal = "SIGKILL"
+entrypoint = ["/bin/busybox", "nc", "-ll", "-p", "8000", "-e", "/bin/sh", "-c", '''
+while read -r line; do case "$line" in [Uu]pgrade:*echo*) asked=1;; ?) break;; esac; done
+if [ "$asked" ]; then printf "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"; exec cat; fi
+printf "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nplain"
+''']
+[limits]
+concurrency = 1
+[stop]
+drain = "2s"
+[update]
+monitor = "50ms"
+"#;
+
+/// Asks an app at a front door, such as `127.0.0.1:8080`, to go over to `echo`; returns the connection and the head of the answer.
+async fn asks_to_go_over(door: &str, app: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(door).await.unwrap();
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: {app}.default.localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    within(SHORT, "the head of an answer", async {
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+    })
+    .await;
+    (stream, String::from_utf8(head).unwrap())
+}
+
+/// The same where it must be granted, and one word there and back.
+async fn goes_over(door: &str) -> TcpStream {
+    let (mut stream, head) = asks_to_go_over(door, "echo").await;
+    assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("upgrade: echo\r\n"), "{head}");
+    stream.write_all(b"hello").await.unwrap();
+    let mut heard = [0; 5];
+    within(SHORT, "an echo", stream.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"hello");
+    stream
+}
 
 /// A platform, the engine, and the node that the platform is in it.
 struct Ours {
@@ -499,4 +548,86 @@ async fn a_command_ends_with_the_client_that_wanted_it() {
     client.kill().await.unwrap();
     eventually(SHORT, "it was killed", async || (!runs().await).then_some(())).await;
     ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_upgraded_to_a_container_and_ends_with_either_side() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(ECHO).await.ok();
+    let door = ours.platform.ready.http.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    assert_eq!(ours.platform.text("echo", "/").await, "plain");
+
+    // More than all the buffers on the way have room for, until both sides have ended.
+    let stream = goes_over(&door).await;
+    let text = "a line of some length\n".repeat(100_000);
+    let (mut reader, mut writer) = stream.into_split();
+    let sent = text.clone();
+    let sends = tokio::spawn(async move {
+        writer.write_all(sent.as_bytes()).await.unwrap();
+        writer.shutdown().await.unwrap();
+    });
+    let mut heard = String::new();
+    within(SHORT, "all of it and an end", reader.read_to_string(&mut heard)).await.unwrap();
+    sends.await.unwrap();
+    assert!(heard == text, "{} of {} octets came back", heard.len(), text.len());
+
+    // One that is open takes the only place, until its client leaves.
+    let open = goes_over(&door).await;
+    let reply = ours.platform.get("echo", "/").await.unwrap();
+    assert_eq!(reply.status, 503);
+    assert_eq!(reply.headers["x-wharf-error"], "busy");
+    drop(open);
+    eventually(SHORT, "the place is free", async || {
+        (ours.platform.get("echo", "/").await.ok()?.status == 200).then_some(())
+    })
+    .await;
+
+    // One that the stop of its app meets has the time of `stop.drain`, and no more.
+    let mut open = goes_over(&door).await;
+    ours.platform.wharf(&["stop", "echo"]).await.ok();
+    let _ = within(SHORT, "the end", open.read_to_end(&mut Vec::new())).await;
+    eventually(SHORT, "the container is gone", async || {
+        ours.containers("echo").await.is_empty().then_some(())
+    })
+    .await;
+
+    // A guest gets a plain request.
+    ours.platform.deploy("hello", "hello", &[]).await;
+    let (_, head) = asks_to_go_over(&door, "hello").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_upgraded_to_a_container_of_another_host() {
+    let Some(engine) = DockerEngine::of_this_machine().await else { return };
+    let cluster = Cluster::start(2).await;
+    cluster.wharf(&["quota", "set", "--containers", "isolated", "-n", "default"]).await.ok();
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("saved.tar");
+    engine.docker(&["save", "-o", archive.to_str().unwrap(), WEB]).await;
+    std::fs::write(folder.path().join("wharf.toml"), ECHO.replace("image = \"wharf-test/web:1\"\n", ""))
+        .unwrap();
+    let user = cluster.user_at(0).in_folder(folder.path());
+    user.run(&["deploy", "--image-archive", "saved.tar"]).await.ok();
+    for host in 0..2 {
+        eventually(SHORT, "the host knows the app", async || {
+            (cluster.text(host, "echo", "/").await == "plain").then_some(())
+        })
+        .await;
+        // At one of the two it is on another host.
+        let mut open = goes_over(&format!("{}:8080", cluster.hosts[host].address)).await;
+        open.shutdown().await.unwrap();
+        let ended = within(SHORT, "the end", open.read_to_end(&mut Vec::new())).await;
+        assert_eq!(ended.unwrap(), 0);
+    }
+    cluster.wharf(&["delete", "echo", "--yes"]).await.ok();
+    for host in &cluster.hosts {
+        let node = host.node.to_string();
+        eventually(SHORT, "no container is left", async || {
+            engine.containers(&node, "echo").await.is_empty().then_some(())
+        })
+        .await;
+        engine.clean(&node).await;
+    }
 }

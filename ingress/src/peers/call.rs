@@ -7,10 +7,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Uri};
+use http::header::UPGRADE;
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use tokio::time::timeout;
 use wharf_types::InstanceId;
 
@@ -24,6 +26,7 @@ use crate::BoxError;
 use crate::call::CallError;
 use crate::request_body::RequestBody;
 use crate::stats::add_one;
+use crate::upgrade::Upgraded;
 
 /// How long the words of a verdict may take, which come with it.
 const DETAIL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -37,6 +40,8 @@ pub(crate) enum PeerError {
     Lost(String),
     /// What the peer says, as if the instance were here.
     Call(CallError),
+    /// The peer's version knows no upgrades: the request comes back untouched.
+    TooOld(Box<Request<RequestBody>>),
 }
 
 /// Why an instance of another node has not taken a connection. Nothing of the client's was sent.
@@ -56,8 +61,8 @@ pub(crate) enum TunnelError {
 
 /// The body of an answer from another node. Dropped, it ends what is left of the request.
 pub(crate) struct PeerBody {
-    body: Incoming,
-    held: Held,
+    /// None: what was HTTP is a tunnel now.
+    content: Option<(Incoming, Held)>,
     /// None: the request was of a guest, which nobody gives back.
     _lent: Option<Lent>,
 }
@@ -73,6 +78,10 @@ impl Peer {
         request: Request<RequestBody>,
         client: SocketAddr,
     ) -> Result<Response<PeerBody>, PeerError> {
+        if let Some(protocol) = request.extensions().get::<Protocol>() {
+            let protocol = protocol.as_str().to_owned();
+            return self.upgrade(instance, request, protocol, client).await;
+        }
         let held = match self.hold().await {
             Ok(held) => held,
             Err(why) => return Err(PeerError::Unreachable { request: Box::new(request), why }),
@@ -110,23 +119,62 @@ impl Peer {
         };
         self.answered();
         let Some(verdict) = Verdict::of(response.headers()) else {
-            return Ok(response.map(|body| PeerBody { body, held, _lent: Some(lent) }));
+            return Ok(response.map(|body| PeerBody { content: Some((body, held)), _lent: Some(lent) }));
         };
-        let gone =
-            || CallError::Failed("the node has given back a request of which it has taken much".to_owned());
-        let error = match verdict {
-            Verdict::NotHere => untouched(lent).map_or_else(gone, CallError::NotHere),
-            Verdict::Busy => untouched(lent).map_or_else(gone, |request| CallError::Busy(Some(request))),
-            Verdict::BusyAndGone => CallError::Busy(None),
-            Verdict::BodyTooLarge => CallError::BodyTooLarge,
-            Verdict::ClientGone => CallError::ClientGone,
-            Verdict::Timeout => CallError::Timeout(detail(response).await),
-            Verdict::BadRequest => CallError::BadRequest(detail(response).await),
-            Verdict::Failed | Verdict::NotTaken | Verdict::Malformed => {
-                CallError::Failed(detail(response).await)
+        Err(PeerError::Call(refused(verdict, response, || untouched(lent)).await))
+    }
+
+    /// The same for a request to go over to another protocol, which has no body. Where it is granted, the answer is one of HTTP/1.1, 101 and
+    /// [`Upgraded`], as that of an instance here.
+    async fn upgrade(
+        self: Arc<Self>,
+        instance: InstanceId,
+        request: Request<RequestBody>,
+        protocol: String,
+        client: SocketAddr,
+    ) -> Result<Response<PeerBody>, PeerError> {
+        let request = Box::new(request);
+        let held = match self.hold().await {
+            Ok(held) => held,
+            Err(why) => return Err(PeerError::Unreachable { request, why }),
+        };
+        let (writer, outgoing) = tunnel::outgoing();
+        let mut head = Request::new(Outgoing::Tunnel(Gather::new(outgoing)));
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.headers_mut() = request.headers().clone();
+        Ask::Upgrade { instance, protocol, client }.write(head.headers_mut());
+        add_one(&self.stats.requests);
+        let mut response = match held.send(head).await {
+            Ok(response) => response,
+            Err((_, Some(_))) => {
+                add_one(&self.stats.unreachable);
+                let why = self.unreachable("the connection has ended");
+                return Err(PeerError::Unreachable { request, why });
+            }
+            Err((error, None)) => {
+                add_one(&self.stats.lost);
+                return Err(PeerError::Lost(super::peer::chain(&error)));
             }
         };
-        Err(PeerError::Call(error))
+        self.answered();
+        match Verdict::of(response.headers()) {
+            None => {}
+            Some(Verdict::Malformed) => return Err(PeerError::TooOld(request)),
+            Some(verdict) => {
+                return Err(PeerError::Call(refused(verdict, response, || Some(request)).await));
+            }
+        }
+        let Some(protocol) = wire::take_upgraded(response.headers_mut()) else {
+            writer.end();
+            return Ok(response.map(|body| PeerBody::new(body, held)));
+        };
+        let (mut parts, body) = response.into_parts();
+        parts.status = StatusCode::SWITCHING_PROTOCOLS;
+        parts.headers.insert(UPGRADE, protocol);
+        let tunnel = Tunnel::new(body, writer, Some(held));
+        parts.extensions.insert(Upgraded::new(tunnel, Default::default(), Default::default()));
+        Ok(Response::from_parts(parts, PeerBody { content: None, _lent: None }))
     }
 
     /// A connection to a public port of an instance.
@@ -173,6 +221,26 @@ impl Peer {
     }
 }
 
+/// What a verdict means for a request. `untouched` is the request, if it can be had back.
+async fn refused(
+    verdict: Verdict,
+    response: Response<Incoming>,
+    untouched: impl FnOnce() -> Option<Box<Request<RequestBody>>>,
+) -> CallError {
+    let gone =
+        || CallError::Failed("the node has given back a request of which it has taken much".to_owned());
+    match verdict {
+        Verdict::NotHere => untouched().map_or_else(gone, CallError::NotHere),
+        Verdict::Busy => untouched().map_or_else(gone, |request| CallError::Busy(Some(request))),
+        Verdict::BusyAndGone => CallError::Busy(None),
+        Verdict::BodyTooLarge => CallError::BodyTooLarge,
+        Verdict::ClientGone => CallError::ClientGone,
+        Verdict::Timeout => CallError::Timeout(detail(response).await),
+        Verdict::BadRequest => CallError::BadRequest(detail(response).await),
+        Verdict::Failed | Verdict::NotTaken | Verdict::Malformed => CallError::Failed(detail(response).await),
+    }
+}
+
 /// The words of a verdict.
 pub(super) async fn detail(response: Response<Incoming>) -> String {
     let words = Limited::new(response.into_body(), wire::DETAIL_MAX_BYTES).collect();
@@ -184,7 +252,7 @@ pub(super) async fn detail(response: Response<Incoming>) -> String {
 
 impl PeerBody {
     pub(super) fn new(body: Incoming, held: Held) -> Self {
-        Self { body, held, _lent: None }
+        Self { content: Some((body, held)), _lent: None }
     }
 }
 
@@ -196,25 +264,25 @@ impl Body for PeerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        match polled {
+        let Some((body, held)) = &mut self.content else { return Poll::Ready(None) };
+        match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => {
-                self.held.is_heard();
+                held.is_heard();
                 Poll::Ready(Some(Ok(frame)))
             }
             // See [`crate::request_body`].
-            Poll::Ready(None) if !self.body.is_end_stream() => Poll::Ready(Some(Err(BrokenOff.into()))),
+            Poll::Ready(None) if !body.is_end_stream() => Poll::Ready(Some(Err(BrokenOff.into()))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.content.as_ref().is_none_or(|(body, _)| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.content.as_ref().map_or(SizeHint::with_exact(0), |(body, _)| body.size_hint())
     }
 }

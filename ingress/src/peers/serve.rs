@@ -16,10 +16,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
+use http::header::UPGRADE as UPGRADE_FIELD;
 use http::uri::PathAndQuery;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -47,6 +49,7 @@ use crate::serve::StreamExecutor;
 use crate::stats::add_one;
 use crate::tcp::TcpPlace;
 use crate::tcp::splice::{self, GONE_GRACE};
+use crate::upgrade::Upgraded;
 
 /// How long somebody who connects may take to prove that he is a node of the cluster,
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -177,7 +180,7 @@ where
             return;
         }
         drop(shaking);
-        let Some(_open) = self.open.take(node) else {
+        let Some(open) = self.open.take(node) else {
             tracing::warn!(node.id = %node, "node {node} has {CONNECTIONS_MAX} connections; one more is closed");
             return;
         };
@@ -187,7 +190,11 @@ where
         let ended = tokio::select! {
             ended = http.as_mut() => ended,
             () = stop.cancelled() => finish(http, &cut).await,
-            () = tokio::time::sleep(CONNECTION_AGE_MAX) => finish(http, &cut).await,
+            () = tokio::time::sleep(CONNECTION_AGE_MAX) => {
+                // What may last for days on it, such as a WebSocket, keeps the node from no other connection.
+                drop(open);
+                finish(http, &cut).await
+            }
             // With all that is on it: who was removed gets nothing more.
             () = is_removed(self.shared.clone(), node) => return tracing::warn!(node.id = %node, "node {node} was taken out of the cluster; its connections are cut"),
         };
@@ -208,15 +215,62 @@ where
             }
             Some(Ask::Connection { instance, port, client }) => self.join(instance, port, client, body).await,
             Some(Ask::Container { instance, port }) => self.join_container(instance, port, body).await,
-            Some(Ask::Request { .. }) | None => says(Verdict::Malformed, "the request makes no sense"),
+            Some(Ask::Upgrade { instance, protocol, client }) if is_whole => {
+                let mut request = Request::from_parts(parts, RequestBody::nothing());
+                request.extensions_mut().insert(Protocol::from(&protocol[..]));
+                self.take_over(LocalCall { instance, request, remote: client }, body).await
+            }
+            Some(Ask::Request { .. } | Ask::Upgrade { .. }) | None => {
+                says(Verdict::Malformed, "the request makes no sense")
+            }
         };
         Ok(response)
     }
 
     async fn call(mut self, call: LocalCall) -> Response<ServeBody<B>> {
+        match self.ask(call).await {
+            Ok((open, answer)) => hand_on(open, answer),
+            Err(refused) => *refused,
+        }
+    }
+
+    /// Lets an instance go over to another protocol; `body` and that of the answer are what follows. An answer that does not is handed on.
+    async fn take_over(mut self, call: LocalCall, body: Incoming) -> Response<ServeBody<B>> {
+        let (open, mut answer) = match self.ask(call).await {
+            Ok(answered) => answered,
+            Err(refused) => return *refused,
+        };
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return hand_on(open, answer);
+        }
+        let instance = answer.extensions_mut().remove::<Upgraded>().and_then(Upgraded::take);
+        let (mut parts, _) = answer.into_parts();
+        let mut protocols = parts.headers.get_all(UPGRADE_FIELD).iter().cloned();
+        let (Some(instance), Some(protocol), None) = (instance, protocols.next(), protocols.next()) else {
+            return says(
+                Verdict::Failed,
+                "its answer 101 does not say in one `Upgrade` header what it went over to",
+            );
+        };
+        crate::headers::strip_response(&mut parts.headers);
+        wire::write_upgraded(&mut parts.headers, protocol);
+        if !fits(&parts.headers) {
+            return too_large();
+        }
+        parts.status = StatusCode::OK;
+        let (writer, outgoing) = tunnel::outgoing();
+        self.serving.spawn(instance.join(Tunnel::new(body, writer, None), open, self.cut));
+        Response::from_parts(parts, ServeBody::Connection { body: Gather::new(outgoing) })
+    }
+
+    /// Asks an instance. Its answer comes with the count of what is open there.
+    async fn ask(
+        &mut self,
+        call: LocalCall,
+    ) -> Result<(Option<OpenAt>, Response<B>), Box<Response<ServeBody<B>>>> {
         add_one(&self.shared.stats.peers.served);
         if let Err(error) = std::future::poll_fn(|cx| self.service.poll_ready(cx)).await {
-            return refused(error);
+            return Err(Box::new(refused(error)));
         }
         // The instance knows of the request when the table is let go of: see `proxy::answer`.
         let (open, answer) = {
@@ -224,28 +278,11 @@ where
             (table.open_here(call.instance), self.service.call(call))
         };
         // A task that dies would look like a client that has left.
-        let answer = match AssertUnwindSafe(answer).catch_unwind().await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return refused(error),
-            Err(_) => return says(Verdict::Failed, "the node has failed at the request"),
-        };
-        if answer.status().is_informational() {
-            let status = answer.status();
-            return says(
-                Verdict::Failed,
-                &format!("the guest answered with {status}, which is not a final status"),
-            );
+        match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(Ok(response)) => Ok((open, response)),
+            Ok(Err(error)) => Err(Box::new(refused(error))),
+            Err(_) => Err(Box::new(says(Verdict::Failed, "the node has failed at the request"))),
         }
-        let (mut parts, body) = answer.into_parts();
-        crate::headers::strip_response(&mut parts.headers);
-        if wire::fields_bytes(&parts.headers) > wire::FIELDS_MAX_BYTES {
-            let most = wire::FIELDS_MAX_BYTES;
-            return says(
-                Verdict::Failed,
-                &format!("the header fields of its answer are larger than {most} octets"),
-            );
-        }
-        Response::from_parts(parts, ServeBody::Guest { body: Gather::new(Caught { body }), _open: open })
     }
 
     /// Whoever asks for what is not here learns no more than who may not have it.
@@ -328,6 +365,33 @@ where
         self.serving.spawn(joined.pass(self.cut.clone()));
         Response::new(ServeBody::Connection { body: Gather::new(outgoing) })
     }
+}
+
+/// An instance's answer, as a peer gets it.
+fn hand_on<B>(open: Option<OpenAt>, answer: Response<B>) -> Response<ServeBody<B>> {
+    let (mut parts, body) = answer.into_parts();
+    if parts.status.is_informational() {
+        let status = parts.status;
+        return says(
+            Verdict::Failed,
+            &format!("the guest answered with {status}, which is not a final status"),
+        );
+    }
+    crate::headers::strip_response(&mut parts.headers);
+    if !fits(&parts.headers) {
+        return too_large();
+    }
+    Response::from_parts(parts, ServeBody::Guest { body: Gather::new(Caught { body }), _open: open })
+}
+
+/// Whether a peer takes these fields.
+fn fits(headers: &HeaderMap) -> bool {
+    wire::fields_bytes(headers) <= wire::FIELDS_MAX_BYTES
+}
+
+fn too_large<B>() -> Response<ServeBody<B>> {
+    let most = wire::FIELDS_MAX_BYTES;
+    says(Verdict::Failed, &format!("the header fields of its answer are larger than {most} octets"))
 }
 
 /// Returns when a node was taken out of the cluster.

@@ -55,6 +55,13 @@ pub(super) fn outgoing() -> (Writer, Outgoing) {
     )
 }
 
+impl Writer {
+    /// Ends the body in order: nothing is written into it.
+    pub(super) fn end(self) {
+        self.is_finished.store(true, Ordering::Release);
+    }
+}
+
 impl Tunnel {
     pub(super) fn new(incoming: Incoming, writer: Writer, held: Option<Held>) -> Self {
         let Writer { sender, is_finished } = writer;

@@ -9,6 +9,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use wharf_types::{Digest, InstanceId};
 
+use crate::upgrade;
+
 /// Of all fields between peers.
 pub(crate) const PREFIX: &str = "wharf-peer-";
 
@@ -21,6 +23,13 @@ const PORT: HeaderName = HeaderName::from_static("wharf-peer-port");
 /// Which container is to be connected to, at a port of its own. It stands for the instance and the client, so that who does not know it finds no
 /// request in it.
 const CONTAINER: HeaderName = HeaderName::from_static("wharf-peer-container");
+/// Which instance is asked to go over to another protocol, in the place of [`INSTANCE`], so that a version which knows nothing of it takes it for
+/// nonsense and not for a request.
+const UPGRADE: HeaderName = HeaderName::from_static("wharf-peer-upgrade");
+/// To which one: the bodies are the octets that follow.
+const PROTOCOL: HeaderName = HeaderName::from_static("wharf-peer-protocol");
+/// To which one it has gone over. HTTP/2 has no 101.
+const UPGRADED: HeaderName = HeaderName::from_static("wharf-peer-upgraded");
 /// Which artifact is asked for,
 const ARTIFACT: HeaderName = HeaderName::from_static("wharf-peer-artifact");
 /// and what it is given for.
@@ -57,6 +66,11 @@ pub(crate) enum Ask {
     Container {
         instance: InstanceId,
         port: u16,
+    },
+    Upgrade {
+        instance: InstanceId,
+        protocol: String,
+        client: SocketAddr,
     },
 }
 
@@ -139,15 +153,20 @@ impl Ask {
                 headers.insert(ARTIFACT, value(digest.to_string()).expect("a digest is a valid value"));
                 headers.insert(KEY, key);
             }
-            Self::Request { instance, client } => write_instance(headers, instance, client),
+            Self::Request { instance, client } => write_instance(headers, INSTANCE, instance, client),
             Self::Connection { instance, port, client } => {
-                write_instance(headers, instance, client);
+                write_instance(headers, INSTANCE, instance, client);
                 headers.insert(PORT, HeaderValue::from(port));
             }
             Self::Container { instance, port } => {
                 let value = HeaderValue::try_from(instance.to_string()).expect("an id is a valid value");
                 headers.insert(CONTAINER, value);
                 headers.insert(PORT, HeaderValue::from(port));
+            }
+            Self::Upgrade { instance, protocol, client } => {
+                write_instance(headers, UPGRADE, instance, client);
+                let protocol = HeaderValue::try_from(protocol);
+                headers.insert(PROTOCOL, protocol.expect("the name of a protocol is a valid value"));
             }
         }
     }
@@ -171,8 +190,13 @@ impl Ask {
             let instance = only(headers, &CONTAINER)?.parse().ok()?;
             return Some(Self::Container { instance, port: only(headers, &PORT)?.parse().ok()? });
         }
-        let (instance, client) =
-            (only(headers, &INSTANCE)?.parse().ok()?, only(headers, &CLIENT)?.parse().ok()?);
+        let client = only(headers, &CLIENT)?.parse().ok()?;
+        if headers.contains_key(UPGRADE) {
+            let (instance, protocol) = (only(headers, &UPGRADE)?.parse().ok()?, only(headers, &PROTOCOL)?);
+            let protocol = Some(protocol.to_owned()).filter(|protocol| upgrade::is_passed_on(protocol))?;
+            return Some(Self::Upgrade { instance, protocol, client });
+        }
+        let instance = only(headers, &INSTANCE)?.parse().ok()?;
         if !headers.contains_key(PORT) {
             return Some(Self::Request { instance, client });
         }
@@ -180,10 +204,20 @@ impl Ask {
     }
 }
 
-fn write_instance(headers: &mut HeaderMap, instance: InstanceId, client: SocketAddr) {
+fn write_instance(headers: &mut HeaderMap, name: HeaderName, instance: InstanceId, client: SocketAddr) {
     let value = |text: String| HeaderValue::try_from(text).expect("ids and addresses are valid values");
-    headers.insert(INSTANCE, value(instance.to_string()));
+    headers.insert(name, value(instance.to_string()));
     headers.insert(CLIENT, value(client.to_string()));
+}
+
+/// Says in an answer which protocol an instance has gone over to.
+pub(crate) fn write_upgraded(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(UPGRADED, protocol);
+}
+
+/// Takes that out of an answer. None: it is an ordinary one.
+pub(crate) fn take_upgraded(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    headers.remove(UPGRADED)
 }
 
 /// The value of a field that is there once.
@@ -228,11 +262,22 @@ mod tests {
             Ask::Request { instance, client },
             Ask::Connection { instance, port: 65_535, client },
             Ask::Container { instance, port: 6379 },
+            Ask::Upgrade { instance, protocol: "echo/1".into(), client },
         ] {
             let mut headers = map(&[("accept", "*/*"), ("wharf-peer-port", "1"), ("wharf-peer-x", "1")]);
             ask.clone().write(&mut headers);
             assert_eq!(Ask::take(&mut headers), Some(ask));
             assert_eq!(headers, map(&[("accept", "*/*")]));
+        }
+    }
+
+    #[test]
+    fn a_version_that_knows_no_upgrades_is_asked_for_nothing_that_it_knows() {
+        let mut headers = HeaderMap::new();
+        let (instance, client) = (InstanceId::new(), "1.2.3.4:5".parse().unwrap());
+        Ask::Upgrade { instance, protocol: "echo".into(), client }.write(&mut headers);
+        for known in [PROBE, ARTIFACT, INSTANCE] {
+            assert!(!headers.contains_key(&known), "{known}");
         }
     }
 
@@ -256,6 +301,10 @@ mod tests {
             &[("wharf-peer-instance", id), ("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5")],
             &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-port", "70000")],
             &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-port", "")],
+            &[("wharf-peer-upgrade", id), ("wharf-peer-client", "1.2.3.4:5")],
+            &[("wharf-peer-upgrade", id), ("wharf-peer-protocol", "echo")],
+            &[("wharf-peer-upgrade", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-protocol", "h2c")],
+            &[("wharf-peer-upgrade", id), ("wharf-peer-client", "1.2.3.4:5"), ("wharf-peer-protocol", "a b")],
         ] {
             let mut headers = map(fields);
             assert_eq!(Ask::take(&mut headers), None, "{fields:?}");

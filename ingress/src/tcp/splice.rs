@@ -95,6 +95,11 @@ pub(super) async fn serve(shared: Arc<Shared>, port: u16, client: TcpStream, reg
 /// Best effort: where it fails the client has left, which the first read finds out.
 fn prepare(client: &TcpStream) {
     let _ = client.set_nodelay(true);
+    keep_alive(client);
+}
+
+/// Has a client that is silent asked whether it is there. Best effort, too.
+pub(crate) fn keep_alive(client: &TcpStream) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_EVERY)
@@ -170,7 +175,7 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
 }
 
 /// Copies both ways. The end of one direction is passed on, and the other goes on.
-async fn pass(client: &mut Paced, joined: &mut Joined) -> io::Result<()> {
+async fn pass(client: &mut Paced<TcpStream>, joined: &mut Joined) -> io::Result<()> {
     let header = match joined.open.wants_proxy_header() {
         true => proxy_header::encode(client.client.peer_addr()?, client.client.local_addr()?),
         false => Vec::new(),

@@ -10,14 +10,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::channel::mpsc;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use hyper::ext::Protocol;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use wharf_ingress::{CallError, Config, Ingress, IngressError, IngressHandle, LocalCall};
+use tokio_util::sync::CancellationToken;
+use wharf_ingress::{CallError, Config, Ingress, IngressError, IngressHandle, LocalCall, Upgraded};
 use wharf_types::route::{Endpoint, RateLimit, Route, RouteTable, TcpEndpoint, TcpRoute};
 use wharf_types::{InstanceId, NodeId};
 
@@ -52,6 +54,10 @@ pub(crate) struct Guest {
     pub(crate) collected: Mutex<Vec<Bytes>>,
     /// What `/stream` answers with.
     stream: Mutex<Option<mpsc::UnboundedReceiver<Frame<Bytes>>>>,
+    /// The instance's side of connections that it has taken over, the newest last, with the fields of the request.
+    upgraded: Mutex<Vec<(DuplexStream, HeaderMap)>>,
+    /// Has connections that were taken over end, as when an instance is stopped.
+    pub(crate) cut: CancellationToken,
     /// Open calls whose future has not been dropped.
     pub(crate) running: Arc<()>,
 }
@@ -66,6 +72,8 @@ impl Guest {
             go_on: Semaphore::new(0),
             collected: Mutex::default(),
             stream: Mutex::default(),
+            upgraded: Mutex::default(),
+            cut: CancellationToken::new(),
             running: Arc::new(()),
         })
     }
@@ -97,6 +105,33 @@ impl Guest {
         sender
     }
 
+    /// The instance's side of the connection that was taken over last, and the fields of its request.
+    pub(crate) async fn upgraded(&self) -> (DuplexStream, HeaderMap) {
+        until(|| !self.upgraded.lock().unwrap().is_empty()).await;
+        self.upgraded.lock().unwrap().pop().unwrap()
+    }
+
+    /// Goes over to what was asked for, or to what the query says. Without having been asked it answers with what it was sent.
+    fn upgrade(&self, request: &Request<wharf_ingress::RequestBody>) -> Response<Body> {
+        let Some(protocol) = request.extensions().get::<Protocol>() else {
+            return Response::new(text(format!("plain {:?}", request.headers())));
+        };
+        let (ours, theirs) = tokio::io::duplex(1024);
+        self.upgraded.lock().unwrap().push((theirs, request.headers().clone()));
+        let mut response = Response::new(text(""));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        let to = request.uri().query().unwrap_or(protocol.as_str());
+        headers.insert("upgrade", to.parse().unwrap());
+        headers.insert("connection", HeaderValue::from_static("upgrade"));
+        headers.insert("sec-websocket-protocol", HeaderValue::from_static("chat"));
+        if let Some(key) = request.headers().get("sec-websocket-key") {
+            headers.insert("sec-websocket-accept", accept_of(key.to_str().unwrap()).parse().unwrap());
+        }
+        response.extensions_mut().insert(Upgraded::new(ours, self.cut.clone(), CancellationToken::new()));
+        response
+    }
+
     async fn call(self: Arc<Self>, call: LocalCall) -> Result<Response<Body>, CallError> {
         let _running = self.running.clone();
         self.calls.lock().unwrap().push(call.instance);
@@ -117,6 +152,7 @@ impl Guest {
             "/switch" => {
                 Ok(Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).body(text("")).unwrap())
             }
+            "/upgrade" => Ok(self.upgrade(&call.request)),
             "/wait" => {
                 self.go_on.acquire().await.unwrap().forget();
                 Ok(Response::new(text("waited")))
@@ -183,6 +219,14 @@ impl Guest {
             }
         }
     }
+}
+
+/// What a WebSocket server answers to a key.
+fn accept_of(key: &str) -> String {
+    use base64::Engine as _;
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    base64::prelude::BASE64_STANDARD.encode(digest)
 }
 
 fn text(text: impl Into<Bytes>) -> Body {

@@ -14,4 +14,5 @@ mod peers_tcp;
 mod routing;
 mod starting;
 mod tcp;
+mod upgrades;
 mod waking;

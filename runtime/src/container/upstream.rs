@@ -4,6 +4,9 @@
 //! that finds none goes back as it came, for another instance.
 //!
 //! A connection has no task of its own: whoever has a request open over it does its work, so that no request changes tasks on its way.
+//!
+//! A request with the extension [`Protocol`] asks the container to go over to another protocol. Where it does, the connection is handed out as a
+//! [`ContainerConnection`].
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -13,14 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{Request, Response, Uri, Version};
+use bytes::{Buf, Bytes};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
+use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -233,6 +238,7 @@ impl Place {
             Ok(found) => found,
             Err(_) => return Err(DispatchError::NotHere(Box::new(request))),
         };
+        let asks_for_protocol = request.extensions().get::<Protocol>().is_some();
         let request = upstream.prepare(request).map_err(DispatchError::Invoke)?;
         let exchange = upstream.exchange(connection, is_used, request);
         let answered = tokio::time::timeout(upstream.timeout, exchange).await;
@@ -240,7 +246,11 @@ impl Place {
             Ok(answered) => answered.map_err(DispatchError::Invoke)?,
             Err(_) => return Err(DispatchError::Invoke(InvokeError::Timeout(upstream.timeout))),
         };
-        Ok(response.map(|incoming| ContainerBody { incoming, connection: Some(connection), place: self }))
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && !asks_for_protocol {
+            let words = "the container went over to another protocol without having been asked to";
+            return Err(DispatchError::Invoke(InvokeError::Guest(words.to_owned())));
+        }
+        Ok(response.map(|incoming| ContainerBody { incoming, open: Some((connection, self)) }))
     }
 }
 
@@ -260,6 +270,12 @@ impl Upstream {
         let path = parts.uri.path_and_query().cloned();
         parts.uri = path.map_or_else(Uri::default, Uri::from);
         parts.version = Version::HTTP_11;
+        if let Some(protocol) = parts.extensions.get::<Protocol>() {
+            let protocol = HeaderValue::from_str(protocol.as_str());
+            let protocol = protocol.map_err(|error| InvokeError::BadRequest(error.to_string()))?;
+            parts.headers.insert(UPGRADE, protocol);
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
         if body.is_end_stream() {
             let nothing = Empty::new().map_err(|never| match never {});
             return Ok(Request::from_parts(parts, nothing.boxed_unsync()));
@@ -318,14 +334,92 @@ fn failure(error: &hyper::Error) -> InvokeError {
 /// The body of a container's answer. When it has come to its end the connection may serve again.
 pub struct ContainerBody {
     incoming: Incoming,
-    connection: Option<Box<Link>>,
-    place: Place,
+    /// None: it has been given back, or taken.
+    open: Option<(Box<Link>, Place)>,
 }
 
 impl ContainerBody {
     fn give_back(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.place.upstream.keep(connection);
+        if let Some((connection, place)) = self.open.take() {
+            place.upstream.keep(connection);
+        }
+    }
+
+    /// The connection that an answer 101 has made of this one.
+    pub(crate) fn take_connection(&mut self) -> Option<ContainerConnection> {
+        let (link, place) = self.open.take()?;
+        let left = link.connection.into_parts();
+        Some(ContainerConnection {
+            stream: left.io.into_inner(),
+            first: left.read_buf,
+            place,
+            is_finished: false,
+        })
+    }
+}
+
+/// A connection that a container has taken over from HTTP. It has the place of its request. Dropped before it was shut down, it is reset.
+pub struct ContainerConnection {
+    stream: TcpStream,
+    /// What came with the answer.
+    first: Bytes,
+    place: Place,
+    is_finished: bool,
+}
+
+impl ContainerConnection {
+    /// Cancelled when it has to end although the container goes on.
+    pub fn cut(&self) -> CancellationToken {
+        self.place.upstream.gate.cut().clone()
+    }
+
+    /// Cancelled when the container has ended.
+    pub fn gone(&self) -> CancellationToken {
+        self.place.upstream.ended.clone()
+    }
+}
+
+impl AsyncRead for ContainerConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let filled = buf.filled().len();
+        if self.first.is_empty() {
+            std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        } else {
+            let count = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first[..count]);
+            self.first.advance(count);
+        }
+        self.place.upstream.meter.add_sent((buf.filled().len() - filled) as u64);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ContainerConnection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.place.upstream.meter.add_received(written as u64);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_finished = true;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Drop for ContainerConnection {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // It fails only where the container has left.
+            let _ = self.stream.set_zero_linger();
         }
     }
 }
@@ -340,7 +434,7 @@ impl Body for ContainerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let mut polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        if let (Poll::Pending, Some(connection)) = (&polled, &mut this.connection) {
+        if let (Poll::Pending, Some((connection, _))) = (&polled, &mut this.open) {
             connection.work(cx);
             polled = Pin::new(&mut this.incoming).poll_frame(cx);
         }
@@ -349,7 +443,9 @@ impl Body for ContainerBody {
             None => self.give_back(),
             Some(Ok(frame)) => {
                 let octets = frame.data_ref().map_or(0, Bytes::len);
-                self.place.upstream.meter.add_sent(octets as u64);
+                if let Some((_, place)) = &this.open {
+                    place.upstream.meter.add_sent(octets as u64);
+                }
             }
             Some(Err(_)) => {}
         }
@@ -495,6 +591,72 @@ mod tests {
         ends.end();
         let error = tokio::time::timeout(Duration::from_secs(1), begun).await.unwrap().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    /// Goes over to `echo` with the first request of each connection, whatever it asks for. Returns its head, and what comes after it.
+    async fn echo() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<(String, TcpStream)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (taken, taken_rx) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = vec![0; 4096];
+                let read = stream.read(&mut head).await.unwrap();
+                let answer =
+                    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nfirst";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                let _ = taken.send((String::from_utf8_lossy(&head[..read]).into_owned(), stream));
+            }
+        });
+        (address, taken_rx)
+    }
+
+    fn asks_for_echo() -> Request<Empty<Bytes>> {
+        let mut request = get();
+        request.extensions_mut().insert(Protocol::from_static("echo"));
+        request
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_goes_over_keeps_its_place_until_it_is_dropped() {
+        let (address, mut taken) = echo().await;
+        let upstream = upstream(address);
+        let mut response = upstream.try_enter().unwrap().call(asks_for_echo()).await.unwrap();
+        assert_eq!(response.status(), 101);
+        assert_eq!(response.headers()["upgrade"], "echo");
+        let mut connection = response.body_mut().take_connection().unwrap();
+        assert!(response.body_mut().take_connection().is_none());
+        drop(response);
+        let (head, mut container) = taken.recv().await.unwrap();
+        assert!(
+            head.contains("\r\nupgrade: echo\r\n") && head.contains("\r\nconnection: upgrade\r\n"),
+            "{head}"
+        );
+        let mut first = [0; 5];
+        connection.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"first");
+        connection.write_all(b"ping").await.unwrap();
+        let mut ping = [0; 4];
+        container.read_exact(&mut ping).await.unwrap();
+        assert_eq!((&ping, upstream.meter().active()), (b"ping", 1));
+        // Whoever stops the container waits for it, and then has it cut.
+        let cut = connection.cut();
+        assert!(!cut.is_cancelled() && !upstream.drain(Duration::from_millis(10)).await);
+        assert!(cut.is_cancelled());
+        drop(connection);
+        assert_eq!(upstream.meter().active(), 0);
+        let reset = container.read(&mut ping).await.unwrap_err();
+        assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_container_that_goes_over_without_having_been_asked_has_failed() {
+        let (address, _taken) = echo().await;
+        let upstream = upstream(address);
+        let answer = upstream.try_enter().unwrap().call(get()).await;
+        assert!(matches!(answer, Err(DispatchError::Invoke(InvokeError::Guest(_)))));
+        assert_eq!((upstream.meter().active(), upstream.idle.lock().unwrap().len()), (0, 0));
     }
 
     #[tokio::test]

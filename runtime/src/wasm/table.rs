@@ -23,7 +23,7 @@ use super::app::HttpApp;
 use super::body::GuestBody;
 use super::failure::InvokeError;
 use super::outbound::Neighbours;
-use crate::container::upstream::{ContainerBody, Place, Upstream};
+use crate::container::upstream::{ContainerBody, ContainerConnection, Place, Upstream};
 use crate::reach::Reach;
 
 /// What answers for an instance.
@@ -240,6 +240,16 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub enum AnswerBody {
     Guest(GuestBody),
     Container(ContainerBody),
+}
+
+impl AnswerBody {
+    /// The connection that an answer 101 has made of the request's. None: it was taken already, or a guest's, which has none.
+    pub fn take_connection(&mut self) -> Option<ContainerConnection> {
+        match self {
+            Self::Guest(_) => None,
+            Self::Container(body) => body.take_connection(),
+        }
+    }
 }
 
 impl Body for AnswerBody {
