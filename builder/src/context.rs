@@ -205,8 +205,8 @@ fn fits(tokens: &[Token], path: &str) -> bool {
 fn on(path: &[char], reached: &[usize], is_passed: impl Fn(char) -> bool) -> Vec<usize> {
     let mut is_reached = vec![false; path.len() + 1];
     reached.iter().for_each(|at| is_reached[*at] = true);
-    for at in 0..path.len() {
-        is_reached[at + 1] |= is_reached[at] && is_passed(path[at]);
+    for (at, letter) in path.iter().enumerate() {
+        is_reached[at + 1] |= is_reached[at] && is_passed(*letter);
     }
     (0..is_reached.len()).filter(|at| is_reached[*at]).collect()
 }

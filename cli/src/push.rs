@@ -100,7 +100,16 @@ impl PushDeployer {
         let session = self.session(pushed)?;
         let app = AppRef { namespace: pushed.namespace.clone(), app: pushed.app.clone() };
         let manifest = project::read_manifest(&pushed.folder)?;
-        let Made { content, exposed } = self.make(pushed, teller, cancel).await?;
+        let named = manifest.as_ref().and_then(|manifest| Some((manifest.image.as_ref()?, manifest.spec())));
+        let Made { content, exposed } = match named {
+            Some((image, spec)) => {
+                teller.step(&format!("Looking for the image {image}, which wharf.toml names"));
+                let login = spec.registry_login();
+                let document = session.client.resolve_image(&app.namespace, image, login).await?;
+                Made { content: document.to_octets().into(), exposed: None }
+            }
+            None => self.make(pushed, teller, cancel).await?,
+        };
         let digest = wharf_types::Digest::of(&content);
         let folder = manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
         let packed = folder.map(|files| files::pack(&within(&pushed.folder, &files.path)?)).transpose()?;
@@ -108,11 +117,11 @@ impl PushDeployer {
         deploy::push(&session, &app.namespace, digest, content).await?;
         teller.step(&format!("Artifact sha256:{} ({})", digest.short(), output::bytes(bytes)));
         let mut request = release_request(&session, &app, digest, manifest.as_ref(), pushed).await?;
+        let settled = exposed.and_then(|exposed| image::settle_http_port(&mut request.spec, &exposed));
+        settled.iter().for_each(|told| teller.detail(told));
         if pushed.is_preview {
             alone(&mut request, teller);
         }
-        let settled = exposed.and_then(|exposed| image::settle_http_port(&mut request.spec, &exposed));
-        settled.iter().for_each(|told| teller.detail(told));
         if let (Some(files), Some(archive)) = (folder, packed) {
             let digest = deploy::push_files(&session, &app, archive).await?;
             request.spec.files = Some(FilesSpec { digest, mount: files.mount.clone() });
@@ -201,9 +210,7 @@ impl PushDeployer {
                 .help(BUILD_ELSEWHERE)
         };
         let images = self.images.as_ref().ok_or_else(no_engine)?;
-        let _place = self.place(cancel).await?;
-        teller.step("Building");
-        let made = images.build(pushed, file, &BuildLimits::default(), teller, cancel).await?;
+        let made = images.build(pushed, file, self.place(cancel), teller, cancel).await?;
         Ok(Made { content: made.archive, exposed: Some(made.exposed) })
     }
 

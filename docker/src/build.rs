@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bollard::errors::Error as ClientError;
@@ -36,6 +37,8 @@ const END_PERIOD: Duration = Duration::from_millis(100);
 const REMEMBERED_MAX: usize = 1000;
 /// For one piece of an image that is saved.
 const PIECE_LIMIT: Duration = Duration::from_secs(120);
+/// What the builder says where it cannot take steps from an image after all.
+const NOT_RESTORED: &str = "failed to restore cached image";
 const CPU_PERIOD_MICROS: i32 = 100_000;
 
 /// What is to be built.
@@ -155,6 +158,24 @@ impl Engine {
         say: &mut (dyn FnMut(&str) -> ControlFlow<()> + Send),
         until: impl Future<Output = ()> + Send,
     ) -> Result<ImageId, ImageBuildError> {
+        let mut until = pin!(until);
+        let built = self.attempt(build, say, until.as_mut()).await;
+        if let (Some(_), Err(ImageBuildError::Step { message, .. })) = (build.cache, &built)
+            && message.starts_with(NOT_RESTORED)
+        {
+            // As where the image to begin with does not say how it was made, and another one was made of it by the same step since.
+            let anew = ImageBuild { cache: None, ..build.clone() };
+            return self.attempt(&anew, say, until).await;
+        }
+        built
+    }
+
+    async fn attempt(
+        &self,
+        build: &ImageBuild,
+        say: &mut (dyn FnMut(&str) -> ControlFlow<()> + Send),
+        until: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<ImageId, ImageBuildError> {
         let since = Timestamp::now();
         let mut seen = Seen::default();
         let built = self.follow(build, &mut seen, say, until).await;
@@ -170,7 +191,7 @@ impl Engine {
         build: &ImageBuild,
         seen: &mut Seen,
         say: &mut (dyn FnMut(&str) -> ControlFlow<()> + Send),
-        until: impl Future<Output = ()> + Send,
+        mut until: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<ImageId, ImageBuildError> {
         let info = self.call("ask for its state", SHORT, self.docker.info()).await?;
         let root = info.docker_root_dir.map(PathBuf::from);
@@ -179,7 +200,6 @@ impl Engine {
         // Dropping the stream is what makes the engine end the build, with the container of the step that it is at.
         let mut said = self.docker.build_image(options(build), None, Some(body));
         let mut look = tokio::time::interval(LOOK_PERIOD);
-        let mut until = std::pin::pin!(until);
         let mut image = None;
         loop {
             let next = tokio::select! {
@@ -481,7 +501,7 @@ mod tests {
     #[test]
     fn a_step_that_prints_much_that_looks_like_an_id_takes_little_memory() {
         let line = " ---> c578caa4362b\n";
-        assert_eq!(said(&vec![line; 2 * REMEMBERED_MAX]).images.len(), REMEMBERED_MAX);
+        assert_eq!(said(&[line; 2 * REMEMBERED_MAX]).images.len(), REMEMBERED_MAX);
     }
 
     #[test]

@@ -107,7 +107,8 @@ async fn a_dockerfile_is_built_and_what_it_makes_is_served() {
     let (again, _) = ours.push(&format!("{}LABEL further=1\n", dockerfile(steps))).await;
     assert_eq!(again.code, 0, "{}", again.stderr);
     assert!(again.stderr.contains("Using cache"), "{}", again.stderr);
-    let nameless = ["images", "-q", "--filter", "dangling=true", "--filter", &ours.built()];
+    let built = ours.built();
+    let nameless = ["images", "-q", "--filter", "dangling=true", "--filter", &built];
     assert!(ours.engine.docker(&nameless).await.lines().count() <= 1);
     ours.end().await;
 }
@@ -120,16 +121,16 @@ async fn a_build_that_fails_says_why_and_moves_nothing() {
     let fetches = "builds reach no network here";
     for (steps, words) in [
         ("RUN echo what is wrong && exit 7", &["what is wrong", "non-zero code: 7"][..]),
-        ("RUN wget -T 2 -O- http://192.0.2.1/", &["non-zero code", fetches]),
-        ("ADD http://127.0.0.1:7070/ /www/stolen", &["Dockerfile, line 5: ADD from an address", fetches]),
-        ("FROM localhost:1/nobody/has:this", &["Dockerfile, line 5:", "localhost:1", "docker build"]),
-        ("FROM $NOTHING", &["Dockerfile, line 5:", "`$NOTHING`"]),
-        ("NONSENSE", &["NONSENSE"]),
+        ("RUN wget -T 2 -O- http://192.0.2.1/", &["non-zero code", fetches][..]),
+        ("ADD http://127.0.0.1:7070/ /www/stolen", &["Dockerfile, line 5: ADD from an address", fetches][..]),
+        ("FROM localhost:1/nobody/has:this", &["Dockerfile, line 5:", "localhost:1", "docker build"][..]),
+        ("FROM $NOTHING", &["Dockerfile, line 5:", "`$NOTHING`"][..]),
+        ("NONSENSE", &["NONSENSE"][..]),
     ] {
         let (pushed, _) = ours.push(&dockerfile(steps)).await;
         refused(&pushed, words);
         let id = ours.builds().await[0]["id"].as_str().unwrap().to_owned();
-        refused(&pushed, &[&id, "nothing has moved, and release 1 is what runs"]);
+        refused(&pushed, &["nothing has moved, and release 1 is what runs", &id]);
     }
     let at = ours.repository.git(&["ls-remote", "wharf", "refs/heads/main"]).await.ok();
     assert!(at.starts_with(&first), "{at}");
@@ -189,5 +190,12 @@ async fn what_a_push_or_a_deploy_does_not_build_comes_with_what_to_run() {
     let pushed = ours.repository.push(&["main"]).await;
     assert_eq!(pushed.code, 0, "{}", pushed.stderr);
     assert_eq!(ours.platform.text("web", "/made").await, "made\n");
+    let named =
+        format!("image = \"{WEB}\"\n{MANIFEST}[env]\nWORD = \"named\"\n[container]\nhttp_port = 8000\n");
+    ours.repository.write("wharf.toml", named);
+    ours.repository.commit("An image by its name").await;
+    let pushed = ours.repository.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    assert_eq!(ours.platform.text("web", "/cgi-bin/answer").await.trim(), "named");
     ours.end().await;
 }

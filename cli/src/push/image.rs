@@ -70,14 +70,16 @@ impl ImageBuilder {
         Self { engine, caches, id: OnceCell::new(), turns: Mutex::default() }
     }
 
-    pub async fn build(
+    /// Builds the Dockerfile `file` of what was pushed, once there is a `place` for it.
+    pub async fn build<P>(
         &self,
         pushed: &Pushed,
         file: &str,
-        limits: &BuildLimits,
+        place: impl Future<Output = anyhow::Result<P>>,
         teller: &Teller,
         cancel: &CancellationToken,
     ) -> anyhow::Result<MadeImage> {
+        let limits = &BuildLimits::default();
         let (folder, name) = (pushed.folder.clone(), file.to_owned());
         let looked = tokio::task::spawn_blocking(move || look(&folder, &name));
         let (dockerfile, files) = looked.await??;
@@ -89,6 +91,8 @@ impl ImageBuilder {
             turn = turn.lock() => turn,
             () = cancel.cancelled() => return Err(cancelled()),
         };
+        let _place = place.await?;
+        teller.step("Building");
         let since = Instant::now();
         let mut ended = pin!(async {
             tokio::select! {
