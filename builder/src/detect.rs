@@ -161,7 +161,12 @@ pub fn detect(tree: &dyn Tree, containers: Containers) -> Result<Detection, Dete
         None => None,
     };
     if let Some(detection) = build.and_then(|build| told(tree, build)) {
-        return Ok(detection);
+        return match (detection.recipe, containers) {
+            (Recipe::Containers { file }, Containers::Refused) => {
+                Err(DetectError::ContainersRefused { file })
+            }
+            (recipe, _) => Ok(Detection { recipe, ..detection }),
+        };
     }
     let mut detection = match prebuilt(&top)? {
         Some(detection) => detection,
@@ -194,6 +199,10 @@ fn first_project(tree: &dyn Tree, top: &[Entry], containers: Containers) -> Resu
 
 /// What `[build]` says. A `[build]` with nothing in it says nothing.
 fn told(tree: &dyn Tree, build: BuildSpec) -> Option<Detection> {
+    if let Some(file) = build.dockerfile {
+        let found = format!("wharf.toml (dockerfile {file})");
+        return Some(Detection { found, ..for_containers(Kind::Docker, file) });
+    }
     let (found, recipe) = match (build.command, build.artifact) {
         (None, None) => return None,
         (None, Some(path)) => {

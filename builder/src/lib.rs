@@ -6,7 +6,9 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
+mod context;
 mod detect;
+mod dockerfile;
 mod rust;
 mod tree;
 
@@ -17,13 +19,15 @@ mod run;
 mod sandbox;
 
 pub use cache::CacheUse;
+pub use context::{ContextError, context_files};
 pub use detect::{
     ARTIFACT_FOLDERS, Artifact, CargoBuild, CargoTarget, Containers, DetectError, Detection, Kind, Language,
     Recipe, Steps, detect,
 };
 pub use disk::remove_tree;
+pub use dockerfile::{AtLine, Dockerfile, DockerfileError};
 pub use plan::{BuildLimits, BuildPlan, Network};
-pub use run::{ArtifactError, BuildFailed, Built, FailReason, Limit, find_pushed, run};
+pub use run::{ArtifactError, BuildFailed, Built, FailReason, Limit, Output, TooMuch, find_pushed, run};
 pub use rust::{NoRust, RustFacts, RustWay, sysroot};
 pub use sandbox::{
     Bound, CgroupVersion, Confined, Enforced, Isolation, Sandbox, SandboxSettings, Toolchain, UidRange,

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::artifact::{ArtifactError, find_pushed};
 use self::artifact::{FoundArtifact, Owner, Places};
 pub use self::failure::{BuildFailed, FailReason, Limit};
-use self::output::{Output, TooMuch};
+pub use self::output::{Output, TooMuch};
 use self::prepare::{Prepared, confine, unconfined};
 use self::process::{Exit, Process, Start};
 use crate::cache::CacheUse;

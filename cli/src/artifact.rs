@@ -253,7 +253,7 @@ mod tests {
         std::fs::write(release.join("b.wasm"), "").unwrap();
         let error = find_in(folder.path(), None).unwrap_err().to_string();
         assert!(error.contains("a.wasm") && error.contains("b.wasm"), "{error}");
-        let build = BuildSpec { command: None, artifact: Some("c.wasm".into()) };
+        let build = BuildSpec { artifact: Some("c.wasm".into()), ..BuildSpec::default() };
         let error = find_in(folder.path(), Some(&build)).unwrap_err().to_string();
         assert!(error.contains("c.wasm"), "{error}");
     }

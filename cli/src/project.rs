@@ -7,10 +7,11 @@ use std::process::Stdio;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use wharf_builder::{
-    BuildLimits, BuildPlan, Containers, DetectError, Folder, Network, Recipe, RustWay, Sandbox,
+    BuildLimits, BuildPlan, Containers, DetectError, Folder, Kind, Network, Recipe, RustWay, Sandbox,
 };
 use wharf_types::manifest::{FILE_NAME, Manifest, ManifestError};
 
+use crate::artifact;
 use crate::exit::Failure;
 use crate::output;
 
@@ -82,7 +83,7 @@ pub async fn build(folder: &Path, command: &str) -> anyhow::Result<()> {
 /// Finds out what kind of project a folder is, and builds it as its user does. None: there is nothing to be built, or nothing is known about it.
 pub async fn make(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
     let tree = Folder::open(folder).with_context(|| format!("could not read {}", folder.display()))?;
-    let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, Containers::Refused));
+    let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, Containers::Allowed));
     let detection = match detected.await? {
         Ok(detection) => detection,
         // What the commands before looked for is looked for now, and said in their words.
@@ -90,7 +91,10 @@ pub async fn make(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
         Err(error) => return Err(Failure::invalid(error.to_string()).into()),
     };
     let steps = match &detection.recipe {
-        Recipe::Prebuilt(_) | Recipe::Containers { .. } => return Ok(None),
+        Recipe::Prebuilt(_) => return Ok(None),
+        // What was built by hand counts before that.
+        Recipe::Containers { .. } if artifact::find_in(folder, None).is_ok() => return Ok(None),
+        Recipe::Containers { file } => return Err(for_an_engine(file, detection.kind).into()),
         recipe @ Recipe::Cargo(_) => recipe.steps(&Sandbox::Unconfined.rust(folder).await?),
         recipe @ Recipe::Command(_) => recipe.steps(&RustWay::Wasip2),
     };
@@ -111,6 +115,19 @@ pub async fn make(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
         Failure::invalid(failed.reason.to_string()).help("what it printed stands above; nothing was deployed")
     })?;
     Ok(Some(built.artifact))
+}
+
+/// What to do with a file for a container engine, which `wharf deploy` has none of.
+pub fn for_an_engine(file: &str, kind: Kind) -> Failure {
+    if kind == Kind::Compose {
+        return Failure::invalid(format!("{file} is a compose file, whose services are deployed together"))
+            .help(format!("deploy them with `wharf stack deploy -c {file} NAME`"));
+    }
+    let option = if file == "Dockerfile" { String::new() } else { format!(" -f {file}") };
+    Failure::invalid(format!("{file} is built by a container engine, and `wharf deploy` builds no images")).help(format!(
+        "let the platform build it, with `wharf git remote` and `git push wharf main`; or build it here, with `docker build{option} -t \
+         NAME .`, `docker save -o NAME.tar NAME` and `wharf deploy --image-archive NAME.tar`"
+    ))
 }
 
 #[cfg(test)]
@@ -137,6 +154,24 @@ mod tests {
         std::fs::write(folder.path().join(FILE_NAME), "app = \"a\"\n[scale]\nreplicas = 5000\n").unwrap();
         let text = read_manifest(folder.path()).unwrap_err().to_string();
         assert!(text.contains("scale.replicas"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn of_what_an_engine_builds_it_is_said_what_to_run() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("Containerfile"), "FROM scratch\n").unwrap();
+        let help = async || {
+            let error = make(folder.path()).await.unwrap_err();
+            crate::exit::told(&error).1.unwrap()
+        };
+        let said = help().await;
+        assert!(said.contains("docker build -f Containerfile") && said.contains("git push wharf"), "{said}");
+        std::fs::write(folder.path().join("compose.yaml"), "services: {}\n").unwrap();
+        let said = help().await;
+        assert!(said.contains("wharf stack deploy -c compose.yaml NAME"), "{said}");
+        std::fs::create_dir(folder.path().join("dist")).unwrap();
+        std::fs::write(folder.path().join("dist/app.wasm"), "").unwrap();
+        assert_eq!(make(folder.path()).await.unwrap(), None, "what was built by hand is deployed");
     }
 
     #[tokio::test]

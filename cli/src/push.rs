@@ -3,21 +3,28 @@
 //! Everything is asked for over the API, with the token of whoever pushed. So a push can do what its user can, it is recorded as that
 //! user's doing, and it ends when the token is revoked.
 
+mod image;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::{OnceCell, Semaphore};
+use bytes::Bytes;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use wharf_builder::{
-    Artifact, BuildLimits, BuildPlan, Containers, Detection, FailReason, Folder, Network, Recipe, RustWay,
-    Sandbox, SandboxSettings, Steps,
+    Artifact, BuildLimits, BuildPlan, Containers, DetectError, Detection, FailReason, Folder, Kind, Network,
+    Recipe, RustWay, Sandbox, SandboxSettings, Steps,
 };
+use wharf_docker::Engine;
 use wharf_platform_api::{Deployer, NotDeployed, Pushed, Teller};
+use wharf_types::AppId;
 use wharf_types::api::{CreateRelease, Deployed, RolloutInfo};
 use wharf_types::manifest::Manifest;
 use wharf_types::spec::FilesSpec;
 
+use self::image::{BUILD_ELSEWHERE, ImageBuilder};
 use crate::app_ref::AppRef;
 use crate::artifact;
 use crate::client::Client;
@@ -50,15 +57,25 @@ pub struct PushDeployer {
     caches: PathBuf,
     /// Found out by the first build that needs it.
     sandbox: OnceCell<Sandbox>,
+    /// None: this host has no container engine.
+    images: Option<ImageBuilder>,
     /// As many builds at once as there are processors.
     builds: Semaphore,
 }
 
+/// What a push came to.
+struct Made {
+    content: Bytes,
+    /// Of an image that was built: the ports that it exposes.
+    exposed: Option<Vec<u16>>,
+}
+
 impl PushDeployer {
     /// `caches` is a folder for what builds leave for the next ones.
-    pub fn new(api: String, caches: PathBuf) -> Self {
+    pub fn new(api: String, caches: PathBuf, engine: Option<Engine>) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { api, caches, sandbox: OnceCell::new(), builds: Semaphore::new(cpus) }
+        let images = engine.map(|engine| ImageBuilder::new(engine, caches.clone()));
+        Self { api, caches, sandbox: OnceCell::new(), images, builds: Semaphore::new(cpus) }
     }
 
     async fn sandbox(&self) -> anyhow::Result<&Sandbox> {
@@ -83,8 +100,16 @@ impl PushDeployer {
         let session = self.session(pushed)?;
         let app = AppRef { namespace: pushed.namespace.clone(), app: pushed.app.clone() };
         let manifest = project::read_manifest(&pushed.folder)?;
-        let built = self.build(pushed, teller, cancel).await?;
-        let content = artifact::read(&built)?;
+        let named = manifest.as_ref().and_then(|manifest| Some((manifest.image.as_ref()?, manifest.spec())));
+        let Made { content, exposed } = match named {
+            Some((image, spec)) => {
+                teller.step(&format!("Looking for the image {image}, which wharf.toml names"));
+                let login = spec.registry_login();
+                let document = session.client.resolve_image(&app.namespace, image, login).await?;
+                Made { content: document.to_octets().into(), exposed: None }
+            }
+            None => self.make(pushed, teller, cancel).await?,
+        };
         let digest = wharf_types::Digest::of(&content);
         let folder = manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
         let packed = folder.map(|files| files::pack(&within(&pushed.folder, &files.path)?)).transpose()?;
@@ -92,6 +117,8 @@ impl PushDeployer {
         let known = deploy::push(&session, &app.namespace, digest, content).await?;
         teller.step(&format!("Artifact sha256:{} ({})", digest.short(), output::bytes(bytes)));
         let mut request = release_request(&session, &app, digest, manifest.as_ref(), pushed).await?;
+        let settled = exposed.and_then(|exposed| image::settle_http_port(&mut request.spec, &exposed));
+        settled.iter().for_each(|told| teller.detail(told));
         if pushed.is_preview {
             alone(&mut request, teller);
         }
@@ -144,18 +171,64 @@ impl PushDeployer {
     }
 
     /// The artifact, which is built or was pushed.
-    async fn build(
+    async fn make(
         &self,
         pushed: &Pushed,
         teller: &Teller,
         cancel: &CancellationToken,
-    ) -> anyhow::Result<PathBuf> {
+    ) -> anyhow::Result<Made> {
         let tree = Folder::open(&pushed.folder)?;
-        let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, Containers::Refused));
-        let detection: Detection = detected.await?.map_err(|error| Failure::invalid(error.to_string()))?;
+        let containers = match pushed.no_containers {
+            Some(_) => Containers::Refused,
+            None => Containers::Allowed,
+        };
+        let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, containers));
+        let detection =
+            detected.await?.map_err(|error| not_detected(error, pushed.no_containers.as_deref()))?;
         teller.step("Looking at what was pushed");
         teller.detail(&detection.to_string());
         detection.notes.iter().for_each(|note| teller.detail(note));
+        match &detection.recipe {
+            Recipe::Containers { file } if detection.kind == Kind::Compose => Err(is_stack(file).into()),
+            Recipe::Containers { file } => self.build_image(file, pushed, teller, cancel).await,
+            _ => {
+                let built = self.build(&detection, pushed, teller, cancel).await?;
+                Ok(Made { content: artifact::read(&built)?, exposed: None })
+            }
+        }
+    }
+
+    async fn build_image(
+        &self,
+        file: &str,
+        pushed: &Pushed,
+        teller: &Teller,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Made> {
+        let no_engine = || {
+            Failure::invalid(format!("{file}: this control plane's host has no Docker engine to build it"))
+                .help(BUILD_ELSEWHERE)
+        };
+        let images = self.images.as_ref().ok_or_else(no_engine)?;
+        let made = images.build(pushed, file, self.place(cancel), teller, cancel).await?;
+        Ok(Made { content: made.archive, exposed: Some(made.exposed) })
+    }
+
+    /// Waits until few enough builds are under way.
+    async fn place(&self, cancel: &CancellationToken) -> anyhow::Result<SemaphorePermit<'_>> {
+        tokio::select! {
+            place = self.builds.acquire() => Ok(place?),
+            () = cancel.cancelled() => Err(cancelled()),
+        }
+    }
+
+    async fn build(
+        &self,
+        detection: &Detection,
+        pushed: &Pushed,
+        teller: &Teller,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<PathBuf> {
         let steps = self.steps(&detection.recipe, &pushed.folder).await?;
         let plan = BuildPlan {
             app: Some(pushed.cache),
@@ -172,10 +245,7 @@ impl PushDeployer {
             return Ok(found.map_err(|error| Failure::invalid(error.to_string()))?);
         };
         let sandbox = self.sandbox().await?;
-        let _place = tokio::select! {
-            place = self.builds.acquire() => place?,
-            () = cancel.cancelled() => return Err(cancelled()),
-        };
+        let _place = self.place(cancel).await?;
         teller.step("Building");
         teller.detail(&format!("$ {command}"));
         let built = wharf_builder::run(&plan, sandbox, &mut |line| teller.detail(line), cancel).await;
@@ -196,9 +266,8 @@ impl PushDeployer {
             Recipe::Cargo(_) => self.sandbox().await?.rust(folder).await?,
             _ => RustWay::Wasip2,
         };
-        let no_containers =
-            || Failure::invalid("containers are not built here: push a WebAssembly component");
-        Ok(recipe.steps(&rust).ok_or_else(no_containers)?)
+        let for_an_engine = || Failure::invalid("nothing of this is built without a container engine");
+        Ok(recipe.steps(&rust).ok_or_else(for_an_engine)?)
     }
 }
 
@@ -224,6 +293,30 @@ impl Deployer for PushDeployer {
             .await
             .map_err(std::io::Error::other)?
     }
+
+    async fn keep_images_of(&self, repositories: HashSet<AppId>) {
+        if let Some(images) = &self.images {
+            images.keep_only(&repositories).await;
+        }
+    }
+}
+
+/// `no_containers`: why the namespace may run none.
+fn not_detected(error: DetectError, no_containers: Option<&str>) -> Failure {
+    match (error, no_containers) {
+        (DetectError::ContainersRefused { file }, Some(reason)) => Failure::invalid(format!(
+            "{file} is for a container, and {reason}"
+        ))
+        .help("otherwise push what makes a WebAssembly component, and say how with `[build]` in wharf.toml"),
+        (error, _) => Failure::invalid(error.to_string()),
+    }
+}
+
+fn is_stack(file: &str) -> Failure {
+    Failure::invalid(format!("{file} has several services, and a push deploys one app")).help(format!(
+        "`wharf stack deploy -c {file} NAME` in that folder deploys its services; where one Dockerfile is all that is to be \
+         deployed, `[build] dockerfile = \"Dockerfile\"` in wharf.toml says so"
+    ))
 }
 
 /// A folder that the manifest names, which must not be one of this machine.

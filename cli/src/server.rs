@@ -258,11 +258,13 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let http = config.http_url.clone();
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
-    control_plane.deploy_pushes(Arc::new(PushDeployer::new(api.clone(), caches)));
-    // It runs no containers here, and only says which image a name means.
-    if let Some(found) = engine::find(&args.engine, wharf_types::NodeId::new()).await? {
-        control_plane.resolve_images(EngineResolver::new(&found));
+    // It runs no containers here, and only says which image a name means, and builds what is pushed.
+    let engine = engine::find(&args.engine, wharf_types::NodeId::new()).await?;
+    if let Some(found) = &engine {
+        control_plane.resolve_images(EngineResolver::new(found));
     }
+    let engine = engine.map(|found| found.engine);
+    control_plane.deploy_pushes(Arc::new(PushDeployer::new(api.clone(), caches, engine)));
     let stop = CancellationToken::new();
     let lost = if args.new_ca { Lost::MakeAnother } else { Lost::Fail };
     let workers =

@@ -95,14 +95,13 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let token_file = std::path::absolute(control_plane.admin_token_file())?;
     let node_token = control_plane.node_token().to_owned();
 
-    let caches = data_dir.join(BUILD_CACHES);
-    control_plane.deploy_pushes(Arc::new(PushDeployer::new(api.clone(), caches)));
-
     let folder = data_dir.join(WORKER);
     let node =
         node_id(&folder).with_context(|| format!("cannot use the worker's folder {}", folder.display()))?;
     let engine = engine::find(&args.engine, node).await?;
     let door = args.internal.open(engine.is_some(), node).await?;
+    let (caches, builder) = (data_dir.join(BUILD_CACHES), engine.as_ref().map(|it| it.engine.clone()));
+    control_plane.deploy_pushes(Arc::new(PushDeployer::new(api.clone(), caches, builder)));
     let registration =
         NodeRegistration { containers: engine.as_ref().map(|it| it.platform.clone()), ..registration };
     if let Some(found) = &engine {

@@ -79,10 +79,9 @@ impl Engine {
     async fn send(&self, file: File, manifest: Vec<u8>) -> Result<(), ImageError> {
         let (chunks_tx, mut chunks) = mpsc::channel::<io::Result<Bytes>>(4);
         let written = tokio::task::spawn_blocking(move || {
-            let mut chunks = Chunks { to: chunks_tx, buffer: Vec::with_capacity(CHUNK_BYTES) };
+            let mut chunks = Chunks::new(chunks_tx);
             if let Err(error) = rewrite(file, &manifest, &mut chunks) {
-                // Nobody listens any more if it was the engine that has ended this.
-                let _ = chunks.to.blocking_send(Err(error));
+                chunks.fail(error);
             }
         });
         let body = futures::stream::poll_fn(move |context| chunks.poll_recv(context));
@@ -184,9 +183,20 @@ fn rewrite(file: File, manifest: &[u8], to: &mut Chunks) -> io::Result<()> {
 }
 
 /// Gives what is written to the task that speaks with the engine, and waits for it.
-struct Chunks {
+pub(crate) struct Chunks {
     to: mpsc::Sender<io::Result<Bytes>>,
     buffer: Vec<u8>,
+}
+
+impl Chunks {
+    pub(crate) fn new(to: mpsc::Sender<io::Result<Bytes>>) -> Self {
+        Self { to, buffer: Vec::with_capacity(CHUNK_BYTES) }
+    }
+
+    pub(crate) fn fail(self, error: io::Error) {
+        // Nobody listens any more if it was the engine that has ended this.
+        let _ = self.to.blocking_send(Err(error));
+    }
 }
 
 impl Write for Chunks {

@@ -187,7 +187,11 @@ impl Engine {
                     Some(found) => found,
                     None => {
                         self.check_platform(image, &document.platforms).await?;
-                        self.pull(&reference, credentials, stalled_after, progress).await?;
+                        let pulled = self.fetch(&reference, credentials, stalled_after, progress).await;
+                        pulled.map_err(|error| match error {
+                            ImageError::NotFound { .. } => vanished(&reference),
+                            error => error,
+                        })?;
                         let found = self.inspect_image(&reference.to_string()).await?;
                         found.ok_or_else(|| vanished(&reference))?
                     }
@@ -265,7 +269,8 @@ impl Engine {
         })
     }
 
-    async fn pull(
+    /// Pulls an image.
+    pub(crate) async fn fetch(
         &self,
         reference: &ImageReference,
         credentials: Option<&Credentials>,
@@ -281,12 +286,7 @@ impl Engine {
             let next = tokio::time::timeout_at(further_at + stalled_after, said.next()).await;
             match next.map_err(|_| stalled(reference, stalled_after))? {
                 None => return Ok(()),
-                Some(Err(error)) => {
-                    return Err(match self.registry_error(reference, error) {
-                        ImageError::NotFound { .. } => vanished(reference),
-                        error => error,
-                    });
-                }
+                Some(Err(error)) => return Err(self.registry_error(reference, error)),
                 Some(Ok(info)) => {
                     if tally.take(&info) {
                         further_at = Instant::now();

@@ -17,6 +17,10 @@ const INSTANCE: &str = "wharf.instance";
 /// On a container that is only looked into: for which instance.
 const LOOK: &str = "wharf.look";
 
+/// On an image that was built here: which control plane had it built, and of which repository.
+pub(crate) const BUILDER: &str = "wharf.builder";
+pub(crate) const REPOSITORY: &str = "wharf.repository";
+
 /// Whose instance it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {

@@ -14,6 +14,7 @@ mod error;
 mod labels;
 
 mod archive;
+mod build;
 mod image;
 mod pull;
 
@@ -32,6 +33,9 @@ mod logs;
 mod stats;
 
 pub use archive::ArchiveError;
+pub use build::{
+    BuildNetwork, BuildOwner, BuiltImage, ImageBuild, ImageBuildError, ImageBuildLimits, SaveError,
+};
 pub use container::{Exit, RunError, Stopped};
 pub use engine::{Engine, EngineInfo, Settings};
 pub use error::EngineError;

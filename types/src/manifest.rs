@@ -70,6 +70,26 @@ pub struct BuildSpec {
     pub command: Option<String>,
     /// Path of the `.wasm` file, relative to the manifest.
     pub artifact: Option<String>,
+    /// Path of a Dockerfile, relative to the manifest: what a container engine builds of this folder.
+    pub dockerfile: Option<String>,
+}
+
+impl BuildSpec {
+    fn validate(&self) -> Result<(), InvalidSpec> {
+        let Some(dockerfile) = &self.dockerfile else { return Ok(()) };
+        let invalid =
+            |problem: &str| InvalidSpec { field: "build.dockerfile".to_owned(), problem: problem.to_owned() };
+        if self.command.is_some() || self.artifact.is_some() {
+            return Err(invalid(
+                "is what an engine builds, so there is neither `command` nor `artifact` beside it",
+            ));
+        }
+        let is_within = |part: &str| !matches!(part, "" | "." | "..");
+        if dockerfile.split('/').all(is_within) {
+            return Ok(());
+        }
+        Err(invalid("is a path in this folder, such as `Dockerfile` or `deploy/Dockerfile`"))
+    }
 }
 
 /// What runs once, as a job, before a release takes over. If it fails, there is no release.
@@ -119,6 +139,7 @@ impl Manifest {
                 "is a container, which has neither `build` nor `files`; write one of them".to_owned();
             return Err(InvalidSpec { field: "image".to_owned(), problem }.into());
         }
+        manifest.build.as_ref().map_or(Ok(()), BuildSpec::validate)?;
         if let Some(files) = &manifest.files {
             validate_mount("files.mount", &files.mount)?;
             validate_files(&files.mount, &manifest.volumes)?;
@@ -225,5 +246,18 @@ mod tests {
     #[test]
     fn a_bad_unit_is_refused() {
         assert!(Manifest::parse("app = \"hello\"\n[limits]\nmemory = \"128\"\n").is_err());
+    }
+
+    #[test]
+    fn a_dockerfile_is_in_the_folder_and_stands_alone() {
+        let parse = |build: &str| Manifest::parse(&format!("app = \"hello\"\n[build]\n{build}\n"));
+        let manifest = parse("dockerfile = \"deploy/Dockerfile\"").unwrap();
+        assert_eq!(manifest.build.unwrap().dockerfile.as_deref(), Some("deploy/Dockerfile"));
+        for path in ["", "/etc/passwd", "../Dockerfile", "./Dockerfile", "a/../../b"] {
+            let error = parse(&format!("dockerfile = \"{path}\"")).unwrap_err().to_string();
+            assert!(error.contains("build.dockerfile"), "{path}: {error}");
+        }
+        let error = parse("dockerfile = \"Dockerfile\"\ncommand = \"make\"").unwrap_err().to_string();
+        assert!(error.contains("neither `command` nor `artifact`"), "{error}");
     }
 }

@@ -308,6 +308,18 @@ fn containers_are_for_whoever_may_run_them() {
 }
 
 #[test]
+fn a_manifest_chooses_a_dockerfile_before_everything_else() {
+    let cargo = package("app", "");
+    let manifest = "app = \"a\"\n[build]\ndockerfile = \"deploy/Dockerfile\"\n";
+    let files = [("Cargo.toml", cargo.as_str()), ("src/main.rs", ""), ("wharf.toml", manifest)];
+    assert!(refused(&files).contains("may not run containers"));
+    let detection = detect(&tree(&files), Containers::Allowed).unwrap();
+    assert_eq!(detection.kind, Kind::Docker);
+    assert_eq!(detection.recipe, Recipe::Containers { file: "deploy/Dockerfile".into() });
+    assert!(detection.to_string().starts_with("found: wharf.toml (dockerfile deploy/Dockerfile)"));
+}
+
+#[test]
 fn what_is_not_used_is_named() {
     let cargo = package("app", "");
     let files =

@@ -21,6 +21,9 @@ pub struct BuildFailed {
 pub enum FailReason {
     #[error("the build ended with exit code {0}")]
     ExitCode(i32),
+    /// In the engine's own words, of an image that it was to build.
+    #[error("the build failed: {0}")]
+    Engine(String),
     #[error("the build was ended by signal {0}")]
     Signal(i32),
     #[error("the build was ended: {0}")]
@@ -74,7 +77,7 @@ impl FailReason {
         match self {
             Self::Tree { .. } | Self::NotStarted | Self::Platform(_) | Self::Busy | Self::Cancelled => true,
             Self::Limit(limit) => matches!(limit, Limit::DiskFree(_)),
-            Self::ExitCode(_) | Self::Signal(_) | Self::Artifact(_) => false,
+            Self::ExitCode(_) | Self::Engine(_) | Self::Signal(_) | Self::Artifact(_) => false,
         }
     }
 }

@@ -7,8 +7,9 @@ const LINE_MAX_BYTES: usize = 4096;
 /// Lines that an error shows.
 const LAST_MAX: usize = 20;
 
+/// Takes what is printed as it comes, and hands on lines.
 #[derive(Debug)]
-pub(super) struct Output {
+pub struct Output {
     lines_max: usize,
     bytes_max: u64,
     /// The line that has not ended yet, as far as it will be shown.
@@ -21,12 +22,13 @@ pub(super) struct Output {
 
 /// It printed more than it may.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooMuch {
-    pub(super) max_bytes: u64,
+pub struct TooMuch {
+    pub max_bytes: u64,
 }
 
 impl Output {
-    pub(super) fn new(lines_max: usize, bytes_max: u64) -> Self {
+    /// Hands on so many lines, and takes so many octets.
+    pub fn new(lines_max: usize, bytes_max: u64) -> Self {
         Self {
             lines_max,
             bytes_max,
@@ -38,7 +40,9 @@ impl Output {
         }
     }
 
-    pub(super) fn take(&mut self, bytes: &[u8], on_line: &mut dyn FnMut(&str)) -> Result<(), TooMuch> {
+    /// # Errors
+    /// When it is more than it may be.
+    pub fn take(&mut self, bytes: &[u8], on_line: &mut dyn FnMut(&str)) -> Result<(), TooMuch> {
         self.bytes = self.bytes.saturating_add(bytes.len() as u64);
         for part in bytes.split_inclusive(|&byte| byte == b'\n') {
             let (text, ends) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
@@ -53,14 +57,14 @@ impl Output {
     }
 
     /// Hands on a last line without an end.
-    pub(super) fn finish(&mut self, on_line: &mut dyn FnMut(&str)) {
+    pub fn finish(&mut self, on_line: &mut dyn FnMut(&str)) {
         if !self.line.is_empty() {
             self.end_line(on_line);
         }
     }
 
     /// The last lines, of which none is empty.
-    pub(super) fn into_last(self) -> Vec<String> {
+    pub fn into_last(self) -> Vec<String> {
         self.last.into()
     }
 

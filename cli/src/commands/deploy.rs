@@ -9,6 +9,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use wharf_builder::Kind;
 use wharf_types::api::{ArtifactInfo, CreateRelease, Deployed, Keep};
 use wharf_types::manifest::{BuildSpec, FILE_NAME, Manifest};
 use wharf_types::spec::{AppSpec, FilesSpec};
@@ -179,6 +180,9 @@ async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Sou
         return Ok(Source { folder: path.to_owned(), artifact: Artifact::Image(image), manifest });
     }
     let build = manifest.as_ref().and_then(|manifest| manifest.build.as_ref());
+    if let Some(file) = build.and_then(|build| build.dockerfile.as_deref()) {
+        return Err(project::for_an_engine(file, Kind::Docker).into());
+    }
     if let Some(command) = build.and_then(|build| build.command.as_deref()).filter(|_| !args.no_build) {
         project::build(path, command).await?;
     }

@@ -9,6 +9,7 @@ mod daemon;
 mod registry;
 mod support;
 
+mod builds;
 mod containers;
 mod hostile;
 mod images;

@@ -1,5 +1,6 @@
 //! What this crate does not know: how a folder is built and becomes a release.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub struct Pushed {
     pub commit: String,
     /// Whether its build may connect to whatever this host can.
     pub build_network: bool,
+    /// Why the namespace may run no containers, with the way out. None: it may.
+    pub no_containers: Option<String>,
     /// The secret of who pushed, with which everything is done that is done for it.
     pub secret: Secret,
 }
@@ -60,6 +63,9 @@ pub trait Deployer: Send + Sync {
 
     /// Removes a folder of what was pushed, or what builds left behind. Whoever made it may have made it hard to remove.
     async fn discard(&self, folder: PathBuf) -> std::io::Result<()>;
+
+    /// Removes images that builds left behind, but for those of these repositories.
+    async fn keep_images_of(&self, repositories: HashSet<AppId>);
 }
 
 /// Tells whoever pushed, and the log of the build, how it goes.

@@ -267,6 +267,7 @@ impl Pushing {
             cache: AppId::from_uuid(self.repository.id),
             commit: commit.to_owned(),
             build_network: self.policy.build_network,
+            no_containers: self.no_containers().await?,
             secret: self.secret.clone(),
         };
         let mut deploying = std::pin::pin!(deployer.deploy(pushed, teller.clone(), cancel.clone()));
@@ -278,6 +279,15 @@ impl Pushing {
                 let _ = deploying.await;
                 Err(format!("it was not deployed within {} minutes", DEPLOY_MAX.as_secs() / 60))
             }
+        }
+    }
+
+    /// Why the namespace may run no containers. None: it may.
+    async fn no_containers(&self) -> Result<Option<String>, String> {
+        match operations::containers::check_any(&self.context, &self.namespace).await {
+            Ok(()) => Ok(None),
+            Err(OperationError::Problem(problem)) => Ok(Some(problem.detail)),
+            Err(OperationError::Store(error)) => Err(self.unavailable(&error)),
         }
     }
 

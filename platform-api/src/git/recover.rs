@@ -8,8 +8,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
-use wharf_types::Timestamp;
 use wharf_types::api::BuildState;
+use wharf_types::{AppId, Timestamp};
 
 use super::{end, log, pushing};
 use crate::context::Context;
@@ -124,6 +124,9 @@ pub(crate) async fn tidy(context: &Arc<Context>) -> store::Result<()> {
     store::repository::prune(&mut tx, now.checked_sub(UNUSED_MAX).unwrap_or(Timestamp::MIN)).await?;
     let known: HashSet<Uuid> = store::repository::ids(&mut tx).await?.into_iter().collect();
     tx.commit().await?;
+    if let Some(deployer) = context.git.deployer.get() {
+        deployer.keep_images_of(known.iter().copied().map(AppId::from_uuid).collect()).await;
+    }
     for build in pruned {
         let _ = tokio::fs::remove_file(log::path_in(&context.git.builds, build)).await;
     }

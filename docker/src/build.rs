@@ -1,0 +1,540 @@
+//! Images that the engine builds of a folder, of strangers as well.
+//!
+//! It is the engine's own builder of old that is used, because it needs nothing beside the engine, ends with its connection, and takes from its cache
+//! only what the image before was made of. A build has no other network than the one that it is given, and bounds for each of its steps.
+//! What the engine reads or fetches itself, such as the images that a Dockerfile begins with, is up to whoever calls: see [`Engine::ensure_base`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use bollard::errors::Error as ClientError;
+use bollard::models::BuildInfo;
+use bollard::query_parameters::{
+    BuildImageOptions, InspectContainerOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder,
+};
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use wharf_types::image::ImageReference;
+use wharf_types::{AppId, Timestamp};
+
+use crate::archive::Chunks;
+use crate::engine::{Engine, LONG, SHORT, existing};
+use crate::error::{EngineError, bounded};
+use crate::image::{ImageError, ImageId, built_for};
+use crate::labels;
+
+/// Between looks at how much a build has written.
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// How long the engine may take to end a step that nobody waits for any more, and between looks at that.
+const END_LIMIT: Duration = Duration::from_secs(20);
+const END_PERIOD: Duration = Duration::from_millis(100);
+/// Containers and images of one build that are remembered; a Dockerfile of more steps leaves some behind.
+const REMEMBERED_MAX: usize = 1000;
+/// For one piece of an image that is saved.
+const PIECE_LIMIT: Duration = Duration::from_secs(120);
+/// What the builder says where it cannot take steps from an image after all.
+const NOT_RESTORED: &str = "failed to restore cached image";
+const CPU_PERIOD_MICROS: i32 = 100_000;
+
+/// What is to be built.
+#[derive(Clone, Debug)]
+pub struct ImageBuild {
+    pub folder: PathBuf,
+    /// What of the folder is sent, by paths in it, each folder before what is in it.
+    pub files: Vec<PathBuf>,
+    /// Path of the Dockerfile in the folder.
+    pub dockerfile: String,
+    pub args: BTreeMap<String, String>,
+    pub owner: BuildOwner,
+    /// The only image whose steps are taken for done. None: everything is done anew.
+    pub cache: Option<ImageId>,
+    pub network: BuildNetwork,
+    pub limits: ImageBuildLimits,
+}
+
+/// For whom an image was built, as it stands on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildOwner {
+    /// Which control plane has it built.
+    pub builder: String,
+    pub repository: AppId,
+}
+
+/// What the steps of a build may connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildNetwork {
+    None,
+    /// The engine's default network.
+    Bridge,
+}
+
+/// Bounds of each step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageBuildLimits {
+    /// Without swap. At most 2 GiB, as the client knows no more.
+    pub memory_max_bytes: u32,
+    pub cpus: u16,
+    /// Looked at now and then, so that it may be passed for a moment.
+    pub written_max_bytes: u64,
+    /// What has to stay free on the engine's disk, where that can be seen.
+    pub disk_free_min_bytes: u64,
+}
+
+/// An image that was built here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltImage {
+    pub id: ImageId,
+    pub repository: AppId,
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageBuildError {
+    /// In the engine's words. `code`: how the command of a step ended.
+    #[error("{message}")]
+    Step { message: String, code: Option<i64> },
+    #[error("a step wrote more than {max_bytes} octets")]
+    Written { max_bytes: u64 },
+    #[error("there are less than {min_bytes} octets left on the engine's disk")]
+    DiskFree { min_bytes: u64 },
+    /// Whoever wanted it does not any more.
+    #[error("it was ended")]
+    Ended,
+    #[error("could not read the folder that is built")]
+    Read(#[source] io::Error),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Why an image was not saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// `bytes` as the engine counts them.
+    #[error("the image has {bytes} octets")]
+    TooLarge { bytes: u64 },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Engine {
+    /// Makes the image that a reference means be in the engine, as it is there or in its registry; returns what it has for those that begin with it
+    /// (`ONBUILD`). The builder finds it by the same reference then.
+    pub async fn ensure_base(
+        &self,
+        reference: &str,
+        stalled_after: Duration,
+        on_pull: &mut (dyn FnMut() + Send),
+    ) -> Result<Vec<String>, ImageError> {
+        let parsed: ImageReference = reference.parse()?;
+        let name = parsed.to_string();
+        let found = match self.inspect_image(&name).await? {
+            Some(found) => found,
+            None => {
+                on_pull();
+                self.fetch(&parsed, None, stalled_after, &|_| {}).await?;
+                let missing = || ImageError::NotFound {
+                    image: name.clone(),
+                    registry: parsed.registry().to_owned(),
+                    message: "it was pulled, and has gone".to_owned(),
+                };
+                self.inspect_image(&name).await?.ok_or_else(missing)?
+            }
+        };
+        self.check_platform(&name, &built_for(&found)).await?;
+        Ok(found.config.and_then(|config| config.on_build).unwrap_or_default())
+    }
+
+    /// Builds an image. What the builder says goes to `say` as it comes, which ends the build by breaking off; so does the end of `until`.
+    ///
+    /// Nothing of a build that came to nothing stays but what other images are made of.
+    pub async fn build(
+        &self,
+        build: &ImageBuild,
+        say: &mut (dyn FnMut(&str) -> ControlFlow<()> + Send),
+        until: impl Future<Output = ()> + Send,
+    ) -> Result<ImageId, ImageBuildError> {
+        let mut until = pin!(until);
+        let built = self.attempt(build, say, until.as_mut()).await;
+        if let (Some(_), Err(ImageBuildError::Step { message, .. })) = (build.cache, &built)
+            && message.starts_with(NOT_RESTORED)
+        {
+            // As where the image to begin with does not say how it was made, and another one was made of it by the same step since.
+            let anew = ImageBuild { cache: None, ..build.clone() };
+            return self.attempt(&anew, say, until).await;
+        }
+        built
+    }
+
+    async fn attempt(
+        &self,
+        build: &ImageBuild,
+        say: &mut (dyn FnMut(&str) -> ControlFlow<()> + Send),
+        until: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<ImageId, ImageBuildError> {
+        let since = Timestamp::now();
+        let mut seen = Seen::default();
+        let built = self.follow(build, &mut seen, say, until).await;
+        if built.is_err() {
+            self.wait_for_end(&seen).await;
+        }
+        self.remove_rest(&seen, since, built.as_ref().ok()).await;
+        built
+    }
+
+    async fn follow(
+        &self,
+        build: &ImageBuild,
+        seen: &mut Seen,
+        say: &mut (dyn FnMut(&str) -> ControlFlow<()> + Send),
+        mut until: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<ImageId, ImageBuildError> {
+        let info = self.call("ask for its state", SHORT, self.docker.info()).await?;
+        let root = info.docker_root_dir.map(PathBuf::from);
+        let (content, failed) = context(build.folder.clone(), build.files.clone());
+        let body = bollard::body_try_stream(content);
+        // Dropping the stream is what makes the engine end the build, with the container of the step that it is at.
+        let mut said = self.docker.build_image(options(build), None, Some(body));
+        let mut look = tokio::time::interval(LOOK_PERIOD);
+        let mut image = None;
+        loop {
+            let next = tokio::select! {
+                next = said.next() => next,
+                () = &mut until => return Err(ImageBuildError::Ended),
+                _ = look.tick() => {
+                    check_disk(root.as_deref(), &build.limits)?;
+                    self.check_written(seen, &build.limits).await?;
+                    continue;
+                }
+            };
+            let info = match next {
+                None => break,
+                Some(Ok(info)) => info,
+                Some(Err(error)) => {
+                    return Err(match failed.lock().ok().and_then(|mut failed| failed.take()) {
+                        Some(error) => ImageBuildError::Read(error),
+                        None => self.step_error(error),
+                    });
+                }
+            };
+            seen.take(&info);
+            image = info.aux.and_then(|aux| aux.id).or(image);
+            if let Some(text) = info.stream
+                && say(&text).is_break()
+            {
+                return Err(ImageBuildError::Ended);
+            }
+        }
+        let unclear = || {
+            EngineError::refused("build the image", 500, "the engine does not say which image it has built")
+        };
+        Ok(image.and_then(|id| id.parse().ok()).ok_or_else(unclear)?)
+    }
+
+    /// What the builder says of the Dockerfile or of one of its steps, and not of the engine.
+    fn step_error(&self, error: ClientError) -> ImageBuildError {
+        let message = match error {
+            ClientError::DockerStreamError { error } => error,
+            ClientError::DockerResponseServerError { status_code: 400..500, message } => message,
+            error => return self.error("build the image", error).into(),
+        };
+        if message.contains("no space left on device") {
+            return EngineError::refused("build the image", 500, &message).into();
+        }
+        ImageBuildError::Step { code: code_of(&message), message: bounded(&message) }
+    }
+
+    async fn check_written(&self, seen: &mut Seen, limits: &ImageBuildLimits) -> Result<(), ImageBuildError> {
+        for id in seen.containers.clone() {
+            match self.look_at_step(&id).await {
+                Ok(None) => seen.containers.retain(|other| *other != id),
+                Ok(Some(written)) if written > limits.written_max_bytes => {
+                    return Err(ImageBuildError::Written { max_bytes: limits.written_max_bytes });
+                }
+                // It may be slow to count. The build itself says if the engine is away.
+                Ok(Some(_)) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How much the container of a step has written. None: it has gone.
+    async fn look_at_step(&self, id: &str) -> Result<Option<u64>, EngineError> {
+        let options = InspectContainerOptionsBuilder::new().size(true).build();
+        let looked = self.docker.inspect_container(id, Some(options));
+        let found = existing(self.call("look at a step of the build", SHORT, looked).await)?;
+        Ok(found.map(|found| found.size_rw.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)))
+    }
+
+    /// Waits until the engine has removed the container of the step that it was at, as what that was made of stays until then.
+    async fn wait_for_end(&self, seen: &Seen) {
+        let gone = async {
+            for id in &seen.containers {
+                while matches!(self.look_at_step(id).await, Ok(Some(_))) {
+                    tokio::time::sleep(END_PERIOD).await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(END_LIMIT, gone).await;
+    }
+
+    /// Removes what the steps of a build have left, unless it is part of something. What a step prints may look like an image of it, so only
+    /// what nobody has given a name, and what is not older, is taken for that.
+    async fn remove_rest(&self, seen: &Seen, since: Timestamp, keep: Option<&ImageId>) {
+        for id in seen.images.iter().rev() {
+            let Ok(Some(found)) = self.inspect_image(id).await else { continue };
+            let is_named = [&found.repo_tags, &found.repo_digests]
+                .iter()
+                .any(|names| names.iter().flatten().next().is_some());
+            let created = found.created.as_deref().and_then(|at| at.parse::<Timestamp>().ok());
+            let full = found.id.unwrap_or_default();
+            if is_named
+                || created.is_none_or(|at| at < since)
+                || keep.is_some_and(|keep| keep.to_string() == full)
+            {
+                continue;
+            }
+            // What others are made of is refused.
+            let options = RemoveImageOptionsBuilder::new().noprune(true).build();
+            let _ =
+                self.call("remove a step", LONG, self.docker.remove_image(&full, Some(options), None)).await;
+        }
+    }
+
+    /// The images that were built for a control plane and are still here, the newest first.
+    pub async fn built(&self, builder: &str) -> Result<Vec<BuiltImage>, EngineError> {
+        let label = format!("{}={builder}", labels::BUILDER);
+        let filters = HashMap::from([("label".to_owned(), vec![label])]);
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        let mut found = self.call("list images", SHORT, self.docker.list_images(Some(options))).await?;
+        found.sort_by_key(|image| std::cmp::Reverse(image.created));
+        let read = |image: &bollard::models::ImageSummary| {
+            let repository = image.labels.get(labels::REPOSITORY)?.parse().ok()?;
+            Some(BuiltImage { id: image.id.parse().ok()?, repository })
+        };
+        Ok(found.iter().filter_map(read).collect())
+    }
+
+    /// Removes an image that was built here, with what it alone was made of. One with a name is left, as an app may run of it.
+    pub async fn remove_built(&self, image: ImageId) -> Result<(), EngineError> {
+        let name = image.to_string();
+        let found = self.inspect_image(&name).await?;
+        if found.is_none_or(|found| found.repo_tags.is_some_and(|tags| !tags.is_empty())) {
+            return Ok(());
+        }
+        let removed = self.docker.remove_image(&name, Some(RemoveImageOptionsBuilder::new().build()), None);
+        match self.call("remove the image", LONG, removed).await {
+            Ok(_) | Err(EngineError::NotFound { .. } | EngineError::Refused { status: 409, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An image as an archive, as `docker save` writes it. No more than `max_bytes` are ever held.
+    pub async fn save(&self, image: ImageId, max_bytes: u64) -> Result<Bytes, SaveError> {
+        let name = image.to_string();
+        let mut pieces = self.docker.export_image(&name);
+        let mut archive = BytesMut::new();
+        while let Some(piece) =
+            self.call("save the image", PIECE_LIMIT, async { pieces.next().await.transpose() }).await?
+        {
+            if archive.len() as u64 + piece.len() as u64 > max_bytes {
+                drop(pieces);
+                let size = self.inspect_image(&name).await?.and_then(|image| image.size);
+                let bytes = size.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+                return Err(SaveError::TooLarge { bytes: bytes.max(max_bytes + 1) });
+            }
+            archive.extend_from_slice(&piece);
+        }
+        Ok(archive.freeze())
+    }
+}
+
+fn options(build: &ImageBuild) -> BuildImageOptions {
+    let limits = &build.limits;
+    let memory = i32::try_from(limits.memory_max_bytes).unwrap_or(i32::MAX);
+    let labels = [
+        (labels::BUILDER, build.owner.builder.clone()),
+        (labels::REPOSITORY, build.owner.repository.to_string()),
+    ];
+    let network = match build.network {
+        BuildNetwork::None => "none",
+        BuildNetwork::Bridge => "bridge",
+    };
+    BuildImageOptions {
+        dockerfile: build.dockerfile.clone(),
+        rm: true,
+        forcerm: true,
+        nocache: build.cache.is_none(),
+        cachefrom: build.cache.map(|image| vec![image.to_string()]),
+        memory: Some(memory),
+        memswap: Some(memory),
+        cpuperiod: Some(CPU_PERIOD_MICROS),
+        cpuquota: Some(CPU_PERIOD_MICROS * i32::from(limits.cpus)),
+        buildargs: Some(build.args.clone().into_iter().collect()),
+        labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
+        networkmode: Some(network.to_owned()),
+        ..BuildImageOptions::default()
+    }
+}
+
+/// What a build has made so far, by what the builder says. Steps print to the same stream, so none of it is certain.
+#[derive(Default)]
+struct Seen {
+    containers: Vec<String>,
+    images: Vec<String>,
+    /// Whether the image that is named next is one that was there before.
+    is_base_next: bool,
+}
+
+impl Seen {
+    fn take(&mut self, info: &BuildInfo) {
+        let Some(text) = info.stream.as_deref().map(str::trim_end) else { return };
+        if let Some(step) = text.strip_prefix("Step ") {
+            let instruction = step.split_once(" : ").map_or("", |(_, instruction)| instruction);
+            self.is_base_next = instruction.to_ascii_uppercase().starts_with("FROM");
+        } else if let Some(id) = text.strip_prefix(" ---> Running in ").filter(|id| is_id(id)) {
+            remember(&mut self.containers, id);
+        } else if let Some(id) = text.strip_prefix(" ---> ").filter(|id| is_id(id)) {
+            if !std::mem::take(&mut self.is_base_next) {
+                remember(&mut self.images, id);
+            }
+        }
+    }
+}
+
+fn remember(ids: &mut Vec<String>, id: &str) {
+    if ids.len() < REMEMBERED_MAX {
+        ids.push(id.to_owned());
+    }
+}
+
+/// The beginning of an ID, as the builder shows it.
+fn is_id(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// `The command '…' returned a non-zero code: 7`
+fn code_of(message: &str) -> Option<i64> {
+    message.rsplit_once("returned a non-zero code: ")?.1.trim().parse().ok()
+}
+
+/// Looks at the engine's disk, unless the engine is elsewhere.
+fn check_disk(root: Option<&Path>, limits: &ImageBuildLimits) -> Result<(), ImageBuildError> {
+    let figures = root.and_then(|root| nix::sys::statvfs::statvfs(root).ok());
+    let free = figures.map(|figures| figures.blocks_available().saturating_mul(figures.fragment_size()));
+    if free.is_some_and(|free| free < limits.disk_free_min_bytes) {
+        return Err(ImageBuildError::DiskFree { min_bytes: limits.disk_free_min_bytes });
+    }
+    Ok(())
+}
+
+/// Where the error is left of whatever could not be read.
+type Failed = std::sync::Arc<std::sync::Mutex<Option<io::Error>>>;
+
+/// The files as an archive, which is written while it is read.
+fn context(
+    folder: PathBuf,
+    files: Vec<PathBuf>,
+) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, Failed) {
+    let (to, mut chunks) = mpsc::channel::<io::Result<Bytes>>(4);
+    let failed = Failed::default();
+    let left = failed.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut chunks = Chunks::new(to);
+        if let Err(error) = write_context(&folder, &files, &mut chunks) {
+            // Nobody listens any more if it was the engine that has ended this.
+            if error.kind() != io::ErrorKind::BrokenPipe
+                && let Ok(mut left) = left.lock()
+            {
+                *left = Some(io::Error::new(error.kind(), error.to_string()));
+            }
+            chunks.fail(error);
+        }
+    });
+    (futures::stream::poll_fn(move |context| chunks.poll_recv(context)), failed)
+}
+
+fn write_context(folder: &Path, files: &[PathBuf], to: &mut Chunks) -> io::Result<()> {
+    let mut archive = tar::Builder::new(to);
+    archive.follow_symlinks(false);
+    // The same files are the same archive, so that the builder finds its steps again.
+    archive.mode(tar::HeaderMode::Deterministic);
+    for file in files {
+        archive.append_path_with_name(folder.join(file), file)?;
+    }
+    archive.into_inner()?.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(texts: &[&str]) -> Seen {
+        let mut seen = Seen::default();
+        for text in texts {
+            seen.take(&BuildInfo { stream: Some((*text).to_owned()), ..BuildInfo::default() });
+        }
+        seen
+    }
+
+    #[test]
+    fn what_the_steps_make_is_remembered_and_what_was_there_is_not() {
+        let seen = said(&[
+            "Step 1/3 : FROM base:1 AS one",
+            "\n",
+            " ---> a8f707c465d4\n",
+            "Step 2/3 : RUN true",
+            " ---> Running in 2f1c4a87b60b\n",
+            " ---> not an id\n",
+            " ---> c578caa4362b\n",
+        ]);
+        assert_eq!(
+            (seen.containers, seen.images),
+            (vec!["2f1c4a87b60b".to_owned()], vec!["c578caa4362b".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_step_that_prints_much_that_looks_like_an_id_takes_little_memory() {
+        let line = " ---> c578caa4362b\n";
+        assert_eq!(said(&[line; 2 * REMEMBERED_MAX]).images.len(), REMEMBERED_MAX);
+    }
+
+    #[test]
+    fn how_a_command_ended_is_read_from_what_is_said_of_it() {
+        assert_eq!(code_of("The command '/bin/sh -c exit 7' returned a non-zero code: 7"), Some(7));
+        assert_eq!(code_of("COPY failed: no such file"), None);
+    }
+
+    #[test]
+    fn an_image_is_built_with_nothing_of_others() {
+        let build = ImageBuild {
+            folder: PathBuf::new(),
+            files: Vec::new(),
+            dockerfile: "Dockerfile".to_owned(),
+            args: BTreeMap::new(),
+            owner: BuildOwner { builder: "b".to_owned(), repository: AppId::new() },
+            cache: None,
+            network: BuildNetwork::None,
+            limits: ImageBuildLimits {
+                memory_max_bytes: 1 << 30,
+                cpus: 2,
+                written_max_bytes: 1,
+                disk_free_min_bytes: 1,
+            },
+        };
+        let first = options(&build);
+        assert!(first.nocache && first.networkmode.as_deref() == Some("none"));
+        assert_eq!(
+            (first.memory, first.memswap, first.cpuquota),
+            (Some(1 << 30), Some(1 << 30), Some(200_000))
+        );
+        let image: ImageId = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+        let next = options(&ImageBuild { cache: Some(image), ..build });
+        assert_eq!((next.nocache, next.cachefrom), (false, Some(vec![image.to_string()])));
+    }
+}
