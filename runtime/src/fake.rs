@@ -70,8 +70,6 @@ struct Script {
     ends: HashMap<InstanceId, oneshot::Sender<Ended>>,
     waits: HashMap<InstanceId, oneshot::Receiver<Ended>>,
     stops_take: Duration,
-    /// Whether what ran before this process may still run.
-    adopts: bool,
     /// How the next connections fail.
     refused_connections: VecDeque<Failure>,
     /// Whether what it ran may outlive its process.
@@ -120,10 +118,6 @@ impl FakeBackend {
 
     pub(crate) fn stops_take(&self, time: Duration) {
         self.script().stops_take = time;
-    }
-
-    pub(crate) fn adopts_all(&self) {
-        self.script().adopts = true;
     }
 
     /// The guest ends by itself.

@@ -126,8 +126,7 @@ async fn a_run_that_ended_before_it_was_told_to_stop_is_told_as_it_ended_and_ano
 
 #[tokio::test(start_paused = true)]
 async fn one_that_may_have_outlived_its_process_is_reported_stopped_when_it_has_ended() {
-    let backend = FakeBackend::new();
-    backend.adopts_all();
+    let backend = FakeBackend::adopting();
     backend.stops_take(seconds(3));
     let (supervisor, mut reports) = supervisor(&backend);
     let id = InstanceId::new();
@@ -143,8 +142,7 @@ async fn one_that_may_have_outlived_its_process_is_reported_stopped_when_it_has_
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_out_of_the_routes_goes_on_until_it_is_stopped() {
-    let backend = FakeBackend::new();
-    backend.adopts_all();
+    let backend = FakeBackend::adopting();
     let (supervisor, mut reports) = supervisor(&backend);
     let id = InstanceId::new();
     let unrouted =
