@@ -284,9 +284,11 @@ impl OtherEnd {
     /// Joins it to a client of another node, which looks after the client.
     pub(crate) async fn join(self, mut tunnel: Tunnel, open: Option<OpenAt>, end: CancellationToken) {
         let Self { mut io, cut, gone } = self;
+        let let_go = tunnel.let_go();
         tokio::select! {
             // Dropped, each resets what has not ended.
             _ = copy_bidirectional(&mut tunnel, &mut io) => {}
+            () = let_go.cancelled() => {}
             () = end.cancelled() => {}
             () = is_over(&cut, &gone) => {}
         }

@@ -32,6 +32,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Waits until the guest ends by itself; for ever where it does not.
     async fn wait(&self, id: InstanceId) -> Ended;
 
+    /// Whether the guest has ended by itself, also where [`Self::wait`] does not return yet because its output is still read.
+    fn has_ended(&self, _id: InstanceId) -> bool {
+        false
+    }
+
     /// One HTTP request to the guest, for a health check; the answer is the status code.
     async fn probe(&self, id: InstanceId, path: &str, timeout: Duration) -> Result<u16, Failure>;
 

@@ -193,7 +193,10 @@ where
             () = tokio::time::sleep(CONNECTION_AGE_MAX) => {
                 // What may last for days on it, such as a WebSocket, keeps the node from no other connection.
                 drop(open);
-                finish(http, &cut).await
+                tokio::select! {
+                    ended = finish(http, &cut) => ended,
+                    () = is_removed(self.shared.clone(), node) => return,
+                }
             }
             // With all that is on it: who was removed gets nothing more.
             () = is_removed(self.shared.clone(), node) => return tracing::warn!(node.id = %node, "node {node} was taken out of the cluster; its connections are cut"),
@@ -413,9 +416,11 @@ struct Joined {
 impl Joined {
     async fn pass(mut self, end: CancellationToken) {
         let (cut, gone) = (self.place.cut.clone(), self.place.gone.clone());
+        let let_go = self.tunnel.let_go();
         let size = FRAME_MAX_BYTES as usize;
         let is_whole = tokio::select! {
             copied = copy_bidirectional_with_sizes(&mut self.tunnel, &mut self.guest, size, size) => copied.is_ok(),
+            () = let_go.cancelled() => false,
             () = end.cancelled() => false,
             () = cut.cancelled() => false,
             () = async { gone.cancelled().await; tokio::time::sleep(GONE_GRACE).await } => false,

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
-use tokio_util::sync::PollSender;
+use tokio_util::sync::{CancellationToken, PollSender};
 
 use super::Held;
 use crate::BoxError;
@@ -26,6 +26,7 @@ pub(crate) struct Tunnel {
     unread: Bytes,
     sender: PollSender<Bytes>,
     is_finished: Arc<AtomicBool>,
+    let_go: CancellationToken,
     _held: Option<Held>,
 }
 
@@ -33,12 +34,14 @@ pub(crate) struct Tunnel {
 pub(super) struct Outgoing {
     receiver: mpsc::Receiver<Bytes>,
     is_finished: Arc<AtomicBool>,
+    let_go: CancellationToken,
 }
 
 /// The way in for what an end writes.
 pub(super) struct Writer {
     sender: PollSender<Bytes>,
     is_finished: Arc<AtomicBool>,
+    let_go: CancellationToken,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +51,10 @@ struct Reset;
 pub(super) fn outgoing() -> (Writer, Outgoing) {
     // One piece is on its way while the next is read; more would only be late.
     let (sender, receiver) = mpsc::channel(1);
-    let is_finished = Arc::new(AtomicBool::new(false));
+    let (is_finished, let_go) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
     (
-        Writer { sender: PollSender::new(sender), is_finished: is_finished.clone() },
-        Outgoing { receiver, is_finished },
+        Writer { sender: PollSender::new(sender), is_finished: is_finished.clone(), let_go: let_go.clone() },
+        Outgoing { receiver, is_finished, let_go },
     )
 }
 
@@ -64,8 +67,22 @@ impl Writer {
 
 impl Tunnel {
     pub(super) fn new(incoming: Incoming, writer: Writer, held: Option<Held>) -> Self {
-        let Writer { sender, is_finished } = writer;
-        Self { incoming, unread: Bytes::new(), sender, is_finished, _held: held }
+        let Writer { sender, is_finished, let_go } = writer;
+        Self { incoming, unread: Bytes::new(), sender, is_finished, let_go, _held: held }
+    }
+
+    /// Cancelled when the other side takes nothing any more. Who waits for something to write would not notice, once the other side has finished
+    /// its own direction.
+    pub(crate) fn let_go(&self) -> CancellationToken {
+        self.let_go.clone()
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if !self.is_finished.load(Ordering::Acquire) {
+            self.let_go.cancel();
+        }
     }
 }
 

@@ -78,13 +78,14 @@ impl Handler for Worked {
         for branch in course.ends.iter().filter(|branch| has_moved(branch)) {
             end_preview(&pushing.context, &pushing.repository, &pushing.namespace, branch).await;
         }
-        measure(&pushing.context, pushing.repository.id, &pushing.folder).await;
-        let (Some(deploy), Some(begun)) = (course.deploy, begun) else { return };
-        if has_moved(&deploy.branch) {
-            pushing.settled(&deploy, &begun).await;
-        } else {
-            pushing.go_back(&deploy, &begun).await;
+        if let (Some(deploy), Some(begun)) = (course.deploy, begun) {
+            if outcome.moved.iter().any(|update| update.name.branch() == Some(&*deploy.branch)) {
+                pushing.settled(&deploy, &begun).await;
+            } else {
+                pushing.go_back(&deploy, &begun).await;
+            }
         }
+        measure(&pushing.context, pushing.repository.id, &pushing.folder).await;
     }
 }
 

@@ -54,7 +54,13 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
 pub(crate) async fn recover(context: &Arc<Context>) -> store::Result<()> {
     let mut tx = context.store.read().await?;
     let unfinished = store::build::unfinished(&mut tx).await?;
+    let unmeasured = store::repository::unmeasured(&mut tx).await?;
     drop(tx);
+    for id in unmeasured {
+        if let Ok(Some(folder)) = context.git.repositories.find(id).await {
+            pushing::measure(context, id, &folder).await;
+        }
+    }
     for build in unfinished.into_iter().filter(|build| context.git.under_way(build.info.id).is_none()) {
         if has_moved(context, &build).await {
             end(context, build.info.id, BuildState::Succeeded, None).await;
@@ -130,8 +136,9 @@ pub(crate) async fn tidy(context: &Arc<Context>) -> store::Result<()> {
     for build in pruned {
         let _ = tokio::fs::remove_file(log::path_in(&context.git.builds, build)).await;
     }
+    remove_folders(context, &known).await.map_err(|error| StoreError::Database(sqlx::Error::Io(error)))?;
     gather(context).await;
-    remove_folders(context, &known).await.map_err(|error| StoreError::Database(sqlx::Error::Io(error)))
+    Ok(())
 }
 
 /// Puts together the objects of one repository that many pushes have scattered.
@@ -141,6 +148,8 @@ async fn gather(context: &Context) {
         let Some(folder) = context.git.repositories.find(id).await? else { return Ok(()) };
         folder.tidy().await?;
         pushing::measure(context, id, &folder).await;
+        // What is still in pieces is kept for a day by git, so the next push is soon enough.
+        context.git.scattered().remove(&id);
         Ok::<_, wharf_git::GitError>(())
     };
     if let Err(error) = gathered.await {

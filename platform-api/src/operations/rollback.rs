@@ -54,6 +54,12 @@ pub(super) async fn roll_out(
 ) -> Result<Deployed> {
     let before_change = quota::begin(&mut tx, app.namespace_id, &app.namespace).await?;
     let artifact = artifact_of(&mut tx, release).await?;
+    if release.spec.is_global() {
+        // There may be other nodes than when it was made.
+        let demand =
+            quota::demand_among_nodes(&mut tx, &release.spec, artifact.world.with(&release.spec)).await?;
+        store::quota::set_nodes(&mut tx, release.id, demand.nodes).await?;
+    }
     // What the release was allowed may have been taken back since.
     let namespace = (Some(app.namespace_id), &app.namespace);
     containers::check(&mut tx, namespace, artifact.world, &release.spec).await?;

@@ -99,12 +99,18 @@ impl Tx {
         let Conn { inner, news } = self.conn;
         match (inner, self.ending) {
             (Inner::Sqlite(tx), Ending::Sync(group, access)) => {
-                let committed = tx.commit().await;
-                // Also after a failure, which may have come behind the commit.
                 if news.contains(&News::Access) {
-                    access.fetch_add(1, Ordering::SeqCst);
+                    // Whoever asked may go away meanwhile, and then a commit that was begun happens all the same.
+                    let counted = tokio::spawn(async move {
+                        let committed = tx.commit().await;
+                        // Also after a failure, which may have come behind the commit.
+                        access.fetch_add(1, Ordering::SeqCst);
+                        committed
+                    });
+                    counted.await.map_err(|_| sqlx::Error::WorkerCrashed)??;
+                } else {
+                    tx.commit().await?;
                 }
-                committed?;
                 group.durable().await
             }
             (Inner::Postgres(mut tx), Ending::Tell(origin)) => {

@@ -94,6 +94,16 @@ pub(crate) async fn put_demand(conn: &mut Conn, release: ReleaseId, demand: Dema
     Ok(())
 }
 
+/// Says on how many nodes a global release would run.
+pub(crate) async fn set_nodes(conn: &mut Conn, release: ReleaseId, nodes: Option<u32>) -> Result<()> {
+    query("UPDATE release_demand SET nodes = $2 WHERE release = $1")
+        .bind(release.to_string())
+        .bind(nodes.map(i64::from))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Releases that apps of the namespace are on, and whose demand nobody has worked out yet.
 pub(crate) async fn without_demand(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<ReleaseId>> {
     let rows: Vec<(String,)> = query_as(

@@ -72,6 +72,12 @@ pub(crate) async fn set(conn: &mut Conn, repository: &Repository) -> Result<()> 
     Ok(())
 }
 
+/// Those that nobody has measured.
+pub(crate) async fn unmeasured(conn: &mut Conn) -> Result<Vec<Uuid>> {
+    let rows: Vec<(String,)> = query_as("SELECT id FROM repository WHERE bytes = 0").fetch_all(conn).await?;
+    rows.into_iter().map(|(id,)| parse(&id)).collect()
+}
+
 /// Takes note of what it takes of the disk.
 pub(crate) async fn set_bytes(conn: &mut Conn, repository: Uuid, bytes: u64) -> Result<()> {
     query("UPDATE repository SET bytes = $2 WHERE id = $1")

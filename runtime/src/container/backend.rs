@@ -106,6 +106,8 @@ struct Live {
     health: Option<ContainerHealthSpec>,
     measured: Measured,
     is_run: bool,
+    /// Whether the engine has said how it ended.
+    has_ended: Arc<AtomicBool>,
     platform: crate::wasm::stdio::GuestOutput,
     _follows: AbortOnDropHandle<()>,
     _waits: AbortOnDropHandle<()>,
@@ -290,8 +292,11 @@ impl ContainerBackend {
         let (ended_tx, ended) = watch::channel(None);
         let (engine, logs, id) = (self.engine.clone(), self.shared.logs.clone(), run.id);
         let of_ended = upstream.clone();
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let says_ended = has_ended.clone();
         let waits = AbortOnDropHandle::new(tokio::spawn(async move {
             let exit = engine.wait(id).await;
+            says_ended.store(true, Ordering::Relaxed);
             reach.containers.end(id);
             if let Some(upstream) = of_ended {
                 upstream.end();
@@ -321,6 +326,7 @@ impl ContainerBackend {
             health,
             measured: Measured::new(meter, is_adopted),
             is_run,
+            has_ended,
             platform,
             _follows: follows,
             _waits: waits,
@@ -622,6 +628,8 @@ impl Backend for ContainerBackend {
         if self.leaves.load(Ordering::Relaxed) {
             return;
         }
+        // Whoever waits for this may give up before its end.
+        let _ends = self.shared.reach.containers.ends(id);
         let began = Instant::now();
         if let Some(live) = &live {
             self.close(live, drain).await;
@@ -647,7 +655,6 @@ impl Backend for ContainerBackend {
             let mut ended = live.ended.clone();
             let _ = timeout(STOPPED_OUTPUT_LIMIT, ended.wait_for(Option::is_some)).await;
         }
-        self.shared.reach.containers.end(id);
     }
 
     async fn remove(&self, id: InstanceId) {
@@ -698,6 +705,10 @@ impl Backend for ContainerBackend {
 
     fn adopts(&self, assigned: &AssignedInstance) -> bool {
         assigned.world.is_container()
+    }
+
+    fn has_ended(&self, id: InstanceId) -> bool {
+        self.live().get(&id).is_some_and(|live| live.has_ended.load(Ordering::Relaxed))
     }
 }
 
@@ -788,6 +799,10 @@ impl Backend for Backends {
 
     fn adopts(&self, assigned: &AssignedInstance) -> bool {
         self.containers.as_ref().is_some_and(|containers| containers.adopts(assigned))
+    }
+
+    fn has_ended(&self, id: InstanceId) -> bool {
+        self.containers.as_ref().is_some_and(|containers| containers.has_ended(id))
     }
 }
 

@@ -121,6 +121,14 @@ impl Directory {
 }
 
 impl Asker {
+    /// Whether the two are containers that see each other on one node, or one of them is no container.
+    pub(crate) fn shares_network_with(&self, other: &Self) -> bool {
+        match (&self.who, &other.who) {
+            (Who::Container(ours), Who::Container(theirs)) => !ours.is_disjoint(theirs),
+            _ => true,
+        }
+    }
+
     /// A guest reaches what it is granted, so the containers of every network; a container those of its own, as on one node. What is no container is in no
     /// network, and is there for all.
     fn reaches(&self, listed: &Listed) -> bool {

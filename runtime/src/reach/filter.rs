@@ -173,9 +173,12 @@ fn choose(all: Block, node: NodeId, rules: &[Rule]) -> Option<Block> {
     parts.clone().cycle().skip(begin).take(count).find(|part| !has(part, false))
 }
 
+/// Whether a rule is about addresses of a part, or of a block around it.
 fn is_at(rule: &Rule, part: Block) -> bool {
-    let at = rule.destination.as_ref().and_then(|it| it.split('/').next()?.parse::<Ipv4Addr>().ok());
-    at.is_some_and(|at| part.contains(at))
+    let Some(destination) = &rule.destination else { return false };
+    let (first, bits) = destination.split_once('/').unwrap_or((destination, "32"));
+    let (Ok(first), Ok(bits)) = (first.parse::<Ipv4Addr>(), bits.parse::<u8>()) else { return false };
+    part.contains(first) || (bits <= 32 && Block::new(first.octets(), bits).contains(part.at(0)))
 }
 
 /// A part whose worker has gone without removing its rules.

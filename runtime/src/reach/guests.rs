@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 use wharf_types::{AppName, NamespaceName};
 
 use super::addresses::{Addresses, Block};
@@ -24,8 +24,10 @@ const BLOCK: Block = Block::new([127, 198, 0, 0], 16);
 const LEAVE: Duration = Duration::from_secs(5);
 /// How long somebody listens where no guest is let any more.
 const IDLE: Duration = Duration::from_secs(60);
-/// Ports at which somebody listens at once.
+/// Ports at which somebody listens at once, of which the guests of a namespace have a quarter at most.
 const LISTENERS_MAX: usize = 1024;
+/// Guests that were let to one port and have not connected yet.
+const LEAVES_MAX: usize = 256;
 
 pub(super) fn is_ours(address: IpAddr) -> bool {
     matches!(address.to_canonical(), IpAddr::V4(address) if BLOCK.contains(address))
@@ -94,15 +96,21 @@ impl GuestPorts {
             return None;
         }
         let (reach, home) = self.started.get()?;
+        let has_many = self.listeners_of(namespace) >= LISTENERS_MAX / 4;
         let mut open = self.open();
         let now = Instant::now();
         if let Some(listening) = open.get_mut(&at) {
             listening.leaves.retain(|until| *until > now);
+            if listening.leaves.len() >= LEAVES_MAX {
+                return None;
+            }
             listening.leaves.push(now + LEAVE);
             return Some(listening.port);
         }
-        if open.len() >= LISTENERS_MAX {
-            warn!("guests use {LISTENERS_MAX} ports of containers on other nodes; one more is refused");
+        if open.len() >= LISTENERS_MAX || has_many {
+            debug!(
+                "guests of {namespace} use too many ports of containers on other nodes; one more is refused"
+            );
             return None;
         }
         let _home = home.enter();
@@ -124,6 +132,14 @@ impl GuestPorts {
         open.insert(at, Listening { port, leaves: vec![now + LEAVE] });
         home.spawn(serve(reach.clone(), at, listener));
         Some(port)
+    }
+
+    /// At how many ports somebody listens for guests of a namespace.
+    fn listeners_of(&self, namespace: &NamespaceName) -> usize {
+        // One lock after the other: who has the addresses may ask for what is open.
+        let open: Vec<Ipv4Addr> = self.open().keys().map(|at| *at.ip()).collect();
+        let addresses = self.addresses();
+        open.iter().filter(|at| addresses.app_at(**at).is_some_and(|(of, _)| of == namespace)).count()
     }
 
     fn app_at(&self, address: Ipv4Addr) -> Option<(NamespaceName, AppName)> {

@@ -32,6 +32,14 @@ pub(crate) struct Containers {
     changed: Notify,
 }
 
+pub(crate) struct Ends<'a>(&'a Containers, InstanceId);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.end(self.1);
+    }
+}
+
 #[derive(Debug, Default)]
 struct Known {
     all: HashMap<InstanceId, Arc<Present>>,
@@ -41,7 +49,18 @@ struct Known {
 
 impl Containers {
     pub(crate) fn insert(&self, container: Present) {
-        self.lock().all.insert(container.id, Arc::new(container));
+        let mut known = self.lock();
+        // An address has one container: one that is still known by it has ended.
+        let is_taken = |_: &InstanceId, it: &mut Arc<Present>| {
+            let has_ended = it.sources.iter().any(|source| container.sources.contains(source));
+            if has_ended {
+                it.gone.cancel();
+            }
+            !has_ended
+        };
+        known.all.retain(is_taken);
+        known.all.insert(container.id, Arc::new(container));
+        drop(known);
         self.changed.notify_waiters();
     }
 
@@ -60,6 +79,11 @@ impl Containers {
         if let Some(ended) = known.all.remove(&id) {
             ended.gone.cancel();
         }
+    }
+
+    /// Ends it when this is dropped.
+    pub(crate) fn ends(&self, id: InstanceId) -> Ends<'_> {
+        Ends(self, id)
     }
 
     /// Where a port of a container is.
@@ -83,6 +107,7 @@ impl Containers {
         let is_of = |it: &&Arc<Present>| {
             it.app == *app
                 && it.asker.namespace == asker.namespace
+                && asker.shares_network_with(&it.asker)
                 && it.address.is_some()
                 && !known.closed.contains(&it.id)
         };

@@ -120,10 +120,15 @@ impl Slot {
         let (mut orders, mut lease) = (self.orders.clone(), self.lease.clone());
         select! {
             biased;
-            () = stop_is_ordered(&mut orders) => match is_adopted {
-                true => timeout(LOOK_LIMIT, wait).await.map_or(State::Stop, State::Ended),
-                false => State::Stop,
-            },
+            () = stop_is_ordered(&mut orders) => {
+                let looked = if is_adopted { timeout(LOOK_LIMIT, &mut wait).await.ok() } else { None };
+                match looked {
+                    Some(ended) => State::Ended(ended),
+                    // What it printed last is read for a while at most.
+                    None if self.backend.has_ended(self.id) => State::Ended(wait.await),
+                    None => State::Stop,
+                }
+            }
             () = lease.over() => State::LetGo,
             ended = &mut wait => {
                 if ended == Ended::Success && spec.tcp.ports.is_empty() {

@@ -43,13 +43,15 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Ends the runs of nodes that no longer exist. A node whose lease has only expired may come back with them.
+    /// Ends the runs of nodes that no longer exist. A node whose lease has only expired may come back with them, and one whose worker is started again
+    /// comes back with its containers.
     pub(super) fn give_up_lost_nodes(&mut self) {
+        let may_come_back = |node| self.job.command.world.is_container() && self.cluster.lingers(node);
         let lost: Vec<(InstanceId, NodeId)> = self
             .job
             .runs
             .iter()
-            .filter(|run| run.is_live() && !self.cluster.knows(run.node))
+            .filter(|run| run.is_live() && !self.cluster.knows(run.node) && !may_come_back(run.node))
             .map(|run| (run.id, run.node))
             .collect();
         for (run, node) in lost {
