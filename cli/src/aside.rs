@@ -17,8 +17,13 @@ pub struct Aside(Option<Runtime>);
 
 impl Aside {
     pub fn start(name: &'static str) -> io::Result<Self> {
-        let runtime =
-            Builder::new_multi_thread().thread_name(name).on_thread_start(give_way).enable_all().build()?;
+        // Threads begin with what the one has that starts them, which may be one of these.
+        let nicer = niceness() + NICENESS;
+        let runtime = Builder::new_multi_thread()
+            .thread_name(name)
+            .on_thread_start(move || give_way(nicer))
+            .enable_all()
+            .build()?;
         Ok(Self(Some(runtime)))
     }
 
@@ -51,19 +56,20 @@ impl Drop for Aside {
 }
 
 /// That the kernel does not allow it is no reason to fail. Threads and processes that are started from here are as nice.
-fn give_way() {
-    // SAFETY: a plain system call. On Linux it concerns the calling thread alone.
-    unsafe { nix::libc::nice(NICENESS) };
+fn give_way(niceness: i32) {
+    // SAFETY: a plain system call. On Linux, 0 means the calling thread alone.
+    unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, niceness) };
+}
+
+/// Of the calling thread.
+fn niceness() -> i32 {
+    // SAFETY: a plain system call.
+    unsafe { nix::libc::getpriority(nix::libc::PRIO_PROCESS, 0) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn niceness() -> i32 {
-        // SAFETY: a plain system call.
-        unsafe { nix::libc::getpriority(nix::libc::PRIO_PROCESS, 0) }
-    }
 
     #[tokio::test]
     async fn what_runs_aside_gives_way_and_what_it_starts_does_too() {

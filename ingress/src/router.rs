@@ -446,7 +446,7 @@ impl Side {
     fn choose(&self, tried: &[InstanceId], mut draw: impl FnMut(usize) -> usize) -> Option<&Arc<Target>> {
         let is_left = |target: &Target| !tried.contains(&target.instance);
         let here = choose_among(&self.here, tried.is_empty(), is_left, &mut draw);
-        if self.elsewhere.is_empty() || here.is_some_and(|target| target.has_room()) {
+        if here.is_some_and(|target| target.has_room()) {
             return here;
         }
         let with_room = |target: &Target| is_left(target) && target.has_room();

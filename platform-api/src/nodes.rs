@@ -664,7 +664,7 @@ mod tests {
         let _session = nodes.follow(id, ProcessId::default()).unwrap();
         let now = Instant::now();
         assert_eq!(seen(&nodes, now, Duration::ZERO), (true, false));
-        assert_eq!(seen(&nodes, now, Duration::from_secs(2)), (true, false));
+        assert_eq!(seen(&nodes, now, Duration::from_millis(1900)), (true, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(3)), (false, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(29)), (false, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(31)), (false, true));
@@ -700,7 +700,7 @@ mod tests {
         };
         let given_up = |silent: &[NodeId], span: Duration| given_up_of(silent, &[], span);
         let seconds = Duration::from_secs;
-        assert_eq!(given_up(&[dead], seconds(2)), []);
+        assert_eq!(given_up(&[dead], Duration::from_millis(1750)), []);
         assert_eq!(given_up(&[dead], seconds(3)), [dead]);
         let most = [ids[0], dead];
         assert_eq!(given_up(&most, seconds(5)), [], "so many at once are more likely cut off");
@@ -739,7 +739,7 @@ mod tests {
         nodes.register(id, registration()).unwrap();
         let now = Instant::now();
         nodes.told_to_wait_at(now, id, Duration::from_secs(12));
-        assert_eq!(seen(&nodes, now, Duration::from_secs(14)), (true, false));
+        assert_eq!(seen(&nodes, now, Duration::from_millis(13_900)), (true, false));
         assert_eq!(seen(&nodes, now, Duration::from_secs(15)), (false, false));
     }
 

@@ -165,7 +165,11 @@ mod tests {
         containers.insert(present(Some(source)));
         assert_eq!(asks.await.unwrap(), Some(id));
         assert_eq!(containers.at(id, 6379).unwrap().0, SocketAddr::new(source, 6379));
-        assert_eq!(containers.of(&of("ours", &[]), &"web".parse().unwrap()).len(), 1);
+        assert_eq!(containers.of(&of("ours", &["", "back"]), &"web".parse().unwrap()).len(), 1);
+        assert!(
+            containers.of(&of("ours", &["back"]), &"web".parse().unwrap()).is_empty(),
+            "it is in another network"
+        );
         assert!(containers.of(&of("theirs", &[""]), &"web".parse().unwrap()).is_empty());
         containers.insert(present(None));
         assert!(containers.at(id, 22).is_none(), "the host's ports are not those of a container");
