@@ -11,12 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use wharf_types::{ExecId, NodeId};
+use wharf_types::{ExecId, NamespaceName, NodeId};
 
 use self::frames::Frames;
 
 /// Of one kind at once on a node.
 pub(crate) const EXECS_MAX: usize = 16;
+/// Of these, those of one namespace, where that is counted.
+pub(crate) const SHARE_MAX: usize = 4;
 
 /// All of one kind of orders.
 pub(crate) struct Execs<O> {
@@ -33,13 +35,15 @@ struct OfNode<O> {
     /// None: its worker follows no orders.
     orders: Option<mpsc::Sender<O>>,
     places: usize,
+    /// How many of them each namespace has, where that is counted.
+    shares: HashMap<NamespaceName, usize>,
     /// Those that the worker has not come for yet.
     waiting: HashMap<ExecId, oneshot::Sender<Joined>>,
 }
 
 impl<O> Default for OfNode<O> {
     fn default() -> Self {
-        Self { orders: None, places: 0, waiting: HashMap::new() }
+        Self { orders: None, places: 0, shares: HashMap::new(), waiting: HashMap::new() }
     }
 }
 
@@ -58,12 +62,16 @@ pub(crate) enum Refused {
     Away,
     /// So many are under way.
     Full,
+    /// So many of the namespace are under way.
+    ShareFull,
 }
 
 /// A place among the orders of a node. Dropping it gives it back.
 pub(crate) struct Place<O> {
     execs: Arc<Execs<O>>,
     node: NodeId,
+    /// Whose share it is of.
+    namespace: Option<NamespaceName>,
     id: ExecId,
 }
 
@@ -85,7 +93,26 @@ impl<O> Execs<O> {
             return Err(Refused::Full);
         }
         of_node.places += 1;
-        Ok(Place { execs: self.clone(), node, id: ExecId::new() })
+        Ok(Place { execs: self.clone(), node, namespace: None, id: ExecId::new() })
+    }
+
+    /// The same for what takes long: one namespace leaves places to the others.
+    pub(crate) fn reserve_share(
+        self: &Arc<Self>,
+        node: NodeId,
+        namespace: &NamespaceName,
+    ) -> Result<Place<O>, Refused> {
+        let mut place = self.reserve(node)?;
+        {
+            let mut nodes = self.lock();
+            let share = nodes.entry(node).or_default().shares.entry(namespace.clone()).or_default();
+            if *share < SHARE_MAX {
+                *share += 1;
+                place.namespace = Some(namespace.clone());
+            }
+        }
+        // What is refused gives its place back, which takes the lock.
+        if place.namespace.is_some() { Ok(place) } else { Err(Refused::ShareFull) }
     }
 
     /// A worker comes for an order. False: nobody waits for that.
@@ -123,6 +150,14 @@ impl<O> Drop for Place<O> {
         if let Some(of_node) = self.execs.lock().get_mut(&self.node) {
             of_node.places = of_node.places.saturating_sub(1);
             of_node.waiting.remove(&self.id);
+            if let Some(namespace) = &self.namespace
+                && let Some(share) = of_node.shares.get_mut(namespace)
+            {
+                *share = share.saturating_sub(1);
+                if *share == 0 {
+                    of_node.shares.remove(namespace);
+                }
+            }
         }
     }
 }
@@ -153,6 +188,24 @@ mod tests {
         drop(followed);
         assert_eq!(execs.reserve(node).err(), Some(Refused::Away));
         assert_eq!(places[0].order(|id| id).err(), Some(Refused::Away));
+    }
+
+    #[test]
+    fn one_namespace_leaves_places_to_the_others() {
+        let (execs, node) = (execs(), NodeId::new());
+        let _followed = execs.follow(node);
+        let (one, other) = ("one".parse().unwrap(), "other".parse().unwrap());
+        let mut places: Vec<_> = (0..SHARE_MAX).map(|_| execs.reserve_share(node, &one).unwrap()).collect();
+        assert_eq!(execs.reserve_share(node, &one).err(), Some(Refused::ShareFull));
+        let _place = execs.reserve_share(node, &other).unwrap();
+        places.pop();
+        places.push(execs.reserve_share(node, &one).unwrap());
+        assert_eq!(execs.reserve_share(node, &one).err(), Some(Refused::ShareFull));
+        // What was refused holds nothing.
+        let rest: Vec<_> = (SHARE_MAX + 1..EXECS_MAX).map(|_| execs.reserve(node).unwrap()).collect();
+        assert_eq!(execs.reserve(node).err(), Some(Refused::Full));
+        drop((places, rest));
+        assert_eq!(execs.lock()[&node].shares.len(), 1);
     }
 
     #[test]

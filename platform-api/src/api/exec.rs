@@ -110,7 +110,8 @@ fn explain(why: Refused, node: &str) -> ApiError {
         Refused::Away => format!(
             "{node} takes no commands now: it has just started, has no Docker engine, or is older than this control plane; try again in a moment, or upgrade it"
         ),
-        Refused::Full => {
+        // Nobody counts commands by namespace.
+        Refused::Full | Refused::ShareFull => {
             format!("{node} runs {EXECS_MAX} commands already, which is the most; end one of them")
         }
     })

@@ -21,7 +21,7 @@ use super::{ApiError, ApiResult};
 use crate::context::Context;
 use crate::execs::frames::Frames;
 use crate::execs::relay::{FRAMES_MAX, Session};
-use crate::execs::{EXECS_MAX, Place, Refused};
+use crate::execs::{EXECS_MAX, Place, Refused, SHARE_MAX};
 use crate::store::volume::Volume;
 use crate::{operations, store, view};
 
@@ -55,7 +55,7 @@ pub(super) async fn backup(
 ) -> ApiResult<Response> {
     let (client, _) = taken_over(request, "wharf volume backup").await?;
     let (volume, notice) = operations::volumes::to_back_up(&context, &namespace, id).await?;
-    let (place, node) = place_at(&context, &volume)?;
+    let (place, node) = place_at(&context, &namespace, &volume)?;
     // Before it is read, so that nothing is ever read without a record.
     operations::volumes::record_backup(&context, &volume).await?;
     begin(context, (place, node), (&volume, Transfer::Backup), client, notice)
@@ -70,7 +70,7 @@ pub(super) async fn restore(
 ) -> ApiResult<Response> {
     let (client, _) = taken_over(request, "wharf volume restore").await?;
     let (volume, transfer) = operations::volumes::to_restore(&context, &namespace, id).await?;
-    let (place, node) = place_at(&context, &volume)?;
+    let (place, node) = place_at(&context, &namespace, &volume)?;
     let (by, now) = (identity.name(), Timestamp::now());
     operations::volumes::record_restore(&context, &namespace, &volume, &by, now).await?;
     begin(context, (place, node), (&volume, transfer), client, None)
@@ -101,9 +101,13 @@ fn begin(
 }
 
 /// A place among the transfers of the volume's node, and how people call its worker.
-fn place_at(context: &Context, volume: &Volume) -> ApiResult<(Place<TransferOrder>, String)> {
+fn place_at(
+    context: &Context,
+    namespace: &NamespaceName,
+    volume: &Volume,
+) -> ApiResult<(Place<TransferOrder>, String)> {
     let (id, node) = node_of(context, volume)?;
-    let place = context.transfers.reserve(id).map_err(|why| explain(why, &node))?;
+    let place = context.transfers.reserve_share(id, namespace).map_err(|why| explain(why, &node))?;
     Ok((place, node))
 }
 
@@ -135,6 +139,9 @@ fn explain(why: Refused, node: &str) -> ApiError {
         ),
         Refused::Full => format!(
             "{node} has {EXECS_MAX} backups and restores under way, which is the most; wait until one of them has ended"
+        ),
+        Refused::ShareFull => format!(
+            "{SHARE_MAX} backups and restores of the namespace are under way on {node}, which is the most of one namespace; try again when one of them has ended"
         ),
     })
 }

@@ -49,6 +49,12 @@ pub(crate) async fn check_any(context: &Context, name: &NamespaceName) -> Result
     check(&mut tx, (Some(namespace.id), name), World::Container, &AppSpec::default()).await
 }
 
+/// Whether a namespace may run containers at all.
+pub(super) async fn are_allowed(conn: &mut Conn, name: &NamespaceName) -> Result<bool> {
+    let id = store::namespace::find_id(conn, name).await?;
+    Ok(find_refusal(conn, (id, name), World::Container, &AppSpec::default()).await?.is_none())
+}
+
 /// Allows containers in a namespace about which no cluster admin has said anything.
 pub(crate) async fn allow_unless_said(context: &Arc<Context>, name: &NamespaceName) -> Result<()> {
     let mut tx = context.store.write().await?;

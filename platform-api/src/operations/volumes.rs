@@ -10,7 +10,7 @@ use wharf_types::spec::{AppSpec, VolumeSpec};
 use wharf_types::transfer::{Owners, Transfer};
 use wharf_types::{NamespaceName, NodeId, Timestamp, VolumeId};
 
-use super::{Result, commit, invalid_spec, problem};
+use super::{Result, commit, containers, invalid_spec, problem};
 use crate::audit;
 use crate::context::Context;
 use crate::plan::ReleaseView;
@@ -104,9 +104,13 @@ pub(crate) async fn to_restore(
         let newest = view.target.iter().chain(&view.stable).chain(&view.latest);
         newest.into_iter().find(|release| has(release, &volume, |_| true))
     });
-    // Who had the volume of an app that is gone nobody knows, so nothing is taken from what the archive says.
-    let is_component = with_volume.is_some_and(|release| !release.world.is_container());
-    let owners = if is_component { Owners::Worker } else { Owners::Kept };
+    let in_container = match with_volume {
+        Some(release) => release.world.is_container(),
+        // Who had the volume of an app that is gone nobody knows, and who has it next may be whatever the namespace may run.
+        None => containers::are_allowed(&mut tx, namespace).await?,
+    };
+    // Owners of an archive's choice, and bits that hand on their rights, are only for containers.
+    let owners = if in_container { Owners::Kept } else { Owners::Worker };
     let transfer = Transfer::Restore { size_bytes: volume.size_bytes, owners };
     Ok((volume, transfer))
 }

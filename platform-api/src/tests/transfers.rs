@@ -104,6 +104,10 @@ async fn a_volume_is_replaced_only_while_its_app_does_not_run() {
 
     let (kept, node) = platform.kept_volume("gone").await;
     let mut orders = platform.transfers(node, vec![Frame::Exit(0)]).await;
+    // Where no container may run, nobody has use for other owners.
+    assert_eq!(platform.transfer(&kept, "restore").await, [Frame::Exit(0)]);
+    assert_eq!(orders.recv().await.unwrap().transfer, transfer);
+    platform.call(Method::PUT, &format!("{NS}/quota"), json!({"containers": "isolated"})).await.is(200);
     assert_eq!(platform.transfer(&kept, "restore").await, [Frame::Exit(0)]);
     let transfer = Transfer::Restore { size_bytes: 1 << 20, owners: Owners::Kept };
     assert_eq!(orders.recv().await.unwrap().transfer, transfer);

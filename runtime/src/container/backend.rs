@@ -78,12 +78,35 @@ pub struct ContainerBackend {
     running: Mutex<HashMap<InstanceId, Live>>,
     /// Whether containers are left running when this process ends.
     leaves: AtomicBool,
-    was_swept: AtomicBool,
+    sweep: Sweep,
     /// Held by those who make networks until their instances are in `prepared`, and held whole to remove networks that nobody needs.
     networks: RwLock<()>,
     /// Whether somebody will look for networks that nobody needs.
     looks_for_networks: AtomicBool,
     own: Weak<Self>,
+}
+
+/// How far it has come that what is left of a process before this one is removed.
+#[derive(Default)]
+struct Sweep {
+    has_begun: AtomicBool,
+    is_done: AtomicBool,
+}
+
+impl Sweep {
+    /// False: it is under way, or done.
+    fn begin(&self) -> bool {
+        !self.has_begun.swap(true, Ordering::AcqRel)
+    }
+
+    /// One that failed is begun again.
+    fn end(&self, is_done: bool) {
+        if is_done {
+            self.is_done.store(true, Ordering::Release);
+        } else {
+            self.has_begun.store(false, Ordering::Release);
+        }
+    }
 }
 
 struct Prepared {
@@ -127,7 +150,7 @@ impl ContainerBackend {
             prepared: Mutex::default(),
             running: Mutex::default(),
             leaves: AtomicBool::new(false),
-            was_swept: AtomicBool::new(false),
+            sweep: Sweep::default(),
             networks: RwLock::default(),
             looks_for_networks: AtomicBool::new(false),
             own: own.clone(),
@@ -154,7 +177,7 @@ impl ContainerBackend {
 
     /// Whether nothing is left of a process before this one but what is to run.
     pub fn has_swept(&self) -> bool {
-        self.was_swept.load(Ordering::Relaxed)
+        self.sweep.is_done.load(Ordering::Acquire)
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -684,22 +707,21 @@ impl Backend for ContainerBackend {
     }
 
     fn is_to_be_swept(&self) -> bool {
-        !self.was_swept.load(Ordering::Relaxed)
+        !self.sweep.has_begun.load(Ordering::Acquire)
     }
 
     async fn sweep(&self, wanted: HashSet<InstanceId>) {
-        if self.was_swept.swap(true, Ordering::Relaxed) {
+        if !self.sweep.begin() {
             return;
         }
         // What has taken the place of a wanted one meanwhile is no leftover.
         let is_wanted = |id| wanted.contains(&id) || self.known().contains_key(&id);
-        match self.engine.remove_unwanted(is_wanted).await {
+        let swept = self.engine.remove_unwanted(is_wanted).await;
+        self.sweep.end(swept.is_ok());
+        match swept {
             Ok(0) => {}
             Ok(removed) => info!("{removed} containers that nothing needs any more were removed"),
-            Err(error) => {
-                self.was_swept.store(false, Ordering::Relaxed);
-                warn!("containers that nothing needs any more may be left: {error}");
-            }
+            Err(error) => warn!("containers that nothing needs any more may be left: {error}"),
         }
     }
 
@@ -809,6 +831,18 @@ impl Backend for Backends {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sweep_is_done_only_when_it_has_succeeded() {
+        let sweep = Sweep::default();
+        let is_done = || sweep.is_done.load(Ordering::Acquire);
+        assert!(sweep.begin() && !sweep.begin());
+        assert!(!is_done(), "it is under way");
+        sweep.end(false);
+        assert!(!is_done() && sweep.begin(), "one that failed is begun again");
+        sweep.end(true);
+        assert!(is_done() && !sweep.begin());
+    }
 
     #[test]
     fn an_end_is_told_with_its_exit_code_and_the_last_words() {

@@ -20,6 +20,7 @@ pub mod transfers;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -48,6 +49,8 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 const MEASURE_PERIOD: Duration = Duration::from_secs(10);
 /// How long what could not be removed waits for the next try.
 const REMOVE_RETRY: Duration = Duration::from_secs(1);
+/// How often a folder is opened that is another one each time it was.
+const OPEN_TRIES_MAX: usize = 5;
 /// A folder of this ending is being removed.
 const REMOVING: &str = "removing";
 /// One of this ending is being filled from an archive, and takes the place of the volume's own when that is done.
@@ -105,10 +108,11 @@ impl Volumes {
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             let ends = |ending: &str| path.extension().is_some_and(|it| it == ending);
-            if ends(BEFORE) && !path.with_extension("").exists() {
-                // The other one has not taken its place.
-                fs::rename(&path, path.with_extension(""))?;
-            } else if ends(REMOVING) || ends(RESTORING) || ends(BEFORE) {
+            if ends(BEFORE) {
+                if !take_back(&path.with_extension(""))? {
+                    half_removed.push(path);
+                }
+            } else if ends(REMOVING) || ends(RESTORING) {
                 half_removed.push(path);
             }
         }
@@ -193,12 +197,35 @@ impl Volumes {
         spec: &VolumeSpec,
         assigned: &AssignedInstance,
     ) -> io::Result<Arc<Volume>> {
-        if let Some(volume) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            return Ok(volume.clone());
+        for _ in 0..OPEN_TRIES_MAX {
+            if let Some(volume) = self.find_known(id)? {
+                return Ok(volume);
+            }
+            let dir = self.dir.clone();
+            let opened = tokio::task::spawn_blocking(move || open_folder(&dir, id)).await;
+            let root = opened.map_err(io::Error::other)??;
+            if let Some(volume) = self.keep_opened(id, root, spec, assigned)? {
+                return Ok(volume);
+            }
         }
-        let dir = self.dir.clone();
-        let opened = tokio::task::spawn_blocking(move || open_folder(&dir, id)).await;
-        let root = Arc::new(opened.map_err(io::Error::other)??);
+        Err(io::Error::other("another folder takes its place again and again"))
+    }
+
+    fn find_known(&self, id: VolumeId) -> io::Result<Option<Arc<Volume>>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_restoring(id)?;
+        Ok(known.get(&id).cloned())
+    }
+
+    /// None: since it was opened, another folder has taken its place, or it was removed.
+    fn keep_opened(
+        &self,
+        id: VolumeId,
+        root: File,
+        spec: &VolumeSpec,
+        assigned: &AssignedInstance,
+    ) -> io::Result<Option<Arc<Volume>>> {
+        let root = Arc::new(root);
         let quota = Arc::new(Quota::new(root.clone(), spec.size.as_bytes()));
         let labels = VolumeFigures {
             id,
@@ -211,13 +238,22 @@ impl Volumes {
         };
         let volume = Arc::new(Volume { root, quota, writers: Arc::default(), labels: Mutex::new(labels) });
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_restoring(id)?;
+        if !is_at(&volume.root, &self.folder(id))? {
+            return Ok(None);
+        }
+        // Another instance may have been here meanwhile, and two must not count beside each other.
+        Ok(Some(known.entry(id).or_insert(volume).clone()))
+    }
+
+    /// To be called while `known` is held.
+    fn refuse_restoring(&self, id: VolumeId) -> io::Result<()> {
         if self.is_restoring(id) {
             return Err(io::Error::other(
                 "an archive is being put into it; it can be used when that has ended",
             ));
         }
-        // Another instance may have been here meanwhile, and two must not count beside each other.
-        Ok(known.entry(id).or_insert(volume).clone())
+        Ok(())
     }
 
     /// How full each is that an instance has had since the start.
@@ -290,6 +326,9 @@ fn is_held(volume: &Volume) -> bool {
 /// The folder of a volume among all of them, made if there is none.
 fn open_folder(dir: &Path, id: VolumeId) -> io::Result<File> {
     let path = dir.join(id.to_string());
+    if is_aside(&path)? {
+        return Err(io::Error::other("what it holds lies aside, because an archive was to take its place"));
+    }
     match fs::create_dir(&path) {
         // The folder's name is on the disk before anything in it is.
         Ok(()) => File::open(dir)?.sync_all()?,
@@ -299,13 +338,64 @@ fn open_folder(dir: &Path, id: VolumeId) -> io::Result<File> {
     File::open(path)
 }
 
-/// Renamed first, so that half a folder is never taken for a whole one.
+/// Whether a path still leads to the folder that was opened there.
+fn is_at(root: &File, path: &Path) -> io::Result<bool> {
+    let of = |it: fs::Metadata| (it.dev(), it.ino());
+    match fs::metadata(path) {
+        Ok(there) => Ok(of(there) == of(root.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the volume has no folder but the one that another was to take the place of.
+fn is_aside(path: &Path) -> io::Result<bool> {
+    Ok(!path.try_exists()? && path.with_extension(BEFORE).try_exists()?)
+}
+
+/// Makes the folder of before the volume's own again, if no other has taken its place. False: there is none, or one has.
+fn take_back(path: &Path) -> io::Result<bool> {
+    let before = path.with_extension(BEFORE);
+    if !before.try_exists()? {
+        return Ok(false);
+    }
+    let is_filled = match fs::read_dir(path) {
+        Ok(mut entries) => Some(entries.next().transpose()?.is_some()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    if has_taken_place(is_filled, path.with_extension(RESTORING).try_exists()?) {
+        return Ok(false);
+    }
+    // In the place of an empty folder too.
+    fs::rename(&before, path)?;
+    Ok(true)
+}
+
+/// Whether the volume's folder is the one of an archive, beside the one of before. None: it has no folder.
+fn has_taken_place(is_filled: Option<bool>, is_restoring: bool) -> bool {
+    match is_filled {
+        None => false,
+        // An archive may hold nothing; but one that still lies beside it is not in its place.
+        Some(false) => !is_restoring,
+        Some(true) => true,
+    }
+}
+
+/// Renamed first, so that half a folder is never taken for a whole one. What an archive has left beside it goes before, so that no
+/// start takes that for the volume's.
 fn remove_folder(path: &Path) -> io::Result<()> {
     let doomed = path.with_extension(REMOVING);
-    match fs::rename(path, &doomed) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => remove_tree(&doomed),
+    remove_tree(&doomed)?;
+    let (before, restoring) = (path.with_extension(BEFORE), path.with_extension(RESTORING));
+    for folder in [before.as_path(), restoring.as_path(), path] {
+        match fs::rename(folder, &doomed) {
+            Ok(()) => remove_tree(&doomed)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
+    Ok(())
 }
 
 /// What an earlier process did not come to the end of. That takes its time, and nobody waits for it.

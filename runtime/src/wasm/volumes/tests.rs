@@ -90,6 +90,49 @@ async fn what_was_half_removed_is_gone_after_a_start_and_the_rest_is_there() {
 }
 
 #[tokio::test]
+async fn of_a_volume_that_is_removed_nothing_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let volumes = Volumes::new(folder.path().to_owned()).unwrap();
+    let id = VolumeId::new();
+    let path = volumes.folder(id);
+    for left in ["", REMOVING, RESTORING, BEFORE] {
+        fs::create_dir(path.with_extension(left)).unwrap();
+        fs::write(path.with_extension(left).join("note"), "x").unwrap();
+    }
+    volumes.remove(id).await.unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    // Also where it has no folder of its own.
+    fs::create_dir(path.with_extension(BEFORE)).unwrap();
+    volumes.remove(id).await.unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn only_a_folder_of_an_archive_is_kept_before_the_one_of_before() {
+    assert!(!has_taken_place(None, false) && !has_taken_place(None, true));
+    assert!(has_taken_place(Some(true), true) && has_taken_place(Some(true), false));
+    assert!(has_taken_place(Some(false), false), "the archive held nothing");
+    assert!(!has_taken_place(Some(false), true), "somebody opened it between both renames");
+}
+
+#[tokio::test]
+async fn a_folder_that_another_has_replaced_is_not_the_volumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let volumes = Volumes::new(folder.path().join("volumes")).unwrap();
+    let id = VolumeId::new();
+    let assigned = assigned(id, |_| {});
+    let keep = |root| volumes.keep_opened(id, root, &assigned.spec.volumes[0], &assigned);
+    let opened = open_folder(&volumes.dir, id).unwrap();
+    fs::rename(volumes.folder(id), volumes.folder(id).with_extension(BEFORE)).unwrap();
+    open_folder(&volumes.dir, id).unwrap_err();
+    assert!(!volumes.folder(id).exists(), "none is made beside the one of before");
+    assert!(keep(opened.try_clone().unwrap()).unwrap().is_none());
+    fs::create_dir(volumes.folder(id)).unwrap();
+    assert!(keep(opened).unwrap().is_none());
+    assert!(keep(open_folder(&volumes.dir, id).unwrap()).unwrap().is_some());
+}
+
+#[tokio::test]
 async fn what_cannot_be_removed_is_no_reason_not_to_start() {
     let folder = tempfile::tempdir().unwrap();
     let stuck = folder.path().join(format!("{}.{REMOVING}", VolumeId::new()));

@@ -28,7 +28,7 @@ use super::archive::TarError;
 use super::backup::{BackupError, back_up};
 use super::remove::remove_tree;
 use super::restore::{Limits, RestoreError, unpack};
-use super::{BEFORE, CLAIM_TIMEOUT, RESTORING, Volume, Volumes, is_held};
+use super::{BEFORE, CLAIM_TIMEOUT, RESTORING, Volume, Volumes, is_aside, is_held, take_back};
 use crate::control::ControlClient;
 use crate::control::orders::Orders;
 use crate::orders::{self, ToServer, Told, ping};
@@ -392,7 +392,7 @@ impl Drop for Restoring {
 }
 
 impl Restoring {
-    /// Puts an archive in the place of what the volume holds. After an error the volume is as it was.
+    /// Puts an archive in the place of what the volume holds. After an error the volume is as it was, or the error says what it is.
     fn fill(self, from: FromClient, limits: Limits, sender: &ToServer) -> Result<Restored, Problem> {
         let path = self.volumes.folder(self.id);
         let beside = path.with_extension(RESTORING);
@@ -410,11 +410,14 @@ impl Restoring {
             if stop.is_cancelled() {
                 return Err(Problem::new(ProblemCode::Unavailable, nobody().to_string()));
             }
-            swap(&self.volumes.dir, &path, &beside).map_err(|error| unusable(&error))?;
+            let sync = || File::open(&self.volumes.dir)?.sync_all();
+            swap(&path, &beside, sync).map_err(SwapError::into_problem)?;
             Ok(restored)
         });
         notices.finish();
+        // While what the volume held lies aside, this tells the next start that nothing has taken its place.
         if filled.is_err()
+            && is_aside(&path).is_ok_and(|is_aside| !is_aside)
             && let Err(error) = remove_tree(&beside)
         {
             let beside = beside.display();
@@ -428,15 +431,23 @@ impl Restoring {
 
 /// A new folder with the owner and mode of the volume's own, for archives that say nothing of these.
 fn make_beside(path: &Path, beside: &Path, owners: Owners) -> io::Result<File> {
+    // From here on, a folder of before is the one that this archive replaces.
+    if !take_back(path)? {
+        remove_tree(&path.with_extension(BEFORE))?;
+    }
     remove_tree(beside)?;
     DirBuilder::new().mode(0o755).create(beside)?;
     let folder = File::open(beside)?;
     match fs::metadata(path) {
         Ok(own) => {
-            if owners == Owners::Kept {
-                fchown(&folder, Some(own.uid()), Some(own.gid()))?;
-            }
-            folder.set_permissions(fs::Permissions::from_mode(own.mode() & 0o7777))?;
+            let mode = match owners {
+                Owners::Kept => {
+                    fchown(&folder, Some(own.uid()), Some(own.gid()))?;
+                    own.mode() & 0o7777
+                }
+                Owners::Worker => own.mode() & 0o777 | 0o700,
+            };
+            folder.set_permissions(fs::Permissions::from_mode(mode))?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -444,19 +455,53 @@ fn make_beside(path: &Path, beside: &Path, owners: Owners) -> io::Result<File> {
     Ok(folder)
 }
 
+/// What has become of a volume whose archive has not taken its place as it should.
+#[derive(Debug)]
+enum SwapError {
+    /// It is as it was.
+    Undone(io::Error),
+    /// What it held is whole, but lies aside.
+    Aside(io::Error),
+    /// The archive is in its place, and may not be on the disk.
+    Unsure(io::Error),
+}
+
+impl SwapError {
+    fn into_problem(self) -> Problem {
+        let detail = match self {
+            Self::Undone(error) => return unusable(&error),
+            Self::Aside(error) => format!(
+                "the volume's folder on the node cannot be used: {error}; what it held lies beside it and has to be put back: restart the worker, which does that"
+            ),
+            Self::Unsure(error) => format!(
+                "the archive is in the volume's place, but may not survive a loss of power, because the disk failed: {error}; see to the disk, and restore again"
+            ),
+        };
+        Problem::new(ProblemCode::Internal, detail)
+    }
+}
+
 /// Puts a new folder in the place of a volume's. Whenever the machine stops, the next start finds one of the two.
-fn swap(dir: &Path, path: &Path, beside: &Path) -> io::Result<()> {
+fn swap(path: &Path, beside: &Path, sync: impl FnOnce() -> io::Result<()>) -> Result<(), SwapError> {
     let before = path.with_extension(BEFORE);
-    remove_tree(&before)?;
-    match fs::rename(path, &before) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    let had_folder = match fs::rename(path, &before) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(SwapError::Undone(error)),
+    };
+    let put_back = |error: io::Error| match had_folder {
+        true if fs::rename(&before, path).is_err() => SwapError::Aside(error),
+        _ => SwapError::Undone(error),
+    };
     if let Err(error) = fs::rename(beside, path) {
-        let _ = fs::rename(&before, path);
-        return Err(error);
+        return Err(put_back(error));
     }
-    File::open(dir)?.sync_all()?;
+    if let Err(error) = sync() {
+        return Err(match fs::rename(path, beside) {
+            Ok(()) => put_back(error),
+            Err(_) => SwapError::Unsure(error),
+        });
+    }
     if let Err(error) = remove_tree(&before) {
         let before = before.display();
         warn!("cannot remove what a volume held before, {before}, trying again at the next start: {error}");
@@ -609,6 +654,42 @@ mod tests {
         let volumes = Volumes::new(case.volumes.dir.clone()).unwrap();
         assert_eq!(fs::read(volumes.folder(case.id).join("old")).unwrap(), b"1");
         assert!(!folder.with_extension(BEFORE).exists());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_was_made_between_both_renames_hides_nothing() {
+        let case = case();
+        let folder = case.volumes.folder(case.id);
+        fs::rename(&folder, folder.with_extension(BEFORE)).unwrap();
+        fs::create_dir(folder.with_extension(RESTORING)).unwrap();
+        fs::create_dir(&folder).unwrap();
+        let volumes = Volumes::new(case.volumes.dir.clone()).unwrap();
+        assert_eq!(fs::read(volumes.folder(case.id).join("old")).unwrap(), b"1");
+    }
+
+    #[tokio::test]
+    async fn where_the_disk_fails_the_volume_is_as_it_was_or_it_is_said_what_it_is() {
+        let case = case();
+        let folder = case.volumes.folder(case.id);
+        let (beside, before) = (folder.with_extension(RESTORING), folder.with_extension(BEFORE));
+        fs::create_dir(&beside).unwrap();
+        fs::write(beside.join("new"), "2").unwrap();
+        let fails = || io::Error::other("the disk");
+        let undone = swap(&folder, &beside, || Err(fails())).unwrap_err();
+        assert!(matches!(undone, SwapError::Undone(_)), "{undone:?}");
+        assert_eq!(fs::read(folder.join("old")).unwrap(), b"1");
+        assert!(beside.join("new").exists() && !before.exists());
+
+        // Something is where the new one would go back to.
+        let unsure = swap(&folder, &beside, || {
+            fs::create_dir_all(beside.join("in the way"))?;
+            Err(fails())
+        });
+        let unsure = unsure.unwrap_err();
+        assert!(matches!(unsure, SwapError::Unsure(_)), "{unsure:?}");
+        assert!(folder.join("new").exists() && before.join("old").exists());
+        let words = unsure.into_problem().detail;
+        assert!(words.contains("in the volume's place") && !words.contains("as it was"), "{words}");
     }
 
     #[tokio::test]
