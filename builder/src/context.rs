@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::tree::{Folder, Tree as _, Unreadable};
 
 const IGNORE_FILE: &str = ".dockerignore";
 /// More would take long for a tree of many files.
 const PATTERNS_MAX: usize = 500;
+/// Of all patterns together.
+const PATTERN_CHARS_MAX: usize = 20_000;
 /// Folders in folders; git itself has no such limit.
 const DEPTH_MAX: usize = 200;
 
@@ -17,6 +21,12 @@ pub enum ContextError {
     Unreadable(#[from] Unreadable),
     #[error("{IGNORE_FILE} has more than {PATTERNS_MAX} lines: leave out folders as a whole")]
     ManyPatterns,
+    #[error(
+        "the lines of {IGNORE_FILE} have more than {PATTERN_CHARS_MAX} characters: leave out folders as a whole"
+    )]
+    LongPatterns,
+    #[error("nobody wants it any more")]
+    Cancelled,
     #[error("{}: folders are more than {DEPTH_MAX} deep", path.display())]
     Deep { path: PathBuf },
     #[error("could not read {}", path.display())]
@@ -27,12 +37,11 @@ pub enum ContextError {
     },
 }
 
-/// The files, folders and links of a tree that an image is built of, by their paths in it, each folder before what is in it. The `dockerfile` is one of
-/// them in any case, as the engine reads it there.
+/// The files, folders and links of a tree that an image is built of, by their paths in it, each folder before what is in it.
 ///
 /// # Errors
-/// When something cannot be read.
-pub fn context_files(tree: &Path, dockerfile: &str) -> Result<Vec<PathBuf>, ContextError> {
+/// When something cannot be read, or once it was cancelled.
+pub fn context_files(tree: &Path, cancel: &CancellationToken) -> Result<Vec<PathBuf>, ContextError> {
     let io = |path: &Path, source| ContextError::Io { path: path.to_owned(), source };
     let folder = Folder::open(tree).map_err(|source| io(tree, source))?;
     let ignored = Ignored::parse(&folder.read(IGNORE_FILE)?.unwrap_or_default())?;
@@ -44,12 +53,14 @@ pub fn context_files(tree: &Path, dockerfile: &str) -> Result<Vec<PathBuf>, Cont
         }
         let entries = std::fs::read_dir(tree.join(&within)).map_err(|source| io(&within, source))?;
         for entry in entries {
+            if cancel.is_cancelled() {
+                return Err(ContextError::Cancelled);
+            }
             let entry = entry.map_err(|source| io(&within, source))?;
             let path = within.join(entry.file_name());
             let is_folder = entry.file_type().map_err(|source| io(&path, source))?.is_dir();
             let matched = ignored.look(&above, &path.to_string_lossy());
-            let is_needed = path == Path::new(dockerfile) || path == Path::new(IGNORE_FILE);
-            if is_needed || !ignored.leaves_out(&matched) {
+            if !ignored.leaves_out(&matched) {
                 files.push(path.clone());
             }
             // Something in it may be an exception.
@@ -96,6 +107,9 @@ impl Ignored {
     fn parse(text: &str) -> Result<Self, ContextError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let lines = text.lines().filter(|line| !line.starts_with('#')).map(str::trim);
+        if lines.clone().map(|line| line.chars().count()).sum::<usize>() > PATTERN_CHARS_MAX {
+            return Err(ContextError::LongPatterns);
+        }
         let patterns: Vec<Pattern> = lines.filter_map(Pattern::parse).take(PATTERNS_MAX + 1).collect();
         if patterns.len() > PATTERNS_MAX { Err(ContextError::ManyPatterns) } else { Ok(Self(patterns)) }
     }
@@ -257,16 +271,34 @@ mod tests {
     }
 
     #[test]
-    fn the_dockerfile_is_there_whatever_is_left_out() {
+    fn what_is_left_out_is_not_sent() {
         let tree = tempfile::tempdir().unwrap();
         for file in ["Dockerfile", ".dockerignore", "a/keep", "a/b/c", "d"] {
             let path = tree.path().join(file);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "*\n!a/keep\n").unwrap();
         }
-        let files = context_files(tree.path(), "Dockerfile").unwrap();
+        let files = context_files(tree.path(), &CancellationToken::new()).unwrap();
         let files: Vec<&str> = files.iter().map(|path| path.to_str().unwrap()).collect();
-        assert_eq!(files, [".dockerignore", "Dockerfile", "a/keep"]);
+        assert_eq!(files, ["a/keep"]);
+    }
+
+    #[test]
+    fn patterns_that_would_take_long_are_refused() {
+        let of = |lines: usize, line: &str| Ignored::parse(&format!("{line}\n").repeat(lines));
+        assert!(of(PATTERNS_MAX, "a").is_ok());
+        assert!(matches!(of(PATTERNS_MAX + 1, "a"), Err(ContextError::ManyPatterns)));
+        assert!(matches!(of(3, &"*".repeat(PATTERN_CHARS_MAX / 2)), Err(ContextError::LongPatterns)));
+        assert!(of(3, &format!("#{}", "a".repeat(PATTERN_CHARS_MAX))).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_looked_at_for_who_does_not_want_it_any_more() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::write(tree.path().join("a"), "").unwrap();
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        assert!(matches!(context_files(tree.path(), &cancel), Err(ContextError::Cancelled)));
     }
 
     proptest::proptest! {

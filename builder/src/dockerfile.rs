@@ -32,6 +32,14 @@ pub struct DockerfileError {
     pub problem: String,
 }
 
+/// Stages before the one that is read.
+#[derive(Default)]
+struct Stages {
+    count: usize,
+    /// In lower case.
+    names: Vec<String>,
+}
+
 /// An instruction with all its lines.
 struct Instruction {
     line: usize,
@@ -46,35 +54,51 @@ impl Dockerfile {
     pub fn parse(text: &str) -> Result<Self, DockerfileError> {
         let mut found = Self::default();
         let mut values: BTreeMap<String, Option<String>> = BTreeMap::new();
-        let mut stages: Vec<String> = Vec::new();
-        let mut has_begun = false;
+        // The engine knows a stage by its name only when the stage has ended; before, the name is an image's.
+        let mut ended = Stages::default();
+        let mut current: Option<Option<String>> = None;
         for instruction in instructions(text)? {
             let Instruction { line, name, rest } = instruction;
             match name.as_str() {
-                "ARG" => found.take_arg(&rest, (!has_begun).then_some(&mut values)),
+                "ARG" => found.take_arg(&rest, current.is_none().then_some(&mut values)),
                 "FROM" => {
-                    has_begun = true;
+                    if let Some(name) = current.take() {
+                        ended.count += 1;
+                        ended.names.extend(name);
+                    }
                     let (_, rest) = flags(line, &rest)?;
                     let mut words = rest.split_whitespace();
                     let image = words.next().ok_or_else(|| at(line, "FROM names no image"))?;
                     let image = expanded(line, image, &values)?;
-                    found.take_image(line, image, &stages);
+                    found.take_image(line, image, &ended);
                     let is_named = words.next().is_some_and(|word| word.eq_ignore_ascii_case("as"));
-                    stages.extend(words.next().filter(|_| is_named).map(str::to_lowercase));
+                    current = Some(words.next().filter(|_| is_named).map(str::to_lowercase));
                 }
                 "COPY" => {
                     let (flags, _) = flags(line, &rest)?;
                     let from = flags.iter().rev().find_map(|flag| flag.strip_prefix("--from="));
-                    if let Some(from) = from.filter(|from| from.parse::<usize>().is_err()) {
+                    match from {
+                        Some(from) if from.bytes().all(|digit| digit.is_ascii_digit()) => {
+                            check_index(line, from, ended.count)?;
+                        }
                         // Variables are none here, for the engine neither.
-                        found.take_image(line, expanded(line, from, &BTreeMap::new())?, &stages);
+                        Some(from) => {
+                            found.take_image(line, expanded(line, from, &BTreeMap::new())?, &ended);
+                        }
+                        None => {}
                     }
                 }
-                "ADD" if may_fetch(line, &rest) => found.fetches.push(AtLine { line, text: rest }),
+                "ADD" => {
+                    let (_, wanted) = flags(line, &rest)?;
+                    // Every address has a colon, and what becomes one has a variable or an escape.
+                    if wanted.contains([':', '$', '\\']) {
+                        found.fetches.push(AtLine { line, text: rest });
+                    }
+                }
                 _ => {}
             }
         }
-        if has_begun {
+        if current.is_some() {
             Ok(found)
         } else {
             Err(at(1, "there is no FROM that says which image it begins with"))
@@ -101,9 +125,9 @@ impl Dockerfile {
         values.insert(name.to_owned(), value.filter(|value| is_plain(value)).map(str::to_owned));
     }
 
-    fn take_image(&mut self, line: usize, name: String, stages: &[String]) {
+    fn take_image(&mut self, line: usize, name: String, ended: &Stages) {
         let is_known = name == "scratch"
-            || stages.contains(&name.to_lowercase())
+            || ended.names.contains(&name.to_lowercase())
             || self.images.iter().any(|image| image.text == name);
         if !is_known {
             self.images.push(AtLine { line, text: name });
@@ -111,9 +135,12 @@ impl Dockerfile {
     }
 }
 
-/// Every address has a colon, and what becomes one has a variable or an escape.
-fn may_fetch(line: usize, rest: &str) -> bool {
-    flags(line, rest).map_or(true, |(_, rest)| rest.contains([':', '$', '\\']))
+/// The number of a stage before. The engine takes a number that is too large for one for an image's name.
+fn check_index(line: usize, index: &str, ended: usize) -> Result<(), DockerfileError> {
+    if index.parse::<u16>().is_ok_and(|index| usize::from(index) < ended) {
+        return Ok(());
+    }
+    Err(at(line, format!("no stage before this one has the number `{index}`: write the name of a stage")))
 }
 
 fn at(line: usize, problem: impl Into<String>) -> DockerfileError {
@@ -161,8 +188,14 @@ fn expanded(
 fn flags(line: usize, rest: &str) -> Result<(Vec<&str>, &str), DockerfileError> {
     let (mut flags, mut rest) = (Vec::new(), rest.trim_start());
     while rest.starts_with("--") {
-        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        let end = rest.find([' ', '\t']).unwrap_or(rest.len());
         let (flag, after) = rest.split_at(end);
+        if !flag.is_ascii() || !flag.contains('=') {
+            // The engine looks for the end of a flag octet by octet, and takes some letters for spaces.
+            let problem =
+                format!("`{}` is not understood: write `--name=value` in ASCII", flag.escape_debug());
+            return Err(at(line, problem));
+        }
         if flag.contains(['"', '\'', '\\']) {
             let problem = format!("`{}` is not understood: write it without quotes", flag.escape_debug());
             return Err(at(line, problem));
@@ -179,7 +212,8 @@ fn instructions(text: &str) -> Result<Vec<Instruction>, DockerfileError> {
     let mut instructions = Vec::new();
     let mut open: Option<(usize, String)> = None;
     for (number, line) in text.split('\n').enumerate() {
-        let trimmed = line.trim();
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        let trimmed = line.trim_matches([' ', '\t']);
         if let Some(comment) = trimmed.strip_prefix('#') {
             let directive = comment.trim_start().to_lowercase();
             let value = directive.strip_prefix("escape").and_then(|rest| rest.trim_start().strip_prefix('='));
@@ -190,6 +224,13 @@ fn instructions(text: &str) -> Result<Vec<Instruction>, DockerfileError> {
         }
         if trimmed.is_empty() {
             continue;
+        }
+        if trimmed.chars().any(|c| c != ' ' && c != '\t' && (c.is_control() || c.is_whitespace())) {
+            // After others, the engine does not see that a line goes on.
+            return Err(at(
+                number + 1,
+                "only spaces and tabs part words here: write no other blanks or control characters",
+            ));
         }
         if trimmed.ends_with("\\\\") {
             // Older engines go on with the next line, and newer ones do not.
@@ -222,6 +263,7 @@ fn part_of(line: &str) -> &str {
 
 fn instruction(line: usize, text: &str) -> Result<Instruction, DockerfileError> {
     let mut text = text.trim();
+    let mut is_trigger = false;
     loop {
         let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         if !name.is_ascii() {
@@ -230,10 +272,22 @@ fn instruction(line: usize, text: &str) -> Result<Instruction, DockerfileError> 
         }
         let name = name.to_ascii_uppercase();
         if name != "ONBUILD" {
+            let may_have_text = is_trigger || matches!(name.as_str(), "RUN" | "COPY" | "ADD");
+            if may_have_text && rest.split_whitespace().any(begins_text) {
+                let problem = "texts in place (`<<`) are not understood: put the text into a file";
+                return Err(at(line, problem));
+            }
             return Ok(Instruction { line, name, rest: rest.trim().to_owned() });
         }
+        is_trigger = true;
         text = rest.trim();
     }
+}
+
+/// Whether newer engines take the next lines for a text that belongs to this word.
+fn begins_text(word: &str) -> bool {
+    let after = word.trim_start_matches(|digit: char| digit.is_ascii_digit()).strip_prefix("<<");
+    after.is_some_and(|after| !after.is_empty() && !after.starts_with('<'))
 }
 
 #[cfg(test)]
@@ -286,6 +340,62 @@ mod tests {
             assert_eq!(Dockerfile::parse(text).unwrap_err().line, line, "{text}");
         }
         assert!(Dockerfile::parse("# escape = \\\nFROM a").is_ok());
+    }
+
+    #[test]
+    fn a_stage_has_its_name_once_it_has_ended() {
+        assert_eq!(images("FROM alpine AS a1b\nCOPY --from=a1b / /x"), ["alpine", "a1b"]);
+        assert_eq!(images("FROM alpine AS a1b\nFROM A1B\nCOPY --from=a1b / /x"), ["alpine"]);
+        assert_eq!(images("FROM a1b AS a1b\nFROM a AS c\nCOPY --from=c / /x"), ["a1b", "a", "c"]);
+    }
+
+    #[test]
+    fn a_number_is_that_of_a_stage_that_has_ended() {
+        assert_eq!(images("FROM a\nFROM b\nCOPY --from=0 / /x"), ["a", "b"]);
+        for index in ["1", "2", "65536", "99999999999999999999", "", "+0"] {
+            let text = format!("FROM a\nFROM b\nCOPY --from={index} / /x");
+            assert_eq!(Dockerfile::parse(&text).unwrap_err().line, 3, "{index}");
+        }
+        assert!(Dockerfile::parse("FROM a\nCOPY --from=0 / /x").is_err());
+    }
+
+    #[test]
+    fn what_parts_words_for_the_engine_alone_is_refused() {
+        for text in [
+            "FROM a\nRUN true \\\u{b}\nFROM 4f",
+            "FROM a\nRUN true \\\u{a0}\nFROM 4f",
+            "FROM a\nRUN true \\\r\r\nFROM 4f",
+            "FROM a\nRUN tr\0ue",
+            "FROM a\n\u{c}# no comment",
+            "FROM a\nCOPY --chown=\u{e0}--from=4f / /x",
+            "FROM a\nCOPY -- --from=4f / /x",
+            "FROM a\nCOPY --link . /x",
+            "FROM a\nADD --link . /x",
+        ] {
+            assert_eq!(Dockerfile::parse(text).unwrap_err().line, 2, "{text:?}");
+        }
+        assert_eq!(images("FROM a\r\n# \u{a0}\u{b}\r\n\tRUN true\t\\ \t\r\n FROM 4f\r\n"), ["a"]);
+    }
+
+    #[test]
+    fn a_text_in_place_is_refused() {
+        for step in [
+            "RUN <<EOF",
+            "RUN cat <<-EOF >x",
+            "COPY <<\"EOF\" /x",
+            "ADD 3<<E /x",
+            "ONBUILD RUN <<E",
+            "ONBUILD CMD <<E",
+        ] {
+            assert_eq!(
+                Dockerfile::parse(&format!("FROM a\n{step}\nFROM 4f\nEOF")).unwrap_err().line,
+                2,
+                "{step}"
+            );
+        }
+        for step in ["RUN cat <<<word", "RUN cat </x", "RUN echo $((1 << 2))", "CMD <<E"] {
+            assert_eq!(images(&format!("FROM a\n{step}")), ["a"], "{step}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use bollard::query_parameters::{
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 use wharf_types::image::ImageReference;
 use wharf_types::{AppId, Timestamp};
 
@@ -41,13 +42,16 @@ const PIECE_LIMIT: Duration = Duration::from_secs(120);
 const NOT_RESTORED: &str = "failed to restore cached image";
 const CPU_PERIOD_MICROS: i32 = 100_000;
 
+/// The engine removes what it names of the Dockerfile and of itself before the first step.
+const IGNORE_FILE: &str = ".dockerignore";
+
 /// What is to be built.
 #[derive(Clone, Debug)]
 pub struct ImageBuild {
     pub folder: PathBuf,
     /// What of the folder is sent, by paths in it, each folder before what is in it.
     pub files: Vec<PathBuf>,
-    /// Path of the Dockerfile in the folder.
+    /// What the Dockerfile says. Nothing in the folder is read in its stead.
     pub dockerfile: String,
     pub args: BTreeMap<String, String>,
     pub owner: BuildOwner,
@@ -195,10 +199,11 @@ impl Engine {
     ) -> Result<ImageId, ImageBuildError> {
         let info = self.call("ask for its state", SHORT, self.docker.info()).await?;
         let root = info.docker_root_dir.map(PathBuf::from);
-        let (content, failed) = context(build.folder.clone(), build.files.clone());
+        let name = dockerfile_name();
+        let (content, failed) = context(build, name.clone());
         let body = bollard::body_try_stream(content);
         // Dropping the stream is what makes the engine end the build, with the container of the step that it is at.
-        let mut said = self.docker.build_image(options(build), None, Some(body));
+        let mut said = self.docker.build_image(options(build, name), None, Some(body));
         let mut look = tokio::time::interval(LOOK_PERIOD);
         let mut image = None;
         loop {
@@ -206,7 +211,7 @@ impl Engine {
                 next = said.next() => next,
                 () = &mut until => return Err(ImageBuildError::Ended),
                 _ = look.tick() => {
-                    check_disk(root.as_deref(), &build.limits)?;
+                    check_disk(root.as_deref(), build.limits.disk_free_min_bytes)?;
                     self.check_written(seen, &build.limits).await?;
                     continue;
                 }
@@ -233,6 +238,21 @@ impl Engine {
             EngineError::refused("build the image", 500, "the engine does not say which image it has built")
         };
         Ok(image.and_then(|id| id.parse().ok()).ok_or_else(unclear)?)
+    }
+
+    /// Looks at the engine's disk, as while images are pulled, and ends when less than this is left there, or when the engine does not answer.
+    pub async fn until_disk_is_low(&self, free_min_bytes: u64) -> ImageBuildError {
+        let root = match self.call("ask for its state", SHORT, self.docker.info()).await {
+            Ok(info) => info.docker_root_dir.map(PathBuf::from),
+            Err(error) => return error.into(),
+        };
+        let mut look = tokio::time::interval(LOOK_PERIOD);
+        loop {
+            look.tick().await;
+            if let Err(error) = check_disk(root.as_deref(), free_min_bytes) {
+                return error;
+            }
+        }
     }
 
     /// What the builder says of the Dockerfile or of one of its steps, and not of the engine.
@@ -353,7 +373,7 @@ impl Engine {
     }
 }
 
-fn options(build: &ImageBuild) -> BuildImageOptions {
+fn options(build: &ImageBuild, dockerfile: String) -> BuildImageOptions {
     let limits = &build.limits;
     let memory = i32::try_from(limits.memory_max_bytes).unwrap_or(i32::MAX);
     let labels = [
@@ -365,7 +385,7 @@ fn options(build: &ImageBuild) -> BuildImageOptions {
         BuildNetwork::Bridge => "bridge",
     };
     BuildImageOptions {
-        dockerfile: build.dockerfile.clone(),
+        dockerfile,
         rm: true,
         forcerm: true,
         nocache: build.cache.is_none(),
@@ -423,11 +443,11 @@ fn code_of(message: &str) -> Option<i64> {
 }
 
 /// Looks at the engine's disk, unless the engine is elsewhere.
-fn check_disk(root: Option<&Path>, limits: &ImageBuildLimits) -> Result<(), ImageBuildError> {
+fn check_disk(root: Option<&Path>, free_min_bytes: u64) -> Result<(), ImageBuildError> {
     let figures = root.and_then(|root| nix::sys::statvfs::statvfs(root).ok());
     let free = figures.map(|figures| figures.blocks_available().saturating_mul(figures.fragment_size()));
-    if free.is_some_and(|free| free < limits.disk_free_min_bytes) {
-        return Err(ImageBuildError::DiskFree { min_bytes: limits.disk_free_min_bytes });
+    if free.is_some_and(|free| free < free_min_bytes) {
+        return Err(ImageBuildError::DiskFree { min_bytes: free_min_bytes });
     }
     Ok(())
 }
@@ -435,17 +455,24 @@ fn check_disk(root: Option<&Path>, limits: &ImageBuildLimits) -> Result<(), Imag
 /// Where the error is left of whatever could not be read.
 type Failed = std::sync::Arc<std::sync::Mutex<Option<io::Error>>>;
 
-/// The files as an archive, which is written while it is read.
+/// One that nothing in a folder has, as nobody can foresee it.
+fn dockerfile_name() -> String {
+    format!(".wharf-{}", Uuid::now_v7())
+}
+
+/// The files as an archive, which is written while it is read, and the Dockerfile in it by that name.
 fn context(
-    folder: PathBuf,
-    files: Vec<PathBuf>,
-) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static, Failed) {
+    build: &ImageBuild,
+    name: String,
+) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static + use<>, Failed) {
+    let (folder, files, dockerfile) = (build.folder.clone(), build.files.clone(), build.dockerfile.clone());
     let (to, mut chunks) = mpsc::channel::<io::Result<Bytes>>(4);
     let failed = Failed::default();
     let left = failed.clone();
     tokio::task::spawn_blocking(move || {
         let mut chunks = Chunks::new(to);
-        if let Err(error) = write_context(&folder, &files, &mut chunks) {
+        if let Err(error) = write_context(&folder, &files, (name.as_str(), dockerfile.as_str()), &mut chunks)
+        {
             // Nobody listens any more if it was the engine that has ended this.
             if error.kind() != io::ErrorKind::BrokenPipe
                 && let Ok(mut left) = left.lock()
@@ -458,13 +485,26 @@ fn context(
     (futures::stream::poll_fn(move |context| chunks.poll_recv(context)), failed)
 }
 
-fn write_context(folder: &Path, files: &[PathBuf], to: &mut Chunks) -> io::Result<()> {
+fn write_context(
+    folder: &Path,
+    files: &[PathBuf],
+    (name, dockerfile): (&str, &str),
+    to: impl io::Write,
+) -> io::Result<()> {
     let mut archive = tar::Builder::new(to);
     archive.follow_symlinks(false);
     // The same files are the same archive, so that the builder finds its steps again.
     archive.mode(tar::HeaderMode::Deterministic);
-    for file in files {
+    for file in files.iter().filter(|file| !file.starts_with(IGNORE_FILE)) {
         archive.append_path_with_name(folder.join(file), file)?;
+    }
+    // The Dockerfile is not for the image, where its name would make each build a new one.
+    let ignored = format!("{IGNORE_FILE}\n{name}\n");
+    for (path, text) in [(IGNORE_FILE, ignored.as_str()), (name, dockerfile)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, text.as_bytes())?;
     }
     archive.into_inner()?.flush()
 }
@@ -505,6 +545,43 @@ mod tests {
     }
 
     #[test]
+    fn the_dockerfile_is_what_was_given_and_not_what_is_in_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["Dockerfile", "said"] {
+            std::fs::write(folder.path().join(file), "of the folder").unwrap();
+        }
+        std::os::unix::fs::symlink("said", folder.path().join(IGNORE_FILE)).unwrap();
+        let files = [IGNORE_FILE, "Dockerfile", "said"].map(PathBuf::from);
+        let mut octets = Vec::new();
+        write_context(folder.path(), &files, (".wharf-1", "FROM given"), &mut octets).unwrap();
+        let mut found = Vec::new();
+        for entry in tar::Archive::new(&octets[..]).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            assert!(entry.header().entry_type().is_file());
+            let path = entry.path().unwrap().display().to_string();
+            let mut text = String::new();
+            io::Read::read_to_string(&mut entry, &mut text).unwrap();
+            found.push((path, text));
+        }
+        let expected = [
+            ("Dockerfile", "of the folder"),
+            ("said", "of the folder"),
+            (IGNORE_FILE, ".dockerignore\n.wharf-1\n"),
+            (".wharf-1", "FROM given"),
+        ];
+        assert_eq!(found, expected.map(|(path, text)| (path.to_owned(), text.to_owned())));
+        assert_ne!(dockerfile_name(), dockerfile_name());
+    }
+
+    #[test]
+    fn little_room_on_the_disk_is_seen_where_the_disk_is_seen() {
+        let low = check_disk(Some(Path::new("/")), u64::MAX);
+        assert!(matches!(low, Err(ImageBuildError::DiskFree { min_bytes: u64::MAX })), "{low:?}");
+        assert!(check_disk(Some(Path::new("/")), 0).is_ok());
+        assert!(check_disk(None, u64::MAX).is_ok());
+    }
+
+    #[test]
     fn how_a_command_ended_is_read_from_what_is_said_of_it() {
         assert_eq!(code_of("The command '/bin/sh -c exit 7' returned a non-zero code: 7"), Some(7));
         assert_eq!(code_of("COPY failed: no such file"), None);
@@ -515,7 +592,7 @@ mod tests {
         let build = ImageBuild {
             folder: PathBuf::new(),
             files: Vec::new(),
-            dockerfile: "Dockerfile".to_owned(),
+            dockerfile: "FROM scratch\n".to_owned(),
             args: BTreeMap::new(),
             owner: BuildOwner { builder: "b".to_owned(), repository: AppId::new() },
             cache: None,
@@ -527,14 +604,15 @@ mod tests {
                 disk_free_min_bytes: 1,
             },
         };
-        let first = options(&build);
+        let first = options(&build, ".wharf-1".to_owned());
+        assert_eq!(first.dockerfile, ".wharf-1");
         assert!(first.nocache && first.networkmode.as_deref() == Some("none"));
         assert_eq!(
             (first.memory, first.memswap, first.cpuquota),
             (Some(1 << 30), Some(1 << 30), Some(200_000))
         );
         let image: ImageId = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
-        let next = options(&ImageBuild { cache: Some(image), ..build });
+        let next = options(&ImageBuild { cache: Some(image), ..build }, String::new());
         assert_eq!((next.nocache, next.cachefrom), (false, Some(vec![image.to_string()])));
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 use wharf_builder::{
-    AtLine, BuildFailed, BuildLimits, Dockerfile, FailReason, Folder, Limit, Output, Tree as _,
+    AtLine, BuildFailed, BuildLimits, ContextError, Dockerfile, FailReason, Folder, Limit, Output, Tree as _,
 };
 use wharf_docker::{
     BuildNetwork, BuildOwner, BuiltImage, Engine, ImageBuild, ImageBuildError, ImageBuildLimits, ImageError,
@@ -80,12 +80,6 @@ impl ImageBuilder {
         cancel: &CancellationToken,
     ) -> anyhow::Result<MadeImage> {
         let limits = &BuildLimits::default();
-        let (folder, name) = (pushed.folder.clone(), file.to_owned());
-        let looked = tokio::task::spawn_blocking(move || look(&folder, &name));
-        let (dockerfile, files) = looked.await??;
-        if let Some(fetch) = dockerfile.fetches.first().filter(|_| !pushed.build_network) {
-            return Err(fetches(&format!("{file}, line {}", fetch.line)).into());
-        }
         let turn = self.turn(pushed.cache);
         let _turn = tokio::select! {
             turn = turn.lock() => turn,
@@ -103,8 +97,25 @@ impl ImageBuilder {
                 }
             }
         });
+        // Whatever ends this function ends the look, which may take long for a tree of many files.
+        let looking = cancel.child_token();
+        let _looking = looking.clone().drop_guard();
+        let (folder, name) = (pushed.folder.clone(), file.to_owned());
+        let looked = tokio::task::spawn_blocking(move || look(&folder, &name, &looking));
+        let Looked { text, dockerfile, files } = tokio::select! {
+            looked = looked => looked??,
+            error = &mut ended => return Err(error),
+        };
+        if let Some(fetch) = dockerfile.fetches.first().filter(|_| !pushed.build_network) {
+            return Err(fetches(&format!("{file}, line {}", fetch.line)).into());
+        }
+        let network = if pushed.build_network { BuildNetwork::Bridge } else { BuildNetwork::None };
         tokio::select! {
             are_there = self.bases(pushed, file, &dockerfile, teller) => are_there?,
+            low = self.engine.until_disk_is_low(limits.disk_free_min_bytes) => {
+                let told = Told { last_lines: Vec::new(), duration: since.elapsed(), passed: None };
+                return Err(failure(low, told, network));
+            }
             error = &mut ended => return Err(error),
         }
         let owner = BuildOwner { builder: self.id().await?.to_owned(), repository: pushed.cache };
@@ -114,11 +125,11 @@ impl ImageBuilder {
         let build = ImageBuild {
             folder: pushed.folder.clone(),
             files,
-            dockerfile: file.to_owned(),
+            dockerfile: text,
             args: takes_commit.then(|| (GIT_REV.to_owned(), pushed.commit.clone())).into_iter().collect(),
             owner,
             cache: before.first().map(|image| image.id),
-            network: if pushed.build_network { BuildNetwork::Bridge } else { BuildNetwork::None },
+            network,
             limits: ImageBuildLimits {
                 memory_max_bytes: MEMORY_MAX_BYTES,
                 cpus: CPUS,
@@ -127,14 +138,22 @@ impl ImageBuilder {
             },
         };
         let image = self.run(&build, limits, teller, &mut ended).await?;
-        let exposed = exposed_ports(&self.engine.image_config(image).await?.exposed_ports);
-        let archive = tokio::select! {
-            saved = self.engine.save(image, limits.artifact_max_bytes) => saved.map_err(|error| not_saved(error, limits))?,
-            error = &mut ended => return Err(error),
+        let made = tokio::select! {
+            made = self.made(image, limits) => made,
+            error = &mut ended => Err(error),
         };
-        before.retain(|other| other.id != image);
-        self.remove(&before).await;
+        let built = BuiltImage { id: image, repository: build.owner.repository };
+        self.remove(&unneeded(before, built, made.is_ok())).await;
+        let made = made?;
         teller.detail(&format!("built in {}", output::elapsed(since.elapsed())));
+        Ok(made)
+    }
+
+    /// What is taken of an image that was built.
+    async fn made(&self, image: ImageId, limits: &BuildLimits) -> anyhow::Result<MadeImage> {
+        let exposed = exposed_ports(&self.engine.image_config(image).await?.exposed_ports);
+        let saved = self.engine.save(image, limits.artifact_max_bytes).await;
+        let archive = saved.map_err(|error| not_saved(error, limits))?;
         Ok(MadeImage { archive, exposed })
     }
 
@@ -205,7 +224,7 @@ impl ImageBuilder {
     async fn remove(&self, images: &[BuiltImage]) {
         for image in images {
             if let Err(error) = self.engine.remove_built(image.id).await {
-                warn!("cannot remove the image {}, which was built before: {error}", image.id);
+                warn!("cannot remove the image {}, which was built and is not needed: {error}", image.id);
             }
         }
     }
@@ -260,15 +279,35 @@ fn read_or_make_id(caches: &Path) -> io::Result<String> {
     Ok(id)
 }
 
-/// What the Dockerfile wants, and what it is built of.
-fn look(folder: &Path, file: &str) -> anyhow::Result<(Dockerfile, Vec<PathBuf>)> {
+/// The images that are removed after a build: the ones before, unless nothing came of the new one.
+fn unneeded(mut before: Vec<BuiltImage>, built: BuiltImage, is_taken: bool) -> Vec<BuiltImage> {
+    if !is_taken {
+        let was_there = before.iter().any(|image| image.id == built.id);
+        return if was_there { Vec::new() } else { vec![built] };
+    }
+    before.retain(|image| image.id != built.id);
+    before
+}
+
+/// What was pushed, as it is built.
+struct Looked {
+    /// Of the Dockerfile. The engine gets this, and reads no file that could be another one for it.
+    text: String,
+    dockerfile: Dockerfile,
+    files: Vec<PathBuf>,
+}
+
+fn look(folder: &Path, file: &str, cancel: &CancellationToken) -> anyhow::Result<Looked> {
     let read = Folder::open(folder)?.read(file).map_err(|error| Failure::invalid(error.to_string()))?;
     let text =
         read.ok_or_else(|| Failure::invalid(format!("there is no file {file}, which wharf.toml names")))?;
     let dockerfile =
         Dockerfile::parse(&text).map_err(|error| Failure::invalid(format!("{file}, {error}")))?;
-    let files = wharf_builder::context_files(folder, file);
-    Ok((dockerfile, files.map_err(|error| Failure::invalid(error.to_string()))?))
+    let files = wharf_builder::context_files(folder, cancel).map_err(|error| match error {
+        ContextError::Cancelled => cancelled(),
+        error => Failure::invalid(error.to_string()).into(),
+    })?;
+    Ok(Looked { text, dockerfile, files })
 }
 
 /// What an image brings along is held to the same as what was pushed.
@@ -411,6 +450,37 @@ mod tests {
                 "{trigger}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_sent_is_what_was_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "FROM alpine:3\n";
+        std::fs::write(folder.path().join("real"), text).unwrap();
+        std::os::unix::fs::symlink("real", folder.path().join("Dockerfile")).unwrap();
+        std::fs::write(folder.path().join(".dockerignore"), "real\nDockerfile\n").unwrap();
+        let looked = look(folder.path(), "Dockerfile", &CancellationToken::new()).unwrap();
+        assert_eq!(looked.text, text);
+        assert_eq!(looked.dockerfile, Dockerfile::parse(text).unwrap());
+        assert_eq!(looked.files, [PathBuf::from(".dockerignore")]);
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let error = look(folder.path(), "Dockerfile", &cancel).err().unwrap();
+        assert!(error.to_string().contains("cancelled"), "{error}");
+    }
+
+    #[test]
+    fn an_image_of_which_nothing_came_is_removed_and_the_one_before_stays() {
+        let repository = AppId::new();
+        let image = |digit: &str| {
+            let id = format!("sha256:{}", digit.repeat(64)).parse().unwrap();
+            BuiltImage { id, repository }
+        };
+        let before = || vec![image("1"), image("2")];
+        assert_eq!(unneeded(before(), image("3"), true), before());
+        assert_eq!(unneeded(before(), image("1"), true), [image("2")]);
+        assert_eq!(unneeded(before(), image("3"), false), [image("3")]);
+        assert!(unneeded(before(), image("1"), false).is_empty());
     }
 
     #[test]

@@ -30,8 +30,8 @@ impl Repository {
         let folder = TempDir::new().unwrap();
         let build = ImageBuild {
             folder: folder.path().to_owned(),
-            files: ["Dockerfile", "said"].map(PathBuf::from).to_vec(),
-            dockerfile: "Dockerfile".to_owned(),
+            files: vec![PathBuf::from("said")],
+            dockerfile: String::new(),
             args: BTreeMap::from([("GIT_REV".to_owned(), "abc".to_owned())]),
             owner: BuildOwner { builder: test.platform().to_owned(), repository: AppId::new() },
             cache: None,
@@ -56,15 +56,15 @@ impl Repository {
         steps: &str,
         until: impl Future<Output = ()> + Send,
     ) -> (Result<ImageId, ImageBuildError>, String) {
-        std::fs::write(self.folder.path().join("Dockerfile"), format!("FROM {}\n{steps}\n", self.base))
-            .unwrap();
+        let dockerfile = format!("FROM {}\n{steps}\n", self.base);
+        let build = ImageBuild { dockerfile, ..self.build.clone() };
         std::fs::write(self.folder.path().join("said"), "hello\n").unwrap();
         let mut said = String::new();
         let say = &mut |text: &str| {
             said.push_str(text);
             ControlFlow::Continue(())
         };
-        let built = tokio::time::timeout(LIMIT, self.test.engine.build(&self.build, say, until)).await;
+        let built = tokio::time::timeout(LIMIT, self.test.engine.build(&build, say, until)).await;
         (built.expect("it ends"), said)
     }
 
