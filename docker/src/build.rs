@@ -5,7 +5,7 @@
 //! What the engine reads or fetches itself, such as the images that a Dockerfile begins with, is up to whoever calls: see [`Engine::ensure_base`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -418,10 +418,10 @@ impl Seen {
             self.is_base_next = instruction.to_ascii_uppercase().starts_with("FROM");
         } else if let Some(id) = text.strip_prefix(" ---> Running in ").filter(|id| is_id(id)) {
             remember(&mut self.containers, id);
-        } else if let Some(id) = text.strip_prefix(" ---> ").filter(|id| is_id(id)) {
-            if !std::mem::take(&mut self.is_base_next) {
-                remember(&mut self.images, id);
-            }
+        } else if let Some(id) = text.strip_prefix(" ---> ").filter(|id| is_id(id))
+            && !std::mem::take(&mut self.is_base_next)
+        {
+            remember(&mut self.images, id);
         }
     }
 }
