@@ -229,13 +229,16 @@ fn what_cannot_be_done_is_refused_with_place_and_reason() {
         ),
         (
             "x-wharf: {scale: {max: 3, concurrency: 5}}\ndeploy: {mode: global}",
-            "a service of `mode: global` has one instance on every node, and no number",
+            "compose.yaml:4:15: a service of `mode: global` has one instance on every node, and no number",
         ),
         (
             "deploy: {mode: global, placement: {max_replicas_per_node: 1}}",
-            "a service of `mode: global` has one instance on every node; leave it out",
+            "compose.yaml:4:40: a service of `mode: global` has one instance on every node; leave it out",
         ),
-        ("deploy: {mode: global}\nvolumes: ['data:/a']", "a global app runs on every node"),
+        (
+            "deploy: {mode: global}\nvolumes: ['data:/a']",
+            "compose.yaml:5:5: the app of the service `web`: volumes: an app has its volumes on one node, and a global app runs on every node",
+        ),
         ("deploy: {mode: global-job}", "compose.yaml:4:14: `global-job`: a job has a number of runs"),
         ("x-wharf: {max_concurrent: 2}", "compose.yaml:4:15: `max_concurrent` is about jobs"),
         ("scale: 2\ndeploy: {replicas: 3}", "compose.yaml:4:5: `scale` and `deploy.replicas` say two things"),

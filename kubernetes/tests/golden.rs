@@ -48,7 +48,7 @@ fn a_front_end_with_a_store_becomes_two_apps() {
 }
 
 #[test]
-fn jobs_become_commands_and_images_are_refused_as_jobs() {
+fn jobs_become_commands() {
     check("jobs");
 }
 

@@ -15,6 +15,8 @@ use crate::support::Test;
 
 const OTHER: &str = if cfg!(target_arch = "aarch64") { "amd64" } else { "arm64" };
 const STALLED: Duration = Duration::from_secs(2);
+/// Where it says something, however busy the machine is.
+const PATIENT: Duration = Duration::from_secs(60);
 
 fn image(test: &Test) -> Image {
     Image { label: format!("{} pulled", test.platform()), weight: 1 << 20, ..Image::default() }
@@ -40,7 +42,7 @@ async fn what_a_tag_meant_when_it_was_deployed_is_what_is_pulled() {
     registry.push("1", &[Image { label: format!("{} later", test.platform()), ..Image::default() }]);
     let progress = Mutex::new(Vec::<PullProgress>::new());
     let id =
-        test.engine.ensure(&document, None, STALLED, &|it| progress.lock().unwrap().push(it)).await.unwrap();
+        test.engine.ensure(&document, None, PATIENT, &|it| progress.lock().unwrap().push(it)).await.unwrap();
     let seen = progress.into_inner().unwrap();
     let last = seen.last().unwrap();
     assert_eq!((last.layers_done, last.layers), (1, 1), "{seen:?}");
@@ -123,7 +125,7 @@ async fn a_registry_gets_the_credentials_whatever_is_in_them() {
     assert_eq!(document.pin, ImagePin::Digest(digest));
     let without = ensure(&test, &document).await.unwrap_err();
     assert!(matches!(without, ImageError::Denied { .. }), "{without:?}");
-    let id = test.engine.ensure(&document, Some(&credentials), STALLED, &|_| ()).await.unwrap();
+    let id = test.engine.ensure(&document, Some(&credentials), PATIENT, &|_| ()).await.unwrap();
     assert!(test.engine.remove_image(id).await.unwrap());
 }
 
