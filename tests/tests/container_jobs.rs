@@ -254,7 +254,7 @@ async fn a_job_of_a_stack_is_run_once_before_what_waits_for_its_end() {
     let Some(ours) = Ours::start().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let compose = format!(
-        "services:\n  web:\n    image: {WEB}\n    environment: {{WORD: served}}\n    ports: [\"80:8000\"]\n    depends_on:\n      migrate: {{condition: service_completed_successfully}}\n  \
+        "services:\n  web:\n    image: {WEB}\n    environment: {{WORD: served}}\n    ports: [\"80:8000\"]\n    x-wharf: {{http: {{}}}}\n    depends_on:\n      migrate: {{condition: service_completed_successfully}}\n  \
          migrate:\n    image: {WEB}\n    command: [sh, -c, \"echo migrated; exit 0\"]\n    deploy: {{mode: replicated-job, restart_policy: {{condition: none}}}}\n"
     );
     let deploy = async |text: &str| {

@@ -17,7 +17,10 @@ fn manifest(placement: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_runs_where_its_constraints_hold_and_says_what_is_missing_where_they_do_not() {
     let mut platform = in_zone("eu-1").await;
-    let node = platform.wharf(&["node", "ls", "--json"]).await.json::<Page<NodeInfo>>().items.remove(0);
+    let node = eventually(SHORT, "the worker has registered", async || {
+        platform.wharf(&["node", "ls", "--json"]).await.json::<Page<NodeInfo>>().items.pop()
+    });
+    let node = node.await;
     assert_eq!((node.labels["zone"].as_str(), node.role.as_str()), ("eu-1", "server"));
     assert_eq!((node.os.as_str(), node.arch.as_str()), (std::env::consts::OS, std::env::consts::ARCH));
     let table = platform.wharf(&["node", "ls"]).await.ok();
