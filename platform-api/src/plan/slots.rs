@@ -215,9 +215,9 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
         draft.wake(at);
     }
     if let Some(stable) = stable.filter(|_| !held.slots.is_empty()) {
-        create(draft, &stable, held.slots);
-        if !missing.slots.is_empty() {
-            // Whoever places these must know what was placed just now.
+        let has_placed = create(draft, &stable, held.slots);
+        if has_placed && !missing.slots.is_empty() {
+            // Whoever places these must know what was placed just now. Where nothing was, there is room for none of them, and nothing to learn at once.
             draft.wake(draft.now);
         }
         return;
@@ -232,8 +232,9 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
     }
 }
 
-/// Creates an instance of a release in each of these slots, as far as there is room.
-fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) {
+/// Creates an instance of a release in each of these slots, as far as there is room. `false`: there was none.
+fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) -> bool {
+    let mut has_placed = false;
     let Placing { outcomes, claims } = place(draft, release, slots);
     for (slot, placed) in outcomes {
         let waits = match placed {
@@ -241,6 +242,7 @@ fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) {
                 place_volumes(draft, release, node);
                 let id = draft.ids.instance();
                 draft.push(Change::CreateInstance { id, release: release.id, slot, node });
+                has_placed = true;
                 continue;
             }
             Ok(Placed::After(node, victims)) => make_room(draft, node, &victims),
@@ -253,6 +255,7 @@ fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) {
         draft.unplaced(Unplaced { slot, message: waits });
     }
     draft.claim(claims);
+    has_placed
 }
 
 /// Where there is no room, an instance of another release that serves nobody must not keep it, such as one that fails again and again.
