@@ -80,8 +80,7 @@ impl Cgroups {
     }
 
     pub(crate) fn make(&self, limits: &BuildLimits) -> io::Result<Group> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("{NAME}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = new_name();
         let below = |parent: &Option<PathBuf>| parent.as_ref().map(|parent| parent.join(&name));
         let group = Group {
             version: self.version,
@@ -179,8 +178,14 @@ impl Drop for Group {
     }
 }
 
+/// `wharf-build-PROCESS-NUMBER`, of this process and no group before.
+fn new_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{NAME}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 fn can_make_groups(folder: &Path, files: &[&str]) -> bool {
-    let probe = folder.join(format!("{NAME}probe-{}", std::process::id()));
+    let probe = folder.join(new_name());
     if std::fs::create_dir(&probe).is_err() {
         return false;
     }
@@ -189,10 +194,13 @@ fn can_make_groups(folder: &Path, files: &[&str]) -> bool {
     fits
 }
 
-/// Removes groups of builds that ended together with the process that had started them. One that is in use is not empty, and stays.
+/// Removes groups of builds that ended together with the process that had started them. Those of a process that is there stay, also
+/// the empty ones: a group is empty from when it is made until the build begins.
 fn reap(parent: &Path) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(NAME) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(NAME).and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
             let _ = std::fs::remove_dir(entry.path());
         }
     }
@@ -271,6 +279,19 @@ mod tests {
         );
         assert_eq!(found.v2, Some(place("/sys/fs/cgroup/unified", "/sys/fs/cgroup/unified/u")));
         assert!(!found.v1.contains_key("pids"));
+    }
+
+    #[test]
+    fn only_groups_of_processes_that_are_gone_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        // Numbers of processes end below this one.
+        let gone = parent.path().join(format!("{NAME}5000000-1"));
+        let kept = [parent.path().join(new_name()), parent.path().join("other-5000000-1")];
+        for group in kept.iter().chain([&gone]) {
+            std::fs::create_dir(group).unwrap();
+        }
+        reap(parent.path());
+        assert!(!gone.exists() && kept.iter().all(|group| group.exists()));
     }
 
     #[test]

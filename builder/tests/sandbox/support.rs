@@ -40,7 +40,10 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     pub(crate) fn built(self) -> Built {
-        self.result.unwrap_or_else(|failed| panic!("{failed}"))
+        self.result.unwrap_or_else(|failed| {
+            let causes = std::iter::successors(std::error::Error::source(&failed), |cause| cause.source());
+            panic!("{failed}: {}", causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+        })
     }
 
     pub(crate) fn failed(self) -> BuildFailed {
