@@ -34,7 +34,11 @@ impl Image {
         let mut layer = shell().clone();
         if self.weight > 0 {
             let mut archive = tar::Builder::new(Vec::new());
-            let mut state = 1_u64;
+            // Each label has octets of its own: pulls of one layer share a download in the engine, also with one that stalls.
+            let mut state = self
+                .label
+                .bytes()
+                .fold(1_u64, |state, octet| state.wrapping_mul(31).wrapping_add(octet.into()));
             let noise: Vec<u8> = std::iter::repeat_with(|| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 (state >> 56) as u8
