@@ -383,6 +383,9 @@ impl Route {
             let route::Endpoint { instance, node: on, release, concurrency } = *endpoint;
             let place = Place { instance, node: on, release, concurrency };
             let Some(target) = targets.reach(&place, node, namespace, app) else { continue };
+            if route.canary.is_some() {
+                target.meter.ensure_times();
+            }
             let is_canary = route.canary.is_some_and(|canary| canary.release == endpoint.release);
             if is_canary { on_trial.push(target) } else { usual.push(target) }
         }
