@@ -22,7 +22,7 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 use wharf_docker::Engine;
 use wharf_ingress::{
-    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ContainerConnector, ErrorCode,
+    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ContainerConnector, Egress, ErrorCode,
     Ingress, IngressError, LocalCall, NeighbourCaller, NeighbourError, PeerArtifacts, PeerTls, TcpConfig,
     TcpError, TcpPlace, TcpPlaces, Upgraded,
 };
@@ -199,6 +199,7 @@ impl Worker {
         config.peers = peers.as_ref().map(|(_, tls)| tls.clone());
         config.artifacts = Some(Arc::new(OwnArtifacts(artifacts.clone())));
         let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
+        backend.table().count_egress(Arc::new(SameBudget(ingress.egress())));
         if let Some((listener, _)) = peers {
             artifacts.ask_peers(Arc::new(OthersArtifacts(ingress.artifacts())));
             ingress.serve_peers(listener, LocalGuests(backend.table()));
@@ -459,6 +460,19 @@ impl ArtifactPeers for OthersArtifacts {
     fn ask(&self, node: NodeId, digest: Digest, key: String) -> BoxFuture<'static, Asked> {
         let reader = self.0.clone();
         Box::pin(async move { reader.ask(node, digest, &key).await })
+    }
+}
+
+/// What the guests of this process send, out of the budget that their answers come from.
+struct SameBudget(Egress);
+
+impl wharf_runtime::wasm::outbound::Egress for SameBudget {
+    fn owed(&self, namespace: &NamespaceName) -> Option<Duration> {
+        self.0.owed(namespace)
+    }
+
+    fn took(&self, namespace: &NamespaceName, octets: usize) {
+        self.0.took(namespace, octets);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::accept::Acceptor;
 use crate::call::{CallError, LocalCall};
 use crate::config::Config;
 use crate::connection::Connections;
+use crate::egress::Egress;
 use crate::load;
 use crate::peers::Peers;
 use crate::peers::container::ContainerConnector;
@@ -224,6 +225,11 @@ impl IngressHandle {
     /// The way to apps that have instances on other nodes, for guests of this one.
     pub fn neighbours(&self) -> NeighbourCaller {
         NeighbourCaller(self.shared.clone())
+    }
+
+    /// What namespaces may still send, for their guests on this node.
+    pub fn egress(&self) -> Egress {
+        Egress(self.shared.clone())
     }
 
     /// The way to the ports of containers on other nodes, for those of their namespace here.

@@ -17,6 +17,7 @@ mod body;
 mod call;
 mod config;
 mod connection;
+mod egress;
 mod error;
 mod forwarded;
 mod headers;
@@ -45,6 +46,7 @@ pub mod fuzzing;
 
 pub use call::{CallError, LocalCall};
 pub use config::{CONNECTIONS_MAX, Config, connections_within};
+pub use egress::Egress;
 pub use error::{ErrorCode, IngressError};
 pub use ingress::{CutConnection, Ingress, IngressHandle, Shutdown};
 pub use limit::Bucket;

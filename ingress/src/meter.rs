@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
-use wharf_types::requests::{RequestCounts, RequestTotals};
+use wharf_types::requests::{AnswerTimes, RequestCounts, RequestTotals};
 use wharf_types::{AppName, NamespaceName};
 
 use crate::stats::add_one;
@@ -24,6 +24,8 @@ pub struct Meter {
     failed: AtomicU64,
     cut: AtomicU64,
     answer_micros: AtomicU64,
+    /// By bucket. Only of releases that were compared with another: the others need no room for it, here and in reports.
+    times: OnceLock<Box<[AtomicU64]>>,
 }
 
 impl Meter {
@@ -37,6 +39,14 @@ impl Meter {
         });
         let micros = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
         self.answer_micros.fetch_add(micros, Ordering::Relaxed);
+        if let Some(count) = self.times.get().and_then(|times| times.get(AnswerTimes::bucket(micros))) {
+            add_one(count);
+        }
+    }
+
+    /// From now on it is counted how many answers take how long.
+    pub(crate) fn ensure_times(&self) {
+        self.times.get_or_init(|| (0..AnswerTimes::BUCKETS).map(|_| AtomicU64::new(0)).collect());
     }
 
     /// The ingress answered with this error of its own.
@@ -59,6 +69,7 @@ impl Meter {
             failed: read(&self.failed),
             cut: read(&self.cut),
             answer_micros: read(&self.answer_micros),
+            times: self.times.get().into_iter().flatten().map(read).enumerate().collect(),
         }
     }
 }
@@ -161,9 +172,25 @@ mod tests {
                 server_errors: 1,
                 failed: 1,
                 cut: 1,
-                answer_micros: 50
+                answer_micros: 50,
+                ..RequestCounts::default()
             }
         );
+    }
+
+    #[test]
+    fn times_are_counted_once_somebody_compares() {
+        let meters = Meters::default();
+        let meter = of(&meters, 7);
+        meter.answered(StatusCode::OK, Duration::from_micros(10));
+        assert!(meter.counts().times.is_empty());
+        for _ in 0..2 {
+            meter.ensure_times();
+            meter.answered(StatusCode::OK, Duration::from_micros(10));
+        }
+        meter.answered(StatusCode::OK, Duration::MAX);
+        let times = meter.counts().times;
+        assert_eq!((times.count(), times.percentile(50)), (3, Some(10..11)));
     }
 
     #[test]

@@ -172,6 +172,8 @@ pub struct Router {
     peers: Arc<BTreeMap<NodeId, Arc<Peer>>>,
     /// Nodes that were taken out of the cluster.
     removed: HashSet<NodeId>,
+    /// What namespaces may send in a second, also those without a route.
+    egress: HashMap<NamespaceName, Arc<Bucket>>,
 }
 
 /// Instances that are as good as one another, but for where they are.
@@ -302,7 +304,12 @@ impl Router {
         targets.forget_the_unused();
         let removed = table.removed.iter().copied().collect();
         let peers = targets.peers.all();
-        Self { generation: table.generation, hosts, tcp, counted, here, apps, peers, removed }
+        Self { generation: table.generation, hosts, tcp, counted, here, apps, peers, removed, egress }
+    }
+
+    /// None: the namespace has no limit.
+    pub(crate) fn egress(&self, namespace: &NamespaceName) -> Option<&Bucket> {
+        self.egress.get(namespace).map(|bucket| &**bucket)
     }
 
     /// Whether a node was taken out of the cluster.
@@ -383,6 +390,9 @@ impl Route {
             let route::Endpoint { instance, node: on, release, concurrency } = *endpoint;
             let place = Place { instance, node: on, release, concurrency };
             let Some(target) = targets.reach(&place, node, namespace, app) else { continue };
+            if route.canary.is_some() {
+                target.meter.ensure_times();
+            }
             let is_canary = route.canary.is_some_and(|canary| canary.release == endpoint.release);
             if is_canary { on_trial.push(target) } else { usual.push(target) }
         }

@@ -86,7 +86,7 @@ impl Ledger {
         for account in open.values_mut() {
             let of_app = account.find(&releases);
             for totals in &releases[of_app] {
-                account.take_in((node, run.clone(), totals.release), totals.counts);
+                account.take_in((node, run.clone(), totals.release), &totals.counts);
             }
             let is_due = account.written_at.is_none_or(|at| at.elapsed() >= WRITES_APART);
             if is_due && !account.unwritten.is_empty() {
@@ -122,7 +122,7 @@ impl Account {
             // What there was before the rollout is none of its own.
             for (counter, counts) in context.nodes.requests(&account.namespace, &account.app) {
                 account.unwritten.push(counter.clone());
-                account.known.insert(counter, Totals { first: counts, newest: counts });
+                account.known.insert(counter, Totals { first: counts.clone(), newest: counts });
             }
         }
         Ok(account)
@@ -130,7 +130,7 @@ impl Account {
 
     fn look(&mut self, nodes: &Nodes) {
         for (counter, counts) in nodes.requests(&self.namespace, &self.app) {
-            self.take_in(counter, counts);
+            self.take_in(counter, &counts);
         }
     }
 
@@ -141,11 +141,11 @@ impl Account {
         first..first + releases[first..].partition_point(|totals| key(totals) == own)
     }
 
-    fn take_in(&mut self, counter: Counter, counts: RequestCounts) {
+    fn take_in(&mut self, counter: Counter, counts: &RequestCounts) {
         let begun = || Totals { first: RequestCounts::default(), newest: RequestCounts::default() };
         let totals = self.known.entry(counter.clone()).or_insert_with(begun);
-        if totals.newest != counts {
-            totals.newest = counts;
+        if totals.newest != *counts {
+            totals.newest = counts.clone();
             if !self.unwritten.contains(&counter) {
                 self.unwritten.push(counter);
             }

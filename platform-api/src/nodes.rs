@@ -485,7 +485,7 @@ impl Nodes {
                 .releases
                 .iter()
                 .filter(|totals| totals.namespace == *namespace && totals.app == *app);
-            found.extend(of_app.map(|it| ((*id, front_door.run.clone(), it.release), it.counts)));
+            found.extend(of_app.map(|it| ((*id, front_door.run.clone(), it.release), it.counts.clone())));
         }
         found
     }

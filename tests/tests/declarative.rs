@@ -111,6 +111,64 @@ async fn a_saved_plan_is_applied_exactly_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_declared_config_is_set_and_rolls_out_the_apps_that_run_with_it() {
+    let platform = Platform::start().await;
+    let text = "\
+kind: app
+name: web
+artifact: GUEST
+configs:
+  GREETING: greeting
+---
+kind: config
+name: greeting
+value: good morning
+";
+    let folder = folder(&[("shop.yaml", text)]);
+    let plan = run(&platform, &folder, &["plan", "-f", "shop.yaml"]).await.ok();
+    assert!(plan.contains("+ config default/greeting\n    value: \"good morning\"\n"), "{plan}");
+    run(&platform, &folder, &["apply", "-f", "shop.yaml"]).await.ok();
+    platform.says("web", "good morning\n").await;
+    let again = run(&platform, &folder, &["apply", "-f", "shop.yaml"]).await.ok();
+    assert!(again.contains("0 to create, 0 to change, 0 to delete, 2 unchanged"), "{again}");
+
+    // Another app that runs with it is in no file.
+    platform.deploy_manifest("hello", "app = \"hello\"\n[configs]\nGREETING = \"greeting\"\n").await.ok();
+    write(&folder, "shop.yaml", &text.replace("good morning", "good evening"));
+    let diff = run(&platform, &folder, &["diff", "-f", "shop.yaml"]).await;
+    assert_eq!(diff.code, 1, "{}", diff.stderr);
+    assert!(diff.stdout.contains("-value: \"good morning\"\n+value: \"good evening\"\n"), "{}", diff.stdout);
+    let applied = run(&platform, &folder, &["apply", "-f", "shop.yaml"]).await.ok();
+    for line in [
+        "~ app default/web\n    configs.GREETING: \"greeting\" -> \"greeting, version 2\"\n",
+        "~ config default/greeting\n    value: \"good morning\" -> \"good evening\"\n",
+        "~ app default/hello\n    configs.GREETING: ",
+        "2 releases in service",
+    ] {
+        assert!(applied.contains(line), "{applied}");
+    }
+    platform.says("web", "good evening\n").await;
+    platform.says("hello", "good evening\n").await;
+    assert_eq!(platform.app("hello").await.release, Some(2));
+
+    // What somebody sets after the plan is not overwritten.
+    write(&folder, "shop.yaml", &text.replace("good morning", "good night"));
+    run(&platform, &folder, &["plan", "-f", "shop.yaml", "--out", "x.plan"]).await.ok();
+    platform.wharf(&["config", "set", "greeting", "hello again"]).await.ok();
+    run(&platform, &folder, &["apply", "x.plan"]).await.fails(7, &["plan again"]);
+    assert_eq!(platform.wharf(&["config", "show", "greeting"]).await.ok(), "hello again\n");
+
+    // A secret has the name, and its value is not told.
+    platform.user().run_with_input(&["secret", "set", "password"], "hunter2\n").await.ok();
+    write(&folder, "taken.yaml", "kind: config\nname: password\nvalue: x\n");
+    let refused = run(&platform, &folder, &["plan", "-f", "taken.yaml"]).await;
+    refused.fails(7, &["taken.yaml:1:1: config default/password: `password` is a secret"]);
+    assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
+    let printed = platform.wharf(&["get", "config", "greeting"]).await.ok();
+    assert!(printed.contains("kind: config") && printed.contains("hello again"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_error_is_told_with_its_place_and_nothing_is_applied() {
     let platform = Platform::start().await;
     let folder = folder(&[

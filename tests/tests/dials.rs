@@ -85,6 +85,29 @@ async fn a_trial_that_goes_well_goes_on() {
         events.contains("release 2 gets 50% of the requests") && events.contains("it goes on"),
         "{events}"
     );
+    // Both were timed for the comparison.
+    let rollout = rollout(&platform, "hello").await;
+    let counted = rollout["requests"].as_array().unwrap();
+    for release in [1, 2] {
+        let of_release = counted.iter().find(|it| it["release"] == release).unwrap();
+        let times = of_release["counts"]["times"].as_array();
+        assert!(times.is_some_and(|times| !times.is_empty()), "of {release}: {rollout}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_slower_on_trial_goes_back() {
+    let platform = Platform::start().await;
+    let canary =
+        "[update.canary]\nshare = \"50%\"\nduration = \"2s\"\nmin_requests = 5\nmax_latency_ratio = 3.0\n";
+    platform.deploy_manifest("hello", &hello("one", "")).await.ok();
+    // The new release takes its time at this path, and is healthy.
+    let mut load = platform.load("hello", "/sleep?ms=100");
+    load.go_on_for(AROUND).await;
+    let slow = format!("app = \"hello\"\n{canary}");
+    let ran = platform.deploy_manifest("crash", &slow).await;
+    ran.fails(5, &["release 2", "ms", "at most 3 times may", "back on release 1"]);
+    assert_nothing_failed(&load.stop().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

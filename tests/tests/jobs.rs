@@ -243,6 +243,18 @@ async fn a_job_that_no_node_can_take_says_why_and_can_be_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_job_is_told_what_it_waits_for() {
+    let platform = Platform::start().await;
+    let file = guest("c-command");
+    let args = ["job", "run", &file, "--constraint", "node.labels.disk == ssd", "--deadline", "4s"];
+    let ran = platform.wharf(&[&args[..], &["--", "x"]].concat()).await;
+    ran.fails(1, &["note: a run waits for a node: ", "lacks the label disk=ssd"]);
+    assert_eq!(ran.stderr.matches("note: ").count(), 1, "{}", ran.stderr);
+    let ran = platform.wharf(&[&args[..], &["--json", "--", "x"]].concat()).await;
+    assert_eq!((ran.code, ran.stderr.matches("note: ").count()), (1, 0), "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_platform_that_is_killed_in_the_middle_still_ends_the_job_exactly_as_declared() {
     let mut platform = Platform::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::digest::Digest;
-use crate::name::{AppName, InvalidName, NamespaceName, SetName};
+use crate::name::{AppName, InvalidName, NamespaceName, SecretName, SetName};
 use crate::spec::AppSpec;
 
 pub use compact::compact_spec;
@@ -34,15 +34,18 @@ pub const REQUEST_MAX_BYTES: usize = 32 << 20;
 #[schema(as = ResourceKind)]
 pub enum Kind {
     Namespace,
+    Config,
     App,
 }
 
 impl Kind {
-    pub const ALL: &[Self] = &[Self::Namespace, Self::App];
+    /// What others need comes first.
+    pub const ALL: &[Self] = &[Self::Namespace, Self::Config, Self::App];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Namespace => "namespace",
+            Self::Config => "config",
             Self::App => "app",
         }
     }
@@ -67,6 +70,7 @@ impl FromStr for Kind {
 #[serde(tag = "kind", rename_all = "snake_case", try_from = "Written")]
 pub enum Resource {
     Namespace(NamespaceResource),
+    Config(ConfigResource),
     App(Box<AppResource>),
 }
 
@@ -78,6 +82,8 @@ struct Written {
     name: String,
     #[serde(default, deserialize_with = "present")]
     namespace: Option<NamespaceName>,
+    #[serde(default, deserialize_with = "present")]
+    value: Option<String>,
     #[serde(default, deserialize_with = "present")]
     artifact: Option<Digest>,
     #[serde(default, deserialize_with = "present")]
@@ -94,21 +100,34 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 impl TryFrom<Written> for Resource {
     type Error = String;
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { kind, name, namespace, artifact, spec, keep_scale } = written;
+        let Written { kind, name, namespace, value, artifact, spec, keep_scale } = written;
         let invalid = |error: InvalidName| format!("name: {error}");
+        let (of_namespace, of_config, of_app) =
+            (Kind::Namespace == kind, Kind::Config == kind, Kind::App == kind);
+        let given = [
+            ("namespace", namespace.is_some() && of_namespace),
+            ("value", value.is_some() && !of_config),
+            ("artifact", artifact.is_some() && !of_app),
+            ("spec", spec.is_some() && !of_app),
+            ("keep_scale", keep_scale.is_some() && !of_app),
+        ];
+        if let Some((other, _)) = given.into_iter().find(|(_, is_other)| *is_other) {
+            let has = match kind {
+                Kind::Namespace => "a namespace has nothing but a `name`",
+                Kind::Config => "a config has a `namespace`, a `name` and a `value`",
+                Kind::App => "a `value` is what a config has",
+            };
+            return Err(format!("unknown field `{other}`: {has}"));
+        }
         match kind {
             Kind::Namespace => {
-                let others = [
-                    ("namespace", namespace.is_some()),
-                    ("artifact", artifact.is_some()),
-                    ("spec", spec.is_some()),
-                    ("keep_scale", keep_scale.is_some()),
-                ];
-                if let Some((other, _)) = others.into_iter().find(|(_, is_given)| *is_given) {
-                    return Err(format!("unknown field `{other}`: a namespace has nothing but a `name`"));
-                }
                 Ok(Self::Namespace(NamespaceResource { name: name.parse().map_err(invalid)? }))
             }
+            Kind::Config => Ok(Self::Config(ConfigResource {
+                namespace: namespace.ok_or("missing field `namespace`")?,
+                name: name.parse().map_err(invalid)?,
+                value: value.ok_or("missing field `value`")?,
+            })),
             Kind::App => Ok(Self::App(Box::new(AppResource {
                 namespace: namespace.ok_or("missing field `namespace`")?,
                 name: name.parse().map_err(invalid)?,
@@ -124,6 +143,16 @@ impl TryFrom<Written> for Resource {
 #[serde(deny_unknown_fields)]
 pub struct NamespaceResource {
     pub name: NamespaceName,
+}
+
+/// A config: what `wharf config set` would make of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigResource {
+    pub namespace: NamespaceName,
+    pub name: SecretName,
+    /// Text without a NUL character, at least one octet and at most 65536.
+    pub value: String,
 }
 
 /// An app: what `wharf deploy` would make of it.
@@ -167,6 +196,10 @@ impl ResourceId {
         Self { kind: Kind::App, namespace: Some(namespace.clone()), name: name.as_str().to_owned() }
     }
 
+    pub fn of_config(namespace: &NamespaceName, name: &SecretName) -> Self {
+        Self { kind: Kind::Config, namespace: Some(namespace.clone()), name: name.as_str().to_owned() }
+    }
+
     pub fn of_namespace(name: &NamespaceName) -> Self {
         Self { kind: Kind::Namespace, namespace: None, name: name.as_str().to_owned() }
     }
@@ -185,16 +218,18 @@ fn of_kind<T: PartialSchema>(kind: Kind) -> RefOr<Schema> {
 
 impl PartialSchema for Resource {
     fn schema() -> RefOr<Schema> {
-        let (namespace, app) =
-            (of_kind::<NamespaceResource>(Kind::Namespace), of_kind::<AppResource>(Kind::App));
+        let namespace = of_kind::<NamespaceResource>(Kind::Namespace);
+        let config = of_kind::<ConfigResource>(Kind::Config);
+        let app = of_kind::<AppResource>(Kind::App);
         let about = "One thing that is to be as it is written here.";
-        OneOfBuilder::new().description(Some(about)).item(namespace).item(app).into()
+        OneOfBuilder::new().description(Some(about)).item(namespace).item(config).item(app).into()
     }
 }
 
 impl ToSchema for Resource {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         NamespaceResource::schemas(schemas);
+        ConfigResource::schemas(schemas);
         AppResource::schemas(schemas);
     }
 }
@@ -203,6 +238,7 @@ impl Resource {
     pub fn id(&self) -> ResourceId {
         match self {
             Self::Namespace(namespace) => ResourceId::of_namespace(&namespace.name),
+            Self::Config(config) => ResourceId::of_config(&config.namespace, &config.name),
             Self::App(app) => ResourceId::of_app(&app.namespace, &app.name),
         }
     }
@@ -211,6 +247,7 @@ impl Resource {
     pub fn namespace(&self) -> &NamespaceName {
         match self {
             Self::Namespace(namespace) => &namespace.name,
+            Self::Config(config) => &config.namespace,
             Self::App(app) => &app.namespace,
         }
     }
@@ -263,8 +300,29 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_come_before_what_is_in_them() {
+    fn a_config_has_a_value_and_nothing_of_an_app() {
+        let wire = json!({"kind": "config", "namespace": "team", "name": "greeting", "value": "hi"});
+        let config: Resource = serde_json::from_value(wire.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&config).unwrap(), wire);
+        assert_eq!(config.id().to_string(), "config team/greeting");
+        let refused = |edit: fn(&mut serde_json::Value)| {
+            let mut wire = wire.clone();
+            edit(&mut wire);
+            serde_json::from_value::<Resource>(wire).unwrap_err().to_string()
+        };
+        let with_spec = refused(|wire| wire["spec"] = json!({}));
+        assert!(with_spec.contains("unknown field `spec`: a config has"), "{with_spec}");
+        let empty = refused(|wire| drop(wire.as_object_mut().unwrap().remove("value")));
+        assert!(empty.contains("missing field `value`"), "{empty}");
+        let app = refused(|wire| wire["kind"] = "app".into());
+        assert!(app.contains("unknown field `value`"), "{app}");
+    }
+
+    #[test]
+    fn namespaces_and_configs_come_before_what_is_in_them() {
         let namespace = ResourceId::of_namespace(&"zoo".parse().unwrap());
+        let config = ResourceId::of_config(&"zoo".parse().unwrap(), &"zebra".parse().unwrap());
+        assert!(namespace < config && config < app(AppSpec::default()).id());
         assert!(namespace < app(AppSpec::default()).id());
         assert_eq!(namespace.to_string(), "namespace zoo");
         assert_eq!(app(AppSpec::default()).id().to_string(), "app default/hello");

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::declare::Resource;
-use crate::declare::document::{AppDocument, NamespaceDocument};
+use crate::declare::document::{AppDocument, ConfigDocument, NamespaceDocument};
 use crate::exec::{Decoder, Frame};
 use crate::image::{ImageDocument, ImageReference};
 use crate::job::JobSpec;
@@ -44,10 +44,12 @@ pub const PARSERS: &[Parser] = &[
     ("documents", documents, &[
         br#"{"kind":"app","name":"a","artifact":"a.wasm","env":{"A":"b"},"files":{"folder":"public"}}"#,
         br#"{"kind":"namespace","name":"a"}"#,
+        br#"{"kind":"config","name":"a","value":"b"}"#,
     ]),
     ("resources", resources, &[
         br#"{"kind":"app","namespace":"a","name":"b","artifact":"sha256:0000000000000000000000000000000000000000000000000000000000000000","spec":{"scale":{"replicas":2}}}"#,
         br#"{"kind":"namespace","name":"a"}"#,
+        br#"{"kind":"config","namespace":"a","name":"b","value":"c"}"#,
     ]),
     ("specs", specs, &[
         br#"{"env":{"A":"b"},"secrets":{"P":"password"},"args":["x"],"tcp":{"ports":[7000]},"limits":{"memory":"64MiB","timeout":"5s"}}"#,
@@ -163,6 +165,9 @@ fn manifest(data: &[u8]) {
 
 fn documents(data: &[u8]) {
     json::<NamespaceDocument>(data);
+    if let Some(document) = json::<ConfigDocument>(data) {
+        drop(document.validate());
+    }
     if let Some(document) = json::<AppDocument>(data) {
         drop(document.validate());
         checked(&document.spec());

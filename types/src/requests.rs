@@ -1,11 +1,14 @@
 //! What became of requests, as the front door saw it.
 
+mod times;
+
 use serde::{Deserialize, Serialize};
 
 use crate::name::{AppName, NamespaceName};
+pub use times::AnswerTimes;
 
 /// Requests and connections, by how they ended. Health checks, and what guests ask of each other, are not among them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct RequestCounts {
     /// Answered by a guest with a status of 200 to 299.
@@ -22,6 +25,10 @@ pub struct RequestCounts {
     pub cut: u64,
     /// Time from the end of a request's head to the head of its answer, in all, in microseconds.
     pub answer_micros: u64,
+    /// How many answers took how long, as pairs of a bucket and a number: since the first trial of a release of the app. Ingresses of before
+    /// do not say it.
+    #[serde(skip_serializing_if = "AnswerTimes::is_empty")]
+    pub times: AnswerTimes,
 }
 
 impl RequestCounts {
@@ -72,6 +79,7 @@ impl RequestCounts {
             failed: both(self.failed, other.failed),
             cut: both(self.cut, other.cut),
             answer_micros: both(self.answer_micros, other.answer_micros),
+            times: self.times.with(&other.times, both),
         }
     }
 }
@@ -87,7 +95,7 @@ pub struct RequestTotals {
 }
 
 /// What became of the requests to one release during a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReleaseRequests {
     /// 0: requests that no instance could be given to.
     pub release: u64,
@@ -122,5 +130,13 @@ mod tests {
         let more = RequestCounts { ok: 2, failed: 1, answer_micros: 30, ..RequestCounts::default() };
         assert_eq!(before.plus(&more).since(&before), more);
         assert!(RequestCounts::default().since(&before).is_zero());
+    }
+
+    #[test]
+    fn counts_of_ingresses_that_know_no_times_are_read_and_written_as_they_were() {
+        let old = r#"{"ok":5,"redirects":0,"client_errors":0,"server_errors":0,"failed":0,"cut":0,"answer_micros":10}"#;
+        let counts: RequestCounts = serde_json::from_str(old).unwrap();
+        assert!(counts.times.is_empty());
+        assert_eq!(serde_json::to_string(&counts).unwrap(), old);
     }
 }

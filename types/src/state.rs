@@ -63,6 +63,20 @@ impl InstanceState {
             Self::Lost => "lost",
         }
     }
+
+    /// What such an instance is doing, for people, after `it is`.
+    pub fn doing(self) -> &'static str {
+        match self {
+            Self::Pending | Self::Assigned => "waiting for its worker to take it up",
+            Self::Preparing => "having its artifact fetched and compiled, or its image pulled",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "finishing its open requests",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Lost => "lost with its node",
+        }
+    }
 }
 
 /// What the control plane wants of an instance. Only grows: a stopping instance is never wanted again.

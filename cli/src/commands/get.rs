@@ -1,8 +1,9 @@
 //! `wharf get`: a resource as a file that applies without a change. `wharf schema`: what such files may hold.
 
 use clap::{Args, ValueEnum};
+use wharf_types::SecretName;
 use wharf_types::declare::document::document_of;
-use wharf_types::declare::{NamespaceResource, Resource};
+use wharf_types::declare::{ConfigResource, NamespaceResource, Resource};
 
 use crate::declared::print::{self, Output};
 use crate::declared::schema;
@@ -24,6 +25,7 @@ pub struct GetArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum GetKind {
     App,
+    Config,
     Namespace,
 }
 
@@ -33,6 +35,13 @@ pub async fn get(session: &Session, args: GetArgs) -> anyhow::Result<()> {
             let name = args.name.map(|name| name.parse()).transpose();
             let app = session.app(name.map_err(|error| Failure::usage(format!("{error}")))?)?;
             session.client.declaration(&app).await?
+        }
+        GetKind::Config => {
+            let name = args.name.ok_or_else(|| Failure::usage("which config? name it"))?;
+            let name: SecretName = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+            let namespace = session.namespace()?;
+            let config = session.client.config(&namespace, &name, None).await?;
+            Resource::Config(ConfigResource { namespace, name, value: config.value })
         }
         GetKind::Namespace => {
             let name = match args.name {

@@ -3,6 +3,7 @@
 mod flags;
 mod show;
 mod stream;
+mod waiting;
 
 use std::process::ExitCode;
 

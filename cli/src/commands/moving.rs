@@ -88,8 +88,10 @@ fn status_lines(app: &AppRef, info: &RolloutInfo, now: Timestamp) -> Vec<String>
             continue;
         }
         let mean = counts.mean_micros().map(|micros| format!(", {:.1} ms in the mean", micros / 1000.0));
+        let tail = counts.times.percentile(95);
+        let tail = tail.map(|within| format!(", 95 % within {:.1} ms", within.end as f64 / 1000.0));
         lines.push(format!(
-            "  release {}: {} served (2xx {}, 3xx {}, 4xx {}, 5xx {}), {} failed, {} cut{}",
+            "  release {}: {} served (2xx {}, 3xx {}, 4xx {}, 5xx {}), {} failed, {} cut{}{}",
             it.release,
             rollout::thousands(counts.served()),
             counts.ok,
@@ -98,7 +100,8 @@ fn status_lines(app: &AppRef, info: &RolloutInfo, now: Timestamp) -> Vec<String>
             counts.server_errors,
             counts.failed,
             counts.cut,
-            mean.unwrap_or_default()
+            mean.unwrap_or_default(),
+            tail.unwrap_or_default()
         ));
     }
     lines
@@ -142,7 +145,7 @@ pub async fn start(session: &Session, args: RestartArgs) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use wharf_types::api::Pause;
-    use wharf_types::requests::{ReleaseRequests, RequestCounts};
+    use wharf_types::requests::{AnswerTimes, ReleaseRequests, RequestCounts};
     use wharf_types::state::RolloutState;
 
     #[test]
@@ -152,6 +155,9 @@ mod tests {
             ok: 1200,
             client_errors: 4,
             answer_micros: 2_408_000,
+            times: [(AnswerTimes::bucket(1500), 1100), (AnswerTimes::bucket(7500), 104)]
+                .into_iter()
+                .collect(),
             ..RequestCounts::default()
         };
         let lost = RequestCounts { failed: 2, ..RequestCounts::default() };
@@ -182,7 +188,7 @@ mod tests {
                 "  waits: it is paused by `ann`",
                 "  try: `wharf rollout resume` goes on, `wharf rollout abort` goes back",
                 "  no instance: 2 failed",
-                "  release 6: 1,204 served (2xx 1200, 3xx 0, 4xx 4, 5xx 0), 0 failed, 0 cut, 2.0 ms in the mean",
+                "  release 6: 1,204 served (2xx 1200, 3xx 0, 4xx 4, 5xx 0), 0 failed, 0 cut, 2.0 ms in the mean, 95 % within 7.7 ms",
             ]
         );
     }

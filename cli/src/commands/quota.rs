@@ -69,7 +69,7 @@ pub struct QuotaSetArgs {
     /// Requests a second to all apps together; more get 429
     #[arg(long, visible_alias = "rps", value_name = "NUMBER")]
     pub requests_per_second: Option<Limit<u64>>,
-    /// Octets a second that all apps together send to clients, such as 10MiB; more waits
+    /// Octets a second that all apps together send from a node, such as 10MiB; more waits
     #[arg(long, value_name = "SIZE")]
     pub egress: Option<Limit<ByteSize>>,
     /// Whether containers may run, `isolated` or with parts of their `node`

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use wharf_types::declare::Kind;
-use wharf_types::declare::document::{AppDocument, Document, NamespaceDocument};
+use wharf_types::declare::document::{AppDocument, ConfigDocument, Document, NamespaceDocument};
 use wharf_types::spec::InvalidSpec;
 use wharf_types::suggest::nearest;
 
@@ -25,6 +25,7 @@ pub fn document(node: &Node) -> Result<Document, Vec<Fault>> {
     };
     let decoded = match kind {
         Kind::Namespace => decode::<NamespaceDocument>(node, |_| Ok(())).map(Document::Namespace),
+        Kind::Config => decode(node, ConfigDocument::validate).map(Document::Config),
         Kind::App => decode(node, AppDocument::validate).map(|app| Document::App(Box::new(app))),
     };
     decoded.map_err(|faults| {
@@ -142,10 +143,11 @@ impl Problem {
         }
     }
 
-    fn missing(&self) -> Option<&'static str> {
+    fn missing(&self) -> Option<&str> {
         match self {
             Self::Decode(error) => error.missing,
-            Self::Spec(..) => None,
+            // It is about a setting that is not there.
+            Self::Spec(invalid, path) => Some(invalid.field.as_str()).filter(|_| path.is_empty()),
         }
     }
 

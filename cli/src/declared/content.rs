@@ -1,13 +1,16 @@
-//! Artifacts and files that declared apps name by path: pushed, unless the platform has them, and named by digest from then on.
+//! Artifacts and files that declared apps name by path: pushed, unless the platform has them, and named by digest from then on; and values of
+//! configs that are in files.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use wharf_types::declare::document::{AppDocument, ArtifactSource, Document};
-use wharf_types::declare::{AppResource, NamespaceResource, Resource};
+use wharf_types::declare::document::{AppDocument, ArtifactSource, ConfigDocument, Document};
+use wharf_types::declare::{AppResource, ConfigResource, NamespaceResource, Resource};
+use wharf_types::secret::{SecretValue, VALUE_MAX_BYTES};
 use wharf_types::spec::FilesSpec;
 use wharf_types::{Digest, NamespaceName};
 
@@ -29,6 +32,10 @@ pub async fn resolve(session: &Session, files: &Files) -> anyhow::Result<Vec<Res
             Document::Namespace(document) => {
                 Resource::Namespace(NamespaceResource { name: document.name.clone() })
             }
+            Document::Config(config) => {
+                let folder = &files.sources[declared.source].folder;
+                Resource::Config(found.config(declared, config, folder)?)
+            }
             Document::App(app) => {
                 let folder = &files.sources[declared.source].folder;
                 Resource::App(Box::new(push.app(declared, app, folder, files).await?))
@@ -43,6 +50,8 @@ pub async fn resolve(session: &Session, files: &Files) -> anyhow::Result<Vec<Res
 struct Found {
     artifacts: HashMap<PathBuf, Digest>,
     folders: HashMap<PathBuf, Digest>,
+    /// Of configs.
+    values: HashMap<PathBuf, String>,
 }
 
 impl Found {
@@ -50,8 +59,19 @@ impl Found {
         let mut found = Self::default();
         let mut faults = Faults::default();
         for declared in &files.resources {
-            let Document::App(app) = &declared.document else { continue };
             let folder = &files.sources[declared.source].folder;
+            let app = match &declared.document {
+                Document::Namespace(_) => continue,
+                Document::Config(config) => {
+                    if let Err(error) = found.read_value(config, folder) {
+                        let message = format!("config `{}`: file: {error:#}", config.name);
+                        let place = declared.node.place_of("file");
+                        faults.push(declared.source, Fault::new(place, message));
+                    }
+                    continue;
+                }
+                Document::App(app) => app,
+            };
             let mut fault = |field: &str, error: anyhow::Error| {
                 let message = format!("app `{}`: {field}: {error:#}", app.name);
                 faults.push(declared.source, Fault::new(declared.node.place_of(field), message));
@@ -81,6 +101,32 @@ impl Found {
             Some(failure) => Err(failure.into()),
             None => Ok(found),
         }
+    }
+
+    fn read_value(&mut self, config: &ConfigDocument, folder: &Path) -> anyhow::Result<()> {
+        let Some(path) = config.file.as_ref().map(|path| folder.join(path)) else { return Ok(()) };
+        if let Entry::Vacant(place) = self.values.entry(path) {
+            let path = place.key();
+            let reading = || format!("could not read {}", path.display());
+            let mut octets = Vec::new();
+            // One more than there may be tells that there are too many.
+            let file = std::fs::File::open(path).with_context(reading)?;
+            file.take(VALUE_MAX_BYTES as u64 + 1).read_to_end(&mut octets).with_context(reading)?;
+            let value = SecretValue::new(octets)?.reveal().to_owned();
+            place.insert(value);
+        }
+        Ok(())
+    }
+
+    fn config(
+        &self,
+        declared: &Declared,
+        config: &ConfigDocument,
+        folder: &Path,
+    ) -> anyhow::Result<ConfigResource> {
+        let read = config.file.as_ref().and_then(|path| self.values.get(&folder.join(path)));
+        let value = config.value.as_ref().or(read).cloned().context("the value was read before")?;
+        Ok(ConfigResource { namespace: declared.namespace.clone(), name: config.name.clone(), value })
     }
 }
 

@@ -78,7 +78,7 @@ pub fn told(mut lines: impl ExactSizeIterator<Item = String>) -> String {
 }
 
 impl Files {
-    /// Reads and checks. `namespace` is that of apps which name none.
+    /// Reads and checks. `namespace` is that of apps and configs which name none.
     pub fn read(paths: &[PathBuf], namespace: &NamespaceName) -> anyhow::Result<Self> {
         Self::of(source::read(paths)?, namespace)
     }
@@ -134,6 +134,10 @@ fn place_in(sources: &[Source], source: usize, Place { line, column }: Place) ->
 fn declared(document: Document, node: Node, source: usize, default: &NamespaceName) -> Declared {
     let (id, namespace) = match &document {
         Document::Namespace(document) => (ResourceId::of_namespace(&document.name), document.name.clone()),
+        Document::Config(config) => {
+            let namespace = config.namespace.clone().unwrap_or_else(|| default.clone());
+            (ResourceId::of_config(&namespace, &config.name), namespace)
+        }
         Document::App(app) => {
             let namespace = app.namespace.clone().unwrap_or_else(|| default.clone());
             (ResourceId::of_app(&namespace, &app.name), namespace)

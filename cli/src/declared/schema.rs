@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
-use wharf_types::declare::document::{AppDocument, NamespaceDocument};
+use wharf_types::declare::document::{AppDocument, ConfigDocument, NamespaceDocument};
 
 /// JSON Schema 2020-12.
 pub fn schema() -> Value {
     let mut schemas: Vec<(String, RefOr<Schema>)> = Vec::new();
     let app = add::<AppDocument>(&mut schemas);
     let namespace = add::<NamespaceDocument>(&mut schemas);
+    let config = add::<ConfigDocument>(&mut schemas);
     let definitions: BTreeMap<String, Value> = schemas
         .into_iter()
         .map(|(name, schema)| {
@@ -41,7 +42,11 @@ pub fn schema() -> Value {
         // So that an editor complains about a key, and not that no alternative matches.
         "if": {"properties": {"kind": {"const": "namespace"}}},
         "then": {"$ref": format!("#/$defs/{namespace}")},
-        "else": {"$ref": format!("#/$defs/{app}")},
+        "else": {
+            "if": {"properties": {"kind": {"const": "config"}}},
+            "then": {"$ref": format!("#/$defs/{config}")},
+            "else": {"$ref": format!("#/$defs/{app}")},
+        },
     });
     document["$defs"]["Resource"] = resource;
     document

@@ -6,7 +6,7 @@ use serde_json::Value;
 use similar::TextDiff;
 use wharf_types::declare::change::{Action, Change, Counts, FieldChange};
 use wharf_types::declare::document::document_of;
-use wharf_types::declare::{AppResource, Resource};
+use wharf_types::declare::{AppResource, ConfigResource, Kind, Resource};
 
 use super::print::to_yaml;
 use crate::output;
@@ -73,13 +73,18 @@ pub fn diff(change: &Change, wanted: Option<(&Resource, &str)>) -> String {
     if change.action == Action::Unchanged {
         return String::new();
     }
-    let live = change.live.as_ref().map(|app| to_yaml(&document_of(&Resource::App(app.clone()))));
-    let after =
-        wanted.map(|(resource, _)| to_yaml(&document_of(&as_compared(resource, change.live.as_deref()))));
+    let live = live_of(change).map(|resource| to_yaml(&document_of(&resource)));
+    let after = match wanted {
+        Some((resource, _)) => Some(to_yaml(&document_of(&as_compared(resource, change.live.as_deref())))),
+        // It is in no file, and changes all the same: it runs with a config that does.
+        None if change.action == Action::Update => live.clone(),
+        None => None,
+    };
     let id = &change.resource;
     let from = if change.action == Action::Create { "/dev/null".to_owned() } else { format!("live: {id}") };
     let to = match wanted {
         Some((_, place)) => format!("{place}: {id}"),
+        None if change.action == Action::Update => format!("{id}, with what the files say of its configs"),
         None => "/dev/null".to_owned(),
     };
     let (live, after) = (live.unwrap_or_default(), after.unwrap_or_default());
@@ -93,6 +98,21 @@ pub fn diff(change: &Change, wanted: Option<(&Resource, &str)>) -> String {
         }
     }
     text
+}
+
+/// What there is. None: it is not there, or is a namespace.
+fn live_of(change: &Change) -> Option<Resource> {
+    let id = &change.resource;
+    match id.kind {
+        Kind::Namespace => None,
+        Kind::App => change.live.clone().map(Resource::App),
+        Kind::Config => {
+            let field = change.fields.iter().find(|field| field.path == "value")?;
+            let value = field.before.as_str()?.to_owned();
+            let (namespace, name) = (id.namespace.clone()?, id.name.parse().ok()?);
+            Some(Resource::Config(ConfigResource { namespace, name, value }))
+        }
+    }
 }
 
 /// A file that says nothing of the scale does not differ in it.
@@ -176,5 +196,27 @@ mod tests {
         let silent = Resource::App(Box::new(AppResource { keep_scale: true, ..app(1) }));
         let unchanged = Change { action: Action::Unchanged, ..change };
         assert_eq!(diff(&unchanged, Some((&silent, "x"))), "");
+    }
+
+    #[test]
+    fn a_config_is_shown_as_it_was_and_as_it_is_to_be() {
+        let (namespace, name) = ("default".parse().unwrap(), "greeting".parse().unwrap());
+        let resource = ResourceId::of_config(&namespace, &name);
+        let fields = field_changes(&json!({"value": "hi"}), &json!({"value": "hello"}));
+        let change = Change { resource, fields, ..change(Action::Update) };
+        let told = plan_lines(std::slice::from_ref(&change), Counts::of(std::slice::from_ref(&change)));
+        assert_eq!(told[..2], ["~ config default/greeting", "    value: \"hi\" -> \"hello\""]);
+        let wanted = Resource::Config(ConfigResource { namespace, name, value: "hello".to_owned() });
+        let text = diff(&change, Some((&wanted, "shop.yaml:1:1")));
+        assert!(text.contains("\n-value: hi\n+value: hello\n"), "{text}");
+    }
+
+    #[test]
+    fn an_app_that_is_in_no_file_and_gets_another_version_of_a_config_is_not_shown_as_gone() {
+        let fields = field_changes(&json!({}), &json!({"configs": {"GREETING": "greeting, version 2"}}));
+        let change = Change { fields, live: Some(Box::new(app(2))), ..change(Action::Update) };
+        let text = diff(&change, None);
+        assert!(text.ends_with("    configs.GREETING: \"greeting, version 2\"\n"), "{text}");
+        assert!(!text.contains("/dev/null") && !text.contains("replicas"), "{text}");
     }
 }

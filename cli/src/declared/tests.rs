@@ -98,7 +98,7 @@ name: x
             "app.yaml:13:1: app `hello`: there is no key `colour` here; there are `kind`, `name`, `namespace`, `artifact`, `image`, `env`, `secrets`, `configs`, `args`, `http`, `tcp`, `files`, `volumes`, `scale`, `placement`, `reserve`, `limits`, `restart`, `update`, `stop`, `outbound`, `reuse`, `engine`, `container`",
             "app.yaml:15:7: there is no kind `ap`; did you mean `app`?",
             "app.yaml:19:7: namespace `Team`: name: `Team` is not a valid namespace name: use 1 to 40 lower-case letters, digits and inner dashes, such as `my-app`",
-            "app.yaml:21:1: `kind` is missing; write `kind: namespace` or `kind: app`",
+            "app.yaml:21:1: `kind` is missing; write `kind: namespace` or `kind: config` or `kind: app`",
         ]
     );
 }
@@ -181,6 +181,34 @@ fn secrets_are_named_and_their_values_have_no_place_in_a_file() {
     );
 }
 
+#[test]
+fn a_config_is_declared_with_its_value_and_errors_have_their_place() {
+    let text = "kind: config\nname: greeting\nvalue: good morning\n---\nkind: config\nname: page\nnamespace: team\nfile: page.html\n";
+    let files = read(text, Format::Yaml).unwrap();
+    let ids: Vec<String> = files.resources.iter().map(|declared| declared.id.to_string()).collect();
+    assert_eq!(ids, ["config default/greeting", "config team/page"]);
+    let Document::Config(config) = &files.resources[0].document else { panic!("no config") };
+    assert_eq!(config.value.as_deref(), Some("good morning"));
+    assert_eq!(
+        errors(
+            "kind: config\nname: a\nvalue: 8\n---\nkind: config\nname: b\nvalue: ''\n---\nkind: config\nname: c\nvalue: x\nfile: y\n---\nkind: config\nname: d\nvalu: x\n"
+        ),
+        [
+            "app.yaml:3:8: config `a`: value: the number 8 stands where a text is needed; write it in quotes",
+            "app.yaml:7:1: config `b`: value: the value is empty; `wharf secret rm` and `wharf config rm` take one away",
+            "app.yaml:11:1: config `c`: value: `value` and `file` say two things; write one of them",
+            "app.yaml:14:1: config `d`: value: write the value, or the path of a `file` that has it",
+            "app.yaml:16:1: config `d`: there is no key `valu` here; did you mean `value`?",
+        ]
+    );
+    let app = "kind: app\nname: a\nartifact: a.wasm\nvalue: x\n";
+    assert!(
+        errors(app)[0].contains("app.yaml:4:1: app `a`: there is no key `value` here"),
+        "{:?}",
+        errors(app)
+    );
+}
+
 /// `UPDATE=1 cargo test -p wharf schema` writes the file anew.
 #[test]
 fn the_schema_is_the_golden_file() {
@@ -220,6 +248,9 @@ fn the_examples_of_the_guide_are_read_and_fit_the_schema() {
     let wrong =
         serde_json::json!({"kind": "app", "name": "a", "artifact": "a.wasm", "scale": {"replica": 1}});
     assert!(misfit(&schema, &schema, &wrong).is_some_and(|error| error.contains("replica")));
+    let config = |more: &str| serde_json::json!({"kind": "config", "name": "a", (more): "x"});
+    assert_eq!(misfit(&schema, &schema, &config("value")), None);
+    assert!(misfit(&schema, &schema, &config("artifact")).is_some_and(|error| error.contains("artifact")));
     let number =
         serde_json::json!({"kind": "app", "name": "a", "artifact": "a.wasm", "limits": {"memory": 1}});
     assert!(misfit(&schema, &schema, &number).is_some());

@@ -154,6 +154,23 @@ fn a_release_on_trial_gets_its_share_whatever_the_number_of_its_instances() {
 }
 
 #[test]
+fn what_a_namespace_without_routes_has_sent_counts_under_the_next_table_too() {
+    let (node, mut targets) = (NodeId::new(), Targets::default());
+    let namespace: NamespaceName = "jobs".parse().unwrap();
+    let limit = route::RateLimit {
+        namespace: namespace.clone(),
+        requests_per_second: None,
+        egress_bytes_per_second: Some(10),
+    };
+    let table = RouteTable { limits: vec![limit], ..table(&[], node) };
+    let first = Router::build(&table, node, &mut targets);
+    first.egress(&namespace).unwrap().take(0, 1000);
+    let second = Router::build(&table, node, &mut targets);
+    assert!(second.egress(&namespace).unwrap().owed(0).is_some());
+    assert!(second.egress(&"other".parse().unwrap()).is_none());
+}
+
+#[test]
 fn an_instance_that_was_tried_is_not_asked_again() {
     let router = tcp_router(2, 10);
     let route = router.tcp(7000).unwrap();

@@ -13,9 +13,9 @@ use serde_json::json;
 use wharf_types::declare::change::{
     Action, Applied, ApplyRequest, Change, Counts, Plan, PlanError, PlanRequest,
 };
-use wharf_types::declare::{AppResource, Prune, RESOURCES_MAX, Resource};
+use wharf_types::declare::{AppResource, Kind, Prune, RESOURCES_MAX, Resource};
 use wharf_types::problem::ProblemCode;
-use wharf_types::{AppName, NamespaceName, Problem, Timestamp, TokenId};
+use wharf_types::{AppName, NamespaceName, Problem, SecretName, Timestamp, TokenId};
 
 use super::{Once, Result, app_not_found, commit, current_release, problem, quota};
 use crate::audit;
@@ -46,7 +46,8 @@ pub(crate) struct AskedApply {
 pub(crate) async fn plan_apply(context: &Context, asked: &AskedApply, request: &PlanRequest) -> Result<Plan> {
     check_request(&request.resources)?;
     let mut tx = context.store.read().await?;
-    let live = load::live(&mut tx, &request.resources, request.prune.as_ref()).await?;
+    let keyring = context.secret_keys.keyring();
+    let live = load::live(&mut tx, &keyring, &request.resources, request.prune.as_ref()).await?;
     let set = request.prune.as_ref().map(|prune| &prune.set);
     let planned = declared::changes(&request.resources, set, &live);
     let errors = check::errors(&mut tx, context, asked, &planned, &live).await?;
@@ -71,7 +72,8 @@ pub(crate) async fn apply(
     if let Some(reply) = replay(&mut tx, asked).await? {
         return Ok(reply);
     }
-    let live = load::live(&mut tx, &request.resources, request.prune.as_ref()).await?;
+    let keyring = context.secret_keys.keyring();
+    let live = load::live(&mut tx, &keyring, &request.resources, request.prune.as_ref()).await?;
     if let Some(base) = &request.base {
         check_base(&mut tx, base, &live).await?;
     }
@@ -103,7 +105,10 @@ pub(crate) async fn apply(
 async fn record(conn: &mut Conn, changes: &[Change]) -> Result<()> {
     let mut by_namespace: BTreeMap<Option<&NamespaceName>, Vec<serde_json::Value>> = BTreeMap::new();
     for change in changes.iter().filter(|change| change.action != Action::Unchanged) {
-        let said = json!({"resource": change.resource.to_string(), "action": change.action, "release": change.release});
+        let mut said = json!({"resource": change.resource.to_string(), "action": change.action, "release": change.release});
+        if change.resource.kind == Kind::Config {
+            said["fields"] = json!(change.fields);
+        }
         by_namespace.entry(change.resource.namespace.as_ref()).or_default().push(said);
     }
     let last = by_namespace.len();
@@ -189,11 +194,22 @@ async fn check_base(conn: &mut Conn, base: &str, live: &Live) -> Result<()> {
     problem(ProblemCode::PreconditionFailed, format!("{what}; nothing was applied: plan again"))
 }
 
-/// The newest event since the plan that concerns one of its apps, as a sentence.
+/// The newest event since the plan that concerns one of its apps or configs, as a sentence.
 async fn who_changed(conn: &mut Conn, since: Timestamp, live: &Live) -> Result<Option<String>> {
     for namespace in live.namespaces.keys() {
         for event in store::event::changes_since(conn, namespace, since, EVENTS_SEARCHED).await? {
-            let Some(app) = event.app else { continue };
+            let Some(app) = event.app else {
+                let is_of = |(of, config): &(NamespaceName, SecretName)| {
+                    of == namespace && event.message.starts_with(&format!("the config {config} was "))
+                };
+                if live.configs.keys().any(is_of) {
+                    return Ok(Some(format!(
+                        "in `{namespace}`, {}, at {}, after the plan was made",
+                        event.message, event.time
+                    )));
+                }
+                continue;
+            };
             let key = (namespace.clone(), app);
             let is_gone = event.kind == "app.deleted";
             if live.apps.contains_key(&key) || is_gone {

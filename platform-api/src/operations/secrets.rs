@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use wharf_types::api::{ConfigValue, Deployed, SecretInfo, SecretSet};
+use wharf_types::api::{ConfigValue, SecretInfo, SecretSet};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::{RELEASE_MAX_BYTES, SECRETS_MAX, SecretValue, ValueKind};
 use wharf_types::spec::AppSpec;
-use wharf_types::{NamespaceId, NamespaceName, Problem, SecretName, SecretVersionId, Timestamp};
+use wharf_types::{NamespaceId, NamespaceName, Problem, RolloutId, SecretName, SecretVersionId, Timestamp};
 
 use super::deploy::{New, make_release};
 use super::{Asked, OperationError, Result, artifact_of, commit, deployed, problem, quota};
@@ -16,6 +16,8 @@ use crate::audit;
 use crate::context::Context;
 use crate::secrets::{Sealed, SecretOf};
 use crate::store::app::App;
+use crate::store::artifact::Artifact;
+use crate::store::release::Release;
 use crate::store::secret::{Pinned, SealedVersion};
 use crate::store::{self, Conn};
 
@@ -45,12 +47,17 @@ pub(crate) async fn set(
     let before_change = quota::begin(&mut tx, namespace, &asked.namespace).await?;
     let (newest, before) = store_value(&mut tx, context, namespace, asked, value).await?;
     let (mut apps, mut releases) = (Vec::new(), Vec::new());
+    let moved_to = Pins::from([(asked.name.clone(), newest)]);
+    let by = (asked.by.as_str(), asked.kind.as_str(), asked.now);
     for id in store::secret::apps(&mut tx, namespace, &asked.name).await? {
         let Some(app) = store::app::get(&mut tx, id).await? else { continue };
-        let released =
-            if app.deleting { Ok(None) } else { move_to(&mut tx, context, &app, asked, newest).await };
-        if let Some(release) = released.map_err(|error| blame(&app, error))? {
-            releases.push(release);
+        let moved =
+            if app.deleting { Ok(None) } else { move_to(&mut tx, context, &app, &moved_to, by).await };
+        if let Some(Moved { before, artifact, release, rollout }) =
+            moved.map_err(|error| blame(&app, error))?
+        {
+            let told = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout);
+            releases.push(told.await?);
             apps.push(id);
         }
     }
@@ -68,7 +75,7 @@ pub(crate) async fn set(
 }
 
 /// The version that has the value from now on, and what may be recorded of the one before.
-async fn store_value(
+pub(super) async fn store_value(
     conn: &mut Conn,
     context: &Context,
     namespace: NamespaceId,
@@ -108,42 +115,49 @@ async fn store_value(
     Ok((pinned(&new), told))
 }
 
-/// Makes a release that differs from the current one in this version alone. None: the app is on no release, or on one that does not
-/// use the secret or has this version already.
-async fn move_to(
+/// A release that was made because values have changed.
+pub(super) struct Moved {
+    before: Release,
+    artifact: Artifact,
+    pub(super) release: Release,
+    pub(super) rollout: RolloutId,
+}
+
+/// Makes a release that differs from the current one in these versions alone, `by` somebody, for a cause, at a time. None: the app is on no
+/// release, or on one that uses none of them or has these versions already.
+pub(super) async fn move_to(
     conn: &mut Conn,
     context: &Context,
     app: &App,
-    asked: &AskedSecret,
-    newest: Pinned,
-) -> Result<Option<Deployed>> {
+    newest: &Pins,
+    (by, cause, now): (&str, &'static str, Timestamp),
+) -> Result<Option<Moved>> {
     let Some(before) = app.target_release else { return Ok(None) };
     let Some(before) = store::release::get(conn, before).await? else { return Ok(None) };
     let mut secrets = store::secret::pinned(conn, &before).await?;
-    match secrets.get_mut(&asked.name) {
-        Some(pinned) if pinned.id != newest.id => *pinned = newest,
-        _ => return Ok(None),
+    let mut moves = false;
+    for (name, newest) in newest {
+        if let Some(pinned) = secrets.get_mut(name).filter(|pinned| pinned.id != newest.id) {
+            *pinned = *newest;
+            moves = true;
+        }
+    }
+    if !moves {
+        return Ok(None);
     }
     let artifact = artifact_of(conn, &before).await?;
     let spec = AppSpec::clone(&before.spec);
-    let new = New {
-        spec,
-        own_env: before.own_env.clone(),
-        secrets,
-        artifact: &artifact,
-        cause: asked.kind.as_str(),
-    };
+    let new = New { spec, own_env: before.own_env.clone(), secrets, artifact: &artifact, cause };
     let asked = Asked {
         namespace: app.namespace.clone(),
         app: app.name.clone(),
-        by: asked.by.clone(),
+        by: by.to_owned(),
         revision: None,
         once: None,
-        now: asked.now,
+        now,
     };
     let (release, rollout) = make_release(conn, context, app, &asked, new).await?;
-    let reply = deployed(conn, context, app, &release, &artifact, Some(&before), rollout).await?;
-    Ok(Some(reply))
+    Ok(Some(Moved { before, artifact, release, rollout }))
 }
 
 fn blame(app: &App, error: OperationError) -> OperationError {
@@ -334,13 +348,18 @@ pub(super) fn unusable(
 
 /// A name that the other kind has is not of this one.
 fn check_kind(name: &SecretName, asked: ValueKind, there: ValueKind) -> Result<()> {
-    if asked == there {
-        return Ok(());
+    match taken(name, asked, there) {
+        Some(problem) => Err(problem.into()),
+        None => Ok(()),
     }
-    let detail = format!(
-        "`{name}` is a {there}, and a name is of one kind; choose another, or see `wharf {there} ls`"
-    );
-    problem(ProblemCode::Conflict, detail)
+}
+
+/// Why a name cannot be one of that kind.
+pub(super) fn taken(name: &SecretName, asked: ValueKind, there: ValueKind) -> Option<Problem> {
+    let detail = || {
+        format!("`{name}` is a {there}, and a name is of one kind; choose another, or see `wharf {there} ls`")
+    };
+    (asked != there).then(|| Problem::new(ProblemCode::Conflict, detail()))
 }
 
 pub(super) async fn find_namespace(conn: &mut Conn, name: &NamespaceName) -> Result<NamespaceId> {

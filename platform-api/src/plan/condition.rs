@@ -174,15 +174,9 @@ fn make_room(app: &AppView) -> &'static str {
 
 fn progress(instance: &InstanceView) -> &'static str {
     match (instance.state, instance.health) {
-        (InstanceState::Pending | InstanceState::Assigned, _) => "waiting for its worker to take it up",
-        (InstanceState::Preparing, _) => "having its artifact fetched and compiled",
-        (InstanceState::Starting, _) => "starting",
         (InstanceState::Running, Health::Unhealthy) => "running, but fails its health check",
         (InstanceState::Running, _) => "running, but has not passed its health check yet",
-        (InstanceState::Stopping, _) => "finishing its open requests",
-        (InstanceState::Stopped, _) => "stopped",
-        (InstanceState::Failed, _) => "failed",
-        (InstanceState::Lost, _) => "lost with its node",
+        (state, _) => state.doing(),
     }
 }
 

@@ -1,24 +1,41 @@
-//! What has to change so that apps and namespaces become what files declare.
+//! What has to change so that apps, configs and namespaces become what files declare.
 //!
 //! The same resources and the same live state give the same steps. A file is the whole of an app's settings: what `env` and `scale` set
-//! over them is a difference, but for the number of instances of a file that says nothing of it.
+//! over them is a difference, but for the number of instances of a file that says nothing of it. A config that changes is a release of each app
+//! that runs with it, declared or not, as it is when somebody sets it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
 use wharf_types::declare::change::{Action, Change, FieldChange, field_changes};
-use wharf_types::declare::{AppResource, Resource, ResourceId};
+use wharf_types::declare::{AppResource, ConfigResource, Resource, ResourceId};
+use wharf_types::secret::ValueKind;
 use wharf_types::spec::{AppSpec, Replicas, ScaleSpec};
-use wharf_types::{AppId, AppName, Digest, NamespaceId, NamespaceName, ReleaseId, SetName};
+use wharf_types::{
+    AppId, AppName, Digest, NamespaceId, NamespaceName, ReleaseId, SecretName, SecretVersionId, SetName,
+};
 
 /// What is there, as far as the resources concern it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Live {
     /// Every namespace that is declared or has something declared. None: there is no such namespace.
     pub(crate) namespaces: BTreeMap<NamespaceName, Option<NamespaceId>>,
-    /// Apps that are declared, and those of the set that is pruned.
+    /// What has the name of a config that is declared.
+    pub(crate) configs: BTreeMap<(NamespaceName, SecretName), LiveConfig>,
+    /// Apps that are declared, those of the set that is pruned, and those that run with a config that changes.
     pub(crate) apps: BTreeMap<(NamespaceName, AppName), LiveApp>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct LiveConfig {
+    /// Of the newest version.
+    pub(crate) id: SecretVersionId,
+    pub(crate) version: u64,
+    /// A secret may have the name.
+    pub(crate) kind: ValueKind,
+    /// None: it is a secret, or it cannot be opened.
+    pub(crate) value: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +62,7 @@ pub(crate) struct LiveRelease {
 pub(crate) enum Step {
     Nothing,
     MakeNamespace(NamespaceName),
+    SetConfig(ConfigResource),
     /// Makes a release. With `rescale` what `scale` set is given up, because the settings have the number.
     Release {
         app: Box<AppResource>,
@@ -56,6 +74,8 @@ pub(crate) enum Step {
         live: AppId,
         to: Option<u32>,
     },
+    /// Makes a release that differs in the versions of configs alone.
+    Renew(AppId),
     /// The app is as declared, and joins a set.
     Join(AppId),
     Delete(AppId),
@@ -67,14 +87,20 @@ pub(crate) struct Planned {
     pub(crate) step: Step,
 }
 
-/// The changes, in the order of the resources, with deletions at the end. With a set, its apps that are not declared go.
+/// Configs that get another value, and the version that each gets with it.
+type NewVersions<'a> = BTreeMap<(&'a NamespaceName, &'a SecretName), u64>;
+
+/// The changes, in the order of the resources; then apps that are none of them and run with a config that changes; deletions at the end.
+/// With a set, its apps that are not declared go.
 pub(crate) fn changes(resources: &[Resource], set: Option<&SetName>, live: &Live) -> Vec<Planned> {
+    let versions = new_versions(resources, live);
     let mut planned: Vec<Planned> = resources
         .iter()
         .map(|resource| match resource {
             Resource::Namespace(namespace) => namespace_change(&namespace.name, live),
+            Resource::Config(config) => config_change(config, live),
             Resource::App(app) => match live.apps.get(&(app.namespace.clone(), app.name.clone())) {
-                Some(is) => app_change(app, is, set),
+                Some(is) => app_change(app, is, set, &versions),
                 None => {
                     let step = Step::Release { app: app.clone(), live: None, rescale: true };
                     Planned { change: change(resource.id(), Action::Create), step }
@@ -82,8 +108,36 @@ pub(crate) fn changes(resources: &[Resource], set: Option<&SetName>, live: &Live
             },
         })
         .collect();
-    planned.extend(set.into_iter().flat_map(|set| deletions(resources, set, live)));
+    let declared = declared_apps(resources);
+    planned.extend(renewals(&declared, set, &versions, live));
+    planned.extend(set.into_iter().flat_map(|set| deletions(&declared, set, live)));
     planned
+}
+
+fn new_versions<'a>(resources: &'a [Resource], live: &Live) -> NewVersions<'a> {
+    let mut versions = NewVersions::new();
+    for resource in resources {
+        let Resource::Config(config) = resource else { continue };
+        let is = find_config(config, live);
+        if is.and_then(|is| is.value.as_ref()) != Some(&config.value) {
+            versions.insert((&config.namespace, &config.name), is.map_or(1, |is| is.version + 1));
+        }
+    }
+    versions
+}
+
+fn find_config<'a>(config: &ConfigResource, live: &'a Live) -> Option<&'a LiveConfig> {
+    live.configs.get(&(config.namespace.clone(), config.name.clone()))
+}
+
+fn declared_apps(resources: &[Resource]) -> HashSet<(&NamespaceName, &AppName)> {
+    resources
+        .iter()
+        .filter_map(|resource| match resource {
+            Resource::App(app) => Some((&app.namespace, &app.name)),
+            Resource::Namespace(_) | Resource::Config(_) => None,
+        })
+        .collect()
 }
 
 fn change(resource: ResourceId, action: Action) -> Change {
@@ -98,12 +152,71 @@ fn namespace_change(name: &NamespaceName, live: &Live) -> Planned {
     }
 }
 
-fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>) -> Planned {
+fn config_change(config: &ConfigResource, live: &Live) -> Planned {
+    let id = ResourceId::of_config(&config.namespace, &config.name);
+    let is = find_config(config, live);
+    let before = is.and_then(|is| is.value.as_deref());
+    if before == Some(config.value.as_str()) {
+        return Planned { change: change(id, Action::Unchanged), step: Step::Nothing };
+    }
+    let fields = vec![FieldChange {
+        path: "value".to_owned(),
+        before: before.map_or(Value::Null, Value::from),
+        after: config.value.as_str().into(),
+    }];
+    let action = if is.is_some() { Action::Update } else { Action::Create };
+    Planned { change: Change { fields, ..change(id, action) }, step: Step::SetConfig(config.clone()) }
+}
+
+/// The variables of these settings that get another version of their config.
+fn renewed(namespace: &NamespaceName, spec: &AppSpec, versions: &NewVersions<'_>) -> Vec<FieldChange> {
+    let field = |(variable, config): (&String, &SecretName)| {
+        let version = versions.get(&(namespace, config))?;
+        Some(FieldChange {
+            path: format!("configs.{variable}"),
+            before: config.as_str().into(),
+            after: format!("{config}, version {version}").into(),
+        })
+    };
+    spec.configs.iter().filter_map(field).collect()
+}
+
+/// Apps that nobody declared here and that run with a config that changes. What is deleted gets nothing.
+fn renewals(
+    declared: &HashSet<(&NamespaceName, &AppName)>,
+    set: Option<&SetName>,
+    versions: &NewVersions<'_>,
+    live: &Live,
+) -> Vec<Planned> {
+    let renewal = |((namespace, name), app): (&(NamespaceName, AppName), &LiveApp)| {
+        let fields = renewed(namespace, &app.release.as_ref()?.spec, versions);
+        let id = ResourceId::of_app(namespace, name);
+        (!fields.is_empty()).then(|| Planned {
+            change: Change { fields, ..change(id, Action::Update) },
+            step: Step::Renew(app.id),
+        })
+    };
+    let others = live.apps.iter().filter(|((namespace, name), app)| {
+        let is_doomed = app.deleting || set.is_some_and(|set| app.set.as_ref() == Some(set));
+        !is_doomed && !declared.contains(&(namespace, name))
+    });
+    others.filter_map(renewal).collect()
+}
+
+fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>, versions: &NewVersions<'_>) -> Planned {
     let id = ResourceId::of_app(&app.namespace, &app.name);
     let mut fields = settings_changes(app, is);
+    let renewed = renewed(&app.namespace, &app.spec, versions);
+    let is_renewed = !renewed.is_empty();
+    for field in renewed {
+        // A variable that is new is told as such.
+        if fields.iter().all(|known| known.path != field.path) {
+            fields.push(field);
+        }
+    }
     let (released, scaled) = match &is.release {
         Some(release) => (
-            differs(app, release),
+            is_renewed || differs(app, release),
             !app.keep_scale && effective_scale(is.scaled_to, release) != app.spec.scale,
         ),
         None => (true, false),
@@ -198,14 +311,7 @@ pub(crate) fn as_resource(
     }
 }
 
-fn deletions(resources: &[Resource], set: &SetName, live: &Live) -> Vec<Planned> {
-    let declared: HashSet<(&NamespaceName, &AppName)> = resources
-        .iter()
-        .filter_map(|resource| match resource {
-            Resource::App(app) => Some((&app.namespace, &app.name)),
-            Resource::Namespace(_) => None,
-        })
-        .collect();
+fn deletions(declared: &HashSet<(&NamespaceName, &AppName)>, set: &SetName, live: &Live) -> Vec<Planned> {
     let doomed = live.apps.iter().filter(|((namespace, name), app)| {
         app.set.as_ref() == Some(set) && !app.deleting && !declared.contains(&(namespace, name))
     });
@@ -230,6 +336,9 @@ pub(crate) fn base(live: &Live) -> String {
     };
     for (name, id) in &live.namespaces {
         add(&["namespace", name.as_str(), &id.map(|id| id.to_string()).unwrap_or_default()]);
+    }
+    for ((namespace, name), config) in &live.configs {
+        add(&["config", namespace.as_str(), name.as_str(), &config.id.to_string()]);
     }
     for ((namespace, name), app) in &live.apps {
         let release = app.release.as_ref().map(|release| release.id.to_string()).unwrap_or_default();

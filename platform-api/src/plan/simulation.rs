@@ -241,7 +241,8 @@ impl Simulation {
         let app = &mut self.fixture.app;
         let (Some(target), Some(stable)) = (&app.target, &app.stable) else { return };
         let good = RequestCounts { ok: count, ..RequestCounts::default() };
-        let new = if bad { RequestCounts { failed: count, ..RequestCounts::default() } } else { good };
+        let new =
+            if bad { RequestCounts { failed: count, ..RequestCounts::default() } } else { good.clone() };
         let Some(rollout) = &mut app.rollout else { return };
         for (release, more) in [(stable.number, good), (target.number, new)] {
             match rollout.requests.iter_mut().find(|known| known.release == release) {

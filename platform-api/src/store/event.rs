@@ -98,7 +98,8 @@ pub(crate) async fn changes_since(
     let rows: Vec<Row> = query_as(
         "SELECT seq, time, namespace, app, kind, message FROM event
          WHERE namespace = $1 AND time >= $2
-             AND kind IN ('release.created', 'rollback.started', 'rollout.failed', 'app.scaled', 'app.deleting', 'app.deleted')
+             AND kind IN ('release.created', 'rollback.started', 'rollout.failed', 'app.scaled', 'app.deleting', 'app.deleted',
+                 'config.set', 'config.removed')
          ORDER BY seq DESC LIMIT $3",
     )
     .bind(namespace.as_str())

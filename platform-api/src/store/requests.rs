@@ -13,7 +13,7 @@ use super::{Conn, Result};
 pub(crate) type Counter = (NodeId, String, u64);
 
 /// Totals of a counter when the rollout first saw them, and as they were last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) first: RequestCounts,
     pub(crate) newest: RequestCounts,

@@ -232,6 +232,26 @@ pub(crate) async fn apps(conn: &mut Conn, namespace: NamespaceId, name: &SecretN
     rows.into_iter().map(|(app,)| parse(&app)).collect()
 }
 
+/// The apps whose current release was made with any version of it.
+pub(crate) async fn apps_on(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    name: &SecretName,
+) -> Result<Vec<AppId>> {
+    let rows: Vec<(String,)> = query_as(
+        "SELECT DISTINCT app.id FROM secret_version
+         JOIN release_secret ON release_secret.secret_version = secret_version.id
+         JOIN release ON release.id = release_secret.release
+         JOIN app ON app.id = release.app AND app.target_release = release.id
+         WHERE secret_version.namespace = $1 AND secret_version.name = $2",
+    )
+    .bind(namespace.to_string())
+    .bind(name.as_str())
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(|(app,)| parse(&app)).collect()
+}
+
 /// Returns `false` when there was none.
 pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId, name: &SecretName) -> Result<bool> {
     let done = query("DELETE FROM secret_version WHERE namespace = $1 AND name = $2")

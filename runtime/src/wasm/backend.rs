@@ -160,7 +160,8 @@ impl WasmBackend {
             ),
             outbound: Arc::new(
                 Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))
-                    .with_containers(self.reach.clone(), assigned.namespace.clone()),
+                    .with_containers(self.reach.clone(), assigned.namespace.clone())
+                    .paid_by(self.table.egress(), assigned.namespace.clone()),
             ),
             meter: self.meters.of(&assigned.namespace, &assigned.app, assigned.release),
             mount: self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(&run.id).cloned(),

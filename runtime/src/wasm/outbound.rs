@@ -6,6 +6,7 @@
 
 mod address;
 mod connect;
+mod egress;
 mod failed;
 mod home;
 mod names;
@@ -28,6 +29,9 @@ use wharf_types::{AppName, NamespaceName};
 
 pub(super) use self::connect::connections;
 use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, Connector};
+pub use self::egress::Egress;
+pub(crate) use self::egress::EgressPlace;
+use self::egress::Payer;
 pub(super) use self::failed::tell_codes_of_bodies;
 use self::home::Home;
 use self::pace::Paced;
@@ -86,6 +90,8 @@ type HttpClient = Client<hyper_rustls::HttpsConnector<Connector>, WasiBody>;
 pub struct Outbound {
     policy: Arc<Policy>,
     neighbours: Option<Arc<dyn Neighbours>>,
+    /// None: nobody counts what is sent.
+    payer: Option<Payer>,
     home: Home,
     /// Built by the first call: most apps never make one.
     client: std::sync::OnceLock<HttpClient>,
@@ -98,6 +104,7 @@ impl Outbound {
         Self {
             policy: Arc::new(Policy::new(allow)),
             neighbours,
+            payer: None,
             home: Home::here(),
             client: std::sync::OnceLock::new(),
         }
@@ -110,13 +117,18 @@ impl Outbound {
         Self { policy: Arc::new(policy), ..self }
     }
 
+    /// The same, for guests whose octets are of a namespace's quota. What they send to their neighbours is not: it leaves nothing.
+    pub(crate) fn paid_by(self, egress: EgressPlace, namespace: NamespaceName) -> Self {
+        Self { payer: Some(Payer { egress, namespace }), ..self }
+    }
+
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
     fn client(&self) -> &HttpClient {
         self.client.get_or_init(|| {
-            let connector = Connector::new(self.policy.clone(), self.home.clone());
+            let connector = Connector::new(self.policy.clone(), self.home.clone(), self.payer.clone());
             http_client(connector, self.home.clone(), IDLE_MAX)
         })
     }
@@ -309,11 +321,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_guest_sends_is_counted_for_its_namespace() {
+        #[derive(Default)]
+        struct Counting(std::sync::atomic::AtomicUsize);
+        impl Egress for Counting {
+            fn owed(&self, _: &NamespaceName) -> Option<Duration> {
+                None
+            }
+            fn took(&self, namespace: &NamespaceName, octets: usize) {
+                assert_eq!(namespace.as_str(), "team");
+                self.0.fetch_add(octets, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let requests = tokio::spawn(answer_one_connection(listener));
+        let (counting, place) = (Arc::new(Counting::default()), EgressPlace::default());
+        assert!(place.set(counting.clone()).is_ok());
+        let outbound = Outbound::new(std::slice::from_ref(&uri), None);
+        let outbound = Arc::new(outbound.paid_by(place, "team".parse().unwrap()));
+        let response = within(outbound.clone().send(get(&uri), None)).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        drop(outbound);
+        assert_eq!(within(requests).await.unwrap(), 1);
+        assert!(counting.0.load(std::sync::atomic::Ordering::Relaxed) > "GET / HTTP/1.1\r\n".len());
+    }
+
+    #[tokio::test]
     async fn a_connection_that_nobody_uses_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());
         let requests = tokio::spawn(answer_one_connection(listener));
-        let connector = Connector::new(Arc::new(Policy::new(std::slice::from_ref(&uri))), Home::here());
+        let policy = Arc::new(Policy::new(std::slice::from_ref(&uri)));
+        let connector = Connector::new(policy, Home::here(), None);
         let client = http_client(connector, Home::here(), Duration::from_millis(100));
         let response = within(client.request(get(&uri))).await.unwrap();
         response.into_body().collect().await.unwrap();

@@ -22,7 +22,7 @@ use super::admission::{Admitted, Refused};
 use super::app::HttpApp;
 use super::body::GuestBody;
 use super::failure::InvokeError;
-use super::outbound::Neighbours;
+use super::outbound::{Egress, EgressPlace, Neighbours};
 use crate::container::upstream::{ContainerBody, ContainerConnection, Place, Upstream};
 use crate::reach::Reach;
 
@@ -58,6 +58,7 @@ pub struct Table {
     routed: ArcSwap<HashMap<(NamespaceName, AppName), Vec<InstanceId>>>,
     /// The way to what is on other nodes. Empty: there are none, or the front door is not open yet.
     far: OnceLock<Arc<dyn FarNeighbours>>,
+    egress: EgressPlace,
 }
 
 /// Why an app on another node gave no answer.
@@ -130,6 +131,16 @@ impl Table {
     pub fn reach_others(&self, far: Arc<dyn FarNeighbours>) {
         // The first way stays: a node has one front door.
         let _ = self.far.set(far);
+    }
+
+    /// Has what guests send by themselves counted there, and held back.
+    pub fn count_egress(&self, egress: Arc<dyn Egress>) {
+        // As above.
+        let _ = self.egress.set(egress);
+    }
+
+    pub(crate) fn egress(&self) -> EgressPlace {
+        self.egress.clone()
     }
 
     pub(crate) fn insert(&self, ids: &[InstanceId], target: Target) {

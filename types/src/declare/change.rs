@@ -42,7 +42,8 @@ pub struct Plan {
     /// no such change.
     pub base: String,
     pub counts: Counts,
-    /// In the order of the resources; deletions come last.
+    /// In the order of the resources; then apps that are none of them and get a release because a config of theirs changes; deletions come
+    /// last.
     pub changes: Vec<Change>,
     /// Why an apply would be refused. Empty: it would not.
     pub errors: Vec<PlanError>,
@@ -90,7 +91,7 @@ pub struct Change {
     #[serde(flatten)]
     pub resource: ResourceId,
     pub action: Action,
-    /// Of an update: what differs.
+    /// Of an update: what differs. Of a config that is created: its value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<FieldChange>,
     /// What the app is like now, where the plan was asked for that.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{AppResource, NamespaceResource, Resource, compact_spec};
+use super::{AppResource, ConfigResource, NamespaceResource, Resource, compact_spec};
 use crate::digest::Digest;
 use crate::name::{AppName, NamespaceName, SecretName};
+use crate::secret::SecretValue;
 use crate::spec::{
     AppSpec, ContainerSpec, EngineSpec, HttpSpec, InvalidSpec, LimitsSpec, OutboundSpec, PlacementSpec,
     ReserveSpec, RestartSpec, ReuseSpec, ScaleSpec, StopSpec, TcpSpec, UpdateSpec, VolumeSpec, root,
@@ -18,6 +19,7 @@ use crate::spec::{
 #[derive(Clone, Debug, PartialEq)]
 pub enum Document {
     Namespace(NamespaceDocument),
+    Config(ConfigDocument),
     App(Box<AppDocument>),
 }
 
@@ -35,6 +37,47 @@ pub struct NamespaceDocument {
 pub enum NamespaceKind {
     #[default]
     Namespace,
+}
+
+/// A config: a named value that apps of its namespace share, and that people may read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigDocument {
+    #[schema(inline)]
+    pub kind: ConfigKind,
+    pub name: SecretName,
+    /// Left out: the one that the command is about.
+    #[serde(default)]
+    pub namespace: Option<NamespaceName>,
+    /// Text, at most 64 KiB. Either this or `file`.
+    #[serde(default)]
+    pub value: Option<String>,
+    /// Instead of `value`: the path of a file that has it, relative to this file. It is taken as it is, with its last line break.
+    #[serde(default)]
+    pub file: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConfigKind {
+    #[default]
+    Config,
+}
+
+impl ConfigDocument {
+    /// Checks what the field types alone do not.
+    pub fn validate(&self) -> Result<(), InvalidSpec> {
+        let problem = match (&self.value, &self.file) {
+            (Some(_), Some(_)) => "`value` and `file` say two things; write one of them".to_owned(),
+            (None, None) => "write the value, or the path of a `file` that has it".to_owned(),
+            (None, Some(_)) => return Ok(()),
+            (Some(value), None) => match SecretValue::new(value.clone().into_bytes()) {
+                Ok(_) => return Ok(()),
+                Err(error) => error.to_string(),
+            },
+        };
+        Err(InvalidSpec { field: "value".to_owned(), problem })
+    }
 }
 
 /// An app, with the settings of a `wharf.toml`.
@@ -238,6 +281,10 @@ pub fn document_of(resource: &Resource) -> Map<String, Value> {
     document.insert("name".into(), id.name.into());
     match resource {
         Resource::Namespace(NamespaceResource { name: _ }) => {}
+        Resource::Config(ConfigResource { namespace, name: _, value }) => {
+            document.insert("namespace".into(), namespace.as_str().into());
+            document.insert("value".into(), value.as_str().into());
+        }
         Resource::App(app) => {
             let AppResource { namespace, name: _, artifact, spec, keep_scale } = &**app;
             document.insert("namespace".into(), namespace.as_str().into());
@@ -292,6 +339,32 @@ mod tests {
         assert!(with(json!({"digest": Digest::of(b"")})).is_ok());
         assert!(with(json!({})).is_err());
         assert!(with(json!({"path": "public", "digest": Digest::of(b"")})).is_err());
+    }
+
+    #[test]
+    fn a_config_has_a_value_or_a_file_and_not_both() {
+        let with = |more: Value| {
+            let mut document = json!({"kind": "config", "name": "greeting"});
+            document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value::<ConfigDocument>(document).unwrap().validate()
+        };
+        assert!(with(json!({"value": "hi"})).is_ok() && with(json!({"file": "settings.json"})).is_ok());
+        let both = with(json!({"value": "hi", "file": "settings.json"})).unwrap_err();
+        assert_eq!(both.field, "value");
+        assert!(with(json!({})).is_err());
+        assert!(with(json!({"value": ""})).unwrap_err().to_string().contains("the value is empty"));
+    }
+
+    #[test]
+    fn what_is_printed_of_a_config_is_read_as_the_same() {
+        let resource = Resource::Config(ConfigResource {
+            namespace: "team".parse().unwrap(),
+            name: "greeting".parse().unwrap(),
+            value: "good\nmorning".to_owned(),
+        });
+        let read: ConfigDocument = serde_json::from_value(Value::Object(document_of(&resource))).unwrap();
+        assert_eq!((read.value.as_deref(), read.file), (Some("good\nmorning"), None));
+        assert_eq!((read.name.as_str(), read.namespace.unwrap().as_str()), ("greeting", "team"));
     }
 
     #[test]

@@ -88,7 +88,8 @@ pub struct CanarySpec {
     pub min_requests: u64,
     /// By how much the share of failed requests (5xx, errors of the platform, cut) may be above that of the old release.
     pub max_error_ratio: Ratio,
-    /// How many times the old release's mean time to a response the new one's may be. None: it is not looked at.
+    /// How many times the old release's time to a response the new one's may be: in the mean, and, from 200 responses of each on, at the
+    /// 95th percentile. None: it is not looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_latency_ratio: Option<Ratio>,
 }

@@ -10,12 +10,13 @@ use wharf_types::api::Page;
 use wharf_types::job::{JobInfo, JobState};
 use wharf_types::log::{LogRecord, LogStream};
 
+use super::waiting::Waiting;
 use crate::exit::Exit;
 use crate::follow::follow;
 use crate::output;
 use crate::session::Session;
 
-/// One question about the job.
+/// One question about the job, where nobody is told what it waits for.
 const WAIT: Duration = Duration::from_secs(30);
 /// Without a platform for so long, waiting ends.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
@@ -96,15 +97,15 @@ async fn wait_for_end(
     job: &JobInfo,
 ) -> anyhow::Result<JobInfo> {
     let mut alive_at = Instant::now();
-    let mut is_told = false;
+    let mut waiting = Waiting::default();
     loop {
-        match session.client.job(namespace, &job.id.to_string(), Some(WAIT)).await {
+        let wait = if session.json { WAIT } else { waiting.pause() };
+        match session.client.job(namespace, &job.id.to_string(), Some(wait)).await {
             Ok(job) if job.state.is_final() => return Ok(job),
             Ok(job) => {
                 alive_at = Instant::now();
-                if let Some(why) = job.waits.first().filter(|_| !is_told && !session.json) {
-                    output::note(format!("note: a run waits for a node: {}", output::printable(why)));
-                    is_told = true;
+                if let Some(why) = waiting.look(&job).filter(|_| !session.json) {
+                    output::note(format!("note: {}", output::printable(&why)));
                 }
             }
             // A platform that restarts is away for a moment, and the job goes on.

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 
 use wharf_types::declare::change::Change;
-use wharf_types::declare::{AppResource, Kind};
+use wharf_types::declare::{AppResource, ConfigResource, Kind};
 use wharf_types::problem::ProblemCode;
-use wharf_types::{AppId, Digest, NamespaceName, Problem, SetName};
+use wharf_types::secret::{SecretValue, ValueKind};
+use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SetName};
 
 use super::AskedApply;
 use crate::context::Context;
 use crate::operations::deploy::{New, make_release};
+use crate::operations::secrets::{AskedSecret, Pins};
 use crate::operations::{Asked, OperationError, Result, problem, secrets};
 use crate::plan::declared::{Planned, Step};
 use crate::store::app::{App, EnvOverrides};
@@ -24,7 +26,8 @@ pub(super) async fn out(
     set: Option<&SetName>,
     planned: Vec<Planned>,
 ) -> Result<(Vec<Change>, Vec<AppId>)> {
-    let mut carry = Carry { conn, context, asked, set, artifacts: HashMap::new(), changed: Vec::new() };
+    let (artifacts, configs) = (HashMap::new(), HashMap::new());
+    let mut carry = Carry { conn, context, asked, set, artifacts, configs, changed: Vec::new() };
     let (steps, mut changes): (Vec<Step>, Vec<Change>) =
         planned.into_iter().map(|planned| (planned.step, planned.change)).unzip();
     // What others need comes first, whatever its place in the files.
@@ -36,7 +39,10 @@ pub(super) async fn out(
             }
         }
     }
-    let Carry { changed, .. } = carry;
+    let Carry { conn, configs, changed, .. } = carry;
+    for namespace in configs.keys() {
+        store::secret::prune(conn, *namespace).await?;
+    }
     Ok((changes, changed))
 }
 
@@ -55,6 +61,8 @@ struct Carry<'a> {
     asked: &'a AskedApply,
     set: Option<&'a SetName>,
     artifacts: HashMap<(NamespaceName, Digest), Artifact>,
+    /// The versions that were made.
+    configs: HashMap<NamespaceId, Pins>,
     changed: Vec<AppId>,
 }
 
@@ -66,11 +74,40 @@ impl Carry<'_> {
                 store::namespace::create(self.conn, name, self.asked.now).await?;
                 Ok(())
             }
+            Step::SetConfig(config) => self.set_config(config).await,
+            Step::Renew(live) => self.renew(*live, change).await,
             Step::Release { app, live, rescale } => self.release(app, *live, *rescale, change).await,
             Step::Scale { live, to } => self.scale(*live, *to).await,
             Step::Join(live) => self.join(*live).await,
             Step::Delete(live) => self.delete(*live).await,
         }
+    }
+
+    async fn set_config(&mut self, config: &ConfigResource) -> Result<()> {
+        let namespace = secrets::find_namespace(self.conn, &config.namespace).await?;
+        let asked = AskedSecret {
+            namespace: config.namespace.clone(),
+            name: config.name.clone(),
+            kind: ValueKind::Config,
+            by: self.asked.by.clone(),
+            now: self.asked.now,
+        };
+        let value = SecretValue::from(config.value.clone());
+        let (newest, _) = secrets::store_value(self.conn, self.context, namespace, &asked, &value).await?;
+        self.configs.entry(namespace).or_default().insert(config.name.clone(), newest);
+        Ok(())
+    }
+
+    async fn renew(&mut self, live: AppId, change: &mut Change) -> Result<()> {
+        let app = self.app(live).await?;
+        let Some(newest) = self.configs.get(&app.namespace_id) else { return Ok(()) };
+        let by = (self.asked.by.as_str(), "apply", self.asked.now);
+        if let Some(moved) = secrets::move_to(self.conn, self.context, &app, newest, by).await? {
+            change.release = Some(moved.release.number);
+            change.rollout = Some(moved.rollout);
+            self.changed.push(app.id);
+        }
+        Ok(())
     }
 
     async fn release(

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use wharf_types::declare::change::PlanError;
-use wharf_types::declare::{AppResource, ResourceId};
+use wharf_types::declare::{AppResource, ConfigResource, Kind, ResourceId};
 use wharf_types::problem::ProblemCode;
 use wharf_types::route::RoutePattern;
-use wharf_types::secret::ValueKind;
+use wharf_types::secret::{SecretValue, ValueKind};
 use wharf_types::spec::{AppSpec, ScaleSpec};
 use wharf_types::world::World;
 use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName};
@@ -29,11 +29,16 @@ pub(super) async fn errors(
         Step::MakeNamespace(name) => Some(name.clone()),
         _ => None,
     });
+    let configs = planned.iter().filter_map(|planned| match &planned.step {
+        Step::SetConfig(config) => Some((config.namespace.clone(), config.name.clone())),
+        _ => None,
+    });
     let mut check = Check {
         conn,
         context,
         live,
         made: made.collect(),
+        configs: configs.collect(),
         worlds: HashMap::new(),
         archives: HashMap::new(),
         secrets: HashMap::new(),
@@ -49,13 +54,14 @@ pub(super) async fn errors(
                     check.refuse(resource, problem.clone());
                 }
             }
+            Step::SetConfig(config) => check.config(resource, config),
             Step::Release { app, live, .. } => check.app(resource, app, *live).await?,
             Step::Scale { to, .. } => {
                 check.not_deleting(resource);
                 check.scale(resource, *to);
             }
             Step::Join(_) | Step::Nothing => check.not_deleting(resource),
-            Step::Delete(_) => {}
+            Step::Renew(_) | Step::Delete(_) => {}
         }
     }
     Ok(check.found)
@@ -68,6 +74,8 @@ struct Check<'a> {
     live: &'a Live,
     /// Namespaces that the same apply makes.
     made: HashSet<NamespaceName>,
+    /// Configs that it sets.
+    configs: HashSet<(NamespaceName, SecretName)>,
     worlds: HashMap<(NamespaceName, Digest), Option<World>>,
     archives: HashMap<(NamespaceName, Digest), bool>,
     secrets: HashMap<NamespaceId, HashMap<SecretName, ValueKind>>,
@@ -82,16 +90,39 @@ impl Check<'_> {
         self.found.push(PlanError { resource: resource.clone(), code: problem.code, detail: problem.detail });
     }
 
+    /// Refuses what is in a namespace that neither is there nor is made.
+    fn has_namespace(&mut self, resource: &ResourceId, namespace: &NamespaceName) -> bool {
+        let is_there = self.live.namespaces.get(namespace).is_some_and(Option::is_some);
+        if is_there || self.made.contains(namespace) {
+            return true;
+        }
+        let detail = format!(
+            "there is no namespace `{namespace}`; declare it with `kind: namespace`, or make it with `wharf namespace create {namespace}`"
+        );
+        self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
+        false
+    }
+
+    fn config(&mut self, resource: &ResourceId, config: &ConfigResource) {
+        if !self.has_namespace(resource, &config.namespace) {
+            return;
+        }
+        if let Err(invalid) = SecretValue::new(config.value.clone().into_bytes()) {
+            self.refuse(resource, Problem::new(ProblemCode::InvalidSpec, format!("value: {invalid}")));
+        }
+        let there = self.live.configs.get(&(config.namespace.clone(), config.name.clone()));
+        let taken = there.and_then(|there| secrets::taken(&config.name, ValueKind::Config, there.kind));
+        if let Some(problem) = taken {
+            self.refuse(resource, problem);
+        }
+    }
+
     async fn app(&mut self, resource: &ResourceId, app: &AppResource, live: Option<AppId>) -> Result<()> {
         let namespace = &app.namespace;
-        let id = self.live.namespaces.get(namespace).copied().flatten();
-        if id.is_none() && !self.made.contains(namespace) {
-            let detail = format!(
-                "there is no namespace `{namespace}`; declare it with `kind: namespace`, or make it with `wharf namespace create {namespace}`"
-            );
-            self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
+        if !self.has_namespace(resource, namespace) {
             return Ok(());
         }
+        let id = self.live.namespaces.get(namespace).copied().flatten();
         self.not_deleting(resource);
         if let Err(invalid) = app.spec.validate() {
             self.refuse(resource, invalid_spec(invalid));
@@ -106,7 +137,11 @@ impl Check<'_> {
         self.ports(resource, namespace, live, &app.spec).await
     }
 
+    /// None: it is no app, or there is none yet.
     fn live(&self, resource: &ResourceId) -> Option<&LiveApp> {
+        if resource.kind != Kind::App {
+            return None;
+        }
         let key = (resource.namespace.clone()?, resource.name.parse().ok()?);
         self.live.apps.get(&key)
     }
@@ -219,9 +254,14 @@ impl Check<'_> {
             Some(id) => self.secrets.entry(id).or_default(),
             None => &mut HashMap::new(),
         };
+        let declared = &self.configs;
+        let there = |value: &SecretName| {
+            let is_declared = || declared.contains(&(name.clone(), value.clone()));
+            known.get(value).copied().or_else(|| is_declared().then_some(ValueKind::Config))
+        };
         let missing: Vec<Problem> = spec
             .values()
-            .filter_map(|(_, value, kind)| secrets::unusable(name, value, kind, known.get(value).copied()))
+            .filter_map(|(_, value, kind)| secrets::unusable(name, value, kind, there(value)))
             .collect();
         for problem in missing {
             self.refuse(resource, problem);

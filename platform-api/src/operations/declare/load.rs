@@ -2,23 +2,46 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use wharf_types::declare::{AppResource, Kind, Prune, Resource, ResourceId};
-use wharf_types::{AppName, NamespaceId, NamespaceName, ReleaseId};
+use wharf_types::declare::{AppResource, ConfigResource, Kind, Prune, Resource, ResourceId};
+use wharf_types::secret::ValueKind;
+use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId};
 
 use crate::operations::Result;
-use crate::plan::declared::{self, Live, LiveApp, LiveRelease};
+use crate::plan::declared::{self, Live, LiveApp, LiveConfig, LiveRelease};
+use crate::secrets::Keyring;
 use crate::store::app::App;
 use crate::store::{self, Conn};
 
-pub(super) async fn live(conn: &mut Conn, resources: &[Resource], prune: Option<&Prune>) -> Result<Live> {
+pub(super) async fn live(
+    conn: &mut Conn,
+    keyring: &Keyring,
+    resources: &[Resource],
+    prune: Option<&Prune>,
+) -> Result<Live> {
     let mut live = Live::default();
     let mut apps: Vec<App> = Vec::new();
-    for (namespace, names) in by_namespace(resources, prune) {
+    for (namespace, declared) in by_namespace(resources, prune) {
         let id = store::namespace::find_id(conn, namespace).await?;
         live.namespaces.insert(namespace.clone(), id);
-        if let Some(id) = id {
-            apps.extend(apps_of(conn, id, names, prune).await?);
+        let Some(id) = id else { continue };
+        let mut of_namespace = apps_of(conn, id, declared.apps, prune).await?;
+        let mut known: BTreeSet<AppId> = of_namespace.iter().map(|app| app.id).collect();
+        for config in declared.configs {
+            let Some(is) = config_of(conn, keyring, id, config).await? else { continue };
+            let changes = is.kind == ValueKind::Config && is.value.as_ref() != Some(&config.value);
+            live.configs.insert((namespace.clone(), config.name.clone()), is);
+            if !changes {
+                continue;
+            }
+            for user in store::secret::apps_on(conn, id, &config.name).await? {
+                if known.insert(user)
+                    && let Some(app) = store::app::get(conn, user).await?
+                {
+                    of_namespace.push(app);
+                }
+            }
         }
+        apps.append(&mut of_namespace);
     }
     let mut releases = releases_of(conn, &apps).await?;
     for app in apps {
@@ -35,21 +58,45 @@ pub(super) async fn live(conn: &mut Conn, resources: &[Resource], prune: Option<
     Ok(live)
 }
 
+/// What is declared in one namespace.
+#[derive(Default)]
+struct Declared<'a> {
+    apps: Vec<&'a AppName>,
+    configs: Vec<&'a ConfigResource>,
+}
+
 fn by_namespace<'a>(
     resources: &'a [Resource],
     prune: Option<&'a Prune>,
-) -> BTreeMap<&'a NamespaceName, Vec<&'a AppName>> {
-    let mut names: BTreeMap<&NamespaceName, Vec<&AppName>> = BTreeMap::new();
+) -> BTreeMap<&'a NamespaceName, Declared<'a>> {
+    let mut declared: BTreeMap<&NamespaceName, Declared<'_>> = BTreeMap::new();
     for namespace in prune.into_iter().flat_map(|prune| &prune.namespaces) {
-        names.entry(namespace).or_default();
+        declared.entry(namespace).or_default();
     }
     for resource in resources {
-        let of_namespace = names.entry(resource.namespace()).or_default();
-        if let Resource::App(app) = resource {
-            of_namespace.push(&app.name);
+        let of_namespace = declared.entry(resource.namespace()).or_default();
+        match resource {
+            Resource::Namespace(_) => {}
+            Resource::Config(config) => of_namespace.configs.push(config),
+            Resource::App(app) => of_namespace.apps.push(&app.name),
         }
     }
-    names
+    declared
+}
+
+/// What has the config's name. A namespace has few enough of them to ask for each.
+async fn config_of(
+    conn: &mut Conn,
+    keyring: &Keyring,
+    namespace: NamespaceId,
+    config: &ConfigResource,
+) -> Result<Option<LiveConfig>> {
+    let Some(newest) = store::secret::find(conn, namespace, &config.name).await? else { return Ok(None) };
+    let value = match newest.kind {
+        ValueKind::Config => keyring.open(&newest).ok().map(|value| value.reveal().to_owned()),
+        ValueKind::Secret => None,
+    };
+    Ok(Some(LiveConfig { id: newest.id, version: newest.version, kind: newest.kind, value }))
 }
 
 /// Those that are declared, and those of the set.

@@ -24,7 +24,7 @@ fn declared(apps: &[AppResource]) -> Vec<Resource> {
 }
 
 fn nothing() -> Live {
-    Live { namespaces: [(namespace(), Some(NamespaceId::new()))].into(), apps: BTreeMap::new() }
+    Live { namespaces: [(namespace(), Some(NamespaceId::new()))].into(), ..Live::default() }
 }
 
 /// What an apply makes of the live state: the steps carried out on plain values.
@@ -51,6 +51,17 @@ fn applied(planned: &[Planned], set: Option<&SetName>, mut live: Live) -> Live {
                 });
                 is.release = Some(release);
                 is.scaled_to = is.scaled_to.filter(|_| !rescale);
+            }
+            Step::SetConfig(config) => {
+                let key = (config.namespace.clone(), config.name.clone());
+                let version = live.configs.get(&key).map_or(1, |is| is.version + 1);
+                let (id, value) = (SecretVersionId::new(), Some(config.value.clone()));
+                live.configs.insert(key, LiveConfig { id, version, kind: ValueKind::Config, value });
+                continue;
+            }
+            Step::Renew(_) => {
+                live.apps.get_mut(&name()).unwrap().release.as_mut().unwrap().id = ReleaseId::new();
+                continue;
             }
             Step::Scale { to, .. } => live.apps.get_mut(&name()).unwrap().scaled_to = *to,
             Step::Join(_) => {}
@@ -175,6 +186,84 @@ fn an_app_whose_only_release_failed_is_released_anew() {
     let planned = changes(&declared(&[app("hello", AppSpec::default())]), None, &live);
     assert!(matches!(planned[0].step, Step::Release { live: Some(_), .. }));
     assert_eq!(actions(&planned), [Action::Update]);
+}
+
+fn config(name: &str, value: &str) -> Resource {
+    let (name, value) = (name.parse().unwrap(), value.to_owned());
+    Resource::Config(ConfigResource { namespace: namespace(), name, value })
+}
+
+/// An app with a variable of the config `greeting`.
+fn greeter(name: &str) -> AppResource {
+    let mut app = app(name, AppSpec::default());
+    app.spec.configs.insert("GREETING".into(), "greeting".parse().unwrap());
+    app
+}
+
+#[test]
+fn a_config_is_set_once_and_its_new_value_is_a_release_of_each_app_that_runs_with_it() {
+    let mut resources = vec![config("greeting", "hi"), config("other", "x")];
+    resources.extend(declared(&[greeter("web"), app("plain", AppSpec::default())]));
+    let planned = changes(&resources, None, &nothing());
+    assert!(planned.iter().all(|planned| planned.change.action == Action::Create), "{planned:?}");
+    assert_eq!(paths(&planned[0]), ["value"]);
+    let mut live = applied(&planned, None, nothing());
+    let unchanged = changes(&resources, None, &live);
+    assert!(unchanged.iter().all(|planned| planned.change.action == Action::Unchanged), "{unchanged:?}");
+
+    // One more that is not in the file.
+    live = applied(&changes(&declared(&[greeter("outside")]), None, &live), None, live);
+    resources[0] = config("greeting", "hello");
+    let planned = changes(&resources, None, &live);
+    assert_eq!(
+        actions(&planned),
+        [Action::Update, Action::Unchanged, Action::Update, Action::Unchanged, Action::Update]
+    );
+    let field = |at: usize| &planned[at].change.fields[0];
+    assert_eq!((&field(0).before, &field(0).after), (&json!("hi"), &json!("hello")));
+    assert_eq!(
+        (field(2).path.as_str(), &field(2).after),
+        ("configs.GREETING", &json!("greeting, version 2"))
+    );
+    assert!(matches!(planned[2].step, Step::Release { live: Some(_), .. }), "{:?}", planned[2].step);
+    assert_eq!(planned[4].change.resource.name, "outside");
+    assert!(matches!(planned[4].step, Step::Renew(_)), "{:?}", planned[4].step);
+    let live = applied(&planned, None, live);
+    let again = changes(&resources, None, &live);
+    assert!(again.iter().all(|planned| planned.change.action == Action::Unchanged), "{again:?}");
+}
+
+#[test]
+fn what_is_deleted_gets_no_new_value_and_configs_are_not_deleted() {
+    let set: SetName = "shop".parse().unwrap();
+    let mut resources = vec![config("greeting", "hi")];
+    resources.extend(declared(&[greeter("a"), greeter("b")]));
+    let live = applied(&changes(&resources, Some(&set), &nothing()), Some(&set), nothing());
+    let mut shorter = vec![config("greeting", "hello")];
+    shorter.extend(declared(&[greeter("a")]));
+    let planned = changes(&shorter, Some(&set), &live);
+    assert_eq!(actions(&planned), [Action::Update, Action::Update, Action::Delete]);
+    let without = declared(&[greeter("a"), greeter("b")]);
+    assert_eq!(actions(&changes(&without, Some(&set), &live)), [Action::Unchanged, Action::Unchanged]);
+}
+
+#[test]
+fn the_value_of_a_secret_is_in_no_plan() {
+    let mut live = nothing();
+    let key = (namespace(), "greeting".parse().unwrap());
+    let is = LiveConfig { id: SecretVersionId::new(), version: 3, kind: ValueKind::Secret, value: None };
+    live.configs.insert(key, is);
+    let planned = changes(&[config("greeting", "hi")], None, &live);
+    assert_eq!(planned[0].change.fields[0].before, json!(null));
+}
+
+#[test]
+fn the_base_moves_with_the_version_of_a_config() {
+    let resources = [config("greeting", "hi")];
+    let live = applied(&changes(&resources, None, &nothing()), None, nothing());
+    let mut set = live.clone();
+    set.configs.values_mut().next().unwrap().id = SecretVersionId::new();
+    assert_ne!(base(&live), base(&set));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn on_trial(now: Timestamp, app: &AppView, rollout: &RolloutView, target: &Relea
         total if total < spec.min_requests => format!(" (too few to tell: {} are needed)", spec.min_requests),
         _ => String::new(),
     };
-    format!("{until}: {}{few}", canary::errors(&figures))
+    format!("{until}: {}{few}", canary::told(&figures))
 }
 
 fn moving(now: Timestamp, app: &AppView, target: &ReleaseView) -> Option<String> {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Uri;
@@ -17,6 +17,7 @@ use wasmtime_wasi_http::Error;
 use wharf_types::figures::Share;
 use wharf_types::spec::OutboundScheme;
 
+use super::egress::{Pace, Payer};
 use super::home::Home;
 use super::policy::Policy;
 
@@ -102,14 +103,15 @@ impl ConnectError {
 pub(super) struct Connector {
     policy: Arc<Policy>,
     home: Home,
+    payer: Option<Payer>,
     /// Places of the instance and of the process; a connection takes one of each.
     places: [Arc<Semaphore>; 2],
 }
 
 impl Connector {
-    pub(super) fn new(policy: Arc<Policy>, home: Home) -> Self {
+    pub(super) fn new(policy: Arc<Policy>, home: Home, payer: Option<Payer>) -> Self {
         let of_instance = Arc::new(Semaphore::new(INSTANCE_CONNECTIONS_MAX));
-        Self { policy, home, places: [of_instance, PROCESS_PLACES.clone()] }
+        Self { policy, home, payer, places: [of_instance, PROCESS_PLACES.clone()] }
     }
 
     async fn connect(self, uri: Uri, within: Duration) -> Result<GuestStream, ConnectError> {
@@ -125,7 +127,8 @@ impl Connector {
         let stream = tokio::time::timeout_at(deadline, connect(&self.policy, &uri))
             .await
             .map_err(|_| ConnectError::Timeout)??;
-        Ok(GuestStream { stream: TokioIo::new(stream), _places: places })
+        let pace = Pace::new(self.payer, self.home);
+        Ok(GuestStream { stream: TokioIo::new(stream), pace, _places: places })
     }
 }
 
@@ -178,9 +181,10 @@ async fn connect_to(
     Ok(stream)
 }
 
-/// A connection with its places, which come free when it is closed.
+/// A connection with its places, which come free when it is closed. Octets leave at the pace of its namespace.
 pub(super) struct GuestStream {
     stream: TokioIo<TcpStream>,
+    pace: Pace,
     _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
@@ -202,7 +206,10 @@ impl hyper::rt::Read for GuestStream {
 
 impl hyper::rt::Write for GuestStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        ready!(self.pace.poll_ready(cx));
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.pace.took(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -222,7 +229,10 @@ impl hyper::rt::Write for GuestStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        ready!(self.pace.poll_ready(cx));
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        self.pace.took(written);
+        Poll::Ready(Ok(written))
     }
 }
 
@@ -236,7 +246,8 @@ mod tests {
     async fn connector(places: usize) -> (tokio::net::TcpListener, Uri, Connector) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());
-        let mut connector = Connector::new(Arc::new(Policy::new(std::slice::from_ref(&uri))), Home::here());
+        let policy = Arc::new(Policy::new(std::slice::from_ref(&uri)));
+        let mut connector = Connector::new(policy, Home::here(), None);
         connector.places[0] = Arc::new(Semaphore::new(places));
         (listener, uri.parse().unwrap(), connector)
     }
@@ -263,7 +274,8 @@ mod tests {
     async fn an_address_without_a_grant_is_not_connected_to() {
         let (listener, _, _) = connector(1).await;
         let uri: Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let mut connector = Connector::new(Arc::new(Policy::new(&["http://*".to_owned()])), Home::here());
+        let policy = Arc::new(Policy::new(&["http://*".to_owned()]));
+        let mut connector = Connector::new(policy, Home::here(), None);
         assert_eq!(connector.call(uri).await.err(), Some(ConnectError::Denied));
     }
 }
