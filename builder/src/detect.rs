@@ -3,12 +3,13 @@
 //! The first of these that fits decides, so that the same tree always gives the same answer:
 //!
 //! 1. `[build]` of `wharf.toml`
-//! 2. one `.wasm` file at the top
-//! 3. `Cargo.toml`
-//! 4. Python for componentize-py: `requirements.txt` or `pyproject.toml` names it, or `app.py` beside a folder `wit`
-//! 5. `package.json` with jco or componentize-js
-//! 6. a Compose file
-//! 7. a `Dockerfile`
+//! 2. a Compose file that names a `.wasm` file beside it
+//! 3. one `.wasm` file at the top
+//! 4. `Cargo.toml`
+//! 5. Python for componentize-py: `requirements.txt` or `pyproject.toml` names it, or `app.py` beside a folder `wit`
+//! 6. `package.json` with jco or componentize-js
+//! 7. a Compose file
+//! 8. a `Dockerfile`
 //!
 //! Nothing is run, and nothing outside of the tree is read. How a Cargo project is built depends on the Rust that is there, which is not
 //! known here: see [`Recipe::steps`].
@@ -87,6 +88,10 @@ pub enum Recipe {
     Containers {
         file: String,
     },
+    /// A Compose file, whose services each have an artifact of their own.
+    Stack {
+        file: String,
+    },
 }
 
 /// A shell command, run in the tree, and what it leaves.
@@ -108,7 +113,7 @@ pub enum Artifact {
 }
 
 impl Recipe {
-    /// What is to be run here. None: it is for a container engine.
+    /// What is to be run here. None: it is for a container engine, or for more than one app.
     pub fn steps(&self, rust: &RustWay) -> Option<Steps> {
         match self {
             Self::Prebuilt(artifact) => {
@@ -116,7 +121,7 @@ impl Recipe {
             }
             Self::Command(steps) => Some(steps.clone()),
             Self::Cargo(build) => Some(build.steps(rust)),
-            Self::Containers { .. } => None,
+            Self::Containers { .. } | Self::Stack { .. } => None,
         }
     }
 }
@@ -126,6 +131,7 @@ impl fmt::Display for Detection {
         write!(f, "found: {}, so: ", self.found)?;
         match &self.recipe {
             Recipe::Containers { file } => write!(f, "a container engine takes {file}"),
+            Recipe::Stack { file } => write!(f, "the services of {file} are deployed"),
             recipe => match recipe.steps(&RustWay::Wasip2).and_then(|steps| steps.command) {
                 Some(command) => f.write_str(&command),
                 None => f.write_str("nothing is built"),
@@ -168,7 +174,11 @@ pub fn detect(tree: &dyn Tree, containers: Containers) -> Result<Detection, Dete
             (recipe, _) => Ok(Detection { recipe, ..detection }),
         };
     }
-    let mut detection = match prebuilt(&top)? {
+    let there = match stack_of_artifacts(tree, &top) {
+        Some(detection) => Some(detection),
+        None => prebuilt(&top)?,
+    };
+    let mut detection = match there {
         Some(detection) => detection,
         None => first_project(tree, &top, containers)?,
     };
@@ -188,7 +198,7 @@ fn first_project(tree: &dyn Tree, top: &[Entry], containers: Containers) -> Resu
         return Ok(detection);
     }
     if let Some(file) = first_file(top, &COMPOSE_FILES) {
-        return Ok(for_containers(Kind::Compose, file));
+        return Ok(stack(file));
     }
     match (first_file(top, &DOCKERFILES), containers) {
         (Some(file), Containers::Allowed) => Ok(for_containers(Kind::Docker, file)),
@@ -202,6 +212,10 @@ fn told(tree: &dyn Tree, build: BuildSpec) -> Option<Detection> {
     if let Some(file) = build.dockerfile {
         let found = format!("wharf.toml (dockerfile {file})");
         return Some(Detection { found, ..for_containers(Kind::Docker, file) });
+    }
+    if let Some(file) = build.compose {
+        let found = format!("wharf.toml (compose {file})");
+        return Some(Detection { found, ..stack(file) });
     }
     let (found, recipe) = match (build.command, build.artifact) {
         (None, None) => return None,
@@ -220,6 +234,22 @@ fn told(tree: &dyn Tree, build: BuildSpec) -> Option<Detection> {
         }
     };
     Some(Detection { kind: Kind::Manifest, language: Language::Unknown, found, recipe, notes: Vec::new() })
+}
+
+/// A Compose file whose services run what lies beside it: a `.wasm` file there is no app of its own then.
+fn stack_of_artifacts(tree: &dyn Tree, top: &[Entry]) -> Option<Detection> {
+    let file = first_file(top, &COMPOSE_FILES)?;
+    // What is wrong with it is told by whoever reads it as a Compose file.
+    let text = tree.read(&file).ok().flatten()?;
+    let named = files(top).find(|name| name.ends_with(".wasm") && is_named(&text, name))?;
+    Some(Detection { found: format!("{file}, which names {named}"), ..stack(file) })
+}
+
+/// Whether a text has the name of a file, and not only one that ends in it.
+fn is_named(text: &str, name: &str) -> bool {
+    let is_of_name = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-' | '.' | '/');
+    let before = |at: usize| text.get(..at).unwrap_or_default().trim_end_matches("./");
+    text.match_indices(name).any(|(at, _)| !before(at).ends_with(is_of_name))
 }
 
 fn prebuilt(top: &[Entry]) -> Result<Option<Detection>, DetectError> {
@@ -244,6 +274,16 @@ fn for_containers(kind: Kind, file: String) -> Detection {
         language: Language::Unknown,
         found: file.clone(),
         recipe: Recipe::Containers { file },
+        notes: Vec::new(),
+    }
+}
+
+fn stack(file: String) -> Detection {
+    Detection {
+        kind: Kind::Compose,
+        language: Language::Unknown,
+        found: file.clone(),
+        recipe: Recipe::Stack { file },
         notes: Vec::new(),
     }
 }

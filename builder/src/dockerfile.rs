@@ -15,6 +15,9 @@ pub struct Dockerfile {
     pub fetches: Vec<AtLine>,
     /// Names of its `ARG`s.
     pub args: BTreeSet<String>,
+    /// Those before the first `FROM`, of which the name of an image may be made. What was looked at are the values in the file, so nobody may
+    /// give them others.
+    pub args_of_images: BTreeSet<String>,
 }
 
 /// Something in a Dockerfile, and its line, counted from 1.
@@ -118,6 +121,7 @@ impl Dockerfile {
         let (name, value) = rest.trim().split_once('=').map_or((rest.trim(), None), |it| (it.0, Some(it.1)));
         self.args.insert(name.to_owned());
         let Some(values) = values else { return };
+        self.args_of_images.insert(name.to_owned());
         let value = value.map(|value| {
             let inner = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
             inner('"').or_else(|| inner('\'')).unwrap_or(value)
@@ -309,6 +313,7 @@ mod tests {
         let found = Dockerfile::parse(text).unwrap();
         assert_eq!((found.images[0].line, found.images[2].line), (4, 11));
         assert!(found.args.contains("TAG") && found.fetches.is_empty());
+        assert!(found.args_of_images.contains("TAG"), "nobody may give it another value");
     }
 
     #[test]

@@ -93,8 +93,12 @@ pub async fn make(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
     let steps = match &detection.recipe {
         Recipe::Prebuilt(_) => return Ok(None),
         // What was built by hand counts before that.
-        Recipe::Containers { .. } if artifact::find_in(folder, None).is_ok() => return Ok(None),
-        Recipe::Containers { file } => return Err(for_an_engine(file, detection.kind).into()),
+        Recipe::Containers { .. } | Recipe::Stack { .. } if artifact::find_in(folder, None).is_ok() => {
+            return Ok(None);
+        }
+        Recipe::Containers { file } | Recipe::Stack { file } => {
+            return Err(for_an_engine(file, detection.kind).into());
+        }
         recipe @ Recipe::Cargo(_) => recipe.steps(&Sandbox::Unconfined.rust(folder).await?),
         recipe @ Recipe::Command(_) => recipe.steps(&RustWay::Wasip2),
     };
@@ -121,7 +125,9 @@ pub async fn make(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
 pub fn for_an_engine(file: &str, kind: Kind) -> Failure {
     if kind == Kind::Compose {
         return Failure::invalid(format!("{file} is a compose file, whose services are deployed together"))
-            .help(format!("deploy them with `wharf stack deploy -c {file} NAME`"));
+            .help(format!(
+                "deploy them with `wharf stack deploy -c {file} NAME`, or with `wharf git remote NAME` and `git push wharf main`"
+            ));
     }
     let option = if file == "Dockerfile" { String::new() } else { format!(" -f {file}") };
     Failure::invalid(format!("{file} is built by a container engine, and `wharf deploy` builds no images")).help(format!(

@@ -1,30 +1,34 @@
 //! What a control plane does with what was pushed with git: the same as `wharf deploy`, told to whoever pushed.
 //!
 //! Everything is asked for over the API, with the token of whoever pushed. So a push can do what its user can, it is recorded as that
-//! user's doing, and it ends when the token is revoked.
+//! user's doing, and it ends when the token is revoked. A Compose file makes several apps of a push: see [`stack`].
 
+mod follow;
 mod image;
+mod stack;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use wharf_builder::{
-    Artifact, BuildLimits, BuildPlan, Containers, DetectError, Detection, FailReason, Folder, Kind, Network,
+    Artifact, BuildLimits, BuildPlan, Containers, DetectError, Detection, FailReason, Folder, Network,
     Recipe, RustWay, Sandbox, SandboxSettings, Steps,
 };
 use wharf_docker::Engine;
-use wharf_platform_api::{Deployer, NotDeployed, Pushed, Teller};
+use wharf_platform_api::{Deployer, Deployment, NotDeployed, Pushed, Runs, Teller};
 use wharf_types::AppId;
-use wharf_types::api::{CreateRelease, Deployed, RolloutInfo};
+use wharf_types::api::{CreateRelease, Deployed};
 use wharf_types::manifest::Manifest;
 use wharf_types::spec::FilesSpec;
 
-use self::image::{BUILD_ELSEWHERE, ImageBuilder};
+use self::follow::follow;
+use self::image::{BUILD_ELSEWHERE, ImageBuilder, ImageSource};
+use self::stack::Stack;
 use crate::app_ref::AppRef;
 use crate::artifact;
 use crate::client::Client;
@@ -35,14 +39,9 @@ use crate::files;
 use crate::output;
 use crate::project;
 use crate::release_command;
-use crate::rollout::{self, Verdict};
 use crate::secret::Secret;
 use crate::session::Session;
 
-/// How long a rollout may take, the compilation of its artifact included.
-const ROLLOUT_MAX: Duration = Duration::from_secs(600);
-/// How long one question about it waits for its answer.
-const POLL: Duration = Duration::from_secs(2);
 /// The variable that tells a guest which commit it is of.
 const GIT_REV: &str = "GIT_REV";
 /// What a build that wanted something from elsewhere needs.
@@ -95,7 +94,8 @@ impl PushDeployer {
         pushed: &Pushed,
         teller: &Teller,
         cancel: &CancellationToken,
-    ) -> anyhow::Result<()> {
+        runs: &mut Runs,
+    ) -> anyhow::Result<Deployment> {
         let began = Instant::now();
         let session = self.session(pushed)?;
         let app = AppRef { namespace: pushed.namespace.clone(), app: pushed.app.clone() };
@@ -108,8 +108,19 @@ impl PushDeployer {
                 let document = session.client.resolve_image(&app.namespace, image, login).await?;
                 Made { content: document.to_octets().into(), exposed: None }
             }
-            None => self.make(pushed, teller, cancel).await?,
+            None => {
+                let detection = look(pushed, teller).await?;
+                if let Recipe::Stack { file } = &detection.recipe {
+                    let stack = Stack { deployer: self, session: &session, pushed, file, teller, cancel };
+                    stack.deploy(manifest.as_ref(), runs).await?;
+                    return Ok(Deployment::Stack);
+                }
+                self.make(&detection, pushed, teller, cancel).await?
+            }
         };
+        if !pushed.may_make_apps {
+            must_be_there(&session, &app).await?;
+        }
         let digest = wharf_types::Digest::of(&content);
         let folder = manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
         let packed = folder.map(|files| files::pack(&within(&pushed.folder, &files.path)?)).transpose()?;
@@ -154,7 +165,7 @@ impl PushDeployer {
         roll_out(&session, &app, &deployed, teller, cancel).await?;
         teller.detail(&format!("deployed after {}", output::elapsed(began.elapsed())));
         deployed.urls.iter().for_each(|url| teller.detail(url));
-        Ok(())
+        Ok(Deployment::App)
     }
 
     fn session(&self, pushed: &Pushed) -> anyhow::Result<Session> {
@@ -173,45 +184,27 @@ impl PushDeployer {
     /// The artifact, which is built or was pushed.
     async fn make(
         &self,
+        detection: &Detection,
         pushed: &Pushed,
         teller: &Teller,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Made> {
-        let tree = Folder::open(&pushed.folder)?;
-        let containers = match pushed.no_containers {
-            Some(_) => Containers::Refused,
-            None => Containers::Allowed,
-        };
-        let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, containers));
-        let detection =
-            detected.await?.map_err(|error| not_detected(error, pushed.no_containers.as_deref()))?;
-        teller.step("Looking at what was pushed");
-        teller.detail(&detection.to_string());
-        detection.notes.iter().for_each(|note| teller.detail(note));
-        match &detection.recipe {
-            Recipe::Containers { file } if detection.kind == Kind::Compose => Err(is_stack(file).into()),
-            Recipe::Containers { file } => self.build_image(file, pushed, teller, cancel).await,
-            _ => {
-                let built = self.build(&detection, pushed, teller, cancel).await?;
-                Ok(Made { content: artifact::read(&built)?, exposed: None })
-            }
+        if let Recipe::Containers { file } = &detection.recipe {
+            let source = ImageSource::of_app(pushed, file);
+            let made = self.images(file)?.build(&source, pushed, self.place(cancel), teller, cancel).await?;
+            return Ok(Made { content: made.archive, exposed: Some(made.exposed) });
         }
+        let built = self.build(detection, &pushed.folder, pushed, teller, cancel).await?;
+        Ok(Made { content: artifact::read(&built)?, exposed: None })
     }
 
-    async fn build_image(
-        &self,
-        file: &str,
-        pushed: &Pushed,
-        teller: &Teller,
-        cancel: &CancellationToken,
-    ) -> anyhow::Result<Made> {
+    /// What builds images, for a file of this name.
+    fn images(&self, file: &str) -> Result<&ImageBuilder, Failure> {
         let no_engine = || {
             Failure::invalid(format!("{file}: this control plane's host has no Docker engine to build it"))
                 .help(BUILD_ELSEWHERE)
         };
-        let images = self.images.as_ref().ok_or_else(no_engine)?;
-        let made = images.build(pushed, file, self.place(cancel), teller, cancel).await?;
-        Ok(Made { content: made.archive, exposed: Some(made.exposed) })
+        self.images.as_ref().ok_or_else(no_engine)
     }
 
     /// Waits until few enough builds are under way.
@@ -222,17 +215,19 @@ impl PushDeployer {
         }
     }
 
+    /// The artifact of a folder in what was pushed.
     async fn build(
         &self,
         detection: &Detection,
+        folder: &Path,
         pushed: &Pushed,
         teller: &Teller,
         cancel: &CancellationToken,
     ) -> anyhow::Result<PathBuf> {
-        let steps = self.steps(&detection.recipe, &pushed.folder).await?;
+        let steps = self.steps(&detection.recipe, folder).await?;
         let plan = BuildPlan {
             app: Some(pushed.cache),
-            tree: pushed.folder.clone(),
+            tree: folder.to_owned(),
             steps,
             env: [(GIT_REV.to_owned(), pushed.commit.clone())].into(),
             network: if pushed.build_network { Network::Machine } else { Network::None },
@@ -278,13 +273,16 @@ impl Deployer for PushDeployer {
         pushed: Pushed,
         teller: Teller,
         cancel: CancellationToken,
-    ) -> Result<(), NotDeployed> {
-        self.carry_out(&pushed, &teller, &cancel).await.map_err(|error| {
+    ) -> Result<Deployment, NotDeployed> {
+        let mut runs = Runs::AsBefore;
+        let carried_out = self.carry_out(&pushed, &teller, &cancel, &mut runs).await;
+        carried_out.map_err(|error| {
             // Whoever pushed knows the files, and not where they are here.
             let (text, help) = exit::told(&error);
             let text = text.replace(&format!("{}/", pushed.folder.display()), "");
-            let text: String = text.chars().take(MESSAGE_MAX_CHARS).collect();
-            NotDeployed(help.map_or_else(|| text.clone(), |help| format!("{text}\n{help}")))
+            let text: String = output::printable(&text).chars().take(MESSAGE_MAX_CHARS).collect();
+            let why = help.map_or_else(|| text.clone(), |help| format!("{text}\n{help}"));
+            NotDeployed { why, runs }
         })
     }
 
@@ -301,6 +299,36 @@ impl Deployer for PushDeployer {
     }
 }
 
+/// Finds out what was pushed, and says it.
+async fn look(pushed: &Pushed, teller: &Teller) -> anyhow::Result<Detection> {
+    let tree = Folder::open(&pushed.folder)?;
+    let containers = match pushed.no_containers {
+        Some(_) => Containers::Refused,
+        None => Containers::Allowed,
+    };
+    let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, containers));
+    let detection = detected.await?.map_err(|error| not_detected(error, pushed.no_containers.as_deref()))?;
+    teller.step("Looking at what was pushed");
+    teller.detail(&detection.to_string());
+    detection.notes.iter().for_each(|note| teller.detail(note));
+    Ok(detection)
+}
+
+/// The stack of this name is there, which is why the push was taken, and it may make no app.
+async fn must_be_there(session: &Session, app: &AppRef) -> anyhow::Result<()> {
+    match session.client.app(app).await {
+        Ok(_) => Ok(()),
+        Err(error) if Exit::of(&error) == Exit::NotFound => {
+            let AppRef { namespace, app } = app;
+            let message = format!("there is no app `{app}`, and pushes make none in `{namespace}`");
+            Err(Failure::new(Exit::NotFound, message)
+                .help(format!("make it with `wharf deploy --app {app}`, or push a Compose file"))
+                .into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// `no_containers`: why the namespace may run none.
 fn not_detected(error: DetectError, no_containers: Option<&str>) -> Failure {
     match (error, no_containers) {
@@ -310,13 +338,6 @@ fn not_detected(error: DetectError, no_containers: Option<&str>) -> Failure {
         .help("otherwise push what makes a WebAssembly component, and say how with `[build]` in wharf.toml"),
         (error, _) => Failure::invalid(error.to_string()),
     }
-}
-
-fn is_stack(file: &str) -> Failure {
-    Failure::invalid(format!("{file} has several services, and a push deploys one app")).help(format!(
-        "`wharf stack deploy -c {file} NAME` in that folder deploys its services; where one Dockerfile is all that is to be \
-         deployed, `[build] dockerfile = \"Dockerfile\"` in wharf.toml says so"
-    ))
 }
 
 /// A folder that the manifest names, which must not be one of this machine.
@@ -377,49 +398,5 @@ async fn roll_out(
         teller.detail(&format!("{} is stopped; it runs once `wharf start {0}` has started it", app.app));
         return Ok(());
     }
-    let deadline = tokio::time::Instant::now() + ROLLOUT_MAX;
-    let mut told = String::new();
-    let mut is_aborted = false;
-    loop {
-        let info = session.client.rollout(app, deployed.rollout, POLL).await?;
-        let verdict = rollout::verdict(info.state);
-        if verdict == Verdict::Undecided {
-            let progress = rollout::progress_text(&info);
-            if progress != told {
-                teller.detail(&progress);
-                told = progress;
-            }
-        }
-        let is_paused = info.paused.is_some();
-        match verdict {
-            Verdict::Serves => {
-                teller.detail(&format!("{} of {} instances ready", info.ready, info.replicas));
-                rollout::ledger(&info).into_iter().for_each(|ledger| teller.detail(&ledger));
-                return Ok(());
-            }
-            Verdict::Failed => return Err(failed(session, app, &info, teller).await),
-            Verdict::Superseded => {
-                let message = format!("release {} was overtaken by a newer rollout", info.to);
-                return Err(Failure::new(Exit::Conflict, message).into());
-            }
-            Verdict::Undecided if is_aborted => {}
-            Verdict::Undecided
-                if cancel.is_cancelled() || is_paused || tokio::time::Instant::now() > deadline =>
-            {
-                session.client.wish_of_rollout(app, "abort").await?;
-                is_aborted = true;
-            }
-            Verdict::Undecided => {}
-        }
-    }
-}
-
-async fn failed(session: &Session, app: &AppRef, info: &RolloutInfo, teller: &Teller) -> anyhow::Error {
-    if let Some(ledger) = rollout::ledger(info) {
-        teller.detail(&ledger);
-    }
-    for line in rollout::last_lines(session, app).await {
-        teller.detail(&format!("| {line}"));
-    }
-    Failure::new(Exit::RolloutFailed, rollout::failure_text(app, info)).into()
+    follow(session, app, deployed.rollout, &|line: &str| teller.detail(line), cancel).await
 }

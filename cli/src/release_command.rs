@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use wharf_types::Digest;
 use wharf_types::api::{ArtifactInfo, Page};
 use wharf_types::job::{CreateJob, JobInfo, JobSpec, JobState, JobTemplate, Runs};
 use wharf_types::log::LogRecord;
 use wharf_types::manifest::ReleaseCommand;
 use wharf_types::spec::AppSpec;
+use wharf_types::{Digest, NamespaceName};
 
 use crate::app_ref::AppRef;
 use crate::artifact;
@@ -57,15 +57,30 @@ pub async fn run(
     let job = JobTemplate { artifact: Some(artifact.digest), app: None, spec: own.or_of_app(spec, runs) };
     let name = Some(app.app.clone().into());
     let made = session.client.create_job(&app.namespace, &CreateJob { name, job }, None).await?;
+    let ended = to_the_end(session, &app.namespace, &made, say, cancel).await?;
+    match ended.state {
+        JobState::Succeeded => Ok(()),
+        _ => Err(failure(&ended).into()),
+    }
+}
+
+/// Follows a job to its end, which `cancel` makes an early one. Says what it waits for, and then what it has printed.
+pub async fn to_the_end(
+    session: &Session,
+    namespace: &NamespaceName,
+    made: &JobInfo,
+    say: &mut (dyn FnMut(&str) + Send),
+    cancel: &CancellationToken,
+) -> anyhow::Result<JobInfo> {
     let id = made.id.to_string();
     let mut waits = None;
     let ended = loop {
-        let job = session.client.job(&app.namespace, &id, Some(WAIT)).await?;
+        let job = session.client.job(namespace, &id, Some(WAIT)).await?;
         if job.state.is_final() {
             break job;
         }
         if cancel.is_cancelled() {
-            session.client.cancel_job(&app.namespace, &id).await?;
+            session.client.cancel_job(namespace, &id).await?;
         }
         let newest = job.waits.first().cloned();
         if newest != waits {
@@ -73,28 +88,30 @@ pub async fn run(
             waits = newest;
         }
     };
-    for line in printed(session, app, &ended).await {
+    for line in printed(session, namespace, &ended).await {
         say(&line);
     }
-    match ended.state {
-        JobState::Succeeded => Ok(()),
-        _ => Err(failure(&ended).into()),
-    }
+    Ok(ended)
 }
 
-async fn printed(session: &Session, app: &AppRef, job: &JobInfo) -> Vec<String> {
-    let path = format!("/v1/namespaces/{}/jobs/{}/logs", app.namespace, job.id);
+async fn printed(session: &Session, namespace: &NamespaceName, job: &JobInfo) -> Vec<String> {
+    let path = format!("/v1/namespaces/{namespace}/jobs/{}/logs", job.id);
     let page: anyhow::Result<Page<LogRecord>> =
         session.client.page(&path, &[("tail", LINES.to_string())]).await;
     page.map(|page| page.items.into_iter().map(|record| record.message).collect()).unwrap_or_default()
 }
 
-fn failure(job: &JobInfo) -> Failure {
-    let how = match (job.exit_code, &job.reason) {
+/// How a job ended that did not succeed.
+pub fn end_of(job: &JobInfo) -> String {
+    match (job.exit_code, &job.reason) {
         (Some(code), _) if code != 0 => format!("ended with exit code {code}"),
         (_, Some(reason)) => format!("failed: {reason}"),
         _ => format!("is {}", job.state.as_str()),
-    };
+    }
+}
+
+fn failure(job: &JobInfo) -> Failure {
+    let how = end_of(job);
     Failure::new(Exit::RolloutFailed, format!("the release command {how}, so nothing was released"))
         .help(format!("`wharf job logs {}` shows what it printed", job.id))
 }

@@ -9,6 +9,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
+mod builds;
 mod check;
 mod config;
 mod env_file;
@@ -34,6 +35,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
+pub use builds::Build;
 pub use interpolate::Variables;
 pub use load::{Reader, load};
 pub use node::{Node, Place};

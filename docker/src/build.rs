@@ -67,6 +67,8 @@ pub struct BuildOwner {
     /// Which control plane has it built.
     pub builder: String,
     pub repository: AppId,
+    /// Of a stack. None: the repository is one app's.
+    pub service: Option<String>,
 }
 
 /// What the steps of a build may connect to.
@@ -94,6 +96,7 @@ pub struct ImageBuildLimits {
 pub struct BuiltImage {
     pub id: ImageId,
     pub repository: AppId,
+    pub service: Option<String>,
 }
 
 /// Why there is no image.
@@ -334,7 +337,8 @@ impl Engine {
         found.sort_by_key(|image| std::cmp::Reverse(image.created));
         let read = |image: &bollard::models::ImageSummary| {
             let repository = image.labels.get(labels::REPOSITORY)?.parse().ok()?;
-            Some(BuiltImage { id: image.id.parse().ok()?, repository })
+            let service = image.labels.get(labels::SERVICE).cloned();
+            Some(BuiltImage { id: image.id.parse().ok()?, repository, service })
         };
         Ok(found.iter().filter_map(read).collect())
     }
@@ -376,10 +380,13 @@ impl Engine {
 fn options(build: &ImageBuild, dockerfile: String) -> BuildImageOptions {
     let limits = &build.limits;
     let memory = i32::try_from(limits.memory_max_bytes).unwrap_or(i32::MAX);
+    let owner = &build.owner;
     let labels = [
-        (labels::BUILDER, build.owner.builder.clone()),
-        (labels::REPOSITORY, build.owner.repository.to_string()),
+        (labels::BUILDER, Some(owner.builder.clone())),
+        (labels::REPOSITORY, Some(owner.repository.to_string())),
+        (labels::SERVICE, owner.service.clone()),
     ];
+    let labels = labels.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     let network = match build.network {
         BuildNetwork::None => "none",
         BuildNetwork::Bridge => "bridge",
@@ -395,7 +402,7 @@ fn options(build: &ImageBuild, dockerfile: String) -> BuildImageOptions {
         cpuperiod: Some(CPU_PERIOD_MICROS),
         cpuquota: Some(CPU_PERIOD_MICROS * i32::from(limits.cpus)),
         buildargs: Some(build.args.clone().into_iter().collect()),
-        labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
+        labels: Some(labels.collect()),
         networkmode: Some(network.to_owned()),
         ..BuildImageOptions::default()
     }
@@ -594,7 +601,7 @@ mod tests {
             files: Vec::new(),
             dockerfile: "FROM scratch\n".to_owned(),
             args: BTreeMap::new(),
-            owner: BuildOwner { builder: "b".to_owned(), repository: AppId::new() },
+            owner: BuildOwner { builder: "b".to_owned(), repository: AppId::new(), service: None },
             cache: None,
             network: BuildNetwork::None,
             limits: ImageBuildLimits {

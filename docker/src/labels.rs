@@ -17,9 +17,10 @@ const INSTANCE: &str = "wharf.instance";
 /// On a container that is only looked into: for which instance.
 const LOOK: &str = "wharf.look";
 
-/// On an image that was built here: which control plane had it built, and of which repository.
+/// On an image that was built here: which control plane had it built, of which repository, and for which service of a stack in there.
 pub(crate) const BUILDER: &str = "wharf.builder";
 pub(crate) const REPOSITORY: &str = "wharf.repository";
+pub(crate) const SERVICE: &str = "wharf.service";
 
 /// Whose instance it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! `git push`: repositories of apps, and the way from a push to a release that serves.
 //!
-//! A push is received, checked, built and rolled out before its branch moves; whatever fails leaves the branch, and what runs, as they were.
+//! A push is received, checked, built and rolled out before its branch moves; whatever fails leaves the branch as it was, and what runs, but
+//! for the services of a stack that have come up by then.
 //! How git speaks is [`wharf_git`]'s matter, and how a folder becomes a release the [`Deployer`]'s, which asks the API for everything with the
 //! token of whoever pushed. Here is what lies between: what a push asks for ([`course`]), whose turn it is ([`busy`]), what is kept of
 //! it ([`log`], table `build`), and what is done about those that a process has left behind ([`recover`]).
@@ -31,7 +32,7 @@ use crate::context::Context;
 use crate::reconcile::chain;
 use crate::store;
 
-pub use deployer::{Deployer, NotDeployed, Pushed, Secret, Teller};
+pub use deployer::{Deployer, Deployment, NotDeployed, Pushed, Runs, Secret, Teller};
 pub(crate) use pushing::Pushing;
 
 /// Within the data directory.
@@ -137,12 +138,11 @@ impl Drop for Listed {
     }
 }
 
-/// Takes note that a build goes on. `false`: it has ended, as its control plane was taken for gone.
+/// Takes note that what was built is rolled out. `false`: the build has ended, as its control plane was taken for gone.
 async fn advance(context: &Context, build: BuildId, release: Option<u64>) -> bool {
-    let state = if release.is_some() { BuildState::Deploying } else { BuildState::Building };
     let advanced = async {
         let mut tx = context.store.write().await?;
-        let is_open = store::build::advance(&mut tx, build, state, release).await?;
+        let is_open = store::build::advance(&mut tx, build, BuildState::Deploying, release).await?;
         tx.commit().await?;
         Ok::<_, store::StoreError>(is_open)
     };

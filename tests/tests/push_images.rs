@@ -183,7 +183,7 @@ async fn what_a_push_or_a_deploy_does_not_build_comes_with_what_to_run() {
     ours.repository.write("compose.yaml", "services:\n  web:\n    build: .\n");
     deploy().await.fails(6, &["wharf stack deploy -c compose.yaml NAME"]);
     ours.repository.commit("A compose file").await;
-    let words = ["wharf stack deploy -c compose.yaml NAME", "[build] dockerfile", "nothing has moved"];
+    let words = ["settings of one app", "[build] dockerfile", "nothing has moved"];
     refused(&ours.repository.push(&["main"]).await, &words);
     ours.repository.write("wharf.toml", format!("{MANIFEST}[build]\ndockerfile = \"Dockerfile\"\n"));
     ours.repository.commit("The Dockerfile of both").await;
@@ -197,5 +197,40 @@ async fn what_a_push_or_a_deploy_does_not_build_comes_with_what_to_run() {
     let pushed = ours.repository.push(&["main"]).await;
     assert_eq!(pushed.code, 0, "{}", pushed.stderr);
     assert_eq!(ours.platform.text("web", "/cgi-bin/answer").await.trim(), "named");
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_services_of_a_compose_file_are_built_each_from_its_folder() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.repository.write("wharf.toml", "app = \"web\"\n");
+    let service = |name: &str, rest: &str| {
+        format!(
+            "  {name}:\n    build: {{context: ./{name}, args: {{WORD: {name}}}}}\n    ports: [\"8000\"]\n    stop_grace_period: 2s\n    \
+             deploy: {{update_config: {{monitor: 50ms}}}}\n    x-wharf: {{http: {{}}}}\n{rest}"
+        )
+    };
+    let compose = format!("services:\n{}{}", service("one", ""), service("two", "    depends_on: [one]\n"));
+    ours.repository.write("compose.yaml", &compose);
+    for name in ["one", "two"] {
+        let text = format!("FROM {WEB}\nARG WORD\nRUN echo made for $WORD >/www/made\nEXPOSE 8000\n");
+        ours.repository.write(&format!("{name}/Dockerfile"), text);
+    }
+    ours.repository.commit("Two services").await;
+    let pushed = ours.repository.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    let said = remote_lines(&pushed).join("\n");
+    for words in ["-----> Service one", "-----> Building", "-----> Service two", "-----> Release 1 of two"] {
+        assert!(said.contains(words), "`{words}` is missing in:\n{said}");
+    }
+    for name in ["one", "two"] {
+        assert_eq!(ours.platform.text(name, "/made").await, format!("made for {name}\n"));
+    }
+    // Steps of the image before are taken for done, of each service its own.
+    ours.repository.write("two/Dockerfile", format!("FROM {WEB}\nRUN exit 7\n"));
+    ours.repository.commit("One that fails").await;
+    let pushed = ours.repository.push(&["main"]).await;
+    refused(&pushed, &["Using cache", "compose.yaml:9:5: the service `two`", "code: 7", "nothing has moved"]);
+    assert_eq!(ours.platform.text("two", "/made").await, "made for two\n");
     ours.end().await;
 }

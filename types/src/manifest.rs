@@ -72,23 +72,29 @@ pub struct BuildSpec {
     pub artifact: Option<String>,
     /// Path of a Dockerfile, relative to the manifest: what a container engine builds of this folder.
     pub dockerfile: Option<String>,
+    /// Path of a Compose file, relative to the manifest: a push deploys its services.
+    pub compose: Option<String>,
 }
 
 impl BuildSpec {
     fn validate(&self) -> Result<(), InvalidSpec> {
-        let Some(dockerfile) = &self.dockerfile else { return Ok(()) };
-        let invalid =
-            |problem: &str| InvalidSpec { field: "build.dockerfile".to_owned(), problem: problem.to_owned() };
-        if self.command.is_some() || self.artifact.is_some() {
-            return Err(invalid(
-                "is what an engine builds, so there is neither `command` nor `artifact` beside it",
-            ));
+        let files =
+            [("dockerfile", &self.dockerfile, "Dockerfile"), ("compose", &self.compose, "compose.yaml")];
+        let named = files.iter().filter(|(_, path, _)| path.is_some()).count();
+        for (key, path, example) in files {
+            let Some(path) = path else { continue };
+            let invalid = |problem: String| InvalidSpec { field: format!("build.{key}"), problem };
+            if self.command.is_some() || self.artifact.is_some() || named > 1 {
+                let problem = "says all that there is to build, so it stands alone in `build`";
+                return Err(invalid(problem.to_owned()));
+            }
+            let is_within = |part: &str| !matches!(part, "" | "." | "..");
+            if !path.split('/').all(is_within) {
+                let problem = format!("is a path in this folder, such as `{example}` or `deploy/{example}`");
+                return Err(invalid(problem));
+            }
         }
-        let is_within = |part: &str| !matches!(part, "" | "." | "..");
-        if dockerfile.split('/').all(is_within) {
-            return Ok(());
-        }
-        Err(invalid("is a path in this folder, such as `Dockerfile` or `deploy/Dockerfile`"))
+        Ok(())
     }
 }
 
@@ -249,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dockerfile_is_in_the_folder_and_stands_alone() {
+    fn a_file_that_says_what_is_built_is_in_the_folder_and_stands_alone() {
         let parse = |build: &str| Manifest::parse(&format!("app = \"hello\"\n[build]\n{build}\n"));
         let manifest = parse("dockerfile = \"deploy/Dockerfile\"").unwrap();
         assert_eq!(manifest.build.unwrap().dockerfile.as_deref(), Some("deploy/Dockerfile"));
@@ -257,7 +263,15 @@ mod tests {
             let error = parse(&format!("dockerfile = \"{path}\"")).unwrap_err().to_string();
             assert!(error.contains("build.dockerfile"), "{path}: {error}");
         }
-        let error = parse("dockerfile = \"Dockerfile\"\ncommand = \"make\"").unwrap_err().to_string();
-        assert!(error.contains("neither `command` nor `artifact`"), "{error}");
+        let manifest = parse("compose = \"compose.yaml\"").unwrap();
+        assert_eq!(manifest.build.unwrap().compose.as_deref(), Some("compose.yaml"));
+        let error = parse("compose = \"../compose.yaml\"").unwrap_err().to_string();
+        assert!(error.contains("build.compose"), "{error}");
+        for others in
+            ["dockerfile = \"Dockerfile\"\ncommand = \"make\"", "compose = \"a\"\ndockerfile = \"b\""]
+        {
+            let error = parse(others).unwrap_err().to_string();
+            assert!(error.contains("it stands alone"), "{error}");
+        }
     }
 }

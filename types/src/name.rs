@@ -115,6 +115,13 @@ impl From<AppName> for JobName {
     }
 }
 
+impl From<AppName> for SetName {
+    /// The stack that is deployed by the repository of an app of this name.
+    fn from(name: AppName) -> Self {
+        Self(name.0)
+    }
+}
+
 impl From<ScheduleName> for JobName {
     fn from(name: ScheduleName) -> Self {
         Self(name.0)

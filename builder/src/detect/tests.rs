@@ -303,7 +303,9 @@ fn containers_are_for_whoever_may_run_them() {
     assert_eq!(detection.kind, Kind::Docker);
     assert_eq!(detection.to_string(), "found: Dockerfile, so: a container engine takes Dockerfile");
     let compose = found(&[("docker-compose.yml", ""), ("Dockerfile", "")]);
-    assert_eq!(compose.recipe, Recipe::Containers { file: "docker-compose.yml".into() });
+    assert_eq!(compose.recipe, Recipe::Stack { file: "docker-compose.yml".into() });
+    let told = compose.to_string();
+    assert_eq!(told, "found: docker-compose.yml, so: the services of docker-compose.yml are deployed");
     assert!(compose.notes[0].contains("not used: Dockerfile"), "{:?}", compose.notes);
 }
 
@@ -317,6 +319,36 @@ fn a_manifest_chooses_a_dockerfile_before_everything_else() {
     assert_eq!(detection.kind, Kind::Docker);
     assert_eq!(detection.recipe, Recipe::Containers { file: "deploy/Dockerfile".into() });
     assert!(detection.to_string().starts_with("found: wharf.toml (dockerfile deploy/Dockerfile)"));
+}
+
+#[test]
+fn a_compose_file_decides_where_its_services_are_the_artifacts() {
+    let compose = "services:\n  a: {image: ./a.wasm}\n  b: {image: b.wasm}\n";
+    let cargo = package("app", "");
+    let files = [("compose.yaml", compose), ("a.wasm", ""), ("b.wasm", ""), ("Cargo.toml", cargo.as_str())];
+    let detection = found(&files);
+    assert_eq!(
+        (detection.kind, detection.recipe),
+        (Kind::Compose, Recipe::Stack { file: "compose.yaml".into() })
+    );
+    assert_eq!(detection.found, "compose.yaml, which names a.wasm");
+    assert!(detection.notes[0].contains("not used: Cargo.toml"), "{:?}", detection.notes);
+    // One for a database beside an app is only mentioned.
+    let files = [("compose.yaml", "services: {db: {image: redis}}\n# data.wasm\n"), ("a.wasm", "")];
+    let detection = found(&files);
+    assert_eq!(detection.kind, Kind::Prebuilt);
+    assert!(detection.notes[0].contains("not used: compose.yaml"), "{:?}", detection.notes);
+}
+
+#[test]
+fn a_manifest_chooses_a_compose_file_before_everything_else() {
+    let cargo = package("app", "");
+    let manifest = "app = \"a\"\n[build]\ncompose = \"deploy/compose.yaml\"\n";
+    let files = [("Cargo.toml", cargo.as_str()), ("src/main.rs", ""), ("wharf.toml", manifest)];
+    let detection = found(&files);
+    assert_eq!(detection.kind, Kind::Compose);
+    assert_eq!(detection.recipe, Recipe::Stack { file: "deploy/compose.yaml".into() });
+    assert!(detection.to_string().starts_with("found: wharf.toml (compose deploy/compose.yaml), so: "));
 }
 
 #[test]

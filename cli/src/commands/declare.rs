@@ -88,7 +88,7 @@ impl Wanted {
 }
 
 /// A request is refused here rather than after it was sent in vain.
-fn body(request: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+pub fn body(request: &impl Serialize) -> anyhow::Result<Vec<u8>> {
     let body = serde_json::to_vec(request).context("could not write the resources as JSON")?;
     if body.len() > REQUEST_MAX_BYTES {
         let (is, most) = (output::bytes(body.len() as u64), output::bytes(REQUEST_MAX_BYTES as u64));

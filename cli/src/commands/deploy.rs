@@ -183,6 +183,9 @@ async fn find_source(session: &Session, args: &DeployArgs) -> anyhow::Result<Sou
     if let Some(file) = build.and_then(|build| build.dockerfile.as_deref()) {
         return Err(project::for_an_engine(file, Kind::Docker).into());
     }
+    if let Some(file) = build.and_then(|build| build.compose.as_deref()) {
+        return Err(project::for_an_engine(file, Kind::Compose).into());
+    }
     if let Some(command) = build.and_then(|build| build.command.as_deref()).filter(|_| !args.no_build) {
         project::build(path, command).await?;
     }

@@ -1,6 +1,6 @@
 //! `wharf stack`: compose files, as they are.
 
-mod jobs;
+pub mod jobs;
 mod show;
 
 use std::collections::BTreeMap;
@@ -89,7 +89,7 @@ pub struct RmArgs {
 /// Looked for where no file is named, as the Compose Specification has it.
 const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 /// The largest file that is read.
-const FILE_MAX_BYTES: u64 = 8 << 20;
+pub const FILE_MAX_BYTES: u64 = 8 << 20;
 
 pub async fn run(before: Global, args: StackArgs) -> anyhow::Result<()> {
     let open = |global: Global| Session::open(global.or(before.clone()));
@@ -160,7 +160,7 @@ async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let translated = wharf_compose::translate(&project, &context);
     let translation = translated.map_err(|problems| Failure::invalid(problems.to_string()))?;
     tell(&translation.notices);
-    check_waits(&translation)?;
+    check_waits(&translation)?.iter().for_each(|note| output::note(format!("note: {note}")));
     set_values(session, &project, &translation).await?;
     let folder = std::path::absolute(if project.folder.is_empty() { "." } else { &project.folder })?;
     let waves = waves(&translation);
@@ -193,9 +193,9 @@ fn only_the_set(namespace: &NamespaceName) -> String {
     json!({ "kind": "namespace", "name": namespace }).to_string()
 }
 
-/// What services wait for, as far as a deploy does not.
-fn check_waits(translation: &Translation) -> anyhow::Result<()> {
-    let mut refused = Vec::new();
+/// What services wait for, as far as a deploy does not; returns what is to be told of it.
+pub fn check_waits(translation: &Translation) -> Result<Vec<String>, Failure> {
+    let (mut refused, mut notes) = (Vec::new(), Vec::new());
     for step in &translation.order {
         let apps = translation.apps.iter().map(|app| (&app.document.name, &app.place));
         let mut all = apps.chain(translation.jobs.iter().map(|job| (&job.name, &job.place)));
@@ -209,20 +209,20 @@ fn check_waits(translation: &Translation) -> anyhow::Result<()> {
                 ));
             }
             if !wait.required {
-                output::note(format!(
-                    "note: {waits} goes on without `{other}`, but the deploy ends where that cannot start"
+                notes.push(format!(
+                    "{waits} goes on without `{other}`, but the deploy ends where that cannot start"
                 ));
             }
             if wait.restart {
-                output::note(format!("note: {waits} is not restarted when `{other}` is"));
+                notes.push(format!("{waits} is not restarted when `{other}` is"));
             }
         }
     }
-    if refused.is_empty() { Ok(()) } else { Err(Failure::invalid(refused.join("\n")).into()) }
+    if refused.is_empty() { Ok(notes) } else { Err(Failure::invalid(refused.join("\n"))) }
 }
 
 /// In which wave of the deploy each app and each job comes: after all that it depends on.
-fn waves(translation: &Translation) -> BTreeMap<&AppName, usize> {
+pub fn waves(translation: &Translation) -> BTreeMap<&AppName, usize> {
     let mut of: BTreeMap<&AppName, usize> = BTreeMap::new();
     for step in &translation.order {
         let before = step.waits.iter().filter_map(|wait| of.get(&wait.app)).max();

@@ -1,6 +1,6 @@
 //! What was pushed with a Dockerfile: an image, which the Docker engine of this host builds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -57,6 +57,25 @@ pub struct ImageBuilder {
     turns: Mutex<HashMap<AppId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// What an image is built of.
+pub struct ImageSource {
+    pub folder: PathBuf,
+    /// The Dockerfile, in the folder.
+    pub file: String,
+    /// As messages name it.
+    pub shown: String,
+    pub args: BTreeMap<String, String>,
+    /// Of a stack. None: the repository is one app's.
+    pub service: Option<String>,
+}
+
+impl ImageSource {
+    pub fn of_app(pushed: &Pushed, file: &str) -> Self {
+        let (folder, file) = (pushed.folder.clone(), file.to_owned());
+        Self { folder, shown: file.clone(), file, args: BTreeMap::new(), service: None }
+    }
+}
+
 /// An image that was built.
 pub struct MadeImage {
     /// As `docker save` writes it.
@@ -70,11 +89,11 @@ impl ImageBuilder {
         Self { engine, caches, id: OnceCell::new(), turns: Mutex::default() }
     }
 
-    /// Builds the Dockerfile `file` of what was pushed, once there is a `place` for it.
+    /// Builds something of what was pushed, once there is a `place` for it.
     pub async fn build<P>(
         &self,
+        source: &ImageSource,
         pushed: &Pushed,
-        file: &str,
         place: impl Future<Output = anyhow::Result<P>>,
         teller: &Teller,
         cancel: &CancellationToken,
@@ -100,12 +119,17 @@ impl ImageBuilder {
         // Whatever ends this function ends the look, which may take long for a tree of many files.
         let looking = cancel.child_token();
         let _looking = looking.clone().drop_guard();
-        let (folder, name) = (pushed.folder.clone(), file.to_owned());
-        let looked = tokio::task::spawn_blocking(move || look(&folder, &name, &looking));
+        let file = source.shown.as_str();
+        let (folder, name, shown) = (source.folder.clone(), source.file.clone(), source.shown.clone());
+        let looked =
+            tokio::task::spawn_blocking(move || look(&folder, (name.as_str(), shown.as_str()), &looking));
         let Looked { text, dockerfile, files } = tokio::select! {
             looked = looked => looked??,
             error = &mut ended => return Err(error),
         };
+        if let Some(arg) = source.args.keys().find(|name| dockerfile.args_of_images.contains(*name)) {
+            return Err(given_to_from(file, arg).into());
+        }
         if let Some(fetch) = dockerfile.fetches.first().filter(|_| !pushed.build_network) {
             return Err(fetches(&format!("{file}, line {}", fetch.line)).into());
         }
@@ -118,15 +142,19 @@ impl ImageBuilder {
             }
             error = &mut ended => return Err(error),
         }
-        let owner = BuildOwner { builder: self.id().await?.to_owned(), repository: pushed.cache };
+        let builder = self.id().await?.to_owned();
+        let owner = BuildOwner { builder, repository: pushed.cache, service: source.service.clone() };
         let mut before = self.engine.built(&owner.builder).await?;
-        before.retain(|image| image.repository == owner.repository);
+        before.retain(|image| image.repository == owner.repository && image.service == owner.service);
         let takes_commit = dockerfile.args.contains(GIT_REV);
+        let mut args: BTreeMap<String, String> =
+            takes_commit.then(|| (GIT_REV.to_owned(), pushed.commit.clone())).into_iter().collect();
+        args.extend(source.args.clone());
         let build = ImageBuild {
-            folder: pushed.folder.clone(),
+            folder: source.folder.clone(),
             files,
             dockerfile: text,
-            args: takes_commit.then(|| (GIT_REV.to_owned(), pushed.commit.clone())).into_iter().collect(),
+            args,
             owner,
             cache: before.first().map(|image| image.id),
             network,
@@ -142,7 +170,8 @@ impl ImageBuilder {
             made = self.made(image, limits) => made,
             error = &mut ended => Err(error),
         };
-        let built = BuiltImage { id: image, repository: build.owner.repository };
+        let BuildOwner { repository, service, .. } = build.owner.clone();
+        let built = BuiltImage { id: image, repository, service };
         self.remove(&unneeded(before, built, made.is_ok())).await;
         let made = made?;
         teller.detail(&format!("built in {}", output::elapsed(since.elapsed())));
@@ -221,6 +250,17 @@ impl ImageBuilder {
         }
     }
 
+    /// Removes what was built of a repository for services that it has no more.
+    pub async fn keep_services(&self, repository: AppId, services: &HashSet<&str>) -> anyhow::Result<()> {
+        let mut left = self.engine.built(self.id().await?).await?;
+        left.retain(|image| {
+            let is_built = |service: &String| services.contains(service.as_str());
+            image.repository == repository && !image.service.as_ref().is_some_and(is_built)
+        });
+        self.remove(&left).await;
+        Ok(())
+    }
+
     async fn remove(&self, images: &[BuiltImage]) {
         for image in images {
             if let Err(error) = self.engine.remove_built(image.id).await {
@@ -297,12 +337,13 @@ struct Looked {
     files: Vec<PathBuf>,
 }
 
-fn look(folder: &Path, file: &str, cancel: &CancellationToken) -> anyhow::Result<Looked> {
+/// The Dockerfile is `file` in the folder, and messages call it `shown`.
+fn look(folder: &Path, (file, shown): (&str, &str), cancel: &CancellationToken) -> anyhow::Result<Looked> {
     let read = Folder::open(folder)?.read(file).map_err(|error| Failure::invalid(error.to_string()))?;
     let text =
-        read.ok_or_else(|| Failure::invalid(format!("there is no file {file}, which wharf.toml names")))?;
+        read.ok_or_else(|| Failure::invalid(format!("there is no file {shown}, which is to be built")))?;
     let dockerfile =
-        Dockerfile::parse(&text).map_err(|error| Failure::invalid(format!("{file}, {error}")))?;
+        Dockerfile::parse(&text).map_err(|error| Failure::invalid(format!("{shown}, {error}")))?;
     let files = wharf_builder::context_files(folder, cancel).map_err(|error| match error {
         ContextError::Cancelled => cancelled(),
         error => Failure::invalid(error.to_string()).into(),
@@ -321,6 +362,14 @@ fn check_trigger(place: &str, trigger: &str, build_network: bool) -> Result<(), 
         (true, false) => Err(fetches(place)),
         (false, _) => Err(refused().help("begin with an image that does not, or write the steps yourself")),
     }
+}
+
+/// The engine would look for an image that nobody has looked at.
+fn given_to_from(file: &str, arg: &str) -> Failure {
+    Failure::invalid(format!(
+        "{file}: `ARG {arg}` stands before the first FROM, and what names an image is written in the file"
+    ))
+    .help(format!("leave `{arg}` out of `args`, and write its value there"))
 }
 
 fn fetches(place: &str) -> Failure {
@@ -459,13 +508,13 @@ mod tests {
         std::fs::write(folder.path().join("real"), text).unwrap();
         std::os::unix::fs::symlink("real", folder.path().join("Dockerfile")).unwrap();
         std::fs::write(folder.path().join(".dockerignore"), "real\nDockerfile\n").unwrap();
-        let looked = look(folder.path(), "Dockerfile", &CancellationToken::new()).unwrap();
+        let looked = look(folder.path(), ("Dockerfile", "Dockerfile"), &CancellationToken::new()).unwrap();
         assert_eq!(looked.text, text);
         assert_eq!(looked.dockerfile, Dockerfile::parse(text).unwrap());
         assert_eq!(looked.files, [PathBuf::from(".dockerignore")]);
         let cancel = CancellationToken::new();
         cancel.cancel();
-        let error = look(folder.path(), "Dockerfile", &cancel).err().unwrap();
+        let error = look(folder.path(), ("Dockerfile", "Dockerfile"), &cancel).err().unwrap();
         assert!(error.to_string().contains("cancelled"), "{error}");
     }
 
@@ -474,7 +523,7 @@ mod tests {
         let repository = AppId::new();
         let image = |digit: &str| {
             let id = format!("sha256:{}", digit.repeat(64)).parse().unwrap();
-            BuiltImage { id, repository }
+            BuiltImage { id, repository, service: None }
         };
         let before = || vec![image("1"), image("2")];
         assert_eq!(unneeded(before(), image("3"), true), before());

@@ -82,7 +82,7 @@ impl Loader<'_> {
                 return Vec::new();
             }
             Err(Missing::Unreadable(message)) => {
-                self.problems.push(Problem::new(&start, message));
+                self.problems.push(Problem::new(asked.unwrap_or(&start), message));
                 return Vec::new();
             }
             Err(Missing::Undecoded(problem)) => {

@@ -33,7 +33,11 @@ impl Repository {
             files: vec![PathBuf::from("said")],
             dockerfile: String::new(),
             args: BTreeMap::from([("GIT_REV".to_owned(), "abc".to_owned())]),
-            owner: BuildOwner { builder: test.platform().to_owned(), repository: AppId::new() },
+            owner: BuildOwner {
+                builder: test.platform().to_owned(),
+                repository: AppId::new(),
+                service: None,
+            },
             cache: None,
             network: BuildNetwork::None,
             limits: ImageBuildLimits {

@@ -28,6 +28,8 @@ pub struct Pushed {
     pub commit: String,
     /// Whether its build may connect to whatever this host can.
     pub build_network: bool,
+    /// Whether it may make apps that are not there. A preview may.
+    pub may_make_apps: bool,
     /// Why the namespace may run no containers, with the way out. None: it may.
     pub no_containers: Option<String>,
     /// The secret of who pushed, with which everything is done that is done for it.
@@ -44,22 +46,49 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Why nothing was deployed: what was wrong, where, and what to do.
+/// What was deployed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deployment {
+    /// A release of the app.
+    App,
+    /// The services of a stack: several apps, each with releases of its own.
+    Stack,
+}
+
+/// What runs after a push that has come to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// What ran before, or it will when the way back that has been started has ended.
+    AsBefore,
+    /// Of a stack: each app runs what its own rollout has come to.
+    Partly,
+}
+
+/// Why the branch is not to move: what was wrong, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NotDeployed(pub String);
+#[error("{why}")]
+pub struct NotDeployed {
+    pub why: String,
+    pub runs: Runs,
+}
+
+/// Before anything was changed.
+impl From<String> for NotDeployed {
+    fn from(why: String) -> Self {
+        Self { why, runs: Runs::AsBefore }
+    }
+}
 
 /// Builds and deploys what was pushed.
 #[async_trait]
 pub trait Deployer: Send + Sync {
-    /// Comes back when the release serves. Otherwise what served before serves, or will when the way back that has been started has ended.
-    /// After `cancel` it comes back soon, in the same way.
+    /// Comes back when all that was pushed serves, or with why it does not. After `cancel` it comes back soon, in the same way.
     async fn deploy(
         &self,
         pushed: Pushed,
         teller: Teller,
         cancel: CancellationToken,
-    ) -> Result<(), NotDeployed>;
+    ) -> Result<Deployment, NotDeployed>;
 
     /// Removes a folder of what was pushed, or what builds left behind. Whoever made it may have made it hard to remove.
     async fn discard(&self, folder: PathBuf) -> std::io::Result<()>;
@@ -104,5 +133,10 @@ impl Teller {
     /// The release is there, and its rollout begins. `false`: the build has been given up meanwhile.
     pub async fn released(&self, release: u64) -> bool {
         super::advance(&self.context, self.build, Some(release)).await
+    }
+
+    /// The apps of a stack are about to change. `false`: as above.
+    pub async fn rolls_out(&self) -> bool {
+        super::advance(&self.context, self.build, None).await
     }
 }

@@ -8,11 +8,11 @@ use tracing::warn;
 use uuid::Uuid;
 use wharf_git::{CheckoutLimits, Handler, Outcome, Progress, Push, Repository as Folder, Verdict};
 use wharf_types::api::{BuildState, PushPolicy, WhenBusy};
-use wharf_types::{AppId, AppName, BuildId, NamespaceId, NamespaceName, Timestamp};
+use wharf_types::{AppId, AppName, BuildId, NamespaceId, NamespaceName, SetName, Timestamp};
 
 use super::busy::{Holder, Turn};
 use super::course::{self, Course, Deploy};
-use super::deployer::{Pushed, Secret, Teller};
+use super::deployer::{Deployment, NotDeployed, Pushed, Runs, Secret, Teller};
 use super::log::BuildLog;
 use super::{Listed, UnderWay, advance, end};
 use crate::context::Context;
@@ -53,6 +53,8 @@ struct Begun {
     build: BuildId,
     /// Of the app, before. None: there was none.
     before: Option<u64>,
+    /// Once it serves.
+    deployment: Deployment,
     _turn: Turn,
     _listed: Listed,
 }
@@ -152,8 +154,8 @@ impl Pushing {
         let log = Arc::new(BuildLog::create(&git.builds, build).map_err(|error| ours(&error))?);
         let cancel = CancellationToken::new();
         let under_way = UnderWay { cancel: cancel.clone(), log: log.clone() };
-        let begun =
-            Begun { build, before, _turn: turn, _listed: Listed::new(&self.context, build, under_way) };
+        let listed = Listed::new(&self.context, build, under_way);
+        let mut begun = Begun { build, before, deployment: Deployment::App, _turn: turn, _listed: listed };
         let teller = Teller { context: self.context.clone(), build, progress: progress.clone(), log };
         teller.step(&format!("Deploying {} to {} in {}", &id[..12], deploy.app, self.namespace));
         teller.detail(&format!("{} (build {build})", commit.subject));
@@ -162,10 +164,16 @@ impl Pushing {
         if let Err(error) = git.discard(folder.clone()).await {
             warn!("cannot remove {}: {error}", folder.display());
         }
-        let problem = match deployed {
+        let NotDeployed { why: problem, runs } = match deployed {
             // Somebody may have taken this process for gone, and have gone back.
-            Ok(()) if advance(&self.context, build, None).await => return Ok(begun),
-            Ok(()) => "another control plane took over while this was deployed: push again".to_owned(),
+            Ok(deployment) if advance(&self.context, build, None).await => {
+                begun.deployment = deployment;
+                return Ok(begun);
+            }
+            Ok(deployment) => {
+                let why = "another control plane took over while this was deployed: push again".to_owned();
+                NotDeployed { why, runs: left_by(deployment) }
+            }
             Err(problem) => problem,
         };
         let state = if cancel.is_cancelled() { BuildState::Cancelled } else { BuildState::Failed };
@@ -173,7 +181,11 @@ impl Pushing {
             teller.problem(line);
         }
         end(&self.context, build, state, Some(&problem)).await;
-        let runs = before.map_or_else(String::new, |release| format!(", and release {release} is what runs"));
+        let runs = match (runs, before) {
+            (Runs::AsBefore, Some(release)) => format!(", and release {release} is what runs"),
+            (Runs::AsBefore, None) => String::new(),
+            (Runs::Partly, _) => ", and each service runs what its own rollout has come to".to_owned(),
+        };
         Err(format!("build {build} {state}: nothing has moved{runs} (`wharf build logs {build}`)"))
     }
 
@@ -213,7 +225,12 @@ impl Pushing {
                 || previews
                     .iter()
                     .any(|preview| preview.app == deploy.app && preview.branch == deploy.branch);
-            let may_be_made = app.is_some() || deploy.is_preview || self.policy.creates_apps;
+            let mut may_be_made = app.is_some() || deploy.is_preview || self.policy.creates_apps;
+            if !may_be_made {
+                // A stack is there with its services, which need not be called as it is.
+                let set = SetName::from(deploy.app.clone());
+                may_be_made = !store::app::in_set(&mut tx, self.namespace_id, &set).await?.is_empty();
+            }
             if is_ours && may_be_made {
                 store::build::create(&mut tx, new, BuildState::Building, Timestamp::now()).await?;
                 tx.commit().await?;
@@ -223,8 +240,8 @@ impl Pushing {
         match begun.await {
             Ok((before, true, true)) => Ok(before),
             Ok((_, true, false)) => Err(format!(
-                "there is no app `{0}`, and pushes make none in `{1}`: make it with `wharf deploy --app {0}`, or ask an admin for \
-                 `wharf namespace pushes {1} --creates-apps true`",
+                "there is no app `{0}`, nor a stack, and pushes make none in `{1}`: make it with `wharf deploy --app {0}` or `wharf stack \
+                 deploy {0}`, or ask an admin for `wharf namespace pushes {1} --creates-apps true`",
                 deploy.app, self.namespace
             )),
             Ok((_, false, _)) => Err(format!(
@@ -246,17 +263,17 @@ impl Pushing {
         push: &Push,
         teller: &Teller,
         (commit, cancel): (&str, CancellationToken),
-    ) -> Result<(), String> {
+    ) -> Result<Deployment, NotDeployed> {
         let git = &self.context.git;
         let Some(deployer) = git.deployer.get() else {
-            return Err("this control plane builds nothing: push to one that does".to_owned());
+            return Err("this control plane builds nothing: push to one that does".to_owned().into());
         };
         let folder = git.folder(teller.build);
         let limits = CheckoutLimits::default();
         let checkout = push.objects.checkout(deploy.commit, &folder, &limits);
         let written = tokio::select! {
             written = checkout => written.map_err(|error| chain(&error).to_string())?,
-            () = cancel.cancelled() => return Err("the build was cancelled".to_owned()),
+            () = cancel.cancelled() => return Err("the build was cancelled".to_owned().into()),
         };
         teller.detail(&format!("{} files, {} kB", written.files, written.bytes.div_ceil(1000)));
         let pushed = Pushed {
@@ -268,17 +285,19 @@ impl Pushing {
             cache: AppId::from_uuid(self.repository.id),
             commit: commit.to_owned(),
             build_network: self.policy.build_network,
+            may_make_apps: self.policy.creates_apps || deploy.is_preview,
             no_containers: self.no_containers().await?,
             secret: self.secret.clone(),
         };
         let mut deploying = std::pin::pin!(deployer.deploy(pushed, teller.clone(), cancel.clone()));
         let late = tokio::time::timeout(DEPLOY_MAX, &mut deploying).await;
         match late {
-            Ok(deployed) => deployed.map_err(|problem| problem.0),
+            Ok(deployed) => deployed,
             Err(_) => {
                 cancel.cancel();
-                let _ = deploying.await;
-                Err(format!("it was not deployed within {} minutes", DEPLOY_MAX.as_secs() / 60))
+                let runs = deploying.await.map_or_else(|problem| problem.runs, left_by);
+                let why = format!("it was not deployed within {} minutes", DEPLOY_MAX.as_secs() / 60);
+                Err(NotDeployed { why, runs })
             }
         }
     }
@@ -312,11 +331,25 @@ impl Pushing {
         end(&self.context, begun.build, BuildState::Succeeded, None).await;
     }
 
-    /// The branch has not moved, so what ran before has to run.
+    /// The branch has not moved, so what ran before has to run. Of a stack there is nothing to go back to as a whole.
     async fn go_back(&self, deploy: &Deploy, begun: &Begun) {
         let problem = "the branch could not be moved, as somebody else has, or as the disk is full";
-        go_back(&self.context, (&self.namespace, &deploy.app), begun.before).await;
-        end(&self.context, begun.build, BuildState::Failed, Some(problem)).await;
+        let problem = match begun.deployment {
+            Deployment::App => {
+                go_back(&self.context, (&self.namespace, &deploy.app), begun.before).await;
+                problem.to_owned()
+            }
+            Deployment::Stack => format!("{problem}; the services run what was pushed: push again"),
+        };
+        end(&self.context, begun.build, BuildState::Failed, Some(&problem)).await;
+    }
+}
+
+/// What runs where something was deployed and its branch does not move.
+fn left_by(deployment: Deployment) -> Runs {
+    match deployment {
+        Deployment::App => Runs::AsBefore,
+        Deployment::Stack => Runs::Partly,
     }
 }
 

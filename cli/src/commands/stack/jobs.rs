@@ -24,15 +24,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let namespace = session.namespace()?;
     let artifact = push(session, &namespace, job, folder).await?;
-    let template = JobTemplate { artifact: Some(artifact), app: None, spec: job.spec.clone() };
-    let key = key(stack, job, &template)?;
-    let request = CreateJob { name: Some(job.name.clone().into()), job: template };
-    let mut made = session.client.create_job(&namespace, &request, Some(&key)).await?;
-    // One that has just been made has not ended.
-    if made.state.is_final() && made.state != JobState::Succeeded {
-        session.client.delete_job(&namespace, &made.id.to_string()).await?;
-        made = session.client.create_job(&namespace, &request, Some(&key)).await?;
-    }
+    let made = ensure(session, &namespace, stack, job, artifact).await?;
     if made.state == JobState::Succeeded {
         return tell(session, &made, "has succeeded before, and has not changed");
     }
@@ -48,6 +40,26 @@ pub async fn run(
         format!("the job `{}` did not succeed, so nothing that comes after it was deployed", made.name);
     let help = format!("`wharf job logs {}` shows what it printed; the next deploy runs it again", made.id);
     Err(Failure::new(Exit::RolloutFailed, message).help(help).into())
+}
+
+/// The job of this stack that is as it is now. One that has ended without success is made anew.
+pub async fn ensure(
+    session: &Session,
+    namespace: &NamespaceName,
+    stack: &SetName,
+    job: &Job,
+    artifact: Digest,
+) -> anyhow::Result<JobInfo> {
+    let template = JobTemplate { artifact: Some(artifact), app: None, spec: job.spec.clone() };
+    let key = key(stack, job, &template)?;
+    let request = CreateJob { name: Some(job.name.clone().into()), job: template };
+    let made = session.client.create_job(namespace, &request, Some(&key)).await?;
+    // One that has just been made has not ended.
+    if made.state.is_final() && made.state != JobState::Succeeded {
+        session.client.delete_job(namespace, &made.id.to_string()).await?;
+        return session.client.create_job(namespace, &request, Some(&key)).await;
+    }
+    Ok(made)
 }
 
 fn tell(session: &Session, job: &JobInfo, what: &str) -> anyhow::Result<()> {

@@ -1,0 +1,392 @@
+//! A Compose file that was pushed, with everything that it names, read before anything is changed.
+//!
+//! Nothing is read but what was pushed, whatever a path or a link says, and no variable of this process is known.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use wharf_compose::translate::{NamedValue, ValueFrom};
+use wharf_compose::{Build, Context, Place, Problems, Project, Reader, Translation, Variables};
+use wharf_types::declare::document::ArtifactSource;
+use wharf_types::secret::{SecretValue, ValueKind};
+use wharf_types::{SecretName, SetName};
+
+use crate::commands::stack::{FILE_MAX_BYTES, check_waits};
+use crate::exit::Failure;
+use crate::push::GIT_REV;
+
+/// The variable that a Compose file knows its stack by.
+const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
+
+/// The files that were pushed.
+#[derive(Clone, Debug)]
+pub struct PushedTree {
+    folder: PathBuf,
+    /// The same without links.
+    canonical: PathBuf,
+}
+
+/// Why something is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotPushed {
+    #[error("it leads out of what was pushed, and nothing else is read")]
+    LeadsOut,
+    #[error("it is not there in what was pushed")]
+    Absent,
+}
+
+impl PushedTree {
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        Ok(Self { folder: folder.to_owned(), canonical: folder.canonicalize()? })
+    }
+
+    /// Where a path of the tree is on this machine. A link that leads out of the tree is as good as absent.
+    pub fn find(&self, path: &str) -> Result<PathBuf, NotPushed> {
+        if !stays_within(path) {
+            return Err(NotPushed::LeadsOut);
+        }
+        let place = self.folder.join(path);
+        match place.canonicalize() {
+            Ok(real) if real.starts_with(&self.canonical) => Ok(place),
+            _ => Err(NotPushed::Absent),
+        }
+    }
+}
+
+impl Reader for PushedTree {
+    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
+        let place = self.find(path).map_err(|error| match error {
+            NotPushed::LeadsOut => io::Error::new(io::ErrorKind::PermissionDenied, error),
+            NotPushed::Absent => io::ErrorKind::NotFound.into(),
+        })?;
+        if !place.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+        }
+        let mut octets = Vec::new();
+        File::open(place)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut octets)?;
+        if octets.len() as u64 > FILE_MAX_BYTES {
+            let text = format!("it has more than {FILE_MAX_BYTES} octets");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        Ok(octets)
+    }
+}
+
+/// Whether a path, links aside, never leaves the folder that it begins in. `~` is somebody's home.
+fn stays_within(path: &str) -> bool {
+    let mut depth: usize = 0;
+    !path.starts_with(['/', '~'])
+        && path.split('/').all(|part| match part {
+            "" | "." => true,
+            ".." => match depth.checked_sub(1) {
+                Some(above) => {
+                    depth = above;
+                    true
+                }
+                None => false,
+            },
+            _ => {
+                depth += 1;
+                true
+            }
+        })
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Of the tree.
+    pub file: String,
+    pub stack: SetName,
+    pub commit: String,
+    /// Why the namespace may run none. None: it may.
+    pub no_containers: Option<String>,
+}
+
+/// What a Compose file says.
+#[derive(Debug)]
+pub struct Reading {
+    pub translation: Translation,
+    pub builds: Vec<Build>,
+    pub values: Vec<Value>,
+    /// What people should know of how it was understood.
+    pub notes: Vec<String>,
+    tree: PushedTree,
+    /// What paths are relative to, in the tree.
+    folder: String,
+}
+
+/// A secret or a config that the file has the value of.
+#[derive(Debug)]
+pub struct Value {
+    pub kind: ValueKind,
+    pub name: SecretName,
+    pub value: SecretValue,
+}
+
+impl Reading {
+    /// Everything that is wrong, with its place.
+    pub fn of(tree: PushedTree, asked: &Asked) -> Result<Self, Failure> {
+        let invalid = |problems: Problems| Failure::invalid(problems.to_string());
+        let variables = Variables::from([
+            (PROJECT_NAME.to_owned(), asked.stack.to_string()),
+            (GIT_REV.to_owned(), asked.commit.clone()),
+        ]);
+        let files = [asked.file.clone()];
+        let mut project = wharf_compose::load(&files, &[], &variables, &tree).map_err(invalid)?;
+        let builds = project.take_builds().map_err(invalid)?;
+        let context = Context { namespace: None, stack: Some(asked.stack.to_string()) };
+        let translation = wharf_compose::translate(&project, &context).map_err(invalid)?;
+        let notices = project.notices.iter().chain(&translation.notices);
+        let mut notes: Vec<String> = notices.map(ToString::to_string).collect();
+        notes.extend(check_waits(&translation)?);
+        let mut check = Check { tree: &tree, project: &project, faults: Vec::new() };
+        check.services(&translation, asked.no_containers.as_deref());
+        check.builds(&builds);
+        let mut values = check.values(ValueKind::Secret, &translation.secrets);
+        values.extend(check.values(ValueKind::Config, &translation.configs));
+        let faults = check.faults;
+        if !faults.is_empty() {
+            return Err(Failure::invalid(faults.join("\n")));
+        }
+        let folder = project.folder;
+        Ok(Self { translation, builds, values, notes, tree, folder })
+    }
+
+    /// Where a path of the file is on this machine.
+    pub fn find(&self, path: &str) -> Result<PathBuf, NotPushed> {
+        self.tree.find(&self.in_tree(path))
+    }
+
+    /// A path of the file as one of the tree.
+    pub fn in_tree(&self, path: &str) -> String {
+        in_project(&self.folder, path)
+    }
+}
+
+fn in_project(folder: &str, path: &str) -> String {
+    let path = path.strip_prefix("./").unwrap_or(path);
+    if folder.is_empty() || path.starts_with(['/', '~']) {
+        return path.to_owned();
+    }
+    format!("{folder}/{path}")
+}
+
+/// What is looked at in the tree.
+struct Check<'a> {
+    tree: &'a PushedTree,
+    project: &'a Project,
+    faults: Vec<String>,
+}
+
+impl Check<'_> {
+    fn services(&mut self, translation: &Translation, no_containers: Option<&str>) {
+        let apps = translation.apps.iter().map(|app| {
+            let document = &app.document;
+            let files = document.files.as_ref().and_then(|files| files.path.as_deref());
+            (app.service.as_str(), document.image.is_some(), document.artifact.as_ref(), files)
+        });
+        let jobs = translation
+            .jobs
+            .iter()
+            .map(|job| (job.service.as_str(), job.image.is_some(), job.artifact.as_ref(), None));
+        for (service, is_container, artifact, files) in apps.chain(jobs) {
+            let image = self.project.place_of(&format!("services.{service}.image"));
+            if let Some(reason) = no_containers.filter(|_| is_container) {
+                self.fault(image, format!("the service `{service}` is a container, and {reason}"));
+            }
+            if let Some(ArtifactSource::File(path)) = artifact {
+                self.look(image, path, Path::is_file, "file");
+            }
+            if let Some(path) = files {
+                let place = self.project.place_of(&format!("services.{service}.volumes"));
+                self.look(place, path, Path::is_dir, "folder");
+            }
+        }
+    }
+
+    fn builds(&mut self, builds: &[Build]) {
+        for build in builds {
+            self.look(&build.place, &build.context, Path::is_dir, "folder");
+        }
+    }
+
+    fn look(&mut self, place: &Place, path: &str, is_right: fn(&Path) -> bool, what: &str) {
+        let found = self.tree.find(&in_project(&self.project.folder, path));
+        let path = path.escape_debug();
+        match found {
+            Ok(found) if is_right(&found) => {}
+            Ok(_) => self.fault(place, format!("`{path}` is no {what}")),
+            Err(error) => self.fault(place, format!("`{path}`: {error}")),
+        }
+    }
+
+    /// The values that the file has. Those that were set before are not among them.
+    fn values(&mut self, kind: ValueKind, named: &[NamedValue]) -> Vec<Value> {
+        let mut values = Vec::new();
+        for NamedValue { key, name, from, place } in named {
+            let place = match from {
+                ValueFrom::File(_) => self.project.place_of(&format!("{}.{key}.file", kind.table())),
+                _ => place,
+            };
+            let octets = match self.octets(from) {
+                Ok(None) => continue,
+                Ok(Some(octets)) => octets,
+                Err(problem) => {
+                    self.fault(place, problem);
+                    continue;
+                }
+            };
+            match SecretValue::new(octets) {
+                Ok(value) => values.push(Value { kind, name: name.clone(), value }),
+                Err(error) => self.fault(place, format!("`{key}`: {error}")),
+            }
+        }
+        values
+    }
+
+    fn octets(&self, from: &ValueFrom) -> Result<Option<Vec<u8>>, String> {
+        Ok(match from {
+            ValueFrom::External => None,
+            ValueFrom::Content(content) => Some(content.clone().into_bytes()),
+            ValueFrom::Environment(name) => {
+                self.project.variables.get(name).map(|value| value.clone().into_bytes())
+            }
+            ValueFrom::File(path) => {
+                let read = self.tree.read(&in_project(&self.project.folder, path));
+                let path = path.escape_debug();
+                Some(read.map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => format!("`{path}`: {}", NotPushed::Absent),
+                    _ => format!("`{path}`: {error}"),
+                })?)
+            }
+        })
+    }
+
+    fn fault(&mut self, place: &Place, what: impl fmt::Display) {
+        self.faults.push(format!("{place}: {what}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// What was pushed, in a folder that has something else beside it.
+    struct Pushed {
+        around: tempfile::TempDir,
+    }
+
+    impl Pushed {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let pushed = Self { around: tempfile::tempdir().unwrap() };
+            std::fs::write(pushed.around.path().join("beside"), "A=secret").unwrap();
+            std::fs::create_dir(pushed.folder()).unwrap();
+            for (path, text) in files {
+                let path = pushed.folder().join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            }
+            pushed
+        }
+
+        fn folder(&self) -> PathBuf {
+            self.around.path().join("tree")
+        }
+
+        fn read(&self, file: &str, no_containers: Option<&str>) -> Result<Reading, String> {
+            let asked = Asked {
+                file: file.to_owned(),
+                stack: "shop".parse().unwrap(),
+                commit: "7c1d05a3".to_owned(),
+                no_containers: no_containers.map(str::to_owned),
+            };
+            let tree = PushedTree::open(&self.folder()).unwrap();
+            Reading::of(tree, &asked).map_err(|failure| failure.to_string())
+        }
+    }
+
+    #[test]
+    fn a_path_stays_within_as_long_as_it_goes_down_first() {
+        for path in ["a", "./a", "a/../b", "a/b/../../c", "", "a//b", "..a/b", "a/.."] {
+            assert!(stays_within(path), "{path}");
+        }
+        for path in ["..", "../a", "a/../../b", "/a", "/", "~", "~/a", "./.."] {
+            assert!(!stays_within(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_the_file_names_is_read_from_what_was_pushed() {
+        let compose = "services:\n  web:\n    image: web.wasm\n    env_file: [web.env]\n    environment: {WORD: \"${WORD}\", REV: \"$GIT_REV\", HOME: }\n    \
+                       secrets: [password]\nsecrets:\n  password: {file: ./password.txt}\n";
+        let pushed = Pushed::new(&[
+            ("deploy/compose.yaml", compose),
+            ("deploy/.env", "WORD=hi\n"),
+            ("deploy/web.env", "OTHER=${WORD} there\n"),
+            ("deploy/web.wasm", ""),
+            ("deploy/password.txt", "hunter2"),
+        ]);
+        let reading = pushed.read("deploy/compose.yaml", None).unwrap();
+        let env = &reading.translation.apps[0].document.env;
+        let told: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(told, [("OTHER", "hi there"), ("REV", "7c1d05a3"), ("WORD", "hi")], "and no HOME of ours");
+        assert!(reading.notes.iter().any(|note| note.contains("`HOME` is not set")), "{:?}", reading.notes);
+        assert_eq!(reading.values.len(), 1);
+        assert_eq!(reading.find("./web.wasm").unwrap(), pushed.folder().join("deploy/web.wasm"));
+    }
+
+    #[test]
+    fn what_leads_out_is_refused_with_its_line() {
+        let web = "services:\n  web:\n    image: web.wasm\n";
+        for (compose, line) in [
+            (format!("{web}    env_file: ../beside\n"), 4),
+            (format!("{web}    env_file: [{{path: /etc/hostname, required: false}}]\n"), 4),
+            (format!("include: [../beside]\n{web}"), 1),
+            (format!("{web}    extends: {{file: ../beside, service: web}}\n"), 4),
+            (format!("{web}    volumes: [\"../:/data:ro\"]\n"), 4),
+            ("services:\n  web:\n    image: ../beside.wasm\n".to_owned(), 3),
+            ("services:\n  web:\n    image: /etc/web.wasm\n".to_owned(), 3),
+            ("services:\n  web:\n    build: ..\n".to_owned(), 3),
+            (format!("{web}secrets:\n  a: {{file: ../beside}}\n"), 5),
+            (format!("{web}configs:\n  a: {{file: /etc/hostname}}\n"), 5),
+        ] {
+            let pushed = Pushed::new(&[("compose.yaml", compose.as_str()), ("web.wasm", "")]);
+            let said = pushed.read("compose.yaml", None).unwrap_err();
+            assert!(said.contains(&format!("compose.yaml:{line}:")), "{said}\n{compose}");
+            assert!(said.contains("leads out of what was pushed"), "{said}\n{compose}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_leads_out_is_as_good_as_absent() {
+        let compose =
+            "services:\n  web:\n    image: web.wasm\n    env_file: link\nsecrets:\n  a: {file: link}\n";
+        let pushed = Pushed::new(&[("compose.yaml", compose), ("web.wasm", "")]);
+        symlink("../beside", pushed.folder().join("link")).unwrap();
+        let said = pushed.read("compose.yaml", None).unwrap_err();
+        assert!(said.contains("compose.yaml:4:") && said.contains("there is no file link"), "{said}");
+        let compose = compose.replace("    env_file: link\n", "");
+        std::fs::write(pushed.folder().join("compose.yaml"), compose).unwrap();
+        let said = pushed.read("compose.yaml", None).unwrap_err();
+        assert!(said.contains("compose.yaml:5:") && said.contains("not there in what was pushed"), "{said}");
+    }
+
+    #[test]
+    fn all_that_is_missing_is_told_at_once() {
+        let compose = "services:\n  web:\n    image: web.wasm\n  db:\n    image: redis:7\n  api:\n    platform: wasi/wasm\n    build: api\n";
+        let pushed = Pushed::new(&[("compose.yaml", compose)]);
+        let said = pushed.read("compose.yaml", Some("the namespace may not run containers")).unwrap_err();
+        for words in [
+            "compose.yaml:3:5: `./web.wasm`: it is not there",
+            "compose.yaml:5:5: the service `db` is a container, and the namespace may not run containers",
+            "compose.yaml:8:5: `./api`: it is not there",
+        ] {
+            assert!(said.contains(words), "`{words}` is missing in:\n{said}");
+        }
+    }
+}
