@@ -309,6 +309,9 @@ pub(crate) struct PeerNode(pub(crate) NodeId);
 
 /// Takes note of which CAs a worker believes, and says which it should.
 fn told_authorities(context: &Context, request: &Request) -> Option<HeaderValue> {
+    if !context.config.speaks.knows(2) {
+        return None;
+    }
     let authorities = &context.joining.get()?.authorities;
     let PeerNode(node) = request.extensions().get()?;
     if let Some(tag) = request.headers().get(AUTHORITIES_HEADER).and_then(|tag| tag.to_str().ok()) {

@@ -1,14 +1,17 @@
 //! How hosts become nodes, what they may then, and how they are emptied and removed.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::Method;
 use serde_json::{Value, json};
 use wharf_pki::{JoinToken, NodeKey};
-use wharf_types::protocol;
+use wharf_types::protocol::{self, Versions};
 use wharf_types::{Digest, NodeId};
 
-use super::fixture::{Platform, Reply, component, eventually, quick, request};
+use super::fixture::{Platform, Reply, component, config, eventually, quick, request};
 use super::worker::Worker;
+use crate::Config;
 use crate::api::PeerNode;
 
 impl Platform {
@@ -254,6 +257,32 @@ async fn a_worker_of_the_version_before_is_taken_and_one_of_a_version_to_come_is
     register(Some("8-9")).await.refuses(409, "incompatible", &words);
     register(Some("0-0")).await.refuses(409, "incompatible", &["upgrade the worker first"]);
     register(Some("new")).await.refuses(400, "invalid_request", &["wharf-protocol"]);
+}
+
+#[tokio::test]
+async fn a_control_plane_of_version_1_says_and_knows_nothing_of_what_came_later() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let config = Config { speaks: Versions::UNSAID, ..config(&dir).await };
+    let platform = Platform::start_with(config, dir).await;
+    platform.leads().await;
+    let path = format!("/v1/nodes/{}", NodeId::new());
+    let register = async |said: &str, registration: &Value| {
+        let put = request(&platform.node_token, Method::PUT, &path).header(protocol::HEADER, said);
+        platform.send(put.body(Body::from(registration.to_string())).unwrap()).await
+    };
+    let mut with_engine = registration();
+    with_engine["containers"] = json!({"os": "linux", "architecture": "amd64"});
+    register("1-2", &with_engine).await.refuses(400, "invalid_request", &["unknown field `containers`"]);
+    // It does not look at what others say, and does not let them wait.
+    platform.context.admissions.exhaust(std::time::Duration::from_secs(60));
+    let answer = register("8-9", &registration()).await;
+    assert!(!answer.headers.contains_key(protocol::HEADER), "{:?}", answer.headers);
+    answer.is(204);
+    for (method, late) in [(Method::POST, "leave"), (Method::GET, "execs"), (Method::GET, "transfers")] {
+        let address = format!("{path}/{late}");
+        let asked = platform.call_as(&platform.node_token, method, &address, Value::Null).await;
+        asked.refuses(404, "not_found", &[late]);
+    }
 }
 
 #[tokio::test]
