@@ -530,8 +530,43 @@ impl Host {
         sh(&format!("ip link set {} down", self.link));
     }
 
+    /// The host goes on to send, and nothing that others send reaches it.
+    pub fn hears_nobody(&self) {
+        self.drop_at("input", "iifname", "INPUT -i");
+    }
+
+    /// The other way round.
+    pub fn is_heard_by_nobody(&self) {
+        self.drop_at("output", "oifname", "OUTPUT -o");
+    }
+
+    /// Has the host's own packet filter drop what passes there.
+    fn drop_at(&self, hook: &str, interface: &str, chain: &str) {
+        sh(&format!(
+            "if command -v nft >/dev/null; then
+                 rules='table inet cut {{ chain {hook} {{ type filter hook {hook} priority 0; {interface} eth0 drop; }} }}'
+                 ip netns exec {name} nft \"$rules\"
+             else
+                 ip netns exec {name} iptables -w 5 -A {chain} eth0 -j DROP
+             fi",
+            name = self.name
+        ));
+    }
+
     pub fn is_connected(&self) {
         sh(&format!("ip link set {} up", self.link));
+    }
+
+    /// The same after one way was cut.
+    pub fn hears_and_is_heard(&self) {
+        sh(&format!(
+            "if command -v nft >/dev/null; then
+                 ip netns exec {name} nft delete table inet cut
+             else
+                 ip netns exec {name} iptables -w 5 -F
+             fi",
+            name = self.name
+        ));
     }
 
     /// Its power goes off.

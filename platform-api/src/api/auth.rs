@@ -19,6 +19,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt;
 use tokio::sync::watch;
+use tracing::warn;
 use wharf_types::api::{AUTHORITIES_HEADER, Verb};
 use wharf_types::exec;
 use wharf_types::problem::ProblemCode;
@@ -327,6 +328,7 @@ async fn authorize_joining(context: &Context, headers: &HeaderMap) -> ApiResult<
     if store::joining::find(&mut conn, &hash).await?.is_some() {
         return Ok(());
     }
+    warn!("a host that wants to join was refused: its join token is not known here");
     let detail = "the join token is not known here: it was revoked, or is of another cluster; `wharf node token create` makes another";
     Err(ApiError::new(ProblemCode::Unauthenticated, detail))
 }

@@ -143,6 +143,20 @@ async fn a_node_speaks_for_itself_and_gets_only_what_it_is_to_run() {
 }
 
 #[tokio::test]
+async fn a_node_that_sends_more_than_anybody_reads_is_refused_alone() {
+    let platform = Platform::start().await;
+    let worker = Worker::join(&platform).await;
+    platform.serve(0, quick()).await;
+    for path in ["reports", "logs", "keyvalue"] {
+        let endless = Body::from(vec![b' '; (64 << 20) + 1]);
+        let address = format!("/v1/nodes/{}/{path}", worker.node);
+        let post = request(&platform.node_token, Method::POST, &address).body(endless).unwrap();
+        platform.send(post).await.refuses(413, "too_large", &["larger than this address takes"]);
+    }
+    assert_eq!(platform.app("hello").await["ready"], 1);
+}
+
+#[tokio::test]
 async fn a_removed_node_comes_back_only_with_a_new_token() {
     let platform = Platform::start().await;
     platform.takes_workers().await;
