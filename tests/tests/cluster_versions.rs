@@ -168,6 +168,10 @@ async fn hosts_of_both_versions_hand_each_other_requests() {
     cluster.speak(Speak { servers: None, workers: Some(Speak::OLDER) });
     cluster.add_host().await;
     all_are_ready(&cluster).await;
+    let older = cluster.hosts[HOSTS - 1].node;
+    cluster.deploy("hello", "only", "[scale]\nsingleton = true\n").await;
+    let only = cluster.app_is("only", "it serves", |app| app.ready == 1).await;
+    assert!(!ready_on(&only).contains(&older), "that worker could not read what it is told: {only:?}");
     for host in [0, HOSTS - 1] {
         let (app, node) = (format!("on-{host}"), cluster.hosts[host].node);
         let there = format!("[placement]\nconstraints = [\"node.id == {node}\"]\n");

@@ -18,6 +18,10 @@ pub const HEADER: &str = "wharf-protocol";
 /// tests of upgrades, and no user is told of it.
 pub const VARIABLE: &str = "WHARF_PROTOCOL";
 
+/// The label of a node whose worker speaks an older version, which has that version as its value. It keeps from the node what the worker would not
+/// understand, and says so to people.
+pub const LABEL: &str = "wharf.protocol";
+
 /// What this program speaks.
 ///
 /// 1. As it was when nobody said so: whole assignments, and no answer to a report.

@@ -46,7 +46,7 @@ pub(super) async fn register(
 ) -> ApiResult<(StatusCode, HeaderMap)> {
     registration.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
     let spoken = context.config.speaks;
-    speaks(node, &headers, spoken)?;
+    let agreed = speaks(node, &headers, spoken)?;
     if !spoken.knows(2) && registration.containers.is_some() {
         // In the words in which the reader refuses what it does not know.
         return Err(ApiError::new(ProblemCode::InvalidRequest, "unknown field `containers`"));
@@ -65,16 +65,17 @@ pub(super) async fn register(
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
     context.nodes.register(node, registration).map_err(|refusal| refused(node, refusal))?;
+    context.nodes.speaks(node, agreed);
     context.dirty.nudge();
     let said = spoken.said().and_then(|said| HeaderValue::try_from(said).ok());
     let said = said.map(|said| (HeaderName::from_static(protocol::HEADER), said));
     Ok((StatusCode::NO_CONTENT, said.into_iter().collect()))
 }
 
-/// Whether a worker speaks a version that this control plane does. One of version 1 does not ask.
-fn speaks(node: NodeId, headers: &HeaderMap, spoken: Versions) -> ApiResult<()> {
+/// The version that a worker and this control plane both speak. One of version 1 does not ask, and keeps nothing from anybody.
+fn speaks(node: NodeId, headers: &HeaderMap, spoken: Versions) -> ApiResult<u32> {
     if !spoken.knows(2) {
-        return Ok(());
+        return Ok(protocol::SPOKEN.newest());
     }
     let said = headers.get(protocol::HEADER).map(|value| value.to_str().unwrap_or_default().parse());
     let said = said.unwrap_or(Ok(Versions::UNSAID));
@@ -88,7 +89,7 @@ fn speaks(node: NodeId, headers: &HeaderMap, spoken: Versions) -> ApiResult<()> 
     if !said.knows(spoken.newest()) {
         info!(node.id = %node, "the worker of node {node} is of an older version: it is told what version {agreed} of the node protocol has");
     }
-    Ok(())
+    Ok(agreed)
 }
 
 /// Which process of the worker asks.

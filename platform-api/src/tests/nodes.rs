@@ -274,6 +274,28 @@ async fn a_worker_of_the_version_before_is_taken_and_one_of_a_version_to_come_is
 }
 
 #[tokio::test]
+async fn a_worker_of_version_1_is_kept_from_singletons_until_it_speaks_what_they_take() {
+    let platform = Platform::start().await;
+    let node = NodeId::new();
+    let path = format!("/v1/nodes/{node}");
+    let put = request(&platform.node_token, Method::PUT, &path).header(protocol::HEADER, "1-1");
+    platform.send(put.body(Body::from(registration().to_string())).unwrap()).await.is(204);
+    assert_eq!(platform.get(&path).await["labels"], json!({"wharf.protocol": "1"}));
+    let only = json!({"scale": {"singleton": true}, "update": {"monitor": "20ms"}});
+    platform.deploy("only", &component(0), only).await.is(201);
+    platform.deploy("hello", &component(1), quick()).await.is(201);
+    let placed_on = async |app: &str| platform.app(app).await["instances"][0]["node"].clone();
+    eventually("what it knows is placed there", async || {
+        (placed_on("hello").await == json!(node)).then_some(())
+    })
+    .await;
+    assert_ne!(placed_on("only").await, json!(node));
+    let newer = Worker::join(&platform).await;
+    eventually("a newer one has it", async || (placed_on("only").await == json!(newer.node)).then_some(()))
+        .await;
+}
+
+#[tokio::test]
 async fn a_control_plane_of_version_1_says_and_knows_nothing_of_what_came_later() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let config = Config { speaks: Versions::UNSAID, ..config(&dir).await };
