@@ -261,6 +261,11 @@ impl Cluster {
         }
     }
 
+    /// Control planes that are started from now on have their state there.
+    pub fn moves_to(&mut self, database: String) {
+        self.database = Some(database);
+    }
+
     /// A folder for what a test makes.
     pub fn folder(&self) -> &Path {
         self.home.path()

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use wharf_tests::{Cluster, Host, SHORT, eventually, within};
-use wharf_types::api::AppInfo;
+use wharf_types::api::{AppInfo, NodeInfo};
 use wharf_types::{InstanceId, NodeId};
 
 /// For a second worker on a host.
@@ -387,6 +387,24 @@ async fn a_worker_that_is_killed_is_back_as_the_same_node_and_a_copy_of_it_is_re
     .await;
     cluster.app_is("hello", "nothing else is disturbed", |app| app.ready == 2).await;
     impostor.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_line_is_printed_to_paste_and_the_host_that_joins_by_it_is_shown() {
+    let cluster = Cluster::start(1).await;
+    let printed = cluster.wharf(&["node", "token", "create"]).await.ok();
+    let line = printed.trim_end();
+    let join = line.strip_prefix("wharf worker --join ").filter(|join| !join.contains(char::is_whitespace));
+    let join = join.unwrap_or_else(|| panic!("it is no line to paste: {printed}"));
+    let folder = cluster.hosts[0].folder().with_extension("pasted");
+    let mut pasted = cluster.hosts[0].command(&cluster.user(), &folder, &ELSEWHERE);
+    let mut pasted = pasted.args(["--join", join]).stdout(Stdio::null()).spawn().unwrap();
+    let are_two = |nodes: &[NodeInfo]| nodes.len() == 2 && nodes.iter().all(|node| node.ready);
+    for node in cluster.nodes_are("it has joined", are_two).await {
+        let shown: NodeInfo = cluster.wharf(&["node", "show", &node.id.to_string(), "--json"]).await.json();
+        assert_eq!((shown.id, shown.hostname), (node.id, node.hostname));
+    }
+    pasted.kill().await.unwrap();
 }
 
 #[tokio::test]
