@@ -26,7 +26,7 @@ use wharf_runtime::control::{ControlClient, ControlError, join};
 use wharf_types::Timestamp;
 use wharf_types::api::NodeCertificate;
 use wharf_types::node::parse_label;
-use wharf_types::protocol::between_front_doors;
+use wharf_types::protocol::{self, Versions};
 use wharf_types::quantity::{ByteSize, Span};
 
 use crate::engine::{self, EngineArgs, InternalArgs};
@@ -71,6 +71,9 @@ pub struct WorkerArgs {
     /// On SIGTERM, how long what runs here may take to start on other nodes before this one ends; 0s: it ends at once
     #[arg(long, value_name = "SPAN", default_value = "30s")]
     pub drain: Span,
+    /// Versions of the node protocol to speak, for tests of upgrades: docs/decisions/0048
+    #[arg(long, value_name = "VERSIONS", env = protocol::VARIABLE, hide = true, default_value_t = protocol::SPOKEN)]
+    pub protocol: Versions,
     #[command(flatten)]
     pub engine: EngineArgs,
     #[command(flatten)]
@@ -114,9 +117,10 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let kept = Kept::open(&folder)?;
     let (certificate, servers) = identity(&kept, args.join).await?;
     kept.write(&certificate, &servers)?;
-    let tls = certificate.tls()?;
+    let speaks = args.protocol;
+    let tls = certificate.tls(speaks)?;
     let node = certificate.issued.node;
-    let control = ControlClient::over_tls(&addresses(&servers), tls.control, node)?;
+    let control = ControlClient::over_tls(&addresses(&servers), tls.control, node)?.speaking(speaks);
     let peer_tls = Arc::new(PeerTls::new(tls.peer_client, tls.peer_server, |chain| {
         peer_of(chain).filter(|peer| peer.role == Role::Worker).map(|peer| peer.node)
     }));
@@ -125,7 +129,8 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         None => advertised(peers_listener.local_addr()?, &servers)?,
     };
     let http_at = http_listener.local_addr()?;
-    let engine = engine::find(&args.engine, node).await?;
+    // Containers have come with version 2.
+    let engine = if speaks.knows(2) { engine::find(&args.engine, node).await? } else { None };
     let door = args.internal.open(engine.is_some(), node).await?;
     let containers = engine.as_ref().map(|it| it.platform.clone());
     let renewing = tokio::spawn(renew(kept, control.clone(), peer_tls.clone(), certificate, servers.clone()));
@@ -225,7 +230,8 @@ async fn is_still_known(certificate: &Certificate, given: &JoinAt) -> anyhow::Re
         return Ok(false);
     }
     let node = certificate.issued.node;
-    let control = ControlClient::over_tls(&addresses(&given.servers), certificate.tls()?.control, node)?;
+    let tls = certificate.tls(protocol::SPOKEN)?;
+    let control = ControlClient::over_tls(&addresses(&given.servers), tls.control, node)?;
     let asked = control.renew(&NodeKey::generate()?.request()?).await;
     Ok(!matches!(asked, Err(ControlError::Refused(_))))
 }
@@ -278,12 +284,13 @@ impl Certificate {
         self.identity().is_ok_and(|identity| identity.valid_until <= Timestamp::now())
     }
 
-    fn tls(&self) -> Result<Tls, PkiError> {
+    /// For connections with what speaks these versions.
+    fn tls(&self, speaks: Versions) -> Result<Tls, PkiError> {
         let (identity, roots) = (self.identity()?, Roots::load(&self.issued.authorities)?);
         let mut peer_client = client_config(&identity, &roots, &[Role::Worker])?;
         let mut peer_server = server_config(&identity, &roots, true)?;
-        peer_client.alpn_protocols = between_front_doors();
-        peer_server.alpn_protocols = between_front_doors();
+        peer_client.alpn_protocols = speaks.between_front_doors();
+        peer_server.alpn_protocols = speaks.between_front_doors();
         Ok(Tls {
             control: client_config(&identity, &roots, &[Role::Server])?,
             peer_client: Arc::new(peer_client),
@@ -319,7 +326,7 @@ async fn renew(
             let key = NodeKey::generate()?;
             let issued = control.renew(&key.request()?).await?;
             let renewed = Certificate { key: key.to_pem().to_string(), issued };
-            let tls = renewed.tls()?;
+            let tls = renewed.tls(control.speaks())?;
             kept.write(&renewed, &servers)?;
             control.use_tls(tls.control)?;
             peers.renew(tls.peer_client, tls.peer_server);

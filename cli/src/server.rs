@@ -14,6 +14,7 @@ use wharf_platform_api::{
     ArtifactsAt, BUILD_CACHES, BucketAt, BucketUrl, Config, ControlPlane, Database, Keys, Lost, PostgresUrl,
     Progress, Summary, backup, migrate_store, restore,
 };
+use wharf_types::protocol::{self, Versions};
 
 use crate::args::{Global, NoArgs, With};
 use crate::commands;
@@ -54,6 +55,9 @@ pub struct ServerArgs {
     /// Where the key of the cluster's CA cannot be opened any more, make another CA; every worker has to join again
     #[arg(long)]
     pub new_ca: bool,
+    /// Versions of the node protocol to speak, for tests of upgrades: docs/decisions/0048
+    #[arg(long, value_name = "VERSIONS", env = protocol::VARIABLE, hide = true, default_value_t = protocol::SPOKEN)]
+    pub protocol: Versions,
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Print one JSON object on stdout when ready, and nothing else there
@@ -254,6 +258,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
         // And those at which workers serve apps and each other, unless they are told otherwise.
         platform_ports: vec![api_at.port(), workers_at.port(), 8080, 7072],
         secret_keys: secret_keys(args.secret_key_file)?,
+        speaks: args.protocol,
     };
     let http = config.http_url.clone();
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;

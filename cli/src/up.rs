@@ -19,6 +19,7 @@ use wharf_platform_api::{
 };
 use wharf_runtime::control::ControlClient;
 use wharf_types::node::{NodeRegistration, parse_label};
+use wharf_types::protocol::SPOKEN;
 use wharf_types::quantity::Span;
 
 use crate::aside::Aside;
@@ -85,6 +86,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         http_url: http.clone(),
         platform_ports: vec![api_at.port(), http_at.port()],
         secret_keys: secret_keys(args.secret_key_file)?,
+        speaks: SPOKEN,
     };
     let aside = Aside::start("control-plane").context("cannot start the threads of the control plane")?;
     let opened = aside

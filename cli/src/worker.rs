@@ -197,11 +197,14 @@ impl Worker {
             move |error| tell_app(&logs, error)
         });
         config.peers = peers.as_ref().map(|(_, tls)| tls.clone());
+        config.speaks = control.speaks();
         config.artifacts = Some(Arc::new(OwnArtifacts(artifacts.clone())));
         let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
         backend.table().count_egress(Arc::new(SameBudget(ingress.egress())));
         if let Some((listener, _)) = peers {
-            artifacts.ask_peers(Arc::new(OthersArtifacts(ingress.artifacts())));
+            if control.speaks().knows(2) {
+                artifacts.ask_peers(Arc::new(OthersArtifacts(ingress.artifacts())));
+            }
             ingress.serve_peers(listener, LocalGuests(backend.table()));
             backend.table().reach_others(Arc::new(OthersApps(ingress.neighbours())));
             reach.reach_others(Arc::new(OthersContainers(ingress.containers())));
@@ -255,6 +258,9 @@ impl Worker {
     /// Has what runs here started elsewhere, and returns when nothing is left that could be, or after `longest`. Where the control plane
     /// does not answer, or cannot do this, there is nothing to wait for.
     pub async fn leave(&self, longest: Duration) {
+        if !self.control.speaks().knows(2) {
+            return;
+        }
         let (begun, mut heard) = (Instant::now(), Instant::now());
         while begun.elapsed() < longest && heard.elapsed() < LEAVE_UNHEARD {
             match self.control.leave(self.process).await {

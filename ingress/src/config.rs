@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_types::NodeId;
+use wharf_types::protocol::{SPOKEN, Versions};
 
 use crate::error::IngressError;
 use crate::peers::PeerTls;
@@ -53,6 +54,8 @@ pub struct Config {
     pub peers: Option<Arc<PeerTls>>,
     /// What the ingresses of other nodes may get of this one beside its instances. Default: nothing.
     pub artifacts: Option<Arc<dyn PeerArtifacts>>,
+    /// Versions of the node protocol. What has come with others than these is nonsense to the listener for peers. Default: [`SPOKEN`].
+    pub speaks: Versions,
     /// Told about every error that the ingress makes itself, inside the request's task: it must not block.
     pub on_error: Arc<dyn Fn(&IngressError) + Send + Sync>,
 }
@@ -73,6 +76,7 @@ impl Config {
             tcp: TcpConfig::new(),
             peers: None,
             artifacts: None,
+            speaks: SPOKEN,
             on_error: Arc::new(|_| {}),
         }
     }

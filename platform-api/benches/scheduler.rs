@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use wharf_platform_api::plan::scheduler::{Ask, Cluster, Held, Placed, Resources};
+use wharf_platform_api::plan::scheduler::{Ask, Cluster, Held, Needs, Placed, Resources};
 use wharf_types::node::NodeRegistration;
 use wharf_types::spec::{PlacementSpec, Priority};
 use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
@@ -248,7 +248,7 @@ fn placement(app: u32) -> PlacementSpec {
 
 fn ask(placement: &PlacementSpec) -> Ask<'_> {
     let takes = Resources { memory_bytes: 128 * MIB, cpu_millis: 10 };
-    Ask { takes, placement, is_container: false, pinned: None, warm: &[], failing: &[] }
+    Ask { takes, placement, needs: Needs::Nothing, pinned: None, warm: &[], failing: &[] }
 }
 
 fn node_id(number: u32) -> NodeId {

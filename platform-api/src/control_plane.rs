@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use wharf_types::api::Role;
+use wharf_types::protocol::Versions;
 use wharf_types::{NamespaceName, Timestamp, TokenId};
 
 use crate::artifacts::{self, ArtifactsAt};
@@ -46,6 +47,8 @@ pub struct Config {
     pub platform_ports: Vec<u16>,
     /// Where the keys for secrets come from.
     pub secret_keys: SecretKeySource,
+    /// Versions of the node protocol: [`wharf_types::protocol::SPOKEN`], but for tests.
+    pub speaks: Versions,
 }
 
 /// The database did not say who leads. The same may succeed later.

@@ -27,6 +27,7 @@ use wharf_types::digest::Digest;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{NodeRegistration, NodeReport, ReportAnswer};
+use wharf_types::problem::ProblemCode;
 use wharf_types::protocol::{self, Incompatible, Versions};
 use wharf_types::{NodeId, Problem, ProcessId};
 
@@ -63,6 +64,7 @@ struct Inner {
     /// The one that is asked, until it does not answer.
     at: AtomicUsize,
     node: NodeId,
+    speaks: Versions,
     /// What tells the CAs that are believed here from others.
     believes: ArcSwapOption<String>,
     /// The same of those that should be, as an answer has said last.
@@ -163,14 +165,33 @@ impl ControlClient {
             apis,
             at,
             node,
+            speaks: protocol::SPOKEN,
             believes: ArcSwapOption::empty(),
             should_believe: watch::Sender::default(),
         }))
     }
 
+    /// Speaks these versions of the node protocol instead of all that this program does.
+    ///
+    /// # Panics
+    ///
+    /// When there is a clone already, which would go on with others.
+    #[must_use]
+    pub fn speaking(mut self, speaks: Versions) -> Self {
+        Arc::get_mut(&mut self.0).expect("it was not cloned yet").speaks = speaks;
+        self
+    }
+
+    /// What it speaks.
+    pub fn speaks(&self) -> Versions {
+        self.0.speaks
+    }
+
     /// From now on this is said of which CAs are believed here.
     pub fn believe(&self, tag: String) {
-        self.0.believes.store(Some(Arc::new(tag)));
+        if self.0.speaks.knows(2) {
+            self.0.believes.store(Some(Arc::new(tag)));
+        }
     }
 
     /// Waits until the control plane says that others should be believed than those of this tag.
@@ -198,8 +219,15 @@ impl ControlClient {
     /// Sends; where nobody answers, the next call asks another control plane.
     async fn send(&self, what: &'static str, request: RequestBuilder) -> Result<Response, ControlError> {
         let at = self.0.at.load(Relaxed);
-        let sent = send(what, request).await;
+        let sent = match send(what, request).await {
+            // Whoever is of version 1 does not know that it is to come later, and comes when it would after any failure.
+            Err(ControlError::Later { what, detail, .. }) if !self.0.speaks.knows(2) => {
+                Err(ControlError::Failed { what, status: 429, detail })
+            }
+            sent => sent,
+        };
         if let Ok(answer) = &sent
+            && self.0.speaks.knows(2)
             && let Some(said) = answer.headers().get(AUTHORITIES_HEADER).and_then(|said| said.to_str().ok())
         {
             self.0.should_believe.send_if_modified(|known| {
@@ -246,12 +274,30 @@ impl ControlClient {
 
     /// Returns the version of the node protocol that both sides speak from then on.
     pub async fn register(&self, registration: &NodeRegistration) -> Result<u32, ControlError> {
+        let registered = self.register_as(registration).await;
+        let is_too_new = matches!(&registered, Err(ControlError::Refused(problem)) if knows_none(problem));
+        if !is_too_new || registration.containers.is_none() {
+            return registered;
+        }
+        tracing::warn!(
+            "the control plane is of a version that knows no containers, and this node gets none: upgrade the control plane"
+        );
+        let without = NodeRegistration { containers: None, ..registration.clone() };
+        self.register_as(&without).await
+    }
+
+    async fn register_as(&self, registration: &NodeRegistration) -> Result<u32, ControlError> {
         let what = "register the node";
-        let request = self.request(Method::PUT, &self.node_path("")).timeout(REQUEST_TIMEOUT);
-        let request = request.header(protocol::HEADER, protocol::SPOKEN.to_string());
+        let speaks = self.0.speaks;
+        let mut request = self.request(Method::PUT, &self.node_path("")).timeout(REQUEST_TIMEOUT);
+        if let Some(said) = speaks.said() {
+            request = request.header(protocol::HEADER, said);
+        }
         let answer = self.send(what, json(request, registration)).await?;
         let said = answer.headers().get(protocol::HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-        protocol::agree(protocol::SPOKEN, said.unwrap_or(Versions::UNSAID)).map_err(ControlError::Versions)
+        // Whoever is of version 1 knows nothing of what an answer may say.
+        let said = said.filter(|_| speaks.knows(2));
+        protocol::agree(speaks, said.unwrap_or(Versions::UNSAID)).map_err(ControlError::Versions)
     }
 
     /// The assignments of this node: the newest whole, and then what changes of it, or each next one whole. Ends when the control plane ends it, or when another process of the worker
@@ -261,7 +307,10 @@ impl ControlClient {
         process: ProcessId,
     ) -> Result<impl Stream<Item = Result<Told, ControlError>> + Send + use<>, ControlError> {
         let what = "follow the assignments";
-        let request = self.request(Method::GET, &self.node_path("/assignments")).header(ACCEPT, DELTAS);
+        let mut request = self.request(Method::GET, &self.node_path("/assignments"));
+        if self.0.speaks.knows(2) {
+            request = request.header(ACCEPT, DELTAS);
+        }
         let response = self.send(what, request.query(&[("process", process)])).await?;
         let lines = Lines::new(response.bytes_stream(), ASSIGNMENT_MAX_BYTES);
         Ok(lines.into_stream().map(move |line| {
@@ -289,7 +338,7 @@ impl ControlClient {
         let request = self.request(Method::POST, &self.node_path("/reports")).timeout(REQUEST_TIMEOUT);
         let request = request.header(CONTENT_TYPE, "application/json").body(report);
         let response = self.send(what, request).await?;
-        if response.status() == StatusCode::NO_CONTENT {
+        if response.status() == StatusCode::NO_CONTENT || !self.0.speaks.knows(2) {
             return Ok(ReportAnswer::default());
         }
         decode(what, &read(what, response, ANSWER_MAX_BYTES).await?)
@@ -376,6 +425,11 @@ pub async fn join(
 
 fn certificate_request(request: &str) -> CertificateRequest {
     CertificateRequest { request: request.to_owned() }
+}
+
+/// Whether a registration was refused because its reader, who refuses fields that it does not know, has never heard of containers.
+fn knows_none(problem: &Problem) -> bool {
+    problem.code == ProblemCode::InvalidRequest && problem.detail.contains("unknown field `containers`")
 }
 
 fn address(api: &str) -> Result<Url, ControlError> {
@@ -496,8 +550,8 @@ mod tests {
     use super::*;
     use crate::session::fake_control::FakeControl;
     use wharf_types::NamespaceName;
+    use wharf_types::image::Platform;
     use wharf_types::keyvalue::KeyValueOp;
-    use wharf_types::problem::ProblemCode;
 
     fn increment() -> KeyValueRequest {
         KeyValueRequest {
@@ -533,6 +587,29 @@ mod tests {
         assert_eq!((error.to_string().as_str(), error.is_retryable()), ("256 MiB are full", false));
         control.answer_keyvalue(Ok(KeyValueReply::Number(1)));
         assert_eq!(control.client().keyvalue(&increment()).await.unwrap(), KeyValueReply::Number(1));
+    }
+
+    #[tokio::test]
+    async fn a_node_with_an_engine_registers_without_it_where_nobody_knows_what_that_is() {
+        let control = FakeControl::start().await;
+        control.know_no_containers();
+        let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
+        let registration = NodeRegistration { containers: Some(platform), ..NodeRegistration::default() };
+        assert_eq!(control.client().register(&registration).await.unwrap(), 1);
+        assert_eq!(*control.registrations().borrow(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_worker_of_version_1_is_told_no_time_to_come() {
+        let control = FakeControl::start().await;
+        control.put_off(2);
+        let registration = NodeRegistration::default();
+        let told = control.client().register(&registration).await.unwrap_err();
+        assert!(told.wait().is_some(), "{told}");
+        let older = control.client().speaking(Versions::UNSAID);
+        let told = older.register(&registration).await.unwrap_err();
+        assert!(told.wait().is_none() && told.is_retryable(), "{told}");
+        assert_eq!(older.register(&registration).await.unwrap(), 1);
     }
 
     #[tokio::test]

@@ -161,17 +161,35 @@ struct Follower {
 impl Follower {
     async fn run(mut self) {
         let mut reconnect = Reconnect::new(Jitter::seeded(self.control.node().as_uuid().as_u64_pair().1));
+        let mut refused_for = None::<String>;
         loop {
             let outcome = self.follow(&mut reconnect).await;
             if outcome.as_ref().is_err_and(ControlError::is_retryable) {
                 self.go_by_what_is_kept().await;
+            }
+            match &outcome {
+                Ok(()) => refused_for = None,
+                // Somebody has to do something about it, so it is said also where the session had ended for another reason before.
+                Err(error) if !error.is_retryable() => {
+                    let why = chain(error).to_string();
+                    if refused_for.as_ref() != Some(&why) && !reconnect.is_reset() {
+                        warn!("this node is refused by the control plane: {why}");
+                    }
+                    refused_for = Some(why);
+                }
+                Err(_) => {}
             }
             retry(&mut reconnect, "the session with the control plane ended", outcome.err()).await;
         }
     }
 
     async fn follow(&mut self, reconnect: &mut Reconnect) -> Result<(), ControlError> {
-        self.control.register(&self.registration).await?;
+        let agreed = self.control.register(&self.registration).await?;
+        if agreed < self.control.speaks().newest() {
+            info!(
+                "the control plane is of an older version: this node speaks version {agreed} of the node protocol with it"
+            );
+        }
         self.progress.send_modify(|progress| progress.registered = true);
         let assignments = self.control.assignments(self.registration.incarnation.process).await?;
         pin_mut!(assignments);

@@ -16,11 +16,24 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use wharf_types::NodeId;
 use wharf_types::api::{AppInfo, CreatedJoinToken, NodeInfo, Page};
+use wharf_types::protocol::VARIABLE;
 
 use crate::{Client, Load, ObjectStorage, Proxy, Ran, SHORT, Weather, Wharf, eventually, within, workspace};
 
 /// Of this process: names and networks of two of them must differ.
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
+/// Versions of the node protocol that processes speak which are started from now on, such as `1-1`. None: all that they can.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Speak {
+    pub servers: Option<&'static str>,
+    pub workers: Option<&'static str>,
+}
+
+impl Speak {
+    /// One version back, by itself: where `WHARF_OLDER_BIN` names a binary of that version, it is the one that is started.
+    pub const OLDER: &'static str = "1-1";
+}
 
 /// A control plane with workers; it ends with the test, and takes its networks along.
 #[derive(Debug)]
@@ -34,6 +47,7 @@ pub struct Cluster {
     home: TempDir,
     /// To each server, where a test makes the ways bad.
     ways: Vec<Proxy>,
+    speak: Speak,
 }
 
 /// A control plane.
@@ -188,12 +202,24 @@ impl Cluster {
         cluster.start_all(hosts, servers).await
     }
 
+    /// With so many hosts, and one control plane, of versions that are said.
+    pub async fn start_speaking(hosts: usize, speak: Speak) -> Self {
+        let mut cluster = Self::prepared(None, None);
+        cluster.speak(speak);
+        cluster.start_all(hosts, 1).await
+    }
+
+    /// What is started from now on, also again, speaks this.
+    pub fn speak(&mut self, speak: Speak) {
+        self.speak = speak;
+    }
+
     fn prepared(database: Option<String>, storage: Option<&ObjectStorage>) -> Self {
         let home = tempfile::tempdir().unwrap();
         let environment = storage.into_iter().flat_map(ObjectStorage::environment);
         let storage = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let (hosts, servers, ways) = (Vec::new(), Vec::new(), Vec::new());
-        Self { hosts, network: Network::new(), servers, database, storage, home, ways }
+        let (hosts, servers, ways, speak) = (Vec::new(), Vec::new(), Vec::new(), Speak::default());
+        Self { hosts, network: Network::new(), servers, database, storage, home, ways, speak }
     }
 
     async fn start_all(self, hosts: usize, servers: usize) -> Self {
@@ -217,7 +243,7 @@ impl Cluster {
         }
         // One process that listens at every server's place would be no cluster.
         let workers = format!("{}:{}", self.network.address(1), self.worker_port(server));
-        let mut user = self.user();
+        let mut user = speaking(self.user(), self.speak.servers);
         for (key, value) in &self.storage {
             user = user.env(key, value);
         }
@@ -233,6 +259,11 @@ impl Cluster {
             Some(known) => *known = started,
             None => self.servers.push(started),
         }
+    }
+
+    /// Control planes that are started from now on have their state there.
+    pub fn moves_to(&mut self, database: String) {
+        self.database = Some(database);
     }
 
     /// A folder for what a test makes.
@@ -412,6 +443,15 @@ impl Cluster {
     }
 }
 
+/// Somebody whose processes speak these versions.
+fn speaking(user: Wharf, versions: Option<&'static str>) -> Wharf {
+    let Some(versions) = versions else { return user };
+    match workspace::older_binary().filter(|_| versions == Speak::OLDER) {
+        Some(binary) => user.with_binary(binary),
+        None => user.env(VARIABLE, versions),
+    }
+}
+
 fn hostname(app: &str) -> String {
     format!("{app}.default.localhost")
 }
@@ -421,7 +461,8 @@ impl Host {
         let (http, peers) =
             (format!("{}:{}", self.address, self.ports.0), format!("{}:{}", self.address, self.ports.1));
         let flags = [&["--http", &http, "--peers", &peers], flags].concat();
-        let mut command = self.command(&cluster.user(), &self.folder, &flags);
+        let user = speaking(cluster.user(), cluster.speak.workers);
+        let mut command = self.command(&user, &self.folder, &flags);
         let (child, ready) = ready::<ReadyWorker>(&mut command, &self.folder.with_extension("log")).await;
         (self.worker, self.node) = (Some(child), ready.node);
     }
@@ -494,8 +535,43 @@ impl Host {
         sh(&format!("ip link set {} down", self.link));
     }
 
+    /// The host goes on to send, and nothing that others send reaches it.
+    pub fn hears_nobody(&self) {
+        self.drop_at("input", "iifname", "INPUT -i");
+    }
+
+    /// The other way round.
+    pub fn is_heard_by_nobody(&self) {
+        self.drop_at("output", "oifname", "OUTPUT -o");
+    }
+
+    /// Has the host's own packet filter drop what passes there.
+    fn drop_at(&self, hook: &str, interface: &str, chain: &str) {
+        sh(&format!(
+            "if command -v nft >/dev/null; then
+                 rules='table inet cut {{ chain {hook} {{ type filter hook {hook} priority 0; {interface} eth0 drop; }} }}'
+                 ip netns exec {name} nft \"$rules\"
+             else
+                 ip netns exec {name} iptables -w 5 -A {chain} eth0 -j DROP
+             fi",
+            name = self.name
+        ));
+    }
+
     pub fn is_connected(&self) {
         sh(&format!("ip link set {} up", self.link));
+    }
+
+    /// The same after one way was cut.
+    pub fn hears_and_is_heard(&self) {
+        sh(&format!(
+            "if command -v nft >/dev/null; then
+                 ip netns exec {name} nft delete table inet cut
+             else
+                 ip netns exec {name} iptables -w 5 -F
+             fi",
+            name = self.name
+        ));
     }
 
     /// Its power goes off.

@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
+use wharf_types::protocol::VARIABLE;
+
 use crate::{within, workspace};
 
 /// No command of a test takes longer, not even one that compiles a large guest on a busy machine.
@@ -21,6 +23,8 @@ pub struct Wharf {
     env: Vec<(String, String)>,
     /// A command that runs the binary, with its first arguments.
     wrapper: Vec<String>,
+    /// None: the one under test.
+    binary: Option<PathBuf>,
 }
 
 /// How a command ended.
@@ -34,7 +38,8 @@ pub struct Ran {
 impl Wharf {
     /// A user whose home is this folder; commands run in it.
     pub fn at_home(home: &Path) -> Self {
-        Self { home: home.to_owned(), folder: home.to_owned(), env: Vec::new(), wrapper: Vec::new() }
+        let (home, folder) = (home.to_owned(), home.to_owned());
+        Self { home, folder, env: Vec::new(), wrapper: Vec::new(), binary: None }
     }
 
     /// The same user in another folder.
@@ -58,9 +63,16 @@ impl Wharf {
         self
     }
 
+    /// The same user with another version of the binary.
+    #[must_use]
+    pub fn with_binary(mut self, binary: PathBuf) -> Self {
+        self.binary = Some(binary);
+        self
+    }
+
     /// The command, not yet started. It ends with the test.
     pub fn command(&self, args: &[&str]) -> Command {
-        let binary = workspace::wharf_binary();
+        let binary = self.binary.clone().unwrap_or_else(workspace::wharf_binary);
         let mut line = self.wrapper.iter().map(AsRef::as_ref).chain([binary.as_os_str()]);
         let mut command = Command::new(line.next().expect("the binary at least"));
         command
@@ -79,6 +91,7 @@ impl Wharf {
             "WHARF_NAMESPACE",
             "WHARF_SECRET_KEY",
             "WHARF_SECRET_KEY_FILE",
+            VARIABLE,
             "RUST_LOG",
             "RUST_BACKTRACE",
         ] {

@@ -23,7 +23,7 @@ mod siege;
 mod wait;
 pub mod workspace;
 
-pub use crate::cluster::{Cluster, Host};
+pub use crate::cluster::{Cluster, Host, Speak};
 pub use crate::command::{Ran, Wharf};
 pub use crate::engine::{DockerEngine, PrivateRegistry, WEB};
 pub use crate::handmade::{HttpGuest, command_p3};

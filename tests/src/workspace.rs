@@ -27,6 +27,11 @@ pub fn wharf_binary() -> PathBuf {
     binary
 }
 
+/// The binary of an older version, where `WHARF_OLDER_BIN` names one.
+pub fn older_binary() -> Option<PathBuf> {
+    std::env::var_os("WHARF_OLDER_BIN").map(PathBuf::from)
+}
+
 /// A built example, such as `hello`: from the folder `WHARF_GUESTS`, or from `target/guests`.
 ///
 /// # Panics

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use wharf_tests::{Cluster, SHORT, eventually, within};
-use wharf_types::api::AppInfo;
+use wharf_tests::{Cluster, Host, SHORT, eventually, within};
+use wharf_types::api::{AppInfo, NodeInfo};
 use wharf_types::{InstanceId, NodeId};
 
 /// For a second worker on a host.
@@ -276,6 +276,41 @@ async fn while_a_host_is_cut_off_for_a_minute_a_singleton_never_runs_twice() {
     assert!(live(&both).is_superset(&stays), "the host that was reached all the time restarted nothing");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_cut_off_in_one_direction_is_replaced_and_a_singleton_never_runs_twice() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "only", "[scale]\nsingleton = true\n").await;
+    cluster.deploy("hello", "both", "[scale]\nreplicas = 2\n").await;
+    let ways: [(fn(&Host), &str); 2] = [(Host::hears_nobody, "in"), (Host::is_heard_by_nobody, "out")];
+    for (cut, way) in ways {
+        cluster.app_is("both", "it is on both hosts", |app| app.ready == 2 && ready_on(app).len() == 2).await;
+        let only = cluster.app_is("only", "it serves", |app| app.ready == 1 && live(app).len() == 1).await;
+        let on = *ready_on(&only).first().unwrap();
+        // The host that has it comes first.
+        cluster.hosts.sort_by_key(|host| host.node != on);
+        let other = cluster.hosts[1].node;
+        let mut load = cluster.load(1, "both", "/");
+        load.go_on_for(20).await;
+        cut(&cluster.hosts[0]);
+        let seen = who_serves(&cluster, Duration::from_secs(30)).await;
+        let has_moved = |app: &AppInfo| app.ready == 2 && ready_on(app) == BTreeSet::from([other]);
+        cluster.app_is("both", "both instances are on the other host", has_moved).await;
+        cluster.hosts[0].hears_and_is_heard();
+        assert!(seen.iter().all(|both| *both != [true, true]), "{way}: {seen:?}");
+        assert_eq!(
+            seen.first(),
+            Some(&[true, false]),
+            "{way}: it goes on as long as nobody else may have it"
+        );
+        assert_eq!(seen.last(), Some(&[false, true]), "{way}: another has taken over");
+        cluster.nodes_are("it is back", |nodes| nodes.iter().all(|node| node.ready)).await;
+        load.go_on_for(20).await;
+        let served = load.stop().await;
+        // One request after the other: one may have been on its way.
+        assert!(served.failures.len() <= 1, "{way}: {:?} of {} requests", served.failures, served.requests);
+    }
+}
+
 #[tokio::test]
 async fn a_singleton_moves_when_its_host_is_drained_and_ends_first() {
     let cluster = Cluster::start(2).await;
@@ -355,6 +390,24 @@ async fn a_worker_that_is_killed_is_back_as_the_same_node_and_a_copy_of_it_is_re
 }
 
 #[tokio::test]
+async fn one_line_is_printed_to_paste_and_the_host_that_joins_by_it_is_shown() {
+    let cluster = Cluster::start(1).await;
+    let printed = cluster.wharf(&["node", "token", "create"]).await.ok();
+    let line = printed.trim_end();
+    let join = line.strip_prefix("wharf worker --join ").filter(|join| !join.contains(char::is_whitespace));
+    let join = join.unwrap_or_else(|| panic!("it is no line to paste: {printed}"));
+    let folder = cluster.hosts[0].folder().with_extension("pasted");
+    let mut pasted = cluster.hosts[0].command(&cluster.user(), &folder, &ELSEWHERE);
+    let mut pasted = pasted.args(["--join", join]).stdout(Stdio::null()).spawn().unwrap();
+    let are_two = |nodes: &[NodeInfo]| nodes.len() == 2 && nodes.iter().all(|node| node.ready);
+    for node in cluster.nodes_are("it has joined", are_two).await {
+        let shown: NodeInfo = cluster.wharf(&["node", "show", &node.id.to_string(), "--json"]).await.json();
+        assert_eq!((shown.id, shown.hostname), (node.id, node.hostname));
+    }
+    pasted.kill().await.unwrap();
+}
+
+#[tokio::test]
 async fn nobody_joins_with_a_token_that_is_used_up_or_of_another_cluster() {
     let cluster = Cluster::start(1).await;
     let host = &cluster.hosts[0];
@@ -374,6 +427,8 @@ async fn nobody_joins_with_a_token_that_is_used_up_or_of_another_cluster() {
     joined.kill().await.unwrap();
     let said = refused("second", &token).await;
     assert!(said.contains("used as often as it may"), "{said}");
+    let log = cluster.server_log(0);
+    assert!(log.contains("was refused: the join token has been used as often as it may"), "{log}");
 
     let (secret, address) = token.rsplit_once('@').unwrap();
     let (_, rest) = secret.split_once('.').unwrap();

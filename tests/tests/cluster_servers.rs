@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
+
 use nix::sys::signal::Signal;
 use wharf_tests::{Cluster, Postgres, SHORT, eventually};
 
@@ -77,6 +79,33 @@ async fn without_the_database_apps_are_served_and_changes_wait() {
     })
     .await;
     cluster.app_is("hello", "it is carried out", |app| app.ready == 3).await;
+    load.go_on_for(20).await;
+    let served = load.stop().await;
+    assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
+}
+
+#[tokio::test]
+async fn what_stood_in_the_folder_goes_on_in_postgres_while_apps_are_served() {
+    let database = Postgres::start();
+    let mut cluster = Cluster::start(2).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 2\n").await;
+    let before = cluster.app_is("hello", "both serve", |app| app.ready == 2).await;
+    let mut load = cluster.load(0, "hello", "/");
+    load.go_on_for(20).await;
+    cluster.stop_server(0).await;
+    let (data, url) = (cluster.data(0), database.url());
+    let moved = ["server", "migrate-store", "--data", data.to_str().unwrap(), "--database", &url];
+    cluster.user().run(&moved).await.ok();
+    cluster.moves_to(url);
+    cluster.start_server(0).await;
+    cluster.nodes_are("the workers have come back", |nodes| nodes.iter().all(|node| node.ready)).await;
+    let after = cluster.app("hello").await;
+    let live = |app: &wharf_types::api::AppInfo| {
+        app.instances.iter().filter(|it| !it.state.is_final()).map(|it| it.id).collect::<BTreeSet<_>>()
+    };
+    assert_eq!((after.release, live(&after)), (before.release, live(&before)), "nothing was started anew");
+    cluster.wharf(&["scale", "hello", "3"]).await.ok();
+    cluster.app_is("hello", "what is wanted now is carried out", |app| app.ready == 3).await;
     load.go_on_for(20).await;
     let served = load.stop().await;
     assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);

@@ -4,6 +4,9 @@
 //! A version is a whole number that grows by one when something is changed that the other side has to understand: a field that must not be
 //! passed over, another meaning, another order. What the other side may pass over needs none. A program speaks the newest version and the one
 //! before at least, so that a cluster can be upgraded one process after the other.
+//!
+//! For tests a program is told by [`VARIABLE`] to speak an older version only, or ones that nobody speaks yet. What it then leaves out is decided
+//! wherever [`Versions::knows`] is asked.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,10 +14,20 @@ use std::str::FromStr;
 /// The header field in which both sides of a registration say what they speak, such as `1-2`. One that is not there is [`Versions::UNSAID`].
 pub const HEADER: &str = "wharf-protocol";
 
+/// The environment variable that says to `wharf server` and `wharf worker` what they are to speak instead of [`SPOKEN`], such as `1-1`. It is for
+/// tests of upgrades, and no user is told of it.
+pub const VARIABLE: &str = "WHARF_PROTOCOL";
+
+/// The label of a node whose worker speaks an older version, which has that version as its value. It keeps from the node what the worker would not
+/// understand, and says so to people.
+pub const LABEL: &str = "wharf.protocol";
+
 /// What this program speaks.
 ///
-/// 1. As it was when nobody said so.
-/// 2. Versions are said; a worker that is told to come later waits for so long; one that ends asks to be emptied first.
+/// 1. As it was when nobody said so: whole assignments, and no answer to a report.
+/// 2. Versions are said; a worker that is told to come later waits for so long; one that ends asks to be emptied first. What came since then and
+///    a worker or a control plane of version 1 passes over, or does not ask for: assignments by what changes of them, singletons, other
+///    CAs, artifacts from other nodes, containers, orders, and connections that go over to another protocol.
 pub const SPOKEN: Versions = Versions { oldest: 1, newest: 2 };
 
 /// A range, with both ends.
@@ -38,6 +51,29 @@ impl Versions {
     /// None: the oldest is newer than the newest.
     pub fn new(oldest: u32, newest: u32) -> Option<Self> {
         (oldest <= newest).then_some(Self { oldest, newest })
+    }
+
+    pub fn newest(self) -> u32 {
+        self.newest
+    }
+
+    /// Whether a program that speaks these knows what has come with a version.
+    pub fn knows(self, version: u32) -> bool {
+        self.newest >= version
+    }
+
+    /// What stands in the [`HEADER`]. None: a program from before versions were said.
+    pub fn said(self) -> Option<String> {
+        self.knows(2).then(|| self.to_string())
+    }
+
+    /// What front doors call the protocol between them when they connect to each other, the newest first: names for TLS ALPN (RFC 7301).
+    /// None: those from before versions were said ask for no protocol by name, and take any.
+    pub fn between_front_doors(self) -> Vec<Vec<u8>> {
+        if !self.knows(2) {
+            return Vec::new();
+        }
+        self.each().map(|version| format!("wharf-peer/{version}").into_bytes()).collect()
     }
 
     /// The newest first.
@@ -64,11 +100,6 @@ pub fn agree(worker: Versions, server: Versions) -> Result<u32, Incompatible> {
         return Err(Incompatible { worker, server });
     }
     Ok(newest)
-}
-
-/// What front doors call the protocol between them when they connect to each other, the newest first: names for TLS ALPN (RFC 7301).
-pub fn between_front_doors() -> Vec<Vec<u8>> {
-    SPOKEN.each().map(|version| format!("wharf-peer/{version}").into_bytes()).collect()
 }
 
 /// As in the header: `1-2`.
@@ -111,6 +142,15 @@ mod tests {
         let before = versions(SPOKEN.oldest.saturating_sub(1), SPOKEN.newest - 1);
         assert_eq!(agree(before, SPOKEN), Ok(SPOKEN.newest - 1));
         assert_eq!(agree(SPOKEN, before), Ok(SPOKEN.newest - 1));
+    }
+
+    #[test]
+    fn a_program_from_before_versions_were_said_says_none() {
+        assert_eq!((Versions::UNSAID.said(), Versions::UNSAID.between_front_doors()), (None, Vec::new()));
+        assert!(Versions::UNSAID.knows(1) && !Versions::UNSAID.knows(2));
+        assert_eq!(versions(2, 3).said().as_deref(), Some("2-3"));
+        let names: [&[u8]; 2] = [b"wharf-peer/3", b"wharf-peer/2"];
+        assert_eq!(versions(2, 3).between_front_doors(), names);
     }
 
     #[test]

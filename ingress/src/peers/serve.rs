@@ -209,7 +209,8 @@ where
     async fn answer(self, request: Request<Incoming>) -> Result<Response<ServeBody<B>>, Infallible> {
         let (mut parts, body) = request.into_parts();
         let is_whole = parts.uri.authority().is_some() && parts.uri.path_and_query().is_some_and(is_path);
-        let response = match Ask::take(&mut parts.headers) {
+        let speaks = self.shared.config.speaks;
+        let response = match Ask::take(&mut parts.headers).filter(|ask| speaks.knows(ask.since())) {
             Some(Ask::Probe) => Response::new(ServeBody::Nothing),
             Some(Ask::Artifact { digest, key }) => self.give(digest, key).await,
             Some(Ask::Request { instance, client }) if is_whole => {

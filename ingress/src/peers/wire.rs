@@ -171,6 +171,14 @@ impl Ask {
         }
     }
 
+    /// The version of the node protocol that it has come with.
+    pub(crate) fn since(&self) -> u32 {
+        match self {
+            Self::Probe | Self::Request { .. } | Self::Connection { .. } => 1,
+            Self::Artifact { .. } | Self::Container { .. } | Self::Upgrade { .. } => 2,
+        }
+    }
+
     /// Takes it out of the fields of a request, with all others of the kind. None: it makes no sense.
     pub(crate) fn take(headers: &mut HeaderMap) -> Option<Self> {
         let ask = Self::read(headers);
@@ -269,6 +277,56 @@ mod tests {
             assert_eq!(Ask::take(&mut headers), Some(ask));
             assert_eq!(headers, map(&[("accept", "*/*")]));
         }
+    }
+
+    /// Workers of the version before read the same. What a later one asks for needs a field of its own, and a version in [`Ask::since`].
+    #[test]
+    fn what_is_asked_stands_in_the_fields_that_it_always_stood_in() {
+        let id = "018f0000-0000-7000-8000-000000000000";
+        let (instance, client): (InstanceId, SocketAddr) =
+            (id.parse().unwrap(), "203.0.113.9:5000".parse().unwrap());
+        let digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+        let at = ("wharf-peer-client", "203.0.113.9:5000");
+        let asked: [(Ask, &[(&'static str, &str)]); 6] = [
+            (Ask::Probe, &[("wharf-peer-probe", "1")]),
+            (Ask::Request { instance, client }, &[("wharf-peer-instance", id), at]),
+            (
+                Ask::Connection { instance, port: 7000, client },
+                &[("wharf-peer-instance", id), at, ("wharf-peer-port", "7000")],
+            ),
+            (
+                Ask::Artifact { digest: digest.parse().unwrap(), key: "ab".into() },
+                &[("wharf-peer-artifact", digest), ("wharf-peer-key", "ab")],
+            ),
+            (
+                Ask::Container { instance, port: 6379 },
+                &[("wharf-peer-container", id), ("wharf-peer-port", "6379")],
+            ),
+            (
+                Ask::Upgrade { instance, protocol: "websocket".into(), client },
+                &[("wharf-peer-upgrade", id), at, ("wharf-peer-protocol", "websocket")],
+            ),
+        ];
+        for (ask, fields) in asked {
+            let mut headers = HeaderMap::new();
+            ask.clone().write(&mut headers);
+            assert_eq!(headers, map(fields));
+            assert_eq!(Ask::take(&mut headers), Some(ask));
+        }
+        let verdicts = Verdict::ALL.map(Verdict::as_str);
+        let known = [
+            "not-here",
+            "busy",
+            "busy-and-gone",
+            "body-too-large",
+            "client-gone",
+            "timeout",
+            "failed",
+            "bad-request",
+            "not-taken",
+            "malformed",
+        ];
+        assert_eq!(verdicts, known);
     }
 
     #[test]

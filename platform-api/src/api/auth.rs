@@ -19,6 +19,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt;
 use tokio::sync::watch;
+use tracing::warn;
 use wharf_types::api::{AUTHORITIES_HEADER, Verb};
 use wharf_types::exec;
 use wharf_types::problem::ProblemCode;
@@ -309,6 +310,9 @@ pub(crate) struct PeerNode(pub(crate) NodeId);
 
 /// Takes note of which CAs a worker believes, and says which it should.
 fn told_authorities(context: &Context, request: &Request) -> Option<HeaderValue> {
+    if !context.config.speaks.knows(2) {
+        return None;
+    }
     let authorities = &context.joining.get()?.authorities;
     let PeerNode(node) = request.extensions().get()?;
     if let Some(tag) = request.headers().get(AUTHORITIES_HEADER).and_then(|tag| tag.to_str().ok()) {
@@ -324,6 +328,7 @@ async fn authorize_joining(context: &Context, headers: &HeaderMap) -> ApiResult<
     if store::joining::find(&mut conn, &hash).await?.is_some() {
         return Ok(());
     }
+    warn!("a host that wants to join was refused: its join token is not known here");
     let detail = "the join token is not known here: it was revoked, or is of another cluster; `wharf node token create` makes another";
     Err(ApiError::new(ProblemCode::Unauthenticated, detail))
 }

@@ -7,7 +7,7 @@ use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
-use tracing::info;
+use tracing::{info, warn};
 use wharf_pki::JoinToken;
 use wharf_types::api::{
     CertificateRequest, CreateJoinToken, CreatedJoinToken, JoinTokenInfo, NodeCertificate, Page,
@@ -113,6 +113,7 @@ pub(super) async fn join(
     let now = Timestamp::now();
     let mut tx = context.store.write().await?;
     let refused = |detail: &str| {
+        warn!("a host that wants to join was refused: {detail}");
         let detail = format!("{detail}; `wharf node token create` makes another");
         ApiError::new(ProblemCode::Unauthenticated, detail)
     };

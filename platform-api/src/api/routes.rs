@@ -64,6 +64,8 @@ pub(crate) struct Endpoint {
     pub(crate) by_leader: bool,
     /// Whether the connection becomes one of another protocol.
     pub(super) takes_over: bool,
+    /// The version of the node protocol that it has come with.
+    pub(super) since: u32,
 }
 
 impl Endpoint {
@@ -91,6 +93,7 @@ impl Endpoint {
             body_max_bytes: None,
             by_leader: access == Access::Node,
             takes_over: false,
+            since: 1,
         }
     }
 
@@ -129,6 +132,10 @@ impl Endpoint {
 
     fn takes_over(self) -> Self {
         Self { takes_over: true, ..self }
+    }
+
+    fn since(self, version: u32) -> Self {
+        Self { since: version, ..self }
     }
 
     fn replies(self, status: u16, reply: Payload) -> Self {
@@ -949,7 +956,8 @@ fn for_workers() -> Vec<Endpoint> {
             "A worker is about to end: what it runs starts elsewhere first",
         )
         .query(PROCESS)
-        .replies(200, json::<Leaving>()),
+        .replies(200, json::<Leaving>())
+        .since(2),
         node(Method::POST, "/v1/nodes/{node}/logs", post(session::logs), "What guests printed")
             .takes(array::<LogRecord>())
             .replies(204, Payload::Nothing),
@@ -976,7 +984,8 @@ fn for_workers() -> Vec<Endpoint> {
             "Commands to run in containers, one document a line",
         )
         .query(PROCESS)
-        .replies(200, Payload::Lines),
+        .replies(200, Payload::Lines)
+        .since(2),
         node(
             Method::POST,
             "/v1/nodes/{node}/execs/{exec}",
@@ -984,7 +993,8 @@ fn for_workers() -> Vec<Endpoint> {
             "A worker comes for a command: frames of what it says, and of what it is told",
         )
         .takes(Payload::Octets(MEDIA_TYPE))
-        .replies(200, Payload::Octets(MEDIA_TYPE)),
+        .replies(200, Payload::Octets(MEDIA_TYPE))
+        .since(2),
         node(
             Method::GET,
             "/v1/nodes/{node}/transfers",
@@ -992,7 +1002,8 @@ fn for_workers() -> Vec<Endpoint> {
             "Volumes to write to archives or to fill from them, one document a line",
         )
         .query(PROCESS)
-        .replies(200, Payload::Lines),
+        .replies(200, Payload::Lines)
+        .since(2),
         node(
             Method::POST,
             "/v1/nodes/{node}/transfers/{exec}",
@@ -1000,7 +1011,8 @@ fn for_workers() -> Vec<Endpoint> {
             "A worker comes for a transfer: frames of what it says, and of what it is told",
         )
         .takes(Payload::Octets(MEDIA_TYPE))
-        .replies(200, Payload::Octets(MEDIA_TYPE)),
+        .replies(200, Payload::Octets(MEDIA_TYPE))
+        .since(2),
         node(Method::GET, "/v1/artifacts/{digest}", get(artifacts::download), "The bytes of an artifact")
             .replies(200, Payload::Octets("application/wasm")),
         node(
@@ -1009,6 +1021,7 @@ fn for_workers() -> Vec<Endpoint> {
             get(artifacts::sources),
             "Which other workers have an artifact",
         )
-        .replies(200, json::<ArtifactSources>()),
+        .replies(200, json::<ArtifactSources>())
+        .since(2),
     ]
 }

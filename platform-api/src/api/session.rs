@@ -8,12 +8,12 @@ use std::time::Duration;
 use axum::Json as Reply;
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 use wharf_types::api::Leaving;
 use wharf_types::delta::DELTAS;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -43,36 +43,53 @@ pub(super) async fn register(
     Path(node): Path<NodeId>,
     headers: HeaderMap,
     Json(registration): Json<NodeRegistration>,
-) -> ApiResult<(StatusCode, [(&'static str, String); 1])> {
+) -> ApiResult<(StatusCode, HeaderMap)> {
     registration.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
-    speaks(node, &headers)?;
+    let spoken = context.config.speaks;
+    let agreed = speaks(node, &headers, spoken)?;
+    if !spoken.knows(2) && registration.containers.is_some() {
+        // In the words in which the reader refuses what it does not know.
+        return Err(ApiError::new(ProblemCode::InvalidRequest, "unknown field `containers`"));
+    }
     // After what the process before has sent, not in between.
     let _turn = context.nodes.turn(node).await;
     context.nodes.admits(node, &registration).map_err(|refusal| refused(node, refusal))?;
-    context.admissions.take().map_err(|wait| {
-        // A second and a half for the rounding of what it is told, and its own jitter on top.
-        context.nodes.told_to_wait(node, wait.mul_f64(WORKER_JITTER) + Duration::from_millis(1500));
-        ApiError::busy("many workers begin their session at once; come again later", wait)
-    })?;
+    if spoken.knows(2) {
+        context.admissions.take().map_err(|wait| {
+            // A second and a half for the rounding of what it is told, and its own jitter on top.
+            context.nodes.told_to_wait(node, wait.mul_f64(WORKER_JITTER) + Duration::from_millis(1500));
+            ApiError::busy("many workers begin their session at once; come again later", wait)
+        })?;
+    }
     let mut tx = context.write_as_leader().await?;
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
     context.nodes.register(node, registration).map_err(|refusal| refused(node, refusal))?;
+    context.nodes.speaks(node, agreed);
     context.dirty.nudge();
-    Ok((StatusCode::NO_CONTENT, [(protocol::HEADER, protocol::SPOKEN.to_string())]))
+    let said = spoken.said().and_then(|said| HeaderValue::try_from(said).ok());
+    let said = said.map(|said| (HeaderName::from_static(protocol::HEADER), said));
+    Ok((StatusCode::NO_CONTENT, said.into_iter().collect()))
 }
 
-/// Whether a worker speaks a version that this control plane does.
-fn speaks(node: NodeId, headers: &HeaderMap) -> ApiResult<()> {
+/// The version that a worker and this control plane both speak. One of version 1 does not ask, and keeps nothing from anybody.
+fn speaks(node: NodeId, headers: &HeaderMap, spoken: Versions) -> ApiResult<u32> {
+    if !spoken.knows(2) {
+        return Ok(protocol::SPOKEN.newest());
+    }
     let said = headers.get(protocol::HEADER).map(|value| value.to_str().unwrap_or_default().parse());
     let said = said.unwrap_or(Ok(Versions::UNSAID));
     let said = said.map_err(|error| {
         ApiError::new(ProblemCode::InvalidRequest, format!("{}: {error}", protocol::HEADER))
     })?;
-    protocol::agree(said, protocol::SPOKEN).map(drop).map_err(|incompatible| {
+    let agreed = protocol::agree(said, spoken).map_err(|incompatible| {
         warn!(node.id = %node, "the worker of node {node} was refused: {incompatible}");
         ApiError::new(ProblemCode::Incompatible, incompatible.to_string())
-    })
+    })?;
+    if !said.knows(spoken.newest()) {
+        info!(node.id = %node, "the worker of node {node} is of an older version: it is told what version {agreed} of the node protocol has");
+    }
+    Ok(agreed)
 }
 
 /// Which process of the worker asks.
@@ -93,7 +110,8 @@ pub(super) async fn assignments(
     context.epoch()?;
     let newest = context.nodes.follow(node, process.process).map_err(|refusal| refused(node, refusal))?;
     context.dirty.nudge();
-    let takes_deltas = headers.get(header::ACCEPT).is_some_and(|accepted| accepted == DELTAS);
+    let takes_deltas = context.config.speaks.knows(2)
+        && headers.get(header::ACCEPT).is_some_and(|accepted| accepted == DELTAS);
     let headers = [(header::CONTENT_TYPE, if takes_deltas { DELTAS } else { "application/x-ndjson" })];
     let lines = lines(context, leadership, newest, (node, takes_deltas));
     Ok((headers, Body::from_stream(lines)).into_response())
@@ -154,7 +172,7 @@ pub(super) async fn report(
     if news.routes || news.waiting {
         context.dirty.nudge();
     }
-    if news.holds.is_empty() {
+    if news.holds.is_empty() || !context.config.speaks.knows(2) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     // Whoever was deposed meanwhile, perhaps without knowing it yet, has no say in who may run.

@@ -13,7 +13,7 @@ use super::{Result, artifact_of, commit, problem};
 use crate::audit;
 use crate::context::Context;
 use crate::plan::reservation_bytes;
-use crate::plan::scheduler::Cluster;
+use crate::plan::scheduler::{Cluster, Needs};
 use crate::quota;
 use crate::store::quota::Demand;
 use crate::store::{self, Conn};
@@ -129,7 +129,7 @@ pub(super) async fn demand_among_nodes(conn: &mut Conn, spec: &AppSpec, world: W
             cluster.set_node(id, &registration, true);
         }
     }
-    let nodes = cluster.allowed(&spec.placement, world.is_container()).len();
+    let nodes = cluster.allowed(&spec.placement, Needs::of(world, false)).len();
     Ok(Demand { nodes: Some(u32::try_from(nodes).unwrap_or(u32::MAX)), ..demand })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use tracing::warn;
 use wharf_types::node::{InstanceReport, Reason};
 use wharf_types::state::{InstanceState, Wanted};
 use wharf_types::{AppId, InstanceId, JobId, NodeId, Timestamp};
@@ -65,8 +66,13 @@ async fn observe_steps(
     let owners = store::instance::owners(conn, &ids).await?;
     let mut alike: Vec<(&InstanceReport, Vec<InstanceId>)> = Vec::new();
     for (node, report) in steps {
-        if owners.get(&report.id).is_none_or(|(_, placed_on)| *placed_on != Some(node)) {
-            continue;
+        match owners.get(&report.id) {
+            Some((_, placed_on)) if *placed_on == Some(node) => {}
+            Some(_) => {
+                is_of_another(node, report.id);
+                continue;
+            }
+            None => continue,
         }
         match alike.iter_mut().find(|(first, _)| says_the_same(first, report)) {
             Some((_, ids)) => ids.push(report.id),
@@ -79,6 +85,11 @@ async fn observe_steps(
         }
     }
     Ok(owners.into_keys().collect())
+}
+
+/// A node never has what is another's: it is at fault, or somebody else speaks for it.
+fn is_of_another(node: NodeId, id: InstanceId) {
+    warn!(node.id = %node, instance.id = %id, "node {node} says something of instance {id}, which it never had; it is not taken in");
 }
 
 /// Whether two reports differ in nothing but the instance.
@@ -95,7 +106,11 @@ async fn observe_run(
     report: &InstanceReport,
     now: Timestamp,
 ) -> Result<Option<JobId>> {
-    if run.node != node || !store::run::observe(conn, report, now).await? {
+    if run.node != node {
+        is_of_another(node, report.id);
+        return Ok(None);
+    }
+    if !store::run::observe(conn, report, now).await? {
         return Ok(None);
     }
     if report.state == InstanceState::Failed
@@ -132,6 +147,7 @@ async fn observe_one(
         },
     };
     if instance.view.node != Some(node) {
+        is_of_another(node, report.id);
         return Ok(None);
     }
     let state = instance.view.state;
@@ -155,7 +171,11 @@ async fn take_over(
 ) -> Result<Option<Instance>> {
     let Some(old) = report.replaces else { return Ok(None) };
     let Some(old) = store::instance::get(conn, old).await? else { return Ok(None) };
-    if old.view.node != Some(node) || !old.view.can_be_succeeded(now) {
+    if old.view.node != Some(node) {
+        is_of_another(node, old.view.id);
+        return Ok(None);
+    }
+    if !old.view.can_be_succeeded(now) {
         return Ok(None);
     }
     let new = NewInstance {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use wharf_types::{NodeId, ReleaseId};
 
 use super::draft::Draft;
-use super::scheduler::Cluster;
+use super::scheduler::{Cluster, Needs};
 use super::{AppView, Change, InstanceView, ReleaseView};
 
 /// See the module. Empty for an app that is not global.
@@ -101,7 +101,7 @@ fn set(slots: &mut Vec<Option<Place>>, slot: u32, place: Option<Place>) {
 
 fn allowed(release: &ReleaseView, cluster: &mut Cluster) -> BTreeSet<NodeId> {
     match release.spec.is_global() {
-        true => cluster.allowed(&release.spec.placement, release.world.is_container()),
+        true => cluster.allowed(&release.spec.placement, Needs::of(release.world, false)),
         false => BTreeSet::new(),
     }
 }

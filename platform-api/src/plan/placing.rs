@@ -2,7 +2,7 @@
 
 use wharf_types::NodeId;
 
-use super::scheduler::{Ask, Held, Resources};
+use super::scheduler::{Ask, Held, Needs, Resources};
 use super::{AppView, InstanceView, ReleaseView};
 
 /// What the app's view says of nodes: where its volumes are, where a release's artifact is, and where the release has failed.
@@ -36,7 +36,7 @@ impl Asked {
         Ask {
             takes: target.reservation(),
             placement: &target.spec.placement,
-            is_container: target.world.is_container(),
+            needs: Needs::of(target.world, target.spec.scale.singleton),
             pinned: self.home,
             warm: &self.warm,
             failing: &self.failing,

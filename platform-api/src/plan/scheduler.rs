@@ -27,6 +27,7 @@ mod shape;
 mod tests;
 
 use wharf_types::spec::{PlacementSpec, Priority};
+use wharf_types::world::World;
 use wharf_types::{InstanceId, NodeId};
 
 pub use cluster::{Claim, Cluster, Held};
@@ -37,14 +38,34 @@ pub use round::Round;
 pub struct Ask<'a> {
     pub takes: Resources,
     pub placement: &'a PlacementSpec,
-    /// Whether it is a container, which only some nodes run.
-    pub is_container: bool,
+    pub needs: Needs,
     /// The only node that will do: the app's volumes are there.
     pub pinned: Option<NodeId>,
     /// Nodes that have the artifact already.
     pub warm: &'a [NodeId],
     /// Nodes on which the release has failed, each with the number of times.
     pub failing: &'a [(NodeId, u32)],
+}
+
+/// What an instance asks of its node by what it is, beside the constraints of its app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Needs {
+    #[default]
+    Nothing,
+    /// An engine that runs containers. Its worker is never of version 1 of the node protocol, which knows none.
+    Engine,
+    /// A worker that knows of singletons: one of version 1 could not even read that it is to have one.
+    Leases,
+}
+
+impl Needs {
+    pub fn of(world: World, is_singleton: bool) -> Self {
+        match (world.is_container(), is_singleton) {
+            (true, _) => Self::Engine,
+            (false, true) => Self::Leases,
+            (false, false) => Self::Nothing,
+        }
+    }
 }
 
 /// Where an instance can go.

@@ -42,6 +42,7 @@ pub(crate) async fn config(dir: &TempDir) -> Config {
         http_url: "http://127.0.0.1:8080".to_owned(),
         secret_keys: Default::default(),
         platform_ports: vec![7070, 8080],
+        speaks: wharf_types::protocol::SPOKEN,
     }
 }
 

@@ -1,14 +1,17 @@
 //! How hosts become nodes, what they may then, and how they are emptied and removed.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::Method;
 use serde_json::{Value, json};
 use wharf_pki::{JoinToken, NodeKey};
-use wharf_types::protocol;
+use wharf_types::protocol::{self, Versions};
 use wharf_types::{Digest, NodeId};
 
-use super::fixture::{Platform, Reply, component, eventually, quick, request};
+use super::fixture::{Platform, Reply, component, config, eventually, quick, request};
 use super::worker::Worker;
+use crate::Config;
 use crate::api::PeerNode;
 
 impl Platform {
@@ -140,6 +143,20 @@ async fn a_node_speaks_for_itself_and_gets_only_what_it_is_to_run() {
 }
 
 #[tokio::test]
+async fn a_node_that_sends_more_than_anybody_reads_is_refused_alone() {
+    let platform = Platform::start().await;
+    let worker = Worker::join(&platform).await;
+    platform.serve(0, quick()).await;
+    for path in ["reports", "logs", "keyvalue"] {
+        let endless = Body::from(vec![b' '; (64 << 20) + 1]);
+        let address = format!("/v1/nodes/{}/{path}", worker.node);
+        let post = request(&platform.node_token, Method::POST, &address).body(endless).unwrap();
+        platform.send(post).await.refuses(413, "too_large", &["larger than this address takes"]);
+    }
+    assert_eq!(platform.app("hello").await["ready"], 1);
+}
+
+#[tokio::test]
 async fn a_removed_node_comes_back_only_with_a_new_token() {
     let platform = Platform::start().await;
     platform.takes_workers().await;
@@ -254,6 +271,54 @@ async fn a_worker_of_the_version_before_is_taken_and_one_of_a_version_to_come_is
     register(Some("8-9")).await.refuses(409, "incompatible", &words);
     register(Some("0-0")).await.refuses(409, "incompatible", &["upgrade the worker first"]);
     register(Some("new")).await.refuses(400, "invalid_request", &["wharf-protocol"]);
+}
+
+#[tokio::test]
+async fn a_worker_of_version_1_is_kept_from_singletons_until_it_speaks_what_they_take() {
+    let platform = Platform::start().await;
+    let node = NodeId::new();
+    let path = format!("/v1/nodes/{node}");
+    let put = request(&platform.node_token, Method::PUT, &path).header(protocol::HEADER, "1-1");
+    platform.send(put.body(Body::from(registration().to_string())).unwrap()).await.is(204);
+    assert_eq!(platform.get(&path).await["labels"], json!({"wharf.protocol": "1"}));
+    let only = json!({"scale": {"singleton": true}, "update": {"monitor": "20ms"}});
+    platform.deploy("only", &component(0), only).await.is(201);
+    platform.deploy("hello", &component(1), quick()).await.is(201);
+    let placed_on = async |app: &str| platform.app(app).await["instances"][0]["node"].clone();
+    eventually("what it knows is placed there", async || {
+        (placed_on("hello").await == json!(node)).then_some(())
+    })
+    .await;
+    assert_ne!(placed_on("only").await, json!(node));
+    let newer = Worker::join(&platform).await;
+    eventually("a newer one has it", async || (placed_on("only").await == json!(newer.node)).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_control_plane_of_version_1_says_and_knows_nothing_of_what_came_later() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let config = Config { speaks: Versions::UNSAID, ..config(&dir).await };
+    let platform = Platform::start_with(config, dir).await;
+    platform.leads().await;
+    let path = format!("/v1/nodes/{}", NodeId::new());
+    let register = async |said: &str, registration: &Value| {
+        let put = request(&platform.node_token, Method::PUT, &path).header(protocol::HEADER, said);
+        platform.send(put.body(Body::from(registration.to_string())).unwrap()).await
+    };
+    let mut with_engine = registration();
+    with_engine["containers"] = json!({"os": "linux", "architecture": "amd64"});
+    register("1-2", &with_engine).await.refuses(400, "invalid_request", &["unknown field `containers`"]);
+    // It does not look at what others say, and does not let them wait.
+    platform.context.admissions.exhaust(std::time::Duration::from_secs(60));
+    let answer = register("8-9", &registration()).await;
+    assert!(!answer.headers.contains_key(protocol::HEADER), "{:?}", answer.headers);
+    answer.is(204);
+    for (method, late) in [(Method::POST, "leave"), (Method::GET, "execs"), (Method::GET, "transfers")] {
+        let address = format!("{path}/{late}");
+        let asked = platform.call_as(&platform.node_token, method, &address, Value::Null).await;
+        asked.refuses(404, "not_found", &[late]);
+    }
 }
 
 #[tokio::test]

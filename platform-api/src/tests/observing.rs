@@ -156,6 +156,33 @@ async fn what_is_said_of_many_changes_each_that_it_says_something_new_of() {
 }
 
 #[tokio::test]
+async fn what_a_node_says_of_instances_that_it_never_had_changes_nothing() {
+    let platform = Platform::start().await;
+    let (id, _) = served(&platform).await;
+    let now = Timestamp::now();
+    let before = get(&mut platform.context.store.read().await.unwrap(), id).await;
+    let successor_of =
+        |old, state| InstanceReport { replaces: Some(old), ..report(InstanceId::new(), state) };
+    let claims = [
+        InstanceReport { health: Health::Unhealthy, ..report(id, InstanceState::Running) },
+        report(id, InstanceState::Failed),
+        successor_of(id, InstanceState::Running),
+        report(InstanceId::new(), InstanceState::Running),
+        successor_of(InstanceId::new(), InstanceState::Failed),
+    ];
+    let claimed: Vec<InstanceId> = claims.iter().map(|claim| claim.id).collect();
+    for claim in claims {
+        let said = Said { node: NodeId::new(), reports: vec![claim], now };
+        observe(&platform.context, &[said]).await.unwrap();
+    }
+    let mut tx = platform.context.store.read().await.unwrap();
+    assert_eq!(get(&mut tx, id).await.view, before.view);
+    for other in claimed.into_iter().filter(|claimed| *claimed != id) {
+        assert!(store::instance::get(&mut tx, other).await.unwrap().is_none(), "{other}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_worker_made_of_an_instance_that_was_given_up_is_not_taken_in() {
     let platform = Platform::start().await;
     let (old, node) = served(&platform).await;

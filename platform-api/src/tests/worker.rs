@@ -15,6 +15,7 @@ use wharf_types::figures::{AppLoad, FrontDoorFigures, NodeFigures};
 use wharf_types::node::{
     AppUsage, AssignedInstance, Assignment, InstanceReport, NodeReport, Reason, ReasonKind,
 };
+use wharf_types::protocol::{self, SPOKEN};
 use wharf_types::state::{Health, InstanceState, Wanted};
 use wharf_types::{InstanceId, NodeId, ProcessId};
 
@@ -69,7 +70,8 @@ impl Worker {
         let registration =
             format!(r#"{{"hostname":"test","memory_bytes":4294967296,"cpus":2,"version":"0",{more}}}"#);
         let path = format!("/v1/nodes/{node}");
-        let put = request(&token, Method::PUT, &path).body(Body::from(registration)).unwrap();
+        let put = request(&token, Method::PUT, &path).header(protocol::HEADER, SPOKEN.to_string());
+        let put = put.body(Body::from(registration)).unwrap();
         assert_eq!(router.clone().oneshot(put).await.unwrap().status(), 204);
         let stream =
             request(&token, Method::GET, &format!("{path}/assignments")).body(Body::empty()).unwrap();

@@ -41,6 +41,10 @@ impl ControlClient {
         process: ProcessId,
     ) -> Result<impl Stream<Item = Result<O, ControlError>> + Send + use<O>, ControlError> {
         let what = "follow orders";
+        if !self.speaks().knows(2) {
+            // Whoever is of version 1 has never heard of any.
+            std::future::pending::<()>().await;
+        }
         let request = self.request(Method::GET, &self.node_path(kind.path())).query(&[("process", process)]);
         let response = self.send(what, request).await?;
         let lines = Lines::new(response.bytes_stream(), ANSWER_MAX_BYTES);

@@ -57,6 +57,7 @@ struct Script {
     is_away: bool,
     is_expelled: bool,
     put_off: u32,
+    knows_no_containers: bool,
 }
 
 impl FakeControl {
@@ -153,6 +154,11 @@ impl FakeControl {
         self.told.script.lock().unwrap().put_off = count;
     }
 
+    /// Refuses registrations with an engine, as a version does that knows none.
+    pub(crate) fn know_no_containers(&self) {
+        self.told.script.lock().unwrap().knows_no_containers = true;
+    }
+
     pub(crate) fn refuse_logs(&self, count: u32) {
         self.told.script.lock().unwrap().refused_logs = count;
     }
@@ -177,13 +183,21 @@ impl FakeControl {
 
 type Control = State<Arc<Told>>;
 
-async fn register(State(told): Control, headers: HeaderMap, Json(_): Json<NodeRegistration>) -> Response {
+async fn register(
+    State(told): Control,
+    headers: HeaderMap,
+    Json(registration): Json<NodeRegistration>,
+) -> Response {
     if headers.get("authorization").is_none_or(|value| value != "Bearer secret") {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     if spend(&mut told.script.lock().unwrap().put_off) {
         let problem = Problem::new(ProblemCode::Busy, "many at once");
         return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")], Json(problem)).into_response();
+    }
+    if told.script.lock().unwrap().knows_no_containers && registration.containers.is_some() {
+        let problem = Problem::new(ProblemCode::InvalidRequest, "unknown field `containers`");
+        return (StatusCode::BAD_REQUEST, Json(problem)).into_response();
     }
     told.registrations.send_modify(|count| *count += 1);
     let script = told.script.lock().unwrap();

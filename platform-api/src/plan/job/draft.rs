@@ -1,6 +1,7 @@
 //! The changes planned so far, and the job as they will leave it: each step sees the outcome of the one before.
 
 use super::*;
+use crate::plan::scheduler::Needs;
 
 pub(super) struct Draft<'a> {
     now: Timestamp,
@@ -200,7 +201,7 @@ impl<'a> Draft<'a> {
         let ask = Ask {
             takes: job.reservation(),
             placement: &job.spec.placement,
-            is_container: job.command.world.is_container(),
+            needs: Needs::of(job.command.world, false),
             pinned: None,
             warm: &warm,
             failing: &failing,

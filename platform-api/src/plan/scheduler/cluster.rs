@@ -12,11 +12,11 @@ use wharf_types::node::NodeRegistration;
 use wharf_types::spec::{PlacementSpec, Priority};
 use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
 
-use super::Resources;
 use super::counts::Counts;
 use super::node::{BANDS, NO_CLASS, Node, band};
 use super::ranking::Ranking;
 use super::shape::{Shape, ShapeKey, number};
+use super::{Needs, Resources};
 
 /// Kinds of placement that are remembered; beyond that all are forgotten, and worked out again when they are asked for.
 const SHAPES_MAX: usize = 1024;
@@ -124,8 +124,8 @@ impl Cluster {
     }
 
     /// The nodes that may have an instance of a global app, ready or not.
-    pub(crate) fn allowed(&mut self, placement: &PlacementSpec, is_container: bool) -> BTreeSet<NodeId> {
-        let shape = self.shape(placement, is_container);
+    pub(crate) fn allowed(&mut self, placement: &PlacementSpec, needs: Needs) -> BTreeSet<NodeId> {
+        let shape = self.shape(placement, needs);
         let is_allowed = |node: &&Node| {
             let registration = node.registration.as_ref();
             registration.is_some_and(|registration| {
@@ -248,8 +248,8 @@ impl Cluster {
     }
 
     /// What an app asks of nodes, for all classes that there are.
-    pub(super) fn shape(&mut self, placement: &PlacementSpec, is_container: bool) -> Arc<Shape> {
-        let key = ShapeKey::of(placement, is_container);
+    pub(super) fn shape(&mut self, placement: &PlacementSpec, needs: Needs) -> Arc<Shape> {
+        let key = ShapeKey::of(placement, needs);
         if !self.shapes.contains_key(&key) {
             if self.shapes.len() >= SHAPES_MAX {
                 self.shapes.clear();

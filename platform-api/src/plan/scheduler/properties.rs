@@ -10,7 +10,7 @@ use wharf_types::spec::placement::Constraint;
 use wharf_types::spec::{PlacementSpec, Priority};
 use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
 
-use super::{Ask, Cluster, Held, Placed, Resources};
+use super::{Ask, Cluster, Held, Needs, Placed, Resources};
 
 const APPS: u128 = 4;
 const NODES: u128 = 8;
@@ -279,7 +279,7 @@ proptest! {
                     let warm: Vec<NodeId> = hints.warm.into_iter().map(node_id).collect();
                     let failing: Vec<_> = hints.failing.into_iter().map(|(node, times)| (node_id(node), times)).collect();
                     let pinned = hints.pinned.map(node_id);
-                    let ask = Ask { takes, placement: &placement, is_container: false, pinned, warm: &warm, failing: &failing };
+                    let ask = Ask { takes, placement: &placement, needs: Needs::Nothing, pinned, warm: &warm, failing: &failing };
                     let before = model.clone();
                     let placed = place(&mut model, &mut cluster, app_id(app), ask, count);
                     let again = place(&mut before.clone(), &mut cluster, app_id(app), ask, count);
@@ -328,7 +328,7 @@ proptest! {
         }
         let placement = PlacementSpec { spread: vec!["zone".into()], ..PlacementSpec::default() };
         let takes = Resources { memory_bytes: 1, cpu_millis: 0 };
-        let ask = Ask { takes, placement: &placement, is_container: false, pinned: None, warm: &[], failing: &[] };
+        let ask = Ask { takes, placement: &placement, needs: Needs::Nothing, pinned: None, warm: &[], failing: &[] };
         let mut round = cluster.round(app_id(1), ask);
         let mut in_zone = vec![0u32; zones.len()];
         let mut on_node: BTreeMap<NodeId, u32> = zone_of.keys().map(|id| (*id, 0)).collect();

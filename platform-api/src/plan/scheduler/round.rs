@@ -47,7 +47,7 @@ type Spread = [u32; LEVELS];
 impl Cluster {
     /// Begins to place instances of an app. What the app waits for elsewhere counts as taken; see [`Cluster::set_claims`].
     pub fn round<'a>(&'a mut self, app: AppId, ask: Ask<'a>) -> Round<'a> {
-        let shape = self.shape(ask.placement, ask.is_container);
+        let shape = self.shape(ask.placement, ask.needs);
         let mut groups = vec![0; shape.groups_len()];
         for (class, count) in self.counts(app).into_iter().flat_map(|counts| counts.classes()) {
             for group in shape.domain(*class).into_iter().flat_map(|domain| &domain.groups) {

@@ -11,8 +11,12 @@ use wharf_types::node::NodeRegistration;
 use wharf_types::spec::PlacementSpec;
 use wharf_types::spec::placement::{Constraint, NodeKey, Test};
 
+use super::Needs;
+
 /// What every container asks of its node, in the words in which users may ask for the same.
 const RUNS_CONTAINERS: &str = "node.containers == yes";
+/// The same of every singleton: see [`wharf_types::protocol::LABEL`].
+const KNOWS_LEASES: &str = "node.labels.wharf.protocol != 1";
 
 /// Levels of spreading that are told apart; a spec has no more.
 pub(super) const LEVELS: usize = 4;
@@ -24,8 +28,13 @@ pub(super) struct ShapeKey {
 }
 
 impl ShapeKey {
-    pub(super) fn of(placement: &PlacementSpec, is_container: bool) -> Self {
-        let own = is_container.then(|| RUNS_CONTAINERS.to_owned()).into_iter();
+    pub(super) fn of(placement: &PlacementSpec, needs: Needs) -> Self {
+        let own = match needs {
+            Needs::Nothing => None,
+            Needs::Engine => Some(RUNS_CONTAINERS.to_owned()),
+            Needs::Leases => Some(KNOWS_LEASES.to_owned()),
+        };
+        let own = own.into_iter();
         Self {
             constraints: own.chain(placement.constraints.iter().cloned()).collect(),
             spread: placement.spread.clone(),

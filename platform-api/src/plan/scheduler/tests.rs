@@ -7,7 +7,7 @@ use wharf_types::node::NodeRegistration;
 use wharf_types::spec::{PlacementSpec, Priority};
 use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
 
-use super::{Ask, Claim, Cluster, Held, Placed, Resources};
+use super::{Ask, Claim, Cluster, Held, Needs, Placed, Resources};
 
 const MIB: u64 = 1 << 20;
 
@@ -52,7 +52,7 @@ fn held(of: u128, node: u128, mib: u64, priority: Priority) -> Held {
 }
 
 fn ask(placement: &PlacementSpec, mib: u64) -> Ask<'_> {
-    Ask { takes: takes(mib), placement, is_container: false, pinned: None, warm: &[], failing: &[] }
+    Ask { takes: takes(mib), placement, needs: Needs::Nothing, pinned: None, warm: &[], failing: &[] }
 }
 
 fn constrained(constraints: &[&str]) -> PlacementSpec {
