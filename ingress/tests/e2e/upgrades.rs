@@ -79,7 +79,7 @@ async fn octets_pass_both_ways_until_both_sides_have_ended() {
     until(|| fixture.ingress.stats().requests_open == 0).await;
     until(|| fixture.ingress.stats().connections_open == 0).await;
     assert_eq!(fixture.errors.lock().unwrap().len(), 0);
-    let counts = fixture.ingress.stats().releases[0].counts;
+    let counts = fixture.ingress.stats().releases[0].counts.clone();
     assert_eq!((counts.ok, counts.failed, counts.cut), (1, 0, 0));
 }
 

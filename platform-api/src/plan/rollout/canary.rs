@@ -287,10 +287,10 @@ mod tests {
 
     #[test]
     fn too_few_requests_are_waited_for_once_more_and_then_it_goes_on_with_a_note() {
-        let few = counts(99, 0, 1);
-        assert_eq!(says(10, counts(0, 0, 0), few), Verdict::Wait(at(60)));
-        assert_eq!(says(60, counts(0, 0, 0), few), Verdict::Wait(at(120)));
-        let verdict = says(120, counts(0, 0, 0), few);
+        let few = || counts(99, 0, 1);
+        assert_eq!(says(10, counts(0, 0, 0), few()), Verdict::Wait(at(60)));
+        assert_eq!(says(60, counts(0, 0, 0), few()), Verdict::Wait(at(120)));
+        let verdict = says(120, counts(0, 0, 0), few());
         let Verdict::GoOn(message) = verdict else { panic!("{verdict:?}") };
         assert!(message.contains("2m and got 99 requests, fewer than 100"), "{message}");
         assert!(matches!(says(61, counts(0, 0, 0), counts(100, 0, 1)), Verdict::GoOn(_)));
