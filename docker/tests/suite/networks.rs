@@ -97,7 +97,7 @@ async fn out_of_an_internal_network_no_way_leads_and_the_host_has_one_in() {
         "for i in 1 2 3 4 5 6 7 8 9 10; do nc db 8000 -w 2 </dev/null && exit 0; sleep 0.2; done; exit 1";
     let neighbour = start(&test, ask, &[(&network, "x")]).await;
     assert_eq!(test.wait(neighbour).await, ended(0));
-    let ways_out = r"grep -cE '^eth[0-9]+\s+00000000\s' /proc/net/route; true";
+    let ways_out = "grep -cE '^eth[0-9]+[[:space:]]+00000000[[:space:]]' /proc/net/route; true";
     for (networks, ways) in [
         (&[(&network, "x")][..], "0"),
         (&[(&open, "x")][..], "1"),
