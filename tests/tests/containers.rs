@@ -8,13 +8,12 @@ use std::process::Stdio;
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use wharf_tests::{Cluster, DockerEngine, Platform, PrivateRegistry, SHORT, WEB, eventually, within};
+use wharf_tests::{ANSWER, Cluster, DockerEngine, Ours, PrivateRegistry, SHORT, WEB, eventually, within};
 use wharf_types::api::{AppInfo, CreatedToken, Page, VolumeInfo};
 use wharf_types::event::Event;
 
 const MANIFEST: &str = "app = \"web\"\nimage = \"wharf-test/web:1\"\n[env]\nWORD = \"one\"\n[container]\nhttp_port = 8000\n\
     [http]\nhealth = { path = \"/cgi-bin/answer\" }\n[stop]\ndrain = \"2s\"\n[update]\nmonitor = \"50ms\"\n";
-const ANSWER: &str = "/cgi-bin/answer";
 
 /// Goes over to `echo` where it is asked to, and otherwise answers with a word.
 const ECHO: &str = r#"app = "echo"
@@ -61,41 +60,6 @@ async fn goes_over(door: &str) -> TcpStream {
     within(SHORT, "an echo", stream.read_exact(&mut heard)).await.unwrap();
     assert_eq!(&heard, b"hello");
     stream
-}
-
-/// A platform, the engine, and the node that the platform is in it.
-struct Ours {
-    platform: Platform,
-    engine: DockerEngine,
-    node: String,
-}
-
-impl Ours {
-    async fn start() -> Option<Self> {
-        let engine = DockerEngine::of_this_machine().await?;
-        let platform = Platform::start().await;
-        let node = std::fs::read_to_string(platform.data().join("worker/node.id")).unwrap();
-        Some(Self { platform, engine, node: node.trim().to_owned() })
-    }
-
-    async fn deploy(&self, manifest: &str) -> wharf_tests::Ran {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("wharf.toml"), manifest).unwrap();
-        self.platform.user().in_folder(folder.path()).run(&["deploy"]).await
-    }
-
-    async fn containers(&self, app: &str) -> Vec<String> {
-        self.engine.containers(&self.node, app).await
-    }
-
-    async fn asks(&self, app: &str, query: &str) -> String {
-        self.platform.text(app, &format!("{ANSWER}?{query}")).await.trim().to_owned()
-    }
-
-    async fn end(mut self) {
-        self.platform.terminate().await;
-        self.engine.clean(&self.node).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
