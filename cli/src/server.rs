@@ -23,7 +23,7 @@ use crate::local::{self, Local};
 use crate::output;
 use crate::push::PushDeployer;
 use crate::session::Session;
-use crate::up::{conclude, default_data_dir, listen, open_failure, secret_keys, start_log};
+use crate::up::{ImageArgs, conclude, default_data_dir, listen, open_failure, secret_keys, start_log};
 use crate::worker::PART_GRACE;
 
 #[derive(Args, Debug)]
@@ -54,6 +54,8 @@ pub struct ServerArgs {
     /// Where the key of the cluster's CA cannot be opened any more, make another CA; every worker has to join again
     #[arg(long)]
     pub new_ca: bool,
+    #[command(flatten)]
+    pub images: ImageArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Print one JSON object on stdout when ready, and nothing else there
@@ -254,6 +256,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
         // And those at which workers serve apps and each other, unless they are told otherwise.
         platform_ports: vec![api_at.port(), workers_at.port(), 8080, 7072],
         secret_keys: secret_keys(args.secret_key_file)?,
+        image_archive_max_bytes: args.images.archive_max_bytes(),
     };
     let http = config.http_url.clone();
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;

@@ -46,6 +46,8 @@ pub struct Config {
     pub platform_ports: Vec<u16>,
     /// Where the keys for secrets come from.
     pub secret_keys: SecretKeySource,
+    /// The largest archive of an image that may be pushed, up to 16 GiB.
+    pub image_archive_max_bytes: u64,
 }
 
 /// The database did not say who leads. The same may succeed later.

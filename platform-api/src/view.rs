@@ -342,6 +342,7 @@ mod tests {
                 http_url: http_url.into(),
                 platform_ports: Vec::new(),
                 secret_keys: Default::default(),
+                image_archive_max_bytes: 0,
             };
             tcp_url(&config, 7000)
         };
