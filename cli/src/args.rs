@@ -11,6 +11,7 @@ use crate::commands::completion::CompletionArgs;
 use crate::commands::componentize::ComponentizeArgs;
 use crate::commands::config::ConfigArgs;
 use crate::commands::context::ContextArgs;
+use crate::commands::cp::CpArgs;
 use crate::commands::declare::{ApplyArgs, DiffArgs, PlanArgs};
 use crate::commands::deploy::DeployArgs;
 use crate::commands::env::EnvArgs;
@@ -160,6 +161,8 @@ pub enum Command {
     Logs(With<LogsArgs>),
     /// Run a command in a container of an app
     Exec(With<ExecArgs>),
+    /// Copy files out of a container of an app, or into one
+    Cp(With<CpArgs>),
     /// Show what happened to an app, or in a namespace
     Events(With<EventsArgs>),
     /// Show invocations, CPU time and memory of the namespace's apps

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use bytes::Bytes;
 use wharf_builder::ARTIFACT_FOLDERS;
-use wharf_types::AppName;
 use wharf_types::manifest::{BuildSpec, FILE_NAME};
+use wharf_types::{AppName, Digest};
 
 use crate::exit::{Exit, Failure};
 
-/// The largest artifact that is pushed.
+/// The largest artifact that is pushed, but for the archive of an image, of which the platform says how large it may be.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// What every tar archive has in its first header.
@@ -117,25 +117,53 @@ pub fn read(path: &Path) -> anyhow::Result<Bytes> {
     Ok(content.into())
 }
 
-/// Reads an archive with an image, as `docker save` writes it.
-pub fn read_image(path: &Path) -> anyhow::Result<Bytes> {
+/// Looks at an archive with an image, as `docker save` writes it.
+pub fn find_image(path: &Path) -> anyhow::Result<Content> {
     let shown = path.display();
-    let (mut file, bytes) = open(path, "an archive of an image")?;
-    if bytes > MAX_BYTES {
-        let (bytes, max) = (crate::output::bytes(bytes), crate::output::bytes(MAX_BYTES));
-        let message = format!("{shown} has {bytes}, and an archive of an image may have {max}");
-        return Err(Failure::invalid(message)
-            .help("push the image to a registry, and deploy it by name")
-            .into());
-    }
-    let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
-    let read = file.by_ref().take(MAX_BYTES).read_to_end(&mut content);
+    let (file, _) = open(path, "an archive of an image")?;
+    let mut head = Vec::new();
+    let read = file.take((TAR_MAGIC_AT + TAR_MAGIC.len()) as u64).read_to_end(&mut head);
     read.with_context(|| format!("could not read {shown}"))?;
-    if content.get(TAR_MAGIC_AT..TAR_MAGIC_AT + TAR_MAGIC.len()) != Some(TAR_MAGIC) {
+    if head.get(TAR_MAGIC_AT..) != Some(TAR_MAGIC) {
         let message = format!("{shown} is no tar archive");
         return Err(Failure::invalid(message).help("write one with `docker save -o FILE IMAGE`").into());
     }
-    Ok(content.into())
+    Ok(Content::File(path.to_owned()))
+}
+
+/// What is pushed.
+#[derive(Clone, Debug)]
+pub enum Content {
+    Octets(Bytes),
+    /// The archive of an image, which may be large: a piece of it at a time is in memory.
+    File(PathBuf),
+}
+
+impl From<Bytes> for Content {
+    fn from(octets: Bytes) -> Self {
+        Self::Octets(octets)
+    }
+}
+
+impl Content {
+    pub fn digest(&self) -> anyhow::Result<Digest> {
+        match self {
+            Self::Octets(octets) => Ok(Digest::of(octets)),
+            Self::File(path) => File::open(path)
+                .and_then(Digest::of_reader)
+                .with_context(|| format!("could not read {}", path.display())),
+        }
+    }
+
+    pub fn bytes(&self) -> anyhow::Result<u64> {
+        match self {
+            Self::Octets(octets) => Ok(octets.len() as u64),
+            Self::File(path) => {
+                let metadata = path.metadata();
+                Ok(metadata.with_context(|| format!("could not read {}", path.display()))?.len())
+            }
+        }
+    }
 }
 
 /// Whether something that starts so may be an artifact.
@@ -221,6 +249,23 @@ mod tests {
         assert!(error.to_string().contains("larger than 256 MiB"), "{error}");
         assert_eq!(Exit::of(&error), Exit::Invalid);
         assert_eq!(Exit::of(&read(folder.path()).unwrap_err()), Exit::Invalid);
+    }
+
+    #[test]
+    fn an_archive_of_an_image_is_known_by_its_head_and_may_be_large() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image.tar");
+        let mut head = vec![0; 512];
+        head[TAR_MAGIC_AT..TAR_MAGIC_AT + TAR_MAGIC.len()].copy_from_slice(TAR_MAGIC);
+        std::fs::write(&path, &head).unwrap();
+        assert_eq!(find_image(&path).unwrap().digest().unwrap(), Digest::of(&head));
+        File::options().append(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(find_image(&path).unwrap().bytes().unwrap(), 1 << 40);
+        for (octets, words) in [(&head[..100], "no tar archive"), (&[0; 512][..], "no tar archive")] {
+            std::fs::write(&path, octets).unwrap();
+            let error = find_image(&path).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod scale;
 pub mod status;
 
 pub mod config;
+pub mod cp;
 pub mod env;
 pub mod events;
 pub mod exec;
@@ -67,6 +68,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::Why(with) => status::why(&open(with.global)?, with.args).await,
         Command::Open(with) => apps::open(&open(with.global)?, with.args).await,
         Command::Logs(with) => logs::run(&open(with.global)?, with.args).await,
+        Command::Cp(with) => cp::run(&open(with.global)?, with.args).await,
         Command::Events(with) => events::run(&open(with.global)?, with.args).await,
         Command::Top(with) => top::run(&open(with.global)?).await,
         Command::Releases(with) => releases::list(&open(with.global)?, with.args).await,

@@ -24,6 +24,7 @@ mod sse;
 
 mod output;
 mod raw;
+mod said;
 mod table;
 mod unpack;
 mod unseen;

@@ -24,7 +24,7 @@ use crate::local::{self, Local};
 use crate::output;
 use crate::push::PushDeployer;
 use crate::session::Session;
-use crate::up::{conclude, default_data_dir, listen, open_failure, secret_keys, start_log};
+use crate::up::{ImageArgs, conclude, default_data_dir, listen, open_failure, secret_keys, start_log};
 use crate::worker::PART_GRACE;
 
 #[derive(Args, Debug)]
@@ -58,6 +58,8 @@ pub struct ServerArgs {
     /// Versions of the node protocol to speak, for tests of upgrades: docs/decisions/0048
     #[arg(long, value_name = "VERSIONS", env = protocol::VARIABLE, hide = true, default_value_t = protocol::SPOKEN)]
     pub protocol: Versions,
+    #[command(flatten)]
+    pub images: ImageArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Print one JSON object on stdout when ready, and nothing else there
@@ -259,6 +261,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
         platform_ports: vec![api_at.port(), workers_at.port(), 8080, 7072],
         secret_keys: secret_keys(args.secret_key_file)?,
         speaks: args.protocol,
+        image_archive_max_bytes: args.images.archive_max_bytes(),
     };
     let http = config.http_url.clone();
     let control_plane = ControlPlane::open(config).await.map_err(open_failure)?;

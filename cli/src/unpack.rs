@@ -121,7 +121,7 @@ fn not_an_archive(error: io::Error) -> anyhow::Error {
 }
 
 /// The path within the folder. None: it leads out.
-fn inside(path: &Path) -> Option<PathBuf> {
+pub fn inside(path: &Path) -> Option<PathBuf> {
     let mut target = PathBuf::new();
     for part in path.components() {
         match part {
@@ -134,7 +134,7 @@ fn inside(path: &Path) -> Option<PathBuf> {
 }
 
 /// Whether a link in a folder of this depth leads to something in the archive: `..` may stand at its beginning only.
-fn stays_inside(link: &Path, depth: usize) -> bool {
+pub fn stays_inside(link: &Path, depth: usize) -> bool {
     let mut up = 0;
     let mut is_beginning = true;
     for part in link.components() {
@@ -149,14 +149,14 @@ fn stays_inside(link: &Path, depth: usize) -> bool {
 }
 
 /// Makes the folders above a path.
-fn prepare(into: &Path, target: &Path) -> anyhow::Result<()> {
+pub fn prepare(into: &Path, target: &Path) -> anyhow::Result<()> {
     no_links(into, target)?;
     let parent = into.join(target.parent().unwrap_or(Path::new("")));
     fs::create_dir_all(&parent).with_context(|| format!("could not make {}", parent.display()))
 }
 
 /// A link that was unpacked before may lead anywhere once another one has been followed.
-fn no_links(into: &Path, target: &Path) -> anyhow::Result<()> {
+pub fn no_links(into: &Path, target: &Path) -> anyhow::Result<()> {
     let mut folder = into.to_owned();
     for part in target.parent().unwrap_or(Path::new("")).components() {
         folder.push(part);
@@ -169,7 +169,7 @@ fn no_links(into: &Path, target: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn shown(path: &Path) -> String {
+pub fn shown(path: &Path) -> String {
     format!("`{}`", path.to_string_lossy().chars().take(200).flat_map(char::escape_debug).collect::<String>())
 }
 

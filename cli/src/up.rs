@@ -15,12 +15,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wharf_platform_api::{
-    ArtifactsAt, BUILD_CACHES, Config, ControlPlane, Database, OpenError, SecretKeySource,
+    ArtifactsAt, BUILD_CACHES, Config, ControlPlane, Database, IMAGE_ARCHIVE_MOST_BYTES,
+    IMAGE_ARCHIVE_USUAL_BYTES, OpenError, SecretKeySource,
 };
 use wharf_runtime::control::ControlClient;
 use wharf_types::node::{NodeRegistration, parse_label};
 use wharf_types::protocol::SPOKEN;
-use wharf_types::quantity::Span;
+use wharf_types::quantity::{ByteSize, Span};
 
 use crate::aside::Aside;
 use crate::engine::{self, EngineArgs, EngineResolver, InternalArgs};
@@ -53,12 +54,34 @@ pub struct UpArgs {
     #[arg(long, value_name = "FILE", env = "WHARF_SECRET_KEY_FILE")]
     pub secret_key_file: Option<PathBuf>,
     #[command(flatten)]
+    pub images: ImageArgs,
+    #[command(flatten)]
     pub engine: EngineArgs,
     #[command(flatten)]
     pub internal: InternalArgs,
     /// Print one JSON object on stdout when ready, and nothing else there
     #[arg(long)]
     pub json: bool,
+}
+
+/// What the control plane takes of images.
+#[derive(Args, Debug)]
+pub struct ImageArgs {
+    /// The largest archive of an image that is taken, up to 16GiB
+    #[arg(long, value_name = "SIZE", env = "WHARF_IMAGE_ARCHIVE_MAX", value_parser = parse_archive_max)]
+    pub image_archive_max: Option<ByteSize>,
+}
+
+fn parse_archive_max(text: &str) -> Result<ByteSize, String> {
+    let size = text.parse::<ByteSize>().map_err(|error| error.to_string())?;
+    let most = ByteSize::bytes(IMAGE_ARCHIVE_MOST_BYTES);
+    if size > most { Err(format!("{size} is more than {most}")) } else { Ok(size) }
+}
+
+impl ImageArgs {
+    pub fn archive_max_bytes(&self) -> u64 {
+        self.image_archive_max.map_or(IMAGE_ARCHIVE_USUAL_BYTES, ByteSize::as_bytes)
+    }
 }
 
 /// The worker's folder within the data directory.
@@ -87,6 +110,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         platform_ports: vec![api_at.port(), http_at.port()],
         secret_keys: secret_keys(args.secret_key_file)?,
         speaks: SPOKEN,
+        image_archive_max_bytes: args.images.archive_max_bytes(),
     };
     let aside = Aside::start("control-plane").context("cannot start the threads of the control plane")?;
     let opened = aside

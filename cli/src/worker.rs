@@ -28,6 +28,7 @@ use wharf_ingress::{
 };
 use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
 use wharf_runtime::container::backend::{Backends, ContainerBackend, Shared};
+use wharf_runtime::container::copy::Copies;
 use wharf_runtime::container::exec::Execs;
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
@@ -120,6 +121,8 @@ pub struct Worker {
     leaves_containers: bool,
     /// None: nothing here runs containers.
     execs: Option<Execs>,
+    /// The same.
+    copies: Option<Copies>,
     transfers: Transfers,
     /// None: they reach by name what the engine has.
     door: Option<OpenDoor>,
@@ -213,6 +216,7 @@ impl Worker {
         let front_door = ingress.stats_reader();
         let counted = containers.clone();
         let execs = containers.clone().map(|it| Execs::spawn(control.clone(), process, it));
+        let copies = containers.clone().map(|it| Copies::spawn(control.clone(), process, it));
         let of_before = containers.clone();
         let is_clean = Arc::new(move || of_before.as_ref().is_none_or(|it| it.has_swept()));
         let transfers = Transfers::spawn(control.clone(), process, volumes, is_clean);
@@ -250,6 +254,7 @@ impl Worker {
             containers,
             leaves_containers,
             execs,
+            copies,
             transfers,
             door,
         })
@@ -280,6 +285,9 @@ impl Worker {
         let ingress = self.ingress.shutdown(DRAIN).await;
         if let Some(execs) = self.execs {
             execs.shutdown(PART_GRACE).await;
+        }
+        if let Some(copies) = self.copies {
+            copies.shutdown(PART_GRACE).await;
         }
         self.transfers.shutdown(PART_GRACE).await;
         self.session.shutdown().await;

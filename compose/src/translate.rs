@@ -228,7 +228,7 @@ fn written_as(field: &str) -> &'static [&'static str] {
         "container.pids" => &["deploy.resources.limits.pids", "pids_limit"],
         "container.tmpfs" => &["tmpfs", "volumes"],
         "container.host_paths" => &["volumes"],
-        "container.networks" => &["networks"],
+        "container.networks" | "container.internal_networks" => &["networks"],
         "container.devices" => &["devices"],
         "container.extra_hosts" => &["extra_hosts"],
         "secrets" => &["secrets"],

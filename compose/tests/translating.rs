@@ -7,7 +7,7 @@ mod common;
 use common::{project, project_of};
 use serde_json::{Value, json};
 use wharf_compose::translate::ValueFrom;
-use wharf_compose::{Context, Translation, translate};
+use wharf_compose::{Context, Notice, Translation, translate};
 use wharf_types::declare::document::AppDocument;
 
 fn translated(text: &str) -> Translation {
@@ -688,10 +688,6 @@ fn what_a_container_cannot_have_is_refused_with_place_and_reason() {
         assert!(error.starts_with(&expected), "{settings}\n  expected {expected}\n  was      {error}");
     }
     for (top, expected) in [
-        (
-            "networks: {n: {internal: true}}",
-            "2:16: `internal`: containers reach what is outside from any network",
-        ),
         ("volumes: {v: {driver: nfs}}", "2:15: `nfs`: a volume is a folder that the platform keeps"),
         (
             "volumes: {v: {driver_opts: {type: nfs}}}",
@@ -699,8 +695,7 @@ fn what_a_container_cannot_have_is_refused_with_place_and_reason() {
         ),
         ("volumes: {v: {external: true}}", "2:15: `external`: an app has volumes of its own only"),
     ] {
-        let has_it = if top.starts_with("networks") { "networks: [n]" } else { "volumes: ['v:/v']" };
-        let error = refused(&format!("services: {{a: {{image: x, {has_it}}}}}\n{top}"));
+        let error = refused(&format!("services: {{a: {{image: x, volumes: ['v:/v']}}}}\n{top}"));
         let expected = format!("compose.yaml:{expected}");
         assert!(error.starts_with(&expected), "{top}\n  expected {expected}\n  was      {error}");
     }
@@ -720,6 +715,32 @@ fn a_network_is_called_by_its_stack_unless_it_has_a_name_of_its_own() {
     assert!(of_file.values().all(|aliases| aliases == &["a_b"]), "{of_file:?}");
     let stack = Context { namespace: None, stack: Some("other".to_owned()) };
     assert!(names(&stack).contains_key("other_own"));
+}
+
+#[test]
+fn a_network_is_internal_to_each_container_in_it() {
+    let made = translated(
+        "name: shop\nservices:\n  web: {image: w, networks: [front, back]}\n  db: {image: d, networks: [back]}\n  \
+         alone: {image: a}\n  guest: {image: g.wasm, networks: [back]}\n\
+         networks: {front: , back: {internal: true}, default: {internal: true, name: quiet}}\n",
+    );
+    let internal = |service| document(&made, service).container.internal_networks;
+    assert_eq!(internal("web"), ["shop_back"]);
+    assert_eq!(internal("db"), ["shop_back"]);
+    assert_eq!(internal("alone"), ["quiet"]);
+    assert!(internal("guest").is_empty());
+    let said: Vec<&str> = made.notices.iter().map(|notice| notice.message.as_str()).collect();
+    let is_said = |service: &str| {
+        let words = format!("no network of the service `{service}` has a way out");
+        said.iter().any(|said| said.starts_with(&words))
+    };
+    assert_eq!(["web", "db", "alone"].map(is_said), [false, true, true], "{said:?}");
+    assert!(said.iter().any(|said| said.starts_with("`internal`: a guest reaches nothing")), "{said:?}");
+    let of_guests =
+        translated("services: {a: {image: a.wasm, networks: [n]}}\nnetworks: {n: {internal: true}}");
+    let told: Vec<&Notice> =
+        of_guests.notices.iter().filter(|notice| notice.message.starts_with("`internal`")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
 }
 
 #[test]

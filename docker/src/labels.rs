@@ -4,11 +4,15 @@ use std::collections::HashMap;
 
 use wharf_types::{AppName, InstanceId, NamespaceName};
 
+use crate::network::WayOut;
+
 /// Users' labels do not begin like this.
 pub(crate) const PREFIX: &str = "wharf.";
 
 pub(crate) const PLATFORM: &str = "wharf.platform";
 pub(crate) const NETWORK: &str = "wharf.network";
+/// On a network out of which no way leads.
+const INTERNAL: &str = "wharf.internal";
 const NAMESPACE: &str = "wharf.namespace";
 const APP: &str = "wharf.app";
 const RELEASE: &str = "wharf.release";
@@ -52,12 +56,17 @@ pub(crate) fn of_network(
     platform: &str,
     namespace: &NamespaceName,
     network: Option<&str>,
+    way_out: WayOut,
 ) -> HashMap<String, String> {
-    named([
+    let mut labels = named([
         (PLATFORM, platform.to_owned()),
         (NAMESPACE, namespace.to_string()),
         (NETWORK, network.unwrap_or_default().to_owned()),
-    ])
+    ]);
+    if way_out == WayOut::None {
+        labels.insert(INTERNAL.to_owned(), "yes".to_owned());
+    }
+    labels
 }
 
 fn named<const N: usize>(labels: [(&str, String); N]) -> HashMap<String, String> {

@@ -25,6 +25,7 @@ mod secret_files;
 
 mod network;
 
+mod copy;
 mod exec;
 mod terminal;
 
@@ -37,6 +38,7 @@ pub use build::{
     BuildNetwork, BuildOwner, BuiltImage, ImageBuild, ImageBuildError, ImageBuildLimits, SaveError,
 };
 pub use container::{Exit, RunError, Stopped};
+pub use copy::{PathKind, PathLook};
 pub use engine::{Engine, EngineInfo, Settings};
 pub use error::EngineError;
 pub use exec::{Command, Exec, ExecOutput, ExecProcess, Probe};

@@ -18,6 +18,15 @@ const READABLE_MAX_CHARS: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkName(String);
 
+/// What containers of a network reach beyond their node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WayOut {
+    /// Whatever their node reaches.
+    Open,
+    /// Nothing: the engine gives them no route, and passes nothing on.
+    None,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     #[error(
@@ -32,10 +41,21 @@ pub enum NetworkError {
 
 impl NetworkName {
     /// The name of a namespace's own network, or of one that it has beside it. Two names are never the same, however much of what they were
-    /// made of cannot be in them.
-    pub(crate) fn of(platform: &str, namespace: &NamespaceName, network: Option<&str>) -> Self {
+    /// made of cannot be in them. One with a way out is another network than one without, so that a container never gets the one for the
+    /// other.
+    pub(crate) fn of(
+        platform: &str,
+        namespace: &NamespaceName,
+        network: Option<&str>,
+        way_out: WayOut,
+    ) -> Self {
         let whole = format!("{platform}\n{namespace}\n{}", network.map_or("", |it| it).len());
-        let digest = Digest::of(format!("{whole}\n{}", network.unwrap_or_default()).as_bytes());
+        // The length stands before it, so nothing that a network is called reads like this.
+        let end = match way_out {
+            WayOut::Open => "",
+            WayOut::None => "\ninternal",
+        };
+        let digest = Digest::of(format!("{whole}\n{}{end}", network.unwrap_or_default()).as_bytes());
         let readable: String = network
             .unwrap_or_default()
             .chars()
@@ -74,8 +94,28 @@ impl Engine {
         namespace: &NamespaceName,
         network: Option<&str>,
     ) -> Result<NetworkName, NetworkError> {
+        self.ensure(namespace, network, WayOut::Open).await
+    }
+
+    /// Makes a network of a namespace out of which no way leads, unless it is there. The host reaches its containers all the same.
+    pub async fn ensure_internal_network(
+        &self,
+        namespace: &NamespaceName,
+        network: &str,
+    ) -> Result<NetworkName, NetworkError> {
+        self.ensure(namespace, Some(network), WayOut::None).await
+    }
+
+    async fn ensure(
+        &self,
+        namespace: &NamespaceName,
+        network: Option<&str>,
+        way_out: WayOut,
+    ) -> Result<NetworkName, NetworkError> {
         let platform = &self.settings.platform;
-        let name = NetworkName::of(platform, namespace, network);
+        let name = NetworkName::of(platform, namespace, network, way_out);
+        let labels = labels::of_network(platform, namespace, network, way_out);
+        let is_internal = way_out == WayOut::None;
         let _one_at_a_time = self.making_network.lock().await;
         let options = ListNetworksOptionsBuilder::new()
             .filters(&std::collections::HashMap::from([("name", vec![name.0.as_str()])]))
@@ -84,7 +124,7 @@ impl Engine {
         // The engine finds every name that this one is a part of.
         if let Some(found) = found.iter().find(|found| found.name.as_ref() == Some(&name.0)) {
             // Names are cut, so two networks might have one; what is written on it is whole.
-            if found.labels != Some(labels::of_network(platform, namespace, network)) {
+            if found.labels != Some(labels) || found.internal.unwrap_or(false) != is_internal {
                 return Err(NetworkError::NameTaken { name: name.0 });
             }
             ask_again_soon(found.id.as_deref().unwrap_or_default()).await;
@@ -93,7 +133,8 @@ impl Engine {
         let request = NetworkCreateRequest {
             name: name.0.clone(),
             driver: Some("bridge".to_owned()),
-            labels: Some(labels::of_network(platform, namespace, network)),
+            internal: Some(is_internal),
+            labels: Some(labels),
             ..NetworkCreateRequest::default()
         };
         match self.call("make a network", LONG, self.docker.create_network(request)).await {
@@ -139,7 +180,11 @@ mod tests {
     use super::*;
 
     fn name(namespace: &str, network: Option<&str>) -> String {
-        NetworkName::of("platform", &namespace.parse().unwrap(), network).to_string()
+        NetworkName::of("platform", &namespace.parse().unwrap(), network, WayOut::Open).to_string()
+    }
+
+    fn internal(namespace: &str, network: &str) -> String {
+        NetworkName::of("platform", &namespace.parse().unwrap(), Some(network), WayOut::None).to_string()
     }
 
     #[test]
@@ -164,9 +209,12 @@ mod tests {
             name("a-b", None),
             name("a", Some("ü")),
             name("a", Some("ö")),
+            name("a", Some("b\ninternal")),
+            internal("a", "b"),
+            internal("a", ""),
         ];
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
-        let other = NetworkName::of("another", &"a".parse().unwrap(), None).to_string();
+        let other = NetworkName::of("another", &"a".parse().unwrap(), None, WayOut::Open).to_string();
         assert_ne!(other, names[0]);
     }
 }

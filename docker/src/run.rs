@@ -326,6 +326,7 @@ mod tests {
     use wharf_types::quantity::CpuShare;
 
     use super::*;
+    use crate::network::WayOut;
 
     fn body(spec: &ContainerSpec) -> Result<ContainerCreateBody, RunError> {
         body_with(spec, Vec::new())
@@ -444,7 +445,7 @@ mod tests {
 
     #[test]
     fn aliases_are_names_of_hosts() {
-        let network: NetworkName = NetworkName::of("p", &"a".parse().unwrap(), None);
+        let network: NetworkName = NetworkName::of("p", &"a".parse().unwrap(), None, WayOut::Open);
         for (alias, is_good) in
             [("db", true), ("my_db.internal", true), ("", false), ("a b", false), ("ä", false)]
         {

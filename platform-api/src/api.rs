@@ -8,6 +8,7 @@ mod audit;
 mod auth;
 mod authorities;
 mod builds;
+mod copy;
 mod error;
 mod events;
 mod exec;

@@ -25,8 +25,12 @@ pub use folder::artifact_file;
 pub use place::ArtifactsAt;
 pub(crate) use place::{PlaceError, check_same, open};
 
-/// The largest artifact.
+/// The largest artifact that is no archive of an image.
 pub(crate) const ARTIFACT_MAX_BYTES: u64 = 256 << 20;
+/// The largest archive of an image, where nobody says otherwise: as much as workers of before take.
+pub const IMAGE_ARCHIVE_USUAL_BYTES: u64 = 1 << 30;
+/// What nobody can set it beyond.
+pub const IMAGE_ARCHIVE_MOST_BYTES: u64 = 16 << 30;
 /// Uploads at the same time; each holds a thread that writes.
 pub(crate) const UPLOADS_MAX: u32 = 16;
 /// How long an upload may send nothing.
@@ -42,7 +46,8 @@ pub(crate) type Body = futures::stream::BoxStream<'static, io::Result<Bytes>>;
 /// What is taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    Wasm,
+    /// WebAssembly, an image's document, or the archive of an image, which has a limit of its own.
+    Artifact { image_max_bytes: u64 },
     /// An archive, which is looked at when it is there.
     Files,
 }
@@ -50,8 +55,24 @@ pub(crate) enum Content {
 impl Content {
     fn check_head(self, head: &[u8]) -> Result<(), InvalidArtifact> {
         match self {
-            Self::Wasm => inspect::check_head(head),
+            Self::Artifact { .. } => inspect::check_head(head),
             Self::Files => Ok(()),
+        }
+    }
+
+    /// The most octets of what begins so.
+    fn max_bytes(self, head: &[u8]) -> u64 {
+        match self {
+            Self::Artifact { image_max_bytes } if inspect::is_archive(head) => image_max_bytes,
+            Self::Artifact { .. } | Self::Files => ARTIFACT_MAX_BYTES,
+        }
+    }
+
+    /// The most octets of anything of the kind.
+    pub(crate) fn most_bytes(self) -> u64 {
+        match self {
+            Self::Artifact { image_max_bytes } => image_max_bytes.max(ARTIFACT_MAX_BYTES),
+            Self::Files => ARTIFACT_MAX_BYTES,
         }
     }
 }
@@ -98,8 +119,8 @@ pub(crate) enum ArtifactError {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PutError {
-    #[error("the artifact is larger than {} MiB, the most that is accepted", ARTIFACT_MAX_BYTES >> 20)]
-    TooLarge,
+    #[error("the artifact is larger than {} MiB, the most that is accepted", max_bytes >> 20)]
+    TooLarge { max_bytes: u64 },
     #[error("the bytes have the digest {actual}, not the announced {announced}: push the file again")]
     Mismatch { announced: Digest, actual: Digest },
     #[error(transparent)]
@@ -117,6 +138,10 @@ pub(crate) enum PutError {
     #[error(transparent)]
     Bucket(#[from] BucketError),
 }
+
+/// With the usual limits.
+#[cfg(test)]
+pub(crate) const AN_ARTIFACT: Content = Content::Artifact { image_max_bytes: IMAGE_ARCHIVE_USUAL_BYTES };
 
 /// A place that nobody else wants.
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use wharf_types::copy::CopyOrder;
 use wharf_types::exec::ExecOrder;
 use wharf_types::transfer::TransferOrder;
 use wharf_types::{AppId, JobId, Timestamp};
@@ -56,6 +57,8 @@ pub(crate) struct Context {
     pub(crate) execs: Arc<Execs<ExecOrder>>,
     /// What volumes hold, on its way to and from archives.
     pub(crate) transfers: Arc<Execs<TransferOrder>>,
+    /// Files on their way out of containers and into them.
+    pub(crate) copies: Arc<Execs<CopyOrder>>,
     /// Who says which image a name means. Nothing: nobody here can.
     pub(crate) images: OnceLock<Arc<dyn ImageResolver>>,
     /// What workers have reported, on its way into the store.
@@ -132,6 +135,7 @@ impl Context {
             nodes: Nodes::default(),
             execs: Arc::default(),
             transfers: Arc::default(),
+            copies: Arc::default(),
             images: OnceLock::new(),
             intake: Intake::default(),
             joining: OnceLock::new(),

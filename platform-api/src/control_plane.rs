@@ -49,6 +49,8 @@ pub struct Config {
     pub secret_keys: SecretKeySource,
     /// Versions of the node protocol: [`wharf_types::protocol::SPOKEN`], but for tests.
     pub speaks: Versions,
+    /// The largest archive of an image that may be pushed, up to 16 GiB.
+    pub image_archive_max_bytes: u64,
 }
 
 /// The database did not say who leads. The same may succeed later.

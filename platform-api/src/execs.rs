@@ -1,4 +1,4 @@
-//! Commands that people run in containers, and transfers of volumes: which worker is told of which, and what goes to and fro until it has ended.
+//! Commands that people run in containers, files that they copy, and transfers of volumes: which worker is told of which, and what goes to and fro until it has ended.
 //!
 //! A server cannot reach a worker by itself, so each worker follows its orders, those about containers where it has an engine, and comes for
 //! every one with a connection of its own. Nothing here lasts: what is under way ends with the server that leads.

@@ -96,15 +96,15 @@ fn is_document(bytes: &[u8]) -> bool {
     bytes.first() == Some(&b'{')
 }
 
-fn is_archive(bytes: &[u8]) -> bool {
+pub(crate) fn is_archive(bytes: &[u8]) -> bool {
     bytes.get(TAR_MAGIC_AT..TAR_MAGIC_AT + TAR_MAGIC.len()) == Some(TAR_MAGIC)
 }
 
-/// Whether an archive is one with a single image. What is in its layers is the engine's to look at.
-fn inspect_archive(bytes: &[u8]) -> Result<Inspected, InvalidArtifact> {
+/// Whether an archive is one with a single image. What is in its layers is the engine's to look at, and passes here without being kept.
+pub(crate) fn inspect_archive(archive: impl std::io::Read) -> Result<Inspected, InvalidArtifact> {
     let broken = |error: std::io::Error| InvalidArtifact::ImageArchive(error.to_string());
     let mut images: Option<Vec<serde_json::Value>> = None;
-    for entry in tar::Archive::new(bytes).entries().map_err(broken)? {
+    for entry in tar::Archive::new(archive).entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
         if entry.path_bytes().as_ref() == b"manifest.json" {
             let list = serde_json::from_reader(std::io::Read::take(&mut entry, IMAGES_MAX_BYTES));

@@ -49,7 +49,10 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
-pub use artifacts::{ArtifactsAt, BucketAt, BucketError, BucketUrl, NotABucketUrl, artifact_file};
+pub use artifacts::{
+    ArtifactsAt, BucketAt, BucketError, BucketUrl, IMAGE_ARCHIVE_MOST_BYTES, IMAGE_ARCHIVE_USUAL_BYTES,
+    NotABucketUrl, artifact_file,
+};
 pub use authority::{AuthorityError, Lost};
 pub use backup::{BackupError, Keys, Progress, Summary, backup, migrate_store, restore};
 pub use control_plane::{Config, ControlPlane, LeaderUnknown};

@@ -9,6 +9,7 @@ mod away;
 mod backup;
 mod bucket;
 mod configs;
+mod copies;
 pub(crate) mod database;
 mod declare;
 mod deploying;

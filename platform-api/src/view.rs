@@ -343,6 +343,7 @@ mod tests {
                 platform_ports: Vec::new(),
                 secret_keys: Default::default(),
                 speaks: wharf_types::protocol::SPOKEN,
+                image_archive_max_bytes: 0,
             };
             tcp_url(&config, 7000)
         };

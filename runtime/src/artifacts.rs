@@ -5,10 +5,11 @@
 //! engine, and so that other nodes get it here. Who may have one is [`copies`]'s to say.
 
 mod copies;
+mod file;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 use wharf_types::api::ArtifactSources;
@@ -23,6 +25,7 @@ use wharf_types::node::ReasonKind;
 use wharf_types::{Digest, NodeId};
 
 use self::copies::Copies;
+use self::file::{NotBrought, put_into};
 use crate::backend::Failure;
 use crate::control::{ARTIFACT_MAX_BYTES, ControlClient};
 use crate::space::Space;
@@ -51,6 +54,8 @@ pub struct Artifacts {
     peers: OnceLock<Arc<dyn ArtifactPeers>>,
     /// Many who want the same at once wait for one.
     under_way: Mutex<HashMap<Digest, Bringing>>,
+    /// The same for those that go into a file.
+    turns: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 type Bringing = Shared<BoxFuture<'static, Result<Bytes, Failure>>>;
@@ -58,13 +63,18 @@ type Bringing = Shared<BoxFuture<'static, Result<Bytes, Failure>>>;
 impl Artifacts {
     /// For a worker beside its control plane, which has them all on the same disk.
     pub fn passing(control: ControlClient) -> Arc<Self> {
-        Arc::new(Self { control, copies: None, peers: OnceLock::new(), under_way: Mutex::default() })
+        Self::with(control, None)
     }
 
     /// With copies in a folder.
     pub fn keeping(control: ControlClient, folder: PathBuf, space: Arc<Space>) -> io::Result<Arc<Self>> {
         let copies = Some(Copies::open(folder, space)?);
-        Ok(Arc::new(Self { control, copies, peers: OnceLock::new(), under_way: Mutex::default() }))
+        Ok(Self::with(control, copies))
+    }
+
+    fn with(control: ControlClient, copies: Option<Copies>) -> Arc<Self> {
+        let (peers, under_way, turns) = (OnceLock::new(), Mutex::default(), Mutex::default());
+        Arc::new(Self { control, copies, peers, under_way, turns })
     }
 
     /// From now on other nodes are asked first.
@@ -134,6 +144,84 @@ impl Artifacts {
                 }
             }
         }
+    }
+
+    /// Held by whoever brings an artifact into a file, so that others who want the same may find that it is there.
+    pub(crate) async fn turn(&self, digest: Digest) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            turns.entry(digest).or_default().clone()
+        };
+        turn.lock_owned().await
+    }
+
+    /// Puts an artifact into a file. Nothing of it is held in memory: it may be the archive of an image.
+    pub(crate) async fn get_into(&self, digest: Digest, to: &Path) -> Result<(), Failure> {
+        if let Some(copies) = &self.copies
+            && copies.read_into(digest, to).await
+        {
+            return Ok(());
+        }
+        let failed = |why: String| Failure::new(ReasonKind::Platform, why);
+        let mut wait = Duration::from_millis(100);
+        loop {
+            let sources = self.sources(digest).await;
+            let mut is_here = false;
+            if let Some(sources) = &sources {
+                is_here = self.ask_them_for_file(digest, sources, to).await.map_err(failed)?;
+            }
+            if !is_here {
+                match file::bring(&self.control, digest, to).await {
+                    Ok(()) => {}
+                    Err(error) if error.is_retryable() && wait < WAIT_MAX => {
+                        warn!("could not fetch {digest}, trying again in {wait:?}: {error}");
+                        sleep(wait).await;
+                        wait *= 2;
+                        continue;
+                    }
+                    Err(error) => return Err(failed(format!("could not fetch {digest}: {error}"))),
+                }
+            }
+            if let (Some(copies), Some(sources)) = (&self.copies, &sources) {
+                copies.keep_file(digest, to, &sources.key).await;
+            }
+            return Ok(());
+        }
+    }
+
+    /// Whether another node has given it. The error is about the disk of this one.
+    async fn ask_them_for_file(
+        &self,
+        digest: Digest,
+        sources: &ArtifactSources,
+        to: &Path,
+    ) -> Result<bool, String> {
+        let Some(peers) = self.peers.get() else { return Ok(false) };
+        for node in &sources.nodes {
+            let asked = timeout(PEER_ANSWER_MAX, peers.ask(*node, digest, sources.key.clone())).await;
+            let came = match asked.unwrap_or_else(|_| Err("it does not answer in time".to_owned())) {
+                Ok(chunks) => put_into(to, digest, chunks, PEER_STALL_MAX).await,
+                Err(why) => {
+                    debug!(node.id = %node, "node {node} does not give {digest}: {why}");
+                    continue;
+                }
+            };
+            match came {
+                Ok(()) => {
+                    info!(node.id = %node, "brought {digest} from node {node}");
+                    return Ok(true);
+                }
+                Err(NotBrought::Disk(error)) => {
+                    return Err(format!("could not put {digest} on this node's disk: {error}"));
+                }
+                Err(NotBrought::Other { found, .. }) => {
+                    warn!(node.id = %node, "node {node} has sent {found} when asked for {digest}; it is not used");
+                }
+                Err(error) => debug!(node.id = %node, "node {node} does not give {digest}: {error}"),
+            }
+        }
+        Ok(false)
     }
 
     /// Who has it. None: nobody is asked, or the control plane does not say.
@@ -290,6 +378,40 @@ mod tests {
         let (artifacts, peers) = artifacts(&control, folder.path(), peers);
         assert_eq!(artifacts.get(digest).await.unwrap(), &b"hello"[..]);
         assert_eq!((peers.asked.load(Relaxed), control.artifacts_given()), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn what_comes_into_a_file_is_right_and_a_copy_is_kept() {
+        let (control, folder) = (FakeControl::start().await, tempfile::tempdir().unwrap());
+        let (digest, node) = (Digest::of(b"hello"), NodeId::new());
+        control.name_sources(digest, vec![node]);
+        control.store_artifact(digest, b"hello");
+        let peers = FakePeers { content: HashMap::from([(node, "hullo".into())]), ..FakePeers::default() };
+        let (artifacts, peers) = artifacts(&control, folder.path(), peers);
+        let to = folder.path().join("to");
+        for _ in 0..2 {
+            artifacts.get_into(digest, &to).await.unwrap();
+            assert_eq!(std::fs::read(&to).unwrap(), b"hello");
+            assert_eq!((peers.asked.load(Relaxed), control.artifacts_given()), (1, 1));
+        }
+        assert!(artifacts.give(digest, "key").await.is_some());
+        std::fs::write(folder.path().join("artifacts").join(digest.hex()), "hullo").unwrap();
+        artifacts.get_into(digest, &to).await.unwrap();
+        assert_eq!((std::fs::read(&to).unwrap(), control.artifacts_given()), (b"hello".to_vec(), 2));
+        let nowhere = artifacts.get_into(digest, &folder.path().join("no/folder")).await.unwrap_err();
+        assert!(nowhere.to_string().contains("disk"), "{nowhere}");
+    }
+
+    #[tokio::test]
+    async fn one_at_a_time_has_the_turn_of_an_artifact() {
+        let (control, folder) = (FakeControl::start().await, tempfile::tempdir().unwrap());
+        let (artifacts, _) = artifacts(&control, folder.path(), FakePeers::default());
+        let turn = artifacts.turn(Digest::of(b"a")).await;
+        let _other = artifacts.turn(Digest::of(b"b")).await;
+        let mut waits = Box::pin(artifacts.turn(Digest::of(b"a")));
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(turn);
+        let _turn = waits.await;
     }
 
     #[tokio::test]

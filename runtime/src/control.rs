@@ -366,6 +366,17 @@ impl ControlClient {
         if found == digest { Ok(bytes) } else { Err(ControlError::Digest { wanted: digest, found }) }
     }
 
+    /// The same as it comes, and not checked.
+    pub(crate) async fn artifact_stream(
+        &self,
+        digest: Digest,
+    ) -> Result<impl Stream<Item = Result<Bytes, ControlError>> + Send + use<>, ControlError> {
+        let what = "fetch the artifact";
+        let request = self.request(Method::GET, &format!("v1/artifacts/{digest}"));
+        let response = self.send_for_artifact(what, request).await?;
+        Ok(response.bytes_stream().map_err(move |source| ControlError::Unreachable { what, source }))
+    }
+
     /// Which other nodes have an artifact, and what they give it for.
     pub async fn artifact_sources(&self, digest: Digest) -> Result<ArtifactSources, ControlError> {
         let what = "ask who has the artifact";

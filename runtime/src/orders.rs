@@ -44,6 +44,7 @@ pub(crate) async fn follow<O, R>(
     let salt = match kind {
         Orders::Execs => 2,
         Orders::Transfers => 3,
+        Orders::Copies => 4,
     };
     let mut reconnect = Reconnect::new(Jitter::seeded(control.node().as_uuid().as_u64_pair().1 ^ salt));
     let mut under_way = JoinSet::new();

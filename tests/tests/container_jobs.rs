@@ -2,77 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use http::Method;
-use wharf_tests::{DockerEngine, Platform, Ran, SHORT, WEB, eventually};
+use wharf_tests::{Ours, SHORT, WEB, eventually};
 use wharf_types::job::{JobInfo, JobState, Outcome};
-
-/// A platform, the engine, and the node that the platform is in it.
-struct Ours {
-    platform: Platform,
-    engine: DockerEngine,
-    node: String,
-}
-
-impl Ours {
-    async fn start() -> Option<Self> {
-        let engine = DockerEngine::of_this_machine().await?;
-        let platform = Platform::start().await;
-        let node = std::fs::read_to_string(platform.data().join("worker/node.id")).unwrap();
-        Some(Self { platform, engine, node: node.trim().to_owned() })
-    }
-
-    /// Runs a line of shell as a job.
-    async fn run(&self, flags: &[&str], line: &str) -> Ran {
-        let command = ["job", "run", "--image", WEB, "--retries", "0"];
-        self.platform.wharf(&[&command[..], flags, &["--", "sh", "-c", line]].concat()).await
-    }
-
-    async fn job(&self, name: &str) -> JobInfo {
-        let reply = self.platform.api(Method::GET, &format!("/v1/namespaces/default/jobs/{name}"), "").await;
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        serde_json::from_slice(&reply.body).unwrap()
-    }
-
-    async fn job_is(&self, name: &str, what: &str, is: impl Fn(&JobInfo) -> bool) -> JobInfo {
-        eventually(SHORT, &format!("the job {name} is {what}"), async || {
-            let info = self.job(name).await;
-            is(&info).then_some(info)
-        })
-        .await
-    }
-
-    /// Waits until the job has printed a line.
-    async fn has_said(&self, name: &str, line: &str) {
-        eventually(SHORT, &format!("the job {name} says {line}"), async || {
-            let said = self.platform.wharf(&["job", "logs", name]).await;
-            said.stdout.lines().any(|said| said == line).then_some(())
-        })
-        .await;
-    }
-
-    /// All that the engine has of this platform, also what has ended.
-    async fn containers(&self) -> Vec<String> {
-        let filter = format!("label=wharf.platform={}", self.node);
-        let found = self.engine.docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]).await;
-        found.lines().map(str::to_owned).collect()
-    }
-
-    async fn nothing_is_left(&self) {
-        eventually(SHORT, "no container is left", async || self.containers().await.is_empty().then_some(()))
-            .await;
-    }
-
-    async fn deploy(&self, manifest: &str) -> Ran {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("wharf.toml"), manifest).unwrap();
-        self.platform.user().in_folder(folder.path()).run(&["deploy"]).await
-    }
-
-    async fn end(mut self) {
-        self.platform.terminate().await;
-        self.engine.clean(&self.node).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_passes_on_both_streams_and_its_exit_code_and_leaves_nothing() {

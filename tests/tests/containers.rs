@@ -8,13 +8,12 @@ use std::process::Stdio;
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use wharf_tests::{Cluster, DockerEngine, Platform, PrivateRegistry, SHORT, WEB, eventually, within};
+use wharf_tests::{ANSWER, Cluster, DockerEngine, Ours, PrivateRegistry, SHORT, WEB, eventually, within};
 use wharf_types::api::{AppInfo, CreatedToken, Page, VolumeInfo};
 use wharf_types::event::Event;
 
 const MANIFEST: &str = "app = \"web\"\nimage = \"wharf-test/web:1\"\n[env]\nWORD = \"one\"\n[container]\nhttp_port = 8000\n\
     [http]\nhealth = { path = \"/cgi-bin/answer\" }\n[stop]\ndrain = \"2s\"\n[update]\nmonitor = \"50ms\"\n";
-const ANSWER: &str = "/cgi-bin/answer";
 
 /// Goes over to `echo` where it is asked to, and otherwise answers with a word.
 const ECHO: &str = r#"app = "echo"
@@ -61,41 +60,6 @@ async fn goes_over(door: &str) -> TcpStream {
     within(SHORT, "an echo", stream.read_exact(&mut heard)).await.unwrap();
     assert_eq!(&heard, b"hello");
     stream
-}
-
-/// A platform, the engine, and the node that the platform is in it.
-struct Ours {
-    platform: Platform,
-    engine: DockerEngine,
-    node: String,
-}
-
-impl Ours {
-    async fn start() -> Option<Self> {
-        let engine = DockerEngine::of_this_machine().await?;
-        let platform = Platform::start().await;
-        let node = std::fs::read_to_string(platform.data().join("worker/node.id")).unwrap();
-        Some(Self { platform, engine, node: node.trim().to_owned() })
-    }
-
-    async fn deploy(&self, manifest: &str) -> wharf_tests::Ran {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("wharf.toml"), manifest).unwrap();
-        self.platform.user().in_folder(folder.path()).run(&["deploy"]).await
-    }
-
-    async fn containers(&self, app: &str) -> Vec<String> {
-        self.engine.containers(&self.node, app).await
-    }
-
-    async fn asks(&self, app: &str, query: &str) -> String {
-        self.platform.text(app, &format!("{ANSWER}?{query}")).await.trim().to_owned()
-    }
-
-    async fn end(mut self) {
-        self.platform.terminate().await;
-        self.engine.clean(&self.node).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,6 +303,32 @@ async fn a_container_reaches_every_app_of_its_namespace_by_name_and_no_other() {
     assert!(!rules().await.contains(&node), "an end in order takes the rules along");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_without_a_way_out_is_asked_as_any_other() {
+    let Some(ours) = Ours::start().await else { return };
+    let inside = |networks: &str| {
+        let networks = format!("[container]\nnetworks = {{ {networks} }}\ninternal_networks = [\"back\"]\n");
+        MANIFEST.replace("[container]\n", &networks)
+    };
+    ours.deploy(&inside("back = [\"store\"]")).await.ok();
+    let of_two = inside("back = [], front = []").replace("\"web\"", "\"other\"").replace("one", "other");
+    ours.deploy(&of_two).await.ok();
+    assert_eq!(ours.asks("web", "").await, "one");
+    assert_eq!(ours.asks("other", "").await, "other");
+    // By the names of the network, in both directions, and by those of the platform where there is a way to it.
+    assert_eq!(ours.asks("web", &format!("ask=other:8000{ANSWER}")).await, "other");
+    assert_eq!(ours.asks("other", &format!("ask=store:8000{ANSWER}")).await, "one");
+    assert_eq!(ours.asks("other", &format!("ask=web.internal{ANSWER}")).await, "one");
+    let has_way =
+        "grep -qE '^eth[0-9]+[[:space:]]+00000000[[:space:]]' /proc/net/route && echo yes || echo no";
+    for (app, says) in [("web", "no\n"), ("other", "yes\n")] {
+        let said = ours.platform.wharf(&["exec", app, "--", "sh", "-c", has_way]).await.ok();
+        assert_eq!(said, says, "{app}");
+    }
+    ours.deploy(&inside("front = []")).await.fails(6, &["`back` is none of `networks`"]);
+    ours.end().await;
+}
+
 /// Two workers beside one engine, each with networks and addresses of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_lead_to_apps_on_other_hosts_from_containers_and_from_guests() {
@@ -532,6 +522,78 @@ async fn a_command_is_refused_where_it_cannot_run_or_may_not() {
     platform.wharf(&["stop", "web"]).await.ok();
     platform.wharf(&["exec", "web", "--", "id"]).await.fails(7, &["is stopped", "wharf start web"]);
     platform.wharf(&["exec", "none", "--", "id"]).await.fails(3, &["no app `none`"]);
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_copied_into_a_container_and_out_of_it() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(MANIFEST).await.ok();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let user = ours.platform.user().in_folder(folder.path());
+    let in_container =
+        async |line: &str| ours.platform.wharf(&["exec", "web", "--", "sh", "-c", line]).await.ok();
+    std::fs::write(at("new"), "copied\n").unwrap();
+    user.run(&["cp", "new", "web:/data/word"]).await.ok();
+    assert_eq!(ours.asks("web", "").await, "copied");
+    let said = user.run(&["cp", "--owner", "1000:100", "new", "web.1:/data/"]).await.ok();
+    assert!(said.contains("copied new to web.1:/data/"), "{said}");
+    assert_eq!(in_container("busybox stat -c %u:%g /data/new").await, "1000:100\n");
+
+    // A folder with a program, there and back, by its own name and by another.
+    user.run(&["cp", "web:/www", "."]).await.ok();
+    assert_eq!(std::fs::metadata(at("www/cgi-bin/answer")).unwrap().permissions().mode() & 0o777, 0o755);
+    user.run(&["cp", "www", "web:/copy"]).await.ok();
+    assert_eq!(in_container("test -x /copy/cgi-bin/answer && echo yes").await, "yes\n");
+
+    // More than all the buffers on the way have room for, and links that stay links.
+    let large = "a line of some length\n".repeat(400_000);
+    std::fs::create_dir(at("large")).unwrap();
+    std::fs::write(at("large/text"), &large).unwrap();
+    std::os::unix::fs::symlink("text", at("large/link")).unwrap();
+    std::os::unix::fs::symlink("/etc", at("large/out")).unwrap();
+    user.run(&["cp", "large", "web:/tmp"]).await.ok();
+    let back = user.run(&["cp", "web:/tmp/large", "back"]).await;
+    assert!(back.code == 0 && back.stderr.contains("leads out of what is copied"), "{back:?}");
+    assert!(std::fs::read_to_string(at("back/text")).unwrap() == large);
+    assert_eq!(std::fs::read_link(at("back/link")).unwrap().to_str(), Some("text"));
+    assert!(std::fs::symlink_metadata(at("back/out")).is_err());
+
+    // An archive of text is text itself.
+    let archive = user.run(&["cp", "web:/data/new", "-"]).await.ok();
+    user.run_with_input(&["cp", "-", "web:/tmp/"], &archive).await.ok();
+    assert_eq!(in_container("cat /tmp/new").await, "copied\n");
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_refused_where_there_is_nothing_to_copy_or_who_may_not() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(MANIFEST).await.ok();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("some")).unwrap();
+    let user = ours.platform.user().in_folder(folder.path());
+    let tries = async |from: &str, to: &str| user.run(&["cp", from, to]).await;
+    tries("web:/none", ".").await.fails(3, &["there is nothing at /none"]);
+    tries("some", "web:/none/").await.fails(3, &["there is no folder /none"]);
+    tries("some", "web:/www/cgi-bin/answer").await.fails(7, &["is a file in the container"]);
+    tries("some", "web:/none/some").await.fails(3, &["could not copy into the container"]);
+    tries("web.2:/www", ".").await.fails(3, &["no slot 2"]);
+    tries("none:/www", ".").await.fails(3, &["no app `none`"]);
+    tries("missing", "web:/").await.fails(6, &["missing"]);
+    tries("some", "other").await.fails(2, &["APP:PATH"]);
+    tries("web:/a", "web:/b").await.fails(2, &["through a pipe"]);
+    tries("web:a", ".").await.fails(2, &["begin with `/`"]);
+    let cut_off = user.run_with_input(&["cp", "-", "web:/tmp/"], "this is no archive").await;
+    assert_ne!(cut_off.code, 0, "{cut_off:?}");
+    let looker = ["token", "create", "looker", "--role", "viewer", "--json"];
+    let looker = ours.platform.wharf(&looker).await.json::<CreatedToken>().secret;
+    let viewer = user.clone().env("WHARF_TOKEN", &looker);
+    viewer.run(&["cp", "web:/www", "."]).await.fails(4, &["role `developer`"]);
+    ours.platform.deploy("hello", "hello", &[]).await;
+    tries("hello:/www", ".").await.fails(6, &["`hello` is a WebAssembly app", "wharf volume backup"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing has come");
     ours.end().await;
 }
 

@@ -1,6 +1,7 @@
 //! Content addresses.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,19 @@ pub struct InvalidDigest(String);
 impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// Of all that comes, of which a piece at a time is in memory.
+    pub fn of_reader(mut from: impl Read) -> io::Result<Self> {
+        let (mut hasher, mut chunk) = (Sha256::new(), vec![0; 64 << 10]);
+        loop {
+            match from.read(&mut chunk) {
+                Ok(0) => return Ok(Self(hasher.finalize().into())),
+                Ok(read) => hasher.update(&chunk[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The digest whose 32 octets were computed elsewhere, such as by a streaming hasher.

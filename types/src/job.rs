@@ -427,7 +427,7 @@ mod tests {
         app.tcp.ports = vec![7000];
         app.container = serde_json::from_value(serde_json::json!({
             "http_port": 80, "tcp": {"7000": 70}, "health": {"command": ["check"]}, "user": "app", "entrypoint": ["/serve"],
-            "networks": {"back": ["web"]}, "registry_login": "LOGIN", "files": [{"from": "PASSWORD", "path": "/run/password"}],
+            "networks": {"back": ["web"]}, "internal_networks": ["back"], "registry_login": "LOGIN", "files": [{"from": "PASSWORD", "path": "/run/password"}],
         }))
         .unwrap();
         app.validate_for(World::HttpContainer).unwrap();
@@ -458,6 +458,20 @@ mod tests {
         spec.for_worker().validate_for(World::Container).unwrap();
         assert_eq!((&spec.container.registry_login, &spec.container.entrypoint), (&None, &None));
         assert_eq!(spec.secrets.keys().collect::<Vec<_>>(), ["PASSWORD", "TOKEN"]);
+    }
+
+    #[test]
+    fn a_network_without_a_way_out_has_none_for_a_task_that_names_it_itself() {
+        let of = |networks: serde_json::Value| {
+            let container = serde_json::from_value(serde_json::json!({ "networks": networks })).unwrap();
+            let spec = JobSpec { container, ..JobSpec::default() };
+            let spec = spec.or_of_app(&container_app(), Runs::AppsImage);
+            spec.for_worker().validate_for(World::Container).unwrap();
+            spec.container.internal_networks
+        };
+        assert_eq!(of(serde_json::json!({})), ["back"]);
+        assert_eq!(of(serde_json::json!({"back": [], "front": []})), ["back"]);
+        assert!(of(serde_json::json!({"front": []})).is_empty());
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod state;
 
 pub mod api;
 pub mod archive;
+pub mod copy;
 pub mod event;
 pub mod exec;
 pub mod figures;

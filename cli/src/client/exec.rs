@@ -1,7 +1,9 @@
-//! The requests by which a connection becomes that of a command, or of a volume's archive.
+//! The requests by which a connection becomes that of a command, of files that are copied, or of a volume's archive.
 
 use anyhow::Context as _;
 use reqwest::{StatusCode, Upgraded, header};
+use serde::Serialize;
+use wharf_types::copy::CopySpec;
 use wharf_types::exec::{ExecSpec, PROTOCOL};
 use wharf_types::{NamespaceName, VolumeId};
 
@@ -14,17 +16,22 @@ impl Client {
         self.take_over(&app.path("/exec"), Some(spec)).await
     }
 
+    /// Has files copied out of a container of an app, or into one. What follows on the connection are frames.
+    pub async fn copy(&self, app: &AppRef, spec: &CopySpec) -> anyhow::Result<Upgraded> {
+        self.take_over(&app.path("/copy"), Some(spec)).await
+    }
+
     /// Has what a volume holds sent. What follows on the connection are frames, with the archive in stdout.
     pub async fn back_up_volume(&self, namespace: &NamespaceName, id: VolumeId) -> anyhow::Result<Upgraded> {
-        self.take_over(&format!("/v1/namespaces/{namespace}/volumes/{id}/backup"), None).await
+        self.take_over(&format!("/v1/namespaces/{namespace}/volumes/{id}/backup"), None::<&()>).await
     }
 
     /// The same the other way, with the archive in stdin, whose end is an empty frame.
     pub async fn restore_volume(&self, namespace: &NamespaceName, id: VolumeId) -> anyhow::Result<Upgraded> {
-        self.take_over(&format!("/v1/namespaces/{namespace}/volumes/{id}/restore"), None).await
+        self.take_over(&format!("/v1/namespaces/{namespace}/volumes/{id}/restore"), None::<&()>).await
     }
 
-    async fn take_over(&self, path: &str, body: Option<&ExecSpec>) -> anyhow::Result<Upgraded> {
+    async fn take_over(&self, path: &str, body: Option<&impl Serialize>) -> anyhow::Result<Upgraded> {
         let url = reqwest::Url::parse(&format!("{}{path}", self.api))
             .with_context(|| format!("`{}` is not an address", self.api))?;
         // HTTP/2 has no such upgrade.

@@ -1,9 +1,13 @@
 //! The requests that commands make: one method a route.
 
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bytes::Bytes;
+use futures::TryStreamExt as _;
 use reqwest::{Method, RequestBuilder, StatusCode};
+use tokio_util::io::ReaderStream;
 use wharf_types::api::{
     AppInfo, ArtifactInfo, AuditRecord, AuthorityInfo, ConfigValue, CreateJoinToken, CreateNamespace,
     CreateRelease, CreateToken, CreateUser, CreatedJoinToken, CreatedToken, Deployed, Env, EnvPatch,
@@ -22,9 +26,12 @@ use wharf_types::{
 
 use super::Client;
 use crate::app_ref::AppRef;
+use crate::artifact::Content;
 
 /// An upload may be slow, and its artifact is checked before the reply.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(900);
+/// What is sent at once.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// Ten thousand apps are one transaction, which may wait for another one of that size.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(300);
@@ -273,11 +280,33 @@ impl Client {
         &self,
         namespace: &NamespaceName,
         digest: Digest,
-        content: Bytes,
+        content: impl Into<Content>,
         sent: impl FnMut(u64) + Send + 'static,
     ) -> anyhow::Result<ArtifactInfo> {
         let path = format!("/v1/namespaces/{namespace}/artifacts/{digest}");
-        self.json(self.upload(&path, "application/wasm", content, sent)).await
+        let request = match content.into() {
+            Content::Octets(octets) => self.upload(&path, "application/wasm", octets, sent),
+            Content::File(file) => self.upload_file(&path, &file, sent).await?,
+        };
+        self.json(request).await
+    }
+
+    async fn upload_file(
+        &self,
+        path: &str,
+        file: &Path,
+        mut sent: impl FnMut(u64) + Send + 'static,
+    ) -> anyhow::Result<RequestBuilder> {
+        let could_not = || format!("could not read {}", file.display());
+        let opened = tokio::fs::File::open(file).await.with_context(could_not)?;
+        let length = opened.metadata().await.with_context(could_not)?.len();
+        let mut so_far = 0;
+        let chunks = ReaderStream::with_capacity(opened, CHUNK_BYTES).inspect_ok(move |chunk| {
+            so_far += chunk.len() as u64;
+            sent(so_far);
+        });
+        // The server looks what it is, whatever it is called.
+        Ok(self.put(path, "application/wasm", length).body(reqwest::Body::wrap_stream(chunks)))
     }
 
     fn upload(
@@ -287,7 +316,6 @@ impl Client {
         content: Bytes,
         mut sent: impl FnMut(u64) + Send + 'static,
     ) -> RequestBuilder {
-        const CHUNK_BYTES: usize = 64 << 10;
         let length = content.len();
         let offsets = (0..length).step_by(CHUNK_BYTES);
         let chunks = offsets.map(move |start| {
@@ -295,11 +323,15 @@ impl Client {
             sent(end as u64);
             Ok::<_, std::io::Error>(content.slice(start..end))
         });
+        self.put(path, content_type, length as u64)
+            .body(reqwest::Body::wrap_stream(futures::stream::iter(chunks)))
+    }
+
+    fn put(&self, path: &str, content_type: &'static str, length: u64) -> RequestBuilder {
         self.request(Method::PUT, path)
             .timeout(UPLOAD_TIMEOUT)
             .header(http::header::CONTENT_TYPE, content_type)
             .header(http::header::CONTENT_LENGTH, length)
-            .body(reqwest::Body::wrap_stream(futures::stream::iter(chunks)))
     }
 
     pub async fn create_release(&self, app: &AppRef, release: &CreateRelease) -> anyhow::Result<Deployed> {

@@ -17,7 +17,7 @@ use wharf_types::{AppName, Digest, NamespaceName};
 
 use crate::app_ref::AppRef;
 use crate::args::{WaitArgs, parse_assignment};
-use crate::artifact;
+use crate::artifact::{self, Content};
 use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::output;
@@ -79,10 +79,10 @@ impl Artifact {
         session: &Session,
         app: &AppRef,
         manifest: Option<&Manifest>,
-    ) -> anyhow::Result<Bytes> {
+    ) -> anyhow::Result<Content> {
         match self {
-            Self::File(path) => artifact::read(path),
-            Self::Archive(path) => artifact::read_image(path),
+            Self::File(path) => artifact::read(path).map(Content::Octets),
+            Self::Archive(path) => artifact::find_image(path),
             Self::Image(image) => {
                 let spec = match manifest {
                     Some(manifest) => manifest.spec(),
@@ -90,7 +90,7 @@ impl Artifact {
                 };
                 let login = spec.registry_login();
                 let document = session.client.resolve_image(&app.namespace, image, login).await?;
-                Ok(document.to_octets().into())
+                Ok(Content::Octets(document.to_octets().into()))
             }
         }
     }
@@ -127,7 +127,7 @@ async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let app = app_of(session, &source)?;
     let content = source.artifact.read(session, &app, source.manifest.as_ref()).await?;
     let since = Instant::now();
-    let digest = Digest::of(&content);
+    let digest = content.digest()?;
     // Before anything is pushed, so that a folder that cannot be shipped leaves nothing behind.
     let files = source.manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
     let packed = files.map(|files| files::pack(&source.folder.join(&files.path))).transpose()?;
@@ -218,12 +218,13 @@ pub async fn push(
     session: &Session,
     namespace: &NamespaceName,
     digest: Digest,
-    content: Bytes,
+    content: impl Into<Content>,
 ) -> anyhow::Result<ArtifactInfo> {
+    let content = content.into();
     if let Some(known) = session.client.find_artifact(namespace, digest).await? {
         return Ok(known);
     }
-    let bytes = content.len() as u64;
+    let bytes = content.bytes()?;
     let (bar, sent) = upload_progress(session, bytes);
     let pushed = session.client.put_artifact(namespace, digest, content, sent).await;
     bar.finish_and_clear();

@@ -38,8 +38,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("models.*.runtime_flags", Texts),
     Key::new("networks", Named),
     Key::new("networks.*", Table),
-    Key::new("networks.*.name", Text)
-        .app(Translated("a guest is in no network; it reaches those that share the network's key in this file")),
+    Key::new("networks.*.name", Text).app(Translated(
+        "a guest is in no network; it reaches those that share the network's key in this file",
+    )),
     Key::new("networks.*.driver", Text).app(NO_NETWORK_DRIVER).container(BRIDGE),
     Key::new("networks.*.driver_opts", Pairs).app(NO_NETWORK_DRIVER).container(BRIDGE),
     Key::new("networks.*.ipam", Table).both(NO_ADDRESSES),
@@ -56,14 +57,12 @@ pub(super) const KEYS: &[Key] = &[
     )),
     Key::new("networks.*.external.name", Text).both(OLD_EXTERNAL),
     Key::new("networks.*.internal", Bool)
-        .app(Translated("a guest reaches nothing outside but what is granted, with or without it"))
-        .container(Refused(
-            "containers reach what is outside from any network; leave it out, and let a firewall of the nodes keep them from it",
-        )),
+        .app(Translated("a guest reaches nothing outside but what is granted, with or without it")),
     Key::new("networks.*.enable_ipv4", Bool).both(NO_ADDRESSES),
     Key::new("networks.*.enable_ipv6", Bool).both(NO_ADDRESSES),
-    Key::new("networks.*.attachable", Bool)
-        .both(Translated("containers of the same namespace may be in a network; nothing else is attached to it")),
+    Key::new("networks.*.attachable", Bool).both(Translated(
+        "containers of the same namespace may be in a network; nothing else is attached to it",
+    )),
     Key::new("networks.*.labels", Pairs).both(NO_LABELS),
     Key::new("volumes", Named),
     Key::new("volumes.*", Table),
@@ -71,9 +70,9 @@ pub(super) const KEYS: &[Key] = &[
         .both(Translated("a volume belongs to its app, and has the name of its key there")),
     Key::new("volumes.*.driver", Text),
     Key::new("volumes.*.driver_opts", Pairs).both(NO_VOLUME_OPTIONS),
-    Key::new("volumes.*.external", Bool).short(short::external).both(Refused(
-        "an app has volumes of its own only, which its first instance makes; leave it out",
-    )),
+    Key::new("volumes.*.external", Bool)
+        .short(short::external)
+        .both(Refused("an app has volumes of its own only, which its first instance makes; leave it out")),
     Key::new("volumes.*.external.name", Text).both(OLD_EXTERNAL),
     Key::new("volumes.*.labels", Pairs).both(NO_LABELS),
     Key::new("volumes.*.x-wharf", Table),

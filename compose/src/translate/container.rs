@@ -17,7 +17,7 @@ use wharf_types::world::World;
 
 use super::One;
 use super::common::{CommonSettings, limits, one_of, processors};
-use super::network::joined;
+use super::network::{internal, joined};
 use super::sink::Sink;
 use super::values::{NamedValue, variable_of};
 use crate::model::{FileGrant, HealthCheck, Service, Ulimit};
@@ -156,6 +156,7 @@ pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -
         stop_signal: stop_signal.clone(),
         health: health(one, sink),
         networks: joined(one, sink),
+        internal_networks: internal(one, sink),
         extra_hosts: extra_hosts(one, sink),
         dns: dns(one, sink),
         sysctls: sysctls.clone(),

@@ -54,6 +54,22 @@ pub(super) fn joined(one: &One<'_>, sink: &mut Sink) -> BTreeMap<String, Vec<Str
     joined
 }
 
+/// Those of them out of which no way leads.
+pub(super) fn internal(one: &One<'_>, sink: &mut Sink) -> Vec<String> {
+    let is_internal = |key: &&str| one.project.networks.get(*key).is_some_and(|network| network.internal);
+    let (internal, others): (Vec<&str>, Vec<&str>) =
+        of(one.settings).into_iter().flatten().partition(is_internal);
+    if !internal.is_empty() && others.is_empty() {
+        let message = format!(
+            "no network of the service `{}` has a way out, so it reaches others by their names on its own node only",
+            shown(one.service)
+        );
+        sink.notice(one.place("networks"), message);
+    }
+    let names: BTreeSet<String> = internal.into_iter().map(|key| name(one, key)).collect();
+    names.into_iter().collect()
+}
+
 /// What a network of the file is called in the namespace.
 fn name(one: &One<'_>, key: &str) -> String {
     let network = one.project.networks.get(key);

@@ -93,7 +93,16 @@ fn networks(one: &One<'_>, sink: &mut Sink) {
         sink.problem(one.place("network_mode"), message);
     }
     for (network, attachment) in &one.settings.networks {
-        if one.project.networks.get(network).is_some_and(|network| network.external) {
+        let top = one.project.networks.get(network);
+        // Where no container is in it, the table of keys says so.
+        if top.is_some_and(|top| top.internal)
+            && network::has_container(&one.project.services, one.kinds, network)
+        {
+            let message =
+                "`internal`: a guest reaches nothing outside but what is granted, with or without it";
+            sink.notice(one.place(&format!("networks.{network}")), message);
+        }
+        if top.is_some_and(|top| top.external) {
             let message = "the network has services of others, too: list what the guest reaches of them in `x-wharf.outbound`";
             sink.notice(one.place(&format!("networks.{network}")), message);
         }

@@ -11,6 +11,7 @@ mod support;
 
 mod builds;
 mod containers;
+mod copies;
 mod hostile;
 mod images;
 mod lost;

@@ -76,6 +76,40 @@ async fn containers_find_each_other_by_alias_within_their_networks_only() {
 }
 
 #[tokio::test]
+async fn out_of_an_internal_network_no_way_leads_and_the_host_has_one_in() {
+    let Some(test) = Test::begin().await else { return };
+    let open = test.engine.ensure_network(&namespace("a"), Some("back")).await.unwrap();
+    let network = test.engine.ensure_internal_network(&namespace("a"), "back").await.unwrap();
+    assert_ne!(network, open, "one does not stand for the other");
+    assert_eq!(test.engine.ensure_internal_network(&namespace("a"), "back").await.unwrap(), network);
+    let server = start(&test, SERVE, &[(&network, "db")]).await;
+    let address = test.found(server).await.addresses[&network.to_string()];
+    eventually("an answer to the host", async || {
+        let mut stream = tokio::net::TcpStream::connect((address, 8000)).await.ok()?;
+        stream.shutdown().await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        (answer == "hello\n").then_some(())
+    })
+    .await;
+    // In the network it is found by its name.
+    let ask =
+        "for i in 1 2 3 4 5 6 7 8 9 10; do nc db 8000 -w 2 </dev/null && exit 0; sleep 0.2; done; exit 1";
+    let neighbour = start(&test, ask, &[(&network, "x")]).await;
+    assert_eq!(test.wait(neighbour).await, ended(0));
+    let ways_out = "grep -cE '^eth[0-9]+[[:space:]]+00000000[[:space:]]' /proc/net/route; true";
+    for (networks, ways) in [
+        (&[(&network, "x")][..], "0"),
+        (&[(&open, "x")][..], "1"),
+        (&[(&network, "x"), (&open, "x")][..], "1"),
+    ] {
+        let id = start(&test, ways_out, networks).await;
+        test.wait(id).await;
+        assert_eq!(test.printed(id).await.trim(), ways, "{networks:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_network_is_made_once_and_removed_when_nobody_is_in_it() {
     let Some(test) = Test::begin().await else { return };
     let namespace = namespace("a");

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::timeout;
 use wharf_types::api::{ArtifactInfo, ArtifactSources};
 use wharf_types::problem::ProblemCode;
@@ -22,7 +22,7 @@ use super::auth::{PeerNode, namespace_not_found};
 use super::extract::Path;
 use super::session::not_told;
 use super::{ApiError, ApiResult};
-use crate::artifacts::{ARTIFACT_MAX_BYTES, Content, Place, PutError, UPLOADS_MAX};
+use crate::artifacts::{Content, Place, PutError, UPLOADS_MAX};
 use crate::audit;
 use crate::context::Context;
 use crate::inspect;
@@ -54,7 +54,8 @@ pub(super) async fn push(
         return Ok((StatusCode::OK, Reply(info(known))));
     }
     let body = room_for(&context, namespace, &name, &headers, body).await?;
-    let bytes = receive_bytes(&context, digest, Content::Wasm, &headers, body, &place).await?;
+    let content = Content::Artifact { image_max_bytes: context.config.image_archive_max_bytes };
+    let bytes = receive_bytes(&context, digest, content, &headers, body, &place).await?;
     let mut tx = context.store.read().await?;
     let known = store::artifact::get(&mut tx, digest).await?;
     drop(tx);
@@ -142,9 +143,10 @@ pub(super) async fn receive_bytes(
     body: Body,
     place: &Place,
 ) -> ApiResult<u64> {
-    if content_length(headers).is_some_and(|length| length > ARTIFACT_MAX_BYTES) {
+    let max_bytes = content.most_bytes();
+    if content_length(headers).is_some_and(|length| length > max_bytes) {
         drain(body);
-        return Err(PutError::TooLarge.into());
+        return Err(PutError::TooLarge { max_bytes }.into());
     }
     // The stream is shared, so that what is left of it after a refusal can be drained.
     let body = Arc::new(tokio::sync::Mutex::new(body.into_data_stream()));
@@ -190,14 +192,24 @@ async fn look_at(context: &Context, digest: Digest, bytes: u64) -> ApiResult<Art
             "the artifact went away while it was looked at; push it again",
         ));
     };
-    // One large artifact at a time is in memory.
+    // One large artifact at a time is looked at. It is in memory then, unless it is the archive of an image.
     let one = context.inspections.clone().acquire_owned().await;
     let one = one.map_err(|error| ApiError::internal(&error))?;
     let mut content = Vec::new();
-    file.read_to_end(&mut content).await?;
+    (&mut file).take(inspect::HEAD_BYTES as u64).read_to_end(&mut content).await?;
+    let archive = if inspect::is_archive(&content) {
+        file.rewind().await?;
+        Some(file.into_std().await)
+    } else {
+        file.read_to_end(&mut content).await?;
+        None
+    };
     // A client that goes away ends this future but not the thread, so the thread holds the permit.
     let inspecting = move || {
-        let inspected = inspect::inspect(&content);
+        let inspected = match archive {
+            Some(archive) => inspect::inspect_archive(std::io::BufReader::with_capacity(256 << 10, archive)),
+            None => inspect::inspect(&content),
+        };
         drop((content, one));
         inspected
     };

@@ -157,7 +157,7 @@ impl From<BucketError> for ApiError {
 impl From<PutError> for ApiError {
     fn from(error: PutError) -> Self {
         let code = match &error {
-            PutError::TooLarge => ProblemCode::TooLarge,
+            PutError::TooLarge { .. } => ProblemCode::TooLarge,
             PutError::Mismatch { .. } => ProblemCode::DigestMismatch,
             PutError::Invalid(_) => ProblemCode::InvalidArtifact,
             PutError::Upload(_) | PutError::Slow => ProblemCode::InvalidRequest,

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -43,14 +44,7 @@ pub(super) async fn start(
     request: Request,
 ) -> ApiResult<Response> {
     let (client, spec) = taken_over(request, "wharf exec").await?;
-    let spec: ExecSpec = match &spec[..] {
-        [] => {
-            let detail =
-                format!("say what is to be run, in a body of at most {FRAME_MAX_BYTES} octets of JSON");
-            return Err(ApiError::new(ProblemCode::InvalidRequest, detail));
-        }
-        octets => parse(octets)?,
-    };
+    let spec: ExecSpec = asked(&spec)?;
     spec.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
     let loaded = apps::load(&context, &path).await?;
     let chosen = plan::exec::choose(&loaded.view, &spec)?;
@@ -87,8 +81,17 @@ pub(super) async fn taken_over(request: Request, by: &str) -> ApiResult<(Frames,
     }
 }
 
+/// What is to be done.
+pub(super) fn asked<T: DeserializeOwned>(octets: &[u8]) -> ApiResult<T> {
+    if octets.is_empty() {
+        let detail = format!("say what is to be done, in a body of at most {FRAME_MAX_BYTES} octets of JSON");
+        return Err(ApiError::new(ProblemCode::InvalidRequest, detail));
+    }
+    parse(octets)
+}
+
 /// The node of an instance, and how people call it.
-fn of_node(context: &Context, instance: &InstanceView) -> ApiResult<(NodeId, String)> {
+pub(super) fn of_node(context: &Context, instance: &InstanceView) -> ApiResult<(NodeId, String)> {
     let Some(id) = instance.node else {
         let detail = format!("the instance {} has no node yet; try again in a moment", instance.id);
         return Err(ApiError::new(ProblemCode::Conflict, detail));
@@ -172,6 +175,25 @@ pub(super) async fn join_transfer(
     request: Request,
 ) -> ApiResult<Response> {
     come(&context.transfers, (node, id), request)
+}
+
+/// The files that a worker is to copy.
+pub(super) async fn copies(
+    State(context): State<Arc<Context>>,
+    Path(node): Path<NodeId>,
+    Query(process): Query<OfProcess>,
+) -> ApiResult<Response> {
+    let copies = context.copies.clone();
+    lines(&context, &copies, node, &process)
+}
+
+/// A worker comes for a copy.
+pub(super) async fn join_copy(
+    State(context): State<Arc<Context>>,
+    Path((node, id)): Path<(NodeId, ExecId)>,
+    request: Request,
+) -> ApiResult<Response> {
+    come(&context.copies, (node, id), request)
 }
 
 /// Orders of one kind for a worker, until the control plane stops or leads no more, or another process of the worker registers.

@@ -9,6 +9,7 @@ use wharf_types::api::{
     CreateNamespace, CreateRelease, CreateToken, CreateUser, EnvPatch, Quota, Rollback, RotateAuthority,
     Scale, SetMember,
 };
+use wharf_types::copy::CopySpec;
 use wharf_types::declare::change::{ApplyRequest, PlanRequest};
 use wharf_types::exec::ExecSpec;
 use wharf_types::job::CreateJob;
@@ -25,6 +26,7 @@ pub(crate) fn bodies(data: &[u8]) {
         body::<CreateToken>,
         body::<CreateUser>,
         body::<CreateJob>,
+        body::<CopySpec>,
         body::<EnvPatch>,
         body::<ExecSpec>,
         body::<Quota>,

@@ -14,6 +14,7 @@ use wharf_types::api::{
     RepositoryPatch, ResolveImage, Rollback, RolloutInfo, RotateAuthority, RotatedKey, Scale, SecretInfo,
     SecretSet, ServerInfo, SetMember, TokenInfo, Usage, UserInfo, Verb, VolumeInfo, WhoAmI, Why,
 };
+use wharf_types::copy::CopySpec;
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
 use wharf_types::event::Event;
@@ -32,9 +33,9 @@ use super::parameters::{
     ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, VOLUMES,
 };
 use super::{
-    applies, apps, artifacts, audit, authorities, builds, events, exec, files, git, images, jobs, joining,
-    logs, members, meta, metrics, namespaces, nodes, quotas, releases, rollouts, schedules, secrets, servers,
-    session, settings, tokens, users, volumes, watch,
+    applies, apps, artifacts, audit, authorities, builds, copy, events, exec, files, git, images, jobs,
+    joining, logs, members, meta, metrics, namespaces, nodes, quotas, releases, rollouts, schedules, secrets,
+    servers, session, settings, tokens, users, volumes, watch,
 };
 use crate::access::Access;
 use crate::context::Context;
@@ -716,6 +717,18 @@ fn about_apps() -> Vec<Endpoint> {
         .replies(101, Payload::Nothing)
         .by_leader()
         .takes_over(),
+        e(
+            Method::POST,
+            app!("/copy"),
+            DEVELOPER,
+            post(copy::start),
+            "Copy files out of a container of the app, or into one: the connection then carries frames with a tar archive in stdout, or in stdin, whose end is an empty one",
+        )
+        .headers(EXEC)
+        .takes(json::<CopySpec>())
+        .replies(101, Payload::Nothing)
+        .by_leader()
+        .takes_over(),
         e(Method::GET, app!("/why"), VIEWER, get(apps::why), "Why the app is as it is")
             .replies(200, json::<Why>())
             .by_leader(),
@@ -1009,6 +1022,24 @@ fn for_workers() -> Vec<Endpoint> {
             "/v1/nodes/{node}/transfers/{exec}",
             post(exec::join_transfer),
             "A worker comes for a transfer: frames of what it says, and of what it is told",
+        )
+        .takes(Payload::Octets(MEDIA_TYPE))
+        .replies(200, Payload::Octets(MEDIA_TYPE))
+        .since(2),
+        node(
+            Method::GET,
+            "/v1/nodes/{node}/copies",
+            get(exec::copies),
+            "Files to copy out of containers or into them, one document a line",
+        )
+        .query(PROCESS)
+        .replies(200, Payload::Lines)
+        .since(2),
+        node(
+            Method::POST,
+            "/v1/nodes/{node}/copies/{exec}",
+            post(exec::join_copy),
+            "A worker comes for a copy: frames of what it says, and of what it is told",
         )
         .takes(Payload::Octets(MEDIA_TYPE))
         .replies(200, Payload::Octets(MEDIA_TYPE))

@@ -1,4 +1,4 @@
-//! Takes a client's connection over for `wharf exec`, and for backups and restores of volumes.
+//! Takes a client's connection over for `wharf exec` and `wharf cp`, and for backups and restores of volumes.
 //!
 //! What is behind this, on this server or on the one that leads, gets a request whose body goes on for as long as the client speaks, and
 //! answers with a body that does the same. Neither knows of the connection.

@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use wharf_types::{Digest, Timestamp};
 
-use super::{ARTIFACT_MAX_BYTES, ArtifactError, STALL_MAX, UPLOAD_MAX};
+use super::{ArtifactError, IMAGE_ARCHIVE_MOST_BYTES, STALL_MAX, UPLOAD_MAX};
 pub use at::{BucketAt, BucketUrl, NotABucketUrl};
 
 /// What is larger goes up in parts of this size. All parts but the last have to be equal, and 5 MiB at least.
@@ -202,7 +202,7 @@ impl Bucket {
         let mut chunks = found.into_stream();
         while let Some(chunk) = self.ask_within(STALL_MAX, async { chunks.next().await.transpose() }).await? {
             bytes += chunk.len() as u64;
-            if bytes > ARTIFACT_MAX_BYTES {
+            if bytes > IMAGE_ARCHIVE_MOST_BYTES {
                 return Err(self.damaged(digest).into());
             }
             hasher.update(&chunk);

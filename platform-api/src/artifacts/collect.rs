@@ -145,7 +145,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::artifacts::Content;
+    use crate::artifacts::AN_ARTIFACT;
     use crate::tests::fixture::{Platform, component, quick};
 
     impl Platform {
@@ -170,7 +170,7 @@ mod tests {
         platform
             .context
             .artifacts
-            .put(abandoned, Content::Wasm, body, &crate::artifacts::a_place())
+            .put(abandoned, AN_ARTIFACT, body, &crate::artifacts::a_place())
             .await
             .unwrap();
 

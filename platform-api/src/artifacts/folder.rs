@@ -106,7 +106,7 @@ mod tests {
     use bytes::Bytes;
     use futures::{StreamExt, stream};
 
-    use super::super::{STALL_MAX, a_place};
+    use super::super::{AN_ARTIFACT, ARTIFACT_MAX_BYTES, STALL_MAX, a_place};
     use super::*;
     use crate::inspect::InvalidArtifact;
 
@@ -127,7 +127,7 @@ mod tests {
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
         let digest = Digest::of(WASM);
         let chunks = WASM.chunks(3).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-        assert_eq!(store.put(digest, Content::Wasm, body(chunks), &a_place()).await.unwrap(), 8);
+        assert_eq!(store.put(digest, AN_ARTIFACT, body(chunks), &a_place()).await.unwrap(), 8);
         let (bytes, file) = store.open(digest).await.unwrap().unwrap();
         assert_eq!(bytes, 8);
         let read: Vec<Bytes> = Box::pin(super::super::stream(file)).map(Result::unwrap).collect().await;
@@ -140,20 +140,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
         let wrong = store
-            .put(Digest::of(b"x"), Content::Wasm, body(vec![Ok(Bytes::from_static(WASM))]), &a_place())
+            .put(Digest::of(b"x"), AN_ARTIFACT, body(vec![Ok(Bytes::from_static(WASM))]), &a_place())
             .await;
         assert!(matches!(wrong, Err(PutError::Mismatch { .. })), "{wrong:?}");
         let broken = vec![Ok(Bytes::from_static(WASM)), Err(io::ErrorKind::ConnectionReset.into())];
         assert!(matches!(
-            store.put(Digest::of(WASM), Content::Wasm, body(broken), &a_place()).await,
+            store.put(Digest::of(WASM), AN_ARTIFACT, body(broken), &a_place()).await,
             Err(PutError::Upload(_))
         ));
         let zeros = store
-            .put(Digest::of(WASM), Content::Wasm, body(vec![Ok(Bytes::from_static(&[0; 64]))]), &a_place())
+            .put(Digest::of(WASM), AN_ARTIFACT, body(vec![Ok(Bytes::from_static(&[0; 64]))]), &a_place())
             .await;
         assert!(matches!(zeros, Err(PutError::Invalid(_))), "{zeros:?}");
         assert!(matches!(
-            store.put(Digest::of(b""), Content::Wasm, body(vec![]), &a_place()).await,
+            store.put(Digest::of(b""), AN_ARTIFACT, body(vec![]), &a_place()).await,
             Err(PutError::Invalid(InvalidArtifact::Empty))
         ));
         assert_eq!(files(dir.path()), 0);
@@ -166,9 +166,7 @@ mod tests {
         tokio::time::pause();
         let stalled = stream::iter([Ok(Bytes::from_static(WASM))]).chain(stream::pending()).boxed();
         let upload =
-            tokio::spawn(
-                async move { store.put(Digest::of(WASM), Content::Wasm, stalled, &a_place()).await },
-            );
+            tokio::spawn(async move { store.put(Digest::of(WASM), AN_ARTIFACT, stalled, &a_place()).await });
         // The task may take a few turns to get to its wait.
         for _ in 0..2 * STALL_MAX.as_secs() {
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -178,11 +176,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_archive_of_an_image_has_a_limit_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalArtifacts::open(dir.path().into()).unwrap();
+        let mut archive = vec![b'x'; 4096];
+        archive[257..262].copy_from_slice(b"ustar");
+        let put = async |octets: &[u8], image_max_bytes: u64| {
+            let chunks = octets.chunks(200).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+            let content = Content::Artifact { image_max_bytes };
+            store.put(Digest::of(octets), content, body(chunks), &a_place()).await
+        };
+        let refused = put(&archive, 4095).await;
+        assert!(matches!(refused, Err(PutError::TooLarge { max_bytes: 4095 })), "{refused:?}");
+        assert_eq!(files(dir.path()), 0);
+        assert_eq!(put(&archive, 4096).await.unwrap(), 4096);
+        let wasm = [WASM, &[0; 4096]].concat();
+        assert!(put(&wasm, 0).await.is_ok(), "it is no archive");
+        let content = Content::Artifact { image_max_bytes: 0 };
+        assert_eq!(
+            (content.most_bytes(), Content::Files.most_bytes()),
+            (ARTIFACT_MAX_BYTES, ARTIFACT_MAX_BYTES)
+        );
+    }
+
+    #[tokio::test]
     async fn zeros_without_end_are_refused_at_the_first_ones() {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalArtifacts::open(dir.path().into()).unwrap();
         let zeros = stream::repeat_with(|| Ok(Bytes::from_static(&[0; 4096]))).boxed();
-        let refused = store.put(Digest::of(b""), Content::Wasm, zeros, &a_place()).await;
+        let refused = store.put(Digest::of(b""), AN_ARTIFACT, zeros, &a_place()).await;
         assert!(matches!(refused, Err(PutError::Invalid(_))), "{refused:?}");
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use wharf_types::Digest;
 
-use super::{ARTIFACT_MAX_BYTES, Body, Content, PutError, STALL_MAX, UPLOAD_MAX};
+use super::{Body, Content, PutError, STALL_MAX, UPLOAD_MAX};
 use crate::inspect;
 
 /// Makes a folder for what is being written, without what was when the process ended before.
@@ -99,14 +99,15 @@ fn receive(
             None => return Err(PutError::Upload(io::ErrorKind::UnexpectedEof.into())),
         };
         bytes += chunk.len() as u64;
-        if bytes > ARTIFACT_MAX_BYTES {
-            return Err(PutError::TooLarge);
-        }
         if head.len() < inspect::HEAD_BYTES {
             head.extend(chunk.iter().take(inspect::HEAD_BYTES - head.len()));
             if head.len() == inspect::HEAD_BYTES {
                 content.check_head(&head)?;
             }
+        }
+        let max_bytes = content.max_bytes(&head);
+        if bytes > max_bytes {
+            return Err(PutError::TooLarge { max_bytes });
         }
         hasher.update(&chunk);
         file.write_all(&chunk).map_err(PutError::Write)?;

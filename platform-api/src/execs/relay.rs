@@ -1,4 +1,4 @@
-//! Carries what is said between whoever runs a command, or moves what a volume holds, and the worker that does it.
+//! Carries what is said between whoever runs a command, copies files, or moves what a volume holds, and the worker that does it.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -29,7 +29,7 @@ const LAST_WORD_MAX: Duration = Duration::from_secs(2);
 
 pub(crate) type ToClient = mpsc::Sender<Result<Bytes, Infallible>>;
 
-/// One command that somebody runs, or one transfer.
+/// One command that somebody runs, one copy, or one transfer.
 pub(crate) struct Session<O> {
     pub(crate) place: Place<O>,
     /// What it is, in a word.

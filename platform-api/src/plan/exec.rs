@@ -1,4 +1,4 @@
-//! In which container of an app a command is run.
+//! In which container of an app a command is run, and which one files are copied from or to.
 
 use wharf_types::exec::ExecSpec;
 use wharf_types::problem::ProblemCode;
@@ -7,17 +7,38 @@ use wharf_types::{InstanceId, Problem};
 
 use super::{AppView, InstanceView};
 
+/// What a container is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Command,
+    Copy,
+}
+
 /// The instance that is asked for, or why there is none to run a command in.
 pub(crate) fn choose<'a>(view: &'a AppView, spec: &ExecSpec) -> Result<&'a InstanceView, Problem> {
+    choose_for(view, Purpose::Command, (spec.slot, spec.instance))
+}
+
+/// The instance that is asked for by slot or by id, or why there is none.
+pub(crate) fn choose_for(
+    view: &AppView,
+    purpose: Purpose,
+    (slot, instance): (Option<u32>, Option<InstanceId>),
+) -> Result<&InstanceView, Problem> {
     let name = &view.name;
     let refuse = |code, detail: String| Err(Problem::new(code, detail));
     if let Some(release) = view.routed_release()
         && !release.world.is_container()
     {
-        let detail = format!(
-            "`{name}` is a WebAssembly app ({}), in which there is no shell or other program to run; `wharf job run --app {name}` runs its artifact once more, as a job",
-            release.world.describe()
-        );
+        let world = release.world.describe();
+        let detail = match purpose {
+            Purpose::Command => format!(
+                "`{name}` is a WebAssembly app ({world}), in which there is no shell or other program to run; `wharf job run --app {name}` runs its artifact once more, as a job"
+            ),
+            Purpose::Copy => format!(
+                "`{name}` is a WebAssembly app ({world}), which has no files of its own to copy: those that it is shipped with come with a release, and `wharf volume backup` and `restore` read and fill its volumes"
+            ),
+        };
         return refuse(ProblemCode::InvalidRequest, detail);
     }
     if view.deleting {
@@ -28,14 +49,14 @@ pub(crate) fn choose<'a>(view: &'a AppView, spec: &ExecSpec) -> Result<&'a Insta
             format!("the app `{name}` is stopped, so nothing of it runs; `wharf start {name}` starts it");
         return refuse(ProblemCode::Conflict, detail);
     }
-    match (spec.instance, spec.slot) {
+    match (instance, slot) {
         (Some(id), _) => by_id(view, id),
         (None, Some(slot)) => in_slot(view, slot),
-        (None, None) => lowest_ready(view),
+        (None, None) => lowest_ready(view, purpose),
     }
 }
 
-fn lowest_ready(view: &AppView) -> Result<&InstanceView, Problem> {
+fn lowest_ready(view: &AppView, purpose: Purpose) -> Result<&InstanceView, Problem> {
     let ready = view.instances.iter().filter(|instance| instance.is_healthy());
     // While a slot moves to another release there are two of them; the newer one stays.
     let lowest = ready.min_by_key(|instance| (instance.slot, std::cmp::Reverse(instance.age())));
@@ -44,8 +65,12 @@ fn lowest_ready(view: &AppView) -> Result<&InstanceView, Problem> {
         let detail = if view.is_asleep() {
             format!("the app `{name}` sleeps, because nobody asks for it; a request wakes it")
         } else {
+            let named = match purpose {
+                Purpose::Command => "--slot N".to_owned(),
+                Purpose::Copy => format!("{name}.N:PATH"),
+            };
             format!(
-                "no instance of `{name}` is ready; `wharf why {name}` says why, and `--slot N` takes one that runs without being ready"
+                "no instance of `{name}` is ready; `wharf why {name}` says why, and `{named}` takes one that runs without being ready"
             )
         };
         Problem::new(ProblemCode::Conflict, detail)
@@ -167,5 +192,17 @@ mod tests {
         refuses(&fixture, &asked(None, None), ProblemCode::Conflict, "wharf start hello");
         let wasm = Fixture::serving(1, 1);
         refuses(&wasm, &asked(None, None), ProblemCode::InvalidRequest, "wharf job run --app hello");
+    }
+
+    #[test]
+    fn who_wants_files_is_told_what_there_is_for_files() {
+        let mut fixture = serving(1);
+        fixture.app.instances[0].health = Health::Unknown;
+        let problem = choose_for(&fixture.app, Purpose::Copy, (None, None)).unwrap_err();
+        assert!(problem.detail.contains("`hello.N:PATH` takes one"), "{problem:?}");
+        assert!(choose_for(&fixture.app, Purpose::Copy, (Some(1), None)).is_ok());
+        let wasm = Fixture::serving(1, 1);
+        let problem = choose_for(&wasm.app, Purpose::Copy, (None, None)).unwrap_err();
+        assert!(problem.detail.contains("wharf volume backup"), "{problem:?}");
     }
 }

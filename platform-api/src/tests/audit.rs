@@ -146,6 +146,16 @@ impl Platform {
                 let from = self.newest_record().await;
                 Some((from, self.send(self.exec_request(&self.admin, "box", &spec)).await))
             }
+            "post_namespace_app_copy" => {
+                self.runs_container("copied").await;
+                // It may be where another one runs already.
+                let node =
+                    self.app("copied").await["instances"][0]["node"].as_str().unwrap().parse().unwrap();
+                self.copies(node, vec![Frame::Exit(0)]).await;
+                let spec = json!({"way": "in", "path": "/srv"});
+                let from = self.newest_record().await;
+                Some((from, self.send(self.copy_request(&self.admin, "copied", &spec)).await))
+            }
             "post_applies" => {
                 let artifact = Digest::of(&component(0));
                 let app =

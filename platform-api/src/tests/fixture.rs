@@ -41,6 +41,7 @@ pub(crate) async fn config(dir: &TempDir) -> Config {
         domain: "localhost".to_owned(),
         http_url: "http://127.0.0.1:8080".to_owned(),
         secret_keys: Default::default(),
+        image_archive_max_bytes: crate::IMAGE_ARCHIVE_USUAL_BYTES,
         platform_ports: vec![7070, 8080],
         speaks: wharf_types::protocol::SPOKEN,
     }

@@ -70,10 +70,10 @@ async fn an_announced_size_beyond_the_limit_is_refused_before_the_body() {
     let platform = Platform::start().await;
     let path = format!("/v1/namespaces/default/artifacts/{}", Digest::of(b"huge"));
     let request = request(&platform.admin, Method::PUT, &path)
-        .header("content-length", (300_u64 << 20).to_string())
+        .header("content-length", (2_u64 << 30).to_string())
         .body(Body::empty())
         .unwrap();
-    platform.send(request).await.refuses(413, "too_large", &["256 MiB"]);
+    platform.send(request).await.refuses(413, "too_large", &["1024 MiB"]);
 }
 
 #[tokio::test]

@@ -4,11 +4,12 @@
 //! it may have what it asks for, without a word of the control plane's at that moment.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use tracing::{debug, warn};
 use wharf_types::Digest;
 
@@ -52,16 +53,57 @@ impl Copies {
         read.await.ok()?
     }
 
+    /// Puts a copy that is what it is called into a file. False: there is none, or it cannot be put there.
+    pub(super) async fn read_into(&self, digest: Digest, to: &Path) -> bool {
+        let (file, to) = (self.file(digest), to.to_owned());
+        let read = tokio::task::spawn_blocking(move || {
+            let Ok(from) = fs::File::open(&file) else { return false };
+            match copy_and_hash(from, &to) {
+                Ok(found) if found == digest => {
+                    touch(&file);
+                    true
+                }
+                Ok(_) => {
+                    warn!("{} was changed; it is brought again", file.display());
+                    let _ = fs::remove_file(&file);
+                    false
+                }
+                Err(error) => {
+                    debug!("{} cannot be copied: {error}", file.display());
+                    false
+                }
+            }
+        });
+        read.await.unwrap_or(false)
+    }
+
     /// Keeps a copy, if there is room. Whoever brought the artifact has it in any case.
     pub(super) async fn keep(&self, digest: Digest, bytes: Bytes, key: &str) {
-        let _one_at_a_time = self.writing.lock().await;
         let need = bytes.len() as u64;
+        self.keep_what(digest, need, key, move |draft| fs::write(draft, &bytes)).await;
+    }
+
+    /// The same of a file.
+    pub(super) async fn keep_file(&self, digest: Digest, from: &Path, key: &str) {
+        let Ok(metadata) = fs::metadata(from) else { return };
+        let from = from.to_owned();
+        self.keep_what(digest, metadata.len(), key, move |draft| fs::copy(&from, draft).map(drop)).await;
+    }
+
+    async fn keep_what(
+        &self,
+        digest: Digest,
+        need: u64,
+        key: &str,
+        write_draft: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
+    ) {
+        let _one_at_a_time = self.writing.lock().await;
         if let Err(short) = self.space.make_room(Need { cache_bytes: need, disk_bytes: need }).await {
             debug!("no copy of {digest} is kept: {short:?}");
             return;
         }
         let (draft, file, key) = (self.folder.join(DRAFT), self.file(digest), key.to_owned());
-        let kept = tokio::task::spawn_blocking(move || write(&draft, &file, &bytes, &key));
+        let kept = tokio::task::spawn_blocking(move || write(&draft, &file, &key, write_draft));
         if let Ok(Err(error)) = kept.await {
             debug!("no copy of {digest} is kept: {error}");
         }
@@ -84,12 +126,31 @@ impl Copies {
 }
 
 /// A copy that is cut off by a crash is found out when it is read.
-fn write(draft: &Path, file: &Path, bytes: &[u8], key: &str) -> io::Result<()> {
-    let written = fs::write(draft, bytes)
+fn write(
+    draft: &Path,
+    file: &Path,
+    key: &str,
+    write_draft: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let written = write_draft(draft)
         .and_then(|()| fs::write(file.with_extension("key"), key))
         .and_then(|()| fs::rename(draft, file));
     if written.is_err() {
         let _ = fs::remove_file(draft);
     }
     written
+}
+
+fn copy_and_hash(mut from: fs::File, to: &Path) -> io::Result<Digest> {
+    let (mut to, mut hasher) = (fs::File::create(to)?, Sha256::new());
+    let mut chunk = vec![0; 256 << 10];
+    loop {
+        match from.read(&mut chunk)? {
+            0 => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            read => {
+                hasher.update(&chunk[..read]);
+                to.write_all(&chunk[..read])?;
+            }
+        }
+    }
 }

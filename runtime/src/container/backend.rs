@@ -14,12 +14,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use wharf_docker::{
     Engine, EngineError, Exit, Found, FoundState, ImageError, ImageId, LogLimit, NetworkError, NetworkJoin,
-    Owner, Run as ContainerRun, Stopped, Usage, VolumeMount,
+    NetworkName, Owner, Run as ContainerRun, Stopped, Usage, VolumeMount,
 };
-use wharf_types::InstanceId;
 use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
 use wharf_types::spec::ContainerHealthSpec;
 use wharf_types::state::InstanceState;
+use wharf_types::{InstanceId, NamespaceName};
 
 use super::brought::{self, Images};
 use super::images::{self, EnsureError, failed};
@@ -240,8 +240,8 @@ impl ContainerBackend {
             if assigned.job.is_some() { None } else { run::health(&assigned.spec.container, &config) };
         let _making = self.networks.read().await;
         let mut networks = Vec::new();
-        for (network, aliases) in run::networks(assigned) {
-            let made = patiently(is_adopted, || self.engine.ensure_network(&assigned.namespace, network));
+        for (joins, aliases) in run::networks(assigned) {
+            let made = patiently(is_adopted, || self.ensure_network(&assigned.namespace, joins));
             let network = made.await.map_err(|error| {
                 if matches!(error, NetworkError::NoSubnet) {
                     self.remove_networks_after(Duration::ZERO);
@@ -433,6 +433,18 @@ impl ContainerBackend {
             spec.container.http_port.map(|port| Upstream::new((address, port).into(), bounds, meter));
         let listening = Listening::elsewhere(&spec.tcp, &run::tcp_addresses(assigned, address));
         Ok((upstream, listening))
+    }
+
+    async fn ensure_network(
+        &self,
+        namespace: &NamespaceName,
+        joins: run::Joins<'_>,
+    ) -> Result<NetworkName, NetworkError> {
+        match joins {
+            run::Joins::Own => self.engine.ensure_network(namespace, None).await,
+            run::Joins::Other(name) => self.engine.ensure_network(namespace, Some(name)).await,
+            run::Joins::Internal(name) => self.engine.ensure_internal_network(namespace, name).await,
+        }
     }
 
     /// Does that later: whoever comes in the place of an instance mostly needs the same networks, and to make one takes a while.

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
 use tracing::info;
 use wharf_docker::{Credentials, Engine, ImageError, ImageId, PullProgress};
-use wharf_types::image::ImageDocument;
+use wharf_types::image::{DOCUMENT_MAX_BYTES, ImageDocument};
 use wharf_types::node::{AssignedInstance, ReasonKind};
 
 use super::brought::Images;
@@ -76,16 +77,18 @@ async fn bring(
     if let Some(image) = engine.loaded(assigned.artifact).await? {
         return Ok((image, true));
     }
-    let octets = artifacts.get(assigned.artifact).await?;
-    if !octets.starts_with(b"{") {
-        let folder = tempfile::tempdir_in(folder).map_err(|error| no_room(&error))?;
-        let archive = folder.path().join("image.tar");
-        tokio::fs::write(&archive, &octets).await.map_err(|error| no_room(&error))?;
-        drop(octets);
-        return Ok((engine.load(&archive, assigned.artifact).await?, false));
+    let turn = artifacts.turn(assigned.artifact).await;
+    // Whoever had the turn before may have loaded it.
+    if let Some(image) = engine.loaded(assigned.artifact).await? {
+        return Ok((image, true));
     }
-    let document = ImageDocument::parse(&octets)
-        .map_err(|error| Failure::new(ReasonKind::Artifact, error.to_string()))?;
+    let folder = tempfile::tempdir_in(folder).map_err(|error| no_room(&error))?;
+    let file = folder.path().join("image.tar");
+    artifacts.get_into(assigned.artifact, &file).await?;
+    let Some(document) = document_in(&file).await? else {
+        return Ok((engine.load(&file, assigned.artifact).await?, false));
+    };
+    drop((turn, folder));
     let (image, app) = (document.image.clone(), assigned.app.clone());
     let told = std::sync::atomic::AtomicU64::new(0);
     let tell = move |progress: PullProgress| {
@@ -101,6 +104,23 @@ async fn bring(
     let credentials = credentials(secrets, assigned)?;
     let was_there = engine.has(&document).await?;
     Ok((engine.ensure(&document, credentials.as_ref(), STALLED_AFTER, &tell).await?, was_there))
+}
+
+/// The document that a file holds. None: it is an archive.
+async fn document_in(file: &Path) -> Result<Option<ImageDocument>, Failure> {
+    let read = async {
+        let mut octets = Vec::new();
+        let file = tokio::fs::File::open(file).await?;
+        // Of an archive no more is looked at either.
+        file.take(DOCUMENT_MAX_BYTES as u64 + 1).read_to_end(&mut octets).await?;
+        Ok::<_, std::io::Error>(octets)
+    };
+    let octets = read.await.map_err(|error| no_room(&error))?;
+    if !octets.starts_with(b"{") {
+        return Ok(None);
+    }
+    let document = ImageDocument::parse(&octets);
+    document.map(Some).map_err(|error| Failure::new(ReasonKind::Artifact, error.to_string()))
 }
 
 /// What opens the image's registry. None: nothing has to.

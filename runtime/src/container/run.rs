@@ -54,9 +54,19 @@ pub(super) fn split<'a>(spec: &'a ContainerSpec, environment: &'a Environment) -
     Ok((variables, files))
 }
 
-/// The names under which a container is reached in each of its networks; the app's own is always one, but for a run of a job, which is not
-/// the app. `None` is the namespace's own network, where the spec names no other.
-pub(super) fn networks(assigned: &AssignedInstance) -> Vec<(Option<&str>, Vec<String>)> {
+/// A network that a container is to be in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Joins<'a> {
+    /// The namespace's own.
+    Own,
+    Other(&'a str),
+    /// One out of which no way leads.
+    Internal(&'a str),
+}
+
+/// The networks of a container, with the names under which it is reached in each; the app's own is always one, but for a run of a job, which is
+/// not the app.
+pub(super) fn networks(assigned: &AssignedInstance) -> Vec<(Joins<'_>, Vec<String>)> {
     let spec = &assigned.spec.container;
     if spec.host_network {
         return Vec::new();
@@ -67,9 +77,13 @@ pub(super) fn networks(assigned: &AssignedInstance) -> Vec<(Option<&str>, Vec<St
         assigned.job.is_none().then(|| own.clone()).into_iter().chain(others).collect()
     };
     if spec.networks.is_empty() {
-        return vec![(None, names(&[]))];
+        return vec![(Joins::Own, names(&[]))];
     }
-    spec.networks.iter().map(|(name, aliases)| (Some(name.as_str()), names(aliases))).collect()
+    let joins = |name| match spec.internal_networks.contains(name) {
+        true => Joins::Internal(name.as_str()),
+        false => Joins::Other(name.as_str()),
+    };
+    spec.networks.iter().map(|(name, aliases)| (joins(name), names(aliases))).collect()
 }
 
 /// Where a container that runs answers. None: it has no network.
@@ -190,10 +204,14 @@ mod tests {
     #[test]
     fn a_container_is_known_by_its_app_in_each_network() {
         let mut instance = assigned(InstanceId::new());
-        assert_eq!(networks(&instance), [(None, vec!["hello".to_owned()])]);
+        assert_eq!(networks(&instance), [(Joins::Own, vec!["hello".to_owned()])]);
         let container = &mut Arc::make_mut(&mut instance.spec).container;
         container.networks.insert("back".to_owned(), vec!["cache".to_owned(), "hello".to_owned()]);
-        assert_eq!(networks(&instance), [(Some("back"), vec!["hello".to_owned(), "cache".to_owned()])]);
+        let names = || vec!["hello".to_owned(), "cache".to_owned()];
+        assert_eq!(networks(&instance), [(Joins::Other("back"), names())]);
+        let container = &mut Arc::make_mut(&mut instance.spec).container;
+        container.internal_networks.push("back".to_owned());
+        assert_eq!(networks(&instance), [(Joins::Internal("back"), names())]);
         Arc::make_mut(&mut instance.spec).container.host_network = true;
         assert!(networks(&instance).is_empty());
     }
@@ -202,9 +220,9 @@ mod tests {
     fn nobody_who_asks_for_an_app_gets_to_a_task_of_it() {
         let mut instance = assigned(InstanceId::new());
         instance.job = Some(AssignedJob { id: JobId::new(), index: None, attempt: 1 });
-        assert_eq!(networks(&instance), [(None, Vec::new())]);
+        assert_eq!(networks(&instance), [(Joins::Own, Vec::new())]);
         Arc::make_mut(&mut instance.spec).container.networks.insert("back".to_owned(), Vec::new());
-        assert_eq!(networks(&instance), [(Some("back"), Vec::new())]);
+        assert_eq!(networks(&instance), [(Joins::Other("back"), Vec::new())]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub enum Orders {
     Execs,
     /// Volumes to write to archives, or to fill from them.
     Transfers,
+    /// Files to copy out of containers, or into them.
+    Copies,
 }
 
 impl Orders {
@@ -29,6 +31,7 @@ impl Orders {
         match self {
             Self::Execs => "/execs",
             Self::Transfers => "/transfers",
+            Self::Copies => "/copies",
         }
     }
 }

@@ -74,6 +74,9 @@ pub struct ContainerSpec {
     /// Networks of the namespace that it is in, with the names that it has there beside its own. Empty: the namespace's own network.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub networks: BTreeMap<String, Vec<String>>,
+    /// Those of `networks` out of which no way leads: a container that is in no others reaches nothing beyond its node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub internal_networks: Vec<String>,
     /// Names that resolve to addresses, as in `/etc/hosts`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub extra_hosts: BTreeMap<String, String>,
@@ -200,6 +203,7 @@ impl Default for ContainerSpec {
             stop_signal: None,
             health: None,
             networks: BTreeMap::new(),
+            internal_networks: Vec::new(),
             extra_hosts: BTreeMap::new(),
             dns: Vec::new(),
             sysctls: BTreeMap::new(),
@@ -223,6 +227,7 @@ impl ContainerSpec {
     pub(super) fn validate(&self, tcp: &TcpSpec, is_value: impl Fn(&str) -> bool) -> Result<(), InvalidSpec> {
         for (field, count) in [
             ("container.networks", self.networks.len()),
+            ("container.internal_networks", self.internal_networks.len()),
             ("container.files", self.files.len()),
             ("container.tmpfs", self.tmpfs.len()),
             ("container.host_paths", self.host_paths.len()),
@@ -263,6 +268,10 @@ impl ContainerSpec {
                     format!("`{}` is no network's name", name.escape_debug()),
                 );
             }
+        }
+        if let Some(name) = self.internal_networks.iter().find(|name| !self.networks.contains_key(*name)) {
+            let problem = format!("`{}` is none of `networks`", name.escape_debug());
+            return invalid("container.internal_networks", problem);
         }
         if self.host_network && !self.networks.is_empty() {
             return invalid("container.host_network", "has the node's network, and so none of `networks`");
@@ -317,6 +326,7 @@ impl ContainerSpec {
         }
         Self {
             networks,
+            internal_networks: self.internal_networks.clone(),
             extra_hosts: self.extra_hosts.clone(),
             dns: self.dns.clone(),
             files: self.files.clone(),
@@ -324,19 +334,29 @@ impl ContainerSpec {
         }
     }
 
-    /// Fills in, setting by setting, what another has and this does not say itself.
+    /// Fills in, setting by setting, what another has and this does not say itself. A network that is internal to one of them is so to both.
     pub(crate) fn or(self, other: Self) -> Self {
         let usual = Self::default();
+        let (mut internal_networks, others) = (self.internal_networks, other.internal_networks);
         macro_rules! each {
             ($($field:ident)*) => {
-                Self { $($field: if self.$field == usual.$field { other.$field } else { self.$field }),* }
+                Self {
+                    $($field: if self.$field == usual.$field { other.$field } else { self.$field },)*
+                    internal_networks: Vec::new(),
+                }
             };
         }
-        each!(
+        let both = each!(
             http_port tcp entrypoint user groups workdir hostname read_only tmpfs capabilities_add capabilities_drop
             new_privileges init pids cpus ulimits shm_size stop_signal health networks extra_hosts dns sysctls labels files
             registry_login privileged host_network host_paths devices
-        )
+        );
+        for name in others {
+            if both.networks.contains_key(&name) && !internal_networks.contains(&name) {
+                internal_networks.push(name);
+            }
+        }
+        Self { internal_networks, ..both }
     }
 
     /// Refuses what makes no sense for a run of a job.

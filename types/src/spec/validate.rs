@@ -584,6 +584,17 @@ mod tests {
     }
 
     #[test]
+    fn only_networks_of_the_container_are_internal_to_it() {
+        let mut spec = AppSpec::default();
+        spec.container.networks.insert("back".to_owned(), Vec::new());
+        spec.container.internal_networks = vec!["back".to_owned()];
+        spec.validate_for(World::Container).unwrap();
+        spec.container.internal_networks.push("bakc".to_owned());
+        let refused = spec.validate_for(World::Container).unwrap_err().to_string();
+        assert_eq!(refused, "container.internal_networks: `bakc` is none of `networks`");
+    }
+
+    #[test]
     fn ports_that_an_app_cannot_have_are_refused_with_the_reason() {
         let ports = |ports: &[u16]| refused(|spec| spec.tcp.ports = ports.to_vec());
         assert!(ports(&[80]).starts_with("tcp.ports: port 80 is below 1024"));

@@ -9,7 +9,7 @@ use wharf_types::spec::{ContainerSpec, OutboundSpec, PlacementSpec, StopSpec};
 use wharf_types::{AppName, Digest, NamespaceName, SecretName};
 
 use crate::args::parse_assignment;
-use crate::artifact;
+use crate::artifact::{self, Content};
 use crate::commands::deploy::push;
 use crate::exit::Failure;
 use crate::session::Session;
@@ -109,20 +109,20 @@ impl JobFlags {
     ) -> anyhow::Result<JobTemplate> {
         let app = session.app_flag.clone();
         let spec = self.spec()?;
-        let content = match (&self.file, &self.image, &self.image_archive) {
-            (Some(file), ..) => Some(artifact::read(file)?),
+        let content: Option<Content> = match (&self.file, &self.image, &self.image_archive) {
+            (Some(file), ..) => Some(artifact::read(file)?.into()),
             (None, Some(image), _) => {
                 let login = spec.container.registry_login.as_ref();
                 let login = login.and_then(|variable| spec.secrets.get(variable));
                 let document = session.client.resolve_image(namespace, image, login).await?;
-                Some(document.to_octets().into())
+                Some(Content::Octets(document.to_octets().into()))
             }
-            (None, None, Some(archive)) => Some(artifact::read_image(archive)?),
+            (None, None, Some(archive)) => Some(artifact::find_image(archive)?),
             (None, None, None) => None,
         };
         let artifact = match (content, self.artifact) {
             (Some(content), _) => {
-                let digest = Digest::of(&content);
+                let digest = content.digest()?;
                 push(session, namespace, digest, content).await?;
                 Some(digest)
             }

@@ -14,15 +14,24 @@ use clap::Args;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use wharf_types::api::{VolumeInfo, VolumeState};
-use wharf_types::exec::{Decoder, Frame};
+use wharf_types::exec::Frame;
 use wharf_types::transfer::Restored;
 use wharf_types::{AppName, NamespaceName, VolumeId, VolumeName};
 
 use super::super::confirm_that;
 use crate::exit::{Exit, Failure};
-use crate::output::{self, bytes, printable};
+use crate::output::{self, bytes};
+use crate::said::{Of, Said};
 use crate::session::Session;
 
+const BACKUP: Of = Of {
+    what: "backup",
+    broken: "the platform went away, or this token may not read the volume any more; try again",
+};
+const RESTORE: Of = Of {
+    what: "restore",
+    broken: "the volume is as it was, unless all had been sent: look at it before you try again",
+};
 /// What is read at once.
 const CHUNK_BYTES: usize = 64 << 10;
 /// What the name of a backup ends in until it is whole.
@@ -168,7 +177,7 @@ async fn receive_into(from: impl AsyncRead + Unpin, file: &Path) -> anyhow::Resu
 
 /// Writes the archive as it comes, and returns how long it is.
 async fn receive(from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<u64> {
-    let (mut said, mut written) = (Said::new(from, "backup"), 0);
+    let (mut said, mut written) = (Said::new(from, BACKUP), 0);
     while let Some(octets) = said.next().await? {
         to.write_all(&octets).await.context("could not write the archive, which is not whole")?;
         written += octets.len() as u64;
@@ -236,64 +245,11 @@ async fn send(
 }
 
 async fn restored(from: impl AsyncRead + Unpin) -> anyhow::Result<Restored> {
-    let (mut said, mut answer) = (Said::new(from, "restore"), Vec::new());
+    let (mut said, mut answer) = (Said::new(from, RESTORE), Vec::new());
     while let Some(octets) = said.next().await? {
         answer = octets;
     }
     serde_json::from_slice(&answer).context("what the platform says is no answer to this")
-}
-
-/// What the platform says of a transfer.
-struct Said<R> {
-    from: R,
-    what: &'static str,
-    decoder: Decoder,
-    chunk: Vec<u8>,
-}
-
-impl<R: AsyncRead + Unpin> Said<R> {
-    fn new(from: R, what: &'static str) -> Self {
-        Self { from, what, decoder: Decoder::default(), chunk: vec![0; CHUNK_BYTES] }
-    }
-
-    /// What comes on stdout; what is on stderr is printed. None: that was all of it.
-    async fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
-        let what = self.what;
-        loop {
-            while let Some(frame) =
-                self.decoder.next_frame().context("what the platform says is no answer to this")?
-            {
-                match frame {
-                    Frame::Stdout(octets) => return Ok(Some(octets)),
-                    Frame::Stderr(octets) => {
-                        let text = String::from_utf8_lossy(&octets);
-                        text.lines().for_each(|line| output::note(format!("note: {}", printable(line))));
-                    }
-                    Frame::Exit(0) => return Ok(None),
-                    Frame::Exit(code) => {
-                        let message = format!("the {what} ended with the code {code}");
-                        return Err(Failure::new(Exit::Platform, message).into());
-                    }
-                    Frame::Error(problem) => return Err(problem.into()),
-                    Frame::Ping | Frame::Start(_) | Frame::Stdin(_) | Frame::Resize(_) => {}
-                }
-            }
-            match self.from.read(&mut self.chunk).await {
-                Ok(count @ 1..) => self.decoder.push(&self.chunk[..count]),
-                Ok(0) | Err(_) => {
-                    let message = format!("the connection ended before the {what} did");
-                    return Err(Failure::new(Exit::Unreachable, message).help(self.help()).into());
-                }
-            }
-        }
-    }
-
-    fn help(&self) -> &'static str {
-        match self.what {
-            "backup" => "the platform went away, or this token may not read the volume any more; try again",
-            _ => "the volume is as it was, unless all had been sent: look at it before you try again",
-        }
-    }
 }
 
 #[cfg(test)]
