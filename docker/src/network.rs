@@ -94,7 +94,7 @@ impl Engine {
         namespace: &NamespaceName,
         network: Option<&str>,
     ) -> Result<NetworkName, NetworkError> {
-        self.ensure(namespace, network, WayOut::Open).await
+        self.ensure_network_with(namespace, network, WayOut::Open).await
     }
 
     /// Makes a network of a namespace out of which no way leads, unless it is there. The host reaches its containers all the same.
@@ -103,10 +103,10 @@ impl Engine {
         namespace: &NamespaceName,
         network: &str,
     ) -> Result<NetworkName, NetworkError> {
-        self.ensure(namespace, Some(network), WayOut::None).await
+        self.ensure_network_with(namespace, Some(network), WayOut::None).await
     }
 
-    async fn ensure(
+    async fn ensure_network_with(
         &self,
         namespace: &NamespaceName,
         network: Option<&str>,

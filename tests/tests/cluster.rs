@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use wharf_tests::{Cluster, Host, SHORT, eventually, within};
+use wharf_tests::{Cluster, SHORT, eventually, within};
 use wharf_types::api::{AppInfo, NodeInfo};
 use wharf_types::{InstanceId, NodeId};
 
