@@ -1,6 +1,8 @@
 //! Networks between containers.
 
 use std::collections::HashSet;
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -29,6 +31,55 @@ async fn start(test: &Test, line: &str, networks: &[(&NetworkName, &str)]) -> In
         .collect();
     test.engine.create_and_start(&run).await.unwrap();
     run.id
+}
+
+/// One of the addresses that RFC 5737 keeps for documents.
+const ELSEWHERE: &str = "198.51.100.2";
+
+/// Another host, which answers at [`ELSEWHERE`].
+struct Outside {
+    name: String,
+    server: Child,
+}
+
+impl Outside {
+    fn begin() -> Self {
+        let name = format!("whf-out-{}", std::process::id());
+        let made = Command::new("sh")
+            .args([
+                "-ec",
+                "ip netns add $0
+                 ip link add whfout0 type veth peer name eth0 netns $0
+                 ip address add 198.51.100.1/30 dev whfout0
+                 ip link set whfout0 up
+                 ip -n $0 address add 198.51.100.2/30 dev eth0
+                 ip -n $0 link set eth0 up",
+            ])
+            .arg(&name)
+            .status();
+        assert!(made.unwrap().success(), "cannot make a network namespace, which takes root and iproute2");
+        let serve = "import socket
+door = socket.create_server(('', 8000))
+print(flush=True)
+while True: door.accept()[0].sendall(b'hello\\n')";
+        let mut server = Command::new("ip")
+            .args(["netns", "exec", &name, "python3", "-c", serve])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut listens = [0];
+        server.stdout.take().unwrap().read_exact(&mut listens).unwrap();
+        Self { name, server }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        // With its end of the link, both ends are gone.
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
 }
 
 #[tokio::test]
@@ -97,16 +148,18 @@ async fn out_of_an_internal_network_no_way_leads_and_the_host_has_one_in() {
         "for i in 1 2 3 4 5 6 7 8 9 10; do nc db 8000 -w 2 </dev/null && exit 0; sleep 0.2; done; exit 1";
     let neighbour = start(&test, ask, &[(&network, "x")]).await;
     assert_eq!(test.wait(neighbour).await, ended(0));
-    let ways_out = "grep -cE '^eth[0-9]+[[:space:]]+00000000[[:space:]]' /proc/net/route; true";
-    for (networks, ways) in [
-        (&[(&network, "x")][..], "0"),
-        (&[(&open, "x")][..], "1"),
-        (&[(&network, "x"), (&open, "x")][..], "1"),
+    let outside = Outside::begin();
+    let ask = format!("nc {ELSEWHERE} 8000 -w 2 </dev/null || echo alone");
+    for (networks, printed) in [
+        (&[(&network, "x")][..], "alone"),
+        (&[(&open, "x")][..], "hello"),
+        (&[(&network, "x"), (&open, "x")][..], "hello"),
     ] {
-        let id = start(&test, ways_out, networks).await;
+        let id = start(&test, &ask, networks).await;
         test.wait(id).await;
-        assert_eq!(test.printed(id).await.trim(), ways, "{networks:?}");
+        assert_eq!(test.printed(id).await.trim(), printed, "{networks:?}");
     }
+    drop(outside);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! How long answers took, by buckets, so that those of several ingresses can be added.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -53,8 +53,8 @@ impl AnswerTimes {
     /// What `both` makes of the numbers of each bucket.
     pub(super) fn with(&self, other: &Self, both: fn(u64, u64) -> u64) -> Self {
         let of = |times: &Self, bucket: usize| times.0.get(&bucket).copied().unwrap_or_default();
-        let buckets = self.0.keys().chain(other.0.keys());
-        buckets.map(|bucket| (*bucket, both(of(self, *bucket), of(other, *bucket)))).collect()
+        let buckets: BTreeSet<usize> = self.0.keys().chain(other.0.keys()).copied().collect();
+        buckets.iter().map(|bucket| (*bucket, both(of(self, *bucket), of(other, *bucket)))).collect()
     }
 }
 
