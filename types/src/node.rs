@@ -41,7 +41,7 @@ pub struct NodeRegistration {
     /// Processor, such as `x86_64` or `aarch64`.
     #[serde(default)]
     pub arch: String,
-    /// `server` where the control plane runs too, `worker` elsewhere.
+    /// `server` where the control plane runs too, `worker` elsewhere. The one that a join token has given counts before it.
     #[serde(default)]
     pub role: String,
     /// Where other nodes reach its instances. None: nobody does.
@@ -72,6 +72,15 @@ pub enum InvalidLabel {
     Value(String),
     #[error("a node has at most 64 labels, and these are {0}")]
     Many(usize),
+}
+
+/// Whether a join token may give this role: at most 63 lower-case letters, digits and `-`, first a letter. `server` is what a node is that has the
+/// control plane, and is given to nobody.
+pub fn is_node_role(role: &str) -> bool {
+    role.len() <= 63
+        && role != "server"
+        && role.starts_with(|c: char| c.is_ascii_lowercase())
+        && role.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 /// Whether a label may have this key.

@@ -93,6 +93,9 @@ pub struct JoinTokenArgs {
     /// Lets this node back in, whose certificate has expired
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
+    /// What the hosts are then, for `node.role` in `placement` [default: worker]
+    #[arg(long)]
+    pub role: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -235,7 +238,7 @@ async fn create_token(session: &Session, args: JoinTokenArgs) -> anyhow::Result<
             Err(_) => find(session, &node).await?.id,
         }),
     };
-    let request = CreateJoinToken { expires_in: args.expires_in, uses: args.uses, node };
+    let request = CreateJoinToken { expires_in: args.expires_in, uses: args.uses, node, role: args.role };
     let created = session.client.create_join_token(&request).await?;
     if session.json {
         return output::json(&created);
@@ -254,13 +257,14 @@ async fn list_tokens(session: &Session) -> anyhow::Result<()> {
         return output::json(&Page { items, next_cursor: None });
     }
     let now = Timestamp::now();
-    let mut table = Table::new(["TOKEN", ">USES LEFT", "EXPIRES", "CREATED", "FOR"]);
+    let mut table = Table::new(["TOKEN", ">USES LEFT", "EXPIRES", "CREATED", "ROLE", "FOR"]);
     for token in items {
         table.row([
             token.id.to_string(),
             token.uses_left.to_string(),
             ago(now, token.expires_at),
             ago(now, token.created_at),
+            token.role.unwrap_or_else(|| "worker".to_owned()),
             token.node.map_or_else(|| "new nodes".to_owned(), |node| format!("node {node}")),
         ]);
     }

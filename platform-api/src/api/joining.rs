@@ -12,6 +12,7 @@ use wharf_pki::JoinToken;
 use wharf_types::api::{
     CertificateRequest, CreateJoinToken, CreatedJoinToken, JoinTokenInfo, NodeCertificate, Page,
 };
+use wharf_types::node::is_node_role;
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NodeId, Timestamp, TokenId};
 
@@ -45,11 +46,18 @@ pub(super) async fn create(
         let detail = format!("uses: a join token lets in 1 to {USES_MAX} hosts, not {uses}");
         return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
     }
+    if let Some(role) = request.role.as_deref().filter(|role| !is_node_role(role)) {
+        let detail = format!(
+            "role: {role:?} cannot be given to a node: at most 63 of a-z, 0-9 and `-`, first a letter; `server` is the control plane's"
+        );
+        return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
+    }
     let address = addresses(&context, joining).await?;
     let secret = new_secret();
     let token = JoinTokenInfo {
         id: TokenId::new(),
         node: request.node,
+        role: request.role,
         uses_left: uses,
         expires_at,
         created_at: now,
@@ -131,7 +139,7 @@ pub(super) async fn join(
         return Err(refused("the node of this join token was removed"));
     }
     let certificate = certificate(&joining.authorities, &request, node, now)?;
-    store::joining::admit(&mut tx, node, now).await?;
+    store::joining::admit(&mut tx, node, token.role.as_deref(), now).await?;
     tx.commit().await?;
     info!(node.id = %node, "a host has joined as node {node}, with the join token {}", token.id);
     Ok((StatusCode::CREATED, Reply(certificate)))

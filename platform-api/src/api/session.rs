@@ -42,7 +42,7 @@ pub(super) async fn register(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
     headers: HeaderMap,
-    Json(registration): Json<NodeRegistration>,
+    Json(mut registration): Json<NodeRegistration>,
 ) -> ApiResult<(StatusCode, HeaderMap)> {
     registration.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
     let spoken = context.config.speaks;
@@ -62,6 +62,10 @@ pub(super) async fn register(
         })?;
     }
     let mut tx = context.write_as_leader().await?;
+    // What a host is decides what comes to it, so its own word does not count.
+    if let Some(role) = store::joining::role(&mut tx, node).await? {
+        registration.role = role;
+    }
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
     context.nodes.register(node, registration).map_err(|refusal| refused(node, refusal))?;

@@ -14,6 +14,7 @@ use super::{Conn, News, Result};
 struct Row {
     id: String,
     node: Option<String>,
+    role: Option<String>,
     uses_left: i64,
     expires_at: i64,
     created_at: i64,
@@ -26,6 +27,7 @@ impl TryFrom<Row> for JoinTokenInfo {
         Ok(Self {
             id: parse(&row.id)?,
             node: parse_opt(row.node.as_deref())?,
+            role: row.role,
             uses_left: number(row.uses_left)?,
             expires_at: time(row.expires_at)?,
             created_at: time(row.created_at)?,
@@ -35,8 +37,8 @@ impl TryFrom<Row> for JoinTokenInfo {
 
 pub(crate) async fn create(conn: &mut Conn, token: &JoinTokenInfo, secret_hash: &str) -> Result<()> {
     query(
-        "INSERT INTO join_token (id, secret_hash, node, uses_left, expires_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO join_token (id, secret_hash, node, uses_left, expires_at, created_at, role)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(token.id.to_string())
     .bind(secret_hash)
@@ -44,6 +46,7 @@ pub(crate) async fn create(conn: &mut Conn, token: &JoinTokenInfo, secret_hash: 
     .bind(i64::from(token.uses_left))
     .bind(token.expires_at.as_microsecond())
     .bind(token.created_at.as_microsecond())
+    .bind(&token.role)
     .execute(conn)
     .await?;
     Ok(())
@@ -51,18 +54,19 @@ pub(crate) async fn create(conn: &mut Conn, token: &JoinTokenInfo, secret_hash: 
 
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<JoinTokenInfo>> {
     let rows: Vec<Row> =
-        query_as("SELECT id, node, uses_left, expires_at, created_at FROM join_token ORDER BY id")
+        query_as("SELECT id, node, role, uses_left, expires_at, created_at FROM join_token ORDER BY id")
             .fetch_all(conn)
             .await?;
     rows.into_iter().map(JoinTokenInfo::try_from).collect()
 }
 
 pub(crate) async fn find(conn: &mut Conn, secret_hash: &str) -> Result<Option<JoinTokenInfo>> {
-    let row: Option<Row> =
-        query_as("SELECT id, node, uses_left, expires_at, created_at FROM join_token WHERE secret_hash = $1")
-            .bind(secret_hash)
-            .fetch_optional(conn)
-            .await?;
+    let row: Option<Row> = query_as(
+        "SELECT id, node, role, uses_left, expires_at, created_at FROM join_token WHERE secret_hash = $1",
+    )
+    .bind(secret_hash)
+    .fetch_optional(conn)
+    .await?;
     row.map(JoinTokenInfo::try_from).transpose()
 }
 
@@ -90,17 +94,28 @@ pub(crate) async fn delete_expired(conn: &mut Conn, before: Timestamp) -> Result
     Ok(())
 }
 
-/// A host has become this node, or has got another certificate for it.
-pub(crate) async fn admit(conn: &mut Conn, node: NodeId, now: Timestamp) -> Result<()> {
+/// A host has become this node, or has got another certificate for it. `role` None: it stays what it was.
+pub(crate) async fn admit(conn: &mut Conn, node: NodeId, role: Option<&str>, now: Timestamp) -> Result<()> {
     query(
-        "INSERT INTO node_identity (id, joined_at) VALUES ($1, $2)
-         ON CONFLICT (id) DO UPDATE SET joined_at = excluded.joined_at",
+        "INSERT INTO node_identity (id, joined_at, role) VALUES ($1, $2, $3)
+         ON CONFLICT (id) DO UPDATE
+         SET joined_at = excluded.joined_at, role = COALESCE(excluded.role, node_identity.role)",
     )
     .bind(node.to_string())
     .bind(now.as_microsecond())
+    .bind(role)
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// What a join token has made of a node. None: it is what it says.
+pub(crate) async fn role(conn: &mut Conn, node: NodeId) -> Result<Option<String>> {
+    let row: Option<(Option<String>,)> = query_as("SELECT role FROM node_identity WHERE id = $1")
+        .bind(node.to_string())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.and_then(|(role,)| role))
 }
 
 /// Whether certificates of this node count.

@@ -86,8 +86,32 @@ async fn a_token_that_has_expired_or_was_revoked_lets_nobody_in() {
         (json!({"uses": 0}), "uses"),
         (json!({"expires_in": "31d"}), "30 days"),
         (json!({"node": NodeId::new()}), "no node"),
+        (json!({"role": "server"}), "role"),
+        (json!({"role": "Edge 1"}), "role"),
     ] {
         platform.call(Method::POST, "/v1/join-tokens", bad).await.refuses(422, "invalid_spec", &[words]);
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_what_its_join_token_says_whatever_it_says_itself() {
+    let platform = Platform::start().await;
+    platform.takes_workers().await;
+    let token = platform.join_token(json!({"role": "edge"})).await;
+    assert_eq!(platform.get("/v1/join-tokens").await["items"][0]["role"], "edge");
+    let node = platform.join(&token.secret).await.is(201)["node"].as_str().unwrap().to_owned();
+    let (node, path) = (node.parse::<NodeId>().unwrap(), format!("/v1/nodes/{node}"));
+    let mut says_more = registration();
+    says_more["role"] = json!("server");
+    let role_of_node = async || {
+        platform.as_node(node, Method::PUT, &path, says_more.clone()).await.is(204);
+        platform.get(&path).await["role"].clone()
+    };
+    assert_eq!(role_of_node().await, "edge");
+    // A token without a role leaves it, and another one changes it.
+    for (again, role) in [(json!({"node": node}), "edge"), (json!({"node": node, "role": "core"}), "core")] {
+        platform.join(&platform.join_token(again).await.secret).await.is(201);
+        assert_eq!(role_of_node().await, role);
     }
 }
 

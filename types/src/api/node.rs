@@ -132,6 +132,10 @@ pub struct CreateJoinToken {
     /// Lets this node back in, whose certificate has run out, and no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
+    /// What the hosts are then, for placement: `node.role`. See [`is_node_role`](crate::node::is_node_role). `worker`, or what the node was,
+    /// if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -151,6 +155,8 @@ pub struct CreatedJoinToken {
 pub struct JoinTokenInfo {
     pub id: TokenId,
     pub node: Option<NodeId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     pub uses_left: u32,
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
