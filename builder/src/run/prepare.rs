@@ -122,6 +122,21 @@ fn kept_folders(
     Ok(kept)
 }
 
+/// Tools that bring authorities of their own are told of this machine's, which may be those of a company's proxy.
+fn trust() -> impl Iterator<Item = (&'static str, String)> {
+    const BUNDLES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+    const VARIABLES: [&str; 6] = [
+        "SSL_CERT_FILE",
+        "CARGO_HTTP_CAINFO",
+        "CURL_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "PIP_CERT",
+        "REQUESTS_CA_BUNDLE",
+    ];
+    let bundle = BUNDLES.into_iter().find(|bundle| Path::new(bundle).is_file());
+    bundle.into_iter().flat_map(|bundle| VARIABLES.map(|variable| (variable, bundle.to_owned())))
+}
+
 fn environment(plan: &BuildPlan, confined: &Confined) -> Vec<(String, String)> {
     let mut path: Vec<String> = confined.settings.toolchains.iter().map(|it| it.path_entry()).collect();
     path.extend(["/usr/local/bin", "/usr/bin", "/bin"].map(str::to_owned));
@@ -139,8 +154,9 @@ fn environment(plan: &BuildPlan, confined: &Confined) -> Vec<(String, String)> {
         ("PIP_CACHE_DIR", in_home("pip")),
         ("npm_config_cache", in_home("npm")),
     ];
-    if plan.network == Network::None {
-        env.push(("CARGO_NET_OFFLINE", "true".to_owned()));
+    match plan.network {
+        Network::None => env.push(("CARGO_NET_OFFLINE", "true".to_owned())),
+        Network::Machine => env.extend(trust()),
     }
     let mut env: Vec<(String, String)> =
         env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

@@ -8,6 +8,7 @@
 mod cargo;
 mod hostile;
 mod isolation;
+mod languages;
 mod ordinary_user;
 mod support;
 mod unconfined;
