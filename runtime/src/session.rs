@@ -186,7 +186,7 @@ impl Follower {
     async fn follow(&mut self, reconnect: &mut Reconnect) -> Result<(), ControlError> {
         let agreed = self.control.register(&self.registration).await?;
         if agreed < self.control.speaks().newest() {
-            info!(
+            warn!(
                 "the control plane is of an older version: this node speaks version {agreed} of the node protocol with it"
             );
         }

@@ -13,11 +13,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::warn;
 use wharf_types::api::Leaving;
 use wharf_types::delta::DELTAS;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
-use wharf_types::log::LogRecord;
+use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::node::{NodeRegistration, NodeReport, ReportAnswer};
 use wharf_types::problem::ProblemCode;
 use wharf_types::protocol::{self, Versions};
@@ -91,7 +91,7 @@ fn speaks(node: NodeId, headers: &HeaderMap, spoken: Versions) -> ApiResult<u32>
         ApiError::new(ProblemCode::Incompatible, incompatible.to_string())
     })?;
     if !said.knows(spoken.newest()) {
-        info!(node.id = %node, "the worker of node {node} is of an older version: it is told what version {agreed} of the node protocol has");
+        warn!(node.id = %node, "the worker of node {node} is of an older version: it is told what version {agreed} of the node protocol has");
     }
     Ok(agreed)
 }
@@ -213,7 +213,10 @@ pub(super) async fn logs(
         if !context.nodes.has_been_told(node) {
             return Err(not_told(node));
         }
-        records.retain(|record| context.nodes.runs(node, &record.namespace, &record.app));
+        // A front door answers for every app, also where its node runs nothing of it, and says then what went wrong.
+        let is_of_front_door =
+            |it: &LogRecord| it.stream == LogStream::Platform && it.release == 0 && it.job.is_none();
+        records.retain(|it| is_of_front_door(it) || context.nodes.runs(node, &it.namespace, &it.app));
     }
     // What comes after the end of an app or a job must not bring its folder back.
     let mut exists = HashMap::new();
