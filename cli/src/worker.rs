@@ -44,7 +44,9 @@ use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
 use wharf_runtime::wasm::ports::Ports;
 use wharf_runtime::wasm::table;
-use wharf_runtime::wasm::table::{AnswerBody, DispatchError, FarBody, FarError, FarNeighbours, Table};
+use wharf_runtime::wasm::table::{
+    AnswerBody, Counted, DispatchError, FarBody, FarError, FarNeighbours, Table,
+};
 use wharf_runtime::wasm::volumes::Volumes;
 use wharf_runtime::wasm::volumes::transfers::Transfers;
 use wharf_types::figures::NodeFigures;
@@ -209,7 +211,6 @@ impl Worker {
                 artifacts.ask_peers(Arc::new(OthersArtifacts(ingress.artifacts())));
             }
             ingress.serve_peers(listener, LocalGuests(backend.table()));
-            backend.table().reach_others(Arc::new(OthersApps(ingress.neighbours())));
             reach.reach_others(Arc::new(OthersContainers(ingress.containers())));
         }
         let secrets = backend.secrets();
@@ -490,7 +491,7 @@ impl wharf_runtime::wasm::outbound::Egress for SameBudget {
     }
 }
 
-/// The apps of other nodes, for guests of this process.
+/// The apps of other nodes, and those that sleep, for guests of this process.
 struct OthersApps(NeighbourCaller);
 
 impl FarNeighbours for OthersApps {
@@ -501,16 +502,27 @@ impl FarNeighbours for OthersApps {
         request: http::Request<FarBody>,
     ) -> BoxFuture<'static, Result<Response<FarBody>, FarError>> {
         let caller = self.0.clone();
-        Box::pin(async move {
-            caller.call(&namespace, &app, request).await.map_err(|error| match error {
-                NeighbourError::NoneReady => FarError::NotFound,
-                NeighbourError::Unreachable(why) => FarError::Unavailable(why),
-                NeighbourError::Busy => FarError::Unavailable(error.to_string()),
-                NeighbourError::Timeout(why) => FarError::Timeout(why),
-                NeighbourError::Lost(why) => FarError::Lost(why),
-                NeighbourError::Failed(why) => FarError::Failed(why),
-            })
-        })
+        Box::pin(async move { caller.call(&namespace, &app, request).await.map_err(far) })
+    }
+
+    fn wake(&self, namespace: NamespaceName, app: AppName) -> BoxFuture<'static, Result<(), FarError>> {
+        let caller = self.0.clone();
+        Box::pin(async move { caller.wake(&namespace, &app).await.map_err(far) })
+    }
+
+    fn count(&self, namespace: &NamespaceName, app: &AppName) -> Option<Counted> {
+        self.0.count(namespace, app).map(|call| Box::new(call) as Counted)
+    }
+}
+
+fn far(error: NeighbourError) -> FarError {
+    match error {
+        NeighbourError::NoneReady => FarError::NotFound,
+        NeighbourError::Asleep(why) | NeighbourError::Unreachable(why) => FarError::Unavailable(why),
+        NeighbourError::Busy => FarError::Unavailable(error.to_string()),
+        NeighbourError::Timeout(why) => FarError::Timeout(why),
+        NeighbourError::Lost(why) => FarError::Lost(why),
+        NeighbourError::Failed(why) => FarError::Failed(why),
     }
 }
 

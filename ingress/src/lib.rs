@@ -50,6 +50,7 @@ pub use egress::Egress;
 pub use error::{ErrorCode, IngressError};
 pub use ingress::{CutConnection, Ingress, IngressHandle, Shutdown};
 pub use limit::Bucket;
+pub use load::CallInside;
 pub use meter::Meter;
 pub use peers::PeerTls;
 pub use peers::container::{ContainerConnector, ContainerStream};

@@ -26,6 +26,8 @@ const OVER: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     waiting: AtomicUsize,
+    /// Calls of guests of this node to its instances on this node, which have not come through a front door.
+    inside: AtomicUsize,
     /// What the last looks found, and when.
     looks: Mutex<VecDeque<(Instant, usize)>>,
 }
@@ -44,6 +46,10 @@ pub(crate) struct Waiting {
     routes: ForRoutes,
 }
 
+/// A call of a guest to an app of its own node, open until dropped.
+#[derive(Debug)]
+pub struct CallInside(Arc<Load>);
+
 /// Why a request does not wait, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoWait {
@@ -52,8 +58,14 @@ pub(crate) enum NoWait {
 }
 
 impl Load {
-    /// So many are open now.
+    pub(crate) fn begin_inside(self: &Arc<Self>) -> CallInside {
+        self.inside.fetch_add(1, Relaxed);
+        CallInside(self.clone())
+    }
+
+    /// So many that came through front doors are open now.
     pub(crate) fn put(&self, now: Instant, open: usize) {
+        let open = open + self.inside.load(Relaxed);
         let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         looks.push_back((now, open));
         if looks.len() > LOOKS {
@@ -137,6 +149,12 @@ impl Waiting {
     }
 }
 
+impl Drop for CallInside {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.load.waiting.fetch_sub(1, Relaxed);
@@ -186,6 +204,17 @@ mod tests {
         }
         assert_eq!(load.open_thousandths(now + PERIOD * 6), Some(3200));
         assert_eq!(load.open_thousandths(now + PERIOD * 30), None);
+    }
+
+    #[test]
+    fn calls_from_within_count_while_they_are_open() {
+        let (load, now) = (Arc::new(Load::default()), Instant::now());
+        let call = load.begin_inside();
+        load.put(now, 2);
+        assert_eq!(load.open_thousandths(now), Some(3000));
+        drop(call);
+        load.put(now, 2);
+        assert_eq!(load.open_thousandths(now), Some(2500));
     }
 
     #[test]

@@ -203,6 +203,8 @@ pub struct Route {
     pub stopped: bool,
     /// Where requests wait that find no instance. None: they do not wait.
     pub(crate) wakes: Option<Arc<Load>>,
+    /// Where its open requests are put down. None: the app does not scale by them.
+    counted: Option<Arc<Load>>,
     /// Of requests that no instance could be given to.
     pub(crate) unserved: Arc<Meter>,
     /// What is left of its namespace's requests. None: they have no limit.
@@ -361,8 +363,24 @@ impl Router {
         tried: &[InstanceId],
         draw: impl FnMut(usize) -> usize,
     ) -> Option<Arc<Target>> {
+        self.route_of(namespace, app)?.choose_elsewhere(tried, draw).cloned()
+    }
+
+    /// Where those wait who call an app that has no instance because it sleeps. None: it does not, or there is no such app.
+    pub(crate) fn asleep(&self, namespace: &NamespaceName, app: &AppName) -> Option<&Arc<Load>> {
+        let route = self.route_of(namespace, app)?;
+        route.wakes.as_ref().filter(|_| !route.stopped && route.choose(&[], |_| 0).is_none())
+    }
+
+    /// Where the open requests of an app are put down. None: it does not scale by them, or there is no such app.
+    pub(crate) fn counted(&self, namespace: &NamespaceName, app: &AppName) -> Option<&Arc<Load>> {
+        self.route_of(namespace, app)?.counted.as_ref()
+    }
+
+    /// One of an app's routes, which all lead to the same instances.
+    fn route_of(&self, namespace: &NamespaceName, app: &AppName) -> Option<&Route> {
         let (host, index) = self.apps.get(namespace)?.get(app)?;
-        self.hosts.get(host)?.get(*index)?.choose_elsewhere(tried, draw).cloned()
+        self.hosts.get(host)?.get(*index)
     }
 
     /// Finds the route with the longest prefix of `path`. Port, trailing dot and case of `host` do not matter.
@@ -406,6 +424,7 @@ impl Route {
                 .map(|canary| Trial { share_millionths: canary.share.as_millionths(), targets: on_trial }),
             stopped: route.stopped,
             wakes: route.wakes.then(|| targets.loads.of(namespace, app)),
+            counted: route.counted.then(|| targets.loads.of(namespace, app)),
             unserved: targets.meters.of(namespace, app, 0),
             limit,
             egress,

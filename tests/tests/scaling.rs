@@ -76,6 +76,32 @@ async fn the_first_request_to_a_sleeping_app_waits_and_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_another_app_wakes_one_that_sleeps_and_keeps_it_awake() {
+    let platform = Platform::start().await;
+    platform.deploy_manifest("stream", &sleeper("called", 3, 50, "")).await.ok();
+    let grant = "app = \"caller\"\n[outbound]\nallow = [\"http://called.internal\"]\n";
+    platform.deploy_manifest("stream", grant).await.ok();
+    platform.app_is("called", "asleep", is_asleep).await;
+    let fetch =
+        |path: &str| request("caller.default.localhost", &format!("/fetch?url=http://called.internal{path}"));
+    let answer = platform.apps.send(fetch("/count?n=2")).await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "line 1\nline 2\n"));
+    let told = events(&platform, "called").await;
+    assert!(told.contains("woken by a request"), "{told}");
+    // One call that is open for five times as long as it takes to fall asleep.
+    let long = platform.apps.send(fetch("/count?n=51")).await.unwrap();
+    assert_eq!((long.status.as_u16(), long.text().lines().count()), (200, 51));
+    let told = events(&platform, "called").await;
+    assert!(
+        told.matches("woken by a request").count() <= 2,
+        "it slept before the long call or not at all: {told}"
+    );
+    let slept = told.matches("asleep after 1s without requests").count();
+    assert_eq!(slept, told.matches("woken by a request").count(), "it was awake throughout: {told}");
+    platform.app_is("called", "asleep again", is_asleep).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_step_of_load_is_absorbed_and_given_back_and_no_request_fails() {
     let platform = Platform::start().await;
     platform.deploy_manifest("stream", &sleeper("stream", 5, 2, "")).await.ok();

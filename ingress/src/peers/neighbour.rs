@@ -18,6 +18,7 @@ use super::link::Outgoing;
 use super::peer::{Peer, Unreachable};
 use super::wire::{Ask, Verdict};
 use crate::BoxError;
+use crate::load::{CallInside, Load, NoWait};
 use crate::proxy::Shared;
 use crate::router::{OpenAt, Target};
 use crate::stats::add_one;
@@ -35,6 +36,8 @@ const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
 pub enum NeighbourError {
     #[error("no other node has an instance of the app that is ready")]
     NoneReady,
+    #[error("the app was asleep: {0}")]
+    Asleep(String),
     #[error("no node that has the app can be reached: {0}")]
     Unreachable(String),
     /// The request may have reached the instance.
@@ -113,6 +116,29 @@ impl NeighbourCaller {
             request = again;
         }
         Err(error)
+    }
+
+    /// Waits until an app that sleeps has an instance, on whichever node; it returns at once for any other. What asks is one of those that the
+    /// app is woken for.
+    pub async fn wake(&self, namespace: &NamespaceName, app: &AppName) -> Result<(), NeighbourError> {
+        let Shared { config, installed, stats, table, .. } = &*self.0;
+        let too_long = |no_wait: NoWait| NeighbourError::Asleep(no_wait.detail(config));
+        let mut waiting = None;
+        loop {
+            let Some(load) = table.load().asleep(namespace, app).cloned() else { return Ok(()) };
+            if waiting.is_none() {
+                waiting = Some(stats.loads.wait(load, config, installed).map_err(too_long)?);
+            }
+            if let Some(waiting) = &mut waiting {
+                waiting.go_on().await.map_err(too_long)?;
+            }
+        }
+    }
+
+    /// Counts a call to an instance of this node, which does not come through the front door, as one of its app's open requests. None: nobody
+    /// asks how many these are.
+    pub fn count(&self, namespace: &NamespaceName, app: &AppName) -> Option<CallInside> {
+        self.0.table.load().counted(namespace, app).map(Load::begin_inside)
     }
 
     fn choose(

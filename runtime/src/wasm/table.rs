@@ -1,5 +1,6 @@
 //! The way from a request to its instance, for the front door and for guests that call their neighbours.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -87,7 +88,16 @@ pub trait FarNeighbours: Send + Sync {
         app: AppName,
         request: Request<FarBody>,
     ) -> BoxFuture<'static, Result<Response<FarBody>, FarError>>;
+
+    /// Waits until an app that sleeps has an instance, on whichever node. For any other there is nothing to wait for.
+    fn wake(&self, namespace: NamespaceName, app: AppName) -> BoxFuture<'static, Result<(), FarError>>;
+
+    /// Counts a call to an instance of this node as one of its app's open requests, until it is dropped. None: nobody asks how many these are.
+    fn count(&self, namespace: &NamespaceName, app: &AppName) -> Option<Counted>;
 }
+
+/// An open call that is counted.
+pub type Counted = Box<dyn Any + Send>;
 
 /// Whether an instance takes a request.
 pub enum Admission {
@@ -309,26 +319,74 @@ impl Neighbours for NamespaceNeighbours {
         let Some(table) = self.table.upgrade() else {
             return Box::pin(async { Err(Error::DestinationNotFound) });
         };
-        let Some(here) = table.neighbour(&self.namespace, app) else {
-            let Some(far) = table.far.get().cloned() else {
-                return Box::pin(async { Err(Error::DestinationNotFound) });
-            };
-            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-            let answer = far.call(self.namespace.clone(), app.clone(), request);
-            return Box::pin(async move { from_far(answer.await) });
-        };
+        let (namespace, app) = (self.namespace.clone(), app.clone());
         Box::pin(async move {
-            let here = match here {
-                Target::Guest(app) => app,
-                Target::Container(upstream) => return call_container(&upstream, request).await,
-            };
-            match here.call(request).await {
-                Ok(response) => Ok(response.map(BodyExt::boxed_unsync)),
-                Err(InvokeError::Busy) => Err(Error::DestinationUnavailable),
-                Err(InvokeError::Timeout(_)) => Err(Error::HttpResponseTimeout),
-                Err(error) => Err(Error::InternalError(Some(error.to_string()))),
+            let far = table.far.get().cloned();
+            let mut here = table.neighbour(&namespace, &app);
+            if here.is_none()
+                && let Some(far) = &far
+            {
+                far.wake(namespace.clone(), app.clone()).await.map_err(as_wasi)?;
+                here = table.neighbour(&namespace, &app);
+            }
+            // What calls may outlive the table.
+            drop(table);
+            match (here, far) {
+                (Some(here), far) => {
+                    let counted = far.and_then(|far| far.count(&namespace, &app));
+                    let answer = call_here(here, request).await?;
+                    Ok(match counted {
+                        None => answer,
+                        Some(counted) => answer.map(|body| Open { body, _counted: counted }.boxed_unsync()),
+                    })
+                }
+                (None, Some(far)) => {
+                    let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+                    let answer = far.call(namespace, app, request).await.map_err(as_wasi)?;
+                    Ok(answer.map(|body| body.map_err(|_| Error::ConnectionTerminated).boxed_unsync()))
+                }
+                (None, None) => Err(Error::DestinationNotFound),
             }
         })
+    }
+}
+
+/// The body of an answer whose call is open until it has been read, or dropped.
+struct Open {
+    body: WasiBody,
+    _counted: Counted,
+}
+
+impl Body for Open {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+async fn call_here(here: Target, request: Request<WasiBody>) -> Result<Response<WasiBody>, Error> {
+    let here = match here {
+        Target::Guest(app) => app,
+        Target::Container(upstream) => return call_container(&upstream, request).await,
+    };
+    match here.call(request).await {
+        Ok(response) => Ok(response.map(BodyExt::boxed_unsync)),
+        Err(InvokeError::Busy) => Err(Error::DestinationUnavailable),
+        Err(InvokeError::Timeout(_)) => Err(Error::HttpResponseTimeout),
+        Err(error) => Err(Error::InternalError(Some(error.to_string()))),
     }
 }
 
@@ -346,13 +404,12 @@ async fn call_container(
 }
 
 /// As the guest gets it.
-fn from_far(answer: Result<Response<FarBody>, FarError>) -> Result<Response<WasiBody>, Error> {
-    match answer {
-        Ok(response) => Ok(response.map(|body| body.map_err(|_| Error::ConnectionTerminated).boxed_unsync())),
-        Err(FarError::NotFound) => Err(Error::DestinationNotFound),
-        Err(FarError::Unavailable(_)) => Err(Error::DestinationUnavailable),
-        Err(FarError::Timeout(_)) => Err(Error::HttpResponseTimeout),
-        Err(FarError::Lost(_)) => Err(Error::ConnectionTerminated),
-        Err(FarError::Failed(why)) => Err(Error::InternalError(Some(why))),
+fn as_wasi(error: FarError) -> Error {
+    match error {
+        FarError::NotFound => Error::DestinationNotFound,
+        FarError::Unavailable(_) => Error::DestinationUnavailable,
+        FarError::Timeout(_) => Error::HttpResponseTimeout,
+        FarError::Lost(_) => Error::ConnectionTerminated,
+        FarError::Failed(why) => Error::InternalError(Some(why)),
     }
 }
