@@ -62,8 +62,9 @@ impl Store {
         Applied::Done
     }
 
-    fn preempt(&mut self, victim: AppId, instance: InstanceId) {
-        let Some(app) = self.app_mut(victim) else { return };
+    /// Mirrors `reconcile::apply::preempt`.
+    pub(super) fn preempt(&mut self, victim: AppId, instance: InstanceId) {
+        let Some(app) = self.app_mut(victim) else { return self.preempt_run(instance) };
         let known = app.view.instances.iter_mut().find(|known| known.id == instance);
         if let Some(known) = known.filter(|known| known.wanted < Wanted::Unroute) {
             known.wanted = Wanted::Unroute;
