@@ -270,7 +270,7 @@ impl World {
 
     /// Mirrors one round of `Reconciler::reconcile`.
     fn plan_app(&mut self, index: usize, id: AppId, statuses: &[NodeStatus]) {
-        let now = self.wall(self.controls[index].clock);
+        let wall = self.wall(self.controls[index].clock);
         let control = &mut self.controls[index];
         control.wakes.remove(&id);
         if let Some(unread) = &mut control.unread {
@@ -281,6 +281,7 @@ impl World {
             control.unplaced.remove(&id);
             return;
         };
+        let now = loaded.view.time(wall);
         control.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, control.acknowledged);
         control.fleet.mark_moving(&mut loaded.view, &loaded.releases);
         control.fleet.put(loaded.view, loaded.releases);
