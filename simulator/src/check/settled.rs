@@ -65,8 +65,9 @@ impl World {
         let unplaced = leader.unplaced.get(&view.id);
         if target.spec.is_global() {
             let nodes: BTreeSet<_> = live.iter().filter_map(|instance| instance.node).collect();
-            let may_have_it = |seen: &&Seen| !seen.is_drained && seen.meets(&target.spec.placement);
-            let all = seen.values().filter(may_have_it).count();
+            let may_have_it = |seen: &Seen| !seen.is_drained && seen.meets(&target.spec.placement);
+            let nodes_of_all = self.workers.iter().map(|worker| worker.node);
+            let all = nodes_of_all.filter(|node| seen.get(node).is_none_or(may_have_it)).count();
             let may_stay = is_tight || is_bad || self.setup.extras.any();
             if loaded.slot_numbers().count() != all || (nodes.len() < live.len() && !may_stay) {
                 return Some(format!(
