@@ -11,9 +11,9 @@ EXAMPLES ?= 20
 # How often `make properties` goes round.
 ROUNDS ?= 10
 
-# What `make simulate` runs: so many seeds from the first on, or only one.
+# What `make simulate` runs: so many seeds from the first on that has all that there is, or only one.
 SEEDS ?= 10000
-FROM ?= 0
+FROM ?= 1000000
 SEED ?=
 
 # Lints are errors with the compiler that they were settled with. A newer one knows more of them, and only tells.

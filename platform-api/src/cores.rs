@@ -4,3 +4,4 @@
 
 pub use crate::nodes::{News, NodeStatus, Nodes, Refusal};
 pub use crate::reconcile::{Beside, Fleet, Next, Published, Publisher, acknowledged};
+pub use crate::store::node::NodeSettings;

@@ -48,7 +48,7 @@ pub use places::{Place, Places};
 pub(crate) use rollout::waits;
 use scheduler::{Claim, Cluster};
 pub(crate) use view::reservation_bytes;
-pub use view::{alone, relevant};
+pub use view::{alone, relevant, started_after};
 
 /// Compares what is wanted of an app with what is, and says what to change. Planning again after the changes, at the same
 /// time, changes nothing more, unless [`Changes::wake_at`] is already due: then a release is needed that the view lacks.
@@ -57,6 +57,7 @@ pub use view::{alone, relevant};
 pub fn plan(now: Timestamp, app: &AppView, cluster: &mut Cluster, ids: &mut dyn IdSource) -> Changes {
     let mut draft = Draft::new(now, app, cluster, ids);
     slots::give_up_lost_nodes(&mut draft);
+    slots::stay_without_a_place(&mut draft);
     rollout::advance(&mut draft);
     if !draft.is_blind() {
         slots::converge(&mut draft);

@@ -321,6 +321,7 @@ impl Reconciler {
             self.context.ledger.follow(&self.context, &loaded).await?;
             self.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, self.acknowledged);
             self.fleet.mark_moving(&mut loaded.view, &loaded.releases);
+            let now = loaded.view.time(Timestamp::now());
             let revision = loaded.app.revision;
             self.fleet.put(loaded.view, loaded.releases);
             self.read(id);
@@ -328,7 +329,6 @@ impl Reconciler {
                 self.unplanned.insert(id);
                 return Ok(());
             }
-            let now = Timestamp::now();
             let Some(changes) = self.fleet.plan(now, id, &mut RandomIds) else { return Ok(()) };
             let Some(entry) = self.fleet.view(id) else { return Ok(()) };
             self.context.unplaced().insert(id, changes.unplaced.clone());

@@ -1,6 +1,7 @@
 //! What must always hold. Each file is about one thing that could go wrong; they look at everything, also at what no process can see.
 
 mod jobs;
+pub(crate) mod placed;
 pub(crate) mod rows;
 mod service;
 mod settled;
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use wharf_types::{AppId, JobId, ScheduleId, Timestamp};
+use wharf_types::{AppId, InstanceId, JobId, RolloutId, ScheduleId, Timestamp};
 
 use crate::queue::Time;
 use crate::store::{App, Job};
@@ -46,6 +47,8 @@ pub(crate) struct Check {
     decided: BTreeSet<(ScheduleId, Timestamp)>,
     /// Apps that every ingress leads to.
     in_service: BTreeSet<AppId>,
+    /// Instances that a plan has made while a rollout was under way, and which.
+    made_by: BTreeMap<InstanceId, RolloutId>,
     /// How often in a row everything was as wanted.
     calm_looks: u32,
 }

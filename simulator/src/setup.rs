@@ -24,6 +24,48 @@ pub(crate) struct Setup {
     pub(crate) wish_every: Duration,
     /// Whether guests end by themselves although their release is good.
     pub(crate) crashes: bool,
+    pub(crate) extras: Extras,
+}
+
+/// Seeds from here on have [`Extras`]. Those before were there first, and stay the courses of events that they were.
+pub const EXTRAS_FROM: u64 = 1_000_000;
+/// Makes the dice of the extras other ones than those of everything else.
+const EXTRAS_SALT: u64 = 0x5eed_0000_c10c_d5a1;
+
+/// What a world may have beside: all that is to do with these is thrown with dice of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extras {
+    /// Each process has clocks of its own, of which the one on the wall is put forward and back, and the other is fast or slow.
+    pub(crate) clocks: bool,
+    /// Apps and jobs have priorities.
+    pub(crate) priorities: bool,
+    /// Nodes have labels that change; apps and jobs ask for some, spread over them, and bound what is on one node.
+    pub(crate) labels: bool,
+    /// Nodes are drained and resumed.
+    pub(crate) drains: bool,
+    /// Admins and clocks do something half as often as this, or more often.
+    pub(crate) every: Duration,
+}
+
+impl Extras {
+    pub(crate) fn dice(seed: u64) -> Dice {
+        Dice::new(seed ^ EXTRAS_SALT)
+    }
+
+    pub(crate) fn any(&self) -> bool {
+        self.clocks || self.priorities || self.labels || self.drains
+    }
+
+    fn throw(dice: &mut Dice) -> Self {
+        let share = dice.pick(&[25, 50, 100]);
+        Self {
+            clocks: dice.percent(share),
+            priorities: dice.percent(share),
+            labels: dice.percent(share),
+            drains: dice.percent(share),
+            every: dice.millis(300..=8_000),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +126,24 @@ impl Setup {
             doubled,
             wish_every: dice.millis(500..=8_000),
             crashes: is_faulty,
+            extras: Extras::default(),
         }
+    }
+
+    /// Has what a later seed has beside, which wants more than one node and less room than there is else.
+    pub(crate) fn with_extras(self, seed: u64, dice: &mut Dice) -> Self {
+        if seed < EXTRAS_FROM {
+            return self;
+        }
+        let extras = Extras::throw(dice);
+        let mut setup = Self { extras, ..self };
+        if (extras.labels || extras.drains) && setup.workers == 1 {
+            setup.workers = dice.number(2..=4) as usize;
+        }
+        if extras.priorities && dice.percent(80) {
+            setup.memory_mib = dice.number(4..=12).into();
+            setup.apps = dice.number(2..=4) as usize;
+        }
+        setup
     }
 }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use uuid::Uuid;
+use wharf_platform_api::cores::NodeSettings;
 use wharf_platform_api::plan::job::{JobView, RunView};
 use wharf_platform_api::plan::schedule::ScheduleView;
 use wharf_platform_api::plan::{self, AppView, IdSource, InstanceView, ReleaseView, RolloutView};
@@ -32,6 +33,8 @@ pub(crate) struct Store {
     pub(crate) jobs: BTreeMap<JobId, Arc<Job>>,
     pub(crate) schedules: BTreeMap<ScheduleId, ScheduleView>,
     pub(crate) nodes: BTreeMap<NodeId, NodeRegistration>,
+    /// What admins say of them.
+    pub(crate) settings: BTreeMap<NodeId, NodeSettings>,
     ids: Ids,
 }
 
@@ -107,6 +110,14 @@ impl Store {
             rollout.progressed_at = now;
         }
         self.epoch
+    }
+
+    pub(crate) fn settings_of(&self, node: NodeId) -> NodeSettings {
+        self.settings.get(&node).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn is_drained(&self, node: NodeId) -> bool {
+        self.settings.get(&node).is_some_and(|settings| settings.draining)
     }
 
     fn draw_revision(&mut self) -> i64 {

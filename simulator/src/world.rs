@@ -1,12 +1,15 @@
 //! Everything that there is in a seed, and what happens to it, one event after the other.
 //!
 //! [`control`] is a control plane, [`worker`] a worker with its [`slots`] and its ingress, [`network`] what lies between; [`client`] wants
-//! things, and [`faults`] break them. Their state stands beside what moves it, and they meet here.
+//! things, [`admin`] looks after nodes, and [`faults`] break them. Every process has [`clocks`]. Their state stands beside what moves it, and
+//! they meet here.
 
 pub(crate) mod client;
+pub(crate) mod clocks;
 pub(crate) mod control;
 pub(crate) mod worker;
 
+mod admin;
 mod faults;
 mod network;
 mod slots;
@@ -23,9 +26,10 @@ use wharf_types::{NodeId, Timestamp};
 use crate::check::Check;
 use crate::dice::Dice;
 use crate::queue::{Queue, Time};
-use crate::setup::Setup;
+use crate::setup::{Extras, Setup};
 use crate::store::Store;
 use crate::trace::Trace;
+use clocks::Clock;
 use control::Control;
 use network::{Down, Network, Up};
 use slots::Turn;
@@ -42,6 +46,8 @@ pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) events: u64,
     pub(crate) dice: Dice,
+    /// Of all that is to do with [`crate::setup::Extras`], so that nothing else is thrown differently because of these.
+    pub(crate) extra_dice: Dice,
     pub(crate) setup: Setup,
     pub(crate) store: Store,
     /// All that ever ran. The last one leads.
@@ -54,8 +60,14 @@ pub(crate) struct World {
     queue: Queue<Event>,
     /// Where virtual time begins for code that measures spans.
     began: std::time::Instant,
-    /// How far the clock on the wall is from where it should be.
+    /// How far all clocks on the wall are from where they should be.
     clock: SignedDuration,
+    /// That of a server that does not lead, and takes wishes.
+    other_server: Clock,
+    /// The latest time that any of them has shown.
+    latest: Timestamp,
+    /// When everything has to be as wanted.
+    settles_by: Time,
 }
 
 #[derive(Debug)]
@@ -71,6 +83,8 @@ pub(crate) enum Event {
     /// Of a worker's process.
     Worker(usize, u64, Timer),
     Wish,
+    /// Admins or clocks do something.
+    Admin,
     Fault,
     /// The end of a fault.
     Mend(faults::Mend),
@@ -104,12 +118,13 @@ pub(crate) use say;
 
 impl World {
     pub(crate) fn new(seed: u64, trace: Trace) -> Self {
-        let mut dice = Dice::new(seed);
-        let setup = Setup::throw(&mut dice);
+        let (mut dice, mut extra_dice) = (Dice::new(seed), Extras::dice(seed));
+        let setup = Setup::throw(&mut dice).with_extras(seed, &mut extra_dice);
         Self {
             now: Time::ZERO,
             events: 0,
             dice,
+            extra_dice,
             setup,
             store: Store::default(),
             controls: Vec::new(),
@@ -121,15 +136,21 @@ impl World {
             queue: Queue::default(),
             began: std::time::Instant::now(),
             clock: SignedDuration::ZERO,
+            other_server: Clock::default(),
+            latest: began(),
+            settles_by: Time::MAX,
         }
     }
 
     /// Until everything is as wanted, or something does not hold.
     pub(crate) fn run(&mut self) {
         say!(self, "{:?}", self.setup);
+        self.other_server = self.throw_clock();
         self.start_control();
         for index in 0..self.setup.workers {
             self.workers.push(Worker::new(node_id(index), self.setup.memory_mib));
+            self.workers[index].clock = self.throw_clock();
+            self.label_worker(index);
             let at = self.dice.millis(0..=500);
             self.after(at, Event::Worker(index, 1, Timer::Connect));
         }
@@ -137,6 +158,9 @@ impl World {
         self.after(Duration::from_millis(100), Event::Wish);
         if let Some(every) = self.setup.fault_every {
             self.after(every, Event::Fault);
+        }
+        if self.setup.extras.any() {
+            self.after(self.setup.extras.every, Event::Admin);
         }
         self.after(self.setup.calm_at, Event::Calm);
         while self.check.violation.is_none() && self.check.settled_at.is_none() {
@@ -171,6 +195,7 @@ impl World {
                 }
             }
             Event::Wish => self.wish(),
+            Event::Admin => self.admin(),
             Event::Fault => self.fault(),
             Event::Mend(mend) => self.mend(mend),
             Event::Calm => self.calm(),
@@ -186,19 +211,32 @@ impl World {
         self.now >= self.setup.calm_at
     }
 
-    /// For code that measures spans.
-    pub(crate) fn instant(&self) -> std::time::Instant {
-        self.began + self.now
+    /// For code that measures spans, by the clock of the process that it runs in.
+    pub(crate) fn instant(&self, clock: Clock) -> std::time::Instant {
+        self.began + clock.measures(self.now)
     }
 
     pub(crate) fn tokio_instant(&self) -> Instant {
-        Instant::from_std(self.instant())
+        Instant::from_std(self.instant(Clock::default()))
     }
 
-    /// What the clock on the wall shows.
-    pub(crate) fn wall(&self) -> Timestamp {
-        let began: Timestamp = "2026-01-01T00:00:00Z".parse().expect("it is a time");
-        began + SignedDuration::try_from(self.now).expect("it is short") + self.clock
+    /// What the clock on the wall of a process shows.
+    pub(crate) fn wall(&mut self, clock: Clock) -> Timestamp {
+        let shown = self.wall_of(clock);
+        self.latest = self.latest.max(shown);
+        shown
+    }
+
+    /// The same for who only looks.
+    pub(crate) fn wall_of(&self, clock: Clock) -> Timestamp {
+        let now = SignedDuration::try_from(self.now).expect("it is short");
+        began() + now + self.clock + clock.ahead
+    }
+
+    /// For how long what was written by other clocks lies in the future of the one that leads.
+    fn future(&self) -> Duration {
+        let ahead = self.latest.duration_since(self.wall_of(self.controls[self.leader()].clock));
+        Duration::try_from(ahead).unwrap_or_default()
     }
 
     pub(crate) fn leader(&self) -> usize {
@@ -208,7 +246,10 @@ impl World {
     fn calm(&mut self) {
         say!(self, "everything gets well");
         self.heal();
+        self.last_deeds();
         self.last_wishes();
+        // What waits for a time that a clock which was ahead has written waits until that has come.
+        self.settles_by = self.now + SETTLES_WITHIN + self.future();
         self.after(LOOK, Event::Look);
     }
 
@@ -216,12 +257,17 @@ impl World {
         let waits = self.check_settled();
         match waits {
             None => self.check.settled_at = Some(self.now),
-            Some(what) if self.now > self.setup.calm_at + SETTLES_WITHIN => {
+            Some(what) if self.now > self.settles_by => {
                 self.fail("when faults stop, everything becomes as wanted", what);
             }
             Some(_) => self.after(LOOK, Event::Look),
         }
     }
+}
+
+/// When virtual time begins, by clocks that are right.
+fn began() -> Timestamp {
+    "2026-01-01T00:00:00Z".parse().expect("it is a time")
 }
 
 pub(crate) fn node_id(index: usize) -> NodeId {

@@ -4,7 +4,7 @@
 
 use std::thread;
 
-use wharf_simulator::simulate;
+use wharf_simulator::{EXTRAS_FROM, simulate};
 
 /// How many of them each of two threads runs.
 const SEEDS: u64 = 60;
@@ -28,8 +28,16 @@ fn whatever_goes_wrong_what_must_always_hold_does() {
 }
 
 #[test]
+fn it_does_with_clocks_priorities_labels_and_drains_as_well() {
+    let halves = [0, 1].map(|half| {
+        thread::spawn(move || (0..SEEDS).map(|seed| EXTRAS_FROM + 2 * seed + half).for_each(holds))
+    });
+    halves.into_iter().for_each(|half| half.join().unwrap());
+}
+
+#[test]
 fn the_same_seed_is_the_same_course_of_events() {
-    for seed in [2, 9, 114] {
+    for seed in [2, 9, 114, EXTRAS_FROM + 2, EXTRAS_FROM + 9] {
         let [first, second] = [0, 1].map(|_| simulate(seed, true));
         assert!(!first.trace.is_empty());
         assert_eq!((first.events, first.trace), (second.events, second.trace), "seed {seed}");

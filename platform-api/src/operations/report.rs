@@ -187,7 +187,8 @@ async fn take_over(
         wanted: old.view.wanted,
     };
     store::instance::mark_replaced(conn, old.view.id, report.reason.as_ref(), now).await?;
-    store::instance::create(conn, &new, now).await?;
+    // Also by a clock that was put back it comes after the other.
+    store::instance::create(conn, &new, now.max(old.view.created_at)).await?;
     if !old.view.state.is_final() && old.view.wanted == Wanted::Run {
         tell_failure(conn, context, &old, report.reason.as_ref(), now).await?;
     }

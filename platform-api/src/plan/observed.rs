@@ -54,7 +54,8 @@ impl InstanceView {
             health: Health::Unknown,
             restarts: 0,
             reason: None,
-            created_at: now,
+            // Also by a clock that was put back it comes after the other.
+            created_at: now.max(self.created_at),
             ended_at: None,
             replaced: false,
             was_healthy: false,

@@ -43,6 +43,23 @@ pub(super) fn give_up_lost_nodes(draft: &mut Draft<'_>) {
     }
 }
 
+/// Has what must end before another can start stay on its node as long as no other would take it: it would end for nothing.
+pub(super) fn stay_without_a_place(draft: &mut Draft<'_>) {
+    let Some(target) = draft.app.target.clone() else { return };
+    for index in 0..draft.app.instances.len() {
+        let instance = &draft.app.instances[index];
+        let is_its_own = instance.is_wanted() && instance.release == target.id;
+        if !instance.moves || !is_its_own || !draft.app.excludes(&target, instance) {
+            continue;
+        }
+        let asked = Asked::of(&draft.app, &target);
+        if draft.cluster.round(draft.app.id, asked.ask(&target)).place().is_err() {
+            draft.app.instances[index].moves = false;
+            draft.wake(after(draft.now, PLACEMENT_RETRY));
+        }
+    }
+}
+
 /// Takes every step that is due.
 pub(super) fn converge(draft: &mut Draft<'_>) {
     let is_over = draft.app.deleting || draft.app.stopped.is_some();
@@ -151,6 +168,9 @@ fn slots(now: Timestamp, app: &AppView, target: &ReleaseView) -> Vec<Slot> {
         }
     }
     for slot in &mut slots {
+        if slot.current.is_some() {
+            slot.old.take_if(|old| is_left_behind(&app.instances[*old], target));
+        }
         // What a held rollout brought back is not to give way to what may not move.
         let may_move = slot.current.is_some() || !app.is_held();
         slot.gives_way = slot.old.is_some_and(|old| may_move && app.excludes(target, &app.instances[old]));
@@ -162,6 +182,11 @@ fn slots(now: Timestamp, app: &AppView, target: &ReleaseView) -> Vec<Slot> {
         give_way(app, room(now, app, target, &slots).slots, &mut slots);
     }
     slots
+}
+
+/// Whether it has to be nowhere any more once there is another of its release.
+fn is_left_behind(instance: &InstanceView, release: &ReleaseView) -> bool {
+    instance.release == release.id && instance.moves_unserved()
 }
 
 /// Lets the old instances of so many slots end before there is a new one, first where they serve nobody.
@@ -242,6 +267,7 @@ fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) -> bool
                 place_volumes(draft, release, node);
                 let id = draft.ids.instance();
                 draft.push(Change::CreateInstance { id, release: release.id, slot, node });
+                leave_behind(draft, release, slot);
                 has_placed = true;
                 continue;
             }
@@ -256,6 +282,16 @@ fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) -> bool
     }
     draft.claim(claims);
     has_placed
+}
+
+/// There is another in the slot now.
+fn leave_behind(draft: &mut Draft<'_>, release: &ReleaseView, slot: u32) {
+    for index in 0..draft.app.instances.len() {
+        let other = &draft.app.instances[index];
+        if other.slot == slot && is_left_behind(other, release) {
+            draft.want(index, Wanted::Unroute);
+        }
+    }
 }
 
 /// Where there is no room, an instance of another release that serves nobody must not keep it, such as one that fails again and again.

@@ -24,6 +24,12 @@ impl AppView {
         self.numbers.get(&id).copied().or_else(known).unwrap_or(0)
     }
 
+    /// What time it is for the app where a clock shows `now`: never before its rollout began, or was resumed. That may have been by the clock of
+    /// another server, or before this one was put back; and what is made for a rollout would count as older than it, and be made again.
+    pub fn time(&self, now: Timestamp) -> Timestamp {
+        self.rollout.as_ref().map_or(now, |rollout| now.max(rollout.started_at).max(rollout.judged_since))
+    }
+
     /// The number of slots.
     pub fn replicas(&self) -> u32 {
         self.counted_release()
@@ -377,6 +383,11 @@ impl InstanceView {
         self.is_live() && self.wanted == Wanted::Run
     }
 
+    /// Whether it is to go to another node, and has never served on this one: then nothing is lost when it goes before another serves.
+    pub(crate) fn moves_unserved(&self) -> bool {
+        self.moves && self.is_wanted() && !self.is_healthy() && !self.was_healthy
+    }
+
     /// Whether requests may be sent to it.
     pub fn is_healthy(&self) -> bool {
         self.is_wanted() && self.state == InstanceState::Running && self.health == Health::Healthy
@@ -403,6 +414,11 @@ impl InstanceView {
     pub fn age(&self) -> (Timestamp, InstanceId) {
         (self.created_at, self.id)
     }
+}
+
+/// When a rollout began whose app had another one before: after that, whatever clocks say.
+pub fn started_after(now: Timestamp, before: Option<Timestamp>) -> Timestamp {
+    before.map_or(now, |before| now.max(after(before, Duration::from_micros(1))))
 }
 
 /// Time arithmetic that cannot fail; the far future is as good as never.

@@ -262,6 +262,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_rollout_is_the_newest_whatever_the_clock_shows() {
+        let (_dir, store) = database::store().await;
+        let mut tx = store.write().await.unwrap();
+        let app = app_with(&mut tx, std::iter::once(Timestamp::UNIX_EPOCH)).await;
+        let release = find(&mut tx, app, 1).await.unwrap().unwrap().id;
+        for second in [100, 40, 40, 70] {
+            let now = Timestamp::UNIX_EPOCH + Duration::from_secs(second);
+            let id = wharf_types::RolloutId::new();
+            let (automatic, backwards, renews) = (false, false, false);
+            let new = NewRollout { id, app, from: None, to: release, automatic, backwards, renews };
+            store::rollout::create(&mut tx, &new, now).await.unwrap();
+            assert_eq!(store::rollout::newest(&mut tx, app).await.unwrap().unwrap().view.id, id);
+        }
+    }
+
+    #[tokio::test]
     async fn a_hundred_rollouts_are_kept_and_those_under_way() {
         let (_dir, store) = database::store().await;
         let mut tx = store.write().await.unwrap();

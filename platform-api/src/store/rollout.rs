@@ -14,7 +14,7 @@ use super::codec::{
 };
 use super::query::{query, query_as};
 use super::{Conn, Result};
-use crate::plan::{RolloutView, Trial};
+use crate::plan::{RolloutView, Trial, started_after};
 
 /// Rollouts that are kept of an app.
 const KEPT: i64 = 100;
@@ -112,7 +112,11 @@ pub(crate) struct NewRollout {
     pub(crate) renews: bool,
 }
 
+/// Its time is after that of every one before it, by which the newest is known: their clock may have been that of another server, or been put back
+/// since.
 pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp) -> Result<()> {
+    let before = newest(conn, rollout.app).await?;
+    let started_at = started_after(now, before.map(|before| before.view.started_at));
     query(
         "INSERT INTO rollout (id, app, from_release, to_release, state, automatic, renews, started_at, progressed_at,
              progressed_ready, backwards, counting) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, 0, $9, $10)",
@@ -124,7 +128,7 @@ pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp
     .bind(rollout_state_to_db(RolloutState::Pending))
     .bind(rollout.automatic)
     .bind(rollout.renews)
-    .bind(now.as_microsecond())
+    .bind(started_at.as_microsecond())
     .bind(rollout.backwards)
     .bind(true)
     .execute(conn)

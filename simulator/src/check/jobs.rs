@@ -6,9 +6,13 @@ use std::sync::Arc;
 use wharf_platform_api::plan::job::{JobChange, JobView, RunView};
 use wharf_platform_api::plan::schedule::{ScheduleChange, ScheduleView};
 use wharf_types::job::Outcome;
-use wharf_types::{JobId, Timestamp};
+use wharf_types::{JobId, NodeId, Timestamp};
 
+use super::placed::Seen;
 use crate::world::World;
+
+/// Of more missed times than this, some may be left out.
+const MANY: usize = 12;
 
 impl World {
     pub(super) fn check_runs(&mut self) {
@@ -33,10 +37,20 @@ impl World {
         }
     }
 
-    pub(crate) fn check_job_changes(&mut self, id: JobId, changes: &[JobChange]) {
+    pub(crate) fn check_job_changes(
+        &mut self,
+        id: JobId,
+        changes: &[JobChange],
+        seen: &BTreeMap<NodeId, Seen>,
+    ) {
         let Some(job) = self.store.jobs.get(&id).map(|job| job.view.clone()) else { return };
+        let placement = &job.spec.placement;
         for change in changes {
-            let JobChange::CreateRun { id: run, index, .. } = change else { continue };
+            if let JobChange::Preempt { instance, owner } = change {
+                self.check_preempted((id.as_owner(), Some(placement.priority)), *owner, *instance);
+            }
+            let JobChange::CreateRun { id: run, index, node, .. } = change else { continue };
+            self.check_placed(&format!("{run} of job {id}"), *node, placement, seen);
             let others = || job.runs.iter().filter(|other| other.index == *index && other.id != *run);
             if others().any(|other| other.outcome() == Some(Outcome::Succeeded)) {
                 let what = format!("{run} is for completion {index} of {id}");
@@ -50,7 +64,12 @@ impl World {
         seen: &ScheduleView,
         changes: &[ScheduleChange],
         until: Timestamp,
+        now: Timestamp,
     ) {
+        self.check_none_left_out(seen, changes, until);
+        if until > now {
+            self.fail("no planned time is decided on before it comes", format!("{until} at {now}"));
+        }
         for change in changes {
             let (ScheduleChange::Fire { planned_at } | ScheduleChange::Pass { planned_at, .. }) = change
             else {
@@ -60,6 +79,29 @@ impl World {
                 let what = format!("{planned_at} of {}", seen.id);
                 self.fail("a planned time is decided on once", what);
             }
+        }
+    }
+}
+
+impl World {
+    /// Every planned time since the last decision is decided on, or, where a great many were missed, the newest of them.
+    fn check_none_left_out(&mut self, seen: &ScheduleView, changes: &[ScheduleChange], until: Timestamp) {
+        let planned: Vec<Timestamp> = changes
+            .iter()
+            .filter_map(|change| match change {
+                ScheduleChange::Fire { planned_at } | ScheduleChange::Pass { planned_at, .. } => {
+                    Some(*planned_at)
+                }
+                ScheduleChange::Cancel { .. } => None,
+            })
+            .collect();
+        let next = |time: Timestamp| seen.cron.next_after(time, &seen.zone);
+        let is_first = planned.first().copied() == next(seen.decided_until);
+        let is_whole = planned.windows(2).all(|pair| next(pair[0]) == Some(pair[1]));
+        let are_many = planned.len() >= MANY;
+        if planned.last() != Some(&until) || !is_whole || !(is_first || are_many) {
+            let what = format!("between {} and {until} these are: {planned:?}", seen.decided_until);
+            self.fail("no planned time is left out", what);
         }
     }
 }

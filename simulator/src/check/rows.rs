@@ -8,12 +8,13 @@ use wharf_platform_api::plan::{Change, InstanceView};
 use wharf_types::state::{InstanceState, RolloutState, Wanted};
 use wharf_types::{AppId, NodeId};
 
+use super::placed::Seen;
 use crate::store::App;
 use crate::world::World;
 
 const BACKWARDS: &str = "observed state never goes backwards";
 /// What the lease of a node is. Not taken from the code that is looked at.
-const LEASE: Duration = Duration::from_millis(2000);
+pub(super) const LEASE: Duration = Duration::from_millis(2000);
 /// A process that stood still forgives up to so much more than that each time, because it had not looked before for as long as a pass and a slow write take.
 const FORGIVEN: Duration = Duration::from_millis(1100);
 /// And forgives nothing if it stood still for less than this.
@@ -40,19 +41,8 @@ impl World {
 
     pub(super) fn check_capacity(&mut self) {
         let mut taken: BTreeMap<NodeId, u64> = BTreeMap::new();
-        for app in self.store.apps.values() {
-            for instance in &app.view.instances {
-                let held =
-                    app.releases.get(&instance.release).and_then(|release| release.held(&app.view, instance));
-                if let Some(held) = held {
-                    *taken.entry(held.node).or_default() += held.takes.memory_bytes;
-                }
-            }
-        }
-        for job in self.store.jobs.values() {
-            for held in job.view.runs.iter().filter_map(|run| job.view.held(run)) {
-                *taken.entry(held.node).or_default() += held.takes.memory_bytes;
-            }
+        for held in self.held() {
+            *taken.entry(held.node).or_default() += held.takes.memory_bytes;
         }
         let full = |(node, taken): (&NodeId, &u64)| *taken > self.store.nodes[node].memory_bytes;
         if let Some((node, taken)) = taken.iter().find(|(node, taken)| full((node, taken))) {
@@ -61,23 +51,17 @@ impl World {
         }
     }
 
-    /// What a control plane has written of an app, `heard` so long ago of each node when it decided.
-    pub(crate) fn check_changes(
-        &mut self,
-        app: AppId,
-        changes: &[Change],
-        heard: &BTreeMap<NodeId, Silence>,
-    ) {
-        let is_silent = |node: &NodeId| heard.get(node).is_none_or(Silence::ends_lease);
+    /// What a control plane has written of an app, by what it had seen of each node when it decided.
+    pub(crate) fn check_changes(&mut self, app: AppId, changes: &[Change], seen: &BTreeMap<NodeId, Seen>) {
         for change in changes {
             match change {
-                Change::CreateInstance { id, node, .. } if is_silent(node) => {
-                    let what = format!("{id} of {app} goes to {node}, silent for {:?}", heard.get(node));
-                    self.fail("nothing is placed on a node that is drained or dead", what);
+                Change::CreateInstance { id, .. } => self.check_instance_placed((app, *id), seen),
+                Change::Preempt { instance, app: victim } => {
+                    self.check_preempted((app, self.own_priority(app)), *victim, *instance);
                 }
                 Change::SetWanted { instance, wanted: Wanted::Stop } => {
                     let is_ready = |node: &NodeId| {
-                        heard.get(node).is_some_and(|silence| silence.span + UNFORGIVEN < LEASE)
+                        seen.get(node).is_some_and(|seen| seen.silence.span + UNFORGIVEN < LEASE)
                     };
                     let leads = |worker: &&crate::world::worker::Worker| {
                         let routes = worker.routes.routes.iter().flat_map(|route| &route.endpoints);
@@ -107,7 +91,7 @@ pub(crate) struct Silence {
 }
 
 impl Silence {
-    fn ends_lease(&self) -> bool {
+    pub(super) fn ends_lease(&self) -> bool {
         self.span >= LEASE + FORGIVEN * self.standstills.max(1)
     }
 }

@@ -3,6 +3,7 @@
 use wharf_types::AppId;
 use wharf_types::spec::{OnFailure, Ratio, UpdateOrder};
 
+use crate::setup::Extras;
 use crate::store::App;
 use crate::world::World;
 use crate::world::client::Quality;
@@ -35,6 +36,10 @@ impl World {
     /// Whether nothing that its users asked for may take it out of service.
     fn is_promised(&self, app: &App) -> bool {
         let view = &app.view;
+        // Whoever has a higher priority may take it out.
+        if self.setup.extras.priorities {
+            return false;
+        }
         if view.deleting || view.stopped.is_some() || view.scaled_to.is_some_and(|replicas| replicas < 2) {
             return false;
         }
@@ -47,7 +52,9 @@ impl World {
         [target, stable].into_iter().chain(failed).all(|release| {
             let update = &release.spec.update;
             let has_two = release.spec.scale.replicas.first() >= 2;
-            let is_on_two = release.spec.is_global() && self.workers.len() >= 2;
+            // Where nodes are drained, or have other labels, perhaps on none.
+            let Extras { labels, drains, .. } = self.setup.extras;
+            let is_on_two = release.spec.is_global() && self.workers.len() >= 2 && !labels && !drains;
             (has_two || is_on_two)
                 && update.order == UpdateOrder::StartFirst
                 && update.max_failure_ratio == Ratio::default()

@@ -1,11 +1,14 @@
 //! When faults stop, the cluster reaches what is wanted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use wharf_platform_api::plan::InstanceView;
+use wharf_types::NodeId;
 use wharf_types::state::{Health, InstanceState, Wanted};
 
-use crate::store::App;
+use super::placed::{Asks, Seen};
+use crate::store::{App, Job};
 use crate::world::World;
 use crate::world::client::Quality;
 
@@ -16,13 +19,15 @@ impl World {
     /// What is not as wanted yet.
     pub(crate) fn check_settled(&mut self) -> Option<String> {
         self.go_on();
-        let waits = self.store.apps.values().find_map(|app| self.waits(app)).or_else(|| self.work());
+        let seen = self.seen(self.leader());
+        let waits = self.store.apps.values().find_map(|app| self.waits(app, &seen));
+        let waits = waits.or_else(|| self.work(&seen)).or_else(|| self.not_drained(&seen));
         self.check.calm_looks = if waits.is_none() { self.check.calm_looks + 1 } else { 0 };
         let is_short = self.check.calm_looks < LOOKS;
         waits.or_else(|| is_short.then(|| "it was as wanted only for a moment".to_owned()))
     }
 
-    fn waits(&self, app: &App) -> Option<String> {
+    fn waits(&self, app: &App, seen: &BTreeMap<NodeId, Seen>) -> Option<String> {
         let view = &app.view;
         let name = &view.name;
         if view.deleting {
@@ -32,6 +37,10 @@ impl World {
         if let Some(rollout) = app.rollout_under_way().filter(|_| view.stopped.is_none()) {
             return Some(format!("{name} has a rollout under way: {rollout:?}"));
         }
+        let mut others = app.rollouts.iter().filter(|rollout| !rollout.state.is_final());
+        if let Some(rollout) = others.find(|_| view.stopped.is_none()) {
+            return Some(format!("{name} has a rollout that nobody looks at: {rollout:?}"));
+        }
         let live: Vec<&InstanceView> =
             view.instances.iter().filter(|instance| !instance.state.is_final()).collect();
         let target = view.target.as_ref().filter(|_| view.stopped.is_none());
@@ -40,10 +49,14 @@ impl World {
         };
         let loaded = app.load().view;
         // Where there is no room for the new, the old stays; and where the new cannot start, what served before it.
-        let may_stay = self.setup.memory_mib < 64;
+        let is_tight = self.setup.memory_mib < 64;
+        let has_no_room = |slot: u32| {
+            self.setup.extras.any() && self.room(Asks::of_slot(app, target, slot), seen).is_none()
+        };
         let is_bad = self.clients.of(&target.artifact) == Quality::CannotStart;
         let is_other = |it: &&&InstanceView| {
-            (it.release != target.id && !may_stay && !is_bad) || !loaded.is_slot(it.slot)
+            let may_stay = is_tight || is_bad || has_no_room(it.slot);
+            (it.release != target.id && !may_stay) || !loaded.is_slot(it.slot)
         };
         if let Some(other) = live.iter().find(is_other) {
             return Some(format!("{name} has an instance that is of no use: {other:?}"));
@@ -52,8 +65,11 @@ impl World {
         let unplaced = leader.unplaced.get(&view.id);
         if target.spec.is_global() {
             let nodes: BTreeSet<_> = live.iter().filter_map(|instance| instance.node).collect();
-            let all = self.workers.len();
-            if loaded.slot_numbers().count() != all || (nodes.len() < live.len() && !may_stay && !is_bad) {
+            let may_have_it = |seen: &Seen| !seen.is_drained && seen.meets(&target.spec.placement);
+            let nodes_of_all = self.workers.iter().map(|worker| worker.node);
+            let all = nodes_of_all.filter(|node| seen.get(node).is_none_or(may_have_it)).count();
+            let may_stay = is_tight || is_bad || self.setup.extras.any();
+            if loaded.slot_numbers().count() != all || (nodes.len() < live.len() && !may_stay) {
                 return Some(format!(
                     "{name} should be on each of {all} nodes: {:?}, {live:?}",
                     loaded.places
@@ -64,8 +80,10 @@ impl World {
             let counts = |it: &&&InstanceView| it.slot == slot && (it.release == target.id || !is_bad);
             let of_slot: Vec<_> = live.iter().filter(counts).collect();
             let is_unplaced = unplaced.is_some_and(|all| all.iter().any(|unplaced| unplaced.slot == slot));
+            // With priorities there is room where something of a lower one has it, whatever the scheduler says.
+            let may_wait = if self.setup.extras.any() { has_no_room(slot) } else { is_unplaced && is_tight };
             match of_slot[..] {
-                [] | [_] if is_unplaced && may_stay => {}
+                [] | [_] if may_wait => {}
                 [instance] if self.is_as_good_as_can_be(target, instance) => {}
                 _ => {
                     return Some(format!(
@@ -76,7 +94,9 @@ impl World {
             }
         }
         let unreached = (0..self.workers.len()).find(|worker| !self.reaches(*worker, name.as_str()));
-        if let Some(worker) = unreached.filter(|_| !live.is_empty() && !is_bad) {
+        let has_healthy = live.iter().any(|it| it.health == Health::Healthy);
+        let is_there = if self.setup.extras.any() { has_healthy } else { !live.is_empty() };
+        if let Some(worker) = unreached.filter(|_| is_there && !is_bad) {
             return Some(format!("worker {worker} does not reach {name}"));
         }
         None
@@ -93,13 +113,16 @@ impl World {
     }
 
     /// Jobs that have not ended, and guests that nobody knows.
-    fn work(&self) -> Option<String> {
+    fn work(&self, seen: &BTreeMap<NodeId, Seen>) -> Option<String> {
         let is_tight = self.setup.memory_mib < 64;
         let by_hand = self.store.jobs.values().filter(|job| job.schedule.is_none() && !is_tight);
+        let has_room =
+            |job: &&Arc<Job>| !self.setup.extras.any() || self.room(Asks::of_job(job), seen).is_some();
+        let by_hand = by_hand.filter(has_room);
         if let Some(job) = by_hand.into_iter().find(|job| !job.view.state.is_final()) {
             return Some(format!("job {} has not ended: {:?}", job.view.id, job.view.runs));
         }
-        let wall = self.wall();
+        let wall = self.wall_of(self.controls[self.leader()].clock);
         for schedule in self.store.schedules.values() {
             let late = wall.checked_sub(jiff::SignedDuration::from_secs(2)).unwrap_or(wall);
             let next = schedule.cron.next_after(schedule.decided_until, &schedule.zone);

@@ -62,8 +62,9 @@ impl Store {
         Applied::Done
     }
 
-    fn preempt(&mut self, victim: AppId, instance: InstanceId) {
-        let Some(app) = self.app_mut(victim) else { return };
+    /// Mirrors `reconcile::apply::preempt`.
+    pub(super) fn preempt(&mut self, victim: AppId, instance: InstanceId) {
+        let Some(app) = self.app_mut(victim) else { return self.preempt_run(instance) };
         let known = app.view.instances.iter_mut().find(|known| known.id == instance);
         if let Some(known) = known.filter(|known| known.wanted < Wanted::Unroute) {
             known.wanted = Wanted::Unroute;
@@ -131,6 +132,7 @@ impl Store {
         let rollout = self.ids(now).rollout();
         let app = self.app_mut(id).unwrap();
         app.supersede();
+        let now = app.rollout_starts(now);
         let from = app.view.stable.as_ref().map(|stable| stable.id);
         let mut rollout = RolloutView::new(now, rollout, from, to);
         edit(&mut rollout);
@@ -206,6 +208,11 @@ fn begin_anew(rollout: &mut RolloutView, now: Timestamp) {
 }
 
 impl App {
+    /// Mirrors `store::rollout::create`.
+    fn rollout_starts(&self, now: Timestamp) -> Timestamp {
+        plan::started_after(now, self.rollouts.iter().map(|rollout| rollout.started_at).max())
+    }
+
     fn supersede(&mut self) {
         for rollout in self.rollouts.iter_mut().filter(|rollout| !rollout.state.is_final()) {
             rollout.state = RolloutState::Superseded;
@@ -233,6 +240,7 @@ impl App {
                 }
             }
             Change::RollBack { .. } => {
+                let now = self.rollout_starts(now);
                 self.view.apply(now, change);
                 self.rollouts.extend(self.view.rollout.take());
             }

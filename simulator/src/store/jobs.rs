@@ -1,6 +1,6 @@
 //! What planners and users write of jobs and schedules.
 
-use wharf_platform_api::plan::job::{CommandView, Ending, JobChange};
+use wharf_platform_api::plan::job::{CommandView, Ending, JobChange, StopCause};
 use wharf_platform_api::plan::schedule::ScheduleChange;
 use wharf_types::job::{JobSpec, JobState};
 use wharf_types::world::World;
@@ -78,6 +78,7 @@ impl Store {
         for change in changes {
             match change {
                 JobChange::Delete => drop(self.jobs.remove(&id)),
+                JobChange::Preempt { instance, owner } => self.preempt(*owner, *instance),
                 _ => {
                     let job = self.jobs.get_mut(&id).expect("it is changed only before it is deleted");
                     Arc::make_mut(job).view.apply(now, change);
@@ -88,6 +89,17 @@ impl Store {
             self.prune_jobs(schedule);
         }
         Applied::Done
+    }
+
+    /// Mirrors `reconcile::apply::preempt_run`, and the guard in `store::run::stop`.
+    pub(super) fn preempt_run(&mut self, id: InstanceId) {
+        let is_it = |run: &RunView| run.id == id && run.is_live() && run.stop.is_none();
+        let Some(job) = self.jobs.values_mut().find(|job| job.view.runs.iter().any(is_it)) else { return };
+        let job = Arc::make_mut(job);
+        job.revision += 1;
+        for run in job.view.runs.iter_mut().filter(|run| is_it(run)) {
+            run.stop = Some(StopCause::Preempted);
+        }
     }
 
     /// Forgets the ended jobs of a schedule that are too many, as `store::job::surplus` finds them, but for how they ended.

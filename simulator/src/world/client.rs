@@ -11,15 +11,21 @@ use wharf_types::job::JobSpec;
 use wharf_types::node::AssignedInstance;
 use wharf_types::quantity::{ByteSize, Span};
 use wharf_types::schedule::{Missed, Overlap, ScheduleSpec};
-use wharf_types::spec::{AppSpec, CanarySpec, OnFailure, Portion, Ratio, Replicas, UpdateOrder, UpdateSpec};
+use wharf_types::spec::{
+    AppSpec, CanarySpec, OnFailure, Portion, Priority, Ratio, Replicas, UpdateOrder, UpdateSpec,
+};
 use wharf_types::world::World as Kind;
 use wharf_types::{AppId, Digest, JobId, ReleaseId, ScheduleId};
 
 use super::{Event, World, say};
+use crate::setup::Extras;
 use crate::store::Wish;
 
 /// What a job that always fails has among its arguments.
 const FAIL: &str = "fail";
+/// What apps and jobs may ask of their nodes' labels. The checks read these, too, and know no other operators.
+const CONSTRAINTS: [&str; 4] =
+    ["node.labels.zone == a", "node.labels.zone != b", "node.labels.disk == ssd", "node.labels.disk != hdd"];
 
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
@@ -112,7 +118,7 @@ impl World {
     }
 
     fn ask(&mut self, app: AppId, wish: Wish) {
-        let now = self.wall();
+        let now = self.wish_time();
         if self.store.wish(app, wish, now) {
             say!(self, "somebody wants of {app}: {wish:?}");
             self.tell(app);
@@ -128,7 +134,7 @@ impl World {
     fn make_app(&mut self) {
         self.clients.made += 1;
         let name = format!("app{}", self.clients.made);
-        let now = self.wall();
+        let now = self.wish_time();
         let id = self.store.create_app(&name, now);
         let shape = match self.dice.number(0..=99) {
             0..=24 => Shape::Volume,
@@ -154,15 +160,17 @@ impl World {
         };
         let artifact = Digest::of(format!("{name} {number}").as_bytes());
         self.clients.qualities.insert(artifact, quality);
-        let spec = self.spec(shape);
+        let mut spec = self.spec(shape);
+        self.place(&mut spec);
         spec.validate().expect("the API would take it");
         say!(
             self,
-            "somebody deploys release {number} of {name} ({id}), {quality:?}: {:?} of {}",
+            "somebody deploys release {number} of {name} ({id}), {quality:?}: {:?} of {} at {:?}",
             spec.update,
-            spec.scale.replicas
+            spec.scale.replicas,
+            spec.placement
         );
-        let now = self.wall();
+        let now = self.wish_time();
         let release = ReleaseView {
             id: ReleaseId::from_uuid(self.store.ids(now).next()),
             number,
@@ -201,7 +209,7 @@ impl World {
     }
 
     fn make_job(&mut self) {
-        let now = self.wall();
+        let now = self.wish_time();
         if self.dice.percent(20) {
             let open: Vec<JobId> = self.store.jobs.keys().copied().collect();
             if !open.is_empty() {
@@ -233,7 +241,7 @@ impl World {
 
     fn job_spec(&mut self) -> JobSpec {
         let dice = &mut self.dice;
-        JobSpec {
+        let mut spec = JobSpec {
             completions: dice.number(1..=4),
             parallelism: dice.number(1..=3),
             indexed: dice.percent(50),
@@ -244,10 +252,43 @@ impl World {
             memory: Some(ByteSize::mib(1)),
             args: if dice.percent(20) { vec![FAIL.to_owned()] } else { Vec::new() },
             ..JobSpec::default()
+        };
+        let Extras { priorities, labels, .. } = self.setup.extras;
+        let dice = &mut self.extra_dice;
+        if priorities {
+            spec.placement.priority = priority(dice);
+            spec.memory = Some(ByteSize::mib(dice.number(1..=3).into()));
+        }
+        if labels && dice.percent(30) {
+            spec.placement.constraints = vec![dice.pick(&CONSTRAINTS).to_owned()];
+        }
+        spec
+    }
+
+    /// Where the app may be, and who gives way to whom.
+    fn place(&mut self, spec: &mut AppSpec) {
+        let Extras { priorities, labels, .. } = self.setup.extras;
+        let dice = &mut self.extra_dice;
+        if priorities {
+            spec.placement.priority = priority(dice);
+            spec.reserve.memory = Some(ByteSize::mib(dice.number(1..=4).into()));
+        }
+        if !labels {
+            return;
+        }
+        if dice.percent(50) {
+            spec.placement.constraints = vec![dice.pick(&CONSTRAINTS).to_owned()];
+        }
+        if !spec.is_global() {
+            if dice.percent(40) {
+                spec.placement.spread = vec!["zone".to_owned()];
+            }
+            spec.placement.max_per_node = dice.percent(30).then(|| dice.number(1..=2));
         }
     }
 
     pub(crate) fn set_schedules(&mut self) {
+        let now = self.wish_time();
         for number in 0..self.setup.schedules {
             let job = self.job_spec();
             let overlap = self.dice.pick(&[Overlap::Forbid, Overlap::Allow, Overlap::Replace]);
@@ -264,7 +305,7 @@ impl World {
                 cron: Cron::parse(&spec.cron).expect("it is a line"),
                 zone: time_zone(&spec.timezone).expect("it is a zone"),
                 spec,
-                decided_until: self.wall(),
+                decided_until: now,
                 active: Vec::new(),
             };
             self.store.schedules.insert(id, view);
@@ -296,6 +337,10 @@ impl World {
             }
         }
     }
+}
+
+fn priority(dice: &mut crate::dice::Dice) -> Priority {
+    dice.pick(&[Priority::Low, Priority::Normal, Priority::Normal, Priority::High])
 }
 
 fn update(dice: &mut crate::dice::Dice) -> UpdateSpec {

@@ -6,16 +6,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wharf_platform_api::cores::{Beside, Fleet, Next, NodeStatus, Nodes, Published, Publisher, acknowledged};
+use wharf_platform_api::cores::{
+    Beside, Fleet, Next, NodeSettings, NodeStatus, Nodes, Published, Publisher, acknowledged,
+};
 use wharf_platform_api::plan::job::{self, JobChange, JobView};
 use wharf_platform_api::plan::schedule::{self, ScheduleChange, ScheduleView};
 use wharf_platform_api::plan::{Change, Unplaced};
 use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
 use wharf_types::{AppId, JobId, NodeId, ScheduleId, Timestamp};
 
+use super::clocks::Clock;
 use super::network::{Down, Up};
 use super::worker::incarnation;
 use super::{Event, World, node_id, say};
+use crate::check::placed::Seen;
 use crate::check::rows::Silence;
 use crate::queue::Time;
 use crate::store::Applied;
@@ -29,6 +33,7 @@ const EPOCH_BITS: u32 = 32;
 
 pub(crate) struct Control {
     pub(crate) epoch: u64,
+    pub(crate) clock: Clock,
     pub(crate) is_up: bool,
     /// Until then it stands still.
     pub(crate) stalled_until: Time,
@@ -36,7 +41,8 @@ pub(crate) struct Control {
     fleet: Fleet,
     publisher: Publisher,
     acknowledged: u64,
-    known: BTreeMap<NodeId, (bool, bool)>,
+    /// Whether each is ready, to be emptied, and given up.
+    known: BTreeMap<NodeId, (bool, bool, bool)>,
     dirty: BTreeSet<AppId>,
     /// What was planned last is read again before anything else is planned.
     again: Option<AppId>,
@@ -59,6 +65,8 @@ pub(crate) struct Control {
     pass_at: Option<Time>,
     /// Only the checks look at it.
     pub(crate) heard: BTreeMap<NodeId, Heard>,
+    /// Likewise: the labels with which each node's worker has registered here.
+    pub(crate) labels: BTreeMap<NodeId, BTreeMap<String, String>>,
 }
 
 /// When something came from a node last.
@@ -72,8 +80,8 @@ pub(crate) struct Heard {
 
 #[derive(Debug)]
 enum Writing {
-    App { app: AppId, revision: i64, changes: Vec<Change>, now: Timestamp, heard: BTreeMap<NodeId, Silence> },
-    Job { job: JobId, revision: i64, changes: Vec<JobChange>, now: Timestamp },
+    App { app: AppId, revision: i64, changes: Vec<Change>, now: Timestamp, seen: BTreeMap<NodeId, Seen> },
+    Job { job: JobId, revision: i64, changes: Vec<JobChange>, now: Timestamp, seen: BTreeMap<NodeId, Seen> },
     Schedule { seen: Box<ScheduleView>, changes: Vec<ScheduleChange>, until: Timestamp, now: Timestamp },
 }
 
@@ -109,6 +117,17 @@ impl Control {
         self.due_jobs.insert(job);
     }
 
+    /// Mirrors `Context::owner_changed`.
+    fn mark_owner(&mut self, owner: AppId) {
+        self.mark(owner);
+        self.mark_job(JobId::from_uuid(owner.as_uuid()));
+    }
+
+    /// Mirrors `api::nodes::patch`.
+    pub(crate) fn set_node(&mut self, node: NodeId, settings: NodeSettings) {
+        self.nodes.set(node, settings);
+    }
+
     pub(crate) fn look_at_schedules(&mut self, schedules: &[ScheduleId]) {
         self.schedule_wakes.extend(schedules.iter().map(|schedule| (*schedule, Timestamp::MIN)));
     }
@@ -119,23 +138,30 @@ impl Heard {
         Self { at, standstills: 0 }
     }
 
-    fn silence(self, now: Time) -> Silence {
-        Silence { span: now.saturating_sub(self.at), standstills: self.standstills }
+    /// By the clock of who has heard.
+    fn silence(self, now: Time, clock: Clock) -> Silence {
+        Silence { span: clock.measures(now.saturating_sub(self.at)), standstills: self.standstills }
     }
 }
 
 impl World {
     /// Another process begins, with what is stored and nothing else.
     pub(crate) fn start_control(&mut self) {
-        let epoch = self.store.bootstrap(self.wall());
+        let clock = self.throw_clock();
+        let now = self.wall(clock);
+        let epoch = self.store.bootstrap(now);
         let nodes = Nodes::default();
-        let mut heard = BTreeMap::new();
+        let (mut heard, mut labels) = (BTreeMap::new(), BTreeMap::new());
         for (id, registration) in &self.store.nodes {
-            nodes.register_at(self.instant(), *id, registration.clone()).expect("each node is there once");
+            let instant = self.instant(clock);
+            nodes.register_at(instant, *id, registration.clone()).expect("each node is there once");
+            nodes.set(*id, self.store.settings_of(*id));
             heard.insert(*id, Heard::at(self.now));
+            labels.insert(*id, registration.labels.clone());
         }
         self.controls.push(Control {
             epoch,
+            clock,
             is_up: true,
             stalled_until: Time::ZERO,
             nodes,
@@ -161,6 +187,7 @@ impl World {
             writing: None,
             pass_at: None,
             heard,
+            labels,
         });
         say!(self, "control plane {epoch} starts");
         self.nudge(self.leader());
@@ -180,7 +207,8 @@ impl World {
 
     /// Takes the next step of `Reconciler::pass`.
     pub(crate) fn pass(&mut self, index: usize) {
-        let (now, wall, instant) = (self.now, self.wall(), self.instant());
+        let clock = self.controls[index].clock;
+        let (now, wall, instant) = (self.now, self.wall(clock), self.instant(clock));
         let control = &mut self.controls[index];
         if control.pass_at.is_some_and(|at| at <= now) {
             control.pass_at = None;
@@ -205,7 +233,7 @@ impl World {
         control.dirty.extend(control.wakes.extract_if(.., |_, at| *at <= wall).map(|(app, _)| app));
         control.due_jobs.extend(control.job_wakes.extract_if(.., |_, at| *at <= wall).map(|(job, _)| job));
         if let Some(app) = control.again.take().or_else(|| control.dirty.pop_first()) {
-            self.plan_app(index, app);
+            self.plan_app(index, app, &statuses);
             return self.nudge(index);
         }
         let due = control.schedule_wakes.iter().find(|(_, at)| **at <= wall).map(|(id, _)| *id);
@@ -215,8 +243,11 @@ impl World {
         }
         if !control.are_jobs_read {
             control.are_jobs_read = true;
-            let open: Vec<JobView> =
-                control.due_jobs.iter().map(|job| self.store.jobs[job].view.clone()).collect();
+            let open: Vec<JobView> = control
+                .due_jobs
+                .iter()
+                .filter_map(|job| Some(self.store.jobs.get(job)?.view.clone()))
+                .collect();
             open.into_iter().for_each(|job| control.put_job(job));
             control.dirty.extend(std::mem::take(&mut control.unplanned));
             return self.nudge(index);
@@ -238,8 +269,8 @@ impl World {
     }
 
     /// Mirrors one round of `Reconciler::reconcile`.
-    fn plan_app(&mut self, index: usize, id: AppId) {
-        let now = self.wall();
+    fn plan_app(&mut self, index: usize, id: AppId, statuses: &[NodeStatus]) {
+        let wall = self.wall(self.controls[index].clock);
         let control = &mut self.controls[index];
         control.wakes.remove(&id);
         if let Some(unread) = &mut control.unread {
@@ -250,6 +281,7 @@ impl World {
             control.unplaced.remove(&id);
             return;
         };
+        let now = loaded.view.time(wall);
         control.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, control.acknowledged);
         control.fleet.mark_moving(&mut loaded.view, &loaded.releases);
         control.fleet.put(loaded.view, loaded.releases);
@@ -261,16 +293,32 @@ impl World {
         control.unplaced.insert(id, changes.unplaced);
         control.wakes.extend(changes.wake_at.map(|at| (id, at)));
         if !changes.changes.is_empty() {
-            let revision = loaded.revision;
-            let silent = |(node, heard): (&NodeId, &Heard)| (*node, heard.silence(self.now));
-            let heard = self.controls[index].heard.iter().map(silent).collect();
-            self.will_write(index, Writing::App { app: id, revision, changes: changes.changes, now, heard });
+            let (revision, changes) = (loaded.revision, changes.changes);
+            let seen = self.seen(index);
+            // Who was deposed may not know any more what there is.
+            if self.controls[index].epoch == self.store.epoch {
+                self.check_planned(id, &changes, &seen, statuses);
+            }
+            self.will_write(index, Writing::App { app: id, revision, changes, now, seen });
         }
+    }
+
+    /// What a control plane knows of the nodes at this moment, for the checks.
+    pub(crate) fn seen(&self, index: usize) -> BTreeMap<NodeId, Seen> {
+        let control = &self.controls[index];
+        let seen = |(node, heard): (&NodeId, &Heard)| {
+            let settings = self.store.settings_of(*node);
+            let mut labels = control.labels.get(node).cloned().unwrap_or_default();
+            labels.extend(settings.labels);
+            let silence = heard.silence(self.now, control.clock);
+            (*node, Seen { silence, labels, is_drained: settings.draining })
+        };
+        control.heard.iter().map(seen).collect()
     }
 
     /// Mirrors one round of `Jobs::reconcile`.
     fn plan_job(&mut self, index: usize, id: JobId) {
-        let now = self.wall();
+        let now = self.wall(self.controls[index].clock);
         let control = &mut self.controls[index];
         control.job_wakes.remove(&id);
         let Some((view, revision)) = self.store.load_job(id) else {
@@ -284,12 +332,13 @@ impl World {
         cluster.set_claims(id.as_owner(), changes.claims.clone());
         control.job_wakes.extend(changes.wake_at.map(|at| (id, at)));
         if !changes.changes.is_empty() {
-            self.will_write(index, Writing::Job { job: id, revision, changes: changes.changes, now });
+            let seen = self.seen(index);
+            self.will_write(index, Writing::Job { job: id, revision, changes: changes.changes, now, seen });
         }
     }
 
     fn plan_schedule(&mut self, index: usize, id: ScheduleId) {
-        let now = self.wall();
+        let now = self.wall(self.controls[index].clock);
         let control = &mut self.controls[index];
         control.schedule_wakes.remove(&id);
         let Some(row) = self.store.schedules.get(&id) else { return };
@@ -324,21 +373,21 @@ impl World {
         let epoch = control.epoch;
         self.check_before_write();
         let applied = match writing {
-            Writing::App { app, revision, changes, now, heard } => {
+            Writing::App { app, revision, changes, now, seen } => {
                 let applied = self.store.apply(app, (epoch, revision), &changes, now);
                 self.controls[index].again = Some(app);
                 if applied == Applied::Done {
                     say!(self, "control plane {epoch} writes of {app}: {changes:?}");
-                    self.check_changes(app, &changes, &heard);
+                    self.check_changes(app, &changes, &seen);
                 }
                 for change in &changes {
                     if let Change::Preempt { app, .. } = change {
-                        self.controls[index].mark(*app);
+                        self.controls[index].mark_owner(*app);
                     }
                 }
                 applied
             }
-            Writing::Job { job, revision, changes, now } => {
+            Writing::Job { job, revision, changes, now, seen } => {
                 let applied = self.store.apply_job(job, (epoch, revision), &changes, now);
                 let control = &mut self.controls[index];
                 control.mark_job(job);
@@ -347,7 +396,12 @@ impl World {
                 }
                 if applied == Applied::Done {
                     say!(self, "control plane {epoch} writes of job {job}: {changes:?}");
-                    self.check_job_changes(job, &changes);
+                    self.check_job_changes(job, &changes, &seen);
+                }
+                for change in &changes {
+                    if let JobChange::Preempt { owner, .. } = change {
+                        self.controls[index].mark_owner(*owner);
+                    }
                 }
                 applied
             }
@@ -355,7 +409,7 @@ impl World {
                 let (applied, touched) = self.store.decide(&seen, epoch, (&changes, until), now);
                 if applied == Applied::Done {
                     say!(self, "control plane {epoch} decides until {until}: {changes:?}");
-                    self.check_decided(&seen, &changes, until);
+                    self.check_decided(&seen, &changes, until, now);
                 }
                 self.controls[index].due_jobs.extend(touched);
                 self.controls[index].schedule_wakes.insert(seen.id, Timestamp::MIN);
@@ -438,11 +492,14 @@ impl World {
                     incarnation: incarnation(worker, process),
                     ..self.workers[worker].registration.clone()
                 };
-                let instant = self.instant();
+                let instant = self.instant(self.controls[index].clock);
                 let control = &mut self.controls[index];
                 if control.nodes.register_at(instant, node, registration.clone()).is_err() {
                     return;
                 }
+                // Who has not heard of the node from its own worker has it from the database, with what admins say.
+                control.nodes.set(node, self.store.settings_of(node));
+                control.labels.insert(node, registration.labels.clone());
                 self.store.nodes.insert(node, registration);
                 control.streams.retain(|(other, earlier, _)| *other != worker || *earlier >= process);
                 control.heard.insert(node, Heard::at(self.now));
@@ -465,7 +522,8 @@ impl World {
     /// The rest of the handler of a report.
     pub(crate) fn observe(&mut self, index: usize, observed: Observed) {
         let Observed { worker, process, request, report } = observed;
-        let (node, instant) = (node_id(worker), self.instant());
+        let clock = self.controls[index].clock;
+        let (node, instant) = (node_id(worker), self.instant(clock));
         let control = &mut self.controls[index];
         if !control.is_up {
             return;
@@ -491,7 +549,8 @@ impl World {
         }
         let (news, holds) = (news.instances, news.holds);
         self.check_before_write();
-        let (apps, jobs) = self.store.observe(node_id(worker), &news, self.wall());
+        let now = self.wall(clock);
+        let (apps, jobs) = self.store.observe(node_id(worker), &news, now);
         self.check_after_write();
         if !news.is_empty() {
             say!(self, "node {worker} reports {news:?}");
@@ -510,10 +569,10 @@ impl World {
 impl Control {
     /// Mirrors `Reconciler::look_at_nodes`.
     fn look_at_nodes(&mut self, statuses: &[NodeStatus]) {
-        let known: BTreeMap<NodeId, (bool, bool)> = statuses
+        let known: BTreeMap<NodeId, (bool, bool, bool)> = statuses
             .iter()
             .filter(|node| !node.released)
-            .map(|node| (node.id, (node.ready, node.given_up)))
+            .map(|node| (node.id, (node.ready, node.draining, node.given_up)))
             .collect();
         let acknowledged = acknowledged(statuses, self.acknowledged);
         let differs = self.fleet.observe(statuses);

@@ -133,7 +133,7 @@ impl World {
 
     /// Mirrors `Keeper::replace_lost`.
     fn replace_lost(&mut self, index: usize, assigned: Arc<AssignedInstance>) {
-        let (chain, next) = (ChainKey(assigned.id), self.new_instance());
+        let (chain, next) = (ChainKey(assigned.id), self.new_instance(index));
         let message = "the worker was restarted".to_owned();
         let board = &self.workers[index].board;
         board.open(chain, vec![report(assigned.id, assigned.observed)]);
@@ -142,14 +142,15 @@ impl World {
         self.start_slot(index, next, assigned);
     }
 
-    fn new_instance(&mut self) -> InstanceId {
-        let now = self.wall();
+    fn new_instance(&mut self, worker: usize) -> InstanceId {
+        let now = self.wall(self.workers[worker].clock);
         InstanceId::from_uuid(self.store.ids(now).next())
     }
 
     fn start_slot(&mut self, index: usize, id: InstanceId, assigned: Arc<AssignedInstance>) {
         let chain = ChainKey(assigned.id);
-        let lease = assigned.spec.scale.singleton.then_some((self.now + SINGLETON_LEASE, false));
+        let span = self.workers[index].clock.takes(SINGLETON_LEASE);
+        let lease = assigned.spec.scale.singleton.then_some((self.now + span, false));
         let slot = Slot {
             assigned,
             id,
@@ -164,7 +165,7 @@ impl World {
         };
         self.workers[index].slots.insert(chain, slot);
         if lease.is_some() {
-            self.timer(index, SINGLETON_LEASE, Timer::Lease(chain));
+            self.timer(index, span, Timer::Lease(chain));
         }
         self.prepare(index, chain);
     }
@@ -353,7 +354,7 @@ impl World {
             board.end(chain, state, Some(reason));
             return self.slot_over(index, chain);
         };
-        let next_id = self.new_instance();
+        let next_id = self.new_instance(index);
         let slot = self.workers[index].slots.get_mut(&chain).expect("it ran");
         slot.restarts += 1;
         slot.id = next_id;

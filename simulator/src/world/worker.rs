@@ -14,6 +14,7 @@ use wharf_types::route::RouteTable;
 use wharf_types::state::Health;
 use wharf_types::{InstanceId, NodeId, ProcessId};
 
+use super::clocks::Clock;
 use super::network::{Down, Up, Way};
 use super::slots::Slot;
 use super::{Event, Timer, World, say};
@@ -32,6 +33,7 @@ pub(crate) struct Worker {
     pub(crate) node: NodeId,
     pub(crate) registration: NodeRegistration,
     pub(crate) is_up: bool,
+    pub(crate) clock: Clock,
     /// Until then it stands still, with all that runs in it.
     pub(crate) stalled_until: Time,
     /// The assignment that was accepted last.
@@ -84,6 +86,7 @@ impl Worker {
             node,
             registration,
             is_up: true,
+            clock: Clock::default(),
             process: 1,
             session: 0,
             control: 0,
@@ -115,8 +118,10 @@ impl World {
     pub(crate) fn kill_worker(&mut self, index: usize, back_in: Duration) {
         let known = &self.workers[index];
         let fresh = Worker::new(known.node, self.setup.memory_mib);
-        let (process, kept) = (known.process + 1, known.kept.clone());
-        self.workers[index] = Worker { is_up: false, process, kept, ..fresh };
+        let (process, kept, clock) = (known.process + 1, known.kept.clone(), known.clock);
+        let registration = known.registration.clone();
+        self.workers[index] = Worker { is_up: false, process, kept, clock, registration, ..fresh };
+        self.relabel_worker(index);
         self.after(back_in, Event::Mend(super::faults::Mend::Worker(index)));
     }
 
@@ -305,7 +310,7 @@ impl World {
     fn hold(&mut self, index: usize, held: &[InstanceId]) {
         let now = self.now;
         let worker = &mut self.workers[index];
-        let until = worker.asked_at + SINGLETON_LEASE;
+        let until = worker.asked_at + worker.clock.takes(SINGLETON_LEASE);
         for (chain, members) in worker.board.members() {
             if let Some(slot) = worker.slots.get_mut(&chain)
                 && members.iter().any(|member| held.contains(member))

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use wharf_types::Timestamp;
 use wharf_types::node::ReasonKind;
 use wharf_types::spec::RestartCondition;
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
@@ -498,4 +499,63 @@ fn a_deleted_app_goes_when_its_last_instance_has() {
         crate::plan::plan(fixture.now, &fixture.app, &mut fixture.cluster(), ids).changes,
         [Change::DeleteApp]
     );
+}
+
+/// The fixture's node is to be emptied: it takes nothing, and its only instance is to go.
+fn drain(fixture: &mut Fixture) {
+    fixture.nodes[0].ready = false;
+    fixture.app.instances[0].moves = true;
+}
+
+#[test]
+fn a_singleton_that_fits_nowhere_else_stays_on_a_node_that_is_drained() {
+    let mut fixture = Fixture::empty(1);
+    fixture.ask_to_be_alone(true);
+    fixture.deploy(1);
+    fixture.plan();
+    fixture.make_all_ready(1);
+    fixture.plan();
+    fixture.wait(60);
+    fixture.plan();
+    drain(&mut fixture);
+    let changes = fixture.plan();
+    assert_eq!(changes.changes, []);
+    assert!(changes.wake_at.is_some(), "it is looked at again");
+    fixture.nodes.push(node(2, 64));
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 0, "it ends before another starts");
+}
+
+#[test]
+fn what_never_served_leaves_a_node_that_is_drained_at_once() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.app.instances[0].health = Health::Unhealthy;
+    fixture.app.instances[0].was_healthy = false;
+    fixture.nodes.push(node(2, 64));
+    drain(&mut fixture);
+    fixture.plan();
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Unroute);
+    assert_eq!(fixture.wanted(1), 1, "there is another elsewhere");
+}
+
+#[test]
+fn what_has_served_leaves_a_node_that_is_drained_once_another_serves() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.app.instances[0].health = Health::Unhealthy;
+    fixture.nodes.push(node(2, 64));
+    drain(&mut fixture);
+    fixture.plan();
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Run);
+    fixture.make_ready(1);
+    fixture.plan();
+    assert_eq!(wanted_of(&fixture, 0), Wanted::Unroute);
+}
+
+#[test]
+fn a_clock_that_was_put_back_makes_the_instances_of_a_restart_once() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.restart();
+    fixture.now = fixture.app.time(Timestamp::UNIX_EPOCH);
+    fixture.plan();
+    assert_eq!(fixture.wanted(1), 2, "the one before it, and its successor");
 }
