@@ -206,6 +206,7 @@ impl Worker {
         config.artifacts = Some(Arc::new(OwnArtifacts(artifacts.clone())));
         let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
         backend.table().count_egress(Arc::new(SameBudget(ingress.egress())));
+        backend.table().reach_others(Arc::new(OthersApps(ingress.neighbours())));
         if let Some((listener, _)) = peers {
             if control.speaks().knows(2) {
                 artifacts.ask_peers(Arc::new(OthersArtifacts(ingress.artifacts())));

@@ -66,17 +66,6 @@ async fn newest_build(platform: &Platform) -> Value {
     platform.wharf(&["builds", "--json"]).await.json::<Value>()["items"][0].clone()
 }
 
-/// A command of WASI 0.1 that ends with exit code 1.
-fn failing_command() -> Vec<u8> {
-    wat::parse_str(
-        r#"(module
-            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
-            (memory (export "memory") 1)
-            (func (export "_start") (call $exit (i32.const 1))))"#,
-    )
-    .unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compose_file_is_deployed_as_a_whole_and_the_last_lines_are_the_addresses() {
     let platform = Platform::start().await;
@@ -190,8 +179,10 @@ async fn a_service_that_does_not_come_up_leaves_the_branch_and_is_named_with_wha
     let repository = shop(&platform, &compose("first")).await;
     accepted(&repository.push(&["main"]).await);
     let first = repository.git(&["rev-parse", "HEAD"]).await.ok();
-    repository.write("worker.wasm", failing_command());
-    let worker = format!("  worker:\n    image: worker.wasm\n    depends_on: [greeter]\n    {QUICK}\n");
+    repository.write("worker.wasm", std::fs::read(workspace::guest("crash")).unwrap());
+    let worker = format!(
+        "  worker:\n    image: worker.wasm\n    depends_on: [greeter]\n    environment: {{POISON: start}}\n    {QUICK}\n"
+    );
     let last = format!("  zebra:\n    image: greeter.wasm\n    depends_on: [worker]\n    {QUICK}\n");
     let broken =
         compose("second").replace("secrets:\n  password", &format!("{worker}{last}secrets:\n  password"));

@@ -77,7 +77,7 @@ async fn as_node(
 async fn join(at: &Platform) -> NodeId {
     let node = NodeId::new();
     let mut tx = at.context.store.write().await.unwrap();
-    store::joining::admit(&mut tx, node, Timestamp::now()).await.unwrap();
+    store::joining::admit(&mut tx, node, None, Timestamp::now()).await.unwrap();
     tx.commit().await.unwrap();
     node
 }
