@@ -216,14 +216,15 @@ impl World {
     /// What a rollout has made of its release is not made once more as long as it is wanted, and may stay where it is.
     fn check_not_made_again(&mut self, app: &App, changes: &[Change], seen: &BTreeMap<NodeId, Seen>) {
         let Some(rollout) = app.rollout_under_way().map(|rollout| rollout.id) else { return };
-        let is_drained = |node: NodeId| seen.get(&node).is_none_or(|seen| seen.is_drained);
+        let may_stay =
+            |node: NodeId| seen.get(&node).is_some_and(|seen| !seen.is_drained && seen.silence.span < LEASE);
         for change in changes {
             let Change::CreateInstance { id, release, slot, .. } = change else { continue };
             let has_it = |it: &&InstanceView| {
                 (it.slot, it.release) == (*slot, *release)
                     && it.is_wanted()
                     && self.check.made_by.get(&it.id) == Some(&rollout)
-                    && it.node.is_some_and(|node| !is_drained(node))
+                    && it.node.is_some_and(may_stay)
             };
             let is_global = app.releases.get(release).is_none_or(|release| release.spec.is_global());
             if let Some(known) = app.view.instances.iter().filter(|_| !is_global).find(has_it) {
