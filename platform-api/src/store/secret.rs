@@ -232,21 +232,23 @@ pub(crate) async fn apps(conn: &mut Conn, namespace: NamespaceId, name: &SecretN
     rows.into_iter().map(|(app,)| parse(&app)).collect()
 }
 
-/// The apps whose current release was made with any version of it.
+/// The apps whose current release was made with any version of it, `but` perhaps one.
 pub(crate) async fn apps_on(
     conn: &mut Conn,
     namespace: NamespaceId,
     name: &SecretName,
+    but: Option<SecretVersionId>,
 ) -> Result<Vec<AppId>> {
     let rows: Vec<(String,)> = query_as(
         "SELECT DISTINCT app.id FROM secret_version
          JOIN release_secret ON release_secret.secret_version = secret_version.id
          JOIN release ON release.id = release_secret.release
          JOIN app ON app.id = release.app AND app.target_release = release.id
-         WHERE secret_version.namespace = $1 AND secret_version.name = $2",
+         WHERE secret_version.namespace = $1 AND secret_version.name = $2 AND secret_version.id <> $3",
     )
     .bind(namespace.to_string())
     .bind(name.as_str())
+    .bind(but.map(|id| id.to_string()).unwrap_or_default())
     .fetch_all(conn)
     .await?;
     rows.into_iter().map(|(app,)| parse(&app)).collect()

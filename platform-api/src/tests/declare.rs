@@ -6,6 +6,7 @@ use wharf_types::Digest;
 
 use super::database;
 use super::fixture::{Platform, component, quick, request};
+use crate::store;
 
 const PLANS: &str = "/v1/plans";
 const APPLIES: &str = "/v1/applies";
@@ -294,6 +295,47 @@ async fn a_secret_that_changed_alone_is_no_difference() {
     assert!(!applied.to_string().contains("one"), "{applied}");
     set("two").await;
     assert_eq!(counts(&platform.plan(&resources).await), [0, 0, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_config_whose_rollout_went_back_is_planned_and_applied_again() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let resources = |value: &str| {
+        let config = json!({"kind": "config", "namespace": "default", "name": "greeting", "value": value});
+        [config, app("web", json!({"configs": {"GREETING": "greeting"}}))]
+    };
+    platform.apply(&resources("A")).await;
+    // The same in no file.
+    let spec = json!({"configs": {"GREETING": "greeting"}});
+    platform.deploy("outside", &component(0), spec).await.is(201);
+    assert_eq!(counts(&platform.apply(&resources("B")).await), [0, 3, 0, 0]);
+    assert_eq!(counts(&platform.plan(&resources("B")).await), [0, 0, 0, 2]);
+
+    // What a rollout does that fails.
+    let mut tx = platform.context.store.write().await.unwrap();
+    for name in ["web", "outside"] {
+        let namespace = "default".parse().unwrap();
+        let app = store::app::find(&mut tx, &namespace, &name.parse().unwrap()).await.unwrap().unwrap();
+        let first = store::release::find(&mut tx, app.id, 1).await.unwrap().unwrap();
+        store::app::set_target(&mut tx, app.id, Some(first.id)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let planned = platform.plan(&resources("B")).await;
+    assert_eq!(counts(&planned), [0, 2, 0, 1], "{planned}");
+    let field = |at: usize| &planned["changes"][at]["fields"][0];
+    for (at, app) in [(1, "web"), (2, "outside")] {
+        assert_eq!(planned["changes"][at]["name"], app);
+        let (path, after) = (json!("configs.GREETING"), json!("greeting, version 2"));
+        assert_eq!((&field(at)["path"], &field(at)["after"]), (&path, &after), "{planned}");
+    }
+    let applied = platform.apply(&resources("B")).await;
+    assert_eq!(
+        (&applied["changes"][1]["release"], &applied["changes"][2]["release"]),
+        (&json!(3), &json!(3))
+    );
+    assert_eq!(platform.get("/v1/namespaces/default/configs/greeting").await["version"], 2);
+    assert_eq!(counts(&platform.plan(&resources("B")).await), [0, 0, 0, 2]);
 }
 
 /// The figures of the guide are of `cargo test --release`: `ten_thousand -- --nocapture`.
