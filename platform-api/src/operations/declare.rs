@@ -117,7 +117,8 @@ async fn record(conn: &mut Conn, changes: &[Change]) -> Result<()> {
         if let Some(namespace) = namespace {
             audit::within(namespace);
         }
-        audit::change(serde_json::Value::Null, json!({"changes": said}));
+        // Values of configs may be large, and which resources changed matters more.
+        audit::change(serde_json::Value::Null, audit::lightened(json!({"changes": said}), "fields"));
         if place + 1 < last {
             audit::write(conn).await?;
         }

@@ -69,7 +69,7 @@ pub(crate) async fn set(
     if asked.kind == ValueKind::Config {
         after["value"] = value.reveal().into();
     }
-    audit::change(before, after);
+    audit::change(audit::lightened(before, "value"), audit::lightened(after, "value"));
     commit(context, tx, apps).await?;
     Ok(SecretSet { name: asked.name.clone(), version: newest.version, releases })
 }

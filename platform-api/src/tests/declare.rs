@@ -298,6 +298,24 @@ async fn a_secret_that_changed_alone_is_no_difference() {
 }
 
 #[tokio::test]
+async fn an_apply_with_a_large_config_is_recorded_with_all_that_it_changed() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let config =
+        |value: String| json!({"kind": "config", "namespace": "default", "name": "page", "value": value});
+    platform.apply(&[config("x".repeat(20 << 10)), app("web", json!({"configs": {"PAGE": "page"}}))]).await;
+    let records = platform.audit("namespace=default").await;
+    let record = records.iter().find(|record| record["after"]["changes"].is_array());
+    let changes = record.map(|record| record["after"]["changes"].clone()).unwrap_or_default();
+    assert_eq!(
+        (&changes[0]["resource"], &changes[0]["action"]),
+        (&json!("config default/page"), &json!("create"))
+    );
+    assert!(changes[0]["fields"]["too_large_bytes"].as_u64() > Some(20 << 10), "{changes}");
+    assert_eq!((&changes[1]["resource"], &changes[1]["release"]), (&json!("app default/web"), &json!(1)));
+}
+
+#[tokio::test]
 async fn a_config_whose_rollout_went_back_is_planned_and_applied_again() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);
