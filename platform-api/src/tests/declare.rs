@@ -316,6 +316,43 @@ async fn an_apply_with_a_large_config_is_recorded_with_all_that_it_changed() {
 }
 
 #[tokio::test]
+async fn a_plan_finds_values_that_are_too_large_for_one_release_and_names_that_are_too_many() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let config = |name: String, bytes: usize| {
+        let value = "x".repeat(bytes);
+        json!({"kind": "config", "namespace": "default", "name": name, "value": value})
+    };
+    let configs =
+        |bytes: usize| (0..5).map(|number| config(format!("c{number}"), bytes)).collect::<Vec<Value>>();
+    let spec = json!({"configs": {"A": "c0", "B": "c1", "C": "c2", "D": "c3", "E": "c4"}});
+    platform.apply(&configs(1)).await;
+    platform.deploy("outside", &component(0), spec.clone()).await.is(201);
+    let mut resources = configs(60 << 10);
+    resources.push(app("web", spec));
+    let errors_of = async |resources: &[Value]| {
+        let plan = platform.post(PLANS, json!({"resources": resources})).await.is(200);
+        plan["errors"].as_array().unwrap().clone()
+    };
+    let errors = errors_of(&resources).await;
+    let names: Vec<&Value> = errors.iter().map(|error| &error["name"]).collect();
+    assert_eq!(names, ["web", "outside"], "{errors:?}");
+    for error in &errors {
+        assert!(
+            error["detail"].as_str().unwrap().contains("307200 bytes in all, more than 262144"),
+            "{error}"
+        );
+    }
+    let applied = platform.post(APPLIES, json!({"resources": resources})).await;
+    applied.refuses(422, "invalid_spec", &["app default/web", "app default/outside"]);
+
+    let many: Vec<Value> = (0..996).map(|number| config(format!("more-{number}"), 1)).collect();
+    let errors = errors_of(&many).await;
+    assert_eq!((errors.len(), &errors[0]["name"]), (1, &json!("more-995")), "{errors:?}");
+    assert_eq!(errors_of(&many[1..]).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
 async fn a_config_whose_rollout_went_back_is_planned_and_applied_again() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);
