@@ -186,6 +186,21 @@ async fn an_apply_that_is_sent_twice_gets_its_first_reply() {
 }
 
 #[tokio::test]
+async fn the_reply_that_is_sent_again_has_no_values_of_configs() {
+    let platform = Platform::start().await;
+    let config = json!({"kind": "config", "namespace": "default", "name": "greeting", "value": "good day"});
+    let send = async || {
+        let request = request(&platform.admin, Method::POST, APPLIES).header("idempotency-key", "k");
+        let body = json!({"resources": [config]}).to_string();
+        platform.send(request.body(body.into()).unwrap()).await.is(200)
+    };
+    let (first, second) = (send().await, send().await);
+    assert_eq!(first["changes"][0]["fields"][0]["after"], "good day");
+    assert_eq!((&second["counts"], &second["changes"][0]["action"]), (&first["counts"], &json!("create")));
+    assert!(!second.to_string().contains("good day"), "{second}");
+}
+
+#[tokio::test]
 async fn apps_of_a_set_that_are_not_declared_any_more_are_deleted() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);
