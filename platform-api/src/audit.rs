@@ -88,8 +88,41 @@ impl Request {
 }
 
 fn bounded(value: Value) -> Value {
-    let bytes = value.to_string().len();
-    if bytes <= SIDE_MAX_BYTES { value } else { serde_json::json!({ "too_large_bytes": bytes }) }
+    if is_kept(&value) { value } else { by_size(&value) }
+}
+
+fn is_kept(side: &Value) -> bool {
+    side.to_string().len() <= SIDE_MAX_BYTES
+}
+
+/// What is kept of what is too large.
+fn by_size(value: &Value) -> Value {
+    serde_json::json!({ "too_large_bytes": value.to_string().len() })
+}
+
+/// A side of a change. Where it is too large, only the size is kept of whatever stands under `key`, at any depth, so that the rest is
+/// recorded.
+pub(crate) fn lightened(mut side: Value, key: &str) -> Value {
+    if !is_kept(&side) {
+        lighten(&mut side, key);
+    }
+    side
+}
+
+fn lighten(value: &mut Value, key: &str) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if name == key {
+                    *value = by_size(value);
+                } else {
+                    lighten(value, key);
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| lighten(value, key)),
+        _ => {}
+    }
 }
 
 /// Carries out a request; what it commits is recorded as its doing.
@@ -160,6 +193,16 @@ mod tests {
         assert_eq!(bounded(Value::from("small")), Value::from("small"));
         let large = bounded(Value::from("x".repeat(SIDE_MAX_BYTES)));
         assert_eq!(large, serde_json::json!({"too_large_bytes": SIDE_MAX_BYTES + 2}));
+    }
+
+    #[test]
+    fn what_is_large_in_a_change_does_not_take_the_rest_of_it_along() {
+        let side =
+            |text: String| serde_json::json!({"changes": [{"of": "a", "fields": [text]}, {"of": "b"}]});
+        assert_eq!(lightened(side("small".to_owned()), "fields"), side("small".to_owned()));
+        let kept = bounded(lightened(side("x".repeat(SIDE_MAX_BYTES)), "fields"));
+        let bytes = serde_json::json!({"too_large_bytes": SIDE_MAX_BYTES + 4});
+        assert_eq!(kept, serde_json::json!({"changes": [{"of": "a", "fields": bytes}, {"of": "b"}]}));
     }
 
     #[tokio::test]

@@ -19,7 +19,6 @@ use wharf_types::incarnation::Rival;
 use wharf_types::node::{
     AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE,
 };
-use wharf_types::protocol::{self, SPOKEN};
 use wharf_types::requests::{RequestCounts, RequestTotals};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
 
@@ -66,8 +65,6 @@ struct Known {
 struct Node {
     registration: NodeRegistration,
     settings: NodeSettings,
-    /// The version of the node protocol that is spoken with it. Until it has registered here, the newest.
-    speaks: u32,
     /// Whether its process is about to end.
     leaving: bool,
     /// What it was assigned so far: it gets nothing of anything else, and brings nothing.
@@ -170,7 +167,6 @@ impl Nodes {
         let node = known.nodes.entry(id).or_insert_with(|| Node {
             registration: registration.clone(),
             settings: NodeSettings::default(),
-            speaks: SPOKEN.newest(),
             leaving: false,
             touches: Touches::default(),
             singletons: BTreeSet::new(),
@@ -297,13 +293,6 @@ impl Nodes {
 
     pub(crate) fn settings(&self, id: NodeId) -> Option<NodeSettings> {
         self.lock().nodes.get(&id).map(|node| node.settings.clone())
-    }
-
-    /// Takes note of the version of the node protocol that is spoken with a node that has registered.
-    pub(crate) fn speaks(&self, id: NodeId, version: u32) {
-        if let Some(node) = self.lock().nodes.get_mut(&id) {
-            node.speaks = version;
-        }
     }
 
     /// A process is about to end: its node is emptied until another one registers.
@@ -604,10 +593,7 @@ fn key(usage: &AppUsage) -> (&NamespaceName, &AppName, u64) {
 impl Node {
     fn status(&self, id: NodeId, now: Instant, patience: Duration) -> NodeStatus {
         let mut registration = self.registration.clone();
-        registration.labels.extend(self.settings.labels.clone());
-        if self.speaks < SPOKEN.newest() {
-            registration.labels.insert(protocol::LABEL.to_owned(), self.speaks.to_string());
-        }
+        self.settings.label(&mut registration);
         NodeStatus {
             id,
             registration,

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,6 +19,7 @@ use wharf_types::log::LogRecord;
 use wharf_types::node::{Assignment, NodeRegistration, NodeReport, ReportAnswer};
 use wharf_types::problem::ProblemCode;
 use wharf_types::protocol::{HEADER, SPOKEN};
+use wharf_types::spec::Replicas;
 use wharf_types::transfer::{Restored, TransferOrder};
 use wharf_types::{NodeId, Problem};
 
@@ -141,6 +143,19 @@ fn what_asks_for_nothing_new_is_said_in_fields_that_a_strict_reader_of_the_versi
         instances.iter().map(|instance| instance["spec"].clone()).collect::<Vec<_>>()
     };
     assert_eq!(specs(&again::<Assignment>(&text).unwrap()), specs(&value(&text)), "spec: {HOW}");
+}
+
+/// A reader of version 1 takes a number or a table for `scale.replicas`, and with a word refuses the whole assignment.
+#[test]
+fn that_an_app_is_global_is_not_said_to_workers() {
+    let text = recorded(SPOKEN.newest() - 1, "assignment").unwrap();
+    let mut assignment: Assignment = serde_json::from_str(&text).unwrap();
+    let of_one = serde_json::to_value(&assignment).unwrap();
+    assert!(!assignment.instances.is_empty());
+    for instance in &mut assignment.instances {
+        Arc::make_mut(&mut instance.spec).scale.replicas = Replicas::GLOBAL;
+    }
+    assert_eq!(serde_json::to_value(&assignment).unwrap(), of_one, "{HOW}");
 }
 
 #[test]

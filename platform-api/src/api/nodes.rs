@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use wharf_types::api::{NodeInfo, NodePatch, Page, Usage};
 use wharf_types::node::{InvalidLabel, LABELS_MAX, parse_label};
 use wharf_types::problem::ProblemCode;
+use wharf_types::protocol;
 use wharf_types::{AppName, NamespaceName, NodeId, Timestamp};
 
 use super::auth::namespace_not_found;
@@ -49,6 +50,12 @@ pub(super) async fn patch(
                 let invalid =
                     |error: InvalidLabel| ApiError::new(ProblemCode::InvalidSpec, error.to_string());
                 let (key, value) = parse_label(&format!("{key}={value}")).map_err(invalid)?;
+                if key == protocol::LABEL {
+                    let detail = format!(
+                        "the label `{key}` is the platform's: nodes with an older worker have it; choose another key"
+                    );
+                    return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
+                }
                 after.labels.insert(key, value);
             }
         }

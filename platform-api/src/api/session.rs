@@ -47,6 +47,11 @@ pub(super) async fn register(
     registration.validate().map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
     let spoken = context.config.speaks;
     let agreed = speaks(node, &headers, spoken)?;
+    // With what is stored, so that whoever leads next knows it before the node has come to them. It is not the worker's to say.
+    registration.labels.remove(protocol::LABEL);
+    if agreed < protocol::SPOKEN.newest() {
+        registration.labels.insert(protocol::LABEL.to_owned(), agreed.to_string());
+    }
     if !spoken.knows(2) && registration.containers.is_some() {
         // In the words in which the reader refuses what it does not know.
         return Err(ApiError::new(ProblemCode::InvalidRequest, "unknown field `containers`"));
@@ -69,7 +74,6 @@ pub(super) async fn register(
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
     context.nodes.register(node, registration).map_err(|refusal| refused(node, refusal))?;
-    context.nodes.speaks(node, agreed);
     context.dirty.nudge();
     let said = spoken.said().and_then(|said| HeaderValue::try_from(said).ok());
     let said = said.map(|said| (HeaderName::from_static(protocol::HEADER), said));

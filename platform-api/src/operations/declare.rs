@@ -95,7 +95,7 @@ pub(crate) async fn apply(
     record(&mut tx, &changes).await?;
     let reply = Applied { counts: Counts::of(&changes), changes };
     if let Some(Once { key, request_hash }) = &asked.once {
-        store::apply::put(&mut tx, asked.token, key, request_hash, &reply, asked.now).await?;
+        store::apply::put(&mut tx, asked.token, key, request_hash, &kept(&reply), asked.now).await?;
     }
     commit(context, tx, apps).await?;
     Ok(reply)
@@ -117,7 +117,8 @@ async fn record(conn: &mut Conn, changes: &[Change]) -> Result<()> {
         if let Some(namespace) = namespace {
             audit::within(namespace);
         }
-        audit::change(serde_json::Value::Null, json!({"changes": said}));
+        // Values of configs may be large, and which resources changed matters more.
+        audit::change(serde_json::Value::Null, audit::lightened(json!({"changes": said}), "fields"));
         if place + 1 < last {
             audit::write(conn).await?;
         }
@@ -158,6 +159,15 @@ fn check_request(resources: &[Resource]) -> Result<()> {
         Some(twice) => problem(ProblemCode::InvalidSpec, format!("resources: the {twice} is declared twice")),
         None => Ok(()),
     }
+}
+
+/// The reply as it is stored: without the values of configs, which are sealed where they are kept.
+fn kept(reply: &Applied) -> Applied {
+    let mut kept = reply.clone();
+    for change in kept.changes.iter_mut().filter(|change| change.resource.kind == Kind::Config) {
+        change.fields.clear();
+    }
+    kept
 }
 
 /// The reply that the same request got before.
@@ -242,6 +252,25 @@ fn refusal(errors: Vec<PlanError>) -> Option<Problem> {
 mod tests {
     use super::*;
     use wharf_types::declare::ResourceId;
+    use wharf_types::declare::change::FieldChange;
+
+    #[test]
+    fn a_reply_is_kept_without_the_values_of_configs() {
+        let namespace = NamespaceName::default_namespace();
+        let change = |resource: ResourceId, path: &str| {
+            let (before, after) = (serde_json::Value::Null, "hush".into());
+            let fields = vec![FieldChange { path: path.to_owned(), before, after }];
+            Change { resource, action: Action::Update, fields, live: None, release: None, rollout: None }
+        };
+        let config = change(ResourceId::of_config(&namespace, &"greeting".parse().unwrap()), "value");
+        let app = change(ResourceId::of_app(&namespace, &"web".parse().unwrap()), "env.A");
+        let changes = vec![config, app.clone()];
+        let reply = Applied { counts: Counts::of(&changes), changes };
+        let kept = kept(&reply);
+        assert_eq!((kept.counts, &kept.changes[1]), (reply.counts, &app));
+        assert_eq!(kept.changes[0].resource, reply.changes[0].resource);
+        assert!(kept.changes[0].fields.is_empty());
+    }
 
     #[test]
     fn a_refusal_names_twenty_errors_and_counts_the_rest() {

@@ -125,7 +125,7 @@ pub(super) async fn demand_among_nodes(conn: &mut Conn, spec: &AppSpec, world: W
     let mut cluster = Cluster::default();
     for (id, mut registration, settings) in store::node::list(conn).await? {
         if !settings.draining {
-            registration.labels.extend(settings.labels);
+            settings.label(&mut registration);
             cluster.set_node(id, &registration, true);
         }
     }

@@ -69,7 +69,7 @@ pub(crate) async fn set(
     if asked.kind == ValueKind::Config {
         after["value"] = value.reveal().into();
     }
-    audit::change(before, after);
+    audit::change(audit::lightened(before, "value"), audit::lightened(after, "value"));
     commit(context, tx, apps).await?;
     Ok(SecretSet { name: asked.name.clone(), version: newest.version, releases })
 }
@@ -96,11 +96,7 @@ pub(super) async fn store_value(
         }
     }
     if before.is_none() && store::secret::count(conn, namespace).await? >= SECRETS_MAX {
-        let detail = format!(
-            "the namespace `{}` has {SECRETS_MAX} secrets and configs, which is the most; remove one that no app uses",
-            asked.namespace
-        );
-        return problem(ProblemCode::QuotaExceeded, detail);
+        return Err(full(&asked.namespace).into());
     }
     let id = SecretVersionId::new();
     let Some(sealed) = keyring.seal(SecretOf { namespace, id, kind: asked.kind }, value) else {
@@ -304,14 +300,33 @@ pub(super) async fn newest_of(
 
 /// What the guests of one release are given must not fill up a worker.
 pub(super) fn check_size(pins: &Pins) -> Result<()> {
-    let bytes: usize = pins.values().map(|pinned| pinned.bytes.saturating_sub(Sealed::OVERHEAD_BYTES)).sum();
-    if bytes > RELEASE_MAX_BYTES {
-        let detail = format!(
-            "secrets and configs: {bytes} bytes in all, more than {RELEASE_MAX_BYTES}, which one app can have; put large data into files"
-        );
-        return problem(ProblemCode::InvalidSpec, detail);
+    match too_large(pins.values().map(|pinned| value_bytes(pinned.bytes)).sum()) {
+        Some(problem) => Err(problem.into()),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Why values of so many octets cannot be those of one release.
+pub(super) fn too_large(bytes: usize) -> Option<Problem> {
+    let detail = || {
+        format!(
+            "secrets and configs: {bytes} bytes in all, more than {RELEASE_MAX_BYTES}, which one app can have; put large data into files"
+        )
+    };
+    (bytes > RELEASE_MAX_BYTES).then(|| Problem::new(ProblemCode::InvalidSpec, detail()))
+}
+
+/// The octets of a value that is sealed.
+pub(super) fn value_bytes(sealed: usize) -> usize {
+    sealed.saturating_sub(Sealed::OVERHEAD_BYTES)
+}
+
+/// What is said where one more name would be too many.
+pub(super) fn full(namespace: &NamespaceName) -> Problem {
+    let detail = format!(
+        "the namespace `{namespace}` has {SECRETS_MAX} secrets and configs, which is the most; remove one that no app uses"
+    );
+    Problem::new(ProblemCode::QuotaExceeded, detail)
 }
 
 fn pinned(version: &SealedVersion) -> Pinned {

@@ -2,9 +2,10 @@
 //!
 //! The same resources and the same live state give the same steps. A file is the whole of an app's settings: what `env` and `scale` set
 //! over them is a difference, but for the number of instances of a file that says nothing of it. A config that changes is a release of each app
-//! that runs with it, declared or not, as it is when somebody sets it.
+//! that runs with it, declared or not, as it is when somebody sets it; so is one that has its value already, of each app that went back to
+//! another version.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -23,7 +24,7 @@ pub(crate) struct Live {
     pub(crate) namespaces: BTreeMap<NamespaceName, Option<NamespaceId>>,
     /// What has the name of a config that is declared.
     pub(crate) configs: BTreeMap<(NamespaceName, SecretName), LiveConfig>,
-    /// Apps that are declared, those of the set that is pruned, and those that run with a config that changes.
+    /// Apps that are declared, those of the set that is pruned, and those that run with a config that changes, or are behind one.
     pub(crate) apps: BTreeMap<(NamespaceName, AppName), LiveApp>,
 }
 
@@ -36,6 +37,9 @@ pub(crate) struct LiveConfig {
     pub(crate) kind: ValueKind,
     /// None: it is a secret, or it cannot be opened.
     pub(crate) value: Option<String>,
+    /// Apps that run with another version, although this one has the value that is declared: their release with it failed, or somebody went
+    /// back from it.
+    pub(crate) behind: BTreeSet<AppId>,
 }
 
 #[derive(Clone, Debug)]
@@ -100,7 +104,7 @@ pub(crate) fn changes(resources: &[Resource], set: Option<&SetName>, live: &Live
             Resource::Namespace(namespace) => namespace_change(&namespace.name, live),
             Resource::Config(config) => config_change(config, live),
             Resource::App(app) => match live.apps.get(&(app.namespace.clone(), app.name.clone())) {
-                Some(is) => app_change(app, is, set, &versions),
+                Some(is) => app_change(app, is, set, &versions, live),
                 None => {
                     let step = Step::Release { app: app.clone(), live: None, rescale: true };
                     Planned { change: change(resource.id(), Action::Create), step }
@@ -157,7 +161,12 @@ fn config_change(config: &ConfigResource, live: &Live) -> Planned {
     let is = find_config(config, live);
     let before = is.and_then(|is| is.value.as_deref());
     if before == Some(config.value.as_str()) {
-        return Planned { change: change(id, Action::Unchanged), step: Step::Nothing };
+        // Setting it again makes no version, and says which one those get that are behind.
+        let step = match is.is_some_and(|is| !is.behind.is_empty()) {
+            true => Step::SetConfig(config.clone()),
+            false => Step::Nothing,
+        };
+        return Planned { change: change(id, Action::Unchanged), step };
     }
     let fields = vec![FieldChange {
         path: "value".to_owned(),
@@ -168,10 +177,20 @@ fn config_change(config: &ConfigResource, live: &Live) -> Planned {
     Planned { change: Change { fields, ..change(id, action) }, step: Step::SetConfig(config.clone()) }
 }
 
-/// The variables of these settings that get another version of their config.
-fn renewed(namespace: &NamespaceName, spec: &AppSpec, versions: &NewVersions<'_>) -> Vec<FieldChange> {
+/// The variables of these settings that get another version of their config, in a release of this app.
+fn renewed(
+    app: AppId,
+    namespace: &NamespaceName,
+    spec: &AppSpec,
+    versions: &NewVersions<'_>,
+    live: &Live,
+) -> Vec<FieldChange> {
+    let missed = |config: &SecretName| {
+        let is = live.configs.get(&(namespace.clone(), config.clone()))?;
+        is.behind.contains(&app).then_some(is.version)
+    };
     let field = |(variable, config): (&String, &SecretName)| {
-        let version = versions.get(&(namespace, config))?;
+        let version = versions.get(&(namespace, config)).copied().or_else(|| missed(config))?;
         Some(FieldChange {
             path: format!("configs.{variable}"),
             before: config.as_str().into(),
@@ -181,7 +200,7 @@ fn renewed(namespace: &NamespaceName, spec: &AppSpec, versions: &NewVersions<'_>
     spec.configs.iter().filter_map(field).collect()
 }
 
-/// Apps that nobody declared here and that run with a config that changes. What is deleted gets nothing.
+/// Apps that nobody declared here and that run with a config that changes, or are behind one. What is deleted gets nothing.
 fn renewals(
     declared: &HashSet<(&NamespaceName, &AppName)>,
     set: Option<&SetName>,
@@ -189,7 +208,7 @@ fn renewals(
     live: &Live,
 ) -> Vec<Planned> {
     let renewal = |((namespace, name), app): (&(NamespaceName, AppName), &LiveApp)| {
-        let fields = renewed(namespace, &app.release.as_ref()?.spec, versions);
+        let fields = renewed(app.id, namespace, &app.release.as_ref()?.spec, versions, live);
         let id = ResourceId::of_app(namespace, name);
         (!fields.is_empty()).then(|| Planned {
             change: Change { fields, ..change(id, Action::Update) },
@@ -203,10 +222,16 @@ fn renewals(
     others.filter_map(renewal).collect()
 }
 
-fn app_change(app: &AppResource, is: &LiveApp, set: Option<&SetName>, versions: &NewVersions<'_>) -> Planned {
+fn app_change(
+    app: &AppResource,
+    is: &LiveApp,
+    set: Option<&SetName>,
+    versions: &NewVersions<'_>,
+    live: &Live,
+) -> Planned {
     let id = ResourceId::of_app(&app.namespace, &app.name);
     let mut fields = settings_changes(app, is);
-    let renewed = renewed(&app.namespace, &app.spec, versions);
+    let renewed = renewed(is.id, &app.namespace, &app.spec, versions, live);
     let is_renewed = !renewed.is_empty();
     for field in renewed {
         // A variable that is new is told as such.

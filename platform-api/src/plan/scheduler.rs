@@ -54,7 +54,8 @@ pub enum Needs {
     Nothing,
     /// An engine that runs containers. Its worker is never of version 1 of the node protocol, which knows none.
     Engine,
-    /// A worker that knows of singletons: one of version 1 could not even read that it is to have one.
+    /// A worker that knows of singletons: one of version 1 could not even read that it is to have one. That an app is global is not said to
+    /// workers, so those may go to any.
     Leases,
 }
 

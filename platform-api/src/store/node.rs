@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use wharf_types::node::NodeRegistration;
+use wharf_types::protocol;
 use wharf_types::{NodeId, Timestamp};
 
 use super::codec::{from_json, json, number, parse};
@@ -34,6 +35,15 @@ pub struct NodeSettings {
     pub draining: bool,
     /// They count before those of the worker.
     pub labels: BTreeMap<String, String>,
+}
+
+impl NodeSettings {
+    /// Sets these labels beside and over those that the node came with. The platform's own stays as it is: what it keeps from the node the
+    /// worker would not understand, whoever says otherwise.
+    pub(crate) fn label(&self, registration: &mut NodeRegistration) {
+        let labels = self.labels.iter().filter(|(key, _)| *key != protocol::LABEL);
+        registration.labels.extend(labels.map(|(key, value)| (key.clone(), value.clone())));
+    }
 }
 
 pub(crate) async fn register(

@@ -132,14 +132,28 @@ pub(crate) async fn count(conn: &mut Conn, namespace: NamespaceId) -> Result<u64
     number(count)
 }
 
-/// The names of a namespace's secrets and configs.
-pub(crate) async fn names(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<(SecretName, ValueKind)>> {
-    let rows: Vec<(String, bool)> =
-        query_as("SELECT DISTINCT name, readable FROM secret_version WHERE namespace = $1")
-            .bind(namespace.to_string())
-            .fetch_all(conn)
-            .await?;
-    rows.into_iter().map(|(name, readable)| Ok((parse(&name)?, kind(readable)))).collect()
+/// What the newest version of a secret or config is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Newest {
+    pub(crate) kind: ValueKind,
+    /// Octets of the sealed value, which has a few more than the value.
+    pub(crate) bytes: usize,
+}
+
+/// A namespace's secrets and configs.
+pub(crate) async fn all(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<(SecretName, Newest)>> {
+    let rows: Vec<(String, bool, i64)> = query_as(
+        "SELECT name, readable, CAST(length(sealed) AS BIGINT) FROM secret_version WHERE namespace = $1
+             AND version = (SELECT max(newer.version) FROM secret_version AS newer
+                 WHERE newer.namespace = secret_version.namespace AND newer.name = secret_version.name)",
+    )
+    .bind(namespace.to_string())
+    .fetch_all(conn)
+    .await?;
+    let newest = |(name, readable, bytes): (String, bool, i64)| {
+        Ok((parse(&name)?, Newest { kind: kind(readable), bytes: number(bytes)? }))
+    };
+    rows.into_iter().map(newest).collect()
 }
 
 /// Those of one kind in the order of their names.
@@ -232,21 +246,23 @@ pub(crate) async fn apps(conn: &mut Conn, namespace: NamespaceId, name: &SecretN
     rows.into_iter().map(|(app,)| parse(&app)).collect()
 }
 
-/// The apps whose current release was made with any version of it.
+/// The apps whose current release was made with any version of it, `but` perhaps one.
 pub(crate) async fn apps_on(
     conn: &mut Conn,
     namespace: NamespaceId,
     name: &SecretName,
+    but: Option<SecretVersionId>,
 ) -> Result<Vec<AppId>> {
     let rows: Vec<(String,)> = query_as(
         "SELECT DISTINCT app.id FROM secret_version
          JOIN release_secret ON release_secret.secret_version = secret_version.id
          JOIN release ON release.id = release_secret.release
          JOIN app ON app.id = release.app AND app.target_release = release.id
-         WHERE secret_version.namespace = $1 AND secret_version.name = $2",
+         WHERE secret_version.namespace = $1 AND secret_version.name = $2 AND secret_version.id <> $3",
     )
     .bind(namespace.to_string())
     .bind(name.as_str())
+    .bind(but.map(|id| id.to_string()).unwrap_or_default())
     .fetch_all(conn)
     .await?;
     rows.into_iter().map(|(app,)| parse(&app)).collect()

@@ -6,6 +6,7 @@ use wharf_types::Digest;
 
 use super::database;
 use super::fixture::{Platform, component, quick, request};
+use crate::store;
 
 const PLANS: &str = "/v1/plans";
 const APPLIES: &str = "/v1/applies";
@@ -185,6 +186,21 @@ async fn an_apply_that_is_sent_twice_gets_its_first_reply() {
 }
 
 #[tokio::test]
+async fn the_reply_that_is_sent_again_has_no_values_of_configs() {
+    let platform = Platform::start().await;
+    let config = json!({"kind": "config", "namespace": "default", "name": "greeting", "value": "good day"});
+    let send = async || {
+        let request = request(&platform.admin, Method::POST, APPLIES).header("idempotency-key", "k");
+        let body = json!({"resources": [config]}).to_string();
+        platform.send(request.body(body.into()).unwrap()).await.is(200)
+    };
+    let (first, second) = (send().await, send().await);
+    assert_eq!(first["changes"][0]["fields"][0]["after"], "good day");
+    assert_eq!((&second["counts"], &second["changes"][0]["action"]), (&first["counts"], &json!("create")));
+    assert!(!second.to_string().contains("good day"), "{second}");
+}
+
+#[tokio::test]
 async fn apps_of_a_set_that_are_not_declared_any_more_are_deleted() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);
@@ -294,6 +310,102 @@ async fn a_secret_that_changed_alone_is_no_difference() {
     assert!(!applied.to_string().contains("one"), "{applied}");
     set("two").await;
     assert_eq!(counts(&platform.plan(&resources).await), [0, 0, 0, 1]);
+}
+
+#[tokio::test]
+async fn an_apply_with_a_large_config_is_recorded_with_all_that_it_changed() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let config =
+        |value: String| json!({"kind": "config", "namespace": "default", "name": "page", "value": value});
+    platform.apply(&[config("x".repeat(20 << 10)), app("web", json!({"configs": {"PAGE": "page"}}))]).await;
+    let records = platform.audit("namespace=default").await;
+    let record = records.iter().find(|record| record["after"]["changes"].is_array());
+    let changes = record.map(|record| record["after"]["changes"].clone()).unwrap_or_default();
+    assert_eq!(
+        (&changes[0]["resource"], &changes[0]["action"]),
+        (&json!("config default/page"), &json!("create"))
+    );
+    assert!(changes[0]["fields"]["too_large_bytes"].as_u64() > Some(20 << 10), "{changes}");
+    assert_eq!((&changes[1]["resource"], &changes[1]["release"]), (&json!("app default/web"), &json!(1)));
+}
+
+#[tokio::test]
+async fn a_plan_finds_values_that_are_too_large_for_one_release_and_names_that_are_too_many() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let config = |name: String, bytes: usize| {
+        let value = "x".repeat(bytes);
+        json!({"kind": "config", "namespace": "default", "name": name, "value": value})
+    };
+    let configs =
+        |bytes: usize| (0..5).map(|number| config(format!("c{number}"), bytes)).collect::<Vec<Value>>();
+    let spec = json!({"configs": {"A": "c0", "B": "c1", "C": "c2", "D": "c3", "E": "c4"}});
+    platform.apply(&configs(1)).await;
+    platform.deploy("outside", &component(0), spec.clone()).await.is(201);
+    let mut resources = configs(60 << 10);
+    resources.push(app("web", spec));
+    let errors_of = async |resources: &[Value]| {
+        let plan = platform.post(PLANS, json!({"resources": resources})).await.is(200);
+        plan["errors"].as_array().unwrap().clone()
+    };
+    let errors = errors_of(&resources).await;
+    let names: Vec<&Value> = errors.iter().map(|error| &error["name"]).collect();
+    assert_eq!(names, ["web", "outside"], "{errors:?}");
+    for error in &errors {
+        assert!(
+            error["detail"].as_str().unwrap().contains("307200 bytes in all, more than 262144"),
+            "{error}"
+        );
+    }
+    let applied = platform.post(APPLIES, json!({"resources": resources})).await;
+    applied.refuses(422, "invalid_spec", &["app default/web", "app default/outside"]);
+
+    let many: Vec<Value> = (0..996).map(|number| config(format!("more-{number}"), 1)).collect();
+    let errors = errors_of(&many).await;
+    assert_eq!((errors.len(), &errors[0]["name"]), (1, &json!("more-995")), "{errors:?}");
+    assert_eq!(errors_of(&many[1..]).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn a_config_whose_rollout_went_back_is_planned_and_applied_again() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let resources = |value: &str| {
+        let config = json!({"kind": "config", "namespace": "default", "name": "greeting", "value": value});
+        [config, app("web", json!({"configs": {"GREETING": "greeting"}}))]
+    };
+    platform.apply(&resources("A")).await;
+    // The same in no file.
+    let spec = json!({"configs": {"GREETING": "greeting"}});
+    platform.deploy("outside", &component(0), spec).await.is(201);
+    assert_eq!(counts(&platform.apply(&resources("B")).await), [0, 3, 0, 0]);
+    assert_eq!(counts(&platform.plan(&resources("B")).await), [0, 0, 0, 2]);
+
+    // What a rollout does that fails.
+    let mut tx = platform.context.store.write().await.unwrap();
+    for name in ["web", "outside"] {
+        let namespace = "default".parse().unwrap();
+        let app = store::app::find(&mut tx, &namespace, &name.parse().unwrap()).await.unwrap().unwrap();
+        let first = store::release::find(&mut tx, app.id, 1).await.unwrap().unwrap();
+        store::app::set_target(&mut tx, app.id, Some(first.id)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let planned = platform.plan(&resources("B")).await;
+    assert_eq!(counts(&planned), [0, 2, 0, 1], "{planned}");
+    let field = |at: usize| &planned["changes"][at]["fields"][0];
+    for (at, app) in [(1, "web"), (2, "outside")] {
+        assert_eq!(planned["changes"][at]["name"], app);
+        let (path, after) = (json!("configs.GREETING"), json!("greeting, version 2"));
+        assert_eq!((&field(at)["path"], &field(at)["after"]), (&path, &after), "{planned}");
+    }
+    let applied = platform.apply(&resources("B")).await;
+    assert_eq!(
+        (&applied["changes"][1]["release"], &applied["changes"][2]["release"]),
+        (&json!(3), &json!(3))
+    );
+    assert_eq!(platform.get("/v1/namespaces/default/configs/greeting").await["version"], 2);
+    assert_eq!(counts(&platform.plan(&resources("B")).await), [0, 0, 0, 2]);
 }
 
 /// The figures of the guide are of `cargo test --release`: `ten_thousand -- --nocapture`.

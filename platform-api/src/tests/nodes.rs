@@ -270,7 +270,7 @@ async fn labels_that_an_admin_sets_count_before_those_of_the_worker() {
     let taken_back = json!({"labels": {"zone": null}});
     let labels = platform.call(Method::PATCH, &path, taken_back).await.is(200)["labels"].clone();
     assert_eq!(labels, json!({"zone": "a", "rack": "7", "disk": "ssd"}));
-    for bad in ["-a", "a b", ""] {
+    for bad in ["-a", "a b", "", protocol::LABEL] {
         let bad = json!({"labels": {bad: "x"}});
         platform.call(Method::PATCH, &path, bad).await.refuses(422, "invalid_spec", &["label"]);
     }
@@ -317,6 +317,26 @@ async fn a_worker_of_version_1_is_kept_from_singletons_until_it_speaks_what_they
     let newer = Worker::join(&platform).await;
     eventually("a newer one has it", async || (placed_on("only").await == json!(newer.node)).then_some(()))
         .await;
+}
+
+#[tokio::test]
+async fn whoever_leads_next_knows_which_worker_is_of_an_older_version_before_it_has_come() {
+    let platform = Platform::start().await;
+    let path = format!("/v1/nodes/{}", NodeId::new());
+    let register = async |said: &str, labels: Value| {
+        let mut registration = registration();
+        registration["labels"] = labels;
+        let put = request(&platform.node_token, Method::PUT, &path).header(protocol::HEADER, said);
+        platform.send(put.body(Body::from(registration.to_string())).unwrap()).await.is(204);
+    };
+    register("1-1", json!({"zone": "a"})).await;
+    let older = json!({"zone": "a", "wharf.protocol": "1"});
+    assert_eq!(platform.get(&path).await["labels"], older);
+    // What another server does when it begins, and this one after a start.
+    platform.context.lead(platform.leads().await).await.unwrap();
+    assert_eq!(platform.get(&path).await["labels"], older);
+    register("1-2", json!({"wharf.protocol": "1"})).await;
+    assert_eq!(platform.get(&path).await["labels"], json!({}), "it is not the worker's to say");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use wharf_types::spec::OutboundScheme;
 use wharf_types::{AppName, NamespaceName};
 
 pub(super) use self::connect::connections;
-use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, Connector};
+use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, Connector, SecureConnector};
 pub use self::egress::Egress;
 pub(crate) use self::egress::EgressPlace;
 use self::egress::Payer;
@@ -84,7 +84,7 @@ pub trait Neighbours: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Result<http::Response<WasiBody>, Error>> + Send>>;
 }
 
-type HttpClient = Client<hyper_rustls::HttpsConnector<Connector>, WasiBody>;
+type HttpClient = Client<SecureConnector, WasiBody>;
 
 /// The outbound side of one instance: its policy, and a client that keeps connections for all its stores.
 pub struct Outbound {
@@ -162,11 +162,17 @@ impl Outbound {
         let mut connection = capture_connection(&mut request);
         let answer = CONNECT_TIMEOUT.scope(waits.connect, self.client().request(request));
         let too_late = async {
-            // Connecting has its own limit. Without a connection there is an error, which the other branch takes.
-            if connection.wait_for_connection_metadata().await.is_none() {
-                std::future::pending::<()>().await;
+            // The connector has its own limits. HTTP/2 begins after it, with octets that may have to wait.
+            let connected = async { connection.wait_for_connection_metadata().await.is_some() };
+            match tokio::time::timeout(waits.connect * 2, connected).await {
+                Ok(true) => {
+                    tokio::time::sleep(waits.first_byte).await;
+                    Error::ConnectionReadTimeout
+                }
+                // Without a connection there is an error, which the other branch takes.
+                Ok(false) => std::future::pending().await,
+                Err(_) => Error::ConnectionTimeout,
             }
-            tokio::time::sleep(waits.first_byte).await;
         };
         tokio::select! {
             biased;
@@ -174,7 +180,7 @@ impl Outbound {
                 Ok(response) => Ok(paced(response, waits)),
                 Err(error) => Err(failed::code(&error)),
             },
-            () = too_late => Err(Error::ConnectionReadTimeout),
+            error = too_late => Err(error),
         }
     }
 
@@ -199,6 +205,7 @@ fn http_client(connector: Connector, home: Home, idle_max: Duration) -> HttpClie
         .https_or_http()
         .enable_all_versions()
         .wrap_connector(connector);
+    let connector = SecureConnector::new(connector, home.clone());
     Client::builder(home)
         .pool_idle_timeout(idle_max)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
@@ -383,6 +390,22 @@ mod tests {
         let answer = lane.spawn(outbound.send(get("http://other.internal/"), None));
         assert_eq!(within(answer).await.unwrap().unwrap().status(), 200);
         lane.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_gets_no_answer_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("https://{}", listener.local_addr().unwrap());
+        let outbound = Arc::new(Outbound::new(std::slice::from_ref(&uri), None));
+        let soon = Some(Duration::from_millis(100));
+        let options =
+            RequestOptions { connect_timeout: soon, first_byte_timeout: None, between_bytes_timeout: None };
+        let answer = within(outbound.clone().send(get(&uri), Some(options))).await;
+        assert!(matches!(answer, Err(Error::ConnectionTimeout)), "{:?}", answer.err());
+        let (mut socket, _) = within(listener.accept()).await.unwrap();
+        let mut hello = Vec::new();
+        within(socket.read_to_end(&mut hello)).await.unwrap();
+        assert!(!hello.is_empty(), "the connection was closed after it");
     }
 
     #[tokio::test]

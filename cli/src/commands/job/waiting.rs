@@ -35,6 +35,10 @@ impl Waiting {
         self.waited = if reason.is_none() { Duration::ZERO } else { self.waited + self.pause };
         let is_calm = if reason.is_none() { job.active > 0 } else { self.waited >= LONG };
         self.pause = if is_calm { LOOK_LATER } else { LOOK };
+        if reason.is_none() && job.active > 0 {
+            // What it waits for after that has another cause, which may differ in numbers alone, such as an exit code.
+            self.told = None;
+        }
         let is_lasting = reason == self.seen;
         self.seen.clone_from(&reason);
         if !is_lasting || reason == self.told {
@@ -155,6 +159,21 @@ mod tests {
         let told = waiting.look(&pulling()).unwrap();
         assert_eq!(told, "run 1 is having its artifact fetched and compiled, or its image pulled");
         assert_eq!(waiting.look(&pulling()), None);
+    }
+
+    #[test]
+    fn a_failure_after_something_has_run_is_told_although_it_differs_in_a_number_alone() {
+        let failed = |code: u32| {
+            let mut failed = run(InstanceState::Failed, Some(Outcome::Failed));
+            failed.reason.as_mut().unwrap().message = format!("it ended with exit code {code}");
+            job(&[], vec![failed])
+        };
+        let mut waiting = Waiting::default();
+        assert_eq!(waiting.look(&failed(3)), None);
+        assert!(waiting.look(&failed(3)).unwrap().ends_with("exit code 3"));
+        assert_eq!(waiting.look(&job(&[], vec![run(InstanceState::Running, None)])), None);
+        assert_eq!(waiting.look(&failed(4)), None);
+        assert!(waiting.look(&failed(4)).unwrap().ends_with("exit code 4"));
     }
 
     #[test]

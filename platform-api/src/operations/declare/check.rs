@@ -1,12 +1,12 @@
 //! Why planned changes could not be carried out: all reasons, not only the first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use wharf_types::declare::change::PlanError;
 use wharf_types::declare::{AppResource, ConfigResource, Kind, ResourceId};
 use wharf_types::problem::ProblemCode;
 use wharf_types::route::RoutePattern;
-use wharf_types::secret::{SecretValue, ValueKind};
+use wharf_types::secret::{SECRETS_MAX, SecretValue, ValueKind};
 use wharf_types::spec::{AppSpec, ScaleSpec};
 use wharf_types::world::World;
 use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName};
@@ -15,6 +15,7 @@ use super::AskedApply;
 use crate::context::Context;
 use crate::operations::{Result, containers, invalid_spec, ports, routes, secrets};
 use crate::plan::declared::{Live, LiveApp, Planned, Step};
+use crate::store::secret::Newest;
 use crate::store::{self, Conn};
 use crate::view;
 
@@ -30,7 +31,9 @@ pub(super) async fn errors(
         _ => None,
     });
     let configs = planned.iter().filter_map(|planned| match &planned.step {
-        Step::SetConfig(config) => Some((config.namespace.clone(), config.name.clone())),
+        Step::SetConfig(config) => {
+            Some(((config.namespace.clone(), config.name.clone()), config.value.len()))
+        }
         _ => None,
     });
     let mut check = Check {
@@ -42,6 +45,7 @@ pub(super) async fn errors(
         worlds: HashMap::new(),
         archives: HashMap::new(),
         secrets: HashMap::new(),
+        new_names: HashMap::new(),
         routes: HashMap::new(),
         ports: HashMap::new(),
         found: Vec::new(),
@@ -54,14 +58,15 @@ pub(super) async fn errors(
                     check.refuse(resource, problem.clone());
                 }
             }
-            Step::SetConfig(config) => check.config(resource, config),
+            Step::SetConfig(config) => check.config(resource, config).await?,
             Step::Release { app, live, .. } => check.app(resource, app, *live).await?,
             Step::Scale { to, .. } => {
                 check.not_deleting(resource);
                 check.scale(resource, *to);
             }
             Step::Join(_) | Step::Nothing => check.not_deleting(resource),
-            Step::Renew(_) | Step::Delete(_) => {}
+            Step::Renew(_) => check.renewal(resource).await?,
+            Step::Delete(_) => {}
         }
     }
     Ok(check.found)
@@ -74,11 +79,13 @@ struct Check<'a> {
     live: &'a Live,
     /// Namespaces that the same apply makes.
     made: HashSet<NamespaceName>,
-    /// Configs that it sets.
-    configs: HashSet<(NamespaceName, SecretName)>,
+    /// Configs that it sets, with the octets of their values.
+    configs: HashMap<(NamespaceName, SecretName), usize>,
     worlds: HashMap<(NamespaceName, Digest), Option<World>>,
     archives: HashMap<(NamespaceName, Digest), bool>,
-    secrets: HashMap<NamespaceId, HashMap<SecretName, ValueKind>>,
+    secrets: HashMap<NamespaceId, HashMap<SecretName, Newest>>,
+    /// How many configs of each namespace are not there yet.
+    new_names: HashMap<NamespaceName, u64>,
     /// Who of these resources wants which.
     routes: HashMap<RoutePattern, ResourceId>,
     ports: HashMap<u16, ResourceId>,
@@ -103,18 +110,52 @@ impl Check<'_> {
         false
     }
 
-    fn config(&mut self, resource: &ResourceId, config: &ConfigResource) {
+    async fn config(&mut self, resource: &ResourceId, config: &ConfigResource) -> Result<()> {
         if !self.has_namespace(resource, &config.namespace) {
-            return;
+            return Ok(());
         }
         if let Err(invalid) = SecretValue::new(config.value.clone().into_bytes()) {
             self.refuse(resource, Problem::new(ProblemCode::InvalidSpec, format!("value: {invalid}")));
         }
-        let there = self.live.configs.get(&(config.namespace.clone(), config.name.clone()));
+        let live = self.live;
+        let there = live.configs.get(&(config.namespace.clone(), config.name.clone()));
         let taken = there.and_then(|there| secrets::taken(&config.name, ValueKind::Config, there.kind));
+        if there.is_none() {
+            self.new_name(resource, &config.namespace).await?;
+        }
         if let Some(problem) = taken {
             self.refuse(resource, problem);
         }
+        Ok(())
+    }
+
+    /// Whether there is room for one more.
+    async fn new_name(&mut self, resource: &ResourceId, namespace: &NamespaceName) -> Result<()> {
+        let id = self.live.namespaces.get(namespace).copied().flatten();
+        self.read_secrets(id).await?;
+        let known = id.and_then(|id| self.secrets.get(&id)).map_or(0, |known| known.len() as u64);
+        let new = self.new_names.entry(namespace.clone()).or_default();
+        *new += 1;
+        if known + *new > SECRETS_MAX {
+            self.refuse(resource, secrets::full(namespace));
+        }
+        Ok(())
+    }
+
+    /// Whether an app of no file can have the values that it is to get.
+    async fn renewal(&mut self, resource: &ResourceId) -> Result<()> {
+        let release = self.live(resource).and_then(|app| app.release.as_ref()).map(|release| release.id);
+        let (Some(release), Some(namespace)) = (release, &resource.namespace) else { return Ok(()) };
+        let Some(release) = store::release::get(self.conn, release).await? else { return Ok(()) };
+        let pinned = store::secret::pinned(self.conn, &release).await?;
+        let bytes = pinned.into_iter().map(|(name, pinned)| {
+            let declared = self.configs.get(&(namespace.clone(), name)).copied();
+            declared.unwrap_or_else(|| secrets::value_bytes(pinned.bytes))
+        });
+        if let Some(problem) = secrets::too_large(bytes.sum()) {
+            self.refuse(resource, problem);
+        }
+        Ok(())
     }
 
     async fn app(&mut self, resource: &ResourceId, app: &AppResource, live: Option<AppId>) -> Result<()> {
@@ -246,25 +287,34 @@ impl Check<'_> {
         if spec.values().next().is_none() {
             return Ok(());
         }
-        let known = match namespace {
-            Some(id) if !self.secrets.contains_key(&id) => {
-                let names = store::secret::names(self.conn, id).await?.into_iter().collect();
-                self.secrets.entry(id).or_insert(names)
-            }
-            Some(id) => self.secrets.entry(id).or_default(),
-            None => &mut HashMap::new(),
+        self.read_secrets(namespace).await?;
+        let known = |value: &SecretName| self.secrets.get(&namespace?)?.get(value).copied();
+        let declared = |value: &SecretName| self.configs.get(&(name.clone(), value.clone())).copied();
+        let kind_of = |value: &SecretName| {
+            known(value).map(|known| known.kind).or_else(|| declared(value).map(|_| ValueKind::Config))
         };
-        let declared = &self.configs;
-        let there = |value: &SecretName| {
-            let is_declared = || declared.contains(&(name.clone(), value.clone()));
-            known.get(value).copied().or_else(|| is_declared().then_some(ValueKind::Config))
+        let unusable = |(_, value, kind): (&String, &SecretName, ValueKind)| {
+            secrets::unusable(name, value, kind, kind_of(value))
         };
-        let missing: Vec<Problem> = spec
-            .values()
-            .filter_map(|(_, value, kind)| secrets::unusable(name, value, kind, there(value)))
-            .collect();
-        for problem in missing {
+        let mut problems: Vec<Problem> = spec.values().filter_map(unusable).collect();
+        let values: BTreeSet<&SecretName> = spec.values().map(|(_, value, _)| value).collect();
+        let bytes = values.into_iter().filter_map(|value| {
+            declared(value).or_else(|| known(value).map(|known| secrets::value_bytes(known.bytes)))
+        });
+        problems.extend(secrets::too_large(bytes.sum()));
+        for problem in problems {
             self.refuse(resource, problem);
+        }
+        Ok(())
+    }
+
+    /// Asks once for what a namespace has. None: it is made here.
+    async fn read_secrets(&mut self, namespace: Option<NamespaceId>) -> Result<()> {
+        if let Some(id) = namespace
+            && !self.secrets.contains_key(&id)
+        {
+            let all = store::secret::all(self.conn, id).await?.into_iter().collect();
+            self.secrets.insert(id, all);
         }
         Ok(())
     }

@@ -27,13 +27,21 @@ pub(super) async fn live(
         let mut of_namespace = apps_of(conn, id, declared.apps, prune).await?;
         let mut known: BTreeSet<AppId> = of_namespace.iter().map(|app| app.id).collect();
         for config in declared.configs {
-            let Some(is) = config_of(conn, keyring, id, config).await? else { continue };
-            let changes = is.kind == ValueKind::Config && is.value.as_ref() != Some(&config.value);
-            live.configs.insert((namespace.clone(), config.name.clone()), is);
-            if !changes {
-                continue;
+            let Some(mut is) = config_of(conn, keyring, id, config).await? else { continue };
+            let is_same = is.value.as_ref() == Some(&config.value);
+            let users = match is.kind {
+                // A value that changes is news to all, and one that is there to those that went back from it.
+                ValueKind::Config => {
+                    let but = is_same.then_some(is.id);
+                    store::secret::apps_on(conn, id, &config.name, but).await?
+                }
+                ValueKind::Secret => Vec::new(),
+            };
+            if is_same {
+                is.behind.extend(&users);
             }
-            for user in store::secret::apps_on(conn, id, &config.name).await? {
+            live.configs.insert((namespace.clone(), config.name.clone()), is);
+            for user in users {
                 if known.insert(user)
                     && let Some(app) = store::app::get(conn, user).await?
                 {
@@ -96,7 +104,8 @@ async fn config_of(
         ValueKind::Config => keyring.open(&newest).ok().map(|value| value.reveal().to_owned()),
         ValueKind::Secret => None,
     };
-    Ok(Some(LiveConfig { id: newest.id, version: newest.version, kind: newest.kind, value }))
+    let (id, version, kind) = (newest.id, newest.version, newest.kind);
+    Ok(Some(LiveConfig { id, version, kind, value, behind: BTreeSet::new() }))
 }
 
 /// Those that are declared, and those of the set.

@@ -54,9 +54,13 @@ fn applied(planned: &[Planned], set: Option<&SetName>, mut live: Live) -> Live {
             }
             Step::SetConfig(config) => {
                 let key = (config.namespace.clone(), config.name.clone());
-                let version = live.configs.get(&key).map_or(1, |is| is.version + 1);
-                let (id, value) = (SecretVersionId::new(), Some(config.value.clone()));
-                live.configs.insert(key, LiveConfig { id, version, kind: ValueKind::Config, value });
+                let (value, is) = (Some(config.value.clone()), live.configs.get(&key));
+                let (id, version) = match is.filter(|is| is.value == value) {
+                    Some(same) => (same.id, same.version),
+                    None => (SecretVersionId::new(), is.map_or(1, |is| is.version + 1)),
+                };
+                let (kind, behind) = (ValueKind::Config, BTreeSet::new());
+                live.configs.insert(key, LiveConfig { id, version, kind, value, behind });
                 continue;
             }
             Step::Renew(_) => {
@@ -234,6 +238,35 @@ fn a_config_is_set_once_and_its_new_value_is_a_release_of_each_app_that_runs_wit
 }
 
 #[test]
+fn who_went_back_from_a_config_gets_its_newest_version_although_the_value_is_there() {
+    let mut resources = vec![config("greeting", "hi")];
+    resources.extend(declared(&[greeter("web"), greeter("other")]));
+    let mut live = applied(&changes(&resources, None, &nothing()), None, nothing());
+    live = applied(&changes(&declared(&[greeter("outside")]), None, &live), None, live);
+    let id = |name: &str| live.apps[&(namespace(), name.parse::<AppName>().unwrap())].id;
+    let behind = BTreeSet::from([id("web"), id("outside")]);
+    live.configs.values_mut().next().unwrap().behind = behind;
+    let planned = changes(&resources, None, &live);
+    assert_eq!(
+        actions(&planned),
+        [Action::Unchanged, Action::Update, Action::Unchanged, Action::Update],
+        "{planned:?}"
+    );
+    assert!(matches!(planned[0].step, Step::SetConfig(_)), "a renewal asks for its version");
+    let field = |at: usize| {
+        let field: &FieldChange = &planned[at].change.fields[0];
+        (field.path.as_str(), field.after.clone())
+    };
+    assert_eq!(field(1), ("configs.GREETING", json!("greeting, version 1")));
+    assert!(matches!(planned[1].step, Step::Release { live: Some(_), .. }), "{:?}", planned[1].step);
+    assert_eq!((field(3), &*planned[3].change.resource.name), (field(1), "outside"));
+    assert!(matches!(planned[3].step, Step::Renew(_)), "{:?}", planned[3].step);
+    let live = applied(&planned, None, live);
+    let again = changes(&resources, None, &live);
+    assert!(again.iter().all(|planned| planned.step == Step::Nothing), "{again:?}");
+}
+
+#[test]
 fn what_is_deleted_gets_no_new_value_and_configs_are_not_deleted() {
     let set: SetName = "shop".parse().unwrap();
     let mut resources = vec![config("greeting", "hi")];
@@ -251,7 +284,8 @@ fn what_is_deleted_gets_no_new_value_and_configs_are_not_deleted() {
 fn the_value_of_a_secret_is_in_no_plan() {
     let mut live = nothing();
     let key = (namespace(), "greeting".parse().unwrap());
-    let is = LiveConfig { id: SecretVersionId::new(), version: 3, kind: ValueKind::Secret, value: None };
+    let (id, behind) = (SecretVersionId::new(), BTreeSet::new());
+    let is = LiveConfig { id, version: 3, kind: ValueKind::Secret, value: None, behind };
     live.configs.insert(key, is);
     let planned = changes(&[config("greeting", "hi")], None, &live);
     assert_eq!(planned[0].change.fields[0].before, json!(null));

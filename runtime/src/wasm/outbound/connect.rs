@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use nix::sys::resource::{Resource, getrlimit};
@@ -149,6 +150,44 @@ impl tower::Service<Uri> for Connector {
     }
 }
 
+/// The same with TLS where the scheme asks for it. The whole may take twice the time of connecting: a handshake that never ends, because
+/// the other side says nothing or nothing may be sent, would keep its places.
+#[derive(Clone)]
+pub(super) struct SecureConnector {
+    inner: HttpsConnector<Connector>,
+    home: Home,
+}
+
+impl SecureConnector {
+    pub(super) fn new(inner: HttpsConnector<Connector>, home: Home) -> Self {
+        Self { inner, home }
+    }
+}
+
+impl tower::Service<Uri> for SecureConnector {
+    type Response = MaybeHttpsStream<GuestStream>;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        tower::Service::<Uri>::poll_ready(&mut self.inner, cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let within = CONNECT_TIMEOUT.try_get().unwrap_or(CONNECT_MAX) * 2;
+        // At home, where the client goes on with it when another connection came free for the request, also after the guest's lane is gone.
+        let too_late = self.home.spawn(async move { tokio::time::sleep(within).await });
+        let connecting = tower::Service::call(&mut self.inner, uri);
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                connected = connecting => connected,
+                _ = too_late => Err(ConnectError::Timeout.into()),
+            }
+        })
+    }
+}
+
 async fn connect(policy: &Policy, uri: &Uri) -> Result<TcpStream, ConnectError> {
     let (scheme, default_port) = match uri.scheme_str() {
         Some("https") => (OutboundScheme::Https, 443),
@@ -206,7 +245,7 @@ impl hyper::rt::Read for GuestStream {
 
 impl hyper::rt::Write for GuestStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.pace.poll_ready(cx));
+        ready!(self.pace.poll_ready(cx))?;
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
         self.pace.took(written);
         Poll::Ready(Ok(written))
@@ -229,7 +268,7 @@ impl hyper::rt::Write for GuestStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.pace.poll_ready(cx));
+        ready!(self.pace.poll_ready(cx))?;
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
         self.pace.took(written);
         Poll::Ready(Ok(written))

@@ -1,16 +1,23 @@
 //! How fast what guests send by `wasi:http` leaves: no faster than the quota of their namespace says, of which the answers that the front
-//! door sends to clients take their part as well. What is more waits here, and is never refused.
+//! door sends to clients take their part as well. What is more waits here, and is refused only after ten minutes.
 
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use wasmtime_wasi_http::Error;
 use wharf_types::NamespaceName;
 
 use super::home::Home;
+
+/// How long a connection waits to send anything at all, as long as a guest waits for an answer. Under a quota of next to nothing, not even
+/// the octets that say goodbye may leave, and a connection that waited for ever would keep its place, which other namespaces need as well.
+const HELD_MAX: Duration = Duration::from_secs(600);
 
 /// What namespaces may still send. The front door counts.
 pub trait Egress: Send + Sync {
@@ -43,33 +50,38 @@ pub(super) struct Pace {
     home: Home,
     /// At home, because a connection outlives the lane of the guest that began it.
     pause: Option<AbortOnDropHandle<()>>,
+    /// Since when nothing may leave.
+    held_since: Option<Instant>,
 }
 
 impl Pace {
     pub(super) fn new(payer: Option<Payer>, home: Home) -> Self {
-        Self { payer, home, pause: None }
+        Self { payer, home, pause: None, held_since: None }
     }
 
-    /// Whether the next octets may leave.
-    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(Payer { egress, namespace }) = &self.payer else { return Poll::Ready(()) };
-        let Some(egress) = egress.get() else { return Poll::Ready(()) };
+    /// Whether the next octets may leave. An error when that has taken too long.
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(Payer { egress, namespace }) = &self.payer else { return Poll::Ready(Ok(())) };
+        let Some(egress) = egress.get() else { return Poll::Ready(Ok(())) };
         loop {
             if let Some(pause) = &mut self.pause {
                 let ended = ready!(Pin::new(pause).poll(cx));
                 self.pause = None;
                 if ended.is_err() {
                     // The worker is stopping.
-                    return Poll::Ready(());
+                    return Poll::Ready(Ok(()));
                 }
             }
-            match egress.owed(namespace) {
-                // Others may have been quicker when it ends.
-                Some(owed) => {
-                    self.pause = Some(self.home.spawn(async move { tokio::time::sleep(owed).await }));
-                }
-                None => return Poll::Ready(()),
+            let Some(owed) = egress.owed(namespace) else {
+                self.held_since = None;
+                return Poll::Ready(Ok(()));
+            };
+            if self.held_since.get_or_insert_with(Instant::now).elapsed() >= HELD_MAX {
+                let error = io::Error::new(io::ErrorKind::TimedOut, Error::ConnectionWriteTimeout);
+                return Poll::Ready(Err(error));
             }
+            // Others may have been quicker when it ends.
+            self.pause = Some(self.home.spawn(async move { tokio::time::sleep(owed).await }));
         }
     }
 
@@ -115,10 +127,28 @@ mod tests {
         assert!(place.set(counting.clone()).is_ok());
         let mut pace = pace(place);
         let begun = tokio::time::Instant::now();
-        std::future::poll_fn(|cx| pace.poll_ready(cx)).await;
+        std::future::poll_fn(|cx| pace.poll_ready(cx)).await.unwrap();
         assert!(begun.elapsed() >= Duration::from_secs(1));
         pace.took(7);
         assert_eq!(counting.0.lock().unwrap().1, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_may_send_nothing_is_given_up() {
+        struct Nothing;
+        impl Egress for Nothing {
+            fn owed(&self, _: &NamespaceName) -> Option<Duration> {
+                Some(Duration::from_secs(1))
+            }
+            fn took(&self, _: &NamespaceName, _: usize) {}
+        }
+        let place = EgressPlace::default();
+        assert!(place.set(Arc::new(Nothing)).is_ok());
+        let mut pace = pace(place);
+        let begun = Instant::now();
+        let error = std::future::poll_fn(|cx| pace.poll_ready(cx)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!((HELD_MAX..HELD_MAX * 2).contains(&begun.elapsed()));
     }
 
     #[tokio::test]

@@ -36,6 +36,7 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Error> {
         // The guest's own body was not as long as it had announced.
         Error::HttpRequestBodySize(size) => Some(Error::HttpRequestBodySize(*size)),
         Error::ConnectionReadTimeout => Some(Error::ConnectionReadTimeout),
+        Error::ConnectionWriteTimeout => Some(Error::ConnectionWriteTimeout),
         _ => None,
     }
 }
@@ -105,6 +106,7 @@ fn code_of_body(error: &Error) -> ErrorCode {
     match error {
         Error::HttpRequestBodySize(size) => ErrorCode::HttpRequestBodySize(*size),
         Error::ConnectionReadTimeout => ErrorCode::ConnectionReadTimeout,
+        Error::ConnectionWriteTimeout => ErrorCode::ConnectionWriteTimeout,
         Error::ConnectionTerminated => ErrorCode::ConnectionTerminated,
         Error::HttpResponseIncomplete => ErrorCode::HttpResponseIncomplete,
         Error::HttpResponseTransferCoding(coding) => ErrorCode::HttpResponseTransferCoding(coding.clone()),
@@ -143,5 +145,7 @@ mod tests {
         assert!(matches!(code(&io::Error::other("no words for it")), Error::HttpProtocolError));
         let short = io::Error::other(Error::HttpRequestBodySize(Some(3)));
         assert!(matches!(code(&short), Error::HttpRequestBodySize(Some(3))));
+        let held = io::Error::other(io::Error::new(ErrorKind::TimedOut, Error::ConnectionWriteTimeout));
+        assert!(matches!(code(&held), Error::ConnectionWriteTimeout));
     }
 }
