@@ -403,6 +403,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_copy_is_the_file_itself_until_another_takes_its_place() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (control, folder) = (FakeControl::start().await, tempfile::tempdir().unwrap());
+        let (hello, other) = (Digest::of(b"hello"), Digest::of(b"other"));
+        for (digest, content) in [(hello, b"hello"), (other, b"other")] {
+            control.name_sources(digest, vec![]);
+            control.store_artifact(digest, content);
+        }
+        let (artifacts, _) = artifacts(&control, folder.path(), FakePeers::default());
+        let (to, copy) = (folder.path().join("to"), folder.path().join("artifacts").join(hello.hex()));
+        artifacts.get_into(hello, &to).await.unwrap();
+        let number = |path: &Path| std::fs::metadata(path).unwrap().ino();
+        assert_eq!(number(&copy), number(&to), "it was copied, for which others wait");
+        for digest in [other, hello, hello] {
+            artifacts.get_into(digest, &to).await.unwrap();
+            assert_eq!(std::fs::read(&copy).unwrap(), b"hello");
+        }
+        assert_eq!(control.artifacts_given(), 2);
+    }
+
+    #[tokio::test]
     async fn one_at_a_time_has_the_turn_of_an_artifact() {
         let (control, folder) = (FakeControl::start().await, tempfile::tempdir().unwrap());
         let (artifacts, _) = artifacts(&control, folder.path(), FakePeers::default());

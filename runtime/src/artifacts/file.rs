@@ -59,13 +59,18 @@ pub(super) async fn bring(
     put_into(to, digest, chunks.map_err(NotBrought::Sender)?, STALL_MAX).await
 }
 
-/// Writes what comes, in the place of what is there.
+/// Writes what comes into a new file, in the place of what is there.
 pub(super) async fn put_into<E: Display>(
     to: &Path,
     digest: Digest,
     chunks: impl Stream<Item = Result<Bytes, E>>,
     stall_max: Duration,
 ) -> Result<(), NotBrought<E>> {
+    // What is there may be another name of a copy.
+    match tokio::fs::remove_file(to).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(NotBrought::Disk(error)),
+        Ok(()) | Err(_) => {}
+    }
     let mut file = File::create(to).await.map_err(NotBrought::Disk)?;
     let (mut hasher, mut bytes) = (Sha256::new(), 0_u64);
     futures::pin_mut!(chunks);
