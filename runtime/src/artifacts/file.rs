@@ -19,6 +19,8 @@ use crate::control::{ControlClient, ControlError};
 const ANSWER_MAX: Duration = Duration::from_secs(300);
 /// How long it may then send nothing.
 const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long the disk may take for one piece, whoever sends it.
+const DISK_MAX: Duration = Duration::from_secs(30);
 /// More is no artifact. How much one may really have is said where it is pushed.
 const FILE_MAX_BYTES: u64 = 16 << 30;
 
@@ -85,10 +87,14 @@ pub(super) async fn put_into<E: Display>(
             return Err(NotBrought::TooLong);
         }
         hasher.update(&chunk);
-        file.write_all(&chunk).await.map_err(NotBrought::Disk)?;
+        in_time(file.write_all(&chunk)).await.map_err(NotBrought::Disk)?;
     }
     // What was written last may still fail.
-    file.flush().await.map_err(NotBrought::Disk)?;
+    in_time(file.flush()).await.map_err(NotBrought::Disk)?;
     let found = Digest::from_bytes(hasher.finalize().into());
     if found == digest { Ok(()) } else { Err(NotBrought::Other { wanted: digest, found }) }
+}
+
+async fn in_time(written: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    timeout(DISK_MAX, written).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
