@@ -192,12 +192,14 @@ async fn look_at(context: &Context, digest: Digest, bytes: u64) -> ApiResult<Art
             "the artifact went away while it was looked at; push it again",
         ));
     };
-    // One large artifact at a time is looked at. It is in memory then, unless it is the archive of an image.
-    let one = context.inspections.clone().acquire_owned().await;
-    let one = one.map_err(|error| ApiError::internal(&error))?;
     let mut content = Vec::new();
     (&mut file).take(inspect::HEAD_BYTES as u64).read_to_end(&mut content).await?;
-    let archive = if inspect::is_archive(&content) {
+    let is_archive = inspect::is_archive(&content);
+    // An archive may have gigabytes to be read through, for which nobody else is to wait. All else is in memory, one at a time.
+    let turns = if is_archive { &context.archive_inspections } else { &context.inspections };
+    let one = turns.clone().acquire_owned().await;
+    let one = one.map_err(|error| ApiError::internal(&error))?;
+    let archive = if is_archive {
         file.rewind().await?;
         Some(file.into_std().await)
     } else {

@@ -7,6 +7,7 @@ use wharf_types::Digest;
 
 use super::fixture::{Platform, component, eventually, quick, request};
 use super::worker::Worker;
+use crate::context::ARCHIVE_INSPECTIONS_MAX;
 
 #[tokio::test]
 async fn artifacts_that_cannot_run_are_refused() {
@@ -40,6 +41,24 @@ async fn more_uploads_than_have_a_place_are_put_off() {
     let places = platform.context.uploads.try_acquire_many(crate::artifacts::UPLOADS_MAX).unwrap();
     platform.push("default", &component(0)).await.refuses(503, "unavailable", &["16 artifacts", "try again"]);
     drop(places);
+    platform.push("default", &component(0)).await.is(201);
+}
+
+#[tokio::test]
+async fn components_and_archives_of_images_do_not_wait_for_each_other() {
+    let platform = Platform::start().await;
+    let mut header = tar::Header::new_ustar();
+    header.set_path("manifest.json").unwrap();
+    header.set_size(4);
+    header.set_cksum();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append(&header, &b"[{}]"[..]).unwrap();
+    let archive = archive.into_inner().unwrap();
+    let component_turn = platform.context.inspections.clone().acquire_owned().await.unwrap();
+    platform.push("default", &archive).await.is(201);
+    drop(component_turn);
+    let turns = u32::try_from(ARCHIVE_INSPECTIONS_MAX).unwrap();
+    let _turns = platform.context.archive_inspections.clone().acquire_many_owned(turns).await.unwrap();
     platform.push("default", &component(0)).await.is(201);
 }
 
