@@ -114,7 +114,7 @@ async fn claim(context: &Context, digest: Digest) -> ApiResult<bool> {
     Ok(is_free)
 }
 
-/// Gives the body back if the namespace has room for what it is said to hold.
+/// Gives the body back if the namespace has room for what it is said to hold. HTTP sees to it that it holds no more.
 pub(super) async fn room_for(
     context: &Context,
     namespace: NamespaceId,
@@ -122,7 +122,12 @@ pub(super) async fn room_for(
     headers: &HeaderMap,
     body: Body,
 ) -> ApiResult<Body> {
-    let length = content_length(headers).unwrap_or(0);
+    let Some(length) = content_length(headers) else {
+        drain(body);
+        let detail =
+            "`Content-Length` is missing, or no number: say how many octets come before you send them";
+        return Err(ApiError::new(ProblemCode::InvalidRequest, detail));
+    };
     if let Err(refusal) = quota::room_for(context, namespace, name, length).await {
         drain(body);
         return Err(refusal.into());

@@ -80,8 +80,21 @@ async fn two_hundred_megabytes_of_zeros_are_refused_at_the_first_ones() {
     let chunk = bytes::Bytes::from_static(&[0; 1 << 16]);
     let zeros = futures::stream::iter((0..3200).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
     let path = format!("/v1/namespaces/default/artifacts/{}", Digest::of(b"zeros"));
-    let request = request(&platform.admin, Method::PUT, &path).body(Body::from_stream(zeros)).unwrap();
+    let request = request(&platform.admin, Method::PUT, &path).header("content-length", 3200_u64 << 16);
+    let request = request.body(Body::from_stream(zeros)).unwrap();
     platform.send(request).await.refuses(422, "invalid_artifact", &["00 00 00 00"]);
+}
+
+#[tokio::test]
+async fn an_upload_that_does_not_say_its_length_is_refused() {
+    let platform = Platform::start().await;
+    for kind in ["artifacts", "files"] {
+        let path = format!("/v1/namespaces/default/{kind}/{}", Digest::of(&component(0)));
+        let request = request(&platform.admin, Method::PUT, &path);
+        let reply = platform.send(request.body(Body::from(component(0))).unwrap()).await;
+        reply.refuses(400, "invalid_request", &["`Content-Length`"]);
+    }
+    assert!(platform.context.artifacts.open(Digest::of(&component(0))).await.unwrap().is_none());
 }
 
 #[tokio::test]
