@@ -35,8 +35,9 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long another node may take to begin its answer, and then to go on with it. The control plane has it, too.
 const PEER_ANSWER_MAX: Duration = Duration::from_millis(1500);
 const PEER_STALL_MAX: Duration = Duration::from_secs(3);
-/// How long the whole may take.
+/// How long the whole may take, and the same of what goes into a file, which may have gigabytes.
 const PEER_MAX: Duration = Duration::from_secs(120);
+const PEER_FILE_MAX: Duration = Duration::from_secs(900);
 
 /// What another node sends, or why it does not.
 pub type Asked = Result<BoxStream<'static, io::Result<Bytes>>, String>;
@@ -201,7 +202,10 @@ impl Artifacts {
         for node in &sources.nodes {
             let asked = timeout(PEER_ANSWER_MAX, peers.ask(*node, digest, sources.key.clone())).await;
             let came = match asked.unwrap_or_else(|_| Err("it does not answer in time".to_owned())) {
-                Ok(chunks) => put_into(to, digest, chunks, PEER_STALL_MAX).await,
+                Ok(chunks) => {
+                    let put = timeout(PEER_FILE_MAX, put_into(to, digest, chunks, PEER_STALL_MAX));
+                    put.await.unwrap_or(Err(NotBrought::Slow(PEER_FILE_MAX)))
+                }
                 Err(why) => {
                     debug!(node.id = %node, "node {node} does not give {digest}: {why}");
                     continue;

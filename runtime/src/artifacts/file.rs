@@ -31,6 +31,8 @@ pub(super) enum NotBrought<E: Display> {
     Sender(E),
     #[error("nothing came within {} s", .0.as_secs())]
     Stalled(Duration),
+    #[error("it took more than {} s", .0.as_secs())]
+    Slow(Duration),
     #[error("more came than an artifact may have")]
     TooLong,
     #[error("what came has the digest {found}, and not {wanted}")]
@@ -43,7 +45,7 @@ impl NotBrought<ControlError> {
     pub(super) fn is_retryable(&self) -> bool {
         match self {
             Self::Sender(error) => error.is_retryable(),
-            Self::Stalled(_) | Self::Other { .. } => true,
+            Self::Stalled(_) | Self::Slow(_) | Self::Other { .. } => true,
             Self::TooLong | Self::Disk(_) => false,
         }
     }
