@@ -23,7 +23,7 @@ pub struct NetworkName(String);
 pub(crate) enum WayOut {
     /// Whatever their node reaches.
     Open,
-    /// Nothing: the engine gives them no route, and passes nothing on.
+    /// Nothing: the engine passes nothing on, and newer ones give them no route either.
     None,
 }
 

@@ -156,7 +156,7 @@ fn host_config(run: &Run<'_>, files: Vec<Mount>) -> Result<HostConfig, RunError>
         devices: some(spec.devices.iter().map(|device| device_of(device)).collect::<Result<_, _>>()?),
         sysctls: (!spec.sysctls.is_empty()).then(|| spec.sysctls.clone().into_iter().collect()),
         cap_add: some(capabilities("capabilities_add", &spec.capabilities_add)?),
-        cap_drop: some(capabilities("capabilities_drop", &spec.capabilities_drop)?),
+        cap_drop: some(dropped(spec)?),
         privileged: Some(spec.privileged),
         security_opt: (!spec.new_privileges && !spec.privileged)
             .then(|| vec!["no-new-privileges:true".to_owned()]),
@@ -241,6 +241,19 @@ fn capabilities(name: &'static str, names: &[String]) -> Result<Vec<String>, Run
             .ok_or_else(|| setting(name, format!("`{capability:.60}` is no capability, such as `NET_ADMIN`")))
     };
     names.iter().map(one).collect()
+}
+
+/// What makes device files, which the engine would give to every container. A device in a volume is one of the node to whoever may open it.
+const MKNOD: &str = "MKNOD";
+
+fn dropped(spec: &ContainerSpec) -> Result<Vec<String>, RunError> {
+    let mut dropped = capabilities("capabilities_drop", &spec.capabilities_drop)?;
+    let added = capabilities("capabilities_add", &spec.capabilities_add)?;
+    let has_it = |those: &[String]| those.iter().any(|it| it == MKNOD || it == "ALL");
+    if !spec.privileged && !has_it(&added) && !has_it(&dropped) {
+        dropped.push(MKNOD.to_owned());
+    }
+    Ok(dropped)
 }
 
 fn tmpfs(spec: &TmpfsSpec) -> Result<(String, String), RunError> {
@@ -396,6 +409,21 @@ mod tests {
         let host = host(&spec);
         assert_eq!(host.cap_add, Some(vec!["NET_ADMIN".to_owned(), "SYS_TIME".to_owned()]));
         assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+    }
+
+    #[test]
+    fn only_who_is_given_it_makes_devices() {
+        let dropped = |change: fn(&mut ContainerSpec)| {
+            let mut spec = ContainerSpec::default();
+            change(&mut spec);
+            host(&spec).cap_drop.unwrap_or_default()
+        };
+        assert_eq!(dropped(|_| {}), ["MKNOD"]);
+        assert_eq!(dropped(|spec| spec.capabilities_drop = vec!["CHOWN".into()]), ["CHOWN", "MKNOD"]);
+        assert_eq!(dropped(|spec| spec.capabilities_drop = vec!["cap_mknod".into()]), ["MKNOD"]);
+        assert!(dropped(|spec| spec.capabilities_add = vec!["cap_mknod".into()]).is_empty());
+        assert!(dropped(|spec| spec.capabilities_add = vec!["ALL".into()]).is_empty());
+        assert!(dropped(|spec| spec.privileged = true).is_empty());
     }
 
     #[test]

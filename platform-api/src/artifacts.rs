@@ -88,7 +88,8 @@ pub(crate) trait ArtifactStore: Send + Sync {
     /// The bytes and their number, in a file of this server. None: there are none of this digest.
     async fn open(&self, digest: Digest) -> Result<Option<(u64, tokio::fs::File)>, ArtifactError>;
 
-    /// How many bytes are kept for good: a copy that may go does not count, and neither does what is not what its name says.
+    /// How many bytes are kept for good: a copy that may go does not count, and neither does what is not what its name says, as far as that
+    /// is found out without bringing an archive of an image from a bucket.
     async fn size(&self, digest: Digest) -> Result<Option<u64>, ArtifactError>;
 
     /// Gives the bytes up again.

@@ -40,6 +40,9 @@ const CHANGES_KEPT: usize = 1024;
 /// Each may take some hundred megabytes while it lasts.
 const LARGE_PLANS_MAX: usize = 2;
 
+/// Each takes a thread and the disk while it lasts.
+pub(crate) const ARCHIVE_INSPECTIONS_MAX: usize = 4;
+
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) store: Store,
@@ -48,6 +51,8 @@ pub(crate) struct Context {
     pub(crate) uploads: Arc<Semaphore>,
     /// Held while an artifact is in memory.
     pub(crate) inspections: Arc<Semaphore>,
+    /// Held while the archive of an image is read through.
+    pub(crate) archive_inspections: Arc<Semaphore>,
     /// Held while a plan or an apply with a large body is in memory.
     pub(crate) large_plans: Semaphore,
     pub(crate) logs: Logs,
@@ -129,6 +134,7 @@ impl Context {
             artifacts,
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX as usize)),
             inspections: Arc::new(Semaphore::new(1)),
+            archive_inspections: Arc::new(Semaphore::new(ARCHIVE_INSPECTIONS_MAX)),
             large_plans: Semaphore::new(LARGE_PLANS_MAX),
             logs,
             git,

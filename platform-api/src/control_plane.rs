@@ -74,7 +74,9 @@ impl ControlPlane {
         let store = Store::open(config.database.location(&file)).await;
         let store = store.map_err(|error| data_dir.error_of(error))?;
         let server = data_dir.server().map_err(|error| data_dir.error_of_io(error))?;
-        let artifacts = artifacts::open(&store, &server, &config.data_dir, &config.artifacts).await;
+        let image_max = config.image_archive_max_bytes;
+        let artifacts =
+            artifacts::open(&store, &server, &config.data_dir, &config.artifacts, image_max).await;
         let artifacts = artifacts.map_err(|error| data_dir.error_of_artifacts(error))?;
         let leads = bootstrap(&store, &data_dir, &server).await?;
         let logs = Logs::open(data_dir.logs_dir()).map_err(|error| data_dir.error_of_io(error))?;

@@ -265,6 +265,8 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("authorization", "Bearer secret"),
             ("accept", "text/event-stream"),
+            // Whether an upload fits is decided by it, where the server leads.
+            ("content-length", "12"),
             ("last-event-id", "7"),
         ]);
         given.extensions.insert(Remote("10.0.0.9:4444".parse().unwrap()));
@@ -272,7 +274,10 @@ mod tests {
         assert_eq!(out.uri.to_string(), "https://10.0.0.1:7071/v1/nodes/x/reports?process=1");
         let mut names: Vec<&str> = out.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["accept", "authorization", "last-event-id", "wharf-forwarded-from"]);
+        assert_eq!(
+            names,
+            ["accept", "authorization", "content-length", "last-event-id", "wharf-forwarded-from"]
+        );
     }
 
     #[test]

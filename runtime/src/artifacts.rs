@@ -35,8 +35,9 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long another node may take to begin its answer, and then to go on with it. The control plane has it, too.
 const PEER_ANSWER_MAX: Duration = Duration::from_millis(1500);
 const PEER_STALL_MAX: Duration = Duration::from_secs(3);
-/// How long the whole may take.
+/// How long the whole may take, and the same of what goes into a file, which may have gigabytes.
 const PEER_MAX: Duration = Duration::from_secs(120);
+const PEER_FILE_MAX: Duration = Duration::from_secs(900);
 
 /// What another node sends, or why it does not.
 pub type Asked = Result<BoxStream<'static, io::Result<Bytes>>, String>;
@@ -201,7 +202,10 @@ impl Artifacts {
         for node in &sources.nodes {
             let asked = timeout(PEER_ANSWER_MAX, peers.ask(*node, digest, sources.key.clone())).await;
             let came = match asked.unwrap_or_else(|_| Err("it does not answer in time".to_owned())) {
-                Ok(chunks) => put_into(to, digest, chunks, PEER_STALL_MAX).await,
+                Ok(chunks) => {
+                    let put = timeout(PEER_FILE_MAX, put_into(to, digest, chunks, PEER_STALL_MAX));
+                    put.await.unwrap_or(Err(NotBrought::Slow(PEER_FILE_MAX)))
+                }
                 Err(why) => {
                     debug!(node.id = %node, "node {node} does not give {digest}: {why}");
                     continue;
@@ -400,6 +404,27 @@ mod tests {
         assert_eq!((std::fs::read(&to).unwrap(), control.artifacts_given()), (b"hello".to_vec(), 2));
         let nowhere = artifacts.get_into(digest, &folder.path().join("no/folder")).await.unwrap_err();
         assert!(nowhere.to_string().contains("disk"), "{nowhere}");
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_the_file_itself_until_another_takes_its_place() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (control, folder) = (FakeControl::start().await, tempfile::tempdir().unwrap());
+        let (hello, other) = (Digest::of(b"hello"), Digest::of(b"other"));
+        for (digest, content) in [(hello, b"hello"), (other, b"other")] {
+            control.name_sources(digest, vec![]);
+            control.store_artifact(digest, content);
+        }
+        let (artifacts, _) = artifacts(&control, folder.path(), FakePeers::default());
+        let (to, copy) = (folder.path().join("to"), folder.path().join("artifacts").join(hello.hex()));
+        artifacts.get_into(hello, &to).await.unwrap();
+        let number = |path: &Path| std::fs::metadata(path).unwrap().ino();
+        assert_eq!(number(&copy), number(&to), "it was copied, for which others wait");
+        for digest in [other, hello, hello] {
+            artifacts.get_into(digest, &to).await.unwrap();
+            assert_eq!(std::fs::read(&copy).unwrap(), b"hello");
+        }
+        assert_eq!(control.artifacts_given(), 2);
     }
 
     #[tokio::test]

@@ -57,7 +57,7 @@ pub struct ControlClient(Arc<Inner>);
 
 struct Inner {
     http: ArcSwap<reqwest::Client>,
-    /// Opens a connection for each request that goes on for long in both directions: who does not read there must hold up nothing else.
+    /// Opens a connection for each request that goes on for long: who does not read there must hold up nothing else.
     apart: ArcSwap<reqwest::Client>,
     /// Of equal control planes.
     apis: Vec<Url>,
@@ -366,13 +366,14 @@ impl ControlClient {
         if found == digest { Ok(bytes) } else { Err(ControlError::Digest { wanted: digest, found }) }
     }
 
-    /// The same as it comes, and not checked.
+    /// The same as it comes, and not checked. Over a connection of its own: while the disk takes nothing it is not read.
     pub(crate) async fn artifact_stream(
         &self,
         digest: Digest,
     ) -> Result<impl Stream<Item = Result<Bytes, ControlError>> + Send + use<>, ControlError> {
         let what = "fetch the artifact";
-        let request = self.request(Method::GET, &format!("v1/artifacts/{digest}"));
+        let path = format!("v1/artifacts/{digest}");
+        let request = self.request_by(&self.0.apart.load(), Method::GET, &path);
         let response = self.send_for_artifact(what, request).await?;
         Ok(response.bytes_stream().map_err(move |source| ControlError::Unreachable { what, source }))
     }

@@ -435,6 +435,7 @@ mod tests {
             asker: of("ours", &[""]),
             address: Some(address),
             sources: vec![address],
+            has_way_out: true,
             gone: CancellationToken::new(),
         }
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{Method, Request};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::mkfifo;
 use wharf_tests::{Platform, Reply, SHORT, eventually, full};
 use wharf_types::api::{Page, VolumeInfo, VolumeState};
 use wharf_types::event::Event;
@@ -69,6 +71,29 @@ async fn what_is_written_outlives_requests_releases_rollbacks_restarts_and_kill_
         status.contains("volume notes: 4.0 KiB of 1.0 GiB used").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipes_and_devices_in_a_volume_are_not_opened() {
+    let platform = Platform::start().await;
+    platform.deploy_manifest("notes", NOTES).await.ok();
+    let folder = folder(&platform, &volumes(&platform).await.remove(0));
+    mkfifo(&folder.join("pipe"), Mode::S_IRWXU).unwrap();
+    let mut names = vec!["/pipe"];
+    // That of `/dev/null`.
+    match mknod(&folder.join("device"), SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3)) {
+        Ok(()) => names.push("/device"),
+        Err(error) => eprintln!("no device was tried, as none can be made without root: {error}"),
+    }
+    for name in names {
+        let read = send(&platform, "notes", Method::GET, name, b"").await;
+        assert_eq!(read.status.as_u16(), 403, "{name}: {:?}", read.body);
+        // It opens what is there to write at its end.
+        let written = send(&platform, "notes", Method::POST, name, b"x").await;
+        assert_eq!(written.status.as_u16(), 403, "{name}: {:?}", written.body);
+    }
+    put(&platform, "notes", "/today", b"buy bread").await;
+    assert_eq!(platform.text("notes", "/today").await, "buy bread");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,8 +28,8 @@ use super::Client;
 use crate::app_ref::AppRef;
 use crate::artifact::Content;
 
-/// An upload may be slow, and its artifact is checked before the reply.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(900);
+/// What a server gives an upload, as much for the way on to a bucket, and some for what is looked at before the reply.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(2 * 900 + 300);
 /// What is sent at once.
 const CHUNK_BYTES: usize = 64 << 10;
 

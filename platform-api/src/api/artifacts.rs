@@ -114,7 +114,7 @@ async fn claim(context: &Context, digest: Digest) -> ApiResult<bool> {
     Ok(is_free)
 }
 
-/// Gives the body back if the namespace has room for what it is said to hold.
+/// Gives the body back if the namespace has room for what it is said to hold. HTTP sees to it that it holds no more.
 pub(super) async fn room_for(
     context: &Context,
     namespace: NamespaceId,
@@ -122,7 +122,12 @@ pub(super) async fn room_for(
     headers: &HeaderMap,
     body: Body,
 ) -> ApiResult<Body> {
-    let length = content_length(headers).unwrap_or(0);
+    let Some(length) = content_length(headers) else {
+        drain(body);
+        let detail =
+            "`Content-Length` is missing, or no number: say how many octets come before you send them";
+        return Err(ApiError::new(ProblemCode::InvalidRequest, detail));
+    };
     if let Err(refusal) = quota::room_for(context, namespace, name, length).await {
         drain(body);
         return Err(refusal.into());
@@ -192,12 +197,14 @@ async fn look_at(context: &Context, digest: Digest, bytes: u64) -> ApiResult<Art
             "the artifact went away while it was looked at; push it again",
         ));
     };
-    // One large artifact at a time is looked at. It is in memory then, unless it is the archive of an image.
-    let one = context.inspections.clone().acquire_owned().await;
-    let one = one.map_err(|error| ApiError::internal(&error))?;
     let mut content = Vec::new();
     (&mut file).take(inspect::HEAD_BYTES as u64).read_to_end(&mut content).await?;
-    let archive = if inspect::is_archive(&content) {
+    let is_archive = inspect::is_archive(&content);
+    // An archive may have gigabytes to be read through, for which nobody else is to wait. All else is in memory, one at a time.
+    let turns = if is_archive { &context.archive_inspections } else { &context.inspections };
+    let one = turns.clone().acquire_owned().await;
+    let one = one.map_err(|error| ApiError::internal(&error))?;
+    let archive = if is_archive {
         file.rewind().await?;
         Some(file.into_std().await)
     } else {

@@ -13,14 +13,15 @@ use super::incoming::{self, Draft};
 
 /// Within the data directory.
 pub(super) const DIR: &str = "artifact-cache";
-/// The copies of a server, all together.
-const CACHE_MAX_BYTES: u64 = 2 << 30;
+/// The copies of a server, all together, where no archive of an image may have more than half of it.
+const USUAL_MAX_BYTES: u64 = 2 << 30;
 
 /// A folder of copies. Each was found right when it came in. One that is open can be read although it has gone.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     dir: PathBuf,
     incoming: PathBuf,
+    max_bytes: u64,
 }
 
 /// A copy, as it counts for what has to go.
@@ -32,10 +33,10 @@ struct Copy {
 }
 
 impl Cache {
-    pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
+    pub(super) fn open(dir: PathBuf, max_bytes: u64) -> io::Result<Self> {
         fs::create_dir_all(dir.join("sha256"))?;
         let incoming = incoming::folder_in(&dir)?;
-        Ok(Self { dir, incoming })
+        Ok(Self { dir, incoming, max_bytes })
     }
 
     pub(super) fn draft(&self) -> Draft {
@@ -63,7 +64,7 @@ impl Cache {
         let cache = self.clone();
         let kept = tokio::task::spawn_blocking(move || {
             keep(&draft.0, &path_in(&cache.dir, digest))?;
-            cache.shrink_to(CACHE_MAX_BYTES, Some(digest));
+            cache.shrink_to(cache.max_bytes, Some(digest));
             Ok(())
         });
         kept.await.map_err(io::Error::other)?
@@ -95,6 +96,11 @@ impl Cache {
             Err(error) => warn!("cannot look through the copies of artifacts: {error}"),
         }
     }
+}
+
+/// What the copies of a server may have, so that one archive of an image leaves room for another.
+pub(super) fn max_bytes(image_archive_max_bytes: u64) -> u64 {
+    image_archive_max_bytes.saturating_mul(2).max(USUAL_MAX_BYTES)
 }
 
 /// Which copies have to go, those first that were not used for longest, so that the rest has so many bytes at the most.
@@ -152,15 +158,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_largest_archive_leaves_room_for_another() {
+        assert_eq!([0, 1 << 30, 3 << 30].map(max_bytes), [2 << 30, 2 << 30, 6 << 30]);
+    }
+
     #[tokio::test]
     async fn a_copy_that_is_read_outlives_its_name_and_the_next_start_finds_the_others() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path().into()).unwrap();
+        let cache = Cache::open(dir.path().into(), max_bytes(0)).unwrap();
         let digest = Digest::of(b"a");
         let draft = cache.draft();
         fs::write(&draft.0, b"a").unwrap();
         cache.keep(draft, digest).await.unwrap();
-        let cache = Cache::open(dir.path().into()).unwrap();
+        let cache = Cache::open(dir.path().into(), max_bytes(0)).unwrap();
         let (bytes, mut file) = cache.get(digest).await.unwrap().unwrap();
         cache.clear().await.unwrap();
         assert!(cache.get(digest).await.unwrap().is_none());

@@ -9,9 +9,10 @@ use tracing::warn;
 use wharf_types::Digest;
 
 use super::bucket::{Bucket, BucketAt, BucketError};
+use super::cache::{self, Cache};
 use super::folder::{DIR, LocalArtifacts, path_in, stored_in};
 use super::shared::SharedArtifacts;
-use super::{ArtifactError, ArtifactStore, cache};
+use super::{ArtifactError, ArtifactStore};
 use crate::store::platform::Platform;
 use crate::store::{self, Store, StoreError};
 
@@ -105,6 +106,7 @@ pub(crate) async fn open(
     server: &str,
     data_dir: &Path,
     at: &ArtifactsAt,
+    image_archive_max_bytes: u64,
 ) -> Result<Arc<dyn ArtifactStore>, PlaceError> {
     let mut tx = store.write().await?;
     store::platform::found(&mut tx).await?;
@@ -134,7 +136,8 @@ pub(crate) async fn open(
         tx.commit().await?;
     }
     put_aside(&folder)?;
-    Ok(Arc::new(SharedArtifacts::open(bucket, data_dir.join(cache::DIR))?))
+    let cache = Cache::open(data_dir.join(cache::DIR), cache::max_bytes(image_archive_max_bytes))?;
+    Ok(Arc::new(SharedArtifacts::open(bucket, cache)))
 }
 
 async fn nobody_else_runs(store: &Store, server: &str, platform: &Platform) -> Result<(), PlaceError> {

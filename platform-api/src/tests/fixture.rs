@@ -148,13 +148,16 @@ impl Platform {
     }
 
     pub(crate) async fn push_files(&self, archive: &[u8]) -> Reply {
-        let path = format!("/v1/namespaces/default/files/{}", Digest::of(archive));
-        self.send(request(&self.admin, Method::PUT, &path).body(Body::from(archive.to_vec())).unwrap()).await
+        self.upload(&format!("/v1/namespaces/default/files/{}", Digest::of(archive)), archive).await
     }
 
     pub(crate) async fn push_as(&self, namespace: &str, digest: &str, bytes: &[u8]) -> Reply {
-        let path = format!("/v1/namespaces/{namespace}/artifacts/{digest}");
-        self.send(request(&self.admin, Method::PUT, &path).body(Body::from(bytes.to_vec())).unwrap()).await
+        self.upload(&format!("/v1/namespaces/{namespace}/artifacts/{digest}"), bytes).await
+    }
+
+    async fn upload(&self, path: &str, bytes: &[u8]) -> Reply {
+        let request = request(&self.admin, Method::PUT, path).header("content-length", bytes.len());
+        self.send(request.body(Body::from(bytes.to_vec())).unwrap()).await
     }
 
     /// Pushes an artifact and makes a release of it.

@@ -7,6 +7,7 @@ use wharf_types::Digest;
 
 use super::fixture::{Platform, component, eventually, quick, request};
 use super::worker::Worker;
+use crate::context::ARCHIVE_INSPECTIONS_MAX;
 
 #[tokio::test]
 async fn artifacts_that_cannot_run_are_refused() {
@@ -44,6 +45,24 @@ async fn more_uploads_than_have_a_place_are_put_off() {
 }
 
 #[tokio::test]
+async fn components_and_archives_of_images_do_not_wait_for_each_other() {
+    let platform = Platform::start().await;
+    let mut header = tar::Header::new_ustar();
+    header.set_path("manifest.json").unwrap();
+    header.set_size(4);
+    header.set_cksum();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append(&header, &b"[{}]"[..]).unwrap();
+    let archive = archive.into_inner().unwrap();
+    let component_turn = platform.context.inspections.clone().acquire_owned().await.unwrap();
+    platform.push("default", &archive).await.is(201);
+    drop(component_turn);
+    let turns = u32::try_from(ARCHIVE_INSPECTIONS_MAX).unwrap();
+    let _turns = platform.context.archive_inspections.clone().acquire_many_owned(turns).await.unwrap();
+    platform.push("default", &component(0)).await.is(201);
+}
+
+#[tokio::test]
 async fn an_artifact_whose_file_was_lost_is_taken_in_again() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);
@@ -61,8 +80,21 @@ async fn two_hundred_megabytes_of_zeros_are_refused_at_the_first_ones() {
     let chunk = bytes::Bytes::from_static(&[0; 1 << 16]);
     let zeros = futures::stream::iter((0..3200).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
     let path = format!("/v1/namespaces/default/artifacts/{}", Digest::of(b"zeros"));
-    let request = request(&platform.admin, Method::PUT, &path).body(Body::from_stream(zeros)).unwrap();
+    let request = request(&platform.admin, Method::PUT, &path).header("content-length", 3200_u64 << 16);
+    let request = request.body(Body::from_stream(zeros)).unwrap();
     platform.send(request).await.refuses(422, "invalid_artifact", &["00 00 00 00"]);
+}
+
+#[tokio::test]
+async fn an_upload_that_does_not_say_its_length_is_refused() {
+    let platform = Platform::start().await;
+    for kind in ["artifacts", "files"] {
+        let path = format!("/v1/namespaces/default/{kind}/{}", Digest::of(&component(0)));
+        let request = request(&platform.admin, Method::PUT, &path);
+        let reply = platform.send(request.body(Body::from(component(0))).unwrap()).await;
+        reply.refuses(400, "invalid_request", &["`Content-Length`"]);
+    }
+    assert!(platform.context.artifacts.open(Digest::of(&component(0))).await.unwrap().is_none());
 }
 
 #[tokio::test]

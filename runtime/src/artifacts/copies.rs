@@ -83,11 +83,14 @@ impl Copies {
         self.keep_what(digest, need, key, move |draft| fs::write(draft, &bytes)).await;
     }
 
-    /// The same of a file.
+    /// The same of a file, which is the copy from then on: whoever writes something else there makes another file in its place.
     pub(super) async fn keep_file(&self, digest: Digest, from: &Path, key: &str) {
         let Ok(metadata) = fs::metadata(from) else { return };
         let from = from.to_owned();
-        self.keep_what(digest, metadata.len(), key, move |draft| fs::copy(&from, draft).map(drop)).await;
+        // A second name takes no time, for which others would wait here. Only another file system takes none.
+        let link_or_copy =
+            move |draft: &Path| fs::hard_link(&from, draft).or_else(|_| fs::copy(&from, draft).map(drop));
+        self.keep_what(digest, metadata.len(), key, link_or_copy).await;
     }
 
     async fn keep_what(
@@ -132,6 +135,8 @@ fn write(
     key: &str,
     write_draft: impl FnOnce(&Path) -> io::Result<()>,
 ) -> io::Result<()> {
+    // One that is left over may be another name of a copy, which must not be written to.
+    let _ = fs::remove_file(draft);
     let written = write_draft(draft)
         .and_then(|()| fs::write(file.with_extension("key"), key))
         .and_then(|()| fs::rename(draft, file));
@@ -142,6 +147,11 @@ fn write(
 }
 
 fn copy_and_hash(mut from: fs::File, to: &Path) -> io::Result<Digest> {
+    // What is there may be another name of a copy.
+    match fs::remove_file(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     let (mut to, mut hasher) = (fs::File::create(to)?, Sha256::new());
     let mut chunk = vec![0; 256 << 10];
     loop {

@@ -19,6 +19,8 @@ use crate::control::{ControlClient, ControlError};
 const ANSWER_MAX: Duration = Duration::from_secs(300);
 /// How long it may then send nothing.
 const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long the disk may take for one piece, whoever sends it.
+const DISK_MAX: Duration = Duration::from_secs(30);
 /// More is no artifact. How much one may really have is said where it is pushed.
 const FILE_MAX_BYTES: u64 = 16 << 30;
 
@@ -29,6 +31,8 @@ pub(super) enum NotBrought<E: Display> {
     Sender(E),
     #[error("nothing came within {} s", .0.as_secs())]
     Stalled(Duration),
+    #[error("it took more than {} s", .0.as_secs())]
+    Slow(Duration),
     #[error("more came than an artifact may have")]
     TooLong,
     #[error("what came has the digest {found}, and not {wanted}")]
@@ -41,7 +45,7 @@ impl NotBrought<ControlError> {
     pub(super) fn is_retryable(&self) -> bool {
         match self {
             Self::Sender(error) => error.is_retryable(),
-            Self::Stalled(_) | Self::Other { .. } => true,
+            Self::Stalled(_) | Self::Slow(_) | Self::Other { .. } => true,
             Self::TooLong | Self::Disk(_) => false,
         }
     }
@@ -59,13 +63,18 @@ pub(super) async fn bring(
     put_into(to, digest, chunks.map_err(NotBrought::Sender)?, STALL_MAX).await
 }
 
-/// Writes what comes, in the place of what is there.
+/// Writes what comes into a new file, in the place of what is there.
 pub(super) async fn put_into<E: Display>(
     to: &Path,
     digest: Digest,
     chunks: impl Stream<Item = Result<Bytes, E>>,
     stall_max: Duration,
 ) -> Result<(), NotBrought<E>> {
+    // What is there may be another name of a copy.
+    match tokio::fs::remove_file(to).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(NotBrought::Disk(error)),
+        Ok(()) | Err(_) => {}
+    }
     let mut file = File::create(to).await.map_err(NotBrought::Disk)?;
     let (mut hasher, mut bytes) = (Sha256::new(), 0_u64);
     futures::pin_mut!(chunks);
@@ -80,10 +89,14 @@ pub(super) async fn put_into<E: Display>(
             return Err(NotBrought::TooLong);
         }
         hasher.update(&chunk);
-        file.write_all(&chunk).await.map_err(NotBrought::Disk)?;
+        in_time(file.write_all(&chunk)).await.map_err(NotBrought::Disk)?;
     }
     // What was written last may still fail.
-    file.flush().await.map_err(NotBrought::Disk)?;
+    in_time(file.flush()).await.map_err(NotBrought::Disk)?;
     let found = Digest::from_bytes(hasher.finalize().into());
     if found == digest { Ok(()) } else { Err(NotBrought::Other { wanted: digest, found }) }
+}
+
+async fn in_time(written: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    timeout(DISK_MAX, written).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -28,6 +28,8 @@ use crate::orders::{self, ToServer, Told, ping};
 
 /// Pieces of an archive on their way to the engine.
 const PIECES_MAX: usize = 4;
+/// An engine looks at so much of an archive to see whether it is compressed, and unpacks it then to whatever it holds.
+const BEGIN_BYTES: usize = 10;
 /// How long the engine may take for the piece that breaks an archive off.
 const BREAK_MAX: Duration = Duration::from_secs(10);
 
@@ -176,6 +178,10 @@ async fn take(
         Heard::All => written.await,
         Heard::Half => Ok(Went::Unwanted),
         Heard::TooMuch => Err(too_much()),
+        Heard::Compressed => {
+            let detail = "the archive is compressed: send it plain";
+            Err(Problem::new(ProblemCode::InvalidRequest, detail))
+        }
     }
 }
 
@@ -185,14 +191,16 @@ enum Heard {
     All,
     Half,
     TooMuch,
+    Compressed,
 }
 
 /// Hands on the archive as it comes. What is cut off has no end here either.
 async fn hand_on(told: &mut Told, pieces: mpsc::Sender<io::Result<Bytes>>) -> Heard {
     let (mut decoder, mut bytes) = (Decoder::default(), 0);
+    // Held until all that the engine would look at has come.
+    let mut begin = Some(Vec::new());
     let heard = loop {
         let octets = match decoder.next_frame() {
-            Ok(Some(Frame::Stdin(octets))) if octets.is_empty() => return Heard::All,
             Ok(Some(Frame::Stdin(octets))) => octets,
             Ok(Some(_)) => continue,
             Ok(None) => match told.next().await {
@@ -208,14 +216,39 @@ async fn hand_on(told: &mut Told, pieces: mpsc::Sender<io::Result<Bytes>>) -> He
         if bytes > COPY_MAX_BYTES {
             break Heard::TooMuch;
         }
-        if pieces.send(Ok(octets.into())).await.is_err() {
+        let is_end = octets.is_empty();
+        let piece = match begin.take() {
+            Some(mut held) => {
+                held.extend_from_slice(&octets);
+                if held.len() < BEGIN_BYTES && !is_end {
+                    begin = Some(held);
+                    continue;
+                }
+                if is_compressed(&held) {
+                    break Heard::Compressed;
+                }
+                held
+            }
+            None => octets,
+        };
+        if !piece.is_empty() && pieces.send(Ok(piece.into())).await.is_err() {
             // Why the engine takes no more is said by its answer.
             return pending().await;
+        }
+        if is_end {
+            return Heard::All;
         }
     };
     // Without this the engine would take the end of the pieces for that of the archive.
     let _ = timeout(BREAK_MAX, pieces.send(Err(io::ErrorKind::UnexpectedEof.into()))).await;
     heard
+}
+
+/// Whether an archive begins as what engines unpack by themselves: gzip, bzip2, xz and zstd. What was counted here would be any multiple of it there.
+fn is_compressed(begin: &[u8]) -> bool {
+    let is_skippable = matches!(begin, [first, 0x2a, 0x4d, 0x18, ..] if first & 0xf0 == 0x50);
+    let magics: [&[u8]; 4] = [b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
+    is_skippable || magics.iter().any(|magic| begin.starts_with(magic))
 }
 
 fn check_source(look: &PathLook, path: &str) -> Result<(), Problem> {
@@ -328,10 +361,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_compressed_archive_is_refused_however_its_beginning_comes() {
+        let frames = |octets: &[u8]| {
+            let mut frames: Vec<_> = octets.iter().map(|octet| Frame::Stdin(vec![*octet])).collect();
+            frames.push(Frame::Stdin(Vec::new()));
+            frames
+        };
+        let magics: [&[u8]; 5] =
+            [b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x5e\x2a\x4d\x18"];
+        for magic in magics {
+            for rest in [&b""[..], b"0123456789"] {
+                let (heard, came) = handed_on(&frames(&[magic, rest].concat())).await;
+                assert!(heard == Heard::Compressed && matches!(&came[..], [Err(_)]), "{magic:x?}: {came:?}");
+            }
+        }
+        for plain in [&b"a.txt\0\0\0\0\0\0\0"[..], b"\x1f\x8b", b"BZ", b""] {
+            let (heard, came) = handed_on(&frames(plain)).await;
+            let came: Vec<u8> = came.into_iter().flat_map(|piece| piece.unwrap()).collect();
+            assert!(heard == Heard::All && came == plain, "{plain:x?}: {came:x?}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_archive_that_is_cut_off_is_broken_off_for_the_engine_too() {
-        let half = Frame::Stdin(b"half".to_vec());
+        let half = Frame::Stdin(b"half of it".to_vec());
         let (heard, came) = handed_on(&[half.clone(), Frame::Stdin(Vec::new())]).await;
-        assert!(heard == Heard::All && matches!(&came[..], [Ok(piece)] if piece == "half"), "{came:?}");
+        assert!(heard == Heard::All && matches!(&came[..], [Ok(piece)] if piece == "half of it"), "{came:?}");
         let (heard, came) = handed_on(&[half]).await;
         assert!(heard == Heard::Half && matches!(&came[..], [Ok(_), Err(_)]), "{came:?}");
     }

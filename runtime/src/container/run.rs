@@ -86,6 +86,12 @@ pub(super) fn networks(assigned: &AssignedInstance) -> Vec<(Joins<'_>, Vec<Strin
     spec.networks.iter().map(|(name, aliases)| (joins(name), names(aliases))).collect()
 }
 
+/// Whether one of the networks of a container has a way out. Engines of before (20.10) give a default route to those that have none, too, and so one to
+/// this node.
+fn has_way_out(spec: &ContainerSpec) -> bool {
+    spec.networks.is_empty() || spec.networks.keys().any(|it| !spec.internal_networks.contains(it))
+}
+
 /// Where a container that runs answers. None: it has no network.
 pub(super) fn address(found: &Found, first: Option<&NetworkName>) -> Option<IpAddr> {
     if found.is_on_host_network {
@@ -113,6 +119,7 @@ pub(super) fn present(
             true => Vec::new(),
             false => found.addresses.values().copied().collect(),
         },
+        has_way_out: has_way_out(&assigned.spec.container),
         gone: CancellationToken::new(),
     }
 }
@@ -214,6 +221,18 @@ mod tests {
         assert_eq!(networks(&instance), [(Joins::Internal("back"), names())]);
         Arc::make_mut(&mut instance.spec).container.host_network = true;
         assert!(networks(&instance).is_empty());
+    }
+
+    #[test]
+    fn one_network_with_a_way_out_is_a_way_out() {
+        let mut spec = ContainerSpec::default();
+        assert!(has_way_out(&spec), "the namespace's own has one");
+        spec.networks.insert("back".to_owned(), Vec::new());
+        assert!(has_way_out(&spec));
+        spec.internal_networks.push("back".to_owned());
+        assert!(!has_way_out(&spec));
+        spec.networks.insert("front".to_owned(), Vec::new());
+        assert!(has_way_out(&spec));
     }
 
     #[test]

@@ -184,9 +184,8 @@ impl Served {
     async fn let_in(&self, client: TcpStream, from: IpAddr) {
         let meant = SockRef::from(&client).original_dst_v4().ok().and_then(|it| it.as_socket_ipv4());
         let Some(meant) = meant else { return reset(&client) };
-        let Some(container) = self.reach.containers.at_source_soon(from, KNOWN_WITHIN).await else {
-            return reset(&client);
-        };
+        let container = self.reach.containers.at_source_soon(from, KNOWN_WITHIN).await;
+        let Some(container) = container.filter(|it| it.has_way_out) else { return reset(&client) };
         if meant.port() == DNS_PORT && self.is_home(*meant.ip()) {
             let answered = Resolver::answer_stream(self, client, from);
             let _ = container.gone.run_until_cancelled(answered).await;
@@ -237,6 +236,7 @@ mod tests {
             asker: of(namespace, &[""]),
             address: None,
             sources: Vec::new(),
+            has_way_out: true,
             gone: CancellationToken::new(),
         };
         let redis = || ("ours".parse().unwrap(), "redis".parse().unwrap());

@@ -22,6 +22,8 @@ pub(crate) struct Present {
     pub(crate) address: Option<IpAddr>,
     /// What its connections come from.
     pub(crate) sources: Vec<IpAddr>,
+    /// Whether a way leads out of its networks. One without reaches no app by name here, whatever way the engine has left it.
+    pub(crate) has_way_out: bool,
     /// Cancelled when it has ended.
     pub(crate) gone: CancellationToken,
 }
@@ -160,6 +162,7 @@ mod tests {
             asker: of("ours", &[""]),
             address,
             sources: vec![source],
+            has_way_out: true,
             gone: CancellationToken::new(),
         };
         containers.insert(present(Some(source)));

@@ -143,7 +143,8 @@ async fn answer(served: &Served, query: &[u8], from: IpAddr, is_stream: bool) ->
     let Some(question) = dns::question(query) else {
         return Some(dns::answer(query, None, Answer::Malformed));
     };
-    let Some(container) = served.reach.containers.at_source_soon(from, KNOWN_WITHIN).await else {
+    let container = served.reach.containers.at_source_soon(from, KNOWN_WITHIN).await;
+    let Some(container) = container.filter(|it| it.has_way_out) else {
         return Some(dns::answer(query, Some(&question), Answer::Refused));
     };
     let meaning = served.reach.directory.load().meaning(&container.asker, &question.name);

@@ -72,6 +72,16 @@ impl VolumeHandles {
     }
 }
 
+/// Whether a handle leads to a file or a folder. What a container has left in its volume may be a device, and opened with the worker's rights
+/// that is the node's own; a pipe may keep whoever reads it for ever.
+pub(super) fn is_plain(table: &ResourceTable, handle: &Resource<Descriptor>) -> bool {
+    match table.get(handle) {
+        Ok(Descriptor::File(file)) => file.file.metadata().is_ok_and(|it| it.is_file()),
+        Ok(Descriptor::Dir(_)) => true,
+        Err(_) => false,
+    }
+}
+
 /// The file that a handle leads to. None: it is a folder, or no handle.
 pub(super) fn file_of(table: &ResourceTable, handle: &Resource<Descriptor>) -> Option<Arc<File>> {
     match table.get(handle) {

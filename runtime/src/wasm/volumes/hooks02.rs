@@ -4,13 +4,13 @@ use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
-    DescriptorFlags, ErrorCode, HostDescriptor as _, OpenFlags, PathFlags,
+    DescriptorFlags, DescriptorType, ErrorCode, HostDescriptor as _, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::{DynOutputStream, FsResult};
 
 use super::super::outbound::has_room;
 use super::super::state::State;
-use super::handles::file_of;
+use super::handles::{file_of, is_plain};
 use super::quota::{ENTRY_BYTES, Moving, growth};
 use super::stream::QuotaStream;
 
@@ -114,23 +114,27 @@ fn files(linker: &mut Linker<State>) -> wasmtime::Result<()> {
                     return Ok((Err(ErrorCode::InsufficientMemory),));
                 }
                 let volume = store.data().volumes.volume_of(&folder);
-                if volume.is_some() && open_flags.contains(OpenFlags::CREATE) {
+                if volume.is_some() {
                     let mut files = store.data_mut().filesystem();
                     let there = files.stat_at(again(&folder), path_flags, path.clone()).await;
-                    if there.is_err()
-                        && let Err(code) = reserve(store.data(), &folder, ENTRY_BYTES).await
-                    {
-                        return Ok((Err(code),));
+                    match there.map(|there| there.type_) {
+                        // Seen before, as opening a pipe waits for its other end, and some devices take it for an order.
+                        Ok(kind) if !is_openable(kind) => return Ok((Err(ErrorCode::NotPermitted),)),
+                        Err(_) if open_flags.contains(OpenFlags::CREATE) => {
+                            if let Err(code) = reserve(store.data(), &folder, ENTRY_BYTES).await {
+                                return Ok((Err(code),));
+                            }
+                        }
+                        Ok(_) | Err(_) => {}
                     }
                 }
                 let mut files = store.data_mut().filesystem();
                 let opened = files.open_at(folder, path_flags, path, open_flags, flags).await;
-                let opened = answer(opened)?;
-                if let Ok(handle) = &opened {
-                    let State { table, volumes, .. } = store.data_mut();
-                    volumes.opened(table, volume, handle);
-                }
-                Ok((opened,))
+                let kept = match answer(opened)? {
+                    Ok(handle) => keep(store.data_mut(), volume, handle)?.ok_or(ErrorCode::NotPermitted),
+                    Err(code) => Err(code),
+                };
+                Ok((kept,))
             })
         },
     )
@@ -192,6 +196,27 @@ fn names(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             })
         },
     )
+}
+
+/// Whether what is there may be opened. Of a link the engine says what becomes of it.
+fn is_openable(kind: DescriptorType) -> bool {
+    matches!(kind, DescriptorType::RegularFile | DescriptorType::Directory | DescriptorType::SymbolicLink)
+}
+
+/// Keeps a handle that was opened from one that lies in `volume`. None: it leads to neither a file nor a folder, though that was seen before, and is
+/// closed again.
+pub(super) fn keep(
+    state: &mut State,
+    volume: Option<usize>,
+    handle: Handle,
+) -> wasmtime::Result<Option<Handle>> {
+    let State { table, volumes, .. } = state;
+    if volume.is_some() && !is_plain(table, &handle) {
+        table.delete(handle)?;
+        return Ok(None);
+    }
+    volumes.opened(table, volume, &handle);
+    Ok(Some(handle))
 }
 
 /// Whether two folders lie in different volumes, between which nothing moves without being counted.

@@ -16,14 +16,14 @@ use wasmtime_wasi::p2::bindings::filesystem::types::HostDescriptor as Host02;
 use wasmtime_wasi::p2::{DynOutputStream, FsResult, StreamError};
 use wasmtime_wasi::p3::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p3::bindings::filesystem::types::{
-    DescriptorFlags, ErrorCode, HostDescriptorWithStore as Host03, OpenFlags, PathFlags,
+    DescriptorFlags, DescriptorType, ErrorCode, HostDescriptorWithStore as Host03, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p3::filesystem::FilesystemResult;
 
 use super::super::outbound::has_room;
 use super::super::state::State;
 use super::handles::file_of;
-use super::hooks02::{again, is_elsewhere, roots, with_quota};
+use super::hooks02::{again, is_elsewhere, keep, roots, with_quota};
 use super::quota::{ENTRY_BYTES, Moving, Quota, growth};
 
 pub(super) const PREOPENS: &str = "wasi:filesystem/preopens@0.3.0";
@@ -201,24 +201,28 @@ fn files(linker: &mut Linker<State>) -> wasmtime::Result<()> {
                 }
                 let volume = store.with(|mut store| store.data_mut().volumes.volume_of(&folder));
                 let files = files_of(store);
-                if volume.is_some() && open_flags.contains(OpenFlags::CREATE) {
+                if volume.is_some() {
                     let there = WasiFilesystem::stat_at(&files, again(&folder), path_flags, path.clone());
-                    if there.await.is_err()
-                        && let Err(code) = reserve(store, &folder, ENTRY_BYTES).await
-                    {
-                        return Ok((Err(code),));
+                    match there.await.map(|there| there.type_) {
+                        Ok(kind) if !is_openable(&kind) => return Ok((Err(ErrorCode::NotPermitted),)),
+                        Err(_) if open_flags.contains(OpenFlags::CREATE) => {
+                            if let Err(code) = reserve(store, &folder, ENTRY_BYTES).await {
+                                return Ok((Err(code),));
+                            }
+                        }
+                        Ok(_) | Err(_) => {}
                     }
                 }
                 let opened =
                     WasiFilesystem::open_at(&files, folder, path_flags, path, open_flags, flags).await;
-                let opened = answer(opened)?;
-                if let Ok(handle) = &opened {
-                    store.with(|mut store| {
-                        let State { table, volumes, .. } = store.data_mut();
-                        volumes.opened(table, volume, handle);
-                    });
-                }
-                Ok((opened,))
+                let kept = match answer(opened)? {
+                    Ok(handle) => {
+                        let kept = store.with(|mut store| keep(store.data_mut(), volume, handle))?;
+                        kept.ok_or(ErrorCode::NotPermitted)
+                    }
+                    Err(code) => Err(code),
+                };
+                Ok((kept,))
             })
         },
     )
@@ -280,6 +284,11 @@ fn names(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             })
         },
     )
+}
+
+/// Whether what is there may be opened. Of a link the engine says what becomes of it.
+fn is_openable(kind: &DescriptorType) -> bool {
+    matches!(kind, DescriptorType::RegularFile | DescriptorType::Directory | DescriptorType::SymbolicLink)
 }
 
 fn files_of(store: &Accessor<State>) -> Accessor<State, WasiFilesystem> {

@@ -2,6 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::filesystem::Descriptor;
 use wharf_types::node::AssignedVolume;
 
 use super::*;
@@ -243,6 +245,22 @@ async fn renames_wait_while_it_is_decided_whether_a_write_fits() {
     drop(moving);
     reserve.await.unwrap().expect("the folder is empty, and the count was lowered");
     next.await.unwrap();
+}
+
+#[test]
+fn a_handle_of_a_device_is_told_from_one_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let mut table = ResourceTable::new();
+    let mut is_plain = |path: &Path| {
+        let file = File::open(path).unwrap();
+        let file = wasmtime_wasi::filesystem::File::new(file, FsPerms::ReadWrite, OpenMode::READ, false);
+        let handle = table.push(Descriptor::File(file)).unwrap();
+        handles::is_plain(&table, &handle)
+    };
+    assert!(is_plain(&file));
+    assert!(!is_plain(Path::new("/dev/null")));
 }
 
 #[test]
