@@ -123,7 +123,10 @@ impl PushDeployer {
         }
         let digest = wharf_types::Digest::of(&content);
         let folder = manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
-        let packed = folder.map(|files| files::pack(&within(&pushed.folder, &files.path)?)).transpose()?;
+        let packed = match folder {
+            Some(files) => Some(pack(within(&pushed.folder, &files.path)?).await?),
+            None => None,
+        };
         let bytes = content.len() as u64;
         let known = deploy::push(&session, &app.namespace, digest, content).await?;
         teller.step(&format!("Artifact sha256:{} ({})", digest.short(), output::bytes(bytes)));
@@ -195,7 +198,7 @@ impl PushDeployer {
             return Ok(Made { content: made.archive, exposed: Some(made.exposed) });
         }
         let built = self.build(detection, &pushed.folder, pushed, teller, cancel).await?;
-        Ok(Made { content: artifact::read(&built)?, exposed: None })
+        Ok(Made { content: read(built).await?, exposed: None })
     }
 
     /// What builds images, for a file of this name.
@@ -348,6 +351,16 @@ fn within(tree: &Path, path: &str) -> anyhow::Result<PathBuf> {
         return Ok(folder);
     }
     Err(Failure::invalid(format!("`files.path` is {path}, which leads out of what was pushed")).into())
+}
+
+/// Reads an artifact, which may be large, while other tasks go on.
+async fn read(artifact: PathBuf) -> anyhow::Result<Bytes> {
+    tokio::task::spawn_blocking(move || artifact::read(&artifact)).await?
+}
+
+/// Packs a folder, which may be large, while other tasks go on.
+async fn pack(folder: PathBuf) -> anyhow::Result<Bytes> {
+    tokio::task::spawn_blocking(move || files::pack(&folder)).await?
 }
 
 fn cancelled() -> anyhow::Error {

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use wharf_builder::{Artifact, ArtifactError, BuildLimits};
 use wharf_compose::translate::{NamedValue, ValueFrom};
 use wharf_compose::{Build, Context, Place, Problems, Project, Reader, Translation, Variables};
 use wharf_types::declare::document::ArtifactSource;
@@ -158,6 +159,12 @@ impl Reading {
     /// Where a path of the file is on this machine.
     pub fn find(&self, path: &str) -> Result<PathBuf, NotPushed> {
         self.tree.find(&self.in_tree(path))
+    }
+
+    /// Where an artifact is that was pushed: a file of the tree, also if a build has put something else in its place since it was looked at.
+    pub fn artifact(&self, path: &str) -> Result<PathBuf, ArtifactError> {
+        let wanted = Artifact::Path(self.in_tree(path));
+        wharf_builder::find_pushed(&self.tree.folder, &wanted, BuildLimits::default().artifact_max_bytes)
     }
 
     /// A path of the file as one of the tree.
@@ -374,6 +381,21 @@ mod tests {
         std::fs::write(pushed.folder().join("compose.yaml"), compose).unwrap();
         let said = pushed.read("compose.yaml", None).unwrap_err();
         assert!(said.contains("compose.yaml:5:") && said.contains("not there in what was pushed"), "{said}");
+    }
+
+    #[test]
+    fn an_artifact_that_a_build_has_replaced_is_looked_at_again() {
+        let compose = "services:\n  web:\n    image: web.wasm\n";
+        let pushed = Pushed::new(&[("compose.yaml", compose), ("web.wasm", "\0asm")]);
+        let reading = pushed.read("compose.yaml", None).unwrap();
+        let file = pushed.folder().canonicalize().unwrap().join("web.wasm");
+        assert_eq!(reading.artifact("./web.wasm").unwrap(), file);
+        std::fs::remove_file(&file).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        assert!(matches!(reading.artifact("./web.wasm"), Err(ArtifactError::NotAFile { .. })));
+        std::fs::remove_file(&file).unwrap();
+        symlink("../beside", &file).unwrap();
+        assert!(matches!(reading.artifact("./web.wasm"), Err(ArtifactError::LeadsOut { .. })));
     }
 
     #[test]
