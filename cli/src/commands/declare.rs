@@ -72,7 +72,7 @@ impl Wanted {
         let namespace = session.namespace()?;
         let files = Files::read(&args.files, &namespace)?;
         let resources = content::resolve(session, &files).await?;
-        let prune = args.prune.clone().map(|set| Prune { set, namespaces: vec![namespace] });
+        let prune = args.prune.clone().map(|set| Prune { set, namespaces: vec![namespace], keep: false });
         Ok(Self { files, resources, prune })
     }
 

@@ -75,7 +75,7 @@ impl Stack<'_> {
         let built = self.build(&reading).await?;
         let there = self.set_new(&reading.values).await?;
         let contents = self.contents(&reading, &built).await?;
-        let prune = Prune { set: set.clone(), namespaces: vec![self.namespace().clone()] };
+        let prune = Prune { set: set.clone(), namespaces: vec![self.namespace().clone()], keep: false };
         let whole = self.plan(&reading, contents.resources(self.namespace(), |_| true), Some(&prune)).await?;
         self.teller.step(&told::headline(name, whole.counts));
         told::changes(&whole.changes).iter().for_each(|line| self.teller.detail(line));
