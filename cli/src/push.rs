@@ -197,7 +197,7 @@ impl PushDeployer {
             let made = self.images(file)?.build(&source, pushed, self.place(cancel), teller, cancel).await?;
             return Ok(Made { content: made.archive, exposed: Some(made.exposed) });
         }
-        let built = self.build(detection, &pushed.folder, pushed, teller, cancel).await?;
+        let built = self.build(detection, (pushed.folder.as_path(), None), pushed, teller, cancel).await?;
         Ok(Made { content: read(built).await?, exposed: None })
     }
 
@@ -218,11 +218,11 @@ impl PushDeployer {
         }
     }
 
-    /// The artifact of a folder in what was pushed.
+    /// The artifact of a folder in what was pushed, of the whole of it or of one service.
     async fn build(
         &self,
         detection: &Detection,
-        folder: &Path,
+        (folder, service): (&Path, Option<&str>),
         pushed: &Pushed,
         teller: &Teller,
         cancel: &CancellationToken,
@@ -230,6 +230,7 @@ impl PushDeployer {
         let steps = self.steps(&detection.recipe, folder).await?;
         let plan = BuildPlan {
             app: Some(pushed.cache),
+            part: service.map(str::to_owned),
             tree: folder.to_owned(),
             steps,
             env: [(GIT_REV.to_owned(), pushed.commit.clone())].into(),

@@ -113,7 +113,8 @@ impl Stack<'_> {
                 .help("say how with `[build]` in a wharf.toml there, or leave `platform` out for an image")
                 .into());
         }
-        read(deployer.build(&detection, &folder, pushed, teller, cancel).await?).await
+        let whose = (folder.as_path(), Some(build.service.as_str()));
+        read(deployer.build(&detection, whose, pushed, teller, cancel).await?).await
     }
 
     /// Gives content to the platform, unless it has it.
