@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use wharf_builder::{
     Artifact, BuildLimits, BuildPlan, Containers, DetectError, Detection, FailReason, Folder, Network,
     Recipe, RustWay, Sandbox, SandboxSettings, Steps,
@@ -115,7 +116,12 @@ impl PushDeployer {
                     stack.deploy(manifest.as_ref(), runs).await?;
                     return Ok(Deployment::Stack);
                 }
-                self.make(&detection, pushed, teller, cancel).await?
+                let made = self.make(&detection, pushed, teller, cancel).await?;
+                // A preview may be of an app while the repository is a stack's.
+                if !pushed.is_preview {
+                    self.keep_services(pushed, &HashSet::new()).await;
+                }
+                made
             }
         };
         if !pushed.may_make_apps {
@@ -199,6 +205,15 @@ impl PushDeployer {
         }
         let built = self.build(detection, (pushed.folder.as_path(), None), pushed, teller, cancel).await?;
         Ok(Made { content: read(built).await?, exposed: None })
+    }
+
+    /// Removes images of services that what was pushed has no more.
+    async fn keep_services(&self, pushed: &Pushed, services: &HashSet<&str>) {
+        if let Some(images) = &self.images
+            && let Err(error) = images.keep_services(pushed.cache, services).await
+        {
+            warn!("cannot remove images of services that have gone: {error:#}");
+        }
     }
 
     /// What builds images, for a file of this name.

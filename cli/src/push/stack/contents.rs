@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use tracing::warn;
 use wharf_builder::{Containers, Folder, Recipe};
 use wharf_compose::Build;
 use wharf_compose::translate::App;
@@ -77,11 +76,7 @@ impl Stack<'_> {
         }
         let images = reading.builds.iter().filter(|build| !build.is_component);
         let services: HashSet<&str> = images.map(|build| build.service.as_str()).collect();
-        if let Some(images) = self.deployer.images.as_ref().filter(|_| !services.is_empty())
-            && let Err(error) = images.keep_services(self.pushed.cache, &services).await
-        {
-            warn!("cannot remove images of services that have gone: {error:#}");
-        }
+        self.deployer.keep_services(self.pushed, &services).await;
         Ok(built)
     }
 
