@@ -90,7 +90,7 @@ pub struct RmArgs {
 /// Looked for where no file is named, as the Compose Specification has it.
 const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 /// The largest file that is read.
-pub const FILE_MAX_BYTES: u64 = 8 << 20;
+const FILE_MAX_BYTES: u64 = 8 << 20;
 
 pub async fn run(before: Global, args: StackArgs) -> anyhow::Result<()> {
     let open = |global: Global| Session::open(global.or(before.clone()));
