@@ -17,7 +17,7 @@ use super::Stack;
 use super::reading::Reading;
 use crate::app_ref::AppRef;
 use crate::commands::deploy;
-use crate::exit::Failure;
+use crate::exit::{self, Exit, Failure};
 use crate::output;
 use crate::push::image::ImageSource;
 use crate::push::{cancelled, pack, read};
@@ -200,7 +200,10 @@ impl Stack<'_> {
         match (wanted.image, wanted.artifact) {
             (Some(image), _) => {
                 let client = &self.session.client;
-                let document = client.resolve_image(self.namespace(), image, wanted.login).await?;
+                let document = client.resolve_image(self.namespace(), image, wanted.login).await;
+                let is_of_file = |login: &&SecretName| reading.values.iter().any(|it| it.name == **login);
+                let document =
+                    document.map_err(|error| not_opened(error, wanted.login.filter(is_of_file)))?;
                 self.push(wanted.service, document.to_octets().into()).await
             }
             (None, Some(ArtifactSource::Pushed(digest))) => Ok(*digest),
@@ -217,5 +220,36 @@ impl Stack<'_> {
             }
             (None, None) => Err(Failure::invalid("it has nothing to run").into()),
         }
+    }
+}
+
+/// An image that was not found. The secret that opens its registry may have another value in the file, which is not set yet.
+fn not_opened(error: anyhow::Error, of_file: Option<&SecretName>) -> anyhow::Error {
+    let Some(login) = of_file else { return error };
+    let (text, help) = exit::told(&error);
+    let hint = format!(
+        "a value that the namespace has is changed only after images were found: if `{login}` has another one in the file, \
+         set that first with `wharf secret set {login}`"
+    );
+    let help = help.map_or(hint.clone(), |help| format!("{help}\n{hint}"));
+    Failure::new(Exit::of(&error), text).help(help).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_whose_registry_may_have_another_login_in_the_file_says_how_to_set_it() {
+        let refused = || Failure::new(Exit::Refused, "the registry refuses the login").help("mend it");
+        let error = not_opened(refused().into(), None);
+        assert_eq!(exit::told(&error).1.as_deref(), Some("mend it"));
+        let error = not_opened(refused().into(), Some(&"hub".parse().unwrap()));
+        assert_eq!(
+            (Exit::of(&error), error.to_string().as_str()),
+            (Exit::Refused, "the registry refuses the login")
+        );
+        let help = exit::told(&error).1.unwrap();
+        assert!(help.starts_with("mend it\n") && help.contains("`wharf secret set hub`"), "{help}");
     }
 }
