@@ -236,7 +236,9 @@ async fn what_has_gone_from_the_file_stays_until_everything_else_serves() {
     let all = ["front", "greeter", "worker"].map(|name| (name.to_owned(), true));
     assert_eq!(there, all, "nothing is deleted, and what failed is a part of the stack as well");
     repository.write("worker.wasm", std::fs::read(workspace::guest("hello")).unwrap());
-    has(&accepted(&push(&repository, &without_front).await), &["- front, whose volumes are kept"]);
+    let said = accepted(&push(&repository, &without_front).await);
+    has(&said, &["- front, whose volumes are kept", "http://greeter.default.localhost"]);
+    assert!(!said.contains("http://front."), "{said}");
     eventually(SHORT, "the one that has gone is deleted", async || {
         (platform.get("front", "/").await.unwrap().status == 404).then_some(())
     })

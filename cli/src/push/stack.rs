@@ -23,6 +23,7 @@ use wharf_types::secret::ValueKind;
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppName, NamespaceName, RolloutId, SetName};
 
+use self::contents::Contents;
 use self::reading::{Asked, PushedTree, Reading, Value};
 use self::waves::Planned;
 use super::{PushDeployer, cancelled};
@@ -70,7 +71,7 @@ impl Stack<'_> {
         let changes = &whole.changes;
         self.carry_out(Planned { reading: &reading, contents: &contents, set: &set, values: there, changes })
             .await?;
-        self.finish(&set, began).await;
+        self.finish(&set, &contents, began).await;
         Ok(())
     }
 
@@ -183,7 +184,7 @@ impl Stack<'_> {
     }
 
     /// Says what is there now.
-    async fn finish(&self, set: &SetName, began: Instant) {
+    async fn finish(&self, set: &SetName, contents: &Contents, began: Instant) {
         let (name, teller) = (&self.pushed.app, self.teller);
         // All of it serves, whether it can be told or not.
         let mut apps = self.session.client.apps(self.namespace()).await.unwrap_or_else(|error| {
@@ -197,7 +198,8 @@ impl Stack<'_> {
             ));
         }
         teller.detail(&format!("deployed after {}", output::elapsed(began.elapsed())));
-        let ours = apps.iter().filter(|app| app.set.as_ref() == Some(set));
+        // What has gone from the file may still be there, on its way out.
+        let ours = apps.iter().filter(|app| contents.apps.contains_key(&app.app));
         ours.flat_map(|app| &app.urls).for_each(|url| teller.detail(url));
     }
 }
