@@ -13,6 +13,9 @@ use crate::detect::Steps;
 pub struct BuildPlan {
     /// Whose cache it uses. None: it begins with nothing, and nothing is kept.
     pub app: Option<AppId>,
+    /// Which part of the app's sources is built, where it has several: what a compiler keeps of one must not be taken for another's. None: it
+    /// is the whole.
+    pub part: Option<String>,
     /// The sources, in a folder that is the build's own: it is given to the build's user and written to.
     pub tree: PathBuf,
     pub steps: Steps,

@@ -211,6 +211,7 @@ impl Confined {
         cache::reap(caches);
         let plan = BuildPlan {
             app: None,
+            part: None,
             tree: tree.clone(),
             steps: Steps {
                 command: Some("echo made > trial".to_owned()),

@@ -1,11 +1,12 @@
 //! The folder that an app is shipped with, as an archive: the same files make the same octets.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use wharf_types::archive::Writer;
+use wharf_types::archive::{ARCHIVE_MAX_BYTES, InvalidArchive, Writer};
 
 use crate::exit::{Exit, Failure};
 
@@ -15,24 +16,33 @@ pub fn pack(folder: &Path) -> anyhow::Result<Bytes> {
         let message = format!("there is no folder {}, which `files.path` names", folder.display());
         return Err(Failure::new(Exit::NotFound, message).into());
     }
-    let mut paths = Vec::new();
-    list(folder, "", &mut paths)?;
-    paths.sort();
+    let refused = |error: InvalidArchive| Failure::invalid(format!("{}: {error}", folder.display()));
+    let mut files = Vec::new();
+    list(folder, "", &mut files)?;
+    files.sort();
+    // Before anything is read: a file may be far larger than what it takes on the disk.
+    let bytes = files.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+    if bytes > ARCHIVE_MAX_BYTES {
+        return Err(refused(InvalidArchive::TooLarge).into());
+    }
     let mut writer = Writer::new(Vec::new());
-    for path in paths {
+    let mut left = ARCHIVE_MAX_BYTES;
+    for (path, _) in files {
         let file = folder.join(&path);
         let reading = || format!("could not read {}", file.display());
-        let content = fs::read(&file).with_context(reading)?;
-        writer
-            .append(&path, content.len() as u64, content.as_slice())
-            .map_err(|error| Failure::invalid(format!("{}: {error}", folder.display())))?;
+        let mut content = Vec::new();
+        // One octet more than is allowed tells that a file has grown meanwhile.
+        let read = File::open(&file).and_then(|open| open.take(left + 1).read_to_end(&mut content));
+        read.with_context(reading)?;
+        writer.append(&path, content.len() as u64, content.as_slice()).map_err(refused)?;
+        left = left.saturating_sub(content.len() as u64);
     }
     let (archive, _) = writer.finish().with_context(|| format!("could not pack {}", folder.display()))?;
     Ok(archive.into())
 }
 
-/// The paths of all files below `folder`, which itself is at `prefix`.
-fn list(folder: &Path, prefix: &str, paths: &mut Vec<String>) -> anyhow::Result<()> {
+/// The paths of all files below `folder`, which itself is at `prefix`, and how many octets they have.
+fn list(folder: &Path, prefix: &str, files: &mut Vec<(String, u64)>) -> anyhow::Result<()> {
     let reading = || format!("could not read the folder {}", folder.display());
     for entry in fs::read_dir(folder).with_context(reading)? {
         let entry = entry.with_context(reading)?;
@@ -41,13 +51,13 @@ fn list(folder: &Path, prefix: &str, paths: &mut Vec<String>) -> anyhow::Result<
             return Err(Failure::invalid(format!("the name of {shown} is not UTF-8")).into());
         };
         let path = format!("{prefix}{name}");
-        let kind = entry.file_type().with_context(|| format!("could not look at {shown}"))?;
-        if kind.is_dir() {
-            list(&entry.path(), &format!("{path}/"), paths)?;
-        } else if kind.is_file() {
-            paths.push(path);
+        let found = entry.metadata().with_context(|| format!("could not look at {shown}"))?;
+        if found.is_dir() {
+            list(&entry.path(), &format!("{path}/"), files)?;
+        } else if found.is_file() {
+            files.push((path, found.len()));
         } else {
-            let what = if kind.is_symlink() { "a symbolic link" } else { "neither a file nor a folder" };
+            let what = if found.is_symlink() { "a symbolic link" } else { "neither a file nor a folder" };
             return Err(Failure::invalid(format!("{shown} is {what}, which cannot be shipped"))
                 .help("put the file itself there, or take it out of the folder of `files.path`")
                 .into());
@@ -93,6 +103,15 @@ mod tests {
         let error = pack(folder.path()).unwrap_err();
         assert_eq!(Exit::of(&error), Exit::Invalid);
         assert!(error.to_string().contains("b.txt is a symbolic link"), "{error}");
+    }
+
+    #[test]
+    fn files_that_are_too_large_together_are_not_read() {
+        let folder = folder(&["a.txt", "b.txt"]);
+        File::create(folder.path().join("a.txt")).unwrap().set_len(8 << 30).unwrap();
+        let error = pack(folder.path()).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Invalid);
+        assert!(error.to_string().contains("more than 256 MiB"), "{error}");
     }
 
     #[test]

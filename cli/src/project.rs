@@ -107,6 +107,7 @@ pub async fn make(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
     detection.notes.iter().for_each(output::note);
     let plan = BuildPlan {
         app: None,
+        part: None,
         tree: folder.to_owned(),
         steps,
         env: BTreeMap::new(),

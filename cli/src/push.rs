@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use wharf_builder::{
     Artifact, BuildLimits, BuildPlan, Containers, DetectError, Detection, FailReason, Folder, Network,
     Recipe, RustWay, Sandbox, SandboxSettings, Steps,
@@ -115,7 +116,12 @@ impl PushDeployer {
                     stack.deploy(manifest.as_ref(), runs).await?;
                     return Ok(Deployment::Stack);
                 }
-                self.make(&detection, pushed, teller, cancel).await?
+                let made = self.make(&detection, pushed, teller, cancel).await?;
+                // A preview may be of an app while the repository is a stack's.
+                if !pushed.is_preview {
+                    self.keep_services(pushed, &HashSet::new()).await;
+                }
+                made
             }
         };
         if !pushed.may_make_apps {
@@ -123,7 +129,10 @@ impl PushDeployer {
         }
         let digest = wharf_types::Digest::of(&content);
         let folder = manifest.as_ref().and_then(|manifest| manifest.files.as_ref());
-        let packed = folder.map(|files| files::pack(&within(&pushed.folder, &files.path)?)).transpose()?;
+        let packed = match folder {
+            Some(files) => Some(pack(within(&pushed.folder, &files.path)?).await?),
+            None => None,
+        };
         let bytes = content.len() as u64;
         let known = deploy::push(&session, &app.namespace, digest, content).await?;
         teller.step(&format!("Artifact sha256:{} ({})", digest.short(), output::bytes(bytes)));
@@ -194,8 +203,17 @@ impl PushDeployer {
             let made = self.images(file)?.build(&source, pushed, self.place(cancel), teller, cancel).await?;
             return Ok(Made { content: made.archive, exposed: Some(made.exposed) });
         }
-        let built = self.build(detection, &pushed.folder, pushed, teller, cancel).await?;
-        Ok(Made { content: artifact::read(&built)?, exposed: None })
+        let built = self.build(detection, (pushed.folder.as_path(), None), pushed, teller, cancel).await?;
+        Ok(Made { content: read(built).await?, exposed: None })
+    }
+
+    /// Removes images of services that what was pushed has no more.
+    async fn keep_services(&self, pushed: &Pushed, services: &HashSet<&str>) {
+        if let Some(images) = &self.images
+            && let Err(error) = images.keep_services(pushed.cache, services).await
+        {
+            warn!("cannot remove images of services that have gone: {error:#}");
+        }
     }
 
     /// What builds images, for a file of this name.
@@ -215,11 +233,11 @@ impl PushDeployer {
         }
     }
 
-    /// The artifact of a folder in what was pushed.
+    /// The artifact of a folder in what was pushed, of the whole of it or of one service.
     async fn build(
         &self,
         detection: &Detection,
-        folder: &Path,
+        (folder, service): (&Path, Option<&str>),
         pushed: &Pushed,
         teller: &Teller,
         cancel: &CancellationToken,
@@ -227,6 +245,7 @@ impl PushDeployer {
         let steps = self.steps(&detection.recipe, folder).await?;
         let plan = BuildPlan {
             app: Some(pushed.cache),
+            part: service.map(str::to_owned),
             tree: folder.to_owned(),
             steps,
             env: [(GIT_REV.to_owned(), pushed.commit.clone())].into(),
@@ -348,6 +367,16 @@ fn within(tree: &Path, path: &str) -> anyhow::Result<PathBuf> {
         return Ok(folder);
     }
     Err(Failure::invalid(format!("`files.path` is {path}, which leads out of what was pushed")).into())
+}
+
+/// Reads an artifact, which may be large, while other tasks go on.
+async fn read(artifact: PathBuf) -> anyhow::Result<Bytes> {
+    tokio::task::spawn_blocking(move || artifact::read(&artifact)).await?
+}
+
+/// Packs a folder, which may be large, while other tasks go on.
+async fn pack(folder: PathBuf) -> anyhow::Result<Bytes> {
+    tokio::task::spawn_blocking(move || files::pack(&folder)).await?
 }
 
 fn cancelled() -> anyhow::Error {

@@ -1,10 +1,12 @@
 //! Files of variables: `.env`, `env_file` and `label_file`.
 
+use std::collections::BTreeSet;
+
 use crate::interpolate::{Variables, interpolate};
 use crate::problem::shown;
 
-/// Of the values of a file, with variables replaced.
-const VALUES_MAX_BYTES: usize = 32 << 20;
+/// More would not be read.
+const FAULTS_MAX: usize = 100;
 
 /// How an `env_file` is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,29 +26,30 @@ pub(crate) struct Fault {
 
 /// The variables of a file, in its order. None: the name alone stands there, and the value is whatever the environment has.
 ///
-/// `outside` is what variables in values mean, before those that the file has set itself.
+/// `outside` is what variables in values mean, before those that the file has set itself. `left` is how many octets values may still have, in
+/// this file and others, with their variables replaced.
 pub(crate) fn parse(
     text: &str,
     format: Format,
-    outside: &Variables,
+    outside: &[&Variables],
+    left: &mut usize,
 ) -> Result<Vec<(String, Option<String>)>, Vec<Fault>> {
     let mut reader = Reader { rest: text, line: 1 };
-    let mut known = outside.clone();
+    let mut own = Variables::new();
     let (mut found, mut faults) = (Vec::new(), Vec::new());
-    let mut bytes = 0;
-    while !reader.rest.is_empty() {
+    while !reader.rest.is_empty() && faults.len() < FAULTS_MAX {
         let line = reader.line;
-        if bytes > VALUES_MAX_BYTES {
-            faults
-                .push(Fault { line, message: "the values are too large in all; leave some out".to_owned() });
-            break;
-        }
-        match reader.variable(format, &known) {
+        match reader.variable(format, outside, &own) {
             Ok(None) => {}
             Ok(Some((name, value))) => {
                 if let Some(value) = &value {
-                    bytes += value.len();
-                    known.entry(name.clone()).or_insert_with(|| value.clone());
+                    let Some(rest) = left.checked_sub(value.len()) else {
+                        let message = "the values are too large in all, in each place where their file is named; leave some out";
+                        faults.push(Fault { line, message: message.to_owned() });
+                        break;
+                    };
+                    *left = rest;
+                    own.entry(name.clone()).or_insert_with(|| value.clone());
                 }
                 found.push((name, value));
             }
@@ -67,7 +70,12 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn variable(&mut self, format: Format, known: &Variables) -> Result<Option<Variable>, String> {
+    fn variable(
+        &mut self,
+        format: Format,
+        outside: &[&Variables],
+        own: &Variables,
+    ) -> Result<Option<Variable>, String> {
         let line = self.rest.lines().next().unwrap_or_default();
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
             self.skip_line();
@@ -94,12 +102,12 @@ impl<'a> Reader<'a> {
             Some(quote @ ('"' | '\'')) => {
                 self.rest = self.rest[at..].trim_start_matches([' ', '\t']);
                 let quoted = self.quoted(quote)?;
-                if quote == '"' { replaced(&quoted, known)? } else { quoted }
+                if quote == '"' { replaced(&quoted, outside, own)? } else { quoted }
             }
             _ => {
                 let bare = value.find(" #").map_or(value, |at| &value[..at]);
                 let bare = if bare.starts_with('#') { "" } else { bare.trim_end() };
-                let value = replaced(bare, known)?;
+                let value = replaced(bare, outside, own)?;
                 self.skip_line();
                 value
             }
@@ -158,19 +166,25 @@ fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-fn replaced(text: &str, known: &Variables) -> Result<String, String> {
+fn replaced(text: &str, outside: &[&Variables], own: &Variables) -> Result<String, String> {
     if !text.contains('$') {
         return Ok(text.to_owned());
     }
-    interpolate(text, known, &mut Vec::new())
+    let known: Vec<&Variables> = outside.iter().copied().chain([own]).collect();
+    interpolate(text, &known, &mut BTreeSet::new())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn read(text: &str, format: Format, left: usize) -> Result<Vec<(String, Option<String>)>, Vec<Fault>> {
+        let outside: Variables = [("HOME".to_owned(), "/h".to_owned())].into();
+        parse(text, format, &[&outside], &mut { left })
+    }
+
     fn of(text: &str) -> Vec<(String, Option<String>)> {
-        parse(text, Format::Compose, &[("HOME".to_owned(), "/h".to_owned())].into()).unwrap()
+        read(text, Format::Compose, 1000).unwrap()
     }
 
     fn value(text: &str) -> String {
@@ -195,17 +209,27 @@ mod tests {
             assert_eq!(value(text), expected, "{text:?}");
         }
         assert_eq!(of("# c\n\nA\nB=1"), [("A".into(), None), ("B".into(), Some("1".into()))]);
-        let raw = parse("A=\"$B\" # x", Format::Raw, &Variables::new()).unwrap();
+        let raw = read("A=\"$B\" # x", Format::Raw, 1000).unwrap();
         assert_eq!(raw, [("A".into(), Some("\"$B\" # x".into()))]);
     }
 
     #[test]
     fn a_fault_names_its_line() {
-        let faults = parse("A=1\nB c=2\nD=\"x\n", Format::Compose, &Variables::new()).unwrap_err();
+        let faults = read("A=1\nB c=2\nD=\"x\n", Format::Compose, 1000).unwrap_err();
         let lines: Vec<usize> = faults.iter().map(|fault| fault.line).collect();
         assert_eq!(lines, [2, 3]);
         assert!(faults[0].message.contains("`B c`"), "{faults:?}");
         let doubling: String = (1..100).map(|n| format!("A{n}=${{A{}}}${{A{}}}x\n", n - 1, n - 1)).collect();
-        assert!(parse(&doubling, Format::Compose, &Variables::new()).is_err());
+        assert!(read(&doubling, Format::Compose, 32 << 20).is_err());
+        assert_eq!(read(&"B c=2\n".repeat(1000), Format::Compose, 1000).unwrap_err().len(), FAULTS_MAX);
+    }
+
+    #[test]
+    fn values_count_wherever_their_file_is_named() {
+        let mut left = 10;
+        let mut again = || parse("A=1234\nB=$A\n", Format::Compose, &[], &mut left);
+        again().unwrap();
+        let faults = again().unwrap_err();
+        assert_eq!((faults.len(), faults[0].line), (1, 1));
     }
 }

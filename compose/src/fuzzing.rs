@@ -8,6 +8,7 @@ mod mutations;
 #[path = "../../fuzz/parser.rs"]
 mod parser;
 
+use std::collections::BTreeSet;
 use std::io;
 
 use crate::env_file::{self, Format};
@@ -57,7 +58,7 @@ fn compose(data: &[u8]) {
 fn env(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for format in [Format::Compose, Format::Raw] {
-        if let Ok(found) = env_file::parse(text, format, &Variables::new()) {
+        if let Ok(found) = env_file::parse(text, format, &[], &mut (32 << 20)) {
             assert!(found.iter().all(|(name, _)| !name.is_empty()));
         }
     }
@@ -71,7 +72,7 @@ fn quantities(data: &[u8]) {
             assert_eq!(read(&canonical), Ok(canonical.clone()));
         }
     }
-    drop(interpolate(text, &Variables::new(), &mut Vec::new()));
+    drop(interpolate(text, &[], &mut BTreeSet::new()));
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Variables in values: `$NAME`, `${NAME}`, and the forms with a default, a replacement or an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::node::{Node, Value};
-use crate::problem::{Notice, Problem, shown};
+use crate::problem::{NOTICES_MAX, Notice, Problem, shown};
 
 /// Variables by name.
 pub type Variables = BTreeMap<String, String>;
@@ -26,7 +26,7 @@ impl Replacer<'_> {
     pub(crate) fn replace(&mut self, node: &mut Node) {
         match &mut node.value {
             Value::Scalar(scalar) if scalar.text.contains('$') => {
-                let mut unset = Vec::new();
+                let mut unset = BTreeSet::new();
                 match self.value(&scalar.text, &mut unset) {
                     Ok(text) => (scalar.text, scalar.is_text) = (text, true),
                     Err(message) => self.problems.push(Problem::new(&node.place, message)),
@@ -34,7 +34,9 @@ impl Replacer<'_> {
                 for name in unset {
                     let message =
                         format!("the variable `{}` is not set; an empty text is used", shown(&name));
-                    self.notices.push(Notice::new(&node.place, message));
+                    if self.notices.len() < NOTICES_MAX {
+                        self.notices.push(Notice::new(&node.place, message));
+                    }
                 }
             }
             Value::Null | Value::Scalar(_) => {}
@@ -43,8 +45,8 @@ impl Replacer<'_> {
         }
     }
 
-    fn value(&mut self, text: &str, unset: &mut Vec<String>) -> Result<String, String> {
-        let value = interpolate(text, self.variables, unset)?;
+    fn value(&mut self, text: &str, unset: &mut BTreeSet<String>) -> Result<String, String> {
+        let value = interpolate(text, &[self.variables], unset)?;
         match self.left.checked_sub(value.len()) {
             Some(left) => *self.left = left,
             None => return Err("the values are too large in all with their variables replaced".to_owned()),
@@ -53,11 +55,12 @@ impl Replacer<'_> {
     }
 }
 
-/// Replaces variables in a text; `unset` gets the names of those that are not set and have no default.
+/// Replaces variables in a text. The first table that has a variable says what it is; `unset` gets the names of those that none has and that
+/// have no default.
 pub(crate) fn interpolate(
     text: &str,
-    variables: &Variables,
-    unset: &mut Vec<String>,
+    variables: &[&Variables],
+    unset: &mut BTreeSet<String>,
 ) -> Result<String, String> {
     let mut reader = Reader { text, at: 0, variables, unset, depth: 0 };
     reader.value(false)
@@ -67,12 +70,12 @@ struct Reader<'a> {
     text: &'a str,
     /// In octets, and always between two characters.
     at: usize,
-    variables: &'a Variables,
-    unset: &'a mut Vec<String>,
+    variables: &'a [&'a Variables],
+    unset: &'a mut BTreeSet<String>,
     depth: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     /// Up to the end, or up to the `}` that closes what it stands in.
     fn value(&mut self, within: bool) -> Result<String, String> {
         let mut value = String::new();
@@ -133,14 +136,14 @@ impl Reader<'_> {
             return Err(message);
         };
         self.at += 1;
-        let set = self.variables.get(&name).filter(|value| !(counts_empty && value.is_empty())).cloned();
+        let set = self.find(&name).filter(|value| !(counts_empty && value.is_empty()));
         let is_used = set.is_none() != (operator == '+');
         let argument = self.argument(is_used)?;
         match (operator, set) {
             ('+', Some(_)) | ('-', None) => Ok(argument),
             ('?', None) if argument.is_empty() => Err(format!("the variable `{name}` is needed")),
             ('?', None) => Err(format!("the variable `{name}` is needed: {argument}")),
-            (_, value) => Ok(value.filter(|_| operator != '+').unwrap_or_default()),
+            (_, value) => Ok(value.filter(|_| operator != '+').cloned().unwrap_or_default()),
         }
     }
 
@@ -171,11 +174,19 @@ impl Reader<'_> {
         Err(format!("`{}`: this `${{` is not closed", shown(self.text)))
     }
 
+    fn find(&self, name: &str) -> Option<&'a String> {
+        let variables = self.variables;
+        variables.iter().find_map(|table| table.get(name))
+    }
+
     fn lookup(&mut self, name: &str) -> String {
-        self.variables.get(name).cloned().unwrap_or_else(|| {
-            self.unset.push(name.to_owned());
-            String::new()
-        })
+        if let Some(value) = self.find(name) {
+            return value.clone();
+        }
+        if self.unset.len() < NOTICES_MAX {
+            self.unset.insert(name.to_owned());
+        }
+        String::new()
     }
 
     fn name(&mut self) -> String {
@@ -211,10 +222,10 @@ mod tests {
 
     fn of(text: &str) -> (Result<String, String>, Vec<String>) {
         let variables = [("SET", "v"), ("EMPTY", ""), ("N2", "two")];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let mut unset = Vec::new();
-        let value = interpolate(text, &variables, &mut unset);
-        (value, unset)
+        let variables: Variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let mut unset = BTreeSet::new();
+        let value = interpolate(text, &[&variables], &mut unset);
+        (value, unset.into_iter().collect())
     }
 
     #[test]
@@ -250,6 +261,19 @@ mod tests {
     fn what_is_not_set_is_empty_and_said() {
         assert_eq!(of("a${UNSET}b"), (Ok("ab".into()), vec!["UNSET".to_owned()]));
         assert_eq!(of("${SET:-$UNSET}"), (Ok("v".into()), vec![]));
+        assert_eq!(of(&"$UNSET".repeat(1000)).1, ["UNSET"], "each is said once");
+        let many: String = (0..5000).map(|number| format!("$A{number}")).collect();
+        assert_eq!(of(&many).1.len(), NOTICES_MAX);
+    }
+
+    #[test]
+    fn the_first_table_that_has_a_variable_says_what_it_is() {
+        let table = |pairs: &[(&str, &str)]| -> Variables {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let (first, second) = (table(&[("A", "1")]), table(&[("A", "2"), ("B", "2")]));
+        let value = interpolate("$A$B${B:-no}", &[&first, &second], &mut BTreeSet::new());
+        assert_eq!(value.unwrap(), "122");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::interpolate::{Replacer, Variables};
 use crate::merge::{merged, settled};
 use crate::node::{Node, Place};
 use crate::paths::{joined, parent, rebase};
-use crate::problem::{Notice, Problem, Problems, shown};
+use crate::problem::{NOTICES_MAX, Notice, Problem, Problems, shown};
 use crate::project::Project;
 use crate::shape::shaped;
 use crate::yaml;
@@ -54,6 +54,9 @@ pub fn load(
     let mut tree =
         loader.project(&Part { files: &within, folder: "", variables: &variables }, &place, &mut Vec::new());
     let Loader { mut problems, mut notices, inactive, .. } = loader;
+    if notices.len() >= NOTICES_MAX {
+        notices.push(Notice::new(&place, format!("there is more to say than these {NOTICES_MAX} notices")));
+    }
     // What follows would complain of what is missing because it was refused.
     if problems.is_empty() {
         check::complete(&mut tree);
@@ -149,11 +152,10 @@ impl Loader<'_> {
     ) -> Variables {
         let mut variables = Variables::new();
         for file in files {
-            let mut known = variables.clone();
-            known.extend(self.environment.clone());
-            let path = joined(folder, file);
-            for (name, value) in self.env_file(&path, crate::env_file::Format::Compose, &known, needed, asked)
-            {
+            let (path, environment) = (joined(folder, file), self.environment);
+            let format = crate::env_file::Format::Compose;
+            let found = self.env_file(&path, format, &[environment, &variables], needed, asked);
+            for (name, value) in found {
                 if let Some(value) = value {
                     variables.insert(name, value);
                 }
@@ -161,6 +163,12 @@ impl Loader<'_> {
         }
         variables.extend(self.environment.clone());
         variables
+    }
+
+    fn note(&mut self, place: &Place, message: impl Into<String>) {
+        if self.notices.len() < NOTICES_MAX {
+            self.notices.push(Notice::new(place, message));
+        }
     }
 
     fn leave_out_inactive(&mut self, project: &mut Node) {

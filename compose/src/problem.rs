@@ -6,6 +6,10 @@ use crate::node::Place;
 
 /// More would not be read.
 const SHOWN_MAX: usize = 100;
+/// Where so much is wrong, nothing else is looked for in other files.
+pub(crate) const PROBLEMS_MAX: usize = 1000;
+/// A small file can give rise to millions.
+pub(crate) const NOTICES_MAX: usize = 1000;
 
 /// One thing that is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -340,6 +340,29 @@ fn files_of_variables_are_below_what_the_service_says_itself() {
 }
 
 #[test]
+fn a_file_of_variables_counts_as_often_as_it_is_named() {
+    let services: String = (0..400).map(|n| format!("  s{n}: {{image: x, env_file: e}}\n")).collect();
+    let of = |file: &str| {
+        project_of(&[("c.yml", &format!("services:\n{services}")), ("e", file)]).map(drop).unwrap_err()
+    };
+    let said = of(&format!("#{}\n", "x".repeat(100_000)));
+    assert!(said.contains("larger than 32 MiB together, each as often as it is named"), "{said}");
+    let said = of(&format!("A={}\nB={}\n", "x".repeat(1000), "$A".repeat(500)));
+    assert!(said.contains("e:2:1: the values are too large in all"), "{said}");
+    let many: String = (0..20_000).map(|n| format!("V{n}\n")).collect();
+    let said = of(&many);
+    assert!(said.contains("more than 2000000 values"), "{said}");
+}
+
+#[test]
+fn there_are_no_more_notices_than_anybody_reads() {
+    let many: String = (0..5000).map(|n| format!("$V{n}")).collect();
+    let project = project(&format!("services: {{a: {{image: x, command: [a, '{many}']}}}}"));
+    assert!((1000..1010).contains(&project.notices.len()), "{}", project.notices.len());
+    assert!(project.notices.iter().any(|notice| notice.message.contains("more to say")));
+}
+
+#[test]
 fn a_service_begins_with_what_the_one_that_it_extends_says() {
     let text = "services:\n  web:\n    extends: {service: base, file: sub/base.yml}\n    environment: {B: 2}\n    command: own\n  two:\n    extends: web\n    image: y\n";
     let base = "services:\n  base:\n    extends: root\n    environment: [A=1, B=1]\n    command: [theirs]\n    env_file: e.env\n    volumes: ['./d:/d']\n  root: {image: x}\n";

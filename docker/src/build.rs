@@ -337,7 +337,7 @@ impl Engine {
         found.sort_by_key(|image| std::cmp::Reverse(image.created));
         let read = |image: &bollard::models::ImageSummary| {
             let repository = image.labels.get(labels::REPOSITORY)?.parse().ok()?;
-            let service = image.labels.get(labels::SERVICE).cloned();
+            let service = image.labels.get(labels::SERVICE).filter(|service| !service.is_empty()).cloned();
             Some(BuiltImage { id: image.id.parse().ok()?, repository, service })
         };
         Ok(found.iter().filter_map(read).collect())
@@ -381,12 +381,13 @@ fn options(build: &ImageBuild, dockerfile: String) -> BuildImageOptions {
     let limits = &build.limits;
     let memory = i32::try_from(limits.memory_max_bytes).unwrap_or(i32::MAX);
     let owner = &build.owner;
+    // All of them, so that none of the Dockerfile's own stays: of a repository that is one app's, the service is empty.
     let labels = [
-        (labels::BUILDER, Some(owner.builder.clone())),
-        (labels::REPOSITORY, Some(owner.repository.to_string())),
-        (labels::SERVICE, owner.service.clone()),
+        (labels::BUILDER, owner.builder.clone()),
+        (labels::REPOSITORY, owner.repository.to_string()),
+        (labels::SERVICE, owner.service.clone().unwrap_or_default()),
     ];
-    let labels = labels.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value));
     let network = match build.network {
         BuildNetwork::None => "none",
         BuildNetwork::Bridge => "bridge",
@@ -614,6 +615,8 @@ mod tests {
         let first = options(&build, ".wharf-1".to_owned());
         assert_eq!(first.dockerfile, ".wharf-1");
         assert!(first.nocache && first.networkmode.as_deref() == Some("none"));
+        let given = first.labels.as_ref().unwrap();
+        assert_eq!(given.get(labels::SERVICE).map(String::as_str), Some(""), "a Dockerfile may have another");
         assert_eq!(
             (first.memory, first.memswap, first.cpuquota),
             (Some(1 << 30), Some(1 << 30), Some(200_000))

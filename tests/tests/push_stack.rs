@@ -212,6 +212,33 @@ async fn a_service_that_does_not_come_up_leaves_the_branch_and_is_named_with_wha
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_has_gone_from_the_file_stays_until_everything_else_serves() {
+    let platform = Platform::start().await;
+    let repository = shop(&platform, &compose("first")).await;
+    accepted(&repository.push(&["main"]).await);
+    repository.write("worker.wasm", std::fs::read(workspace::guest("crash")).unwrap());
+    let service = |name: &str| {
+        format!("  {name}:\n    image: {name}.wasm\n    environment: {{POISON: start}}\n    {QUICK}\n")
+    };
+    let without_front = format!("services:\n{}{}", service("greeter"), service("worker"));
+    refused(&push(&repository, &without_front).await, &["the service worker: release 1 of worker failed"]);
+    let there = apps(&platform).await;
+    let named = |app: &Value| (app["app"].as_str().unwrap().to_owned(), app["set"] == "shop");
+    let mut there: Vec<(String, bool)> = there.as_array().unwrap().iter().map(named).collect();
+    there.sort();
+    let all = ["front", "greeter", "worker"].map(|name| (name.to_owned(), true));
+    assert_eq!(there, all, "nothing is deleted, and what failed is a part of the stack as well");
+    repository.write("worker.wasm", std::fs::read(workspace::guest("hello")).unwrap());
+    let said = accepted(&push(&repository, &without_front).await);
+    has(&said, &["- front, whose volumes are kept", "http://greeter.default.localhost"]);
+    assert!(!said.contains("http://front."), "{said}");
+    eventually(SHORT, "the one that has gone is deleted", async || {
+        (platform.get("front", "/").await.unwrap().status == 404).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_push_may_not_do_to_an_app_it_may_not_do_to_a_stack() {
     let platform = Platform::start().await;
     let repository = shop(&platform, &compose("hello")).await;

@@ -262,6 +262,9 @@ pub struct Prune {
     /// Where the set is looked for, beside the namespaces of the resources.
     #[serde(default)]
     pub namespaces: Vec<NamespaceName>,
+    /// Nothing is deleted: what is applied belongs to the set, as one part of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -114,9 +114,8 @@ fn kept_folders(
             Ok(metadata) => metadata.is_dir() && std::fs::read_dir(&place)?.next().is_none(),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
-        let is_one_name = Path::new(name).components().count() == 1 && !name.contains("..");
-        if is_free && is_one_name {
-            kept.push((name.clone(), cache.kept(name, uid)?));
+        if let Some(kept_as) = kept_as(plan.part.as_deref(), name).filter(|_| is_free) {
+            kept.push((name.clone(), cache.kept(&kept_as, uid)?));
         }
     }
     Ok(kept)
@@ -135,6 +134,19 @@ fn trust() -> impl Iterator<Item = (&'static str, String)> {
     ];
     let bundle = BUNDLES.into_iter().find(|bundle| Path::new(bundle).is_file());
     bundle.into_iter().flat_map(|bundle| VARIABLES.map(|variable| (variable, bundle.to_owned())))
+}
+
+/// The name of a kept folder in the cache. None: there is none of that name. Every part is built in the same place, `/src`, where Cargo knows
+/// packages apart by their paths alone, so each part has folders of its own.
+fn kept_as(part: Option<&str>, name: &str) -> Option<String> {
+    let is_one_name = |name: &str| {
+        let mut components = Path::new(name).components();
+        matches!(components.next(), Some(Component::Normal(whole)) if whole == name)
+            && components.next().is_none()
+            && !name.contains("..")
+    };
+    let is_named = part.is_none_or(is_one_name) && is_one_name(name);
+    is_named.then(|| part.map_or_else(|| name.to_owned(), |part| format!("{part}.{name}")))
 }
 
 fn environment(plan: &BuildPlan, confined: &Confined) -> Vec<(String, String)> {
@@ -162,4 +174,29 @@ fn environment(plan: &BuildPlan, confined: &Confined) -> Vec<(String, String)> {
         env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     env.extend(plan.env.clone());
     env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_keeps_a_folder_of_its_own_and_none_leads_elsewhere() {
+        assert_eq!(kept_as(None, "target").unwrap(), "target");
+        assert_eq!(kept_as(Some("api"), "target").unwrap(), "api.target");
+        for (part, name) in [
+            (None, ""),
+            (None, "."),
+            (None, ".."),
+            (None, "a/b"),
+            (None, "/a"),
+            (None, "a/"),
+            (Some(""), "target"),
+            (Some("../x"), "target"),
+            (Some("a/b"), "target"),
+            (Some("/"), "target"),
+        ] {
+            assert_eq!(kept_as(part, name), None, "{part:?} {name}");
+        }
+    }
 }

@@ -82,6 +82,7 @@ impl Fixture {
 pub(crate) fn plan(tree: &Path, command: &str) -> BuildPlan {
     BuildPlan {
         app: Some(AppId::new()),
+        part: None,
         tree: tree.to_owned(),
         steps: Steps {
             command: Some(command.to_owned()),

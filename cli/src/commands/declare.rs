@@ -72,7 +72,7 @@ impl Wanted {
         let namespace = session.namespace()?;
         let files = Files::read(&args.files, &namespace)?;
         let resources = content::resolve(session, &files).await?;
-        let prune = args.prune.clone().map(|set| Prune { set, namespaces: vec![namespace] });
+        let prune = args.prune.clone().map(|set| Prune { set, namespaces: vec![namespace], keep: false });
         Ok(Self { files, resources, prune })
     }
 
@@ -127,47 +127,80 @@ fn print_plan(session: &Session, plan: &Plan) -> anyhow::Result<()> {
     show::plan_lines(&plan.changes, plan.counts).iter().try_for_each(output::line)
 }
 
-/// Applies documents, each a JSON object, as if they stood in a file. With a set, what was applied under its name before and is not among
-/// them is deleted.
+/// What becomes of what was applied under the name of a set before, and is not among what is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    Stays,
+    Goes,
+    /// Nothing is said if there is none, and nothing else to do.
+    GoesIfAny,
+}
+
+/// Applies documents, each a JSON object, as if they stood in a file. They belong to the set from then on.
 pub async fn apply_documents(
     session: &Session,
     documents: &[String],
-    set: Option<SetName>,
+    (set, rest): (SetName, Rest),
     wait: WaitArgs,
 ) -> anyhow::Result<()> {
+    let since = Instant::now();
     let folder = tempfile::tempdir().context("could not make a folder")?;
     let file = folder.path().join("stack.yaml");
     std::fs::write(&file, documents.join("\n---\n")).context("could not write a file")?;
-    let files = FileArgs { files: vec![file], prune: set };
-    apply(session, ApplyArgs { plan: None, files, wait }).await
+    let mut wanted = Wanted::read(session, &FileArgs { files: vec![file], prune: Some(set) }).await?;
+    wanted.prune.iter_mut().for_each(|prune| prune.keep = rest == Rest::Stays);
+    let plan = wanted.plan(session, false).await?;
+    if rest == Rest::GoesIfAny && plan.counts.is_nothing() {
+        return Ok(());
+    }
+    carry_out(session, wanted, plan, wait, since).await
 }
 
 pub async fn apply(session: &Session, args: ApplyArgs) -> anyhow::Result<()> {
     let since = Instant::now();
-    let (resources, prune, plan) = match &args.plan {
-        Some(path) => {
-            let Saved { resources, prune, plan, .. } = Saved::read(path, &session.target.api)?;
-            (resources, prune, plan)
-        }
-        None => {
-            let wanted = Wanted::read(session, &args.files).await?;
-            let plan = wanted.plan(session, false).await?;
-            (wanted.resources, wanted.prune, plan)
-        }
+    let Some(path) = &args.plan else {
+        let wanted = Wanted::read(session, &args.files).await?;
+        let plan = wanted.plan(session, false).await?;
+        return carry_out(session, wanted, plan, args.wait, since).await;
     };
+    let Saved { resources, prune, plan, .. } = Saved::read(path, &session.target.api)?;
     if !session.json {
         print_plan(session, &plan)?;
     }
-    if plan.counts.is_nothing() && args.plan.is_none() {
+    let request = ApplyRequest { resources, prune, base: Some(plan.base) };
+    send(session, &request, args.wait, since).await
+}
+
+/// Says what a plan is, and carries it out if there is anything to do.
+async fn carry_out(
+    session: &Session,
+    wanted: Wanted,
+    plan: Plan,
+    wait: WaitArgs,
+    since: Instant,
+) -> anyhow::Result<()> {
+    if !session.json {
+        print_plan(session, &plan)?;
+    }
+    if plan.counts.is_nothing() {
         return finish(session, &Applied { counts: plan.counts, changes: plan.changes }, &[], since);
     }
-    // What was shown is what is done: if anything has moved since then, nothing is.
-    let request = ApplyRequest { resources, prune, base: Some(plan.base) };
-    let applied = session.client.apply(body(&request)?).await?;
-    let followed = if args.wait.no_wait {
+    let Wanted { resources, prune, .. } = wanted;
+    send(session, &ApplyRequest { resources, prune, base: Some(plan.base) }, wait, since).await
+}
+
+/// What was shown is what is done: if anything has moved since then, nothing is.
+async fn send(
+    session: &Session,
+    request: &ApplyRequest,
+    wait: WaitArgs,
+    since: Instant,
+) -> anyhow::Result<()> {
+    let applied = session.client.apply(body(request)?).await?;
+    let followed = if wait.no_wait {
         Vec::new()
     } else {
-        rollout::follow_all(session, &applied.changes, args.wait.timeout.as_duration()).await
+        rollout::follow_all(session, &applied.changes, wait.timeout.as_duration()).await
     };
     finish(session, &applied, &followed, since)
 }

@@ -17,7 +17,8 @@ use wharf_types::declare::document::{AppDocument, ArtifactSource};
 use wharf_types::secret::ValueKind;
 use wharf_types::{AppName, NamespaceName, SetName};
 
-use super::{declare, secret};
+use super::declare::{self, Rest};
+use super::secret;
 use crate::args::{Global, NoArgs, WaitArgs, With};
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -89,7 +90,7 @@ pub struct RmArgs {
 /// Looked for where no file is named, as the Compose Specification has it.
 const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 /// The largest file that is read.
-pub const FILE_MAX_BYTES: u64 = 8 << 20;
+const FILE_MAX_BYTES: u64 = 8 << 20;
 
 pub async fn run(before: Global, args: StackArgs) -> anyhow::Result<()> {
     let open = |global: Global| Session::open(global.or(before.clone()));
@@ -169,23 +170,26 @@ async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     for wave in 0..=last {
         let ready = translation.apps.iter().filter(|app| wave_of(&app.document.name) <= wave);
         let documents = ready.map(|app| document(&app.document, &folder));
-        let mut documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
-        if wave == last {
-            if documents.is_empty() {
-                documents.push(only_the_set(&session.namespace()?));
-            }
-            declare::apply_documents(session, &documents, Some(args.name.clone()), args.wait).await?;
-        } else if !documents.is_empty() {
-            // Whoever depends on these comes when they serve. Nothing is deleted before everything is there.
-            let wait = WaitArgs { no_wait: false, ..args.wait };
-            declare::apply_documents(session, &documents, None, wait).await?;
+        let documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
+        if !documents.is_empty() {
+            // Whoever depends on these comes when they serve.
+            let no_wait = args.wait.no_wait && wave == last;
+            let (part, wait) = ((args.name.clone(), Rest::Stays), WaitArgs { no_wait, ..args.wait });
+            declare::apply_documents(session, &documents, part, wait).await?;
         }
         for job in translation.jobs.iter().filter(|job| wave_of(&job.name) == wave) {
             let is_awaited = wave < last || !args.wait.no_wait;
             jobs::run(session, &args.name, job, &folder, is_awaited).await?;
         }
     }
-    Ok(())
+    // Nothing is deleted before everything is there.
+    let documents = translation.apps.iter().map(|app| document(&app.document, &folder));
+    let mut documents = documents.collect::<anyhow::Result<Vec<_>>>()?;
+    if documents.is_empty() {
+        documents.push(only_the_set(&session.namespace()?));
+    }
+    let whole = (args.name, Rest::GoesIfAny);
+    declare::apply_documents(session, &documents, whole, args.wait).await
 }
 
 /// What an apply needs where there is nothing but a set to look at.
@@ -279,7 +283,7 @@ async fn remove(session: &Session, args: RmArgs) -> anyhow::Result<()> {
     // The namespace is there, so that the set is all that is looked at.
     let only = only_the_set(&namespace);
     let wait = WaitArgs { no_wait: true, timeout: wharf_types::quantity::Span::from_secs(0) };
-    declare::apply_documents(session, &[only], Some(args.name), wait).await
+    declare::apply_documents(session, &[only], (args.name, Rest::Goes), wait).await
 }
 
 #[cfg(test)]

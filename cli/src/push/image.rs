@@ -250,14 +250,16 @@ impl ImageBuilder {
         }
     }
 
-    /// Removes what was built of a repository for services that it has no more.
+    /// Removes what was built of a repository for services that it has no more. While something of it is built, that is left to the next push.
     pub async fn keep_services(&self, repository: AppId, services: &HashSet<&str>) -> anyhow::Result<()> {
-        let mut left = self.engine.built(self.id().await?).await?;
-        left.retain(|image| {
-            let is_built = |service: &String| services.contains(service.as_str());
-            image.repository == repository && !image.service.as_ref().is_some_and(is_built)
-        });
-        self.remove(&left).await;
+        if !self.caches.join(ID_FILE).exists() {
+            return Ok(());
+        }
+        let turn = self.turn(repository);
+        let Ok(_turn) = turn.try_lock() else { return Ok(()) };
+        let mut built = self.engine.built(self.id().await?).await?;
+        built.retain(|image| image.repository == repository && is_of_others(image, services));
+        self.remove(&built).await;
         Ok(())
     }
 
@@ -327,6 +329,11 @@ fn unneeded(mut before: Vec<BuiltImage>, built: BuiltImage, is_taken: bool) -> V
     }
     before.retain(|image| image.id != built.id);
     before
+}
+
+/// Whether an image was built for a service, and for none of these.
+fn is_of_others(image: &BuiltImage, services: &HashSet<&str>) -> bool {
+    image.service.as_ref().is_some_and(|service| !services.contains(service.as_str()))
 }
 
 /// What was pushed, as it is built.
@@ -530,6 +537,20 @@ mod tests {
         assert_eq!(unneeded(before(), image("1"), true), [image("2")]);
         assert_eq!(unneeded(before(), image("3"), false), [image("3")]);
         assert!(unneeded(before(), image("1"), false).is_empty());
+    }
+
+    #[test]
+    fn only_images_of_services_that_have_gone_are_of_others() {
+        let of = |service: Option<&str>| BuiltImage {
+            id: format!("sha256:{}", "1".repeat(64)).parse().unwrap(),
+            repository: AppId::new(),
+            service: service.map(str::to_owned),
+        };
+        let services = HashSet::from(["web"]);
+        assert!(is_of_others(&of(Some("old")), &services));
+        assert!(!is_of_others(&of(Some("web")), &services));
+        assert!(!is_of_others(&of(None), &services), "a preview of one app may be about to save it");
+        assert!(is_of_others(&of(Some("web")), &HashSet::new()));
     }
 
     #[test]

@@ -1,49 +1,36 @@
 //! What was pushed with a Compose file: a stack, whose services are deployed as `wharf stack deploy` does.
 //!
 //! All that the file and its folder can be refused for is told before anything is changed ([`reading`]). Then images and components are
-//! built, and everything is planned as a whole; after that values are set, and the services come up in the order of what they wait for.
-//! Each app's rollout is decided alone, so what a failure leaves is told by name ([`told`]).
+//! built ([`contents`]), and everything is planned as a whole; after that values are set, and the services come up in the order of what they
+//! wait for ([`waves`]). Each app's rollout is decided alone, so what a failure leaves is told by name ([`told`]).
 
 mod contents;
 mod reading;
 mod told;
+mod waves;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
-use wharf_compose::translate::Job;
 use wharf_platform_api::{Pushed, Runs, Teller};
 use wharf_types::api::Deployed;
-use wharf_types::declare::change::{Action, ApplyRequest, Change, Plan, PlanRequest};
+use wharf_types::declare::change::{Action, Plan, PlanRequest};
 use wharf_types::declare::{Prune, Resource};
-use wharf_types::job::JobState;
 use wharf_types::manifest::Manifest;
-use wharf_types::problem::ProblemCode;
 use wharf_types::secret::ValueKind;
 use wharf_types::spec::AppSpec;
-use wharf_types::{AppName, NamespaceName, Problem, RolloutId, SetName};
+use wharf_types::{AppName, NamespaceName, RolloutId, SetName};
 
 use self::contents::Contents;
 use self::reading::{Asked, PushedTree, Reading, Value};
-use self::told::Course;
-use super::PushDeployer;
-use super::cancelled;
-use super::follow::follow;
-use crate::app_ref::AppRef;
-use crate::commands::stack::jobs;
-use crate::commands::{declare, stack};
-use crate::exit::{self, Exit, Failure};
+use self::waves::Planned;
+use super::{PushDeployer, cancelled};
+use crate::commands::declare;
+use crate::exit::{Exit, Failure};
 use crate::output;
-use crate::release_command;
 use crate::session::Session;
-
-/// How often something is planned until nothing has moved meanwhile.
-const TRIES: u32 = 3;
-/// Rollouts that are asked about at once.
-const FOLLOWED_AT_ONCE: usize = 16;
 
 /// A stack that was pushed.
 pub(super) struct Stack<'a> {
@@ -75,25 +62,17 @@ impl Stack<'_> {
         let built = self.build(&reading).await?;
         let there = self.set_new(&reading.values).await?;
         let contents = self.contents(&reading, &built).await?;
-        let prune = Prune { set: set.clone(), namespaces: vec![self.namespace().clone()] };
-        let whole = self.plan(&reading, contents.resources(self.namespace(), |_| true), Some(&prune)).await?;
+        let everything = contents.resources(self.namespace(), |_| true);
+        let whole = self.plan(&reading, everything, &self.prune(&set, false)).await?;
         self.teller.step(&told::headline(name, whole.counts));
         told::changes(&whole.changes).iter().for_each(|line| self.teller.detail(line));
-        if self.cancel.is_cancelled() {
-            return Err(cancelled());
-        }
-        if !self.teller.rolls_out().await {
-            return Err(Failure::new(Exit::Conflict, "another control plane took over: push again").into());
-        }
+        self.may_go_on().await?;
         *runs = Runs::Partly;
-        let mut begun: Vec<Begun> = Vec::new();
-        for value in there {
-            let made = self.set(value).await?;
-            begun.retain(|before| made.iter().all(|newer| newer.app != before.app));
-            begun.extend(made);
-        }
-        self.carry_out((&reading, &contents), &prune, &whole.changes, begun).await?;
-        self.finish(&set, began).await
+        let changes = &whole.changes;
+        self.carry_out(Planned { reading: &reading, contents: &contents, set: &set, values: there, changes })
+            .await?;
+        self.finish(&set, &contents, began).await;
+        Ok(())
     }
 
     fn namespace(&self) -> &NamespaceName {
@@ -165,13 +144,8 @@ impl Stack<'_> {
     }
 
     /// The plan, if it can be carried out.
-    async fn plan(
-        &self,
-        reading: &Reading,
-        resources: Vec<Resource>,
-        prune: Option<&Prune>,
-    ) -> anyhow::Result<Plan> {
-        let request = PlanRequest { resources, prune: prune.cloned(), with_live: false };
+    async fn plan(&self, reading: &Reading, resources: Vec<Resource>, prune: &Prune) -> anyhow::Result<Plan> {
+        let request = PlanRequest { resources, prune: Some(prune.clone()), with_live: false };
         let plan = self.session.client.plan(declare::body(&request)?).await?;
         let apps = reading.translation.apps.iter();
         let places: BTreeMap<&str, String> =
@@ -193,127 +167,30 @@ impl Stack<'_> {
         Ok(plan)
     }
 
-    /// Brings up the services wave by wave, and deletes what has gone with the last one. Some rollouts have `begun` already.
-    async fn carry_out(
-        &self,
-        (reading, contents): (&Reading, &Contents),
-        prune: &Prune,
-        changes: &[Change],
-        mut begun: Vec<Begun>,
-    ) -> anyhow::Result<()> {
-        let waves = stack::waves(&reading.translation);
-        let wave_of = |name: &AppName| waves.get(name).copied().unwrap_or(0);
-        let last = waves.values().copied().max().unwrap_or(0);
-        let changed = changes.iter().filter(|it| matches!(it.action, Action::Create | Action::Update));
-        let waiting = changed.filter_map(|change| change.resource.name.parse::<AppName>().ok()).collect();
-        let mut course = Course { waiting, ..Course::default() };
-        for wave in 0..=last {
-            if self.cancel.is_cancelled() {
-                return Err(with_others(&cancelled(), &course).into());
-            }
-            let pruned = (wave == last).then_some(prune);
-            let resources = contents.resources(self.namespace(), |name| wave_of(name) <= wave);
-            let applied = self.apply(reading, resources, pruned).await;
-            let applied = applied.map_err(|error| with_others(&error, &course))?;
-            let mut rollouts: Vec<Begun> = applied.iter().filter_map(begun_by).collect();
-            begun.retain(|before| rollouts.iter().all(|newer| newer.app != before.app));
-            if wave == last {
-                rollouts.append(&mut begun);
-            }
-            let followed = self.follow(rollouts, &mut course).await;
-            followed.map_err(|error| with_others(&error, &course))?;
-            if let Some(failure) = course.failure() {
-                return Err(failure.into());
-            }
-            let jobs = reading.translation.jobs.iter().filter(|job| wave_of(&job.name) == wave);
-            for job in jobs.collect::<Vec<_>>() {
-                let ran = self.run(&prune.set, job, contents).await;
-                ran.map_err(|error| with_others(&error, &course))?;
-            }
+    /// What belongs to the stack from then on. Unless it is to `keep` the others, what belongs to it and is not there any more is deleted.
+    fn prune(&self, set: &SetName, keep: bool) -> Prune {
+        Prune { set: set.clone(), namespaces: vec![self.namespace().clone()], keep }
+    }
+
+    /// Whether this push may change something: nobody has ended it.
+    async fn may_go_on(&self) -> anyhow::Result<()> {
+        if self.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        if !self.teller.rolls_out().await {
+            return Err(Failure::new(Exit::Conflict, "another control plane took over: push again").into());
         }
         Ok(())
-    }
-
-    /// Makes it so, unless it is. What was planned is what is done, and it is planned anew if anything has moved meanwhile.
-    async fn apply(
-        &self,
-        reading: &Reading,
-        resources: Vec<Resource>,
-        prune: Option<&Prune>,
-    ) -> anyhow::Result<Vec<Change>> {
-        let mut tries_left = TRIES;
-        loop {
-            let plan = self.plan(reading, resources.clone(), prune).await?;
-            if plan.counts.is_nothing() {
-                return Ok(Vec::new());
-            }
-            let (resources, prune) = (resources.clone(), prune.cloned());
-            let request = ApplyRequest { resources, prune, base: Some(plan.base) };
-            match self.session.client.apply(declare::body(&request)?).await {
-                Err(error) if has_moved(&error) && tries_left > 1 => tries_left -= 1,
-                applied => return Ok(applied?.changes),
-            }
-        }
-    }
-
-    /// Waits until each of these rollouts is decided.
-    async fn follow(&self, rollouts: Vec<Begun>, course: &mut Course) -> anyhow::Result<()> {
-        if rollouts.is_empty() {
-            return Ok(());
-        }
-        for Begun { app, release, .. } in &rollouts {
-            self.teller.step(&format!("Release {release} of {app}"));
-        }
-        let apps = self.session.client.apps(self.namespace()).await?;
-        let is_stopped = |name: &AppName| apps.iter().any(|app| app.app == *name && app.stopped.is_some());
-        let (stopped, started): (Vec<Begun>, Vec<Begun>) =
-            rollouts.into_iter().partition(|rollout| is_stopped(&rollout.app));
-        for Begun { app, .. } in stopped {
-            self.teller.detail(&format!("{app} is stopped; it runs once `wharf start {app}` has started it"));
-            course.end(app, None);
-        }
-        let followed: Vec<_> =
-            started.into_iter().map(|Begun { app, rollout, .. }| self.follow_one(app, rollout)).collect();
-        let mut followed = futures::stream::iter(followed).buffer_unordered(FOLLOWED_AT_ONCE);
-        while let Some((name, problem)) = followed.next().await {
-            course.end(name, problem);
-        }
-        Ok(())
-    }
-
-    /// Why it does not serve. None: it does.
-    async fn follow_one(&self, name: AppName, rollout: RolloutId) -> (AppName, Option<String>) {
-        let app = AppRef { namespace: self.namespace().clone(), app: name.clone() };
-        let say = |line: &str| self.teller.detail(&format!("{name}: {line}"));
-        let followed = follow(self.session, &app, rollout, &say, self.cancel).await;
-        (app.app, followed.err().map(|error| exit::told(&error).0))
-    }
-
-    /// Runs a job to its end, unless it was run with success before as it is now.
-    async fn run(&self, set: &SetName, job: &Job, contents: &Contents) -> anyhow::Result<()> {
-        let artifact =
-            contents.jobs.get(&job.name).copied().context("the job's artifact was pushed before")?;
-        let made = jobs::ensure(self.session, self.namespace(), set, job, artifact).await?;
-        self.teller.step(&format!("Job {}", job.name));
-        if made.state == JobState::Succeeded {
-            self.teller.detail("has succeeded before, and has not changed");
-            return Ok(());
-        }
-        let say = &mut |line: &str| self.teller.detail(line);
-        let ended =
-            release_command::to_the_end(self.session, self.namespace(), &made, say, self.cancel).await?;
-        if ended.state == JobState::Succeeded {
-            return Ok(());
-        }
-        let how = release_command::end_of(&ended);
-        let message = format!("the job {} {how}, so nothing that comes after it was deployed", job.name);
-        Err(Failure::new(Exit::RolloutFailed, message).into())
     }
 
     /// Says what is there now.
-    async fn finish(&self, set: &SetName, began: Instant) -> anyhow::Result<()> {
+    async fn finish(&self, set: &SetName, contents: &Contents, began: Instant) {
         let (name, teller) = (&self.pushed.app, self.teller);
-        let mut apps = self.session.client.apps(self.namespace()).await?;
+        // All of it serves, whether it can be told or not.
+        let mut apps = self.session.client.apps(self.namespace()).await.unwrap_or_else(|error| {
+            teller.detail(&format!("the addresses are not known: {error:#}"));
+            Vec::new()
+        });
         apps.sort_by(|one, other| one.app.cmp(&other.app));
         if apps.iter().any(|app| app.app == *name && app.set.as_ref() != Some(set)) {
             teller.detail(&format!(
@@ -321,35 +198,13 @@ impl Stack<'_> {
             ));
         }
         teller.detail(&format!("deployed after {}", output::elapsed(began.elapsed())));
-        let ours = apps.iter().filter(|app| app.set.as_ref() == Some(set));
+        // What has gone from the file may still be there, on its way out.
+        let ours = apps.iter().filter(|app| contents.apps.contains_key(&app.app));
         ours.flat_map(|app| &app.urls).for_each(|url| teller.detail(url));
-        Ok(())
     }
-}
-
-/// The rollout that a change has brought about.
-fn begun_by(change: &Change) -> Option<Begun> {
-    Some(Begun {
-        app: change.resource.name.parse().ok()?,
-        release: change.release?,
-        rollout: change.rollout?,
-    })
-}
-
-/// Whether something was changed between a plan and what was to carry it out.
-fn has_moved(error: &anyhow::Error) -> bool {
-    let problem = error.chain().find_map(|cause| cause.downcast_ref::<Problem>());
-    problem.is_some_and(|problem| problem.code == ProblemCode::PreconditionFailed)
 }
 
 /// Whether a manifest says no more than what it is that is pushed.
 fn says_only_what(manifest: &Manifest) -> bool {
     manifest.spec() == AppSpec::default() && manifest.release.is_none() && manifest.files.is_none()
-}
-
-/// An error in the middle, and what has become of the services before and after it.
-fn with_others(error: &anyhow::Error, course: &Course) -> Failure {
-    let (text, help) = exit::told(error);
-    let others = course.others();
-    Failure::new(Exit::of(error), text).help(help.map_or(others.clone(), |help| format!("{help}\n{others}")))
 }

@@ -5,7 +5,7 @@ use super::files::Missing;
 use crate::env_file::{self, Format};
 use crate::interpolate::Variables;
 use crate::node::{Entry, Node, Place, Table, Value};
-use crate::problem::{Notice, Problem, shown};
+use crate::problem::{PROBLEMS_MAX, Problem, shown};
 
 impl Loader<'_> {
     /// Puts what `env_file` and `label_file` say below what `environment` and `labels` do, and looks up what has no value.
@@ -21,7 +21,7 @@ impl Loader<'_> {
                 let mut found = Table::new();
                 for file in files.node.items() {
                     let path = file.text().unwrap_or_default();
-                    let labels = self.env_file(path, Format::Compose, variables, true, Some(&file.place));
+                    let labels = self.env_file(path, Format::Compose, &[variables], true, Some(&file.place));
                     found.extend(labels.into_iter().map(|(name, value)| entry_of(&file.place, name, value)));
                 }
                 add_below(service, "labels", &files.place, found);
@@ -48,7 +48,7 @@ impl Loader<'_> {
             let is_raw = file.get("format").is_some();
             let format = if is_raw { Format::Raw } else { Format::Compose };
             let needed = file.get("required").and_then(Node::text) != Some("false");
-            for (name, value) in self.env_file(path, format, variables, needed, Some(&file.place)) {
+            for (name, value) in self.env_file(path, format, &[variables], needed, Some(&file.place)) {
                 let (name, entry) = entry_of(&file.place, name, value);
                 found.insert(name, entry);
             }
@@ -61,10 +61,13 @@ impl Loader<'_> {
         &mut self,
         path: &str,
         format: Format,
-        variables: &Variables,
+        known: &[&Variables],
         needed: bool,
         asked: Option<&Place>,
     ) -> Vec<(String, Option<String>)> {
+        if self.problems.len() >= PROBLEMS_MAX {
+            return Vec::new();
+        }
         let name = self.files.name(path);
         let start = Place::new(&name, 1, 1);
         let text = match self.files.find(path) {
@@ -76,8 +79,7 @@ impl Loader<'_> {
             }
             Err(Missing::NotThere) => {
                 if let Some(asked) = asked {
-                    self.notices
-                        .push(Notice::new(asked, format!("there is no file {name}, which may be missing")));
+                    self.note(asked, format!("there is no file {name}, which may be missing"));
                 }
                 return Vec::new();
             }
@@ -90,8 +92,14 @@ impl Loader<'_> {
                 return Vec::new();
             }
         };
-        match env_file::parse(&text, format, variables) {
-            Ok(found) => found,
+        match env_file::parse(&text, format, known, &mut self.files.expanded_left) {
+            Ok(found) => match self.files.budget.take(found.len(), asked.unwrap_or(&start)) {
+                Ok(()) => found,
+                Err(problem) => {
+                    self.problems.push(problem);
+                    Vec::new()
+                }
+            },
             Err(faults) => {
                 let problem =
                     |fault: env_file::Fault| Problem::new(&Place::new(&name, fault.line, 1), fault.message);
@@ -110,7 +118,7 @@ impl Loader<'_> {
             let Some(value) = variables.get(name) else {
                 let message =
                     format!("the variable `{}` is not set, so the service does not get it", shown(name));
-                self.notices.push(Notice::new(&entry.place, message));
+                self.note(&entry.place, message);
                 return false;
             };
             entry.node = Node::text_at(&entry.place, value);

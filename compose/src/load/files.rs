@@ -10,7 +10,7 @@ use crate::paths::{is_url, joined};
 use crate::problem::{Problem, shown};
 use crate::yaml::{BYTES_MAX, Budget, decoded};
 
-/// Opened in all, each as often as it is asked for.
+/// In all, each as often as it is asked for.
 const FILES_MAX: usize = 20_000;
 
 /// Whatever has files: a disk, or a table in a test.
@@ -30,7 +30,7 @@ pub(super) struct Files<'a> {
     bytes_left: usize,
     files_left: usize,
     texts: HashMap<String, Rc<str>>,
-    /// Of values with variables in all.
+    /// Of values with variables, and of all that files of variables have.
     pub(super) expanded_left: usize,
     pub(super) budget: Budget,
 }
@@ -91,28 +91,35 @@ impl<'a> Files<'a> {
     }
 
     pub(super) fn find(&mut self, file: &str) -> Result<Rc<str>, Missing> {
-        if let Some(text) = self.texts.get(file) {
-            return Ok(text.clone());
-        }
         let path = self.path(file);
         let unreadable = |message: String| Missing::Unreadable(message);
+        // One that is known counts as well: whoever asks understands it anew.
         self.files_left = self
             .files_left
             .checked_sub(1)
             .ok_or_else(|| unreadable(format!("the project reads more than {FILES_MAX} files; split it")))?;
+        if let Some(text) = self.texts.get(file).cloned() {
+            self.count(&path, text.len())?;
+            return Ok(text);
+        }
         let bytes = self.reader.read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Missing::NotThere,
             _ => unreadable(format!("could not read {path}: {error}")),
         })?;
-        self.bytes_left = self.bytes_left.checked_sub(bytes.len()).ok_or_else(|| {
-            unreadable(format!(
-                "{path}: the files are larger than {} MiB together; split the project",
-                BYTES_MAX >> 20
-            ))
-        })?;
+        self.count(&path, bytes.len())?;
         let text: Rc<str> = decoded(&self.name(file), bytes).map_err(Missing::Undecoded)?.into();
         self.texts.insert(file.to_owned(), text.clone());
         Ok(text)
+    }
+
+    fn count(&mut self, path: &str, bytes: usize) -> Result<(), Missing> {
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or_else(|| {
+            Missing::Unreadable(format!(
+                "{path}: the files are larger than {} MiB together, each as often as it is named; split the project",
+                BYTES_MAX >> 20
+            ))
+        })?;
+        Ok(())
     }
 }
 

@@ -1,9 +1,10 @@
 //! `include`: another project, whose resources become some of this one.
 
 use super::{Loader, Part};
-use crate::node::{Entry, Node};
+use crate::interpolate::Variables;
+use crate::node::{Entry, Node, Place};
 use crate::paths::{joined, parent};
-use crate::problem::{Notice, Problem, shown};
+use crate::problem::{PROBLEMS_MAX, Problem, shown};
 
 /// Projects within each other.
 const DEPTH_MAX: usize = 50;
@@ -18,6 +19,9 @@ impl Loader<'_> {
             return;
         }
         for item in include.node.items() {
+            if self.problems.len() >= PROBLEMS_MAX {
+                return;
+            }
             let texts = |key: &str| -> Option<Vec<String>> {
                 let items = item.get(key)?.items().iter();
                 Some(items.filter_map(Node::text).map(str::to_owned).collect())
@@ -35,6 +39,10 @@ impl Loader<'_> {
                 Some(files) => self.variables("", &files, true, Some(&item.place)),
                 None => self.variables(&folder, &[".env".to_owned()], false, None),
             };
+            if let Err(problem) = self.count(part.variables, &item.place) {
+                self.problems.push(problem);
+                return;
+            }
             // What this project knows goes before what the files of that one say.
             variables.extend(part.variables.clone());
             let inner = Part { files: &files, folder: &folder, variables: &variables };
@@ -43,11 +51,24 @@ impl Loader<'_> {
         }
     }
 
+    /// Variables that one more project gets.
+    fn count(&mut self, variables: &Variables, place: &Place) -> Result<(), Problem> {
+        self.files.budget.take(variables.len(), place)?;
+        let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.files.expanded_left = self.files.expanded_left.checked_sub(bytes).ok_or_else(|| {
+            Problem::new(
+                place,
+                "the variables are too large in all, in each project that gets them; leave some out",
+            )
+        })?;
+        Ok(())
+    }
+
     fn copy(&mut self, project: &mut Node, included: Node) {
         if let Some(name) = included.entry("name") {
             let message =
                 "the name of a project that is included says nothing; the one that includes it has a name";
-            self.notices.push(Notice::new(&name.place, message));
+            self.note(&name.place, message);
         }
         for section in SECTIONS {
             let Some(theirs) = included.entry(section) else { continue };

@@ -48,8 +48,7 @@ pub(crate) async fn plan_apply(context: &Context, asked: &AskedApply, request: &
     let mut tx = context.store.read().await?;
     let keyring = context.secret_keys.keyring();
     let live = load::live(&mut tx, &keyring, &request.resources, request.prune.as_ref()).await?;
-    let set = request.prune.as_ref().map(|prune| &prune.set);
-    let planned = declared::changes(&request.resources, set, &live);
+    let planned = declared::changes(&request.resources, request.prune.as_ref(), &live);
     let errors = check::errors(&mut tx, context, asked, &planned, &live).await?;
     let mut changes: Vec<_> = planned.into_iter().map(|planned| planned.change).collect();
     if request.with_live {
@@ -78,7 +77,7 @@ pub(crate) async fn apply(
         check_base(&mut tx, base, &live).await?;
     }
     let set = request.prune.as_ref().map(|prune: &Prune| &prune.set);
-    let planned = declared::changes(&request.resources, set, &live);
+    let planned = declared::changes(&request.resources, request.prune.as_ref(), &live);
     if let Some(refusal) = refusal(check::errors(&mut tx, context, asked, &planned, &live).await?) {
         return Err(refusal.into());
     }

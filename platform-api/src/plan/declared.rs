@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use wharf_types::declare::change::{Action, Change, FieldChange, field_changes};
-use wharf_types::declare::{AppResource, ConfigResource, Resource, ResourceId};
+use wharf_types::declare::{AppResource, ConfigResource, Prune, Resource, ResourceId};
 use wharf_types::secret::ValueKind;
 use wharf_types::spec::{AppSpec, Replicas, ScaleSpec};
 use wharf_types::{
@@ -95,8 +95,10 @@ pub(crate) struct Planned {
 type NewVersions<'a> = BTreeMap<(&'a NamespaceName, &'a SecretName), u64>;
 
 /// The changes, in the order of the resources; then apps that are none of them and run with a config that changes; deletions at the end.
-/// With a set, its apps that are not declared go.
-pub(crate) fn changes(resources: &[Resource], set: Option<&SetName>, live: &Live) -> Vec<Planned> {
+/// With a set, its apps that are not declared go, unless they are to be kept.
+pub(crate) fn changes(resources: &[Resource], prune: Option<&Prune>, live: &Live) -> Vec<Planned> {
+    let set = prune.map(|prune| &prune.set);
+    let doomed = prune.filter(|prune| !prune.keep).map(|prune| &prune.set);
     let versions = new_versions(resources, live);
     let mut planned: Vec<Planned> = resources
         .iter()
@@ -113,8 +115,8 @@ pub(crate) fn changes(resources: &[Resource], set: Option<&SetName>, live: &Live
         })
         .collect();
     let declared = declared_apps(resources);
-    planned.extend(renewals(&declared, set, &versions, live));
-    planned.extend(set.into_iter().flat_map(|set| deletions(&declared, set, live)));
+    planned.extend(renewals(&declared, doomed, &versions, live));
+    planned.extend(doomed.into_iter().flat_map(|set| deletions(&declared, set, live)));
     planned
 }
 
@@ -200,10 +202,11 @@ fn renewed(
     spec.configs.iter().filter_map(field).collect()
 }
 
-/// Apps that nobody declared here and that run with a config that changes, or are behind one. What is deleted gets nothing.
+/// Apps that nobody declared here and that run with a config that changes, or are behind one. What is deleted, as those of the set that is doomed,
+/// gets nothing.
 fn renewals(
     declared: &HashSet<(&NamespaceName, &AppName)>,
-    set: Option<&SetName>,
+    doomed: Option<&SetName>,
     versions: &NewVersions<'_>,
     live: &Live,
 ) -> Vec<Planned> {
@@ -216,7 +219,7 @@ fn renewals(
         })
     };
     let others = live.apps.iter().filter(|((namespace, name), app)| {
-        let is_doomed = app.deleting || set.is_some_and(|set| app.set.as_ref() == Some(set));
+        let is_doomed = app.deleting || doomed.is_some_and(|set| app.set.as_ref() == Some(set));
         !is_doomed && !declared.contains(&(namespace, name))
     });
     others.filter_map(renewal).collect()

@@ -212,6 +212,8 @@ async fn apps_of_a_set_that_are_not_declared_any_more_are_deleted() {
 
     let plan = platform.post(PLANS, pruned(&both[..1], "shop")).await.is(200);
     assert_eq!((counts(&plan), &plan["changes"][1]["name"]), ([0, 0, 1, 1], &json!("b")));
+    let part = json!({"resources": &both[..1], "prune": {"set": "shop", "keep": true}});
+    assert_eq!(counts(&platform.post(PLANS, part).await.is(200)), [0, 0, 0, 1], "a part deletes nothing");
     platform.post(APPLIES, pruned(&both[..1], "shop")).await.is(200);
     let names = async || {
         let apps = platform.get("/v1/namespaces/default/apps").await;

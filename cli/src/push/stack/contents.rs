@@ -1,10 +1,10 @@
 //! What the services of a stack run, built or found, and given to the platform.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use tracing::warn;
 use wharf_builder::{Containers, Folder, Recipe};
 use wharf_compose::Build;
 use wharf_compose::translate::App;
@@ -16,12 +16,11 @@ use wharf_types::{AppName, Digest, NamespaceName, SecretName};
 use super::Stack;
 use super::reading::Reading;
 use crate::app_ref::AppRef;
-use crate::artifact;
 use crate::commands::deploy;
-use crate::exit::Failure;
-use crate::files;
+use crate::exit::{self, Exit, Failure};
 use crate::output;
 use crate::push::image::ImageSource;
+use crate::push::{cancelled, pack, read};
 
 /// What a Dockerfile is called where nobody says it.
 const DOCKERFILE: &str = "Dockerfile";
@@ -31,6 +30,9 @@ pub(super) struct Contents {
     pub(super) apps: BTreeMap<AppName, AppResource>,
     pub(super) jobs: BTreeMap<AppName, Digest>,
 }
+
+/// The artifacts that were pushed and read, by where they are: several services may run the same one.
+type Known = HashMap<PathBuf, Digest>;
 
 /// What a service says that it runs.
 struct Wanted<'a> {
@@ -62,6 +64,9 @@ impl Stack<'_> {
     pub(super) async fn build(&self, reading: &Reading) -> anyhow::Result<BTreeMap<String, Digest>> {
         let mut built = BTreeMap::new();
         for build in &reading.builds {
+            if self.cancel.is_cancelled() {
+                return Err(cancelled());
+            }
             self.teller.step(&format!("Service {}", build.service));
             let content = self.build_one(reading, build).await;
             let content =
@@ -71,11 +76,7 @@ impl Stack<'_> {
         }
         let images = reading.builds.iter().filter(|build| !build.is_component);
         let services: HashSet<&str> = images.map(|build| build.service.as_str()).collect();
-        if let Some(images) = self.deployer.images.as_ref().filter(|_| !services.is_empty())
-            && let Err(error) = images.keep_services(self.pushed.cache, &services).await
-        {
-            warn!("cannot remove images of services that have gone: {error:#}");
-        }
+        self.deployer.keep_services(self.pushed, &services).await;
         Ok(built)
     }
 
@@ -107,12 +108,15 @@ impl Stack<'_> {
                 .help("say how with `[build]` in a wharf.toml there, or leave `platform` out for an image")
                 .into());
         }
-        artifact::read(&deployer.build(&detection, &folder, pushed, teller, cancel).await?)
+        let whose = (folder.as_path(), Some(build.service.as_str()));
+        read(deployer.build(&detection, whose, pushed, teller, cancel).await?).await
     }
 
     /// Gives content to the platform, unless it has it.
     async fn push(&self, service: &str, content: Bytes) -> anyhow::Result<Digest> {
-        let (digest, bytes) = (Digest::of(&content), content.len() as u64);
+        let bytes = content.len() as u64;
+        let hashed = tokio::task::spawn_blocking(move || (Digest::of(&content), content));
+        let (digest, content) = hashed.await?;
         deploy::push(self.session, self.namespace(), digest, content).await?;
         self.teller.detail(&format!(
             "{service}: artifact sha256:{} ({})",
@@ -128,8 +132,9 @@ impl Stack<'_> {
         built: &BTreeMap<String, Digest>,
     ) -> anyhow::Result<Contents> {
         let mut contents = Contents { apps: BTreeMap::new(), jobs: BTreeMap::new() };
+        let mut known = Known::new();
         for app in &reading.translation.apps {
-            let resource = self.app(reading, built, app).await;
+            let resource = self.app((reading, built), &mut known, app).await;
             let resource =
                 resource.with_context(|| format!("{}: the service `{}`", app.place, app.service))?;
             contents.apps.insert(app.document.name.clone(), resource);
@@ -142,7 +147,7 @@ impl Stack<'_> {
                 artifact: job.artifact.as_ref(),
                 login: login.and_then(|variable| job.spec.secrets.get(variable)),
             };
-            let digest = self.artifact(reading, built, wanted).await;
+            let digest = self.artifact((reading, built), &mut known, wanted).await;
             let digest = digest.with_context(|| format!("{}: the service `{}`", job.place, job.service))?;
             contents.jobs.insert(job.name.clone(), digest);
         }
@@ -151,8 +156,8 @@ impl Stack<'_> {
 
     async fn app(
         &self,
-        reading: &Reading,
-        built: &BTreeMap<String, Digest>,
+        (reading, built): (&Reading, &BTreeMap<String, Digest>),
+        known: &mut Known,
         app: &App,
     ) -> anyhow::Result<AppResource> {
         let document = &app.document;
@@ -163,10 +168,10 @@ impl Stack<'_> {
             artifact: document.artifact.as_ref(),
             login: spec.registry_login(),
         };
-        let artifact = self.artifact(reading, built, wanted).await?;
+        let artifact = self.artifact((reading, built), known, wanted).await?;
         if let Some(source) = &document.files {
             let path = source.path.as_deref().context("the files of a service are a folder")?;
-            let archive = files::pack(&reading.find(path)?)?;
+            let archive = pack(reading.find(path)?).await?;
             let whose = AppRef { namespace: self.namespace().clone(), app: document.name.clone() };
             let digest = deploy::push_files(self.session, &whose, archive).await?;
             spec.files = Some(FilesSpec { digest, mount: source.mount.clone() });
@@ -182,22 +187,69 @@ impl Stack<'_> {
 
     async fn artifact(
         &self,
-        reading: &Reading,
-        built: &BTreeMap<String, Digest>,
+        (reading, built): (&Reading, &BTreeMap<String, Digest>),
+        known: &mut Known,
         wanted: Wanted<'_>,
     ) -> anyhow::Result<Digest> {
+        if self.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
         if let Some(digest) = built.get(wanted.service) {
             return Ok(*digest);
         }
-        let content: Bytes = match (wanted.image, wanted.artifact) {
+        match (wanted.image, wanted.artifact) {
             (Some(image), _) => {
                 let client = &self.session.client;
-                client.resolve_image(self.namespace(), image, wanted.login).await?.to_octets().into()
+                let document = client.resolve_image(self.namespace(), image, wanted.login).await;
+                let is_of_file = |login: &&SecretName| reading.values.iter().any(|it| it.name == **login);
+                let document =
+                    document.map_err(|error| not_opened(error, wanted.login.filter(is_of_file)))?;
+                self.push(wanted.service, document.to_octets().into()).await
             }
-            (None, Some(ArtifactSource::Pushed(digest))) => return Ok(*digest),
-            (None, Some(ArtifactSource::File(path))) => artifact::read(&reading.find(path)?)?,
-            (None, None) => return Err(Failure::invalid("it has nothing to run").into()),
-        };
-        self.push(wanted.service, content).await
+            (None, Some(ArtifactSource::Pushed(digest))) => Ok(*digest),
+            (None, Some(ArtifactSource::File(path))) => {
+                let found = reading.artifact(path);
+                let file = found.map_err(|error| Failure::invalid(error.to_string()))?;
+                if let Some(digest) = known.get(&file) {
+                    self.teller.detail(&format!("{}: artifact sha256:{}", wanted.service, digest.short()));
+                    return Ok(*digest);
+                }
+                let digest = self.push(wanted.service, read(file.clone()).await?).await?;
+                known.insert(file, digest);
+                Ok(digest)
+            }
+            (None, None) => Err(Failure::invalid("it has nothing to run").into()),
+        }
+    }
+}
+
+/// An image that was not found. The secret that opens its registry may have another value in the file, which is not set yet.
+fn not_opened(error: anyhow::Error, of_file: Option<&SecretName>) -> anyhow::Error {
+    let Some(login) = of_file else { return error };
+    let (text, help) = exit::told(&error);
+    let hint = format!(
+        "a value that the namespace has is changed only after images were found: if `{login}` has another one in the file, \
+         set that first with `wharf secret set {login}`"
+    );
+    let help = help.map_or(hint.clone(), |help| format!("{help}\n{hint}"));
+    Failure::new(Exit::of(&error), text).help(help).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_whose_registry_may_have_another_login_in_the_file_says_how_to_set_it() {
+        let refused = || Failure::new(Exit::Refused, "the registry refuses the login").help("mend it");
+        let error = not_opened(refused().into(), None);
+        assert_eq!(exit::told(&error).1.as_deref(), Some("mend it"));
+        let error = not_opened(refused().into(), Some(&"hub".parse().unwrap()));
+        assert_eq!(
+            (Exit::of(&error), error.to_string().as_str()),
+            (Exit::Refused, "the registry refuses the login")
+        );
+        let help = exit::told(&error).1.unwrap();
+        assert!(help.starts_with("mend it\n") && help.contains("`wharf secret set hub`"), "{help}");
     }
 }

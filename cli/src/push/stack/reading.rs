@@ -7,16 +7,19 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use wharf_builder::{Artifact, ArtifactError, BuildLimits};
 use wharf_compose::translate::{NamedValue, ValueFrom};
 use wharf_compose::{Build, Context, Place, Problems, Project, Reader, Translation, Variables};
 use wharf_types::declare::document::ArtifactSource;
-use wharf_types::secret::{SecretValue, ValueKind};
+use wharf_types::secret::{SECRETS_MAX, SecretValue, ValueKind};
 use wharf_types::{SecretName, SetName};
 
-use crate::commands::stack::{FILE_MAX_BYTES, check_waits};
+use crate::commands::stack::check_waits;
 use crate::exit::Failure;
 use crate::push::GIT_REV;
 
+/// The largest file that is read. Strangers push them, and the control plane has to hold what comes of them.
+const FILE_MAX_BYTES: u64 = 1 << 20;
 /// The variable that a Compose file knows its stack by.
 const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
 
@@ -145,8 +148,11 @@ impl Reading {
         let mut check = Check { tree: &tree, project: &project, faults: Vec::new() };
         check.services(&translation, asked.no_containers.as_deref());
         check.builds(&builds);
-        let mut values = check.values(ValueKind::Secret, &translation.secrets);
-        values.extend(check.values(ValueKind::Config, &translation.configs));
+        let mut values = Vec::new();
+        if check.may_have(translation.secrets.iter().chain(&translation.configs)) {
+            values.extend(check.values(ValueKind::Secret, &translation.secrets));
+            values.extend(check.values(ValueKind::Config, &translation.configs));
+        }
         let faults = check.faults;
         if !faults.is_empty() {
             return Err(Failure::invalid(faults.join("\n")));
@@ -158,6 +164,12 @@ impl Reading {
     /// Where a path of the file is on this machine.
     pub fn find(&self, path: &str) -> Result<PathBuf, NotPushed> {
         self.tree.find(&self.in_tree(path))
+    }
+
+    /// Where an artifact is that was pushed: a file of the tree, also if a build has put something else in its place since it was looked at.
+    pub fn artifact(&self, path: &str) -> Result<PathBuf, ArtifactError> {
+        let wanted = Artifact::Path(self.in_tree(path));
+        wharf_builder::find_pushed(&self.tree.folder, &wanted, BuildLimits::default().artifact_max_bytes)
     }
 
     /// A path of the file as one of the tree.
@@ -221,6 +233,17 @@ impl Check<'_> {
             Ok(_) => self.fault(place, format!("`{path}` is no {what}")),
             Err(error) => self.fault(place, format!("`{path}`: {error}")),
         }
+    }
+
+    /// Before the values are read, which may be large: whether a namespace can have so many.
+    fn may_have<'v>(&mut self, mut named: impl Iterator<Item = &'v NamedValue>) -> bool {
+        let Some(first) = named.nth(SECRETS_MAX as usize) else { return true };
+        let what = format!(
+            "`{}` is one more than {SECRETS_MAX} secrets and configs, the most of a namespace",
+            first.key
+        );
+        self.fault(&first.place, what);
+        false
     }
 
     /// The values that the file has. Those that were set before are not among them.
@@ -374,6 +397,37 @@ mod tests {
         std::fs::write(pushed.folder().join("compose.yaml"), compose).unwrap();
         let said = pushed.read("compose.yaml", None).unwrap_err();
         assert!(said.contains("compose.yaml:5:") && said.contains("not there in what was pushed"), "{said}");
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_before_it_is_read() {
+        let web = "services:\n  web:\n    image: web.wasm\n";
+        let secrets: String = (0..=SECRETS_MAX).map(|n| format!("  s{n}: {{file: absent}}\n")).collect();
+        let compose = format!("{web}secrets:\n{secrets}");
+        let pushed = Pushed::new(&[("compose.yaml", &compose), ("web.wasm", "")]);
+        let said = pushed.read("compose.yaml", None).unwrap_err();
+        assert!(said.contains("one more than 1000 secrets and configs"), "{said}");
+        assert!(!said.contains("absent"), "{said}");
+        let large = "#".repeat(FILE_MAX_BYTES as usize + 1);
+        let compose = format!("{web}    env_file: large\n");
+        let pushed = Pushed::new(&[("compose.yaml", &compose), ("web.wasm", ""), ("large", &large)]);
+        let said = pushed.read("compose.yaml", None).unwrap_err();
+        assert!(said.contains("large: it has more than 1048576 octets"), "{said}");
+    }
+
+    #[test]
+    fn an_artifact_that_a_build_has_replaced_is_looked_at_again() {
+        let compose = "services:\n  web:\n    image: web.wasm\n";
+        let pushed = Pushed::new(&[("compose.yaml", compose), ("web.wasm", "\0asm")]);
+        let reading = pushed.read("compose.yaml", None).unwrap();
+        let file = pushed.folder().canonicalize().unwrap().join("web.wasm");
+        assert_eq!(reading.artifact("./web.wasm").unwrap(), file);
+        std::fs::remove_file(&file).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        assert!(matches!(reading.artifact("./web.wasm"), Err(ArtifactError::NotAFile { .. })));
+        std::fs::remove_file(&file).unwrap();
+        symlink("../beside", &file).unwrap();
+        assert!(matches!(reading.artifact("./web.wasm"), Err(ArtifactError::LeadsOut { .. })));
     }
 
     #[test]

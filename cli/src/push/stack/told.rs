@@ -70,6 +70,11 @@ pub fn refusal(errors: &[PlanError], places: &BTreeMap<&str, String>) -> Option<
     Some(Failure::new(Exit::of_problem(first.code), told(errors.iter().map(line))))
 }
 
+/// None: it is about something else.
+fn app_of(change: &Change) -> Option<AppName> {
+    change.resource.name.parse().ok().filter(|_| change.resource.kind == Kind::App)
+}
+
 /// How far a push has come.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Course {
@@ -77,14 +82,41 @@ pub struct Course {
     pub serve: Vec<AppName>,
     /// Those that do not, with the reason, which says what runs instead.
     pub failed: Vec<(AppName, String)>,
+    /// Those whose rollout has begun, and is not decided.
+    pub under_way: Vec<AppName>,
     /// Those that were to follow.
     pub waiting: Vec<AppName>,
 }
 
 impl Course {
+    /// Before anything of a plan is done.
+    pub fn of(changes: &[Change]) -> Self {
+        let changed = changes.iter().filter(|it| matches!(it.action, Action::Create | Action::Update));
+        Self { waiting: changed.filter_map(app_of).collect(), ..Self::default() }
+    }
+
+    /// Takes note of what was applied. What needs no rollout is as it was pushed.
+    pub fn note(&mut self, applied: &[Change]) {
+        for change in applied.iter().filter(|change| change.action != Action::Delete) {
+            let Some(app) = app_of(change) else { continue };
+            if change.rollout.is_some() {
+                self.forget(&app);
+                self.under_way.push(app);
+            } else if self.waiting.contains(&app) {
+                self.end(app, None);
+            }
+        }
+    }
+
+    fn forget(&mut self, app: &AppName) {
+        for apps in [&mut self.serve, &mut self.under_way, &mut self.waiting] {
+            apps.retain(|known| known != app);
+        }
+    }
+
     /// Takes note of how the rollout of an app went.
     pub fn end(&mut self, app: AppName, problem: Option<String>) {
-        self.waiting.retain(|waiting| *waiting != app);
+        self.forget(&app);
         match problem {
             None => self.serve.push(app),
             Some(problem) => self.failed.push((app, problem)),
@@ -112,7 +144,8 @@ impl Course {
         };
         let serve = said(&self.serve, "runs what was pushed", "run what was pushed");
         let waiting = said(&self.waiting, "was not changed yet", "were not changed yet");
-        let told: Vec<String> = serve.into_iter().chain(waiting).collect();
+        let under_way = said(&self.under_way, "is being rolled out", "are being rolled out");
+        let told: Vec<String> = serve.into_iter().chain(under_way).chain(waiting).collect();
         let told = if told.is_empty() { String::new() } else { format!("{}; ", told.join(", ")) };
         format!("{told}mend it, and push again")
     }
@@ -122,6 +155,7 @@ impl Course {
 mod tests {
     use super::*;
     use serde_json::Value;
+    use wharf_types::RolloutId;
     use wharf_types::declare::change::FieldChange;
     use wharf_types::problem::ProblemCode;
 
@@ -200,6 +234,30 @@ mod tests {
             "db runs what was pushed, web, cron were not changed yet; mend it, and push again"
         );
         assert_eq!(Course::default().others(), "mend it, and push again");
+    }
+
+    #[test]
+    fn what_was_applied_is_under_way_until_it_is_decided() {
+        let plan = [
+            changed("db", Action::Create, &[]),
+            changed("api", Action::Update, &["scale.replicas"]),
+            changed("web", Action::Update, &["args"]),
+            changed("log", Action::Unchanged, &[]),
+            changed("old", Action::Delete, &[]),
+        ];
+        let mut course = Course::of(&plan);
+        assert_eq!(course.waiting, ["db", "api", "web"].map(app));
+        let db = Change { release: Some(1), rollout: Some(RolloutId::new()), ..plan[0].clone() };
+        course.note(&[db, plan[1].clone(), plan[3].clone(), plan[4].clone()]);
+        let others = "api runs what was pushed, db is being rolled out, web was not changed yet; mend it, and push again";
+        assert_eq!(course.others(), others);
+        // One that was taken for done, and had a rollout under way all the same.
+        course.end(app("api"), Some("no".to_owned()));
+        course.end(app("db"), None);
+        assert_eq!(
+            course.others(),
+            "db runs what was pushed, web was not changed yet; mend it, and push again"
+        );
     }
 
     #[test]

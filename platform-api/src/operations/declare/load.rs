@@ -108,7 +108,7 @@ async fn config_of(
     Ok(Some(LiveConfig { id, version, kind, value, behind: BTreeSet::new() }))
 }
 
-/// Those that are declared, and those of the set.
+/// Those that are declared, and those of the set that may be deleted.
 async fn apps_of(
     conn: &mut Conn,
     namespace: NamespaceId,
@@ -116,7 +116,7 @@ async fn apps_of(
     prune: Option<&Prune>,
 ) -> Result<Vec<App>> {
     let mut apps = store::app::find_all(conn, namespace, &names).await?;
-    if let Some(prune) = prune {
+    if let Some(prune) = prune.filter(|prune| !prune.keep) {
         let known: BTreeSet<_> = apps.iter().map(|app| app.id).collect();
         let of_set = store::app::in_set(conn, namespace, &prune.set).await?;
         apps.extend(of_set.into_iter().filter(|app| !known.contains(&app.id)));

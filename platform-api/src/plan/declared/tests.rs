@@ -23,6 +23,11 @@ fn declared(apps: &[AppResource]) -> Vec<Resource> {
     apps.iter().cloned().map(|app| Resource::App(Box::new(app))).collect()
 }
 
+/// Whose set is as declared in the end.
+fn pruned(set: &SetName) -> Prune {
+    Prune { set: set.clone(), namespaces: Vec::new(), keep: false }
+}
+
 fn nothing() -> Live {
     Live { namespaces: [(namespace(), Some(NamespaceId::new()))].into(), ..Live::default() }
 }
@@ -173,13 +178,35 @@ fn a_file_that_says_nothing_of_the_scale_leaves_it_as_it_is() {
 fn only_apps_of_the_set_that_are_not_declared_are_deleted() {
     let set: SetName = "shop".parse().unwrap();
     let both = declared(&[app("a", AppSpec::default()), app("b", AppSpec::default())]);
-    let mut live = applied(&changes(&both, Some(&set), &nothing()), Some(&set), nothing());
+    let mut live = applied(&changes(&both, Some(&pruned(&set)), &nothing()), Some(&set), nothing());
     let other = declared(&[app("c", AppSpec::default())]);
     live = applied(&changes(&other, None, &live), None, live);
-    let planned = changes(&both[..1], Some(&set), &live);
+    let planned = changes(&both[..1], Some(&pruned(&set)), &live);
     assert_eq!(actions(&planned), [Action::Unchanged, Action::Delete]);
     assert_eq!(planned[1].change.resource.name, "b");
     assert_eq!(actions(&changes(&both[..1], None, &live)), [Action::Unchanged], "without a set nothing goes");
+}
+
+#[test]
+fn a_part_of_a_set_joins_it_and_deletes_nothing() {
+    let set: SetName = "shop".parse().unwrap();
+    let part = Prune { keep: true, ..pruned(&set) };
+    let both = declared(&[app("a", AppSpec::default()), app("b", AppSpec::default())]);
+    let mut live = applied(&changes(&both, None, &nothing()), None, nothing());
+    for one in [&both[..1], &both[1..]] {
+        let planned = changes(one, Some(&part), &live);
+        assert!(matches!(planned.as_slice(), [Planned { step: Step::Join(_), .. }]), "{planned:?}");
+        live = applied(&planned, Some(&set), live);
+    }
+    assert_eq!(actions(&changes(&both[..1], Some(&part), &live)), [Action::Unchanged]);
+    let without = changes(&both[..1], Some(&pruned(&set)), &live);
+    assert_eq!(actions(&without), [Action::Unchanged, Action::Delete]);
+
+    // What stays gets the new value of a config, as others do.
+    let resources = declared(&[greeter("a"), greeter("b")]);
+    let live = applied(&changes(&resources, Some(&part), &nothing()), Some(&set), nothing());
+    let planned = changes(&[config("greeting", "hello")], Some(&part), &live);
+    assert_eq!(actions(&planned), [Action::Create, Action::Update, Action::Update]);
 }
 
 #[test]
@@ -271,13 +298,16 @@ fn what_is_deleted_gets_no_new_value_and_configs_are_not_deleted() {
     let set: SetName = "shop".parse().unwrap();
     let mut resources = vec![config("greeting", "hi")];
     resources.extend(declared(&[greeter("a"), greeter("b")]));
-    let live = applied(&changes(&resources, Some(&set), &nothing()), Some(&set), nothing());
+    let live = applied(&changes(&resources, Some(&pruned(&set)), &nothing()), Some(&set), nothing());
     let mut shorter = vec![config("greeting", "hello")];
     shorter.extend(declared(&[greeter("a")]));
-    let planned = changes(&shorter, Some(&set), &live);
+    let planned = changes(&shorter, Some(&pruned(&set)), &live);
     assert_eq!(actions(&planned), [Action::Update, Action::Update, Action::Delete]);
     let without = declared(&[greeter("a"), greeter("b")]);
-    assert_eq!(actions(&changes(&without, Some(&set), &live)), [Action::Unchanged, Action::Unchanged]);
+    assert_eq!(
+        actions(&changes(&without, Some(&pruned(&set)), &live)),
+        [Action::Unchanged, Action::Unchanged]
+    );
 }
 
 #[test]
@@ -338,14 +368,15 @@ proptest! {
         first in proptest::collection::vec(any_app(), 0..5),
         second in proptest::collection::vec(any_app(), 0..5),
         hand in proptest::option::of(0_u32..5),
-        pruned: bool,
+        is_set: bool,
     ) {
-        let set: Option<SetName> = pruned.then(|| "shop".parse().unwrap());
+        let set: Option<SetName> = is_set.then(|| "shop".parse().unwrap());
+        let prune = set.as_ref().map(pruned);
         let mut live = nothing();
         for resources in [distinct(first), distinct(second)] {
-            let planned = changes(&resources, set.as_ref(), &live);
+            let planned = changes(&resources, prune.as_ref(), &live);
             live = applied(&planned, set.as_ref(), live);
-            let again = changes(&resources, set.as_ref(), &live);
+            let again = changes(&resources, prune.as_ref(), &live);
             prop_assert!(again.iter().all(|planned| planned.change.action == Action::Unchanged), "{again:?}");
             for planned in &planned {
                 let is_update = planned.change.action == Action::Update;
