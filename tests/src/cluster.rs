@@ -502,14 +502,18 @@ impl Host {
         std::fs::read_to_string(self.folder.with_extension("log")).unwrap()
     }
 
+    /// The host's network, for a thread to enter.
+    pub(crate) fn namespace(&self) -> File {
+        File::open(format!("/run/netns/{}", self.name)).unwrap()
+    }
+
     /// Asks an app at this host's front door, from the host itself: also while nobody else reaches it. None: it does not answer.
     ///
     /// # Panics
     ///
     /// When the host is gone.
     pub fn asks_itself(&self, app: &str) -> Option<u16> {
-        let namespace = File::open(format!("/run/netns/{}", self.name)).unwrap();
-        let (address, host) = (self.address, hostname(app));
+        let (namespace, address, host) = (self.namespace(), self.address, hostname(app));
         let ask = move || {
             // Of this thread only, which ends with the request.
             nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();

@@ -22,6 +22,7 @@ mod raw;
 mod repository;
 mod siege;
 mod wait;
+mod watch;
 pub mod workspace;
 
 pub use crate::cluster::{Cluster, Host, Speak};
@@ -40,3 +41,4 @@ pub use crate::raw::RawReply;
 pub use crate::repository::{Repository, remote_lines};
 pub use crate::siege::Siege;
 pub use crate::wait::{COMPILED, SHORT, eventually, within};
+pub use crate::watch::{Sight, Stall, Watch, seen_beside_another};
