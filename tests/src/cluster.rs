@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -513,14 +514,20 @@ impl Host {
     ///
     /// When the host is gone.
     pub fn asks_itself(&self, app: &str) -> Option<u16> {
+        self.sends_itself(app, "GET /", "", Duration::from_millis(200))
+    }
+
+    /// Sends a request such as `PUT /note` in the same way, and waits no longer than that for each part of the answer.
+    pub fn sends_itself(&self, app: &str, what: &str, body: &str, limit: Duration) -> Option<u16> {
         let (namespace, address, host) = (self.namespace(), self.address, hostname(app));
+        let length = body.len();
+        let request = format!("{what} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}");
         let ask = move || {
             // Of this thread only, which ends with the request.
             nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            let limit = std::time::Duration::from_millis(200);
             let mut stream = std::net::TcpStream::connect_timeout(&(address, 8080).into(), limit).ok()?;
             stream.set_read_timeout(Some(limit)).ok()?;
-            stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).ok()?;
+            stream.write_all(request.as_bytes()).ok()?;
             let mut head = [0; 12];
             stream.read_exact(&mut head).ok()?;
             std::str::from_utf8(&head[9..]).ok()?.parse().ok()
