@@ -49,6 +49,7 @@ pub struct Cluster {
     /// To each server, where a test makes the ways bad.
     ways: Vec<Proxy>,
     speak: Speak,
+    clock: Option<&'static str>,
 }
 
 /// A control plane.
@@ -215,12 +216,17 @@ impl Cluster {
         self.speak = speak;
     }
 
+    /// The clock of what is started from now on, also again, is off by so much, such as `-10m`. None: it is right.
+    pub fn clock_is(&mut self, off_by: Option<&'static str>) {
+        self.clock = off_by;
+    }
+
     fn prepared(database: Option<String>, storage: Option<&ObjectStorage>) -> Self {
         let home = tempfile::tempdir().unwrap();
         let environment = storage.into_iter().flat_map(ObjectStorage::environment);
         let storage = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let (hosts, servers, ways, speak) = (Vec::new(), Vec::new(), Vec::new(), Speak::default());
-        Self { hosts, network: Network::new(), servers, database, storage, home, ways, speak }
+        Self { hosts, network: Network::new(), servers, database, storage, home, ways, speak, clock: None }
     }
 
     async fn start_all(self, hosts: usize, servers: usize) -> Self {
@@ -244,7 +250,7 @@ impl Cluster {
         }
         // One process that listens at every server's place would be no cluster.
         let workers = format!("{}:{}", self.network.address(1), self.worker_port(server));
-        let mut user = speaking(self.user(), self.speak.servers);
+        let mut user = at_clock(speaking(self.user(), self.speak.servers), self.clock);
         for (key, value) in &self.storage {
             user = user.env(key, value);
         }
@@ -453,6 +459,13 @@ fn speaking(user: Wharf, versions: Option<&'static str>) -> Wharf {
     }
 }
 
+fn at_clock(user: Wharf, off_by: Option<&str>) -> Wharf {
+    match off_by {
+        Some(off_by) => user.with_clock(off_by),
+        None => user,
+    }
+}
+
 fn hostname(app: &str) -> String {
     format!("{app}.default.localhost")
 }
@@ -462,7 +475,7 @@ impl Host {
         let (http, peers) =
             (format!("{}:{}", self.address, self.ports.0), format!("{}:{}", self.address, self.ports.1));
         let flags = [&["--http", &http, "--peers", &peers], flags].concat();
-        let user = speaking(cluster.user(), cluster.speak.workers);
+        let user = at_clock(speaking(cluster.user(), cluster.speak.workers), cluster.clock);
         let mut command = self.command(&user, &self.folder, &flags);
         let (child, ready) = ready::<ReadyWorker>(&mut command, &self.folder.with_extension("log")).await;
         (self.worker, self.node) = (Some(child), ready.node);
