@@ -19,7 +19,9 @@ use wharf_types::NodeId;
 use wharf_types::api::{AppInfo, CreatedJoinToken, NodeInfo, Page};
 use wharf_types::protocol::VARIABLE;
 
-use crate::{Client, Load, ObjectStorage, Proxy, Ran, SHORT, Weather, Wharf, eventually, within, workspace};
+use crate::{
+    Client, Load, ObjectStorage, Proxy, Ran, SHORT, SmallDisk, Weather, Wharf, eventually, within, workspace,
+};
 
 /// Of this process: names and networks of two of them must differ.
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -202,6 +204,14 @@ impl Cluster {
             cluster.ways.push(Proxy::start((gateway, cluster.worker_port(server) + 1000).into(), to).await);
         }
         cluster.start_all(hosts, servers).await
+    }
+
+    /// With so many hosts, and one control plane whose data folder is on that disk.
+    pub async fn start_on(hosts: usize, disk: &SmallDisk) -> Self {
+        let cluster = Self::prepared(None, None);
+        std::fs::create_dir(disk.data()).unwrap();
+        std::os::unix::fs::symlink(disk.data(), cluster.data(0)).unwrap();
+        cluster.start_all(hosts, 1).await
     }
 
     /// With so many hosts, and one control plane, of versions that are said.

@@ -8,13 +8,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HOST};
-use http::{Method, Request};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use wharf_tests::{
-    Client, Cluster, Postgres, Ran, Reply, SHORT, Stall, Watch, Weather, Wharf, eventually, full,
-    seen_beside_another,
+    Cluster, Guestbook, Postgres, Ran, SHORT, Stall, Watch, Weather, Wharf, eventually, seen_beside_another,
 };
 use wharf_types::api::AppInfo;
 
@@ -22,13 +19,12 @@ const SECONDS: u64 = 40;
 const SEED: u64 = 1;
 const SERVERS: usize = 2;
 const HOSTS: usize = 3;
-/// How long a command or a request is waited for. What takes longer was not acknowledged.
+/// How long a command is waited for. What takes longer was not acknowledged.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A worker that goes on after it stood still ends its singletons within milliseconds, and on a busy machine within this.
 const AWAKE: Duration = Duration::from_secs(1);
 /// A command that listens, so that one can see where it runs.
 const ONLY: &str = "[scale]\nsingleton = true\n[tcp]\nports = [7500]\n[env]\nGREETING = \"only\"\n";
-const BOOK: &str = "[scale]\nreplicas = 2\n[http]\nhealth = { path = \"/healthz\" }\n";
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -96,25 +92,6 @@ async fn said(user: &Wharf, args: &[&str]) -> Option<Ran> {
     tokio::time::timeout(PATIENCE, user.run(args)).await.ok()
 }
 
-async fn guestbook(door: &Client, method: Method, form: &'static str) -> anyhow::Result<Reply> {
-    let request = Request::builder().method(method).uri("/").header(HOST, "guestbook.default.localhost");
-    door.send(request.header(CONTENT_LENGTH, form.len()).body(full(form))?).await
-}
-
-/// Writes into the guestbook, which is kept in the key-value store. Returns the number of the entry, if it was acknowledged.
-async fn sign(door: &Client) -> Option<u64> {
-    let asked = guestbook(door, Method::POST, "name=chaos&message=one");
-    let reply = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
-    reply.text().strip_prefix("entry ")?.strip_suffix(" is written\n")?.parse().ok()
-}
-
-/// How many entries the guestbook has. None: it does not say.
-async fn signed(door: &Client) -> Option<u64> {
-    let page = guestbook(door, Method::GET, "").await.ok()?.text();
-    let (_, counted) = page.split_once("Entries: ")?;
-    counted.split_once('.')?.0.parse().ok()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_breaks_what_was_acknowledged_is_so_in_the_end() {
     let seed = from_env("CHAOS_SEED").unwrap_or(SEED);
@@ -126,12 +103,12 @@ async fn whatever_breaks_what_was_acknowledged_is_so_in_the_end() {
     // Nobody scales it, so the first host, which nothing happens to, always has some of it.
     cluster.deploy("hello", "steady", "[scale]\nreplicas = 6\n").await;
     cluster.deploy("echo-tcp", "only", ONLY).await;
-    cluster.deploy("guestbook", "guestbook", BOOK).await;
+    cluster.deploy("guestbook", "guestbook", Guestbook::MANIFEST).await;
     cluster.app_is("hello", "it is everywhere", |app| app.ready == 3).await;
     cluster.app_is("steady", "it is everywhere", |app| app.ready == 6).await;
     let mut load = cluster.load(0, "steady", "/");
     load.go_on_for(20).await;
-    let door = cluster.hosts[0].apps.clone();
+    let book = Guestbook::at(&cluster.hosts[0].apps);
     let (watch, mut stalls) = (Watch::start(&cluster, "only from port"), Vec::new());
 
     let (mut users, mut host_faults) = (BTreeSet::new(), 0);
@@ -169,7 +146,7 @@ async fn whatever_breaks_what_was_acknowledged_is_so_in_the_end() {
             let (added, set, entry) = tokio::join!(
                 async { said(&user, &["user", "add", &name]).await },
                 async { said(&user, &["config", "set", &config, &config]).await },
-                sign(&door)
+                book.sign()
             );
             if added.is_some_and(|ran| ran.code == 0 || ran.stderr.contains("already")) {
                 users.insert(name);
@@ -226,7 +203,7 @@ async fn whatever_breaks_what_was_acknowledged_is_so_in_the_end() {
             acknowledged.iter().filter(|name| !listed.contains(&format!("\"{name}\""))).collect();
         assert!(lost.is_empty(), "{kind}: {lost:?} were acknowledged");
     }
-    let kept = eventually(SHORT, "the guestbook shows itself", async || signed(&door).await).await;
+    let kept = eventually(SHORT, "the guestbook shows itself", async || book.entries().await).await;
     assert!(kept >= entries.len() as u64, "{kept} of {} acknowledged entries", entries.len());
     load.go_on_for(20).await;
     let served = load.stop().await;
