@@ -53,6 +53,8 @@ if [[ $what == test ]]; then
     check_rust_component clippy clippy
     # Hosts of a cluster are network namespaces.
     have ip || need iproute2
+    # Some of these hosts have a clock that is wrong.
+    have faketime || need faketime
     # What is pushed with git is built in its sandbox.
     have bwrap || need bubblewrap
     # The control plane's tests run on it, too.

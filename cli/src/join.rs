@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use nix::fcntl::{Flock, FlockArg};
+use rustls::CertificateError;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -202,26 +203,40 @@ async fn identity(kept: &Kept, given: Option<JoinAt>) -> anyhow::Result<(Certifi
 }
 
 fn could_not_join(error: ControlError, servers: &str) -> anyhow::Error {
-    if !is_of_another_ca(&error) {
-        return anyhow::Error::new(error).context("could not join the cluster");
-    }
-    let what = format!("could not join the cluster: the join token names another CA than {servers} shows");
-    Failure::new(Exit::Refused, what)
-        .help("the token is of another cluster, or the CA was replaced since it was made; `wharf node token create` makes another")
-        .into()
+    let (why, help) = match bad_certificate(&error) {
+        // The one that the token names did not come along.
+        Some(CertificateError::UnknownIssuer) => (
+            format!("the join token names another CA than {servers} shows"),
+            "the token is of another cluster, or the CA was replaced since it was made; `wharf node token create` makes another",
+        ),
+        Some(why) if is_about_time(why) => (
+            format!("by the clock of this host the certificate of {servers} is not valid now: {why}"),
+            "set the clocks of both hosts, which may differ by less than an hour; the join token has not been used",
+        ),
+        _ => return anyhow::Error::new(error).context("could not join the cluster"),
+    };
+    Failure::new(Exit::Refused, format!("could not join the cluster: {why}")).help(help).into()
 }
 
-/// Whether a connection has failed because the CA that a join token names did not come along.
-fn is_of_another_ca(error: &(dyn std::error::Error + 'static)) -> bool {
+/// What is wrong with the certificate because of which a connection has failed.
+fn bad_certificate(error: &(dyn std::error::Error + 'static)) -> Option<&CertificateError> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return *tls == rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        return match tls {
+            rustls::Error::InvalidCertificate(why) => Some(why),
+            _ => None,
+        };
     }
     // What an error of the system's kind wraps is not its source.
     let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     match wrapped {
-        Some(wrapped) => is_of_another_ca(wrapped),
-        None => error.source().is_some_and(is_of_another_ca),
+        Some(wrapped) => bad_certificate(wrapped),
+        None => error.source().and_then(bad_certificate),
     }
+}
+
+fn is_about_time(why: &CertificateError) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(why, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
 /// Whether the cluster that a token is of takes this node as what it was. Where nobody answers it stays that.
@@ -411,14 +426,17 @@ mod tests {
     }
 
     #[test]
-    fn that_a_token_names_another_ca_is_found_however_deep_it_is() {
+    fn what_is_wrong_with_a_certificate_is_found_however_deep_it_is() {
         use std::io::Error;
 
-        let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let wrapped = Error::other(Error::other(unknown()));
-        assert!(is_of_another_ca(&unknown()) && is_of_another_ca(&wrapped));
-        assert!(!is_of_another_ca(&Error::other("no answer")));
-        assert!(!is_of_another_ca(&Error::other(rustls::Error::DecryptError)));
+        assert_eq!(bad_certificate(&unknown()), Some(&CertificateError::UnknownIssuer));
+        assert_eq!(bad_certificate(&wrapped), Some(&CertificateError::UnknownIssuer));
+        assert_eq!(bad_certificate(&Error::other("no answer")), None);
+        assert_eq!(bad_certificate(&Error::other(rustls::Error::DecryptError)), None);
+        assert!(is_about_time(&CertificateError::NotValidYet) && is_about_time(&CertificateError::Expired));
+        assert!(!is_about_time(&CertificateError::UnknownIssuer));
     }
 
     #[test]

@@ -237,7 +237,7 @@ pub async fn restore(
     // The tables as they were. The next start brings them up to date.
     let store = match Store::open_at(database.location(&file), about.schema).await {
         Ok(store) => store,
-        Err(OpenStoreError::Newer) => return Err(BackupError::Newer { file: archive.to_owned() }),
+        Err(OpenStoreError::Newer { .. }) => return Err(BackupError::Newer { file: archive.to_owned() }),
         Err(error) => return Err(dir.error_of(error).into()),
     };
     let mut tx = store.write().await?;

@@ -11,6 +11,8 @@ use crate::control_plane::open_error;
 use crate::secrets::OpenKeysError;
 use crate::store::{Database, OpenStoreError, PostgresUrl, is_full};
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Why the control plane cannot start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -25,8 +27,13 @@ pub enum OpenError {
         dir.display()
     )]
     Locked { dir: PathBuf, pid: String },
-    #[error("the data directory {} was written by a newer wharf; use that version or another --data", dir.display())]
-    NewerVersion { dir: PathBuf },
+    #[error(
+        "the data directory {} was written by a newer wharf: its database has migration {has}, and this wharf {} has those up to \
+         {knows}; use that version or another --data",
+        dir.display(),
+        VERSION
+    )]
+    NewerVersion { dir: PathBuf, has: i64, knows: i64 },
     #[error("the disk of the data directory {} is full: make room and start again", dir.display())]
     Full {
         dir: PathBuf,
@@ -66,8 +73,12 @@ pub enum OpenError {
     },
     #[error("the database {url} cannot be used: {why}")]
     DatabaseUnfit { url: PostgresUrl, why: String },
-    #[error("the database {url} was written by a newer wharf; use that version or another database")]
-    DatabaseNewer { url: PostgresUrl },
+    #[error(
+        "the database {url} was written by a newer wharf: it has migration {has}, and this wharf {} has those up to {knows}; use \
+         that version or another database",
+        VERSION
+    )]
+    DatabaseNewer { url: PostgresUrl, has: i64, knows: i64 },
     #[error(
         "cannot open the database {url}: see that its name, user and password are right, and that the user may make tables"
     )]
@@ -174,7 +185,9 @@ impl DataDir {
         }
         let file = self.database_file();
         match error {
-            OpenStoreError::Newer => OpenError::NewerVersion { dir: self.path.clone() },
+            OpenStoreError::Newer { has, knows } => {
+                OpenError::NewerVersion { dir: self.path.clone(), has, knows }
+            }
             OpenStoreError::Damaged(source) => OpenError::Corrupt { file, source: source.into() },
             OpenStoreError::Open(source) if is_full(&source) => {
                 OpenError::Full { dir: self.path.clone(), source: io::Error::other(source) }
@@ -220,7 +233,7 @@ impl DataDir {
 
 pub(crate) fn postgres_error(url: PostgresUrl, error: OpenStoreError) -> OpenError {
     match error {
-        OpenStoreError::Newer => OpenError::DatabaseNewer { url },
+        OpenStoreError::Newer { has, knows } => OpenError::DatabaseNewer { url, has, knows },
         OpenStoreError::Away(source) => OpenError::DatabaseAway { url, source: source.into() },
         OpenStoreError::Unfit(why) => OpenError::DatabaseUnfit { url, why },
         OpenStoreError::Open(source) | OpenStoreError::Damaged(source) => {

@@ -140,8 +140,9 @@ fn is_away(error: &sqlx::Error) -> bool {
 /// Why a database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenStoreError {
-    #[error("a newer version wrote it")]
-    Newer,
+    /// It has a migration that this version does not have, or has as another one, and this version's newest is `knows`.
+    #[error("a newer version wrote it: it has migration {has}, and this one those up to {knows}")]
+    Newer { has: i64, knows: i64 },
     #[error("it is damaged")]
     Damaged(#[source] sqlx::Error),
     #[error("it does not answer")]
@@ -178,7 +179,7 @@ impl Store {
         version: i64,
     ) -> std::result::Result<Self, OpenStoreError> {
         if MIGRATOR.iter().all(|migration| migration.version != version) {
-            return Err(OpenStoreError::Newer);
+            return Err(newer(version));
         }
         let migrations = MIGRATOR.iter().filter(|migration| migration.version <= version).cloned();
         let migrations = Cow::Owned(migrations.collect());
@@ -313,10 +314,15 @@ impl Store {
 
 fn migrate_error(error: MigrateError, open_error: fn(sqlx::Error) -> OpenStoreError) -> OpenStoreError {
     match error {
-        MigrateError::VersionMissing(_)
-        | MigrateError::VersionMismatch(_)
-        | MigrateError::VersionTooNew(..) => OpenStoreError::Newer,
+        MigrateError::VersionMissing(version)
+        | MigrateError::VersionMismatch(version)
+        | MigrateError::VersionTooNew(version, _) => newer(version),
         MigrateError::Execute(error) => open_error(error),
         error => OpenStoreError::Migrate(error),
     }
+}
+
+fn newer(has: i64) -> OpenStoreError {
+    let knows = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default();
+    OpenStoreError::Newer { has, knows }
 }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,7 +19,9 @@ use wharf_types::NodeId;
 use wharf_types::api::{AppInfo, CreatedJoinToken, NodeInfo, Page};
 use wharf_types::protocol::VARIABLE;
 
-use crate::{Client, Load, ObjectStorage, Proxy, Ran, SHORT, Weather, Wharf, eventually, within, workspace};
+use crate::{
+    Client, Load, ObjectStorage, Proxy, Ran, SHORT, SmallDisk, Weather, Wharf, eventually, within, workspace,
+};
 
 /// Of this process: names and networks of two of them must differ.
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -48,6 +51,7 @@ pub struct Cluster {
     /// To each server, where a test makes the ways bad.
     ways: Vec<Proxy>,
     speak: Speak,
+    clock: Option<&'static str>,
 }
 
 /// A control plane.
@@ -202,6 +206,14 @@ impl Cluster {
         cluster.start_all(hosts, servers).await
     }
 
+    /// With so many hosts, and one control plane whose data folder is on that disk.
+    pub async fn start_on(hosts: usize, disk: &SmallDisk) -> Self {
+        let cluster = Self::prepared(None, None);
+        std::fs::create_dir(disk.data()).unwrap();
+        std::os::unix::fs::symlink(disk.data(), cluster.data(0)).unwrap();
+        cluster.start_all(hosts, 1).await
+    }
+
     /// With so many hosts, and one control plane, of versions that are said.
     pub async fn start_speaking(hosts: usize, speak: Speak) -> Self {
         let mut cluster = Self::prepared(None, None);
@@ -214,12 +226,17 @@ impl Cluster {
         self.speak = speak;
     }
 
+    /// The clock of what is started from now on, also again, is off by so much, such as `-10m`. None: it is right.
+    pub fn clock_is(&mut self, off_by: Option<&'static str>) {
+        self.clock = off_by;
+    }
+
     fn prepared(database: Option<String>, storage: Option<&ObjectStorage>) -> Self {
         let home = tempfile::tempdir().unwrap();
         let environment = storage.into_iter().flat_map(ObjectStorage::environment);
         let storage = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let (hosts, servers, ways, speak) = (Vec::new(), Vec::new(), Vec::new(), Speak::default());
-        Self { hosts, network: Network::new(), servers, database, storage, home, ways, speak }
+        Self { hosts, network: Network::new(), servers, database, storage, home, ways, speak, clock: None }
     }
 
     async fn start_all(self, hosts: usize, servers: usize) -> Self {
@@ -243,7 +260,7 @@ impl Cluster {
         }
         // One process that listens at every server's place would be no cluster.
         let workers = format!("{}:{}", self.network.address(1), self.worker_port(server));
-        let mut user = speaking(self.user(), self.speak.servers);
+        let mut user = at_clock(speaking(self.user(), self.speak.servers), self.clock);
         for (key, value) in &self.storage {
             user = user.env(key, value);
         }
@@ -452,6 +469,13 @@ fn speaking(user: Wharf, versions: Option<&'static str>) -> Wharf {
     }
 }
 
+fn at_clock(user: Wharf, off_by: Option<&str>) -> Wharf {
+    match off_by {
+        Some(off_by) => user.with_clock(off_by),
+        None => user,
+    }
+}
+
 fn hostname(app: &str) -> String {
     format!("{app}.default.localhost")
 }
@@ -461,7 +485,7 @@ impl Host {
         let (http, peers) =
             (format!("{}:{}", self.address, self.ports.0), format!("{}:{}", self.address, self.ports.1));
         let flags = [&["--http", &http, "--peers", &peers], flags].concat();
-        let user = speaking(cluster.user(), cluster.speak.workers);
+        let user = at_clock(speaking(cluster.user(), cluster.speak.workers), cluster.clock);
         let mut command = self.command(&user, &self.folder, &flags);
         let (child, ready) = ready::<ReadyWorker>(&mut command, &self.folder.with_extension("log")).await;
         (self.worker, self.node) = (Some(child), ready.node);
@@ -502,21 +526,31 @@ impl Host {
         std::fs::read_to_string(self.folder.with_extension("log")).unwrap()
     }
 
+    /// The host's network, for a thread to enter.
+    pub(crate) fn namespace(&self) -> File {
+        File::open(format!("/run/netns/{}", self.name)).unwrap()
+    }
+
     /// Asks an app at this host's front door, from the host itself: also while nobody else reaches it. None: it does not answer.
     ///
     /// # Panics
     ///
     /// When the host is gone.
     pub fn asks_itself(&self, app: &str) -> Option<u16> {
-        let namespace = File::open(format!("/run/netns/{}", self.name)).unwrap();
-        let (address, host) = (self.address, hostname(app));
+        self.sends_itself(app, "GET /", "", Duration::from_millis(200))
+    }
+
+    /// Sends a request such as `PUT /note` in the same way, and waits no longer than that for each part of the answer.
+    pub fn sends_itself(&self, app: &str, what: &str, body: &str, limit: Duration) -> Option<u16> {
+        let (namespace, address, host) = (self.namespace(), self.address, hostname(app));
+        let length = body.len();
+        let request = format!("{what} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}");
         let ask = move || {
             // Of this thread only, which ends with the request.
             nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            let limit = std::time::Duration::from_millis(200);
             let mut stream = std::net::TcpStream::connect_timeout(&(address, 8080).into(), limit).ok()?;
             stream.set_read_timeout(Some(limit)).ok()?;
-            stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).ok()?;
+            stream.write_all(request.as_bytes()).ok()?;
             let mut head = [0; 12];
             stream.read_exact(&mut head).ok()?;
             std::str::from_utf8(&head[9..]).ok()?.parse().ok()

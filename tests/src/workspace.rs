@@ -48,3 +48,18 @@ pub fn guest(name: &str) -> PathBuf {
     );
     file
 }
+
+/// The library that shows a process another time of day.
+///
+/// # Panics
+///
+/// When it is not installed.
+pub fn faketime() -> PathBuf {
+    let libraries = Path::new("/usr/lib");
+    // Debian has a folder for each kind of processor, others do not.
+    let folders = std::fs::read_dir(libraries).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut places = folders.chain([libraries.to_owned(), PathBuf::from("/usr/lib64")]);
+    places
+        .find_map(|folder| Some(folder.join("faketime/libfaketimeMT.so.1")).filter(|file| file.is_file()))
+        .expect("libfaketime is missing: `scripts/setup.sh test` installs it")
+}

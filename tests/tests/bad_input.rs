@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use http::Method;
@@ -12,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::time::Instant;
-use wharf_tests::{Platform, SHORT, Start, Wharf, eventually, workspace};
+use wharf_tests::{Platform, SHORT, SmallDisk, Start, Wharf, eventually, workspace};
 use wharf_types::Digest;
 use wharf_types::api::CreatedToken;
 
@@ -228,7 +226,9 @@ async fn a_data_directory_of_a_newer_version_is_left_alone() {
     .await
     .unwrap();
     db.close().await.unwrap();
-    up_fails(&platform.data(), 1, &["written by a newer wharf"]).await;
+    let words =
+        ["written by a newer wharf", "has migration 9999", "those up to", "use that version or another"];
+    up_fails(&platform.data(), 1, &words).await;
 
     let mut db = connect(&database).await;
     sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9999").execute(&mut db).await.unwrap();
@@ -239,55 +239,6 @@ async fn a_data_directory_of_a_newer_version_is_left_alone() {
 
 async fn connect(database: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(database).connect().await.unwrap()
-}
-
-/// A small file system of its own, as far as this user may make one.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(mib: u32) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let size = format!("size={mib}m");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
-        let why = match mounted {
-            Ok(output) if output.status.success() => return Some(Self(folder)),
-            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            Err(error) => error.to_string(),
-        };
-        // Not by a macro, whose words are shown for failed tests only.
-        let test = std::thread::current().name().unwrap_or_default().to_owned();
-        let told = format!("SKIPPED {test}: only root can make a small disk: {why}\n");
-        std::io::stderr().write_all(told.as_bytes()).unwrap();
-        None
-    }
-
-    fn data(&self) -> PathBuf {
-        self.0.path().join("data")
-    }
-
-    fn remount(&self, how: &str) {
-        let options = format!("remount,{how}");
-        let done = Command::new("mount").args(["-o", &options]).arg(self.0.path()).status().unwrap();
-        assert!(done.success());
-    }
-
-    /// Leaves no room at all. The file that is returned takes it.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.path().join("filler");
-        let mut file = std::fs::File::create(&path).unwrap();
-        for chunk in [1 << 20, 4096, 1] {
-            while file.write_all(&vec![b'x'; chunk]).is_ok() {}
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: the platform that uses it may end a moment later.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
-//! Random faults, one every few seconds, under load and while things are changed: then everything that was acknowledged is so.
+//! Random faults, one every few seconds, under load and while things are changed: a singleton never runs twice meanwhile, and then
+//! everything that was acknowledged is so.
 //!
 //! `CHAOS_SECONDS` says for how long (40 by default), `CHAOS_SEED` which course of faults, so that a loop can try many.
 
@@ -9,13 +10,21 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use wharf_tests::{Cluster, Postgres, Ran, SHORT, Weather, Wharf, eventually};
+use wharf_tests::{
+    Cluster, Guestbook, Postgres, Ran, SHORT, Stall, Watch, Weather, Wharf, eventually, seen_beside_another,
+};
 use wharf_types::api::AppInfo;
 
 const SECONDS: u64 = 40;
 const SEED: u64 = 1;
 const SERVERS: usize = 2;
 const HOSTS: usize = 3;
+/// How long a command is waited for. What takes longer was not acknowledged.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A worker that goes on after it stood still ends its singletons within milliseconds, and on a busy machine within this.
+const AWAKE: Duration = Duration::from_secs(1);
+/// A command that listens, so that one can see where it runs.
+const ONLY: &str = "[scale]\nsingleton = true\n[tcp]\nports = [7500]\n[env]\nGREETING = \"only\"\n";
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -80,7 +89,7 @@ fn live(app: &AppInfo) -> usize {
 
 /// What a command said, unless that takes too long.
 async fn said(user: &Wharf, args: &[&str]) -> Option<Ran> {
-    tokio::time::timeout(Duration::from_secs(5), user.run(args)).await.ok()
+    tokio::time::timeout(PATIENCE, user.run(args)).await.ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,13 +102,17 @@ async fn whatever_breaks_what_was_acknowledged_is_so_in_the_end() {
     cluster.deploy("hello", "hello", "[scale]\nreplicas = 3\n").await;
     // Nobody scales it, so the first host, which nothing happens to, always has some of it.
     cluster.deploy("hello", "steady", "[scale]\nreplicas = 6\n").await;
-    cluster.deploy("hello", "only", "[scale]\nsingleton = true\n").await;
+    cluster.deploy("echo-tcp", "only", ONLY).await;
+    cluster.deploy("guestbook", "guestbook", Guestbook::MANIFEST).await;
     cluster.app_is("hello", "it is everywhere", |app| app.ready == 3).await;
     cluster.app_is("steady", "it is everywhere", |app| app.ready == 6).await;
     let mut load = cluster.load(0, "steady", "/");
     load.go_on_for(20).await;
+    let book = Guestbook::at(&cluster.hosts[0].apps);
+    let (watch, mut stalls) = (Watch::start(&cluster, "only from port"), Vec::new());
 
     let (mut users, mut host_faults) = (BTreeSet::new(), 0);
+    let (mut configs, mut entries) = (BTreeSet::new(), BTreeSet::new());
     // What the number of replicas may be: the last that was acknowledged, and what was asked for after that.
     let mut replicas = BTreeSet::from([3]);
     let began = Instant::now();
@@ -108,6 +121,7 @@ async fn whatever_breaks_what_was_acknowledged_is_so_in_the_end() {
         let fault = dice.fault();
         let lasts = Duration::from_millis(500 + dice.below(7500));
         println!("{:.1} s: {fault:?} for {lasts:?}", began.elapsed().as_secs_f64());
+        let from = Instant::now();
         let mut asked = 0;
         match fault {
             Fault::Worker(host) => cluster.hosts[host].kill().await,
@@ -128,12 +142,20 @@ async fn whatever_breaks_what_was_acknowledged_is_so_in_the_end() {
         let mended_at = Instant::now() + lasts;
         while Instant::now() < mended_at {
             let user = cluster.user_at(asked);
-            let name = format!("u{}", users.len() + 1);
-            if said(&user, &["user", "add", &name])
-                .await
-                .is_some_and(|ran| ran.code == 0 || ran.stderr.contains("already"))
-            {
+            let (name, config) = (format!("u{}", users.len() + 1), format!("c{}", configs.len() + 1));
+            let (added, set, entry) = tokio::join!(
+                async { said(&user, &["user", "add", &name]).await },
+                async { said(&user, &["config", "set", &config, &config]).await },
+                book.sign()
+            );
+            if added.is_some_and(|ran| ran.code == 0 || ran.stderr.contains("already")) {
                 users.insert(name);
+            }
+            if set.is_some_and(|ran| ran.code == 0) {
+                configs.insert(config);
+            }
+            if let Some(entry) = entry {
+                assert!(entries.insert(entry), "entry {entry} was acknowledged twice");
             }
             let wanted = 2 + dice.below(4);
             replicas.insert(wanted);
@@ -146,7 +168,10 @@ async fn whatever_breaks_what_was_acknowledged_is_so_in_the_end() {
         match fault {
             Fault::Worker(host) => cluster.start_again(host).await,
             Fault::Link(host) => cluster.hosts[host].is_connected(),
-            Fault::WorkerStall(host) => cluster.hosts[host].signal(Signal::SIGCONT),
+            Fault::WorkerStall(host) => {
+                cluster.hosts[host].signal(Signal::SIGCONT);
+                stalls.push(Stall { host, from, until: Instant::now() + AWAKE });
+            }
             Fault::Server(server) => cluster.start_server(server).await,
             Fault::ServerStall(server) => cluster.signal_server(server, Signal::SIGCONT),
             Fault::Way(server, _) => cluster.way(server, Weather::Fair),
@@ -168,14 +193,27 @@ async fn whatever_breaks_what_was_acknowledged_is_so_in_the_end() {
         .await;
     cluster.app_is("steady", "there are six", |app| app.ready == 6 && live(app) == 6).await;
     cluster.app_is("only", "there is one", |app| app.ready == 1 && live(app) == 1).await;
-    let listed = cluster.wharf(&["user", "ls", "--json"]).await.stdout;
-    let lost: Vec<&String> = users.iter().filter(|user| !listed.contains(&format!("\"{user}\""))).collect();
-    assert!(lost.is_empty(), "{lost:?} were acknowledged");
+    let sights = watch.stop(&stalls);
+    assert_eq!(seen_beside_another(&sights), None, "two ran at once");
+    let guests: BTreeSet<(usize, u16)> = sights.iter().map(|sight| (sight.host, sight.port)).collect();
+    assert!(!guests.is_empty(), "the singleton was seen nowhere");
+    for (kind, acknowledged) in [("user", &users), ("config", &configs)] {
+        let listed = cluster.wharf(&[kind, "ls", "--json"]).await.ok();
+        let lost: Vec<&String> =
+            acknowledged.iter().filter(|name| !listed.contains(&format!("\"{name}\""))).collect();
+        assert!(lost.is_empty(), "{kind}: {lost:?} were acknowledged");
+    }
+    let kept = eventually(SHORT, "the guestbook shows itself", async || book.entries().await).await;
+    assert!(kept >= entries.len() as u64, "{kept} of {} acknowledged entries", entries.len());
     load.go_on_for(20).await;
     let served = load.stop().await;
     println!(
-        "{} users, {} of {:?} replicas, {} requests, {} failed, {host_faults} faults of hosts",
+        "{} users, {} configs, {} entries, {} singletons seen {} times, {} of {:?} replicas, {} requests, {} failed, {host_faults} faults of hosts",
         users.len(),
+        configs.len(),
+        entries.len(),
+        guests.len(),
+        sights.len(),
         settled.ready,
         replicas,
         served.requests,

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use wharf_tests::{Cluster, Postgres, SHORT, eventually};
 
 #[tokio::test]
@@ -106,6 +107,63 @@ async fn what_stood_in_the_folder_goes_on_in_postgres_while_apps_are_served() {
     assert_eq!((after.release, live(&after)), (before.release, live(&before)), "nothing was started anew");
     cluster.wharf(&["scale", "hello", "3"]).await.ok();
     cluster.app_is("hello", "what is wanted now is carried out", |app| app.ready == 3).await;
+    load.go_on_for(20).await;
+    let served = load.stop().await;
+    assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
+}
+
+/// All rows of all tables, each table in an order of its own.
+async fn everything(db: &mut PgConnection) -> Vec<(String, String)> {
+    let tables =
+        "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename";
+    let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut *db).await.unwrap();
+    let mut all = Vec::new();
+    for table in tables {
+        let rows = format!(
+            "SELECT coalesce(string_agg(line, ' ' ORDER BY line), '') FROM (SELECT CAST(it AS TEXT) AS line FROM \"{table}\" AS it) AS lines"
+        );
+        let rows: String = sqlx::query_scalar(AssertSqlSafe(rows)).fetch_one(&mut *db).await.unwrap();
+        all.push((table, rows));
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_with_both_and_left_as_it_was() {
+    let database = Postgres::start();
+    let mut cluster = Cluster::start_with(1, 1, Some(database.url())).await;
+    cluster.deploy("hello", "hello", "").await;
+    let before = cluster.app_is("hello", "it serves", |app| app.ready == 1).await;
+    let mut load = cluster.load(0, "hello", "/");
+    cluster.stop_server(0).await;
+    let (data, url) = (cluster.data(0), database.url());
+    let mut db = PgConnection::connect(&url).await.unwrap();
+    let newest: i64 =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut db).await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', TRUE, '', 0)",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+
+    let kept = everything(&mut db).await;
+    assert!(kept.iter().any(|(table, rows)| table == "app" && rows.contains("hello")), "rows are read");
+    let args = ["server", "--data", data.to_str().unwrap(), "--database", &url];
+    let free = ["--api", "127.0.0.1:0", "--workers", "127.0.0.1:0"];
+    let refused = cluster.user().run(&[args.as_slice(), &free].concat()).await;
+    let knows = format!("has those up to {newest};");
+    let words =
+        ["written by a newer wharf", "has migration 9999", &knows, "use that version or another database"];
+    refused.fails(1, &words);
+    assert_eq!(everything(&mut db).await, kept);
+
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9999").execute(&mut db).await.unwrap();
+    db.close().await.unwrap();
+    cluster.start_server(0).await;
+    cluster.nodes_are("the worker has come back", |nodes| nodes.iter().all(|node| node.ready)).await;
+    let after = cluster.app_is("hello", "it serves", |app| app.ready == 1).await;
+    assert_eq!(after.release, before.release);
     load.go_on_for(20).await;
     let served = load.stop().await;
     assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);

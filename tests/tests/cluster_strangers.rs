@@ -9,6 +9,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use wharf_tests::{Cluster, Load, SHORT, eventually, within};
+use wharf_types::Timestamp;
+use wharf_types::api::{JoinTokenInfo, Page};
 
 /// What a stranger sends at most before the other side has to have hung up.
 const FLOOD_MAX: usize = 64 << 20;
@@ -67,6 +69,31 @@ async fn a_worker_of_another_cluster_is_refused_and_both_logs_say_why() {
     .await;
     nobody_was_disturbed(&cluster, loads).await;
     foreign.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_whose_token_has_expired_is_refused_and_both_logs_say_why() {
+    let (cluster, loads) = served().await;
+    let token = cluster.join_token(&["--expires-in", "1s"]).await;
+    let expired_at = eventually(SHORT, "the token has expired", async || {
+        let listed: Page<JoinTokenInfo> = cluster.wharf(&["node", "token", "ls", "--json"]).await.json();
+        // Those of the hosts last an hour.
+        let first = listed.items.iter().map(|token| token.expires_at).min().unwrap();
+        (first <= Timestamp::now()).then_some(first)
+    })
+    .await;
+    let folder = cluster.folder().join("late");
+    let flags = ["--http", "127.0.0.1:0", "--peers", "127.0.0.1:0", "--join", &token];
+    let mut late = cluster.hosts[0].command(&cluster.user(), &folder, &flags);
+    let ended = within(SHORT, "it is refused", late.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success(), "{said}");
+    let reason = format!("the join token expired at {expired_at}");
+    assert!(said.contains(&reason) && said.contains("`wharf node token create` makes another"), "{said}");
+    let log = cluster.server_log(0);
+    assert!(log.contains(&format!("a host that wants to join was refused: {reason}")), "{log}");
+    assert!(!folder.join("node.json").exists(), "it is a node of no cluster");
+    nobody_was_disturbed(&cluster, loads).await;
 }
 
 #[tokio::test]

@@ -124,6 +124,17 @@ pub(crate) async fn create_all(conn: &mut Conn, all: &[NewInstance], now: Timest
     Ok(())
 }
 
+/// Instances of an app that claim to be of the future were made before now, by a clock that was ahead.
+pub(crate) async fn predate(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<()> {
+    query("UPDATE instance SET created_at = $2 WHERE app = $1 AND created_at > $3")
+        .bind(app.to_string())
+        .bind(now.as_microsecond() - 1)
+        .bind(now.as_microsecond())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 pub(crate) async fn get(conn: &mut Conn, id: InstanceId) -> Result<Option<Instance>> {
     let row: Option<Row> =
         query_as(select!("WHERE id = $1")).bind(id.to_string()).fetch_optional(conn).await?;

@@ -185,20 +185,26 @@ async fn check(conn: &mut PgConnection) -> std::result::Result<(), OpenStoreErro
     .fetch_one(conn)
     .await
     .map_err(open_error)?;
-    if version < VERSION_MIN {
-        return Err(OpenStoreError::Unfit(format!(
-            "its server is PostgreSQL {}, and 15 or later is needed",
-            version / 10_000
-        )));
+    match unfit(version, by_octets && encoding == "UTF8") {
+        Some(why) => Err(OpenStoreError::Unfit(why)),
+        None => Ok(()),
     }
-    if !by_octets || encoding != "UTF8" {
-        return Err(OpenStoreError::Unfit(
-            "it does not sort text by its octets in UTF-8: make one with `CREATE DATABASE wharf TEMPLATE template0 ENCODING 'UTF8' \
-             LC_COLLATE 'C' LC_CTYPE 'C'`"
-                .to_owned(),
+}
+
+/// Why a database cannot be used, and what to do. The version is as in `server_version_num`.
+fn unfit(version: i32, sorts_by_octets: bool) -> Option<String> {
+    if version < VERSION_MIN {
+        return Some(format!(
+            "its server is PostgreSQL {}, and {} or later is needed: upgrade it, or name a database of another server",
+            version / 10_000,
+            VERSION_MIN / 10_000
         ));
     }
-    Ok(())
+    (!sorts_by_octets).then(|| {
+        "it does not sort text by its octets in UTF-8: make one with `CREATE DATABASE wharf TEMPLATE template0 ENCODING 'UTF8' \
+         LC_COLLATE 'C' LC_CTYPE 'C'`"
+            .to_owned()
+    })
 }
 
 fn open_error(error: sqlx::Error) -> OpenStoreError {
@@ -206,5 +212,27 @@ fn open_error(error: sqlx::Error) -> OpenStoreError {
         StoreError::Away(error) => OpenStoreError::Away(error),
         StoreError::Database(error) => OpenStoreError::Open(error),
         error => OpenStoreError::Open(sqlx::Error::Protocol(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_before_15_are_refused_with_their_version_and_what_to_do() {
+        for (version, words) in [(140_011, "PostgreSQL 14, and 15 or"), (90_624, "PostgreSQL 9, and 15 or")] {
+            let why = unfit(version, true).unwrap();
+            assert!(why.contains(words) && why.contains("upgrade it"), "{why}");
+        }
+        for version in [150_000, 150_012, 170_002] {
+            assert_eq!(unfit(version, true), None, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_version_is_said_before_the_way_to_sort() {
+        assert!(unfit(140_011, false).unwrap().contains("PostgreSQL 14"));
+        assert!(unfit(150_000, false).unwrap().contains("LC_COLLATE 'C'"));
     }
 }

@@ -196,9 +196,9 @@ pub(crate) async fn prune(conn: &mut Conn, app: AppId, now: Timestamp) -> Result
 
 #[cfg(test)]
 mod tests {
-    use wharf_types::NamespaceName;
-    use wharf_types::state::RolloutState;
+    use wharf_types::state::{RolloutState, Wanted};
     use wharf_types::world::World;
+    use wharf_types::{InstanceId, NamespaceName, NodeId};
 
     use super::*;
     use crate::store;
@@ -301,5 +301,28 @@ mod tests {
             kept.push(store::rollout::find(&mut tx, app, id).await.unwrap().is_some());
         }
         assert!(kept[0] && kept[10] && !kept[1] && !kept[9], "{kept:?}");
+    }
+
+    #[tokio::test]
+    async fn what_began_by_a_clock_that_was_ahead_is_older_than_what_begins_after_it() {
+        let (_dir, store) = database::store().await;
+        let mut tx = store.write().await.unwrap();
+        let app = app_with(&mut tx, std::iter::once(Timestamp::UNIX_EPOCH)).await;
+        let release = find(&mut tx, app, 1).await.unwrap().unwrap().id;
+        let at = |second| Timestamp::UNIX_EPOCH + Duration::from_secs(second);
+        let (id, node) = (InstanceId::new(), NodeId::new());
+        let wanted = Wanted::Run;
+        let instance = store::instance::NewInstance { id, app, release, slot: 1, node, wanted };
+        store::instance::create(&mut tx, &instance, at(1250)).await.unwrap();
+        for second in [1200, 1300, 60, 30] {
+            let id = wharf_types::RolloutId::new();
+            let (automatic, backwards, renews) = (false, false, false);
+            let new = NewRollout { id, app, from: None, to: release, automatic, backwards, renews };
+            store::rollout::create(&mut tx, &new, at(second)).await.unwrap();
+            let newest = store::rollout::newest(&mut tx, app).await.unwrap().unwrap();
+            assert_eq!((newest.view.id, newest.view.started_at), (id, at(second)), "{second}");
+            let made = store::instance::get(&mut tx, instance.id).await.unwrap().unwrap().view.created_at;
+            assert!(made < at(second), "{second}: {made}");
+        }
     }
 }

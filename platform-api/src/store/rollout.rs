@@ -113,8 +113,15 @@ pub(crate) struct NewRollout {
 }
 
 /// Its time is after that of every one before it, by which the newest is known: their clock may have been that of another server, or been put back
-/// since.
+/// since. What claims to be of the future, of the app, was before it, so that nothing has to wait until the clock is there.
 pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp) -> Result<()> {
+    query("UPDATE rollout SET started_at = $2 WHERE app = $1 AND started_at > $3")
+        .bind(rollout.app.to_string())
+        .bind(now.as_microsecond() - 1)
+        .bind(now.as_microsecond())
+        .execute(conn)
+        .await?;
+    super::instance::predate(conn, rollout.app, now).await?;
     let before = newest(conn, rollout.app).await?;
     let started_at = started_after(now, before.map(|before| before.view.started_at));
     query(

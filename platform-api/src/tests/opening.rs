@@ -99,7 +99,8 @@ async fn a_directory_of_a_newer_version_is_refused() {
         _ => false,
     };
     assert!(newer(&error), "{error}");
-    assert!(error.to_string().contains("newer wharf"), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("newer wharf") && error.contains("has migration 9999, and this"), "{error}");
 }
 
 #[tokio::test]
