@@ -219,7 +219,7 @@ fn could_not_join(error: ControlError, servers: &str) -> anyhow::Error {
 }
 
 /// What is wrong with the certificate because of which a connection has failed.
-fn bad_certificate(error: &(dyn std::error::Error + 'static)) -> Option<&CertificateError> {
+fn bad_certificate<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return match tls {
             rustls::Error::InvalidCertificate(why) => Some(why),
