@@ -190,7 +190,7 @@ impl Store {
         changed |= instance.observe(report, now);
         let slot = instance.slot;
         if report.state.is_final() {
-            app.prune(slot);
+            app.prune(slot, report.id);
         }
         changed.then_some(id)
     }
@@ -212,7 +212,7 @@ impl Store {
 
 impl App {
     /// Forgets all but the newest ended instances of a slot: `store::instance::prune`.
-    fn prune(&mut self, slot: u32) {
+    fn prune(&mut self, slot: u32, ended_now: InstanceId) {
         let is_ended = |instance: &&InstanceView| instance.slot == slot && instance.state.is_final();
         let mut ended: Vec<_> = self
             .view
@@ -224,7 +224,7 @@ impl App {
         ended.sort_unstable();
         let old = ended.len().saturating_sub(ENDED_KEPT);
         let old: BTreeSet<InstanceId> = ended[..old].iter().map(|(_, id)| *id).collect();
-        self.view.instances.retain(|instance| !old.contains(&instance.id));
+        self.view.instances.retain(|instance| instance.id == ended_now || !old.contains(&instance.id));
     }
 
     /// The newest rollout, as `store::rollout::newest` finds it.

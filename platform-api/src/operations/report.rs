@@ -156,7 +156,7 @@ async fn observe_one(
         tell_failure(conn, context, &instance, report.reason.as_ref(), now).await?;
     }
     if report.state.is_final() {
-        store::instance::prune(conn, instance.app, instance.view.slot).await?;
+        store::instance::prune(conn, instance.app, instance.view.slot, report.id).await?;
     }
     Ok(changed.then_some(instance.app))
 }

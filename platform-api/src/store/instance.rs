@@ -272,10 +272,11 @@ pub(crate) async fn end(
     Ok(done.rows_affected() == 1)
 }
 
-/// Forgets all but the newest ended instances of a slot.
-pub(crate) async fn prune(conn: &mut Conn, app: AppId, slot: u32) -> Result<()> {
+/// Forgets all but the newest ended instances of a slot, and the one that has just ended: its successor is told of next, and a clock that was put back
+/// makes it look older than all.
+pub(crate) async fn prune(conn: &mut Conn, app: AppId, slot: u32, ended: InstanceId) -> Result<()> {
     query(
-        "DELETE FROM instance WHERE app = $1 AND slot = $2 AND state >= $3 AND id NOT IN (
+        "DELETE FROM instance WHERE app = $1 AND slot = $2 AND state >= $3 AND id <> $5 AND id NOT IN (
              SELECT id FROM instance WHERE app = $1 AND slot = $2 AND state >= $3
              ORDER BY created_at DESC, id DESC LIMIT $4)",
     )
@@ -283,6 +284,7 @@ pub(crate) async fn prune(conn: &mut Conn, app: AppId, slot: u32) -> Result<()> 
     .bind(i64::from(slot))
     .bind(FINAL)
     .bind(ENDED_KEPT)
+    .bind(ended.to_string())
     .execute(conn)
     .await?;
     Ok(())

@@ -198,3 +198,23 @@ async fn what_a_worker_made_of_an_instance_that_was_given_up_is_not_taken_in() {
     let mut tx = platform.context.store.read().await.unwrap();
     assert!(store::instance::get(&mut tx, successor.id).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn a_successor_is_taken_in_also_after_the_clock_was_put_back() {
+    let platform = Platform::start().await;
+    let (old, node) = served(&platform).await;
+    let now = Timestamp::now();
+    let mut tx = platform.context.store.write().await.unwrap();
+    let like = get(&mut tx, old).await;
+    for minute in 0..8 {
+        let ahead = now + std::time::Duration::from_secs(3600 + 60 * minute);
+        put(&mut tx, &like, InstanceState::Failed, ahead).await;
+    }
+    tx.commit().await.unwrap();
+    let successor =
+        InstanceReport { replaces: Some(old), ..report(InstanceId::new(), InstanceState::Running) };
+    let reports = vec![report(old, InstanceState::Failed), successor.clone()];
+    observe(&platform.context, &[Said { node, reports, now }]).await.unwrap();
+    let mut tx = platform.context.store.read().await.unwrap();
+    assert!(store::instance::get(&mut tx, successor.id).await.unwrap().is_some());
+}
