@@ -344,9 +344,10 @@ impl Reconciler {
                     self.forget(id);
                     return Ok(());
                 }
+                Applied::Done => self.fleet.tell_to_leave(&changes.changes),
                 // If somebody was faster, the next round sees what they did; if there are many of them, when the other apps had their turn.
                 Applied::Outdated if round > 0 => break,
-                Applied::Done | Applied::Outdated => {}
+                Applied::Outdated => {}
             }
         }
         self.context.dirty.mark([id]);

@@ -8,7 +8,7 @@ use wharf_types::{AppId, InstanceId, NodeId, ReleaseId, Timestamp};
 use super::rebalance::Rebalance;
 use crate::nodes::NodeStatus;
 use crate::plan::scheduler::Cluster;
-use crate::plan::{self, AppView, Changes, IdSource, InstanceView, ReleaseView};
+use crate::plan::{self, AppView, Change, Changes, IdSource, InstanceView, ReleaseView};
 
 #[derive(Default)]
 pub struct Fleet {
@@ -104,6 +104,15 @@ impl Fleet {
         let changes = plan::plan(now, view, &mut self.cluster, ids);
         self.cluster.set_claims(id, changes.claims.clone());
         Some(changes)
+    }
+
+    /// Takes in, of changes that were written, that instances of others are to go.
+    pub fn tell_to_leave(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Change::Preempt { instance, .. } = change {
+                self.cluster.leave(*instance);
+            }
+        }
     }
 
     pub fn view(&self, id: AppId) -> Option<&AppView> {

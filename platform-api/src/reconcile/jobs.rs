@@ -171,7 +171,9 @@ impl Jobs {
             if changes.changes.is_empty() {
                 return Ok(());
             }
-            write(context, &job, &view, &changes, now).await?;
+            if write(context, &job, &view, &changes, now).await? {
+                tell_to_leave(cluster, &changes.changes);
+            }
         }
         self.due.insert(id);
         Ok(())
@@ -208,17 +210,26 @@ impl Jobs {
     }
 }
 
-/// Writes a plan in one transaction, unless somebody changed the job since it was read: then the next round sees what they did.
+/// Takes in, of changes that were written, that instances of others are to go.
+fn tell_to_leave(cluster: &mut Cluster, changes: &[JobChange]) {
+    for change in changes {
+        if let JobChange::Preempt { instance, .. } = change {
+            cluster.leave(*instance);
+        }
+    }
+}
+
+/// Writes a plan in one transaction. `false`: somebody changed the job since it was read, and the next round sees what they did.
 async fn write(
     context: &Arc<Context>,
     job: &Job,
     view: &JobView,
     changes: &JobChanges,
     now: Timestamp,
-) -> Result<(), OperationError> {
+) -> Result<bool, OperationError> {
     let mut tx = context.write_as_leader().await?;
     if !store::job::touch_if(&mut tx, job.id, job.revision).await? {
-        return Ok(());
+        return Ok(false);
     }
     let mut gone = Vec::new();
     for change in &changes.changes {
@@ -238,7 +249,7 @@ async fn write(
         })
         .collect();
     owners.into_iter().for_each(|owner| context.owner_changed(owner));
-    Ok(())
+    Ok(true)
 }
 
 /// Returns the jobs that are gone with this.

@@ -379,6 +379,7 @@ impl World {
                 if applied == Applied::Done {
                     say!(self, "control plane {epoch} writes of {app}: {changes:?}");
                     self.check_changes(app, &changes, &seen);
+                    self.controls[index].fleet.tell_to_leave(&changes);
                 }
                 for change in &changes {
                     if let Change::Preempt { app, .. } = change {
@@ -397,6 +398,11 @@ impl World {
                 if applied == Applied::Done {
                     say!(self, "control plane {epoch} writes of job {job}: {changes:?}");
                     self.check_job_changes(job, &changes, &seen);
+                    for change in &changes {
+                        if let JobChange::Preempt { instance, .. } = change {
+                            self.controls[index].fleet.cluster().leave(*instance);
+                        }
+                    }
                 }
                 for change in &changes {
                     if let JobChange::Preempt { owner, .. } = change {

@@ -182,6 +182,13 @@ impl Cluster {
         self.rerank(at);
     }
 
+    /// An instance was told to go, which whoever it belongs to has not been read of yet: who waits for its room is not to tell it again.
+    pub fn leave(&mut self, id: InstanceId) {
+        if let Some(held) = self.instance(id).copied() {
+            self.put(id, Held { leaving: true, ..held });
+        }
+    }
+
     pub fn instance(&self, id: InstanceId) -> Option<&Held> {
         self.instances.get(&id).map(|stored| &stored.held)
     }

@@ -221,6 +221,19 @@ fn of_equals_the_newest_leaves() {
 }
 
 #[test]
+fn who_was_told_to_leave_is_not_told_again() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 100, &[]);
+    let victim = hold(&mut cluster, 1, held(7, 1, 80, Priority::Low));
+    let high = of(Priority::High);
+    let placed = cluster.round(app(1), ask(&high, 50)).place();
+    assert_eq!(placed, Ok(Placed::After(id(1), vec![victim])));
+    cluster.leave(victim);
+    let placed = cluster.round(app(1), ask(&high, 50)).place();
+    assert_eq!(placed, Ok(Placed::After(id(1), vec![])));
+}
+
+#[test]
 fn an_app_never_pushes_out_itself() {
     let mut cluster = Cluster::default();
     add(&mut cluster, 1, 100, &[]);
