@@ -83,6 +83,11 @@ impl Ids {
         self.count += 1;
         Uuid::from_u128(self.millis << 64 | self.count)
     }
+
+    /// How many were made before an id, and with it.
+    pub(crate) fn count_in(id: Uuid) -> u64 {
+        id.as_u64_pair().1
+    }
 }
 
 impl IdSource for Ids {

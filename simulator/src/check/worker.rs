@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use wharf_types::InstanceId;
 use wharf_types::node::Assignment;
 
+use crate::store::Ids;
 use crate::world::World;
 
 impl World {
@@ -47,7 +48,8 @@ impl World {
             }
         }
         let found = running.into_iter().find_map(|(app, mut of_app)| {
-            of_app.sort_unstable();
+            // By which was made first, whatever clock was in its id.
+            of_app.sort_unstable_by_key(|(id, _)| Ids::count_in(id.as_uuid()));
             let (only, _) = of_app.iter().rev().skip(1).find(|(_, is_singleton)| *is_singleton)?;
             Some(format!("{only} of {app} runs beside what came after it: {of_app:?}"))
         });
