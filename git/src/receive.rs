@@ -35,6 +35,8 @@ use process::ReceivePack;
 use refusal::Refusal;
 use turn::Turn;
 
+/// How long the answer to a push waits for its end to be taken note of.
+const KNOWN: Duration = Duration::from_secs(2);
 /// How long the hook may take to hear the verdict.
 const HEAR: Duration = Duration::from_secs(30);
 
@@ -245,11 +247,17 @@ impl<H: Handler> Receiving<H> {
         } else if let Err(error) = git.finish(self.repository.shared.limits.settle).await {
             tracing::warn!("a push to {} did not end well: {error}", self.repository.path.display());
         }
-        self.window.end();
         if is_asked {
             let outcome = outcome(&self.repository, updates, is_accepted).await;
-            self.handler.ended(outcome).await;
+            let ended = self.handler.ended(outcome);
+            tokio::pin!(ended);
+            // Whoever has pushed looks next at what came of it.
+            if timeout(KNOWN, &mut ended).await.is_err() {
+                self.window.end();
+                ended.await;
+            }
         }
+        self.window.end();
     }
 
     async fn ask(&mut self, request: Request, progress: Progress) -> Verdict {

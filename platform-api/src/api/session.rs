@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{debug, warn};
 use wharf_types::api::Leaving;
 use wharf_types::delta::DELTAS;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -30,6 +30,7 @@ use crate::context::Context;
 use crate::intake::Intake;
 use crate::logs::Source;
 use crate::nodes::{NodeStatus, Refusal};
+use crate::operations::OperationError;
 use crate::store::StoreError;
 use crate::{operations, store};
 
@@ -172,11 +173,20 @@ pub(super) async fn report(
     };
     let news = context.nodes.report(node, &report).map_err(|refusal| refused(node, refusal))?;
     let now = Timestamp::now();
-    Intake::take_in(&context, node, news.instances, now).await?;
-    operations::volumes::gone(&context, node, &report.figures.removed_volumes).await?;
-    operations::volumes::tell(&context, &news.volumes, now).await?;
-    context.ledger.count(&context, node).await?;
-    context.nodes.reported_as(node, hash, report);
+    let written = async {
+        Intake::take_in(&context, node, news.instances, now).await?;
+        operations::volumes::gone(&context, node, &report.figures.removed_volumes).await?;
+        operations::volumes::tell(&context, &news.volumes, now).await?;
+        Ok(context.ledger.count(&context, node).await?)
+    };
+    match written.await {
+        Ok(()) => context.nodes.reported_as(node, hash, report),
+        // It was heard all the same, and what it runs does not need this disk. Nothing is lost: each report says all of it, until it is written.
+        Err(OperationError::Store(StoreError::Full)) => {
+            debug!(node.id = %node, "the disk is full: what node {node} reports waits for room");
+        }
+        Err(error) => return Err(error.into()),
+    }
     if news.routes || news.waiting {
         context.dirty.nudge();
     }
