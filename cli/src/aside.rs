@@ -12,6 +12,9 @@ use tokio::task::JoinHandle;
 /// As nice(1) has it: a third of the weight of the others. It still has to hear of what runs where each of them is busy.
 const NICENESS: i32 = 5;
 
+/// Twice what is usual: a deploy is many futures in each other, and what is not used of a stack takes no memory.
+pub const STACK_BYTES: usize = 4 << 20;
+
 /// A runtime of such threads. What runs there when this is dropped is given up.
 pub struct Aside(Option<Runtime>);
 
@@ -21,6 +24,7 @@ impl Aside {
         let nicer = niceness() + NICENESS;
         let runtime = Builder::new_multi_thread()
             .thread_name(name)
+            .thread_stack_size(STACK_BYTES)
             .on_thread_start(move || give_way(nicer))
             .enable_all()
             .build()?;

@@ -100,7 +100,11 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         | Command::Precompile(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
-    let runtime = builder.enable_all().build().context("could not start the runtime")?;
+    let runtime = builder
+        .thread_stack_size(aside::STACK_BYTES)
+        .enable_all()
+        .build()
+        .context("could not start the runtime")?;
     let ended = runtime.block_on(dispatch(cli));
     // A role has drained what it could by now; a thread that still blocks must not hold the process.
     runtime.shutdown_background();

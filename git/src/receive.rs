@@ -249,8 +249,7 @@ impl<H: Handler> Receiving<H> {
         }
         if is_asked {
             let outcome = outcome(&self.repository, updates, is_accepted).await;
-            let ended = self.handler.ended(outcome);
-            tokio::pin!(ended);
+            let mut ended = Box::pin(self.handler.ended(outcome));
             // Whoever has pushed looks next at what came of it.
             if timeout(KNOWN, &mut ended).await.is_err() {
                 self.window.end();
@@ -266,7 +265,8 @@ impl<H: Handler> Receiving<H> {
             options: std::mem::take(&mut self.head.options),
             objects: self.repository.objects_with(request.quarantine),
         };
-        let asked = AssertUnwindSafe(self.handler.push(push, progress)).catch_unwind().await;
+        // What a handler does may be large, and is not to lie on the stack with all that leads here.
+        let asked = AssertUnwindSafe(Box::pin(self.handler.push(push, progress))).catch_unwind().await;
         asked.unwrap_or_else(|_| Verdict::Refuse("the server has failed: see its log".to_owned()))
     }
 }
