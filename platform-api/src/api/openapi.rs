@@ -257,10 +257,17 @@ pub(crate) fn operation_id(endpoint: &Endpoint) -> String {
         let followed_by_name = segments.get(at + 1).is_some_and(|next| next.starts_with('{'));
         if !segment.starts_with('{') {
             let word = segment.replace(['.', '-'], "_");
-            words.push(if followed_by_name { word.trim_end_matches('s').to_owned() } else { word });
+            words.push(if followed_by_name { one_of(&word) } else { word });
         }
     }
     words.join("_")
+}
+
+fn one_of(many: &str) -> String {
+    match many.strip_suffix("ies") {
+        Some(stem) => format!("{stem}y"),
+        None => many.trim_end_matches('s').to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -151,6 +151,7 @@ pub(super) fn of_path(name: &str) -> Value {
         "user" => reference("UserName"),
         "token" => reference("TokenId"),
         "node" => reference("NodeId"),
+        "build" => reference("BuildId"),
         // By its id or its name.
         "job" => json!({"anyOf": [reference("JobId"), reference("JobName")]}),
         _ => json!({"type": "string"}),

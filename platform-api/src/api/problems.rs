@@ -32,7 +32,9 @@ fn gives(endpoint: &Endpoint, status: u16) -> bool {
             endpoint.path.contains('{')
                 || matches!(endpoint.access, Access::Asked(_) | Access::Body(_) | Access::Own)
         }
-        409 | 507 => changes,
+        // `wharf up` has no CA whose state could be read.
+        409 => changes || (endpoint.by_leader && matches!(endpoint.access, Access::Cluster(_))),
+        507 => changes,
         // An apply may name the plan that it was made from.
         412 => {
             endpoint.headers.iter().any(|header| header.name == "If-Match")

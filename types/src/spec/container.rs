@@ -25,6 +25,7 @@ const OWN_LABELS: &str = "wharf.";
 pub struct ContainerSpec {
     /// The port of the container that answers HTTP. None: it gets no requests.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 65535)]
     pub http_port: Option<u16>,
     /// Which port of the container is behind each public one of `tcp.ports`. Left out: the same number.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
