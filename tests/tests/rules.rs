@@ -153,3 +153,30 @@ fn no_document_names_a_path_of_the_machine_that_it_was_written_on() {
         }
     }
 }
+
+/// Words of one line between backticks that look like the name of a test: a sentence of four words or more.
+fn tests_named(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2).filter(|words| {
+        words.matches('_').count() >= 3
+            && words.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit())
+    })
+}
+
+#[test]
+fn each_test_that_the_decision_about_faults_names_is_there_and_no_fault_is_left() {
+    let root = workspace::root();
+    let path = root.join("docs/decisions/0027-lessons-of-orchestrators.md");
+    let document = std::fs::read_to_string(&path).unwrap();
+    let source: String = files(root)
+        .into_iter()
+        .filter(|file| file.extension().is_some_and(|end| end == "rs"))
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    for (number, line) in document.lines().enumerate() {
+        let at = format!("{}:{}", path.display(), number + 1);
+        assert!(!line.contains("*not yet*") || line.starts_with("**Decision"), "{at}: {line}");
+        for test in tests_named(line) {
+            assert!(source.contains(&format!("fn {test}(")), "{at}: no test has the name {test}");
+        }
+    }
+}
