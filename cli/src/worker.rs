@@ -32,6 +32,7 @@ use wharf_runtime::container::copy::Copies;
 use wharf_runtime::container::exec::Execs;
 use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
+use wharf_runtime::orders::Follower;
 use wharf_runtime::reach::door::{Door, OpenDoor};
 use wharf_runtime::reach::{FarContainers, FarStream, Reach};
 use wharf_runtime::session::{Figures, Kept, Session, Takers};
@@ -121,11 +122,8 @@ pub struct Worker {
     containers: Option<Arc<ContainerBackend>>,
     /// Whether they go on when this process ends.
     leaves_containers: bool,
-    /// None: nothing here runs containers.
-    execs: Option<Execs>,
-    /// The same.
-    copies: Option<Copies>,
-    transfers: Transfers,
+    /// What people want done beside the instances.
+    followers: Vec<Follower>,
     /// None: they reach by name what the engine has.
     door: Option<OpenDoor>,
 }
@@ -217,11 +215,14 @@ impl Worker {
         let secrets = backend.secrets();
         let front_door = ingress.stats_reader();
         let counted = containers.clone();
-        let execs = containers.clone().map(|it| Execs::spawn(control.clone(), process, it));
-        let copies = containers.clone().map(|it| Copies::spawn(control.clone(), process, it));
+        let mut followers = Vec::new();
+        if let Some(containers) = &containers {
+            followers.push(Execs::spawn(control.clone(), process, containers.clone()));
+            followers.push(Copies::spawn(control.clone(), process, containers.clone()));
+        }
         let of_before = containers.clone();
         let is_clean = Arc::new(move || of_before.as_ref().is_none_or(|it| it.has_swept()));
-        let transfers = Transfers::spawn(control.clone(), process, volumes, is_clean);
+        followers.push(Transfers::spawn(control.clone(), process, volumes, is_clean));
         let figures = Arc::new(move || Figures {
             apps: backend.usage().into_iter().chain(counted.iter().flat_map(|it| it.usage())).collect(),
             node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
@@ -255,9 +256,7 @@ impl Worker {
             process,
             containers,
             leaves_containers,
-            execs,
-            copies,
-            transfers,
+            followers,
             door,
         })
     }
@@ -285,13 +284,9 @@ impl Worker {
     /// does not take the end of this process for the end of the apps.
     pub async fn shutdown(self) -> bool {
         let ingress = self.ingress.shutdown(DRAIN).await;
-        if let Some(execs) = self.execs {
-            execs.shutdown(PART_GRACE).await;
+        for follower in self.followers {
+            follower.shutdown(PART_GRACE).await;
         }
-        if let Some(copies) = self.copies {
-            copies.shutdown(PART_GRACE).await;
-        }
-        self.transfers.shutdown(PART_GRACE).await;
         self.session.shutdown().await;
         if let Some(containers) = self.containers.as_ref().filter(|_| self.leaves_containers) {
             containers.leave_containers();

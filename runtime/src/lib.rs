@@ -23,7 +23,7 @@ pub mod artifacts;
 pub mod control;
 pub mod logs;
 pub mod machine;
-mod orders;
+pub mod orders;
 mod probe;
 pub mod reach;
 pub mod secrets;

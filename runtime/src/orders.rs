@@ -2,16 +2,17 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, pin_mut};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 use wharf_types::exec::Frame;
 use wharf_types::{ExecId, ProcessId};
 
@@ -31,17 +32,59 @@ const LAST_WORD_MAX: Duration = Duration::from_secs(10);
 pub(crate) type ToServer = mpsc::Sender<Bytes>;
 pub(crate) type Told = Pin<Box<dyn Stream<Item = Result<Bytes, ControlError>> + Send>>;
 
+/// Who carries out the orders of one kind.
+pub(crate) trait Carrier: Send + Sync + 'static {
+    const KIND: Orders;
+    type Order: DeserializeOwned + Send + 'static;
+
+    fn id(order: &Self::Order) -> ExecId;
+
+    /// Carries one out to its end, or until it is cancelled. Returns what is to be said last.
+    fn carry_out(
+        &self,
+        order: Self::Order,
+        told: &mut Told,
+        to_server: &ToServer,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Option<Frame>> + Send;
+}
+
+/// The task that follows the orders of one kind.
+#[derive(Debug)]
+pub struct Follower {
+    kind: Orders,
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Follower {
+    pub(crate) fn spawn<C: Carrier>(control: ControlClient, process: ProcessId, carrier: C) -> Self {
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(follow(control, process, Arc::new(carrier), cancel.clone()));
+        Self { kind: C::KIND, cancel, task }
+    }
+
+    /// Breaks off what is under way.
+    pub async fn shutdown(mut self, grace: Duration) {
+        self.cancel.cancel();
+        if timeout(grace, &mut self.task).await.is_err() {
+            self.task.abort();
+            // All else ends with the task, but these are processes of the engine.
+            if self.kind == Orders::Execs {
+                warn!("commands that people have run in containers may go on");
+            }
+        }
+    }
+}
+
 /// Begins with each order as it comes, until it is cancelled, and returns when all of them have ended.
-pub(crate) async fn follow<O, R>(
-    (control, kind): (&ControlClient, Orders),
+async fn follow<C: Carrier>(
+    control: ControlClient,
     process: ProcessId,
-    cancel: &CancellationToken,
-    run: impl Fn(O) -> R,
-) where
-    O: DeserializeOwned + Send + 'static,
-    R: Future<Output = ()> + Send + 'static,
-{
-    let salt = match kind {
+    carrier: Arc<C>,
+    cancel: CancellationToken,
+) {
+    let salt = match C::KIND {
         Orders::Execs => 2,
         Orders::Transfers => 3,
         Orders::Copies => 4,
@@ -50,13 +93,16 @@ pub(crate) async fn follow<O, R>(
     let mut under_way = JoinSet::new();
     while !cancel.is_cancelled() {
         let followed = async {
-            let orders = control.orders::<O>(kind, process).await?;
+            let orders = control.orders::<C::Order>(C::KIND, process).await?;
             reconnect.reset();
             pin_mut!(orders);
             loop {
                 tokio::select! {
                     order = orders.next() => match order {
-                        Some(order) => drop(under_way.spawn(run(order?))),
+                        Some(order) => {
+                            let run = run(control.clone(), carrier.clone(), order?, cancel.clone());
+                            drop(under_way.spawn(run));
+                        }
                         None => return Ok::<(), ControlError>(()),
                     },
                     Some(_) = under_way.join_next() => {}
@@ -79,8 +125,20 @@ pub(crate) async fn follow<O, R>(
     while under_way.join_next().await.is_some() {}
 }
 
+/// Carries out one order, with a connection of its own.
+async fn run<C: Carrier>(
+    control: ControlClient,
+    carrier: Arc<C>,
+    order: C::Order,
+    cancel: CancellationToken,
+) {
+    let Some((mut told, to_server)) = join(&control, C::KIND, C::id(&order)).await else { return };
+    let last = carrier.carry_out(order, &mut told, &to_server, &cancel).await;
+    end(told, to_server, last).await;
+}
+
 /// Comes for an order. None: nobody waits for it any more.
-pub(crate) async fn join(control: &ControlClient, kind: Orders, id: ExecId) -> Option<(Told, ToServer)> {
+async fn join(control: &ControlClient, kind: Orders, id: ExecId) -> Option<(Told, ToServer)> {
     let (to_server, said) = mpsc::channel(FRAMES_MAX);
     match timeout(JOIN_MAX, control.join(kind, id, said)).await {
         Ok(Ok(told)) => Some((Box::pin(told), to_server)),
@@ -96,7 +154,7 @@ pub(crate) async fn join(control: &ControlClient, kind: Orders, id: ExecId) -> O
 }
 
 /// Says what there is to be said last.
-pub(crate) async fn end(mut told: Told, to_server: ToServer, last: Option<Frame>) {
+async fn end(mut told: Told, to_server: ToServer, last: Option<Frame>) {
     if let Some(last) = last {
         let _ = timeout(LAST_WORD_MAX, to_server.send(last.encode().into())).await;
     }

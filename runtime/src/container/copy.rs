@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +18,12 @@ use wharf_docker::{Engine, EngineError, PathKind, PathLook};
 use wharf_types::copy::{COPY_MAX_BYTES, CopyOrder, CopyWay, Landing};
 use wharf_types::exec::{Decoder, FRAME_MAX_BYTES, Frame};
 use wharf_types::problem::ProblemCode;
-use wharf_types::{Problem, ProcessId};
+use wharf_types::{ExecId, Problem, ProcessId};
 
 use super::backend::ContainerBackend;
 use crate::control::ControlClient;
 use crate::control::orders::Orders;
-use crate::orders::{self, ToServer, Told, ping};
+use crate::orders::{Carrier, Follower, ToServer, Told, ping};
 
 /// Pieces of an archive on their way to the engine.
 const PIECES_MAX: usize = 4;
@@ -33,37 +32,46 @@ const BEGIN_BYTES: usize = 10;
 /// How long the engine may take for the piece that breaks an archive off.
 const BREAK_MAX: Duration = Duration::from_secs(10);
 
-/// The task that follows orders.
-#[derive(Debug)]
+/// Copies the files.
 pub struct Copies {
-    cancel: CancellationToken,
-    task: JoinHandle<()>,
+    containers: Arc<ContainerBackend>,
 }
 
 impl Copies {
-    pub fn spawn(control: ControlClient, process: ProcessId, containers: Arc<ContainerBackend>) -> Self {
-        let cancel = CancellationToken::new();
-        let task = tokio::spawn(follow(control, process, containers, cancel.clone()));
-        Self { cancel, task }
-    }
-
-    /// Breaks off what is under way.
-    pub async fn shutdown(mut self, grace: Duration) {
-        self.cancel.cancel();
-        if timeout(grace, &mut self.task).await.is_err() {
-            self.task.abort();
-        }
+    pub fn spawn(control: ControlClient, process: ProcessId, containers: Arc<ContainerBackend>) -> Follower {
+        Follower::spawn(control, process, Self { containers })
     }
 }
 
-async fn follow(
-    control: ControlClient,
-    process: ProcessId,
-    containers: Arc<ContainerBackend>,
-    cancel: CancellationToken,
-) {
-    let start = |order: CopyOrder| run(control.clone(), containers.clone(), order, cancel.clone());
-    orders::follow((&control, Orders::Copies), process, &cancel, start).await;
+impl Carrier for Copies {
+    const KIND: Orders = Orders::Copies;
+    type Order = CopyOrder;
+
+    fn id(order: &CopyOrder) -> ExecId {
+        order.id
+    }
+
+    async fn carry_out(
+        &self,
+        order: CopyOrder,
+        told: &mut Told,
+        to_server: &ToServer,
+        cancel: &CancellationToken,
+    ) -> Option<Frame> {
+        tokio::select! {
+            went = carry_out(&self.containers, &order, told, to_server) => match went {
+                Ok(Went::Whole) => Some(Frame::Exit(0)),
+                Ok(Went::Unwanted) => None,
+                Err(problem) => Some(Frame::Error(problem)),
+            },
+            () = to_server.closed() => None,
+            () = ping(to_server) => None,
+            () = cancel.cancelled() => {
+                let detail = "the worker is stopping, so the copy was broken off";
+                Some(Frame::Error(Problem::new(ProblemCode::Unavailable, detail)))
+            }
+        }
+    }
 }
 
 /// How it went with a copy.
@@ -72,30 +80,6 @@ enum Went {
     Whole,
     /// Nobody wants it any more.
     Unwanted,
-}
-
-/// Carries out one copy to its end.
-async fn run(
-    control: ControlClient,
-    containers: Arc<ContainerBackend>,
-    order: CopyOrder,
-    cancel: CancellationToken,
-) {
-    let Some((mut told, to_server)) = orders::join(&control, Orders::Copies, order.id).await else { return };
-    let last = tokio::select! {
-        went = carry_out(&containers, &order, &mut told, &to_server) => match went {
-            Ok(Went::Whole) => Some(Frame::Exit(0)),
-            Ok(Went::Unwanted) => None,
-            Err(problem) => Some(Frame::Error(problem)),
-        },
-        () = to_server.closed() => None,
-        () = ping(&to_server) => None,
-        () = cancel.cancelled() => {
-            let detail = "the worker is stopping, so the copy was broken off";
-            Some(Frame::Error(Problem::new(ProblemCode::Unavailable, detail)))
-        }
-    };
-    orders::end(told, to_server, last).await;
 }
 
 async fn carry_out(

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -18,63 +17,48 @@ use wharf_docker::{Command, EngineError, Exec, ExecOutput, ExecProcess};
 use wharf_types::exec::{Decoder, ExecOrder, ExecSpec, FRAME_MAX_BYTES, Frame};
 use wharf_types::log::LogStream;
 use wharf_types::problem::ProblemCode;
-use wharf_types::{Problem, ProcessId};
+use wharf_types::{ExecId, Problem, ProcessId};
 
 use super::backend::ContainerBackend;
 use crate::control::orders::Orders;
 use crate::control::{ControlClient, ControlError};
-use crate::orders::{self, ToServer, ping};
+use crate::orders::{Carrier, Follower, ToServer, Told, ping};
 
 /// How long the engine may take to say how a command has ended, and to have it killed.
 const END_MAX: Duration = Duration::from_secs(10);
 
-/// The task that follows orders.
-#[derive(Debug)]
+/// Runs the commands.
 pub struct Execs {
-    cancel: CancellationToken,
-    task: JoinHandle<()>,
+    containers: Arc<ContainerBackend>,
 }
 
 impl Execs {
-    pub fn spawn(control: ControlClient, process: ProcessId, containers: Arc<ContainerBackend>) -> Self {
-        let cancel = CancellationToken::new();
-        let task = tokio::spawn(follow(control, process, containers, cancel.clone()));
-        Self { cancel, task }
+    /// What runs of these commands is killed when it shuts down.
+    pub fn spawn(control: ControlClient, process: ProcessId, containers: Arc<ContainerBackend>) -> Follower {
+        Follower::spawn(control, process, Self { containers })
+    }
+}
+
+impl Carrier for Execs {
+    const KIND: Orders = Orders::Execs;
+    type Order = ExecOrder;
+
+    fn id(order: &ExecOrder) -> ExecId {
+        order.id
     }
 
-    /// Kills what runs of these commands.
-    pub async fn shutdown(mut self, grace: Duration) {
-        self.cancel.cancel();
-        if timeout(grace, &mut self.task).await.is_err() {
-            self.task.abort();
-            warn!("commands that people have run in containers may go on");
+    async fn carry_out(
+        &self,
+        order: ExecOrder,
+        told: &mut Told,
+        to_server: &ToServer,
+        cancel: &CancellationToken,
+    ) -> Option<Frame> {
+        match begin(&self.containers, &order).await {
+            Ok(exec) => carry_out(exec, told, to_server, cancel).await,
+            Err(problem) => Some(Frame::Error(problem)),
         }
     }
-}
-
-async fn follow(
-    control: ControlClient,
-    process: ProcessId,
-    containers: Arc<ContainerBackend>,
-    cancel: CancellationToken,
-) {
-    let start = |order: ExecOrder| run(control.clone(), containers.clone(), order, cancel.clone());
-    orders::follow((&control, Orders::Execs), process, &cancel, start).await;
-}
-
-/// Runs one command to its end.
-async fn run(
-    control: ControlClient,
-    containers: Arc<ContainerBackend>,
-    order: ExecOrder,
-    cancel: CancellationToken,
-) {
-    let Some((mut told, to_server)) = orders::join(&control, Orders::Execs, order.id).await else { return };
-    let last = match begin(&containers, &order).await {
-        Ok(exec) => carry_out(exec, &mut told, &to_server, &cancel).await,
-        Err(problem) => Some(Frame::Error(problem)),
-    };
-    orders::end(told, to_server, last).await;
 }
 
 async fn begin(containers: &ContainerBackend, order: &ExecOrder) -> Result<Exec, Problem> {

@@ -213,11 +213,12 @@ impl World {
         }
     }
 
-    /// What a rollout has made of its release is not made once more as long as it is wanted, and may stay where it is.
+    /// What a rollout has made of its release is not made once more as long as it is wanted, and may stay where it is. A node that was silent
+    /// for its lease does not keep it, and a control plane cannot tell a standstill of its own from that silence when it was a short one.
     fn check_not_made_again(&mut self, app: &App, changes: &[Change], seen: &BTreeMap<NodeId, Seen>) {
         let Some(rollout) = app.rollout_under_way().map(|rollout| rollout.id) else { return };
         let may_stay =
-            |node: NodeId| seen.get(&node).is_some_and(|seen| !seen.is_drained && seen.silence.span < LEASE);
+            |node: NodeId| seen.get(&node).is_some_and(|seen| !seen.is_drained && seen.silence.keeps_lease());
         for change in changes {
             let Change::CreateInstance { id, release, slot, .. } = change else { continue };
             let has_it = |it: &&InstanceView| {

@@ -17,8 +17,8 @@ const BACKWARDS: &str = "observed state never goes backwards";
 pub(super) const LEASE: Duration = Duration::from_millis(2000);
 /// A process that stood still forgives up to so much more than that each time, because it had not looked before for as long as a pass and a slow write take.
 const FORGIVEN: Duration = Duration::from_millis(1100);
-/// And forgives nothing if it stood still for less than this.
-const UNFORGIVEN: Duration = Duration::from_secs(1);
+/// And forgives nothing if it stood still for no longer than this.
+pub(crate) const UNFORGIVEN: Duration = Duration::from_secs(1);
 
 impl World {
     pub(super) fn check_rows(&mut self) {
@@ -88,11 +88,18 @@ impl World {
 pub(crate) struct Silence {
     pub(crate) span: Duration,
     pub(crate) standstills: u32,
+    /// How much longer it is for a control plane that does not know of its short standstills.
+    pub(crate) unforgiven: Duration,
 }
 
 impl Silence {
     pub(super) fn ends_lease(&self) -> bool {
         self.span >= LEASE + FORGIVEN * self.standstills.max(1)
+    }
+
+    /// Whether nobody may take the lease for ended: not even who holds short standstills against the node.
+    pub(super) fn keeps_lease(&self) -> bool {
+        self.span + self.unforgiven < LEASE
     }
 }
 

@@ -76,6 +76,8 @@ pub(crate) struct Heard {
     pub(crate) at: Time,
     /// How often it has: each time forgives a little more.
     pub(crate) standstills: u32,
+    /// For how long, in times too short to be noticed.
+    pub(crate) unforgiven: Duration,
 }
 
 #[derive(Debug)]
@@ -135,12 +137,16 @@ impl Control {
 
 impl Heard {
     fn at(at: Time) -> Self {
-        Self { at, standstills: 0 }
+        Self { at, standstills: 0, unforgiven: Duration::ZERO }
     }
 
     /// By the clock of who has heard.
     fn silence(self, now: Time, clock: Clock) -> Silence {
-        Silence { span: clock.measures(now.saturating_sub(self.at)), standstills: self.standstills }
+        Silence {
+            span: clock.measures(now.saturating_sub(self.at)),
+            standstills: self.standstills,
+            unforgiven: clock.measures(self.unforgiven),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use wharf_runtime::cores::ChainKey;
 
 use super::network::Way;
 use super::{Event, World, say};
+use crate::check::rows::UNFORGIVEN;
 use crate::setup::Fault;
 
 #[derive(Debug)]
@@ -87,9 +88,13 @@ impl World {
         known.stalled_until = until.max(before);
         // Whoever stands still cannot have heard of anybody, and holds that against nobody.
         let still = until.saturating_sub(before);
+        let is_noticed = known.clock.measures(still) > UNFORGIVEN;
         for heard in known.heard.values_mut() {
             heard.at += still;
             heard.standstills += 1;
+            if !is_noticed {
+                heard.unforgiven += still;
+            }
         }
     }
 

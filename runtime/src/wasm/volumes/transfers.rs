@@ -15,14 +15,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wharf_types::exec::{Decoder, FRAME_MAX_BYTES, Frame};
 use wharf_types::problem::ProblemCode;
 use wharf_types::transfer::{Owners, Restored, Transfer, TransferOrder};
-use wharf_types::{Problem, ProcessId, VolumeId};
+use wharf_types::{ExecId, Problem, ProcessId, VolumeId};
 
 use super::archive::TarError;
 use super::backup::{BackupError, back_up};
@@ -31,7 +30,7 @@ use super::restore::{Limits, RestoreError, unpack};
 use super::{BEFORE, CLAIM_TIMEOUT, RESTORING, Volume, Volumes, is_aside, is_held, take_back};
 use crate::control::ControlClient;
 use crate::control::orders::Orders;
-use crate::orders::{self, ToServer, Told, ping};
+use crate::orders::{Carrier, Follower, ToServer, Told, ping};
 
 /// Between looks at who still has a volume.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -45,11 +44,10 @@ const PIECES_MAX: usize = 4;
 /// Whether nothing is left of a process before this one that could write to volumes.
 pub type IsClean = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// The task that follows orders.
-#[derive(Debug)]
+/// Carries out the transfers.
 pub struct Transfers {
-    cancel: CancellationToken,
-    task: JoinHandle<()>,
+    volumes: Arc<Volumes>,
+    is_clean: IsClean,
 }
 
 impl Transfers {
@@ -58,54 +56,39 @@ impl Transfers {
         process: ProcessId,
         volumes: Arc<Volumes>,
         is_clean: IsClean,
-    ) -> Self {
-        let cancel = CancellationToken::new();
-        let task = tokio::spawn(follow(control, process, (volumes, is_clean), cancel.clone()));
-        Self { cancel, task }
-    }
-
-    /// Breaks off what is under way.
-    pub async fn shutdown(mut self, grace: Duration) {
-        self.cancel.cancel();
-        if timeout(grace, &mut self.task).await.is_err() {
-            self.task.abort();
-        }
+    ) -> Follower {
+        Follower::spawn(control, process, Self { volumes, is_clean })
     }
 }
 
-async fn follow(
-    control: ControlClient,
-    process: ProcessId,
-    (volumes, is_clean): (Arc<Volumes>, IsClean),
-    cancel: CancellationToken,
-) {
-    let start = |order: TransferOrder| {
-        run(control.clone(), (volumes.clone(), is_clean.clone()), order, cancel.child_token())
-    };
-    orders::follow((&control, Orders::Transfers), process, &cancel, start).await;
-}
+impl Carrier for Transfers {
+    const KIND: Orders = Orders::Transfers;
+    type Order = TransferOrder;
 
-/// Carries out one transfer to its end.
-async fn run(
-    control: ControlClient,
-    (volumes, is_clean): (Arc<Volumes>, IsClean),
-    order: TransferOrder,
-    stop: CancellationToken,
-) {
-    let Some((mut told, to_server)) = orders::join(&control, Orders::Transfers, order.id).await else {
-        return;
-    };
-    let last = match order.transfer {
-        Transfer::Backup => send(&volumes, order.volume, &mut told, &to_server, stop).await,
-        Transfer::Restore { size_bytes, owners } => {
-            let limits = Limits::new(size_bytes, owners);
-            match begin(&volumes, order.volume, &is_clean).await {
-                Ok(restoring) => take(restoring, limits, &mut told, &to_server, stop).await,
-                Err(problem) => Some(Frame::Error(problem)),
+    fn id(order: &TransferOrder) -> ExecId {
+        order.id
+    }
+
+    async fn carry_out(
+        &self,
+        order: TransferOrder,
+        told: &mut Told,
+        to_server: &ToServer,
+        cancel: &CancellationToken,
+    ) -> Option<Frame> {
+        // One that nobody wants any more is stopped alone.
+        let stop = cancel.child_token();
+        match order.transfer {
+            Transfer::Backup => send(&self.volumes, order.volume, told, to_server, stop).await,
+            Transfer::Restore { size_bytes, owners } => {
+                let limits = Limits::new(size_bytes, owners);
+                match begin(&self.volumes, order.volume, &self.is_clean).await {
+                    Ok(restoring) => take(restoring, limits, told, to_server, stop).await,
+                    Err(problem) => Some(Frame::Error(problem)),
+                }
             }
         }
-    };
-    orders::end(told, to_server, last).await;
+    }
 }
 
 /// Sends what a volume holds. Returns what is to be said last.
