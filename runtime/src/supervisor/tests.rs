@@ -210,6 +210,25 @@ async fn a_start_that_fails_is_reported_with_its_reason_and_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_fails_for_an_hour_while_nobody_takes_note_does_not_make_the_reports_longer() {
+    let backend = FakeBackend::failing_to_start(trap());
+    let (supervisor, reports) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let told = reports.borrow().clone();
+    assert!(told.len() <= 16, "{} instances are told of", told.len());
+    // Whoever has taken note of these lists the newest.
+    let newest = told.last().unwrap();
+    supervisor
+        .assign(vec![AssignedInstance { observed: InstanceState::Starting, ..assigned(newest.id) }])
+        .await;
+    let seen = reports.borrow().clone();
+    assert_eq!((seen[0].id, seen[0].state), (newest.id, InstanceState::Failed));
+    assert_eq!((seen.len(), seen[1].replaces), (2, Some(newest.id)));
+    assert!(seen[1].restarts > 100, "{} restarts", seen[1].restarts);
+}
+
+#[tokio::test(start_paused = true)]
 async fn good_health_for_long_enough_forgets_the_restarts() {
     let backend = FakeBackend::new();
     let (supervisor, mut reports) = supervisor(&backend);
