@@ -24,6 +24,7 @@ use crate::git::Git;
 use crate::images::ImageResolver;
 use crate::intake::Intake;
 use crate::known::Known;
+use crate::leader::{Until, slept};
 use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
@@ -95,7 +96,7 @@ pub(crate) struct Context {
     /// The epoch that this process leads in. None: it does not.
     leads: watch::Sender<Option<u64>>,
     /// None: the lease has no end.
-    lease_until: Mutex<Option<Instant>>,
+    lease_until: Mutex<Option<Until>>,
     pub(crate) node_secret: String,
     pub(crate) node_secret_hash: String,
     /// Ends the streams that would never end by themselves.
@@ -200,11 +201,11 @@ impl Context {
     /// Whether this process's own clock says that it still leads: unlike [`Self::epoch`], also just after it stood still.
     pub(crate) fn holds_lease(&self) -> bool {
         let until = *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner);
-        self.leads.borrow().is_some() && until.is_none_or(|until| Instant::now() < until)
+        self.leads.borrow().is_some() && until.is_none_or(|until| !until.is_over(Instant::now(), slept()))
     }
 
     /// Until when this process leads for certain. Never called where nobody else could.
-    pub(crate) fn set_lease_until(&self, until: Instant) {
+    pub(crate) fn set_lease_until(&self, until: Until) {
         *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 

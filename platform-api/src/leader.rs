@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -97,6 +98,27 @@ impl Lease {
     }
 }
 
+/// The end of a lease, by clocks of this machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Until {
+    at: std::time::Instant,
+    /// How long the machine had slept since its start when the lease was asked for.
+    slept: Duration,
+}
+
+impl Until {
+    /// `slept` is how long the machine has slept by now. The database goes on meanwhile, and the clock by which a process measures does not.
+    pub(crate) fn is_over(self, now: std::time::Instant, slept: Duration) -> bool {
+        now >= self.at || slept > self.slept + MARGIN
+    }
+}
+
+/// How long the machine has slept since its start: the one clock counts that, the other does not.
+pub(crate) fn slept() -> Duration {
+    let read = |clock| clock_gettime(clock).map(Duration::from).unwrap_or_default();
+    read(ClockId::CLOCK_BOOTTIME).saturating_sub(read(ClockId::CLOCK_MONOTONIC))
+}
+
 /// Leads when it can, until `shutdown`. It returns before that only if a loop ended by itself.
 pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     match context.store.leases(&context.server, &context.config.address) {
@@ -116,7 +138,7 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
     let mut lease = Lease::new(Instant::now());
     let mut loops: Option<Loops> = None;
     while !shutdown.is_cancelled() {
-        let now = Instant::now();
+        let (now, slept) = (Instant::now(), slept());
         match lease.step(now) {
             Step::Wait(until) => {
                 let ended = async {
@@ -143,7 +165,7 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
                     Err(_) => Answer::Failed,
                 };
                 lease.answered(now, Instant::now(), answer);
-                tell_until(context, &lease);
+                tell_until(context, &lease, answer, slept);
                 if let Answer::Granted(epoch) = answer {
                     loops = lead(context, epoch).await;
                     if loops.is_none() {
@@ -164,7 +186,7 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
                     Err(_) => Answer::Failed,
                 };
                 lease.answered(now, Instant::now(), answer);
-                tell_until(context, &lease);
+                tell_until(context, &lease, answer, slept);
             }
             Step::Resign => {
                 warn!("this control plane leads no more: its lease was taken, or could not be renewed");
@@ -177,9 +199,12 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
     give_up(leases).await;
 }
 
-fn tell_until(context: &Context, lease: &Lease) {
-    if let Some((_, until)) = lease.held {
-        context.set_lease_until(until.into_std());
+/// `slept` is from before the answer was asked for. One that did not come has changed nothing.
+fn tell_until(context: &Context, lease: &Lease, answer: Answer, slept: Duration) {
+    if let Some((_, until)) = lease.held
+        && answer != Answer::Failed
+    {
+        context.set_lease_until(Until { at: until.into_std(), slept });
     }
 }
 
@@ -314,6 +339,16 @@ mod tests {
         lease.answered(start, start, Answer::Granted(7));
         lease.answered(at(start, 500), at(start, 510), Answer::Refused);
         assert_eq!(lease.step(at(start, 510)), Step::Resign);
+    }
+
+    #[test]
+    fn a_lease_is_over_where_the_machine_has_slept_while_its_clock_stood_still() {
+        let (begin, slept) = (std::time::Instant::now(), Duration::from_secs(3600));
+        let until = Until { at: begin + LEASE, slept };
+        assert!(!until.is_over(begin, slept), "it has slept before");
+        assert!(!until.is_over(begin, slept + MARGIN), "the two clocks are not read at once");
+        assert!(until.is_over(begin, slept + LEASE));
+        assert!(until.is_over(begin + LEASE, slept));
     }
 
     #[test]
