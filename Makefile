@@ -22,7 +22,7 @@ LINTS := $(if $(findstring rustc $(RUST).,$(shell rustc --version 2>/dev/null)),
 
 BINARIES := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-.PHONY: help demo test properties simulate fuzz fuzz-api bench bench-cluster bench-containers bench-swarm bench-git dist fmt lint guests setup build clean
+.PHONY: help demo test test-postgres properties simulate fuzz fuzz-api bench bench-cluster bench-containers bench-swarm bench-git dist fmt lint guests setup build clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -48,6 +48,13 @@ test: ## Check format and lints, run all tests, and the demo once
 	cd examples && cargo test --locked -p wharf-sdk -p guestbook -p voting -p voting-app-result -p voting-app-vote
 	cd examples && cargo test --locked -p wharf-sdk --no-default-features --features p3
 	WHARF=target/debug/wharf ONCE=1 scripts/demo.sh
+
+test-postgres: ## Run what is about PostgreSQL on a newer one than this machine has, which is fetched
+	@scripts/setup.sh test
+	cargo build --locked --workspace --all-targets
+	WHARF=$(CURDIR)/target/debug/wharf scripts/guest-examples.sh
+	bin=$$(scripts/postgres-newer.sh) && export WHARF_TEST_POSTGRES_BIN=$$bin && scripts/test-postgres.sh && \
+		cargo test --locked --workspace --test cluster_servers --test cluster_upgrade --test cluster_versions_servers --test chaos
 
 properties: ## Give property tests other random cases each time, until one fails or ROUNDS are over; a seed that fails is kept
 	@scripts/setup.sh build

@@ -1,9 +1,16 @@
 # Runs a PostgreSQL server for tests, and does what it is told, until its input ends: then it takes everything away. So it goes with the
 # process that started it, however that ends. It says its folder, in which the socket is, and `done`
-# after each command. PostgreSQL refuses to run as root.
+# after each command. PostgreSQL refuses to run as root. WHARF_TEST_POSTGRES_BIN names the folder of the programs of another one than the
+# machine's newest; whoever runs this has to see it.
 set -eu
 trap '' INT TERM
-bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
+if [ -n "${WHARF_TEST_POSTGRES_BIN:-}" ]; then
+    bin=$WHARF_TEST_POSTGRES_BIN
+    case $bin in /*) ;; *) echo "WHARF_TEST_POSTGRES_BIN: $bin is no whole path" >&2; exit 1 ;; esac
+    [ -x "$bin/initdb" ] || { echo "WHARF_TEST_POSTGRES_BIN: $(id -un) finds no initdb in $bin" >&2; exit 1; }
+else
+    bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
+fi
 [ -x "$bin/initdb" ] || bin=$(dirname "$(command -v initdb || { echo "PostgreSQL is missing; scripts/setup.sh test installs it" >&2; exit 1; })")
 dir=$(mktemp -d /tmp/wharf-postgres.XXXXXX)
 cd "$dir"

@@ -17,7 +17,8 @@ use nix::fcntl::{Flock, FlockArg};
 use rustls::CertificateError;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, error, info, warn};
 use wharf_ingress::PeerTls;
 use wharf_pki::{
     Identity, JoinToken, NodeKey, PkiError, Role, Roots, bundle_tag, client_config, joining_config, peer_of,
@@ -40,6 +41,10 @@ use crate::worker::{Worker, WorkerConfig, registration, write_whole};
 
 /// The least time between two tries to renew.
 const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+/// How often the clock is looked at until it is time: it may be set, and timers stand still while a machine sleeps.
+const CLOCK_LOOK: Duration = Duration::from_secs(5);
+/// What helps a node without a certificate that is valid.
+const JOIN_AGAIN: &str = "on a host with an admin's token: `wharf node token create` (with `--node ID` to come back as the same node), and start this with `--join TOKEN@ADDR`";
 /// Within how long nodes renew when they hear of another CA.
 const OTHER_CAS: Duration = Duration::from_secs(5);
 
@@ -257,9 +262,7 @@ fn no_token(expired: bool) -> anyhow::Error {
     } else {
         "this host belongs to no cluster yet"
     };
-    Failure::usage(what)
-        .help("on a host with an admin's token: `wharf node token create` (with `--node ID` to come back as the same node), and start this with `--join TOKEN@ADDR`")
-        .into()
+    Failure::usage(what).help(JOIN_AGAIN).into()
 }
 
 fn addresses(servers: &str) -> Vec<String> {
@@ -322,19 +325,20 @@ async fn renew(
     mut certificate: Certificate,
     servers: String,
 ) {
+    // One that is nearly over when this process starts does not wait.
+    let (mut not_before, mut has_told) = (Instant::now(), false);
     loop {
         let now = Timestamp::now();
         let until = certificate.identity().map_or(now, |identity| identity.valid_until);
         let at = renew_at(now, until, rand::random());
-        let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
         let tag = bundle_tag(&certificate.issued.authorities).unwrap_or_default();
         control.believe(tag.clone());
         tokio::select! {
-            () = tokio::time::sleep(wait.max(RENEWAL_RETRY)) => {}
+            () = is_time(at, not_before) => {}
             () = control.should_believe_others_than(&tag) => {
                 info!("the CAs of the cluster are to be others; this node renews its certificate");
                 // Every node hears of it at once. Where the answer is as before, the next try is not at once either.
-                tokio::time::sleep(OTHER_CAS.mul_f64(rand::random_range(0.1..1.0))).await;
+                sleep(OTHER_CAS.mul_f64(rand::random_range(0.1..1.0))).await;
             }
         }
         let renewed = async {
@@ -347,12 +351,40 @@ async fn renew(
             peers.renew(tls.peer_client, tls.peer_server);
             anyhow::Ok(renewed)
         };
-        match renewed.await {
-            Ok(renewed) => certificate = renewed,
+        let outcome = renewed.await;
+        not_before = Instant::now() + RENEWAL_RETRY;
+        match outcome {
+            Ok(renewed) => {
+                let until = renewed.identity().map_or(now, |identity| identity.valid_until);
+                info!("this node has renewed its certificate, which is valid until {until} now");
+                (certificate, has_told) = (renewed, false);
+            }
+            Err(error) if !certificate.has_expired() => {
+                warn!("this node's certificate, valid until {until}, could not be renewed: {error:#}");
+            }
+            // Nobody takes it, so this goes on until somebody does something.
+            Err(error) if has_told => debug!("the expired certificate could not be renewed: {error:#}"),
             Err(error) => {
-                warn!("this node's certificate, valid until {until}, could not be renewed: {error:#}")
+                has_told = true;
+                error!(
+                    "the certificate of node {} has expired at {until}: control plane and other workers refuse this node, and what runs goes on \
+                     without them; {JOIN_AGAIN}; it could not be renewed: {error:#}",
+                    certificate.issued.node
+                );
             }
         }
+    }
+}
+
+/// Returns when the clock says that it is time, and not before `not_before`.
+async fn is_time(at: Timestamp, not_before: Instant) {
+    sleep_until(not_before).await;
+    loop {
+        let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+        if left.is_zero() {
+            return;
+        }
+        sleep(left.min(CLOCK_LOOK)).await;
     }
 }
 

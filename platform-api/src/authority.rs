@@ -95,6 +95,8 @@ pub(crate) struct Current {
     /// For connections to other servers.
     client: Arc<ClientConfig>,
     renew_at: Timestamp,
+    /// Of this control plane's own certificate.
+    valid_until: Timestamp,
 }
 
 /// A CA, without its key.
@@ -225,6 +227,8 @@ impl Authorities {
         if current.tag != before.tag {
             info!("the CAs of the cluster are others now: {} are believed", known.len());
         }
+        let until = current.valid_until;
+        info!("this control plane has renewed its certificate, which is valid until {until} now");
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
         Ok(())
     }
@@ -265,6 +269,7 @@ impl Current {
             server: Arc::new(server),
             client: Arc::new(client),
             renew_at: renew_at(now, identity.valid_until, chance()),
+            valid_until: identity.valid_until,
         })
     }
 }

@@ -14,6 +14,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::{Request, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustls::CertificateError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -135,13 +136,26 @@ async fn serve_workers_within(
             let handshake = TlsAcceptor::from(tls).accept(socket);
             match timeout(handshake_max, handshake).await {
                 Ok(Ok(stream)) => serve_worker(stream, remote, router, shutdown).await,
-                Ok(Err(error)) => warn!("{remote} was refused as a worker: {error}"),
+                Ok(Err(error)) => warn!("{remote} was refused as a worker: {}", refusal(&error)),
                 Err(_) => debug!("{remote} did not finish its handshake"),
             }
             drop(place);
         });
     }
     while open.join_next().await.is_some() {}
+}
+
+/// Why a handshake has failed.
+fn refusal(error: &io::Error) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) => format!(
+            "{error}; it was not renewed for a day, and `wharf node token create --node ID` lets that node back in, whose own log says which it is"
+        ),
+        _ => error.to_string(),
+    }
 }
 
 async fn serve_worker(
@@ -350,6 +364,14 @@ mod tests {
         let foreign = door.worker(&others, NodeId::new());
         assert_eq!(door.ask(foreign, "/v1/nodes/x").await, None, "a certificate of another cluster");
         assert!(door.ask(door.joining(), "/v1/join").await.is_some());
+    }
+
+    #[test]
+    fn the_log_says_what_helps_a_node_whose_certificate_has_expired() {
+        let failed = |why| refusal(&io::Error::other(rustls::Error::InvalidCertificate(why)));
+        assert!(failed(CertificateError::Expired).contains("`wharf node token create --node ID`"));
+        assert!(!failed(CertificateError::UnknownIssuer).contains("wharf node"));
+        assert!(!refusal(&io::Error::from(io::ErrorKind::UnexpectedEof)).is_empty());
     }
 
     #[tokio::test]

@@ -36,7 +36,7 @@ use crate::backoff::{Jitter, Reconnect};
 use crate::control::{ControlClient, ControlError};
 use crate::secrets::SecretStore;
 use crate::space::Space;
-use crate::supervisor::SupervisorHandle;
+use crate::supervisor::{SupervisorHandle, Until};
 
 /// The node's lease is renewed by reports at least this often.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -317,12 +317,12 @@ impl News {
                 figures(),
             );
             // The control plane cannot have heard of this node before that.
-            let sent_at = Instant::now();
+            let until = Until::after(SINGLETON_LEASE);
             match control.send_report(body).await {
                 Ok(ReportAnswer { holds }) => {
                     reconnect.reset();
                     if !holds.is_empty() {
-                        self.supervisor.hold(holds, sent_at + SINGLETON_LEASE).await;
+                        self.supervisor.hold(holds, until).await;
                     }
                 }
                 Err(error) => {

@@ -33,6 +33,7 @@ use crate::backend::Backend;
 use crate::backoff::Jitter;
 
 pub use self::board::{Board, report};
+pub use self::lease::Until;
 pub use self::plan::{ChainKey, Step, plan};
 pub use self::restart::{
     Attempts, Order, exit_code, final_report, given_up, order_of, successor_after, waiting,
@@ -64,7 +65,7 @@ pub enum Shutdown {
 #[derive(Debug)]
 enum Command {
     Assign { instances: Vec<AssignedInstance>, done: oneshot::Sender<()> },
-    Hold { held: Vec<InstanceId>, until: Instant },
+    Hold { held: Vec<InstanceId>, until: Until },
     Drain { drain_max: Duration },
 }
 
@@ -137,7 +138,7 @@ impl SupervisorHandle {
     }
 
     /// Lets the singletons among these instances, or what has replaced them, run until then.
-    pub async fn hold(&self, held: Vec<InstanceId>, until: Instant) {
+    pub async fn hold(&self, held: Vec<InstanceId>, until: Until) {
         // After the supervisor's end nothing runs.
         let _ = self.commands.send(Command::Hold { held, until }).await;
     }
@@ -292,7 +293,7 @@ impl Keeper {
         self.slots.insert(chain, orders);
     }
 
-    fn hold(&self, held: &[InstanceId], until: Instant) {
+    fn hold(&self, held: &[InstanceId], until: Until) {
         if self.leases.is_empty() {
             return;
         }

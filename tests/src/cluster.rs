@@ -16,11 +16,13 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use wharf_types::NodeId;
-use wharf_types::api::{AppInfo, CreatedJoinToken, NodeInfo, Page};
+use wharf_types::api::{AppInfo, CreatedJoinToken, NodeInfo, Page, ServerInfo};
 use wharf_types::protocol::VARIABLE;
 
+use crate::process::resident_bytes;
 use crate::{
-    Client, Load, ObjectStorage, Proxy, Ran, SHORT, SmallDisk, Weather, Wharf, eventually, within, workspace,
+    Client, Clock, Load, ObjectStorage, Proxy, Ran, SHORT, SmallDisk, Weather, Wharf, eventually, within,
+    workspace,
 };
 
 /// Of this process: names and networks of two of them must differ.
@@ -51,7 +53,7 @@ pub struct Cluster {
     /// To each server, where a test makes the ways bad.
     ways: Vec<Proxy>,
     speak: Speak,
-    clock: Option<&'static str>,
+    clock: Option<Clock>,
 }
 
 /// A control plane.
@@ -221,6 +223,23 @@ impl Cluster {
         cluster.start_all(hosts, 1).await
     }
 
+    /// With so many hosts, and one control plane, whose clocks a test sets while they run.
+    pub async fn start_with_clocks(hosts: usize) -> Self {
+        let mut cluster = Self::prepared(None, None);
+        cluster.set_clocks("+0");
+        cluster.clock = Some(Clock::AsIn(cluster.clock_file()));
+        cluster.start_all(hosts, 1).await
+    }
+
+    /// All of these are off by so much from now on, such as `+20h`.
+    pub fn set_clocks(&self, off_by: &str) {
+        Clock::set(&self.clock_file(), off_by);
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.home.path().join("clock")
+    }
+
     /// What is started from now on, also again, speaks this.
     pub fn speak(&mut self, speak: Speak) {
         self.speak = speak;
@@ -228,7 +247,7 @@ impl Cluster {
 
     /// The clock of what is started from now on, also again, is off by so much, such as `-10m`. None: it is right.
     pub fn clock_is(&mut self, off_by: Option<&'static str>) {
-        self.clock = off_by;
+        self.clock = off_by.map(Clock::OffBy);
     }
 
     fn prepared(database: Option<String>, storage: Option<&ObjectStorage>) -> Self {
@@ -260,7 +279,7 @@ impl Cluster {
         }
         // One process that listens at every server's place would be no cluster.
         let workers = format!("{}:{}", self.network.address(1), self.worker_port(server));
-        let mut user = at_clock(speaking(self.user(), self.speak.servers), self.clock);
+        let mut user = at_clock(speaking(self.user(), self.speak.servers), self.clock.as_ref());
         for (key, value) in &self.storage {
             user = user.env(key, value);
         }
@@ -291,6 +310,12 @@ impl Cluster {
     /// The data folder of a control plane.
     pub fn data(&self, server: usize) -> PathBuf {
         self.home.path().join(format!("data{server}"))
+    }
+
+    /// Where workers and other servers reach a control plane.
+    fn address(&self, server: usize) -> String {
+        let direct = || format!("{}:{}", self.network.address(1), self.worker_port(server));
+        self.ways.get(server).map_or_else(direct, |way| way.address.to_string())
     }
 
     fn worker_port(&self, server: usize) -> u16 {
@@ -334,6 +359,19 @@ impl Cluster {
         kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
     }
 
+    /// Which control plane leads, as one of them knows it. None: nobody does for now.
+    pub async fn leader(&self, asked: usize) -> Option<usize> {
+        let listed = self.user_at(asked).run(&["server", "ls", "--json"]).await;
+        let listed: Page<ServerInfo> = serde_json::from_str(&listed.stdout).ok()?;
+        let leads = listed.items.into_iter().find(|server| server.leads)?;
+        (0..self.servers.len()).find(|server| self.address(*server) == leads.address)
+    }
+
+    /// Resident memory of a control plane, in octets.
+    pub fn server_memory_bytes(&self, server: usize) -> u64 {
+        resident_bytes(self.servers[server].child.as_ref().and_then(Child::id).expect("it runs"))
+    }
+
     fn server_log_file(&self, server: usize) -> PathBuf {
         self.home.path().join(format!("server{server}.log"))
     }
@@ -353,9 +391,7 @@ impl Cluster {
     pub async fn join_token(&self, flags: &[&str]) -> String {
         let args = [&["node", "token", "create", "--json"], flags].concat();
         let created: CreatedJoinToken = self.wharf(&args).await.json();
-        let direct = |server| format!("{}:{}", self.network.address(1), self.worker_port(server));
-        let at = |server| self.ways.get(server).map_or_else(|| direct(server), |way| way.address.to_string());
-        let servers: Vec<String> = (0..self.servers.len()).map(at).collect();
+        let servers: Vec<String> = (0..self.servers.len()).map(|server| self.address(server)).collect();
         format!("{}@{}", created.token, servers.join(","))
     }
 
@@ -410,13 +446,22 @@ impl Cluster {
         Wharf::at_home(self.home.path())
     }
 
+    /// The same by the clock of what is started now.
+    pub fn user_by_clock(&self) -> Wharf {
+        at_clock(self.user(), self.clock.as_ref())
+    }
+
     /// Runs a command as the administrator, at the first control plane that has not been killed.
     pub async fn wharf(&self, args: &[&str]) -> Ran {
         self.admin().run(args).await
     }
 
     fn admin(&self) -> Wharf {
-        self.user_at(self.servers.iter().position(|server| server.child.is_some()).expect("one runs"))
+        self.user_at(self.first_running())
+    }
+
+    fn first_running(&self) -> usize {
+        self.servers.iter().position(|server| server.child.is_some()).expect("one runs")
     }
 
     pub async fn nodes(&self) -> Vec<NodeInfo> {
@@ -430,6 +475,11 @@ impl Cluster {
 
     /// Deploys a guest with the rest of a manifest, and waits until it serves.
     pub async fn deploy(&self, guest: &str, app: &str, rest: &str) -> Value {
+        self.deploy_at(self.first_running(), guest, app, rest).await
+    }
+
+    /// The same at one of the control planes.
+    pub async fn deploy_at(&self, server: usize, guest: &str, app: &str, rest: &str) -> Value {
         let folder = self.home.path().join(app);
         std::fs::create_dir_all(&folder).unwrap();
         let artifact = workspace::guest(guest);
@@ -438,7 +488,7 @@ impl Cluster {
             "app = \"{app}\"\n[build]\nartifact = \"{artifact}\"\n[update]\nmonitor = \"50ms\"\n{rest}"
         );
         std::fs::write(folder.join("wharf.toml"), manifest).unwrap();
-        self.admin().in_folder(&folder).run(&["deploy", "--json"]).await.json()
+        self.user_at(server).in_folder(&folder).run(&["deploy", "--json"]).await.json()
     }
 
     pub async fn app(&self, app: &str) -> AppInfo {
@@ -469,9 +519,9 @@ fn speaking(user: Wharf, versions: Option<&'static str>) -> Wharf {
     }
 }
 
-fn at_clock(user: Wharf, off_by: Option<&str>) -> Wharf {
-    match off_by {
-        Some(off_by) => user.with_clock(off_by),
+fn at_clock(user: Wharf, clock: Option<&Clock>) -> Wharf {
+    match clock {
+        Some(clock) => user.with_clock(clock),
         None => user,
     }
 }
@@ -485,7 +535,7 @@ impl Host {
         let (http, peers) =
             (format!("{}:{}", self.address, self.ports.0), format!("{}:{}", self.address, self.ports.1));
         let flags = [&["--http", &http, "--peers", &peers], flags].concat();
-        let user = at_clock(speaking(cluster.user(), cluster.speak.workers), cluster.clock);
+        let user = at_clock(speaking(cluster.user(), cluster.speak.workers), cluster.clock.as_ref());
         let mut command = self.command(&user, &self.folder, &flags);
         let (child, ready) = ready::<ReadyWorker>(&mut command, &self.folder.with_extension("log")).await;
         (self.worker, self.node) = (Some(child), ready.node);
@@ -556,6 +606,11 @@ impl Host {
             std::str::from_utf8(&head[9..]).ok()?.parse().ok()
         };
         std::thread::spawn(ask).join().unwrap()
+    }
+
+    /// Resident memory of the worker, in octets.
+    pub fn memory_bytes(&self) -> u64 {
+        resident_bytes(self.worker.as_ref().and_then(Child::id).expect("it runs"))
     }
 
     /// Lets the worker stand still, or go on: SIGSTOP and SIGCONT.

@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use wharf_types::protocol::VARIABLE;
 
-use crate::{within, workspace};
+use crate::{Clock, within, workspace};
 
 /// No command of a test takes longer, not even one that compiles a large guest on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -70,14 +70,10 @@ impl Wharf {
         self
     }
 
-    /// The same user, whose processes see a time of day that is off by so much, such as `-10m`. They measure spans as all others do.
+    /// The same user, whose processes see another time of day.
     #[must_use]
-    pub fn with_clock(self, off_by: &str) -> Self {
-        forget_killed_clocks();
-        let library = workspace::faketime();
-        self.env("LD_PRELOAD", library.to_str().unwrap())
-            .env("FAKETIME", off_by)
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    pub fn with_clock(self, clock: &Clock) -> Self {
+        clock.environment().iter().fold(self, |user, (key, value)| user.env(key, value))
     }
 
     /// The command, not yet started. It ends with the test.
@@ -173,20 +169,6 @@ impl Ran {
         assert!(!self.stderr.contains("panicked at cli"), "the command panicked: {}", self.stderr);
         for word in words {
             assert!(self.stderr.contains(word), "`{word}` is not told: {}", self.stderr);
-        }
-    }
-}
-
-/// What libfaketime keeps of a process stays when that is killed, and would keep the next one with its number from starting.
-fn forget_killed_clocks() {
-    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let process =
-            ["faketime_shm_", "sem.faketime_sem_"].iter().find_map(|begin| name.strip_prefix(*begin));
-        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-            // Another test may have done it.
-            let _ = std::fs::remove_file(entry.path());
         }
     }
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "everything in here is a part of tests, which fail by panicking")]
 
+mod clock;
 mod cluster;
 mod command;
 pub mod conformance;
@@ -18,6 +19,7 @@ mod object_storage;
 mod ours;
 mod platform;
 mod postgres;
+mod process;
 mod proxy;
 mod raw;
 mod repository;
@@ -27,6 +29,7 @@ mod wait;
 mod watch;
 pub mod workspace;
 
+pub use crate::clock::Clock;
 pub use crate::cluster::{Cluster, Host, Speak};
 pub use crate::command::{Ran, Wharf};
 pub use crate::engine::{DockerEngine, PrivateRegistry, WEB};

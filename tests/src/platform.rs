@@ -17,6 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use wharf_types::api::AppInfo;
 
+use crate::process::resident_bytes;
 use crate::{COMPILED, Client, Load, Ran, Reply, SHORT, Wharf, eventually, full, request, within, workspace};
 
 /// The line that `wharf up --json` prints when it is ready.
@@ -100,10 +101,7 @@ impl Platform {
 
     /// Resident memory now, in octets.
     pub fn memory_bytes(&self) -> u64 {
-        let pid = self.child.id().expect("the platform runs");
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+        resident_bytes(self.child.id().expect("the platform runs"))
     }
 
     /// Whether machine code of the cache is mapped into the platform's process.

@@ -16,6 +16,8 @@ pub enum Weather {
     Fair,
     /// Whatever is sent comes so much later.
     Slow(Duration),
+    /// So many octets come at a time, and the next ones so much later: whoever sends more has to wait.
+    Drip(usize, Duration),
     /// One in ten packets is lost, and comes again after 300 ms, as TCP sends it again.
     Lossy,
     /// Nothing comes through, and nobody is told: connections stay as if half open.
@@ -100,7 +102,7 @@ async fn pass(
             Weather::Silent => true,
             Weather::SilentUp => way == Way::Up,
             Weather::SilentDown => way == Way::Down,
-            Weather::Fair | Weather::Slow(_) | Weather::Lossy | Weather::Broken => false,
+            Weather::Fair | Weather::Slow(_) | Weather::Drip(..) | Weather::Lossy | Weather::Broken => false,
         };
         let weather = *seen.wait_for(|weather| !silent(weather)).await.ok()?;
         match weather {
@@ -108,7 +110,16 @@ async fn pass(
             Weather::Lossy if number % 10 == 7 => sleep(Duration::from_millis(300)).await,
             _ => {}
         }
-        to.write_all(&chunk[..read]).await.ok()?;
+        let (at_a_time, pause) = match weather {
+            Weather::Drip(octets, pause) => (octets.max(1), pause),
+            _ => (chunk.len(), Duration::ZERO),
+        };
+        for octets in chunk[..read].chunks(at_a_time) {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            to.write_all(octets).await.ok()?;
+        }
     }
     None
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use wharf_tests::{Cluster, Load, Postgres, SHORT, eventually, within};
+use wharf_tests::{Clock, Cluster, Load, Postgres, SHORT, eventually, within};
 use wharf_types::api::{
     AppInfo, AuthorityInfo, AuthorityState, CreatedJoinToken, JoinTokenInfo, NodeInfo, Page,
 };
@@ -200,7 +200,7 @@ async fn a_host_whose_clock_is_hours_behind_is_kept_out_until_it_is_right() {
     let token = cluster.join_token(&[]).await;
     let folder = cluster.folder().join("late");
     let flags = ["--http", "127.0.0.1:0", "--peers", "127.0.0.1:0", "--join", &token];
-    let behind = cluster.user().with_clock("-2h");
+    let behind = cluster.user().with_clock(&Clock::OffBy("-2h"));
     let mut refused = cluster.hosts[0].command(&behind, &folder, &flags);
     let ended = within(SHORT, "it is kept out", refused.output()).await.unwrap();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();

@@ -16,18 +16,43 @@ use wharf_types::spec::AppSpec;
 /// How often it is looked whether the machine has slept meanwhile: timers stand still then.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// The end of a span, by the clock that measures it, and by how long the machine had slept when it began: that clock stands still meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Until {
+    at: Instant,
+    slept: Duration,
+}
+
+impl Until {
+    /// So long from now on.
+    pub fn after(span: Duration) -> Self {
+        Self { at: Instant::now() + span, slept: slept() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(at: Instant) -> Self {
+        Self { at, slept: slept() }
+    }
+
+    fn is_over(self, now: Instant, slept: Duration) -> bool {
+        now >= self.at || slept > self.slept + LOOK
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Grant {
-    until: Instant,
-    /// How long the machine had slept since its start when that was said.
-    slept: Duration,
+    until: Until,
     /// Whether the control plane has said so. Before that, it is only for how long to wait.
     is_granted: bool,
 }
 
 impl Grant {
-    fn is_over(&self) -> bool {
-        Instant::now() >= self.until || slept() > self.slept + LOOK
+    /// What the word of the control plane makes of it. None: nothing. What has come to its end stays there: the slot ends, perhaps without having
+    /// noticed yet. And an answer that waited while the machine slept is of a time that is over, also for a slot that has begun since.
+    fn prolonged(self, until: Until, now: Instant, slept: Duration) -> Option<Self> {
+        let is_in_time = !self.until.is_over(now, slept) && !until.is_over(now, slept);
+        let prolongs = until.at > self.until.at || !self.is_granted;
+        (is_in_time && prolongs).then_some(Self { until, is_granted: true })
     }
 }
 
@@ -36,14 +61,12 @@ impl Grant {
 pub(super) struct Granter(watch::Sender<Grant>);
 
 impl Granter {
-    pub(super) fn grant(&self, until: Instant) {
-        // What has come to its end stays there: the slot ends, perhaps without having noticed yet.
+    pub(super) fn grant(&self, until: Until) {
+        let (now, slept) = (Instant::now(), slept());
         self.0.send_if_modified(|grant| {
-            let prolongs = !grant.is_over() && (until > grant.until || !grant.is_granted);
-            if prolongs {
-                *grant = Grant { until, slept: slept(), is_granted: true };
-            }
-            prolongs
+            let prolonged = grant.prolonged(until, now, slept);
+            *grant = prolonged.unwrap_or(*grant);
+            prolonged.is_some()
         });
     }
 }
@@ -57,8 +80,8 @@ pub(super) fn of(spec: &AppSpec, now: Instant) -> (Option<Granter>, Lease) {
     if !spec.scale.singleton {
         return (None, Lease(None));
     }
-    let (granter, lease) =
-        watch::channel(Grant { until: now + SINGLETON_LEASE, slept: slept(), is_granted: false });
+    let until = Until { at: now + SINGLETON_LEASE, slept: slept() };
+    let (granter, lease) = watch::channel(Grant { until, is_granted: false });
     (Some(Granter(granter)), Lease(Some(lease)))
 }
 
@@ -76,10 +99,10 @@ impl Lease {
         let Some(grants) = &mut self.0 else { return pending().await };
         loop {
             let grant = *grants.borrow_and_update();
-            if grant.is_over() {
+            if grant.until.is_over(Instant::now(), slept()) {
                 return;
             }
-            let look = sleep_until(grant.until.min(Instant::now() + LOOK));
+            let look = sleep_until(grant.until.at.min(Instant::now() + LOOK));
             select! {
                 () = look => {}
                 Ok(()) = grants.changed() => {}
@@ -107,15 +130,28 @@ mod tests {
         let begin = Instant::now();
         let (granter, mut lease) = of(&singleton(), begin);
         let granter = granter.unwrap();
-        granter.grant(begin + Duration::from_secs(9));
+        granter.grant(Until::at(begin + Duration::from_secs(9)));
         lease.granted().await;
         assert_eq!(Instant::now(), begin, "it is granted");
-        granter.grant(begin + Duration::from_secs(4));
+        granter.grant(Until::at(begin + Duration::from_secs(4)));
         lease.over().await;
         assert_eq!(Instant::now(), begin + Duration::from_secs(9), "an older answer does not shorten it");
-        granter.grant(begin + Duration::from_secs(60));
+        granter.grant(Until::at(begin + Duration::from_secs(60)));
         lease.over().await;
         assert_eq!(Instant::now(), begin + Duration::from_secs(9), "what is over stays so");
+    }
+
+    #[test]
+    fn what_was_said_before_the_machine_slept_grants_nothing_afterwards() {
+        let (sent, slept) = (Instant::now(), Duration::from_secs(3600));
+        let until = |slept| Until { at: sent + SINGLETON_LEASE, slept };
+        let waits = |slept| Grant { until: until(slept), is_granted: false };
+        let prolonged = waits(slept).prolonged(until(slept), sent, slept);
+        assert!(prolonged.is_some_and(|grant| grant.is_granted), "it has slept before");
+        // By the clock that measures spans both are in time.
+        let now_slept = slept + Duration::from_secs(60);
+        assert!(waits(slept).prolonged(until(now_slept), sent, now_slept).is_none(), "a slot of before");
+        assert!(waits(now_slept).prolonged(until(slept), sent, now_slept).is_none(), "an answer of before");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use wharf_types::state::{Health, InstanceState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{InstanceId, JobId};
 
-use super::{Shutdown, Supervisor};
+use super::{Shutdown, Supervisor, Until};
 use crate::backend::{Ended, Failure};
 use crate::fake::{Call, FakeBackend, assigned, becomes};
 
@@ -207,6 +207,25 @@ async fn a_start_that_fails_is_reported_with_its_reason_and_tried_again() {
     assert_eq!(seen[2].reason.as_ref().unwrap().message, "waits 100ms before the next try: unreachable");
     assert_eq!((seen[1].replaces, seen[2].replaces), (Some(seen[0].id), Some(seen[1].id)));
     assert_eq!(seen[2].restarts, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_for_an_hour_while_nobody_takes_note_does_not_make_the_reports_longer() {
+    let backend = FakeBackend::failing_to_start(trap());
+    let (supervisor, reports) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let told = reports.borrow().clone();
+    assert!(told.len() <= 16, "{} instances are told of", told.len());
+    // Whoever has taken note of these lists the newest.
+    let newest = told.last().unwrap();
+    supervisor
+        .assign(vec![AssignedInstance { observed: InstanceState::Starting, ..assigned(newest.id) }])
+        .await;
+    let seen = reports.borrow().clone();
+    assert_eq!((seen[0].id, seen[0].state), (newest.id, InstanceState::Failed));
+    assert_eq!((seen.len(), seen[1].replaces), (2, Some(newest.id)));
+    assert!(seen[1].restarts > 100, "{} restarts", seen[1].restarts);
 }
 
 #[tokio::test(start_paused = true)]
@@ -465,7 +484,7 @@ async fn a_singleton_waits_for_its_lease_and_ends_with_it_for_good() {
     healthy(&mut reports, 1).await;
     assert!(!backend.calls().contains(&Call::Start(id)));
     let began = Instant::now();
-    supervisor.handle().hold(vec![id], began + seconds(8)).await;
+    supervisor.handle().hold(vec![id], Until::at(began + seconds(8))).await;
     healthy(&mut reports, 2).await;
     let state = |reports: &Vec<InstanceReport>| reports.iter().find(|report| report.id == id).unwrap().state;
     becomes(&mut reports, |reports| state(reports) == InstanceState::Failed).await;
@@ -473,7 +492,7 @@ async fn a_singleton_waits_for_its_lease_and_ends_with_it_for_good() {
     assert!(backend.calls().contains(&Call::Stop(id, Duration::ZERO)));
     assert!(backend.calls().contains(&Call::Remove(id)));
     // It is not revived by what comes late, and what is no singleton goes on.
-    supervisor.handle().hold(vec![id], Instant::now() + seconds(8)).await;
+    supervisor.handle().hold(vec![id], Until::at(Instant::now() + seconds(8))).await;
     supervisor.assign(vec![singleton(id), assigned(other)]).await;
     settle().await;
     let starts = backend.calls().iter().filter(|call| matches!(call, Call::Start(_))).count();
@@ -489,14 +508,14 @@ async fn a_singleton_that_crashes_within_its_lease_is_replaced_in_its_slot() {
     let (supervisor, mut reports) = supervisor(&backend);
     let id = InstanceId::new();
     supervisor.assign(vec![singleton(id)]).await;
-    supervisor.handle().hold(vec![id], Instant::now() + seconds(8)).await;
+    supervisor.handle().hold(vec![id], Until::at(Instant::now() + seconds(8))).await;
     healthy(&mut reports, 1).await;
     backend.end(id, Ended::Failed(trap()));
     let (_, run) = backend.starts_reach(2).await;
     assert_eq!(run.replaces, [id]);
     // The control plane may know it by either name.
     let began = Instant::now();
-    supervisor.handle().hold(vec![run.id], began + seconds(9)).await;
+    supervisor.handle().hold(vec![run.id], Until::at(began + seconds(9))).await;
     becomes(&mut reports, |reports| reports.iter().all(|report| report.state.is_final())).await;
     assert_eq!(began.elapsed(), seconds(9));
 }
@@ -508,7 +527,7 @@ async fn a_singleton_drains_no_longer_than_its_lease() {
     let id = InstanceId::new();
     supervisor.assign(vec![singleton(id)]).await;
     let began = Instant::now();
-    supervisor.handle().hold(vec![id], began + seconds(8)).await;
+    supervisor.handle().hold(vec![id], Until::at(began + seconds(8))).await;
     healthy(&mut reports, 1).await;
     backend.stops_take(seconds(4));
     supervisor.assign(vec![AssignedInstance { wanted: Wanted::Stop, ..singleton(id) }]).await;
@@ -518,7 +537,7 @@ async fn a_singleton_drains_no_longer_than_its_lease() {
     let id = InstanceId::new();
     supervisor.assign(vec![singleton(id)]).await;
     let began = Instant::now();
-    supervisor.handle().hold(vec![id], began + seconds(8)).await;
+    supervisor.handle().hold(vec![id], Until::at(began + seconds(8))).await;
     healthy(&mut reports, 1).await;
     backend.stops_take(seconds(20));
     supervisor.assign(vec![AssignedInstance { wanted: Wanted::Stop, ..singleton(id) }]).await;
