@@ -22,9 +22,9 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 use wharf_docker::Engine;
 use wharf_ingress::{
-    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ContainerConnector, Egress, ErrorCode,
-    Ingress, IngressError, LocalCall, NeighbourCaller, NeighbourError, PeerArtifacts, PeerTls, TcpConfig,
-    TcpError, TcpPlace, TcpPlaces, Upgraded,
+    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ContainerConnector, Egress,
+    EgressBudget, ErrorCode, Ingress, IngressError, LocalCall, NeighbourCaller, NeighbourError,
+    PeerArtifacts, PeerTls, TcpConfig, TcpError, TcpPlace, TcpPlaces, Upgraded,
 };
 use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
 use wharf_runtime::container::backend::{Backends, ContainerBackend, Shared};
@@ -43,6 +43,7 @@ use wharf_runtime::wasm::compiler::CompileCommand;
 use wharf_runtime::wasm::compiler::key::key_in;
 use wharf_runtime::wasm::failure::InvokeError;
 use wharf_runtime::wasm::host::WasmHost;
+use wharf_runtime::wasm::outbound::EgressLimit;
 use wharf_runtime::wasm::ports::Ports;
 use wharf_runtime::wasm::table;
 use wharf_runtime::wasm::table::{
@@ -474,7 +475,7 @@ impl ArtifactPeers for OthersArtifacts {
     }
 }
 
-/// What the guests of this process send, out of the budget that their answers come from.
+/// What the guests and containers of this process send, out of the budget that their answers come from.
 struct SameBudget(Egress);
 
 impl wharf_runtime::wasm::outbound::Egress for SameBudget {
@@ -484,6 +485,14 @@ impl wharf_runtime::wasm::outbound::Egress for SameBudget {
 
     fn took(&self, namespace: &NamespaceName, octets: usize) {
         self.0.took(namespace, octets);
+    }
+
+    fn limits(&self) -> Vec<EgressLimit> {
+        let limit = |budget: EgressBudget| {
+            let EgressBudget { namespace, bytes_per_second, taken, has_waited } = budget;
+            EgressLimit { namespace, bytes_per_second, taken, has_waited }
+        };
+        self.0.budgets().into_iter().map(limit).collect()
     }
 }
 

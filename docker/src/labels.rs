@@ -69,6 +69,11 @@ pub(crate) fn of_network(
     labels
 }
 
+/// The namespace of a network. None: somebody has changed its labels.
+pub(crate) fn namespace_of(labels: &HashMap<String, String>) -> Option<NamespaceName> {
+    labels.get(NAMESPACE)?.parse().ok()
+}
+
 fn named<const N: usize>(labels: [(&str, String); N]) -> HashMap<String, String> {
     labels.map(|(name, value)| (name.to_owned(), value)).into()
 }

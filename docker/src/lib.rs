@@ -46,7 +46,7 @@ pub use found::{Found, FoundState};
 pub use image::{Credentials, ImageConfig, ImageError, ImageHealth, ImageId, InvalidCredentials};
 pub use labels::Owner;
 pub use logs::{LogLine, LogMark};
-pub use network::{NetworkError, NetworkName};
+pub use network::{Bridge, NetworkError, NetworkName};
 pub use pull::PullProgress;
 pub use run::{LogLimit, MemoryFile, NetworkJoin, Run, VolumeMount};
 pub use stats::Usage;

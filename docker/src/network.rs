@@ -18,6 +18,25 @@ const READABLE_MAX_CHARS: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkName(String);
 
+/// A network out of which a way leads, as an interface of the engine's machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Whose containers are in it.
+    pub namespace: NamespaceName,
+    pub interface: String,
+}
+
+impl Bridge {
+    fn of(network_id: &str, namespace: NamespaceName) -> Option<Self> {
+        Some(Self { namespace, interface: interface_of(network_id)? })
+    }
+}
+
+/// What the engine calls the bridge of a network that it was given no name for.
+fn interface_of(network_id: &str) -> Option<String> {
+    Some(format!("br-{}", network_id.get(..12)?))
+}
+
 /// What containers of a network reach beyond their node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WayOut {
@@ -74,8 +93,8 @@ const NEIGHBOUR_RETRY_MILLIS: &str = "50";
 /// A container that takes the address of one that has just ended would be found only a second after somebody asked for that one: so long the
 /// kernel takes to ask again. It takes root, and a bridge of this machine; without them it stays as it was.
 async fn ask_again_soon(network_id: &str) {
-    let Some(short) = network_id.get(..12) else { return };
-    let setting = format!("/proc/sys/net/ipv4/neigh/br-{short}/retrans_time_ms");
+    let Some(interface) = interface_of(network_id) else { return };
+    let setting = format!("/proc/sys/net/ipv4/neigh/{interface}/retrans_time_ms");
     if let Err(error) = tokio::fs::write(&setting, NEIGHBOUR_RETRY_MILLIS).await {
         tracing::debug!("could not write to {setting}: {error}");
     }
@@ -151,6 +170,23 @@ impl Engine {
         }
     }
 
+    /// The networks of this platform out of which a way leads.
+    pub async fn bridges(&self) -> Result<Vec<Bridge>, EngineError> {
+        let options = ListNetworksOptionsBuilder::new().filters(&self.ours()).build();
+        let found = self.call("list networks", SHORT, self.docker.list_networks(Some(options))).await?;
+        let open = found.into_iter().filter(|network| !network.internal.unwrap_or(false));
+        let bridges = open.filter_map(|network| {
+            let namespace = labels::namespace_of(network.labels.as_ref()?)?;
+            Bridge::of(network.id.as_deref()?, namespace)
+        });
+        Ok(bridges.collect())
+    }
+
+    /// Which platform and node this is, as it is written on all that it has made.
+    pub fn platform(&self) -> &str {
+        &self.settings.platform
+    }
+
     /// Removes the networks that nobody needs and no container is in; returns how many.
     pub async fn remove_unwanted_networks(
         &self,
@@ -198,6 +234,16 @@ mod tests {
             assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{name}");
         }
         assert!(name("a", Some("back-end")).starts_with("wharf-a-backend-"));
+    }
+
+    #[test]
+    fn a_bridge_is_known_by_what_the_engine_calls_it() {
+        let namespace: NamespaceName = "blue".parse().unwrap();
+        let labels = labels::of_network("platform", &namespace, Some("back"), WayOut::Open);
+        assert_eq!(labels::namespace_of(&labels), Some(namespace.clone()));
+        let bridge = Bridge::of(&"0123456789abcdef".repeat(4), namespace.clone()).unwrap();
+        assert_eq!(bridge, Bridge { namespace: namespace.clone(), interface: "br-0123456789ab".to_owned() });
+        assert_eq!(Bridge::of("0123", namespace), None);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub mod fuzzing;
 
 pub use call::{CallError, LocalCall};
 pub use config::{CONNECTIONS_MAX, Config, connections_within};
-pub use egress::Egress;
+pub use egress::{Egress, EgressBudget};
 pub use error::{ErrorCode, IngressError};
 pub use ingress::{CutConnection, Ingress, IngressHandle, Shutdown};
 pub use limit::Bucket;

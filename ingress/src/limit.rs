@@ -7,7 +7,7 @@
 //! leave, and may move it further ahead; then the next wait.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,11 +23,20 @@ pub struct Bucket {
     per_second: AtomicU64,
     /// When it is empty again, in nanoseconds of the same clock as `now`.
     empty_at: AtomicU64,
+    /// All that was counted by [`Self::take`].
+    taken: AtomicU64,
+    /// Whether anybody was told to wait since that was looked at.
+    has_waited: AtomicBool,
 }
 
 impl Bucket {
     pub fn new(per_second: u64) -> Self {
-        Self { per_second: AtomicU64::new(per_second), empty_at: AtomicU64::new(0) }
+        Self {
+            per_second: AtomicU64::new(per_second),
+            empty_at: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            has_waited: AtomicBool::new(false),
+        }
     }
 
     fn set_rate(&self, per_second: u64) {
@@ -50,16 +59,29 @@ impl Bucket {
         let span = u64::try_from(u128::from(amount) * u128::from(SECOND) / rate).unwrap_or(u64::MAX);
         let more = |empty_at: u64| Some(empty_at.max(now).saturating_add(span));
         let _ = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        self.taken.fetch_add(amount, Ordering::Relaxed);
     }
 
     /// How long nothing more may pass, at most a second; then is to be asked again. None: something may.
     pub fn owed(&self, now: u64) -> Option<Duration> {
-        if self.per_second.load(Ordering::Relaxed) == 0 {
-            return Some(Duration::from_nanos(SECOND));
+        let owed = match self.per_second() {
+            0 => SECOND,
+            _ => self.empty_at.load(Ordering::Relaxed).saturating_sub(now).saturating_sub(SECOND).min(SECOND),
+        };
+        if owed == 0 {
+            return None;
         }
-        let ahead = self.empty_at.load(Ordering::Relaxed).saturating_sub(now);
-        let owed = ahead.saturating_sub(SECOND).min(SECOND);
-        (owed > 0).then(|| Duration::from_nanos(owed))
+        self.has_waited.store(true, Ordering::Relaxed);
+        Some(Duration::from_nanos(owed))
+    }
+
+    pub(crate) fn per_second(&self) -> u64 {
+        self.per_second.load(Ordering::Relaxed)
+    }
+
+    /// All that was counted, and whether anybody was told to wait since this was asked last.
+    pub(crate) fn look(&self) -> (u64, bool) {
+        (self.taken.load(Ordering::Relaxed), self.has_waited.swap(false, Ordering::Relaxed))
     }
 }
 
@@ -155,8 +177,10 @@ mod tests {
         let bucket = Bucket::new(1000);
         bucket.take(0, 1000);
         assert_eq!(bucket.owed(0), None, "a second's worth is a burst");
+        assert_eq!(bucket.look(), (1000, false));
         bucket.take(0, 250);
         assert_eq!(bucket.owed(0), Some(Duration::from_millis(250)));
+        assert_eq!((bucket.look(), bucket.look()), ((1250, true), (1250, false)));
         assert_eq!(bucket.owed(SECOND / 4), None);
         bucket.take(SECOND / 4, 5000);
         assert_eq!(bucket.owed(SECOND / 4), Some(Duration::from_secs(1)), "the rate may be another by then");

@@ -282,6 +282,11 @@ impl Router {
         self.egress.get(namespace).map(|bucket| &**bucket)
     }
 
+    /// The namespaces that have a limit.
+    pub(crate) fn egress_buckets(&self) -> impl Iterator<Item = (&NamespaceName, &Bucket)> {
+        self.egress.iter().map(|(namespace, bucket)| (namespace, &**bucket))
+    }
+
     /// Whether a node was taken out of the cluster.
     pub(crate) fn has_removed(&self, node: NodeId) -> bool {
         self.removed.contains(&node)

@@ -9,7 +9,7 @@ pub(crate) mod addresses;
 pub(crate) mod directory;
 mod dns;
 pub mod door;
-mod filter;
+pub(crate) mod filter;
 mod guests;
 mod http;
 pub(crate) mod present;

@@ -328,6 +328,97 @@ async fn a_container_without_a_way_out_is_asked_as_any_other() {
     ours.end().await;
 }
 
+/// A host beside this one, as far as containers can tell.
+struct Outside {
+    name: String,
+    address: String,
+}
+
+impl Outside {
+    fn start() -> Self {
+        let id = std::process::id();
+        let [_, _, high, low] = id.to_be_bytes();
+        let (name, network) = (format!("whe{id}"), format!("10.{}.{low}", 192 + high % 64));
+        let outside = Self { name: name.clone(), address: format!("{network}.2") };
+        let script = format!(
+            "ip netns add {name}
+             ip link add {name} type veth peer name eth0 netns {name}
+             ip addr add {network}.1/24 dev {name}
+             ip link set {name} up
+             ip -n {name} addr add {network}.2/24 dev eth0
+             ip -n {name} link set eth0 up
+             ip -n {name} route add default via {network}.1"
+        );
+        let made = std::process::Command::new("sh").args(["-ec", &script]).status().unwrap();
+        assert!(made.success(), "another host takes root and iproute2");
+        outside
+    }
+
+    /// What comes in by the first connection to port 5001.
+    fn takes(&self) -> tokio::process::Child {
+        let listens = ["netns", "exec", &self.name, "busybox", "nc", "-l", "-p", "5001"];
+        let mut command = tokio::process::Command::new("ip");
+        command.args(listens).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("ip").args(["netns", "del", &self.name]).output();
+        let _ = std::process::Command::new("ip").args(["link", "del", &self.name]).output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_containers_send_leaves_their_node_no_faster_than_the_quota_of_their_namespace() {
+    const RATE: u128 = 200_000;
+    let Some(ours) = Ours::start().await else { return };
+    ours.platform.wharf(&["quota", "set", "-n", "default", "--egress", "200KB"]).await.ok();
+    ours.deploy(MANIFEST).await.ok();
+    let rules = async || {
+        let listed =
+            tokio::process::Command::new("iptables").args(["-w", "5", "-t", "mangle", "-S"]).output();
+        let listed = String::from_utf8(listed.await.unwrap().stdout).unwrap();
+        listed.lines().filter(|line| line.contains(&ours.node)).count()
+    };
+    // One that drops and one that counts, at the namespace's network.
+    eventually(SHORT, "the rules are there", async || (rules().await == 2).then_some(())).await;
+
+    let outside = Outside::start();
+    let mut taken = outside.takes();
+    let container = &ours.containers("web").await[0];
+    let sends = format!(
+        "for try in 1 2 3 4 5; do cat /dev/zero | nc {} 5001 && break; sleep 1; done",
+        outside.address
+    );
+    ours.engine.docker(&["exec", "-d", container, "sh", "-c", &sends]).await;
+    let mut octets = taken.stdout.take().unwrap();
+    let mut piece = vec![0; 64 << 10];
+    within(SHORT, "the first octets", octets.read_exact(&mut piece[..1])).await.unwrap();
+    let mut count_for = async |seconds: u64| {
+        let until = tokio::time::Instant::now() + std::time::Duration::from_secs(seconds);
+        let mut count = 0;
+        while let Ok(read) = tokio::time::timeout_at(until, octets.read(&mut piece)).await {
+            let length = read.unwrap();
+            assert!(length > 0, "the connection has ended");
+            count += length as u128;
+        }
+        count
+    };
+    // What leaves at once is of no interest.
+    count_for(5).await;
+    let count = count_for(10).await;
+    assert!(count <= RATE * 10 * 5 / 4, "{count} octets in ten seconds");
+    assert!(count >= RATE * 10 / 4, "{count} octets in ten seconds");
+
+    // The same budget: an answer has to wait where the container has taken more than its part, and arrives all the same.
+    assert_eq!(ours.asks("web", "").await, "one");
+    ours.platform.wharf(&["quota", "set", "-n", "default", "--egress", "none"]).await.ok();
+    eventually(SHORT, "the rules have gone", async || (rules().await == 0).then_some(())).await;
+    drop(outside);
+    ours.end().await;
+}
+
 /// Two workers beside one engine, each with networks and addresses of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_lead_to_apps_on_other_hosts_from_containers_and_from_guests() {

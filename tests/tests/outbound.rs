@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
-use wharf_tests::Platform;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::oneshot;
+use wharf_tests::{Platform, SHORT, within};
 
 /// The guest `stream`, which fetches what it is told to, with these grants.
 async fn deploy_fetcher(platform: &Platform, grants: &[&str]) {
@@ -111,4 +113,56 @@ async fn what_is_not_granted_is_never_connected_to() {
     }
     assert_eq!(outside.connections(), 0);
     platform.text("fetcher", "/").await;
+}
+
+/// Takes so many octets at a port of its own, which it tells first; how long that took from the first one on. Nobody answers.
+async fn take(by: &'static str, octets: usize, port: oneshot::Sender<u16>) -> Duration {
+    let (mut left, mut began) = (octets, None);
+    let mut piece = vec![0; 64 << 10];
+    let mut has_all = |length: usize| {
+        let began: Instant = *began.get_or_insert_with(Instant::now);
+        left = left.saturating_sub(length);
+        (left == 0).then(|| began.elapsed())
+    };
+    if by == "tcp" {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        port.send(listener.local_addr().unwrap().port()).unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        loop {
+            let length = stream.read(&mut piece).await.unwrap();
+            assert!(length > 0, "it has ended before");
+            if let Some(elapsed) = has_all(length) {
+                return elapsed;
+            }
+        }
+    }
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    port.send(socket.local_addr().unwrap().port()).unwrap();
+    loop {
+        if let Some(elapsed) = has_all(socket.recv(&mut piece).await.unwrap()) {
+            return elapsed;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_guests_send_over_sockets_of_their_own_leaves_no_faster_than_the_quota() {
+    let platform = Platform::start().await;
+    platform.wharf(&["quota", "set", "-n", "default", "--egress", "50KB"]).await.ok();
+    for guest in ["conformance-command", "conformance-command-p3"] {
+        for by in ["tcp", "udp"] {
+            let (port, bound) = oneshot::channel();
+            let taking = tokio::spawn(take(by, 250_000, port));
+            let port = bound.await.unwrap();
+            let app = format!("{guest}-{by}");
+            let manifest = format!(
+                "app = \"{app}\"\nargs = [\"flood\", \"{by}\", \"{port}\", \"250000\"]\n[outbound]\nallow = [\"{by}://127.0.0.1:{port}\"]\n"
+            );
+            platform.deploy_manifest(guest, &manifest).await.ok();
+            let took = within(SHORT, "all octets", taking).await.unwrap();
+            // A second's worth leaves at once, and the last piece before it is paid for.
+            assert!(took >= Duration::from_secs(2), "{app}: {took:?}");
+            platform.wharf(&["delete", &app, "--yes"]).await.ok();
+        }
+    }
 }

@@ -49,7 +49,7 @@ pub struct RouteNode {
 pub struct RateLimit {
     pub namespace: NamespaceName,
     pub requests_per_second: Option<u64>,
-    /// Of answers to clients, of connections to TCP ports, and of what guests send by `wasi:http`.
+    /// Of answers to clients, of connections to TCP ports, and of what guests and containers send by themselves.
     #[serde(default)]
     pub egress_bytes_per_second: Option<u64>,
 }

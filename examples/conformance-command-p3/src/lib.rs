@@ -35,6 +35,10 @@ impl wasip3::exports::cli::run::Guest for Conformance {
             ["random"] => tell_random(&mut told),
             ["files"] => files::report(&mut told).await,
             ["sockets", port] => sockets::report(port.parse().map_err(drop)?, &mut told).await,
+            ["flood", by, port, octets] => {
+                let (port, octets) = (port.parse().map_err(drop)?, octets.parse().map_err(drop)?);
+                sockets::flood(by, port, octets).await.map_err(drop)?;
+            }
             // Also what is asked to fail.
             _ => return Err(()),
         }

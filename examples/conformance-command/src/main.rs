@@ -26,6 +26,7 @@ fn main() -> Result<(), String> {
         ["files"] => files::report(),
         ["sockets", port] => sockets::report(port),
         ["keep-asking", name, port, path] => sockets::keep_asking(name, port, path),
+        ["flood", by, port, octets] => sockets::flood(by, port, octets),
         _ => return Err(format!("unknown: {arguments:?}")),
     }
     Ok(())

@@ -6,7 +6,7 @@ use wasip2::sockets::ip_name_lookup::resolve_addresses;
 use wasip2::sockets::network::{ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress};
 use wasip2::sockets::tcp::{ShutdownType, TcpSocket};
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
-use wasip2::sockets::udp::OutgoingDatagram;
+use wasip2::sockets::udp::{IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream, UdpSocket};
 use wasip2::sockets::udp_create_socket::create_udp_socket;
 
 /// Talks to a server at 127.0.0.1 and this port that sends back what it gets, by TCP and by UDP.
@@ -32,6 +32,47 @@ pub(crate) fn keep_asking(name: &str, port: &str, path: &str) {
         let pause = if is_answered { 3600 } else { 1 };
         std::thread::sleep(std::time::Duration::from_secs(pause));
     }
+}
+
+/// Sends so many octets to a server at 127.0.0.1 as fast as it may, by `tcp` or by `udp`, and then stays.
+pub(crate) fn flood(by: &str, port: &str, octets: &str) {
+    let address = at([127, 0, 0, 1], port.parse().expect("it is a port"));
+    let octets = octets.parse().expect("it is a number");
+    match by {
+        "tcp" => tell("flooded", flood_stream(address, octets)),
+        _ => tell("flooded", flood_datagrams(address, octets)),
+    }
+    std::thread::sleep(std::time::Duration::from_secs(3600));
+}
+
+fn flood_stream(address: IpSocketAddress, octets: usize) -> Result<bool, ErrorCode> {
+    let (input, output, socket) = connect(address)?;
+    // As much as this call takes at once.
+    let sent = vec![0; octets].chunks(4096).all(|piece| output.blocking_write_and_flush(piece).is_ok());
+    drop((input, output));
+    drop(socket);
+    Ok(sent)
+}
+
+/// In pieces of a thousand.
+fn flood_datagrams(address: IpSocketAddress, octets: usize) -> Result<bool, ErrorCode> {
+    let (socket, input, output) = datagrams()?;
+    let writable = output.subscribe();
+    let mut left = octets / 1000;
+    while left > 0 {
+        let permitted = usize::try_from(output.check_send()?).unwrap_or(usize::MAX).min(left);
+        if permitted == 0 {
+            writable.block();
+            continue;
+        }
+        let datagram = || OutgoingDatagram { data: vec![0; 1000], remote_address: Some(address) };
+        let datagrams: Vec<OutgoingDatagram> = (0..permitted).map(|_| datagram()).collect();
+        left -= usize::try_from(output.send(&datagrams)?).unwrap_or(left);
+    }
+    drop(writable);
+    drop((input, output));
+    drop(socket);
+    Ok(true)
 }
 
 fn ask(name: &str, port: u16, path: &str) -> Result<String, ErrorCode> {
@@ -124,16 +165,26 @@ fn listen() -> Result<(), ErrorCode> {
     wait(&pollable, || socket.finish_listen())
 }
 
-fn udp(address: IpSocketAddress) -> Result<String, ErrorCode> {
+type Datagrams = (UdpSocket, IncomingDatagramStream, OutgoingDatagramStream);
+
+fn datagrams() -> Result<Datagrams, ErrorCode> {
     let socket = create_udp_socket(IpAddressFamily::Ipv4)?;
     socket.start_bind(&instance_network(), at([0, 0, 0, 0], 0))?;
     let pollable = socket.subscribe();
     wait(&pollable, || socket.finish_bind())?;
+    drop(pollable);
     let (input, output) = socket.stream(None)?;
+    Ok((socket, input, output))
+}
+
+fn udp(address: IpSocketAddress) -> Result<String, ErrorCode> {
+    let (socket, input, output) = datagrams()?;
     output.subscribe().block();
     output.check_send()?;
     output.send(&[OutgoingDatagram { data: b"ping".to_vec(), remote_address: Some(address) }])?;
     input.subscribe().block();
     let back = input.receive(1)?;
+    drop((input, output));
+    drop(socket);
     Ok(back.iter().map(|datagram| datagram.data.escape_ascii().to_string()).collect())
 }

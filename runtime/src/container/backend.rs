@@ -22,6 +22,7 @@ use wharf_types::state::InstanceState;
 use wharf_types::{InstanceId, NamespaceName};
 
 use super::brought::{self, Images};
+use super::egress;
 use super::images::{self, EnsureError, failed};
 use super::output::{self, Marks};
 use super::run;
@@ -37,6 +38,7 @@ use crate::space::{Hold, Space};
 use crate::wasm::app::{Outputs, outputs};
 use crate::wasm::backend::{WasmBackend, job_variables};
 use crate::wasm::meters::Meters;
+use crate::wasm::outbound::Egress;
 use crate::wasm::ports::{Listening, Ports};
 use crate::wasm::table::{DispatchError, Table, Target};
 use crate::wasm::volumes::{Mounts, Volumes};
@@ -157,6 +159,7 @@ impl ContainerBackend {
         });
         tokio::spawn(keep_measured(Arc::downgrade(&backend)));
         tokio::spawn(brought::keep_few(Arc::downgrade(&backend)));
+        tokio::spawn(egress::keep(Arc::downgrade(&backend)));
         Ok(backend)
     }
 
@@ -168,6 +171,7 @@ impl ContainerBackend {
     /// Leaves nothing behind, when all instances have ended.
     pub async fn finish(&self) {
         self.remove_networks().await;
+        egress::leave_nothing(&self.engine).await;
     }
 
     /// Totals of every release that runs here, or did a short time ago.
@@ -182,6 +186,11 @@ impl ContainerBackend {
 
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Who counts what namespaces send. None: the front door is not open yet.
+    pub(super) fn egress(&self) -> Option<Arc<dyn Egress>> {
+        self.shared.table.egress().get().cloned()
     }
 
     pub(super) fn running_ids(&self) -> Vec<InstanceId> {

@@ -231,7 +231,7 @@ async fn remove(rules: impl Iterator<Item = &Rule>) -> Result<(), String> {
 }
 
 /// What a command prints.
-async fn run(program: &str, args: &[&str]) -> Result<String, String> {
+pub(crate) async fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let shown = || format!("`{program} {}`", args.join(" "));
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true).env("LC_ALL", "C");

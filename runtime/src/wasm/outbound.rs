@@ -11,6 +11,7 @@ mod failed;
 mod home;
 mod names;
 mod pace;
+mod paid;
 mod policy;
 mod sockets;
 mod trust;
@@ -29,12 +30,13 @@ use wharf_types::{AppName, NamespaceName};
 
 pub(super) use self::connect::connections;
 use self::connect::{CONNECT_MAX, CONNECT_TIMEOUT, Connector, SecureConnector};
-pub use self::egress::Egress;
 pub(crate) use self::egress::EgressPlace;
-use self::egress::Payer;
+pub use self::egress::{Egress, EgressLimit};
+use self::egress::{Pace, Payer};
 pub(super) use self::failed::tell_codes_of_bodies;
 use self::home::Home;
 use self::pace::Paced;
+pub(super) use self::paid::count_sockets;
 pub use self::policy::Policy;
 pub(super) use self::sockets::{bound_sockets, has_room, know_containers};
 use crate::reach::Reach;
@@ -124,6 +126,16 @@ impl Outbound {
 
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
+    }
+
+    /// Whether anybody counts what is sent.
+    fn is_counted(&self) -> bool {
+        self.payer.is_some()
+    }
+
+    /// What a socket of a guest has to wait for before it sends.
+    fn pace_of_socket(&self) -> Pace {
+        Pace::of_socket(self.payer.clone(), self.home.clone())
     }
 
     fn client(&self) -> &HttpClient {

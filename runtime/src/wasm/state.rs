@@ -1,5 +1,6 @@
 //! What the host keeps for one guest store: its WASI context, its limits, its grants.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,9 @@ use super::files::Mount;
 use super::keyvalue::{KeyValue, KeyValueHost};
 use super::memory::{Denied, HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
-use super::outbound::{Hooks, Outbound, Policy, bound_sockets, know_containers, tell_codes_of_bodies};
+use super::outbound::{
+    Hooks, Outbound, Policy, bound_sockets, count_sockets, know_containers, tell_codes_of_bodies,
+};
 use super::profiler::Profiler;
 use super::volumes::{self, Mounts, VolumeHandles};
 
@@ -32,8 +35,10 @@ pub struct State {
     http: WasiHttpCtx,
     pub(super) table: ResourceTable,
     pub(super) volumes: VolumeHandles,
-    hooks: Hooks,
+    pub(super) hooks: Hooks,
     pub(super) policy: Arc<Policy>,
+    /// The sockets of WASI 0.3, by their places in the table, whose octets count once they send.
+    pub(super) paying: HashSet<u32>,
     keyvalue: KeyValueHost,
     config: Arc<WasiConfigVariables>,
     pub(super) bounds: Bounds,
@@ -114,6 +119,7 @@ impl State {
             volumes: VolumeHandles::new(template.volumes.clone()),
             hooks: Hooks::new(template.outbound.clone()),
             policy: template.outbound.policy().clone(),
+            paying: HashSet::new(),
             keyvalue: template.keyvalue.clone(),
             config: template.config.clone(),
             bounds: Bounds::new(template),
@@ -192,6 +198,7 @@ pub fn linker(engine: &Engine, profile: Profile) -> wasmtime::Result<Linker<Stat
     }
     bound_sockets(&mut linker, profile)?;
     know_containers(&mut linker, profile)?;
+    count_sockets(&mut linker, profile)?;
     tell_codes_of_bodies(&mut linker)?;
     volumes::link(&mut linker, profile)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;

@@ -22,7 +22,7 @@ pub struct Quota {
     pub secrets: Option<u64>,
     /// Requests that the front door lets through to all apps together; more get 429.
     pub requests_per_second: Option<u64>,
-    /// Octets that all apps together send to clients, through the front door, and by HTTP requests of their own; more waits.
+    /// Octets that all apps together send from a node, to clients through the front door, and by themselves; more waits.
     pub egress_bytes_per_second: Option<u64>,
     /// Whether it may run containers, which are kept apart less well than WebAssembly. What is null, or left out, may not.
     #[serde(skip_serializing_if = "Option::is_none")]

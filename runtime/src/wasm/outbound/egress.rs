@@ -1,7 +1,9 @@
-//! How fast what guests send by `wasi:http` leaves: no faster than the quota of their namespace says, of which the answers that the front
-//! door sends to clients take their part as well. What is more waits here, and is refused only after ten minutes.
+//! How fast what guests send by `wasi:http` and `wasi:sockets` leaves: no faster than the quota of their namespace says, of which the answers
+//! that the front door sends to clients take their part as well. What is more waits here; a connection of `wasi:http` is given up after ten
+//! minutes, a socket waits as long as its guest does.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -26,6 +28,22 @@ pub trait Egress: Send + Sync {
 
     /// So many octets of it have left.
     fn took(&self, namespace: &NamespaceName, octets: usize);
+
+    /// The namespaces that have a limit, for who holds them to it elsewhere. None where nobody else has to.
+    fn limits(&self) -> Vec<EgressLimit> {
+        Vec::new()
+    }
+}
+
+/// What one namespace may send, and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressLimit {
+    pub namespace: NamespaceName,
+    pub bytes_per_second: u64,
+    /// Octets in all, of everybody. It only grows, until nothing of the namespace is counted any more.
+    pub taken: u64,
+    /// Whether anybody had to wait since the limits were asked for last.
+    pub has_waited: bool,
 }
 
 /// Where the front door puts itself once it is open. Before that no request has come, and nothing is counted.
@@ -52,11 +70,30 @@ pub(super) struct Pace {
     pause: Option<AbortOnDropHandle<()>>,
     /// Since when nothing may leave.
     held_since: Option<Instant>,
+    /// For how long that may be. None: as long as whoever sends waits.
+    held_max: Option<Duration>,
 }
 
 impl Pace {
     pub(super) fn new(payer: Option<Payer>, home: Home) -> Self {
-        Self { payer, home, pause: None, held_since: None }
+        Self { payer, home, pause: None, held_since: None, held_max: Some(HELD_MAX) }
+    }
+
+    /// Of a guest's own socket, which ends with the guest.
+    pub(super) fn of_socket(payer: Option<Payer>, home: Home) -> Self {
+        Self { held_max: None, ..Self::new(payer, home) }
+    }
+
+    /// Whether nothing more may leave at this moment.
+    pub(super) fn is_owed(&self) -> bool {
+        self.payer.as_ref().is_some_and(|Payer { egress, namespace }| {
+            egress.get().is_some_and(|egress| egress.owed(namespace).is_some())
+        })
+    }
+
+    /// Returns when the next octets may leave, of somebody who never gives up.
+    pub(super) async fn ready(&mut self) {
+        let _ = poll_fn(|cx| self.poll_ready(cx)).await;
     }
 
     /// Whether the next octets may leave. An error when that has taken too long.
@@ -76,7 +113,8 @@ impl Pace {
                 self.held_since = None;
                 return Poll::Ready(Ok(()));
             };
-            if self.held_since.get_or_insert_with(Instant::now).elapsed() >= HELD_MAX {
+            let held = self.held_since.get_or_insert_with(Instant::now).elapsed();
+            if self.held_max.is_some_and(|max| held >= max) {
                 let error = io::Error::new(io::ErrorKind::TimedOut, Error::ConnectionWriteTimeout);
                 return Poll::Ready(Err(error));
             }
@@ -149,6 +187,25 @@ mod tests {
         let error = std::future::poll_fn(|cx| pace.poll_ready(cx)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!((HELD_MAX..HELD_MAX * 2).contains(&begun.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_waits_for_longer_than_a_connection_of_http() {
+        struct Until(Instant);
+        impl Egress for Until {
+            fn owed(&self, _: &NamespaceName) -> Option<Duration> {
+                (Instant::now() < self.0).then_some(Duration::from_secs(1))
+            }
+            fn took(&self, _: &NamespaceName, _: usize) {}
+        }
+        let begun = Instant::now();
+        let place = EgressPlace::default();
+        assert!(place.set(Arc::new(Until(begun + HELD_MAX * 2))).is_ok());
+        let namespace = NamespaceName::default_namespace();
+        let mut pace = Pace::of_socket(Some(Payer { egress: place, namespace }), Home::here());
+        assert!(pace.is_owed());
+        pace.ready().await;
+        assert!(begun.elapsed() >= HELD_MAX * 2 && !pace.is_owed());
     }
 
     #[tokio::test]

@@ -78,6 +78,11 @@ impl Policy {
             .any(|grant| reach.stands_for(namespace, &grant.host, address.ip()))
     }
 
+    /// Whether an address stands for a container of the namespace whose name is granted, on whichever node: what goes there is no egress.
+    pub(super) fn is_neighbour(&self, address: SocketAddr) -> bool {
+        Reach::is_for_guests(address.ip()) || self.is_container(OutboundScheme::Tcp, address)
+    }
+
     pub fn grants_scheme(&self, scheme: OutboundScheme) -> bool {
         self.grants.iter().any(|grant| grant.scheme == scheme)
     }
@@ -218,6 +223,7 @@ mod tests {
         assert_eq!(granted.container("other"), None);
         assert!(granted.permits_socket(OutboundScheme::Tcp, at("10.0.0.2:6379")).await);
         assert!(!granted.permits_socket(OutboundScheme::Tcp, at("10.0.0.3:6379")).await);
+        assert!(granted.is_neighbour(at("10.0.0.2:6379")) && !granted.is_neighbour(at("10.0.0.3:6379")));
         assert!(!granted.permits_socket(OutboundScheme::Udp, at("10.0.0.2:6379")).await);
         let narrow = with(&["tcp://redis.internal:6379"]);
         assert!(!narrow.permits_socket(OutboundScheme::Tcp, at("10.0.0.2:22")).await);

@@ -15,6 +15,7 @@ use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
 
 use super::super::engine::Profile;
 use super::super::state::State;
+use super::paid;
 
 /// Interfaces and functions that make sockets, as the engine's own linker calls them.
 const TCP_02: (&str, &str) = ("wasi:sockets/tcp-create-socket@0.2.12", "create-tcp-socket");
@@ -117,10 +118,14 @@ fn lead_connections_03(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             if let IpSocketAddress::Ipv4(to) = &mut to {
                 to.port = accessor.with(|mut access| led(access.data_mut(), to.address, to.port));
             }
+            let (place, address) = (socket.rep(), SocketAddr::from(to));
             let sockets = accessor.with_getter::<WasiSockets>(State::sockets);
             let connect = <WasiSockets as HostTcpSocketWithStore<State>>::connect(&sockets, socket, to);
             let connected = match connect.await {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    accessor.with(|mut access| paid::connected(access.data_mut(), place, address));
+                    Ok(())
+                }
                 Err(error) => {
                     Err(accessor.with(|mut access| access.data_mut().sockets().convert_error_code(error))?)
                 }
