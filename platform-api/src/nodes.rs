@@ -104,6 +104,14 @@ pub struct NodeStatus {
     pub routes_generation: u64,
 }
 
+impl NodeStatus {
+    /// What people call it.
+    pub(crate) fn name(&self) -> String {
+        let hostname = &self.registration.hostname;
+        if hostname.is_empty() { self.id.to_string() } else { hostname.clone() }
+    }
+}
+
 /// A node with what it has used.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeSample {

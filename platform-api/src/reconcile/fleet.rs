@@ -81,6 +81,12 @@ impl Fleet {
         }
         let lingering = nodes.iter().filter(|node| node.given_up && !node.released);
         self.cluster.set_lingering(lingering.map(|node| node.id).collect());
+        let silent = nodes.iter().filter(|node| !node.ready);
+        self.cluster.set_silent(silent.map(|node| node.id).collect());
+        // Whoever begins to lead has not seen them while they were there.
+        for node in nodes.iter().filter(|node| node.given_up) {
+            self.cluster.set_hostname(node.id, &node.registration.hostname);
+        }
         differs
     }
 

@@ -56,7 +56,7 @@ impl<'a> Draft<'a> {
             .map(|run| (run.id, run.node))
             .collect();
         for (run, node) in lost {
-            let message = format!("node {node} is gone");
+            let message = format!("node {} is gone", self.cluster.name_of(node));
             self.push(JobChange::LoseRun { run, reason: Reason { kind: ReasonKind::Platform, message } });
         }
     }
@@ -211,17 +211,19 @@ impl<'a> Draft<'a> {
         self.changes.claims = round.claims().to_vec();
         drop(round);
         for ((index, attempt), placed) in outcomes {
-            let message = match placed {
+            let unplaced = match placed {
                 Ok(Placed::On(node)) => {
                     let id = self.ids.instance();
                     self.push(JobChange::CreateRun { id, index, attempt, node });
                     continue;
                 }
-                Ok(Placed::After(node, victims)) => self.make_room(node, &victims),
-                Err(refusal) => refusal.to_string(),
+                Ok(Placed::After(node, victims)) => {
+                    Unplaced { slot: index, message: self.make_room(node, &victims), change: None }
+                }
+                Err(refused) => Unplaced::refused(index, &refused),
             };
             self.wake(after(self.now, PLACEMENT_RETRY));
-            self.changes.unplaced.push(Unplaced { slot: index, message });
+            self.changes.unplaced.push(unplaced);
         }
     }
 
@@ -231,7 +233,8 @@ impl<'a> Draft<'a> {
                 self.push(JobChange::Preempt { instance, owner });
             }
         }
-        format!("node {node} will have room when instances of a lower priority have left it")
+        let name = self.cluster.name_of(node);
+        format!("node {name} will have room when instances of a lower priority have left it")
     }
 }
 

@@ -354,8 +354,9 @@ fn thousands_of_idle_http_apps_fit_where_few_commands_do() {
     let mut fixture = Fixture::empty(9);
     fixture.nodes = vec![node(1, 1024)];
     fixture.deploy_with(1, command(RestartCondition::Any));
-    let message = &fixture.plan().unplaced[0].message;
-    assert!(message.ends_with("(needs 128MiB, 0B free on n1: free 128MiB there)"), "{message}");
+    let unplaced = &fixture.plan().unplaced[0];
+    assert!(unplaced.message.ends_with("(needs 128MiB, 0B free on n1)"), "{unplaced:?}");
+    assert_eq!(unplaced.change.as_deref(), Some("free 128MiB on n1"));
 }
 
 #[test]
