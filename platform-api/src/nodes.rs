@@ -299,6 +299,13 @@ impl Nodes {
         }
     }
 
+    /// What people call a node, or its id where it is not known.
+    pub(crate) fn name(&self, id: NodeId) -> String {
+        let known = self.lock();
+        let hostname = known.nodes.get(&id).map(|node| node.registration.hostname.as_str());
+        hostname.filter(|hostname| !hostname.is_empty()).map_or_else(|| id.to_string(), str::to_owned)
+    }
+
     pub(crate) fn settings(&self, id: NodeId) -> Option<NodeSettings> {
         self.lock().nodes.get(&id).map(|node| node.settings.clone())
     }

@@ -18,6 +18,7 @@ pub mod scheduler;
 mod draft;
 #[cfg(test)]
 mod fixture;
+mod moved;
 mod observed;
 mod places;
 mod placing;
@@ -62,6 +63,7 @@ pub fn plan(now: Timestamp, app: &AppView, cluster: &mut Cluster, ids: &mut dyn 
     if !draft.is_blind() {
         slots::converge(&mut draft);
     }
+    moved::tell(&mut draft, app);
     draft.finish()
 }
 

@@ -217,6 +217,11 @@ async fn a_node_that_is_drained_gives_its_instances_away_and_takes_none() {
     let drained = platform.call(Method::PATCH, &path, json!({"draining": true})).await.is(200);
     assert_eq!(drained["draining"], true);
     platform.call(Method::DELETE, &path, Value::Null).await.refuses(409, "conflict", &["wharf node drain"]);
+    let words = "which is being drained, and goes on where it is until there is room elsewhere: 0 of 1 nodes fit: 1 is being drained (test)";
+    eventually("the app says why it stays", async || {
+        platform.get("/v1/namespaces/default/apps/hello/why").await.to_string().contains(words).then_some(())
+    })
+    .await;
     let second = Worker::join(&platform).await;
     let counts = async |node: NodeId| platform.get(&format!("/v1/nodes/{node}")).await["instances"].clone();
     eventually("the first is empty", async || {
@@ -225,6 +230,12 @@ async fn a_node_that_is_drained_gives_its_instances_away_and_takes_none() {
         (counts(first.node).await == 0 && counts(second.node).await == 3).then_some(())
     })
     .await;
+    let events = platform.get("/v1/namespaces/default/apps/hello/events").await["items"].clone();
+    let moved: Vec<&str> = (events.as_array().unwrap().iter())
+        .filter(|event| event["kind"] == "instance.moved")
+        .filter_map(|event| event["message"].as_str())
+        .collect();
+    assert_eq!(moved, ["from test, which is being drained: slots 1, 2, 3 to test"]);
     platform.call(Method::PATCH, &path, json!({"draining": false})).await.is(200);
     let path = format!("/v1/nodes/{}", second.node);
     platform.call(Method::PATCH, &path, json!({"draining": true})).await.is(200);

@@ -55,9 +55,16 @@ impl<'a> Draft<'a> {
             .filter(|run| run.is_live() && !self.cluster.knows(run.node) && !may_come_back(run.node))
             .map(|run| (run.id, run.node))
             .collect();
+        let mut runs_of: BTreeMap<NodeId, usize> = BTreeMap::new();
         for (run, node) in lost {
+            *runs_of.entry(node).or_default() += 1;
             let message = format!("node {} is gone", self.cluster.name_of(node));
             self.push(JobChange::LoseRun { run, reason: Reason { kind: ReasonKind::Platform, message } });
+        }
+        for (node, count) in runs_of {
+            let runs = if count == 1 { "a run".to_owned() } else { format!("{count} runs") };
+            let name = self.cluster.name_of(node);
+            self.event("job.run-lost", format!("has lost {runs} with {name}, which is gone"));
         }
     }
 
