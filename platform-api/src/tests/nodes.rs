@@ -231,10 +231,8 @@ async fn a_node_that_is_drained_gives_its_instances_away_and_takes_none() {
     })
     .await;
     let events = platform.get("/v1/namespaces/default/apps/hello/events").await["items"].clone();
-    let moved: Vec<&str> = (events.as_array().unwrap().iter())
-        .filter(|event| event["kind"] == "instance.moved")
-        .filter_map(|event| event["message"].as_str())
-        .collect();
+    let events = events.as_array().unwrap().iter().filter(|event| event["kind"] == "instance.moved");
+    let moved: Vec<&str> = events.filter_map(|event| event["message"].as_str()).collect();
     assert_eq!(moved, ["from test, which is being drained: slots 1, 2, 3 to test"]);
     platform.call(Method::PATCH, &path, json!({"draining": false})).await.is(200);
     let path = format!("/v1/nodes/{}", second.node);
@@ -265,6 +263,31 @@ async fn a_node_that_joins_gets_its_share_while_everything_serves() {
         (counts(first.node).await == 3 && counts(second.node).await == 3).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_node_is_told_in_no_namespace() {
+    let platform = Platform::start().await;
+    let worker = Worker::join(&platform).await;
+    // Whoever has planned has looked at the nodes.
+    platform.serve(0, json!({})).await;
+    let path = format!("/v1/nodes/{}", worker.node);
+    let told = async |kind: &str| {
+        eventually("it is told", async || {
+            let events = platform.get("/v1/events").await["items"].clone();
+            let mut of_kind = events.as_array()?.iter().filter(|event| event["kind"] == kind);
+            of_kind.next().cloned()
+        })
+        .await
+    };
+    platform.call(Method::PATCH, &path, json!({"draining": true})).await.is(200);
+    let drained = told("node.draining").await;
+    assert_eq!(drained["node"], worker.node.to_string());
+    assert!(drained["message"].as_str().unwrap().starts_with("test is being drained"), "{drained}");
+    platform.call(Method::PATCH, &path, json!({"draining": false})).await.is(200);
+    told("node.resumed").await;
+    let of_namespace = platform.get("/v1/namespaces/default/events").await.to_string();
+    assert!(!of_namespace.contains("node.draining"), "{of_namespace}");
 }
 
 #[tokio::test]
