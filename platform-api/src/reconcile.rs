@@ -162,7 +162,6 @@ impl Reconciler {
         self.look_at_nodes(&nodes);
         let now = Timestamp::now();
         self.turns.look(&nodes, now);
-        self.turns.tell(&self.context, now).await;
         self.autoscaler.pass(&self.context, self.fleet.views(), now).await;
         self.queue.add_changed(self.context.dirty.take());
         self.queue.add_changed(self.wakes.extract_if(.., |_, at| *at <= now).map(|(app, _)| app));
@@ -194,6 +193,8 @@ impl Reconciler {
         if tells {
             self.publish(&nodes).await;
         }
+        // Whatever has to start elsewhere does not wait for it.
+        self.turns.tell(&self.context, now).await;
         if !self.queue.is_empty() || (apps_are_read && !self.jobs.is_idle()) {
             self.context.dirty.nudge();
         }

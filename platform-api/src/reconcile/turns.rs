@@ -15,6 +15,8 @@ use crate::store;
 
 /// Events that wait for a store that is away. Beyond that the oldest are forgotten.
 const UNTOLD_MAX: usize = 10_000;
+/// Events that are written at once, so that apps have not to wait for a thousand nodes that come together.
+const BATCH: usize = 100;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -78,14 +80,14 @@ impl Turns {
         }
         let written = async {
             let mut tx = context.write_as_leader().await?;
-            for told in &self.untold {
+            for told in self.untold.iter().take(BATCH) {
                 store::event::append_of_node(&mut tx, told.node, told.kind, &told.message, told.at).await?;
             }
             tx.commit().await
         };
         match written.await {
             Ok(()) => {
-                self.untold.clear();
+                self.untold.drain(..self.untold.len().min(BATCH));
                 self.tell_at = None;
                 context.announce_nodes();
             }
