@@ -201,7 +201,7 @@ impl Bench {
     }
 }
 
-fn node_of(placed: Result<Placed, std::sync::Arc<str>>) -> NodeId {
+fn node_of(placed: Result<Placed, impl std::fmt::Debug>) -> NodeId {
     match placed {
         Ok(Placed::On(node)) => node,
         other => panic!("there is room for all of them: {other:?}"),

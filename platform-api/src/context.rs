@@ -343,6 +343,11 @@ impl Context {
         let _ = self.changes.send(Some(app));
     }
 
+    /// The same of what is no app's.
+    pub(crate) fn announce_nodes(&self) {
+        let _ = self.changes.send(None);
+    }
+
     /// Takes in what another process has changed.
     pub(crate) async fn hear(&self, news: News) {
         match news {

@@ -104,6 +104,14 @@ pub struct NodeStatus {
     pub routes_generation: u64,
 }
 
+impl NodeStatus {
+    /// What people call it.
+    pub(crate) fn name(&self) -> String {
+        let hostname = &self.registration.hostname;
+        if hostname.is_empty() { self.id.to_string() } else { hostname.clone() }
+    }
+}
+
 /// A node with what it has used.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeSample {
@@ -289,6 +297,13 @@ impl Nodes {
         if let Some(node) = self.lock().nodes.get_mut(&id) {
             node.settings = settings;
         }
+    }
+
+    /// What people call a node, or its id where it is not known.
+    pub(crate) fn name(&self, id: NodeId) -> String {
+        let known = self.lock();
+        let hostname = known.nodes.get(&id).map(|node| node.registration.hostname.as_str());
+        hostname.filter(|hostname| !hostname.is_empty()).map_or_else(|| id.to_string(), str::to_owned)
     }
 
     pub(crate) fn settings(&self, id: NodeId) -> Option<NodeSettings> {

@@ -18,6 +18,7 @@ pub mod scheduler;
 mod draft;
 #[cfg(test)]
 mod fixture;
+mod moved;
 mod observed;
 mod places;
 mod placing;
@@ -46,7 +47,7 @@ use draft::Draft;
 pub use ids::{IdSource, RandomIds};
 pub use places::{Place, Places};
 pub(crate) use rollout::waits;
-use scheduler::{Claim, Cluster};
+use scheduler::{Claim, Cluster, Refused};
 pub(crate) use view::reservation_bytes;
 pub use view::{alone, relevant, started_after};
 
@@ -62,6 +63,7 @@ pub fn plan(now: Timestamp, app: &AppView, cluster: &mut Cluster, ids: &mut dyn 
     if !draft.is_blind() {
         slots::converge(&mut draft);
     }
+    moved::tell(&mut draft, app);
     draft.finish()
 }
 
@@ -298,6 +300,22 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unplaced {
     pub slot: u32,
-    /// Counts per filter, such as `0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, 64MiB free on box-1: …)`.
+    /// Counts per filter, such as `0 of 1 nodes fit: 1 has too little free memory (needs 128MiB, 64MiB free on box-1)`.
     pub message: String,
+    /// The smallest change after which a node fits. None: it will have its node without one.
+    pub change: Option<String>,
+}
+
+impl Unplaced {
+    fn refused(slot: u32, refused: &Refused) -> Self {
+        Self { slot, message: refused.facts.clone(), change: Some(refused.change.clone()) }
+    }
+
+    /// Both in one, where there is no other place for advice.
+    pub fn told(&self) -> String {
+        match &self.change {
+            Some(change) => format!("{}; {change}", self.message),
+            None => self.message.clone(),
+        }
+    }
 }

@@ -12,6 +12,7 @@ mod queue;
 mod rebalance;
 mod scaling;
 mod schedules;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use jobs::Jobs;
 use queue::Queue;
 use scaling::Autoscaler;
 use schedules::Schedules;
+use turns::Turns;
 
 pub use fleet::Fleet;
 pub use publish::{Beside, Next, Published, Publisher, acknowledged};
@@ -93,6 +95,7 @@ struct Reconciler {
     jobs: Jobs,
     schedules: Schedules,
     autoscaler: Autoscaler,
+    turns: Turns,
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
     /// The nodes, and whether each is ready and to be emptied; without those that were given up.
@@ -124,6 +127,7 @@ impl Reconciler {
             jobs: Jobs::default(),
             schedules: Schedules::default(),
             autoscaler: Autoscaler::default(),
+            turns: Turns::default(),
             wakes: BTreeMap::new(),
             nodes: BTreeMap::new(),
             acknowledged: 0,
@@ -157,6 +161,7 @@ impl Reconciler {
         let nodes = self.context.nodes.list();
         self.look_at_nodes(&nodes);
         let now = Timestamp::now();
+        self.turns.look(&nodes, now);
         self.autoscaler.pass(&self.context, self.fleet.views(), now).await;
         self.queue.add_changed(self.context.dirty.take());
         self.queue.add_changed(self.wakes.extract_if(.., |_, at| *at <= now).map(|(app, _)| app));
@@ -188,6 +193,8 @@ impl Reconciler {
         if tells {
             self.publish(&nodes).await;
         }
+        // Whatever has to start elsewhere does not wait for it.
+        self.turns.tell(&self.context, now).await;
         if !self.queue.is_empty() || (apps_are_read && !self.jobs.is_idle()) {
             self.context.dirty.nudge();
         }

@@ -60,7 +60,11 @@ async fn a_host_is_drained_without_a_failed_request_also_of_an_app_with_one_inst
     }
     for app in ["one", "two"] {
         assert!(!ready_on(&cluster.app(app).await).contains(&from), "{app}");
+        let events = cluster.wharf(&["events", app]).await.ok();
+        assert!(events.contains("instance.moved") && events.contains("which is being drained"), "{events}");
     }
+    let events = cluster.wharf(&["node", "events"]).await.ok();
+    assert!(events.contains("node.draining"), "{events}");
     cluster.wharf(&["node", "resume", &from.to_string()]).await.ok();
     cluster.wharf(&["scale", "two", "4"]).await.ok();
     cluster.app_is("two", "the host takes instances again", |app| ready_on(app).contains(&from)).await;

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use wharf_types::api::{CreateJoinToken, NodeInfo, NodePatch, Page};
+use wharf_types::event::NodeEvent;
 use wharf_types::node::parse_label;
 use wharf_types::quantity::Span;
 use wharf_types::{NodeId, Timestamp, TokenId};
 
 use crate::args::{Global, NoArgs, With};
 use crate::exit::{Exit, Failure};
+use crate::follow::follow;
 use crate::output::{self, ago, coloured, short_id};
 use crate::session::Session;
 use crate::table::Table;
@@ -39,6 +41,8 @@ pub enum NodeCommand {
     Label(With<LabelArgs>),
     /// Take a node out of the cluster; its host comes back only with a new join token
     Rm(With<NodeRef>),
+    /// What became of the nodes, oldest first: which joined, fell silent, were drained, and so on
+    Events(With<NodeEventsArgs>),
     /// Let hosts join
     #[command(subcommand)]
     Token(JoinTokenCommand),
@@ -71,6 +75,13 @@ pub struct DrainArgs {
     /// How long to wait for that
     #[arg(long, value_name = "TIME", default_value = "5m")]
     pub timeout: Span,
+}
+
+#[derive(Args, Debug)]
+pub struct NodeEventsArgs {
+    /// Wait for more
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 #[derive(Args, Debug)]
@@ -134,6 +145,7 @@ pub async fn run(before: Global, args: NodeArgs) -> anyhow::Result<()> {
             output::note(format!("node {} ({}) is out of the cluster", node.id, node.hostname));
             Ok(())
         }
+        Some(NodeCommand::Events(with)) => events(&open(with.global)?, &with.args).await,
         Some(NodeCommand::Token(command)) => match command {
             JoinTokenCommand::Create(with) => create_token(&open(with.global)?, with.args).await,
             JoinTokenCommand::Ls(with) => list_tokens(&open(with.global)?).await,
@@ -228,6 +240,28 @@ async fn drain(session: &Session, args: DrainArgs) -> anyhow::Result<()> {
         node = session.client.node(node.id).await?;
     }
     show(session, &node)
+}
+
+async fn events(session: &Session, args: &NodeEventsArgs) -> anyhow::Result<()> {
+    let (path, all) = ("/v1/events", [("after", "0".to_owned())]);
+    let print = |event: NodeEvent| {
+        if session.json {
+            return output::json(&event);
+        }
+        let time = output::style().dim().apply_to(format!("{:.3}", event.time));
+        output::line(format!(
+            "{time} {} {} {}",
+            short_id(event.node),
+            event.kind,
+            output::printable(&event.message)
+        ))
+    };
+    if args.follow {
+        match follow(&session.client, path, &all, print).await? {}
+    }
+    let mut events: Vec<NodeEvent> = session.client.all_with(path, &all).await?;
+    events.sort_by_key(|event| event.seq);
+    events.into_iter().try_for_each(print)
 }
 
 async fn create_token(session: &Session, args: JoinTokenArgs) -> anyhow::Result<()> {

@@ -107,8 +107,10 @@ pub(super) async fn why(
     let loaded = load(&context, &path).await?;
     let (condition, _) = plan::condition::condition(&loaded.view);
     let unplaced = context.unplaced().get(&loaded.view.id).cloned().unwrap_or_default();
-    let (mut because, mut advice) =
-        plan::condition::explain(&loaded.view, &unplaced, last_failure(&context, &loaded).await?);
+    let draining = context.nodes.list().into_iter().filter(|node| node.draining);
+    let draining = draining.map(|node| (node.id, node.name())).collect();
+    let failed = last_failure(&context, &loaded).await?;
+    let (mut because, mut advice) = plan::condition::explain(&loaded.view, &unplaced, &draining, failed);
     if let Some(waits) = plan::waits(Timestamp::now(), &loaded.view) {
         because.insert(because.len().min(1), format!("The rollout waits: {waits}."));
         if loaded.view.rollout.as_ref().is_some_and(|rollout| rollout.paused.is_some()) {

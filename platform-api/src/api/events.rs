@@ -1,14 +1,14 @@
-//! Events of a namespace or an app, as a page or as a stream.
+//! Events of a namespace, an app or the nodes, as a page or as a stream.
 
 use std::sync::Arc;
 
 use axum::Json as Reply;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 use wharf_types::api::Page;
-use wharf_types::event::Event;
+use wharf_types::event::{Event, NodeEvent};
 use wharf_types::{AppName, NamespaceName};
 
 use super::auth::namespace_not_found;
@@ -28,13 +28,36 @@ pub(super) struct EventsQuery {
     cursor: Option<String>,
 }
 
+/// Whose events.
+enum Of {
+    Namespace(NamespaceName),
+    App(NamespaceName, AppName),
+    Nodes,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    Event(Event),
+    NodeEvent(NodeEvent),
+}
+
+impl Found {
+    fn seq(&self) -> i64 {
+        match self {
+            Self::Event(event) => event.seq,
+            Self::NodeEvent(event) => event.seq,
+        }
+    }
+}
+
 pub(super) async fn of_namespace(
     State(context): State<Arc<Context>>,
     Path(namespace): Path<NamespaceName>,
     Query(query): Query<EventsQuery>,
     delivery: Delivery<u64>,
 ) -> ApiResult<Response> {
-    reply(context, namespace, None, query, delivery).await
+    reply(context, Of::Namespace(namespace), query, delivery).await
 }
 
 /// An app that is gone still has its events.
@@ -44,42 +67,51 @@ pub(super) async fn of_app(
     Query(query): Query<EventsQuery>,
     delivery: Delivery<u64>,
 ) -> ApiResult<Response> {
-    reply(context, namespace, Some(app), query, delivery).await
+    reply(context, Of::App(namespace, app), query, delivery).await
+}
+
+pub(super) async fn of_nodes(
+    State(context): State<Arc<Context>>,
+    Query(query): Query<EventsQuery>,
+    delivery: Delivery<u64>,
+) -> ApiResult<Response> {
+    reply(context, Of::Nodes, query, delivery).await
 }
 
 async fn reply(
     context: Arc<Context>,
-    namespace: NamespaceName,
-    app: Option<AppName>,
+    of: Of,
     query: EventsQuery,
     delivery: Delivery<u64>,
 ) -> ApiResult<Response> {
     let cursor = parse_cursor(query.cursor.as_deref())?.or(query.after).map_or(0, place);
-    let mut tx = context.store.read().await?;
-    if store::namespace::find(&mut tx, &namespace).await?.is_none() {
-        return Err(namespace_not_found(namespace.as_str()));
+    if let Of::Namespace(namespace) | Of::App(namespace, _) = &of {
+        let mut tx = context.store.read().await?;
+        if store::namespace::find(&mut tx, namespace).await?.is_none() {
+            return Err(namespace_not_found(namespace.as_str()));
+        }
     }
     if let Delivery::Stream { last_event_id } = delivery {
-        drop(tx);
-        return Ok(follow(context, namespace, app, last_event_id.map_or(cursor, place)));
+        return Ok(follow(context, of, last_event_id.map_or(cursor, place)));
     }
-    let items = store::event::list(&mut tx, &namespace, app.as_ref(), cursor, PAGE).await?;
-    let next_cursor = items.last().filter(|_| items.len() as i64 == PAGE).map(|event| event.seq.to_string());
+    let items = page(&context, &of, cursor).await?;
+    let next_cursor =
+        items.last().filter(|_| items.len() as i64 == PAGE).map(|event| event.seq().to_string());
     Ok(Reply(Page { items, next_cursor }).into_response())
 }
 
-fn follow(context: Arc<Context>, namespace: NamespaceName, app: Option<AppName>, after: i64) -> Response {
+fn follow(context: Arc<Context>, of: Of, after: i64) -> Response {
     let source = context.clone();
     let events = async_stream::stream! {
         // Every event is written together with a change, so the nudge that tells of changes tells of events.
         let mut watcher = source.watch();
         let mut seen = after;
         loop {
-            match page(&source, &namespace, app.as_ref(), seen).await {
+            match page(&source, &of, seen).await {
                 Ok(page) => {
                     let full = page.len() as i64 == PAGE;
                     for event in page {
-                        seen = event.seq;
+                        seen = event.seq();
                         yield sse::event("event", Some(seen), &event);
                     }
                     if full {
@@ -99,12 +131,16 @@ fn follow(context: Arc<Context>, namespace: NamespaceName, app: Option<AppName>,
     sse::stream(&context, events)
 }
 
-async fn page(
-    context: &Context,
-    namespace: &NamespaceName,
-    app: Option<&AppName>,
-    after: i64,
-) -> store::Result<Vec<Event>> {
+async fn page(context: &Context, of: &Of, after: i64) -> store::Result<Vec<Found>> {
     let mut tx = context.store.read().await?;
-    store::event::list(&mut tx, namespace, app, after, PAGE).await
+    let (namespace, app) = match of {
+        Of::Namespace(namespace) => (namespace, None),
+        Of::App(namespace, app) => (namespace, Some(app)),
+        Of::Nodes => {
+            let events = store::event::of_nodes(&mut tx, after, PAGE).await?;
+            return Ok(events.into_iter().map(Found::NodeEvent).collect());
+        }
+    };
+    let events = store::event::list(&mut tx, namespace, app, after, PAGE).await?;
+    Ok(events.into_iter().map(Found::Event).collect())
 }

@@ -17,7 +17,7 @@ use wharf_types::api::{
 use wharf_types::copy::CopySpec;
 use wharf_types::declare::change::{Applied, ApplyRequest, Plan, PlanRequest};
 use wharf_types::declare::{REQUEST_MAX_BYTES, Resource};
-use wharf_types::event::Event;
+use wharf_types::event::{Event, NodeEvent};
 use wharf_types::exec::{ExecSpec, MEDIA_TYPE};
 use wharf_types::image::ImageDocument;
 use wharf_types::job::{CreateJob, JobInfo};
@@ -217,6 +217,17 @@ fn about_the_platform() -> Vec<Endpoint> {
         e(Method::GET, "/v1/nodes", Access::Cluster(Verb::Read), get(nodes::list), "List workers")
             .replies(200, list::<NodeInfo>())
             .by_leader(),
+        e(
+            Method::GET,
+            "/v1/events",
+            Access::Cluster(Verb::Read),
+            get(events::of_nodes),
+            "What happened to workers; a stream with `Accept: text/event-stream`",
+        )
+        .query(EVENTS)
+        .headers(RESUMES)
+        .replies(200, list::<NodeEvent>())
+        .by_leader(),
         e(Method::GET, "/v1/nodes/{node}", Access::Cluster(Verb::Read), get(nodes::show), "One worker")
             .replies(200, json::<NodeInfo>())
             .by_leader(),

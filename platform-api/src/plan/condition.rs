@@ -1,11 +1,14 @@
 //! What an app is doing, in one word, and why, in sentences.
 
+use std::collections::BTreeMap;
+
+use wharf_types::NodeId;
 use wharf_types::node::{Reason, ReasonKind};
 use wharf_types::state::{AppCondition, Health, InstanceState, Wanted};
 
 use super::{AppView, InstanceView, ReleaseView, Unplaced};
 
-/// Replacements within the supervisor's memory from which on failing is a habit.
+/// Replacements in a slot, since it was healthy for `restart.reset_after`, from which on failing is a habit.
 const CRASH_LOOP_RESTARTS: u32 = 2;
 
 /// The one word, and what is behind it when it is not a good one.
@@ -40,17 +43,21 @@ pub fn condition(app: &AppView) -> (AppCondition, Option<Reason>) {
 }
 
 /// Why the app is in its condition, the most important fact first, and what to do about it. `unplaced` is what the
-/// newest plan left over; `last_failed_rollout` is the number of a release that did not come into service, as long as no later
-/// one has.
+/// newest plan left over, `draining` the names of the nodes that are to be emptied; `last_failed_rollout` is the number of a release that did not
+/// come into service, as long as no later one has.
 pub fn explain(
     app: &AppView,
     unplaced: &[Unplaced],
+    draining: &BTreeMap<NodeId, String>,
     last_failed_rollout: Option<(u64, Reason)>,
 ) -> (Vec<String>, Vec<String>) {
     let (word, reason) = condition(app);
     let mut because = vec![describe(app, word)];
     because.extend(scaling(app));
+    let (stuck, unplaced): (Vec<&Unplaced>, Vec<&Unplaced>) =
+        unplaced.iter().partition(|unplaced| is_stuck(app, unplaced));
     let mut advice = Vec::new();
+    stay(app, &stuck, draining, &mut because, &mut advice);
     match word {
         AppCondition::Stopped if app.stopped.is_some() && !app.deleting => {
             advice.push(format!("`wharf start {}` starts it.", app.name));
@@ -66,10 +73,8 @@ pub fn explain(
             if let Some(none) = unplaced.first().filter(|_| app.is_global() && app.replicas() == 0) {
                 because
                     .push(format!("It runs on every node that may have it, and none may: {}.", none.message));
-                advice.push(
-                    "Change `placement.constraints` or the labels of nodes: it starts on each node that comes to meet them."
-                        .to_owned(),
-                );
+                advice.extend(none.change.as_deref().map(as_sentence));
+                advice.push("It starts on each node that comes to meet its constraints.".to_owned());
             } else if let Some(first) = unplaced.first() {
                 let wait = if unplaced.len() == 1 { "waits" } else { "wait" };
                 because.push(format!(
@@ -77,7 +82,7 @@ pub fn explain(
                     unplaced.len(),
                     first.message
                 ));
-                advice.push(make_room(app).to_owned());
+                advice.extend(first.change.as_deref().map(as_sentence));
             }
             if let Some(reason) = &reason {
                 because.push(sentence(&reason.message));
@@ -136,9 +141,14 @@ fn describe(app: &AppView, word: AppCondition) -> String {
             format!("It is moving to {release}: {on_target} of {replicas} slots are ready on it.")
         }
         AppCondition::CrashLooping => {
-            let restarts = crash_looping(app).map_or(0, |instance| instance.restarts);
+            let looping = crash_looping(app);
+            let restarts = looping.map_or(0, |instance| instance.restarts);
+            let between = match looping.is_some_and(|instance| is_ready(app, instance)) {
+                true => ", and is ready in between",
+                false => "",
+            };
             format!(
-                "An instance of {release} fails again and again ({restarts} restarts); {ready} of {replicas} slots are ready."
+                "An instance of {release} fails again and again ({restarts} restarts){between}; {ready} of {replicas} slots are ready."
             )
         }
         AppCondition::Down if app.target.is_none() => {
@@ -162,13 +172,58 @@ fn scaling(app: &AppView) -> Option<String> {
     ))
 }
 
-/// Only commands reserve their limit.
-fn make_room(app: &AppView) -> &'static str {
-    match &app.target {
-        Some(target) if !target.world.is_http() => {
-            "Lower `limits.memory`, scale an app down, or give the platform more memory."
-        }
-        _ => "Scale an app down, delete one, or give the platform more memory.",
+/// Whether what has no node has one in truth, on which it serves until there is another.
+fn is_stuck(app: &AppView, unplaced: &Unplaced) -> bool {
+    let target = app.target.as_ref().filter(|_| !app.is_rolling_out());
+    let stays = |target: &ReleaseView| {
+        let is_it = |it: &&InstanceView| it.slot == unplaced.slot && it.release == target.id;
+        app.instances.iter().filter(is_it).any(InstanceView::is_wanted)
+    };
+    target.is_some_and(|target| stays(target))
+}
+
+/// What is to leave its node and cannot.
+fn stay(
+    app: &AppView,
+    stuck: &[&Unplaced],
+    draining: &BTreeMap<NodeId, String>,
+    because: &mut Vec<String>,
+    advice: &mut Vec<String>,
+) {
+    let mut of_nodes: BTreeMap<Option<&String>, Vec<&Unplaced>> = BTreeMap::new();
+    for unplaced in stuck {
+        let is_it = |it: &&InstanceView| it.slot == unplaced.slot && it.is_wanted();
+        let node = app.instances.iter().filter(is_it).find_map(|it| draining.get(&it.node?));
+        of_nodes.entry(node).or_default().push(unplaced);
+    }
+    for (node, unplaced) in of_nodes {
+        let Some(first) = unplaced.first() else { continue };
+        let slots: Vec<u32> = unplaced.iter().map(|unplaced| unplaced.slot.saturating_add(1)).collect();
+        let from = node.map_or_else(
+            || "to move to another node".to_owned(),
+            |node| format!("to leave {node}, which is being drained"),
+        );
+        because.push(format!(
+            "What is in {} is {from}, and goes on where it is until there is room elsewhere: {}.",
+            slots_of(&slots),
+            first.message
+        ));
+        advice.extend(first.change.as_deref().map(as_sentence));
+    }
+    // These are not even tried elsewhere.
+    let stays = |it: &&InstanceView| {
+        let has_volumes = app.release(it.release).is_some_and(|release| !release.spec.volumes.is_empty());
+        it.is_wanted() && has_volumes
+    };
+    for instance in app.instances.iter().filter(stays) {
+        let Some(node) = instance.node.and_then(|node| draining.get(&node)) else { continue };
+        because.push(format!(
+            "What is in slot {} stays on {node}, which is being drained, because its volumes are there.",
+            instance.slot_number()
+        ));
+        advice.push(format!(
+            "Volumes move by `wharf volume backup` and `restore`; `wharf node resume {node}` takes the node back into service."
+        ));
     }
 }
 
@@ -246,12 +301,13 @@ fn has_ended(app: &AppView) -> bool {
         && !app.instances.iter().any(InstanceView::is_wanted)
 }
 
+/// The instance that has had the most before it. That it is ready says nothing: one that its liveness check ends every few seconds is so most of the
+/// time. Once it has been for long enough its worker counts from 0 again.
 fn crash_looping(app: &AppView) -> Option<&InstanceView> {
     app.instances
         .iter()
         .filter(|instance| instance.is_wanted() && instance.restarts >= CRASH_LOOP_RESTARTS)
-        .filter(|instance| !is_ready(app, instance))
-        .max_by_key(|instance| (instance.restarts, instance.age()))
+        .max_by_key(|instance| (!is_ready(app, instance), instance.restarts, instance.age()))
 }
 
 fn is_ready(app: &AppView, instance: &InstanceView) -> bool {
@@ -314,12 +370,25 @@ fn given_up(app: &AppView) -> Vec<u32> {
 }
 
 fn slots_are(slots: &[u32]) -> String {
-    let numbers: Vec<String> = slots.iter().take(10).map(u32::to_string).collect();
-    let more = if slots.len() > 10 { format!(" and {} more", slots.len() - 10) } else { String::new() };
     match slots {
         [one] => format!("Slot {one} is"),
-        _ => format!("The slots {}{more} are", numbers.join(", ")),
+        _ => format!("The {} are", slots_of(slots)),
     }
+}
+
+/// Numbers of slots, counted from 1.
+pub(super) fn slots_of(slots: &[u32]) -> String {
+    let numbers: Vec<String> = slots.iter().take(10).map(u32::to_string).collect();
+    let more = if slots.len() > 10 { format!(" and {} more", slots.len() - 10) } else { String::new() };
+    let noun = if slots.len() == 1 { "slot" } else { "slots" };
+    format!("{noun} {}{more}", numbers.join(", "))
+}
+
+/// What was written to stand within a sentence.
+fn as_sentence(text: &str) -> String {
+    let mut rest = text.chars();
+    let first = rest.next().map(|first| first.to_ascii_uppercase());
+    sentence(&first.into_iter().chain(rest).collect::<String>())
 }
 
 /// Guests and libraries rarely end what they say with a full stop.

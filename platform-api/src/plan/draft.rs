@@ -55,6 +55,11 @@ impl<'a> Draft<'a> {
         self.push(Change::Event { kind, message });
     }
 
+    /// What is to change so far.
+    pub(super) fn planned(&self) -> &[Change] {
+        &self.changes.changes
+    }
+
     pub(super) fn wake(&mut self, at: Timestamp) {
         self.changes.wake_at = Some(self.changes.wake_at.map_or(at, |earlier| earlier.min(at)));
     }

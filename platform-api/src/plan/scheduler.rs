@@ -11,7 +11,7 @@
 //! 6. the lowest id.
 //!
 //! So the same state always gives the same choice. When nothing fits, instances of a lower priority may have to leave (`preempt`).
-//! When that does not help either, `explain` says for each filter how many nodes it refused, and what would have to change.
+//! When that does not help either, `explain` says for each filter how many nodes it refused, and `remedy` what would have to change.
 
 mod cluster;
 mod counts;
@@ -21,6 +21,7 @@ mod preempt;
 #[cfg(test)]
 mod properties;
 mod ranking;
+mod remedy;
 mod round;
 mod shape;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use wharf_types::world::World;
 use wharf_types::{InstanceId, NodeId};
 
 pub use cluster::{Claim, Cluster, Held};
+pub use explain::Refused;
 pub use round::Round;
 
 /// What an instance of an app asks of a node, the same for all that are placed in one round.

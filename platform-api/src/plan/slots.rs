@@ -36,14 +36,15 @@ pub(super) fn give_up_lost_nodes(draft: &mut Draft<'_>) {
         let may_run = draft.cluster.knows(node) || (is_singleton && draft.cluster.lingers(node));
         if !may_run {
             let instance = instance.id;
-            let message = format!("node {node} is gone");
+            let message = format!("node {} is gone", draft.cluster.name_of(node));
             let reason = Reason { kind: ReasonKind::Platform, message };
             draft.push(Change::EndInstance { instance, state: InstanceState::Lost, reason });
         }
     }
 }
 
-/// Has what must end before another can start stay on its node as long as no other would take it: it would end for nothing.
+/// Has what must end before another can start stay on its node as long as no other would take it: it would end for nothing, and users are
+/// told why it does not.
 pub(super) fn stay_without_a_place(draft: &mut Draft<'_>) {
     let Some(target) = draft.app.target.clone() else { return };
     for index in 0..draft.app.instances.len() {
@@ -53,8 +54,11 @@ pub(super) fn stay_without_a_place(draft: &mut Draft<'_>) {
             continue;
         }
         let asked = Asked::of(&draft.app, &target);
-        if draft.cluster.round(draft.app.id, asked.ask(&target)).place().is_err() {
+        let refused = draft.cluster.round(draft.app.id, asked.ask(&target)).place().err();
+        if let Some(refused) = refused {
+            let unplaced = Unplaced::refused(instance.slot, &refused);
             draft.app.instances[index].moves = false;
+            draft.unplaced(unplaced);
             draft.wake(after(draft.now, PLACEMENT_RETRY));
         }
     }
@@ -89,7 +93,7 @@ pub(super) fn unplaced(draft: &mut Draft<'_>, target: &ReleaseView) -> Vec<Unpla
     let slots = slots(draft.now, &draft.app, target);
     let missing = missing(draft.now, &draft.app, target, &slots).slots;
     let outcomes = place(draft, target, missing).outcomes.into_iter();
-    outcomes.filter_map(|(slot, placed)| Some(Unplaced { slot, message: placed.err()? })).collect()
+    outcomes.filter_map(|(_, placed)| placed.err()).collect()
 }
 
 /// Of the instances in one slot, by their index in the view, those that matter.
@@ -250,9 +254,9 @@ fn fill(draft: &mut Draft<'_>, target: &ReleaseView, slots: &[Slot]) {
     create(draft, target, missing.slots);
     if target.spec.is_global() && draft.app.replicas() == 0 {
         let asked = Asked::of(&draft.app, target);
-        let refusal = draft.cluster.round(draft.app.id, asked.ask(target)).place().err();
-        if let Some(message) = refusal.map(|refusal| refusal.to_string()) {
-            draft.unplaced(Unplaced { slot: 0, message });
+        let refused = draft.cluster.round(draft.app.id, asked.ask(target)).place().err();
+        if let Some(refused) = refused {
+            draft.unplaced(Unplaced::refused(0, &refused));
         }
     }
 }
@@ -262,7 +266,7 @@ fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) -> bool
     let mut has_placed = false;
     let Placing { outcomes, claims } = place(draft, release, slots);
     for (slot, placed) in outcomes {
-        let waits = match placed {
+        let unplaced = match placed {
             Ok(Placed::On(node)) => {
                 place_volumes(draft, release, node);
                 let id = draft.ids.instance();
@@ -271,14 +275,16 @@ fn create(draft: &mut Draft<'_>, release: &ReleaseView, slots: Vec<u32>) -> bool
                 has_placed = true;
                 continue;
             }
-            Ok(Placed::After(node, victims)) => make_room(draft, node, &victims),
-            Err(message) => {
+            Ok(Placed::After(node, victims)) => {
+                Unplaced { slot, message: make_room(draft, node, &victims), change: None }
+            }
+            Err(unplaced) => {
                 end_useless(draft, release, slot);
-                message
+                unplaced
             }
         };
         draft.wake(after(draft.now, PLACEMENT_RETRY));
-        draft.unplaced(Unplaced { slot, message: waits });
+        draft.unplaced(unplaced);
     }
     draft.claim(claims);
     has_placed
@@ -325,12 +331,13 @@ fn make_room(draft: &mut Draft<'_>, node: NodeId, victims: &[InstanceId]) -> Str
             draft.push(Change::Preempt { instance, app });
         }
     }
-    format!("node {node} will have room when instances of a lower priority have left it")
+    let name = draft.cluster.name_of(node);
+    format!("node {name} will have room when instances of a lower priority have left it")
 }
 
 /// What became of slots that each want a node.
 struct Placing {
-    outcomes: Vec<(u32, Result<Placed, String>)>,
+    outcomes: Vec<(u32, Result<Placed, Unplaced>)>,
     claims: Vec<Claim>,
 }
 
@@ -353,23 +360,26 @@ fn place(draft: &mut Draft<'_>, target: &ReleaseView, slots: Vec<u32>) -> Placin
             // The volumes will be where the first instance is, and the others go to them.
             round.pin(*node);
         }
-        let placed = placed.map_err(|refusal| match node {
-            Some(_) => with_way_out(&draft.app, target, slot, &refusal),
-            None => refusal.to_string(),
+        let placed = placed.map_err(|refused| {
+            let mut unplaced = Unplaced::refused(slot, &refused);
+            if node.is_some() {
+                add_way_out(&draft.app, target, &mut unplaced);
+            }
+            unplaced
         });
         outcomes.push((slot, placed));
     }
     Placing { outcomes, claims: round.claims().to_vec() }
 }
 
-/// Why the node of a slot cannot take its instance. Where the release before has one there, that one's room may be what is lacking.
-fn with_way_out(app: &AppView, target: &ReleaseView, slot: u32, refusal: &str) -> String {
-    let is_before = |it: &InstanceView| it.slot == slot && it.is_wanted() && it.release != target.id;
-    match app.instances.iter().any(is_before) {
-        true => format!(
-            "{refusal}; with `update.order = \"stop-first\"` the instance of the release before leaves it first"
-        ),
-        false => refusal.to_owned(),
+/// The node of a slot cannot take its instance. Where the release before has one there, that one's room may be what is lacking.
+fn add_way_out(app: &AppView, target: &ReleaseView, unplaced: &mut Unplaced) {
+    let is_before = |it: &InstanceView| it.slot == unplaced.slot && it.is_wanted() && it.release != target.id;
+    if app.instances.iter().any(is_before) {
+        let change = unplaced.change.take().unwrap_or_default();
+        unplaced.change = Some(format!(
+            "{change}, or set `update.order = \"stop-first\"`, with which the instance of the release before leaves the node first"
+        ));
     }
 }
 

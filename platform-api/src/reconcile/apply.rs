@@ -1,5 +1,7 @@
 //! Writes what the planner found, in one transaction.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use wharf_types::node::Reason;
 use wharf_types::state::Wanted;
 use wharf_types::{AppId, InstanceId, ReleaseId, Timestamp};
@@ -11,6 +13,9 @@ use crate::plan::{AppView, Change, Changes};
 use crate::store::instance::NewInstance;
 use crate::store::rollout::NewRollout;
 use crate::store::{self, Conn};
+
+/// Instances of one app that are named in an event.
+const TOLD_MAX: usize = 10;
 
 pub(super) enum Applied {
     Done,
@@ -42,6 +47,7 @@ pub(super) async fn apply(
             apply_one(&mut tx, app, view, change, now).await?;
         }
     }
+    preempt(&mut tx, context, &preempted(&changes.changes), now).await?;
     if !deleted && changes.changes.iter().any(ends_rollout) {
         clean_up(&mut tx, context, app, now).await?;
     }
@@ -86,7 +92,8 @@ async fn apply_one(
         Change::SetWanted { instance, wanted } => {
             store::instance::set_wanted(conn, *instance, *wanted).await?;
         }
-        Change::Preempt { instance, app: victim } => preempt(conn, *victim, *instance, now).await?,
+        // What leaves of one app is told in one event.
+        Change::Preempt { .. } => {}
         Change::EndInstance { instance, state, reason } => {
             store::instance::end(conn, *instance, *state, reason, now).await?;
         }
@@ -131,25 +138,62 @@ async fn apply_one(
     Ok(())
 }
 
-/// Takes an instance of another app out of service, and tells that app's users why. They are not told for whom: it may be somebody
-/// else's app.
+/// Whom instances belong to that have to leave.
+fn preempted(changes: &[Change]) -> Vec<(AppId, InstanceId)> {
+    let victim = |change: &Change| match change {
+        Change::Preempt { instance, app } => Some((*app, *instance)),
+        _ => None,
+    };
+    changes.iter().filter_map(victim).collect()
+}
+
+/// Takes instances of other apps out of service, and tells these apps' users why, in one event for each app. They are not told for whom: it may
+/// be somebody else's app.
 pub(super) async fn preempt(
     conn: &mut Conn,
-    victim: AppId,
-    instance: InstanceId,
+    context: &Context,
+    victims: &[(AppId, InstanceId)],
     now: Timestamp,
 ) -> Result<(), OperationError> {
-    let Some(app) = store::app::get(conn, victim).await? else {
-        return preempt_run(conn, instance, now).await;
-    };
-    if !store::instance::set_wanted(conn, instance, Wanted::Unroute).await? {
-        return Ok(());
+    let mut of_owners: BTreeMap<AppId, Vec<InstanceId>> = BTreeMap::new();
+    for (owner, instance) in victims {
+        of_owners.entry(*owner).or_default().push(*instance);
     }
-    store::change::touch(conn, victim, now).await?;
-    let message = format!(
-        "instance {instance} leaves its node, because something of a higher priority needs the room and fits nowhere else"
-    );
-    store::event::append(conn, &app.namespace, Some(&app.name), "instance.preempted", &message, now).await?;
+    for (owner, instances) in of_owners {
+        let Some(app) = store::app::get(conn, owner).await? else {
+            for run in instances {
+                preempt_run(conn, run, now).await?;
+            }
+            continue;
+        };
+        let (mut told, mut nodes) = (Vec::new(), BTreeSet::new());
+        for id in instances {
+            if store::instance::set_wanted(conn, id, Wanted::Unroute).await? {
+                told.push(id);
+                let instance = store::instance::get(conn, id).await?;
+                nodes.extend(instance.and_then(|it| it.view.node).map(|node| context.nodes.name(node)));
+            }
+        }
+        if told.is_empty() {
+            continue;
+        }
+        store::change::touch(conn, owner, now).await?;
+        let more = match told.len().saturating_sub(TOLD_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let ids: Vec<String> = told.iter().take(TOLD_MAX).map(InstanceId::to_string).collect();
+        let nodes: Vec<String> = nodes.into_iter().take(TOLD_MAX).collect();
+        let (ids, nodes) = (ids.join(", "), nodes.join(", "));
+        let who = match told.len() {
+            1 => format!("instance {ids} leaves its node ({nodes})"),
+            _ => format!("the instances {ids}{more} leave their nodes ({nodes})"),
+        };
+        let message =
+            format!("{who}, because something of a higher priority needs the room and fits nowhere else");
+        let kind = "instance.preempted";
+        store::event::append(conn, &app.namespace, Some(&app.name), kind, &message, now).await?;
+    }
     Ok(())
 }
 

@@ -34,6 +34,7 @@ impl Fleet {
         }
         let id = view.id;
         self.changed = true;
+        self.rebalance.app_changed(id);
         let before = if let Some(at) = self.index.get(&id).copied() {
             self.releases[at] = releases;
             Some(std::mem::replace(&mut self.views[at], view))
@@ -49,6 +50,7 @@ impl Fleet {
     pub fn remove(&mut self, id: AppId) {
         let Some(at) = self.index.remove(&id) else { return };
         self.changed = true;
+        self.rebalance.app_changed(id);
         self.cluster.set_claims(id, Vec::new());
         self.releases.swap_remove(at);
         for instance in self.views.swap_remove(at).instances {
@@ -81,6 +83,12 @@ impl Fleet {
         }
         let lingering = nodes.iter().filter(|node| node.given_up && !node.released);
         self.cluster.set_lingering(lingering.map(|node| node.id).collect());
+        let silent = nodes.iter().filter(|node| !node.ready);
+        self.cluster.set_silent(silent.map(|node| node.id).collect());
+        // Whoever begins to lead has not seen them while they were there.
+        for node in nodes.iter().filter(|node| node.given_up) {
+            self.cluster.set_hostname(node.id, &node.registration.hostname);
+        }
         differs
     }
 

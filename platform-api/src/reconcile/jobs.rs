@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, warn};
 use wharf_types::job::JobState;
-use wharf_types::{AppId, JobId, SecretVersionId, Timestamp};
+use wharf_types::{AppId, InstanceId, JobId, SecretVersionId, Timestamp};
 
 use super::{RETRY, apply, chain, plan_after};
 use crate::context::Context;
@@ -235,19 +235,18 @@ async fn write(
     for change in &changes.changes {
         gone.extend(write_one(&mut tx, job, view, change, now).await?);
     }
+    let victim = |change: &JobChange| match change {
+        JobChange::Preempt { instance, owner } => Some((*owner, *instance)),
+        _ => None,
+    };
+    let victims: Vec<(AppId, InstanceId)> = changes.changes.iter().filter_map(victim).collect();
+    apply::preempt(&mut tx, context, &victims, now).await?;
     tx.commit().await?;
     context.announce(job.id.as_owner());
     for id in gone {
         context.logs.remove(&job.namespace, id).await;
     }
-    let owners: BTreeSet<AppId> = changes
-        .changes
-        .iter()
-        .filter_map(|change| match change {
-            JobChange::Preempt { owner, .. } => Some(*owner),
-            _ => None,
-        })
-        .collect();
+    let owners: BTreeSet<AppId> = victims.into_iter().map(|(owner, _)| owner).collect();
     owners.into_iter().for_each(|owner| context.owner_changed(owner));
     Ok(true)
 }
@@ -275,7 +274,8 @@ async fn write_one(
             store::job::end(conn, job.id, ending).await?;
         }
         JobChange::SetState { state } => return set_state(conn, job, view, *state, now).await,
-        JobChange::Preempt { instance, owner } => apply::preempt(conn, *owner, *instance, now).await?,
+        // What leaves of one app is told in one event.
+        JobChange::Preempt { .. } => {}
         JobChange::Delete => {
             store::job::delete(conn, job.id).await?;
             return Ok(vec![job.id]);

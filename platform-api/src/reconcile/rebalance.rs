@@ -1,14 +1,15 @@
 //! Gives a node that has joined its share of what runs on the others.
 //!
 //! Only what the newcomer would get if it were placed now moves, a few instances at a time, each started there before it ends here.
-//! What nodes have is compared once, when one joins: what becomes uneven later, such as by scaling down, stays.
+//! What nodes have is compared once, when one joins: what becomes uneven later, such as by scaling down, stays. What cannot move at that
+//! moment, because it is being rolled out or has only been started, is waited for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use wharf_types::{AppId, InstanceId, NodeId};
 
 use super::fleet::Fleet;
-use crate::plan::rebalance::goes_to;
+use crate::plan::rebalance::{Course, course};
 
 /// Instances that move at once, in the whole cluster.
 const MOVES_MAX: usize = 4;
@@ -21,8 +22,21 @@ pub(super) struct Rebalance {
     shares: BTreeMap<NodeId, usize>,
     /// Instances that make way for one on a newcomer.
     moving: HashMap<InstanceId, AppId>,
-    /// Whether there are other nodes, or other ready ones, than when somebody looked last.
+    /// Apps that something may move of when they have come where they are going. As long as nothing else can, nobody looks again before that.
+    waits_for: BTreeSet<AppId>,
+    /// Whether there are other nodes, or other ready ones, than when somebody looked last, or something that was waited for has changed.
     is_due: bool,
+}
+
+/// What to do for the newcomers next.
+#[derive(Debug)]
+enum Choice {
+    /// The instance makes way for one on the newcomer.
+    Move(InstanceId, AppId, NodeId),
+    /// Nothing can move now, but something of these apps later.
+    Wait(BTreeSet<AppId>),
+    /// Nothing wants to go there.
+    Nothing,
 }
 
 impl Rebalance {
@@ -30,9 +44,14 @@ impl Rebalance {
         self.is_due = true;
     }
 
+    pub(super) fn app_changed(&mut self, app: AppId) {
+        self.is_due |= self.waits_for.contains(&app);
+    }
+
     /// Whether there may be something to choose: it is asked with every pass.
     fn has_work(&self) -> bool {
-        self.is_due || !self.shares.is_empty() || !self.moving.is_empty()
+        let may_move = !self.shares.is_empty() && self.waits_for.is_empty();
+        self.is_due || may_move || !self.moving.is_empty()
     }
 
     pub(super) fn moves(&self, instance: InstanceId) -> bool {
@@ -75,14 +94,21 @@ impl Fleet {
             })
         };
         state.moving.retain(|instance, app| is_live(instance, app));
+        state.waits_for.clear();
         let mut apps = Vec::new();
         while state.moving.len() < MOVES_MAX && !state.shares.is_empty() {
-            let Some((instance, app, node)) = self.next_move(state, &ready) else {
-                // Nothing wants to go there.
-                if state.moving.is_empty() {
-                    state.shares.clear();
+            let (instance, app, node) = match self.next_move(state, &ready) {
+                Choice::Move(instance, app, node) => (instance, app, node),
+                // What moves now may have others move after it.
+                _ if !state.moving.is_empty() => break,
+                Choice::Wait(apps) => {
+                    state.waits_for = apps;
+                    break;
                 }
-                break;
+                Choice::Nothing => {
+                    state.shares.clear();
+                    break;
+                }
             };
             state.moving.insert(instance, app);
             state.shares.entry(node).and_modify(|share| *share -= 1);
@@ -92,16 +118,14 @@ impl Fleet {
         apps
     }
 
-    /// An instance of the fullest node that would go to a newcomer, with its app and the newcomer.
-    fn next_move(&mut self, state: &Rebalance, ready: &[NodeId]) -> Option<(InstanceId, AppId, NodeId)> {
+    /// An instance of the fullest node that would go to a newcomer.
+    fn next_move(&mut self, state: &Rebalance, ready: &[NodeId]) -> Choice {
+        let mut waits = BTreeSet::new();
         let mut donors: Vec<(usize, NodeId)> =
             ready.iter().map(|node| (self.cluster().instances_on(*node).len(), *node)).collect();
         donors.sort_unstable_by(|a, b| b.cmp(a));
-        let fewest = donors.last()?.0;
-        for (count, donor) in donors {
-            if count <= fewest + 1 {
-                return None;
-            }
+        let fewest = donors.last().map_or(0, |(fewest, _)| *fewest);
+        for (_, donor) in donors.into_iter().take_while(|(count, _)| *count > fewest + 1) {
             let mut instances = self.cluster().instances_on(donor).to_vec();
             // What is older has served for longer, and was perhaps there before the newcomer went away.
             instances.sort_unstable_by(|a, b| b.cmp(a));
@@ -111,18 +135,26 @@ impl Fleet {
                 if state.moving.values().any(|moving| *moving == app) {
                     continue;
                 }
-                let found = self.would_go(app, id);
-                if let Some(node) = found.filter(|node| state.shares.contains_key(node)) {
-                    return Some((id, app, node));
+                match self.course_of(app, id) {
+                    Some(Course::To(node)) if state.shares.contains_key(&node) => {
+                        return Choice::Move(id, app, node);
+                    }
+                    Some(Course::NotYet) => {
+                        waits.insert(app);
+                    }
+                    Some(Course::To(_) | Course::Stays) | None => {}
                 }
             }
         }
-        None
+        if waits.is_empty() { Choice::Nothing } else { Choice::Wait(waits) }
     }
 
-    fn would_go(&mut self, app: AppId, id: InstanceId) -> Option<NodeId> {
+    fn course_of(&mut self, app: AppId, id: InstanceId) -> Option<Course> {
         let (view, cluster) = self.view_beside_cluster(app)?;
         let instance = view.instances.iter().find(|instance| instance.id == id)?;
-        goes_to(view, instance, cluster)
+        Some(course(view, instance, cluster))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use wharf_types::event::Event;
-use wharf_types::{AppName, NamespaceName, Timestamp};
+use wharf_types::event::{Event, NodeEvent};
+use wharf_types::{AppName, NamespaceName, NodeId, Timestamp};
 
 use super::codec::{parse, parse_opt, time};
 use super::query::{query, query_as};
@@ -15,6 +15,9 @@ const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 const KEPT_MAX: i64 = 1_000_000;
 /// Events that are forgotten at once.
 const BATCH: i64 = 5_000;
+/// What stands for the namespace where an event is about a node, whose id is then in the place of the app. No namespace can be called so, and what
+/// belongs to none is kept as long as everything else.
+const OF_NODES: &str = "";
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -40,6 +43,19 @@ impl TryFrom<Row> for Event {
     }
 }
 
+impl TryFrom<Row> for NodeEvent {
+    type Error = super::StoreError;
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            seq: row.seq,
+            time: time(row.time)?,
+            node: parse(row.app.as_deref().unwrap_or_default())?,
+            kind: row.kind,
+            message: row.message,
+        })
+    }
+}
+
 pub(crate) async fn append(
     conn: &mut Conn,
     namespace: &NamespaceName,
@@ -48,12 +64,33 @@ pub(crate) async fn append(
     message: &str,
     now: Timestamp,
 ) -> Result<i64> {
+    insert(conn, (namespace.as_str(), app.map(AppName::as_str)), kind, message, now).await
+}
+
+/// The same of what happened to a node.
+pub(crate) async fn append_of_node(
+    conn: &mut Conn,
+    node: NodeId,
+    kind: &str,
+    message: &str,
+    now: Timestamp,
+) -> Result<i64> {
+    insert(conn, (OF_NODES, Some(node.to_string().as_str())), kind, message, now).await
+}
+
+async fn insert(
+    conn: &mut Conn,
+    (namespace, subject): (&str, Option<&str>),
+    kind: &str,
+    message: &str,
+    now: Timestamp,
+) -> Result<i64> {
     let seq = change::count(conn, "event").await?;
     query("INSERT INTO event (seq, time, namespace, app, kind, message) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(seq)
         .bind(now.as_microsecond())
-        .bind(namespace.as_str())
-        .bind(app.map(AppName::as_str))
+        .bind(namespace)
+        .bind(subject)
         .bind(kind)
         .bind(message)
         .execute(conn)
@@ -131,6 +168,20 @@ pub(crate) async fn list(
     rows.into_iter().map(Event::try_from).collect()
 }
 
+/// What happened to nodes after `after`, oldest first.
+pub(crate) async fn of_nodes(conn: &mut Conn, after: i64, limit: i64) -> Result<Vec<NodeEvent>> {
+    let rows: Vec<Row> = query_as(
+        "SELECT seq, time, namespace, app, kind, message FROM event
+         WHERE namespace = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+    )
+    .bind(OF_NODES)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(NodeEvent::try_from).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +201,23 @@ mod tests {
         assert_eq!(prune(&mut tx, later).await.unwrap(), 1);
         let left = list(&mut tx, &namespace, None, 0, 10).await.unwrap();
         assert_eq!(left.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["app.deleted"]);
+    }
+
+    #[tokio::test]
+    async fn what_happens_to_nodes_is_in_no_namespace() {
+        let (_dir, store) = database::store().await;
+        let mut tx = store.write().await.unwrap();
+        let (namespace, node, now) =
+            (NamespaceName::default_namespace(), NodeId::new(), Timestamp::UNIX_EPOCH);
+        append(&mut tx, &namespace, None, "app.scaled", "", now).await.unwrap();
+        let seq = append_of_node(&mut tx, node, "node.silent", "nothing is heard of a", now).await.unwrap();
+        let of_namespace = list(&mut tx, &namespace, None, 0, 10).await.unwrap();
+        assert_eq!(of_namespace.len(), 1);
+        let found = of_nodes(&mut tx, 0, 10).await.unwrap();
+        assert_eq!(
+            found.iter().map(|it| (it.seq, it.node, it.kind.as_str())).collect::<Vec<_>>(),
+            [(seq, node, "node.silent")]
+        );
+        assert_eq!(of_nodes(&mut tx, seq, 10).await.unwrap(), []);
     }
 }

@@ -217,6 +217,11 @@ async fn a_node_that_is_drained_gives_its_instances_away_and_takes_none() {
     let drained = platform.call(Method::PATCH, &path, json!({"draining": true})).await.is(200);
     assert_eq!(drained["draining"], true);
     platform.call(Method::DELETE, &path, Value::Null).await.refuses(409, "conflict", &["wharf node drain"]);
+    let words = "which is being drained, and goes on where it is until there is room elsewhere: 0 of 1 nodes fit: 1 is being drained (test)";
+    eventually("the app says why it stays", async || {
+        platform.get("/v1/namespaces/default/apps/hello/why").await.to_string().contains(words).then_some(())
+    })
+    .await;
     let second = Worker::join(&platform).await;
     let counts = async |node: NodeId| platform.get(&format!("/v1/nodes/{node}")).await["instances"].clone();
     eventually("the first is empty", async || {
@@ -225,6 +230,10 @@ async fn a_node_that_is_drained_gives_its_instances_away_and_takes_none() {
         (counts(first.node).await == 0 && counts(second.node).await == 3).then_some(())
     })
     .await;
+    let events = platform.get("/v1/namespaces/default/apps/hello/events").await["items"].clone();
+    let events = events.as_array().unwrap().iter().filter(|event| event["kind"] == "instance.moved");
+    let moved: Vec<&str> = events.filter_map(|event| event["message"].as_str()).collect();
+    assert_eq!(moved, ["from test, which is being drained: slots 1, 2, 3 to test"]);
     platform.call(Method::PATCH, &path, json!({"draining": false})).await.is(200);
     let path = format!("/v1/nodes/{}", second.node);
     platform.call(Method::PATCH, &path, json!({"draining": true})).await.is(200);
@@ -254,6 +263,31 @@ async fn a_node_that_joins_gets_its_share_while_everything_serves() {
         (counts(first.node).await == 3 && counts(second.node).await == 3).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_node_is_told_in_no_namespace() {
+    let platform = Platform::start().await;
+    let worker = Worker::join(&platform).await;
+    // Whoever has planned has looked at the nodes.
+    platform.serve(0, json!({})).await;
+    let path = format!("/v1/nodes/{}", worker.node);
+    let told = async |kind: &str| {
+        eventually("it is told", async || {
+            let events = platform.get("/v1/events").await["items"].clone();
+            let mut of_kind = events.as_array()?.iter().filter(|event| event["kind"] == kind);
+            of_kind.next().cloned()
+        })
+        .await
+    };
+    platform.call(Method::PATCH, &path, json!({"draining": true})).await.is(200);
+    let drained = told("node.draining").await;
+    assert_eq!(drained["node"], worker.node.to_string());
+    assert!(drained["message"].as_str().unwrap().starts_with("test is being drained"), "{drained}");
+    platform.call(Method::PATCH, &path, json!({"draining": false})).await.is(200);
+    told("node.resumed").await;
+    let of_namespace = platform.get("/v1/namespaces/default/events").await.to_string();
+    assert!(!of_namespace.contains("node.draining"), "{of_namespace}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use wharf_types::world::World;
 use wharf_types::{AppName, JobId, Timestamp};
 
 use crate::context::Context;
+use crate::plan::Unplaced;
 use crate::plan::cron::{Cron, time_zone};
 use crate::plan::job::{CommandView, Ending, JobView, RunView};
 use crate::plan::schedule::ScheduleView;
@@ -69,7 +70,7 @@ impl LoadedJob {
         let completions = view.completions();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let unplaced = context.unplaced().get(&job.id.as_owner()).cloned().unwrap_or_default();
-        let mut waits: Vec<String> = unplaced.into_iter().map(|unplaced| unplaced.message).collect();
+        let mut waits: Vec<String> = unplaced.iter().map(Unplaced::told).collect();
         waits.dedup();
         waits.truncate(10);
         JobInfo {

@@ -55,9 +55,16 @@ impl<'a> Draft<'a> {
             .filter(|run| run.is_live() && !self.cluster.knows(run.node) && !may_come_back(run.node))
             .map(|run| (run.id, run.node))
             .collect();
+        let mut runs_of: BTreeMap<NodeId, usize> = BTreeMap::new();
         for (run, node) in lost {
-            let message = format!("node {node} is gone");
+            *runs_of.entry(node).or_default() += 1;
+            let message = format!("node {} is gone", self.cluster.name_of(node));
             self.push(JobChange::LoseRun { run, reason: Reason { kind: ReasonKind::Platform, message } });
+        }
+        for (node, count) in runs_of {
+            let runs = if count == 1 { "a run".to_owned() } else { format!("{count} runs") };
+            let name = self.cluster.name_of(node);
+            self.event("job.run-lost", format!("has lost {runs} with {name}, which is gone"));
         }
     }
 
@@ -211,17 +218,19 @@ impl<'a> Draft<'a> {
         self.changes.claims = round.claims().to_vec();
         drop(round);
         for ((index, attempt), placed) in outcomes {
-            let message = match placed {
+            let unplaced = match placed {
                 Ok(Placed::On(node)) => {
                     let id = self.ids.instance();
                     self.push(JobChange::CreateRun { id, index, attempt, node });
                     continue;
                 }
-                Ok(Placed::After(node, victims)) => self.make_room(node, &victims),
-                Err(refusal) => refusal.to_string(),
+                Ok(Placed::After(node, victims)) => {
+                    Unplaced { slot: index, message: self.make_room(node, &victims), change: None }
+                }
+                Err(refused) => Unplaced::refused(index, &refused),
             };
             self.wake(after(self.now, PLACEMENT_RETRY));
-            self.changes.unplaced.push(Unplaced { slot: index, message });
+            self.changes.unplaced.push(unplaced);
         }
     }
 
@@ -231,7 +240,8 @@ impl<'a> Draft<'a> {
                 self.push(JobChange::Preempt { instance, owner });
             }
         }
-        format!("node {node} will have room when instances of a lower priority have left it")
+        let name = self.cluster.name_of(node);
+        format!("node {name} will have room when instances of a lower priority have left it")
     }
 }
 

@@ -151,7 +151,7 @@ pub(super) fn stalled(draft: &mut Draft<'_>, target: &ReleaseView) -> Reason {
         return waited(reason.kind, &reason.message);
     }
     if let Some(unplaced) = unplaced.first() {
-        return waited(ReasonKind::Platform, &unplaced.message);
+        return waited(ReasonKind::Platform, &unplaced.told());
     }
     match draft
         .app

@@ -234,7 +234,7 @@ fn a_rollout_that_fits_on_no_node_fails_with_the_schedulers_words() {
     fixture.wait(60);
     let message = failure(&fixture.plan());
     assert!(
-        message.ends_with("0 of 1 nodes fit: 1 has too little free memory (needs 1MiB, 512KiB free on n1: set reserve.memory to 512KiB or less, or free 512KiB there)"),
+        message.ends_with("0 of 1 nodes fit: 1 has too little free memory (needs 1MiB, 512KiB free on n1); lower `reserve.memory` from 1MiB to 512KiB, or free 512KiB on n1"),
         "{message}"
     );
 }

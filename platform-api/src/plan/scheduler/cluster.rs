@@ -40,6 +40,7 @@ pub struct Cluster {
     bands: [usize; BANDS],
     lingering: HashSet<NodeId>,
     draining: HashSet<NodeId>,
+    silent: HashSet<NodeId>,
 }
 
 /// An instance that takes something of a node.
@@ -93,6 +94,7 @@ impl Cluster {
         self.take_out(at);
         let node = &mut self.nodes[at as usize];
         (node.registration, node.ready) = (Some(registration.clone()), ready);
+        node.hostname.clone_from(&registration.hostname);
         self.by_hostname.entry(registration.hostname.clone()).or_default().insert(at);
         self.classify(at);
         true
@@ -121,6 +123,33 @@ impl Cluster {
     /// Says which nodes are to be emptied: for the planner they are not ready, and no global app has anything on them.
     pub fn set_draining(&mut self, nodes: HashSet<NodeId>) {
         self.draining = nodes;
+    }
+
+    pub(crate) fn drains(&self, id: NodeId) -> bool {
+        self.draining.contains(&id)
+    }
+
+    /// Says of which nodes nothing is heard, so that these are told from those that are only to be emptied.
+    pub fn set_silent(&mut self, nodes: HashSet<NodeId>) {
+        self.silent = nodes;
+    }
+
+    pub(super) fn is_silent(&self, id: NodeId) -> bool {
+        self.silent.contains(&id)
+    }
+
+    /// What people call a node, also one that is gone, as long as it was known here.
+    pub(crate) fn name_of(&self, id: NodeId) -> String {
+        self.position_of(id).map_or_else(|| id.to_string(), |at| self.nodes[at as usize].name())
+    }
+
+    /// Says what a node is called that is not there.
+    pub fn set_hostname(&mut self, id: NodeId, hostname: &str) {
+        let at = self.position(id);
+        let node = &mut self.nodes[at as usize];
+        if node.hostname != hostname {
+            hostname.clone_into(&mut node.hostname);
+        }
     }
 
     /// The nodes that may have an instance of a global app, ready or not.

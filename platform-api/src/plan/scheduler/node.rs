@@ -15,6 +15,8 @@ pub(super) struct Node {
     pub(super) id: NodeId,
     /// None: it is gone, or has not come yet, and something is known to be placed on it.
     pub(super) registration: Option<NodeRegistration>,
+    /// What it is called, or was when it was there. Empty: nobody has said so.
+    pub(super) hostname: String,
     pub(super) ready: bool,
     /// [`NO_CLASS`] while it is not there.
     pub(super) class: u32,
@@ -34,6 +36,7 @@ impl Node {
         Self {
             id,
             registration: None,
+            hostname: String::new(),
             ready: false,
             class: NO_CLASS,
             leaf: None,
@@ -79,10 +82,7 @@ impl Node {
 
     /// The name that its user knows it by.
     pub(super) fn name(&self) -> String {
-        match &self.registration {
-            Some(registration) if !registration.hostname.is_empty() => registration.hostname.clone(),
-            _ => self.id.to_string(),
-        }
+        if self.hostname.is_empty() { self.id.to_string() } else { self.hostname.clone() }
     }
 }
 

@@ -239,7 +239,9 @@ fn place(model: &mut Model, cluster: &mut Cluster, app: AppId, ask: Ask<'_>, cou
                 assert_eq!(expected, None, "{refusal}");
                 assert!(!model.can_make_room(app, &ask), "{refusal}");
                 let nodes = model.nodes.len();
-                assert!(nodes == 0 || refusal.starts_with(&format!("0 of {nodes} nodes fit: ")), "{refusal}");
+                let counted = refusal.facts.starts_with(&format!("0 of {nodes} nodes fit: "));
+                assert!(nodes == 0 || counted, "{refusal}");
+                assert!(!refusal.change.is_empty(), "{refusal}");
                 return all;
             }
         }

@@ -15,7 +15,7 @@ use super::counts::Counts;
 use super::node::{Node, band};
 use super::ranking::Found;
 use super::shape::{Domain, LEVELS, Shape, number};
-use super::{Ask, Placed, explain, preempt};
+use super::{Ask, Placed, Refused, explain, preempt};
 
 /// See the module.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Round<'a> {
     claims: Vec<Claim>,
     told_to_leave: Vec<(InstanceId, Held)>,
     /// Why nothing more fits: that cannot change within a round.
-    refusal: Option<Arc<str>>,
+    refusal: Option<Arc<Refused>>,
     /// Whether the node that is pinned is the instance's own: see [`Self::bind`].
     is_bound: bool,
 }
@@ -78,7 +78,7 @@ impl Cluster {
 
 impl Round<'_> {
     /// Finds a node for one more instance and takes the room there, or says why there is none.
-    pub fn place(&mut self) -> Result<Placed, Arc<str>> {
+    pub fn place(&mut self) -> Result<Placed, Arc<Refused>> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
@@ -89,7 +89,7 @@ impl Round<'_> {
             Some(found) if found.is_free_now => Ok(self.take(found.node)),
             Some(found) => Ok(self.wait_for(found.node, found.victims)),
             None => {
-                let refusal: Arc<str> = explain::explain(self).into();
+                let refusal = Arc::new(explain::explain(self));
                 self.refusal = Some(refusal.clone());
                 Err(refusal)
             }

@@ -148,8 +148,8 @@ fn a_refusal_counts_the_nodes_of_each_filter_and_says_what_would_have_to_change(
     assert_eq!(
         refusal(&mut cluster, ask(&placement, 512)),
         "0 of 6 nodes fit: 1 is not ready (its lease has expired), 2 lack the label zone=eu-1 (they have eu-2), \
-         3 have too little free memory (needs 512MiB, at most 481MiB free on n3: \
-         set reserve.memory to 481MiB or less, or free 31MiB there)"
+         3 have too little free memory (needs 512MiB, at most 481MiB free on n3); \
+         lower `reserve.memory` from 512MiB to 481MiB, or free 31MiB on n3"
     );
 }
 
@@ -161,18 +161,21 @@ fn the_nearest_miss_of_a_number_is_named() {
     add(&mut cluster, 3, 64, &[]);
     assert_eq!(
         refusal(&mut cluster, ask(&constrained(&["node.labels.rack >= 10"]), 1)),
-        "0 of 3 nodes fit: 3 do not meet `node.labels.rack >= 10` (at most 9, on n2)"
+        "0 of 3 nodes fit: 3 do not meet `node.labels.rack >= 10` (at most 9, on n2); \
+         change the label rack of n2 from 9 to 10 (`wharf node label n2 rack=10`)"
     );
     assert_eq!(
         refusal(&mut cluster, ask(&constrained(&["node.labels.zone in (a, b)"]), 1)),
-        "0 of 3 nodes fit: 3 do not meet `node.labels.zone in (a, b)` (they have no such label)"
+        "0 of 3 nodes fit: 3 do not meet `node.labels.zone in (a, b)` (they have no such label); \
+         add the label zone=a to n1 (`wharf node label n1 zone=a`)"
     );
     let cpu =
         Ask { takes: Resources { memory_bytes: 0, cpu_millis: 5000 }, ..ask(&constrained(&[]), 0) }.takes;
     let placement = constrained(&["node.hostname == n1"]);
     let refused = refusal(&mut cluster, Ask { takes: cpu, ..ask(&placement, 0) });
     assert!(
-        refused.contains("(needs 5, 4 free on n1: set reserve.cpu to 4 or less, or add a larger node)"),
+        refused.contains("1 has too few free processors (needs 5, 4 free on n1)")
+            && refused.ends_with("; lower `reserve.cpu` from 5 to 4, or add a larger node"),
         "{refused}"
     );
 }
@@ -185,9 +188,97 @@ fn as_many_as_a_node_may_hold_is_a_reason_of_its_own() {
     let mut round = cluster.round(app(1), ask(&placement, 1));
     assert!(round.place().is_ok() && round.place().is_ok());
     assert_eq!(
-        &*round.place().unwrap_err(),
-        "0 of 1 nodes fit: 1 holds 2 of its instances already, all that placement.max_per_node allows"
+        round.place().unwrap_err().to_string(),
+        "0 of 1 nodes fit: 1 holds 2 of its instances already, all that placement.max_per_node allows; \
+         raise `placement.max_per_node` to 3, or add a node"
     );
+}
+
+#[test]
+fn the_advice_is_about_everything_that_speaks_against_the_nearest_node() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 64, &["zone=a"]);
+    add(&mut cluster, 2, 64, &[]);
+    let placement = constrained(&["node.labels.zone == b"]);
+    let needs = |memory_mib: u64, cpus: u64| {
+        let takes = Resources { memory_bytes: memory_mib * MIB, cpu_millis: cpus * 1000 };
+        Ask { takes, ..ask(&placement, 0) }
+    };
+    let change =
+        |cluster: &mut Cluster, ask: Ask<'_>| cluster.round(app(1), ask).place().unwrap_err().change.clone();
+    assert_eq!(
+        change(&mut cluster, needs(1, 6)),
+        "change the label zone of n1 from a to b (`wharf node label n1 zone=b`), and lower `reserve.cpu` from 6 to 4"
+    );
+    // Where the constraint is met, only settings have to change.
+    add(&mut cluster, 3, 64, &["zone=b"]);
+    assert_eq!(
+        change(&mut cluster, needs(100, 6)),
+        "lower `reserve.cpu` from 6 to 4, and lower `reserve.memory` from 100MiB to 64MiB"
+    );
+}
+
+#[test]
+fn what_a_node_is_cannot_be_set_so_the_constraint_has_to_change() {
+    let mut cluster = Cluster::default();
+    let node = NodeRegistration {
+        hostname: "n1".into(),
+        memory_bytes: 18_513_063 << 10,
+        cpus: 4,
+        ..NodeRegistration::default()
+    };
+    cluster.set_node(id(1), &node, true);
+    assert_eq!(
+        refusal(&mut cluster, ask(&constrained(&["node.memory >= 900GiB"]), 1)),
+        "0 of 1 nodes fit: 1 does not meet `node.memory >= 900GiB` (it has 18079MiB); \
+         write `node.memory >= 18079MiB` in the place of `node.memory >= 900GiB`, or add a node that meets it"
+    );
+    assert_eq!(
+        refusal(&mut cluster, ask(&constrained(&["node.hostname == n9"]), 1)),
+        "0 of 1 nodes fit: 1 does not meet `node.hostname == n9` (it has n1); \
+         change the constraint `node.hostname == n9` so that n1 meets it, or add a node that meets it"
+    );
+}
+
+#[test]
+fn a_node_that_is_drained_is_told_from_one_that_is_silent() {
+    let mut cluster = Cluster::default();
+    for number in 1..4 {
+        add(&mut cluster, number, 64, &[]);
+    }
+    let registration = |number: u128| NodeRegistration {
+        hostname: format!("n{number}"),
+        memory_bytes: 64 * MIB,
+        cpus: 4,
+        ..NodeRegistration::default()
+    };
+    for number in 1..4 {
+        cluster.set_node(id(number), &registration(number), false);
+    }
+    cluster.set_draining([id(1), id(2)].into());
+    cluster.set_silent([id(2), id(3)].into());
+    let placement = constrained(&[]);
+    assert_eq!(
+        refusal(&mut cluster, ask(&placement, 1)),
+        "0 of 3 nodes fit: 2 are being drained (n1, n2), 1 is not ready (its lease has expired); \
+         take n1 back into service (`wharf node resume n1`)"
+    );
+    cluster.remove_node(id(1));
+    cluster.remove_node(id(3));
+    assert_eq!(
+        refusal(&mut cluster, ask(&placement, 1)),
+        "0 of 1 nodes fit: 1 is being drained (n2); \
+         take n2 back into service (`wharf node resume n2`), and bring n2 back, of which nothing is heard"
+    );
+    assert_eq!(cluster.name_of(id(3)), "n3", "it is gone, and known by its name");
+}
+
+#[test]
+fn a_label_is_quoted_for_a_shell_where_it_has_to_be() {
+    let mut cluster = Cluster::default();
+    add(&mut cluster, 1, 64, &[]);
+    let refused = refusal(&mut cluster, ask(&constrained(&[r#"node.labels.room == "two words""#]), 1));
+    assert!(refused.ends_with("(`wharf node label n1 'room=two words'`)"), "{refused}");
 }
 
 #[test]
