@@ -22,6 +22,9 @@ const TAR_MAGIC_AT: usize = 257;
 /// What every module and component begins with.
 const MAGIC: [u8; 4] = *b"\0asm";
 
+/// What a core module begins with: a component has another version.
+const MODULE: [u8; 8] = *b"\0asm\x01\0\0\0";
+
 /// The artifact of a folder: the one that the manifest names, or the only `.wasm` where builds leave theirs.
 pub fn find_in(folder: &Path, build: Option<&BuildSpec>) -> anyhow::Result<PathBuf> {
     if let Some(artifact) = build.and_then(|build| build.artifact.as_ref()) {
@@ -203,6 +206,13 @@ fn starts_like_an_artifact(path: &Path) -> bool {
     File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC
 }
 
+/// Whether a file is a core module. One that cannot be read is none here: whoever pushes it says why.
+pub fn is_module(path: &Path) -> bool {
+    let mut start = [0; MODULE.len()];
+    let read = |mut file: File| file.read_exact(&mut start);
+    path.is_file() && File::open(path).and_then(read).is_ok() && start == MODULE
+}
+
 /// The name that an artifact's file suggests: `target/hello_world.wasm` gives `hello-world`.
 pub fn app_name_of(path: &Path) -> Option<AppName> {
     let stem = path.file_stem()?.to_str()?;
@@ -236,6 +246,20 @@ mod tests {
         assert!(check_start(b"").unwrap_err().contains("empty"));
         assert!(check_start(b"\0\0\0\0").unwrap_err().contains("not WebAssembly"));
         assert!(check_start(b"(com").unwrap_err().contains("text format"));
+    }
+
+    #[test]
+    fn a_module_is_told_from_a_component_and_from_what_is_neither() {
+        let folder = tempfile::tempdir().unwrap();
+        let is_module_of = |octets: &[u8]| {
+            let path = folder.path().join("a.wasm");
+            std::fs::write(&path, octets).unwrap();
+            is_module(&path)
+        };
+        assert!(is_module_of(b"\0asm\x01\0\0\0\0"));
+        assert!(!is_module_of(b"\0asm\x0d\0\x01\0\0"));
+        assert!(!is_module_of(b"\0asm\x01"));
+        assert!(!is_module(folder.path()) && !is_module(&folder.path().join("missing.wasm")));
     }
 
     #[test]

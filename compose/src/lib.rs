@@ -41,4 +41,4 @@ pub use load::{Reader, load};
 pub use node::{Node, Place};
 pub use problem::{Notice, Problem, Problems};
 pub use project::Project;
-pub use translate::{Context, Translation, translate};
+pub use translate::{Context, Translation, components, translate};

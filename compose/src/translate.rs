@@ -13,7 +13,7 @@ mod values;
 mod volumes;
 mod wasm;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use wharf_types::declare::document::AppDocument;
@@ -39,6 +39,8 @@ pub struct Context {
     pub namespace: Option<NamespaceName>,
     /// What the stack is called. None: what the file says.
     pub stack: Option<String>,
+    /// Those of the [`components`] whose files are modules of WASI 0.1, by their services. They reach no address, and are granted none.
+    pub modules: BTreeSet<String>,
 }
 
 /// What a project asks of the platform.
@@ -63,6 +65,16 @@ pub struct App {
     pub place: Place,
     /// Whose paths are relative to the folder of the project.
     pub document: AppDocument,
+}
+
+/// The services that run a file of WebAssembly, with its path, which is relative to the folder of the project.
+pub fn components(project: &Project) -> impl Iterator<Item = (&str, &str)> {
+    project.services.iter().filter(|(_, service)| Kind::of(service) == Kind::Wasm).filter_map(
+        |(name, service)| {
+            let image = service.image.as_deref().filter(|image| is_component(image))?;
+            Some((name.as_str(), image))
+        },
+    )
 }
 
 /// Makes resources of a project.
@@ -168,6 +180,11 @@ impl One<'_> {
         let written = written_as(&error.field).iter().find(|path| self.has(path));
         let place = written.map_or(&self.node.place, |path| self.place(path));
         sink.problem(place, format!("the app of the service `{}`: {error}", shown(self.service)));
+    }
+
+    /// Whether it runs a module of WASI 0.1, as far as that is known.
+    fn is_module(&self) -> bool {
+        self.context.modules.contains(self.service)
     }
 
     /// Where an item of a list stands.

@@ -7,7 +7,7 @@ mod common;
 use common::{project, project_of};
 use serde_json::{Value, json};
 use wharf_compose::translate::ValueFrom;
-use wharf_compose::{Context, Notice, Translation, translate};
+use wharf_compose::{Context, Notice, Translation, components, translate};
 use wharf_types::declare::document::AppDocument;
 
 fn translated(text: &str) -> Translation {
@@ -354,7 +354,7 @@ fn what_is_a_component_is_told_by_its_image_or_platform() {
 
 fn voting() -> Translation {
     let project = project_of(&[("voting.yml", include_str!("fixtures/voting.yml"))]).unwrap();
-    translate(&project, &Context { namespace: Some("team".parse().unwrap()), stack: None })
+    translate(&project, &Context { namespace: Some("team".parse().unwrap()), ..Context::default() })
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -713,7 +713,7 @@ fn a_network_is_called_by_its_stack_unless_it_has_a_name_of_its_own() {
     assert_eq!(of_file.keys().collect::<Vec<_>>(), ["front", "outside", "proxy", "shop_own"]);
     // The service is known by the name that it has in the file.
     assert!(of_file.values().all(|aliases| aliases == &["a_b"]), "{of_file:?}");
-    let stack = Context { namespace: None, stack: Some("other".to_owned()) };
+    let stack = Context { stack: Some("other".to_owned()), ..Context::default() };
     assert!(names(&stack).contains_key("other_own"));
 }
 
@@ -763,6 +763,42 @@ fn a_guest_may_ask_whom_it_shares_a_network_with_in_the_way_that_it_answers() {
     ];
     assert_eq!(document(&made, "web").outbound.allow, expected);
     assert!(document(&made, "pages").outbound.allow.is_empty(), "a container's is not held to");
+}
+
+#[test]
+fn a_module_is_granted_nobody_and_it_is_said_where_it_seems_to_ask_for_somebody() {
+    let project = project(
+        "services:\n  db: {image: redis, networks: [n, default]}\n  waits: {image: w.wasm, depends_on: [db]}\n  chooses: {image: c.wasm, networks: [n]}\n  \
+         alone: {image: sub/a.wasm}\n  runs: {image: r.wasm, depends_on: [db], deploy: {mode: replicated-job}}\n  \
+         asks: {image: w.wasm, depends_on: [db]}\nnetworks: {n: }\n",
+    );
+    let files: Vec<_> = components(&project).collect();
+    let expected = [
+        ("alone", "sub/a.wasm"),
+        ("asks", "w.wasm"),
+        ("chooses", "c.wasm"),
+        ("runs", "r.wasm"),
+        ("waits", "w.wasm"),
+    ];
+    assert_eq!(files, expected);
+    let modules = ["alone", "chooses", "runs", "waits"].map(str::to_owned).into();
+    let made = translate(&project, &Context { modules, ..Context::default() }).unwrap();
+    for service in ["alone", "chooses", "waits"] {
+        assert!(document(&made, service).outbound.allow.is_empty(), "{service}");
+    }
+    assert!(made.jobs[0].spec.outbound.allow.is_empty());
+    assert!(!document(&made, "asks").outbound.allow.is_empty());
+    let said: Vec<&str> = made.notices.iter().map(|notice| notice.message.as_str()).collect();
+    let said: Vec<&str> = said.into_iter().filter(|said| said.contains("reaches no address")).collect();
+    let begins = |service: &str, key: &str| {
+        let words = format!(
+            "`{key}`: a module of WASI 0.1 reaches no address, so the service `{service}` is granted no other"
+        );
+        said.iter().any(|said| said.starts_with(&words))
+    };
+    assert!(begins("waits", "depends_on") && begins("chooses", "networks"), "{said:?}");
+    assert!(begins("runs", "depends_on"), "{said:?}");
+    assert_eq!(said.len(), 3, "{said:?}");
 }
 
 /// A job with these settings, as one line of YAML each.

@@ -61,6 +61,27 @@ async fn a_compose_file_becomes_apps_that_reach_each_other_and_goes_as_a_whole()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_module_of_wasi_0_1_runs_beside_others_and_it_is_said_that_it_reaches_none() {
+    const MODULE: &str = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = platform.user().in_folder(folder.path());
+    let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+    write("greeter.wasm", &std::fs::read(workspace::guest("hello")).unwrap());
+    write("once.wasm", &wat::parse_str(MODULE).unwrap());
+    write(
+        "compose.yaml",
+        b"services:\n  greeter:\n    image: greeter.wasm\n  once:\n    image: once.wasm\n    depends_on: [greeter]\n    deploy: {mode: replicated-job}\n",
+    );
+    let ran = user.run(&["stack", "deploy", "shop"]).await;
+    let words = "`depends_on`: a module of WASI 0.1 reaches no address, so the service `once`";
+    assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    ran.ok();
+    let jobs = platform.wharf(&["job", "ls"]).await.ok();
+    assert!(jobs.contains("once") && jobs.contains("succeeded"), "{jobs}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_compose_file_cannot_have_is_refused_with_its_place() {
     let platform = Platform::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -20,6 +20,7 @@ use wharf_types::{AppName, NamespaceName, SetName};
 use super::declare::{self, Rest};
 use super::secret;
 use crate::args::{Global, NoArgs, WaitArgs, With};
+use crate::artifact;
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::session::Session;
@@ -157,7 +158,11 @@ fn config(args: &FileArgs, json: bool) -> anyhow::Result<()> {
 
 async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let project = load(&args.files, Some(&args.name))?;
-    let context = Context { namespace: None, stack: Some(args.name.to_string()) };
+    let modules = wharf_compose::components(&project)
+        .filter(|(_, path)| artifact::is_module(&Path::new(&project.folder).join(path)))
+        .map(|(service, _)| service.to_owned())
+        .collect();
+    let context = Context { namespace: None, stack: Some(args.name.to_string()), modules };
     let translated = wharf_compose::translate(&project, &context);
     let translation = translated.map_err(|problems| Failure::invalid(problems.to_string()))?;
     tell(&translation.notices);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wharf_types::AppName;
 use wharf_types::spec::is_host;
 
 use super::sink::Sink;
@@ -91,23 +92,33 @@ fn aliases<'a>(
     network: Option<&str>,
 ) -> BTreeSet<&'a str> {
     let Some(attachment) = network.and_then(|key| service.networks.get(key)) else { return BTreeSet::new() };
-    let app = one.names.get(name).map(wharf_types::AppName::as_str);
+    let app = one.names.get(name).map(AppName::as_str);
     let written = attachment.aliases.iter().chain(&service.container_name).map(String::as_str);
     written.chain([name]).filter(|alias| Some(*alias) != app).collect()
 }
 
+/// Another service in a network of a service.
+struct Neighbour<'a> {
+    service: &'a str,
+    settings: &'a Service,
+    app: &'a AppName,
+    shared: Vec<Option<&'a str>>,
+}
+
+fn neighbours<'a>(one: &'a One<'_>) -> impl Iterator<Item = Neighbour<'a>> {
+    let ours = of(one.settings);
+    one.project.services.iter().filter_map(move |(service, settings)| {
+        let app = one.names.get(service.as_str()).filter(|_| service != one.service)?;
+        let shared: Vec<Option<&str>> = of(settings).intersection(&ours).copied().collect();
+        (!shared.is_empty()).then_some(Neighbour { service: service.as_str(), settings, app, shared })
+    })
+}
+
 /// What a Wasm app may reach, because it shares a network with it.
 pub(super) fn grants(one: &One<'_>) -> Vec<String> {
-    let ours = of(one.settings);
     let mut grants = Vec::new();
-    for (service, settings) in &one.project.services {
-        let theirs = of(settings);
-        let shared: Vec<Option<&str>> = theirs.intersection(&ours).copied().collect();
-        let Some(app) = one.names.get(service.as_str()).filter(|_| service != one.service) else { continue };
-        if shared.is_empty() {
-            continue;
-        }
-        let is_container = one.kinds.get(service.as_str()) == Some(&Kind::Container);
+    for Neighbour { service, settings, app, shared } in neighbours(one) {
+        let is_container = one.kinds.get(service) == Some(&Kind::Container);
         let listens = is_container || settings.wharf.contains_key("tcp");
         // Whether a component without `tcp` serves requests is not known before it is read.
         if !listens || settings.wharf.contains_key("http") {
@@ -123,4 +134,21 @@ pub(super) fn grants(one: &One<'_>) -> Vec<String> {
         }
     }
     grants
+}
+
+/// Says that a module of WASI 0.1 reaches nobody, where the file looks as if it were to. The network that all services are in says nothing.
+pub(super) fn reaches_nobody(one: &One<'_>, sink: &mut Sink) {
+    let waits_for_one = || neighbours(one).any(|it| one.settings.depends_on.contains_key(it.service));
+    let chooses_networks = of(one.settings).into_iter().flatten().any(|network| network != "default");
+    let written = match chooses_networks {
+        true => "networks",
+        false if waits_for_one() => "depends_on",
+        false => return,
+    };
+    let message = format!(
+        "`{written}`: a module of WASI 0.1 reaches no address, so the service `{}` is granted no other; build a component of WASI 0.2 or 0.3 \
+         if it is to ask one",
+        shown(one.service)
+    );
+    sink.notice(one.place(written), message);
 }

@@ -21,7 +21,11 @@ pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -
     let tcp = tcp(one, sink);
     health(one, tcp.is_some(), &mut http.health, sink);
     let mut outbound: OutboundSpec = one.wharf("outbound", sink).unwrap_or_default();
-    outbound.allow.extend(network::grants(one));
+    if one.is_module() {
+        network::reaches_nobody(one, sink);
+    } else {
+        outbound.allow.extend(network::grants(one));
+    }
     let (volumes, files) = mounts(one, sink);
     let (limits, memory) = limits(one, sink);
     let document = AppDocument {
@@ -102,7 +106,7 @@ fn networks(one: &One<'_>, sink: &mut Sink) {
                 "`internal`: a guest reaches nothing outside but what is granted, with or without it";
             sink.notice(one.place(&format!("networks.{network}")), message);
         }
-        if top.is_some_and(|top| top.external) {
+        if top.is_some_and(|top| top.external) && !one.is_module() {
             let message = "the network has services of others, too: list what the guest reaches of them in `x-wharf.outbound`";
             sink.notice(one.place(&format!("networks.{network}")), message);
         }

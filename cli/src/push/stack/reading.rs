@@ -14,6 +14,7 @@ use wharf_types::declare::document::ArtifactSource;
 use wharf_types::secret::{SECRETS_MAX, SecretValue, ValueKind};
 use wharf_types::{SecretName, SetName};
 
+use crate::artifact;
 use crate::commands::stack::check_waits;
 use crate::exit::Failure;
 use crate::push::GIT_REV;
@@ -140,7 +141,14 @@ impl Reading {
         let files = [asked.file.clone()];
         let mut project = wharf_compose::load(&files, &[], &variables, &tree).map_err(invalid)?;
         let builds = project.take_builds().map_err(invalid)?;
-        let context = Context { namespace: None, stack: Some(asked.stack.to_string()) };
+        let is_module = |path: &str| {
+            tree.find(&in_project(&project.folder, path)).is_ok_and(|path| artifact::is_module(&path))
+        };
+        let modules = wharf_compose::components(&project)
+            .filter(|(_, path)| is_module(path))
+            .map(|(service, _)| service.to_owned())
+            .collect();
+        let context = Context { namespace: None, stack: Some(asked.stack.to_string()), modules };
         let translation = wharf_compose::translate(&project, &context).map_err(invalid)?;
         let notices = project.notices.iter().chain(&translation.notices);
         let mut notes: Vec<String> = notices.map(ToString::to_string).collect();
