@@ -17,7 +17,7 @@ use wharf_types::declare::{AppResource, Kind, Prune, RESOURCES_MAX, Resource};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{AppName, NamespaceName, Problem, SecretName, Timestamp, TokenId};
 
-use super::{Once, Result, app_not_found, commit, current_release, problem, quota};
+use super::{Once, Result, app_not_found, commit, current_release, invalid_spec, problem, quota};
 use crate::audit;
 use crate::context::Context;
 use crate::plan::declared::{self, Live, LiveRelease};
@@ -45,6 +45,10 @@ pub(crate) struct AskedApply {
 /// What an apply would do, and why it would be refused.
 pub(crate) async fn plan_apply(context: &Context, asked: &AskedApply, request: &PlanRequest) -> Result<Plan> {
     check_request(&request.resources)?;
+    // Whatever else there is, this could be applied nowhere: it is no request, and not a plan that fails.
+    if let Some(refusal) = refusal(out_of_bounds(&request.resources)) {
+        return Err(refusal.into());
+    }
     let mut tx = context.store.read().await?;
     let keyring = context.secret_keys.keyring();
     let live = load::live(&mut tx, &keyring, &request.resources, request.prune.as_ref()).await?;
@@ -158,6 +162,23 @@ fn check_request(resources: &[Resource]) -> Result<()> {
         Some(twice) => problem(ProblemCode::InvalidSpec, format!("resources: the {twice} is declared twice")),
         None => Ok(()),
     }
+}
+
+/// What the schema of the request forbids, and its types do not.
+fn out_of_bounds(resources: &[Resource]) -> Vec<PlanError> {
+    let of_resource = |resource: &Resource| {
+        let invalid = match resource {
+            Resource::App(app) => app.spec.out_of_bounds(),
+            Resource::Namespace(_) | Resource::Config(_) => Vec::new(),
+        };
+        let id = resource.id();
+        invalid.into_iter().map(invalid_spec).map(move |problem| PlanError {
+            resource: id.clone(),
+            code: problem.code,
+            detail: problem.detail,
+        })
+    };
+    resources.iter().flat_map(of_resource).collect()
 }
 
 /// The reply as it is stored: without the values of configs, which are sealed where they are kept.

@@ -147,6 +147,30 @@ async fn every_error_is_told_and_nothing_is_applied() {
 }
 
 #[tokio::test]
+async fn what_the_schema_forbids_is_no_plan_and_all_of_it_is_told() {
+    let platform = Platform::start().await;
+    let mut stranger = app("stranger", json!({"tcp": {"ports": [7000, 80]}}));
+    stranger["namespace"] = json!("nowhere");
+    let image = app("image", json!({"container": {"http_port": 0}, "tcp": {"ports": vec![7000; 17]}}));
+    let resources = json!({"resources": [app("good", json!({})), stranger, image]});
+    let words = [
+        "app nowhere/stranger: tcp.ports: port 80 is below 1024",
+        "app default/image: tcp.ports: 17 ports",
+        "app default/image: container.http_port: 0 is not a port",
+        "nothing was applied",
+    ];
+    platform.post(PLANS, resources).await.refuses(422, "invalid_spec", &words);
+    // What the types forbid has a place in the request.
+    let typed = json!({"resources": [app("a", json!({"update": {"max_failure_ratio": 5000}}))]});
+    platform.post(PLANS, typed.clone()).await.refuses(400, "invalid_request", &["line 1 column"]);
+    platform.post(APPLIES, typed).await.refuses(400, "invalid_request", &["line 1 column"]);
+    // A rule between settings is what a plan is asked about.
+    let ruled = json!({"resources": [app("a", json!({"update": {"max_failure_ratio": 4001}}))]});
+    let plan = platform.post(PLANS, ruled).await.is(200);
+    assert!(plan["errors"].to_string().contains("is more than 100%"), "{plan}");
+}
+
+#[tokio::test]
 async fn a_base_that_moved_is_refused_with_who_moved_it() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);

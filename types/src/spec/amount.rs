@@ -162,7 +162,8 @@ impl ToSchema for Portion {}
 
 impl PartialSchema for Ratio {
     fn schema() -> RefOr<Schema> {
-        let number = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0)).maximum(Some(4000));
+        let largest = Self(u32::MAX).as_f64();
+        let number = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0)).maximum(Some(largest));
         let about = "A share or a multiple, exact to a millionth; written as a number such as `0.1`, or in percent: `\"10%\"`.";
         number_or_text(about, number, "^[0-9]{1,3}(\\.[0-9]{1,9})?%?$")
     }
@@ -266,7 +267,9 @@ mod tests {
         {
             assert_eq!(serde_json::from_str::<Ratio>(json).unwrap(), Ratio::millionths(millionths), "{json}");
         }
-        for bad in ["-0.1", "\"ten\"", "\"-1%\"", "\"1e3\"", "\"NaN\"", "1e12"] {
+        // The schema has the largest that is read.
+        assert_eq!(serde_json::from_str::<Ratio>("4294.967295").unwrap(), Ratio::millionths(u32::MAX));
+        for bad in ["-0.1", "\"ten\"", "\"-1%\"", "\"1e3\"", "\"NaN\"", "1e12", "4294.967296"] {
             assert!(serde_json::from_str::<Ratio>(bad).is_err(), "{bad}");
         }
         assert_eq!(Ratio::percent(10).to_string(), "10%");

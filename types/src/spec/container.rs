@@ -224,6 +224,14 @@ impl ContainerSpec {
     /// to a node. `limits.memory` of an app has a default of its own, which is a guest's.
     pub const MEMORY_USUAL: ByteSize = ByteSize::mib(512);
 
+    /// The bounds of the schema.
+    pub(super) fn validate_http_port(&self) -> Result<(), InvalidSpec> {
+        match self.http_port {
+            Some(0) => invalid("container.http_port", "0 is not a port"),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks what the field types do not. `is_value` says whether a variable is that of a secret or a config.
     pub(super) fn validate(&self, tcp: &TcpSpec, is_value: impl Fn(&str) -> bool) -> Result<(), InvalidSpec> {
         for (field, count) in [
@@ -238,9 +246,7 @@ impl ContainerSpec {
         ] {
             at_most(field, "entries", count, EACH_MAX)?;
         }
-        if self.http_port == Some(0) {
-            return invalid("container.http_port", "0 is not a port");
-        }
+        self.validate_http_port()?;
         if let Some(port) = self.tcp.keys().find(|port| !tcp.ports.contains(port)) {
             return invalid("container.tcp", format!("{port} is none of the public ports, `tcp.ports`"));
         }

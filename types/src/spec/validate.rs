@@ -95,8 +95,15 @@ pub fn validate_mount(field: &str, mount: &str) -> Result<(), InvalidSpec> {
 }
 
 impl AppSpec {
+    /// What is outside the bounds that the schema has beside the field types. [`Self::validate`] refuses all of it.
+    pub fn out_of_bounds(&self) -> Vec<InvalidSpec> {
+        let checked = [self.validate_ports(), self.container.validate_http_port()];
+        checked.into_iter().filter_map(Result::err).collect()
+    }
+
     /// Checks what the field types alone do not.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
+        self.container.validate_http_port()?;
         self.validate_numbers()?;
         self.validate_scale()?;
         self.validate_spans()?;
@@ -387,23 +394,30 @@ impl AppSpec {
     }
 
     fn validate_tcp(&self) -> Validated {
+        self.validate_ports()?;
         let ports = &self.tcp.ports;
-        at_most("tcp.ports", "ports", ports.len(), PORTS_MAX)?;
         if self.tcp.proxy_protocol && ports.is_empty() {
             return invalid("tcp.proxy_protocol", "is of use with `tcp.ports` only");
         }
         let mut seen = HashSet::new();
-        for port in ports {
-            if *port < PORT_MIN {
+        match ports.iter().find(|port| !seen.insert(**port)) {
+            Some(twice) => invalid("tcp.ports", format!("port {twice} is there twice")),
+            None => Ok(()),
+        }
+    }
+
+    /// The bounds of the schema.
+    fn validate_ports(&self) -> Validated {
+        let ports = &self.tcp.ports;
+        at_most("tcp.ports", "ports", ports.len(), PORTS_MAX)?;
+        match ports.iter().find(|port| **port < PORT_MIN) {
+            Some(port) => {
                 let problem =
                     format!("port {port} is below {PORT_MIN}, where only the machine's own services are");
-                return invalid("tcp.ports", problem);
+                invalid("tcp.ports", problem)
             }
-            if !seen.insert(port) {
-                return invalid("tcp.ports", format!("port {port} is there twice"));
-            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// A guest is told where to listen; a container listens where its image does.
@@ -661,6 +675,22 @@ mod tests {
         for world in [World::HttpProxy, World::HttpService, World::CommandP1] {
             assert_eq!(spec.validate_for(world).unwrap_err().field, "tcp.ports", "{world:?}");
         }
+    }
+
+    #[test]
+    fn what_the_schema_forbids_is_told_as_a_whole_and_refused_as_well() {
+        let mut spec = AppSpec::default();
+        assert!(spec.out_of_bounds().is_empty());
+        spec.tcp.ports = vec![7000, 80];
+        spec.container.http_port = Some(0);
+        let fields: Vec<String> = spec.out_of_bounds().into_iter().map(|invalid| invalid.field).collect();
+        assert_eq!(fields, ["tcp.ports", "container.http_port"]);
+        assert_eq!(spec.validate().unwrap_err().field, "container.http_port");
+        spec.container.http_port = None;
+        assert_eq!(spec.validate().unwrap_err(), spec.out_of_bounds()[0]);
+        // Which is a rule between settings, and none of the schema.
+        spec.tcp.ports = vec![7000, 7000];
+        assert!(spec.out_of_bounds().is_empty() && spec.validate().is_err());
     }
 
     #[test]
