@@ -163,7 +163,7 @@ async fn bring_in(folder: &Path, bucket: &Bucket) -> Result<(), PlaceError> {
         if bucket.size(*digest).await? == Some(bytes) {
             continue;
         }
-        if Digest::of(&fs::read(&file)?) == *digest {
+        if is_whole(&file, *digest).await? {
             bucket.upload(&file, *digest, bytes).await?;
             brought += 1;
         } else {
@@ -174,6 +174,13 @@ async fn bring_in(folder: &Path, bucket: &Bucket) -> Result<(), PlaceError> {
         warn!("{brought} artifacts have been brought into {}", bucket.at().url);
     }
     Ok(())
+}
+
+/// Whether a file is what its name says. An archive of an image may have gigabytes, of which a piece at a time is in memory.
+async fn is_whole(file: &Path, digest: Digest) -> io::Result<bool> {
+    let file = file.to_owned();
+    let found = tokio::task::spawn_blocking(move || Digest::of_reader(fs::File::open(file)?));
+    Ok(found.await.map_err(io::Error::other)?? == digest)
 }
 
 fn put_aside(folder: &Path) -> io::Result<()> {
@@ -192,6 +199,17 @@ fn put_aside(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_what_its_name_says_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        let octets = vec![7; 200_000];
+        fs::write(&file, &octets).unwrap();
+        assert!(is_whole(&file, Digest::of(&octets)).await.unwrap());
+        assert!(!is_whole(&file, Digest::of(b"other")).await.unwrap());
+        assert!(is_whole(&folder.path().join("b"), Digest::of(b"")).await.is_err());
+    }
 
     #[test]
     fn a_platform_moves_to_a_bucket_but_never_back_unawares() {
