@@ -17,6 +17,7 @@ use crate::admission::Admissions;
 use crate::api::Refusals;
 use crate::artifacts::{ArtifactStore, UPLOADS_MAX};
 use crate::authority::Authorities;
+use crate::clock;
 use crate::control_plane::Config;
 use crate::execs::Execs;
 use crate::forward::WayToLeader;
@@ -94,7 +95,7 @@ pub(crate) struct Context {
     pub(crate) admissions: Admissions,
     /// The epoch that this process leads in. None: it does not.
     leads: watch::Sender<Option<u64>>,
-    /// None: the lease has no end.
+    /// By [`clock`]. None: the lease has no end.
     lease_until: Mutex<Option<Instant>>,
     pub(crate) node_secret: String,
     pub(crate) node_secret_hash: String,
@@ -197,13 +198,14 @@ impl Context {
         self.leads.borrow().ok_or(StoreError::Deposed)
     }
 
-    /// Whether this process's own clock says that it still leads: unlike [`Self::epoch`], also just after it stood still.
+    /// Whether this process's own clock says that it still leads: unlike [`Self::epoch`], also just after it stood still, or the machine
+    /// slept.
     pub(crate) fn holds_lease(&self) -> bool {
         let until = *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner);
-        self.leads.borrow().is_some() && until.is_none_or(|until| Instant::now() < until)
+        self.leads.borrow().is_some() && until.is_none_or(|until| clock::now() < until)
     }
 
-    /// Until when this process leads for certain. Never called where nobody else could.
+    /// Until when this process leads for certain, by [`clock`]. Never called where nobody else could.
     pub(crate) fn set_lease_until(&self, until: Instant) {
         *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }

@@ -1,23 +1,24 @@
 //! Leads, while this process holds the lease, by running the loops that only a leader runs.
 //!
-//! [`Lease`] is the decision: from the time, and what the database answered, what to do next. It trusts this process's own clock
-//! from the moment at which it asked, so it ends before the database's lease does. Around it [`run`] asks, and starts and ends the
-//! loops. Whoever was deposed and does not know it yet, such as a process that stood still, writes nothing all the same: every write of
-//! the loops is guarded by the epoch.
+//! [`Lease`] is the decision: from the time, and what the database answered, what to do next. It trusts this machine's own clock, which
+//! goes on while that sleeps ([`clock`]), from the moment at which it asked, so it ends before the database's lease does. Around it
+//! [`run`] asks, and starts and ends the loops. Whoever was deposed and does not know it yet, such as a process that stood still, writes
+//! nothing all the same: every write of the loops is guarded by the epoch.
 //!
 //! On SQLite the lock of the data directory is the lease: its holder leads from the start to the end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use wharf_types::Timestamp;
 
 use crate::artifacts::collect;
 use crate::authority::rotation;
+use crate::clock;
 use crate::context::Context;
 use crate::git;
 use crate::reconcile::{self, chain};
@@ -113,10 +114,10 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
 }
 
 async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: CancellationToken) {
-    let mut lease = Lease::new(Instant::now());
+    let mut lease = Lease::new(clock::now());
     let mut loops: Option<Loops> = None;
     while !shutdown.is_cancelled() {
-        let now = Instant::now();
+        let now = clock::now();
         match lease.step(now) {
             Step::Wait(until) => {
                 let ended = async {
@@ -127,7 +128,7 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
                 };
                 tokio::select! {
                     () = shutdown.cancelled() => {}
-                    () = sleep_until(until) => {}
+                    () = sleep(until.saturating_duration_since(now)) => {}
                     () = ended => break,
                 }
             }
@@ -142,19 +143,19 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
                     }
                     Err(_) => Answer::Failed,
                 };
-                lease.answered(now, Instant::now(), answer);
+                lease.answered(now, clock::now(), answer);
                 tell_until(context, &lease);
                 if let Answer::Granted(epoch) = answer {
                     loops = lead(context, epoch).await;
                     if loops.is_none() {
                         give_up(leases).await;
-                        lease.stepped_down(Instant::now());
+                        lease.stepped_down(clock::now());
                     }
                 }
             }
             Step::Renew(epoch) => {
                 let until = lease.held.map_or(now, |(_, until)| until);
-                let answer = match timeout_at(until, leases.renew(epoch)).await {
+                let answer = match timeout(until.saturating_duration_since(now), leases.renew(epoch)).await {
                     Ok(Ok(true)) => Answer::Granted(epoch),
                     Ok(Ok(false)) => Answer::Refused,
                     Ok(Err(error)) => {
@@ -163,13 +164,13 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
                     }
                     Err(_) => Answer::Failed,
                 };
-                lease.answered(now, Instant::now(), answer);
+                lease.answered(now, clock::now(), answer);
                 tell_until(context, &lease);
             }
             Step::Resign => {
                 warn!("this control plane leads no more: its lease was taken, or could not be renewed");
                 stop(context, loops.take(), DEPOSED_GRACE).await;
-                lease.stepped_down(Instant::now());
+                lease.stepped_down(clock::now());
             }
         }
     }
@@ -179,7 +180,7 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
 
 fn tell_until(context: &Context, lease: &Lease) {
     if let Some((_, until)) = lease.held {
-        context.set_lease_until(until.into_std());
+        context.set_lease_until(until);
     }
 }
 

@@ -24,6 +24,7 @@ mod access;
 mod admission;
 mod audit;
 mod authority;
+mod clock;
 mod context;
 mod execs;
 mod forward;
