@@ -4,6 +4,9 @@
 //! only what the image before was made of. A build has no other network than the one that it is given, and bounds for each of its steps.
 //! What the engine reads or fetches itself, such as the images that a Dockerfile begins with, is up to whoever calls: see [`Engine::ensure_base`].
 
+mod context;
+mod said;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::ControlFlow;
@@ -12,38 +15,31 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bollard::errors::Error as ClientError;
-use bollard::models::BuildInfo;
 use bollard::query_parameters::{
     BuildImageOptions, InspectContainerOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder,
 };
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
-use uuid::Uuid;
+use futures::StreamExt as _;
 use wharf_types::image::ImageReference;
 use wharf_types::{AppId, Timestamp};
 
-use crate::archive::Chunks;
 use crate::engine::{Engine, LONG, SHORT, existing};
 use crate::error::{EngineError, bounded};
 use crate::image::{ImageError, ImageId, built_for};
 use crate::labels;
+use context::{context, dockerfile_name};
+use said::{Seen, code_of};
 
 /// Between looks at how much a build has written.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// How long the engine may take to end a step that nobody waits for any more, and between looks at that.
 const END_LIMIT: Duration = Duration::from_secs(20);
 const END_PERIOD: Duration = Duration::from_millis(100);
-/// Containers and images of one build that are remembered; a Dockerfile of more steps leaves some behind.
-const REMEMBERED_MAX: usize = 1000;
 /// For one piece of an image that is saved.
 const PIECE_LIMIT: Duration = Duration::from_secs(120);
 /// What the builder says where it cannot take steps from an image after all.
 const NOT_RESTORED: &str = "failed to restore cached image";
 const CPU_PERIOD_MICROS: i32 = 100_000;
-
-/// The engine removes what it names of the Dockerfile and of itself before the first step.
-const IGNORE_FILE: &str = ".dockerignore";
 
 /// What is to be built.
 #[derive(Clone, Debug)]
@@ -409,47 +405,6 @@ fn options(build: &ImageBuild, dockerfile: String) -> BuildImageOptions {
     }
 }
 
-/// What a build has made so far, by what the builder says. Steps print to the same stream, so none of it is certain.
-#[derive(Default)]
-struct Seen {
-    containers: Vec<String>,
-    images: Vec<String>,
-    /// Whether the image that is named next is one that was there before.
-    is_base_next: bool,
-}
-
-impl Seen {
-    fn take(&mut self, info: &BuildInfo) {
-        let Some(text) = info.stream.as_deref().map(str::trim_end) else { return };
-        if let Some(step) = text.strip_prefix("Step ") {
-            let instruction = step.split_once(" : ").map_or("", |(_, instruction)| instruction);
-            self.is_base_next = instruction.to_ascii_uppercase().starts_with("FROM");
-        } else if let Some(id) = text.strip_prefix(" ---> Running in ").filter(|id| is_id(id)) {
-            remember(&mut self.containers, id);
-        } else if let Some(id) = text.strip_prefix(" ---> ").filter(|id| is_id(id))
-            && !std::mem::take(&mut self.is_base_next)
-        {
-            remember(&mut self.images, id);
-        }
-    }
-}
-
-fn remember(ids: &mut Vec<String>, id: &str) {
-    if ids.len() < REMEMBERED_MAX {
-        ids.push(id.to_owned());
-    }
-}
-
-/// The beginning of an ID, as the builder shows it.
-fn is_id(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// `The command '…' returned a non-zero code: 7`
-fn code_of(message: &str) -> Option<i64> {
-    message.rsplit_once("returned a non-zero code: ")?.1.trim().parse().ok()
-}
-
 /// Looks at the engine's disk, unless the engine is elsewhere.
 fn check_disk(root: Option<&Path>, free_min_bytes: u64) -> Result<(), ImageBuildError> {
     let figures = root.and_then(|root| nix::sys::statvfs::statvfs(root).ok());
@@ -460,126 +415,9 @@ fn check_disk(root: Option<&Path>, free_min_bytes: u64) -> Result<(), ImageBuild
     Ok(())
 }
 
-/// Where the error is left of whatever could not be read.
-type Failed = std::sync::Arc<std::sync::Mutex<Option<io::Error>>>;
-
-/// One that nothing in a folder has, as nobody can foresee it.
-fn dockerfile_name() -> String {
-    format!(".wharf-{}", Uuid::now_v7())
-}
-
-/// The files as an archive, which is written while it is read, and the Dockerfile in it by that name.
-fn context(
-    build: &ImageBuild,
-    name: String,
-) -> (impl Stream<Item = io::Result<Bytes>> + Send + 'static + use<>, Failed) {
-    let (folder, files, dockerfile) = (build.folder.clone(), build.files.clone(), build.dockerfile.clone());
-    let (to, mut chunks) = mpsc::channel::<io::Result<Bytes>>(4);
-    let failed = Failed::default();
-    let left = failed.clone();
-    tokio::task::spawn_blocking(move || {
-        let mut chunks = Chunks::new(to);
-        if let Err(error) = write_context(&folder, &files, (name.as_str(), dockerfile.as_str()), &mut chunks)
-        {
-            // Nobody listens any more if it was the engine that has ended this.
-            if error.kind() != io::ErrorKind::BrokenPipe
-                && let Ok(mut left) = left.lock()
-            {
-                *left = Some(io::Error::new(error.kind(), error.to_string()));
-            }
-            chunks.fail(error);
-        }
-    });
-    (futures::stream::poll_fn(move |context| chunks.poll_recv(context)), failed)
-}
-
-fn write_context(
-    folder: &Path,
-    files: &[PathBuf],
-    (name, dockerfile): (&str, &str),
-    to: impl io::Write,
-) -> io::Result<()> {
-    let mut archive = tar::Builder::new(to);
-    archive.follow_symlinks(false);
-    // The same files are the same archive, so that the builder finds its steps again.
-    archive.mode(tar::HeaderMode::Deterministic);
-    for file in files.iter().filter(|file| !file.starts_with(IGNORE_FILE)) {
-        archive.append_path_with_name(folder.join(file), file)?;
-    }
-    // The Dockerfile is not for the image, where its name would make each build a new one.
-    let ignored = format!("{IGNORE_FILE}\n{name}\n");
-    for (path, text) in [(IGNORE_FILE, ignored.as_str()), (name, dockerfile)] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(text.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, path, text.as_bytes())?;
-    }
-    archive.into_inner()?.flush()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn said(texts: &[&str]) -> Seen {
-        let mut seen = Seen::default();
-        for text in texts {
-            seen.take(&BuildInfo { stream: Some((*text).to_owned()), ..BuildInfo::default() });
-        }
-        seen
-    }
-
-    #[test]
-    fn what_the_steps_make_is_remembered_and_what_was_there_is_not() {
-        let seen = said(&[
-            "Step 1/3 : FROM base:1 AS one",
-            "\n",
-            " ---> a8f707c465d4\n",
-            "Step 2/3 : RUN true",
-            " ---> Running in 2f1c4a87b60b\n",
-            " ---> not an id\n",
-            " ---> c578caa4362b\n",
-        ]);
-        assert_eq!(
-            (seen.containers, seen.images),
-            (vec!["2f1c4a87b60b".to_owned()], vec!["c578caa4362b".to_owned()])
-        );
-    }
-
-    #[test]
-    fn a_step_that_prints_much_that_looks_like_an_id_takes_little_memory() {
-        let line = " ---> c578caa4362b\n";
-        assert_eq!(said(&[line; 2 * REMEMBERED_MAX]).images.len(), REMEMBERED_MAX);
-    }
-
-    #[test]
-    fn the_dockerfile_is_what_was_given_and_not_what_is_in_the_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        for file in ["Dockerfile", "said"] {
-            std::fs::write(folder.path().join(file), "of the folder").unwrap();
-        }
-        std::os::unix::fs::symlink("said", folder.path().join(IGNORE_FILE)).unwrap();
-        let files = [IGNORE_FILE, "Dockerfile", "said"].map(PathBuf::from);
-        let mut octets = Vec::new();
-        write_context(folder.path(), &files, (".wharf-1", "FROM given"), &mut octets).unwrap();
-        let mut found = Vec::new();
-        for entry in tar::Archive::new(&octets[..]).entries().unwrap() {
-            let mut entry = entry.unwrap();
-            assert!(entry.header().entry_type().is_file());
-            let path = entry.path().unwrap().display().to_string();
-            let mut text = String::new();
-            io::Read::read_to_string(&mut entry, &mut text).unwrap();
-            found.push((path, text));
-        }
-        let expected = [
-            ("Dockerfile", "of the folder"),
-            ("said", "of the folder"),
-            (IGNORE_FILE, ".dockerignore\n.wharf-1\n"),
-            (".wharf-1", "FROM given"),
-        ];
-        assert_eq!(found, expected.map(|(path, text)| (path.to_owned(), text.to_owned())));
-        assert_ne!(dockerfile_name(), dockerfile_name());
-    }
 
     #[test]
     fn little_room_on_the_disk_is_seen_where_the_disk_is_seen() {
@@ -587,12 +425,6 @@ mod tests {
         assert!(matches!(low, Err(ImageBuildError::DiskFree { min_bytes: u64::MAX })), "{low:?}");
         assert!(check_disk(Some(Path::new("/")), 0).is_ok());
         assert!(check_disk(None, u64::MAX).is_ok());
-    }
-
-    #[test]
-    fn how_a_command_ended_is_read_from_what_is_said_of_it() {
-        assert_eq!(code_of("The command '/bin/sh -c exit 7' returned a non-zero code: 7"), Some(7));
-        assert_eq!(code_of("COPY failed: no such file"), None);
     }
 
     #[test]
