@@ -3,11 +3,13 @@
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use wharf_types::NamespaceName;
 use wharf_types::api::{ContainerRights, Quota, QuotaInfo};
+use wharf_types::problem::ProblemCode;
 use wharf_types::quantity::{ByteSize, CpuShare};
+use wharf_types::{NamespaceName, Problem};
 
 use crate::args::{Global, NoArgs, With};
+use crate::client::Client;
 use crate::exit::Failure;
 use crate::output::{self, bytes};
 use crate::session::Session;
@@ -40,7 +42,7 @@ impl<T: FromStr> FromStr for Limit<T> {
     }
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct QuotaSetArgs {
     /// Apps
     #[arg(long, value_name = "NUMBER")]
@@ -144,13 +146,7 @@ pub async fn run(before: Global, args: QuotaArgs) -> anyhow::Result<()> {
 }
 
 async fn set(session: &Session, namespace: &NamespaceName, args: QuotaSetArgs) -> anyhow::Result<()> {
-    let before = session.client.quota(namespace).await?.quota;
-    let Some(quota) = args.apply(before) else {
-        return Err(Failure::usage("no limit was named")
-            .help("such as `wharf quota set --apps 10 --memory 4GiB`; `wharf quota set --help` lists them")
-            .into());
-    };
-    let set = session.client.set_quota(namespace, &quota).await?;
+    let set = merge(&session.client, namespace, &args).await?;
     print(session, &set)?;
     if !session.json && !set.over.is_empty() {
         output::note(format!(
@@ -159,6 +155,33 @@ async fn set(session: &Session, namespace: &NamespaceName, args: QuotaSetArgs) -
         ));
     }
     Ok(())
+}
+
+/// How often a quota is read again that others keep changing. Of those who change it at the same time one gets through each time.
+const TRIES_MAX: usize = 20;
+
+/// Sets the limits that were named, and leaves the others as they are, also those that somebody else sets meanwhile.
+async fn merge(client: &Client, namespace: &NamespaceName, args: &QuotaSetArgs) -> anyhow::Result<QuotaInfo> {
+    let mut tries = 1;
+    loop {
+        let (before, etag) = client.quota_to_change(namespace).await?;
+        let Some(quota) = args.clone().apply(before.quota) else {
+            return Err(Failure::usage("no limit was named")
+                .help(
+                    "such as `wharf quota set --apps 10 --memory 4GiB`; `wharf quota set --help` lists them",
+                )
+                .into());
+        };
+        match client.set_quota(namespace, &quota, etag.as_ref()).await {
+            Err(error) if tries < TRIES_MAX && was_changed(&error) => tries += 1,
+            set => return set,
+        }
+    }
+}
+
+fn was_changed(error: &anyhow::Error) -> bool {
+    let problem = error.downcast_ref::<Problem>();
+    problem.is_some_and(|problem| problem.code == ProblemCode::PreconditionFailed)
 }
 
 fn print(session: &Session, quota: &QuotaInfo) -> anyhow::Result<()> {
@@ -199,19 +222,55 @@ pub fn table(QuotaInfo { quota, used, .. }: &QuotaInfo) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::args::{Cli, Command};
+    use crate::test_server::{self, TestServer};
     use clap::Parser as _;
+    use wharf_types::api::QuotaUsed;
+
+    fn set_args(line: &[&str]) -> QuotaSetArgs {
+        let line = [&["wharf", "quota", "set"][..], line].concat();
+        let Command::Quota(quota) = Cli::parse_from(line).command else { panic!("not quota") };
+        let QuotaCommand::Set(set) = quota.args.command else { panic!("not set") };
+        set.args
+    }
 
     #[test]
     fn limits_that_are_not_named_stay_and_none_takes_one_away() {
-        let line = ["wharf", "quota", "set", "--apps", "none", "--memory", "1GiB", "--cpu", "500m"];
-        let Command::Quota(quota) = Cli::parse_from(line).command else { panic!("not quota") };
-        let QuotaCommand::Set(set) = quota.args.command else { panic!("not set") };
+        let set = set_args(&["--apps", "none", "--memory", "1GiB", "--cpu", "500m"]);
         let before = Quota { apps: Some(3), secrets: Some(4), ..Quota::default() };
-        let after = set.args.apply(before).unwrap();
+        let after = set.apply(before).unwrap();
         let memory_bytes = Some(1 << 30);
         assert_eq!(
             after,
             Quota { memory_bytes, cpu_millis: Some(500), secrets: Some(4), ..Quota::default() }
+        );
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_has_set_meanwhile_stays() {
+        let info = |quota: Quota| QuotaInfo { quota, used: QuotaUsed::default(), over: Vec::new() };
+        let with_etag = |etag: &str, quota: &Quota| {
+            let reply = test_server::json("200 OK", &info(quota.clone()));
+            reply.replacen("\r\n", &format!("\r\netag: \"{etag}\"\r\n"), 1)
+        };
+        let (first, second) = (Quota::default(), Quota { secrets: Some(7), ..Quota::default() });
+        let merged = Quota { apps: Some(3), ..second.clone() };
+        let changed = Problem::new(ProblemCode::PreconditionFailed, "it was changed since it was read");
+        let server = TestServer::spawn(vec![
+            with_etag("1", &first),
+            test_server::json("412 Precondition Failed", &changed),
+            with_etag("2", &second),
+            with_etag("3", &merged),
+        ])
+        .await;
+        let namespace = NamespaceName::default_namespace();
+        let set = merge(&server.client(), &namespace, &set_args(&["--apps", "3"])).await.unwrap();
+        assert_eq!(set.quota, merged);
+        let requests = server.requests();
+        assert!(requests[1].contains("if-match: \"1\"") && requests[3].contains("if-match: \"2\""));
+        assert!(
+            requests[3].contains("\"apps\":3") && requests[3].contains("\"secrets\":7"),
+            "{}",
+            requests[3]
         );
     }
 }

@@ -149,10 +149,23 @@ pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<Quot
     Ok(QuotaInfo { over: quota::over(&quota, &used), quota, used })
 }
 
-pub(crate) async fn set(context: &Arc<Context>, name: &NamespaceName, quota: Quota) -> Result<QuotaInfo> {
+/// Sets all limits; where there is a revision, only if those of before have it.
+pub(crate) async fn set(
+    context: &Arc<Context>,
+    name: &NamespaceName,
+    quota: Quota,
+    asked: Option<i64>,
+) -> Result<QuotaInfo> {
     let mut tx = context.store.write().await?;
     let id = find_namespace(&mut tx, name).await?;
     let before = store::quota::find(&mut tx, id).await?.unwrap_or_default();
+    let revision = quota::revision(&before);
+    if asked.is_some_and(|asked| asked != revision) {
+        let detail = format!(
+            "the quota of the namespace `{name}` was changed since it was read (it is at \"{revision}\" now); read it again"
+        );
+        return problem(ProblemCode::PreconditionFailed, detail);
+    }
     audit::change(json!(before), json!(quota));
     if quota == Quota::default() {
         store::quota::delete(&mut tx, id).await?;

@@ -153,6 +153,31 @@ async fn a_limit_below_what_is_used_only_refuses_growth_and_is_told() {
 }
 
 #[tokio::test]
+async fn limits_that_somebody_else_has_set_meanwhile_are_not_overwritten() {
+    let platform = Platform::start().await;
+    let set = async |etag: &str, quota: Value| {
+        let request = request(&platform.admin, Method::PUT, QUOTA).header("if-match", etag);
+        let request = request.header("content-type", "application/json");
+        platform.send(request.body(Body::from(quota.to_string())).unwrap()).await
+    };
+    let etag = async || {
+        let shown = platform.call(Method::GET, QUOTA, Value::Null).await;
+        shown.headers["etag"].to_str().unwrap().to_owned()
+    };
+    let read = etag().await;
+    let first = set(&read, json!({"apps": 3})).await;
+    assert_eq!(first.headers["etag"].to_str().unwrap(), etag().await);
+    first.is(200);
+    let refused = set(&read, json!({"secrets": 4})).await;
+    refused.refuses(412, "precondition_failed", &["was changed since it was read", "read it again"]);
+    assert_eq!(platform.get(QUOTA).await["quota"]["apps"], 3);
+    set(&etag().await, json!({"apps": 3, "secrets": 4})).await.is(200);
+    set("*", json!({})).await.is(200);
+    assert_eq!(etag().await, read, "the limits of before have the revision of before");
+    set("x", json!({})).await.refuses(400, "invalid_request", &["If-Match"]);
+}
+
+#[tokio::test]
 async fn of_many_at_once_no_more_get_through_than_there_is_room_for() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);
