@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use wharf_types::api::{ContainerRights, Quota, QuotaInfo};
 use wharf_types::problem::ProblemCode;
 use wharf_types::quantity::{ByteSize, CpuShare};
+use wharf_types::spec::Priority;
 use wharf_types::{NamespaceName, Problem};
 
 use crate::args::{Global, NoArgs, With};
@@ -77,6 +78,15 @@ pub struct QuotaSetArgs {
     /// Whether containers may run, `isolated` or with parts of their `node`
     #[arg(long, value_name = "none|isolated|node", value_parser = parse_rights)]
     pub containers: Option<ContainerRights>,
+    /// The highest priority that apps and jobs may be given; a cluster admin may give any
+    #[arg(long, value_name = "low|normal|high", value_parser = parse_priority)]
+    pub priority: Option<Priority>,
+}
+
+fn parse_priority(text: &str) -> Result<Priority, String> {
+    let all = [Priority::Low, Priority::Normal, Priority::High];
+    let named = all.into_iter().find(|priority| priority.as_str() == text);
+    named.ok_or_else(|| "write `low`, `normal` or `high`".to_owned())
 }
 
 fn parse_rights(text: &str) -> Result<ContainerRights, String> {
@@ -116,7 +126,7 @@ impl QuotaSetArgs {
             (self.requests_per_second, &mut quota.requests_per_second),
             (self.egress.map(size), &mut quota.egress_bytes_per_second),
         ];
-        let mut any = self.containers.is_some();
+        let mut any = self.containers.is_some() || self.priority.is_some();
         for (limit, field) in named {
             if let Some(Limit(limit)) = limit {
                 *field = limit;
@@ -124,6 +134,7 @@ impl QuotaSetArgs {
             }
         }
         quota.containers = self.containers.or(quota.containers);
+        quota.priority = self.priority.or(quota.priority);
         any.then_some(quota)
     }
 }
@@ -215,6 +226,8 @@ pub fn table(QuotaInfo { quota, used, .. }: &QuotaInfo) -> anyhow::Result<()> {
         table.row([name.to_owned(), used, limit.map_or_else(|| "none".to_owned(), text)]);
     }
     table.row(["containers".to_owned(), "-".to_owned(), rights(quota.containers).to_owned()]);
+    let priority = quota.priority.unwrap_or_default();
+    table.row(["priority".to_owned(), "-".to_owned(), priority.as_str().to_owned()]);
     table.print()
 }
 
@@ -243,6 +256,15 @@ mod tests {
             after,
             Quota { memory_bytes, cpu_millis: Some(500), secrets: Some(4), ..Quota::default() }
         );
+    }
+
+    #[test]
+    fn the_highest_priority_is_named_by_its_word() {
+        let set = set_args(&["--priority", "high"]);
+        let before = Quota { containers: Some(ContainerRights::Isolated), ..Quota::default() };
+        let after = set.apply(before.clone()).unwrap();
+        assert_eq!(after, Quota { priority: Some(Priority::High), ..before });
+        assert!(parse_priority("highest").unwrap_err().contains("`high`"));
     }
 
     #[tokio::test]

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use serde_json::json;
 use wharf_types::api::{Quota, QuotaInfo, QuotaUsed};
 use wharf_types::problem::ProblemCode;
-use wharf_types::spec::AppSpec;
+use wharf_types::spec::{AppSpec, Priority};
 use wharf_types::world::World;
 use wharf_types::{NamespaceId, NamespaceName, Problem};
 
-use super::{Result, artifact_of, commit, problem};
+use super::{Asked, Result, artifact_of, commit, current_release, problem};
 use crate::audit;
 use crate::context::Context;
 use crate::plan::reservation_bytes;
 use crate::plan::scheduler::{Cluster, Needs};
 use crate::quota;
+use crate::store::app::App;
 use crate::store::quota::Demand;
 use crate::store::{self, Conn};
 
@@ -103,6 +104,34 @@ pub(super) async fn room_for_job(
         ..used
     };
     within(name, &quota, &used, &wanted)
+}
+
+/// Refuses a priority that the namespace may not give to something that has `has` so far.
+pub(super) async fn check_priority(
+    conn: &mut Conn,
+    (id, name): (NamespaceId, &NamespaceName),
+    has: Option<Priority>,
+    wanted: Priority,
+) -> Result<()> {
+    let quota = store::quota::find(conn, id).await?;
+    match quota::priority_refusal(name, quota::priority_max(quota.as_ref()), has, wanted) {
+        Some(detail) => problem(ProblemCode::QuotaExceeded, detail),
+        None => Ok(()),
+    }
+}
+
+/// The same for the settings to which an app moves.
+pub(super) async fn check_priority_of(
+    conn: &mut Conn,
+    app: &App,
+    asked: &Asked,
+    spec: &AppSpec,
+) -> Result<()> {
+    if asked.any_priority || spec.placement.priority == Priority::Low {
+        return Ok(());
+    }
+    let has = current_release(conn, app).await?.map(|release| release.spec.placement.priority);
+    check_priority(conn, (app.namespace_id, &app.namespace), has, spec.placement.priority).await
 }
 
 /// What a release asks for, counted as the scheduler counts.

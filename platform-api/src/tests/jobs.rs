@@ -203,6 +203,27 @@ async fn a_namespace_needs_the_right_to_run_images_as_jobs_and_by_schedules() {
 }
 
 #[tokio::test]
+async fn jobs_and_schedules_have_no_priority_beyond_the_quota() {
+    let platform = Platform::start().await;
+    platform.push("default", &command()).await.is(201);
+    let ann = platform.member("ann", "default", "developer").await;
+    let of = |priority: &str| template(json!({"placement": {"priority": priority}}));
+    let job = |priority: &str| json!({"name": "import", "job": of(priority)});
+    let schedule = |cron: &str| json!({"cron": cron, "job": of("high")});
+    let words = ["placement.priority: `high`", "--priority high"];
+    platform.call_as(&ann, Method::POST, JOBS, job("high")).await.refuses(403, "quota_exceeded", &words);
+    platform.call_as(&ann, Method::POST, JOBS, job("normal")).await.is(201);
+    platform.call(Method::POST, JOBS, job("high")).await.is(201);
+
+    let put =
+        async |token: &str, cron: &str| platform.call_as(token, Method::PUT, SCHEDULE, schedule(cron)).await;
+    put(&ann, "@yearly").await.refuses(403, "quota_exceeded", &words);
+    put(&platform.admin, "@yearly").await.is(201);
+    put(&ann, "@monthly").await.is(200);
+    platform.call_as(&ann, Method::POST, &format!("{SCHEDULE}/run"), Value::Null).await.is(201);
+}
+
+#[tokio::test]
 async fn a_schedule_keeps_what_it_runs() {
     let platform = Platform::start().await;
     platform.push("default", &command()).await.is(201);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::Priority;
+
 /// `PUT /v1/namespaces/{namespace}/quota`: the limits of a namespace, as a whole. What is null, or left out, has no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -27,6 +29,10 @@ pub struct Quota {
     /// Whether it may run containers, which are kept apart less well than WebAssembly. What is null, or left out, may not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub containers: Option<ContainerRights>,
+    /// The highest priority that it may give to what it runs. What is null, or left out, is `normal`. A cluster admin may give any, and what has
+    /// a higher one keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
 }
 
 /// What a namespace may do with containers.
