@@ -215,6 +215,7 @@ pub(crate) async fn settle(
     }
     let for_worker = spec.for_worker();
     containers::check(conn, (Some(namespace), namespace_name), artifact.world, &for_worker).await?;
+    quota::check_processors(conn, (namespace, namespace_name), artifact.world, &for_worker).await?;
     let pins = newest_of(conn, context, (namespace, namespace_name), &for_worker).await?;
     check_size(&pins)?;
     let pin =

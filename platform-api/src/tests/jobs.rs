@@ -200,6 +200,14 @@ async fn a_namespace_needs_the_right_to_run_images_as_jobs_and_by_schedules() {
         let refused = platform.call(Method::POST, JOBS, json!({"job": template(spec)})).await;
         refused.refuses(422, "invalid_spec", &[words]);
     }
+
+    // Where processors have a quota, each container says how many it may use, and counts for them.
+    let quota = json!({"containers": "isolated", "cpu_millis": 1000});
+    platform.call(Method::PUT, "/v1/namespaces/default/quota", quota).await.is(200);
+    post(json!({})).await.refuses(403, "quota_exceeded", &["container.cpus", "--cpu none"]);
+    post(json!({"container": {"cpus": "500m"}})).await.is(201);
+    let more = post(json!({"container": {"cpus": "2"}})).await;
+    more.refuses(403, "quota_exceeded", &["cpu: the namespace uses 500m of 1, and this asks for 2 more"]);
 }
 
 #[tokio::test]
