@@ -51,10 +51,10 @@ pub struct QuotaSetArgs {
     /// Instances of all apps together
     #[arg(long, value_name = "NUMBER")]
     pub instances: Option<Limit<u64>>,
-    /// Memory that all instances reserve, such as `4GiB`
+    /// Memory that all instances reserve, and that guests hold at once on a node, such as `4GiB`
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Limit<ByteSize>>,
-    /// Processors that all instances reserve, such as `2` or `500m`
+    /// Processors that all instances reserve, and that guests use on a node, such as `2` or `500m`
     #[arg(long, value_name = "CPUS")]
     pub cpu: Option<Limit<CpuShare>>,
     /// Sizes of all volumes together

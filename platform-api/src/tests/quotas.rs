@@ -249,6 +249,14 @@ async fn a_rate_of_requests_reaches_the_ingresses_with_the_routes() {
         (limits.len() == 1 && limits[0].requests_per_second == Some(7)).then_some(())
     })
     .await;
+    platform.set_quota(json!({"memory_bytes": 64 << 20, "cpu_millis": 500})).await;
+    eventually("it has what guests may use", async || {
+        let limits = worker.newest()?.routes.limits.clone();
+        let limit = limits.first()?;
+        let bounds = (limit.requests_per_second, limit.memory_bytes, limit.cpu_millis);
+        (bounds == (None, Some(64 << 20), Some(500))).then_some(())
+    })
+    .await;
     platform.set_quota(json!({})).await;
     eventually("the route table has none", async || worker.newest()?.routes.limits.is_empty().then_some(()))
         .await;

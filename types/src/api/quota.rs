@@ -11,9 +11,10 @@ pub struct Quota {
     pub apps: Option<u64>,
     /// Slots of all apps together.
     pub instances: Option<u64>,
-    /// What all instances reserve on their nodes, in octets.
+    /// What all instances reserve on their nodes, or, in containers, may use, in octets. On each node the guests hold no more at once.
     pub memory_bytes: Option<u64>,
-    /// What all instances reserve by `reserve.cpu`, in thousandths of a processor.
+    /// What all instances reserve by `reserve.cpu`, or, in containers, may use, in thousandths of a processor. On each node the guests compute no
+    /// more in a second.
     pub cpu_millis: Option<u64>,
     /// Sizes of all volumes, also of those that are kept without an app, in octets.
     pub volume_bytes: Option<u64>,
