@@ -278,6 +278,15 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_tokens_and_namespaces_are_asked_for_by_either_word() {
+        for what in ["token", "namespace"] {
+            for word in ["ls", "list"] {
+                assert!(Cli::try_parse_from(["wharf", what, word]).is_ok(), "{what} {word}");
+            }
+        }
+    }
+
+    #[test]
     fn global_flags_stand_before_or_after_the_command() {
         let cli =
             Cli::parse_from(["wharf", "--api", "a", "-n", "x", "status", "hello", "--api", "b", "--json"]);

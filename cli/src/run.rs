@@ -238,7 +238,7 @@ async fn answer(app: Arc<HttpApp>, mut request: Request<Incoming>) -> Result<Ans
         Err(error) => {
             eprintln!("{error}");
             let status = match error {
-                InvokeError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                InvokeError::Busy | InvokeError::OverQuota(_) => StatusCode::SERVICE_UNAVAILABLE,
                 InvokeError::Timeout(_) | InvokeError::Cpu(_) => StatusCode::GATEWAY_TIMEOUT,
                 InvokeError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
                 InvokeError::BadRequest(_) => StatusCode::BAD_REQUEST,

@@ -372,7 +372,14 @@ pub fn registration(labels: Vec<(String, String)>, role: &str) -> anyhow::Result
 /// An error that the ingress made itself belongs into the log of the app that it was made for.
 fn tell_app(logs: &LogSink, error: &IngressError) {
     let (Some(namespace), Some(app)) = (&error.namespace, &error.app) else { return };
-    if error.code == ErrorCode::RateLimited && !is_first_of_second() {
+    static RATE_LIMITED: AtomicI64 = AtomicI64::new(i64::MIN);
+    static QUOTA_REACHED: AtomicI64 = AtomicI64::new(i64::MIN);
+    let is_told = match error.code {
+        ErrorCode::RateLimited => is_first_of_second(&RATE_LIMITED),
+        ErrorCode::QuotaReached => is_first_of_second(&QUOTA_REACHED),
+        _ => true,
+    };
+    if !is_told {
         return;
     }
     let detail = error.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
@@ -388,10 +395,9 @@ fn tell_app(logs: &LogSink, error: &IngressError) {
 }
 
 /// Requests beyond a quota come by the thousand, and would drive everything else out of the app's log; the metrics count them all.
-fn is_first_of_second() -> bool {
-    static TOLD: AtomicI64 = AtomicI64::new(i64::MIN);
+fn is_first_of_second(told: &AtomicI64) -> bool {
     let now = Timestamp::now().as_second();
-    TOLD.swap(now, Ordering::Relaxed) != now
+    told.swap(now, Ordering::Relaxed) != now
 }
 
 /// The same for its ports.
@@ -568,6 +574,7 @@ impl tower::Service<LocalCall> for LocalGuests {
 fn call_error(error: &InvokeError) -> CallError {
     match error {
         InvokeError::Busy => CallError::Busy(None),
+        InvokeError::OverQuota(text) => CallError::OverQuota(text.clone()),
         InvokeError::Timeout(_) | InvokeError::Cpu(_) => CallError::Timeout(error.to_string()),
         InvokeError::BodyTooLarge => CallError::BodyTooLarge,
         InvokeError::BadRequest(text) => CallError::BadRequest(text.clone()),

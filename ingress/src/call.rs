@@ -26,6 +26,10 @@ pub enum CallError {
     /// Everything that could take the request is taken. The request comes back where it is untouched.
     #[error("the instance takes no more requests at the moment")]
     Busy(Option<Box<http::Request<RequestBody>>>),
+    /// The apps of its namespace use as much of this node as their quota allows, and the guest has not begun. The text says of what; it is for the
+    /// app's log.
+    #[error("the quota of the namespace is used up: {0}")]
+    OverQuota(String),
     /// It computed or waited for longer than its limits allow. The text says which; it is for the app's log and never for the client.
     #[error("the guest did not answer in time: {0}")]
     Timeout(String),

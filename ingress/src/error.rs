@@ -23,10 +23,11 @@ pub enum ErrorCode {
     Waking,
     NodeLost,
     Starting,
+    QuotaReached,
 }
 
 impl ErrorCode {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BadRequest,
         Self::HeaderTooLarge,
         Self::UnknownHost,
@@ -42,6 +43,7 @@ impl ErrorCode {
         Self::Waking,
         Self::NodeLost,
         Self::Starting,
+        Self::QuotaReached,
     ];
 
     /// The value of the header `x-wharf-error`.
@@ -62,6 +64,7 @@ impl ErrorCode {
             Self::Waking => "waking",
             Self::NodeLost => "node_lost",
             Self::Starting => "starting",
+            Self::QuotaReached => "quota_reached",
         }
     }
 
@@ -73,9 +76,12 @@ impl ErrorCode {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::GuestFailed | Self::NodeLost => StatusCode::BAD_GATEWAY,
-            Self::NoReadyInstance | Self::Busy | Self::AppStopped | Self::Waking | Self::Starting => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoReadyInstance
+            | Self::Busy
+            | Self::AppStopped
+            | Self::Waking
+            | Self::Starting
+            | Self::QuotaReached => StatusCode::SERVICE_UNAVAILABLE,
             Self::GuestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         }
@@ -83,7 +89,15 @@ impl ErrorCode {
 
     /// Whether the same request may succeed a moment later.
     pub fn is_retryable(self) -> bool {
-        matches!(self, Self::NoReadyInstance | Self::Busy | Self::RateLimited | Self::Waking | Self::Starting)
+        matches!(
+            self,
+            Self::NoReadyInstance
+                | Self::Busy
+                | Self::RateLimited
+                | Self::Waking
+                | Self::Starting
+                | Self::QuotaReached
+        )
     }
 
     /// One sentence for the client, which says nothing about the guest's inside.
@@ -106,6 +120,9 @@ impl ErrorCode {
                 "The connection to the app broke before it answered. It may have done what was asked."
             }
             Self::Starting => "This host has just started and knows no apps yet. Try again in a moment.",
+            Self::QuotaReached => {
+                "The apps of this namespace use as much memory or CPU time of this host as their quota allows. Try again in a moment."
+            }
         }
     }
 }

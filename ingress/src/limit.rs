@@ -153,7 +153,7 @@ mod tests {
     fn what_was_counted_outlives_the_table_and_a_new_rate_holds_at_once() {
         let limit = |rate| {
             let namespace = "blue".parse().unwrap();
-            [RateLimit { namespace, requests_per_second: Some(rate), egress_bytes_per_second: None }]
+            [RateLimit { requests_per_second: Some(rate), ..RateLimit::of(namespace) }]
         };
         let requests: fn(&RateLimit) -> Option<u64> = |limit| limit.requests_per_second;
         let mut buckets = Buckets::default();

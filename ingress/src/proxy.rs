@@ -350,6 +350,7 @@ fn failure_of(error: CallError) -> Option<Failure> {
     Some(match error {
         CallError::NotHere(_) => ErrorCode::NoReadyInstance.into(),
         CallError::Busy(_) => ErrorCode::Busy.into(),
+        CallError::OverQuota(detail) => Failure { detail: Some(detail), ..ErrorCode::QuotaReached.into() },
         CallError::Timeout(detail) => Failure { detail: Some(detail), ..ErrorCode::GuestTimeout.into() },
         CallError::BodyTooLarge => ErrorCode::BodyTooLarge.into(),
         CallError::Failed(detail) => Failure { detail: Some(detail), ..ErrorCode::GuestFailed.into() },

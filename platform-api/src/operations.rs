@@ -74,6 +74,8 @@ pub(crate) struct Asked {
     pub(crate) revision: Option<i64>,
     /// From `Idempotency-Key`.
     pub(crate) once: Option<Once>,
+    /// Whether the quota of the namespace sets no bound to the priority: a cluster admin asks, or nothing new is asked for.
+    pub(crate) any_priority: bool,
     pub(crate) now: Timestamp,
 }
 

@@ -5,8 +5,10 @@
 
 use std::fmt;
 
+use wharf_types::NamespaceName;
 use wharf_types::api::{Quota, QuotaUsed};
 use wharf_types::quantity::{ByteSize, CpuShare};
+use wharf_types::spec::Priority;
 
 /// One of the amounts that are limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +127,7 @@ impl fmt::Display for Exceeded {
 
 impl Exceeded {
     /// The same for people, with whom they can ask.
-    pub(crate) fn sentence(&self, namespace: &wharf_types::NamespaceName) -> String {
+    pub(crate) fn sentence(&self, namespace: &NamespaceName) -> String {
         format!(
             "{self}, or ask a cluster admin: `wharf quota set -n {namespace} --{} …`",
             self.resource.name()
@@ -143,6 +145,40 @@ pub(crate) fn check(quota: &Quota, used: &QuotaUsed, wanted: &QuotaUsed) -> Resu
         }
     }
     Ok(())
+}
+
+/// The highest priority that a namespace may give.
+pub(crate) fn priority_max(quota: Option<&Quota>) -> Priority {
+    quota.and_then(|quota| quota.priority).unwrap_or(Priority::Normal)
+}
+
+/// Why a namespace that may give `max` may not give `wanted` to something that has `has` so far. None: it may; nothing is taken away.
+pub(crate) fn priority_refusal(
+    namespace: &NamespaceName,
+    max: Priority,
+    has: Option<Priority>,
+    wanted: Priority,
+) -> Option<String> {
+    if wanted <= max || has.is_some_and(|has| wanted <= has) {
+        return None;
+    }
+    let (wanted, max) = (wanted.as_str(), max.as_str());
+    Some(format!(
+        "placement.priority: `{wanted}` is more than the quota of the namespace `{namespace}` allows, which is `{max}`; \
+         ask for `{max}`, or ask a cluster admin: `wharf quota set -n {namespace} --priority {wanted}`"
+    ))
+}
+
+/// Revisions are smaller than this: what `If-Match` takes has 18 digits.
+const REVISIONS: u64 = 1_000_000_000_000_000_000;
+
+/// What `If-Match` can ask for: the same for the same limits, and another for others. So nothing has to be kept for it, and whoever brings
+/// back the limits of before has changed nothing.
+pub(crate) fn revision(quota: &Quota) -> i64 {
+    let hash = blake3::hash(serde_json::json!(quota).to_string().as_bytes());
+    let mut octets = [0; 8];
+    octets.copy_from_slice(&hash.as_bytes()[..8]);
+    i64::try_from(u64::from_le_bytes(octets) % REVISIONS).unwrap_or_default()
 }
 
 /// What is used beyond its limit, such as `apps: used 12 of 10`.
@@ -175,6 +211,7 @@ mod tests {
             requests_per_second: None,
             egress_bytes_per_second: None,
             containers: None,
+            priority: None,
         })
     }
 
@@ -244,6 +281,42 @@ mod tests {
                 .filter(|resource| resource.limit(&quota).is_some_and(|limit| resource.of(&used) > limit))
                 .count();
             prop_assert_eq!(over(&quota, &used).len(), count);
+        }
+    }
+
+    #[test]
+    fn a_priority_beyond_the_quota_is_refused_unless_it_is_there_already() {
+        use Priority::{High, Low, Normal};
+        let blue: NamespaceName = "blue".parse().unwrap();
+        let of = |priority| priority_max(Some(&Quota { priority, ..Quota::default() }));
+        assert_eq!((priority_max(None), of(None), of(Some(High))), (Normal, Normal, High));
+        let refused = |max, has, wanted| priority_refusal(&blue, max, has, wanted);
+        for (max, has, wanted) in [
+            (Normal, None, Normal),
+            (Normal, Some(Low), Normal),
+            (High, None, High),
+            (Normal, Some(High), High),
+            (Low, Some(High), Normal),
+        ] {
+            assert_eq!(refused(max, has, wanted), None);
+        }
+        assert!(refused(Low, None, Normal).is_some() && refused(Low, Some(Normal), High).is_some());
+        let words = refused(Normal, Some(Normal), High).unwrap();
+        assert!(
+            words.starts_with("placement.priority: `high`") && words.contains("ask for `normal`"),
+            "{words}"
+        );
+        assert!(words.contains("`wharf quota set -n blue --priority high`"), "{words}");
+    }
+
+    #[test]
+    fn a_revision_is_that_of_its_limits() {
+        let of = |apps, secrets| revision(&Quota { apps, secrets, ..Quota::default() });
+        assert_eq!(of(Some(1), None), of(Some(1), None));
+        let different = [of(None, None), of(Some(1), None), of(Some(2), None), of(None, Some(1))];
+        for (place, revision) in different.iter().enumerate() {
+            assert!((0..1_000_000_000_000_000_000).contains(revision));
+            assert!(!different[..place].contains(revision));
         }
     }
 

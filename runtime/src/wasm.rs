@@ -6,9 +6,11 @@
 //! be a core module of WASI 0.1 ([`module`]).
 //!
 //! Nothing of a guest is trusted: memory, CPU time, wall clock, handles, bodies and addresses have limits, and a guest that
-//! computes for long is moved to threads of low priority ([`lane`]).
+//! computes for long is moved to threads of low priority ([`lane`]). What all guests of a namespace use together is bounded by
+//! [`allowance`].
 
 pub mod admission;
+mod allowance;
 pub mod app;
 pub mod backend;
 pub mod body;

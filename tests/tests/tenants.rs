@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 use wharf_tests::{Platform, SHORT, Wharf, eventually, workspace};
-use wharf_types::api::{AuditOutcome, AuditRecord, CreatedToken, Page};
+use wharf_types::api::{AuditOutcome, AuditRecord, CreatedToken, Page, QuotaInfo};
 
 /// A user with a home of their own, and the secret of a token of theirs.
 struct Tenant {
@@ -164,6 +164,17 @@ async fn quotas_say_what_is_used_asked_and_allowed_and_the_way_out() {
     let shown = alice.wharf.run(&["namespace", "show", "blue"]).await.ok();
     assert!(shown.lines().any(|line| line.split_whitespace().eq(["instances", "3", "2"])), "{shown}");
     alice.wharf.run(&["scale", "shop", "1"]).await.ok();
+
+    let wants = [["--secrets", "5"], ["--volumes", "1GiB"], ["--artifacts", "2GiB"]];
+    let together = wants.map(|limit| {
+        let args = [&["quota", "set", "-n", "blue"][..], &limit[..]].concat();
+        let platform = &platform;
+        async move { platform.wharf(&args).await.ok() }
+    });
+    futures::future::join_all(together).await;
+    let quota = alice.wharf.run(&["quota", "show", "--json"]).await.json::<QuotaInfo>().quota;
+    let limits = (quota.secrets, quota.volume_bytes, quota.artifact_bytes, quota.apps);
+    assert_eq!(limits, (Some(5), Some(1 << 30), Some(2 << 30), Some(1)));
 
     platform.wharf(&["quota", "set", "-n", "blue", "--requests-per-second", "2"]).await.ok();
     let limited = eventually(SHORT, "requests are refused", || async {

@@ -290,7 +290,7 @@ mod tests {
                 id: SecretVersionId::from_uuid(Uuid::from_u128(id.into())),
                 content: SecretContent::Unreadable("why".into()),
             };
-            let limit = RateLimit { namespace: "default".parse().unwrap(), requests_per_second: Some(3), egress_bytes_per_second: None };
+            let limit = RateLimit { requests_per_second: Some(3), ..RateLimit::of("default".parse().unwrap()) };
             Assignment {
                 node: NodeId::from_uuid(Uuid::nil()),
                 generation: 0,

@@ -44,7 +44,8 @@ pub struct RouteNode {
     pub address: SocketAddr,
 }
 
-/// What an ingress lets through in a second, of all apps of a namespace together.
+/// What all apps of a namespace together may have of one node: of its ingress in a second, and of the host of its guests. Each node counts for
+/// itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
     pub namespace: NamespaceName,
@@ -52,6 +53,25 @@ pub struct RateLimit {
     /// Of answers to clients, of connections to TCP ports, and of what guests and containers send by themselves.
     #[serde(default)]
     pub egress_bytes_per_second: Option<u64>,
+    /// What its guests may hold at once. A worker of before passes this and the next over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// What its guests may compute in a second, in thousandths of a processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+}
+
+impl RateLimit {
+    /// Without any limit.
+    pub fn of(namespace: NamespaceName) -> Self {
+        Self {
+            namespace,
+            requests_per_second: None,
+            egress_bytes_per_second: None,
+            memory_bytes: None,
+            cpu_millis: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,6 +265,17 @@ mod tests {
         assert_eq!(pattern.to_string(), "hello.example.com/api");
         assert!(pattern.matches_path("/api") && pattern.matches_path("/api/x"));
         assert!(!pattern.matches_path("/apix") && !pattern.matches_path("/"));
+    }
+
+    #[test]
+    fn limits_of_before_and_for_workers_of_before_are_as_they_were() {
+        let of_before = r#"{"namespace":"blue","requests_per_second":7,"egress_bytes_per_second":null}"#;
+        let limit: RateLimit = serde_json::from_str(of_before).unwrap();
+        assert_eq!(
+            limit,
+            RateLimit { requests_per_second: Some(7), ..RateLimit::of("blue".parse().unwrap()) }
+        );
+        assert_eq!(serde_json::to_string(&limit).unwrap(), of_before);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
+use http::HeaderValue;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use tokio_util::io::ReaderStream;
 use wharf_types::api::{
@@ -119,8 +120,30 @@ impl Client {
         self.get(&format!("/v1/namespaces/{namespace}/quota")).await
     }
 
-    pub async fn set_quota(&self, namespace: &NamespaceName, quota: &Quota) -> anyhow::Result<QuotaInfo> {
-        self.json(self.request(Method::PUT, &format!("/v1/namespaces/{namespace}/quota")).json(quota)).await
+    /// The same with its `ETag`, by which [`Self::set_quota`] notices that others have changed it. None: the platform is of a version that
+    /// gives none.
+    pub async fn quota_to_change(
+        &self,
+        namespace: &NamespaceName,
+    ) -> anyhow::Result<(QuotaInfo, Option<HeaderValue>)> {
+        let request = self.request(Method::GET, &format!("/v1/namespaces/{namespace}/quota"));
+        let response = self.send(request).await?;
+        let etag = response.headers().get(http::header::ETAG).cloned();
+        Ok((self.body(response).await?, etag))
+    }
+
+    /// Sets all limits, if they are still those of the `ETag`.
+    pub async fn set_quota(
+        &self,
+        namespace: &NamespaceName,
+        quota: &Quota,
+        etag: Option<&HeaderValue>,
+    ) -> anyhow::Result<QuotaInfo> {
+        let mut request = self.request(Method::PUT, &format!("/v1/namespaces/{namespace}/quota")).json(quota);
+        if let Some(etag) = etag {
+            request = request.header(http::header::IF_MATCH, etag);
+        }
+        self.json(request).await
     }
 
     pub async fn namespace(&self, name: &NamespaceName) -> anyhow::Result<NamespaceInfo> {

@@ -22,6 +22,7 @@ pub enum NamespaceCommand {
     /// Create a namespace
     Create(With<NamespaceNameArg>),
     /// List the namespaces
+    #[command(visible_alias = "ls")]
     List(With<NoArgs>),
     /// Show a namespace and its quota
     Show(With<NamespaceNameArg>),

@@ -3,11 +3,14 @@
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use wharf_types::NamespaceName;
 use wharf_types::api::{ContainerRights, Quota, QuotaInfo};
+use wharf_types::problem::ProblemCode;
 use wharf_types::quantity::{ByteSize, CpuShare};
+use wharf_types::spec::Priority;
+use wharf_types::{NamespaceName, Problem};
 
 use crate::args::{Global, NoArgs, With};
+use crate::client::Client;
 use crate::exit::Failure;
 use crate::output::{self, bytes};
 use crate::session::Session;
@@ -40,7 +43,7 @@ impl<T: FromStr> FromStr for Limit<T> {
     }
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct QuotaSetArgs {
     /// Apps
     #[arg(long, value_name = "NUMBER")]
@@ -48,10 +51,10 @@ pub struct QuotaSetArgs {
     /// Instances of all apps together
     #[arg(long, value_name = "NUMBER")]
     pub instances: Option<Limit<u64>>,
-    /// Memory that all instances reserve, such as `4GiB`
+    /// Memory that all instances reserve, and that guests hold at once on a node, such as `4GiB`
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Limit<ByteSize>>,
-    /// Processors that all instances reserve, such as `2` or `500m`
+    /// Processors that all instances reserve, and that guests use on a node, such as `2` or `500m`
     #[arg(long, value_name = "CPUS")]
     pub cpu: Option<Limit<CpuShare>>,
     /// Sizes of all volumes together
@@ -75,6 +78,15 @@ pub struct QuotaSetArgs {
     /// Whether containers may run, `isolated` or with parts of their `node`
     #[arg(long, value_name = "none|isolated|node", value_parser = parse_rights)]
     pub containers: Option<ContainerRights>,
+    /// The highest priority that apps and jobs may be given; a cluster admin may give any
+    #[arg(long, value_name = "low|normal|high", value_parser = parse_priority)]
+    pub priority: Option<Priority>,
+}
+
+fn parse_priority(text: &str) -> Result<Priority, String> {
+    let all = [Priority::Low, Priority::Normal, Priority::High];
+    let named = all.into_iter().find(|priority| priority.as_str() == text);
+    named.ok_or_else(|| "write `low`, `normal` or `high`".to_owned())
 }
 
 fn parse_rights(text: &str) -> Result<ContainerRights, String> {
@@ -114,7 +126,7 @@ impl QuotaSetArgs {
             (self.requests_per_second, &mut quota.requests_per_second),
             (self.egress.map(size), &mut quota.egress_bytes_per_second),
         ];
-        let mut any = self.containers.is_some();
+        let mut any = self.containers.is_some() || self.priority.is_some();
         for (limit, field) in named {
             if let Some(Limit(limit)) = limit {
                 *field = limit;
@@ -122,6 +134,7 @@ impl QuotaSetArgs {
             }
         }
         quota.containers = self.containers.or(quota.containers);
+        quota.priority = self.priority.or(quota.priority);
         any.then_some(quota)
     }
 }
@@ -144,13 +157,7 @@ pub async fn run(before: Global, args: QuotaArgs) -> anyhow::Result<()> {
 }
 
 async fn set(session: &Session, namespace: &NamespaceName, args: QuotaSetArgs) -> anyhow::Result<()> {
-    let before = session.client.quota(namespace).await?.quota;
-    let Some(quota) = args.apply(before) else {
-        return Err(Failure::usage("no limit was named")
-            .help("such as `wharf quota set --apps 10 --memory 4GiB`; `wharf quota set --help` lists them")
-            .into());
-    };
-    let set = session.client.set_quota(namespace, &quota).await?;
+    let set = merge(&session.client, namespace, &args).await?;
     print(session, &set)?;
     if !session.json && !set.over.is_empty() {
         output::note(format!(
@@ -159,6 +166,33 @@ async fn set(session: &Session, namespace: &NamespaceName, args: QuotaSetArgs) -
         ));
     }
     Ok(())
+}
+
+/// How often a quota is read again that others keep changing. Of those who change it at the same time one gets through each time.
+const TRIES_MAX: usize = 20;
+
+/// Sets the limits that were named, and leaves the others as they are, also those that somebody else sets meanwhile.
+async fn merge(client: &Client, namespace: &NamespaceName, args: &QuotaSetArgs) -> anyhow::Result<QuotaInfo> {
+    let mut tries = 1;
+    loop {
+        let (before, etag) = client.quota_to_change(namespace).await?;
+        let Some(quota) = args.clone().apply(before.quota) else {
+            return Err(Failure::usage("no limit was named")
+                .help(
+                    "such as `wharf quota set --apps 10 --memory 4GiB`; `wharf quota set --help` lists them",
+                )
+                .into());
+        };
+        match client.set_quota(namespace, &quota, etag.as_ref()).await {
+            Err(error) if tries < TRIES_MAX && was_changed(&error) => tries += 1,
+            set => return set,
+        }
+    }
+}
+
+fn was_changed(error: &anyhow::Error) -> bool {
+    let problem = error.downcast_ref::<Problem>();
+    problem.is_some_and(|problem| problem.code == ProblemCode::PreconditionFailed)
 }
 
 fn print(session: &Session, quota: &QuotaInfo) -> anyhow::Result<()> {
@@ -192,6 +226,8 @@ pub fn table(QuotaInfo { quota, used, .. }: &QuotaInfo) -> anyhow::Result<()> {
         table.row([name.to_owned(), used, limit.map_or_else(|| "none".to_owned(), text)]);
     }
     table.row(["containers".to_owned(), "-".to_owned(), rights(quota.containers).to_owned()]);
+    let priority = quota.priority.unwrap_or_default();
+    table.row(["priority".to_owned(), "-".to_owned(), priority.as_str().to_owned()]);
     table.print()
 }
 
@@ -199,19 +235,64 @@ pub fn table(QuotaInfo { quota, used, .. }: &QuotaInfo) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::args::{Cli, Command};
+    use crate::test_server::{self, TestServer};
     use clap::Parser as _;
+    use wharf_types::api::QuotaUsed;
+
+    fn set_args(line: &[&str]) -> QuotaSetArgs {
+        let line = [&["wharf", "quota", "set"][..], line].concat();
+        let Command::Quota(quota) = Cli::parse_from(line).command else { panic!("not quota") };
+        let QuotaCommand::Set(set) = quota.args.command else { panic!("not set") };
+        set.args
+    }
 
     #[test]
     fn limits_that_are_not_named_stay_and_none_takes_one_away() {
-        let line = ["wharf", "quota", "set", "--apps", "none", "--memory", "1GiB", "--cpu", "500m"];
-        let Command::Quota(quota) = Cli::parse_from(line).command else { panic!("not quota") };
-        let QuotaCommand::Set(set) = quota.args.command else { panic!("not set") };
+        let set = set_args(&["--apps", "none", "--memory", "1GiB", "--cpu", "500m"]);
         let before = Quota { apps: Some(3), secrets: Some(4), ..Quota::default() };
-        let after = set.args.apply(before).unwrap();
+        let after = set.apply(before).unwrap();
         let memory_bytes = Some(1 << 30);
         assert_eq!(
             after,
             Quota { memory_bytes, cpu_millis: Some(500), secrets: Some(4), ..Quota::default() }
+        );
+    }
+
+    #[test]
+    fn the_highest_priority_is_named_by_its_word() {
+        let set = set_args(&["--priority", "high"]);
+        let before = Quota { containers: Some(ContainerRights::Isolated), ..Quota::default() };
+        let after = set.apply(before.clone()).unwrap();
+        assert_eq!(after, Quota { priority: Some(Priority::High), ..before });
+        assert!(parse_priority("highest").unwrap_err().contains("`high`"));
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_has_set_meanwhile_stays() {
+        let info = |quota: Quota| QuotaInfo { quota, used: QuotaUsed::default(), over: Vec::new() };
+        let with_etag = |etag: &str, quota: &Quota| {
+            let reply = test_server::json("200 OK", &info(quota.clone()));
+            reply.replacen("\r\n", &format!("\r\netag: \"{etag}\"\r\n"), 1)
+        };
+        let (first, second) = (Quota::default(), Quota { secrets: Some(7), ..Quota::default() });
+        let merged = Quota { apps: Some(3), ..second.clone() };
+        let changed = Problem::new(ProblemCode::PreconditionFailed, "it was changed since it was read");
+        let server = TestServer::spawn(vec![
+            with_etag("1", &first),
+            test_server::json("412 Precondition Failed", &changed),
+            with_etag("2", &second),
+            with_etag("3", &merged),
+        ])
+        .await;
+        let namespace = NamespaceName::default_namespace();
+        let set = merge(&server.client(), &namespace, &set_args(&["--apps", "3"])).await.unwrap();
+        assert_eq!(set.quota, merged);
+        let requests = server.requests();
+        assert!(requests[1].contains("if-match: \"1\"") && requests[3].contains("if-match: \"2\""));
+        assert!(
+            requests[3].contains("\"apps\":3") && requests[3].contains("\"secrets\":7"),
+            "{}",
+            requests[3]
         );
     }
 }

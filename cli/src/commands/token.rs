@@ -23,6 +23,7 @@ pub enum TokenCommand {
     /// Create a token; its secret is shown once
     Create(With<TokenCreateArgs>),
     /// List the tokens
+    #[command(visible_alias = "ls")]
     List(With<NoArgs>),
     /// Make a token useless from now on
     Revoke(With<TokenRevokeArgs>),
@@ -95,7 +96,7 @@ impl From<VerbArg> for Verb {
 
 #[derive(Args, Debug)]
 pub struct TokenRevokeArgs {
-    /// The token's id, as `wharf token list` shows it
+    /// The token's id, as `wharf token ls` shows it
     pub id: String,
 }
 
@@ -173,7 +174,7 @@ fn may(token: &TokenInfo) -> String {
 
 async fn revoke(session: &Session, args: TokenRevokeArgs) -> anyhow::Result<()> {
     let id: TokenId = args.id.parse().map_err(|_| {
-        Failure::usage(format!("`{}` is not a token's id", args.id)).help("`wharf token list` shows the ids")
+        Failure::usage(format!("`{}` is not a token's id", args.id)).help("`wharf token ls` shows the ids")
     })?;
     session.client.revoke_token(id).await?;
     if session.json {

@@ -232,7 +232,10 @@ async fn refused(
     match verdict {
         Verdict::NotHere => untouched().map_or_else(gone, CallError::NotHere),
         Verdict::Busy => untouched().map_or_else(gone, |request| CallError::Busy(Some(request))),
-        Verdict::BusyAndGone => CallError::Busy(None),
+        Verdict::BusyAndGone => match detail(response).await {
+            words if words.is_empty() => CallError::Busy(None),
+            words => CallError::OverQuota(words),
+        },
         Verdict::BodyTooLarge => CallError::BodyTooLarge,
         Verdict::ClientGone => CallError::ClientGone,
         Verdict::Timeout => CallError::Timeout(detail(response).await),

@@ -81,7 +81,7 @@ pub(crate) enum Verdict {
     NotHere,
     /// It has not touched it, because it has no room.
     Busy,
-    /// It has no room, and the request is gone.
+    /// It has no room, and the request is gone. With words it is the quota of its namespace that has none.
     BusyAndGone,
     BodyTooLarge,
     ClientGone,

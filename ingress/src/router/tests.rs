@@ -157,11 +157,8 @@ fn a_release_on_trial_gets_its_share_whatever_the_number_of_its_instances() {
 fn what_a_namespace_without_routes_has_sent_counts_under_the_next_table_too() {
     let (node, mut targets) = (NodeId::new(), Targets::default());
     let namespace: NamespaceName = "jobs".parse().unwrap();
-    let limit = route::RateLimit {
-        namespace: namespace.clone(),
-        requests_per_second: None,
-        egress_bytes_per_second: Some(10),
-    };
+    let limit =
+        route::RateLimit { egress_bytes_per_second: Some(10), ..route::RateLimit::of(namespace.clone()) };
     let table = RouteTable { limits: vec![limit], ..table(&[], node) };
     let first = Router::build(&table, node, &mut targets);
     first.egress(&namespace).unwrap().take(0, 1000);

@@ -318,7 +318,7 @@ impl Fixture {
         (requests_per_second, egress_bytes_per_second): (Option<u64>, Option<u64>),
     ) {
         let namespace = "default".parse().unwrap();
-        let limit = RateLimit { namespace, requests_per_second, egress_bytes_per_second };
+        let limit = RateLimit { requests_per_second, egress_bytes_per_second, ..RateLimit::of(namespace) };
         let table = RouteTable { limits: vec![limit], ..table(generation, self.node, instances) };
         self.routes.send_replace(Arc::new(table));
         let mut applied = self.ingress.applied();

@@ -37,6 +37,10 @@ pub(super) async fn create(
     let joining = joining(&context)?;
     let now = Timestamp::now();
     let lifetime = request.expires_in.map_or(LIFETIME, |span| span.as_duration());
+    if lifetime.is_zero() {
+        let detail = "expires_in: a join token of no time lets nobody in; say how long it lasts, such as `1h`";
+        return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
+    }
     let expires_at = now.checked_add(lifetime).ok().filter(|_| lifetime <= LIFETIME_MAX);
     let expires_at = expires_at.ok_or_else(|| {
         ApiError::new(ProblemCode::InvalidSpec, "expires_in: a join token lasts 30 days at the most")

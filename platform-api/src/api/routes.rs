@@ -29,8 +29,8 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 use super::openapi::{Payload, array, json, list};
 use super::parameters::{
     AUDIT, BUILDS, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, EXEC, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE,
-    PAGE_BY_NUMBER, PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, RESUMES,
-    ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, VOLUMES,
+    PAGE_BY_NUMBER, PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, QUOTA_CHANGES,
+    RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, VOLUMES,
 };
 use super::{
     applies, apps, artifacts, audit, authorities, builds, copy, events, exec, files, git, images, jobs,
@@ -466,7 +466,8 @@ fn about_namespaces() -> Vec<Endpoint> {
             get(quotas::show),
             "What the namespace may use, and what it uses",
         )
-        .replies(200, json::<QuotaInfo>()),
+        .replies(200, json::<QuotaInfo>())
+        .with_etag(),
         e(
             Method::PUT,
             "/v1/namespaces/{namespace}/quota",
@@ -474,8 +475,10 @@ fn about_namespaces() -> Vec<Endpoint> {
             put(quotas::set),
             "Set the namespace's limits, as a whole; a limit below what is used only refuses growth",
         )
+        .headers(QUOTA_CHANGES)
         .takes(json::<Quota>())
-        .replies(200, json::<QuotaInfo>()),
+        .replies(200, json::<QuotaInfo>())
+        .with_etag(),
         e(
             Method::PUT,
             "/v1/namespaces/{namespace}/artifacts/{digest}",

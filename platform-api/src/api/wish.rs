@@ -4,6 +4,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use wharf_types::api::Verb;
 use wharf_types::problem::ProblemCode;
 use wharf_types::{AppName, NamespaceName, Timestamp};
 
@@ -41,8 +42,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Wish<T> {
             key,
             request_hash: blake3::Hasher::new().update(what.as_bytes()).update(&bytes).finalize().to_string(),
         });
-        let by = identity.name();
-        let asked = Asked { namespace, app, by, revision, once, now: Timestamp::now() };
+        let (by, any_priority) = (identity.name(), identity.demand_everywhere(Verb::Admin).is_ok());
+        let asked = Asked { namespace, app, by, revision, once, any_priority, now: Timestamp::now() };
         Ok(Self { asked, request: parse(&bytes)? })
     }
 }

@@ -380,6 +380,7 @@ fn asked(namespace: &NamespaceName, app: &AppName) -> Asked {
         by: "git".to_owned(),
         revision: None,
         once: None,
+        any_priority: true,
         now: Timestamp::now(),
     }
 }

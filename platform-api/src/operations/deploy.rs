@@ -109,6 +109,8 @@ pub(super) async fn make_release(
     valid.map_err(invalid_spec)?;
     // On the heap, as most of what a deploy keeps is here, and a thread has two megabytes.
     Box::pin(containers::check(conn, (Some(app.namespace_id), &app.namespace), world, &new.spec)).await?;
+    Box::pin(quota::check_priority_of(conn, app, asked, &new.spec)).await?;
+    Box::pin(quota::check_processors_of(conn, app, world, &new.spec)).await?;
     secrets::check_size(&new.secrets)?;
     if let Some(files) = &new.spec.files
         && store::archive::find(conn, app.namespace_id, files.digest).await?.is_none()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wharf_types::job::{CreateJob, JobInfo, JobSpec, JobState, JobTemplate, Runs};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::ValueKind;
-use wharf_types::spec::StopSpec;
+use wharf_types::spec::{Priority, StopSpec};
 use wharf_types::{
     AppName, JobId, JobName, NamespaceId, NamespaceName, Problem, ScheduleId, ScheduleName, SecretName,
     SecretVersionId, Timestamp,
@@ -37,6 +37,8 @@ pub(crate) struct AskedJob {
     /// Name of the token.
     pub(crate) by: String,
     pub(crate) once: Option<Once>,
+    /// Whether the quota of the namespace sets no bound to the priority: a cluster admin asks.
+    pub(crate) any_priority: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -100,8 +102,12 @@ pub(crate) async fn make(
         );
         return problem(ProblemCode::QuotaExceeded, detail);
     }
-    let Settled { artifact, app, release, spec, secrets } =
-        settle(conn, context, namespace, &asked.namespace, template).await?;
+    let settled = settle(conn, context, namespace, &asked.namespace, template).await?;
+    // That of a schedule's jobs was looked at when it was set.
+    if schedule.is_none() && !asked.any_priority {
+        settled.check_priority(conn, (namespace, &asked.namespace), None).await?;
+    }
+    let Settled { artifact, app, release, spec, secrets, priority_of_app: _ } = settled;
     let runs = spec.parallelism.min(spec.completions);
     let demand = Demand { replicas: runs, ..quota::demand(&spec.for_worker(), artifact.world) };
     quota::room_for_job(conn, namespace, &asked.namespace, &demand).await?;
@@ -139,6 +145,21 @@ pub(crate) struct Settled {
     release: u64,
     spec: JobSpec,
     secrets: BTreeMap<String, SecretVersionId>,
+    /// Of the app whose task it is.
+    priority_of_app: Option<Priority>,
+}
+
+impl Settled {
+    /// Refuses a priority that the namespace may not give. `has`: what the jobs have so far.
+    pub(super) async fn check_priority(
+        &self,
+        conn: &mut Conn,
+        whose: (NamespaceId, &NamespaceName),
+        has: Option<Priority>,
+    ) -> Result<()> {
+        let has = has.max(self.priority_of_app);
+        quota::check_priority(conn, whose, has, self.spec.placement.priority).await
+    }
 }
 
 /// Finds what a template refers to now, and checks that it can run.
@@ -182,6 +203,7 @@ pub(crate) async fn settle(
         }
         spec = spec.or_of_app(&current.spec, runs);
     }
+    let priority_of_app = of_app.as_ref().map(|release| release.spec.placement.priority);
     let release = of_app.map_or(0, |release| release.number);
     check(&artifact, &spec, template)?;
     if let Some(files) = &spec.files
@@ -193,12 +215,13 @@ pub(crate) async fn settle(
     }
     let for_worker = spec.for_worker();
     containers::check(conn, (Some(namespace), namespace_name), artifact.world, &for_worker).await?;
+    quota::check_processors(conn, (namespace, namespace_name), artifact.world, &for_worker).await?;
     let pins = newest_of(conn, context, (namespace, namespace_name), &for_worker).await?;
     check_size(&pins)?;
     let pin =
         |(variable, name, _): (&String, &SecretName, ValueKind)| Some((variable.clone(), pins.get(name)?.id));
     let secrets = for_worker.values().filter_map(pin).collect();
-    Ok(Settled { artifact, app: template.app.clone(), release, spec, secrets })
+    Ok(Settled { artifact, app: template.app.clone(), release, spec, secrets, priority_of_app })
 }
 
 fn check(artifact: &Artifact, spec: &JobSpec, template: &JobTemplate) -> Result<()> {

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use serde_json::json;
 use wharf_types::api::{Quota, QuotaInfo, QuotaUsed};
 use wharf_types::problem::ProblemCode;
-use wharf_types::spec::AppSpec;
+use wharf_types::spec::{AppSpec, Priority};
 use wharf_types::world::World;
 use wharf_types::{NamespaceId, NamespaceName, Problem};
 
-use super::{Result, artifact_of, commit, problem};
+use super::{Asked, Result, artifact_of, commit, current_release, problem};
 use crate::audit;
 use crate::context::Context;
 use crate::plan::reservation_bytes;
 use crate::plan::scheduler::{Cluster, Needs};
 use crate::quota;
+use crate::store::app::App;
 use crate::store::quota::Demand;
 use crate::store::{self, Conn};
 
@@ -105,14 +106,92 @@ pub(super) async fn room_for_job(
     within(name, &quota, &used, &wanted)
 }
 
-/// What a release asks for, counted as the scheduler counts.
+/// Refuses a priority that the namespace may not give to something that has `has` so far.
+pub(super) async fn check_priority(
+    conn: &mut Conn,
+    (id, name): (NamespaceId, &NamespaceName),
+    has: Option<Priority>,
+    wanted: Priority,
+) -> Result<()> {
+    let quota = store::quota::find(conn, id).await?;
+    match quota::priority_refusal(name, quota::priority_max(quota.as_ref()), has, wanted) {
+        Some(detail) => problem(ProblemCode::QuotaExceeded, detail),
+        None => Ok(()),
+    }
+}
+
+/// The same for the settings to which an app moves.
+pub(super) async fn check_priority_of(
+    conn: &mut Conn,
+    app: &App,
+    asked: &Asked,
+    spec: &AppSpec,
+) -> Result<()> {
+    if asked.any_priority || spec.placement.priority == Priority::Low {
+        return Ok(());
+    }
+    let has = current_release(conn, app).await?.map(|release| release.spec.placement.priority);
+    check_priority(conn, (app.namespace_id, &app.namespace), has, spec.placement.priority).await
+}
+
+/// Refuses a container that may use as many processors as its node has, where the namespace has a quota of them. One that was there before goes on.
+pub(super) async fn check_processors_of(
+    conn: &mut Conn,
+    app: &App,
+    world: World,
+    spec: &AppSpec,
+) -> Result<()> {
+    if !is_unbounded(spec, world) {
+        return Ok(());
+    }
+    if let Some(before) = current_release(conn, app).await?
+        && is_unbounded(&before.spec, artifact_of(conn, &before).await?.world)
+    {
+        return Ok(());
+    }
+    check_processors(conn, (app.namespace_id, &app.namespace), world, spec).await
+}
+
+/// The same of a job.
+pub(super) async fn check_processors(
+    conn: &mut Conn,
+    (id, name): (NamespaceId, &NamespaceName),
+    world: World,
+    spec: &AppSpec,
+) -> Result<()> {
+    if !is_unbounded(spec, world) {
+        return Ok(());
+    }
+    let quota = store::quota::find(conn, id).await?;
+    if quota.is_none_or(|quota| quota.cpu_millis.is_none()) {
+        return Ok(());
+    }
+    let detail = format!(
+        "container.cpus: the namespace `{name}` has a quota of processors, so a container has to say how many it may use at the most, such as \
+         `cpus = \"500m\"` below `container`; or ask a cluster admin: `wharf quota set -n {name} --cpu none`"
+    );
+    problem(ProblemCode::QuotaExceeded, detail)
+}
+
+fn is_unbounded(spec: &AppSpec, world: World) -> bool {
+    world.is_container() && spec.container.cpus.is_none()
+}
+
+/// What a release asks for. Of guests it is what the scheduler counts, because what they use is bounded where they run. Of containers it is the most
+/// that they may use: their engine bounds each, and nothing bounds all of a namespace.
 pub(super) fn demand(spec: &AppSpec, world: World) -> Demand {
+    let (mut memory_bytes, mut cpu_millis) =
+        (reservation_bytes(spec, world), spec.reserve.cpu.map_or(0, |cpu| cpu.as_millis()));
+    if world.is_container() {
+        memory_bytes = memory_bytes.max(spec.limits.memory.as_bytes());
+        cpu_millis = cpu_millis.max(spec.container.cpus.map_or(0, |cpus| cpus.as_millis()));
+    }
     Demand {
         replicas: spec.scale.replicas.first(),
         range: spec.scale.replicas.range().map(|range| (range.min, range.max)),
         nodes: None,
-        memory_bytes: reservation_bytes(spec, world),
-        cpu_millis: spec.reserve.cpu.map_or(0, |cpu| cpu.as_millis()),
+        memory_bytes,
+        cpu_millis,
     }
 }
 
@@ -149,10 +228,23 @@ pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<Quot
     Ok(QuotaInfo { over: quota::over(&quota, &used), quota, used })
 }
 
-pub(crate) async fn set(context: &Arc<Context>, name: &NamespaceName, quota: Quota) -> Result<QuotaInfo> {
+/// Sets all limits; where there is a revision, only if those of before have it.
+pub(crate) async fn set(
+    context: &Arc<Context>,
+    name: &NamespaceName,
+    quota: Quota,
+    asked: Option<i64>,
+) -> Result<QuotaInfo> {
     let mut tx = context.store.write().await?;
     let id = find_namespace(&mut tx, name).await?;
     let before = store::quota::find(&mut tx, id).await?.unwrap_or_default();
+    let revision = quota::revision(&before);
+    if asked.is_some_and(|asked| asked != revision) {
+        let detail = format!(
+            "the quota of the namespace `{name}` was changed since it was read (it is at \"{revision}\" now); read it again"
+        );
+        return problem(ProblemCode::PreconditionFailed, detail);
+    }
     audit::change(json!(before), json!(quota));
     if quota == Quota::default() {
         store::quota::delete(&mut tx, id).await?;
@@ -169,5 +261,34 @@ async fn find_namespace(conn: &mut Conn, name: &NamespaceName) -> Result<Namespa
     match store::namespace::find(conn, name).await? {
         Some(namespace) => Ok(namespace.id),
         None => problem(ProblemCode::NotFound, format!("there is no namespace `{name}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wharf_types::quantity::{ByteSize, CpuShare};
+
+    use super::*;
+
+    #[test]
+    fn a_container_counts_for_what_it_may_use_and_a_guest_for_what_it_reserves() {
+        let mut spec = AppSpec::default();
+        spec.limits.memory = ByteSize::mib(512);
+        spec.reserve.memory = Some(ByteSize::mib(64));
+        spec.reserve.cpu = Some(CpuShare::millis(100));
+        spec.container.cpus = Some(CpuShare::millis(2000));
+        let of = |spec: &AppSpec, world| {
+            let demand = demand(spec, world);
+            (demand.memory_bytes >> 20, demand.cpu_millis)
+        };
+        assert_eq!(of(&spec, World::HttpProxy), (64, 100));
+        for world in [World::Container, World::HttpContainer] {
+            assert_eq!(of(&spec, world), (512, 2000));
+            assert!(!is_unbounded(&spec, world));
+        }
+        spec.reserve.memory = Some(ByteSize::mib(1024));
+        spec.container.cpus = None;
+        assert_eq!(of(&spec, World::Container), (1024, 100));
+        assert!(is_unbounded(&spec, World::Container) && !is_unbounded(&spec, World::HttpProxy));
     }
 }

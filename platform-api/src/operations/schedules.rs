@@ -41,9 +41,13 @@ pub(crate) async fn set(
     check(&spec)?;
     let mut tx = context.store.write().await?;
     let namespace = find_namespace(&mut tx, &asked.namespace).await?;
-    settle(&mut tx, context, namespace, &asked.namespace, &spec.job).await?;
+    let settled = settle(&mut tx, context, namespace, &asked.namespace, &spec.job).await?;
     let known = store::schedule::find(&mut tx, &asked.namespace, name).await?;
     check_revision(known.as_ref(), name, revision)?;
+    if !asked.any_priority {
+        let has = known.as_ref().map(|known| known.spec.job.spec.placement.priority);
+        settled.check_priority(&mut tx, (namespace, &asked.namespace), has).await?;
+    }
     let (id, what) = if let Some(known) = &known {
         // The same settings again leave it as it is: what was missed is still made up for.
         if known.spec == spec {
@@ -225,8 +229,13 @@ pub(crate) async fn fire(
     planned_at: Timestamp,
     now: Timestamp,
 ) -> Result<wharf_types::JobId> {
-    let asked =
-        AskedJob { namespace: schedule.namespace.clone(), by: schedule.created_by.clone(), once: None, now };
+    let asked = AskedJob {
+        namespace: schedule.namespace.clone(),
+        by: schedule.created_by.clone(),
+        once: None,
+        any_priority: true,
+        now,
+    };
     let name = JobName::from(schedule.name.clone());
     let of_schedule = Some((schedule.id, &schedule.name, Some(planned_at)));
     let making =

@@ -150,6 +150,7 @@ pub(super) async fn move_to(
         by: by.to_owned(),
         revision: None,
         once: None,
+        any_priority: true,
         now,
     };
     let (release, rollout) = make_release(conn, context, app, &asked, new).await?;

@@ -58,7 +58,7 @@ pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId) -> Result<()
     Ok(())
 }
 
-/// What namespaces may have in a second, in the order of their names.
+/// What namespaces may have of each node, in the order of their names.
 pub(crate) async fn rates(conn: &mut Conn) -> Result<Vec<RateLimit>> {
     let rows: Vec<(String, String)> = query_as(
         "SELECT namespace.name, quota.limits FROM quota JOIN namespace ON namespace.id = quota.namespace
@@ -68,10 +68,18 @@ pub(crate) async fn rates(conn: &mut Conn) -> Result<Vec<RateLimit>> {
     .await?;
     let mut rates = Vec::new();
     for (name, limits) in rows {
-        let Quota { requests_per_second, egress_bytes_per_second, .. } = from_json(&limits)?;
-        if requests_per_second.or(egress_bytes_per_second).is_some() {
-            let namespace = parse(&name)?;
-            rates.push(RateLimit { namespace, requests_per_second, egress_bytes_per_second });
+        let Quota { requests_per_second, egress_bytes_per_second, memory_bytes, cpu_millis, .. } =
+            from_json(&limits)?;
+        let none = RateLimit::of(parse(&name)?);
+        let limit = RateLimit {
+            requests_per_second,
+            egress_bytes_per_second,
+            memory_bytes,
+            cpu_millis,
+            ..none.clone()
+        };
+        if limit != none {
+            rates.push(limit);
         }
     }
     Ok(rates)

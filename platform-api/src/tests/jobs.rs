@@ -200,6 +200,35 @@ async fn a_namespace_needs_the_right_to_run_images_as_jobs_and_by_schedules() {
         let refused = platform.call(Method::POST, JOBS, json!({"job": template(spec)})).await;
         refused.refuses(422, "invalid_spec", &[words]);
     }
+
+    // Where processors have a quota, each container says how many it may use, and counts for them.
+    let quota = json!({"containers": "isolated", "cpu_millis": 1000});
+    platform.call(Method::PUT, "/v1/namespaces/default/quota", quota).await.is(200);
+    post(json!({})).await.refuses(403, "quota_exceeded", &["container.cpus", "--cpu none"]);
+    post(json!({"container": {"cpus": "500m"}})).await.is(201);
+    let more = post(json!({"container": {"cpus": "2"}})).await;
+    more.refuses(403, "quota_exceeded", &["cpu: the namespace uses 500m of 1, and this asks for 2 more"]);
+}
+
+#[tokio::test]
+async fn jobs_and_schedules_have_no_priority_beyond_the_quota() {
+    let platform = Platform::start().await;
+    platform.push("default", &command()).await.is(201);
+    let ann = platform.member("ann", "default", "developer").await;
+    let of = |priority: &str| template(json!({"placement": {"priority": priority}}));
+    let job = |priority: &str| json!({"name": "import", "job": of(priority)});
+    let schedule = |cron: &str| json!({"cron": cron, "job": of("high")});
+    let words = ["placement.priority: `high`", "--priority high"];
+    platform.call_as(&ann, Method::POST, JOBS, job("high")).await.refuses(403, "quota_exceeded", &words);
+    platform.call_as(&ann, Method::POST, JOBS, job("normal")).await.is(201);
+    platform.call(Method::POST, JOBS, job("high")).await.is(201);
+
+    let put =
+        async |token: &str, cron: &str| platform.call_as(token, Method::PUT, SCHEDULE, schedule(cron)).await;
+    put(&ann, "@yearly").await.refuses(403, "quota_exceeded", &words);
+    put(&platform.admin, "@yearly").await.is(201);
+    put(&ann, "@monthly").await.is(200);
+    platform.call_as(&ann, Method::POST, &format!("{SCHEDULE}/run"), Value::Null).await.is(201);
 }
 
 #[tokio::test]

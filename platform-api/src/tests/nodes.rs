@@ -85,6 +85,7 @@ async fn a_token_that_has_expired_or_was_revoked_lets_nobody_in() {
     for (bad, words) in [
         (json!({"uses": 0}), "uses"),
         (json!({"expires_in": "31d"}), "30 days"),
+        (json!({"expires_in": "0s"}), "no time"),
         (json!({"node": NodeId::new()}), "no node"),
         (json!({"role": "server"}), "role"),
         (json!({"role": "Edge 1"}), "role"),

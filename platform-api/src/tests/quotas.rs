@@ -153,6 +153,77 @@ async fn a_limit_below_what_is_used_only_refuses_growth_and_is_told() {
 }
 
 #[tokio::test]
+async fn a_priority_beyond_the_quota_is_given_by_cluster_admins_only_and_stays() {
+    let platform = Platform::start().await;
+    let ann = platform.member("ann", "default", "developer").await;
+    platform.push("default", &component(0)).await.is(201);
+    let spec = |priority: &str| json!({"placement": {"priority": priority}, "update": {"monitor": "20ms"}});
+    let deploy = async |token: &str, priority: &str| {
+        let body = json!({"artifact": Digest::of(&component(0)), "spec": spec(priority)});
+        platform.call_as(token, Method::POST, "/v1/namespaces/default/apps/shop/releases", body).await
+    };
+    let words =
+        ["placement.priority: `high`", "ask for `normal`", "wharf quota set -n default --priority high"];
+    deploy(&ann, "high").await.refuses(403, "quota_exceeded", &words);
+    deploy(&ann, "normal").await.is(201);
+    let resource = json!({
+        "kind": "app", "namespace": "default", "name": "shop", "artifact": Digest::of(&component(0)), "spec": spec("high"),
+    });
+    let request = json!({"resources": [resource]});
+    let plan = platform.call_as(&ann, Method::POST, "/v1/plans", request.clone()).await.is(200);
+    assert!(plan["errors"][0]["detail"].as_str().unwrap().contains(words[0]), "{plan}");
+    platform.call_as(&ann, Method::POST, "/v1/applies", request).await.refuses(403, "quota_exceeded", &words);
+
+    // What a cluster admin has given goes on, and is no way back once it has been given up.
+    deploy(&platform.admin, "high").await.is(201);
+    deploy(&ann, "high").await.is(201);
+    let path = "/v1/namespaces/default/apps/shop/env";
+    platform.call_as(&ann, Method::PATCH, path, json!({"set": {"A": "1"}})).await.is(201);
+    deploy(&ann, "normal").await.is(201);
+    let path = "/v1/namespaces/default/apps/shop/rollback";
+    let back = platform.call_as(&ann, Method::POST, path, json!({"release": 3})).await;
+    back.refuses(403, "quota_exceeded", &words);
+
+    platform.set_quota(json!({"priority": "high"})).await;
+    deploy(&ann, "high").await.is(201);
+    platform.set_quota(json!({"priority": "low"})).await;
+    let refused = platform.call_as(
+        &ann,
+        Method::POST,
+        "/v1/namespaces/default/apps/other/releases",
+        json!({
+            "artifact": Digest::of(&component(0)), "spec": spec("normal"),
+        }),
+    );
+    refused.await.refuses(403, "quota_exceeded", &["ask for `low`"]);
+}
+
+#[tokio::test]
+async fn limits_that_somebody_else_has_set_meanwhile_are_not_overwritten() {
+    let platform = Platform::start().await;
+    let set = async |etag: &str, quota: Value| {
+        let request = request(&platform.admin, Method::PUT, QUOTA).header("if-match", etag);
+        let request = request.header("content-type", "application/json");
+        platform.send(request.body(Body::from(quota.to_string())).unwrap()).await
+    };
+    let etag = async || {
+        let shown = platform.call(Method::GET, QUOTA, Value::Null).await;
+        shown.headers["etag"].to_str().unwrap().to_owned()
+    };
+    let read = etag().await;
+    let first = set(&read, json!({"apps": 3})).await;
+    assert_eq!(first.headers["etag"].to_str().unwrap(), etag().await);
+    first.is(200);
+    let refused = set(&read, json!({"secrets": 4})).await;
+    refused.refuses(412, "precondition_failed", &["was changed since it was read", "read it again"]);
+    assert_eq!(platform.get(QUOTA).await["quota"]["apps"], 3);
+    set(&etag().await, json!({"apps": 3, "secrets": 4})).await.is(200);
+    set("*", json!({})).await.is(200);
+    assert_eq!(etag().await, read, "the limits of before have the revision of before");
+    set("x", json!({})).await.refuses(400, "invalid_request", &["If-Match"]);
+}
+
+#[tokio::test]
 async fn of_many_at_once_no_more_get_through_than_there_is_room_for() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);
@@ -176,6 +247,14 @@ async fn a_rate_of_requests_reaches_the_ingresses_with_the_routes() {
     eventually("the route table has the limit", async || {
         let limits = worker.newest()?.routes.limits.clone();
         (limits.len() == 1 && limits[0].requests_per_second == Some(7)).then_some(())
+    })
+    .await;
+    platform.set_quota(json!({"memory_bytes": 64 << 20, "cpu_millis": 500})).await;
+    eventually("it has what guests may use", async || {
+        let limits = worker.newest()?.routes.limits.clone();
+        let limit = limits.first()?;
+        let bounds = (limit.requests_per_second, limit.memory_bytes, limit.cpu_millis);
+        (bounds == (None, Some(64 << 20), Some(500))).then_some(())
     })
     .await;
     platform.set_quota(json!({})).await;

@@ -94,6 +94,8 @@ async fn users_make_list_and_revoke_their_own_tokens_only() {
     create(ci, json!({"name": "x"})).await.refuses(403, "forbidden", &["limited", "without limits"]);
     let long = create(&alice, json!({"name": "x", "expires_in": "5000d"})).await;
     long.refuses(422, "invalid_spec", &["ten years"]);
+    let dead = create(&alice, json!({"name": "x", "expires_in": "0s"})).await;
+    dead.refuses(422, "invalid_spec", &["expires_in", "`30d`"]);
 
     let listed = async |token: &str| {
         let page = platform.call_as(token, Method::GET, "/v1/tokens", Value::Null).await.is(200);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, TryAcquireError};
 use tokio_util::sync::CancellationToken;
 
+use super::allowance::Purpose;
 use super::app::HttpApp;
 use super::failure::InvokeError;
 
@@ -143,6 +144,19 @@ impl Admitted {
 
     pub(super) fn app(&self) -> &Arc<HttpApp> {
         &self.app
+    }
+
+    /// For what a store that it needs is made.
+    pub(super) fn purpose(&self) -> Purpose {
+        if self.has_place { Purpose::Request } else { Purpose::Check }
+    }
+
+    /// Waits until the guests of the namespace may compute. A check is let through: its app is not ill.
+    pub(super) async fn time(&self) -> Result<(), InvokeError> {
+        match self.app.meter().allowance() {
+            Some(allowance) if self.has_place => allowance.time().await,
+            _ => Ok(()),
+        }
     }
 
     /// The lane where the guest starts. The answer to a health check says nothing if it waited for others.

@@ -8,7 +8,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::Error;
 use wharf_types::InstanceId;
@@ -16,6 +15,7 @@ use wharf_types::node::AssignedInstance;
 use wharf_types::spec::{ReuseMode, ReuseSpec};
 
 use super::admission::{Admitted, Gate, Refused};
+use super::allowance::{Purpose, Room};
 use super::body::{GuestBody, LimitedBody};
 use super::code::{Code, Mapped};
 use super::engine::Profile;
@@ -27,7 +27,7 @@ use super::lane::Account;
 use super::meter::Meter;
 use super::pool::places_for;
 use super::service::{Capacity, Service03};
-use super::shared::Shared;
+use super::shared::{Shared, StorePlace};
 use super::state::{Template, closed_wasi};
 use super::stdio::GuestOutput;
 use super::tuning::Tuning;
@@ -282,9 +282,17 @@ impl HttpApp {
         drained
     }
 
-    /// Room in the engine's pool for one store.
-    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, InvokeError> {
-        self.shared.place(self.places).await
+    /// Room for one store, in the engine's pool and in what the namespace has. That of the namespace comes first: who waits for it takes nothing of
+    /// what others need.
+    pub(super) async fn place(&self, purpose: Purpose) -> Result<StorePlace, InvokeError> {
+        let room = match self.meter().allowance() {
+            Some(allowance) => {
+                let make_room = || self.shared.drop_a_warm_store_of(allowance);
+                allowance.room(self.meter().store_bytes(), purpose, make_room).await?
+            }
+            None => Room::default(),
+        };
+        Ok(StorePlace { pool: self.shared.place(self.places).await?, room })
     }
 
     /// What ends the wait for a guest that does not answer.
@@ -322,14 +330,16 @@ impl Admitted {
             return Err(InvokeError::BodyTooLarge);
         }
         let request = request.map(|body| LimitedBody::new(body, app.request_body_max, app.meter()));
-        let result = match &app.guest {
-            Guest::P2(_) => app.call_p2(request, self).await,
-            Guest::P3(service) => app.call_p3(service, request, self).await,
+        let time = self.time().await;
+        let result = match (time, &app.guest) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Guest::P2(_)) => app.call_p2(request, self).await,
+            (Ok(()), Guest::P3(service)) => app.call_p3(service, request, self).await,
         };
         match &result {
             Err(InvokeError::Trap(_) | InvokeError::NoResponse) => app.meter().trapped(),
             Err(InvokeError::Timeout(_) | InvokeError::Cpu(_)) => app.meter().hit_limit(),
-            Err(InvokeError::Busy) => app.meter().refused(),
+            Err(InvokeError::Busy | InvokeError::OverQuota(_)) => app.meter().refused(),
             _ => {}
         }
         result

@@ -163,7 +163,12 @@ impl WasmBackend {
                     .with_containers(self.reach.clone(), assigned.namespace.clone())
                     .paid_by(self.table.egress(), assigned.namespace.clone()),
             ),
-            meter: self.meters.of(&assigned.namespace, &assigned.app, assigned.release),
+            meter: self.meters.paid_by(
+                self.table.allowance(&assigned.namespace),
+                &assigned.namespace,
+                &assigned.app,
+                assigned.release,
+            ),
             mount: self.mounts.lock().unwrap_or_else(PoisonError::into_inner).get(&run.id).cloned(),
             volumes,
             host_memory: self.host.shared.memory.clone(),

@@ -14,6 +14,9 @@ pub enum InvokeError {
     /// The app's concurrency or the pool was used up, and nothing became free in time.
     #[error("every place for a request is taken")]
     Busy,
+    /// The guests of the namespace use what its quota lets them, and this one has not begun. The text says what it is of.
+    #[error("the quota of the namespace is used up: {0}")]
+    OverQuota(String),
     /// The instance had to go, and this request did not end in time.
     #[error("the instance was stopped before it answered")]
     Stopped,
@@ -41,7 +44,7 @@ pub enum InvokeError {
 impl InvokeError {
     pub fn reason(&self) -> Reason {
         let kind = match self {
-            Self::Timeout(_) | Self::Cpu(_) | Self::BodyTooLarge => ReasonKind::Limit,
+            Self::Timeout(_) | Self::Cpu(_) | Self::BodyTooLarge | Self::OverQuota(_) => ReasonKind::Limit,
             Self::Trap(_) => ReasonKind::Trap,
             Self::NoResponse | Self::Guest(_) | Self::BadRequest(_) => ReasonKind::Probe,
             Self::Busy | Self::Stopped | Self::Platform(_) => ReasonKind::Platform,
@@ -79,6 +82,15 @@ pub(super) fn classify(
         }
         Some(Denied::Host) => {
             text.push_str("; it asked for memory that the host does not have, or not for one app");
+        }
+        Some(Denied::Namespace { max_bytes, alone }) => {
+            let quota = wharf_types::quantity::ByteSize::bytes(max_bytes);
+            text.push_str(&match alone {
+                true => format!("; it asked for more memory than the quota of its namespace, {quota}"),
+                false => format!(
+                    "; it asked for memory while the guests of its namespace held what the quota allows on a node, {quota}"
+                ),
+            });
         }
         Some(Denied::Table) => {
             text.push_str(&format!("; it asked for a table of more than {TABLE_ELEMENTS_MAX} elements"));

@@ -21,11 +21,13 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use super::admission::Admitted;
+use super::allowance::{Purpose, no_memory};
 use super::app::HttpApp;
 use super::body::{Frames, GuestBody, Seat, may_have_body};
 use super::failure::{InvokeError, classify};
 use super::host;
 use super::lane::Laned;
+use super::memory::Denied;
 use super::state::{State, begin_epoch, new_store};
 use super::warm::WarmStores;
 
@@ -54,22 +56,22 @@ impl Warm {
 impl Proxy02 {
     pub(super) async fn try_start(&self, app: &Arc<HttpApp>) -> Result<(), InvokeError> {
         let app_for_guest = app.clone();
-        let start = async move { Self::instantiate(&app_for_guest).await.map(drop) };
+        let start = async move { Self::instantiate(&app_for_guest, Purpose::Check).await.map(drop) };
         guest_task(app, 0, start).await.unwrap_or_else(|| Err(panicked()))
     }
 
-    async fn instantiate(app: &Arc<HttpApp>) -> Result<Warm, InvokeError> {
+    async fn instantiate(app: &Arc<HttpApp>, purpose: Purpose) -> Result<Warm, InvokeError> {
         let code = app.code().await?;
         let host::Guest::Http02(pre) = &code.guest else {
             return Err(InvokeError::Platform("not a WASI 0.2 app".into()));
         };
-        let place = app.place().await?;
+        let place = app.place(purpose).await?;
         let mut state = State::new(app.wasi(), &app.template);
-        state.bounds.hold(place);
+        state.bounds.settle(place);
         let mut store = new_store(pre.engine(), state);
         match pre.instantiate_async(&mut store).await {
             Ok(proxy) => Ok(Warm { store, proxy, uses: 0, since: Instant::now() }),
-            Err(error) => Err(app.explain(&error, &store)),
+            Err(error) => Err(app.explain_start(&error, &store)),
         }
     }
 }
@@ -102,8 +104,8 @@ impl HttpApp {
         B: Body<Data = Bytes, Error = Error> + Send + 'static,
     {
         let (answer, mut answered) = oneshot::channel();
-        let has_body = may_have_body(request.method());
-        let mut task = guest_task(self, admitted.lane(), run(self.clone(), request, answer));
+        let (has_body, purpose) = (may_have_body(request.method()), admitted.purpose());
+        let mut task = guest_task(self, admitted.lane(), run(self.clone(), request, answer, purpose));
         let mut patience: Option<Pin<Box<dyn Future<Output = InvokeError> + Send>>> = None;
         let mut outcome: Option<Outcome> = None;
         let mut gave_up = false;
@@ -142,6 +144,14 @@ impl HttpApp {
         }
     }
 
+    /// Why a guest could not begin. One that found no memory has done nothing yet, and may another time.
+    pub(super) fn explain_start(&self, error: &wasmtime::Error, store: &Store<State>) -> InvokeError {
+        match store.data().bounds.denied() {
+            Some(Denied::Namespace { max_bytes, alone: false }) => no_memory(max_bytes),
+            _ => self.explain(error, store),
+        }
+    }
+
     pub(super) fn explain(&self, error: &wasmtime::Error, store: &Store<State>) -> InvokeError {
         if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
             return InvokeError::Busy;
@@ -155,6 +165,7 @@ async fn run<B>(
     app: Arc<HttpApp>,
     request: Request<B>,
     answer: oneshot::Sender<Outcome>,
+    purpose: Purpose,
 ) -> Result<(), InvokeError>
 where
     B: Body<Data = Bytes, Error = Error> + Send + 'static,
@@ -165,7 +176,7 @@ where
             begin_epoch(&mut warm.store);
             warm
         }
-        None => Proxy02::instantiate(&app).await?,
+        None => Proxy02::instantiate(&app, purpose).await?,
     };
     let http = |error: wasmtime::Error| InvokeError::BadRequest(error.to_string());
     let request = warm.store.data_mut().http().new_incoming_request(Scheme::Http, request).map_err(http)?;

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 use wharf_types::figures::Share;
 
+use super::allowance::Room;
 use super::meter::Meter;
 use super::pool::TABLE_ELEMENTS_MAX;
 
@@ -82,6 +84,8 @@ pub(super) enum Denied {
     Limit(u64),
     /// The host has no more, or no more for this app.
     Host,
+    /// The quota of the namespace. `alone`: it is less than this guest would hold by itself.
+    Namespace { max_bytes: u64, alone: bool },
     /// A table would have had more than [`TABLE_ELEMENTS_MAX`].
     Table,
 }
@@ -101,12 +105,27 @@ pub(super) struct Limits {
     bytes: u64,
     /// The part of `bytes` that counts for open handles.
     kept_bytes: u64,
+    /// Of the memory of the namespace.
+    room: Room,
+    /// The most that it has held, or would have if the namespace had had more.
+    most_bytes: u64,
     pub(super) denied: Option<Denied>,
 }
 
 impl Limits {
     pub(super) fn new(meter: Arc<Meter>, host: Arc<HostMemory>, max_bytes: u64) -> Self {
-        Self { meter, host, max_bytes, bytes: 0, kept_bytes: 0, denied: None }
+        let room = Room::of(meter.allowance());
+        Self { meter, host, max_bytes, bytes: 0, kept_bytes: 0, room, most_bytes: 0, denied: None }
+    }
+
+    /// Takes what was set aside for the store, before it holds anything.
+    pub(super) fn settle(&mut self, room: Room) {
+        self.room = room;
+    }
+
+    /// How long the guests of the namespace may not compute, if they may not.
+    pub(super) fn owed(&self) -> Option<Duration> {
+        self.meter.allowance()?.owed()
     }
 
     fn grow(&mut self, current: u64, desired: u64) -> bool {
@@ -117,6 +136,12 @@ impl Limits {
         }
         if !self.host.take(more, self.meter.memory_bytes()) {
             self.denied = Some(Denied::Host);
+            return false;
+        }
+        self.most_bytes = self.most_bytes.max(self.bytes + more);
+        if let Err(denied) = self.room.cover(self.bytes + more) {
+            self.host.give_back(more);
+            self.denied = Some(denied);
             return false;
         }
         self.bytes += more;
@@ -143,6 +168,9 @@ impl Limits {
 
 impl Drop for Limits {
     fn drop(&mut self) {
+        if self.room.is_telling() {
+            self.meter.learn_store(self.most_bytes);
+        }
         self.meter.free_memory(self.bytes);
         self.host.give_back(self.bytes);
     }
@@ -176,6 +204,9 @@ impl ResourceLimiter for Limits {
 
 #[cfg(test)]
 mod tests {
+    use wharf_types::route::RateLimit;
+
+    use super::super::allowance::Allowances;
     use super::*;
 
     fn limits(meter: &Arc<Meter>, host: &Arc<HostMemory>, max_bytes: u64) -> Limits {
@@ -194,6 +225,27 @@ mod tests {
         assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (100, 100));
         drop(limits);
         assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn what_a_namespace_has_is_shared_by_all_of_its_stores() {
+        let limit = RateLimit { memory_bytes: Some(100), ..RateLimit::of("blue".parse().unwrap()) };
+        let allowances = Allowances::default();
+        allowances.go_by(&[limit]);
+        let of_blue = || Arc::new(Meter::paid_by(allowances.of(&"blue".parse().unwrap())));
+        let (one, other, host) = (of_blue(), of_blue(), Arc::new(HostMemory::new(1000)));
+        let (mut first, mut second) = (limits(&one, &host, 500), limits(&other, &host, 500));
+        assert!(first.grow(0, 60) && !second.grow(0, 60));
+        assert_eq!(second.denied, Some(Denied::Namespace { max_bytes: 100, alone: false }));
+        assert!(!second.grow(0, 101));
+        assert_eq!(second.denied, Some(Denied::Namespace { max_bytes: 100, alone: true }));
+        assert_eq!(host.used.load(Relaxed), 60, "what was refused is nobody's");
+        drop(first);
+        assert!(second.grow(0, 60));
+        drop(second);
+        assert_eq!((one.store_bytes(), other.store_bytes()), (60, 101));
+        let stranger = Arc::default();
+        assert!(limits(&stranger, &host, 500).grow(0, 400), "other namespaces do not notice");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use wharf_types::node::AppUsage;
 use wharf_types::{AppName, NamespaceName};
 
+use super::allowance::Allowance;
 use super::engine::Profile;
 use super::lane::Account;
 use super::tuning::Used;
@@ -24,10 +25,23 @@ pub struct Meter {
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     memory_bytes: AtomicU64,
+    /// What a store of it is expected to hold.
+    store_bytes: AtomicU64,
     profile: ArcSwapOption<Profile>,
+    /// What the guests of the namespace may use together. None: nobody counts that, such as for containers, which the engine bounds.
+    allowance: Option<Arc<Allowance>>,
 }
 
 impl Meter {
+    /// Of guests of a namespace.
+    pub(super) fn paid_by(allowance: Arc<Allowance>) -> Self {
+        Self { allowance: Some(allowance), ..Self::default() }
+    }
+
+    pub(super) fn allowance(&self) -> Option<&Arc<Allowance>> {
+        self.allowance.as_ref()
+    }
+
     /// An invocation begins, which [`Meter::end`] must follow.
     pub(crate) fn begin(&self) {
         self.invocations.fetch_add(1, Relaxed);
@@ -66,6 +80,22 @@ impl Meter {
 
     pub(crate) fn add_cpu(&self, time: Duration) {
         self.cpu_nanos.fetch_add(time.as_nanos() as u64, Relaxed);
+        if let Some(allowance) = &self.allowance {
+            allowance.charge(time);
+        }
+    }
+
+    pub(super) fn store_bytes(&self) -> u64 {
+        self.store_bytes.load(Relaxed)
+    }
+
+    /// A store has held so much at the most. More is expected of the next ones at once, less by and by.
+    pub(super) fn learn_store(&self, bytes: u64) {
+        let known = self.store_bytes();
+        let learnt = if bytes >= known { bytes } else { known - (known - bytes).div_ceil(32) };
+        if learnt != known {
+            self.store_bytes.store(learnt, Relaxed);
+        }
     }
 
     pub(crate) fn memory_bytes(&self) -> u64 {
@@ -134,4 +164,21 @@ impl Account for Arc<Meter> {
     }
 
     fn close(&self, _: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_store_is_expected_again_at_once_and_forgotten_by_and_by() {
+        let meter = Meter::default();
+        meter.learn_store(1 << 20);
+        meter.learn_store(40 << 20);
+        assert_eq!(meter.store_bytes(), 40 << 20);
+        (0..10).for_each(|_| meter.learn_store(1 << 20));
+        assert!(((20 << 20)..(40 << 20)).contains(&meter.store_bytes()));
+        (0..1000).for_each(|_| meter.learn_store(1 << 20));
+        assert_eq!(meter.store_bytes(), 1 << 20);
+    }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use wharf_types::node::AppUsage;
 use wharf_types::{AppName, NamespaceName};
 
+use super::allowance::Allowance;
 use super::meter::Meter;
 
 /// How long the figures of a release that runs no more can be read: long enough for those who look seldom.
@@ -22,7 +23,7 @@ pub(crate) struct Meters {
     known: Mutex<BTreeMap<Key, Entry>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     meter: Arc<Meter>,
     /// When it was first seen that nothing of the release is left.
@@ -32,8 +33,30 @@ struct Entry {
 impl Meters {
     /// The meter of a release that is about to run. It goes on counting where the release has run a short time ago.
     pub(crate) fn of(&self, namespace: &NamespaceName, app: &AppName, release: u64) -> Arc<Meter> {
+        self.of_or(namespace, app, release, Meter::default)
+    }
+
+    /// The same of guests, which use up what their namespace has.
+    pub(crate) fn paid_by(
+        &self,
+        allowance: Arc<Allowance>,
+        namespace: &NamespaceName,
+        app: &AppName,
+        release: u64,
+    ) -> Arc<Meter> {
+        self.of_or(namespace, app, release, || Meter::paid_by(allowance))
+    }
+
+    fn of_or(
+        &self,
+        namespace: &NamespaceName,
+        app: &AppName,
+        release: u64,
+        new: impl FnOnce() -> Meter,
+    ) -> Arc<Meter> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.entry((namespace.clone(), app.clone(), release)).or_default().meter.clone()
+        let entry = known.entry((namespace.clone(), app.clone(), release));
+        entry.or_insert_with(|| Entry { meter: Arc::new(new()), unused_since: None }).meter.clone()
     }
 
     /// Every meter's figures. Whoever reads them also has the old ones forgotten.

@@ -23,6 +23,7 @@ use http_body_util::BodyExt;
 use wasmtime_wasi_http::WasiBody;
 
 use super::admission::Admitted;
+use super::allowance::Purpose;
 use super::app::HttpApp;
 use super::body::{Frames, GuestBody, Seat, may_have_body};
 use super::cpu;
@@ -50,7 +51,7 @@ impl Service03 {
     }
 
     pub(super) async fn try_start(&self, app: &Arc<HttpApp>) -> Result<(), InvokeError> {
-        store::start(app).await.map(drop)
+        store::start(app, Purpose::Check).await.map(drop)
     }
 
     /// Drops an idle store; false: there is none.
@@ -70,13 +71,14 @@ impl Service03 {
         app: &Arc<HttpApp>,
         request: Request<WasiBody>,
         call: &Arc<Call>,
+        purpose: Purpose,
     ) -> (Arc<Mailbox>, Option<Box<SharedStore>>) {
         let mut job = Some(Job { request, call: call.clone() });
         let store = match self.idle.take() {
             Some(store) => store,
             None => match self.join(&mut job) {
                 Some(mailbox) => return (mailbox, None),
-                None => Box::new(SharedStore::new(app.clone())),
+                None => Box::new(SharedStore::new(app.clone(), purpose)),
             },
         };
         let mailbox = store.mailbox().clone();
@@ -157,7 +159,8 @@ impl HttpApp {
         let has_body = may_have_body(request.method());
         let lane = admitted.lane();
         let call = Call::new();
-        let (mailbox, store) = service.hand_in(self, request.map(BodyExt::boxed_unsync), &call);
+        let request = request.map(BodyExt::boxed_unsync);
+        let (mailbox, store) = service.hand_in(self, request, &call, admitted.purpose());
         let open = Open { call, mailbox };
         let (open, answer) = match store {
             // The engine forbids an event loop inside another one.

@@ -8,12 +8,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wharf_types::figures::Share;
 
 use super::admission::QUEUE_TIMEOUT;
+use super::allowance::{Allowance, Room};
 use super::app::HttpApp;
 use super::engine::Activity;
 use super::failure::InvokeError;
 use super::memory::HostMemory;
 use super::pool::STORES_MAX;
 use crate::logs::LogSink;
+
+/// What a new store needs: a place in its engine's pool, and room in the memory of its namespace.
+pub(super) struct StorePlace {
+    pub(super) pool: OwnedSemaphorePermit,
+    pub(super) room: Room,
+}
 
 /// What every app of a worker shares.
 pub(super) struct Shared {
@@ -59,6 +66,14 @@ impl Shared {
                 Err(InvokeError::Busy)
             }
         }
+    }
+
+    /// Drops a store that waits for its next request, of an app whose namespace this is of; false: there is none.
+    pub(super) fn drop_a_warm_store_of(&self, allowance: &Arc<Allowance>) -> bool {
+        let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_of =
+            |app: &Arc<HttpApp>| app.meter().allowance().is_some_and(|other| Arc::ptr_eq(other, allowance));
+        apps.iter().filter_map(Weak::upgrade).filter(is_of).any(|app| app.drop_idle_store())
     }
 
     /// Apps take turns.

@@ -22,6 +22,7 @@ use super::outbound::{
     Hooks, Outbound, Policy, bound_sockets, count_sockets, know_containers, tell_codes_of_bodies,
 };
 use super::profiler::Profiler;
+use super::shared::StorePlace;
 use super::volumes::{self, Mounts, VolumeHandles};
 
 /// Handles of a store over all its resource tables: streams, bodies, pollables.
@@ -68,6 +69,12 @@ impl Bounds {
     /// Keeps the store's place in the pool until the store is gone.
     pub(super) fn hold(&mut self, place: impl Into<Option<OwnedSemaphorePermit>>) {
         self.place = place.into();
+    }
+
+    /// The same, with the memory that was set aside for it.
+    pub(super) fn settle(&mut self, StorePlace { pool, room }: StorePlace) {
+        self.place = Some(pool);
+        self.limits.settle(room);
     }
 
     /// Why the guest was refused memory, if it was.
@@ -151,7 +158,14 @@ pub(super) fn new_store<T: Bounded>(engine: &Engine, state: T) -> Store<T> {
         if end.spent >= cpu_max {
             return Err(CpuExhausted(cpu_max).into());
         }
-        Ok(if end.just_resumed { UpdateDeadline::Continue(1) } else { UpdateDeadline::Yield(1) })
+        if end.just_resumed {
+            return Ok(UpdateDeadline::Continue(1));
+        }
+        Ok(match bounds.limits.owed() {
+            // The guests of the namespace have computed for as long as they may together.
+            Some(owed) => UpdateDeadline::YieldCustom(1, Box::pin(tokio::time::sleep(owed))),
+            None => UpdateDeadline::Yield(1),
+        })
     });
     store
 }

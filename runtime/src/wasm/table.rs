@@ -20,6 +20,7 @@ use wharf_types::route::RouteTable;
 use wharf_types::{AppName, InstanceId, NamespaceName};
 
 use super::admission::{Admitted, Refused};
+use super::allowance::{Allowance, Allowances};
 use super::app::HttpApp;
 use super::body::GuestBody;
 use super::failure::InvokeError;
@@ -60,6 +61,8 @@ pub struct Table {
     /// The way to what is on other nodes. Empty: there are none, or the front door is not open yet.
     far: OnceLock<Arc<dyn FarNeighbours>>,
     egress: EgressPlace,
+    /// What the guests of each namespace may use together.
+    allowances: Allowances,
 }
 
 /// Why an app on another node gave no answer.
@@ -153,6 +156,10 @@ impl Table {
         self.egress.clone()
     }
 
+    pub(crate) fn allowance(&self, namespace: &NamespaceName) -> Arc<Allowance> {
+        self.allowances.of(namespace)
+    }
+
     pub(crate) fn insert(&self, ids: &[InstanceId], target: Target) {
         self.by_instance.rcu(|apps| {
             let mut apps = HashMap::clone(apps);
@@ -174,8 +181,9 @@ impl Table {
         });
     }
 
-    /// Guests that call their neighbours go by these routes from here on.
+    /// Guests that call their neighbours go by these routes from here on, and all use no more than their namespaces may.
     fn go_by(&self, routes: &RouteTable) {
+        self.allowances.go_by(&routes.limits);
         let mut routed = HashMap::new();
         // Each route of an app leads to the same instances.
         for route in &routes.routes {
@@ -384,7 +392,7 @@ async fn call_here(here: Target, request: Request<WasiBody>) -> Result<Response<
     };
     match here.call(request).await {
         Ok(response) => Ok(response.map(BodyExt::boxed_unsync)),
-        Err(InvokeError::Busy) => Err(Error::DestinationUnavailable),
+        Err(InvokeError::Busy | InvokeError::OverQuota(_)) => Err(Error::DestinationUnavailable),
         Err(InvokeError::Timeout(_)) => Err(Error::HttpResponseTimeout),
         Err(error) => Err(Error::InternalError(Some(error.to_string()))),
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::Priority;
+
 /// `PUT /v1/namespaces/{namespace}/quota`: the limits of a namespace, as a whole. What is null, or left out, has no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -9,9 +11,10 @@ pub struct Quota {
     pub apps: Option<u64>,
     /// Slots of all apps together.
     pub instances: Option<u64>,
-    /// What all instances reserve on their nodes, in octets.
+    /// What all instances reserve on their nodes, or, in containers, may use, in octets. On each node the guests hold no more at once.
     pub memory_bytes: Option<u64>,
-    /// What all instances reserve by `reserve.cpu`, in thousandths of a processor.
+    /// What all instances reserve by `reserve.cpu`, or, in containers, may use, in thousandths of a processor. On each node the guests compute no
+    /// more in a second.
     pub cpu_millis: Option<u64>,
     /// Sizes of all volumes, also of those that are kept without an app, in octets.
     pub volume_bytes: Option<u64>,
@@ -27,6 +30,10 @@ pub struct Quota {
     /// Whether it may run containers, which are kept apart less well than WebAssembly. What is null, or left out, may not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub containers: Option<ContainerRights>,
+    /// The highest priority that it may give to what it runs. What is null, or left out, is `normal`. A cluster admin may give any, and what has
+    /// a higher one keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
 }
 
 /// What a namespace may do with containers.

@@ -55,6 +55,8 @@ pub(super) fn refused<B>(error: CallError) -> Response<ServeBody<B>> {
         CallError::NotHere(_) => says(Verdict::NotHere, ""),
         CallError::Busy(Some(_)) => says(Verdict::Busy, ""),
         CallError::Busy(None) => says(Verdict::BusyAndGone, ""),
+        // For an ingress of before it is busy, which is as true.
+        CallError::OverQuota(words) => says(Verdict::BusyAndGone, &words),
         CallError::BodyTooLarge => says(Verdict::BodyTooLarge, ""),
         CallError::ClientGone => says(Verdict::ClientGone, ""),
         CallError::Timeout(words) => says(Verdict::Timeout, &words),

@@ -143,6 +143,8 @@ impl Carry<'_> {
             by: self.asked.by.clone(),
             revision: None,
             once: None,
+            // What is refused was found before anything was carried out.
+            any_priority: true,
             now: self.asked.now,
         };
         let new = New { spec, own_env: EnvOverrides::new(), secrets, artifact, cause: "apply" };

@@ -7,7 +7,7 @@ use wharf_types::declare::{AppResource, ConfigResource, Kind, ResourceId};
 use wharf_types::problem::ProblemCode;
 use wharf_types::route::RoutePattern;
 use wharf_types::secret::{SECRETS_MAX, SecretValue, ValueKind};
-use wharf_types::spec::{AppSpec, ScaleSpec};
+use wharf_types::spec::{AppSpec, Priority, ScaleSpec};
 use wharf_types::world::World;
 use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName};
 
@@ -15,6 +15,7 @@ use super::AskedApply;
 use crate::context::Context;
 use crate::operations::{Result, containers, invalid_spec, ports, routes, secrets};
 use crate::plan::declared::{Live, LiveApp, Planned, Step};
+use crate::quota;
 use crate::store::secret::Newest;
 use crate::store::{self, Conn};
 use crate::view;
@@ -40,6 +41,9 @@ pub(super) async fn errors(
         conn,
         context,
         live,
+        // Who may make namespaces is a cluster admin.
+        any_priority: asked.no_namespaces.is_none(),
+        priorities: HashMap::new(),
         made: made.collect(),
         configs: configs.collect(),
         worlds: HashMap::new(),
@@ -77,6 +81,9 @@ struct Check<'a> {
     conn: &'a mut Conn,
     context: &'a Context,
     live: &'a Live,
+    any_priority: bool,
+    /// The highest that each namespace may give.
+    priorities: HashMap<NamespaceId, Priority>,
     /// Namespaces that the same apply makes.
     made: HashSet<NamespaceName>,
     /// Configs that it sets, with the octets of their values.
@@ -173,6 +180,7 @@ impl Check<'_> {
         if let Some(Err(invalid)) = scaled_to.map(|to| app.spec.validate_replicas("`wharf scale`", to)) {
             self.refuse(resource, invalid_spec(invalid));
         }
+        self.priority(resource, app, id).await?;
         self.content(resource, app, id).await?;
         self.secrets(resource, namespace, id, &app.spec).await?;
         self.ports(resource, namespace, live, &app.spec).await
@@ -203,6 +211,35 @@ impl Check<'_> {
             let detail = "the app is being deleted; try again when it is gone";
             self.refuse(resource, Problem::new(ProblemCode::Conflict, detail));
         }
+    }
+
+    /// Whether the namespace may give the app its priority.
+    async fn priority(
+        &mut self,
+        resource: &ResourceId,
+        app: &AppResource,
+        namespace: Option<NamespaceId>,
+    ) -> Result<()> {
+        if self.any_priority {
+            return Ok(());
+        }
+        let known = namespace.and_then(|id| self.priorities.get(&id).copied());
+        let max = match (known, namespace) {
+            (Some(max), _) => max,
+            (None, None) => quota::priority_max(None),
+            (None, Some(id)) => {
+                let max = quota::priority_max(store::quota::find(self.conn, id).await?.as_ref());
+                self.priorities.insert(id, max);
+                max
+            }
+        };
+        let release = self.live(resource).and_then(|app| app.release.as_ref());
+        let has = release.map(|release| release.spec.placement.priority);
+        let refused = quota::priority_refusal(&app.namespace, max, has, app.spec.placement.priority);
+        if let Some(detail) = refused {
+            self.refuse(resource, Problem::new(ProblemCode::QuotaExceeded, detail));
+        }
+        Ok(())
     }
 
     /// The artifact and the files, and what depends on them.

@@ -48,6 +48,16 @@ pub(super) struct Candidate<'a> {
     pub(super) misses: Vec<Miss>,
 }
 
+impl Refused {
+    /// As many instances of the app as may have others leave at a time wait for that.
+    pub(super) fn has_its_turn(claims_max: usize) -> Self {
+        Self {
+            facts: format!("instances of a lower priority leave their nodes for {claims_max} others of it already, which is the most at a time"),
+            change: "wait: this one has its turn when these have their room".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; {}", self.facts, self.change)

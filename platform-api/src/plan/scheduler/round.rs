@@ -44,6 +44,10 @@ type Rank = (u32, Spread, u32, bool, Reverse<u64>, NodeId);
 /// Instances in the node's group of each level.
 type Spread = [u32; LEVELS];
 
+/// Instances of one app, or runs of one job, for which others leave at a time. So a large app of a high priority moves in step by step, and who has
+/// to leave for it finds room elsewhere meanwhile, or is missed early on.
+const CLAIMS_MAX: usize = 10;
+
 impl Cluster {
     /// Begins to place instances of an app. What the app waits for elsewhere counts as taken; see [`Cluster::set_claims`].
     pub fn round<'a>(&'a mut self, app: AppId, ask: Ask<'a>) -> Round<'a> {
@@ -87,13 +91,19 @@ impl Round<'_> {
         }
         match preempt::search(self) {
             Some(found) if found.is_free_now => Ok(self.take(found.node)),
-            Some(found) => Ok(self.wait_for(found.node, found.victims)),
+            Some(found) if self.claims.len() < CLAIMS_MAX => Ok(self.wait_for(found.node, found.victims)),
+            Some(_) => self.refuse(Refused::has_its_turn(CLAIMS_MAX)),
             None => {
-                let refusal = Arc::new(explain::explain(self));
-                self.refusal = Some(refusal.clone());
-                Err(refusal)
+                let refusal = explain::explain(self);
+                self.refuse(refusal)
             }
         }
+    }
+
+    fn refuse(&mut self, refusal: Refused) -> Result<Placed, Arc<Refused>> {
+        let refusal = Arc::new(refusal);
+        self.refusal = Some(refusal.clone());
+        Err(refusal)
     }
 
     /// Has all further instances go to one node.

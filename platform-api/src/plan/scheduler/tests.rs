@@ -325,6 +325,31 @@ fn who_was_told_to_leave_is_not_told_again() {
 }
 
 #[test]
+fn others_leave_for_ten_instances_of_an_app_at_a_time() {
+    let mut cluster = Cluster::default();
+    for number in 1..=12 {
+        add(&mut cluster, number, 100, &[]);
+        hold(&mut cluster, number, held(7, number, 80, Priority::Low));
+    }
+    let high = of(Priority::High);
+    let mut round = cluster.round(app(1), ask(&high, 90));
+    for _ in 0..10 {
+        assert!(matches!(round.place(), Ok(Placed::After(_, victims)) if victims.len() == 1));
+    }
+    for _ in 0..2 {
+        let refusal = round.place().unwrap_err();
+        assert!(refusal.contains("10 others of it already"), "{refusal}");
+    }
+    drop(round);
+    // Who waits is no obstacle to what fits.
+    add(&mut cluster, 13, 100, &[]);
+    let mut round = cluster.round(app(1), ask(&high, 90));
+    let placed = (0..14).map(|_| round.place()).collect::<Vec<_>>();
+    assert_eq!(placed.iter().filter(|placed| matches!(placed, Ok(Placed::On(_)))).count(), 1);
+    assert_eq!(placed.iter().filter(|placed| matches!(placed, Ok(Placed::After(..)))).count(), 10);
+}
+
+#[test]
 fn an_app_never_pushes_out_itself() {
     let mut cluster = Cluster::default();
     add(&mut cluster, 1, 100, &[]);

@@ -14,6 +14,7 @@ use wasmtime_wasi_http::p3;
 use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::{Error, FieldMap, WasiBody, WasiHttpHooks, WasiHttpView};
 
+use super::super::allowance::Purpose;
 use super::super::app::HttpApp;
 use super::super::cpu;
 use super::super::failure::{InvokeError, classify};
@@ -51,11 +52,11 @@ impl Wake for Woken {
 
 impl SharedStore {
     /// A store for the request, whose guest is instantiated in the first poll.
-    pub(super) fn new(app: Arc<HttpApp>) -> Self {
+    pub(super) fn new(app: Arc<HttpApp>, purpose: Purpose) -> Self {
         let mailbox = Arc::<Mailbox>::default();
         let woken = Arc::<Woken>::default();
         Self {
-            guest: Guest::new(Box::pin(run(app, mailbox.clone()))),
+            guest: Guest::new(Box::pin(run(app, mailbox.clone(), purpose))),
             mailbox,
             end: None,
             waker: woken.clone().into(),
@@ -97,7 +98,8 @@ impl SharedStore {
     }
 
     pub(super) fn end(&mut self, app: &HttpApp, error: Option<InvokeError>) {
-        if let Some(error) = &error {
+        // What never began is told with each request that it has cost, by the front door, and in bounds.
+        if let Some(error) = error.as_ref().filter(|error| !matches!(error, InvokeError::OverQuota(_))) {
             app.say(&format!("a store of this instance ended: {error}"));
         }
         self.mailbox.end(error.clone());
@@ -128,8 +130,8 @@ impl Drop for SharedStore {
 }
 
 /// From the guest's instantiation until it fails.
-async fn run(app: Arc<HttpApp>, mailbox: Arc<Mailbox>) -> Result<(), InvokeError> {
-    let (mut store, service) = start(&app).await?;
+async fn run(app: Arc<HttpApp>, mailbox: Arc<Mailbox>, purpose: Purpose) -> Result<(), InvokeError> {
+    let (mut store, service) = start(&app, purpose).await?;
     let app = {
         let weak = Arc::downgrade(&app);
         drop(app);
@@ -146,18 +148,21 @@ async fn run(app: Arc<HttpApp>, mailbox: Arc<Mailbox>) -> Result<(), InvokeError
 }
 
 /// A new store with its guest.
-pub(super) async fn start(app: &Arc<HttpApp>) -> Result<(Store<State>, Service), InvokeError> {
+pub(super) async fn start(
+    app: &Arc<HttpApp>,
+    purpose: Purpose,
+) -> Result<(Store<State>, Service), InvokeError> {
     let code = app.code().await?;
     let host::Guest::Http03(pre) = &code.guest else {
         return Err(InvokeError::Platform("not a WASI 0.3 app".into()));
     };
-    let place = app.place().await?;
+    let place = app.place(purpose).await?;
     let mut state = State::new(app.wasi(), &app.template);
-    state.bounds.hold(place);
+    state.bounds.settle(place);
     let mut store = new_store(pre.engine(), state);
     match pre.instantiate_async(&mut store).await {
         Ok(guest) => Ok((store, guest)),
-        Err(error) => Err(app.explain(&error, &store)),
+        Err(error) => Err(app.explain_start(&error, &store)),
     }
 }
 
