@@ -271,9 +271,15 @@ pub(crate) fn read_secret(file: &Path) -> io::Result<Option<String>> {
 
 /// Makes the renaming of a file in this one's directory last.
 pub(crate) fn sync_dir(file: &Path) -> io::Result<()> {
+    File::open(dir_of(file))?.sync_all()
+}
+
+/// A name alone is one of the working directory, though it has no directory in it.
+fn dir_of(file: &Path) -> &Path {
     match file.parent() {
-        Some(dir) => File::open(dir)?.sync_all(),
-        None => Ok(()),
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        Some(_) => Path::new("."),
+        None => file,
     }
 }
 
@@ -315,6 +321,14 @@ mod tests {
         });
         assert!(DataDir::open(dir.path(), &Database::DataDir).is_ok());
         child.join().unwrap();
+    }
+
+    #[test]
+    fn a_name_alone_is_one_of_the_working_directory() {
+        for (file, dir) in [("one.tar", "."), ("a/one.tar", "a"), ("/one.tar", "/"), ("/", "/")] {
+            assert_eq!(dir_of(Path::new(file)), Path::new(dir), "{file}");
+        }
+        sync_dir(Path::new("one.tar")).unwrap();
     }
 
     #[test]
