@@ -17,7 +17,7 @@ use wharf_types::{Digest, Timestamp};
 
 use self::content::{Source, Target, place_error};
 use crate::artifacts::{self, ArtifactsAt, BucketError, BucketUrl};
-use crate::data_dir::{DataDir, OpenError, write_secret};
+use crate::data_dir::{DataDir, OpenError, database_file, has_moved, write_secret};
 use crate::store::change;
 use crate::store::platform::Platform;
 use crate::store::transfer::{self, Table};
@@ -39,6 +39,17 @@ pub enum BackupError {
     Open(#[from] OpenError),
     #[error("there is no database in {}: name the data directory of a platform with --data", dir.display())]
     NoSource { dir: PathBuf },
+    #[error(
+        "the state of {} is in PostgreSQL already: start `wharf server` with `--database`; there is nothing to move",
+        dir.display()
+    )]
+    AlreadyMoved { dir: PathBuf },
+    #[error("the state has moved, but {} is still there: remove it before the next start", file.display())]
+    StillThere {
+        file: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{target} is in use already: name an empty database, or an empty data directory")]
     NotEmpty { target: String },
     /// Nothing was written.
@@ -113,14 +124,17 @@ struct Taken {
 }
 
 /// Puts everything that stands in the database of a data directory into a PostgreSQL database that nobody has used, as a whole or not at
-/// all. The directory stays as it is, and is to be used with that database from then on: artifacts, logs and keys stay there.
+/// all. The directory is to be used with that database from then on, and the one in it gets another name: artifacts, logs and keys stay there.
 pub async fn migrate_store(
     data_dir: &Path,
     url: &PostgresUrl,
     mut progress: impl FnMut(Progress<'_>),
 ) -> Result<Summary, BackupError> {
     let database = Database::DataDir;
-    if !data_dir.join("wharf.db").exists() {
+    if has_moved(data_dir) {
+        return Err(BackupError::AlreadyMoved { dir: data_dir.to_owned() });
+    }
+    if !database_file(data_dir).exists() {
         return Err(BackupError::NoSource { dir: data_dir.to_owned() });
     }
     let source = DataDir::open(data_dir, &database)?;
@@ -152,6 +166,7 @@ pub async fn migrate_store(
     drop(from);
     store.close().await;
     opened.close().await;
+    source.put_database_aside().map_err(|(file, source)| BackupError::StillThere { file, source })?;
     Ok(summary)
 }
 
@@ -164,7 +179,10 @@ pub async fn backup(
     keys: Keys,
     mut progress: impl FnMut(Progress<'_>),
 ) -> Result<Summary, BackupError> {
-    let file = data_dir.join("wharf.db");
+    let file = database_file(data_dir);
+    if *database == Database::DataDir && has_moved(data_dir) {
+        return Err(OpenError::Moved { dir: data_dir.to_owned() }.into());
+    }
     if *database == Database::DataDir && !file.exists() {
         return Err(BackupError::NoSource { dir: data_dir.to_owned() });
     }
@@ -404,7 +422,7 @@ fn opening(data_dir: &Path, database: &Database, error: OpenStoreError) -> Backu
     match database {
         Database::Postgres(url) => crate::data_dir::postgres_error(url.clone(), error).into(),
         Database::DataDir => {
-            let file = data_dir.join("wharf.db");
+            let file = database_file(data_dir);
             OpenError::Database { file, source: error.into() }.into()
         }
     }

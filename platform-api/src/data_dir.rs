@@ -34,6 +34,12 @@ pub enum OpenError {
         VERSION
     )]
     NewerVersion { dir: PathBuf, has: i64, knows: i64 },
+    #[error(
+        "the state of the data directory {} has moved to PostgreSQL: give its address with `--database`, or in WHARF_DATABASE_URL. To begin \
+         anew, or to bring back a backup without PostgreSQL, choose another directory with --data",
+        dir.display()
+    )]
+    Moved { dir: PathBuf },
     #[error("the disk of the data directory {} is full: make room and start again", dir.display())]
     Full {
         dir: PathBuf,
@@ -89,6 +95,13 @@ pub enum OpenError {
     },
 }
 
+/// The database, where it is in the directory.
+const DATABASE: &str = "wharf.db";
+/// What it is called when its rows have gone to PostgreSQL.
+const MIGRATED: &str = "wharf.db.migrated";
+/// Which server this is, where several can share a database.
+const SERVER_ID: &str = "server.id";
+
 /// How long a lock may outlive its holder: a process that it is just starting has it as well, until that runs a program of its own.
 const LET_GO: Duration = Duration::from_millis(500);
 const TRY_AGAIN: Duration = Duration::from_millis(10);
@@ -141,6 +154,10 @@ impl DataDir {
             lock.write_all(std::process::id().to_string().as_bytes())
         };
         say_who(&mut lock).map_err(not_writable)?;
+        // An empty database in its place would know none of the artifacts, and its collector would remove them all.
+        if *database == Database::DataDir && has_moved(path) {
+            return Err(OpenError::Moved { dir: path.to_owned() });
+        }
         let postgres = match database {
             Database::DataDir => None,
             Database::Postgres(url) => Some(url.clone()),
@@ -149,7 +166,26 @@ impl DataDir {
     }
 
     pub(crate) fn database_file(&self) -> PathBuf {
-        self.path.join("wharf.db")
+        database_file(&self.path)
+    }
+
+    /// Gives the database, which nobody has open, another name: a start without PostgreSQL must not go on with what was there before its
+    /// rows have moved. An error names the file that is still there.
+    pub(crate) fn put_database_aside(&self) -> Result<(), (PathBuf, io::Error)> {
+        let aside = self.path.join(MIGRATED);
+        for part in ["", "-wal", "-shm"] {
+            let with_part = |file: &Path| {
+                let mut name = file.as_os_str().to_owned();
+                name.push(part);
+                PathBuf::from(name)
+            };
+            let from = with_part(&self.database_file());
+            match fs::rename(&from, with_part(&aside)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((from, error)),
+                _ => {}
+            }
+        }
+        sync_dir(&aside).map_err(|error| (self.database_file(), error))
     }
 
     pub(crate) fn admin_token_file(&self) -> PathBuf {
@@ -162,7 +198,7 @@ impl DataDir {
         if self.postgres.is_none() {
             return Ok(String::new());
         }
-        let file = self.path.join("server.id");
+        let file = self.path.join(SERVER_ID);
         if let Some(id) = read_secret(&file)? {
             return Ok(id);
         }
@@ -229,6 +265,16 @@ impl DataDir {
             _ => OpenError::NotWritable { dir: self.path.clone(), source },
         }
     }
+}
+
+/// Where the database of a data directory is, unless it is PostgreSQL.
+pub(crate) fn database_file(dir: &Path) -> PathBuf {
+    dir.join(DATABASE)
+}
+
+/// Whether a data directory has no database because its server uses PostgreSQL.
+pub(crate) fn has_moved(dir: &Path) -> bool {
+    !database_file(dir).exists() && [MIGRATED, SERVER_ID].iter().any(|file| dir.join(file).exists())
 }
 
 pub(crate) fn postgres_error(url: PostgresUrl, error: OpenStoreError) -> OpenError {
@@ -321,6 +367,39 @@ mod tests {
         });
         assert!(DataDir::open(dir.path(), &Database::DataDir).is_ok());
         child.join().unwrap();
+    }
+
+    #[test]
+    fn a_directory_whose_state_is_in_postgres_is_refused_without_it_and_left_as_it_was() {
+        for left in [MIGRATED, SERVER_ID] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(left), "x").unwrap();
+            let Err(error) = DataDir::open(dir.path(), &Database::DataDir) else { panic!("it opened") };
+            assert!(matches!(error, OpenError::Moved { .. }), "{error}");
+            assert!(error.to_string().contains("`--database`"), "{error}");
+            assert!(!database_file(dir.path()).exists());
+            let postgres = Database::Postgres("postgres://db/wharf".parse().unwrap());
+            assert!(DataDir::open(dir.path(), &postgres).is_ok(), "{left}");
+            fs::write(database_file(dir.path()), "x").unwrap();
+            assert!(DataDir::open(dir.path(), &Database::DataDir).is_ok(), "{left}");
+        }
+    }
+
+    #[test]
+    fn a_database_that_has_moved_gets_another_name_with_all_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["", "-wal"] {
+            fs::write(dir.path().join(format!("wharf.db{part}")), part).unwrap();
+        }
+        let opened = DataDir::open(dir.path(), &Database::DataDir).unwrap();
+        opened.put_database_aside().unwrap();
+        opened.put_database_aside().unwrap();
+        drop(opened);
+        for part in ["", "-wal"] {
+            let file = dir.path().join(format!("wharf.db.migrated{part}"));
+            assert_eq!(fs::read_to_string(file).unwrap(), part);
+        }
+        assert!(has_moved(dir.path()));
     }
 
     #[test]

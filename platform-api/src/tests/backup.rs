@@ -10,7 +10,9 @@ use super::configs::put;
 use super::database::is_postgres;
 use super::fixture::{Platform, component, config, eventually, quick};
 use super::worker::Worker;
-use crate::{ArtifactsAt, BackupError, Config, Database, Keys, OpenError, backup, migrate_store, restore};
+use crate::{
+    ArtifactsAt, BackupError, Config, ControlPlane, Database, Keys, OpenError, backup, migrate_store, restore,
+};
 
 const SECRET: &str = "/v1/namespaces/default/secrets/password";
 
@@ -125,7 +127,9 @@ async fn what_stood_in_sqlite_goes_on_in_postgres_with_the_same_token() {
     .await;
     assert!(moved.rows > 20, "{moved:?}");
     let again = migrate_store(&source.data_dir, &url, quiet).await.unwrap_err();
-    assert!(matches!(again, BackupError::NotEmpty { .. }), "{again}");
+    assert!(matches!(again, BackupError::AlreadyMoved { .. }), "{again}");
+    let Err(without) = ControlPlane::open(source.clone()).await else { panic!("it opened") };
+    assert!(matches!(without, OpenError::Moved { .. }), "{without}");
     let platform = Platform::start_with(target, dir).await;
     platform.leads().await;
     platform.call_as(&admin, Method::GET, "/v1/whoami", Value::Null).await.is(200);
