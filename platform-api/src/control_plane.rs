@@ -276,6 +276,7 @@ async fn bootstrap(store: &Store, data_dir: &DataDir, server: &str) -> Result<Op
     let failed = |error: StoreError| data_dir.error_of(open_error(error));
     let secret_file = data_dir.admin_token_file();
     let kept = read_secret(&secret_file).map_err(|error| data_dir.error_of_io(error))?;
+    let had_token = kept.is_some();
     let secret = new_secret();
     let started = async {
         let mut tx = store.write().await?;
@@ -316,6 +317,12 @@ async fn bootstrap(store: &Store, data_dir: &DataDir, server: &str) -> Result<Op
     let (leads, valid) = started.await.map_err(failed)?;
     // After the commit: a file always holds a token that exists, and a crash in between only means another one.
     if !valid {
+        if had_token {
+            warn!(
+                "the token in {} is not one of this platform that may do everything, and is replaced by another one",
+                secret_file.display()
+            );
+        }
         write_secret(&secret_file, &secret).map_err(|error| data_dir.error_of_io(error))?;
     }
     Ok(leads)

@@ -253,7 +253,7 @@ impl DataDir {
             PlaceError::Disk(error) => self.error_of_io(error),
             PlaceError::Bucket(error) => OpenError::Bucket(error),
             PlaceError::Store(error) => self.error_of(open_error(error)),
-            error @ (PlaceError::Elsewhere { .. } | PlaceError::OthersRun { .. }) => {
+            error @ (PlaceError::Folder(_) | PlaceError::Elsewhere { .. } | PlaceError::OthersRun { .. }) => {
                 OpenError::ArtifactsElsewhere(error.to_string())
             }
         }

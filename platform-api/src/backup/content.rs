@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use wharf_types::Digest;
 
 use super::BackupError;
-use crate::artifacts::{ArtifactError, ArtifactsAt, Bucket, PlaceError, artifact_file};
+use crate::artifacts::{self, ArtifactError, ArtifactsAt, Bucket, PlaceError, artifact_file, owner};
 use crate::data_dir::OpenError;
 
 /// Of a backup.
@@ -72,7 +72,11 @@ impl Target {
     /// Makes sure that no other platform has its artifacts there.
     pub(super) async fn claim(&self, platform: &str, moves: u64) -> Result<(), BackupError> {
         match self {
-            Self::Folder(_) => Ok(()),
+            Self::Folder(data_dir) => {
+                let found =
+                    owner::look(&artifacts::folder_of(data_dir)).and_then(|found| found.check(platform));
+                found.map_err(PlaceError::from).map_err(place_error(data_dir))
+            }
             Self::Bucket { bucket, .. } => Ok(bucket.claim(platform, moves).await?),
         }
     }
@@ -127,7 +131,7 @@ pub(super) fn place_error(data_dir: &Path) -> impl Fn(PlaceError) -> BackupError
         PlaceError::Disk(source) => BackupError::File { file: data_dir.to_owned(), source },
         PlaceError::Bucket(error) => BackupError::Bucket(error),
         PlaceError::Store(error) => error.into(),
-        error @ (PlaceError::Elsewhere { .. } | PlaceError::OthersRun { .. }) => {
+        error @ (PlaceError::Folder(_) | PlaceError::Elsewhere { .. } | PlaceError::OthersRun { .. }) => {
             OpenError::ArtifactsElsewhere(error.to_string()).into()
         }
     }
