@@ -23,7 +23,7 @@ use crate::inspect::{self, InvalidArtifact};
 pub(crate) use bucket::Bucket;
 pub use bucket::{BucketAt, BucketError, BucketUrl, NotABucketUrl};
 pub use folder::artifact_file;
-pub(crate) use folder::folder_of;
+pub(crate) use folder::{draft_of, folder_of, keep};
 pub use place::ArtifactsAt;
 pub(crate) use place::{PlaceError, check_same, open};
 

@@ -5,9 +5,10 @@
 //! database. Logs and volumes are not in it.
 
 mod content;
+mod restore;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,13 +16,13 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use wharf_types::{Digest, Timestamp};
 
-use self::content::{Source, Target, place_error};
+use self::content::{Source, place_error};
+pub use self::restore::restore;
 use crate::artifacts::{self, ArtifactsAt, BucketError, BucketUrl};
-use crate::data_dir::{DataDir, OpenError, database_file, has_moved, write_secret};
-use crate::store::change;
+use crate::data_dir::{DataDir, OpenError, database_file, has_moved};
 use crate::store::platform::Platform;
 use crate::store::transfer::{self, Table};
-use crate::store::{self, Conn, Database, OpenStoreError, PostgresUrl, Store, StoreError, Tx};
+use crate::store::{self, Conn, Database, OpenStoreError, PostgresUrl, Store, StoreError};
 
 const FORMAT: u32 = 1;
 /// Rows that are put in at once.
@@ -67,6 +68,11 @@ pub enum BackupError {
     },
     #[error("{} is not a whole backup ({why}): take another one", file.display())]
     NotABackup { file: PathBuf, why: String },
+    #[error(
+        "{} is there already, and is another key than that of the backup: move it away if nothing needs it, or name an empty data directory",
+        file.display()
+    )]
+    OtherKey { file: PathBuf },
     #[error("{} was made by a newer wharf: restore it with that version", file.display())]
     Newer { file: PathBuf },
     #[error(transparent)]
@@ -222,84 +228,6 @@ pub async fn backup(
     Ok(Summary { artifacts: artifacts.len() as u64, ..summary })
 }
 
-/// Puts what stands in a backup into an empty data directory and an empty database. The rows come in as a whole or not at all.
-pub async fn restore(
-    archive: &Path,
-    data_dir: &Path,
-    database: &Database,
-    artifacts: &ArtifactsAt,
-    mut progress: impl FnMut(Progress<'_>),
-) -> Result<Summary, BackupError> {
-    let failed = |source: io::Error| BackupError::File { file: archive.to_owned(), source };
-    let not_whole = |why: &str| BackupError::NotABackup { file: archive.to_owned(), why: why.to_owned() };
-    let mut tar = tar::Archive::new(BufReader::new(File::open(archive).map_err(failed)?));
-    let mut entries = tar.entries().map_err(failed)?;
-    let about = match entries.next() {
-        Some(Ok(entry)) if entry.path().is_ok_and(|path| path == Path::new(ABOUT)) => {
-            serde_json::from_reader::<_, About>(entry).map_err(|error| not_whole(&error.to_string()))?
-        }
-        _ => return Err(not_whole("it does not begin with `backup.json`")),
-    };
-    if about.format > FORMAT {
-        return Err(BackupError::Newer { file: archive.to_owned() });
-    }
-    let dir = DataDir::open(data_dir, database)?;
-    let target = Target::open(data_dir, artifacts)?;
-    let file = dir.database_file();
-    let in_use = || BackupError::NotEmpty {
-        target: match database {
-            Database::DataDir => format!("the data directory {}", data_dir.display()),
-            Database::Postgres(url) => format!("the database {url}"),
-        },
-    };
-    // The tables as they were. The next start brings them up to date.
-    let store = match Store::open_at(database.location(&file), about.schema).await {
-        Ok(store) => store,
-        Err(OpenStoreError::Newer { .. }) => return Err(BackupError::Newer { file: archive.to_owned() }),
-        Err(error) => return Err(dir.error_of(error).into()),
-    };
-    let mut tx = store.write().await?;
-    if !transfer::is_unused(&mut tx).await? {
-        return Err(in_use());
-    }
-    let mut summary = Summary::default();
-    let mut has_rows = false;
-    for entry in entries {
-        let mut entry = entry.map_err(failed)?;
-        let path = entry.path().map_err(failed)?.to_string_lossy().into_owned();
-        if path == STATE {
-            summary = put_rows(&mut tx, &about, &mut entry, archive, &mut progress).await?;
-            if let Some(platform) = platform(&mut tx).await? {
-                target.claim(&platform.id, platform.moves + 1).await?;
-                store::platform::move_artifacts(&mut tx, artifacts.bucket()).await?;
-            }
-            has_rows = true;
-        } else if KEYS.contains(&path.as_str()) {
-            let mut text = String::new();
-            entry.read_to_string(&mut text).map_err(failed)?;
-            write_secret(&data_dir.join(&path), text.trim_end()).map_err(failed)?;
-        } else if let Some(digest) = path.strip_prefix(ARTIFACTS) {
-            let digest: Digest = digest.parse().map_err(|_| not_whole("an artifact has no digest"))?;
-            let mut octets = Vec::new();
-            entry.read_to_end(&mut octets).map_err(failed)?;
-            if Digest::of(&octets) != digest {
-                return Err(not_whole(&format!("the artifact {digest} is damaged")));
-            }
-            target.put(digest, &octets).await?;
-            summary.artifacts += 1;
-            progress(Progress::Artifact { digest, bytes: octets.len() as u64 });
-        }
-    }
-    if !has_rows {
-        return Err(not_whole("it has no rows"));
-    }
-    // Workers may have been told newer things than the backup knows: what they are told from now on has to be newer than those.
-    change::skip(&mut tx, "starts", EPOCHS_SKIPPED).await?;
-    transfer::finish(tx).await?;
-    store.close().await;
-    Ok(summary)
-}
-
 impl Summary {
     fn add(&mut self, table: &Table, rows: u64, progress: &mut impl FnMut(Progress<'_>)) {
         self.tables += 1;
@@ -380,42 +308,6 @@ fn begin_archive(file: &Path, rows: &Path, about: &About) -> io::Result<tar::Bui
 
 fn end_archive(tar: tar::Builder<BufWriter<File>>) -> io::Result<()> {
     tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-}
-
-async fn put_rows(
-    tx: &mut Tx,
-    about: &About,
-    from: &mut impl Read,
-    archive: &Path,
-    progress: &mut impl FnMut(Progress<'_>),
-) -> Result<Summary, BackupError> {
-    let failed = |source: io::Error| BackupError::File { file: archive.to_owned(), source };
-    let tables: Vec<Table> = about.tables.iter().map(|taken| taken.table.clone()).collect();
-    // A name that is not a table's would stand in a statement.
-    let known = transfer::tables(tx).await?;
-    if let Some(other) = tables.iter().find(|table| !known.contains(table)) {
-        let why = format!("this version has no such table as its `{}`", other.name);
-        return Err(BackupError::NotABackup { file: archive.to_owned(), why });
-    }
-    transfer::clear(tx, &tables).await?;
-    let mut lines = BufReader::new(from).lines();
-    let mut summary = Summary::default();
-    for Taken { table, rows } in &about.tables {
-        let mut left = usize::try_from(*rows).unwrap_or(usize::MAX);
-        while left > 0 {
-            let batch: Vec<String> =
-                lines.by_ref().take(left.min(BATCH)).collect::<io::Result<_>>().map_err(failed)?;
-            if batch.is_empty() {
-                let why = format!("rows of the table `{}` are missing", table.name);
-                return Err(BackupError::NotABackup { file: archive.to_owned(), why });
-            }
-            transfer::put(tx, table, &batch).await?;
-            left -= batch.len();
-        }
-        check(tx, table, *rows).await?;
-        summary.add(table, *rows, progress);
-    }
-    Ok(summary)
 }
 
 fn opening(data_dir: &Path, database: &Database, error: OpenStoreError) -> BackupError {

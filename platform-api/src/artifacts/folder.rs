@@ -41,13 +41,18 @@ pub(crate) fn folder_of(data_dir: &Path) -> PathBuf {
     data_dir.join(DIR)
 }
 
+/// Where an artifact of a backup is written before it gets its name. The next start clears the place.
+pub(crate) fn draft_of(data_dir: &Path) -> PathBuf {
+    folder_of(data_dir).join(incoming::DIR).join("restored")
+}
+
 /// Where the platform with this data directory keeps an artifact. It never changes, so whoever reads it needs no lock; it may go.
 pub fn artifact_file(data_dir: &Path, digest: Digest) -> PathBuf {
     path_in(&folder_of(data_dir), digest)
 }
 
 /// Gives a file that is whole the name under which it is found, so that the name lasts.
-pub(super) fn keep(draft: &Path, target: &Path) -> io::Result<()> {
+pub(crate) fn keep(draft: &Path, target: &Path) -> io::Result<()> {
     if let Some(dir) = target.parent() {
         fs::create_dir_all(dir)?;
         sync_dir(dir)?;

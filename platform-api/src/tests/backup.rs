@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::http::Method;
 use serde_json::{Value, json};
+use wharf_types::Digest;
 
 use super::configs::put;
 use super::database::is_postgres;
@@ -101,6 +102,47 @@ async fn what_is_not_a_whole_backup_is_refused_and_changes_nothing() {
     std::fs::write(&archive, &whole).unwrap();
     restore(&archive, &target.data_dir, &Database::DataDir, &ArtifactsAt::DataDir, quiet).await.unwrap();
     assert!(!target.data_dir.join("secret.key").exists(), "keys are only in it when they are asked for");
+}
+
+#[tokio::test]
+async fn a_damaged_backup_leaves_no_artifact_and_no_key_and_another_key_is_not_written_over() {
+    let platform = Platform::start().await;
+    put(&platform, SECRET, "hush").await.is(200);
+    let content = component(0);
+    platform.deploy("hello", &content, quick()).await.is(201);
+    let source = platform.context.config.clone();
+    let kept = tempfile::tempdir().unwrap();
+    let archive = kept.path().join("wharf.backup");
+    backup(&source.data_dir, &source.database, &source.artifacts, &archive, Keys::Included, quiet)
+        .await
+        .unwrap();
+    let whole = std::fs::read(&archive).unwrap();
+    let at = whole.windows(content.len()).position(|window| window == content).unwrap();
+    let mut changed = whole.clone();
+    changed[at + content.len() - 1] ^= 1;
+    // Without the artifact and its header, but with the end of an archive.
+    let cut = [&whole[..at - 512], &[0; 1024]].concat();
+
+    let dir = tempfile::tempdir().unwrap();
+    let target = config(&dir).await;
+    let (key, artifact) =
+        (target.data_dir.join("secret.key"), crate::artifact_file(&target.data_dir, Digest::of(&content)));
+    for (octets, why) in [(&changed, "is damaged"), (&cut, "is missing")] {
+        std::fs::write(&archive, octets).unwrap();
+        let refused = restore_into(&archive, &target).await.unwrap_err();
+        assert!(matches!(refused, BackupError::NotABackup { .. }), "{refused}");
+        assert!(refused.to_string().contains(why), "{refused}");
+        assert!(!key.exists() && !artifact.exists(), "{why}");
+    }
+    std::fs::write(&archive, &whole).unwrap();
+    std::fs::write(&key, "another\n").unwrap();
+    let refused = restore_into(&archive, &target).await.unwrap_err();
+    assert!(matches!(refused, BackupError::OtherKey { .. }), "{refused}");
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), "another\n");
+    assert!(!artifact.exists());
+    std::fs::remove_file(&key).unwrap();
+    restore_into(&archive, &target).await.unwrap();
+    assert!(key.exists() && artifact.exists());
 }
 
 #[tokio::test]
