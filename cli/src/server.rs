@@ -175,6 +175,9 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
     let tell = |progress: Progress<'_>| match progress {
         Progress::Table { name, rows } if rows > 0 => output::note(format!("{name}: {rows} rows")),
         Progress::Table { .. } => {}
+        Progress::Foreign { table } => output::note(format!(
+            "the table `{table}` is not Wharf's, and is left out: give other programs a database, or a schema, of their own"
+        )),
         Progress::Artifact { digest, bytes } => output::note(format!("{digest}: {}", output::bytes(bytes))),
     };
     let summary = match command {

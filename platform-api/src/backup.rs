@@ -53,8 +53,10 @@ pub enum BackupError {
     },
     #[error("{target} is in use already: name an empty database, or an empty data directory")]
     NotEmpty { target: String },
-    /// Nothing was written.
-    #[error("a database failed; nothing was changed, so try again when its cause is gone")]
+    /// No row was written.
+    #[error(
+        "a database failed; no row was kept, though there may be empty tables now, so try again when its cause is gone"
+    )]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(
         "the table `{table}` has {found} rows where {expected} were put in; nothing was kept, so try again, and report it if that does not help"
@@ -102,8 +104,18 @@ const EPOCHS_SKIPPED: i64 = 10_000;
 /// What has just been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress<'a> {
-    Table { name: &'a str, rows: u64 },
-    Artifact { digest: Digest, bytes: u64 },
+    Table {
+        name: &'a str,
+        rows: u64,
+    },
+    Artifact {
+        digest: Digest,
+        bytes: u64,
+    },
+    /// It is not Wharf's, and stays where it is.
+    Foreign {
+        table: &'a str,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,6 +167,7 @@ pub async fn migrate_store(
     if !transfer::is_unused(&mut to).await? {
         return Err(BackupError::NotEmpty { target: format!("the database {url}") });
     }
+    tell_foreign(&mut from, &mut progress).await?;
     let tables = transfer::tables(&mut from).await?;
     transfer::clear(&mut to, &tables).await?;
     let mut summary = Summary::default();
@@ -244,6 +257,14 @@ async fn check(conn: &mut Conn, table: &Table, expected: u64) -> Result<(), Back
     Err(BackupError::Count { table: table.name.clone(), expected, found })
 }
 
+/// Says which tables are left out.
+async fn tell_foreign(conn: &mut Conn, progress: &mut impl FnMut(Progress<'_>)) -> Result<(), BackupError> {
+    for table in transfer::foreign(conn).await? {
+        progress(Progress::Foreign { table: &table });
+    }
+    Ok(())
+}
+
 /// The rows of all tables, each table after the other, one row a line.
 async fn take_rows(
     conn: &mut Conn,
@@ -256,6 +277,7 @@ async fn take_rows(
     let schema = transfer::version(conn).await?;
     let mut about = About { format: FORMAT, schema, made_at: Timestamp::now(), tables: Vec::new() };
     let mut summary = Summary::default();
+    tell_foreign(conn, progress).await?;
     for table in transfer::tables(conn).await? {
         let mut taken = 0;
         let mut rows = transfer::rows(conn, &table);

@@ -105,6 +105,29 @@ async fn what_is_not_a_whole_backup_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_table_of_another_program_is_named_and_left_out() {
+    let platform = Platform::start().await;
+    let source = platform.context.config.clone();
+    let mut tx = platform.context.store.write().await.unwrap();
+    crate::store::query("CREATE TABLE inventory (number INTEGER)").execute(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    let archive = kept.path().join("wharf.backup");
+    let mut foreign = Vec::new();
+    let told = |progress: crate::Progress<'_>| {
+        if let crate::Progress::Foreign { table } = progress {
+            foreign.push(table.to_owned());
+        }
+    };
+    let made =
+        backup(&source.data_dir, &source.database, &source.artifacts, &archive, Keys::LeftOut, told).await;
+    let made = made.unwrap();
+    assert_eq!(foreign, ["inventory"]);
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(restore_into(&archive, &config(&dir).await).await.unwrap(), made);
+}
+
+#[tokio::test]
 async fn a_damaged_backup_leaves_no_artifact_and_no_key_and_another_key_is_not_written_over() {
     let platform = Platform::start().await;
     put(&platform, SECRET, "hush").await.is(200);
