@@ -280,13 +280,22 @@ pub(crate) fn has_moved(dir: &Path) -> bool {
 pub(crate) fn postgres_error(url: PostgresUrl, error: OpenStoreError) -> OpenError {
     match error {
         OpenStoreError::Newer { has, knows } => OpenError::DatabaseNewer { url, has, knows },
-        OpenStoreError::Away(source) => OpenError::DatabaseAway { url, source: source.into() },
+        OpenStoreError::Away(source) => OpenError::DatabaseAway { url, source: said_once(source) },
         OpenStoreError::Unfit(why) => OpenError::DatabaseUnfit { url, why },
         OpenStoreError::Open(source) | OpenStoreError::Damaged(source) => {
-            OpenError::DatabaseRefused { url, source: source.into() }
+            OpenError::DatabaseRefused { url, source: said_once(source) }
         }
         OpenStoreError::Thread(source) => OpenError::DatabaseRefused { url, source: source.into() },
         OpenStoreError::Migrate(source) => OpenError::DatabaseRefused { url, source: source.into() },
+    }
+}
+
+/// What a database, or the way to it, has said: without the line of PostgreSQL's source, and without what sqlx says of its own cause again.
+fn said_once(error: sqlx::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        sqlx::Error::Database(said) => said.message().into(),
+        sqlx::Error::Io(error) => error.into(),
+        error => error.into(),
     }
 }
 
@@ -400,6 +409,16 @@ mod tests {
             assert_eq!(fs::read_to_string(file).unwrap(), part);
         }
         assert!(has_moved(dir.path()));
+    }
+
+    #[test]
+    fn what_a_connection_came_up_against_is_said_once() {
+        let refused = sqlx::Error::Io(io::ErrorKind::ConnectionRefused.into());
+        let url = "postgres://wharf@db/wharf".parse().unwrap();
+        let error = postgres_error(url, OpenStoreError::Away(refused));
+        let text = crate::reconcile::chain(&error);
+        assert!(text.contains("does not answer"), "{text}");
+        assert_eq!(text.matches("connection refused").count(), 1, "{text}");
     }
 
     #[test]
