@@ -85,7 +85,8 @@ impl ControlPlane {
         let source = Source::of(&config.secret_keys, data_dir.secret_key_file());
         let keys = SecretKeys::open(source, &store).await.map_err(|error| data_dir.error_of_keys(error))?;
         let admin_token_file = data_dir.admin_token_file();
-        let context = Context::new(config, store, artifacts, (logs, git), keys, server, leads);
+        let process = (server, data_dir.home().to_owned());
+        let context = Context::new(config, store, artifacts, (logs, git), keys, process, leads);
         let context = Arc::new(context);
         context.load_nodes().await.map_err(|error| data_dir.error_of(open_error(error)))?;
         Ok(Self { context, admin_token_file, _data_dir: data_dir })

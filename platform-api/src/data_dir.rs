@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -111,6 +111,7 @@ pub(crate) struct DataDir {
     path: PathBuf,
     /// Where the database is, unless it is in here.
     postgres: Option<PostgresUrl>,
+    home: String,
     /// The kernel gives up the lock when the process ends, however it ends.
     _lock: File,
 }
@@ -162,7 +163,13 @@ impl DataDir {
             Database::DataDir => None,
             Database::Postgres(url) => Some(url.clone()),
         };
-        Ok(Self { path: path.to_owned(), postgres, _lock: lock })
+        let home = home_of(&lock).map_err(not_writable)?;
+        Ok(Self { path: path.to_owned(), postgres, home, _lock: lock })
+    }
+
+    /// Which directory on which running machine this is. While it is held, no other process is of the same home; one of a copy is of another.
+    pub(crate) fn home(&self) -> &str {
+        &self.home
     }
 
     pub(crate) fn database_file(&self) -> PathBuf {
@@ -193,7 +200,7 @@ impl DataDir {
     }
 
     /// Tells this server from others on the same database; empty where there can be no others. It is this directory's for good, so that a
-    /// server that is started again is the same one.
+    /// server that is started again is the same one. A copy of the directory has it, too.
     pub(crate) fn server(&self) -> io::Result<String> {
         if self.postgres.is_none() {
             return Ok(String::new());
@@ -265,6 +272,13 @@ impl DataDir {
             _ => OpenError::NotWritable { dir: self.path.clone(), source },
         }
     }
+}
+
+/// Tells the file that is locked from all others, also of other machines, for as long as this machine runs.
+fn home_of(lock: &File) -> io::Result<String> {
+    let about = lock.metadata()?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Ok(format!("{}:{}:{}", boot.trim(), about.dev(), about.ino()))
 }
 
 /// Where the database of a data directory is, unless it is PostgreSQL.
@@ -361,6 +375,16 @@ mod tests {
         assert_eq!(pid, std::process::id().to_string());
         drop(first);
         assert!(DataDir::open(dir.path(), &Database::DataDir).is_ok());
+    }
+
+    #[test]
+    fn a_directory_is_one_home_for_all_its_processes_and_a_copy_is_another() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let home = |dir: &Path| DataDir::open(dir, &Database::DataDir).unwrap().home().to_owned();
+        let first = home(dir.path());
+        assert_eq!(home(dir.path()), first);
+        fs::copy(dir.path().join("lock"), copy.path().join("lock")).unwrap();
+        assert_ne!(home(copy.path()), first);
     }
 
     #[test]

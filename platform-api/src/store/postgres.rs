@@ -14,7 +14,7 @@ use sqlx::{Connection, Executor, PgConnection, Postgres};
 use tokio::time::Instant;
 
 use super::conn::{Conn, Tx};
-use super::lease::{self, Leader, Leases};
+use super::lease::{self, Candidate, Leader, Leases};
 use super::news::{self, Follower};
 use super::query::in_time;
 use super::server::{self, About, Server};
@@ -105,8 +105,8 @@ impl PostgresStore {
         Follower::new(self.reads.clone(), self.listening.clone(), self.origin.clone(), self.opened_at)
     }
 
-    pub(super) fn leases(&self, server: &str, address: &str) -> Leases {
-        Leases::new(self.leasing.clone(), self.origin.clone(), server, address)
+    pub(super) fn leases(&self, candidate: Candidate) -> Leases {
+        Leases::new(self.leasing.clone(), self.origin.clone(), candidate)
     }
 
     pub(super) async fn leader(&self) -> Result<Option<Leader>> {
