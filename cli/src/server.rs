@@ -1,7 +1,7 @@
 //! `wharf server`: the control plane of a cluster. Workers of other hosts join it; it runs nothing itself.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -175,6 +175,9 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
     let tell = |progress: Progress<'_>| match progress {
         Progress::Table { name, rows } if rows > 0 => output::note(format!("{name}: {rows} rows")),
         Progress::Table { .. } => {}
+        Progress::Foreign { table } => output::note(format!(
+            "the table `{table}` is not Wharf's, and is left out: give other programs a database, or a schema, of their own"
+        )),
         Progress::Artifact { digest, bytes } => output::note(format!("{digest}: {}", output::bytes(bytes))),
     };
     let summary = match command {
@@ -205,11 +208,7 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
         }
         ServerCommand::MigrateStore(args) => {
             let data = args.data.map_or_else(default_data_dir, Ok)?;
-            let moved = migrate_store(&data, &args.database, tell).await;
-            if moved.is_ok() {
-                put_aside(&data)?;
-            }
-            moved
+            migrate_store(&data, &args.database, tell).await
         }
     };
     let Summary { tables, rows, artifacts } = summary?;
@@ -219,20 +218,6 @@ async fn carry_out(command: ServerCommand, json: bool) -> anyhow::Result<ExitCod
         output::line(format!("done: {rows} rows of {tables} tables, {artifacts} artifacts"))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A start without `--database` must not go on with what was there before the state has moved.
-fn put_aside(data: &Path) -> anyhow::Result<()> {
-    for part in ["", "-wal", "-shm"] {
-        let from = data.join(format!("wharf.db{part}"));
-        match std::fs::rename(&from, data.join(format!("wharf.db.migrated{part}"))) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            renamed => renamed.with_context(|| {
-                format!("the state has moved, but {} is still there: remove it", from.display())
-            })?,
-        }
-    }
-    Ok(())
 }
 
 pub async fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {

@@ -5,6 +5,7 @@ mod cache;
 pub(crate) mod collect;
 mod folder;
 mod incoming;
+pub(crate) mod owner;
 mod place;
 mod shared;
 
@@ -22,6 +23,7 @@ use crate::inspect::{self, InvalidArtifact};
 pub(crate) use bucket::Bucket;
 pub use bucket::{BucketAt, BucketError, BucketUrl, NotABucketUrl};
 pub use folder::artifact_file;
+pub(crate) use folder::{draft_of, folder_of, keep};
 pub use place::ArtifactsAt;
 pub(crate) use place::{PlaceError, check_same, open};
 

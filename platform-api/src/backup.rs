@@ -5,9 +5,10 @@
 //! database. Logs and volumes are not in it.
 
 mod content;
+mod restore;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,13 +16,13 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use wharf_types::{Digest, Timestamp};
 
-use self::content::{Source, Target, place_error};
+use self::content::{Source, place_error};
+pub use self::restore::restore;
 use crate::artifacts::{self, ArtifactsAt, BucketError, BucketUrl};
-use crate::data_dir::{DataDir, OpenError, write_secret};
-use crate::store::change;
+use crate::data_dir::{DataDir, OpenError, database_file, has_moved};
 use crate::store::platform::Platform;
 use crate::store::transfer::{self, Table};
-use crate::store::{self, Conn, Database, OpenStoreError, PostgresUrl, Store, StoreError, Tx};
+use crate::store::{self, Conn, Database, OpenStoreError, PostgresUrl, Store, StoreError};
 
 const FORMAT: u32 = 1;
 /// Rows that are put in at once.
@@ -39,10 +40,23 @@ pub enum BackupError {
     Open(#[from] OpenError),
     #[error("there is no database in {}: name the data directory of a platform with --data", dir.display())]
     NoSource { dir: PathBuf },
+    #[error(
+        "the state of {} is in PostgreSQL already: start `wharf server` with `--database`; there is nothing to move",
+        dir.display()
+    )]
+    AlreadyMoved { dir: PathBuf },
+    #[error("the state has moved, but {} is still there: remove it before the next start", file.display())]
+    StillThere {
+        file: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{target} is in use already: name an empty database, or an empty data directory")]
     NotEmpty { target: String },
-    /// Nothing was written.
-    #[error("a database failed; nothing was changed, so try again when its cause is gone")]
+    /// No row was written.
+    #[error(
+        "a database failed; no row was kept, though there may be empty tables now, so try again when its cause is gone"
+    )]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(
         "the table `{table}` has {found} rows where {expected} were put in; nothing was kept, so try again, and report it if that does not help"
@@ -56,6 +70,11 @@ pub enum BackupError {
     },
     #[error("{} is not a whole backup ({why}): take another one", file.display())]
     NotABackup { file: PathBuf, why: String },
+    #[error(
+        "{} is there already, and is another key than that of the backup: move it away if nothing needs it, or name an empty data directory",
+        file.display()
+    )]
+    OtherKey { file: PathBuf },
     #[error("{} was made by a newer wharf: restore it with that version", file.display())]
     Newer { file: PathBuf },
     #[error(transparent)]
@@ -85,8 +104,18 @@ const EPOCHS_SKIPPED: i64 = 10_000;
 /// What has just been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress<'a> {
-    Table { name: &'a str, rows: u64 },
-    Artifact { digest: Digest, bytes: u64 },
+    Table {
+        name: &'a str,
+        rows: u64,
+    },
+    Artifact {
+        digest: Digest,
+        bytes: u64,
+    },
+    /// It is not Wharf's, and stays where it is.
+    Foreign {
+        table: &'a str,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,14 +142,17 @@ struct Taken {
 }
 
 /// Puts everything that stands in the database of a data directory into a PostgreSQL database that nobody has used, as a whole or not at
-/// all. The directory stays as it is, and is to be used with that database from then on: artifacts, logs and keys stay there.
+/// all. The directory is to be used with that database from then on, and the one in it gets another name: artifacts, logs and keys stay there.
 pub async fn migrate_store(
     data_dir: &Path,
     url: &PostgresUrl,
     mut progress: impl FnMut(Progress<'_>),
 ) -> Result<Summary, BackupError> {
     let database = Database::DataDir;
-    if !data_dir.join("wharf.db").exists() {
+    if has_moved(data_dir) {
+        return Err(BackupError::AlreadyMoved { dir: data_dir.to_owned() });
+    }
+    if !database_file(data_dir).exists() {
         return Err(BackupError::NoSource { dir: data_dir.to_owned() });
     }
     let source = DataDir::open(data_dir, &database)?;
@@ -135,6 +167,7 @@ pub async fn migrate_store(
     if !transfer::is_unused(&mut to).await? {
         return Err(BackupError::NotEmpty { target: format!("the database {url}") });
     }
+    tell_foreign(&mut from, &mut progress).await?;
     let tables = transfer::tables(&mut from).await?;
     transfer::clear(&mut to, &tables).await?;
     let mut summary = Summary::default();
@@ -152,6 +185,7 @@ pub async fn migrate_store(
     drop(from);
     store.close().await;
     opened.close().await;
+    source.put_database_aside().map_err(|(file, source)| BackupError::StillThere { file, source })?;
     Ok(summary)
 }
 
@@ -164,7 +198,10 @@ pub async fn backup(
     keys: Keys,
     mut progress: impl FnMut(Progress<'_>),
 ) -> Result<Summary, BackupError> {
-    let file = data_dir.join("wharf.db");
+    let file = database_file(data_dir);
+    if *database == Database::DataDir && has_moved(data_dir) {
+        return Err(OpenError::Moved { dir: data_dir.to_owned() }.into());
+    }
     if *database == Database::DataDir && !file.exists() {
         return Err(BackupError::NoSource { dir: data_dir.to_owned() });
     }
@@ -204,84 +241,6 @@ pub async fn backup(
     Ok(Summary { artifacts: artifacts.len() as u64, ..summary })
 }
 
-/// Puts what stands in a backup into an empty data directory and an empty database. The rows come in as a whole or not at all.
-pub async fn restore(
-    archive: &Path,
-    data_dir: &Path,
-    database: &Database,
-    artifacts: &ArtifactsAt,
-    mut progress: impl FnMut(Progress<'_>),
-) -> Result<Summary, BackupError> {
-    let failed = |source: io::Error| BackupError::File { file: archive.to_owned(), source };
-    let not_whole = |why: &str| BackupError::NotABackup { file: archive.to_owned(), why: why.to_owned() };
-    let mut tar = tar::Archive::new(BufReader::new(File::open(archive).map_err(failed)?));
-    let mut entries = tar.entries().map_err(failed)?;
-    let about = match entries.next() {
-        Some(Ok(entry)) if entry.path().is_ok_and(|path| path == Path::new(ABOUT)) => {
-            serde_json::from_reader::<_, About>(entry).map_err(|error| not_whole(&error.to_string()))?
-        }
-        _ => return Err(not_whole("it does not begin with `backup.json`")),
-    };
-    if about.format > FORMAT {
-        return Err(BackupError::Newer { file: archive.to_owned() });
-    }
-    let dir = DataDir::open(data_dir, database)?;
-    let target = Target::open(data_dir, artifacts)?;
-    let file = dir.database_file();
-    let in_use = || BackupError::NotEmpty {
-        target: match database {
-            Database::DataDir => format!("the data directory {}", data_dir.display()),
-            Database::Postgres(url) => format!("the database {url}"),
-        },
-    };
-    // The tables as they were. The next start brings them up to date.
-    let store = match Store::open_at(database.location(&file), about.schema).await {
-        Ok(store) => store,
-        Err(OpenStoreError::Newer { .. }) => return Err(BackupError::Newer { file: archive.to_owned() }),
-        Err(error) => return Err(dir.error_of(error).into()),
-    };
-    let mut tx = store.write().await?;
-    if !transfer::is_unused(&mut tx).await? {
-        return Err(in_use());
-    }
-    let mut summary = Summary::default();
-    let mut has_rows = false;
-    for entry in entries {
-        let mut entry = entry.map_err(failed)?;
-        let path = entry.path().map_err(failed)?.to_string_lossy().into_owned();
-        if path == STATE {
-            summary = put_rows(&mut tx, &about, &mut entry, archive, &mut progress).await?;
-            if let Some(platform) = platform(&mut tx).await? {
-                target.claim(&platform.id, platform.moves + 1).await?;
-                store::platform::move_artifacts(&mut tx, artifacts.bucket()).await?;
-            }
-            has_rows = true;
-        } else if KEYS.contains(&path.as_str()) {
-            let mut text = String::new();
-            entry.read_to_string(&mut text).map_err(failed)?;
-            write_secret(&data_dir.join(&path), text.trim_end()).map_err(failed)?;
-        } else if let Some(digest) = path.strip_prefix(ARTIFACTS) {
-            let digest: Digest = digest.parse().map_err(|_| not_whole("an artifact has no digest"))?;
-            let mut octets = Vec::new();
-            entry.read_to_end(&mut octets).map_err(failed)?;
-            if Digest::of(&octets) != digest {
-                return Err(not_whole(&format!("the artifact {digest} is damaged")));
-            }
-            target.put(digest, &octets).await?;
-            summary.artifacts += 1;
-            progress(Progress::Artifact { digest, bytes: octets.len() as u64 });
-        }
-    }
-    if !has_rows {
-        return Err(not_whole("it has no rows"));
-    }
-    // Workers may have been told newer things than the backup knows: what they are told from now on has to be newer than those.
-    change::skip(&mut tx, "starts", EPOCHS_SKIPPED).await?;
-    transfer::finish(tx).await?;
-    store.close().await;
-    Ok(summary)
-}
-
 impl Summary {
     fn add(&mut self, table: &Table, rows: u64, progress: &mut impl FnMut(Progress<'_>)) {
         self.tables += 1;
@@ -298,6 +257,14 @@ async fn check(conn: &mut Conn, table: &Table, expected: u64) -> Result<(), Back
     Err(BackupError::Count { table: table.name.clone(), expected, found })
 }
 
+/// Says which tables are left out.
+async fn tell_foreign(conn: &mut Conn, progress: &mut impl FnMut(Progress<'_>)) -> Result<(), BackupError> {
+    for table in transfer::foreign(conn).await? {
+        progress(Progress::Foreign { table: &table });
+    }
+    Ok(())
+}
+
 /// The rows of all tables, each table after the other, one row a line.
 async fn take_rows(
     conn: &mut Conn,
@@ -310,6 +277,7 @@ async fn take_rows(
     let schema = transfer::version(conn).await?;
     let mut about = About { format: FORMAT, schema, made_at: Timestamp::now(), tables: Vec::new() };
     let mut summary = Summary::default();
+    tell_foreign(conn, progress).await?;
     for table in transfer::tables(conn).await? {
         let mut taken = 0;
         let mut rows = transfer::rows(conn, &table);
@@ -364,47 +332,11 @@ fn end_archive(tar: tar::Builder<BufWriter<File>>) -> io::Result<()> {
     tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
-async fn put_rows(
-    tx: &mut Tx,
-    about: &About,
-    from: &mut impl Read,
-    archive: &Path,
-    progress: &mut impl FnMut(Progress<'_>),
-) -> Result<Summary, BackupError> {
-    let failed = |source: io::Error| BackupError::File { file: archive.to_owned(), source };
-    let tables: Vec<Table> = about.tables.iter().map(|taken| taken.table.clone()).collect();
-    // A name that is not a table's would stand in a statement.
-    let known = transfer::tables(tx).await?;
-    if let Some(other) = tables.iter().find(|table| !known.contains(table)) {
-        let why = format!("this version has no such table as its `{}`", other.name);
-        return Err(BackupError::NotABackup { file: archive.to_owned(), why });
-    }
-    transfer::clear(tx, &tables).await?;
-    let mut lines = BufReader::new(from).lines();
-    let mut summary = Summary::default();
-    for Taken { table, rows } in &about.tables {
-        let mut left = usize::try_from(*rows).unwrap_or(usize::MAX);
-        while left > 0 {
-            let batch: Vec<String> =
-                lines.by_ref().take(left.min(BATCH)).collect::<io::Result<_>>().map_err(failed)?;
-            if batch.is_empty() {
-                let why = format!("rows of the table `{}` are missing", table.name);
-                return Err(BackupError::NotABackup { file: archive.to_owned(), why });
-            }
-            transfer::put(tx, table, &batch).await?;
-            left -= batch.len();
-        }
-        check(tx, table, *rows).await?;
-        summary.add(table, *rows, progress);
-    }
-    Ok(summary)
-}
-
 fn opening(data_dir: &Path, database: &Database, error: OpenStoreError) -> BackupError {
     match database {
         Database::Postgres(url) => crate::data_dir::postgres_error(url.clone(), error).into(),
         Database::DataDir => {
-            let file = data_dir.join("wharf.db");
+            let file = database_file(data_dir);
             OpenError::Database { file, source: error.into() }.into()
         }
     }

@@ -31,6 +31,7 @@ use crate::nodes::Nodes;
 use crate::plan::Unplaced;
 use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
+use crate::store::lease::Candidate;
 use crate::store::server::About;
 use crate::store::{self, News, Store, StoreError, Tx};
 use crate::view::{Recent, Releases};
@@ -89,6 +90,8 @@ pub(crate) struct Context {
     pub(crate) ledger: Ledger,
     /// Tells this server from others on the same database; empty where there can be no others.
     pub(crate) server: String,
+    /// Tells this process from others with the same id, which run in copies of its data directory.
+    home: String,
     pub(crate) started_at: Timestamp,
     pub(crate) way_to_leader: WayToLeader,
     /// Of workers that begin a session.
@@ -123,7 +126,7 @@ impl Context {
         artifacts: Arc<dyn ArtifactStore>,
         (logs, git): (Logs, Git),
         secret_keys: SecretKeys,
-        server: String,
+        (server, home): (String, String),
         leads: Option<u64>,
     ) -> Self {
         let node_secret = new_secret();
@@ -155,6 +158,7 @@ impl Context {
             unplaced: Mutex::default(),
             ledger: Ledger::default(),
             server,
+            home,
             started_at: Timestamp::now(),
             way_to_leader: WayToLeader::default(),
             admissions: Admissions::default(),
@@ -189,6 +193,16 @@ impl Context {
             hostname: hostname.trim().to_owned(),
             address: self.config.address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+        }
+    }
+
+    /// What this process says of itself when it wants to lead.
+    pub(crate) fn candidate(&self) -> Candidate {
+        Candidate {
+            server: self.server.clone(),
+            home: self.home.clone(),
+            address: self.config.address.clone(),
             started_at: self.started_at,
         }
     }

@@ -85,7 +85,8 @@ impl ControlPlane {
         let source = Source::of(&config.secret_keys, data_dir.secret_key_file());
         let keys = SecretKeys::open(source, &store).await.map_err(|error| data_dir.error_of_keys(error))?;
         let admin_token_file = data_dir.admin_token_file();
-        let context = Context::new(config, store, artifacts, (logs, git), keys, server, leads);
+        let process = (server, data_dir.home().to_owned());
+        let context = Context::new(config, store, artifacts, (logs, git), keys, process, leads);
         let context = Arc::new(context);
         context.load_nodes().await.map_err(|error| data_dir.error_of(open_error(error)))?;
         Ok(Self { context, admin_token_file, _data_dir: data_dir })
@@ -276,6 +277,7 @@ async fn bootstrap(store: &Store, data_dir: &DataDir, server: &str) -> Result<Op
     let failed = |error: StoreError| data_dir.error_of(open_error(error));
     let secret_file = data_dir.admin_token_file();
     let kept = read_secret(&secret_file).map_err(|error| data_dir.error_of_io(error))?;
+    let had_token = kept.is_some();
     let secret = new_secret();
     let started = async {
         let mut tx = store.write().await?;
@@ -316,6 +318,12 @@ async fn bootstrap(store: &Store, data_dir: &DataDir, server: &str) -> Result<Op
     let (leads, valid) = started.await.map_err(failed)?;
     // After the commit: a file always holds a token that exists, and a crash in between only means another one.
     if !valid {
+        if had_token {
+            warn!(
+                "the token in {} is not one of this platform that may do everything, and is replaced by another one",
+                secret_file.display()
+            );
+        }
         write_secret(&secret_file, &secret).map_err(|error| data_dir.error_of_io(error))?;
     }
     Ok(leads)

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,12 @@ pub enum OpenError {
         VERSION
     )]
     NewerVersion { dir: PathBuf, has: i64, knows: i64 },
+    #[error(
+        "the state of the data directory {} has moved to PostgreSQL: give its address with `--database`, or in WHARF_DATABASE_URL. To begin \
+         anew, or to bring back a backup without PostgreSQL, choose another directory with --data",
+        dir.display()
+    )]
+    Moved { dir: PathBuf },
     #[error("the disk of the data directory {} is full: make room and start again", dir.display())]
     Full {
         dir: PathBuf,
@@ -89,6 +95,13 @@ pub enum OpenError {
     },
 }
 
+/// The database, where it is in the directory.
+const DATABASE: &str = "wharf.db";
+/// What it is called when its rows have gone to PostgreSQL.
+const MIGRATED: &str = "wharf.db.migrated";
+/// Which server this is, where several can share a database.
+const SERVER_ID: &str = "server.id";
+
 /// How long a lock may outlive its holder: a process that it is just starting has it as well, until that runs a program of its own.
 const LET_GO: Duration = Duration::from_millis(500);
 const TRY_AGAIN: Duration = Duration::from_millis(10);
@@ -98,6 +111,7 @@ pub(crate) struct DataDir {
     path: PathBuf,
     /// Where the database is, unless it is in here.
     postgres: Option<PostgresUrl>,
+    home: String,
     /// The kernel gives up the lock when the process ends, however it ends.
     _lock: File,
 }
@@ -141,15 +155,44 @@ impl DataDir {
             lock.write_all(std::process::id().to_string().as_bytes())
         };
         say_who(&mut lock).map_err(not_writable)?;
+        // An empty database in its place would know none of the artifacts, and its collector would remove them all.
+        if *database == Database::DataDir && has_moved(path) {
+            return Err(OpenError::Moved { dir: path.to_owned() });
+        }
         let postgres = match database {
             Database::DataDir => None,
             Database::Postgres(url) => Some(url.clone()),
         };
-        Ok(Self { path: path.to_owned(), postgres, _lock: lock })
+        let home = home_of(&lock).map_err(not_writable)?;
+        Ok(Self { path: path.to_owned(), postgres, home, _lock: lock })
+    }
+
+    /// Which directory on which running machine this is. While it is held, no other process is of the same home; one of a copy is of another.
+    pub(crate) fn home(&self) -> &str {
+        &self.home
     }
 
     pub(crate) fn database_file(&self) -> PathBuf {
-        self.path.join("wharf.db")
+        database_file(&self.path)
+    }
+
+    /// Gives the database, which nobody has open, another name: a start without PostgreSQL must not go on with what was there before its
+    /// rows have moved. An error names the file that is still there.
+    pub(crate) fn put_database_aside(&self) -> Result<(), (PathBuf, io::Error)> {
+        let aside = self.path.join(MIGRATED);
+        for part in ["", "-wal", "-shm"] {
+            let with_part = |file: &Path| {
+                let mut name = file.as_os_str().to_owned();
+                name.push(part);
+                PathBuf::from(name)
+            };
+            let from = with_part(&self.database_file());
+            match fs::rename(&from, with_part(&aside)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((from, error)),
+                _ => {}
+            }
+        }
+        sync_dir(&aside).map_err(|error| (self.database_file(), error))
     }
 
     pub(crate) fn admin_token_file(&self) -> PathBuf {
@@ -157,12 +200,12 @@ impl DataDir {
     }
 
     /// Tells this server from others on the same database; empty where there can be no others. It is this directory's for good, so that a
-    /// server that is started again is the same one.
+    /// server that is started again is the same one. A copy of the directory has it, too.
     pub(crate) fn server(&self) -> io::Result<String> {
         if self.postgres.is_none() {
             return Ok(String::new());
         }
-        let file = self.path.join("server.id");
+        let file = self.path.join(SERVER_ID);
         if let Some(id) = read_secret(&file)? {
             return Ok(id);
         }
@@ -217,7 +260,7 @@ impl DataDir {
             PlaceError::Disk(error) => self.error_of_io(error),
             PlaceError::Bucket(error) => OpenError::Bucket(error),
             PlaceError::Store(error) => self.error_of(open_error(error)),
-            error @ (PlaceError::Elsewhere { .. } | PlaceError::OthersRun { .. }) => {
+            error @ (PlaceError::Folder(_) | PlaceError::Elsewhere { .. } | PlaceError::OthersRun { .. }) => {
                 OpenError::ArtifactsElsewhere(error.to_string())
             }
         }
@@ -231,16 +274,42 @@ impl DataDir {
     }
 }
 
+/// Tells the file that is locked from all others, also of other machines, for as long as this machine runs.
+fn home_of(lock: &File) -> io::Result<String> {
+    let about = lock.metadata()?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Ok(format!("{}:{}:{}", boot.trim(), about.dev(), about.ino()))
+}
+
+/// Where the database of a data directory is, unless it is PostgreSQL.
+pub(crate) fn database_file(dir: &Path) -> PathBuf {
+    dir.join(DATABASE)
+}
+
+/// Whether a data directory has no database because its server uses PostgreSQL.
+pub(crate) fn has_moved(dir: &Path) -> bool {
+    !database_file(dir).exists() && [MIGRATED, SERVER_ID].iter().any(|file| dir.join(file).exists())
+}
+
 pub(crate) fn postgres_error(url: PostgresUrl, error: OpenStoreError) -> OpenError {
     match error {
         OpenStoreError::Newer { has, knows } => OpenError::DatabaseNewer { url, has, knows },
-        OpenStoreError::Away(source) => OpenError::DatabaseAway { url, source: source.into() },
+        OpenStoreError::Away(source) => OpenError::DatabaseAway { url, source: said_once(source) },
         OpenStoreError::Unfit(why) => OpenError::DatabaseUnfit { url, why },
         OpenStoreError::Open(source) | OpenStoreError::Damaged(source) => {
-            OpenError::DatabaseRefused { url, source: source.into() }
+            OpenError::DatabaseRefused { url, source: said_once(source) }
         }
         OpenStoreError::Thread(source) => OpenError::DatabaseRefused { url, source: source.into() },
         OpenStoreError::Migrate(source) => OpenError::DatabaseRefused { url, source: source.into() },
+    }
+}
+
+/// What a database, or the way to it, has said: without the line of PostgreSQL's source, and without what sqlx says of its own cause again.
+fn said_once(error: sqlx::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        sqlx::Error::Database(said) => said.message().into(),
+        sqlx::Error::Io(error) => error.into(),
+        error => error.into(),
     }
 }
 
@@ -271,9 +340,15 @@ pub(crate) fn read_secret(file: &Path) -> io::Result<Option<String>> {
 
 /// Makes the renaming of a file in this one's directory last.
 pub(crate) fn sync_dir(file: &Path) -> io::Result<()> {
+    File::open(dir_of(file))?.sync_all()
+}
+
+/// A name alone is one of the working directory, though it has no directory in it.
+fn dir_of(file: &Path) -> &Path {
     match file.parent() {
-        Some(dir) => File::open(dir)?.sync_all(),
-        None => Ok(()),
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        Some(_) => Path::new("."),
+        None => file,
     }
 }
 
@@ -303,6 +378,16 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_is_one_home_for_all_its_processes_and_a_copy_is_another() {
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let home = |dir: &Path| DataDir::open(dir, &Database::DataDir).unwrap().home().to_owned();
+        let first = home(dir.path());
+        assert_eq!(home(dir.path()), first);
+        fs::copy(dir.path().join("lock"), copy.path().join("lock")).unwrap();
+        assert_ne!(home(copy.path()), first);
+    }
+
+    #[test]
     fn a_lock_that_a_child_had_when_its_parent_ended_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path(), &Database::DataDir).unwrap();
@@ -315,6 +400,57 @@ mod tests {
         });
         assert!(DataDir::open(dir.path(), &Database::DataDir).is_ok());
         child.join().unwrap();
+    }
+
+    #[test]
+    fn a_directory_whose_state_is_in_postgres_is_refused_without_it_and_left_as_it_was() {
+        for left in [MIGRATED, SERVER_ID] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(left), "x").unwrap();
+            let Err(error) = DataDir::open(dir.path(), &Database::DataDir) else { panic!("it opened") };
+            assert!(matches!(error, OpenError::Moved { .. }), "{error}");
+            assert!(error.to_string().contains("`--database`"), "{error}");
+            assert!(!database_file(dir.path()).exists());
+            let postgres = Database::Postgres("postgres://db/wharf".parse().unwrap());
+            assert!(DataDir::open(dir.path(), &postgres).is_ok(), "{left}");
+            fs::write(database_file(dir.path()), "x").unwrap();
+            assert!(DataDir::open(dir.path(), &Database::DataDir).is_ok(), "{left}");
+        }
+    }
+
+    #[test]
+    fn a_database_that_has_moved_gets_another_name_with_all_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["", "-wal"] {
+            fs::write(dir.path().join(format!("wharf.db{part}")), part).unwrap();
+        }
+        let opened = DataDir::open(dir.path(), &Database::DataDir).unwrap();
+        opened.put_database_aside().unwrap();
+        opened.put_database_aside().unwrap();
+        drop(opened);
+        for part in ["", "-wal"] {
+            let file = dir.path().join(format!("wharf.db.migrated{part}"));
+            assert_eq!(fs::read_to_string(file).unwrap(), part);
+        }
+        assert!(has_moved(dir.path()));
+    }
+
+    #[test]
+    fn what_a_connection_came_up_against_is_said_once() {
+        let refused = sqlx::Error::Io(io::ErrorKind::ConnectionRefused.into());
+        let url = "postgres://wharf@db/wharf".parse().unwrap();
+        let error = postgres_error(url, OpenStoreError::Away(refused));
+        let text = crate::reconcile::chain(&error);
+        assert!(text.contains("does not answer"), "{text}");
+        assert_eq!(text.matches("connection refused").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_name_alone_is_one_of_the_working_directory() {
+        for (file, dir) in [("one.tar", "."), ("a/one.tar", "a"), ("/one.tar", "/"), ("/", "/")] {
+            assert_eq!(dir_of(Path::new(file)), Path::new(dir), "{file}");
+        }
+        sync_dir(Path::new("one.tar")).unwrap();
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::git;
 use crate::reconcile::{self, chain};
-use crate::store::lease::{LEASE, Leases};
+use crate::store::lease::{LEASE, Leases, Taking, Twin};
 
 /// How often a leader renews, and others look whether they can have the lease.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -98,9 +98,41 @@ impl Lease {
     }
 }
 
+/// What this process knows of another one with its server's id.
+///
+/// A machine that was started anew, or a folder that was brought to another one, finds the lease of its own past under its id, for as long as
+/// that lasts. Whatever has it for longer is alive.
+#[derive(Debug, Default)]
+struct Twins {
+    /// Who has the lease, and since when this is known.
+    seen: Option<(Twin, Instant)>,
+    told: bool,
+}
+
+impl Twins {
+    /// Takes in who has the lease under this id, and says whether people have to be told.
+    fn have_to_be_told(&mut self, now: Instant, twin: Option<&Twin>) -> bool {
+        let Some(twin) = twin else {
+            *self = Self::default();
+            return false;
+        };
+        match &self.seen {
+            Some((seen, since)) if seen == twin => {
+                let tell = !self.told && now.saturating_duration_since(*since) > LEASE;
+                self.told |= tell;
+                tell
+            }
+            _ => {
+                *self = Self { seen: Some((twin.clone(), now)), told: false };
+                false
+            }
+        }
+    }
+}
+
 /// Leads when it can, until `shutdown`. It returns before that only if a loop ended by itself.
 pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
-    match context.store.leases(&context.server, &context.config.address) {
+    match context.store.leases(context.candidate()) {
         Some(leases) => compete(&context, &leases, shutdown).await,
         None => {
             let mut loops = Loops::start(&context);
@@ -116,6 +148,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
 async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: CancellationToken) {
     let mut lease = Lease::new(clock::now());
     let mut loops: Option<Loops> = None;
+    let mut twins = Twins::default();
     while !shutdown.is_cancelled() {
         let now = clock::now();
         match lease.step(now) {
@@ -133,16 +166,23 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
                 }
             }
             Step::Take => {
-                let answer = timeout(ANSWER_MAX, leases.take(Timestamp::now())).await;
-                let answer = match answer {
-                    Ok(Ok(Some(epoch))) => Answer::Granted(epoch),
-                    Ok(Ok(None)) => Answer::Refused,
+                let mut twin = None;
+                let answer = match timeout(ANSWER_MAX, leases.take(Timestamp::now())).await {
+                    Ok(Ok(Taking::Taken(epoch))) => Answer::Granted(epoch),
+                    Ok(Ok(Taking::Refused(other))) => {
+                        twin = other;
+                        Answer::Refused
+                    }
                     Ok(Err(error)) => {
                         debug!("cannot ask for the lease: {}", chain(&error));
                         Answer::Failed
                     }
                     Err(_) => Answer::Failed,
                 };
+                let is_news = twins.have_to_be_told(clock::now(), twin.as_ref());
+                if let Some(twin) = twin.filter(|_| is_news) {
+                    warn!("{}", about_twin(context, &twin));
+                }
                 lease.answered(now, clock::now(), answer);
                 tell_until(context, &lease);
                 if let Answer::Granted(epoch) = answer {
@@ -176,6 +216,16 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
     }
     stop(context, loops, SHUTDOWN_GRACE).await;
     give_up(leases).await;
+}
+
+fn about_twin(context: &Context, twin: &Twin) -> String {
+    format!(
+        "another process, at {}, uses this `server.id` and leads; it was started at {}. This one does not lead while that one does: stop \
+         it, or, if {} is a copy of its data directory, remove `server.id` there and start again",
+        twin.address,
+        twin.started_at,
+        context.config.data_dir.display()
+    )
 }
 
 fn tell_until(context: &Context, lease: &Lease) {
@@ -315,6 +365,23 @@ mod tests {
         lease.answered(start, start, Answer::Granted(7));
         lease.answered(at(start, 500), at(start, 510), Answer::Refused);
         assert_eq!(lease.step(at(start, 510)), Step::Resign);
+    }
+
+    #[test]
+    fn another_process_with_the_same_id_is_told_of_once_when_it_outlives_the_lease() {
+        let start = Instant::now();
+        let twin = |address: &str| Twin { address: address.to_owned(), started_at: Timestamp::UNIX_EPOCH };
+        let (a, b) = (twin("a:7071"), twin("b:7071"));
+        let mut twins = Twins::default();
+        let told: Vec<u64> = (0..20)
+            .map(|turn| turn * 500)
+            .filter(|millis| twins.have_to_be_told(at(start, *millis), Some(&a)))
+            .collect();
+        assert_eq!(told, [2500], "the lease of a process that has ended lasts for 2 s");
+        assert!(!twins.have_to_be_told(at(start, 10_000), Some(&b)), "it is another one");
+        assert!(twins.have_to_be_told(at(start, 12_500), Some(&b)));
+        assert!(!twins.have_to_be_told(at(start, 13_000), None));
+        assert!(!twins.have_to_be_told(at(start, 20_000), Some(&b)), "it was gone meanwhile");
     }
 
     #[test]

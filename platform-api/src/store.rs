@@ -60,7 +60,7 @@ pub use location::{Database, NotAPostgresUrl, PostgresUrl};
 #[cfg(test)]
 pub(crate) use query::query;
 
-use lease::{Leader, Leases};
+use lease::{Candidate, Leader, Leases};
 use news::Follower;
 pub(crate) use news::News;
 use postgres::PostgresStore;
@@ -255,11 +255,11 @@ impl Store {
         }
     }
 
-    /// The way to the lease for one server, which others reach at an address. None: there are no others.
-    pub(crate) fn leases(&self, server: &str, address: &str) -> Option<Leases> {
+    /// The way to the lease for one process. None: there are no others.
+    pub(crate) fn leases(&self, candidate: Candidate) -> Option<Leases> {
         match &self.0 {
             Kind::Sqlite(_) => None,
-            Kind::Postgres(store) => Some(store.leases(server, address)),
+            Kind::Postgres(store) => Some(store.leases(candidate)),
         }
     }
 

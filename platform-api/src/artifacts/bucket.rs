@@ -17,13 +17,13 @@ use object_store::path::Path as Key;
 use object_store::{
     BackoffConfig, ClientConfigKey, MultipartUpload, ObjectStore, ObjectStoreExt, RetryConfig,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use wharf_types::{Digest, Timestamp};
 
+use super::owner::{MARK, Mark};
 use super::{ArtifactError, IMAGE_ARCHIVE_MOST_BYTES, STALL_MAX, UPLOAD_MAX};
 pub use at::{BucketAt, BucketUrl, NotABucketUrl};
 
@@ -33,8 +33,6 @@ const PART_BYTES: usize = 8 << 20;
 const PARTS_AT_ONCE: usize = 3;
 /// How long a request without much of a body may take in all, with its retries.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// Says whose the artifacts are. Written at each start, which shows that this can be done.
-const MARK: &str = "wharf.json";
 /// What is below here was found to be something else than its name says.
 const DAMAGED: &str = "damaged";
 
@@ -99,15 +97,6 @@ pub(crate) struct Bucket {
     at: BucketAt,
 }
 
-/// What stands in [`MARK`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Mark {
-    format: u32,
-    /// Whose artifacts are here, and for which time they have been brought to another place with this.
-    pub(crate) platform: String,
-    pub(crate) moves: u64,
-}
-
 impl Bucket {
     /// Asks nothing of the bucket yet.
     pub(crate) fn connect(at: &BucketAt) -> Result<Self, BucketError> {
@@ -133,13 +122,14 @@ impl Bucket {
         }
     }
 
-    /// Makes sure that this is the bucket of this platform and of no other, and that it can be written, read and listed.
+    /// Makes sure that this is the bucket of this platform and of no other, and that it can be written, read and listed. The mark is written
+    /// at each start, which shows that this can be done.
     pub(crate) async fn claim(&self, platform: &str, moves: u64) -> Result<(), BucketError> {
         let url = || self.at.url.clone();
         if self.mark().await?.is_some_and(|mark| mark.platform != platform) {
             return Err(BucketError::OfAnother { url: url(), own: platform.to_owned() });
         }
-        let mark = Mark { format: 1, platform: platform.to_owned(), moves };
+        let mark = Mark::new(platform, moves);
         self.ask(self.store.put(&self.at.key(MARK), json!(mark).to_string().into())).await?;
         if self.mark().await? != Some(mark) {
             let why = format!("`{}` does not read as it was written", self.at.key(MARK));

@@ -1,7 +1,8 @@
 //! Gives up the artifacts, and the archives of files, that nobody needs any more: those that no kept release is made of.
 //!
 //! An artifact is pushed before its release is made, so one that was pushed a short while ago stays. The file goes after its
-//! row: what a crash leaves in between is a file without a row, and those are looked for, too.
+//! row: what a crash leaves in between is a file without a row, and those are looked for, too. Nothing is lost by looking late, and much by
+//! looking with the wrong database, so these are left alone just after a start, and by a platform that knows no artifacts at all.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +26,13 @@ const REMOVAL_MAX: Duration = Duration::from_secs(300);
 /// Batches of old records that are forgotten in a row.
 const BATCHES_MAX: usize = 20;
 
+/// What becomes of files that had no row when they were looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strays {
+    Kept,
+    Removed,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Collected {
     pub(crate) rows: u64,
@@ -35,6 +43,7 @@ pub(crate) struct Collected {
 pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let mut period = interval(PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut strays = Strays::Kept;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -46,7 +55,9 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
                 chain(&error)
             );
         }
-        match collect(&context, Timestamp::now()).await {
+        let collected = collect(&context, Timestamp::now(), strays).await;
+        strays = Strays::Removed;
+        match collected {
             Ok(Collected { rows: 0, files: 0 }) => {}
             Ok(Collected { rows, files }) => {
                 info!("gave up {rows} artifacts that no release uses, and {files} files");
@@ -70,7 +81,7 @@ async fn forget_records(context: &Context) -> store::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<Collected> {
+pub(crate) async fn collect(context: &Context, now: Timestamp, strays: Strays) -> store::Result<Collected> {
     let is_shared = context.config.artifacts.is_shared();
     // An upload has its file before it has its row, so this is done while there is none. Uploads into a bucket are in the database, also
     // those of this server, and must not wait for its storage.
@@ -84,15 +95,10 @@ pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<
         Vec::new()
     });
     let mut tx = context.write_as_leader().await?;
+    let had = known(&mut tx).await?;
     let rows = store::artifact::delete_unused(&mut tx, before).await?
         + store::archive::delete_unused(&mut tx, before).await?;
-    let mut known: BTreeSet<Digest> = store::artifact::digests(&mut tx).await?.into_iter().collect();
-    known.extend(store::archive::digests(&mut tx).await?);
-    let mut unused: Vec<Digest> = stored
-        .into_iter()
-        .filter(|(digest, written_at)| !known.contains(digest) && *written_at < before)
-        .map(|(digest, _)| digest)
-        .collect();
+    let mut unused = unused(stored, before, &had, &known(&mut tx).await?, strays);
     if is_shared {
         unused = claim(&mut tx, unused, before, now).await?;
     }
@@ -118,6 +124,30 @@ pub(crate) async fn collect(context: &Context, now: Timestamp) -> store::Result<
         }
     }
     Ok(Collected { rows, files })
+}
+
+/// What the database speaks of.
+async fn known(tx: &mut Tx) -> store::Result<BTreeSet<Digest>> {
+    let mut known: BTreeSet<Digest> = store::artifact::digests(tx).await?.into_iter().collect();
+    known.extend(store::archive::digests(tx).await?);
+    Ok(known)
+}
+
+/// Of the files that were there already at a time, those that go: `had` rows when they were looked for, and of these some are `left`.
+fn unused(
+    stored: Vec<(Digest, Timestamp)>,
+    before: Timestamp,
+    had: &BTreeSet<Digest>,
+    left: &BTreeSet<Digest>,
+    strays: Strays,
+) -> Vec<Digest> {
+    let strays_go = strays == Strays::Removed && !had.is_empty();
+    stored
+        .into_iter()
+        .filter(|(digest, written_at)| !left.contains(digest) && *written_at < before)
+        .map(|(digest, _)| digest)
+        .filter(|digest| strays_go || had.contains(digest))
+        .collect()
 }
 
 /// Of bytes that nobody uses, those that can be removed, because no server brings them in; from now on none does. Together with those
@@ -159,6 +189,19 @@ mod tests {
         Timestamp::now() + 2 * UNUSED_MAX
     }
 
+    #[test]
+    fn files_without_a_row_stay_after_a_start_and_where_no_artifact_is_known() {
+        let [kept, given_up, stray, new] = [b"a", b"b", b"c", b"d"].map(|octets| Digest::of(octets));
+        let at = |secs| Timestamp::from_second(secs).unwrap();
+        let stored = || vec![(kept, at(0)), (given_up, at(0)), (stray, at(0)), (new, at(10))];
+        let (had, left) = (BTreeSet::from([kept, given_up]), BTreeSet::from([kept]));
+        assert_eq!(unused(stored(), at(5), &had, &left, Strays::Removed), [given_up, stray]);
+        assert_eq!(unused(stored(), at(5), &had, &left, Strays::Kept), [given_up]);
+        let none = BTreeSet::new();
+        assert_eq!(unused(stored(), at(5), &none, &none, Strays::Removed), []);
+        assert_eq!(unused(stored(), at(5), &had, &none, Strays::Removed), [kept, given_up, stray]);
+    }
+
     #[tokio::test]
     async fn an_artifact_that_no_release_uses_goes_after_a_while_and_a_used_one_stays() {
         let platform = Platform::start().await;
@@ -174,9 +217,12 @@ mod tests {
             .await
             .unwrap();
 
-        assert_eq!(collect(&platform.context, Timestamp::now()).await.unwrap(), Collected::default());
+        assert_eq!(
+            collect(&platform.context, Timestamp::now(), Strays::Removed).await.unwrap(),
+            Collected::default()
+        );
         assert!(platform.knows(1).await);
-        let collected = collect(&platform.context, in_two_hours()).await.unwrap();
+        let collected = collect(&platform.context, in_two_hours(), Strays::Removed).await.unwrap();
         assert_eq!(collected, Collected { rows: 1, files: 2 });
         assert_eq!((platform.knows(0).await, platform.knows(1).await), (true, false));
         for (digest, there) in [(Digest::of(&component(0)), true), (Digest::of(&component(1)), false)] {
@@ -198,7 +244,7 @@ mod tests {
         platform.push_files(&unused).await.is(201);
         let spec = serde_json::json!({"files": {"digest": Digest::of(&used)}});
         platform.deploy("hello", &component(0), spec).await.is(201);
-        let collected = collect(&platform.context, in_two_hours()).await.unwrap();
+        let collected = collect(&platform.context, in_two_hours(), Strays::Removed).await.unwrap();
         assert_eq!(collected, Collected { rows: 1, files: 1 });
         for (files, there) in [(used, true), (unused, false)] {
             assert_eq!(platform.context.artifacts.open(Digest::of(&files)).await.unwrap().is_some(), there);
@@ -210,8 +256,11 @@ mod tests {
         let platform = Platform::start().await;
         platform.push("default", &component(0)).await.is(201);
         let upload = platform.context.uploads.try_acquire().unwrap();
-        assert_eq!(collect(&platform.context, in_two_hours()).await.unwrap(), Collected::default());
+        assert_eq!(
+            collect(&platform.context, in_two_hours(), Strays::Removed).await.unwrap(),
+            Collected::default()
+        );
         drop(upload);
-        assert_eq!(collect(&platform.context, in_two_hours()).await.unwrap().rows, 1);
+        assert_eq!(collect(&platform.context, in_two_hours(), Strays::Removed).await.unwrap().rows, 1);
     }
 }

@@ -11,9 +11,9 @@ use super::{ArtifactError, ArtifactStore, Body, Content, Place, PutError};
 use crate::data_dir::sync_dir;
 
 /// Within the data directory.
-pub(crate) const DIR: &str = "artifacts";
+const DIR: &str = "artifacts";
 
-/// `DIR/sha256/ab/<64 digits>`.
+/// `DIR/sha256/ab/<64 digits>`, and beside them whose they are.
 pub(crate) struct LocalArtifacts {
     dir: PathBuf,
     incoming: PathBuf,
@@ -36,13 +36,23 @@ pub(super) fn path_in(dir: &Path, digest: Digest) -> PathBuf {
     dir.join("sha256").join(&hex[..2]).join(hex)
 }
 
+/// Where the platform with this data directory keeps its artifacts, unless they are in a bucket.
+pub(crate) fn folder_of(data_dir: &Path) -> PathBuf {
+    data_dir.join(DIR)
+}
+
+/// Where an artifact of a backup is written before it gets its name. The next start clears the place.
+pub(crate) fn draft_of(data_dir: &Path) -> PathBuf {
+    folder_of(data_dir).join(incoming::DIR).join("restored")
+}
+
 /// Where the platform with this data directory keeps an artifact. It never changes, so whoever reads it needs no lock; it may go.
 pub fn artifact_file(data_dir: &Path, digest: Digest) -> PathBuf {
-    path_in(&data_dir.join(DIR), digest)
+    path_in(&folder_of(data_dir), digest)
 }
 
 /// Gives a file that is whole the name under which it is found, so that the name lasts.
-pub(super) fn keep(draft: &Path, target: &Path) -> io::Result<()> {
+pub(crate) fn keep(draft: &Path, target: &Path) -> io::Result<()> {
     if let Some(dir) = target.parent() {
         fs::create_dir_all(dir)?;
         sync_dir(dir)?;

@@ -14,9 +14,12 @@ use wharf_types::Digest;
 use super::{Body, Content, PutError, STALL_MAX, UPLOAD_MAX};
 use crate::inspect;
 
+/// Within the folder of artifacts.
+pub(super) const DIR: &str = "incoming";
+
 /// Makes a folder for what is being written, without what was when the process ended before.
 pub(super) fn folder_in(dir: &Path) -> io::Result<PathBuf> {
-    let incoming = dir.join("incoming");
+    let incoming = dir.join(DIR);
     match fs::remove_dir_all(&incoming) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

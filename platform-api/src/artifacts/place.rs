@@ -10,11 +10,12 @@ use wharf_types::Digest;
 
 use super::bucket::{Bucket, BucketAt, BucketError};
 use super::cache::{self, Cache};
-use super::folder::{DIR, LocalArtifacts, path_in, stored_in};
+use super::folder::{LocalArtifacts, folder_of, path_in, stored_in};
+use super::owner::{self, FolderError};
 use super::shared::SharedArtifacts;
 use super::{ArtifactError, ArtifactStore};
 use crate::store::platform::Platform;
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Store, StoreError, Tx};
 
 /// Where artifacts are kept.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +50,8 @@ pub(crate) enum PlaceError {
     #[error(transparent)]
     Bucket(#[from] BucketError),
     #[error(transparent)]
+    Folder(FolderError),
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error(
         "the artifacts of this platform are in {known}: start with `--artifacts {known}`. To have them in another bucket, stop all servers and \
@@ -60,6 +63,15 @@ pub(crate) enum PlaceError {
         known.as_deref().unwrap_or("in its data folder")
     )]
     OthersRun { other: String, known: Option<String> },
+}
+
+impl From<FolderError> for PlaceError {
+    fn from(error: FolderError) -> Self {
+        match error {
+            FolderError::Disk(error) => Self::Disk(error),
+            error => Self::Folder(error),
+        }
+    }
 }
 
 impl From<ArtifactError> for PlaceError {
@@ -108,14 +120,23 @@ pub(crate) async fn open(
     at: &ArtifactsAt,
     image_archive_max_bytes: u64,
 ) -> Result<Arc<dyn ArtifactStore>, PlaceError> {
+    let folder = folder_of(data_dir);
+    let found = owner::look(&folder)?;
     let mut tx = store.write().await?;
-    store::platform::found(&mut tx).await?;
+    let is_new = store::platform::found(&mut tx).await?;
     let platform = store::platform::get(&mut tx).await?.ok_or_else(|| io::Error::other("no platform"))?;
     let place = check(&platform, at)?;
+    found.check(&platform.id)?;
+    if is_new && !at.is_shared() && knows_none(&mut tx).await? {
+        found.check_new()?;
+    }
     tx.commit().await?;
-    let folder = data_dir.join(DIR);
     let at = match at {
-        ArtifactsAt::DataDir => return Ok(Arc::new(LocalArtifacts::open(folder)?)),
+        ArtifactsAt::DataDir => {
+            let artifacts = LocalArtifacts::open(folder)?;
+            found.claim(&platform.id, platform.moves)?;
+            return Ok(Arc::new(artifacts));
+        }
         ArtifactsAt::Bucket(at) => at,
     };
     let bucket = Bucket::connect(at)?;
@@ -138,6 +159,11 @@ pub(crate) async fn open(
     put_aside(&folder)?;
     let cache = Cache::open(data_dir.join(cache::DIR), cache::max_bytes(image_archive_max_bytes))?;
     Ok(Arc::new(SharedArtifacts::open(bucket, cache)))
+}
+
+/// Whether a database speaks of no artifacts at all.
+async fn knows_none(tx: &mut Tx) -> Result<bool, PlaceError> {
+    Ok(store::artifact::digests(tx).await?.is_empty() && store::archive::digests(tx).await?.is_empty())
 }
 
 async fn nobody_else_runs(store: &Store, server: &str, platform: &Platform) -> Result<(), PlaceError> {

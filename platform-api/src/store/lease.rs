@@ -9,8 +9,8 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use wharf_types::Timestamp;
 
-use super::codec::number;
-use super::query::{in_time, query};
+use super::codec::{number, time};
+use super::query::{in_time, query, query_as};
 use super::{Result, StoreError, change, postgres, rollout};
 
 /// How long a lease lasts from when it was taken or renewed.
@@ -22,6 +22,35 @@ pub(crate) struct Leader {
     pub(crate) epoch: u64,
     /// Where other servers reach it.
     pub(crate) address: String,
+}
+
+/// Who wants to lead.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    /// Tells a server from others, but for those whose folder is a copy of another's.
+    pub(crate) server: String,
+    /// Which folder on which running machine it is of. A folder has one process at a time.
+    pub(crate) home: String,
+    /// Where other servers reach it.
+    pub(crate) address: String,
+    pub(crate) started_at: Timestamp,
+}
+
+/// Another process that has the lease under this server's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Twin {
+    pub(crate) address: String,
+    /// By its own clock.
+    pub(crate) started_at: Timestamp,
+}
+
+/// What became of an attempt to take the lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Taking {
+    /// In this epoch.
+    Taken(u64),
+    /// Another process has it: one of another server, unless it is a twin.
+    Refused(Option<Twin>),
 }
 
 /// What time it is, where all servers ask.
@@ -36,18 +65,18 @@ macro_rules! clock {
 pub(crate) struct Leases {
     pool: PgPool,
     origin: Arc<str>,
-    server: String,
-    address: String,
+    candidate: Candidate,
 }
 
 impl Leases {
-    pub(super) fn new(pool: PgPool, origin: Arc<str>, server: &str, address: &str) -> Self {
-        Self { pool, origin, server: server.to_owned(), address: address.to_owned() }
+    pub(super) fn new(pool: PgPool, origin: Arc<str>, candidate: Candidate) -> Self {
+        Self { pool, origin, candidate }
     }
 
-    /// Takes the lease and returns the new epoch. None: another server has it. One that this server itself has not given up is of a
-    /// process that has ended, because a data directory is one process's alone.
-    pub(crate) async fn take(&self, now: Timestamp) -> Result<Option<u64>> {
+    /// Takes the lease, unless another process has it. One that was not given up in this process's own home is of a process that has ended,
+    /// because a data directory is one process's alone; that of a copy of the directory may live.
+    pub(crate) async fn take(&self, now: Timestamp) -> Result<Taking> {
+        let Candidate { server, home, address, started_at } = &self.candidate;
         let mut tx = postgres::begin(&self.pool, postgres::BEGIN_WRITE, &self.origin).await?;
         let taken = query(concat!(
             "UPDATE lease SET epoch = (SELECT value + 1 FROM counter WHERE counter.name = 'starts'), holder = $1, address = $2,
@@ -55,18 +84,30 @@ impl Leases {
             clock!(),
             ", since = ",
             clock!(),
-            " WHERE name = 'leader' AND (holder = $1 OR expires_at <= ",
+            ", holder_home = $4, holder_started_at = $5
+             WHERE name = 'leader' AND ((holder = $1 AND holder_home = $4) OR expires_at <= ",
             clock!(),
             ")"
         ));
-        let taken = taken.bind(&self.server).bind(&self.address).bind(lease_micros());
+        let taken = taken.bind(server).bind(address).bind(lease_micros());
+        let taken = taken.bind(home).bind(started_at.as_microsecond());
         if taken.execute(&mut tx).await?.rows_affected() == 0 {
-            return Ok(None);
+            let twin: Option<(String, i64)> = query_as(
+                "SELECT address, holder_started_at FROM lease
+                 WHERE name = 'leader' AND holder = $1 AND holder_home <> $2 AND holder_home <> ''",
+            )
+            .bind(server)
+            .bind(home)
+            .fetch_optional(&mut tx)
+            .await?;
+            let twin = twin
+                .map(|(address, micros)| Ok::<_, StoreError>(Twin { address, started_at: time(micros)? }));
+            return Ok(Taking::Refused(twin.transpose()?));
         }
         let epoch = change::count(&mut tx, "starts").await?;
         rollout::restart_deadlines(&mut tx, now).await?;
         tx.commit().await?;
-        Ok(Some(number(epoch)?))
+        Ok(Taking::Taken(number(epoch)?))
     }
 
     /// Lets the lease of an epoch last longer. False: another epoch has begun.
@@ -81,12 +122,13 @@ impl Leases {
         Ok(in_time(renewed.execute(&self.pool)).await?.rows_affected() == 1)
     }
 
-    /// Lets others have it at once, if this server has it.
+    /// Lets others have it at once, if this process has it.
     pub(crate) async fn release(&self) -> Result<()> {
         let released = sqlx::query(
-            "UPDATE lease SET expires_at = 0, address = '' WHERE name = 'leader' AND holder = $1",
+            "UPDATE lease SET expires_at = 0, address = '' WHERE name = 'leader' AND holder = $1 AND holder_home = $2",
         )
-        .bind(&self.server);
+        .bind(&self.candidate.server)
+        .bind(&self.candidate.home);
         in_time(released.execute(&self.pool)).await?;
         Ok(())
     }

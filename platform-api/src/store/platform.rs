@@ -5,7 +5,7 @@ use super::{Conn, Result};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Platform {
-    /// Tells it from other platforms, in buckets. A backup that is restored is the same platform.
+    /// Tells it from other platforms, where artifacts are. A backup that is restored is the same platform.
     pub(crate) id: String,
     /// The URL of the bucket that has the artifacts. None: they are in the data directories of servers.
     pub(crate) artifacts: Option<String>,
@@ -13,14 +13,13 @@ pub(crate) struct Platform {
     pub(crate) moves: u64,
 }
 
-/// Makes the row unless there is one.
-pub(crate) async fn found(conn: &mut Conn) -> Result<()> {
+/// Makes the row. `false`: there was one.
+pub(crate) async fn found(conn: &mut Conn) -> Result<bool> {
     let id = uuid::Uuid::now_v7().to_string();
-    query("INSERT INTO platform (only_one, id, moves) VALUES (1, $1, 0) ON CONFLICT (only_one) DO NOTHING")
-        .bind(id)
-        .execute(conn)
-        .await?;
-    Ok(())
+    let insert = query(
+        "INSERT INTO platform (only_one, id, moves) VALUES (1, $1, 0) ON CONFLICT (only_one) DO NOTHING",
+    );
+    Ok(insert.bind(id).execute(conn).await?.rows_affected() == 1)
 }
 
 /// None: nobody has founded it yet.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection, Executor, PgConnection, Postgres};
 use tokio::time::Instant;
 
 use super::conn::{Conn, Tx};
-use super::lease::{self, Leader, Leases};
+use super::lease::{self, Candidate, Leader, Leases};
 use super::news::{self, Follower};
 use super::query::in_time;
 use super::server::{self, About, Server};
@@ -24,6 +25,8 @@ const WRITERS: u32 = 4;
 const READERS: u32 = 8;
 /// How long a request waits for a database that is away, or for its turn.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long the one attempt may take that finds out why all others were in vain.
+const WHY_MAX: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is asked whether it is still one.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// The first version whose databases have what is used here.
@@ -77,7 +80,7 @@ impl PostgresStore {
         };
         let (writes, reads) = (pool(WRITERS), pool(READERS));
         let (listening, leasing) = (pool(1), pool(1));
-        let mut conn = writes.acquire().await.map_err(open_error)?;
+        let mut conn = first_of(&writes, &options).await?;
         check(&mut conn).await?;
         migrator.run(&mut *conn).await.map_err(|error| migrate_error(error, open_error))?;
         drop(conn);
@@ -102,8 +105,8 @@ impl PostgresStore {
         Follower::new(self.reads.clone(), self.listening.clone(), self.origin.clone(), self.opened_at)
     }
 
-    pub(super) fn leases(&self, server: &str, address: &str) -> Leases {
-        Leases::new(self.leasing.clone(), self.origin.clone(), server, address)
+    pub(super) fn leases(&self, candidate: Candidate) -> Leases {
+        Leases::new(self.leasing.clone(), self.origin.clone(), candidate)
     }
 
     pub(super) async fn leader(&self) -> Result<Option<Leader>> {
@@ -152,10 +155,29 @@ impl PostgresStore {
 
 pub(super) async fn snapshot(url: &PostgresUrl) -> std::result::Result<Conn, OpenStoreError> {
     let options = url.options().map_err(OpenStoreError::Open)?.application_name("wharf");
-    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(WAIT_MAX).connect_lazy_with(options);
-    let mut conn = pool.acquire().await.map_err(open_error)?;
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(WAIT_MAX);
+    let pool = pool.connect_lazy_with(options.clone());
+    let mut conn = first_of(&pool, &options).await?;
     conn.execute(BEGIN_READ).await.map_err(open_error)?;
     Ok(conn.into())
+}
+
+/// The first connection. A pool waits for a database that is just starting, and in the end says only that it has waited: one more attempt
+/// says why.
+async fn first_of(
+    pool: &PgPool,
+    options: &PgConnectOptions,
+) -> std::result::Result<PoolConnection<Postgres>, OpenStoreError> {
+    match pool.acquire().await {
+        Err(sqlx::Error::PoolTimedOut) => {
+            let attempt = tokio::time::timeout(WHY_MAX, PgConnection::connect_with(options)).await;
+            Err(open_error(match attempt {
+                Ok(Err(why)) => why,
+                Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
+            }))
+        }
+        first => first.map_err(open_error),
+    }
 }
 
 /// Begins a transaction. A connection that turns out to be none any more has done nothing yet, so another one is taken.

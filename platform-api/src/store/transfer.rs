@@ -1,9 +1,10 @@
 //! All rows of a database, taken out of one and put into another, of either kind.
 //!
-//! Which tables and columns there are, and which refer to which, is asked of the database, so that no table can be forgotten. A row goes as
-//! a JSON list, which both databases make themselves.
+//! Which tables are Wharf's is read in the migrations, so that none can be forgotten and none of somebody else is touched. Which columns they
+//! have, and which refer to which, is asked of the database. A row goes as a JSON list, which both databases make themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
@@ -13,10 +14,13 @@ use sqlx::AssertSqlSafe;
 
 use super::conn::{Conn, Link};
 use super::query::{Value, query_as, query_built};
-use super::{Result, StoreError, Tx};
+use super::{MIGRATOR, Result, StoreError, Tx};
 
 /// What is each database's own: its version of the tables, who leads, and what other processes were told.
 const NOT_TAKEN: [&str; 4] = ["_sqlx_migrations", "change", "lease", "server"];
+/// Every table that a version of Wharf has had.
+static OWN: LazyLock<BTreeSet<&'static str>> =
+    LazyLock::new(|| MIGRATOR.iter().flat_map(|migration| made_by(migration.sql.as_str())).collect());
 /// Rows of one statement: their values have to fit into the parameters that a statement may have.
 const ROWS: usize = 100;
 
@@ -37,19 +41,24 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(declared: &str) -> Result<Self> {
-        Ok(match declared.to_ascii_uppercase().as_str() {
+    fn of(declared: &str) -> Option<Self> {
+        Some(match declared.to_ascii_uppercase().as_str() {
             "BIGINT" => Self::Number,
             "TEXT" => Self::Text,
             "BOOLEAN" => Self::Bool,
             "BYTEA" => Self::Octets,
-            other => return Err(StoreError::Corrupt(format!("nobody here knows the type {other}"))),
+            _ => return None,
         })
     }
 }
 
-/// The tables in an order in which each comes after those that it refers to.
-pub(crate) async fn tables(conn: &mut Conn) -> Result<Vec<Table>> {
+/// The tables that the statements of a migration make.
+fn made_by(sql: &'static str) -> impl Iterator<Item = &'static str> {
+    sql.lines().filter_map(|line| line.strip_prefix("CREATE TABLE ")?.split([' ', '(']).next())
+}
+
+/// All tables that stand beside ours in the database, and ours.
+async fn names(conn: &mut Conn) -> Result<Vec<String>> {
     let is_postgres = matches!(conn.link(), Link::Postgres(_));
     let names: Vec<(String,)> = query_as(if is_postgres {
         "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = current_schema() ORDER BY tablename"
@@ -58,8 +67,19 @@ pub(crate) async fn tables(conn: &mut Conn) -> Result<Vec<Table>> {
     })
     .fetch_all(conn)
     .await?;
+    Ok(names.into_iter().map(|(name,)| name).filter(|name| !NOT_TAKEN.contains(&name.as_str())).collect())
+}
+
+/// The tables that are not Wharf's: nothing is taken out of them, or put in.
+pub(crate) async fn foreign(conn: &mut Conn) -> Result<Vec<String>> {
+    Ok(names(conn).await?.into_iter().filter(|name| !OWN.contains(name.as_str())).collect())
+}
+
+/// The tables in an order in which each comes after those that it refers to.
+pub(crate) async fn tables(conn: &mut Conn) -> Result<Vec<Table>> {
+    let is_postgres = matches!(conn.link(), Link::Postgres(_));
     let mut waiting: BTreeMap<String, (Table, BTreeSet<String>)> = BTreeMap::new();
-    for (name,) in names.into_iter().filter(|(name,)| !NOT_TAKEN.contains(&name.as_str())) {
+    for name in names(conn).await?.into_iter().filter(|name| OWN.contains(name.as_str())) {
         let columns: Vec<(String, String)> = query_as(if is_postgres {
             "SELECT CAST(column_name AS TEXT), CAST(data_type AS TEXT) FROM information_schema.columns
              WHERE table_schema = current_schema() AND table_name = $1 ORDER BY ordinal_position"
@@ -78,7 +98,12 @@ pub(crate) async fn tables(conn: &mut Conn) -> Result<Vec<Table>> {
         .bind(&name)
         .fetch_all(conn)
         .await?;
-        let columns = columns.into_iter().map(|(column, declared)| Ok((column, Kind::of(&declared)?)));
+        let columns = columns.into_iter().map(|(column, declared)| match Kind::of(&declared) {
+            Some(kind) => Ok((column, kind)),
+            None => Err(StoreError::Corrupt(format!(
+                "the column `{column}` of the table `{name}` has the type {declared}, which nobody here knows"
+            ))),
+        });
         let table = Table { name: name.clone(), columns: columns.collect::<Result<_>>()? };
         waiting.insert(name, (table, parents.into_iter().map(|(parent,)| parent).collect()));
     }
@@ -211,4 +236,24 @@ fn octets(hex: &str) -> Option<Vec<u8>> {
         .collect::<Option<_>>()?;
     let (pairs, rest) = digits.as_chunks::<2>();
     rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::query;
+    use crate::tests::database;
+
+    #[tokio::test]
+    async fn the_migrations_say_which_tables_are_ours_and_others_are_passed_over() {
+        let (_dir, store) = database::store().await;
+        let mut tx = store.write().await.unwrap();
+        assert_eq!(foreign(&mut tx).await.unwrap(), Vec::<String>::new());
+        let ours = tables(&mut tx).await.unwrap();
+        let names = names(&mut tx).await.unwrap();
+        assert!(ours.len() > 30 && ours.len() == names.len(), "{names:?}");
+        query("CREATE TABLE inventory (number INTEGER)").execute(&mut tx).await.unwrap();
+        assert_eq!(foreign(&mut tx).await.unwrap(), ["inventory"]);
+        assert_eq!(tables(&mut tx).await.unwrap(), ours);
+    }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use axum::http::Method;
 use serde_json::{Value, json};
+use wharf_types::Digest;
 
 use super::configs::put;
 use super::database::is_postgres;
 use super::fixture::{Platform, component, config, eventually, quick};
 use super::worker::Worker;
-use crate::{ArtifactsAt, BackupError, Config, Database, Keys, OpenError, backup, migrate_store, restore};
+use crate::{
+    ArtifactsAt, BackupError, Config, ControlPlane, Database, Keys, OpenError, backup, migrate_store, restore,
+};
 
 const SECRET: &str = "/v1/namespaces/default/secrets/password";
 
@@ -102,6 +105,70 @@ async fn what_is_not_a_whole_backup_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_table_of_another_program_is_named_and_left_out() {
+    let platform = Platform::start().await;
+    let source = platform.context.config.clone();
+    let mut tx = platform.context.store.write().await.unwrap();
+    crate::store::query("CREATE TABLE inventory (number INTEGER)").execute(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    let archive = kept.path().join("wharf.backup");
+    let mut foreign = Vec::new();
+    let told = |progress: crate::Progress<'_>| {
+        if let crate::Progress::Foreign { table } = progress {
+            foreign.push(table.to_owned());
+        }
+    };
+    let made =
+        backup(&source.data_dir, &source.database, &source.artifacts, &archive, Keys::LeftOut, told).await;
+    let made = made.unwrap();
+    assert_eq!(foreign, ["inventory"]);
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(restore_into(&archive, &config(&dir).await).await.unwrap(), made);
+}
+
+#[tokio::test]
+async fn a_damaged_backup_leaves_no_artifact_and_no_key_and_another_key_is_not_written_over() {
+    let platform = Platform::start().await;
+    put(&platform, SECRET, "hush").await.is(200);
+    let content = component(0);
+    platform.deploy("hello", &content, quick()).await.is(201);
+    let source = platform.context.config.clone();
+    let kept = tempfile::tempdir().unwrap();
+    let archive = kept.path().join("wharf.backup");
+    backup(&source.data_dir, &source.database, &source.artifacts, &archive, Keys::Included, quiet)
+        .await
+        .unwrap();
+    let whole = std::fs::read(&archive).unwrap();
+    let at = whole.windows(content.len()).position(|window| window == content).unwrap();
+    let mut changed = whole.clone();
+    changed[at + content.len() - 1] ^= 1;
+    // Without the artifact and its header, but with the end of an archive.
+    let cut = [&whole[..at - 512], &[0; 1024]].concat();
+
+    let dir = tempfile::tempdir().unwrap();
+    let target = config(&dir).await;
+    let (key, artifact) =
+        (target.data_dir.join("secret.key"), crate::artifact_file(&target.data_dir, Digest::of(&content)));
+    for (octets, why) in [(&changed, "is damaged"), (&cut, "is missing")] {
+        std::fs::write(&archive, octets).unwrap();
+        let refused = restore_into(&archive, &target).await.unwrap_err();
+        assert!(matches!(refused, BackupError::NotABackup { .. }), "{refused}");
+        assert!(refused.to_string().contains(why), "{refused}");
+        assert!(!key.exists() && !artifact.exists(), "{why}");
+    }
+    std::fs::write(&archive, &whole).unwrap();
+    std::fs::write(&key, "another\n").unwrap();
+    let refused = restore_into(&archive, &target).await.unwrap_err();
+    assert!(matches!(refused, BackupError::OtherKey { .. }), "{refused}");
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), "another\n");
+    assert!(!artifact.exists());
+    std::fs::remove_file(&key).unwrap();
+    restore_into(&archive, &target).await.unwrap();
+    assert!(key.exists() && artifact.exists());
+}
+
+#[tokio::test]
 async fn what_stood_in_sqlite_goes_on_in_postgres_with_the_same_token() {
     if !is_postgres() {
         return;
@@ -125,7 +192,9 @@ async fn what_stood_in_sqlite_goes_on_in_postgres_with_the_same_token() {
     .await;
     assert!(moved.rows > 20, "{moved:?}");
     let again = migrate_store(&source.data_dir, &url, quiet).await.unwrap_err();
-    assert!(matches!(again, BackupError::NotEmpty { .. }), "{again}");
+    assert!(matches!(again, BackupError::AlreadyMoved { .. }), "{again}");
+    let Err(without) = ControlPlane::open(source.clone()).await else { panic!("it opened") };
+    assert!(matches!(without, OpenError::Moved { .. }), "{without}");
     let platform = Platform::start_with(target, dir).await;
     platform.leads().await;
     platform.call_as(&admin, Method::GET, "/v1/whoami", Value::Null).await.is(200);

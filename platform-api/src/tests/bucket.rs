@@ -12,7 +12,7 @@ use wharf_types::{Digest, Timestamp};
 use super::fixture::{Platform, component, config, quick};
 use super::object_storage::ObjectStorage;
 use crate::artifacts::Content;
-use crate::artifacts::collect::{Collected, collect};
+use crate::artifacts::collect::{Collected, Strays, collect};
 use crate::{
     ArtifactsAt, BucketAt, BucketError, Config, ControlPlane, Keys, OpenError, backup, restore, store,
 };
@@ -127,7 +127,7 @@ async fn while_the_storage_is_away_a_push_says_so_and_copies_serve() {
     );
     assert_eq!(platform.download(Digest::of(&component(0))).await.0, 200);
     assert_eq!(platform.download(Digest::of(&component(1))).await.0, 503);
-    let collected = collect(&platform.context, Timestamp::now()).await.unwrap();
+    let collected = collect(&platform.context, Timestamp::now(), Strays::Removed).await.unwrap();
     assert_eq!(collected, Collected::default(), "what cannot be listed is looked for later");
     storage.tell("start");
     storage.ask(Method::PUT, "/wharf", "").await;
@@ -250,16 +250,25 @@ async fn what_nobody_uses_goes_from_the_bucket_but_not_what_some_server_brings_i
     let platform = storage.platform().await;
     platform.deploy("hello", &component(0), quick()).await.is(201);
     platform.push("default", &component(1)).await.is(201);
-    assert_eq!(collect(&platform.context, Timestamp::now()).await.unwrap(), Collected::default());
+    assert_eq!(
+        collect(&platform.context, Timestamp::now(), Strays::Removed).await.unwrap(),
+        Collected::default()
+    );
     let digest = Digest::of(&component(1));
     // Another server brings in the same: it has its claim, and no row yet.
     let mut tx = platform.context.store.write().await.unwrap();
     assert!(store::claim::upload(&mut tx, digest, in_two_hours()).await.unwrap());
     tx.commit().await.unwrap();
-    assert_eq!(collect(&platform.context, in_two_hours()).await.unwrap(), Collected { rows: 1, files: 0 });
+    assert_eq!(
+        collect(&platform.context, in_two_hours(), Strays::Removed).await.unwrap(),
+        Collected { rows: 1, files: 0 }
+    );
     assert!(storage.has(digest).await);
     let later = in_two_hours() + Duration::from_secs(2 * 3600);
-    assert_eq!(collect(&platform.context, later).await.unwrap(), Collected { rows: 0, files: 1 });
+    assert_eq!(
+        collect(&platform.context, later, Strays::Removed).await.unwrap(),
+        Collected { rows: 0, files: 1 }
+    );
     assert!(!storage.has(digest).await && storage.has(Digest::of(&component(0))).await);
 }
 
@@ -274,12 +283,15 @@ async fn what_is_being_removed_is_not_brought_in_and_a_removal_that_broke_off_is
     platform.push("default", &component(1)).await.refuses(503, "unavailable", &["being removed", "again"]);
     let now = Timestamp::now();
     assert_eq!(
-        collect(&platform.context, now).await.unwrap(),
+        collect(&platform.context, now, Strays::Removed).await.unwrap(),
         Collected::default(),
         "whoever claimed it is at it"
     );
     let later = now + Duration::from_secs(600);
-    assert_eq!(collect(&platform.context, later).await.unwrap(), Collected { rows: 0, files: 1 });
+    assert_eq!(
+        collect(&platform.context, later, Strays::Removed).await.unwrap(),
+        Collected { rows: 0, files: 1 }
+    );
     platform.push("default", &component(1)).await.is(201);
 }
 

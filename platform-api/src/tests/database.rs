@@ -127,6 +127,7 @@ impl PostgresServer {
 mod tests {
     use super::*;
     use crate::OpenError;
+    use crate::reconcile::chain;
     use crate::tests::fixture::config;
     use crate::{Config, ControlPlane};
 
@@ -157,8 +158,22 @@ mod tests {
         let Some(server) = server() else { return };
         let error = refusal(server.database("missing")).await;
         assert!(matches!(error, OpenError::DatabaseRefused { .. }), "{error:?}");
+        let text = chain(&error);
+        assert_eq!(text.matches("database \"missing\" does not exist").count(), 1, "{text}");
+        assert!(!text.contains("at line"), "{text}");
         server.tell("kill");
         let error = refusal(server.database("postgres")).await;
         assert!(matches!(error, OpenError::DatabaseAway { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_nobody_listens_at_is_said_to_refuse() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("postgres://wharf@{}/wharf", listener.local_addr().unwrap());
+        drop(listener);
+        let error = refusal(Database::Postgres(url.parse().unwrap())).await;
+        assert!(matches!(error, OpenError::DatabaseAway { .. }), "{error:?}");
+        let text = chain(&error);
+        assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
     }
 }

@@ -11,7 +11,7 @@ use wharf_types::{Digest, InstanceId, NodeId, Timestamp};
 
 use super::fixture::{Platform, component, eventually, request};
 use super::worker::Worker;
-use crate::artifacts::collect::collect;
+use crate::artifacts::collect::{Strays, collect};
 
 const JOBS: &str = "/v1/namespaces/default/jobs";
 const SCHEDULE: &str = "/v1/namespaces/default/schedules/nightly";
@@ -148,7 +148,7 @@ async fn what_a_job_needs_is_kept_while_it_has_not_ended() {
     let refused = platform.call(Method::DELETE, secret, Value::Null).await;
     refused.refuses(409, "conflict", &["jobs that have not ended: import"]);
     let in_two_hours = Timestamp::now() + std::time::Duration::from_secs(7200);
-    assert_eq!(collect(&platform.context, in_two_hours).await.unwrap().rows, 0);
+    assert_eq!(collect(&platform.context, in_two_hours, Strays::Removed).await.unwrap().rows, 0);
 
     let worker = Worker::join(&platform).await;
     let run = eventually("it runs", async || worker.newest().and_then(|newest| runs(&newest).pop())).await;
@@ -159,7 +159,7 @@ async fn what_a_job_needs_is_kept_while_it_has_not_ended() {
     })
     .await;
     platform.call(Method::DELETE, secret, Value::Null).await.is(204);
-    assert_eq!(collect(&platform.context, in_two_hours).await.unwrap().rows, 1);
+    assert_eq!(collect(&platform.context, in_two_hours, Strays::Removed).await.unwrap().rows, 1);
 }
 
 /// The document of an image.
@@ -238,7 +238,7 @@ async fn a_schedule_keeps_what_it_runs() {
     let spec = json!({"cron": "@yearly", "job": template(json!({}))});
     platform.call(Method::PUT, SCHEDULE, spec).await.is(201);
     let in_two_hours = Timestamp::now() + std::time::Duration::from_secs(7200);
-    assert_eq!(collect(&platform.context, in_two_hours).await.unwrap().rows, 0);
+    assert_eq!(collect(&platform.context, in_two_hours, Strays::Removed).await.unwrap().rows, 0);
     platform.call(Method::POST, &format!("{SCHEDULE}/run"), Value::Null).await.is(201);
 }
 

@@ -6,6 +6,8 @@ use wharf_types::NodeId;
 
 use super::fixture::{Platform, eventually, quick};
 use super::worker::Worker;
+use crate::Config;
+use crate::store::lease::Taking;
 use crate::store::{self, StoreError};
 
 async fn two() -> Option<(Platform, Platform)> {
@@ -41,6 +43,35 @@ async fn when_the_leader_is_gone_another_goes_on_with_what_runs() {
     assert!(after.generation > before.generation && after.routes.generation > before.routes.generation);
     assert_eq!(after.instances[0].id, before.instances[0].id);
     second.serve(1, quick()).await;
+}
+
+#[tokio::test]
+async fn a_copy_of_a_data_folder_waits_for_the_lease_and_a_folder_that_is_started_again_does_not() {
+    let first = Platform::start().await;
+    let config = Config { data_dir: first.dir.path().join("copy"), ..first.context.config.clone() };
+    if config.database == crate::Database::DataDir {
+        return;
+    }
+    let epoch = first.leads().await;
+    std::fs::create_dir(&config.data_dir).unwrap();
+    for file in ["server.id", "secret.key", "admin.token", "lock"] {
+        let from = first.context.config.data_dir.join(file);
+        if from.exists() {
+            std::fs::copy(from, config.data_dir.join(file)).unwrap();
+        }
+    }
+    let copy = Platform::start_with(config, first.dir.clone()).await;
+    assert_eq!(copy.context.server, first.context.server);
+    let leases = copy.context.store.leases(copy.context.candidate()).unwrap();
+    let now = wharf_types::Timestamp::now;
+    let Taking::Refused(Some(twin)) = leases.take(now()).await.unwrap() else { panic!("it was taken") };
+    assert_eq!(twin.address, "http://127.0.0.1:7070");
+    assert_eq!(twin.started_at.as_microsecond(), first.context.started_at.as_microsecond());
+    leases.release().await.unwrap();
+    assert_eq!(first.context.store.leader().await.unwrap().unwrap().epoch, epoch, "it was not the copy's");
+    // What a process of the same folder does that comes after one that was killed.
+    let again = first.context.store.leases(first.context.candidate()).unwrap();
+    assert!(matches!(again.take(now()).await.unwrap(), Taking::Taken(taken) if taken > epoch));
 }
 
 #[tokio::test]

@@ -6,9 +6,10 @@ use axum::http::Method;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
+use wharf_types::Digest;
 
 use super::database;
-use super::fixture::{Platform, config, eventually};
+use super::fixture::{Platform, component, config, eventually};
 use crate::{ControlPlane, OpenError, store};
 
 async fn refused(config: crate::Config) -> OpenError {
@@ -66,6 +67,29 @@ async fn a_token_file_that_outlived_its_token_is_made_again() {
     let kept = platform.admin.clone();
     let platform = Platform::start_in(platform.crash()).await;
     assert_eq!(platform.admin, kept, "a valid one stays");
+}
+
+#[tokio::test]
+async fn a_server_of_another_platform_leaves_a_folder_of_artifacts_that_it_finds_alone() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir).await;
+    std::fs::create_dir(&config.data_dir).unwrap();
+    let folder = platform.context.config.data_dir.join("artifacts");
+    std::os::unix::fs::symlink(&folder, config.data_dir.join("artifacts")).unwrap();
+    for words in ["artifacts of another platform", "knows none"] {
+        let error = refused(config.clone()).await;
+        assert!(matches!(error, OpenError::ArtifactsElsewhere(_)), "{error:?}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(!config.data_dir.join("admin.token").exists());
+        // As versions of before have left it: nothing says whose it is.
+        let _ = std::fs::remove_file(folder.join("wharf.json"));
+    }
+    assert!(platform.context.artifacts.open(Digest::of(&component(0))).await.unwrap().is_some());
+    let platform = Platform::start_in(platform.crash()).await;
+    assert!(folder.join("wharf.json").exists(), "its own platform says so again");
+    platform.push("default", &component(0)).await.is(200);
 }
 
 #[tokio::test]
