@@ -74,8 +74,16 @@ impl Fleet {
                 view.instances.iter().any(|it| it.id == *instance && it.is_wanted() && it.is_healthy())
             })
         };
-        state.moving.retain(|instance, app| is_live(instance, app));
         let mut apps = Vec::new();
+        state.moving.retain(|instance, app| {
+            let stays = is_live(instance, app);
+            if !stays {
+                // What is left of the move in its view goes with the next look at it.
+                apps.push(*app);
+            }
+            stays
+        });
+        apps.sort_unstable();
         while state.moving.len() < MOVES_MAX && !state.shares.is_empty() {
             let Some((instance, app, node)) = self.next_move(state, &ready) else {
                 // Nothing wants to go there.
