@@ -1,7 +1,48 @@
-//! What decides and keeps account between [`crate::plan`] and the outside, for the simulator: the real thing, without the database and the sockets.
+//! What decides and keeps account between [`crate::plan`] and the outside, for the simulator and the benchmarks: the real thing, without the database
+//! and the sockets.
 //!
 //! Nobody else uses it, and nothing promises that it stays as it is.
 
+use std::path::Path;
+
+use wharf_types::{AppId, NamespaceName, Timestamp};
+
 pub use crate::nodes::{News, NodeStatus, Nodes, Refusal};
-pub use crate::reconcile::{Beside, Fleet, Next, Published, Publisher, acknowledged};
+use crate::reconcile::chain;
+pub use crate::reconcile::{Beside, Fleet, Next, Publisher, Settled, Whole, acknowledged};
 pub use crate::store::node::NodeSettings;
+use crate::store::{self, Location, Store};
+
+/// A database with nothing but apps, for the benchmark of the full pass.
+pub struct AppRows(Store);
+
+impl AppRows {
+    /// Makes the file, with so many apps in it.
+    pub async fn create(file: &Path, apps: u32) -> Result<Self, String> {
+        let opened = Store::open(Location::File(file)).await;
+        let rows = Self(opened.map_err(|error| chain(&error))?);
+        rows.fill(apps).await.map_err(|error| chain(&error))?;
+        Ok(rows)
+    }
+
+    async fn fill(&self, apps: u32) -> store::Result<()> {
+        let now = Timestamp::now();
+        let mut tx = self.0.write().await?;
+        let namespace = store::namespace::create(&mut tx, &NamespaceName::default_namespace(), now).await?;
+        for number in 0..apps {
+            let name = format!("app-{number}").parse().expect("it is a name");
+            let app = store::app::create(&mut tx, namespace, &name, now).await?;
+            store::change::touch(&mut tx, app, now).await?;
+        }
+        tx.commit().await
+    }
+
+    /// What a full pass reads.
+    pub async fn revisions(&self) -> Result<Vec<(AppId, i64)>, String> {
+        let revisions = async {
+            let mut tx = self.0.read().await?;
+            store::app::revisions(&mut tx).await
+        };
+        revisions.await.map_err(|error: store::StoreError| chain(&error))
+    }
+}

@@ -16,9 +16,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::warn;
 use wharf_types::figures::{NodeFigures, VolumeFigures};
 use wharf_types::incarnation::Rival;
-use wharf_types::node::{
-    AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE,
-};
+use wharf_types::node::{AppUsage, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE};
 use wharf_types::requests::{RequestCounts, RequestTotals};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
 
@@ -70,7 +68,7 @@ struct Node {
     /// What it was assigned so far: it gets nothing of anything else, and brings nothing.
     touches: Touches,
     /// What it runs that there is to be only one of, as it was told last. Once it may have ended these, it is not to go on with any of them.
-    singletons: BTreeSet<InstanceId>,
+    singletons: Arc<BTreeSet<InstanceId>>,
     seen: Instant,
     seen_at: Timestamp,
     /// Whether it has reported to this process. One that has not may be on its way back, after the control plane was away.
@@ -177,7 +175,7 @@ impl Nodes {
             settings: NodeSettings::default(),
             leaving: false,
             touches: Touches::default(),
-            singletons: BTreeSet::new(),
+            singletons: Arc::default(),
             seen: now,
             seen_at: Timestamp::now(),
             has_reported: false,
@@ -390,7 +388,7 @@ impl Nodes {
         match since {
             Since::Nothing => None,
             Since::Steps(lines, generation) => Some((lines, generation)),
-            Since::Whole(whole) => match serde_json::to_vec(&*whole) {
+            Since::Whole(whole) => match serde_json::to_vec(&whole.assignment()) {
                 Ok(json) => Some((vec![told::line(json)], whole.generation)),
                 Err(error) => {
                     warn!(node.id = %id, "an assignment for node {id} cannot be written: {error}");
@@ -406,13 +404,16 @@ impl Nodes {
         let mut routes = None;
         for Next { whole, delta, is_news } in all {
             // Written while nobody waits for the lock. Whoever begins to follow meanwhile gets the whole.
-            let delta = delta.filter(|_| self.has_followers(whole.node));
-            let line = delta.and_then(|delta| told::step(&delta, &mut routes));
+            let followed = delta.as_ref().filter(|_| self.has_followers(whole.node));
+            let line = followed.and_then(|delta| told::step(delta, &mut routes));
             let mut known = self.lock();
             let Some(node) = known.nodes.get_mut(&whole.node) else { continue };
             if is_news {
-                node.touches.add(&whole);
-                node.singletons = singletons(&whole);
+                match delta.filter(|_| node.told.whole().is_some()) {
+                    Some(delta) => delta.instances.iter().for_each(|it| node.touches.add(it)),
+                    None => whole.instances().for_each(|it| node.touches.add(&it)),
+                }
+                node.singletons = whole.singletons().clone();
                 node.told.put(whole, line);
             } else {
                 node.told.replace(whole);
@@ -436,7 +437,7 @@ impl Nodes {
             let status = node.status(*id, now, patience);
             if status.released {
                 // Whoever sees this may have others start; what the node says next must not bring these back.
-                node.singletons.clear();
+                node.singletons = Arc::default();
             }
             status
         };
@@ -594,11 +595,6 @@ impl Known {
             });
         if there > 0 && silent <= there { LEASE } else { GIVEN_UP }
     }
-}
-
-fn singletons(assignment: &Assignment) -> BTreeSet<InstanceId> {
-    let only = assignment.instances.iter().filter(|instance| instance.spec.scale.singleton);
-    only.map(|instance| instance.id).collect()
 }
 
 fn key(usage: &AppUsage) -> (&NamespaceName, &AppName, u64) {
@@ -889,14 +885,9 @@ mod tests {
         nodes.register_at(begin, id, registration()).unwrap();
         let report = report(vec![], vec![]);
         let told = |instances: &[(InstanceId, bool)]| {
-            let whole = Arc::new(Assignment {
-                node: id,
-                generation: 1,
-                instances: instances.iter().map(|(id, singleton)| assigned(*id, *singleton)).collect(),
-                secrets: Vec::new(),
-                routes: Arc::default(),
-                removed_volumes: Vec::new(),
-            });
+            let instances: Vec<_> =
+                instances.iter().map(|(id, singleton)| assigned(*id, *singleton)).collect();
+            let whole = Arc::new(crate::reconcile::Whole::of(id, 1, &instances));
             vec![Next { whole, delta: None, is_news: true }]
         };
         let holds =

@@ -1,7 +1,8 @@
 //! Closes the gap between what is wanted and what is, by carrying out what the planner finds.
 //!
 //! One task, nudged whenever an app or a node changed; it takes no input but the store and the nodes, so a restart changes
-//! nothing. A slow full pass is the safety net.
+//! nothing. A slow full pass is the safety net: it plans what has another revision than when it was planned last. What a change costs
+//! does not depend on how many apps there are that it is none of ([`fleet`], [`publish`]).
 
 mod apply;
 mod deliveries;
@@ -12,6 +13,7 @@ mod queue;
 mod rebalance;
 mod scaling;
 mod schedules;
+mod settled;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,14 +41,15 @@ use schedules::Schedules;
 use turns::Turns;
 
 pub use fleet::Fleet;
-pub use publish::{Beside, Next, Published, Publisher, acknowledged};
+pub use publish::{Beside, Next, Publisher, Whole, acknowledged};
+pub use settled::Settled;
 
 /// The safety net, should a nudge ever be missed.
 const FULL_PASS: Duration = Duration::from_secs(30);
 /// How often leases are looked at; that a node came back is known at once.
 const LEASES: Duration = Duration::from_millis(250);
-/// A round of telling the nodes that took longer than this is followed by a pause of the same length, at most until the leases are looked at: in a large
-/// cluster each such round costs the same for one app as for many, and leads to as many reports.
+/// A round of telling the nodes that took longer than this is followed by a pause of the same length, at most until the leases are looked at: with other
+/// routes every node is told, which costs the same for one app as for many, and leads to as many reports.
 const LONG_ROUND: Duration = Duration::from_millis(50);
 /// How long an app waits after the store failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -98,8 +101,8 @@ struct Reconciler {
     turns: Turns,
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
-    /// The nodes, and whether each is ready and to be emptied; without those that were given up.
-    nodes: BTreeMap<NodeId, (bool, bool, bool)>,
+    /// What the full pass need not look at.
+    settled: Settled,
     /// The newest routes that every ready node uses.
     acknowledged: u64,
     /// Apps that have not been read since the start. None: not even listed.
@@ -129,7 +132,7 @@ impl Reconciler {
             autoscaler: Autoscaler::default(),
             turns: Turns::default(),
             wakes: BTreeMap::new(),
-            nodes: BTreeMap::new(),
+            settled: Settled::default(),
             acknowledged: 0,
             unread: None,
             unplanned: BTreeSet::new(),
@@ -139,17 +142,18 @@ impl Reconciler {
         }
     }
 
+    /// Queues every app that is another than when it was planned last.
     async fn mark_all(&mut self) {
         // Some of them may have no certificate any more.
         self.context.removed_changed();
-        let ids = async {
+        let stored = async {
             let mut tx = self.context.store.read().await?;
-            store::app::ids(&mut tx).await
+            store::app::revisions(&mut tx).await
         };
-        match ids.await {
-            Ok(ids) => {
-                self.unread.get_or_insert_with(|| ids.iter().copied().collect());
-                self.queue.add_background(ids);
+        match stored.await {
+            Ok(stored) => {
+                self.unread.get_or_insert_with(|| stored.iter().map(|(app, _)| *app).collect());
+                self.queue.add_background(self.settled.others(&stored));
             }
             Err(error) => warn!("cannot list the apps: {}", chain(&error)),
         }
@@ -162,7 +166,7 @@ impl Reconciler {
         self.look_at_nodes(&nodes);
         let now = Timestamp::now();
         self.turns.look(&nodes, now);
-        self.autoscaler.pass(&self.context, self.fleet.views(), now).await;
+        self.autoscaler.pass(&self.context, &self.fleet, now).await;
         self.queue.add_changed(self.context.dirty.take());
         self.queue.add_changed(self.wakes.extract_if(.., |_, at| *at <= now).map(|(app, _)| app));
         for app in self.queue.take_batch() {
@@ -187,6 +191,7 @@ impl Reconciler {
             || other_removed
             || self.fleet.has_changed()
             || self.jobs.have_changed()
+            || self.publisher.has_news()
             || self.publisher.lacks_any_of(&nodes);
         // An assignment that lacks apps or jobs because they were not read yet would stop what runs.
         let tells = is_news && apps_are_read && self.jobs.are_read();
@@ -202,26 +207,31 @@ impl Reconciler {
     }
 
     async fn publish(&mut self, nodes: &[NodeStatus]) {
-        if let Err(error) = self.deliveries.update(&self.context, &self.fleet, &self.jobs).await {
-            // The fleet still counts as changed where it was; volumes or rates may be all that has.
+        let (apps, jobs) = (self.fleet.take_changed(), self.jobs.take_changed());
+        self.publisher.take_in(&self.fleet, apps);
+        self.publisher.take_in_jobs(self.jobs.views(), jobs);
+        if let Err(error) = self.deliveries.update(&self.context, &mut self.publisher).await {
+            // The publisher still has news where there were any; volumes or rates may be all that has changed.
             self.context.volumes_unread();
             warn!("cannot read secrets, trying again: {}", chain(&error));
             return;
         }
-        self.fleet.published();
-        self.jobs.published();
         let beside = Beside {
-            jobs: self.jobs.views(),
             doomed: &self.doomed,
             rates: &self.rates,
             removed: &self.removed,
-            secrets: &|instances| self.deliveries.to(instances),
+            secrets: &|id| self.deliveries.get(id),
         };
-        let Published { assignments, changed } = self.publisher.publish(&self.fleet, nodes, beside);
-        self.context.nodes.publish(assignments);
-        let acknowledged = self.publisher.acknowledged_among(&changed, self.acknowledged);
-        if !acknowledged.is_empty() {
-            self.context.dirty.mark(acknowledged);
+        let next = self.publisher.publish(nodes, beside);
+        self.context.nodes.publish(next);
+        self.mark_acknowledged();
+    }
+
+    /// Has the apps planned that the ready nodes have let go of something of, or have come to know.
+    fn mark_acknowledged(&mut self) {
+        let apps = self.publisher.take_acknowledged(self.acknowledged);
+        if !apps.is_empty() {
+            self.context.dirty.mark(apps);
         }
     }
 
@@ -297,21 +307,14 @@ impl Reconciler {
 
     /// Marks the apps that have to be planned again because nodes came, went, or let go of routes.
     fn look_at_nodes(&mut self, nodes: &[NodeStatus]) {
-        let known: BTreeMap<NodeId, (bool, bool, bool)> = nodes
-            .iter()
-            .filter(|node| !node.released)
-            .map(|node| (node.id, (node.ready, node.draining, node.given_up)))
-            .collect();
         let acknowledged = acknowledged(nodes, self.acknowledged);
-        let differs = self.fleet.observe(nodes);
-        if differs || known != self.nodes {
-            self.nodes = known;
-            self.queue.add_background(self.fleet.apps());
+        if let Some(apps) = self.fleet.observe(nodes) {
+            self.queue.add_background(apps);
             self.jobs.mark_live();
         }
         if acknowledged != self.acknowledged {
-            let before = std::mem::replace(&mut self.acknowledged, acknowledged);
-            self.context.dirty.mark(self.publisher.acknowledged_since(before, acknowledged));
+            self.acknowledged = acknowledged;
+            self.mark_acknowledged();
         }
     }
 
@@ -344,6 +347,7 @@ impl Reconciler {
                 None => self.wakes.remove(&id),
             };
             if changes.changes.is_empty() {
+                self.settled.settle(id, revision);
                 return Ok(());
             }
             match apply::apply(&self.context, id, entry, revision, &changes, now).await? {
@@ -371,6 +375,7 @@ impl Reconciler {
                 chain(error)
             );
             self.read(app);
+            self.settled.forget(app);
         } else {
             warn!(app.id = %app, "cannot reconcile app {app}, trying again in {RETRY:?}: {}", chain(error));
             self.wakes.insert(app, plan_after(Timestamp::now(), RETRY));
@@ -395,6 +400,7 @@ impl Reconciler {
     fn forget(&mut self, id: AppId) {
         self.read(id);
         self.fleet.remove(id);
+        self.settled.forget(id);
         self.wakes.remove(&id);
         self.context.unplaced().remove(&id);
     }

@@ -241,6 +241,11 @@ impl App {
         self.newest().filter(|rollout| !rollout.state.is_final())
     }
 
+    /// Mirrors `store::app::revisions`.
+    pub(crate) fn revision(&self) -> i64 {
+        self.revision
+    }
+
     /// Mirrors `view::complete`.
     pub(crate) fn load(&self) -> Loaded {
         let newest = self.newest();

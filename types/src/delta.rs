@@ -98,16 +98,28 @@ impl Told {
 impl AssignmentDelta {
     /// The line of the stream, with its end. `routes` are the JSON of [`Self::routes`], which is written once for all nodes.
     pub fn line(&self, routes: Option<&[u8]>) -> Result<Vec<u8>, serde_json::Error> {
+        let mut line = self.line_before_routes(routes.is_some())?;
+        if let Some(routes) = routes {
+            line.extend_from_slice(routes);
+            line.extend_from_slice(Self::AFTER_ROUTES);
+        }
+        Ok(line)
+    }
+
+    /// How a line goes on after its routes.
+    pub const AFTER_ROUTES: &[u8] = b"}}\n";
+
+    /// The line up to the JSON of its routes, or all of it where it has none: so that these need not be copied for each node.
+    pub fn line_before_routes(&self, has_routes: bool) -> Result<Vec<u8>, serde_json::Error> {
         let rest = Self { routes: None, ..self.clone() };
         let mut line = DELTA_LINE.to_vec();
         serde_json::to_writer(&mut line, &rest)?;
-        if let Some(routes) = routes {
+        if has_routes {
             line.pop();
             line.extend_from_slice(b",\"routes\":");
-            line.extend_from_slice(routes);
-            line.push(b'}');
+        } else {
+            line.extend_from_slice(b"}\n");
         }
-        line.extend_from_slice(b"}\n");
         Ok(line)
     }
 

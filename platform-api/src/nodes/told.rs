@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 use wharf_types::delta::AssignmentDelta;
-use wharf_types::node::Assignment;
 use zeroize::Zeroizing;
+
+use crate::reconcile::Whole;
 
 /// Steps that a follower may lag behind.
 const STEPS_MAX: usize = 64;
@@ -18,7 +19,7 @@ const STEPS_MAX_BYTES: usize = 4 << 20;
 
 #[derive(Default)]
 pub(super) struct Told {
-    whole: Option<Arc<Assignment>>,
+    whole: Option<Arc<Whole>>,
     steps: VecDeque<Step>,
     bytes: usize,
     /// The newest generation, for those who follow.
@@ -28,18 +29,21 @@ pub(super) struct Told {
 struct Step {
     after: u64,
     generation: u64,
-    line: Bytes,
+    line: Line,
 }
+
+/// A line in pieces, some of which are those of other nodes, too.
+pub(super) type Line = Vec<Bytes>;
 
 /// What a follower has not been sent yet.
 pub(super) enum Since {
     Nothing,
     Steps(Vec<Bytes>, u64),
-    Whole(Arc<Assignment>),
+    Whole(Arc<Whole>),
 }
 
 impl Told {
-    pub(super) fn whole(&self) -> Option<&Arc<Assignment>> {
+    pub(super) fn whole(&self) -> Option<&Arc<Whole>> {
         self.whole.as_ref()
     }
 
@@ -60,20 +64,20 @@ impl Told {
     }
 
     /// Takes in what a follower need not be told.
-    pub(super) fn replace(&mut self, whole: Arc<Assignment>) {
+    pub(super) fn replace(&mut self, whole: Arc<Whole>) {
         self.whole = Some(whole);
     }
 
     /// Takes in the next; `line` changes the one before it into this. None: only the whole tells.
-    pub(super) fn put(&mut self, whole: Arc<Assignment>, line: Option<Bytes>) {
+    pub(super) fn put(&mut self, whole: Arc<Whole>, line: Option<Line>) {
         let generation = whole.generation;
         let after = self.whole.replace(whole).map(|before| before.generation);
         match (line, after) {
             (Some(line), Some(after)) => {
-                self.bytes += line.len();
+                self.bytes += length(&line);
                 self.steps.push_back(Step { after, generation, line });
                 while self.steps.len() > STEPS_MAX || self.bytes > STEPS_MAX_BYTES {
-                    self.bytes -= self.steps.pop_front().map_or(0, |step| step.line.len());
+                    self.bytes -= self.steps.pop_front().map_or(0, |step| length(&step.line));
                 }
             }
             _ => {
@@ -95,57 +99,59 @@ impl Told {
             Some(first) => {
                 let steps = self.steps.range(first..);
                 let newest = self.steps.back().map_or(at, |step| step.generation);
-                Since::Steps(steps.map(|step| step.line.clone()).collect(), newest)
+                Since::Steps(steps.flat_map(|step| step.line.iter().cloned()).collect(), newest)
             }
             None => Since::Whole(whole.clone()),
         }
     }
 }
 
-/// A JSON document and the end of its line. It may hold secrets: its memory is overwritten when nobody sends it any more.
+/// A JSON document and the end of its line.
 pub(super) fn line(mut json: Vec<u8>) -> Bytes {
-    if json.last() != Some(&b'\n') {
-        json.push(b'\n');
-    }
+    json.push(b'\n');
+    sealed(json)
+}
+
+/// It may hold secrets: its memory is overwritten when nobody sends it any more.
+fn sealed(json: Vec<u8>) -> Bytes {
     Bytes::from_owner(Zeroizing::new(json))
 }
 
-/// The line of a delta. `routes` remembers the JSON of the newest routes, by their generation.
-pub(super) fn step(delta: &AssignmentDelta, routes: &mut Option<(u64, Bytes)>) -> Option<Bytes> {
-    let json = match &delta.routes {
-        None => None,
-        Some(changed) => {
-            if routes.as_ref().is_none_or(|(generation, _)| *generation != changed.generation) {
-                *routes = Some((changed.generation, serde_json::to_vec(&**changed).ok()?.into()));
-            }
-            routes.as_ref().map(|(_, json)| json)
-        }
-    };
+fn length(line: &[Bytes]) -> usize {
+    line.iter().map(Bytes::len).sum()
+}
+
+/// The line of a delta. `routes` remembers the JSON of the newest routes, by their generation: it is the same piece for every node.
+pub(super) fn step(delta: &AssignmentDelta, routes: &mut Option<(u64, Bytes)>) -> Option<Line> {
     // What cannot be written as a step is told as a whole.
-    delta.line(json.map(|json| &**json)).ok().map(line)
+    let before = delta.line_before_routes(delta.routes.is_some()).ok()?;
+    let mut pieces = vec![sealed(before)];
+    if let Some(changed) = &delta.routes {
+        if routes.as_ref().is_none_or(|(generation, _)| *generation != changed.generation) {
+            *routes = Some((changed.generation, serde_json::to_vec(&**changed).ok()?.into()));
+        }
+        pieces.extend(routes.iter().map(|(_, json)| json.clone()));
+        pieces.push(Bytes::from_static(AssignmentDelta::AFTER_ROUTES));
+    }
+    Some(pieces)
 }
 
 #[cfg(test)]
 mod tests {
     use wharf_types::NodeId;
+    use wharf_types::delta::RoutesDelta;
+    use wharf_types::route::RouteTable;
 
     use super::*;
 
-    fn whole(generation: u64) -> Arc<Assignment> {
-        Arc::new(Assignment {
-            node: NodeId::from_uuid(uuid::Uuid::nil()),
-            generation,
-            instances: Vec::new(),
-            secrets: Vec::new(),
-            routes: Arc::default(),
-            removed_volumes: Vec::new(),
-        })
+    fn whole(generation: u64) -> Arc<Whole> {
+        Arc::new(Whole::of(NodeId::from_uuid(uuid::Uuid::nil()), generation, &[]))
     }
 
     fn told(generations: impl IntoIterator<Item = u64>, bytes: usize) -> Told {
         let mut told = Told::default();
         for generation in generations {
-            told.put(whole(generation), Some(line(vec![b'x'; bytes])));
+            told.put(whole(generation), Some(vec![line(vec![b'x'; bytes])]));
         }
         told
     }
@@ -193,5 +199,34 @@ mod tests {
         assert!(told.has_followers() && followed.has_changed().unwrap());
         told.dismiss();
         assert!(followed.has_changed().is_err() && !told.has_followers());
+    }
+
+    #[test]
+    fn the_pieces_of_a_step_are_its_line_and_nodes_share_the_routes() {
+        let delta = |routes: Option<u64>| {
+            let table = |generation| RouteTable { generation, ..RouteTable::default() };
+            let routes = routes.map(|it| Arc::new(RoutesDelta::between(&table(it - 1), &table(it))));
+            AssignmentDelta {
+                node: NodeId::from_uuid(uuid::Uuid::nil()),
+                after: 3,
+                generation: 9,
+                instances: Vec::new(),
+                dropped_instances: Vec::new(),
+                secrets: Vec::new(),
+                dropped_secrets: Vec::new(),
+                removed_volumes: None,
+                routes,
+            }
+        };
+        let mut routes = None;
+        for delta in [delta(None), delta(Some(7)), delta(Some(7)), delta(Some(8))] {
+            let line = step(&delta, &mut routes).unwrap();
+            let octets = line.concat();
+            assert_eq!(octets.last(), Some(&b'\n'));
+            let read = wharf_types::delta::Told::read(&octets).unwrap();
+            assert_eq!(read, wharf_types::delta::Told::Delta(Box::new(delta)));
+        }
+        let [first, second] = [7, 7].map(|generation| step(&delta(Some(generation)), &mut routes).unwrap());
+        assert_eq!(first[1].as_ptr(), second[1].as_ptr());
     }
 }

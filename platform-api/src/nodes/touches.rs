@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use wharf_types::node::Assignment;
+use wharf_types::node::AssignedInstance;
 use wharf_types::{AppName, Digest, NamespaceName};
 
 #[derive(Debug, Default)]
@@ -12,14 +12,12 @@ pub(super) struct Touches {
 }
 
 impl Touches {
-    pub(super) fn add(&mut self, assignment: &Assignment) {
-        for instance in &assignment.instances {
-            self.contents.insert(instance.artifact);
-            self.contents.extend(instance.spec.files.as_ref().map(|files| files.digest));
-            // Each assignment is whole: nearly all of it is known.
-            if !self.runs(&instance.namespace, &instance.app) {
-                self.names.entry(instance.namespace.clone()).or_default().insert(instance.app.clone());
-            }
+    pub(super) fn add(&mut self, instance: &AssignedInstance) {
+        self.contents.insert(instance.artifact);
+        self.contents.extend(instance.spec.files.as_ref().map(|files| files.digest));
+        // Nearly all of it is known.
+        if !self.runs(&instance.namespace, &instance.app) {
+            self.names.entry(instance.namespace.clone()).or_default().insert(instance.app.clone());
         }
     }
 

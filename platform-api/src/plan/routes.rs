@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use wharf_types::node::ReasonKind;
 use wharf_types::route::{
-    Canary, ContainerEndpoint, ContainerRoute, Endpoint, Route, RouteTable, TcpEndpoint, TcpRoute,
+    Canary, ContainerEndpoint, ContainerRoute, Endpoint, Route, RoutePattern, RouteTable, TcpEndpoint,
+    TcpRoute,
 };
 use wharf_types::state::{Health, InstanceState, Wanted};
 
@@ -14,42 +15,60 @@ use super::{AppView, InstanceView, ReleaseView};
 /// One route for each pattern and for each public port of each app, in their order. An app that has nothing ready, or whose only release failed,
 /// keeps its routes, without endpoints, so that its visitors are told to wait rather than that it does not exist.
 pub fn build(generation: u64, apps: &[AppView]) -> RouteTable {
-    let mut oldest_first: Vec<&AppView> = apps.iter().filter(|app| !app.deleting).collect();
+    let mut oldest_first: Vec<&AppView> = apps.iter().collect();
     oldest_first.sort_by_key(|app| app.id);
     let (mut routes, mut tcp, mut containers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for app in oldest_first {
-        let Some(release) = app.routed_release() else { continue };
-        let canary = canary(app);
-        for port in &release.spec.tcp.ports {
-            tcp.entry(*port).or_insert_with(|| Arc::new(tcp_route(app, *port)));
+        // Two apps never hold one pattern; if they did, the newer one must not take the older one's visitors.
+        let own = AppRoutes::of(app);
+        for route in own.http {
+            routes.entry(route.pattern.clone()).or_insert(route);
         }
-        if release.world.is_container() && !release.spec.container.host_network {
-            let name = (app.namespace.clone(), app.name.clone());
-            containers.entry(name).or_insert_with(|| Arc::new(container_route(app, release)));
+        for route in own.tcp {
+            tcp.entry(route.port).or_insert(route);
         }
-        if !release.world.is_http() {
-            continue;
-        }
-        let endpoints = endpoints(app);
-        for pattern in &release.routes {
-            // Two apps never hold one pattern; if they did, the newer one must not take the older one's visitors.
-            routes.entry(pattern.clone()).or_insert_with(|| {
-                Arc::new(Route {
-                    pattern: pattern.clone(),
-                    namespace: app.namespace.clone(),
-                    app: app.name.clone(),
-                    endpoints: endpoints.clone(),
-                    stopped: app.stopped.is_some(),
-                    counted: app.range().is_some(),
-                    wakes: app.wakes(),
-                    canary,
-                })
-            });
+        for route in own.containers {
+            containers.entry((route.namespace.clone(), route.app.clone())).or_insert(route);
         }
     }
     let (routes, tcp) = (routes.into_values().collect(), tcp.into_values().collect());
     let containers = containers.into_values().collect();
     RouteTable { generation, routes, tcp, containers, ..RouteTable::default() }
+}
+
+/// What an app has in the route table, where no older one has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppRoutes {
+    pub http: Vec<Arc<Route>>,
+    pub tcp: Vec<Arc<TcpRoute>>,
+    pub containers: Vec<Arc<ContainerRoute>>,
+}
+
+impl AppRoutes {
+    pub fn of(app: &AppView) -> Self {
+        let mut routes = Self::default();
+        let Some(release) = app.routed_release().filter(|_| !app.deleting) else { return routes };
+        routes.tcp = release.spec.tcp.ports.iter().map(|port| Arc::new(tcp_route(app, *port))).collect();
+        if release.world.is_container() && !release.spec.container.host_network {
+            routes.containers.push(Arc::new(container_route(app, release)));
+        }
+        if !release.world.is_http() {
+            return routes;
+        }
+        let (canary, endpoints) = (canary(app), endpoints(app));
+        let route = |pattern: &RoutePattern| Route {
+            pattern: pattern.clone(),
+            namespace: app.namespace.clone(),
+            app: app.name.clone(),
+            endpoints: endpoints.clone(),
+            stopped: app.stopped.is_some(),
+            counted: app.range().is_some(),
+            wakes: app.wakes(),
+            canary,
+        };
+        routes.http = release.routes.iter().map(|pattern| Arc::new(route(pattern))).collect();
+        routes
+    }
 }
 
 /// The instances that serve, of whatever release: during a rollout both do.

@@ -1,14 +1,12 @@
 //! The secrets that instances use, opened, each once: what is delivered with the assignments of the nodes that run them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use tracing::error;
 use wharf_types::SecretVersionId;
-use wharf_types::node::AssignedInstance;
 use wharf_types::secret::{DeliveredSecret, SecretContent};
 
-use super::fleet::Fleet;
-use super::jobs::Jobs;
+use super::publish::Publisher;
 use crate::context::Context;
 use crate::store;
 
@@ -19,33 +17,26 @@ pub(super) struct Deliveries {
 
 impl Deliveries {
     /// Opens what is newly used, and forgets what nobody uses any more.
-    pub(super) async fn update(
-        &mut self,
-        context: &Context,
-        fleet: &Fleet,
-        jobs: &Jobs,
-    ) -> store::Result<()> {
-        let of_apps = fleet.instances().flat_map(|(_, release, _)| release.secrets.values().copied());
-        let used: BTreeSet<SecretVersionId> = of_apps.chain(jobs.secrets()).collect();
-        self.opened.retain(|id, _| used.contains(id));
+    pub(super) async fn update(&mut self, context: &Context, publisher: &mut Publisher) -> store::Result<()> {
+        let (used, unused): (Vec<_>, Vec<_>) =
+            publisher.turned_secrets().into_iter().partition(|id| publisher.uses(*id));
         let unknown: Vec<SecretVersionId> =
             used.into_iter().filter(|id| !self.opened.contains_key(id)).collect();
-        if unknown.is_empty() {
-            return Ok(());
+        if !unknown.is_empty() {
+            let mut tx = context.store.read().await?;
+            for id in unknown {
+                self.opened.insert(id, open(&mut tx, context, id).await?);
+            }
         }
-        let mut tx = context.store.read().await?;
-        for id in unknown {
-            self.opened.insert(id, open(&mut tx, context, id).await?);
+        for id in unused {
+            self.opened.remove(&id);
         }
+        publisher.secrets_settled();
         Ok(())
     }
 
-    /// What these instances use.
-    pub(super) fn to(&self, instances: &[AssignedInstance]) -> Vec<DeliveredSecret> {
-        let used: BTreeSet<SecretVersionId> =
-            instances.iter().flat_map(|instance| instance.secrets.values().copied()).collect();
-        let delivered = |id| Some(DeliveredSecret { id, content: self.opened.get(&id)?.clone() });
-        used.into_iter().filter_map(delivered).collect()
+    pub(super) fn get(&self, id: SecretVersionId) -> Option<DeliveredSecret> {
+        Some(DeliveredSecret { id, content: self.opened.get(&id)?.clone() })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every app as it was last read, and the nodes with what their instances take of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use wharf_types::{AppId, InstanceId, NodeId, ReleaseId, Timestamp};
@@ -12,14 +12,21 @@ use crate::plan::{self, AppView, Change, Changes, IdSource, InstanceView, Releas
 
 #[derive(Default)]
 pub struct Fleet {
-    /// In one piece, as the route table is built from them.
     views: Vec<AppView>,
     releases: Vec<HashMap<ReleaseId, Arc<ReleaseView>>>,
     index: HashMap<AppId, usize>,
     /// Follows the views and the nodes change by change, because with many of both nobody could look at all of them for a plan.
     cluster: Cluster,
-    /// Whether a view differs from what was published last.
-    changed: bool,
+    /// Apps whose views have changed, or are gone, since somebody asked.
+    changed: BTreeSet<AppId>,
+    /// Apps whose plans may be others because of any node, also one that has nothing of theirs.
+    attentive: HashSet<AppId>,
+    /// Apps that no node had room for all of when they were planned last.
+    unplaced: HashSet<AppId>,
+    /// Apps that open requests decide for.
+    ranged: BTreeSet<AppId>,
+    /// The nodes, and whether each is ready, to be emptied, and given up; without those that have let go of everything.
+    known: BTreeMap<NodeId, (bool, bool, bool)>,
     /// Nodes that are to be emptied.
     draining: HashSet<NodeId>,
     /// Nodes that may get instances, and whether each is ready.
@@ -33,8 +40,13 @@ impl Fleet {
             return;
         }
         let id = view.id;
-        self.changed = true;
+        self.changed.insert(id);
         self.rebalance.app_changed(id);
+        mark(&mut self.attentive, id, is_attentive(&view, &releases));
+        match view.range() {
+            Some(_) => self.ranged.insert(id),
+            None => self.ranged.remove(&id),
+        };
         let before = if let Some(at) = self.index.get(&id).copied() {
             self.releases[at] = releases;
             Some(std::mem::replace(&mut self.views[at], view))
@@ -49,8 +61,11 @@ impl Fleet {
 
     pub fn remove(&mut self, id: AppId) {
         let Some(at) = self.index.remove(&id) else { return };
-        self.changed = true;
+        self.changed.insert(id);
         self.rebalance.app_changed(id);
+        self.attentive.remove(&id);
+        self.unplaced.remove(&id);
+        self.ranged.remove(&id);
         self.cluster.set_claims(id, Vec::new());
         self.releases.swap_remove(at);
         for instance in self.views.swap_remove(at).instances {
@@ -61,9 +76,9 @@ impl Fleet {
         }
     }
 
-    /// Takes in what is known of the nodes; one that was given up does not exist for the planner. Returns whether one of them is another
-    /// than before in what constraints ask for.
-    pub fn observe(&mut self, nodes: &[NodeStatus]) -> bool {
+    /// Takes in what is known of the nodes; one that was given up does not exist for the planner. Returns the apps that have to be planned
+    /// again for that. None: the nodes are as they were.
+    pub fn observe(&mut self, nodes: &[NodeStatus]) -> Option<BTreeSet<AppId>> {
         let mut gone: HashSet<NodeId> = self.cluster.node_ids().collect();
         let places = nodes.iter().filter(|node| !node.given_up && !node.draining);
         let places = places.map(|node| (node.id, node.ready)).collect();
@@ -73,10 +88,12 @@ impl Fleet {
         }
         self.draining = nodes.iter().filter(|node| node.draining).map(|node| node.id).collect();
         self.cluster.set_draining(self.draining.clone());
-        let mut differs = false;
+        let mut others = self.take_known(nodes);
         for node in nodes.iter().filter(|node| !node.given_up) {
             gone.remove(&node.id);
-            differs |= self.cluster.set_node(node.id, &node.registration, node.ready && !node.draining);
+            if self.cluster.set_node(node.id, &node.registration, node.ready && !node.draining) {
+                others.insert(node.id);
+            }
         }
         for node in gone {
             self.cluster.remove_node(node);
@@ -89,7 +106,29 @@ impl Fleet {
         for node in nodes.iter().filter(|node| node.given_up) {
             self.cluster.set_hostname(node.id, &node.registration.hostname);
         }
-        differs
+        (!others.is_empty()).then(|| self.concerned(&others))
+    }
+
+    /// Returns the nodes that came, went, or are in another state than before.
+    fn take_known(&mut self, nodes: &[NodeStatus]) -> BTreeSet<NodeId> {
+        let known: BTreeMap<NodeId, (bool, bool, bool)> = nodes
+            .iter()
+            .filter(|node| !node.released)
+            .map(|node| (node.id, (node.ready, node.draining, node.given_up)))
+            .collect();
+        let before = std::mem::replace(&mut self.known, known);
+        let gone = before.keys().filter(|node| !self.known.contains_key(*node));
+        let others = self.known.iter().filter(|(node, state)| before.get(*node) != Some(*state));
+        gone.chain(others.map(|(node, _)| node)).copied().collect()
+    }
+
+    /// The apps that have something on these nodes, wait for room on any, or look at all of them.
+    fn concerned(&self, nodes: &BTreeSet<NodeId>) -> BTreeSet<AppId> {
+        let there = nodes.iter().flat_map(|node| self.cluster.instances_on(*node));
+        let there = there.filter_map(|instance| Some(self.cluster.instance(*instance)?.app));
+        // What runs there may be a job's.
+        let there = there.filter(|owner| self.index.contains_key(owner));
+        there.chain(self.attentive.iter().copied()).chain(self.unplaced.iter().copied()).collect()
     }
 
     /// Fills in which instances are to go to other nodes. One with volumes stays where they are, and one of a global app is for its node
@@ -111,6 +150,7 @@ impl Fleet {
         self.cluster.set_claims(id, Vec::new());
         let changes = plan::plan(now, view, &mut self.cluster, ids);
         self.cluster.set_claims(id, changes.claims.clone());
+        mark(&mut self.unplaced, id, !changes.unplaced.is_empty() || !changes.claims.is_empty());
         Some(changes)
     }
 
@@ -121,6 +161,12 @@ impl Fleet {
                 self.cluster.leave(*instance);
             }
         }
+    }
+
+    /// An app, with the releases that it refers to.
+    pub fn get(&self, id: AppId) -> Option<(&AppView, &HashMap<ReleaseId, Arc<ReleaseView>>)> {
+        let at = *self.index.get(&id)?;
+        Some((self.views.get(at)?, self.releases.get(at)?))
     }
 
     pub fn view(&self, id: AppId) -> Option<&AppView> {
@@ -144,20 +190,21 @@ impl Fleet {
     }
 
     pub fn has_changed(&self) -> bool {
-        self.changed
+        !self.changed.is_empty()
     }
 
-    /// Call when the nodes are told of all this.
-    pub fn published(&mut self) {
-        self.changed = false;
+    /// The apps that are another than when this was asked last, or gone.
+    pub fn take_changed(&mut self) -> BTreeSet<AppId> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The apps that open requests decide for.
+    pub(super) fn ranged(&self) -> impl Iterator<Item = &AppView> {
+        self.ranged.iter().filter_map(|id| self.view(*id))
     }
 
     pub fn views(&self) -> &[AppView] {
         &self.views
-    }
-
-    pub fn apps(&self) -> Vec<AppId> {
-        self.views.iter().map(|view| view.id).collect()
     }
 
     /// Live instances with their app and release.
@@ -186,3 +233,25 @@ impl Fleet {
         }
     }
 }
+
+/// Whether what becomes of an app's instances depends on nodes that have none of them: it is to run on all, moves from one to another, or
+/// has instances of which nothing is known but that they are there.
+fn is_attentive(view: &AppView, releases: &HashMap<ReleaseId, Arc<ReleaseView>>) -> bool {
+    let mut known = [&view.target, &view.stable, &view.latest].into_iter().flatten();
+    let is_global = known.any(|release| release.spec.is_global()) || !view.places.slots.is_empty();
+    let is_unknown = |it: &InstanceView| !it.state.is_final() && !releases.contains_key(&it.release);
+    is_global
+        || view.rollout_under_way().is_some()
+        || view.instances.iter().any(|instance| instance.moves || is_unknown(instance))
+}
+
+fn mark(apps: &mut HashSet<AppId>, app: AppId, is_one: bool) {
+    if is_one {
+        apps.insert(app);
+    } else {
+        apps.remove(&app);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, warn};
 use wharf_types::job::JobState;
-use wharf_types::{AppId, InstanceId, JobId, SecretVersionId, Timestamp};
+use wharf_types::{AppId, InstanceId, JobId, Timestamp};
 
 use super::{RETRY, apply, chain, plan_after};
 use crate::context::Context;
@@ -31,7 +31,8 @@ pub(super) struct Jobs {
     wakes: BTreeMap<JobId, Timestamp>,
     /// Jobs that have not been read since the start. None: not even listed.
     unread: Option<BTreeSet<JobId>>,
-    changed: bool,
+    /// Jobs that have changed, or ended, since somebody asked.
+    changed: BTreeSet<JobId>,
 }
 
 impl Jobs {
@@ -61,12 +62,12 @@ impl Jobs {
     }
 
     pub(super) fn have_changed(&self) -> bool {
-        self.changed
+        !self.changed.is_empty()
     }
 
-    /// Call when the nodes are told of all this.
-    pub(super) fn published(&mut self) {
-        self.changed = false;
+    /// The jobs that are another than when this was asked last, or have ended.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<JobId> {
+        std::mem::take(&mut self.changed)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -79,10 +80,6 @@ impl Jobs {
 
     pub(super) fn views(&self) -> &HashMap<JobId, JobView> {
         &self.views
-    }
-
-    pub(super) fn secrets(&self) -> impl Iterator<Item = SecretVersionId> {
-        self.views.values().flat_map(|view| view.command.secrets.values().copied())
     }
 
     /// Plans the next jobs that are due. What places anything waits until the apps and jobs of before are all counted.
@@ -132,7 +129,7 @@ impl Jobs {
         if self.views.get(&id) == Some(&view) {
             return;
         }
-        self.changed = true;
+        self.changed.insert(id);
         for run in &view.runs {
             match view.held(run) {
                 Some(held) => cluster.put(run.id, held),
@@ -204,7 +201,7 @@ impl Jobs {
         context.unplaced().remove(&id.as_owner());
         cluster.set_claims(id.as_owner(), Vec::new());
         if let Some(view) = self.views.remove(&id) {
-            self.changed = true;
+            self.changed.insert(id);
             view.runs.iter().for_each(|run| cluster.remove(run.id));
         }
     }

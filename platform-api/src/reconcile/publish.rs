@@ -1,56 +1,79 @@
 //! Says what every node is told to run and how to route, and knows which routes they have let go of. Sending it is up to others.
+//!
+//! What each app and each job contributes is kept, so that a change of one costs what that one has, however many others there are. What a node
+//! was told last, and what it is told next, share what they have in common ([`sorted`]). [`scratch`] says what all of it has to be.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod routing;
+mod scratch;
+mod shares;
+mod sorted;
+#[cfg(test)]
+mod tests;
+mod ways;
+mod whole;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use wharf_types::delta::{AssignmentDelta, RoutesDelta};
-use wharf_types::node::{AssignedInstance, AssignedJob, AssignedVolume, Assignment};
-use wharf_types::route::{RateLimit, RouteNode, RouteTable};
+use wharf_types::route::{RateLimit, RouteNode};
 use wharf_types::secret::DeliveredSecret;
-use wharf_types::state::Wanted;
-use wharf_types::{AppId, InstanceId, JobId, NodeId, ReleaseId, VolumeId};
+use wharf_types::{AppId, InstanceId, JobId, NodeId, ReleaseId, SecretVersionId, VolumeId};
 
 use super::fleet::Fleet;
 use crate::nodes::NodeStatus;
-use crate::plan::job::JobView;
-use crate::plan::{self, AppView, ReleaseView, VolumeView};
+use crate::plan::job::{JobView, RunView};
+use crate::plan::routes::AppRoutes;
+use crate::plan::{AppView, InstanceView, ReleaseView};
+use routing::Routing;
+use shares::{Difference, Share, Shares};
+use sorted::Sorted;
+use ways::{Own, Way};
+use whole::{Assigned, Common};
+
+pub use whole::Whole;
 
 pub struct Publisher {
     /// The newest generation that was given to a route table or an assignment.
     generation: u64,
-    routes: Arc<RouteTable>,
-    assignments: BTreeMap<NodeId, Arc<Assignment>>,
-    /// Live instances that no route leads to any more: the generation of the first table without them, and their app.
-    unrouted: HashMap<InstanceId, (u64, AppId)>,
-    /// Instances that routes lead to: the generation of the first table with them, and their app.
-    routed: HashMap<InstanceId, (u64, AppId)>,
+    apps: HashMap<AppId, App>,
+    /// Where the runs of each job are.
+    jobs: HashMap<JobId, Vec<(NodeId, InstanceId)>>,
+    routing: Routing,
+    shares: Shares,
+    /// Apps whose instances may have become routed or unrouted since nodes were told.
+    untracked: BTreeSet<AppId>,
+    /// Apps that wait until every ready node has acknowledged the table of a generation.
+    waiting: BTreeSet<(u64, AppId)>,
+    /// What each node that is there was told last.
+    told: BTreeMap<NodeId, Arc<Whole>>,
 }
 
-/// What nodes are told beside what the apps' views say.
+/// What an app contributes.
+#[derive(Debug, Default)]
+struct App {
+    routes: AppRoutes,
+    own: Vec<Own>,
+    /// What its instances are told alike, by release.
+    commons: Vec<(ReleaseId, Arc<Common>)>,
+}
+
+/// What nodes are told beside what apps and jobs contribute.
 #[derive(Clone, Copy)]
 pub struct Beside<'a> {
-    pub jobs: &'a HashMap<JobId, JobView>,
     /// The volumes that each node is to remove.
     pub doomed: &'a BTreeMap<NodeId, Vec<VolumeId>>,
     pub rates: &'a [RateLimit],
     /// Nodes that were taken out of the cluster.
     pub removed: &'a [NodeId],
-    /// Opens the secrets that some instances use.
-    pub secrets: &'a dyn Fn(&[AssignedInstance]) -> Vec<DeliveredSecret>,
-}
-
-/// What has changed with a round of publishing.
-pub struct Published {
-    /// To be sent, each to its node.
-    pub assignments: Vec<Next>,
-    /// The instances that have become routed or unrouted.
-    pub changed: Vec<InstanceId>,
+    /// Opens a secret.
+    pub secrets: &'a dyn Fn(SecretVersionId) -> Option<DeliveredSecret>,
 }
 
 /// What a node is told next.
 #[derive(Clone, Debug)]
 pub struct Next {
-    pub whole: Arc<Assignment>,
+    pub whole: Arc<Whole>,
     /// From what it was told before. None: nothing.
     pub delta: Option<AssignmentDelta>,
     /// Whether a worker that follows has to know: it does not matter to it how far its own instances have got.
@@ -69,157 +92,250 @@ impl Publisher {
     pub fn new(base: u64) -> Self {
         Self {
             generation: base,
-            routes: Arc::default(),
-            assignments: BTreeMap::new(),
-            unrouted: HashMap::new(),
-            routed: HashMap::new(),
+            apps: HashMap::new(),
+            jobs: HashMap::new(),
+            routing: Routing::default(),
+            shares: Shares::default(),
+            untracked: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            told: BTreeMap::new(),
         }
+    }
+
+    /// Takes in what apps contribute by now, of those that are another than before, or gone.
+    pub fn take_in(&mut self, fleet: &Fleet, apps: impl IntoIterator<Item = AppId>) {
+        for id in apps {
+            match fleet.get(id) {
+                Some((view, releases)) => self.put(view, releases),
+                None => self.forget(id),
+            }
+        }
+    }
+
+    fn put(&mut self, view: &AppView, releases: &HashMap<ReleaseId, Arc<ReleaseView>>) {
+        let mut routes = AppRoutes::of(view);
+        let before = self.apps.remove(&view.id).unwrap_or_default();
+        self.untracked.extend(self.routing.replace(view.id, &before.routes, &mut routes));
+        let commons = commons(view, releases, &before.commons);
+        let common_of = |instance: &InstanceView| {
+            let known = commons.iter().find(|(release, _)| *release == instance.release);
+            known.map(|(_, common)| common)
+        };
+        let live = || view.instances.iter().filter(|it| !it.state.is_final() && common_of(it).is_some());
+        let own = ways::succeed(&before.own, live());
+        for (node, id) in placed(&before.own) {
+            if ways::find(&own, id).is_none_or(|own| own.node != Some(node)) {
+                self.shares.remove(node, id);
+            }
+        }
+        for instance in live() {
+            if let (Some(node), Some(common)) = (instance.node, common_of(instance)) {
+                self.shares.put(node, Assigned::of_app(instance, common));
+            }
+        }
+        self.apps.insert(view.id, App { routes, own, commons });
+    }
+
+    fn forget(&mut self, id: AppId) {
+        let Some(before) = self.apps.remove(&id) else { return };
+        let mut affected = self.routing.replace(id, &before.routes, &mut AppRoutes::default());
+        affected.remove(&id);
+        self.untracked.extend(affected);
+        placed(&before.own).for_each(|(node, instance)| self.shares.remove(node, instance));
+    }
+
+    /// The same of jobs. `views` are those that have not ended.
+    pub fn take_in_jobs(&mut self, views: &HashMap<JobId, JobView>, jobs: impl IntoIterator<Item = JobId>) {
+        for id in jobs {
+            let before = self.jobs.remove(&id).unwrap_or_default();
+            let view = views.get(&id);
+            let live = || view.into_iter().flat_map(|view| &view.runs).filter(|run| run.is_live());
+            let now: Vec<(NodeId, InstanceId)> = live().map(|run: &RunView| (run.node, run.id)).collect();
+            for (node, run) in before.into_iter().filter(|place| !now.contains(place)) {
+                self.shares.remove(node, run);
+            }
+            if let Some(view) = view.filter(|_| !now.is_empty()) {
+                let common = Arc::new(Common::of_job(view));
+                live().for_each(|run| self.shares.put(run.node, Assigned::of_job(view, run, &common)));
+                self.jobs.insert(id, now);
+            }
+        }
+    }
+
+    /// Whether something was taken in that no node was told of.
+    pub fn has_news(&self) -> bool {
+        self.routing.has_changed() || self.shares.has_changed() || !self.untracked.is_empty()
+    }
+
+    /// Secrets that some instance newly uses, or none does any more.
+    pub(super) fn turned_secrets(&self) -> Vec<SecretVersionId> {
+        self.shares.turned_secrets().iter().copied().collect()
+    }
+
+    /// Whether any instance uses a secret.
+    pub(super) fn uses(&self, secret: SecretVersionId) -> bool {
+        self.shares.uses(secret)
+    }
+
+    /// Call when the secrets that had turned are opened or forgotten.
+    pub(super) fn secrets_settled(&mut self) {
+        self.shares.secrets_settled();
     }
 
     /// Whether one of the nodes has not been told anything yet, or the others have not been told of one.
     pub fn lacks_any_of(&self, nodes: &[NodeStatus]) -> bool {
-        nodes.iter().any(|node| !self.assignments.contains_key(&node.id))
-            || self.routes.nodes != reached(nodes)
+        nodes.iter().any(|node| !self.told.contains_key(&node.id))
+            || self.routing.told().nodes != reached(nodes)
     }
 
-    /// Rebuilds what changed, to be sent to the nodes.
-    pub fn publish(&mut self, fleet: &Fleet, nodes: &[NodeStatus], beside: Beside<'_>) -> Published {
-        let routes = plan::routes::build(self.generation + 1, fleet.views());
-        let (limits, removed) = (beside.rates.to_vec(), beside.removed.to_vec());
-        let before = self.routes.clone();
-        let generation = before.generation;
-        let table = RouteTable { generation, limits, nodes: reached(nodes), removed, ..routes };
-        let is_same = table == *before;
-        let mut delta = None;
-        if !is_same || self.routes.generation == 0 {
-            self.generation += 1;
-            self.routes = Arc::new(RouteTable { generation: self.generation, ..table });
-            delta = Some(Arc::new(RoutesDelta::between(&before, &self.routes)));
+    /// Makes what is to be sent to the nodes, each to its own, of what was taken in.
+    pub fn publish(&mut self, nodes: &[NodeStatus], beside: Beside<'_>) -> Vec<Next> {
+        let next = self.generation + 1;
+        let routes = self.routing.publish(next, beside.rates, reached(nodes), beside.removed);
+        if routes.is_some() {
+            self.generation = next;
         }
-        let changed = self.track_routes(fleet);
-        let mut instances = assigned(fleet, beside.jobs);
-        let mut assignments = Vec::new();
+        self.track();
+        let mut all = Vec::new();
         for node in nodes {
-            let instances = instances.remove(&node.id).unwrap_or_default();
-            let removed = beside.doomed.get(&node.id).cloned().unwrap_or_default();
-            let secrets = beside.secrets;
-            let next =
-                self.assign(node.id, (instances, removed), delta.as_ref(), |instances| secrets(instances));
-            assignments.extend(next);
+            all.extend(self.tell(node.id, routes.as_ref(), beside));
         }
-        Published { assignments, changed }
+        self.shares.told();
+        if self.told.len() > nodes.len() {
+            let there: BTreeSet<NodeId> = nodes.iter().map(|node| node.id).collect();
+            self.told.retain(|node, _| there.contains(node));
+        }
+        all
     }
 
     /// None: the node was told just that before.
-    fn assign(
-        &mut self,
-        node: NodeId,
-        (instances, removed_volumes): (Vec<AssignedInstance>, Vec<VolumeId>),
-        routes: Option<&Arc<RoutesDelta>>,
-        secrets: impl Fn(&[AssignedInstance]) -> Vec<DeliveredSecret>,
-    ) -> Option<Next> {
-        let known = self.assignments.get(&node).cloned();
-        let is_same = |known: &Assignment| {
-            known.routes.generation == self.routes.generation
-                && known.removed_volumes == removed_volumes
-                && known.instances.len() == instances.len()
-                && known.instances.iter().zip(&instances).all(|(known, new)| known.is_as_wanted(new))
-        };
-        if let Some(known) = known.as_deref().filter(|known| is_same(known)) {
-            if known.instances == instances {
-                return None;
-            }
-            let whole = Arc::new(Assignment { instances, ..known.clone() });
-            self.assignments.insert(node, whole.clone());
-            return Some(Next { whole, delta: None, is_news: false });
-        }
-        self.generation += 1;
-        let whole = Arc::new(Assignment {
-            node,
-            generation: self.generation,
-            secrets: secrets(&instances),
-            instances,
-            routes: self.routes.clone(),
-            removed_volumes,
-        });
-        // Whenever the routes change, every node is told.
-        let routes =
-            |known: &Assignment| routes.filter(|routes| known.routes.generation == routes.after).cloned();
-        let delta = known
-            .filter(|known| known.routes.generation == whole.routes.generation || routes(known).is_some());
-        let delta = delta.map(|known| AssignmentDelta::between(&known, &whole, routes(&known)));
-        self.assignments.insert(node, whole.clone());
-        Some(Next { whole, delta, is_news: true })
-    }
-
-    fn track_routes(&mut self, fleet: &Fleet) -> Vec<InstanceId> {
-        let by_http =
-            self.routes.routes.iter().flat_map(|route| &route.endpoints).map(|endpoint| endpoint.instance);
-        let by_tcp =
-            self.routes.tcp.iter().flat_map(|route| &route.endpoints).map(|endpoint| endpoint.instance);
-        let routed: HashSet<InstanceId> = by_http.chain(by_tcp).collect();
-        let mut live = HashSet::new();
-        let mut new = Vec::new();
-        for (view, _, instance) in fleet.instances() {
-            if routed.contains(&instance.id) {
-                self.routed.entry(instance.id).or_insert_with(|| {
-                    new.push(instance.id);
-                    (self.routes.generation, view.id)
+    fn tell(&mut self, node: NodeId, routes: Option<&Arc<RoutesDelta>>, beside: Beside<'_>) -> Option<Next> {
+        let removed_volumes = beside.doomed.get(&node).map_or(&[][..], Vec::as_slice);
+        let share = self.shares.get(node);
+        let next = match self.told.get(&node) {
+            None => {
+                self.generation += 1;
+                let instances = share.map_or_else(Sorted::default, |share| share.instances.clone());
+                let secrets = share.into_iter().flat_map(Share::secrets).filter_map(beside.secrets);
+                let whole = Arc::new(Whole {
+                    node,
+                    generation: self.generation,
+                    instances,
+                    secrets: secrets.collect(),
+                    singletons: share.map(|share| share.singletons.clone()).unwrap_or_default(),
+                    routes: self.routing.told().clone(),
+                    removed_volumes: removed_volumes.to_vec(),
                 });
-                continue;
+                Next { whole, delta: None, is_news: true }
             }
-            if instance.wanted < Wanted::Unroute {
-                continue;
+            Some(known) => {
+                let difference = share.map(|share| share.since(known)).unwrap_or_default();
+                let has_routes = known.routes.generation == self.routing.told().generation;
+                let is_news = difference.is_news() || !has_routes || known.removed_volumes != removed_volumes;
+                if !is_news && !difference.is_observed {
+                    return None;
+                }
+                let mut whole = Whole::clone(known);
+                if let Some(share) = share {
+                    whole.instances = share.instances.clone();
+                    whole.singletons = share.singletons.clone();
+                }
+                if is_news {
+                    self.generation += 1;
+                    whole.generation = self.generation;
+                    whole.routes = self.routing.told().clone();
+                    whole.removed_volumes = removed_volumes.to_vec();
+                    let delta = delta(known, &mut whole, difference, routes, beside);
+                    Next { whole: Arc::new(whole), delta, is_news }
+                } else {
+                    Next { whole: Arc::new(whole), delta: None, is_news }
+                }
             }
-            live.insert(instance.id);
-            self.unrouted.entry(instance.id).or_insert_with(|| {
-                new.push(instance.id);
-                (self.routes.generation, view.id)
-            });
+        };
+        self.told.insert(node, next.whole.clone());
+        Some(next)
+    }
+
+    /// Looks at what the newest table leads to.
+    fn track(&mut self) {
+        let generation = self.routing.told().generation;
+        for id in std::mem::take(&mut self.untracked) {
+            let Some(app) = self.apps.get_mut(&id) else { continue };
+            let endpoints = self.routing.endpoints(id, &app.routes);
+            if ways::follow(&mut app.own, generation, |instance| endpoints.contains(&instance)) {
+                self.waiting.insert((generation, id));
+            }
         }
-        self.unrouted.retain(|instance, _| live.contains(instance));
-        self.routed.retain(|instance, _| routed.contains(instance));
-        new
     }
 
-    /// The apps with instances that every ready node has let go of, or has come to know since `before`.
-    pub fn acknowledged_since(&self, before: u64, acknowledged: u64) -> Vec<AppId> {
-        let let_go = self.unrouted.values().filter(|(generation, _)| *generation <= acknowledged);
-        let known = self
-            .routed
-            .values()
-            .filter(|(generation, _)| (before.saturating_add(1)..=acknowledged).contains(generation));
-        let_go.chain(known).map(|(_, app)| *app).collect()
-    }
-
-    /// Of these instances, the apps of those whose routes the nodes have acknowledged already.
-    pub fn acknowledged_among(&self, instances: &[InstanceId], acknowledged: u64) -> Vec<AppId> {
-        let of = |instance: &InstanceId| self.unrouted.get(instance).or_else(|| self.routed.get(instance));
-        instances
-            .iter()
-            .filter_map(of)
-            .filter(|(generation, _)| *generation <= acknowledged)
-            .map(|(_, app)| *app)
-            .collect()
+    /// The apps with instances that every ready node has let go of, or has come to know, since this was asked last.
+    pub fn take_acknowledged(&mut self, acknowledged: u64) -> BTreeSet<AppId> {
+        let mut apps = BTreeSet::new();
+        while let Some((generation, app)) = self.waiting.first().copied()
+            && generation <= acknowledged
+        {
+            self.waiting.pop_first();
+            apps.insert(app);
+        }
+        apps
     }
 
     /// Fills in what only this process knows: what every ingress has acknowledged of an instance.
     pub fn mark_acknowledged(
-        &self,
+        &mut self,
         view: &mut AppView,
         releases: &HashMap<ReleaseId, Arc<ReleaseView>>,
         acknowledged: u64,
     ) {
+        let own = self.apps.get(&view.id).map_or(&[][..], |app| app.own.as_slice());
         for instance in &mut view.instances {
             let is_unroutable = releases.get(&instance.release).is_some_and(|release| !release.is_routed());
-            let unrouted = self.unrouted.get(&instance.id);
-            instance.let_go =
-                is_unroutable || unrouted.is_some_and(|(generation, _)| *generation <= acknowledged);
-            let routed = self.routed.get(&instance.id);
-            instance.routed =
-                is_unroutable || routed.is_some_and(|(generation, _)| *generation <= acknowledged);
+            let way = ways::find(own, instance.id).map_or(Way::Unknown, |own| own.way);
+            instance.let_go = is_unroutable || matches!(way, Way::Unrouted(since) if since <= acknowledged);
+            instance.routed = is_unroutable || matches!(way, Way::Routed(since) if since <= acknowledged);
+            // Also what was acknowledged before: a node that has come back begins anew.
+            if let Way::Routed(since) | Way::Unrouted(since) = way
+                && since > acknowledged
+                && !is_unroutable
+            {
+                self.waiting.insert((since, view.id));
+            }
         }
     }
+}
+
+/// Between what a node was told and what it is told next, of which the secrets are made here. None: only the whole tells.
+fn delta(
+    known: &Whole,
+    next: &mut Whole,
+    difference: Difference,
+    routes: Option<&Arc<RoutesDelta>>,
+    beside: Beside<'_>,
+) -> Option<AssignmentDelta> {
+    let secrets: Vec<DeliveredSecret> = difference.secrets.into_iter().filter_map(beside.secrets).collect();
+    for secret in &secrets {
+        next.secrets.insert(secret.clone());
+    }
+    for secret in &difference.dropped_secrets {
+        next.secrets.remove(secret);
+    }
+    // Whenever the routes change, every node is told.
+    let routes = match known.routes.generation == next.routes.generation {
+        true => None,
+        false => Some(routes.filter(|routes| known.routes.generation == routes.after)?.clone()),
+    };
+    let is_other = known.removed_volumes != next.removed_volumes;
+    Some(AssignmentDelta {
+        node: next.node,
+        after: known.generation,
+        generation: next.generation,
+        instances: difference.instances,
+        dropped_instances: difference.dropped_instances,
+        secrets,
+        dropped_secrets: difference.dropped_secrets,
+        removed_volumes: is_other.then(|| next.removed_volumes.clone()),
+        routes,
+    })
 }
 
 /// Where the ingresses of nodes find one another.
@@ -228,59 +344,24 @@ fn reached(nodes: &[NodeStatus]) -> Vec<RouteNode> {
     alive.filter_map(|node| Some(RouteNode { node: node.id, address: node.registration.address? })).collect()
 }
 
-fn volumes_of(view: &AppView, release: &ReleaseView) -> Vec<AssignedVolume> {
-    let has = |volume: &&VolumeView| release.spec.volumes.iter().any(|spec| spec.name == volume.name);
-    let assigned = |volume: &VolumeView| AssignedVolume { name: volume.name.clone(), id: volume.id };
-    view.volumes.iter().filter(has).map(assigned).collect()
+/// What the live instances of each release are told alike; what is the same as before is the same in memory.
+fn commons(
+    view: &AppView,
+    releases: &HashMap<ReleaseId, Arc<ReleaseView>>,
+    before: &[(ReleaseId, Arc<Common>)],
+) -> Vec<(ReleaseId, Arc<Common>)> {
+    let live = view.instances.iter().filter(|instance| !instance.state.is_final());
+    let used: BTreeSet<ReleaseId> = live.map(|instance| instance.release).collect();
+    let common = |id: ReleaseId| {
+        let common = Common::of_app(view, releases.get(&id)?);
+        match before.iter().find(|(release, known)| *release == id && **known == common) {
+            Some((_, same)) => Some((id, same.clone())),
+            None => Some((id, Arc::new(common))),
+        }
+    };
+    used.into_iter().filter_map(common).collect()
 }
 
-/// What each node has to run. Instances that ended are left out, which tells the worker that its report has arrived.
-fn assigned(fleet: &Fleet, jobs: &HashMap<JobId, JobView>) -> HashMap<NodeId, Vec<AssignedInstance>> {
-    let mut by_node: HashMap<NodeId, Vec<AssignedInstance>> = HashMap::new();
-    for (view, release, instance) in fleet.instances() {
-        let Some(node) = instance.node else { continue };
-        by_node.entry(node).or_default().push(AssignedInstance {
-            id: instance.id,
-            wanted: instance.wanted,
-            observed: instance.state,
-            namespace: view.namespace.clone(),
-            app: view.name.clone(),
-            release: release.number,
-            slot: instance.slot,
-            artifact: release.artifact,
-            world: release.world,
-            spec: release.spec.clone(),
-            secrets: release.secrets.clone(),
-            volumes: volumes_of(view, release),
-            job: None,
-        });
-    }
-    jobs.values().for_each(|job| assign_runs(job, &mut by_node));
-    for instances in by_node.values_mut() {
-        instances.sort_by_key(|instance| instance.id);
-    }
-    by_node
-}
-
-/// Adds the live runs of a job to what each node has to run.
-fn assign_runs(view: &JobView, by_node: &mut HashMap<NodeId, Vec<AssignedInstance>>) {
-    for run in view.runs.iter().filter(|run| run.is_live()) {
-        let job =
-            AssignedJob { id: view.id, index: view.spec.indexed.then_some(run.index), attempt: run.attempt };
-        by_node.entry(run.node).or_default().push(AssignedInstance {
-            id: run.id,
-            wanted: run.wanted(),
-            observed: run.state,
-            namespace: view.namespace.clone(),
-            app: view.command.app.clone(),
-            release: view.command.release,
-            slot: run.index,
-            artifact: view.command.artifact,
-            world: view.command.world,
-            spec: view.command.spec.clone(),
-            secrets: view.command.secrets.clone(),
-            volumes: Vec::new(),
-            job: Some(job),
-        });
-    }
+fn placed(own: &[Own]) -> impl Iterator<Item = (NodeId, InstanceId)> {
+    own.iter().filter_map(|own| Some((own.node?, own.id)))
 }

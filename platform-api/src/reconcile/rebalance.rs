@@ -93,9 +93,17 @@ impl Fleet {
                 view.instances.iter().any(|it| it.id == *instance && it.is_wanted() && it.is_healthy())
             })
         };
-        state.moving.retain(|instance, app| is_live(instance, app));
         state.waits_for.clear();
         let mut apps = Vec::new();
+        state.moving.retain(|instance, app| {
+            let stays = is_live(instance, app);
+            if !stays {
+                // What is left of the move in its view goes with the next look at it.
+                apps.push(*app);
+            }
+            stays
+        });
+        apps.sort_unstable();
         while state.moving.len() < MOVES_MAX && !state.shares.is_empty() {
             let (instance, app, node) = match self.next_move(state, &ready) {
                 Choice::Move(instance, app, node) => (instance, app, node),

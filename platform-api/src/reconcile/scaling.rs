@@ -8,6 +8,7 @@ use tracing::warn;
 use wharf_types::spec::ReplicaRange;
 use wharf_types::{AppId, Timestamp};
 
+use super::fleet::Fleet;
 use super::{RETRY, chain, plan_after};
 use crate::context::Context;
 use crate::operations::autoscale::{self, Outcome};
@@ -35,13 +36,13 @@ struct Watched {
 
 impl Autoscaler {
     /// Looks at what was reported since it looked last. Nudged when somebody waits, and called several times a second anyway.
-    pub(super) async fn pass(&mut self, context: &Context, views: &[AppView], now: Timestamp) {
+    pub(super) async fn pass(&mut self, context: &Context, fleet: &Fleet, now: Timestamp) {
         let reports = context.nodes.reports();
         if reports == self.reports {
             return;
         }
         self.reports = reports;
-        let ranged = views.iter().filter_map(|view| Some((view, view.range()?)));
+        let ranged = fleet.ranged().filter_map(|view| Some((view, view.range()?)));
         let mut watched = HashMap::with_capacity(self.apps.len());
         for (view, range) in ranged {
             let known = self.apps.remove(&view.id);

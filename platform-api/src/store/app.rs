@@ -197,9 +197,11 @@ pub(crate) async fn set_applied_set(conn: &mut Conn, id: AppId, set: &SetName) -
     Ok(())
 }
 
-pub(crate) async fn ids(conn: &mut Conn) -> Result<Vec<AppId>> {
-    let rows: Vec<(String,)> = query_as("SELECT id FROM app ORDER BY id").fetch_all(conn).await?;
-    rows.iter().map(|(id,)| parse(id)).collect()
+/// Every app, with its revision: what else belongs to it changes with that.
+pub(crate) async fn revisions(conn: &mut Conn) -> Result<Vec<(AppId, i64)>> {
+    let rows: Vec<(String, i64)> =
+        query_as("SELECT id, revision FROM app ORDER BY id").fetch_all(conn).await?;
+    rows.iter().map(|(id, revision)| Ok((parse(id)?, *revision))).collect()
 }
 
 /// Draws the number of the app's next release.

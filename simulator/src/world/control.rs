@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_platform_api::cores::{
-    Beside, Fleet, Next, NodeSettings, NodeStatus, Nodes, Published, Publisher, acknowledged,
+    Beside, Fleet, Next, NodeSettings, NodeStatus, Nodes, Publisher, Settled, acknowledged,
 };
 use wharf_platform_api::plan::job::{self, JobChange, JobView};
 use wharf_platform_api::plan::schedule::{self, ScheduleChange, ScheduleView};
@@ -41,8 +41,7 @@ pub(crate) struct Control {
     fleet: Fleet,
     publisher: Publisher,
     acknowledged: u64,
-    /// Whether each is ready, to be emptied, and given up.
-    known: BTreeMap<NodeId, (bool, bool, bool)>,
+    settled: Settled,
     dirty: BTreeSet<AppId>,
     /// What was planned last is read again before anything else is planned.
     again: Option<AppId>,
@@ -52,7 +51,7 @@ pub(crate) struct Control {
     jobs: HashMap<JobId, JobView>,
     due_jobs: BTreeSet<JobId>,
     job_wakes: BTreeMap<JobId, Timestamp>,
-    jobs_changed: bool,
+    changed_jobs: BTreeSet<JobId>,
     are_jobs_read: bool,
     schedule_wakes: BTreeMap<ScheduleId, Timestamp>,
     pub(crate) unplaced: BTreeMap<AppId, Vec<Unplaced>>,
@@ -174,7 +173,7 @@ impl World {
             fleet: Fleet::default(),
             publisher: Publisher::new(epoch << EPOCH_BITS),
             acknowledged: 0,
-            known: BTreeMap::new(),
+            settled: Settled::default(),
             dirty: BTreeSet::new(),
             again: None,
             wakes: BTreeMap::new(),
@@ -183,7 +182,7 @@ impl World {
             jobs: HashMap::new(),
             due_jobs: BTreeSet::new(),
             job_wakes: BTreeMap::new(),
-            jobs_changed: false,
+            changed_jobs: BTreeSet::new(),
             are_jobs_read: false,
             schedule_wakes: self.store.schedules.keys().map(|id| (*id, Timestamp::MIN)).collect(),
             unplaced: BTreeMap::new(),
@@ -228,7 +227,9 @@ impl World {
         if control.full_pass_at <= now {
             control.full_pass_at = now + FULL_PASS;
             control.unread.get_or_insert_with(|| self.store.apps.keys().copied().collect());
-            control.dirty.extend(self.store.apps.keys());
+            let stored: Vec<(AppId, i64)> =
+                self.store.apps.iter().map(|(id, app)| (*id, app.revision())).collect();
+            control.dirty.extend(control.settled.others(&stored));
             let open = |job: &&Arc<crate::store::Job>| {
                 !job.view.state.is_final() || job.view.expires_at.is_some_and(|at| at <= wall)
             };
@@ -284,6 +285,7 @@ impl World {
         }
         let Some(mut loaded) = self.store.apps.get(&id).map(|app| app.load()) else {
             control.fleet.remove(id);
+            control.settled.forget(id);
             control.unplaced.remove(&id);
             return;
         };
@@ -298,7 +300,9 @@ impl World {
         let Some(changes) = control.fleet.plan(now, id, self.store.ids(now)) else { return };
         control.unplaced.insert(id, changes.unplaced);
         control.wakes.extend(changes.wake_at.map(|at| (id, at)));
-        if !changes.changes.is_empty() {
+        if changes.changes.is_empty() {
+            control.settled.settle(id, loaded.revision);
+        } else {
             let (revision, changes) = (loaded.revision, changes.changes);
             let seen = self.seen(index);
             // Who was deposed may not know any more what there is.
@@ -449,26 +453,24 @@ impl World {
 
     fn publish(&mut self, index: usize, statuses: &[NodeStatus]) {
         let control = &mut self.controls[index];
-        let is_news =
-            control.fleet.has_changed() || control.jobs_changed || control.publisher.lacks_any_of(statuses);
+        let is_news = control.fleet.has_changed()
+            || !control.changed_jobs.is_empty()
+            || control.publisher.lacks_any_of(statuses);
         if !is_news || !control.are_apps_read() {
             return;
         }
-        control.fleet.published();
-        control.jobs_changed = false;
-        let beside = Beside {
-            jobs: &control.jobs,
-            doomed: &BTreeMap::new(),
-            rates: &[],
-            removed: &[],
-            secrets: &|_| Vec::new(),
-        };
-        let Published { assignments, changed } = control.publisher.publish(&control.fleet, statuses, beside);
-        control.dirty.extend(control.publisher.acknowledged_among(&changed, control.acknowledged));
+        let apps = control.fleet.take_changed();
+        control.publisher.take_in(&control.fleet, apps);
+        control.publisher.take_in_jobs(&control.jobs, std::mem::take(&mut control.changed_jobs));
+        let beside = Beside { doomed: &BTreeMap::new(), rates: &[], removed: &[], secrets: &|_| None };
+        let assignments = control.publisher.publish(statuses, beside);
+        let checked = control.publisher.check(&control.fleet, &control.jobs, statuses, beside);
+        control.dirty.extend(control.publisher.take_acknowledged(control.acknowledged));
         let mut sent = Vec::new();
         control.nodes.publish(assignments.clone());
         for Next { whole, delta, is_news } in assignments {
             let streams = control.streams.iter().filter(|(worker, ..)| node_id(*worker) == whole.node);
+            let whole = Arc::new(whole.assignment());
             if is_news {
                 let delta = delta.map(Arc::new);
                 sent.extend(streams.map(|stream| (*stream, whole.clone(), delta.clone())));
@@ -482,6 +484,9 @@ impl World {
                 None => Down::Assignment { process, session, assignment },
             };
             self.send_down(index, worker, message);
+        }
+        if let Err(what) = checked {
+            self.fail("nodes are told just what all apps and jobs make of it", what);
         }
         if !self.controls[index].dirty.is_empty() {
             self.nudge(index);
@@ -581,21 +586,14 @@ impl World {
 impl Control {
     /// Mirrors `Reconciler::look_at_nodes`.
     fn look_at_nodes(&mut self, statuses: &[NodeStatus]) {
-        let known: BTreeMap<NodeId, (bool, bool, bool)> = statuses
-            .iter()
-            .filter(|node| !node.released)
-            .map(|node| (node.id, (node.ready, node.draining, node.given_up)))
-            .collect();
         let acknowledged = acknowledged(statuses, self.acknowledged);
-        let differs = self.fleet.observe(statuses);
-        if differs || known != self.known {
-            self.known = known;
-            self.dirty.extend(self.fleet.apps());
+        if let Some(apps) = self.fleet.observe(statuses) {
+            self.dirty.extend(apps);
             self.due_jobs.extend(self.jobs.keys());
         }
         if acknowledged != self.acknowledged {
-            let before = std::mem::replace(&mut self.acknowledged, acknowledged);
-            self.dirty.extend(self.publisher.acknowledged_since(before, acknowledged));
+            self.acknowledged = acknowledged;
+            self.dirty.extend(self.publisher.take_acknowledged(acknowledged));
         }
     }
 
@@ -604,7 +602,7 @@ impl Control {
         if self.jobs.get(&view.id) == Some(&view) {
             return;
         }
-        self.jobs_changed = true;
+        self.changed_jobs.insert(view.id);
         for run in &view.runs {
             match view.held(run) {
                 Some(held) => self.fleet.cluster().put(run.id, held),
@@ -623,7 +621,7 @@ impl Control {
         self.job_wakes.remove(&id);
         self.fleet.cluster().set_claims(id.as_owner(), Vec::new());
         if let Some(view) = self.jobs.remove(&id) {
-            self.jobs_changed = true;
+            self.changed_jobs.insert(id);
             view.runs.iter().for_each(|run| self.fleet.cluster().remove(run.id));
         }
     }
