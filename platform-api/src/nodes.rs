@@ -127,13 +127,18 @@ pub struct News {
 }
 
 /// Why a worker is not listened to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     #[error("node {0} has not registered since the control plane started")]
     Unregistered(NodeId),
+    /// Its session has ended, and where it still runs, it is told more when it registers again.
     #[error(
-        "a later process of node {0} has registered: what this one sends is not taken in any more. If both run, one of them has a copy of the \
-         other's folder; each worker needs its own: remove `node.json` from the copy, and let it join with a new token"
+        "another process of the worker of node {0} has registered: what this one sends is not taken in any more"
+    )]
+    Replaced(NodeId),
+    #[error(
+        "a later process of node {0} speaks for it at this moment. If both run, one of them has a copy of the other's folder; each worker needs \
+         its own: remove `node.json` from the copy, and let it join with a new token; or stop the other worker and wait ten seconds"
     )]
     Superseded(NodeId),
     #[error(
@@ -621,7 +626,7 @@ impl Node {
     /// Whether this process speaks for the node.
     fn hears(&self, id: NodeId, process: ProcessId) -> Result<(), Refusal> {
         let is_it = self.registration.incarnation.process == process;
-        if is_it { Ok(()) } else { Err(Refusal::Superseded(id)) }
+        if is_it { Ok(()) } else { Err(Refusal::Replaced(id)) }
     }
 
     fn is_seen_within(&self, span: Duration, now: Instant) -> bool {
@@ -854,16 +859,20 @@ mod tests {
         let mut followed = nodes.follow(id, first.incarnation.process).unwrap();
         followed.borrow_and_update();
         nodes.register(id, second.clone()).unwrap();
-        let superseded = Some(Refusal::Superseded(id));
-        assert_eq!(nodes.report(id, &says(&first)).err(), superseded);
-        assert_eq!(nodes.follow(id, first.incarnation.process).err(), superseded);
-        assert_eq!(nodes.register(id, first).err(), superseded, "it was on its way for long");
+        let replaced = Some(Refusal::Replaced(id));
+        assert_eq!(nodes.report(id, &says(&first)).err(), replaced);
+        assert_eq!(nodes.follow(id, first.incarnation.process).err(), replaced);
+        assert_eq!(
+            nodes.register(id, first).err(),
+            Some(Refusal::Superseded(id)),
+            "it was on its way for long"
+        );
         assert!(followed.has_changed().is_err(), "the stream of the first has ended");
         nodes.report(id, &says(&second)).unwrap();
         assert_eq!(nodes.admits(id, &copy), Err(Refusal::Elsewhere(id)));
         nodes.report(id, &says(&second)).unwrap();
         nodes.register_at(Instant::now() + RELEASED, id, copy).unwrap();
-        assert_eq!(nodes.report(id, &says(&second)).err(), superseded);
+        assert_eq!(nodes.report(id, &says(&second)).err(), replaced);
     }
 
     #[test]

@@ -399,7 +399,7 @@ async fn a_worker_that_is_about_to_end_is_emptied_first_and_takes_instances_agai
     assert_eq!(platform.app("hello").await["ready"], 1);
     let other = format!("{path}?process={}", wharf_types::ProcessId::new());
     let late = platform.call_as(&platform.node_token, Method::POST, &other, Value::Null).await;
-    late.refuses(409, "conflict", &["a later process"]);
+    late.refuses(409, "conflict", &["another process"]);
     let again = json!({"hostname": "b", "memory_bytes": 1u64 << 32, "cpus": 2, "version": "0",
         "incarnation": {"number": 7, "process": wharf_types::ProcessId::new(), "home": "a"}});
     let put = format!("/v1/nodes/{}", first.node);
