@@ -28,7 +28,7 @@ use crate::intake::Intake;
 use crate::known::Known;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
-use crate::nodes::{Nodes, Refusal};
+use crate::nodes::{Nodes, Refusal, Start};
 use crate::plan::Unplaced;
 use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
@@ -182,11 +182,7 @@ impl Context {
     /// Fills in the nodes of earlier processes, so that what runs on them is not given up before they can come back.
     pub(crate) async fn load_nodes(&self) -> store::Result<()> {
         let mut tx = self.store.read().await?;
-        for (id, registration, settings) in store::node::list(&mut tx).await? {
-            // Nobody has come before them, so none is refused.
-            let _ = self.nodes.register(id, registration);
-            self.nodes.set(id, settings);
-        }
+        store::node::list(&mut tx).await?.into_iter().for_each(|node| self.nodes.know(node));
         Ok(())
     }
 
@@ -230,8 +226,8 @@ impl Context {
     }
 
     /// Begins to lead, with nothing in mind of an earlier time as the leader: nodes were told something else since.
-    pub(crate) async fn lead(&self, epoch: u64) -> store::Result<()> {
-        self.nodes.forget_all();
+    pub(crate) async fn lead(&self, epoch: u64, start: Start) -> store::Result<()> {
+        self.nodes.begin(start);
         self.ledger.forget_all().await;
         self.unplaced().clear();
         self.load_nodes().await?;
@@ -393,9 +389,9 @@ impl Context {
         };
         match nodes.await {
             Ok(nodes) => {
-                for (id, registration, settings) in nodes {
-                    gone.remove(&id);
-                    self.nodes.hear_of(id, registration, settings);
+                for node in nodes {
+                    gone.remove(&node.id);
+                    self.nodes.know(node);
                 }
                 gone.into_iter().for_each(|id| self.nodes.remove(id));
             }

@@ -2,6 +2,6 @@
 //!
 //! Nobody else uses it, and nothing promises that it stays as it is.
 
-pub use crate::nodes::{News, NodeStatus, Nodes, Refusal};
+pub use crate::nodes::{News, NodeStatus, Nodes, Refusal, Start, Unwritten};
 pub use crate::reconcile::{Beside, Fleet, Next, Published, Publisher, acknowledged};
-pub use crate::store::node::NodeSettings;
+pub use crate::store::node::{NodeSettings, StoredNode};

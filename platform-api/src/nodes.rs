@@ -1,8 +1,10 @@
 //! The workers, as far as this process knows: who is there, what they have been told, what they acknowledged.
 //!
-//! Nothing here lasts: a heartbeat that brings no news writes nothing to the disk.
+//! Nothing here lasts: a heartbeat that brings no news writes nothing to the disk. What whoever leads next has to know is written by [`kept`].
 
+pub(crate) mod kept;
 mod load;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -18,36 +20,20 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::warn;
 use wharf_types::figures::{NodeFigures, VolumeFigures};
 use wharf_types::incarnation::Rival;
-use wharf_types::node::{
-    AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE,
-};
+use wharf_types::node::{AppUsage, Assignment, InstanceReport, NodeRegistration, NodeReport};
 use wharf_types::requests::{RequestCounts, RequestTotals};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
 
 use crate::plan::autoscale::Demand;
 use crate::reconcile::Next;
-use crate::store::node::NodeSettings;
+use crate::store::node::{NodeSettings, StoredNode};
 use crate::store::requests::Counter;
 use load::Loads;
+use silence::{Presence, RELEASED};
 use told::{Since, Told};
 use touches::Touches;
 
-/// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
-/// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
-const LEASE: Duration = Duration::from_millis(2000);
-/// A node that has not reported for this long is given up, with all that ran on it, whoever is left. With others that can take over, the end
-/// of its lease is enough; alone, giving up a worker that was only busy would stop apps that serve. Where most nodes are silent at once, the
-/// fault is more likely on this side.
-const GIVEN_UP: Duration = Duration::from_secs(10);
-/// The same where no node at all is heard of: whatever was given up could run nowhere, and each goes on with what it has.
-const ALL_SILENT: Duration = Duration::from_secs(30);
-/// By then a silent node has ended what there is to be only one of, because its worker counts [`SINGLETON_LEASE`] from when it sent what was
-/// heard of it last. In between it stops these, however slow it is.
-const RELEASED: Duration = GIVEN_UP;
-const _: () = assert!(SINGLETON_LEASE.as_millis() + 2000 <= RELEASED.as_millis());
-/// The reconciler looks at the nodes several times a second. If nobody looked for longer than this, the whole process stood
-/// still, and could not have heard of anybody.
-const STOOD_STILL: Duration = Duration::from_secs(1);
+pub use silence::{Start, Unwritten};
 
 /// How many other nodes are named to one that wants an artifact: each that does not have it costs a round trip.
 const SOURCES_MAX: usize = 3;
@@ -62,6 +48,9 @@ struct Known {
     nodes: BTreeMap<NodeId, Node>,
     /// When somebody last asked who is ready.
     looked: Option<Instant>,
+    start: Start,
+    /// Since when nodes are awaited that others have heard of. None: there are none.
+    began: Option<Instant>,
 }
 
 struct Node {
@@ -73,10 +62,14 @@ struct Node {
     touches: Touches,
     /// What it runs that there is to be only one of, as it was told last. Once it may have ended these, it is not to go on with any of them.
     singletons: BTreeSet<InstanceId>,
+    /// When something of it came last, or since when it is awaited.
     seen: Instant,
     seen_at: Timestamp,
-    /// Whether it has reported to this process. One that has not may be on its way back, after the control plane was away.
-    has_reported: bool,
+    presence: Presence,
+    /// Whether it has registered with this process, or reported to it.
+    has_spoken: bool,
+    /// Whether the database says that it was given up.
+    is_written_off: bool,
     routes_generation: u64,
     /// What the last report said, so that a repetition costs nothing.
     reported: HashMap<InstanceId, InstanceReport>,
@@ -96,7 +89,13 @@ pub struct NodeStatus {
     pub id: NodeId,
     /// With the labels that admins have set.
     pub registration: NodeRegistration,
+    /// Whether its lease lasts, as far as this process can know: one that has not spoken to it yet has the benefit of the doubt for as long,
+    /// so that nobody does behind its back what it would have to hear of.
     pub ready: bool,
+    /// Whether it has not spoken to this process yet.
+    pub awaited: bool,
+    /// Whether it may be given more: it has spoken, and others have, too, or have had the time to.
+    pub takes_more: bool,
     /// Whether it is to be emptied, because somebody wants that or because its process is about to end.
     pub draining: bool,
     pub given_up: bool,
@@ -104,6 +103,13 @@ pub struct NodeStatus {
     pub released: bool,
     pub seen_at: Timestamp,
     pub routes_generation: u64,
+}
+
+impl NodeStatus {
+    /// Whether it is known to be there, and not only taken to be.
+    pub(crate) fn is_there(&self) -> bool {
+        self.ready && !self.awaited
+    }
 }
 
 /// A node with what it has used.
@@ -171,32 +177,18 @@ impl Nodes {
         if let Some(node) = known.nodes.get(&id) {
             node.admits(id, &registration, now)?;
         }
-        let node = known.nodes.entry(id).or_insert_with(|| Node {
-            registration: registration.clone(),
-            settings: NodeSettings::default(),
-            leaving: false,
-            touches: Touches::default(),
-            singletons: BTreeSet::new(),
-            seen: now,
-            seen_at: Timestamp::now(),
-            has_reported: false,
-            routes_generation: 0,
-            reported: HashMap::new(),
-            last: None,
-            usage: Vec::new(),
-            figures: NodeFigures::default(),
-            loads: Loads::default(),
-            told: Told::default(),
-            turn: Arc::default(),
-        });
+        known.forgive_standstill(now);
+        known.forgive_silence(now);
+        let node = known.nodes.entry(id).or_insert_with(|| Node::new(now, registration.clone()));
         if node.registration.incarnation.process != registration.incarnation.process {
             // Whoever follows the assignments for an earlier process learns that they end.
             node.told.dismiss();
             node.leaving = false;
         }
         node.registration = registration;
-        node.seen = now;
-        node.seen_at = Timestamp::now();
+        node.hear(now);
+        // With its registration the database has that it is back.
+        node.is_written_off = false;
         // It may be a new process that has neither routes nor reported anything.
         node.routes_generation = 0;
         node.reported.clear();
@@ -204,20 +196,29 @@ impl Nodes {
         Ok(())
     }
 
-    /// Ends what is assigned, and forgets every node.
-    pub(crate) fn forget_all(&self) {
-        *self.lock() = Known::default();
+    /// Ends what is assigned, and forgets every node, because this process begins to lead.
+    pub fn begin(&self, start: Start) {
+        *self.lock() = Known { start, ..Known::default() };
     }
 
-    /// Takes note of a node that has registered with another process, or that admins say something else of. What has registered here stays
-    /// as it is.
-    pub(crate) fn hear_of(&self, id: NodeId, registration: NodeRegistration, settings: NodeSettings) {
-        let is_known = self.lock().nodes.contains_key(&id);
-        if !is_known {
-            // Nobody has come before it, so it is not refused.
-            let _ = self.register(id, registration);
-        }
-        self.set(id, settings);
+    /// Takes note of what the database says of a node: others have heard of it. What has registered here stays as it is, but for what admins
+    /// say.
+    pub(crate) fn know(&self, stored: StoredNode) {
+        self.know_at(Instant::now(), stored);
+    }
+
+    pub fn know_at(&self, now: Instant, stored: StoredNode) {
+        let mut known = self.lock();
+        known.began.get_or_insert(now);
+        let StoredNode { id, registration, settings, seen_at, given_up } = stored;
+        let unheard = || Node {
+            seen_at,
+            presence: if given_up { Presence::Gone } else { Presence::Awaited },
+            has_spoken: false,
+            is_written_off: given_up,
+            ..Node::new(now, registration)
+        };
+        known.nodes.entry(id).or_insert_with(unheard).settings = settings;
     }
 
     pub(crate) fn ids(&self) -> BTreeSet<NodeId> {
@@ -244,9 +245,8 @@ impl Nodes {
         known.forgive_standstill(now);
         known.forgive_silence(now);
         let node = known.nodes.get_mut(&id).ok_or(Refusal::Unregistered(id))?;
-        node.seen = now;
-        node.seen_at = Timestamp::now();
-        node.has_reported = true;
+        node.hear(now);
+        node.presence = Presence::Reports;
         node.usage.clone_from(&report.usage);
         node.usage.sort_by(|a, b| key(a).cmp(&key(b)));
         let was_full = |id| node.figures.volumes.iter().any(|before| before.id == id && before.full);
@@ -319,6 +319,10 @@ impl Nodes {
     fn told_to_wait_at(&self, now: Instant, id: NodeId, span: Duration) {
         if let Some(node) = self.lock().nodes.get_mut(&id) {
             node.seen = node.seen.max(now + span);
+            // Its worker lives, but has no session in which it could be told of anything new.
+            if matches!(node.presence, Presence::Gone | Presence::Awaited) {
+                node.presence = Presence::Returning;
+            }
         }
     }
 
@@ -345,8 +349,7 @@ impl Nodes {
         let has = |(other, node): &(&NodeId, &Node)| {
             **other != id
                 && node.registration.address.is_some()
-                && node.has_reported
-                && node.is_seen_within(LEASE, now)
+                && node.reports_at(now)
                 && node.touches.uses(digest)
         };
         let mut sources: Vec<NodeId> = known.nodes.iter().filter(has).map(|(other, _)| *other).collect();
@@ -422,10 +425,9 @@ impl Nodes {
 
     pub fn list_at(&self, now: Instant) -> Vec<NodeStatus> {
         let mut known = self.lock();
-        known.forgive_standstill(now);
-        let patience = known.patience(now);
+        let moment = known.look(now);
         let status = |(id, node): (&NodeId, &mut Node)| {
-            let status = node.status(*id, now, patience);
+            let status = node.status(*id, moment);
             if status.released {
                 // Whoever sees this may have others start; what the node says next must not bring these back.
                 node.singletons.clear();
@@ -437,12 +439,10 @@ impl Nodes {
 
     /// Every node with its newest figures.
     pub(crate) fn samples(&self) -> Vec<NodeSample> {
-        let now = Instant::now();
         let mut known = self.lock();
-        known.forgive_standstill(now);
-        let patience = known.patience(now);
+        let moment = known.look(Instant::now());
         let sample = |(id, node): (&NodeId, &Node)| NodeSample {
-            status: node.status(*id, now, patience),
+            status: node.status(*id, moment),
             usage: node.usage.clone(),
             figures: node.figures.clone(),
         };
@@ -508,8 +508,8 @@ impl Nodes {
     pub(crate) fn demand(&self, namespace: &NamespaceName, app: &AppName) -> Option<Demand> {
         let now = Instant::now();
         let known = self.lock();
-        let ready = known.nodes.values().filter(|node| node.is_seen_within(LEASE, now));
-        ready.map(|node| node.loads.of(namespace, app)).reduce(|sum, more| Demand {
+        let reporting = known.nodes.values().filter(|node| node.reports_at(now));
+        reporting.map(|node| node.loads.of(namespace, app)).reduce(|sum, more| Demand {
             open: sum.open + more.open,
             waiting: sum.waiting.saturating_add(more.waiting),
             requests: sum.requests.saturating_add(more.requests),
@@ -541,53 +541,6 @@ impl Nodes {
     }
 }
 
-impl Known {
-    /// Holds against no node that it was silent while this process stood still.
-    fn forgive_standstill(&mut self, now: Instant) {
-        let before = self.looked.replace(now).unwrap_or(now);
-        let gap = now.saturating_duration_since(before);
-        if gap > STOOD_STILL {
-            for node in self.nodes.values_mut() {
-                // One that was told to wait is seen in the time to come.
-                node.seen = node.seen.max(now.min(node.seen + gap));
-            }
-        }
-    }
-}
-
-impl Known {
-    /// Whether nobody is heard of any more.
-    fn is_silent(&self, now: Instant) -> bool {
-        !self.nodes.values().any(|node| node.is_seen_within(LEASE, now))
-    }
-
-    /// When the first is heard of after all were silent, the others are on their way back, too: the fault was on this side, or in between.
-    fn forgive_silence(&mut self, now: Instant) {
-        if !self.is_silent(now) {
-            return;
-        }
-        for node in self.nodes.values_mut().filter(|node| node.is_seen_within(ALL_SILENT, now)) {
-            node.seen = node.seen.max(now.checked_sub(LEASE).unwrap_or(node.seen));
-            node.has_reported = false;
-        }
-    }
-
-    /// How long a node may be silent before it is given up.
-    fn patience(&self, now: Instant) -> Duration {
-        // One that was given up long ago says nothing about the network of now.
-        if self.is_silent(now) {
-            return ALL_SILENT;
-        }
-        let lately = self.nodes.values().filter(|node| node.is_seen_within(GIVEN_UP, now));
-        let (there, silent) =
-            lately.fold((0, 0), |(there, silent), node| match node.is_seen_within(LEASE, now) {
-                true => (there + 1, silent),
-                false => (there, silent + 1),
-            });
-        if there > 0 && silent <= there { LEASE } else { GIVEN_UP }
-    }
-}
-
 fn singletons(assignment: &Assignment) -> BTreeSet<InstanceId> {
     let only = assignment.instances.iter().filter(|instance| instance.spec.scale.singleton);
     only.map(|instance| instance.id).collect()
@@ -598,19 +551,27 @@ fn key(usage: &AppUsage) -> (&NamespaceName, &AppName, u64) {
 }
 
 impl Node {
-    fn status(&self, id: NodeId, now: Instant, patience: Duration) -> NodeStatus {
-        let mut registration = self.registration.clone();
-        self.settings.label(&mut registration);
-        NodeStatus {
-            id,
+    /// One that has just registered.
+    fn new(now: Instant, registration: NodeRegistration) -> Self {
+        Self {
             registration,
-            ready: self.is_seen_within(LEASE, now),
-            draining: self.settings.draining || self.leaving,
-            given_up: !self
-                .is_seen_within(if self.has_reported { patience } else { patience.max(GIVEN_UP) }, now),
-            released: !self.is_seen_within(RELEASED, now),
-            seen_at: self.seen_at,
-            routes_generation: self.routes_generation,
+            settings: NodeSettings::default(),
+            leaving: false,
+            touches: Touches::default(),
+            singletons: BTreeSet::new(),
+            seen: now,
+            seen_at: Timestamp::now(),
+            presence: Presence::Returning,
+            has_spoken: true,
+            is_written_off: false,
+            routes_generation: 0,
+            reported: HashMap::new(),
+            last: None,
+            usage: Vec::new(),
+            figures: NodeFigures::default(),
+            loads: Loads::default(),
+            told: Told::default(),
+            turn: Arc::default(),
         }
     }
 
@@ -629,9 +590,5 @@ impl Node {
     fn hears(&self, id: NodeId, process: ProcessId) -> Result<(), Refusal> {
         let is_it = self.registration.incarnation.process == process;
         if is_it { Ok(()) } else { Err(Refusal::Replaced(id)) }
-    }
-
-    fn is_seen_within(&self, span: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(self.seen) < span
     }
 }

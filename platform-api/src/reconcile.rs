@@ -95,7 +95,7 @@ struct Reconciler {
     autoscaler: Autoscaler,
     /// When apps have to be planned again even if nothing happens.
     wakes: BTreeMap<AppId, Timestamp>,
-    /// The nodes, and whether each is ready and to be emptied; without those that were given up.
+    /// The nodes, and whether each may be given more, is to be emptied, and was given up; without those that have ended everything by now.
     nodes: BTreeMap<NodeId, (bool, bool, bool)>,
     /// The newest routes that every ready node uses.
     acknowledged: u64,
@@ -293,7 +293,7 @@ impl Reconciler {
         let known: BTreeMap<NodeId, (bool, bool, bool)> = nodes
             .iter()
             .filter(|node| !node.released)
-            .map(|node| (node.id, (node.ready, node.draining, node.given_up)))
+            .map(|node| (node.id, (node.takes_more, node.draining, node.given_up)))
             .collect();
         let acknowledged = acknowledged(nodes, self.acknowledged);
         let differs = self.fleet.observe(nodes);

@@ -279,3 +279,162 @@ fn assigned(id: InstanceId, singleton: bool) -> wharf_types::node::AssignedInsta
         job: None,
     }
 }
+
+/// A process that begins to lead, where these nodes were there under whoever led before.
+fn begun(start: Start, now: Instant, ids: &[NodeId]) -> Nodes {
+    let nodes = Nodes::default();
+    nodes.begin(start);
+    ids.iter().for_each(|id| nodes.know_at(now, stored(*id, false)));
+    nodes
+}
+
+fn stored(id: NodeId, given_up: bool) -> StoredNode {
+    let (registration, settings) = (registration(), NodeSettings::default());
+    StoredNode { id, registration, settings, given_up, seen_at: Timestamp::UNIX_EPOCH }
+}
+
+fn set<const N: usize>(ids: [NodeId; N]) -> BTreeSet<NodeId> {
+    ids.into()
+}
+
+fn three() -> [NodeId; 3] {
+    [NodeId::new(), NodeId::new(), NodeId::new()]
+}
+
+fn of(nodes: &Nodes, now: Instant, is: impl Fn(&NodeStatus) -> bool) -> BTreeSet<NodeId> {
+    nodes.list_at(now).into_iter().filter(is).map(|node| node.id).collect()
+}
+
+#[test]
+fn nothing_is_placed_on_a_node_of_before_until_it_has_spoken_and_on_none_before_the_others_had_a_second() {
+    let (ids, begin) = (three(), Instant::now());
+    let [first, second, dead] = ids;
+    let nodes = begun(Start::Anew, begin, &ids);
+    let takes = |millis: u64, reporting: &[NodeId]| {
+        let now = begin + Duration::from_millis(millis);
+        let report = report(vec![], vec![]);
+        reporting.iter().for_each(|id| drop(nodes.report_at(now, *id, &report).unwrap()));
+        of(&nodes, now, |node| node.takes_more)
+    };
+    assert_eq!(takes(0, &[]), set([]));
+    assert_eq!(takes(200, &[first]), set([]), "it would get everything");
+    assert_eq!(takes(400, &[first, second]), set([]));
+    assert_eq!(takes(1000, &[first, second]), set([first, second]));
+    let status = nodes.list_at(begin + Duration::from_millis(1000)).into_iter().find(|node| node.id == dead);
+    let status = status.unwrap();
+    assert!(status.ready && status.awaited && !status.is_there() && !status.given_up, "{status:?}");
+    assert_eq!(status.seen_at, Timestamp::UNIX_EPOCH, "nobody has seen it since");
+    assert_eq!(takes(1200, &[first, second, dead]), set(ids));
+    let nodes = begun(Start::Anew, begin, &ids);
+    ids.iter().for_each(|id| nodes.register_at(begin, *id, registration()).unwrap());
+    assert_eq!(of(&nodes, begin, |node| node.takes_more), set(ids), "nobody is missing");
+}
+
+/// Who is given up this long after the beginning, where these of three nodes report from some time on.
+fn missing(
+    start: Start,
+    reporting: std::ops::RangeTo<usize>,
+    from: Duration,
+    span: Duration,
+) -> (usize, usize) {
+    let (ids, begin) = (three(), Instant::now());
+    let nodes = begun(start, begin, &ids);
+    let mut after = Duration::ZERO;
+    while after < span {
+        after += Duration::from_millis(250);
+        if after >= from {
+            let report = report(vec![], vec![]);
+            for id in &ids[reporting] {
+                nodes.report_at(begin + after, *id, &report).unwrap();
+            }
+        }
+        nodes.list_at(begin + after);
+    }
+    let now = begin + span;
+    (of(&nodes, now, |node| node.given_up).len(), of(&nodes, now, |node| node.released).len())
+}
+
+#[test]
+fn who_does_not_come_over_to_the_next_leader_is_given_up_soon_where_most_others_have_but_not_released() {
+    let (at_once, millis) = (Duration::ZERO, Duration::from_millis);
+    let succeeds =
+        |reporting, span| missing(Start::Succeeds, reporting, at_once, Duration::from_millis(span));
+    assert_eq!(succeeds(..2, 2750), (0, 0));
+    assert_eq!(succeeds(..2, 3000), (1, 0));
+    assert_eq!(succeeds(..2, 9750), (1, 0), "what it has only one of it may still run");
+    assert_eq!(succeeds(..2, 10_000), (1, 1));
+    assert_eq!(succeeds(..1, 9750), (0, 0), "so many at once are more likely cut off");
+    assert_eq!(succeeds(..1, 10_000), (2, 2));
+    assert_eq!(succeeds(..0, 29_750).0, 0, "nobody could take over");
+    // After a while without a leader workers try less often.
+    assert_eq!(missing(Start::Anew, ..2, at_once, millis(9750)), (0, 0));
+    assert_eq!(missing(Start::Anew, ..2, at_once, millis(10_000)), (1, 1));
+    // Nobody could come, so whoever comes later than the first is waited for.
+    let late = |span| missing(Start::Succeeds, ..2, millis(4000), millis(span)).0;
+    assert_eq!((late(11_750), late(12_000)), (0, 1));
+}
+
+#[test]
+fn a_node_that_was_told_to_wait_by_the_next_leader_lives_and_is_given_nothing_yet() {
+    let (ids, begin) = (three(), Instant::now());
+    let nodes = begun(Start::Succeeds, begin, &ids);
+    nodes.told_to_wait_at(begin + Duration::from_secs(1), ids[2], Duration::from_secs(12));
+    for seconds in 1..13 {
+        let (now, report) = (begin + Duration::from_secs(seconds), report(vec![], vec![]));
+        ids[..2].iter().for_each(|id| drop(nodes.report_at(now, *id, &report).unwrap()));
+        assert_eq!(of(&nodes, now, |node| node.given_up), set([]), "after {seconds} s");
+        assert_eq!(of(&nodes, now, |node| node.takes_more), set([ids[0], ids[1]]), "after {seconds} s");
+    }
+}
+
+#[test]
+fn who_was_given_up_stays_so_under_the_next_leader_until_it_speaks() {
+    let (there, gone, begin) = (NodeId::new(), NodeId::new(), Instant::now());
+    let nodes = Nodes::default();
+    nodes.begin(Start::Anew);
+    nodes.know_at(begin, stored(there, false));
+    nodes.know_at(begin, stored(gone, true));
+    nodes.register_at(begin, there, registration()).unwrap();
+    let given_up = |now| of(&nodes, now, |node| node.given_up);
+    assert_eq!(given_up(begin), set([gone]));
+    assert_eq!(of(&nodes, begin, |node| node.ready), set([there]), "nobody waits for it");
+    assert_eq!(of(&nodes, begin, |node| node.takes_more), set([there]));
+    assert_eq!(
+        of(&nodes, begin, |node| node.released),
+        set([]),
+        "it may still run what there is only one of"
+    );
+    assert_eq!(nodes.unwritten_at(begin), []);
+    nodes.report_at(begin, gone, &report(vec![], vec![])).unwrap();
+    assert_eq!(given_up(begin), set([]));
+    let unwritten = nodes.unwritten_at(begin);
+    assert_eq!(unwritten.iter().map(|it| (it.node, it.given_up)).collect::<Vec<_>>(), [(gone, false)]);
+    unwritten.iter().for_each(|it| nodes.wrote(it));
+    assert_eq!(nodes.unwritten_at(begin), []);
+}
+
+#[test]
+fn that_a_node_was_given_up_is_to_be_written_until_it_was_or_the_node_registers() {
+    let ([alive, dead, other], begin) = (three(), Instant::now());
+    let nodes = Nodes::default();
+    for id in [alive, dead, other] {
+        nodes.register_at(begin, id, registration()).unwrap();
+        nodes.report_at(begin, id, &report(vec![], vec![])).unwrap();
+    }
+    let unwritten = |from: u64, to: u64| {
+        let mut found = Vec::new();
+        for millis in (from..=to).step_by(250) {
+            let (now, report) = (begin + Duration::from_millis(millis), report(vec![], vec![]));
+            [alive, other].iter().for_each(|id| drop(nodes.report_at(now, *id, &report).unwrap()));
+            found = nodes.unwritten_at(now);
+        }
+        found
+    };
+    assert_eq!(unwritten(0, 1750), []);
+    let lost = unwritten(2000, 3000);
+    assert_eq!(lost.iter().map(|it| (it.node, it.given_up)).collect::<Vec<_>>(), [(dead, true)]);
+    nodes.wrote(&lost[0]);
+    assert_eq!(unwritten(3250, 3250), []);
+    nodes.register_at(begin + Duration::from_millis(3500), dead, registration()).unwrap();
+    assert_eq!(unwritten(3500, 3500), [], "its registration says so");
+}

@@ -22,7 +22,7 @@ pub struct Fleet {
     changed: bool,
     /// Nodes that are to be emptied.
     draining: HashSet<NodeId>,
-    /// Nodes that may get instances, and whether each is ready.
+    /// Nodes that may get instances, and whether each may get them now.
     places: BTreeMap<NodeId, bool>,
     pub(super) rebalance: Rebalance,
 }
@@ -64,7 +64,7 @@ impl Fleet {
     pub fn observe(&mut self, nodes: &[NodeStatus]) -> bool {
         let mut gone: HashSet<NodeId> = self.cluster.node_ids().collect();
         let places = nodes.iter().filter(|node| !node.given_up && !node.draining);
-        let places = places.map(|node| (node.id, node.ready)).collect();
+        let places = places.map(|node| (node.id, node.takes_more)).collect();
         if self.places != places {
             self.places = places;
             self.rebalance.places_changed();
@@ -74,13 +74,15 @@ impl Fleet {
         let mut differs = false;
         for node in nodes.iter().filter(|node| !node.given_up) {
             gone.remove(&node.id);
-            differs |= self.cluster.set_node(node.id, &node.registration, node.ready && !node.draining);
+            differs |= self.cluster.set_node(node.id, &node.registration, node.takes_more && !node.draining);
         }
         for node in gone {
             self.cluster.remove_node(node);
         }
         let lingering = nodes.iter().filter(|node| node.given_up && !node.released);
         self.cluster.set_lingering(lingering.map(|node| node.id).collect());
+        let awaited = |node: &&NodeStatus| !node.given_up && !node.takes_more && (node.awaited || node.ready);
+        self.cluster.set_awaited(nodes.iter().filter(awaited).map(|node| node.id).collect());
         differs
     }
 
@@ -119,7 +121,7 @@ impl Fleet {
         self.views.get(*self.index.get(&id)?)
     }
 
-    /// Nodes that may get instances, and whether each is ready.
+    /// Nodes that may get instances, and whether each may get them now.
     pub(super) fn places(&self) -> &BTreeMap<NodeId, bool> {
         &self.places
     }

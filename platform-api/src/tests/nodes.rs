@@ -13,6 +13,7 @@ use super::fixture::{Platform, Reply, component, config, eventually, quick, requ
 use super::worker::Worker;
 use crate::Config;
 use crate::api::PeerNode;
+use crate::nodes::Start;
 
 impl Platform {
     async fn join_token(&self, body: Value) -> JoinToken {
@@ -333,7 +334,7 @@ async fn whoever_leads_next_knows_which_worker_is_of_an_older_version_before_it_
     let older = json!({"zone": "a", "wharf.protocol": "1"});
     assert_eq!(platform.get(&path).await["labels"], older);
     // What another server does when it begins, and this one after a start.
-    platform.context.lead(platform.leads().await).await.unwrap();
+    platform.context.lead(platform.leads().await, Start::Anew).await.unwrap();
     assert_eq!(platform.get(&path).await["labels"], older);
     register("1-2", json!({"wharf.protocol": "1"})).await;
     assert_eq!(platform.get(&path).await["labels"], json!({}), "it is not the worker's to say");

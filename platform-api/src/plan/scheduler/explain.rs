@@ -68,7 +68,9 @@ fn part(round: &Round<'_>, refusal: Refusal, nodes: &[&Node]) -> String {
     let count = nodes.len();
     let verb = |one: &'static str, many: &'static str| if count == 1 { one } else { many };
     match refusal {
-        Refusal::NotReady => format!("{count} {} not ready (its lease has expired)", verb("is", "are")),
+        Refusal::NotReady => {
+            format!("{count} {} not ready ({})", verb("is", "are"), round.cluster.unready(nodes))
+        }
         Refusal::Elsewhere => format!("{count} {} not have the app's volumes", verb("does", "do")),
         Refusal::Constraint(index) => constraint(&round.shape.constraints[index], nodes),
         Refusal::MaxPerNode => {
