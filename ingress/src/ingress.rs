@@ -256,6 +256,7 @@ impl IngressHandle {
             stop: self.stop_accepting.clone(),
             cut: self.cut_peers.clone(),
             open: self.peers.clone(),
+            refusals: Arc::default(),
             tunnels: Arc::new(Semaphore::new(tunnels_max.min(Semaphore::MAX_PERMITS))),
             by_name: Arc::new(Semaphore::new(tunnels_max.min(Semaphore::MAX_PERMITS))),
             artifacts: Arc::new(Semaphore::new(ARTIFACTS_MAX)),

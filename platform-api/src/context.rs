@@ -3,15 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wharf_types::copy::CopyOrder;
 use wharf_types::exec::ExecOrder;
+use wharf_types::seldom::Seldom;
 use wharf_types::transfer::TransferOrder;
-use wharf_types::{AppId, JobId, Timestamp};
+use wharf_types::{AppId, JobId, ProcessId, Timestamp};
 
 use crate::admission::Admissions;
 use crate::api::Refusals;
@@ -27,7 +28,7 @@ use crate::intake::Intake;
 use crate::known::Known;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, Refusal, Start};
 use crate::plan::Unplaced;
 use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
@@ -41,6 +42,11 @@ const CHANGES_KEPT: usize = 1024;
 
 /// Each may take some hundred megabytes while it lasts.
 const LARGE_PLANS_MAX: usize = 2;
+
+/// How long a process of a worker has to be refused until the log says so: whoever was only killed and started again is taken by then.
+const RIVAL_AFTER: Duration = Duration::from_secs(5);
+/// How often it says that again of the same process.
+const RIVAL_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Each takes a thread and the disk while it lasts.
 pub(crate) const ARCHIVE_INSPECTIONS_MAX: usize = 4;
@@ -110,6 +116,8 @@ pub(crate) struct Context {
     pub(crate) known: Known,
     /// Refusals that the audit log has taken in this minute.
     pub(crate) refusals: Refusals,
+    /// Processes of workers that may not speak for their node, as far as the log has said so.
+    pub(crate) rivals: Seldom<(ProcessId, Refusal)>,
 }
 
 /// What a host needs to become a node.
@@ -171,17 +179,14 @@ impl Context {
             access: watch::Sender::new(0),
             known: Known::default(),
             refusals: Refusals::default(),
+            rivals: Seldom::new(RIVAL_EVERY).after(RIVAL_AFTER),
         }
     }
 
     /// Fills in the nodes of earlier processes, so that what runs on them is not given up before they can come back.
     pub(crate) async fn load_nodes(&self) -> store::Result<()> {
         let mut tx = self.store.read().await?;
-        for (id, registration, settings) in store::node::list(&mut tx).await? {
-            // Nobody has come before them, so none is refused.
-            let _ = self.nodes.register(id, registration);
-            self.nodes.set(id, settings);
-        }
+        store::node::list(&mut tx).await?.into_iter().for_each(|node| self.nodes.know(node));
         Ok(())
     }
 
@@ -235,8 +240,8 @@ impl Context {
     }
 
     /// Begins to lead, with nothing in mind of an earlier time as the leader: nodes were told something else since.
-    pub(crate) async fn lead(&self, epoch: u64) -> store::Result<()> {
-        self.nodes.forget_all();
+    pub(crate) async fn lead(&self, epoch: u64, start: Start) -> store::Result<()> {
+        self.nodes.begin(start);
         self.ledger.forget_all().await;
         self.unplaced().clear();
         self.load_nodes().await?;
@@ -403,9 +408,9 @@ impl Context {
         };
         match nodes.await {
             Ok(nodes) => {
-                for (id, registration, settings) in nodes {
-                    gone.remove(&id);
-                    self.nodes.hear_of(id, registration, settings);
+                for node in nodes {
+                    gone.remove(&node.id);
+                    self.nodes.know(node);
                 }
                 gone.into_iter().for_each(|id| self.nodes.remove(id));
             }

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use wharf_types::{AppId, NamespaceName, Timestamp};
 
-pub use crate::nodes::{News, NodeStatus, Nodes, Refusal};
+pub use crate::nodes::{News, NodeStatus, Nodes, Refusal, Start, Unwritten};
 use crate::reconcile::chain;
 pub use crate::reconcile::{Beside, Fleet, Next, Publisher, Settled, Whole, acknowledged};
-pub use crate::store::node::NodeSettings;
+pub use crate::store::node::{NodeSettings, StoredNode};
 use crate::store::{self, Location, Store};
 
 /// A database with nothing but apps, for the benchmark of the full pass.

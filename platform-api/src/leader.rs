@@ -21,11 +21,14 @@ use crate::authority::rotation;
 use crate::clock;
 use crate::context::Context;
 use crate::git;
+use crate::nodes::{self, Start};
 use crate::reconcile::{self, chain};
 use crate::store::lease::{LEASE, Leases, Taking, Twin};
 
 /// How often a leader renews, and others look whether they can have the lease.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+/// Whoever was refused no longer ago than this, and then has the lease, follows somebody who led until a moment ago.
+const SUCCEEDS_WITHIN: Duration = Duration::from_secs(1);
 /// How soon a leader asks again that got no answer.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How much earlier than the lease a leader ends: by then its loops have.
@@ -62,11 +65,13 @@ struct Lease {
     /// The epoch that it leads in, and until when it may.
     held: Option<(u64, Instant)>,
     ask_at: Instant,
+    /// When this process asked, of which the answer was that another has it.
+    others_had_it: Option<Instant>,
 }
 
 impl Lease {
     fn new(now: Instant) -> Self {
-        Self { held: None, ask_at: now }
+        Self { held: None, ask_at: now, others_had_it: None }
     }
 
     fn step(&self, now: Instant) -> Step {
@@ -81,6 +86,9 @@ impl Lease {
 
     /// Takes in the answer to what was asked at a time: the database has granted it later than that, so its lease ends later.
     fn answered(&mut self, asked_at: Instant, now: Instant, answer: Answer) {
+        if answer == Answer::Refused {
+            self.others_had_it = Some(asked_at);
+        }
         match (answer, self.held) {
             (Answer::Granted(epoch), _) => {
                 self.held = Some((epoch, asked_at + LEASE - MARGIN));
@@ -90,6 +98,12 @@ impl Lease {
             (Answer::Failed, Some(_)) => self.ask_at = now + ASK_AGAIN,
             (Answer::Refused | Answer::Failed, None) => self.ask_at = now + ASK_EVERY,
         }
+    }
+
+    /// How it has come to lead that asked at this time, and got it.
+    fn start(&self, asked_at: Instant) -> Start {
+        let since = self.others_had_it.map(|at| asked_at.saturating_duration_since(at));
+        if since.is_some_and(|since| since <= SUCCEEDS_WITHIN) { Start::Succeeds } else { Start::Anew }
     }
 
     fn stepped_down(&mut self, now: Instant) {
@@ -186,7 +200,7 @@ async fn compete(context: &Arc<Context>, leases: &Leases, shutdown: Cancellation
                 lease.answered(now, clock::now(), answer);
                 tell_until(context, &lease);
                 if let Answer::Granted(epoch) = answer {
-                    loops = lead(context, epoch).await;
+                    loops = lead(context, epoch, lease.start(now)).await;
                     if loops.is_none() {
                         give_up(leases).await;
                         lease.stepped_down(clock::now());
@@ -234,8 +248,8 @@ fn tell_until(context: &Context, lease: &Lease) {
     }
 }
 
-async fn lead(context: &Arc<Context>, epoch: u64) -> Option<Loops> {
-    match context.lead(epoch).await {
+async fn lead(context: &Arc<Context>, epoch: u64, start: Start) -> Option<Loops> {
+    match context.lead(epoch, start).await {
         Ok(()) => {
             info!("this control plane leads, in epoch {epoch}");
             Some(Loops::start(context))
@@ -272,6 +286,7 @@ impl Loops {
     fn start(context: &Arc<Context>) -> Self {
         let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(reconcile::run(context.clone(), cancel.clone()));
+        tasks.spawn(nodes::kept::run(context.clone(), cancel.clone()));
         tasks.spawn(collect::run(context.clone(), cancel.clone()));
         tasks.spawn(rotation::run(context.clone(), cancel.clone()));
         tasks.spawn(git::recover::run(context.clone(), cancel.clone()));
@@ -382,6 +397,22 @@ mod tests {
         assert!(twins.have_to_be_told(at(start, 12_500), Some(&b)));
         assert!(!twins.have_to_be_told(at(start, 13_000), None));
         assert!(!twins.have_to_be_told(at(start, 20_000), Some(&b)), "it was gone meanwhile");
+    }
+
+    #[test]
+    fn whoever_was_refused_just_before_succeeds_the_one_that_led() {
+        let start = Instant::now();
+        let mut lease = Lease::new(start);
+        assert_eq!(lease.start(start), Start::Anew, "nobody knows who led before");
+        for millis in (0..3000).step_by(500) {
+            lease.answered(at(start, millis), at(start, millis), Answer::Refused);
+        }
+        lease.answered(at(start, 3000), at(start, 3010), Answer::Granted(7));
+        assert_eq!(lease.start(at(start, 3000)), Start::Succeeds);
+        // It leads, loses the lease without an answer, and has it again.
+        lease.stepped_down(at(start, 9000));
+        lease.answered(at(start, 9500), at(start, 9510), Answer::Granted(9));
+        assert_eq!(lease.start(at(start, 9500)), Start::Anew);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! HTTP/1.1 only: its one deadline for a request's head covers a connection from its first octet on, also while nothing comes.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use tower::ServiceExt as _;
 use tracing::{debug, warn};
 use wharf_pki::Role;
 use wharf_types::NodeId;
+use wharf_types::seldom::Seldom;
 
 use crate::api::{PeerNode, Remote};
 use crate::authority::Authorities;
@@ -101,6 +102,11 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const STREAMS_MAX: u32 = 256;
 /// A worker that does not answer a ping within this, after so long without a word, is gone.
 const PING: Duration = Duration::from_secs(2);
+/// How often the log says for each reason that somebody was refused who comes from the same address.
+const REFUSED_EVERY: Duration = Duration::from_secs(60);
+
+/// Who was refused, and why: a flood of strangers is to be one line and not thousands.
+type Refusals = Seldom<(IpAddr, String)>;
 
 /// Serves workers over TLS, and hosts that join, until `shutdown`. A worker is known by its certificate.
 pub(crate) async fn serve_workers(
@@ -120,6 +126,7 @@ async fn serve_workers_within(
     shutdown: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(WORKER_CONNECTIONS_MAX));
+    let refusals = Arc::new(Refusals::new(REFUSED_EVERY));
     let mut open = JoinSet::new();
     loop {
         let accepting = async {
@@ -132,17 +139,24 @@ async fn serve_workers_within(
             accepted = accepting => accepted,
         };
         let (router, tls, shutdown) = (router.clone(), authorities.tls(), shutdown.clone());
+        let refusals = refusals.clone();
         open.spawn(async move {
             let handshake = TlsAcceptor::from(tls).accept(socket);
             match timeout(handshake_max, handshake).await {
-                Ok(Ok(stream)) => serve_worker(stream, remote, router, shutdown).await,
-                Ok(Err(error)) => warn!("{remote} was refused as a worker: {}", refusal(&error)),
+                Ok(Ok(stream)) => serve_worker(stream, remote, (router, refusals.as_ref()), shutdown).await,
+                Ok(Err(error)) => say_refused(&refusals, remote, refusal(&error)),
                 Err(_) => debug!("{remote} did not finish its handshake"),
             }
             drop(place);
         });
     }
     while open.join_next().await.is_some() {}
+}
+
+fn say_refused(refusals: &Refusals, remote: SocketAddr, why: String) {
+    if let Some(more) = refusals.say((remote.ip(), why.clone())) {
+        warn!("{remote} was refused as a worker: {why}{more}");
+    }
 }
 
 /// Why a handshake has failed.
@@ -161,7 +175,7 @@ fn refusal(error: &io::Error) -> String {
 async fn serve_worker(
     stream: TlsStream<TcpStream>,
     remote: SocketAddr,
-    router: Router,
+    (router, refusals): (Router, &Refusals),
     shutdown: CancellationToken,
 ) {
     let (_, tls) = stream.get_ref();
@@ -172,7 +186,7 @@ async fn serve_worker(
             Role::Server => Visitor::Server,
         },
         Some(None) => {
-            return warn!("{remote} was refused as a worker: its certificate does not say whose it is");
+            return say_refused(refusals, remote, "its certificate does not say whose it is".to_owned());
         }
     };
     let speaks_http2 = tls.alpn_protocol() == Some(b"h2");

@@ -199,7 +199,7 @@ pub(crate) fn page(nodes: &[NodeSample], jobs: &[(NamespaceName, JobState, u64)]
         info.sample(&labels, Whole(1));
     });
     let mut ready = page.metric(Gauge, "wharf_node_ready", "1 if the node reports in time, else 0.");
-    each(nodes, |id, node| ready.sample(&[("node", id)], Whole(node.status.ready.into())));
+    each(nodes, |id, node| ready.sample(&[("node", id)], Whole(node.status.is_there().into())));
 
     let alive: Vec<&NodeSample> = nodes.iter().filter(|node| !node.status.given_up).collect();
     rows(&mut page, NODES, |metric, read| {
@@ -297,6 +297,8 @@ mod tests {
             id: NodeId::from_uuid(uuid::Uuid::nil()),
             registration,
             ready: !given_up,
+            awaited: false,
+            takes_more: !given_up,
             draining: false,
             given_up,
             released: given_up,

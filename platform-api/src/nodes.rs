@@ -1,8 +1,12 @@
 //! The workers, as far as this process knows: who is there, what they have been told, what they acknowledged.
 //!
-//! Nothing here lasts: a heartbeat that brings no news writes nothing to the disk.
+//! Nothing here lasts: a heartbeat that brings no news writes nothing to the disk. What whoever leads next has to know is written by [`kept`].
 
+pub(crate) mod kept;
 mod load;
+mod silence;
+#[cfg(test)]
+mod tests;
 mod told;
 mod touches;
 
@@ -16,34 +20,20 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::warn;
 use wharf_types::figures::{NodeFigures, VolumeFigures};
 use wharf_types::incarnation::Rival;
-use wharf_types::node::{AppUsage, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE};
+use wharf_types::node::{AppUsage, InstanceReport, NodeRegistration, NodeReport};
 use wharf_types::requests::{RequestCounts, RequestTotals};
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp, VolumeId};
 
 use crate::plan::autoscale::Demand;
 use crate::reconcile::Next;
-use crate::store::node::NodeSettings;
+use crate::store::node::{NodeSettings, StoredNode};
 use crate::store::requests::Counter;
 use load::Loads;
+use silence::{Presence, RELEASED};
 use told::{Since, Told};
 use touches::Touches;
 
-/// A node that has not reported for this long is not ready: nothing new is placed on it. Workers report every 500 ms, and
-/// a connection alone proves nothing: that of a worker that hangs, or of a host without power, stays open for minutes.
-const LEASE: Duration = Duration::from_millis(2000);
-/// A node that has not reported for this long is given up, with all that ran on it, whoever is left. With others that can take over, the end
-/// of its lease is enough; alone, giving up a worker that was only busy would stop apps that serve. Where most nodes are silent at once, the
-/// fault is more likely on this side.
-const GIVEN_UP: Duration = Duration::from_secs(10);
-/// The same where no node at all is heard of: whatever was given up could run nowhere, and each goes on with what it has.
-const ALL_SILENT: Duration = Duration::from_secs(30);
-/// By then a silent node has ended what there is to be only one of, because its worker counts [`SINGLETON_LEASE`] from when it sent what was
-/// heard of it last. In between it stops these, however slow it is.
-const RELEASED: Duration = GIVEN_UP;
-const _: () = assert!(SINGLETON_LEASE.as_millis() + 2000 <= RELEASED.as_millis());
-/// The reconciler looks at the nodes several times a second. If nobody looked for longer than this, the whole process stood
-/// still, and could not have heard of anybody.
-const STOOD_STILL: Duration = Duration::from_secs(1);
+pub use silence::{Start, Unwritten};
 
 /// How many other nodes are named to one that wants an artifact: each that does not have it costs a round trip.
 const SOURCES_MAX: usize = 3;
@@ -58,6 +48,9 @@ struct Known {
     nodes: BTreeMap<NodeId, Node>,
     /// When somebody last asked who is ready.
     looked: Option<Instant>,
+    start: Start,
+    /// Since when nodes are awaited that others have heard of. None: there are none.
+    began: Option<Instant>,
 }
 
 struct Node {
@@ -69,10 +62,14 @@ struct Node {
     touches: Touches,
     /// What it runs that there is to be only one of, as it was told last. Once it may have ended these, it is not to go on with any of them.
     singletons: Arc<BTreeSet<InstanceId>>,
+    /// When something of it came last, or since when it is awaited.
     seen: Instant,
     seen_at: Timestamp,
-    /// Whether it has reported to this process. One that has not may be on its way back, after the control plane was away.
-    has_reported: bool,
+    presence: Presence,
+    /// Whether it has registered with this process, or reported to it.
+    has_spoken: bool,
+    /// Whether the database says that it was given up.
+    is_written_off: bool,
     routes_generation: u64,
     /// What the last report said, so that a repetition costs nothing.
     reported: HashMap<InstanceId, InstanceReport>,
@@ -92,7 +89,13 @@ pub struct NodeStatus {
     pub id: NodeId,
     /// With the labels that admins have set.
     pub registration: NodeRegistration,
+    /// Whether its lease lasts, as far as this process can know: one that has not spoken to it yet has the benefit of the doubt for as long,
+    /// so that nobody does behind its back what it would have to hear of.
     pub ready: bool,
+    /// Whether it has not spoken to this process yet.
+    pub awaited: bool,
+    /// Whether it may be given more: it has spoken, and others have, too, or have had the time to.
+    pub takes_more: bool,
     /// Whether it is to be emptied, because somebody wants that or because its process is about to end.
     pub draining: bool,
     pub given_up: bool,
@@ -107,6 +110,11 @@ impl NodeStatus {
     pub(crate) fn name(&self) -> String {
         let hostname = &self.registration.hostname;
         if hostname.is_empty() { self.id.to_string() } else { hostname.clone() }
+    }
+
+    /// Whether it is known to be there, and not only taken to be.
+    pub(crate) fn is_there(&self) -> bool {
+        self.ready && !self.awaited
     }
 }
 
@@ -133,13 +141,18 @@ pub struct News {
 }
 
 /// Why a worker is not listened to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     #[error("node {0} has not registered since the control plane started")]
     Unregistered(NodeId),
+    /// Its session has ended, and where it still runs, it is told more when it registers again.
     #[error(
-        "a later process of node {0} has registered: what this one sends is not taken in any more. If both run, one of them has a copy of the \
-         other's folder; each worker needs its own: remove `node.json` from the copy, and let it join with a new token"
+        "another process of the worker of node {0} has registered: what this one sends is not taken in any more"
+    )]
+    Replaced(NodeId),
+    #[error(
+        "a later process of node {0} speaks for it at this moment. If both run, one of them has a copy of the other's folder; each worker needs \
+         its own: remove `node.json` from the copy, and let it join with a new token; or stop the other worker and wait ten seconds"
     )]
     Superseded(NodeId),
     #[error(
@@ -170,32 +183,18 @@ impl Nodes {
         if let Some(node) = known.nodes.get(&id) {
             node.admits(id, &registration, now)?;
         }
-        let node = known.nodes.entry(id).or_insert_with(|| Node {
-            registration: registration.clone(),
-            settings: NodeSettings::default(),
-            leaving: false,
-            touches: Touches::default(),
-            singletons: Arc::default(),
-            seen: now,
-            seen_at: Timestamp::now(),
-            has_reported: false,
-            routes_generation: 0,
-            reported: HashMap::new(),
-            last: None,
-            usage: Vec::new(),
-            figures: NodeFigures::default(),
-            loads: Loads::default(),
-            told: Told::default(),
-            turn: Arc::default(),
-        });
+        known.forgive_standstill(now);
+        known.forgive_silence(now);
+        let node = known.nodes.entry(id).or_insert_with(|| Node::new(now, registration.clone()));
         if node.registration.incarnation.process != registration.incarnation.process {
             // Whoever follows the assignments for an earlier process learns that they end.
             node.told.dismiss();
             node.leaving = false;
         }
         node.registration = registration;
-        node.seen = now;
-        node.seen_at = Timestamp::now();
+        node.hear(now);
+        // With its registration the database has that it is back.
+        node.is_written_off = false;
         // It may be a new process that has neither routes nor reported anything.
         node.routes_generation = 0;
         node.reported.clear();
@@ -203,20 +202,29 @@ impl Nodes {
         Ok(())
     }
 
-    /// Ends what is assigned, and forgets every node.
-    pub(crate) fn forget_all(&self) {
-        *self.lock() = Known::default();
+    /// Ends what is assigned, and forgets every node, because this process begins to lead.
+    pub fn begin(&self, start: Start) {
+        *self.lock() = Known { start, ..Known::default() };
     }
 
-    /// Takes note of a node that has registered with another process, or that admins say something else of. What has registered here stays
-    /// as it is.
-    pub(crate) fn hear_of(&self, id: NodeId, registration: NodeRegistration, settings: NodeSettings) {
-        let is_known = self.lock().nodes.contains_key(&id);
-        if !is_known {
-            // Nobody has come before it, so it is not refused.
-            let _ = self.register(id, registration);
-        }
-        self.set(id, settings);
+    /// Takes note of what the database says of a node: others have heard of it. What has registered here stays as it is, but for what admins
+    /// say.
+    pub(crate) fn know(&self, stored: StoredNode) {
+        self.know_at(Instant::now(), stored);
+    }
+
+    pub fn know_at(&self, now: Instant, stored: StoredNode) {
+        let mut known = self.lock();
+        known.began.get_or_insert(now);
+        let StoredNode { id, registration, settings, seen_at, given_up } = stored;
+        let unheard = || Node {
+            seen_at,
+            presence: if given_up { Presence::Gone } else { Presence::Awaited },
+            has_spoken: false,
+            is_written_off: given_up,
+            ..Node::new(now, registration)
+        };
+        known.nodes.entry(id).or_insert_with(unheard).settings = settings;
     }
 
     pub(crate) fn ids(&self) -> BTreeSet<NodeId> {
@@ -243,9 +251,8 @@ impl Nodes {
         known.forgive_standstill(now);
         known.forgive_silence(now);
         let node = known.nodes.get_mut(&id).ok_or(Refusal::Unregistered(id))?;
-        node.seen = now;
-        node.seen_at = Timestamp::now();
-        node.has_reported = true;
+        node.hear(now);
+        node.presence = Presence::Reports;
         node.usage.clone_from(&report.usage);
         node.usage.sort_by(|a, b| key(a).cmp(&key(b)));
         let was_full = |id| node.figures.volumes.iter().any(|before| before.id == id && before.full);
@@ -325,6 +332,10 @@ impl Nodes {
     fn told_to_wait_at(&self, now: Instant, id: NodeId, span: Duration) {
         if let Some(node) = self.lock().nodes.get_mut(&id) {
             node.seen = node.seen.max(now + span);
+            // Its worker lives, but has no session in which it could be told of anything new.
+            if matches!(node.presence, Presence::Gone | Presence::Awaited) {
+                node.presence = Presence::Returning;
+            }
         }
     }
 
@@ -351,8 +362,7 @@ impl Nodes {
         let has = |(other, node): &(&NodeId, &Node)| {
             **other != id
                 && node.registration.address.is_some()
-                && node.has_reported
-                && node.is_seen_within(LEASE, now)
+                && node.reports_at(now)
                 && node.touches.uses(digest)
         };
         let mut sources: Vec<NodeId> = known.nodes.iter().filter(has).map(|(other, _)| *other).collect();
@@ -431,10 +441,9 @@ impl Nodes {
 
     pub fn list_at(&self, now: Instant) -> Vec<NodeStatus> {
         let mut known = self.lock();
-        known.forgive_standstill(now);
-        let patience = known.patience(now);
+        let moment = known.look(now);
         let status = |(id, node): (&NodeId, &mut Node)| {
-            let status = node.status(*id, now, patience);
+            let status = node.status(*id, moment);
             if status.released {
                 // Whoever sees this may have others start; what the node says next must not bring these back.
                 node.singletons = Arc::default();
@@ -446,12 +455,10 @@ impl Nodes {
 
     /// Every node with its newest figures.
     pub(crate) fn samples(&self) -> Vec<NodeSample> {
-        let now = Instant::now();
         let mut known = self.lock();
-        known.forgive_standstill(now);
-        let patience = known.patience(now);
+        let moment = known.look(Instant::now());
         let sample = |(id, node): (&NodeId, &Node)| NodeSample {
-            status: node.status(*id, now, patience),
+            status: node.status(*id, moment),
             usage: node.usage.clone(),
             figures: node.figures.clone(),
         };
@@ -517,8 +524,8 @@ impl Nodes {
     pub(crate) fn demand(&self, namespace: &NamespaceName, app: &AppName) -> Option<Demand> {
         let now = Instant::now();
         let known = self.lock();
-        let ready = known.nodes.values().filter(|node| node.is_seen_within(LEASE, now));
-        ready.map(|node| node.loads.of(namespace, app)).reduce(|sum, more| Demand {
+        let reporting = known.nodes.values().filter(|node| node.reports_at(now));
+        reporting.map(|node| node.loads.of(namespace, app)).reduce(|sum, more| Demand {
             open: sum.open + more.open,
             waiting: sum.waiting.saturating_add(more.waiting),
             requests: sum.requests.saturating_add(more.requests),
@@ -550,71 +557,32 @@ impl Nodes {
     }
 }
 
-impl Known {
-    /// Holds against no node that it was silent while this process stood still.
-    fn forgive_standstill(&mut self, now: Instant) {
-        let before = self.looked.replace(now).unwrap_or(now);
-        let gap = now.saturating_duration_since(before);
-        if gap > STOOD_STILL {
-            for node in self.nodes.values_mut() {
-                // One that was told to wait is seen in the time to come.
-                node.seen = node.seen.max(now.min(node.seen + gap));
-            }
-        }
-    }
-}
-
-impl Known {
-    /// Whether nobody is heard of any more.
-    fn is_silent(&self, now: Instant) -> bool {
-        !self.nodes.values().any(|node| node.is_seen_within(LEASE, now))
-    }
-
-    /// When the first is heard of after all were silent, the others are on their way back, too: the fault was on this side, or in between.
-    fn forgive_silence(&mut self, now: Instant) {
-        if !self.is_silent(now) {
-            return;
-        }
-        for node in self.nodes.values_mut().filter(|node| node.is_seen_within(ALL_SILENT, now)) {
-            node.seen = node.seen.max(now.checked_sub(LEASE).unwrap_or(node.seen));
-            node.has_reported = false;
-        }
-    }
-
-    /// How long a node may be silent before it is given up.
-    fn patience(&self, now: Instant) -> Duration {
-        // One that was given up long ago says nothing about the network of now.
-        if self.is_silent(now) {
-            return ALL_SILENT;
-        }
-        let lately = self.nodes.values().filter(|node| node.is_seen_within(GIVEN_UP, now));
-        let (there, silent) =
-            lately.fold((0, 0), |(there, silent), node| match node.is_seen_within(LEASE, now) {
-                true => (there + 1, silent),
-                false => (there, silent + 1),
-            });
-        if there > 0 && silent <= there { LEASE } else { GIVEN_UP }
-    }
-}
-
 fn key(usage: &AppUsage) -> (&NamespaceName, &AppName, u64) {
     (&usage.namespace, &usage.app, usage.release)
 }
 
 impl Node {
-    fn status(&self, id: NodeId, now: Instant, patience: Duration) -> NodeStatus {
-        let mut registration = self.registration.clone();
-        self.settings.label(&mut registration);
-        NodeStatus {
-            id,
+    /// One that has just registered.
+    fn new(now: Instant, registration: NodeRegistration) -> Self {
+        Self {
             registration,
-            ready: self.is_seen_within(LEASE, now),
-            draining: self.settings.draining || self.leaving,
-            given_up: !self
-                .is_seen_within(if self.has_reported { patience } else { patience.max(GIVEN_UP) }, now),
-            released: !self.is_seen_within(RELEASED, now),
-            seen_at: self.seen_at,
-            routes_generation: self.routes_generation,
+            settings: NodeSettings::default(),
+            leaving: false,
+            touches: Touches::default(),
+            singletons: Arc::default(),
+            seen: now,
+            seen_at: Timestamp::now(),
+            presence: Presence::Returning,
+            has_spoken: true,
+            is_written_off: false,
+            routes_generation: 0,
+            reported: HashMap::new(),
+            last: None,
+            usage: Vec::new(),
+            figures: NodeFigures::default(),
+            loads: Loads::default(),
+            told: Told::default(),
+            turn: Arc::default(),
         }
     }
 
@@ -632,298 +600,6 @@ impl Node {
     /// Whether this process speaks for the node.
     fn hears(&self, id: NodeId, process: ProcessId) -> Result<(), Refusal> {
         let is_it = self.registration.incarnation.process == process;
-        if is_it { Ok(()) } else { Err(Refusal::Superseded(id)) }
-    }
-
-    fn is_seen_within(&self, span: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(self.seen) < span
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use wharf_types::incarnation::Incarnation;
-
-    use super::*;
-
-    fn registration() -> NodeRegistration {
-        NodeRegistration { hostname: "a".into(), memory_bytes: 1, cpus: 1, ..NodeRegistration::default() }
-    }
-
-    fn report(instances: Vec<InstanceReport>, usage: Vec<AppUsage>) -> NodeReport {
-        let figures = NodeFigures::default();
-        let process = ProcessId::default();
-        NodeReport { process, assignment_generation: 1, routes_generation: 1, instances, usage, figures }
-    }
-
-    /// Whether the only node is ready, and whether it is given up, to somebody who looks as often as the reconciler.
-    fn seen(nodes: &Nodes, from: Instant, span: Duration) -> (bool, bool) {
-        let mut now = from;
-        while now < from + span {
-            nodes.list_at(now);
-            now += Duration::from_millis(250);
-        }
-        let status = nodes.list_at(from + span).remove(0);
-        (status.ready, status.given_up)
-    }
-
-    #[test]
-    fn a_silent_node_is_first_not_ready_and_then_given_up_also_with_its_session_open() {
-        let nodes = Nodes::default();
-        let id = NodeId::new();
-        nodes.register(id, registration()).unwrap();
-        let _session = nodes.follow(id, ProcessId::default()).unwrap();
-        let now = Instant::now();
-        assert_eq!(seen(&nodes, now, Duration::ZERO), (true, false));
-        assert_eq!(seen(&nodes, now, Duration::from_millis(1900)), (true, false));
-        assert_eq!(seen(&nodes, now, Duration::from_secs(3)), (false, false));
-        assert_eq!(seen(&nodes, now, Duration::from_secs(29)), (false, false));
-        assert_eq!(seen(&nodes, now, Duration::from_secs(31)), (false, true));
-        let report = report(vec![], vec![]);
-        nodes.report(id, &report).unwrap();
-        assert_eq!(seen(&nodes, Instant::now(), Duration::ZERO), (true, false));
-    }
-
-    #[test]
-    fn a_silent_node_is_given_up_with_its_lease_where_others_can_take_over() {
-        let (dead, ids): (NodeId, Vec<NodeId>) = (NodeId::new(), (0..2).map(|_| NodeId::new()).collect());
-        let begin = Instant::now();
-        let given_up_of = |silent: &[NodeId], unheard: &[NodeId], span: Duration| {
-            let nodes = Nodes::default();
-            let all: Vec<NodeId> = ids.iter().chain([&dead]).copied().collect();
-            all.iter().for_each(|id| nodes.register_at(begin, *id, registration()).unwrap());
-            let report = report(vec![], vec![]);
-            let known = all.iter().filter(|id| !unheard.contains(id));
-            known.for_each(|id| drop(nodes.report_at(begin, *id, &report).unwrap()));
-            let mut now = begin;
-            while now < begin + span {
-                now += Duration::from_millis(250);
-                let speaks = all.iter().filter(|id| !silent.contains(id));
-                speaks.for_each(|id| drop(nodes.report_at(now, *id, &report).unwrap()));
-                nodes.list_at(now);
-            }
-            nodes
-                .list_at(now)
-                .into_iter()
-                .filter(|node| node.given_up)
-                .map(|node| node.id)
-                .collect::<Vec<_>>()
-        };
-        let given_up = |silent: &[NodeId], span: Duration| given_up_of(silent, &[], span);
-        let seconds = Duration::from_secs;
-        assert_eq!(given_up(&[dead], Duration::from_millis(1750)), []);
-        assert_eq!(given_up(&[dead], seconds(3)), [dead]);
-        let most = [ids[0], dead];
-        assert_eq!(given_up(&most, seconds(5)), [], "so many at once are more likely cut off");
-        assert_eq!(given_up(&most, seconds(11)).len(), 2);
-        assert_eq!(given_up_of(&[dead], &[dead], seconds(5)), [], "after a start it may be on its way back");
-        assert_eq!(given_up_of(&[dead], &[dead], seconds(11)), [dead]);
-    }
-
-    #[test]
-    fn a_node_that_was_silent_before_this_process_stood_still_is_silent_afterwards() {
-        let nodes = Nodes::default();
-        let (speaks, silent) = (NodeId::new(), NodeId::new());
-        let mut now = Instant::now();
-        let report = report(vec![], vec![]);
-        for id in [speaks, silent] {
-            nodes.register_at(now, id, registration()).unwrap();
-            nodes.report_at(now, id, &report).unwrap();
-        }
-        for _ in 0..20 {
-            now += Duration::from_millis(250);
-            nodes.report_at(now, speaks, &report).unwrap();
-            nodes.list_at(now);
-        }
-        // Nobody is heard while it stands still.
-        now += Duration::from_secs(5);
-        nodes.report_at(now, speaks, &report).unwrap();
-        let ready: Vec<NodeId> =
-            nodes.list_at(now).into_iter().filter(|node| node.ready).map(|node| node.id).collect();
-        assert_eq!(ready, [speaks]);
-    }
-
-    #[test]
-    fn a_node_that_was_told_to_wait_is_not_silent_until_then() {
-        let nodes = Nodes::default();
-        let id = NodeId::new();
-        nodes.register(id, registration()).unwrap();
-        let now = Instant::now();
-        nodes.told_to_wait_at(now, id, Duration::from_secs(12));
-        assert_eq!(seen(&nodes, now, Duration::from_millis(13_900)), (true, false));
-        assert_eq!(seen(&nodes, now, Duration::from_secs(15)), (false, false));
-    }
-
-    #[test]
-    fn when_all_were_silent_at_once_those_that_come_back_later_than_the_first_are_waited_for() {
-        let (first, other, begin) = (NodeId::new(), NodeId::new(), Instant::now());
-        let nodes = Nodes::default();
-        let report = report(vec![], vec![]);
-        for id in [first, other] {
-            nodes.register_at(begin, id, registration()).unwrap();
-            nodes.report_at(begin, id, &report).unwrap();
-        }
-        let given_up = |millis: u64| {
-            let list = nodes.list_at(begin + Duration::from_millis(millis));
-            list.into_iter().filter(|node| node.given_up).map(|node| node.id).collect::<Vec<_>>()
-        };
-        for millis in (0..20_000).step_by(250) {
-            assert_eq!(given_up(millis), [], "after {millis} ms nobody could take over");
-        }
-        for millis in (20_000..27_000).step_by(250) {
-            nodes.report_at(begin + Duration::from_millis(millis), first, &report).unwrap();
-            assert_eq!(given_up(millis), [], "after {millis} ms");
-        }
-        for millis in (27_000..28_000).step_by(250) {
-            nodes.report_at(begin + Duration::from_millis(millis), first, &report).unwrap();
-            given_up(millis);
-        }
-        assert_eq!(given_up(28_000), [other], "it does not come");
-    }
-
-    #[test]
-    fn a_node_that_nobody_could_listen_to_is_not_given_up() {
-        let nodes = Nodes::default();
-        nodes.register(NodeId::new(), registration()).unwrap();
-        let now = Instant::now();
-        assert_eq!(seen(&nodes, now, Duration::from_secs(1)), (true, false));
-        let later = now + Duration::from_secs(3600);
-        assert_eq!(seen(&nodes, later, Duration::ZERO), (true, false));
-        assert_eq!(seen(&nodes, later, Duration::from_secs(3)), (false, false));
-    }
-
-    #[test]
-    fn a_release_that_runs_on_two_nodes_has_used_what_it_used_on_both() {
-        let nodes = Nodes::default();
-        let usage = |app: &str, release, sent_bytes| AppUsage {
-            sent_bytes,
-            ..AppUsage::new("default".parse().unwrap(), app.parse().unwrap(), release)
-        };
-        for usage in [vec![usage("hello", 1, 3), usage("crash", 2, 50)], vec![usage("hello", 1, 4)]] {
-            let id = NodeId::new();
-            nodes.register(id, registration()).unwrap();
-            nodes.report(id, &report(vec![], usage)).unwrap();
-        }
-        let namespace = "default".parse().unwrap();
-        assert_eq!(nodes.usage(&namespace), [usage("crash", 2, 50), usage("hello", 1, 7)]);
-        let of = |app: &str, release| nodes.usage_of(&namespace, &app.parse().unwrap(), release);
-        assert_eq!(of("hello", 1), Some(usage("hello", 1, 7)));
-        assert_eq!(of("crash", 2), Some(usage("crash", 2, 50)));
-        assert_eq!(of("crash", 1), None);
-        assert!(nodes.usage(&"other".parse().unwrap()).is_empty());
-    }
-
-    #[test]
-    fn a_repeated_report_is_no_news_until_the_worker_starts_anew() {
-        let nodes = Nodes::default();
-        let id = NodeId::new();
-        let registration = registration();
-        let instance = InstanceReport {
-            id: InstanceId::new(),
-            replaces: None,
-            state: wharf_types::state::InstanceState::Running,
-            health: wharf_types::state::Health::Healthy,
-            reason: None,
-            restarts: 0,
-            exit_code: None,
-        };
-        let report = report(vec![instance], vec![]);
-        assert_eq!(nodes.report(id, &report).err(), Some(Refusal::Unregistered(id)));
-        nodes.register(id, registration.clone()).unwrap();
-        assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1);
-        assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1, "it was not written yet");
-        nodes.reported(id, report.clone());
-        assert!(nodes.report(id, &report).unwrap().instances.is_empty());
-        nodes.register(id, registration.clone()).unwrap();
-        assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1);
-
-        let hash = blake3::hash(b"the report");
-        assert!(nodes.repeated(id, hash).is_none());
-        nodes.reported_as(id, hash, Arc::new(report));
-        assert!(nodes.repeated(id, blake3::hash(b"another")).is_none());
-        let known = nodes.repeated(id, hash).unwrap();
-        assert!(nodes.report(id, &known).unwrap().instances.is_empty());
-        nodes.register(id, registration).unwrap();
-        assert!(nodes.repeated(id, hash).is_none());
-        assert_eq!(nodes.report(id, &known).unwrap().instances.len(), 1);
-    }
-
-    #[test]
-    fn what_a_process_says_after_its_successor_has_registered_is_refused() {
-        let nodes = Nodes::default();
-        let id = NodeId::new();
-        let process = |number, home: &str| NodeRegistration {
-            incarnation: Incarnation { number, process: ProcessId::new(), home: home.into() },
-            ..registration()
-        };
-        let says = |from: &NodeRegistration| NodeReport {
-            process: from.incarnation.process,
-            ..report(vec![], vec![])
-        };
-        let (first, second, copy) = (process(1, "a"), process(2, "a"), process(3, "b"));
-        nodes.register(id, first.clone()).unwrap();
-        let mut followed = nodes.follow(id, first.incarnation.process).unwrap();
-        followed.borrow_and_update();
-        nodes.register(id, second.clone()).unwrap();
-        let superseded = Some(Refusal::Superseded(id));
-        assert_eq!(nodes.report(id, &says(&first)).err(), superseded);
-        assert_eq!(nodes.follow(id, first.incarnation.process).err(), superseded);
-        assert_eq!(nodes.register(id, first).err(), superseded, "it was on its way for long");
-        assert!(followed.has_changed().is_err(), "the stream of the first has ended");
-        nodes.report(id, &says(&second)).unwrap();
-        assert_eq!(nodes.admits(id, &copy), Err(Refusal::Elsewhere(id)));
-        nodes.report(id, &says(&second)).unwrap();
-        nodes.register_at(Instant::now() + RELEASED, id, copy).unwrap();
-        assert_eq!(nodes.report(id, &says(&second)).err(), superseded);
-    }
-
-    #[test]
-    fn a_node_holds_its_singletons_until_it_may_have_let_go_and_not_again() {
-        let (nodes, id) = (Nodes::default(), NodeId::new());
-        let (only, other) = (InstanceId::new(), InstanceId::new());
-        let begin = Instant::now();
-        nodes.register_at(begin, id, registration()).unwrap();
-        let report = report(vec![], vec![]);
-        let told = |instances: &[(InstanceId, bool)]| {
-            let instances: Vec<_> =
-                instances.iter().map(|(id, singleton)| assigned(*id, *singleton)).collect();
-            let whole = Arc::new(crate::reconcile::Whole::of(id, 1, &instances));
-            vec![Next { whole, delta: None, is_news: true }]
-        };
-        let holds =
-            |seconds| nodes.report_at(begin + Duration::from_secs(seconds), id, &report).unwrap().holds;
-        assert!(holds(0).is_empty());
-        nodes.publish(told(&[(only, true), (other, false)]));
-        assert_eq!(holds(0), [only]);
-        let look = |seconds| nodes.list_at(begin + Duration::from_secs(seconds)).remove(0);
-        (0..=9).for_each(|seconds| assert!(!look(seconds).released, "after {seconds} s"));
-        assert_eq!(holds(9), [only], "it was heard in time");
-        (9..19).for_each(|seconds| assert!(!look(seconds).released, "after {seconds} s"));
-        assert!(look(19).released);
-        assert!(holds(20).is_empty(), "it was not, and others may run by now");
-        nodes.publish(told(&[(other, true)]));
-        assert_eq!(holds(21), [other]);
-        nodes.publish(told(&[]));
-        assert!(holds(22).is_empty());
-    }
-
-    fn assigned(id: InstanceId, singleton: bool) -> wharf_types::node::AssignedInstance {
-        let mut spec = wharf_types::spec::AppSpec::default();
-        spec.scale.singleton = singleton;
-        wharf_types::node::AssignedInstance {
-            id,
-            wanted: wharf_types::state::Wanted::Run,
-            observed: wharf_types::state::InstanceState::Assigned,
-            namespace: "default".parse().unwrap(),
-            app: "hello".parse().unwrap(),
-            release: 1,
-            slot: 0,
-            artifact: Digest::of(b"hello"),
-            world: wharf_types::world::World::HttpProxy,
-            spec: Arc::new(spec),
-            secrets: Arc::default(),
-            volumes: Vec::new(),
-            job: None,
-        }
+        if is_it { Ok(()) } else { Err(Refusal::Replaced(id)) }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Store {
     pub(crate) nodes: BTreeMap<NodeId, NodeRegistration>,
     /// What admins say of them.
     pub(crate) settings: BTreeMap<NodeId, NodeSettings>,
+    /// Those that were given up, and have not come back since.
+    pub(crate) given_up: BTreeSet<NodeId>,
     ids: Ids,
 }
 
@@ -119,6 +121,15 @@ impl Store {
 
     pub(crate) fn settings_of(&self, node: NodeId) -> NodeSettings {
         self.settings.get(&node).cloned().unwrap_or_default()
+    }
+
+    /// Mirrors `store::node::set_given_up`.
+    pub(crate) fn set_given_up(&mut self, node: NodeId, given_up: bool) {
+        if given_up {
+            self.given_up.insert(node);
+        } else {
+            self.given_up.remove(&node);
+        }
     }
 
     pub(crate) fn is_drained(&self, node: NodeId) -> bool {

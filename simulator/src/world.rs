@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio::time::Instant;
+use wharf_platform_api::cores::Start;
 use wharf_runtime::cores::ChainKey;
 use wharf_types::route::RouteTable;
 use wharf_types::{NodeId, Timestamp};
@@ -146,7 +147,7 @@ impl World {
     pub(crate) fn run(&mut self) {
         say!(self, "{:?}", self.setup);
         self.other_server = self.throw_clock();
-        self.start_control();
+        self.start_control(Start::Anew);
         for index in 0..self.setup.workers {
             self.workers.push(Worker::new(node_id(index), self.setup.memory_mib));
             self.workers[index].clock = self.throw_clock();

@@ -3,10 +3,90 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use wharf_tests::{Cluster, Postgres, SHORT, eventually};
+use wharf_types::NodeId;
+use wharf_types::api::AppInfo;
+use wharf_types::state::{Health, InstanceState};
+
+/// What a host with the leader ran is elsewhere by then: two and a half seconds until another leads, three until the host is given up there,
+/// and as much again for a machine with much else to do. Whoever would wait for the host as after a start would take twelve.
+const REPLACED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The instances that serve, on others than this node.
+fn serve_beside(app: &AppInfo, node: NodeId) -> usize {
+    let serves = app.instances.iter().filter(|it| {
+        (it.state, it.health) == (InstanceState::Running, Health::Healthy)
+            && it.node.is_some_and(|its| its != node)
+    });
+    serves.count()
+}
+
+/// The instances that are on this node, as far as the control plane knows.
+fn live_on(app: &AppInfo, node: NodeId) -> usize {
+    app.instances.iter().filter(|it| !it.state.is_final() && it.node == Some(node)).count()
+}
+
+#[tokio::test]
+async fn a_host_that_dies_with_the_leader_is_replaced_soon_and_its_singleton_only_when_it_must_have_ended() {
+    let database = Postgres::start();
+    let mut cluster = Cluster::start_with(3, 2, Some(database.url())).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 6\n").await;
+    cluster.deploy("hello", "only", "[scale]\nsingleton = true\n").await;
+    cluster.app_is("hello", "all six serve", |app| app.ready == 6).await;
+    let only = cluster.app_is("only", "it serves", |app| app.ready == 1).await;
+    let dead = only.instances.iter().find(|it| !it.state.is_final()).and_then(|it| it.node).unwrap();
+    let host = cluster.hosts.iter().position(|host| host.node == dead).unwrap();
+
+    cluster.hosts[host].kill().await;
+    cluster.kill_server(0).await;
+    let began = Instant::now();
+    eventually(REPLACED_WITHIN, "what the host ran serves elsewhere", async || {
+        let app = cluster.app("hello").await;
+        (serve_beside(&app, dead) == 6).then_some(())
+    })
+    .await;
+    let elsewhere = |app: &AppInfo| {
+        app.instances.iter().filter(|it| !it.state.is_final() && it.node != Some(dead)).count()
+    };
+    let only = cluster.app("only").await;
+    // Another leads after a second and a half at the earliest, and counts ten from then.
+    if began.elapsed() < Duration::from_secs(11) {
+        assert_eq!(elsewhere(&only), 0, "the host might only be cut off: {only:?}");
+    }
+    cluster
+        .app_is("only", "the singleton is elsewhere", |app| {
+            assert!(elsewhere(app) <= 1, "{app:?}");
+            serve_beside(app, dead) == 1
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_server_that_starts_again_gives_nothing_to_a_host_that_was_dead_before() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.deploy("hello", "hello", "[scale]\nreplicas = 3\n").await;
+    let dead = cluster.hosts[2].node;
+    cluster.hosts[2].kill().await;
+    let moved = |app: &AppInfo| live_on(app, dead) == 0 && serve_beside(app, dead) == 3;
+    cluster.app_is("hello", "what the host ran serves elsewhere", moved).await;
+    cluster.kill_server(0).await;
+    let restarted = wharf_types::Timestamp::now();
+    cluster.start_server(0).await;
+    cluster.wharf(&["scale", "hello", "6"]).await.ok();
+    cluster
+        .app_is("hello", "all six serve", |app| {
+            assert_eq!(live_on(app, dead), 0, "{app:?}");
+            serve_beside(app, dead) == 6
+        })
+        .await;
+    let nodes = cluster.nodes().await;
+    let node = nodes.iter().find(|node| node.id == dead).unwrap();
+    assert!(!node.ready && node.seen_at < restarted, "{node:?}");
+}
 
 #[tokio::test]
 async fn when_the_leader_is_killed_another_leads_and_no_request_fails() {

@@ -40,18 +40,18 @@ impl Incarnation {
     }
 
     /// Whether a process that registers may take the place of this one. `is_heard`: this one has been heard of lately, and may live.
+    ///
+    /// Whoever speaks takes the place of one that is silent, also with a lower number: its folder may have been put back, or it had started
+    /// while its clock was wrong. What comes late of a process that has ended lasts no longer than until the one that lives registers again.
     pub fn yields_to(&self, next: &Self, is_heard: bool) -> Result<(), Rival> {
-        if self.process == next.process {
+        if self.process == next.process || !is_heard {
             return Ok(());
         }
         if next.number < self.number {
             return Err(Rival::Later);
         }
-        if is_heard && self.home != next.home {
-            return Err(Rival::Elsewhere);
-        }
         // Copies of one folder that started in the same millisecond: the first stays.
-        if next.number == self.number && is_heard {
+        if self.home != next.home || next.number == self.number {
             return Err(Rival::Elsewhere);
         }
         Ok(())
@@ -81,8 +81,16 @@ mod tests {
         for is_heard in [true, false] {
             assert_eq!(first.yields_to(&first, is_heard), Ok(()));
             assert_eq!(first.yields_to(&second, is_heard), Ok(()));
-            assert_eq!(second.yields_to(&first, is_heard), Err(Rival::Later), "it comes late");
         }
+        assert_eq!(second.yields_to(&first, true), Err(Rival::Later), "it comes late");
+    }
+
+    #[test]
+    fn a_process_whose_number_is_lower_takes_over_when_the_other_is_silent() {
+        let of_a_wrong_clock = process(5000, "a");
+        let next = process(7, "a");
+        assert_eq!(of_a_wrong_clock.yields_to(&next, true), Err(Rival::Later));
+        assert_eq!(of_a_wrong_clock.yields_to(&next, false), Ok(()));
     }
 
     #[test]

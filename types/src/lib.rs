@@ -36,6 +36,7 @@ pub mod protocol;
 pub mod requests;
 pub mod route;
 pub mod schedule;
+pub mod seldom;
 pub mod suggest;
 pub mod transfer;
 

@@ -8,7 +8,7 @@ mod answer;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +32,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wharf_types::seldom::Seldom;
 use wharf_types::{Digest, InstanceId, NodeId};
 
 use super::gather::Gather;
@@ -65,6 +66,8 @@ const CONNECTIONS_MAX: usize = 64;
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60 * 60);
 /// How soon a node that was removed loses the connections that it has.
 const REMOVED_LOOK: Duration = Duration::from_secs(1);
+/// How often the log says of somebody who is refused that it comes again.
+const REFUSED_EVERY: Duration = Duration::from_secs(60);
 /// When a node that says nothing is given up, with its requests: its clients have gone with it.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
@@ -82,12 +85,34 @@ pub(crate) struct PeerDoor<S> {
     /// Ends everything that is left.
     pub(crate) cut: CancellationToken,
     pub(crate) open: Arc<OpenByNode>,
+    /// What the log has said lately.
+    pub(crate) refusals: Arc<Refusals>,
     /// Places for connections to TCP ports, of all peers.
     pub(crate) tunnels: Arc<Semaphore>,
     /// The same for connections to ports of containers, by name.
     pub(crate) by_name: Arc<Semaphore>,
     /// Places for artifacts.
     pub(crate) artifacts: Arc<Semaphore>,
+}
+
+/// Who is refused, which is said once in a while: whoever is comes again, and strangers as often as they like.
+pub(crate) struct Refusals(Seldom<Refused>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Refused {
+    OtherVersion(IpAddr),
+    Stranger(IpAddr),
+    Removed(NodeId),
+    /// Of a node that was removed while it had connections.
+    Cut(NodeId),
+    /// A node with as many connections as it may have.
+    Full(NodeId),
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(Seldom::new(REFUSED_EVERY))
+    }
 }
 
 /// How many connections each node has.
@@ -162,9 +187,11 @@ where
         if let Ok(Err(error)) = &shaken
             && super::is_of_another_version(error)
         {
-            tracing::warn!(
-                "{remote} speaks no version of the protocol between front doors that this one does: {UPGRADE}"
-            );
+            if let Some(more) = self.refusals.0.say(Refused::OtherVersion(remote.ip())) {
+                tracing::warn!(
+                    "{remote} speaks no version of the protocol between front doors that this one does: {UPGRADE}{more}"
+                );
+            }
             return;
         }
         let Ok(Ok(stream)) = shaken else {
@@ -172,16 +199,25 @@ where
             return;
         };
         let Some(node) = self.tls.identify(stream.get_ref().1) else {
-            tracing::warn!("{remote} is not a node of this cluster; its connection is closed");
+            if let Some(more) = self.refusals.0.say(Refused::Stranger(remote.ip())) {
+                tracing::warn!("{remote} is not a node of this cluster; its connection is closed{more}");
+            }
             return;
         };
         if self.shared.table.load().has_removed(node) {
-            tracing::warn!(node.id = %node, "node {node} was taken out of the cluster; its connection from {remote} is closed");
+            if let Some(more) = self.refusals.0.say(Refused::Removed(node)) {
+                tracing::warn!(
+                    node.id = %node,
+                    "node {node} was taken out of the cluster; its connection from {remote} is closed. Stop its worker, which still runs{more}"
+                );
+            }
             return;
         }
         drop(shaking);
         let Some(open) = self.open.take(node) else {
-            tracing::warn!(node.id = %node, "node {node} has {CONNECTIONS_MAX} connections; one more is closed");
+            if let Some(more) = self.refusals.0.say(Refused::Full(node)) {
+                tracing::warn!(node.id = %node, "node {node} has {CONNECTIONS_MAX} connections; one more is closed{more}");
+            }
             return;
         };
         let (door, cut) = (self.clone(), self.cut.clone());
@@ -199,7 +235,12 @@ where
                 }
             }
             // With all that is on it: who was removed gets nothing more.
-            () = is_removed(self.shared.clone(), node) => return tracing::warn!(node.id = %node, "node {node} was taken out of the cluster; its connections are cut"),
+            () = is_removed(self.shared.clone(), node) => {
+                if let Some(more) = self.refusals.0.say(Refused::Cut(node)) {
+                    tracing::warn!(node.id = %node, "node {node} was taken out of the cluster; its connections are cut{more}");
+                }
+                return;
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(node.id = %node, "a connection of node {node} ended: {error}");

@@ -205,7 +205,7 @@ fn lines<O: Serialize + Send + 'static>(
 ) -> ApiResult<Response> {
     let mut leadership = context.leadership();
     context.epoch()?;
-    let mut told = context.nodes.follow(node, process.process).map_err(|refusal| refused(node, refusal))?;
+    let mut told = context.nodes.follow(node, process.process).map_err(refused)?;
     let mut orders = execs.follow(node);
     let shutdown = context.shutdown.clone();
     let lines = async_stream::stream! {

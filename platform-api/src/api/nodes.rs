@@ -131,7 +131,7 @@ async fn instances(context: &Context) -> ApiResult<HashMap<NodeId, u64>> {
 fn info(node: NodeStatus, instances: &HashMap<NodeId, u64>) -> NodeInfo {
     NodeInfo {
         id: node.id,
-        ready: node.ready,
+        ready: node.is_there(),
         draining: node.draining,
         instances: instances.get(&node.id).copied().unwrap_or(0),
         memory_bytes: node.registration.memory_bytes,

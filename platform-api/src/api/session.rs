@@ -59,7 +59,11 @@ pub(super) async fn register(
     }
     // After what the process before has sent, not in between.
     let _turn = context.nodes.turn(node).await;
-    context.nodes.admits(node, &registration).map_err(|refusal| refused(node, refusal))?;
+    let process = registration.incarnation.process;
+    context
+        .nodes
+        .admits(node, &registration)
+        .map_err(|refusal| refused_as(&context, (node, process), refusal))?;
     if spoken.knows(2) {
         context.admissions.take().map_err(|wait| {
             // A second and a half for the rounding of what it is told, and its own jitter on top.
@@ -74,7 +78,10 @@ pub(super) async fn register(
     }
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     tx.commit().await?;
-    context.nodes.register(node, registration).map_err(|refusal| refused(node, refusal))?;
+    context
+        .nodes
+        .register(node, registration)
+        .map_err(|refusal| refused_as(&context, (node, process), refusal))?;
     context.dirty.nudge();
     let said = spoken.said().and_then(|said| HeaderValue::try_from(said).ok());
     let said = said.map(|said| (HeaderName::from_static(protocol::HEADER), said));
@@ -117,7 +124,7 @@ pub(super) async fn assignments(
 ) -> ApiResult<Response> {
     let leadership = context.leadership();
     context.epoch()?;
-    let newest = context.nodes.follow(node, process.process).map_err(|refusal| refused(node, refusal))?;
+    let newest = context.nodes.follow(node, process.process).map_err(refused)?;
     context.dirty.nudge();
     let takes_deltas = context.config.speaks.knows(2)
         && headers.get(header::ACCEPT).is_some_and(|accepted| accepted == DELTAS);
@@ -171,7 +178,7 @@ pub(super) async fn report(
         Some(known) => known,
         None => Arc::new(parse::<NodeReport>(&octets)?),
     };
-    let news = context.nodes.report(node, &report).map_err(|refusal| refused(node, refusal))?;
+    let news = context.nodes.report(node, &report).map_err(refused)?;
     let now = Timestamp::now();
     let written = async {
         Intake::take_in(&context, node, news.instances, now).await?;
@@ -206,7 +213,7 @@ pub(super) async fn leave(
     Path(node): Path<NodeId>,
     Query(process): Query<OfProcess>,
 ) -> ApiResult<Reply<Leaving>> {
-    context.nodes.leave(node, process.process).map_err(|refusal| refused(node, refusal))?;
+    context.nodes.leave(node, process.process).map_err(refused)?;
     context.dirty.nudge();
     let is_other = |other: &NodeStatus| other.id != node && other.ready && !other.draining;
     if !context.nodes.list().iter().any(is_other) {
@@ -273,13 +280,19 @@ pub(super) fn not_told(node: NodeId) -> ApiError {
     ))
 }
 
-pub(super) fn refused(node: NodeId, refusal: Refusal) -> ApiError {
+/// The last words of a process that was killed arrive after its successor has registered, so this alone is not worth a line.
+pub(super) fn refused(refusal: Refusal) -> ApiError {
     let code = match refusal {
         Refusal::Unregistered(_) => ProblemCode::NotFound,
-        Refusal::Superseded(_) | Refusal::Elsewhere(_) => {
-            warn!(node.id = %node, "a worker was refused: {refusal}");
-            ProblemCode::Conflict
-        }
+        Refusal::Replaced(_) | Refusal::Superseded(_) | Refusal::Elsewhere(_) => ProblemCode::Conflict,
     };
     ApiError::new(code, refusal.to_string())
+}
+
+/// The same of a process that wants to register, and wants it again every other second for as long as it runs.
+fn refused_as(context: &Context, (node, process): (NodeId, ProcessId), refusal: Refusal) -> ApiError {
+    if let Some(more) = context.rivals.say((process, refusal)) {
+        warn!(node.id = %node, "a worker was refused: {refusal}{more}");
+    }
+    refused(refusal)
 }

@@ -202,10 +202,10 @@ pub(super) async fn demand_among_nodes(conn: &mut Conn, spec: &AppSpec, world: W
         return Ok(demand);
     }
     let mut cluster = Cluster::default();
-    for (id, mut registration, settings) in store::node::list(conn).await? {
-        if !settings.draining {
-            settings.label(&mut registration);
-            cluster.set_node(id, &registration, true);
+    for mut node in store::node::list(conn).await? {
+        if !node.settings.draining {
+            node.settings.label(&mut node.registration);
+            cluster.set_node(node.id, &node.registration, true);
         }
     }
     let nodes = cluster.allowed(&spec.placement, Needs::of(world, false)).len();

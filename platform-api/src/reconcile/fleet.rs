@@ -25,11 +25,11 @@ pub struct Fleet {
     unplaced: HashSet<AppId>,
     /// Apps that open requests decide for.
     ranged: BTreeSet<AppId>,
-    /// The nodes, and whether each is ready, to be emptied, and given up; without those that have let go of everything.
+    /// The nodes, and whether each may be given more, is to be emptied, and was given up; without those that have let go of everything.
     known: BTreeMap<NodeId, (bool, bool, bool)>,
     /// Nodes that are to be emptied.
     draining: HashSet<NodeId>,
-    /// Nodes that may get instances, and whether each is ready.
+    /// Nodes that may get instances, and whether each may get them now.
     places: BTreeMap<NodeId, bool>,
     pub(super) rebalance: Rebalance,
 }
@@ -81,7 +81,7 @@ impl Fleet {
     pub fn observe(&mut self, nodes: &[NodeStatus]) -> Option<BTreeSet<AppId>> {
         let mut gone: HashSet<NodeId> = self.cluster.node_ids().collect();
         let places = nodes.iter().filter(|node| !node.given_up && !node.draining);
-        let places = places.map(|node| (node.id, node.ready)).collect();
+        let places = places.map(|node| (node.id, node.takes_more)).collect();
         if self.places != places {
             self.places = places;
             self.rebalance.places_changed();
@@ -91,7 +91,7 @@ impl Fleet {
         let mut others = self.take_known(nodes);
         for node in nodes.iter().filter(|node| !node.given_up) {
             gone.remove(&node.id);
-            if self.cluster.set_node(node.id, &node.registration, node.ready && !node.draining) {
+            if self.cluster.set_node(node.id, &node.registration, node.takes_more && !node.draining) {
                 others.insert(node.id);
             }
         }
@@ -106,6 +106,8 @@ impl Fleet {
         for node in nodes.iter().filter(|node| node.given_up) {
             self.cluster.set_hostname(node.id, &node.registration.hostname);
         }
+        let awaited = |node: &&NodeStatus| !node.given_up && !node.takes_more && (node.awaited || node.ready);
+        self.cluster.set_awaited(nodes.iter().filter(awaited).map(|node| node.id).collect());
         (!others.is_empty()).then(|| self.concerned(&others))
     }
 
@@ -114,7 +116,7 @@ impl Fleet {
         let known: BTreeMap<NodeId, (bool, bool, bool)> = nodes
             .iter()
             .filter(|node| !node.released)
-            .map(|node| (node.id, (node.ready, node.draining, node.given_up)))
+            .map(|node| (node.id, (node.takes_more, node.draining, node.given_up)))
             .collect();
         let before = std::mem::replace(&mut self.known, known);
         let gone = before.keys().filter(|node| !self.known.contains_key(*node));
@@ -173,7 +175,7 @@ impl Fleet {
         self.views.get(*self.index.get(&id)?)
     }
 
-    /// Nodes that may get instances, and whether each is ready.
+    /// Nodes that may get instances, and whether each may get them now.
     pub(super) fn places(&self) -> &BTreeMap<NodeId, bool> {
         &self.places
     }

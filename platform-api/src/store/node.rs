@@ -6,7 +6,7 @@ use wharf_types::node::NodeRegistration;
 use wharf_types::protocol;
 use wharf_types::{NodeId, Timestamp};
 
-use super::codec::{from_json, json, number, parse};
+use super::codec::{from_json, json, number, parse, time};
 use super::query::{query, query_as};
 use super::{Conn, News, Result};
 
@@ -26,6 +26,20 @@ struct Row {
     containers: Option<String>,
     draining: bool,
     set_labels: String,
+    given_up: bool,
+    seen_at: i64,
+}
+
+/// A node, as the database has it.
+#[derive(Clone, Debug)]
+pub struct StoredNode {
+    pub id: NodeId,
+    pub registration: NodeRegistration,
+    pub settings: NodeSettings,
+    /// Whether whoever led last had given it up.
+    pub given_up: bool,
+    /// To the minute, unless it was given up.
+    pub seen_at: Timestamp,
 }
 
 /// What admins say of a node.
@@ -55,12 +69,13 @@ pub(crate) async fn register(
     conn.note(News::Nodes);
     query(
         "INSERT INTO node (id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address,
-             registered_at, containers)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             registered_at, containers, seen_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, memory_bytes = excluded.memory_bytes,
              cpus = excluded.cpus, version = excluded.version, labels = excluded.labels, os = excluded.os,
              arch = excluded.arch, role = excluded.role, containers = excluded.containers,
-             incarnation = excluded.incarnation, address = excluded.address, registered_at = excluded.registered_at",
+             incarnation = excluded.incarnation, address = excluded.address, registered_at = excluded.registered_at,
+             seen_at = excluded.seen_at, given_up = FALSE",
     )
     .bind(id.to_string())
     .bind(&node.hostname)
@@ -75,14 +90,16 @@ pub(crate) async fn register(
     .bind(node.address.map(|address| address.to_string()))
     .bind(now.as_microsecond())
     .bind(node.containers.as_ref().map(json))
+    .bind(now.as_microsecond())
     .execute(conn)
     .await?;
     Ok(())
 }
 
-pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistration, NodeSettings)>> {
+pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<StoredNode>> {
     let rows: Vec<Row> = query_as(
-        "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address, containers, draining, set_labels
+        "SELECT id, hostname, memory_bytes, cpus, version, labels, os, arch, role, incarnation, address, containers, draining, set_labels,
+             given_up, seen_at
          FROM node ORDER BY id",
     )
     .fetch_all(conn)
@@ -103,7 +120,8 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<(NodeId, NodeRegistratio
                 containers: row.containers.as_deref().map(from_json).transpose()?,
             };
             let settings = NodeSettings { draining: row.draining, labels: from_json(&row.set_labels)? };
-            Ok((parse(&row.id)?, registration, settings))
+            let (id, seen_at) = (parse(&row.id)?, time(row.seen_at)?);
+            Ok(StoredNode { id, registration, settings, given_up: row.given_up, seen_at })
         })
         .collect()
 }
@@ -118,6 +136,31 @@ pub(crate) async fn set(conn: &mut Conn, id: NodeId, settings: &NodeSettings) ->
         .execute(conn)
         .await?;
     Ok(done.rows_affected() > 0)
+}
+
+/// Takes note that a node was given up, or is back. Only whoever leads next asks for that.
+pub(crate) async fn set_given_up(
+    conn: &mut Conn,
+    id: NodeId,
+    given_up: bool,
+    seen_at: Timestamp,
+) -> Result<()> {
+    query("UPDATE node SET given_up = $2, seen_at = $3 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(given_up)
+        .bind(seen_at.as_microsecond())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Takes note that all that were not given up are heard of.
+pub(crate) async fn set_all_seen(conn: &mut Conn, now: Timestamp) -> Result<()> {
+    query("UPDATE node SET seen_at = $1 WHERE given_up = FALSE")
+        .bind(now.as_microsecond())
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Forgets a node.

@@ -13,6 +13,7 @@ use super::fixture::{Platform, Reply, component, config, eventually, quick, requ
 use super::worker::Worker;
 use crate::Config;
 use crate::api::PeerNode;
+use crate::nodes::Start;
 
 impl Platform {
     async fn join_token(&self, body: Value) -> JoinToken {
@@ -368,7 +369,7 @@ async fn whoever_leads_next_knows_which_worker_is_of_an_older_version_before_it_
     let older = json!({"zone": "a", "wharf.protocol": "1"});
     assert_eq!(platform.get(&path).await["labels"], older);
     // What another server does when it begins, and this one after a start.
-    platform.context.lead(platform.leads().await).await.unwrap();
+    platform.context.lead(platform.leads().await, Start::Anew).await.unwrap();
     assert_eq!(platform.get(&path).await["labels"], older);
     register("1-2", json!({"wharf.protocol": "1"})).await;
     assert_eq!(platform.get(&path).await["labels"], json!({}), "it is not the worker's to say");
@@ -434,7 +435,7 @@ async fn a_worker_that_is_about_to_end_is_emptied_first_and_takes_instances_agai
     assert_eq!(platform.app("hello").await["ready"], 1);
     let other = format!("{path}?process={}", wharf_types::ProcessId::new());
     let late = platform.call_as(&platform.node_token, Method::POST, &other, Value::Null).await;
-    late.refuses(409, "conflict", &["a later process"]);
+    late.refuses(409, "conflict", &["another process"]);
     let again = json!({"hostname": "b", "memory_bytes": 1u64 << 32, "cpus": 2, "version": "0",
         "incarnation": {"number": 7, "process": wharf_types::ProcessId::new(), "home": "a"}});
     let put = format!("/v1/nodes/{}", first.node);

@@ -21,6 +21,8 @@ pub(crate) struct Seen {
     pub(crate) silence: Silence,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) is_drained: bool,
+    /// Whether anything has come from it since this control plane began.
+    pub(crate) has_spoken: bool,
 }
 
 /// One more instance of something.
@@ -105,6 +107,7 @@ impl World {
         };
         let may_have_it = |node: NodeId, seen: &Seen| {
             !seen.is_drained
+                && seen.has_spoken
                 && seen.silence.span < LEASE
                 && seen.meets(asks.placement)
                 && asks.only.is_none_or(|only| only == node)
@@ -125,6 +128,9 @@ impl World {
         if at.is_none_or(|at| at.is_drained || at.silence.ends_lease()) {
             let what = format!("{what} goes to {node}: {at:?}");
             self.fail("nothing is placed on a node that is drained or dead", what);
+        } else if !at.is_some_and(|at| at.has_spoken) {
+            let what = format!("{what} goes to {node}: {at:?}");
+            self.fail("nothing is placed on a node before it has spoken to the control plane", what);
         } else if !at.is_some_and(|at| at.meets(placement)) {
             let what = format!("{what} wants {:?} and goes to {node}: {at:?}", placement.constraints);
             self.fail("nothing is placed where its constraints do not hold", what);
@@ -297,7 +303,7 @@ impl World {
         };
         let may_have_it = |node: &&NodeStatus| {
             let on_node = live().filter(|other| *other == node.id).count();
-            node.ready
+            node.takes_more
                 && present.contains(&node.id)
                 && seen.get(&node.id).is_some_and(|seen| !seen.is_drained && seen.meets(placement))
                 && placement.max_per_node.is_none_or(|most| on_node < most as usize)

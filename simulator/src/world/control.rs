@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_platform_api::cores::{
-    Beside, Fleet, Next, NodeSettings, NodeStatus, Nodes, Publisher, Settled, acknowledged,
+    Beside, Fleet, Next, NodeSettings, NodeStatus, Nodes, Publisher, Settled, Start, StoredNode, acknowledged,
 };
 use wharf_platform_api::plan::job::{self, JobChange, JobView};
 use wharf_platform_api::plan::schedule::{self, ScheduleChange, ScheduleView};
@@ -71,6 +71,8 @@ pub(crate) struct Control {
 /// When something came from a node last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heard {
+    /// Else it was there under the control plane before, and the rest counts from when this one began.
+    pub(crate) has_spoken: bool,
     /// Later by as long as the control plane has stood still since.
     pub(crate) at: Time,
     /// How often it has: each time forgives a little more.
@@ -136,7 +138,7 @@ impl Control {
 
 impl Heard {
     fn at(at: Time) -> Self {
-        Self { at, standstills: 0, unforgiven: Duration::ZERO }
+        Self { has_spoken: true, at, standstills: 0, unforgiven: Duration::ZERO }
     }
 
     /// By the clock of who has heard.
@@ -151,18 +153,25 @@ impl Heard {
 
 impl World {
     /// Another process begins, with what is stored and nothing else.
-    pub(crate) fn start_control(&mut self) {
+    pub(crate) fn start_control(&mut self, start: Start) {
         let clock = self.throw_clock();
         let now = self.wall(clock);
         let epoch = self.store.bootstrap(now);
         let nodes = Nodes::default();
+        nodes.begin(start);
         let (mut heard, mut labels) = (BTreeMap::new(), BTreeMap::new());
         for (id, registration) in &self.store.nodes {
-            let instant = self.instant(clock);
-            nodes.register_at(instant, *id, registration.clone()).expect("each node is there once");
-            nodes.set(*id, self.store.settings_of(*id));
-            heard.insert(*id, Heard::at(self.now));
+            let given_up = self.store.given_up.contains(id);
+            let (registration, settings) = (registration.clone(), self.store.settings_of(*id));
             labels.insert(*id, registration.labels.clone());
+            nodes.know_at(
+                self.instant(clock),
+                StoredNode { id: *id, registration, settings, given_up, seen_at: now },
+            );
+            // To whoever follows, one that was given up is as good as none.
+            if !given_up {
+                heard.insert(*id, Heard { has_spoken: false, ..Heard::at(self.now) });
+            }
         }
         self.controls.push(Control {
             epoch,
@@ -236,6 +245,13 @@ impl World {
             control.due_jobs.extend(self.store.jobs.values().filter(open).map(|job| job.view.id));
         }
         let statuses = control.nodes.list_at(instant);
+        // Mirrors `nodes::kept`.
+        if control.epoch == self.store.epoch {
+            for unwritten in control.nodes.unwritten_at(instant) {
+                self.store.set_given_up(unwritten.node, unwritten.given_up);
+                control.nodes.wrote(&unwritten);
+            }
+        }
         control.look_at_nodes(&statuses);
         control.dirty.extend(control.wakes.extract_if(.., |_, at| *at <= wall).map(|(app, _)| app));
         control.due_jobs.extend(control.job_wakes.extract_if(.., |_, at| *at <= wall).map(|(job, _)| job));
@@ -321,7 +337,8 @@ impl World {
             let mut labels = control.labels.get(node).cloned().unwrap_or_default();
             labels.extend(settings.labels);
             let silence = heard.silence(self.now, control.clock);
-            (*node, Seen { silence, labels, is_drained: settings.draining })
+            let (is_drained, has_spoken) = (settings.draining, heard.has_spoken);
+            (*node, Seen { silence, labels, is_drained, has_spoken })
         };
         control.heard.iter().map(seen).collect()
     }
@@ -518,6 +535,9 @@ impl World {
                 control.nodes.set(node, self.store.settings_of(node));
                 control.labels.insert(node, registration.labels.clone());
                 self.store.nodes.insert(node, registration);
+                if control.epoch == self.store.epoch {
+                    self.store.set_given_up(node, false);
+                }
                 control.streams.retain(|(other, earlier, _)| *other != worker || *earlier >= process);
                 control.heard.insert(node, Heard::at(self.now));
                 control.streams.insert((worker, process, session));

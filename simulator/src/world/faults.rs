@@ -1,6 +1,7 @@
 //! What goes wrong, and how it gets well again.
 
 use jiff::SignedDuration;
+use wharf_platform_api::cores::Start;
 use wharf_runtime::cores::ChainKey;
 
 use super::network::Way;
@@ -51,7 +52,7 @@ impl World {
                 self.after(back_in, Event::Mend(Mend::Control));
             }
             Fault::LeaderFlip => {
-                self.start_control();
+                self.start_control(Start::Succeeds);
                 let learns_in = self.dice.millis(100..=8000);
                 self.after(learns_in, Event::Mend(Mend::Depose(leader)));
             }
@@ -101,7 +102,7 @@ impl World {
     pub(crate) fn mend(&mut self, mend: Mend) {
         match mend {
             Mend::Worker(index) => self.start_worker(index),
-            Mend::Control if !self.controls[self.leader()].is_up => self.start_control(),
+            Mend::Control if !self.controls[self.leader()].is_up => self.start_control(Start::Anew),
             Mend::Control => {}
             Mend::Depose(index) if self.controls[index].is_up => self.stop_control(index),
             Mend::Depose(_) => {}

@@ -39,6 +39,7 @@ pub struct Cluster {
     /// Instances of each band.
     bands: [usize; BANDS],
     lingering: HashSet<NodeId>,
+    awaited: HashSet<NodeId>,
     draining: HashSet<NodeId>,
     silent: HashSet<NodeId>,
 }
@@ -114,6 +115,25 @@ impl Cluster {
     /// Says which nodes are gone, and may still run what there is to be only one of.
     pub fn set_lingering(&mut self, nodes: HashSet<NodeId>) {
         self.lingering = nodes;
+    }
+
+    /// Says which nodes are not ready because nobody could have heard of them yet.
+    pub fn set_awaited(&mut self, nodes: HashSet<NodeId>) {
+        self.awaited = nodes;
+    }
+
+    /// Whether nodes may be ready in a moment that are not now.
+    pub(super) fn awaits_any(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
+    /// Why nodes are not ready.
+    pub(super) fn unready(&self, nodes: &[&Node]) -> &'static str {
+        match nodes.iter().filter(|node| self.awaited.contains(&node.id)).count() {
+            0 => "its lease has expired",
+            count if count == nodes.len() => "it has not reported to this control plane yet",
+            _ => "its lease has expired, or it has not reported to this control plane yet",
+        }
     }
 
     pub(crate) fn lingers(&self, id: NodeId) -> bool {

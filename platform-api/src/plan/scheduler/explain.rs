@@ -134,7 +134,9 @@ fn part(round: &Round<'_>, miss: Miss, nodes: &[&Node]) -> String {
     let count = nodes.len();
     let verb = |one: &'static str, many: &'static str| if count == 1 { one } else { many };
     match miss {
-        Miss::NotReady => format!("{count} {} not ready (its lease has expired)", verb("is", "are")),
+        Miss::NotReady => {
+            format!("{count} {} not ready ({})", verb("is", "are"), round.cluster.unready(nodes))
+        }
         Miss::Draining => format!("{count} {} being drained ({})", verb("is", "are"), names(nodes)),
         Miss::Elsewhere => format!("{count} {} not have the app's volumes", verb("does", "do")),
         Miss::Constraint(index) => constraint(&round.shape.constraints[index], nodes),

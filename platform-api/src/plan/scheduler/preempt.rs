@@ -27,7 +27,8 @@ pub(super) struct Preempted {
 /// The node that can be made to fit at the lowest cost: the lowest priorities, then the fewest instances, then the newest.
 pub(super) fn search(round: &Round<'_>) -> Option<Preempted> {
     let own = round.band();
-    if !round.cluster.holds_below(own) {
+    // There may be room in a moment where nobody has to leave.
+    if !round.cluster.holds_below(own) || round.cluster.awaits_any() {
         return None;
     }
     let needed = round.ask.takes;

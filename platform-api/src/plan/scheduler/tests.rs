@@ -385,3 +385,26 @@ fn a_label_that_nobody_asks_for_makes_no_classes() {
     assert_eq!(choices(&mut cluster, ask(&placement, 10), 4), [1, 2, 3, 4]);
     assert_eq!(cluster.classes.len(), 2);
 }
+
+#[test]
+fn nobody_has_to_leave_while_nodes_are_awaited_and_the_refusal_says_which() {
+    let mut cluster = Cluster::default();
+    for number in 1..=2 {
+        add(&mut cluster, number, 100, &[]);
+    }
+    let low = hold(&mut cluster, 11, held(7, 1, 100, Priority::Low));
+    let unready =
+        NodeRegistration { hostname: "n2".into(), memory_bytes: 100 * MIB, cpus: 4, ..Default::default() };
+    cluster.set_node(id(2), &unready, false);
+    cluster.set_awaited([id(2)].into());
+    let high = of(Priority::High);
+    let refused = refusal(&mut cluster, ask(&high, 50));
+    assert!(refused.contains("1 is not ready (it has not reported to this control plane yet)"), "{refused}");
+    cluster.set_awaited([].into());
+    assert!(
+        refusal(&mut cluster, ask(&constrained(&["node.hostname == n2"]), 50))
+            .contains("its lease has expired")
+    );
+    let placed = cluster.round(app(1), ask(&high, 50)).place();
+    assert_eq!(placed, Ok(Placed::After(id(1), vec![low])));
+}
