@@ -2,27 +2,25 @@
 //!
 //! The folder keeps who the node is: its key, its certificate, and the CAs that it believes. A join token is needed once.
 
-use std::fs::File;
+mod address;
+mod failure;
+mod kept;
+mod renewal;
+mod servers;
+
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use nix::fcntl::{Flock, FlockArg};
-use rustls::CertificateError;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 use wharf_ingress::PeerTls;
 use wharf_pki::{
-    Identity, JoinToken, NodeKey, PkiError, Role, Roots, bundle_tag, client_config, joining_config, peer_of,
-    pins, renew_at, server_config,
+    Identity, NodeKey, PkiError, Role, Roots, client_config, joining_config, peer_of, pins, server_config,
 };
 use wharf_runtime::control::{ControlClient, ControlError, join};
 use wharf_types::Timestamp;
@@ -31,22 +29,21 @@ use wharf_types::node::parse_label;
 use wharf_types::protocol::{self, Versions};
 use wharf_types::quantity::{ByteSize, Span};
 
+pub use self::address::JoinAt;
+use self::failure::could_not_join;
+use self::kept::Kept;
+use self::renewal::Keeper;
+use self::servers::Servers;
 use crate::engine::{self, EngineArgs, InternalArgs};
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::file_handles;
 use crate::output;
 use crate::server::local_ip_towards;
 use crate::up::{default_data_dir, listen, start_log};
-use crate::worker::{Worker, WorkerConfig, registration, write_whole};
+use crate::worker::{Worker, WorkerConfig, registration};
 
-/// The least time between two tries to renew.
-const RENEWAL_RETRY: Duration = Duration::from_secs(60);
-/// How often the clock is looked at until it is time: it may be set, and timers stand still while a machine sleeps.
-const CLOCK_LOOK: Duration = Duration::from_secs(5);
 /// What helps a node without a certificate that is valid.
 const JOIN_AGAIN: &str = "on a host with an admin's token: `wharf node token create` (with `--node ID` to come back as the same node), and start this with `--join TOKEN@ADDR`";
-/// Within how long nodes renew when they hear of another CA.
-const OTHER_CAS: Duration = Duration::from_secs(5);
 
 #[derive(Args, Debug)]
 pub struct WorkerArgs {
@@ -89,28 +86,6 @@ pub struct WorkerArgs {
     pub json: bool,
 }
 
-/// A join token, and where to go with it.
-#[derive(Clone, Debug)]
-pub struct JoinAt {
-    token: JoinToken,
-    servers: String,
-}
-
-impl FromStr for JoinAt {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (token, servers) = text.trim().rsplit_once('@').ok_or(
-            "write TOKEN@ADDR, as `wharf node token create` prints it, such as wharf-join.….…@10.0.0.1:7071",
-        )?;
-        if servers.split(',').any(|server| server.rsplit_once(':').is_none_or(|(host, _)| host.is_empty())) {
-            return Err(format!("`{servers}` is no address with a port, such as 10.0.0.1:7071"));
-        }
-        let token = token.parse().map_err(|error: wharf_pki::InvalidJoinToken| error.to_string())?;
-        Ok(Self { token, servers: servers.to_owned() })
-    }
-}
-
 pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     start_log();
     let registration = registration(args.labels, "worker")?;
@@ -121,25 +96,27 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let (http_listener, peers_listener) =
         (listen(args.http, "--http").await?, listen(args.peers, "--peers").await?);
     let kept = Kept::open(&folder)?;
-    let (certificate, servers) = identity(&kept, args.join).await?;
-    kept.write(&certificate, &servers)?;
+    let Known { certificate, servers, is_written } = identity(&kept, args.join).await?;
+    let (all, given) = (servers.all(), servers.given.join(","));
     let speaks = args.protocol;
     let tls = certificate.tls(speaks)?;
     let node = certificate.issued.node;
-    let control = ControlClient::over_tls(&addresses(&servers), tls.control, node)?.speaking(speaks);
+    let control = ControlClient::over_tls(&addresses(&all), tls.control, node)?.speaking(speaks);
     let peer_tls = Arc::new(PeerTls::new(tls.peer_client, tls.peer_server, |chain| {
         peer_of(chain).filter(|peer| peer.role == Role::Worker).map(|peer| peer.node)
     }));
     let address = match args.advertise {
         Some(address) => address,
-        None => advertised(peers_listener.local_addr()?, &servers)?,
+        None => advertised(peers_listener.local_addr()?, &all)?,
     };
     let http_at = http_listener.local_addr()?;
     // Containers have come with version 2.
     let engine = if speaks.knows(2) { engine::find(&args.engine, node).await? } else { None };
     let door = args.internal.open(engine.is_some(), node).await?;
     let containers = engine.as_ref().map(|it| it.platform.clone());
-    let renewing = tokio::spawn(renew(kept, control.clone(), peer_tls.clone(), certificate, servers.clone()));
+    let (control_too, peers) = (control.clone(), peer_tls.clone());
+    let keeper = Keeper { kept, control: control_too, peers, certificate, servers, is_written };
+    let keeping = tokio::spawn(keeper.run());
     let worker = Worker::start(WorkerConfig {
         folder: &folder,
         control,
@@ -161,7 +138,7 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         output::json(&json!({"node": node, "http": format!("http://{http_at}"), "peers": address}))?;
     } else {
-        output::line(format!("node {node} serves apps at http://{http_at}, for {servers}"))?;
+        output::line(format!("node {node} serves apps at http://{http_at}, for {given}"))?;
     }
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -178,82 +155,90 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         clean = worker.shutdown() => clean,
         _ = interrupt.recv() => false,
     };
-    renewing.abort();
+    keeping.abort();
     if !clean && !args.json {
         eprintln!("stopped; some requests were cut");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Who this host is: what it was, as long as the cluster knows it as that, or somebody new.
-async fn identity(kept: &Kept, given: Option<JoinAt>) -> anyhow::Result<(Certificate, String)> {
+/// Who this host is.
+struct Known {
+    certificate: Certificate,
+    servers: Servers,
+    /// Whether the folder says so, too.
+    is_written: bool,
+}
+
+/// What this host was, as long as the cluster knows it as that, or somebody new.
+async fn identity(kept: &Kept, given: Option<JoinAt>) -> anyhow::Result<Known> {
     let known = kept.read()?;
     let expired = known.as_ref().is_some_and(|(certificate, _)| certificate.has_expired());
-    let known = known.filter(|_| !expired);
-    let JoinAt { token, servers } = match (known, given) {
-        (Some(known), None) => return Ok(known),
-        (Some((certificate, _)), Some(given)) if is_still_known(&certificate, &given).await? => {
-            return Ok((certificate, given.servers));
-        }
-        (_, Some(given)) => given,
+    let JoinAt { token, servers } = match (known.filter(|_| !expired), given) {
+        (Some((certificate, servers)), None) => return Ok(Known { certificate, servers, is_written: true }),
+        (Some((certificate, before)), Some(given)) => match standing(&certificate, &given).await? {
+            Standing::Stranger => given,
+            standing => return Ok(told_anew(certificate, before, given.servers, standing)),
+        },
+        (None, Some(given)) => given,
         (None, None) => return Err(no_token(expired)),
     };
-    let key = NodeKey::generate()?;
+    let key = kept.joining_key()?;
     let (request, tls) = (key.request()?, joining_config(token.pin)?);
     let issued = join(&addresses(&servers), tls, &token.secret, &request)
         .await
         .map_err(|error| could_not_join(error, &servers))?;
     info!("this host is node {} from now on", issued.node);
-    Ok((Certificate { key: key.to_pem().to_string(), issued }, servers))
+    let (certificate, servers) =
+        (Certificate { key: key.to_pem().to_string(), issued }, Servers::given(servers));
+    kept.write(&certificate, &servers)?;
+    kept.has_joined();
+    Ok(Known { certificate, servers, is_written: true })
 }
 
-fn could_not_join(error: ControlError, servers: &str) -> anyhow::Error {
-    let (why, help) = match bad_certificate(&error) {
-        // The one that the token names did not come along.
-        Some(CertificateError::UnknownIssuer) => (
-            format!("the join token names another CA than {servers} shows"),
-            "the token is of another cluster, or the CA was replaced since it was made; `wharf node token create` makes another",
-        ),
-        Some(why) if is_about_time(why) => (
-            format!("by the clock of this host the certificate of {servers} is not valid now: {why}"),
-            "set the clocks of both hosts, which may differ by less than an hour; the join token has not been used",
-        ),
-        _ => return anyhow::Error::new(error).context("could not join the cluster"),
-    };
-    Failure::new(Exit::Refused, format!("could not join the cluster: {why}")).help(help).into()
-}
-
-/// What is wrong with the certificate because of which a connection has failed.
-fn bad_certificate<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return match tls {
-            rustls::Error::InvalidCertificate(why) => Some(why),
-            _ => None,
-        };
+/// A node that has joined, and is told where else the servers are.
+fn told_anew(certificate: Certificate, before: Servers, given: Vec<String>, standing: Standing) -> Known {
+    let mut servers = before.clone().replaced_by(given);
+    if standing == Standing::Known {
+        servers.are_right();
+    } else {
+        warn!(
+            "none of the servers that --join names answers: {}; until one does, this node looks for them also where they were: {}",
+            servers.given.join(", "),
+            before.all().join(", ")
+        );
     }
-    // What an error of the system's kind wraps is not its source.
-    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    match wrapped {
-        Some(wrapped) => bad_certificate(wrapped),
-        None => error.source().and_then(bad_certificate),
-    }
+    let is_written = servers == before;
+    Known { certificate, servers, is_written }
 }
 
-fn is_about_time(why: &CertificateError) -> bool {
-    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-    matches!(why, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+/// What the cluster that a token is of has to say of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// A server has answered, and takes it as what it was.
+    Known,
+    /// It is nobody there.
+    Stranger,
+    /// No server answers, so it stays what it was.
+    Unheard,
 }
 
-/// Whether the cluster that a token is of takes this node as what it was. Where nobody answers it stays that.
-async fn is_still_known(certificate: &Certificate, given: &JoinAt) -> anyhow::Result<bool> {
+async fn standing(certificate: &Certificate, given: &JoinAt) -> anyhow::Result<Standing> {
     if !pins(&certificate.issued.authorities)?.contains(&given.token.pin) {
-        return Ok(false);
+        return Ok(Standing::Stranger);
     }
     let node = certificate.issued.node;
     let tls = certificate.tls(protocol::SPOKEN)?;
     let control = ControlClient::over_tls(&addresses(&given.servers), tls.control, node)?;
-    let asked = control.renew(&NodeKey::generate()?.request()?).await;
-    Ok(!matches!(asked, Err(ControlError::Refused(_))))
+    for _ in &given.servers {
+        match control.renew(&NodeKey::generate()?.request()?).await {
+            // The client goes on to the next one.
+            Err(ControlError::Unreachable { .. }) => {}
+            Err(ControlError::Refused(_)) => return Ok(Standing::Stranger),
+            Ok(_) | Err(_) => return Ok(Standing::Known),
+        }
+    }
+    Ok(Standing::Unheard)
 }
 
 fn no_token(expired: bool) -> anyhow::Error {
@@ -265,17 +250,17 @@ fn no_token(expired: bool) -> anyhow::Error {
     Failure::usage(what).help(JOIN_AGAIN).into()
 }
 
-fn addresses(servers: &str) -> Vec<String> {
-    servers.split(',').map(|server| format!("https://{}", server.trim())).collect()
+fn addresses(servers: &[String]) -> Vec<String> {
+    servers.iter().map(|server| format!("https://{server}")).collect()
 }
 
 /// The address by which this machine reaches the control plane is how other hosts reach this machine.
-fn advertised(at: SocketAddr, servers: &str) -> anyhow::Result<SocketAddr> {
+fn advertised(at: SocketAddr, servers: &[String]) -> anyhow::Result<SocketAddr> {
     if !at.ip().is_unspecified() {
         return Ok(at);
     }
-    let ip = servers.split(',').find_map(|server| local_ip_towards(server.trim()));
-    let ip = ip.with_context(|| {
+    let ip = servers.iter().find_map(|server| local_ip_towards(server)).with_context(|| {
+        let servers = servers.join(", ");
         format!("no way leads to {servers}: say how others reach this host, with --advertise ADDR")
     })?;
     Ok(SocketAddr::new(ip, at.port()))
@@ -314,176 +299,5 @@ impl Certificate {
             peer_client: Arc::new(peer_client),
             peer_server: Arc::new(peer_server),
         })
-    }
-}
-
-/// Gets another certificate whenever it is time.
-async fn renew(
-    kept: Kept,
-    control: ControlClient,
-    peers: Arc<PeerTls>,
-    mut certificate: Certificate,
-    servers: String,
-) {
-    // One that is nearly over when this process starts does not wait.
-    let (mut not_before, mut has_told) = (Instant::now(), false);
-    loop {
-        let now = Timestamp::now();
-        let until = certificate.identity().map_or(now, |identity| identity.valid_until);
-        let at = renew_at(now, until, rand::random());
-        let tag = bundle_tag(&certificate.issued.authorities).unwrap_or_default();
-        control.believe(tag.clone());
-        tokio::select! {
-            () = is_time(at, not_before) => {}
-            () = control.should_believe_others_than(&tag) => {
-                info!("the CAs of the cluster are to be others; this node renews its certificate");
-                // Every node hears of it at once. Where the answer is as before, the next try is not at once either.
-                sleep(OTHER_CAS.mul_f64(rand::random_range(0.1..1.0))).await;
-            }
-        }
-        let renewed = async {
-            let key = NodeKey::generate()?;
-            let issued = control.renew(&key.request()?).await?;
-            let renewed = Certificate { key: key.to_pem().to_string(), issued };
-            let tls = renewed.tls(control.speaks())?;
-            kept.write(&renewed, &servers)?;
-            control.use_tls(tls.control)?;
-            peers.renew(tls.peer_client, tls.peer_server);
-            anyhow::Ok(renewed)
-        };
-        let outcome = renewed.await;
-        not_before = Instant::now() + RENEWAL_RETRY;
-        match outcome {
-            Ok(renewed) => {
-                let until = renewed.identity().map_or(now, |identity| identity.valid_until);
-                info!("this node has renewed its certificate, which is valid until {until} now");
-                (certificate, has_told) = (renewed, false);
-            }
-            Err(error) if !certificate.has_expired() => {
-                warn!("this node's certificate, valid until {until}, could not be renewed: {error:#}");
-            }
-            // Nobody takes it, so this goes on until somebody does something.
-            Err(error) if has_told => debug!("the expired certificate could not be renewed: {error:#}"),
-            Err(error) => {
-                has_told = true;
-                error!(
-                    "the certificate of node {} has expired at {until}: control plane and other workers refuse this node, and what runs goes on \
-                     without them; {JOIN_AGAIN}; it could not be renewed: {error:#}",
-                    certificate.issued.node
-                );
-            }
-        }
-    }
-}
-
-/// Returns when the clock says that it is time, and not before `not_before`.
-async fn is_time(at: Timestamp, not_before: Instant) {
-    sleep_until(not_before).await;
-    loop {
-        let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
-        if left.is_zero() {
-            return;
-        }
-        sleep(left.min(CLOCK_LOOK)).await;
-    }
-}
-
-/// The folder, held by this process.
-struct Kept {
-    file: PathBuf,
-    _lock: Flock<File>,
-}
-
-#[derive(serde::Serialize, serde::Deserialize)]
-struct OnDisk {
-    servers: String,
-    key: String,
-    issued: NodeCertificate,
-}
-
-impl Kept {
-    fn open(folder: &Path) -> anyhow::Result<Self> {
-        let failed = || format!("cannot use the folder {}", folder.display());
-        std::fs::create_dir_all(folder).with_context(failed)?;
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).with_context(failed)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(folder.join("lock"));
-        let lock =
-            Flock::lock(lock.with_context(failed)?, FlockArg::LockExclusiveNonblock).map_err(|_| {
-                Failure::new(Exit::Platform, format!("another worker works with {}", folder.display()))
-                    .help("stop it, or give this one a folder of its own with --data DIR")
-            })?;
-        Ok(Self { file: folder.join("node.json"), _lock: lock })
-    }
-
-    fn read(&self) -> anyhow::Result<Option<(Certificate, String)>> {
-        let text = match std::fs::read_to_string(&self.file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            read => read.with_context(|| format!("cannot read {}", self.file.display()))?,
-        };
-        let OnDisk { servers, key, issued } = serde_json::from_str(&text).with_context(|| {
-            format!("{} is damaged: remove it, and join again with a new token", self.file.display())
-        })?;
-        Ok(Some((Certificate { key, issued }, servers)))
-    }
-
-    fn write(&self, certificate: &Certificate, servers: &str) -> anyhow::Result<()> {
-        let Certificate { key, issued } = certificate;
-        let kept = OnDisk { servers: servers.to_owned(), key: key.clone(), issued: issued.clone() };
-        write_whole(&self.file, &serde_json::to_string(&kept)?)
-            .with_context(|| format!("cannot write {}", self.file.display()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use wharf_types::NodeId;
-
-    use super::*;
-
-    #[test]
-    fn a_token_comes_with_the_addresses_of_the_cluster() {
-        let token = format!("wharf-join.{}.wharf_ab", "ab".repeat(32));
-        let join: JoinAt = format!("{token}@10.0.0.1:7071,[::1]:7071").parse().unwrap();
-        assert_eq!(join.token.to_string(), token);
-        assert_eq!(addresses(&join.servers), ["https://10.0.0.1:7071", "https://[::1]:7071"]);
-        for (bad, word) in [
-            (token.clone(), "TOKEN@ADDR"),
-            (format!("{token}@"), "no address"),
-            (format!("{token}@host"), "no address"),
-            ("wharf_x@host:1".to_owned(), "no join token"),
-        ] {
-            let error = bad.parse::<JoinAt>().unwrap_err();
-            assert!(error.contains(word) && !error.contains("wharf_ab"), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_certificate_is_found_however_deep_it_is() {
-        use std::io::Error;
-
-        let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let wrapped = Error::other(Error::other(unknown()));
-        assert_eq!(bad_certificate(&unknown()), Some(&CertificateError::UnknownIssuer));
-        assert_eq!(bad_certificate(&wrapped), Some(&CertificateError::UnknownIssuer));
-        assert_eq!(bad_certificate(&Error::other("no answer")), None);
-        assert_eq!(bad_certificate(&Error::other(rustls::Error::DecryptError)), None);
-        assert!(is_about_time(&CertificateError::NotValidYet) && is_about_time(&CertificateError::Expired));
-        assert!(!is_about_time(&CertificateError::UnknownIssuer));
-    }
-
-    #[test]
-    fn a_folder_has_one_worker_and_damage_is_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let kept = Kept::open(folder.path()).unwrap();
-        assert!(kept.read().unwrap().is_none());
-        let error = Kept::open(folder.path()).err().unwrap();
-        assert!(error.to_string().contains("another worker"), "{error}");
-        let issued =
-            NodeCertificate { node: NodeId::new(), certificate: "c".into(), authorities: "a".into() };
-        kept.write(&Certificate { key: "k".into(), issued: issued.clone() }, "a:1").unwrap();
-        let (read, servers) = kept.read().unwrap().unwrap();
-        assert_eq!((read.issued, read.key.as_str(), servers.as_str()), (issued, "k", "a:1"));
-        std::fs::write(&kept.file, "{").unwrap();
-        assert!(format!("{:#}", kept.read().err().unwrap()).contains("join again"));
     }
 }

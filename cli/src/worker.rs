@@ -66,8 +66,12 @@ const START_GRACE: Duration = Duration::from_secs(5);
 const CHUNK_BYTES: usize = 256 << 10;
 /// How often a worker that is to end asks whether it is empty,
 const LEAVE_LOOK: Duration = Duration::from_millis(200);
-/// and how long it does so without an answer. Another control plane has taken over by then, if there is one.
+/// how long an answer may take,
+const LEAVE_ANSWER: Duration = Duration::from_secs(2);
+/// and how long it does so without one. Another control plane has taken over by then, if there is one.
 const LEAVE_UNHEARD: Duration = Duration::from_secs(6);
+/// The same where there is only one, which may be about to come back.
+const LEAVE_UNHEARD_OF_ONE: Duration = Duration::from_secs(2);
 /// How long the parts behind the ingress may take to end, each.
 pub const PART_GRACE: Duration = Duration::from_secs(5);
 
@@ -262,23 +266,37 @@ impl Worker {
         })
     }
 
-    /// Has what runs here started elsewhere, and returns when nothing is left that could be, or after `longest`. Where the control plane
-    /// does not answer, or cannot do this, there is nothing to wait for.
+    /// Has what runs here started elsewhere, and returns when nothing is left that could be, or after `longest`. Where nothing runs, or the
+    /// control plane does not answer or cannot do this, there is nothing to wait for.
     pub async fn leave(&self, longest: Duration) {
-        if !self.control.speaks().knows(2) {
+        if !self.control.speaks().knows(2) || longest.is_zero() {
             return;
         }
-        let (begun, mut heard) = (Instant::now(), Instant::now());
-        while begun.elapsed() < longest && heard.elapsed() < LEAVE_UNHEARD {
-            match self.control.leave(self.process).await {
-                Ok(0) => return,
-                Ok(_) => heard = Instant::now(),
-                Err(error) if error.is_retryable() => {}
-                Err(error) => return tracing::warn!("this node ends without being emptied first: {error}"),
+        let unheard_max =
+            if self.control.has_several_servers() { LEAVE_UNHEARD } else { LEAVE_UNHEARD_OF_ONE };
+        let (begun, mut heard) = (Instant::now(), self.control.heard_at());
+        while begun.elapsed() < longest {
+            match tokio::time::timeout(LEAVE_ANSWER, self.control.leave(self.process)).await {
+                Ok(Ok(0)) => return,
+                Ok(Ok(_)) => heard = Some(Instant::now()),
+                Ok(Err(error)) if !error.is_retryable() => {
+                    return tracing::warn!("this node ends without being emptied first: {error}");
+                }
+                Ok(Err(_)) | Err(_) if !self.runs_something() => return,
+                Ok(Err(_)) | Err(_) => {}
+            }
+            if heard.is_none_or(|heard| heard.elapsed() >= unheard_max) {
+                return tracing::warn!(
+                    "this node ends without being emptied first, as no control plane answers: what runs on it starts elsewhere when one is back"
+                );
             }
             tokio::time::sleep(LEAVE_LOOK).await;
         }
         tracing::warn!("this node ends before all that runs on it has started elsewhere");
+    }
+
+    fn runs_something(&self) -> bool {
+        self.supervisor.reports().borrow().iter().any(|instance| !instance.state.is_final())
     }
 
     /// Whether everything that was open has finished. The session ends before the instances do, so that the control plane

@@ -10,6 +10,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
@@ -106,6 +107,14 @@ impl Authority {
         let certificate = params.signed_by(&request.public_key, &issuer).map_err(PkiError::Make)?;
         Ok(certificate.pem())
     }
+}
+
+/// Tells the key of a request (PKCS #10, PEM) from any other: the SHA-256 of its public half, in hexadecimal digits. The request has to be signed
+/// with that key.
+pub fn key_of(request: &str) -> Result<String, PkiError> {
+    let request = CertificateSigningRequestParams::from_pem(request).map_err(PkiError::Request)?;
+    let digest = Sha256::digest(request.public_key.subject_public_key_info());
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn named(name: String) -> DistinguishedName {

@@ -19,6 +19,11 @@ impl NodeKey {
         KeyPair::generate().map(Self).map_err(PkiError::Make)
     }
 
+    /// What [`Self::to_pem`] gave.
+    pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
+        KeyPair::from_pem(pem).map(Self).map_err(PkiError::Make)
+    }
+
     /// In PEM.
     pub fn to_pem(&self) -> Zeroizing<String> {
         Zeroizing::new(self.0.serialize_pem())
@@ -75,6 +80,17 @@ pub fn renew_at(now: Timestamp, valid_until: Timestamp, chance: f64) -> Timestam
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key_of;
+
+    #[test]
+    fn a_key_is_the_same_in_every_request_of_it_and_after_it_was_kept() {
+        let key = NodeKey::generate().unwrap();
+        let again = NodeKey::from_pem(&key.to_pem()).unwrap();
+        let of = |key: &NodeKey| key_of(&key.request().unwrap()).unwrap();
+        assert_eq!((of(&key).len(), of(&key)), (64, of(&again)));
+        assert_ne!(of(&key), of(&NodeKey::generate().unwrap()));
+        assert!(matches!(key_of("nonsense"), Err(PkiError::Request(_))));
+    }
 
     #[test]
     fn it_is_renewed_between_half_and_four_fifths_of_its_time() {

@@ -12,7 +12,7 @@ mod peer;
 mod tls;
 mod token;
 
-pub use authority::{Authority, CA_LIFETIME, NODE_LIFETIME};
+pub use authority::{Authority, CA_LIFETIME, NODE_LIFETIME, key_of};
 pub use identity::{Identity, NodeKey, renew_at};
 pub use peer::{Peer, Role, peer_of};
 pub use tls::{Roots, client_config, joining_config, server_config};

@@ -61,6 +61,7 @@ use wharf_types::problem::ProblemCode;
 
 use crate::access::Access;
 use crate::context::Context;
+use crate::listener::NotForWorkers;
 pub(crate) use audit::{Refusals, Remote};
 pub(crate) use auth::PeerNode;
 use error::{ApiError, ApiResult};
@@ -111,6 +112,11 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
 }
 
 async fn not_found(request: Request) -> ApiError {
+    if request.extensions().get::<NotForWorkers>().is_some() {
+        let detail = "this port is for workers, and for hosts that join; the API has another one, which `wharf server` prints when it is ready: \
+             http://127.0.0.1:7070 on that host, unless --api says otherwise";
+        return Problem::new(ProblemCode::NotFound, detail).into();
+    }
     let detail = format!(
         "there is no address `{}` here; /v1/openapi.json lists those that there are",
         shorten(request.uri().path())

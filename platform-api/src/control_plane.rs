@@ -224,7 +224,7 @@ impl ControlPlane {
     }
 }
 
-/// Says to other servers that this one is there, until `shutdown`.
+/// Says to other servers that this one is there, and looks which others are, until `shutdown`.
 async fn announce(context: Arc<Context>, shutdown: CancellationToken) {
     if context.server.is_empty() {
         return;
@@ -237,8 +237,15 @@ async fn announce(context: Arc<Context>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => break,
             _ = timer.tick() => {}
         }
-        if let Err(error) = context.store.announce(&about).await {
-            debug!("cannot say to other control planes that this one is there: {}", chain(&error));
+        let told = async {
+            context.store.announce(&about).await?;
+            context.store.servers().await
+        };
+        match told.await {
+            Ok(servers) => context.known.servers.are(servers.unwrap_or_default(), &about.id),
+            Err(error) => {
+                debug!("cannot say to other control planes that this one is there: {}", chain(&error));
+            }
         }
     }
     if !matches!(tokio::time::timeout(ANNOUNCE_EVERY, context.store.leave(&about.id)).await, Ok(Ok(()))) {

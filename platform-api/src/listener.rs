@@ -222,6 +222,10 @@ async fn serve_worker(
     }
 }
 
+/// The request has come to the port of workers, and is for none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotForWorkers;
+
 /// Who has come to the port of workers, by its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Visitor {
@@ -247,6 +251,7 @@ impl Visitor {
         if self != Self::Server && !is_for_workers(request.uri().path(), node.is_some()) {
             // Nothing of the API for users is to be found here.
             *request.uri_mut() = Uri::from_static("/not-for-workers");
+            request.extensions_mut().insert(NotForWorkers);
         }
         request.extensions_mut().insert(Remote(remote));
         if let Some(node) = node {

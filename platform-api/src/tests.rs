@@ -21,6 +21,7 @@ mod global;
 mod going_away;
 mod input;
 mod jobs;
+mod joining;
 mod keyvalue;
 mod leading;
 mod migrating;

@@ -5,11 +5,11 @@
 
 mod lines;
 pub(crate) mod orders;
+mod servers;
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -21,7 +21,9 @@ use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use wharf_types::api::{AUTHORITIES_HEADER, ArtifactSources, CertificateRequest, Leaving, NodeCertificate};
+use wharf_types::api::{
+    AUTHORITIES_HEADER, ArtifactSources, CertificateRequest, Leaving, NodeCertificate, SERVERS_HEADER,
+};
 use wharf_types::delta::{DELTAS, Told};
 use wharf_types::digest::Digest;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -32,6 +34,8 @@ use wharf_types::protocol::{self, Incompatible, Versions};
 use wharf_types::{NodeId, Problem, ProcessId};
 
 use self::lines::{Lines, TooLong};
+pub use self::servers::Heard;
+use self::servers::Servers;
 
 /// How long a small request may take, from its first octet to the last one of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +48,8 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 const PING: Duration = Duration::from_secs(1);
 /// Nobody waits for longer, whatever an answer says.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Servers that one answer may name; beyond that it is nonsense.
+const SERVERS_MAX: usize = 32;
 /// The longest assignment, in octets.
 const ASSIGNMENT_MAX_BYTES: usize = 64 << 20;
 /// The longest answer of any other kind except an artifact, in octets.
@@ -59,16 +65,17 @@ struct Inner {
     http: ArcSwap<reqwest::Client>,
     /// Opens a connection for each request that goes on for long: who does not read there must hold up nothing else.
     apart: ArcSwap<reqwest::Client>,
-    /// Of equal control planes.
-    apis: Vec<Url>,
-    /// The one that is asked, until it does not answer.
-    at: AtomicUsize,
+    servers: Servers,
     node: NodeId,
     speaks: Versions,
     /// What tells the CAs that are believed here from others.
     believes: ArcSwapOption<String>,
     /// The same of those that should be, as an answer has said last.
     should_believe: watch::Sender<Option<String>>,
+    /// What was said last of where the servers are.
+    heard: watch::Sender<Heard>,
+    /// When one of them has answered last, whatever it said.
+    heard_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -158,16 +165,16 @@ impl ControlClient {
     }
 
     fn of(http: reqwest::Client, apart: reqwest::Client, apis: Vec<Url>, node: NodeId) -> Self {
-        let at = AtomicUsize::new(0);
         Self(Arc::new(Inner {
             http: ArcSwap::from_pointee(http),
             apart: ArcSwap::from_pointee(apart),
-            apis,
-            at,
+            servers: Servers::new(apis),
             node,
             speaks: protocol::SPOKEN,
             believes: ArcSwapOption::empty(),
             should_believe: watch::Sender::default(),
+            heard: watch::Sender::default(),
+            heard_at: Mutex::default(),
         }))
     }
 
@@ -208,6 +215,27 @@ impl ControlClient {
         Ok(())
     }
 
+    /// What answers say of where the servers are.
+    pub fn heard(&self) -> watch::Receiver<Heard> {
+        self.0.heard.subscribe()
+    }
+
+    /// When the control plane has answered last, whatever it said. None: it has not yet.
+    pub fn heard_at(&self) -> Option<Instant> {
+        *self.0.heard_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is another server to ask when one does not answer.
+    pub fn has_several_servers(&self) -> bool {
+        self.0.servers.all().len() > 1
+    }
+
+    /// From now on these are asked. The one that answers now is asked on, if it is among them.
+    pub fn use_servers(&self, apis: &[String]) -> Result<(), ControlError> {
+        self.0.servers.set(apis.iter().map(|api| address(api)).collect::<Result<_, _>>()?);
+        Ok(())
+    }
+
     /// Asks for another certificate, for the key of a request in PEM.
     pub async fn renew(&self, request: &str) -> Result<NodeCertificate, ControlError> {
         let what = "renew the certificate";
@@ -218,7 +246,7 @@ impl ControlClient {
 
     /// Sends; where nobody answers, the next call asks another control plane.
     async fn send(&self, what: &'static str, request: RequestBuilder) -> Result<Response, ControlError> {
-        let at = self.0.at.load(Relaxed);
+        let at = self.0.servers.current();
         let sent = match send(what, request).await {
             // Whoever is of version 1 does not know that it is to come later, and comes when it would after any failure.
             Err(ControlError::Later { what, detail, .. }) if !self.0.speaks.knows(2) => {
@@ -226,23 +254,46 @@ impl ControlClient {
             }
             sent => sent,
         };
+        if !matches!(sent, Err(ControlError::Unreachable { .. })) {
+            *self.0.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         if let Ok(answer) = &sent
             && self.0.speaks.knows(2)
-            && let Some(said) = answer.headers().get(AUTHORITIES_HEADER).and_then(|said| said.to_str().ok())
         {
+            self.take_note(answer);
+        }
+        // One that does not lead answers 503.
+        if matches!(sent, Err(ControlError::Unreachable { .. } | ControlError::Failed { status: 503, .. })) {
+            self.0.servers.move_on(&at);
+        }
+        sent
+    }
+
+    /// Of what an answer says beside what was asked.
+    fn take_note(&self, answer: &Response) {
+        let said = |header: &str| answer.headers().get(header).and_then(|said| said.to_str().ok());
+        if let Some(tag) = said(AUTHORITIES_HEADER) {
             self.0.should_believe.send_if_modified(|known| {
-                let is_news = known.as_deref() != Some(said);
+                let is_news = known.as_deref() != Some(tag);
                 if is_news {
-                    *known = Some(said.to_owned());
+                    *known = Some(tag.to_owned());
                 }
                 is_news
             });
         }
-        // One that does not lead answers 503.
-        if matches!(sent, Err(ControlError::Unreachable { .. } | ControlError::Failed { status: 503, .. })) {
-            self.move_on(at);
-        }
-        sent
+        let servers = said(SERVERS_HEADER).unwrap_or_default();
+        let servers = servers.split(',').map(str::trim).filter(|server| !server.is_empty());
+        let heard = Heard {
+            from: host_and_port(answer.url()),
+            servers: servers.take(SERVERS_MAX).map(str::to_owned).collect(),
+        };
+        self.0.heard.send_if_modified(|known| {
+            let is_news = *known != heard;
+            if is_news {
+                *known = heard;
+            }
+            is_news
+        });
     }
 
     /// The same for artifacts. There a 503 may be about their storage, for which the next control plane has no other: whether this one
@@ -252,20 +303,12 @@ impl ControlClient {
         what: &'static str,
         request: RequestBuilder,
     ) -> Result<Response, ControlError> {
-        let at = self.0.at.load(Relaxed);
+        let at = self.0.servers.current();
         let sent = send(what, request).await;
         if matches!(sent, Err(ControlError::Unreachable { .. })) {
-            self.move_on(at);
+            self.0.servers.move_on(&at);
         }
         sent
-    }
-
-    fn move_on(&self, from: usize) {
-        if self.0.apis.len() > 1 {
-            // Several calls may fail at once; together they move on by one.
-            let next = (from + 1) % self.0.apis.len();
-            let _ = self.0.at.compare_exchange(from, next, Relaxed, Relaxed);
-        }
     }
 
     pub fn node(&self) -> NodeId {
@@ -391,7 +434,7 @@ impl ControlClient {
     }
 
     fn request_by(&self, http: &reqwest::Client, method: Method, path: &str) -> RequestBuilder {
-        let url = path_of(&self.0.apis[self.0.at.load(Relaxed) % self.0.apis.len()], path);
+        let url = path_of(&self.0.servers.current(), path);
         let request = http.request(method, url);
         match &*self.0.believes.load() {
             Some(tag) => request.header(AUTHORITIES_HEADER, tag.as_str()),
@@ -408,13 +451,15 @@ impl fmt::Debug for ControlClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The HTTP client holds the token.
         f.debug_struct("ControlClient")
-            .field("apis", &self.0.apis)
+            .field("servers", &self.0.servers.all())
             .field("node", &self.0.node)
             .finish_non_exhaustive()
     }
 }
 
-/// Makes a host a node: `secret` is that of a join token, `request` in PEM, `tls` what checks the control plane.
+/// Makes a host a node: `secret` is that of a join token, `request` in PEM, `tls` what checks the control plane. Where a server does not answer,
+/// or cannot, the next one is asked: the same request makes the same node at each of them. An error is that of the first one that has answered,
+/// or of the last one.
 pub async fn join(
     apis: &[String],
     tls: ClientConfig,
@@ -423,16 +468,24 @@ pub async fn join(
 ) -> Result<NodeCertificate, ControlError> {
     let what = "join";
     let http = client().tls_backend_preconfigured(tls).build().map_err(ControlError::Setup)?;
-    let mut outcome = Err(ControlError::Address(String::new()));
+    let mut failed = ControlError::Address(String::new());
     for api in apis {
         let url = path_of(&address(api)?, "v1/join");
         let call = http.request(Method::POST, url).bearer_auth(secret).timeout(REQUEST_TIMEOUT);
-        outcome = send(what, json(call, &certificate_request(request))).await;
-        if !matches!(outcome, Err(ControlError::Unreachable { .. })) {
-            break;
+        let asked = async {
+            let response = send(what, json(call, &certificate_request(request))).await?;
+            decode(what, &read(what, response, ANSWER_MAX_BYTES).await?)
+        };
+        match asked.await {
+            Ok(issued) => return Ok(issued),
+            Err(error) if !error.is_retryable() => return Err(error),
+            Err(error) if matches!(failed, ControlError::Unreachable { .. } | ControlError::Address(_)) => {
+                failed = error;
+            }
+            Err(_) => {}
         }
     }
-    decode(what, &read(what, outcome?, ANSWER_MAX_BYTES).await?)
+    Err(failed)
 }
 
 fn certificate_request(request: &str) -> CertificateRequest {
@@ -451,6 +504,10 @@ fn address(api: &str) -> Result<Url, ControlError> {
         return Err(invalid());
     }
     Ok(url)
+}
+
+fn host_and_port(url: &Url) -> String {
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
 fn path_of(api: &Url, path: &str) -> Url {
@@ -622,6 +679,62 @@ mod tests {
         let told = older.register(&registration).await.unwrap_err();
         assert!(told.wait().is_none() && told.is_retryable(), "{told}");
         assert_eq!(older.register(&registration).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_an_answer_says_of_servers_is_passed_on_and_who_is_of_version_1_does_not_hear_it() {
+        let control = FakeControl::start().await;
+        let client = control.client();
+        let heard = client.heard();
+        assert!(client.heard_at().is_none());
+        client.register(&NodeRegistration::default()).await.unwrap();
+        let silent = Heard { from: control.address(), servers: Vec::new() };
+        assert_eq!(*heard.borrow(), silent);
+        control.name_servers("10.0.0.1:7071, b.example:7071,");
+        client.register(&NodeRegistration::default()).await.unwrap();
+        assert_eq!(heard.borrow().servers, ["10.0.0.1:7071", "b.example:7071"]);
+        assert!(client.heard_at().is_some());
+        let older = control.client().speaking(Versions::UNSAID);
+        older.register(&NodeRegistration::default()).await.unwrap();
+        assert_eq!(*older.heard().borrow(), Heard::default());
+    }
+
+    /// A server where hosts come to join, and its address.
+    async fn door(status: StatusCode, answer: serde_json::Value) -> String {
+        let route = axum::routing::post(move || {
+            let answer = answer.clone();
+            async move { (status, axum::Json(answer)) }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = axum::Router::new().route("/v1/join", route);
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        format!("http://{address}")
+    }
+
+    #[tokio::test]
+    async fn a_host_that_joins_goes_on_where_a_server_cannot_and_takes_a_refusal_for_an_answer() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        let joins = async |apis: &[&String]| {
+            let apis: Vec<String> = apis.iter().map(|api| (*api).clone()).collect();
+            join(&apis, tls.clone(), "secret", "request").await
+        };
+        let problem = |code| serde_json::to_value(Problem::new(code, "why")).unwrap();
+        let node = NodeId::new();
+        let issued = serde_json::json!({"node": node, "certificate": "c", "authorities": "a"});
+        let gone = "http://127.0.0.1:1".to_owned();
+        let away = door(StatusCode::SERVICE_UNAVAILABLE, problem(ProblemCode::Unavailable)).await;
+        let refuses = door(StatusCode::UNAUTHORIZED, problem(ProblemCode::Unauthenticated)).await;
+        let takes = door(StatusCode::CREATED, issued).await;
+        assert_eq!(joins(&[&gone, &away, &takes]).await.unwrap().node, node);
+        let refused = joins(&[&away, &refuses, &takes]).await.unwrap_err();
+        assert!(matches!(refused, ControlError::Refused(_)), "{refused}");
+        // Who has answered has more to say than who has not.
+        let failed = joins(&[&gone, &away, &gone]).await.unwrap_err();
+        assert!(matches!(failed, ControlError::Failed { status: 503, .. }), "{failed}");
     }
 
     #[tokio::test]

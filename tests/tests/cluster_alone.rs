@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::{Duration, Instant};
+
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use wharf_tests::{Cluster, SHORT, eventually, within};
@@ -30,6 +32,17 @@ async fn greets_everywhere(cluster: &Cluster) {
 
 fn live(app: &AppInfo) -> Vec<&InstanceInfo> {
     app.instances.iter().filter(|it| !it.state.is_final()).collect()
+}
+
+#[tokio::test]
+async fn a_worker_that_runs_nothing_ends_at_once_by_sigterm_also_without_a_control_plane() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.kill_server(0).await;
+    let begun = Instant::now();
+    cluster.hosts[0].stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "it has waited for {:?}", begun.elapsed());
+    let log = cluster.hosts[0].log();
+    assert!(!log.contains("without being emptied") && !log.contains("started elsewhere"), "{log}");
 }
 
 #[tokio::test]

@@ -115,6 +115,26 @@ async fn when_the_leader_is_killed_another_leads_and_no_request_fails() {
 }
 
 #[tokio::test]
+async fn a_worker_that_joined_when_there_was_one_server_goes_to_one_that_came_later() {
+    let database = Postgres::start();
+    let mut cluster = Cluster::start_with(1, 1, Some(database.url())).await;
+    cluster.deploy("hello", "hello", "").await;
+    cluster.start_server(1).await;
+    eventually(SHORT, "the worker knows of the other", async || {
+        cluster.hosts[0].log().contains("looks for the control plane at").then_some(())
+    })
+    .await;
+    cluster.kill_server(0).await;
+    cluster.wharf(&["scale", "hello", "2"]).await.ok();
+    cluster.app_is("hello", "the worker has gone to the other", |app| app.ready == 2).await;
+    // It has kept that, and looks for nobody at the first place.
+    cluster.hosts[0].kill().await;
+    cluster.start_again(0).await;
+    cluster.wharf(&["scale", "hello", "3"]).await.ok();
+    cluster.app_is("hello", "it has gone there again", |app| app.ready == 3).await;
+}
+
+#[tokio::test]
 async fn a_leader_that_stood_still_writes_nothing_when_it_goes_on() {
     let database = Postgres::start();
     let cluster = Cluster::start_with(2, 2, Some(database.url())).await;

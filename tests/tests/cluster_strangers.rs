@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use wharf_tests::{Cluster, Load, SHORT, eventually, within};
 use wharf_types::Timestamp;
-use wharf_types::api::{JoinTokenInfo, Page};
+use wharf_types::api::{AppInfo, JoinTokenInfo, Page};
 
 /// What a stranger sends at most before the other side has to have hung up.
 const FLOOD_MAX: usize = 64 << 20;
@@ -52,6 +52,7 @@ async fn a_worker_of_another_cluster_is_refused_and_both_logs_say_why() {
     let identity = folder.join("node.json");
     let mut known: Value = serde_json::from_slice(&std::fs::read(&identity).unwrap()).unwrap();
     known["servers"] = inner_doors(&cluster).await[0].to_string().into();
+    known.as_object_mut().unwrap().remove("known");
     std::fs::write(&identity, known.to_string()).unwrap();
     let flags = ["--http", "127.0.0.1:0", "--peers", "127.0.0.1:0"];
     let log = cluster.folder().join("foreign.log");
@@ -69,6 +70,26 @@ async fn a_worker_of_another_cluster_is_refused_and_both_logs_say_why() {
     .await;
     nobody_was_disturbed(&cluster, loads).await;
     foreign.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_of_servers_that_are_none_goes_on_with_those_that_it_knew() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.deploy("hello", "hello", "").await;
+    let join = cluster.join_token(&[]).await;
+    let (wrong, _) = join.rsplit_once(':').unwrap();
+    let wrong = format!("{wrong}:9");
+    // The second start knows nothing but what the first one has kept.
+    for (replicas, flags) in [("2", &["--join", wrong.as_str()][..]), ("3", &[][..])] {
+        let node = cluster.hosts[0].node;
+        cluster.hosts[0].kill().await;
+        cluster.start_again_with(0, flags).await;
+        assert_eq!(cluster.hosts[0].node, node);
+        cluster.wharf(&["scale", "hello", replicas]).await.ok();
+        let is_carried_out = |app: &AppInfo| app.ready.to_string() == replicas;
+        cluster.app_is("hello", "the worker does what is wanted", is_carried_out).await;
+    }
+    assert!(cluster.hosts[0].log().contains("none of the servers that --join names answers"));
 }
 
 #[tokio::test]

@@ -27,7 +27,8 @@ pub use access::{
 
 pub use node::{
     AUTHORITIES_HEADER, AuthorityInfo, AuthorityState, CertificateRequest, CreateJoinToken, CreatedJoinToken,
-    JoinTokenInfo, Leaving, NodeCertificate, NodeInfo, NodePatch, RotateAuthority, ServerInfo,
+    JoinTokenInfo, Leaving, NodeCertificate, NodeInfo, NodePatch, RotateAuthority, SERVERS_HEADER,
+    ServerInfo,
 };
 
 pub use audit::{AuditOutcome, AuditRecord};

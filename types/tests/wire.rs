@@ -11,7 +11,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use wharf_types::api::{AUTHORITIES_HEADER, ArtifactSources, CertificateRequest, Leaving, NodeCertificate};
+use wharf_types::api::{
+    AUTHORITIES_HEADER, ArtifactSources, CertificateRequest, Leaving, NodeCertificate, SERVERS_HEADER,
+};
 use wharf_types::delta::{AssignmentDelta, DELTAS, Told};
 use wharf_types::exec::{Decoder, ExecOrder, Frame, MEDIA_TYPE, WindowSize};
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
@@ -197,10 +199,11 @@ fn frames_are_the_octets_that_they_were() {
 
 #[test]
 fn the_words_around_the_messages_are_what_they_were() {
-    let words = [HEADER, AUTHORITIES_HEADER, DELTAS, MEDIA_TYPE];
+    let words = [HEADER, AUTHORITIES_HEADER, SERVERS_HEADER, DELTAS, MEDIA_TYPE];
     let were = [
         "wharf-protocol",
         "wharf-authorities",
+        "wharf-servers",
         "application/vnd.wharf.deltas+x-ndjson",
         "application/vnd.wharf.exec",
     ];

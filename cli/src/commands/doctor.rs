@@ -1,6 +1,8 @@
 //! `wharf doctor`: checks this machine and the platform, and says what to do about what is missing.
 
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+mod cluster;
+
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -120,7 +122,9 @@ async fn check_platform(target: &Target) -> (Vec<Check>, bool) {
         let date = headers.get(http::header::DATE).and_then(|date| date.to_str().ok());
         checks.extend(date.and_then(|date| check_clock(date, Timestamp::now())));
     }
-    checks.push(check_ingress(&who.http).await);
+    let found = cluster::look(&client).await;
+    checks.extend(found.checks);
+    checks.push(check_ingress(&who.http, found.is_cluster).await);
     (checks, true)
 }
 
@@ -163,16 +167,49 @@ fn check_clock(date: &str, now: Timestamp) -> Option<Check> {
 }
 
 /// Whether the front door of the apps is open from here.
-async fn check_ingress(http: &str) -> Check {
-    let help = "apps are served there: check the platform's --http and firewalls between here and there";
-    let Some(address) = host_and_port(http) else {
+async fn check_ingress(http: &str, is_cluster: bool) -> Check {
+    if is_cluster && is_this_machine(http) {
+        // A server has no front door, and its workers have theirs elsewhere.
+        let detail = format!("the servers say that apps are served at {http}, which is each machine itself");
+        let help = "start `wharf server` with --http-url URL: where people reach the workers' front doors";
+        return match connects(http).await {
+            Ok(()) => Check::ok("ingress", format!("{http} is open, on this machine")),
+            Err(_) => Check::warning("ingress", detail, help),
+        };
+    }
+    let help = match is_cluster {
+        true => {
+            "apps are served there: check --http-url of the servers, --http of the workers, and firewalls in between"
+        }
+        false => "apps are served there: check the platform's --http and firewalls between here and there",
+    };
+    if host_and_port(http).is_none() {
         return Check::warning("ingress", format!("the platform says its address is `{http}`"), help);
+    }
+    match connects(http).await {
+        Ok(()) => Check::ok("ingress", format!("{http} is open")),
+        Err(why) => Check::failed("ingress", format!("{http}{why}"), help),
+    }
+}
+
+/// Whether something listens there; if not, what happened instead.
+async fn connects(http: &str) -> Result<(), String> {
+    let Some(address) = host_and_port(http) else {
+        return Err(" is no address".to_owned());
     };
     match tokio::time::timeout(TOOL_TIMEOUT, tokio::net::TcpStream::connect(&address)).await {
-        Ok(Ok(_)) => Check::ok("ingress", format!("{http} is open")),
-        Ok(Err(error)) => Check::failed("ingress", format!("{http}: {error}"), help),
-        Err(_) => Check::failed("ingress", format!("{http} does not answer"), help),
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!(": {error}")),
+        Err(_) => Err(" does not answer".to_owned()),
     }
+}
+
+/// Whether an address means the machine of whoever reads it.
+fn is_this_machine(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let Some(host) = url.host_str() else { return false };
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    ip.map_or(host == "localhost", |ip| ip.is_loopback())
 }
 
 fn host_and_port(url: &str) -> Option<String> {
@@ -271,6 +308,28 @@ mod tests {
         assert_eq!(check_token("a", "admin", after(86_400), now).state, State::Warning);
         assert_eq!(check_token("a", "admin", after(90 * 86_400), now).state, State::Ok);
         assert_eq!(check_token("a", "admin", None, now).state, State::Ok);
+    }
+
+    #[test]
+    fn an_address_of_this_machine_is_told_from_others() {
+        for own in ["http://127.0.0.1:8080", "http://localhost:8080/", "http://[::1]:80"] {
+            assert!(is_this_machine(own), "{own}");
+        }
+        for other in ["http://apps.example:8080", "http://10.0.0.1", "nonsense"] {
+            assert!(!is_this_machine(other), "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_does_not_say_where_its_front_doors_are_is_no_failure() {
+        let address = {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            format!("http://{}", listener.local_addr().unwrap())
+        };
+        assert_eq!(check_ingress(&address, false).await.state, State::Failed);
+        let check = check_ingress(&address, true).await;
+        assert_eq!(check.state, State::Warning);
+        assert!(check.help.unwrap().contains("--http-url"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use wharf_types::api::{CreateJoinToken, NodeInfo, NodePatch, Page};
 use wharf_types::event::NodeEvent;
 use wharf_types::node::parse_label;
 use wharf_types::quantity::Span;
+use wharf_types::suggest::nearest;
 use wharf_types::{NodeId, Timestamp, TokenId};
 
 use crate::args::{Global, NoArgs, With};
@@ -19,6 +20,8 @@ use crate::table::Table;
 
 /// How often a node that is emptied is looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(200);
+/// Nodes that are named where somebody has named none.
+const SIMILAR_MAX: usize = 3;
 
 #[derive(Args, Debug)]
 pub struct NodeArgs {
@@ -61,7 +64,7 @@ pub enum JoinTokenCommand {
 
 #[derive(Args, Debug)]
 pub struct NodeRef {
-    /// Id, beginning of the id, or hostname, as `wharf node ls` shows them
+    /// Hostname, id, or a beginning of the id: of the whole one, or of the digits that `wharf node ls` shows of it
     pub node: String,
 }
 
@@ -101,6 +104,9 @@ pub struct JoinTokenArgs {
     /// How many hosts it lets in [default: 1]
     #[arg(long)]
     pub uses: Option<u32>,
+    /// Place nothing on the hosts until `wharf node resume`: a token that somebody else has found brings them nothing
+    #[arg(long)]
+    pub drained: bool,
     /// Lets this node back in, whose certificate has expired
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
@@ -160,24 +166,54 @@ pub async fn run(before: Global, args: NodeArgs) -> anyhow::Result<()> {
 
 async fn find(session: &Session, wanted: &str) -> anyhow::Result<NodeInfo> {
     let all = session.client.nodes().await?;
+    Ok(the_one(&all, wanted)?.clone())
+}
+
+/// The node that somebody means.
+fn the_one<'a>(all: &'a [NodeInfo], wanted: &str) -> Result<&'a NodeInfo, Failure> {
     let is_it = |node: &&NodeInfo| node.hostname == wanted || node.id.to_string() == wanted;
-    let starts = |node: &&NodeInfo| short_id(node.id) == wanted || node.id.to_string().starts_with(wanted);
+    let begins = |id: String| id.starts_with(wanted);
+    let starts = |node: &&NodeInfo| begins(short_id(node.id)) || begins(node.id.to_string());
     let mut found: Vec<&NodeInfo> = all.iter().filter(is_it).collect();
-    if found.is_empty() {
+    if found.is_empty() && !wanted.is_empty() {
         found = all.iter().filter(starts).collect();
     }
     match found[..] {
-        [node] => Ok(node.clone()),
-        [] => Err(Failure::new(Exit::NotFound, format!("there is no node `{wanted}`"))
-            .help("`wharf node ls` lists the nodes")
-            .into()),
+        [node] => Ok(node),
+        [] => {
+            let near = similar(all, wanted);
+            let help = match &near[..] {
+                [] => "`wharf node ls` lists the nodes".to_owned(),
+                near => format!("did you mean {}? `wharf node ls` lists all nodes", near.join(" or ")),
+            };
+            Err(Failure::new(Exit::NotFound, format!("there is no node `{wanted}`")).help(help))
+        }
         _ => {
-            let ids: Vec<String> = found.iter().map(|node| node.id.to_string()).collect();
-            Err(Failure::usage(format!("`{wanted}` may be any of {}", ids.join(", ")))
-                .help("name one by its id")
-                .into())
+            let name = |node: &&NodeInfo| format!("{} ({})", node.id, node.hostname);
+            let names: Vec<String> = found.iter().map(name).collect();
+            Err(Failure::usage(format!("`{wanted}` may be any of {}", names.join(", ")))
+                .help("name one by its id, or by more of it"))
         }
     }
+}
+
+/// Nodes that somebody may have meant, by what is shown of them.
+fn similar(all: &[NodeInfo], wanted: &str) -> Vec<String> {
+    let wanted = wanted.to_lowercase();
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let has = |node: &&NodeInfo| node.hostname.to_lowercase().contains(&wanted);
+    let mut near: Vec<&NodeInfo> = all.iter().filter(has).take(SIMILAR_MAX).collect();
+    if near.is_empty() {
+        let ids: Vec<String> = all.iter().map(|node| short_id(node.id)).collect();
+        let words = all.iter().map(|node| node.hostname.as_str()).chain(ids.iter().map(String::as_str));
+        let nearest = nearest(&wanted, words);
+        let is_near =
+            |node: &&NodeInfo| nearest.is_some_and(|word| node.hostname == word || short_id(node.id) == word);
+        near = all.iter().filter(is_near).take(SIMILAR_MAX).collect();
+    }
+    near.into_iter().map(|node| format!("`{}` ({})", node.hostname, short_id(node.id))).collect()
 }
 
 fn labels(words: &[String]) -> anyhow::Result<BTreeMap<String, Option<String>>> {
@@ -272,14 +308,16 @@ async fn create_token(session: &Session, args: JoinTokenArgs) -> anyhow::Result<
             Err(_) => find(session, &node).await?.id,
         }),
     };
-    let request = CreateJoinToken { expires_in: args.expires_in, uses: args.uses, node, role: args.role };
+    let JoinTokenArgs { expires_in, uses, role, drained, .. } = args;
+    let request = CreateJoinToken { expires_in, uses, node, role, drained };
     let created = session.client.create_join_token(&request).await?;
     if session.json {
         return output::json(&created);
     }
     let uses = if created.uses == 1 { "one host".to_owned() } else { format!("{} hosts", created.uses) };
+    let begins = if drained { " that nothing is placed on before `wharf node resume`" } else { "" };
     output::note(format!(
-        "lets {uses} in, and expires {}; it is not shown again. On the new host:",
+        "lets {uses} in{begins}, and expires {}; it is not shown again. On the new host:",
         ago(Timestamp::now(), created.expires_at)
     ));
     output::line(format!("wharf worker --join {}@{}", created.token, created.address))
@@ -291,7 +329,7 @@ async fn list_tokens(session: &Session) -> anyhow::Result<()> {
         return output::json(&Page { items, next_cursor: None });
     }
     let now = Timestamp::now();
-    let mut table = Table::new(["TOKEN", ">USES LEFT", "EXPIRES", "CREATED", "ROLE", "FOR"]);
+    let mut table = Table::new(["TOKEN", ">USES LEFT", "EXPIRES", "CREATED", "ROLE", "BEGINS", "FOR"]);
     for token in items {
         table.row([
             token.id.to_string(),
@@ -299,6 +337,7 @@ async fn list_tokens(session: &Session) -> anyhow::Result<()> {
             ago(now, token.expires_at),
             ago(now, token.created_at),
             token.role.unwrap_or_else(|| "worker".to_owned()),
+            if token.drained { "drained" } else { "ready" }.to_owned(),
             token.node.map_or_else(|| "new nodes".to_owned(), |node| format!("node {node}")),
         ]);
     }
@@ -341,4 +380,65 @@ async fn list(session: &Session) -> anyhow::Result<()> {
         ]);
     }
     table.print()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: &str, hostname: &str) -> NodeInfo {
+        let json = serde_json::json!({
+            "id": id, "hostname": hostname, "ready": true, "instances": 0, "memory_bytes": 0, "cpus": 1, "version": "0",
+            "seen_at": "1970-01-01T00:00:00Z",
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn three() -> Vec<NodeInfo> {
+        vec![
+            node("01a228eb-b9df-7753-8280-182a03168ba7", "b.example"),
+            node("01a228ec-0000-7000-8000-000056e97d29", "a.example"),
+            node("01a228ed-0000-7000-8000-0000031ffd29", "edge-1"),
+        ]
+    }
+
+    #[test]
+    fn a_node_is_found_by_its_hostname_and_by_any_beginning_of_its_id_as_it_is_shown_or_as_a_whole() {
+        let all = three();
+        for (wanted, hostname) in [
+            ("b.example", "b.example"),
+            ("03168ba7", "b.example"),
+            ("0316", "b.example"),
+            ("031f", "edge-1"),
+            ("56e9", "a.example"),
+            ("01a228ec", "a.example"),
+            ("01a228eb-b9df-7753-8280-182a03168ba7", "b.example"),
+        ] {
+            assert_eq!(
+                the_one(&all, wanted).map(|node| node.hostname.as_str()).ok(),
+                Some(hostname),
+                "{wanted}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_names_no_node_or_several_is_told_which_there_are() {
+        let all = three();
+        let told = |wanted: &str| {
+            let (why, help) = crate::exit::told(&the_one(&all, wanted).err().unwrap().into());
+            format!("{why}; {}", help.unwrap_or_default())
+        };
+        for (wanted, words) in [
+            ("031", &["any of", "b.example", "edge-1"][..]),
+            ("edge", &["no node `edge`", "did you mean `edge-1` (031ffd29)?"][..]),
+            ("c.exmple", &["did you mean `"][..]),
+            ("something-else", &["no node", "`wharf node ls` lists"][..]),
+            ("", &["no node ``"][..]),
+        ] {
+            let told = told(wanted);
+            assert!(words.iter().all(|word| told.contains(word)), "{wanted}: {told}");
+        }
+        assert!(!told("").contains("did you mean"));
+    }
 }

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine as _;
@@ -20,7 +20,7 @@ use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt;
 use tokio::sync::watch;
 use tracing::warn;
-use wharf_types::api::{AUTHORITIES_HEADER, Verb};
+use wharf_types::api::{AUTHORITIES_HEADER, SERVERS_HEADER, Verb};
 use wharf_types::exec;
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceName, NodeId, Problem, Timestamp};
@@ -123,11 +123,9 @@ async fn admit(
                 Some(PeerNode(peer)) => authorize_peer(&guard.context, peer, params).await?,
                 None => authorize_node(&guard.context, request.headers()).await?,
             }
-            let held = told_authorities(&guard.context, &request);
+            let told = told_of_cluster(&guard.context, &request);
             let mut answer = next.run(request).await;
-            if let Some(held) = held {
-                answer.headers_mut().insert(AUTHORITIES_HEADER, held);
-            }
+            answer.headers_mut().extend(told);
             return Ok(answer);
         }
         Access::Anyone
@@ -308,17 +306,22 @@ fn explain(denied: Denied, caller: &Caller, namespace: Option<&str>) -> ApiError
 #[derive(Clone, Copy)]
 pub(crate) struct PeerNode(pub(crate) NodeId);
 
-/// Takes note of which CAs a worker believes, and says which it should.
-fn told_authorities(context: &Context, request: &Request) -> Option<HeaderValue> {
-    if !context.config.speaks.knows(2) {
-        return None;
-    }
-    let authorities = &context.joining.get()?.authorities;
-    let PeerNode(node) = request.extensions().get()?;
+/// Takes note of which CAs a worker believes, and says which it should, and where the servers are.
+fn told_of_cluster(context: &Context, request: &Request) -> HeaderMap {
+    let mut told = HeaderMap::new();
+    let Some(joining) = context.joining.get().filter(|_| context.config.speaks.knows(2)) else { return told };
+    let Some(PeerNode(node)) = request.extensions().get() else { return told };
     if let Some(tag) = request.headers().get(AUTHORITIES_HEADER).and_then(|tag| tag.to_str().ok()) {
-        authorities.hear(*node, tag);
+        joining.authorities.hear(*node, tag);
     }
-    HeaderValue::try_from(&authorities.current().tag).ok()
+    let words = [
+        (AUTHORITIES_HEADER, HeaderValue::try_from(&joining.authorities.current().tag)),
+        (SERVERS_HEADER, HeaderValue::try_from(context.known.servers.with(&joining.address))),
+    ];
+    told.extend(
+        words.into_iter().filter_map(|(name, said)| Some((HeaderName::from_static(name), said.ok()?))),
+    );
+    told
 }
 
 /// Whether there is such a join token. What it is still good for is the handler's to find out.

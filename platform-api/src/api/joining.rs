@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tracing::{info, warn};
-use wharf_pki::JoinToken;
+use wharf_pki::{JoinToken, key_of};
 use wharf_types::api::{
     CertificateRequest, CreateJoinToken, CreatedJoinToken, JoinTokenInfo, NodeCertificate, Page,
 };
@@ -25,6 +25,8 @@ use crate::context::{Context, Joining, hash_secret, new_secret};
 use crate::store;
 
 const LIFETIME: Duration = Duration::from_secs(3600);
+/// With less nobody could join.
+const LIFETIME_MIN: Duration = Duration::from_millis(1);
 const LIFETIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const USES_MAX: u32 = 10_000;
 /// How long tokens are listed whose time is over.
@@ -37,13 +39,11 @@ pub(super) async fn create(
     let joining = joining(&context)?;
     let now = Timestamp::now();
     let lifetime = request.expires_in.map_or(LIFETIME, |span| span.as_duration());
-    if lifetime.is_zero() {
-        let detail = "expires_in: a join token of no time lets nobody in; say how long it lasts, such as `1h`";
-        return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
-    }
-    let expires_at = now.checked_add(lifetime).ok().filter(|_| lifetime <= LIFETIME_MAX);
+    let is_possible = (LIFETIME_MIN..=LIFETIME_MAX).contains(&lifetime);
+    let expires_at = now.checked_add(lifetime).ok().filter(|_| is_possible);
     let expires_at = expires_at.ok_or_else(|| {
-        ApiError::new(ProblemCode::InvalidSpec, "expires_in: a join token lasts 30 days at the most")
+        let detail = "expires_in: a join token lasts longer than no time at all, and 30 days at the most";
+        ApiError::new(ProblemCode::InvalidSpec, detail)
     })?;
     let uses = request.uses.unwrap_or(1);
     if !(1..=USES_MAX).contains(&uses) {
@@ -62,6 +62,7 @@ pub(super) async fn create(
         id: TokenId::new(),
         node: request.node,
         role: request.role,
+        drained: request.drained,
         uses_left: uses,
         expires_at,
         created_at: now,
@@ -90,10 +91,9 @@ pub(super) async fn create(
 
 /// Where a host can go to join: here, and where other servers are.
 async fn addresses(context: &Context, joining: &Joining) -> ApiResult<String> {
-    let servers = context.store.servers().await?.unwrap_or_default().into_iter();
-    let others = servers.filter(|it| it.is_there && it.about.id != context.server);
-    let others = others.map(|it| it.about.address).filter(|address| !address.is_empty());
-    Ok(std::iter::once(joining.address.clone()).chain(others).collect::<Vec<_>>().join(","))
+    let servers = &context.known.servers;
+    servers.are(context.store.servers().await?.unwrap_or_default(), &context.server);
+    Ok(servers.with(&joining.address))
 }
 
 pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Reply<Page<JoinTokenInfo>>> {
@@ -115,7 +115,8 @@ pub(super) async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A host with a join token becomes a node. What is wrong with a token is said to whoever has it, and to nobody else.
+/// A host with a join token becomes a node. What is wrong with a token is said to whoever has it, and to nobody else. One that asks again with
+/// the same key has not heard the answer, and gets it once more.
 pub(super) async fn join(
     State(context): State<Arc<Context>>,
     headers: HeaderMap,
@@ -132,6 +133,17 @@ pub(super) async fn join(
     let Some(token) = store::joining::find(&mut tx, &hash_secret(bearer(&headers)?)).await? else {
         return Err(refused("this is no join token of this cluster, or it was revoked"));
     };
+    // What is no request has been nobody before; that is said below.
+    let key = key_of(&request.request);
+    let joined = match &key {
+        Ok(key) if token.expires_at > now => store::joining::joined(&mut tx, token.id, key).await?,
+        _ => None,
+    };
+    if let Some(node) = joined {
+        info!(node.id = %node, "the host that has joined as node {node} asks for its certificate again");
+        let certificate = certificate(&joining.authorities, &request, node, now)?;
+        return Ok((StatusCode::CREATED, Reply(certificate)));
+    }
     if !store::joining::spend(&mut tx, token.id, now).await? {
         return Err(match token.expires_at <= now {
             true => refused(&format!("the join token expired at {}", token.expires_at)),
@@ -143,7 +155,8 @@ pub(super) async fn join(
         return Err(refused("the node of this join token was removed"));
     }
     let certificate = certificate(&joining.authorities, &request, node, now)?;
-    store::joining::admit(&mut tx, node, token.role.as_deref(), now).await?;
+    let key = key.map_err(|error| ApiError::new(ProblemCode::InvalidRequest, error.to_string()))?;
+    store::joining::admit(&mut tx, node, &token, &key, now).await?;
     tx.commit().await?;
     info!(node.id = %node, "a host has joined as node {node}, with the join token {}", token.id);
     Ok((StatusCode::CREATED, Reply(certificate)))

@@ -32,6 +32,7 @@ use crate::logs::Source;
 use crate::nodes::{NodeStatus, Refusal};
 use crate::operations::OperationError;
 use crate::store::StoreError;
+use crate::store::node::NodeSettings;
 use crate::{operations, store};
 
 /// How often an idle stream of assignments says that it is alive, by an empty line.
@@ -77,11 +78,22 @@ pub(super) async fn register(
         registration.role = role;
     }
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
+    // Whoever has let it in wants to look at it first.
+    let drained = match store::joining::take_begins_drained(&mut tx, node).await? {
+        true => Some(NodeSettings { draining: true, ..context.nodes.settings(node).unwrap_or_default() }),
+        false => None,
+    };
+    if let Some(settings) = &drained {
+        store::node::set(&mut tx, node, settings).await?;
+    }
     tx.commit().await?;
     context
         .nodes
         .register(node, registration)
         .map_err(|refusal| refused_as(&context, (node, process), refusal))?;
+    if let Some(settings) = drained {
+        context.nodes.set(node, settings);
+    }
     context.dirty.nudge();
     let said = spoken.said().and_then(|said| HeaderValue::try_from(said).ok());
     let said = said.map(|said| (HeaderName::from_static(protocol::HEADER), said));

@@ -15,6 +15,7 @@ struct Row {
     id: String,
     node: Option<String>,
     role: Option<String>,
+    drained: bool,
     uses_left: i64,
     expires_at: i64,
     created_at: i64,
@@ -28,6 +29,7 @@ impl TryFrom<Row> for JoinTokenInfo {
             id: parse(&row.id)?,
             node: parse_opt(row.node.as_deref())?,
             role: row.role,
+            drained: row.drained,
             uses_left: number(row.uses_left)?,
             expires_at: time(row.expires_at)?,
             created_at: time(row.created_at)?,
@@ -37,8 +39,8 @@ impl TryFrom<Row> for JoinTokenInfo {
 
 pub(crate) async fn create(conn: &mut Conn, token: &JoinTokenInfo, secret_hash: &str) -> Result<()> {
     query(
-        "INSERT INTO join_token (id, secret_hash, node, uses_left, expires_at, created_at, role)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO join_token (id, secret_hash, node, uses_left, expires_at, created_at, role, drained)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(token.id.to_string())
     .bind(secret_hash)
@@ -47,22 +49,24 @@ pub(crate) async fn create(conn: &mut Conn, token: &JoinTokenInfo, secret_hash: 
     .bind(token.expires_at.as_microsecond())
     .bind(token.created_at.as_microsecond())
     .bind(&token.role)
+    .bind(token.drained)
     .execute(conn)
     .await?;
     Ok(())
 }
 
 pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<JoinTokenInfo>> {
-    let rows: Vec<Row> =
-        query_as("SELECT id, node, role, uses_left, expires_at, created_at FROM join_token ORDER BY id")
-            .fetch_all(conn)
-            .await?;
+    let rows: Vec<Row> = query_as(
+        "SELECT id, node, role, drained, uses_left, expires_at, created_at FROM join_token ORDER BY id",
+    )
+    .fetch_all(conn)
+    .await?;
     rows.into_iter().map(JoinTokenInfo::try_from).collect()
 }
 
 pub(crate) async fn find(conn: &mut Conn, secret_hash: &str) -> Result<Option<JoinTokenInfo>> {
     let row: Option<Row> = query_as(
-        "SELECT id, node, role, uses_left, expires_at, created_at FROM join_token WHERE secret_hash = $1",
+        "SELECT id, node, role, drained, uses_left, expires_at, created_at FROM join_token WHERE secret_hash = $1",
     )
     .bind(secret_hash)
     .fetch_optional(conn)
@@ -94,19 +98,52 @@ pub(crate) async fn delete_expired(conn: &mut Conn, before: Timestamp) -> Result
     Ok(())
 }
 
-/// A host has become this node, or has got another certificate for it. `role` None: it stays what it was.
-pub(crate) async fn admit(conn: &mut Conn, node: NodeId, role: Option<&str>, now: Timestamp) -> Result<()> {
+/// A host that has shown a join token and the public half of its key, by its hash, has become this node, or has got another certificate for it.
+/// What the token says nothing of stays as it was.
+pub(crate) async fn admit(
+    conn: &mut Conn,
+    node: NodeId,
+    token: &JoinTokenInfo,
+    key: &str,
+    now: Timestamp,
+) -> Result<()> {
     query(
-        "INSERT INTO node_identity (id, joined_at, role) VALUES ($1, $2, $3)
+        "INSERT INTO node_identity (id, joined_at, role, join_token, join_key, begins_drained)
+         VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (id) DO UPDATE
-         SET joined_at = excluded.joined_at, role = COALESCE(excluded.role, node_identity.role)",
+         SET joined_at = excluded.joined_at, role = COALESCE(excluded.role, node_identity.role),
+             join_token = excluded.join_token, join_key = excluded.join_key, begins_drained = excluded.begins_drained",
     )
     .bind(node.to_string())
     .bind(now.as_microsecond())
-    .bind(role)
+    .bind(&token.role)
+    .bind(token.id.to_string())
+    .bind(key)
+    .bind(token.drained)
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// The node that a host with this key has become by this token, unless it was removed.
+pub(crate) async fn joined(conn: &mut Conn, token: TokenId, key: &str) -> Result<Option<NodeId>> {
+    let row: Option<(String,)> = query_as(
+        "SELECT id FROM node_identity WHERE join_token = $1 AND join_key = $2 AND removed_at IS NULL",
+    )
+    .bind(token.to_string())
+    .bind(key)
+    .fetch_optional(conn)
+    .await?;
+    row.map(|(id,)| parse(&id)).transpose()
+}
+
+/// Whether a node is to begin drained. From now on it has begun.
+pub(crate) async fn take_begins_drained(conn: &mut Conn, node: NodeId) -> Result<bool> {
+    let done = query("UPDATE node_identity SET begins_drained = FALSE WHERE id = $1 AND begins_drained")
+        .bind(node.to_string())
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// What a join token has made of a node. None: it is what it says.

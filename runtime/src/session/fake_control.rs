@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use futures::StreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
-use wharf_types::api::ArtifactSources;
+use wharf_types::api::{ArtifactSources, SERVERS_HEADER};
 use wharf_types::figures::NodeFigures;
 use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
 use wharf_types::log::LogRecord;
@@ -58,6 +58,7 @@ struct Script {
     is_expelled: bool,
     put_off: u32,
     knows_no_containers: bool,
+    servers: Option<String>,
 }
 
 impl FakeControl {
@@ -159,6 +160,16 @@ impl FakeControl {
         self.told.script.lock().unwrap().knows_no_containers = true;
     }
 
+    /// Says to those who register where the servers are.
+    pub(crate) fn name_servers(&self, servers: &str) {
+        self.told.script.lock().unwrap().servers = Some(servers.to_owned());
+    }
+
+    /// Where it is, as the addresses of servers are written.
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
     pub(crate) fn refuse_logs(&self, count: u32) {
         self.told.script.lock().unwrap().refused_logs = count;
     }
@@ -207,7 +218,10 @@ async fn register(
             let problem = Problem::new(ProblemCode::Forbidden, "there is no such node");
             (StatusCode::FORBIDDEN, Json(problem)).into_response()
         }
-        _ => StatusCode::NO_CONTENT.into_response(),
+        _ => {
+            let servers = script.servers.clone().map(|servers| (SERVERS_HEADER, servers));
+            (StatusCode::NO_CONTENT, AppendHeaders(servers)).into_response()
+        }
     }
 }
 

@@ -61,6 +61,10 @@ pub struct Leaving {
 /// renews its certificate.
 pub const AUTHORITIES_HEADER: &str = "wharf-authorities";
 
+/// The header field in which the control plane says to a worker where its servers are, such as `10.0.0.1:7071,10.0.0.2:7071`. A worker that
+/// joined when there were others goes there, too.
+pub const SERVERS_HEADER: &str = "wharf-servers";
+
 /// `GET /v1/authorities`: a CA of the cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuthorityInfo {
@@ -136,6 +140,9 @@ pub struct CreateJoinToken {
     /// if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
+    /// Whether nothing is placed on the hosts until somebody has looked at them and takes that back (`wharf node resume`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -157,6 +164,9 @@ pub struct JoinTokenInfo {
     pub node: Option<NodeId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
+    /// Whether hosts that come with it are to be resumed before anything is placed on them.
+    #[serde(default)]
+    pub drained: bool,
     pub uses_left: u32,
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
@@ -164,7 +174,8 @@ pub struct JoinTokenInfo {
     pub created_at: Timestamp,
 }
 
-/// `POST /v1/join`, with a join token's secret, and `POST /v1/nodes/{node}/certificate`, with the certificate before.
+/// `POST /v1/join`, with a join token's secret, and `POST /v1/nodes/{node}/certificate`, with the certificate before. To join again with the
+/// same token and the same key makes the same node, and takes no other use of the token: the answer may have been lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateRequest {
