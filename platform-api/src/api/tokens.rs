@@ -80,7 +80,8 @@ fn checked_name(name: &str) -> ApiResult<&str> {
 fn expiry(request: &CreateToken, now: Timestamp) -> ApiResult<Timestamp> {
     let lifetime = request.expires_in.map_or(LIFETIME, |span| span.as_duration());
     if lifetime.is_zero() {
-        let detail = "expires_in: a token of no time is never good for anything; say how long it lasts, such as `30d`";
+        let detail =
+            "expires_in: a token of no time is never good for anything; say how long it lasts, such as `30d`";
         return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
     }
     let expires_at = now.checked_add(lifetime).ok().filter(|_| lifetime <= LIFETIME_MAX);

@@ -52,7 +52,9 @@ impl Refused {
     /// As many instances of the app as may have others leave at a time wait for that.
     pub(super) fn has_its_turn(claims_max: usize) -> Self {
         Self {
-            facts: format!("instances of a lower priority leave their nodes for {claims_max} others of it already, which is the most at a time"),
+            facts: format!(
+                "instances of a lower priority leave their nodes for {claims_max} others of it already, which is the most at a time"
+            ),
             change: "wait: this one has its turn when these have their room".to_owned(),
         }
     }
