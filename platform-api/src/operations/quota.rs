@@ -14,8 +14,7 @@ use crate::audit;
 use crate::context::Context;
 use crate::plan::reservation_bytes;
 use crate::plan::scheduler::{Cluster, Needs};
-use crate::quota;
-use crate::store::quota::Demand;
+use crate::quota::{self, Demand};
 use crate::store::{self, Conn};
 
 /// A namespace before it changes. None inside: it has no quota, and nothing is counted.
@@ -80,7 +79,7 @@ async fn used(conn: &mut Conn, id: NamespaceId) -> Result<QuotaUsed> {
         if let Some(release) = store::release::get(conn, release).await? {
             let world = artifact_of(conn, &release).await?.world.with(&release.spec);
             let demand = demand_among_nodes(conn, &release.spec, world).await?;
-            store::quota::put_demand(conn, release.id, demand).await?;
+            store::quota::put_demands(conn, &[(release.id, demand)]).await?;
         }
     }
     Ok(store::quota::used(conn, id).await?)
@@ -118,19 +117,34 @@ pub(super) fn demand(spec: &AppSpec, world: World) -> Demand {
 
 /// The same of what may run on every node: as many instances as there are nodes for it now.
 pub(super) async fn demand_among_nodes(conn: &mut Conn, spec: &AppSpec, world: World) -> Result<Demand> {
-    let demand = demand(spec, world);
-    if !spec.is_global() {
-        return Ok(demand);
-    }
-    let mut cluster = Cluster::default();
-    for (id, mut registration, settings) in store::node::list(conn).await? {
-        if !settings.draining {
-            settings.label(&mut registration);
-            cluster.set_node(id, &registration, true);
+    Nodes::default().demand(conn, spec, world).await
+}
+
+/// The nodes that are not drained, which are asked for once, and only if some app may run on every one.
+#[derive(Default)]
+pub(super) struct Nodes(Option<Cluster>);
+
+impl Nodes {
+    pub(super) async fn demand(&mut self, conn: &mut Conn, spec: &AppSpec, world: World) -> Result<Demand> {
+        let demand = demand(spec, world);
+        if !spec.is_global() {
+            return Ok(demand);
         }
+        if self.0.is_none() {
+            let known = store::node::list(conn).await?;
+            let mut cluster = Cluster::default();
+            for (id, mut registration, settings) in known {
+                if !settings.draining {
+                    settings.label(&mut registration);
+                    cluster.set_node(id, &registration, true);
+                }
+            }
+            self.0 = Some(cluster);
+        }
+        let cluster = self.0.get_or_insert_default();
+        let nodes = cluster.allowed(&spec.placement, Needs::of(world, false)).len();
+        Ok(Demand { nodes: Some(u32::try_from(nodes).unwrap_or(u32::MAX)), ..demand })
     }
-    let nodes = cluster.allowed(&spec.placement, Needs::of(world, false)).len();
-    Ok(Demand { nodes: Some(u32::try_from(nodes).unwrap_or(u32::MAX)), ..demand })
 }
 
 pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<QuotaInfo> {

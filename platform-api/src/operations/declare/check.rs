@@ -13,7 +13,8 @@ use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName
 
 use super::AskedApply;
 use crate::context::Context;
-use crate::operations::{Result, containers, invalid_spec, ports, routes, secrets};
+use crate::operations::routes::Owners;
+use crate::operations::{Result, containers, invalid_spec, ports, secrets};
 use crate::plan::declared::{Live, LiveApp, Planned, Step};
 use crate::store::secret::Newest;
 use crate::store::{self, Conn};
@@ -36,6 +37,7 @@ pub(super) async fn errors(
         }
         _ => None,
     });
+    let owners = owners(conn, context, planned).await?;
     let mut check = Check {
         conn,
         context,
@@ -46,6 +48,7 @@ pub(super) async fn errors(
         archives: HashMap::new(),
         secrets: HashMap::new(),
         new_names: HashMap::new(),
+        owners,
         routes: HashMap::new(),
         ports: HashMap::new(),
         found: Vec::new(),
@@ -72,6 +75,19 @@ pub(super) async fn errors(
     Ok(check.found)
 }
 
+/// Whose the hostnames are that these changes are about.
+async fn owners(conn: &mut Conn, context: &Context, planned: &[Planned]) -> Result<Owners> {
+    let mut hostnames = BTreeSet::new();
+    for planned in planned {
+        if let Step::Release { app, .. } = &planned.step {
+            for route in view::routes(&app.name, &app.namespace, &context.config.domain, &app.spec) {
+                hostnames.insert(route.hostname().to_owned());
+            }
+        }
+    }
+    Ok(Owners::read(conn, hostnames.iter().map(String::as_str).collect()).await?)
+}
+
 /// What was found so far. What many apps share is asked for once.
 struct Check<'a> {
     conn: &'a mut Conn,
@@ -86,6 +102,8 @@ struct Check<'a> {
     secrets: HashMap<NamespaceId, HashMap<SecretName, Newest>>,
     /// How many configs of each namespace are not there yet.
     new_names: HashMap<NamespaceName, u64>,
+    /// Of the hostnames that are asked for.
+    owners: Owners,
     /// Who of these resources wants which.
     routes: HashMap<RoutePattern, ResourceId>,
     ports: HashMap<u16, ResourceId>,
@@ -230,7 +248,7 @@ impl Check<'_> {
                     self.refuse(resource, invalid_spec(invalid));
                 }
                 if world.is_http() {
-                    self.routes(resource, app).await?;
+                    self.routes(resource, app);
                 }
             }
         }
@@ -319,13 +337,13 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn routes(&mut self, resource: &ResourceId, app: &AppResource) -> Result<()> {
+    fn routes(&mut self, resource: &ResourceId, app: &AppResource) {
         let domain = &self.context.config.domain;
         let key = (app.namespace.clone(), app.name.clone());
         // An id that nobody has stands for an app that is not there yet.
         let id = self.live.apps.get(&key).map_or_else(AppId::new, |app| app.id);
         for route in view::routes(&app.name, &app.namespace, domain, &app.spec) {
-            if let Some(problem) = routes::refusal(self.conn, domain, (&app.namespace, id), &route).await? {
+            if let Some(problem) = self.owners.refusal(domain, (&app.namespace, id), &route) {
                 self.refuse(resource, problem);
                 continue;
             }
@@ -336,7 +354,6 @@ impl Check<'_> {
             }
             self.routes.insert(route, resource.clone());
         }
-        Ok(())
     }
 
     async fn ports(
