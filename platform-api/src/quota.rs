@@ -58,6 +58,16 @@ impl Standing {
         let cpu = u64::from(demand.cpu_millis).saturating_mul(instances);
         used.cpu_millis = used.cpu_millis.saturating_add(cpu);
     }
+
+    /// The same backwards.
+    pub(crate) fn take_from(&self, used: &mut QuotaUsed) {
+        let mut own = QuotaUsed::default();
+        self.add_to(&mut own);
+        used.apps = used.apps.saturating_sub(own.apps);
+        used.instances = used.instances.saturating_sub(own.instances);
+        used.memory_bytes = used.memory_bytes.saturating_sub(own.memory_bytes);
+        used.cpu_millis = used.cpu_millis.saturating_sub(own.cpu_millis);
+    }
 }
 
 /// One of the amounts that are limited.

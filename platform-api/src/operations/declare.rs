@@ -4,6 +4,7 @@
 mod carry;
 mod check;
 mod load;
+mod quotas;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

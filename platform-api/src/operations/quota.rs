@@ -7,14 +7,14 @@ use wharf_types::api::{Quota, QuotaInfo, QuotaUsed};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::AppSpec;
 use wharf_types::world::World;
-use wharf_types::{NamespaceId, NamespaceName, Problem};
+use wharf_types::{AppId, NamespaceId, NamespaceName, Problem};
 
 use super::{Result, artifact_of, commit, problem};
 use crate::audit;
 use crate::context::Context;
 use crate::plan::reservation_bytes;
 use crate::plan::scheduler::{Cluster, Needs};
-use crate::quota::{self, Demand};
+use crate::quota::{self, Demand, Standing};
 use crate::store::{self, Conn};
 
 /// A namespace before it changes. None inside: it has no quota, and nothing is counted.
@@ -145,6 +145,20 @@ impl Nodes {
         let nodes = cluster.allowed(&spec.placement, Needs::of(world, false)).len();
         Ok(Demand { nodes: Some(u32::try_from(nodes).unwrap_or(u32::MAX)), ..demand })
     }
+}
+
+/// The apps of a namespace, without writing down what nobody has worked out yet.
+pub(super) async fn standings(conn: &mut Conn, id: NamespaceId) -> Result<Vec<(AppId, Standing)>> {
+    let mut standings = store::quota::standings(conn, id).await?;
+    let uncounted = store::quota::without_demand(conn, id).await?;
+    for release in store::release::get_all(conn, &uncounted).await? {
+        let world = artifact_of(conn, &release).await?.world.with(&release.spec);
+        let demand = demand_among_nodes(conn, &release.spec, world).await?;
+        if let Some((_, standing)) = standings.iter_mut().find(|(app, _)| *app == release.app) {
+            standing.demand = Some(demand);
+        }
+    }
+    Ok(standings)
 }
 
 pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<QuotaInfo> {

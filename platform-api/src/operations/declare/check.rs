@@ -12,6 +12,7 @@ use wharf_types::world::World;
 use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName};
 
 use super::AskedApply;
+use super::quotas::{self, Worlds};
 use crate::context::Context;
 use crate::operations::routes::Owners;
 use crate::operations::{Result, containers, invalid_spec, ports, secrets};
@@ -72,7 +73,9 @@ pub(super) async fn errors(
             Step::Delete(_) => {}
         }
     }
-    Ok(check.found)
+    let Check { conn, mut found, worlds, .. } = check;
+    found.extend(quotas::errors(conn, planned, live, &worlds).await?);
+    Ok(found)
 }
 
 /// Whose the hostnames are that these changes are about.
@@ -97,7 +100,7 @@ struct Check<'a> {
     made: HashSet<NamespaceName>,
     /// Configs that it sets, with the octets of their values.
     configs: HashMap<(NamespaceName, SecretName), usize>,
-    worlds: HashMap<(NamespaceName, Digest), Option<World>>,
+    worlds: Worlds,
     archives: HashMap<(NamespaceName, Digest), bool>,
     secrets: HashMap<NamespaceId, HashMap<SecretName, Newest>>,
     /// How many configs of each namespace are not there yet.
