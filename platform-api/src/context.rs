@@ -28,6 +28,7 @@ use crate::known::Known;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::Nodes;
+use crate::operations::Turns;
 use crate::plan::Unplaced;
 use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
@@ -56,6 +57,8 @@ pub(crate) struct Context {
     pub(crate) archive_inspections: Arc<Semaphore>,
     /// Held while a plan or an apply with a large body is in memory.
     pub(crate) large_plans: Semaphore,
+    /// Of plans and applies of many resources.
+    pub(crate) turns: Turns,
     pub(crate) logs: Logs,
     pub(crate) git: Git,
     pub(crate) nodes: Nodes,
@@ -137,6 +140,7 @@ impl Context {
             inspections: Arc::new(Semaphore::new(1)),
             archive_inspections: Arc::new(Semaphore::new(ARCHIVE_INSPECTIONS_MAX)),
             large_plans: Semaphore::new(LARGE_PLANS_MAX),
+            turns: Turns::default(),
             logs,
             git,
             nodes: Nodes::default(),

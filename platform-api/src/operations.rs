@@ -22,7 +22,7 @@ mod rollback;
 mod settings;
 mod wishes;
 
-pub(crate) use declare::{AskedApply, apply, declaration, plan_apply};
+pub(crate) use declare::{AskedApply, Turns, apply, declaration, plan_apply};
 pub(crate) use deploy::deploy;
 pub(crate) use once::Once;
 pub(crate) use rollback::{restart, rollback};

@@ -51,6 +51,8 @@ pub(crate) struct LiveApp {
     /// The number of slots that stands over the release's own.
     pub(crate) scaled_to: Option<u32>,
     /// What it is on or moves to. None: its first release failed.
+    pub(crate) target: Option<ReleaseId>,
+    /// The same with its settings, where these were read.
     pub(crate) release: Option<LiveRelease>,
 }
 
@@ -369,7 +371,7 @@ pub(crate) fn base(live: &Live) -> String {
         add(&["config", namespace.as_str(), name.as_str(), &config.id.to_string()]);
     }
     for ((namespace, name), app) in &live.apps {
-        let release = app.release.as_ref().map(|release| release.id.to_string()).unwrap_or_default();
+        let release = app.target.map(|id| id.to_string()).unwrap_or_default();
         let scaled = app.scaled_to.map(|to| to.to_string()).unwrap_or_default();
         let set = app.set.as_ref().map_or("", |set| set.as_str());
         let deleting = if app.deleting { "deleting" } else { "" };
