@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use wharf_types::declare::change::{Action, Change, FieldChange, field_changes};
-use wharf_types::declare::{AppResource, ConfigResource, Prune, Resource, ResourceId};
+use wharf_types::declare::{AppResource, ConfigResource, Prune, Resource, ResourceId, complete_spec};
 use wharf_types::secret::ValueKind;
 use wharf_types::spec::{AppSpec, Replicas, ScaleSpec};
 use wharf_types::{
@@ -303,7 +303,11 @@ fn differs(app: &AppResource, release: &LiveRelease) -> bool {
 }
 
 fn settings_changes(app: &AppResource, is: &LiveApp) -> Vec<FieldChange> {
-    let Some(release) = &is.release else { return field_changes(&Value::Null, &settings(app)) };
+    let Some(release) = &is.release else {
+        let mut nothing = complete_spec(&AppSpec::default());
+        nothing["artifact"] = Value::Null;
+        return field_changes(&nothing, &settings(app));
+    };
     let same_scale = app.keep_scale || effective_scale(is.scaled_to, release) == app.spec.scale;
     if same_scale && !differs(app, release) {
         return Vec::new();
@@ -318,8 +322,7 @@ fn settings_changes(app: &AppResource, is: &LiveApp) -> Vec<FieldChange> {
 
 /// Everything that can differ, as one table.
 fn settings(app: &AppResource) -> Value {
-    let mut table = serde_json::to_value(&app.spec)
-        .expect("settings are JSON: strings, numbers, lists and tables with text for keys");
+    let mut table = complete_spec(&app.spec);
     table["artifact"] = app.artifact.to_string().into();
     table
 }

@@ -211,6 +211,23 @@ fn a_part_of_a_set_joins_it_and_deletes_nothing() {
 }
 
 #[test]
+fn a_table_that_asks_for_one_thing_differs_in_that_alone() {
+    let high: AppSpec = serde_json::from_value(json!({"placement": {"priority": "high"}})).unwrap();
+    let (usual, high) = (declared(&[app("hello", AppSpec::default())]), declared(&[app("hello", high)]));
+    let live = applied(&changes(&usual, None, &nothing()), None, nothing());
+    let planned = changes(&high, None, &live);
+    let field = &planned[0].change.fields[0];
+    assert_eq!(planned[0].change.fields.len(), 1, "{:?}", planned[0].change.fields);
+    assert_eq!(
+        (field.path.as_str(), &field.before, &field.after),
+        ("placement.priority", &json!("normal"), &json!("high"))
+    );
+    let live = applied(&planned, None, live);
+    let back = changes(&usual, None, &live);
+    assert_eq!(back[0].change.fields[0].after, json!("normal"));
+}
+
+#[test]
 fn an_app_whose_only_release_failed_is_released_anew() {
     let mut live =
         applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
@@ -219,6 +236,8 @@ fn an_app_whose_only_release_failed_is_released_anew() {
     let planned = changes(&declared(&[app("hello", AppSpec::default())]), None, &live);
     assert!(matches!(planned[0].step, Step::Release { live: Some(_), .. }));
     assert_eq!(actions(&planned), [Action::Update]);
+    let paths: Vec<&str> = planned[0].change.fields.iter().map(|field| field.path.as_str()).collect();
+    assert_eq!(paths, ["artifact"], "what has its default is no change");
 }
 
 fn config(name: &str, value: &str) -> Resource {
