@@ -232,10 +232,10 @@ fn out_of_bounds(resources: &[Resource]) -> Vec<PlanError> {
             Resource::Namespace(_) | Resource::Config(_) => Vec::new(),
         };
         let id = resource.id();
-        invalid.into_iter().map(invalid_spec).map(move |problem| PlanError {
-            resource: id.clone(),
-            code: problem.code,
-            detail: problem.detail,
+        invalid.into_iter().map(move |invalid| {
+            let field = Some(invalid.path());
+            let Problem { code, detail, .. } = invalid_spec(invalid);
+            PlanError { resource: id.clone(), code, detail, field }
         })
     };
     resources.iter().flat_map(of_resource).collect()
@@ -361,6 +361,7 @@ mod tests {
             ),
             code: ProblemCode::InvalidSpec,
             detail: "no".to_owned(),
+            field: None,
         };
         let refusal = refusal((0..25).map(error).collect()).unwrap();
         assert!(

@@ -68,7 +68,7 @@ fn beyond(
     let error = |exceeded: quota::Exceeded| {
         let resource = at(exceeded.resource)?.clone();
         let detail = exceeded.sentence(namespace);
-        Some(PlanError { resource, code: ProblemCode::QuotaExceeded, detail })
+        Some(PlanError { resource, code: ProblemCode::QuotaExceeded, detail, field: None })
     };
     quota::exceeded(quota, used, end).filter_map(error).collect()
 }
@@ -175,7 +175,8 @@ fn too_wide(planned: &Planned, live: &Live, namespace: &NamespaceName, quota: &Q
     let range = app.spec.scale.replicas.range()?;
     let before = live_app(live, app).and_then(|before| before.release.as_ref()).map(|release| &*release.spec);
     let Problem { code, detail, .. } = autoscale::too_wide(namespace, quota.instances?, before, range)?;
-    Some(PlanError { resource: planned.change.resource.clone(), code, detail })
+    let field = Some("scale.replicas.max".to_owned());
+    Some(PlanError { resource: planned.change.resource.clone(), code, detail, field })
 }
 
 #[cfg(test)]
