@@ -29,6 +29,7 @@ use crate::known::Known;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::{Nodes, Refusal, Start};
+use crate::operations::Turns;
 use crate::plan::Unplaced;
 use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
@@ -63,6 +64,8 @@ pub(crate) struct Context {
     pub(crate) archive_inspections: Arc<Semaphore>,
     /// Held while a plan or an apply with a large body is in memory.
     pub(crate) large_plans: Semaphore,
+    /// Of plans and applies of many resources.
+    pub(crate) turns: Turns,
     pub(crate) logs: Logs,
     pub(crate) git: Git,
     pub(crate) nodes: Nodes,
@@ -148,6 +151,7 @@ impl Context {
             inspections: Arc::new(Semaphore::new(1)),
             archive_inspections: Arc::new(Semaphore::new(ARCHIVE_INSPECTIONS_MAX)),
             large_plans: Semaphore::new(LARGE_PLANS_MAX),
+            turns: Turns::default(),
             logs,
             git,
             nodes: Nodes::default(),

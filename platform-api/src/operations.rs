@@ -6,6 +6,7 @@ pub(crate) mod containers;
 pub(crate) mod jobs;
 pub(crate) mod keyvalue;
 pub(crate) mod quota;
+mod releases;
 pub(crate) mod report;
 pub(crate) mod routes;
 pub(crate) mod schedules;
@@ -21,7 +22,7 @@ mod rollback;
 mod settings;
 mod wishes;
 
-pub(crate) use declare::{AskedApply, apply, declaration, plan_apply};
+pub(crate) use declare::{AskedApply, Turns, apply, declaration, plan_apply};
 pub(crate) use deploy::deploy;
 pub(crate) use once::Once;
 pub(crate) use rollback::{restart, rollback};
@@ -167,10 +168,9 @@ pub(crate) async fn commit_then(
     }
 }
 
-/// What a user's rollout is for.
+/// What a user's rollout is for that makes no release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Forward,
     /// It brings back an older release.
     Backwards,
     /// Instances that the release has already are replaced.
@@ -187,7 +187,7 @@ async fn start_rollout(
 ) -> Result<RolloutId> {
     autoscale::begin(conn, app, &to.spec, now).await?;
     let to = to.id;
-    store::rollout::supersede(conn, app.id, now).await?;
+    store::rollout::supersede(conn, &[app.id], now).await?;
     let id = RolloutId::new();
     let (backwards, renews) = (kind == Kind::Backwards, kind == Kind::Renewal);
     let from = app.stable_release;

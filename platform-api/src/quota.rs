@@ -1,4 +1,4 @@
-//! Whether a namespace may use more: decided from its limits, what it uses, and what it would use.
+//! Whether a namespace may use more: decided from its limits, what it uses, and what it would use; and what an app counts for.
 //!
 //! Only growth is refused. A limit below what is used takes nothing away: what runs goes on, and everything may be done that makes it
 //! less, or leaves it as it is.
@@ -9,6 +9,68 @@ use wharf_types::NamespaceName;
 use wharf_types::api::{Quota, QuotaUsed};
 use wharf_types::quantity::{ByteSize, CpuShare};
 use wharf_types::spec::Priority;
+
+/// What an instance of a release reserves, and how many the release asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    pub(crate) replicas: u32,
+    /// The fewest and the most, where open requests decide.
+    pub(crate) range: Option<(u32, u32)>,
+    /// On how many nodes it could run when it was made, where it runs on each.
+    pub(crate) nodes: Option<u32>,
+    pub(crate) memory_bytes: u64,
+    pub(crate) cpu_millis: u32,
+}
+
+/// What decides how much of a quota an app takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// What `scale` has set.
+    pub(crate) scaled_to: Option<u32>,
+    /// What open requests have decided on last.
+    pub(crate) autoscaled_to: Option<u32>,
+    /// On how many nodes it runs, where it runs on each and the planner has looked at them for its release.
+    pub(crate) settled: Option<u32>,
+    /// Of its release. None: it has none, or nobody has worked it out yet.
+    pub(crate) demand: Option<Demand>,
+}
+
+impl Standing {
+    /// How many instances of which demand. None: nothing is to run.
+    fn instances(&self) -> Option<(u32, Demand)> {
+        let demand = self.demand?;
+        // Until the planner has looked at the nodes, what was counted when the release was made stands for them.
+        if let Some(nodes) = demand.nodes {
+            return Some((self.settled.unwrap_or(nodes), demand));
+        }
+        // Where there is a range, what open requests have decided on counts within it.
+        let range = self.autoscaled_to.zip(demand.range);
+        let within = range.map_or(demand.replicas, |(to, (least, most))| to.max(least).min(most));
+        Some((self.scaled_to.unwrap_or(within), demand))
+    }
+
+    /// Counts the app, and what it is to run.
+    pub(crate) fn add_to(&self, used: &mut QuotaUsed) {
+        used.apps = used.apps.saturating_add(1);
+        let Some((instances, demand)) = self.instances() else { return };
+        let instances = u64::from(instances);
+        used.instances = used.instances.saturating_add(instances);
+        let memory = demand.memory_bytes.saturating_mul(instances);
+        used.memory_bytes = used.memory_bytes.saturating_add(memory);
+        let cpu = u64::from(demand.cpu_millis).saturating_mul(instances);
+        used.cpu_millis = used.cpu_millis.saturating_add(cpu);
+    }
+
+    /// The same backwards.
+    pub(crate) fn take_from(&self, used: &mut QuotaUsed) {
+        let mut own = QuotaUsed::default();
+        self.add_to(&mut own);
+        used.apps = used.apps.saturating_sub(own.apps);
+        used.instances = used.instances.saturating_sub(own.instances);
+        used.memory_bytes = used.memory_bytes.saturating_sub(own.memory_bytes);
+        used.cpu_millis = used.cpu_millis.saturating_sub(own.cpu_millis);
+    }
+}
 
 /// One of the amounts that are limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,14 +199,20 @@ impl Exceeded {
 
 /// Whether the namespace may go from what it uses to what is wanted.
 pub(crate) fn check(quota: &Quota, used: &QuotaUsed, wanted: &QuotaUsed) -> Result<(), Exceeded> {
-    for resource in Resource::ALL {
-        let Some(limit) = resource.limit(quota) else { continue };
+    exceeded(quota, used, wanted).next().map_or(Ok(()), Err)
+}
+
+/// Every limit that it would go beyond.
+pub(crate) fn exceeded(
+    quota: &Quota,
+    used: &QuotaUsed,
+    wanted: &QuotaUsed,
+) -> impl Iterator<Item = Exceeded> {
+    Resource::ALL.into_iter().filter_map(move |resource| {
+        let limit = resource.limit(quota)?;
         let (used, wanted) = (resource.of(used), resource.of(wanted));
-        if wanted > used && wanted > limit {
-            return Err(Exceeded { resource, used, asked: wanted - used, limit });
-        }
-    }
-    Ok(())
+        (wanted > used && wanted > limit).then(|| Exceeded { resource, used, asked: wanted - used, limit })
+    })
 }
 
 /// The highest priority that a namespace may give.

@@ -69,7 +69,7 @@ use sqlite::SqliteStore;
 static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
 /// More than there are statements in here, so that a connection parses each of them once.
-const STATEMENTS: usize = 500;
+const STATEMENTS: usize = 700;
 
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 

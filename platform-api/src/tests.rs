@@ -2,6 +2,7 @@
 //! that speaks the workers' HTTP.
 
 mod access;
+mod applying;
 mod audit;
 mod authorities;
 mod autoscale;

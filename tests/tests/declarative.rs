@@ -162,7 +162,7 @@ value: good morning
     platform.user().run_with_input(&["secret", "set", "password"], "hunter2\n").await.ok();
     write(&folder, "taken.yaml", "kind: config\nname: password\nvalue: x\n");
     let refused = run(&platform, &folder, &["plan", "-f", "taken.yaml"]).await;
-    refused.fails(7, &["taken.yaml:1:1: config default/password: `password` is a secret"]);
+    refused.fails(7, &["taken.yaml:2:1: config default/password: `password` is a secret"]);
     assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
     let printed = platform.wharf(&["get", "config", "greeting"]).await.ok();
     assert!(printed.contains("kind: config") && printed.contains("hello again"), "{printed}");
@@ -188,13 +188,32 @@ async fn every_error_is_told_with_its_place_and_nothing_is_applied() {
     missing.fails(6, &["b.toml:4:1: app `b`: artifact: there is no file", "nowhere.wasm"]);
     let fits = "kind: app\nname: a\nartifact: GUEST\n";
     write(&folder, "a.yaml", fits);
-    write(&folder, "c.json", r#"{"kind":"app","name":"c","artifact":"GUEST","secrets":{"P":"missing"}}"#);
+    write(
+        &folder,
+        "c.json",
+        "{\"kind\":\"app\",\"name\":\"c\",\"artifact\":\"GUEST\",\n\"secrets\":{\n\"P\":\"missing\"}}",
+    );
     let refused = run(&platform, &folder, &["apply", "-f", "a.yaml", "-f", "c.json"]).await;
     refused
-        .fails(3, &["c.json:1:1: app default/c: there is no secret `missing`", "wharf secret set missing"]);
+        .fails(3, &["c.json:3:1: app default/c: there is no secret `missing`", "wharf secret set missing"]);
     let diff = run(&platform, &folder, &["diff", "-f", "c.json"]).await;
     diff.fails(2, &["there is no secret `missing`"]);
     assert_eq!(platform.get("a", "/").await.unwrap().status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_and_an_apply_tell_the_first_resource_beyond_a_quota() {
+    let platform = Platform::start().await;
+    let folder = folder(&[("shop.yaml", SHOP)]);
+    platform.wharf(&["quota", "set", "-n", "default", "--apps", "2"]).await.ok();
+    for command in ["plan", "apply"] {
+        let refused = run(&platform, &folder, &[command, "-f", "shop.yaml"]).await;
+        let words =
+            "shop.yaml:11:1: app default/gone: apps: the namespace uses 0 of 2, and this asks for 3 more";
+        refused.fails(9, &[words, "delete an app", "wharf quota set -n default --apps"]);
+    }
+    platform.wharf(&["quota", "set", "-n", "default", "--apps", "3"]).await.ok();
+    run(&platform, &folder, &["plan", "-f", "shop.yaml"]).await.ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]

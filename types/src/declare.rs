@@ -19,7 +19,7 @@ use crate::digest::Digest;
 use crate::name::{AppName, InvalidName, NamespaceName, SecretName, SetName};
 use crate::spec::AppSpec;
 
-pub use compact::compact_spec;
+pub use compact::{compact_spec, complete_spec};
 
 /// The most resources of one plan.
 pub const RESOURCES_MAX: usize = 20_000;

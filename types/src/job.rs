@@ -171,7 +171,7 @@ impl JobSpec {
 
     /// Checks the numbers and spans. What [`JobSpec::for_worker`] makes has a check of its own.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
-        let invalid = |field: &str, problem: String| Err(InvalidSpec { field: field.to_owned(), problem });
+        let invalid = |field: &str, problem: String| Err(InvalidSpec::new(field, problem));
         for (field, number, least, most) in [
             ("completions", self.completions, 1, COMPLETIONS_MAX),
             ("parallelism", self.parallelism, 1, COMPLETIONS_MAX),

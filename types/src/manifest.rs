@@ -83,7 +83,7 @@ impl BuildSpec {
         let named = files.iter().filter(|(_, path, _)| path.is_some()).count();
         for (key, path, example) in files {
             let Some(path) = path else { continue };
-            let invalid = |problem: String| InvalidSpec { field: format!("build.{key}"), problem };
+            let invalid = |problem: String| InvalidSpec::new(format!("build.{key}"), problem);
             if self.command.is_some() || self.artifact.is_some() || named > 1 {
                 let problem = "says all that there is to build, so it stands alone in `build`";
                 return Err(invalid(problem.to_owned()));
@@ -143,7 +143,7 @@ impl Manifest {
         if manifest.image.is_some() && (manifest.build.is_some() || manifest.files.is_some()) {
             let problem =
                 "is a container, which has neither `build` nor `files`; write one of them".to_owned();
-            return Err(InvalidSpec { field: "image".to_owned(), problem }.into());
+            return Err(InvalidSpec::new("image", problem).into());
         }
         manifest.build.as_ref().map_or(Ok(()), BuildSpec::validate)?;
         if let Some(files) = &manifest.files {

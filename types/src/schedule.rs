@@ -65,9 +65,7 @@ fn history() -> u32 {
 impl ScheduleSpec {
     /// Checks what the field types and the cron line's own reader do not.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
-        let invalid = |field: &str, problem: &str| {
-            Err(InvalidSpec { field: field.to_owned(), problem: problem.to_owned() })
-        };
+        let invalid = |field: &str, problem: &str| Err(InvalidSpec::new(field, problem));
         if !(1..=MISSED_MAX).contains(&self.missed_max) {
             return invalid("missed_max", &format!("{} is not between 1 and {MISSED_MAX}", self.missed_max));
         }

@@ -103,7 +103,8 @@ fn refusal(errors: &[PlanError], files: &Files) -> Option<Failure> {
     let first = errors.first()?;
     let line = |error: &PlanError| {
         let what = format!("{}: {}", error.resource, error.detail);
-        files.place(&error.resource).map_or(what.clone(), |place| format!("{place}: {what}"))
+        let place = files.place(&error.resource, error.field.as_deref());
+        place.map_or(what.clone(), |place| format!("{place}: {what}"))
     };
     Some(Failure::new(Exit::of_problem(first.code), told(errors.iter().map(line))))
 }
@@ -271,15 +272,19 @@ mod tests {
     fn errors_of_a_plan_have_the_places_of_their_resources() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.yaml");
-        std::fs::write(&file, "kind: namespace\nname: a\n---\nkind: namespace\nname: b\n").unwrap();
+        let app = "---\nkind: app\nname: c\nartifact: c.wasm\nsecrets:\n  DB: missing\n";
+        std::fs::write(&file, format!("kind: namespace\nname: a\n---\nkind: namespace\nname: b\n{app}"))
+            .unwrap();
         let files = Files::read(std::slice::from_ref(&file), &"default".parse().unwrap()).unwrap();
         let error = |at: usize| PlanError {
             resource: files.resources[at].id.clone(),
             code: ProblemCode::Forbidden,
             detail: "no".into(),
+            field: (at == 2).then(|| "secrets.DB".to_owned()),
         };
-        let failure = refusal(&[error(0), error(1)], &files).unwrap().to_string();
-        assert!(failure.contains("there are 2 errors\n"), "{failure}");
+        let failure = refusal(&[error(0), error(1), error(2)], &files).unwrap().to_string();
+        assert!(failure.contains("there are 3 errors\n"), "{failure}");
+        assert!(failure.contains(&format!("{}:11:3: app default/c: no", file.display())), "{failure}");
         assert!(failure.contains(&format!("{}:4:1: namespace b: no", file.display())), "{failure}");
         assert!(refusal(&[], &files).is_none());
     }

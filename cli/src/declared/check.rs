@@ -7,7 +7,7 @@ use wharf_types::spec::InvalidSpec;
 use wharf_types::suggest::nearest;
 
 use super::decode::Error;
-use super::node::{Fault, Node, Value};
+use super::node::{Fault, Node, Value, Way};
 
 /// Errors of one resource that are looked for.
 const FAULTS_MAX: usize = 20;
@@ -70,7 +70,8 @@ fn decode<T: for<'de> Deserialize<'de>>(
         Err(problem) => problem,
     };
     // Only what has an error is copied, to be taken apart.
-    let mut node = node.clone();
+    let whole = node;
+    let mut node = whole.clone();
     let mut faults: Vec<Fault> = Vec::new();
     // Needed keys that were taken out because of what they held: that they are missing then is no other error.
     let mut taken: Vec<(Vec<usize>, String)> = Vec::new();
@@ -79,7 +80,7 @@ fn decode<T: for<'de> Deserialize<'de>>(
         let was_taken =
             problem.missing().is_some_and(|key| taken.iter().any(|(at, name)| *at == path && name == key));
         if !was_taken {
-            faults.push(problem.fault(&node));
+            faults.push(problem.fault(&node, whole));
         }
         let removed = remove(&mut node, &path);
         close_gap(&mut taken, &path);
@@ -117,7 +118,7 @@ fn close_gap(taken: &mut Vec<(Vec<usize>, String)>, removed: &[usize]) {
 
 enum Problem {
     Decode(Error),
-    Spec(InvalidSpec, Vec<usize>),
+    Spec(InvalidSpec, Way),
 }
 
 fn attempt<T: for<'de> Deserialize<'de>>(
@@ -128,8 +129,8 @@ fn attempt<T: for<'de> Deserialize<'de>>(
     match validate(&document) {
         Ok(()) => Ok(document),
         Err(invalid) => {
-            let path = steps_of(node, &invalid.field);
-            Err(Problem::Spec(invalid, path))
+            let way = node.way(&invalid.path());
+            Err(Problem::Spec(invalid, way))
         }
     }
 }
@@ -139,7 +140,7 @@ impl Problem {
     fn path(&self) -> Vec<usize> {
         match self {
             Self::Decode(error) => error.steps.iter().rev().copied().collect(),
-            Self::Spec(_, path) => path.clone(),
+            Self::Spec(_, way) => way.steps.clone(),
         }
     }
 
@@ -147,18 +148,19 @@ impl Problem {
         match self {
             Self::Decode(error) => error.missing,
             // It is about a setting that is not there.
-            Self::Spec(invalid, path) => Some(invalid.field.as_str()).filter(|_| path.is_empty()),
+            Self::Spec(invalid, way) => Some(invalid.field.as_str()).filter(|_| way.steps.is_empty()),
         }
     }
 
-    fn fault(&self, node: &Node) -> Fault {
+    /// `whole` is the resource before anything was taken out of it.
+    fn fault(&self, node: &Node, whole: &Node) -> Fault {
         match self {
             Self::Decode(error) => {
                 let mut path = self.path();
                 if error.is_key {
                     path.pop();
                 }
-                let field = name_of(node, &path);
+                let field = name_of(node, whole, &path);
                 let place = error.place.unwrap_or(node.place);
                 let message = error.message.trim_end_matches('.');
                 Fault::new(
@@ -166,45 +168,43 @@ impl Problem {
                     if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") },
                 )
             }
-            Self::Spec(invalid, _) => Fault::new(node.place_of(&invalid.field), invalid.to_string()),
+            Self::Spec(invalid, way) if way.is_whole => {
+                let field = name_of(node, whole, &way.steps);
+                Fault::new(way.place, format!("{field}: {}", invalid.problem))
+            }
+            Self::Spec(invalid, way) => Fault::new(way.place, invalid.to_string()),
         }
     }
 }
 
-/// Such as `volumes[1].name`.
-fn name_of(node: &Node, path: &[usize]) -> String {
-    let (mut name, mut node) = (String::new(), node);
+/// Such as `volumes[1].name`. Items are counted as they were in the whole.
+fn name_of(node: &Node, whole: &Node, path: &[usize]) -> String {
+    let (mut name, mut node, mut whole) = (String::new(), node, Some(whole));
     for step in path {
-        node = match &node.value {
+        match &node.value {
             Value::Table(entries) => {
                 let Some(entry) = entries.get(*step) else { break };
                 if !name.is_empty() {
                     name.push('.');
                 }
                 name.push_str(&entry.key);
-                &entry.node
+                node = &entry.node;
+                whole = whole.and_then(|whole| whole.get(&entry.key));
             }
             Value::List(items) => {
                 let Some(item) = items.get(*step) else { break };
-                name.push_str(&format!("[{}]", step + 1));
-                item
+                let all = match whole.map(|whole| &whole.value) {
+                    Some(Value::List(all)) => all.as_slice(),
+                    _ => &[],
+                };
+                let at = all.iter().position(|one| one.place == item.place).unwrap_or(*step);
+                name.push_str(&format!("[{}]", at + 1));
+                (node, whole) = (item, all.get(at));
             }
             _ => break,
-        };
+        }
     }
     name
-}
-
-/// The way to the setting of a dotted path, as far as it is there.
-fn steps_of(node: &Node, field: &str) -> Vec<usize> {
-    let (mut steps, mut node) = (Vec::new(), node);
-    for part in field.split('.') {
-        let Value::Table(entries) = &node.value else { break };
-        let Some(at) = entries.iter().position(|entry| entry.key == part) else { break };
-        steps.push(at);
-        node = &entries[at].node;
-    }
-    steps
 }
 
 /// Takes out what a path leads to, and says its key, if it had one. None: it leads nowhere but to the resource itself.

@@ -69,6 +69,10 @@ impl<'a> Reader<'a> {
 
     fn expected(&self, what: &str) -> Fault {
         match self.peek() {
+            // What cannot be seen is told by its escape, and nothing else.
+            Some(found) if found.is_alphanumeric() || found.is_ascii_punctuation() => {
+                self.fault(format!("`{found}` stands where {what} is expected"))
+            }
             Some(found) => self.fault(format!("`{}` stands where {what} is expected", found.escape_debug())),
             None => self.fault(format!("it ends where {what} is expected")),
         }
@@ -236,6 +240,11 @@ mod tests {
             "1:9 this is not JSON: `}` stands where a key in quotes is expected"
         );
         assert_eq!(message("[1 2]"), "1:4 this is not JSON: `2` stands where `,` or `]` is expected");
+        assert_eq!(
+            message("{\"a\": 1 \"b\": 2}"),
+            "1:9 this is not JSON: `\"` stands where `,` or `}` is expected"
+        );
+        assert_eq!(message("[1\u{7}]"), "1:3 this is not JSON: `\\u{7}` stands where `,` or `]` is expected");
         assert_eq!(message("[1"), "1:3 this is not JSON: it ends where `,` or `]` is expected");
         assert_eq!(message("{\"a\": \"x\ny\"}").split(' ').next(), Some("1:7"));
         assert!(message("[01]").contains("number"));

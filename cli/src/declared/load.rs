@@ -115,9 +115,11 @@ impl Files {
         Ok(Self { sources, resources })
     }
 
-    /// `FILE:LINE:COLUMN` of a resource.
-    pub fn place(&self, id: &ResourceId) -> Option<String> {
-        self.resources.iter().position(|declared| declared.id == *id).and_then(|at| self.place_at(at))
+    /// `FILE:LINE:COLUMN` of a setting of a resource, or else of what is nearest.
+    pub fn place(&self, id: &ResourceId, field: Option<&str>) -> Option<String> {
+        let declared = self.resources.iter().find(|declared| declared.id == *id)?;
+        let place = field.map_or(declared.node.place, |field| declared.node.place_of(field));
+        Some(place_in(&self.sources, declared.source, place))
     }
 
     /// The same of the resource with this number.

@@ -101,16 +101,62 @@ impl Node {
         }
     }
 
-    /// Where the setting of a dotted path stands, or else the nearest that is there.
+    /// Where the setting of a path stands, or else the nearest that is there.
     pub fn place_of(&self, path: &str) -> Place {
-        let mut node = self;
-        let mut place = self.place;
-        for part in path.split('.') {
-            let Some(entry) = node.entry(part) else { break };
-            (node, place) = (&entry.node, entry.place);
-        }
-        place
+        self.way(path).place
     }
+
+    /// The way to the setting of a path such as `limits.memory`, `env.A` or `http.routes[2]`, counted from 1, as far as it is there.
+    pub fn way(&self, path: &str) -> Way {
+        let mut way = Way { steps: Vec::new(), place: self.place, is_whole: false };
+        let (mut node, mut rest) = (self, path);
+        while !rest.is_empty() {
+            let Some((step, place, next, left)) = node.step(rest) else { return way };
+            way.steps.push(step);
+            way.place = place;
+            (node, rest) = (next, left);
+        }
+        way.is_whole = true;
+        way
+    }
+
+    /// Which entry or item a path leads to first, where that stands, what it is, and what is left of the path.
+    fn step<'n, 'p>(&'n self, path: &'p str) -> Option<(usize, Place, &'n Node, &'p str)> {
+        match &self.value {
+            Value::Table(entries) => {
+                let left = |key: &str| {
+                    let left = path.strip_prefix(key)?;
+                    let ends = left.is_empty() || left.starts_with(['.', '[']);
+                    ends.then(|| left.strip_prefix('.').unwrap_or(left))
+                };
+                let fitting = entries.iter().enumerate().filter_map(|(at, entry)| {
+                    let left = left(&entry.key)?;
+                    Some((at, entry, left))
+                });
+                // A key may have a dot in it.
+                let (at, entry, left) = fitting.max_by_key(|(_, entry, _)| entry.key.len())?;
+                Some((at, entry.place, &entry.node, left))
+            }
+            Value::List(items) => {
+                let (number, left) = path.strip_prefix('[')?.split_once(']')?;
+                let at = number.parse::<usize>().ok()?.checked_sub(1)?;
+                let item = items.get(at)?;
+                Some((at, item.place, item, left.strip_prefix('.').unwrap_or(left)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The way to a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Which entry of a table, which item of a list.
+    pub steps: Vec<usize>,
+    /// Of the last key or item on it.
+    pub place: Place,
+    /// Whether it leads there, and not only near.
+    pub is_whole: bool,
 }
 
 #[cfg(test)]
@@ -128,5 +174,25 @@ mod tests {
         assert_eq!(node.place_of("limits.cpu"), at(1));
         assert_eq!(node.place_of("scale"), at(1));
         assert_eq!(node.measure(), (3, 2));
+    }
+
+    #[test]
+    fn a_path_leads_to_items_and_to_keys_with_dots_in_them() {
+        let at = |line| Place::new(line, 1);
+        let value = |line| Node::new(at(line), Value::Int(1));
+        let entry = |line, key: &str, node| Entry { key: key.into(), place: at(line), node };
+        let list = Node::new(at(2), Value::List(vec![value(3), value(4)]));
+        let env = Node::new(at(5), Value::Table(vec![entry(6, "a", value(6)), entry(7, "a.b", value(7))]));
+        let node = Node::new(at(1), Value::Table(vec![entry(2, "routes", list), entry(5, "env", env)]));
+        let way = |path: &str| {
+            let way = node.way(path);
+            (way.steps, way.place.line, way.is_whole)
+        };
+        assert_eq!(way("routes[2]"), (vec![0, 1], 4, true));
+        assert_eq!(way("routes[3]"), (vec![0], 2, false));
+        assert_eq!(way("env.a.b"), (vec![1, 1], 7, true));
+        assert_eq!(way("env.a"), (vec![1, 0], 6, true));
+        assert_eq!(way("env.ab"), (vec![1], 5, false));
+        assert_eq!(way("name"), (vec![], 1, false));
     }
 }

@@ -117,6 +117,35 @@ fn settings_that_would_do_harm_are_told_at_their_place() {
 }
 
 #[test]
+fn each_faulty_item_of_a_list_is_told_at_its_place() {
+    let text = "\
+kind: app
+name: a
+artifact: a.wasm
+placement:
+  constraints:
+    - node.cpus >= 8
+    - node.cpu > 1
+    - node.role = worker
+    - node.cpus < 4
+http:
+  routes: [ok.example.com, 'a b', c.example.com/x y]
+";
+    let found = errors(text);
+    let begin = [
+        "app.yaml:7:7: app `a`: placement.constraints[2]: `node.cpu > 1`, column 1: ",
+        "app.yaml:8:7: app `a`: placement.constraints[3]: `node.role = worker`, column 11: ",
+        "app.yaml:9:7: app `a`: placement.constraints[4]: no node can meet both `node.cpus >= 8` and `node.cpus < 4`",
+        "app.yaml:11:28: app `a`: http.routes[2]: `a b` is not a route",
+        "app.yaml:11:35: app `a`: http.routes[3]: `c.example.com/x y` is not a route",
+    ];
+    assert_eq!(found.len(), begin.len(), "{found:#?}");
+    for (found, begin) in found.iter().zip(begin) {
+        assert!(found.starts_with(begin), "{found}");
+    }
+}
+
+#[test]
 fn what_is_missing_is_one_error_and_not_two() {
     let text =
         "kind: app\nname: a\nartifact: a.wasm\nvolumes:\n  - name: Bad Name\n    path: /data\n  - path: /x\n";

@@ -1,10 +1,10 @@
 //! Carries out what open requests decide: how many instances an app has, within its range and its namespace's quota.
 
 use wharf_types::problem::ProblemCode;
-use wharf_types::spec::{AppSpec, Replicas};
-use wharf_types::{AppId, Timestamp};
+use wharf_types::spec::{AppSpec, ReplicaRange, Replicas};
+use wharf_types::{AppId, NamespaceName, Problem, Timestamp};
 
-use super::{OperationError, Result, current_release, problem, quota};
+use super::{OperationError, Result, current_release, quota};
 use crate::context::Context;
 use crate::plan::autoscale::{Scaling, Why};
 use crate::store::app::App;
@@ -86,16 +86,23 @@ pub(super) async fn begin(conn: &mut Conn, app: &App, spec: &AppSpec, now: Times
         // That of before stays, for a way back.
         return Ok(());
     }
-    let before = match current_release(conn, app).await?.map(|release| release.spec.scale.replicas.clone()) {
-        Some(Replicas::Fixed(replicas)) => replicas,
-        _ => app.autoscaled_to.unwrap_or_else(|| spec.scale.replicas.first()),
-    };
+    let before = current_release(conn, app).await?.map(|release| release.spec);
+    let to = first(before.as_deref(), app.autoscaled_to, spec);
     if app.autoscaled_to == Some(0) && app.stopped.is_none() && app.scaled_to.is_none() {
         let message = "woken for a rollout, which needs an instance to prove the release";
         store::event::append(conn, &app.namespace, Some(&app.name), "app.woken", message, now).await?;
     }
-    store::app::set_autoscale(conn, app.id, before.max(1)).await?;
+    store::app::set_autoscale(conn, app.id, to).await?;
     Ok(())
+}
+
+/// The number that an app with a range begins with, by the settings that it is on and what open requests have decided on for them.
+pub(super) fn first(before: Option<&AppSpec>, autoscaled_to: Option<u32>, spec: &AppSpec) -> u32 {
+    let before = match before.map(|before| &before.scale.replicas) {
+        Some(Replicas::Fixed(replicas)) => *replicas,
+        _ => autoscaled_to.unwrap_or_else(|| spec.scale.replicas.first()),
+    };
+    before.max(1)
 }
 
 /// Refuses a range that could never be used up. One that is as it was is let be: a quota takes nothing away.
@@ -105,14 +112,25 @@ pub(super) async fn check_most(conn: &mut Conn, app: &App, spec: &AppSpec) -> Re
     else {
         return Ok(());
     };
-    let before = current_release(conn, app).await?.map_or(0, |release| release.spec.scale.replicas.most());
+    let before = current_release(conn, app).await?.map(|release| release.spec);
+    too_wide(&app.namespace, limit, before.as_deref(), range).map_or(Ok(()), |refused| Err(refused.into()))
+}
+
+/// Why a namespace that may have so many instances cannot have a range.
+pub(super) fn too_wide(
+    namespace: &NamespaceName,
+    limit: u64,
+    before: Option<&AppSpec>,
+    range: &ReplicaRange,
+) -> Option<Problem> {
+    let before = before.map_or(0, |before| before.scale.replicas.most());
     if u64::from(range.max) <= limit || range.max <= before {
-        return Ok(());
+        return None;
     }
     let detail = format!(
-        "scale.replicas.max: {} is more than the {limit} instances that the namespace `{}` may have; lower it, or ask a cluster \
-         admin for `wharf quota set {} --instances`",
-        range.max, app.namespace, app.namespace
+        "scale.replicas.max: {} is more than the {limit} instances that the namespace `{namespace}` may have; lower it, or ask a \
+         cluster admin for `wharf quota set -n {namespace} --instances`",
+        range.max
     );
-    problem(ProblemCode::QuotaExceeded, detail)
+    Some(Problem::new(ProblemCode::QuotaExceeded, detail))
 }

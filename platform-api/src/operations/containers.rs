@@ -36,8 +36,7 @@ pub(super) async fn find_refusal(
         Some(id) => store::quota::find(conn, id).await?,
         None => None,
     };
-    let refused = refusal(name, quota.and_then(|quota| quota.containers), spec);
-    Ok(refused.map(|detail| Problem::new(ProblemCode::Forbidden, detail)))
+    Ok(refusal(name, quota.and_then(|quota| quota.containers), spec))
 }
 
 /// Refuses a namespace that may run no container at all.
@@ -68,22 +67,28 @@ pub(crate) async fn allow_unless_said(context: &Arc<Context>, name: &NamespaceNa
     Ok(())
 }
 
-fn refusal(name: &NamespaceName, rights: Option<ContainerRights>, spec: &AppSpec) -> Option<String> {
+/// Why a namespace with these rights may not run a container with these settings.
+pub(super) fn refusal(
+    name: &NamespaceName,
+    rights: Option<ContainerRights>,
+    spec: &AppSpec,
+) -> Option<Problem> {
     let allow = |what: &str| {
         format!("a cluster admin allows it with `wharf quota set --containers {what} -n {name}`")
     };
     let reaches = spec.container.reaches_node();
-    match rights {
+    let detail = match rights {
         None | Some(ContainerRights::Denied) => {
-            Some(format!("the namespace `{name}` may not run containers; {}", allow("isolated")))
+            format!("the namespace `{name}` may not run containers; {}", allow("isolated"))
         }
-        Some(ContainerRights::Isolated) if !reaches.is_empty() => Some(format!(
+        Some(ContainerRights::Isolated) if !reaches.is_empty() => format!(
             "the namespace `{name}` may not give its containers parts of their node, which container.{} does; leave it out, or {}",
             reaches.join(" and container."),
             allow("node")
-        )),
-        Some(ContainerRights::Isolated | ContainerRights::Node) => None,
-    }
+        ),
+        Some(ContainerRights::Isolated | ContainerRights::Node) => return None,
+    };
+    Some(Problem::new(ProblemCode::Forbidden, detail))
 }
 
 #[cfg(test)]
@@ -94,7 +99,7 @@ mod tests {
     fn what_is_not_allowed_is_named_with_the_way_out() {
         let name: NamespaceName = "team".parse().unwrap();
         let mut spec = AppSpec::default();
-        let of = |rights, spec: &AppSpec| refusal(&name, rights, spec);
+        let of = |rights, spec: &AppSpec| refusal(&name, rights, spec).map(|refused| refused.detail);
         assert_eq!(of(Some(ContainerRights::Isolated), &spec), None);
         for rights in [None, Some(ContainerRights::Denied)] {
             let refused = of(rights, &spec).unwrap();

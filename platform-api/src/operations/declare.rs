@@ -1,9 +1,14 @@
 //! Plans and applies declared resources. A plan only reads; an apply is one transaction, and refuses when what a plan looked at has
 //! changed.
+//!
+//! An apply is checked as a plan is, without the only writer, so that a file which is refused keeps nobody from anything. The writer is
+//! taken for what is left then: to see that nothing has changed since ([`declared::base`]), and to carry it out.
 
 mod carry;
 mod check;
 mod load;
+mod quotas;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,14 +25,18 @@ use wharf_types::{AppName, NamespaceName, Problem, SecretName, Timestamp, TokenI
 use super::{Once, Result, app_not_found, commit, current_release, invalid_spec, problem, quota};
 use crate::audit;
 use crate::context::Context;
-use crate::plan::declared::{self, Live, LiveRelease};
+use crate::plan::declared::{self, Live, LiveRelease, Planned};
 use crate::store::apply::Found;
 use crate::store::{self, Conn};
+
+pub(crate) use turns::Turns;
 
 /// Errors that one refusal names.
 const ERRORS_TOLD: usize = 20;
 /// Events among which is looked for who moved a base.
 const EVENTS_SEARCHED: i64 = 1000;
+/// How often an apply is checked anew because somebody was faster.
+const CHECKS_MAX: usize = 5;
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -49,6 +58,7 @@ pub(crate) async fn plan_apply(context: &Context, asked: &AskedApply, request: &
     if let Some(refusal) = refusal(out_of_bounds(&request.resources)) {
         return Err(refusal.into());
     }
+    let _turn = context.turns.take(&request.resources, request.prune.as_ref())?;
     let mut tx = context.store.read().await?;
     let keyring = context.secret_keys.keyring();
     let live = load::live(&mut tx, &keyring, &request.resources, request.prune.as_ref()).await?;
@@ -71,26 +81,76 @@ pub(crate) async fn apply(
     request: &ApplyRequest,
 ) -> Result<Applied> {
     check_request(&request.resources)?;
-    let mut tx = context.store.write().await?;
+    let turn = context.turns.take(&request.resources, request.prune.as_ref())?;
+    for _ in 0..CHECKS_MAX {
+        let checked = match prepare(context, asked, request).await? {
+            Looked::Replied(reply) => return Ok(*reply),
+            Looked::Checked(checked) => checked,
+        };
+        let _writing = turn.write().await?;
+        let carried = Box::pin(carry_out(context, asked, request, checked)).await?;
+        if let Some(applied) = carried {
+            return Ok(applied);
+        }
+    }
+    let detail = "what is declared was changed again and again while it was checked; nothing was applied: apply it again";
+    problem(ProblemCode::Conflict, detail)
+}
+
+/// What was found without the writer.
+enum Looked {
+    /// The same request got this before.
+    Replied(Box<Applied>),
+    Checked(Checked),
+}
+
+/// What is to be done, as long as the base is the same.
+struct Checked {
+    base: String,
+    planned: Vec<Planned>,
+}
+
+/// Works out what is to be done, and refuses what could not be.
+async fn prepare(context: &Context, asked: &AskedApply, request: &ApplyRequest) -> Result<Looked> {
+    let mut tx = context.store.read().await?;
     if let Some(reply) = replay(&mut tx, asked).await? {
-        return Ok(reply);
+        return Ok(Looked::Replied(Box::new(reply)));
     }
     let keyring = context.secret_keys.keyring();
     let live = load::live(&mut tx, &keyring, &request.resources, request.prune.as_ref()).await?;
     if let Some(base) = &request.base {
         check_base(&mut tx, base, &live).await?;
     }
-    let set = request.prune.as_ref().map(|prune: &Prune| &prune.set);
     let planned = declared::changes(&request.resources, request.prune.as_ref(), &live);
     if let Some(refusal) = refusal(check::errors(&mut tx, context, asked, &planned, &live).await?) {
         return Err(refusal.into());
     }
+    Ok(Looked::Checked(Checked { base: declared::base(&live), planned }))
+}
+
+/// Does it, as a whole or not at all. None: something was changed since it was checked, and nothing was done.
+async fn carry_out(
+    context: &Arc<Context>,
+    asked: &AskedApply,
+    request: &ApplyRequest,
+    Checked { base, planned }: Checked,
+) -> Result<Option<Applied>> {
+    let mut tx = context.store.write().await?;
+    if let Some(reply) = replay(&mut tx, asked).await? {
+        return Ok(Some(reply));
+    }
+    let keyring = context.secret_keys.keyring();
+    let seen = load::seen(&mut tx, &keyring, &request.resources, request.prune.as_ref()).await?;
+    if declared::base(&seen) != base {
+        return Ok(None);
+    }
     let mut quotas = Vec::new();
-    for (namespace, id) in &live.namespaces {
+    for (namespace, id) in &seen.namespaces {
         if let Some(id) = id {
             quotas.push(quota::begin(&mut tx, *id, namespace).await?);
         }
     }
+    let set = request.prune.as_ref().map(|prune: &Prune| &prune.set);
     let (changes, apps) = carry::out(&mut tx, context, asked, set, planned).await?;
     for before in quotas {
         before.check(&mut tx).await?;
@@ -101,7 +161,7 @@ pub(crate) async fn apply(
         store::apply::put(&mut tx, asked.token, key, request_hash, &kept(&reply), asked.now).await?;
     }
     commit(context, tx, apps).await?;
-    Ok(reply)
+    Ok(Some(reply))
 }
 
 /// Says in the audit log of each namespace what changes in it. The record of the last is written with the commit.
@@ -172,10 +232,10 @@ fn out_of_bounds(resources: &[Resource]) -> Vec<PlanError> {
             Resource::Namespace(_) | Resource::Config(_) => Vec::new(),
         };
         let id = resource.id();
-        invalid.into_iter().map(invalid_spec).map(move |problem| PlanError {
-            resource: id.clone(),
-            code: problem.code,
-            detail: problem.detail,
+        invalid.into_iter().map(move |invalid| {
+            let field = Some(invalid.path());
+            let Problem { code, detail, .. } = invalid_spec(invalid);
+            PlanError { resource: id.clone(), code, detail, field }
         })
     };
     resources.iter().flat_map(of_resource).collect()
@@ -301,6 +361,7 @@ mod tests {
             ),
             code: ProblemCode::InvalidSpec,
             detail: "no".to_owned(),
+            field: None,
         };
         let refusal = refusal((0..25).map(error).collect()).unwrap();
         assert!(

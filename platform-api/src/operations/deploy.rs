@@ -5,21 +5,16 @@ use std::sync::Arc;
 use wharf_types::api::{CreateRelease, Deployed, Keep};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::AppSpec;
-use wharf_types::{NamespaceId, ReleaseId, RolloutId};
+use wharf_types::{NamespaceId, RolloutId};
 
 use super::env::ReleaseEnv;
-use super::secrets::Pins;
-use super::{
-    Asked, Kind, Result, autoscale, check_app, commit, containers, current_release, deployed, invalid_spec,
-    once, ports, problem, quota, routes, secrets, start_rollout, volumes,
-};
+use super::releases::{self, By, Made, New};
+use super::{Asked, Result, check_app, commit, current_release, deployed, once, problem, quota, secrets};
 use crate::audit;
 use crate::context::Context;
 use crate::store::app::{App, EnvOverrides};
-use crate::store::artifact::Artifact;
 use crate::store::release::Release;
-use crate::store::{self, Conn};
-use crate::view;
+use crate::store::{self, Conn, StoreError};
 
 pub(crate) async fn deploy(
     context: &Arc<Context>,
@@ -42,8 +37,9 @@ pub(crate) async fn deploy(
     let before = current_release(&mut tx, &app).await?;
     let (spec, own_env) = settle(&app, before.as_ref(), request);
     let secrets = secrets::newest(&mut tx, context, &app, &spec).await?;
-    let new = New { spec, own_env, secrets, artifact: &artifact, cause: "deploy" };
-    let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
+    let new = New { app: &app, spec, own_env, secrets, artifact: &artifact };
+    let by = By { who: &asked.by, cause: "deploy", any_priority: asked.any_priority, now: asked.now };
+    let (release, rollout) = make_release(&mut tx, context, by, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
     before_change.check(&mut tx).await?;
     audit::release_change(before.as_ref(), &release);
@@ -87,72 +83,18 @@ fn settle(app: &App, before: Option<&Release>, request: CreateRelease) -> (AppSp
     }
 }
 
-pub(super) struct New<'a> {
-    pub(super) spec: AppSpec,
-    pub(super) own_env: EnvOverrides,
-    /// Of each secret that the settings name, the version.
-    pub(super) secrets: Pins,
-    pub(super) artifact: &'a Artifact,
-    pub(super) cause: &'static str,
-}
-
-/// Checks the settings, writes the release, takes its routes, ports and volumes, and starts the rollout.
+/// Checks the settings and makes the release, as [`releases::make_all`] does.
 pub(super) async fn make_release(
     conn: &mut Conn,
     context: &Context,
-    app: &App,
-    asked: &Asked,
+    by: By<'_>,
     new: New<'_>,
 ) -> Result<(Release, RolloutId)> {
-    let world = new.artifact.world.with(&new.spec);
-    let valid = new.spec.validate().and_then(|()| new.spec.validate_for(world));
-    valid.map_err(invalid_spec)?;
+    releases::validate(&new.spec, new.artifact)?;
     // On the heap, as most of what a deploy keeps is here, and a thread has two megabytes.
-    Box::pin(containers::check(conn, (Some(app.namespace_id), &app.namespace), world, &new.spec)).await?;
-    Box::pin(quota::check_priority_of(conn, app, asked, &new.spec)).await?;
-    Box::pin(quota::check_processors_of(conn, app, world, &new.spec)).await?;
-    secrets::check_size(&new.secrets)?;
-    if let Some(files) = &new.spec.files
-        && store::archive::find(conn, app.namespace_id, files.digest).await?.is_none()
-    {
-        let detail =
-            format!("the namespace `{}` has no files {}; push them first", app.namespace, files.digest);
-        return problem(ProblemCode::NotFound, detail);
+    let made = Box::pin(releases::make_all(conn, context, by, vec![new])).await;
+    match made.map_err(|refused| refused.error)?.pop() {
+        Some(Made { release, rollout }) => Ok((release, rollout)),
+        None => Err(StoreError::Corrupt("a release was written and is not there".to_owned()).into()),
     }
-    if world.is_http() {
-        let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &new.spec);
-        routes::claim(conn, &context.config.domain, app, &wanted).await?;
-    }
-    ports::claim(conn, &context.config.platform_ports, app, &new.spec.tcp.ports).await?;
-    volumes::claim(conn, app, &new.spec, asked.now).await?;
-    autoscale::check_most(conn, app, &new.spec).await?;
-    let release = Release {
-        id: ReleaseId::new(),
-        app: app.id,
-        number: store::app::next_release(conn, app.id).await?,
-        artifact: new.artifact.digest,
-        spec: Arc::new(new.spec),
-        own_env: new.own_env,
-        cause: new.cause.to_owned(),
-        created_by: asked.by.clone(),
-        served: false,
-        created_at: asked.now,
-    };
-    store::release::create(conn, &release).await?;
-    let demand = quota::demand_among_nodes(conn, &release.spec, world).await?;
-    store::quota::put_demand(conn, release.id, demand).await?;
-    for pinned in new.secrets.values() {
-        store::secret::pin(conn, release.id, pinned.id).await?;
-    }
-    let rollout = start_rollout(conn, app, &release, Kind::Forward, asked.now).await?;
-    let message = format!(
-        "release {} of {}, made by {} ({})",
-        release.number,
-        release.artifact.short(),
-        release.created_by,
-        release.cause
-    );
-    store::event::append(conn, &app.namespace, Some(&app.name), "release.created", &message, asked.now)
-        .await?;
-    Ok((release, rollout))
 }

@@ -19,9 +19,9 @@ use super::{
 };
 use crate::context::Context;
 use crate::plan::job::Ending;
+use crate::quota::Demand;
 use crate::store::artifact::Artifact;
 use crate::store::job::{Job, NewJob};
-use crate::store::quota::Demand;
 use crate::store::{self, Conn, Tx};
 use crate::view;
 

@@ -7,16 +7,15 @@ use wharf_types::api::{Quota, QuotaInfo, QuotaUsed};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::{AppSpec, Priority};
 use wharf_types::world::World;
-use wharf_types::{NamespaceId, NamespaceName, Problem};
+use wharf_types::{AppId, NamespaceId, NamespaceName, Problem};
 
-use super::{Asked, Result, artifact_of, commit, current_release, problem};
+use super::{Result, artifact_of, commit, current_release, problem};
 use crate::audit;
 use crate::context::Context;
 use crate::plan::reservation_bytes;
 use crate::plan::scheduler::{Cluster, Needs};
-use crate::quota;
+use crate::quota::{self, Demand, Standing};
 use crate::store::app::App;
-use crate::store::quota::Demand;
 use crate::store::{self, Conn};
 
 /// A namespace before it changes. None inside: it has no quota, and nothing is counted.
@@ -81,7 +80,7 @@ async fn used(conn: &mut Conn, id: NamespaceId) -> Result<QuotaUsed> {
         if let Some(release) = store::release::get(conn, release).await? {
             let world = artifact_of(conn, &release).await?.world.with(&release.spec);
             let demand = demand_among_nodes(conn, &release.spec, world).await?;
-            store::quota::put_demand(conn, release.id, demand).await?;
+            store::quota::put_demands(conn, &[(release.id, demand)]).await?;
         }
     }
     Ok(store::quota::used(conn, id).await?)
@@ -124,10 +123,10 @@ pub(super) async fn check_priority(
 pub(super) async fn check_priority_of(
     conn: &mut Conn,
     app: &App,
-    asked: &Asked,
+    any_priority: bool,
     spec: &AppSpec,
 ) -> Result<()> {
-    if asked.any_priority || spec.placement.priority == Priority::Low {
+    if any_priority || spec.placement.priority == Priority::Low {
         return Ok(());
     }
     let has = current_release(conn, app).await?.map(|release| release.spec.placement.priority);
@@ -197,19 +196,48 @@ pub(super) fn demand(spec: &AppSpec, world: World) -> Demand {
 
 /// The same of what may run on every node: as many instances as there are nodes for it now.
 pub(super) async fn demand_among_nodes(conn: &mut Conn, spec: &AppSpec, world: World) -> Result<Demand> {
-    let demand = demand(spec, world);
-    if !spec.is_global() {
-        return Ok(demand);
+    Nodes::default().demand(conn, spec, world).await
+}
+
+/// The nodes that are not drained, which are asked for once, and only if some app may run on every one.
+#[derive(Default)]
+pub(super) struct Nodes(Option<Cluster>);
+
+impl Nodes {
+    pub(super) async fn demand(&mut self, conn: &mut Conn, spec: &AppSpec, world: World) -> Result<Demand> {
+        let demand = demand(spec, world);
+        if !spec.is_global() {
+            return Ok(demand);
+        }
+        if self.0.is_none() {
+            let known = store::node::list(conn).await?;
+            let mut cluster = Cluster::default();
+            for mut node in known {
+                if !node.settings.draining {
+                    node.settings.label(&mut node.registration);
+                    cluster.set_node(node.id, &node.registration, true);
+                }
+            }
+            self.0 = Some(cluster);
+        }
+        let cluster = self.0.get_or_insert_default();
+        let nodes = cluster.allowed(&spec.placement, Needs::of(world, false)).len();
+        Ok(Demand { nodes: Some(u32::try_from(nodes).unwrap_or(u32::MAX)), ..demand })
     }
-    let mut cluster = Cluster::default();
-    for mut node in store::node::list(conn).await? {
-        if !node.settings.draining {
-            node.settings.label(&mut node.registration);
-            cluster.set_node(node.id, &node.registration, true);
+}
+
+/// The apps of a namespace, without writing down what nobody has worked out yet.
+pub(super) async fn standings(conn: &mut Conn, id: NamespaceId) -> Result<Vec<(AppId, Standing)>> {
+    let mut standings = store::quota::standings(conn, id).await?;
+    let uncounted = store::quota::without_demand(conn, id).await?;
+    for release in store::release::get_all(conn, &uncounted).await? {
+        let world = artifact_of(conn, &release).await?.world.with(&release.spec);
+        let demand = demand_among_nodes(conn, &release.spec, world).await?;
+        if let Some((_, standing)) = standings.iter_mut().find(|(app, _)| *app == release.app) {
+            standing.demand = Some(demand);
         }
     }
-    let nodes = cluster.allowed(&spec.placement, Needs::of(world, false)).len();
-    Ok(Demand { nodes: Some(u32::try_from(nodes).unwrap_or(u32::MAX)), ..demand })
+    Ok(standings)
 }
 
 pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<QuotaInfo> {

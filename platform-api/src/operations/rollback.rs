@@ -63,7 +63,7 @@ pub(super) async fn roll_out(
     // What the release was allowed may have been taken back since.
     let namespace = (Some(app.namespace_id), &app.namespace);
     containers::check(&mut tx, namespace, artifact.world, &release.spec).await?;
-    quota::check_priority_of(&mut tx, app, asked, &release.spec).await?;
+    quota::check_priority_of(&mut tx, app, asked.any_priority, &release.spec).await?;
     if artifact.world.with(&release.spec).is_http() {
         // A route that the release had may have gone to another app since, and so may a port.
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &release.spec);

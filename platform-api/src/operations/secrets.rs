@@ -1,6 +1,6 @@
 //! Sets, removes and lists secrets and configs, and chooses the versions that a release is made with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -8,10 +8,12 @@ use wharf_types::api::{ConfigValue, SecretInfo, SecretSet};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::{RELEASE_MAX_BYTES, SECRETS_MAX, SecretValue, ValueKind};
 use wharf_types::spec::AppSpec;
-use wharf_types::{NamespaceId, NamespaceName, Problem, RolloutId, SecretName, SecretVersionId, Timestamp};
+use wharf_types::{
+    AppId, Digest, NamespaceId, NamespaceName, Problem, ReleaseId, SecretName, SecretVersionId, Timestamp,
+};
 
-use super::deploy::{New, make_release};
-use super::{Asked, OperationError, Result, artifact_of, commit, deployed, problem, quota};
+use super::releases::{self, By, Made, New, Refused};
+use super::{OperationError, Result, artifact_of, commit, deployed, problem, quota};
 use crate::audit;
 use crate::context::Context;
 use crate::secrets::{Sealed, SecretOf};
@@ -47,19 +49,19 @@ pub(crate) async fn set(
     let before_change = quota::begin(&mut tx, namespace, &asked.namespace).await?;
     let (newest, before) = store_value(&mut tx, context, namespace, asked, value).await?;
     let (mut apps, mut releases) = (Vec::new(), Vec::new());
-    let moved_to = Pins::from([(asked.name.clone(), newest)]);
-    let by = (asked.by.as_str(), asked.kind.as_str(), asked.now);
-    for id in store::secret::apps(&mut tx, namespace, &asked.name).await? {
-        let Some(app) = store::app::get(&mut tx, id).await? else { continue };
-        let moved =
-            if app.deleting { Ok(None) } else { move_to(&mut tx, context, &app, &moved_to, by).await };
-        if let Some(Moved { before, artifact, release, rollout }) =
-            moved.map_err(|error| blame(&app, error))?
-        {
-            let told = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout);
-            releases.push(told.await?);
-            apps.push(id);
-        }
+    let moved_to = HashMap::from([(namespace, Pins::from([(asked.name.clone(), newest)]))]);
+    let by = By { who: &asked.by, cause: asked.kind.as_str(), any_priority: true, now: asked.now };
+    let users = store::secret::apps(&mut tx, namespace, &asked.name).await?;
+    let mut users = store::app::get_all(&mut tx, &users).await?;
+    users.retain(|app| !app.deleting);
+    users.sort_by(|one, other| one.name.cmp(&other.name));
+    let users: Vec<&App> = users.iter().collect();
+    let moved = Box::pin(move_all(&mut tx, context, &users, &moved_to, by)).await;
+    for Moved { app, before, artifact, made } in moved.map_err(|refused| blame(&users, refused))? {
+        let Made { release, rollout } = made;
+        let told = deployed(&mut tx, context, app, &release, &artifact, Some(&before), rollout);
+        releases.push(told.await?);
+        apps.push(app.id);
     }
     store::secret::prune(&mut tx, namespace).await?;
     before_change.check(&mut tx).await?;
@@ -112,61 +114,76 @@ pub(super) async fn store_value(
 }
 
 /// A release that was made because values have changed.
-pub(super) struct Moved {
+pub(super) struct Moved<'a> {
+    pub(super) app: &'a App,
     before: Release,
     artifact: Artifact,
-    pub(super) release: Release,
-    pub(super) rollout: RolloutId,
+    pub(super) made: Made,
 }
 
-/// Makes a release that differs from the current one in these versions alone, `by` somebody, for a cause, at a time. None: the app is on no
-/// release, or on one that uses none of them or has these versions already.
-pub(super) async fn move_to(
+/// Makes releases that differ from the current ones in these versions alone, by namespace. An app that is on no release, or on one that uses
+/// none of them or has these versions already, is left out.
+pub(super) async fn move_all<'a>(
     conn: &mut Conn,
     context: &Context,
-    app: &App,
-    newest: &Pins,
-    (by, cause, now): (&str, &'static str, Timestamp),
-) -> Result<Option<Moved>> {
-    let Some(before) = app.target_release else { return Ok(None) };
-    let Some(before) = store::release::get(conn, before).await? else { return Ok(None) };
-    let mut secrets = store::secret::pinned(conn, &before).await?;
-    let mut moves = false;
-    for (name, newest) in newest {
-        if let Some(pinned) = secrets.get_mut(name).filter(|pinned| pinned.id != newest.id) {
-            *pinned = *newest;
-            moves = true;
+    apps: &[&'a App],
+    newest: &HashMap<NamespaceId, Pins>,
+    by: By<'_>,
+) -> std::result::Result<Vec<Moved<'a>>, Refused> {
+    let targets: Vec<ReleaseId> = apps.iter().filter_map(|app| app.target_release).collect();
+    let current = store::release::get_all(conn, &targets).await?;
+    let mut current: HashMap<AppId, Release> =
+        current.into_iter().map(|release| (release.app, release)).collect();
+    let mut artifacts: HashMap<Digest, Artifact> = HashMap::new();
+    let mut moving: Vec<(&'a App, Release, Artifact, Pins)> = Vec::new();
+    for &app in apps {
+        let (Some(before), Some(newest)) = (current.remove(&app.id), newest.get(&app.namespace_id)) else {
+            continue;
+        };
+        let mut secrets = store::secret::pinned(conn, &before).await?;
+        let mut moves = false;
+        for (name, newest) in newest {
+            if let Some(pinned) = secrets.get_mut(name).filter(|pinned| pinned.id != newest.id) {
+                *pinned = *newest;
+                moves = true;
+            }
         }
+        if !moves {
+            continue;
+        }
+        let artifact = match artifacts.get(&before.artifact) {
+            Some(artifact) => artifact.clone(),
+            None => {
+                let artifact = artifact_of(conn, &before).await?;
+                artifacts.insert(before.artifact, artifact.clone());
+                artifact
+            }
+        };
+        releases::validate(&before.spec, &artifact).map_err(|error| Refused::of(app.id, error))?;
+        moving.push((app, before, artifact, secrets));
     }
-    if !moves {
-        return Ok(None);
-    }
-    let artifact = artifact_of(conn, &before).await?;
-    let spec = AppSpec::clone(&before.spec);
-    let new = New { spec, own_env: before.own_env.clone(), secrets, artifact: &artifact, cause };
-    let asked = Asked {
-        namespace: app.namespace.clone(),
-        app: app.name.clone(),
-        by: by.to_owned(),
-        revision: None,
-        once: None,
-        any_priority: true,
-        now,
-    };
-    let (release, rollout) = make_release(conn, context, app, &asked, new).await?;
-    Ok(Some(Moved { before, artifact, release, rollout }))
+    let news = moving.iter().map(as_new).collect();
+    let made = releases::make_all(conn, context, by, news).await?;
+    let moved = moving.into_iter().zip(made);
+    Ok(moved.map(|((app, before, artifact, _), made)| Moved { app, before, artifact, made }).collect())
 }
 
-fn blame(app: &App, error: OperationError) -> OperationError {
-    match error {
-        OperationError::Problem(Problem { code, detail, .. }) => {
+fn as_new<'a>((app, before, artifact, secrets): &'a (&App, Release, Artifact, Pins)) -> New<'a> {
+    let (spec, own_env) = (AppSpec::clone(&before.spec), before.own_env.clone());
+    New { app, spec, own_env, secrets: secrets.clone(), artifact }
+}
+
+fn blame(apps: &[&App], Refused { app, error }: Refused) -> OperationError {
+    let app = app.and_then(|id| apps.iter().find(|app| app.id == id));
+    match (app, error) {
+        (Some(app), OperationError::Problem(Problem { code, detail, .. })) => {
             let detail = format!(
                 "the app `{}` uses it and cannot get a new release, so nothing was changed: {detail}",
                 app.name
             );
             Problem::new(code, detail).into()
         }
-        error => error,
+        (_, error) => error,
     }
 }
 
@@ -277,26 +294,59 @@ pub(super) async fn newest(conn: &mut Conn, context: &Context, app: &App, spec: 
 pub(super) async fn newest_of(
     conn: &mut Conn,
     context: &Context,
-    (namespace, namespace_name): (NamespaceId, &NamespaceName),
+    namespace: (NamespaceId, &NamespaceName),
     spec: &AppSpec,
 ) -> Result<Pins> {
-    let keyring = context.secret_keys.keyring();
-    let names: BTreeMap<&SecretName, ValueKind> = spec.values().map(|(_, name, kind)| (name, kind)).collect();
-    let mut pins = Pins::new();
-    for (name, kind) in names {
-        let newest = store::secret::find(conn, namespace, name).await?;
-        if let Some(problem) = unusable(namespace_name, name, kind, newest.as_ref().map(|newest| newest.kind))
-        {
-            return Err(problem.into());
+    Values::default().newest(conn, context, namespace, spec).await
+}
+
+/// The newest versions of values, each asked for and opened once, however many apps name it.
+#[derive(Default)]
+pub(super) struct Values(HashMap<(NamespaceId, SecretName), Option<(ValueKind, Pinned)>>);
+
+impl Values {
+    pub(super) async fn newest(
+        &mut self,
+        conn: &mut Conn,
+        context: &Context,
+        (namespace, namespace_name): (NamespaceId, &NamespaceName),
+        spec: &AppSpec,
+    ) -> Result<Pins> {
+        let names: BTreeMap<&SecretName, ValueKind> =
+            spec.values().map(|(_, name, kind)| (name, kind)).collect();
+        let mut pins = Pins::new();
+        for (name, kind) in names {
+            let newest = self.find(conn, context, namespace, name).await?;
+            if let Some(problem) = unusable(namespace_name, name, kind, newest.map(|(kind, _)| kind)) {
+                return Err(problem.into());
+            }
+            pins.extend(newest.map(|(_, pinned)| (name.clone(), pinned)));
         }
-        let Some(newest) = newest else { continue };
-        if let Err(error) = keyring.open(&newest) {
-            let detail = format!("the {kind} `{name}` (version {}) {error}", newest.version);
+        Ok(pins)
+    }
+
+    async fn find(
+        &mut self,
+        conn: &mut Conn,
+        context: &Context,
+        namespace: NamespaceId,
+        name: &SecretName,
+    ) -> Result<Option<(ValueKind, Pinned)>> {
+        let key = (namespace, name.clone());
+        if let Some(known) = self.0.get(&key) {
+            return Ok(*known);
+        }
+        let newest = store::secret::find(conn, namespace, name).await?;
+        if let Some(newest) = &newest
+            && let Err(error) = context.secret_keys.keyring().open(newest)
+        {
+            let detail = format!("the {} `{name}` (version {}) {error}", newest.kind, newest.version);
             return problem(ProblemCode::Unavailable, detail);
         }
-        pins.insert(name.clone(), pinned(&newest));
+        let found = newest.map(|newest| (newest.kind, pinned(&newest)));
+        self.0.insert(key, found);
+        Ok(found)
     }
-    Ok(pins)
 }
 
 /// What the guests of one release are given must not fill up a worker.

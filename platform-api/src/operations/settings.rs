@@ -8,8 +8,9 @@ use wharf_types::problem::ProblemCode;
 use wharf_types::spec::{AppSpec, REPLICAS_MAX, Replicas};
 use wharf_types::{AppId, AppName, NamespaceName};
 
-use super::deploy::{New, make_release};
+use super::deploy::make_release;
 use super::env::{ReleaseEnv, check_overrides, check_patch};
+use super::releases::{By, New};
 use super::{
     Asked, Result, app_not_found, artifact_of, commit, current_release, deployed, find_app, invalid_spec,
     no_release, once, problem, quota,
@@ -52,8 +53,9 @@ pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvP
     let spec = AppSpec { env: env.variables, ..AppSpec::clone(&before.spec) };
     // The app stays on the values that it has: what is asked for is other variables.
     let secrets = store::secret::pinned(&mut tx, &before).await?;
-    let new = New { spec, own_env: env.own, secrets, artifact: &artifact, cause: "env" };
-    let (release, rollout) = make_release(&mut tx, context, &app, asked, new).await?;
+    let new = New { app: &app, spec, own_env: env.own, secrets, artifact: &artifact };
+    let by = By { who: &asked.by, cause: "env", any_priority: asked.any_priority, now: asked.now };
+    let (release, rollout) = make_release(&mut tx, context, by, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout).await?;
     before_change.check(&mut tx).await?;
     audit::release_change(Some(&before), &release);
@@ -106,11 +108,11 @@ pub(crate) async fn delete(context: &Arc<Context>, asked: &Asked, with_volumes: 
         Some(app) if app.deleting => app,
         _ => find_app(&mut tx, asked).await?,
     };
-    store::app::mark_deleting(&mut tx, app.id).await?;
+    store::app::mark_deleting(&mut tx, &[app.id]).await?;
     if with_volumes {
         store::volume::remove_with_app(&mut tx, app.id).await?;
     }
-    store::rollout::supersede(&mut tx, app.id, asked.now).await?;
+    store::rollout::supersede(&mut tx, &[app.id], asked.now).await?;
     // An app of the same name that is pushed afterwards has nothing of this one.
     store::repository::remove(&mut tx, app.namespace_id, &app.name).await?;
     record(&mut tx, &app, asked, "app.deleting", &format!("deletion asked for by {}", asked.by)).await?;

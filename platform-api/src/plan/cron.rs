@@ -23,11 +23,16 @@ const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// What is wrong with a line, in a sentence for whoever wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{line}`: {problem}")]
+#[error("`{line}`{}: {problem}", .column.map(|column| format!(", column {column}")).unwrap_or_default())]
 pub struct InvalidCron {
     line: String,
+    /// Counted in characters, from 1. None: it is about the line as a whole.
+    column: Option<usize>,
     problem: String,
 }
+
+/// A problem, at an offset in octets if it is one of a part of the line.
+type Problem = (Option<usize>, String);
 
 /// A line that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +68,15 @@ const WEEKDAY: Field = Field { name: "day of the week", least: 0, most: 7, names
 impl Cron {
     pub fn parse(text: &str) -> Result<Self, InvalidCron> {
         let line: String = text.chars().take(80).collect::<String>().escape_debug().to_string();
-        let invalid = |problem: String| InvalidCron { line: line.clone(), problem };
+        let invalid = |(at, problem): Problem| {
+            let column = at.map(|at| text[..at].chars().count() + 1);
+            InvalidCron { line: line.clone(), column, problem }
+        };
         if text.chars().count() > TEXT_MAX_CHARS {
-            return Err(invalid(format!("it is longer than {TEXT_MAX_CHARS} characters")));
+            return Err(invalid((None, format!("it is longer than {TEXT_MAX_CHARS} characters"))));
         }
-        let lower = text.trim().to_ascii_lowercase();
+        // Every letter stays where it is.
+        let lower = text.to_ascii_lowercase();
         let cron = Self::read(&lower).map_err(invalid)?;
         let utc = TimeZone::UTC;
         // 2000 is a leap year, and the years after it have every weekday on every day.
@@ -79,54 +88,56 @@ impl Cron {
                 join(months.iter().map(|month| month_name(*month))),
                 if months.len() == 1 { "has" } else { "have" },
             );
-            return Err(invalid(problem));
+            return Err(invalid((None, problem)));
         }
         Ok(cron)
     }
 
-    fn read(text: &str) -> Result<Self, String> {
-        let text = match text {
+    fn read(text: &str) -> Result<Self, Problem> {
+        let of_line = |problem: &str| (None, problem.to_owned());
+        let text = match text.trim() {
             "@hourly" => "0 * * * *",
             "@daily" | "@midnight" => "0 0 * * *",
             "@weekly" => "0 0 * * 0",
             "@monthly" => "0 0 1 * *",
             "@yearly" | "@annually" => "0 0 1 1 *",
             name if name.starts_with('@') => {
-                return Err(
-                    "there are the names @hourly, @daily, @weekly, @monthly and @yearly; for every five minutes write `*/5 * * * *`"
-                        .to_owned(),
-                );
+                return Err(of_line(
+                    "there are the names @hourly, @daily, @weekly, @monthly and @yearly; for every five minutes write `*/5 * * * *`",
+                ));
             }
-            text => text,
+            _ => text,
         };
         if text.contains("tz=") {
-            return Err("the time zone is a setting of its own: `timezone`, or --timezone".to_owned());
+            return Err(of_line("the time zone is a setting of its own: `timezone`, or --timezone"));
         }
-        let words: Vec<&str> = text.split_whitespace().collect();
+        let words = words(text);
         let (second, rest) = match words.as_slice() {
             [second, rest @ ..] if rest.len() == 5 => (*second, rest),
-            rest if rest.len() == 5 => ("0", rest),
+            rest if rest.len() == 5 => ((0, "0"), rest),
             _ => {
-                return Err(format!(
+                let problem = format!(
                     "it has {} fields; write five (minute, hour, day of the month, month, day of the week), or six with the second first",
                     words.len()
-                ));
+                );
+                return Err((None, problem));
             }
         };
         let [minute, hour, day, month, weekday] = rest else {
-            return Err("it has no five fields".to_owned());
+            return Err(of_line("it has no five fields"));
         };
-        let mut weekdays = WEEKDAY.read(weekday)?;
-        weekdays |= weekdays >> 7 & 1;
+        let (seconds, minutes, hours) = (SECOND.read(second)?, MINUTE.read(*minute)?, HOUR.read(*hour)?);
+        let (days, months, weekdays) = (DAY.read(*day)?, MONTH.read(*month)?, WEEKDAY.read(*weekday)?);
+        let is_any = |(_, word): &(usize, &str)| word.starts_with('*');
         Ok(Self {
-            seconds: SECOND.read(second)?,
-            minutes: MINUTE.read(minute)?,
-            hours: HOUR.read(hour)?,
-            days: DAY.read(day)?,
-            months: MONTH.read(month)?,
-            weekdays: weekdays & 0x7f,
-            either_day: !day.starts_with('*') && !weekday.starts_with('*'),
-            is_real_time: hour.starts_with('*'),
+            seconds,
+            minutes,
+            hours,
+            days,
+            months,
+            weekdays: (weekdays | weekdays >> 7 & 1) & 0x7f,
+            either_day: !is_any(day) && !is_any(weekday),
+            is_real_time: is_any(hour),
         })
     }
 
@@ -263,34 +274,38 @@ impl Cron {
 }
 
 impl Field {
-    /// Reads lists of `*`, `a`, `a-b`, each with an optional `/step`.
-    fn read(&self, text: &str) -> Result<u64, String> {
+    /// Reads lists of `*`, `a`, `a-b`, each with an optional `/step`, of a word that begins somewhere.
+    fn read(&self, (mut at, word): (usize, &str)) -> Result<u64, Problem> {
         let mut set = 0;
-        for part in text.split(',') {
-            let (range, step) = match part.split_once('/') {
-                Some((range, step)) => {
-                    let step = step.parse::<u8>().ok().filter(|step| (1..=self.most).contains(step));
-                    let step = step.ok_or_else(|| {
-                        format!("the {} `{part}` has no step between 1 and {}", self.name, self.most)
-                    })?;
-                    (range, Some(step))
-                }
-                None => (part, None),
-            };
-            let (from, to) = match range.split_once('-') {
-                Some((from, to)) => (self.number(from)?, self.number(to)?),
-                None if range == "*" => (self.least, self.most),
-                None if step.is_some() => (self.number(range)?, self.most),
-                None => (self.number(range)?, self.number(range)?),
-            };
-            if from > to {
-                return Err(format!("the {} `{part}` ends before it begins; write two ranges", self.name));
-            }
-            for number in (from..=to).step_by(step.unwrap_or(1).into()) {
-                set |= 1 << number;
-            }
+        for part in word.split(',') {
+            set |= self.part(part).map_err(|problem| (Some(at), problem))?;
+            at += part.len() + 1;
         }
         Ok(set)
+    }
+
+    fn part(&self, part: &str) -> Result<u64, String> {
+        let (range, step) = match part.split_once('/') {
+            Some((range, step)) => {
+                let step = step.parse::<u8>().ok().filter(|step| (1..=self.most).contains(step));
+                let step = step.ok_or_else(|| {
+                    format!("the {} `{part}` has no step between 1 and {}", self.name, self.most)
+                })?;
+                (range, Some(step))
+            }
+            None => (part, None),
+        };
+        let (from, to) = match range.split_once('-') {
+            Some((from, to)) => (self.number(from)?, self.number(to)?),
+            None if range == "*" => (self.least, self.most),
+            None if step.is_some() => (self.number(range)?, self.most),
+            None => (self.number(range)?, self.number(range)?),
+        };
+        if from > to {
+            return Err(format!("the {} `{part}` ends before it begins; write two ranges", self.name));
+        }
+        let numbers = (from..=to).step_by(step.unwrap_or(1).into());
+        Ok(numbers.fold(0, |set, number| set | (1_u64 << number)))
     }
 
     fn number(&self, text: &str) -> Result<u8, String> {
@@ -313,6 +328,18 @@ impl Field {
             ),
         })
     }
+}
+
+/// The words of a line, and where they begin, in octets.
+fn words(line: &str) -> Vec<(usize, &str)> {
+    let (mut words, mut at) = (Vec::new(), 0);
+    while let Some(space) = line[at..].find(|c: char| !c.is_whitespace()) {
+        let start = at + space;
+        let end = line[start..].find(char::is_whitespace).map_or(line.len(), |length| start + length);
+        words.push((start, &line[start..end]));
+        at = end;
+    }
+    words
 }
 
 /// Finds a time zone, or says which one may have been meant.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use wharf_types::declare::change::{Action, Change, FieldChange, field_changes};
-use wharf_types::declare::{AppResource, ConfigResource, Prune, Resource, ResourceId};
+use wharf_types::declare::{AppResource, ConfigResource, Prune, Resource, ResourceId, complete_spec};
 use wharf_types::secret::ValueKind;
 use wharf_types::spec::{AppSpec, Replicas, ScaleSpec};
 use wharf_types::{
@@ -51,6 +51,8 @@ pub(crate) struct LiveApp {
     /// The number of slots that stands over the release's own.
     pub(crate) scaled_to: Option<u32>,
     /// What it is on or moves to. None: its first release failed.
+    pub(crate) target: Option<ReleaseId>,
+    /// The same with its settings, where these were read.
     pub(crate) release: Option<LiveRelease>,
 }
 
@@ -301,7 +303,11 @@ fn differs(app: &AppResource, release: &LiveRelease) -> bool {
 }
 
 fn settings_changes(app: &AppResource, is: &LiveApp) -> Vec<FieldChange> {
-    let Some(release) = &is.release else { return field_changes(&Value::Null, &settings(app)) };
+    let Some(release) = &is.release else {
+        let mut nothing = complete_spec(&AppSpec::default());
+        nothing["artifact"] = Value::Null;
+        return field_changes(&nothing, &settings(app));
+    };
     let same_scale = app.keep_scale || effective_scale(is.scaled_to, release) == app.spec.scale;
     if same_scale && !differs(app, release) {
         return Vec::new();
@@ -316,8 +322,7 @@ fn settings_changes(app: &AppResource, is: &LiveApp) -> Vec<FieldChange> {
 
 /// Everything that can differ, as one table.
 fn settings(app: &AppResource) -> Value {
-    let mut table = serde_json::to_value(&app.spec)
-        .expect("settings are JSON: strings, numbers, lists and tables with text for keys");
+    let mut table = complete_spec(&app.spec);
     table["artifact"] = app.artifact.to_string().into();
     table
 }
@@ -369,7 +374,7 @@ pub(crate) fn base(live: &Live) -> String {
         add(&["config", namespace.as_str(), name.as_str(), &config.id.to_string()]);
     }
     for ((namespace, name), app) in &live.apps {
-        let release = app.release.as_ref().map(|release| release.id.to_string()).unwrap_or_default();
+        let release = app.target.map(|id| id.to_string()).unwrap_or_default();
         let scaled = app.scaled_to.map(|to| to.to_string()).unwrap_or_default();
         let set = app.set.as_ref().map_or("", |set| set.as_str());
         let deleting = if app.deleting { "deleting" } else { "" };

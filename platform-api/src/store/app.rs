@@ -6,7 +6,7 @@ use wharf_types::api::Stopped;
 use wharf_types::{AppId, AppName, NamespaceId, NamespaceName, ReleaseId, SetName, Timestamp};
 
 use super::codec::{from_json, json, number, parse, parse_opt, time, time_opt};
-use super::query::{parameters, query, query_as, query_as_built};
+use super::query::{parameters, pieces, query, query_as, query_as_built, query_built, row_pieces, rows};
 use super::{Conn, News, Result};
 use crate::plan::Places;
 
@@ -100,6 +100,35 @@ pub(super) fn places(stored: Option<&str>) -> Result<Places> {
     stored.map_or(Ok(Places::default()), from_json)
 }
 
+impl App {
+    /// One that is yet to be made.
+    pub(crate) fn new(
+        namespace_id: NamespaceId,
+        namespace: &NamespaceName,
+        name: &AppName,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id: AppId::new(),
+            namespace_id,
+            namespace: namespace.clone(),
+            name: name.clone(),
+            deleting: false,
+            stopped: None,
+            scaled_to: None,
+            autoscaled_to: None,
+            places: Places::default(),
+            env_overrides: EnvOverrides::new(),
+            last_release: 0,
+            target_release: None,
+            stable_release: None,
+            applied_set: None,
+            revision: 0,
+            updated_at: now,
+        }
+    }
+}
+
 pub(crate) async fn create(
     conn: &mut Conn,
     namespace: NamespaceId,
@@ -107,19 +136,38 @@ pub(crate) async fn create(
     now: Timestamp,
 ) -> Result<AppId> {
     let id = AppId::new();
-    query(
-        "INSERT INTO app (id, namespace, name, deleting, env_overrides, last_release, revision, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $5, 0, 0, $6, $6)",
-    )
-    .bind(id.to_string())
-    .bind(namespace.to_string())
-    .bind(name.as_str())
-    .bind(false)
-    .bind("{}")
-    .bind(now.as_microsecond())
-    .execute(conn)
-    .await?;
+    insert(conn, &[(id, namespace, name)], now).await?;
     Ok(id)
+}
+
+/// Makes the apps, each as [`App::new`] says.
+pub(crate) async fn create_all(conn: &mut Conn, apps: &[&App], now: Timestamp) -> Result<()> {
+    let apps: Vec<_> = apps.iter().map(|app| (app.id, app.namespace_id, &app.name)).collect();
+    insert(conn, &apps, now).await
+}
+
+async fn insert(conn: &mut Conn, apps: &[(AppId, NamespaceId, &AppName)], now: Timestamp) -> Result<()> {
+    for piece in row_pieces(apps) {
+        let rows = rows(9, piece.len());
+        let mut query = query_built(format!(
+            "INSERT INTO app (id, namespace, name, deleting, env_overrides, last_release, revision, created_at, updated_at)
+             VALUES {rows}"
+        ));
+        for (id, namespace, name) in piece {
+            query = query
+                .bind(id.to_string())
+                .bind(namespace.to_string())
+                .bind(name.as_str())
+                .bind(false)
+                .bind("{}")
+                .bind(0_i64)
+                .bind(0_i64)
+                .bind(now.as_microsecond())
+                .bind(now.as_microsecond());
+        }
+        query.execute(&mut *conn).await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn find(conn: &mut Conn, namespace: &NamespaceName, name: &AppName) -> Result<Option<App>> {
@@ -135,6 +183,21 @@ pub(crate) async fn get(conn: &mut Conn, id: AppId) -> Result<Option<App>> {
     let row: Option<Row> =
         query_as(select!("WHERE app.id = $1")).bind(id.to_string()).fetch_optional(conn).await?;
     row.map(App::try_from).transpose()
+}
+
+/// Those of these apps that there are, in any order.
+pub(crate) async fn get_all(conn: &mut Conn, ids: &[AppId]) -> Result<Vec<App>> {
+    let mut apps = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(NAMES) {
+        let (select, list) = (select!("WHERE app.id IN ("), parameters(1, ids.len()));
+        let query = query_as_built(format!("{select}{list})"));
+        let query = ids.iter().fold(query, |query, id| query.bind(id.to_string()));
+        let rows: Vec<Row> = query.fetch_all(&mut *conn).await?;
+        for row in rows {
+            apps.push(App::try_from(row)?);
+        }
+    }
+    Ok(apps)
 }
 
 /// Apps of a namespace by name, after `after`.
@@ -188,12 +251,13 @@ pub(crate) async fn in_set(conn: &mut Conn, namespace: NamespaceId, set: &SetNam
     rows.into_iter().map(App::try_from).collect()
 }
 
-pub(crate) async fn set_applied_set(conn: &mut Conn, id: AppId, set: &SetName) -> Result<()> {
-    query("UPDATE app SET applied_set = $2 WHERE id = $1")
-        .bind(id.to_string())
-        .bind(set.as_str())
-        .execute(conn)
-        .await?;
+pub(crate) async fn set_applied_set(conn: &mut Conn, ids: &[AppId], set: &SetName) -> Result<()> {
+    for piece in pieces(ids) {
+        let list = parameters(2, piece.len());
+        let query =
+            query_built(format!("UPDATE app SET applied_set = $1 WHERE id IN ({list})")).bind(set.as_str());
+        piece.iter().fold(query, |query, id| query.bind(id.to_string())).execute(&mut *conn).await?;
+    }
     Ok(())
 }
 
@@ -205,6 +269,7 @@ pub(crate) async fn revisions(conn: &mut Conn) -> Result<Vec<(AppId, i64)>> {
 }
 
 /// Draws the number of the app's next release.
+#[cfg(test)]
 pub(crate) async fn next_release(conn: &mut Conn, id: AppId) -> Result<u64> {
     let (number_of_release,): (i64,) =
         query_as("UPDATE app SET last_release = last_release + 1 WHERE id = $1 RETURNING last_release")
@@ -212,6 +277,19 @@ pub(crate) async fn next_release(conn: &mut Conn, id: AppId) -> Result<u64> {
             .fetch_one(conn)
             .await?;
     number(number_of_release)
+}
+
+/// Moves each of these apps to the release that was just made of it, whose number is the one after its last.
+pub(crate) async fn take_next_release(conn: &mut Conn, ids: &[AppId]) -> Result<()> {
+    for piece in pieces(ids) {
+        let list = parameters(1, piece.len());
+        let query = query_built(format!(
+            "UPDATE app SET last_release = last_release + 1, target_release = (SELECT release.id FROM release
+                 WHERE release.app = app.id AND release.number = app.last_release + 1) WHERE id IN ({list})"
+        ));
+        piece.iter().fold(query, |query, id| query.bind(id.to_string())).execute(&mut *conn).await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn set_places(conn: &mut Conn, id: AppId, places: &Places) -> Result<()> {
@@ -279,14 +357,13 @@ pub(crate) async fn set_stopped(conn: &mut Conn, id: AppId, stopped: Option<&Sto
     Ok(())
 }
 
-/// Returns `false` when it was marked before.
-pub(crate) async fn mark_deleting(conn: &mut Conn, id: AppId) -> Result<bool> {
-    let done = query("UPDATE app SET deleting = $2 WHERE id = $1 AND deleting <> $2")
-        .bind(id.to_string())
-        .bind(true)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected() == 1)
+pub(crate) async fn mark_deleting(conn: &mut Conn, ids: &[AppId]) -> Result<()> {
+    for piece in pieces(ids) {
+        let list = parameters(2, piece.len());
+        let query = query_built(format!("UPDATE app SET deleting = $1 WHERE id IN ({list})")).bind(true);
+        piece.iter().fold(query, |query, id| query.bind(id.to_string())).execute(&mut *conn).await?;
+    }
+    Ok(())
 }
 
 /// Takes the app away with everything that refers to it.

@@ -10,8 +10,14 @@ use super::{Conn, News, Result};
 
 /// Adds one to a counter and returns it.
 pub(crate) async fn count(conn: &mut Conn, counter: &'static str) -> Result<i64> {
-    let (value,): (i64,) = query_as("UPDATE counter SET value = value + 1 WHERE name = $1 RETURNING value")
+    count_many(conn, counter, 1).await
+}
+
+/// Draws so many numbers, one after the other, and returns the last of them.
+pub(crate) async fn count_many(conn: &mut Conn, counter: &'static str, many: i64) -> Result<i64> {
+    let (value,): (i64,) = query_as("UPDATE counter SET value = value + $2 WHERE name = $1 RETURNING value")
         .bind(counter)
+        .bind(many)
         .fetch_one(conn)
         .await?;
     Ok(value)

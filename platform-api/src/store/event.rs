@@ -6,7 +6,7 @@ use wharf_types::event::{Event, NodeEvent};
 use wharf_types::{AppName, NamespaceName, NodeId, Timestamp};
 
 use super::codec::{parse, parse_opt, time};
-use super::query::{query, query_as};
+use super::query::{query, query_as, query_built, row_pieces, rows};
 use super::{Conn, Result, change};
 
 /// How long events are kept.
@@ -54,6 +54,41 @@ impl TryFrom<Row> for NodeEvent {
             message: row.message,
         })
     }
+}
+
+/// A fact that is yet to be written.
+#[derive(Debug)]
+pub(crate) struct NewEvent<'a> {
+    pub(crate) namespace: &'a NamespaceName,
+    pub(crate) app: Option<&'a AppName>,
+    pub(crate) kind: &'a str,
+    pub(crate) message: String,
+}
+
+/// Appends many, in their order.
+pub(crate) async fn append_all(conn: &mut Conn, events: &[NewEvent<'_>], now: Timestamp) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let many = i64::try_from(events.len()).unwrap_or(i64::MAX);
+    let mut seq = change::count_many(conn, "event", many).await? - many;
+    for piece in row_pieces(events) {
+        let rows = rows(6, piece.len());
+        let statement = format!("INSERT INTO event (seq, time, namespace, app, kind, message) VALUES {rows}");
+        let mut query = query_built(statement);
+        for event in piece {
+            seq += 1;
+            query = query
+                .bind(seq)
+                .bind(now.as_microsecond())
+                .bind(event.namespace.as_str())
+                .bind(event.app.map(AppName::as_str))
+                .bind(event.kind)
+                .bind(&event.message);
+        }
+        query.execute(&mut *conn).await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn append(

@@ -124,14 +124,15 @@ pub(crate) async fn create_all(conn: &mut Conn, all: &[NewInstance], now: Timest
     Ok(())
 }
 
-/// Instances of an app that claim to be of the future were made before now, by a clock that was ahead.
-pub(crate) async fn predate(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<()> {
-    query("UPDATE instance SET created_at = $2 WHERE app = $1 AND created_at > $3")
-        .bind(app.to_string())
-        .bind(now.as_microsecond() - 1)
-        .bind(now.as_microsecond())
-        .execute(conn)
-        .await?;
+/// Instances of apps that claim to be of the future were made before now, by a clock that was ahead.
+pub(crate) async fn predate(conn: &mut Conn, apps: &[AppId], now: Timestamp) -> Result<()> {
+    for piece in pieces(apps) {
+        let list = parameters(3, piece.len());
+        let statement =
+            format!("UPDATE instance SET created_at = $1 WHERE created_at > $2 AND app IN ({list})");
+        let query = query_built(statement).bind(now.as_microsecond() - 1).bind(now.as_microsecond());
+        piece.iter().fold(query, |query, app| query.bind(app.to_string())).execute(&mut *conn).await?;
+    }
     Ok(())
 }
 

@@ -13,9 +13,9 @@ use super::codec::{
     FINAL, from_json, job_state_from_db, job_state_to_db, json, number, parse, parse_opt, time, time_opt,
 };
 use super::query::{query, query_as};
-use super::quota::Demand;
 use super::{Conn, News, Result};
 use crate::plan::job::Ending;
+use crate::quota::Demand;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Job {

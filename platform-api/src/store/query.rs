@@ -39,14 +39,31 @@ pub(super) fn parameters(first: usize, count: usize) -> String {
     (first..first + count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")
 }
 
+/// What the rows of an insertion look like: `($1, $2), ($3, $4)` for two rows of two columns.
+pub(super) fn rows(columns: usize, count: usize) -> String {
+    let row = |at: usize| format!("({})", parameters(at * columns + 1, columns));
+    (0..count).map(row).collect::<Vec<_>>().join(", ")
+}
+
 /// The most that one statement is about: SQLite finds each parameter by looking at those before it.
 const AT_ONCE: usize = 64;
+/// The same of rows, each of which has several parameters.
+const ROWS_AT_ONCE: usize = 32;
 
 /// In pieces for one statement each. Their lengths are powers of two, so that there are few different statements, and a connection
 /// parses each of them once.
-pub(super) fn pieces<T>(mut all: &[T]) -> impl Iterator<Item = &[T]> {
+pub(super) fn pieces<T>(all: &[T]) -> impl Iterator<Item = &[T]> {
+    pieces_of(all, AT_ONCE)
+}
+
+/// The same for statements that write a row for each.
+pub(super) fn row_pieces<T>(all: &[T]) -> impl Iterator<Item = &[T]> {
+    pieces_of(all, ROWS_AT_ONCE)
+}
+
+fn pieces_of<T>(mut all: &[T], at_once: usize) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let most = all.len().min(AT_ONCE).checked_ilog2()?;
+        let most = all.len().min(at_once).checked_ilog2()?;
         let (piece, rest) = all.split_at(1 << most);
         all = rest;
         Some(piece)
@@ -231,6 +248,14 @@ mod tests {
             assert_eq!(pieces.concat(), all);
             assert!(pieces.iter().all(|piece| piece.len().is_power_of_two() && piece.len() <= AT_ONCE));
             assert!(pieces.len() <= count / AT_ONCE + 7, "{count} in {} pieces", pieces.len());
+            assert_eq!(row_pieces(&all).collect::<Vec<_>>().concat(), all);
+            assert!(row_pieces(&all).all(|piece| piece.len() <= ROWS_AT_ONCE));
         }
+    }
+
+    #[test]
+    fn rows_number_their_parameters_one_after_the_other() {
+        assert_eq!(rows(2, 3), "($1, $2), ($3, $4), ($5, $6)");
+        assert_eq!(rows(1, 1), "($1)");
     }
 }

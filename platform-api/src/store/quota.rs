@@ -2,23 +2,12 @@
 
 use wharf_types::api::{Quota, QuotaUsed};
 use wharf_types::route::RateLimit;
-use wharf_types::{NamespaceId, ReleaseId};
+use wharf_types::{AppId, NamespaceId, ReleaseId};
 
-use super::codec::{from_json, json, number, parse};
-use super::query::{query, query_as};
+use super::codec::{from_json, json, number, parse, parse_opt};
+use super::query::{query, query_as, query_built, row_pieces, rows};
 use super::{Conn, News, Result};
-
-/// What an instance of a release reserves, and how many the release asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Demand {
-    pub(crate) replicas: u32,
-    /// The fewest and the most, where open requests decide.
-    pub(crate) range: Option<(u32, u32)>,
-    /// On how many nodes it could run when it was made, where it runs on each.
-    pub(crate) nodes: Option<u32>,
-    pub(crate) memory_bytes: u64,
-    pub(crate) cpu_millis: u32,
-}
+use crate::quota::{Demand, Standing};
 
 /// None: the namespace has no limits.
 pub(crate) async fn find(conn: &mut Conn, namespace: NamespaceId) -> Result<Option<Quota>> {
@@ -85,20 +74,25 @@ pub(crate) async fn rates(conn: &mut Conn) -> Result<Vec<RateLimit>> {
     Ok(rates)
 }
 
-pub(crate) async fn put_demand(conn: &mut Conn, release: ReleaseId, demand: Demand) -> Result<()> {
-    query(
-        "INSERT INTO release_demand (release, replicas, memory_bytes, cpu_millis, replicas_min, replicas_max, nodes)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (release) DO NOTHING",
-    )
-    .bind(release.to_string())
-    .bind(i64::from(demand.replicas))
-    .bind(bounded(demand.memory_bytes))
-    .bind(i64::from(demand.cpu_millis))
-    .bind(demand.range.map(|(min, _)| i64::from(min)))
-    .bind(demand.range.map(|(_, max)| i64::from(max)))
-    .bind(demand.nodes.map(i64::from))
-    .execute(conn)
-    .await?;
+pub(crate) async fn put_demands(conn: &mut Conn, demands: &[(ReleaseId, Demand)]) -> Result<()> {
+    for piece in row_pieces(demands) {
+        let rows = rows(7, piece.len());
+        let mut query = query_built(format!(
+            "INSERT INTO release_demand (release, replicas, memory_bytes, cpu_millis, replicas_min, replicas_max, nodes)
+             VALUES {rows} ON CONFLICT (release) DO NOTHING"
+        ));
+        for (release, demand) in piece {
+            query = query
+                .bind(release.to_string())
+                .bind(i64::from(demand.replicas))
+                .bind(bounded(demand.memory_bytes))
+                .bind(i64::from(demand.cpu_millis))
+                .bind(demand.range.map(|(min, _)| i64::from(min)))
+                .bind(demand.range.map(|(_, max)| i64::from(max)))
+                .bind(demand.nodes.map(i64::from));
+        }
+        query.execute(&mut *conn).await?;
+    }
     Ok(())
 }
 
@@ -126,6 +120,7 @@ pub(crate) async fn without_demand(conn: &mut Conn, namespace: NamespaceId) -> R
 
 #[derive(sqlx::FromRow)]
 struct OfApp {
+    id: String,
     scaled_to: Option<i64>,
     autoscaled_to: Option<i64>,
     places: Option<String>,
@@ -139,47 +134,69 @@ struct OfApp {
 }
 
 impl OfApp {
-    /// How many instances count. None: nothing is to run.
-    fn instances(&self) -> Result<Option<i64>> {
+    fn standing(self) -> Result<(AppId, Standing)> {
         let places = super::app::places(self.places.as_deref())?;
-        // Until the planner has looked at the nodes, what was counted when the release was made stands for them.
-        if let Some(nodes) = self.nodes {
-            let is_settled = places.of.is_some_and(|of| self.target_release == Some(of.to_string()));
-            return Ok(Some(if is_settled { places.count().into() } else { nodes }));
-        }
-        // Where there is a range, what open requests have decided on counts within it.
-        let range = self.replicas_min.zip(self.replicas_max);
-        let within = self.autoscaled_to.zip(range).map(|(to, (least, most))| to.max(least).min(most));
-        Ok(within.or(self.replicas).map(|replicas| self.scaled_to.unwrap_or(replicas)))
+        let release: Option<ReleaseId> = parse_opt(self.target_release.as_deref())?;
+        let least: Option<u32> = self.replicas_min.map(number).transpose()?;
+        let most: Option<u32> = self.replicas_max.map(number).transpose()?;
+        let demand = match self.replicas {
+            Some(replicas) => Some(Demand {
+                replicas: number(replicas)?,
+                range: least.zip(most),
+                nodes: self.nodes.map(number).transpose()?,
+                memory_bytes: number(self.memory_bytes.unwrap_or(0))?,
+                cpu_millis: number(self.cpu_millis.unwrap_or(0))?,
+            }),
+            None => None,
+        };
+        let standing = Standing {
+            scaled_to: self.scaled_to.map(number).transpose()?,
+            autoscaled_to: self.autoscaled_to.map(number).transpose()?,
+            settled: release.filter(|release| places.of == Some(*release)).map(|_| places.count()),
+            demand,
+        };
+        Ok((parse(&self.id)?, standing))
     }
 }
 
-/// What the namespace uses; releases without a demand count as nothing.
-pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<QuotaUsed> {
-    let id = namespace.to_string();
-    let apps: Vec<OfApp> = query_as(
-        "SELECT app.scaled_to, app.autoscaled_to, app.places, app.target_release,
+/// The apps of a namespace, as far as they count.
+pub(crate) async fn standings(conn: &mut Conn, namespace: NamespaceId) -> Result<Vec<(AppId, Standing)>> {
+    let rows: Vec<OfApp> = query_as(
+        "SELECT app.id, app.scaled_to, app.autoscaled_to, app.places, app.target_release,
              release_demand.replicas_min, release_demand.replicas_max,
              release_demand.replicas, release_demand.memory_bytes, release_demand.cpu_millis, release_demand.nodes
          FROM app LEFT JOIN release_demand ON release_demand.release = app.target_release WHERE app.namespace = $1",
     )
-    .bind(&id)
-    .fetch_all(&mut *conn)
+    .bind(namespace.to_string())
+    .fetch_all(conn)
     .await?;
+    rows.into_iter().map(OfApp::standing).collect()
+}
+
+/// What the namespace uses; releases without a demand count as nothing.
+pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<QuotaUsed> {
+    let apps = standings(conn, namespace).await?;
+    used_with(conn, namespace, &apps).await
+}
+
+/// What it uses where its apps stand like this.
+pub(crate) async fn used_with(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    apps: &[(AppId, Standing)],
+) -> Result<QuotaUsed> {
+    let mut used = QuotaUsed::default();
+    for (_, app) in apps {
+        app.add_to(&mut used);
+    }
+    let id = namespace.to_string();
     let jobs: Vec<(i64, i64, i64)> = query_as(
         "SELECT instances, memory_bytes, cpu_millis FROM job WHERE namespace = $1 AND ended_at IS NULL",
     )
     .bind(&id)
     .fetch_all(&mut *conn)
     .await?;
-    let mut used = QuotaUsed { apps: apps.len() as u64, ..QuotaUsed::default() };
-    let mut of_apps = Vec::new();
-    for app in &apps {
-        if let Some(instances) = app.instances()? {
-            of_apps.push((instances, app.memory_bytes.unwrap_or(0), app.cpu_millis.unwrap_or(0)));
-        }
-    }
-    for (instances, memory, cpu) in of_apps.into_iter().chain(jobs) {
+    for (instances, memory, cpu) in jobs {
         let (instances, memory, cpu): (u64, u64, u64) = (number(instances)?, number(memory)?, number(cpu)?);
         used.instances = used.instances.saturating_add(instances);
         used.memory_bytes = used.memory_bytes.saturating_add(memory.saturating_mul(instances));

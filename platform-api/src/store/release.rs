@@ -8,7 +8,7 @@ use wharf_types::{AppId, Digest, ReleaseId, Timestamp};
 
 use super::app::EnvOverrides;
 use super::codec::{from_json, json, number, parse, time};
-use super::query::{parameters, query, query_as, query_as_built};
+use super::query::{parameters, query, query_as, query_as_built, query_built, row_pieces, rows};
 use super::{Conn, Result};
 
 /// Releases of an app that are kept however old they are, beside the current and the stable one.
@@ -74,24 +74,34 @@ macro_rules! select {
     };
 }
 
+#[cfg(test)]
 pub(crate) async fn create(conn: &mut Conn, release: &Release) -> Result<()> {
-    query(
-        "INSERT INTO release (id, app, number, artifact, spec, own_env, cause, created_by, served, created_at, archive)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-    )
-    .bind(release.id.to_string())
-    .bind(release.app.to_string())
-    .bind(i64::try_from(release.number).unwrap_or(i64::MAX))
-    .bind(release.artifact.to_string())
-    .bind(json(&*release.spec))
-    .bind(json(&release.own_env))
-    .bind(&release.cause)
-    .bind(&release.created_by)
-    .bind(release.served)
-    .bind(release.created_at.as_microsecond())
-    .bind(release.spec.files.as_ref().map(|files| files.digest.to_string()))
-    .execute(conn)
-    .await?;
+    create_all(conn, &[release]).await
+}
+
+pub(crate) async fn create_all(conn: &mut Conn, releases: &[&Release]) -> Result<()> {
+    for piece in row_pieces(releases) {
+        let rows = rows(11, piece.len());
+        let mut query = query_built(format!(
+            "INSERT INTO release (id, app, number, artifact, spec, own_env, cause, created_by, served, created_at, archive)
+             VALUES {rows}"
+        ));
+        for release in piece {
+            query = query
+                .bind(release.id.to_string())
+                .bind(release.app.to_string())
+                .bind(i64::try_from(release.number).unwrap_or(i64::MAX))
+                .bind(release.artifact.to_string())
+                .bind(json(&*release.spec))
+                .bind(json(&release.own_env))
+                .bind(&release.cause)
+                .bind(&release.created_by)
+                .bind(release.served)
+                .bind(release.created_at.as_microsecond())
+                .bind(release.spec.files.as_ref().map(|files| files.digest.to_string()));
+        }
+        query.execute(&mut *conn).await?;
+    }
     Ok(())
 }
 

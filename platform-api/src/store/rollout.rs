@@ -1,6 +1,6 @@
 //! Table `rollout`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use wharf_types::api::Pause;
 use wharf_types::node::Reason;
@@ -12,7 +12,7 @@ use super::codec::{
     FINAL, from_json, json, number, parse, parse_opt, rollout_state_from_db, rollout_state_to_db, time,
     time_opt,
 };
-use super::query::{query, query_as};
+use super::query::{parameters, pieces, query, query_as, query_as_built, query_built, row_pieces, rows};
 use super::{Conn, Result};
 use crate::plan::{RolloutView, Trial, started_after};
 
@@ -112,35 +112,65 @@ pub(crate) struct NewRollout {
     pub(crate) renews: bool,
 }
 
-/// Its time is after that of every one before it, by which the newest is known: their clock may have been that of another server, or been put back
-/// since. What claims to be of the future, of the app, was before it, so that nothing has to wait until the clock is there.
 pub(crate) async fn create(conn: &mut Conn, rollout: &NewRollout, now: Timestamp) -> Result<()> {
-    query("UPDATE rollout SET started_at = $2 WHERE app = $1 AND started_at > $3")
-        .bind(rollout.app.to_string())
-        .bind(now.as_microsecond() - 1)
-        .bind(now.as_microsecond())
-        .execute(conn)
-        .await?;
-    super::instance::predate(conn, rollout.app, now).await?;
-    let before = newest(conn, rollout.app).await?;
-    let started_at = started_after(now, before.map(|before| before.view.started_at));
-    query(
-        "INSERT INTO rollout (id, app, from_release, to_release, state, automatic, renews, started_at, progressed_at,
-             progressed_ready, backwards, counting) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, 0, $9, $10)",
-    )
-    .bind(rollout.id.to_string())
-    .bind(rollout.app.to_string())
-    .bind(rollout.from.map(|id| id.to_string()))
-    .bind(rollout.to.to_string())
-    .bind(rollout_state_to_db(RolloutState::Pending))
-    .bind(rollout.automatic)
-    .bind(rollout.renews)
-    .bind(started_at.as_microsecond())
-    .bind(rollout.backwards)
-    .bind(true)
-    .execute(conn)
-    .await?;
+    create_all(conn, std::slice::from_ref(rollout), now).await
+}
+
+/// One of each app. Its time is after that of every one before it, by which the newest is known: their clock may have been that of another server,
+/// or been put back since. What claims to be of the future, of the app, was before it, so that nothing has to wait until the clock is there.
+pub(crate) async fn create_all(conn: &mut Conn, rollouts: &[NewRollout], now: Timestamp) -> Result<()> {
+    let apps: Vec<AppId> = rollouts.iter().map(|rollout| rollout.app).collect();
+    for piece in pieces(&apps) {
+        let list = parameters(3, piece.len());
+        let statement =
+            format!("UPDATE rollout SET started_at = $1 WHERE started_at > $2 AND app IN ({list})");
+        let query = query_built(statement).bind(now.as_microsecond() - 1).bind(now.as_microsecond());
+        piece.iter().fold(query, |query, app| query.bind(app.to_string())).execute(&mut *conn).await?;
+    }
+    super::instance::predate(conn, &apps, now).await?;
+    let before = started(conn, &apps).await?;
+    for piece in row_pieces(rollouts) {
+        let rows = rows(12, piece.len());
+        let mut query = query_built(format!(
+            "INSERT INTO rollout (id, app, from_release, to_release, state, automatic, renews, started_at, progressed_at,
+                 progressed_ready, backwards, counting) VALUES {rows}"
+        ));
+        for rollout in piece {
+            let started_at = started_after(now, before.get(&rollout.app).copied());
+            query = query
+                .bind(rollout.id.to_string())
+                .bind(rollout.app.to_string())
+                .bind(rollout.from.map(|id| id.to_string()))
+                .bind(rollout.to.to_string())
+                .bind(rollout_state_to_db(RolloutState::Pending))
+                .bind(rollout.automatic)
+                .bind(rollout.renews)
+                .bind(started_at.as_microsecond())
+                .bind(started_at.as_microsecond())
+                .bind(0_i64)
+                .bind(rollout.backwards)
+                .bind(true);
+        }
+        query.execute(&mut *conn).await?;
+    }
     Ok(())
+}
+
+/// When the newest rollout of each of these apps began, of those that had one.
+async fn started(conn: &mut Conn, apps: &[AppId]) -> Result<HashMap<AppId, Timestamp>> {
+    let mut started = HashMap::new();
+    for piece in pieces(apps) {
+        let list = parameters(1, piece.len());
+        let query = query_as_built(format!(
+            "SELECT app, max(started_at) FROM rollout WHERE app IN ({list}) GROUP BY app"
+        ));
+        let query = piece.iter().fold(query, |query, app| query.bind(app.to_string()));
+        let rows: Vec<(String, i64)> = query.fetch_all(&mut *conn).await?;
+        for (app, at) in rows {
+            started.insert(parse(&app)?, time(at)?);
+        }
+    }
+    Ok(started)
 }
 
 pub(crate) async fn find(conn: &mut Conn, app: AppId, id: RolloutId) -> Result<Option<Rollout>> {
@@ -333,15 +363,18 @@ pub(crate) async fn set_rolled_back_by(conn: &mut Conn, failed: RolloutId, by: R
 }
 
 /// Ends the rollouts of an app that have not ended, because a newer one takes their place.
-pub(crate) async fn supersede(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<u64> {
-    let done = query("UPDATE rollout SET state = $2, ended_at = $3 WHERE app = $1 AND state < $4")
-        .bind(app.to_string())
+pub(crate) async fn supersede(conn: &mut Conn, apps: &[AppId], now: Timestamp) -> Result<()> {
+    for piece in pieces(apps) {
+        let list = parameters(4, piece.len());
+        let query = query_built(format!(
+            "UPDATE rollout SET state = $1, ended_at = $2 WHERE state < $3 AND app IN ({list})"
+        ))
         .bind(rollout_state_to_db(RolloutState::Superseded))
         .bind(now.as_microsecond())
-        .bind(FINAL)
-        .execute(conn)
-        .await?;
-    Ok(done.rows_affected())
+        .bind(FINAL);
+        piece.iter().fold(query, |query, app| query.bind(app.to_string())).execute(&mut *conn).await?;
+    }
+    Ok(())
 }
 
 /// Forgets all but the newest rollouts of an app, as far as they have ended.

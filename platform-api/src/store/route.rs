@@ -4,7 +4,7 @@ use wharf_types::route::RoutePattern;
 use wharf_types::{AppId, AppName, NamespaceName};
 
 use super::codec::parse;
-use super::query::{query, query_as};
+use super::query::{parameters, pieces, query, query_as, query_as_built, query_built, row_pieces, rows};
 use super::{Conn, Result};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -15,34 +15,36 @@ pub(crate) struct Owner {
     pub(crate) pattern: String,
 }
 
-/// Every route with this hostname, and whose it is.
-pub(crate) async fn owners_of_hostname(conn: &mut Conn, hostname: &str) -> Result<Vec<Owner>> {
-    let rows: Vec<(String, String, String, String)> = query_as(
-        "SELECT app.id, namespace.name, app.name, route.pattern FROM route
-         JOIN app ON app.id = route.app JOIN namespace ON namespace.id = app.namespace
-         WHERE route.hostname = $1",
-    )
-    .bind(hostname)
-    .fetch_all(conn)
-    .await?;
-    rows.into_iter()
-        .map(|(app_id, namespace, app, pattern)| {
-            Ok(Owner { app_id: parse(&app_id)?, namespace: parse(&namespace)?, app: parse(&app)?, pattern })
-        })
-        .collect()
+/// Every route with one of these hostnames, the hostname first, and whose it is.
+pub(crate) async fn owners(conn: &mut Conn, hostnames: &[&str]) -> Result<Vec<(String, Owner)>> {
+    let mut owners = Vec::new();
+    for piece in pieces(hostnames) {
+        let list = parameters(1, piece.len());
+        let query = query_as_built(format!(
+            "SELECT route.hostname, app.id, namespace.name, app.name, route.pattern FROM route
+             JOIN app ON app.id = route.app JOIN namespace ON namespace.id = app.namespace
+             WHERE route.hostname IN ({list})"
+        ));
+        let query = piece.iter().fold(query, |query, hostname| query.bind(*hostname));
+        let rows: Vec<(String, String, String, String, String)> = query.fetch_all(&mut *conn).await?;
+        for (hostname, app_id, namespace, app, pattern) in rows {
+            let (app_id, namespace, app) = (parse(&app_id)?, parse(&namespace)?, parse(&app)?);
+            owners.push((hostname, Owner { app_id, namespace, app, pattern }));
+        }
+    }
+    Ok(owners)
 }
 
-/// Gives a free route to an app. A route that it has already stays its own; one of another app is `Taken`.
-pub(crate) async fn claim(conn: &mut Conn, app: AppId, pattern: &RoutePattern) -> Result<()> {
-    query(
-        "INSERT INTO route (pattern, hostname, app)
-         SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT 1 FROM route WHERE pattern = $1 AND app = $3)",
-    )
-    .bind(pattern.to_string())
-    .bind(pattern.hostname())
-    .bind(app.to_string())
-    .execute(conn)
-    .await?;
+/// Gives free routes to apps; one that somebody has is `Taken`.
+pub(crate) async fn claim(conn: &mut Conn, routes: &[(AppId, &RoutePattern)]) -> Result<()> {
+    for piece in row_pieces(routes) {
+        let rows = rows(3, piece.len());
+        let mut query = query_built(format!("INSERT INTO route (pattern, hostname, app) VALUES {rows}"));
+        for (app, pattern) in piece {
+            query = query.bind(pattern.to_string()).bind(pattern.hostname()).bind(app.to_string());
+        }
+        query.execute(&mut *conn).await?;
+    }
     Ok(())
 }
 

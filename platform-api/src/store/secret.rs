@@ -8,7 +8,7 @@ use wharf_types::secret::ValueKind;
 use wharf_types::{AppId, NamespaceId, ReleaseId, SecretName, SecretVersionId, Timestamp};
 
 use super::codec::{number, parse, time};
-use super::query::{query, query_as};
+use super::query::{query, query_as, query_built, row_pieces, rows};
 use super::release::Release;
 use super::{Conn, Result};
 use crate::secrets::{Sealed, SecretOf};
@@ -279,12 +279,16 @@ pub(crate) async fn delete(conn: &mut Conn, namespace: NamespaceId, name: &Secre
 }
 
 /// Notes that a release was made with this version.
-pub(crate) async fn pin(conn: &mut Conn, release: ReleaseId, version: SecretVersionId) -> Result<()> {
-    query("INSERT INTO release_secret (release, secret_version) VALUES ($1, $2)")
-        .bind(release.to_string())
-        .bind(version.to_string())
-        .execute(conn)
-        .await?;
+pub(crate) async fn pin_all(conn: &mut Conn, pins: &[(ReleaseId, SecretVersionId)]) -> Result<()> {
+    for piece in row_pieces(pins) {
+        let rows = rows(2, piece.len());
+        let mut query =
+            query_built(format!("INSERT INTO release_secret (release, secret_version) VALUES {rows}"));
+        for (release, version) in piece {
+            query = query.bind(release.to_string()).bind(version.to_string());
+        }
+        query.execute(&mut *conn).await?;
+    }
     Ok(())
 }
 

@@ -137,6 +137,20 @@ async fn every_error_is_told_and_nothing_is_applied() {
         assert!(errors[at].contains(words), "{at}: {errors:#?}");
     }
     assert_eq!(errors.len(), 7);
+    let fields: Vec<&Value> =
+        plan["errors"].as_array().unwrap().iter().map(|error| &error["field"]).collect();
+    assert_eq!(
+        fields,
+        [
+            "secrets.P",
+            "secrets.Q",
+            "http.routes[1]",
+            "http.routes[1]",
+            "scale.replicas",
+            "artifact",
+            "namespace"
+        ]
+    );
     let refused = platform.post(APPLIES, json!({"resources": resources})).await;
     refused.refuses(404, "not_found", &["app default/secret", "app nowhere/stranger", "nothing was applied"]);
     platform.call(Method::GET, "/v1/namespaces/default/apps/good", Value::Null).await.refuses(

@@ -134,6 +134,9 @@ pub struct PlanError {
     pub resource: ResourceId,
     pub code: ProblemCode,
     pub detail: String,
+    /// The setting that it is about, where that is known: such as `secrets.DB` or `http.routes[2]`, counted from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
 }
 
 /// Every setting in which two tables differ, by path.

@@ -5,11 +5,13 @@ use std::sync::LazyLock;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::spec::{AppSpec, ContainerSpec};
+use crate::spec::{AppSpec, ContainerSpec, PlacementSpec, ReserveSpec};
 
 static DEFAULTS: LazyLock<Value> = LazyLock::new(|| {
     let mut defaults = as_value(&AppSpec::default());
-    // Apps that are no containers have none of it.
+    // What is left out as a whole where nothing is asked for.
+    defaults["placement"] = as_value(&PlacementSpec::default());
+    defaults["reserve"] = as_value(&ReserveSpec::default());
     defaults["container"] = as_value(&ContainerSpec::default());
     defaults
 });
@@ -25,6 +27,17 @@ pub fn compact_spec(spec: &AppSpec) -> Map<String, Value> {
         Some(Value::Object(table)) => table,
         _ => Map::new(),
     }
+}
+
+/// All settings, those that have their defaults included, so that two of them differ in nothing else than what differs.
+pub fn complete_spec(spec: &AppSpec) -> Value {
+    let mut settings = as_value(spec);
+    if let (Value::Object(settings), Value::Object(defaults)) = (&mut settings, &*DEFAULTS) {
+        for (key, default) in defaults {
+            settings.entry(key).or_insert_with(|| default.clone());
+        }
+    }
+    settings
 }
 
 /// None: nothing of it differs.
@@ -55,11 +68,25 @@ pub(super) fn serialize<S: Serializer>(spec: &AppSpec, serializer: S) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::declare::change::field_changes;
     use serde_json::json;
 
     #[test]
     fn defaults_leave_nothing() {
         assert!(compact_spec(&AppSpec::default()).is_empty());
+    }
+
+    #[test]
+    fn a_table_that_asks_for_one_thing_is_compared_by_that_alone() {
+        let high: AppSpec = serde_json::from_value(json!({"placement": {"priority": "high"}})).unwrap();
+        assert_eq!(Value::Object(compact_spec(&high)), json!({"placement": {"priority": "high"}}));
+        let (usual, high) = (complete_spec(&AppSpec::default()), complete_spec(&high));
+        let told: Vec<String> = field_changes(&usual, &high)
+            .into_iter()
+            .map(|change| format!("{} {} {}", change.path, change.before, change.after))
+            .collect();
+        assert_eq!(told, [r#"placement.priority "normal" "high""#]);
+        assert_eq!(field_changes(&high, &usual)[0].after, "normal");
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl ConfigDocument {
                 Err(error) => error.to_string(),
             },
         };
-        Err(InvalidSpec { field: "value".to_owned(), problem })
+        Err(InvalidSpec::new("value", problem))
     }
 }
 
@@ -259,7 +259,7 @@ impl AppDocument {
             _ => None,
         };
         if let Some(problem) = problem {
-            return Err(InvalidSpec { field: "artifact".to_owned(), problem: problem.to_owned() });
+            return Err(InvalidSpec::new("artifact", problem));
         }
         let Some(files) = &self.files else { return Ok(()) };
         validate_mount("files.mount", &files.mount)?;
@@ -269,7 +269,7 @@ impl AppDocument {
             (None, None) => "write the `path` of a folder, or the `digest` of what was pushed",
             _ => return Ok(()),
         };
-        Err(InvalidSpec { field: "files".to_owned(), problem: problem.to_owned() })
+        Err(InvalidSpec::new("files", problem))
     }
 }
 

@@ -54,12 +54,33 @@ const SPAN_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 pub struct InvalidSpec {
     pub field: String,
     pub problem: String,
+    /// Which item of a list it is about, from 0. None: the field as a whole, or no list.
+    pub item: Option<usize>,
+}
+
+impl InvalidSpec {
+    pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: field.into(), problem: problem.into(), item: None }
+    }
+
+    /// The way to what is wrong, such as `limits.memory` or `placement.constraints[2]`, counted from 1.
+    pub fn path(&self) -> String {
+        match self.item {
+            Some(item) => format!("{}[{}]", self.field, item + 1),
+            None => self.field.clone(),
+        }
+    }
 }
 
 pub(super) type Validated = Result<(), InvalidSpec>;
 
 pub(super) fn invalid(field: &str, problem: impl Into<String>) -> Validated {
-    Err(InvalidSpec { field: field.to_owned(), problem: problem.into() })
+    Err(InvalidSpec::new(field, problem))
+}
+
+/// The same of one item of a list.
+fn invalid_item(field: &str, item: usize, problem: impl Into<String>) -> Validated {
+    Err(InvalidSpec { item: Some(item), ..InvalidSpec::new(field, problem) })
 }
 
 /// Checks the names and the size of variables, which `field` names in an error.
@@ -338,29 +359,31 @@ impl AppSpec {
         let PlacementSpec { constraints, spread, max_per_node: _, priority: _ } = &self.placement;
         at_most("placement.constraints", "constraints", constraints.len(), CONSTRAINTS_MAX)?;
         let mut parsed: Vec<Constraint> = Vec::new();
-        for text in constraints {
+        for (item, text) in constraints.iter().enumerate() {
             match text.parse() {
                 Ok(constraint) => parsed.push(constraint),
-                Err(error) => return invalid("placement.constraints", InvalidConstraint::to_string(&error)),
+                Err(error) => {
+                    let problem = InvalidConstraint::to_string(&error);
+                    return invalid_item("placement.constraints", item, problem);
+                }
             }
         }
         if let Some((a, b)) = conflict(&parsed) {
             let problem = format!("no node can meet both `{}` and `{}`", constraints[a], constraints[b]);
-            return invalid("placement.constraints", problem);
+            return invalid_item("placement.constraints", b, problem);
         }
         at_most("placement.spread", "keys", spread.len(), SPREAD_MAX)?;
         for (index, key) in spread.iter().enumerate() {
             if let Some(bare) = key.strip_prefix("node.labels.") {
-                return invalid(
-                    "placement.spread",
-                    format!("write the label's key alone: `{}`", bare.escape_debug()),
-                );
+                let problem = format!("write the label's key alone: `{}`", bare.escape_debug());
+                return invalid_item("placement.spread", index, problem);
             }
             if !is_label_key(key) {
-                return invalid("placement.spread", format!("`{}` is not a label's key", key.escape_debug()));
+                let problem = format!("`{}` is not a label's key", key.escape_debug());
+                return invalid_item("placement.spread", index, problem);
             }
             if spread[..index].contains(key) {
-                return invalid("placement.spread", format!("`{key}` is there twice"));
+                return invalid_item("placement.spread", index, format!("`{key}` is there twice"));
             }
         }
         if let Some(memory) = self.reserve.memory.filter(|memory| *memory > RESERVE_MEMORY_MAX) {
@@ -410,11 +433,13 @@ impl AppSpec {
     fn validate_ports(&self) -> Validated {
         let ports = &self.tcp.ports;
         at_most("tcp.ports", "ports", ports.len(), PORTS_MAX)?;
-        match ports.iter().find(|port| **port < PORT_MIN) {
-            Some(port) => {
-                let problem =
-                    format!("port {port} is below {PORT_MIN}, where only the machine's own services are");
-                invalid("tcp.ports", problem)
+        match ports.iter().position(|port| *port < PORT_MIN) {
+            Some(item) => {
+                let problem = format!(
+                    "port {} is below {PORT_MIN}, where only the machine's own services are",
+                    ports[item]
+                );
+                invalid_item("tcp.ports", item, problem)
             }
             None => Ok(()),
         }
@@ -441,19 +466,20 @@ impl AppSpec {
     fn validate_lists(&self) -> Validated {
         at_most("args", "arguments", self.args.len(), ARGS_MAX)?;
         at_most("args", "bytes", self.args.iter().map(|arg| arg.len() + 1).sum(), ARGS_MAX_BYTES)?;
-        if let Some(arg) = self.args.iter().find(|arg| arg.contains('\0')) {
-            return invalid("args", format!("`{}` contains a NUL character", arg.escape_debug()));
+        if let Some(item) = self.args.iter().position(|arg| arg.contains('\0')) {
+            let problem = format!("`{}` contains a NUL character", self.args[item].escape_debug());
+            return invalid_item("args", item, problem);
         }
         at_most("http.routes", "routes", self.http.routes.len(), ROUTES_MAX)?;
-        for route in &self.http.routes {
+        for (item, route) in self.http.routes.iter().enumerate() {
             if let Err(error) = route.parse::<RoutePattern>() {
-                return invalid("http.routes", error.to_string());
+                return invalid_item("http.routes", item, error.to_string());
             }
         }
         at_most("outbound.allow", "grants", self.outbound.allow.len(), GRANTS_MAX)?;
-        for grant in &self.outbound.allow {
+        for (item, grant) in self.outbound.allow.iter().enumerate() {
             if let Err(error) = grant.parse::<OutboundGrant>() {
-                return invalid("outbound.allow", error.to_string());
+                return invalid_item("outbound.allow", item, error.to_string());
             }
         }
         Ok(())
@@ -647,6 +673,16 @@ mod tests {
         assert_eq!(spread(&["node.labels.zone"]), "placement.spread: write the label's key alone: `zone`");
         assert_eq!(spread(&["zone", "zone"]), "placement.spread: `zone` is there twice");
         assert_eq!(spread(&["a b"]), "placement.spread: `a b` is not a label's key");
+        let path = |texts: &[&str]| {
+            let mut spec = AppSpec::default();
+            spec.placement.constraints = texts.iter().map(ToString::to_string).collect();
+            spec.validate().unwrap_err().path()
+        };
+        assert_eq!(path(&["node.cpus >= 8", "node.cpu > 1"]), "placement.constraints[2]");
+        assert_eq!(
+            path(&["node.cpus >= 8", "node.role == worker", "node.cpus < 4"]),
+            "placement.constraints[3]"
+        );
         assert!(
             refused(|spec| spec.placement.max_per_node = Some(0)).starts_with("placement.max_per_node: 0")
         );

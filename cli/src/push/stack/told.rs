@@ -205,6 +205,7 @@ mod tests {
             resource: id(name),
             code: ProblemCode::Forbidden,
             detail: "it may not".to_owned(),
+            field: None,
         };
         let places = BTreeMap::from([("web", "compose.yaml:2:3".to_owned())]);
         let failure = refusal(&[error("web")], &places).unwrap();

@@ -7,13 +7,15 @@ use wharf_types::declare::{AppResource, ConfigResource, Kind, ResourceId};
 use wharf_types::problem::ProblemCode;
 use wharf_types::route::RoutePattern;
 use wharf_types::secret::{SECRETS_MAX, SecretValue, ValueKind};
-use wharf_types::spec::{AppSpec, Priority, ScaleSpec};
+use wharf_types::spec::{AppSpec, InvalidSpec, Priority, ScaleSpec};
 use wharf_types::world::World;
 use wharf_types::{AppId, Digest, NamespaceId, NamespaceName, Problem, SecretName};
 
 use super::AskedApply;
+use super::quotas::{self, Worlds};
 use crate::context::Context;
-use crate::operations::{Result, containers, invalid_spec, ports, routes, secrets};
+use crate::operations::routes::Owners;
+use crate::operations::{Result, containers, invalid_spec, ports, secrets};
 use crate::plan::declared::{Live, LiveApp, Planned, Step};
 use crate::quota;
 use crate::store::secret::Newest;
@@ -37,6 +39,7 @@ pub(super) async fn errors(
         }
         _ => None,
     });
+    let owners = owners(conn, context, planned).await?;
     let mut check = Check {
         conn,
         context,
@@ -50,6 +53,7 @@ pub(super) async fn errors(
         archives: HashMap::new(),
         secrets: HashMap::new(),
         new_names: HashMap::new(),
+        owners,
         routes: HashMap::new(),
         ports: HashMap::new(),
         found: Vec::new(),
@@ -73,7 +77,22 @@ pub(super) async fn errors(
             Step::Delete(_) => {}
         }
     }
-    Ok(check.found)
+    let Check { conn, mut found, worlds, .. } = check;
+    found.extend(quotas::errors(conn, planned, live, &worlds).await?);
+    Ok(found)
+}
+
+/// Whose the hostnames are that these changes are about.
+async fn owners(conn: &mut Conn, context: &Context, planned: &[Planned]) -> Result<Owners> {
+    let mut hostnames = BTreeSet::new();
+    for planned in planned {
+        if let Step::Release { app, .. } = &planned.step {
+            for route in view::routes(&app.name, &app.namespace, &context.config.domain, &app.spec) {
+                hostnames.insert(route.hostname().to_owned());
+            }
+        }
+    }
+    Ok(Owners::read(conn, hostnames.iter().map(String::as_str).collect()).await?)
 }
 
 /// What was found so far. What many apps share is asked for once.
@@ -88,11 +107,13 @@ struct Check<'a> {
     made: HashSet<NamespaceName>,
     /// Configs that it sets, with the octets of their values.
     configs: HashMap<(NamespaceName, SecretName), usize>,
-    worlds: HashMap<(NamespaceName, Digest), Option<World>>,
+    worlds: Worlds,
     archives: HashMap<(NamespaceName, Digest), bool>,
     secrets: HashMap<NamespaceId, HashMap<SecretName, Newest>>,
     /// How many configs of each namespace are not there yet.
     new_names: HashMap<NamespaceName, u64>,
+    /// Of the hostnames that are asked for.
+    owners: Owners,
     /// Who of these resources wants which.
     routes: HashMap<RoutePattern, ResourceId>,
     ports: HashMap<u16, ResourceId>,
@@ -101,7 +122,17 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn refuse(&mut self, resource: &ResourceId, problem: Problem) {
-        self.found.push(PlanError { resource: resource.clone(), code: problem.code, detail: problem.detail });
+        self.refuse_at(resource, None, problem);
+    }
+
+    /// The same for what one setting is about.
+    fn refuse_at(&mut self, resource: &ResourceId, field: Option<String>, problem: Problem) {
+        let Problem { code, detail, .. } = problem;
+        self.found.push(PlanError { resource: resource.clone(), code, detail, field });
+    }
+
+    fn refuse_spec(&mut self, resource: &ResourceId, invalid: InvalidSpec) {
+        self.refuse_at(resource, Some(invalid.path()), invalid_spec(invalid));
     }
 
     /// Refuses what is in a namespace that neither is there nor is made.
@@ -113,7 +144,7 @@ impl Check<'_> {
         let detail = format!(
             "there is no namespace `{namespace}`; declare it with `kind: namespace`, or make it with `wharf namespace create {namespace}`"
         );
-        self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
+        self.refuse_at(resource, Some("namespace".to_owned()), Problem::new(ProblemCode::NotFound, detail));
         false
     }
 
@@ -122,7 +153,8 @@ impl Check<'_> {
             return Ok(());
         }
         if let Err(invalid) = SecretValue::new(config.value.clone().into_bytes()) {
-            self.refuse(resource, Problem::new(ProblemCode::InvalidSpec, format!("value: {invalid}")));
+            let problem = Problem::new(ProblemCode::InvalidSpec, format!("value: {invalid}"));
+            self.refuse_at(resource, Some("value".to_owned()), problem);
         }
         let live = self.live;
         let there = live.configs.get(&(config.namespace.clone(), config.name.clone()));
@@ -131,7 +163,7 @@ impl Check<'_> {
             self.new_name(resource, &config.namespace).await?;
         }
         if let Some(problem) = taken {
-            self.refuse(resource, problem);
+            self.refuse_at(resource, Some("name".to_owned()), problem);
         }
         Ok(())
     }
@@ -173,12 +205,12 @@ impl Check<'_> {
         let id = self.live.namespaces.get(namespace).copied().flatten();
         self.not_deleting(resource);
         if let Err(invalid) = app.spec.validate() {
-            self.refuse(resource, invalid_spec(invalid));
+            self.refuse_spec(resource, invalid);
         }
         // What `wharf scale` set stays where the file says nothing of it.
         let scaled_to = self.live(resource).and_then(|live| live.scaled_to).filter(|_| app.keep_scale);
         if let Some(Err(invalid)) = scaled_to.map(|to| app.spec.validate_replicas("`wharf scale`", to)) {
-            self.refuse(resource, invalid_spec(invalid));
+            self.refuse_spec(resource, invalid);
         }
         self.priority(resource, app, id).await?;
         self.content(resource, app, id).await?;
@@ -202,7 +234,7 @@ impl Check<'_> {
         let scale = ScaleSpec { replicas: to.into(), ..release.spec.scale.clone() };
         let spec = AppSpec { scale, ..AppSpec::clone(&release.spec) };
         if let Err(invalid) = spec.validate() {
-            self.refuse(resource, invalid_spec(invalid));
+            self.refuse_spec(resource, invalid);
         }
     }
 
@@ -255,19 +287,20 @@ impl Check<'_> {
                     "the namespace `{}` has no artifact {}; push it first",
                     app.namespace, app.artifact
                 );
-                self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
+                let problem = Problem::new(ProblemCode::NotFound, detail);
+                self.refuse_at(resource, Some("artifact".to_owned()), problem);
             }
             Some(world) => {
                 let world = world.with(&app.spec);
                 let whose = (namespace, &app.namespace);
                 if let Some(refused) = containers::find_refusal(self.conn, whose, world, &app.spec).await? {
-                    self.refuse(resource, refused);
+                    self.refuse_at(resource, Some("container".to_owned()), refused);
                 }
                 if let Err(invalid) = app.spec.validate_for(world) {
-                    self.refuse(resource, invalid_spec(invalid));
+                    self.refuse_spec(resource, invalid);
                 }
                 if world.is_http() {
-                    self.routes(resource, app).await?;
+                    self.routes(resource, app);
                 }
             }
         }
@@ -276,7 +309,8 @@ impl Check<'_> {
         {
             let detail =
                 format!("the namespace `{}` has no files {}; push them first", app.namespace, files.digest);
-            self.refuse(resource, Problem::new(ProblemCode::NotFound, detail));
+            let problem = Problem::new(ProblemCode::NotFound, detail);
+            self.refuse_at(resource, Some("files".to_owned()), problem);
         }
         Ok(())
     }
@@ -330,17 +364,18 @@ impl Check<'_> {
         let kind_of = |value: &SecretName| {
             known(value).map(|known| known.kind).or_else(|| declared(value).map(|_| ValueKind::Config))
         };
-        let unusable = |(_, value, kind): (&String, &SecretName, ValueKind)| {
-            secrets::unusable(name, value, kind, kind_of(value))
+        let unusable = |(variable, value, kind): (&String, &SecretName, ValueKind)| {
+            let problem = secrets::unusable(name, value, kind, kind_of(value))?;
+            Some((Some(format!("{}.{variable}", kind.table())), problem))
         };
-        let mut problems: Vec<Problem> = spec.values().filter_map(unusable).collect();
+        let mut problems: Vec<(Option<String>, Problem)> = spec.values().filter_map(unusable).collect();
         let values: BTreeSet<&SecretName> = spec.values().map(|(_, value, _)| value).collect();
         let bytes = values.into_iter().filter_map(|value| {
             declared(value).or_else(|| known(value).map(|known| secrets::value_bytes(known.bytes)))
         });
-        problems.extend(secrets::too_large(bytes.sum()));
-        for problem in problems {
-            self.refuse(resource, problem);
+        problems.extend(secrets::too_large(bytes.sum()).map(|problem| (None, problem)));
+        for (field, problem) in problems {
+            self.refuse_at(resource, field, problem);
         }
         Ok(())
     }
@@ -356,24 +391,27 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn routes(&mut self, resource: &ResourceId, app: &AppResource) -> Result<()> {
+    fn routes(&mut self, resource: &ResourceId, app: &AppResource) {
         let domain = &self.context.config.domain;
         let key = (app.namespace.clone(), app.name.clone());
         // An id that nobody has stands for an app that is not there yet.
         let id = self.live.apps.get(&key).map_or_else(AppId::new, |app| app.id);
         for route in view::routes(&app.name, &app.namespace, domain, &app.spec) {
-            if let Some(problem) = routes::refusal(self.conn, domain, (&app.namespace, id), &route).await? {
-                self.refuse(resource, problem);
+            // The one of its own name stands nowhere in the settings.
+            let is_it = |text: &String| text.parse::<RoutePattern>().is_ok_and(|parsed| parsed == route);
+            let declared = app.spec.http.routes.iter().position(is_it);
+            let field = declared.map(|at| format!("http.routes[{}]", at + 1));
+            if let Some(problem) = self.owners.refusal(domain, (&app.namespace, id), &route) {
+                self.refuse_at(resource, field, problem);
                 continue;
             }
             if let Some(other) = self.routes.get(&route) {
                 let detail = format!("the {other} is declared with the route `{route}` as well");
-                self.refuse(resource, Problem::new(ProblemCode::RouteTaken, detail));
+                self.refuse_at(resource, field, Problem::new(ProblemCode::RouteTaken, detail));
                 continue;
             }
             self.routes.insert(route, resource.clone());
         }
-        Ok(())
     }
 
     async fn ports(
@@ -384,16 +422,17 @@ impl Check<'_> {
         spec: &AppSpec,
     ) -> Result<()> {
         let id = live.unwrap_or_else(AppId::new);
-        for port in &spec.tcp.ports {
+        for (at, port) in spec.tcp.ports.iter().enumerate() {
+            let field = Some(format!("tcp.ports[{}]", at + 1));
             let owner = store::port::owner(self.conn, *port).await?;
             let platforms = &self.context.config.platform_ports;
             if let Some(problem) = ports::refusal(*port, platforms, (namespace, id), owner.as_ref()) {
-                self.refuse(resource, problem);
+                self.refuse_at(resource, field, problem);
                 continue;
             }
             if let Some(other) = self.ports.get(port) {
                 let detail = format!("the {other} is declared with the port {port} as well");
-                self.refuse(resource, Problem::new(ProblemCode::PortTaken, detail));
+                self.refuse_at(resource, field, Problem::new(ProblemCode::PortTaken, detail));
                 continue;
             }
             self.ports.insert(*port, resource.clone());

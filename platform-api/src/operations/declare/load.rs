@@ -12,7 +12,31 @@ use crate::secrets::Keyring;
 use crate::store::app::App;
 use crate::store::{self, Conn};
 
+/// Everything that they are compared with.
 pub(super) async fn live(
+    conn: &mut Conn,
+    keyring: &Keyring,
+    resources: &[Resource],
+    prune: Option<&Prune>,
+) -> Result<Live> {
+    let mut live = seen(conn, keyring, resources, prune).await?;
+    let targets: Vec<ReleaseId> = live.apps.values().filter_map(|app| app.target).collect();
+    let releases = store::release::get_all(conn, &targets).await?;
+    let mut releases: HashMap<ReleaseId, LiveRelease> = releases
+        .into_iter()
+        .map(|release| {
+            let live = LiveRelease { id: release.id, artifact: release.artifact, spec: release.spec };
+            (live.id, live)
+        })
+        .collect();
+    for app in live.apps.values_mut() {
+        app.release = app.target.and_then(|id| releases.remove(&id));
+    }
+    Ok(live)
+}
+
+/// The same without the settings of releases: enough to tell whether anything has changed ([`declared::base`]).
+pub(super) async fn seen(
     conn: &mut Conn,
     keyring: &Keyring,
     resources: &[Resource],
@@ -41,25 +65,19 @@ pub(super) async fn live(
                 is.behind.extend(&users);
             }
             live.configs.insert((namespace.clone(), config.name.clone()), is);
-            for user in users {
-                if known.insert(user)
-                    && let Some(app) = store::app::get(conn, user).await?
-                {
-                    of_namespace.push(app);
-                }
-            }
+            let users: Vec<AppId> = users.into_iter().filter(|user| known.insert(*user)).collect();
+            of_namespace.append(&mut store::app::get_all(conn, &users).await?);
         }
         apps.append(&mut of_namespace);
     }
-    let mut releases = releases_of(conn, &apps).await?;
     for app in apps {
-        let release = app.target_release.and_then(|id| releases.remove(&id));
         let is = LiveApp {
             id: app.id,
             deleting: app.deleting,
             set: app.applied_set,
             scaled_to: app.scaled_to,
-            release,
+            target: app.target_release,
+            release: None,
         };
         live.apps.insert((app.namespace, app.name), is);
     }
@@ -122,16 +140,6 @@ async fn apps_of(
         apps.extend(of_set.into_iter().filter(|app| !known.contains(&app.id)));
     }
     Ok(apps)
-}
-
-async fn releases_of(conn: &mut Conn, apps: &[App]) -> Result<HashMap<ReleaseId, LiveRelease>> {
-    let ids: Vec<ReleaseId> = apps.iter().filter_map(|app| app.target_release).collect();
-    let releases = store::release::get_all(conn, &ids).await?;
-    let as_live = |release: store::release::Release| {
-        let live = LiveRelease { id: release.id, artifact: release.artifact, spec: release.spec };
-        (live.id, live)
-    };
-    Ok(releases.into_iter().map(as_live).collect())
 }
 
 /// The resource as it is. None: it is no app, or there is none.

@@ -61,6 +61,20 @@ fn what_is_wrong_with_a_line_is_said() {
 }
 
 #[test]
+fn the_first_part_that_is_wrong_is_told_with_its_column() {
+    let begins = |line: &str, begin: &str| {
+        let problem = problem(line);
+        assert!(problem.starts_with(begin), "{problem}");
+    };
+    begins("60 * * * mond", "`60 * * * mond`, column 1: the minute `60`");
+    begins("0 3,25 * * *", "`0 3,25 * * *`, column 5: the hour `25`");
+    begins("  0 0  * * fry", "`  0 0  * * fry`, column 12: the day of the week `fry`");
+    begins("0 0 1-5/40 * * *", "`0 0 1-5/40 * * *`, column 5: the hour `1-5/40`");
+    begins("0 0 30 2 *", "`0 0 30 2 *`: it never comes");
+    begins("* * *", "`* * *`: it has 3 fields");
+}
+
+#[test]
 fn a_time_zone_that_was_nearly_hit_is_suggested() {
     assert!(time_zone("Europe/Berlni").unwrap_err().contains("`Europe/Berlin`"));
     assert!(time_zone("Tokyo").unwrap_err().contains("`Asia/Tokyo`"));

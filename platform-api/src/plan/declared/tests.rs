@@ -52,9 +52,10 @@ fn applied(planned: &[Planned], set: Option<&SetName>, mut live: Live) -> Live {
                     deleting: false,
                     set: None,
                     scaled_to: None,
+                    target: None,
                     release: None,
                 });
-                is.release = Some(release);
+                (is.target, is.release) = (Some(release.id), Some(release));
                 is.scaled_to = is.scaled_to.filter(|_| !rescale);
             }
             Step::SetConfig(config) => {
@@ -69,7 +70,7 @@ fn applied(planned: &[Planned], set: Option<&SetName>, mut live: Live) -> Live {
                 continue;
             }
             Step::Renew(_) => {
-                live.apps.get_mut(&name()).unwrap().release.as_mut().unwrap().id = ReleaseId::new();
+                live.apps.get_mut(&name()).unwrap().target = Some(ReleaseId::new());
                 continue;
             }
             Step::Scale { to, .. } => live.apps.get_mut(&name()).unwrap().scaled_to = *to,
@@ -210,13 +211,33 @@ fn a_part_of_a_set_joins_it_and_deletes_nothing() {
 }
 
 #[test]
+fn a_table_that_asks_for_one_thing_differs_in_that_alone() {
+    let high: AppSpec = serde_json::from_value(json!({"placement": {"priority": "high"}})).unwrap();
+    let (usual, high) = (declared(&[app("hello", AppSpec::default())]), declared(&[app("hello", high)]));
+    let live = applied(&changes(&usual, None, &nothing()), None, nothing());
+    let planned = changes(&high, None, &live);
+    let field = &planned[0].change.fields[0];
+    assert_eq!(planned[0].change.fields.len(), 1, "{:?}", planned[0].change.fields);
+    assert_eq!(
+        (field.path.as_str(), &field.before, &field.after),
+        ("placement.priority", &json!("normal"), &json!("high"))
+    );
+    let live = applied(&planned, None, live);
+    let back = changes(&usual, None, &live);
+    assert_eq!(back[0].change.fields[0].after, json!("normal"));
+}
+
+#[test]
 fn an_app_whose_only_release_failed_is_released_anew() {
     let mut live =
         applied(&changes(&declared(&[app("hello", AppSpec::default())]), None, &nothing()), None, nothing());
-    live.apps.values_mut().next().unwrap().release = None;
+    let only = live.apps.values_mut().next().unwrap();
+    (only.target, only.release) = (None, None);
     let planned = changes(&declared(&[app("hello", AppSpec::default())]), None, &live);
     assert!(matches!(planned[0].step, Step::Release { live: Some(_), .. }));
     assert_eq!(actions(&planned), [Action::Update]);
+    let paths: Vec<&str> = planned[0].change.fields.iter().map(|field| field.path.as_str()).collect();
+    assert_eq!(paths, ["artifact"], "what has its default is no change");
 }
 
 fn config(name: &str, value: &str) -> Resource {
@@ -339,9 +360,12 @@ fn the_base_moves_with_releases_and_scale() {
     let mut scaled = live.clone();
     scaled.apps.values_mut().next().unwrap().scaled_to = Some(2);
     assert_ne!(at, base(&scaled));
-    let mut released = live;
-    released.apps.values_mut().next().unwrap().release.as_mut().unwrap().id = ReleaseId::new();
+    let mut released = live.clone();
+    released.apps.values_mut().next().unwrap().target = Some(ReleaseId::new());
     assert_ne!(at, base(&released));
+    let mut without_settings = live;
+    without_settings.apps.values_mut().next().unwrap().release = None;
+    assert_eq!(at, base(&without_settings), "they are of the release, which never changes");
 }
 
 prop_compose! {
