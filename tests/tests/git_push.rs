@@ -106,6 +106,30 @@ async fn what_was_pushed_can_be_cloned_and_fetched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clone_without_history_deploys_as_any_other() {
+    let platform = Platform::start().await;
+    let repository = prebuilt(&platform, "hello", "hello", "").await;
+    repository.commit("Say it again").await;
+    let head = repository.git(&["rev-parse", "HEAD"]).await.ok();
+    let shallow = Repository::new(&platform).await;
+    let url = format!("file://{}", repository.folder().display());
+    shallow.git(&["fetch", "--quiet", "--depth=1", &url, "main"]).await.ok();
+    shallow.git(&["reset", "--quiet", "--hard", "FETCH_HEAD"]).await.ok();
+    assert_eq!(shallow.git(&["rev-list", "--count", "HEAD"]).await.ok().trim(), "1");
+    shallow.user().run(&["git", "remote", "hello"]).await.ok();
+    let pushed = shallow.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    assert!(pushed.stderr.contains("Say it again (build "), "{}", pushed.stderr);
+    assert_eq!(platform.text("hello", "/").await, "Hello from WASI 0.2\n");
+    // Who has all of it goes on from there.
+    repository.commit("Say it once more").await;
+    let pushed = repository.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    shallow.git(&["fetch", "--quiet", "wharf"]).await.ok();
+    assert_eq!(shallow.git(&["rev-parse", "wharf/main~1"]).await.ok(), head);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_push_that_fails_leaves_branch_and_release_as_they_were() {
     let platform = Platform::start().await;
     let repository = prebuilt(&platform, "hello", "hello", "").await;
