@@ -3,6 +3,7 @@
 //! Everything is asked for over the API, with the token of whoever pushed. So a push can do what its user can, it is recorded as that
 //! user's doing, and it ends when the token is revoked. A Compose file makes several apps of a push: see [`stack`].
 
+mod detection;
 mod follow;
 mod image;
 mod stack;
@@ -17,8 +18,8 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wharf_builder::{
-    Artifact, BuildLimits, BuildPlan, Containers, DetectError, Detection, FailReason, Folder, Network,
-    Recipe, RustWay, Sandbox, SandboxSettings, Steps,
+    Artifact, BuildLimits, BuildPlan, Detection, FailReason, Network, Recipe, RustWay, Sandbox,
+    SandboxSettings, Steps,
 };
 use wharf_docker::Engine;
 use wharf_platform_api::{Deployer, Deployment, NotDeployed, Pushed, Runs, Teller};
@@ -110,7 +111,7 @@ impl PushDeployer {
                 Made { content: document.to_octets().into(), exposed: None }
             }
             None => {
-                let detection = look(pushed, teller).await?;
+                let detection = detection::look(pushed, teller).await?;
                 if let Recipe::Stack { file } = &detection.recipe {
                     let stack = Stack { deployer: self, session: &session, pushed, file, teller, cancel };
                     stack.deploy(manifest.as_ref(), runs).await?;
@@ -318,21 +319,6 @@ impl Deployer for PushDeployer {
     }
 }
 
-/// Finds out what was pushed, and says it.
-async fn look(pushed: &Pushed, teller: &Teller) -> anyhow::Result<Detection> {
-    let tree = Folder::open(&pushed.folder)?;
-    let containers = match pushed.no_containers {
-        Some(_) => Containers::Refused,
-        None => Containers::Allowed,
-    };
-    let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, containers));
-    let detection = detected.await?.map_err(|error| not_detected(error, pushed.no_containers.as_deref()))?;
-    teller.step("Looking at what was pushed");
-    teller.detail(&detection.to_string());
-    detection.notes.iter().for_each(|note| teller.detail(note));
-    Ok(detection)
-}
-
 /// The stack of this name is there, which is why the push was taken, and it may make no app.
 async fn must_be_there(session: &Session, app: &AppRef) -> anyhow::Result<()> {
     match session.client.app(app).await {
@@ -345,17 +331,6 @@ async fn must_be_there(session: &Session, app: &AppRef) -> anyhow::Result<()> {
                 .into())
         }
         Err(error) => Err(error),
-    }
-}
-
-/// `no_containers`: why the namespace may run none.
-fn not_detected(error: DetectError, no_containers: Option<&str>) -> Failure {
-    match (error, no_containers) {
-        (DetectError::ContainersRefused { file }, Some(reason)) => Failure::invalid(format!(
-            "{file} is for a container, and {reason}"
-        ))
-        .help("otherwise push what makes a WebAssembly component, and say how with `[build]` in wharf.toml"),
-        (error, _) => Failure::invalid(error.to_string()),
     }
 }
 

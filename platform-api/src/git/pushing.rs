@@ -59,6 +59,14 @@ struct Begun {
     _listed: Listed,
 }
 
+/// What there was before a deploy.
+struct Before {
+    /// That the app is on. None: there is no app, or it is on none.
+    release: Option<u64>,
+    /// Whether the last that was deployed from the repository was a stack.
+    is_stack: bool,
+}
+
 impl Pushing {
     pub(crate) fn work(self) -> Worked {
         Worked { pushing: self, course: Course::default(), begun: None }
@@ -155,12 +163,19 @@ impl Pushing {
         let cancel = CancellationToken::new();
         let under_way = UnderWay { cancel: cancel.clone(), log: log.clone() };
         let listed = Listed::new(&self.context, build, under_way);
-        let mut begun = Begun { build, before, deployment: Deployment::App, _turn: turn, _listed: listed };
+        let mut begun = Begun {
+            build,
+            before: before.release,
+            deployment: Deployment::App,
+            _turn: turn,
+            _listed: listed,
+        };
         let teller = Teller { context: self.context.clone(), build, progress: progress.clone(), log };
         teller.step(&format!("Deploying {} to {} in {}", &id[..12], deploy.app, self.namespace));
         teller.detail(&format!("{} (build {build})", commit.subject));
         let folder = git.folder(build);
-        let deployed = self.build_and_deploy(deploy, push, &teller, (&id, cancel.clone())).await;
+        let deployed =
+            self.build_and_deploy(deploy, push, &teller, (&id, before.is_stack, cancel.clone())).await;
         if let Err(error) = git.discard(folder.clone()).await {
             warn!("cannot remove {}: {error}", folder.display());
         }
@@ -181,7 +196,7 @@ impl Pushing {
             teller.problem(line);
         }
         end(&self.context, build, state, Some(&problem)).await;
-        let runs = match (runs, before) {
+        let runs = match (runs, before.release) {
             (Runs::AsBefore, Some(release)) => format!(", and release {release} is what runs"),
             (Runs::AsBefore, None) => String::new(),
             (Runs::Partly, _) => ", and each service runs what its own rollout has come to".to_owned(),
@@ -209,13 +224,13 @@ impl Pushing {
         })
     }
 
-    /// Takes note of the build; returns the release that the app is on.
-    async fn begin(&self, new: &NewBuild<'_>, deploy: &Deploy) -> Result<Option<u64>, String> {
+    /// Takes note of the build; returns what there is before it.
+    async fn begin(&self, new: &NewBuild<'_>, deploy: &Deploy) -> Result<Before, String> {
         let begun = async {
             let mut tx = self.context.write_as_leader().await?;
             let app = store::app::find(&mut tx, &self.namespace, &deploy.app).await?;
             let target = app.as_ref().and_then(|app| app.target_release);
-            let before = match target {
+            let release = match target {
                 Some(release) => store::release::get(&mut tx, release).await?.map(|release| release.number),
                 None => None,
             };
@@ -225,12 +240,13 @@ impl Pushing {
                 || previews
                     .iter()
                     .any(|preview| preview.app == deploy.app && preview.branch == deploy.branch);
-            let mut may_be_made = app.is_some() || deploy.is_preview || self.policy.creates_apps;
-            if !may_be_made {
-                // A stack is there with its services, which need not be called as it is.
-                let set = SetName::from(deploy.app.clone());
-                may_be_made = !store::app::in_set(&mut tx, self.namespace_id, &set).await?.is_empty();
-            }
+            // A stack is there with its services, which need not be called as it is.
+            let set = SetName::from(self.app.clone());
+            let has_services = !store::app::in_set(&mut tx, self.namespace_id, &set).await?.is_empty();
+            let may_be_made = app.is_some() || deploy.is_preview || self.policy.creates_apps || has_services;
+            // Builds are kept for some time only. Without one, services that are there are what the repository is.
+            let was_stack = store::build::was_stack(&mut tx, self.repository.id, &self.app).await?;
+            let before = Before { release, is_stack: was_stack.unwrap_or(has_services) };
             if is_ours && may_be_made {
                 store::build::create(&mut tx, new, BuildState::Building, Timestamp::now()).await?;
                 tx.commit().await?;
@@ -262,7 +278,7 @@ impl Pushing {
         deploy: &Deploy,
         push: &Push,
         teller: &Teller,
-        (commit, cancel): (&str, CancellationToken),
+        (commit, is_stack, cancel): (&str, bool, CancellationToken),
     ) -> Result<Deployment, NotDeployed> {
         let git = &self.context.git;
         let Some(deployer) = git.deployer.get() else {
@@ -280,6 +296,8 @@ impl Pushing {
             build: teller.build,
             namespace: self.namespace.clone(),
             app: deploy.app.clone(),
+            repository: self.app.clone(),
+            is_stack,
             is_preview: deploy.is_preview,
             folder,
             cache: AppId::from_uuid(self.repository.id),
