@@ -102,6 +102,10 @@ impl PushDeployer {
         let session = self.session(pushed)?;
         let app = AppRef { namespace: pushed.namespace.clone(), app: pushed.app.clone() };
         let manifest = project::read_manifest(&pushed.folder)?;
+        if let Some(manifest) = &manifest {
+            let whose = (&pushed.namespace, &pushed.repository);
+            detection::other_names(manifest, whose).iter().for_each(|note| teller.detail(note));
+        }
         let named = manifest.as_ref().and_then(|manifest| Some((manifest.image.as_ref()?, manifest.spec())));
         let Made { content, exposed } = match named {
             Some((image, spec)) => {

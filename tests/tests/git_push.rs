@@ -344,6 +344,20 @@ async fn what_cannot_be_built_is_refused_with_the_cure() {
         repository.commit("Out").await;
         refused(&repository.push(&["main"]).await, &["nothing has moved"]);
     }
+    // Where it was pushed to says what it is, and the manifest is not passed over in silence.
+    repository.git(&["reset", "--quiet", "--hard", clean.trim()]).await.ok();
+    repository
+        .write("wharf.toml", "app = \"other\"\nnamespace = \"blue\"\n[build]\nartifact = \"absent.wasm\"\n");
+    repository.commit("Another name").await;
+    refused(
+        &repository.push(&["main"]).await,
+        &[
+            "`app = \"other\"` in wharf.toml does not count",
+            "it is `hello`",
+            "`namespace = \"blue\"`",
+            "nothing has moved",
+        ],
+    );
     let empty = Repository::new(&platform).await;
     empty.write("README.md", "Nothing to build\n");
     empty.commit("Nothing").await;

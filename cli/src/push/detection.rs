@@ -7,7 +7,8 @@ use std::sync::Arc;
 use wharf_builder::{ComposeRank, Containers, DetectError, Detection, Folder, Recipe, Tree};
 use wharf_compose::yaml::{self, Budget, Tags};
 use wharf_platform_api::{Pushed, Teller};
-use wharf_types::AppName;
+use wharf_types::manifest::Manifest;
+use wharf_types::{AppName, NamespaceName};
 
 use crate::exit::Failure;
 use crate::output;
@@ -37,6 +38,19 @@ pub(super) async fn look(pushed: &Pushed, teller: &Teller) -> anyhow::Result<Det
             .detail(&format!("note: the stack {stack} stays as it is; `wharf stack rm {stack}` removes it"));
     }
     Ok(detection)
+}
+
+/// What a manifest names otherwise than the address of the remote, which is what counts. A preview is called as the app that it is of.
+pub(super) fn other_names(manifest: &Manifest, (namespace, app): (&NamespaceName, &AppName)) -> Vec<String> {
+    let note = |key: &str, said: &str, counts: &str| {
+        format!(
+            "note: `{key} = \"{said}\"` in wharf.toml does not count in a push: by the remote's address it is `{counts}`"
+        )
+    };
+    let other_app = (manifest.app != *app).then(|| note("app", manifest.app.as_str(), app.as_str()));
+    let other = manifest.namespace.as_ref().filter(|said| *said != namespace);
+    let other_namespace = other.map(|said| note("namespace", said.as_str(), namespace.as_str()));
+    other_app.into_iter().chain(other_namespace).collect()
 }
 
 /// How much the Compose file of a tree counts. `stack`: the repository was deployed as that one.
@@ -92,6 +106,24 @@ mod tests {
         let tree: Listing = [("compose.yaml", text), ("hello.wasm", "")].into_iter().collect();
         let stack: Option<AppName> = stack.map(|name| name.parse().unwrap());
         compose_rank(&tree, stack.as_ref())
+    }
+
+    #[test]
+    fn other_names_in_a_manifest_are_told_with_those_that_count() {
+        let told = |text: &str| {
+            let manifest = Manifest::parse(text).unwrap();
+            other_names(&manifest, (&"default".parse().unwrap(), &"bad".parse().unwrap()))
+        };
+        for fine in ["app = \"bad\"\n", "app = \"bad\"\nnamespace = \"default\"\n"] {
+            assert!(told(fine).is_empty(), "{fine}");
+        }
+        let both = told("app = \"other\"\nnamespace = \"blue\"\n");
+        assert_eq!(both.len(), 2);
+        assert!(both[0].contains("`app = \"other\"`") && both[0].ends_with("it is `bad`"), "{both:?}");
+        assert!(
+            both[1].contains("`namespace = \"blue\"`") && both[1].ends_with("it is `default`"),
+            "{both:?}"
+        );
     }
 
     #[test]
