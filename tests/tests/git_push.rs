@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::Value;
 use wharf_tests::{Platform, Ran, Repository, SHORT, eventually, remote_lines, workspace};
 
@@ -267,6 +269,59 @@ async fn one_deploy_of_an_app_at_a_time_and_the_next_waits_or_is_refused() {
     assert_eq!(platform.text("hello", "/").await, "second\n");
     let ended = builds(&platform).await;
     assert_eq!(ended.iter().find(|build| build["id"] == id.as_str()).unwrap()["state"], "cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_waits_is_a_build_to_be_cancelled_and_ends_with_its_client() {
+    let platform = Platform::start().await;
+    let repository = prebuilt(&platform, "hello", "hello", "").await;
+    repository.push(&["main"]).await.ok();
+    never_healthy(&repository, "10m");
+    repository.commit("Never healthy").await;
+    let mut slow = repository.command(&["push", "wharf", "main"]).spawn().unwrap();
+    let in_state = async |state: &str| {
+        let builds = builds(&platform).await;
+        let build = builds.iter().find(|build| build["state"] == state)?;
+        Some(build["id"].as_str()?.to_owned())
+    };
+    let holder = eventually(SHORT, "its rollout is under way", async || in_state("deploying").await).await;
+    let second = Repository::new(&platform).await;
+    second.user().run(&["git", "remote", "hello"]).await.ok();
+    second.git(&["pull", "--quiet", "wharf", "main"]).await.ok();
+    second
+        .write("wharf.toml", "app = \"hello\"\n[update]\nmonitor = \"50ms\"\n[env]\nGREETING = \"second\"\n");
+    second.commit("Second").await;
+
+    let waits = second.command(&["push", "wharf", "main"]).spawn().unwrap();
+    let id = eventually(SHORT, "it is listed while it waits", async || in_state("waiting").await).await;
+    let log = platform.wharf(&["build", "logs", &id]).await.ok();
+    assert!(log.contains(&format!("Waiting for the deploy of admin (build {holder}")), "{log}");
+    platform.wharf(&["build", "cancel", &id]).await.ok();
+    let ended =
+        tokio::time::timeout(Duration::from_secs(30), waits.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains(&format!("build {id} cancelled")), "{said}");
+
+    // With its helper, as the end of a terminal does.
+    let mut command = second.command(&["push", "wharf", "main"]);
+    let mut waits = command.process_group(0).spawn().unwrap();
+    let id = eventually(SHORT, "the next one waits", async || in_state("waiting").await).await;
+    let group = Pid::from_raw(waits.id().unwrap().try_into().unwrap());
+    killpg(group, Signal::SIGTERM).unwrap();
+    waits.wait().await.unwrap();
+    eventually(SHORT, "it has ended with its client", async || {
+        let builds = builds(&platform).await;
+        let build = builds.iter().find(|build| build["id"] == id.as_str())?;
+        let problem = build["problem"].as_str().unwrap_or_default();
+        (build["state"] == "cancelled" && problem.contains("whoever pushed has gone")).then_some(())
+    })
+    .await;
+    platform.wharf(&["build", "cancel", &holder]).await.ok();
+    assert!(!slow.wait().await.unwrap().success());
+    assert_eq!(platform.text("hello", "/").await, "Hello from WASI 0.2\n");
+    let pushed = second.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    assert_eq!(platform.text("hello", "/").await, "second\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
