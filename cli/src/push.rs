@@ -49,6 +49,8 @@ const GIT_REV: &str = "GIT_REV";
 /// What a build that wanted something from elsewhere needs.
 const NO_NETWORK: &str = "builds reach no network here: put dependencies into the repository, such as by `cargo vendor`, or ask an admin for \
                           `wharf namespace pushes NAMESPACE --build-network true`";
+/// What is told of a build that somebody has ended.
+const CANCELLED: &str = "the build was cancelled";
 /// What is told of why nothing was deployed.
 const MESSAGE_MAX_CHARS: usize = 2000;
 
@@ -359,7 +361,7 @@ async fn pack(folder: PathBuf) -> anyhow::Result<Bytes> {
 }
 
 fn cancelled() -> anyhow::Error {
-    Failure::new(Exit::Conflict, "the build was cancelled").into()
+    Failure::new(Exit::Conflict, CANCELLED).into()
 }
 
 async fn release_request(
