@@ -156,6 +156,20 @@ async fn a_push_that_fails_leaves_branch_and_release_as_they_were() {
         repository.commit("Broken").await;
         refused(&repository.push(&["main"]).await, words);
     }
+    // What the push says to run works in its folder, where the manifest is not valid.
+    let id = builds(&platform).await[0]["id"].as_str().unwrap().to_owned();
+    for (args, words) in [
+        (&["build", "logs", &id][..], "wharf.toml, line 3"),
+        (&["apps", "--json"], "hello"),
+        (&["builds", "hello", "--json"], "failed"),
+        (&["status", "--json"], "hello"),
+    ] {
+        let ran = repository.user().run(args).await;
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
+        assert!(ran.stdout.contains(words), "{args:?}: {}", ran.stdout);
+        assert!(ran.stderr.contains("unknown field `replica`"), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("does not matter here"), "{args:?}: {}", ran.stderr);
+    }
     assert_eq!(platform.text("hello", "/").await, "Hello from WASI 0.2\n");
     let states: Vec<_> = builds(&platform).await.iter().map(|build| build["state"].clone()).collect();
     assert_eq!(states, ["failed", "failed", "failed", "succeeded"]);
