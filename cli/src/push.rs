@@ -306,7 +306,7 @@ impl Deployer for PushDeployer {
             // Whoever pushed knows the files, and not where they are here.
             let (text, help) = exit::told(&error);
             let text = text.replace(&format!("{}/", pushed.folder.display()), "");
-            let text: String = output::printable(&text).chars().take(MESSAGE_MAX_CHARS).collect();
+            let text = cut(&output::printable(&text));
             let why = help.map_or_else(|| text.clone(), |help| format!("{text}\n{help}"));
             NotDeployed { why, runs }
         })
@@ -337,6 +337,27 @@ async fn must_be_there(session: &Session, app: &AppRef) -> anyhow::Result<()> {
                 .into())
         }
         Err(error) => Err(error),
+    }
+}
+
+/// As many lines of an error as are told, and how many there are beside them. One that is too long itself ends between two words.
+fn cut(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let sums = lines.iter().scan(0, |sum, line| {
+        *sum += line.chars().count();
+        Some(*sum)
+    });
+    let told = sums.take_while(|sum| *sum <= MESSAGE_MAX_CHARS).count();
+    let (told, rest) = lines.split_at(told);
+    let Some((next, after)) = rest.split_first() else { return text.to_owned() };
+    if !told.is_empty() {
+        return format!("{}\nand {}", told.join("\n"), output::count(rest.len() as u64, "more line"));
+    }
+    let start: String = next.chars().take(MESSAGE_MAX_CHARS).collect();
+    let words = start.rsplit_once(' ').map_or(start.as_str(), |(words, _)| words);
+    match after {
+        [] => format!("{words} …"),
+        _ => format!("{words} …\nand {}", output::count(after.len() as u64, "more line")),
     }
 }
 
@@ -409,4 +430,26 @@ async fn roll_out(
         return Ok(());
     }
     follow(session, app, deployed.rollout, &|line: &str| teller.detail(line), cancel).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_to_be_told_ends_with_a_line_and_says_how_many_follow() {
+        assert_eq!(cut("one\n  two"), "one\n  two");
+        assert_eq!(cut(""), "");
+        let line = "compose.yaml:3:5: `web.wasm`: it is not there";
+        let many = vec![line; 500].join("\n");
+        let told = cut(&many);
+        let (lines, last) = told.rsplit_once('\n').unwrap();
+        let shown = lines.lines().count();
+        assert!(lines.lines().all(|it| it == line) && lines.len() <= 2 * MESSAGE_MAX_CHARS, "{told}");
+        assert_eq!(last, format!("and {} more lines", 500 - shown));
+        let long = "word ".repeat(1000);
+        assert!(cut(&long).ends_with("word …") && cut(&long).chars().count() <= MESSAGE_MAX_CHARS + 2);
+        assert!(cut(&format!("{long}\nlast")).ends_with("word …\nand 1 more line"));
+        assert_eq!(cut(&"x".repeat(3000)).chars().count(), MESSAGE_MAX_CHARS + 2);
+    }
 }

@@ -384,7 +384,8 @@ impl Pushing {
             written = checkout => written.map_err(|error| chain(&error).to_string())?,
             () = cancel.cancelled() => return Err("the build was cancelled".to_owned().into()),
         };
-        teller.detail(&format!("{} files, {} kB", written.files, written.bytes.div_ceil(1000)));
+        let files = if written.files == 1 { "file" } else { "files" };
+        teller.detail(&format!("{} {files}, {} kB", written.files, written.bytes.div_ceil(1000)));
         let pushed = Pushed {
             build: teller.build,
             namespace: self.namespace.clone(),
