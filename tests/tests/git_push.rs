@@ -77,6 +77,8 @@ async fn a_push_deploys_and_its_last_line_is_the_address() {
     let id = build["id"].as_str().unwrap();
     let log = platform.wharf(&["build", "logs", id]).await.ok();
     assert!(log.contains("-----> Release 1 of hello"), "{log}");
+    let cancelled = platform.wharf(&["build", "cancel", id]).await;
+    cancelled.fails(7, &[&format!("build {id} has ended already: it has succeeded"), "wharf rollback"]);
     let followed = platform.wharf(&["build", "logs", "-f", id]).await.ok();
     assert_eq!(followed, log, "of a build that has ended nothing more comes");
     assert_eq!(repository.push(&["main"]).await.code, 0, "nothing is to be done");
@@ -105,6 +107,11 @@ async fn what_was_pushed_can_be_cloned_and_fetched() {
     let stranger = Repository::of(platform.user(), other.folder()).await;
     let refusal = stranger.git(&["ls-remote", url.trim()]).await;
     refused(&refusal, &["could not read Username"]);
+    // Where there is a `wharf` and no token, git gets nothing, and whoever it runs for hears what to do.
+    let asked = "protocol=https\nhost=wharf.example.com\n\n";
+    let ran = platform.user().run_with_input(&["git", "credential", "get"], asked).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
+    assert!(ran.stderr.contains("`wharf login https://wharf.example.com`"), "{}", ran.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,16 +187,20 @@ async fn one_branch_is_deployed_and_others_are_refused_or_previews() {
     let platform = Platform::start().await;
     let repository =
         prebuilt(&platform, "hello", "hello", "[http]\nroutes = [\"hello.example.com\"]\n").await;
-    let elsewhere = repository.push(&["main:feature"]).await;
+    // What it is called there is not what it is called here, and the commands that are told work all the same.
+    let elsewhere = repository.push(&["main:previews/feature"]).await;
+    let head = repository.git(&["rev-parse", "HEAD"]).await.ok();
+    let deploys = format!("{}:refs/heads/main", &head[..12]);
+    let previews = format!("{}:refs/heads/preview/feature", &head[..12]);
     refused(
         &elsewhere,
-        &[
-            "remote:  !     `feature`",
-            "git push wharf feature:main",
-            "git push wharf feature:preview/feature",
-        ],
+        &["remote:  !     `previews/feature`", &format!("`git push wharf {deploys}`"), &previews],
     );
-    repository.push(&["main"]).await.ok();
+    let pushed = repository.push(&[&deploys]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    let pushed = repository.push(&[&previews]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    repository.push(&[":preview/feature"]).await.ok();
     repository.write("app.wasm", std::fs::read(workspace::guest("hello")).unwrap());
     repository.write(
         "wharf.toml",
@@ -213,7 +224,7 @@ async fn one_branch_is_deployed_and_others_are_refused_or_previews() {
     refused(&repository.push(&["-o", "skip=1", "HEAD:preview/x"]).await, &["push option `skip=1`"]);
     // Another branch can be the one.
     platform.wharf(&["git", "set", "hello", "--branch", "live"]).await.ok();
-    refused(&repository.push(&["main"]).await, &["git push wharf main:live"]);
+    refused(&repository.push(&["main"]).await, &[":refs/heads/live`"]);
     repository.push(&["main:live"]).await.ok();
     assert_eq!(platform.text("hello", "/").await, "blue\n");
 }
