@@ -3,7 +3,7 @@
 //! The first of these that fits decides, so that the same tree always gives the same answer:
 //!
 //! 1. `[build]` of `wharf.toml`
-//! 2. a Compose file that names a `.wasm` file beside it
+//! 2. a Compose file that names a `.wasm` file beside it, or that its reader says comes first ([`ComposeRank`])
 //! 3. one `.wasm` file at the top
 //! 4. `Cargo.toml`
 //! 5. Python for componentize-py: `requirements.txt` or `pyproject.toml` names it, or `app.py` beside a folder `wit`
@@ -42,6 +42,19 @@ const DOCKERFILES: [&str; 2] = ["Dockerfile", "Containerfile"];
 pub enum Containers {
     Allowed,
     Refused,
+}
+
+/// How much a Compose file at the top counts, as whoever reads such files says: here nothing is known of what is in them. The text is what
+/// stands behind its name where it decides, such as `which names api.wasm`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ComposeRank {
+    /// Behind all that makes a component, unless the text names a `.wasm` file beside it: it may be there for a database on a laptop.
+    #[default]
+    Last,
+    /// Before `.wasm` files, and behind sources.
+    BeforeFiles(String),
+    /// Before all but `[build]`.
+    First(String),
 }
 
 /// What a tree is.
@@ -161,6 +174,23 @@ impl fmt::Display for Artifact {
 /// When nothing fits, when more than one thing fits and a user has to choose, and when a file that decides cannot be understood. The
 /// message says what to do.
 pub fn detect(tree: &dyn Tree, containers: Containers) -> Result<Detection, DetectError> {
+    detect_with(tree, containers, ComposeRank::Last)
+}
+
+/// The Compose file of a tree: one at its top, of the usual names.
+pub fn compose_file(tree: &dyn Tree) -> Option<String> {
+    first_file(&tree.list("").unwrap_or_default(), &COMPOSE_FILES)
+}
+
+/// [`detect`], where somebody has read the Compose file.
+///
+/// # Errors
+/// As there.
+pub fn detect_with(
+    tree: &dyn Tree,
+    containers: Containers,
+    compose: ComposeRank,
+) -> Result<Detection, DetectError> {
     let top = tree.list("").unwrap_or_default();
     let build = match tree.read(manifest::FILE_NAME)? {
         Some(text) => Manifest::parse(&text)?.build,
@@ -174,7 +204,7 @@ pub fn detect(tree: &dyn Tree, containers: Containers) -> Result<Detection, Dete
             (recipe, _) => Ok(Detection { recipe, ..detection }),
         };
     }
-    let there = match stack_of_artifacts(tree, &top) {
+    let there = match stack_by_rank(&top, compose).or_else(|| stack_of_artifacts(tree, &top)) {
         Some(detection) => Some(detection),
         None => prebuilt(&top)?,
     };
@@ -234,6 +264,17 @@ fn told(tree: &dyn Tree, build: BuildSpec) -> Option<Detection> {
         }
     };
     Some(Detection { kind: Kind::Manifest, language: Language::Unknown, found, recipe, notes: Vec::new() })
+}
+
+/// A Compose file that comes before what else is at the top, by what its reader says.
+fn stack_by_rank(top: &[Entry], rank: ComposeRank) -> Option<Detection> {
+    let why = match rank {
+        ComposeRank::First(why) => why,
+        ComposeRank::BeforeFiles(why) if files(top).any(|name| name.ends_with(".wasm")) => why,
+        ComposeRank::BeforeFiles(_) | ComposeRank::Last => return None,
+    };
+    let file = first_file(top, &COMPOSE_FILES)?;
+    Some(Detection { found: format!("{file}, {why}"), ..stack(file) })
 }
 
 /// A Compose file whose services run what lies beside it: a `.wasm` file there is no app of its own then.

@@ -21,8 +21,8 @@ mod sandbox;
 pub use cache::CacheUse;
 pub use context::{ContextError, context_files};
 pub use detect::{
-    ARTIFACT_FOLDERS, Artifact, CargoBuild, CargoTarget, Containers, DetectError, Detection, Kind, Language,
-    Recipe, Steps, detect,
+    ARTIFACT_FOLDERS, Artifact, CargoBuild, CargoTarget, ComposeRank, Containers, DetectError, Detection,
+    Kind, Language, Recipe, Steps, compose_file, detect, detect_with,
 };
 pub use disk::remove_tree;
 pub use dockerfile::{AtLine, Dockerfile, DockerfileError};

@@ -38,9 +38,10 @@ impl AppRef {
         if let Some(app) = positional.or(flag) {
             return Ok(Some(Self { namespace: target.namespace.with_manifest(None), app }));
         }
-        if let Some(manifest) = project::read_manifest(Path::new("."))? {
-            let namespace = target.namespace.with_manifest(Some(&manifest));
-            return Ok(Some(Self { namespace, app: manifest.app }));
+        let here = Path::new(".");
+        if let Some(app) = project::read_app(here)? {
+            let named = project::read_namespace(here)?;
+            return Ok(Some(Self { namespace: target.namespace.with_named(named.as_ref()), app }));
         }
         Ok(Self::of_remote(target))
     }

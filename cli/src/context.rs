@@ -124,7 +124,12 @@ pub enum NamespaceChoice {
 
 impl NamespaceChoice {
     pub fn with_manifest(&self, manifest: Option<&Manifest>) -> NamespaceName {
-        match (self, manifest.and_then(|manifest| manifest.namespace.as_ref())) {
+        self.with_named(manifest.and_then(|manifest| manifest.namespace.as_ref()))
+    }
+
+    /// The same with what the manifest names.
+    pub fn with_named(&self, named: Option<&NamespaceName>) -> NamespaceName {
+        match (self, named) {
             (Self::Said(name), _) | (Self::Saved(name), None) => name.clone(),
             (Self::Saved(_), Some(name)) => name.clone(),
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::str::FromStr;
+use std::sync::Once;
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
@@ -10,9 +12,10 @@ use wharf_builder::{
     BuildLimits, BuildPlan, Containers, DetectError, Folder, Kind, Network, Recipe, RustWay, Sandbox,
 };
 use wharf_types::manifest::{FILE_NAME, Manifest, ManifestError};
+use wharf_types::{AppName, NamespaceName};
 
 use crate::artifact;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::output;
 
 /// The manifest in a folder, if there is one.
@@ -26,6 +29,56 @@ pub fn read_manifest(folder: &Path) -> anyhow::Result<Option<Manifest>> {
     match Manifest::parse(&text) {
         Ok(manifest) => Ok(Some(manifest)),
         Err(error) => Err(manifest_failure(&path, &text, &error).into()),
+    }
+}
+
+/// The app that the manifest in a folder names, also where something else in it is wrong, which is noted. None: it names none.
+pub fn read_app(folder: &Path) -> anyhow::Result<Option<AppName>> {
+    read_name(folder, "app", |manifest| Some(manifest.app))
+}
+
+/// The same of its namespace.
+pub fn read_namespace(folder: &Path) -> anyhow::Result<Option<NamespaceName>> {
+    read_name(folder, "namespace", |manifest| manifest.namespace)
+}
+
+/// A command that is about an app, or reads what there is, needs a name of the manifest and nothing else.
+fn read_name<T: FromStr>(
+    folder: &Path,
+    key: &str,
+    of: impl FnOnce(Manifest) -> Option<T>,
+) -> anyhow::Result<Option<T>> {
+    static NOTED: Once = Once::new();
+    let error = match read_manifest(folder) {
+        Ok(manifest) => return Ok(manifest.and_then(of)),
+        Err(error) => error,
+    };
+    let Ok(octets) = std::fs::read(folder.join(FILE_NAME)) else { return Err(error) };
+    let Ok(name) = name_in(&String::from_utf8_lossy(&octets), key) else { return Err(error) };
+    NOTED.call_once(|| {
+        let (text, _) = exit::told(&error);
+        output::note(format!("note: {}; this does not matter here", output::printable(&text)));
+    });
+    Ok(name)
+}
+
+/// What stands at a key of a manifest that is not valid. An error: it cannot be said.
+fn name_in<T: FromStr>(text: &str, key: &str) -> Result<Option<T>, ()> {
+    let value = match text.parse::<toml::Table>() {
+        Ok(mut table) => table.remove(key),
+        // No table at all: lines are read alone, up to where another one begins.
+        Err(_) => {
+            let mut lines = text.lines().take_while(|line| !line.trim_start().starts_with('['));
+            match lines.find(|line| line.split('=').next().is_some_and(|before| before.trim() == key)) {
+                Some(line) => line.parse::<toml::Table>().map_err(drop)?.remove(key),
+                None => None,
+            }
+        }
+    };
+    match value {
+        None => Ok(None),
+        Some(toml::Value::String(name)) => name.parse().map(Some).map_err(drop),
+        Some(_) => Err(()),
     }
 }
 
@@ -161,6 +214,33 @@ mod tests {
         std::fs::write(folder.path().join(FILE_NAME), "app = \"a\"\n[scale]\nreplicas = 5000\n").unwrap();
         let text = read_manifest(folder.path()).unwrap_err().to_string();
         assert!(text.contains("scale.replicas"), "{text}");
+    }
+
+    #[test]
+    fn names_are_read_of_a_manifest_whatever_else_is_wrong_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            std::fs::write(folder.path().join(FILE_NAME), text).unwrap();
+            let name = |name: anyhow::Result<Option<String>>| name.map_err(|error| error.to_string());
+            let app = read_app(folder.path()).map(|app| app.map(|app| app.to_string()));
+            let namespace = read_namespace(folder.path()).map(|name| name.map(|name| name.to_string()));
+            (name(app), name(namespace))
+        };
+        let (a, blue) = (Some("a".to_owned()), Some("blue".to_owned()));
+        for text in [
+            "app = \"a\"\nnamespace = \"blue\"\n",
+            "app = \"a\"\nnamespace = \"blue\"\n[scale]\nreplica = 2\n",
+            "app = \"a\"\nnamespace = \"blue\"\n[scale]\nreplicas = 5000\n",
+            "app = 'a' # comment\nbroken\n  namespace = \"blue\"\n[env]\napp = \"b\"\nX = \"\n",
+        ] {
+            assert_eq!(read(text), (Ok(a.clone()), Ok(blue.clone())), "{text}");
+        }
+        assert_eq!(read("namespace = \"blue\"\n[env\n"), (Ok(None), Ok(blue)));
+        let (app, namespace) = read("app = \"a\"\nnamespace = \"blu\n");
+        assert_eq!(app, Ok(a));
+        assert!(namespace.unwrap_err().contains("wharf.toml, line 2"), "what it says is not known");
+        let (app, namespace) = read("app = \"No Name\"\nnamespace = 3\n");
+        assert!(app.is_err() && namespace.is_err());
     }
 
     #[tokio::test]

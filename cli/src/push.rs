@@ -3,6 +3,7 @@
 //! Everything is asked for over the API, with the token of whoever pushed. So a push can do what its user can, it is recorded as that
 //! user's doing, and it ends when the token is revoked. A Compose file makes several apps of a push: see [`stack`].
 
+mod detection;
 mod follow;
 mod image;
 mod stack;
@@ -17,8 +18,8 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wharf_builder::{
-    Artifact, BuildLimits, BuildPlan, Containers, DetectError, Detection, FailReason, Folder, Network,
-    Recipe, RustWay, Sandbox, SandboxSettings, Steps,
+    Artifact, BuildLimits, BuildPlan, Detection, FailReason, Network, Recipe, RustWay, Sandbox,
+    SandboxSettings, Steps,
 };
 use wharf_docker::Engine;
 use wharf_platform_api::{Deployer, Deployment, NotDeployed, Pushed, Runs, Teller};
@@ -48,6 +49,8 @@ const GIT_REV: &str = "GIT_REV";
 /// What a build that wanted something from elsewhere needs.
 const NO_NETWORK: &str = "builds reach no network here: put dependencies into the repository, such as by `cargo vendor`, or ask an admin for \
                           `wharf namespace pushes NAMESPACE --build-network true`";
+/// What is told of a build that somebody has ended.
+const CANCELLED: &str = "the build was cancelled";
 /// What is told of why nothing was deployed.
 const MESSAGE_MAX_CHARS: usize = 2000;
 
@@ -101,6 +104,10 @@ impl PushDeployer {
         let session = self.session(pushed)?;
         let app = AppRef { namespace: pushed.namespace.clone(), app: pushed.app.clone() };
         let manifest = project::read_manifest(&pushed.folder)?;
+        if let Some(manifest) = &manifest {
+            let whose = (&pushed.namespace, &pushed.repository);
+            detection::other_names(manifest, whose).iter().for_each(|note| teller.detail(note));
+        }
         let named = manifest.as_ref().and_then(|manifest| Some((manifest.image.as_ref()?, manifest.spec())));
         let Made { content, exposed } = match named {
             Some((image, spec)) => {
@@ -110,7 +117,7 @@ impl PushDeployer {
                 Made { content: document.to_octets().into(), exposed: None }
             }
             None => {
-                let detection = look(pushed, teller).await?;
+                let detection = detection::look(pushed, teller).await?;
                 if let Recipe::Stack { file } = &detection.recipe {
                     let stack = Stack { deployer: self, session: &session, pushed, file, teller, cancel };
                     stack.deploy(manifest.as_ref(), runs).await?;
@@ -299,7 +306,7 @@ impl Deployer for PushDeployer {
             // Whoever pushed knows the files, and not where they are here.
             let (text, help) = exit::told(&error);
             let text = text.replace(&format!("{}/", pushed.folder.display()), "");
-            let text: String = output::printable(&text).chars().take(MESSAGE_MAX_CHARS).collect();
+            let text = cut(&output::printable(&text));
             let why = help.map_or_else(|| text.clone(), |help| format!("{text}\n{help}"));
             NotDeployed { why, runs }
         })
@@ -318,21 +325,6 @@ impl Deployer for PushDeployer {
     }
 }
 
-/// Finds out what was pushed, and says it.
-async fn look(pushed: &Pushed, teller: &Teller) -> anyhow::Result<Detection> {
-    let tree = Folder::open(&pushed.folder)?;
-    let containers = match pushed.no_containers {
-        Some(_) => Containers::Refused,
-        None => Containers::Allowed,
-    };
-    let detected = tokio::task::spawn_blocking(move || wharf_builder::detect(&tree, containers));
-    let detection = detected.await?.map_err(|error| not_detected(error, pushed.no_containers.as_deref()))?;
-    teller.step("Looking at what was pushed");
-    teller.detail(&detection.to_string());
-    detection.notes.iter().for_each(|note| teller.detail(note));
-    Ok(detection)
-}
-
 /// The stack of this name is there, which is why the push was taken, and it may make no app.
 async fn must_be_there(session: &Session, app: &AppRef) -> anyhow::Result<()> {
     match session.client.app(app).await {
@@ -348,14 +340,24 @@ async fn must_be_there(session: &Session, app: &AppRef) -> anyhow::Result<()> {
     }
 }
 
-/// `no_containers`: why the namespace may run none.
-fn not_detected(error: DetectError, no_containers: Option<&str>) -> Failure {
-    match (error, no_containers) {
-        (DetectError::ContainersRefused { file }, Some(reason)) => Failure::invalid(format!(
-            "{file} is for a container, and {reason}"
-        ))
-        .help("otherwise push what makes a WebAssembly component, and say how with `[build]` in wharf.toml"),
-        (error, _) => Failure::invalid(error.to_string()),
+/// As many lines of an error as are told, and how many there are beside them. One that is too long itself ends between two words.
+fn cut(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let sums = lines.iter().scan(0, |sum, line| {
+        *sum += line.chars().count();
+        Some(*sum)
+    });
+    let told = sums.take_while(|sum| *sum <= MESSAGE_MAX_CHARS).count();
+    let (told, rest) = lines.split_at(told);
+    let Some((next, after)) = rest.split_first() else { return text.to_owned() };
+    if !told.is_empty() {
+        return format!("{}\nand {}", told.join("\n"), output::count(rest.len() as u64, "more line"));
+    }
+    let start: String = next.chars().take(MESSAGE_MAX_CHARS).collect();
+    let words = start.rsplit_once(' ').map_or(start.as_str(), |(words, _)| words);
+    match after {
+        [] => format!("{words} …"),
+        _ => format!("{words} …\nand {}", output::count(after.len() as u64, "more line")),
     }
 }
 
@@ -380,7 +382,7 @@ async fn pack(folder: PathBuf) -> anyhow::Result<Bytes> {
 }
 
 fn cancelled() -> anyhow::Error {
-    Failure::new(Exit::Conflict, "the build was cancelled").into()
+    Failure::new(Exit::Conflict, CANCELLED).into()
 }
 
 async fn release_request(
@@ -428,4 +430,26 @@ async fn roll_out(
         return Ok(());
     }
     follow(session, app, deployed.rollout, &|line: &str| teller.detail(line), cancel).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_to_be_told_ends_with_a_line_and_says_how_many_follow() {
+        assert_eq!(cut("one\n  two"), "one\n  two");
+        assert_eq!(cut(""), "");
+        let line = "compose.yaml:3:5: `web.wasm`: it is not there";
+        let many = vec![line; 500].join("\n");
+        let told = cut(&many);
+        let (lines, last) = told.rsplit_once('\n').unwrap();
+        let shown = lines.lines().count();
+        assert!(lines.lines().all(|it| it == line) && lines.len() <= 2 * MESSAGE_MAX_CHARS, "{told}");
+        assert_eq!(last, format!("and {} more lines", 500 - shown));
+        let long = "word ".repeat(1000);
+        assert!(cut(&long).ends_with("word …") && cut(&long).chars().count() <= MESSAGE_MAX_CHARS + 2);
+        assert!(cut(&format!("{long}\nlast")).ends_with("word …\nand 1 more line"));
+        assert_eq!(cut(&"x".repeat(3000)).chars().count(), MESSAGE_MAX_CHARS + 2);
+    }
 }

@@ -1,11 +1,14 @@
 //! What every client command starts from: where to talk to, the client, and how to print.
 
+use std::path::Path;
+
 use wharf_types::{AppName, NamespaceName};
 
 use crate::app_ref::AppRef;
 use crate::args::Global;
 use crate::client::Client;
-use crate::context::{self, Target};
+use crate::context::{self, NamespaceChoice, Target};
+use crate::project;
 
 #[derive(Debug)]
 pub struct Session {
@@ -34,7 +37,11 @@ impl Session {
 
     /// The namespace of commands that are not about an app.
     pub fn namespace(&self) -> anyhow::Result<NamespaceName> {
-        let manifest = crate::project::read_manifest(std::path::Path::new("."))?;
-        Ok(self.target.namespace.with_manifest(manifest.as_ref()))
+        // Where it was said for this command, no file matters.
+        if let NamespaceChoice::Said(name) = &self.target.namespace {
+            return Ok(name.clone());
+        }
+        let named = project::read_namespace(Path::new("."))?;
+        Ok(self.target.namespace.with_named(named.as_ref()))
     }
 }

@@ -104,10 +104,18 @@ impl Objects {
     pub async fn commit(&self, id: ObjectId) -> Result<Commit, GitError> {
         let format = "--format=%H%x00%at%x00%an%x00%s%x00";
         let commit = format!("{id}^{{commit}}");
+        // Parents are not looked for: those of a shallow push are nowhere, and which they are is known to git only once it is accepted.
         let ran = self
             .run(
                 "log",
-                &["-1", "--no-show-signature", "--encoding=UTF-8", format, "--end-of-options", &commit],
+                &[
+                    "--no-walk",
+                    "--no-show-signature",
+                    "--encoding=UTF-8",
+                    format,
+                    "--end-of-options",
+                    &commit,
+                ],
             )
             .await?;
         let failure = ran.failure();

@@ -41,6 +41,11 @@ impl Progress {
         }
     }
 
+    /// Comes back once the client has gone. What is under way then is up to whoever decides on the push.
+    pub async fn gone(&self) {
+        self.window.closed().await;
+    }
+
     fn say(&self, line: &str) {
         let left_out = self.left_out.load(Ordering::Relaxed);
         let needed = if left_out > 0 { 2 } else { 1 };

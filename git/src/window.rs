@@ -66,6 +66,11 @@ impl Window {
         let _ = self.answer.send(None);
     }
 
+    /// Comes back once nobody looks any more.
+    pub(crate) async fn closed(&self) {
+        self.answer.closed().await;
+    }
+
     /// Whether the client is behind, or has gone.
     pub(crate) fn is_full(&self) -> bool {
         self.answer.is_closed() || self.unread.load(Ordering::Relaxed) > FULL_BYTES
@@ -133,6 +138,20 @@ mod tests {
             }
         }
         assert!(failed && seen <= GONE_BYTES, "{seen}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_nobody_to_look_hears_when_the_answer_is_dropped() {
+        let (window, answer) = open();
+        let closed = tokio::spawn({
+            let window = window.clone();
+            async move { window.closed().await }
+        });
+        window.end();
+        tokio::task::yield_now().await;
+        assert!(!closed.is_finished(), "an answer that has ended may still be read");
+        drop(answer);
+        closed.await.unwrap();
     }
 
     #[test]

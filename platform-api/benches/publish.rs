@@ -300,6 +300,8 @@ fn status(number: u32) -> NodeStatus {
         id: node_id(number),
         registration: registration(number),
         ready: true,
+        awaited: false,
+        takes_more: true,
         draining: false,
         given_up: false,
         released: false,

@@ -8,6 +8,7 @@
 //!
 //! All of it happens at the server that leads, in whose data directory the repositories are.
 
+mod aftermath;
 pub(crate) mod busy;
 mod course;
 mod deployer;

@@ -19,6 +19,7 @@ use wharf_types::NodeId;
 use wharf_types::api::{AppInfo, CreatedJoinToken, NodeInfo, Page, ServerInfo};
 use wharf_types::protocol::VARIABLE;
 
+use crate::logs::Logs;
 use crate::process::resident_bytes;
 use crate::{
     Client, Clock, Load, ObjectStorage, Proxy, Ran, SHORT, SmallDisk, Weather, Wharf, eventually, within,
@@ -49,6 +50,8 @@ pub struct Cluster {
     database: Option<String>,
     /// The environment of servers whose artifacts are in a bucket.
     storage: Vec<(String, String)>,
+    // Before the folder that they are in.
+    _logs: Logs,
     home: TempDir,
     /// To each server, where a test makes the ways bad.
     ways: Vec<Proxy>,
@@ -255,7 +258,8 @@ impl Cluster {
         let environment = storage.into_iter().flat_map(ObjectStorage::environment);
         let storage = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let (hosts, servers, ways, speak) = (Vec::new(), Vec::new(), Vec::new(), Speak::default());
-        Self { hosts, network: Network::new(), servers, database, storage, home, ways, speak, clock: None }
+        let (network, _logs) = (Network::new(), Logs::of(home.path()));
+        Self { hosts, network, servers, database, storage, _logs, home, ways, speak, clock: None }
     }
 
     async fn start_all(self, hosts: usize, servers: usize) -> Self {

@@ -14,6 +14,7 @@ mod guestbook;
 mod handmade;
 mod http;
 mod load;
+mod logs;
 mod name_server;
 mod object_storage;
 mod ours;

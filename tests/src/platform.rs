@@ -17,6 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use wharf_types::api::AppInfo;
 
+use crate::logs::Logs;
 use crate::process::resident_bytes;
 use crate::{COMPILED, Client, Load, Ran, Reply, SHORT, Wharf, eventually, full, request, within, workspace};
 
@@ -50,6 +51,8 @@ pub struct Platform {
     api: Client,
     child: Child,
     start: Start,
+    // Before the folder that they are in.
+    logs: Logs,
     home: TempDir,
 }
 
@@ -63,11 +66,13 @@ impl Platform {
         let (child, ready) = launch(home.path(), &start).await;
         let token = std::fs::read_to_string(&ready.token_file).unwrap().trim().to_owned();
         let (apps, api) = (Client::new(&ready.http), Client::new(&ready.api));
-        Self { ready, token, apps, api, child, start, home }
+        let logs = Logs::of(home.path());
+        Self { ready, token, apps, api, child, start, logs, home }
     }
 
     /// The same folder, started again after [`Self::kill`] or [`Self::terminate`].
     pub async fn start_again(&mut self) {
+        self.logs.check();
         let (child, ready) = launch(self.home.path(), &self.start).await;
         (self.apps, self.api) = (Client::new(&ready.http), Client::new(&ready.api));
         (self.child, self.ready) = (child, ready);

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::Value;
 use wharf_tests::{Platform, Ran, Repository, SHORT, eventually, remote_lines, workspace};
 
@@ -75,6 +77,8 @@ async fn a_push_deploys_and_its_last_line_is_the_address() {
     let id = build["id"].as_str().unwrap();
     let log = platform.wharf(&["build", "logs", id]).await.ok();
     assert!(log.contains("-----> Release 1 of hello"), "{log}");
+    let cancelled = platform.wharf(&["build", "cancel", id]).await;
+    cancelled.fails(7, &[&format!("build {id} has ended already: it has succeeded"), "wharf rollback"]);
     let followed = platform.wharf(&["build", "logs", "-f", id]).await.ok();
     assert_eq!(followed, log, "of a build that has ended nothing more comes");
     assert_eq!(repository.push(&["main"]).await.code, 0, "nothing is to be done");
@@ -103,6 +107,35 @@ async fn what_was_pushed_can_be_cloned_and_fetched() {
     let stranger = Repository::of(platform.user(), other.folder()).await;
     let refusal = stranger.git(&["ls-remote", url.trim()]).await;
     refused(&refusal, &["could not read Username"]);
+    // Where there is a `wharf` and no token, git gets nothing, and whoever it runs for hears what to do.
+    let asked = "protocol=https\nhost=wharf.example.com\n\n";
+    let ran = platform.user().run_with_input(&["git", "credential", "get"], asked).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
+    assert!(ran.stderr.contains("`wharf login https://wharf.example.com`"), "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_without_history_deploys_as_any_other() {
+    let platform = Platform::start().await;
+    let repository = prebuilt(&platform, "hello", "hello", "").await;
+    repository.commit("Say it again").await;
+    let head = repository.git(&["rev-parse", "HEAD"]).await.ok();
+    let shallow = Repository::new(&platform).await;
+    let url = format!("file://{}", repository.folder().display());
+    shallow.git(&["fetch", "--quiet", "--depth=1", &url, "main"]).await.ok();
+    shallow.git(&["reset", "--quiet", "--hard", "FETCH_HEAD"]).await.ok();
+    assert_eq!(shallow.git(&["rev-list", "--count", "HEAD"]).await.ok().trim(), "1");
+    shallow.user().run(&["git", "remote", "hello"]).await.ok();
+    let pushed = shallow.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    assert!(pushed.stderr.contains("Say it again (build "), "{}", pushed.stderr);
+    assert_eq!(platform.text("hello", "/").await, "Hello from WASI 0.2\n");
+    // Who has all of it goes on from there.
+    repository.commit("Say it once more").await;
+    let pushed = repository.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    shallow.git(&["fetch", "--quiet", "wharf"]).await.ok();
+    assert_eq!(shallow.git(&["rev-parse", "wharf/main~1"]).await.ok(), head);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,6 +163,20 @@ async fn a_push_that_fails_leaves_branch_and_release_as_they_were() {
         repository.commit("Broken").await;
         refused(&repository.push(&["main"]).await, words);
     }
+    // What the push says to run works in its folder, where the manifest is not valid.
+    let id = builds(&platform).await[0]["id"].as_str().unwrap().to_owned();
+    for (args, words) in [
+        (&["build", "logs", &id][..], "wharf.toml, line 3"),
+        (&["apps", "--json"], "hello"),
+        (&["builds", "hello", "--json"], "failed"),
+        (&["status", "--json"], "hello"),
+    ] {
+        let ran = repository.user().run(args).await;
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
+        assert!(ran.stdout.contains(words), "{args:?}: {}", ran.stdout);
+        assert!(ran.stderr.contains("unknown field `replica`"), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("does not matter here"), "{args:?}: {}", ran.stderr);
+    }
     assert_eq!(platform.text("hello", "/").await, "Hello from WASI 0.2\n");
     let states: Vec<_> = builds(&platform).await.iter().map(|build| build["state"].clone()).collect();
     assert_eq!(states, ["failed", "failed", "failed", "succeeded"]);
@@ -140,16 +187,20 @@ async fn one_branch_is_deployed_and_others_are_refused_or_previews() {
     let platform = Platform::start().await;
     let repository =
         prebuilt(&platform, "hello", "hello", "[http]\nroutes = [\"hello.example.com\"]\n").await;
-    let elsewhere = repository.push(&["main:feature"]).await;
+    // What it is called there is not what it is called here, and the commands that are told work all the same.
+    let elsewhere = repository.push(&["main:previews/feature"]).await;
+    let head = repository.git(&["rev-parse", "HEAD"]).await.ok();
+    let deploys = format!("{}:refs/heads/main", &head[..12]);
+    let previews = format!("{}:refs/heads/preview/feature", &head[..12]);
     refused(
         &elsewhere,
-        &[
-            "remote:  !     `feature`",
-            "git push wharf feature:main",
-            "git push wharf feature:preview/feature",
-        ],
+        &["remote:  !     `previews/feature`", &format!("`git push wharf {deploys}`"), &previews],
     );
-    repository.push(&["main"]).await.ok();
+    let pushed = repository.push(&[&deploys]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    let pushed = repository.push(&[&previews]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    repository.push(&[":preview/feature"]).await.ok();
     repository.write("app.wasm", std::fs::read(workspace::guest("hello")).unwrap());
     repository.write(
         "wharf.toml",
@@ -173,7 +224,7 @@ async fn one_branch_is_deployed_and_others_are_refused_or_previews() {
     refused(&repository.push(&["-o", "skip=1", "HEAD:preview/x"]).await, &["push option `skip=1`"]);
     // Another branch can be the one.
     platform.wharf(&["git", "set", "hello", "--branch", "live"]).await.ok();
-    refused(&repository.push(&["main"]).await, &["git push wharf main:live"]);
+    refused(&repository.push(&["main"]).await, &[":refs/heads/live`"]);
     repository.push(&["main:live"]).await.ok();
     assert_eq!(platform.text("hello", "/").await, "blue\n");
 }
@@ -243,6 +294,59 @@ async fn one_deploy_of_an_app_at_a_time_and_the_next_waits_or_is_refused() {
     assert_eq!(platform.text("hello", "/").await, "second\n");
     let ended = builds(&platform).await;
     assert_eq!(ended.iter().find(|build| build["id"] == id.as_str()).unwrap()["state"], "cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_waits_is_a_build_to_be_cancelled_and_ends_with_its_client() {
+    let platform = Platform::start().await;
+    let repository = prebuilt(&platform, "hello", "hello", "").await;
+    repository.push(&["main"]).await.ok();
+    never_healthy(&repository, "10m");
+    repository.commit("Never healthy").await;
+    let mut slow = repository.command(&["push", "wharf", "main"]).spawn().unwrap();
+    let in_state = async |state: &str| {
+        let builds = builds(&platform).await;
+        let build = builds.iter().find(|build| build["state"] == state)?;
+        Some(build["id"].as_str()?.to_owned())
+    };
+    let holder = eventually(SHORT, "its rollout is under way", async || in_state("deploying").await).await;
+    let second = Repository::new(&platform).await;
+    second.user().run(&["git", "remote", "hello"]).await.ok();
+    second.git(&["pull", "--quiet", "wharf", "main"]).await.ok();
+    second
+        .write("wharf.toml", "app = \"hello\"\n[update]\nmonitor = \"50ms\"\n[env]\nGREETING = \"second\"\n");
+    second.commit("Second").await;
+
+    let waits = second.command(&["push", "wharf", "main"]).spawn().unwrap();
+    let id = eventually(SHORT, "it is listed while it waits", async || in_state("waiting").await).await;
+    let log = platform.wharf(&["build", "logs", &id]).await.ok();
+    assert!(log.contains(&format!("Waiting for the deploy of admin (build {holder}")), "{log}");
+    platform.wharf(&["build", "cancel", &id]).await.ok();
+    let ended =
+        tokio::time::timeout(Duration::from_secs(30), waits.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains(&format!("build {id} cancelled")), "{said}");
+
+    // With its helper, as the end of a terminal does.
+    let mut command = second.command(&["push", "wharf", "main"]);
+    let mut waits = command.process_group(0).spawn().unwrap();
+    let id = eventually(SHORT, "the next one waits", async || in_state("waiting").await).await;
+    let group = Pid::from_raw(waits.id().unwrap().try_into().unwrap());
+    killpg(group, Signal::SIGTERM).unwrap();
+    waits.wait().await.unwrap();
+    eventually(SHORT, "it has ended with its client", async || {
+        let builds = builds(&platform).await;
+        let build = builds.iter().find(|build| build["id"] == id.as_str())?;
+        let problem = build["problem"].as_str().unwrap_or_default();
+        (build["state"] == "cancelled" && problem.contains("whoever pushed has gone")).then_some(())
+    })
+    .await;
+    platform.wharf(&["build", "cancel", &holder]).await.ok();
+    assert!(!slow.wait().await.unwrap().success());
+    assert_eq!(platform.text("hello", "/").await, "Hello from WASI 0.2\n");
+    let pushed = second.push(&["main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    assert_eq!(platform.text("hello", "/").await, "second\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,6 +424,20 @@ async fn what_cannot_be_built_is_refused_with_the_cure() {
         repository.commit("Out").await;
         refused(&repository.push(&["main"]).await, &["nothing has moved"]);
     }
+    // Where it was pushed to says what it is, and the manifest is not passed over in silence.
+    repository.git(&["reset", "--quiet", "--hard", clean.trim()]).await.ok();
+    repository
+        .write("wharf.toml", "app = \"other\"\nnamespace = \"blue\"\n[build]\nartifact = \"absent.wasm\"\n");
+    repository.commit("Another name").await;
+    refused(
+        &repository.push(&["main"]).await,
+        &[
+            "`app = \"other\"` in wharf.toml does not count",
+            "it is `hello`",
+            "`namespace = \"blue\"`",
+            "nothing has moved",
+        ],
+    );
     let empty = Repository::new(&platform).await;
     empty.write("README.md", "Nothing to build\n");
     empty.commit("Nothing").await;

@@ -174,6 +174,39 @@ async fn what_a_compose_file_cannot_be_is_refused_with_its_line_and_changes_noth
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stack_does_not_become_an_app_by_a_name_that_is_wrong() {
+    let platform = Platform::start().await;
+    let greeter = |image: &str| format!("services:\n  greeter:\n    image: {image}\n    {QUICK}\n");
+    let repository = shop(&platform, &greeter("greter.wasm")).await;
+    // With one `.wasm` file beside it, which would do for an app.
+    std::fs::remove_file(repository.folder().join("front.wasm")).unwrap();
+    refused(
+        &push(&repository, &greeter("greter.wasm")).await,
+        &[
+            "found: compose.yaml, which names greter.wasm",
+            "compose.yaml:3:5: `./greter.wasm`: it is not there",
+            "nothing has moved",
+        ],
+    );
+    accepted(&push(&repository, &greeter("greeter.wasm")).await);
+    for (image, words) in [("greter.wasm", "it is not there"), ("../greeter.wasm", "leads out")] {
+        refused(&push(&repository, &greeter(image)).await, &["compose.yaml:3:5", words, "nothing has moved"]);
+        refused(&repository.push(&["HEAD:preview/blue"]).await, &["no preview"]);
+    }
+    repository.write(".env", "FILE=greeter.wasm\n");
+    let said = accepted(&push(&repository, &greeter("${FILE}")).await);
+    has(&said, &["found: compose.yaml, whose stack shop is there"]);
+    let there = apps(&platform).await;
+    let names: Vec<&str> = there.as_array().unwrap().iter().map(|app| app["app"].as_str().unwrap()).collect();
+    assert_eq!(names, ["greeter"]);
+    // Without a Compose file it is an app, and the stack stays.
+    std::fs::remove_file(repository.folder().join("compose.yaml")).unwrap();
+    repository.commit("One app").await;
+    let said = accepted(&repository.push(&["main"]).await);
+    has(&said, &["the stack shop stays as it is; `wharf stack rm shop` removes it"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_does_not_come_up_leaves_the_branch_and_is_named_with_what_the_others_run() {
     let platform = Platform::start().await;
     let repository = shop(&platform, &compose("first")).await;

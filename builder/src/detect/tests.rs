@@ -341,6 +341,34 @@ fn a_compose_file_decides_where_its_services_are_the_artifacts() {
 }
 
 #[test]
+fn whoever_reads_a_compose_file_says_how_much_it_counts() {
+    let cargo = package("app", "");
+    let beside = [("compose.yaml", "services: {}\n"), ("a.wasm", "")];
+    let sources = [("compose.yaml", "services: {}\n"), ("Cargo.toml", cargo.as_str()), ("src/main.rs", "")];
+    let first = ComposeRank::First("which names b.wasm".to_owned());
+    let before_files = ComposeRank::BeforeFiles("which builds api".to_owned());
+    let cases: [(Files<'_>, &ComposeRank, Kind, &str); 6] = [
+        (&beside, &ComposeRank::Last, Kind::Prebuilt, "a.wasm"),
+        (&beside, &before_files, Kind::Compose, "compose.yaml, which builds api"),
+        (&beside, &first, Kind::Compose, "compose.yaml, which names b.wasm"),
+        (&sources, &before_files, Kind::Cargo, "Cargo.toml (package app"),
+        (&sources, &first, Kind::Compose, "compose.yaml, which names b.wasm"),
+        (&beside[1..], &first, Kind::Prebuilt, "a.wasm"),
+    ];
+    for (files, rank, kind, found) in cases {
+        let detection = detect_with(&tree(files), Containers::Refused, rank.clone()).unwrap();
+        assert_eq!(detection.kind, kind, "{files:?} {rank:?}");
+        assert!(detection.found.starts_with(found), "{}", detection.found);
+    }
+    assert_eq!(compose_file(&tree(&beside)).as_deref(), Some("compose.yaml"));
+    assert_eq!(compose_file(&tree(&beside[1..])), None);
+    // `[build]` chooses before that.
+    let told = [beside[0], beside[1], ("wharf.toml", "app = \"a\"\n[build]\nartifact = \"a.wasm\"\n")];
+    let detection = detect_with(&tree(&told), Containers::Refused, first).unwrap();
+    assert_eq!(detection.kind, Kind::Manifest);
+}
+
+#[test]
 fn a_manifest_chooses_a_compose_file_before_everything_else() {
     let cargo = package("app", "");
     let manifest = "app = \"a\"\n[build]\ncompose = \"deploy/compose.yaml\"\n";

@@ -1,7 +1,7 @@
 //! `wharf builds` and `wharf build`: what was pushed with git, and what became of it.
 
 use clap::{Args, Subcommand};
-use wharf_types::api::{BuildInfo, Page};
+use wharf_types::api::{BuildInfo, BuildState, Page};
 use wharf_types::{AppName, BuildId, NamespaceName, Timestamp};
 
 use crate::args::{Global, With};
@@ -139,6 +139,16 @@ fn print(session: &Session, line: &str) -> anyhow::Result<()> {
 
 async fn cancel(session: &Session, args: IdArgs) -> anyhow::Result<()> {
     let namespace = session.namespace()?;
+    let build = session.client.build(&namespace, args.id).await?;
+    if build.state.is_over() {
+        let (how, help) = match build.state {
+            BuildState::Succeeded => ("has succeeded", "`wharf rollback` brings back the release before it"),
+            BuildState::Cancelled => ("was cancelled", "`wharf build logs ID` shows what it said"),
+            _ => ("has failed", "`wharf build logs ID` shows what it said"),
+        };
+        let message = format!("build {} has ended already: it {how}", args.id);
+        return Err(Failure::new(Exit::Conflict, message).help(help).into());
+    }
     session.client.cancel_build(&namespace, args.id).await?;
     if session.json {
         return output::json(&serde_json::json!({ "id": args.id, "cancelled": true }));

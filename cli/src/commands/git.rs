@@ -225,8 +225,11 @@ fn credential(args: &CredentialArgs) -> anyhow::Result<()> {
         asked.get("protocol").copied().unwrap_or_default(),
         asked.get("host").copied().unwrap_or_default()
     );
-    // Without one git asks whoever it runs for, and then says what the platform says.
-    let Some(token) = token_for(&address)? else { return Ok(()) };
+    let Some(token) = token_for(&address)? else {
+        // Git asks whoever it runs for then, or says only that it cannot.
+        output::note(format!("there is no token for {address}: log in with `wharf login {address}`"));
+        return Ok(());
+    };
     output::line("username=wharf")?;
     output::line(format!("password={}", token.reveal()))
 }

@@ -109,8 +109,20 @@ impl Stack<'_> {
             stack: set.clone(),
             commit: self.pushed.commit.clone(),
             no_containers: self.pushed.no_containers.clone(),
+            cancel: self.cancel.clone(),
         };
-        Ok(tokio::task::spawn_blocking(move || Reading::of(tree, &asked)).await??)
+        // After a cancel the thread ends with its next step, and is not waited for.
+        let read = tokio::task::spawn_blocking(move || Reading::of(tree, &asked));
+        self.unless_cancelled(async { anyhow::Ok(read.await??) }).await
+    }
+
+    /// Comes back at once when the push is cancelled. Only for what changes nothing.
+    async fn unless_cancelled<T>(&self, asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(cancelled()),
+            done = asked => done,
+        }
     }
 
     /// Sets the values whose names are new, of which nothing that runs knows; returns the others.
@@ -146,7 +158,7 @@ impl Stack<'_> {
     /// The plan, if it can be carried out.
     async fn plan(&self, reading: &Reading, resources: Vec<Resource>, prune: &Prune) -> anyhow::Result<Plan> {
         let request = PlanRequest { resources, prune: Some(prune.clone()), with_live: false };
-        let plan = self.session.client.plan(declare::body(&request)?).await?;
+        let plan = self.unless_cancelled(self.session.client.plan(declare::body(&request)?)).await?;
         let apps = reading.translation.apps.iter();
         let places: BTreeMap<&str, String> =
             apps.map(|app| (app.document.name.as_str(), app.place.to_string())).collect();

@@ -208,7 +208,7 @@ async fn what_needs_too_much_memory_is_refused() {
 async fn a_tree_that_names_git_or_leads_out_is_refused_by_git_itself() {
     let (server, client) = (Server::accepting().await, Client::with_commit().await);
     let blob = client.git(&["hash-object", "-w", "README"]).await.succeeds().stdout.trim().to_owned();
-    for name in [".git", ".."] {
+    for (name, why) in [(".git", "contains '.git'"), (".GIT", "contains '.git'"), ("..", "contains '..'")] {
         let id: Vec<u8> = blob
             .as_bytes()
             .chunks(2)
@@ -221,7 +221,10 @@ async fn a_tree_that_names_git_or_leads_out_is_refused_by_git_itself() {
             .succeeds();
         let commit = client.git(&["commit-tree", "-m", "evil", tree.stdout.trim()]).await.succeeds();
         let target = format!("{}:refs/heads/evil", commit.stdout.trim());
-        client.git(&["push", &server.url, &target]).await.fails_with("unpacker error");
+        let ran = client.git(&["push", &server.url, &target]).await.fails_with("unpacker error");
+        let told =
+            ran.stderr.lines().any(|line| line.starts_with("remote: error: object") && line.contains(why));
+        assert!(told, "{name}: {}", ran.stderr);
     }
     server.is_untouched().await;
 }

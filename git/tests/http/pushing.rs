@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::{Mutex, Notify, mpsc};
-use wharf_git::{Limits, Progress, Push, RefName, Verdict};
+use wharf_git::{CheckoutLimits, Limits, Progress, Push, RefName, Verdict};
 
 use crate::client::Client;
 use crate::server::Server;
@@ -97,7 +97,23 @@ async fn push_options_reach_the_handler() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clone_without_history_can_be_pushed_and_later_all_of_it() {
-    let (first, second) = (Server::accepting().await, Server::accepting().await);
+    let first = Server::accepting().await;
+    let root = tempfile::tempdir().unwrap();
+    let (sender, read) = mpsc::unbounded_channel();
+    // A deploy reads what was pushed before git has taken it.
+    let into = root.path().to_owned();
+    let second = Server::start(Limits::default(), move |push: Push, _| {
+        let (sender, tip) = (sender.clone(), push.updates[0].new.unwrap());
+        let into = into.join(tip.to_string());
+        async move {
+            let commit = push.objects.commit(tip).await;
+            let written = push.objects.checkout(tip, &into, &CheckoutLimits::default()).await;
+            let _ = sender.send((commit, written));
+            Verdict::Accept
+        }
+    })
+    .await;
+    let read = Mutex::new(read);
     let client = Client::with_commit().await;
     client.commit("more", "1").await;
     client.git(&["push", &first.url, "main"]).await.succeeds();
@@ -105,10 +121,13 @@ async fn a_clone_without_history_can_be_pushed_and_later_all_of_it() {
     shallow.git(&["clone", "--depth=1", &first.url, "."]).await.succeeds();
     shallow.git(&["push", &second.url, "main"]).await.succeeds();
     assert_eq!(second.outcome().await.moved.len(), 1);
-    let tip = client.head().await.parse().unwrap();
-    let commit = second.repository.objects().commit(tip).await.unwrap();
+    let (commit, written) = read.lock().await.recv().await.unwrap();
+    let (commit, written) = (commit.unwrap(), written.unwrap());
     assert_eq!((commit.subject.as_str(), commit.author.as_str()), ("change more", "Ada"));
     assert!(commit.authored_at.as_second() > 1_600_000_000);
+    assert_eq!(written.files, 2);
+    let tip = client.head().await.parse().unwrap();
+    assert_eq!(second.repository.objects().commit(tip).await.unwrap(), commit);
 
     client.commit("more", "2").await;
     client.git(&["push", &second.url, "main"]).await.succeeds();

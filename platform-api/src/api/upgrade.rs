@@ -4,7 +4,6 @@
 //! answers with a body that does the same. Neither knows of the connection.
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -13,10 +12,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::FusedFuture;
+use futures::{FutureExt, StreamExt};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::debug;
@@ -72,7 +72,12 @@ async fn carry(upgrade: OnUpgrade, said: Body, from_client: mpsc::Sender<Bytes>)
         Ok(Err(error)) => return debug!("a connection could not be taken over: {error}"),
         Err(_) => return debug!("a client did not read that its connection is taken over"),
     };
-    let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+    pass(TokioIo::new(upgraded), said, from_client).await;
+}
+
+/// What the client says to whoever answers, and the answer to the client.
+async fn pass(connection: impl AsyncRead + AsyncWrite, said: Body, from_client: mpsc::Sender<Bytes>) {
+    let (mut reader, mut writer) = tokio::io::split(connection);
     let reading = async move {
         let mut chunk = vec![0; CHUNK_BYTES];
         while let Ok(read @ 1..) = reader.read(&mut chunk).await {
@@ -89,12 +94,69 @@ async fn carry(upgrade: OnUpgrade, said: Body, from_client: mpsc::Sender<Bytes>)
         }
         let _ = writer.shutdown().await;
     };
-    tokio::pin!(reading);
+    // Either may end first, and neither can be asked again after that.
+    let reading = reading.fuse();
+    tokio::pin!(reading, writing);
     tokio::select! {
-        () = writing => {
-            let _ = timeout(CLOSE_MAX, reading).await;
-        }
+        () = &mut writing => {}
         // The answer goes on after the client's last word, and is over soon.
-        () = async { (&mut reading).await; pending().await } => {}
+        () = &mut reading => writing.await,
+    }
+    if !reading.is_terminated() {
+        let _ = timeout(CLOSE_MAX, reading).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::duplex;
+
+    /// Passes on between a client and an answer that repeats what the client says, and ends with it.
+    async fn passed(client_says: &[u8], closes: bool) -> Vec<u8> {
+        let (mut client, connection) = duplex(1 << 10);
+        let (from_client, mut heard) = mpsc::channel::<Bytes>(4);
+        let answer = async_stream::stream! {
+            while let Some(octets) = heard.recv().await {
+                yield Ok::<Bytes, Infallible>(octets);
+                if !closes {
+                    break;
+                }
+            }
+        };
+        let passing = tokio::spawn(pass(connection, Body::from_stream(answer), from_client));
+        client.write_all(client_says).await.unwrap();
+        if closes {
+            client.shutdown().await.unwrap();
+        }
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        drop(client);
+        passing.await.expect("nothing panics");
+        said
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_ends_before_its_client_ends_the_connection() {
+        assert_eq!(passed(b"all", false).await, b"all");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_ends_before_its_answer_hears_the_rest() {
+        assert_eq!(passed(b"all", true).await, b"all");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_is_no_panic() {
+        let (client, connection) = duplex(1 << 10);
+        let (from_client, mut heard) = mpsc::channel::<Bytes>(4);
+        let answer = async_stream::stream! {
+            while let Some(octets) = heard.recv().await {
+                yield Ok::<Bytes, Infallible>(octets);
+            }
+            yield Ok(Bytes::from_static(b"nobody reads this"));
+        };
+        drop(client);
+        pass(connection, Body::from_stream(answer), from_client).await;
     }
 }

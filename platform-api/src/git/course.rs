@@ -59,7 +59,7 @@ pub(crate) fn decide(updates: &[RefUpdate], app: &AppName, deploys: &str) -> Res
                 course.ends.push(branch.to_owned());
                 continue;
             }
-            (Some(_), None) => return Err(elsewhere(branch, deploys)),
+            (Some(commit), None) => return Err(elsewhere(commit, branch, deploys)),
             // It is left from when it was what ran.
             (None, None) => continue,
         };
@@ -73,11 +73,14 @@ pub(crate) fn decide(updates: &[RefUpdate], app: &AppName, deploys: &str) -> Res
     Ok(course)
 }
 
-fn elsewhere(branch: &str, deploys: &str) -> String {
+/// The commands name the commit, as only the client knows what the branch is called there. Behind an id git wants to know in full where to.
+fn elsewhere(commit: ObjectId, branch: &str, deploys: &str) -> String {
     let name = branch.rsplit('/').next().unwrap_or(branch);
+    let commit = commit.to_string();
+    let commit = &commit[..12];
     format!(
-        "`{branch}` is not deployed here, `{deploys}` is: `git push wharf {branch}:{deploys}` deploys it, and \
-         `git push wharf {branch}:{PREVIEW}{name}` makes a preview of it"
+        "`{branch}` is not deployed here, `{deploys}` is: `git push wharf {commit}:refs/heads/{deploys}` deploys it, and \
+         `git push wharf {commit}:refs/heads/{PREVIEW}{name}` makes a preview of it"
     )
 }
 
@@ -129,11 +132,9 @@ mod tests {
     #[test]
     fn another_branch_is_refused_with_the_commands_that_would_work() {
         let refusal = decided(&[update("refs/heads/feature/colours", false, true)]).unwrap_err();
-        assert!(refusal.contains("`git push wharf feature/colours:main` deploys it"), "{refusal}");
-        assert!(
-            refusal.contains("`git push wharf feature/colours:preview/colours` makes a preview"),
-            "{refusal}"
-        );
+        let deploys = "`git push wharf aaaaaaaaaaaa:refs/heads/main` deploys it";
+        let previews = "`git push wharf aaaaaaaaaaaa:refs/heads/preview/colours` makes a preview";
+        assert!(refusal.contains(deploys) && refusal.contains(previews), "{refusal}");
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub struct Pushed {
     pub namespace: NamespaceName,
     /// What gets it. The name in its manifest does not count.
     pub app: AppName,
+    /// The app whose repository it is: the same, unless it is a preview.
+    pub repository: AppName,
+    /// Whether the last that was deployed from the repository was a stack.
+    pub is_stack: bool,
     /// Whether it must not take anything that is the app's alone, such as routes and ports.
     pub is_preview: bool,
     /// The files of the commit, and nothing else. It is removed afterwards.

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use uuid::Uuid;
 use wharf_git::{CheckoutLimits, Handler, Outcome, Progress, Push, Repository as Folder, Verdict};
 use wharf_types::api::{BuildState, PushPolicy, WhenBusy};
 use wharf_types::{AppId, AppName, BuildId, NamespaceId, NamespaceName, SetName, Timestamp};
 
-use super::busy::{Holder, Turn};
+use super::aftermath::{end_preview, go_back, measure};
+use super::busy::{Holder, Key, Turn};
 use super::course::{self, Course, Deploy};
 use super::deployer::{Deployment, NotDeployed, Pushed, Runs, Secret, Teller};
 use super::log::BuildLog;
 use super::{Listed, UnderWay, advance, end};
 use crate::context::Context;
-use crate::operations::{self, Asked, OperationError};
+use crate::operations::{self, OperationError};
 use crate::reconcile::chain;
 use crate::store::build::NewBuild;
 use crate::store::repository::Repository;
@@ -57,6 +57,37 @@ struct Begun {
     deployment: Deployment,
     _turn: Turn,
     _listed: Listed,
+}
+
+/// What there was before a deploy.
+struct Before {
+    /// That the app is on. None: there is no app, or it is on none.
+    release: Option<u64>,
+    /// Whether the last that was deployed from the repository was a stack.
+    is_stack: bool,
+}
+
+/// What becomes of the row of a build.
+enum Row {
+    New(BuildState),
+    /// It has waited.
+    GoesOn,
+}
+
+/// How a wait ended that came to nothing.
+struct Ended {
+    state: BuildState,
+    why: String,
+}
+
+impl Ended {
+    fn failed(why: String) -> Self {
+        Self { state: BuildState::Failed, why }
+    }
+
+    fn cancelled(why: &str) -> Self {
+        Self { state: BuildState::Cancelled, why: why.to_owned() }
+    }
 }
 
 impl Pushing {
@@ -125,20 +156,10 @@ impl Pushing {
 
     async fn deploy(&self, deploy: &Deploy, push: &Push, progress: &Progress) -> Result<Begun, String> {
         let build = BuildId::new();
-        let turn = self.turn(deploy, build, progress).await?;
-        let ours = |error: &dyn std::error::Error| {
-            warn!("a push to {} in {} failed: {}", self.app, self.namespace, chain(error));
-            "the control plane could not do this; its log says why, and nothing was changed".to_owned()
-        };
-        // Whoever had the turn may have moved it.
-        let is_there = self.folder.find_ref(&deploy.update.name).await.map_err(|error| ours(&error))?;
-        if is_there != deploy.update.old {
-            return Err(format!(
-                "`{}` was moved by another push meanwhile: `git pull wharf {0}`, and push again",
-                deploy.branch
-            ));
-        }
-        let commit = push.objects.commit(deploy.commit).await.map_err(|error| ours(&error))?;
+        let holder = Holder { build, by: self.by.clone(), since: Timestamp::now() };
+        let turn = self.turn(deploy, &holder)?;
+        self.check_ref(deploy).await?;
+        let commit = push.objects.commit(deploy.commit).await.map_err(|error| self.ours(&error))?;
         let id = commit.id.to_string();
         let new = NewBuild {
             id: build,
@@ -149,22 +170,46 @@ impl Pushing {
             subject: &commit.subject,
             by: &self.by,
         };
-        let before = self.begin(&new, deploy).await?;
+        let state = if turn.is_ok() { BuildState::Building } else { BuildState::Waiting };
+        let before = self.begin(&new, deploy, Row::New(state)).await?;
         let git = &self.context.git;
-        let log = Arc::new(BuildLog::create(&git.builds, build).map_err(|error| ours(&error))?);
+        let log = match BuildLog::create(&git.builds, build) {
+            Ok(log) => Arc::new(log),
+            Err(error) => {
+                let why = self.ours(&error);
+                end(&self.context, build, BuildState::Failed, Some(&why)).await;
+                return Err(why);
+            }
+        };
         let cancel = CancellationToken::new();
         let under_way = UnderWay { cancel: cancel.clone(), log: log.clone() };
         let listed = Listed::new(&self.context, build, under_way);
-        let mut begun = Begun { build, before, deployment: Deployment::App, _turn: turn, _listed: listed };
         let teller = Teller { context: self.context.clone(), build, progress: progress.clone(), log };
         teller.step(&format!("Deploying {} to {} in {}", &id[..12], deploy.app, self.namespace));
         teller.detail(&format!("{} (build {build})", commit.subject));
+        let (turn, before) = match turn {
+            Ok(turn) => (turn, before),
+            Err(other) => match self.wait(&new, deploy, (&holder, &other), &teller, &cancel).await {
+                Ok(waited) => waited,
+                Err(Ended { state, why }) => {
+                    return Err(self.refused(&teller, state, why.into(), None).await);
+                }
+            },
+        };
+        let mut begun = Begun {
+            build,
+            before: before.release,
+            deployment: Deployment::App,
+            _turn: turn,
+            _listed: listed,
+        };
         let folder = git.folder(build);
-        let deployed = self.build_and_deploy(deploy, push, &teller, (&id, cancel.clone())).await;
+        let deployed =
+            self.build_and_deploy(deploy, push, &teller, (&id, before.is_stack, cancel.clone())).await;
         if let Err(error) = git.discard(folder.clone()).await {
             warn!("cannot remove {}: {error}", folder.display());
         }
-        let NotDeployed { why: problem, runs } = match deployed {
+        let problem = match deployed {
             // Somebody may have taken this process for gone, and have gone back.
             Ok(deployment) if advance(&self.context, build, None).await => {
                 begun.deployment = deployment;
@@ -177,45 +222,95 @@ impl Pushing {
             Err(problem) => problem,
         };
         let state = if cancel.is_cancelled() { BuildState::Cancelled } else { BuildState::Failed };
-        for line in problem.lines() {
+        Err(self.refused(&teller, state, problem, before.release).await)
+    }
+
+    /// Ends a build that has come to nothing, and says it. `before`: the release that the app is on.
+    async fn refused(
+        &self,
+        teller: &Teller,
+        state: BuildState,
+        problem: NotDeployed,
+        before: Option<u64>,
+    ) -> String {
+        let NotDeployed { why, runs } = problem;
+        for line in why.lines() {
             teller.problem(line);
         }
-        end(&self.context, build, state, Some(&problem)).await;
+        let build = teller.build;
+        end(&self.context, build, state, Some(&why)).await;
         let runs = match (runs, before) {
             (Runs::AsBefore, Some(release)) => format!(", and release {release} is what runs"),
             (Runs::AsBefore, None) => String::new(),
             (Runs::Partly, _) => ", and each service runs what its own rollout has come to".to_owned(),
         };
-        Err(format!("build {build} {state}: nothing has moved{runs} (`wharf build logs {build}`)"))
+        format!("build {build} {state}: nothing has moved{runs} (`wharf build logs {build}`)")
     }
 
-    /// Waits for the app's turn, or refuses.
-    async fn turn(&self, deploy: &Deploy, build: BuildId, progress: &Progress) -> Result<Turn, String> {
-        let key = (self.namespace.clone(), deploy.app.clone());
-        let holder = Holder { build, by: self.by.clone(), since: Timestamp::now() };
-        let busy = &self.context.git.busy;
-        let other = match busy.try_take(&key, &holder) {
-            Ok(turn) => return Ok(turn),
-            Err(other) => other.describe(holder.since),
-        };
-        if self.repository.when_busy == WhenBusy::Fail {
-            return Err(format!(
-                "{other} is under way: push again after it, or cancel it with `wharf build cancel`; `wharf git set --when-busy wait` makes pushes wait"
-            ));
+    /// The app's turn, or who has it; refuses where pushes do not wait.
+    fn turn(&self, deploy: &Deploy, holder: &Holder) -> Result<Result<Turn, Holder>, String> {
+        match self.context.git.busy.try_take(&self.key(deploy), holder) {
+            Err(other) if self.repository.when_busy == WhenBusy::Fail => Err(format!(
+                "{} is under way: push again after it, or cancel it with `wharf build cancel`; `wharf git set --when-busy wait` makes pushes wait",
+                other.describe(holder.since)
+            )),
+            taken => Ok(taken),
         }
-        progress.line(&format!("-----> Waiting for {other}, for up to {} minutes", TURN_MAX.as_secs() / 60));
-        busy.take(&key, &holder, TURN_MAX).await.map_err(|other| {
-            format!("{} has not ended in time: push again", other.describe(Timestamp::now()))
-        })
     }
 
-    /// Takes note of the build; returns the release that the app is on.
-    async fn begin(&self, new: &NewBuild<'_>, deploy: &Deploy) -> Result<Option<u64>, String> {
+    /// Waits for the app's turn, as long as somebody wants it; returns it with what there is then.
+    async fn wait(
+        &self,
+        new: &NewBuild<'_>,
+        deploy: &Deploy,
+        (holder, other): (&Holder, &Holder),
+        teller: &Teller,
+        cancel: &CancellationToken,
+    ) -> Result<(Turn, Before), Ended> {
+        let minutes = TURN_MAX.as_secs() / 60;
+        teller.step(&format!("Waiting for {}, for up to {minutes} minutes", other.describe(holder.since)));
+        let key = self.key(deploy);
+        let turn = tokio::select! {
+            // Where its turn comes at the same time, it is left to others.
+            biased;
+            () = cancel.cancelled() => Err(Ended::cancelled("the build was cancelled while it waited")),
+            () = teller.progress.gone() => {
+                Err(Ended::cancelled("whoever pushed has gone while it waited, so it was not begun: push again"))
+            }
+            taken = self.context.git.busy.take(&key, holder, TURN_MAX) => taken.map_err(|other| {
+                let other = other.describe(Timestamp::now());
+                Ended::failed(format!("{other} has not ended in time: push again"))
+            }),
+        }?;
+        // Whoever had the turn may have changed everything.
+        self.check_ref(deploy).await.map_err(Ended::failed)?;
+        let before = self.begin(new, deploy, Row::GoesOn).await.map_err(Ended::failed)?;
+        Ok((turn, before))
+    }
+
+    fn key(&self, deploy: &Deploy) -> Key {
+        (self.namespace.clone(), deploy.app.clone())
+    }
+
+    /// Refuses where somebody has moved the branch since the client looked.
+    async fn check_ref(&self, deploy: &Deploy) -> Result<(), String> {
+        let is_there = self.folder.find_ref(&deploy.update.name).await.map_err(|error| self.ours(&error))?;
+        if is_there == deploy.update.old {
+            return Ok(());
+        }
+        Err(format!(
+            "`{}` was moved by another push meanwhile: `git pull wharf {0}`, and push again",
+            deploy.branch
+        ))
+    }
+
+    /// Takes note of the build; returns what there is before it.
+    async fn begin(&self, new: &NewBuild<'_>, deploy: &Deploy, row: Row) -> Result<Before, String> {
         let begun = async {
             let mut tx = self.context.write_as_leader().await?;
             let app = store::app::find(&mut tx, &self.namespace, &deploy.app).await?;
             let target = app.as_ref().and_then(|app| app.target_release);
-            let before = match target {
+            let release = match target {
                 Some(release) => store::release::get(&mut tx, release).await?.map(|release| release.number),
                 None => None,
             };
@@ -225,31 +320,45 @@ impl Pushing {
                 || previews
                     .iter()
                     .any(|preview| preview.app == deploy.app && preview.branch == deploy.branch);
-            let mut may_be_made = app.is_some() || deploy.is_preview || self.policy.creates_apps;
-            if !may_be_made {
-                // A stack is there with its services, which need not be called as it is.
-                let set = SetName::from(deploy.app.clone());
-                may_be_made = !store::app::in_set(&mut tx, self.namespace_id, &set).await?.is_empty();
+            if !is_ours {
+                return Ok(Err(format!(
+                    "there is an app `{}` already, which is no preview of this: push to another name",
+                    deploy.app
+                )));
             }
-            if is_ours && may_be_made {
-                store::build::create(&mut tx, new, BuildState::Building, Timestamp::now()).await?;
-                tx.commit().await?;
+            // A stack is there with its services, which need not be called as it is.
+            let set = SetName::from(self.app.clone());
+            let has_services = !store::app::in_set(&mut tx, self.namespace_id, &set).await?.is_empty();
+            if app.is_none() && !deploy.is_preview && !self.policy.creates_apps && !has_services {
+                return Ok(Err(format!(
+                    "there is no app `{0}`, nor a stack, and pushes make none in `{1}`: make it with `wharf deploy --app {0}` or `wharf stack \
+                     deploy {0}`, or ask an admin for `wharf namespace pushes {1} --creates-apps true`",
+                    deploy.app, self.namespace
+                )));
             }
-            Ok::<_, StoreError>((before, is_ours, may_be_made))
+            // Builds are kept for some time only. Without one, services that are there are what the repository is.
+            let was_stack = store::build::was_stack(&mut tx, self.repository.id, &self.app).await?;
+            let before = Before { release, is_stack: was_stack.unwrap_or(has_services) };
+            match row {
+                Row::New(state) => store::build::create(&mut tx, new, state, Timestamp::now()).await?,
+                Row::GoesOn => {
+                    if !store::build::advance(&mut tx, new.id, BuildState::Building, None).await? {
+                        return Ok(Err(
+                            "another control plane took over while it waited: push again".to_owned()
+                        ));
+                    }
+                }
+            }
+            tx.commit().await?;
+            Ok::<_, StoreError>(Ok(before))
         };
-        match begun.await {
-            Ok((before, true, true)) => Ok(before),
-            Ok((_, true, false)) => Err(format!(
-                "there is no app `{0}`, nor a stack, and pushes make none in `{1}`: make it with `wharf deploy --app {0}` or `wharf stack \
-                 deploy {0}`, or ask an admin for `wharf namespace pushes {1} --creates-apps true`",
-                deploy.app, self.namespace
-            )),
-            Ok((_, false, _)) => Err(format!(
-                "there is an app `{}` already, which is no preview of this: push to another name",
-                deploy.app
-            )),
-            Err(error) => Err(self.unavailable(&error)),
-        }
+        begun.await.unwrap_or_else(|error| Err(self.unavailable(&error)))
+    }
+
+    /// What is told of an error that is this host's.
+    fn ours(&self, error: &dyn std::error::Error) -> String {
+        warn!("a push to {} in {} failed: {}", self.app, self.namespace, chain(error));
+        "the control plane could not do this; its log says why, and nothing was changed".to_owned()
     }
 
     fn unavailable(&self, error: &StoreError) -> String {
@@ -262,7 +371,7 @@ impl Pushing {
         deploy: &Deploy,
         push: &Push,
         teller: &Teller,
-        (commit, cancel): (&str, CancellationToken),
+        (commit, is_stack, cancel): (&str, bool, CancellationToken),
     ) -> Result<Deployment, NotDeployed> {
         let git = &self.context.git;
         let Some(deployer) = git.deployer.get() else {
@@ -275,11 +384,14 @@ impl Pushing {
             written = checkout => written.map_err(|error| chain(&error).to_string())?,
             () = cancel.cancelled() => return Err("the build was cancelled".to_owned().into()),
         };
-        teller.detail(&format!("{} files, {} kB", written.files, written.bytes.div_ceil(1000)));
+        let files = if written.files == 1 { "file" } else { "files" };
+        teller.detail(&format!("{} {files}, {} kB", written.files, written.bytes.div_ceil(1000)));
         let pushed = Pushed {
             build: teller.build,
             namespace: self.namespace.clone(),
             app: deploy.app.clone(),
+            repository: self.app.clone(),
+            is_stack,
             is_preview: deploy.is_preview,
             folder,
             cache: AppId::from_uuid(self.repository.id),
@@ -350,76 +462,5 @@ fn left_by(deployment: Deployment) -> Runs {
     match deployment {
         Deployment::App => Runs::AsBefore,
         Deployment::Stack => Runs::Partly,
-    }
-}
-
-/// Takes note of what a repository takes of the disk.
-pub(super) async fn measure(context: &Context, repository: Uuid, folder: &Folder) {
-    let held = match folder.held().await {
-        Ok(held) => held,
-        Err(error) => return warn!("cannot measure a repository: {}", chain(&error)),
-    };
-    if held.is_scattered() {
-        context.git.scattered().insert(repository);
-    }
-    let noted = async {
-        let mut tx = context.store.write().await?;
-        store::repository::set_bytes(&mut tx, repository, held.bytes).await?;
-        tx.commit().await
-    };
-    if let Err(error) = noted.await {
-        warn!("cannot take note of what a repository takes: {}", chain(&error));
-    }
-}
-
-/// What the platform itself asks for on account of a push.
-fn asked(namespace: &NamespaceName, app: &AppName) -> Asked {
-    Asked {
-        namespace: namespace.clone(),
-        app: app.clone(),
-        by: "git".to_owned(),
-        revision: None,
-        once: None,
-        any_priority: true,
-        now: Timestamp::now(),
-    }
-}
-
-/// Brings back a release of an app, because the push that made a newer one has come to nothing.
-pub(super) async fn go_back(
-    context: &Arc<Context>,
-    (namespace, app): (&NamespaceName, &AppName),
-    release: Option<u64>,
-) {
-    let Some(release) = release else { return };
-    if let Err(error) = operations::rollback(context, &asked(namespace, app), Some(release)).await {
-        warn!("cannot bring back release {release} of {app} in {namespace}: {error}");
-    }
-}
-
-/// Removes the app of a preview, whose branch has gone.
-async fn end_preview(
-    context: &Arc<Context>,
-    repository: &Repository,
-    namespace: &NamespaceName,
-    branch: &str,
-) {
-    let previews = async {
-        let mut tx = context.store.read().await?;
-        store::repository::previews(&mut tx, repository.id).await
-    };
-    let previews = previews.await.unwrap_or_else(|error| {
-        warn!("cannot look for the previews that end: {}", chain(&error));
-        Vec::new()
-    });
-    for preview in previews.iter().filter(|it| it.branch == branch) {
-        delete(context, namespace, &preview.app).await;
-    }
-}
-
-pub(super) async fn delete(context: &Arc<Context>, namespace: &NamespaceName, app: &AppName) {
-    match operations::delete(context, &asked(namespace, app), true).await {
-        Ok(()) | Err(OperationError::Problem(_)) => {}
-        Err(error) => warn!("cannot remove the preview {app} in {namespace}: {error}"),
     }
 }

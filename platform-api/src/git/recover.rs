@@ -11,7 +11,7 @@ use uuid::Uuid;
 use wharf_types::api::BuildState;
 use wharf_types::{AppId, Timestamp};
 
-use super::{end, log, pushing};
+use super::{aftermath, end, log};
 use crate::context::Context;
 use crate::reconcile::chain;
 use crate::store::build::Unfinished;
@@ -58,7 +58,7 @@ pub(crate) async fn recover(context: &Arc<Context>) -> store::Result<()> {
     drop(tx);
     for id in unmeasured {
         if let Ok(Some(folder)) = context.git.repositories.find(id).await {
-            pushing::measure(context, id, &folder).await;
+            aftermath::measure(context, id, &folder).await;
         }
     }
     for build in unfinished.into_iter().filter(|build| context.git.under_way(build.info.id).is_none()) {
@@ -108,7 +108,7 @@ async fn interrupted(context: &Arc<Context>, build: &Unfinished) -> store::Resul
     let Some(before) = before.iter().find(|before| before.served) else {
         return Ok(format!("{ended}; release {release} stays, as none has served before: push again"));
     };
-    pushing::go_back(context, (&info.namespace, &info.app), Some(before.number)).await;
+    aftermath::go_back(context, (&info.namespace, &info.app), Some(before.number)).await;
     Ok(format!("{ended}; release {} is back: push again", before.number))
 }
 
@@ -122,7 +122,7 @@ pub(crate) async fn tidy(context: &Arc<Context>) -> store::Result<()> {
         info!("the preview {} in {} has expired", preview.app, preview.namespace);
         forget_branch(context, preview.repository, &preview.branch).await;
         // Seldom, and large.
-        Box::pin(pushing::delete(context, &preview.namespace, &preview.app)).await;
+        Box::pin(aftermath::delete(context, &preview.namespace, &preview.app)).await;
     }
     let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
     let mut tx = context.write_as_leader().await?;
@@ -147,7 +147,7 @@ async fn gather(context: &Context) {
     let gathered = async {
         let Some(folder) = context.git.repositories.find(id).await? else { return Ok(()) };
         folder.tidy().await?;
-        pushing::measure(context, id, &folder).await;
+        aftermath::measure(context, id, &folder).await;
         // What is still in pieces is kept for a day by git, so the next push is soon enough.
         context.git.scattered().remove(&id);
         Ok::<_, wharf_git::GitError>(())

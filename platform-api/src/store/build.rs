@@ -171,6 +171,19 @@ pub(crate) async fn list(
     rows.into_iter().map(BuildInfo::try_from).collect()
 }
 
+/// Whether the last build of an app that has succeeded was of a stack, whose services have releases of their own. None: there is no such build.
+pub(crate) async fn was_stack(conn: &mut Conn, repository: Uuid, app: &AppName) -> Result<Option<bool>> {
+    let row: Option<(Option<i64>,)> = query_as(
+        "SELECT release FROM build WHERE repository = $1 AND app_name = $2 AND state = $3 ORDER BY id DESC LIMIT 1",
+    )
+    .bind(repository.to_string())
+    .bind(app.as_str())
+    .bind(build_to_db(BuildState::Succeeded))
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|(release,)| release.is_none()))
+}
+
 /// Those that were under way when a process ended.
 pub(crate) async fn unfinished(conn: &mut Conn) -> Result<Vec<Unfinished>> {
     let rows: Vec<Row> =

@@ -97,6 +97,32 @@ async fn builds_are_listed_newest_first_and_end_once() {
 }
 
 #[tokio::test]
+async fn the_last_build_that_has_succeeded_says_whether_a_repository_is_a_stack() {
+    let platform = Platform::start().await;
+    let (shop, other) = (platform.repository("shop").await, platform.repository("other").await);
+    let was_stack = async |repository: &Repository, app: &str| {
+        let mut tx = platform.context.store.read().await.unwrap();
+        store::build::was_stack(&mut tx, repository.id, &app.parse().unwrap()).await.unwrap()
+    };
+    assert_eq!(was_stack(&shop, "shop").await, None);
+    for (repository, app, release, state, expected) in [
+        (&shop, "shop", None, BuildState::Failed, None),
+        (&shop, "shop", None, BuildState::Succeeded, Some(true)),
+        (&shop, "shop", Some(1), BuildState::Failed, Some(true)),
+        (&shop, "shop-preview-a", Some(1), BuildState::Succeeded, Some(true)),
+        (&other, "other", Some(1), BuildState::Succeeded, Some(true)),
+        (&shop, "shop", Some(2), BuildState::Succeeded, Some(false)),
+    ] {
+        let build = platform.build(repository, app, "a", release).await;
+        let mut tx = platform.context.store.write().await.unwrap();
+        assert!(store::build::end(&mut tx, build, state, None, Timestamp::now()).await.unwrap());
+        tx.commit().await.unwrap();
+        assert_eq!(was_stack(&shop, "shop").await, expected, "{app} {release:?} {state}");
+    }
+    assert_eq!(was_stack(&other, "other").await, Some(false));
+}
+
+#[tokio::test]
 async fn too_many_builds_of_one_repository_are_forgotten_and_those_of_others_are_not() {
     let platform = Platform::start().await;
     let (hello, other) = (platform.repository("hello").await, platform.repository("other").await);

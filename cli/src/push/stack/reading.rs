@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use tokio_util::sync::CancellationToken;
 use wharf_builder::{Artifact, ArtifactError, BuildLimits};
 use wharf_compose::translate::{NamedValue, ValueFrom};
 use wharf_compose::{Build, Context, Place, Problems, Project, Reader, Translation, Variables};
@@ -16,8 +17,8 @@ use wharf_types::{SecretName, SetName};
 
 use crate::artifact;
 use crate::commands::stack::check_waits;
-use crate::exit::Failure;
-use crate::push::GIT_REV;
+use crate::exit::{Exit, Failure};
+use crate::push::{CANCELLED, GIT_REV};
 
 /// The largest file that is read. Strangers push them, and the control plane has to hold what comes of them.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -107,6 +108,15 @@ pub struct Asked {
     pub commit: String,
     /// Why the namespace may run none. None: it may.
     pub no_containers: Option<String>,
+    /// Ends the reading, between two steps of it.
+    pub cancel: CancellationToken,
+}
+
+impl Asked {
+    /// Thousands of services take their time.
+    fn go_on(&self) -> Result<(), Failure> {
+        if self.cancel.is_cancelled() { Err(Failure::new(Exit::Conflict, CANCELLED)) } else { Ok(()) }
+    }
 }
 
 /// What a Compose file says.
@@ -139,7 +149,9 @@ impl Reading {
             (GIT_REV.to_owned(), asked.commit.clone()),
         ]);
         let files = [asked.file.clone()];
+        asked.go_on()?;
         let mut project = wharf_compose::load(&files, &[], &variables, &tree).map_err(invalid)?;
+        asked.go_on()?;
         let builds = project.take_builds().map_err(invalid)?;
         let is_module = |path: &str| {
             tree.find(&in_project(&project.folder, path)).is_ok_and(|path| artifact::is_module(&path))
@@ -149,13 +161,17 @@ impl Reading {
             .map(|(service, _)| service.to_owned())
             .collect();
         let context = Context { namespace: None, stack: Some(asked.stack.to_string()), modules };
+        asked.go_on()?;
         let translation = wharf_compose::translate(&project, &context).map_err(invalid)?;
         let notices = project.notices.iter().chain(&translation.notices);
         let mut notes: Vec<String> = notices.map(ToString::to_string).collect();
+        asked.go_on()?;
         notes.extend(check_waits(&translation)?);
+        asked.go_on()?;
         let mut check = Check { tree: &tree, project: &project, faults: Vec::new() };
         check.services(&translation, asked.no_containers.as_deref());
         check.builds(&builds);
+        asked.go_on()?;
         let mut values = Vec::new();
         if check.may_have(translation.secrets.iter().chain(&translation.configs)) {
             values.extend(check.values(ValueKind::Secret, &translation.secrets));
@@ -335,6 +351,7 @@ mod tests {
                 stack: "shop".parse().unwrap(),
                 commit: "7c1d05a3".to_owned(),
                 no_containers: no_containers.map(str::to_owned),
+                cancel: CancellationToken::new(),
             };
             let tree = PushedTree::open(&self.folder()).unwrap();
             Reading::of(tree, &asked).map_err(|failure| failure.to_string())
@@ -391,6 +408,22 @@ mod tests {
             assert!(said.contains(&format!("compose.yaml:{line}:")), "{said}\n{compose}");
             assert!(said.contains("leads out of what was pushed"), "{said}\n{compose}");
         }
+    }
+
+    #[test]
+    fn a_reading_that_is_cancelled_ends() {
+        let pushed = Pushed::new(&[("compose.yaml", "services:\n  web:\n    image: absent.wasm\n")]);
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let asked = Asked {
+            file: "compose.yaml".to_owned(),
+            stack: "shop".parse().unwrap(),
+            commit: "7c1d05a3".to_owned(),
+            no_containers: None,
+            cancel,
+        };
+        let read = Reading::of(PushedTree::open(&pushed.folder()).unwrap(), &asked);
+        assert_eq!(read.unwrap_err().to_string(), CANCELLED);
     }
 
     #[test]
