@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
+use wharf_types::api::JoinTokenInfo;
 use wharf_types::exec::Frame;
-use wharf_types::{NodeId, Timestamp};
+use wharf_types::{NodeId, Timestamp, TokenId};
 
 use super::fixture::{LIMIT, Platform, config, quick, request};
 use super::worker::Worker;
@@ -77,7 +78,17 @@ async fn as_node(
 async fn join(at: &Platform) -> NodeId {
     let node = NodeId::new();
     let mut tx = at.context.store.write().await.unwrap();
-    store::joining::admit(&mut tx, node, None, Timestamp::now()).await.unwrap();
+    let now = Timestamp::now();
+    let token = JoinTokenInfo {
+        id: TokenId::new(),
+        node: None,
+        role: None,
+        drained: false,
+        uses_left: 1,
+        expires_at: now,
+        created_at: now,
+    };
+    store::joining::admit(&mut tx, node, &token, "key", now).await.unwrap();
     tx.commit().await.unwrap();
     node
 }

@@ -338,7 +338,7 @@ fn others_leave_for_ten_instances_of_an_app_at_a_time() {
     }
     for _ in 0..2 {
         let refusal = round.place().unwrap_err();
-        assert!(refusal.contains("10 others of it already"), "{refusal}");
+        assert!(refusal.facts.contains("10 others of it already"), "{refusal}");
     }
     drop(round);
     // Who waits is no obstacle to what fits.

@@ -23,6 +23,8 @@ fn status(number: u128, ready: bool) -> NodeStatus {
         id: node(number),
         registration,
         ready,
+        awaited: false,
+        takes_more: ready,
         draining: false,
         given_up: false,
         released: false,
@@ -97,7 +99,8 @@ fn a_node_concerns_those_who_have_something_there_wait_for_room_or_want_to_be_ev
     let everywhere = put(&mut fleet, 4, &[], Replicas::GLOBAL);
     let silent = [status(1, false), status(2, true)];
     assert_eq!(fleet.observe(&silent), Some(BTreeSet::from([first, both, everywhere])));
-    let gone = [status(1, false), NodeStatus { given_up: true, ready: false, ..status(2, true) }];
+    let gone =
+        [status(1, false), NodeStatus { given_up: true, ready: false, takes_more: false, ..status(2, true) }];
     assert_eq!(fleet.observe(&gone), Some(BTreeSet::from([second, both, everywhere])));
     let waiting = put(&mut fleet, 5, &[], Replicas::Fixed(1));
     let changes = fleet.plan(Timestamp::UNIX_EPOCH, waiting, &mut RandomIds).unwrap();

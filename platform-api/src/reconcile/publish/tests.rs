@@ -197,6 +197,8 @@ fn status(number: u8, given_up: bool) -> NodeStatus {
         id: node(number),
         registration: NodeRegistration { address, ..NodeRegistration::default() },
         ready: !given_up,
+        awaited: false,
+        takes_more: !given_up,
         draining: false,
         given_up,
         released: false,
@@ -267,6 +269,8 @@ impl Trial {
                     namespace: NamespaceName::default_namespace(),
                     requests_per_second: Some(1),
                     egress_bytes_per_second: None,
+                    memory_bytes: None,
+                    cpu_millis: None,
                 };
                 self.rates = is_limited.then_some(limit).into_iter().collect();
             }

@@ -33,6 +33,8 @@ fn node(number: u128) -> NodeStatus {
             ..NodeRegistration::default()
         },
         ready: true,
+        awaited: false,
+        takes_more: true,
         draining: false,
         given_up: false,
         released: false,

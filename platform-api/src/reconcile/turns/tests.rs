@@ -8,6 +8,8 @@ fn node(number: u128) -> NodeStatus {
         id: NodeId::from_uuid(Uuid::from_u128(number)),
         registration: NodeRegistration { hostname: format!("n{number}"), ..NodeRegistration::default() },
         ready: true,
+        awaited: false,
+        takes_more: true,
         draining: false,
         given_up: false,
         released: false,
