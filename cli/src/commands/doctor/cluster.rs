@@ -221,7 +221,7 @@ mod tests {
             forced: false,
         };
         let signs = ca(AuthorityState::Signs, &[]);
-        says(&check_authorities(&[signs.clone()], &nodes, now), State::Ok, &["no other"]);
+        says(&check_authorities(std::slice::from_ref(&signs), &nodes, now), State::Ok, &["no other"]);
         let next = ca(AuthorityState::Next, &[nodes[0].id]);
         let waits = check_authorities(&[signs.clone(), next], &nodes, now);
         says(&waits, State::Warning, &["1 min ago", "waits for b", "--force"]);

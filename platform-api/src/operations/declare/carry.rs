@@ -3,6 +3,7 @@
 //! Everybody else who writes waits meanwhile. So nothing is worked out here that could be known before, and what is done to many apps is
 //! done in few statements.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use wharf_types::declare::change::Change;
@@ -345,12 +346,12 @@ impl Content {
         now: Timestamp,
     ) -> Result<()> {
         let key = (namespace, wanted.artifact);
-        if !self.artifacts.contains_key(&key) {
+        if let Entry::Vacant(place) = self.artifacts.entry(key) {
             let found = match store::artifact::find(conn, namespace, wanted.artifact).await? {
                 Some(found) => found,
                 None => adopt_artifact(conn, namespace, wanted.artifact, now).await?,
             };
-            self.artifacts.insert(key, found);
+            place.insert(found);
         }
         if let Some(files) = &wanted.spec.files
             && self.archives.insert((namespace, files.digest))

@@ -110,7 +110,7 @@ impl Bound {
         let digest = Digest::of(format!("{node}\n{namespace}\n{per_second}").as_bytes()).short();
         // The kernel's older matches take 15 octets.
         let bucket = format!("wharf{}", &digest[..10]);
-        (*per_second <= RATE_MAX).then(|| Self { bucket, per_second: *per_second })
+        (*per_second <= RATE_MAX).then_some(Self { bucket, per_second: *per_second })
     }
 
     /// What is met by it.
