@@ -60,7 +60,7 @@ fn main() {
     bench.changes();
     let each = bytes as u64 / u64::from(bench.apps * REPLICAS);
     row("memory of all that is kept, of 1,000,000 instances", &format!("{each} B an instance"), "");
-    bench.from_scratch();
+    bench.anew();
     bench.lost_node();
     full_pass(bench.apps);
 }
@@ -188,7 +188,7 @@ impl Bench {
     }
 
     /// What each change had cost before at the least.
-    fn from_scratch(&self) {
+    fn anew(&self) {
         let start = Instant::now();
         black_box(routes::build(1, self.fleet.views()));
         row("building the route table of all apps anew, for comparison", &millis(start.elapsed()), "");
