@@ -96,7 +96,8 @@ fn release(app: u8, number: u8) -> Arc<ReleaseView> {
 
 fn instance_view(app: u8, number: u8, instance: &Instance) -> InstanceView {
     InstanceView {
-        id: InstanceId::from_uuid(id(6, app * 16 + number)),
+        // One never changes its release.
+        id: InstanceId::from_uuid(id(60 + u128::from(instance.release), app * 16 + number)),
         release: release(app, instance.release).id,
         slot: number.into(),
         // One in five is nowhere yet.
