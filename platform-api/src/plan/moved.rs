@@ -24,6 +24,10 @@ enum Cause {
 type Slots = BTreeMap<NodeId, Vec<u32>>;
 
 pub(super) fn tell(draft: &mut Draft<'_>, before: &AppView) {
+    // Nothing comes after the end of an app.
+    if draft.planned().iter().any(|change| matches!(change, Change::DeleteApp)) {
+        return;
+    }
     for (node, slots) in lost(draft, before) {
         let (name, slots) = (draft.cluster.name_of(node), slots_of(&slots));
         draft.event("instance.lost", format!("{name} is gone, and with it what ran in {slots}"));
