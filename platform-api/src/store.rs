@@ -43,6 +43,7 @@ pub(crate) mod schedule;
 pub(crate) mod secret;
 pub(crate) mod server;
 mod sqlite;
+pub(crate) mod surplus;
 pub(crate) mod token;
 pub(crate) mod transfer;
 pub(crate) mod user;
