@@ -32,6 +32,7 @@ mod git;
 mod images;
 mod metrics;
 mod nodes;
+mod pace;
 mod quota;
 mod view;
 

@@ -29,6 +29,7 @@ use super::parameters::Parameters;
 use super::{ApiError, ApiResult, audit, git};
 use crate::access::{self, Access, Caller, Denied};
 use crate::context::{Context, hash_secret};
+use crate::pace;
 use crate::store::{self, StoreError};
 
 /// The longest that a stream goes on without a look at the clock of its token.
@@ -152,6 +153,9 @@ async fn admit(
         }
         return Err(refusal);
     }
+    if changes_something {
+        pass.context.pace.take(&caller).map_err(|wait| too_many(&caller, wait))?;
+    }
     check_query(&request, guard.query)?;
     let expires_at = caller.token.expires_at;
     request.extensions_mut().insert(Identity(caller));
@@ -272,12 +276,31 @@ pub(super) fn namespace_not_found(namespace: &str) -> ApiError {
     ApiError::new(ProblemCode::NotFound, format!("there is no namespace `{shown}`"))
 }
 
-fn explain(denied: Denied, caller: &Caller, namespace: Option<&str>) -> ApiError {
+/// Whose token it is, for people.
+fn whose(caller: &Caller) -> String {
     let token = &caller.token;
-    let whose = match &token.user {
+    match &token.user {
         Some(user) => format!("the token `{}` of `{user}`", token.name),
         None => format!("the token `{}`", token.name),
+    }
+}
+
+fn too_many(caller: &Caller, wait: Duration) -> ApiError {
+    let whose = match &caller.token.user {
+        Some(user) => format!("`{user}`"),
+        None => whose(caller),
     };
+    let detail = format!(
+        "{whose} has asked for more than {} changes a second for a while, which is the most; nothing was done, so send this again after the \
+         seconds of `Retry-After`",
+        pace::PER_SECOND
+    );
+    ApiError::busy(detail, wait)
+}
+
+fn explain(denied: Denied, caller: &Caller, namespace: Option<&str>) -> ApiError {
+    let token = &caller.token;
+    let whose = whose(caller);
     let detail = match denied {
         // As if it did not exist: who is not in a namespace learns nothing of it.
         Denied::NoNamespace => return namespace_not_found(namespace.unwrap_or_default()),
