@@ -25,6 +25,7 @@ mod admission;
 mod audit;
 mod authority;
 mod clock;
+mod conditions;
 mod context;
 mod execs;
 mod forward;

@@ -26,7 +26,7 @@ use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceName, NodeId, Problem, Timestamp};
 
 use super::parameters::Parameters;
-use super::{ApiError, ApiResult, audit, git};
+use super::{ApiError, ApiResult, audit, conditions, git};
 use crate::access::{self, Access, Caller, Denied};
 use crate::context::{Context, hash_secret};
 use crate::pace;
@@ -41,6 +41,8 @@ pub(super) struct Guard {
     pub(super) access: Access,
     /// The query parameters that the route knows.
     pub(super) query: Parameters,
+    /// The header fields that it knows beside those of every request.
+    pub(super) headers: Parameters,
     /// Whether it is for git: see [`Endpoint::speaks_git`](super::routes::Endpoint::speaks_git).
     pub(super) speaks_git: bool,
     /// What the route is called where changes are recorded.
@@ -114,9 +116,13 @@ async fn admit(
     next: Next,
 ) -> Result<Response, ApiError> {
     match guard.access {
-        Access::Public => return Ok(next.run(request).await),
+        Access::Public => {
+            conditions::read(request.headers(), guard.headers)?;
+            return Ok(next.run(request).await);
+        }
         Access::Joining => {
             authorize_joining(&guard.context, request.headers()).await?;
+            conditions::read(request.headers(), guard.headers)?;
             return Ok(next.run(request).await);
         }
         Access::Node => {
@@ -124,6 +130,7 @@ async fn admit(
                 Some(PeerNode(peer)) => authorize_peer(&guard.context, peer, params).await?,
                 None => authorize_node(&guard.context, request.headers()).await?,
             }
+            conditions::read(request.headers(), guard.headers)?;
             let told = told_of_cluster(&guard.context, &request);
             let mut answer = next.run(request).await;
             answer.headers_mut().extend(told);
@@ -157,10 +164,13 @@ async fn admit(
         pass.context.pace.take(&caller).map_err(|wait| too_many(&caller, wait))?;
     }
     check_query(&request, guard.query)?;
+    let conditions = conditions::read(request.headers(), guard.headers)?;
     let expires_at = caller.token.expires_at;
     request.extensions_mut().insert(Identity(caller));
     // What changes something is not broken off half way.
-    if let Some(record) = record.map(Arc::new) {
+    if let Some(mut record) = record {
+        record.conditions = conditions;
+        let record = Arc::new(record);
         let response = crate::audit::scope(record.clone(), next.run(request)).await;
         let refusal = response.extensions().get::<audit::Refusal>().cloned();
         audit::note_refusal(&pass.context, &record, refusal).await;

@@ -141,7 +141,6 @@ impl Carry<'_> {
             namespace: app.namespace.clone(),
             app: app.name.clone(),
             by: self.asked.by.clone(),
-            revision: None,
             once: None,
             // What is refused was found before anything was carried out.
             any_priority: true,
