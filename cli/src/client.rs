@@ -349,7 +349,8 @@ mod tests {
         server.client().create_namespace("blue".parse().unwrap()).await.unwrap();
         let requests = server.requests();
         assert_eq!(requests.len(), 3);
-        assert_eq!(requests[0], requests[2]);
+        assert_eq!(requests[0], requests[2], "with the same key");
+        assert!(requests[0].contains("idempotency-key: "), "{}", requests[0]);
         let server = TestServer::spawn(vec![put_off(BUSY_MAX.as_secs() + 1)]).await;
         let error = server.client().create_namespace("blue".parse().unwrap()).await.unwrap_err();
         assert_eq!(error.downcast_ref::<Problem>().map(|problem| problem.code), Some(ProblemCode::Busy));
