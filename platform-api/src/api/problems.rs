@@ -82,6 +82,9 @@ fn problem(status: u16) -> Value {
     if status == 401 {
         problem["headers"] = json!({"WWW-Authenticate": {"required": true, "schema": {"type": "string"}}});
     }
+    if status == 429 {
+        problem["headers"] = json!({"Retry-After": {"description": "In how many seconds the same will be taken", "required": true, "schema": {"type": "integer", "minimum": 1}}});
+    }
     if status == 405 {
         problem["headers"] = json!({"Allow": {"description": "The methods that it takes", "required": true, "schema": {"type": "string"}}});
     }
