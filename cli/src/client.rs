@@ -20,6 +20,10 @@ use crate::secret::Secret;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request is sent again that the platform puts off. It says for how long each time.
+const BUSY_MAX: Duration = Duration::from_secs(60);
+/// The shortest pause before that, whatever is said.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Of a list of any length; a server that never ends its pages must not keep us for ever.
 const PAGES_MAX: usize = 1000;
 
@@ -149,14 +153,28 @@ impl Client {
         self.send(request).await.map(drop)
     }
 
-    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = request.send().await.map_err(|error| self.transport(error))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+    /// Sends a request, and sends it again when the platform says that it takes it later. It has done nothing until then. An upload is read as it
+    /// goes, and cannot be sent again.
+    async fn send(&self, mut request: RequestBuilder) -> anyhow::Result<Response> {
+        let mut left = BUSY_MAX;
+        loop {
+            let again = request.try_clone();
+            let response = request.send().await.map_err(|error| self.transport(error))?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(response);
+            }
+            if let (Some(again), Some(wait)) = (again, put_off(&response))
+                && wait <= left
+            {
+                left -= wait;
+                tokio::time::sleep(wait).await;
+                request = again;
+                continue;
+            }
+            let body = response.bytes().await.unwrap_or_default();
+            return Err(self.refusal(status, &body));
         }
-        let body = response.bytes().await.unwrap_or_default();
-        Err(self.refusal(status, &body))
     }
 
     fn refusal(&self, status: StatusCode, body: &[u8]) -> anyhow::Error {
@@ -187,6 +205,15 @@ impl Client {
         anyhow::Error::new(Failure::new(Exit::Unreachable, format!("the connection to {api} broke: {cause}")))
             .context(BrokenConnection)
     }
+}
+
+/// For how long the platform puts a request off. None: it does not.
+fn put_off(response: &Response) -> Option<Duration> {
+    if response.status() != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let secs = response.headers().get(http::header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(secs).max(PAUSE_MIN))
 }
 
 /// Marks an error after which nobody knows whether the request took effect.
@@ -308,6 +335,25 @@ mod tests {
             requests[0]
         );
         assert!(requests[0].contains("authorization: Bearer secret"));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_put_off_is_sent_again_and_not_for_ever() {
+        let put_off = |secs: u64| {
+            let busy = test_server::json("429 Too Many Requests", &Problem::new(ProblemCode::Busy, "later"));
+            busy.replacen("\r\n", &format!("\r\nretry-after: {secs}\r\n"), 1)
+        };
+        let info = serde_json::json!({ "name": "blue", "apps": 0, "created_at": "2026-01-01T00:00:00Z" });
+        let server =
+            TestServer::spawn(vec![put_off(0), put_off(0), test_server::json("201 Created", &info)]).await;
+        server.client().create_namespace("blue".parse().unwrap()).await.unwrap();
+        let requests = server.requests();
+        assert_eq!(requests.len(), 3);
+        assert_eq!(requests[0], requests[2], "with the same key");
+        assert!(requests[0].contains("idempotency-key: "), "{}", requests[0]);
+        let server = TestServer::spawn(vec![put_off(BUSY_MAX.as_secs() + 1)]).await;
+        let error = server.client().create_namespace("blue".parse().unwrap()).await.unwrap_err();
+        assert_eq!(error.downcast_ref::<Problem>().map(|problem| problem.code), Some(ProblemCode::Busy));
     }
 
     #[tokio::test]

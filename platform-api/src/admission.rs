@@ -31,6 +31,11 @@ impl Bucket {
         Self { each, at_once: at_once.max(1), full_at: now, line_until: now }
     }
 
+    /// Whether nobody has taken anything for so long that it is as it was at first.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.full_at.max(self.line_until) <= now
+    }
+
     /// Takes a token. An error: there is none; how long to wait. `chance` is from 0 to 1: who was refused at the same time does not come at
     /// the same time.
     pub(crate) fn take(&mut self, now: Instant, chance: f64) -> Result<(), Duration> {
@@ -45,6 +50,11 @@ impl Bucket {
     }
 }
 
+/// A number from 0 to 1, another one for each who asks.
+pub(crate) fn chance() -> f64 {
+    f64::from(getrandom::u32().expect("the kernel has random numbers")) / f64::from(u32::MAX)
+}
+
 /// The bucket of this control plane.
 pub(crate) struct Admissions(Mutex<Bucket>);
 
@@ -56,9 +66,7 @@ impl Default for Admissions {
 
 impl Admissions {
     pub(crate) fn take(&self) -> Result<(), Duration> {
-        let chance =
-            f64::from(getrandom::u32().expect("the kernel has random numbers")) / f64::from(u32::MAX);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now(), chance)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now(), chance())
     }
 
     /// Lets nobody in for a while.

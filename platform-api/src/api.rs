@@ -8,8 +8,10 @@ mod audit;
 mod auth;
 mod authorities;
 mod builds;
+mod conditions;
 mod copy;
 mod error;
+mod etag;
 mod events;
 mod exec;
 mod extract;
@@ -85,13 +87,17 @@ pub(crate) fn router(context: Arc<Context>) -> Router {
             context: context.clone(),
             access: endpoint.access,
             query: endpoint.query,
+            headers: endpoint.headers,
             speaks_git: endpoint.speaks_git(),
             action: openapi::operation_id(&endpoint).into(),
         };
         let usual = if endpoint.access == Access::Node { WORKER_BODY_MAX_BYTES } else { BODY_MAX_BYTES };
         let limit = endpoint.body_max_bytes.unwrap_or(usual);
-        let mut guarded = endpoint
-            .handler
+        let mut handler = endpoint.handler;
+        if endpoint.keeps_reply {
+            handler = handler.route_layer(middleware::from_fn_with_state(context.clone(), conditions::once));
+        }
+        let mut guarded = handler
             .route_layer(DefaultBodyLimit::max(limit))
             .route_layer(middleware::from_fn_with_state(guard, auth::authorize));
         if endpoint.by_leader {

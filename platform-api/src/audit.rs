@@ -2,7 +2,8 @@
 //!
 //! A request that may change something runs inside [`scope`], which knows who sent it. Whoever commits calls [`write`] first, as
 //! `operations::commit` does for all operations; [`change`] says what differs. Outside a request, both do nothing. So an operation
-//! is recorded without having been handed anything, and one that forgets to say what differs still has a record.
+//! is recorded without having been handed anything, and one that forgets to say what differs still has a record. The same transaction
+//! settles the [conditions](crate::conditions) that the request was sent with.
 
 mod shown;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use wharf_types::api::{AuditOutcome, TokenInfo};
 use wharf_types::{NamespaceName, Timestamp};
 
+use crate::conditions::Conditions;
 use crate::store::{self, Conn, Tx};
 
 pub(crate) use shown::release_change;
@@ -35,6 +37,7 @@ pub(crate) struct Request {
     pub(crate) remote: Option<String>,
     pub(crate) action: Arc<str>,
     pub(crate) namespace: Option<NamespaceName>,
+    pub(crate) conditions: Conditions,
     change: Mutex<Change>,
 }
 
@@ -56,7 +59,7 @@ impl Request {
         object: String,
     ) -> Self {
         let change = Mutex::new(Change { object, ..Change::default() });
-        Self { token, actor, remote, action, namespace, change }
+        Self { token, actor, remote, action, namespace, conditions: Conditions::default(), change }
     }
 
     fn change(&self) -> MutexGuard<'_, Change> {
@@ -132,13 +135,18 @@ pub(crate) async fn scope<F: Future>(request: Arc<Request>, work: F) -> F::Outpu
 
 /// The same for work that another task does for this request.
 pub(crate) fn carry<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    let request = REQUEST.try_with(Arc::clone).ok();
+    let request = request();
     async move {
         match request {
             Some(request) => REQUEST.scope(request, work).await,
             None => work.await,
         }
     }
+}
+
+/// The request that is carried out. None: nobody asked for it.
+pub(crate) fn request() -> Option<Arc<Request>> {
+    REQUEST.try_with(Arc::clone).ok()
 }
 
 /// What differs before and after; null where there is nothing.
@@ -172,10 +180,12 @@ pub(crate) fn within(namespace: &NamespaceName) {
     let _ = REQUEST.try_with(|request| request.change().namespace = Some(namespace.clone()));
 }
 
-/// Records the request in the transaction that is about to be committed.
+/// Records the request in the transaction that is about to be committed, and settles its conditions there.
 pub(crate) async fn write(conn: &mut Conn) -> store::Result<()> {
-    let Ok(request) = REQUEST.try_with(Arc::clone) else { return Ok(()) };
-    store::audit::append(conn, &request.record(AuditOutcome::Done, None), Timestamp::now()).await
+    let Some(request) = request() else { return Ok(()) };
+    let now = Timestamp::now();
+    request.conditions.settle(conn, now).await?;
+    store::audit::append(conn, &request.record(AuditOutcome::Done, None), now).await
 }
 
 /// Records the request and commits.

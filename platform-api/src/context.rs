@@ -30,6 +30,7 @@ use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::nodes::{Nodes, Refusal, Start};
 use crate::operations::Turns;
+use crate::pace::Pace;
 use crate::plan::Unplaced;
 use crate::reconcile::chain;
 use crate::secrets::SecretKeys;
@@ -119,6 +120,8 @@ pub(crate) struct Context {
     pub(crate) known: Known,
     /// Refusals that the audit log has taken in this minute.
     pub(crate) refusals: Refusals,
+    /// Of changes that users ask for.
+    pub(crate) pace: Pace,
     /// Processes of workers that may not speak for their node, as far as the log has said so.
     pub(crate) rivals: Seldom<(ProcessId, Refusal)>,
 }
@@ -183,6 +186,7 @@ impl Context {
             access: watch::Sender::new(0),
             known: Known::default(),
             refusals: Refusals::default(),
+            pace: Pace::default(),
             rivals: Seldom::new(RIVAL_EVERY).after(RIVAL_AFTER),
         }
     }

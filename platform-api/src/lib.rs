@@ -25,6 +25,7 @@ mod admission;
 mod audit;
 mod authority;
 mod clock;
+mod conditions;
 mod context;
 mod execs;
 mod forward;
@@ -32,6 +33,7 @@ mod git;
 mod images;
 mod metrics;
 mod nodes;
+mod pace;
 mod quota;
 mod view;
 

@@ -38,6 +38,7 @@ use wharf_types::world::capabilities;
 use wharf_types::{AppId, AppName, NamespaceName, Problem, RolloutId, Timestamp};
 
 use crate::audit;
+use crate::conditions;
 use crate::context::Context;
 use crate::store::app::App;
 use crate::store::artifact::Artifact;
@@ -64,15 +65,13 @@ impl From<sqlx::Error> for OperationError {
 
 pub(crate) type Result<T> = std::result::Result<T, OperationError>;
 
-/// Who asks, and under which condition.
+/// Who asks, and whether for a second time.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) namespace: NamespaceName,
     pub(crate) app: AppName,
     /// Name of the token.
     pub(crate) by: String,
-    /// From `If-Match`: the revision that the app must have.
-    pub(crate) revision: Option<i64>,
     /// From `Idempotency-Key`.
     pub(crate) once: Option<Once>,
     /// Whether the quota of the namespace sets no bound to the priority: a cluster admin asks, or nothing new is asked for.
@@ -93,25 +92,21 @@ async fn find_app(conn: &mut Conn, asked: &Asked) -> Result<App> {
     let Some(app) = store::app::find(conn, &asked.namespace, &asked.app).await? else {
         return Err(app_not_found(&asked.namespace, &asked.app).into());
     };
-    check_app(&app, asked)?;
+    check_app(&app)?;
     Ok(app)
 }
 
-fn check_app(app: &App, asked: &Asked) -> Result<()> {
+/// Whether the app may be changed, and is as whoever asks has read it.
+fn check_app(app: &App) -> Result<()> {
     if app.deleting {
         let detail = format!("the app `{}` is being deleted; try again when it is gone", app.name);
         return problem(ProblemCode::Conflict, detail);
     }
-    match asked.revision {
-        Some(revision) if revision != app.revision => problem(
-            ProblemCode::PreconditionFailed,
-            format!(
-                "the app `{}` was changed since it was read (it is at \"{}\" now); read it again",
-                app.name, app.revision
-            ),
-        ),
-        _ => Ok(()),
-    }
+    check_revision(app)
+}
+
+fn check_revision(app: &App) -> Result<()> {
+    Ok(conditions::check(&format!("app `{}`", app.name), Some(app.revision))?)
 }
 
 /// The release that an app is on, or else the newest that it has.

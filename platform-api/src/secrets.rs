@@ -7,7 +7,7 @@ mod seal;
 mod source;
 
 pub(crate) use keyring::{Keyring, OpenKeysError, RotateError, SecretKeys, rotate};
-pub(crate) use seal::{Sealed, SecretOf};
+pub(crate) use seal::{Key, Sealed, SecretOf};
 pub use source::SecretKeySource;
 pub(crate) use source::Source;
 #[cfg(any(test, fuzzing))]

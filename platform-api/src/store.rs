@@ -28,6 +28,7 @@ pub(crate) mod member;
 pub(crate) mod namespace;
 pub(crate) mod news;
 pub(crate) mod node;
+pub(crate) mod once;
 pub(crate) mod platform;
 pub(crate) mod port;
 mod postgres;
@@ -43,6 +44,7 @@ pub(crate) mod schedule;
 pub(crate) mod secret;
 pub(crate) mod server;
 mod sqlite;
+pub(crate) mod surplus;
 pub(crate) mod token;
 pub(crate) mod transfer;
 pub(crate) mod user;
@@ -93,6 +95,12 @@ pub(crate) enum StoreError {
     InDoubt(#[source] sqlx::Error),
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
+    /// A request with this `Idempotency-Key` was carried out meanwhile. Nothing was written.
+    #[error("a request with this Idempotency-Key was carried out just now")]
+    Repeated,
+    /// What a request was sent with was looked at by nobody. Nothing was written.
+    #[error("{0} of the request was dropped on its way")]
+    Unsettled(&'static str),
     /// It may or may not have been written.
     #[error(
         "the disk failed to keep what was written; nothing more is acknowledged until the control plane has been restarted"

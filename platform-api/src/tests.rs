@@ -9,6 +9,7 @@ mod autoscale;
 mod away;
 mod backup;
 mod bucket;
+mod conditions;
 mod configs;
 mod copies;
 pub(crate) mod database;

@@ -106,7 +106,7 @@ impl Client {
         namespace: &NamespaceName,
         name: &ScheduleName,
     ) -> anyhow::Result<JobInfo> {
-        self.json(self.request(Method::POST, &format!("{}/{name}/run", schedules(namespace)))).await
+        self.once_only(self.request(Method::POST, &format!("{}/{name}/run", schedules(namespace)))).await
     }
 
     pub async fn remove_schedule(

@@ -75,7 +75,7 @@ impl Client {
     }
 
     pub async fn create_token(&self, token: &CreateToken) -> anyhow::Result<CreatedToken> {
-        self.json(self.request(Method::POST, "/v1/tokens").json(token)).await
+        self.once_only(self.request(Method::POST, "/v1/tokens").json(token)).await
     }
 
     pub async fn tokens(&self) -> anyhow::Result<Vec<TokenInfo>> {
@@ -87,7 +87,7 @@ impl Client {
     }
 
     pub async fn create_user(&self, name: UserName) -> anyhow::Result<UserInfo> {
-        self.json(self.request(Method::POST, "/v1/users").json(&CreateUser { name })).await
+        self.once_only(self.request(Method::POST, "/v1/users").json(&CreateUser { name })).await
     }
 
     pub async fn users(&self) -> anyhow::Result<Vec<UserInfo>> {
@@ -156,7 +156,8 @@ impl Client {
     }
 
     pub async fn create_namespace(&self, name: NamespaceName) -> anyhow::Result<()> {
-        self.done(self.request(Method::POST, "/v1/namespaces").json(&CreateNamespace { name })).await
+        let request = self.request(Method::POST, "/v1/namespaces").json(&CreateNamespace { name });
+        self.once_only::<NamespaceInfo>(request).await.map(drop)
     }
 
     pub async fn namespaces(&self) -> anyhow::Result<Vec<NamespaceInfo>> {
@@ -207,7 +208,7 @@ impl Client {
     }
 
     pub async fn rotate_secret_key(&self) -> anyhow::Result<RotatedKey> {
-        self.json(self.request(Method::POST, "/v1/secret-keys")).await
+        self.once_only(self.request(Method::POST, "/v1/secret-keys")).await
     }
 
     pub async fn nodes(&self) -> anyhow::Result<Vec<NodeInfo>> {
@@ -220,7 +221,7 @@ impl Client {
 
     pub async fn rotate_authority(&self, force: bool) -> anyhow::Result<Vec<AuthorityInfo>> {
         let request = self.request(Method::POST, "/v1/authorities").json(&RotateAuthority { force });
-        self.json::<Page<AuthorityInfo>>(request).await.map(|page| page.items)
+        self.once_only::<Page<AuthorityInfo>>(request).await.map(|page| page.items)
     }
 
     pub async fn servers(&self) -> anyhow::Result<Vec<ServerInfo>> {
@@ -240,7 +241,7 @@ impl Client {
     }
 
     pub async fn create_join_token(&self, token: &CreateJoinToken) -> anyhow::Result<CreatedJoinToken> {
-        self.json(self.request(Method::POST, "/v1/join-tokens").json(token)).await
+        self.once_only(self.request(Method::POST, "/v1/join-tokens").json(token)).await
     }
 
     pub async fn join_tokens(&self) -> anyhow::Result<Vec<JoinTokenInfo>> {

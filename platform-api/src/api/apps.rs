@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Json as Reply;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use tokio::time::timeout;
 use wharf_types::api::{AppInfo, Page, Why};
@@ -14,6 +14,7 @@ use wharf_types::state::{InstanceState, RolloutState};
 use wharf_types::{AppName, NamespaceName, Timestamp};
 
 use super::auth::namespace_not_found;
+use super::etag::tagged;
 use super::extract::{PageQuery, Path, Query};
 use super::wish::{AppPath, Nothing, Wish};
 use super::{ApiError, ApiResult};
@@ -172,9 +173,5 @@ pub(super) async fn load(context: &Context, (namespace, name): &AppPath) -> ApiR
 
 /// The app with its revision, which `If-Match` can ask for.
 pub(super) fn with_etag(context: &Context, loaded: &Loaded) -> Response {
-    let mut response = Reply(loaded.info(context)).into_response();
-    if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", loaded.app.revision)) {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
-    response
+    tagged(Reply(loaded.info(context)), loaded.app.revision)
 }

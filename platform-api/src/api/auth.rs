@@ -26,9 +26,10 @@ use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceName, NodeId, Problem, Timestamp};
 
 use super::parameters::Parameters;
-use super::{ApiError, ApiResult, audit, git};
+use super::{ApiError, ApiResult, audit, conditions, git};
 use crate::access::{self, Access, Caller, Denied};
 use crate::context::{Context, hash_secret};
+use crate::pace;
 use crate::store::{self, StoreError};
 
 /// The longest that a stream goes on without a look at the clock of its token.
@@ -40,6 +41,8 @@ pub(super) struct Guard {
     pub(super) access: Access,
     /// The query parameters that the route knows.
     pub(super) query: Parameters,
+    /// The header fields that it knows beside those of every request.
+    pub(super) headers: Parameters,
     /// Whether it is for git: see [`Endpoint::speaks_git`](super::routes::Endpoint::speaks_git).
     pub(super) speaks_git: bool,
     /// What the route is called where changes are recorded.
@@ -113,9 +116,13 @@ async fn admit(
     next: Next,
 ) -> Result<Response, ApiError> {
     match guard.access {
-        Access::Public => return Ok(next.run(request).await),
+        Access::Public => {
+            conditions::read(request.headers(), guard.headers)?;
+            return Ok(next.run(request).await);
+        }
         Access::Joining => {
             authorize_joining(&guard.context, request.headers()).await?;
+            conditions::read(request.headers(), guard.headers)?;
             return Ok(next.run(request).await);
         }
         Access::Node => {
@@ -123,6 +130,7 @@ async fn admit(
                 Some(PeerNode(peer)) => authorize_peer(&guard.context, peer, params).await?,
                 None => authorize_node(&guard.context, request.headers()).await?,
             }
+            conditions::read(request.headers(), guard.headers)?;
             let told = told_of_cluster(&guard.context, &request);
             let mut answer = next.run(request).await;
             answer.headers_mut().extend(told);
@@ -152,11 +160,17 @@ async fn admit(
         }
         return Err(refusal);
     }
+    if changes_something {
+        pass.context.pace.take(&caller).map_err(|wait| too_many(&caller, wait))?;
+    }
     check_query(&request, guard.query)?;
+    let conditions = conditions::read(request.headers(), guard.headers)?;
     let expires_at = caller.token.expires_at;
     request.extensions_mut().insert(Identity(caller));
     // What changes something is not broken off half way.
-    if let Some(record) = record.map(Arc::new) {
+    if let Some(mut record) = record {
+        record.conditions = conditions;
+        let record = Arc::new(record);
         let response = crate::audit::scope(record.clone(), next.run(request)).await;
         let refusal = response.extensions().get::<audit::Refusal>().cloned();
         audit::note_refusal(&pass.context, &record, refusal).await;
@@ -272,12 +286,31 @@ pub(super) fn namespace_not_found(namespace: &str) -> ApiError {
     ApiError::new(ProblemCode::NotFound, format!("there is no namespace `{shown}`"))
 }
 
-fn explain(denied: Denied, caller: &Caller, namespace: Option<&str>) -> ApiError {
+/// Whose token it is, for people.
+fn whose(caller: &Caller) -> String {
     let token = &caller.token;
-    let whose = match &token.user {
+    match &token.user {
         Some(user) => format!("the token `{}` of `{user}`", token.name),
         None => format!("the token `{}`", token.name),
+    }
+}
+
+fn too_many(caller: &Caller, wait: Duration) -> ApiError {
+    let whose = match &caller.token.user {
+        Some(user) => format!("`{user}`"),
+        None => whose(caller),
     };
+    let detail = format!(
+        "{whose} has asked for more than {} changes a second for a while, which is the most; nothing was done, so send this again after the \
+         seconds of `Retry-After`",
+        pace::PER_SECOND
+    );
+    ApiError::busy(detail, wait)
+}
+
+fn explain(denied: Denied, caller: &Caller, namespace: Option<&str>) -> ApiError {
+    let token = &caller.token;
+    let whose = whose(caller);
     let detail = match denied {
         // As if it did not exist: who is not in a namespace learns nothing of it.
         Denied::NoNamespace => return namespace_not_found(namespace.unwrap_or_default()),

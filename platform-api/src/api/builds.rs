@@ -11,15 +11,17 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tracing::warn;
-use wharf_types::api::{BuildInfo, Page, PushPolicy, RepositoryInfo, RepositoryPatch};
+use wharf_types::api::{BuildInfo, Page, PushPolicy, RepositoryInfo, RepositoryPatch, WhenBusy};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{AppName, BuildId, NamespaceName};
 
 use super::auth::namespace_not_found;
+use super::etag::tagged;
 use super::extract::{Delivery, Json, Path, Query, parse_cursor};
 use super::wish::{AppPath, Wish};
 use super::{ApiError, ApiResult, sse};
 use crate::audit;
+use crate::conditions;
 use crate::context::Context;
 use crate::operations::{Asked, app_not_found};
 use crate::store::repository::Repository;
@@ -141,7 +143,7 @@ pub(super) async fn cancel(
 pub(super) async fn repository(
     State(context): State<Arc<Context>>,
     Path((namespace, app)): Path<AppPath>,
-) -> ApiResult<Reply<RepositoryInfo>> {
+) -> ApiResult<Response> {
     let mut tx = context.store.read().await?;
     let Some(found) = store::namespace::find(&mut tx, &namespace).await? else {
         return Err(namespace_not_found(namespace.as_str()));
@@ -151,16 +153,26 @@ pub(super) async fn repository(
         if store::app::find(&mut tx, &namespace, &app).await?.is_none() {
             return Err(app_not_found(&namespace, &app).into());
         }
-        return Ok(Reply(info(&namespace, &app, store::repository::BRANCH.to_owned())));
+        return Ok(reply(info(&namespace, &app, store::repository::BRANCH.to_owned())));
     };
-    Ok(Reply(info_of(&context, &mut tx, (&namespace, &app), &repository).await?))
+    Ok(reply(info_of(&context, &mut tx, (&namespace, &app), &repository).await?))
+}
+
+/// With the revision of what can be set of it.
+fn reply(info: RepositoryInfo) -> Response {
+    let revision = revision(&info.branch, info.when_busy);
+    tagged(Reply(info), revision)
+}
+
+fn revision(branch: &str, when_busy: WhenBusy) -> i64 {
+    conditions::revision_of(&json!({"branch": branch, "when_busy": when_busy}))
 }
 
 fn info(namespace: &NamespaceName, app: &AppName, branch: String) -> RepositoryInfo {
     RepositoryInfo {
         path: format!("/git/{namespace}/{app}.git"),
         branch,
-        when_busy: wharf_types::api::WhenBusy::default(),
+        when_busy: WhenBusy::default(),
         commit: None,
         previews: Vec::new(),
     }
@@ -189,7 +201,7 @@ async fn info_of(
 pub(super) async fn set_repository(
     State(context): State<Arc<Context>>,
     Wish { asked, request }: Wish<RepositoryPatch>,
-) -> ApiResult<Reply<RepositoryInfo>> {
+) -> ApiResult<Response> {
     let Asked { namespace, app, now, .. } = asked;
     let RepositoryPatch { branch, when_busy } = request;
     if let Some(branch) = &branch {
@@ -200,6 +212,8 @@ pub(super) async fn set_repository(
         return Err(namespace_not_found(namespace.as_str()));
     };
     let before = store::repository::ensure(&mut tx, found.id, &app, now).await?;
+    let revision = revision(&before.branch, before.when_busy);
+    conditions::check(&format!("repository of `{app}`"), Some(revision))?;
     let mut repository = before.clone();
     repository.branch = branch.unwrap_or(repository.branch);
     repository.when_busy = when_busy.unwrap_or(repository.when_busy);
@@ -207,41 +221,47 @@ pub(super) async fn set_repository(
     let shown = |it: &Repository| json!({"branch": it.branch, "when_busy": it.when_busy});
     audit::change(shown(&before), shown(&repository));
     audit::write(&mut tx).await?;
-    let reply = info_of(&context, &mut tx, (&namespace, &app), &repository).await?;
+    let info = info_of(&context, &mut tx, (&namespace, &app), &repository).await?;
     tx.commit().await?;
     if let Some(folder) = context.git.repositories.find(repository.id).await?
         && let Ok(name) = format!("refs/heads/{}", repository.branch).parse()
     {
         folder.point_head(&name).await?;
     }
-    Ok(Reply(reply))
+    Ok(reply(info))
 }
 
 pub(super) async fn policy(
     State(context): State<Arc<Context>>,
     Path(namespace): Path<NamespaceName>,
-) -> ApiResult<Reply<PushPolicy>> {
+) -> ApiResult<Response> {
     let mut tx = context.store.read().await?;
     let Some(found) = store::namespace::find(&mut tx, &namespace).await? else {
         return Err(namespace_not_found(namespace.as_str()));
     };
-    Ok(Reply(store::repository::policy(&mut tx, found.id).await?))
+    Ok(with_policy(store::repository::policy(&mut tx, found.id).await?))
 }
 
 pub(super) async fn set_policy(
     State(context): State<Arc<Context>>,
     Path(namespace): Path<NamespaceName>,
     Json(policy): Json<PushPolicy>,
-) -> ApiResult<Reply<PushPolicy>> {
+) -> ApiResult<Response> {
     let mut tx = context.store.write().await?;
     let Some(found) = store::namespace::find(&mut tx, &namespace).await? else {
         return Err(namespace_not_found(namespace.as_str()));
     };
     let before = store::repository::policy(&mut tx, found.id).await?;
+    let what = format!("push policy of the namespace `{namespace}`");
+    conditions::check(&what, Some(conditions::revision_of(&before)))?;
     store::repository::set_policy(&mut tx, found.id, policy).await?;
     audit::change(json!(before), json!(policy));
     audit::commit(tx).await?;
-    Ok(Reply(policy))
+    Ok(with_policy(policy))
+}
+
+fn with_policy(policy: PushPolicy) -> Response {
+    tagged(Reply(policy), conditions::revision_of(&policy))
 }
 
 fn check_branch(branch: &str) -> ApiResult<()> {

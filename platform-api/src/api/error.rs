@@ -92,6 +92,10 @@ impl From<StoreError> for ApiError {
             StoreError::Taken => {
                 Self::new(ProblemCode::AlreadyExists, "somebody else made the same thing just now")
             }
+            StoreError::Repeated => Self::new(
+                ProblemCode::Conflict,
+                "a request with this Idempotency-Key was carried out just now",
+            ),
             StoreError::NotKept(ref cause) => {
                 tracing::error!("{error}: {cause}");
                 Self::new(ProblemCode::Unavailable, error.to_string())

@@ -20,7 +20,7 @@ use wharf_types::{JobId, NamespaceName, Timestamp};
 use super::auth::{Identity, namespace_not_found};
 use super::extract::{Delivery, PageQuery, Path, Query, parse, read};
 use super::releases::HIDDEN;
-use super::wish::{idempotency_key, if_match};
+use super::wish::idempotency_key;
 use super::{ApiError, ApiResult, sse};
 use crate::context::Context;
 use crate::operations::Once;
@@ -38,8 +38,6 @@ pub(super) type JobPath = (NamespaceName, String);
 pub(super) struct JobWish<P, T> {
     pub(super) asked: AskedJob,
     pub(super) path: P,
-    /// From `If-Match`.
-    pub(super) revision: Option<i64>,
     pub(super) request: T,
 }
 
@@ -76,14 +74,13 @@ where
         let (mut parts, body) = request.into_parts();
         let Path(path) = Path::<P>::from_request_parts(&mut parts, state).await?;
         let identity = Identity::from_request_parts(&mut parts, state).await?;
-        let revision = if_match(&parts.headers)?;
         let key = idempotency_key(&parts.headers)?;
         let bytes = read(Request::from_parts(parts, body), state).await?;
         let once = key.map(|key| Once { key, request_hash: blake3::hash(&bytes).to_string() });
         let (namespace, by) = (path.namespace().clone(), identity.name());
         let any_priority = identity.demand_everywhere(Verb::Admin).is_ok();
         let asked = AskedJob { namespace, by, once, any_priority, now: Timestamp::now() };
-        Ok(Self { asked, path, revision, request: parse(&bytes)? })
+        Ok(Self { asked, path, request: parse(&bytes)? })
     }
 }
 
@@ -163,7 +160,7 @@ pub(super) async fn cancel(
     State(context): State<Arc<Context>>,
     wish: JobWish<JobPath, Nothing>,
 ) -> ApiResult<Reply<JobInfo>> {
-    let JobWish { asked, path: (_, job), request: Nothing {}, .. } = wish;
+    let JobWish { asked, path: (_, job), request: Nothing {} } = wish;
     Ok(Reply(jobs::cancel(&context, &asked, &job).await?))
 }
 
@@ -171,7 +168,7 @@ pub(super) async fn remove(
     State(context): State<Arc<Context>>,
     wish: JobWish<JobPath, Nothing>,
 ) -> ApiResult<StatusCode> {
-    let JobWish { asked, path: (_, job), request: Nothing {}, .. } = wish;
+    let JobWish { asked, path: (_, job), request: Nothing {} } = wish;
     jobs::delete(&context, &asked, &job).await?;
     Ok(StatusCode::NO_CONTENT)
 }

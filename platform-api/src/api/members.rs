@@ -5,16 +5,19 @@ use std::sync::Arc;
 use axum::Json as Reply;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde_json::{Value, json};
 use wharf_types::api::{MemberInfo, Page, SetMember};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{NamespaceId, NamespaceName, Timestamp, UserName};
 
 use super::auth::{Identity, namespace_not_found};
+use super::etag::tagged;
 use super::extract::{Json, Path};
 use super::users::user_not_found;
 use super::{ApiError, ApiResult};
 use crate::audit;
+use crate::conditions;
 use crate::context::Context;
 use crate::store::{self, Conn};
 
@@ -27,23 +30,48 @@ pub(super) async fn list(
     Ok(Reply(Page { items: store::member::list(&mut tx, namespace).await?, next_cursor: None }))
 }
 
+pub(super) async fn show(
+    State(context): State<Arc<Context>>,
+    Path((namespace, user)): Path<(NamespaceName, UserName)>,
+) -> ApiResult<Response> {
+    let mut tx = context.store.read().await?;
+    let id = find(&mut tx, &namespace).await?;
+    let members = store::member::list(&mut tx, id).await?;
+    let found = members.into_iter().find(|member| member.user == user);
+    found.map(reply).ok_or_else(|| no_member(&namespace, &user))
+}
+
+/// With its revision, which is that of the role.
+fn reply(member: MemberInfo) -> Response {
+    let revision = conditions::revision_of(&member.role);
+    tagged(Reply(member), revision)
+}
+
+/// The same for users who exist: whether they do is told to cluster admins only.
+fn no_member(namespace: &NamespaceName, user: &UserName) -> ApiError {
+    let detail =
+        format!("`{user}` is no member of the namespace `{namespace}`; `wharf member ls` lists them");
+    ApiError::new(ProblemCode::NotFound, detail)
+}
+
 pub(super) async fn set(
     State(context): State<Arc<Context>>,
     identity: Identity,
     Path((namespace, user)): Path<(NamespaceName, UserName)>,
     Json(SetMember { role }): Json<SetMember>,
-) -> ApiResult<Reply<MemberInfo>> {
+) -> ApiResult<Response> {
     let (now, by) = (Timestamp::now(), identity.name());
     let mut tx = context.store.write().await?;
     let namespace = find(&mut tx, &namespace).await?;
     let Some(id) = store::user::find(&mut tx, &user).await? else { return Err(user_not_found(&user)) };
     let before = store::member::find(&mut tx, namespace, id).await?;
+    conditions::check(&format!("member `{user}`"), before.as_ref().map(conditions::revision_of))?;
     store::member::put(&mut tx, namespace, id, role, &by, now).await?;
     audit::change(before.map_or(Value::Null, |role| json!({"role": role})), json!({"role": role}));
     audit::commit(tx).await?;
     // The role may be a lower one than before.
     context.access_changed();
-    Ok(Reply(MemberInfo { user, role, since: now, by }))
+    Ok(reply(MemberInfo { user, role, since: now, by }))
 }
 
 pub(super) async fn remove(
@@ -60,12 +88,7 @@ pub(super) async fn remove(
         }
         None => None,
     };
-    let Some(role) = removed else {
-        // The same for users who exist: whether they do is told to cluster admins only.
-        let detail =
-            format!("`{user}` is no member of the namespace `{namespace}`; `wharf member ls` lists them");
-        return Err(ApiError::new(ProblemCode::NotFound, detail));
-    };
+    let role = removed.ok_or_else(|| no_member(&namespace, &user))?;
     audit::change(json!({"role": role}), Value::Null);
     audit::commit(tx).await?;
     context.access_changed();

@@ -1,11 +1,12 @@
 //! `/v1/nodes`, and what the nodes say was used.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde_json::{Value, json};
 use wharf_types::api::{NodeInfo, NodePatch, Page, Usage};
 use wharf_types::node::{InvalidLabel, LABELS_MAX, parse_label};
@@ -14,12 +15,13 @@ use wharf_types::protocol;
 use wharf_types::{AppName, NamespaceName, NodeId, Timestamp};
 
 use super::auth::namespace_not_found;
+use super::etag::tagged;
 use super::extract::{self, Path};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
 use crate::nodes::NodeStatus;
 use crate::store::node::NodeSettings;
-use crate::{audit, store};
+use crate::{audit, conditions, store};
 
 pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Json<Page<NodeInfo>>> {
     let instances = instances(&context).await?;
@@ -30,7 +32,7 @@ pub(super) async fn list(State(context): State<Arc<Context>>) -> ApiResult<Json<
 pub(super) async fn show(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
-) -> ApiResult<Json<NodeInfo>> {
+) -> ApiResult<Response> {
     one(&context, node).await
 }
 
@@ -39,41 +41,54 @@ pub(super) async fn patch(
     State(context): State<Arc<Context>>,
     Path(node): Path<NodeId>,
     extract::Json(patch): extract::Json<NodePatch>,
-) -> ApiResult<Json<NodeInfo>> {
-    let before = context.nodes.settings(node).ok_or_else(|| not_found(node))?;
+) -> ApiResult<Response> {
+    let labels = checked(patch.labels)?;
+    let mut tx = context.store.write().await?;
+    // As they are in this transaction: somebody else may have just set them.
+    let before = store::node::settings(&mut tx, node).await?.ok_or_else(|| not_found(node))?;
+    conditions::check(&format!("node {node}"), Some(conditions::revision_of(&shown(&before))))?;
     let mut after = before.clone();
     after.draining = patch.draining.unwrap_or(before.draining);
-    for (key, value) in patch.labels {
+    for (key, value) in labels {
         match value {
             None => drop(after.labels.remove(&key)),
-            Some(value) => {
-                let invalid =
-                    |error: InvalidLabel| ApiError::new(ProblemCode::InvalidSpec, error.to_string());
-                let (key, value) = parse_label(&format!("{key}={value}")).map_err(invalid)?;
-                if key == protocol::LABEL {
-                    let detail = format!(
-                        "the label `{key}` is the platform's: nodes with an older worker have it; choose another key"
-                    );
-                    return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
-                }
-                after.labels.insert(key, value);
-            }
+            Some(value) => drop(after.labels.insert(key, value)),
         }
     }
     if after.labels.len() > LABELS_MAX {
         let detail = InvalidLabel::Many(after.labels.len()).to_string();
         return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
     }
-    let mut tx = context.store.write().await?;
     if !store::node::set(&mut tx, node, &after).await? {
         return Err(not_found(node));
     }
-    let shown = |settings: &NodeSettings| json!({"draining": settings.draining, "labels": settings.labels});
     audit::change(shown(&before), shown(&after));
     audit::commit(tx).await?;
     context.nodes.set(node, after);
     context.dirty.nudge();
     one(&context, node).await
+}
+
+/// Labels that an admin may set, and those that may be taken back.
+fn checked(labels: BTreeMap<String, Option<String>>) -> ApiResult<Vec<(String, Option<String>)>> {
+    let check = |(key, value): (String, Option<String>)| -> ApiResult<(String, Option<String>)> {
+        let Some(value) = value else { return Ok((key, None)) };
+        let invalid = |error: InvalidLabel| ApiError::new(ProblemCode::InvalidSpec, error.to_string());
+        let (key, value) = parse_label(&format!("{key}={value}")).map_err(invalid)?;
+        if key == protocol::LABEL {
+            let detail = format!(
+                "the label `{key}` is the platform's: nodes with an older worker have it; choose another key"
+            );
+            return Err(ApiError::new(ProblemCode::InvalidSpec, detail));
+        }
+        Ok((key, Some(value)))
+    };
+    labels.into_iter().map(check).collect()
+}
+
+/// What can be set of a node.
+fn shown(settings: &NodeSettings) -> Value {
+    json!({"draining": settings.draining, "labels": settings.labels})
 }
 
 /// Takes a node out of the cluster. Its certificates count no more.
@@ -108,10 +123,13 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn one(context: &Context, node: NodeId) -> ApiResult<Json<NodeInfo>> {
+/// With the revision of what can be set of it.
+async fn one(context: &Context, node: NodeId) -> ApiResult<Response> {
     let found = context.nodes.list().into_iter().find(|known| known.id == node);
+    let settings = context.nodes.settings(node);
+    let (found, settings) = found.zip(settings).ok_or_else(|| not_found(node))?;
     let instances = instances(context).await?;
-    found.map(|node| Json(info(node, &instances))).ok_or_else(|| not_found(node))
+    Ok(tagged(Json(info(found, &instances)), conditions::revision_of(&shown(&settings))))
 }
 
 fn not_found(node: NodeId) -> ApiError {

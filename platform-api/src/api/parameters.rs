@@ -45,7 +45,11 @@ const IDEMPOTENCY_KEY: Parameter = parameter(
 );
 pub(super) const CHANGES: Parameters = &[IF_MATCH];
 pub(super) const CHANGES_ONCE: Parameters = &[IF_MATCH, IDEMPOTENCY_KEY];
-pub(super) const ONCE: Parameters = &[IDEMPOTENCY_KEY];
+pub(super) const ONCE: Parameters = &[parameter(
+    "Idempotency-Key",
+    "A repetition with the same key by the same token gets the first reply, for a day, and changes nothing",
+    Shape::Key,
+)];
 pub(super) const JOB_ONCE: Parameters = &[parameter(
     "Idempotency-Key",
     "A repetition with the same key gets the same job, also after its end, for as long as it is kept",
@@ -54,6 +58,17 @@ pub(super) const JOB_ONCE: Parameters = &[parameter(
 pub(super) const SCHEDULE_CHANGES: Parameters = &[parameter(
     "If-Match",
     "Only if this still is the `ETag` of the schedule; else 412 `precondition_failed`",
+    Shape::Revision,
+)];
+pub(super) const VALUE_CHANGES: Parameters = &[parameter(
+    "If-Match",
+    "Only if this still is the version of the secret or config, in quotation marks; else 412 `precondition_failed`",
+    Shape::Revision,
+)];
+/// Of what has no revisions that are counted.
+pub(super) const SETTINGS_CHANGES: Parameters = &[parameter(
+    "If-Match",
+    "Only if this still is the `ETag` of a GET of this address; else 412 `precondition_failed`",
     Shape::Revision,
 )];
 pub(super) const QUOTA_CHANGES: Parameters = &[parameter(

@@ -41,7 +41,10 @@ fn gives(endpoint: &Endpoint, status: u16) -> bool {
                 || matches!(endpoint.access, Access::Body(_))
         }
         413 => takes_body,
-        429 => endpoint.access == Access::Node,
+        // Of workers that begin their session, and of users who change a lot.
+        429 => {
+            endpoint.access == Access::Node || (changes && asks_token && endpoint.access != Access::Joining)
+        }
         // A release is made of settings also where the body has none, such as by a rollback.
         422 => changes && matches!(endpoint.access, Access::User(_) | Access::Body(_) | Access::Own),
         // Another method than those of the document.
@@ -79,6 +82,9 @@ fn problem(status: u16) -> Value {
     if status == 401 {
         problem["headers"] = json!({"WWW-Authenticate": {"required": true, "schema": {"type": "string"}}});
     }
+    if status == 429 {
+        problem["headers"] = json!({"Retry-After": {"description": "In how many seconds the same will be taken", "required": true, "schema": {"type": "integer", "minimum": 1}}});
+    }
     if status == 405 {
         problem["headers"] = json!({"Allow": {"description": "The methods that it takes", "required": true, "schema": {"type": "string"}}});
     }
@@ -100,8 +106,8 @@ mod tests {
         assert_eq!(of(Method::GET, "/v1/namespaces"), "400 401 403 500 503");
         assert_eq!(
             of(Method::PUT, "/v1/namespaces/{namespace}/apps/{app}/scale"),
-            "400 401 403 404 409 412 413 422 500 503 507"
+            "400 401 403 404 409 412 413 422 429 500 503 507"
         );
-        assert_eq!(of(Method::POST, "/v1/users"), "400 401 403 409 413 500 503 507");
+        assert_eq!(of(Method::POST, "/v1/users"), "400 401 403 409 413 429 500 503 507");
     }
 }

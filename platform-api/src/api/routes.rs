@@ -30,7 +30,7 @@ use super::openapi::{Payload, array, json, list};
 use super::parameters::{
     AUDIT, BUILDS, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, EXEC, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE,
     PAGE_BY_NUMBER, PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, QUOTA_CHANGES,
-    RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, VOLUMES,
+    RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, SETTINGS_CHANGES, VALUE_CHANGES, VOLUMES,
 };
 use super::{
     applies, apps, artifacts, audit, authorities, builds, copy, events, exec, files, git, images, jobs,
@@ -51,12 +51,15 @@ pub(crate) struct Endpoint {
     pub(super) summary: &'static str,
     /// Query parameters; others are refused.
     pub(crate) query: Parameters,
-    pub(super) headers: Parameters,
+    /// Header fields that not every request has. Of those that are conditions, others are refused.
+    pub(crate) headers: Parameters,
     pub(super) request: Payload,
     pub(super) status: u16,
     pub(super) reply: Payload,
     /// Whether the reply has an `ETag`, for `If-Match`.
     pub(super) etag: bool,
+    /// Whether the reply is kept for whoever sends the request again with its `Idempotency-Key`.
+    pub(super) keeps_reply: bool,
     /// Another status with the same content, and when it is used.
     pub(super) or: Option<(u16, &'static str)>,
     /// The largest body, where it is not that of every other route.
@@ -90,6 +93,7 @@ impl Endpoint {
             status: 200,
             reply,
             etag: false,
+            keeps_reply: false,
             or: None,
             body_max_bytes: None,
             by_leader: access == Access::Node,
@@ -117,6 +121,11 @@ impl Endpoint {
 
     fn with_etag(self) -> Self {
         Self { etag: true, ..self }
+    }
+
+    /// It makes something by one transaction, and only the first of several requests with one `Idempotency-Key` does.
+    fn once(self) -> Self {
+        Self { headers: ONCE, keeps_reply: true, ..self }
     }
 
     fn or(self, status: u16, when: &'static str) -> Self {
@@ -178,6 +187,7 @@ fn about_the_platform() -> Vec<Endpoint> {
         e(Method::GET, "/v1/whoami", Access::Anyone, get(meta::who_am_i), "Who the token belongs to")
             .replies(200, json::<WhoAmI>()),
         e(Method::POST, "/v1/tokens", Access::Own, post(tokens::create), "Make a token")
+            .once()
             .takes(json::<CreateToken>())
             .replies(201, json::<CreatedToken>()),
         e(Method::GET, "/v1/tokens", Access::Own, get(tokens::list), "List tokens: a user's own, or all")
@@ -185,6 +195,7 @@ fn about_the_platform() -> Vec<Endpoint> {
         e(Method::DELETE, "/v1/tokens/{token}", Access::Own, delete(tokens::revoke), "Revoke a token")
             .replies(204, Payload::Nothing),
         e(Method::POST, "/v1/users", ADMIN, post(users::create), "Make a user")
+            .once()
             .takes(json::<CreateUser>())
             .replies(201, json::<UserInfo>()),
         e(Method::GET, "/v1/users", ADMIN, get(users::list), "List users and what they are members of")
@@ -213,6 +224,7 @@ fn about_the_platform() -> Vec<Endpoint> {
             post(secrets::rotate_key),
             "Seal every secret with a new key",
         )
+        .once()
         .replies(201, json::<RotatedKey>()),
         e(Method::GET, "/v1/nodes", Access::Cluster(Verb::Read), get(nodes::list), "List workers")
             .replies(200, list::<NodeInfo>())
@@ -230,6 +242,7 @@ fn about_the_platform() -> Vec<Endpoint> {
         .by_leader(),
         e(Method::GET, "/v1/nodes/{node}", Access::Cluster(Verb::Read), get(nodes::show), "One worker")
             .replies(200, json::<NodeInfo>())
+            .with_etag()
             .by_leader(),
         e(
             Method::PATCH,
@@ -238,8 +251,10 @@ fn about_the_platform() -> Vec<Endpoint> {
             patch(nodes::patch),
             "Empty a worker, take that back, or set labels",
         )
+        .headers(SETTINGS_CHANGES)
         .takes(json::<NodePatch>())
         .replies(200, json::<NodeInfo>())
+        .with_etag()
         .by_leader(),
         e(
             Method::DELETE,
@@ -266,6 +281,7 @@ fn about_the_platform() -> Vec<Endpoint> {
             post(authorities::rotate),
             "Make another CA, which takes the place of the one that signs when every node believes it",
         )
+        .once()
         .takes(json::<RotateAuthority>())
         .replies(201, list::<AuthorityInfo>())
         .by_leader(),
@@ -278,6 +294,7 @@ fn about_the_platform() -> Vec<Endpoint> {
         )
         .replies(200, list::<ServerInfo>()),
         e(Method::POST, "/v1/join-tokens", ADMIN, post(joining::create), "Let hosts join")
+            .once()
             .takes(json::<CreateJoinToken>())
             .replies(201, json::<CreatedJoinToken>()),
         e(Method::GET, "/v1/join-tokens", ADMIN, get(joining::list), "List join tokens")
@@ -351,7 +368,8 @@ fn about_builds() -> Vec<Endpoint> {
             get(builds::policy),
             "What pushes may do in the namespace",
         )
-        .replies(200, json::<PushPolicy>()),
+        .replies(200, json::<PushPolicy>())
+        .with_etag(),
         e(
             Method::PUT,
             "/v1/namespaces/{namespace}/push-policy",
@@ -359,8 +377,10 @@ fn about_builds() -> Vec<Endpoint> {
             put(builds::set_policy),
             "Say what pushes may do in the namespace",
         )
+        .headers(SETTINGS_CHANGES)
         .takes(json::<PushPolicy>())
-        .replies(200, json::<PushPolicy>()),
+        .replies(200, json::<PushPolicy>())
+        .with_etag(),
         e(
             Method::GET,
             app!("/repository"),
@@ -369,6 +389,7 @@ fn about_builds() -> Vec<Endpoint> {
             "Where to push the app with git, and its previews",
         )
         .replies(200, json::<RepositoryInfo>())
+        .with_etag()
         .by_leader(),
         e(
             Method::PATCH,
@@ -377,9 +398,10 @@ fn about_builds() -> Vec<Endpoint> {
             patch(builds::set_repository),
             "Say which branch is deployed, and what a push does while another one is under way",
         )
-        .headers(CHANGES)
+        .headers(SETTINGS_CHANGES)
         .takes(json::<RepositoryPatch>())
         .replies(200, json::<RepositoryInfo>())
+        .with_etag()
         .by_leader(),
     ]
 }
@@ -414,6 +436,7 @@ fn about_namespaces() -> Vec<Endpoint> {
     let e = Endpoint::new;
     vec![
         e(Method::POST, "/v1/namespaces", ADMIN, post(namespaces::create), "Make a namespace")
+            .once()
             .takes(json::<CreateNamespace>())
             .replies(201, json::<NamespaceInfo>()),
         e(
@@ -443,14 +466,25 @@ fn about_namespaces() -> Vec<Endpoint> {
         )
         .replies(200, list::<MemberInfo>()),
         e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/members/{user}",
+            VIEWER,
+            get(members::show),
+            "One member",
+        )
+        .replies(200, json::<MemberInfo>())
+        .with_etag(),
+        e(
             Method::PUT,
             "/v1/namespaces/{namespace}/members/{user}",
             NAMESPACE_ADMIN,
             put(members::set),
             "Make a user a member, or give a member another role",
         )
+        .headers(SETTINGS_CHANGES)
         .takes(json::<SetMember>())
-        .replies(200, json::<MemberInfo>()),
+        .replies(200, json::<MemberInfo>())
+        .with_etag(),
         e(
             Method::DELETE,
             "/v1/namespaces/{namespace}/members/{user}",
@@ -533,14 +567,25 @@ fn about_namespaces() -> Vec<Endpoint> {
         )
         .replies(200, list::<SecretInfo>()),
         e(
+            Method::GET,
+            "/v1/namespaces/{namespace}/secrets/{secret}",
+            VIEWER,
+            get(secrets::show),
+            "One secret: its versions and who uses it, never its value",
+        )
+        .replies(200, json::<SecretInfo>())
+        .with_etag(),
+        e(
             Method::PUT,
             "/v1/namespaces/{namespace}/secrets/{secret}",
             Access::User(Verb::Secrets),
             put(secrets::set),
             "Set a secret to the body, which is text; apps that use it get a new release",
         )
+        .headers(VALUE_CHANGES)
         .takes(Payload::Secret)
-        .replies(200, json::<SecretSet>()),
+        .replies(200, json::<SecretSet>())
+        .with_etag(),
         e(
             Method::DELETE,
             "/v1/namespaces/{namespace}/secrets/{secret}",
@@ -565,7 +610,8 @@ fn about_namespaces() -> Vec<Endpoint> {
             "A config with its value",
         )
         .query(CONFIG)
-        .replies(200, json::<ConfigValue>()),
+        .replies(200, json::<ConfigValue>())
+        .with_etag(),
         e(
             Method::PUT,
             "/v1/namespaces/{namespace}/configs/{config}",
@@ -573,8 +619,10 @@ fn about_namespaces() -> Vec<Endpoint> {
             put(secrets::set_config),
             "Set a config to the body, which is text; apps that use it get a new release",
         )
+        .headers(VALUE_CHANGES)
         .takes(Payload::Secret)
-        .replies(200, json::<SecretSet>()),
+        .replies(200, json::<SecretSet>())
+        .with_etag(),
         e(
             Method::DELETE,
             "/v1/namespaces/{namespace}/configs/{config}",
@@ -917,7 +965,9 @@ fn about_schedules() -> Vec<Endpoint> {
         .replies(200, json::<ScheduleInfo>())
         .with_etag(),
         e(Method::POST, schedule!("/{schedule}/run"), DEVELOPER, post(schedules::run_now), "Make a job now")
-            .replies(201, json::<JobInfo>()),
+            .headers(JOB_ONCE)
+            .replies(201, json::<JobInfo>())
+            .or(200, "The key made it before"),
     ]
 }
 

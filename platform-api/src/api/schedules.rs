@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json as Reply;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use wharf_types::api::{Page, Verb};
 use wharf_types::job::JobInfo;
 use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
@@ -13,6 +13,7 @@ use wharf_types::{NamespaceName, ScheduleName, Timestamp};
 
 use super::ApiResult;
 use super::auth::{Identity, namespace_not_found};
+use super::etag::tagged;
 use super::extract::{PageQuery, Path, Query};
 use super::jobs::{JobWish, Nothing};
 use super::releases::HIDDEN;
@@ -29,8 +30,8 @@ pub(super) async fn set(
     State(context): State<Arc<Context>>,
     wish: JobWish<SchedulePath, ScheduleSpec>,
 ) -> ApiResult<Response> {
-    let JobWish { asked, path: (_, name), revision, request } = wish;
-    Ok(reply(schedules::set(&context, &asked, &name, revision, request).await?))
+    let JobWish { asked, path: (_, name), request } = wish;
+    Ok(reply(schedules::set(&context, &asked, &name, request).await?))
 }
 
 pub(super) async fn list(
@@ -72,32 +73,33 @@ pub(super) async fn suspend(
     State(context): State<Arc<Context>>,
     wish: JobWish<SchedulePath, Nothing>,
 ) -> ApiResult<Response> {
-    let JobWish { asked, path: (_, name), revision, request: Nothing {} } = wish;
-    Ok(reply(schedules::suspend(&context, &asked, &name, revision, true).await?))
+    let JobWish { asked, path: (_, name), request: Nothing {} } = wish;
+    Ok(reply(schedules::suspend(&context, &asked, &name, true).await?))
 }
 
 pub(super) async fn resume(
     State(context): State<Arc<Context>>,
     wish: JobWish<SchedulePath, Nothing>,
 ) -> ApiResult<Response> {
-    let JobWish { asked, path: (_, name), revision, request: Nothing {} } = wish;
-    Ok(reply(schedules::suspend(&context, &asked, &name, revision, false).await?))
+    let JobWish { asked, path: (_, name), request: Nothing {} } = wish;
+    Ok(reply(schedules::suspend(&context, &asked, &name, false).await?))
 }
 
 pub(super) async fn run_now(
     State(context): State<Arc<Context>>,
     wish: JobWish<SchedulePath, Nothing>,
 ) -> ApiResult<(StatusCode, Reply<JobInfo>)> {
-    let JobWish { asked, path: (_, name), request: Nothing {}, .. } = wish;
-    Ok((StatusCode::CREATED, Reply(schedules::run_now(&context, &asked, &name).await?)))
+    let JobWish { asked, path: (_, name), request: Nothing {} } = wish;
+    let (job, is_new) = schedules::run_now(&context, &asked, &name).await?;
+    Ok((if is_new { StatusCode::CREATED } else { StatusCode::OK }, Reply(job)))
 }
 
 pub(super) async fn remove(
     State(context): State<Arc<Context>>,
     wish: JobWish<SchedulePath, Nothing>,
 ) -> ApiResult<StatusCode> {
-    let JobWish { asked, path: (_, name), revision, request: Nothing {} } = wish;
-    schedules::remove(&context, &asked, &name, revision).await?;
+    let JobWish { asked, path: (_, name), request: Nothing {} } = wish;
+    schedules::remove(&context, &asked, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -107,12 +109,7 @@ fn hide(identity: &Identity, namespace: &NamespaceName, info: &mut ScheduleInfo)
     }
 }
 
-/// With its revision, which `If-Match` can ask for.
 fn reply(shown: Shown) -> Response {
     let status = if shown.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = (status, Reply(shown.info)).into_response();
-    if let Ok(etag) = HeaderValue::try_from(format!("\"{}\"", shown.revision)) {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
-    response
+    tagged((status, Reply(shown.info)), shown.revision)
 }

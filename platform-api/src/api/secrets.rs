@@ -8,14 +8,16 @@ use axum::Json as Reply;
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::response::Response;
 use serde::Deserialize;
 use tracing::info;
-use wharf_types::api::{ConfigValue, Page, RotatedKey, SecretInfo, SecretSet};
+use wharf_types::api::{Page, RotatedKey, SecretInfo, SecretSet};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::{InvalidValue, SecretValue, ValueKind};
 use wharf_types::{NamespaceName, SecretName, Timestamp};
 
 use super::auth::Identity;
+use super::etag::tagged;
 use super::extract::{Path, Query, read_octets};
 use super::{ApiError, ApiResult};
 use crate::audit;
@@ -92,20 +94,34 @@ async fn list_of(
     Ok(Reply(Page { items, next_cursor: None }))
 }
 
+pub(super) async fn show(
+    State(context): State<Arc<Context>>,
+    Path((namespace, name)): Path<(NamespaceName, SecretName)>,
+) -> ApiResult<Response> {
+    let info = secrets::secret(&context, &namespace, &name).await?;
+    let revision = secrets::revision(info.version);
+    Ok(tagged(Reply(info), revision))
+}
+
 pub(super) async fn set(
     State(context): State<Arc<Context>>,
     asked: Asked,
     Value(value): Value,
-) -> ApiResult<Reply<SecretSet>> {
-    Ok(Reply(secrets::set(&context, &asked.of(ValueKind::Secret), &value).await?))
+) -> ApiResult<Response> {
+    Ok(was_set(secrets::set(&context, &asked.of(ValueKind::Secret), &value).await?))
 }
 
 pub(super) async fn set_config(
     State(context): State<Arc<Context>>,
     asked: Asked,
     Value(value): Value,
-) -> ApiResult<Reply<SecretSet>> {
-    Ok(Reply(secrets::set(&context, &asked.of(ValueKind::Config), &value).await?))
+) -> ApiResult<Response> {
+    Ok(was_set(secrets::set(&context, &asked.of(ValueKind::Config), &value).await?))
+}
+
+fn was_set(set: SecretSet) -> Response {
+    let revision = secrets::revision(set.version);
+    tagged(Reply(set), revision)
 }
 
 #[derive(Deserialize)]
@@ -118,8 +134,10 @@ pub(super) async fn show_config(
     State(context): State<Arc<Context>>,
     Path((namespace, name)): Path<(NamespaceName, SecretName)>,
     Query(query): Query<ConfigQuery>,
-) -> ApiResult<Reply<ConfigValue>> {
-    Ok(Reply(secrets::config(&context, &namespace, &name, query.version).await?))
+) -> ApiResult<Response> {
+    let config = secrets::config(&context, &namespace, &name, query.version).await?;
+    let revision = secrets::revision(config.version);
+    Ok(tagged(Reply(config), revision))
 }
 
 pub(super) async fn remove(State(context): State<Arc<Context>>, asked: Asked) -> ApiResult<StatusCode> {

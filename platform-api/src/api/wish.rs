@@ -11,6 +11,7 @@ use wharf_types::{AppName, NamespaceName, Timestamp};
 use super::auth::Identity;
 use super::extract::{Path, parse, read};
 use super::{ApiError, ApiResult};
+use crate::conditions::{self, IfMatch};
 use crate::operations::{Asked, Once};
 
 const KEY_MAX_BYTES: usize = 200;
@@ -34,7 +35,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Wish<T> {
         let (mut parts, body) = request.into_parts();
         let Path((namespace, app)) = Path::<AppPath>::from_request_parts(&mut parts, state).await?;
         let identity = Identity::from_request_parts(&mut parts, state).await?;
-        let revision = if_match(&parts.headers)?;
         let key = idempotency_key(&parts.headers)?;
         let what = format!("{} {}\n", parts.method, parts.uri.path());
         let bytes = read(Request::from_parts(parts, body), state).await?;
@@ -43,25 +43,34 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Wish<T> {
             request_hash: blake3::Hasher::new().update(what.as_bytes()).update(&bytes).finalize().to_string(),
         });
         let (by, any_priority) = (identity.name(), identity.demand_everywhere(Verb::Admin).is_ok());
-        let asked = Asked { namespace, app, by, revision, once, any_priority, now: Timestamp::now() };
+        let asked = Asked { namespace, app, by, once, any_priority, now: Timestamp::now() };
         Ok(Self { asked, request: parse(&bytes)? })
     }
 }
 
-/// The revision that `If-Match` asks for, written as `"17"`. `*` and an absent header ask for nothing.
-pub(super) fn if_match(headers: &HeaderMap) -> ApiResult<Option<i64>> {
+/// What `If-Match` asks for: a revision is written as `"17"`.
+pub(super) fn condition(headers: &HeaderMap) -> ApiResult<Option<IfMatch>> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     if text == "*" {
-        return Ok(None);
+        return Ok(Some(IfMatch::Anything));
     }
     match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')?.parse().ok()) {
-        Some(revision) => Ok(Some(revision)),
+        Some(revision) => Ok(Some(IfMatch::Revision(revision))),
         None => Err(ApiError::new(
             ProblemCode::InvalidRequest,
             "If-Match is not an ETag of this API, such as \"17\"; take it from the reply to GET",
         )),
     }
+}
+
+/// The revision that `If-Match` asks for, of whoever compares it without [`conditions::check`], and of something that always is there.
+pub(super) fn if_match(headers: &HeaderMap) -> ApiResult<Option<i64>> {
+    conditions::note_compared();
+    Ok(match condition(headers)? {
+        Some(IfMatch::Revision(revision)) => Some(revision),
+        Some(IfMatch::Anything) | None => None,
+    })
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {

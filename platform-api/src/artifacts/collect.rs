@@ -23,8 +23,8 @@ const PERIOD: Duration = Duration::from_secs(600);
 const UNUSED_MAX: Duration = Duration::from_secs(3600);
 /// A removal that was claimed so long ago has broken off: the requests of whoever claimed it have long had their answers.
 const REMOVAL_MAX: Duration = Duration::from_secs(300);
-/// Batches of old records that are forgotten in a row.
-const BATCHES_MAX: usize = 20;
+/// Batches of old records that are forgotten in a row: more than are made until the next time.
+const BATCHES_MAX: usize = 200;
 
 /// What becomes of files that had no row when they were looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,8 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     }
 }
 
-/// Events and the audit log are looked after here, too: what is old goes, a batch at a time, so that nobody waits long for the writer.
+/// Events and the audit log are looked after here, too: what is old or too much goes, a batch at a time, so that nobody waits long for the
+/// writer.
 async fn forget_records(context: &Context) -> store::Result<()> {
     let now = Timestamp::now();
     for _ in 0..BATCHES_MAX {
@@ -76,6 +77,20 @@ async fn forget_records(context: &Context) -> store::Result<()> {
         tx.commit().await?;
         if forgotten == 0 {
             break;
+        }
+    }
+    // Counted beside the writer, whom it would hold for too long.
+    let mut tx = context.store.read().await?;
+    let too_much = store::surplus::find(&mut tx).await?;
+    drop(tx);
+    for surplus in too_much {
+        for _ in 0..BATCHES_MAX {
+            let mut tx = context.write_as_leader().await?;
+            let given_up = surplus.give_up(&mut tx).await?;
+            tx.commit().await?;
+            if given_up == 0 {
+                break;
+            }
         }
     }
     Ok(())

@@ -38,7 +38,6 @@ fn asked(namespace: &NamespaceName, app: &AppName) -> Asked {
         namespace: namespace.clone(),
         app: app.clone(),
         by: "git".to_owned(),
-        revision: None,
         once: None,
         any_priority: true,
         now: Timestamp::now(),

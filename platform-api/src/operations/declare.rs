@@ -24,6 +24,7 @@ use wharf_types::{AppName, NamespaceName, Problem, SecretName, Timestamp, TokenI
 
 use super::{Once, Result, app_not_found, commit, current_release, invalid_spec, problem, quota};
 use crate::audit;
+use crate::conditions;
 use crate::context::Context;
 use crate::plan::declared::{self, Live, LiveRelease, Planned};
 use crate::store::apply::Found;
@@ -253,6 +254,7 @@ fn kept(reply: &Applied) -> Applied {
 /// The reply that the same request got before.
 async fn replay(conn: &mut Conn, asked: &AskedApply) -> Result<Option<Applied>> {
     let Some(Once { key, request_hash }) = &asked.once else { return Ok(None) };
+    conditions::note_looked_up();
     match store::apply::find(conn, asked.token, key, request_hash).await? {
         Some(Found::Reply(reply)) => Ok(Some(*reply)),
         Some(Found::Other) => {

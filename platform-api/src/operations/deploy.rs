@@ -11,6 +11,7 @@ use super::env::ReleaseEnv;
 use super::releases::{self, By, Made, New};
 use super::{Asked, Result, check_app, commit, current_release, deployed, once, problem, quota, secrets};
 use crate::audit;
+use crate::conditions;
 use crate::context::Context;
 use crate::store::app::{App, EnvOverrides};
 use crate::store::release::Release;
@@ -28,7 +29,7 @@ pub(crate) async fn deploy(
     let namespace = find_namespace(&mut tx, asked).await?;
     let before_change = quota::begin(&mut tx, namespace, &asked.namespace).await?;
     let app = find_or_create(&mut tx, namespace, asked).await?;
-    check_app(&app, asked)?;
+    check_app(&app)?;
     let digest = request.artifact;
     let Some(artifact) = store::artifact::find(&mut tx, app.namespace_id, digest).await? else {
         let detail = format!("the namespace `{}` has no artifact {digest}; push it first", app.namespace);
@@ -59,10 +60,7 @@ async fn find_or_create(conn: &mut Conn, namespace: NamespaceId, asked: &Asked) 
     if let Some(app) = store::app::find(conn, &asked.namespace, &asked.app).await? {
         return Ok(app);
     }
-    if asked.revision.is_some() {
-        let detail = format!("there is no app `{}` that If-Match could ask for", asked.app);
-        return problem(ProblemCode::PreconditionFailed, detail);
-    }
+    conditions::check(&format!("app `{}`", asked.app), None)?;
     let id = store::app::create(conn, namespace, &asked.app, asked.now).await?;
     match store::app::get(conn, id).await? {
         Some(app) => Ok(app),

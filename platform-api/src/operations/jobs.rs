@@ -17,6 +17,7 @@ use super::{
     Once, Result, app_not_found, commit_then, containers, current_release, invalid_spec, no_release, problem,
     quota,
 };
+use crate::conditions;
 use crate::context::Context;
 use crate::plan::job::Ending;
 use crate::quota::Demand;
@@ -50,16 +51,7 @@ pub(crate) async fn create(
 ) -> Result<(JobInfo, bool)> {
     let mut tx = context.store.write().await?;
     let namespace = find_namespace(&mut tx, &asked.namespace).await?;
-    if let Some(Once { key, request_hash }) = &asked.once
-        && let Some(job) = store::job::find_by_token(&mut tx, namespace, key).await?
-    {
-        if job.request_hash.as_ref() != Some(request_hash) {
-            let detail = format!(
-                "the Idempotency-Key `{key}` made the job {} ({}) of another request; choose a new one",
-                job.name, job.id
-            );
-            return problem(ProblemCode::Conflict, detail);
-        }
+    if let Some(job) = made_before(&mut tx, namespace, asked).await? {
         return Ok((view::job::complete(&mut tx, job).await?.info(context, true), false));
     }
     let of_app = request.job.app.clone().map(JobName::from);
@@ -75,6 +67,25 @@ pub(crate) async fn create(
     let info = loaded.info(context, true);
     commit_jobs(context, tx, [id]).await?;
     Ok((info, true))
+}
+
+/// The job that the same request made.
+pub(super) async fn made_before(
+    conn: &mut Conn,
+    namespace: NamespaceId,
+    asked: &AskedJob,
+) -> Result<Option<Job>> {
+    let Some(Once { key, request_hash }) = &asked.once else { return Ok(None) };
+    conditions::note_looked_up();
+    let Some(job) = store::job::find_by_token(conn, namespace, key).await? else { return Ok(None) };
+    if job.request_hash.as_ref() == Some(request_hash) {
+        return Ok(Some(job));
+    }
+    let detail = format!(
+        "the Idempotency-Key `{key}` made the job {} ({}) of another request; choose a new one",
+        job.name, job.id
+    );
+    problem(ProblemCode::Conflict, detail)
 }
 
 /// What a job is made for, beside its template.
@@ -112,7 +123,6 @@ pub(crate) async fn make(
     let demand = Demand { replicas: runs, ..quota::demand(&spec.for_worker(), artifact.world) };
     quota::room_for_job(conn, namespace, &asked.namespace, &demand).await?;
     let id = JobId::new();
-    let token = asked.once.as_ref().filter(|_| schedule.is_none());
     let new = NewJob {
         id,
         namespace,
@@ -122,7 +132,7 @@ pub(crate) async fn make(
         release,
         spec: &spec,
         secrets: &secrets,
-        token: token.map(|once| (once.key.as_str(), once.request_hash.as_str())),
+        token: asked.once.as_ref().map(|once| (once.key.as_str(), once.request_hash.as_str())),
         schedule,
         created_by: &asked.by,
         demand,

@@ -5,6 +5,7 @@ use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
 
 use super::{Asked, Result, problem};
+use crate::conditions;
 use crate::store::idempotency::Found;
 use crate::store::{self, Conn};
 
@@ -18,6 +19,7 @@ pub(crate) struct Once {
 /// The reply that the same request got before. To be asked before anything is checked: it was valid then.
 pub(super) async fn replay(conn: &mut Conn, asked: &Asked) -> Result<Option<Deployed>> {
     let Some(Once { key, request_hash }) = &asked.once else { return Ok(None) };
+    conditions::note_looked_up();
     let Some(app) = store::app::find(conn, &asked.namespace, &asked.app).await? else { return Ok(None) };
     match store::idempotency::find(conn, app.id, key, request_hash).await? {
         Some(Found::Reply(reply)) => Ok(Some(*reply)),

@@ -10,7 +10,8 @@ use wharf_types::{JobName, NamespaceName, Problem, ScheduleId, ScheduleName, Tim
 
 use super::jobs::{self, AskedJob, Making, make, settle};
 use super::secrets::find_namespace;
-use super::{Result, commit_then, invalid_spec, problem};
+use super::{Once, Result, commit_then, invalid_spec, problem};
+use crate::conditions;
 use crate::context::Context;
 use crate::plan::cron::{Cron, time_zone};
 use crate::plan::job::Ending;
@@ -35,7 +36,6 @@ pub(crate) async fn set(
     context: &Arc<Context>,
     asked: &AskedJob,
     name: &ScheduleName,
-    revision: Option<i64>,
     spec: ScheduleSpec,
 ) -> Result<Shown> {
     check(&spec)?;
@@ -43,7 +43,7 @@ pub(crate) async fn set(
     let namespace = find_namespace(&mut tx, &asked.namespace).await?;
     let settled = settle(&mut tx, context, namespace, &asked.namespace, &spec.job).await?;
     let known = store::schedule::find(&mut tx, &asked.namespace, name).await?;
-    check_revision(known.as_ref(), name, revision)?;
+    check_revision(known.as_ref(), name)?;
     if !asked.any_priority {
         let has = known.as_ref().map(|known| known.spec.job.spec.placement.priority);
         settled.check_priority(&mut tx, (namespace, &asked.namespace), has).await?;
@@ -94,22 +94,8 @@ fn check(spec: &ScheduleSpec) -> Result<()> {
     Ok(())
 }
 
-fn check_revision(known: Option<&Schedule>, name: &ScheduleName, asked: Option<i64>) -> Result<()> {
-    match (known, asked) {
-        (_, None) => Ok(()),
-        (Some(known), Some(asked)) if known.revision == asked => Ok(()),
-        (Some(known), Some(_)) => problem(
-            ProblemCode::PreconditionFailed,
-            format!(
-                "the schedule `{name}` was changed since it was read (it is at \"{}\" now); read it again",
-                known.revision
-            ),
-        ),
-        (None, Some(_)) => problem(
-            ProblemCode::PreconditionFailed,
-            format!("there is no schedule `{name}` that If-Match could ask for"),
-        ),
-    }
+fn check_revision(known: Option<&Schedule>, name: &ScheduleName) -> Result<()> {
+    Ok(conditions::check(&format!("schedule `{name}`"), known.map(|known| known.revision))?)
 }
 
 async fn show(conn: &mut Conn, id: ScheduleId, now: Timestamp) -> Result<Shown> {
@@ -149,12 +135,11 @@ pub(crate) async fn suspend(
     context: &Arc<Context>,
     asked: &AskedJob,
     name: &ScheduleName,
-    revision: Option<i64>,
     suspended: bool,
 ) -> Result<Shown> {
     let mut tx = context.store.write().await?;
     let row = find(&mut tx, &asked.namespace, name).await?;
-    check_revision(Some(&row), name, revision)?;
+    check_revision(Some(&row), name)?;
     if row.spec.suspended != suspended {
         let spec = ScheduleSpec { suspended, ..row.spec };
         store::schedule::update(&mut tx, row.id, &spec, asked.now, asked.now).await?;
@@ -167,14 +152,23 @@ pub(crate) async fn suspend(
     Ok(shown)
 }
 
-/// Makes a job of the schedule now, whatever it plans and whatever runs.
+/// Makes a job of the schedule now, whatever it plans and whatever runs. Returns the job, and whether it is new.
 pub(crate) async fn run_now(
     context: &Arc<Context>,
     asked: &AskedJob,
     name: &ScheduleName,
-) -> Result<JobInfo> {
+) -> Result<(JobInfo, bool)> {
+    // A key that made a job of another schedule, or of a request for one, is of another request.
+    let once = asked.once.as_ref().map(|Once { key, request_hash }| Once {
+        key: key.clone(),
+        request_hash: blake3::hash(format!("run {name} {request_hash}").as_bytes()).to_string(),
+    });
+    let asked = &AskedJob { once, ..asked.clone() };
     let mut tx = context.store.write().await?;
     let row = find(&mut tx, &asked.namespace, name).await?;
+    if let Some(job) = jobs::made_before(&mut tx, row.namespace_id, asked).await? {
+        return Ok((view::job::complete(&mut tx, job).await?.info(context, true), false));
+    }
     let job_name = JobName::from(row.name.clone());
     let schedule = Some((row.id, &row.name, None));
     let making = Making { namespace: row.namespace_id, asked, name: &job_name, schedule };
@@ -184,19 +178,14 @@ pub(crate) async fn run_now(
     };
     let info = loaded.info(context, true);
     commit_then(context, tx, move |context| context.jobs_changed([id])).await?;
-    Ok(info)
+    Ok((info, true))
 }
 
 /// Removes a schedule. Its jobs that run are cancelled; the others are kept for a day.
-pub(crate) async fn remove(
-    context: &Arc<Context>,
-    asked: &AskedJob,
-    name: &ScheduleName,
-    revision: Option<i64>,
-) -> Result<()> {
+pub(crate) async fn remove(context: &Arc<Context>, asked: &AskedJob, name: &ScheduleName) -> Result<()> {
     let mut tx = context.store.write().await?;
     let row = find(&mut tx, &asked.namespace, name).await?;
-    check_revision(Some(&row), name, revision)?;
+    check_revision(Some(&row), name)?;
     let mut jobs = Vec::new();
     for job in store::job::of_schedule(&mut tx, row.id).await? {
         let reason = Some(format!("{} removed its schedule", asked.by));

@@ -15,6 +15,7 @@ use wharf_types::{
 use super::releases::{self, By, Made, New, Refused};
 use super::{OperationError, Result, artifact_of, commit, deployed, problem, quota};
 use crate::audit;
+use crate::conditions;
 use crate::context::Context;
 use crate::secrets::{Sealed, SecretOf};
 use crate::store::app::App;
@@ -86,9 +87,13 @@ pub(super) async fn store_value(
 ) -> Result<(Pinned, Value)> {
     let keyring = context.secret_keys.keyring();
     let before = store::secret::find(conn, namespace, &asked.name).await?;
-    let mut told = Value::Null;
     if let Some(before) = &before {
         check_kind(&asked.name, asked.kind, before.kind)?;
+    }
+    let revision = before.as_ref().map(|before| revision(before.version));
+    conditions::check(&format!("{} `{}`", asked.kind, asked.name), revision)?;
+    let mut told = Value::Null;
+    if let Some(before) = &before {
         let opened = keyring.open(before);
         if opened.as_ref() == Ok(value) {
             return Ok((pinned(before), told));
@@ -111,6 +116,11 @@ pub(super) async fn store_value(
     let message = format!("the {kind} {name} was set by {by} (version {version})");
     store::event::append(conn, &asked.namespace, None, &format!("{kind}.set"), &message, asked.now).await?;
     Ok((pinned(&new), told))
+}
+
+/// What `If-Match` asks for: a value is another one with each version.
+pub(crate) fn revision(version: u64) -> i64 {
+    i64::try_from(version).unwrap_or(i64::MAX)
 }
 
 /// A release that was made because values have changed.
@@ -232,6 +242,17 @@ pub(crate) async fn list(
     let mut tx = context.store.read().await?;
     let namespace = find_namespace(&mut tx, namespace).await?;
     Ok(store::secret::list(&mut tx, namespace, kind).await?)
+}
+
+/// What is known of a secret, which is not its value.
+pub(crate) async fn secret(
+    context: &Context,
+    namespace: &NamespaceName,
+    name: &SecretName,
+) -> Result<SecretInfo> {
+    let secrets = list(context, namespace, ValueKind::Secret).await?;
+    let found = secrets.into_iter().find(|secret| secret.name == *name);
+    Ok(found.ok_or_else(|| nothing_named(namespace, name, ValueKind::Secret))?)
 }
 
 /// A config with its value: its newest version, or the one of this number.

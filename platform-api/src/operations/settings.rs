@@ -12,8 +12,8 @@ use super::deploy::make_release;
 use super::env::{ReleaseEnv, check_overrides, check_patch};
 use super::releases::{By, New};
 use super::{
-    Asked, Result, app_not_found, artifact_of, commit, current_release, deployed, find_app, invalid_spec,
-    no_release, once, problem, quota,
+    Asked, Result, app_not_found, artifact_of, check_revision, commit, current_release, deployed, find_app,
+    invalid_spec, no_release, once, problem, quota,
 };
 use crate::audit;
 use crate::context::Context;
@@ -105,7 +105,10 @@ pub(crate) async fn delete(context: &Arc<Context>, asked: &Asked, with_volumes: 
     let app = match store::app::find(&mut tx, &asked.namespace, &asked.app).await? {
         // Whoever asks again may want more gone than before.
         Some(app) if app.deleting && !with_volumes => return Ok(()),
-        Some(app) if app.deleting => app,
+        Some(app) if app.deleting => {
+            check_revision(&app)?;
+            app
+        }
         _ => find_app(&mut tx, asked).await?,
     };
     store::app::mark_deleting(&mut tx, &[app.id]).await?;

@@ -18,6 +18,8 @@ const KEY_ID_DOMAIN: &str = "wharf 2026-11 id of a key for secrets";
 const SEAL_DOMAIN: &[u8] = b"wharf secret 1";
 const CONFIG_DOMAIN: &[u8] = b"wharf config 1";
 const AUTHORITY_DOMAIN: &[u8] = b"wharf authority 1";
+const REPLY_KEY_DOMAIN: &str = "wharf 2026-11 key for replies to the holder of a token";
+const REPLY_DOMAIN: &[u8] = b"wharf reply 1";
 
 /// A key for secrets. It shows its id and nothing else.
 #[derive(Clone)]
@@ -82,6 +84,11 @@ impl Key {
         Self { id, octets }
     }
 
+    /// The key of whoever has this token. The platform has only the token's hash, so that nobody else opens what it seals.
+    pub(crate) fn of_token(secret: &str) -> Self {
+        Self::new(Zeroizing::new(blake3::derive_key(REPLY_KEY_DOMAIN, secret.as_bytes())))
+    }
+
     /// Tells keys apart, and nothing of the key.
     pub(crate) fn id(&self) -> &str {
         &self.id
@@ -105,6 +112,19 @@ impl Key {
     /// Seals the key of a CA with this id.
     pub(crate) fn seal_authority(&self, id: &str, key: &str) -> Sealed {
         self.seal_for(authority_aad(id), key.as_bytes())
+    }
+
+    /// Seals the reply to a request, by its `Idempotency-Key` and its hash.
+    pub(crate) fn seal_reply(&self, (key, request_hash): (&str, &str), reply: &str) -> Vec<u8> {
+        self.seal_for(reply_aad(key, request_hash), reply.as_bytes()).octets
+    }
+
+    pub(crate) fn open_reply(
+        &self,
+        (key, request_hash): (&str, &str),
+        sealed: &[u8],
+    ) -> Result<Zeroizing<String>, OpenSecretError> {
+        self.open_for(reply_aad(key, request_hash), sealed)
     }
 
     fn seal_for(&self, aad: Vec<u8>, plain: &[u8]) -> Sealed {
@@ -157,6 +177,11 @@ impl fmt::Debug for Key {
 /// A key of a CA in the row of another does not open, nor as a secret.
 fn authority_aad(id: &str) -> Vec<u8> {
     [AUTHORITY_DOMAIN, id.as_bytes()].concat()
+}
+
+/// A reply in the row of another request does not open. A hash has a length of its own, so no key runs into it.
+fn reply_aad(key: &str, request_hash: &str) -> Vec<u8> {
+    [REPLY_DOMAIN, request_hash.as_bytes(), key.as_bytes()].concat()
 }
 
 /// What a sealed value is the value of.
@@ -230,6 +255,16 @@ mod tests {
         assert!(key.open(SecretOf { namespace: NamespaceId::new(), ..row }, &sealed.octets).is_err());
         assert!(key.open(SecretOf { kind: ValueKind::Config, ..row }, &sealed.octets).is_err());
         assert_ne!(sealed, key.seal(row, &"hush".to_owned().into()), "each sealing has a nonce of its own");
+    }
+
+    #[test]
+    fn a_reply_is_for_whoever_has_the_token_and_of_one_request() {
+        let (key, of) = (Key::of_token("wharf_1"), ("k", "0123"));
+        let sealed = key.seal_reply(of, "{\"secret\":\"hush\"}");
+        assert_eq!(&**Key::of_token("wharf_1").open_reply(of, &sealed).unwrap(), "{\"secret\":\"hush\"}");
+        assert!(Key::of_token("wharf_2").open_reply(of, &sealed).is_err());
+        assert!(key.open_reply(("l", "0123"), &sealed).is_err());
+        assert!(key.open_reply(("k", "0124"), &sealed).is_err());
     }
 
     #[test]

@@ -5,19 +5,13 @@ use std::time::Duration;
 use wharf_types::api::{AuditOutcome, AuditRecord};
 use wharf_types::{NamespaceId, NamespaceName, Timestamp, TokenId, UserName};
 
-use super::codec::{from_json, json, parse, parse_opt, time};
+use super::codec::{from_json, json, number, parse, parse_opt, time};
 use super::query::{query, query_as};
+use super::surplus::{BATCH, level};
 use super::{Conn, Result, StoreError, change};
 
 /// How long records are kept.
 const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
-/// The most records that are kept, whoever makes them.
-const KEPT_MAX: i64 = 1_000_000;
-/// The most refusals that are kept.
-const REFUSALS_MAX: i64 = 10_000;
-/// The most that one look gives up: the writer must not be held for long.
-const BATCH: i64 = 5_000;
-
 const DONE: i64 = 10;
 const REFUSED: i64 = 20;
 
@@ -146,34 +140,91 @@ pub(crate) async fn list(conn: &mut Conn, filter: &Filter, limit: i64) -> Result
     rows.into_iter().map(AuditRecord::try_from).collect()
 }
 
-/// Forgets what is too old, and the oldest of what is too much; at most so many at once. Returns how many.
+/// Forgets what is too old, at most so much at once. Returns how many.
 pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> Result<u64> {
     let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
-    let old = query(
+    let done = query(
         "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE time < $1 ORDER BY time LIMIT $2)",
     )
     .bind(before.as_microsecond())
     .bind(BATCH)
-    .execute(&mut *conn)
-    .await?;
-    let refusals = query(
-        "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE outcome = $1 AND seq <=
-             (SELECT seq FROM audit WHERE outcome = $1 ORDER BY seq DESC LIMIT 1 OFFSET $2) ORDER BY seq LIMIT $3)",
-    )
-    .bind(REFUSED)
-    .bind(REFUSALS_MAX)
-    .bind(BATCH)
-    .execute(&mut *conn)
-    .await?;
-    let many = query(
-        "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE seq <= (SELECT max(seq) FROM audit) - $1
-             ORDER BY seq LIMIT $2)",
-    )
-    .bind(KEPT_MAX)
-    .bind(BATCH)
     .execute(conn)
     .await?;
-    Ok(old.rows_affected() + refusals.rows_affected() + many.rows_affected())
+    Ok(done.rows_affected())
+}
+
+/// Records of one actor in a namespace, or in none, that are too many: those up to `until`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RecordsSurplus {
+    namespace: Option<String>,
+    actor: String,
+    until: i64,
+}
+
+/// A statement about the namespace `$1`, or, where that is NULL, about what is in none. Each of the two is found by the index.
+macro_rules! in_namespace {
+    ($namespace:expr, $before:literal, $after:literal) => {
+        match $namespace {
+            Some(_) => concat!($before, "namespace = $1", $after),
+            None => concat!($before, "namespace IS NULL AND CAST($1 AS TEXT) IS NULL", $after),
+        }
+    };
+}
+
+/// What is too much where each namespace keeps so many and all together `kept`. Within a namespace, those with the most records lose their
+/// oldest: what somebody did cannot be pushed out by somebody else.
+pub(super) async fn surplus(conn: &mut Conn, of_namespace: u64, kept: u64) -> Result<Vec<RecordsSurplus>> {
+    let counts: Vec<(Option<String>, i64)> =
+        query_as("SELECT namespace, count(*) FROM audit GROUP BY namespace").fetch_all(&mut *conn).await?;
+    let counts: Vec<(Option<String>, u64)> =
+        counts.into_iter().map(|(name, count)| Ok((name, number(count)?))).collect::<Result<_>>()?;
+    let most = level(&counts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), kept).min(of_namespace);
+    let mut found = Vec::new();
+    for (namespace, _) in counts.into_iter().filter(|(_, count)| *count > most) {
+        let statement = in_namespace!(
+            &namespace,
+            "SELECT actor, count(*) FROM audit WHERE ",
+            " GROUP BY actor ORDER BY actor"
+        );
+        let actors: Vec<(String, i64)> = query_as(statement).bind(&namespace).fetch_all(&mut *conn).await?;
+        let actors: Vec<(String, u64)> =
+            actors.into_iter().map(|(name, count)| Ok((name, number(count)?))).collect::<Result<_>>()?;
+        let each = level(&actors.iter().map(|(_, count)| *count).collect::<Vec<_>>(), most);
+        for (actor, _) in actors.into_iter().filter(|(_, count)| *count > each) {
+            let statement = in_namespace!(
+                &namespace,
+                "SELECT seq FROM audit WHERE ",
+                " AND actor = $2 ORDER BY seq DESC LIMIT 1 OFFSET $3"
+            );
+            let newest: Option<(i64,)> = query_as(statement)
+                .bind(&namespace)
+                .bind(&actor)
+                .bind(i64::try_from(each).unwrap_or(i64::MAX))
+                .fetch_optional(&mut *conn)
+                .await?;
+            if let Some((until,)) = newest {
+                found.push(RecordsSurplus { namespace: namespace.clone(), actor, until });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Gives up some of what is too much. Returns how many.
+pub(super) async fn give_up(conn: &mut Conn, surplus: &RecordsSurplus) -> Result<u64> {
+    let statement = in_namespace!(
+        &surplus.namespace,
+        "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE ",
+        " AND actor = $2 AND seq <= $3 LIMIT $4)"
+    );
+    let done = query(statement)
+        .bind(&surplus.namespace)
+        .bind(&surplus.actor)
+        .bind(surplus.until)
+        .bind(BATCH)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected())
 }
 
 #[cfg(test)]
@@ -213,5 +264,42 @@ mod tests {
         let left = list(&mut tx, &Filter::default(), 10).await.unwrap();
         assert_eq!(left.iter().map(|record| record.seq).collect::<Vec<_>>(), [3]);
         assert_eq!(left[0].after, Some(serde_json::json!({"replicas": 2})));
+    }
+    #[tokio::test]
+    async fn whoever_floods_a_namespace_loses_their_own_records_and_nobody_elses() {
+        let (_dir, store) = database::store().await;
+        let mut tx = store.write().await.unwrap();
+        let now = Timestamp::UNIX_EPOCH;
+        let of = |actor: &str, namespace: Option<&str>| NewRecord {
+            actor: actor.to_owned(),
+            namespace: namespace.map(|name| name.parse().unwrap()),
+            ..record(AuditOutcome::Done)
+        };
+        for _ in 0..3 {
+            append(&mut tx, &of("rob", Some("red")), now).await.unwrap();
+            append(&mut tx, &of("bob", Some("blue")), now).await.unwrap();
+            append(&mut tx, &of("admin", None), now).await.unwrap();
+        }
+        for _ in 0..20 {
+            append(&mut tx, &of("alice", Some("blue")), now).await.unwrap();
+            append(&mut tx, &of("alice", None), now).await.unwrap();
+        }
+        for surplus in surplus(&mut tx, 10, 1000).await.unwrap() {
+            while give_up(&mut tx, &surplus).await.unwrap() > 0 {}
+        }
+        let left = list(&mut tx, &Filter::default(), 100).await.unwrap();
+        let count = |actor: &str, namespace: Option<&str>| {
+            let of = |record: &&AuditRecord| {
+                record.actor == actor && record.namespace.as_ref().map(NamespaceName::as_str) == namespace
+            };
+            left.iter().filter(of).count()
+        };
+        assert_eq!((count("rob", Some("red")), count("bob", Some("blue")), count("admin", None)), (3, 3, 3));
+        assert_eq!((count("alice", Some("blue")), count("alice", None)), (7, 7));
+        let newest = left.iter().rfind(|record| record.namespace.is_some()).unwrap();
+        assert_eq!((newest.actor.as_str(), newest.seq), ("alice", 48), "the oldest go first");
+        assert_eq!(surplus(&mut tx, 10, 1000).await.unwrap(), []);
+        // All together: the two larger ones give way.
+        assert_eq!(surplus(&mut tx, 10, 15).await.unwrap().len(), 2);
     }
 }

@@ -5,16 +5,13 @@ use std::time::Duration;
 use wharf_types::event::{Event, NodeEvent};
 use wharf_types::{AppName, NamespaceName, NodeId, Timestamp};
 
-use super::codec::{parse, parse_opt, time};
+use super::codec::{number, parse, parse_opt, time};
 use super::query::{query, query_as, query_built, row_pieces, rows};
+use super::surplus::{BATCH, level};
 use super::{Conn, Result, change};
 
 /// How long events are kept.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Events that are kept in all, however new they are.
-const KEPT_MAX: i64 = 1_000_000;
-/// Events that are forgotten at once.
-const BATCH: i64 = 5_000;
 /// What stands for the namespace where an event is about a node, whose id is then in the place of the app. No namespace can be called so, and what
 /// belongs to none is kept as long as everything else.
 const OF_NODES: &str = "";
@@ -133,25 +130,59 @@ async fn insert(
     Ok(seq)
 }
 
-/// Forgets what is too old, and the oldest of what is too much; at most so many at once. Returns how many.
+/// Forgets what is too old, at most so much at once. Returns how many.
 pub(crate) async fn prune(conn: &mut Conn, now: Timestamp) -> Result<u64> {
     let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
-    let old = query(
+    let done = query(
         "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE time < $1 ORDER BY time LIMIT $2)",
     )
     .bind(before.as_microsecond())
     .bind(BATCH)
-    .execute(&mut *conn)
+    .execute(conn)
     .await?;
-    let many = query(
-        "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE seq <= (SELECT max(seq) FROM event) - $1
-             ORDER BY seq LIMIT $2)",
+    Ok(done.rows_affected())
+}
+
+/// Events of a namespace that are too many: those up to `until`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EventsSurplus {
+    namespace: String,
+    until: i64,
+}
+
+/// What is too much where each namespace keeps so many, the nodes together as many, and all together `kept`.
+pub(super) async fn surplus(conn: &mut Conn, of_namespace: u64, kept: u64) -> Result<Vec<EventsSurplus>> {
+    let counts: Vec<(String, i64)> =
+        query_as("SELECT namespace, count(*) FROM event GROUP BY namespace").fetch_all(&mut *conn).await?;
+    let counts: Vec<(String, u64)> =
+        counts.into_iter().map(|(name, count)| Ok((name, number(count)?))).collect::<Result<_>>()?;
+    let most = level(&counts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), kept).min(of_namespace);
+    let mut found = Vec::new();
+    for (namespace, _) in counts.into_iter().filter(|(_, count)| *count > most) {
+        let newest: Option<(i64,)> =
+            query_as("SELECT seq FROM event WHERE namespace = $1 ORDER BY seq DESC LIMIT 1 OFFSET $2")
+                .bind(&namespace)
+                .bind(i64::try_from(most).unwrap_or(i64::MAX))
+                .fetch_optional(&mut *conn)
+                .await?;
+        if let Some((until,)) = newest {
+            found.push(EventsSurplus { namespace, until });
+        }
+    }
+    Ok(found)
+}
+
+/// Gives up some of what is too much. Returns how many.
+pub(super) async fn give_up(conn: &mut Conn, surplus: &EventsSurplus) -> Result<u64> {
+    let done = query(
+        "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE namespace = $1 AND seq <= $2 LIMIT $3)",
     )
-    .bind(KEPT_MAX)
+    .bind(&surplus.namespace)
+    .bind(surplus.until)
     .bind(BATCH)
     .execute(conn)
     .await?;
-    Ok(old.rows_affected() + many.rows_affected())
+    Ok(done.rows_affected())
 }
 
 /// Forgets what happened in a namespace, before another one can have its name.
@@ -254,5 +285,25 @@ mod tests {
             [(seq, node, "node.silent")]
         );
         assert_eq!(of_nodes(&mut tx, seq, 10).await.unwrap(), []);
+    }
+    #[tokio::test]
+    async fn a_namespace_with_too_many_events_loses_its_own_oldest() {
+        let (_dir, store) = database::store().await;
+        let mut tx = store.write().await.unwrap();
+        let now = Timestamp::UNIX_EPOCH;
+        let (blue, red): (NamespaceName, NamespaceName) = ("blue".parse().unwrap(), "red".parse().unwrap());
+        append(&mut tx, &red, None, "app.scaled", "", now).await.unwrap();
+        append_of_node(&mut tx, NodeId::new(), "node.silent", "", now).await.unwrap();
+        for number in 0..30 {
+            append(&mut tx, &blue, None, "app.scaled", &number.to_string(), now).await.unwrap();
+        }
+        for surplus in surplus(&mut tx, 10, 1000).await.unwrap() {
+            while give_up(&mut tx, &surplus).await.unwrap() > 0 {}
+        }
+        let left = list(&mut tx, &blue, None, 0, 100).await.unwrap();
+        assert_eq!((left.len(), left[0].message.as_str()), (10, "20"));
+        assert_eq!(list(&mut tx, &red, None, 0, 100).await.unwrap().len(), 1);
+        assert_eq!(of_nodes(&mut tx, 0, 100).await.unwrap().len(), 1);
+        assert_eq!(surplus(&mut tx, 10, 1000).await.unwrap(), []);
     }
 }

@@ -126,6 +126,15 @@ pub(crate) async fn list(conn: &mut Conn) -> Result<Vec<StoredNode>> {
         .collect()
 }
 
+/// What admins say of a node. None: there is no such node.
+pub(crate) async fn settings(conn: &mut Conn, id: NodeId) -> Result<Option<NodeSettings>> {
+    let row: Option<(bool, String)> = query_as("SELECT draining, set_labels FROM node WHERE id = $1")
+        .bind(id.to_string())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|(draining, labels)| Ok(NodeSettings { draining, labels: from_json(&labels)? })).transpose()
+}
+
 /// False: there is no such node.
 pub(crate) async fn set(conn: &mut Conn, id: NodeId, settings: &NodeSettings) -> Result<bool> {
     conn.note(News::Nodes);

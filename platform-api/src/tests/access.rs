@@ -33,7 +33,7 @@ impl Platform {
 }
 
 /// The path with the names of a namespace that is there and of things that are not, so that who is let in changes nothing.
-fn filled(path: &str, namespace: &str) -> String {
+pub(super) fn filled(path: &str, namespace: &str) -> String {
     path.replace("{namespace}", namespace)
         .replace("{digest}", &format!("sha256:{}", "0".repeat(64)))
         .split('/')

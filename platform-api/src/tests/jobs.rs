@@ -120,6 +120,26 @@ async fn the_same_key_gives_the_same_job_and_another_request_with_it_is_refused(
 }
 
 #[tokio::test]
+async fn a_schedule_that_is_run_twice_with_one_key_makes_one_job() {
+    let platform = Platform::start().await;
+    platform.push("default", &command()).await.is(201);
+    let spec = json!({"cron": "@yearly", "job": template(json!({}))});
+    let other = format!("{SCHEDULE}-other");
+    for schedule in [SCHEDULE, other.as_str()] {
+        platform.call(Method::PUT, schedule, spec.clone()).await.is(201);
+    }
+    let run = async |schedule: &str, key: &str| {
+        let request = request(&platform.admin, Method::POST, &format!("{schedule}/run"));
+        platform.send(request.header("idempotency-key", key).body(Body::empty()).unwrap()).await
+    };
+    let first = run(SCHEDULE, "k").await.is(201);
+    assert_eq!(run(SCHEDULE, "k").await.is(200)["id"], first["id"]);
+    assert_ne!(run(SCHEDULE, "l").await.is(201)["id"], first["id"]);
+    run(&other, "k").await.refuses(409, "conflict", &["the Idempotency-Key `k`"]);
+    assert_eq!(platform.get(JOBS).await["items"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn what_cannot_run_to_an_end_is_refused() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
 
 use super::fixture::{LIMIT, Platform, component, eventually, quick, request};
+use crate::access::Caller;
+use crate::context::hash_secret;
+use crate::store;
 
 const MEMBERS: &str = "/v1/namespaces/default/members";
 
@@ -164,4 +167,30 @@ async fn a_stream_ends_when_its_token_expires() {
     let response = tower::ServiceExt::oneshot(platform.router.clone(), stream).await.unwrap();
     assert_eq!(response.status(), 200);
     timeout(LIMIT, response.into_body().collect()).await.expect("the stream has ended").unwrap();
+}
+
+#[tokio::test]
+async fn who_changes_too_much_is_told_to_wait_and_others_go_on() {
+    let platform = Platform::start().await;
+    let alice = platform.member("alice", "default", "developer").await;
+    let mut conn = platform.context.store.look().await.unwrap();
+    let found = store::token::find_by_hash(&mut conn, &hash_secret(&alice)).await.unwrap().unwrap();
+    drop(conn);
+    let caller = Caller { token: found.info, owner: found.owner, memberships: Vec::new() };
+    let job = "/v1/namespaces/default/jobs/none";
+    let mut refused = None;
+    // A moment later there is room for one again.
+    for _ in 0..1000 {
+        while platform.context.pace.take(&caller).is_ok() {}
+        let reply = platform.call_as(&alice, Method::DELETE, job, Value::Null).await;
+        if reply.status == 429 {
+            refused = Some(reply);
+            break;
+        }
+    }
+    let refused = refused.unwrap();
+    refused.refuses(429, "busy", &["`alice`", "100 changes a second"]);
+    assert!(refused.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+    platform.call_as(&alice, Method::GET, "/v1/namespaces/default/jobs", Value::Null).await.is(200);
+    platform.call(Method::DELETE, job, Value::Null).await.refuses(404, "not_found", &["none"]);
 }
