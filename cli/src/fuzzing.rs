@@ -37,7 +37,8 @@ pub const PARSERS: &[Parser] = &[
     ]),
     ("arguments", arguments, &[
         b"deploy\0hello.wasm\0-e\0A=b\0--app\0hello\0--timeout\x005m", b"job\0run\0--secret\0P=password\0--memory\x0064MiB\0--\0x", b"up\0--label\0zone=a\0--api\x00127.0.0.1:0",
-        b"schedule\0set\0a\0--cron\0@daily\0--overlap\0allow", b"run\0a.wasm\0--dir\0a::b",
+        b"schedule\0set\0a\0--cron\0@daily\0--overlap\0allow", b"run\0a.wasm\0--dir\0a::b", b"cp\0web:/var/log\0.\0--chown\x001:1", b"volume\0backup\0web\0data\0-",
+        b"worker\0--join\0wharf-join.00.a@server:8443\0--internal-addresses\x00198.18.0.0/15",
     ]),
     ("events", events, &[b"id: 1\nevent: log\ndata: {}\n\n", b"\xef\xbb\xbfdata: a\r\ndata: b\r\r:x\nid\n\n"]),
 ];
