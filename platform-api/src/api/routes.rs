@@ -29,8 +29,8 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 use super::openapi::{Payload, array, json, list};
 use super::parameters::{
     AUDIT, BUILDS, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, EXEC, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE,
-    PAGE_BY_NUMBER, PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, RESUMES,
-    ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, VOLUMES,
+    PAGE_BY_NAME, PAGE_BY_NUMBER, PAGE_OF_JOBS, PROCESS, Parameters, RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES,
+    SERVICE, VOLUMES,
 };
 use super::{
     applies, apps, artifacts, audit, authorities, builds, copy, events, exec, files, git, images, jobs,
@@ -589,7 +589,7 @@ fn about_namespaces() -> Vec<Endpoint> {
         .headers(RESUMES)
         .replies(200, list::<Event>()),
         e(Method::GET, "/v1/namespaces/{namespace}/apps", VIEWER, get(apps::list), "List apps")
-            .query(PAGE_OF_APPS)
+            .query(PAGE_BY_NAME)
             .replies(200, list::<AppInfo>())
             .by_leader(),
         e(
@@ -868,7 +868,7 @@ fn about_schedules() -> Vec<Endpoint> {
         .with_etag()
         .or(200, "It was there before"),
         e(Method::GET, schedule!(""), VIEWER, get(schedules::list), "List schedules with their jobs")
-            .query(PAGE_OF_SCHEDULES)
+            .query(PAGE_BY_NAME)
             .replies(200, list::<ScheduleInfo>()),
         e(Method::GET, schedule!("/{schedule}"), VIEWER, get(schedules::show), "One schedule")
             .replies(200, json::<ScheduleInfo>())
