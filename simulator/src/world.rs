@@ -245,6 +245,7 @@ impl World {
 
     fn calm(&mut self) {
         say!(self, "everything gets well");
+        self.let_service_go();
         self.heal();
         self.last_deeds();
         self.last_wishes();

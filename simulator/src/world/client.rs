@@ -71,6 +71,7 @@ impl Clients {
 
 impl World {
     pub(crate) fn wish(&mut self) {
+        self.let_service_go();
         if self.is_calm() {
             return;
         }
