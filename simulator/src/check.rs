@@ -4,6 +4,7 @@ mod held;
 mod jobs;
 pub(crate) mod placed;
 pub(crate) mod rows;
+mod scaled;
 mod service;
 mod settled;
 mod worker;
