@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 say() { echo "fuzz: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
-CRATES=(types git compose kubernetes ingress platform-api runtime cli)
+CRATES=(types pki git builder docker compose kubernetes ingress platform-api runtime cli)
 home=$PWD/target/fuzz
 list=
 [[ ${1:-} != --list ]] || { list=1; shift; }

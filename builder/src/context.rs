@@ -73,6 +73,17 @@ pub fn context_files(tree: &Path, cancel: &CancellationToken) -> Result<Vec<Path
     Ok(files)
 }
 
+/// Whether the lines of a `.dockerignore` leave out a path.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn leaves_out(patterns: &str, path: &str) -> Result<bool, ContextError> {
+    let ignored = Ignored::parse(patterns)?;
+    let mut matched = ignored.nothing();
+    for (at, _) in path.match_indices('/').chain([(path.len(), "")]) {
+        matched = ignored.look(&matched, &path[..at]);
+    }
+    Ok(ignored.leaves_out(&matched))
+}
+
 /// The patterns of a `.dockerignore`, of which the last that fits decides.
 struct Ignored(Vec<Pattern>);
 
@@ -230,12 +241,7 @@ mod tests {
     use super::*;
 
     fn is_left_out(patterns: &str, path: &str) -> bool {
-        let ignored = Ignored::parse(patterns).unwrap();
-        let mut matched = ignored.nothing();
-        for (at, _) in path.match_indices('/').chain([(path.len(), "")]) {
-            matched = ignored.look(&matched, &path[..at]);
-        }
-        ignored.leaves_out(&matched)
+        leaves_out(patterns, path).unwrap()
     }
 
     #[test]

@@ -6,6 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Letters of a word that an error quotes.
+const SHOWN_MAX_CHARS: usize = 100;
+
 /// What of a Dockerfile has to be looked at before the engine reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dockerfile {
@@ -144,11 +147,19 @@ fn check_index(line: usize, index: &str, ended: usize) -> Result<(), DockerfileE
     if index.parse::<u16>().is_ok_and(|index| usize::from(index) < ended) {
         return Ok(());
     }
-    Err(at(line, format!("no stage before this one has the number `{index}`: write the name of a stage")))
+    Err(at(
+        line,
+        format!("no stage before this one has the number `{}`: write the name of a stage", shown(index)),
+    ))
 }
 
 fn at(line: usize, problem: impl Into<String>) -> DockerfileError {
     DockerfileError { line, problem: problem.into() }
+}
+
+/// As much of a word as an error quotes.
+fn shown(word: &str) -> String {
+    word.chars().take(SHOWN_MAX_CHARS).collect::<String>().escape_debug().to_string()
 }
 
 /// What can be part of an image's name, and nothing that means something else.
@@ -167,7 +178,7 @@ fn expanded(
             line,
             format!(
                 "it is not clear which image `{}` is: write its name, or `$NAME` of an `ARG NAME=…` before the first FROM",
-                word.escape_debug()
+                shown(word)
             ),
         )
     };
@@ -196,12 +207,11 @@ fn flags(line: usize, rest: &str) -> Result<(Vec<&str>, &str), DockerfileError> 
         let (flag, after) = rest.split_at(end);
         if !flag.is_ascii() || !flag.contains('=') {
             // The engine looks for the end of a flag octet by octet, and takes some letters for spaces.
-            let problem =
-                format!("`{}` is not understood: write `--name=value` in ASCII", flag.escape_debug());
+            let problem = format!("`{}` is not understood: write `--name=value` in ASCII", shown(flag));
             return Err(at(line, problem));
         }
         if flag.contains(['"', '\'', '\\']) {
-            let problem = format!("`{}` is not understood: write it without quotes", flag.escape_debug());
+            let problem = format!("`{}` is not understood: write it without quotes", shown(flag));
             return Err(at(line, problem));
         }
         flags.push(flag);
@@ -272,7 +282,8 @@ fn instruction(line: usize, text: &str) -> Result<Instruction, DockerfileError> 
         let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         if !name.is_ascii() {
             // Some letters become those of an instruction for the engine.
-            return Err(at(line, format!("`{}` is no instruction", name.escape_unicode())));
+            let shown: String = name.chars().take(SHOWN_MAX_CHARS).collect();
+            return Err(at(line, format!("`{}` is no instruction", shown.escape_unicode())));
         }
         let name = name.to_ascii_uppercase();
         if name != "ONBUILD" {
@@ -430,6 +441,20 @@ mod tests {
         assert!(Dockerfile::parse_trigger("COPY . /app").unwrap().images.is_empty());
         assert!(Dockerfile::parse_trigger("COPY --from=$X / /x").is_err());
         assert_eq!(Dockerfile::parse_trigger("# a\nADD http://x /y").unwrap().fetches.len(), 1);
+    }
+
+    #[test]
+    fn an_error_quotes_no_more_than_somebody_reads() {
+        let long = "x$".repeat(10_000);
+        for text in [
+            format!("FROM {long}"),
+            format!("FROM a\nCOPY --{long} / /x"),
+            format!("FROM a\nCOPY --from={} / /x", "9".repeat(10_000)),
+            format!("FROM a\n{} x", "\u{130}".repeat(10_000)),
+        ] {
+            let error = Dockerfile::parse(&text).unwrap_err().to_string();
+            assert!(error.len() < 2000, "{} octets: {error:.100}", error.len());
+        }
     }
 
     proptest::proptest! {

@@ -18,6 +18,9 @@ mod plan;
 mod run;
 mod sandbox;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 pub use cache::CacheUse;
 pub use context::{ContextError, context_files};
 pub use detect::{

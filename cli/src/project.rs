@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use wharf_builder::{
     BuildLimits, BuildPlan, Containers, DetectError, Folder, Kind, Network, Recipe, RustWay, Sandbox,
 };
-use wharf_types::manifest::{FILE_NAME, Manifest, ManifestError};
+use wharf_types::manifest::{FILE_NAME, Manifest};
 use wharf_types::{AppName, NamespaceName};
 
 use crate::artifact;
+use crate::declared;
 use crate::exit::{self, Failure};
 use crate::output;
 
@@ -26,10 +27,8 @@ pub fn read_manifest(folder: &Path) -> anyhow::Result<Option<Manifest>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
     };
-    match Manifest::parse(&text) {
-        Ok(manifest) => Ok(Some(manifest)),
-        Err(error) => Err(manifest_failure(&path, &text, &error).into()),
-    }
+    let manifest = declared::manifest::read(&path.display().to_string(), &text);
+    manifest.map(Some).map_err(|wrong| Failure::invalid(wrong).into())
 }
 
 /// The app that the manifest in a folder names, also where something else in it is wrong, which is noted. None: it names none.
@@ -80,32 +79,6 @@ fn name_in<T: FromStr>(text: &str, key: &str) -> Result<Option<T>, ()> {
         Some(toml::Value::String(name)) => name.parse().map(Some).map_err(drop),
         Some(_) => Err(()),
     }
-}
-
-/// One sentence with file and line: `wharf.toml, line 3: unknown field …`.
-fn manifest_failure(path: &Path, text: &str, error: &ManifestError) -> Failure {
-    let path = path.display();
-    match error {
-        ManifestError::Syntax(error) => {
-            let message = error.message().trim_end_matches('.').replace('\n', ", ");
-            let message = match error.span() {
-                Some(span) => format!("{path}, {}: {message}", place(text, span.start)),
-                None => format!("{path}: {message}"),
-            };
-            Failure::invalid(message)
-        }
-        ManifestError::Spec(error) => Failure::invalid(format!("{path}: {error}")),
-    }
-}
-
-/// `line 3, column 1 (`replica = 2`)`, counted from 1.
-fn place(text: &str, offset: usize) -> String {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_number = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let line: String =
-        text.lines().nth(line_number - 1).unwrap_or_default().trim().chars().take(80).collect();
-    format!("line {line_number}, column {column} (`{line}`)")
 }
 
 /// Runs the manifest's build command; what it prints goes to stderr.
@@ -196,24 +169,24 @@ mod tests {
     use crate::exit::Exit;
 
     #[test]
-    fn an_unknown_key_is_named_with_file_and_line() {
+    fn an_unknown_key_is_named_with_file_line_and_column() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE_NAME), "app = \"a\"\n[scale]\nreplica = 2\n").unwrap();
         let error = read_manifest(folder.path()).unwrap_err();
         let text = error.to_string();
         assert!(
-            text.contains("wharf.toml, line 3, column 1 (`replica = 2`): unknown field `replica`"),
+            text.ends_with("wharf.toml:3:1: scale: there is no key `replica` here; did you mean `replicas`?"),
             "{text}"
         );
         assert_eq!(Exit::of(&error), Exit::Invalid);
     }
 
     #[test]
-    fn a_bad_setting_is_named_with_its_field() {
+    fn a_bad_setting_is_named_with_its_field_and_place() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE_NAME), "app = \"a\"\n[scale]\nreplicas = 5000\n").unwrap();
         let text = read_manifest(folder.path()).unwrap_err().to_string();
-        assert!(text.contains("scale.replicas"), "{text}");
+        assert!(text.ends_with("wharf.toml:3:1: scale.replicas: 5000 is more than 1000"), "{text}");
     }
 
     #[test]
@@ -238,7 +211,7 @@ mod tests {
         assert_eq!(read("namespace = \"blue\"\n[env\n"), (Ok(None), Ok(blue)));
         let (app, namespace) = read("app = \"a\"\nnamespace = \"blu\n");
         assert_eq!(app, Ok(a));
-        assert!(namespace.unwrap_err().contains("wharf.toml, line 2"), "what it says is not known");
+        assert!(namespace.unwrap_err().contains("wharf.toml:2:"), "what it says is not known");
         let (app, namespace) = read("app = \"No Name\"\nnamespace = 3\n");
         assert!(app.is_err() && namespace.is_err());
     }

@@ -14,7 +14,7 @@ use std::io;
 use crate::env_file::{self, Format};
 use crate::interpolate::{Variables, interpolate};
 use crate::translate::{Context, translate};
-use crate::{Reader, load, quantity};
+use crate::{Reader, load, quantity, words};
 
 pub use parser::Parser;
 
@@ -27,6 +27,7 @@ pub const PARSERS: &[Parser] = &[
         b"include: [f]\nservices: {a: {image: x, env_file: [f], profiles: [p], x-wharf: {tcp: {}}}}\nsecrets: {s: {content: !reset x}}\n",
     ]),
     ("env-file", env, &[b"A=1\nexport B=\"x\\n$A\" # c\nC='y'\nD\n", b"A=${A:-\"b\"}\r\n"]),
+    ("command-lines", command_lines, &[br#"sh -c 'a || b' "c \" $d" e\ f ''"#]),
     ("quantities", quantities, &[b"1h30m", b"1.5gb", b"-1", b"on", b"0.25", b"${A:-${B}}"]),
 ];
 
@@ -62,6 +63,14 @@ fn env(data: &[u8]) {
             assert!(found.iter().all(|(name, _)| !name.is_empty()));
         }
     }
+}
+
+/// Words are the same when each is quoted and read again.
+fn command_lines(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Some(found) = words::split(text) else { return };
+    let quoted: Vec<String> = found.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+    assert_eq!(words::split(&quoted.join(" ")), Some(found));
 }
 
 /// What is read of an amount is read as the same once more.

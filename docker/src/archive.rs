@@ -123,7 +123,7 @@ fn open(path: &Path, name: &str) -> Result<(File, Vec<u8>), ArchiveError> {
     Ok((file, renamed(&manifest, name)?))
 }
 
-fn find_manifest(file: &File) -> Result<Vec<u8>, ArchiveError> {
+pub(crate) fn find_manifest(file: impl io::Read + io::Seek) -> Result<Vec<u8>, ArchiveError> {
     let not_tar = |_| ArchiveError::Not("it is no tar archive");
     let mut archive = tar::Archive::new(file);
     for entry in archive.entries_with_seek().map_err(not_tar)? {
@@ -148,7 +148,7 @@ fn is_named<R: io::Read>(entry: &tar::Entry<'_, R>, names: &[&str]) -> bool {
 }
 
 /// The manifest with one name only.
-fn renamed(manifest: &[u8], name: &str) -> Result<Vec<u8>, ArchiveError> {
+pub(crate) fn renamed(manifest: &[u8], name: &str) -> Result<Vec<u8>, ArchiveError> {
     let not_json = |_| ArchiveError::Not("its manifest.json is not understood");
     let mut images: Vec<Value> = serde_json::from_slice(manifest).map_err(not_json)?;
     let count = images.len();

@@ -5,7 +5,7 @@
 //! What the engine reads or fetches itself, such as the images that a Dockerfile begins with, is up to whoever calls: see [`Engine::ensure_base`].
 
 mod context;
-mod said;
+pub(crate) mod said;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

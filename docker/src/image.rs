@@ -308,7 +308,7 @@ impl Engine {
 }
 
 /// What a registry's answer means. The engine passes it on as a text, and mostly with status 500.
-fn classify(reference: &ImageReference, status: u16, message: &str) -> ImageError {
+pub(crate) fn classify(reference: &ImageReference, status: u16, message: &str) -> ImageError {
     let (image, registry) = (reference.to_string(), reference.registry().to_owned());
     let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
     let message_of = || bounded(message);
@@ -380,7 +380,7 @@ fn platform_of(platform: bollard::models::OciPlatform) -> Option<Platform> {
     is_known.then_some(Platform { os, architecture, variant })
 }
 
-fn read_config(config: bollard::models::ImageConfig) -> ImageConfig {
+pub(crate) fn read_config(config: bollard::models::ImageConfig) -> ImageConfig {
     ImageConfig {
         entrypoint: config.entrypoint.unwrap_or_default(),
         command: config.cmd.unwrap_or_default(),

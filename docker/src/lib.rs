@@ -33,6 +33,9 @@ mod found;
 mod logs;
 mod stats;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 pub use archive::ArchiveError;
 pub use build::{
     BuildNetwork, BuildOwner, BuiltImage, ImageBuild, ImageBuildError, ImageBuildLimits, SaveError,

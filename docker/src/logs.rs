@@ -83,7 +83,7 @@ impl LogMark {
 }
 
 /// Makes lines of entries. The engine cuts what is longer than 16 KiB into several, of which only the last ends with a line's end.
-struct Lines {
+pub(crate) struct Lines {
     mark: LogMark,
     stdout: Part,
     stderr: Part,
@@ -102,12 +102,12 @@ struct Part {
 }
 
 impl Lines {
-    fn new(after: LogMark) -> Self {
+    pub(crate) fn new(after: LogMark) -> Self {
         let part = |skip| Part { skip, last: skip, ..Part::default() };
         Self { mark: after, stdout: part(after.stdout), stderr: part(after.stderr) }
     }
 
-    fn take(&mut self, entry: LogOutput) -> Vec<LogLine> {
+    pub(crate) fn take(&mut self, entry: LogOutput) -> Vec<LogLine> {
         let (stream, octets) = match entry {
             LogOutput::StdOut { message } => (LogStream::Stdout, message),
             LogOutput::StdErr { message } => (LogStream::Stderr, message),
@@ -135,7 +135,7 @@ impl Lines {
     }
 
     /// What was printed last without a line's end.
-    fn end(&mut self) -> Vec<LogLine> {
+    pub(crate) fn end(&mut self) -> Vec<LogLine> {
         let mut lines = Vec::new();
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             if !self.part(stream).begun.is_empty() {
@@ -187,7 +187,7 @@ impl Part {
 }
 
 /// Parts an entry from its time.
-fn timed(entry: Bytes) -> (Timestamp, Bytes) {
+pub(crate) fn timed(entry: Bytes) -> (Timestamp, Bytes) {
     let parted = entry.iter().take(40).position(|&octet| octet == b' ').and_then(|at| {
         let time = std::str::from_utf8(&entry[..at]).ok()?.parse().ok()?;
         Some((time, entry.slice(at + 1..)))

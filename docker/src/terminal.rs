@@ -65,7 +65,7 @@ async fn read_head(connection: &mut UnixStream) -> io::Result<(u16, Bytes)> {
 }
 
 /// `HTTP/1.1 101 UPGRADED`
-fn status_of(head: &[u8]) -> Option<u16> {
+pub(crate) fn status_of(head: &[u8]) -> Option<u16> {
     let line = head.split(|octet| *octet == b'\r').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
     words.next().filter(|version| version.starts_with("HTTP/1."))?;

@@ -17,8 +17,14 @@ type Parsers = &'static [parser::Parser];
 const CRATES: &[(&str, Parsers)] = &[
     #[cfg(feature = "types")]
     ("types", wharf_types::fuzzing::PARSERS),
+    #[cfg(feature = "pki")]
+    ("pki", wharf_pki::fuzzing::PARSERS),
     #[cfg(feature = "git")]
     ("git", wharf_git::fuzzing::PARSERS),
+    #[cfg(feature = "builder")]
+    ("builder", wharf_builder::fuzzing::PARSERS),
+    #[cfg(feature = "docker")]
+    ("docker", wharf_docker::fuzzing::PARSERS),
     #[cfg(feature = "compose")]
     ("compose", wharf_compose::fuzzing::PARSERS),
     #[cfg(feature = "kubernetes")]

@@ -14,7 +14,7 @@ use crate::objects::TreeLine;
 use crate::pkt::{self, Boundaries, Frame};
 use crate::push_head::Reader;
 use crate::receive::hook::Request;
-use crate::{Protocol, RefName, text};
+use crate::{ObjectId, Protocol, RefName, Service, text};
 
 pub use parser::Parser;
 
@@ -33,7 +33,7 @@ pub const PARSERS: &[Parser] = &[
         b"160000 commit 1111111111111111111111111111111111111111       -\tc",
     ]),
     ("frames", frames, &[b"0009hello0000", b"0004", b"fff0"]),
-    ("words", words, &[b"refs/heads/main", b"version=1:version=2", b"\x1b[31mred\x1b[0m\r\n"]),
+    ("words", words, &[b"refs/heads/main", b"git-upload-pack", b"1111111111111111111111111111111111111111", b"version=1:version=2", b"\x1b[31mred\x1b[0m\r\n"]),
 ];
 
 /// Errors are for people: they quote what they are about, but not without a bound.
@@ -92,6 +92,13 @@ fn words(data: &[u8]) {
     match text.parse::<RefName>() {
         Ok(name) => assert_eq!(name.as_str(), text),
         Err(error) => short(&error),
+    }
+    match text.parse::<ObjectId>() {
+        Ok(id) => assert_eq!(id.to_string(), text),
+        Err(error) => short(&error),
+    }
+    if let Err(error) = text.parse::<Service>() {
+        short(&error);
     }
     Protocol::from_header(Some(&text));
     assert!(!text::plain(&text).contains('\u{1b}'));

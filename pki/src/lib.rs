@@ -12,6 +12,9 @@ mod peer;
 mod tls;
 mod token;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 pub use authority::{Authority, CA_LIFETIME, NODE_LIFETIME, key_of};
 pub use identity::{Identity, NodeKey, renew_at};
 pub use peer::{Peer, Role, peer_of};

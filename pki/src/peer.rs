@@ -47,7 +47,7 @@ impl Peer {
         format!("{SCHEME}{}/{}", self.role.as_str(), self.node)
     }
 
-    fn from_uri(uri: &str) -> Option<Self> {
+    pub(crate) fn from_uri(uri: &str) -> Option<Self> {
         let (role, node) = uri.strip_prefix(SCHEME)?.split_once('/')?;
         Some(Self { node: node.parse().ok()?, role: role.parse().ok()? })
     }

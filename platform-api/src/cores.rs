@@ -8,6 +8,7 @@ use std::path::Path;
 use wharf_types::{AppId, NamespaceName, Timestamp};
 
 pub use crate::nodes::{News, NodeStatus, Nodes, Refusal, Start, Unwritten};
+pub use crate::plan::autoscale::{Demand, History, Scaling, Why, decide};
 use crate::reconcile::chain;
 pub use crate::reconcile::{Beside, Fleet, Next, Publisher, Settled, Whole, acknowledged};
 pub use crate::store::node::{NodeSettings, StoredNode};

@@ -8,7 +8,7 @@ mod mutations;
 #[path = "../../fuzz/parser.rs"]
 mod parser;
 
-use crate::reach::fuzzing::dns;
+use crate::reach::fuzzing::{dns, rules};
 use crate::wasm::fuzzing::{names, unrolled, unrolled_modules};
 use crate::wasm::volumes::read_archive;
 
@@ -28,6 +28,9 @@ pub const PARSERS: &[Parser] = &[
         b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x05redis\x08internal\0\0\x01\0\x01",
         b"\0\x01\x01\x20\0\x01\0\0\0\0\0\x01\x01a\0\0\x1c\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0",
         b"nameserver 10.0.0.2\nnameserver fe80::1%eth0\nsearch a\n",
+    ]),
+    ("packet-filter-rules", rules, &[
+        b"-A PREROUTING -d 198.18.0.1/32 -p tcp -m comment --comment \"wharf-018f0000-0000-7000-8000-000000000000\" -j DNAT --to-destination 127.0.0.1:80\n-P INPUT ACCEPT\n",
     ]),
     ("names", names, &[b"\0asm\x0d\0\x01\0", b"\0asm\x0d\0\x01\0\x07\x05\x01\x42\0\x0a\x0a\x01\0\x05a:b/c\x05\0"]),
 ];

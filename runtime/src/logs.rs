@@ -17,6 +17,7 @@ use wharf_types::log::LogRecord;
 pub use self::line::LineBuffer;
 use self::ring::{Line, Origin, Ring};
 pub use self::ship::LogShipper;
+use crate::secrets::Mask;
 
 /// Takes lines from everywhere in the worker; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -45,9 +46,24 @@ impl LogSink {
         self.0.filled.notify_one();
     }
 
-    /// The last lines that an instance printed, oldest first. What the platform said is not among them.
+    /// From now on, and until [`Self::forget`], these values are not quoted of what an instance prints. Its log has them.
+    pub(crate) fn hide(&self, instance: InstanceId, mask: Mask) {
+        self.ring().hide(instance, mask);
+    }
+
+    /// Something that an instance has said, to be quoted in a reason.
+    pub(crate) fn quotable(&self, instance: InstanceId, said: &str) -> String {
+        let mask = self.ring().mask(instance);
+        mask.over(said)
+    }
+
+    /// The last lines that an instance printed, oldest first, as they may be quoted. What the platform said is not among them.
     pub fn tail(&self, instance: InstanceId) -> Vec<String> {
-        self.ring().tail(instance)
+        let (lines, mask) = {
+            let ring = self.ring();
+            (ring.tail(instance), ring.mask(instance))
+        };
+        lines.iter().map(|line| mask.over(line)).collect()
     }
 
     /// Forgets the last lines of an instance. Records that wait to be sent are still sent.
@@ -75,6 +91,7 @@ impl LogSink {
 mod tests {
     use super::*;
     use wharf_types::log::LogStream;
+    use wharf_types::secret::SecretValue;
     use wharf_types::{NamespaceName, Timestamp};
 
     pub(super) fn record(instance: InstanceId, seq: u64, message: &str) -> LogRecord {
@@ -89,6 +106,21 @@ mod tests {
             seq,
             message: message.to_owned(),
         }
+    }
+
+    #[test]
+    fn last_lines_are_quoted_without_what_is_hidden_and_sent_as_they_are() {
+        let (sink, id) = (LogSink::new(), InstanceId::new());
+        sink.ring().attach(id);
+        let hidden = SecretValue::from("hush, hush".to_owned());
+        sink.hide(id, std::iter::once(hidden).collect());
+        sink.push(record(id, 0, "the password is hush, hush"));
+        assert_eq!(sink.tail(id), ["the password is ***"]);
+        assert_eq!(sink.quotable(id, "hush, hush!"), "***!");
+        assert_eq!(sink.quotable(InstanceId::new(), "hush, hush!"), "hush, hush!", "of another");
+        assert_eq!(sink.ring().take(1)[0].message, "the password is hush, hush");
+        sink.forget(id);
+        assert_eq!(sink.quotable(id, "hush, hush!"), "hush, hush!", "nothing of it is kept");
     }
 
     #[tokio::test]

@@ -22,6 +22,10 @@ pub(crate) mod fuzzing {
         let text = String::from_utf8_lossy(octets);
         assert!(super::resolver::name_servers(&text).len() <= 3);
     }
+
+    pub(crate) fn rules(octets: &[u8]) {
+        super::filter::rules_of(&String::from_utf8_lossy(octets));
+    }
 }
 
 use std::collections::HashMap;

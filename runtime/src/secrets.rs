@@ -3,6 +3,8 @@
 //! Each assignment brings all that its instances use, and takes away what they no longer do. Values leave for the guests' variables
 //! only.
 
+mod mask;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,6 +14,8 @@ use wharf_types::secret::{DeliveredSecret, SecretContent};
 use zeroize::Zeroizing;
 
 use crate::backend::Failure;
+
+pub(crate) use self::mask::Mask;
 
 /// The variables of a guest, secrets among them.
 pub(crate) type Environment = Vec<(String, Zeroizing<String>)>;
@@ -49,6 +53,18 @@ impl SecretStore {
         }
         Ok(environment)
     }
+
+    /// What is not to be quoted of what this instance prints: the values of its secrets. Those of configs may be read.
+    pub(crate) fn mask(&self, assigned: &AssignedInstance) -> Mask {
+        let delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_secret = |variable: &String| !assigned.spec.configs.contains_key(variable);
+        let ids = assigned.secrets.iter().filter(|(variable, _)| is_secret(variable)).map(|(_, id)| id);
+        ids.filter_map(|id| match delivered.get(id) {
+            Some(SecretContent::Value(value)) => Some(value.clone()),
+            _ => None,
+        })
+        .collect()
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +93,22 @@ mod tests {
             environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(variables, [("PLAIN", "1"), ("PASSWORD", "hush")]);
         assert!(!format!("{store:?}").contains("hush"));
+    }
+
+    #[test]
+    fn of_what_a_guest_prints_its_secrets_are_not_quoted_and_its_configs_are() {
+        let (secret, config) = (SecretVersionId::new(), SecretVersionId::new());
+        let mut instance = assigned(InstanceId::new());
+        Arc::make_mut(&mut instance.spec).configs.insert("GREETING".to_owned(), "greeting".parse().unwrap());
+        Arc::make_mut(&mut instance.secrets)
+            .extend([("PASSWORD".to_owned(), secret), ("GREETING".to_owned(), config)]);
+        let store = SecretStore::default();
+        let value = |text: &str| SecretContent::Value(text.to_owned().into());
+        store.replace(vec![
+            DeliveredSecret { id: secret, content: value("hush, hush") },
+            DeliveredSecret { id: config, content: value("good morning") },
+        ]);
+        assert_eq!(store.mask(&instance).over("good morning; hush, hush"), "good morning; ***");
     }
 
     #[test]

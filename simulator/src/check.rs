@@ -1,8 +1,10 @@
 //! What must always hold. Each file is about one thing that could go wrong; they look at everything, also at what no process can see.
 
+mod held;
 mod jobs;
 pub(crate) mod placed;
 pub(crate) mod rows;
+mod scaled;
 mod service;
 mod settled;
 mod worker;
@@ -47,6 +49,11 @@ pub(crate) struct Check {
     decided: BTreeSet<(ScheduleId, Timestamp)>,
     /// Apps that every ingress leads to.
     in_service: BTreeSet<AppId>,
+    /// Apps that have to go on serving although something happens to a node, and whose ingress has to lead to them.
+    held: BTreeSet<(AppId, usize)>,
+    /// From when on nothing is left of what has happened to a node, or to control planes.
+    nodes_well_at: BTreeMap<usize, Time>,
+    control_well_at: Time,
     /// Instances that a plan has made while a rollout was under way, and which.
     made_by: BTreeMap<InstanceId, RolloutId>,
     /// How often in a row everything was as wanted.

@@ -20,7 +20,7 @@ mod trace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use check::Violation;
-pub use setup::EXTRAS_FROM;
+pub use setup::{EXTRAS_FROM, SCALING_FROM};
 use trace::Trace;
 use world::World;
 

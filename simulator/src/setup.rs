@@ -29,8 +29,12 @@ pub(crate) struct Setup {
 
 /// Seeds from here on have [`Extras`]. Those before were there first, and stay the courses of events that they were.
 pub const EXTRAS_FROM: u64 = 1_000_000;
+/// Seeds from here on may scale, too.
+pub const SCALING_FROM: u64 = 2_000_000;
 /// Makes the dice of the extras other ones than those of everything else.
 const EXTRAS_SALT: u64 = 0x5eed_0000_c10c_d5a1;
+/// The same for those of scaling.
+const SCALING_SALT: u64 = 0x5eed_0000_5ca1_ab1e;
 
 /// What a world may have beside: all that is to do with these is thrown with dice of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub(crate) struct Extras {
     pub(crate) labels: bool,
     /// Nodes are drained and resumed.
     pub(crate) drains: bool,
+    /// Open requests decide how many instances some apps have.
+    pub(crate) scaling: bool,
     /// Admins and clocks do something half as often as this, or more often.
     pub(crate) every: Duration,
 }
@@ -52,8 +58,12 @@ impl Extras {
         Dice::new(seed ^ EXTRAS_SALT)
     }
 
+    pub(crate) fn scaling_dice(seed: u64) -> Dice {
+        Dice::new(seed ^ SCALING_SALT)
+    }
+
     pub(crate) fn any(&self) -> bool {
-        self.clocks || self.priorities || self.labels || self.drains
+        self.clocks || self.priorities || self.labels || self.drains || self.scaling
     }
 
     fn throw(dice: &mut Dice) -> Self {
@@ -63,6 +73,7 @@ impl Extras {
             priorities: dice.percent(share),
             labels: dice.percent(share),
             drains: dice.percent(share),
+            scaling: false,
             every: dice.millis(300..=8_000),
         }
     }
@@ -135,7 +146,8 @@ impl Setup {
         if seed < EXTRAS_FROM {
             return self;
         }
-        let extras = Extras::throw(dice);
+        let scaling = seed >= SCALING_FROM && Extras::scaling_dice(seed).percent(75);
+        let extras = Extras { scaling, ..Extras::throw(dice) };
         let mut setup = Self { extras, ..self };
         if (extras.labels || extras.drains) && setup.workers == 1 {
             setup.workers = dice.number(2..=4) as usize;

@@ -1,7 +1,7 @@
 //! Everything that there is in a seed, and what happens to it, one event after the other.
 //!
 //! [`control`] is a control plane, [`worker`] a worker with its [`slots`] and its ingress, [`network`] what lies between; [`client`] wants
-//! things, [`admin`] looks after nodes, and [`faults`] break them. Every process has [`clocks`]. Their state stands beside what moves it, and
+//! things, [`scaling`] is what they ask of apps, [`admin`] looks after nodes, and [`faults`] break them. Every process has [`clocks`]. Their state stands beside what moves it, and
 //! they meet here.
 
 pub(crate) mod client;
@@ -12,6 +12,7 @@ pub(crate) mod worker;
 mod admin;
 mod faults;
 mod network;
+pub(crate) mod scaling;
 mod slots;
 
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     /// Of all that is to do with [`crate::setup::Extras`], so that nothing else is thrown differently because of these.
     pub(crate) extra_dice: Dice,
+    /// The same of what is to do with scaling.
+    pub(crate) scaling_dice: Dice,
     pub(crate) setup: Setup,
     pub(crate) store: Store,
     /// All that ever ran. The last one leads.
@@ -86,6 +89,10 @@ pub(crate) enum Event {
     Wish,
     /// Admins or clocks do something.
     Admin,
+    /// More or less is asked of an app.
+    Demand,
+    /// A control plane looks at what is asked of apps.
+    Scale(usize),
     Fault,
     /// The end of a fault.
     Mend(faults::Mend),
@@ -126,6 +133,7 @@ impl World {
             events: 0,
             dice,
             extra_dice,
+            scaling_dice: Extras::scaling_dice(seed),
             setup,
             store: Store::default(),
             controls: Vec::new(),
@@ -163,6 +171,9 @@ impl World {
         if self.setup.extras.any() {
             self.after(self.setup.extras.every, Event::Admin);
         }
+        if self.setup.extras.scaling {
+            self.after(Duration::from_secs(1), Event::Demand);
+        }
         self.after(self.setup.calm_at, Event::Calm);
         while self.check.violation.is_none() && self.check.settled_at.is_none() {
             let Some((at, event)) = self.queue.pop() else { return };
@@ -197,6 +208,8 @@ impl World {
             }
             Event::Wish => self.wish(),
             Event::Admin => self.admin(),
+            Event::Demand => self.demand(),
+            Event::Scale(control) => self.look_at_demand(control),
             Event::Fault => self.fault(),
             Event::Mend(mend) => self.mend(mend),
             Event::Calm => self.calm(),
@@ -246,6 +259,7 @@ impl World {
 
     fn calm(&mut self) {
         say!(self, "everything gets well");
+        self.let_service_go();
         self.heal();
         self.last_deeds();
         self.last_wishes();

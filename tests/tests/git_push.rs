@@ -156,7 +156,11 @@ async fn a_push_that_fails_leaves_branch_and_release_as_they_were() {
     assert!(moved.starts_with(first.trim()), "{moved}");
     for (file, content, words) in [
         ("app.wasm", &b"not wasm"[..], &["app.wasm", "nothing has moved"][..]),
-        ("wharf.toml", b"app = \"hello\"\n[scale]\nreplica = 2\n", &["wharf.toml, line 3", "replica"]),
+        (
+            "wharf.toml",
+            b"app = \"hello\"\n[scale]\nreplica = 2\n[update]\nparallelism = \"0%\"\n",
+            &["there are 2 errors", "wharf.toml:3:1: ", "did you mean `replicas`?", "wharf.toml:5:1: "],
+        ),
     ] {
         repository.git(&["reset", "--quiet", "--hard", first.trim()]).await.ok();
         repository.write(file, content);

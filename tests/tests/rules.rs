@@ -134,6 +134,36 @@ fn every_crate_follows_the_workspaces_lints() {
 }
 
 #[test]
+fn a_crate_that_reads_what_others_write_gives_its_parsers_to_the_fuzzer() {
+    let root = workspace::root();
+    let text = |file: PathBuf| std::fs::read_to_string(&file).unwrap_or_default();
+    let (features, table) = (text(root.join("fuzz/Cargo.toml")), text(root.join("fuzz/src/main.rs")));
+    let script = text(root.join("scripts/fuzz.sh"));
+    let crates = script.lines().find_map(|line| line.strip_prefix("CRATES=(")?.strip_suffix(')')).unwrap();
+    let manifest: toml::Table = text(root.join("Cargo.toml")).parse().unwrap();
+    let members = manifest["workspace"]["members"].as_array().unwrap();
+    for name in members.iter().filter_map(toml::Value::as_str).filter(|name| *name != "tests") {
+        let sources = files(&root.join(name).join("src"));
+        let parser = sources.iter().find(|file| {
+            let is_source = file.extension().is_some_and(|end| end == "rs") && !file.ends_with("tests.rs");
+            let source = text(file.to_path_buf());
+            let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            is_source && ["FromStr for", "fn parse("].iter().any(|words| code.contains(words))
+        });
+        let Some(parser) = parser else { continue };
+        let has_table = root.join(name).join("src/fuzzing.rs").exists();
+        let has_line = features.lines().any(|line| line.starts_with(&format!("{name} = [")))
+            && table.contains(&format!("(\"{name}\", "))
+            && crates.split(' ').any(|other| other == name);
+        assert!(
+            has_table && has_line,
+            "{} reads something: give `{name}` a src/fuzzing.rs, and a line in fuzz/Cargo.toml, fuzz/src/main.rs and scripts/fuzz.sh",
+            parser.display()
+        );
+    }
+}
+
+#[test]
 fn no_document_names_a_path_of_the_machine_that_it_was_written_on() {
     let root = workspace::root();
     let mut documents = files(&root.join("docs"));

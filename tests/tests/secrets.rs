@@ -147,6 +147,41 @@ async fn a_value_is_on_no_disk_in_no_log_and_in_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_a_guest_printed_is_in_its_log_and_not_quoted_in_a_reason() {
+    let platform = Platform::start().await;
+    set(&platform, "greeting", FIRST).await.ok();
+    let manifest = format!("{MANIFEST}[restart]\ncondition = \"never\"\n");
+    let guest = wat::parse_str(PRINTS_ITS_VARIABLES_AND_FAILS).unwrap();
+    let ran = platform.deploy_bytes(&guest, &manifest).await;
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    eventually(SHORT, "its own log", || async {
+        platform.wharf(&["logs", "hello"]).await.ok().contains(FIRST).then_some(())
+    })
+    .await;
+    let events = platform.wharf(&["events"]).await.ok();
+    assert!(events.contains("exit code 3") && events.contains("GREETING=***"), "{events}");
+    assert!(!events.contains(FIRST) && !platform.log().contains(FIRST), "{events}");
+}
+
+const PRINTS_ITS_VARIABLES_AND_FAILS: &str = r#"(module
+    (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "environ_get" (func $get (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "\n")
+    (func $print (param i32 i32)
+        (i32.store (i32.const 32) (local.get 0))
+        (i32.store (i32.const 36) (local.get 1))
+        (drop (call $write (i32.const 1) (i32.const 32) (i32.const 1) (i32.const 48))))
+    (func (export "_start")
+        (drop (call $sizes (i32.const 16) (i32.const 20)))
+        (drop (call $get (i32.const 1024) (i32.const 4096)))
+        (call $print (i32.const 4096) (i32.load (i32.const 20)))
+        (call $print (i32.const 0) (i32.const 1))
+        (call $exit (i32.const 3))))"#;
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_key_opens_everything_after_a_restart() {
     let mut platform = greeting(FIRST, Start::default()).await;
     let file = platform.data().join("secret.key");

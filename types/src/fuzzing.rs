@@ -15,7 +15,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::declare::Resource;
-use crate::declare::document::{AppDocument, ConfigDocument, NamespaceDocument};
+use crate::declare::document::{AppDocument, ArtifactSource, ConfigDocument, NamespaceDocument};
+use crate::delta::{AssignmentDelta, Told};
 use crate::exec::{Decoder, Frame};
 use crate::image::{ImageDocument, ImageReference};
 use crate::job::JobSpec;
@@ -77,6 +78,7 @@ pub const PARSERS: &[Parser] = &[
     ("assignments", assignments, &[
         br#"{"generation":1,"instances":[],"routes":{"generation":1,"routes":[]}}"#,
         br#"{"routes":[{"pattern":"a.b/","app":"a","namespace":"b","endpoints":[]}]}"#,
+        br#"{"delta":{"node":"018f0000-0000-7000-8000-000000000000","after":1,"generation":2,"dropped_instances":[]}}"#,
     ]),
     ("reports", reports, &[
         br#"{"hostname":"a","memory_bytes":1,"cpus":1,"version":"1","labels":{"zone":"a"}}"#,
@@ -259,6 +261,10 @@ fn words(data: &[u8]) {
     survives::<AppName>(text);
     survives::<Digest>(text);
     survives::<InstanceId>(text);
+    match ArtifactSource::try_from(text.to_owned()) {
+        Ok(source) => assert_eq!(ArtifactSource::try_from(String::from(source.clone())), Ok(source)),
+        Err(error) => short(&error),
+    }
     if let Some(interface) = InterfaceName::parse(text) {
         drop(format!("{interface:?}"));
     }
@@ -293,6 +299,11 @@ fn archives(data: &[u8]) {
 fn assignments(data: &[u8]) {
     json::<Assignment>(data);
     json::<RouteTable>(data);
+    if let Ok(Told::Delta(delta)) = Told::read(data) {
+        let line = delta.line(None).expect("what was read can be written");
+        let without_routes = AssignmentDelta { routes: None, ..(*delta).clone() };
+        assert_eq!(Told::read(&line).ok(), Some(Told::Delta(Box::new(without_routes))));
+    }
 }
 
 fn reports(data: &[u8]) {

@@ -137,20 +137,27 @@ pub enum ManifestError {
 }
 
 impl Manifest {
+    /// Stops at the first error. Whoever shows errors to people reads it with `wharf`'s reader of declared files, which finds all of them.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let manifest: Self = toml::from_str(text)?;
-        manifest.spec().validate()?;
-        if manifest.image.is_some() && (manifest.build.is_some() || manifest.files.is_some()) {
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
+    /// Checks what the field types alone do not.
+    pub fn validate(&self) -> Result<(), InvalidSpec> {
+        self.spec().validate()?;
+        if self.image.is_some() && (self.build.is_some() || self.files.is_some()) {
             let problem =
                 "is a container, which has neither `build` nor `files`; write one of them".to_owned();
-            return Err(InvalidSpec::new("image", problem).into());
+            return Err(InvalidSpec::new("image", problem));
         }
-        manifest.build.as_ref().map_or(Ok(()), BuildSpec::validate)?;
-        if let Some(files) = &manifest.files {
+        self.build.as_ref().map_or(Ok(()), BuildSpec::validate)?;
+        if let Some(files) = &self.files {
             validate_mount("files.mount", &files.mount)?;
-            validate_files(&files.mount, &manifest.volumes)?;
+            validate_files(&files.mount, &self.volumes)?;
         }
-        Ok(manifest)
+        Ok(())
     }
 
     /// The app's settings, without name and build, and without the files, which get their digest when they are pushed.

@@ -60,7 +60,8 @@ fn kind_of(node: &Node) -> Result<Kind, Fault> {
     })
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(
+/// A tree as a type, or everything that is wrong with it.
+pub(super) fn decode<T: for<'de> Deserialize<'de>>(
     node: &Node,
     validate: impl Fn(&T) -> Result<(), InvalidSpec>,
 ) -> Result<T, Vec<Fault>> {

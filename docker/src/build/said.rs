@@ -7,15 +7,15 @@ const REMEMBERED_MAX: usize = 1000;
 
 /// What a build has made so far, by what the builder says. Steps print to the same stream, so none of it is certain.
 #[derive(Default)]
-pub(super) struct Seen {
-    pub(super) containers: Vec<String>,
-    pub(super) images: Vec<String>,
+pub(crate) struct Seen {
+    pub(crate) containers: Vec<String>,
+    pub(crate) images: Vec<String>,
     /// Whether the image that is named next is one that was there before.
     is_base_next: bool,
 }
 
 impl Seen {
-    pub(super) fn take(&mut self, info: &BuildInfo) {
+    pub(crate) fn take(&mut self, info: &BuildInfo) {
         let Some(text) = info.stream.as_deref().map(str::trim_end) else { return };
         if let Some(step) = text.strip_prefix("Step ") {
             let instruction = step.split_once(" : ").map_or("", |(_, instruction)| instruction);
@@ -42,7 +42,7 @@ fn is_id(text: &str) -> bool {
 }
 
 /// `The command '…' returned a non-zero code: 7`
-pub(super) fn code_of(message: &str) -> Option<i64> {
+pub(crate) fn code_of(message: &str) -> Option<i64> {
     message.rsplit_once("returned a non-zero code: ")?.1.trim().parse().ok()
 }
 

@@ -15,7 +15,7 @@ use wharf_types::{AppName, NamespaceName, Timestamp};
 
 use super::auth::namespace_not_found;
 use super::etag::tagged;
-use super::extract::{PageQuery, Path, Query};
+use super::extract::{After, PageQuery, Path, Query};
 use super::wish::{AppPath, Nothing, Wish};
 use super::{ApiError, ApiResult};
 use crate::context::Context;
@@ -39,12 +39,12 @@ pub(super) async fn list(
     if store::namespace::find(&mut tx, &namespace).await?.is_none() {
         return Err(namespace_not_found(namespace.as_str()));
     }
-    let after: Option<AppName> = query.after()?;
-    let after = after.as_ref().map_or("", AppName::as_str);
+    let after: Option<After<AppName>> = query.after()?;
+    let after = after.as_ref().map_or("", |After(name)| name.as_str());
     let mut apps = store::app::list(&mut tx, &namespace, after, PAGE as i64 + 1).await?;
     let more = apps.len() > PAGE;
     apps.truncate(PAGE);
-    let next_cursor = apps.last().filter(|_| more).map(|app| app.name.to_string());
+    let next_cursor = apps.last().filter(|_| more).map(|app| After(&app.name).to_string());
     let mut items = Vec::with_capacity(apps.len());
     for app in apps {
         items.push(context.recent.complete(&mut tx, &context.releases, app).await?.info(&context));

@@ -1,5 +1,6 @@
 //! What handlers take out of a request. A part that is not valid becomes a `Problem` that names it.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -116,6 +117,27 @@ pub(super) fn parse_cursor<T: FromStr>(cursor: Option<&str>) -> ApiResult<Option
     cursor.map(str::parse).transpose().map_err(|_| {
         ApiError::new(ProblemCode::InvalidRequest, "cursor: pass the `next_cursor` of the page before")
     })
+}
+
+/// The cursor of a list in the order of names: it goes on after this one. A name alone is none, so that what somebody made up is never
+/// taken for the end of a list.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct After<N>(pub(super) N);
+
+const AFTER: &str = "after:";
+
+impl<N: FromStr> FromStr for After<N> {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        text.strip_prefix(AFTER).and_then(|name| name.parse().ok()).map(Self).ok_or(())
+    }
+}
+
+impl<N: fmt::Display> fmt::Display for After<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{AFTER}{}", self.0)
+    }
 }
 
 /// A place in what is counted from 0, such as the `seq` of events.

@@ -24,6 +24,8 @@ pub(super) enum Shape {
     /// Something that has a schema of its own.
     Named(&'static str),
     OneOf(&'static [&'static str]),
+    /// The cursor of a list in the order of names.
+    AfterName,
     /// An `ETag` of a reply.
     Revision,
     Key,
@@ -91,9 +93,8 @@ const fn cursor(shape: Shape) -> Parameter {
 }
 const TAIL: Parameter = parameter("tail", "How many of the newest records; 100 if left out", Shape::Number);
 pub(super) const PAGE_BY_NUMBER: Parameters = &[cursor(Shape::Number)];
-pub(super) const PAGE_OF_APPS: Parameters = &[cursor(Shape::Named("AppName"))];
+pub(super) const PAGE_BY_NAME: Parameters = &[cursor(Shape::AfterName)];
 pub(super) const PAGE_OF_JOBS: Parameters = &[cursor(Shape::Named("JobId"))];
-pub(super) const PAGE_OF_SCHEDULES: Parameters = &[cursor(Shape::Named("ScheduleName"))];
 pub(super) const PROCESS: Parameters = &[parameter(
     "process",
     "Which process of the worker asks: the one that has registered last",
@@ -143,6 +144,9 @@ impl Shape {
             Self::Time => json!({"type": "string", "format": "date-time"}),
             Self::Named(name) => reference(name),
             Self::OneOf(words) => json!({"type": "string", "enum": words}),
+            Self::AfterName => {
+                json!({"type": "string", "pattern": "^after:[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"})
+            }
             Self::Revision => json!({"anyOf": [
                 {"type": "string", "const": "*"},
                 {"type": "string", "pattern": "^\"[0-9]{1,18}\"$"},

@@ -29,7 +29,7 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 use super::openapi::{Payload, array, json, list};
 use super::parameters::{
     AUDIT, BUILDS, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, EXEC, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE,
-    PAGE_BY_NUMBER, PAGE_OF_APPS, PAGE_OF_JOBS, PAGE_OF_SCHEDULES, PROCESS, Parameters, QUOTA_CHANGES,
+    PAGE_BY_NAME, PAGE_BY_NUMBER, PAGE_OF_JOBS, PROCESS, Parameters, QUOTA_CHANGES,
     RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES, SERVICE, SETTINGS_CHANGES, VALUE_CHANGES, VOLUMES,
 };
 use super::{
@@ -651,7 +651,7 @@ fn about_namespaces() -> Vec<Endpoint> {
         .headers(RESUMES)
         .replies(200, list::<Event>()),
         e(Method::GET, "/v1/namespaces/{namespace}/apps", VIEWER, get(apps::list), "List apps")
-            .query(PAGE_OF_APPS)
+            .query(PAGE_BY_NAME)
             .replies(200, list::<AppInfo>())
             .by_leader(),
         e(
@@ -930,7 +930,7 @@ fn about_schedules() -> Vec<Endpoint> {
         .with_etag()
         .or(200, "It was there before"),
         e(Method::GET, schedule!(""), VIEWER, get(schedules::list), "List schedules with their jobs")
-            .query(PAGE_OF_SCHEDULES)
+            .query(PAGE_BY_NAME)
             .replies(200, list::<ScheduleInfo>()),
         e(Method::GET, schedule!("/{schedule}"), VIEWER, get(schedules::show), "One schedule")
             .replies(200, json::<ScheduleInfo>())

@@ -14,7 +14,7 @@ use wharf_types::{NamespaceName, ScheduleName, Timestamp};
 use super::ApiResult;
 use super::auth::{Identity, namespace_not_found};
 use super::etag::tagged;
-use super::extract::{PageQuery, Path, Query};
+use super::extract::{After, PageQuery, Path, Query};
 use super::jobs::{JobWish, Nothing};
 use super::releases::HIDDEN;
 use crate::context::Context;
@@ -40,16 +40,16 @@ pub(super) async fn list(
     Path(namespace): Path<NamespaceName>,
     Query(query): Query<PageQuery>,
 ) -> ApiResult<Reply<Page<ScheduleInfo>>> {
-    let after: Option<ScheduleName> = query.after()?;
+    let after: Option<After<ScheduleName>> = query.after()?;
     let mut tx = context.store.read().await?;
     if store::namespace::find(&mut tx, &namespace).await?.is_none() {
         return Err(namespace_not_found(namespace.as_str()));
     }
-    let after = after.as_ref().map_or("", ScheduleName::as_str);
+    let after = after.as_ref().map_or("", |After(name)| name.as_str());
     let mut rows = store::schedule::list(&mut tx, &namespace, after, PAGE as i64 + 1).await?;
     let more = rows.len() > PAGE;
     rows.truncate(PAGE);
-    let next_cursor = rows.last().filter(|_| more).map(|row| row.name.to_string());
+    let next_cursor = rows.last().filter(|_| more).map(|row| After(&row.name).to_string());
     let mut items = Vec::with_capacity(rows.len());
     for row in rows {
         let mut info = view::job::schedule_info(&mut tx, &row, Timestamp::now()).await?;

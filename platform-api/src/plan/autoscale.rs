@@ -29,18 +29,18 @@ const ROOM: f64 = 0.9;
 
 /// What the front doors have counted since they were asked last.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Demand {
+pub struct Demand {
     /// Open requests, and connections to ports, on the mean.
-    pub(crate) open: f64,
+    pub open: f64,
     /// Requests that wait for a first instance.
-    pub(crate) waiting: u64,
+    pub waiting: u64,
     /// Total of requests; any other number than before says that there were some.
-    pub(crate) requests: u64,
+    pub requests: u64,
 }
 
 /// What was asked of an app, as far back as it matters.
 #[derive(Clone, Debug)]
-pub(crate) struct History {
+pub struct History {
     /// Since when it has no gap.
     since: Timestamp,
     last: Timestamp,
@@ -55,21 +55,21 @@ pub(crate) struct History {
 
 /// Another number of instances.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Scaling {
-    pub(crate) from: u32,
-    pub(crate) to: u32,
-    pub(crate) why: Why,
+pub struct Scaling {
+    pub from: u32,
+    pub to: u32,
+    pub why: Why,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Why {
+pub enum Why {
     Load { open: f64, each: u32 },
     Woken { waiting: u64 },
     Quiet { span: Span },
 }
 
 impl History {
-    pub(crate) fn begin(now: Timestamp, demand: Demand) -> Self {
+    pub fn begin(now: Timestamp, demand: Demand) -> Self {
         Self {
             since: now,
             last: now,
@@ -81,7 +81,7 @@ impl History {
     }
 
     /// Takes in a sample that ends now.
-    pub(crate) fn observe(&mut self, now: Timestamp, range: &ReplicaRange, demand: Demand) {
+    pub fn observe(&mut self, now: Timestamp, range: &ReplicaRange, demand: Demand) {
         let Some(span) = elapsed(self.last, now).filter(|span| *span <= GAP) else {
             *self = Self::begin(now, demand);
             return;
@@ -102,7 +102,7 @@ impl History {
     }
 
     /// What happens for other reasons, such as a rollout, is no time to fall asleep after.
-    pub(crate) fn is_busy(&mut self, now: Timestamp) {
+    pub fn is_busy(&mut self, now: Timestamp) {
         self.quiet_since = now;
     }
 
@@ -128,7 +128,7 @@ impl Demand {
 
 /// The number that the app should have instead of `current`. None: it has it. While it only grows, because a rollout is under way,
 /// nothing is taken away.
-pub(crate) fn decide(
+pub fn decide(
     now: Timestamp,
     range: &ReplicaRange,
     current: u32,

@@ -169,10 +169,23 @@ async fn a_query_parameter_that_nobody_looks_at_is_refused() {
         let reply = platform.call(Method::GET, path, Value::Null).await;
         reply.refuses(400, "invalid_request", &words);
     }
-    for path in ["/v1/namespaces/default/apps?cursor=A%20B", "/v1/namespaces/default/events?cursor=x"] {
-        let reply = platform.call(Method::GET, path, Value::Null).await;
+    for path in [
+        "apps?cursor=A%20B",
+        "apps?cursor=zzz",
+        "apps?cursor=after:",
+        "schedules?cursor=zzz",
+        "jobs?cursor=zzz",
+        "builds?cursor=zzz",
+        "events?cursor=x",
+        "apps/hello/releases?cursor=zzz",
+        "apps/hello/events?cursor=-1",
+    ] {
+        let path = format!("/v1/namespaces/default/{path}");
+        let reply = platform.call(Method::GET, &path, Value::Null).await;
         reply.refuses(400, "invalid_request", &["cursor", "next_cursor"]);
     }
+    let reply = platform.call(Method::GET, "/v1/audit?cursor=zzz", Value::Null).await;
+    reply.refuses(400, "invalid_request", &["cursor", "next_cursor"]);
     let resumed = request(&platform.admin, Method::GET, "/v1/namespaces/default/events")
         .header("accept", "text/event-stream")
         .header("last-event-id", "x");

@@ -289,6 +289,7 @@ impl ContainerBackend {
             }
         };
         let assigned = &run.assigned;
+        self.shared.logs.hide(run.id, self.shared.secrets.mask(assigned));
         let volumes = self.shared.volumes.mount(assigned).await?;
         if let Some(prepared) = self.known().get_mut(&run.id) {
             prepared.volumes = volumes;
@@ -642,7 +643,7 @@ impl Backend for ContainerBackend {
     async fn run_check(&self, id: InstanceId, command: &[String], timeout: Duration) -> Result<(), Failure> {
         let probe = self.engine.probe_command(id, command, timeout).await;
         let probe = probe.map_err(|error| Failure::new(ReasonKind::Platform, error.to_string()))?;
-        let said = probe.output.trim();
+        let said = self.shared.logs.quotable(id, probe.output.trim());
         let said = if said.is_empty() { String::new() } else { format!(": {said}") };
         match probe.exit_code {
             Some(0) => Ok(()),

@@ -6,6 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::{AppName, InstanceId, JobId, NamespaceName, Timestamp};
 
+use crate::secrets::Mask;
+
 /// Records that may wait to be sent, in all.
 const RECORDS_MAX: usize = 4096;
 /// Octets of messages that may wait to be sent, in all.
@@ -96,6 +98,8 @@ struct InstanceLog {
     writers: usize,
     /// Whether somebody will ask for its last lines, and say when not any more.
     is_remembered: bool,
+    /// What of its last lines is not to be quoted.
+    mask: Mask,
 }
 
 /// Lines that were dropped.
@@ -127,8 +131,20 @@ impl Ring {
         if let Some(log) = self.instances.get_mut(&instance) {
             log.tail = VecDeque::new();
             log.is_remembered = false;
+            log.mask = Mask::default();
         }
         self.clean(instance);
+    }
+
+    pub(super) fn hide(&mut self, instance: InstanceId, mask: Mask) {
+        let log = self.instances.entry(instance).or_default();
+        log.mask = mask;
+        // Somebody gives it up, also when it never prints.
+        log.is_remembered = true;
+    }
+
+    pub(super) fn mask(&self, instance: InstanceId) -> Mask {
+        self.instances.get(&instance).map(|log| log.mask.clone()).unwrap_or_default()
     }
 
     pub(super) fn tail(&self, instance: InstanceId) -> Vec<String> {

@@ -206,6 +206,15 @@ async fn rules() -> Result<Vec<Rule>, String> {
     Ok(rules)
 }
 
+/// What `iptables -S` prints, as the rules of each chain: that of somebody else is none.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn rules_of(printed: &str) {
+    for chain in [Chain::Nat, Chain::Input] {
+        let rules = printed.lines().filter_map(|line| read(chain, line));
+        rules.for_each(|rule| assert!(rule.node.parse::<NodeId>().is_ok() && rule.chain == chain));
+    }
+}
+
 /// A line of `iptables -S`. None: it is not a worker's.
 fn read(chain: Chain, line: &str) -> Option<Rule> {
     let words: Vec<String> =

@@ -312,6 +312,13 @@ impl HttpApp {
     pub(super) fn last_words(&self) -> Vec<String> {
         self.shared.logs.tail(self.instance)
     }
+
+    fn quotable(&self, error: InvokeError) -> InvokeError {
+        match error {
+            InvokeError::Guest(said) => InvokeError::Guest(self.shared.logs.quotable(self.instance, &said)),
+            error => error,
+        }
+    }
 }
 
 impl Admitted {
@@ -336,6 +343,7 @@ impl Admitted {
             (Ok(()), Guest::P2(_)) => app.call_p2(request, self).await,
             (Ok(()), Guest::P3(service)) => app.call_p3(service, request, self).await,
         };
+        let result = result.map_err(|error| app.quotable(error));
         match &result {
             Err(InvokeError::Trap(_) | InvokeError::NoResponse) => app.meter().trapped(),
             Err(InvokeError::Timeout(_) | InvokeError::Cpu(_)) => app.meter().hit_limit(),

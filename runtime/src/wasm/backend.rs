@@ -310,6 +310,7 @@ impl Backend for WasmBackend {
         })?;
         let mapped = code.get().await?;
         let env = self.secrets.environment(&run.assigned)?;
+        self.host.shared.logs.hide(run.id, self.secrets.mask(&run.assigned));
         let volumes = self.volumes.mount(&run.assigned).await?;
         let live = match &mapped.guest {
             Guest::Http02(_) | Guest::Http03(_) => {

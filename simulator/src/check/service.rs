@@ -11,7 +11,7 @@ use crate::world::client::Quality;
 impl World {
     pub(super) fn check_service(&mut self) {
         if self.setup.fault_every.is_some() {
-            return;
+            return self.check_held();
         }
         let apps: Vec<AppId> = self.store.apps.keys().copied().collect();
         for id in apps {
@@ -34,7 +34,7 @@ impl World {
     }
 
     /// Whether nothing that its users asked for may take it out of service.
-    fn is_promised(&self, app: &App) -> bool {
+    pub(super) fn is_promised(&self, app: &App) -> bool {
         let view = &app.view;
         // Whoever has a higher priority may take it out.
         if self.setup.extras.priorities {

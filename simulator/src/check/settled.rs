@@ -48,6 +48,9 @@ impl World {
             return (!live.is_empty()).then(|| format!("{name} should not run: {live:?}"));
         };
         let loaded = app.load().view;
+        if let Some(what) = self.wrong_number(&loaded) {
+            return Some(what);
+        }
         // Where there is no room for the new, the old stays; and where the new cannot start, what served before it.
         let is_tight = self.setup.memory_mib < 64;
         let has_no_room = |slot: u32| {

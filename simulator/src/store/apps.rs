@@ -3,6 +3,7 @@
 use wharf_platform_api::plan::Change;
 use wharf_types::NamespaceName;
 use wharf_types::api::{Pause, Stopped};
+use wharf_types::spec::Replicas;
 use wharf_types::state::{RolloutState, Wanted};
 
 use super::*;
@@ -103,6 +104,22 @@ impl Store {
         id
     }
 
+    /// Mirrors `operations::autoscale::scale`, without quotas. Returns `false` where nothing was written.
+    pub(crate) fn autoscale(&mut self, id: AppId, epoch: u64, decided_on: Option<u32>, to: u32) -> bool {
+        if epoch != self.epoch {
+            return false;
+        }
+        let Some(app) = self.app_mut(id) else { return false };
+        let view = &mut app.view;
+        let is_ours = view.scaled_to.is_none() && view.stopped.is_none() && !view.deleting;
+        if !is_ours || view.autoscaled_to != decided_on {
+            return false;
+        }
+        view.autoscaled_to = Some(to);
+        self.touch(id);
+        true
+    }
+
     /// Makes a release and a rollout to it: `operations::deploy`.
     pub(crate) fn deploy(&mut self, id: AppId, release: ReleaseView, now: Timestamp) {
         let release = Arc::new(release);
@@ -131,6 +148,7 @@ impl Store {
     ) {
         let rollout = self.ids(now).rollout();
         let app = self.app_mut(id).unwrap();
+        app.begin_to_scale(to);
         app.supersede();
         let now = app.rollout_starts(now);
         let from = app.view.stable.as_ref().map(|stable| stable.id);
@@ -211,6 +229,22 @@ impl App {
     /// Mirrors `store::rollout::create`.
     fn rollout_starts(&self, now: Timestamp) -> Timestamp {
         plan::started_after(now, self.rollouts.iter().map(|rollout| rollout.started_at).max())
+    }
+
+    /// Mirrors `operations::autoscale::begin`.
+    fn begin_to_scale(&mut self, to: ReleaseId) {
+        let others = self.releases.values().filter(|release| release.id != to);
+        let before = self.view.target.as_ref().or_else(|| others.max_by_key(|release| release.number));
+        let fixed = before.and_then(|release| match release.spec.scale.replicas {
+            Replicas::Fixed(replicas) => Some(replicas),
+            _ => None,
+        });
+        let Some(next) = self.releases.get(&to) else { return };
+        if next.spec.scale.replicas.range().is_none() {
+            return;
+        }
+        let known = self.view.autoscaled_to.unwrap_or_else(|| next.spec.scale.replicas.first());
+        self.view.autoscaled_to = Some(fixed.unwrap_or(known).max(1));
     }
 
     fn supersede(&mut self) {

@@ -33,6 +33,8 @@ pub(crate) struct Clients {
     qualities: BTreeMap<Digest, Quality>,
     /// The apps that there are, and what each is like.
     pub(crate) apps: Vec<(AppId, Shape)>,
+    /// How many requests to each are open, or would be.
+    pub(crate) open: BTreeMap<AppId, u32>,
     made: u32,
 }
 
@@ -71,6 +73,7 @@ impl Clients {
 
 impl World {
     pub(crate) fn wish(&mut self) {
+        self.let_service_go();
         if self.is_calm() {
             return;
         }
@@ -162,6 +165,9 @@ impl World {
         self.clients.qualities.insert(artifact, quality);
         let mut spec = self.spec(shape);
         self.place(&mut spec);
+        if shape == Shape::Plain {
+            self.give_a_range(&mut spec);
+        }
         spec.validate().expect("the API would take it");
         say!(
             self,

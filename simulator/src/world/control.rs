@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_platform_api::cores::{
-    Beside, Fleet, Next, NodeSettings, NodeStatus, Nodes, Publisher, Settled, Start, StoredNode, acknowledged,
+    Beside, Fleet, History, Next, NodeSettings, NodeStatus, Nodes, Publisher, Settled, Start, StoredNode,
+    acknowledged,
 };
 use wharf_platform_api::plan::job::{self, JobChange, JobView};
 use wharf_platform_api::plan::schedule::{self, ScheduleChange, ScheduleView};
@@ -54,6 +55,8 @@ pub(crate) struct Control {
     changed_jobs: BTreeSet<JobId>,
     are_jobs_read: bool,
     schedule_wakes: BTreeMap<ScheduleId, Timestamp>,
+    /// What was asked of apps that scale by it.
+    pub(super) histories: BTreeMap<AppId, History>,
     pub(crate) unplaced: BTreeMap<AppId, Vec<Unplaced>>,
     full_pass_at: Time,
     /// The newest assignment of each node.
@@ -194,6 +197,7 @@ impl World {
             changed_jobs: BTreeSet::new(),
             are_jobs_read: false,
             schedule_wakes: self.store.schedules.keys().map(|id| (*id, Timestamp::MIN)).collect(),
+            histories: BTreeMap::new(),
             unplaced: BTreeMap::new(),
             full_pass_at: self.now,
             newest: BTreeMap::new(),
@@ -205,6 +209,7 @@ impl World {
         });
         say!(self, "control plane {epoch} starts");
         self.nudge(self.leader());
+        self.begin_to_scale();
     }
 
     pub(crate) fn nudge(&mut self, control: usize) {

@@ -26,6 +26,7 @@ impl World {
         let worker = self.dice.index(self.workers.len());
         let leader = self.leader();
         say!(self, "{fault:?} (worker {worker})");
+        self.hold_service(fault, worker);
         match fault {
             Fault::WorkerCrash | Fault::NodeDown if !self.workers[worker].is_up => {}
             Fault::WorkerCrash => {
@@ -44,6 +45,7 @@ impl World {
                 };
                 self.network.cuts += 1;
                 ways.into_iter().for_each(|way| self.network.cut(worker, way, until));
+                self.touch_node(worker, until);
             }
             Fault::ControlCrash | Fault::LeaderFlip if !self.controls[leader].is_up => {}
             Fault::ControlCrash => {
@@ -60,6 +62,7 @@ impl World {
             Fault::WorkerStall => {
                 let until = self.now + self.dice.millis(100..=20_000);
                 self.workers[worker].stalled_until = until.max(self.workers[worker].stalled_until);
+                self.touch_node(worker, until);
             }
             Fault::ClockJump => {
                 // By more than that it goes forwards only: see the decision on what the simulator does not try yet.
@@ -69,6 +72,7 @@ impl World {
                 say!(self, "the clock jumps by {jump}");
             }
             Fault::GuestCrash | Fault::Unhealthy => {
+                self.touch_node(worker, self.now);
                 let chains: Vec<ChainKey> = self.workers[worker].slots.keys().copied().collect();
                 if !chains.is_empty() {
                     let chain = self.dice.pick(&chains);

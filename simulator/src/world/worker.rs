@@ -122,6 +122,7 @@ impl World {
         let registration = known.registration.clone();
         self.workers[index] = Worker { is_up: false, process, kept, clock, registration, ..fresh };
         self.relabel_worker(index);
+        self.touch_node(index, self.now + back_in);
         self.after(back_in, Event::Mend(super::faults::Mend::Worker(index)));
     }
 
@@ -364,11 +365,16 @@ impl World {
 
     /// Whether requests for an app that come to this node's ingress reach an instance that serves.
     pub(crate) fn reaches(&self, index: usize, app: &str) -> bool {
+        self.serving(index, app).next().is_some()
+    }
+
+    /// On which nodes the instances are that they reach.
+    pub(crate) fn serving(&self, index: usize, app: &str) -> impl Iterator<Item = usize> {
         let of_app = |route: &&Arc<wharf_types::route::Route>| route.app.as_str() == app;
         let endpoints = self.workers[index].routes.routes.iter().find(of_app).map(|route| &route.endpoints);
-        endpoints.into_iter().flatten().any(|endpoint| {
-            let at = self.workers.iter().find(|worker| worker.node == endpoint.node);
-            at.is_some_and(|worker| worker.serves(endpoint.instance))
+        endpoints.into_iter().flatten().filter_map(|endpoint| {
+            let at = self.workers.iter().position(|worker| worker.node == endpoint.node)?;
+            self.workers[at].serves(endpoint.instance).then_some(at)
         })
     }
 }
