@@ -9,7 +9,7 @@ use wharf_types::node::parse_label;
 use wharf_types::quantity::Span;
 use wharf_types::{NodeId, Timestamp, TokenId};
 
-use crate::args::{Global, NoArgs, With};
+use crate::args::{Global, NoArgs, With, parse_id};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, ago, coloured, short_id};
 use crate::session::Session;
@@ -101,7 +101,12 @@ pub struct JoinTokenArgs {
 #[derive(Args, Debug)]
 pub struct JoinTokenRef {
     /// The token's id, as `wharf node token ls` shows it
+    #[arg(value_parser = parse_token)]
     pub id: TokenId,
+}
+
+fn parse_token(text: &str) -> Result<TokenId, String> {
+    parse_id(text, "wharf node token ls")
 }
 
 pub async fn run(before: Global, args: NodeArgs) -> anyhow::Result<()> {
