@@ -130,6 +130,10 @@ impl Client {
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
         let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> anyhow::Result<T> {
         let body = response.bytes().await.map_err(|error| self.transport(error))?;
         serde_json::from_slice(&body).with_context(|| {
             format!(

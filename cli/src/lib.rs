@@ -38,6 +38,7 @@ mod rollout;
 
 mod compile_child;
 mod engine;
+mod exposed;
 mod file_handles;
 mod files;
 mod join;
