@@ -31,6 +31,7 @@ use wharf_types::node::parse_label;
 use wharf_types::protocol::{self, Versions};
 use wharf_types::quantity::{ByteSize, Span};
 
+use crate::ending;
 use crate::engine::{self, EngineArgs, InternalArgs};
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
@@ -174,13 +175,15 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let clean = tokio::select! {
-        clean = worker.shutdown() => clean,
-        _ = interrupt.recv() => false,
+    let tell = |told: String| {
+        if !args.json {
+            eprintln!("{told}")
+        }
     };
+    let stopped = ending::end(worker, &mut interrupt, tell).await;
     renewing.abort();
-    if !clean && !args.json {
-        eprintln!("stopped; some requests were cut");
+    if let Some(told) = stopped.sentence().filter(|_| !args.json) {
+        eprintln!("{told}");
     }
     Ok(ExitCode::SUCCESS)
 }

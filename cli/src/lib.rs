@@ -37,6 +37,7 @@ mod declared;
 mod rollout;
 
 mod compile_child;
+mod ending;
 mod engine;
 mod exposed;
 mod file_handles;

@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -129,6 +130,44 @@ async fn containers_go_on_when_the_worker_is_killed_and_are_adopted() {
     assert_eq!(ours.engine.docker(&["inspect", "-f", "{{.State.Running}}", &stranger]).await, "true");
     ours.engine.docker(&["rm", "-f", &stranger]).await;
     ours.end().await;
+}
+
+/// [`MANIFEST`] of a container that does this when it is to end, and has so long for it.
+fn ending(trap: &str, drain: &str) -> String {
+    let line = format!("trap '{trap}' TERM; httpd -f -p 8000 -h /www & while :; do wait; done");
+    let container = format!("[container]\nentrypoint = [\"sh\", \"-c\", \"{line}\"]\n");
+    MANIFEST.replace("[container]\n", &container).replace("drain = \"2s\"", &format!("drain = \"{drain}\""))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_platform_waits_for_containers_as_long_as_they_declare() {
+    let Some(mut ours) = Ours::start().await else { return };
+    let manifest = ending("sleep 8; echo whole >/data/word; exit 0", "25s");
+    ours.deploy(&format!("{manifest}[[volumes]]\nname = \"words\"\npath = \"/data\"\n")).await.ok();
+    let listed = ours.platform.wharf(&["volume", "ls", "--json"]).await;
+    let volume = listed.json::<Page<VolumeInfo>>().items.remove(0);
+    let began = Instant::now();
+    ours.platform.terminate().await;
+    assert!(began.elapsed() >= Duration::from_secs(8), "{:?}", began.elapsed());
+    let word = ours.platform.data().join("worker/volumes").join(volume.id.to_string()).join("word");
+    assert_eq!(std::fs::read_to_string(word).unwrap().trim(), "whole");
+    assert_eq!(ours.all_containers().await, [""; 0], "nothing is left of it");
+    ours.engine.clean(&ours.node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_end_with_the_platform_is_killed_and_removed() {
+    let Some(mut ours) = Ours::start().await else { return };
+    ours.deploy(&ending("", "1s")).await.ok();
+    ours.platform.terminate().await;
+    assert_eq!(ours.all_containers().await, [""; 0], "its time was over");
+    ours.platform.start_again().await;
+    ours.deploy(&ending("", "10m")).await.ok();
+    let began = Instant::now();
+    ours.interrupt_twice().await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(ours.all_containers().await, [""; 0], "nobody wanted to wait");
+    ours.engine.clean(&ours.node).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

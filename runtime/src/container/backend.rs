@@ -1,6 +1,6 @@
 //! The side of the [`Backend`] seam that runs containers, and the one that has both sides.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{RwLock, oneshot, watch};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use wharf_docker::{
@@ -79,7 +80,7 @@ pub struct ContainerBackend {
     prepared: Mutex<HashMap<InstanceId, Prepared>>,
     running: Mutex<HashMap<InstanceId, Live>>,
     /// Whether containers are left running when this process ends.
-    leaves: AtomicBool,
+    leaves: CancellationToken,
     sweep: Sweep,
     /// Held by those who make networks until their instances are in `prepared`, and held whole to remove networks that nobody needs.
     networks: RwLock<()>,
@@ -112,6 +113,10 @@ impl Sweep {
 }
 
 struct Prepared {
+    /// With its namespace, as people are told of it.
+    app: String,
+    /// What it may take to end.
+    drain: Duration,
     image: ImageId,
     health: Option<ContainerHealthSpec>,
     networks: Vec<NetworkJoin>,
@@ -151,7 +156,7 @@ impl ContainerBackend {
             meters: Meters::default(),
             prepared: Mutex::default(),
             running: Mutex::default(),
-            leaves: AtomicBool::new(false),
+            leaves: CancellationToken::new(),
             sweep: Sweep::default(),
             networks: RwLock::default(),
             looks_for_networks: AtomicBool::new(false),
@@ -163,15 +168,41 @@ impl ContainerBackend {
         Ok(backend)
     }
 
-    /// From here on, stopping an instance leaves its container running, for the next process to adopt.
+    /// From here on, stopping an instance leaves its container as it is, for the next process to adopt.
     pub fn leave_containers(&self) {
-        self.leaves.store(true, Ordering::Relaxed);
+        self.leaves.cancel();
     }
 
-    /// Leaves nothing behind, when all instances have ended.
+    /// The containers that have not ended yet, by app, with what each may take from its signal to its end.
+    pub fn not_ended(&self) -> BTreeMap<String, Duration> {
+        let over = self.runs_that_are_over();
+        let mut apps = BTreeMap::new();
+        for (_, prepared) in self.known().iter().filter(|(id, _)| !over.contains(id)) {
+            let longest: &mut Duration = apps.entry(prepared.app.clone()).or_default();
+            *longest = prepared.drain.max(*longest);
+        }
+        apps
+    }
+
+    /// Leaves nothing behind: what has not ended is killed, and what was killed is removed. What has ended of a run of a job stays, until the
+    /// control plane knows how.
     pub async fn finish(&self) {
+        let over = self.runs_that_are_over();
+        let left: Vec<InstanceId> = self.known().keys().filter(|id| !over.contains(id)).copied().collect();
+        futures::future::join_all(left.iter().map(|id| self.remove(*id))).await;
+        // One that was just about to start, or about to be removed.
+        if let Err(error) = self.engine.remove_unwanted(|id| over.contains(&id)).await {
+            warn!("containers that are to be removed may be left: {error}");
+        }
         self.remove_networks().await;
         egress::leave_nothing(&self.engine).await;
+    }
+
+    /// Of which the control plane may not have heard yet.
+    fn runs_that_are_over(&self) -> HashSet<InstanceId> {
+        let live = self.live();
+        let over = live.iter().filter(|(_, it)| it.is_run && it.has_ended.load(Ordering::Relaxed));
+        over.map(|(id, _)| *id).collect()
     }
 
     /// Totals of every release that runs here, or did a short time ago.
@@ -259,7 +290,16 @@ impl ContainerBackend {
             })?;
             networks.push(NetworkJoin { network, aliases });
         }
-        let prepared = Prepared { image, health, networks, is_adopted, volumes: None, _held: held };
+        let prepared = Prepared {
+            app: format!("{}/{}", assigned.namespace, assigned.app),
+            drain: assigned.spec.stop.drain.as_duration(),
+            image,
+            health,
+            networks,
+            is_adopted,
+            volumes: None,
+            _held: held,
+        };
         self.known().insert(run.id, prepared);
         Ok(())
     }
@@ -479,6 +519,24 @@ impl ContainerBackend {
         }
     }
 
+    /// Takes an instance out of the ways in, waits for what is open, and ends its container in what is left of the time: how much that was.
+    async fn end(
+        &self,
+        id: InstanceId,
+        live: Option<&Live>,
+        drain: Duration,
+    ) -> (Duration, Result<Stopped, EngineError>) {
+        let began = Instant::now();
+        if let Some(live) = live {
+            self.close(live, drain).await;
+        }
+        let grace = match drain.is_zero() {
+            true => Duration::ZERO,
+            false => drain.saturating_sub(began.elapsed()).max(GRACE_MIN),
+        };
+        (grace, self.engine.stop(id, grace).await)
+    }
+
     /// Takes an instance out of the ways in, and waits for what is open.
     async fn close(&self, live: &Live, drain: Duration) {
         if let Some(upstream) = &live.upstream {
@@ -669,20 +727,15 @@ impl Backend for ContainerBackend {
         let live = self.live().remove(&id);
         self.shared.reach.names.remove(id);
         self.shared.reach.containers.close(id);
-        if self.leaves.load(Ordering::Relaxed) {
-            return;
-        }
         // Whoever waits for this may give up before its end.
         let _ends = self.shared.reach.containers.ends(id);
-        let began = Instant::now();
-        if let Some(live) = &live {
-            self.close(live, drain).await;
-        }
-        let grace = match drain.is_zero() {
-            true => Duration::ZERO,
-            false => drain.saturating_sub(began.elapsed()).max(GRACE_MIN),
+        // One that has got its signal goes on as well: the next process gives it its time.
+        let Some((grace, stopped)) =
+            self.leaves.run_until_cancelled(self.end(id, live.as_ref(), drain)).await
+        else {
+            return;
         };
-        match self.engine.stop(id, grace).await {
+        match stopped {
             Ok(Stopped::ByItself) => {}
             Ok(Stopped::Killed) if grace.is_zero() => {}
             Ok(Stopped::Killed) => {
@@ -708,7 +761,7 @@ impl Backend for ContainerBackend {
         if ended.is_some() {
             self.stop(id, Duration::ZERO).await;
         }
-        if self.leaves.load(Ordering::Relaxed) {
+        if self.leaves.is_cancelled() {
             return;
         }
         let prepared = self.known().remove(&id);

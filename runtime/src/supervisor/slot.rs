@@ -25,6 +25,8 @@ use crate::health::{Check, Checks, Verdict};
 
 /// How much longer than it was asked to a backend may take, before the supervisor goes on without it.
 const BACKEND_GRACE: Duration = Duration::from_secs(5);
+/// What the end of an instance may take beside its drain: to stop it, and to remove it.
+pub(super) const END_LIMIT: Duration = Duration::from_secs(2 * BACKEND_GRACE.as_secs() + 1);
 /// How long it may take to find out that an adopted run had ended before it was told to stop.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// The same for what another instance may replace in two seconds.
