@@ -24,7 +24,7 @@ use wharf_types::{InstanceId, NamespaceName};
 
 use super::brought::{self, Images};
 use super::egress;
-use super::images::{self, EnsureError, failed};
+use super::images::{self, EnsureError, Progress, failed};
 use super::output::{self, Marks};
 use super::run;
 use super::upstream::{Bounds, Upstream};
@@ -77,6 +77,8 @@ pub struct ContainerBackend {
     marks: Marks,
     images: Images,
     meters: Meters,
+    /// How far the images are that are being brought.
+    bringing: Progress,
     prepared: Mutex<HashMap<InstanceId, Prepared>>,
     running: Mutex<HashMap<InstanceId, Live>>,
     /// Whether containers are left running when this process ends.
@@ -154,6 +156,7 @@ impl ContainerBackend {
             marks,
             images,
             meters: Meters::default(),
+            bringing: Progress::default(),
             prepared: Mutex::default(),
             running: Mutex::default(),
             leaves: CancellationToken::new(),
@@ -242,9 +245,10 @@ impl ContainerBackend {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ensure_image(&self, assigned: &AssignedInstance) -> Result<ImageId, EnsureError> {
+    async fn ensure_image(&self, run: &Run) -> Result<ImageId, EnsureError> {
         let given = (&self.shared.artifacts, &*self.shared.secrets);
-        images::ensure((&self.engine, &self.images), given, self.marks.folder(), assigned).await
+        let told = self.bringing.of(run.id);
+        images::ensure((&self.engine, &self.images), given, self.marks.folder(), &run.assigned, &told).await
     }
 
     /// Gives the engine back images that were brought for what is neither assigned nor runs. Returns how many have gone.
@@ -263,11 +267,11 @@ impl ContainerBackend {
                 image
             }
             None => {
-                let ensured = self.ensure_image(assigned).await;
+                let ensured = self.ensure_image(run).await;
                 // With what nothing needs gone, it may fit.
                 let is_full = matches!(ensured, Err(EnsureError::DiskFull(_)));
                 if is_full && self.remove_unused_images(Duration::ZERO).await > 0 {
-                    self.ensure_image(assigned).await?
+                    self.ensure_image(run).await?
                 } else {
                     ensured?
                 }
@@ -654,6 +658,10 @@ impl Backend for ContainerBackend {
         self.prepare_new(run).await
     }
 
+    fn progress(&self, id: InstanceId) -> Option<String> {
+        self.bringing.read(id)
+    }
+
     async fn start(&self, run: &Run) -> Result<(), Failure> {
         if self.live().contains_key(&run.id) {
             return Ok(());
@@ -847,6 +855,10 @@ impl Backends {
 impl Backend for Backends {
     async fn prepare(&self, run: &Run) -> Result<(), Failure> {
         self.of_run(run)?.prepare(run).await
+    }
+
+    fn progress(&self, id: InstanceId) -> Option<String> {
+        self.of(id).progress(id)
     }
 
     async fn start(&self, run: &Run) -> Result<(), Failure> {

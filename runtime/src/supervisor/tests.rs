@@ -435,6 +435,20 @@ async fn shutdown_gives_up_after_the_grace_period() {
     assert_eq!(supervisor.shutdown(grace(1, 0)).await, Shutdown::Forced);
 }
 
+#[tokio::test(start_paused = true)]
+async fn how_far_a_preparation_is_is_told_until_it_ends() {
+    let backend = FakeBackend::new();
+    backend.prepares_take(Duration::from_secs(5), "pulling redis:7");
+    let (supervisor, mut reports) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    let seen = becomes(&mut reports, |seen| seen[0].reason.is_some()).await;
+    let told = seen[0].reason.as_ref().unwrap();
+    assert_eq!((seen[0].state, told.kind), (InstanceState::Preparing, ReasonKind::Platform));
+    assert_eq!(told.message, "pulling redis:7");
+    let seen = healthy(&mut reports, 1).await;
+    assert_eq!(seen[0].reason, None);
+}
+
 fn container(id: InstanceId, drain: u64) -> AssignedInstance {
     let instance = with_spec(id, |spec| spec.stop.drain = Span::from_secs(drain));
     AssignedInstance { world: World::Container, ..instance }
