@@ -132,6 +132,35 @@ async fn containers_go_on_when_the_worker_is_killed_and_are_adopted() {
     ours.end().await;
 }
 
+/// [`MANIFEST`] of a container that does this before it answers, and is replaced for no longer than it takes to look.
+fn writing(line: &str, settings: &str) -> String {
+    let line = format!("{line}; exec httpd -f -p 8000 -h /www");
+    let container = format!("[container]\n{settings}entrypoint = [\"sh\", \"-c\", \"{line}\"]\n");
+    MANIFEST.replace("[container]\n", &container)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_fills_its_disk_or_its_volume_is_ended_and_its_owner_told() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(&writing("dd if=/dev/zero of=/large bs=1M count=80", "disk_max = \"64MiB\"\n")).await;
+    let told = |app: &AppInfo, words: &str| {
+        let reasons = app.instances.iter().filter_map(|instance| instance.reason.as_ref());
+        reasons.into_iter().any(|reason| reason.message.contains(words))
+    };
+    ours.platform
+        .app_is("web", "ended for what it wrote", |app| told(app, "more than `container.disk_max`, 64MiB"))
+        .await;
+    let volume = "[[volumes]]\nname = \"words\"\npath = \"/data\"\nsize = \"8MiB\"\n";
+    let manifest =
+        writing("dd if=/dev/zero of=/data/large bs=1M count=16", "").replace("\"web\"", "\"full\"");
+    ours.deploy(&format!("{manifest}{volume}")).await;
+    ours.platform.app_is("full", "ended for its volume", |app| told(app, "the volume `words` holds")).await;
+    let listed = ours.platform.wharf(&["volume", "ls", "--json"]).await.json::<Page<VolumeInfo>>();
+    let words = &listed.items[0];
+    assert!(words.full && words.used_bytes.is_some_and(|used| used > 16 << 20), "{words:?}");
+    ours.end().await;
+}
+
 /// [`MANIFEST`] of a container that does this when it is to end, and has so long for it.
 fn ending(trap: &str, drain: &str) -> String {
     let line = format!("trap '{trap}' TERM; httpd -f -p 8000 -h /www & while :; do wait; done");

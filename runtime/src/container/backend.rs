@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,11 +18,13 @@ use wharf_docker::{
     NetworkName, Owner, Run as ContainerRun, Stopped, Usage, VolumeMount,
 };
 use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
+use wharf_types::quantity::ByteSize;
 use wharf_types::spec::ContainerHealthSpec;
 use wharf_types::state::InstanceState;
 use wharf_types::{InstanceId, NamespaceName};
 
 use super::brought::{self, Images};
+use super::disk;
 use super::egress;
 use super::images::{self, EnsureError, Progress, failed};
 use super::output::{self, Marks};
@@ -42,7 +44,7 @@ use crate::wasm::meters::Meters;
 use crate::wasm::outbound::Egress;
 use crate::wasm::ports::{Listening, Ports};
 use crate::wasm::table::{DispatchError, Table, Target};
-use crate::wasm::volumes::{Mounts, Volumes};
+use crate::wasm::volumes::{Mounts, Volumes, Written};
 
 /// Between tries while the engine is away.
 const RETRY: Duration = Duration::from_secs(1);
@@ -51,6 +53,8 @@ const NETWORKS_LINGER: Duration = Duration::from_secs(10);
 /// The least time between the signal to end and the end, unless there is no time at all.
 const GRACE_MIN: Duration = Duration::from_millis(500);
 
+/// How long a container may take to end that has done what it may not.
+const END_GRACE: Duration = Duration::from_secs(5);
 /// How long the end of a run waits until all that it printed was read, and for how long where somebody waits for its stop.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
 const STOPPED_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
@@ -119,6 +123,7 @@ struct Prepared {
     app: String,
     /// What it may take to end.
     drain: Duration,
+    disk_max: ByteSize,
     image: ImageId,
     health: Option<ContainerHealthSpec>,
     networks: Vec<NetworkJoin>,
@@ -140,6 +145,8 @@ struct Live {
     is_run: bool,
     /// Whether the engine has said how it ended.
     has_ended: Arc<AtomicBool>,
+    /// Why this worker ends it, if it does.
+    ended_for: Arc<OnceLock<Failure>>,
     platform: crate::wasm::stdio::GuestOutput,
     _follows: AbortOnDropHandle<()>,
     _waits: AbortOnDropHandle<()>,
@@ -168,6 +175,7 @@ impl ContainerBackend {
         tokio::spawn(keep_measured(Arc::downgrade(&backend)));
         tokio::spawn(brought::keep_few(Arc::downgrade(&backend)));
         tokio::spawn(egress::keep(Arc::downgrade(&backend)));
+        tokio::spawn(disk::keep_bounded(Arc::downgrade(&backend)));
         Ok(backend)
     }
 
@@ -229,6 +237,30 @@ impl ContainerBackend {
 
     pub(super) fn running_ids(&self) -> Vec<InstanceId> {
         self.live().keys().copied().collect()
+    }
+
+    pub(super) fn volumes_folder(&self) -> PathBuf {
+        self.shared.volumes.dir().to_owned()
+    }
+
+    /// What a container may write outside its volumes, and the volumes that it writes to.
+    pub(super) fn may_write(&self, id: InstanceId) -> Option<(ByteSize, Option<Written>)> {
+        let known = self.known();
+        let prepared = known.get(&id)?;
+        Some((prepared.disk_max, prepared.volumes.as_ref().map(|volumes| volumes.written())))
+    }
+
+    /// Ends a container for a reason of this worker's, unless it has ended already.
+    pub(super) async fn end_for(&self, id: InstanceId, failure: Failure) {
+        {
+            let live = self.live();
+            let Some(live) = live.get(&id) else { return };
+            live.platform.say(&failure.reason.message);
+            let _ = live.ended_for.set(failure);
+        }
+        if let Err(error) = self.engine.stop(id, END_GRACE).await {
+            warn!(instance.id = %id, "could not end the container of instance {id}: {error}");
+        }
     }
 
     pub(super) fn measured(&self, id: InstanceId, usage: Usage) {
@@ -297,6 +329,7 @@ impl ContainerBackend {
         let prepared = Prepared {
             app: format!("{}/{}", assigned.namespace, assigned.app),
             drain: assigned.spec.stop.drain.as_duration(),
+            disk_max: assigned.spec.container.disk_max(),
             image,
             health,
             networks,
@@ -334,6 +367,9 @@ impl ContainerBackend {
         };
         let assigned = &run.assigned;
         let volumes = self.shared.volumes.mount(assigned).await?;
+        if let Some(overfull) = volumes.as_ref().and_then(|volumes| volumes.written().overfull()) {
+            return Err(disk::is_overfull(&overfull));
+        }
         if let Some(prepared) = self.known().get_mut(&run.id) {
             prepared.volumes = volumes;
         }
@@ -370,6 +406,8 @@ impl ContainerBackend {
         let of_ended = upstream.clone();
         let has_ended = Arc::new(AtomicBool::new(false));
         let says_ended = has_ended.clone();
+        let ended_for = Arc::<OnceLock<Failure>>::default();
+        let reason = ended_for.clone();
         let waits = AbortOnDropHandle::new(tokio::spawn(async move {
             let exit = engine.wait(id).await;
             says_ended.store(true, Ordering::Relaxed);
@@ -380,7 +418,11 @@ impl ContainerBackend {
             if is_run {
                 let _ = timeout(OUTPUT_LIMIT, all_read).await;
             }
-            ended_tx.send_replace(Some(into_ended(&exit, &logs.tail(id), is_run)));
+            let ended = match reason.get() {
+                Some(failure) => Ended::Failed(Failure { exit_code: code_of(&exit), ..failure.clone() }),
+                None => into_ended(&exit, &logs.tail(id), is_run),
+            };
+            ended_tx.send_replace(Some(ended));
         }));
         let mut ids = run.replaces.clone();
         ids.push(run.id);
@@ -403,6 +445,7 @@ impl ContainerBackend {
             measured: Measured::new(meter, is_adopted),
             is_run,
             has_ended,
+            ended_for,
             platform,
             _follows: follows,
             _waits: waits,
@@ -630,6 +673,13 @@ impl Retryable for NetworkError {
             Self::Engine(error) => error.is_retryable(),
             Self::NoSubnet | Self::NameTaken { .. } => false,
         }
+    }
+}
+
+fn code_of(exit: &Exit) -> Option<i32> {
+    match exit {
+        Exit::Ended { code, .. } => Some(*code),
+        Exit::Gone => None,
     }
 }
 
