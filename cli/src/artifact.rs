@@ -1,7 +1,7 @@
 //! The artifact on this machine: where a build leaves it, and reading it after the checks that need no platform.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read as _, Seek as _, Write as _};
+use std::io::{self, BufReader, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -167,7 +167,7 @@ fn find_image_within(path: &Path, most_bytes: u64) -> anyhow::Result<Content> {
         let message = format!("{shown} is compressed with gzip, and what is in it is no tar archive");
         return Err(Failure::invalid(message).help(help).into());
     }
-    unpacked.write_all(&start).with_context(unpacking)?;
+    io::Write::write_all(&mut unpacked, &start).with_context(unpacking)?;
     let more = match io::copy(&mut from, &mut unpacked) {
         Ok(more) => more,
         Err(error) if is_of_gzip(&error) => return Err(damaged(error).into()),
@@ -299,6 +299,8 @@ pub fn app_name_of_image(image: &str) -> Option<AppName> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]

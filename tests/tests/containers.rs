@@ -144,8 +144,8 @@ async fn a_container_that_fills_its_disk_or_its_volume_is_ended_and_its_owner_to
     let Some(ours) = Ours::start().await else { return };
     ours.deploy(&writing("dd if=/dev/zero of=/large bs=1M count=80", "disk_max = \"64MiB\"\n")).await;
     let told = |app: &AppInfo, words: &str| {
-        let reasons = app.instances.iter().filter_map(|instance| instance.reason.as_ref());
-        reasons.into_iter().any(|reason| reason.message.contains(words))
+        let mut reasons = app.instances.iter().filter_map(|instance| instance.reason.as_ref());
+        reasons.any(|reason| reason.message.contains(words))
     };
     ours.platform
         .app_is("web", "ended for what it wrote", |app| told(app, "more than `container.disk_max`, 64MiB"))

@@ -134,12 +134,12 @@ impl Written {
 
     /// One that holds more than its size and an eighth: nobody is told the moment in which it is full.
     pub(crate) fn overfull(&self) -> Option<Overfull> {
-        let looked = self.0.iter().map(|(name, quota)| Overfull {
+        let mut looked = self.0.iter().map(|(name, quota)| Overfull {
             name: name.clone(),
             used_bytes: quota.used(),
             size_bytes: quota.size(),
         });
-        looked.into_iter().find(|it| it.used_bytes > it.size_bytes.saturating_add(it.size_bytes / 8))
+        looked.find(|it| it.used_bytes > it.size_bytes.saturating_add(it.size_bytes / 8))
     }
 }
 
