@@ -142,7 +142,7 @@ fn writing(line: &str, settings: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_fills_its_disk_or_its_volume_is_ended_and_its_owner_told() {
     let Some(ours) = Ours::start().await else { return };
-    ours.deploy(&writing("dd if=/dev/zero of=/large bs=1M count=80", "disk_max = \"64MiB\"\n")).await;
+    ours.deploy(&writing("busybox dd if=/dev/zero of=/large bs=1M count=80", "disk_max = \"64MiB\"\n")).await;
     let told = |app: &AppInfo, words: &str| {
         let mut reasons = app.instances.iter().filter_map(|instance| instance.reason.as_ref());
         reasons.any(|reason| reason.message.contains(words))
@@ -152,7 +152,7 @@ async fn a_container_that_fills_its_disk_or_its_volume_is_ended_and_its_owner_to
         .await;
     let volume = "[[volumes]]\nname = \"words\"\npath = \"/data\"\nsize = \"8MiB\"\n";
     let manifest =
-        writing("dd if=/dev/zero of=/data/large bs=1M count=16", "").replace("\"web\"", "\"full\"");
+        writing("busybox dd if=/dev/zero of=/data/large bs=1M count=16", "").replace("\"web\"", "\"full\"");
     ours.deploy(&format!("{manifest}{volume}")).await;
     ours.platform.app_is("full", "ended for its volume", |app| told(app, "the volume `words` holds")).await;
     let listed = ours.platform.wharf(&["volume", "ls", "--json"]).await.json::<Page<VolumeInfo>>();
@@ -590,6 +590,10 @@ async fn what_cannot_run_is_refused_or_fails_with_its_reason() {
     ours.deploy(&missing).await.fails(1, &["localhost:1"]);
     let absent = MANIFEST.replace("[container]\n", "args = []\n[container]\nentrypoint = [\"/not/there\"]\n");
     ours.deploy(&absent.replace("args = []\n", "")).await.fails(5, &["/not/there"]);
+    let began = Instant::now();
+    let nobody = MANIFEST.replace("[container]\n", "[container]\nuser = \"nosuchuser\"\n");
+    ours.deploy(&nobody).await.fails(5, &["nosuchuser", "`container.user`"]);
+    assert!(began.elapsed() < Duration::from_secs(20), "it is not tried again: {:?}", began.elapsed());
     let wasm = "app = \"hello\"\n[container]\nhttp_port = 80\n";
     ours.platform.deploy_manifest("hello", wasm).await.fails(6, &["container: is for images"]);
     ours.end().await;
@@ -608,6 +612,37 @@ async fn an_archive_of_docker_save_needs_no_registry() {
     assert_eq!(ours.asks("web", "").await, "one");
     std::fs::write(&archive, b"no archive at all").unwrap();
     user.run(&["deploy", "--image-archive", "saved.tar"]).await.fails(6, &["docker save"]);
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_port_that_an_image_exposes_answers_http_where_nobody_says_another() {
+    let Some(ours) = Ours::start().await else { return };
+    let image = "wharf-test/exposed:1";
+    let made = ours.engine.docker(&["create", WEB]).await;
+    ours.engine.docker(&["commit", "-c", "EXPOSE 8000", &made, image]).await;
+    ours.engine.docker(&["rm", &made]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = ours.platform.user().in_folder(folder.path());
+    let deployed = user.run(&["deploy", "--image", image, "--app", "web", "-e", "WORD=one"]).await;
+    assert!(deployed.stderr.contains("port 8000 answers HTTP"), "{}", deployed.stderr);
+    assert_eq!(ours.asks("web", "").await, "one");
+    // What was taken once stays, and is not told again.
+    let again = user.run(&["deploy", "--image", image, "--app", "web", "-e", "WORD=two"]).await;
+    assert!(!again.stderr.contains("note:"), "{}", again.stderr);
+    assert_eq!(ours.asks("web", "").await, "two");
+
+    let archive = folder.path().join("saved.tar");
+    ours.engine.docker(&["save", "-o", archive.to_str().unwrap(), image]).await;
+    let packed = std::process::Command::new("gzip").arg(&archive).status().unwrap();
+    assert!(packed.success());
+    let deployed = user.run(&["deploy", "--image-archive", "saved.tar.gz", "--app", "packed"]).await;
+    assert!(deployed.stderr.contains("port 8000 answers HTTP"), "{}", deployed.stderr);
+    ours.platform.serves_at("packed", ANSWER).await;
+    // Of one that exposes nothing it is told that nobody gets to it.
+    let silent = user.run(&["deploy", "--image", WEB, "--app", "silent"]).await;
+    assert!(silent.stderr.contains("gets no requests"), "{}", silent.stderr);
+    assert!(silent.stderr.contains("`[container] http_port`"), "{}", silent.stderr);
     ours.end().await;
 }
 
