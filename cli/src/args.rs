@@ -1,8 +1,10 @@
 //! The command line: every command, the flags that they share, and their help. A command's own flags stand beside its code.
 
+use std::str::FromStr;
+
 use clap::{Args, Parser, Subcommand};
 use wharf_types::quantity::Span;
-use wharf_types::{AppName, NamespaceName};
+use wharf_types::{AppName, InstanceId, NamespaceName};
 
 use crate::commands::apps::DeleteArgs;
 use crate::commands::audit::AuditArgs;
@@ -258,6 +260,17 @@ pub struct WaitArgs {
     pub timeout: Span,
 }
 
+/// An id, of which `lists` is the command that lists them.
+pub fn parse_id<T: FromStr>(text: &str, lists: &str) -> Result<T, String> {
+    let no_id = |_| format!("an id looks like `0199a3c1-7e52-7d31-9c1f-2b5a6d8e4f01`; `{lists}` lists them");
+    text.parse().map_err(no_id)
+}
+
+/// An instance, as in `--instance ID`.
+pub fn parse_instance(text: &str) -> Result<InstanceId, String> {
+    parse_id(text, "wharf status --json")
+}
+
 /// A variable and its value, as in `--env GREETING=hi`.
 pub fn parse_assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -323,5 +336,19 @@ mod tests {
     fn values_may_hold_equals_signs() {
         assert_eq!(parse_assignment("A=b=c"), Ok(("A".into(), "b=c".into())));
         assert!(parse_assignment("A").is_err() && parse_assignment("=b").is_err());
+    }
+
+    #[test]
+    fn what_is_no_id_is_told_what_one_is_and_where_they_are() {
+        let id = InstanceId::new();
+        assert_eq!(parse_instance(&id.to_string()), Ok(id));
+        for args in [["build", "cancel", "nope"], ["node", "token", "revoke"], ["build", "logs", "gate"]] {
+            let args = [&["wharf"][..], &args, if args[0] == "node" { &["x"][..] } else { &[] }].concat();
+            let error = Cli::try_parse_from(args).unwrap_err().to_string();
+            assert!(error.contains("an id looks like") && error.contains("lists them"), "{error}");
+        }
+        let error = Cli::try_parse_from(["wharf", "volume", "rm", "vol"]).unwrap_err().to_string();
+        assert!(error.contains("APP/NAME"), "{error}");
+        assert!(Cli::try_parse_from(["wharf", "volume", "rm", "gate/vol"]).is_ok());
     }
 }

@@ -1,12 +1,16 @@
 //! The artifact on this machine: where a build leaves it, and reading it after the checks that need no platform.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, BufReader, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use flate2::bufread::MultiGzDecoder;
+use tempfile::TempPath;
 use wharf_builder::ARTIFACT_FOLDERS;
+use wharf_platform_api::IMAGE_ARCHIVE_MOST_BYTES;
 use wharf_types::manifest::{BuildSpec, FILE_NAME};
 use wharf_types::{AppName, Digest};
 
@@ -14,6 +18,9 @@ use crate::exit::{Exit, Failure};
 
 /// The largest artifact that is pushed, but for the archive of an image, of which the platform says how large it may be.
 const MAX_BYTES: u64 = 256 << 20;
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// What every tar archive has in its first header.
 const TAR_MAGIC: &[u8] = b"ustar";
@@ -120,18 +127,59 @@ pub fn read(path: &Path) -> anyhow::Result<Bytes> {
     Ok(content.into())
 }
 
-/// Looks at an archive with an image, as `docker save` writes it.
+/// Looks at an archive with an image, as `docker save` writes it. One that is compressed with gzip is unpacked first, as `docker load` does.
 pub fn find_image(path: &Path) -> anyhow::Result<Content> {
+    find_image_within(path, IMAGE_ARCHIVE_MOST_BYTES)
+}
+
+fn find_image_within(path: &Path, most_bytes: u64) -> anyhow::Result<Content> {
     let shown = path.display();
-    let (file, _) = open(path, "an archive of an image")?;
+    let reading = || format!("could not read {shown}");
+    let (mut file, _) = open(path, "an archive of an image")?;
     let mut head = Vec::new();
-    let read = file.take((TAR_MAGIC_AT + TAR_MAGIC.len()) as u64).read_to_end(&mut head);
-    read.with_context(|| format!("could not read {shown}"))?;
-    if head.get(TAR_MAGIC_AT..) != Some(TAR_MAGIC) {
-        let message = format!("{shown} is no tar archive");
-        return Err(Failure::invalid(message).help("write one with `docker save -o FILE IMAGE`").into());
+    file.by_ref()
+        .take((TAR_MAGIC_AT + TAR_MAGIC.len()) as u64)
+        .read_to_end(&mut head)
+        .with_context(reading)?;
+    let help = "write one with `docker save -o FILE IMAGE`";
+    if head.starts_with(&ZSTD_MAGIC) {
+        let message = format!("{shown} is compressed with zstd");
+        return Err(Failure::invalid(message).help("unpack it first: `zstd -d FILE`").into());
     }
-    Ok(Content::File(path.to_owned()))
+    if !head.starts_with(&GZIP_MAGIC) {
+        return match head.get(TAR_MAGIC_AT..) == Some(TAR_MAGIC) {
+            true => Ok(Content::File(path.to_owned())),
+            false => Err(Failure::invalid(format!("{shown} is no tar archive")).help(help).into()),
+        };
+    }
+    file.rewind().with_context(reading)?;
+    let unpacking = || format!("could not unpack {shown} into {}", std::env::temp_dir().display());
+    let mut unpacked = tempfile::NamedTempFile::new().with_context(unpacking)?;
+    let damaged = |error: io::Error| {
+        Failure::invalid(format!("{shown} is compressed with gzip, and damaged or cut off: {error}"))
+            .help(help)
+    };
+    // One octet more than is allowed tells that there is more.
+    let mut from = MultiGzDecoder::new(BufReader::new(file)).take(most_bytes + 1);
+    let mut start = Vec::new();
+    from.by_ref().take((TAR_MAGIC_AT + TAR_MAGIC.len()) as u64).read_to_end(&mut start).map_err(damaged)?;
+    if start.get(TAR_MAGIC_AT..) != Some(TAR_MAGIC) {
+        let message = format!("{shown} is compressed with gzip, and what is in it is no tar archive");
+        return Err(Failure::invalid(message).help(help).into());
+    }
+    io::Write::write_all(&mut unpacked, &start).with_context(unpacking)?;
+    let more = match io::copy(&mut from, &mut unpacked) {
+        Ok(more) => more,
+        Err(error) if is_of_gzip(&error) => return Err(damaged(error).into()),
+        Err(error) => return Err(error).with_context(unpacking),
+    };
+    let bytes = start.len() as u64 + more;
+    if bytes > most_bytes {
+        let most = crate::output::bytes(most_bytes);
+        let message = format!("{shown} holds more than {most}, the most for an archive of an image");
+        return Err(Failure::invalid(message).into());
+    }
+    Ok(Content::Unpacked(Arc::new(unpacked.into_temp_path())))
 }
 
 /// What is pushed.
@@ -140,6 +188,8 @@ pub enum Content {
     Octets(Bytes),
     /// The archive of an image, which may be large: a piece of it at a time is in memory.
     File(PathBuf),
+    /// The same, unpacked by this program: it is removed when nobody needs it any more.
+    Unpacked(Arc<TempPath>),
 }
 
 impl From<Bytes> for Content {
@@ -149,24 +199,46 @@ impl From<Bytes> for Content {
 }
 
 impl Content {
+    /// None: it is in memory.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Octets(_) => None,
+            Self::File(path) => Some(path),
+            Self::Unpacked(path) => Some(path),
+        }
+    }
+
     pub fn digest(&self) -> anyhow::Result<Digest> {
         match self {
             Self::Octets(octets) => Ok(Digest::of(octets)),
-            Self::File(path) => File::open(path)
-                .and_then(Digest::of_reader)
-                .with_context(|| format!("could not read {}", path.display())),
+            Self::File(path) => digest_of(path),
+            Self::Unpacked(path) => digest_of(path),
         }
     }
 
     pub fn bytes(&self) -> anyhow::Result<u64> {
         match self {
             Self::Octets(octets) => Ok(octets.len() as u64),
-            Self::File(path) => {
-                let metadata = path.metadata();
-                Ok(metadata.with_context(|| format!("could not read {}", path.display()))?.len())
-            }
+            Self::File(path) => length_of(path),
+            Self::Unpacked(path) => length_of(path),
         }
     }
+}
+
+/// Whether it is what is read that is at fault, and not the disk.
+fn is_of_gzip(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
+}
+
+fn length_of(path: &Path) -> anyhow::Result<u64> {
+    Ok(path.metadata().with_context(|| format!("could not read {}", path.display()))?.len())
+}
+
+fn digest_of(path: &Path) -> anyhow::Result<Digest> {
+    File::open(path).and_then(Digest::of_reader).with_context(|| format!("could not read {}", path.display()))
 }
 
 /// Whether something that starts so may be an artifact.
@@ -227,6 +299,8 @@ pub fn app_name_of_image(image: &str) -> Option<AppName> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -285,9 +359,45 @@ mod tests {
         assert_eq!(find_image(&path).unwrap().digest().unwrap(), Digest::of(&head));
         File::options().append(true).open(&path).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(find_image(&path).unwrap().bytes().unwrap(), 1 << 40);
-        for (octets, words) in [(&head[..100], "no tar archive"), (&[0; 512][..], "no tar archive")] {
+        let zstd = [&ZSTD_MAGIC[..], &[0; 300]].concat();
+        for (octets, words) in
+            [(&head[..100], "no tar archive"), (&[0; 512][..], "no tar archive"), (&zstd[..], "zstd")]
+        {
             std::fs::write(&path, octets).unwrap();
             let error = find_image(&path).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_archive_of_an_image_is_unpacked_within_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image.tar.gz");
+        let mut plain = vec![0; 4096];
+        plain[TAR_MAGIC_AT..TAR_MAGIC_AT + TAR_MAGIC.len()].copy_from_slice(TAR_MAGIC);
+        let gzip = |octets: &[u8]| {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            gzip.write_all(octets).unwrap();
+            gzip.finish().unwrap()
+        };
+        let found = |octets: &[u8], most_bytes| {
+            std::fs::write(&path, octets).unwrap();
+            find_image_within(&path, most_bytes)
+        };
+        let content = found(&gzip(&plain), 4096).unwrap();
+        assert_eq!((content.digest().unwrap(), content.bytes().unwrap()), (Digest::of(&plain), 4096));
+        let unpacked = content.file().unwrap().to_owned();
+        assert!(unpacked.exists() && unpacked != path);
+        drop(content);
+        assert!(!unpacked.exists(), "it is gone when nobody needs it");
+        let whole = gzip(&plain);
+        for (octets, most_bytes, words) in [
+            (whole.clone(), 4095, "holds more than"),
+            (gzip(&[0; 4096]), 4096, "what is in it is no tar archive"),
+            (gzip(b""), 4096, "what is in it is no tar archive"),
+            (whole[..whole.len() - 9].to_vec(), 4096, "cut off"),
+        ] {
+            let error = found(&octets, most_bytes).unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
         }
     }

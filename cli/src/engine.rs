@@ -17,6 +17,7 @@ use wharf_types::image::{ImageDocument, Platform};
 use wharf_types::secret::SecretValue;
 
 use crate::exit::{Exit, Failure};
+use crate::exposed;
 
 /// An engine that does not answer within this time is taken to be none, unless it was asked for. One that is just being started, as at the
 /// boot of a machine, takes connections long before it answers.
@@ -152,6 +153,16 @@ impl ImageResolver for EngineResolver {
             };
             NotResolved { is_retryable: error.is_retryable(), problem: format!("{error}{way_out}") }
         })
+    }
+
+    async fn exposed_ports(&self, document: &ImageDocument) -> Option<Vec<u16>> {
+        match self.0.exposed_ports(document).await {
+            Ok(exposed) => exposed.map(|exposed| exposed::tcp_ports(&exposed)),
+            Err(error) => {
+                tracing::warn!("what the image `{}` exposes is not known: {error}", document.image);
+                None
+            }
+        }
     }
 }
 

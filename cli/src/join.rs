@@ -34,6 +34,7 @@ use self::failure::could_not_join;
 use self::kept::Kept;
 use self::renewal::Keeper;
 use self::servers::Servers;
+use crate::ending;
 use crate::engine::{self, EngineArgs, InternalArgs};
 use crate::exit::Failure;
 use crate::file_handles;
@@ -151,13 +152,15 @@ pub async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let clean = tokio::select! {
-        clean = worker.shutdown() => clean,
-        _ = interrupt.recv() => false,
+    let tell = |told: String| {
+        if !args.json {
+            eprintln!("{told}")
+        }
     };
+    let stopped = ending::end(worker, &mut interrupt, tell).await;
     keeping.abort();
-    if !clean && !args.json {
-        eprintln!("stopped; some requests were cut");
+    if let Some(told) = stopped.sentence().filter(|_| !args.json) {
+        eprintln!("{told}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -37,7 +37,9 @@ mod declared;
 mod rollout;
 
 mod compile_child;
+mod ending;
 mod engine;
+mod exposed;
 mod file_handles;
 mod files;
 mod join;

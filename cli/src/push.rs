@@ -37,6 +37,7 @@ use crate::client::Client;
 use crate::commands::deploy;
 use crate::context::{NamespaceChoice, Origin, Target, TokenSource};
 use crate::exit::{self, Exit, Failure};
+use crate::exposed::settle_http_port;
 use crate::files;
 use crate::output;
 use crate::project;
@@ -144,7 +145,7 @@ impl PushDeployer {
         let known = deploy::push(&session, &app.namespace, digest, content).await?;
         teller.step(&format!("Artifact sha256:{} ({})", digest.short(), output::bytes(bytes)));
         let mut request = release_request(&session, &app, digest, manifest.as_ref(), pushed).await?;
-        let settled = exposed.and_then(|exposed| image::settle_http_port(&mut request.spec, &exposed));
+        let settled = exposed.and_then(|exposed| settle_http_port(&mut request.spec, &exposed));
         settled.iter().for_each(|told| teller.detail(told));
         if pushed.is_preview {
             alone(&mut request, teller);

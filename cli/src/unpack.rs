@@ -114,8 +114,14 @@ fn unpack_plain(from: impl Read, into: &Path, limits: Limits) -> anyhow::Result<
     Ok(())
 }
 
+/// How much is told of what the reader says is wrong: it repeats octets of what it has read.
+const PROBLEM_MAX_CHARS: usize = 120;
+
 fn not_an_archive(error: io::Error) -> anyhow::Error {
-    Failure::invalid(format!("what is on stdin is not a whole tar archive: {error}"))
+    let problem = error.to_string();
+    let end = if problem.chars().nth(PROBLEM_MAX_CHARS).is_some() { "…" } else { "" };
+    let problem: String = problem.chars().take(PROBLEM_MAX_CHARS).flat_map(char::escape_debug).collect();
+    Failure::invalid(format!("what is on stdin is not a whole tar archive: {problem}{end}"))
         .help("`tar -C FOLDER -c . | wharf deploy -`")
         .into()
 }
@@ -271,5 +277,8 @@ mod tests {
             let error = unpacked(octets).1.unwrap_err().to_string();
             assert!(error.contains("tar archive"), "{error}");
         }
+        let garbage: Vec<u8> = (0..2048_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let error = unpacked(&garbage).1.unwrap_err().to_string();
+        assert!(error.chars().count() < 1500 && !error.contains(char::is_control), "{error}");
     }
 }

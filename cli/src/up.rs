@@ -24,6 +24,7 @@ use wharf_types::protocol::SPOKEN;
 use wharf_types::quantity::{ByteSize, Span};
 
 use crate::aside::Aside;
+use crate::ending;
 use crate::engine::{self, EngineArgs, EngineResolver, InternalArgs};
 use crate::exit::{Exit, Failure};
 use crate::file_handles;
@@ -166,16 +167,21 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     if ended_early.is_some() {
         tracing::error!("the control plane ended by itself; stopping");
     } else if !args.json {
-        eprintln!("stopping: open requests may finish for up to {} s; Ctrl-C ends them now", DRAIN.as_secs());
+        eprintln!(
+            "stopping: open requests may finish for up to {} s, and containers have the time that their apps declare; Ctrl-C ends all now",
+            DRAIN.as_secs()
+        );
     }
-    let clean = tokio::select! {
-        clean = worker.shutdown() => clean,
-        _ = interrupt.recv() => false,
+    let tell = |told: String| {
+        if !args.json {
+            eprintln!("{told}")
+        }
     };
+    let stopped = ending::end(worker, &mut interrupt, tell).await;
     stop_control_plane.cancel();
     conclude(ended_early, serving, &local).await?;
-    if !clean && !args.json {
-        eprintln!("stopped; some requests were cut");
+    if let Some(told) = stopped.sentence().filter(|_| !args.json) {
+        eprintln!("{told}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -37,7 +37,7 @@ use wharf_runtime::reach::door::{Door, OpenDoor};
 use wharf_runtime::reach::{FarContainers, FarStream, Reach};
 use wharf_runtime::session::{Figures, Kept, Session, Takers};
 use wharf_runtime::space::{self, Space};
-use wharf_runtime::supervisor::{Shutdown, Supervisor};
+use wharf_runtime::supervisor::{Grace, Shutdown, Supervisor};
 use wharf_runtime::wasm::backend::WasmBackend;
 use wharf_runtime::wasm::compiler::CompileCommand;
 use wharf_runtime::wasm::compiler::key::key_in;
@@ -58,6 +58,8 @@ use wharf_types::node::NodeRegistration;
 use wharf_types::route::RouteTable;
 use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId, Timestamp};
 
+use crate::ending::{Stopped, tell_waiting};
+
 /// How long open requests may finish after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// How long requests wait for what a worker that has just started takes up again.
@@ -74,6 +76,10 @@ const LEAVE_UNHEARD: Duration = Duration::from_secs(6);
 const LEAVE_UNHEARD_OF_ONE: Duration = Duration::from_secs(2);
 /// How long the parts behind the ingress may take to end, each.
 pub const PART_GRACE: Duration = Duration::from_secs(5);
+/// The longest that a container gets to end with this process, whatever its `stop.drain` is.
+pub const CONTAINERS_MOST: Duration = Duration::from_secs(600);
+/// How long it may take to kill and remove what has not ended by then.
+const FINISH_LIMIT: Duration = Duration::from_secs(20);
 
 /// The guests' side of a worker with this folder.
 pub fn host_in(
@@ -299,26 +305,49 @@ impl Worker {
         self.supervisor.reports().borrow().iter().any(|instance| !instance.state.is_final())
     }
 
-    /// Whether everything that was open has finished. The session ends before the instances do, so that the control plane
-    /// does not take the end of this process for the end of the apps.
-    pub async fn shutdown(self) -> bool {
-        let ingress = self.ingress.shutdown(DRAIN).await;
+    /// Lets what is open finish, then ends what runs. From `now` on nothing is waited for any more. The session ends before the instances
+    /// do, so that the control plane does not take the end of this process for the end of the apps. `tell` is told what is waited for.
+    pub async fn shutdown(self, now: &CancellationToken, tell: &(dyn Fn(String) + Sync)) -> Stopped {
+        let part = || if now.is_cancelled() { Duration::ZERO } else { PART_GRACE };
+        let ingress = now.run_until_cancelled(self.ingress.shutdown(DRAIN)).await;
         for follower in self.followers {
-            follower.shutdown(PART_GRACE).await;
+            let _ = now.run_until_cancelled(follower.shutdown(part())).await;
         }
         self.session.shutdown().await;
+        let ended_here = self.containers.as_ref().filter(|_| !self.leaves_containers);
         if let Some(containers) = self.containers.as_ref().filter(|_| self.leaves_containers) {
             containers.leave_containers();
         }
-        let supervisor = self.supervisor.shutdown(PART_GRACE).await;
-        if let Some(containers) = self.containers.filter(|_| !self.leaves_containers) {
-            let _ = tokio::time::timeout(PART_GRACE, containers.finish()).await;
+        let mut supervisor = self.supervisor;
+        let grace =
+            Grace { guests: PART_GRACE, containers: ended_here.map_or(PART_GRACE, |_| CONTAINERS_MOST) };
+        let ending = async {
+            let Some(containers) = ended_here else { return supervisor.shutdown(grace).await };
+            tokio::select! {
+                outcome = supervisor.shutdown(grace) => outcome,
+                never = tell_waiting(containers, tell) => match never {},
+            }
+        };
+        let outcome = now.run_until_cancelled(ending).await;
+        if outcome.is_none() {
+            // What is killed now is not started again by whoever looked after it.
+            supervisor.abort().await;
+        }
+        let mut killed = Vec::new();
+        if let Some(containers) = ended_here {
+            killed.extend(containers.not_ended().into_keys());
+            if tokio::time::timeout(FINISH_LIMIT, containers.finish()).await.is_err() {
+                tracing::warn!(
+                    "containers may be left: the Docker engine took too long; the next start removes them"
+                );
+            }
         }
         if let Some(door) = self.door {
             let _ = tokio::time::timeout(PART_GRACE, door.close()).await;
         }
-        self.shipper.shutdown(PART_GRACE).await;
-        ingress == wharf_ingress::Shutdown::Clean && supervisor == Shutdown::Clean
+        self.shipper.shutdown(part()).await;
+        let is_clean = ingress == Some(wharf_ingress::Shutdown::Clean) && outcome == Some(Shutdown::Clean);
+        Stopped { are_requests_cut: !is_clean, killed }
     }
 }
 

@@ -247,6 +247,7 @@ fn written_as(field: &str) -> &'static [&'static str] {
         "container.host_paths" => &["volumes"],
         "container.networks" | "container.internal_networks" => &["networks"],
         "container.devices" => &["devices"],
+        "container.disk_max" => &["storage_opt"],
         "container.extra_hosts" => &["extra_hosts"],
         "secrets" => &["secrets"],
         "configs" => &["configs"],

@@ -448,6 +448,7 @@ fn each_setting_of_a_container_has_its_place_in_the_document() {
             json!({"nofile": {"soft": 9, "hard": 9}, "core": {"soft": 0, "hard": -1}}),
         ),
         ("shm_size: 1g", "/container/shm_size", json!("1GiB")),
+        ("storage_opt: {size: 20G}", "/container/disk_max", json!("20GiB")),
         ("init: true", "/container/init", json!(true)),
         ("stop_signal: SIGINT", "/container/stop_signal", json!("SIGINT")),
         ("stop_grace_period: 1m", "/stop/drain", json!("1m")),
@@ -609,6 +610,9 @@ fn what_a_container_cannot_have_is_refused_with_place_and_reason() {
         ("entrypoint: []", "4:5: the image's entry point cannot be taken away alone"),
         ("command: []", "4:5: the image's own arguments cannot be taken away alone"),
         ("pids_limit: -7", "4:5: -7 is not a number of processes"),
+        ("storage_opt: {inodes: 9}", "4:5: `inodes`: a container is held to a `size` only"),
+        ("storage_opt: {size: much}", "4:5: `much` is not a size"),
+        ("storage_opt: {size: 1k}", "4:5: the app of the service `web`: container.disk_max: 1KiB is less"),
         ("mem_limit: 100k", "4:5: the app of the service `web`: limits.memory: 100KiB is less"),
         ("x-wharf: {limits: {cpu: 1s}}", "4:15: `cpu` is about single requests"),
         (

@@ -64,6 +64,10 @@ pub enum RunError {
     Refused { message: String },
     #[error("the container's command cannot be run: {message}")]
     Command { message: String },
+    #[error(
+        "the container's user is not in its image: {message}; name one of its `/etc/passwd`, or a number, in `container.user`"
+    )]
+    User { message: String },
     #[error("the image {image} is not in the Docker engine any more")]
     ImageGone { image: ImageId },
     #[error("a network of the container is not in the Docker engine any more: {message}")]
@@ -102,6 +106,7 @@ impl RunError {
             Self::Setting { .. }
             | Self::Refused { .. }
             | Self::Command { .. }
+            | Self::User { .. }
             | Self::NameTaken { .. }
             | Self::NotInMemory { .. } => false,
         }
@@ -311,7 +316,10 @@ fn ended(state: Option<&ContainerState>) -> Exit {
     }
 }
 
-/// A command that is not in the image is refused by the runtime, in words only.
+/// What the engine and its runtime call a user or a group that the image does not have.
+const NO_SUCH_USER: [&str; 2] = ["unable to find user ", "unable to find group "];
+
+/// A command or a user that is not in the image is refused by the engine or its runtime, in words only.
 fn why_not_started(error: EngineError) -> RunError {
     let (EngineError::Refused { message, .. } | EngineError::NotFound { message, .. }) = &error else {
         return error.into();
@@ -319,6 +327,9 @@ fn why_not_started(error: EngineError) -> RunError {
     let message = message.clone();
     if message.starts_with("network ") && message.ends_with(" not found") {
         return RunError::NetworkGone { message };
+    }
+    if NO_SUCH_USER.iter().any(|words| message.contains(words)) {
+        return RunError::User { message };
     }
     let is_about_command = message.contains("exec: ") || message.contains("exec format error");
     if is_about_command {
@@ -359,6 +370,13 @@ mod tests {
         assert!(matches!(of(400, missing), RunError::Command { .. }));
         let sysctl = "OCI runtime create failed: runc create failed: sysctl \"a.b\" is not in a separate kernel namespace: unknown";
         assert!(matches!(of(400, sysctl), RunError::Refused { .. }));
+        for (status, message) in [
+            (500, "unable to find user nosuchuser: no matching entries in passwd file"),
+            (400, "unable to find group nosuchgroup: no matching entries in group file"),
+        ] {
+            let error = of(status, message);
+            assert!(matches!(error, RunError::User { .. }) && !error.is_retryable(), "{error:?}");
+        }
         assert!(of(500, "containerd is not running").is_retryable());
     }
 

@@ -204,11 +204,13 @@ impl Engine {
 
     /// Whether an image is in the engine already.
     pub async fn has(&self, document: &ImageDocument) -> Result<bool, ImageError> {
-        let name = match document.pin {
-            ImagePin::Id(id) => id.to_string(),
-            ImagePin::Digest(digest) => document.image.parse::<ImageReference>()?.at(digest).to_string(),
-        };
-        Ok(self.inspect_image(&name).await?.is_some())
+        Ok(self.inspect_image(&name_of(document)?).await?.is_some())
+    }
+
+    /// The ports that an image exposes, such as `80/tcp`. None: the engine does not have it.
+    pub async fn exposed_ports(&self, document: &ImageDocument) -> Result<Option<Vec<String>>, ImageError> {
+        let found = self.inspect_image(&name_of(document)?).await?;
+        Ok(found.map(|found| read_config(found.config.unwrap_or_default()).exposed_ports))
     }
 
     /// Whether no name of an image, and no second digest, says that somebody else has brought or made it.
@@ -305,6 +307,14 @@ impl Engine {
         };
         classify(reference, status, &message)
     }
+}
+
+/// By which name the engine knows an image.
+fn name_of(document: &ImageDocument) -> Result<String, ImageError> {
+    Ok(match document.pin {
+        ImagePin::Id(id) => id.to_string(),
+        ImagePin::Digest(digest) => document.image.parse::<ImageReference>()?.at(digest).to_string(),
+    })
 }
 
 /// What a registry's answer means. The engine passes it on as a text, and mostly with status 500.

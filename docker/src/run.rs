@@ -243,15 +243,23 @@ fn capabilities(name: &'static str, names: &[String]) -> Result<Vec<String>, Run
     names.iter().map(one).collect()
 }
 
-/// What makes device files, which the engine would give to every container. A device in a volume is one of the node to whoever may open it.
-const MKNOD: &str = "MKNOD";
+/// What the engine would give to every container and next to none uses: each is a way out of its place.
+/// - `MKNOD` makes device files. A device in a volume is one of the node to whoever may open it.
+/// - `NET_RAW` sends packets with any sender, to all that share the network.
+/// - `AUDIT_WRITE` writes into the node's audit log.
+const SELDOM_USED: [&str; 3] = ["MKNOD", "NET_RAW", "AUDIT_WRITE"];
 
 fn dropped(spec: &ContainerSpec) -> Result<Vec<String>, RunError> {
     let mut dropped = capabilities("capabilities_drop", &spec.capabilities_drop)?;
     let added = capabilities("capabilities_add", &spec.capabilities_add)?;
-    let has_it = |those: &[String]| those.iter().any(|it| it == MKNOD || it == "ALL");
-    if !spec.privileged && !has_it(&added) && !has_it(&dropped) {
-        dropped.push(MKNOD.to_owned());
+    if spec.privileged {
+        return Ok(dropped);
+    }
+    for capability in SELDOM_USED {
+        let has_it = |those: &[String]| those.iter().any(|it| it == capability || it == "ALL");
+        if !has_it(&added) && !has_it(&dropped) {
+            dropped.push(capability.to_owned());
+        }
     }
     Ok(dropped)
 }
@@ -412,16 +420,24 @@ mod tests {
     }
 
     #[test]
-    fn only_who_is_given_it_makes_devices() {
+    fn what_is_seldom_used_is_only_for_who_is_given_it() {
         let dropped = |change: fn(&mut ContainerSpec)| {
             let mut spec = ContainerSpec::default();
             change(&mut spec);
             host(&spec).cap_drop.unwrap_or_default()
         };
-        assert_eq!(dropped(|_| {}), ["MKNOD"]);
-        assert_eq!(dropped(|spec| spec.capabilities_drop = vec!["CHOWN".into()]), ["CHOWN", "MKNOD"]);
-        assert_eq!(dropped(|spec| spec.capabilities_drop = vec!["cap_mknod".into()]), ["MKNOD"]);
-        assert!(dropped(|spec| spec.capabilities_add = vec!["cap_mknod".into()]).is_empty());
+        assert_eq!(dropped(|_| {}), SELDOM_USED);
+        assert_eq!(
+            dropped(|spec| spec.capabilities_drop = vec!["CHOWN".into()]),
+            ["CHOWN", "MKNOD", "NET_RAW", "AUDIT_WRITE"]
+        );
+        assert_eq!(dropped(|spec| spec.capabilities_drop = vec!["cap_mknod".into()]), SELDOM_USED);
+        assert_eq!(dropped(|spec| spec.capabilities_drop = vec!["ALL".into()]), ["ALL"]);
+        assert_eq!(
+            dropped(|spec| spec.capabilities_add = vec!["net_raw".into()]),
+            ["MKNOD", "AUDIT_WRITE"],
+            "what is asked for by name is not taken away again"
+        );
         assert!(dropped(|spec| spec.capabilities_add = vec!["ALL".into()]).is_empty());
         assert!(dropped(|spec| spec.privileged = true).is_empty());
     }

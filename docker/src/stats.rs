@@ -1,12 +1,14 @@
 //! What a container uses.
 
+use std::path::PathBuf;
+
 use bollard::models::ContainerStatsResponse;
-use bollard::query_parameters::StatsOptionsBuilder;
+use bollard::query_parameters::{InspectContainerOptionsBuilder, StatsOptionsBuilder};
 use futures::StreamExt as _;
 use wharf_types::InstanceId;
 
 use crate::container::name_of;
-use crate::engine::{Engine, SHORT, existing};
+use crate::engine::{Engine, LONG, SHORT, existing};
 use crate::error::EngineError;
 
 /// Totals since the start, but for memory and processes, which are now.
@@ -28,6 +30,23 @@ impl Engine {
         let read = async { stats.next().await.transpose() };
         let found = existing(self.call("measure the container", SHORT, read).await)?.flatten();
         Ok(found.filter(is_running).map(|stats| usage_of(&stats)))
+    }
+}
+
+impl Engine {
+    /// What a container has written outside its volumes, in octets. None: there is no such container. The engine walks through all of it to know.
+    pub async fn written(&self, id: InstanceId) -> Result<Option<u64>, EngineError> {
+        let options = InspectContainerOptionsBuilder::new().size(true).build();
+        let name = name_of(id);
+        let looked = self.docker.inspect_container(&name, Some(options));
+        let found = existing(self.call("measure what the container has written", LONG, looked).await)?;
+        Ok(found.and_then(|found| u64::try_from(found.size_rw?).ok()))
+    }
+
+    /// Where the engine has images, and what containers write.
+    pub async fn folder(&self) -> Result<Option<PathBuf>, EngineError> {
+        let info = self.call("ask for its state", SHORT, self.docker.info()).await?;
+        Ok(info.docker_root_dir.map(PathBuf::from))
     }
 }
 

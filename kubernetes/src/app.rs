@@ -91,6 +91,7 @@ pub(crate) fn document(
             entrypoint: Some(command).filter(|command| !command.is_empty()),
             tmpfs: mounts.tmpfs,
             cpus: limits.cpu,
+            disk_max: limits.disk,
             health: checks.command,
             files: mounts.files,
             host_paths: mounts.host_paths,

@@ -119,6 +119,7 @@ fn of_container(
         entrypoint: Some(command).filter(|command| !command.is_empty()),
         tmpfs: mounts.tmpfs,
         cpus: limits.cpu,
+        disk_max: limits.disk,
         files: mounts.files,
         host_paths: mounts.host_paths,
         ..ContainerSpec::default()

@@ -12,13 +12,15 @@ use crate::workload::Workload;
 pub(crate) struct Amounts {
     pub(crate) memory: Option<ByteSize>,
     pub(crate) cpu: Option<CpuShare>,
+    /// Beside its volumes.
+    pub(crate) disk: Option<ByteSize>,
 }
 
 /// Requests and limits.
 pub(crate) fn resources(workload: &Workload<'_>, sink: &mut Sink) -> (Amounts, Amounts) {
     let Some(resources) = workload.container.get("resources") else { return Default::default() };
-    let limits = amounts(&resources, "limits", sink);
-    let requests = amounts(&resources, "requests", sink);
+    let limits = amounts(&resources, "limits", workload.is_wasm, sink);
+    let requests = amounts(&resources, "requests", workload.is_wasm, sink);
     if let (Some(request), Some(limit)) = (requests.memory, limits.memory)
         && request > limit
     {
@@ -31,21 +33,23 @@ pub(crate) fn resources(workload: &Workload<'_>, sink: &mut Sink) -> (Amounts, A
         sink.notice(&resources.near("limits.cpu"), message);
     }
     // As a cluster has it: what has a limit only requests that.
-    let requests = Amounts { memory: requests.memory.or(limits.memory), cpu: requests.cpu.or(limits.cpu) };
+    let requests =
+        Amounts { memory: requests.memory.or(limits.memory), cpu: requests.cpu.or(limits.cpu), disk: None };
     (requests, limits)
 }
 
-fn amounts(resources: &At<'_>, field: &str, sink: &mut Sink) -> Amounts {
+fn amounts(resources: &At<'_>, field: &str, is_wasm: bool, sink: &mut Sink) -> Amounts {
     let mut amounts = Amounts::default();
     for (name, at) in resources.entries(field) {
         match name {
             "memory" => amounts.memory = bytes(&at, sink),
             "cpu" => amounts.cpu = processors(&at, sink),
+            "ephemeral-storage" if field == "limits" && !is_wasm => amounts.disk = bytes(&at, sink),
+            "ephemeral-storage" if is_wasm => {
+                sink.notice(&at, "a guest writes to its volumes only; it is left out");
+            }
             "ephemeral-storage" => {
-                sink.notice(
-                    &at,
-                    "what an instance writes beside its volumes is not counted by app; it is left out",
-                );
+                sink.notice(&at, "nodes set no disk aside for an instance; it is left out");
             }
             _ => sink.refuse(
                 &at,

@@ -22,4 +22,9 @@ pub trait ImageResolver: Send + Sync {
         reference: &str,
         login: Option<&SecretValue>,
     ) -> Result<ImageDocument, NotResolved>;
+
+    /// The TCP ports that an image exposes, as far as that is known without bringing it from anywhere.
+    async fn exposed_ports(&self, _document: &ImageDocument) -> Option<Vec<u16>> {
+        None
+    }
 }

@@ -26,6 +26,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Makes everything ready that does not need the guest: fetches and compiles the artifact.
     async fn prepare(&self, run: &Run) -> Result<(), Failure>;
 
+    /// How far [`Self::prepare`] has come with an instance, in words. None: there is nothing to tell.
+    fn progress(&self, _id: InstanceId) -> Option<String> {
+        None
+    }
+
     /// Starts the guest. HTTP apps are started when they can be instantiated, commands when they run.
     async fn start(&self, run: &Run) -> Result<(), Failure>;
 

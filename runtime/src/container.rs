@@ -1,7 +1,8 @@
 //! Runs apps whose artifact is an image, in the containers of a Docker engine.
 //!
 //! [`backend`] is the other side of the supervisor's seam, beside [`crate::wasm`]; [`run`] says what a container is given, without an engine;
-//! [`upstream`] is the way of a request to its port, and [`exec`] runs what people ask for beside an app; [`copy`] moves files; [`brought`] gives images back, and [`egress`] holds what containers send to the quota of their
+//! [`upstream`] is the way of a request to its port, and [`exec`] runs what people ask for beside an app; [`copy`] moves files; [`brought`] gives images back, [`disk`] bounds what
+//! containers write, and [`egress`] holds what containers send to the quota of their
 //! namespace. What has to be known after this process was killed is in the containers' labels,
 //! so that they are adopted by the next one.
 
@@ -12,6 +13,7 @@ pub mod exec;
 pub(crate) mod upstream;
 
 mod brought;
+mod disk;
 mod egress;
 mod images;
 pub(crate) mod names;

@@ -63,6 +63,9 @@ struct Script {
     calls: Vec<Call>,
     runs: Vec<(Instant, Run)>,
     prepare_failure: Option<Failure>,
+    prepares_take: Duration,
+    /// What is told meanwhile.
+    progress: Option<String>,
     start_failure: Option<Failure>,
     /// The next answers of probes; the last one is repeated.
     answers: HashMap<String, VecDeque<Answer>>,
@@ -116,6 +119,11 @@ impl FakeBackend {
         self.script().refused_connections.extend(failures);
     }
 
+    pub(crate) fn prepares_take(&self, time: Duration, progress: &str) {
+        let mut script = self.script();
+        (script.prepares_take, script.progress) = (time, Some(progress.to_owned()));
+    }
+
     pub(crate) fn stops_take(&self, time: Duration) {
         self.script().stops_take = time;
     }
@@ -144,9 +152,19 @@ impl FakeBackend {
 #[async_trait]
 impl Backend for FakeBackend {
     async fn prepare(&self, run: &Run) -> Result<(), Failure> {
-        let mut script = self.script();
-        script.calls.push(Call::Prepare(run.id));
-        script.prepare_failure.clone().map_or(Ok(()), Err)
+        let (time, outcome) = {
+            let mut script = self.script();
+            script.calls.push(Call::Prepare(run.id));
+            (script.prepares_take, script.prepare_failure.clone().map_or(Ok(()), Err))
+        };
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        outcome
+    }
+
+    fn progress(&self, _: InstanceId) -> Option<String> {
+        self.script().progress.clone()
     }
 
     async fn start(&self, run: &Run) -> Result<(), Failure> {

@@ -43,7 +43,8 @@ pub use self::restart::{
 #[derive(Debug)]
 pub struct Supervisor {
     handle: SupervisorHandle,
-    task: JoinHandle<()>,
+    /// Returns whether all instances have ended.
+    task: JoinHandle<bool>,
 }
 
 /// Speaks to the supervisor; cheap to clone. After the supervisor's end it does nothing.
@@ -62,11 +63,42 @@ pub enum Shutdown {
     Forced,
 }
 
+/// How long instances may take to end when this process does.
+#[derive(Clone, Copy, Debug)]
+pub struct Grace {
+    /// Guests within this process, all in all.
+    pub guests: Duration,
+    /// Each container at most, which has data of its own to put in order: it gets what its app declares (`stop.drain`) where that is less.
+    pub containers: Duration,
+}
+
+impl Grace {
+    /// What an instance may take from its order to stop.
+    fn drain_max(&self, instance: &AssignedInstance) -> Duration {
+        match instance.world.is_container() {
+            true => self.containers,
+            // A little is kept back for the end after the drain.
+            false => self.guests.mul_f64(0.9),
+        }
+    }
+
+    /// When nothing of an instance may be left.
+    fn limit(&self, instance: &AssignedInstance) -> Duration {
+        match instance.world.is_container() {
+            true => {
+                let drain = self.containers.min(instance.spec.stop.drain.as_duration());
+                self.guests.max(drain.saturating_add(slot::END_LIMIT))
+            }
+            false => self.guests,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Command {
     Assign { instances: Vec<AssignedInstance>, done: oneshot::Sender<()> },
     Hold { held: Vec<InstanceId>, until: Until },
-    Drain { drain_max: Duration },
+    Drain { grace: Grace },
 }
 
 impl Supervisor {
@@ -108,23 +140,21 @@ impl Supervisor {
         self.handle.reports()
     }
 
-    /// Drains every instance, for no longer than `grace` in all. End the session before: the control plane should not
-    /// take these ends for what was wanted, so that the next start serves every app again.
-    pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
-        // A little is kept back for the end after the drain.
-        let drain_max = grace.mul_f64(0.9);
-        let ended = async {
-            let _ = self.handle.commands.send(Command::Drain { drain_max }).await;
-            (&mut self.task).await
-        };
-        match timeout(grace, ended).await {
-            Ok(Ok(())) => Shutdown::Clean,
-            Ok(Err(_)) => Shutdown::Panicked,
-            Err(_) => {
-                self.task.abort();
-                Shutdown::Forced
-            }
+    /// Drains every instance, each for no longer than `grace` says. End the session before: the control plane should not
+    /// take these ends for what was wanted, so that the next start serves every app again. Whoever gives this up calls [`Self::abort`].
+    pub async fn shutdown(&mut self, grace: Grace) -> Shutdown {
+        let _ = self.handle.commands.send(Command::Drain { grace }).await;
+        match (&mut self.task).await {
+            Ok(true) => Shutdown::Clean,
+            Ok(false) => Shutdown::Forced,
+            Err(_) => Shutdown::Panicked,
         }
+    }
+
+    /// Lets go of every instance as it is.
+    pub async fn abort(self) {
+        self.task.abort();
+        let _ = self.task.await;
     }
 }
 
@@ -157,7 +187,7 @@ struct Keeper {
     board: Arc<Board>,
     publish: watch::Sender<Vec<InstanceReport>>,
     /// The chains whose task still lives.
-    slots: HashMap<ChainKey, watch::Sender<Order>>,
+    slots: HashMap<ChainKey, Running>,
     /// Of those of singletons, until when they may run.
     leases: HashMap<ChainKey, Granter>,
     /// Chains to be forgotten once their task has ended.
@@ -168,8 +198,15 @@ struct Keeper {
     chains: HashMap<Id, ChainKey>,
 }
 
+/// A chain whose task lives.
+struct Running {
+    orders: watch::Sender<Order>,
+    assigned: Arc<AssignedInstance>,
+}
+
 impl Keeper {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+    /// Returns whether all instances have ended.
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) -> bool {
         loop {
             select! {
                 biased;
@@ -180,8 +217,15 @@ impl Keeper {
                         let _ = done.send(());
                     }
                     Some(Command::Hold { held, until }) => self.hold(&held, until),
-                    Some(Command::Drain { drain_max }) => return self.drain(drain_max).await,
-                    None => return self.drain(Duration::ZERO).await,
+                    Some(Command::Drain { grace }) => {
+                        let limits = self.slots.values().map(|slot| grace.limit(&slot.assigned));
+                        let limit = limits.fold(grace.guests, Duration::max);
+                        return timeout(limit, self.drain(grace)).await.is_ok();
+                    }
+                    None => {
+                        self.drain(Grace { guests: Duration::ZERO, containers: Duration::ZERO }).await;
+                        return true;
+                    }
                 },
                 () = self.board.changed() => self.publish_reports(),
                 Some(ended) = self.tasks.join_next_with_id() => self.task_ended(ended),
@@ -290,7 +334,7 @@ impl Keeper {
         };
         let task = self.tasks.spawn(slot.live());
         self.chains.insert(task.id(), chain);
-        self.slots.insert(chain, orders);
+        self.slots.insert(chain, Running { orders, assigned: assigned.clone() });
     }
 
     fn hold(&self, held: &[InstanceId], until: Until) {
@@ -307,8 +351,8 @@ impl Keeper {
     }
 
     fn order(&self, chain: ChainKey, order: Order) {
-        if let Some(orders) = self.slots.get(&chain) {
-            orders.send_if_modified(|current| {
+        if let Some(slot) = self.slots.get(&chain) {
+            slot.orders.send_if_modified(|current| {
                 let grows = order.outranks(current);
                 if grows {
                     *current = order;
@@ -356,9 +400,9 @@ impl Keeper {
         });
     }
 
-    async fn drain(mut self, drain_max: Duration) {
-        for chain in self.slots.keys() {
-            self.order(*chain, Order::Stop { drain_max });
+    async fn drain(mut self, grace: Grace) {
+        for (chain, slot) in &self.slots {
+            self.order(*chain, Order::Stop { drain_max: grace.drain_max(&slot.assigned) });
         }
         while let Some(ended) = self.tasks.join_next_with_id().await {
             self.task_ended(ended);

@@ -1,6 +1,7 @@
 //! A platform beside the Docker engine of this machine, and what of the engine is its own.
 
 use http::Method;
+use nix::sys::signal::Signal;
 use wharf_types::job::JobInfo;
 
 use crate::{DockerEngine, Platform, Ran, SHORT, WEB, eventually};
@@ -86,9 +87,20 @@ impl Ours {
         .await;
     }
 
-    /// Takes away what is left in the engine.
+    /// Takes away what is left in the engine. Containers that do not heed their signal are not waited for.
     pub async fn end(mut self) {
-        self.platform.terminate().await;
+        self.interrupt_twice().await;
         self.engine.clean(&self.node).await;
+    }
+
+    /// Ends the platform in order, and at once when it has begun with that.
+    pub async fn interrupt_twice(&mut self) {
+        self.platform.signal(Signal::SIGINT);
+        eventually(SHORT, "the front door takes nothing any more", async || {
+            self.platform.get("nobody", "/").await.is_err().then_some(())
+        })
+        .await;
+        self.platform.signal(Signal::SIGINT);
+        self.platform.ended().await;
     }
 }

@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -129,6 +130,73 @@ async fn containers_go_on_when_the_worker_is_killed_and_are_adopted() {
     assert_eq!(ours.engine.docker(&["inspect", "-f", "{{.State.Running}}", &stranger]).await, "true");
     ours.engine.docker(&["rm", "-f", &stranger]).await;
     ours.end().await;
+}
+
+/// [`MANIFEST`] of a container that does this before it answers, and is replaced for no longer than it takes to look.
+fn writing(line: &str, settings: &str) -> String {
+    let line = format!("{line}; exec httpd -f -p 8000 -h /www");
+    let container = format!("[container]\n{settings}entrypoint = [\"sh\", \"-c\", \"{line}\"]\n");
+    MANIFEST.replace("[container]\n", &container)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_fills_its_disk_or_its_volume_is_ended_and_its_owner_told() {
+    let Some(ours) = Ours::start().await else { return };
+    ours.deploy(&writing("busybox dd if=/dev/zero of=/large bs=1M count=80", "disk_max = \"64MiB\"\n")).await;
+    let told = |app: &AppInfo, words: &str| {
+        let mut reasons = app.instances.iter().filter_map(|instance| instance.reason.as_ref());
+        reasons.any(|reason| reason.message.contains(words))
+    };
+    ours.platform
+        .app_is("web", "ended for what it wrote", |app| told(app, "more than `container.disk_max`, 64MiB"))
+        .await;
+    let volume = "[[volumes]]\nname = \"words\"\npath = \"/data\"\nsize = \"8MiB\"\n";
+    let manifest =
+        writing("busybox dd if=/dev/zero of=/data/large bs=1M count=16", "").replace("\"web\"", "\"full\"");
+    ours.deploy(&format!("{manifest}{volume}")).await;
+    ours.platform.app_is("full", "ended for its volume", |app| told(app, "the volume `words` holds")).await;
+    let listed = ours.platform.wharf(&["volume", "ls", "--json"]).await.json::<Page<VolumeInfo>>();
+    let words = &listed.items[0];
+    assert!(words.full && words.used_bytes.is_some_and(|used| used > 16 << 20), "{words:?}");
+    ours.end().await;
+}
+
+/// [`MANIFEST`] of a container that does this when it is to end, and has so long for it.
+fn ending(trap: &str, drain: &str) -> String {
+    let line = format!("trap '{trap}' TERM; httpd -f -p 8000 -h /www & while :; do wait; done");
+    let container = format!("[container]\nentrypoint = [\"sh\", \"-c\", \"{line}\"]\n");
+    MANIFEST.replace("[container]\n", &container).replace("drain = \"2s\"", &format!("drain = \"{drain}\""))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_platform_waits_for_containers_as_long_as_they_declare() {
+    let Some(mut ours) = Ours::start().await else { return };
+    let manifest = ending("sleep 8; echo whole >/data/word; exit 0", "25s");
+    ours.deploy(&format!("{manifest}[[volumes]]\nname = \"words\"\npath = \"/data\"\n")).await.ok();
+    let listed = ours.platform.wharf(&["volume", "ls", "--json"]).await;
+    let volume = listed.json::<Page<VolumeInfo>>().items.remove(0);
+    let began = Instant::now();
+    ours.platform.terminate().await;
+    assert!(began.elapsed() >= Duration::from_secs(8), "{:?}", began.elapsed());
+    let word = ours.platform.data().join("worker/volumes").join(volume.id.to_string()).join("word");
+    assert_eq!(std::fs::read_to_string(word).unwrap().trim(), "whole");
+    assert_eq!(ours.all_containers().await, [""; 0], "nothing is left of it");
+    ours.engine.clean(&ours.node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_end_with_the_platform_is_killed_and_removed() {
+    let Some(mut ours) = Ours::start().await else { return };
+    ours.deploy(&ending("", "1s")).await.ok();
+    ours.platform.terminate().await;
+    assert_eq!(ours.all_containers().await, [""; 0], "its time was over");
+    ours.platform.start_again().await;
+    ours.deploy(&ending("", "10m")).await.ok();
+    let began = Instant::now();
+    ours.interrupt_twice().await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(ours.all_containers().await, [""; 0], "nobody wanted to wait");
+    ours.engine.clean(&ours.node).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -522,6 +590,10 @@ async fn what_cannot_run_is_refused_or_fails_with_its_reason() {
     ours.deploy(&missing).await.fails(1, &["localhost:1"]);
     let absent = MANIFEST.replace("[container]\n", "args = []\n[container]\nentrypoint = [\"/not/there\"]\n");
     ours.deploy(&absent.replace("args = []\n", "")).await.fails(5, &["/not/there"]);
+    let began = Instant::now();
+    let nobody = MANIFEST.replace("[container]\n", "[container]\nuser = \"nosuchuser\"\n");
+    ours.deploy(&nobody).await.fails(5, &["nosuchuser", "`container.user`"]);
+    assert!(began.elapsed() < Duration::from_secs(20), "it is not tried again: {:?}", began.elapsed());
     let wasm = "app = \"hello\"\n[container]\nhttp_port = 80\n";
     ours.platform.deploy_manifest("hello", wasm).await.fails(6, &["container: is for images"]);
     ours.end().await;
@@ -540,6 +612,37 @@ async fn an_archive_of_docker_save_needs_no_registry() {
     assert_eq!(ours.asks("web", "").await, "one");
     std::fs::write(&archive, b"no archive at all").unwrap();
     user.run(&["deploy", "--image-archive", "saved.tar"]).await.fails(6, &["docker save"]);
+    ours.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_port_that_an_image_exposes_answers_http_where_nobody_says_another() {
+    let Some(ours) = Ours::start().await else { return };
+    let image = "wharf-test/exposed:1";
+    let made = ours.engine.docker(&["create", WEB]).await;
+    ours.engine.docker(&["commit", "-c", "EXPOSE 8000", &made, image]).await;
+    ours.engine.docker(&["rm", &made]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = ours.platform.user().in_folder(folder.path());
+    let deployed = user.run(&["deploy", "--image", image, "--app", "web", "-e", "WORD=one"]).await;
+    assert!(deployed.stderr.contains("port 8000 answers HTTP"), "{}", deployed.stderr);
+    assert_eq!(ours.asks("web", "").await, "one");
+    // What was taken once stays, and is not told again.
+    let again = user.run(&["deploy", "--image", image, "--app", "web", "-e", "WORD=two"]).await;
+    assert!(!again.stderr.contains("note:"), "{}", again.stderr);
+    assert_eq!(ours.asks("web", "").await, "two");
+
+    let archive = folder.path().join("saved.tar");
+    ours.engine.docker(&["save", "-o", archive.to_str().unwrap(), image]).await;
+    let packed = std::process::Command::new("gzip").arg(&archive).status().unwrap();
+    assert!(packed.success());
+    let deployed = user.run(&["deploy", "--image-archive", "saved.tar.gz", "--app", "packed"]).await;
+    assert!(deployed.stderr.contains("port 8000 answers HTTP"), "{}", deployed.stderr);
+    ours.platform.serves_at("packed", ANSWER).await;
+    // Of one that exposes nothing it is told that nobody gets to it.
+    let silent = user.run(&["deploy", "--image", WEB, "--app", "silent"]).await;
+    assert!(silent.stderr.contains("gets no requests"), "{}", silent.stderr);
+    assert!(silent.stderr.contains("`[container] http_port`"), "{}", silent.stderr);
     ours.end().await;
 }
 

@@ -248,6 +248,7 @@ fn amounts(data: &[u8]) {
     survives::<Ratio>(text);
     json::<Portion>(data);
     json::<Ratio>(data);
+    json::<CpuShare>(data);
     if let Ok(portion) = text.parse::<Portion>() {
         assert!(portion.of(10) >= 1);
     }

@@ -15,6 +15,10 @@ const TAG_MAX_BYTES: usize = 128;
 /// The largest document, in octets.
 pub const DOCUMENT_MAX_BYTES: usize = 64 << 10;
 
+/// The header of the answer to [`ResolveImage`](crate::api::ResolveImage) that has the TCP ports which the image exposes, such as `80,443`. None: whoever
+/// answers does not have the image, or is from before this. They are no part of the document, which older workers would not read then.
+pub const EXPOSED_HEADER: &str = "wharf-exposed-ports";
+
 const DEFAULT_REGISTRY: &str = "docker.io";
 const DEFAULT_TAG: &str = "latest";
 

@@ -1,12 +1,16 @@
 //! Amounts that users write with a unit: `128MiB`, `30s`.
 //!
-//! A bare number is refused: nobody should have to guess its unit.
+//! A bare number is refused where it could have several: nobody should have to guess its unit.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A number of octets, written with a unit such as `128MiB` (2^20) or `10MB` (10^6).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -28,29 +32,15 @@ pub struct ByteSize(u64);
 )]
 pub struct Span(Duration);
 
-/// Processors or parts of one, in thousandths; written `"2"`, `"0.5"` or `"500m"`.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    utoipa::ToSchema,
-)]
-#[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, example = "500m", pattern = "^([0-9]{1,6}(\\.[0-9]{1,3})?|[0-9]{1,9}m)$")]
+/// Processors or parts of one, in thousandths; written as a number such as `0.5`, or `"2"`, `"0.5"` or `"500m"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(into = "String")]
 pub struct CpuShare(u32);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidQuantity {
     #[error(
-        "`{0}` is not a share of processors: write a number or thousandths in quotes, such as `\"0.5\"` or `\"500m\"`"
+        "`{0}` is not a share of processors: write a number such as `0.5`, or thousandths in quotes, such as `\"500m\"`"
     )]
     Cpu(String),
     #[error("`{0}` is not a size: write a number and a unit, such as `128MiB`")]
@@ -74,12 +64,22 @@ impl ByteSize {
 }
 
 impl CpuShare {
+    /// As many as the text has digits for.
+    const NUMBER_MAX_MILLIS: u32 = 999_999_999;
+
     pub const fn millis(millis: u32) -> Self {
         Self(millis)
     }
 
     pub const fn as_millis(self) -> u32 {
         self.0
+    }
+
+    /// To the nearest thousandth.
+    fn from_f64(number: f64) -> Option<Self> {
+        let millis = (number * 1e3).round();
+        let is_share = number >= 0.0 && millis <= f64::from(Self::NUMBER_MAX_MILLIS);
+        is_share.then_some(Self(millis as u32))
     }
 }
 
@@ -110,16 +110,54 @@ impl fmt::Display for CpuShare {
     }
 }
 
-impl TryFrom<String> for CpuShare {
-    type Error = InvalidQuantity;
-    fn try_from(text: String) -> Result<Self, InvalidQuantity> {
-        text.parse()
-    }
-}
-
 impl From<CpuShare> for String {
     fn from(share: CpuShare) -> Self {
         share.to_string()
+    }
+}
+
+impl PartialSchema for CpuShare {
+    fn schema() -> RefOr<Schema> {
+        let largest = f64::from(Self::NUMBER_MAX_MILLIS) / 1e3;
+        let number = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0)).maximum(Some(largest));
+        let pattern = "^([0-9]{1,6}(\\.[0-9]{1,3})?|[0-9]{1,9}m)$";
+        let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+        let about = "Processors or parts of one, in thousandths; written as a number such as `0.5`, or `\"2\"`, `\"0.5\"` or `\"500m\"`.";
+        OneOfBuilder::new().description(Some(about)).item(number).item(text).into()
+    }
+}
+
+impl ToSchema for CpuShare {}
+
+struct CpuVisitor;
+
+impl Visitor<'_> for CpuVisitor {
+    type Value = CpuShare;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a share of processors such as 0.5 or \"500m\"")
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<CpuShare, E> {
+        CpuShare::from_f64(number).ok_or_else(|| E::invalid_value(de::Unexpected::Float(number), &self))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<CpuShare, E> {
+        self.visit_f64(number as f64)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<CpuShare, E> {
+        self.visit_f64(number as f64)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<CpuShare, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for CpuShare {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CpuVisitor)
     }
 }
 
@@ -227,6 +265,24 @@ mod tests {
         for bad in ["", "m", "-1", "+1", ".5", "1.", "1.2345", "half", "99999999", "1e3", "1.+5"] {
             assert!(bad.parse::<CpuShare>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn processors_may_be_a_bare_number() {
+        for (json, millis) in [("0.5", 500), ("2", 2000), ("1.2346", 1235), ("\"0.5\"", 500), ("0", 0)] {
+            assert_eq!(serde_json::from_str::<CpuShare>(json).unwrap(), CpuShare::millis(millis), "{json}");
+        }
+        // The schema has the largest that is read.
+        let largest = CpuShare::millis(CpuShare::NUMBER_MAX_MILLIS);
+        assert_eq!(serde_json::from_str::<CpuShare>("999999.999").unwrap(), largest);
+        for bad in ["-1", "-0.5", "1000000", "1e300", "true", "\"half\"", "null"] {
+            assert!(serde_json::from_str::<CpuShare>(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            serde_json::to_string(&CpuShare::millis(500)).unwrap(),
+            "\"500m\"",
+            "as older programs read it"
+        );
     }
 
     proptest! {

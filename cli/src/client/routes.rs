@@ -18,7 +18,7 @@ use wharf_types::api::{
 };
 use wharf_types::declare::Resource;
 use wharf_types::declare::change::{Applied, Plan};
-use wharf_types::image::ImageDocument;
+use wharf_types::image::{EXPOSED_HEADER, ImageDocument};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::{SecretValue, ValueKind};
 use wharf_types::{
@@ -277,9 +277,23 @@ impl Client {
         image: &str,
         login: Option<&SecretName>,
     ) -> anyhow::Result<ImageDocument> {
+        Ok(self.resolve_image_with_ports(namespace, image, login).await?.0)
+    }
+
+    /// The same, with the TCP ports that the image exposes where the platform knows them.
+    pub async fn resolve_image_with_ports(
+        &self,
+        namespace: &NamespaceName,
+        image: &str,
+        login: Option<&SecretName>,
+    ) -> anyhow::Result<(ImageDocument, Option<Vec<u16>>)> {
         let path = format!("/v1/namespaces/{namespace}/images");
         let request = ResolveImage { image: image.to_owned(), login: login.cloned() };
-        self.json(self.request(Method::POST, &path).json(&request)).await
+        let response = self.send(self.request(Method::POST, &path).json(&request)).await?;
+        let said = response.headers().get(EXPOSED_HEADER).and_then(|value| value.to_str().ok());
+        let exposed =
+            said.map(|ports| ports.split(',').filter_map(|port| port.trim().parse().ok()).collect());
+        Ok((self.body(response).await?, exposed))
     }
 
     /// Uploads the files of an app, unless the platform has them.
@@ -311,6 +325,8 @@ impl Client {
         let request = match content.into() {
             Content::Octets(octets) => self.upload(&path, "application/wasm", octets, sent),
             Content::File(file) => self.upload_file(&path, &file, sent).await?,
+            // Opened before this returns, so it is read to its end although its name goes.
+            Content::Unpacked(file) => self.upload_file(&path, &file, sent).await?,
         };
         self.json(request).await
     }

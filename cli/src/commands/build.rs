@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use wharf_types::api::{BuildInfo, BuildState, Page};
 use wharf_types::{AppName, BuildId, NamespaceName, Timestamp};
 
-use crate::args::{Global, With};
+use crate::args::{Global, With, parse_id};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, ago, coloured};
 use crate::session::Session;
@@ -37,7 +37,7 @@ pub enum BuildCommand {
 #[derive(Args, Debug)]
 pub struct LogsArgs {
     /// As `wharf builds` lists it [default: the newest of the namespace, or of --app]
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = parse_build)]
     pub id: Option<BuildId>,
     /// Wait for more, until it has ended
     #[arg(short, long)]
@@ -47,8 +47,12 @@ pub struct LogsArgs {
 #[derive(Args, Debug)]
 pub struct IdArgs {
     /// As `wharf builds` lists it
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = parse_build)]
     pub id: BuildId,
+}
+
+fn parse_build(text: &str) -> Result<BuildId, String> {
+    parse_id(text, "wharf builds")
 }
 
 /// Builds that are listed.

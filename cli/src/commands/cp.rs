@@ -25,6 +25,7 @@ use wharf_types::exec::{FRAME_MAX_BYTES, Frame};
 use wharf_types::{AppName, InstanceId};
 
 use self::pack::{Tally, pack};
+use crate::args::parse_instance;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, bytes, count};
 use crate::said::{Of, Said};
@@ -54,7 +55,7 @@ pub struct CpArgs {
     #[arg(long, value_name = "UID[:GID]", default_value = "0")]
     pub owner: Owner,
     /// In which instance, by its id
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_instance)]
     pub instance: Option<InstanceId>,
 }
 

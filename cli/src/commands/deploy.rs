@@ -19,6 +19,7 @@ use crate::app_ref::AppRef;
 use crate::args::{WaitArgs, parse_assignment};
 use crate::artifact::{self, Content};
 use crate::exit::{Exit, Failure};
+use crate::exposed;
 use crate::files;
 use crate::output;
 use crate::project;
@@ -73,24 +74,44 @@ enum Artifact {
     Archive(PathBuf),
 }
 
+/// What is known of the ports that an artifact says it listens at.
+#[derive(Debug)]
+enum Ports {
+    /// It is no image, or its settings are said to be the whole.
+    Asked,
+    Exposed(Vec<u16>),
+    /// Of an image that nobody here has.
+    Unknown,
+}
+
 impl Artifact {
     async fn read(
         &self,
         session: &Session,
         app: &AppRef,
         manifest: Option<&Manifest>,
-    ) -> anyhow::Result<Content> {
+    ) -> anyhow::Result<(Content, Ports)> {
         match self {
-            Self::File(path) => artifact::read(path).map(Content::Octets),
-            Self::Archive(path) => artifact::find_image(path),
+            Self::File(path) => Ok((Content::Octets(artifact::read(path)?), Ports::Asked)),
+            Self::Archive(path) => {
+                let content = artifact::find_image(path)?;
+                let exposed = content.file().and_then(exposed::in_archive);
+                Ok((content, exposed.map_or(Ports::Unknown, Ports::Exposed)))
+            }
             Self::Image(image) => {
                 let spec = match manifest {
                     Some(manifest) => manifest.spec(),
                     None => current_spec(session, app).await?,
                 };
                 let login = spec.registry_login();
-                let document = session.client.resolve_image(&app.namespace, image, login).await?;
-                Ok(Content::Octets(document.to_octets().into()))
+                let resolved = session.client.resolve_image_with_ports(&app.namespace, image, login).await?;
+                let (document, exposed) = resolved;
+                // A wharf.toml that names the image says the rest as well.
+                let ports = match manifest.is_some_and(|manifest| manifest.image.is_some()) {
+                    true => Ports::Asked,
+                    false => exposed.map_or(Ports::Unknown, Ports::Exposed),
+                };
+                Ok((Content::Octets(document.to_octets().into()), ports))
             }
         }
     }
@@ -125,7 +146,7 @@ pub async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
 async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let source = find_source(session, &args).await?;
     let app = app_of(session, &source)?;
-    let content = source.artifact.read(session, &app, source.manifest.as_ref()).await?;
+    let (content, ports) = source.artifact.read(session, &app, source.manifest.as_ref()).await?;
     let since = Instant::now();
     let digest = content.digest()?;
     // Before anything is pushed, so that a folder that cannot be shipped leaves nothing behind.
@@ -133,6 +154,9 @@ async fn deploy(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let packed = files.map(|files| files::pack(&source.folder.join(&files.path))).transpose()?;
     let pushed = push(session, &app.namespace, digest, content).await?;
     let mut request = release_request(session, &app, digest, source.manifest.as_ref(), &args.env).await?;
+    if let Some(told) = settle_ports(session, &app, &mut request, &ports).await? {
+        output::note(format!("note: {told}"));
+    }
     if let (Some(files), Some(archive)) = (files, packed) {
         let digest = push_files(session, &app, archive).await?;
         request.spec.files = Some(FilesSpec { digest, mount: files.mount.clone() });
@@ -291,6 +315,33 @@ pub async fn release_request(
         None => (current_spec(session, app).await?, Keep::Overrides),
     };
     Ok(CreateRelease { artifact, spec: with_env(spec, env), keep })
+}
+
+/// Lets the only port that an image exposes answer HTTP, where nobody has said which one does. Returns what is to be told.
+async fn settle_ports(
+    session: &Session,
+    app: &AppRef,
+    request: &mut CreateRelease,
+    ports: &Ports,
+) -> anyhow::Result<Option<String>> {
+    if matches!(ports, Ports::Asked) {
+        return Ok(None);
+    }
+    // What the app keeps may say it.
+    let mut spec = match request.keep {
+        Keep::Spec => current_spec(session, app).await?,
+        Keep::Overrides => request.spec.clone(),
+    };
+    let before = spec.container.http_port;
+    let told = match ports {
+        Ports::Asked => None,
+        Ports::Exposed(exposed) => exposed::settle_http_port(&mut spec, exposed),
+        Ports::Unknown => exposed::untold(&spec),
+    };
+    if spec.container.http_port != before {
+        *request = CreateRelease { artifact: request.artifact, spec, keep: Keep::Overrides };
+    }
+    Ok(told)
 }
 
 fn with_env(mut spec: AppSpec, env: &[(String, String)]) -> AppSpec {

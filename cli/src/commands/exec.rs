@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use wharf_types::exec::{Decoder, ExecSpec, Frame};
 use wharf_types::{AppName, InstanceId};
 
-use crate::args::parse_assignment;
+use crate::args::{parse_assignment, parse_instance};
 use crate::exit::{Exit, Failure};
 use crate::raw::{Raw, window_size};
 use crate::session::Session;
@@ -45,7 +45,7 @@ pub struct ExecArgs {
     #[arg(long, value_name = "N", conflicts_with = "instance", value_parser = clap::value_parser!(u32).range(1..))]
     pub slot: Option<u32>,
     /// In which instance, by its id
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parse_instance)]
     pub instance: Option<InstanceId>,
     /// What whoever forgets `--` writes of the command
     #[arg(hide = true)]

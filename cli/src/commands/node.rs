@@ -11,7 +11,7 @@ use wharf_types::quantity::Span;
 use wharf_types::suggest::nearest;
 use wharf_types::{NodeId, Timestamp, TokenId};
 
-use crate::args::{Global, NoArgs, With};
+use crate::args::{Global, NoArgs, With, parse_id};
 use crate::exit::{Exit, Failure};
 use crate::follow::follow;
 use crate::output::{self, ago, coloured, short_id};
@@ -118,7 +118,12 @@ pub struct JoinTokenArgs {
 #[derive(Args, Debug)]
 pub struct JoinTokenRef {
     /// The token's id, as `wharf node token ls` shows it
+    #[arg(value_parser = parse_token)]
     pub id: TokenId,
+}
+
+fn parse_token(text: &str) -> Result<TokenId, String> {
+    parse_id(text, "wharf node token ls")
 }
 
 pub async fn run(before: Global, args: NodeArgs) -> anyhow::Result<()> {

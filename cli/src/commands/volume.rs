@@ -4,11 +4,10 @@ mod archive;
 
 use clap::{Args, Subcommand};
 use wharf_types::api::{Page, VolumeInfo};
-use wharf_types::{AppName, Timestamp, VolumeId};
+use wharf_types::{AppName, Timestamp};
 
 use super::confirm;
 use crate::args::{Global, With};
-use crate::exit::{Exit, Failure};
 use crate::output::{self, ago, bytes, coloured};
 use crate::session::Session;
 use crate::table::Table;
@@ -42,9 +41,9 @@ pub struct LsArgs {
 
 #[derive(Args, Debug)]
 pub struct RmArgs {
-    /// As `wharf volume ls` lists it
-    #[arg(value_name = "ID")]
-    pub id: VolumeId,
+    /// Its id, as `wharf volume ls` lists it, or APP/NAME
+    #[arg(value_name = "VOLUME")]
+    pub volume: archive::VolumeRef,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
@@ -95,18 +94,15 @@ fn state(volume: &VolumeInfo) -> &'static str {
 async fn remove(session: &Session, args: RmArgs) -> anyhow::Result<()> {
     let namespace = session.namespace()?;
     let volumes = session.client.volumes(&namespace).await?;
-    let Some(volume) = volumes.into_iter().find(|volume| volume.id == args.id) else {
-        let message = format!("there is no volume {} in the namespace `{namespace}`", args.id);
-        return Err(Failure::new(Exit::NotFound, message).help("`wharf volume ls` lists them").into());
-    };
+    let volume = archive::choose(volumes, &args.volume, &namespace)?;
     confirm(
         &format!("with all its data, of the app `{}`, the volume", volume.app),
         volume.name.as_str(),
         args.yes,
     )?;
-    session.client.remove_volume(&namespace, args.id).await?;
+    session.client.remove_volume(&namespace, volume.id).await?;
     if session.json {
-        return output::json(&serde_json::json!({ "id": args.id, "name": volume.name, "removing": true }));
+        return output::json(&serde_json::json!({ "id": volume.id, "name": volume.name, "removing": true }));
     }
     output::line(format!("the volume {} of {} is being removed", volume.name, volume.app))
 }

@@ -24,10 +24,10 @@ use wharf_docker::{
 use wharf_platform_api::{Pushed, Teller};
 use wharf_types::AppId;
 use wharf_types::image::ImageReference;
-use wharf_types::spec::AppSpec;
 
 use super::{GIT_REV, NO_NETWORK, cancelled};
 use crate::exit::{Exit, Failure};
+use crate::exposed::tcp_ports;
 use crate::output;
 
 /// In the folder of caches: what the images that were built for this control plane are known by.
@@ -180,7 +180,7 @@ impl ImageBuilder {
 
     /// What is taken of an image that was built.
     async fn made(&self, image: ImageId, limits: &BuildLimits) -> anyhow::Result<MadeImage> {
-        let exposed = exposed_ports(&self.engine.image_config(image).await?.exposed_ports);
+        let exposed = tcp_ports(&self.engine.image_config(image).await?.exposed_ports);
         let saved = self.engine.save(image, limits.artifact_max_bytes).await;
         let archive = saved.map_err(|error| not_saved(error, limits))?;
         Ok(MadeImage { archive, exposed })
@@ -436,63 +436,9 @@ fn not_saved(error: SaveError, limits: &BuildLimits) -> anyhow::Error {
         .into()
 }
 
-fn exposed_ports(exposed: &[String]) -> Vec<u16> {
-    let tcp = exposed.iter().filter_map(|port| match port.split_once('/') {
-        Some((port, "tcp")) => port.parse().ok(),
-        Some(_) => None,
-        None => port.parse().ok(),
-    });
-    let mut ports: Vec<u16> = tcp.collect();
-    ports.sort_unstable();
-    ports
-}
-
-/// Where the container answers HTTP, unless somebody has said it; returns what is to be told of it.
-pub fn settle_http_port(spec: &mut AppSpec, exposed: &[u16]) -> Option<String> {
-    let ways_out = "`[container] http_port` in wharf.toml says where it answers HTTP";
-    let listed = || exposed.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
-    match (spec.container.http_port, exposed) {
-        (Some(_), []) => None,
-        (Some(port), _) if exposed.contains(&port) => None,
-        (Some(port), _) => Some(format!(
-            "it is asked at port {port}, which the image does not expose; it exposes {}",
-            listed()
-        )),
-        (None, _) if !spec.tcp.ports.is_empty() => None,
-        (None, [port]) => {
-            spec.container.http_port = Some(*port);
-            Some(format!("port {port} answers HTTP, as the image exposes no other; {ways_out}"))
-        }
-        (None, []) => Some(format!("it gets no requests, as the image exposes no port; {ways_out}")),
-        (None, _) => Some(format!("it gets no requests, as the image exposes {}; {ways_out}", listed())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_only_port_that_an_image_exposes_answers_http() {
-        let mut spec = AppSpec::default();
-        let told = settle_http_port(&mut spec, &[8000]).unwrap();
-        assert!(told.contains("port 8000 answers HTTP"), "{told}");
-        assert_eq!(spec.container.http_port, Some(8000));
-        assert_eq!(settle_http_port(&mut spec, &[8000, 9000]), None);
-        assert_eq!(settle_http_port(&mut spec, &[]), None);
-        assert!(settle_http_port(&mut spec, &[9000]).unwrap().contains("exposes 9000"));
-        assert_eq!(spec.container.http_port, Some(8000), "what was said stays");
-    }
-
-    #[test]
-    fn of_several_ports_or_none_a_user_chooses() {
-        let mut spec = AppSpec::default();
-        assert!(settle_http_port(&mut spec, &[80, 443]).unwrap().contains("exposes 80, 443; `[container]"));
-        assert!(settle_http_port(&mut spec, &[]).unwrap().contains("exposes no port"));
-        spec.tcp.ports = vec![6379];
-        assert_eq!(settle_http_port(&mut spec, &[6379]), None, "that one is for connections");
-        assert_eq!(spec.container.http_port, None);
-    }
 
     #[test]
     fn what_an_image_brings_along_is_held_to_the_same() {
@@ -551,12 +497,6 @@ mod tests {
         assert!(!is_of_others(&of(Some("web")), &services));
         assert!(!is_of_others(&of(None), &services), "a preview of one app may be about to save it");
         assert!(is_of_others(&of(Some("web")), &HashSet::new()));
-    }
-
-    #[test]
-    fn ports_of_other_protocols_are_none() {
-        let exposed = ["80/tcp", "53/udp", "8080", "x/tcp"].map(str::to_owned);
-        assert_eq!(exposed_ports(&exposed), [80, 8080]);
     }
 
     #[test]

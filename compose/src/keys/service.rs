@@ -318,7 +318,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("services.*.stop_grace_period", Duration),
     Key::new("services.*.stop_signal", Text)
         .app(Translated("a guest gets no signals: it is taken off its routes, may finish, and ends")),
-    Key::new("services.*.storage_opt", Pairs).app(NO_KERNEL).container(Refused("the engine sets no bounds for what a container writes beside its volumes; leave it out")),
+    Key::new("services.*.storage_opt", Pairs).app(NO_KERNEL),
     Key::new("services.*.tmpfs", Texts)
         .short(short::one_or_many)
         .app(Refused("a guest has no temporary file system; give it a volume")),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use wharf_types::declare::document::{AppDocument, AppKind};
 use wharf_types::name::SecretName;
-use wharf_types::quantity::{CpuShare, Span};
+use wharf_types::quantity::{ByteSize, CpuShare, Span};
 use wharf_types::spec::{
     ContainerFileSpec, ContainerHealthSpec, ContainerSpec, EngineSpec, LimitsSpec, OutboundSpec, ReserveSpec,
     ReuseSpec, UlimitSpec, is_host,
@@ -23,6 +23,7 @@ use super::values::{NamedValue, variable_of};
 use crate::model::{FileGrant, HealthCheck, Service, Ulimit};
 use crate::node::Place;
 use crate::problem::shown;
+use crate::quantity;
 use mounts::Mounts;
 use ports::Ports;
 
@@ -121,7 +122,7 @@ pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -
         pull_refresh_after: _,
         runtime: _,
         stdin_open: _,
-        storage_opt: _,
+        storage_opt,
         tty: _,
         use_api_socket: _,
         userns_mode: _,
@@ -153,6 +154,7 @@ pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -
         cpus: cpus(one, sink),
         ulimits: ulimits(one),
         shm_size: *shm_size,
+        disk_max: disk_max(one, storage_opt, sink),
         stop_signal: stop_signal.clone(),
         health: health(one, sink),
         networks: joined(one, sink),
@@ -299,6 +301,17 @@ fn pids(one: &One<'_>, sink: &mut Sink) -> u32 {
             PIDS_MAX
         }
     }
+}
+
+/// What it may write outside its volumes: the only option that there is.
+fn disk_max(one: &One<'_>, options: &BTreeMap<String, String>, sink: &mut Sink) -> Option<ByteSize> {
+    let place = one.place("storage_opt");
+    if let Some(other) = options.keys().find(|name| *name != "size") {
+        sink.problem(place, format!("`{}`: a container is held to a `size` only", shown(other)));
+    }
+    let text = options.get("size")?;
+    let size = quantity::size(text).and_then(|size| size.parse().map_err(|_| "is not a size".to_owned()));
+    size.map_err(|problem| sink.problem(place, format!("`{}` {problem}", shown(text)))).ok()
 }
 
 fn ulimits(one: &One<'_>) -> BTreeMap<String, UlimitSpec> {

@@ -62,6 +62,22 @@ async fn one_that_fills_its_log_does_not_fill_the_disk() {
 }
 
 #[tokio::test]
+async fn what_one_writes_outside_its_volumes_is_known() {
+    let Some(test) = Test::begin().await else { return };
+    let id = test.shell("exec sleep 1000").await;
+    assert!(test.engine.written(id).await.unwrap().unwrap() < 1 << 20);
+    let writes = shell("dd if=/dev/zero of=/large bs=1M count=20");
+    let probe = test.engine.probe_command(id, &writes, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(probe.exit_code, Some(0), "{probe:?}");
+    let written = test.engine.written(id).await.unwrap().unwrap();
+    assert!((20 << 20..40 << 20).contains(&written), "{written}");
+    test.engine.remove(id).await.unwrap();
+    assert_eq!(test.engine.written(id).await.unwrap(), None);
+    let folder = test.engine.folder().await.unwrap().unwrap();
+    assert!(folder.is_absolute(), "{}", folder.display());
+}
+
+#[tokio::test]
 async fn one_that_is_over_at_once_is_not_lost() {
     let Some(test) = Test::begin().await else { return };
     for code in [0, 1, 255] {

@@ -1,15 +1,16 @@
 //! The side of the [`Backend`] seam that runs containers, and the one that has both sides.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{RwLock, oneshot, watch};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use wharf_docker::{
@@ -17,13 +18,15 @@ use wharf_docker::{
     NetworkName, Owner, Run as ContainerRun, Stopped, Usage, VolumeMount,
 };
 use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
+use wharf_types::quantity::ByteSize;
 use wharf_types::spec::ContainerHealthSpec;
 use wharf_types::state::InstanceState;
 use wharf_types::{InstanceId, NamespaceName};
 
 use super::brought::{self, Images};
+use super::disk;
 use super::egress;
-use super::images::{self, EnsureError, failed};
+use super::images::{self, EnsureError, Progress, failed};
 use super::output::{self, Marks};
 use super::run;
 use super::upstream::{Bounds, Upstream};
@@ -41,7 +44,7 @@ use crate::wasm::meters::Meters;
 use crate::wasm::outbound::Egress;
 use crate::wasm::ports::{Listening, Ports};
 use crate::wasm::table::{DispatchError, Table, Target};
-use crate::wasm::volumes::{Mounts, Volumes};
+use crate::wasm::volumes::{Mounts, Volumes, Written};
 
 /// Between tries while the engine is away.
 const RETRY: Duration = Duration::from_secs(1);
@@ -50,6 +53,8 @@ const NETWORKS_LINGER: Duration = Duration::from_secs(10);
 /// The least time between the signal to end and the end, unless there is no time at all.
 const GRACE_MIN: Duration = Duration::from_millis(500);
 
+/// How long a container may take to end that has done what it may not.
+const END_GRACE: Duration = Duration::from_secs(5);
 /// How long the end of a run waits until all that it printed was read, and for how long where somebody waits for its stop.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
 const STOPPED_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
@@ -76,10 +81,12 @@ pub struct ContainerBackend {
     marks: Marks,
     images: Images,
     meters: Meters,
+    /// How far the images are that are being brought.
+    bringing: Progress,
     prepared: Mutex<HashMap<InstanceId, Prepared>>,
     running: Mutex<HashMap<InstanceId, Live>>,
     /// Whether containers are left running when this process ends.
-    leaves: AtomicBool,
+    leaves: CancellationToken,
     sweep: Sweep,
     /// Held by those who make networks until their instances are in `prepared`, and held whole to remove networks that nobody needs.
     networks: RwLock<()>,
@@ -112,6 +119,11 @@ impl Sweep {
 }
 
 struct Prepared {
+    /// With its namespace, as people are told of it.
+    app: String,
+    /// What it may take to end.
+    drain: Duration,
+    disk_max: ByteSize,
     image: ImageId,
     health: Option<ContainerHealthSpec>,
     networks: Vec<NetworkJoin>,
@@ -133,6 +145,8 @@ struct Live {
     is_run: bool,
     /// Whether the engine has said how it ended.
     has_ended: Arc<AtomicBool>,
+    /// Why this worker ends it, if it does.
+    ended_for: Arc<OnceLock<Failure>>,
     platform: crate::wasm::stdio::GuestOutput,
     _follows: AbortOnDropHandle<()>,
     _waits: AbortOnDropHandle<()>,
@@ -149,9 +163,10 @@ impl ContainerBackend {
             marks,
             images,
             meters: Meters::default(),
+            bringing: Progress::default(),
             prepared: Mutex::default(),
             running: Mutex::default(),
-            leaves: AtomicBool::new(false),
+            leaves: CancellationToken::new(),
             sweep: Sweep::default(),
             networks: RwLock::default(),
             looks_for_networks: AtomicBool::new(false),
@@ -160,18 +175,45 @@ impl ContainerBackend {
         tokio::spawn(keep_measured(Arc::downgrade(&backend)));
         tokio::spawn(brought::keep_few(Arc::downgrade(&backend)));
         tokio::spawn(egress::keep(Arc::downgrade(&backend)));
+        tokio::spawn(disk::keep_bounded(Arc::downgrade(&backend)));
         Ok(backend)
     }
 
-    /// From here on, stopping an instance leaves its container running, for the next process to adopt.
+    /// From here on, stopping an instance leaves its container as it is, for the next process to adopt.
     pub fn leave_containers(&self) {
-        self.leaves.store(true, Ordering::Relaxed);
+        self.leaves.cancel();
     }
 
-    /// Leaves nothing behind, when all instances have ended.
+    /// The containers that have not ended yet, by app, with what each may take from its signal to its end.
+    pub fn not_ended(&self) -> BTreeMap<String, Duration> {
+        let over = self.runs_that_are_over();
+        let mut apps = BTreeMap::new();
+        for (_, prepared) in self.known().iter().filter(|(id, _)| !over.contains(id)) {
+            let longest: &mut Duration = apps.entry(prepared.app.clone()).or_default();
+            *longest = prepared.drain.max(*longest);
+        }
+        apps
+    }
+
+    /// Leaves nothing behind: what has not ended is killed, and what was killed is removed. What has ended of a run of a job stays, until the
+    /// control plane knows how.
     pub async fn finish(&self) {
+        let over = self.runs_that_are_over();
+        let left: Vec<InstanceId> = self.known().keys().filter(|id| !over.contains(id)).copied().collect();
+        futures::future::join_all(left.iter().map(|id| self.remove(*id))).await;
+        // One that was just about to start, or about to be removed.
+        if let Err(error) = self.engine.remove_unwanted(|id| over.contains(&id)).await {
+            warn!("containers that are to be removed may be left: {error}");
+        }
         self.remove_networks().await;
         egress::leave_nothing(&self.engine).await;
+    }
+
+    /// Of which the control plane may not have heard yet.
+    fn runs_that_are_over(&self) -> HashSet<InstanceId> {
+        let live = self.live();
+        let over = live.iter().filter(|(_, it)| it.is_run && it.has_ended.load(Ordering::Relaxed));
+        over.map(|(id, _)| *id).collect()
     }
 
     /// Totals of every release that runs here, or did a short time ago.
@@ -197,6 +239,30 @@ impl ContainerBackend {
         self.live().keys().copied().collect()
     }
 
+    pub(super) fn volumes_folder(&self) -> PathBuf {
+        self.shared.volumes.dir().to_owned()
+    }
+
+    /// What a container may write outside its volumes, and the volumes that it writes to.
+    pub(super) fn may_write(&self, id: InstanceId) -> Option<(ByteSize, Option<Written>)> {
+        let known = self.known();
+        let prepared = known.get(&id)?;
+        Some((prepared.disk_max, prepared.volumes.as_ref().map(|volumes| volumes.written())))
+    }
+
+    /// Ends a container for a reason of this worker's, unless it has ended already.
+    pub(super) async fn end_for(&self, id: InstanceId, failure: Failure) {
+        {
+            let live = self.live();
+            let Some(live) = live.get(&id) else { return };
+            live.platform.say(&failure.reason.message);
+            let _ = live.ended_for.set(failure);
+        }
+        if let Err(error) = self.engine.stop(id, END_GRACE).await {
+            warn!(instance.id = %id, "could not end the container of instance {id}: {error}");
+        }
+    }
+
     pub(super) fn measured(&self, id: InstanceId, usage: Usage) {
         if let Some(live) = self.live().get_mut(&id) {
             live.measured.take(usage);
@@ -211,9 +277,10 @@ impl ContainerBackend {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ensure_image(&self, assigned: &AssignedInstance) -> Result<ImageId, EnsureError> {
+    async fn ensure_image(&self, run: &Run) -> Result<ImageId, EnsureError> {
         let given = (&self.shared.artifacts, &*self.shared.secrets);
-        images::ensure((&self.engine, &self.images), given, self.marks.folder(), assigned).await
+        let told = self.bringing.of(run.id);
+        images::ensure((&self.engine, &self.images), given, self.marks.folder(), &run.assigned, &told).await
     }
 
     /// Gives the engine back images that were brought for what is neither assigned nor runs. Returns how many have gone.
@@ -232,11 +299,11 @@ impl ContainerBackend {
                 image
             }
             None => {
-                let ensured = self.ensure_image(assigned).await;
+                let ensured = self.ensure_image(run).await;
                 // With what nothing needs gone, it may fit.
                 let is_full = matches!(ensured, Err(EnsureError::DiskFull(_)));
                 if is_full && self.remove_unused_images(Duration::ZERO).await > 0 {
-                    self.ensure_image(assigned).await?
+                    self.ensure_image(run).await?
                 } else {
                     ensured?
                 }
@@ -259,7 +326,17 @@ impl ContainerBackend {
             })?;
             networks.push(NetworkJoin { network, aliases });
         }
-        let prepared = Prepared { image, health, networks, is_adopted, volumes: None, _held: held };
+        let prepared = Prepared {
+            app: format!("{}/{}", assigned.namespace, assigned.app),
+            drain: assigned.spec.stop.drain.as_duration(),
+            disk_max: assigned.spec.container.disk_max(),
+            image,
+            health,
+            networks,
+            is_adopted,
+            volumes: None,
+            _held: held,
+        };
         self.known().insert(run.id, prepared);
         Ok(())
     }
@@ -291,6 +368,9 @@ impl ContainerBackend {
         let assigned = &run.assigned;
         self.shared.logs.hide(run.id, self.shared.secrets.mask(assigned));
         let volumes = self.shared.volumes.mount(assigned).await?;
+        if let Some(overfull) = volumes.as_ref().and_then(|volumes| volumes.written().overfull()) {
+            return Err(disk::is_overfull(&overfull));
+        }
         if let Some(prepared) = self.known().get_mut(&run.id) {
             prepared.volumes = volumes;
         }
@@ -327,6 +407,8 @@ impl ContainerBackend {
         let of_ended = upstream.clone();
         let has_ended = Arc::new(AtomicBool::new(false));
         let says_ended = has_ended.clone();
+        let ended_for = Arc::<OnceLock<Failure>>::default();
+        let reason = ended_for.clone();
         let waits = AbortOnDropHandle::new(tokio::spawn(async move {
             let exit = engine.wait(id).await;
             says_ended.store(true, Ordering::Relaxed);
@@ -337,7 +419,11 @@ impl ContainerBackend {
             if is_run {
                 let _ = timeout(OUTPUT_LIMIT, all_read).await;
             }
-            ended_tx.send_replace(Some(into_ended(&exit, &logs.tail(id), is_run)));
+            let ended = match reason.get() {
+                Some(failure) => Ended::Failed(Failure { exit_code: code_of(&exit), ..failure.clone() }),
+                None => into_ended(&exit, &logs.tail(id), is_run),
+            };
+            ended_tx.send_replace(Some(ended));
         }));
         let mut ids = run.replaces.clone();
         ids.push(run.id);
@@ -360,6 +446,7 @@ impl ContainerBackend {
             measured: Measured::new(meter, is_adopted),
             is_run,
             has_ended,
+            ended_for,
             platform,
             _follows: follows,
             _waits: waits,
@@ -480,6 +567,24 @@ impl ContainerBackend {
         }
     }
 
+    /// Takes an instance out of the ways in, waits for what is open, and ends its container in what is left of the time: how much that was.
+    async fn end(
+        &self,
+        id: InstanceId,
+        live: Option<&Live>,
+        drain: Duration,
+    ) -> (Duration, Result<Stopped, EngineError>) {
+        let began = Instant::now();
+        if let Some(live) = live {
+            self.close(live, drain).await;
+        }
+        let grace = match drain.is_zero() {
+            true => Duration::ZERO,
+            false => drain.saturating_sub(began.elapsed()).max(GRACE_MIN),
+        };
+        (grace, self.engine.stop(id, grace).await)
+    }
+
     /// Takes an instance out of the ways in, and waits for what is open.
     async fn close(&self, live: &Live, drain: Duration) {
         if let Some(upstream) = &live.upstream {
@@ -572,6 +677,13 @@ impl Retryable for NetworkError {
     }
 }
 
+fn code_of(exit: &Exit) -> Option<i32> {
+    match exit {
+        Exit::Ended { code, .. } => Some(*code),
+        Exit::Gone => None,
+    }
+}
+
 /// How a container ended, with its last words where it failed. A run has the word itself, also where a child of it was killed.
 fn into_ended(exit: &Exit, tail: &[String], is_run: bool) -> Ended {
     match exit {
@@ -595,6 +707,10 @@ impl Backend for ContainerBackend {
             return Ok(());
         }
         self.prepare_new(run).await
+    }
+
+    fn progress(&self, id: InstanceId) -> Option<String> {
+        self.bringing.read(id)
     }
 
     async fn start(&self, run: &Run) -> Result<(), Failure> {
@@ -670,20 +786,15 @@ impl Backend for ContainerBackend {
         let live = self.live().remove(&id);
         self.shared.reach.names.remove(id);
         self.shared.reach.containers.close(id);
-        if self.leaves.load(Ordering::Relaxed) {
-            return;
-        }
         // Whoever waits for this may give up before its end.
         let _ends = self.shared.reach.containers.ends(id);
-        let began = Instant::now();
-        if let Some(live) = &live {
-            self.close(live, drain).await;
-        }
-        let grace = match drain.is_zero() {
-            true => Duration::ZERO,
-            false => drain.saturating_sub(began.elapsed()).max(GRACE_MIN),
+        // One that has got its signal goes on as well: the next process gives it its time.
+        let Some((grace, stopped)) =
+            self.leaves.run_until_cancelled(self.end(id, live.as_ref(), drain)).await
+        else {
+            return;
         };
-        match self.engine.stop(id, grace).await {
+        match stopped {
             Ok(Stopped::ByItself) => {}
             Ok(Stopped::Killed) if grace.is_zero() => {}
             Ok(Stopped::Killed) => {
@@ -709,7 +820,7 @@ impl Backend for ContainerBackend {
         if ended.is_some() {
             self.stop(id, Duration::ZERO).await;
         }
-        if self.leaves.load(Ordering::Relaxed) {
+        if self.leaves.is_cancelled() {
             return;
         }
         let prepared = self.known().remove(&id);
@@ -795,6 +906,10 @@ impl Backends {
 impl Backend for Backends {
     async fn prepare(&self, run: &Run) -> Result<(), Failure> {
         self.of_run(run)?.prepare(run).await
+    }
+
+    fn progress(&self, id: InstanceId) -> Option<String> {
+        self.of(id).progress(id)
     }
 
     async fn start(&self, run: &Run) -> Result<(), Failure> {

@@ -1,12 +1,14 @@
 //! The image of an app: in the engine, whatever kind of artifact it is.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tracing::info;
 use wharf_docker::{Credentials, Engine, ImageError, ImageId, PullProgress};
+use wharf_types::InstanceId;
 use wharf_types::image::{DOCUMENT_MAX_BYTES, ImageDocument};
 use wharf_types::node::{AssignedInstance, ReasonKind};
 
@@ -17,6 +19,59 @@ use crate::secrets::SecretStore;
 
 /// A pull of which nothing has come for so long is given up, and tried again.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// How far the images are that are being brought, by the instance that needs each.
+#[derive(Default)]
+pub(super) struct Progress(Mutex<HashMap<InstanceId, String>>);
+
+/// What is told of one of them, until this is dropped.
+pub(super) struct Told<'a> {
+    progress: &'a Progress,
+    id: InstanceId,
+}
+
+impl Progress {
+    pub(super) fn of(&self, id: InstanceId) -> Told<'_> {
+        Told { progress: self, id }
+    }
+
+    pub(super) fn read(&self, id: InstanceId) -> Option<String> {
+        self.known().get(&id).cloned()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<InstanceId, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told<'_> {
+    fn say(&self, words: String) {
+        self.progress.known().insert(self.id, words);
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.progress.known().remove(&self.id);
+    }
+}
+
+/// How much of an image is here, such as `pulling redis:7: 34 of 120 MB, 2 of 6 layers`.
+fn pulling(image: &str, progress: PullProgress) -> String {
+    let PullProgress { layers_done, layers, downloaded_bytes, total_bytes } = progress;
+    if layers == 0 {
+        return format!("pulling {image}");
+    }
+    // Rounded down, so that all of it is here only when it is.
+    let (mb, of_mb) = (downloaded_bytes / 1_000_000, total_bytes.div_ceil(1_000_000));
+    match total_bytes {
+        0 => format!("pulling {image}: {layers_done} of {layers} layers"),
+        _ if downloaded_bytes >= total_bytes => {
+            format!("pulling {image}: {of_mb} MB are here, {layers_done} of {layers} layers unpacked")
+        }
+        _ => format!("pulling {image}: {mb} of {of_mb} MB, {layers_done} of {layers} layers"),
+    }
+}
 
 /// Why an image is not there.
 pub(super) enum EnsureError {
@@ -55,9 +110,10 @@ pub(super) async fn ensure(
     given: (&Arc<Artifacts>, &SecretStore),
     folder: &Path,
     assigned: &AssignedInstance,
+    told: &Told<'_>,
 ) -> Result<ImageId, EnsureError> {
     let _stays = images.bringing().await;
-    let (image, was_there) = bring(engine, given, folder, assigned).await?;
+    let (image, was_there) = bring(engine, given, folder, assigned, told).await?;
     // What somebody else has named or brought by another digest is not for this worker to remove.
     if !was_there && engine.is_nobody_elses(image).await.map_err(ImageError::from)? {
         images.brought(image, assigned.artifact);
@@ -73,6 +129,7 @@ async fn bring(
     (artifacts, secrets): (&Arc<Artifacts>, &SecretStore),
     folder: &Path,
     assigned: &AssignedInstance,
+    told: &Told<'_>,
 ) -> Result<(ImageId, bool), EnsureError> {
     if let Some(image) = engine.loaded(assigned.artifact).await? {
         return Ok((image, true));
@@ -86,23 +143,17 @@ async fn bring(
     let file = folder.path().join("image.tar");
     artifacts.get_into(assigned.artifact, &file).await?;
     let Some(document) = document_in(&file).await? else {
+        told.say("loading the image's archive into the Docker engine".to_owned());
         return Ok((engine.load(&file, assigned.artifact).await?, false));
     };
     drop((turn, folder));
-    let (image, app) = (document.image.clone(), assigned.app.clone());
-    let told = std::sync::atomic::AtomicU64::new(0);
-    let tell = move |progress: PullProgress| {
-        // A line for each tenth is enough.
-        let tenth = progress.downloaded_bytes * 10 / progress.total_bytes.max(1);
-        if told.fetch_max(tenth, std::sync::atomic::Ordering::Relaxed) < tenth {
-            info!(
-                "pulling {image} for {app}: {} of {} octets",
-                progress.downloaded_bytes, progress.total_bytes
-            );
-        }
-    };
+    let tell = |progress: PullProgress| told.say(pulling(&document.image, progress));
     let credentials = credentials(secrets, assigned)?;
     let was_there = engine.has(&document).await?;
+    if !was_there {
+        told.say(pulling(&document.image, PullProgress::default()));
+        info!("pulling {} for {}", document.image, assigned.app);
+    }
     Ok((engine.ensure(&document, credentials.as_ref(), STALLED_AFTER, &tell).await?, was_there))
 }
 
@@ -160,4 +211,32 @@ pub(super) fn failed(error: &(dyn std::error::Error + 'static), is_retryable: bo
         source = cause.source();
     }
     Failure::new(if is_retryable { ReasonKind::Platform } else { ReasonKind::Artifact }, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_is_told_in_octets_and_layers() {
+        let told = |layers_done, layers, downloaded_bytes, total_bytes| {
+            pulling("redis:7", PullProgress { layers_done, layers, downloaded_bytes, total_bytes })
+        };
+        assert_eq!(told(0, 0, 0, 0), "pulling redis:7");
+        assert_eq!(told(1, 6, 0, 0), "pulling redis:7: 1 of 6 layers");
+        assert_eq!(told(2, 6, 34_900_000, 119_100_000), "pulling redis:7: 34 of 120 MB, 2 of 6 layers");
+        assert_eq!(told(3, 6, 120, 120), "pulling redis:7: 1 MB are here, 3 of 6 layers unpacked");
+    }
+
+    #[test]
+    fn what_was_told_is_over_with_the_pull() {
+        let (progress, id) = (Progress::default(), InstanceId::new());
+        let told = progress.of(id);
+        assert_eq!(progress.read(id), None);
+        told.say("pulling".to_owned());
+        told.say("still pulling".to_owned());
+        assert_eq!(progress.read(id).as_deref(), Some("still pulling"));
+        drop(told);
+        assert_eq!(progress.read(id), None);
+    }
 }

@@ -25,6 +25,10 @@ use crate::health::{Check, Checks, Verdict};
 
 /// How much longer than it was asked to a backend may take, before the supervisor goes on without it.
 const BACKEND_GRACE: Duration = Duration::from_secs(5);
+/// What the end of an instance may take beside its drain: to stop it, and to remove it.
+pub(super) const END_LIMIT: Duration = Duration::from_secs(2 * BACKEND_GRACE.as_secs() + 1);
+/// How often it is looked how far the preparation of an instance is. Each time that has changed the control plane is told.
+const PROGRESS_LOOK: Duration = Duration::from_secs(2);
 /// How long it may take to find out that an adopted run had ended before it was told to stop.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// The same for what another instance may replace in two seconds.
@@ -80,7 +84,7 @@ impl Slot {
             biased;
             () = stop_is_ordered(&mut self.orders), if !is_adopted => State::Stop,
             () = self.lease.over() => State::LetGo,
-            prepared = self.backend.prepare(&run) => match prepared {
+            prepared = prepare(&*self.backend, &self.board, self.chain, &run) => match prepared {
                 Ok(()) => State::Start,
                 Err(failure) => State::Ended(Ended::Failed(failure)),
             },
@@ -316,6 +320,30 @@ impl Slot {
 
     fn as_run(&self) -> Run {
         Run { id: self.id, replaces: self.board.ancestors(self.chain), assigned: self.assigned.clone() }
+    }
+}
+
+/// Prepares an instance, and says how far that is for as long as it takes.
+async fn prepare(backend: &dyn Backend, board: &Board, chain: ChainKey, run: &Run) -> Result<(), Failure> {
+    let mut prepared = pin!(backend.prepare(run));
+    let mut is_told = false;
+    loop {
+        select! {
+            biased;
+            outcome = &mut prepared => {
+                if is_told {
+                    board.update(chain, |current| current.reason = None);
+                }
+                return outcome;
+            }
+            () = sleep(PROGRESS_LOOK) => {
+                if let Some(message) = backend.progress(run.id) {
+                    is_told = true;
+                    let reason = Reason { kind: ReasonKind::Platform, message };
+                    board.update(chain, |current| current.reason = Some(reason));
+                }
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use wharf_types::state::{Health, InstanceState, Wanted};
 use wharf_types::world::World;
 use wharf_types::{InstanceId, JobId};
 
-use super::{Shutdown, Supervisor, Until};
+use super::{Grace, Shutdown, Supervisor, Until};
 use crate::backend::{Ended, Failure};
 use crate::fake::{Call, FakeBackend, assigned, becomes};
 
@@ -22,6 +22,10 @@ fn supervisor(backend: &Arc<FakeBackend>) -> (Supervisor, Reports) {
     let supervisor = Supervisor::spawn_with(backend.clone(), None);
     let reports = supervisor.reports();
     (supervisor, reports)
+}
+
+fn grace(guests: u64, containers: u64) -> Grace {
+    Grace { guests: Duration::from_secs(guests), containers: Duration::from_secs(containers) }
 }
 
 fn trap() -> Failure {
@@ -410,12 +414,12 @@ async fn a_command_that_succeeds_is_stopped_and_healthy() {
 async fn shutdown_drains_every_instance() {
     let backend = FakeBackend::new();
     backend.stops_take(Duration::from_secs(5));
-    let (supervisor, mut reports) = supervisor(&backend);
+    let (mut supervisor, mut reports) = supervisor(&backend);
     let ids: Vec<InstanceId> = (0..3).map(|_| InstanceId::new()).collect();
     supervisor.assign(ids.iter().copied().map(assigned).collect()).await;
     healthy(&mut reports, 3).await;
     let began = Instant::now();
-    assert_eq!(supervisor.shutdown(Duration::from_secs(10)).await, Shutdown::Clean);
+    assert_eq!(supervisor.shutdown(grace(10, 0)).await, Shutdown::Clean);
     assert_eq!(began.elapsed(), Duration::from_secs(5));
     let calls = backend.calls();
     assert!(ids.iter().all(|id| calls.contains(&Call::Stop(*id, Duration::from_secs(9)))), "{calls:?}");
@@ -425,10 +429,76 @@ async fn shutdown_drains_every_instance() {
 async fn shutdown_gives_up_after_the_grace_period() {
     let backend = FakeBackend::new();
     backend.stops_take(Duration::from_secs(100));
-    let (supervisor, mut reports) = supervisor(&backend);
+    let (mut supervisor, mut reports) = supervisor(&backend);
     supervisor.assign(vec![assigned(InstanceId::new())]).await;
     healthy(&mut reports, 1).await;
-    assert_eq!(supervisor.shutdown(Duration::from_secs(1)).await, Shutdown::Forced);
+    assert_eq!(supervisor.shutdown(grace(1, 0)).await, Shutdown::Forced);
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_far_a_preparation_is_is_told_until_it_ends() {
+    let backend = FakeBackend::new();
+    backend.prepares_take(Duration::from_secs(5), "pulling redis:7");
+    let (supervisor, mut reports) = supervisor(&backend);
+    supervisor.assign(vec![assigned(InstanceId::new())]).await;
+    let seen = becomes(&mut reports, |seen| seen[0].reason.is_some()).await;
+    let told = seen[0].reason.as_ref().unwrap();
+    assert_eq!((seen[0].state, told.kind), (InstanceState::Preparing, ReasonKind::Platform));
+    assert_eq!(told.message, "pulling redis:7");
+    let seen = healthy(&mut reports, 1).await;
+    assert_eq!(seen[0].reason, None);
+}
+
+fn container(id: InstanceId, drain: u64) -> AssignedInstance {
+    let instance = with_spec(id, |spec| spec.stop.drain = Span::from_secs(drain));
+    AssignedInstance { world: World::Container, ..instance }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_has_the_time_that_its_app_declares_and_guests_end_before() {
+    let backend = FakeBackend::new();
+    backend.stops_take(Duration::from_secs(12));
+    let (mut supervisor, mut reports) = supervisor(&backend);
+    let (patient, other, guest) = (InstanceId::new(), InstanceId::new(), InstanceId::new());
+    supervisor.assign(vec![container(patient, 25), container(other, 600), assigned(guest)]).await;
+    becomes(&mut reports, |seen| seen.iter().all(|it| it.state == InstanceState::Running)).await;
+    let began = Instant::now();
+    assert_eq!(supervisor.shutdown(grace(5, 60)).await, Shutdown::Clean);
+    assert_eq!(began.elapsed(), Duration::from_secs(12), "nobody waits for longer than there is need");
+    let calls = backend.calls();
+    for (id, drain) in [(patient, 25_000), (other, 60_000), (guest, 4500)] {
+        assert!(calls.contains(&Call::Stop(id, Duration::from_millis(drain))), "{calls:?}");
+        assert!(calls.contains(&Call::Remove(id)), "{calls:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_never_ends_is_given_up_some_time_after_its_drain() {
+    let backend = FakeBackend::new();
+    backend.stops_take(Duration::from_secs(3600));
+    let (mut supervisor, mut reports) = supervisor(&backend);
+    let id = InstanceId::new();
+    supervisor.assign(vec![container(id, 25)]).await;
+    becomes(&mut reports, |seen| seen[0].state == InstanceState::Running).await;
+    let began = Instant::now();
+    // The slot itself goes on without its backend, and removes what is left.
+    assert_eq!(supervisor.shutdown(grace(5, 60)).await, Shutdown::Clean);
+    assert_eq!(began.elapsed(), Duration::from_secs(30));
+    assert!(backend.calls().contains(&Call::Remove(id)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_want_to_wait_lets_go() {
+    let backend = FakeBackend::new();
+    backend.stops_take(Duration::from_secs(3600));
+    let (mut supervisor, mut reports) = supervisor(&backend);
+    supervisor.assign(vec![container(InstanceId::new(), 600)]).await;
+    becomes(&mut reports, |seen| seen[0].state == InstanceState::Running).await;
+    let began = Instant::now();
+    let waited = tokio::time::timeout(Duration::from_secs(2), supervisor.shutdown(grace(5, 600))).await;
+    assert!(waited.is_err());
+    supervisor.abort().await;
+    assert_eq!(began.elapsed(), Duration::from_secs(2));
 }
 
 #[tokio::test(start_paused = true)]

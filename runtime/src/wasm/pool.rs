@@ -69,11 +69,30 @@ pub(super) fn check_resources(compiled: &Compiled, memory_max_bytes: u64) -> Res
     }
     let initial = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10);
     if initial > memory_max_bytes.min(MEMORY_MAX_BYTES as u64) {
-        return refuse(format!(
-            "its memory begins with {} MiB, more than `limits.memory`, {}; raise the limit",
-            initial >> 20,
-            ByteSize::bytes(memory_max_bytes)
-        ));
+        return refuse(too_large(initial, memory_max_bytes));
     }
     Ok(())
+}
+
+/// In words: a limit that no guest reaches is the platform's own.
+fn too_large(initial: u64, memory_max_bytes: u64) -> String {
+    let (begins, limit) = (ByteSize::bytes(initial), ByteSize::bytes(memory_max_bytes));
+    if initial <= memory_max_bytes {
+        let most = ByteSize::bytes(MEMORY_MAX_BYTES as u64);
+        return format!("its memory begins with {begins}, and {most} is the most that any app gets");
+    }
+    format!("its memory begins with {begins}, more than `limits.memory`, {limit}; raise the limit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_differ_are_written_so_that_they_do() {
+        let told = too_large(17 << 16, 1 << 20);
+        assert!(told.contains("begins with 1088KiB, more than `limits.memory`, 1MiB"), "{told}");
+        let told = too_large(5 << 30, 6 << 30);
+        assert!(told.contains("4GiB is the most") && !told.contains("raise"), "{told}");
+    }
 }

@@ -30,10 +30,10 @@ use tokio::time::timeout;
 use wasmtime::component::Linker;
 use wasmtime_wasi::filesystem::Dir;
 use wasmtime_wasi::{FsPerms, OpenMode};
-use wharf_types::VolumeId;
 use wharf_types::figures::VolumeFigures;
 use wharf_types::node::{AssignedInstance, ReasonKind};
 use wharf_types::spec::VolumeSpec;
+use wharf_types::{VolumeId, VolumeName};
 
 use super::engine::Profile;
 use super::state::State;
@@ -81,6 +81,7 @@ struct Volume {
 pub(crate) struct Mounts(Vec<Mounted>);
 
 struct Mounted {
+    name: VolumeName,
     dir: Dir,
     guest_path: String,
     quota: Arc<Quota>,
@@ -98,6 +99,48 @@ enum Claim {
     Exclusive {
         _held: OwnedRwLockWriteGuard<()>,
     },
+}
+
+/// What a container may write to: it adds to its volumes past whoever counts, so they are measured from time to time.
+pub(crate) struct Written(Vec<(VolumeName, Arc<Quota>)>);
+
+/// A volume that holds more than it may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Overfull {
+    pub(crate) name: VolumeName,
+    pub(crate) used_bytes: u64,
+    pub(crate) size_bytes: u64,
+}
+
+impl Mounts {
+    /// Holds none of them: whoever measures keeps nobody from writing.
+    pub(crate) fn written(&self) -> Written {
+        let written = self.0.iter().filter(|mounted| !mounted.read_only);
+        Written(written.map(|mounted| (mounted.name.clone(), mounted.quota.clone())).collect())
+    }
+}
+
+impl Written {
+    /// Looks up what they hold.
+    pub(crate) async fn measure(&self) {
+        for (name, quota) in &self.0 {
+            if let Err(error) = quota.measure().await {
+                tracing::warn!(
+                    "cannot measure the volume `{name}` of a container, trying again later: {error}"
+                );
+            }
+        }
+    }
+
+    /// One that holds more than its size and an eighth: nobody is told the moment in which it is full.
+    pub(crate) fn overfull(&self) -> Option<Overfull> {
+        let mut looked = self.0.iter().map(|(name, quota)| Overfull {
+            name: name.clone(),
+            used_bytes: quota.used(),
+            size_bytes: quota.size(),
+        });
+        looked.find(|it| it.used_bytes > it.size_bytes.saturating_add(it.size_bytes / 8))
+    }
 }
 
 impl Volumes {
@@ -139,6 +182,11 @@ impl Volumes {
             mounted.push(self.mount_one(id, spec, assigned).await?);
         }
         Ok((!mounted.is_empty()).then(|| Arc::new(Mounts(mounted))))
+    }
+
+    /// Where all of them are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where a volume's files are, for a container.
@@ -183,6 +231,7 @@ impl Volumes {
         };
         let root = volume.root.try_clone().map_err(unusable)?;
         Ok(Mounted {
+            name: spec.name.clone(),
             dir: Dir::new(root, perms, mode, false),
             guest_path: spec.path.clone(),
             quota: volume.quota.clone(),
@@ -261,7 +310,10 @@ impl Volumes {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let figures = known.values().map(|volume| {
             let labels = volume.labels.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            VolumeFigures { used_bytes: volume.quota.used(), full: volume.quota.is_full(), ..labels }
+            let used_bytes = volume.quota.used();
+            // A container may have added to it past its quota.
+            let full = volume.quota.is_full() || used_bytes > labels.size_bytes;
+            VolumeFigures { used_bytes, full, ..labels }
         });
         let mut figures: Vec<_> = figures.collect();
         figures.sort_by_key(|volume| volume.id);

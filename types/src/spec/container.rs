@@ -67,6 +67,9 @@ pub struct ContainerSpec {
     /// None: 64 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shm_size: Option<ByteSize>,
+    /// What it may write outside its volumes, from 1MiB: one that has written more is ended. None: 10 GiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_max: Option<ByteSize>,
     /// Such as `SIGINT`. None: the image's, or SIGTERM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
@@ -201,6 +204,7 @@ impl Default for ContainerSpec {
             cpus: None,
             ulimits: BTreeMap::new(),
             shm_size: None,
+            disk_max: None,
             stop_signal: None,
             health: None,
             networks: BTreeMap::new(),
@@ -223,6 +227,16 @@ impl ContainerSpec {
     /// The memory of one of which nobody says how much it may have, such as one of a Compose file: enough for most servers, and several
     /// to a node. `limits.memory` of an app has a default of its own, which is a guest's.
     pub const MEMORY_USUAL: ByteSize = ByteSize::mib(512);
+
+    /// What a container may write outside its volumes where nobody says how much.
+    pub const DISK_USUAL: ByteSize = ByteSize::mib(10 << 10);
+    /// The least that one may be held to: the engine itself puts some files there.
+    const DISK_LEAST: ByteSize = ByteSize::mib(1);
+
+    /// What it may write outside its volumes.
+    pub fn disk_max(&self) -> ByteSize {
+        self.disk_max.unwrap_or(Self::DISK_USUAL)
+    }
 
     /// The bounds of the schema.
     pub(super) fn validate_http_port(&self) -> Result<(), InvalidSpec> {
@@ -255,6 +269,9 @@ impl ContainerSpec {
         }
         if self.pids == 0 {
             return invalid("container.pids", "0 is less than 1");
+        }
+        if let Some(most) = self.disk_max.filter(|most| *most < Self::DISK_LEAST) {
+            return invalid("container.disk_max", format!("{most} is less than {}", Self::DISK_LEAST));
         }
         if self.entrypoint.as_ref().is_some_and(Vec::is_empty) {
             return invalid("container.entrypoint", "is empty; leave it out for the image's own");
@@ -355,7 +372,7 @@ impl ContainerSpec {
         }
         let both = each!(
             http_port tcp entrypoint user groups workdir hostname read_only tmpfs capabilities_add capabilities_drop
-            new_privileges init pids cpus ulimits shm_size stop_signal health networks extra_hosts dns sysctls labels files
+            new_privileges init pids cpus ulimits shm_size disk_max stop_signal health networks extra_hosts dns sysctls labels files
             registry_login privileged host_network host_paths devices
         );
         for name in others {

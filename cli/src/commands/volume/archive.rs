@@ -87,7 +87,7 @@ impl FromStr for VolumeRef {
 }
 
 /// Which of the volumes is meant. What an app has goes before what one of its name has left.
-fn choose(
+pub(super) fn choose(
     volumes: Vec<VolumeInfo>,
     wanted: &VolumeRef,
     namespace: &NamespaceName,

@@ -1,4 +1,4 @@
-use wharf_types::node::ReasonKind;
+use wharf_types::node::{Reason, ReasonKind};
 use wharf_types::quantity::Span;
 use wharf_types::spec::{CanarySpec, OnFailure, Portion, Ratio, UpdateOrder, UpdateSpec};
 use wharf_types::state::{Health, InstanceState, RolloutState, Wanted};
@@ -387,6 +387,21 @@ fn batches_keep_their_distance_and_the_deadline_does_not_run_meanwhile() {
     assert_eq!(fixture.wanted(2), 4);
     fixture.wait(10);
     assert_eq!(states(&fixture.plan())[0], RolloutState::Failed);
+}
+
+#[test]
+fn a_rollout_says_how_far_the_preparation_of_its_instances_is() {
+    let mut fixture = Fixture::serving(1, 1);
+    fixture.deploy(2);
+    fixture.plan();
+    assert_eq!(crate::plan::waits(fixture.now, &fixture.app), None);
+    for instance in fixture.app.instances.iter_mut().filter(|it| it.release == release_id(2)) {
+        instance.state = InstanceState::Preparing;
+        let message = "pulling redis:7: 34 of 120 MB".to_owned();
+        instance.reason = Some(Reason { kind: ReasonKind::Platform, message });
+    }
+    let told = crate::plan::waits(fixture.now, &fixture.app);
+    assert_eq!(told.as_deref(), Some("pulling redis:7: 34 of 120 MB"));
 }
 
 #[test]

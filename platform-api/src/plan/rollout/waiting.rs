@@ -2,7 +2,7 @@
 
 use wharf_types::Timestamp;
 use wharf_types::quantity::Span;
-use wharf_types::state::RolloutState;
+use wharf_types::state::{InstanceState, RolloutState};
 
 use super::canary;
 use crate::plan::view::after;
@@ -70,7 +70,10 @@ fn moving(now: Timestamp, app: &AppView, target: &ReleaseView) -> Option<String>
     if app.stops_first(target) && app.instances.iter().any(ending) {
         return Some("instances of the release before finish their open requests first".to_owned());
     }
-    None
+    // Such as how much of an image is pulled.
+    let preparing = app.instances.iter().filter(|it| of_target(it) && it.state == InstanceState::Preparing);
+    let told = preparing.filter_map(|it| Some((it.slot, &it.reason.as_ref()?.message)));
+    told.min_by_key(|(slot, _)| *slot).map(|(_, message)| message.clone())
 }
 
 /// To the second.

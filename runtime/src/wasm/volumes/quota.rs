@@ -102,6 +102,10 @@ impl Quota {
         self.size.store(size, Relaxed);
     }
 
+    pub(super) fn size(&self) -> u64 {
+        self.size.load(Relaxed)
+    }
+
     pub(super) fn used(&self) -> u64 {
         self.used.load(Relaxed)
     }

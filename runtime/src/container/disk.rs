@@ -1,0 +1,158 @@
+//! Holds containers to what they may write: outside their volumes (`container.disk_max`), and into them (their sizes).
+//!
+//! The kernel does not do it: what a container writes is a folder of the engine's disk, and a volume one of the worker's. To know how large they are
+//! they are walked through, so that is done when a disk has lost room since the last time, and seldom otherwise. A container that has
+//! written more than it may is ended, with a reason that its owner reads.
+
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+use wharf_types::InstanceId;
+use wharf_types::node::ReasonKind;
+use wharf_types::quantity::ByteSize;
+
+use super::backend::ContainerBackend;
+use crate::backend::Failure;
+use crate::wasm::volumes::Overfull;
+
+/// How often it is looked how much room the disks have.
+const LOOK: Duration = Duration::from_secs(5);
+/// When they have lost something, containers are measured this long after the last time,
+const USUAL: Duration = Duration::from_secs(60);
+/// and this long after it however little they have lost: others may have made as much room as a container took.
+const SELDOM: Duration = Duration::from_secs(600);
+/// Less than this is what logs and databases of the machine itself write.
+const SOME_BYTES: u64 = 8 << 20;
+/// So much is lost by somebody who is about to fill the disk: containers are measured at once.
+const MUCH_BYTES: u64 = 512 << 20;
+/// For so many times as long as measuring took, nobody measures again.
+const PAUSE_TIMES: u32 = 20;
+
+/// The last time.
+struct Last {
+    at: Instant,
+    took: Duration,
+    /// None: the disks cannot be looked at, as where the engine is on another machine.
+    free_bytes: Option<u64>,
+}
+
+/// Whether containers are measured now. None: how much was lost is not known.
+fn is_due(since: Duration, took: Duration, lost_bytes: Option<u64>) -> bool {
+    if since < took.saturating_mul(PAUSE_TIMES) {
+        return false;
+    }
+    match lost_bytes {
+        Some(lost) if lost >= MUCH_BYTES => true,
+        Some(lost) if lost < SOME_BYTES => since >= SELDOM,
+        _ => since >= USUAL,
+    }
+}
+
+/// Measures for as long as the backend is there.
+pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
+    let mut folders: Option<[PathBuf; 2]> = None;
+    let mut last: Option<Last> = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(backend) = backend.upgrade() else { return };
+        let ids = backend.running_ids();
+        if ids.is_empty() {
+            last = None;
+            continue;
+        }
+        if folders.is_none() {
+            let engines = backend.engine().folder().await.ok().flatten();
+            folders = engines.map(|engines| [engines, backend.volumes_folder()]);
+        }
+        let free_bytes = folders.as_ref().and_then(|folders| folders.iter().map(|it| free(it)).sum());
+        let is_due = last.as_ref().is_none_or(|last| {
+            let lost = last.free_bytes.zip(free_bytes).map(|(before, now)| before.saturating_sub(now));
+            is_due(last.at.elapsed(), last.took, lost)
+        });
+        if !is_due {
+            continue;
+        }
+        let began = Instant::now();
+        for id in ids {
+            if let Some(failure) = check(&backend, id).await {
+                backend.end_for(id, failure).await;
+            }
+        }
+        last = Some(Last { at: Instant::now(), took: began.elapsed(), free_bytes });
+    }
+}
+
+/// Room on the disk of a folder.
+fn free(folder: &Path) -> Option<u64> {
+    let disk = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
+}
+
+/// Why a container is to be ended, if it is.
+async fn check(backend: &ContainerBackend, id: InstanceId) -> Option<Failure> {
+    let (most, volumes) = backend.may_write(id)?;
+    match backend.engine().written(id).await {
+        Ok(Some(written)) if written > most.as_bytes() => return Some(too_much(written, most)),
+        Ok(_) => {}
+        Err(error) if error.is_away() => debug!("what instance {id} has written is not known: {error}"),
+        Err(error) => warn!(instance.id = %id, "what instance {id} has written is not known: {error}"),
+    }
+    let volumes = volumes?;
+    volumes.measure().await;
+    volumes.overfull().map(|overfull| is_overfull(&overfull))
+}
+
+fn too_much(written: u64, most: ByteSize) -> Failure {
+    let written = rounded_up(written);
+    let message = format!(
+        "the container has written {written} outside its volumes, more than `container.disk_max`, {most}, and was ended: write to a volume, or raise it"
+    );
+    Failure::new(ReasonKind::Limit, message)
+}
+
+/// Why a container with such a volume does not run.
+pub(super) fn is_overfull(overfull: &Overfull) -> Failure {
+    let Overfull { name, used_bytes, size_bytes } = overfull;
+    let (used, size) = (rounded_up(*used_bytes), ByteSize::bytes(*size_bytes));
+    let message = format!(
+        "the volume `{name}` holds {used}, more than its size, {size}, and an eighth, so no container runs with it: deploy with a larger `size`"
+    );
+    Failure::new(ReasonKind::Limit, message)
+}
+
+/// To a whole MiB.
+fn rounded_up(bytes: u64) -> ByteSize {
+    ByteSize::bytes(bytes.checked_next_multiple_of(1 << 20).unwrap_or(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_measured_when_a_disk_has_lost_room_and_seldom_otherwise() {
+        let (secs, quick) = (Duration::from_secs, Duration::from_millis(10));
+        assert!(!is_due(secs(59), quick, Some(SOME_BYTES)) && is_due(secs(60), quick, Some(SOME_BYTES)));
+        assert!(!is_due(secs(599), quick, Some(0)) && is_due(secs(600), quick, Some(0)));
+        assert!(is_due(secs(5), quick, Some(MUCH_BYTES)), "somebody is filling it");
+        assert!(!is_due(secs(59), quick, None) && is_due(secs(60), quick, None));
+        assert!(!is_due(secs(99), secs(5), Some(u64::MAX)), "measuring takes a small part of the time");
+        assert!(is_due(secs(100), secs(5), Some(u64::MAX)));
+    }
+
+    #[test]
+    fn an_owner_reads_what_was_too_much_and_what_to_do() {
+        let told = too_much((10 << 30) + 1, ByteSize::mib(10 << 10)).to_string();
+        assert!(
+            told.contains("10241MiB outside its volumes, more than `container.disk_max`, 10GiB"),
+            "{told}"
+        );
+        let overfull = Overfull { name: "data".parse().unwrap(), used_bytes: 3 << 20, size_bytes: 2 << 20 };
+        let failure = is_overfull(&overfull);
+        assert_eq!(failure.reason.kind, ReasonKind::Limit);
+        assert!(failure.to_string().contains("`data` holds 3MiB, more than its size, 2MiB"), "{failure}");
+    }
+}
