@@ -91,6 +91,11 @@ impl Project {
         entry.map_or(&self.tree.place, |entry| &entry.place)
     }
 
+    /// Where a key of a service stands, such as `image`, or else the nearest that is there.
+    pub fn place_in_service(&self, service: &str, key: &str) -> &Place {
+        self.service_node(service).place_of(key)
+    }
+
     /// A service as it is written.
     pub(crate) fn service_node(&self, name: &str) -> &Node {
         self.tree.get("services").and_then(|services| services.get(name)).unwrap_or(&self.tree)

@@ -175,7 +175,7 @@ impl One<'_> {
     }
 
     fn has(&self, path: &str) -> bool {
-        path.split('.').try_fold(self.node, |node, key| node.get(key)).is_some()
+        has(self.node, path)
     }
 
     /// A key of `x-wharf`, which has the words of `wharf.toml`.
@@ -237,6 +237,23 @@ fn label(name: &str) -> String {
     name.chars().map(letter).collect::<String>().trim_matches('-').to_owned()
 }
 
+fn has(node: &Node, path: &str) -> bool {
+    path.split('.').try_fold(node, |node, key| node.get(key)).is_some()
+}
+
+/// The key of a service that a setting of its app comes of, such as `ports` for `tcp.ports`, and where that stands; or else the service itself.
+pub fn key_of<'a>(project: &'a Project, service: &str, field: &str) -> (String, &'a Place) {
+    let (node, keys) = (project.service_node(service), written_as(field));
+    let written = keys.iter().find(|key| has(node, key)).or(keys.first());
+    let key = match written.copied().unwrap_or("x-wharf") {
+        // Which has the words of `wharf.toml`.
+        "x-wharf" => format!("x-wharf.{field}"),
+        key => key.to_owned(),
+    };
+    let place = node.place_of(&key);
+    (key, place)
+}
+
 /// Where a field of a spec may come from, the nearest first.
 fn written_as(field: &str) -> &'static [&'static str] {
     match field {
@@ -249,11 +266,15 @@ fn written_as(field: &str) -> &'static [&'static str] {
         "retries" | "backoff" => &["deploy.restart_policy", "restart"],
         "outbound.allow" => &["x-wharf.outbound", "networks"],
         "scale.replicas" => &["deploy.replicas", "scale", "volumes"],
+        "container.capabilities_add" => &["cap_add"],
         "container.entrypoint" => &["entrypoint"],
         "container.files" => &["secrets", "configs"],
         "container.host_network" => &["network_mode"],
         "container.labels" => &["labels", "annotations"],
         "container.pids" => &["deploy.resources.limits.pids", "pids_limit"],
+        "container.privileged" => &["privileged"],
+        "container.registry_login" => &["x-wharf.registry_login"],
+        "container.sysctls" => &["sysctls"],
         "container.tmpfs" => &["tmpfs", "volumes"],
         "container.host_paths" => &["volumes"],
         "container.networks" | "container.internal_networks" => &["networks"],

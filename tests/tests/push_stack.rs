@@ -269,3 +269,21 @@ async fn what_a_push_may_not_do_to_an_app_it_may_not_do_to_a_stack() {
         &["compose.yaml:3:5: the service `db` is a container", "may not run containers", "nothing has moved"],
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_wrong_with_a_pushed_file_is_told_by_one_push() {
+    let platform = Platform::start().await;
+    let wrong = "services:\n  front:\n    image: front.wasm\n    enviroment: {A: b}\n  ring:\n    image: front.wasm\n    depends_on: [ring]\n  \
+                 again:\n    image: front.wasm\n    restart: alway\n  gone:\n    image: gone.wasm\n";
+    let repository = shop(&platform, wrong).await;
+    refused(
+        &repository.push(&["main"]).await,
+        &[
+            "compose.yaml:4:5: there is no key `enviroment`",
+            "compose.yaml:7:18: `ring` waits for itself",
+            "compose.yaml:10:5: ",
+            "compose.yaml:12:5: `./gone.wasm`: it is not there in what was pushed",
+            "nothing has moved",
+        ],
+    );
+}

@@ -108,3 +108,40 @@ async fn what_a_compose_file_cannot_have_is_refused_with_its_place() {
         serde_json::json!([])
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_changes_before_all_of_a_stack_can_be_deployed() {
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = platform.user().in_folder(folder.path());
+    let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+    write("hello.wasm", &std::fs::read(workspace::guest("hello")).unwrap());
+    let half = "services:\n  half:\n    image: hello.wasm\n    secrets: [word]\n    deploy: {update_config: {monitor: 50ms}}\n";
+    let secrets = "secrets:\n  word: {file: word.txt}\n";
+    write("word.txt", b"one");
+    write("compose.yaml", format!("{half}{secrets}").as_bytes());
+    user.run(&["stack", "deploy", "shop"]).await.ok();
+    write("word.txt", b"two");
+    let owner = "app = \"owner\"\n[http]\nroutes = [\"taken.example.com\"]\n";
+    platform.deploy_manifest("hello", owner).await.ok();
+    for (other, code, words) in [
+        ("image: gone.wasm", 6, &["compose.yaml:7:5: the service `other`: there is no file"][..]),
+        (
+            "image: hello.wasm\n    x-wharf: {http: {routes: [taken.example.com]}}",
+            7,
+            &[
+                "compose.yaml:8:",
+                "the service `other`: the route `taken.example.com",
+                "choose another in `x-wharf.http.routes`",
+            ],
+        ),
+    ] {
+        let other = format!("  other:\n    {other}\n    depends_on: [half]\n");
+        write("compose.yaml", format!("{half}{other}{secrets}").as_bytes());
+        user.run(&["stack", "deploy", "shop"]).await.fails(code, words);
+        let secret = platform.wharf(&["secret", "list", "--json"]).await.json::<serde_json::Value>();
+        assert_eq!(secret["items"][0]["version"], 1, "{secret}");
+        let half: wharf_types::api::AppInfo = platform.wharf(&["status", "half", "--json"]).await.json();
+        assert_eq!(half.release, Some(1));
+    }
+}

@@ -21,8 +21,8 @@ use super::reading::{Reading, Value};
 use super::told::Course;
 use super::{Begun, Stack};
 use crate::app_ref::AppRef;
-use crate::commands::stack::jobs;
-use crate::commands::{declare, stack};
+use crate::commands::declare;
+use crate::commands::stack::{jobs, waits};
 use crate::exit::{self, Exit, Failure};
 use crate::push::follow::follow;
 use crate::release_command;
@@ -75,7 +75,7 @@ impl Stack<'_> {
             // What is deleted in the end is not waited for.
             going.begun.extend(made.into_iter().filter(|made| !is_doomed(changes, &made.app)));
         }
-        let waves = stack::waves(&reading.translation);
+        let waves = waits::waves(&reading.translation);
         let wave_of = |name: &AppName| waves.get(name).copied().unwrap_or(0);
         let last = waves.values().copied().max().unwrap_or(0);
         for wave in 0..=last {
