@@ -5,6 +5,7 @@ mod deploy;
 #[cfg(test)]
 mod fixture;
 pub mod jobs;
+pub mod owner;
 mod show;
 pub mod waits;
 pub mod words;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use wharf_compose::{Notice, Problem, Problems, Project, Reader, Variables};
-use wharf_types::SetName;
+use wharf_types::{AppName, SetName};
 
 use crate::args::{Global, NoArgs, WaitArgs, With};
 use crate::exit::{Exit, Failure};
@@ -41,6 +42,8 @@ pub enum StackCommand {
     Services(With<NameArgs>),
     /// List the instances of a stack's services
     Ps(With<NameArgs>),
+    /// Make apps that are there a part of a stack, as they are
+    Adopt(With<AdoptArgs>),
     /// Delete the apps of a stack; their volumes are kept, and so are its jobs
     #[command(visible_alias = "down")]
     Rm(With<RmArgs>),
@@ -64,6 +67,9 @@ pub struct DeployArgs {
     pub name: SetName,
     #[command(flatten)]
     pub files: FileArgs,
+    /// Take over apps with the names of services that belong to something else, which is refused otherwise
+    #[arg(long)]
+    pub adopt: bool,
     #[command(flatten)]
     pub wait: WaitArgs,
 }
@@ -73,6 +79,16 @@ pub struct NameArgs {
     /// Name of the stack
     #[arg(value_name = "STACK")]
     pub name: SetName,
+}
+
+#[derive(Args, Debug)]
+pub struct AdoptArgs {
+    /// Name of the stack
+    #[arg(value_name = "STACK")]
+    pub name: SetName,
+    /// An app that is there; may be repeated
+    #[arg(value_name = "APP", required = true)]
+    pub apps: Vec<AppName>,
 }
 
 #[derive(Args, Debug)]
@@ -98,6 +114,10 @@ pub async fn run(before: Global, args: StackArgs) -> anyhow::Result<()> {
         StackCommand::Ls(with) => show::list(&open(with.global)?).await,
         StackCommand::Services(with) => show::services(&open(with.global)?, &with.args.name).await,
         StackCommand::Ps(with) => show::instances(&open(with.global)?, &with.args.name).await,
+        StackCommand::Adopt(with) => {
+            let AdoptArgs { name, apps } = with.args;
+            owner::adopt(&open(with.global)?, name, apps).await
+        }
         StackCommand::Rm(with) => deploy::remove(&open(with.global)?, with.args).await,
     }
 }

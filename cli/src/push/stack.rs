@@ -28,8 +28,8 @@ use self::reading::{Asked, PushedTree, Reading, Value};
 use self::waves::Planned;
 use super::{PushDeployer, cancelled};
 use crate::commands::declare;
-use crate::commands::stack::jobs;
 use crate::commands::stack::words::Services;
+use crate::commands::stack::{jobs, owner};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::session::Session;
@@ -154,6 +154,11 @@ impl Stack<'_> {
         if let Some(refusal) = services.refusal(&plan.errors) {
             return Err(refusal.into());
         }
+        let mut foreign = owner::foreign(&plan.changes);
+        // A push to the app's own repository is meant for it, as long as it belongs to nothing else.
+        foreign.retain(|it| it.owner != owner::Owner::None || it.app != self.pushed.app);
+        let help = owner::help_for_push(self.namespace(), &self.pushed.app, &foreign);
+        owner::refuse(self.session, self.namespace(), &services, foreign, help).await?;
         let made = plan.changes.iter().find(|change| change.action == Action::Create);
         if let Some(made) = made.filter(|_| !self.pushed.may_make_apps) {
             let (name, namespace) = (&made.resource.name, self.namespace());

@@ -17,7 +17,7 @@ use wharf_types::{AppName, NamespaceName, SecretName, SetName};
 
 use super::contents::{Contents, Found};
 use super::words::Services;
-use super::{DeployArgs, RmArgs, jobs, waits};
+use super::{DeployArgs, RmArgs, jobs, owner, waits};
 use crate::args::WaitArgs;
 use crate::artifact;
 use crate::commands::declare;
@@ -45,6 +45,8 @@ struct Stack<'a> {
     translation: Translation,
     found: Found,
     values: Vec<Value>,
+    /// Whether apps that belong to something else are taken over.
+    adopts: bool,
 }
 
 /// A secret or a config that the file has the value of.
@@ -78,8 +80,8 @@ impl<'a> Stack<'a> {
         }
         super::tell(&translation.notices);
         said.notes.iter().for_each(|note| output::note(format!("note: {note}")));
-        let (namespace, name) = (session.namespace()?, args.name.clone());
-        Ok(Self { session, namespace, name, project, translation, found, values })
+        let (namespace, name, adopts) = (session.namespace()?, args.name.clone(), args.adopt);
+        Ok(Self { session, namespace, name, project, translation, found, values, adopts })
     }
 
     /// Sets the values whose names are new; returns the others.
@@ -116,7 +118,10 @@ impl<'a> Stack<'a> {
         let request = PlanRequest { resources: everything, prune: Some(self.prune(false)), with_live: false };
         let plan = self.session.client.plan(declare::body(&request)?).await?;
         let errors = [plan.errors.as_slice(), of_jobs.as_slice()].concat();
-        services.refusal(&errors).map_or(Ok(()), |failure| Err(failure.into()))
+        match services.refusal(&errors) {
+            Some(failure) => Err(failure.into()),
+            None => self.check_owners(&services, &plan).await,
+        }
     }
 
     /// The plan of a part, if it can be carried out.
@@ -128,7 +133,13 @@ impl<'a> Stack<'a> {
         if let Some(failure) = services.refusal(&plan.errors) {
             return Err(failure.into());
         }
+        self.check_owners(&services, &plan).await?;
         Ok(plan)
+    }
+
+    async fn check_owners(&self, services: &Services<'_>, plan: &Plan) -> anyhow::Result<()> {
+        let foreign = if self.adopts { Vec::new() } else { owner::foreign(&plan.changes) };
+        owner::refuse(self.session, &self.namespace, services, foreign, owner::help_for_deploy()).await
     }
 
     /// Comes back when all of it serves, unless it is not waited for, and what has gone from the file is being deleted.

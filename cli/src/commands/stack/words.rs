@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use wharf_compose::translate::key_of;
 use wharf_compose::{Place, Project, Translation};
+use wharf_types::AppName;
 use wharf_types::declare::Kind;
 use wharf_types::declare::change::PlanError;
 
@@ -42,6 +43,12 @@ impl<'a> Services<'a> {
             .map(|app| (app.document.name.as_str(), (app.service.as_str(), &app.place)));
         let jobs = translation.jobs.iter().map(|job| (job.name.as_str(), (job.service.as_str(), &job.place)));
         Self { project, by_name: apps.chain(jobs).collect() }
+    }
+
+    /// `FILE:LINE:COLUMN: the service …`. None: it is no service of the file.
+    pub fn place(&self, app: &AppName) -> Option<String> {
+        let (service, place) = self.by_name.get(app.as_str())?;
+        Some(format!("{place}: the service `{service}`"))
     }
 
     /// Why nothing is applied, with the place of each error. None: it is.
