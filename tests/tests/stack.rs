@@ -201,3 +201,22 @@ async fn nothing_changes_before_all_of_a_stack_can_be_deployed() {
         assert_eq!(half.release, Some(1));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_until_something_is_healthy_that_has_ended() {
+    const MODULE: &str = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = platform.user().in_folder(folder.path());
+    let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+    write("hello.wasm", &std::fs::read(workspace::guest("hello")).unwrap());
+    write("once.wasm", &wat::parse_str(MODULE).unwrap());
+    write(
+        "compose.yaml",
+        b"services:\n  web:\n    image: hello.wasm\n    depends_on: {once: {condition: service_healthy}}\n  once:\n    image: once.wasm\n    restart: \"no\"\n    network_mode: none\n",
+    );
+    let words =
+        ["compose.yaml:3:5: `web` waits until `once` is healthy, and that has ended", "replicated-job"];
+    user.run(&["stack", "deploy", "shop"]).await.fails(5, &words);
+    assert_eq!(sets(&platform).await, [("once".to_owned(), Some("shop".to_owned()))]);
+}

@@ -150,6 +150,8 @@ impl<'a> Stack<'a> {
         let mut has_changed = false;
         for wave in 0..=last {
             let is_due = |name: &AppName| wave_of(name) == wave;
+            let awaited = waits::awaited(&self.translation, is_due);
+            waits::see_whether_healthy(self.session, &self.namespace, &awaited).await?;
             let resources = self.resources(contents, |name| wave_of(name) <= wave);
             // Whoever depends on these comes when they serve.
             let wait_here = WaitArgs { no_wait: wait.no_wait && wave == last, ..wait };

@@ -1,10 +1,24 @@
-//! What services wait for: the order of a deploy, and what a deploy does not wait for.
+//! What services wait for: the order of a deploy, what a deploy does not wait for, and what can come true no more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use wharf_compose::Translation;
 use wharf_compose::model::Condition;
-use wharf_types::AppName;
+use wharf_types::api::AppInfo;
+use wharf_types::declare::document::AppDocument;
+use wharf_types::spec::RestartCondition;
+use wharf_types::state::{AppCondition, RolloutState};
+use wharf_types::{AppName, NamespaceName};
+
+use crate::exit::{Exit, Failure};
+use crate::session::Session;
+
+/// How long an app that may end is watched before it counts as healthy. No window after a release is usually longer.
+const WATCHED_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked at.
+const LOOKED_AT: Duration = Duration::from_millis(250);
 
 /// What is to be said of the waits of a file.
 #[derive(Debug, Default)]
@@ -54,6 +68,76 @@ pub fn waves(translation: &Translation) -> BTreeMap<&AppName, usize> {
     of
 }
 
+/// Ends a deploy before services that wait until an app is healthy which has ended by itself. One that may end is looked at until the window
+/// after its release is over.
+pub async fn see_whether_healthy(
+    session: &Session,
+    namespace: &NamespaceName,
+    awaited: &[Awaited<'_>],
+) -> anyhow::Result<()> {
+    if awaited.is_empty() {
+        return Ok(());
+    }
+    let deadline = Instant::now() + WATCHED_MAX;
+    loop {
+        let apps = session.client.apps(namespace).await?;
+        if let Some(failure) = ended(awaited, &apps) {
+            return Err(failure.into());
+        }
+        let is_watched = |app: &AppInfo| {
+            let is_new = app.rollout.as_ref().is_some_and(|it| it.state == RolloutState::Monitoring);
+            is_new && awaited.iter().any(|awaited| *awaited.app == app.app)
+        };
+        if Instant::now() >= deadline || !apps.iter().any(is_watched) {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOKED_AT).await;
+    }
+}
+
+/// An app that has to be healthy, and may end.
+#[derive(Debug)]
+pub struct Awaited<'a> {
+    app: &'a AppName,
+    /// Who waits for it, with its place.
+    by: String,
+}
+
+/// The apps for which those that are due wait.
+pub fn awaited(translation: &Translation, is_due: impl Fn(&AppName) -> bool) -> Vec<Awaited<'_>> {
+    let ends = |document: &&AppDocument| document.restart.condition != RestartCondition::Any;
+    let apps = translation.apps.iter().map(|app| &app.document).filter(ends);
+    let may_end: BTreeSet<&AppName> = apps.map(|document| &document.name).collect();
+    let apps = translation.apps.iter().map(|app| (&app.service, &app.place));
+    let jobs = translation.jobs.iter().map(|job| (&job.service, &job.place));
+    let places: HashMap<_, _> = apps.chain(jobs).collect();
+    let mut awaited = Vec::new();
+    for step in translation.order.iter().filter(|step| is_due(&step.app)) {
+        let waits = step.waits.iter().filter(|wait| wait.condition == Condition::Healthy);
+        for wait in waits.filter(|wait| may_end.contains(&wait.app)) {
+            let Some(place) = places.get(&step.service) else { continue };
+            awaited.push(Awaited { app: &wait.app, by: format!("{place}: `{}`", step.service) });
+        }
+    }
+    awaited
+}
+
+/// The first of them that has ended, though nobody has stopped it or scaled it to zero.
+fn ended(awaited: &[Awaited<'_>], apps: &[AppInfo]) -> Option<Failure> {
+    let has_ended =
+        |app: &AppInfo| app.condition == AppCondition::Stopped && app.stopped.is_none() && app.replicas > 0;
+    let over = |Awaited { app, .. }: &&Awaited<'_>| apps.iter().any(|it| it.app == **app && has_ended(it));
+    let Awaited { app, by } = awaited.iter().find(over)?;
+    let message = format!(
+        "{by} waits until `{app}` is healthy, and that has ended with success: its `restart` says not to run it again"
+    );
+    let help = format!(
+        "if it is to go on, `wharf logs {app}` shows why it did not; if it is to end, make a job of it with `deploy: {{mode: replicated-job}}`, \
+         and wait for `service_completed_successfully`"
+    );
+    Some(Failure::new(Exit::RolloutFailed, message).help(help))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +177,29 @@ mod tests {
             refused.starts_with("compose.yaml:3:") && refused.contains("mode: replicated-job"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn nobody_waits_until_an_app_is_healthy_that_has_ended() {
+        let translation = translation(
+            "services:\n  web:\n    image: web.wasm\n    depends_on: {once: {condition: service_healthy}, db: {condition: service_healthy}}\n  \
+             once:\n    image: once.wasm\n    restart: \"no\"\n  db:\n    image: postgres:16\n",
+        );
+        let awaited = awaited(&translation, |name| name.as_str() == "web");
+        assert_eq!(awaited.len(), 1, "one that is started again cannot have ended");
+        let app = |condition: &str, replicas: u32| -> AppInfo {
+            serde_json::from_value(serde_json::json!({
+                "namespace": "default", "app": "once", "condition": condition, "reason": null, "release": 1, "replicas": replicas, "ready": 0,
+                "url": "", "urls": [], "rollout": null, "instances": [], "usage": null, "updated_at": "2026-01-01T00:00:00Z",
+            }))
+            .unwrap()
+        };
+        for goes_on in [app("running", 1), app("down", 1), app("stopped", 0)] {
+            assert!(ended(&awaited, &[goes_on]).is_none());
+        }
+        let failure = ended(&awaited, &[app("stopped", 1)]).unwrap().to_string();
+        assert!(failure.starts_with("compose.yaml:3:") && failure.contains("`once` is healthy"), "{failure}");
+        assert!(failure.contains("has ended"), "{failure}");
+        assert!(super::awaited(&translation, |name| name.as_str() == "once").is_empty());
     }
 }

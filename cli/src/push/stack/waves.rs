@@ -80,6 +80,8 @@ impl Stack<'_> {
         let last = waves.values().copied().max().unwrap_or(0);
         for wave in 0..=last {
             self.may_go_on().await?;
+            let awaited = waits::awaited(&reading.translation, |name| wave_of(name) == wave);
+            waits::see_whether_healthy(self.session, self.namespace(), &awaited).await?;
             let later = waves.iter().filter(|(_, of)| **of > wave);
             let later: HashSet<&AppName> = later.map(|(name, _)| *name).collect();
             let resources = contents.resources(self.namespace(), |name| !later.contains(name));
