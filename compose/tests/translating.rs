@@ -595,6 +595,12 @@ fn what_a_container_has_otherwise_is_said() {
         let (_, notices) = container(settings);
         assert!(notices.iter().any(|notice| notice.starts_with(expected)), "{settings}: {notices:#?}");
     }
+    for mode in ["tmpfs: ['/tmp:mode=1777']", "volumes: [{type: tmpfs, target: /tmp, tmpfs: {mode: 1777}}]"] {
+        let (_, notices) = container(mode);
+        let is_said =
+            |notice: &String| notice.starts_with("`mode`: it counts where the image has no such folder");
+        assert!(notices.iter().any(is_said), "{mode}: {notices:#?}");
+    }
     let (_, notices) = container("ports: ['7000:7000']\nmem_limit: 1g");
     assert!(
         !notices.iter().any(|notice| notice.contains("7000") || notice.contains("`web`")),
