@@ -67,7 +67,10 @@ pub async fn refuse(
     if foreign.is_empty() {
         return Ok(());
     }
-    for it in foreign.iter_mut().filter(|it| it.owner == Owner::None).take(FAULTS_TOLD) {
+    for it in foreign.iter_mut().take(FAULTS_TOLD) {
+        if it.owner != Owner::None {
+            continue;
+        }
         let whose = AppRef { namespace: namespace.clone(), app: it.app.clone() };
         // Only a better word for it, so an error here is none.
         if session.client.repository(&whose).await.is_ok_and(|found| found.commit.is_some()) {
