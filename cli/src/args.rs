@@ -202,7 +202,7 @@ pub enum Command {
     #[command(visible_alias = "schedules")]
     Schedule(With<ScheduleArgs>),
 
-    /// List and remove volumes
+    /// List, back up, restore and remove volumes
     #[command(visible_alias = "volumes")]
     Volume(With<VolumeArgs>),
 

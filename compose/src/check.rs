@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wharf_types::suggest::nearest;
 
+use crate::faulty::Faulty;
 use crate::keys::{Support, root};
 use crate::node::{Entry, Node, Place};
 use crate::problem::{Notice, Problem, shown};
@@ -36,9 +37,11 @@ pub(crate) fn complete(tree: &mut Node) {
     }
 }
 
+/// Of entries that are `faulty` nothing is said but by others that name them, and more may become so.
 pub(crate) fn check(
     tree: &mut Node,
     inactive: &[String],
+    faulty: &mut Faulty,
     notices: &mut Vec<Notice>,
     problems: &mut Vec<Problem>,
 ) {
@@ -50,9 +53,10 @@ pub(crate) fn check(
         };
         notices.push(Notice::new(&version.place, message));
     }
-    names(tree, problems);
+    names(tree, faulty, problems);
     let services = tree.get("services");
-    if services.is_none_or(|services| services.entries().next().is_none()) {
+    let is_empty = services.is_none_or(|services| services.entries().next().is_none());
+    if is_empty && !faulty.has_service() {
         let message = match inactive {
             [] => "there is no service; a compose file has some under `services`",
             _ => "no service is left: name the profiles that are wanted",
@@ -61,11 +65,14 @@ pub(crate) fn check(
     }
     let Some(services) = services else { return };
     for (name, entry) in services.entries() {
-        Service { tree, services, inactive, name, node: &entry.node, place: &entry.place }.check(problems);
+        let before = problems.len();
+        let (node, place) = (&entry.node, &entry.place);
+        Service { tree, services, inactive, faulty, name, node, place }.check(problems);
+        faulty.note("services", name, before..problems.len());
     }
-    ports(services, problems);
-    cycles(services, problems);
-    sources(tree, problems);
+    ports(services, faulty, problems);
+    cycles(services, faulty, problems);
+    sources(tree, faulty, problems);
 }
 
 /// A dependency that may be missing, and is.
@@ -94,7 +101,7 @@ fn leave_out_dependencies(tree: &mut Node, inactive: &[String], notices: &mut Ve
 }
 
 /// Names are letters, digits, and a few signs in between.
-fn names(tree: &Node, problems: &mut Vec<Problem>) {
+fn names(tree: &Node, faulty: &mut Faulty, problems: &mut Vec<Problem>) {
     for section in ["services", "networks", "volumes", "secrets", "configs", "models"] {
         for (name, entry) in tree.get(section).into_iter().flat_map(Node::entries) {
             let is_sign = |c: char| matches!(c, '.' | '_' | '-');
@@ -102,6 +109,7 @@ fn names(tree: &Node, problems: &mut Vec<Problem>) {
                 let message =
                     format!("`{}` is not a name here: use letters, digits, `.`, `_` and `-`", shown(name));
                 problems.push(Problem::new(&entry.place, message));
+                faulty.note(section, name, problems.len() - 1..problems.len());
             }
         }
     }
@@ -111,6 +119,7 @@ struct Service<'a> {
     tree: &'a Node,
     services: &'a Node,
     inactive: &'a [String],
+    faulty: &'a Faulty,
     name: &'a str,
     node: &'a Node,
     place: &'a Place,
@@ -183,7 +192,7 @@ impl Service<'_> {
     }
 
     fn service(&self, name: &str, place: &Place, problems: &mut Vec<Problem>) {
-        if self.services.get(name).is_some() {
+        if self.services.get(name).is_some() || self.faulty.has("services", name) {
             return;
         }
         let message = if self.inactive.iter().any(|inactive| inactive == name) {
@@ -229,9 +238,10 @@ struct Publisher<'a> {
 }
 
 /// No two services, and no two lines of one, take the same port of the same address.
-fn ports(services: &Node, problems: &mut Vec<Problem>) {
+fn ports(services: &Node, faulty: &mut Faulty, problems: &mut Vec<Problem>) {
     let mut taken: BTreeMap<(u32, &str), Vec<Publisher<'_>>> = BTreeMap::new();
     for (service, entry) in services.entries() {
+        let before = problems.len();
         for item in entry.node.get("ports").map(Node::items).unwrap_or_default() {
             let of = |key: &str| item.get(key).and_then(Node::text).unwrap_or_default();
             let place = &item.place;
@@ -262,6 +272,7 @@ fn ports(services: &Node, problems: &mut Vec<Problem>) {
             }
             others.push(publisher);
         }
+        faulty.note("services", service, before..problems.len());
     }
 }
 
@@ -273,7 +284,7 @@ impl Publisher<'_> {
 }
 
 /// Services that wait for each other in a circle would wait for ever.
-fn cycles(services: &Node, problems: &mut Vec<Problem>) {
+fn cycles(services: &Node, faulty: &mut Faulty, problems: &mut Vec<Problem>) {
     let of = |name: &str| -> Vec<(&str, &Place)> {
         let depends_on = services.get(name).and_then(|service| service.get("depends_on"));
         depends_on
@@ -303,6 +314,8 @@ fn cycles(services: &Node, problems: &mut Vec<Problem>) {
                 let names = way[from..].iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>();
                 let message = format!("`{next}` waits for itself, by {}", names.join(", "));
                 problems.push(Problem::new(place, message));
+                faulty.note("services", next, problems.len() - 1..problems.len());
+                way[from..].iter().for_each(|(name, _)| faulty.add("services", name));
             } else if !done.contains(next) {
                 on_way.insert(next);
                 let of_next = of(next);
@@ -313,11 +326,14 @@ fn cycles(services: &Node, problems: &mut Vec<Problem>) {
 }
 
 /// A secret or a config comes from one place.
-fn sources(tree: &Node, problems: &mut Vec<Problem>) {
+fn sources(tree: &Node, faulty: &mut Faulty, problems: &mut Vec<Problem>) {
     for (section, ways) in
         [("secrets", &["file", "environment"][..]), ("configs", &["file", "environment", "content"][..])]
     {
         for (name, entry) in tree.get(section).into_iter().flat_map(Node::entries) {
+            if faulty.has(section, name) {
+                continue;
+            }
             let is_external = entry.node.get("external").and_then(Node::text) == Some("true");
             let given = ways.iter().filter(|way| entry.node.get(way).is_some()).count();
             let has_driver = entry.node.get("driver").is_some();
@@ -332,6 +348,7 @@ fn sources(tree: &Node, problems: &mut Vec<Problem>) {
                 (false, _) => format!("`{}` has several values; write one of them", shown(name)),
             };
             problems.push(Problem::new(&entry.place, message));
+            faulty.note(section, name, problems.len() - 1..problems.len());
         }
     }
 }

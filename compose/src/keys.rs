@@ -108,6 +108,10 @@ impl Key {
     }
 }
 
+/// What is to be said of the mode of a folder in memory, in either form: the engine mounts it with the mode of what is there.
+pub(crate) const TMPFS_MODE: &str =
+    "it counts where the image has no such folder; one that the image has keeps its own mode";
+
 /// All keys, each after the one that it is below.
 pub fn all() -> impl Iterator<Item = &'static Key> {
     [project::KEYS, service::KEYS, deploy::KEYS].into_iter().flatten()

@@ -1,7 +1,8 @@
 //! Compose files: read as they are, and made into resources of Wharf.
 //!
 //! [`load()`] makes one resolved [`Project`] of files; [`translate()`] makes apps and values of that, in the order in which they are
-//! deployed. Both are functions of their arguments: files come through a [`Reader`]. No key of the Compose Specification is passed over: each is
+//! deployed. [`read`] and [`translate_all`] do the same, and go on with the services in which nothing is wrong, so that everything is told at once.
+//! All are functions of their arguments: files come through a [`Reader`]. No key of the Compose Specification is passed over: each is
 //! honoured, translated with a notice, or refused with its place and the reason, as the table in [`keys`] says.
 //!
 //! What is not about compose files alone serves other files that are taken in the same way: [`yaml`] reads a text into a tree of [`node`]s with
@@ -13,6 +14,7 @@ mod builds;
 mod check;
 mod config;
 mod env_file;
+mod faulty;
 mod interpolate;
 pub mod keys;
 mod load;
@@ -37,8 +39,8 @@ mod tests;
 
 pub use builds::Build;
 pub use interpolate::Variables;
-pub use load::{Reader, load};
+pub use load::{Reader, load, read};
 pub use node::{Node, Place};
 pub use problem::{Notice, Problem, Problems};
 pub use project::Project;
-pub use translate::{Context, Translation, components, translate};
+pub use translate::{Context, Translation, components, translate, translate_all};

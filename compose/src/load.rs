@@ -6,9 +6,10 @@ mod files;
 mod include;
 
 use crate::check;
+use crate::faulty::{Faulty, is_section};
 use crate::interpolate::{Replacer, Variables};
 use crate::merge::{merged, settled};
-use crate::node::{Node, Place};
+use crate::node::{Entry, Node, Place};
 use crate::paths::{joined, parent, rebase};
 use crate::problem::{NOTICES_MAX, Notice, Problem, Problems, shown};
 use crate::project::Project;
@@ -20,20 +21,35 @@ use files::Files;
 
 pub use files::Reader;
 
-/// Reads a project.
-///
-/// `files` are merged in their order; paths within them are relative to the folder of the first, where a `.env` file may be as well.
-/// `environment` goes before what that says. Services that name profiles are left out unless one of these is in `profiles`, or `*`.
+/// Reads a project, if nothing is wrong with it.
 ///
 /// # Errors
 ///
-/// All that is wrong, as far as it can be told at once, with file, line and column.
+/// All that is wrong in the files, as far as it can be told at once, with file, line and column. See [`read`].
 pub fn load(
     files: &[String],
     profiles: &[String],
     environment: &Variables,
     reader: &dyn Reader,
 ) -> Result<Project, Problems> {
+    let (project, problems) = read(files, profiles, environment, reader)?;
+    Problems::or(problems, project)
+}
+
+/// Reads a project without the services in which something is wrong, and all that is.
+///
+/// `files` are merged in their order; paths within them are relative to the folder of the first, where a `.env` file may be as well.
+/// `environment` goes before what that says. Services that name profiles are left out unless one of these is in `profiles`, or `*`.
+///
+/// # Errors
+///
+/// What is wrong with more than one entry of the project, such as a file that is not there: whatever else could be told might be wrong because of it.
+pub fn read(
+    files: &[String],
+    profiles: &[String],
+    environment: &Variables,
+    reader: &dyn Reader,
+) -> Result<(Project, Vec<Problem>), Problems> {
     let Some(first) = files.first() else {
         let place = Place::new(&"compose.yaml".into(), 1, 1);
         return Err(Problem::new(&place, "no file was named").into());
@@ -45,6 +61,7 @@ pub fn load(
         environment,
         notices: Vec::new(),
         problems: Vec::new(),
+        faulty: Faulty::default(),
         inactive: Vec::new(),
         extended: Extended::default(),
     };
@@ -53,19 +70,26 @@ pub fn load(
     let place = Place::new(&first.as_str().into(), 1, 1);
     let mut tree =
         loader.project(&Part { files: &within, folder: "", variables: &variables }, &place, &mut Vec::new());
-    let Loader { mut problems, mut notices, inactive, .. } = loader;
+    let Loader { mut problems, mut notices, mut faulty, inactive, .. } = loader;
     if notices.len() >= NOTICES_MAX {
         notices.push(Notice::new(&place, format!("there is more to say than these {NOTICES_MAX} notices")));
     }
     // What follows would complain of what is missing because it was refused.
-    if problems.is_empty() {
-        check::complete(&mut tree);
-        check::check(&mut tree, &inactive, &mut notices, &mut problems);
+    if !faulty.are_all(&problems) {
+        return Err(Problems::of(problems));
     }
-    let tree = Problems::or(problems, tree)?;
+    faulty.settle(&mut tree);
+    check::complete(&mut tree);
+    check::check(&mut tree, &inactive, &mut faulty, &mut notices, &mut problems);
+    if !faulty.are_all(&problems) {
+        return Err(Problems::of(problems));
+    }
+    faulty.settle(&mut tree);
     notices.sort();
     notices.dedup();
-    Project::new(folder.to_owned(), tree, variables, notices)
+    let (project, more) = Project::new(folder.to_owned(), tree, variables, notices);
+    problems.extend(more);
+    Ok((project, problems))
 }
 
 /// The files of the project, or of one that it includes.
@@ -82,6 +106,8 @@ struct Loader<'a> {
     environment: &'a Variables,
     notices: Vec<Notice>,
     problems: Vec<Problem>,
+    /// What these are about, as far as that is one entry.
+    faulty: Faulty,
     /// Services that no profile asks for.
     inactive: Vec<String>,
     extended: Extended,
@@ -128,18 +154,34 @@ impl Loader<'_> {
         };
         let mut long = Vec::with_capacity(documents.len());
         for mut document in documents {
-            let mut replacer = Replacer {
-                variables,
-                left: &mut self.files.expanded_left,
-                notices: &mut self.notices,
-                problems: &mut self.problems,
-            };
-            replacer.replace(&mut document);
-            let mut document = shaped(document, &mut self.problems);
+            self.replace(&mut document, variables);
+            let mut document = shaped(document, &mut self.problems, &mut self.faulty);
             rebase(&mut document, folder);
             long.push(document);
         }
         long
+    }
+
+    /// Replaces variables in a document, entry by entry.
+    fn replace(&mut self, document: &mut Node, variables: &Variables) {
+        let mut replacer = Replacer {
+            variables,
+            left: &mut self.files.expanded_left,
+            notices: &mut self.notices,
+            problems: &mut self.problems,
+        };
+        let Some(sections) = document.table_mut() else { return replacer.replace(document) };
+        for (section, Entry { node, .. }) in sections {
+            let Some(entries) = node.table_mut().filter(|_| is_section(section)) else {
+                replacer.replace(node);
+                continue;
+            };
+            for (name, entry) in entries {
+                let before = replacer.problems.len();
+                replacer.replace(&mut entry.node);
+                self.faulty.note(section, name, before..replacer.problems.len());
+            }
+        }
     }
 
     /// What files of variables in a folder say, under what the environment says.

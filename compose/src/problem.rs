@@ -36,14 +36,16 @@ pub struct Problems(Vec<Problem>);
 
 impl Problems {
     /// The value, if nothing is wrong.
-    pub(crate) fn or<T>(mut problems: Vec<Problem>, value: T) -> Result<T, Self> {
-        if problems.is_empty() {
-            return Ok(value);
-        }
+    pub fn or<T>(problems: Vec<Problem>, value: T) -> Result<T, Self> {
+        if problems.is_empty() { Ok(value) } else { Err(Self::of(problems)) }
+    }
+
+    /// Of at least one.
+    pub(crate) fn of(mut problems: Vec<Problem>) -> Self {
         problems.sort();
         problems.dedup();
         problems.truncate(SHOWN_MAX);
-        Err(Self(problems))
+        Self(problems)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::interpolate::Variables;
 use crate::model::{Network, Service, ValueSource, Volume};
 use crate::node::{Node, Place};
-use crate::problem::{Notice, Problem, Problems};
+use crate::problem::{Notice, Problem};
 
 #[derive(Clone, Debug)]
 pub struct Project {
@@ -41,12 +41,13 @@ struct Written {
 }
 
 impl Project {
+    /// With what is wrong with it. A service of which something is has no settings here.
     pub(crate) fn new(
         folder: String,
         tree: Node,
         variables: Variables,
         notices: Vec<Notice>,
-    ) -> Result<Self, Problems> {
+    ) -> (Self, Vec<Problem>) {
         let mut rest = tree.clone();
         let services = rest.table_mut().and_then(|table| table.remove("services"));
         let mut problems = Vec::new();
@@ -76,7 +77,7 @@ impl Project {
             notices,
             tree,
         };
-        Problems::or(problems, project)
+        (project, problems)
     }
 
     /// Where the setting of a dotted path stands, such as `services.web.deploy.replicas`, or else the nearest that is there.
@@ -88,6 +89,11 @@ impl Project {
     pub(crate) fn place_of_name(&self, section: &str, name: &str) -> &Place {
         let entry = self.tree.get(section).and_then(|section| section.entry(name));
         entry.map_or(&self.tree.place, |entry| &entry.place)
+    }
+
+    /// Where a key of a service stands, such as `image`, or else the nearest that is there.
+    pub fn place_in_service(&self, service: &str, key: &str) -> &Place {
+        self.service_node(service).place_of(key)
     }
 
     /// A service as it is written.

@@ -2,26 +2,29 @@
 
 use wharf_types::suggest::nearest;
 
+use crate::faulty::Faulty;
 use crate::keys::{Branch, Kind, root};
 use crate::node::{Entry, Node, Scalar, Table, Tag, Value};
 use crate::problem::{Problem, shown};
 use crate::quantity;
+use crate::short::Short;
 
-/// The long form of a file. What is wrong is added to the problems, and left out.
-pub(crate) fn shaped(node: Node, problems: &mut Vec<Problem>) -> Node {
+/// The long form of a file. What is wrong is added to the problems, and left out; `faulty` has the entries in which it was.
+pub(crate) fn shaped(node: Node, problems: &mut Vec<Problem>, faulty: &mut Faulty) -> Node {
     let place = node.place.clone();
     if node.table().is_none() {
         let message = "a compose file is a table with `services`";
         problems.push(Problem::new(&place, message));
         return Node::empty_table(&place);
     }
-    Shaper { extensions: true, problems }.value(node, root(), "").unwrap_or_else(|| Node::empty_table(&place))
+    let shaped = Shaper { extensions: true, problems, faulty: Some(faulty) }.value(node, root(), "");
+    shaped.unwrap_or_else(|| Node::empty_table(&place))
 }
 
 /// A tree of another kind of file with the keys of a table, and no others. What is wrong is added to the problems, and left out.
 pub fn shaped_by(node: Node, branch: &Branch, problems: &mut Vec<Problem>) -> Node {
     let place = node.place.clone();
-    let shaped = Shaper { extensions: false, problems }.value(node, branch, "");
+    let shaped = Shaper { extensions: false, problems, faulty: None }.value(node, branch, "");
     shaped.unwrap_or_else(|| Node::empty_table(&place))
 }
 
@@ -29,6 +32,8 @@ struct Shaper<'a> {
     /// Whether keys that begin with `x-` are for people's own use.
     extensions: bool,
     problems: &'a mut Vec<Problem>,
+    /// Entries of a compose file with something wrong in them.
+    faulty: Option<&'a mut Faulty>,
 }
 
 impl Shaper<'_> {
@@ -43,11 +48,28 @@ impl Shaper<'_> {
             return null(node, key.kind);
         }
         let long = match key.short {
+            Some(short) if key.kind == Kind::List => self.each_long(node, short),
             Some(short) => short(node),
             None => Ok(node),
         };
         let shaped = long.and_then(|node| self.of_kind(node, branch, name));
         shaped.map_err(|problem| self.problems.push(problem)).ok().map(|node| Node { place, ..node })
+    }
+
+    /// Each item of a list by itself, so that what is wrong with one hides nothing of the others.
+    fn each_long(&mut self, node: Node, short: Short) -> Result<Node, Problem> {
+        let Node { place, tag, value } = node;
+        let Value::List(items) = value else { return short(Node { place, tag, value }) };
+        let mut long = Vec::with_capacity(items.len());
+        for item in items {
+            let alone = Node { place: place.clone(), tag, value: Value::List(vec![item]) };
+            match short(alone) {
+                Ok(Node { value: Value::List(made), .. }) => long.extend(made),
+                Ok(other) => long.push(other),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        Ok(Node { place, tag, value: Value::List(long) })
     }
 
     fn of_kind(&mut self, node: Node, branch: &Branch, name: &str) -> Result<Node, Problem> {
@@ -65,7 +87,7 @@ impl Shaper<'_> {
         let value = match (branch.key().kind, value) {
             (Kind::Any, value) => value,
             (Kind::Table, Value::Table(entries)) => Value::Table(self.known(entries, branch)),
-            (Kind::Named, Value::Table(entries)) => Value::Table(self.named(entries, branch)),
+            (Kind::Named, Value::Table(entries)) => Value::Table(self.named(entries, branch, name)),
             (Kind::List, Value::List(items)) => Value::List(self.items(items, branch, name)),
             (Kind::Texts, Value::List(items)) => Value::List(texts(items)?),
             (Kind::Words, Value::List(items)) => Value::List(texts(items)?),
@@ -136,11 +158,19 @@ impl Shaper<'_> {
         shaped
     }
 
-    fn named(&mut self, entries: Table, branch: &Branch) -> Table {
+    /// A table of names that people choose. `section` is what the table itself is called.
+    fn named(&mut self, entries: Table, branch: &Branch, section: &str) -> Table {
+        // A service has `networks` as well, which are not those at the top.
+        let is_at_the_top = root().child(section).is_some_and(|at_the_top| std::ptr::eq(at_the_top, branch));
         let mut shaped = Table::new();
         for (name, Entry { place, node }) in entries {
             let child = branch.child("*").unwrap_or(branch);
-            if let Some(node) = self.value(node, child, &name) {
+            let before = self.problems.len();
+            let value = self.value(node, child, &name);
+            if let Some(faulty) = self.faulty.as_mut().filter(|_| is_at_the_top) {
+                faulty.note(section, &name, before..self.problems.len());
+            }
+            if let Some(node) = value {
                 shaped.insert(name, Entry { place, node });
             }
         }

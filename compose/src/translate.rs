@@ -23,9 +23,10 @@ use wharf_types::spec::InvalidSpec;
 use crate::model::Service;
 use crate::node::{Node, Place};
 use crate::paths::is_component;
-use crate::problem::{Notice, Problems, shown};
+use crate::problem::{Notice, Problem, Problems, shown};
 use crate::project::Project;
 
+use network::Networks;
 use sink::Sink;
 
 pub use job::Job;
@@ -83,12 +84,20 @@ pub fn components(project: &Project) -> impl Iterator<Item = (&str, &str)> {
 ///
 /// Everything in the project that Wharf cannot do, with file, line, column and reason. Nothing is left out silently.
 pub fn translate(project: &Project, context: &Context) -> Result<Translation, Problems> {
+    let (translation, problems) = translate_all(project, context);
+    Problems::or(problems, translation)
+}
+
+/// The same of whatever can be made, with all that is wrong: where there is anything, nothing of it is to be deployed.
+pub fn translate_all(project: &Project, context: &Context) -> (Translation, Vec<Problem>) {
     let mut sink = Sink::default();
     let names = names(project, &mut sink);
     let kinds: BTreeMap<&str, Kind> =
         project.services.iter().map(|(name, service)| (name.as_str(), Kind::of(service))).collect();
-    sink::review_project(project, &kinds, &mut sink);
+    let networks = Networks::of(project, &names, &kinds);
+    sink::review_project(project, &kinds, &networks, &mut sink);
     let order = order::order(project, &names);
+    let ended = order::ended(project);
     let secrets = values::secrets(project, &mut sink);
     let configs = values::configs(project, &secrets, &mut sink);
     let (mut apps, mut jobs) = (Vec::with_capacity(names.len()), Vec::new());
@@ -99,6 +108,7 @@ pub fn translate(project: &Project, context: &Context) -> Result<Translation, Pr
             context,
             names: &names,
             kinds: &kinds,
+            networks: &networks,
             secrets: &secrets,
             configs: &configs,
             service,
@@ -106,7 +116,7 @@ pub fn translate(project: &Project, context: &Context) -> Result<Translation, Pr
             settings,
             node: project.service_node(service),
         };
-        let common = common::common(&one, order::ends(project, service), &mut sink);
+        let common = common::common(&one, ended.contains(service.as_str()), &mut sink);
         let document = match kinds.get(service.as_str()) {
             Some(Kind::Wasm) => wasm::document(&one, common, &mut sink),
             _ => container::document(&one, common, &mut sink),
@@ -123,7 +133,7 @@ pub fn translate(project: &Project, context: &Context) -> Result<Translation, Pr
     let Sink { mut notices, problems, .. } = sink;
     notices.sort();
     notices.dedup();
-    Problems::or(problems, Translation { apps, jobs, secrets, configs, order, notices })
+    (Translation { apps, jobs, secrets, configs, order, notices }, problems)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +159,7 @@ struct One<'a> {
     context: &'a Context,
     names: &'a BTreeMap<&'a str, AppName>,
     kinds: &'a BTreeMap<&'a str, Kind>,
+    networks: &'a Networks<'a>,
     secrets: &'a [NamedValue],
     configs: &'a [NamedValue],
     service: &'a str,
@@ -164,7 +175,7 @@ impl One<'_> {
     }
 
     fn has(&self, path: &str) -> bool {
-        path.split('.').try_fold(self.node, |node, key| node.get(key)).is_some()
+        has(self.node, path)
     }
 
     /// A key of `x-wharf`, which has the words of `wharf.toml`.
@@ -226,6 +237,23 @@ fn label(name: &str) -> String {
     name.chars().map(letter).collect::<String>().trim_matches('-').to_owned()
 }
 
+fn has(node: &Node, path: &str) -> bool {
+    path.split('.').try_fold(node, |node, key| node.get(key)).is_some()
+}
+
+/// The key of a service that a setting of its app comes of, such as `ports` for `tcp.ports`, and where that stands; or else the service itself.
+pub fn key_of<'a>(project: &'a Project, service: &str, field: &str) -> (String, &'a Place) {
+    let (node, keys) = (project.service_node(service), written_as(field));
+    let written = keys.iter().find(|key| has(node, key)).or(keys.first());
+    let key = match written.copied().unwrap_or("x-wharf") {
+        // Which has the words of `wharf.toml`.
+        "x-wharf" => format!("x-wharf.{field}"),
+        key => key.to_owned(),
+    };
+    let place = node.place_of(&key);
+    (key, place)
+}
+
 /// Where a field of a spec may come from, the nearest first.
 fn written_as(field: &str) -> &'static [&'static str] {
     match field {
@@ -238,11 +266,15 @@ fn written_as(field: &str) -> &'static [&'static str] {
         "retries" | "backoff" => &["deploy.restart_policy", "restart"],
         "outbound.allow" => &["x-wharf.outbound", "networks"],
         "scale.replicas" => &["deploy.replicas", "scale", "volumes"],
+        "container.capabilities_add" => &["cap_add"],
         "container.entrypoint" => &["entrypoint"],
         "container.files" => &["secrets", "configs"],
         "container.host_network" => &["network_mode"],
         "container.labels" => &["labels", "annotations"],
         "container.pids" => &["deploy.resources.limits.pids", "pids_limit"],
+        "container.privileged" => &["privileged"],
+        "container.registry_login" => &["x-wharf.registry_login"],
+        "container.sysctls" => &["sysctls"],
         "container.tmpfs" => &["tmpfs", "volumes"],
         "container.host_paths" => &["volumes"],
         "container.networks" | "container.internal_networks" => &["networks"],

@@ -596,6 +596,12 @@ fn what_a_container_has_otherwise_is_said() {
         let (_, notices) = container(settings);
         assert!(notices.iter().any(|notice| notice.starts_with(expected)), "{settings}: {notices:#?}");
     }
+    for mode in ["tmpfs: ['/tmp:mode=1777']", "volumes: [{type: tmpfs, target: /tmp, tmpfs: {mode: 1777}}]"] {
+        let (_, notices) = container(mode);
+        let is_said =
+            |notice: &String| notice.starts_with("`mode`: it counts where the image has no such folder");
+        assert!(notices.iter().any(is_said), "{mode}: {notices:#?}");
+    }
     let (_, notices) = container("ports: ['7000:7000']\nmem_limit: 1g");
     assert!(
         !notices.iter().any(|notice| notice.contains("7000") || notice.contains("`web`")),
@@ -881,4 +887,53 @@ fn the_voting_app_is_three_wasm_apps_and_two_containers_that_see_what_they_share
     let place = |service| order.iter().position(|step| *step == service).unwrap();
     assert!(place("redis") < place("vote") && place("db") < place("result"), "{order:?}");
     assert!(place("redis").max(place("db")) < place("worker"), "{order:?}");
+}
+
+/// Wasm apps, each in the network with this number.
+fn many(count: usize, network: impl Fn(usize) -> usize) -> String {
+    let services: String = (0..count)
+        .map(|number| format!("  s{number}: {{image: a.wasm, networks: [n{}]}}\n", network(number)))
+        .collect();
+    let networks: String = (0..count)
+        .map(&network)
+        .map(|network| format!("  n{network}: \n"))
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    format!("services:\n{services}networks:\n{networks}")
+}
+
+#[test]
+fn a_network_of_more_services_than_an_app_can_be_granted_is_told_of_once() {
+    let made = translated(&many(257, |_| 0));
+    assert!(made.apps.iter().all(|app| app.document.outbound.allow.len() == 256));
+    for count in [258, 5000] {
+        let said = refused(&many(count, |_| 0));
+        assert_eq!(said.lines().count(), 1, "{said}");
+        for words in
+            [format!("the network `n0` has {count} services").as_str(), "compose.yaml:", "network_mode: none"]
+        {
+            assert!(said.contains(words), "`{words}` is missing in {said}");
+        }
+    }
+}
+
+#[test]
+fn thousands_of_services_in_networks_of_some_translate() {
+    let made = translated(&many(5000, |number| number / 100));
+    assert_eq!(made.apps.len(), 5000);
+    assert!(made.apps.iter().all(|app| app.document.outbound.allow.len() == 99));
+}
+
+#[test]
+fn networks_that_are_too_many_for_one_app_together_are_told_of_the_largest() {
+    let others: String = (0..300)
+        .map(|number| {
+            format!("  s{number}: {{image: a.wasm, networks: [{}]}}\n", if number < 140 { "a" } else { "b" })
+        })
+        .collect();
+    let said = refused(&format!(
+        "services:\n  web: {{image: a.wasm, networks: [a, b]}}\n{others}networks: {{a: , b: }}\n"
+    ));
+    assert!(said.lines().count() == 1 && said.contains("the network `b` has 161 services"), "{said}");
 }

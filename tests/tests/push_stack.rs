@@ -302,3 +302,42 @@ async fn what_a_push_may_not_do_to_an_app_it_may_not_do_to_a_stack() {
         &["compose.yaml:3:5: the service `db` is a container", "may not run containers", "nothing has moved"],
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_takes_over_no_app_of_something_else_before_somebody_has_given_it_to_the_stack() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", "greeter", &[]).await;
+    let before = platform.text("greeter", "/").await;
+    let repository = shop(&platform, &compose("taken")).await;
+    refused(
+        &repository.push(&["main"]).await,
+        &[
+            "the service `greeter`: the app `greeter` is there already, and belongs to no stack",
+            "`wharf stack adopt shop greeter -n default`",
+            "nothing has moved",
+        ],
+    );
+    assert_eq!(platform.text("greeter", "/").await, before);
+    assert_eq!(platform.wharf(&["status", "front"]).await.code, 3, "nothing of it was made");
+    platform.wharf(&["stack", "adopt", "shop", "greeter", "-n", "default"]).await.ok();
+    accepted(&repository.push(&["main"]).await);
+    assert_eq!(platform.text("greeter", "/").await, "taken\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_wrong_with_a_pushed_file_is_told_by_one_push() {
+    let platform = Platform::start().await;
+    let wrong = "services:\n  front:\n    image: front.wasm\n    enviroment: {A: b}\n  ring:\n    image: front.wasm\n    depends_on: [ring]\n  \
+                 again:\n    image: front.wasm\n    restart: alway\n  gone:\n    image: gone.wasm\n";
+    let repository = shop(&platform, wrong).await;
+    refused(
+        &repository.push(&["main"]).await,
+        &[
+            "compose.yaml:4:5: there is no key `enviroment`",
+            "compose.yaml:7:18: `ring` waits for itself",
+            "compose.yaml:10:5: ",
+            "compose.yaml:12:5: `./gone.wasm`: it is not there in what was pushed",
+            "nothing has moved",
+        ],
+    );
+}

@@ -108,3 +108,115 @@ async fn what_a_compose_file_cannot_have_is_refused_with_its_place() {
         serde_json::json!([])
     );
 }
+
+/// Which set each app belongs to.
+async fn sets(platform: &Platform) -> Vec<(String, Option<String>)> {
+    let apps = platform.wharf(&["apps", "--json"]).await.json::<serde_json::Value>()["items"].clone();
+    let set = |app: &serde_json::Value| {
+        (app["app"].as_str().unwrap().to_owned(), app["set"].as_str().map(str::to_owned))
+    };
+    let mut sets: Vec<_> = apps.as_array().unwrap().iter().map(set).collect();
+    sets.sort();
+    sets
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_belongs_to_something_else_is_taken_over_only_where_somebody_says_so() {
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = platform.user().in_folder(folder.path());
+    let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+    write("hello.wasm", &std::fs::read(workspace::guest("hello")).unwrap());
+    let greeter =
+        "services:\n  greeter:\n    image: hello.wasm\n    deploy: {update_config: {monitor: 50ms}}\n";
+    write("compose.yaml", greeter.as_bytes());
+    user.run(&["stack", "deploy", "one"]).await.ok();
+    platform.deploy("hello", "alone", &[]).await;
+    let is = |app: &str, set: Option<&str>| (app.to_owned(), set.map(str::to_owned));
+    let before = [is("alone", None), is("greeter", Some("one"))];
+    let both = format!(
+        "{greeter}  alone:\n    image: hello.wasm\n    environment: {{GREETING: taken}}\n  new:\n    image: hello.wasm\n"
+    );
+    write("compose.yaml", both.as_bytes());
+    user.run(&["stack", "deploy", "two"]).await.fails(
+        7,
+        &[
+            "there are 2 errors",
+            "compose.yaml:3:5: the service `greeter`: the app `greeter` is there already, and belongs to `one`",
+            "compose.yaml:6:5: the service `alone`: the app `alone` is there already, and belongs to no stack",
+            "nothing was deployed",
+            "`--adopt`",
+        ],
+    );
+    assert_eq!(sets(&platform).await, before, "not even the one that is nobody's was made");
+    // One of them by name, as it is.
+    let said = user.run(&["stack", "adopt", "two", "alone"]).await.ok();
+    assert!(said.contains("is a part of the stack `two` now"), "{said}");
+    assert_eq!(sets(&platform).await, [is("alone", Some("two")), is("greeter", Some("one"))]);
+    assert_ne!(platform.text("alone", "/").await, "taken\n");
+    user.run(&["stack", "adopt", "two", "nobody"]).await.fails(3, &["nobody"]);
+    user.run(&["stack", "deploy", "two"]).await.fails(7, &["belongs to `one`"]);
+    // And all that the file has.
+    user.run(&["stack", "deploy", "two", "--adopt"]).await.ok();
+    let all = ["alone", "greeter", "new"].map(|app| is(app, Some("two")));
+    assert_eq!(sets(&platform).await, all);
+    assert_eq!(platform.text("alone", "/").await, "taken\n");
+    let said = user.run(&["stack", "deploy", "two"]).await.ok();
+    assert_eq!(said.matches("nothing to do").count(), 1, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_changes_before_all_of_a_stack_can_be_deployed() {
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = platform.user().in_folder(folder.path());
+    let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+    write("hello.wasm", &std::fs::read(workspace::guest("hello")).unwrap());
+    let half = "services:\n  half:\n    image: hello.wasm\n    secrets: [word]\n    deploy: {update_config: {monitor: 50ms}}\n";
+    let secrets = "secrets:\n  word: {file: word.txt}\n";
+    write("word.txt", b"one");
+    write("compose.yaml", format!("{half}{secrets}").as_bytes());
+    user.run(&["stack", "deploy", "shop"]).await.ok();
+    write("word.txt", b"two");
+    let owner = "app = \"owner\"\n[http]\nroutes = [\"taken.example.com\"]\n";
+    platform.deploy_manifest("hello", owner).await.ok();
+    for (other, code, words) in [
+        ("image: gone.wasm", 6, &["compose.yaml:7:5: the service `other`: there is no file"][..]),
+        (
+            "image: hello.wasm\n    x-wharf: {http: {routes: [taken.example.com]}}",
+            7,
+            &[
+                "compose.yaml:8:",
+                "the service `other`: the route `taken.example.com",
+                "choose another in `x-wharf.http.routes`",
+            ],
+        ),
+    ] {
+        let other = format!("  other:\n    {other}\n    depends_on: [half]\n");
+        write("compose.yaml", format!("{half}{other}{secrets}").as_bytes());
+        user.run(&["stack", "deploy", "shop"]).await.fails(code, words);
+        let secret = platform.wharf(&["secret", "list", "--json"]).await.json::<serde_json::Value>();
+        assert_eq!(secret["items"][0]["version"], 1, "{secret}");
+        let half: wharf_types::api::AppInfo = platform.wharf(&["status", "half", "--json"]).await.json();
+        assert_eq!(half.release, Some(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_until_something_is_healthy_that_has_ended() {
+    const MODULE: &str = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    let platform = Platform::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = platform.user().in_folder(folder.path());
+    let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content).unwrap();
+    write("hello.wasm", &std::fs::read(workspace::guest("hello")).unwrap());
+    write("once.wasm", &wat::parse_str(MODULE).unwrap());
+    write(
+        "compose.yaml",
+        b"services:\n  web:\n    image: hello.wasm\n    depends_on: {once: {condition: service_healthy}}\n  once:\n    image: once.wasm\n    restart: \"no\"\n    network_mode: none\n",
+    );
+    let words =
+        ["compose.yaml:3:5: `web` waits until `once` is healthy, and that has ended", "replicated-job"];
+    user.run(&["stack", "deploy", "shop"]).await.fails(5, &words);
+    assert_eq!(sets(&platform).await, [("once".to_owned(), Some("shop".to_owned()))]);
+}

@@ -28,7 +28,7 @@ pub use container::{
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
 pub use scale::{EveryNode, ReplicaRange, Replicas, ScaleSpec};
 pub use update::{CanarySpec, Dials, OnFailure, RollbackSpec, UpdateOrder, UpdateSpec};
-pub use validate::{InvalidSpec, PORT_MIN, REPLICAS_MAX, validate_env, validate_mount};
+pub use validate::{GRANTS_MAX, InvalidSpec, PORT_MIN, REPLICAS_MAX, validate_env, validate_mount};
 pub use volumes::{VolumeSpec, validate_files};
 
 /// The settings of an app; inside a release they are immutable.

@@ -98,6 +98,13 @@ pub fn body(request: &impl Serialize) -> anyhow::Result<Vec<u8>> {
     Ok(body)
 }
 
+/// The errors of a plan of what no file says.
+pub fn check(plan: &Plan) -> Result<(), Failure> {
+    let Some(first) = plan.errors.first() else { return Ok(()) };
+    let lines = plan.errors.iter().map(|error| format!("{}: {}", error.resource, error.detail));
+    Err(Failure::new(Exit::of_problem(first.code), told(lines)))
+}
+
 /// All errors of a plan, with the places of their resources.
 fn refusal(errors: &[PlanError], files: &Files) -> Option<Failure> {
     let first = errors.first()?;
@@ -128,41 +135,13 @@ fn print_plan(session: &Session, plan: &Plan) -> anyhow::Result<()> {
     show::plan_lines(&plan.changes, plan.counts).iter().try_for_each(output::line)
 }
 
-/// What becomes of what was applied under the name of a set before, and is not among what is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rest {
-    Stays,
-    Goes,
-    /// Nothing is said if there is none, and nothing else to do.
-    GoesIfAny,
-}
-
-/// Applies documents, each a JSON object, as if they stood in a file. They belong to the set from then on.
-pub async fn apply_documents(
-    session: &Session,
-    documents: &[String],
-    (set, rest): (SetName, Rest),
-    wait: WaitArgs,
-) -> anyhow::Result<()> {
-    let since = Instant::now();
-    let folder = tempfile::tempdir().context("could not make a folder")?;
-    let file = folder.path().join("stack.yaml");
-    std::fs::write(&file, documents.join("\n---\n")).context("could not write a file")?;
-    let mut wanted = Wanted::read(session, &FileArgs { files: vec![file], prune: Some(set) }).await?;
-    wanted.prune.iter_mut().for_each(|prune| prune.keep = rest == Rest::Stays);
-    let plan = wanted.plan(session, false).await?;
-    if rest == Rest::GoesIfAny && plan.counts.is_nothing() {
-        return Ok(());
-    }
-    carry_out(session, wanted, plan, wait, since).await
-}
-
 pub async fn apply(session: &Session, args: ApplyArgs) -> anyhow::Result<()> {
     let since = Instant::now();
     let Some(path) = &args.plan else {
         let wanted = Wanted::read(session, &args.files).await?;
         let plan = wanted.plan(session, false).await?;
-        return carry_out(session, wanted, plan, args.wait, since).await;
+        let Wanted { resources, prune, .. } = wanted;
+        return carry_out(session, (resources, prune), plan, args.wait, since).await;
     };
     let Saved { resources, prune, plan, .. } = Saved::read(path, &session.target.api)?;
     if !session.json {
@@ -173,9 +152,9 @@ pub async fn apply(session: &Session, args: ApplyArgs) -> anyhow::Result<()> {
 }
 
 /// Says what a plan is, and carries it out if there is anything to do.
-async fn carry_out(
+pub async fn carry_out(
     session: &Session,
-    wanted: Wanted,
+    (resources, prune): (Vec<Resource>, Option<Prune>),
     plan: Plan,
     wait: WaitArgs,
     since: Instant,
@@ -186,7 +165,6 @@ async fn carry_out(
     if plan.counts.is_nothing() {
         return finish(session, &Applied { counts: plan.counts, changes: plan.changes }, &[], since);
     }
-    let Wanted { resources, prune, .. } = wanted;
     send(session, &ApplyRequest { resources, prune, base: Some(plan.base) }, wait, since).await
 }
 

@@ -9,7 +9,7 @@ mod reading;
 mod told;
 mod waves;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -28,6 +28,8 @@ use self::reading::{Asked, PushedTree, Reading, Value};
 use self::waves::Planned;
 use super::{PushDeployer, cancelled};
 use crate::commands::declare;
+use crate::commands::stack::words::Services;
+use crate::commands::stack::{jobs, owner};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::session::Session;
@@ -62,6 +64,7 @@ impl Stack<'_> {
         let built = self.build(&reading).await?;
         let there = self.set_new(&reading.values).await?;
         let contents = self.contents(&reading, &built).await?;
+        self.check_jobs(&reading, &contents).await?;
         let everything = contents.resources(self.namespace(), |_| true);
         let whole = self.plan(&reading, everything, &self.prune(&set, false)).await?;
         self.teller.step(&told::headline(name, whole.counts));
@@ -159,12 +162,15 @@ impl Stack<'_> {
     async fn plan(&self, reading: &Reading, resources: Vec<Resource>, prune: &Prune) -> anyhow::Result<Plan> {
         let request = PlanRequest { resources, prune: Some(prune.clone()), with_live: false };
         let plan = self.unless_cancelled(self.session.client.plan(declare::body(&request)?)).await?;
-        let apps = reading.translation.apps.iter();
-        let places: BTreeMap<&str, String> =
-            apps.map(|app| (app.document.name.as_str(), app.place.to_string())).collect();
-        if let Some(refusal) = told::refusal(&plan.errors, &places) {
+        let services = Services::of(&reading.project, &reading.translation);
+        if let Some(refusal) = services.refusal(&plan.errors) {
             return Err(refusal.into());
         }
+        let mut foreign = owner::foreign(&plan.changes);
+        // A push to the app's own repository is meant for it, as long as it belongs to nothing else.
+        foreign.retain(|it| it.owner != owner::Owner::None || it.app != self.pushed.app);
+        let help = owner::help_for_push(self.namespace(), &self.pushed.app, &foreign);
+        owner::refuse(self.session, self.namespace(), &services, foreign, help).await?;
         let made = plan.changes.iter().find(|change| change.action == Action::Create);
         if let Some(made) = made.filter(|_| !self.pushed.may_make_apps) {
             let (name, namespace) = (&made.resource.name, self.namespace());
@@ -177,6 +183,14 @@ impl Stack<'_> {
                 .into());
         }
         Ok(plan)
+    }
+
+    /// Ends with what the namespace may not run as jobs, which no plan says.
+    async fn check_jobs(&self, reading: &Reading, contents: &Contents) -> anyhow::Result<()> {
+        let jobs = &reading.translation.jobs;
+        let errors = jobs::refusals(self.session, self.namespace(), jobs, &contents.jobs).await?;
+        let services = Services::of(&reading.project, &reading.translation);
+        services.refusal(&errors).map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
     /// What belongs to the stack from then on. Unless it is to `keep` the others, what belongs to it and is not there any more is deleted.

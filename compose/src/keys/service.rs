@@ -5,7 +5,7 @@ use super::Kind::{
     Words,
 };
 use super::Support::{Refused, Translated};
-use super::{Key, Support};
+use super::{Key, Support, TMPFS_MODE};
 use crate::short;
 
 const NO_LABELS: Support = Translated("Wharf keeps no labels of apps; they are left out");
@@ -360,7 +360,7 @@ pub(super) const KEYS: &[Key] = &[
         .both(Refused("a volume is seen as a whole; give the service one for each folder")),
     Key::new("services.*.volumes.*.tmpfs", Table),
     Key::new("services.*.volumes.*.tmpfs.size", Size),
-    Key::new("services.*.volumes.*.tmpfs.mode", Mode),
+    Key::new("services.*.volumes.*.tmpfs.mode", Mode).container(Translated(TMPFS_MODE)),
     Key::new("services.*.volumes.*.image", Table),
     Key::new("services.*.volumes.*.image.subpath", Text),
     Key::new("services.*.volumes_from", Texts)

@@ -11,8 +11,9 @@ impl Loader<'_> {
     /// Puts what `env_file` and `label_file` say below what `environment` and `labels` do, and looks up what has no value.
     pub(super) fn add_variables(&mut self, project: &mut Node, variables: &Variables) {
         let services = project.table_mut().and_then(|table| table.get_mut("services"));
-        for (_, entry) in services.and_then(|entry| entry.node.table_mut()).into_iter().flatten() {
+        for (name, entry) in services.and_then(|entry| entry.node.table_mut()).into_iter().flatten() {
             let Some(service) = entry.node.table_mut() else { continue };
+            let before = self.problems.len();
             if let Some(files) = service.remove("env_file") {
                 let found = self.of_env_files(&files.node, variables);
                 add_below(service, "environment", &files.place, found);
@@ -26,6 +27,7 @@ impl Loader<'_> {
                 }
                 add_below(service, "labels", &files.place, found);
             }
+            self.faulty.note("services", name, before..self.problems.len());
             if let Some(environment) = service.get_mut("environment").and_then(|entry| entry.node.table_mut())
             {
                 self.look_up(environment, variables);

@@ -16,6 +16,8 @@ const CHAIN_MAX: usize = 50;
 #[derive(Default)]
 pub(super) struct Extended {
     files: HashMap<String, Rc<Node>>,
+    /// Whether something was wrong with one of them.
+    is_faulty: bool,
 }
 
 /// Where a service is looked for.
@@ -49,9 +51,15 @@ impl Loader<'_> {
         for (name, entry) in services.and_then(|entry| entry.node.table_mut()).into_iter().flatten() {
             if entry.node.get("extends").is_some() {
                 let chain = vec![(file.to_owned(), name.clone())];
+                let before = self.problems.len();
                 match self.extended(entry.node.clone(), &source, chain, part) {
                     Ok(node) => entry.node = node,
                     Err(problem) => self.problems.push(problem),
+                }
+                self.faulty.note("services", name, before..self.problems.len());
+                // What it lacks may have been refused where it has its settings from.
+                if self.extended.is_faulty || self.faulty.has_service() {
+                    self.faulty.add("services", name);
                 }
             }
         }
@@ -112,7 +120,11 @@ impl Loader<'_> {
         let document = match self.extended.files.get(file) {
             Some(document) => document.clone(),
             None => {
+                let (faulty, before) = (std::mem::take(&mut self.faulty), self.problems.len());
                 let documents = self.documents(file, parent(file), part.variables, asked);
+                // Its entries are not those of the project, and whoever extends one of them is told of it.
+                self.faulty = faulty;
+                self.extended.is_faulty |= self.problems.len() > before;
                 let document =
                     Rc::new(documents.into_iter().reduce(merged).unwrap_or_else(|| Node::empty_table(asked)));
                 self.extended.files.insert(file.to_owned(), document.clone());

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wharf_types::AppName;
-use wharf_types::spec::is_host;
+use wharf_types::spec::{GRANTS_MAX, is_host};
 
 use super::sink::Sink;
 use super::{Kind, One};
 use crate::model::Service;
 use crate::problem::shown;
+use crate::project::Project;
 
 /// The networks of a service, by their keys in the file. None is the one of whoever names none: the engine's bridge to Compose, and the
 /// namespace's own here.
@@ -20,15 +21,42 @@ fn of(service: &Service) -> BTreeSet<Option<&str>> {
     }
 }
 
-/// Whether a container is in a network.
-pub(super) fn has_container(
-    services: &BTreeMap<String, Service>,
-    kinds: &BTreeMap<&str, Kind>,
-    key: &str,
-) -> bool {
-    services.iter().any(|(name, service)| {
-        kinds.get(name.as_str()) == Some(&Kind::Container) && of(service).contains(&Some(key))
-    })
+/// Who is in which network of the file, found once: there may be thousands of services.
+pub(super) struct Networks<'a> {
+    /// In the order of their names. Services without a name of an app are left out.
+    members: BTreeMap<Option<&'a str>, Vec<&'a str>>,
+    /// Those with a container in them.
+    with_container: BTreeSet<&'a str>,
+}
+
+impl<'a> Networks<'a> {
+    pub(super) fn of(
+        project: &'a Project,
+        names: &BTreeMap<&str, AppName>,
+        kinds: &BTreeMap<&str, Kind>,
+    ) -> Self {
+        let mut networks = Self { members: BTreeMap::new(), with_container: BTreeSet::new() };
+        for (service, settings) in &project.services {
+            for network in of(settings) {
+                if kinds.get(service.as_str()) == Some(&Kind::Container) {
+                    networks.with_container.extend(network);
+                }
+                if names.contains_key(service.as_str()) {
+                    networks.members.entry(network).or_default().push(service);
+                }
+            }
+        }
+        networks
+    }
+
+    /// Whether a container is in a network.
+    pub(super) fn has_container(&self, key: &str) -> bool {
+        self.with_container.contains(key)
+    }
+
+    fn members(&self, network: Option<&str>) -> &[&'a str] {
+        self.members.get(&network).map(Vec::as_slice).unwrap_or_default()
+    }
 }
 
 /// The networks of a container, as the namespace knows them, with the names that it has in each beside its app's.
@@ -97,27 +125,30 @@ fn aliases<'a>(
     written.chain([name]).filter(|alias| Some(*alias) != app).collect()
 }
 
-/// Another service in a network of a service.
-struct Neighbour<'a> {
-    service: &'a str,
-    settings: &'a Service,
-    app: &'a AppName,
-    shared: Vec<Option<&'a str>>,
-}
-
-fn neighbours<'a>(one: &'a One<'_>) -> impl Iterator<Item = Neighbour<'a>> {
-    let ours = of(one.settings);
-    one.project.services.iter().filter_map(move |(service, settings)| {
-        let app = one.names.get(service.as_str()).filter(|_| service != one.service)?;
-        let shared: Vec<Option<&str>> = of(settings).intersection(&ours).copied().collect();
-        (!shared.is_empty()).then_some(Neighbour { service: service.as_str(), settings, app, shared })
-    })
+/// The other services in the networks of a service, each with the networks that both are in. None: a network has so many that they
+/// could not all be granted, which is told of that network.
+fn neighbours<'a>(one: &One<'a>, sink: &mut Sink) -> Option<BTreeMap<&'a str, Vec<Option<&'a str>>>> {
+    let mut found: BTreeMap<&str, Vec<Option<&str>>> = BTreeMap::new();
+    for network in of(one.settings) {
+        for service in one.networks.members(network).iter().copied().filter(|service| *service != one.service)
+        {
+            found.entry(service).or_default().push(network);
+            if found.len() > GRANTS_MAX {
+                crowded(one, sink);
+                return None;
+            }
+        }
+    }
+    Some(found)
 }
 
 /// What a Wasm app may reach, because it shares a network with it.
-pub(super) fn grants(one: &One<'_>) -> Vec<String> {
+pub(super) fn grants(one: &One<'_>, sink: &mut Sink) -> Vec<String> {
     let mut grants = Vec::new();
-    for Neighbour { service, settings, app, shared } in neighbours(one) {
+    for (service, shared) in neighbours(one, sink).into_iter().flatten() {
+        let (Some(settings), Some(app)) = (one.project.services.get(service), one.names.get(service)) else {
+            continue;
+        };
         let is_container = one.kinds.get(service) == Some(&Kind::Container);
         let listens = is_container || settings.wharf.contains_key("tcp");
         // Whether a component without `tcp` serves requests is not known before it is read.
@@ -132,13 +163,42 @@ pub(super) fn grants(one: &One<'_>) -> Vec<String> {
             let names: BTreeSet<&str> = aliases.chain([app.as_str()]).collect();
             grants.extend(names.iter().map(|name| format!("tcp://{name}:*")));
         }
+        if grants.len() > GRANTS_MAX {
+            crowded(one, sink);
+            return Vec::new();
+        }
     }
     grants
 }
 
+/// Says once of a network, the largest one that a service is in, that it is too large. The settings that it would become are none that people wrote.
+fn crowded(one: &One<'_>, sink: &mut Sink) {
+    let count = |network: &Option<&str>| one.networks.members(*network).len();
+    let Some(network) = of(one.settings).into_iter().max_by_key(count) else { return };
+    if !sink.crowded.insert(network.map(str::to_owned)) {
+        return;
+    }
+    let (name, place) = match network {
+        Some(key) => (format!("the network `{}`", shown(key)), one.project.place_of_name("networks", key)),
+        None => ("`network_mode: bridge`".to_owned(), one.place("network_mode")),
+    };
+    let message = format!(
+        "{name} has {} services, and a Wasm app can be granted {GRANTS_MAX} names at most: put those that ask each other into networks of their \
+         own, or give a service `network_mode: none` and list in `x-wharf.outbound.allow` what it asks; `http://*.internal:*` there is every app \
+         of the namespace that takes requests",
+        count(&network)
+    );
+    sink.problem(place, message);
+}
+
 /// Says that a module of WASI 0.1 reaches nobody, where the file looks as if it were to. The network that all services are in says nothing.
 pub(super) fn reaches_nobody(one: &One<'_>, sink: &mut Sink) {
-    let waits_for_one = || neighbours(one).any(|it| one.settings.depends_on.contains_key(it.service));
+    let ours = of(one.settings);
+    let shares_a_network = |name: &String| {
+        let other = one.project.services.get(name).filter(|_| name != one.service);
+        other.is_some_and(|other| one.names.contains_key(name.as_str()) && !of(other).is_disjoint(&ours))
+    };
+    let waits_for_one = || one.settings.depends_on.keys().any(shares_a_network);
     let chooses_networks = of(one.settings).into_iter().flatten().any(|network| network != "default");
     let written = match chooses_networks {
         true => "networks",

@@ -56,9 +56,9 @@ pub(super) fn order(project: &Project, names: &BTreeMap<&str, AppName>) -> Vec<S
     order
 }
 
-/// Whether others wait for the end of a service.
-pub(super) fn ends(project: &Project, service: &str) -> bool {
-    project.services.values().any(|other| {
-        other.depends_on.get(service).is_some_and(|dependency| dependency.condition == Condition::Completed)
-    })
+/// The services for whose end others wait.
+pub(super) fn ended(project: &Project) -> BTreeSet<&str> {
+    let dependencies = project.services.values().flat_map(|service| &service.depends_on);
+    let completed = dependencies.filter(|(_, dependency)| dependency.condition == Condition::Completed);
+    completed.map(|(name, _)| name.as_str()).collect()
 }

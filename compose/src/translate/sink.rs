@@ -1,9 +1,9 @@
 //! What a translation has to say, and the walk over all keys that finds out most of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Kind;
-use super::network::has_container;
+use super::network::Networks;
+use super::{Kind, volumes};
 use crate::keys::{Branch, Key, Support, root};
 use crate::node::{Node, Place, Value};
 use crate::problem::{Notice, Problem, shown};
@@ -15,6 +15,8 @@ pub(super) struct Sink {
     pub(super) problems: Vec<Problem>,
     /// Containers of which nobody says how much memory they may have.
     pub(super) unlimited: Vec<(Place, String)>,
+    /// Networks of which it was told that they have too many services. None: the one of whoever names none.
+    pub(super) crowded: BTreeSet<Option<String>>,
 }
 
 impl Sink {
@@ -28,7 +30,15 @@ impl Sink {
 }
 
 /// Asks the table about every key that is there.
-pub(super) fn review_project(project: &Project, kinds: &BTreeMap<&str, Kind>, sink: &mut Sink) {
+pub(super) fn review_project(
+    project: &Project,
+    kinds: &BTreeMap<&str, Kind>,
+    networks: &Networks<'_>,
+    sink: &mut Sink,
+) {
+    let is_wasm = |name: &str| kinds.get(name) == Some(&Kind::Wasm);
+    let services = project.services.iter().filter(|(name, _)| is_wasm(name));
+    let of_wasm: BTreeSet<&str> = services.flat_map(|(_, service)| volumes::of_service(service)).collect();
     for (section, entry) in project.tree.entries() {
         let Some(branch) = root().child(section) else { continue };
         for_key(
@@ -42,9 +52,9 @@ pub(super) fn review_project(project: &Project, kinds: &BTreeMap<&str, Kind>, si
                 for (name, entry) in entry.node.entries() {
                     let Some(branch) = branch.child("*") else { continue };
                     let is_wasm = match section.as_str() {
-                        "services" => kinds.get(name.as_str()) == Some(&Kind::Wasm),
-                        "volumes" => is_of_wasm(project, kinds, name),
-                        "networks" => !has_container(&project.services, kinds, name),
+                        "services" => is_wasm(name),
+                        "volumes" => of_wasm.contains(name.as_str()),
+                        "networks" => !networks.has_container(name),
                         _ => false,
                     };
                     let of: fn(&Key) -> Support = if is_wasm { |key| key.app } else { |key| key.container };
@@ -53,16 +63,6 @@ pub(super) fn review_project(project: &Project, kinds: &BTreeMap<&str, Kind>, si
             },
         );
     }
-}
-
-fn is_of_wasm(project: &Project, kinds: &BTreeMap<&str, Kind>, volume: &str) -> bool {
-    project.services.iter().any(|(name, service)| {
-        kinds.get(name.as_str()) == Some(&Kind::Wasm)
-            && service
-                .volumes
-                .iter()
-                .any(|mount| mount.kind == "volume" && mount.source.as_deref() == Some(volume))
-    })
 }
 
 /// What is below a key that is honoured.

@@ -1,26 +1,22 @@
 //! Volumes: each belongs to one app, which has it under the name of its key in the file.
 
+use std::collections::BTreeMap;
+
 use wharf_types::name::VolumeName;
 use wharf_types::spec::VolumeSpec;
 
 use super::sink::Sink;
 use super::{One, label};
-use crate::model::{Mount, Volume};
+use crate::model::{Mount, Service, Volume};
 use crate::problem::shown;
 use crate::project::Project;
 
 /// What is wrong with the volumes at the top of the file, whoever has them.
 pub(super) fn check(project: &Project, sink: &mut Sink) {
+    let users = users(project);
     for (key, volume) in &project.volumes {
         let place = project.place_of_name("volumes", key);
-        let has_it = |mount: &Mount| mount.kind == "volume" && mount.source.as_deref() == Some(key.as_str());
-        let users: Vec<&str> = project
-            .services
-            .iter()
-            .filter(|(_, service)| service.volumes.iter().any(has_it))
-            .map(|(name, _)| name.as_str())
-            .collect();
-        match users[..] {
+        match users.get(key.as_str()).map(Vec::as_slice).unwrap_or_default() {
             [] => sink.notice(place, format!("no service has the volume `{}`", shown(key))),
             [_] => {}
             [first, second, ..] => {
@@ -41,6 +37,27 @@ pub(super) fn check(project: &Project, sink: &mut Sink) {
             sink.problem(project.place_of(&format!("volumes.{key}.driver")), message);
         }
     }
+}
+
+/// The services that have each volume.
+fn users(project: &Project) -> BTreeMap<&str, Vec<&str>> {
+    let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, service) in &project.services {
+        for source in of_service(service) {
+            let users = users.entry(source).or_default();
+            // One service may mount it at several places.
+            if users.last() != Some(&name.as_str()) {
+                users.push(name);
+            }
+        }
+    }
+    users
+}
+
+/// The volumes that a service names.
+pub(super) fn of_service(service: &Service) -> impl Iterator<Item = &str> {
+    let volumes = service.volumes.iter().filter(|mount| mount.kind == "volume");
+    volumes.filter_map(|mount| mount.source.as_deref())
 }
 
 /// The volume of a mount, and what is to be said of it.

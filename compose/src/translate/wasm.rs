@@ -24,7 +24,7 @@ pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -
     if one.is_module() {
         network::reaches_nobody(one, sink);
     } else {
-        outbound.allow.extend(network::grants(one));
+        outbound.allow.extend(network::grants(one, sink));
     }
     let (volumes, files) = mounts(one, sink);
     let (limits, memory) = limits(one, sink);
@@ -99,9 +99,7 @@ fn networks(one: &One<'_>, sink: &mut Sink) {
     for (network, attachment) in &one.settings.networks {
         let top = one.project.networks.get(network);
         // Where no container is in it, the table of keys says so.
-        if top.is_some_and(|top| top.internal)
-            && network::has_container(&one.project.services, one.kinds, network)
-        {
+        if top.is_some_and(|top| top.internal) && one.networks.has_container(network) {
             let message =
                 "`internal`: a guest reaches nothing outside but what is granted, with or without it";
             sink.notice(one.place(&format!("networks.{network}")), message);

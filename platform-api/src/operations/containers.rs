@@ -81,11 +81,15 @@ pub(super) fn refusal(
         None | Some(ContainerRights::Denied) => {
             format!("the namespace `{name}` may not run containers; {}", allow("isolated"))
         }
-        Some(ContainerRights::Isolated) if !reaches.is_empty() => format!(
-            "the namespace `{name}` may not give its containers parts of their node, which container.{} does; leave it out, or {}",
-            reaches.join(" and container."),
-            allow("node")
-        ),
+        Some(ContainerRights::Isolated) if !reaches.is_empty() => {
+            let named: Vec<String> = reaches.iter().map(|name| format!("`container.{name}`")).collect();
+            let (verb, them) = if named.len() == 1 { ("does", "it") } else { ("do", "them") };
+            format!(
+                "the namespace `{name}` may not give its containers parts of their node, which {} {verb}; leave {them} out, or {}",
+                named.join(" and "),
+                allow("node")
+            )
+        }
         Some(ContainerRights::Isolated | ContainerRights::Node) => return None,
     };
     Some(Problem::new(ProblemCode::Forbidden, detail))
@@ -108,7 +112,10 @@ mod tests {
         spec.container.privileged = true;
         spec.container.devices.push("/dev/fuse".to_owned());
         let refused = of(Some(ContainerRights::Isolated), &spec).unwrap();
-        assert!(refused.contains("container.privileged and container.devices"), "{refused}");
+        assert!(
+            refused.contains("which `container.privileged` and `container.devices` do; leave them out"),
+            "{refused}"
+        );
         assert!(refused.contains("--containers node -n team"), "{refused}");
         assert_eq!(of(Some(ContainerRights::Node), &spec), None);
     }

@@ -28,8 +28,8 @@ pub const PORT_MIN: u16 = 1024;
 const SECRETS_MAX: usize = 100;
 /// As long as names of files usually may be.
 const MOUNT_MAX_BYTES: usize = 255;
-/// Each grant is compared with each connection of the guest.
-const GRANTS_MAX: usize = 256;
+/// Of one app. Each is compared with each connection of the guest.
+pub const GRANTS_MAX: usize = 256;
 /// A guest's stack and its first pages take as much.
 const MEMORY_MIN: ByteSize = ByteSize::mib(1);
 /// A 32-bit guest can address no more.

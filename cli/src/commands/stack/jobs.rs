@@ -1,29 +1,55 @@
 //! The jobs of a stack: each is run once for each change of what it is.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use wharf_compose::translate::Job;
-use wharf_types::declare::document::ArtifactSource;
+use wharf_types::declare::change::{PlanError, PlanRequest};
+use wharf_types::declare::{AppResource, Resource};
 use wharf_types::job::{CreateJob, JobInfo, JobState, JobTemplate};
-use wharf_types::{Digest, NamespaceName, SetName};
+use wharf_types::problem::ProblemCode;
+use wharf_types::{AppName, Digest, NamespaceName, SetName};
 
-use crate::artifact;
-use crate::commands::{deploy, job};
+use crate::commands::{declare, job};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::session::Session;
 
-/// Runs a job, unless it was run with success before as it is now. Paths are relative to `folder`.
+/// Why the namespace may not run what jobs run, before any of them is made: what a plan of apps with the same rights would be refused for.
+pub async fn refusals(
+    session: &Session,
+    namespace: &NamespaceName,
+    jobs: &[Job],
+    artifacts: &BTreeMap<AppName, Digest>,
+) -> anyhow::Result<Vec<PlanError>> {
+    let as_app = |job: &Job| {
+        let app = AppResource {
+            namespace: namespace.clone(),
+            name: job.name.clone(),
+            artifact: *artifacts.get(&job.name)?,
+            spec: job.spec.for_worker(),
+            keep_scale: false,
+        };
+        Some(Resource::App(Box::new(app)))
+    };
+    let resources: Vec<Resource> = jobs.iter().filter(|job| job.image.is_some()).filter_map(as_app).collect();
+    if resources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let request = PlanRequest { resources, prune: None, with_live: false };
+    let errors = session.client.plan(declare::body(&request)?).await?.errors;
+    // Whatever else is said is about apps.
+    Ok(errors.into_iter().filter(|error| error.code == ProblemCode::Forbidden).collect())
+}
+
+/// Runs a job, unless it was run with success before as it is now.
 pub async fn run(
     session: &Session,
     stack: &SetName,
-    job: &Job,
-    folder: &Path,
+    (job, artifact): (&Job, Digest),
     is_awaited: bool,
 ) -> anyhow::Result<()> {
     let namespace = session.namespace()?;
-    let artifact = push(session, &namespace, job, folder).await?;
     let made = ensure(session, &namespace, stack, job, artifact).await?;
     if made.state == JobState::Succeeded {
         return tell(session, &made, "has succeeded before, and has not changed");
@@ -67,30 +93,6 @@ fn tell(session: &Session, job: &JobInfo, what: &str) -> anyhow::Result<()> {
         return output::json(job);
     }
     output::line(format!("job {} ({}) {what}", job.name, job.id))
-}
-
-async fn push(
-    session: &Session,
-    namespace: &NamespaceName,
-    job: &Job,
-    folder: &Path,
-) -> anyhow::Result<Digest> {
-    let content = match (&job.image, &job.artifact) {
-        (Some(image), _) => {
-            let login = job.spec.container.registry_login.as_ref();
-            let login = login.and_then(|variable| job.spec.secrets.get(variable));
-            session.client.resolve_image(namespace, image, login).await?.to_octets().into()
-        }
-        (None, Some(ArtifactSource::File(path))) => artifact::read(&folder.join(path))?,
-        (None, Some(ArtifactSource::Pushed(digest))) => return Ok(*digest),
-        (None, None) => {
-            let message = format!("{}: the job `{}` has nothing to run", job.place, job.name);
-            return Err(Failure::invalid(message).into());
-        }
-    };
-    let digest = Digest::of(&content);
-    deploy::push(session, namespace, digest, content).await?;
-    Ok(digest)
 }
 
 /// The same for the same job of the same stack.

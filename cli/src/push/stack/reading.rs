@@ -16,7 +16,7 @@ use wharf_types::secret::{SECRETS_MAX, SecretValue, ValueKind};
 use wharf_types::{SecretName, SetName};
 
 use crate::artifact;
-use crate::commands::stack::check_waits;
+use crate::commands::stack::waits;
 use crate::exit::{Exit, Failure};
 use crate::push::{CANCELLED, GIT_REV};
 
@@ -127,9 +127,9 @@ pub struct Reading {
     pub values: Vec<Value>,
     /// What people should know of how it was understood.
     pub notes: Vec<String>,
+    /// Whose folder, in the tree, is what paths are relative to.
+    pub project: Project,
     tree: PushedTree,
-    /// What paths are relative to, in the tree.
-    folder: String,
 }
 
 /// A secret or a config that the file has the value of.
@@ -150,9 +150,14 @@ impl Reading {
         ]);
         let files = [asked.file.clone()];
         asked.go_on()?;
-        let mut project = wharf_compose::load(&files, &[], &variables, &tree).map_err(invalid)?;
+        let (mut project, mut problems) =
+            wharf_compose::read(&files, &[], &variables, &tree).map_err(invalid)?;
         asked.go_on()?;
-        let builds = project.take_builds().map_err(invalid)?;
+        // Whatever is wrong with one service, the others are looked at, so that all of it is told at once.
+        let builds = project.take_builds().unwrap_or_else(|more| {
+            problems.extend(more.into_vec());
+            Vec::new()
+        });
         let is_module = |path: &str| {
             tree.find(&in_project(&project.folder, path)).is_ok_and(|path| artifact::is_module(&path))
         };
@@ -162,13 +167,19 @@ impl Reading {
             .collect();
         let context = Context { namespace: None, stack: Some(asked.stack.to_string()), modules };
         asked.go_on()?;
-        let translation = wharf_compose::translate(&project, &context).map_err(invalid)?;
+        let (translation, more) = wharf_compose::translate_all(&project, &context);
+        problems.extend(more);
+        asked.go_on()?;
+        let problems = Problems::or(problems, ()).err();
+        let mut faults: Vec<String> =
+            problems.iter().flat_map(Problems::iter).map(ToString::to_string).collect();
         let notices = project.notices.iter().chain(&translation.notices);
         let mut notes: Vec<String> = notices.map(ToString::to_string).collect();
         asked.go_on()?;
-        notes.extend(check_waits(&translation)?);
-        asked.go_on()?;
-        let mut check = Check { tree: &tree, project: &project, faults: Vec::new() };
+        let said = waits::check(&translation);
+        notes.extend(said.notes);
+        faults.extend(said.refused);
+        let mut check = Check { tree: &tree, project: &project, faults };
         check.services(&translation, asked.no_containers.as_deref());
         check.builds(&builds);
         asked.go_on()?;
@@ -181,8 +192,7 @@ impl Reading {
         if !faults.is_empty() {
             return Err(Failure::invalid(faults.join("\n")));
         }
-        let folder = project.folder;
-        Ok(Self { translation, builds, values, notes, tree, folder })
+        Ok(Self { translation, builds, values, notes, project, tree })
     }
 
     /// Where a path of the file is on this machine.
@@ -198,7 +208,7 @@ impl Reading {
 
     /// A path of the file as one of the tree.
     pub fn in_tree(&self, path: &str) -> String {
-        in_project(&self.folder, path)
+        in_project(&self.project.folder, path)
     }
 }
 
@@ -229,7 +239,7 @@ impl Check<'_> {
             .iter()
             .map(|job| (job.service.as_str(), job.image.is_some(), job.artifact.as_ref(), None));
         for (service, is_container, artifact, files) in apps.chain(jobs) {
-            let image = self.project.place_of(&format!("services.{service}.image"));
+            let image = self.project.place_in_service(service, "image");
             if let Some(reason) = no_containers.filter(|_| is_container) {
                 self.fault(image, format!("the service `{service}` is a container, and {reason}"));
             }
@@ -237,7 +247,7 @@ impl Check<'_> {
                 self.look(image, path, Path::is_file, "file");
             }
             if let Some(path) = files {
-                let place = self.project.place_of(&format!("services.{service}.volumes"));
+                let place = self.project.place_in_service(service, "volumes");
                 self.look(place, path, Path::is_dir, "folder");
             }
         }

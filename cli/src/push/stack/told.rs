@@ -1,10 +1,8 @@
 //! What a push of a stack says: texts alone.
 
-use std::collections::BTreeMap;
-
 use wharf_types::AppName;
-use wharf_types::declare::change::{Action, Change, Counts, PlanError};
-use wharf_types::declare::{Kind, ResourceId};
+use wharf_types::declare::Kind;
+use wharf_types::declare::change::{Action, Change, Counts};
 
 use crate::declared::load::told;
 use crate::exit::{Exit, Failure};
@@ -55,19 +53,6 @@ fn change(change: &Change) -> String {
             if paths.is_empty() { format!("~ {name}") } else { format!("~ {name}: {}", paths.join(", ")) }
         }
     }
-}
-
-/// Why nothing is applied, with the place of each service. None: it is.
-pub fn refusal(errors: &[PlanError], places: &BTreeMap<&str, String>) -> Option<Failure> {
-    let first = errors.first()?;
-    let line = |error: &PlanError| {
-        let ResourceId { name, .. } = &error.resource;
-        match places.get(name.as_str()) {
-            Some(place) => format!("{place}: {name}: {}", error.detail),
-            None => format!("{}: {}", error.resource, error.detail),
-        }
-    };
-    Some(Failure::new(Exit::of_problem(first.code), told(errors.iter().map(line))))
 }
 
 /// None: it is about something else.
@@ -156,8 +141,8 @@ mod tests {
     use super::*;
     use serde_json::Value;
     use wharf_types::RolloutId;
+    use wharf_types::declare::ResourceId;
     use wharf_types::declare::change::FieldChange;
-    use wharf_types::problem::ProblemCode;
 
     fn id(name: &str) -> ResourceId {
         ResourceId::of_app(&"default".parse().unwrap(), &name.parse().unwrap())
@@ -197,25 +182,6 @@ mod tests {
             "- e, whose volumes are kept",
         ];
         assert_eq!(lines, expected);
-    }
-
-    #[test]
-    fn what_the_platform_refuses_has_the_place_of_its_service() {
-        let error = |name: &str| PlanError {
-            resource: id(name),
-            code: ProblemCode::Forbidden,
-            detail: "it may not".to_owned(),
-            field: None,
-        };
-        let places = BTreeMap::from([("web", "compose.yaml:2:3".to_owned())]);
-        let failure = refusal(&[error("web")], &places).unwrap();
-        assert_eq!(failure.to_string(), "compose.yaml:2:3: web: it may not");
-        let both = refusal(&[error("web"), error("old")], &places).unwrap().to_string();
-        assert!(
-            both.starts_with("there are 2 errors") && both.contains("app default/old: it may not"),
-            "{both}"
-        );
-        assert!(refusal(&[], &places).is_none());
     }
 
     #[test]

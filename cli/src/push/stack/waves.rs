@@ -21,8 +21,8 @@ use super::reading::{Reading, Value};
 use super::told::Course;
 use super::{Begun, Stack};
 use crate::app_ref::AppRef;
-use crate::commands::stack::jobs;
-use crate::commands::{declare, stack};
+use crate::commands::declare;
+use crate::commands::stack::{jobs, waits};
 use crate::exit::{self, Exit, Failure};
 use crate::push::follow::follow;
 use crate::release_command;
@@ -75,11 +75,13 @@ impl Stack<'_> {
             // What is deleted in the end is not waited for.
             going.begun.extend(made.into_iter().filter(|made| !is_doomed(changes, &made.app)));
         }
-        let waves = stack::waves(&reading.translation);
+        let waves = waits::waves(&reading.translation);
         let wave_of = |name: &AppName| waves.get(name).copied().unwrap_or(0);
         let last = waves.values().copied().max().unwrap_or(0);
         for wave in 0..=last {
             self.may_go_on().await?;
+            let awaited = waits::awaited(&reading.translation, |name| wave_of(name) == wave);
+            waits::see_whether_healthy(self.session, self.namespace(), &awaited).await?;
             let later = waves.iter().filter(|(_, of)| **of > wave);
             let later: HashSet<&AppName> = later.map(|(name, _)| *name).collect();
             let resources = contents.resources(self.namespace(), |name| !later.contains(name));

@@ -3,6 +3,7 @@
 use wharf_types::quantity::ByteSize;
 use wharf_types::spec::{HostPathSpec, TmpfsSpec, VolumeSpec};
 
+use crate::keys::TMPFS_MODE;
 use crate::model::{Mount, TmpfsOptions};
 use crate::problem::shown;
 use crate::quantity;
@@ -42,7 +43,12 @@ pub(super) fn mounts(one: &One<'_>, sink: &mut Sink) -> Mounts {
     }
     for (index, text) in one.settings.tmpfs.iter().enumerate() {
         match tmpfs(text) {
-            Ok(tmpfs) => made.tmpfs.push(tmpfs),
+            Ok(tmpfs) => {
+                if tmpfs.mode.is_some() {
+                    sink.notice(one.item("tmpfs", index), format!("`mode`: {TMPFS_MODE}"));
+                }
+                made.tmpfs.push(tmpfs);
+            }
             Err(message) => sink.problem(one.item("tmpfs", index), message),
         }
     }
