@@ -283,7 +283,7 @@ impl Cluster {
         }
         // One process that listens at every server's place would be no cluster.
         let workers = format!("{}:{}", self.network.address(1), self.worker_port(server));
-        let mut user = at_clock(speaking(self.user(), self.speak.servers), self.clock.as_ref());
+        let mut user = at_clock(speaking(logging(self.user()), self.speak.servers), self.clock.as_ref());
         for (key, value) in &self.storage {
             user = user.env(key, value);
         }
@@ -514,6 +514,11 @@ impl Cluster {
     }
 }
 
+/// Somebody whose processes say also in their logs what they do about certificates and addresses.
+fn logging(user: Wharf) -> Wharf {
+    user.env("RUST_LOG", "warn,wharf=info,wharf_platform_api::authority=info")
+}
+
 /// Somebody whose processes speak these versions.
 fn speaking(user: Wharf, versions: Option<&'static str>) -> Wharf {
     let Some(versions) = versions else { return user };
@@ -539,7 +544,7 @@ impl Host {
         let (http, peers) =
             (format!("{}:{}", self.address, self.ports.0), format!("{}:{}", self.address, self.ports.1));
         let flags = [&["--http", &http, "--peers", &peers], flags].concat();
-        let user = at_clock(speaking(cluster.user(), cluster.speak.workers), cluster.clock.as_ref());
+        let user = at_clock(speaking(logging(cluster.user()), cluster.speak.workers), cluster.clock.as_ref());
         let mut command = self.command(&user, &self.folder, &flags);
         let (child, ready) = ready::<ReadyWorker>(&mut command, &self.folder.with_extension("log")).await;
         (self.worker, self.node) = (Some(child), ready.node);

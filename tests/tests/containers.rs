@@ -422,11 +422,11 @@ impl Outside {
         outside
     }
 
-    /// What comes in by the first connection to port 5001.
+    /// What comes in by the first connection to port 5001. It lasts for as long as the child's stdin is open.
     fn takes(&self) -> tokio::process::Child {
         let listens = ["netns", "exec", &self.name, "busybox", "nc", "-l", "-p", "5001"];
         let mut command = tokio::process::Command::new("ip");
-        command.args(listens).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
+        command.args(listens).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
     }
 }
 

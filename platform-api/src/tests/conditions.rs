@@ -43,7 +43,7 @@ const NO_KEY: &[(&str, &str)] = &[
 
 #[test]
 fn every_update_takes_if_match_and_whatever_makes_something_an_idempotency_key() {
-    let mut excused: Vec<&str> = Vec::new();
+    let mut excused: Vec<&(&str, &str)> = Vec::new();
     for endpoint in endpoints() {
         // Git has ways of its own to do things once, and so have workers: processes, generations, uses of a join token.
         if endpoint.speaks_git() || matches!(endpoint.access, Access::Node | Access::Joining) {
