@@ -24,7 +24,7 @@ fn of(service: &Service) -> BTreeSet<Option<&str>> {
 /// Who is in which network of the file, found once: there may be thousands of services.
 pub(super) struct Networks<'a> {
     /// In the order of their names. Services without a name of an app are left out.
-    members: BTreeMap<Option<&'a str>, Vec<&'a str>>,
+    members: BTreeMap<Option<String>, Vec<&'a str>>,
     /// Those with a container in them.
     with_container: BTreeSet<&'a str>,
 }
@@ -42,7 +42,7 @@ impl<'a> Networks<'a> {
                     networks.with_container.extend(network);
                 }
                 if names.contains_key(service.as_str()) {
-                    networks.members.entry(network).or_default().push(service);
+                    networks.members.entry(network.map(str::to_owned)).or_default().push(service);
                 }
             }
         }
@@ -55,7 +55,7 @@ impl<'a> Networks<'a> {
     }
 
     fn members(&self, network: Option<&str>) -> &[&'a str] {
-        self.members.get(&network).map(Vec::as_slice).unwrap_or_default()
+        self.members.get(&network.map(str::to_owned)).map(Vec::as_slice).unwrap_or_default()
     }
 }
 

@@ -101,7 +101,7 @@ mod tests {
 
     fn error(app: &str, detail: &str) -> PlanError {
         let resource = ResourceId::of_app(&"default".parse().unwrap(), &app.parse().unwrap());
-        PlanError { resource, code: ProblemCode::Forbidden, detail: detail.to_owned() }
+        PlanError { resource, code: ProblemCode::Forbidden, detail: detail.to_owned(), field: None }
     }
 
     #[test]

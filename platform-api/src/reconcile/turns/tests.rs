@@ -41,11 +41,11 @@ fn a_node_that_falls_silent_is_given_up_and_comes_back() {
     let silent = NodeStatus { ready: false, ..node(1) };
     let given_up = NodeStatus { given_up: true, released: true, ..silent.clone() };
     assert_eq!(
-        kinds(&[&[node(1)], &[silent.clone()], &[given_up.clone()], &[node(1)]]),
+        kinds(&[&[node(1)], std::slice::from_ref(&silent), std::slice::from_ref(&given_up), &[node(1)]]),
         ["node.silent", "node.lost", "node.back"]
     );
     assert_eq!(
-        kinds(&[&[node(1)], &[given_up.clone()]]),
+        kinds(&[&[node(1)], std::slice::from_ref(&given_up)]),
         ["node.lost"],
         "where its lease is all that it had"
     );
