@@ -239,6 +239,9 @@ fn no_key_is_passed_over() {
                 if key.path == "services.*.env_file.*.required" {
                     put(document, "services.*.env_file.*.path", Some(json!("missing.env")));
                 }
+                if key.path.contains(".volumes.*.tmpfs") {
+                    document["services"]["s"]["volumes"] = json!([{"type": "tmpfs", "target": "/v"}]);
+                }
                 if key.path.contains(".volumes.*.bind") {
                     put(document, "services.*.volumes.*.type", Some(json!("bind")));
                     put(
