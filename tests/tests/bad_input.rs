@@ -302,7 +302,7 @@ async fn an_expired_token_is_refused_as_expired() {
 async fn an_unknown_manifest_key_is_named_with_its_line() {
     let platform = platform().await;
     let ran = platform.deploy_manifest("hello", "app = \"hello\"\n[scale]\nreplica = 2\n").await;
-    ran.fails(6, &["replica", "line 3"]);
+    ran.fails(6, &["replica", "wharf.toml:3:1", "did you mean `replicas`?"]);
     let body = json!({ "artifact": Digest::of(b""), "spec": { "scale": { "replica": 2 } } }).to_string();
     let reply = platform.api(Method::POST, "/v1/namespaces/default/apps/hello/releases", body).await;
     assert!(matches!(reply.status.as_u16(), 400 | 422), "{}", reply.status);

@@ -144,8 +144,8 @@ async fn a_range_that_makes_no_sense_is_refused_with_what_to_write() {
     )
     .await;
     refused("hello", "{ max = 2 }", "", &["concurrency"]).await;
-    refused("hello", "{ max = 2, concurency = 5 }", "", &["concurency", "line 3"]).await;
-    refused("hello", "\"many\"", "", &["a number such as 3, or a table such as", "line 3"]).await;
+    refused("hello", "{ max = 2, concurency = 5 }", "", &["concurency", "wharf.toml:3:"]).await;
+    refused("hello", "\"many\"", "", &["a number such as 3, or a table such as", "wharf.toml:3:"]).await;
     refused("hello", "{ max = 2, concurrency = 999 }", "", &["`limits.concurrency`, which is 256"]).await;
     let volume = "[[volumes]]\nname = \"data\"\npath = \"/data\"\n";
     refused(

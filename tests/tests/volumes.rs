@@ -276,8 +276,8 @@ async fn manifests_that_cannot_work_are_refused_by_name_or_line() {
     for (volumes, words) in [
         (volume("data", "path = \"data\""), "volumes.data.path"),
         (volume("data", "path = \"/data\"\nsize = \"0B\""), "volumes.data.size"),
-        (volume("Data", "path = \"/data\""), "line 3"),
-        (volume("data", "path = \"/data\"\nkind = \"ssd\""), "line 5"),
+        (volume("Data", "path = \"/data\""), "wharf.toml:3:"),
+        (volume("data", "path = \"/data\"\nkind = \"ssd\""), "wharf.toml:5:"),
         (volume("data", ""), "path"),
         (volume("a", "path = \"/a\"") + &volume("a", "path = \"/b\""), "two volumes named `a`"),
         (volume("a", "path = \"/a\"") + &volume("b", "path = \"/a/b\""), "volumes.b.path"),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use wharf_types::NodeId;
 use wharf_types::node::{Reason, ReasonKind};
+use wharf_types::spec::AppSpec;
 use wharf_types::state::{AppCondition, Health, InstanceState, Wanted};
 
 use super::{AppView, InstanceView, ReleaseView, Unplaced};
@@ -86,7 +87,10 @@ pub fn explain(
             }
             if let Some(reason) = &reason {
                 because.push(sentence(&reason.message));
-                advice.push(advise(app, reason.kind));
+                // An image that is on its way has not failed.
+                if !(reason.kind == ReasonKind::Platform && reason.message.starts_with("pulling ")) {
+                    advice.push(advise(app, reason.kind));
+                }
             } else if let Some(waiting) = newest_waiting(app) {
                 because.push(format!(
                     "The instance in slot {} is {}.",
@@ -237,7 +241,13 @@ fn progress(instance: &InstanceView) -> &'static str {
 
 fn advise(app: &AppView, kind: ReasonKind) -> String {
     let name = &app.name;
+    let release = app.target.as_ref().or(app.stable.as_ref());
+    let is_container = release.is_some_and(|release| release.world.is_container());
     match kind {
+        ReasonKind::Artifact if is_container => {
+            "Correct the image or the settings and deploy again: it cannot run as it is, however often it is tried."
+                .to_owned()
+        }
         ReasonKind::Artifact => {
             "Build the artifact again and deploy it: this one cannot run, however often it is tried."
                 .to_owned()
@@ -248,18 +258,14 @@ fn advise(app: &AppView, kind: ReasonKind) -> String {
         ReasonKind::Exit => format!(
             "`wharf logs --app {name}` shows what the command printed; `restart.condition` says whether it runs again."
         ),
+        ReasonKind::Limit if is_container => format!(
+            "Raise the limit that it has reached, below `[limits]` or `[container]` or of the volume, or find out what uses it up: `wharf top` and \
+             `wharf logs --app {name}`."
+        ),
         ReasonKind::Limit => format!(
             "Raise the limit under `[limits]`, or find out what uses it up: `wharf top` and `wharf logs --app {name}`."
         ),
-        ReasonKind::Probe => {
-            let release = app.target.as_ref().or(app.stable.as_ref());
-            let health = release.map(|release| release.spec.http.health.clone()).unwrap_or_default();
-            let (path, good) = match &health.path {
-                Some(path) => (path.as_str(), "with a status of 200 to 399"),
-                None => ("/", "with a status below 500"),
-            };
-            format!("Make the app answer `{path}` {good} within {}, or change `http.health`.", health.timeout)
-        }
+        ReasonKind::Probe => probe(release.map(|release| (&*release.spec, is_container))),
         ReasonKind::Canary => format!(
             "`wharf logs --app {name}` shows what the release printed on trial; `update.canary` says how much worse it may be."
         ),
@@ -268,6 +274,30 @@ fn advise(app: &AppView, kind: ReasonKind) -> String {
             format!("The platform tries again by itself; `wharf events --app {name}` shows what it does.")
         }
     }
+}
+
+/// What an app has to do to be taken for healthy. The settings come with whether they are a container's.
+fn probe(checked: Option<(&AppSpec, bool)>) -> String {
+    if let Some((spec, true)) = checked {
+        let own = spec.container.health.as_ref().filter(|health| !health.disable);
+        if let Some(health) = own.filter(|health| !health.command.is_empty()) {
+            let command = health.command.join(" ");
+            return format!(
+                "Make the check `{command}` end with 0 within {}, or change `container.health`.",
+                health.timeout
+            );
+        }
+        if own.is_some() || spec.container.http_port.is_none() {
+            return "Make the check succeed that the image brings with it, or set another as `container.health`."
+                .to_owned();
+        }
+    }
+    let health = checked.map(|(spec, _)| spec.http.health.clone()).unwrap_or_default();
+    let (path, good) = match &health.path {
+        Some(path) => (path.as_str(), "with a status of 200 to 399"),
+        None => ("/", "with a status below 500"),
+    };
+    format!("Make the app answer `{path}` {good} within {}, or change `http.health`.", health.timeout)
 }
 
 /// Slots in which an instance serves, of whatever release.

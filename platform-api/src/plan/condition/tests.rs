@@ -208,3 +208,18 @@ fn a_command_that_is_done_is_stopped() {
     assert_eq!(word(&fixture), AppCondition::Stopped);
     assert!(because(&fixture).starts_with("Its command has ended with success"));
 }
+
+#[test]
+fn what_is_advised_for_a_container_is_about_its_own_check() {
+    use wharf_types::spec::ContainerHealthSpec;
+    let mut spec = AppSpec::default();
+    assert!(probe(Some((&spec, false))).contains("answer `/`"));
+    assert!(probe(Some((&spec, true))).contains("the image brings with it"));
+    spec.container.http_port = Some(80);
+    assert!(probe(Some((&spec, true))).contains("answer `/`"), "the image may have none");
+    let command = vec!["pg_isready".to_owned(), "-q".to_owned()];
+    spec.container.health = Some(ContainerHealthSpec { command, ..ContainerHealthSpec::default() });
+    assert!(probe(Some((&spec, true))).contains("`pg_isready -q` end with 0 within"));
+    spec.container.health = Some(ContainerHealthSpec { disable: true, ..ContainerHealthSpec::default() });
+    assert!(probe(Some((&spec, true))).contains("answer `/`"));
+}
