@@ -54,10 +54,13 @@ async fn a_host_is_drained_without_a_failed_request_also_of_an_app_with_one_inst
     for load in &mut loads {
         load.go_on_for(20).await;
     }
+    let mut requests = 0;
     for (load, what) in loads.into_iter().zip(["one at 0", "one at 1", "two at 0", "two at 1"]) {
         let served = load.stop().await;
         assert_eq!(served.failures, Vec::<String>::new(), "{what}, of {} requests", served.requests);
+        requests += served.requests;
     }
+    println!("{requests} requests, none of which failed");
     for app in ["one", "two"] {
         assert!(!ready_on(&cluster.app(app).await).contains(&from), "{app}");
         let events = cluster.wharf(&["events", app]).await.ok();

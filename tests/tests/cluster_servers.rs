@@ -49,6 +49,7 @@ async fn a_host_that_dies_with_the_leader_is_replaced_soon_and_its_singleton_onl
         (serve_beside(&app, dead) == 6).then_some(())
     })
     .await;
+    println!("all served elsewhere after {:.2} s", began.elapsed().as_secs_f64());
     let elsewhere = |app: &AppInfo| {
         app.instances.iter().filter(|it| !it.state.is_final() && it.node != Some(dead)).count()
     };
@@ -98,9 +99,12 @@ async fn when_the_leader_is_killed_another_leads_and_no_request_fails() {
         load.go_on_for(20).await;
     }
     cluster.kill_server(0).await;
+    let killed = Instant::now();
     // The other one takes it at once, and carries it out as soon as it leads.
     cluster.wharf(&["scale", "hello", "4"]).await.ok();
+    println!("the next change was accepted {:.2} s after the leader was killed", killed.elapsed().as_secs_f64());
     cluster.app_is("hello", "what was wanted after the leader's death is so", |app| app.ready == 4).await;
+    println!("and carried out after {:.2} s", killed.elapsed().as_secs_f64());
     cluster
         .nodes_are("the workers have come to the other", |nodes| nodes.iter().all(|node| node.ready))
         .await;
@@ -108,10 +112,13 @@ async fn when_the_leader_is_killed_another_leads_and_no_request_fails() {
     for load in &mut loads {
         load.go_on_for(50).await;
     }
+    let mut requests = 0;
     for load in loads {
         let served = load.stop().await;
         assert_eq!(served.failures, Vec::<String>::new(), "of {} requests", served.requests);
+        requests += served.requests;
     }
+    println!("{requests} requests, none of which failed");
 }
 
 #[tokio::test]
