@@ -102,7 +102,10 @@ async fn when_the_leader_is_killed_another_leads_and_no_request_fails() {
     let killed = Instant::now();
     // The other one takes it at once, and carries it out as soon as it leads.
     cluster.wharf(&["scale", "hello", "4"]).await.ok();
-    println!("the next change was accepted {:.2} s after the leader was killed", killed.elapsed().as_secs_f64());
+    println!(
+        "the next change was accepted {:.2} s after the leader was killed",
+        killed.elapsed().as_secs_f64()
+    );
     cluster.app_is("hello", "what was wanted after the leader's death is so", |app| app.ready == 4).await;
     println!("and carried out after {:.2} s", killed.elapsed().as_secs_f64());
     cluster

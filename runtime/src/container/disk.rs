@@ -26,7 +26,7 @@ const USUAL: Duration = Duration::from_secs(60);
 const SELDOM: Duration = Duration::from_secs(600);
 /// Less than this is what logs and databases of the machine itself write.
 const SOME_BYTES: u64 = 8 << 20;
-/// So much is lost by somebody who is about to fill the disk: containers are measured at once.
+/// So much is lost by somebody who is about to fill the disk, or as much as one of them may write at all: containers are measured at once.
 const MUCH_BYTES: u64 = 512 << 20;
 /// For so many times as long as measuring took, nobody measures again.
 const PAUSE_TIMES: u32 = 20;
@@ -39,13 +39,13 @@ struct Last {
     free_bytes: Option<u64>,
 }
 
-/// Whether containers are measured now. None: how much was lost is not known.
-fn is_due(since: Duration, took: Duration, lost_bytes: Option<u64>) -> bool {
+/// Whether containers are measured now, of which one may write no more than `least_bytes`. None: how much was lost is not known.
+fn is_due(since: Duration, took: Duration, lost_bytes: Option<u64>, least_bytes: u64) -> bool {
     if since < took.saturating_mul(PAUSE_TIMES) {
         return false;
     }
     match lost_bytes {
-        Some(lost) if lost >= MUCH_BYTES => true,
+        Some(lost) if lost >= MUCH_BYTES.min(least_bytes.max(SOME_BYTES)) => true,
         Some(lost) if lost < SOME_BYTES => since >= SELDOM,
         _ => since >= USUAL,
     }
@@ -70,7 +70,7 @@ pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
         let free_bytes = folders.as_ref().and_then(|folders| folders.iter().map(|it| free(it)).sum());
         let is_due = last.as_ref().is_none_or(|last| {
             let lost = last.free_bytes.zip(free_bytes).map(|(before, now)| before.saturating_sub(now));
-            is_due(last.at.elapsed(), last.took, lost)
+            is_due(last.at.elapsed(), last.took, lost, least(&backend, &ids))
         });
         if !is_due {
             continue;
@@ -83,6 +83,15 @@ pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
         }
         last = Some(Last { at: Instant::now(), took: began.elapsed(), free_bytes });
     }
+}
+
+/// The least that one of them may write, to its own file system or to a volume.
+fn least(backend: &ContainerBackend, ids: &[InstanceId]) -> u64 {
+    let bounds = ids.iter().filter_map(|id| backend.may_write(*id)).map(|(most, volumes)| {
+        let smallest = volumes.and_then(|volumes| volumes.smallest()).unwrap_or(u64::MAX);
+        smallest.min(most.as_bytes())
+    });
+    bounds.min().unwrap_or(u64::MAX)
 }
 
 /// Room on the disk of a folder.
@@ -135,12 +144,15 @@ mod tests {
     #[test]
     fn containers_are_measured_when_a_disk_has_lost_room_and_seldom_otherwise() {
         let (secs, quick) = (Duration::from_secs, Duration::from_millis(10));
+        let is_due = |since, took, lost| is_due(since, took, lost, u64::MAX);
         assert!(!is_due(secs(59), quick, Some(SOME_BYTES)) && is_due(secs(60), quick, Some(SOME_BYTES)));
         assert!(!is_due(secs(599), quick, Some(0)) && is_due(secs(600), quick, Some(0)));
         assert!(is_due(secs(5), quick, Some(MUCH_BYTES)), "somebody is filling it");
         assert!(!is_due(secs(59), quick, None) && is_due(secs(60), quick, None));
         assert!(!is_due(secs(99), secs(5), Some(u64::MAX)), "measuring takes a small part of the time");
         assert!(is_due(secs(100), secs(5), Some(u64::MAX)));
+        let small = |lost| super::is_due(secs(5), quick, Some(lost), 64 << 20);
+        assert!(!small((64 << 20) - 1) && small(64 << 20), "a container may have written as much as it may");
     }
 
     #[test]

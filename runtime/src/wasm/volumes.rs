@@ -132,6 +132,11 @@ impl Written {
         }
     }
 
+    /// The size of the smallest.
+    pub(crate) fn smallest(&self) -> Option<u64> {
+        self.0.iter().map(|(_, quota)| quota.size()).min()
+    }
+
     /// One that holds more than its size and an eighth: nobody is told the moment in which it is full.
     pub(crate) fn overfull(&self) -> Option<Overfull> {
         let mut looked = self.0.iter().map(|(name, quota)| Overfull {
