@@ -95,7 +95,7 @@ async fn a_guest_that_begins_with_too_much_is_not_deployed() {
         let guest = HttpGuest { definitions, ..HttpGuest::default() };
         siege.deploy_fails(&guest.component(), &manifest, words).await;
     };
-    deployed("(memory 1000)", &["its memory begins with 62 MiB", "`limits.memory`"]).await;
+    deployed("(memory 1000)", &["its memory begins with 64000KiB", "`limits.memory`"]).await;
     deployed("(memory 511)", &["exceeds memory limits", "`limits.memory`"]).await;
     let grow = format!("(memory 0) (func $start {} unreachable) (start $start)", fill(1, 16));
     deployed(&grow, &["it asked for more memory than `limits.memory`"]).await;

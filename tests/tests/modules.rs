@@ -119,7 +119,7 @@ async fn memories_and_tables_of_a_module_share_the_limit() {
     deploy(&platform, large, &manifest("large")).await.fails(5, &["`limits.memory`, 4MiB; raise the limit"]);
     // More than fits into any pool, in pages of 32 and of 64 bits.
     let four_gib = r#"(module (memory 65536) (func (export "_start")))"#;
-    deploy(&platform, four_gib, "app = \"four\"\n").await.fails(5, &["begins with 4096 MiB"]);
+    deploy(&platform, four_gib, "app = \"four\"\n").await.fails(5, &["begins with 4GiB"]);
     let huge = r#"(module (memory i64 0x1000000000) (func (export "_start")))"#;
     deploy(&platform, huge, "app = \"huge\"\n").await.fails(5, &["does not fit into any place of the pool"]);
 }
