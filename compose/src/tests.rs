@@ -239,7 +239,7 @@ fn no_key_is_passed_over() {
                 if key.path == "services.*.env_file.*.required" {
                     put(document, "services.*.env_file.*.path", Some(json!("missing.env")));
                 }
-                if key.path.contains(".volumes.*.tmpfs") {
+                if key.path.contains(".volumes.*.tmpfs") && image == "nginx" {
                     document["services"]["s"]["volumes"] = json!([{"type": "tmpfs", "target": "/v"}]);
                 }
                 if key.path.contains(".volumes.*.bind") {

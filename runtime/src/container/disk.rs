@@ -4,6 +4,7 @@
 //! they are walked through, so that is done when a disk has lost room since the last time, and seldom otherwise. A container that has
 //! written more than it may is ended, with a reason that its owner reads.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Weak;
 use std::time::Duration;
@@ -55,6 +56,7 @@ fn is_due(since: Duration, took: Duration, lost_bytes: Option<u64>, least_bytes:
 pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
     let mut folders: Option<[PathBuf; 2]> = None;
     let mut last: Option<Last> = None;
+    let mut measured: HashSet<InstanceId> = HashSet::new();
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(backend) = backend.upgrade() else { return };
@@ -72,14 +74,17 @@ pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
             let lost = last.free_bytes.zip(free_bytes).map(|(before, now)| before.saturating_sub(now));
             is_due(last.at.elapsed(), last.took, lost, least(&backend, &ids))
         });
-        if !is_due {
-            continue;
-        }
+        // One that was just started is measured whatever the disks say: others that end make as much room as it takes.
+        let (known, new): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| measured.contains(id));
+        measured = known.iter().chain(&new).copied().collect();
         let began = Instant::now();
-        for id in ids {
+        for id in new.into_iter().chain(known.into_iter().filter(|_| is_due)) {
             if let Some(failure) = check(&backend, id).await {
                 backend.end_for(id, failure).await;
             }
+        }
+        if !is_due {
+            continue;
         }
         last = Some(Last { at: Instant::now(), took: began.elapsed(), free_bytes });
     }
