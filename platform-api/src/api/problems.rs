@@ -46,7 +46,11 @@ fn gives(endpoint: &Endpoint, status: u16) -> bool {
             endpoint.access == Access::Node || (changes && asks_token && endpoint.access != Access::Joining)
         }
         // A release is made of settings also where the body has none, such as by a rollback.
-        422 => changes && matches!(endpoint.access, Access::User(_) | Access::Body(_) | Access::Own),
+        422 => {
+            let is_settings = takes_body && matches!(endpoint.access, Access::Cluster(_));
+            changes
+                && (is_settings || matches!(endpoint.access, Access::User(_) | Access::Body(_) | Access::Own))
+        }
         // Another method than those of the document.
         405 => false,
         _ => true,
@@ -108,6 +112,6 @@ mod tests {
             of(Method::PUT, "/v1/namespaces/{namespace}/apps/{app}/scale"),
             "400 401 403 404 409 412 413 422 429 500 503 507"
         );
-        assert_eq!(of(Method::POST, "/v1/users"), "400 401 403 409 413 429 500 503 507");
+        assert_eq!(of(Method::POST, "/v1/users"), "400 401 403 409 413 422 429 500 503 507");
     }
 }

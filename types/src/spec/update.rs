@@ -170,6 +170,7 @@ impl UpdateSpec {
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Written {
+    #[serde(deserialize_with = "crate::declare::present")]
     parallelism: Option<Portion>,
     parallelism_percent: Option<u32>,
     order: UpdateOrder,
@@ -244,6 +245,8 @@ mod tests {
         let both = r#"{"parallelism":2,"parallelism_percent":50}"#;
         let refused = serde_json::from_str::<UpdateSpec>(both).unwrap_err().to_string();
         assert!(refused.contains("write `parallelism` alone"), "{refused}");
+        assert!(serde_json::from_str::<UpdateSpec>(r#"{"parallelism":null}"#).is_err());
+        assert!(serde_json::from_str::<UpdateSpec>("{}").is_ok());
     }
 
     #[test]
