@@ -296,18 +296,7 @@ fn serve(instance: &mut InstanceView) {
 }
 
 fn status(number: u32) -> NodeStatus {
-    NodeStatus {
-        id: node_id(number),
-        registration: registration(number),
-        ready: true,
-        awaited: false,
-        takes_more: true,
-        draining: false,
-        given_up: false,
-        released: false,
-        seen_at: Timestamp::UNIX_EPOCH,
-        routes_generation: 0,
-    }
+    NodeStatus::ready(node_id(number), registration(number))
 }
 
 fn registration(number: u32) -> NodeRegistration {

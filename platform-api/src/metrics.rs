@@ -278,9 +278,9 @@ fn each<'a>(nodes: impl IntoIterator<Item = &'a NodeSample>, mut act: impl FnMut
 
 #[cfg(test)]
 mod tests {
+    use wharf_types::NodeId;
     use wharf_types::figures::Share;
     use wharf_types::node::NodeRegistration;
-    use wharf_types::{NodeId, Timestamp};
 
     use super::*;
     use crate::nodes::NodeStatus;
@@ -294,16 +294,11 @@ mod tests {
             ..NodeRegistration::default()
         };
         let status = NodeStatus {
-            id: NodeId::from_uuid(uuid::Uuid::nil()),
-            registration,
             ready: !given_up,
-            awaited: false,
             takes_more: !given_up,
-            draining: false,
             given_up,
             released: given_up,
-            seen_at: Timestamp::UNIX_EPOCH,
-            routes_generation: 0,
+            ..NodeStatus::ready(NodeId::from_uuid(uuid::Uuid::nil()), registration)
         };
         let usage = AppUsage {
             traps: 2,

@@ -106,6 +106,22 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
+    /// One that is there and has been told nothing yet: what tests and benchmarks begin with.
+    pub fn ready(id: NodeId, registration: NodeRegistration) -> Self {
+        Self {
+            id,
+            registration,
+            ready: true,
+            awaited: false,
+            takes_more: true,
+            draining: false,
+            given_up: false,
+            released: false,
+            seen_at: Timestamp::UNIX_EPOCH,
+            routes_generation: 0,
+        }
+    }
+
     /// What people call it.
     pub(crate) fn name(&self) -> String {
         let hostname = &self.registration.hostname;

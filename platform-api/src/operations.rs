@@ -84,7 +84,10 @@ pub(crate) fn problem<T>(code: ProblemCode, detail: impl Into<String>) -> Result
 }
 
 pub(crate) fn app_not_found(namespace: &NamespaceName, app: &AppName) -> Problem {
-    Problem::new(ProblemCode::NotFound, format!("there is no app `{app}` in the namespace `{namespace}`"))
+    let detail = format!(
+        "there is no app `{app}` in the namespace `{namespace}`; `wharf apps -n {namespace}` lists those that there are"
+    );
+    Problem::new(ProblemCode::NotFound, detail)
 }
 
 /// The app that is asked for, if it may be changed.

@@ -75,7 +75,7 @@ mod tests {
                     `async fn` resumed after completion\nnote: run with\n";
         let found = panic_in(ours).unwrap();
         assert_eq!(found, "platform-api/src/api/upgrade.rs:76:19: `async fn` resumed after completion");
-        assert!(panic_in("thread 'main' panicked at /root/x/src/lib.rs:1:1:\nno\n").is_some());
+        assert!(panic_in("thread 'main' panicked at /srv/x/src/lib.rs:1:1:\nno\n").is_some());
         for fine in [
             "",
             "thread '<unnamed>' (1) panicked at src/lib.rs:5:9:\nasked to panic\n",

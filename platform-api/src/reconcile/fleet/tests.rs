@@ -19,18 +19,7 @@ fn status(number: u128, ready: bool) -> NodeStatus {
         cpus: 4,
         ..NodeRegistration::default()
     };
-    NodeStatus {
-        id: node(number),
-        registration,
-        ready,
-        awaited: false,
-        takes_more: ready,
-        draining: false,
-        given_up: false,
-        released: false,
-        seen_at: Timestamp::UNIX_EPOCH,
-        routes_generation: 0,
-    }
+    NodeStatus { ready, takes_more: ready, ..NodeStatus::ready(node(number), registration) }
 }
 
 /// An app with an instance on each of these nodes, put into the fleet.

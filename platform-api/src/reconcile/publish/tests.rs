@@ -194,17 +194,13 @@ fn job_view(number: u8, runs: &BTreeMap<u8, bool>) -> JobView {
 
 fn status(number: u8, given_up: bool) -> NodeStatus {
     let address = Some(std::net::SocketAddr::from(([10, 0, 0, number], 7072)));
+    let registration = NodeRegistration { address, ..NodeRegistration::default() };
+    let is_there = !given_up;
     NodeStatus {
-        id: node(number),
-        registration: NodeRegistration { address, ..NodeRegistration::default() },
-        ready: !given_up,
-        awaited: false,
-        takes_more: !given_up,
-        draining: false,
+        ready: is_there,
+        takes_more: is_there,
         given_up,
-        released: false,
-        seen_at: Timestamp::UNIX_EPOCH,
-        routes_generation: 0,
+        ..NodeStatus::ready(node(number), registration)
     }
 }
 

@@ -24,23 +24,13 @@ fn node_id(number: u128) -> NodeId {
 }
 
 fn node(number: u128) -> NodeStatus {
-    NodeStatus {
-        id: node_id(number),
-        registration: NodeRegistration {
-            hostname: format!("n{number}"),
-            memory_bytes: 1 << 30,
-            cpus: 4,
-            ..NodeRegistration::default()
-        },
-        ready: true,
-        awaited: false,
-        takes_more: true,
-        draining: false,
-        given_up: false,
-        released: false,
-        seen_at: Timestamp::UNIX_EPOCH,
-        routes_generation: 0,
-    }
+    let registration = NodeRegistration {
+        hostname: format!("n{number}"),
+        memory_bytes: 1 << 30,
+        cpus: 4,
+        ..NodeRegistration::default()
+    };
+    NodeStatus::ready(node_id(number), registration)
 }
 
 fn instance(number: u128, release: ReleaseId, slot: u32, node: NodeId) -> InstanceView {

@@ -4,18 +4,8 @@ use wharf_types::node::NodeRegistration;
 use super::*;
 
 fn node(number: u128) -> NodeStatus {
-    NodeStatus {
-        id: NodeId::from_uuid(Uuid::from_u128(number)),
-        registration: NodeRegistration { hostname: format!("n{number}"), ..NodeRegistration::default() },
-        ready: true,
-        awaited: false,
-        takes_more: true,
-        draining: false,
-        given_up: false,
-        released: false,
-        seen_at: Timestamp::UNIX_EPOCH,
-        routes_generation: 0,
-    }
+    let registration = NodeRegistration { hostname: format!("n{number}"), ..NodeRegistration::default() };
+    NodeStatus::ready(NodeId::from_uuid(Uuid::from_u128(number)), registration)
 }
 
 /// The kinds of what is told when nodes become others, one look after the other.
