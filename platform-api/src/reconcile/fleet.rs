@@ -25,7 +25,7 @@ pub struct Fleet {
     unplaced: HashSet<AppId>,
     /// Apps that open requests decide for.
     ranged: BTreeSet<AppId>,
-    /// The nodes, and whether each may be given more, is to be emptied, and was given up; without those that have let go of everything.
+    /// The nodes, and whether each may be given more, is to be emptied, and was given up; without those that were given up and have let go of everything.
     known: BTreeMap<NodeId, (bool, bool, bool)>,
     /// Nodes that are to be emptied.
     draining: HashSet<NodeId>,
@@ -97,6 +97,7 @@ impl Fleet {
         }
         for node in gone {
             self.cluster.remove_node(node);
+            others.insert(node);
         }
         let lingering = nodes.iter().filter(|node| node.given_up && !node.released);
         self.cluster.set_lingering(lingering.map(|node| node.id).collect());
@@ -115,7 +116,8 @@ impl Fleet {
     fn take_known(&mut self, nodes: &[NodeStatus]) -> BTreeSet<NodeId> {
         let known: BTreeMap<NodeId, (bool, bool, bool)> = nodes
             .iter()
-            .filter(|node| !node.released)
+            // Until it is given up it is there for the planner, however long it has been silent.
+            .filter(|node| !(node.given_up && node.released))
             .map(|node| (node.id, (node.takes_more, node.draining, node.given_up)))
             .collect();
         let before = std::mem::replace(&mut self.known, known);

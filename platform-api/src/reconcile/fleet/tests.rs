@@ -103,6 +103,20 @@ fn a_node_concerns_those_who_have_something_there_wait_for_room_or_want_to_be_ev
 }
 
 #[test]
+fn a_node_that_is_given_up_long_after_it_fell_silent_concerns_who_is_there() {
+    let mut fleet = Fleet::default();
+    fleet.observe(&[status(1, true), status(2, true)]);
+    let second = put(&mut fleet, 2, &[2], Replicas::Fixed(1));
+    // All are silent, so none is given up for now, and by and by they have let go of what there is only one of.
+    let released = |number| NodeStatus { released: true, ..status(number, false) };
+    fleet.observe(&[status(1, false), status(2, false)]);
+    fleet.observe(&[released(1), released(2)]);
+    let given_up = [status(1, true), NodeStatus { given_up: true, ..released(2) }];
+    assert!(fleet.observe(&given_up).is_some_and(|apps| apps.contains(&second)));
+    assert_eq!(fleet.observe(&given_up), None);
+}
+
+#[test]
 fn a_node_that_says_something_else_of_itself_concerns_who_is_there() {
     let mut fleet = Fleet::default();
     fleet.observe(&[status(1, true), status(2, true)]);
