@@ -110,13 +110,6 @@ pub(crate) fn check(what: &str, now: Option<i64>) -> Result<(), Problem> {
     audit::request().map_or(Ok(()), |request| request.conditions.compare(what, now))
 }
 
-/// Notes that `If-Match` is compared by whoever has read it.
-pub(crate) fn note_compared() {
-    if let Some(request) = audit::request() {
-        request.conditions.progress().is_compared = true;
-    }
-}
-
 /// Notes that it was looked whether the key has been used.
 pub(crate) fn note_looked_up() {
     if let Some(request) = audit::request() {
@@ -134,11 +127,24 @@ pub(crate) fn revision_of(settings: &impl Serialize) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use wharf_types::api::Quota;
+
     use super::*;
     use crate::tests::database;
 
     fn with(if_match: Option<IfMatch>) -> Conditions {
         Conditions::new(if_match, None)
+    }
+
+    #[test]
+    fn a_revision_is_that_of_what_is_set() {
+        let of = |apps, secrets| revision_of(&Quota { apps, secrets, ..Quota::default() });
+        assert_eq!(of(Some(1), None), of(Some(1), None));
+        let different = [of(None, None), of(Some(1), None), of(Some(2), None), of(None, Some(1))];
+        for (place, revision) in different.iter().enumerate() {
+            assert!((0..1_000_000_000_000_000_000).contains(revision));
+            assert!(!different[..place].contains(revision));
+        }
     }
 
     #[test]

@@ -34,10 +34,10 @@ pub(crate) struct Pace(Mutex<HashMap<Who, Bucket>>);
 impl Pace {
     /// Takes note of one change. An error: it is one too many; how long to wait.
     pub(crate) fn take(&self, caller: &Caller) -> Result<(), Duration> {
-        self.take_at(caller, Instant::now(), chance())
+        self.take_at(caller, Instant::now(), chance)
     }
 
-    fn take_at(&self, caller: &Caller, now: Instant, chance: f64) -> Result<(), Duration> {
+    fn take_at(&self, caller: &Caller, now: Instant, chance: impl FnOnce() -> f64) -> Result<(), Duration> {
         if caller.is_cluster_wide() && caller.token.role == Role::Admin {
             return Ok(());
         }
@@ -47,7 +47,7 @@ impl Pace {
             buckets.retain(|_, bucket| !bucket.is_full(now));
         }
         let bucket = buckets.entry(who).or_insert_with(|| Bucket::new(now, PER_SECOND, AT_ONCE));
-        bucket.take(now, chance)
+        bucket.take(now, chance())
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
         let (pace, now) = (Pace::default(), Instant::now());
         let alice = UserId::new();
         let passed =
-            |caller: &Caller, now| (0..5000).filter(|_| pace.take_at(caller, now, 0.0).is_ok()).count();
+            |caller: &Caller, now| (0..5000).filter(|_| pace.take_at(caller, now, || 0.0).is_ok()).count();
         assert_eq!(passed(&caller(Some(alice), Role::Admin), now), 1000);
         assert_eq!(passed(&caller(Some(alice), Role::Admin), now), 0, "by another token of hers");
         assert_eq!(passed(&caller(Some(UserId::new()), Role::Admin), now), 1000);
@@ -91,9 +91,9 @@ mod tests {
         let (pace, now) = (Pace::default(), Instant::now());
         let later = now + Duration::from_secs(60);
         for _ in 0..KEPT {
-            pace.take_at(&caller(None, Role::Developer), now, 0.0).unwrap();
+            pace.take_at(&caller(None, Role::Developer), now, || 0.0).unwrap();
         }
-        pace.take_at(&caller(None, Role::Developer), later, 0.0).unwrap();
+        pace.take_at(&caller(None, Role::Developer), later, || 0.0).unwrap();
         assert_eq!(pace.0.lock().unwrap().len(), 1);
     }
 }

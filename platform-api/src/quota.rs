@@ -237,18 +237,6 @@ pub(crate) fn priority_refusal(
     ))
 }
 
-/// Revisions are smaller than this: what `If-Match` takes has 18 digits.
-const REVISIONS: u64 = 1_000_000_000_000_000_000;
-
-/// What `If-Match` can ask for: the same for the same limits, and another for others. So nothing has to be kept for it, and whoever brings
-/// back the limits of before has changed nothing.
-pub(crate) fn revision(quota: &Quota) -> i64 {
-    let hash = blake3::hash(serde_json::json!(quota).to_string().as_bytes());
-    let mut octets = [0; 8];
-    octets.copy_from_slice(&hash.as_bytes()[..8]);
-    i64::try_from(u64::from_le_bytes(octets) % REVISIONS).unwrap_or_default()
-}
-
 /// What is used beyond its limit, such as `apps: used 12 of 10`.
 pub(crate) fn over(quota: &Quota, used: &QuotaUsed) -> Vec<String> {
     let over = |resource: &Resource| {
@@ -375,17 +363,6 @@ mod tests {
             "{words}"
         );
         assert!(words.contains("`wharf quota set -n blue --priority high`"), "{words}");
-    }
-
-    #[test]
-    fn a_revision_is_that_of_its_limits() {
-        let of = |apps, secrets| revision(&Quota { apps, secrets, ..Quota::default() });
-        assert_eq!(of(Some(1), None), of(Some(1), None));
-        let different = [of(None, None), of(Some(1), None), of(Some(2), None), of(None, Some(1))];
-        for (place, revision) in different.iter().enumerate() {
-            assert!((0..1_000_000_000_000_000_000).contains(revision));
-            assert!(!different[..place].contains(revision));
-        }
     }
 
     #[test]

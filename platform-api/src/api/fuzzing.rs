@@ -16,7 +16,7 @@ use wharf_types::job::CreateJob;
 use wharf_types::schedule::ScheduleSpec;
 
 use super::extract::parse;
-use super::wish::{idempotency_key, if_match};
+use super::wish::{condition, idempotency_key};
 
 /// A body, as each request in turn: what is taken is the same when it is written and read again, and is an object.
 pub(crate) fn bodies(data: &[u8]) {
@@ -59,7 +59,7 @@ pub(crate) fn conditions(data: &[u8]) {
             headers.append(name, value);
         }
     }
-    drop(if_match(&headers));
+    drop(condition(&headers));
     if let Ok(Some(key)) = idempotency_key(&headers) {
         assert!((1..=200).contains(&key.len()) && key.is_ascii());
     }

@@ -73,11 +73,6 @@ pub(super) const SETTINGS_CHANGES: Parameters = &[parameter(
     "Only if this still is the `ETag` of a GET of this address; else 412 `precondition_failed`",
     Shape::Revision,
 )];
-pub(super) const QUOTA_CHANGES: Parameters = &[parameter(
-    "If-Match",
-    "Only if this still is the `ETag` of the quota; else 412 `precondition_failed`",
-    Shape::Revision,
-)];
 pub(super) const EXEC: Parameters = &[parameter(
     "Upgrade",
     "What the connection becomes, together with `Connection: Upgrade`; without it 400",

@@ -29,8 +29,8 @@ use wharf_types::schedule::{ScheduleInfo, ScheduleSpec};
 use super::openapi::{Payload, array, json, list};
 use super::parameters::{
     AUDIT, BUILDS, CHANGES, CHANGES_ONCE, CONFIG, EVENTS, EXEC, JOB_LOGS, JOB_ONCE, JOB_WAIT, LOGS, ONCE,
-    PAGE_BY_NAME, PAGE_BY_NUMBER, PAGE_OF_JOBS, PROCESS, Parameters, QUOTA_CHANGES, RESUMES, ROLLOUT_WAIT,
-    SCHEDULE_CHANGES, SERVICE, SETTINGS_CHANGES, VALUE_CHANGES, VOLUMES,
+    PAGE_BY_NAME, PAGE_BY_NUMBER, PAGE_OF_JOBS, PROCESS, Parameters, RESUMES, ROLLOUT_WAIT, SCHEDULE_CHANGES,
+    SERVICE, SETTINGS_CHANGES, VALUE_CHANGES, VOLUMES,
 };
 use super::{
     applies, apps, artifacts, audit, authorities, builds, copy, events, exec, files, git, images, jobs,
@@ -509,7 +509,7 @@ fn about_namespaces() -> Vec<Endpoint> {
             put(quotas::set),
             "Set the namespace's limits, as a whole; a limit below what is used only refuses growth",
         )
-        .headers(QUOTA_CHANGES)
+        .headers(SETTINGS_CHANGES)
         .takes(json::<Quota>())
         .replies(200, json::<QuotaInfo>())
         .with_etag(),

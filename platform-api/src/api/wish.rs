@@ -11,7 +11,7 @@ use wharf_types::{AppName, NamespaceName, Timestamp};
 use super::auth::Identity;
 use super::extract::{Path, parse, read};
 use super::{ApiError, ApiResult};
-use crate::conditions::{self, IfMatch};
+use crate::conditions::IfMatch;
 use crate::operations::{Asked, Once};
 
 const KEY_MAX_BYTES: usize = 200;
@@ -62,15 +62,6 @@ pub(super) fn condition(headers: &HeaderMap) -> ApiResult<Option<IfMatch>> {
             "If-Match is not an ETag of this API, such as \"17\"; take it from the reply to GET",
         )),
     }
-}
-
-/// The revision that `If-Match` asks for, of whoever compares it without [`conditions::check`], and of something that always is there.
-pub(super) fn if_match(headers: &HeaderMap) -> ApiResult<Option<i64>> {
-    conditions::note_compared();
-    Ok(match condition(headers)? {
-        Some(IfMatch::Revision(revision)) => Some(revision),
-        Some(IfMatch::Anything) | None => None,
-    })
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {

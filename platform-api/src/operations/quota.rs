@@ -11,6 +11,7 @@ use wharf_types::{AppId, NamespaceId, NamespaceName, Problem};
 
 use super::{Result, artifact_of, commit, current_release, problem};
 use crate::audit;
+use crate::conditions::{self, revision_of};
 use crate::context::Context;
 use crate::plan::reservation_bytes;
 use crate::plan::scheduler::{Cluster, Needs};
@@ -127,6 +128,10 @@ pub(super) async fn check_priority_of(
     spec: &AppSpec,
 ) -> Result<()> {
     if any_priority || spec.placement.priority == Priority::Low {
+        return Ok(());
+    }
+    let quota = store::quota::find(conn, app.namespace_id).await?;
+    if spec.placement.priority <= quota::priority_max(quota.as_ref()) {
         return Ok(());
     }
     let has = current_release(conn, app).await?.map(|release| release.spec.placement.priority);
@@ -256,23 +261,12 @@ pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<Quot
     Ok(QuotaInfo { over: quota::over(&quota, &used), quota, used })
 }
 
-/// Sets all limits; where there is a revision, only if those of before have it.
-pub(crate) async fn set(
-    context: &Arc<Context>,
-    name: &NamespaceName,
-    quota: Quota,
-    asked: Option<i64>,
-) -> Result<QuotaInfo> {
+/// Sets all limits.
+pub(crate) async fn set(context: &Arc<Context>, name: &NamespaceName, quota: Quota) -> Result<QuotaInfo> {
     let mut tx = context.store.write().await?;
     let id = find_namespace(&mut tx, name).await?;
     let before = store::quota::find(&mut tx, id).await?.unwrap_or_default();
-    let revision = quota::revision(&before);
-    if asked.is_some_and(|asked| asked != revision) {
-        let detail = format!(
-            "the quota of the namespace `{name}` was changed since it was read (it is at \"{revision}\" now); read it again"
-        );
-        return problem(ProblemCode::PreconditionFailed, detail);
-    }
+    conditions::check(&format!("quota of the namespace `{name}`"), Some(revision_of(&before)))?;
     audit::change(json!(before), json!(quota));
     if quota == Quota::default() {
         store::quota::delete(&mut tx, id).await?;
