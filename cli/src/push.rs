@@ -345,7 +345,8 @@ async fn must_be_there(session: &Session, app: &AppRef) -> anyhow::Result<()> {
 fn cut(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let sums = lines.iter().scan(0, |sum, line| {
-        *sum += line.chars().count();
+        // With the end of the line.
+        *sum += line.chars().count() + 1;
         Some(*sum)
     });
     let told = sums.take_while(|sum| *sum <= MESSAGE_MAX_CHARS).count();
@@ -446,7 +447,11 @@ mod tests {
         let told = cut(&many);
         let (lines, last) = told.rsplit_once('\n').unwrap();
         let shown = lines.lines().count();
-        assert!(lines.lines().all(|it| it == line) && lines.len() <= 2 * MESSAGE_MAX_CHARS, "{told}");
+        assert!(lines.lines().all(|it| it == line) && lines.chars().count() <= MESSAGE_MAX_CHARS, "{told}");
+        assert!(
+            cut(&"\n".repeat(10_000)).chars().count() <= MESSAGE_MAX_CHARS + 30,
+            "lines of nothing count, too"
+        );
         assert_eq!(last, format!("and {} more lines", 500 - shown));
         let long = "word ".repeat(1000);
         assert!(cut(&long).ends_with("word …") && cut(&long).chars().count() <= MESSAGE_MAX_CHARS + 2);

@@ -309,10 +309,15 @@ impl Worker {
     /// do, so that the control plane does not take the end of this process for the end of the apps. `tell` is told what is waited for.
     pub async fn shutdown(self, now: &CancellationToken, tell: &(dyn Fn(String) + Sync)) -> Stopped {
         let part = || if now.is_cancelled() { Duration::ZERO } else { PART_GRACE };
-        let ingress = now.run_until_cancelled(self.ingress.shutdown(DRAIN)).await;
-        for follower in self.followers {
-            let _ = now.run_until_cancelled(follower.shutdown(part())).await;
-        }
+        // It is never given up half way: what it has not cut would go on being served.
+        let drained = async {
+            let _ = now.run_until_cancelled(tokio::time::sleep(DRAIN)).await;
+        };
+        let ingress = self.ingress.shutdown_before(drained).await;
+        // Whoever is not waited for has been told to end all the same.
+        self.followers.iter().for_each(Follower::cancel);
+        let ends = self.followers.into_iter().map(|follower| follower.shutdown(PART_GRACE));
+        let _ = now.run_until_cancelled(futures::future::join_all(ends)).await;
         self.session.shutdown().await;
         let ended_here = self.containers.as_ref().filter(|_| !self.leaves_containers);
         if let Some(containers) = self.containers.as_ref().filter(|_| self.leaves_containers) {
@@ -346,7 +351,7 @@ impl Worker {
             let _ = tokio::time::timeout(PART_GRACE, door.close()).await;
         }
         self.shipper.shutdown(part()).await;
-        let is_clean = ingress == Some(wharf_ingress::Shutdown::Clean) && outcome == Some(Shutdown::Clean);
+        let is_clean = ingress == wharf_ingress::Shutdown::Clean && outcome == Some(Shutdown::Clean);
         Stopped { are_requests_cut: !is_clean, killed }
     }
 }

@@ -266,6 +266,11 @@ impl IngressHandle {
 
     /// Takes no new connection, answers the open requests, lets connections to TCP ports end, and after `grace` cuts what is left.
     pub async fn shutdown(self, grace: Duration) -> Shutdown {
+        self.shutdown_before(tokio::time::sleep(grace)).await
+    }
+
+    /// The same, where what is left is cut when `limit` has come.
+    pub async fn shutdown_before(self, limit: impl Future<Output = ()>) -> Shutdown {
         self.stop_accepting.cancel();
         self.connections.close();
         self.acceptors.close();
@@ -275,9 +280,10 @@ impl IngressHandle {
             self.acceptors.wait().await;
             self.serving.wait().await;
         };
-        let outcome = match tokio::time::timeout(grace, ended).await {
-            Ok(()) => Shutdown::Clean,
-            Err(_) => {
+        let outcome = tokio::select! {
+            biased;
+            () = ended => Shutdown::Clean,
+            () = limit => {
                 self.cut_peers.cancel();
                 let cut = self.connections.cut().into_iter();
                 let cut =

@@ -40,7 +40,10 @@ impl Bucket {
     }
 
     fn set_rate(&self, per_second: u64) {
-        self.per_second.store(per_second, Ordering::Relaxed);
+        if self.per_second.swap(per_second, Ordering::Relaxed) != per_second {
+            // What is owed by the rate of before would keep a faster one waiting for as long as the slower would have taken.
+            self.empty_at.fetch_min(now().saturating_add(SECOND), Ordering::Relaxed);
+        }
     }
 
     /// Whether one more request passes at `now`, which is then counted.
@@ -126,6 +129,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_owed_by_a_slow_rate_is_forgiven_by_a_faster_one() {
+        let bucket = Bucket::new(1);
+        bucket.take(now(), 1_000_000);
+        bucket.set_rate(1);
+        assert_eq!(bucket.owed(now() + 100 * SECOND), Some(Duration::from_secs(1)), "it is the same rate");
+        bucket.set_rate(1_000_000);
+        assert_eq!(bucket.owed(now()), None);
+    }
 
     #[test]
     fn a_second_worth_passes_at_once_and_then_one_each_interval() {

@@ -64,9 +64,14 @@ impl Follower {
         Self { kind: C::KIND, cancel, task }
     }
 
+    /// Breaks off what is under way, without waiting for it.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
     /// Breaks off what is under way.
     pub async fn shutdown(mut self, grace: Duration) {
-        self.cancel.cancel();
+        self.cancel();
         if timeout(grace, &mut self.task).await.is_err() {
             self.task.abort();
             // All else ends with the task, but these are processes of the engine.
@@ -74,6 +79,13 @@ impl Follower {
                 warn!("commands that people have run in containers may go on");
             }
         }
+    }
+}
+
+/// Nobody follows orders whom nobody can stop.
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.cancel();
     }
 }
 

@@ -200,6 +200,24 @@ async fn a_shutdown_answers_open_requests_and_closes_idle_connections() {
 }
 
 #[tokio::test]
+async fn a_shutdown_that_is_not_to_wait_any_more_cuts_what_is_left_and_comes_to_its_end() {
+    let (fixture, _) = Fixture::with_instances(1).await;
+    let mut stuck = fixture.connect().await;
+    stuck.write_all(WAIT).await.unwrap();
+    until(|| fixture.guest.calls() == 1).await;
+    let guest = fixture.guest.clone();
+    let (now, asked) = tokio::sync::oneshot::channel::<()>();
+    let limit = async { drop(asked.await) };
+    let shutdown = tokio::spawn(fixture.ingress.shutdown_before(limit));
+    tokio::task::yield_now().await;
+    assert!(!shutdown.is_finished());
+    now.send(()).unwrap();
+    assert!(matches!(within(shutdown).await.unwrap(), Shutdown::Forced { cut } if cut.len() == 1));
+    assert_eq!(guest.running(), 0);
+    closes(&mut stuck).await;
+}
+
+#[tokio::test]
 async fn a_shutdown_cuts_what_outlasts_the_grace_and_says_which() {
     let (fixture, _) = Fixture::with_instances(1).await;
     let mut stuck = fixture.connect().await;

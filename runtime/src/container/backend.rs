@@ -18,10 +18,11 @@ use wharf_docker::{
     NetworkName, Owner, Run as ContainerRun, Stopped, Usage, VolumeMount,
 };
 use wharf_types::node::{AppUsage, AssignedInstance, ReasonKind};
+use wharf_types::problem::ProblemCode;
 use wharf_types::quantity::ByteSize;
 use wharf_types::spec::ContainerHealthSpec;
 use wharf_types::state::InstanceState;
-use wharf_types::{InstanceId, NamespaceName};
+use wharf_types::{InstanceId, NamespaceName, Problem};
 
 use super::brought::{self, Images};
 use super::disk;
@@ -239,6 +240,15 @@ impl ContainerBackend {
         self.live().keys().copied().collect()
     }
 
+    /// What is asked of an instance that does not run is refused.
+    pub(super) fn must_run(&self, id: InstanceId) -> Result<(), Problem> {
+        if self.live().contains_key(&id) {
+            return Ok(());
+        }
+        let detail = format!("the instance {id} does not run any more; try again");
+        Err(Problem::new(ProblemCode::Conflict, detail))
+    }
+
     pub(super) fn volumes_folder(&self) -> PathBuf {
         self.shared.volumes.dir().to_owned()
     }
@@ -254,7 +264,8 @@ impl ContainerBackend {
     pub(super) async fn end_for(&self, id: InstanceId, failure: Failure) {
         {
             let live = self.live();
-            let Some(live) = live.get(&id) else { return };
+            let runs = |live: &&Live| !live.has_ended.load(Ordering::Relaxed);
+            let Some(live) = live.get(&id).filter(runs) else { return };
             live.platform.say(&failure.reason.message);
             let _ = live.ended_for.set(failure);
         }
@@ -412,6 +423,8 @@ impl ContainerBackend {
         let waits = AbortOnDropHandle::new(tokio::spawn(async move {
             let exit = engine.wait(id).await;
             says_ended.store(true, Ordering::Relaxed);
+            // What somebody finds out later has not ended it.
+            let reason = reason.get().cloned();
             reach.containers.end(id);
             if let Some(upstream) = of_ended {
                 upstream.end();
@@ -419,8 +432,8 @@ impl ContainerBackend {
             if is_run {
                 let _ = timeout(OUTPUT_LIMIT, all_read).await;
             }
-            let ended = match reason.get() {
-                Some(failure) => Ended::Failed(Failure { exit_code: code_of(&exit), ..failure.clone() }),
+            let ended = match reason {
+                Some(failure) => Ended::Failed(Failure { exit_code: code_of(&exit), ..failure }),
                 None => into_ended(&exit, &logs.tail(id), is_run),
             };
             ended_tx.send_replace(Some(ended));

@@ -88,11 +88,7 @@ async fn carry_out(
     told: &mut Told,
     to_server: &ToServer,
 ) -> Result<Went, Problem> {
-    let instance = order.instance;
-    if !containers.running_ids().contains(&instance) {
-        let detail = format!("the instance {instance} does not run any more; try again");
-        return Err(Problem::new(ProblemCode::Conflict, detail));
-    }
+    containers.must_run(order.instance)?;
     match order.way {
         CopyWay::Out => send(containers.engine(), order, told, to_server).await,
         CopyWay::In => take(containers.engine(), order, told, to_server).await,

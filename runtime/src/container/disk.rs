@@ -35,16 +35,17 @@ const PAUSE_TIMES: u32 = 20;
 /// The last time.
 struct Last {
     at: Instant,
-    took: Duration,
     /// None: the disks cannot be looked at, as where the engine is on another machine.
     free_bytes: Option<u64>,
 }
 
+/// Whether nothing at all is measured, because that took so long: instances that are made again and again would have it done without end.
+fn rests(since: Duration, took: Duration) -> bool {
+    since < took.saturating_mul(PAUSE_TIMES)
+}
+
 /// Whether containers are measured now, of which one may write no more than `least_bytes`. None: how much was lost is not known.
-fn is_due(since: Duration, took: Duration, lost_bytes: Option<u64>, least_bytes: u64) -> bool {
-    if since < took.saturating_mul(PAUSE_TIMES) {
-        return false;
-    }
+fn is_due(since: Duration, lost_bytes: Option<u64>, least_bytes: u64) -> bool {
     match lost_bytes {
         Some(lost) if lost >= MUCH_BYTES.min(least_bytes.max(SOME_BYTES)) => true,
         Some(lost) if lost < SOME_BYTES => since >= SELDOM,
@@ -57,12 +58,17 @@ pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
     let mut folders: Option<[PathBuf; 2]> = None;
     let mut last: Option<Last> = None;
     let mut measured: HashSet<InstanceId> = HashSet::new();
+    // When measuring ended, and how long it took.
+    let mut worked: Option<(Instant, Duration)> = None;
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(backend) = backend.upgrade() else { return };
         let ids = backend.running_ids();
         if ids.is_empty() {
             last = None;
+            continue;
+        }
+        if worked.is_some_and(|(ended, took)| rests(ended.elapsed(), took)) {
             continue;
         }
         if folders.is_none() {
@@ -72,7 +78,7 @@ pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
         let free_bytes = folders.as_ref().and_then(|folders| folders.iter().map(|it| free(it)).sum());
         let is_due = last.as_ref().is_none_or(|last| {
             let lost = last.free_bytes.zip(free_bytes).map(|(before, now)| before.saturating_sub(now));
-            is_due(last.at.elapsed(), last.took, lost, least(&backend, &ids))
+            is_due(last.at.elapsed(), lost, least(&backend, &ids))
         });
         // One that was just started is measured whatever the disks say: others that end make as much room as it takes.
         let (known, new): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| measured.contains(id));
@@ -83,10 +89,10 @@ pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
                 backend.end_for(id, failure).await;
             }
         }
-        if !is_due {
-            continue;
+        worked = Some((Instant::now(), began.elapsed()));
+        if is_due {
+            last = Some(Last { at: Instant::now(), free_bytes });
         }
-        last = Some(Last { at: Instant::now(), took: began.elapsed(), free_bytes });
     }
 }
 
@@ -148,15 +154,14 @@ mod tests {
 
     #[test]
     fn containers_are_measured_when_a_disk_has_lost_room_and_seldom_otherwise() {
-        let (secs, quick) = (Duration::from_secs, Duration::from_millis(10));
-        let is_due = |since, took, lost| is_due(since, took, lost, u64::MAX);
-        assert!(!is_due(secs(59), quick, Some(SOME_BYTES)) && is_due(secs(60), quick, Some(SOME_BYTES)));
-        assert!(!is_due(secs(599), quick, Some(0)) && is_due(secs(600), quick, Some(0)));
-        assert!(is_due(secs(5), quick, Some(MUCH_BYTES)), "somebody is filling it");
-        assert!(!is_due(secs(59), quick, None) && is_due(secs(60), quick, None));
-        assert!(!is_due(secs(99), secs(5), Some(u64::MAX)), "measuring takes a small part of the time");
-        assert!(is_due(secs(100), secs(5), Some(u64::MAX)));
-        let small = |lost| super::is_due(secs(5), quick, Some(lost), 64 << 20);
+        let secs = Duration::from_secs;
+        let is_due = |since, lost| is_due(since, lost, u64::MAX);
+        assert!(!is_due(secs(59), Some(SOME_BYTES)) && is_due(secs(60), Some(SOME_BYTES)));
+        assert!(!is_due(secs(599), Some(0)) && is_due(secs(600), Some(0)));
+        assert!(is_due(secs(5), Some(MUCH_BYTES)), "somebody is filling it");
+        assert!(!is_due(secs(59), None) && is_due(secs(60), None));
+        assert!(rests(secs(99), secs(5)) && !rests(secs(100), secs(5)), "it takes a small part of the time");
+        let small = |lost| super::is_due(secs(5), Some(lost), 64 << 20);
         assert!(!small((64 << 20) - 1) && small(64 << 20), "a container may have written as much as it may");
     }
 

@@ -45,7 +45,7 @@ pub(super) async fn leave_nothing(engine: &Engine) {
     let node = engine.platform();
     let removed = async {
         let found = rules::list(node).await?;
-        rules::follow(&rules::steps(node, &[], &found)).await
+        rules::follow(rules::steps(node, &[], &found)).await.1
     };
     if let Err(why) = removed.await {
         debug!("rules of the packet filter for egress may be left: {why}");
@@ -145,10 +145,9 @@ impl Held {
                 },
             ));
         }
-        let steps = rules::steps(node, &wanted, &found);
-        rules::follow(&steps).await?;
-        self.passed.extend(steps.into_iter().filter_map(|step| Some((step.counts?, 0))));
-        Ok(())
+        let (counted, outcome) = rules::follow(rules::steps(node, &wanted, &found)).await;
+        self.passed.extend(counted.into_iter().map(|bridge| (bridge, 0)));
+        outcome
     }
 
     /// What has passed since the last look, of each namespace. Of a rule that was there before this process nobody knows since when.

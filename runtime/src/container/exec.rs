@@ -63,10 +63,7 @@ impl Carrier for Execs {
 
 async fn begin(containers: &ContainerBackend, order: &ExecOrder) -> Result<Exec, Problem> {
     let instance = order.instance;
-    if !containers.running_ids().contains(&instance) {
-        let detail = format!("the instance {instance} does not run any more; try again");
-        return Err(Problem::new(ProblemCode::Conflict, detail));
-    }
+    containers.must_run(instance)?;
     containers.engine().exec(instance, &command_of(&order.spec)).await.map_err(|error| refused(&error))
 }
 

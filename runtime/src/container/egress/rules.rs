@@ -15,8 +15,8 @@ const OURS: &str = "wharf-egress-";
 const SENT: &str = "sent";
 /// The kernel counts in sixteens of octets: below one a second nothing may pass.
 const RATE_MIN: u64 = 16;
-/// Above this it rounds by more than a hundredth, and hardly any machine sends as much: nothing is dropped.
-const RATE_MAX: u64 = 4_000_000_000;
+/// Above this a burst has more octets than the kernel counts, and hardly any machine sends as much: nothing is dropped.
+const RATE_MAX: u64 = 3_800_000_000;
 
 /// What is to hold for one bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub(super) struct Step {
     /// For `iptables -t mangle`.
     words: Vec<String>,
     /// The bridge that is counted from now on, and was not before.
-    pub(super) counts: Option<String>,
+    counts: Option<String>,
 }
 
 /// The rules that there are of this node.
@@ -63,12 +63,17 @@ pub(super) async fn list(node: &str) -> Result<Vec<Rule>, String> {
     Ok(listed.lines().filter_map(|line| read(node, line)).collect())
 }
 
-pub(super) async fn follow(steps: &[Step]) -> Result<(), String> {
+/// Takes every step: one that fails keeps no other bridge waiting. Returns the bridges that are counted from now on, and why the first failed.
+pub(super) async fn follow(steps: Vec<Step>) -> (Vec<String>, Result<(), String>) {
+    let (mut counted, mut outcome) = (Vec::new(), Ok(()));
     for step in steps {
         let words: Vec<&str> = step.words.iter().map(String::as_str).collect();
-        run("iptables", &[&["-w", "5", "-t", "mangle"], &words[..]].concat()).await?;
+        match run("iptables", &[&["-w", "5", "-t", "mangle"], &words[..]].concat()).await {
+            Ok(_) => counted.extend(step.counts),
+            Err(why) => outcome = outcome.and(Err(why)),
+        }
     }
-    Ok(())
+    (counted, outcome)
 }
 
 /// What a bridge has let pass since its rule was made. None: there is no such rule.

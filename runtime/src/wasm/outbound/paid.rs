@@ -137,7 +137,12 @@ struct PacedStream {
 impl OutputStream for PacedStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         let octets = bytes.len();
+        // As the engine's own streams have it: nothing takes no permit, and one that is closed says so.
+        if octets == 0 {
+            return self.inner.write(bytes);
+        }
         if octets > mem::take(&mut self.permit) {
+            self.inner.check_write()?;
             return Err(StreamError::trap("cannot write more than the last `check-write` allowed"));
         }
         self.inner.write(bytes)?;
@@ -237,6 +242,29 @@ mod tests {
         async fn ready(&mut self) {}
     }
 
+    /// Whoever was to take it is gone.
+    struct Gone;
+
+    #[async_trait]
+    impl OutputStream for Gone {
+        fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+            if bytes.is_empty() { Ok(()) } else { Err(StreamError::Closed) }
+        }
+
+        fn flush(&mut self) -> StreamResult<()> {
+            Err(StreamError::Closed)
+        }
+
+        fn check_write(&mut self) -> StreamResult<usize> {
+            Err(StreamError::Closed)
+        }
+    }
+
+    #[async_trait]
+    impl Pollable for Gone {
+        async fn ready(&mut self) {}
+    }
+
     /// Lets a thousand octets leave in each second, one piece at a time.
     struct Thousand(Mutex<Instant>);
 
@@ -288,6 +316,19 @@ mod tests {
         assert!(begun.elapsed() >= Duration::from_secs(1));
         assert_eq!(stream.check_write().unwrap(), 1000);
         assert_eq!(*written.lock().unwrap(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_says_nothing_takes_no_permit_and_one_to_nobody_is_no_trap() {
+        let (written, mut stream) = stream();
+        assert_eq!(stream.check_write().unwrap(), 1000);
+        stream.write(Bytes::new()).unwrap();
+        stream.write(Bytes::from(vec![0; 1000])).unwrap();
+        assert_eq!(*written.lock().unwrap(), 1000);
+
+        let mut stream = PacedStream { inner: Box::new(Gone), pace: pace(), permit: 0 };
+        assert!(matches!(stream.check_write(), Err(StreamError::Closed)));
+        assert!(matches!(stream.write(Bytes::from_static(b"x")), Err(StreamError::Closed)));
     }
 
     #[test]
