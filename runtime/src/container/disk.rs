@@ -31,6 +31,8 @@ const SOME_BYTES: u64 = 8 << 20;
 const MUCH_BYTES: u64 = 512 << 20;
 /// For so many times as long as measuring took, nobody measures again.
 const PAUSE_TIMES: u32 = 20;
+/// The same of containers that were never measured, which may be about to fill the disk.
+const PAUSE_TIMES_NEW: u32 = 4;
 
 /// The last time.
 struct Last {
@@ -39,9 +41,10 @@ struct Last {
     free_bytes: Option<u64>,
 }
 
-/// Whether nothing at all is measured, because that took so long: instances that are made again and again would have it done without end.
-fn rests(since: Duration, took: Duration) -> bool {
-    since < took.saturating_mul(PAUSE_TIMES)
+/// Whether nothing is measured because that took so long, of those that were measured before, or of the others. Instances that are made again
+/// and again would have it done without end.
+fn rests(since: Duration, took: Duration, is_new: bool) -> bool {
+    since < took.saturating_mul(if is_new { PAUSE_TIMES_NEW } else { PAUSE_TIMES })
 }
 
 /// Whether containers are measured now, of which one may write no more than `least_bytes`. None: how much was lost is not known.
@@ -68,7 +71,8 @@ pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
             last = None;
             continue;
         }
-        if worked.is_some_and(|(ended, took)| rests(ended.elapsed(), took)) {
+        let rests = |is_new| worked.is_some_and(|(ended, took)| rests(ended.elapsed(), took, is_new));
+        if rests(true) {
             continue;
         }
         if folders.is_none() {
@@ -76,20 +80,26 @@ pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
             folders = engines.map(|engines| [engines, backend.volumes_folder()]);
         }
         let free_bytes = folders.as_ref().and_then(|folders| folders.iter().map(|it| free(it)).sum());
-        let is_due = last.as_ref().is_none_or(|last| {
-            let lost = last.free_bytes.zip(free_bytes).map(|(before, now)| before.saturating_sub(now));
-            is_due(last.at.elapsed(), lost, least(&backend, &ids))
-        });
+        let is_due = !rests(false)
+            && last.as_ref().is_none_or(|last| {
+                let lost = last.free_bytes.zip(free_bytes).map(|(before, now)| before.saturating_sub(now));
+                is_due(last.at.elapsed(), lost, least(&backend, &ids))
+            });
         // One that was just started is measured whatever the disks say: others that end make as much room as it takes.
         let (known, new): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| measured.contains(id));
         measured = known.iter().chain(&new).copied().collect();
-        let began = Instant::now();
+        let mut took = Duration::ZERO;
         for id in new.into_iter().chain(known.into_iter().filter(|_| is_due)) {
-            if let Some(failure) = check(&backend, id).await {
+            let began = Instant::now();
+            let failure = check(&backend, id).await;
+            took += began.elapsed();
+            if let Some(failure) = failure {
                 backend.end_for(id, failure).await;
             }
         }
-        worked = Some((Instant::now(), began.elapsed()));
+        if !took.is_zero() {
+            worked = Some((Instant::now(), took));
+        }
         if is_due {
             last = Some(Last { at: Instant::now(), free_bytes });
         }
@@ -160,7 +170,14 @@ mod tests {
         assert!(!is_due(secs(599), Some(0)) && is_due(secs(600), Some(0)));
         assert!(is_due(secs(5), Some(MUCH_BYTES)), "somebody is filling it");
         assert!(!is_due(secs(59), None) && is_due(secs(60), None));
-        assert!(rests(secs(99), secs(5)) && !rests(secs(100), secs(5)), "it takes a small part of the time");
+        assert!(
+            rests(secs(99), secs(5), false) && !rests(secs(100), secs(5), false),
+            "it takes a small part of the time"
+        );
+        assert!(
+            rests(secs(19), secs(5), true) && !rests(secs(20), secs(5), true),
+            "and no large one for those that are new"
+        );
         let small = |lost| super::is_due(secs(5), Some(lost), 64 << 20);
         assert!(!small((64 << 20) - 1) && small(64 << 20), "a container may have written as much as it may");
     }
