@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
-use wharf_types::spec::InvalidSpec;
+use wharf_types::spec::{AppSpec, InvalidSpec};
 use wharf_types::world::capabilities;
 use wharf_types::{AppId, AppName, NamespaceName, Problem, RolloutId, Timestamp};
 
@@ -118,6 +118,16 @@ async fn current_release(conn: &mut Conn, app: &App) -> Result<Option<Release>> 
         return Ok(store::release::get(conn, id).await?);
     }
     Ok(store::release::list(conn, app.id, app.last_release + 1, 1).await?.pop())
+}
+
+/// What the current release asks for.
+async fn current_spec(conn: &mut Conn, context: &Context, app: &App) -> Result<Option<Arc<AppSpec>>> {
+    if let Some(id) = app.target_release
+        && let Some(release) = context.releases.get(conn, app, id).await?
+    {
+        return Ok(Some(release.spec.clone()));
+    }
+    Ok(current_release(conn, app).await?.map(|release| release.spec))
 }
 
 async fn artifact_of(conn: &mut Conn, release: &Release) -> Result<Artifact> {

@@ -55,6 +55,8 @@ use std::io;
 use std::sync::Arc;
 
 use sqlx::migrate::{MigrateError, Migrator};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 pub(crate) use conn::{Conn, Tx};
 pub(crate) use location::Location;
@@ -72,6 +74,9 @@ static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
 /// More than there are statements in here, so that a connection parses each of them once.
 const STATEMENTS: usize = 700;
+/// Requests that stand in line at the database for its only writer: one that has it, and one that can go on at once. The others wait for these in the
+/// order they came in, so that what the platform itself has to write waits for these two, and not for everybody who asks for something.
+const REQUESTS_IN_LINE: usize = 2;
 
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
@@ -167,7 +172,11 @@ pub(crate) enum OpenStoreError {
 }
 
 #[derive(Clone)]
-pub(crate) struct Store(Kind);
+pub(crate) struct Store {
+    kind: Kind,
+    /// What requests wait at for their turn to write.
+    turns: Arc<Semaphore>,
+}
 
 #[derive(Clone)]
 enum Kind {
@@ -198,10 +207,11 @@ impl Store {
         location: Location<'_>,
         migrator: &Migrator,
     ) -> std::result::Result<Self, OpenStoreError> {
-        Ok(Self(match location {
+        let kind = match location {
             Location::File(file) => Kind::Sqlite(SqliteStore::open(file, migrator).await?),
             Location::Postgres(url) => Kind::Postgres(PostgresStore::open(url, migrator).await?),
-        }))
+        };
+        Ok(Self { kind, turns: Arc::new(Semaphore::new(REQUESTS_IN_LINE)) })
     }
 
     /// A snapshot of a database, which may be in use, as it is.
@@ -212,9 +222,19 @@ impl Store {
         }
     }
 
-    /// A transaction that may write. It holds the only writer: nothing slow may happen before its end.
+    /// A transaction that may write, for what somebody asked for. It holds the only writer: nothing slow may happen before its end.
     pub(crate) async fn write(&self) -> Result<Tx> {
-        match &self.0 {
+        let turn_max = match self.kind {
+            Kind::Sqlite(_) => sqlite::WAIT_MAX,
+            Kind::Postgres(_) => postgres::WAIT_MAX,
+        };
+        let turn = timeout(turn_max, self.turns.clone().acquire_owned()).await;
+        let turn = turn.ok().and_then(std::result::Result::ok).ok_or(sqlx::Error::PoolTimedOut)?;
+        Ok(self.writer().await?.in_turn(turn))
+    }
+
+    async fn writer(&self) -> Result<Tx> {
+        match &self.kind {
             Kind::Sqlite(store) => store.write().await,
             Kind::Postgres(store) => store.write().await,
         }
@@ -222,7 +242,7 @@ impl Store {
 
     /// The newest state, for each statement anew.
     pub(crate) async fn look(&self) -> Result<Conn> {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(store) => store.look().await,
             Kind::Postgres(store) => store.look().await,
         }
@@ -231,16 +251,17 @@ impl Store {
     /// How often a commit has changed who may do what. Whoever has read that since the last change may go on with it: nobody else writes to this
     /// database. None: others do.
     pub(crate) fn access(&self) -> Option<u64> {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(store) => Some(store.access()),
             Kind::Postgres(_) => None,
         }
     }
 
-    /// The same for what the leader of this epoch has planned. Once another leads, which may have decided otherwise, it writes nothing of that
-    /// any more. Nobody can begin to lead before the end of this transaction: that is a write, too.
+    /// A transaction for what the leader of this epoch has planned. However many requests there are, only those in line at the database come
+    /// before it. Once another leads, which may have decided otherwise, it writes nothing of that any more. Nobody can begin to lead before the
+    /// end of this transaction: that is a write, too.
     pub(crate) async fn write_as(&self, epoch: u64) -> Result<Tx> {
-        let mut tx = self.write().await?;
+        let mut tx = self.writer().await?;
         if change::starts(&mut tx).await? != epoch {
             return Err(StoreError::Deposed);
         }
@@ -249,7 +270,7 @@ impl Store {
 
     /// A snapshot to read from.
     pub(crate) async fn read(&self) -> Result<Tx> {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(store) => store.read().await,
             Kind::Postgres(store) => store.read().await,
         }
@@ -257,7 +278,7 @@ impl Store {
 
     /// What other processes change on the same database from when it was opened. None: there are no others.
     pub(crate) fn follow(&self) -> Option<Follower> {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(_) => None,
             Kind::Postgres(store) => Some(store.follow()),
         }
@@ -265,7 +286,7 @@ impl Store {
 
     /// The way to the lease for one process. None: there are no others.
     pub(crate) fn leases(&self, candidate: Candidate) -> Option<Leases> {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(_) => None,
             Kind::Postgres(store) => Some(store.leases(candidate)),
         }
@@ -273,7 +294,7 @@ impl Store {
 
     /// Who leads, of several. None: nobody for now, or there is only one.
     pub(crate) async fn leader(&self) -> Result<Option<Leader>> {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(_) => Ok(None),
             Kind::Postgres(store) => store.leader().await,
         }
@@ -281,7 +302,7 @@ impl Store {
 
     /// Says to others that a server is there.
     pub(crate) async fn announce(&self, about: &server::About) -> Result<()> {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(_) => Ok(()),
             Kind::Postgres(store) => store.announce(about).await,
         }
@@ -289,7 +310,7 @@ impl Store {
 
     /// Says to others that a server is about to end.
     pub(crate) async fn leave(&self, id: &str) -> Result<()> {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(_) => Ok(()),
             Kind::Postgres(store) => store.leave(id).await,
         }
@@ -297,14 +318,14 @@ impl Store {
 
     /// The servers that share the database. None: there can be only one.
     pub(crate) async fn servers(&self) -> Result<Option<Vec<server::Server>>> {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(_) => Ok(None),
             Kind::Postgres(store) => store.servers().await.map(Some),
         }
     }
 
     pub(crate) async fn close(&self) {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(store) => store.close().await,
             Kind::Postgres(store) => store.close().await,
         }
@@ -313,7 +334,7 @@ impl Store {
     /// Lets the database grow no further, as on a full disk.
     #[cfg(test)]
     pub(crate) async fn stop_growing(&self, stop: bool) {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(store) => store.stop_growing(stop).await,
             Kind::Postgres(store) => store.stop_growing(stop).await,
         }

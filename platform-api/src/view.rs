@@ -30,6 +30,7 @@ const ENDED_MAX: i64 = 500;
 const RELEASES_MAX: usize = 20_000;
 
 /// An app as the store has it in one snapshot.
+#[derive(Clone)]
 pub(crate) struct Loaded {
     pub(crate) app: App,
     pub(crate) view: AppView,
@@ -195,6 +196,17 @@ pub(crate) fn volume_info(context: &Context, volume: &Volume) -> VolumeInfo {
 }
 
 impl Loaded {
+    /// The same after a transaction that has set the number of slots, and nothing else of the app.
+    pub(crate) fn scaled(&self, replicas: u32, revision: i64, now: Timestamp) -> Self {
+        let mut scaled = self.clone();
+        scaled.app.scaled_to = Some(replicas);
+        scaled.view.scaled_to = Some(replicas);
+        scaled.app.revision = revision;
+        // As the store keeps it.
+        scaled.app.updated_at = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
+        scaled
+    }
+
     pub(crate) fn info(&self, context: &Context) -> AppInfo {
         let view = &self.view;
         let release = view.target.as_ref().map(|release| release.number);

@@ -19,8 +19,10 @@ pub(super) async fn scale(
     State(context): State<Arc<Context>>,
     Wish { asked, request }: Wish<Scale>,
 ) -> ApiResult<Response> {
-    operations::scale(&context, &asked, request.replicas).await?;
-    let loaded = apps::load(&context, &(asked.namespace, asked.app)).await?;
+    let loaded = match operations::scale(&context, &asked, request.replicas).await? {
+        Some(loaded) => loaded,
+        None => apps::load(&context, &(asked.namespace, asked.app)).await?,
+    };
     Ok(with_etag(&context, &loaded))
 }
 

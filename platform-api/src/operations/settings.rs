@@ -6,20 +6,21 @@ use serde_json::json;
 use wharf_types::api::{Deployed, Env, EnvPatch};
 use wharf_types::problem::ProblemCode;
 use wharf_types::spec::{AppSpec, REPLICAS_MAX, Replicas};
-use wharf_types::{AppId, AppName, NamespaceName};
+use wharf_types::{AppName, NamespaceName};
 
 use super::deploy::make_release;
 use super::env::{ReleaseEnv, check_overrides, check_patch};
 use super::releases::{By, New};
 use super::{
-    Asked, Result, app_not_found, artifact_of, check_revision, commit, current_release, deployed, find_app,
-    invalid_spec, no_release, once, problem, quota,
+    Asked, Result, app_not_found, artifact_of, check_revision, commit, current_release, current_spec,
+    deployed, find_app, invalid_spec, no_release, once, problem, quota,
 };
 use crate::audit;
 use crate::context::Context;
 use crate::store;
 use crate::store::Conn;
 use crate::store::app::App;
+use crate::view::Loaded;
 
 /// The variables of the release that a change would start from.
 pub(crate) async fn env(context: &Context, namespace: &NamespaceName, name: &AppName) -> Result<Env> {
@@ -64,8 +65,12 @@ pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvP
     Ok(reply)
 }
 
-/// Sets the number of slots, or, with None, leaves it to the releases again.
-pub(crate) async fn scale(context: &Arc<Context>, asked: &Asked, replicas: Option<u32>) -> Result<AppId> {
+/// Sets the number of slots, or, with None, leaves it to the releases again. Returns the app as it is then, where that is known without reading it.
+pub(crate) async fn scale(
+    context: &Arc<Context>,
+    asked: &Asked,
+    replicas: Option<u32>,
+) -> Result<Option<Arc<Loaded>>> {
     if let Some(replicas) = replicas.filter(|replicas| *replicas > REPLICAS_MAX) {
         return problem(
             ProblemCode::InvalidSpec,
@@ -74,28 +79,34 @@ pub(crate) async fn scale(context: &Arc<Context>, asked: &Asked, replicas: Optio
     }
     let mut tx = context.store.write().await?;
     let app = find_app(&mut tx, asked).await?;
-    let release = current_release(&mut tx, &app).await?;
-    if let (Some(release), Some(replicas)) = (&release, replicas) {
-        release.spec.validate_replicas("replicas", replicas).map_err(invalid_spec)?;
+    let known = context.recent.get(&app);
+    let spec = current_spec(&mut tx, context, &app).await?;
+    if let (Some(spec), Some(replicas)) = (&spec, replicas) {
+        spec.validate_replicas("replicas", replicas).map_err(invalid_spec)?;
     }
     let before_change = quota::begin(&mut tx, app.namespace_id, &app.namespace).await?;
+    let revision = store::change::touch_to(&mut tx, app.id, asked.now).await?;
     store::app::set_scale(&mut tx, app.id, replicas).await?;
     if let (None, Some(before)) = (replicas, app.scaled_to) {
         // Where open requests decide from now on, they begin with what there is.
         store::app::set_autoscale(&mut tx, app.id, before).await?;
     }
     before_change.check(&mut tx).await?;
-    let of_release = release.map(|release| release.spec.scale.replicas.clone()).unwrap_or_else(|| 0.into());
+    let of_release = spec.map(|spec| spec.scale.replicas.clone()).unwrap_or_else(|| 0.into());
     let before = app.scaled_to.map_or_else(|| of_release.clone(), Replicas::from);
     let message = match replicas {
         Some(replicas) => format!("scaled from {before} to {replicas} by {}", asked.by),
         None => format!("scaled from {before} back to the release's own {of_release} by {}", asked.by),
     };
-    record(&mut tx, &app, asked, "app.scaled", &message).await?;
+    tell(&mut tx, &app, asked, "app.scaled", &message).await?;
     let after = replicas.map_or(of_release, Replicas::from);
     audit::change(json!({"replicas": before}), json!({"replicas": after}));
     commit(context, tx, [app.id]).await?;
-    Ok(app.id)
+    // Nobody else has written since the app was looked at, and nothing else of it is changed where there is a number.
+    let Some((known, replicas)) = known.zip(replicas) else { return Ok(None) };
+    let scaled = Arc::new(known.scaled(replicas, revision, asked.now));
+    context.recent.put(scaled.clone());
+    Ok(Some(scaled))
 }
 
 /// Records the wish; the reconciler stops everything and then takes the app away. Asking twice is as good as once. Its volumes
@@ -129,6 +140,10 @@ pub(crate) async fn delete(context: &Arc<Context>, asked: &Asked, with_volumes: 
 
 async fn record(conn: &mut Conn, app: &App, asked: &Asked, kind: &str, message: &str) -> Result<()> {
     store::change::touch(conn, app.id, asked.now).await?;
+    tell(conn, app, asked, kind, message).await
+}
+
+async fn tell(conn: &mut Conn, app: &App, asked: &Asked, kind: &str, message: &str) -> Result<()> {
     store::event::append(conn, &app.namespace, Some(&app.name), kind, message, asked.now).await?;
     Ok(())
 }

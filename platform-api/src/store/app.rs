@@ -305,7 +305,7 @@ pub(crate) async fn set_scale(conn: &mut Conn, id: AppId, scaled_to: Option<u32>
     query("UPDATE app SET scaled_to = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(scaled_to.map(i64::from))
-        .execute(conn)
+        .later(conn)
         .await?;
     Ok(())
 }
@@ -314,7 +314,7 @@ pub(crate) async fn set_autoscale(conn: &mut Conn, id: AppId, replicas: u32) -> 
     query("UPDATE app SET autoscaled_to = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(i64::from(replicas))
-        .execute(conn)
+        .later(conn)
         .await?;
     Ok(())
 }
@@ -323,7 +323,7 @@ pub(crate) async fn set_env_overrides(conn: &mut Conn, id: AppId, env: &EnvOverr
     query("UPDATE app SET env_overrides = $2 WHERE id = $1")
         .bind(id.to_string())
         .bind(json(env))
-        .execute(conn)
+        .later(conn)
         .await?;
     Ok(())
 }

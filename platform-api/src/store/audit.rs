@@ -91,13 +91,13 @@ impl TryFrom<Row> for AuditRecord {
 }
 
 pub(crate) async fn append(conn: &mut Conn, record: &NewRecord, now: Timestamp) -> Result<()> {
-    let seq = change::count(conn, "audit").await?;
+    change::count_later(conn, "audit").await?;
     query(
         "INSERT INTO audit (seq, time, actor, token, token_name, user_name, remote, action, namespace, namespace_id,
              object, outcome, detail, before_change, after_change)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, (SELECT id FROM namespace WHERE name = $9), $10, $11, $12, $13, $14)",
+         VALUES ((SELECT value FROM counter WHERE name = 'audit'), $1, $2, $3, $4, $5, $6, $7, $8,
+             (SELECT id FROM namespace WHERE name = $8), $9, $10, $11, $12, $13)",
     )
-    .bind(seq)
     .bind(now.as_microsecond())
     .bind(&record.actor)
     .bind(record.token.to_string())
@@ -114,7 +114,7 @@ pub(crate) async fn append(conn: &mut Conn, record: &NewRecord, now: Timestamp) 
     .bind(&record.detail)
     .bind(record.before.as_ref().map(json))
     .bind(record.after.as_ref().map(json))
-    .execute(conn)
+    .later(conn)
     .await?;
     Ok(())
 }

@@ -23,6 +23,12 @@ pub(crate) async fn count_many(conn: &mut Conn, counter: &'static str, many: i64
     Ok(value)
 }
 
+/// Adds one to a counter, for a statement behind it that reads there what it has become.
+pub(super) async fn count_later(conn: &mut Conn, counter: &'static str) -> Result<()> {
+    query("UPDATE counter SET value = value + 1 WHERE name = $1").bind(counter).later(conn).await?;
+    Ok(())
+}
+
 /// Adds to a counter without drawing what is left out.
 pub(crate) async fn skip(conn: &mut Conn, counter: &'static str, by: i64) -> Result<()> {
     query("UPDATE counter SET value = value + $2 WHERE name = $1")
@@ -40,17 +46,32 @@ pub(crate) async fn starts(conn: &mut Conn) -> Result<u64> {
     number(value)
 }
 
-/// Records that an app, its instances or its rollout changed.
-pub(crate) async fn touch(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<i64> {
+/// Like [`touch`], and returns the app's new revision.
+pub(crate) async fn touch_to(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<i64> {
     let revision = count(conn, "revision").await?;
     query("UPDATE app SET revision = $2, updated_at = $3 WHERE id = $1")
         .bind(app.to_string())
         .bind(revision)
         .bind(now.as_microsecond())
-        .execute(&mut *conn)
+        .later(&mut *conn)
         .await?;
     conn.note(News::App(app));
     Ok(revision)
+}
+
+/// Records that an app, its instances or its rollout changed.
+pub(crate) async fn touch(conn: &mut Conn, app: AppId, now: Timestamp) -> Result<()> {
+    count_later(conn, "revision").await?;
+    query(
+        "UPDATE app SET revision = (SELECT value FROM counter WHERE name = 'revision'), updated_at = $2
+         WHERE id = $1",
+    )
+    .bind(app.to_string())
+    .bind(now.as_microsecond())
+    .later(&mut *conn)
+    .await?;
+    conn.note(News::App(app));
+    Ok(())
 }
 
 /// The same of many apps, which get one revision.

@@ -7,16 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection, Transaction};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::group::GroupSync;
-use super::query::in_time;
+use super::query::{self, Query, in_time};
 use super::{News, Result, StoreError, news};
+
+/// Statements that are put off at most. All of them together are one for the database, which knows it again when it comes again.
+const LATER_MAX: usize = 16;
 
 /// A connection that statements run on.
 pub(crate) struct Conn {
     inner: Inner,
     /// What the transaction changes of what others remember.
     news: BTreeSet<News>,
+    /// Statements that run before the next one, or with the commit: nobody waits for what they say.
+    later: Vec<Query>,
 }
 
 enum Inner {
@@ -33,6 +39,10 @@ pub(super) enum Link<'a> {
 }
 
 impl Conn {
+    fn new(inner: Inner) -> Self {
+        Self { inner, news: BTreeSet::new(), later: Vec::new() }
+    }
+
     pub(super) fn link(&mut self) -> Link<'_> {
         match &mut self.inner {
             Inner::Sqlite(tx) => Link::Sqlite(tx),
@@ -49,17 +59,32 @@ impl Conn {
             self.news.insert(news);
         }
     }
+
+    /// Has a statement run later, or now where many wait already.
+    pub(super) async fn put_off(&mut self, query: Query) -> sqlx::Result<()> {
+        self.later.push(query);
+        if self.later.len() >= LATER_MAX { self.catch_up().await } else { Ok(()) }
+    }
+
+    /// Runs what was put off.
+    pub(super) async fn catch_up(&mut self) -> sqlx::Result<()> {
+        if self.later.is_empty() {
+            return Ok(());
+        }
+        let later = std::mem::take(&mut self.later);
+        query::run_all(later, self.link()).await
+    }
 }
 
 impl From<PoolConnection<Sqlite>> for Conn {
     fn from(conn: PoolConnection<Sqlite>) -> Self {
-        Self { inner: Inner::LookSqlite(conn), news: BTreeSet::new() }
+        Self::new(Inner::LookSqlite(conn))
     }
 }
 
 impl From<PoolConnection<Postgres>> for Conn {
     fn from(conn: PoolConnection<Postgres>) -> Self {
-        Self { inner: Inner::LookPostgres(conn), news: BTreeSet::new() }
+        Self::new(Inner::LookPostgres(conn))
     }
 }
 
@@ -67,6 +92,7 @@ impl From<PoolConnection<Postgres>> for Conn {
 pub(crate) struct Tx {
     conn: Conn,
     ending: Ending,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 /// What comes with a commit.
@@ -83,20 +109,22 @@ impl Tx {
         group: Arc<GroupSync>,
         access: Arc<AtomicU64>,
     ) -> Self {
-        let conn = Conn { inner: Inner::Sqlite(tx), news: BTreeSet::new() };
-        Self { conn, ending: Ending::Sync(group, access) }
+        Self { conn: Conn::new(Inner::Sqlite(tx)), ending: Ending::Sync(group, access), turn: None }
     }
 
     pub(super) fn of_postgres(tx: Transaction<'static, Postgres>, origin: Arc<str>) -> Self {
-        Self {
-            conn: Conn { inner: Inner::Postgres(tx), news: BTreeSet::new() },
-            ending: Ending::Tell(origin),
-        }
+        Self { conn: Conn::new(Inner::Postgres(tx)), ending: Ending::Tell(origin), turn: None }
+    }
+
+    /// Keeps the turn of a request until others can write.
+    pub(super) fn in_turn(self, turn: OwnedSemaphorePermit) -> Self {
+        Self { turn: Some(turn), ..self }
     }
 
     /// Others see it, and the next writer goes on, before this returns; then it is on the disk.
-    pub(crate) async fn commit(self) -> Result<()> {
-        let Conn { inner, news } = self.conn;
+    pub(crate) async fn commit(mut self) -> Result<()> {
+        self.conn.catch_up().await?;
+        let Conn { inner, news, .. } = self.conn;
         match (inner, self.ending) {
             (Inner::Sqlite(tx), Ending::Sync(group, access)) => {
                 if news.contains(&News::Access) {
@@ -111,6 +139,8 @@ impl Tx {
                 } else {
                     tx.commit().await?;
                 }
+                // The next one need not wait for the disk.
+                drop(self.turn);
                 group.durable().await
             }
             (Inner::Postgres(mut tx), Ending::Tell(origin)) => {
@@ -143,5 +173,93 @@ impl Deref for Tx {
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut Conn {
         &mut self.conn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::future::join_all;
+
+    use super::super::query::{query, query_as};
+    use super::*;
+    use crate::tests::database;
+
+    const COUNT: &str = "UPDATE counter SET value = value + 1 WHERE name = $1";
+
+    async fn counted(conn: &mut Conn) -> i64 {
+        let (value,): (i64,) = query_as("SELECT value FROM counter WHERE name = $1")
+            .bind("event")
+            .fetch_one(conn)
+            .await
+            .unwrap();
+        value
+    }
+
+    #[tokio::test]
+    async fn what_is_put_off_runs_before_the_next_statement_or_with_the_commit_or_never() {
+        let (_dir, store) = database::store().await;
+        let mut tx = store.write().await.unwrap();
+        let before = counted(&mut tx).await;
+        query(COUNT).bind("event").later(&mut tx).await.unwrap();
+        query("UPDATE counter SET value = value * $2 WHERE name = $1")
+            .bind("event")
+            .bind(10)
+            .later(&mut tx)
+            .await
+            .unwrap();
+        assert_eq!(counted(&mut tx).await, (before + 1) * 10, "in their order, each with its own values");
+        query(COUNT).bind("event").later(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let now = (before + 1) * 10 + 1;
+        assert_eq!(counted(&mut store.look().await.unwrap()).await, now);
+
+        let mut tx = store.write().await.unwrap();
+        query(COUNT).bind("event").later(&mut tx).await.unwrap();
+        drop(tx);
+        let mut tx = store.write().await.unwrap();
+        assert_eq!(counted(&mut tx).await, now);
+        for _ in 0..3 * LATER_MAX + 1 {
+            query(COUNT).bind("event").later(&mut tx).await.unwrap();
+            assert!(tx.later.len() < LATER_MAX);
+        }
+        assert_eq!(counted(&mut tx).await, now + i64::try_from(3 * LATER_MAX + 1).unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_is_put_off_and_fails_is_not_committed() {
+        let (_dir, store) = database::store().await;
+        let mut tx = store.write().await.unwrap();
+        let before = counted(&mut tx).await;
+        query(COUNT).bind("event").later(&mut tx).await.unwrap();
+        query("INSERT INTO counter (name, value) VALUES ($1, 0)").bind("event").later(&mut tx).await.unwrap();
+        assert!(matches!(tx.commit().await, Err(StoreError::Taken)));
+        assert_eq!(counted(&mut store.look().await.unwrap()).await, before);
+    }
+
+    #[tokio::test]
+    async fn what_the_platform_writes_waits_for_no_long_line_of_requests() {
+        let (_dir, store) = database::store().await;
+        let mut tx = store.write().await.unwrap();
+        let epoch = super::super::change::starts(&mut tx).await.unwrap();
+        let order = Mutex::new(Vec::new());
+        let requests = join_all((0..20).map(async |_| {
+            let tx = store.write().await.unwrap();
+            order.lock().unwrap().push("request");
+            tx.commit().await.unwrap();
+        }));
+        let platform = async {
+            let tx = store.write_as(epoch).await.unwrap();
+            order.lock().unwrap().push("platform");
+            tx.commit().await.unwrap();
+        };
+        let mut all = Box::pin(async { tokio::join!(requests, platform) });
+        // All of them wait now.
+        assert!(futures::poll!(&mut all).is_pending());
+        drop(tx);
+        all.await;
+        let at = order.lock().unwrap().iter().position(|who| *who == "platform").unwrap();
+        assert!(at <= 2, "{:?}", order.lock().unwrap());
     }
 }

@@ -95,7 +95,7 @@ pub(crate) async fn append(
     kind: &str,
     message: &str,
     now: Timestamp,
-) -> Result<i64> {
+) -> Result<()> {
     insert(conn, (namespace.as_str(), app.map(AppName::as_str)), kind, message, now).await
 }
 
@@ -106,7 +106,7 @@ pub(crate) async fn append_of_node(
     kind: &str,
     message: &str,
     now: Timestamp,
-) -> Result<i64> {
+) -> Result<()> {
     insert(conn, (OF_NODES, Some(node.to_string().as_str())), kind, message, now).await
 }
 
@@ -116,18 +116,20 @@ async fn insert(
     kind: &str,
     message: &str,
     now: Timestamp,
-) -> Result<i64> {
-    let seq = change::count(conn, "event").await?;
-    query("INSERT INTO event (seq, time, namespace, app, kind, message) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(seq)
-        .bind(now.as_microsecond())
-        .bind(namespace)
-        .bind(subject)
-        .bind(kind)
-        .bind(message)
-        .execute(conn)
-        .await?;
-    Ok(seq)
+) -> Result<()> {
+    change::count_later(conn, "event").await?;
+    query(
+        "INSERT INTO event (seq, time, namespace, app, kind, message)
+         VALUES ((SELECT value FROM counter WHERE name = 'event'), $1, $2, $3, $4, $5)",
+    )
+    .bind(now.as_microsecond())
+    .bind(namespace)
+    .bind(subject)
+    .bind(kind)
+    .bind(message)
+    .later(conn)
+    .await?;
+    Ok(())
 }
 
 /// Forgets what is too old, at most so much at once. Returns how many.
@@ -276,16 +278,16 @@ mod tests {
         let (namespace, node, now) =
             (NamespaceName::default_namespace(), NodeId::new(), Timestamp::UNIX_EPOCH);
         append(&mut tx, &namespace, None, "app.scaled", "", now).await.unwrap();
-        let seq = append_of_node(&mut tx, node, "node.silent", "nothing is heard of a", now).await.unwrap();
+        append_of_node(&mut tx, node, "node.silent", "nothing is heard of a", now).await.unwrap();
         let of_namespace = list(&mut tx, &namespace, None, 0, 10).await.unwrap();
         assert_eq!(of_namespace.len(), 1);
         let found = of_nodes(&mut tx, 0, 10).await.unwrap();
-        assert_eq!(
-            found.iter().map(|it| (it.seq, it.node, it.kind.as_str())).collect::<Vec<_>>(),
-            [(seq, node, "node.silent")]
-        );
-        assert_eq!(of_nodes(&mut tx, seq, 10).await.unwrap(), []);
+        let [event] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((event.node, event.kind.as_str()), (node, "node.silent"));
+        assert!(event.seq > of_namespace[0].seq);
+        assert_eq!(of_nodes(&mut tx, event.seq, 10).await.unwrap(), []);
     }
+
     #[tokio::test]
     async fn a_namespace_with_too_many_events_loses_its_own_oldest() {
         let (_dir, store) = database::store().await;

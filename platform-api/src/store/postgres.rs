@@ -24,7 +24,7 @@ use super::{OpenStoreError, PostgresUrl, Result, STATEMENTS, StoreError, migrate
 const WRITERS: u32 = 4;
 const READERS: u32 = 8;
 /// How long a request waits for a database that is away, or for its turn.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long the one attempt may take that finds out why all others were in vain.
 const WHY_MAX: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is asked whether it is still one.

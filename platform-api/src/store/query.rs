@@ -134,7 +134,14 @@ impl Query {
         self
     }
 
+    /// Runs it before the next statement of the connection, or with the commit, together with others: on SQLite each trip to the thread of a
+    /// connection costs more than most statements do. For what always has the same text, and cannot fail but with the database.
+    pub(crate) async fn later(self, conn: &mut Conn) -> sqlx::Result<()> {
+        conn.put_off(self).await
+    }
+
     pub(crate) async fn execute(self, conn: &mut Conn) -> sqlx::Result<Done> {
+        conn.catch_up().await?;
         let Self { sql, values } = self;
         Ok(Done(match conn.link() {
             Link::Sqlite(conn) => {
@@ -166,6 +173,7 @@ impl<T: FromRow> QueryAs<T> {
     }
 
     pub(crate) async fn fetch_optional(self, conn: &mut Conn) -> sqlx::Result<Option<T>> {
+        conn.catch_up().await?;
         let Query { sql, values } = self.query;
         match conn.link() {
             Link::Sqlite(conn) => {
@@ -182,6 +190,7 @@ impl<T: FromRow> QueryAs<T> {
     }
 
     pub(crate) async fn fetch_all(self, conn: &mut Conn) -> sqlx::Result<Vec<T>> {
+        conn.catch_up().await?;
         let Query { sql, values } = self.query;
         match conn.link() {
             Link::Sqlite(conn) => {
@@ -192,6 +201,49 @@ impl<T: FromRow> QueryAs<T> {
                     .await
             }
         }
+    }
+}
+
+/// Runs statements one after the other, and stops at the first that fails.
+pub(super) async fn run_all(queries: Vec<Query>, link: Link<'_>) -> sqlx::Result<()> {
+    match link {
+        Link::Sqlite(conn) => {
+            let Query { sql, values } = joined(queries);
+            sqlx::query_with(sql, arguments::<Sqlite>(values)?).execute(conn).await?;
+        }
+        Link::Postgres(conn) => {
+            for Query { sql, values } in queries {
+                let arguments = arguments::<Postgres>(without_nul(values))?;
+                in_time(sqlx::query_with(sql, arguments).execute(&mut *conn)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Several statements as one text, in which each parameter has a number of its own. PostgreSQL knows no such thing.
+fn joined(queries: Vec<Query>) -> Query {
+    let mut sql = String::new();
+    let mut values = Vec::new();
+    for query in queries {
+        if !sql.is_empty() {
+            sql.push_str(";\n");
+        }
+        renumbered(query.sql.as_str(), values.len(), &mut sql);
+        values.extend(query.values);
+    }
+    Query { sql: AssertSqlSafe(sql).into_sql_str(), values }
+}
+
+/// Appends a statement whose parameters `$1`, `$2` … come after `by` others.
+fn renumbered(statement: &str, by: usize, to: &mut String) {
+    let mut parts = statement.split('$');
+    to.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        let number = part[..digits].parse().unwrap_or(0_usize);
+        to.push_str(&format!("${}", number + by));
+        to.push_str(&part[digits..]);
     }
 }
 
@@ -239,6 +291,18 @@ pub(super) async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statements_that_run_together_keep_their_own_parameters() {
+        let one = query("UPDATE a SET b = $2 WHERE c = $1").bind(1).bind("x");
+        let other = query("UPDATE a SET d = $1 WHERE e = $12 OR e = $1").bind(2);
+        let Query { sql, values } = joined(vec![one, query("DELETE FROM f"), other]);
+        assert_eq!(
+            sql.as_str(),
+            "UPDATE a SET b = $2 WHERE c = $1;\nDELETE FROM f;\nUPDATE a SET d = $3 WHERE e = $14 OR e = $3"
+        );
+        assert_eq!(values.len(), 3);
+    }
 
     #[test]
     fn pieces_are_everything_in_its_order_and_of_few_lengths() {

@@ -15,6 +15,8 @@ use super::conn::{Conn, Tx};
 use super::group::GroupSync;
 use super::{OpenStoreError, Result, STATEMENTS, migrate_error};
 
+/// How long a request waits for its turn: as long as the disk may take for what others write.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Readers beside the one writer.
 const READERS: u32 = 4;
 
@@ -46,6 +48,7 @@ impl SqliteStore {
             .busy_timeout(Duration::from_secs(10));
         let writes = SqlitePoolOptions::new()
             .max_connections(1)
+            .acquire_timeout(WAIT_MAX)
             .idle_timeout(None)
             .max_lifetime(None)
             // There is no network to ask whether it is still there.

@@ -10,6 +10,7 @@ use wharf_types::state::Wanted;
 
 use super::fixture::{Platform, component, eventually, quick};
 use super::worker::Worker;
+use crate::{store, view};
 
 pub(super) const HELLO: &str = "/v1/namespaces/default/apps/hello";
 
@@ -245,6 +246,37 @@ async fn scale_and_env_outlive_the_next_deploy() {
     platform.rollout("hello", &reset).await;
     platform.serve(3, with_env("A", "newer file")).await;
     assert_eq!(platform.get(&env).await, json!({"A": "newer file"}));
+}
+
+/// The reply to `scale` is made of what is known; what is in the store has to be the same.
+#[tokio::test]
+async fn an_app_that_was_scaled_is_known_as_the_store_has_it() {
+    let platform = Platform::start().await;
+    let worker = Worker::join(&platform).await;
+    platform.serve(0, quick()).await;
+    eventually("it is running", async || {
+        (platform.app("hello").await["condition"] == "running").then_some(())
+    })
+    .await;
+    drop(worker);
+    let context = &platform.context;
+    let (namespace, name) = ("default".parse().unwrap(), "hello".parse().unwrap());
+    for replicas in [3, 2, 1] {
+        let reply = platform
+            .call(Method::PUT, &format!("{HELLO}/scale"), json!({"replicas": replicas}))
+            .await
+            .is(200);
+        assert_eq!(reply["replicas"], replicas);
+        // Unless the planner has written meanwhile, which makes it another app.
+        let mut tx = context.store.read().await.unwrap();
+        let app = store::app::find(&mut tx, &namespace, &name).await.unwrap().unwrap();
+        if let Some(known) = context.recent.get(&app) {
+            let read = view::complete(&mut tx, &context.releases, app).await.unwrap();
+            assert_eq!(known.view, read.view);
+            assert_eq!(format!("{:?}", known.app), format!("{:?}", read.app));
+            assert_eq!(format!("{:?}", known.rollout), format!("{:?}", read.rollout));
+        }
+    }
 }
 
 #[tokio::test]

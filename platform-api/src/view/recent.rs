@@ -35,13 +35,18 @@ impl Recent {
         let loaded = Arc::new(complete(conn, releases, app).await?);
         // The requests of a rollout are counted without a revision.
         if loaded.rollout.as_ref().is_none_or(|rollout| !rollout.counting) {
-            let mut known = self.lock();
-            if known.len() >= APPS_MAX {
-                known.clear();
-            }
-            known.insert(loaded.app.id, loaded.clone());
+            self.put(loaded.clone());
         }
         Ok(loaded)
+    }
+
+    /// Takes in an app of which somebody knows how a transaction has left it: nobody else wrote meanwhile, and only committed it counts.
+    pub(crate) fn put(&self, loaded: Arc<Loaded>) {
+        let mut known = self.lock();
+        if known.len() >= APPS_MAX {
+            known.clear();
+        }
+        known.insert(loaded.app.id, loaded);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AppId, Arc<Loaded>>> {
