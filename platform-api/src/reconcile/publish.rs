@@ -129,7 +129,11 @@ impl Publisher {
             }
         }
         for instance in live() {
-            if let (Some(node), Some(common)) = (instance.node, common_of(instance)) {
+            let (Some(node), Some(common)) = (instance.node, common_of(instance)) else { continue };
+            // Nearly all of a large app is as it was, and is not looked for among what its node has.
+            let is_told_alike = before.commons.iter().any(|(_, known)| Arc::ptr_eq(known, common));
+            let is_same = ways::find(&before.own, instance.id).is_some_and(|own| own.is_as(instance));
+            if !is_told_alike || !is_same {
                 self.shares.put(node, Assigned::of_app(instance, common));
             }
         }
@@ -359,7 +363,10 @@ fn commons(
             None => Some((id, Arc::new(common))),
         }
     };
-    used.into_iter().filter_map(common).collect()
+    let mut commons: Vec<(ReleaseId, Arc<Common>)> = used.into_iter().filter_map(common).collect();
+    // Of most apps it is one, and there are many apps.
+    commons.shrink_to_fit();
+    commons
 }
 
 fn placed(own: &[Own]) -> impl Iterator<Item = (NodeId, InstanceId)> {
