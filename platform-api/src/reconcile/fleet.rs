@@ -128,8 +128,7 @@ impl Fleet {
 
     /// The apps that have something on these nodes, wait for room on any, or look at all of them.
     fn concerned(&self, nodes: &BTreeSet<NodeId>) -> BTreeSet<AppId> {
-        let there = nodes.iter().flat_map(|node| self.cluster.instances_on(*node));
-        let there = there.filter_map(|instance| Some(self.cluster.instance(*instance)?.app));
+        let there = nodes.iter().flat_map(|node| self.cluster.apps_on(*node));
         // What runs there may be a job's.
         let there = there.filter(|owner| self.index.contains_key(owner));
         there.chain(self.attentive.iter().copied()).chain(self.unplaced.iter().copied()).collect()
