@@ -35,10 +35,12 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    pub fn put(&mut self, view: AppView, releases: HashMap<ReleaseId, Arc<ReleaseView>>) {
+    pub fn put(&mut self, mut view: AppView, releases: HashMap<ReleaseId, Arc<ReleaseView>>) {
         if self.view(view.id) == Some(&view) {
             return;
         }
+        // It was read one by one, and is kept.
+        view.instances.shrink_to_fit();
         let id = view.id;
         self.changed.insert(id);
         self.rebalance.app_changed(id);
