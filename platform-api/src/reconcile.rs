@@ -41,6 +41,7 @@ use schedules::Schedules;
 use turns::Turns;
 
 pub use fleet::Fleet;
+pub(crate) use publish::Common;
 pub use publish::{Beside, Next, Publisher, Whole, acknowledged};
 pub use settled::Settled;
 

@@ -29,8 +29,9 @@ use routing::Routing;
 use shares::{Difference, Share, Shares};
 use sorted::Sorted;
 use ways::{Own, Way};
-use whole::{Assigned, Common};
+use whole::Assigned;
 
+pub(crate) use whole::Common;
 pub use whole::Whole;
 
 pub struct Publisher {
