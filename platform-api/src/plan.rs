@@ -91,8 +91,8 @@ pub struct AppView {
     /// The release of the newest rollout, even if it failed. Visitors of an app that runs nothing are told by its routes that
     /// the app exists.
     pub latest: Option<Arc<ReleaseView>>,
-    /// The rollout to `target` that has not ended, if there is one.
-    pub rollout: Option<RolloutView>,
+    /// The rollout to `target` that has not ended, if there is one. Most apps have none, and it is larger than all the rest.
+    pub rollout: Option<Box<RolloutView>>,
     /// The volumes that the app has, also those that its releases do not ask for any more.
     pub volumes: Vec<VolumeView>,
     /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.

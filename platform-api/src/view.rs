@@ -162,7 +162,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         target: app.target_release.and_then(|id| known.get(&id).cloned()),
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
         latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
-        rollout: under_way.map(|rollout| rollout.view.clone()),
+        rollout: under_way.map(|rollout| Box::new(rollout.view.clone())),
         volumes: volumes.iter().map(volume_view).collect(),
         instances,
         numbers: known.iter().map(|(id, release)| (*id, release.number)).collect(),

@@ -267,7 +267,7 @@ impl App {
         ended.sort_by_key(|instance| std::cmp::Reverse(instance.age()));
         instances.extend(plan::relevant(ended, under_way));
         let view = AppView {
-            rollout: under_way.cloned(),
+            rollout: under_way.cloned().map(Box::new),
             latest: newest.and_then(|rollout| self.releases.get(&rollout.to).cloned()),
             instances,
             numbers: self.releases.iter().map(|(id, release)| (*id, release.number)).collect(),

@@ -159,11 +159,11 @@ impl AppView {
             Change::SetStable { release } => self.stable = release.and_then(|id| self.release(id).cloned()),
             Change::SetTarget { release } => self.target = release.and_then(|id| self.release(id).cloned()),
             Change::RollBack { rollout, from, to, .. } => {
-                self.rollout = Some(RolloutView {
+                self.rollout = Some(Box::new(RolloutView {
                     automatic: true,
                     backwards: true,
                     ..RolloutView::new(now, *rollout, Some(*from), *to)
-                });
+                }));
             }
             Change::SetServed { .. } | Change::Preempt { .. } | Change::DeleteApp | Change::Event { .. } => {}
         }

@@ -316,7 +316,7 @@ impl AppView {
     }
 
     pub fn rollout_under_way(&self) -> Option<&RolloutView> {
-        self.rollout.as_ref().filter(|rollout| !rollout.state.is_final())
+        self.rollout.as_deref().filter(|rollout| !rollout.state.is_final())
     }
 
     /// Whether new instances are still being brought into service.

@@ -104,7 +104,8 @@ impl Trio {
 
     fn begin_rollout(&mut self) {
         let id = RolloutId::from_uuid(Uuid::from_u128(1));
-        self.app.rollout = Some(RolloutView::new(Timestamp::UNIX_EPOCH, id, None, self.release.id));
+        let rollout = RolloutView::new(Timestamp::UNIX_EPOCH, id, None, self.release.id);
+        self.app.rollout = Some(Box::new(rollout));
         self.read();
     }
 
