@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use wharf_platform_api::cores::{AppRows, Beside, Fleet, Next, NodeStatus, Nodes, Publisher, Settled};
-use wharf_platform_api::plan::{AppView, InstanceView, Places, RandomIds, ReleaseView, alone, routes};
+use wharf_platform_api::plan::{
+    AppView, InstanceView, Places, RandomIds, ReleaseView, alone, numbers, routes,
+};
 use wharf_types::node::NodeRegistration;
 use wharf_types::spec::AppSpec;
 use wharf_types::state::{Health, InstanceState};
@@ -284,7 +286,7 @@ fn app(number: u32) -> (AppView, HashMap<ReleaseId, Arc<ReleaseView>>) {
         rollout: None,
         volumes: Vec::new(),
         instances: Vec::new(),
-        numbers: BTreeMap::from([(release.id, 1)]),
+        numbers: numbers(releases.values()),
         alone: alone(releases.values()),
     };
     (view, releases)

@@ -49,7 +49,7 @@ pub use places::{Place, Places};
 pub(crate) use rollout::waits;
 use scheduler::{Claim, Cluster, Refused};
 pub(crate) use view::reservation_bytes;
-pub use view::{alone, relevant, started_after};
+pub use view::{alone, numbers, relevant, started_after};
 
 /// Compares what is wanted of an app with what is, and says what to change. Planning again after the changes, at the same
 /// time, changes nothing more, unless [`Changes::wake_at`] is already due: then a release is needed that the view lacks.
@@ -97,8 +97,8 @@ pub struct AppView {
     pub volumes: Vec<VolumeView>,
     /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.
     pub instances: Vec<InstanceView>,
-    /// Numbers of the releases of these instances, as far as they are kept.
-    pub numbers: BTreeMap<ReleaseId, u64>,
+    /// Numbers of the releases of these instances, as far as they are kept: see [`numbers`].
+    pub numbers: Box<[(ReleaseId, u64)]>,
     /// Of these, the releases of which there must not be two instances at once, nor one beside another release's.
     pub alone: BTreeSet<ReleaseId>,
 }

@@ -165,7 +165,7 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         rollout: under_way.map(|rollout| Box::new(rollout.view.clone())),
         volumes: volumes.iter().map(volume_view).collect(),
         instances,
-        numbers: known.iter().map(|(id, release)| (*id, release.number)).collect(),
+        numbers: plan::numbers(known.values()),
         alone: plan::alone(known.values()),
     };
     Ok(Loaded { app, view, rollout, releases: known, volumes })

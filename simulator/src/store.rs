@@ -270,7 +270,7 @@ impl App {
             rollout: under_way.cloned().map(Box::new),
             latest: newest.and_then(|rollout| self.releases.get(&rollout.to).cloned()),
             instances,
-            numbers: self.releases.iter().map(|(id, release)| (*id, release.number)).collect(),
+            numbers: plan::numbers(self.releases.values()),
             alone: plan::alone(self.releases.values()),
             ..self.view.clone()
         };

@@ -21,7 +21,8 @@ impl AppView {
     /// The number of a release. 0: it is not kept.
     pub(crate) fn number(&self, id: ReleaseId) -> u64 {
         let known = || self.release(id).map(|release| release.number);
-        self.numbers.get(&id).copied().or_else(known).unwrap_or(0)
+        let kept = self.numbers.iter().find(|(release, _)| *release == id);
+        kept.map(|(_, number)| *number).or_else(known).unwrap_or(0)
     }
 
     /// What time it is for the app where a clock shows `now`: never before its rollout began, or was resumed. That may have been by the clock of
@@ -329,6 +330,13 @@ impl AppView {
 pub fn alone<'a>(releases: impl IntoIterator<Item = &'a Arc<ReleaseView>>) -> BTreeSet<ReleaseId> {
     let alone = releases.into_iter().filter(|release| release.spec.scale.singleton);
     alone.map(|release| release.id).collect()
+}
+
+/// The numbers of these releases, in the order of their ids: mostly a single one, for which a map would have room for eleven.
+pub fn numbers<'a>(releases: impl IntoIterator<Item = &'a Arc<ReleaseView>>) -> Box<[(ReleaseId, u64)]> {
+    let mut numbers: Vec<_> = releases.into_iter().map(|release| (release.id, release.number)).collect();
+    numbers.sort_unstable();
+    numbers.into_boxed_slice()
 }
 
 /// What an instance of an HTTP app takes of its node while nobody asks for anything.

@@ -90,7 +90,7 @@ impl Store {
             rollout: None,
             volumes: Vec::new(),
             instances: Vec::new(),
-            numbers: BTreeMap::new(),
+            numbers: Box::default(),
             alone: BTreeSet::new(),
         };
         let app = App {

@@ -6,7 +6,7 @@ use wharf_types::world::World;
 use wharf_types::{Digest, NamespaceName};
 
 use super::*;
-use crate::plan::{Places, RandomIds, alone};
+use crate::plan::{Places, RandomIds, alone, numbers};
 
 fn node(number: u128) -> NodeId {
     NodeId::from_uuid(Uuid::from_u128(number))
@@ -70,7 +70,7 @@ fn put(fleet: &mut Fleet, number: u128, nodes: &[u128], replicas: Replicas) -> A
         rollout: None,
         volumes: Vec::new(),
         instances: (0..).zip(nodes).map(instance).collect(),
-        numbers: BTreeMap::from([(release.id, 1)]),
+        numbers: numbers(releases.values()),
         alone: alone(releases.values()),
     };
     fleet.put(view, releases);

@@ -12,7 +12,7 @@ use wharf_types::{Digest, NamespaceName, Timestamp};
 
 use super::*;
 use crate::plan::job::CommandView;
-use crate::plan::{Places, alone};
+use crate::plan::{Places, alone, numbers};
 
 const APPS: u8 = 5;
 const NODES: u8 = 4;
@@ -148,7 +148,7 @@ fn app_view(
         rollout: None,
         volumes: Vec::new(),
         instances: instances.iter().map(|(slot, it)| instance_view(number, *slot, it)).collect(),
-        numbers: releases.values().map(|release| (release.id, release.number)).collect(),
+        numbers: numbers(releases.values()),
         alone: alone(releases.values()),
     };
     (view, releases)

@@ -83,7 +83,7 @@ impl Trio {
             rollout: None,
             volumes: Vec::new(),
             instances: instances.collect(),
-            numbers: BTreeMap::from([(id, 1)]),
+            numbers: Box::new([(id, 1)]),
             alone: BTreeSet::new(),
         };
         let mut trio = Self { fleet: Fleet::default(), app, release, last: 1000 };
