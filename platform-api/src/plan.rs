@@ -178,7 +178,8 @@ pub struct InstanceView {
     pub state: InstanceState,
     pub health: Health,
     pub restarts: u32,
-    pub reason: Option<Reason>,
+    /// In a box, because most have none, and there may be a million of them.
+    pub reason: Option<Box<Reason>>,
     pub created_at: Timestamp,
     pub ended_at: Option<Timestamp>,
     /// Whether an instance made by the supervisor took over this one's slot.

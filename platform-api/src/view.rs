@@ -295,7 +295,7 @@ impl Loaded {
                 state: instance.state,
                 health: instance.health,
                 restarts: instance.restarts,
-                reason: instance.reason.clone(),
+                reason: instance.reason.as_deref().cloned(),
                 created_at: instance.created_at,
             })
             .collect();

@@ -120,7 +120,7 @@ impl AppView {
             Change::EndInstance { instance, state, reason } => {
                 if let Some(instance) = self.instances.iter_mut().find(|known| known.id == *instance) {
                     instance.state = instance.state.advance(*state);
-                    instance.reason = Some(reason.clone());
+                    instance.reason = Some(Box::new(reason.clone()));
                     instance.ended_at = instance.ended_at.or(Some(now));
                 }
             }

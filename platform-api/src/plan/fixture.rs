@@ -283,7 +283,7 @@ impl Fixture {
         let instance = &mut self.app.instances[index];
         instance.state = InstanceState::Failed;
         instance.ended_at = Some(self.now);
-        instance.reason = Some(Reason { kind, message: message.to_owned() });
+        instance.reason = Some(Box::new(Reason { kind, message: message.to_owned() }));
     }
 
     pub(super) fn wait(&mut self, seconds: u32) {

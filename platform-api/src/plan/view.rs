@@ -410,7 +410,7 @@ impl InstanceView {
     /// a worker that was killed cannot say what became of its instances.
     pub(crate) fn own_failure(&self) -> Option<&Reason> {
         let failed = self.state == InstanceState::Failed && self.wanted == Wanted::Run;
-        self.reason.as_ref().filter(|reason| failed && reason.kind != ReasonKind::Platform)
+        self.reason.as_deref().filter(|reason| failed && reason.kind != ReasonKind::Platform)
     }
 
     /// The number of its slot as people count, from 1; in here slots begin with 0.
