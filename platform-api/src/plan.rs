@@ -48,8 +48,8 @@ pub use ids::{IdSource, RandomIds};
 pub use places::{Place, Places};
 pub(crate) use rollout::waits;
 use scheduler::{Claim, Cluster, Refused};
-pub(crate) use view::reservation_bytes;
 pub use view::{alone, numbers, relevant, started_after};
+pub(crate) use view::{release_of, reservation_bytes};
 
 /// Compares what is wanted of an app with what is, and says what to change. Planning again after the changes, at the same
 /// time, changes nothing more, unless [`Changes::wake_at`] is already due: then a release is needed that the view lacks.

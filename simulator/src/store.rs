@@ -6,7 +6,7 @@
 mod apps;
 mod jobs;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -60,7 +60,7 @@ pub(crate) struct Job {
 /// An app as `view::load` reads it.
 pub(crate) struct Loaded {
     pub(crate) view: AppView,
-    pub(crate) releases: HashMap<ReleaseId, Arc<ReleaseView>>,
+    pub(crate) releases: Vec<Arc<ReleaseView>>,
     pub(crate) revision: i64,
 }
 
@@ -274,7 +274,6 @@ impl App {
             alone: plan::alone(self.releases.values()),
             ..self.view.clone()
         };
-        let releases = self.releases.iter().map(|(id, release)| (*id, release.clone())).collect();
-        Loaded { view, releases, revision: self.revision }
+        Loaded { view, releases: self.releases.values().cloned().collect(), revision: self.revision }
     }
 }

@@ -332,6 +332,11 @@ pub fn alone<'a>(releases: impl IntoIterator<Item = &'a Arc<ReleaseView>>) -> BT
     alone.map(|release| release.id).collect()
 }
 
+/// One of these releases, of which there are a few.
+pub(crate) fn release_of(releases: &[Arc<ReleaseView>], id: ReleaseId) -> Option<&Arc<ReleaseView>> {
+    releases.iter().find(|release| release.id == id)
+}
+
 /// The numbers of these releases, in the order of their ids: mostly a single one, for which a map would have room for eleven.
 pub fn numbers<'a>(releases: impl IntoIterator<Item = &'a Arc<ReleaseView>>) -> Box<[(ReleaseId, u64)]> {
     let mut numbers: Vec<_> = releases.into_iter().map(|release| (release.id, release.number)).collect();

@@ -24,7 +24,7 @@ use super::fleet::Fleet;
 use crate::nodes::NodeStatus;
 use crate::plan::job::{JobView, RunView};
 use crate::plan::routes::AppRoutes;
-use crate::plan::{AppView, InstanceView, ReleaseView};
+use crate::plan::{AppView, InstanceView, ReleaseView, release_of};
 use routing::Routing;
 use shares::{Difference, Share, Shares};
 use sorted::Sorted;
@@ -113,7 +113,7 @@ impl Publisher {
         }
     }
 
-    fn put(&mut self, view: &AppView, releases: &HashMap<ReleaseId, Arc<ReleaseView>>) {
+    fn put(&mut self, view: &AppView, releases: &[Arc<ReleaseView>]) {
         let mut routes = AppRoutes::of(view);
         let before = self.apps.remove(&view.id).unwrap_or_default();
         self.untracked.extend(self.routing.replace(view.id, &before.routes, &mut routes));
@@ -289,12 +289,13 @@ impl Publisher {
     pub fn mark_acknowledged(
         &mut self,
         view: &mut AppView,
-        releases: &HashMap<ReleaseId, Arc<ReleaseView>>,
+        releases: &[Arc<ReleaseView>],
         acknowledged: u64,
     ) {
         let own = self.apps.get(&view.id).map_or(&[][..], |app| app.own.as_slice());
         for instance in &mut view.instances {
-            let is_unroutable = releases.get(&instance.release).is_some_and(|release| !release.is_routed());
+            let is_unroutable =
+                release_of(releases, instance.release).is_some_and(|release| !release.is_routed());
             let way = ways::find(own, instance.id).map_or(Way::Unknown, |own| own.way);
             instance.let_go = is_unroutable || matches!(way, Way::Unrouted(since) if since <= acknowledged);
             instance.routed = is_unroutable || matches!(way, Way::Routed(since) if since <= acknowledged);
@@ -352,13 +353,13 @@ fn reached(nodes: &[NodeStatus]) -> Vec<RouteNode> {
 /// What the live instances of each release are told alike; what is the same as before is the same in memory.
 fn commons(
     view: &AppView,
-    releases: &HashMap<ReleaseId, Arc<ReleaseView>>,
+    releases: &[Arc<ReleaseView>],
     before: &[(ReleaseId, Arc<Common>)],
 ) -> Vec<(ReleaseId, Arc<Common>)> {
     let live = view.instances.iter().filter(|instance| !instance.state.is_final());
     let used: BTreeSet<ReleaseId> = live.map(|instance| instance.release).collect();
     let common = |id: ReleaseId| {
-        let common = Common::of_app(view, releases.get(&id)?);
+        let common = Common::of_app(view, release_of(releases, id)?);
         match before.iter().find(|(release, known)| *release == id && **known == common) {
             Some((_, same)) => Some((id, same.clone())),
             None => Some((id, Arc::new(common))),

@@ -94,8 +94,7 @@ impl Trio {
     }
 
     fn read(&mut self) {
-        let releases = [(self.release.id, self.release.clone())].into();
-        self.fleet.put(self.app.clone(), releases);
+        self.fleet.put(self.app.clone(), [self.release.clone()]);
     }
 
     fn join(&mut self) {
