@@ -4,7 +4,7 @@
 //! route. A change is taken in, published, and written for each node that is told. A plain program and no harness, like the bench of the scheduler.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use wharf_platform_api::cores::{AppRows, Beside, Fleet, Next, NodeStatus, Nodes, Publisher, Settled};
-use wharf_platform_api::plan::{AppView, InstanceView, Places, RandomIds, ReleaseView, alone, routes};
+use wharf_platform_api::plan::{
+    AppView, InstanceView, Places, RandomIds, ReleaseView, alone, numbers, routes,
+};
 use wharf_types::node::NodeRegistration;
 use wharf_types::spec::AppSpec;
 use wharf_types::state::{Health, InstanceState};
@@ -118,7 +120,7 @@ impl Bench {
                 return;
             }
             let (view, releases) = self.fleet.get(id).expect("it is there");
-            let (mut view, releases) = (view.clone(), releases.clone());
+            let (mut view, releases) = (view.clone(), releases.to_vec());
             changes.changes.iter().for_each(|change| view.apply(self.now, change));
             self.fleet.put(view, releases);
         }
@@ -126,7 +128,7 @@ impl Bench {
 
     fn edit(&mut self, number: u32, edit: impl FnOnce(&mut AppView)) {
         let (view, releases) = self.fleet.get(app_id(number)).expect("it is there");
-        let (mut view, releases) = (view.clone(), releases.clone());
+        let (mut view, releases) = (view.clone(), releases.to_vec());
         edit(&mut view);
         self.fleet.put(view, releases);
     }
@@ -255,7 +257,7 @@ fn full_pass(apps: u32) {
 }
 
 /// An app whose only release has been in service for long, and none of whose instances is placed yet.
-fn app(number: u32) -> (AppView, HashMap<ReleaseId, Arc<ReleaseView>>) {
+fn app(number: u32) -> (AppView, Vec<Arc<ReleaseView>>) {
     let mut spec = AppSpec::default();
     spec.scale.replicas = REPLICAS.into();
     let route = format!("app-{number}.default.example.com/").parse().expect("it is a route");
@@ -268,7 +270,7 @@ fn app(number: u32) -> (AppView, HashMap<ReleaseId, Arc<ReleaseView>>) {
         secrets: Arc::default(),
         routes: vec![route],
     });
-    let releases = HashMap::from([(release.id, release.clone())]);
+    let releases = vec![release.clone()];
     let view = AppView {
         id: app_id(number),
         namespace: NamespaceName::default_namespace(),
@@ -284,8 +286,8 @@ fn app(number: u32) -> (AppView, HashMap<ReleaseId, Arc<ReleaseView>>) {
         rollout: None,
         volumes: Vec::new(),
         instances: Vec::new(),
-        numbers: BTreeMap::from([(release.id, 1)]),
-        alone: alone(releases.values()),
+        numbers: numbers(&releases),
+        alone: alone(&releases),
     };
     (view, releases)
 }

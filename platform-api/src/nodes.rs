@@ -436,8 +436,11 @@ impl Nodes {
             let Some(node) = known.nodes.get_mut(&whole.node) else { continue };
             if is_news {
                 match delta.filter(|_| node.told.whole().is_some()) {
-                    Some(delta) => delta.instances.iter().for_each(|it| node.touches.add(it)),
-                    None => whole.instances().for_each(|it| node.touches.add(&it)),
+                    Some(delta) => {
+                        let told = delta.instances.iter().filter_map(|instance| whole.common(instance.id));
+                        told.for_each(|common| node.touches.add(common));
+                    }
+                    None => whole.commons().for_each(|common| node.touches.add(common)),
                 }
                 node.singletons = whole.singletons().clone();
                 node.told.put(whole, line);

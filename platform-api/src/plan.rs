@@ -48,8 +48,8 @@ pub use ids::{IdSource, RandomIds};
 pub use places::{Place, Places};
 pub(crate) use rollout::waits;
 use scheduler::{Claim, Cluster, Refused};
-pub(crate) use view::reservation_bytes;
-pub use view::{alone, relevant, started_after};
+pub use view::{alone, numbers, relevant, started_after};
+pub(crate) use view::{release_of, reservation_bytes};
 
 /// Compares what is wanted of an app with what is, and says what to change. Planning again after the changes, at the same
 /// time, changes nothing more, unless [`Changes::wake_at`] is already due: then a release is needed that the view lacks.
@@ -91,14 +91,14 @@ pub struct AppView {
     /// The release of the newest rollout, even if it failed. Visitors of an app that runs nothing are told by its routes that
     /// the app exists.
     pub latest: Option<Arc<ReleaseView>>,
-    /// The rollout to `target` that has not ended, if there is one.
-    pub rollout: Option<RolloutView>,
+    /// The rollout to `target` that has not ended, if there is one. Most apps have none, and it is larger than all the rest.
+    pub rollout: Option<Box<RolloutView>>,
     /// The volumes that the app has, also those that its releases do not ask for any more.
     pub volumes: Vec<VolumeView>,
     /// The live instances, and of those that ended since the rollout began (without a rollout: of each slot) the newest.
     pub instances: Vec<InstanceView>,
-    /// Numbers of the releases of these instances, as far as they are kept.
-    pub numbers: BTreeMap<ReleaseId, u64>,
+    /// Numbers of the releases of these instances, as far as they are kept: see [`numbers`].
+    pub numbers: Box<[(ReleaseId, u64)]>,
     /// Of these, the releases of which there must not be two instances at once, nor one beside another release's.
     pub alone: BTreeSet<ReleaseId>,
 }
@@ -178,7 +178,8 @@ pub struct InstanceView {
     pub state: InstanceState,
     pub health: Health,
     pub restarts: u32,
-    pub reason: Option<Reason>,
+    /// In a box, because most have none, and there may be a million of them.
+    pub reason: Option<Box<Reason>>,
     pub created_at: Timestamp,
     pub ended_at: Option<Timestamp>,
     /// Whether an instance made by the supervisor took over this one's slot.

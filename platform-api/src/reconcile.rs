@@ -41,6 +41,7 @@ use schedules::Schedules;
 use turns::Turns;
 
 pub use fleet::Fleet;
+pub(crate) use publish::Common;
 pub use publish::{Beside, Next, Publisher, Whole, acknowledged};
 pub use settled::Settled;
 
@@ -324,16 +325,17 @@ impl Reconciler {
             let mut tx = self.context.store.read().await?;
             let loaded = view::load(&mut tx, &self.context.releases, id).await?;
             drop(tx);
-            let Some(mut loaded) = loaded else {
+            let Some(loaded) = loaded else {
                 self.forget(id);
                 return Ok(());
             };
             self.context.ledger.follow(&self.context, &loaded).await?;
-            self.publisher.mark_acknowledged(&mut loaded.view, &loaded.releases, self.acknowledged);
-            self.fleet.mark_moving(&mut loaded.view, &loaded.releases);
-            let now = loaded.view.time(Timestamp::now());
-            let revision = loaded.app.revision;
-            self.fleet.put(loaded.view, loaded.releases);
+            let (mut view, revision) = (loaded.view, loaded.app.revision);
+            let releases: Vec<_> = loaded.releases.into_values().collect();
+            self.publisher.mark_acknowledged(&mut view, &releases, self.acknowledged);
+            self.fleet.mark_moving(&mut view, &releases);
+            let now = view.time(Timestamp::now());
+            self.fleet.put(view, releases);
             self.read(id);
             if !self.is_all_read() {
                 self.unplanned.insert(id);

@@ -163,10 +163,10 @@ pub(crate) async fn complete(conn: &mut Conn, releases: &Releases, app: App) -> 
         target: app.target_release.and_then(|id| known.get(&id).cloned()),
         stable: app.stable_release.and_then(|id| known.get(&id).cloned()),
         latest: rollout.as_ref().and_then(|rollout| known.get(&rollout.view.to).cloned()),
-        rollout: under_way.map(|rollout| rollout.view.clone()),
+        rollout: under_way.map(|rollout| Box::new(rollout.view.clone())),
         volumes: volumes.iter().map(volume_view).collect(),
         instances,
-        numbers: known.iter().map(|(id, release)| (*id, release.number)).collect(),
+        numbers: plan::numbers(known.values()),
         alone: plan::alone(known.values()),
     };
     Ok(Loaded { app, view, rollout, releases: known, volumes })
@@ -307,7 +307,7 @@ impl Loaded {
                 state: instance.state,
                 health: instance.health,
                 restarts: instance.restarts,
-                reason: instance.reason.clone(),
+                reason: instance.reason.as_deref().cloned(),
                 created_at: instance.created_at,
             })
             .collect();

@@ -6,7 +6,7 @@
 mod apps;
 mod jobs;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -60,7 +60,7 @@ pub(crate) struct Job {
 /// An app as `view::load` reads it.
 pub(crate) struct Loaded {
     pub(crate) view: AppView,
-    pub(crate) releases: HashMap<ReleaseId, Arc<ReleaseView>>,
+    pub(crate) releases: Vec<Arc<ReleaseView>>,
     pub(crate) revision: i64,
 }
 
@@ -267,14 +267,13 @@ impl App {
         ended.sort_by_key(|instance| std::cmp::Reverse(instance.age()));
         instances.extend(plan::relevant(ended, under_way));
         let view = AppView {
-            rollout: under_way.cloned(),
+            rollout: under_way.cloned().map(Box::new),
             latest: newest.and_then(|rollout| self.releases.get(&rollout.to).cloned()),
             instances,
-            numbers: self.releases.iter().map(|(id, release)| (*id, release.number)).collect(),
+            numbers: plan::numbers(self.releases.values()),
             alone: plan::alone(self.releases.values()),
             ..self.view.clone()
         };
-        let releases = self.releases.iter().map(|(id, release)| (*id, release.clone())).collect();
-        Loaded { view, releases, revision: self.revision }
+        Loaded { view, releases: self.releases.values().cloned().collect(), revision: self.revision }
     }
 }

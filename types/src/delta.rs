@@ -78,6 +78,10 @@ pub enum Told {
 
 /// How a line with a delta begins. A whole assignment has no such field.
 const DELTA_LINE: &[u8] = b"{\"delta\":";
+/// Room that the line of a delta has without its routes, and for each of its instances, so that it need not grow while it is written: with other
+/// routes there is one for each node.
+const LINE_BYTES: usize = 192;
+const INSTANCE_BYTES: usize = 1024;
 
 #[derive(Deserialize)]
 struct DeltaLine {
@@ -112,7 +116,8 @@ impl AssignmentDelta {
     /// The line up to the JSON of its routes, or all of it where it has none: so that these need not be copied for each node.
     pub fn line_before_routes(&self, has_routes: bool) -> Result<Vec<u8>, serde_json::Error> {
         let rest = Self { routes: None, ..self.clone() };
-        let mut line = DELTA_LINE.to_vec();
+        let mut line = Vec::with_capacity(LINE_BYTES + self.instances.len() * INSTANCE_BYTES);
+        line.extend_from_slice(DELTA_LINE);
         serde_json::to_writer(&mut line, &rest)?;
         if has_routes {
             line.pop();

@@ -3,9 +3,12 @@
 //! A name becomes a label of a hostname (`hello.default.localhost`), so it has a DNS label's letters: lower
 //! case `a-z`, digits and inner dashes, at most 63 octets (RFC 1123 §2.1). Ours end at 40, which leaves room
 //! for what a release or a preview may put beside it.
+//!
+//! A copy of a name shares its text: an app's is in its view, in its routes, and in what is kept of each node that has something of it.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +39,7 @@ macro_rules! names {
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
         #[serde(try_from = "String", into = "String")]
         #[schema(value_type = String, pattern = "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             pub fn as_str(&self) -> &str {
@@ -47,15 +50,8 @@ macro_rules! names {
         impl FromStr for $name {
             type Err = InvalidName;
             fn from_str(text: &str) -> Result<Self, InvalidName> {
-                Self::try_from(text.to_owned())
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidName;
-            fn try_from(text: String) -> Result<Self, InvalidName> {
-                if is_name(&text) {
-                    Ok(Self(text))
+                if is_name(text) {
+                    Ok(Self(text.into()))
                 } else {
                     // A hostile name must not fill the terminal that shows the error.
                     Err(InvalidName { kind: $kind, text: text.chars().take(60).collect() })
@@ -63,9 +59,16 @@ macro_rules! names {
             }
         }
 
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+            fn try_from(text: String) -> Result<Self, InvalidName> {
+                text.parse()
+            }
+        }
+
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.as_str().to_owned()
             }
         }
 
@@ -131,7 +134,7 @@ impl From<ScheduleName> for JobName {
 impl NamespaceName {
     /// The namespace that exists from the first start on.
     pub fn default_namespace() -> Self {
-        Self("default".to_owned())
+        Self("default".into())
     }
 }
 

@@ -171,8 +171,9 @@ pub struct ContainerEndpoint {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RoutePattern {
-    hostname: String,
-    path_prefix: String,
+    // Shared, because each route has a copy of what its release says.
+    hostname: Arc<str>,
+    path_prefix: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -191,16 +192,16 @@ impl RoutePattern {
 
     /// `APP.NAMESPACE.DOMAIN/`: the route that every app has.
     pub fn for_app(app: &AppName, namespace: &NamespaceName, domain: &str) -> Self {
-        Self { hostname: format!("{app}.{namespace}.{domain}").to_ascii_lowercase(), path_prefix: "/".into() }
+        let hostname = format!("{app}.{namespace}.{domain}").to_ascii_lowercase().into();
+        Self { hostname, path_prefix: "/".into() }
     }
 
     /// Whether a request's path lies under the prefix.
     pub fn matches_path(&self, path: &str) -> bool {
-        if self.path_prefix == "/" {
+        if self.path_prefix() == "/" {
             return true;
         }
-        path.strip_prefix(self.path_prefix.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(self.path_prefix()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -230,8 +231,8 @@ impl FromStr for RoutePattern {
         }
         let trimmed = path.trim_end_matches('/');
         Ok(Self {
-            hostname: hostname.to_ascii_lowercase(),
-            path_prefix: if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() },
+            hostname: hostname.to_ascii_lowercase().into(),
+            path_prefix: if trimmed.is_empty() { "/".into() } else { trimmed.into() },
         })
     }
 }

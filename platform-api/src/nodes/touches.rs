@@ -1,23 +1,33 @@
 //! What a node was assigned so far: to it nothing else exists, and it brings nothing of anything else.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use wharf_types::node::AssignedInstance;
 use wharf_types::{AppName, Digest, NamespaceName};
+
+use crate::reconcile::Common;
 
 #[derive(Debug, Default)]
 pub(super) struct Touches {
-    contents: HashSet<Digest>,
+    /// Those of artifacts are shared by all nodes that have them: on each there may be thousands.
+    contents: HashSet<Arc<Digest>>,
     names: HashMap<NamespaceName, HashSet<AppName>>,
 }
 
 impl Touches {
-    pub(super) fn add(&mut self, instance: &AssignedInstance) {
-        self.contents.insert(instance.artifact);
-        self.contents.extend(instance.spec.files.as_ref().map(|files| files.digest));
+    /// Takes in what an instance was assigned.
+    pub(super) fn add(&mut self, told: &Common) {
         // Nearly all of it is known.
-        if !self.runs(&instance.namespace, &instance.app) {
-            self.names.entry(instance.namespace.clone()).or_default().insert(instance.app.clone());
+        if !self.uses(*told.artifact) {
+            self.contents.insert(told.artifact.clone());
+        }
+        if let Some(files) = &told.spec.files
+            && !self.uses(files.digest)
+        {
+            self.contents.insert(Arc::new(files.digest));
+        }
+        if !self.runs(&told.namespace, &told.app) {
+            self.names.entry(told.namespace.clone()).or_default().insert(told.app.clone());
         }
     }
 

@@ -351,7 +351,8 @@ fn is_ready(app: &AppView, instance: &InstanceView) -> bool {
 fn reason_of(app: &AppView, instance: &InstanceView) -> Option<Reason> {
     let before = |other: &&InstanceView| other.slot == instance.slot && other.release == instance.release;
     let newest_ended = app.instances.iter().filter(before).filter(|other| other.state.is_final());
-    instance.reason.clone().or_else(|| newest_ended.max_by_key(|other| other.age())?.reason.clone())
+    let of_ended = || newest_ended.max_by_key(|other| other.age())?.reason.as_deref();
+    instance.reason.as_deref().or_else(of_ended).cloned()
 }
 
 /// Why a slot is not ready: of what is wanted and not ready the newest that says something, the guest's words first.
@@ -360,7 +361,7 @@ fn worst_reason(app: &AppView) -> Option<Reason> {
         .iter()
         .filter(|instance| instance.wanted == Wanted::Run && !is_ready(app, instance))
         .filter(|instance| instance.is_live() || is_newest(app, instance))
-        .filter_map(|instance| Some((instance, instance.reason.as_ref()?)))
+        .filter_map(|instance| Some((instance, instance.reason.as_deref()?)))
         .max_by_key(|(instance, reason)| (reason.kind != ReasonKind::Platform, instance.age()))
         .map(|(_, reason)| reason.clone())
 }

@@ -120,7 +120,7 @@ impl AppView {
             Change::EndInstance { instance, state, reason } => {
                 if let Some(instance) = self.instances.iter_mut().find(|known| known.id == *instance) {
                     instance.state = instance.state.advance(*state);
-                    instance.reason = Some(reason.clone());
+                    instance.reason = Some(Box::new(reason.clone()));
                     instance.ended_at = instance.ended_at.or(Some(now));
                 }
             }
@@ -159,11 +159,11 @@ impl AppView {
             Change::SetStable { release } => self.stable = release.and_then(|id| self.release(id).cloned()),
             Change::SetTarget { release } => self.target = release.and_then(|id| self.release(id).cloned()),
             Change::RollBack { rollout, from, to, .. } => {
-                self.rollout = Some(RolloutView {
+                self.rollout = Some(Box::new(RolloutView {
                     automatic: true,
                     backwards: true,
                     ..RolloutView::new(now, *rollout, Some(*from), *to)
-                });
+                }));
             }
             Change::SetServed { .. } | Change::Preempt { .. } | Change::DeleteApp | Change::Event { .. } => {}
         }

@@ -219,7 +219,7 @@ impl Fixture {
         }
         let id = RolloutId::from_uuid(Uuid::from_u128(u128::from(number) << 32));
         let from = self.app.stable.as_ref().map(|stable| stable.id);
-        self.app.rollout = Some(RolloutView::new(self.now, id, from, release_id(number)));
+        self.app.rollout = Some(Box::new(RolloutView::new(self.now, id, from, release_id(number))));
     }
 
     fn release(&mut self, number: u64, edit: impl FnOnce(&mut ReleaseView)) -> Arc<ReleaseView> {
@@ -283,7 +283,7 @@ impl Fixture {
         let instance = &mut self.app.instances[index];
         instance.state = InstanceState::Failed;
         instance.ended_at = Some(self.now);
-        instance.reason = Some(Reason { kind, message: message.to_owned() });
+        instance.reason = Some(Box::new(Reason { kind, message: message.to_owned() }));
     }
 
     pub(super) fn wait(&mut self, seconds: u32) {

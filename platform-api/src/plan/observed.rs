@@ -14,13 +14,14 @@ impl InstanceView {
     /// Merges a report. Returns `false` when it says nothing new, or when the instance has ended.
     pub fn observe(&mut self, report: &InstanceReport, now: Timestamp) -> bool {
         let is_news = self.state < report.state
-            || (self.health, self.restarts, &self.reason) != (report.health, report.restarts, &report.reason);
+            || (self.health, self.restarts, self.reason.as_deref())
+                != (report.health, report.restarts, report.reason.as_ref());
         if self.state.is_final() || !is_news {
             return false;
         }
         self.state = self.state.advance(report.state);
         (self.health, self.restarts) = (report.health, report.restarts);
-        self.reason.clone_from(&report.reason);
+        self.reason = report.reason.clone().map(Box::new);
         self.was_healthy |= report.health == Health::Healthy;
         self.ended_at = report.state.is_final().then_some(now);
         true
@@ -33,7 +34,7 @@ impl InstanceView {
         }
         self.replaced = true;
         self.state = self.state.advance(InstanceState::Failed);
-        self.reason = self.reason.take().or_else(|| reason.cloned());
+        self.reason = self.reason.take().or_else(|| reason.cloned().map(Box::new));
         self.ended_at = self.ended_at.or(Some(now));
         true
     }

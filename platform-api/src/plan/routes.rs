@@ -188,7 +188,8 @@ mod tests {
         (first.state, first.health, first.replaced) = (InstanceState::Failed, Health::Unknown, true);
         assert!(endpoints(&fixture.app).is_empty(), "it may have failed by its own fault");
         let message = "the worker was restarted".to_owned();
-        fixture.app.instances[0].reason = Some(Reason { kind: ReasonKind::Platform, message });
+        let reason = Reason { kind: ReasonKind::Platform, message };
+        fixture.app.instances[0].reason = Some(Box::new(reason));
         assert_eq!(endpoints(&fixture.app), [lost]);
         let mut unhealthy = fixture.app.clone();
         unhealthy.instances[1].health = Health::Unhealthy;

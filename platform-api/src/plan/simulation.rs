@@ -315,7 +315,7 @@ impl Simulation {
         let changes = self.fixture.plan();
 
         let app = &self.fixture.app;
-        check_service(app, rollout.as_ref(), &served);
+        check_service(app, rollout.as_deref(), &served);
         check_pace(app, &before, &changes);
         check_wishes(app, &before, &changes);
         if let Some(rollout) = rollout

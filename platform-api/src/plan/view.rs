@@ -21,7 +21,8 @@ impl AppView {
     /// The number of a release. 0: it is not kept.
     pub(crate) fn number(&self, id: ReleaseId) -> u64 {
         let known = || self.release(id).map(|release| release.number);
-        self.numbers.get(&id).copied().or_else(known).unwrap_or(0)
+        let kept = self.numbers.iter().find(|(release, _)| *release == id);
+        kept.map(|(_, number)| *number).or_else(known).unwrap_or(0)
     }
 
     /// What time it is for the app where a clock shows `now`: never before its rollout began, or was resumed. That may have been by the clock of
@@ -316,7 +317,7 @@ impl AppView {
     }
 
     pub fn rollout_under_way(&self) -> Option<&RolloutView> {
-        self.rollout.as_ref().filter(|rollout| !rollout.state.is_final())
+        self.rollout.as_deref().filter(|rollout| !rollout.state.is_final())
     }
 
     /// Whether new instances are still being brought into service.
@@ -329,6 +330,18 @@ impl AppView {
 pub fn alone<'a>(releases: impl IntoIterator<Item = &'a Arc<ReleaseView>>) -> BTreeSet<ReleaseId> {
     let alone = releases.into_iter().filter(|release| release.spec.scale.singleton);
     alone.map(|release| release.id).collect()
+}
+
+/// One of these releases, of which there are a few.
+pub(crate) fn release_of(releases: &[Arc<ReleaseView>], id: ReleaseId) -> Option<&Arc<ReleaseView>> {
+    releases.iter().find(|release| release.id == id)
+}
+
+/// The numbers of these releases, in the order of their ids: mostly a single one, for which a map would have room for eleven.
+pub fn numbers<'a>(releases: impl IntoIterator<Item = &'a Arc<ReleaseView>>) -> Box<[(ReleaseId, u64)]> {
+    let mut numbers: Vec<_> = releases.into_iter().map(|release| (release.id, release.number)).collect();
+    numbers.sort_unstable();
+    numbers.into_boxed_slice()
 }
 
 /// What an instance of an HTTP app takes of its node while nobody asks for anything.
@@ -402,7 +415,7 @@ impl InstanceView {
     /// a worker that was killed cannot say what became of its instances.
     pub(crate) fn own_failure(&self) -> Option<&Reason> {
         let failed = self.state == InstanceState::Failed && self.wanted == Wanted::Run;
-        self.reason.as_ref().filter(|reason| failed && reason.kind != ReasonKind::Platform)
+        self.reason.as_deref().filter(|reason| failed && reason.kind != ReasonKind::Platform)
     }
 
     /// The number of its slot as people count, from 1; in here slots begin with 0.

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use wharf_types::{AppId, InstanceId, NodeId, ReleaseId, Timestamp};
+use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
 
 use super::rebalance::Rebalance;
 use crate::nodes::NodeStatus;
 use crate::plan::scheduler::Cluster;
-use crate::plan::{self, AppView, Change, Changes, IdSource, InstanceView, ReleaseView};
+use crate::plan::{self, AppView, Change, Changes, IdSource, InstanceView, ReleaseView, release_of};
 
 #[derive(Default)]
 pub struct Fleet {
     views: Vec<AppView>,
-    releases: Vec<HashMap<ReleaseId, Arc<ReleaseView>>>,
+    /// Those that each view refers to: mostly a single one.
+    releases: Vec<Box<[Arc<ReleaseView>]>>,
     index: HashMap<AppId, usize>,
     /// Follows the views and the nodes change by change, because with many of both nobody could look at all of them for a plan.
     cluster: Cluster,
@@ -35,10 +36,13 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    pub fn put(&mut self, view: AppView, releases: HashMap<ReleaseId, Arc<ReleaseView>>) {
+    pub fn put(&mut self, mut view: AppView, releases: impl IntoIterator<Item = Arc<ReleaseView>>) {
         if self.view(view.id) == Some(&view) {
             return;
         }
+        // It was read one by one, and is kept.
+        view.instances.shrink_to_fit();
+        let releases: Box<[Arc<ReleaseView>]> = releases.into_iter().collect();
         let id = view.id;
         self.changed.insert(id);
         self.rebalance.app_changed(id);
@@ -128,8 +132,7 @@ impl Fleet {
 
     /// The apps that have something on these nodes, wait for room on any, or look at all of them.
     fn concerned(&self, nodes: &BTreeSet<NodeId>) -> BTreeSet<AppId> {
-        let there = nodes.iter().flat_map(|node| self.cluster.instances_on(*node));
-        let there = there.filter_map(|instance| Some(self.cluster.instance(*instance)?.app));
+        let there = nodes.iter().flat_map(|node| self.cluster.apps_on(*node));
         // What runs there may be a job's.
         let there = there.filter(|owner| self.index.contains_key(owner));
         there.chain(self.attentive.iter().copied()).chain(self.unplaced.iter().copied()).collect()
@@ -137,12 +140,12 @@ impl Fleet {
 
     /// Fills in which instances are to go to other nodes. One with volumes stays where they are, and one of a global app is for its node
     /// alone.
-    pub fn mark_moving(&self, view: &mut AppView, releases: &HashMap<ReleaseId, Arc<ReleaseView>>) {
+    pub fn mark_moving(&self, view: &mut AppView, releases: &[Arc<ReleaseView>]) {
         for instance in &mut view.instances {
             let leaves = instance.node.is_some_and(|node| self.draining.contains(&node));
             let stays =
                 |release: &Arc<ReleaseView>| !release.spec.volumes.is_empty() || release.spec.is_global();
-            let is_bound = releases.get(&instance.release).is_none_or(stays);
+            let is_bound = release_of(releases, instance.release).is_none_or(stays);
             instance.moves = (leaves && !is_bound) || self.rebalance.moves(instance.id);
         }
     }
@@ -168,9 +171,9 @@ impl Fleet {
     }
 
     /// An app, with the releases that it refers to.
-    pub fn get(&self, id: AppId) -> Option<(&AppView, &HashMap<ReleaseId, Arc<ReleaseView>>)> {
+    pub fn get(&self, id: AppId) -> Option<(&AppView, &[Arc<ReleaseView>])> {
         let at = *self.index.get(&id)?;
-        Some((self.views.get(at)?, self.releases.get(at)?))
+        Some((self.views.get(at)?, &**self.releases.get(at)?))
     }
 
     pub fn view(&self, id: AppId) -> Option<&AppView> {
@@ -215,7 +218,7 @@ impl Fleet {
     pub fn instances(&self) -> impl Iterator<Item = (&AppView, &Arc<ReleaseView>, &InstanceView)> {
         self.views.iter().zip(&self.releases).flat_map(|(view, releases)| {
             let live = view.instances.iter().filter(|instance| !instance.state.is_final());
-            live.filter_map(move |instance| Some((view, releases.get(&instance.release)?, instance)))
+            live.filter_map(move |instance| Some((view, release_of(releases, instance.release)?, instance)))
         })
     }
 
@@ -225,7 +228,7 @@ impl Fleet {
         let (view, releases) = (&self.views[at], &self.releases[at]);
         let mut held: HashSet<InstanceId> = HashSet::new();
         for instance in &view.instances {
-            let release = releases.get(&instance.release);
+            let release = release_of(releases, instance.release);
             if let Some(taken) = release.and_then(|release| release.held(view, instance)) {
                 held.insert(instance.id);
                 self.cluster.put(instance.id, taken);
@@ -240,10 +243,10 @@ impl Fleet {
 
 /// Whether what becomes of an app's instances depends on nodes that have none of them: it is to run on all, moves from one to another, or
 /// has instances of which nothing is known but that they are there.
-fn is_attentive(view: &AppView, releases: &HashMap<ReleaseId, Arc<ReleaseView>>) -> bool {
+fn is_attentive(view: &AppView, releases: &[Arc<ReleaseView>]) -> bool {
     let mut known = [&view.target, &view.stable, &view.latest].into_iter().flatten();
     let is_global = known.any(|release| release.spec.is_global()) || !view.places.slots.is_empty();
-    let is_unknown = |it: &InstanceView| !it.state.is_final() && !releases.contains_key(&it.release);
+    let is_unknown = |it: &InstanceView| !it.state.is_final() && release_of(releases, it.release).is_none();
     is_global
         || view.rollout_under_way().is_some()
         || view.instances.iter().any(|instance| instance.moves || is_unknown(instance))

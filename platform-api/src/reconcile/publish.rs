@@ -24,13 +24,14 @@ use super::fleet::Fleet;
 use crate::nodes::NodeStatus;
 use crate::plan::job::{JobView, RunView};
 use crate::plan::routes::AppRoutes;
-use crate::plan::{AppView, InstanceView, ReleaseView};
+use crate::plan::{AppView, InstanceView, ReleaseView, release_of};
 use routing::Routing;
 use shares::{Difference, Share, Shares};
 use sorted::Sorted;
 use ways::{Own, Way};
-use whole::{Assigned, Common};
+use whole::Assigned;
 
+pub(crate) use whole::Common;
 pub use whole::Whole;
 
 pub struct Publisher {
@@ -112,7 +113,7 @@ impl Publisher {
         }
     }
 
-    fn put(&mut self, view: &AppView, releases: &HashMap<ReleaseId, Arc<ReleaseView>>) {
+    fn put(&mut self, view: &AppView, releases: &[Arc<ReleaseView>]) {
         let mut routes = AppRoutes::of(view);
         let before = self.apps.remove(&view.id).unwrap_or_default();
         self.untracked.extend(self.routing.replace(view.id, &before.routes, &mut routes));
@@ -129,7 +130,11 @@ impl Publisher {
             }
         }
         for instance in live() {
-            if let (Some(node), Some(common)) = (instance.node, common_of(instance)) {
+            let (Some(node), Some(common)) = (instance.node, common_of(instance)) else { continue };
+            // Nearly all of a large app is as it was, and is not looked for among what its node has.
+            let is_told_alike = before.commons.iter().any(|(_, known)| Arc::ptr_eq(known, common));
+            let is_same = ways::find(&before.own, instance.id).is_some_and(|own| own.is_as(instance));
+            if !is_told_alike || !is_same {
                 self.shares.put(node, Assigned::of_app(instance, common));
             }
         }
@@ -284,12 +289,13 @@ impl Publisher {
     pub fn mark_acknowledged(
         &mut self,
         view: &mut AppView,
-        releases: &HashMap<ReleaseId, Arc<ReleaseView>>,
+        releases: &[Arc<ReleaseView>],
         acknowledged: u64,
     ) {
         let own = self.apps.get(&view.id).map_or(&[][..], |app| app.own.as_slice());
         for instance in &mut view.instances {
-            let is_unroutable = releases.get(&instance.release).is_some_and(|release| !release.is_routed());
+            let is_unroutable =
+                release_of(releases, instance.release).is_some_and(|release| !release.is_routed());
             let way = ways::find(own, instance.id).map_or(Way::Unknown, |own| own.way);
             instance.let_go = is_unroutable || matches!(way, Way::Unrouted(since) if since <= acknowledged);
             instance.routed = is_unroutable || matches!(way, Way::Routed(since) if since <= acknowledged);
@@ -347,19 +353,22 @@ fn reached(nodes: &[NodeStatus]) -> Vec<RouteNode> {
 /// What the live instances of each release are told alike; what is the same as before is the same in memory.
 fn commons(
     view: &AppView,
-    releases: &HashMap<ReleaseId, Arc<ReleaseView>>,
+    releases: &[Arc<ReleaseView>],
     before: &[(ReleaseId, Arc<Common>)],
 ) -> Vec<(ReleaseId, Arc<Common>)> {
     let live = view.instances.iter().filter(|instance| !instance.state.is_final());
     let used: BTreeSet<ReleaseId> = live.map(|instance| instance.release).collect();
     let common = |id: ReleaseId| {
-        let common = Common::of_app(view, releases.get(&id)?);
+        let common = Common::of_app(view, release_of(releases, id)?);
         match before.iter().find(|(release, known)| *release == id && **known == common) {
             Some((_, same)) => Some((id, same.clone())),
             None => Some((id, Arc::new(common))),
         }
     };
-    used.into_iter().filter_map(common).collect()
+    let mut commons: Vec<(ReleaseId, Arc<Common>)> = used.into_iter().filter_map(common).collect();
+    // Of most apps it is one, and there are many apps.
+    commons.shrink_to_fit();
+    commons
 }
 
 fn placed(own: &[Own]) -> impl Iterator<Item = (NodeId, InstanceId)> {

@@ -134,7 +134,7 @@ impl Fleet {
         donors.sort_unstable_by(|a, b| b.cmp(a));
         let fewest = donors.last().map_or(0, |(fewest, _)| *fewest);
         for (_, donor) in donors.into_iter().take_while(|(count, _)| *count > fewest + 1) {
-            let mut instances = self.cluster().instances_on(donor).to_vec();
+            let mut instances: Vec<InstanceId> = self.cluster().instances_on(donor).collect();
             // What is older has served for longer, and was perhaps there before the newcomer went away.
             instances.sort_unstable_by(|a, b| b.cmp(a));
             for id in instances.into_iter().filter(|id| !state.moving.contains_key(id)) {

@@ -90,7 +90,7 @@ impl Store {
             rollout: None,
             volumes: Vec::new(),
             instances: Vec::new(),
-            numbers: BTreeMap::new(),
+            numbers: Box::default(),
             alone: BTreeSet::new(),
         };
         let app = App {
@@ -276,7 +276,7 @@ impl App {
             Change::RollBack { .. } => {
                 let now = self.rollout_starts(now);
                 self.view.apply(now, change);
-                self.rollouts.extend(self.view.rollout.take());
+                self.rollouts.extend(self.view.rollout.take().map(|rollout| *rollout));
             }
             Change::Progress { rollout, .. }
             | Change::CountFailures { rollout, .. }
@@ -284,9 +284,9 @@ impl App {
             | Change::BeginTrial { rollout, .. } => {
                 let mut rows = self.rollouts.iter_mut();
                 if let Some(row) = rows.find(|row| row.id == *rollout && !row.state.is_final()) {
-                    self.view.rollout = Some(row.clone());
+                    self.view.rollout = Some(Box::new(row.clone()));
                     self.view.apply(now, change);
-                    *row = self.view.rollout.take().expect("it was put there");
+                    *row = *self.view.rollout.take().expect("it was put there");
                 }
             }
             _ => self.view.apply(now, change),

@@ -24,7 +24,7 @@ pub(super) fn new(app: &AppView, rollout: &RolloutView, target: &ReleaseView) ->
     let fault = |instance: &InstanceView| match instance.own_failure() {
         Some(reason) => counts(instance).then(|| reason.clone()),
         None if is_in_service && instance.is_wanted() && instance.health == Health::Unhealthy => {
-            Some(instance.reason.clone().unwrap_or_else(|| unhealthy(instance)))
+            Some(instance.reason.as_deref().cloned().unwrap_or_else(|| unhealthy(instance)))
         }
         None => None,
     };
@@ -145,7 +145,7 @@ pub(super) fn stalled(draft: &mut Draft<'_>, target: &ReleaseView) -> Reason {
         .instances
         .iter()
         .filter(waiting)
-        .filter_map(|instance| Some((instance, instance.reason.as_ref()?)))
+        .filter_map(|instance| Some((instance, instance.reason.as_deref()?)))
         .min_by_key(|(instance, reason)| (reason.kind == ReasonKind::Platform, instance.slot, instance.id));
     if let Some((_, reason)) = worst {
         return waited(reason.kind, &reason.message);

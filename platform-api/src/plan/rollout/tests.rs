@@ -398,7 +398,7 @@ fn a_rollout_says_how_far_the_preparation_of_its_instances_is() {
     for instance in fixture.app.instances.iter_mut().filter(|it| it.release == release_id(2)) {
         instance.state = InstanceState::Preparing;
         let message = "pulling redis:7: 34 of 120 MB".to_owned();
-        instance.reason = Some(Reason { kind: ReasonKind::Platform, message });
+        instance.reason = Some(Box::new(Reason { kind: ReasonKind::Platform, message }));
     }
     let told = crate::plan::waits(fixture.now, &fixture.app);
     assert_eq!(told.as_deref(), Some("pulling redis:7: 34 of 120 MB"));

@@ -13,7 +13,7 @@ use wharf_types::spec::{PlacementSpec, Priority};
 use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
 
 use super::counts::Counts;
-use super::node::{BANDS, NO_CLASS, Node, band};
+use super::node::{BANDS, NO_CLASS, Node, Resident, band};
 use super::ranking::Ranking;
 use super::shape::{Shape, ShapeKey, number};
 use super::{Needs, Resources};
@@ -29,7 +29,8 @@ pub struct Cluster {
     by_hostname: HashMap<String, BTreeSet<u32>>,
     pub(super) classes: Vec<Class>,
     by_facts: HashMap<NodeRegistration, u32>,
-    instances: HashMap<InstanceId, Stored>,
+    /// Where each is; what is known of it stands there. This table may have room for twice as many, so its entries are small.
+    instances: HashMap<InstanceId, Spot>,
     apps: HashMap<AppId, Counts>,
     claims: HashMap<AppId, Vec<Claim>>,
     shapes: HashMap<ShapeKey, Arc<Shape>>,
@@ -65,8 +66,9 @@ pub struct Claim {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Stored {
-    held: Held,
+struct Spot {
+    /// Position of the node.
+    node: u32,
     /// In the node's list.
     at: u32,
 }
@@ -187,7 +189,16 @@ impl Cluster {
     }
 
     /// The instances that take something of a node.
-    pub fn instances_on(&self, id: NodeId) -> &[InstanceId] {
+    pub fn instances_on(&self, id: NodeId) -> impl ExactSizeIterator<Item = InstanceId> {
+        self.residents(id).iter().map(|resident| resident.id)
+    }
+
+    /// Whose they are, each of them.
+    pub fn apps_on(&self, id: NodeId) -> impl Iterator<Item = AppId> {
+        self.residents(id).iter().map(|resident| resident.app)
+    }
+
+    fn residents(&self, id: NodeId) -> &[Resident] {
         self.by_id.get(&id).map_or(&[], |at| &self.nodes[*at as usize].instances)
     }
 
@@ -197,15 +208,15 @@ impl Cluster {
 
     /// Takes in an instance, or what has changed of it.
     pub fn put(&mut self, id: InstanceId, held: Held) {
-        match self.instances.get(&id) {
-            Some(known) if known.held == held => return,
+        match self.instance(id) {
+            Some(known) if known == held => return,
             Some(_) => self.remove(id),
             None => {}
         }
         let at = self.position(held.node);
         let node = &mut self.nodes[at as usize];
-        self.instances.insert(id, Stored { held, at: number(node.instances.len()) });
-        node.instances.push(id);
+        self.instances.insert(id, Spot { node: at, at: number(node.instances.len()) });
+        node.instances.push(Resident::new(id, held));
         self.bands[band(held.priority)] += 1;
         node.used = node.used.plus(held.takes);
         let sum = if held.leaving { &mut node.leaving } else { &mut node.staying[band(held.priority)] };
@@ -216,12 +227,12 @@ impl Cluster {
 
     /// Forgets an instance that has ended.
     pub fn remove(&mut self, id: InstanceId) {
-        let Some(Stored { held, at: index }) = self.instances.remove(&id) else { return };
-        let at = self.position(held.node);
+        let Some(Spot { node: at, at: index }) = self.instances.remove(&id) else { return };
         let node = &mut self.nodes[at as usize];
-        node.instances.swap_remove(index as usize);
+        let held = node.instances.swap_remove(index as usize).held(node.id);
         if let Some(moved) = node.instances.get(index as usize) {
-            self.instances.get_mut(moved).expect("a node's list names instances that are known").at = index;
+            let spot = self.instances.get_mut(&moved.id);
+            spot.expect("a node's list names instances that are known").at = index;
         }
         self.bands[band(held.priority)] -= 1;
         node.used = node.used.minus(held.takes);
@@ -233,13 +244,15 @@ impl Cluster {
 
     /// An instance was told to go, which whoever it belongs to has not been read of yet: who waits for its room is not to tell it again.
     pub fn leave(&mut self, id: InstanceId) {
-        if let Some(held) = self.instance(id).copied() {
+        if let Some(held) = self.instance(id) {
             self.put(id, Held { leaving: true, ..held });
         }
     }
 
-    pub fn instance(&self, id: InstanceId) -> Option<&Held> {
-        self.instances.get(&id).map(|stored| &stored.held)
+    pub fn instance(&self, id: InstanceId) -> Option<Held> {
+        let Spot { node, at } = self.instances.get(&id)?;
+        let node = &self.nodes[*node as usize];
+        Some(node.instances[*at as usize].held(node.id))
     }
 
     /// Sets aside what an app is waiting for, instead of what was set aside for it before.
@@ -410,7 +423,7 @@ impl Cluster {
         }
         // Every app that has something on the node, found through what it has there.
         let node = &self.nodes[at as usize];
-        let of_instances = node.instances.iter().filter_map(|id| Some(self.instances.get(id)?.held.app));
+        let of_instances = node.instances.iter().map(|resident| resident.app);
         let waits_here = |claims: &Vec<Claim>| claims.iter().any(|claim| claim.node == node.id);
         let of_claims = self.claims.iter().filter(|(_, claims)| waits_here(claims)).map(|(app, _)| *app);
         let apps: BTreeSet<AppId> = of_instances.chain(of_claims).collect();

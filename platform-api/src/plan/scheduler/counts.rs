@@ -81,6 +81,10 @@ fn entry<T: Default>(list: &mut Vec<(u32, T)>, key: u32) -> &mut T {
     let at = match list.binary_search_by_key(&key, |(key, _)| *key) {
         Ok(at) => at,
         Err(at) => {
+            // Room for a few more, and not for twice as many: there is a list for each app.
+            if list.len() == list.capacity() {
+                list.reserve_exact(1 + list.len() / 4);
+            }
             list.insert(at, (key, T::default()));
             at
         }

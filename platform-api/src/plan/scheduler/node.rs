@@ -2,9 +2,10 @@
 
 use wharf_types::node::NodeRegistration;
 use wharf_types::spec::Priority;
-use wharf_types::{InstanceId, NodeId};
+use wharf_types::{AppId, InstanceId, NodeId, Timestamp};
 
 use super::Resources;
+use super::cluster::Held;
 
 pub(super) const BANDS: usize = 3;
 pub(super) const NO_CLASS: u32 = u32::MAX;
@@ -28,7 +29,30 @@ pub(super) struct Node {
     /// Taken by instances that are to stay, by band.
     pub(super) staying: [Resources; BANDS],
     pub(super) claimed: [Resources; BANDS],
-    pub(super) instances: Vec<InstanceId>,
+    pub(super) instances: Vec<Resident>,
+}
+
+/// An instance on a node: a [`Held`] without the node, because there may be a million of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resident {
+    pub(super) id: InstanceId,
+    pub(super) app: AppId,
+    takes: Resources,
+    priority: Priority,
+    created_at: Timestamp,
+    leaving: bool,
+}
+
+impl Resident {
+    pub(super) fn new(id: InstanceId, held: Held) -> Self {
+        let Held { app, node: _, takes, priority, created_at, leaving } = held;
+        Self { id, app, takes, priority, created_at, leaving }
+    }
+
+    pub(super) fn held(&self, node: NodeId) -> Held {
+        let Self { id: _, app, takes, priority, created_at, leaving } = *self;
+        Held { app, node, takes, priority, created_at, leaving }
+    }
 }
 
 impl Node {

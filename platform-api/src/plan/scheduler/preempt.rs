@@ -65,7 +65,7 @@ fn victims(round: &Round<'_>, at: u32) -> Option<Vec<(InstanceId, Held)>> {
     let node = round.node(at);
     let own = round.band();
     let others = |priority: usize| {
-        let held = node.instances.iter().filter_map(|id| Some((*id, *round.cluster.instance(*id)?)));
+        let held = node.instances.iter().map(|resident| (resident.id, resident.held(node.id)));
         let mut others: Vec<_> = held
             .filter(|(_, held)| band(held.priority) == priority && !held.leaving && held.app != round.app)
             .collect();

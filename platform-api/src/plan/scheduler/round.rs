@@ -143,7 +143,7 @@ impl Round<'_> {
 
     fn wait_for(&mut self, at: u32, victims: Vec<InstanceId>) -> Placed {
         for id in &victims {
-            if let Some(held) = self.cluster.instance(*id).copied() {
+            if let Some(held) = self.cluster.instance(*id) {
                 self.told_to_leave.push((*id, held));
                 self.cluster.put(*id, Held { leaving: true, ..held });
             }

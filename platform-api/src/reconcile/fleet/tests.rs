@@ -3,10 +3,10 @@ use wharf_types::node::NodeRegistration;
 use wharf_types::spec::{AppSpec, Replicas};
 use wharf_types::state::{Health, InstanceState, Wanted};
 use wharf_types::world::World;
-use wharf_types::{Digest, NamespaceName};
+use wharf_types::{Digest, NamespaceName, ReleaseId};
 
 use super::*;
-use crate::plan::{Places, RandomIds, alone};
+use crate::plan::{Places, RandomIds, alone, numbers};
 
 fn node(number: u128) -> NodeId {
     NodeId::from_uuid(Uuid::from_u128(number))
@@ -35,7 +35,7 @@ fn put(fleet: &mut Fleet, number: u128, nodes: &[u128], replicas: Replicas) -> A
         secrets: Arc::default(),
         routes: Vec::new(),
     });
-    let releases = HashMap::from([(release.id, release.clone())]);
+    let releases = [release.clone()];
     let instance = |(slot, node_number): (u32, &u128)| InstanceView {
         id: InstanceId::from_uuid(Uuid::from_u128(number << 64 | u128::from(slot))),
         release: release.id,
@@ -70,8 +70,8 @@ fn put(fleet: &mut Fleet, number: u128, nodes: &[u128], replicas: Replicas) -> A
         rollout: None,
         volumes: Vec::new(),
         instances: (0..).zip(nodes).map(instance).collect(),
-        numbers: BTreeMap::from([(release.id, 1)]),
-        alone: alone(releases.values()),
+        numbers: numbers(&releases),
+        alone: alone(&releases),
     };
     fleet.put(view, releases);
     id

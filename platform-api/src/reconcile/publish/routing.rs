@@ -154,6 +154,11 @@ where
                 *route = same.clone();
             }
         }
+        // Most changes of an app are none of its routes.
+        let is_same = |(before, after): (&Arc<T>, &Arc<T>)| Arc::ptr_eq(before, after);
+        if before.len() == after.len() && before.iter().zip(&*after).all(is_same) {
+            return;
+        }
         let key = |route: &Arc<T>| Claim { app, route: route.clone() }.key();
         let kept: BTreeSet<_> = after.iter().map(key).collect();
         for gone in before.iter().map(key).filter(|key| !kept.contains(key)) {

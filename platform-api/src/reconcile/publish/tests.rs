@@ -12,7 +12,7 @@ use wharf_types::{Digest, NamespaceName, Timestamp};
 
 use super::*;
 use crate::plan::job::CommandView;
-use crate::plan::{Places, alone};
+use crate::plan::{Places, alone, numbers};
 
 const APPS: u8 = 5;
 const NODES: u8 = 4;
@@ -128,11 +128,12 @@ fn app_view(
     target: u8,
     deleting: bool,
     instances: &BTreeMap<u8, Instance>,
-) -> (AppView, HashMap<ReleaseId, Arc<ReleaseView>>) {
+) -> (AppView, Vec<Arc<ReleaseView>>) {
     let known = [0, 1, 3].map(|known| release(number, known));
     let target = release(number, target);
-    let releases: HashMap<_, _> =
-        known.into_iter().chain([target.clone()]).map(|release| (release.id, release)).collect();
+    let mut releases: Vec<_> = known.into_iter().chain([target.clone()]).collect();
+    releases.sort_by_key(|release| release.id);
+    releases.dedup_by_key(|release| release.id);
     let view = AppView {
         id: app_id(number),
         namespace: NamespaceName::default_namespace(),
@@ -148,8 +149,8 @@ fn app_view(
         rollout: None,
         volumes: Vec::new(),
         instances: instances.iter().map(|(slot, it)| instance_view(number, *slot, it)).collect(),
-        numbers: releases.values().map(|release| (release.id, release.number)).collect(),
-        alone: alone(releases.values()),
+        numbers: numbers(&releases),
+        alone: alone(&releases),
     };
     (view, releases)
 }
@@ -351,7 +352,7 @@ fn one_app(wanted: u8) -> Step {
 /// Whether its instance is routed, and whether it has been let go of, where nodes have acknowledged this generation.
 fn marks(trial: &mut Trial, acknowledged: u64) -> (bool, bool) {
     let (mut view, releases) =
-        trial.fleet.get(app_id(0)).map(|(view, it)| (view.clone(), it.clone())).unwrap();
+        trial.fleet.get(app_id(0)).map(|(view, it)| (view.clone(), it.to_vec())).unwrap();
     trial.publisher.mark_acknowledged(&mut view, &releases, acknowledged);
     (view.instances[0].routed, view.instances[0].let_go)
 }

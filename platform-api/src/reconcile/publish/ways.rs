@@ -1,17 +1,18 @@
 //! Which of an app's instances routes lead to, since which table, and which of that every ready node has acknowledged.
 
-use wharf_types::state::Wanted;
+use wharf_types::state::{InstanceState, Wanted};
 use wharf_types::{InstanceId, NodeId};
 
 use crate::plan::InstanceView;
 
-/// An instance of an app, as far as it was taken in.
+/// An instance of an app, as far as it was taken in; there may be a million of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Own {
     pub(super) id: InstanceId,
     /// Whether it has not ended. One that has is kept as long as routes lead to it.
     pub(super) is_live: bool,
-    is_leaving: bool,
+    wanted: Wanted,
+    observed: InstanceState,
     pub(super) node: Option<NodeId>,
     pub(super) way: Way,
 }
@@ -26,13 +27,26 @@ pub(super) enum Way {
     Unrouted(u64),
 }
 
+impl Own {
+    /// Whether the instance is as it was when it was taken in, as far as its node is told; slot and release of one never change.
+    pub(super) fn is_as(&self, instance: &InstanceView) -> bool {
+        self.is_live
+            && (self.node, self.wanted, self.observed) == (instance.node, instance.wanted, instance.state)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.wanted >= Wanted::Unroute
+    }
+}
+
 /// The instances of an app that are live and known now, in the order of their ids, with what was known of their ways.
 pub(super) fn succeed<'a>(before: &[Own], live: impl Iterator<Item = &'a InstanceView>) -> Vec<Own> {
     let mut all: Vec<Own> = live
         .map(|instance| Own {
             id: instance.id,
             is_live: true,
-            is_leaving: instance.wanted >= Wanted::Unroute,
+            wanted: instance.wanted,
+            observed: instance.state,
             node: instance.node,
             way: find(before, instance.id).map_or(Way::Unknown, |own| own.way),
         })
@@ -45,6 +59,8 @@ pub(super) fn succeed<'a>(before: &[Own], live: impl Iterator<Item = &'a Instanc
         }
     }
     all.sort_unstable_by_key(|own| own.id);
+    // What was collected one by one has room for up to twice as many.
+    all.shrink_to_fit();
     all
 }
 
@@ -59,12 +75,12 @@ pub(super) fn follow(all: &mut Vec<Own>, generation: u64, leads_to: impl Fn(Inst
     for own in &mut *all {
         own.way = match own.way {
             way @ Way::Routed(_) if leads_to(own.id) => way,
-            way @ Way::Unrouted(_) if own.is_leaving && !leads_to(own.id) => way,
+            way @ Way::Unrouted(_) if own.is_leaving() && !leads_to(own.id) => way,
             _ if own.is_live && leads_to(own.id) => {
                 is_news = true;
                 Way::Routed(generation)
             }
-            _ if own.is_live && own.is_leaving => {
+            _ if own.is_live && own.is_leaving() => {
                 is_news = true;
                 Way::Unrouted(generation)
             }
@@ -83,7 +99,8 @@ mod tests {
 
     fn own(number: u128, is_leaving: bool) -> Own {
         let id = InstanceId::from_uuid(Uuid::from_u128(number));
-        Own { id, is_live: true, is_leaving, node: None, way: Way::Unknown }
+        let wanted = if is_leaving { Wanted::Unroute } else { Wanted::Run };
+        Own { id, is_live: true, wanted, observed: InstanceState::Running, node: None, way: Way::Unknown }
     }
 
     #[test]
@@ -94,7 +111,7 @@ mod tests {
         assert_eq!([all[0].way, all[1].way], [Way::Routed(3), Way::Unknown]);
         assert!(!follow(&mut all, 4, |id| id == first));
         assert_eq!(all[0].way, Way::Routed(3));
-        all[0].is_leaving = true;
+        all[0].wanted = Wanted::Unroute;
         assert!(follow(&mut all, 5, |_| false));
         assert!(!follow(&mut all, 6, |_| false));
         assert_eq!(all[0].way, Way::Unrouted(5));

@@ -60,14 +60,14 @@ pub(super) struct Assigned {
 
 /// What all instances of a release, or all runs of a job, are told alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Common {
-    namespace: NamespaceName,
-    app: AppName,
+pub(crate) struct Common {
+    pub(crate) namespace: NamespaceName,
+    pub(crate) app: AppName,
     /// Number of the release.
     release: u64,
-    artifact: Digest,
+    pub(crate) artifact: Arc<Digest>,
     world: World,
-    spec: Arc<AppSpec>,
+    pub(crate) spec: Arc<AppSpec>,
     pub(super) secrets: Arc<BTreeMap<String, SecretVersionId>>,
     volumes: Vec<AssignedVolume>,
 }
@@ -78,15 +78,21 @@ impl Whole {
         Assignment {
             node: self.node,
             generation: self.generation,
-            instances: self.instances().collect(),
+            instances: self.instances.iter().map(Assigned::told).collect(),
             secrets: self.secrets.iter().cloned().collect(),
             routes: Arc::new(self.routes.table()),
             removed_volumes: self.removed_volumes.clone(),
         }
     }
 
-    pub(crate) fn instances(&self) -> impl Iterator<Item = AssignedInstance> {
-        self.instances.iter().map(Assigned::told)
+    /// What each of its instances is told that others are told, too.
+    pub(crate) fn commons(&self) -> impl Iterator<Item = &Common> {
+        self.instances.iter().map(|assigned| &*assigned.common)
+    }
+
+    /// The same of one of them.
+    pub(crate) fn common(&self, id: InstanceId) -> Option<&Common> {
+        self.instances.get(&id).map(|assigned| &*assigned.common)
     }
 
     /// Those of its instances of which there is to be only one each.
@@ -154,7 +160,7 @@ impl Assigned {
             app: common.app.clone(),
             release: common.release,
             slot: self.slot,
-            artifact: common.artifact,
+            artifact: *common.artifact,
             world: common.world,
             spec: common.spec.clone(),
             secrets: common.secrets.clone(),
@@ -170,7 +176,7 @@ impl Common {
             namespace: view.namespace.clone(),
             app: view.name.clone(),
             release: release.number,
-            artifact: release.artifact,
+            artifact: Arc::new(release.artifact),
             world: release.world,
             spec: release.spec.clone(),
             secrets: release.secrets.clone(),
@@ -184,7 +190,7 @@ impl Common {
             namespace: view.namespace.clone(),
             app: command.app.clone(),
             release: command.release,
-            artifact: command.artifact,
+            artifact: Arc::new(command.artifact),
             world: command.world,
             spec: command.spec.clone(),
             secrets: command.secrets.clone(),
@@ -284,7 +290,7 @@ impl Assigned {
             namespace: instance.namespace.clone(),
             app: instance.app.clone(),
             release: instance.release,
-            artifact: instance.artifact,
+            artifact: Arc::new(instance.artifact),
             world: instance.world,
             spec: instance.spec.clone(),
             secrets: instance.secrets.clone(),

@@ -83,7 +83,7 @@ impl Trio {
             rollout: None,
             volumes: Vec::new(),
             instances: instances.collect(),
-            numbers: BTreeMap::from([(id, 1)]),
+            numbers: Box::new([(id, 1)]),
             alone: BTreeSet::new(),
         };
         let mut trio = Self { fleet: Fleet::default(), app, release, last: 1000 };
@@ -94,8 +94,7 @@ impl Trio {
     }
 
     fn read(&mut self) {
-        let releases = [(self.release.id, self.release.clone())].into();
-        self.fleet.put(self.app.clone(), releases);
+        self.fleet.put(self.app.clone(), [self.release.clone()]);
     }
 
     fn join(&mut self) {
@@ -104,7 +103,8 @@ impl Trio {
 
     fn begin_rollout(&mut self) {
         let id = RolloutId::from_uuid(Uuid::from_u128(1));
-        self.app.rollout = Some(RolloutView::new(Timestamp::UNIX_EPOCH, id, None, self.release.id));
+        let rollout = RolloutView::new(Timestamp::UNIX_EPOCH, id, None, self.release.id);
+        self.app.rollout = Some(Box::new(rollout));
         self.read();
     }
 
