@@ -117,7 +117,7 @@ pub(super) async fn check_most(conn: &mut Conn, app: &App, spec: &AppSpec) -> Re
 }
 
 /// Why a namespace that may have so many instances cannot have a range.
-pub(super) fn too_wide(
+pub fn too_wide(
     namespace: &NamespaceName,
     limit: u64,
     before: Option<&AppSpec>,
