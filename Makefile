@@ -13,7 +13,7 @@ ROUNDS ?= 10
 
 # What `make simulate` runs: so many seeds from the first on that has all that there is, or only one.
 SEEDS ?= 10000
-FROM ?= 2000000
+FROM ?= 3000000
 SEED ?=
 
 # Lints are errors with the compiler that they were settled with. A newer one knows more of them, and only tells.

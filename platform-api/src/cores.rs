@@ -8,11 +8,19 @@ use std::path::Path;
 use wharf_types::{AppId, NamespaceName, Timestamp};
 
 pub use crate::nodes::{News, NodeStatus, Nodes, Refusal, Start, Unwritten};
+pub use crate::operations::autoscale::too_wide;
+pub use crate::operations::quota::{demand as quota_demand, demand_among, undrained};
+pub use crate::operations::secrets::{Pins, moved};
 pub use crate::plan::autoscale::{Demand, History, Scaling, Why, decide};
+pub use crate::quota::{
+    Demand as QuotaDemand, Exceeded, Standing, check as check_quota, priority_max, priority_refusal,
+};
 use crate::reconcile::chain;
-pub use crate::reconcile::{Beside, Fleet, Next, Publisher, Settled, Whole, acknowledged};
+pub use crate::reconcile::{Beside, Deliveries, Fleet, Next, Publisher, Settled, Whole, acknowledged};
 pub use crate::store::node::{NodeSettings, StoredNode};
+pub use crate::store::secret::Pinned;
 use crate::store::{self, Location, Store};
+pub use crate::view::pinned_variables;
 
 /// A database with nothing but apps, for the benchmark of the full pass.
 pub struct AppRows(Store);

@@ -12,27 +12,27 @@ use wharf_types::spec::Priority;
 
 /// What an instance of a release reserves, and how many the release asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Demand {
-    pub(crate) replicas: u32,
+pub struct Demand {
+    pub replicas: u32,
     /// The fewest and the most, where open requests decide.
-    pub(crate) range: Option<(u32, u32)>,
+    pub range: Option<(u32, u32)>,
     /// On how many nodes it could run when it was made, where it runs on each.
-    pub(crate) nodes: Option<u32>,
-    pub(crate) memory_bytes: u64,
-    pub(crate) cpu_millis: u32,
+    pub nodes: Option<u32>,
+    pub memory_bytes: u64,
+    pub cpu_millis: u32,
 }
 
 /// What decides how much of a quota an app takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub struct Standing {
     /// What `scale` has set.
-    pub(crate) scaled_to: Option<u32>,
+    pub scaled_to: Option<u32>,
     /// What open requests have decided on last.
-    pub(crate) autoscaled_to: Option<u32>,
+    pub autoscaled_to: Option<u32>,
     /// On how many nodes it runs, where it runs on each and the planner has looked at them for its release.
-    pub(crate) settled: Option<u32>,
+    pub settled: Option<u32>,
     /// Of its release. None: it has none, or nobody has worked it out yet.
-    pub(crate) demand: Option<Demand>,
+    pub demand: Option<Demand>,
 }
 
 impl Standing {
@@ -50,7 +50,7 @@ impl Standing {
     }
 
     /// Counts the app, and what it is to run.
-    pub(crate) fn add_to(&self, used: &mut QuotaUsed) {
+    pub fn add_to(&self, used: &mut QuotaUsed) {
         used.apps = used.apps.saturating_add(1);
         let Some((instances, demand)) = self.instances() else { return };
         let instances = u64::from(instances);
@@ -164,7 +164,7 @@ impl Resource {
 
 /// A limit that something would go beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) struct Exceeded {
+pub struct Exceeded {
     pub(crate) resource: Resource,
     pub(crate) used: u64,
     /// How much more.
@@ -198,7 +198,7 @@ impl Exceeded {
 }
 
 /// Whether the namespace may go from what it uses to what is wanted.
-pub(crate) fn check(quota: &Quota, used: &QuotaUsed, wanted: &QuotaUsed) -> Result<(), Exceeded> {
+pub fn check(quota: &Quota, used: &QuotaUsed, wanted: &QuotaUsed) -> Result<(), Exceeded> {
     exceeded(quota, used, wanted).next().map_or(Ok(()), Err)
 }
 
@@ -216,12 +216,12 @@ pub(crate) fn exceeded(
 }
 
 /// The highest priority that a namespace may give.
-pub(crate) fn priority_max(quota: Option<&Quota>) -> Priority {
+pub fn priority_max(quota: Option<&Quota>) -> Priority {
     quota.and_then(|quota| quota.priority).unwrap_or(Priority::Normal)
 }
 
 /// Why a namespace that may give `max` may not give `wanted` to something that has `has` so far. None: it may; nothing is taken away.
-pub(crate) fn priority_refusal(
+pub fn priority_refusal(
     namespace: &NamespaceName,
     max: Priority,
     has: Option<Priority>,

@@ -33,13 +33,13 @@ use crate::plan::RandomIds;
 use crate::store::StoreError;
 use crate::{store, view};
 use apply::Applied;
-use deliveries::Deliveries;
 use jobs::Jobs;
 use queue::Queue;
 use scaling::Autoscaler;
 use schedules::Schedules;
 use turns::Turns;
 
+pub use deliveries::Deliveries;
 pub use fleet::Fleet;
 pub(crate) use publish::Common;
 pub use publish::{Beside, Next, Publisher, Whole, acknowledged};

@@ -11,7 +11,7 @@ use wharf_types::api::{AppInfo, InstanceInfo, RolloutInfo, ScalingInfo, VolumeIn
 use wharf_types::route::RoutePattern;
 use wharf_types::secret::ValueKind;
 use wharf_types::spec::AppSpec;
-use wharf_types::{AppId, AppName, NamespaceName, ReleaseId, SecretName, Timestamp};
+use wharf_types::{AppId, AppName, NamespaceName, ReleaseId, SecretName, SecretVersionId, Timestamp};
 
 use crate::context::Context;
 use crate::control_plane::Config;
@@ -19,6 +19,7 @@ use crate::plan::{self, AppView, ReleaseView, VolumeView};
 use crate::store::app::App;
 use crate::store::release::Release;
 use crate::store::rollout::Rollout;
+use crate::store::secret::Pinned;
 use crate::store::volume::Volume;
 use crate::store::{self, Conn, StoreError};
 
@@ -77,14 +78,9 @@ impl Releases {
             .await?
             .ok_or_else(|| StoreError::Corrupt(format!("release {} has no artifact", release.id)))?;
         let pinned = store::secret::pinned(conn, release).await?;
-        let pin = |(variable, name, kind): (&String, &SecretName, ValueKind)| match pinned.get(name) {
-            Some(pinned) => Ok((variable.clone(), pinned.id)),
-            None => Err(StoreError::Corrupt(format!(
-                "release {} has no version of the {kind} {name}",
-                release.id
-            ))),
-        };
-        let secrets: BTreeMap<_, _> = release.spec.values().map(pin).collect::<store::Result<_>>()?;
+        let secrets = pinned_variables(&release.spec, &pinned).map_err(|(kind, name)| {
+            StoreError::Corrupt(format!("release {} has no version of the {kind} {name}", release.id))
+        })?;
         let world = artifact.world.with(&release.spec);
         let routes = if world.is_http() {
             routes(&app.name, &app.namespace, &self.domain, &release.spec)
@@ -105,6 +101,18 @@ impl Releases {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ReleaseId, Arc<ReleaseView>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of each variable that the namespace has the value of, the version that the release was made with. Fails with a value that it was made without.
+pub fn pinned_variables<'a>(
+    spec: &'a AppSpec,
+    pinned: &BTreeMap<SecretName, Pinned>,
+) -> Result<BTreeMap<String, SecretVersionId>, (ValueKind, &'a SecretName)> {
+    let pin = |(variable, name, kind): (&'a String, &'a SecretName, ValueKind)| {
+        let version = pinned.get(name).map(|pinned| (variable.clone(), pinned.id));
+        version.ok_or((kind, name))
+    };
+    spec.values().map(pin).collect()
 }
 
 /// The routes of an HTTP app, the default one first. A route that does not parse was refused before it came here.

@@ -18,7 +18,7 @@ use crate::backend::Failure;
 pub(crate) use self::mask::Mask;
 
 /// The variables of a guest, secrets among them.
-pub(crate) type Environment = Vec<(String, Zeroizing<String>)>;
+pub type Environment = Vec<(String, Zeroizing<String>)>;
 
 /// What was delivered last.
 #[derive(Debug, Default)]
@@ -28,13 +28,13 @@ pub struct SecretStore {
 
 impl SecretStore {
     /// To be called before the instances that use them are assigned.
-    pub(crate) fn replace(&self, delivered: Vec<DeliveredSecret>) {
+    pub fn replace(&self, delivered: Vec<DeliveredSecret>) {
         let delivered = delivered.into_iter().map(|secret| (secret.id, secret.content)).collect();
         *self.delivered.lock().unwrap_or_else(PoisonError::into_inner) = delivered;
     }
 
     /// What the guest of this instance gets to see.
-    pub(crate) fn environment(&self, assigned: &AssignedInstance) -> Result<Environment, Failure> {
+    pub fn environment(&self, assigned: &AssignedInstance) -> Result<Environment, Failure> {
         let plain = assigned.spec.env.iter();
         let mut environment: Environment =
             plain.map(|(name, value)| (name.clone(), Zeroizing::new(value.clone()))).collect();

@@ -7,6 +7,8 @@ pub(crate) mod rows;
 mod scaled;
 mod service;
 mod settled;
+pub(crate) mod tenants;
+pub(crate) mod values;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +58,8 @@ pub(crate) struct Check {
     control_well_at: Time,
     /// Instances that a plan has made while a rollout was under way, and which.
     made_by: BTreeMap<InstanceId, RolloutId>,
+    /// What users were told of secrets and configs.
+    pub(crate) told: values::Told,
     /// How often in a row everything was as wanted.
     calm_looks: u32,
 }
@@ -76,6 +80,7 @@ impl World {
         self.check_rows();
         self.check_capacity();
         self.check_runs();
+        self.check_kept();
     }
 
     /// After every event.

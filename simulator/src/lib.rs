@@ -1,5 +1,6 @@
 //! Deterministic simulator: the decisions of control plane and worker in virtual time, with a faulty network, crashes, leaders that are
-//! deposed and clocks that jump, nodes that are drained and labelled, and apps that push each other out.
+//! deposed and clocks that jump, nodes that are drained and labelled, apps that push each other out, and
+//! namespaces with quotas, secrets and configs.
 //!
 //! What decides is the real code (`wharf_platform_api::{plan, cores}`, `wharf_runtime::cores`); what carries out is modelled: the [`store`]
 //! is a map, the network and the guests are events of the [`world`]. After every event the [`check`]s are asked. A seed is a whole course of
@@ -20,7 +21,7 @@ mod trace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use check::Violation;
-pub use setup::{EXTRAS_FROM, SCALING_FROM};
+pub use setup::{EXTRAS_FROM, SCALING_FROM, TENANTS_FROM};
 use trace::Trace;
 use world::World;
 

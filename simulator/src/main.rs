@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use wharf_simulator::simulate;
+use wharf_simulator::{EXTRAS_FROM, SCALING_FROM, TENANTS_FROM, simulate};
 
 /// How much of a failing seed's trace is printed.
 const LINES: usize = 60;
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
         Some(&[from, seeds]) => run(from, seeds),
         _ => {
             eprintln!("usage: wharf-simulator SEED, or wharf-simulator FROM SEEDS");
+            eprintln!("seeds from {EXTRAS_FROM} on: also clocks, priorities, labels and drains");
+            eprintln!("seeds from {SCALING_FROM} on: also scaling by open requests");
+            eprintln!("seeds from {TENANTS_FROM} on: also quotas, secrets and configs of namespaces");
             ExitCode::FAILURE
         }
     }

@@ -24,6 +24,8 @@ pub(crate) struct Setup {
     pub(crate) wish_every: Duration,
     /// Whether guests end by themselves although their release is good.
     pub(crate) crashes: bool,
+    /// How many releases of an app are kept. None: all that there are time for.
+    pub(crate) kept: Option<u64>,
     pub(crate) extras: Extras,
 }
 
@@ -31,10 +33,16 @@ pub(crate) struct Setup {
 pub const EXTRAS_FROM: u64 = 1_000_000;
 /// Seeds from here on may scale, too.
 pub const SCALING_FROM: u64 = 2_000_000;
+/// Seeds from here on may have quotas and values of namespaces, too.
+pub const TENANTS_FROM: u64 = 3_000_000;
 /// Makes the dice of the extras other ones than those of everything else.
 const EXTRAS_SALT: u64 = 0x5eed_0000_c10c_d5a1;
 /// The same for those of scaling.
 const SCALING_SALT: u64 = 0x5eed_0000_5ca1_ab1e;
+/// The same for those of namespaces.
+const TENANTS_SALT: u64 = 0x5eed_0000_7e4a_4775;
+/// How many releases are kept. The platform keeps 20, and younger ones up to 100, which are more than a seed has time for.
+const KEPT: [u64; 4] = [2, 3, 5, 20];
 
 /// What a world may have beside: all that is to do with these is thrown with dice of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +57,10 @@ pub(crate) struct Extras {
     pub(crate) drains: bool,
     /// Open requests decide how many instances some apps have.
     pub(crate) scaling: bool,
+    /// Cluster admins set quotas.
+    pub(crate) quotas: bool,
+    /// Apps and jobs name secrets and configs, which change.
+    pub(crate) values: bool,
     /// Admins and clocks do something half as often as this, or more often.
     pub(crate) every: Duration,
 }
@@ -62,8 +74,17 @@ impl Extras {
         Dice::new(seed ^ SCALING_SALT)
     }
 
+    pub(crate) fn tenant_dice(seed: u64) -> Dice {
+        Dice::new(seed ^ TENANTS_SALT)
+    }
+
     pub(crate) fn any(&self) -> bool {
-        self.clocks || self.priorities || self.labels || self.drains || self.scaling
+        self.clocks || self.priorities || self.labels || self.drains || self.scaling || self.has_tenants()
+    }
+
+    /// Whether there is more than one namespace.
+    pub(crate) fn has_tenants(&self) -> bool {
+        self.quotas || self.values
     }
 
     fn throw(dice: &mut Dice) -> Self {
@@ -74,6 +95,8 @@ impl Extras {
             labels: dice.percent(share),
             drains: dice.percent(share),
             scaling: false,
+            quotas: false,
+            values: false,
             every: dice.millis(300..=8_000),
         }
     }
@@ -137,6 +160,7 @@ impl Setup {
             doubled,
             wish_every: dice.millis(500..=8_000),
             crashes: is_faulty,
+            kept: None,
             extras: Extras::default(),
         }
     }
@@ -147,8 +171,12 @@ impl Setup {
             return self;
         }
         let scaling = seed >= SCALING_FROM && Extras::scaling_dice(seed).percent(75);
-        let extras = Extras { scaling, ..Extras::throw(dice) };
-        let mut setup = Self { extras, ..self };
+        let mut tenant_dice = Extras::tenant_dice(seed);
+        let mut has_tenants = || seed >= TENANTS_FROM && tenant_dice.percent(75);
+        let (quotas, values) = (has_tenants(), has_tenants());
+        let extras = Extras { scaling, quotas, values, ..Extras::throw(dice) };
+        let kept = values.then(|| tenant_dice.pick(&KEPT));
+        let mut setup = Self { extras, kept, ..self };
         if (extras.labels || extras.drains) && setup.workers == 1 {
             setup.workers = dice.number(2..=4) as usize;
         }

@@ -5,24 +5,31 @@
 
 mod apps;
 mod jobs;
+mod tenants;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
-use wharf_platform_api::cores::NodeSettings;
+use wharf_platform_api::cores::{NodeSettings, Pins, QuotaDemand};
 use wharf_platform_api::plan::job::{JobView, RunView};
 use wharf_platform_api::plan::schedule::ScheduleView;
 use wharf_platform_api::plan::{self, AppView, IdSource, InstanceView, ReleaseView, RolloutView};
+use wharf_types::api::Quota;
 use wharf_types::node::{InstanceReport, NodeRegistration};
+use wharf_types::{
+    AppId, InstanceId, JobId, NamespaceName, NodeId, ReleaseId, RolloutId, ScheduleId, SecretName, Timestamp,
+};
 
 pub(crate) use apps::Wish;
-use wharf_types::{AppId, InstanceId, JobId, NodeId, ReleaseId, RolloutId, ScheduleId, Timestamp};
+pub(crate) use tenants::Refused;
+pub(crate) use values::Value;
 
 /// Mirrors `store::instance::ENDED_KEPT`.
 const ENDED_KEPT: usize = 5;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Store {
     /// The counter `starts`: which process may write what it has planned.
     pub(crate) epoch: u64,
@@ -37,6 +44,11 @@ pub(crate) struct Store {
     pub(crate) settings: BTreeMap<NodeId, NodeSettings>,
     /// Those that were given up, and have not come back since.
     pub(crate) given_up: BTreeSet<NodeId>,
+    pub(crate) quotas: BTreeMap<NamespaceName, Quota>,
+    /// Secrets and configs.
+    pub(crate) values: BTreeMap<(NamespaceName, SecretName), Value>,
+    /// How many releases of an app are kept in any case. None: all.
+    pub(crate) kept: Option<u64>,
     ids: Ids,
 }
 
@@ -47,6 +59,12 @@ pub(crate) struct App {
     pub(crate) rollouts: Vec<RolloutView>,
     pub(crate) releases: BTreeMap<ReleaseId, Arc<ReleaseView>>,
     pub(crate) served: BTreeSet<ReleaseId>,
+    /// What each release asks for: the table `release_demand`.
+    pub(crate) demands: BTreeMap<ReleaseId, QuotaDemand>,
+    /// With which values each was made: the table `release_secret`.
+    pub(crate) pins: BTreeMap<ReleaseId, Pins>,
+    /// The number of the newest that there ever was.
+    pub(crate) last_release: u64,
     revision: i64,
 }
 
@@ -54,6 +72,9 @@ pub(crate) struct App {
 pub(crate) struct Job {
     pub(crate) view: JobView,
     pub(crate) schedule: Option<ScheduleId>,
+    pub(crate) demand: QuotaDemand,
+    /// With which values it was made, as long as it has not ended: the table `job_secret`.
+    pub(crate) pins: Pins,
     revision: i64,
 }
 
@@ -103,6 +124,10 @@ impl IdSource for Ids {
 }
 
 impl Store {
+    pub(crate) fn new(kept: Option<u64>) -> Self {
+        Self { kept, ..Self::default() }
+    }
+
     /// Where new ids come from, by this clock.
     pub(crate) fn ids(&mut self, now: Timestamp) -> &mut Ids {
         self.ids.millis = u128::try_from(now.as_millisecond()).unwrap();

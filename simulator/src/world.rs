@@ -1,8 +1,8 @@
 //! Everything that there is in a seed, and what happens to it, one event after the other.
 //!
 //! [`control`] is a control plane, [`worker`] a worker with its [`slots`] and its ingress, [`network`] what lies between; [`client`] wants
-//! things, [`scaling`] is what they ask of apps, [`admin`] looks after nodes, and [`faults`] break them. Every process has [`clocks`]. Their state stands beside what moves it, and
-//! they meet here.
+//! things, [`values`] are their secrets and configs, [`tenants`] what their namespaces may use, [`scaling`] is what they ask of apps, [`admin`]
+//! looks after nodes, and [`faults`] break them. Every process has [`clocks`]. Their state stands beside what moves it, and they meet here.
 
 pub(crate) mod client;
 pub(crate) mod clocks;
@@ -14,6 +14,8 @@ mod faults;
 mod network;
 pub(crate) mod scaling;
 mod slots;
+mod tenants;
+mod values;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +54,8 @@ pub(crate) struct World {
     pub(crate) extra_dice: Dice,
     /// The same of what is to do with scaling.
     pub(crate) scaling_dice: Dice,
+    /// And of namespaces.
+    pub(crate) tenant_dice: Dice,
     pub(crate) setup: Setup,
     pub(crate) store: Store,
     /// All that ever ran. The last one leads.
@@ -93,6 +97,10 @@ pub(crate) enum Event {
     Demand,
     /// A control plane looks at what is asked of apps.
     Scale(usize),
+    /// A cluster admin sets a quota.
+    Quota,
+    /// A secret or a config changes.
+    Value,
     Fault,
     /// The end of a fault.
     Mend(faults::Mend),
@@ -134,8 +142,9 @@ impl World {
             dice,
             extra_dice,
             scaling_dice: Extras::scaling_dice(seed),
+            tenant_dice: Extras::tenant_dice(seed),
+            store: Store::new(setup.kept),
             setup,
-            store: Store::default(),
             controls: Vec::new(),
             workers: Vec::new(),
             network: Network::default(),
@@ -174,6 +183,7 @@ impl World {
         if self.setup.extras.scaling {
             self.after(Duration::from_secs(1), Event::Demand);
         }
+        self.begin_tenants();
         self.after(self.setup.calm_at, Event::Calm);
         while self.check.violation.is_none() && self.check.settled_at.is_none() {
             let Some((at, event)) = self.queue.pop() else { return };
@@ -210,6 +220,8 @@ impl World {
             Event::Admin => self.admin(),
             Event::Demand => self.demand(),
             Event::Scale(control) => self.look_at_demand(control),
+            Event::Quota => self.set_quota(),
+            Event::Value => self.change_value(),
             Event::Fault => self.fault(),
             Event::Mend(mend) => self.mend(mend),
             Event::Calm => self.calm(),

@@ -4,7 +4,7 @@
 
 use std::thread;
 
-use wharf_simulator::{EXTRAS_FROM, SCALING_FROM, simulate};
+use wharf_simulator::{EXTRAS_FROM, SCALING_FROM, TENANTS_FROM, simulate};
 
 /// How many of them each of two threads runs.
 const SEEDS: u64 = 60;
@@ -45,8 +45,16 @@ fn it_does_while_open_requests_decide_how_many_instances_there_are() {
 }
 
 #[test]
+fn it_does_while_quotas_and_secrets_of_namespaces_change() {
+    let halves = [0, 1].map(|half| {
+        thread::spawn(move || (0..SEEDS).map(|seed| TENANTS_FROM + 2 * seed + half).for_each(holds))
+    });
+    halves.into_iter().for_each(|half| half.join().unwrap());
+}
+
+#[test]
 fn the_same_seed_is_the_same_course_of_events() {
-    for seed in [2, 9, 114, EXTRAS_FROM + 2, EXTRAS_FROM + 9, SCALING_FROM + 3] {
+    for seed in [2, 9, 114, EXTRAS_FROM + 2, EXTRAS_FROM + 9, SCALING_FROM + 3, TENANTS_FROM + 4] {
         let [first, second] = [0, 1].map(|_| simulate(seed, true));
         assert!(!first.trace.is_empty());
         assert_eq!((first.events, first.trace), (second.events, second.trace), "seed {seed}");

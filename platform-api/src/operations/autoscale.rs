@@ -16,7 +16,7 @@ pub(crate) enum Outcome {
     Done,
     /// The app is no longer as it was when it was decided on.
     Outdated,
-    /// The namespace may not have one more, and nothing was written but that.
+    /// The namespace may not have one more, and nothing was written but that it may not.
     Refused,
 }
 
@@ -37,7 +37,10 @@ pub(crate) async fn scale(
     }
     let (to, left_out) = set_within_quota(&mut tx, &app, scaling.from, scaling.to).await?;
     if to == scaling.from {
+        // What was tried is not written. Nor is the number from which it would have grown: in a rollout that may be one more than what counts.
+        drop(tx);
         if tells_refusal {
+            let mut tx = context.write_as_leader().await?;
             let (kind, message) = ("app.autoscale-refused", format!("stays at {to}{left_out}"));
             store::event::append(&mut tx, &app.namespace, Some(&app.name), kind, &message, now).await?;
             tx.commit().await?;
@@ -117,7 +120,7 @@ pub(super) async fn check_most(conn: &mut Conn, app: &App, spec: &AppSpec) -> Re
 }
 
 /// Why a namespace that may have so many instances cannot have a range.
-pub(super) fn too_wide(
+pub fn too_wide(
     namespace: &NamespaceName,
     limit: u64,
     before: Option<&AppSpec>,

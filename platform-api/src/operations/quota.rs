@@ -17,6 +17,7 @@ use crate::plan::reservation_bytes;
 use crate::plan::scheduler::{Cluster, Needs};
 use crate::quota::{self, Demand, Standing};
 use crate::store::app::App;
+use crate::store::node::StoredNode;
 use crate::store::{self, Conn};
 
 /// A namespace before it changes. None inside: it has no quota, and nothing is counted.
@@ -183,7 +184,7 @@ fn is_unbounded(spec: &AppSpec, world: World) -> bool {
 
 /// What a release asks for. Of guests it is what the scheduler counts, because what they use is bounded where they run. Of containers it is the most
 /// that they may use: their engine bounds each, and nothing bounds all of a namespace.
-pub(super) fn demand(spec: &AppSpec, world: World) -> Demand {
+pub fn demand(spec: &AppSpec, world: World) -> Demand {
     let (mut memory_bytes, mut cpu_millis) =
         (reservation_bytes(spec, world), spec.reserve.cpu.map_or(0, |cpu| cpu.as_millis()));
     if world.is_container() {
@@ -199,7 +200,27 @@ pub(super) fn demand(spec: &AppSpec, world: World) -> Demand {
     }
 }
 
-/// The same of what may run on every node: as many instances as there are nodes for it now.
+/// The same of what may run on every node: as many instances as there are nodes for it among these.
+pub fn demand_among(nodes: &mut Cluster, spec: &AppSpec, world: World) -> Demand {
+    let demand = demand(spec, world);
+    if !spec.is_global() {
+        return demand;
+    }
+    let count = nodes.allowed(&spec.placement, Needs::of(world, false)).len();
+    Demand { nodes: Some(u32::try_from(count).unwrap_or(u32::MAX)), ..demand }
+}
+
+/// Of all nodes that are known those that are not drained.
+pub fn undrained(known: Vec<StoredNode>) -> Cluster {
+    let mut cluster = Cluster::default();
+    for mut node in known.into_iter().filter(|node| !node.settings.draining) {
+        node.settings.label(&mut node.registration);
+        cluster.set_node(node.id, &node.registration, true);
+    }
+    cluster
+}
+
+/// [`demand_among`] the nodes that there are now.
 pub(super) async fn demand_among_nodes(conn: &mut Conn, spec: &AppSpec, world: World) -> Result<Demand> {
     Nodes::default().demand(conn, spec, world).await
 }
@@ -210,24 +231,13 @@ pub(super) struct Nodes(Option<Cluster>);
 
 impl Nodes {
     pub(super) async fn demand(&mut self, conn: &mut Conn, spec: &AppSpec, world: World) -> Result<Demand> {
-        let demand = demand(spec, world);
         if !spec.is_global() {
-            return Ok(demand);
+            return Ok(demand(spec, world));
         }
         if self.0.is_none() {
-            let known = store::node::list(conn).await?;
-            let mut cluster = Cluster::default();
-            for mut node in known {
-                if !node.settings.draining {
-                    node.settings.label(&mut node.registration);
-                    cluster.set_node(node.id, &node.registration, true);
-                }
-            }
-            self.0 = Some(cluster);
+            self.0 = Some(undrained(store::node::list(conn).await?));
         }
-        let cluster = self.0.get_or_insert_default();
-        let nodes = cluster.allowed(&spec.placement, Needs::of(world, false)).len();
-        Ok(Demand { nodes: Some(u32::try_from(nodes).unwrap_or(u32::MAX)), ..demand })
+        Ok(demand_among(self.0.get_or_insert_default(), spec, world))
     }
 }
 

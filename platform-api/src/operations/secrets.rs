@@ -25,7 +25,7 @@ use crate::store::secret::{Pinned, SealedVersion};
 use crate::store::{self, Conn};
 
 /// The versions of a release, by the names of their secrets.
-pub(super) type Pins = BTreeMap<SecretName, Pinned>;
+pub type Pins = BTreeMap<SecretName, Pinned>;
 
 /// Who asks, and about which secret or config.
 #[derive(Clone, Debug)]
@@ -150,17 +150,7 @@ pub(super) async fn move_all<'a>(
         let (Some(before), Some(newest)) = (current.remove(&app.id), newest.get(&app.namespace_id)) else {
             continue;
         };
-        let mut secrets = store::secret::pinned(conn, &before).await?;
-        let mut moves = false;
-        for (name, newest) in newest {
-            if let Some(pinned) = secrets.get_mut(name).filter(|pinned| pinned.id != newest.id) {
-                *pinned = *newest;
-                moves = true;
-            }
-        }
-        if !moves {
-            continue;
-        }
+        let Some(secrets) = moved(&store::secret::pinned(conn, &before).await?, newest) else { continue };
         let artifact = match artifacts.get(&before.artifact) {
             Some(artifact) => artifact.clone(),
             None => {
@@ -176,6 +166,18 @@ pub(super) async fn move_all<'a>(
     let made = releases::make_all(conn, context, by, news).await?;
     let moved = moving.into_iter().zip(made);
     Ok(moved.map(|((app, before, artifact, _), made)| Moved { app, before, artifact, made }).collect())
+}
+
+/// What a release that was made with `pins` is to be made with where these are the newest versions. None: it has them, or uses none of them.
+pub fn moved(pins: &Pins, newest: &Pins) -> Option<Pins> {
+    let (mut moved, mut moves) = (pins.clone(), false);
+    for (name, newest) in newest {
+        if let Some(pinned) = moved.get_mut(name).filter(|pinned| pinned.id != newest.id) {
+            *pinned = *newest;
+            moves = true;
+        }
+    }
+    moves.then_some(moved)
 }
 
 fn as_new<'a>((app, before, artifact, secrets): &'a (&App, Release, Artifact, Pins)) -> New<'a> {
@@ -475,6 +477,20 @@ mod tests {
     fn releases_are_told_by_app() {
         let users = [("shop", 7), ("hello", 1), ("hello", 2)].map(|(app, release)| (app.to_owned(), release));
         assert_eq!(by_app(users.to_vec()), "hello (1, 2), shop (7)");
+    }
+
+    #[test]
+    fn a_release_moves_to_newer_versions_of_what_it_has_and_to_nothing_else() {
+        let [one, other, newer] =
+            [1, 1, 2].map(|version| Pinned { id: SecretVersionId::new(), version, bytes: 1 });
+        let pins = |pins: &[(&str, Pinned)]| -> Pins {
+            pins.iter().map(|(name, pinned)| (name.parse().unwrap(), *pinned)).collect()
+        };
+        let has = pins(&[("one", one), ("other", other)]);
+        assert_eq!(moved(&has, &pins(&[("one", newer)])), Some(pins(&[("one", newer), ("other", other)])));
+        for newest in [pins(&[("one", one)]), pins(&[("third", newer)]), Pins::new()] {
+            assert_eq!(moved(&has, &newest), None);
+        }
     }
 
     #[test]

@@ -11,31 +11,41 @@ use crate::context::Context;
 use crate::store;
 
 #[derive(Default)]
-pub(super) struct Deliveries {
+pub struct Deliveries {
     opened: HashMap<SecretVersionId, SecretContent>,
 }
 
 impl Deliveries {
     /// Opens what is newly used, and forgets what nobody uses any more.
     pub(super) async fn update(&mut self, context: &Context, publisher: &mut Publisher) -> store::Result<()> {
-        let (used, unused): (Vec<_>, Vec<_>) =
-            publisher.turned_secrets().into_iter().partition(|id| publisher.uses(*id));
-        let unknown: Vec<SecretVersionId> =
-            used.into_iter().filter(|id| !self.opened.contains_key(id)).collect();
-        if !unknown.is_empty() {
+        let mut opened = Vec::new();
+        let missing = self.missing(publisher);
+        if !missing.is_empty() {
             let mut tx = context.store.read().await?;
-            for id in unknown {
-                self.opened.insert(id, open(&mut tx, context, id).await?);
+            for id in missing {
+                opened.push((id, open(&mut tx, context, id).await?));
             }
         }
-        for id in unused {
-            self.opened.remove(&id);
-        }
-        publisher.secrets_settled();
+        self.take_in(opened, publisher);
         Ok(())
     }
 
-    pub(super) fn get(&self, id: SecretVersionId) -> Option<DeliveredSecret> {
+    /// What is newly used, and has to be opened.
+    pub fn missing(&self, publisher: &Publisher) -> Vec<SecretVersionId> {
+        let is_missing = |id: &SecretVersionId| publisher.uses(*id) && !self.opened.contains_key(id);
+        publisher.turned_secrets().into_iter().filter(is_missing).collect()
+    }
+
+    /// Takes in what was missing, and forgets what nobody uses any more.
+    pub fn take_in(&mut self, opened: Vec<(SecretVersionId, SecretContent)>, publisher: &mut Publisher) {
+        for id in publisher.turned_secrets().into_iter().filter(|id| !publisher.uses(*id)) {
+            self.opened.remove(&id);
+        }
+        self.opened.extend(opened);
+        publisher.secrets_settled();
+    }
+
+    pub fn get(&self, id: SecretVersionId) -> Option<DeliveredSecret> {
         Some(DeliveredSecret { id, content: self.opened.get(&id)?.clone() })
     }
 }

@@ -294,11 +294,11 @@ pub(crate) async fn pin_all(conn: &mut Conn, pins: &[(ReleaseId, SecretVersionId
 
 /// A version that a release was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pinned {
-    pub(crate) id: SecretVersionId,
-    pub(crate) version: u64,
+pub struct Pinned {
+    pub id: SecretVersionId,
+    pub version: u64,
     /// Octets of the sealed value, which has a few more than the value.
-    pub(crate) bytes: usize,
+    pub bytes: usize,
 }
 
 /// The versions that a release was made with.

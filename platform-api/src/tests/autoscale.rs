@@ -2,10 +2,14 @@
 
 use axum::http::Method;
 use serde_json::{Value, json};
+use wharf_types::{NamespaceName, Timestamp};
 
 use super::deploying::{HELLO, with_env};
 use super::fixture::{Platform, component, eventually, quick};
 use super::worker::Worker;
+use crate::operations::autoscale::{Outcome, scale};
+use crate::plan::autoscale::{Scaling, Why};
+use crate::store;
 
 /// It sleeps after a second.
 fn range(min: u32, max: u32) -> Value {
@@ -161,4 +165,26 @@ async fn growth_ends_at_the_quota_and_a_range_beyond_it_is_refused() {
     let told = platform.told("app.autoscaled").await;
     assert!(told[0].starts_with("scaled 1 -> 3: ") && told[0].contains("; 4 were needed, but"), "{told:?}");
     assert_eq!(platform.get(quota).await["used"]["instances"], 4);
+}
+
+#[tokio::test]
+async fn refused_growth_leaves_the_number_of_a_sleeper_as_it_was() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    platform.serve(0, range(0, 5)).await;
+    platform.is_asleep().await;
+    let quota = "/v1/namespaces/default/quota";
+    platform.call(Method::PUT, quota, json!({"instances": 0})).await.is(200);
+    let mut tx = platform.context.store.read().await.unwrap();
+    let (namespace, name) = (NamespaceName::default_namespace(), "hello".parse().unwrap());
+    let app = store::app::find(&mut tx, &namespace, &name).await.unwrap().unwrap();
+    drop(tx);
+    assert_eq!(app.autoscaled_to, Some(0));
+    // As in a rollout that goes back to it, which needs an instance where nobody asks for one.
+    let scaling = Scaling { from: 1, to: 3, why: Why::Woken { waiting: 20 } };
+    let scaled = scale(&platform.context, app.id, Some(0), &scaling, true, Timestamp::now());
+    assert_eq!(scaled.await.unwrap(), Outcome::Refused);
+    assert_eq!(platform.get(quota).await["used"]["instances"], 0);
+    let told = platform.told("app.autoscale-refused").await;
+    assert!(told[0].starts_with("stays at 1; 3 were needed, but instances: "), "{told:?}");
 }

@@ -55,7 +55,10 @@ impl World {
     pub(crate) fn check_changes(&mut self, app: AppId, changes: &[Change], seen: &BTreeMap<NodeId, Seen>) {
         for change in changes {
             match change {
-                Change::CreateInstance { id, .. } => self.check_instance_placed((app, *id), seen),
+                Change::CreateInstance { id, slot, .. } => {
+                    self.check_instance_placed((app, *id), seen);
+                    self.check_surge(app, *slot);
+                }
                 Change::Preempt { instance, app: victim } => {
                     self.check_preempted((app, self.own_priority(app)), *victim, *instance);
                 }
@@ -133,7 +136,7 @@ fn compare(before: &App, after: &App) -> Option<Found> {
         }
     }
     let wished =
-        |app: &App| (app.view.scaled_to, app.view.stopped.clone(), app.view.deleting, app.releases.len());
+        |app: &App| (app.view.scaled_to, app.view.stopped.clone(), app.view.deleting, app.last_release);
     if wished(before) != wished(after) {
         let what = format!("{:?} became {:?}", wished(before), wished(after));
         return Some(("every acknowledged write survives", what));

@@ -48,7 +48,8 @@ impl World {
             return (!live.is_empty()).then(|| format!("{name} should not run: {live:?}"));
         };
         let loaded = app.load().view;
-        if let Some(what) = self.wrong_number(&loaded) {
+        let slots = loaded.slot_numbers().count() as u64;
+        if let Some(what) = self.wrong_number(app, &loaded).or_else(|| self.uncounted(app, slots)) {
             return Some(what);
         }
         // Where there is no room for the new, the old stays; and where the new cannot start, what served before it.

@@ -16,6 +16,7 @@ impl World {
             let what = format!("worker {worker} takes {:#x} after {before:x?}", assignment.generation);
             self.fail("generations only grow at a worker", what);
         }
+        self.check_delivered(worker, assignment);
     }
 
     pub(super) fn check_writers(&mut self) {

@@ -1,11 +1,11 @@
 //! What planners and users write of apps.
 
 use wharf_platform_api::plan::Change;
-use wharf_types::NamespaceName;
 use wharf_types::api::{Pause, Stopped};
 use wharf_types::spec::Replicas;
 use wharf_types::state::{RolloutState, Wanted};
 
+use super::values::variables;
 use super::*;
 
 /// What users wish, as the operations of the same names write it.
@@ -23,7 +23,7 @@ pub(crate) enum Wish {
 }
 
 impl Store {
-    fn app_mut(&mut self, id: AppId) -> Option<&mut App> {
+    pub(super) fn app_mut(&mut self, id: AppId) -> Option<&mut App> {
         self.apps.get_mut(&id).map(Arc::make_mut)
     }
 
@@ -52,13 +52,16 @@ impl Store {
         self.touch(id);
         for change in changes {
             match change {
-                Change::DeleteApp => drop(self.apps.remove(&id)),
+                Change::DeleteApp => self.delete_app(id),
                 Change::Preempt { instance, app } => self.preempt(*app, *instance),
                 _ => {
                     let app = self.app_mut(id).expect("it is changed only before it is deleted");
                     app.apply(change, now);
                 }
             }
+        }
+        if changes.iter().any(ends_rollout) {
+            self.clean_up(id);
         }
         Applied::Done
     }
@@ -73,11 +76,11 @@ impl Store {
         }
     }
 
-    pub(crate) fn create_app(&mut self, name: &str, now: Timestamp) -> AppId {
+    pub(crate) fn create_app(&mut self, name: &str, namespace: NamespaceName, now: Timestamp) -> AppId {
         let id = AppId::from_uuid(self.ids(now).next());
         let view = AppView {
             id,
-            namespace: NamespaceName::default_namespace(),
+            namespace,
             name: name.parse().unwrap(),
             deleting: false,
             stopped: None,
@@ -98,32 +101,48 @@ impl Store {
             rollouts: Vec::new(),
             releases: BTreeMap::new(),
             served: BTreeSet::new(),
+            demands: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            last_release: 0,
             revision: self.draw_revision(),
         };
         self.apps.insert(id, Arc::new(app));
         id
     }
 
-    /// Mirrors `operations::autoscale::scale`, without quotas. Returns `false` where nothing was written.
-    pub(crate) fn autoscale(&mut self, id: AppId, epoch: u64, decided_on: Option<u32>, to: u32) -> bool {
+    /// Mirrors `operations::autoscale::scale`. Returns the number that was written, if one was.
+    pub(crate) fn autoscale(
+        &mut self,
+        id: AppId,
+        epoch: u64,
+        decided_on: Option<u32>,
+        (from, to): (u32, u32),
+    ) -> Option<u32> {
         if epoch != self.epoch {
-            return false;
+            return None;
         }
-        let Some(app) = self.app_mut(id) else { return false };
-        let view = &mut app.view;
+        let view = &self.apps.get(&id)?.view;
         let is_ours = view.scaled_to.is_none() && view.stopped.is_none() && !view.deleting;
         if !is_ours || view.autoscaled_to != decided_on {
-            return false;
+            return None;
         }
-        view.autoscaled_to = Some(to);
+        let to = self.set_within_quota(id, from, to);
+        if to == from {
+            self.app_mut(id)?.view.autoscaled_to = decided_on;
+            return None;
+        }
         self.touch(id);
-        true
+        Some(to)
     }
 
-    /// Makes a release and a rollout to it: `operations::deploy`.
-    pub(crate) fn deploy(&mut self, id: AppId, release: ReleaseView, now: Timestamp) {
-        let release = Arc::new(release);
+    /// Makes a release and a rollout to it: `operations::releases::make_all`.
+    pub(super) fn deploy(&mut self, id: AppId, release: ReleaseView, pins: Pins, now: Timestamp) {
+        let release = Arc::new(ReleaseView { secrets: variables(&release.spec, &pins), ..release });
+        let demand = self.demand_of(&release.spec, release.world);
         let known = self.app_mut(id).unwrap();
+        known.last_release = release.number;
+        known.demands.insert(release.id, demand);
+        known.pins.insert(release.id, pins);
         known.releases.insert(release.id, release.clone());
         let missing = release
             .spec
@@ -175,6 +194,7 @@ impl Store {
                     return false;
                 };
                 let to = to.id;
+                self.count_nodes(id, to);
                 self.start_rollout(id, to, now, |rollout| rollout.backwards = true);
             }
             (Wish::Restart, _) => return self.renew(id, now),
@@ -207,11 +227,8 @@ impl Store {
     }
 
     fn renew(&mut self, id: AppId, now: Timestamp) -> bool {
-        let app = &self.apps[&id];
-        let newest = || app.releases.values().max_by_key(|release| release.number);
-        let Some(release) = app.view.target.as_ref().or_else(newest).map(|release| release.id) else {
-            return false;
-        };
+        let Some(release) = self.apps[&id].current().map(|release| release.id) else { return false };
+        self.count_nodes(id, release);
         self.start_rollout(id, release, now, |rollout| rollout.renews = true);
         true
     }
@@ -223,6 +240,11 @@ fn begin_anew(rollout: &mut RolloutView, now: Timestamp) {
     rollout.failed_slots.clear();
     rollout.canary = None;
     rollout.monitoring_since = rollout.monitoring_since.map(|_| now);
+}
+
+/// Mirrors `reconcile::apply::ends_rollout`.
+fn ends_rollout(change: &Change) -> bool {
+    matches!(change, Change::SetRollout { state, .. } if state.is_final())
 }
 
 impl App {

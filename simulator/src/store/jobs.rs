@@ -1,32 +1,40 @@
 //! What planners and users write of jobs and schedules.
 
+use wharf_platform_api::cores::quota_demand;
 use wharf_platform_api::plan::job::{CommandView, Ending, JobChange, StopCause};
 use wharf_platform_api::plan::schedule::ScheduleChange;
+use wharf_types::Digest;
 use wharf_types::job::{JobSpec, JobState};
 use wharf_types::world::World;
-use wharf_types::{Digest, NamespaceName};
 
+use super::values::variables;
 use super::*;
 
 impl Store {
+    /// Mirrors `operations::jobs::make`, but for the quota, which is asked when it is written.
     pub(crate) fn create_job(
         &mut self,
+        namespace: &NamespaceName,
         spec: &JobSpec,
         schedule: Option<ScheduleId>,
         now: Timestamp,
-    ) -> JobId {
+    ) -> Result<JobId, Refused> {
         let id = JobId::from_uuid(self.ids(now).next());
+        let for_worker = spec.for_worker();
+        let pins = self.newest(namespace, &for_worker)?;
+        let runs = spec.parallelism.min(spec.completions);
+        let demand = QuotaDemand { replicas: runs, ..quota_demand(&for_worker, World::CommandP2) };
         let command = CommandView {
             artifact: Digest::of(b"job"),
             world: World::CommandP2,
-            spec: Arc::new(spec.for_worker()),
-            secrets: Arc::default(),
+            secrets: variables(&for_worker, &pins),
+            spec: Arc::new(for_worker),
             app: "job".parse().unwrap(),
             release: 0,
         };
         let view = JobView {
             id,
-            namespace: NamespaceName::default_namespace(),
+            namespace: namespace.clone(),
             name: "job".parse().unwrap(),
             scheduled: schedule.is_some(),
             spec: Arc::new(spec.clone()),
@@ -38,8 +46,30 @@ impl Store {
             expires_at: None,
             runs: Vec::new(),
         };
-        self.jobs.insert(id, Arc::new(Job { view, schedule, revision: 0 }));
-        id
+        self.jobs.insert(id, Arc::new(Job { view, schedule, demand, pins, revision: 0 }));
+        Ok(id)
+    }
+
+    /// Mirrors `reconcile::schedules::try_fire`: what is refused is a time without a job.
+    fn try_fire(&mut self, spec: &JobSpec, schedule: ScheduleId, now: Timestamp) -> Option<JobId> {
+        let namespace = NamespaceName::default_namespace();
+        let before = self.used(&namespace);
+        let job = self.create_job(&namespace, spec, Some(schedule), now).ok()?;
+        if self.check_quota(&namespace, &before).is_err() {
+            self.jobs.remove(&job);
+            return None;
+        }
+        Some(job)
+    }
+
+    /// Mirrors what `reconcile::jobs::set_state` does with the values of a job that has ended.
+    fn let_go_of_values(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if job.view.state.is_final() && !job.pins.is_empty() {
+            Arc::make_mut(job).pins.clear();
+            let namespace = job.view.namespace.clone();
+            self.prune_values(&namespace);
+        }
     }
 
     /// Says how the job is to end: `store::job::end`.
@@ -85,6 +115,7 @@ impl Store {
                 }
             }
         }
+        self.let_go_of_values(id);
         if let Some(schedule) = schedule {
             self.prune_jobs(schedule);
         }
@@ -138,7 +169,7 @@ impl Store {
         let mut touched = Vec::new();
         for change in changes {
             match change {
-                ScheduleChange::Fire { .. } => touched.push(self.create_job(&spec, Some(seen.id), now)),
+                ScheduleChange::Fire { .. } => touched.extend(self.try_fire(&spec, seen.id, now)),
                 ScheduleChange::Cancel { job } => {
                     self.end_job(*job);
                     touched.push(*job);

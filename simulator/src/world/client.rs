@@ -17,9 +17,10 @@ use wharf_types::spec::{
 use wharf_types::world::World as Kind;
 use wharf_types::{AppId, Digest, JobId, ReleaseId, ScheduleId};
 
+use super::tenants::Before;
 use super::{Event, World, say};
 use crate::setup::Extras;
-use crate::store::Wish;
+use crate::store::{Store, Wish};
 
 /// What a job that always fails has among its arguments.
 const FAIL: &str = "fail";
@@ -35,6 +36,8 @@ pub(crate) struct Clients {
     pub(crate) apps: Vec<(AppId, Shape)>,
     /// How many requests to each are open, or would be.
     pub(crate) open: BTreeMap<AppId, u32>,
+    /// How often a secret or a config was set.
+    pub(super) values: u32,
     made: u32,
 }
 
@@ -122,13 +125,28 @@ impl World {
 
     fn ask(&mut self, app: AppId, wish: Wish) {
         let now = self.wish_time();
-        if self.store.wish(app, wish, now) {
+        let Some(namespace) = self.store.apps.get(&app).map(|known| known.view.namespace.clone()) else {
+            return;
+        };
+        let before = self.begin(&namespace);
+        if !self.store.wish(app, wish, now) {
+            return;
+        }
+        let priority = |store: &Store| Some(store.apps.get(&app)?.current()?.spec.placement.priority);
+        let (has, wanted) = (priority(&before.store), priority(&self.store));
+        let outcome = match wanted {
+            Some(wanted) if wish == Wish::RollBack && !self.is_admin() => {
+                self.store.check_priority(&namespace, has, wanted)
+            }
+            _ => Ok(()),
+        };
+        if self.end(&before, &format_args!("{wish:?} of {app}"), outcome).is_some() {
             say!(self, "somebody wants of {app}: {wish:?}");
             self.tell(app);
         }
     }
 
-    fn tell(&mut self, app: AppId) {
+    pub(super) fn tell(&mut self, app: AppId) {
         let leader = self.leader();
         self.controls[leader].mark(app);
         self.nudge(leader);
@@ -138,24 +156,33 @@ impl World {
         self.clients.made += 1;
         let name = format!("app{}", self.clients.made);
         let now = self.wish_time();
-        let id = self.store.create_app(&name, now);
+        let namespace = self.throw_namespace();
+        let before = self.begin(&namespace);
+        let id = self.store.create_app(&name, namespace, now);
         let shape = match self.dice.number(0..=99) {
             0..=24 => Shape::Volume,
             25..=44 => Shape::Singleton,
             45..=64 => Shape::Global,
             _ => Shape::Plain,
         };
-        self.clients.apps.push((id, shape));
-        self.deploy(id, shape);
+        if self.release(&before, id, shape) {
+            self.clients.apps.push((id, shape));
+        }
     }
 
     fn deploy(&mut self, id: AppId, shape: Shape) {
-        let app = &self.store.apps[&id].view;
-        if app.deleting {
-            return;
+        let view = &self.store.apps[&id].view;
+        if !view.deleting {
+            let before = self.begin(&view.namespace);
+            self.release(&before, id, shape);
         }
-        let (name, namespace) = (app.name.clone(), app.namespace.clone());
-        let number = self.store.apps[&id].releases.len() as u64 + 1;
+    }
+
+    /// Ends a transaction with a release. Returns `false` where it was refused.
+    fn release(&mut self, before: &Before, id: AppId, shape: Shape) -> bool {
+        let app = &self.store.apps[&id];
+        let (name, namespace) = (app.view.name.clone(), app.view.namespace.clone());
+        let number = app.last_release + 1;
         let quality = match self.dice.number(0..=99) {
             0..=69 => Quality::Good,
             70..=84 => Quality::CannotStart,
@@ -168,6 +195,8 @@ impl World {
         if shape == Shape::Plain {
             self.give_a_range(&mut spec);
         }
+        self.reserve(&mut spec);
+        (spec.secrets, spec.configs) = self.name_values(&namespace);
         spec.validate().expect("the API would take it");
         say!(
             self,
@@ -186,8 +215,14 @@ impl World {
             secrets: Arc::default(),
             routes: vec![format!("{name}.{namespace}.localhost").parse().expect("it is a route")],
         };
-        self.store.deploy(id, release, now);
-        self.tell(id);
+        let any_priority = self.is_admin();
+        let outcome = self.store.release(id, release, any_priority, now);
+        let is_made = self.end(before, &format_args!("release {number} of {name}"), outcome).is_some();
+        if is_made {
+            self.check_released(id);
+            self.tell(id);
+        }
+        is_made
     }
 
     fn spec(&mut self, shape: Shape) -> AppSpec {
@@ -227,8 +262,19 @@ impl World {
             }
             return;
         }
-        let spec = self.job_spec();
-        let job = self.store.create_job(&spec, None, now);
+        let mut spec = self.job_spec();
+        let namespace = self.throw_namespace();
+        (spec.secrets, spec.configs) = self.name_values(&namespace);
+        let any_priority = self.is_admin();
+        let before = self.begin(&namespace);
+        let outcome = self.store.create_job(&namespace, &spec, None, now).and_then(|job| {
+            if !any_priority {
+                self.store.check_priority(&namespace, None, spec.placement.priority)?;
+            }
+            Ok(job)
+        });
+        let Some(job) = self.end(&before, &"a job", outcome) else { return };
+        self.check_job_made(job);
         say!(
             self,
             "somebody makes job {job}: {} of {}, {} retries",

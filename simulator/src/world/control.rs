@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_platform_api::cores::{
-    Beside, Fleet, History, Next, NodeSettings, NodeStatus, Nodes, Publisher, Settled, Start, StoredNode,
-    acknowledged,
+    Beside, Deliveries, Fleet, History, Next, NodeSettings, NodeStatus, Nodes, Publisher, Settled, Start,
+    StoredNode, acknowledged,
 };
 use wharf_platform_api::plan::job::{self, JobChange, JobView};
 use wharf_platform_api::plan::schedule::{self, ScheduleChange, ScheduleView};
 use wharf_platform_api::plan::{Change, Unplaced};
 use wharf_types::node::{Assignment, NodeRegistration, NodeReport};
-use wharf_types::{AppId, JobId, NodeId, ScheduleId, Timestamp};
+use wharf_types::{AppId, JobId, NamespaceName, NodeId, ScheduleId, Timestamp};
 
 use super::clocks::Clock;
 use super::network::{Down, Up};
@@ -41,6 +41,7 @@ pub(crate) struct Control {
     nodes: Nodes,
     fleet: Fleet,
     publisher: Publisher,
+    deliveries: Deliveries,
     acknowledged: u64,
     settled: Settled,
     dirty: BTreeSet<AppId>,
@@ -184,6 +185,7 @@ impl World {
             nodes,
             fleet: Fleet::default(),
             publisher: Publisher::new(epoch << EPOCH_BITS),
+            deliveries: Deliveries::default(),
             acknowledged: 0,
             settled: Settled::default(),
             dirty: BTreeSet::new(),
@@ -444,8 +446,10 @@ impl World {
                 applied
             }
             Writing::Schedule { seen, changes, until, now } => {
+                let before = self.begin(&NamespaceName::default_namespace());
                 let (applied, touched) = self.store.decide(&seen, epoch, (&changes, until), now);
                 if applied == Applied::Done {
+                    self.check_growth(&before, &"a schedule");
                     say!(self, "control plane {epoch} decides until {until}: {changes:?}");
                     self.check_decided(&seen, &changes, until, now);
                 }
@@ -484,7 +488,12 @@ impl World {
         let apps = control.fleet.take_changed();
         control.publisher.take_in(&control.fleet, apps);
         control.publisher.take_in_jobs(&control.jobs, std::mem::take(&mut control.changed_jobs));
-        let beside = Beside { doomed: &BTreeMap::new(), rates: &[], removed: &[], secrets: &|_| None };
+        let missing = control.deliveries.missing(&control.publisher).into_iter();
+        let opened = missing.map(|id| (id, self.store.open(id))).collect();
+        control.deliveries.take_in(opened, &mut control.publisher);
+        let deliveries = &control.deliveries;
+        let beside =
+            Beside { doomed: &BTreeMap::new(), rates: &[], removed: &[], secrets: &|id| deliveries.get(id) };
         let assignments = control.publisher.publish(statuses, beside);
         let checked = control.publisher.check(&control.fleet, &control.jobs, statuses, beside);
         control.dirty.extend(control.publisher.take_acknowledged(control.acknowledged));

@@ -105,11 +105,15 @@ impl World {
 
     fn decide_number(&mut self, index: usize, view: &AppView, range: &ReplicaRange, scaling: &Scaling) {
         let epoch = self.controls[index].epoch;
-        if !self.store.autoscale(view.id, epoch, view.autoscaled_to, scaling.to) {
-            return;
-        }
-        say!(self, "control plane {epoch} decides of {}: {scaling}", view.name);
-        self.check_scaling(view, range, scaling);
+        let before = self.begin(&view.namespace);
+        let numbers = (scaling.from, scaling.to);
+        let Some(to) = self.store.autoscale(view.id, epoch, view.autoscaled_to, numbers) else {
+            return self.check_unchanged(&before.store, &format_args!("{scaling} of {}", view.name));
+        };
+        let what = Scaling { to, ..scaling.clone() };
+        say!(self, "control plane {epoch} decides of {}: {what}", view.name);
+        self.check_scaling(view, range, &what);
+        self.check_growth(&before, &format_args!("{what} of {}", view.name));
         self.controls[index].mark(view.id);
         self.nudge(index);
     }

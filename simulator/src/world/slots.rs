@@ -266,7 +266,18 @@ impl World {
         if slot.lease.is_some_and(|(_, is_granted)| !is_granted) {
             return self.turn(index, chain, Duration::from_millis(10), What::Start);
         }
-        let assigned = slot.assigned.clone();
+        let (assigned, id) = (slot.assigned.clone(), slot.id);
+        match worker.secrets.environment(&assigned) {
+            Ok(environment) => {
+                let given =
+                    environment.into_iter().map(|(variable, text)| (variable, text.as_str().to_owned()));
+                self.check_environment(&assigned, &given.collect());
+            }
+            Err(failure) => {
+                self.check_not_given(&assigned, id, &failure);
+                return self.ended(index, chain, Ended::Failed(failure));
+            }
+        }
         if self.clients.quality(&assigned) == Quality::CannotStart {
             return self.ended(index, chain, trap("it cannot start"));
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use wharf_runtime::backoff::{Jitter, Reconnect};
 use wharf_runtime::cores::{Board, ChainKey, Verdict, after_a_restart, judge};
+use wharf_runtime::secrets::SecretStore;
 use wharf_types::figures::NodeFigures;
 use wharf_types::incarnation::Incarnation;
 use wharf_types::node::{Assignment, InstanceReport, NodeRegistration, NodeReport, SINGLETON_LEASE};
@@ -51,6 +52,7 @@ pub(crate) struct Worker {
     /// The newest assignment that was accepted.
     pub(crate) accepted: Option<u64>,
     pub(crate) board: Board,
+    pub(crate) secrets: SecretStore,
     pub(crate) slots: BTreeMap<ChainKey, Slot>,
     pub(crate) released: BTreeSet<ChainKey>,
     /// Counts what slots wait for, so that what was given up is told from what is still to come.
@@ -95,6 +97,7 @@ impl Worker {
             reconnect: Reconnect::new(Jitter::seeded(1)),
             accepted: None,
             board: Board::default(),
+            secrets: SecretStore::default(),
             slots: BTreeMap::new(),
             released: BTreeSet::new(),
             turns: 0,
@@ -302,6 +305,7 @@ impl World {
             let wait = self.dice.millis(if slow { 0..=1500 } else { 0..=5 });
             self.timer(index, wait, Timer::Route(table));
         }
+        self.workers[index].secrets.replace(assignment.secrets.clone());
         self.assign(index, &assignment.instances);
         self.workers[index].accepted = Some(assignment.generation);
         self.report_soon(index);
