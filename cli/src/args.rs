@@ -30,6 +30,7 @@ use crate::commands::moving::RolloutArgs;
 use crate::commands::namespace::NamespaceArgs;
 use crate::commands::node::NodeArgs;
 use crate::commands::quota::QuotaArgs;
+use crate::commands::registry::RegistryArgs;
 use crate::commands::releases::{RestartArgs, RollbackArgs};
 use crate::commands::scale::ScaleArgs;
 use crate::commands::schedule::ScheduleArgs;
@@ -181,6 +182,8 @@ pub enum Command {
     Secret(With<SecretArgs>),
     /// Set, show and list configs, which are like secrets, but may be read
     Config(With<ConfigArgs>),
+    /// Log in to image registries for a namespace, and list its logins
+    Registry(With<RegistryArgs>),
     /// Replace an app's instances by new ones of the same release
     Restart(With<RestartArgs>),
     /// Show, pause, resume or abort an app's rollout

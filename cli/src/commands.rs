@@ -31,6 +31,7 @@ pub mod member;
 pub mod namespace;
 pub mod node;
 pub mod quota;
+pub mod registry;
 pub mod server;
 pub mod stack;
 pub mod token;
@@ -90,6 +91,7 @@ pub async fn run(command: Command, before: Global) -> anyhow::Result<()> {
         Command::User(with) => user::run(with.global.or(before), with.args).await,
         Command::Member(with) => member::run(with.global.or(before), with.args).await,
         Command::Quota(with) => quota::run(with.global.or(before), with.args).await,
+        Command::Registry(with) => registry::run(with.global.or(before), with.args).await,
         Command::Audit(with) => audit::run(with.global.or(before), with.args).await,
         Command::Namespace(with) => namespace::run(with.global.or(before), with.args).await,
         Command::Volume(with) => volume::run(with.global.or(before), with.args).await,

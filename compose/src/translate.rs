@@ -8,6 +8,7 @@ mod container;
 mod job;
 mod network;
 mod order;
+mod preview;
 mod sink;
 mod values;
 mod volumes;
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use wharf_types::declare::document::AppDocument;
-use wharf_types::name::{AppName, NamespaceName};
+use wharf_types::name::{AppName, NamespaceName, SetName};
 use wharf_types::spec::InvalidSpec;
 
 use crate::model::Service;
@@ -42,6 +43,9 @@ pub struct Context {
     pub stack: Option<String>,
     /// Those of the [`components`] whose files are modules of WASI 0.1, by their services. They reach no address, and are granted none.
     pub modules: BTreeSet<String>,
+    /// What the stack is called as a preview of another that is there as well. What it makes has names that begin so, its apps know each other by
+    /// the names of the file all the same, and it takes nothing that there is only once. None: it is the stack itself.
+    pub preview: Option<SetName>,
 }
 
 /// What a project asks of the platform.
@@ -91,15 +95,17 @@ pub fn translate(project: &Project, context: &Context) -> Result<Translation, Pr
 /// The same of whatever can be made, with all that is wrong: where there is anything, nothing of it is to be deployed.
 pub fn translate_all(project: &Project, context: &Context) -> (Translation, Vec<Problem>) {
     let mut sink = Sink::default();
-    let names = names(project, &mut sink);
+    let labels = labels(project, context, &mut sink);
+    let names = names(&labels, context);
     let kinds: BTreeMap<&str, Kind> =
         project.services.iter().map(|(name, service)| (name.as_str(), Kind::of(service))).collect();
     let networks = Networks::of(project, &names, &kinds);
     sink::review_project(project, &kinds, &networks, &mut sink);
     let order = order::order(project, &names);
     let ended = order::ended(project);
-    let secrets = values::secrets(project, &mut sink);
-    let configs = values::configs(project, &secrets, &mut sink);
+    let preview = context.preview.as_ref();
+    let secrets = values::secrets(project, preview, &mut sink);
+    let configs = values::configs(project, preview, &secrets, &mut sink);
     let (mut apps, mut jobs) = (Vec::with_capacity(names.len()), Vec::new());
     for (service, settings) in &project.services {
         let Some(name) = names.get(service.as_str()) else { continue };
@@ -107,6 +113,7 @@ pub fn translate_all(project: &Project, context: &Context) -> (Translation, Vec<
             project,
             context,
             names: &names,
+            labels: &labels,
             kinds: &kinds,
             networks: &networks,
             secrets: &secrets,
@@ -121,6 +128,7 @@ pub fn translate_all(project: &Project, context: &Context) -> (Translation, Vec<
             Some(Kind::Wasm) => wasm::document(&one, common, &mut sink),
             _ => container::document(&one, common, &mut sink),
         };
+        let document = document.map(|document| preview::alone(&one, document, &mut sink));
         if job::is_job(&one) {
             jobs.extend(document.map(|document| job::job(&one, document, &mut sink)));
             continue;
@@ -158,6 +166,8 @@ struct One<'a> {
     project: &'a Project,
     context: &'a Context,
     names: &'a BTreeMap<&'a str, AppName>,
+    /// What the apps are called where nothing is put before it: by others of the stack always.
+    labels: &'a BTreeMap<&'a str, AppName>,
     kinds: &'a BTreeMap<&'a str, Kind>,
     networks: &'a Networks<'a>,
     secrets: &'a [NamedValue],
@@ -205,8 +215,17 @@ impl One<'_> {
     }
 }
 
-/// What the apps of the services are called: the same, as far as the letters of names go.
-fn names<'a>(project: &'a Project, sink: &mut Sink) -> BTreeMap<&'a str, AppName> {
+/// What the apps are called: of a preview otherwise than by others of it.
+fn names<'a>(labels: &BTreeMap<&'a str, AppName>, context: &Context) -> BTreeMap<&'a str, AppName> {
+    let called = |label: &AppName| match &context.preview {
+        Some(preview) => preview::app(preview, label),
+        None => label.clone(),
+    };
+    labels.iter().map(|(service, label)| (*service, called(label))).collect()
+}
+
+/// What the services are called as apps: the same, as far as the letters of names go.
+fn labels<'a>(project: &'a Project, context: &Context, sink: &mut Sink) -> BTreeMap<&'a str, AppName> {
     let mut names = BTreeMap::new();
     let mut taken: BTreeMap<AppName, &str> = BTreeMap::new();
     for service in project.services.keys() {
@@ -223,7 +242,7 @@ fn names<'a>(project: &'a Project, sink: &mut Sink) -> BTreeMap<&'a str, AppName
                 format!("the services `{other}` and `{}` would both be the app `{name}`", shown(service));
             sink.problem(place, message);
         }
-        if name.as_str() != service {
+        if name.as_str() != service && context.preview.is_none() {
             sink.notice(place, format!("the app of the service `{}` is called `{name}`", shown(service)));
         }
         names.insert(service.as_str(), name);
@@ -265,6 +284,7 @@ fn written_as(field: &str) -> &'static [&'static str] {
         "parallelism" => &["x-wharf.max_concurrent"],
         "retries" | "backoff" => &["deploy.restart_policy", "restart"],
         "outbound.allow" => &["x-wharf.outbound", "networks"],
+        "names" => &["networks"],
         "scale.replicas" => &["deploy.replicas", "scale", "volumes"],
         "container.capabilities_add" => &["cap_add"],
         "container.entrypoint" => &["entrypoint"],

@@ -937,3 +937,61 @@ fn networks_that_are_too_many_for_one_app_together_are_told_of_the_largest() {
     ));
     assert!(said.lines().count() == 1 && said.contains("the network `b` has 161 services"), "{said}");
 }
+
+/// As a preview of the stack `shop`.
+fn preview() -> Context {
+    let name = "shop-preview-a";
+    Context { stack: Some(name.to_owned()), preview: Some(name.parse().unwrap()), ..Context::default() }
+}
+
+#[test]
+fn a_preview_has_names_of_its_own_and_its_services_know_each_other_by_those_of_the_file() {
+    let text = "name: shop\nservices:\n  web: {image: w.wasm, x-wharf: {http: {routes: [shop.example.com]}}, secrets: [key, known]}\n  \
+                my_db: {image: d, ports: ['5432:5433'], networks: {default: {aliases: [store]}, proxy: {}}}\n  \
+                mover: {image: m, deploy: {mode: replicated-job}, network_mode: bridge}\n\
+                networks: {proxy: {external: true}}\nsecrets: {key: {file: key.txt}, known: {external: true}}\n";
+    let made = translate(&project(text), &preview()).unwrap_or_else(|error| panic!("{error}"));
+    let (web, db) = (document(&made, "web"), document(&made, "my_db"));
+    assert_eq!((web.name.as_str(), db.name.as_str()), ("shop-preview-a-web", "shop-preview-a-my-db"));
+    assert_eq!(made.jobs[0].name.as_str(), "shop-preview-a-mover");
+    let secrets: Vec<&str> = made.secrets.iter().map(|secret| secret.name.as_str()).collect();
+    assert_eq!(secrets, ["shop-preview-a-key", "known"], "what was set before is for all");
+    assert_eq!(web.secrets["KEY"].as_str(), "shop-preview-a-key");
+    // Whom it means by a name, and by which names containers are known in its own networks.
+    let names = |names: &std::collections::BTreeMap<String, wharf_types::AppName>| {
+        names.iter().map(|(name, app)| format!("{name} {app}")).collect::<Vec<_>>()
+    };
+    let everybody =
+        ["mover shop-preview-a-mover", "my-db shop-preview-a-my-db", "my_db shop-preview-a-my-db"];
+    let of_web = [&everybody[..], &["store shop-preview-a-my-db", "web shop-preview-a-web"]].concat();
+    assert_eq!(names(&web.names), of_web);
+    assert_eq!(names(&made.jobs[0].spec.names), [&everybody[..], &["web shop-preview-a-web"]].concat());
+    let networks = &db.container.networks;
+    assert_eq!(networks.keys().collect::<Vec<_>>(), ["shop-preview-a_default", "shop-preview-a_proxy"]);
+    assert_eq!(networks["shop-preview-a_default"], ["my-db", "my_db", "store"]);
+    let of_job = &made.jobs[0].spec.container.networks;
+    assert_eq!(of_job.keys().collect::<Vec<_>>(), ["shop-preview-a"], "and not the one of the namespace");
+    for grant in ["tcp://my-db.internal:*", "tcp://my-db:*", "tcp://store:*"] {
+        assert!(web.outbound.allow.iter().any(|it| it == grant), "{grant}: {:?}", web.outbound.allow);
+    }
+    // What there is once is the stack's.
+    assert!(web.http.routes.is_empty() && db.tcp.ports.is_empty() && db.container.tcp.is_empty());
+    let said: Vec<&str> = made.notices.iter().map(|notice| notice.message.as_str()).collect();
+    for words in [
+        "a preview does not take the routes shop.example.com",
+        "a preview does not take the ports 5432: the services that share a network with it reach it",
+        "a preview has a network of its own in the place of `proxy`",
+    ] {
+        assert!(said.contains(&words), "{words}: {said:?}");
+    }
+}
+
+#[test]
+fn a_preview_takes_nothing_of_its_node_that_the_stack_has() {
+    let text = "services:\n  a: {image: x, volumes: ['/srv/a:/a']}\n  b: {image: x, volumes: ['/srv/b:/b:ro']}\n  c: {image: x, network_mode: host}\n";
+    let error = translate(&project(text), &preview()).unwrap_err().to_string();
+    assert!(error.contains("`/srv/a`: a preview would write"), "{error}");
+    assert!(error.contains("`host`: a preview cannot have the ports of its node"), "{error}");
+    assert!(!error.contains("/srv/b"), "{error}");
+    assert!(translate(&project(text), &Context::default()).is_ok());
+}

@@ -4,7 +4,7 @@
 //! for the services of a stack that have come up by then.
 //! How git speaks is [`wharf_git`]'s matter, and how a folder becomes a release the [`Deployer`]'s, which asks the API for everything with the
 //! token of whoever pushed. Here is what lies between: what a push asks for ([`course`]), whose turn it is ([`busy`]), what is kept of
-//! it ([`log`], table `build`), and what is done about those that a process has left behind ([`recover`]).
+//! it ([`log`], table `build`), what goes with a preview ([`previews`]), and what is done about what a process has left behind ([`recover`]).
 //!
 //! All of it happens at the server that leads, in whose data directory the repositories are.
 
@@ -13,6 +13,7 @@ pub(crate) mod busy;
 mod course;
 mod deployer;
 pub(crate) mod log;
+mod previews;
 mod pushing;
 pub(crate) mod recover;
 
@@ -33,7 +34,7 @@ use crate::context::Context;
 use crate::reconcile::chain;
 use crate::store;
 
-pub use deployer::{Deployer, Deployment, NotDeployed, Pushed, Runs, Secret, Teller};
+pub use deployer::{Deployer, Deployment, NotDeployed, PreviewPart, Pushed, Runs, Secret, Teller};
 pub(crate) use pushing::Pushing;
 
 /// Within the data directory.

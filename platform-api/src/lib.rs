@@ -60,7 +60,7 @@ pub use authority::{AuthorityError, Lost};
 pub use backup::{BackupError, Keys, Progress, Summary, backup, migrate_store, restore};
 pub use control_plane::{Config, ControlPlane, LeaderUnknown};
 pub use data_dir::OpenError;
-pub use git::{BUILD_CACHES, Deployer, Deployment, NotDeployed, Pushed, Runs, Secret, Teller};
+pub use git::{BUILD_CACHES, Deployer, Deployment, NotDeployed, PreviewPart, Pushed, Runs, Secret, Teller};
 pub use images::{ImageResolver, NotResolved};
 pub use secrets::SecretKeySource;
 pub use store::{Database, NotAPostgresUrl, PostgresUrl};

@@ -44,6 +44,7 @@ pub(crate) mod schedule;
 pub(crate) mod secret;
 pub(crate) mod server;
 mod sqlite;
+pub(crate) mod stack_preview;
 pub(crate) mod surplus;
 pub(crate) mod token;
 pub(crate) mod transfer;

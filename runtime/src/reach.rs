@@ -49,7 +49,7 @@ use wharf_types::route::{ContainerRoute, RouteTable};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp};
 
 pub use self::addresses::{Block, InvalidBlock};
-use self::directory::{Asker, Directory, Who};
+use self::directory::{Asker, Directory};
 use self::guests::GuestPorts;
 use self::present::Containers;
 use crate::container::names::{ContainerNames, bare};
@@ -151,7 +151,7 @@ impl Reach {
     pub(crate) fn for_guest(&self, namespace: &NamespaceName, name: &str) -> Option<IpAddr> {
         self.names.next(namespace, name).or_else(|| {
             let directory = self.directory.load();
-            let asker = Asker { namespace: namespace.clone(), who: Who::Guest };
+            let asker = Asker::guest(namespace);
             let app = directory.named(&asker, bare(name))?;
             self.guests.address(namespace, app, |namespace, app| !directory.has(namespace, app))
         })
@@ -167,7 +167,7 @@ impl Reach {
     pub(crate) fn lets_guest(&self, namespace: &NamespaceName, name: &str, at: SocketAddr) -> Option<u16> {
         let SocketAddr::V4(at) = at else { return None };
         let directory = self.directory.load();
-        let asker = Asker { namespace: namespace.clone(), who: Who::Guest };
+        let asker = Asker::guest(namespace);
         let app = directory.named(&asker, bare(name))?;
         self.guests.lets(namespace, app, at)
     }
@@ -182,7 +182,7 @@ impl Reach {
     pub(crate) fn stands_for(&self, namespace: &NamespaceName, name: &str, address: IpAddr) -> bool {
         let IpAddr::V4(address) = address else { return false };
         let directory = self.directory.load();
-        let asker = Asker { namespace: namespace.clone(), who: Who::Guest };
+        let asker = Asker::guest(namespace);
         let app = directory.named(&asker, bare(name));
         app.is_some_and(|app| self.guests.stands_for(address, namespace, app))
     }

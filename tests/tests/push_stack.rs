@@ -162,14 +162,12 @@ async fn what_a_compose_file_cannot_be_is_refused_with_its_line_and_changes_noth
     std::os::unix::fs::symlink("/etc/hostname", repository.folder().join("password.txt")).unwrap();
     refused(&push(&repository, &good).await, &["password.txt", "nothing has moved"]);
 
-    // Services have settings of their own, and names that a preview cannot have as well.
+    // Services have settings of their own.
     repository.git(&["reset", "--quiet", "--hard", "HEAD~1"]).await.ok();
     repository.write("wharf.toml", "app = \"shop\"\n[scale]\nreplicas = 2\n");
     refused(&push(&repository, &good).await, &["settings of one app", "x-wharf", "nothing has moved"]);
     repository.write("wharf.toml", "app = \"shop\"\n");
     repository.commit("No settings").await;
-    refused(&repository.push(&["HEAD:preview/blue"]).await, &["no preview", "wharf namespace create NAME"]);
-    assert_eq!(apps(&platform).await, json!([]));
     accepted(&repository.push(&["main"]).await);
 }
 
@@ -191,7 +189,10 @@ async fn a_stack_does_not_become_an_app_by_a_name_that_is_wrong() {
     accepted(&push(&repository, &greeter("greeter.wasm")).await);
     for (image, words) in [("greter.wasm", "it is not there"), ("../greeter.wasm", "leads out")] {
         refused(&push(&repository, &greeter(image)).await, &["compose.yaml:3:5", words, "nothing has moved"]);
-        refused(&repository.push(&["HEAD:preview/blue"]).await, &["no preview"]);
+        refused(
+            &repository.push(&["HEAD:preview/blue"]).await,
+            &["compose.yaml:3:5", words, "nothing has moved"],
+        );
     }
     repository.write(".env", "FILE=greeter.wasm\n");
     let said = accepted(&push(&repository, &greeter("${FILE}")).await);
@@ -340,4 +341,85 @@ async fn all_that_is_wrong_with_a_pushed_file_is_told_by_one_push() {
             "nothing has moved",
         ],
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_of_a_stack_is_a_stack_of_its_own_whose_services_ask_each_other_alone() {
+    let platform = Platform::start().await;
+    let with_route = |greeting: &str| {
+        compose(greeting).replace(
+            "image: front.wasm\n",
+            "image: front.wasm\n    x-wharf: {http: {routes: [shop.example.com]}}\n",
+        )
+    };
+    let repository = shop(&platform, &with_route("first")).await;
+    accepted(&repository.push(&["main"]).await);
+    repository.write("password.txt", "another");
+    repository.write("compose.yaml", with_route("blue"));
+    repository.commit("Blue").await;
+    let said = accepted(&repository.push(&["HEAD:preview/blue"]).await);
+    has(
+        &said,
+        &[
+            "a preview does not take the routes shop.example.com",
+            "-----> Stack shop-preview-blue: 2 to create, 0 to change, 0 to delete, 0 as they are",
+            "+ shop-preview-blue-front",
+            "http://shop-preview-blue-front.default.localhost",
+            "http://shop-preview-blue-greeter.default.localhost",
+        ],
+    );
+    let fetched = async |app: &str| platform.text(app, "/fetch?url=http://greeter.internal/").await;
+    assert_eq!(fetched("shop-preview-blue-front").await, "blue\n", "its own is meant");
+    assert_eq!(fetched("front").await, "first\n", "and nothing has changed for the others");
+    let values = async || {
+        let listed = platform.wharf(&["secret", "list", "--json"]).await.json::<Value>();
+        let items = listed["items"].as_array().unwrap().clone();
+        items
+            .iter()
+            .map(|it| (it["name"].as_str().unwrap().to_owned(), it["version"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let one = |name: &str| (name.to_owned(), json!(1));
+    assert_eq!(values().await, [one("password"), one("shop-preview-blue-password")]);
+    let shown = platform.wharf(&["git", "show", "shop"]).await.ok();
+    let listed = "preview/blue is the stack shop-preview-blue (shop-preview-blue-front, shop-preview-blue-greeter), until";
+    assert!(shown.contains(listed), "{shown}");
+
+    // A second push changes what is there, and takes what has gone from the file.
+    let only = format!(
+        "services:\n  greeter:\n    image: greeter.wasm\n    environment: {{GREETING: green}}\n    {QUICK}\n"
+    );
+    repository.write("compose.yaml", &only);
+    repository.commit("Green").await;
+    let said = accepted(&repository.push(&["HEAD:preview/blue"]).await);
+    has(&said, &["~ shop-preview-blue-greeter", "- shop-preview-blue-front"]);
+    assert_eq!(platform.text("shop-preview-blue-greeter", "/").await, "green\n");
+    assert_eq!(fetched("front").await, "first\n");
+
+    repository.push(&[":preview/blue"]).await.ok();
+    eventually(SHORT, "the preview goes with its branch", async || {
+        let there = apps(&platform).await;
+        let mut names: Vec<&str> =
+            there.as_array().unwrap().iter().map(|app| app["app"].as_str().unwrap()).collect();
+        names.sort_unstable();
+        (names == ["front", "greeter"]).then_some(())
+    })
+    .await;
+    let shown = platform.wharf(&["git", "show", "shop"]).await.ok();
+    assert!(!shown.contains("preview/blue"), "{shown}");
+    assert_eq!(fetched("front").await, "first\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_does_not_become_a_stack_that_is_there() {
+    let platform = Platform::start().await;
+    let repository = shop(&platform, &compose("first")).await;
+    repository.user().run(&["git", "remote", "shop-preview-blue", "--name", "other"]).await.ok();
+    let pushed = repository.git(&["push", "other", "main"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    refused(
+        &repository.push(&["main:preview/blue"]).await,
+        &["there is a stack `shop-preview-blue` already, which is no preview of this"],
+    );
+    assert_eq!(platform.text("greeter", "/").await, "first\n");
 }

@@ -360,3 +360,48 @@ async fn a_config_is_given_to_guests_like_a_secret_and_can_be_read() {
     let listed = platform.wharf(&["config", "ls"]).await.ok();
     assert!(listed.contains("greeting") && listed.contains("hello"), "{listed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_to_a_registry_is_a_secret_whose_user_is_shown_and_whose_password_is_not() {
+    let platform = Platform::start().await;
+    let login = async |registry: &str, more: &[&str]| {
+        let args =
+            [&["registry", "login", registry, "--username", "alice", "--password-stdin"][..], more].concat();
+        platform.user().run_with_input(&args, &format!("{FIRST}\n")).await
+    };
+    let said = login("ghcr.io", &[]).await.ok();
+    assert!(said.contains("secret ghcr-io in default is at version 1"), "{said}");
+    let listed = platform.wharf(&["registry", "ls"]).await.ok();
+    for word in ["ghcr.io", "alice", "ghcr-io"] {
+        assert!(listed.contains(word), "{listed}");
+    }
+    let listed = platform.wharf(&["registry", "ls", "--json"]).await.json::<Value>();
+    assert_eq!(listed["items"][0]["username"], "alice");
+    assert_eq!(listed["items"][0]["value"]["version"], 1);
+    assert!(!listed.to_string().contains(FIRST), "{listed}");
+    // The same again is the same, and the secret is one as any other, of `USER:PASSWORD`.
+    assert!(login("GHCR.io", &[]).await.ok().contains("version 1"));
+    set(&platform, "ghcr-io", &format!("alice:{FIRST}")).await.ok();
+    assert_eq!(secrets(&platform).await[0].version, 1);
+
+    // What was set before is left alone until somebody says that it is the one.
+    set(&platform, "quay-io", "alice:old").await.ok();
+    login("quay.io", &[]).await.fails(7, &["there is a secret `quay-io`", "--secret quay-io"]);
+    login("quay.io", &["--secret", "quay-io"]).await.ok();
+    assert_eq!(
+        platform.wharf(&["registry", "ls", "--json"]).await.json::<Value>()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
+    platform.wharf(&["registry", "logout", "ghcr.io"]).await.ok();
+    platform.wharf(&["registry", "logout", "ghcr.io"]).await.fails(3, &["no login to ghcr.io"]);
+    let left = secrets(&platform).await;
+    assert_eq!(left.iter().map(|secret| secret.name.as_str()).collect::<Vec<_>>(), ["quay-io"]);
+    login("https://ghcr.io", &[]).await.fails(2, &["as image names begin"]);
+    let nothing =
+        platform.user().run_with_input(&["registry", "login", "ghcr.io", "--username", "alice"], "").await;
+    nothing.fails(2, &["--password-stdin"]);
+}

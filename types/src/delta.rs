@@ -290,6 +290,7 @@ mod tests {
             namespace: "default".parse().unwrap(),
             app: format!("a{name}").parse().unwrap(),
             networks: BTreeMap::new(),
+            apart: false,
             endpoints: is_ready.then_some(endpoint).into_iter().collect(),
         })
     }

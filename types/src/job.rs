@@ -50,6 +50,9 @@ pub struct JobSpec {
     pub memory: Option<ByteSize>,
     /// What the guest may reach. Left out with an `app`: what the app may.
     pub outbound: OutboundSpec,
+    /// What the run calls apps of its namespace by beside their own names. Left out with an `app`: what the app calls them by.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, AppName>,
     /// Of a job whose artifact is an image. With an `app`, on top of the app's. What is about requests, connections and health is refused.
     #[serde(skip_serializing_if = "is_default")]
     pub container: ContainerSpec,
@@ -89,6 +92,7 @@ impl Default for JobSpec {
             reserve: ReserveSpec::default(),
             memory: None,
             outbound: OutboundSpec::default(),
+            names: BTreeMap::new(),
             container: ContainerSpec::default(),
             stop: StopSpec::default(),
             completions: 1,
@@ -133,6 +137,7 @@ impl JobSpec {
             placement: or(self.placement, &app.placement),
             reserve: or(self.reserve, &app.reserve),
             memory: self.memory.or(Some(app.limits.memory)),
+            names: or(self.names, &app.names),
             ..self
         };
         match runs {
@@ -163,6 +168,7 @@ impl JobSpec {
             limits: LimitsSpec { memory: self.memory.unwrap_or(limits.memory), ..limits },
             restart: RestartSpec { condition: RestartCondition::Never, ..RestartSpec::default() },
             outbound: self.outbound.clone(),
+            names: self.names.clone(),
             container: self.container.clone(),
             stop: self.stop.clone(),
             ..AppSpec::default()

@@ -55,6 +55,8 @@ pub struct Manifest {
     #[serde(default)]
     pub outbound: OutboundSpec,
     #[serde(default)]
+    pub names: std::collections::BTreeMap<String, AppName>,
+    #[serde(default)]
     pub reuse: ReuseSpec,
     #[serde(default)]
     pub engine: EngineSpec,
@@ -184,6 +186,7 @@ impl Manifest {
             update,
             stop,
             outbound,
+            names,
             reuse,
             engine,
             container,
@@ -205,6 +208,7 @@ impl Manifest {
             update,
             stop,
             outbound,
+            names,
             reuse,
             engine,
             container,

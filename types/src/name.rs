@@ -125,6 +125,13 @@ impl From<AppName> for SetName {
     }
 }
 
+impl From<SetName> for AppName {
+    /// The app, real or not, in whose repository a stack of this name is.
+    fn from(name: SetName) -> Self {
+        Self(name.0)
+    }
+}
+
 impl From<ScheduleName> for JobName {
     fn from(name: ScheduleName) -> Self {
         Self(name.0)

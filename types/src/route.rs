@@ -152,6 +152,10 @@ pub struct ContainerRoute {
     /// The networks of the namespace that it is in, with the names that it has there beside its own. Empty: the namespace's own network.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub networks: BTreeMap<String, Vec<String>>,
+    /// Whether the further names are for containers of these networks alone, and no guest's to ask for: it has names of its own for others, so it
+    /// may be called as something that is there twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apart: bool,
     /// May be empty: nothing of it is ready.
     #[serde(default)]
     pub endpoints: Vec<ContainerEndpoint>,

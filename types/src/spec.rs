@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
 
 use crate::digest::Digest;
-use crate::name::SecretName;
+use crate::name::{AppName, SecretName};
 use crate::quantity::{ByteSize, CpuShare, Span};
 use crate::secret::ValueKind;
 
@@ -28,7 +28,9 @@ pub use container::{
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
 pub use scale::{EveryNode, ReplicaRange, Replicas, ScaleSpec};
 pub use update::{CanarySpec, Dials, OnFailure, RollbackSpec, UpdateOrder, UpdateSpec};
-pub use validate::{GRANTS_MAX, InvalidSpec, PORT_MIN, REPLICAS_MAX, validate_env, validate_mount};
+pub use validate::{
+    GRANTS_MAX, InvalidSpec, NAMES_MAX, PORT_MIN, REPLICAS_MAX, validate_env, validate_mount,
+};
 pub use volumes::{VolumeSpec, validate_files};
 
 /// The settings of an app; inside a release they are immutable.
@@ -63,6 +65,11 @@ pub struct AppSpec {
     pub update: UpdateSpec,
     pub stop: StopSpec,
     pub outbound: OutboundSpec,
+    /// What the app calls others of its namespace by beside their own names: the app that is meant by `vote`, and by `vote.internal`. Such a
+    /// name goes before an app that is called so. The further names that an app with any of these has in networks are for containers in
+    /// these alone. At most 256.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, AppName>,
     pub reuse: ReuseSpec,
     pub engine: EngineSpec,
     /// Of an app whose artifact is an image.
@@ -75,6 +82,18 @@ impl AppSpec {
     pub fn values(&self) -> impl Iterator<Item = (&String, &SecretName, ValueKind)> {
         let of = |kind| move |(variable, name)| (variable, name, kind);
         self.secrets.iter().map(of(ValueKind::Secret)).chain(self.configs.iter().map(of(ValueKind::Config)))
+    }
+
+    /// Which app is meant by a name that this one asks for, `vote` or `vote.internal`, if it has a name of its own for it.
+    pub fn named<'a>(names: &'a BTreeMap<String, AppName>, asked: &str) -> Option<&'a AppName> {
+        let asked = asked.trim_end_matches('.');
+        // Without regard to letter case, as in the DNS; no address and no name of several labels is among them.
+        let label =
+            match asked.len().checked_sub(".internal".len()).and_then(|end| asked.split_at_checked(end)) {
+                Some((label, end)) if end.eq_ignore_ascii_case(".internal") => label,
+                _ => asked,
+            };
+        names.iter().find(|(name, _)| name.eq_ignore_ascii_case(label)).map(|(_, app)| app)
     }
 
     /// The secret that opens the registry of the image. None: nothing has to, or it is not there.
@@ -369,6 +388,20 @@ mod tests {
         let json = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<AppSpec>(&json).unwrap(), spec);
         assert_eq!(serde_json::from_str::<AppSpec>("{}").unwrap(), spec);
+    }
+
+    #[test]
+    fn a_name_means_an_app_whatever_its_letters_and_with_or_without_its_end() {
+        let names = BTreeMap::from([("vote".to_owned(), "shop-preview-a-vote".parse().unwrap())]);
+        for asked in ["vote", "VOTE.internal", "vote.Internal.", "vote."] {
+            let app = AppSpec::named(&names, asked).map(AppName::as_str);
+            assert_eq!(app, Some("shop-preview-a-vote"), "{asked}");
+        }
+        for asked in
+            ["votes", "vote.example.com", ".internal", "", "internal", "vote.internal.internal", "ünternal"]
+        {
+            assert_eq!(AppSpec::named(&names, asked), None, "{asked}");
+        }
     }
 
     #[test]

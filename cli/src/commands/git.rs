@@ -8,7 +8,7 @@ use std::process::Stdio;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use wharf_types::AppName;
-use wharf_types::api::{RepositoryInfo, RepositoryPatch, WhenBusy};
+use wharf_types::api::{PreviewInfo, RepositoryInfo, RepositoryPatch, WhenBusy};
 
 use crate::app_ref::AppRef;
 use crate::args::{AppArg, Global, With};
@@ -203,12 +203,18 @@ fn print(session: &Session, app: &AppRef, info: &RepositoryInfo) -> anyhow::Resu
     output::line(format!("commit       {}", info.commit.as_deref().unwrap_or("nothing was pushed yet")))?;
     output::line(format!("a push while another one is under way {busy}"))?;
     for preview in &info.previews {
-        output::line(format!(
-            "preview      {} is {}, until {:.0}",
-            preview.branch, preview.app, preview.expires_at
-        ))?;
+        output::line(format!("preview      {}", described(preview)))?;
     }
     Ok(())
+}
+
+fn described(preview: &PreviewInfo) -> String {
+    let PreviewInfo { app, branch, expires_at, services } = preview;
+    if services.is_empty() {
+        return format!("{branch} is {app}, until {expires_at:.0}");
+    }
+    let services: Vec<&str> = services.iter().map(AppName::as_str).collect();
+    format!("{branch} is the stack {app} ({}), until {expires_at:.0}", services.join(", "))
 }
 
 /// What git asks and says in lines of `key=value`: see `git help credential`.
@@ -262,6 +268,24 @@ mod tests {
         {
             assert_eq!(app_at(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_preview_is_an_app_or_a_stack_with_its_services() {
+        let mut preview = PreviewInfo {
+            app: "shop-preview-a".parse().unwrap(),
+            branch: "preview/a".to_owned(),
+            expires_at: wharf_types::Timestamp::UNIX_EPOCH,
+            services: Vec::new(),
+        };
+        assert_eq!(described(&preview), "preview/a is shop-preview-a, until 1970-01-01T00:00:00Z");
+        preview.services =
+            ["db", "web"].map(|name| format!("shop-preview-a-{name}").parse().unwrap()).to_vec();
+        let said = described(&preview);
+        assert!(
+            said.contains("the stack shop-preview-a (shop-preview-a-db, shop-preview-a-web), until"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
-use wharf_types::api::Page;
+use wharf_types::api::{Page, SecretSet};
 use wharf_types::secret::{SecretValue, VALUE_MAX_BYTES, ValueKind};
 use wharf_types::{NamespaceName, SecretName, Timestamp};
 
@@ -95,8 +95,19 @@ pub(super) async fn store(
     let since = Instant::now();
     let set = session.client.set_value(namespace, (kind, name), &value).await?;
     drop(value);
+    finish(session, namespace, (kind, name), &set, (wait, since)).await
+}
+
+/// Says what was set, and waits for the rollouts to what it changes.
+pub(super) async fn finish(
+    session: &Session,
+    namespace: &NamespaceName,
+    (kind, name): (ValueKind, &SecretName),
+    set: &SecretSet,
+    (wait, since): (WaitArgs, Instant),
+) -> anyhow::Result<()> {
     if session.json {
-        output::json(&set)?;
+        output::json(set)?;
     } else {
         let users = match set.releases.len() {
             0 => "no app needs a new release for it".to_owned(),
@@ -159,7 +170,7 @@ fn read_some(from: impl std::io::Read) -> std::io::Result<Vec<u8>> {
 }
 
 /// What `echo` and a keyboard put at the end is no part of a value.
-fn without_line_break(mut octets: Vec<u8>) -> Vec<u8> {
+pub(super) fn without_line_break(mut octets: Vec<u8>) -> Vec<u8> {
     if octets.last() == Some(&b'\n') {
         octets.pop();
         if octets.last() == Some(&b'\r') {

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
-use wharf_platform_api::{Pushed, Runs, Teller};
+use wharf_platform_api::{PreviewPart, Pushed, Runs, Teller};
 use wharf_types::api::Deployed;
 use wharf_types::declare::change::{Action, Plan, PlanRequest};
 use wharf_types::declare::{Prune, Resource};
@@ -62,6 +62,7 @@ impl Stack<'_> {
         let reading = self.read(&set).await?;
         told::notes(&reading.notes).iter().for_each(|note| self.teller.detail(note));
         let built = self.build(&reading).await?;
+        self.note_preview(&reading).await?;
         let there = self.set_new(&reading.values).await?;
         let contents = self.contents(&reading, &built).await?;
         self.check_jobs(&reading, &contents).await?;
@@ -85,14 +86,6 @@ impl Stack<'_> {
     /// What a stack cannot be, whatever its file says.
     fn check(&self, manifest: Option<&Manifest>) -> Result<(), Failure> {
         let file = self.file;
-        if self.pushed.is_preview {
-            let message = format!(
-                "{file} has services, which are known by their names, so there is no preview of them beside the stack"
-            );
-            return Err(Failure::invalid(message).help(
-                "push it to a namespace of its own, which `wharf namespace create NAME` makes, at /git/NAME/STACK.git",
-            ));
-        }
         if manifest.is_some_and(|manifest| !says_only_what(manifest)) {
             let message = format!(
                 "wharf.toml has settings of one app, and {file} has services with settings of their own"
@@ -111,6 +104,7 @@ impl Stack<'_> {
             file: self.file.to_owned(),
             stack: set.clone(),
             commit: self.pushed.commit.clone(),
+            is_preview: self.pushed.is_preview,
             no_containers: self.pushed.no_containers.clone(),
             cancel: self.cancel.clone(),
         };
@@ -126,6 +120,25 @@ impl Stack<'_> {
             () = self.cancel.cancelled() => Err(cancelled()),
             done = asked => done,
         }
+    }
+
+    /// Has the control plane remember what a preview is made of, before any of it is made.
+    async fn note_preview(&self, reading: &Reading) -> anyhow::Result<()> {
+        if !self.pushed.is_preview {
+            return Ok(());
+        }
+        if self.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        let values = reading.values.iter().map(|it| PreviewPart::Value(it.kind, it.name.clone()));
+        let jobs = reading.translation.jobs.iter().map(|job| PreviewPart::Job(job.name.clone().into()));
+        let apps = reading.translation.apps.iter().map(|app| PreviewPart::App(app.document.name.clone()));
+        let parts: Vec<PreviewPart> = apps.chain(values).chain(jobs).collect();
+        if self.teller.makes_preview(&parts).await {
+            return Ok(());
+        }
+        let message = "the control plane cannot write at the moment, so no preview was made: push again";
+        Err(Failure::new(Exit::Platform, message).into())
     }
 
     /// Sets the values whose names are new, of which nothing that runs knows; returns the others.

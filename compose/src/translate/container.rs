@@ -17,7 +17,7 @@ use wharf_types::world::World;
 
 use super::One;
 use super::common::{CommonSettings, limits, one_of, processors};
-use super::network::{internal, joined};
+use super::network::{internal, joined, own_names};
 use super::sink::Sink;
 use super::values::{NamedValue, variable_of};
 use crate::model::{FileGrant, HealthCheck, Service, Ulimit};
@@ -196,6 +196,7 @@ pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -
         update,
         stop,
         outbound: OutboundSpec::default(),
+        names: own_names(one, sink),
         reuse: ReuseSpec::default(),
         engine: EngineSpec::default(),
         container,
@@ -395,6 +396,9 @@ fn health(one: &One<'_>, sink: &mut Sink) -> Option<ContainerHealthSpec> {
 fn host_network(one: &One<'_>, sink: &mut Sink) -> bool {
     let Some(mode) = one.settings.network_mode.as_deref() else { return false };
     let problem = match mode {
+        "host" if one.context.preview.is_some() => {
+            "a preview cannot have the ports of its node, which the stack has; give it networks, or push it to a namespace of its own on other nodes"
+        }
         "host" => return true,
         "bridge" | "default" => return false,
         "none" => "a container is in a network always; give it one of its own, which nobody else is in",

@@ -72,6 +72,7 @@ pub(super) fn job(one: &One<'_>, document: AppDocument, sink: &mut Sink) -> Job 
         limits,
         stop,
         outbound,
+        names,
         mut container,
         ..
     } = document;
@@ -108,6 +109,7 @@ pub(super) fn job(one: &One<'_>, document: AppDocument, sink: &mut Sink) -> Job 
         reserve,
         memory: Some(limits.memory),
         outbound,
+        names,
         container,
         stop,
         completions,

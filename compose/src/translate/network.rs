@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wharf_types::AppName;
-use wharf_types::spec::{GRANTS_MAX, is_host};
+use wharf_types::spec::{GRANTS_MAX, NAMES_MAX, is_host};
 
 use super::sink::Sink;
 use super::{Kind, One};
@@ -62,17 +62,28 @@ impl<'a> Networks<'a> {
 /// The networks of a container, as the namespace knows them, with the names that it has in each beside its app's.
 pub(super) fn joined(one: &One<'_>, sink: &mut Sink) -> BTreeMap<String, Vec<String>> {
     let mut joined: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for key in of(one.settings).into_iter().flatten() {
+    for network in of(one.settings) {
+        let name = match (network, &one.context.preview) {
+            (Some(key), _) => name(one, key),
+            // The namespace's own network is where the stack itself is.
+            (None, Some(preview)) => preview.to_string(),
+            (None, None) => continue,
+        };
         let (names, others): (Vec<&str>, Vec<&str>) =
-            aliases(one, one.service, one.settings, Some(key)).into_iter().partition(|alias| is_host(alias));
+            aliases(one, one.service, one.settings, network).into_iter().partition(|alias| is_host(alias));
         for alias in others {
-            let place = one.place(&format!("networks.{key}.aliases"));
+            let place = match network {
+                Some(key) => one.place(&format!("networks.{key}.aliases")),
+                None => &one.node.place,
+            };
             sink.problem(place, format!("`{}` is no name of a host", shown(alias)));
         }
-        let name = name(one, key);
-        if one.project.networks.get(key).is_some_and(|network| network.external) {
-            let message =
-                format!("the network `{}` of the namespace is made if it is not there", shown(&name));
+        let external = network.filter(|key| one.project.networks.get(*key).is_some_and(|it| it.external));
+        if let Some(key) = external {
+            let message = match one.context.preview {
+                Some(_) => format!("a preview has a network of its own in the place of `{}`", shown(key)),
+                None => format!("the network `{}` of the namespace is made if it is not there", shown(&name)),
+            };
             sink.notice(one.project.place_of_name("networks", key), message);
         }
         let known = joined.entry(name).or_default();
@@ -101,6 +112,9 @@ pub(super) fn internal(one: &One<'_>, sink: &mut Sink) -> Vec<String> {
 
 /// What a network of the file is called in the namespace.
 fn name(one: &One<'_>, key: &str) -> String {
+    if let Some(preview) = &one.context.preview {
+        return format!("{preview}_{key}");
+    }
     let network = one.project.networks.get(key);
     if let Some(name) = network.and_then(|network| network.name.clone()) {
         return name;
@@ -114,15 +128,19 @@ fn name(one: &One<'_>, key: &str) -> String {
 
 /// What a container is called in a network beside the name of its app.
 fn aliases<'a>(
-    one: &One<'_>,
+    one: &One<'a>,
     name: &'a str,
     service: &'a Service,
     network: Option<&str>,
 ) -> BTreeSet<&'a str> {
-    let Some(attachment) = network.and_then(|key| service.networks.get(key)) else { return BTreeSet::new() };
-    let app = one.names.get(name).map(AppName::as_str);
-    let written = attachment.aliases.iter().chain(&service.container_name).map(String::as_str);
-    written.chain([name]).filter(|alias| Some(*alias) != app).collect()
+    let attachment = network.and_then(|key| service.networks.get(key));
+    if attachment.is_none() && one.context.preview.is_none() {
+        return BTreeSet::new();
+    }
+    let (app, label) = (one.names.get(name).map(AppName::as_str), one.labels.get(name).map(AppName::as_str));
+    let container_name = &service.container_name;
+    let written = attachment.into_iter().flat_map(move |it| it.aliases.iter().chain(container_name));
+    written.map(String::as_str).chain([name]).chain(label).filter(|alias| Some(*alias) != app).collect()
 }
 
 /// The other services in the networks of a service, each with the networks that both are in. None: a network has so many that they
@@ -146,7 +164,8 @@ fn neighbours<'a>(one: &One<'a>, sink: &mut Sink) -> Option<BTreeMap<&'a str, Ve
 pub(super) fn grants(one: &One<'_>, sink: &mut Sink) -> Vec<String> {
     let mut grants = Vec::new();
     for (service, shared) in neighbours(one, sink).into_iter().flatten() {
-        let (Some(settings), Some(app)) = (one.project.services.get(service), one.names.get(service)) else {
+        // As it is called by others, which in a preview is not what its app is called.
+        let (Some(settings), Some(app)) = (one.project.services.get(service), one.labels.get(service)) else {
             continue;
         };
         let is_container = one.kinds.get(service) == Some(&Kind::Container);
@@ -169,6 +188,49 @@ pub(super) fn grants(one: &One<'_>, sink: &mut Sink) -> Vec<String> {
         }
     }
     grants
+}
+
+/// What an app of a preview calls the others by: what they are called in the file, which apps of the stack itself may be called as well. It knows
+/// by further names those that it shares a network with.
+pub(super) fn own_names(one: &One<'_>, sink: &mut Sink) -> BTreeMap<String, AppName> {
+    if one.context.preview.is_none() {
+        return BTreeMap::new();
+    }
+    if one.names.len() > NAMES_MAX {
+        let message = format!(
+            "there are {} services, and a preview has {NAMES_MAX} at most: push them to a namespace of their own",
+            one.names.len()
+        );
+        sink.problem(one.project.place_of("services"), message);
+        return BTreeMap::new();
+    }
+    let named =
+        |(service, label): (&&str, &AppName)| Some((label.to_string(), one.names.get(*service)?.clone()));
+    let mut names: BTreeMap<String, AppName> = one.labels.iter().filter_map(named).collect();
+    let written = one.names.iter().map(|(service, app)| (*service, app));
+    let mut further: Vec<(&str, &AppName)> = written.collect();
+    for network in of(one.settings) {
+        for service in one.networks.members(network).iter().copied() {
+            let (Some(settings), Some(app)) = (one.project.services.get(service), one.names.get(service))
+            else {
+                continue;
+            };
+            further.extend(aliases(one, service, settings, network).into_iter().map(|alias| (alias, app)));
+        }
+    }
+    // A name with dots is one in the DNS. What is no name of a host is refused where it is written.
+    for (name, app) in further.into_iter().filter(|(name, _)| is_host(name) && !name.contains('.')) {
+        names.entry(name.to_ascii_lowercase()).or_insert_with(|| app.clone());
+    }
+    if names.len() > NAMES_MAX {
+        let message = format!(
+            "the service `{}` knows others by {} names, and one of a preview may have {NAMES_MAX}: give them fewer `aliases`",
+            shown(one.service),
+            names.len()
+        );
+        sink.problem(one.place("networks"), message);
+    }
+    names
 }
 
 /// Says once of a network, the largest one that a service is in, that it is too large. The settings that it would become are none that people wrote.

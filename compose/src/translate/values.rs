@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use wharf_types::name::SecretName;
+use wharf_types::name::{SecretName, SetName};
 
-use super::label;
 use super::sink::Sink;
+use super::{label, preview};
 use crate::model::ValueSource;
 use crate::node::Place;
 use crate::problem::shown;
@@ -32,12 +32,17 @@ pub enum ValueFrom {
     External,
 }
 
-pub(super) fn secrets(project: &Project, sink: &mut Sink) -> Vec<NamedValue> {
-    values(project, "secrets", &project.secrets, sink)
+pub(super) fn secrets(project: &Project, of: Option<&SetName>, sink: &mut Sink) -> Vec<NamedValue> {
+    values(project, ("secrets", &project.secrets), of, sink)
 }
 
-pub(super) fn configs(project: &Project, secrets: &[NamedValue], sink: &mut Sink) -> Vec<NamedValue> {
-    let configs = values(project, "configs", &project.configs, sink);
+pub(super) fn configs(
+    project: &Project,
+    of: Option<&SetName>,
+    secrets: &[NamedValue],
+    sink: &mut Sink,
+) -> Vec<NamedValue> {
+    let configs = values(project, ("configs", &project.configs), of, sink);
     for config in &configs {
         if let Some(secret) = secrets.iter().find(|secret| secret.name == config.name) {
             let message = format!(
@@ -50,13 +55,15 @@ pub(super) fn configs(project: &Project, secrets: &[NamedValue], sink: &mut Sink
     configs
 }
 
+/// `of` a preview they are its own, but for those that were set before.
 fn values(
     project: &Project,
-    section: &str,
-    sources: &BTreeMap<String, ValueSource>,
+    (section, sources): (&str, &BTreeMap<String, ValueSource>),
+    of: Option<&SetName>,
     sink: &mut Sink,
 ) -> Vec<NamedValue> {
     let mut made: Vec<NamedValue> = Vec::new();
+    let mut taken: BTreeMap<SecretName, String> = BTreeMap::new();
     for (key, source) in sources {
         let place = project.place_of_name(section, key);
         let written = source.name.as_deref().unwrap_or(key);
@@ -70,12 +77,13 @@ fn values(
         if name.as_str() != written {
             sink.notice(place, format!("`{}` is called `{name}` here", shown(written)));
         }
-        if let Some(other) = made.iter().find(|other| other.name == name) {
+        if let Some(other) = made.iter().find(|other| taken.get(&name) == Some(&other.key)) {
             sink.problem(
                 place,
                 format!("`{}` and `{}` would both be called `{name}`", other.key, shown(key)),
             );
         }
+        taken.insert(name.clone(), key.clone());
         let ValueSource { content, environment, file, .. } = source;
         if let Some(variable) =
             environment.as_ref().filter(|variable| !project.variables.contains_key(*variable))
@@ -88,6 +96,10 @@ fn values(
             (_, Some(variable), _) => ValueFrom::Environment(variable.clone()),
             (.., Some(content)) => ValueFrom::Content(content.clone()),
             _ => ValueFrom::External,
+        };
+        let name = match of {
+            Some(of) if from != ValueFrom::External => preview::value(of, &name),
+            _ => name,
         };
         made.push(NamedValue { key: key.clone(), name, from, place: place.clone() });
     }

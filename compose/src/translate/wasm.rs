@@ -50,6 +50,7 @@ pub(super) fn document(one: &One<'_>, common: CommonSettings, sink: &mut Sink) -
         update,
         stop,
         outbound,
+        names: network::own_names(one, sink),
         reuse: one.wharf("reuse", sink).unwrap_or_default(),
         engine: one.wharf("engine", sink).unwrap_or_default(),
         container: ContainerSpec::default(),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tracing::warn;
-use wharf_types::api::{BuildInfo, Page, PushPolicy, RepositoryInfo, RepositoryPatch, WhenBusy};
+use wharf_types::api::{BuildInfo, Page, PreviewInfo, PushPolicy, RepositoryInfo, RepositoryPatch, WhenBusy};
 use wharf_types::problem::ProblemCode;
 use wharf_types::{AppName, BuildId, NamespaceName};
 
@@ -192,9 +192,28 @@ async fn info_of(
     Ok(RepositoryInfo {
         commit,
         when_busy: repository.when_busy,
-        previews: store::repository::previews(conn, repository.id).await?,
+        previews: previews(conn, repository).await?,
         ..info(namespace, app, repository.branch.clone())
     })
+}
+
+/// Those of apps and those of stacks, of which there is something.
+async fn previews(conn: &mut Conn, repository: &Repository) -> ApiResult<Vec<PreviewInfo>> {
+    let mut previews = store::repository::previews(conn, repository.id).await?;
+    for stack in store::stack_preview::of_repository(conn, repository.id).await? {
+        let apps = store::app::in_set(conn, stack.namespace_id, &stack.name).await?;
+        if apps.is_empty() {
+            continue;
+        }
+        previews.push(PreviewInfo {
+            app: stack.name.into(),
+            branch: stack.branch,
+            expires_at: stack.expires_at,
+            services: apps.into_iter().map(|app| app.name).collect(),
+        });
+    }
+    previews.sort_by(|one, other| one.branch.cmp(&other.branch));
+    Ok(previews)
 }
 
 /// Also before the first push, which makes the app.

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use wharf_git::Progress;
-use wharf_types::{AppId, AppName, BuildId, NamespaceName};
+use wharf_types::secret::ValueKind;
+use wharf_types::{AppId, AppName, BuildId, JobName, NamespaceName, SecretName};
 
 use super::log::BuildLog;
+use super::previews::{self, PushedTo};
 use crate::context::Context;
+use crate::reconcile::chain;
 
 /// What was pushed.
 #[derive(Debug)]
@@ -48,6 +52,16 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret")
     }
+}
+
+/// What is made for the preview of a stack, and goes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PreviewPart {
+    /// An app. It is of the stack's set, and goes as such; what its volumes hold may have been kept when it went before.
+    App(AppName),
+    Value(ValueKind, SecretName),
+    /// Every job of this name.
+    Job(JobName),
 }
 
 /// What was deployed.
@@ -108,6 +122,8 @@ pub struct Teller {
     pub(super) build: BuildId,
     pub(super) progress: Progress,
     pub(super) log: Arc<BuildLog>,
+    /// None: it is no preview.
+    pub(super) preview: Option<Arc<PushedTo>>,
 }
 
 impl Teller {
@@ -137,6 +153,19 @@ impl Teller {
     /// The release is there, and its rollout begins. `false`: the build has been given up meanwhile.
     pub async fn released(&self, release: u64) -> bool {
         super::advance(&self.context, self.build, Some(release)).await
+    }
+
+    /// A stack is about to become the preview that was pushed to, with these parts: they go with it, whatever becomes of the push.
+    /// `false`: that could not be noted, so nothing is to be made.
+    pub async fn makes_preview(&self, parts: &[PreviewPart]) -> bool {
+        let Some(pushed_to) = &self.preview else { return false };
+        match previews::note(&self.context, pushed_to, parts).await {
+            Ok(()) => true,
+            Err(error) => {
+                warn!("cannot take note of the preview {}: {}", pushed_to.name, chain(&error));
+                false
+            }
+        }
     }
 
     /// The apps of a stack are about to change. `false`: as above.

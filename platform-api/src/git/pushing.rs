@@ -14,19 +14,18 @@ use super::busy::{Holder, Key, Turn};
 use super::course::{self, Course, Deploy};
 use super::deployer::{Deployment, NotDeployed, Pushed, Runs, Secret, Teller};
 use super::log::BuildLog;
+use super::previews::{self, PushedTo};
 use super::{Listed, UnderWay, advance, end};
 use crate::context::Context;
 use crate::operations::{self, OperationError};
 use crate::reconcile::chain;
 use crate::store::build::NewBuild;
 use crate::store::repository::Repository;
-use crate::store::{self, StoreError};
+use crate::store::{self, Conn, StoreError};
 
 /// How long a push waits for another one, and how long its own build may take.
 const TURN_MAX: Duration = Duration::from_secs(1800);
 const DEPLOY_MAX: Duration = Duration::from_secs(3600);
-/// How long a preview lasts that nobody pushes to.
-const PREVIEW_LASTS: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Who pushes, and where to.
 pub(crate) struct Pushing {
@@ -110,6 +109,7 @@ impl Handler for Worked {
             |branch: &str| outcome.moved.iter().any(|update| update.name.branch() == Some(branch));
         for branch in course.ends.iter().filter(|branch| has_moved(branch)) {
             end_preview(&pushing.context, &pushing.repository, &pushing.namespace, branch).await;
+            previews::end(&pushing.context, pushing.repository.id, branch).await;
         }
         if let (Some(deploy), Some(begun)) = (course.deploy, begun) {
             if outcome.moved.iter().any(|update| update.name.branch() == Some(&*deploy.branch)) {
@@ -184,7 +184,9 @@ impl Pushing {
         let cancel = CancellationToken::new();
         let under_way = UnderWay { cancel: cancel.clone(), log: log.clone() };
         let listed = Listed::new(&self.context, build, under_way);
-        let teller = Teller { context: self.context.clone(), build, progress: progress.clone(), log };
+        let preview = deploy.is_preview.then(|| Arc::new(self.preview_of(deploy)));
+        let teller =
+            Teller { context: self.context.clone(), build, progress: progress.clone(), log, preview };
         teller.step(&format!("Deploying {} to {} in {}", &id[..12], deploy.app, self.namespace));
         teller.detail(&format!("{} (build {build})", commit.subject));
         let (turn, before) = match turn {
@@ -288,6 +290,16 @@ impl Pushing {
         Ok((turn, before))
     }
 
+    /// What a preview is, should a stack come of it.
+    fn preview_of(&self, deploy: &Deploy) -> PushedTo {
+        PushedTo {
+            namespace: self.namespace_id,
+            repository: self.repository.id,
+            name: SetName::from(deploy.app.clone()),
+            branch: deploy.branch.clone(),
+        }
+    }
+
     fn key(&self, deploy: &Deploy) -> Key {
         (self.namespace.clone(), deploy.app.clone())
     }
@@ -326,6 +338,12 @@ impl Pushing {
                     deploy.app
                 )));
             }
+            if deploy.is_preview && !self.may_be_preview(&mut tx, deploy).await? {
+                return Ok(Err(format!(
+                    "there is a stack `{}` already, which is no preview of this: push to another name",
+                    deploy.app
+                )));
+            }
             // A stack is there with its services, which need not be called as it is.
             let set = SetName::from(self.app.clone());
             let has_services = !store::app::in_set(&mut tx, self.namespace_id, &set).await?.is_empty();
@@ -353,6 +371,15 @@ impl Pushing {
             Ok::<_, StoreError>(Ok(before))
         };
         begun.await.unwrap_or_else(|error| Err(self.unavailable(&error)))
+    }
+
+    /// Whether a stack may become this preview: it is that already, or there is none of the name.
+    async fn may_be_preview(&self, conn: &mut Conn, deploy: &Deploy) -> store::Result<bool> {
+        let set = SetName::from(deploy.app.clone());
+        match store::stack_preview::find(conn, self.namespace_id, &set).await? {
+            Some(preview) => Ok(preview.repository == self.repository.id && preview.branch == deploy.branch),
+            None => Ok(store::app::in_set(conn, self.namespace_id, &set).await?.is_empty()),
+        }
     }
 
     /// What is told of an error that is this host's.
@@ -427,13 +454,13 @@ impl Pushing {
     async fn settled(&self, deploy: &Deploy, begun: &Begun) {
         if deploy.is_preview {
             let kept = async {
-                let now = Timestamp::now();
+                let expires_at = Timestamp::now() + previews::LASTS;
+                let (id, branch) = (self.repository.id, &deploy.branch);
                 let mut tx = self.context.store.write().await?;
                 if let Some(app) = store::app::find(&mut tx, &self.namespace, &deploy.app).await? {
-                    let expires_at = now + PREVIEW_LASTS;
-                    let (id, branch) = (self.repository.id, &deploy.branch);
                     store::repository::put_preview(&mut tx, app.id, id, branch, expires_at).await?;
                 }
+                store::stack_preview::set_expiry(&mut tx, id, branch, expires_at).await?;
                 tx.commit().await
             };
             if let Err(error) = kept.await {

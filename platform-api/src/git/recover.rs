@@ -11,7 +11,7 @@ use uuid::Uuid;
 use wharf_types::api::BuildState;
 use wharf_types::{AppId, Timestamp};
 
-use super::{aftermath, end, log};
+use super::{aftermath, end, log, previews};
 use crate::context::Context;
 use crate::reconcile::chain;
 use crate::store::build::Unfinished;
@@ -124,6 +124,7 @@ pub(crate) async fn tidy(context: &Arc<Context>) -> store::Result<()> {
         // Seldom, and large.
         Box::pin(aftermath::delete(context, &preview.namespace, &preview.app)).await;
     }
+    previews::tidy(context, now).await?;
     let before = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
     let mut tx = context.write_as_leader().await?;
     let pruned = store::build::prune(&mut tx, before, KEPT).await?;
@@ -161,7 +162,7 @@ async fn gather(context: &Context) {
 }
 
 /// A branch whose preview has gone would say that it is still there.
-async fn forget_branch(context: &Context, repository: Uuid, branch: &str) {
+pub(super) async fn forget_branch(context: &Context, repository: Uuid, branch: &str) {
     let forgotten = async {
         let Some(folder) = context.git.repositories.find(repository).await? else { return Ok(()) };
         let Ok(name) = format!("refs/heads/{branch}").parse() else { return Ok(()) };

@@ -119,6 +119,7 @@ fn container_route(app: &AppView, release: &ReleaseView) -> ContainerRoute {
         namespace: app.namespace.clone(),
         app: app.name.clone(),
         networks: release.spec.container.networks.clone(),
+        apart: !release.spec.names.is_empty(),
         endpoints: serving(app).into_iter().filter_map(endpoint).collect(),
     }
 }

@@ -215,6 +215,17 @@ pub(crate) async fn list(
     rows.into_iter().map(Job::try_from).collect()
 }
 
+/// The jobs of this name, newest first. More of one name are looked at when these have gone.
+pub(crate) async fn named(conn: &mut Conn, namespace: &NamespaceName, name: &JobName) -> Result<Vec<Job>> {
+    let rows: Vec<Row> =
+        query_as(select!("WHERE namespace.name = $1 AND job.name = $2 ORDER BY job.id DESC LIMIT 100"))
+            .bind(namespace.as_str())
+            .bind(name.as_str())
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter().map(Job::try_from).collect()
+}
+
 /// The jobs of a schedule, newest first. With its bounds on what is kept there are not many.
 pub(crate) async fn of_schedule(conn: &mut Conn, schedule: ScheduleId) -> Result<Vec<Job>> {
     let rows: Vec<Row> = query_as(select!("WHERE schedule = $1 ORDER BY job.id DESC LIMIT 1000"))

@@ -123,11 +123,14 @@ pub(crate) async fn set_policy(conn: &mut Conn, namespace: NamespaceId, policy: 
     Ok(())
 }
 
-/// Forgets those that nothing came of: no app of the name is there, and nothing is under way.
+/// Forgets those that nothing came of: no app or stack of the name is there, nor a preview, and nothing is under way.
 pub(crate) async fn prune(conn: &mut Conn, before: Timestamp) -> Result<()> {
     query(
         "DELETE FROM repository WHERE created_at < $1
              AND NOT EXISTS (SELECT 1 FROM app WHERE app.namespace = repository.namespace AND app.name = repository.app_name)
+             AND NOT EXISTS (SELECT 1 FROM app WHERE app.namespace = repository.namespace AND app.applied_set = repository.app_name)
+             AND NOT EXISTS (SELECT 1 FROM preview WHERE preview.repository = repository.id)
+             AND NOT EXISTS (SELECT 1 FROM stack_preview WHERE stack_preview.repository = repository.id)
              AND NOT EXISTS (SELECT 1 FROM build WHERE build.repository = repository.id AND build.ended_at IS NULL)",
     )
     .bind(before.as_microsecond())
@@ -172,7 +175,7 @@ pub(crate) async fn previews(conn: &mut Conn, repository: Uuid) -> Result<Vec<Pr
     .fetch_all(conn)
     .await?;
     let preview = |(app, branch, expires_at): (String, String, i64)| {
-        Ok(PreviewInfo { app: parse(&app)?, branch, expires_at: time(expires_at)? })
+        Ok(PreviewInfo { app: parse(&app)?, branch, expires_at: time(expires_at)?, services: Vec::new() })
     };
     rows.into_iter().map(preview).collect()
 }

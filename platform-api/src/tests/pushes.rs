@@ -2,18 +2,21 @@
 
 use std::process::Command;
 
+use axum::body::Body;
 use axum::http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use wharf_types::api::BuildState;
-use wharf_types::{AppName, BuildId, Timestamp};
+use wharf_types::secret::ValueKind;
+use wharf_types::{AppName, BuildId, SecretName, SetName, Timestamp};
 
-use super::fixture::{Platform, component, eventually, quick};
+use super::fixture::{Platform, component, eventually, quick, request};
 use super::worker::Worker;
-use crate::git::recover;
+use crate::git::{PreviewPart, recover};
 use crate::store;
 use crate::store::build::NewBuild;
 use crate::store::repository::Repository;
+use crate::store::stack_preview::NewStackPreview;
 
 const NS: &str = "/v1/namespaces/default";
 
@@ -245,4 +248,67 @@ async fn a_branch_that_cannot_be_what_runs_is_refused() {
         (&set["branch"], &set["when_busy"], &set["path"]),
         (&json!("live"), &json!("fail"), &json!("/git/default/hello.git"))
     );
+}
+
+#[tokio::test]
+async fn a_stack_that_is_a_preview_goes_with_what_was_made_for_it_and_nothing_else() {
+    let platform = Platform::start().await;
+    let _worker = Worker::join(&platform).await;
+    let repository = platform.repository("shop").await;
+    let set: SetName = "shop-preview-a".parse().unwrap();
+    let (own, other): (SecretName, SecretName) =
+        ("shop-preview-a-key".parse().unwrap(), "key".parse().unwrap());
+    for name in [&own, &other] {
+        let put = request(&platform.admin, Method::PUT, &format!("{NS}/secrets/{name}"));
+        platform.send(put.body(Body::from("value")).unwrap()).await.is(200);
+    }
+    for app in ["web", "shop-preview-a-web"] {
+        platform.deploy(app, &component(0), quick()).await.is(201);
+    }
+    let mut tx = platform.context.store.write().await.unwrap();
+    let namespace = store::namespace::find(&mut tx, &"default".parse().unwrap()).await.unwrap().unwrap();
+    let app = "shop-preview-a-web".parse().unwrap();
+    let app = store::app::find(&mut tx, &"default".parse().unwrap(), &app).await.unwrap().unwrap();
+    store::app::set_applied_set(&mut tx, &[app.id], &set).await.unwrap();
+    let parts = [
+        PreviewPart::Value(ValueKind::Secret, own),
+        PreviewPart::Job("shop-preview-a-move".parse().unwrap()),
+    ];
+    let new = NewStackPreview {
+        namespace: namespace.id,
+        repository: repository.id,
+        name: &set,
+        branch: "preview/a",
+        expires_at: Timestamp::now() + std::time::Duration::from_secs(3600),
+    };
+    store::stack_preview::put(&mut tx, &new, &parts).await.unwrap();
+    // Its repository has no app, and is used all the same.
+    store::repository::prune(&mut tx, Timestamp::MAX).await.unwrap();
+    tx.commit().await.unwrap();
+    Box::pin(recover::tidy(&platform.context)).await.unwrap();
+    let previews = async || {
+        let mut tx = platform.context.store.read().await.unwrap();
+        store::stack_preview::of_repository(&mut tx, repository.id).await.unwrap()
+    };
+    assert_eq!(previews().await[0].branch, "preview/a");
+    let info = platform.get(&format!("{NS}/apps/shop/repository")).await;
+    assert_eq!(info["previews"][0]["app"], "shop-preview-a");
+    assert_eq!(info["previews"][0]["services"], json!(["shop-preview-a-web"]));
+
+    let mut tx = platform.context.store.write().await.unwrap();
+    store::stack_preview::set_expiry(&mut tx, repository.id, "preview/a", Timestamp::UNIX_EPOCH)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    eventually("nothing is left of the preview", async || {
+        Box::pin(recover::tidy(&platform.context)).await.unwrap();
+        previews().await.is_empty().then_some(())
+    })
+    .await;
+    let there = platform.get(&format!("{NS}/secrets")).await;
+    let names: Vec<&str> =
+        there["items"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["key"]);
+    platform.call(Method::GET, &format!("{NS}/apps/shop-preview-a-web"), Value::Null).await.is(404);
+    assert_eq!(platform.app("web").await["app"], "web");
 }

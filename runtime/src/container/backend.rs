@@ -397,7 +397,9 @@ impl ContainerBackend {
         let reach = self.shared.reach.clone();
         let address = run::address(&found, networks.first().map(|join| &join.network));
         if let Some(address) = address.filter(|_| !is_run) {
-            let names = networks.iter().flat_map(|join| join.aliases.iter().map(String::as_str));
+            // What is apart from others is called so in its networks, and not by guests.
+            let known = if assigned.spec.names.is_empty() { &networks[..] } else { &[] };
+            let names = known.iter().flat_map(|join| join.aliases.iter().map(String::as_str));
             reach.names.insert(&assigned.namespace, assigned.app.as_str(), names, (run.id, address));
         }
         reach.containers.insert(run::present(assigned, run.id, &found, address));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -112,7 +113,11 @@ pub(super) fn present(
     Present {
         id,
         app: assigned.app.clone(),
-        asker: Asker { namespace: assigned.namespace.clone(), who: Who::Container(networks) },
+        asker: Asker {
+            namespace: assigned.namespace.clone(),
+            who: Who::Container(networks),
+            names: Arc::new(assigned.spec.names.clone()),
+        },
         // With the host's network it would be every port of the host.
         address: address.filter(|_| !found.is_on_host_network && assigned.job.is_none()),
         sources: match found.is_on_host_network {
@@ -168,8 +173,6 @@ fn span_of(duration: Duration) -> Span {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use wharf_types::node::AssignedJob;
     use wharf_types::spec::ContainerFileSpec;
     use wharf_types::{InstanceId, JobId};

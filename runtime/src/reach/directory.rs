@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use wharf_types::route::{ContainerRoute, RouteTable};
+use wharf_types::spec::AppSpec;
 use wharf_types::{AppName, NamespaceName};
 
 /// The port that leads to an app's HTTP, wherever that listens.
@@ -29,6 +30,8 @@ struct Listed {
 pub(crate) struct Asker {
     pub(crate) namespace: NamespaceName,
     pub(crate) who: Who,
+    /// What it calls apps by beside their own names. Of guests nothing: they say which app they mean.
+    pub(crate) names: Arc<BTreeMap<String, AppName>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,14 +91,19 @@ impl Directory {
         let below = name.strip_suffix(".internal").filter(|label| !label.contains('.'));
         match self.named(asker, below.unwrap_or(name)) {
             Some(app) => Meaning::App(app.clone()),
-            None if below.is_some() => Meaning::Nobody,
+            // Its own name for an app is no name of the world, also while there is no such app.
+            None if below.is_some() || AppSpec::named(&asker.names, name).is_some() => Meaning::Nobody,
             None => Meaning::Elsewhere,
         }
     }
 
-    /// The app of a name: the one that is called so, or one that has the name in a network which the asker is in as well.
+    /// The app of a name: the one that the asker calls so, the one that is called so, or one that has the name in a network which the asker is in as well.
     pub(crate) fn named(&self, asker: &Asker, name: &str) -> Option<&AppName> {
         let apps = self.namespaces.get(&asker.namespace)?;
+        if let Some(meant) = AppSpec::named(&asker.names, name) {
+            let (app, listed) = apps.get_key_value(meant)?;
+            return asker.reaches(listed).then_some(app);
+        }
         let own = apps.iter().find(|(app, _)| app.as_str().eq_ignore_ascii_case(name));
         match own {
             Some((app, listed)) if asker.reaches(listed) => return Some(app),
@@ -121,6 +129,10 @@ impl Directory {
 }
 
 impl Asker {
+    pub(crate) fn guest(namespace: &NamespaceName) -> Self {
+        Self { namespace: namespace.clone(), who: Who::Guest, names: Arc::default() }
+    }
+
     /// Whether the two are containers that see each other on one node, or one of them is no container.
     pub(crate) fn shares_network_with(&self, other: &Self) -> bool {
         match (&self.who, &other.who) {
@@ -142,11 +154,12 @@ impl Asker {
         }
     }
 
-    /// Whether a container has this further name for the asker. To a guest, one with dots is a name of the DNS and nobody's to take.
+    /// Whether a container has this further name for the asker. To a guest, one with dots is a name of the DNS and nobody's to take, and one that is apart
+    /// has none.
     fn knows_as(&self, container: &ContainerRoute, name: &str) -> bool {
         container.networks.iter().any(|(network, names)| {
             let is_shared = match &self.who {
-                Who::Guest => !name.contains('.'),
+                Who::Guest => !container.apart && !name.contains('.'),
                 Who::Container(networks) => networks.contains(network),
             };
             is_shared && names.iter().any(|known| known.eq_ignore_ascii_case(name))
@@ -174,6 +187,7 @@ pub(crate) mod tests {
             namespace: namespace("ours"),
             app: app(name),
             networks: networks.iter().map(|(network, of)| ((*network).to_owned(), names(of))).collect(),
+            apart: false,
             endpoints: Vec::new(),
         })
     }
@@ -206,11 +220,11 @@ pub(crate) mod tests {
 
     pub(crate) fn of(namespace_name: &str, networks: &[&str]) -> Asker {
         let networks = networks.iter().map(|network| (*network).to_owned()).collect();
-        Asker { namespace: namespace(namespace_name), who: Who::Container(networks) }
+        Asker { namespace: namespace(namespace_name), who: Who::Container(networks), names: Arc::default() }
     }
 
     fn guest() -> Asker {
-        Asker { namespace: namespace("ours"), who: Who::Guest }
+        Asker::guest(&namespace("ours"))
     }
 
     #[test]
@@ -249,6 +263,43 @@ pub(crate) mod tests {
         }
         let stranger = of("theirs", &["", "back", "front"]);
         assert!(["hello", "redis", "site", "db"].iter().all(|name| way(&stranger, name, 80) == Way::Nothing));
+    }
+
+    #[test]
+    fn a_name_of_the_askers_own_goes_before_an_app_that_is_called_so() {
+        let mut table = table();
+        table.routes.push(http("a-hello"));
+        table.containers.push(container("a-db", &[("a", &["db", "cache"])]));
+        let directory = Directory::of(&table);
+        let names = [("hello", "a-hello"), ("db", "a-db"), ("redis", "a-redis"), ("site", "db")];
+        let names = names.map(|(name, of)| (name.to_owned(), app(of)));
+        let asker = Asker { names: Arc::new(names.into()), ..of("ours", &["a"]) };
+        let means = |name: &str| directory.meaning(&asker, name);
+        assert_eq!(means("hello.internal"), Meaning::App(app("a-hello")));
+        assert_eq!(means("HELLO"), Meaning::App(app("a-hello")));
+        assert_eq!(means("db"), Meaning::App(app("a-db")));
+        assert_eq!(means("cache"), Meaning::App(app("a-db")), "as it is called in the network of both");
+        // It is not there, or in no network of the asker: nobody else is meant.
+        for name in ["redis", "redis.internal", "site", "site.internal."] {
+            assert_eq!(means(name), Meaning::Nobody, "{name}");
+        }
+        assert_eq!(means("example.com"), Meaning::Elsewhere);
+        // Who has no such names is not led away by those of others.
+        assert_eq!(directory.meaning(&of("ours", &["back"]), "hello.internal"), Meaning::App(app("hello")));
+    }
+
+    #[test]
+    fn a_guest_does_not_know_the_further_names_of_what_is_apart() {
+        let apart = |it: Arc<ContainerRoute>| Arc::new(ContainerRoute { apart: true, ..(*it).clone() });
+        let containers = vec![
+            apart(container("a-db", &[("a", &["database", "cache"])])),
+            container("db", &[("back", &["database"])]),
+        ];
+        let directory = Directory::of(&RouteTable { containers, ..RouteTable::default() });
+        let named = |name: &str| directory.named(&guest(), name).map(AppName::as_str);
+        assert_eq!((named("database"), named("cache"), named("a-db")), (Some("db"), None, Some("a-db")));
+        let near = of("ours", &["a"]);
+        assert_eq!(directory.named(&near, "database").map(AppName::as_str), Some("a-db"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use wharf_types::{AppName, NamespaceName};
 
 use super::addresses::{Addresses, Block};
-use super::directory::{Asker, Way, Who};
+use super::directory::{Asker, Way};
 use super::{Reach, listen, reset};
 
 const BLOCK: Block = Block::new([127, 198, 0, 0], 16);
@@ -206,7 +206,7 @@ async fn serve(reach: Weak<Reach>, at: SocketAddrV4, listener: TcpListener) {
         tracing::debug!("a guest at {remote} connects to port {} of {app} in {namespace}", at.port());
         tokio::spawn(async move {
             let _place = place;
-            let asker = Asker { namespace, who: Who::Guest };
+            let asker = Asker::guest(&namespace);
             let way = reach.directory.load().way(&asker, &app, at.port());
             match way {
                 Way::Container(route) => {

@@ -160,6 +160,7 @@ impl WasmBackend {
             ),
             outbound: Arc::new(
                 Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))
+                    .with_names(spec.names.clone())
                     .with_containers(self.reach.clone(), assigned.namespace.clone())
                     .paid_by(self.table.egress(), assigned.namespace.clone()),
             ),

@@ -16,6 +16,7 @@ mod policy;
 mod sockets;
 mod trust;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +120,12 @@ impl Outbound {
         Self { policy: Arc::new(policy), ..self }
     }
 
+    /// The same, for guests that call apps by names of their own.
+    pub(crate) fn with_names(self, names: BTreeMap<String, AppName>) -> Self {
+        let policy = Arc::into_inner(self.policy).unwrap_or_default().with_names(names);
+        Self { policy: Arc::new(policy), ..self }
+    }
+
     /// The same, for guests whose octets are of a namespace's quota. What they send to their neighbours is not: it leaves nothing.
     pub(crate) fn paid_by(self, egress: EgressPlace, namespace: NamespaceName) -> Self {
         Self { payer: Some(Payer { egress, namespace }), ..self }
@@ -164,7 +171,10 @@ impl Outbound {
         }
         let waits = Waits::new(options.as_ref());
         if let (Some(app), Some(neighbours)) = (host.strip_suffix(".internal"), &self.neighbours) {
-            let app: AppName = app.parse().map_err(|_| Error::DestinationNotFound)?;
+            let app = match self.policy.app_called(&host) {
+                Some(meant) => meant.clone(),
+                None => app.parse::<AppName>().map_err(|_| Error::DestinationNotFound)?,
+            };
             let answer = self.ask(neighbours.clone(), app, request);
             let answer = tokio::time::timeout(waits.first_byte, answer).await;
             return Ok(paced(answer.map_err(|_| Error::ConnectionReadTimeout)??, waits));

@@ -124,13 +124,17 @@ pub struct RepositoryPatch {
     pub when_busy: Option<WhenBusy>,
 }
 
-/// An app that shows what a branch would be.
+/// An app, or a stack, that shows what a branch would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PreviewInfo {
+    /// Of a stack what that is called.
     pub app: AppName,
     /// Such as `preview/new-colours`.
     pub branch: String,
     /// When it is removed, unless it is pushed to before.
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
+    /// The apps of a stack. Left out: it is one app.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<AppName>,
 }

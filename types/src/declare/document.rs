@@ -136,6 +136,9 @@ pub struct AppDocument {
     pub stop: StopSpec,
     #[serde(default)]
     pub outbound: OutboundSpec,
+    /// What the app calls others of its namespace by beside their own names. At most 256.
+    #[serde(default)]
+    pub names: BTreeMap<String, AppName>,
     #[serde(default)]
     pub reuse: ReuseSpec,
     #[serde(default)]
@@ -223,6 +226,7 @@ impl AppDocument {
             update,
             stop,
             outbound,
+            names,
             reuse,
             engine,
             container,
@@ -244,6 +248,7 @@ impl AppDocument {
             update,
             stop,
             outbound,
+            names,
             reuse,
             engine,
             container,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::placement::{Constraint, InvalidConstraint, conflict};
 use super::{
     AppSpec, ContainerSpec, EngineSpec, OutboundGrant, PlacementSpec, Portion, Ratio, ReuseMode, ReuseSpec,
+    is_host,
 };
 use crate::node::is_label_key;
 use crate::quantity::{ByteSize, CpuShare, Span};
@@ -30,6 +31,8 @@ const SECRETS_MAX: usize = 100;
 const MOUNT_MAX_BYTES: usize = 255;
 /// Of one app. Each is compared with each connection of the guest.
 pub const GRANTS_MAX: usize = 256;
+/// Of one app. Each is compared with each name that is asked for.
+pub const NAMES_MAX: usize = 256;
 /// A guest's stack and its first pages take as much.
 const MEMORY_MIN: ByteSize = ByteSize::mib(1);
 /// A 32-bit guest can address no more.
@@ -481,6 +484,11 @@ impl AppSpec {
             if let Err(error) = grant.parse::<OutboundGrant>() {
                 return invalid_item("outbound.allow", item, error.to_string());
             }
+        }
+        at_most("names", "names", self.names.len(), NAMES_MAX)?;
+        if let Some(name) = self.names.keys().find(|name| name.contains('.') || !is_host(name)) {
+            let problem = format!("`{}` is no name of one label, such as `vote`", name.escape_debug());
+            return invalid("names", problem);
         }
         Ok(())
     }

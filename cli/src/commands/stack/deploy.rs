@@ -64,7 +64,7 @@ impl<'a> Stack<'a> {
             .filter(|(_, path)| artifact::is_module(&Path::new(&project.folder).join(path)))
             .map(|(service, _)| service.to_owned())
             .collect();
-        let context = Context { namespace: None, stack: Some(args.name.to_string()), modules };
+        let context = Context { namespace: None, stack: Some(args.name.to_string()), modules, preview: None };
         let (translation, more) = wharf_compose::translate_all(&project, &context);
         problems.extend(more);
         let problems = Problems::or(problems, ()).err();

@@ -76,7 +76,10 @@ impl Stack<'_> {
         }
         let images = reading.builds.iter().filter(|build| !build.is_component);
         let services: HashSet<&str> = images.map(|build| build.service.as_str()).collect();
-        self.deployer.keep_services(self.pushed, &services).await;
+        // A preview may have fewer of them than the stack.
+        if !self.pushed.is_preview {
+            self.deployer.keep_services(self.pushed, &services).await;
+        }
         Ok(built)
     }
 

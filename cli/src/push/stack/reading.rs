@@ -106,6 +106,8 @@ pub struct Asked {
     pub file: String,
     pub stack: SetName,
     pub commit: String,
+    /// Whether it is a preview, and `stack` what that is called.
+    pub is_preview: bool,
     /// Why the namespace may run none. None: it may.
     pub no_containers: Option<String>,
     /// Ends the reading, between two steps of it.
@@ -165,7 +167,8 @@ impl Reading {
             .filter(|(_, path)| is_module(path))
             .map(|(service, _)| service.to_owned())
             .collect();
-        let context = Context { namespace: None, stack: Some(asked.stack.to_string()), modules };
+        let preview = asked.is_preview.then(|| asked.stack.clone());
+        let context = Context { namespace: None, stack: Some(asked.stack.to_string()), modules, preview };
         asked.go_on()?;
         let (translation, more) = wharf_compose::translate_all(&project, &context);
         problems.extend(more);
@@ -360,6 +363,7 @@ mod tests {
                 file: file.to_owned(),
                 stack: "shop".parse().unwrap(),
                 commit: "7c1d05a3".to_owned(),
+                is_preview: false,
                 no_containers: no_containers.map(str::to_owned),
                 cancel: CancellationToken::new(),
             };
@@ -429,6 +433,7 @@ mod tests {
             file: "compose.yaml".to_owned(),
             stack: "shop".parse().unwrap(),
             commit: "7c1d05a3".to_owned(),
+            is_preview: false,
             no_containers: None,
             cancel,
         };

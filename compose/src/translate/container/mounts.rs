@@ -26,7 +26,7 @@ pub(super) fn mounts(one: &One<'_>, sink: &mut Sink) -> Mounts {
                 notice.into_iter().for_each(|notice| sink.notice(&place, notice));
                 made.volumes.push(volume);
             }),
-            "bind" => of_node(mount).map(|path| made.host_paths.push(path)),
+            "bind" => of_node(mount).and_then(|path| alone(one, path)).map(|path| made.host_paths.push(path)),
             "tmpfs" => in_memory(mount).map(|tmpfs| made.tmpfs.push(tmpfs)),
             "image" => {
                 Err("`image`: no image is mounted into another; copy what is in it into the service's own"
@@ -65,6 +65,18 @@ fn of_node(mount: &Mount) -> Result<HostPathSpec, String> {
         ));
     }
     Ok(HostPathSpec { host, path: mount.target.clone(), read_only: mount.read_only })
+}
+
+/// A preview writes to nothing that the stack has as well.
+fn alone(one: &One<'_>, path: HostPathSpec) -> Result<HostPathSpec, String> {
+    if one.context.preview.is_none() || path.read_only {
+        return Ok(path);
+    }
+    Err(format!(
+        "`{}`: a preview would write to a folder of the node that the stack writes to; mount it `:ro`, or let the stack keep its data in a volume, of \
+         which a preview has one of its own",
+        shown(&path.host)
+    ))
 }
 
 fn in_memory(mount: &Mount) -> Result<TmpfsSpec, String> {

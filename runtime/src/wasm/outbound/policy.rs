@@ -1,11 +1,12 @@
 //! What the grants of a release permit.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use wharf_types::NamespaceName;
-use wharf_types::spec::{OutboundGrant, OutboundScheme};
+use wharf_types::spec::{AppSpec, OutboundGrant, OutboundScheme};
+use wharf_types::{AppName, NamespaceName};
 
 use super::address::is_public;
 use super::names::Names;
@@ -21,6 +22,8 @@ pub struct Policy {
     grants: Vec<OutboundGrant>,
     /// The way to containers, and the namespace of which they are reached.
     containers: Option<(Arc<Reach>, NamespaceName)>,
+    /// What the guest calls apps by beside their own names. Grants have the names that the guest says.
+    own_names: BTreeMap<String, AppName>,
     found: Found,
     pub(super) names: Names,
 }
@@ -31,6 +34,7 @@ impl Policy {
         Self {
             grants: allow.iter().filter_map(|grant| grant.parse().ok()).collect(),
             containers: None,
+            own_names: BTreeMap::new(),
             found: Found::default(),
             names: Names::default(),
         }
@@ -41,6 +45,21 @@ impl Policy {
         Self { containers: Some((reach, namespace)), ..self }
     }
 
+    /// The guest calls apps so beside their own names.
+    pub(crate) fn with_names(self, own_names: BTreeMap<String, AppName>) -> Self {
+        Self { own_names, ..self }
+    }
+
+    /// The app that the guest calls so, if it has a name of its own for it.
+    pub(super) fn app_called(&self, name: &str) -> Option<&AppName> {
+        AppSpec::named(&self.own_names, name)
+    }
+
+    /// What a name of the guest is to everybody.
+    fn meant<'a>(&'a self, name: &'a str) -> &'a str {
+        self.app_called(name).map_or(name, AppName::as_str)
+    }
+
     /// Where a socket reaches a container whose name is granted. None: it is no such name, and means what it means everywhere.
     pub(crate) fn container(&self, name: &str) -> Option<IpAddr> {
         let (reach, namespace) = self.containers.as_ref()?;
@@ -48,14 +67,14 @@ impl Policy {
             .grants
             .iter()
             .any(|grant| is_of_socket(grant) && bare(&grant.host).eq_ignore_ascii_case(bare(name)));
-        is_granted.then(|| reach.for_guest(namespace, name))?
+        is_granted.then(|| reach.for_guest(namespace, self.meant(name)))?
     }
 
     /// Whether an address is that of a container whose name is granted.
     fn is_container(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
         let Some((reach, namespace)) = &self.containers else { return false };
         self.matching(scheme, address.port())
-            .any(|grant| reach.names.has(namespace, &grant.host, address.ip().to_canonical()))
+            .any(|grant| reach.names.has(namespace, self.meant(&grant.host), address.ip().to_canonical()))
     }
 
     /// The port of an address that a connection has to go to: another one where the address stands for a container of another node, whose name is granted.
@@ -65,7 +84,7 @@ impl Policy {
             let (reach, namespace) =
                 self.containers.as_ref().filter(|_| Reach::is_for_guests(address.ip()))?;
             self.matching(OutboundScheme::Tcp, address.port())
-                .find_map(|grant| reach.lets_guest(namespace, &grant.host, address))
+                .find_map(|grant| reach.lets_guest(namespace, self.meant(&grant.host), address))
         };
         led().unwrap_or(address.port())
     }
@@ -75,7 +94,7 @@ impl Policy {
         let Some((reach, namespace)) = &self.containers else { return false };
         let Some(meant) = reach.guest_port(address) else { return false };
         self.matching(OutboundScheme::Tcp, meant)
-            .any(|grant| reach.stands_for(namespace, &grant.host, address.ip()))
+            .any(|grant| reach.stands_for(namespace, self.meant(&grant.host), address.ip()))
     }
 
     /// Whether an address stands for a container of the namespace whose name is granted, on whichever node: what goes there is no egress.
@@ -233,6 +252,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_of_the_guests_own_leads_to_the_app_that_is_meant_and_to_no_other() {
+        let (reach, namespace) = (Arc::new(Reach::default()), "default".parse::<NamespaceName>().unwrap());
+        for (app, last) in [("redis", 2_u8), ("a-redis", 3)] {
+            let place = (wharf_types::InstanceId::new(), [10, 0, 0, last].into());
+            reach.names.insert(&namespace, app, std::iter::empty(), place);
+        }
+        let names = BTreeMap::from([("redis".to_owned(), "a-redis".parse().unwrap())]);
+        let guest = policy(&["tcp://redis:6379"]).with_names(names).with_containers(reach, namespace);
+        assert_eq!(guest.container("Redis.internal"), Some([10, 0, 0, 3].into()));
+        assert!(guest.permits_socket(OutboundScheme::Tcp, at("10.0.0.3:6379")).await);
+        assert!(!guest.permits_socket(OutboundScheme::Tcp, at("10.0.0.2:6379")).await);
+        assert_eq!(guest.container("a-redis"), None, "a grant has the name that the guest says");
+        assert_eq!(guest.app_called("redis.internal").map(AppName::as_str), Some("a-redis"));
+        assert_eq!(guest.app_called("other.internal"), None);
+    }
+
+    #[tokio::test]
     async fn an_address_that_stands_for_a_container_takes_the_grant_of_its_name() {
         use wharf_types::route::{ContainerEndpoint, ContainerRoute, RouteTable};
         let (reach, namespace) = (Arc::new(Reach::default()), "default".parse::<NamespaceName>().unwrap());
@@ -241,7 +277,8 @@ mod tests {
         let route = ContainerRoute {
             namespace: namespace.clone(),
             app: "redis".parse().unwrap(),
-            networks: std::collections::BTreeMap::new(),
+            networks: BTreeMap::new(),
+            apart: false,
             endpoints: vec![endpoint],
         };
         reach.go_by(&RouteTable { containers: vec![Arc::new(route)], ..RouteTable::default() });
