@@ -22,8 +22,8 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 use wharf_docker::Engine;
 use wharf_ingress::{
-    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ContainerConnector, Egress,
-    EgressBudget, ErrorCode, Ingress, IngressError, LocalCall, NeighbourCaller, NeighbourError,
+    ArtifactBytes, ArtifactReader, CallError, Config as IngressConfig, ContainerConnector, DatagramFlow,
+    Egress, EgressBudget, ErrorCode, Ingress, IngressError, LocalCall, NeighbourCaller, NeighbourError,
     PeerArtifacts, PeerTls, TcpConfig, TcpError, TcpPlace, TcpPlaces, Upgraded,
 };
 use wharf_runtime::artifacts::{ArtifactPeers, Artifacts, Asked};
@@ -34,7 +34,7 @@ use wharf_runtime::control::ControlClient;
 use wharf_runtime::logs::{LogShipper, LogSink};
 use wharf_runtime::orders::Follower;
 use wharf_runtime::reach::door::{Door, OpenDoor};
-use wharf_runtime::reach::{FarContainers, FarStream, Reach};
+use wharf_runtime::reach::{FarContainers, FarDatagrams, FarStream, Reach};
 use wharf_runtime::session::{Figures, Kept, Session, Takers};
 use wharf_runtime::space::{self, Space};
 use wharf_runtime::supervisor::{Grace, Shutdown, Supervisor};
@@ -236,7 +236,11 @@ impl Worker {
         followers.push(Transfers::spawn(control.clone(), process, volumes, is_clean));
         let figures = Arc::new(move || Figures {
             apps: backend.usage().into_iter().chain(counted.iter().flat_map(|it| it.usage())).collect(),
-            node: NodeFigures { front_door: front_door().into(), ..backend.figures() },
+            node: NodeFigures {
+                front_door: front_door().into(),
+                datagrams: backend.reach().datagram_figures(),
+                ..backend.figures()
+            },
         });
         let kept = match keeps_assignment {
             true => Some(Kept::new(folder.join("assignment"), &worker_key(folder)?)),
@@ -505,6 +509,18 @@ impl FarContainers for OthersContainers {
         Box::pin(async move {
             let stream = connector.connect(&containers, port).await?;
             Ok(Box::pin(stream) as FarStream)
+        })
+    }
+
+    fn exchange(
+        &self,
+        containers: Vec<(NodeId, InstanceId)>,
+        port: u16,
+    ) -> BoxFuture<'static, Result<FarDatagrams, String>> {
+        let connector = self.0.clone();
+        Box::pin(async move {
+            let DatagramFlow { to, from } = connector.exchange(&containers, port).await?;
+            Ok(FarDatagrams { to, from })
         })
     }
 }

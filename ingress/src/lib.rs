@@ -55,6 +55,7 @@ pub use meter::Meter;
 pub use peers::PeerTls;
 pub use peers::container::{ContainerConnector, ContainerStream};
 pub use peers::content::{ArtifactBytes, ArtifactReader, PeerArtifacts};
+pub use peers::datagrams::DatagramFlow;
 pub use peers::neighbour::{NeighbourBody, NeighbourCaller, NeighbourError};
 pub use request_body::RequestBody;
 pub use router::{

@@ -10,6 +10,7 @@
 mod call;
 pub(crate) mod container;
 pub(crate) mod content;
+pub(crate) mod datagrams;
 mod gather;
 mod health;
 mod link;
@@ -136,6 +137,8 @@ pub(crate) struct PeerStats {
     pub(crate) ejections: AtomicU64,
     /// From peers.
     pub(crate) served: AtomicU64,
+    /// Datagrams for which there was no room.
+    pub(crate) datagrams_dropped: AtomicU64,
     pub(crate) open: AtomicU64,
     pub(crate) ejected: AtomicU64,
 }
@@ -152,6 +155,7 @@ impl PeerStats {
             lost: self.lost.load(Relaxed),
             retried: self.retried.load(Relaxed),
             served: self.served.load(Relaxed),
+            datagrams_dropped: self.datagrams_dropped.load(Relaxed),
         }
     }
 }

@@ -82,6 +82,16 @@ const NODES: &[Row<NodeFigures>] = &[
     (Gauge, "wharf_outbound_connections_max", "The most of them that there may be.", |node| {
         Whole(node.outbound_connections.max)
     }),
+    (Gauge, "wharf_datagram_flows", "Flows of datagrams of containers to apps by name.", |node| {
+        Whole(node.datagrams.flows)
+    }),
+    (Counter, "wharf_datagrams_total", "Datagrams in them, both ways.", |node| Whole(node.datagrams.passed)),
+    (
+        Counter,
+        "wharf_datagrams_dropped_total",
+        "Datagrams by name that were dropped: there was no room, or they lead nowhere.",
+        |node| Whole(node.datagrams.dropped.saturating_add(node.front_door.peers.datagrams_dropped)),
+    ),
 ];
 
 /// Of each volume.
@@ -307,6 +317,7 @@ mod tests {
         };
         let mut figures = NodeFigures { stores: Share { used: 5, max: 1000 }, ..NodeFigures::default() };
         figures.front_door.errors.insert("busy".into(), 4);
+        (figures.datagrams.dropped, figures.front_door.peers.datagrams_dropped) = (2, 3);
         NodeSample { status, usage: vec![usage], figures }
     }
 
@@ -327,6 +338,7 @@ mod tests {
             "wharf_jobs{namespace=\"default\",state=\"failed\"} 2".to_owned(),
             format!("wharf_stores{{{NODE}}} 5"),
             format!("wharf_stores_max{{{NODE}}} 1000"),
+            format!("wharf_datagrams_dropped_total{{{NODE}}} 5"),
             format!("wharf_ingress_errors_total{{{NODE},code=\"busy\"}} 4"),
             format!("wharf_node_info{{{NODE},hostname=\"laptop\",version=\"1.2\"}} 1"),
         ] {

@@ -8,7 +8,7 @@ mod mutations;
 #[path = "../../fuzz/parser.rs"]
 mod parser;
 
-use crate::reach::fuzzing::{dns, rules};
+use crate::reach::fuzzing::{conntrack, dns, rules};
 use crate::wasm::fuzzing::{names, unrolled, unrolled_modules};
 use crate::wasm::volumes::read_archive;
 
@@ -28,6 +28,10 @@ pub const PARSERS: &[Parser] = &[
         b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x05redis\x08internal\0\0\x01\0\x01",
         b"\0\x01\x01\x20\0\x01\0\0\0\0\0\x01\x01a\0\0\x1c\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0",
         b"nameserver 10.0.0.2\nnameserver fe80::1%eth0\nsearch a\n",
+    ]),
+    ("conntrack", conntrack, &[
+        b"\x48\0\0\0\0\x01\0\0\x07\0\0\0\0\0\0\0\x02\0\0\0\x34\0\x01\x80\x14\0\x01\x80\x08\0\x01\0\xac\x14\0\x02\x08\0\x02\0\xc6\x12\x10\x07\x1c\0\x02\x80\x05\0\x01\0\x11\0\0\0\x06\0\x02\0\x15\xb3\0\0\x06\0\x03\0\x1f\xbd\0\0",
+        b"\x24\0\0\0\x02\0\0\0\x07\0\0\0\0\0\0\0\xfe\xff\xff\xff\0\0\0\0",
     ]),
     ("packet-filter-rules", rules, &[
         b"-A PREROUTING -d 198.18.0.1/32 -p tcp -m comment --comment \"wharf-018f0000-0000-7000-8000-000000000000\" -j DNAT --to-destination 127.0.0.1:80\n-P INPUT ACCEPT\n",

@@ -3,9 +3,12 @@
 //! [`directory`] says which apps a name can mean for whom, after the route table; [`present`] knows the containers of this node. A name leads to an address
 //! that stands for the app here ([`addresses`]). Of containers it is one that the packet filter brings to the [`door`] ([`filter`]), and that they learn from
 //! a name server here ([`dns`], [`resolver`]); of guests one of the loopback, at which somebody listens just when a guest may connect ([`guests`]). From there
-//! a connection goes to the app's container of this node, or through the front doors to one of another.
+//! a connection goes to the app's container of this node, or through the front doors to one of another. So do datagrams of containers ([`datagrams`]), of which
+//! only the kernel knows what they were meant for ([`conntrack`]).
 
 pub(crate) mod addresses;
+mod conntrack;
+mod datagrams;
 pub(crate) mod directory;
 mod dns;
 pub mod door;
@@ -21,6 +24,10 @@ pub(crate) mod fuzzing {
         super::dns::asked(octets);
         let text = String::from_utf8_lossy(octets);
         assert!(super::resolver::name_servers(&text).len() <= 3);
+    }
+
+    pub(crate) fn conntrack(octets: &[u8]) {
+        super::conntrack::read_any(octets);
     }
 
     pub(crate) fn rules(octets: &[u8]) {
@@ -44,11 +51,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_wi
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use wharf_types::figures::DatagramFigures;
 use wharf_types::log::{LogRecord, LogStream};
 use wharf_types::route::{ContainerRoute, RouteTable};
 use wharf_types::{AppName, InstanceId, NamespaceName, NodeId, Timestamp};
 
 pub use self::addresses::{Block, InvalidBlock};
+pub use self::datagrams::FarDatagrams;
 use self::directory::{Asker, Directory};
 use self::guests::GuestPorts;
 use self::present::Containers;
@@ -89,6 +98,13 @@ pub trait FarContainers: Send + Sync {
         containers: Vec<(NodeId, InstanceId)>,
         port: u16,
     ) -> BoxFuture<'static, Result<FarStream, String>>;
+
+    /// The same for datagrams, which one of them takes from here on.
+    fn exchange(
+        &self,
+        containers: Vec<(NodeId, InstanceId)>,
+        port: u16,
+    ) -> BoxFuture<'static, Result<FarDatagrams, String>>;
 }
 
 /// What there is to be reached.
@@ -104,6 +120,7 @@ pub struct Reach {
     dns: OnceLock<Vec<IpAddr>>,
     told: Mutex<HashMap<(NamespaceName, AppName), Instant>>,
     places: Places,
+    datagrams: datagrams::Counts,
 }
 
 impl fmt::Debug for Reach {
@@ -135,6 +152,11 @@ impl Reach {
     /// Names lead where these routes say from here on.
     pub(crate) fn go_by(&self, routes: &RouteTable) {
         self.directory.store(Arc::new(Directory::of(routes)));
+    }
+
+    /// What became of the datagrams that containers of this node have sent by name.
+    pub fn datagram_figures(&self) -> DatagramFigures {
+        self.datagrams.figures()
     }
 
     /// Where a port of a container of this node is, for somebody of another, and what is cancelled when it has ended.
@@ -210,9 +232,7 @@ impl Reach {
                 None => {}
             }
         }
-        let elsewhere = route.endpoints.iter().filter(|it| !self.containers.has(it.instance));
-        let mut elsewhere: Vec<_> = elsewhere.map(|it| (it.node, it.instance)).collect();
-        rotate(&mut elsewhere);
+        let elsewhere = self.elsewhere(route);
         match self.far.get() {
             Some(far) if !elsewhere.is_empty() => {
                 match tokio::time::timeout(FAR_MAX, far.connect(elsewhere, port)).await {
@@ -222,6 +242,14 @@ impl Reach {
             }
             _ => Err(why),
         }
+    }
+
+    /// The containers of an app on other nodes.
+    fn elsewhere(&self, route: &ContainerRoute) -> Vec<(NodeId, InstanceId)> {
+        let elsewhere = route.endpoints.iter().filter(|it| !self.containers.has(it.instance));
+        let mut elsewhere: Vec<_> = elsewhere.map(|it| (it.node, it.instance)).collect();
+        rotate(&mut elsewhere);
+        elsewhere
     }
 
     /// Joins somebody who has connected to a port of an app with one of its containers, until one of both ends it. `near` is cancelled when who has connected is
@@ -409,6 +437,14 @@ mod tests {
                 });
                 Ok(Box::pin(near) as FarStream)
             })
+        }
+
+        fn exchange(
+            &self,
+            _: Vec<(NodeId, InstanceId)>,
+            _: u16,
+        ) -> BoxFuture<'static, Result<FarDatagrams, String>> {
+            Box::pin(async { Err("nobody takes datagrams".to_owned()) })
         }
     }
 

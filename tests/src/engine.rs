@@ -1,10 +1,13 @@
 //! The Docker engine of this machine, as whoever administers it sees it.
 
+use std::fs::File;
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 
+use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::process::{Child, Command};
 
 use crate::{SHORT, eventually};
@@ -100,6 +103,29 @@ impl DockerEngine {
         let (node, app) = (format!("label=wharf.platform={node}"), format!("label=wharf.app={app}"));
         let found = self.docker(&["ps", "-q", "--no-trunc", "--filter", &node, "--filter", &app]).await;
         found.lines().map(str::to_owned).collect()
+    }
+
+    /// The address that a container, known by its id, has for a name. None: the name is nobody's.
+    pub async fn resolves(&self, container: &str, name: &str) -> Option<Ipv4Addr> {
+        // It fails where the name has no address of another kind.
+        let line = format!("/bin/busybox nslookup {name} || true");
+        let said = self.docker(&["exec", container, "/bin/sh", "-c", &line]).await;
+        let said = &said[said.find("Name:")?..];
+        said.split_whitespace().find_map(|word| word.parse().ok())
+    }
+
+    /// A socket for datagrams as a program of a container would have it.
+    pub async fn datagrams_in(&self, container: &str, port: u16) -> UdpSocket {
+        let process = self.docker(&["inspect", "-f", "{{.State.Pid}}", container]).await;
+        let bound = std::thread::spawn(move || {
+            // Of this thread only, which ends; a socket stays where it was made.
+            let network = File::open(format!("/proc/{process}/ns/net")).unwrap();
+            setns(network, CloneFlags::CLONE_NEWNET).unwrap();
+            std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
+        });
+        let socket = bound.join().expect("the network of the container is there");
+        socket.set_nonblocking(true).unwrap();
+        UdpSocket::from_std(socket).unwrap()
     }
 
     /// Puts [`WEB`] into a registry, under a name that is returned, and out of the engine again.

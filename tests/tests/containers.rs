@@ -529,6 +529,33 @@ async fn names_lead_to_apps_on_other_hosts_from_containers_and_from_guests() {
     says(&format!("front.internal{ANSWER}"), "near").await;
     assert_eq!(asks(&format!("hidden.internal:8000{ANSWER}")).await.unwrap(), "", "it is in another network");
 
+    // Datagrams go the same way, from one port to several of theirs as well, and answers come back from where they were sent to.
+    let container = async |host: usize, app: &str| {
+        let node = cluster.hosts[host].node.to_string();
+        engine.containers(&node, app).await.into_iter().next()
+    };
+    let one_of = async |app: &str| match container(0, app).await {
+        Some(found) => found,
+        None => container(1, app).await.expect("it runs on one of the two hosts"),
+    };
+    let (front, web) = (one_of("front").await, one_of("web").await);
+    let near = engine.datagrams_in(&front, 0).await;
+    let far = [engine.datagrams_in(&web, 8125).await, engine.datagrams_in(&web, 5514).await];
+    let mut buffer = [0; 2000];
+    for name in ["web.internal", "store.internal"] {
+        let address = engine.resolves(&front, name).await.expect("it has an address");
+        for (socket, port) in far.iter().zip([8125, 5514]) {
+            let said = format!("{name}:{port}");
+            near.send_to(said.as_bytes(), (address, port)).await.unwrap();
+            let (length, from) = within(SHORT, "a datagram", socket.recv_from(&mut buffer)).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&buffer[..length]), said);
+            socket.send_to(b"heard", from).await.unwrap();
+            let (length, from) = within(SHORT, "an answer", near.recv_from(&mut buffer)).await.unwrap();
+            let to = std::net::SocketAddr::from((address, port));
+            assert_eq!((&buffer[..length], from), (&b"heard"[..], to));
+        }
+    }
+
     // A guest on the other host than the container, by both of its names.
     for (guest, name) in [("guest", "web"), ("other-guest", "store.internal")] {
         let asking = format!(

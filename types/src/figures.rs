@@ -42,6 +42,20 @@ pub struct NodeFigures {
     /// Of the volumes that the worker is to remove, those that are gone.
     #[serde(default)]
     pub removed_volumes: Vec<VolumeId>,
+    #[serde(default)]
+    pub datagrams: DatagramFigures,
+}
+
+/// Datagrams that containers of a worker have sent to apps by name, and what has come back. Those on their way between nodes that are dropped there are in
+/// [`PeerFigures::datagrams_dropped`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DatagramFigures {
+    /// Flows that there are now: one for each port of a container and the port of an app that it sends to.
+    pub flows: u64,
+    /// From here on totals.
+    pub passed: u64,
+    /// Those for which there was no room, and those that lead nowhere.
+    pub dropped: u64,
 }
 
 /// How full a volume is.
@@ -109,6 +123,9 @@ pub struct PeerFigures {
     pub retried: u64,
     /// Requests, and connections, that came from other nodes.
     pub served: u64,
+    /// Datagrams that came from another node, or were to go there, and for which there was no room.
+    #[serde(default)]
+    pub datagrams_dropped: u64,
 }
 
 /// What is asked of an app at an ingress.

@@ -57,6 +57,8 @@ pub(crate) enum TunnelError {
     Full,
     #[error("{0}")]
     NotTaken(String),
+    #[error("its node is of a version that passes on no datagrams: upgrade the worker there")]
+    KnowsNoDatagrams,
 }
 
 /// The body of an answer from another node. Dropped, it ends what is left of the request.
@@ -196,7 +198,17 @@ impl Peer {
         self.tunnel(Ask::Container { instance, port }).await
     }
 
+    /// The same for datagrams.
+    pub(super) async fn exchange_datagrams(
+        self: Arc<Self>,
+        instance: InstanceId,
+        port: u16,
+    ) -> Result<Tunnel, TunnelError> {
+        self.tunnel(Ask::Datagrams { instance, port }).await
+    }
+
     async fn tunnel(self: Arc<Self>, ask: Ask) -> Result<Tunnel, TunnelError> {
+        let is_for_datagrams = matches!(ask, Ask::Datagrams { .. });
         let held = self.hold().await?;
         let (writer, outgoing) = tunnel::outgoing();
         let mut request = Request::new(Outgoing::Tunnel(Gather::new(outgoing)));
@@ -216,6 +228,8 @@ impl Peer {
             None => return Ok(Tunnel::new(response.into_body(), writer, Some(held))),
             Some(Verdict::NotHere) => TunnelError::NotHere,
             Some(Verdict::Busy | Verdict::BusyAndGone) => TunnelError::Full,
+            // To a version of before it makes no sense.
+            Some(Verdict::Malformed) if is_for_datagrams => TunnelError::KnowsNoDatagrams,
             Some(_) => TunnelError::NotTaken(detail(response).await),
         })
     }

@@ -1,4 +1,4 @@
-//! Connections of this node's guests and containers to ports of containers on other nodes, which they know by name.
+//! Connections of this node's guests and containers to ports of containers on other nodes, which they know by name, and flows of datagrams there.
 
 use std::io;
 use std::pin::Pin;
@@ -8,12 +8,14 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wharf_types::{InstanceId, NodeId};
 
+use super::datagrams::DatagramFlow;
 use super::peer::Peer;
 use super::tunnel::Tunnel;
 use crate::proxy::Shared;
 
 /// Containers that are asked for one connection.
 const TRIES_MAX: usize = 3;
+const NOBODY: &str = "no node has a container of it that is ready";
 
 /// The way to the containers of other nodes.
 #[derive(Clone)]
@@ -30,10 +32,26 @@ impl ContainerConnector {
         containers: &[(NodeId, InstanceId)],
         port: u16,
     ) -> Result<ContainerStream, String> {
-        let mut why = "no node has a container of it that is ready".to_owned();
+        let mut why = NOBODY.to_owned();
         for (peer, instance) in self.reached(containers).into_iter().take(TRIES_MAX) {
             match peer.connect_container(instance, port).await {
                 Ok(tunnel) => return Ok(ContainerStream(tunnel)),
+                Err(error) => why = error.to_string(),
+            }
+        }
+        Err(why)
+    }
+
+    /// A flow of datagrams to a port of one of these containers, in the same way.
+    pub async fn exchange(
+        &self,
+        containers: &[(NodeId, InstanceId)],
+        port: u16,
+    ) -> Result<DatagramFlow, String> {
+        let mut why = NOBODY.to_owned();
+        for (peer, instance) in self.reached(containers).into_iter().take(TRIES_MAX) {
+            match peer.exchange_datagrams(instance, port).await {
+                Ok(tunnel) => return Ok(DatagramFlow::spawn(tunnel, self.0.stats.peers.clone())),
                 Err(error) => why = error.to_string(),
             }
         }

@@ -5,6 +5,7 @@
 //! else: whatever it sends or leaves out, it disturbs only its own requests.
 
 mod answer;
+mod exchange;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -260,6 +261,7 @@ where
             }
             Some(Ask::Connection { instance, port, client }) => self.join(instance, port, client, body).await,
             Some(Ask::Container { instance, port }) => self.join_container(instance, port, body).await,
+            Some(Ask::Datagrams { instance, port }) => self.exchange(instance, port, body).await,
             Some(Ask::Upgrade { instance, protocol, client }) if is_whole => {
                 let mut request = Request::from_parts(parts, RequestBody::nothing());
                 request.extensions_mut().insert(Protocol::from(&protocol[..]));

@@ -23,6 +23,9 @@ const PORT: HeaderName = HeaderName::from_static("wharf-peer-port");
 /// Which container is to be connected to, at a port of its own. It stands for the instance and the client, so that who does not know it finds no
 /// request in it.
 const CONTAINER: HeaderName = HeaderName::from_static("wharf-peer-container");
+/// With which container datagrams are to be exchanged, at a port of its own: in the place of [`CONTAINER`], so that a version which knows nothing of it takes it
+/// for nonsense and not for a connection.
+const DATAGRAMS: HeaderName = HeaderName::from_static("wharf-peer-datagrams");
 /// Which instance is asked to go over to another protocol, in the place of [`INSTANCE`], so that a version which knows nothing of it takes it for
 /// nonsense and not for a request.
 const UPGRADE: HeaderName = HeaderName::from_static("wharf-peer-upgrade");
@@ -64,6 +67,11 @@ pub(crate) enum Ask {
     },
     /// A connection to any port of a container, of somebody in its namespace.
     Container {
+        instance: InstanceId,
+        port: u16,
+    },
+    /// The same for datagrams. The bodies have each of them behind its length.
+    Datagrams {
         instance: InstanceId,
         port: u16,
     },
@@ -158,11 +166,8 @@ impl Ask {
                 write_instance(headers, INSTANCE, instance, client);
                 headers.insert(PORT, HeaderValue::from(port));
             }
-            Self::Container { instance, port } => {
-                let value = HeaderValue::try_from(instance.to_string()).expect("an id is a valid value");
-                headers.insert(CONTAINER, value);
-                headers.insert(PORT, HeaderValue::from(port));
-            }
+            Self::Container { instance, port } => write_port_of(headers, CONTAINER, instance, port),
+            Self::Datagrams { instance, port } => write_port_of(headers, DATAGRAMS, instance, port),
             Self::Upgrade { instance, protocol, client } => {
                 write_instance(headers, UPGRADE, instance, client);
                 let protocol = HeaderValue::try_from(protocol);
@@ -175,7 +180,10 @@ impl Ask {
     pub(crate) fn since(&self) -> u32 {
         match self {
             Self::Probe | Self::Request { .. } | Self::Connection { .. } => 1,
-            Self::Artifact { .. } | Self::Container { .. } | Self::Upgrade { .. } => 2,
+            Self::Artifact { .. }
+            | Self::Container { .. }
+            | Self::Datagrams { .. }
+            | Self::Upgrade { .. } => 2,
         }
     }
 
@@ -198,6 +206,10 @@ impl Ask {
             let instance = only(headers, &CONTAINER)?.parse().ok()?;
             return Some(Self::Container { instance, port: only(headers, &PORT)?.parse().ok()? });
         }
+        if headers.contains_key(DATAGRAMS) {
+            let instance = only(headers, &DATAGRAMS)?.parse().ok()?;
+            return Some(Self::Datagrams { instance, port: only(headers, &PORT)?.parse().ok()? });
+        }
         let client = only(headers, &CLIENT)?.parse().ok()?;
         if headers.contains_key(UPGRADE) {
             let (instance, protocol) = (only(headers, &UPGRADE)?.parse().ok()?, only(headers, &PROTOCOL)?);
@@ -216,6 +228,12 @@ fn write_instance(headers: &mut HeaderMap, name: HeaderName, instance: InstanceI
     let value = |text: String| HeaderValue::try_from(text).expect("ids and addresses are valid values");
     headers.insert(name, value(instance.to_string()));
     headers.insert(CLIENT, value(client.to_string()));
+}
+
+fn write_port_of(headers: &mut HeaderMap, name: HeaderName, instance: InstanceId, port: u16) {
+    let value = HeaderValue::try_from(instance.to_string()).expect("an id is a valid value");
+    headers.insert(name, value);
+    headers.insert(PORT, HeaderValue::from(port));
 }
 
 /// Says in an answer which protocol an instance has gone over to.
@@ -270,6 +288,7 @@ mod tests {
             Ask::Request { instance, client },
             Ask::Connection { instance, port: 65_535, client },
             Ask::Container { instance, port: 6379 },
+            Ask::Datagrams { instance, port: 8125 },
             Ask::Upgrade { instance, protocol: "echo/1".into(), client },
         ] {
             let mut headers = map(&[("accept", "*/*"), ("wharf-peer-port", "1"), ("wharf-peer-x", "1")]);
@@ -287,7 +306,7 @@ mod tests {
             (id.parse().unwrap(), "203.0.113.9:5000".parse().unwrap());
         let digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
         let at = ("wharf-peer-client", "203.0.113.9:5000");
-        let asked: [(Ask, &[(&'static str, &str)]); 6] = [
+        let asked: [(Ask, &[(&'static str, &str)]); 7] = [
             (Ask::Probe, &[("wharf-peer-probe", "1")]),
             (Ask::Request { instance, client }, &[("wharf-peer-instance", id), at]),
             (
@@ -301,6 +320,10 @@ mod tests {
             (
                 Ask::Container { instance, port: 6379 },
                 &[("wharf-peer-container", id), ("wharf-peer-port", "6379")],
+            ),
+            (
+                Ask::Datagrams { instance, port: 8125 },
+                &[("wharf-peer-datagrams", id), ("wharf-peer-port", "8125")],
             ),
             (
                 Ask::Upgrade { instance, protocol: "websocket".into(), client },
@@ -330,12 +353,17 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_knows_no_upgrades_is_asked_for_nothing_that_it_knows() {
-        let mut headers = HeaderMap::new();
+    fn a_version_that_knows_no_upgrades_or_datagrams_is_asked_for_nothing_that_it_knows() {
         let (instance, client) = (InstanceId::new(), "1.2.3.4:5".parse().unwrap());
-        Ask::Upgrade { instance, protocol: "echo".into(), client }.write(&mut headers);
-        for known in [PROBE, ARTIFACT, INSTANCE] {
-            assert!(!headers.contains_key(&known), "{known}");
+        for ask in [
+            Ask::Upgrade { instance, protocol: "echo".into(), client },
+            Ask::Datagrams { instance, port: 53 },
+        ] {
+            let mut headers = HeaderMap::new();
+            ask.write(&mut headers);
+            for known in [PROBE, ARTIFACT, INSTANCE, CONTAINER] {
+                assert!(!headers.contains_key(&known), "{known}");
+            }
         }
     }
 
@@ -354,6 +382,8 @@ mod tests {
             &[("wharf-peer-container", id)],
             &[("wharf-peer-container", id), ("wharf-peer-port", "65536")],
             &[("wharf-peer-container", "x"), ("wharf-peer-port", "1")],
+            &[("wharf-peer-datagrams", id)],
+            &[("wharf-peer-datagrams", id), ("wharf-peer-port", "-1")],
             &[("wharf-peer-instance", "x"), ("wharf-peer-client", "1.2.3.4:5")],
             &[("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4")],
             &[("wharf-peer-instance", id), ("wharf-peer-instance", id), ("wharf-peer-client", "1.2.3.4:5")],

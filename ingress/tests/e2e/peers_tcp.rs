@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use wharf_ingress::{TcpError, TcpPlace, TcpPlaces, TcpProblem};
 use wharf_types::InstanceId;
+use wharf_types::protocol::Versions;
+use wharf_types::route::{RouteNode, RouteTable};
 
 use crate::fixture::{until, within};
 use crate::mesh::{Mesh, Passes, Wall, within_a_second};
@@ -297,4 +300,46 @@ async fn a_container_is_reached_by_name_at_a_port_that_is_not_public() {
     let other = front.mesh.hosts.remove(1);
     within_a_second(other.ingress.shutdown(Duration::from_secs(60))).await;
     assert!(is_reset(&mut guest).await);
+}
+
+#[tokio::test]
+async fn datagrams_reach_a_container_of_another_host_and_its_answers_come_back() {
+    let mut front = Front::start(3).await;
+    let (id, container) = (InstanceId::new(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    front.guests.addresses.lock().unwrap().insert(id, container.local_addr().unwrap());
+    front.route(&[], (10, false)).await;
+    let connector = front.mesh.hosts[0].ingress.containers();
+    let there = front.mesh.hosts[1].node;
+    let gone = (front.mesh.hosts[2].node, InstanceId::new());
+    // The first one is not there, and another is asked.
+    let mut flow = within(connector.exchange(&[gone, (there, id)], OWN_PORT)).await.unwrap();
+    let mut buffer = vec![0; 70_000];
+    for sent in [vec![1; 3], Vec::new(), vec![7; 60_000]] {
+        flow.to.send(Bytes::from(sent.clone())).await.unwrap();
+        let (length, from) = within(container.recv_from(&mut buffer)).await.unwrap();
+        assert_eq!(&buffer[..length], sent);
+        container.send_to(&sent, from).await.unwrap();
+        assert_eq!(within(flow.from.recv()).await.unwrap(), sent);
+    }
+    let why = within(connector.exchange(&[(there, id)], 22)).await.err().unwrap();
+    assert!(why.contains("not there any more"), "{why}");
+    drop(flow);
+    until(|| front.guests.places() == 0).await;
+
+    // Nor does a flow hold up the end of the ingress beside the container, and ends with it.
+    let mut flow = within(connector.exchange(&[(there, id)], OWN_PORT)).await.unwrap();
+    let other = front.mesh.hosts.remove(1);
+    within_a_second(other.ingress.shutdown(Duration::from_secs(60))).await;
+    assert_eq!(within(flow.from.recv()).await, None);
+}
+
+#[tokio::test]
+async fn a_host_of_a_version_that_knows_no_datagrams_is_said_to_be_too_old() {
+    let front = Mesh::configured(2, |config| config.speaks = Versions::UNSAID).await;
+    let (node, peer) = (front.hosts[1].node, front.addresses[1]);
+    let nodes = vec![RouteNode { node, address: peer }];
+    front.hosts[0].route(RouteTable { generation: 1, nodes, ..RouteTable::default() }).await;
+    let connector = front.hosts[0].ingress.containers();
+    let why = within(connector.exchange(&[(node, InstanceId::new())], 53)).await.err().unwrap();
+    assert!(why.contains("upgrade the worker there"), "{why}");
 }

@@ -126,6 +126,12 @@ impl Directory {
             _ => Way::Nothing,
         }
     }
+
+    /// The containers of an app, where whoever asks may send to their own ports.
+    pub(crate) fn containers_of(&self, asker: &Asker, app: &AppName) -> Option<Arc<ContainerRoute>> {
+        let listed = self.namespaces.get(&asker.namespace)?.get(app)?;
+        listed.container.clone().filter(|_| asker.reaches(listed))
+    }
 }
 
 impl Asker {
@@ -261,7 +267,12 @@ pub(crate) mod tests {
         for (asker, name) in [(&own, "db"), (&own, "site"), (&back, "redis"), (&own, "nobody")] {
             assert_eq!(way(asker, name, 80), Way::Nothing, "{name}");
         }
+        // Port 80 of a container is its own where no request is meant.
+        let found = |asker: &Asker, name: &str| directory.containers_of(asker, &app(name)).is_some();
+        assert!(found(&own, "redis") && found(&back, "site") && found(&back, "db"));
+        assert!(!found(&own, "hello") && !found(&own, "db") && !found(&back, "redis"));
         let stranger = of("theirs", &["", "back", "front"]);
+        assert!(["hello", "redis", "site", "db"].iter().all(|name| !found(&stranger, name)));
         assert!(["hello", "redis", "site", "db"].iter().all(|name| way(&stranger, name, 80) == Way::Nothing));
     }
 

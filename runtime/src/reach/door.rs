@@ -1,4 +1,4 @@
-//! Where connections of this node's containers to apps by name come in, whatever port they are for.
+//! Where connections of this node's containers to apps by name come in, whatever port they are for. Their datagrams do at [`datagrams`](super::datagrams).
 //!
 //! A container is known by the address that it comes from, and the app by the one that it connects to, which the packet filter has kept.
 
@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use wharf_types::{AppName, NamespaceName, NodeId};
 
 use super::addresses::{Addresses, Block};
+use super::datagrams::DatagramDoor;
 use super::directory::Way;
 use super::filter::{self, Filter, Listening};
 use super::present::Present;
@@ -32,6 +33,8 @@ pub struct Door {
     listening: Listening,
     tcp: std::net::TcpListener,
     udp: std::net::UdpSocket,
+    /// None: it cannot be, and the log says why.
+    datagrams: Option<DatagramDoor>,
 }
 
 /// A door in use. Dropped, it is closed, and its rules stay.
@@ -73,18 +76,26 @@ impl Door {
         let tcp = listen(at).map_err(cannot)?;
         let udp = std::net::UdpSocket::bind(at).map_err(cannot)?;
         udp.set_nonblocking(true).map_err(cannot)?;
+        let datagrams = match DatagramDoor::open(home) {
+            Ok(datagrams) => Some(datagrams),
+            Err(why) => {
+                warn!("containers of this node reach others by name with TCP, but not with UDP: {why}");
+                None
+            }
+        };
         let listening = Listening {
             tcp: tcp.local_addr().map_err(cannot)?.port(),
             dns: udp.local_addr().map_err(cannot)?.port(),
+            datagrams: datagrams.as_ref().map(DatagramDoor::ports),
         };
         filter.install(listening).await?;
         info!("containers of this node reach apps by name at {}", filter.block);
-        Ok(Self { filter, listening, tcp, udp })
+        Ok(Self { filter, listening, tcp, udp, datagrams })
     }
 
     /// Lets containers in. To be called within a runtime, and before any container is made.
     pub fn serve(self, reach: &Arc<Reach>, table: Arc<Table>) -> std::io::Result<OpenDoor> {
-        let Self { filter, listening, tcp, udp } = self;
+        let Self { filter, listening, tcp, udp, datagrams } = self;
         let (tcp, udp) = (TcpListener::from_std(tcp)?, UdpSocket::from_std(udp)?);
         let home = filter.block.home();
         let servers = std::iter::once(IpAddr::V4(home)).chain(resolver::beside()).collect();
@@ -97,11 +108,15 @@ impl Door {
             addresses: Mutex::new(Addresses::new(filter.block, 0)),
         });
         let filter = Arc::new(filter);
-        let tasks = vec![
+        let mut tasks = match datagrams {
+            Some(datagrams) => datagrams.spawn(&served)?,
+            None => Vec::new(),
+        };
+        tasks.extend([
             tokio::spawn(accept(served.clone(), tcp)),
             tokio::spawn(Resolver::answer_datagrams(served, udp)),
             tokio::spawn(look_after(filter.clone(), listening)),
-        ];
+        ]);
         let reach = reach.clone();
         Ok(OpenDoor { filter, reach, tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect() })
     }
@@ -176,7 +191,7 @@ impl Served {
         found
     }
 
-    fn app_at(&self, address: Ipv4Addr) -> Option<(NamespaceName, AppName)> {
+    pub(super) fn app_at(&self, address: Ipv4Addr) -> Option<(NamespaceName, AppName)> {
         let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         addresses.app_at(address).cloned()
     }
@@ -216,7 +231,7 @@ impl Served {
 }
 
 /// The app at an address, for a container of its namespace. None: an address of another namespace is nobody's.
-fn who_is(container: &Present, (namespace, app): (NamespaceName, AppName)) -> Option<AppName> {
+pub(super) fn who_is(container: &Present, (namespace, app): (NamespaceName, AppName)) -> Option<AppName> {
     (container.asker.namespace == namespace).then_some(app)
 }
 

@@ -22,6 +22,8 @@ const CONNECT_MAX: Duration = Duration::from_millis(500);
 /// The name of an abstract socket.
 const LOCK: &str = "wharf-internal-addresses";
 const LOCK_LOOK: Duration = Duration::from_millis(20);
+/// The bridges of an engine's networks. A datagram proves nothing by its sender's address, so none is taken of the rest of the world.
+const BRIDGES: &str = "br-+";
 /// Of the comment in front of the node's id.
 const OURS: &str = "wharf-";
 
@@ -57,6 +59,15 @@ impl Chain {
 pub(super) struct Listening {
     pub(super) tcp: u16,
     pub(super) dns: u16,
+    /// None: datagrams lead nowhere.
+    pub(super) datagrams: Option<Ports>,
+}
+
+/// Ports in a row, with both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ports {
+    pub(super) first: u16,
+    pub(super) last: u16,
 }
 
 /// The addresses of a node, and its rules for them.
@@ -139,7 +150,15 @@ fn wanted(node: NodeId, block: Block, listening: Listening) -> Vec<(Chain, Vec<S
     let comment = format!("{OURS}{node}");
     let rule = |text: String| text.split_whitespace().map(str::to_owned).collect();
     let marked = format!("-m comment --comment {comment}");
-    vec![
+    let mut wanted = Vec::new();
+    // Behind those that are put in front of them, of which one takes what is asked of the name server.
+    if let Some(Ports { first, last }) = listening.datagrams {
+        let brought = format!("-d {block} -i {BRIDGES} -p udp {marked}");
+        wanted.push((Chain::Nat, rule(format!("{brought} -j DNAT --to-destination {home}:{first}-{last}"))));
+        let taken = format!("-d {home}/32 -i {BRIDGES} -p udp --dport {first}:{last} {marked}");
+        wanted.push((Chain::Input, rule(format!("{taken} -j ACCEPT"))));
+    }
+    wanted.extend([
         (
             Chain::Nat,
             rule(format!("-d {block} -p tcp {marked} -j DNAT --to-destination {home}:{}", listening.tcp)),
@@ -154,7 +173,8 @@ fn wanted(node: NodeId, block: Block, listening: Listening) -> Vec<(Chain, Vec<S
         // For machines that take nothing of containers otherwise.
         (Chain::Input, rule(format!("-d {home}/32 -p tcp --dport {} {marked} -j ACCEPT", listening.tcp))),
         (Chain::Input, rule(format!("-d {home}/32 -p udp --dport {} {marked} -j ACCEPT", listening.dns))),
-    ]
+    ]);
+    wanted
 }
 
 /// The part of a block for a node: the one that it had, or one that nobody has. None: all are taken.
@@ -270,7 +290,8 @@ mod tests {
 
     /// As the packet filter lists what was put in.
     fn listed(node: NodeId, block: Block) -> Vec<Rule> {
-        let listening = Listening { tcp: 4000, dns: 4001 };
+        let datagrams = Some(Ports { first: 5000, last: 5015 });
+        let listening = Listening { tcp: 4000, dns: 4001, datagrams };
         let lines = wanted(node, block, listening).into_iter().map(|(chain, words)| {
             let [_, _, name] = chain.words();
             (chain, format!("-A {name} {}", words.join(" ").replace("--dport", "-m udp --dport")))
@@ -283,7 +304,11 @@ mod tests {
         let node = NodeId::new();
         let block = choose(all(), node, &[]).unwrap();
         let rules = listed(node, block);
-        let [tcp, dns, ..] = &rules[..] else { panic!("there are more") };
+        let [datagrams, _, tcp, dns, ..] = &rules[..] else { panic!("there are more") };
+        assert!(
+            datagrams.words.ends_with(&["--to-destination".into(), format!("{}:5000-5015", block.home())])
+        );
+        assert_eq!((datagrams.to, datagrams.chain), (None, Chain::Nat));
         assert_eq!(tcp.to, Some(SocketAddrV4::new(block.home(), 4000)));
         assert_eq!(dns.to, Some(SocketAddrV4::new(block.home(), 4001)));
         assert_eq!(dns.words[..4], ["-d", &format!("{}/32", block.home()), "-p", "udp"]);
