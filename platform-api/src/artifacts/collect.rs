@@ -88,9 +88,9 @@ async fn forget_records(context: &Context) -> store::Result<()> {
     for surplus in too_much {
         for _ in 0..BATCHES_MAX {
             let mut tx = context.write_as_leader().await?;
-            let given_up = surplus.give_up(&mut tx).await?;
+            let is_gone = surplus.give_up(&mut tx).await?;
             tx.commit().await?;
-            if given_up == 0 {
+            if is_gone {
                 break;
             }
         }

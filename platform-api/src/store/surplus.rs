@@ -32,13 +32,14 @@ pub(crate) async fn find(conn: &mut Conn) -> Result<Vec<Surplus>> {
 }
 
 impl Surplus {
-    /// Gives up some of it. Returns how many; zero when all of it is gone.
-    pub(crate) async fn give_up(&self, conn: &mut Conn) -> Result<u64> {
-        match self {
-            Self::Records(surplus) => audit::give_up(conn, surplus).await,
-            Self::Events(surplus) => event::give_up(conn, surplus).await,
-            Self::Keys(surplus) => once::give_up(conn, surplus).await,
-        }
+    /// Gives up some of it. Returns whether all of it is gone: to look in vain once more would take as long as everything that is kept.
+    pub(crate) async fn give_up(&self, conn: &mut Conn) -> Result<bool> {
+        let given_up = match self {
+            Self::Records(surplus) => audit::give_up(conn, surplus).await?,
+            Self::Events(surplus) => event::give_up(conn, surplus).await?,
+            Self::Keys(surplus) => once::give_up(conn, surplus).await?,
+        };
+        Ok(given_up < BATCH.unsigned_abs())
     }
 }
 
