@@ -56,7 +56,7 @@ impl World {
         for change in changes {
             match change {
                 Change::CreateInstance { id, .. } => self.check_instance_placed((app, *id), seen),
-                Change::Preempt { instance, app: victim } => {
+                Change::Preempt { instance, app: victim, .. } => {
                     self.check_preempted((app, self.own_priority(app)), *victim, *instance);
                 }
                 Change::SetWanted { instance, wanted: Wanted::Stop } => {
