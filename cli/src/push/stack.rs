@@ -9,25 +9,23 @@ mod reading;
 mod told;
 mod waves;
 
-use std::collections::HashSet;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use wharf_platform_api::{Pushed, Runs, Teller};
 use wharf_types::api::Deployed;
 use wharf_types::declare::change::{Action, Plan, PlanRequest};
 use wharf_types::declare::{Prune, Resource};
 use wharf_types::manifest::Manifest;
-use wharf_types::secret::ValueKind;
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppName, NamespaceName, RolloutId, SetName};
 
 use self::contents::Contents;
-use self::reading::{Asked, PushedTree, Reading, Value};
+use self::reading::{Asked, PushedTree, Reading};
 use self::waves::Planned;
 use super::{PushDeployer, cancelled};
 use crate::commands::declare;
+use crate::commands::stack::values::{self, Value};
 use crate::commands::stack::words::Services;
 use crate::commands::stack::{jobs, owner};
 use crate::exit::{Exit, Failure};
@@ -62,7 +60,7 @@ impl Stack<'_> {
         let reading = self.read(&set).await?;
         told::notes(&reading.notes).iter().for_each(|note| self.teller.detail(note));
         let built = self.build(&reading).await?;
-        let there = self.set_new(&reading.values).await?;
+        let there = values::set_new(self.session, self.namespace(), &reading.values).await?;
         let contents = self.contents(&reading, &built).await?;
         self.check_jobs(&reading, &contents).await?;
         let everything = contents.resources(self.namespace(), |_| true);
@@ -128,29 +126,10 @@ impl Stack<'_> {
         }
     }
 
-    /// Sets the values whose names are new, of which nothing that runs knows; returns the others.
-    async fn set_new<'r>(&self, values: &'r [Value]) -> anyhow::Result<Vec<&'r Value>> {
-        if values.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut known = HashSet::new();
-        for kind in [ValueKind::Secret, ValueKind::Config] {
-            let there = self.session.client.values(self.namespace(), kind).await?;
-            known.extend(there.into_iter().map(|value| value.name));
-        }
-        let (there, new): (Vec<&Value>, Vec<&Value>) =
-            values.iter().partition(|value| known.contains(&value.name));
-        for value in new {
-            self.set(value).await?;
-        }
-        Ok(there)
-    }
-
     /// Sets a value, unless it is that; returns the rollouts of the apps that had another one.
     async fn set(&self, value: &Value) -> anyhow::Result<Vec<Begun>> {
-        let Value { kind, name, value } = value;
-        let done = self.session.client.set_value(self.namespace(), (*kind, name), value).await;
-        let done = done.with_context(|| format!("could not set the {kind} `{name}`"))?;
+        let done = value.set(self.session, self.namespace()).await?;
+        let Value { kind, name, .. } = value;
         for Deployed { app, release, .. } in &done.releases {
             self.teller.detail(&format!("the {kind} {name} has changed, so {app} gets release {release}"));
         }
