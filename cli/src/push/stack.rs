@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wharf_platform_api::{Pushed, Runs, Teller};
 use wharf_types::api::Deployed;
-use wharf_types::declare::change::{Action, Plan, PlanRequest};
+use wharf_types::declare::change::{Action, Plan, PlanError, PlanRequest};
 use wharf_types::declare::{Prune, Resource};
 use wharf_types::manifest::Manifest;
 use wharf_types::spec::AppSpec;
@@ -62,9 +62,10 @@ impl Stack<'_> {
         let built = self.build(&reading).await?;
         let there = values::set_new(self.session, self.namespace(), &reading.values).await?;
         let contents = self.contents(&reading, &built).await?;
-        self.check_jobs(&reading, &contents).await?;
+        let jobs = &reading.translation.jobs;
+        let of_jobs = jobs::refusals(self.session, self.namespace(), jobs, &contents.jobs).await?;
         let everything = contents.resources(self.namespace(), |_| true);
-        let whole = self.plan(&reading, everything, &self.prune(&set, false)).await?;
+        let whole = self.plan(&reading, everything, &self.prune(&set, false), &of_jobs).await?;
         self.teller.step(&told::headline(name, whole.counts));
         told::changes(&whole.changes).iter().for_each(|line| self.teller.detail(line));
         self.may_go_on().await?;
@@ -137,12 +138,18 @@ impl Stack<'_> {
         Ok(done.releases.into_iter().map(begun).collect())
     }
 
-    /// The plan, if it can be carried out.
-    async fn plan(&self, reading: &Reading, resources: Vec<Resource>, prune: &Prune) -> anyhow::Result<Plan> {
+    /// The plan, if it can be carried out, and so can jobs: no plan says what these are refused for.
+    async fn plan(
+        &self,
+        reading: &Reading,
+        resources: Vec<Resource>,
+        prune: &Prune,
+        of_jobs: &[PlanError],
+    ) -> anyhow::Result<Plan> {
         let request = PlanRequest { resources, prune: Some(prune.clone()), with_live: false };
         let plan = self.unless_cancelled(self.session.client.plan(declare::body(&request)?)).await?;
         let services = Services::of(&reading.project, &reading.translation);
-        if let Some(refusal) = services.refusal(&plan.errors) {
+        if let Some(refusal) = services.refusal(&[plan.errors.as_slice(), of_jobs].concat()) {
             return Err(refusal.into());
         }
         let mut foreign = owner::foreign(&plan.changes);
@@ -162,14 +169,6 @@ impl Stack<'_> {
                 .into());
         }
         Ok(plan)
-    }
-
-    /// Ends with what the namespace may not run as jobs, which no plan says.
-    async fn check_jobs(&self, reading: &Reading, contents: &Contents) -> anyhow::Result<()> {
-        let jobs = &reading.translation.jobs;
-        let errors = jobs::refusals(self.session, self.namespace(), jobs, &contents.jobs).await?;
-        let services = Services::of(&reading.project, &reading.translation);
-        services.refusal(&errors).map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
     /// What belongs to the stack from then on. Unless it is to `keep` the others, what belongs to it and is not there any more is deleted.

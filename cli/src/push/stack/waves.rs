@@ -112,7 +112,7 @@ impl Stack<'_> {
     ) -> anyhow::Result<Vec<Change>> {
         let mut tries_left = TRIES;
         loop {
-            let plan = self.plan(reading, resources.clone(), prune).await?;
+            let plan = self.plan(reading, resources.clone(), prune, &[]).await?;
             if plan.counts.is_nothing() {
                 return Ok(plan.changes);
             }
