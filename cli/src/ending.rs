@@ -9,14 +9,13 @@ use tokio_util::sync::CancellationToken;
 use wharf_runtime::container::backend::ContainerBackend;
 use wharf_types::quantity::Span;
 
+use crate::output::some_of;
 use crate::worker::Worker;
 
 /// Containers that take no longer to end are not told of.
 const TELL_AFTER: Duration = Duration::from_secs(1);
 /// How often it is told again what has not ended yet.
 const TELL_AGAIN: Duration = Duration::from_secs(15);
-/// Names that are told at once.
-const NAMED: usize = 5;
 
 /// What was not as it should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +29,7 @@ impl Stopped {
     /// None: all has ended in order.
     pub fn sentence(&self) -> Option<String> {
         let cut = self.are_requests_cut.then(|| "some requests were cut".to_owned());
-        let killed = (!self.killed.is_empty()).then(|| format!("killed: {}", listed(&self.killed)));
+        let killed = (!self.killed.is_empty()).then(|| format!("killed: {}", some_of(&self.killed)));
         let all: Vec<String> = cut.into_iter().chain(killed).collect();
         (!all.is_empty()).then(|| format!("stopped; {}", all.join("; ")))
     }
@@ -69,17 +68,8 @@ fn waiting(not_ended: &BTreeMap<String, Duration>) -> Option<String> {
     let up_to = Span::from(*longest);
     Some(format!(
         "waiting for containers to end, for up to {up_to} in all: {}; Ctrl-C kills them",
-        listed(&apps)
+        some_of(&apps)
     ))
-}
-
-/// The first ones, and how many there are beside them.
-fn listed(apps: &[String]) -> String {
-    let named = apps.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match apps.len().saturating_sub(NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
 }
 
 #[cfg(test)]

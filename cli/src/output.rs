@@ -140,6 +140,16 @@ pub fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+/// The first few of these, and how many more there are.
+pub fn some_of(names: &[String]) -> String {
+    const NAMED_MAX: usize = 5;
+    let named = names[..names.len().min(NAMED_MAX)].join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +188,14 @@ mod tests {
     fn escape_codes_are_spelled_out() {
         assert_eq!(printable("plain\ttext"), "plain\ttext");
         assert_eq!(printable("a\x1b[2Jb"), "a\\u{1b}[2Jb");
+    }
+
+    #[test]
+    fn of_many_names_five_are_told_and_the_others_counted() {
+        let names = |count: u32| (0..count).map(|number| format!("n{number}")).collect::<Vec<_>>();
+        assert_eq!(some_of(&names(0)), "");
+        assert_eq!(some_of(&names(5)), "n0, n1, n2, n3, n4");
+        assert_eq!(some_of(&names(8)), "n0, n1, n2, n3, n4 and 3 more");
     }
 
     #[test]

@@ -233,6 +233,8 @@ pub enum Change {
     Preempt {
         instance: InstanceId,
         app: AppId,
+        /// Where it is.
+        node: NodeId,
     },
     /// The control plane's own verdict on an instance whose node is lost.
     EndInstance {

@@ -33,6 +33,7 @@ pub mod log;
 pub mod node;
 pub mod problem;
 pub mod protocol;
+pub mod rate;
 pub mod requests;
 pub mod route;
 pub mod schedule;

@@ -7,6 +7,7 @@ mod fixture;
 pub mod jobs;
 pub mod owner;
 mod show;
+pub mod values;
 pub mod waits;
 pub mod words;
 

@@ -9,25 +9,23 @@ mod reading;
 mod told;
 mod waves;
 
-use std::collections::HashSet;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use wharf_platform_api::{PreviewPart, Pushed, Runs, Teller};
 use wharf_types::api::Deployed;
-use wharf_types::declare::change::{Action, Plan, PlanRequest};
+use wharf_types::declare::change::{Action, Plan, PlanError, PlanRequest};
 use wharf_types::declare::{Prune, Resource};
 use wharf_types::manifest::Manifest;
-use wharf_types::secret::ValueKind;
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppName, NamespaceName, RolloutId, SetName};
 
 use self::contents::Contents;
-use self::reading::{Asked, PushedTree, Reading, Value};
+use self::reading::{Asked, PushedTree, Reading};
 use self::waves::Planned;
 use super::{PushDeployer, cancelled};
 use crate::commands::declare;
+use crate::commands::stack::values::{self, Value};
 use crate::commands::stack::words::Services;
 use crate::commands::stack::{jobs, owner};
 use crate::exit::{Exit, Failure};
@@ -63,11 +61,12 @@ impl Stack<'_> {
         told::notes(&reading.notes).iter().for_each(|note| self.teller.detail(note));
         let built = self.build(&reading).await?;
         self.note_preview(&reading).await?;
-        let there = self.set_new(&reading.values).await?;
+        let there = values::set_new(self.session, self.namespace(), &reading.values).await?;
         let contents = self.contents(&reading, &built).await?;
-        self.check_jobs(&reading, &contents).await?;
+        let jobs = &reading.translation.jobs;
+        let of_jobs = jobs::refusals(self.session, self.namespace(), jobs, &contents.jobs).await?;
         let everything = contents.resources(self.namespace(), |_| true);
-        let whole = self.plan(&reading, everything, &self.prune(&set, false)).await?;
+        let whole = self.plan(&reading, everything, &self.prune(&set, false), &of_jobs).await?;
         self.teller.step(&told::headline(name, whole.counts));
         told::changes(&whole.changes).iter().for_each(|line| self.teller.detail(line));
         self.may_go_on().await?;
@@ -141,29 +140,10 @@ impl Stack<'_> {
         Err(Failure::new(Exit::Platform, message).into())
     }
 
-    /// Sets the values whose names are new, of which nothing that runs knows; returns the others.
-    async fn set_new<'r>(&self, values: &'r [Value]) -> anyhow::Result<Vec<&'r Value>> {
-        if values.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut known = HashSet::new();
-        for kind in [ValueKind::Secret, ValueKind::Config] {
-            let there = self.session.client.values(self.namespace(), kind).await?;
-            known.extend(there.into_iter().map(|value| value.name));
-        }
-        let (there, new): (Vec<&Value>, Vec<&Value>) =
-            values.iter().partition(|value| known.contains(&value.name));
-        for value in new {
-            self.set(value).await?;
-        }
-        Ok(there)
-    }
-
     /// Sets a value, unless it is that; returns the rollouts of the apps that had another one.
     async fn set(&self, value: &Value) -> anyhow::Result<Vec<Begun>> {
-        let Value { kind, name, value } = value;
-        let done = self.session.client.set_value(self.namespace(), (*kind, name), value).await;
-        let done = done.with_context(|| format!("could not set the {kind} `{name}`"))?;
+        let done = value.set(self.session, self.namespace()).await?;
+        let Value { kind, name, .. } = value;
         for Deployed { app, release, .. } in &done.releases {
             self.teller.detail(&format!("the {kind} {name} has changed, so {app} gets release {release}"));
         }
@@ -171,12 +151,18 @@ impl Stack<'_> {
         Ok(done.releases.into_iter().map(begun).collect())
     }
 
-    /// The plan, if it can be carried out.
-    async fn plan(&self, reading: &Reading, resources: Vec<Resource>, prune: &Prune) -> anyhow::Result<Plan> {
+    /// The plan, if it can be carried out, and so can jobs: no plan says what these are refused for.
+    async fn plan(
+        &self,
+        reading: &Reading,
+        resources: Vec<Resource>,
+        prune: &Prune,
+        of_jobs: &[PlanError],
+    ) -> anyhow::Result<Plan> {
         let request = PlanRequest { resources, prune: Some(prune.clone()), with_live: false };
         let plan = self.unless_cancelled(self.session.client.plan(declare::body(&request)?)).await?;
         let services = Services::of(&reading.project, &reading.translation);
-        if let Some(refusal) = services.refusal(&plan.errors) {
+        if let Some(refusal) = services.refusal(&[plan.errors.as_slice(), of_jobs].concat()) {
             return Err(refusal.into());
         }
         let mut foreign = owner::foreign(&plan.changes);
@@ -196,14 +182,6 @@ impl Stack<'_> {
                 .into());
         }
         Ok(plan)
-    }
-
-    /// Ends with what the namespace may not run as jobs, which no plan says.
-    async fn check_jobs(&self, reading: &Reading, contents: &Contents) -> anyhow::Result<()> {
-        let jobs = &reading.translation.jobs;
-        let errors = jobs::refusals(self.session, self.namespace(), jobs, &contents.jobs).await?;
-        let services = Services::of(&reading.project, &reading.translation);
-        services.refusal(&errors).map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
     /// What belongs to the stack from then on. Unless it is to `keep` the others, what belongs to it and is not there any more is deleted.

@@ -105,19 +105,19 @@ impl Replies {
         let mut conn = self.context.store.look().await?;
         let found = store::once::find(&mut conn, self.token, self.of(), Timestamp::now()).await?;
         drop(conn);
-        let key = &self.once.key;
-        let detail = match found {
-            None => return Ok(None),
-            Some(Found::Reply(sealed)) => return self.open(&sealed).map(Some),
-            Some(Found::Other) => {
-                format!("the Idempotency-Key `{key}` was used for another request; choose a new one")
+        match found {
+            None => Ok(None),
+            Some(Found::Reply(sealed)) => self.open(&sealed).map(Some),
+            Some(Found::Other) => Err(self.once.used_otherwise().into()),
+            Some(Found::Unanswered(at)) => {
+                let detail = format!(
+                    "the request with the Idempotency-Key `{}` was carried out at {at}, and its reply is not there yet, or was lost: send it \
+                     again in a moment; if that does not help, look for what it has made before you choose a new key",
+                    self.once.key
+                );
+                Err(ApiError::new(ProblemCode::Conflict, detail))
             }
-            Some(Found::Unanswered(at)) => format!(
-                "the request with the Idempotency-Key `{key}` was carried out at {at}, and its reply is not there yet, or was lost: send it \
-                 again in a moment; if that does not help, look for what it has made before you choose a new key"
-            ),
-        };
-        Err(ApiError::new(ProblemCode::Conflict, detail))
+        }
     }
 
     /// Keeps the reply to a request that was carried out. To one that was not, because the same was being carried out, the reply is the first

@@ -51,7 +51,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
         }
         if let Err(error) = forget_records(&context).await {
             warn!(
-                "cannot forget old events and records of the audit log, trying again later: {}",
+                "cannot forget old events, records of the audit log and Idempotency-Keys, trying again later: {}",
                 chain(&error)
             );
         }
@@ -67,13 +67,15 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     }
 }
 
-/// Events and the audit log are looked after here, too: what is old or too much goes, a batch at a time, so that nobody waits long for the
+/// Events, the audit log and `Idempotency-Key`s are looked after here, too: what is old or too much goes, a batch at a time, so that nobody waits long for the
 /// writer.
 async fn forget_records(context: &Context) -> store::Result<()> {
     let now = Timestamp::now();
     for _ in 0..BATCHES_MAX {
         let mut tx = context.write_as_leader().await?;
-        let forgotten = store::audit::prune(&mut tx, now).await? + store::event::prune(&mut tx, now).await?;
+        let forgotten = store::audit::prune(&mut tx, now).await?
+            + store::event::prune(&mut tx, now).await?
+            + store::once::prune(&mut tx, now).await?;
         tx.commit().await?;
         if forgotten == 0 {
             break;
@@ -86,9 +88,9 @@ async fn forget_records(context: &Context) -> store::Result<()> {
     for surplus in too_much {
         for _ in 0..BATCHES_MAX {
             let mut tx = context.write_as_leader().await?;
-            let given_up = surplus.give_up(&mut tx).await?;
+            let is_gone = surplus.give_up(&mut tx).await?;
             tx.commit().await?;
-            if given_up == 0 {
+            if is_gone {
                 break;
             }
         }

@@ -253,15 +253,11 @@ fn kept(reply: &Applied) -> Applied {
 
 /// The reply that the same request got before.
 async fn replay(conn: &mut Conn, asked: &AskedApply) -> Result<Option<Applied>> {
-    let Some(Once { key, request_hash }) = &asked.once else { return Ok(None) };
+    let Some(once) = &asked.once else { return Ok(None) };
     conditions::note_looked_up();
-    match store::apply::find(conn, asked.token, key, request_hash).await? {
+    match store::apply::find(conn, asked.token, &once.key, &once.request_hash).await? {
         Some(Found::Reply(reply)) => Ok(Some(*reply)),
-        Some(Found::Other) => {
-            let detail =
-                format!("the Idempotency-Key `{key}` was used for another request; choose a new one");
-            problem(ProblemCode::Conflict, detail)
-        }
+        Some(Found::Other) => Err(once.used_otherwise().into()),
         None => Ok(None),
     }
 }

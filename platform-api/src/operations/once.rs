@@ -1,10 +1,10 @@
 //! Requests that take effect once, however often they are sent: by their `Idempotency-Key`, a repetition gets the first reply.
 
-use wharf_types::AppId;
 use wharf_types::api::Deployed;
 use wharf_types::problem::ProblemCode;
+use wharf_types::{AppId, Problem};
 
-use super::{Asked, Result, problem};
+use super::{Asked, Result};
 use crate::conditions;
 use crate::store::idempotency::Found;
 use crate::store::{self, Conn};
@@ -16,18 +16,23 @@ pub(crate) struct Once {
     pub(crate) request_hash: String,
 }
 
+impl Once {
+    /// The key stands for another request.
+    pub(crate) fn used_otherwise(&self) -> Problem {
+        let key = &self.key;
+        let detail = format!("the Idempotency-Key `{key}` was used for another request; choose a new one");
+        Problem::new(ProblemCode::Conflict, detail)
+    }
+}
+
 /// The reply that the same request got before. To be asked before anything is checked: it was valid then.
 pub(super) async fn replay(conn: &mut Conn, asked: &Asked) -> Result<Option<Deployed>> {
-    let Some(Once { key, request_hash }) = &asked.once else { return Ok(None) };
+    let Some(once) = &asked.once else { return Ok(None) };
     conditions::note_looked_up();
     let Some(app) = store::app::find(conn, &asked.namespace, &asked.app).await? else { return Ok(None) };
-    match store::idempotency::find(conn, app.id, key, request_hash).await? {
+    match store::idempotency::find(conn, app.id, &once.key, &once.request_hash).await? {
         Some(Found::Reply(reply)) => Ok(Some(*reply)),
-        Some(Found::Other) => {
-            let detail =
-                format!("the Idempotency-Key `{key}` was used for another request; choose a new one");
-            problem(ProblemCode::Conflict, detail)
-        }
+        Some(Found::Other) => Err(once.used_otherwise().into()),
         None => Ok(None),
     }
 }

@@ -132,11 +132,25 @@ pub(super) async fn check_priority_of(
         return Ok(());
     }
     let quota = store::quota::find(conn, app.namespace_id).await?;
-    if spec.placement.priority <= quota::priority_max(quota.as_ref()) {
+    check_priority_within(conn, app, quota.as_ref(), spec).await
+}
+
+/// The same where the quota of its namespace is known.
+pub(super) async fn check_priority_within(
+    conn: &mut Conn,
+    app: &App,
+    quota: Option<&Quota>,
+    spec: &AppSpec,
+) -> Result<()> {
+    let (max, wanted) = (quota::priority_max(quota), spec.placement.priority);
+    if wanted <= max {
         return Ok(());
     }
     let has = current_release(conn, app).await?.map(|release| release.spec.placement.priority);
-    check_priority(conn, (app.namespace_id, &app.namespace), has, spec.placement.priority).await
+    match quota::priority_refusal(&app.namespace, max, has, wanted) {
+        Some(detail) => problem(ProblemCode::QuotaExceeded, detail),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a container that may use as many processors as its node has, where the namespace has a quota of them. One that was there before goes on.

@@ -3,12 +3,13 @@
 //! The only writer is held meanwhile, so what is the same for many apps is asked for once, and rows are written many at a time. Nothing in
 //! here checks what depends on a release alone: see [`validate`].
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use wharf_types::api::ContainerRights;
+use wharf_types::api::Quota;
 use wharf_types::problem::ProblemCode;
-use wharf_types::spec::AppSpec;
+use wharf_types::spec::{AppSpec, Priority};
 use wharf_types::{AppId, Digest, NamespaceId, ReleaseId, RolloutId, Timestamp};
 
 use super::secrets::Pins;
@@ -181,8 +182,7 @@ fn created<'a>(app: &'a App, release: &Release) -> NewEvent<'a> {
 /// What namespaces allow and have. What many apps share is asked for once.
 #[derive(Default)]
 struct Ground {
-    /// Whether a namespace may run containers.
-    rights: HashMap<NamespaceId, Option<ContainerRights>>,
+    quotas: HashMap<NamespaceId, Option<Quota>>,
     /// Files that there are.
     archives: HashSet<(NamespaceId, Digest)>,
 }
@@ -192,20 +192,16 @@ impl Ground {
         let (namespace, name) = (new.app.namespace_id, &new.app.namespace);
         let world = new.artifact.world.with(&new.spec);
         if world.is_container() {
-            let rights = match self.rights.get(&namespace) {
-                Some(rights) => *rights,
-                None => {
-                    let quota = store::quota::find(conn, namespace).await?;
-                    let rights = quota.and_then(|quota| quota.containers);
-                    self.rights.insert(namespace, rights);
-                    rights
-                }
-            };
+            let rights = self.quota(conn, namespace).await?.and_then(|quota| quota.containers);
             if let Some(refused) = containers::refusal(name, rights, &new.spec) {
                 return Err(refused.into());
             }
         }
-        quota::check_priority_of(conn, new.app, by.any_priority, &new.spec).await?;
+        // What everybody may have needs no look at the quota.
+        if !by.any_priority && new.spec.placement.priority > Priority::Low {
+            let quota = self.quota(conn, namespace).await?;
+            quota::check_priority_within(conn, new.app, quota, &new.spec).await?;
+        }
         quota::check_processors_of(conn, new.app, world, &new.spec).await?;
         secrets::check_size(&new.secrets)?;
         if let Some(files) = &new.spec.files
@@ -218,5 +214,13 @@ impl Ground {
             self.archives.insert((namespace, files.digest));
         }
         Ok(())
+    }
+
+    async fn quota(&mut self, conn: &mut Conn, namespace: NamespaceId) -> Result<Option<&Quota>> {
+        let quota = match self.quotas.entry(namespace) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(store::quota::find(conn, namespace).await?),
+        };
+        Ok(quota.as_ref())
     }
 }

@@ -139,6 +139,8 @@ pub enum JobChange {
     Preempt {
         instance: InstanceId,
         owner: AppId,
+        /// Where it is.
+        node: NodeId,
     },
     /// It ended long enough ago.
     Delete,

@@ -328,7 +328,7 @@ fn place_volumes(draft: &mut Draft<'_>, target: &ReleaseView, node: NodeId) {
 fn make_room(draft: &mut Draft<'_>, node: NodeId, victims: &[InstanceId]) -> String {
     for instance in victims.iter().copied() {
         if let Some(app) = draft.cluster.instance(instance).map(|held| held.app) {
-            draft.push(Change::Preempt { instance, app });
+            draft.push(Change::Preempt { instance, app, node });
         }
     }
     let name = draft.cluster.name_of(node);

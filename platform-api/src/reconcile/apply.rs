@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wharf_types::node::Reason;
 use wharf_types::state::Wanted;
-use wharf_types::{AppId, InstanceId, ReleaseId, Timestamp};
+use wharf_types::{AppId, InstanceId, NodeId, ReleaseId, Timestamp};
 
 use crate::context::Context;
 use crate::operations::{OperationError, routes};
@@ -138,10 +138,20 @@ async fn apply_one(
     Ok(())
 }
 
-/// Whom instances belong to that have to leave.
-fn preempted(changes: &[Change]) -> Vec<(AppId, InstanceId)> {
+/// An instance that has to leave its node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Victim {
+    /// Its app, or the job that it is a run of.
+    pub(super) owner: AppId,
+    pub(super) instance: InstanceId,
+    pub(super) node: NodeId,
+}
+
+fn preempted(changes: &[Change]) -> Vec<Victim> {
     let victim = |change: &Change| match change {
-        Change::Preempt { instance, app } => Some((*app, *instance)),
+        Change::Preempt { instance, app, node } => {
+            Some(Victim { owner: *app, instance: *instance, node: *node })
+        }
         _ => None,
     };
     changes.iter().filter_map(victim).collect()
@@ -152,26 +162,25 @@ fn preempted(changes: &[Change]) -> Vec<(AppId, InstanceId)> {
 pub(super) async fn preempt(
     conn: &mut Conn,
     context: &Context,
-    victims: &[(AppId, InstanceId)],
+    victims: &[Victim],
     now: Timestamp,
 ) -> Result<(), OperationError> {
-    let mut of_owners: BTreeMap<AppId, Vec<InstanceId>> = BTreeMap::new();
-    for (owner, instance) in victims {
-        of_owners.entry(*owner).or_default().push(*instance);
+    let mut of_owners: BTreeMap<AppId, Vec<Victim>> = BTreeMap::new();
+    for victim in victims {
+        of_owners.entry(victim.owner).or_default().push(*victim);
     }
-    for (owner, instances) in of_owners {
+    for (owner, victims) in of_owners {
         let Some(app) = store::app::get(conn, owner).await? else {
-            for run in instances {
-                preempt_run(conn, run, now).await?;
+            for run in victims {
+                preempt_run(conn, run.instance, now).await?;
             }
             continue;
         };
         let (mut told, mut nodes) = (Vec::new(), BTreeSet::new());
-        for id in instances {
-            if store::instance::set_wanted(conn, id, Wanted::Unroute).await? {
-                told.push(id);
-                let instance = store::instance::get(conn, id).await?;
-                nodes.extend(instance.and_then(|it| it.view.node).map(|node| context.nodes.name(node)));
+        for Victim { instance, node, .. } in victims {
+            if store::instance::set_wanted(conn, instance, Wanted::Unroute).await? {
+                told.push(instance);
+                nodes.insert(context.nodes.name(node));
             }
         }
         if told.is_empty() {

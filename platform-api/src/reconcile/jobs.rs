@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, warn};
 use wharf_types::job::JobState;
-use wharf_types::{AppId, InstanceId, JobId, Timestamp};
+use wharf_types::{AppId, JobId, Timestamp};
 
 use super::{RETRY, apply, chain, plan_after};
 use crate::context::Context;
@@ -233,17 +233,19 @@ async fn write(
         gone.extend(write_one(&mut tx, job, view, change, now).await?);
     }
     let victim = |change: &JobChange| match change {
-        JobChange::Preempt { instance, owner } => Some((*owner, *instance)),
+        JobChange::Preempt { instance, owner, node } => {
+            Some(Victim { owner: *owner, instance: *instance, node: *node })
+        }
         _ => None,
     };
-    let victims: Vec<(AppId, InstanceId)> = changes.changes.iter().filter_map(victim).collect();
+    let victims: Vec<Victim> = changes.changes.iter().filter_map(victim).collect();
     apply::preempt(&mut tx, context, &victims, now).await?;
     tx.commit().await?;
     context.announce(job.id.as_owner());
     for id in gone {
         context.logs.remove(&job.namespace, id).await;
     }
-    let owners: BTreeSet<AppId> = victims.into_iter().map(|(owner, _)| owner).collect();
+    let owners: BTreeSet<AppId> = victims.into_iter().map(|victim| victim.owner).collect();
     owners.into_iter().for_each(|owner| context.owner_changed(owner));
     Ok(true)
 }

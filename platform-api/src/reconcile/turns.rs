@@ -28,7 +28,7 @@ pub(super) struct Turns {
     tell_at: Option<Timestamp>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Seen {
     name: String,
     standing: Standing,
@@ -53,10 +53,10 @@ struct Told {
 impl Turns {
     /// Compares the nodes with what they were when somebody looked last.
     pub(super) fn look(&mut self, nodes: &[NodeStatus], now: Timestamp) {
-        let seen: BTreeMap<NodeId, Seen> = nodes.iter().map(|node| (node.id, Seen::of(node))).collect();
-        if self.seen.as_ref() == Some(&seen) {
+        if self.seen.as_ref().is_some_and(|seen| is_unchanged(seen, nodes)) {
             return;
         }
+        let seen: BTreeMap<NodeId, Seen> = nodes.iter().map(|node| (node.id, Seen::of(node))).collect();
         let Some(before) = self.seen.replace(seen.clone()) else { return };
         let mut tell = |node: NodeId, kind, message| {
             self.untold.push_back(Told { node, kind, message, at: now });
@@ -99,14 +99,31 @@ impl Turns {
     }
 }
 
+/// It is asked on every round, so nothing is copied for it.
+fn is_unchanged(seen: &BTreeMap<NodeId, Seen>, nodes: &[NodeStatus]) -> bool {
+    seen.len() == nodes.len() && nodes.iter().all(|node| seen.get(&node.id).is_some_and(|it| it.is_of(node)))
+}
+
+impl Standing {
+    fn of(node: &NodeStatus) -> Self {
+        match (node.given_up, node.ready) {
+            (true, _) => Self::GivenUp,
+            (false, true) => Self::There,
+            (false, false) => Self::Silent,
+        }
+    }
+}
+
 impl Seen {
     fn of(node: &NodeStatus) -> Self {
-        let standing = match (node.given_up, node.ready) {
-            (true, _) => Standing::GivenUp,
-            (false, true) => Standing::There,
-            (false, false) => Standing::Silent,
-        };
-        Self { name: node.name(), standing, draining: node.draining }
+        Self { name: node.name(), standing: Standing::of(node), draining: node.draining }
+    }
+
+    /// Whether the node is as it was seen.
+    fn is_of(&self, node: &NodeStatus) -> bool {
+        let hostname = &node.registration.hostname;
+        let is_named = self.name == *hostname || (hostname.is_empty() && self.name == node.name());
+        is_named && self.standing == Standing::of(node) && self.draining == node.draining
     }
 
     /// What has happened to it, in order.

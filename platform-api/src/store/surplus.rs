@@ -1,10 +1,12 @@
-//! What goes of events and of the audit log because it is too much: of each namespace its own, so that nobody pushes out what others have.
+//! What goes of events, of the audit log and of `Idempotency-Key`s because it is too much: of each namespace or token its own, so that nobody
+//! pushes out what others have.
 
 use super::audit::RecordsSurplus;
 use super::event::EventsSurplus;
-use super::{Conn, Result, audit, event};
+use super::once::KeysSurplus;
+use super::{Conn, Result, audit, event, once};
 
-/// Of a namespace, what is kept of each of the two. What belongs to no namespace counts as one.
+/// Of a namespace, what is kept of events, and of the audit log. What belongs to no namespace counts as one.
 pub(super) const OF_NAMESPACE_MAX: u64 = 100_000;
 /// Of all namespaces together. Where they have more, those go that are of the largest ones.
 pub(super) const KEPT_MAX: u64 = 5_000_000;
@@ -15,22 +17,29 @@ pub(super) const BATCH: i64 = 5_000;
 pub(crate) enum Surplus {
     Records(RecordsSurplus),
     Events(EventsSurplus),
+    Keys(KeysSurplus),
 }
 
 /// Looks for it. Everything is counted, so this is not for a transaction that others wait for.
 pub(crate) async fn find(conn: &mut Conn) -> Result<Vec<Surplus>> {
     let records = audit::surplus(conn, OF_NAMESPACE_MAX, KEPT_MAX).await?;
     let events = event::surplus(conn, OF_NAMESPACE_MAX, KEPT_MAX).await?;
-    Ok(records.into_iter().map(Surplus::Records).chain(events.into_iter().map(Surplus::Events)).collect())
+    let keys = once::surplus(conn, once::OF_TOKEN_MAX).await?;
+    let mut found: Vec<Surplus> = records.into_iter().map(Surplus::Records).collect();
+    found.extend(events.into_iter().map(Surplus::Events));
+    found.extend(keys.into_iter().map(Surplus::Keys));
+    Ok(found)
 }
 
 impl Surplus {
-    /// Gives up some of it. Returns how many; zero when all of it is gone.
-    pub(crate) async fn give_up(&self, conn: &mut Conn) -> Result<u64> {
-        match self {
-            Self::Records(surplus) => audit::give_up(conn, surplus).await,
-            Self::Events(surplus) => event::give_up(conn, surplus).await,
-        }
+    /// Gives up some of it. Returns whether all of it is gone: to look in vain once more would take as long as everything that is kept.
+    pub(crate) async fn give_up(&self, conn: &mut Conn) -> Result<bool> {
+        let given_up = match self {
+            Self::Records(surplus) => audit::give_up(conn, surplus).await?,
+            Self::Events(surplus) => event::give_up(conn, surplus).await?,
+            Self::Keys(surplus) => once::give_up(conn, surplus).await?,
+        };
+        Ok(given_up < BATCH.unsigned_abs())
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use wharf_types::declare::change::ApplyRequest;
 use wharf_types::problem::ProblemCode;
-use wharf_types::{Digest, NamespaceName, Timestamp, TokenId};
+use wharf_types::{Digest, NamespaceName, Problem, Timestamp, TokenId};
 
 use super::fixture::{LIMIT, Platform, component, eventually};
 use crate::operations::{self, AskedApply, OperationError};
@@ -154,6 +154,30 @@ async fn what_changes_after_a_file_was_checked_is_seen_before_it_is_carried_out(
     let fields: Vec<&str> = applied.changes[0].fields.iter().map(|field| field.path.as_str()).collect();
     assert_eq!(fields, ["args", "scale.replicas"], "what was done is told, and not what was planned");
     assert_eq!(platform.app("a").await["replicas"], 2);
+}
+
+#[tokio::test]
+async fn a_priority_that_is_taken_back_after_it_was_checked_is_refused() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    platform.call(Method::PUT, QUOTA, json!({"priority": "high"})).await.is(200);
+    let resources = [app("a", json!({"placement": {"priority": "high"}}))];
+    let no_namespaces = Some(Problem::new(ProblemCode::Forbidden, "only a cluster admin may"));
+    let (request, asked) = (request(&resources, None), AskedApply { no_namespaces, ..asked() });
+
+    let mut writing = platform.context.store.write().await.unwrap();
+    let mut applying = Box::pin(operations::apply(&platform.context, &asked, &request));
+    assert!(timeout(Duration::from_millis(200), &mut applying).await.is_err(), "somebody else writes");
+    let namespace = store::namespace::find_id(&mut writing, &NamespaceName::default_namespace()).await;
+    let namespace = namespace.unwrap().unwrap();
+    store::quota::delete(&mut writing, namespace).await.unwrap();
+    writing.commit().await.unwrap();
+
+    let refused = timeout(LIMIT, applying).await.expect("it goes on").unwrap_err();
+    let OperationError::Problem(problem) = refused else { panic!("{refused}") };
+    assert_eq!(problem.code, ProblemCode::QuotaExceeded, "{problem}");
+    assert!(problem.detail.starts_with("app default/a: placement.priority: `high`"), "{problem}");
+    assert!(problem.detail.ends_with("; nothing was applied"), "{problem}");
 }
 
 #[tokio::test]

@@ -11,12 +11,13 @@ use std::sync::atomic::{
     AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use wharf_types::NamespaceName;
 use wharf_types::quantity::{ByteSize, CpuShare};
+use wharf_types::rate::{Rate, SECOND, now};
 use wharf_types::route::RateLimit;
 
 use super::admission::QUEUE_TIMEOUT;
@@ -25,7 +26,8 @@ use super::memory::Denied;
 
 /// In the place of a limit.
 const UNLIMITED: u64 = u64::MAX;
-const SECOND: u64 = 1_000_000_000;
+/// Nanoseconds that a thousandth of a processor computes in a second.
+const OF_MILLI: u64 = SECOND / 1000;
 
 /// What a store is expected to hold of whose kind none has ended yet.
 const STORE_BYTES: u64 = 1 << 20;
@@ -107,7 +109,7 @@ impl Allowance {
                 tokio::time::sleep(owed).await;
             }
         };
-        if self.for_cpu.wait(turn).await { Ok(()) } else { Err(no_time(self.cpu.millis.load(Relaxed))) }
+        if self.for_cpu.wait(turn).await { Ok(()) } else { Err(no_time(self.cpu.millis())) }
     }
 
     /// How long no guest may compute, at most a second; then is to be asked again. None: they may.
@@ -134,12 +136,6 @@ fn no_time(millis: u64) -> InvokeError {
     InvokeError::OverQuota(format!(
         "cpu: the guests of the namespace have computed for as long as its quota, {cpus}, allows on a node"
     ))
-}
-
-/// Nanoseconds since the process asked first.
-fn now() -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Memory that guests hold together.
@@ -235,49 +231,34 @@ impl Drop for Room {
     }
 }
 
-/// CPU time that comes back at a rate. What comes back within a second may be used at once.
+/// CPU time that comes back at a rate, in nanoseconds. What comes back within a second may be used at once. Nobody looks at the clock where
+/// there is no limit.
 #[derive(Debug)]
-struct Budget {
-    /// Thousandths of a processor. 0: none may compute.
-    millis: AtomicU64,
-    /// What was used so far has come back by then, in nanoseconds of the same clock as `now`.
-    back_at: AtomicU64,
-}
+struct Budget(Rate);
 
 impl Budget {
+    /// Of thousandths of a processor. 0: none may compute.
     fn new(millis: u64) -> Self {
-        Self { millis: AtomicU64::new(millis), back_at: AtomicU64::new(0) }
+        Self(Rate::new(millis.saturating_mul(OF_MILLI)))
     }
 
-    /// What is owed at another rate says nothing about this one.
     fn set_rate(&self, millis: u64, now: impl Fn() -> u64) {
-        if self.millis.swap(millis, Relaxed) != millis {
-            self.back_at.fetch_min(now().saturating_add(SECOND), Relaxed);
-        }
+        self.0.set(millis.saturating_mul(OF_MILLI), now);
+    }
+
+    fn millis(&self) -> u64 {
+        self.0.per_second() / OF_MILLI
     }
 
     fn charge(&self, now: impl Fn() -> u64, spent: Duration) {
-        let millis = self.millis.load(Relaxed);
-        if millis == UNLIMITED {
-            return;
+        if self.0.per_second() != UNLIMITED {
+            let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
+            self.0.take_forgiving(now(), spent, DEBT_MAX);
         }
-        let span = spent.as_nanos().saturating_mul(1000) / u128::from(millis.max(1));
-        let (now, span) = (now(), u64::try_from(span).unwrap_or(u64::MAX));
-        let latest = now.saturating_add(DEBT_MAX);
-        let more = |back_at: u64| Some(back_at.max(now).saturating_add(span).min(latest));
-        let _ = self.back_at.fetch_update(Relaxed, Relaxed, more);
     }
 
     fn owed(&self, now: impl Fn() -> u64) -> Option<Duration> {
-        let owed = match self.millis.load(Relaxed) {
-            UNLIMITED => return None,
-            0 => SECOND,
-            _ => {
-                let ahead = self.back_at.load(Relaxed).saturating_sub(now());
-                ahead.saturating_sub(SECOND).min(SECOND)
-            }
-        };
-        (owed > 0).then(|| Duration::from_nanos(owed))
+        if self.0.per_second() == UNLIMITED { None } else { self.0.owed(now()) }
     }
 }
 

@@ -46,7 +46,7 @@ impl World {
         let Some(job) = self.store.jobs.get(&id).map(|job| job.view.clone()) else { return };
         let placement = &job.spec.placement;
         for change in changes {
-            if let JobChange::Preempt { instance, owner } = change {
+            if let JobChange::Preempt { instance, owner, .. } = change {
                 self.check_preempted((id.as_owner(), Some(placement.priority)), *owner, *instance);
             }
             let JobChange::CreateRun { id: run, index, node, .. } = change else { continue };

@@ -59,7 +59,7 @@ impl World {
                     self.check_instance_placed((app, *id), seen);
                     self.check_surge(app, *slot);
                 }
-                Change::Preempt { instance, app: victim } => {
+                Change::Preempt { instance, app: victim, .. } => {
                     self.check_preempted((app, self.own_priority(app)), *victim, *instance);
                 }
                 Change::SetWanted { instance, wanted: Wanted::Stop } => {

@@ -53,7 +53,7 @@ impl Store {
         for change in changes {
             match change {
                 Change::DeleteApp => self.delete_app(id),
-                Change::Preempt { instance, app } => self.preempt(*app, *instance),
+                Change::Preempt { instance, app, .. } => self.preempt(*app, *instance),
                 _ => {
                     let app = self.app_mut(id).expect("it is changed only before it is deleted");
                     app.apply(change, now);

@@ -108,7 +108,7 @@ impl Store {
         for change in changes {
             match change {
                 JobChange::Delete => drop(self.jobs.remove(&id)),
-                JobChange::Preempt { instance, owner } => self.preempt(*owner, *instance),
+                JobChange::Preempt { instance, owner, .. } => self.preempt(*owner, *instance),
                 _ => {
                     let job = self.jobs.get_mut(&id).expect("it is changed only before it is deleted");
                     Arc::make_mut(job).view.apply(now, change);

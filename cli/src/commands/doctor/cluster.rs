@@ -7,10 +7,7 @@ use wharf_types::api::{AuthorityInfo, AuthorityState, NodeInfo, ServerInfo};
 use super::Check;
 use crate::client::Client;
 use crate::exit::Exit;
-use crate::output::{ago, count, short_id};
-
-/// Names of these in one line; the rest is counted.
-const NAMED_MAX: usize = 5;
+use crate::output::{ago, count, short_id, some_of};
 
 /// What was found of a platform.
 pub(super) struct Found {
@@ -133,15 +130,6 @@ fn check_authorities(all: &[AuthorityInfo], nodes: &[NodeInfo], now: Timestamp) 
     );
     let help = "start these nodes, or `wharf server ca rotate --force`, which waits for silent ones no longer: they have to join again then";
     Check::warning(name, detail, help)
-}
-
-/// The first few, and how many more there are.
-fn some_of(names: &[String]) -> String {
-    let shown = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMED_MAX) {
-        0 => shown,
-        more => format!("{shown}, and {more} more"),
-    }
 }
 
 #[cfg(test)]

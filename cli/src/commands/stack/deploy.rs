@@ -3,7 +3,6 @@
 //! Files, then a plan of everything; after that values are set, and the services come up wave by wave. Values whose names are new are set before
 //! the plan, which has to find them, and no app has them yet.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -13,9 +12,10 @@ use wharf_compose::{Context, Problems, Project, Translation};
 use wharf_types::declare::change::{Plan, PlanRequest};
 use wharf_types::declare::{NamespaceResource, Prune, Resource};
 use wharf_types::secret::{SecretValue, ValueKind};
-use wharf_types::{AppName, NamespaceName, SecretName, SetName};
+use wharf_types::{AppName, NamespaceName, SetName};
 
 use super::contents::{Contents, Found};
+use super::values::{self, Value};
 use super::words::Services;
 use super::{DeployArgs, RmArgs, jobs, owner, waits};
 use crate::args::WaitArgs;
@@ -27,11 +27,11 @@ use crate::session::Session;
 
 pub(super) async fn run(session: &Session, args: DeployArgs) -> anyhow::Result<()> {
     let stack = Stack::understand(session, &args)?;
-    let there = stack.set_new().await?;
+    let there = values::set_new(session, &stack.namespace, &stack.values).await?;
     let contents = stack.found.push(session, &stack.namespace, &stack.translation).await?;
     stack.plan_all(&contents).await?;
     for value in there {
-        stack.set(value).await?;
+        value.set(session, &stack.namespace).await?;
     }
     stack.bring_up(&contents, args.wait).await
 }
@@ -47,13 +47,6 @@ struct Stack<'a> {
     values: Vec<Value>,
     /// Whether apps that belong to something else are taken over.
     adopts: bool,
-}
-
-/// A secret or a config that the file has the value of.
-struct Value {
-    kind: ValueKind,
-    name: SecretName,
-    value: SecretValue,
 }
 
 impl<'a> Stack<'a> {
@@ -74,7 +67,7 @@ impl<'a> Stack<'a> {
         faults.extend(said.refused);
         let folder = std::path::absolute(if project.folder.is_empty() { "." } else { &project.folder })?;
         let found = Found::read(&project, &translation, folder, &mut faults);
-        let values = values(&project, &translation, &mut faults);
+        let values = read_values(&project, &translation, &mut faults);
         if !faults.is_empty() {
             return Err(Failure::invalid(faults.join("\n")).into());
         }
@@ -82,31 +75,6 @@ impl<'a> Stack<'a> {
         said.notes.iter().for_each(|note| output::note(format!("note: {note}")));
         let (namespace, name, adopts) = (session.namespace()?, args.name.clone(), args.adopt);
         Ok(Self { session, namespace, name, project, translation, found, values, adopts })
-    }
-
-    /// Sets the values whose names are new; returns the others.
-    async fn set_new(&self) -> anyhow::Result<Vec<&Value>> {
-        if self.values.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut known = HashSet::new();
-        for kind in [ValueKind::Secret, ValueKind::Config] {
-            let there = self.session.client.values(&self.namespace, kind).await?;
-            known.extend(there.into_iter().map(|value| value.name));
-        }
-        let (there, new): (Vec<&Value>, Vec<&Value>) =
-            self.values.iter().partition(|value| known.contains(&value.name));
-        for value in new {
-            self.set(value).await?;
-        }
-        Ok(there)
-    }
-
-    /// One that is as it was stays at its version.
-    async fn set(&self, Value { kind, name, value }: &Value) -> anyhow::Result<()> {
-        let done = self.session.client.set_value(&self.namespace, (*kind, name), value).await;
-        done.with_context(|| format!("could not set the {kind} `{name}`"))?;
-        Ok(())
     }
 
     /// Ends with all that an apply of everything, or a job of it, would be refused for.
@@ -227,7 +195,7 @@ fn only_the_set(namespace: &NamespaceName) -> Resource {
 }
 
 /// The values that the files have. Those that were set before are not among them.
-fn values(project: &Project, translation: &Translation, faults: &mut Vec<String>) -> Vec<Value> {
+fn read_values(project: &Project, translation: &Translation, faults: &mut Vec<String>) -> Vec<Value> {
     let kinds = [(ValueKind::Secret, &translation.secrets), (ValueKind::Config, &translation.configs)];
     let mut values = Vec::new();
     for (kind, named) in kinds.into_iter().flat_map(|(kind, all)| all.iter().map(move |one| (kind, one))) {

@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use wharf_builder::{Artifact, ArtifactError, BuildLimits};
 use wharf_compose::translate::{NamedValue, ValueFrom};
 use wharf_compose::{Build, Context, Place, Problems, Project, Reader, Translation, Variables};
+use wharf_types::SetName;
 use wharf_types::declare::document::ArtifactSource;
 use wharf_types::secret::{SECRETS_MAX, SecretValue, ValueKind};
-use wharf_types::{SecretName, SetName};
 
 use crate::artifact;
+use crate::commands::stack::values::Value;
 use crate::commands::stack::waits;
 use crate::exit::{Exit, Failure};
 use crate::push::{CANCELLED, GIT_REV};
@@ -132,14 +133,6 @@ pub struct Reading {
     /// Whose folder, in the tree, is what paths are relative to.
     pub project: Project,
     tree: PushedTree,
-}
-
-/// A secret or a config that the file has the value of.
-#[derive(Debug)]
-pub struct Value {
-    pub kind: ValueKind,
-    pub name: SecretName,
-    pub value: SecretValue,
 }
 
 impl Reading {

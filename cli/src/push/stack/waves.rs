@@ -17,11 +17,12 @@ use wharf_types::problem::ProblemCode;
 use wharf_types::{AppName, Problem, RolloutId, SetName};
 
 use super::contents::Contents;
-use super::reading::{Reading, Value};
+use super::reading::Reading;
 use super::told::Course;
 use super::{Begun, Stack};
 use crate::app_ref::AppRef;
 use crate::commands::declare;
+use crate::commands::stack::values::Value;
 use crate::commands::stack::{jobs, waits};
 use crate::exit::{self, Exit, Failure};
 use crate::push::follow::follow;
@@ -111,7 +112,7 @@ impl Stack<'_> {
     ) -> anyhow::Result<Vec<Change>> {
         let mut tries_left = TRIES;
         loop {
-            let plan = self.plan(reading, resources.clone(), prune).await?;
+            let plan = self.plan(reading, resources.clone(), prune, &[]).await?;
             if plan.counts.is_nothing() {
                 return Ok(plan.changes);
             }

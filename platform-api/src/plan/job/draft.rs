@@ -237,7 +237,7 @@ impl<'a> Draft<'a> {
     fn make_room(&mut self, node: NodeId, victims: &[InstanceId]) -> String {
         for instance in victims.iter().copied() {
             if let Some(owner) = self.cluster.instance(instance).map(|held| held.app) {
-                self.push(JobChange::Preempt { instance, owner });
+                self.push(JobChange::Preempt { instance, owner, node });
             }
         }
         let name = self.cluster.name_of(node);
