@@ -7,6 +7,7 @@ use tracing::{error, warn};
 use wharf_types::job::JobState;
 use wharf_types::{AppId, JobId, Timestamp};
 
+use super::apply::Victim;
 use super::{RETRY, apply, chain, plan_after};
 use crate::context::Context;
 use crate::operations::OperationError;
