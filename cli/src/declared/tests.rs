@@ -95,7 +95,7 @@ name: x
             "app.yaml:8:12: app `hello`: limits.timeout: `soon` is not a duration: write a number and a unit, such as `30s` or `500ms`",
             "app.yaml:10:9: app `hello`: env.PORT: the number 8080 stands where a text is needed; write it in quotes",
             "app.yaml:12:14: app `hello`: restart.condition: `alwys` is not known; write one of `any`, `on-failure`, `never`",
-            "app.yaml:13:1: app `hello`: there is no key `colour` here; there are `kind`, `name`, `namespace`, `artifact`, `image`, `env`, `secrets`, `configs`, `args`, `http`, `tcp`, `files`, `volumes`, `scale`, `placement`, `reserve`, `limits`, `restart`, `update`, `stop`, `outbound`, `reuse`, `engine`, `container`",
+            "app.yaml:13:1: app `hello`: there is no key `colour` here; there are `kind`, `name`, `namespace`, `artifact`, `image`, `env`, `secrets`, `configs`, `args`, `http`, `tcp`, `files`, `volumes`, `scale`, `placement`, `reserve`, `limits`, `restart`, `update`, `stop`, `outbound`, `names`, `reuse`, `engine`, `container`",
             "app.yaml:15:7: there is no kind `ap`; did you mean `app`?",
             "app.yaml:19:7: namespace `Team`: name: `Team` is not a valid namespace name: use 1 to 40 lower-case letters, digits and inner dashes, such as `my-app`",
             "app.yaml:21:1: `kind` is missing; write `kind: namespace` or `kind: config` or `kind: app`",
