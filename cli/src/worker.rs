@@ -284,18 +284,17 @@ impl Worker {
         }
         let unheard_max =
             if self.control.has_several_servers() { LEAVE_UNHEARD } else { LEAVE_UNHEARD_OF_ONE };
-        let (begun, mut heard) = (Instant::now(), self.control.heard_at());
+        let begun = Instant::now();
         while begun.elapsed() < longest {
             match tokio::time::timeout(LEAVE_ANSWER, self.control.leave(self.process)).await {
                 Ok(Ok(0)) => return,
-                Ok(Ok(_)) => heard = Some(Instant::now()),
                 Ok(Err(error)) if !error.is_retryable() => {
                     return tracing::warn!("this node ends without being emptied first: {error}");
                 }
                 Ok(Err(_)) | Err(_) if !self.runs_something() => return,
-                Ok(Err(_)) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
-            if heard.is_none_or(|heard| heard.elapsed() >= unheard_max) {
+            if self.control.heard_at().is_none_or(|heard| heard.elapsed() >= unheard_max) {
                 return tracing::warn!(
                     "this node ends without being emptied first, as no control plane answers: what runs on it starts elsewhere when one is back"
                 );

@@ -179,8 +179,15 @@ pub enum Refusal {
 }
 
 impl Nodes {
-    pub(crate) fn register(&self, id: NodeId, registration: NodeRegistration) -> Result<(), Refusal> {
-        self.register_at(Instant::now(), id, registration)
+    /// A process of the worker of a node begins to speak. `settings` are what was just stored for the node, which nobody is to see it without.
+    /// They hold also where the process is refused.
+    pub(crate) fn register(
+        &self,
+        id: NodeId,
+        registration: NodeRegistration,
+        settings: Option<NodeSettings>,
+    ) -> Result<(), Refusal> {
+        self.register_with(Instant::now(), id, registration, settings)
     }
 
     /// Whether this process of the worker would be listened to.
@@ -195,13 +202,27 @@ impl Nodes {
         id: NodeId,
         registration: NodeRegistration,
     ) -> Result<(), Refusal> {
+        self.register_with(now, id, registration, None)
+    }
+
+    fn register_with(
+        &self,
+        now: Instant,
+        id: NodeId,
+        registration: NodeRegistration,
+        settings: Option<NodeSettings>,
+    ) -> Result<(), Refusal> {
         let mut known = self.lock();
-        if let Some(node) = known.nodes.get(&id) {
+        if let Some(node) = known.nodes.get_mut(&id) {
+            if let Some(settings) = &settings {
+                node.settings.clone_from(settings);
+            }
             node.admits(id, &registration, now)?;
         }
         known.forgive_standstill(now);
         known.forgive_silence(now);
-        let node = known.nodes.entry(id).or_insert_with(|| Node::new(now, registration.clone()));
+        let new = || Node { settings: settings.unwrap_or_default(), ..Node::new(now, registration.clone()) };
+        let node = known.nodes.entry(id).or_insert_with(new);
         if node.registration.incarnation.process != registration.incarnation.process {
             // Whoever follows the assignments for an earlier process learns that they end.
             node.told.dismiss();

@@ -74,7 +74,7 @@ struct Inner {
     should_believe: watch::Sender<Option<String>>,
     /// What was said last of where the servers are.
     heard: watch::Sender<Heard>,
-    /// When one of them has answered last, whatever it said.
+    /// When one of them has answered last, and not with a failure of its own.
     heard_at: Mutex<Option<Instant>>,
 }
 
@@ -220,7 +220,7 @@ impl ControlClient {
         self.0.heard.subscribe()
     }
 
-    /// When the control plane has answered last, whatever it said. None: it has not yet.
+    /// When the control plane has answered last, and not with a failure of its own. None: it has not yet.
     pub fn heard_at(&self) -> Option<Instant> {
         *self.0.heard_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -254,7 +254,7 @@ impl ControlClient {
             }
             sent => sent,
         };
-        if !matches!(sent, Err(ControlError::Unreachable { .. })) {
+        if !matches!(sent, Err(ControlError::Unreachable { .. } | ControlError::Failed { .. })) {
             *self.0.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         if let Ok(answer) = &sent

@@ -4,14 +4,13 @@
 //! piece by piece, and a copy is whole only when the platform has said so.
 
 mod pack;
+mod place;
 mod unpack;
 
-use std::fmt;
 use std::future::pending;
 use std::io::{self, IsTerminal as _, Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -20,11 +19,12 @@ use clap::Args;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use wharf_types::copy::{COPY_MAX_BYTES, CopySpec, CopyWay, Landing};
+use wharf_types::InstanceId;
+use wharf_types::copy::{COPY_MAX_BYTES, CopyWay, Landing};
 use wharf_types::exec::{FRAME_MAX_BYTES, Frame};
-use wharf_types::{AppName, InstanceId};
 
 use self::pack::{Tally, pack};
+use self::place::{Owner, Place, There};
 use crate::args::parse_instance;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, bytes, count};
@@ -57,93 +57,6 @@ pub struct CpArgs {
     /// In which instance, by its id
     #[arg(long, value_name = "ID", value_parser = parse_instance)]
     pub instance: Option<InstanceId>,
-}
-
-/// Where something is copied from or to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    There(There),
-    Here(PathBuf),
-    /// stdin or stdout.
-    Stream,
-}
-
-/// A path in a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct There {
-    pub app: AppName,
-    /// None: the lowest that is ready.
-    pub slot: Option<u32>,
-    pub path: String,
-}
-
-/// Users and groups of a container are numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    pub uid: u32,
-    pub gid: u32,
-}
-
-impl FromStr for Place {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "-" {
-            return Ok(Self::Stream);
-        }
-        let Some((head, path)) = text.split_once(':').filter(|(head, _)| !head.contains('/')) else {
-            return Ok(Self::Here(text.into()));
-        };
-        let (app, slot) = match head.split_once('.') {
-            Some((app, slot)) => (app, Some(slot)),
-            None => (head, None),
-        };
-        let app = app.parse::<AppName>().map_err(|error| {
-            format!("`{app}` names no app: {error}; a path here that has a `:` is written as `./{text}`")
-        })?;
-        let slot = slot.map(|slot| match slot.parse() {
-            Ok(slot @ 1..) => Ok(slot),
-            _ => Err(format!("`{slot}` is no slot: slots are counted from 1")),
-        });
-        if !path.starts_with('/') {
-            return Err(format!("`{path}`: paths in a container begin with `/`"));
-        }
-        Ok(Self::There(There { app, slot: slot.transpose()?, path: path.to_owned() }))
-    }
-}
-
-impl FromStr for Owner {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (uid, gid) = text.split_once(':').unwrap_or((text, text));
-        match (uid.parse(), gid.parse()) {
-            (Ok(uid), Ok(gid)) => Ok(Self { uid, gid }),
-            _ => Err(format!("`{text}` is no owner: write numbers, such as `1000` or `1000:100`")),
-        }
-    }
-}
-
-impl fmt::Display for There {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.slot {
-            Some(slot) => write!(f, "{}.{slot}:{}", self.app, self.path),
-            None => write!(f, "{}:{}", self.app, self.path),
-        }
-    }
-}
-
-impl There {
-    fn spec(&self, way: CopyWay, instance: Option<InstanceId>) -> anyhow::Result<CopySpec> {
-        let spec = CopySpec { way, path: self.path.clone(), slot: self.slot, instance };
-        spec.validate().map_err(|error| Failure::usage(error.to_string()))?;
-        Ok(spec)
-    }
-
-    /// The last part of its path.
-    fn name(&self) -> &str {
-        self.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
-    }
 }
 
 /// What was copied.
@@ -474,36 +387,6 @@ mod tests {
     use wharf_types::problem::ProblemCode;
 
     use super::*;
-
-    fn there(app: &str, slot: Option<u32>, path: &str) -> Place {
-        Place::There(There { app: app.parse().unwrap(), slot, path: path.to_owned() })
-    }
-
-    #[test]
-    fn a_place_is_in_a_container_here_or_a_stream() {
-        for (text, place) in [
-            ("web:/etc/a", there("web", None, "/etc/a")),
-            ("web.2:/a:b/", there("web", Some(2), "/a:b/")),
-            ("-", Place::Stream),
-            ("a/b:/c", Place::Here("a/b:/c".into())),
-            ("./web:/etc", Place::Here("./web:/etc".into())),
-            ("file.txt", Place::Here("file.txt".into())),
-        ] {
-            assert_eq!(text.parse(), Ok(place), "{text}");
-        }
-        for (text, words) in [
-            ("web:etc", "begin with `/`"),
-            ("web.0:/a", "counted from 1"),
-            ("web.x:/a", "`x` is no slot"),
-            ("No App:/a", "`./No App:/a`"),
-        ] {
-            let error = text.parse::<Place>().unwrap_err();
-            assert!(error.contains(words), "{text}: {error}");
-        }
-        assert_eq!("7".parse(), Ok(Owner { uid: 7, gid: 7 }));
-        assert_eq!("7:8".parse(), Ok(Owner { uid: 7, gid: 8 }));
-        assert!("root".parse::<Owner>().is_err() && "7:".parse::<Owner>().is_err());
-    }
 
     #[test]
     fn what_is_copied_has_the_name_that_it_is_to_have_there() {

@@ -79,21 +79,17 @@ pub(super) async fn register(
     }
     store::node::register(&mut tx, node, &registration, Timestamp::now()).await?;
     // Whoever has let it in wants to look at it first.
-    let drained = match store::joining::take_begins_drained(&mut tx, node).await? {
-        true => Some(NodeSettings { draining: true, ..context.nodes.settings(node).unwrap_or_default() }),
-        false => None,
-    };
-    if let Some(settings) = &drained {
+    let mut drained = None;
+    if store::joining::take_begins_drained(&mut tx, node).await? {
+        let before = store::node::settings(&mut tx, node).await?.unwrap_or_default();
+        let settings = drained.insert(NodeSettings { draining: true, ..before });
         store::node::set(&mut tx, node, settings).await?;
     }
     tx.commit().await?;
     context
         .nodes
-        .register(node, registration)
+        .register(node, registration, drained)
         .map_err(|refusal| refused_as(&context, (node, process), refusal))?;
-    if let Some(settings) = drained {
-        context.nodes.set(node, settings);
-    }
     context.dirty.nudge();
     let said = spoken.said().and_then(|said| HeaderValue::try_from(said).ok());
     let said = said.map(|said| (HeaderName::from_static(protocol::HEADER), said));

@@ -27,7 +27,7 @@ fn seen(nodes: &Nodes, from: Instant, span: Duration) -> (bool, bool) {
 fn a_silent_node_is_first_not_ready_and_then_given_up_also_with_its_session_open() {
     let nodes = Nodes::default();
     let id = NodeId::new();
-    nodes.register(id, registration()).unwrap();
+    nodes.register(id, registration(), None).unwrap();
     let _session = nodes.follow(id, ProcessId::default()).unwrap();
     let now = Instant::now();
     assert_eq!(seen(&nodes, now, Duration::ZERO), (true, false));
@@ -98,7 +98,7 @@ fn a_node_that_was_silent_before_this_process_stood_still_is_silent_afterwards()
 fn a_node_that_was_told_to_wait_is_not_silent_until_then() {
     let nodes = Nodes::default();
     let id = NodeId::new();
-    nodes.register(id, registration()).unwrap();
+    nodes.register(id, registration(), None).unwrap();
     let now = Instant::now();
     nodes.told_to_wait_at(now, id, Duration::from_secs(12));
     assert_eq!(seen(&nodes, now, Duration::from_millis(13_900)), (true, false));
@@ -135,7 +135,7 @@ fn when_all_were_silent_at_once_those_that_come_back_later_than_the_first_are_wa
 #[test]
 fn a_node_that_nobody_could_listen_to_is_not_given_up() {
     let nodes = Nodes::default();
-    nodes.register(NodeId::new(), registration()).unwrap();
+    nodes.register(NodeId::new(), registration(), None).unwrap();
     let now = Instant::now();
     assert_eq!(seen(&nodes, now, Duration::from_secs(1)), (true, false));
     let later = now + Duration::from_secs(3600);
@@ -152,7 +152,7 @@ fn a_release_that_runs_on_two_nodes_has_used_what_it_used_on_both() {
     };
     for usage in [vec![usage("hello", 1, 3), usage("crash", 2, 50)], vec![usage("hello", 1, 4)]] {
         let id = NodeId::new();
-        nodes.register(id, registration()).unwrap();
+        nodes.register(id, registration(), None).unwrap();
         nodes.report(id, &report(vec![], usage)).unwrap();
     }
     let namespace = "default".parse().unwrap();
@@ -180,12 +180,12 @@ fn a_repeated_report_is_no_news_until_the_worker_starts_anew() {
     };
     let report = report(vec![instance], vec![]);
     assert_eq!(nodes.report(id, &report).err(), Some(Refusal::Unregistered(id)));
-    nodes.register(id, registration.clone()).unwrap();
+    nodes.register(id, registration.clone(), None).unwrap();
     assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1);
     assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1, "it was not written yet");
     nodes.reported(id, report.clone());
     assert!(nodes.report(id, &report).unwrap().instances.is_empty());
-    nodes.register(id, registration.clone()).unwrap();
+    nodes.register(id, registration.clone(), None).unwrap();
     assert_eq!(nodes.report(id, &report).unwrap().instances.len(), 1);
 
     let hash = blake3::hash(b"the report");
@@ -194,7 +194,7 @@ fn a_repeated_report_is_no_news_until_the_worker_starts_anew() {
     assert!(nodes.repeated(id, blake3::hash(b"another")).is_none());
     let known = nodes.repeated(id, hash).unwrap();
     assert!(nodes.report(id, &known).unwrap().instances.is_empty());
-    nodes.register(id, registration).unwrap();
+    nodes.register(id, registration, None).unwrap();
     assert!(nodes.repeated(id, hash).is_none());
     assert_eq!(nodes.report(id, &known).unwrap().instances.len(), 1);
 }
@@ -210,20 +210,44 @@ fn what_a_process_says_after_its_successor_has_registered_is_refused() {
     let says =
         |from: &NodeRegistration| NodeReport { process: from.incarnation.process, ..report(vec![], vec![]) };
     let (first, second, copy) = (process(1, "a"), process(2, "a"), process(3, "b"));
-    nodes.register(id, first.clone()).unwrap();
+    nodes.register(id, first.clone(), None).unwrap();
     let mut followed = nodes.follow(id, first.incarnation.process).unwrap();
     followed.borrow_and_update();
-    nodes.register(id, second.clone()).unwrap();
+    nodes.register(id, second.clone(), None).unwrap();
     let replaced = Some(Refusal::Replaced(id));
     assert_eq!(nodes.report(id, &says(&first)).err(), replaced);
     assert_eq!(nodes.follow(id, first.incarnation.process).err(), replaced);
-    assert_eq!(nodes.register(id, first).err(), Some(Refusal::Superseded(id)), "it was on its way for long");
+    assert_eq!(
+        nodes.register(id, first, None).err(),
+        Some(Refusal::Superseded(id)),
+        "it was on its way for long"
+    );
     assert!(followed.has_changed().is_err(), "the stream of the first has ended");
     nodes.report(id, &says(&second)).unwrap();
     assert_eq!(nodes.admits(id, &copy), Err(Refusal::Elsewhere(id)));
     nodes.report(id, &says(&second)).unwrap();
     nodes.register_at(Instant::now() + RELEASED, id, copy).unwrap();
     assert_eq!(nodes.report(id, &says(&second)).err(), replaced);
+}
+
+#[test]
+fn a_node_that_begins_drained_is_never_seen_otherwise_and_also_where_its_process_is_refused() {
+    let drained = NodeSettings { draining: true, ..NodeSettings::default() };
+    let is_drained = |nodes: &Nodes| nodes.list_at(Instant::now()).remove(0).draining;
+    let (nodes, id) = (Nodes::default(), NodeId::new());
+    nodes.register(id, registration(), Some(drained.clone())).unwrap();
+    assert!(is_drained(&nodes));
+    nodes.register(id, registration(), None).unwrap();
+    assert!(is_drained(&nodes), "it stays as it was");
+
+    let process = |number| NodeRegistration {
+        incarnation: Incarnation { number, process: ProcessId::new(), home: "a".into() },
+        ..registration()
+    };
+    let nodes = Nodes::default();
+    nodes.register(id, process(2), None).unwrap();
+    let refused = nodes.register(id, process(1), Some(drained)).err();
+    assert_eq!((refused, is_drained(&nodes)), (Some(Refusal::Superseded(id)), true));
 }
 
 #[test]

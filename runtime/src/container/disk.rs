@@ -4,8 +4,9 @@
 //! they are walked through, so that is done when a disk has lost room since the last time, and seldom otherwise. A container that has
 //! written more than it may is ended, with a reason that its owner reads.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -79,7 +80,8 @@ pub(super) async fn keep_bounded(backend: Weak<ContainerBackend>) {
             let engines = backend.engine().folder().await.ok().flatten();
             folders = engines.map(|engines| [engines, backend.volumes_folder()]);
         }
-        let free_bytes = folders.as_ref().and_then(|folders| folders.iter().map(|it| free(it)).sum());
+        let free_bytes: Option<u64> =
+            folders.as_ref().and_then(|folders| Some(free(folders)?.into_values().sum()));
         let is_due = !rests(false)
             && last.as_ref().is_none_or(|last| {
                 let lost = last.free_bytes.zip(free_bytes).map(|(before, now)| before.saturating_sub(now));
@@ -115,10 +117,14 @@ fn least(backend: &ContainerBackend, ids: &[InstanceId]) -> u64 {
     bounds.min().unwrap_or(u64::MAX)
 }
 
-/// Room on the disk of a folder.
-fn free(folder: &Path) -> Option<u64> {
-    let disk = nix::sys::statvfs::statvfs(folder).ok()?;
-    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
+/// Room on each disk that has one of these folders. They may be on the same.
+fn free(folders: &[PathBuf]) -> Option<BTreeMap<u64, u64>> {
+    let disk = |folder: &PathBuf| {
+        let disk = nix::sys::statvfs::statvfs(folder.as_path()).ok()?;
+        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        Some((std::fs::metadata(folder).ok()?.dev(), free))
+    };
+    folders.iter().map(disk).collect()
 }
 
 /// Why a container is to be ended, if it is.
@@ -180,6 +186,15 @@ mod tests {
         );
         let small = |lost| super::is_due(secs(5), Some(lost), 64 << 20);
         assert!(!small((64 << 20) - 1) && small(64 << 20), "a container may have written as much as it may");
+    }
+
+    #[test]
+    fn folders_on_one_disk_have_its_room_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        assert_eq!(free(&[folder.path().to_owned(), other.clone()]).unwrap().len(), 1);
+        assert!(free(&[other.join("absent")]).is_none());
     }
 
     #[test]
