@@ -150,11 +150,15 @@ impl Network {
         Ipv4Addr::new(10, 64 + high, low, host)
     }
 
+    /// The name of a host, which are counted from 1.
+    fn name(&self, host: u8) -> String {
+        format!("whf{}-{host}", self.id)
+    }
+
     /// Connects another host; returns its name, its link at the bridge, and its address.
     fn add_host(&mut self) -> (String, String, Ipv4Addr) {
         self.hosts += 1;
-        let (name, link) =
-            (format!("whf{}-{}", self.id, self.hosts), format!("whf{}p{}", self.id, self.hosts));
+        let (name, link) = (self.name(self.hosts), format!("whf{}p{}", self.id, self.hosts));
         let (bridge, gateway, address) = (self.bridge(), self.address(1), self.address(10 + self.hosts));
         sh(&format!(
             "ip netns add {name}
@@ -172,7 +176,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for host in 1..=self.hosts {
-            let _ = Command::new("ip").args(["netns", "del", &format!("whf{}-{host}", self.id)]).output();
+            let _ = Command::new("ip").args(["netns", "del", &self.name(host)]).output();
         }
         let _ = Command::new("ip").args(["link", "del", &self.bridge()]).output();
     }
@@ -203,12 +207,28 @@ impl Cluster {
     /// The same, with a proxy in front of every server, which all others go through.
     pub async fn start_with_ways(hosts: usize, servers: usize, database: Option<String>) -> Self {
         let mut cluster = Self::prepared(database, None);
-        let gateway = cluster.network.address(1);
-        for server in 0..servers {
-            let to = (gateway, cluster.worker_port(server)).into();
-            cluster.ways.push(Proxy::start((gateway, cluster.worker_port(server) + 1000).into(), to).await);
-        }
+        cluster.lay_ways(servers).await;
         cluster.start_all(hosts, servers).await
+    }
+
+    /// The same, with the folder of each worker on one of these disks, which outlast the worker.
+    pub async fn start_with_ways_on(disks: &[SmallDisk], servers: usize, database: Option<String>) -> Self {
+        let mut cluster = Self::prepared(database, None);
+        cluster.lay_ways(servers).await;
+        for (host, disk) in (1..).zip(disks) {
+            std::fs::create_dir(disk.data()).unwrap();
+            let folder = cluster.home.path().join(cluster.network.name(host));
+            std::os::unix::fs::symlink(disk.data(), folder).unwrap();
+        }
+        cluster.start_all(disks.len(), servers).await
+    }
+
+    async fn lay_ways(&mut self, servers: usize) {
+        let gateway = self.network.address(1);
+        for server in 0..servers {
+            let to = (gateway, self.worker_port(server)).into();
+            self.ways.push(Proxy::start((gateway, self.worker_port(server) + 1000).into(), to).await);
+        }
     }
 
     /// With so many hosts, and one control plane whose data folder is on that disk.
@@ -683,6 +703,11 @@ impl Host {
         ends(self.worker.take().expect("it runs")).await;
     }
 
+    /// Waits until the worker has ended that got SIGTERM before.
+    pub async fn has_ended(&mut self) {
+        has_ended(self.worker.take().expect("it runs")).await;
+    }
+
     /// Ends the worker as `kill -9` does; the host goes on.
     pub async fn kill(&mut self) {
         self.worker.take().expect("it runs").kill().await.unwrap();
@@ -690,9 +715,13 @@ impl Host {
 }
 
 /// Sends SIGTERM, and waits.
-async fn ends(mut child: Child) {
+async fn ends(child: Child) {
     let pid = child.id().expect("it runs");
     kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGTERM).unwrap();
+    has_ended(child).await;
+}
+
+async fn has_ended(mut child: Child) {
     let ended = within(SHORT * 4, "it ends by SIGTERM", child.wait()).await.unwrap();
     assert!(ended.success(), "{ended}");
 }

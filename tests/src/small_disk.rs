@@ -43,12 +43,21 @@ impl SmallDisk {
 
     /// Leaves no room at all. The file that is returned takes it.
     pub fn fill(&self) -> PathBuf {
-        let path = self.0.path().join("filler");
+        let path = self.filler();
         let mut file = std::fs::File::create(&path).unwrap();
         for chunk in [1 << 20, 4096, 1] {
             while file.write_all(&vec![b'x'; chunk]).is_ok() {}
         }
         path
+    }
+
+    /// Takes away what [`Self::fill`] has put there.
+    pub fn free(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.path().join("filler")
     }
 }
 
