@@ -213,6 +213,7 @@ impl Worker {
         config.peers = peers.as_ref().map(|(_, tls)| tls.clone());
         config.speaks = control.speaks();
         config.artifacts = Some(Arc::new(OwnArtifacts(artifacts.clone())));
+        backend.table().serve_at(listener.local_addr()?.port());
         let ingress = Ingress::spawn(vec![listener], config, routes, LocalGuests(backend.table()));
         backend.table().count_egress(Arc::new(SameBudget(ingress.egress())));
         backend.table().reach_others(Arc::new(OthersApps(ingress.neighbours())));

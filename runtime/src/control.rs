@@ -230,6 +230,13 @@ impl ControlClient {
         self.0.servers.all().len() > 1
     }
 
+    /// Where the servers are that are asked: names, or addresses.
+    pub(crate) fn server_hosts(&self) -> Vec<String> {
+        let hosts = self.0.servers.all();
+        let hosts = hosts.iter().filter_map(|url| url.host_str());
+        hosts.map(|host| host.trim_matches(['[', ']']).to_owned()).collect()
+    }
+
     /// From now on these are asked. The one that answers now is asked on, if it is among them.
     pub fn use_servers(&self, apis: &[String]) -> Result<(), ControlError> {
         self.0.servers.set(apis.iter().map(|api| address(api)).collect::<Result<_, _>>()?);

@@ -190,17 +190,39 @@ async fn names_that_nobody_answers_for_hold_up_nobody_else() {
     }
     let attack = |app| siege.attack(app, "/connections?n=500&url=http://silent.test");
     let attacks = futures::future::join4(attack("bad"), attack("worse"), attack("bad"), attack("worse"));
-    let deploy = async {
-        let asked = || async { (names.asked("silent.test") > 0).then_some(()) };
-        eventually(SHORT, "the names are asked for", asked).await;
-        // The worker maps and reads files by the threads that lookups take.
-        siege.platform.deploy("hello-plain", "late", &[]).await;
-        siege.platform.text("late", "/").await;
-    };
-    let (replies, ()) = futures::future::join(attacks, deploy).await;
+    let (replies, ()) = futures::future::join(attacks, deploy_while_asked(&siege, &names)).await;
     assert!([replies.0, replies.1, replies.2, replies.3].iter().all(|reply| reply.status == 200));
     // Two instances, eight lookups each, two questions for each lookup: 32 every four seconds, for as long as a busy machine takes.
     let asked = names.asked("silent.test");
     assert!(asked < 300, "{asked} questions about two thousand connections");
     siege.end(KEEPS_MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_sockets_look_up_are_as_few_at_once() {
+    let Some(names) = NameServer::spawn(HashMap::from([("silent.test", Vec::new())])).await else { return };
+    let start = Start { name_server: Some(names.address), ..Start::default() };
+    let siege = Siege::begin_on(Platform::start_with(start).await).await;
+    let manifest =
+        "app = \"bad\"\n[limits]\ntimeout = \"1m\"\n[outbound]\nallow = [\"tcp://silent.test:1\"]\n";
+    siege.platform.deploy_manifest("hostile", manifest).await.ok();
+    let attack = siege.attack("bad", "/names?n=500&name=silent.test");
+    let (reply, ()) = futures::future::join(attack, deploy_while_asked(&siege, &names)).await;
+    let (status, told) = (reply.status, reply.text());
+    assert!(status == 200 && told.contains("temporary-resolver-failure"), "{status}: {told}");
+    // Eight at once for ten seconds, two questions for each.
+    let asked = names.asked("silent.test");
+    assert!(asked < 150, "{asked} questions about five hundred lookups");
+    let told = siege.attack("bad", "/names?n=1&name=hello.INTERNAL.").await.text();
+    assert_eq!(told, "name-unresolvable: 1\n");
+    assert_eq!(names.asked("hello.internal"), 0, "a name of the platform has left it");
+    siege.end(KEEPS_MIB).await;
+}
+
+/// Deploys an app that serves, once `silent.test` is asked for: the worker maps and reads files by the threads that lookups take.
+async fn deploy_while_asked(siege: &Siege, names: &NameServer) {
+    let asked = || async { (names.asked("silent.test") > 0).then_some(()) };
+    eventually(SHORT, "the names are asked for", asked).await;
+    siege.platform.deploy("hello-plain", "late", &[]).await;
+    siege.platform.text("late", "/").await;
 }

@@ -1,11 +1,13 @@
-//! Many connections at once.
+//! Many connections at once, or many lookups of names.
 
 use std::collections::BTreeMap;
 
 use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{ErrorCode, Fields, OutgoingRequest, RequestOptions, Scheme};
-use wasip2::sockets::network::IpAddressFamily;
+use wasip2::sockets::instance_network::instance_network;
+use wasip2::sockets::ip_name_lookup::resolve_addresses;
+use wasip2::sockets::network::{ErrorCode as SocketError, IpAddressFamily};
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
 /// How long a request waits for a connection, and then for its answer. Those that have a connection keep it until all others have
@@ -21,6 +23,27 @@ pub(crate) fn open_sockets() -> usize {
     }
     subscribe_duration(8_000_000_000).block();
     kept.len()
+}
+
+/// Looks up a name so many times at once; with which errors that ended, one a line.
+pub(crate) fn look_up(count: u64, name: &str) -> String {
+    let network = instance_network();
+    let begun: Vec<_> = (0..count).map(|_| resolve_addresses(&network, name)).collect();
+    let mut ends = BTreeMap::<String, u64>::new();
+    for lookup in begun {
+        let end = lookup.and_then(|lookup| {
+            let pollable = lookup.subscribe();
+            loop {
+                match lookup.resolve_next_address() {
+                    Err(SocketError::WouldBlock) => pollable.block(),
+                    next => break next.map(drop),
+                }
+            }
+        });
+        let end = end.map_or_else(|error| error.name().to_owned(), |()| "answered".to_owned());
+        *ends.entry(end).or_default() += 1;
+    }
+    ends.iter().map(|(end, count)| format!("{end}: {count}\n")).collect()
 }
 
 /// Sends so many requests at once; how many were answered, and with which errors the others ended, one a line.

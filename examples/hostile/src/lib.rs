@@ -27,6 +27,7 @@ GET /endless               a body that never ends
 GET /drip?ms=N             a body of one octet each N milliseconds (default 1000)
 GET /logs?n=N              prints N lines (default: for ever)
 GET /sockets               opens sockets until it is refused, and keeps them for eight seconds
+GET /names?n=N&name=NAME    looks up a name N times at once, and tells what became of that
 GET /connections?n=N&url=U opens N connections at once, and tells what became of them
 ";
 
@@ -50,6 +51,13 @@ impl Guest for Hostile {
                 answer(out, 200, "printed\n");
             }
             "/sockets" => answer(out, 200, &format!("{}\n", connections::open_sockets())),
+            "/names" => {
+                let told = connections::look_up(
+                    number(query, "n").unwrap_or(1),
+                    text(query, "name").unwrap_or_default(),
+                );
+                answer(out, 200, &told);
+            }
             "/connections" => {
                 let told = connections::open(
                     number(query, "n").unwrap_or(1),

@@ -84,13 +84,37 @@ fn key(namespace: &NamespaceName, name: &str) -> (NamespaceName, String) {
 
 /// `redis.internal.` and `redis` are one.
 pub(crate) fn bare(name: &str) -> &str {
+    internal(name).unwrap_or_else(|| name.trim_end_matches('.'))
+}
+
+/// The app of a name that ends in `.internal`, however that is spelled: such a name means nothing outside of the platform.
+pub(crate) fn internal(name: &str) -> Option<&str> {
+    const SUFFIX: &str = ".internal";
     let name = name.trim_end_matches('.');
-    name.strip_suffix(".internal").unwrap_or(name)
+    let (app, suffix) = name.split_at_checked(name.len().checked_sub(SUFFIX.len())?)?;
+    suffix.eq_ignore_ascii_case(SUFFIX).then_some(app)
+}
+
+/// Whether a name is an app's or nobody's: only those of one label are apps' below `internal`, clouds have names of several there.
+pub(crate) fn is_of_platform(name: &str) -> bool {
+    internal(name).is_some_and(|app| !app.contains('.'))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_of_the_platform_is_one_however_it_is_spelled() {
+        for name in ["hello.internal", "hello.INTERNAL", "hello.internal.", "hello.Internal.."] {
+            assert_eq!((internal(name), bare(name)), (Some("hello"), "hello"), "{name}");
+        }
+        for name in ["hello", "internal", "hello.internal.example", "hellointernal", "é.intern"] {
+            assert_eq!(internal(name), None, "{name}");
+        }
+        assert_eq!(bare("example.com."), "example.com");
+        assert!(is_of_platform("hello.INTERNAL.") && !is_of_platform("db.zone.internal"));
+    }
 
     #[test]
     fn a_name_leads_to_the_containers_of_its_namespace_in_turn() {

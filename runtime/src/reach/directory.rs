@@ -7,6 +7,8 @@ use wharf_types::route::{ContainerRoute, RouteTable};
 use wharf_types::spec::AppSpec;
 use wharf_types::{AppName, NamespaceName};
 
+use crate::container::names::internal;
+
 /// The port that leads to an app's HTTP, wherever that listens.
 pub(crate) const HTTP_PORT: u16 = 80;
 /// What the namespace's own network is called here.
@@ -88,7 +90,7 @@ impl Directory {
     /// What a name means that a container asks for. Only names of one label are apps' below `internal`: clouds have names of several there.
     pub(crate) fn meaning(&self, asker: &Asker, name: &str) -> Meaning {
         let name = name.strip_suffix('.').unwrap_or(name);
-        let below = name.strip_suffix(".internal").filter(|label| !label.contains('.'));
+        let below = internal(name).filter(|label| !label.contains('.'));
         match self.named(asker, below.unwrap_or(name)) {
             Some(app) => Meaning::App(app.clone()),
             // Its own name for an app is no name of the world, also while there is no such app.
@@ -238,7 +240,7 @@ pub(crate) mod tests {
         let directory = Directory::of(&table());
         let means = |asker: &Asker, name: &str| directory.meaning(asker, name);
         let (own, back) = (of("ours", &[""]), of("ours", &["back"]));
-        for name in ["redis", "redis.internal", "REDIS.internal.", "redis."] {
+        for name in ["redis", "redis.internal", "REDIS.internal.", "redis.INTERNAL", "redis."] {
             assert_eq!(means(&own, name), Meaning::App(app("redis")), "{name}");
         }
         assert_eq!(means(&back, "database.internal"), Meaning::App(app("db")));

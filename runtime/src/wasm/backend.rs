@@ -23,7 +23,7 @@ use super::host::{Guest, WasmHost, keep_swept};
 use super::keyvalue::KeyValueHost;
 use super::lane::Laned;
 use super::meters::Meters;
-use super::outbound::Outbound;
+use super::outbound::{Outbound, Outbounds, know_servers};
 use super::pool::check_resources;
 use super::pool::places_for;
 use super::ports::{Listening, Ports};
@@ -57,6 +57,7 @@ pub struct WasmBackend {
     mounts: Mutex<HashMap<InstanceId, Mount>>,
     volumes: Arc<Volumes>,
     meters: Meters,
+    outbounds: Outbounds,
     secrets: Arc<SecretStore>,
 }
 
@@ -91,12 +92,14 @@ impl WasmBackend {
     ) -> io::Result<Arc<Self>> {
         let files = FileFolders::new(files, host.space.clone())?;
         tokio::spawn(keep_swept(Arc::downgrade(&host)));
+        let table = Arc::<Table>::default();
+        tokio::spawn(know_servers(Arc::downgrade(&table.hosts()), control.clone()));
         Ok(Arc::new(Self {
             host,
             control,
             artifacts,
             held: Mutex::default(),
-            table: Arc::default(),
+            table,
             ports: Arc::default(),
             reach: Arc::default(),
             running: Mutex::default(),
@@ -105,6 +108,7 @@ impl WasmBackend {
             mounts: Mutex::default(),
             volumes,
             meters: Meters::default(),
+            outbounds: Outbounds::default(),
             secrets: Arc::default(),
         }))
     }
@@ -158,12 +162,13 @@ impl WasmBackend {
                 assigned.namespace.clone(),
                 assigned.app.clone(),
             ),
-            outbound: Arc::new(
+            outbound: self.outbounds.of(assigned.into(), || {
                 Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))
                     .with_names(spec.names.clone())
                     .with_containers(self.reach.clone(), assigned.namespace.clone())
-                    .paid_by(self.table.egress(), assigned.namespace.clone()),
-            ),
+                    .with_hosts(self.table.hosts())
+                    .paid_by(self.table.egress(), assigned.namespace.clone())
+            }),
             meter: self.meters.paid_by(
                 self.table.allowance(&assigned.namespace),
                 &assigned.namespace,

@@ -9,10 +9,14 @@ mod connect;
 mod egress;
 mod failed;
 mod home;
+mod hosts;
+mod lookups;
 mod names;
+mod outbounds;
 mod pace;
 mod paid;
 mod policy;
+mod shares;
 mod sockets;
 mod trust;
 
@@ -36,10 +40,15 @@ pub use self::egress::{Egress, EgressLimit};
 use self::egress::{Pace, Payer};
 pub(super) use self::failed::tell_codes_of_bodies;
 use self::home::Home;
+pub(crate) use self::hosts::{Hosts, know_servers};
+pub(super) use self::lookups::look_up_names;
+pub(crate) use self::outbounds::Outbounds;
 use self::pace::Paced;
 pub(super) use self::paid::count_sockets;
 pub use self::policy::Policy;
-pub(super) use self::sockets::{bound_sockets, has_room, know_containers};
+use self::shares::Places;
+pub(super) use self::sockets::{bound_sockets, has_room, lead_connections};
+use crate::container::names::internal;
 use crate::reach::Reach;
 
 /// How long a connection may wait to be used again.
@@ -89,13 +98,15 @@ pub trait Neighbours: Send + Sync {
 
 type HttpClient = Client<SecureConnector, WasiBody>;
 
-/// The outbound side of one instance: its policy, and a client that keeps connections for all its stores.
+/// The outbound side of one release: its policy, and a client that keeps connections for all stores of its instances.
 pub struct Outbound {
     policy: Arc<Policy>,
     neighbours: Option<Arc<dyn Neighbours>>,
     /// None: nobody counts what is sent.
     payer: Option<Payer>,
     home: Home,
+    /// For connections.
+    places: Places,
     /// Built by the first call: most apps never make one.
     client: std::sync::OnceLock<HttpClient>,
 }
@@ -109,6 +120,7 @@ impl Outbound {
             neighbours,
             payer: None,
             home: Home::here(),
+            places: connect::places(),
             client: std::sync::OnceLock::new(),
         }
     }
@@ -124,6 +136,18 @@ impl Outbound {
     pub(crate) fn with_names(self, names: BTreeMap<String, AppName>) -> Self {
         let policy = Arc::into_inner(self.policy).unwrap_or_default().with_names(names);
         Self { policy: Arc::new(policy), ..self }
+    }
+
+    /// The same, for guests who are not to reach what the platform's hosts keep for themselves.
+    pub(crate) fn with_hosts(self, hosts: Arc<Hosts>) -> Self {
+        let policy = Arc::into_inner(self.policy).unwrap_or_default().with_hosts(hosts);
+        Self { policy: Arc::new(policy), ..self }
+    }
+
+    /// The same, for guests who take their places for connections and for lookups here.
+    fn sharing(self, places: Places, lookups: Places) -> Self {
+        let policy = Arc::into_inner(self.policy).unwrap_or_default().with_lookups(lookups);
+        Self { policy: Arc::new(policy), places, ..self }
     }
 
     /// The same, for guests whose octets are of a namespace's quota. What they send to their neighbours is not: it leaves nothing.
@@ -147,7 +171,8 @@ impl Outbound {
 
     fn client(&self) -> &HttpClient {
         self.client.get_or_init(|| {
-            let connector = Connector::new(self.policy.clone(), self.home.clone(), self.payer.clone());
+            let (policy, places) = (self.policy.clone(), self.places.clone());
+            let connector = Connector::new(policy, self.home.clone(), self.payer.clone(), places);
             http_client(connector, self.home.clone(), IDLE_MAX)
         })
     }
@@ -162,15 +187,16 @@ impl Outbound {
             Some("https") => OutboundScheme::Https,
             _ => return Err(Error::HttpProtocolError),
         };
-        let host =
-            request.uri().host().ok_or(Error::HttpRequestUriInvalid)?.trim_matches(['[', ']']).to_owned();
+        let host = spelled(request.uri().host().ok_or(Error::HttpRequestUriInvalid)?);
         let default_port = if scheme == OutboundScheme::Https { 443 } else { 80 };
         let port = request.uri().port_u16().unwrap_or(default_port);
         if !self.policy.permits_name(scheme, &host, port) {
             return Err(Error::HttpRequestDenied);
         }
         let waits = Waits::new(options.as_ref());
-        if let (Some(app), Some(neighbours)) = (host.strip_suffix(".internal"), &self.neighbours) {
+        if let Some(app) = internal(&host) {
+            // Such a name never leaves the platform, also where there is nobody who has it.
+            let neighbours = self.neighbours.as_ref().ok_or(Error::DestinationNotFound)?;
             let app = match self.policy.app_called(&host) {
                 Some(meant) => meant.clone(),
                 None => app.parse::<AppName>().map_err(|_| Error::DestinationNotFound)?,
@@ -219,6 +245,11 @@ impl Outbound {
         let answer = self.home.spawn(async move { neighbours.call(&app, request).await });
         answer.await.unwrap_or(Err(Error::ConnectionTerminated))
     }
+}
+
+/// A host as it is compared: `Hello.internal.` is `hello.internal`.
+fn spelled(host: &str) -> String {
+    host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase()
 }
 
 fn http_client(connector: Connector, home: Home, idle_max: Duration) -> HttpClient {
@@ -382,7 +413,7 @@ mod tests {
         let uri = format!("http://{}", listener.local_addr().unwrap());
         let requests = tokio::spawn(answer_one_connection(listener));
         let policy = Arc::new(Policy::new(std::slice::from_ref(&uri)));
-        let connector = Connector::new(policy, Home::here(), None);
+        let connector = Connector::new(policy, Home::here(), None, connect::places());
         let client = http_client(connector, Home::here(), Duration::from_millis(100));
         let response = within(client.request(get(&uri))).await.unwrap();
         response.into_body().collect().await.unwrap();
@@ -412,6 +443,32 @@ mod tests {
         let answer = lane.spawn(outbound.send(get("http://other.internal/"), None));
         assert_eq!(within(answer).await.unwrap().unwrap().status(), 200);
         lane.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn a_name_of_the_platform_never_leaves_it_however_it_is_spelled() {
+        struct Hello;
+        impl Neighbours for Hello {
+            fn call(
+                &self,
+                app: &AppName,
+                _: http::Request<WasiBody>,
+            ) -> Pin<Box<dyn Future<Output = Result<http::Response<WasiBody>, Error>> + Send>> {
+                assert_eq!(app.as_str(), "hello");
+                Box::pin(async { Ok(http::Response::new(body())) })
+            }
+        }
+        let grants = ["http://hello.internal".to_owned()];
+        let with = Arc::new(Outbound::new(&grants, Some(Arc::new(Hello))));
+        let without = Arc::new(Outbound::new(&grants, None));
+        for name in ["hello.internal", "hello.INTERNAL", "Hello.internal.", "hello.internal:80"] {
+            let uri = format!("http://{name}/");
+            assert_eq!(within(with.clone().send(get(&uri), None)).await.unwrap().status(), 200, "{name}");
+            let alone = within(without.clone().send(get(&uri), None)).await;
+            assert!(matches!(alone, Err(Error::DestinationNotFound)), "{name}: {:?}", alone.err());
+        }
+        let other = within(with.send(get("http://other.internal/"), None)).await;
+        assert!(matches!(other, Err(Error::HttpRequestDenied)));
     }
 
     #[tokio::test]

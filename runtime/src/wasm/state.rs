@@ -19,7 +19,8 @@ use super::keyvalue::{KeyValue, KeyValueHost};
 use super::memory::{Denied, HANDLE_BYTES, HostMemory, Limits};
 use super::meter::Meter;
 use super::outbound::{
-    Hooks, Outbound, Policy, bound_sockets, count_sockets, know_containers, tell_codes_of_bodies,
+    Hooks, Outbound, Policy, bound_sockets, count_sockets, lead_connections, look_up_names,
+    tell_codes_of_bodies,
 };
 use super::profiler::Profiler;
 use super::shared::StorePlace;
@@ -211,7 +212,8 @@ pub fn linker(engine: &Engine, profile: Profile) -> wasmtime::Result<Linker<Stat
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
     bound_sockets(&mut linker, profile)?;
-    know_containers(&mut linker, profile)?;
+    look_up_names(&mut linker, profile)?;
+    lead_connections(&mut linker, profile)?;
     count_sockets(&mut linker, profile)?;
     tell_codes_of_bodies(&mut linker)?;
     volumes::link(&mut linker, profile)?;

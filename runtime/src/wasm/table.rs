@@ -24,7 +24,7 @@ use super::allowance::{Allowance, Allowances};
 use super::app::HttpApp;
 use super::body::GuestBody;
 use super::failure::InvokeError;
-use super::outbound::{Egress, EgressPlace, Neighbours};
+use super::outbound::{Egress, EgressPlace, Hosts, Neighbours};
 use crate::container::upstream::{ContainerBody, ContainerConnection, Place, Upstream};
 use crate::reach::Reach;
 
@@ -61,6 +61,8 @@ pub struct Table {
     /// The way to what is on other nodes. Empty: there are none, or the front door is not open yet.
     far: OnceLock<Arc<dyn FarNeighbours>>,
     egress: EgressPlace,
+    /// What guests are not to reach by its address only.
+    hosts: Arc<Hosts>,
     /// What the guests of each namespace may use together.
     allowances: Allowances,
 }
@@ -152,6 +154,15 @@ impl Table {
         let _ = self.egress.set(egress);
     }
 
+    /// The front door listens at this port, which guests may reach as everybody may.
+    pub fn serve_at(&self, port: u16) {
+        self.hosts.serve_at(port);
+    }
+
+    pub(crate) fn hosts(&self) -> Arc<Hosts> {
+        self.hosts.clone()
+    }
+
     pub(crate) fn egress(&self) -> EgressPlace {
         self.egress.clone()
     }
@@ -184,6 +195,7 @@ impl Table {
     /// Guests that call their neighbours go by these routes from here on, and all use no more than their namespaces may.
     fn go_by(&self, routes: &RouteTable) {
         self.allowances.go_by(&routes.limits);
+        self.hosts.go_by(routes);
         let mut routed = HashMap::new();
         // Each route of an app leads to the same instances.
         for route in &routes.routes {

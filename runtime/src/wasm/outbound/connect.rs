@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use wasmtime_wasi_http::Error;
 use wharf_types::figures::Share;
 use wharf_types::spec::OutboundScheme;
@@ -21,12 +21,13 @@ use wharf_types::spec::OutboundScheme;
 use super::egress::{Pace, Payer};
 use super::home::Home;
 use super::policy::Policy;
+use super::shares::{Places, Shares, Taken};
 
 /// How long connecting may take, the wait for a place among the connections included.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// Connections of one instance's guests, also those that wait to be used again.
-const INSTANCE_CONNECTIONS_MAX: usize = 256;
+/// Connections of one release's guests, also those that wait to be used again.
+const RELEASE_CONNECTIONS_MAX: usize = 256;
 /// Connections of all guests of this process, where it has file handles in plenty.
 const PROCESS_CONNECTIONS_MAX: usize = 4096;
 
@@ -43,6 +44,16 @@ pub(in super::super) fn connections() -> Share {
     let max = *PROCESS_PLACES_MAX;
     let used = max.saturating_sub(PROCESS_PLACES.available_permits());
     Share { used: used as u64, max: max as u64 }
+}
+
+/// The connections of all guests of this process, for those who share them.
+pub(super) fn shares() -> Shares {
+    Shares::new(RELEASE_CONNECTIONS_MAX, *PROCESS_PLACES_MAX, PROCESS_PLACES.clone())
+}
+
+/// The same of somebody who shares them with no other namespace.
+pub(super) fn places() -> Places {
+    Places::alone(RELEASE_CONNECTIONS_MAX, PROCESS_PLACES.clone())
 }
 
 /// An eighth of the file handles: the front door has most of them, and the worker itself needs some.
@@ -105,31 +116,24 @@ pub(super) struct Connector {
     policy: Arc<Policy>,
     home: Home,
     payer: Option<Payer>,
-    /// Places of the instance and of the process; a connection takes one of each.
-    places: [Arc<Semaphore>; 2],
+    places: Places,
 }
 
 impl Connector {
-    pub(super) fn new(policy: Arc<Policy>, home: Home, payer: Option<Payer>) -> Self {
-        let of_instance = Arc::new(Semaphore::new(INSTANCE_CONNECTIONS_MAX));
-        Self { policy, home, payer, places: [of_instance, PROCESS_PLACES.clone()] }
+    pub(super) fn new(policy: Arc<Policy>, home: Home, payer: Option<Payer>, places: Places) -> Self {
+        Self { policy, home, payer, places }
     }
 
     async fn connect(self, uri: Uri, within: Duration) -> Result<GuestStream, ConnectError> {
         let deadline = tokio::time::Instant::now() + within;
         // Waiting, because a pooled connection may be dropped, or come free for this very request.
-        let places = async {
-            let [of_instance, of_process] = self.places;
-            Ok((of_instance.acquire_owned().await?, of_process.acquire_owned().await?))
-        };
-        let places: Result<_, tokio::sync::AcquireError> =
-            tokio::time::timeout_at(deadline, places).await.map_err(|_| ConnectError::TooMany)?;
-        let places = places.map_err(|_| ConnectError::Stopping)?;
+        let place = tokio::time::timeout_at(deadline, self.places.take()).await;
+        let place = place.map_err(|_| ConnectError::TooMany)?.map_err(|_| ConnectError::Stopping)?;
         let stream = tokio::time::timeout_at(deadline, connect(&self.policy, &uri))
             .await
             .map_err(|_| ConnectError::Timeout)??;
         let pace = Pace::new(self.payer, self.home);
-        Ok(GuestStream { stream: TokioIo::new(stream), pace, _places: places })
+        Ok(GuestStream { stream: TokioIo::new(stream), pace, _place: place })
     }
 }
 
@@ -220,11 +224,11 @@ async fn connect_to(
     Ok(stream)
 }
 
-/// A connection with its places, which come free when it is closed. Octets leave at the pace of its namespace.
+/// A connection with its place, which comes free when it is closed. Octets leave at the pace of its namespace.
 pub(super) struct GuestStream {
     stream: TokioIo<TcpStream>,
     pace: Pace,
-    _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    _place: Taken,
 }
 
 impl Connection for GuestStream {
@@ -286,9 +290,8 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());
         let policy = Arc::new(Policy::new(std::slice::from_ref(&uri)));
-        let mut connector = Connector::new(policy, Home::here(), None);
-        connector.places[0] = Arc::new(Semaphore::new(places));
-        (listener, uri.parse().unwrap(), connector)
+        let places = Places::alone(places, PROCESS_PLACES.clone());
+        (listener, uri.parse().unwrap(), Connector::new(policy, Home::here(), None, places))
     }
 
     #[test]
@@ -314,7 +317,7 @@ mod tests {
         let (listener, _, _) = connector(1).await;
         let uri: Uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let policy = Arc::new(Policy::new(&["http://*".to_owned()]));
-        let mut connector = Connector::new(policy, Home::here(), None);
+        let mut connector = Connector::new(policy, Home::here(), None, places());
         assert_eq!(connector.call(uri).await.err(), Some(ConnectError::Denied));
     }
 }

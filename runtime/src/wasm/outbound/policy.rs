@@ -9,8 +9,10 @@ use wharf_types::spec::{AppSpec, OutboundGrant, OutboundScheme};
 use wharf_types::{AppName, NamespaceName};
 
 use super::address::is_public;
+use super::hosts::Hosts;
 use super::names::Names;
-use crate::container::names::bare;
+use super::shares::Places;
+use crate::container::names::{bare, is_of_platform};
 use crate::reach::Reach;
 
 /// How long a socket may use an address after a granted name has resolved to it.
@@ -24,6 +26,7 @@ pub struct Policy {
     containers: Option<(Arc<Reach>, NamespaceName)>,
     /// What the guest calls apps by beside their own names. Grants have the names that the guest says.
     own_names: BTreeMap<String, AppName>,
+    hosts: Arc<Hosts>,
     found: Found,
     pub(super) names: Names,
 }
@@ -35,6 +38,7 @@ impl Policy {
             grants: allow.iter().filter_map(|grant| grant.parse().ok()).collect(),
             containers: None,
             own_names: BTreeMap::new(),
+            hosts: Arc::default(),
             found: Found::default(),
             names: Names::default(),
         }
@@ -48,6 +52,16 @@ impl Policy {
     /// The guest calls apps so beside their own names.
     pub(crate) fn with_names(self, own_names: BTreeMap<String, AppName>) -> Self {
         Self { own_names, ..self }
+    }
+
+    /// What the platform's own hosts keep for themselves takes a grant that spells it.
+    pub(crate) fn with_hosts(self, hosts: Arc<Hosts>) -> Self {
+        Self { hosts, ..self }
+    }
+
+    /// Names are looked up at these places.
+    pub(super) fn with_lookups(self, places: Places) -> Self {
+        Self { names: Names::new(places), ..self }
     }
 
     /// The app that the guest calls so, if it has a name of its own for it.
@@ -109,14 +123,17 @@ impl Policy {
     /// Whether a connection to this host and port may be tried at all, before its name is resolved.
     pub fn permits_name(&self, scheme: OutboundScheme, host: &str, port: u16) -> bool {
         self.matching(scheme, port).any(|grant| match host.parse::<IpAddr>() {
-            Ok(address) => covers(grant, address) || (grant.host == "*" && is_public(address)),
+            Ok(address) => {
+                covers(grant, address)
+                    || (grant.host == "*" && self.is_outside(SocketAddr::new(address, port)))
+            }
             Err(_) => name_matches(&grant.host, host),
         })
     }
 
     /// Whether the address that a permitted name has resolved to may be connected to.
     pub fn permits_address(&self, scheme: OutboundScheme, address: SocketAddr) -> bool {
-        is_public(address.ip()) || self.permits_literally(scheme, address)
+        self.is_outside(address) || self.permits_literally(scheme, address)
     }
 
     /// Whether a grant spells this address or its block, or stands for every public one. One that stands for a container takes the name.
@@ -125,7 +142,7 @@ impl Policy {
             return false;
         }
         self.matching(scheme, address.port())
-            .any(|grant| covers(grant, address.ip()) || (grant.host == "*" && is_public(address.ip())))
+            .any(|grant| covers(grant, address.ip()) || (grant.host == "*" && self.is_outside(address)))
     }
 
     /// The same for a socket, where only the address is known: a grant by name permits what the name resolves to, and did
@@ -137,12 +154,12 @@ impl Policy {
         if self.permits_literally(scheme, address) || self.found.contains(scheme, address, Instant::now()) {
             return true;
         }
-        if !is_public(address.ip()) {
+        if !self.is_outside(address) {
             return self.is_container(scheme, address);
         }
         let names = self.matching(scheme, address.port()).map(|grant| grant.host.as_str());
-        for name in names.filter(|name| !name.contains('*')) {
-            if let Ok(found) = self.names.resolve(name, address.port()).await
+        for name in names.filter(|name| !name.contains('*') && !is_of_platform(name)) {
+            if let Ok(found) = self.names.resolve_in_time(name, address.port()).await
                 && found.iter().any(|found| found.ip() == address.ip())
             {
                 self.found.insert(scheme, address, Instant::now());
@@ -150,6 +167,11 @@ impl Policy {
             }
         }
         false
+    }
+
+    /// Whether an address is on the public internet and not kept by the platform's own hosts.
+    fn is_outside(&self, address: SocketAddr) -> bool {
+        is_public(address.ip()) && !self.hosts.keep(address)
     }
 
     fn matching(&self, scheme: OutboundScheme, port: u16) -> impl Iterator<Item = &OutboundGrant> {
@@ -236,7 +258,7 @@ mod tests {
         reach.names.insert(&namespace, "redis", ["queue"].into_iter(), place);
         let with = |grants: &[&str]| policy(grants).with_containers(reach.clone(), namespace.clone());
         let granted = with(&["tcp://redis.internal:6379", "tcp://queue:*"]);
-        for name in ["redis", "Redis.internal", "queue.internal."] {
+        for name in ["redis", "Redis.internal", "queue.internal.", "redis.INTERNAL.."] {
             assert_eq!(granted.container(name), Some([10, 0, 0, 2].into()), "{name}");
         }
         assert_eq!(granted.container("other"), None);
@@ -345,6 +367,26 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn the_platforms_own_ports_take_a_grant_that_spells_them_also_on_public_addresses() {
+        use wharf_types::route::{RouteNode, RouteTable};
+        let hosts = Arc::new(Hosts::default());
+        let node = RouteNode { node: wharf_types::NodeId::new(), address: at("93.184.216.34:7072") };
+        hosts.go_by(&RouteTable { nodes: vec![node], ..RouteTable::default() });
+        let with = |grants: &[&str]| policy(grants).with_hosts(hosts.clone());
+        let (api, door) = (at("93.184.216.34:7070"), at("93.184.216.34:443"));
+        let any = with(&["http://*:*", "https://*", "tcp://*:*", "http://api.example.com:7070"]);
+        assert!(!any.permits_name(OutboundScheme::Http, "93.184.216.34", 7070));
+        assert!(!any.permits_address(OutboundScheme::Http, api));
+        assert!(!any.permits_socket(OutboundScheme::Tcp, api).await);
+        assert!(any.permits_address(OutboundScheme::Https, door), "everybody is served there");
+        assert!(any.permits_address(OutboundScheme::Http, at("93.184.216.35:7070")));
+        let spelled = with(&["http://93.184.216.34:7070", "tcp://93.184.216.0/24:7070"]);
+        assert!(spelled.permits_name(OutboundScheme::Http, "93.184.216.34", 7070));
+        assert!(spelled.permits_address(OutboundScheme::Http, api));
+        assert!(spelled.permits_socket(OutboundScheme::Tcp, api).await);
+    }
+
     #[test]
     fn a_private_address_is_reachable_when_a_grant_spells_it() {
         let policy = policy(&["http://10.0.0.0/8:*", "tcp://127.0.0.1:5432"]);
@@ -363,6 +405,15 @@ mod tests {
         assert!(!found.contains(OutboundScheme::Udp, at("93.184.216.34:54"), now), "another port");
         assert!(!found.contains(OutboundScheme::Udp, address, now + Duration::from_secs(5)));
         assert!(found.0.lock().unwrap().is_empty(), "nothing stays for ever");
+    }
+
+    #[tokio::test]
+    async fn an_internal_name_is_not_looked_up_outside_for_a_socket() {
+        let policy = policy(&["tcp://redis.internal:6379"])
+            .with_lookups(Places::alone(0, Arc::new(tokio::sync::Semaphore::new(0))));
+        // There is no place to look it up at, so that this would wait.
+        let permits = policy.permits_socket(OutboundScheme::Tcp, at("93.184.216.34:6379"));
+        assert!(!tokio::time::timeout(Duration::from_secs(5), permits).await.unwrap());
     }
 
     #[tokio::test]

@@ -36,58 +36,23 @@ fn leaves_enough(taken: u64, max: u64) -> bool {
     taken < max / 4 * 3
 }
 
-/// Where names are looked up.
-const NAMES_02: (&str, &str) = ("wasi:sockets/ip-name-lookup@0.2.12", "resolve-addresses");
-const NAMES_03: (&str, &str) = ("wasi:sockets/ip-name-lookup@0.3.0", "resolve-addresses");
 /// Where connections begin.
 const CONNECT_02: (&str, &str) = ("wasi:sockets/tcp@0.2.12", "[method]tcp-socket.start-connect");
 const CONNECT_03: (&str, &str) = ("wasi:sockets/types@0.3.0", "[method]tcp-socket.connect");
 
-/// Has the names of containers looked up here, before the function that asks name servers. It is given an address in the place of such a
-/// name, which it gives back. Where that stands for a container of another node, a connection is led to who listens for it.
-pub(in super::super) fn know_containers(
+/// Leads a connection to an address that stands for a container of another node to who listens for it. Guests learn such addresses by
+/// [`super::lookups`].
+pub(in super::super) fn lead_connections(
     linker: &mut Linker<State>,
     profile: Profile,
 ) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
-    know_containers_02(linker)?;
     lead_connections_02(linker)?;
     if profile == Profile::Concurrent {
-        know_containers_03(linker)?;
         lead_connections_03(linker)?;
     }
     linker.allow_shadowing(false);
     Ok(())
-}
-
-fn known_as(state: &State, name: String) -> String {
-    state.policy.container(&name).map_or(name, |address| address.to_string())
-}
-
-fn know_containers_02(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    use p2::ip_name_lookup::Host as _;
-    use p2::network::{Host as _, Network};
-    linker.instance(NAMES_02.0)?.func_wrap(
-        NAMES_02.1,
-        |mut store, (network, name): (wasmtime::component::Resource<Network>, String)| {
-            let name = known_as(store.data(), name);
-            let mut sockets = store.data_mut().sockets();
-            let made = sockets.resolve_addresses(network, name);
-            Ok((made.map(Ok).or_else(|error| sockets.convert_error_code(error).map(Err))?,))
-        },
-    )
-}
-
-fn know_containers_03(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    use wasmtime_wasi::p3::bindings::sockets::ip_name_lookup::HostWithStore;
-    linker.instance(NAMES_03.0)?.func_wrap_concurrent(NAMES_03.1, |accessor, (name,): (String,)| {
-        Box::pin(async move {
-            let name = accessor.with(|mut access| known_as(access.data_mut(), name));
-            let sockets = accessor.with_getter::<WasiSockets>(State::sockets);
-            let found = <WasiSockets as HostWithStore<State>>::resolve_addresses(&sockets, name).await?;
-            Ok((found,))
-        })
-    })
 }
 
 /// The port at which somebody listens for this one.
