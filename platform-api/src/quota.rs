@@ -97,6 +97,16 @@ impl Resource {
         Self::Secrets,
     ];
 
+    /// Those that a quota limits. Of most changes only these need to be counted.
+    pub(crate) fn limited_by(quota: &Quota) -> Vec<Self> {
+        Self::ALL.into_iter().filter(|resource| resource.limit(quota).is_some()).collect()
+    }
+
+    /// Whether it is counted by what apps and jobs are to run.
+    pub(crate) fn is_of_apps(self) -> bool {
+        matches!(self, Self::Apps | Self::Instances | Self::Memory | Self::Cpu)
+    }
+
     /// Its name, which is also the flag of `wharf quota set`.
     fn name(self) -> &'static str {
         match self {

@@ -15,7 +15,7 @@ use crate::conditions::{self, revision_of};
 use crate::context::Context;
 use crate::plan::reservation_bytes;
 use crate::plan::scheduler::{Cluster, Needs};
-use crate::quota::{self, Demand, Standing};
+use crate::quota::{self, Demand, Resource, Standing};
 use crate::store::app::App;
 use crate::store::node::StoredNode;
 use crate::store::{self, Conn};
@@ -26,7 +26,7 @@ pub(crate) struct Before(Option<(NamespaceId, NamespaceName, Quota, QuotaUsed)>)
 /// Counts, before the first thing is written.
 pub(crate) async fn begin(conn: &mut Conn, id: NamespaceId, name: &NamespaceName) -> Result<Before> {
     let Some(quota) = store::quota::lock(conn, id).await? else { return Ok(Before(None)) };
-    let used = used(conn, id).await?;
+    let used = used(conn, id, &quota).await?;
     Ok(Before(Some((id, name.clone(), quota, used))))
 }
 
@@ -39,7 +39,7 @@ impl Before {
     /// The same for who may write something else instead, and ask once more.
     pub(crate) async fn check_still(&self, conn: &mut Conn) -> Result<()> {
         let Some((id, name, quota, before)) = &self.0 else { return Ok(()) };
-        let wanted = used(conn, *id).await?;
+        let wanted = used(conn, *id, quota).await?;
         within(name, quota, before, &wanted)
     }
 }
@@ -58,7 +58,7 @@ pub(crate) async fn room_for(
 ) -> Result<()> {
     let mut tx = context.store.read().await?;
     let Some(quota) = store::quota::find(&mut tx, id).await? else { return Ok(()) };
-    let used = store::quota::used(&mut tx, id).await?;
+    let used = store::quota::used(&mut tx, id, &[Resource::Artifacts]).await?;
     let wanted = QuotaUsed { artifact_bytes: used.artifact_bytes.saturating_add(bytes), ..used };
     within(name, &quota, &used, &wanted)
 }
@@ -71,13 +71,22 @@ pub(crate) async fn room_for_push(
     bytes: u64,
 ) -> store::Result<std::result::Result<(), String>> {
     let Some(quota) = store::quota::find(conn, id).await? else { return Ok(Ok(())) };
-    let used = store::quota::used(conn, id).await?;
+    let used = store::quota::used(conn, id, &[Resource::Repositories]).await?;
     let wanted = QuotaUsed { repository_bytes: used.repository_bytes.saturating_add(bytes), ..used };
     Ok(quota::check(&quota, &used, &wanted).map_err(|exceeded| exceeded.sentence(name)))
 }
 
-/// What the namespace uses, in a transaction that may write.
-async fn used(conn: &mut Conn, id: NamespaceId) -> Result<QuotaUsed> {
+/// What the namespace uses of what its quota limits, in a transaction that may write.
+async fn used(conn: &mut Conn, id: NamespaceId, quota: &Quota) -> Result<QuotaUsed> {
+    let counted = Resource::limited_by(quota);
+    if counted.iter().any(|resource| resource.is_of_apps()) {
+        put_demands(conn, id).await?;
+    }
+    Ok(store::quota::used(conn, id, &counted).await?)
+}
+
+/// Works out what releases of earlier versions count for.
+async fn put_demands(conn: &mut Conn, id: NamespaceId) -> Result<()> {
     for release in store::quota::without_demand(conn, id).await? {
         if let Some(release) = store::release::get(conn, release).await? {
             let world = artifact_of(conn, &release).await?.world.with(&release.spec);
@@ -85,7 +94,7 @@ async fn used(conn: &mut Conn, id: NamespaceId) -> Result<QuotaUsed> {
             store::quota::put_demands(conn, &[(release.id, demand)]).await?;
         }
     }
-    Ok(store::quota::used(conn, id).await?)
+    Ok(())
 }
 
 /// Refuses a job that would take the namespace beyond its quota, before it is written.
@@ -96,7 +105,7 @@ pub(super) async fn room_for_job(
     demand: &Demand,
 ) -> Result<()> {
     let Some(quota) = store::quota::lock(conn, id).await? else { return Ok(()) };
-    let used = used(conn, id).await?;
+    let used = used(conn, id, &quota).await?;
     let instances = u64::from(demand.replicas);
     let wanted = QuotaUsed {
         instances: used.instances.saturating_add(instances),
@@ -274,11 +283,12 @@ pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<Quot
     let id = find_namespace(&mut tx, name).await?;
     let quota = store::quota::find(&mut tx, id).await?.unwrap_or_default();
     let used = if store::quota::without_demand(&mut tx, id).await?.is_empty() {
-        store::quota::used(&mut tx, id).await?
+        store::quota::used(&mut tx, id, &Resource::ALL).await?
     } else {
         // Releases of earlier versions, which are counted for the first time.
         let mut tx = context.store.write().await?;
-        let used = used(&mut tx, id).await?;
+        put_demands(&mut tx, id).await?;
+        let used = store::quota::used(&mut tx, id, &Resource::ALL).await?;
         tx.commit().await?;
         used
     };
@@ -297,7 +307,8 @@ pub(crate) async fn set(context: &Arc<Context>, name: &NamespaceName, quota: Quo
     } else {
         store::quota::put(&mut tx, id, &quota).await?;
     }
-    let used = used(&mut tx, id).await?;
+    put_demands(&mut tx, id).await?;
+    let used = store::quota::used(&mut tx, id, &Resource::ALL).await?;
     commit(context, tx, []).await?;
     context.rates_changed();
     Ok(QuotaInfo { over: quota::over(&quota, &used), quota, used })

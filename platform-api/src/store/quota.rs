@@ -7,7 +7,7 @@ use wharf_types::{AppId, NamespaceId, ReleaseId};
 use super::codec::{from_json, json, number, parse, parse_opt};
 use super::query::{query, query_as, query_built, row_pieces, rows};
 use super::{Conn, News, Result};
-use crate::quota::{Demand, Standing};
+use crate::quota::{Demand, Resource, Standing};
 
 /// None: the namespace has no limits.
 pub(crate) async fn find(conn: &mut Conn, namespace: NamespaceId) -> Result<Option<Quota>> {
@@ -173,28 +173,58 @@ pub(crate) async fn standings(conn: &mut Conn, namespace: NamespaceId) -> Result
     rows.into_iter().map(OfApp::standing).collect()
 }
 
-/// What the namespace uses; releases without a demand count as nothing.
-pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId) -> Result<QuotaUsed> {
-    let apps = standings(conn, namespace).await?;
-    used_with(conn, namespace, &apps).await
+/// What the namespace uses of these, and nothing of the others; releases without a demand count as nothing.
+pub(crate) async fn used(conn: &mut Conn, namespace: NamespaceId, counted: &[Resource]) -> Result<QuotaUsed> {
+    let of_apps = counted.iter().any(|resource| resource.is_of_apps());
+    let apps = if of_apps { standings(conn, namespace).await? } else { Vec::new() };
+    used_with(conn, namespace, &apps, counted).await
 }
 
-/// What it uses where its apps stand like this.
+/// What it uses of these where its apps stand like this.
 pub(crate) async fn used_with(
     conn: &mut Conn,
     namespace: NamespaceId,
     apps: &[(AppId, Standing)],
+    counted: &[Resource],
 ) -> Result<QuotaUsed> {
     let mut used = QuotaUsed::default();
-    for (_, app) in apps {
-        app.add_to(&mut used);
-    }
     let id = namespace.to_string();
+    if counted.iter().any(|resource| resource.is_of_apps()) {
+        for (_, app) in apps {
+            app.add_to(&mut used);
+        }
+        add_jobs(conn, &id, &mut used).await?;
+    }
+    for resource in counted {
+        match resource {
+            Resource::Apps | Resource::Instances | Resource::Memory | Resource::Cpu => {}
+            Resource::Volumes => used.volume_bytes = sum(conn, VOLUMES, &id).await?,
+            Resource::Artifacts => {
+                let artifacts = sum(conn, ARTIFACTS, &id).await?;
+                used.artifact_bytes = artifacts.saturating_add(sum(conn, ARCHIVES, &id).await?);
+            }
+            Resource::Repositories => used.repository_bytes = sum(conn, REPOSITORIES, &id).await?,
+            Resource::Secrets => used.secrets = super::secret::count(conn, namespace).await?,
+        }
+    }
+    Ok(used)
+}
+
+const VOLUMES: &str = "SELECT CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT) FROM volume WHERE namespace = $1";
+const ARTIFACTS: &str = "SELECT CAST(COALESCE(SUM(artifact.bytes), 0) AS BIGINT) FROM namespace_artifact
+     JOIN artifact ON artifact.digest = namespace_artifact.digest WHERE namespace_artifact.namespace = $1";
+const ARCHIVES: &str = "SELECT CAST(COALESCE(SUM(archive.bytes), 0) AS BIGINT) FROM namespace_archive
+     JOIN archive ON archive.digest = namespace_archive.digest WHERE namespace_archive.namespace = $1";
+const REPOSITORIES: &str =
+    "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM repository WHERE namespace = $1";
+
+/// Adds what the jobs are to run that have not ended.
+async fn add_jobs(conn: &mut Conn, namespace: &str, used: &mut QuotaUsed) -> Result<()> {
     let jobs: Vec<(i64, i64, i64)> = query_as(
         "SELECT instances, memory_bytes, cpu_millis FROM job WHERE namespace = $1 AND ended_at IS NULL",
     )
-    .bind(&id)
-    .fetch_all(&mut *conn)
+    .bind(namespace)
+    .fetch_all(conn)
     .await?;
     for (instances, memory, cpu) in jobs {
         let (instances, memory, cpu): (u64, u64, u64) = (number(instances)?, number(memory)?, number(cpu)?);
@@ -202,31 +232,7 @@ pub(crate) async fn used_with(
         used.memory_bytes = used.memory_bytes.saturating_add(memory.saturating_mul(instances));
         used.cpu_millis = used.cpu_millis.saturating_add(cpu.saturating_mul(instances));
     }
-    used.volume_bytes = sum(
-        conn,
-        "SELECT CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT) FROM volume WHERE namespace = $1",
-        &id,
-    )
-    .await?;
-    let artifacts = sum(
-        conn,
-        "SELECT CAST(COALESCE(SUM(artifact.bytes), 0) AS BIGINT) FROM namespace_artifact
-         JOIN artifact ON artifact.digest = namespace_artifact.digest WHERE namespace_artifact.namespace = $1",
-        &id,
-    );
-    let artifacts = artifacts.await?;
-    let archives = sum(
-        conn,
-        "SELECT CAST(COALESCE(SUM(archive.bytes), 0) AS BIGINT) FROM namespace_archive
-         JOIN archive ON archive.digest = namespace_archive.digest WHERE namespace_archive.namespace = $1",
-        &id,
-    );
-    used.artifact_bytes = artifacts.saturating_add(archives.await?);
-    used.repository_bytes =
-        sum(conn, "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM repository WHERE namespace = $1", &id)
-            .await?;
-    used.secrets = super::secret::count(conn, namespace).await?;
-    Ok(used)
+    Ok(())
 }
 
 async fn sum(conn: &mut Conn, query: &'static str, namespace: &str) -> Result<u64> {

@@ -162,7 +162,7 @@ impl WasmBackend {
                 assigned.namespace.clone(),
                 assigned.app.clone(),
             ),
-            outbound: self.outbounds.of(assigned.into(), || {
+            outbound: self.outbounds.of((&**assigned).into(), || {
                 Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))
                     .with_names(spec.names.clone())
                     .with_containers(self.reach.clone(), assigned.namespace.clone())

@@ -83,7 +83,7 @@ struct Count {
 impl Count {
     async fn begin(conn: &mut Conn, id: NamespaceId) -> Result<Self> {
         let standings = standings(conn, id).await?;
-        let used = store::quota::used_with(conn, id, &standings).await?;
+        let used = store::quota::used_with(conn, id, &standings, &Resource::ALL).await?;
         Ok(Self { used, wanted: used, apps: standings.into_iter().collect() })
     }
 
