@@ -35,7 +35,7 @@ pub use crate::cluster::{Cluster, Host, Speak};
 pub use crate::command::{Ran, Wharf};
 pub use crate::engine::{DockerEngine, PrivateRegistry, WEB};
 pub use crate::guestbook::Guestbook;
-pub use crate::handmade::{HttpGuest, command_p3};
+pub use crate::handmade::{HttpGuest, command_p3, with_core_instances};
 pub use crate::http::{Client, Reply, RequestBody, empty, full, request};
 pub use crate::load::{Load, Served};
 pub use crate::name_server::NameServer;

@@ -28,6 +28,7 @@ use super::app::HttpApp;
 use super::body::{Frames, GuestBody, Seat, may_have_body};
 use super::cpu;
 use super::failure::InvokeError;
+use super::places::Joined;
 use super::warm::WarmStores;
 pub(super) use mailbox::Capacity;
 use mailbox::{Call, Job, Mailbox, Outlook};
@@ -72,12 +73,13 @@ impl Service03 {
         request: Request<WasiBody>,
         call: &Arc<Call>,
         purpose: Purpose,
-    ) -> (Arc<Mailbox>, Option<Box<SharedStore>>) {
+    ) -> (Open, Option<Box<SharedStore>>) {
         let mut job = Some(Job { request, call: call.clone() });
+        let open = |mailbox, joined| Open { call: call.clone(), mailbox, _joined: joined };
         let store = match self.idle.take() {
             Some(store) => store,
-            None => match self.join(&mut job) {
-                Some(mailbox) => return (mailbox, None),
+            None => match self.join(app, &mut job) {
+                Some((mailbox, joined)) => return (open(mailbox, Some(joined)), None),
                 None => Box::new(SharedStore::new(app.clone(), purpose)),
             },
         };
@@ -85,16 +87,18 @@ impl Service03 {
         if let Some(job) = job {
             mailbox.hand_in(job);
         }
-        (mailbox, Some(store))
+        (open(mailbox, None), Some(store))
     }
 
     /// Gives the request to a store that others use, if one has room.
-    fn join(&self, job: &mut Option<Job>) -> Option<Arc<Mailbox>> {
+    fn join(&self, app: &Arc<HttpApp>, job: &mut Option<Job>) -> Option<(Arc<Mailbox>, Joined)> {
         if self.capacity.concurrent < 2 {
             return None;
         }
+        let joined = app.shared.places.try_join(app.meter())?;
         let at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
-        at_work.iter().find(|mailbox| mailbox.try_join(job, self.capacity)).cloned()
+        let mailbox = at_work.iter().find(|mailbox| mailbox.try_join(job, self.capacity))?;
+        Some((mailbox.clone(), joined))
     }
 
     /// After a poll that has left nothing to wait for, or so it seems.
@@ -138,6 +142,7 @@ impl Caller {
 struct Open {
     call: Arc<Call>,
     mailbox: Arc<Mailbox>,
+    _joined: Option<Joined>,
 }
 
 impl Drop for Open {
@@ -160,8 +165,7 @@ impl HttpApp {
         let lane = admitted.lane();
         let call = Call::new();
         let request = request.map(BodyExt::boxed_unsync);
-        let (mailbox, store) = service.hand_in(self, request, &call, admitted.purpose());
-        let open = Open { call, mailbox };
+        let (open, store) = service.hand_in(self, request, &call, admitted.purpose());
         let (open, answer) = match store {
             // The engine forbids an event loop inside another one.
             Some(store) if lane > 0 || cpu::is_inside_a_guest() => {

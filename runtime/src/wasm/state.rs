@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{AsContextMut, Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -21,6 +20,7 @@ use super::meter::Meter;
 use super::outbound::{
     Hooks, Outbound, Policy, bound_sockets, count_sockets, know_containers, tell_codes_of_bodies,
 };
+use super::places::Place;
 use super::profiler::Profiler;
 use super::shared::StorePlace;
 use super::volumes::{self, Mounts, VolumeHandles};
@@ -52,7 +52,7 @@ pub(super) struct Bounds {
     cpu_max: Duration,
     profiler: Option<Arc<Profiler>>,
     /// The store's place in the engine's pool.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Bounds {
@@ -67,7 +67,7 @@ impl Bounds {
     }
 
     /// Keeps the store's place in the pool until the store is gone.
-    pub(super) fn hold(&mut self, place: impl Into<Option<OwnedSemaphorePermit>>) {
+    pub(super) fn hold(&mut self, place: impl Into<Option<Place>>) {
         self.place = place.into();
     }
 

@@ -17,7 +17,7 @@ use wasmtime_wasi_http::{Error, FieldMap, WasiBody, WasiHttpHooks, WasiHttpView}
 use super::super::allowance::Purpose;
 use super::super::app::HttpApp;
 use super::super::cpu;
-use super::super::failure::{InvokeError, classify};
+use super::super::failure::{InvokeError, classify, is_pool_exhausted};
 use super::super::host;
 use super::super::invoke::panicked;
 use super::super::lane::Guest;
@@ -99,7 +99,9 @@ impl SharedStore {
 
     pub(super) fn end(&mut self, app: &HttpApp, error: Option<InvokeError>) {
         // What never began is told with each request that it has cost, by the front door, and in bounds.
-        if let Some(error) = error.as_ref().filter(|error| !matches!(error, InvokeError::OverQuota(_))) {
+        let is_told_elsewhere =
+            |error: &InvokeError| matches!(error, InvokeError::OverQuota(_) | InvokeError::Busy);
+        if let Some(error) = error.as_ref().filter(|error| !is_told_elsewhere(error)) {
             app.say(&format!("a store of this instance ended: {error}"));
         }
         self.mailbox.end(error.clone());
@@ -152,6 +154,20 @@ pub(super) async fn start(
     app: &Arc<HttpApp>,
     purpose: Purpose,
 ) -> Result<(Store<State>, Service), InvokeError> {
+    let begun = Instant::now();
+    loop {
+        if let Some(started) = try_start(app, purpose).await? {
+            return Ok(started);
+        }
+        app.shared.wait_for_pool(begun).await?;
+    }
+}
+
+/// None: the engine's pool lacks something just now.
+async fn try_start(
+    app: &Arc<HttpApp>,
+    purpose: Purpose,
+) -> Result<Option<(Store<State>, Service)>, InvokeError> {
     let code = app.code().await?;
     let host::Guest::Http03(pre) = &code.guest else {
         return Err(InvokeError::Platform("not a WASI 0.3 app".into()));
@@ -161,7 +177,8 @@ pub(super) async fn start(
     state.bounds.settle(place);
     let mut store = new_store(pre.engine(), state);
     match pre.instantiate_async(&mut store).await {
-        Ok(guest) => Ok((store, guest)),
+        Ok(guest) => Ok(Some((store, guest))),
+        Err(error) if is_pool_exhausted(&error) => Ok(None),
         Err(error) => Err(app.explain_start(&error, &store)),
     }
 }
