@@ -183,6 +183,7 @@ where
     let mut warm = match proxy.warm.take() {
         Some(mut warm) => {
             begin_epoch(&mut warm.store);
+            warm.store.data_mut().bounds.forget_denied();
             warm
         }
         None => Proxy02::instantiate(&app, purpose).await?,

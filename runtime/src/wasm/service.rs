@@ -75,7 +75,7 @@ impl Service03 {
         purpose: Purpose,
     ) -> (Open, Option<Box<SharedStore>>) {
         let mut job = Some(Job { request, call: call.clone() });
-        let open = |mailbox, joined| Open { call: call.clone(), mailbox, _joined: joined };
+        let open = |mailbox, joined| Open { call: call.clone(), mailbox, has_all: false, _joined: joined };
         let store = match self.idle.take() {
             Some(store) => store,
             None => match self.join(app, &mut job) {
@@ -132,6 +132,11 @@ impl Caller {
         &self.admitted
     }
 
+    /// The answer has come to its end, or nobody wants more of it than there was.
+    pub(super) fn has_all(&mut self) {
+        self.open.has_all = true;
+    }
+
     /// For an answer that has come to its end: what ended it, if it was not the guest.
     pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Option<InvokeError>> {
         self.open.mailbox.poll_end(cx)
@@ -142,12 +147,14 @@ impl Caller {
 struct Open {
     call: Arc<Call>,
     mailbox: Arc<Mailbox>,
+    /// Its answer was read to the end.
+    has_all: bool,
     _joined: Option<Joined>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.mailbox.leave(&self.call);
+        self.mailbox.leave(&self.call, self.has_all);
     }
 }
 
@@ -179,11 +186,13 @@ impl HttpApp {
             let response = answer.unwrap_or(Err(InvokeError::NoResponse))?;
             return Ok(GuestBody::wrap(response, has_body, None, Seat::Own(admitted)));
         };
-        let caller = Caller { open, admitted };
-        let response = match answer {
-            Some(answer) => answer?,
-            None => self.answer(&caller).await?.map(Frames::from),
+        let mut caller = Caller { open, admitted };
+        let answer = match answer {
+            Some(answer) => answer,
+            None => self.answer(&caller).await.map(|response| response.map(Frames::from)),
         };
+        // There is no more of an error than this.
+        let response = answer.inspect_err(|_| caller.has_all())?;
         Ok(GuestBody::wrap(response, has_body, None, Seat::Shared(caller)))
     }
 
@@ -207,7 +216,9 @@ impl HttpApp {
                     .as_ref()
                     .is_some_and(|answer| answer.as_ref().map_or(true, |it| it.body().is_whole()))
                 {
-                    open = None;
+                    if let Some(mut read) = open.take() {
+                        read.has_all = true;
+                    }
                 }
             }
             if !goes_on || store.outlook(service.capacity) != Outlook::Busy {

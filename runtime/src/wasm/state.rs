@@ -77,6 +77,16 @@ impl Bounds {
         self.limits.settle(room);
     }
 
+    /// The guest is about to get a request, and has none: what it was refused before says nothing of how this one ends.
+    pub(super) fn forget_denied(&mut self) {
+        self.limits.denied = None;
+    }
+
+    /// The CPU time that an invocation may use.
+    pub(super) fn cpu_max(&self) -> Duration {
+        self.cpu_max
+    }
+
     /// Why the guest was refused memory, if it was.
     pub(super) fn denied(&self) -> Option<Denied> {
         self.limits.denied

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -192,8 +192,12 @@ async fn serve(
 ) -> std::convert::Infallible {
     let handle = *service.wasi_http_handler().func_handle().func();
     let (mut jobs, mut calls) = (Vec::new(), FuturesUnordered::new());
+    let mut toil = Toil::new(accessor.with(|mut store| store.data_mut().bounds.cpu_max()));
     std::future::poll_fn(|cx| {
         mailbox.take_jobs(&mut jobs);
+        if toil.is_at_rest && !jobs.is_empty() {
+            accessor.with(|mut store| store.data_mut().bounds.forget_denied());
+        }
         for job in jobs.drain(..) {
             cpu::begin_budget();
             calls.push(call(accessor, service, app, job));
@@ -201,10 +205,37 @@ async fn serve(
         while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {}
         let is_quiet = calls.is_empty() && accessor.poll_no_interesting_tasks(cx).is_ready();
         let is_pressed = accessor.poll_ready_for_concurrent_call(handle, cx).is_pending();
-        mailbox.note(is_quiet, is_pressed);
+        let is_worn = toil.goes_on(is_quiet, cpu::total_before());
+        mailbox.note(is_quiet, is_pressed || is_worn);
         Poll::Pending
     })
     .await
+}
+
+/// What a store has computed since it was last at rest.
+///
+/// Its CPU budget begins anew with each request that it is given, and nobody can say which of its requests computes. So a store that has used up one
+/// budget and was never at rest meanwhile is given no more of them: what computes in it, be it one task that outlasts all others, then has only what is left.
+struct Toil {
+    cpu_max: Duration,
+    /// What had been computed when it was at rest.
+    rested: Duration,
+    is_at_rest: bool,
+}
+
+impl Toil {
+    fn new(cpu_max: Duration) -> Self {
+        Self { cpu_max, rested: Duration::ZERO, is_at_rest: true }
+    }
+
+    /// After a poll, with what was computed in all; whether that is too much for more requests.
+    fn goes_on(&mut self, is_quiet: bool, total: Duration) -> bool {
+        self.is_at_rest = is_quiet;
+        if is_quiet {
+            self.rested = total;
+        }
+        total.saturating_sub(self.rested) >= self.cpu_max
+    }
 }
 
 /// One request, until its answer's head.
@@ -236,4 +267,21 @@ fn from_http(
     let headers = FieldMap::new_immutable(hooks, head.headers);
     let uri = head.uri.into_parts();
     p3::Request::new(head.method, uri.scheme, uri.authority, uri.path_and_query, headers, None, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_never_rests_is_given_no_more_once_it_has_computed_for_a_whole_budget() {
+        let millis = Duration::from_millis;
+        let mut toil = Toil::new(millis(100));
+        assert!(toil.is_at_rest);
+        assert!(!toil.goes_on(false, millis(60)) && !toil.is_at_rest);
+        assert!(!toil.goes_on(true, millis(90)) && toil.is_at_rest);
+        assert!(!toil.goes_on(false, millis(180)), "it has rested in between");
+        assert!(toil.goes_on(false, millis(190)));
+        assert!(!toil.goes_on(true, millis(300)), "it is at rest again");
+    }
 }
