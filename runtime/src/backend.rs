@@ -98,11 +98,13 @@ pub struct Failure {
     pub reason: Reason,
     /// What the guest of a command gave back, if it is that.
     pub exit_code: Option<i32>,
+    /// Whether it says something of the guest. A node that has no room to ask it says nothing.
+    pub is_telling: bool,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, exit_code: None }
+        Self { reason, exit_code: None, is_telling: true }
     }
 }
 

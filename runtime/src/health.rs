@@ -214,6 +214,10 @@ impl Checks {
         now: Instant,
         answer: Result<u16, Failure>,
     ) -> Verdict {
+        if let Err(Failure { is_telling: false, .. }) = &answer {
+            self.not_asked(check, began, now);
+            return Verdict::Same;
+        }
         let answer = self.judge(check, answer);
         match check {
             Check::Startup => self.startup_answered(began, now, answer),
@@ -229,6 +233,24 @@ impl Checks {
             Check::Settled => self.settle(now),
             Check::Command | Check::CommandStartup => {
                 self.commanded(check, began, now, answer.map_err(Failure::from))
+            }
+        }
+    }
+
+    /// The node had no room for the question, which says nothing about the guest: it is asked again when its next turn comes.
+    fn not_asked(&mut self, check: Check, began: Instant, now: Instant) {
+        let later = next_due(began, now, self.spec.period.as_duration());
+        match check {
+            Check::Readiness => self.readiness = Some(later),
+            Check::Liveness => self.liveness = Some(later),
+            Check::Startup | Check::Listening => {
+                self.startup = Some((next_due(began, now, self.spec.startup_period.as_duration()), check));
+            }
+            Check::Settled | Check::CommandStartup => self.startup = Some((later, check)),
+            Check::Command => {
+                if let Some(command) = &mut self.command {
+                    command.due = Some(next_due(began, now, command.spec.interval.as_duration()));
+                }
             }
         }
     }
@@ -389,6 +411,26 @@ mod tests {
         assert_eq!(checks.reason().unwrap().message, "GET / answered 503");
         assert_eq!(answer(&mut checks, Ok(404)), Verdict::Changed);
         assert_eq!((checks.health(), checks.reason()), (Health::Healthy, None));
+    }
+
+    #[test]
+    fn a_node_without_room_for_the_question_says_nothing_of_the_guest() {
+        let no_room = || Err(Failure { is_telling: false, ..Failure::new(ReasonKind::Platform, "no room") });
+        let mut checks = checks(Some("/ready"), Some("/live"));
+        assert_eq!(answer(&mut checks, no_room()), Verdict::Same);
+        assert_eq!((checks.health(), checks.reason()), (Health::Unknown, None));
+        answer(&mut checks, Ok(200));
+        for _ in 0..20 {
+            let (before, _) = checks.next().unwrap();
+            assert_eq!(answer(&mut checks, no_room()), Verdict::Same);
+            assert!(checks.next().unwrap().0 >= before);
+        }
+        assert_eq!(checks.health(), Health::Healthy);
+        let (due, _) = checks.next().unwrap();
+        checks.answered(Check::Liveness, due, due, Ok(500));
+        assert_eq!(checks.liveness_failures, 1, "what is told counts");
+        checks.answered(Check::Liveness, due, due, no_room());
+        assert_eq!(checks.liveness_failures, 1, "and is neither forgotten nor confirmed");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! Nothing of a guest is trusted: memory, CPU time, wall clock, handles, bodies and addresses have limits, and a guest that
 //! computes for long is moved to threads of low priority ([`lane`]). What all guests of a namespace use together is bounded by
-//! [`allowance`].
+//! [`allowance`], and how many guests an app may have at once by [`places`].
 
 pub mod admission;
 mod allowance;
@@ -33,6 +33,7 @@ pub mod meter;
 pub(crate) mod meters;
 pub mod module;
 pub mod outbound;
+mod places;
 mod pool;
 pub mod ports;
 pub mod profiler;

@@ -93,6 +93,51 @@ pub fn command_p3(definitions: &str, run: &str) -> Vec<u8> {
     component(&text, "command-p3")
 }
 
+/// The same component with so many more core instances, of an empty module, that are made with every instance of it.
+///
+/// # Panics
+///
+/// When it is none.
+pub fn with_core_instances(mut component: Vec<u8>, more: u32) -> Vec<u8> {
+    // The new module comes after those that are there, each of which is a section of its own.
+    let (mut modules, mut at) = (0, 8);
+    while at < component.len() {
+        modules += u32::from(component[at] == 1);
+        let (length, octets) = read_number(&component[at + 1..]);
+        at += 1 + octets + length as usize;
+    }
+    let empty = wat::parse_str("(module)").unwrap();
+    component.push(1);
+    write_number(&mut component, empty.len() as u32);
+    component.extend(empty);
+    let mut instances = Vec::new();
+    write_number(&mut instances, more);
+    for _ in 0..more {
+        instances.push(0);
+        write_number(&mut instances, modules);
+        instances.push(0);
+    }
+    component.push(2);
+    write_number(&mut component, instances.len() as u32);
+    component.extend(instances);
+    component
+}
+
+/// A number in LEB128, and how many octets it takes.
+fn read_number(octets: &[u8]) -> (u32, usize) {
+    let length = 1 + octets.iter().take_while(|octet| **octet >= 0x80).count();
+    let add = |number: u32, octet: &u8| (number << 7) | u32::from(octet & 0x7f);
+    (octets[..length].iter().rev().fold(0, add), length)
+}
+
+fn write_number(to: &mut Vec<u8>, mut number: u32) {
+    while number >= 0x80 {
+        to.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    to.push(number as u8);
+}
+
 fn component(module: &str, world: &str) -> Vec<u8> {
     let mut wit = Resolve::default();
     let deps = workspace::root().join("examples/wit/deps");

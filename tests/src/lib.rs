@@ -37,7 +37,7 @@ pub use crate::command::{Ran, Wharf};
 pub use crate::engine::{DockerEngine, PrivateRegistry, WEB};
 pub use crate::fault::{Beside, Course, Dice, Fault, Role, Step};
 pub use crate::guestbook::Guestbook;
-pub use crate::handmade::{HttpGuest, command_p3};
+pub use crate::handmade::{HttpGuest, command_p3, with_core_instances};
 pub use crate::http::{Client, Reply, RequestBody, empty, full, request};
 pub use crate::load::{Load, Served};
 pub use crate::name_server::NameServer;

@@ -29,6 +29,9 @@ const BACKEND_GRACE: Duration = Duration::from_secs(5);
 pub(super) const END_LIMIT: Duration = Duration::from_secs(2 * BACKEND_GRACE.as_secs() + 1);
 /// How often it is looked how far the preparation of an instance is. Each time that has changed the control plane is told.
 const PROGRESS_LOOK: Duration = Duration::from_secs(2);
+/// How long an instance waits for room to start in, and how often it asks. Then it has failed to start, so that its owner learns why it does not serve.
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
+const ROOM_LOOK: Duration = Duration::from_millis(500);
 /// How long it may take to find out that an adopted run had ended before it was told to stop.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// The same for what another instance may replace in two seconds.
@@ -97,7 +100,7 @@ impl Slot {
         let mut lease = self.lease.clone();
         let started = async {
             lease.granted().await;
-            self.backend.start(&run).await
+            start(&*self.backend, &run).await
         };
         select! {
             biased;
@@ -320,6 +323,17 @@ impl Slot {
 
     fn as_run(&self) -> Run {
         Run { id: self.id, replaces: self.board.ancestors(self.chain), assigned: self.assigned.clone() }
+    }
+}
+
+/// Starts an instance, and waits for a while where there is no room: what others take of a node is no fault of this one.
+async fn start(backend: &dyn Backend, run: &Run) -> Result<(), Failure> {
+    let begun = Instant::now();
+    loop {
+        match backend.start(run).await {
+            Err(failure) if !failure.is_telling && begun.elapsed() < ROOM_PATIENCE => sleep(ROOM_LOOK).await,
+            started => return started,
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use wharf_types::route::RateLimit;
 use super::admission::QUEUE_TIMEOUT;
 use super::failure::InvokeError;
 use super::memory::Denied;
+use super::places::Holding;
 
 /// In the place of a limit.
 const UNLIMITED: u64 = u64::MAX;
@@ -45,6 +46,8 @@ pub(super) enum Purpose {
     Request,
     /// The platform wants to know whether the guest works.
     Check,
+    /// A command starts, and goes on.
+    Command,
 }
 
 /// What the guests of one namespace use together, and may use.
@@ -53,11 +56,18 @@ pub(crate) struct Allowance {
     memory: Memory,
     cpu: Budget,
     for_cpu: Line,
+    /// Of the node's places.
+    holding: Holding,
 }
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { memory: Memory::default(), cpu: Budget::new(UNLIMITED), for_cpu: Line::default() }
+        Self {
+            memory: Memory::default(),
+            cpu: Budget::new(UNLIMITED),
+            for_cpu: Line::default(),
+            holding: Holding::default(),
+        }
     }
 }
 
@@ -68,6 +78,10 @@ impl Allowance {
         // There may be more room now.
         self.memory.freed.notify_one();
         self.cpu.set_rate(cpu.unwrap_or(UNLIMITED), now);
+    }
+
+    pub(super) fn holding(&self) -> &Holding {
+        &self.holding
     }
 
     /// Sets aside the memory that a store is expected to hold. Where there is not so much, `make_room` gives up something of the namespace that
@@ -264,18 +278,18 @@ impl Budget {
 
 /// Requests that wait one behind the other.
 #[derive(Debug, Default)]
-struct Line {
+pub(super) struct Line {
     turn: tokio::sync::Mutex<()>,
     length: AtomicUsize,
 }
 
 impl Line {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.length.load(SeqCst) == 0
     }
 
     /// Waits for the turn behind those who came before, and then for `ready`. False: that took too long.
-    async fn wait(&self, ready: impl Future<Output = ()>) -> bool {
+    pub(super) async fn wait(&self, ready: impl Future<Output = ()>) -> bool {
         /// Counts who waits, also one whose client goes away meanwhile.
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {

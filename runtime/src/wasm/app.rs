@@ -292,7 +292,7 @@ impl HttpApp {
             }
             None => Room::default(),
         };
-        Ok(StorePlace { pool: self.shared.place(self.places).await?, room })
+        Ok(StorePlace { pool: self.shared.place(self.meter(), self.places, purpose).await?, room })
     }
 
     /// What ends the wait for a guest that does not answer.

@@ -15,6 +15,7 @@ use wharf_types::figures::NodeFigures;
 use wharf_types::node::{AppUsage, AssignedJob, ReasonKind};
 
 use super::admission::Admitted;
+use super::allowance::Purpose;
 use super::app::{HttpApp, Outputs, outputs};
 use super::code::{Code, Fetch, Mapped};
 use super::command::CommandEnd;
@@ -214,8 +215,9 @@ impl WasmBackend {
         if let Some(mount) = &template.mount {
             mount.open_in(&mut wasi).map_err(|problem| Failure::new(ReasonKind::Platform, problem))?;
         }
-        let place = self.host.shared.place(places_for(&mapped.compiled)).await;
-        let place = place.map_err(|error| Failure::from(error.reason()))?;
+        let places = places_for(&mapped.compiled);
+        let place = self.host.shared.place(&template.meter, places, Purpose::Command).await;
+        let place = place.map_err(|error| error.failure())?;
         template.meter.set_profile(mapped.profile);
         let (ended_tx, ended) = watch::channel(None);
         let cancel = CancellationToken::new();
@@ -324,7 +326,7 @@ impl Backend for WasmBackend {
                 let outputs = outputs(&self.host.shared.logs, run.id, assigned);
                 let template = self.template(run, &env, volumes);
                 let app = HttpApp::new(template, code, &mapped, outputs, run.id, assigned, env);
-                app.try_start().await.map_err(|error| Failure::from(error.reason()))?;
+                app.try_start().await.map_err(|error| error.failure())?;
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
                 self.table.insert(&ids, Target::Guest(app.clone()));
@@ -356,7 +358,7 @@ impl Backend for WasmBackend {
             _ => return Err(Failure::new(ReasonKind::Platform, "the instance does not run")),
         };
         probe(path, timeout, async |request| {
-            Admitted::health_check(app).call(request).await.map_err(|error| error.reason().into())
+            Admitted::health_check(app).call(request).await.map_err(|error| error.failure())
         })
         .await
     }

@@ -332,6 +332,9 @@ impl Body for GuestBody {
 
 impl Drop for GuestBody {
     fn drop(&mut self) {
+        if let (true, Some(Seat::Shared(caller))) = (self.ended, &mut self.seat) {
+            caller.has_all();
+        }
         if let Some(seat) = &self.seat {
             self.untold.end(|bytes| seat.admitted().app().meter().add_sent(bytes));
         }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::InstancePre;
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::sockets::SocketAddrUse;
@@ -13,6 +12,7 @@ use wharf_types::spec::OutboundScheme;
 use super::failure::{InvokeError, classify};
 use super::module::{self, ModuleState};
 use super::outbound::Policy;
+use super::places::Place;
 use super::ports::{may_accept, may_listen};
 use super::state::{State, Template, new_store};
 use crate::backend::{Ended, Failure};
@@ -43,7 +43,7 @@ impl Command {
         &self,
         mut wasi: WasiCtxBuilder,
         template: &Template,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
     ) -> CommandEnd {
         let (ended, denied) = match self {
             Self::P1(pre) => {
@@ -89,7 +89,7 @@ fn component_store(
     engine: &Engine,
     mut wasi: WasiCtxBuilder,
     template: &Template,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 ) -> Store<State> {
     let mut state = State::new(wasi.build(), template);
     state.bounds.hold(place);

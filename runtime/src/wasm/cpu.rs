@@ -160,6 +160,11 @@ pub(super) fn begin_budget() {
     TURN.set(Some(Turn { spent: Duration::ZERO, total: turn.total + before, covered: now, ..turn }));
 }
 
+/// What the guest that this thread polls has computed in all, without what was not counted yet of this poll.
+pub(super) fn total_before() -> Duration {
+    TURN.get().map_or(Duration::ZERO, |turn| turn.total)
+}
+
 /// Whether this thread is within the poll of a guest: the guest has called something of this process.
 pub(super) fn is_inside_a_guest() -> bool {
     TURN.get().is_some()
@@ -252,6 +257,8 @@ mod tests {
             begin_budget();
             compute(TICK / 4);
         });
+        let before = stopwatch.total();
+        assert_eq!(stopwatch.time(total_before), before);
         assert!(stopwatch.total() >= TICK, "{stopwatch:?}");
         assert!(stopwatch.spent < stopwatch.total(), "{stopwatch:?}");
     }

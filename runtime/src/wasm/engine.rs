@@ -78,7 +78,7 @@ pub fn config(profile: Profile, purpose: Purpose) -> Config {
     config.generate_address_map(false);
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
     if purpose == Purpose::Run {
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(profile)));
     }
     config
 }

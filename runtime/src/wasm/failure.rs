@@ -7,6 +7,7 @@ use wharf_types::node::{Reason, ReasonKind};
 use super::memory::Denied;
 use super::pool::TABLE_ELEMENTS_MAX;
 use super::state::HANDLES_MAX;
+use crate::backend::Failure;
 
 /// An invocation without a response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,12 +52,23 @@ impl InvokeError {
         };
         Reason { kind, message: self.to_string() }
     }
+
+    /// The same for who looks after the instance. A guest for which there was no room has not been asked, and what others hold says nothing of it.
+    pub(crate) fn failure(&self) -> Failure {
+        let is_telling = !matches!(self, Self::Busy | Self::OverQuota(_));
+        Failure { is_telling, ..Failure::from(self.reason()) }
+    }
 }
 
 /// Raised by the epoch callback when the CPU budget of an invocation is used up.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the CPU budget of {0:?} is used up")]
 pub(super) struct CpuExhausted(pub(super) std::time::Duration);
+
+/// Whether an engine's pool lacked something that the guest needed, because of what others hold.
+pub(super) fn is_pool_exhausted(error: &wasmtime::Error) -> bool {
+    error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some()
+}
 
 /// Sorts out how a guest ended. `memory_denied` tells that the guest was refused memory before, `last_words` what it printed.
 pub(super) fn classify(
@@ -66,6 +78,9 @@ pub(super) fn classify(
 ) -> InvokeError {
     if let Some(CpuExhausted(budget)) = error.downcast_ref() {
         return InvokeError::Cpu(*budget);
+    }
+    if is_pool_exhausted(error) {
+        return InvokeError::Busy;
     }
     let mut text = match (error.downcast_ref::<Trap>(), error.downcast_ref::<wasmtime_wasi::I32Exit>()) {
         (Some(trap), _) => format!("the guest trapped: {trap}"),

@@ -24,7 +24,7 @@ use super::admission::Admitted;
 use super::allowance::{Purpose, no_memory};
 use super::app::HttpApp;
 use super::body::{Frames, GuestBody, Seat, may_have_body};
-use super::failure::{InvokeError, classify};
+use super::failure::{InvokeError, classify, is_pool_exhausted};
 use super::host;
 use super::lane::Laned;
 use super::memory::Denied;
@@ -61,6 +61,17 @@ impl Proxy02 {
     }
 
     async fn instantiate(app: &Arc<HttpApp>, purpose: Purpose) -> Result<Warm, InvokeError> {
+        let begun = Instant::now();
+        loop {
+            if let Some(warm) = Self::try_instantiate(app, purpose).await? {
+                return Ok(warm);
+            }
+            app.shared.wait_for_pool(begun).await?;
+        }
+    }
+
+    /// None: the engine's pool lacks something just now.
+    async fn try_instantiate(app: &Arc<HttpApp>, purpose: Purpose) -> Result<Option<Warm>, InvokeError> {
         let code = app.code().await?;
         let host::Guest::Http02(pre) = &code.guest else {
             return Err(InvokeError::Platform("not a WASI 0.2 app".into()));
@@ -70,7 +81,8 @@ impl Proxy02 {
         state.bounds.settle(place);
         let mut store = new_store(pre.engine(), state);
         match pre.instantiate_async(&mut store).await {
-            Ok(proxy) => Ok(Warm { store, proxy, uses: 0, since: Instant::now() }),
+            Ok(proxy) => Ok(Some(Warm { store, proxy, uses: 0, since: Instant::now() })),
+            Err(error) if is_pool_exhausted(&error) => Ok(None),
             Err(error) => Err(app.explain_start(&error, &store)),
         }
     }
@@ -153,9 +165,6 @@ impl HttpApp {
     }
 
     pub(super) fn explain(&self, error: &wasmtime::Error, store: &Store<State>) -> InvokeError {
-        if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-            return InvokeError::Busy;
-        }
         classify(error, store.data().bounds.denied(), &self.last_words())
     }
 }
@@ -174,6 +183,7 @@ where
     let mut warm = match proxy.warm.take() {
         Some(mut warm) => {
             begin_epoch(&mut warm.store);
+            warm.store.data_mut().bounds.forget_denied();
             warm
         }
         None => Proxy02::instantiate(&app, purpose).await?,

@@ -11,6 +11,7 @@ use wharf_types::{AppName, NamespaceName};
 use super::allowance::Allowance;
 use super::engine::Profile;
 use super::lane::Account;
+use super::places::Holding;
 use super::tuning::Used;
 
 /// Counters of one release. Written on the request path, so all are relaxed atomics, and as few as will do.
@@ -30,6 +31,8 @@ pub struct Meter {
     profile: ArcSwapOption<Profile>,
     /// What the guests of the namespace may use together. None: nobody counts that, such as for containers, which the engine bounds.
     allowance: Option<Arc<Allowance>>,
+    /// Of the node's places.
+    holding: Holding,
 }
 
 impl Meter {
@@ -40,6 +43,10 @@ impl Meter {
 
     pub(super) fn allowance(&self) -> Option<&Arc<Allowance>> {
         self.allowance.as_ref()
+    }
+
+    pub(super) fn holding(&self) -> &Holding {
+        &self.holding
     }
 
     /// An invocation begins, which [`Meter::end`] must follow.

@@ -28,6 +28,7 @@ use super::app::HttpApp;
 use super::body::{Frames, GuestBody, Seat, may_have_body};
 use super::cpu;
 use super::failure::InvokeError;
+use super::places::Joined;
 use super::warm::WarmStores;
 pub(super) use mailbox::Capacity;
 use mailbox::{Call, Job, Mailbox, Outlook};
@@ -72,12 +73,13 @@ impl Service03 {
         request: Request<WasiBody>,
         call: &Arc<Call>,
         purpose: Purpose,
-    ) -> (Arc<Mailbox>, Option<Box<SharedStore>>) {
+    ) -> (Open, Option<Box<SharedStore>>) {
         let mut job = Some(Job { request, call: call.clone() });
+        let open = |mailbox, joined| Open { call: call.clone(), mailbox, has_all: false, _joined: joined };
         let store = match self.idle.take() {
             Some(store) => store,
-            None => match self.join(&mut job) {
-                Some(mailbox) => return (mailbox, None),
+            None => match self.join(app, &mut job) {
+                Some((mailbox, joined)) => return (open(mailbox, Some(joined)), None),
                 None => Box::new(SharedStore::new(app.clone(), purpose)),
             },
         };
@@ -85,16 +87,18 @@ impl Service03 {
         if let Some(job) = job {
             mailbox.hand_in(job);
         }
-        (mailbox, Some(store))
+        (open(mailbox, None), Some(store))
     }
 
     /// Gives the request to a store that others use, if one has room.
-    fn join(&self, job: &mut Option<Job>) -> Option<Arc<Mailbox>> {
+    fn join(&self, app: &Arc<HttpApp>, job: &mut Option<Job>) -> Option<(Arc<Mailbox>, Joined)> {
         if self.capacity.concurrent < 2 {
             return None;
         }
+        let joined = app.shared.places.try_join(app.meter())?;
         let at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
-        at_work.iter().find(|mailbox| mailbox.try_join(job, self.capacity)).cloned()
+        let mailbox = at_work.iter().find(|mailbox| mailbox.try_join(job, self.capacity))?;
+        Some((mailbox.clone(), joined))
     }
 
     /// After a poll that has left nothing to wait for, or so it seems.
@@ -128,6 +132,11 @@ impl Caller {
         &self.admitted
     }
 
+    /// The answer has come to its end, or nobody wants more of it than there was.
+    pub(super) fn has_all(&mut self) {
+        self.open.has_all = true;
+    }
+
     /// For an answer that has come to its end: what ended it, if it was not the guest.
     pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Option<InvokeError>> {
         self.open.mailbox.poll_end(cx)
@@ -138,11 +147,14 @@ impl Caller {
 struct Open {
     call: Arc<Call>,
     mailbox: Arc<Mailbox>,
+    /// Its answer was read to the end.
+    has_all: bool,
+    _joined: Option<Joined>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.mailbox.leave(&self.call);
+        self.mailbox.leave(&self.call, self.has_all);
     }
 }
 
@@ -160,8 +172,7 @@ impl HttpApp {
         let lane = admitted.lane();
         let call = Call::new();
         let request = request.map(BodyExt::boxed_unsync);
-        let (mailbox, store) = service.hand_in(self, request, &call, admitted.purpose());
-        let open = Open { call, mailbox };
+        let (open, store) = service.hand_in(self, request, &call, admitted.purpose());
         let (open, answer) = match store {
             // The engine forbids an event loop inside another one.
             Some(store) if lane > 0 || cpu::is_inside_a_guest() => {
@@ -175,11 +186,13 @@ impl HttpApp {
             let response = answer.unwrap_or(Err(InvokeError::NoResponse))?;
             return Ok(GuestBody::wrap(response, has_body, None, Seat::Own(admitted)));
         };
-        let caller = Caller { open, admitted };
-        let response = match answer {
-            Some(answer) => answer?,
-            None => self.answer(&caller).await?.map(Frames::from),
+        let mut caller = Caller { open, admitted };
+        let answer = match answer {
+            Some(answer) => answer,
+            None => self.answer(&caller).await.map(|response| response.map(Frames::from)),
         };
+        // There is no more of an error than this.
+        let response = answer.inspect_err(|_| caller.has_all())?;
         Ok(GuestBody::wrap(response, has_body, None, Seat::Shared(caller)))
     }
 
@@ -203,7 +216,9 @@ impl HttpApp {
                     .as_ref()
                     .is_some_and(|answer| answer.as_ref().map_or(true, |it| it.body().is_whole()))
                 {
-                    open = None;
+                    if let Some(mut read) = open.take() {
+                        read.has_all = true;
+                    }
                 }
             }
             if !goes_on || store.outlook(service.capacity) != Outlook::Busy {

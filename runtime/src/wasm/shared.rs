@@ -2,23 +2,27 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wharf_types::figures::Share;
 
 use super::admission::QUEUE_TIMEOUT;
-use super::allowance::{Allowance, Room};
+use super::allowance::{Allowance, Purpose, Room};
 use super::app::HttpApp;
 use super::engine::Activity;
 use super::failure::InvokeError;
 use super::memory::HostMemory;
+use super::meter::Meter;
+use super::places::{Place, Places};
 use super::pool::STORES_MAX;
 use crate::logs::LogSink;
 
+/// Between two looks at whether an engine's pool has what it lacked.
+const POOL_WAIT: Duration = Duration::from_millis(10);
+
 /// What a new store needs: a place in its engine's pool, and room in the memory of its namespace.
 pub(super) struct StorePlace {
-    pub(super) pool: OwnedSemaphorePermit,
+    pub(super) pool: Place,
     pub(super) room: Room,
 }
 
@@ -26,7 +30,7 @@ pub(super) struct StorePlace {
 pub(super) struct Shared {
     pub(super) activity: Arc<Activity>,
     /// Places in the engines' pools.
-    pub(super) stores: Arc<Semaphore>,
+    pub(super) places: Places,
     pub(super) memory: Arc<HostMemory>,
     pub(super) logs: LogSink,
     /// Guests that got no place in time, since the start.
@@ -41,7 +45,7 @@ impl Shared {
     pub(super) fn new(activity: Arc<Activity>, logs: LogSink) -> Self {
         Self {
             activity,
-            stores: Arc::new(Semaphore::new(STORES_MAX)),
+            places: Places::new(STORES_MAX),
             memory: Arc::new(HostMemory::of_this_host()),
             logs,
             refused: AtomicU64::new(0),
@@ -50,22 +54,32 @@ impl Shared {
         }
     }
 
-    /// Room for a store in the engine's pool. Where there is none, warm stores make room: they only save time.
-    pub(super) async fn place(&self, places: u32) -> Result<OwnedSemaphorePermit, InvokeError> {
-        loop {
-            match self.stores.clone().try_acquire_many_owned(places) {
-                Ok(place) => return Ok(place),
-                Err(_) if self.drop_a_warm_store() => {}
-                Err(_) => break,
-            }
+    /// Room in the engine's pool for a store of the app that the meter is of. Where there is none, warm stores make room: they only save time.
+    pub(super) async fn place(
+        &self,
+        meter: &Arc<Meter>,
+        places: u32,
+        purpose: Purpose,
+    ) -> Result<Place, InvokeError> {
+        let place = self.places.take(meter, places, purpose, || self.drop_a_warm_store()).await;
+        place.ok_or_else(|| self.refuse())
+    }
+
+    /// A store had its place, and its engine's pool lacks something all the same: waits for a moment in which a warm store goes or something else ends.
+    /// Fails where it has been so for long since `begun`.
+    pub(super) async fn wait_for_pool(&self, begun: Instant) -> Result<(), InvokeError> {
+        if begun.elapsed() >= QUEUE_TIMEOUT {
+            return Err(self.refuse());
         }
-        match tokio::time::timeout(QUEUE_TIMEOUT, self.stores.clone().acquire_many_owned(places)).await {
-            Ok(Ok(place)) => Ok(place),
-            _ => {
-                self.refused.fetch_add(1, Relaxed);
-                Err(InvokeError::Busy)
-            }
+        if !self.drop_a_warm_store() {
+            tokio::time::sleep(POOL_WAIT).await;
         }
+        Ok(())
+    }
+
+    fn refuse(&self) -> InvokeError {
+        self.refused.fetch_add(1, Relaxed);
+        InvokeError::Busy
     }
 
     /// Drops a store that waits for its next request, of an app whose namespace this is of; false: there is none.
@@ -106,8 +120,7 @@ impl Shared {
 
     /// Places, and how many of them are taken.
     pub(super) fn places(&self) -> Share {
-        let used = STORES_MAX.saturating_sub(self.stores.available_permits());
-        Share { used: used as u64, max: STORES_MAX as u64 }
+        self.places.share()
     }
 
     /// Guests that got no place in time, since the start.

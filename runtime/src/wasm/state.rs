@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{AsContextMut, Engine, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -22,6 +21,7 @@ use super::outbound::{
     Hooks, Outbound, Policy, bound_sockets, count_sockets, lead_connections, look_up_names,
     tell_codes_of_bodies,
 };
+use super::places::Place;
 use super::profiler::Profiler;
 use super::shared::StorePlace;
 use super::volumes::{self, Mounts, VolumeHandles};
@@ -53,7 +53,7 @@ pub(super) struct Bounds {
     cpu_max: Duration,
     profiler: Option<Arc<Profiler>>,
     /// The store's place in the engine's pool.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Bounds {
@@ -68,7 +68,7 @@ impl Bounds {
     }
 
     /// Keeps the store's place in the pool until the store is gone.
-    pub(super) fn hold(&mut self, place: impl Into<Option<OwnedSemaphorePermit>>) {
+    pub(super) fn hold(&mut self, place: impl Into<Option<Place>>) {
         self.place = place.into();
     }
 
@@ -76,6 +76,16 @@ impl Bounds {
     pub(super) fn settle(&mut self, StorePlace { pool, room }: StorePlace) {
         self.place = Some(pool);
         self.limits.settle(room);
+    }
+
+    /// The guest is about to get a request, and has none: what it was refused before says nothing of how this one ends.
+    pub(super) fn forget_denied(&mut self) {
+        self.limits.denied = None;
+    }
+
+    /// The CPU time that an invocation may use.
+    pub(super) fn cpu_max(&self) -> Duration {
+        self.cpu_max
     }
 
     /// Why the guest was refused memory, if it was.

@@ -96,7 +96,7 @@ struct State {
     is_polled: bool,
     /// The store waits in a task of its own for something else than the CPU, so that others may join.
     is_open: bool,
-    /// A caller went away without an answer: what the guest does for it cannot be stopped by itself, so the store takes no more.
+    /// A caller went away without all of its answer: what the guest does for it cannot be stopped by itself, so the store takes no more.
     is_retired: bool,
     /// When the last caller left.
     left: Option<Instant>,
@@ -192,13 +192,13 @@ impl Mailbox {
         self.state().is_open = true;
     }
 
-    /// Nobody waits for the call's answer any more, or for the rest of it.
-    pub(super) fn leave(&self, call: &Arc<Call>) {
+    /// Nobody waits for the call's answer any more, or for the rest of it. `has_all`: because there is nothing left to wait for.
+    pub(super) fn leave(&self, call: &Arc<Call>, has_all: bool) {
         let mut state = self.state();
         if let Some(index) = state.calls.iter().position(|other| Arc::ptr_eq(other, call)) {
             state.calls.swap_remove(index);
         }
-        state.is_retired |= !call.is_answered.load(Relaxed);
+        state.is_retired |= !(has_all && call.is_answered.load(Relaxed));
         let is_last = state.calls.is_empty();
         if is_last {
             state.left = Some(Instant::now());
@@ -286,7 +286,7 @@ mod tests {
         let mailbox = Mailbox::default();
         let call = hand_in(&mailbox);
         assert_eq!(poll(&mailbox, &[&call], true), Outlook::Busy, "the answer is not read");
-        mailbox.leave(&call);
+        mailbox.leave(&call, true);
         assert_eq!(poll(&mailbox, &[], false), Outlook::Busy, "the guest goes on");
         assert_eq!(poll(&mailbox, &[], true), Outlook::Idle);
     }
@@ -297,7 +297,7 @@ mod tests {
         for outlook in [Outlook::Idle, Outlook::Idle, Outlook::Over] {
             let call = hand_in(&mailbox);
             poll(&mailbox, &[&call], true);
-            mailbox.leave(&call);
+            mailbox.leave(&call, true);
             assert_eq!(poll(&mailbox, &[], true), outlook);
         }
     }
@@ -313,10 +313,10 @@ mod tests {
         assert!(!joins(&mailbox), "two at once are the most");
         poll(&mailbox, &[&first], false);
         mailbox.open();
-        mailbox.leave(&first);
+        mailbox.leave(&first, true);
         assert!(joins(&mailbox));
         let second = mailbox.state().calls[0].clone();
-        mailbox.leave(&second);
+        mailbox.leave(&second, true);
         assert!(!joins(&mailbox), "three in all are the most");
     }
 
@@ -326,11 +326,24 @@ mod tests {
         let (patient, impatient) = (hand_in(&mailbox), hand_in(&mailbox));
         poll(&mailbox, &[], false);
         mailbox.open();
-        mailbox.leave(&impatient);
+        mailbox.leave(&impatient, false);
         assert!(!joins(&mailbox));
         assert_eq!(poll(&mailbox, &[&patient], false), Outlook::Busy);
-        mailbox.leave(&patient);
+        mailbox.leave(&patient, false);
         assert_eq!(poll(&mailbox, &[], false), Outlook::Over, "the guest still works for nobody");
+    }
+
+    #[test]
+    fn a_store_whose_answer_nobody_reads_to_its_end_is_given_up() {
+        let mailbox = Mailbox::default();
+        let (leaves, stays) = (hand_in(&mailbox), hand_in(&mailbox));
+        poll(&mailbox, &[&leaves, &stays], false);
+        mailbox.open();
+        mailbox.leave(&leaves, false);
+        assert!(!joins(&mailbox), "its guest may write for ever");
+        assert_eq!(poll(&mailbox, &[], false), Outlook::Busy, "another one is still read");
+        mailbox.leave(&stays, true);
+        assert_eq!(poll(&mailbox, &[], false), Outlook::Over);
     }
 
     #[test]
@@ -339,7 +352,7 @@ mod tests {
         let call = hand_in(&mailbox);
         poll(&mailbox, &[&call], false);
         assert_eq!(mailbox.deadline(Duration::ZERO), None, "the answer may take as long as it is read");
-        mailbox.leave(&call);
+        mailbox.leave(&call, true);
         assert!(mailbox.deadline(Duration::ZERO).unwrap() <= Instant::now());
     }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -17,7 +17,7 @@ use wasmtime_wasi_http::{Error, FieldMap, WasiBody, WasiHttpHooks, WasiHttpView}
 use super::super::allowance::Purpose;
 use super::super::app::HttpApp;
 use super::super::cpu;
-use super::super::failure::{InvokeError, classify};
+use super::super::failure::{InvokeError, classify, is_pool_exhausted};
 use super::super::host;
 use super::super::invoke::panicked;
 use super::super::lane::Guest;
@@ -99,7 +99,9 @@ impl SharedStore {
 
     pub(super) fn end(&mut self, app: &HttpApp, error: Option<InvokeError>) {
         // What never began is told with each request that it has cost, by the front door, and in bounds.
-        if let Some(error) = error.as_ref().filter(|error| !matches!(error, InvokeError::OverQuota(_))) {
+        let is_told_elsewhere =
+            |error: &InvokeError| matches!(error, InvokeError::OverQuota(_) | InvokeError::Busy);
+        if let Some(error) = error.as_ref().filter(|error| !is_told_elsewhere(error)) {
             app.say(&format!("a store of this instance ended: {error}"));
         }
         self.mailbox.end(error.clone());
@@ -152,6 +154,20 @@ pub(super) async fn start(
     app: &Arc<HttpApp>,
     purpose: Purpose,
 ) -> Result<(Store<State>, Service), InvokeError> {
+    let begun = Instant::now();
+    loop {
+        if let Some(started) = try_start(app, purpose).await? {
+            return Ok(started);
+        }
+        app.shared.wait_for_pool(begun).await?;
+    }
+}
+
+/// None: the engine's pool lacks something just now.
+async fn try_start(
+    app: &Arc<HttpApp>,
+    purpose: Purpose,
+) -> Result<Option<(Store<State>, Service)>, InvokeError> {
     let code = app.code().await?;
     let host::Guest::Http03(pre) = &code.guest else {
         return Err(InvokeError::Platform("not a WASI 0.3 app".into()));
@@ -161,7 +177,8 @@ pub(super) async fn start(
     state.bounds.settle(place);
     let mut store = new_store(pre.engine(), state);
     match pre.instantiate_async(&mut store).await {
-        Ok(guest) => Ok((store, guest)),
+        Ok(guest) => Ok(Some((store, guest))),
+        Err(error) if is_pool_exhausted(&error) => Ok(None),
         Err(error) => Err(app.explain_start(&error, &store)),
     }
 }
@@ -175,8 +192,12 @@ async fn serve(
 ) -> std::convert::Infallible {
     let handle = *service.wasi_http_handler().func_handle().func();
     let (mut jobs, mut calls) = (Vec::new(), FuturesUnordered::new());
+    let mut toil = Toil::new(accessor.with(|mut store| store.data_mut().bounds.cpu_max()));
     std::future::poll_fn(|cx| {
         mailbox.take_jobs(&mut jobs);
+        if toil.is_at_rest && !jobs.is_empty() {
+            accessor.with(|mut store| store.data_mut().bounds.forget_denied());
+        }
         for job in jobs.drain(..) {
             cpu::begin_budget();
             calls.push(call(accessor, service, app, job));
@@ -184,10 +205,37 @@ async fn serve(
         while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {}
         let is_quiet = calls.is_empty() && accessor.poll_no_interesting_tasks(cx).is_ready();
         let is_pressed = accessor.poll_ready_for_concurrent_call(handle, cx).is_pending();
-        mailbox.note(is_quiet, is_pressed);
+        let is_worn = toil.goes_on(is_quiet, cpu::total_before());
+        mailbox.note(is_quiet, is_pressed || is_worn);
         Poll::Pending
     })
     .await
+}
+
+/// What a store has computed since it was last at rest.
+///
+/// Its CPU budget begins anew with each request that it is given, and nobody can say which of its requests computes. So a store that has used up one
+/// budget and was never at rest meanwhile is given no more of them: what computes in it, be it one task that outlasts all others, then has only what is left.
+struct Toil {
+    cpu_max: Duration,
+    /// What had been computed when it was at rest.
+    rested: Duration,
+    is_at_rest: bool,
+}
+
+impl Toil {
+    fn new(cpu_max: Duration) -> Self {
+        Self { cpu_max, rested: Duration::ZERO, is_at_rest: true }
+    }
+
+    /// After a poll, with what was computed in all; whether that is too much for more requests.
+    fn goes_on(&mut self, is_quiet: bool, total: Duration) -> bool {
+        self.is_at_rest = is_quiet;
+        if is_quiet {
+            self.rested = total;
+        }
+        total.saturating_sub(self.rested) >= self.cpu_max
+    }
 }
 
 /// One request, until its answer's head.
@@ -219,4 +267,21 @@ fn from_http(
     let headers = FieldMap::new_immutable(hooks, head.headers);
     let uri = head.uri.into_parts();
     p3::Request::new(head.method, uri.scheme, uri.authority, uri.path_and_query, headers, None, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_never_rests_is_given_no_more_once_it_has_computed_for_a_whole_budget() {
+        let millis = Duration::from_millis;
+        let mut toil = Toil::new(millis(100));
+        assert!(toil.is_at_rest);
+        assert!(!toil.goes_on(false, millis(60)) && !toil.is_at_rest);
+        assert!(!toil.goes_on(true, millis(90)) && toil.is_at_rest);
+        assert!(!toil.goes_on(false, millis(180)), "it has rested in between");
+        assert!(toil.goes_on(false, millis(190)));
+        assert!(!toil.goes_on(true, millis(300)), "it is at rest again");
+    }
 }
