@@ -212,13 +212,13 @@ impl HttpApp {
                 answer =
                     answer.or_else(|| call.take_answer().map(|answer| answer.map(|it| it.map(Frames::from))));
                 answer = answer.map(|answer| answer.and_then(|response| collect(response, store.error())));
-                if answer
-                    .as_ref()
-                    .is_some_and(|answer| answer.as_ref().map_or(true, |it| it.body().is_whole()))
+                let is_whole = |answer: &Result<Response<Frames>, InvokeError>| {
+                    answer.as_ref().map_or(true, |it| it.body().is_whole())
+                };
+                if answer.as_ref().is_some_and(is_whole)
+                    && let Some(mut read) = open.take()
                 {
-                    if let Some(mut read) = open.take() {
-                        read.has_all = true;
-                    }
+                    read.has_all = true;
                 }
             }
             if !goes_on || store.outlook(service.capacity) != Outlook::Busy {
