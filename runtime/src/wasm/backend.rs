@@ -20,7 +20,7 @@ use super::code::{Code, Fetch, Mapped};
 use super::command::CommandEnd;
 use super::files::{FileFolders, Mount};
 use super::host::{Guest, WasmHost, keep_swept};
-use super::keyvalue::KeyValueHost;
+use super::keyvalue::{KeyValueHost, KeyValueShares};
 use super::lane::Laned;
 use super::meters::Meters;
 use super::outbound::Outbound;
@@ -58,6 +58,7 @@ pub struct WasmBackend {
     volumes: Arc<Volumes>,
     meters: Meters,
     secrets: Arc<SecretStore>,
+    keyvalue: KeyValueShares,
 }
 
 enum Live {
@@ -106,6 +107,7 @@ impl WasmBackend {
             volumes,
             meters: Meters::default(),
             secrets: Arc::default(),
+            keyvalue: KeyValueShares::default(),
         }))
     }
 
@@ -157,6 +159,7 @@ impl WasmBackend {
                 self.control.clone(),
                 assigned.namespace.clone(),
                 assigned.app.clone(),
+                &self.keyvalue,
             ),
             outbound: Arc::new(
                 Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))
