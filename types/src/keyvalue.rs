@@ -181,6 +181,17 @@ impl KeyValueOp {
     }
 }
 
+impl KeyValueReply {
+    /// Octets of the values that it brings.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Value(value) => value.as_ref().map_or(0, |value| value.0.len()),
+            Self::Values(values) => values.iter().flatten().map(|value| value.0.len()).sum(),
+            Self::Done | Self::Exists(_) | Self::Number(_) | Self::Keys { .. } => 0,
+        }
+    }
+}
+
 /// What an entry counts for its namespace, in octets.
 pub fn entry_bytes(bucket: &str, key: &str, value_bytes: usize) -> u64 {
     ENTRY_BYTES + (bucket.len() + key.len() + value_bytes) as u64
