@@ -192,6 +192,7 @@ mod tests {
     use std::sync::Mutex;
 
     use futures::future::join_all;
+    use wharf_types::NamespaceName;
 
     use super::super::query::{query, query_as};
     use super::*;
@@ -272,5 +273,25 @@ mod tests {
         all.await;
         let at = order.lock().unwrap().iter().position(|who| *who == "platform").unwrap();
         assert!(at <= 2, "{:?}", order.lock().unwrap());
+    }
+
+    #[tokio::test]
+    async fn apps_take_turns_to_write_what_their_guests_keep() {
+        let (_dir, store) = database::store().await;
+        let namespace: NamespaceName = "one".parse().unwrap();
+        let first = store.write_for(&namespace, &"loud".parse().unwrap()).await.unwrap();
+        let order = Mutex::new(Vec::new());
+        let apps = (0..10).map(|_| "loud").chain(["calm"]);
+        let mut all = Box::pin(join_all(apps.map(async |app: &'static str| {
+            let tx = store.write_for(&namespace, &app.parse().unwrap()).await.unwrap();
+            order.lock().unwrap().push(app);
+            tx.commit().await.unwrap();
+        })));
+        // All of them wait now.
+        assert!(futures::poll!(&mut all).is_pending());
+        drop(first);
+        all.await;
+        let order = order.lock().unwrap();
+        assert_eq!((order.len(), order[1]), (11, "calm"), "{order:?}");
     }
 }
