@@ -74,7 +74,7 @@ pub(crate) use routes::endpoints;
 
 /// The largest JSON document of a user.
 const BODY_MAX_BYTES: usize = 1 << 20;
-/// The same of a worker: batches of log records and of key-value pairs.
+/// The same of a worker: its reports, and batches of log records.
 const WORKER_BODY_MAX_BYTES: usize = 64 << 20;
 
 pub(crate) fn router(context: Arc<Context>) -> Router {

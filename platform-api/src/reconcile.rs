@@ -358,6 +358,8 @@ impl Reconciler {
                     return Ok(());
                 }
                 Applied::Done => self.fleet.tell_to_leave(&changes.changes),
+                // The others have their turn before the rest.
+                Applied::Emptied => break,
                 // If somebody was faster, the next round sees what they did; if there are many of them, when the other apps had their turn.
                 Applied::Outdated if round > 0 => break,
                 Applied::Outdated => {}

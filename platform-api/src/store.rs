@@ -48,16 +48,19 @@ pub(crate) mod stack_preview;
 pub(crate) mod surplus;
 pub(crate) mod token;
 pub(crate) mod transfer;
+mod turns;
 pub(crate) mod user;
 pub(crate) mod volume;
 
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use wharf_types::{AppName, NamespaceName};
 
 pub(crate) use conn::{Conn, Tx};
 pub(crate) use location::Location;
@@ -70,6 +73,7 @@ use news::Follower;
 pub(crate) use news::News;
 use postgres::PostgresStore;
 use sqlite::SqliteStore;
+use turns::Turns;
 
 static MIGRATOR: Migrator = sqlx::migrate!("./migrations");
 
@@ -177,6 +181,8 @@ pub(crate) struct Store {
     kind: Kind,
     /// What requests wait at for their turn to write.
     turns: Arc<Semaphore>,
+    /// What guests wait at before that: all of them together are as one that asks.
+    guests: Arc<Turns>,
 }
 
 #[derive(Clone)]
@@ -212,7 +218,7 @@ impl Store {
             Location::File(file) => Kind::Sqlite(SqliteStore::open(file, migrator).await?),
             Location::Postgres(url) => Kind::Postgres(PostgresStore::open(url, migrator).await?),
         };
-        Ok(Self { kind, turns: Arc::new(Semaphore::new(REQUESTS_IN_LINE)) })
+        Ok(Self { kind, turns: Arc::new(Semaphore::new(REQUESTS_IN_LINE)), guests: Arc::default() })
     }
 
     /// A snapshot of a database, which may be in use, as it is.
@@ -225,13 +231,24 @@ impl Store {
 
     /// A transaction that may write, for what somebody asked for. It holds the only writer: nothing slow may happen before its end.
     pub(crate) async fn write(&self) -> Result<Tx> {
-        let turn_max = match self.kind {
-            Kind::Sqlite(_) => sqlite::WAIT_MAX,
-            Kind::Postgres(_) => postgres::WAIT_MAX,
-        };
-        let turn = timeout(turn_max, self.turns.clone().acquire_owned()).await;
+        let turn = timeout(self.turn_max(), self.turns.clone().acquire_owned()).await;
         let turn = turn.ok().and_then(std::result::Result::ok).ok_or(sqlx::Error::PoolTimedOut)?;
         Ok(self.writer().await?.in_turn(turn))
+    }
+
+    /// The same for what the guests of an app keep.
+    pub(crate) async fn write_for(&self, namespace: &NamespaceName, app: &AppName) -> Result<Tx> {
+        let turn = timeout(self.turn_max(), self.guests.take(namespace, app)).await;
+        let turn = turn.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        Ok(self.write().await?.in_turn_of_guests(turn))
+    }
+
+    /// How long a request waits for its turn.
+    fn turn_max(&self) -> Duration {
+        match self.kind {
+            Kind::Sqlite(_) => sqlite::WAIT_MAX,
+            Kind::Postgres(_) => postgres::WAIT_MAX,
+        }
     }
 
     async fn writer(&self) -> Result<Tx> {

@@ -21,6 +21,7 @@ use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use wharf_types::api::{
     AUTHORITIES_HEADER, ArtifactSources, CertificateRequest, Leaving, NodeCertificate, SERVERS_HEADER,
 };
@@ -54,6 +55,10 @@ const SERVERS_MAX: usize = 32;
 const ASSIGNMENT_MAX_BYTES: usize = 64 << 20;
 /// The longest answer of any other kind except an artifact, in octets.
 const ANSWER_MAX_BYTES: usize = 16 << 20;
+/// What a key-value operation does.
+const KEY_VALUE: &str = "reach the key-value store";
+/// Octets that are written as JSON, or read from it, between two polls: some hundred microseconds.
+const ASIDE_BYTES: usize = 128 << 10;
 /// The largest artifact, in octets.
 pub(crate) const ARTIFACT_MAX_BYTES: usize = 1 << 30;
 
@@ -399,12 +404,13 @@ impl ControlClient {
         self.send("send log records", json(request, records)).await.map(drop)
     }
 
-    /// Carries out one key-value operation. A quota that is used up is [`ControlError::Refused`].
-    pub async fn keyvalue(&self, request: &KeyValueRequest) -> Result<KeyValueReply, ControlError> {
-        let what = "reach the key-value store";
+    /// Has a key-value operation carried out, which [`encode_keyvalue`] has written, and returns the answer for [`decode_keyvalue`]. A quota that is used up
+    /// is [`ControlError::Refused`].
+    pub(crate) async fn send_keyvalue(&self, request: Bytes) -> Result<Bytes, ControlError> {
         let call = self.request(Method::POST, &self.node_path("/keyvalue")).timeout(REQUEST_TIMEOUT);
-        let response = self.send(what, json(call, request)).await?;
-        decode(what, &read(what, response, ANSWER_MAX_BYTES).await?)
+        let call = call.header(CONTENT_TYPE, "application/json").body(request);
+        let response = self.send(KEY_VALUE, call).await?;
+        read(KEY_VALUE, response, ANSWER_MAX_BYTES).await
     }
 
     /// The bytes of an artifact, checked against its digest.
@@ -567,6 +573,28 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Bytes {
     serde_json::to_vec(value).expect("a wire structure has text keys only, so it is JSON").into()
 }
 
+pub(crate) async fn encode_keyvalue(request: KeyValueRequest) -> Bytes {
+    aside(request.op.bytes(), move || encode(&request)).await
+}
+
+pub(crate) async fn decode_keyvalue(answer: Bytes) -> Result<KeyValueReply, ControlError> {
+    aside(answer.len(), move || decode(KEY_VALUE, &answer)).await
+}
+
+/// Does what takes its time with so many octets where nobody waits behind it: the thread serves others, too. The runtime of a guest that has computed for long
+/// does it when nobody else wants the CPU.
+async fn aside<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if bytes <= ASIDE_BYTES {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The process ends.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
+
 fn json<T: Serialize + ?Sized>(request: RequestBuilder, value: &T) -> RequestBuilder {
     request.header(CONTENT_TYPE, "application/json").body(encode(value))
 }
@@ -656,13 +684,15 @@ mod tests {
     async fn a_refusal_keeps_its_problem() {
         let control = FakeControl::start().await;
         control.answer_keyvalue(Err(Problem::new(ProblemCode::QuotaExceeded, "256 MiB are full")));
-        let error = control.client().keyvalue(&increment()).await.unwrap_err();
+        let client = control.client();
+        let call = async || decode_keyvalue(client.send_keyvalue(encode(&increment())).await?).await;
+        let error = call().await.unwrap_err();
         assert!(
             matches!(&error, ControlError::Refused(problem) if problem.code == ProblemCode::QuotaExceeded)
         );
         assert_eq!((error.to_string().as_str(), error.is_retryable()), ("256 MiB are full", false));
         control.answer_keyvalue(Ok(KeyValueReply::Number(1)));
-        assert_eq!(control.client().keyvalue(&increment()).await.unwrap(), KeyValueReply::Number(1));
+        assert_eq!(call().await.unwrap(), KeyValueReply::Number(1));
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ package wharf:handmade;
 world http {
     import wasi:http/types@0.2.10;
     import wasi:config/store@0.2.0-rc.1;
+    import wasi:keyvalue/store@0.2.0-draft;
+    import wasi:keyvalue/batch@0.2.0-draft;
     export wasi:http/incoming-handler@0.2.10;
 }
 
@@ -26,7 +28,7 @@ const RUN_P3: &str = "package wasi:cli@0.3.0; interface run { run: async func() 
 /// WebAssembly text in these fields, all of which may be empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpGuest<'a> {
-    /// Imports beside those of `wasi:http`: functions of `wasi:config`.
+    /// Imports beside those of `wasi:http`: functions of `wasi:config` and `wasi:keyvalue`.
     pub imports: &'a str,
     /// Memories, tables, functions, globals, a start function.
     pub definitions: &'a str,
@@ -144,7 +146,9 @@ fn component(module: &str, world: &str) -> Vec<u8> {
     for package in ["io", "clocks", "cli", "http"] {
         wit.push_file(deps.join(format!("{package}.wit"))).unwrap();
     }
-    wit.push_file(workspace::root().join("sdk/wit/deps/config.wit")).unwrap();
+    for package in ["config", "keyvalue"] {
+        wit.push_file(workspace::root().join(format!("sdk/wit/deps/{package}.wit"))).unwrap();
+    }
     wit.push_str("run.wit", RUN_P3).unwrap();
     let package = wit.push_str("worlds.wit", WORLDS).unwrap();
     let world = wit.select_world(&[package], Some(world)).unwrap();

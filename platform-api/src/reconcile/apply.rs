@@ -21,6 +21,8 @@ pub(super) enum Applied {
     Done,
     /// Somebody else changed the app since the view was read: nothing was written.
     Outdated,
+    /// A part of the data of an app that is to go is gone. Nothing else was written.
+    Emptied,
     Deleted,
 }
 
@@ -32,27 +34,29 @@ pub(super) async fn apply(
     changes: &Changes,
     now: Timestamp,
 ) -> Result<Applied, OperationError> {
+    let deletes = changes.changes.contains(&Change::DeleteApp);
+    if deletes && !empty(context, app).await? {
+        return Ok(Applied::Emptied);
+    }
     let mut tx = context.write_as_leader().await?;
     // The one guard that matters: every writer draws a revision, so an unchanged one means that the view still holds.
     if !store::change::touch_if(&mut tx, app, revision, now).await? {
         return Ok(Applied::Outdated);
     }
-    let mut deleted = false;
     // A thousand instances in a row cost little more than one.
     for run in changes.changes.chunk_by(|a, b| creates(a) && creates(b)) {
         let new: Vec<NewInstance> = run.iter().filter_map(|change| new_instance(app, change)).collect();
         store::instance::create_all(&mut tx, &new, now).await?;
         for change in run {
-            deleted |= *change == Change::DeleteApp;
             apply_one(&mut tx, app, view, change, now).await?;
         }
     }
     preempt(&mut tx, context, &preempted(&changes.changes), now).await?;
-    if !deleted && changes.changes.iter().any(ends_rollout) {
+    if !deletes && changes.changes.iter().any(ends_rollout) {
         clean_up(&mut tx, context, app, now).await?;
     }
     tx.commit().await?;
-    if deleted {
+    if deletes {
         context.volumes_changed();
         context.logs.remove(&view.namespace, &view.name).await;
     }
@@ -62,7 +66,7 @@ pub(super) async fn apply(
             context.owner_changed(*victim);
         }
     }
-    Ok(if deleted { Applied::Deleted } else { Applied::Done })
+    Ok(if deletes { Applied::Deleted } else { Applied::Done })
 }
 
 fn creates(change: &Change) -> bool {
@@ -222,13 +226,26 @@ async fn preempt_run(conn: &mut Conn, run: InstanceId, now: Timestamp) -> Result
     Ok(())
 }
 
+/// Deletes a part of what the guests of an app have kept, which may take longer than others can wait for, and returns whether that were all. Where it
+/// goes on does not matter: what is there yet is in the database.
+async fn empty(context: &Context, id: AppId) -> Result<bool, OperationError> {
+    let mut tx = context.write_as_leader().await?;
+    let Some(app) = store::app::get(&mut tx, id).await?.filter(|app| app.deleting) else { return Ok(true) };
+    let is_empty = store::keyvalue::delete_some_of_app(&mut tx, app.namespace_id, id).await?;
+    tx.commit().await?;
+    Ok(is_empty)
+}
+
 async fn delete(conn: &mut Conn, id: AppId, view: &AppView, now: Timestamp) -> Result<(), OperationError> {
     let app = store::app::get(conn, id).await?;
     let volumes = store::volume::of_app(conn, id).await?;
+    if let Some(app) = &app {
+        // What a guest has written just before its end.
+        while !store::keyvalue::delete_some_of_app(conn, app.namespace_id, id).await? {}
+    }
     store::app::delete(conn, id).await?;
     store::volume::forget_unplaced(conn).await?;
     if let Some(app) = app {
-        store::keyvalue::recount(conn, app.namespace_id).await?;
         store::secret::prune(conn, app.namespace_id).await?;
     }
     let kept: Vec<_> = volumes.iter().filter(|volume| !volume.removing).collect();

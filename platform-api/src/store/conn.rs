@@ -11,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::group::GroupSync;
 use super::query::{self, Query, in_time};
+use super::turns::Turn;
 use super::{News, Result, StoreError, news};
 
 /// Statements that are put off at most. All of them together are one for the database, which knows it again when it comes again.
@@ -93,6 +94,7 @@ pub(crate) struct Tx {
     conn: Conn,
     ending: Ending,
     turn: Option<OwnedSemaphorePermit>,
+    guests: Option<Turn>,
 }
 
 /// What comes with a commit.
@@ -109,16 +111,25 @@ impl Tx {
         group: Arc<GroupSync>,
         access: Arc<AtomicU64>,
     ) -> Self {
-        Self { conn: Conn::new(Inner::Sqlite(tx)), ending: Ending::Sync(group, access), turn: None }
+        Self::new(Inner::Sqlite(tx), Ending::Sync(group, access))
     }
 
     pub(super) fn of_postgres(tx: Transaction<'static, Postgres>, origin: Arc<str>) -> Self {
-        Self { conn: Conn::new(Inner::Postgres(tx)), ending: Ending::Tell(origin), turn: None }
+        Self::new(Inner::Postgres(tx), Ending::Tell(origin))
+    }
+
+    fn new(inner: Inner, ending: Ending) -> Self {
+        Self { conn: Conn::new(inner), ending, turn: None, guests: None }
     }
 
     /// Keeps the turn of a request until others can write.
     pub(super) fn in_turn(self, turn: OwnedSemaphorePermit) -> Self {
         Self { turn: Some(turn), ..self }
+    }
+
+    /// The same of the turn of an app's guests.
+    pub(super) fn in_turn_of_guests(self, turn: Turn) -> Self {
+        Self { guests: Some(turn), ..self }
     }
 
     /// Others see it, and the next writer goes on, before this returns; then it is on the disk.
@@ -140,7 +151,7 @@ impl Tx {
                     tx.commit().await?;
                 }
                 // The next one need not wait for the disk.
-                drop(self.turn);
+                drop((self.turn, self.guests));
                 group.durable().await
             }
             (Inner::Postgres(mut tx), Ending::Tell(origin)) => {
@@ -181,6 +192,7 @@ mod tests {
     use std::sync::Mutex;
 
     use futures::future::join_all;
+    use wharf_types::NamespaceName;
 
     use super::super::query::{query, query_as};
     use super::*;
@@ -261,5 +273,25 @@ mod tests {
         all.await;
         let at = order.lock().unwrap().iter().position(|who| *who == "platform").unwrap();
         assert!(at <= 2, "{:?}", order.lock().unwrap());
+    }
+
+    #[tokio::test]
+    async fn apps_take_turns_to_write_what_their_guests_keep() {
+        let (_dir, store) = database::store().await;
+        let namespace: NamespaceName = "one".parse().unwrap();
+        let first = store.write_for(&namespace, &"loud".parse().unwrap()).await.unwrap();
+        let order = Mutex::new(Vec::new());
+        let apps = (0..10).map(|_| "loud").chain(["calm"]);
+        let mut all = Box::pin(join_all(apps.map(async |app: &'static str| {
+            let tx = store.write_for(&namespace, &app.parse().unwrap()).await.unwrap();
+            order.lock().unwrap().push(app);
+            tx.commit().await.unwrap();
+        })));
+        // All of them wait now.
+        assert!(futures::poll!(&mut all).is_pending());
+        drop(first);
+        all.await;
+        let order = order.lock().unwrap();
+        assert_eq!((order.len(), order[1]), (11, "calm"), "{order:?}");
     }
 }

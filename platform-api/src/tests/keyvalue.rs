@@ -5,7 +5,8 @@ use axum::http::Method;
 use serde_json::{Value, json};
 use wharf_types::NodeId;
 
-use super::fixture::{Platform, Reply, component, quick, request};
+use super::deploying::HELLO;
+use super::fixture::{Platform, Reply, component, eventually, quick, request};
 use crate::store;
 
 impl Platform {
@@ -55,6 +56,23 @@ async fn increments_at_the_same_time_all_count() {
 }
 
 #[tokio::test]
+async fn what_an_increment_is_refused_for_is_not_written() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    let value = async || platform.kv("hello", json!({"get": {"key": "n"}})).await.is(200);
+    // "-5"
+    platform.kv("hello", json!({"set": {"key": "n", "value": "2d35"}})).await.is(200);
+    let refused = platform.kv("hello", json!({"increment": {"key": "n", "delta": 1}})).await;
+    refused.refuses(400, "invalid_request", &["-4", "negative"]);
+    assert_eq!(value().await, json!({"value": "2d35"}));
+    platform.kv("hello", json!({"increment": {"key": "n", "delta": 7}})).await.is(200);
+    assert_eq!(value().await, json!({"value": "32"}));
+    let refused = platform.kv("hello", json!({"increment": {"key": "n", "delta": i64::MAX}})).await;
+    refused.refuses(400, "invalid_request", &["2^63-1"]);
+    assert_eq!(value().await, json!({"value": "32"}));
+}
+
+#[tokio::test]
 async fn keys_values_and_namespaces_have_limits() {
     let platform = Platform::start().await;
     platform.deploy("hello", &component(0), quick()).await.is(201);
@@ -62,6 +80,10 @@ async fn keys_values_and_namespaces_have_limits() {
     long_key.refuses(400, "invalid_request", &["1024"]);
     let large = platform.kv("hello", json!({"set": {"key": "k", "value": "00".repeat((1 << 20) + 1)}})).await;
     large.refuses(413, "too_large", &["1048576"]);
+    let pair = |at: usize| json!([format!("k{at}"), "00".repeat(1 << 20)]);
+    let pairs = |count: usize| json!({"set_many": {"pairs": (0..count).map(pair).collect::<Vec<_>>()}});
+    platform.kv("hello", pairs(8)).await.refuses(413, "too_large", &["8 MiB", "fewer"]);
+    platform.kv("hello", pairs(13)).await.refuses(413, "too_large", &[]);
     for op in [json!({"get": {"key": "a\0b"}}), json!({"list_keys": {"after": "\0"}})] {
         platform.kv("hello", op).await.refuses(400, "invalid_request", &["NUL"]);
     }
@@ -69,7 +91,7 @@ async fn keys_values_and_namespaces_have_limits() {
     unknown.refuses(400, "invalid_request", &["`if_absent`"]);
     let mut tx = platform.context.store.write().await.unwrap();
     let full = "INSERT INTO kv_usage (namespace, bytes) SELECT id, $1 FROM namespace";
-    store::query(full).bind((256_i64 << 20) - 10).execute(&mut tx).await.unwrap();
+    store::query(full).bind((256_i64 << 20) - 300).execute(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
     platform.kv("hello", json!({"set": {"key": "k", "value": "0102"}})).await.is(200);
     let quota = platform.kv("hello", json!({"set": {"key": "l", "value": "00".repeat(100)}})).await;
@@ -86,4 +108,34 @@ async fn a_batch_gathers_no_more_than_a_reply_may_hold() {
     platform.kv("hello", json!({"get_many": {"keys": vec!["k"; 7]}})).await.is(200);
     let large = platform.kv("hello", json!({"get_many": {"keys": vec!["k"; 1000]}})).await;
     large.refuses(413, "too_large", &["7 MiB", "fewer keys"]);
+}
+
+#[tokio::test]
+async fn an_app_with_many_keys_is_deleted_also_across_a_restart_and_its_name_starts_empty() {
+    let platform = Platform::start().await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    platform.deploy("second", &component(0), quick()).await.is(201);
+    platform.kv("second", json!({"set": {"key": "k", "value": "00"}})).await.is(200);
+    for part in 0..6 {
+        let pairs: Vec<Value> = (0..1000).map(|at| json!([format!("{part}-{at}"), ""])).collect();
+        platform.kv("hello", json!({"set_many": {"pairs": pairs}})).await.is(200);
+    }
+    platform.call(Method::DELETE, HELLO, Value::Null).await.is(204);
+    let platform = Platform::start_in(platform.crash()).await;
+    eventually("the app is gone", async || {
+        let events = platform.get(&format!("{HELLO}/events")).await;
+        let last = events["items"].as_array()?.last()?["kind"].clone();
+        (last == "app.deleted").then_some(())
+    })
+    .await;
+    platform.deploy("hello", &component(0), quick()).await.is(201);
+    let keys = platform.kv("hello", json!({"list_keys": {"after": null}})).await.is(200);
+    assert_eq!(keys, json!({"keys": {"keys": [], "more": false}}));
+    let mut conn = platform.context.store.look().await.unwrap();
+    let namespace = store::namespace::find_id(&mut conn, &"default".parse().unwrap()).await.unwrap().unwrap();
+    let of_second = 256 + "default".len() + 2;
+    assert_eq!(
+        store::keyvalue::usage(&mut conn, namespace).await.unwrap(),
+        i64::try_from(of_second).unwrap()
+    );
 }

@@ -21,7 +21,7 @@ use super::code::{Code, Fetch, Mapped};
 use super::command::CommandEnd;
 use super::files::{FileFolders, Mount};
 use super::host::{Guest, WasmHost, keep_swept};
-use super::keyvalue::KeyValueHost;
+use super::keyvalue::{KeyValueHost, KeyValueShares};
 use super::lane::Laned;
 use super::meters::Meters;
 use super::outbound::{Outbound, Outbounds, know_servers};
@@ -60,6 +60,7 @@ pub struct WasmBackend {
     meters: Meters,
     outbounds: Outbounds,
     secrets: Arc<SecretStore>,
+    keyvalue: KeyValueShares,
 }
 
 enum Live {
@@ -111,6 +112,7 @@ impl WasmBackend {
             meters: Meters::default(),
             outbounds: Outbounds::default(),
             secrets: Arc::default(),
+            keyvalue: KeyValueShares::default(),
         }))
     }
 
@@ -162,6 +164,7 @@ impl WasmBackend {
                 self.control.clone(),
                 assigned.namespace.clone(),
                 assigned.app.clone(),
+                &self.keyvalue,
             ),
             outbound: self.outbounds.of((&**assigned).into(), || {
                 Outbound::new(&spec.outbound.allow, Some(Arc::new(neighbours)))

@@ -1,14 +1,24 @@
 //! `wasi:keyvalue@0.2.0-draft`, kept by the platform in its store.
+//!
+//! What a guest hands over is checked before anything is made of it, counts as memory of the guest until it is answered, and waits while too much
+//! of its app, or of all apps, is under way.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+mod cursors;
+mod local;
+mod share;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTableError};
-use wharf_types::keyvalue::{KEYS_PER_PAGE, KeyValueOp, KeyValueReply, KeyValueRequest, Octets};
-use wharf_types::{AppName, NamespaceName};
+use wharf_types::keyvalue::{BUCKET_MAX_BYTES, KeyValueOp, KeyValueReply, KeyValueRequest, Octets};
+use wharf_types::{AppName, NamespaceName, Problem};
 
-use crate::control::ControlClient;
+use self::local::LocalBuckets;
+pub(super) use self::share::{KeyValueShare, KeyValueShares};
+use super::memory::Limits;
+use crate::control::{ControlClient, decode_keyvalue, encode_keyvalue};
 
 mod generated {
     wasmtime::component::bindgen!({
@@ -60,11 +70,17 @@ impl From<ResourceTableError> for Error {
     }
 }
 
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Other(problem.detail)
+    }
+}
+
 /// An open bucket.
 #[allow(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Bucket {
     name: String,
-    /// A cursor of `wasi:keyvalue` is a number, ours is a key: the last page that was given out, and where it ended.
+    /// The last cursor that was given out, and the key behind which it goes on.
     listed: Option<(u64, String)>,
 }
 
@@ -73,103 +89,112 @@ pub struct Bucket {
 pub(super) struct KeyValueHost {
     namespace: NamespaceName,
     app: AppName,
+    share: Arc<KeyValueShare>,
     store: Store,
 }
 
 #[derive(Clone)]
 enum Store {
-    Platform(ControlClient),
-    /// For `wharf run`, where there is no platform: ends with the process.
+    /// With the runtime that sends, whatever becomes of the guest.
+    Platform(ControlClient, Handle),
+    /// For `wharf run`.
     Local(Arc<Mutex<LocalBuckets>>),
 }
 
-type LocalBuckets = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
-
 impl KeyValueHost {
-    pub(super) fn platform(control: ControlClient, namespace: NamespaceName, app: AppName) -> Self {
-        Self { namespace, app, store: Store::Platform(control) }
+    /// To be called within the runtime that is to send.
+    pub(super) fn platform(
+        control: ControlClient,
+        namespace: NamespaceName,
+        app: AppName,
+        shares: &KeyValueShares,
+    ) -> Self {
+        let share = shares.of(&namespace, &app);
+        Self { namespace, app, share, store: Store::Platform(control, Handle::current()) }
     }
 
     pub(super) fn local(namespace: NamespaceName, app: AppName) -> Self {
-        Self { namespace, app, store: Store::Local(Arc::default()) }
+        let share = KeyValueShares::default().of(&namespace, &app);
+        Self { namespace, app, share, store: Store::Local(Arc::default()) }
     }
 
+    /// Carries out an operation that was checked.
     async fn call(&self, bucket: &str, op: KeyValueOp) -> Result<KeyValueReply, Error> {
         match &self.store {
-            Store::Platform(control) => {
+            Store::Platform(control, runtime) => {
+                let of_app = self.share.of_app(&op).await;
                 let request = KeyValueRequest {
                     namespace: self.namespace.clone(),
                     app: self.app.clone(),
                     bucket: bucket.to_owned(),
                     op,
                 };
-                control.keyvalue(&request).await.map_err(|error| Error::Other(error.to_string()))
+                let request = encode_keyvalue(request).await;
+                let (control, share) = (control.clone(), self.share.clone());
+                // The room of the app goes along: it is free again once nothing is under way any more.
+                let sending = runtime.spawn(async move {
+                    let _of_node = share.of_node(&of_app).await;
+                    (control.send_keyvalue(request).await, of_app)
+                });
+                let sent = AbortOnDropHandle::new(sending).await;
+                let (answer, _of_app) = sent.map_err(|error| Error::Other(error.to_string()))?;
+                let answer = answer.map_err(|error| Error::Other(error.to_string()))?;
+                decode_keyvalue(answer).await.map_err(|error| Error::Other(error.to_string()))
             }
             Store::Local(buckets) => {
                 let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
-                local(buckets.entry(bucket.to_owned()).or_default(), op)
+                Ok(buckets.carry_out(bucket, op)?)
             }
         }
     }
 }
 
-fn local(entries: &mut BTreeMap<String, Vec<u8>>, op: KeyValueOp) -> Result<KeyValueReply, Error> {
-    Ok(match op {
-        KeyValueOp::Get { key } => KeyValueReply::Value(entries.get(&key).cloned().map(Octets)),
-        KeyValueOp::Exists { key } => KeyValueReply::Exists(entries.contains_key(&key)),
-        KeyValueOp::GetMany { keys } => {
-            KeyValueReply::Values(keys.iter().map(|key| entries.get(key).cloned().map(Octets)).collect())
+/// Less than this is handed over without being counted as the guest's memory.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// What the host has of a guest's memory during a call.
+struct Held<'a> {
+    limits: &'a mut Limits,
+    bytes: u64,
+}
+
+impl<'a> Held<'a> {
+    fn take(limits: &'a mut Limits, op: &KeyValueOp) -> Result<Self, Error> {
+        let bytes = op.bytes();
+        let bytes = if bytes < SMALL_BYTES { 0 } else { bytes as u64 };
+        if bytes == 0 || limits.hold(bytes) {
+            return Ok(Self { limits, bytes });
         }
-        KeyValueOp::Set { key, value } => {
-            entries.insert(key, value.0);
-            KeyValueReply::Done
-        }
-        KeyValueOp::SetMany { pairs } => {
-            entries.extend(pairs.into_iter().map(|(key, value)| (key, value.0)));
-            KeyValueReply::Done
-        }
-        KeyValueOp::Delete { key } => {
-            entries.remove(&key);
-            KeyValueReply::Done
-        }
-        KeyValueOp::DeleteMany { keys } => {
-            for key in keys {
-                entries.remove(&key);
-            }
-            KeyValueReply::Done
-        }
-        KeyValueOp::ListKeys { after } => {
-            let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-            let mut rest = entries.range((start, Bound::Unbounded)).map(|(key, _)| key.clone());
-            let keys: Vec<String> = rest.by_ref().take(KEYS_PER_PAGE).collect();
-            KeyValueReply::Keys { keys, more: rest.next().is_some() }
-        }
-        KeyValueOp::Increment { key, delta } => {
-            let value = entries.entry(key).or_insert_with(|| b"0".to_vec());
-            let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
-            let sum = number
-                .and_then(|number| number.checked_add(delta))
-                .ok_or_else(|| Error::Other("the value is not a number, or the sum is too large".into()))?;
-            *value = sum.to_string().into_bytes();
-            KeyValueReply::Number(sum)
-        }
-    })
+        Err(Error::Other(format!(
+            "the {bytes} bytes of this call, which the host holds until it is answered, do not fit into the memory that the guest may have: \
+             raise `limits.memory`, or set fewer keys at once"
+        )))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.limits.let_go(self.bytes);
+    }
 }
 
 /// The view through which a store's host functions see it.
 pub(super) struct KeyValue<'a> {
     host: &'a KeyValueHost,
     table: &'a mut ResourceTable,
+    limits: &'a mut Limits,
 }
 
 impl<'a> KeyValue<'a> {
-    pub(super) fn new(host: &'a KeyValueHost, table: &'a mut ResourceTable) -> Self {
-        Self { host, table }
+    pub(super) fn new(host: &'a KeyValueHost, table: &'a mut ResourceTable, limits: &'a mut Limits) -> Self {
+        Self { host, table, limits }
     }
 
     async fn call(&mut self, bucket: &Resource<Bucket>, op: KeyValueOp) -> Result<KeyValueReply, Error> {
         // The table is not `Sync`, so nothing of it may be borrowed across the await.
         let name = self.table.get(bucket)?.name.clone();
+        op.check(&name)?;
+        let _held = Held::take(self.limits, &op)?;
         self.host.call(&name, op).await
     }
 }
@@ -186,7 +211,7 @@ impl keyvalue::store::Host for KeyValue<'_> {
     async fn open(&mut self, identifier: String) -> Result<Resource<Bucket>, Error> {
         // The empty name is wasmtime's own convention for the only bucket.
         let name = if identifier.is_empty() { "default".to_owned() } else { identifier };
-        if name.len() > 128 {
+        if name.len() > BUCKET_MAX_BYTES {
             return Err(Error::NoSuchStore);
         }
         Ok(self.table.push(Bucket { name, listed: None })?)
@@ -228,29 +253,47 @@ impl keyvalue::store::HostBucket for KeyValue<'_> {
         bucket: Resource<Bucket>,
         cursor: Option<u64>,
     ) -> Result<keyvalue::store::KeyResponse, Error> {
-        let page = cursor.unwrap_or(0);
-        let (mut at, mut after) = match &self.table.get(&bucket)?.listed {
-            Some((listed, end)) if *listed == page => (page, Some(end.clone())),
-            _ => (0, None),
+        let Bucket { name, listed } = self.table.get(&bucket)?;
+        let name = name.clone();
+        let known = match (cursor, listed) {
+            (None, _) => None,
+            (Some(cursor), Some((given, end))) if *given == cursor => Some(end.clone()),
+            (Some(cursor), _) => self.host.share.cursors.find(&name, cursor),
         };
+        let (mut page, wanted) = match (cursor, &known) {
+            (None, _) => (0, 0),
+            (Some(cursor), Some(_)) => (cursors::page(cursor), cursors::page(cursor)),
+            (Some(cursor), None) => {
+                let unknown = || {
+                    Error::Other(format!(
+                        "the cursor {cursor} is not known here any more; list the keys from the start"
+                    ))
+                };
+                (0, cursors::page_again(cursor).ok_or_else(unknown)?)
+            }
+        };
+        let mut after = known;
         loop {
             let KeyValueReply::Keys { keys, more } =
                 self.call(&bucket, KeyValueOp::ListKeys { after: after.clone() }).await?
             else {
                 return Err(Error::Other("the platform did not answer with keys".into()));
             };
-            after = keys.last().cloned();
-            let more = more && after.is_some();
-            if at == page {
-                if let (true, Some(end)) = (more, after) {
-                    self.table.get_mut(&bucket)?.listed = Some((page + 1, end));
+            let end = keys.last().filter(|_| more).cloned();
+            if page == wanted {
+                let mut next = None;
+                if let Some(end) = end {
+                    let cursor = self.host.share.cursors.put(&name, page + 1, &end);
+                    self.table.get_mut(&bucket)?.listed = Some((cursor, end));
+                    next = Some(cursor);
                 }
-                return Ok(keyvalue::store::KeyResponse { keys, cursor: more.then(|| page + 1) });
+                return Ok(keyvalue::store::KeyResponse { keys, cursor: next });
             }
-            if !more {
+            if end.is_none() {
                 return Ok(keyvalue::store::KeyResponse { keys: Vec::new(), cursor: None });
             }
-            at += 1;
+            after = end;
+            page += 1;
         }
     }
 
@@ -262,8 +305,10 @@ impl keyvalue::store::HostBucket for KeyValue<'_> {
 
 impl keyvalue::atomics::Host for KeyValue<'_> {
     async fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: u64) -> Result<u64, Error> {
-        let delta = i64::try_from(delta).map_err(|_| Error::Other("the delta is too large".into()))?;
+        let delta = i64::try_from(delta)
+            .map_err(|_| Error::Other(format!("the delta {delta} is more than 2^63-1")))?;
         match self.call(&bucket, KeyValueOp::Increment { key, delta }).await? {
+            // A control plane of an earlier version may have made one.
             KeyValueReply::Number(sum) => {
                 u64::try_from(sum).map_err(|_| Error::Other(format!("the sum {sum} is negative")))
             }
@@ -278,7 +323,11 @@ impl keyvalue::batch::Host for KeyValue<'_> {
         bucket: Resource<Bucket>,
         keys: Vec<String>,
     ) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
-        match self.call(&bucket, KeyValueOp::GetMany { keys: keys.clone() }).await? {
+        let op = KeyValueOp::GetMany { keys };
+        // Before there are two of them.
+        op.check(&self.table.get(&bucket)?.name)?;
+        let KeyValueOp::GetMany { keys } = op.clone() else { return Ok(Vec::new()) };
+        match self.call(&bucket, op).await? {
             KeyValueReply::Values(values) => Ok(keys
                 .into_iter()
                 .zip(values)

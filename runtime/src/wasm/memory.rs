@@ -157,12 +157,25 @@ impl Limits {
         if !self.grow(before, now) {
             return false;
         }
-        let less = before.saturating_sub(now);
-        self.meter.free_memory(less);
-        self.host.give_back(less);
-        self.bytes -= less;
+        self.let_go(before.saturating_sub(now));
         self.kept_bytes = now;
         true
+    }
+
+    /// Counts octets that the host holds for the guest until it lets go of them; false: they do not fit, of which the guest itself is told.
+    pub(super) fn hold(&mut self, bytes: u64) -> bool {
+        let before = self.denied;
+        let fits = self.grow(0, bytes);
+        if !fits {
+            self.denied = before;
+        }
+        fits
+    }
+
+    pub(super) fn let_go(&mut self, bytes: u64) {
+        self.meter.free_memory(bytes);
+        self.host.give_back(bytes);
+        self.bytes -= bytes;
     }
 }
 
@@ -225,6 +238,18 @@ mod tests {
         assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (100, 100));
         drop(limits);
         assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn what_the_host_holds_counts_until_it_lets_go_and_is_no_reason_to_end_a_guest() {
+        let (meter, host) = (Arc::default(), Arc::new(HostMemory::new(1000)));
+        let mut limits = limits(&meter, &host, 100);
+        assert!(limits.memory_growing(0, 60, None).unwrap() && limits.hold(40));
+        assert!(!limits.hold(1));
+        assert_eq!((limits.denied, meter.memory_bytes()), (None, 100));
+        limits.let_go(40);
+        assert!(limits.memory_growing(60, 90, None).unwrap());
+        assert_eq!((meter.memory_bytes(), host.used.load(Relaxed)), (90, 90));
     }
 
     #[test]

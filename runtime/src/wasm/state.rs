@@ -229,7 +229,7 @@ pub fn linker(engine: &Engine, profile: Profile) -> wasmtime::Result<Linker<Stat
     volumes::link(&mut linker, profile)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| WasiConfig::new(&state.config))?;
     super::keyvalue::add_to_linker(&mut linker, |state: &mut State| {
-        KeyValue::new(&state.keyvalue, &mut state.table)
+        KeyValue::new(&state.keyvalue, &mut state.table, &mut state.bounds.limits)
     })?;
     Ok(linker)
 }

@@ -4,7 +4,7 @@ use axum::http::Method;
 use axum::routing::{get, post, put};
 use wharf_types::api::{ArtifactSources, CertificateRequest, Leaving, NodeCertificate};
 use wharf_types::exec::MEDIA_TYPE;
-use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest};
+use wharf_types::keyvalue::{KeyValueReply, KeyValueRequest, REQUEST_MAX_BYTES};
 use wharf_types::log::LogRecord;
 use wharf_types::node::{NodeRegistration, NodeReport, ReportAnswer};
 
@@ -50,6 +50,7 @@ pub(super) fn for_workers() -> Vec<Endpoint> {
             post(session::key_value),
             "One key-value operation of a guest",
         )
+        .body_of(REQUEST_MAX_BYTES)
         .takes(json::<KeyValueRequest>())
         .replies(200, json::<KeyValueReply>()),
         node(
