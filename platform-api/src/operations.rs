@@ -17,6 +17,7 @@ mod declare;
 mod deploy;
 mod env;
 mod once;
+mod outbound;
 mod ports;
 mod rollback;
 mod settings;
@@ -74,8 +75,9 @@ pub(crate) struct Asked {
     pub(crate) by: String,
     /// From `Idempotency-Key`.
     pub(crate) once: Option<Once>,
-    /// Whether the quota of the namespace sets no bound to the priority: a cluster admin asks, or nothing new is asked for.
-    pub(crate) any_priority: bool,
+    /// Whether what is asked for may be more than a cluster admin has allowed the namespace, in priorities and in private destinations: one asks, or
+    /// nothing new is asked for.
+    pub(crate) any_rights: bool,
     pub(crate) now: Timestamp,
 }
 

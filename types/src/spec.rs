@@ -6,6 +6,7 @@ mod amount;
 mod container;
 mod grant;
 pub mod placement;
+mod private;
 mod scale;
 mod update;
 mod validate;
@@ -26,6 +27,7 @@ pub use container::{
     ContainerFileSpec, ContainerHealthSpec, ContainerSpec, HostPathSpec, TmpfsSpec, UlimitSpec, is_host,
 };
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
+pub use private::{InvalidDestination, PrivateDestination};
 pub use scale::{EveryNode, ReplicaRange, Replicas, ScaleSpec};
 pub use update::{CanarySpec, Dials, OnFailure, RollbackSpec, UpdateOrder, UpdateSpec};
 pub use validate::{

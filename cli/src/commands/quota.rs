@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use wharf_types::api::{ContainerRights, Quota, QuotaInfo};
 use wharf_types::problem::ProblemCode;
 use wharf_types::quantity::{ByteSize, CpuShare};
-use wharf_types::spec::Priority;
+use wharf_types::spec::{InvalidDestination, Priority, PrivateDestination};
 use wharf_types::{NamespaceName, Problem};
 
 use crate::args::{Global, NoArgs, With};
@@ -81,6 +81,13 @@ pub struct QuotaSetArgs {
     /// The highest priority that apps and jobs may be given; a cluster admin may give any
     #[arg(long, value_name = "low|normal|high", value_parser = parse_priority)]
     pub priority: Option<Priority>,
+    /// Private destinations that `outbound.allow` may name, such as `127.0.0.1:5432`, `10.0.0.0/8` or `*`; a cluster admin may grant any
+    #[arg(long, value_name = "none|DESTINATION", value_delimiter = ',', value_parser = parse_destination)]
+    pub private_outbound: Option<Vec<Limit<PrivateDestination>>>,
+}
+
+fn parse_destination(text: &str) -> Result<Limit<PrivateDestination>, String> {
+    text.parse().map_err(|error: InvalidDestination| error.to_string())
 }
 
 fn parse_priority(text: &str) -> Result<Priority, String> {
@@ -126,7 +133,7 @@ impl QuotaSetArgs {
             (self.requests_per_second, &mut quota.requests_per_second),
             (self.egress.map(size), &mut quota.egress_bytes_per_second),
         ];
-        let mut any = self.containers.is_some() || self.priority.is_some();
+        let mut any = self.containers.is_some() || self.priority.is_some() || self.private_outbound.is_some();
         for (limit, field) in named {
             if let Some(Limit(limit)) = limit {
                 *field = limit;
@@ -135,6 +142,10 @@ impl QuotaSetArgs {
         }
         quota.containers = self.containers.or(quota.containers);
         quota.priority = self.priority.or(quota.priority);
+        if let Some(destinations) = self.private_outbound {
+            let named = destinations.iter().filter_map(|Limit(destination)| *destination);
+            quota.private_outbound = named.map(|destination| destination.to_string()).collect();
+        }
         any.then_some(quota)
     }
 }
@@ -228,6 +239,9 @@ pub fn table(QuotaInfo { quota, used, .. }: &QuotaInfo) -> anyhow::Result<()> {
     table.row(["containers".to_owned(), "-".to_owned(), rights(quota.containers).to_owned()]);
     let priority = quota.priority.unwrap_or_default();
     table.row(["priority".to_owned(), "-".to_owned(), priority.as_str().to_owned()]);
+    let private = &quota.private_outbound;
+    let private = if private.is_empty() { "none".to_owned() } else { private.join(", ") };
+    table.row(["private outbound".to_owned(), "-".to_owned(), private]);
     table.print()
 }
 
@@ -265,6 +279,21 @@ mod tests {
         let after = set.apply(before.clone()).unwrap();
         assert_eq!(after, Quota { priority: Some(Priority::High), ..before });
         assert!(parse_priority("highest").unwrap_err().contains("`high`"));
+    }
+
+    #[test]
+    fn private_destinations_are_set_together_and_none_takes_them_away() {
+        let set = set_args(&[
+            "--private-outbound",
+            "127.0.0.1:5432,10.0.0.0/8",
+            "--private-outbound",
+            "[fd00::/8]",
+        ]);
+        let after = set.apply(Quota::default()).unwrap();
+        assert_eq!(after.private_outbound, ["127.0.0.1:5432", "10.0.0.0/8", "[fd00::/8]"]);
+        let set = set_args(&["--private-outbound", "none"]);
+        assert_eq!(set.apply(after).unwrap(), Quota::default());
+        assert!(parse_destination("localhost").unwrap_err().contains("write an address"));
     }
 
     #[tokio::test]

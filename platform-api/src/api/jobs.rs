@@ -78,8 +78,8 @@ where
         let bytes = read(Request::from_parts(parts, body), state).await?;
         let once = key.map(|key| Once { key, request_hash: blake3::hash(&bytes).to_string() });
         let (namespace, by) = (path.namespace().clone(), identity.name());
-        let any_priority = identity.demand_everywhere(Verb::Admin).is_ok();
-        let asked = AskedJob { namespace, by, once, any_priority, now: Timestamp::now() };
+        let any_rights = identity.demand_everywhere(Verb::Admin).is_ok();
+        let asked = AskedJob { namespace, by, once, any_rights, now: Timestamp::now() };
         Ok(Self { asked, path, request: parse(&bytes)? })
     }
 }

@@ -42,8 +42,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Wish<T> {
             key,
             request_hash: blake3::Hasher::new().update(what.as_bytes()).update(&bytes).finalize().to_string(),
         });
-        let (by, any_priority) = (identity.name(), identity.demand_everywhere(Verb::Admin).is_ok());
-        let asked = Asked { namespace, app, by, once, any_priority, now: Timestamp::now() };
+        let (by, any_rights) = (identity.name(), identity.demand_everywhere(Verb::Admin).is_ok());
+        let asked = Asked { namespace, app, by, once, any_rights, now: Timestamp::now() };
         Ok(Self { asked, request: parse(&bytes)? })
     }
 }

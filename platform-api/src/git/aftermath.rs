@@ -39,7 +39,7 @@ fn asked(namespace: &NamespaceName, app: &AppName) -> Asked {
         app: app.clone(),
         by: "git".to_owned(),
         once: None,
-        any_priority: true,
+        any_rights: true,
         now: Timestamp::now(),
     }
 }

@@ -150,7 +150,7 @@ async fn remove_jobs(context: &Arc<Context>, preview: &StackPreview, name: &JobN
         namespace: preview.namespace.clone(),
         by: BY.to_owned(),
         once: None,
-        any_priority: true,
+        any_rights: true,
         now: Timestamp::now(),
     };
     let mut is_gone = true;

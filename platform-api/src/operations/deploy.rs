@@ -39,7 +39,7 @@ pub(crate) async fn deploy(
     let (spec, own_env) = settle(&app, before.as_ref(), request);
     let secrets = secrets::newest(&mut tx, context, &app, &spec).await?;
     let new = New { app: &app, spec, own_env, secrets, artifact: &artifact };
-    let by = By { who: &asked.by, cause: "deploy", any_priority: asked.any_priority, now: asked.now };
+    let by = By { who: &asked.by, cause: "deploy", any_rights: asked.any_rights, now: asked.now };
     let (release, rollout) = make_release(&mut tx, context, by, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, before.as_ref(), rollout).await?;
     before_change.check(&mut tx).await?;

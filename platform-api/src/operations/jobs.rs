@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wharf_types::job::{CreateJob, JobInfo, JobSpec, JobState, JobTemplate, Runs};
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::ValueKind;
-use wharf_types::spec::{Priority, StopSpec};
+use wharf_types::spec::{OutboundSpec, Priority, StopSpec};
 use wharf_types::{
     AppName, JobId, JobName, NamespaceId, NamespaceName, Problem, ScheduleId, ScheduleName, SecretName,
     SecretVersionId, Timestamp,
@@ -14,8 +14,8 @@ use wharf_types::{
 
 use super::secrets::{check_size, find_namespace, newest_of};
 use super::{
-    Once, Result, app_not_found, commit_then, containers, current_release, invalid_spec, no_release, problem,
-    quota,
+    Once, Result, app_not_found, commit_then, containers, current_release, invalid_spec, no_release,
+    outbound, problem, quota,
 };
 use crate::conditions;
 use crate::context::Context;
@@ -38,8 +38,8 @@ pub(crate) struct AskedJob {
     /// Name of the token.
     pub(crate) by: String,
     pub(crate) once: Option<Once>,
-    /// Whether the quota of the namespace sets no bound to the priority: a cluster admin asks.
-    pub(crate) any_priority: bool,
+    /// Whether what is asked for may be more than a cluster admin has allowed the namespace: one asks.
+    pub(crate) any_rights: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -115,10 +115,11 @@ pub(crate) async fn make(
     }
     let settled = settle(conn, context, namespace, &asked.namespace, template).await?;
     // That of a schedule's jobs was looked at when it was set.
-    if schedule.is_none() && !asked.any_priority {
+    if schedule.is_none() && !asked.any_rights {
         settled.check_priority(conn, (namespace, &asked.namespace), None).await?;
+        settled.check_outbound(conn, (namespace, &asked.namespace), None).await?;
     }
-    let Settled { artifact, app, release, spec, secrets, priority_of_app: _ } = settled;
+    let Settled { artifact, app, release, spec, secrets, priority_of_app: _, outbound_of_app: _ } = settled;
     let runs = spec.parallelism.min(spec.completions);
     let demand = Demand { replicas: runs, ..quota::demand(&spec.for_worker(), artifact.world) };
     quota::room_for_job(conn, namespace, &asked.namespace, &demand).await?;
@@ -157,9 +158,21 @@ pub(crate) struct Settled {
     secrets: BTreeMap<String, SecretVersionId>,
     /// Of the app whose task it is.
     priority_of_app: Option<Priority>,
+    outbound_of_app: Option<OutboundSpec>,
 }
 
 impl Settled {
+    /// Refuses private destinations that the namespace may not be granted. `has`: the settings that the jobs have so far.
+    pub(super) async fn check_outbound(
+        &self,
+        conn: &mut Conn,
+        (id, name): (NamespaceId, &NamespaceName),
+        has: Option<&OutboundSpec>,
+    ) -> Result<()> {
+        let has: Vec<&OutboundSpec> = has.into_iter().chain(&self.outbound_of_app).collect();
+        outbound::check(conn, (Some(id), name), &has, &self.spec.for_worker().outbound).await
+    }
+
     /// Refuses a priority that the namespace may not give. `has`: what the jobs have so far.
     pub(super) async fn check_priority(
         &self,
@@ -214,6 +227,7 @@ pub(crate) async fn settle(
         spec = spec.or_of_app(&current.spec, runs);
     }
     let priority_of_app = of_app.as_ref().map(|release| release.spec.placement.priority);
+    let outbound_of_app = of_app.as_ref().map(|release| release.spec.outbound.clone());
     let release = of_app.map_or(0, |release| release.number);
     check(&artifact, &spec, template)?;
     if let Some(files) = &spec.files
@@ -231,7 +245,15 @@ pub(crate) async fn settle(
     let pin =
         |(variable, name, _): (&String, &SecretName, ValueKind)| Some((variable.clone(), pins.get(name)?.id));
     let secrets = for_worker.values().filter_map(pin).collect();
-    Ok(Settled { artifact, app: template.app.clone(), release, spec, secrets, priority_of_app })
+    Ok(Settled {
+        artifact,
+        app: template.app.clone(),
+        release,
+        spec,
+        secrets,
+        priority_of_app,
+        outbound_of_app,
+    })
 }
 
 fn check(artifact: &Artifact, spec: &JobSpec, template: &JobTemplate) -> Result<()> {

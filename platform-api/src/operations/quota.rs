@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use wharf_types::api::{Quota, QuotaInfo, QuotaUsed};
 use wharf_types::problem::ProblemCode;
-use wharf_types::spec::{AppSpec, Priority};
+use wharf_types::spec::{AppSpec, Priority, PrivateDestination};
 use wharf_types::world::World;
 use wharf_types::{AppId, NamespaceId, NamespaceName, Problem};
 
@@ -134,10 +134,10 @@ pub(super) async fn check_priority(
 pub(super) async fn check_priority_of(
     conn: &mut Conn,
     app: &App,
-    any_priority: bool,
+    any_rights: bool,
     spec: &AppSpec,
 ) -> Result<()> {
-    if any_priority || spec.placement.priority == Priority::Low {
+    if any_rights || spec.placement.priority == Priority::Low {
         return Ok(());
     }
     let quota = store::quota::find(conn, app.namespace_id).await?;
@@ -297,6 +297,11 @@ pub(crate) async fn show(context: &Context, name: &NamespaceName) -> Result<Quot
 
 /// Sets all limits.
 pub(crate) async fn set(context: &Arc<Context>, name: &NamespaceName, quota: Quota) -> Result<QuotaInfo> {
+    for destination in &quota.private_outbound {
+        if let Err(invalid) = destination.parse::<PrivateDestination>() {
+            return problem(ProblemCode::InvalidSpec, format!("private_outbound: {invalid}"));
+        }
+    }
     let mut tx = context.store.write().await?;
     let id = find_namespace(&mut tx, name).await?;
     let before = store::quota::find(&mut tx, id).await?.unwrap_or_default();

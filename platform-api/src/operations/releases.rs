@@ -14,8 +14,8 @@ use wharf_types::{AppId, Digest, NamespaceId, ReleaseId, RolloutId, Timestamp};
 
 use super::secrets::Pins;
 use super::{
-    OperationError, Result, autoscale, containers, invalid_spec, ports, problem, quota, routes, secrets,
-    volumes,
+    OperationError, Result, autoscale, containers, current_release, invalid_spec, outbound, ports, problem,
+    quota, routes, secrets, volumes,
 };
 use crate::context::Context;
 use crate::store::app::{App, EnvOverrides};
@@ -31,8 +31,9 @@ use crate::view;
 pub(super) struct By<'a> {
     pub(super) who: &'a str,
     pub(super) cause: &'static str,
-    /// Whether they may have priorities that the namespace may not give, as a cluster admin's may and what was looked at before.
-    pub(super) any_priority: bool,
+    /// Whether they may have priorities and private destinations that the namespace may not give, as a cluster admin's may and what was looked at
+    /// before.
+    pub(super) any_rights: bool,
     pub(super) now: Timestamp,
 }
 
@@ -198,9 +199,17 @@ impl Ground {
             }
         }
         // What everybody may have needs no look at the quota.
-        if !by.any_priority && new.spec.placement.priority > Priority::Low {
+        if !by.any_rights && new.spec.placement.priority > Priority::Low {
             let quota = self.quota(conn, namespace).await?;
             quota::check_priority_within(conn, new.app, quota, &new.spec).await?;
+        }
+        if !by.any_rights && outbound::is_private(&new.spec.outbound) {
+            let has = current_release(conn, new.app).await?;
+            let has: Vec<_> = has.iter().map(|release| &release.spec.outbound).collect();
+            let quota = self.quota(conn, namespace).await?;
+            if let Some(refused) = outbound::refusal(name, quota, &has, &new.spec.outbound) {
+                return Err(refused.into());
+            }
         }
         quota::check_processors_of(conn, new.app, world, &new.spec).await?;
         secrets::check_size(&new.secrets)?;

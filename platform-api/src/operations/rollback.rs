@@ -7,7 +7,7 @@ use wharf_types::problem::ProblemCode;
 
 use super::{
     Asked, Kind, Result, artifact_of, commit, containers, current_release, deployed, find_app, no_release,
-    once, ports, problem, quota, routes, start_rollout, volumes,
+    once, outbound, ports, problem, quota, routes, start_rollout, volumes,
 };
 use crate::audit;
 use crate::context::Context;
@@ -63,7 +63,12 @@ pub(super) async fn roll_out(
     // What the release was allowed may have been taken back since.
     let namespace = (Some(app.namespace_id), &app.namespace);
     containers::check(&mut tx, namespace, artifact.world, &release.spec).await?;
-    quota::check_priority_of(&mut tx, app, asked.any_priority, &release.spec).await?;
+    quota::check_priority_of(&mut tx, app, asked.any_rights, &release.spec).await?;
+    if !asked.any_rights {
+        let has = current_release(&mut tx, app).await?;
+        let has: Vec<_> = has.iter().map(|release| &release.spec.outbound).collect();
+        outbound::check(&mut tx, namespace, &has, &release.spec.outbound).await?;
+    }
     if artifact.world.with(&release.spec).is_http() {
         // A route that the release had may have gone to another app since, and so may a port.
         let wanted = view::routes(&app.name, &app.namespace, &context.config.domain, &release.spec);

@@ -44,9 +44,11 @@ pub(crate) async fn set(
     let settled = settle(&mut tx, context, namespace, &asked.namespace, &spec.job).await?;
     let known = store::schedule::find(&mut tx, &asked.namespace, name).await?;
     check_revision(known.as_ref(), name)?;
-    if !asked.any_priority {
+    if !asked.any_rights {
         let has = known.as_ref().map(|known| known.spec.job.spec.placement.priority);
         settled.check_priority(&mut tx, (namespace, &asked.namespace), has).await?;
+        let has = known.as_ref().map(|known| known.spec.job.spec.for_worker().outbound);
+        settled.check_outbound(&mut tx, (namespace, &asked.namespace), has.as_ref()).await?;
     }
     let (id, what) = if let Some(known) = &known {
         // The same settings again leave it as it is: what was missed is still made up for.
@@ -222,7 +224,7 @@ pub(crate) async fn fire(
         namespace: schedule.namespace.clone(),
         by: schedule.created_by.clone(),
         once: None,
-        any_priority: true,
+        any_rights: true,
         now,
     };
     let name = JobName::from(schedule.name.clone());

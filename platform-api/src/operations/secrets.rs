@@ -51,7 +51,7 @@ pub(crate) async fn set(
     let (newest, before) = store_value(&mut tx, context, namespace, asked, value).await?;
     let (mut apps, mut releases) = (Vec::new(), Vec::new());
     let moved_to = HashMap::from([(namespace, Pins::from([(asked.name.clone(), newest)]))]);
-    let by = By { who: &asked.by, cause: asked.kind.as_str(), any_priority: true, now: asked.now };
+    let by = By { who: &asked.by, cause: asked.kind.as_str(), any_rights: true, now: asked.now };
     let users = store::secret::apps(&mut tx, namespace, &asked.name).await?;
     let mut users = store::app::get_all(&mut tx, &users).await?;
     users.retain(|app| !app.deleting);

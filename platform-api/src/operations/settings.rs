@@ -55,7 +55,7 @@ pub(crate) async fn patch_env(context: &Arc<Context>, asked: &Asked, patch: EnvP
     // The app stays on the values that it has: what is asked for is other variables.
     let secrets = store::secret::pinned(&mut tx, &before).await?;
     let new = New { app: &app, spec, own_env: env.own, secrets, artifact: &artifact };
-    let by = By { who: &asked.by, cause: "env", any_priority: asked.any_priority, now: asked.now };
+    let by = By { who: &asked.by, cause: "env", any_rights: asked.any_rights, now: asked.now };
     let (release, rollout) = make_release(&mut tx, context, by, new).await?;
     let reply = deployed(&mut tx, context, &app, &release, &artifact, Some(&before), rollout).await?;
     before_change.check(&mut tx).await?;

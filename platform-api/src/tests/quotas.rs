@@ -152,6 +152,49 @@ async fn a_limit_below_what_is_used_only_refuses_growth_and_is_told() {
     wrong.refuses(400, "invalid_request", &["`instance`"]);
 }
 
+/// Such as the API of the platform itself, the metadata of a cloud's machine, or what another tenant listens at.
+#[tokio::test]
+async fn private_destinations_are_granted_where_a_cluster_admin_has_allowed_them() {
+    let platform = Platform::start().await;
+    let ann = platform.member("ann", "default", "developer").await;
+    platform.push("default", &component(0)).await.is(201);
+    let spec = |grant: &str| json!({"outbound": {"allow": [grant]}, "update": {"monitor": "20ms"}});
+    let deploy = async |token: &str, grant: &str| {
+        let body = json!({"artifact": Digest::of(&component(0)), "spec": spec(grant)});
+        platform.call_as(token, Method::POST, "/v1/namespaces/default/apps/shop/releases", body).await
+    };
+    let metadata = "http://169.254.169.254";
+    let words = ["outbound.allow: `http://169.254.169.254`", "--private-outbound 169.254.169.254:80"];
+    deploy(&ann, metadata).await.refuses(403, "forbidden", &words);
+    deploy(&ann, "https://*").await.is(201);
+    let resource = json!({
+        "kind": "app", "namespace": "default", "name": "shop", "artifact": Digest::of(&component(0)), "spec": spec(metadata),
+    });
+    let request = json!({"resources": [resource]});
+    let plan = platform.call_as(&ann, Method::POST, "/v1/plans", request.clone()).await.is(200);
+    assert!(plan["errors"][0]["detail"].as_str().unwrap().contains(words[0]), "{plan}");
+    platform.call_as(&ann, Method::POST, "/v1/applies", request).await.refuses(403, "forbidden", &words);
+    let job = json!({"name": "import", "job": {"app": "shop", "spec": {"outbound": {"allow": [metadata]}}}});
+    let job = platform.call_as(&ann, Method::POST, "/v1/namespaces/default/jobs", job).await;
+    assert_ne!(job.is(job.status)["status"], 201);
+
+    // What a cluster admin has given goes on, and is no way back once it has been given up.
+    deploy(&platform.admin, metadata).await.is(201);
+    let path = "/v1/namespaces/default/apps/shop/env";
+    platform.call_as(&ann, Method::PATCH, path, json!({"set": {"A": "1"}})).await.is(201);
+    deploy(&ann, "http://127.0.0.1:*").await.refuses(403, "forbidden", &["`http://127.0.0.1:*`"]);
+    deploy(&ann, "https://*").await.is(201);
+    let path = "/v1/namespaces/default/apps/shop/rollback";
+    let back = platform.call_as(&ann, Method::POST, path, json!({"release": 2})).await;
+    back.refuses(403, "forbidden", &words);
+
+    let wrong = platform.call(Method::PUT, QUOTA, json!({"private_outbound": ["localhost"]})).await;
+    wrong.refuses(422, "invalid_spec", &["`localhost` is no private destination"]);
+    platform.set_quota(json!({"private_outbound": ["169.254.0.0/16:80"]})).await;
+    deploy(&ann, metadata).await.is(201);
+    deploy(&ann, "http://169.254.169.254:*").await.is(201);
+}
+
 #[tokio::test]
 async fn a_priority_beyond_the_quota_is_given_by_cluster_admins_only_and_stays() {
     let platform = Platform::start().await;

@@ -34,6 +34,10 @@ pub struct Quota {
     /// a higher one keeps it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
+    /// Destinations that are not public which its apps and jobs may be granted by `outbound.allow`, such as `127.0.0.1:5432`, `10.0.0.0/8` or `*`.
+    /// A cluster admin may grant any, and what has one keeps it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub private_outbound: Vec<String>,
 }
 
 /// What a namespace may do with containers.

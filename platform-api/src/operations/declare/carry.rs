@@ -105,8 +105,8 @@ struct Carry<'a> {
 impl<'a> Carry<'a> {
     fn by(&self) -> By<'a> {
         // A quota is no part of the base: it may have been changed since the check without the writer.
-        let any_priority = self.asked.no_namespaces.is_none();
-        By { who: &self.asked.by, cause: "apply", any_priority, now: self.asked.now }
+        let any_rights = self.asked.no_namespaces.is_none();
+        By { who: &self.asked.by, cause: "apply", any_rights, now: self.asked.now }
     }
 
     async fn prepare(&mut self, step: &Step) -> Result<()> {
@@ -266,7 +266,7 @@ impl<'a> Carry<'a> {
             }
         }
         // They keep the priority that they have.
-        let by = By { any_priority: true, ..self.by() };
+        let by = By { any_rights: true, ..self.by() };
         let moved = secrets::move_all(self.conn, self.context, &apps, &self.configs, by).await;
         for moved in moved.map_err(|refused| blame_app(changes, &places, refused))? {
             let change = places.get(&moved.app.id).and_then(|at| changes.get_mut(*at));

@@ -15,7 +15,7 @@ use super::AskedApply;
 use super::quotas::{self, Worlds};
 use crate::context::Context;
 use crate::operations::routes::Owners;
-use crate::operations::{Result, containers, invalid_spec, ports, secrets};
+use crate::operations::{Result, containers, invalid_spec, outbound, ports, secrets};
 use crate::plan::declared::{Live, LiveApp, Planned, Step};
 use crate::quota;
 use crate::store::secret::Newest;
@@ -45,7 +45,7 @@ pub(super) async fn errors(
         context,
         live,
         // Who may make namespaces is a cluster admin.
-        any_priority: asked.no_namespaces.is_none(),
+        any_rights: asked.no_namespaces.is_none(),
         priorities: HashMap::new(),
         made: made.collect(),
         configs: configs.collect(),
@@ -100,7 +100,7 @@ struct Check<'a> {
     conn: &'a mut Conn,
     context: &'a Context,
     live: &'a Live,
-    any_priority: bool,
+    any_rights: bool,
     /// The highest that each namespace may give.
     priorities: HashMap<NamespaceId, Priority>,
     /// Namespaces that the same apply makes.
@@ -213,6 +213,7 @@ impl Check<'_> {
             self.refuse_spec(resource, invalid);
         }
         self.priority(resource, app, id).await?;
+        self.outbound(resource, app, id).await?;
         self.content(resource, app, id).await?;
         self.secrets(resource, namespace, id, &app.spec).await?;
         self.ports(resource, namespace, live, &app.spec).await
@@ -252,7 +253,7 @@ impl Check<'_> {
         app: &AppResource,
         namespace: Option<NamespaceId>,
     ) -> Result<()> {
-        if self.any_priority {
+        if self.any_rights {
             return Ok(());
         }
         let known = namespace.and_then(|id| self.priorities.get(&id).copied());
@@ -270,6 +271,29 @@ impl Check<'_> {
         let refused = quota::priority_refusal(&app.namespace, max, has, app.spec.placement.priority);
         if let Some(detail) = refused {
             self.refuse(resource, Problem::new(ProblemCode::QuotaExceeded, detail));
+        }
+        Ok(())
+    }
+
+    /// Whether the namespace may be granted where the app is to connect to.
+    async fn outbound(
+        &mut self,
+        resource: &ResourceId,
+        app: &AppResource,
+        namespace: Option<NamespaceId>,
+    ) -> Result<()> {
+        if self.any_rights || !outbound::is_private(&app.spec.outbound) {
+            return Ok(());
+        }
+        let quota = match namespace {
+            Some(id) => store::quota::find(self.conn, id).await?,
+            None => None,
+        };
+        let has = self.live(resource).and_then(|app| app.release.as_ref());
+        let has: Vec<_> = has.iter().map(|release| &release.spec.outbound).collect();
+        let refused = outbound::refusal(&app.namespace, quota.as_ref(), &has, &app.spec.outbound);
+        if let Some(refused) = refused {
+            self.refuse_at(resource, Some("outbound.allow".to_owned()), refused);
         }
         Ok(())
     }
