@@ -252,6 +252,24 @@ async fn jobs_and_schedules_have_no_priority_beyond_the_quota() {
 }
 
 #[tokio::test]
+async fn jobs_and_schedules_are_granted_no_private_destination_by_themselves() {
+    let platform = Platform::start().await;
+    platform.push("default", &command()).await.is(201);
+    let ann = platform.member("ann", "default", "developer").await;
+    let private = template(json!({"outbound": {"allow": ["tcp://127.0.0.1:5432"]}}));
+    let (job, schedule) =
+        (json!({"name": "import", "job": private}), json!({"cron": "@yearly", "job": private}));
+    let words = ["outbound.allow: `tcp://127.0.0.1:5432`", "--private-outbound 127.0.0.1:5432"];
+    platform.call_as(&ann, Method::POST, JOBS, job.clone()).await.refuses(403, "forbidden", &words);
+    platform.call(Method::POST, JOBS, job).await.is(201);
+    let put = async |token: &str| platform.call_as(token, Method::PUT, SCHEDULE, schedule.clone()).await;
+    put(&ann).await.refuses(403, "forbidden", &words);
+    put(&platform.admin).await.is(201);
+    put(&ann).await.is(200);
+    platform.call_as(&ann, Method::POST, &format!("{SCHEDULE}/run"), Value::Null).await.is(201);
+}
+
+#[tokio::test]
 async fn a_schedule_keeps_what_it_runs() {
     let platform = Platform::start().await;
     platform.push("default", &command()).await.is(201);
