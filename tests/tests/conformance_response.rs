@@ -137,6 +137,23 @@ async fn an_unfinished_or_failed_body_is_cut_so_that_the_client_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn why_a_response_broke_off_is_in_the_log_of_its_app() {
+    let platform = Platform::start().await;
+    platform.deploy("conformance", "conformance", &[]).await;
+    let reply = platform.raw_to("conformance", "GET /respond?length=9&body=hello HTTP/1.1", "").await;
+    assert!(!reply.head.contains("200") || reply.body.len() < 9, "{}\n{}", reply.head, reply.body);
+    let broke_off = "the response broke off: the guest did not finish its body";
+    is_logged(
+        &platform,
+        "conformance",
+        &format!("{broke_off}; 4 octets of its `content-length` are missing"),
+    )
+    .await;
+    platform.raw_to("conformance", "GET /respond?body=abc&unfinished=1 HTTP/1.1", "").await;
+    is_logged(&platform, "conformance", &format!("{broke_off}\n")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_gives_an_error_or_nothing_is_502_and_its_log_says_which() {
     let platform = platform().await;
     for (app, path, logged) in [

@@ -164,6 +164,11 @@ impl Admitted {
         if self.has_place { self.app.habit.lane() } else { 0 }
     }
 
+    /// The guest has broken off its response, which only the app's log can tell. `why` may hold words of the guest.
+    pub(super) fn broke_off(&self, why: &str) {
+        self.app.say(&self.app.quotable_text(why));
+    }
+
     /// The guest has failed when its response had begun, so only the app's log can tell why.
     pub(super) fn failed_late(&self, error: &InvokeError) {
         self.app.meter().trapped();

@@ -120,6 +120,22 @@ fn is_complete(may_have_body: bool, status: StatusCode, content_length: Option<u
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
+/// Why a response broke off, for its app's log. `left`: octets that its `content-length` announced and that have not been sent.
+fn why_broken_off(error: &Error, left: Option<u64>) -> String {
+    let what = match error {
+        // What the engine makes of a body that was dropped, or is not as long as announced.
+        Error::HttpProtocolError => "the guest did not finish its body".to_owned(),
+        // One line, whatever the guest says.
+        other => other.to_string().replace(['\r', '\n'], " "),
+    };
+    match left {
+        Some(left) if left > 0 => {
+            format!("the response broke off: {what}; {left} octets of its `content-length` are missing")
+        }
+        _ => format!("the response broke off: {what}"),
+    }
+}
+
 /// Who keeps the request's place.
 pub(super) enum Seat {
     Own(Admitted),
@@ -251,6 +267,15 @@ impl GuestBody {
         }
     }
 
+    /// Tells the app why its response ends early. How a store of several callers has ended is told where it is polled.
+    fn tell_broken_off(&self, error: &Error, cx: &mut Context<'_>) {
+        match &self.seat {
+            Some(Seat::Shared(caller)) if matches!(caller.poll_end(cx), Poll::Ready(Some(_))) => {}
+            Some(seat) => seat.admitted().broke_off(&why_broken_off(error, self.left)),
+            None => {}
+        }
+    }
+
     /// Whether the app has to go before this body has ended.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(seat) = &self.seat else { return Poll::Pending };
@@ -294,8 +319,10 @@ impl Body for GuestBody {
                         return Poll::Ready(Some(Err(Error::InternalError(Some(error.to_string())))));
                     }
                 }
-                if let Some(Ok(frame)) = &frame {
-                    this.sent(frame);
+                match &frame {
+                    Some(Ok(frame)) => this.sent(frame),
+                    Some(Err(error)) => this.tell_broken_off(error, cx),
+                    None => {}
                 }
                 if frame.is_none() || this.left == Some(0) || this.frames.is_end_stream() {
                     this.ended = true;
@@ -409,6 +436,20 @@ mod tests {
         ));
         drop(body);
         assert_eq!(received(&meter), 3);
+    }
+
+    #[test]
+    fn a_response_that_breaks_off_says_why_and_how_much_is_missing() {
+        assert_eq!(
+            why_broken_off(&Error::HttpProtocolError, Some(4)),
+            "the response broke off: the guest did not finish its body; 4 octets of its `content-length` are missing"
+        );
+        assert_eq!(
+            why_broken_off(&Error::HttpProtocolError, None),
+            "the response broke off: the guest did not finish its body"
+        );
+        let error = Error::InternalError(Some("no more rows".to_owned()));
+        assert_eq!(why_broken_off(&error, Some(0)), "the response broke off: internal error: no more rows");
     }
 
     #[test]
