@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TE, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -42,6 +43,15 @@ impl Untold {
 
 fn data_length(frame: &Frame<Bytes>) -> u64 {
     frame.data_ref().map_or(0, |data| data.len() as u64)
+}
+
+/// Takes from trailers what says where a message ends, and how (RFC 9110 §6.5.1): a guest that hands it on would speak of another message.
+fn without_framing(frame: &mut Frame<Bytes>) {
+    if let Some(trailers) = frame.trailers_mut() {
+        for name in [CONTENT_LENGTH, TRANSFER_ENCODING, TE] {
+            trailers.remove(name);
+        }
+    }
 }
 
 /// A request body with a limit, and the limit's error in the words of `wasi:http`. What is read of it is counted.
@@ -85,13 +95,14 @@ where
         Poll::Ready(match frame {
             None => None,
             Some(Err(error)) => Some(Err(error.into())),
-            Some(Ok(frame)) => match self.left.checked_sub(data_length(&frame)) {
+            Some(Ok(mut frame)) => match self.left.checked_sub(data_length(&frame)) {
                 Some(left) => {
                     let this = &mut *self;
                     this.left = left;
                     if let Some(meter) = &this.meter {
                         this.untold.add(&frame, |bytes| meter.add_received(bytes));
                     }
+                    without_framing(&mut frame);
                     Some(Ok(frame))
                 }
                 None => Some(Err(Error::HttpRequestBodySize(Some(self.max)))),
@@ -244,7 +255,7 @@ impl GuestBody {
         rest: Option<GuestTask>,
         seat: Seat,
     ) -> Response<Self> {
-        let length = response.headers().get(http::header::CONTENT_LENGTH);
+        let length = response.headers().get(CONTENT_LENGTH);
         let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let ended = response.body().is_end_stream() || is_complete(may_have_body, response.status(), left);
         response.map(|frames| Self {
@@ -436,6 +447,21 @@ mod tests {
         ));
         drop(body);
         assert_eq!(received(&meter), 3);
+    }
+
+    #[test]
+    fn trailers_lose_what_frames_a_message_and_keep_the_rest() {
+        let fields = ["content-length", "transfer-encoding", "te", "x-sum"];
+        let trailers = fields.map(|name| (name.parse().unwrap(), http::HeaderValue::from_static("1")));
+        let frames = [Ok::<_, Error>(Frame::trailers(http::HeaderMap::from_iter(trailers)))];
+        let frames = http_body_util::StreamBody::new(futures::stream::iter(frames));
+        let mut body = LimitedBody::new(frames, 5, &Arc::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) else {
+            panic!("the trailers are there");
+        };
+        let left = frame.into_trailers().unwrap();
+        assert_eq!((left.len(), left["x-sum"].as_bytes()), (1, b"1".as_slice()));
     }
 
     #[test]
