@@ -128,7 +128,7 @@ pub(super) fn may_have_body(method: &Method) -> bool {
 fn is_complete(may_have_body: bool, status: StatusCode, content_length: Option<u64>) -> bool {
     !may_have_body
         || content_length == Some(0)
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Why a response broke off, for its app's log. `left`: octets that its `content-length` announced and that have not been sent.
@@ -484,6 +484,7 @@ mod tests {
         assert!(is_complete(may_have_body(&Method::HEAD), StatusCode::OK, Some(5)));
         assert!(is_complete(get, StatusCode::SEE_OTHER, Some(0)));
         assert!(is_complete(get, StatusCode::NO_CONTENT, None));
+        assert!(is_complete(get, StatusCode::RESET_CONTENT, Some(5)));
         assert!(is_complete(get, StatusCode::NOT_MODIFIED, Some(5)));
         assert!(!is_complete(get, StatusCode::OK, Some(5)));
         assert!(!is_complete(get, StatusCode::OK, None));
