@@ -12,6 +12,9 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep_until};
 use wharf_types::InstanceId;
 
+/// Nobody waits for longer, so more makes no difference.
+const TOLD_MOST: Duration = Duration::from_secs(24 * 3600);
+
 /// Calls `cut` for each instance when its time is over, which is `most` at the longest. Returns when that is done for all.
 pub(crate) async fn cut_in_time<F: Future<Output = ()>>(
     drains: Vec<(InstanceId, Duration)>,
@@ -36,8 +39,7 @@ pub(crate) struct Draining(Mutex<HashMap<InstanceId, Instant>>);
 impl Draining {
     /// It drains until what is returned is dropped.
     pub(crate) fn begin(&self, id: InstanceId, drain: Duration) -> Drains<'_> {
-        let now = Instant::now();
-        self.lock().insert(id, now.checked_add(drain).unwrap_or(now));
+        self.lock().insert(id, Instant::now() + drain.min(TOLD_MOST));
         Drains { all: self, id }
     }
 

@@ -941,7 +941,7 @@ impl Backends {
     pub async fn cut_in_time(&self, most: Duration, has_cut: &AtomicBool) {
         let mut drains = self.wasm.drains();
         drains.extend(self.containers.iter().flat_map(|containers| containers.drains()));
-        let cut = |id, drain| async move {
+        let cut = |id: InstanceId, drain: Duration| async move {
             let was_cut = match &self.containers {
                 Some(containers) if containers.cut_open(id, drain).await => true,
                 _ => self.wasm.cut_open(id, drain).await,
