@@ -63,7 +63,7 @@ pub async fn tell_waiting(containers: &ContainerBackend, tell: &(dyn Fn(String) 
 
 /// None: for nothing.
 fn waiting(not_ended: &BTreeMap<String, Duration>) -> Option<String> {
-    let longest = not_ended.values().max()?.min(&crate::worker::CONTAINERS_MOST);
+    let longest = not_ended.values().max()?.min(&crate::worker::DRAIN_MOST);
     let apps: Vec<String> = not_ended.keys().cloned().collect();
     let up_to = Span::from(*longest);
     Some(format!(

@@ -30,7 +30,7 @@ use crate::exit::{Exit, Failure};
 use crate::file_handles;
 use crate::local::{self, Local};
 use crate::push::PushDeployer;
-use crate::worker::{DRAIN, PART_GRACE, Worker, WorkerConfig, node_id, registration};
+use crate::worker::{DRAIN_MOST, PART_GRACE, Worker, WorkerConfig, node_id, registration};
 
 #[derive(Args, Debug)]
 pub struct UpArgs {
@@ -168,8 +168,8 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         tracing::error!("the control plane ended by itself; stopping");
     } else if !args.json {
         eprintln!(
-            "stopping: open requests may finish for up to {} s, and containers have the time that their apps declare; Ctrl-C ends all now",
-            DRAIN.as_secs()
+            "stopping: what is open, and then each container, has the time that its app declares (`stop.drain`), up to {}; Ctrl-C ends all now",
+            Span::from(DRAIN_MOST)
         );
     }
     let tell = |told: String| {

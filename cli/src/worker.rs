@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -60,8 +60,9 @@ use wharf_types::{AppName, Digest, InstanceId, NamespaceName, NodeId, ProcessId,
 
 use crate::ending::{Stopped, tell_waiting};
 
-/// How long open requests may finish after SIGTERM.
-pub const DRAIN: Duration = Duration::from_secs(30);
+/// How long the requests and connections that this front door has led to other nodes may go on after SIGTERM. Those of the apps here have what
+/// their apps declare.
+const LED_ELSEWHERE: Duration = Duration::from_secs(30);
 /// How long requests wait for what a worker that has just started takes up again.
 const START_GRACE: Duration = Duration::from_secs(5);
 /// What is read at once of an artifact that another node gets.
@@ -76,8 +77,8 @@ const LEAVE_UNHEARD: Duration = Duration::from_secs(6);
 const LEAVE_UNHEARD_OF_ONE: Duration = Duration::from_secs(2);
 /// How long the parts behind the ingress may take to end, each.
 pub const PART_GRACE: Duration = Duration::from_secs(5);
-/// The longest that a container gets to end with this process, whatever its `stop.drain` is.
-pub const CONTAINERS_MOST: Duration = Duration::from_secs(600);
+/// The longest that what is open of an app, and after it a container, gets to end with this process, whatever its `stop.drain` is.
+pub const DRAIN_MOST: Duration = Duration::from_secs(600);
 /// How long it may take to kill and remove what has not ended by then.
 const FINISH_LIMIT: Duration = Duration::from_secs(20);
 
@@ -130,6 +131,7 @@ pub struct Worker {
     shipper: LogShipper,
     control: ControlClient,
     process: ProcessId,
+    backends: Arc<Backends>,
     containers: Option<Arc<ContainerBackend>>,
     /// Whether they go on when this process ends.
     leaves_containers: bool,
@@ -189,7 +191,7 @@ impl Worker {
         let containers =
             containers.transpose().context("cannot use the folder for the marks of containers")?;
         let both = Backends::new(backend.clone(), containers.clone());
-        let supervisor = Supervisor::spawn(both, rand::random());
+        let supervisor = Supervisor::spawn(both.clone(), rand::random());
 
         let (routes_to, routes) = watch::channel(Arc::new(RouteTable::default()));
         let routes = table::relay(backend.table(), reach.clone(), routes);
@@ -270,6 +272,7 @@ impl Worker {
             shipper,
             control,
             process,
+            backends: both,
             containers,
             leaves_containers,
             followers,
@@ -309,13 +312,16 @@ impl Worker {
         self.supervisor.reports().borrow().iter().any(|instance| !instance.state.is_final())
     }
 
-    /// Lets what is open finish, then ends what runs. From `now` on nothing is waited for any more. The session ends before the instances
-    /// do, so that the control plane does not take the end of this process for the end of the apps. `tell` is told what is waited for.
+    /// Lets what is open finish, in the time that each app declares (`stop.drain`), then ends what runs. From `now` on nothing is waited for
+    /// any more. The session ends before the instances do, so that the control plane does not take the end of this process for the end of the apps. `tell` is told what is waited for.
     pub async fn shutdown(self, now: &CancellationToken, tell: &(dyn Fn(String) + Sync)) -> Stopped {
         let part = || if now.is_cancelled() { Duration::ZERO } else { PART_GRACE };
         // It is never given up half way: what it has not cut would go on being served.
+        let (backends, has_cut) = (self.backends, AtomicBool::new(false));
         let drained = async {
-            let _ = now.run_until_cancelled(tokio::time::sleep(DRAIN)).await;
+            let (here, elsewhere) =
+                (backends.cut_in_time(DRAIN_MOST, &has_cut), tokio::time::sleep(LED_ELSEWHERE));
+            let _ = now.run_until_cancelled(futures::future::join(here, elsewhere)).await;
         };
         let ingress = self.ingress.shutdown_before(drained).await;
         // Whoever is not waited for has been told to end all the same.
@@ -328,8 +334,7 @@ impl Worker {
             containers.leave_containers();
         }
         let mut supervisor = self.supervisor;
-        let grace =
-            Grace { guests: PART_GRACE, containers: ended_here.map_or(PART_GRACE, |_| CONTAINERS_MOST) };
+        let grace = Grace { guests: PART_GRACE, containers: ended_here.map_or(PART_GRACE, |_| DRAIN_MOST) };
         let ending = async {
             let Some(containers) = ended_here else { return supervisor.shutdown(grace).await };
             tokio::select! {
@@ -356,7 +361,7 @@ impl Worker {
         }
         self.shipper.shutdown(part()).await;
         let is_clean = ingress == wharf_ingress::Shutdown::Clean && outcome == Some(Shutdown::Clean);
-        Stopped { are_requests_cut: !is_clean, killed }
+        Stopped { are_requests_cut: !is_clean || has_cut.into_inner(), killed }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Header fields that belong to one connection and not to the message: they end here, in both directions.
 
+use http::StatusCode;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
     UPGRADE,
@@ -73,6 +74,16 @@ pub(crate) fn strip_response(headers: &mut HeaderMap) {
     remove(headers, |name| name == TE);
 }
 
+/// Whether an answer of this status has no content, whatever a guest sends: its fields say so then (RFC 9110 §8.6, §15.3.6).
+pub(crate) fn without_content(status: StatusCode, headers: &mut HeaderMap) -> bool {
+    match status {
+        StatusCode::NO_CONTENT => drop(headers.remove(CONTENT_LENGTH)),
+        StatusCode::RESET_CONTENT => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"))),
+        _ => return false,
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,5 +147,17 @@ mod tests {
             map(&[("connection", "close"), ("keep-alive", "x"), ("trailer", "x-sum"), ("etag", "1")]);
         strip_response(&mut headers);
         assert_eq!(names(&headers), ["etag", "trailer"]);
+    }
+
+    #[test]
+    fn answers_that_have_no_content_say_no_length_or_none() {
+        let after = |status| {
+            let mut headers = map(&[("content-length", "5")]);
+            let is_without = without_content(status, &mut headers);
+            (is_without, headers.get(CONTENT_LENGTH).map(|length| length.as_bytes().to_vec()))
+        };
+        assert_eq!(after(StatusCode::NO_CONTENT), (true, None));
+        assert_eq!(after(StatusCode::RESET_CONTENT), (true, Some(b"0".to_vec())));
+        assert_eq!(after(StatusCode::OK), (false, Some(b"5".to_vec())));
     }
 }

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::header::{ACCEPT, HOST};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::watch;
@@ -75,6 +75,7 @@ struct Summary {
     host: Option<String>,
     path: Option<PathAndQuery>,
     accept: Option<HeaderValue>,
+    is_http2: bool,
     id: RequestId,
 }
 
@@ -339,9 +340,10 @@ fn prepare(
         host,
         path: parts.uri.path_and_query().cloned(),
         accept: parts.headers.get(ACCEPT).cloned(),
+        is_http2: parts.version == Version::HTTP_2,
         id,
     };
-    let body = RequestBody::new(body, &session.connection, parts.version == Version::HTTP_2);
+    let body = RequestBody::new(body, &session.connection, summary.is_http2);
     (Request::from_parts(parts, body), summary, checked)
 }
 
@@ -376,12 +378,17 @@ fn pass<B>(
     open.is_answered(parts.status);
     parts.version = Version::HTTP_11;
     headers::strip_response(&mut parts.headers);
+    // Over HTTP/2 the HTTP library would send what there is.
+    let has_only_head = summary.method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
+    let is_whole =
+        headers::without_content(parts.status, &mut parts.headers) || summary.is_http2 && has_only_head;
     match (asked, instance) {
         (Some(asked), Some(instance)) if is_granted => {
             parts.status = asked.grant(&mut parts.headers);
             take_over(asked, TakenOver::new(open, instance));
             Response::from_parts(parts, ResponseBody::Nothing)
         }
+        _ if is_whole => Response::from_parts(parts, ResponseBody::Own { body: None, open }),
         _ => Response::from_parts(parts, ResponseBody::Guest { body, open: Some(open) }),
     }
 }

@@ -278,6 +278,7 @@ mod tests {
             egress_bytes_per_second: None,
             containers: None,
             priority: None,
+            private_outbound: Vec::new(),
         })
     }
 

@@ -21,6 +21,7 @@ pub mod cores;
 
 pub mod artifacts;
 pub mod control;
+mod drain;
 pub mod logs;
 pub mod machine;
 pub mod orders;

@@ -97,6 +97,7 @@ async fn an_answer_that_has_no_body_is_sent_without_one() {
     for app in BOTH {
         for line in [
             "GET /respond?status=204&body=x HTTP/1.1",
+            "GET /respond?status=205&body=x HTTP/1.1",
             "GET /respond?status=304&body=x HTTP/1.1",
             "HEAD /respond?body=abc HTTP/1.1",
             "HEAD /respond?length=3&body=abc HTTP/1.1",
@@ -105,6 +106,14 @@ async fn an_answer_that_has_no_body_is_sent_without_one() {
             assert_eq!(reply.body, "", "{app}: {line}: {}", reply.head);
             let announces = reply.has("content-length: 3") || !line.contains("length=3");
             assert!(announces && !reply.has("transfer-encoding: chunked"), "{app}: {line}: {}", reply.head);
+        }
+        for (status, length) in [(204, None), (205, Some("0")), (304, None)] {
+            let asked =
+                request(&format!("{app}.default.localhost"), &format!("/respond?status={status}&body=x"));
+            let reply = platform.apps.send_by_http2(asked).await.unwrap();
+            assert_eq!((reply.status.as_u16(), reply.text().as_str()), (status, ""), "{app}");
+            let told = reply.headers.get("content-length").map(|length| length.to_str().unwrap());
+            assert_eq!(told, length, "{app}: {status}");
         }
         let reply = platform.raw_to(app, "GET /respond?length=0 HTTP/1.1", "").await;
         assert!(reply.has("content-length: 0") && reply.body.is_empty(), "{}", reply.head);
@@ -134,6 +143,23 @@ async fn an_unfinished_or_failed_body_is_cut_so_that_the_client_notices() {
         let whole = reply.head.contains("200") && reply.body.ends_with("0\r\n\r\n");
         assert!(!whole, "{app}: {}\n{}", reply.head, reply.body);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_response_broke_off_is_in_the_log_of_its_app() {
+    let platform = Platform::start().await;
+    platform.deploy("conformance", "conformance", &[]).await;
+    let reply = platform.raw_to("conformance", "GET /respond?length=9&body=hello HTTP/1.1", "").await;
+    assert!(!reply.head.contains("200") || reply.body.len() < 9, "{}\n{}", reply.head, reply.body);
+    let broke_off = "the response broke off: the guest did not finish its body";
+    is_logged(
+        &platform,
+        "conformance",
+        &format!("{broke_off}; 4 octets of its `content-length` are missing"),
+    )
+    .await;
+    platform.raw_to("conformance", "GET /respond?body=abc&unfinished=1 HTTP/1.1", "").await;
+    is_logged(&platform, "conformance", &format!("{broke_off}\n")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

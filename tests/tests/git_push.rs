@@ -234,6 +234,30 @@ async fn one_branch_is_deployed_and_others_are_refused_or_previews() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_preview_whose_first_push_failed_takes_the_next_one() {
+    let platform = Platform::start().await;
+    let repository = prebuilt(&platform, "hello", "hello", "").await;
+    let good = repository.git(&["rev-parse", "HEAD"]).await.ok();
+    repository.push(&["main"]).await.ok();
+    never_healthy(&repository, "2s");
+    repository.commit("Never healthy").await;
+    refused(
+        &repository.push(&["HEAD:preview/blue"]).await,
+        &["release 1 of hello-preview-blue failed", "nothing has moved"],
+    );
+    // It is a preview all the same, so that it goes when its time is over.
+    let shown = platform.wharf(&["git", "show", "hello"]).await.ok();
+    assert!(shown.contains("preview/blue is hello-preview-blue"), "{shown}");
+    repository.git(&["reset", "--quiet", "--hard", good.trim()]).await.ok();
+    repository.commit("Mended").await;
+    let pushed = repository.push(&["HEAD:preview/blue"]).await;
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    assert_eq!(platform.text("hello-preview-blue", "/").await, "Hello from WASI 0.2\n");
+    // Another branch whose preview would have the same name is still somebody else's.
+    refused(&repository.push(&["HEAD:preview/Blue"]).await, &["which is no preview of this"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_pushes_where_the_token_does_not_reach() {
     let platform = Platform::start().await;
     let repository = prebuilt(&platform, "hello", "hello", "").await;

@@ -50,15 +50,16 @@ async fn attacked(attacks: usize, memory: &str, before_answer: &str) {
     let mut most = before;
     let mut replies =
         Box::pin(futures::future::join_all((0..attacks).map(|_| siege.attack("bad", "/attack"))));
-    let replies = loop {
+    let answered = loop {
         tokio::select! {
-            replies = &mut replies => break replies,
+            answered = &mut replies => break answered,
             () = tokio::time::sleep(Duration::from_millis(5)) => {
                 most = most.max(siege.platform.memory_bytes());
             }
         }
     };
-    for reply in replies {
+    drop(replies);
+    for reply in answered {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
     let took = (most - before) >> 20;

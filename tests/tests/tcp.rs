@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -283,4 +284,19 @@ async fn connections_that_are_open_when_the_platform_stops_may_finish() {
     .await;
     assert_eq!(client.finish().await, "", "an open one may finish");
     assert!(platform.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_an_app_counts_also_where_the_platform_stops() {
+    let mut platform = Platform::start().await;
+    let port = free_port().await;
+    deploy(&platform, port, "hello", "[stop]\ndrain = \"1s\"\n").await.ok();
+    let client = Client::connect(port).await;
+    let began = Instant::now();
+    platform.signal(nix::sys::signal::Signal::SIGTERM);
+    client.ends_by_a_cut().await;
+    assert!(platform.ended().await.success());
+    let took = began.elapsed();
+    // Thirty seconds are for what is led to other nodes, of which there are none.
+    assert!(Duration::from_secs(1) <= took && took < Duration::from_secs(20), "{took:?}");
 }

@@ -152,6 +152,12 @@ impl Teller {
 
     /// The release is there, and its rollout begins. `false`: the build has been given up meanwhile.
     pub async fn released(&self, release: u64) -> bool {
+        // The first release has made the app, which is nobody else's then.
+        if let Some(pushed_to) = self.preview.as_ref().filter(|_| release == 1)
+            && let Err(error) = previews::note_app(&self.context, pushed_to).await
+        {
+            warn!("cannot take note of the preview {}: {}", pushed_to.app, chain(&error));
+        }
         super::advance(&self.context, self.build, Some(release)).await
     }
 

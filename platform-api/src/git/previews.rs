@@ -1,7 +1,8 @@
 //! Previews of stacks: what each is made of is noted before it is made, and goes with it.
 //!
 //! An app takes its time to go, and a value cannot before the releases that have it. So a preview that ends is marked as over, and whatever is left of it
-//! is looked at every minute until nothing is. One of a single app is a row of the table `preview`, which its app takes along.
+//! is looked at every minute until nothing is. One of a single app is a row of the table `preview`, which is there from the app's first release on, and which its
+//! app takes along.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use wharf_types::job::JobState;
 use wharf_types::problem::ProblemCode;
 use wharf_types::secret::ValueKind;
-use wharf_types::{AppName, JobName, NamespaceId, SecretName, SetName, Timestamp};
+use wharf_types::{AppName, JobName, NamespaceId, NamespaceName, SecretName, SetName, Timestamp};
 
 use super::aftermath;
 use super::deployer::PreviewPart;
@@ -29,11 +30,15 @@ pub(super) const LASTS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Who asks for what goes.
 const BY: &str = "git";
 
-/// What is pushed to, of which a stack may come.
+/// What is pushed to, of which an app or a stack may come.
 #[derive(Clone, Debug)]
 pub(super) struct PushedTo {
     pub(super) namespace: NamespaceId,
+    pub(super) namespace_name: NamespaceName,
+    /// Should an app come of it.
+    pub(super) app: AppName,
     pub(super) repository: Uuid,
+    /// Should a stack come of it.
     pub(super) name: SetName,
     pub(super) branch: String,
 }
@@ -44,7 +49,7 @@ pub(super) async fn note(
     pushed_to: &PushedTo,
     parts: &[PreviewPart],
 ) -> store::Result<()> {
-    let PushedTo { namespace, repository, name, branch } = pushed_to;
+    let PushedTo { namespace, repository, name, branch, .. } = pushed_to;
     let mut tx = context.write_as_leader().await?;
     let new = NewStackPreview {
         namespace: *namespace,
@@ -54,6 +59,17 @@ pub(super) async fn note(
         expires_at: Timestamp::now() + LASTS,
     };
     store::stack_preview::put(&mut tx, &new, parts).await?;
+    tx.commit().await
+}
+
+/// Takes note that an app has become a preview, so that the next push may go on with it, and it goes in the end, whatever becomes of this push.
+pub(super) async fn note_app(context: &Context, pushed_to: &PushedTo) -> store::Result<()> {
+    let PushedTo { namespace_name, app, repository, branch, .. } = pushed_to;
+    let mut tx = context.write_as_leader().await?;
+    if let Some(app) = store::app::find(&mut tx, namespace_name, app).await? {
+        let expires_at = Timestamp::now() + LASTS;
+        store::repository::put_preview(&mut tx, app.id, *repository, branch, expires_at).await?;
+    }
     tx.commit().await
 }
 

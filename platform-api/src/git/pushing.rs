@@ -290,10 +290,12 @@ impl Pushing {
         Ok((turn, before))
     }
 
-    /// What a preview is, should a stack come of it.
+    /// What a preview is, whatever comes of it.
     fn preview_of(&self, deploy: &Deploy) -> PushedTo {
         PushedTo {
             namespace: self.namespace_id,
+            namespace_name: self.namespace.clone(),
+            app: deploy.app.clone(),
             repository: self.repository.id,
             name: SetName::from(deploy.app.clone()),
             branch: deploy.branch.clone(),

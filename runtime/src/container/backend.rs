@@ -34,13 +34,14 @@ use super::upstream::{Bounds, Upstream};
 use super::usage::{Measured, keep_measured};
 use crate::artifacts::Artifacts;
 use crate::backend::{Backend, Ended, Failure, Run};
+use crate::drain::{self, Draining};
 use crate::logs::LogSink;
 use crate::probe::probe;
 use crate::reach::Reach;
 use crate::secrets::SecretStore;
 use crate::space::{Hold, Space};
 use crate::wasm::app::{Outputs, outputs};
-use crate::wasm::backend::{WasmBackend, job_variables};
+use crate::wasm::backend::{WasmBackend, connections_cut, job_variables, requests_cut};
 use crate::wasm::meters::Meters;
 use crate::wasm::outbound::Egress;
 use crate::wasm::ports::{Listening, Ports};
@@ -88,6 +89,7 @@ pub struct ContainerBackend {
     running: Mutex<HashMap<InstanceId, Live>>,
     /// Whether containers are left running when this process ends.
     leaves: CancellationToken,
+    draining: Draining,
     sweep: Sweep,
     /// Held by those who make networks until their instances are in `prepared`, and held whole to remove networks that nobody needs.
     networks: RwLock<()>,
@@ -153,6 +155,12 @@ struct Live {
     _waits: AbortOnDropHandle<()>,
 }
 
+impl Live {
+    fn has_ways_in(&self) -> bool {
+        self.upstream.is_some() || self.listening.is_some()
+    }
+}
+
 impl ContainerBackend {
     /// `marks` is a folder for how far the containers' output was read, and which images were brought. To be called within a runtime.
     pub fn new(engine: Engine, shared: Shared, marks: PathBuf) -> io::Result<Arc<Self>> {
@@ -168,6 +176,7 @@ impl ContainerBackend {
             prepared: Mutex::default(),
             running: Mutex::default(),
             leaves: CancellationToken::new(),
+            draining: Draining::default(),
             sweep: Sweep::default(),
             networks: RwLock::default(),
             looks_for_networks: AtomicBool::new(false),
@@ -591,6 +600,7 @@ impl ContainerBackend {
     ) -> (Duration, Result<Stopped, EngineError>) {
         let began = Instant::now();
         if let Some(live) = live {
+            let _drains = live.has_ways_in().then(|| self.draining.begin(id, drain));
             self.close(live, drain).await;
         }
         let grace = match drain.is_zero() {
@@ -598,6 +608,36 @@ impl ContainerBackend {
             false => drain.saturating_sub(began.elapsed()).max(GRACE_MIN),
         };
         (grace, self.engine.stop(id, grace).await)
+    }
+
+    /// How long what is open of each instance may go on, if all have to end now.
+    fn drains(&self) -> Vec<(InstanceId, Duration)> {
+        let live = self.live();
+        let running: Vec<InstanceId> =
+            live.iter().filter(|(_, it)| it.has_ways_in()).map(|(id, _)| *id).collect();
+        drop(live);
+        let known = self.known();
+        let of_running = running.into_iter().filter_map(|id| Some((id, known.get(&id)?.drain)));
+        of_running.chain(self.draining.left()).collect()
+    }
+
+    /// Cuts what is open of an instance after that time, while its container goes on. `false`: nothing was.
+    async fn cut_open(&self, id: InstanceId, drain: Duration) -> bool {
+        let ways_in = self
+            .live()
+            .get(&id)
+            .map(|live| (live.upstream.clone(), live.listening.clone(), live.platform.clone()));
+        let Some((upstream, listening, platform)) = ways_in else { return false };
+        let are_requests_cut = upstream.is_some_and(|upstream| upstream.cut_open());
+        if are_requests_cut {
+            platform.say(&requests_cut(drain));
+        }
+        let Some(listening) = listening.filter(|listening| listening.has_open()) else {
+            return are_requests_cut;
+        };
+        listening.cut().await;
+        platform.say(&connections_cut(drain));
+        true
     }
 
     /// Takes an instance out of the ways in, and waits for what is open.
@@ -612,7 +652,7 @@ impl ContainerBackend {
             if let Some(upstream) = &live.upstream
                 && !upstream.drain(drain).await
             {
-                live.platform.say(&format!("requests were still open after {drain:?} and have been cut"));
+                live.platform.say(&requests_cut(drain));
             }
         };
         let tcp = async {
@@ -624,7 +664,7 @@ impl ContainerBackend {
             };
             if !all_closed {
                 listening.cut().await;
-                live.platform.say(&format!("connections were still open after {drain:?} and have been cut"));
+                live.platform.say(&connections_cut(drain));
             }
         };
         tokio::join!(http, tcp);
@@ -894,6 +934,21 @@ pub struct Backends {
 impl Backends {
     pub fn new(wasm: Arc<WasmBackend>, containers: Option<Arc<ContainerBackend>>) -> Arc<Self> {
         Arc::new(Self { wasm, containers, in_containers: Mutex::default() })
+    }
+
+    /// Cuts the open requests and connections of each instance when the time that its app declares is over, `most` at the longest, while the
+    /// instances go on. Returns when that is done for all. `has_cut` becomes true with the first that had something open.
+    pub async fn cut_in_time(&self, most: Duration, has_cut: &AtomicBool) {
+        let mut drains = self.wasm.drains();
+        drains.extend(self.containers.iter().flat_map(|containers| containers.drains()));
+        let cut = |id: InstanceId, drain: Duration| async move {
+            let was_cut = match &self.containers {
+                Some(containers) if containers.cut_open(id, drain).await => true,
+                _ => self.wasm.cut_open(id, drain).await,
+            };
+            has_cut.fetch_or(was_cut, Ordering::Relaxed);
+        };
+        drain::cut_in_time(drains, most, cut).await;
     }
 
     fn of(&self, id: InstanceId) -> &dyn Backend {

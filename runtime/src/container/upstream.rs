@@ -175,6 +175,11 @@ impl Upstream {
         self.gate.drain(time).await
     }
 
+    /// Cuts the open requests. `false`: there were none.
+    pub(super) fn cut_open(&self) -> bool {
+        self.gate.cut_open()
+    }
+
     /// A connection that stands, and whether it has served before.
     async fn connection(&self) -> io::Result<(Box<Link>, bool)> {
         while let Some(mut connection) = self.take_idle() {

@@ -93,6 +93,16 @@ impl Gate {
         drained
     }
 
+    /// Cuts the requests that are open, and lets nobody in from here on. `false`: there were none, and others may still come.
+    pub(crate) fn cut_open(&self) -> bool {
+        let has_open = self.places.available_permits() < self.concurrency;
+        if has_open {
+            self.places.close();
+            self.cut.cancel();
+        }
+        has_open
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.places.is_closed()
     }
@@ -164,6 +174,11 @@ impl Admitted {
         if self.has_place { self.app.habit.lane() } else { 0 }
     }
 
+    /// The guest has broken off its response, which only the app's log can tell. `why` may hold words of the guest.
+    pub(super) fn broke_off(&self, why: &str) {
+        self.app.say(&self.app.quotable_text(why));
+    }
+
     /// The guest has failed when its response had begun, so only the app's log can tell why.
     pub(super) fn failed_late(&self, error: &InvokeError) {
         self.app.meter().trapped();
@@ -226,6 +241,15 @@ mod tests {
         assert!(gate.cut().is_cancelled());
         assert_eq!(gate.try_enter(), Err(Refused::Closed));
         assert_eq!(gate.enter().await, Err(Refused::Closed));
+    }
+
+    #[test]
+    fn what_is_open_is_cut_and_an_app_without_requests_goes_on() {
+        let gate = Gate::new(2);
+        assert!(!gate.cut_open() && !gate.cut().is_cancelled());
+        assert_eq!(gate.try_enter(), Ok(()));
+        assert!(gate.cut_open() && gate.cut().is_cancelled());
+        assert_eq!(gate.try_enter(), Err(Refused::Closed));
     }
 
     #[tokio::test]

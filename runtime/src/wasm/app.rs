@@ -313,9 +313,14 @@ impl HttpApp {
         self.shared.logs.tail(self.instance)
     }
 
+    /// What the guest has said, as the platform may quote it.
+    pub(super) fn quotable_text(&self, said: &str) -> String {
+        self.shared.logs.quotable(self.instance, said)
+    }
+
     fn quotable(&self, error: InvokeError) -> InvokeError {
         match error {
-            InvokeError::Guest(said) => InvokeError::Guest(self.shared.logs.quotable(self.instance, &said)),
+            InvokeError::Guest(said) => InvokeError::Guest(self.quotable_text(&said)),
             error => error,
         }
     }

@@ -36,6 +36,7 @@ use super::volumes::{Mounts, Volumes};
 use crate::artifacts::Artifacts;
 use crate::backend::{Backend, Ended, Failure, Run};
 use crate::control::ControlClient;
+use crate::drain::Draining;
 use crate::probe::probe;
 use crate::reach::Reach;
 use crate::secrets::{Environment, SecretStore};
@@ -52,6 +53,7 @@ pub struct WasmBackend {
     ports: Arc<Ports>,
     reach: Arc<Reach>,
     running: Mutex<HashMap<InstanceId, Live>>,
+    draining: Draining,
     prepared: Mutex<HashMap<InstanceId, Arc<Code>>>,
     files: FileFolders,
     /// Of the prepared instances, those that have files.
@@ -64,7 +66,12 @@ pub struct WasmBackend {
 }
 
 enum Live {
-    Http { app: Arc<HttpApp>, ids: Vec<InstanceId> },
+    Http {
+        app: Arc<HttpApp>,
+        ids: Vec<InstanceId>,
+        /// How long open requests may go on when it has to end.
+        drain: Duration,
+    },
     Command(LiveCommand),
 }
 
@@ -74,6 +81,18 @@ struct LiveCommand {
     /// What the platform says of it.
     platform: GuestOutput,
     listener: Option<Listener>,
+    /// As of an app that answers HTTP.
+    drain: Duration,
+}
+
+impl Live {
+    /// None: nothing can be open.
+    fn drain(&self) -> Option<Duration> {
+        match self {
+            Self::Http { drain, .. } => Some(*drain),
+            Self::Command(command) => command.listener.as_ref().map(|_| command.drain),
+        }
+    }
 }
 
 /// A command that listens.
@@ -105,6 +124,7 @@ impl WasmBackend {
             ports: Arc::default(),
             reach: Arc::default(),
             running: Mutex::default(),
+            draining: Draining::default(),
             prepared: Mutex::default(),
             files,
             mounts: Mutex::default(),
@@ -259,12 +279,42 @@ impl WasmBackend {
             self.ports.insert(&ids, &listening);
             Listener { listening, ids }
         });
-        Ok(Live::Command(LiveCommand { ended, cancel, platform, listener }))
+        let drain = assigned.spec.stop.drain.as_duration();
+        Ok(Live::Command(LiveCommand { ended, cancel, platform, listener, drain }))
+    }
+
+    /// How long what is open of each instance may go on, if all have to end now.
+    pub(crate) fn drains(&self) -> Vec<(InstanceId, Duration)> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_running = running.iter().filter_map(|(id, live)| Some((*id, live.drain()?)));
+        of_running.chain(self.draining.left()).collect()
+    }
+
+    /// Cuts what is open of an instance after that time, while the instance goes on. `false`: nothing was.
+    pub(crate) async fn cut_open(&self, id: InstanceId, drain: Duration) -> bool {
+        let (app, listener) = match self.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            Some(Live::Http { app, .. }) => (Some(app.clone()), None),
+            Some(Live::Command(command)) => {
+                let listener = command.listener.as_ref();
+                (None, listener.map(|it| (it.listening.clone(), command.platform.clone())))
+            }
+            None => (None, None),
+        };
+        if let Some(app) = app.filter(|app| app.gate.cut_open()) {
+            app.say(&requests_cut(drain));
+            return true;
+        }
+        let Some((listening, platform)) = listener.filter(|(listening, _)| listening.has_open()) else {
+            return false;
+        };
+        listening.cut().await;
+        platform.say(&connections_cut(drain));
+        true
     }
 
     /// Lets the open connections of a command end, then ends the command.
     async fn stop_command(&self, command: LiveCommand, drain: Duration) {
-        let LiveCommand { mut ended, cancel, platform, listener } = command;
+        let LiveCommand { mut ended, cancel, platform, listener, .. } = command;
         if let Some(Listener { listening, ids }) = &listener {
             self.ports.remove(ids, listening);
             let all_closed = tokio::select! {
@@ -274,7 +324,7 @@ impl WasmBackend {
             };
             if !all_closed {
                 listening.cut().await;
-                platform.say(&format!("connections were still open after {drain:?} and have been cut"));
+                platform.say(&connections_cut(drain));
             }
         }
         cancel.cancel();
@@ -333,7 +383,7 @@ impl Backend for WasmBackend {
                 let mut ids = run.replaces.clone();
                 ids.push(run.id);
                 self.table.insert(&ids, Target::Guest(app.clone()));
-                Live::Http { app, ids }
+                Live::Http { app, ids, drain: assigned.spec.stop.drain.as_duration() }
             }
             Guest::Command(_) => self.start_command(run, mapped, env, volumes).await?,
         };
@@ -379,11 +429,12 @@ impl Backend for WasmBackend {
 
     async fn stop(&self, id: InstanceId, drain: Duration) {
         let live = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let _drains = live.as_ref().and_then(Live::drain).map(|_| self.draining.begin(id, drain));
         match live {
-            Some(Live::Http { app, ids }) => {
+            Some(Live::Http { app, ids, .. }) => {
                 self.table.remove(&ids, &Target::Guest(app.clone()));
                 if !app.drain(drain).await {
-                    app.say(&format!("requests were still open after {drain:?} and have been cut"));
+                    app.say(&requests_cut(drain));
                 }
             }
             Some(Live::Command(command)) => self.stop_command(command, drain).await,
@@ -402,6 +453,16 @@ impl Backend for WasmBackend {
         }
         self.host.shared.logs.forget(id);
     }
+}
+
+/// What an app is told whose requests had no more time.
+pub(crate) fn requests_cut(drain: Duration) -> String {
+    format!("requests were still open after {drain:?} and have been cut")
+}
+
+/// What an app is told whose connections had no more time.
+pub(crate) fn connections_cut(drain: Duration) -> String {
+    format!("connections were still open after {drain:?} and have been cut")
 }
 
 /// What a run of a job is told of itself.

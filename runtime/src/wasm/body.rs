@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TE, TRANSFER_ENCODING};
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -42,6 +43,15 @@ impl Untold {
 
 fn data_length(frame: &Frame<Bytes>) -> u64 {
     frame.data_ref().map_or(0, |data| data.len() as u64)
+}
+
+/// Takes from trailers what says where a message ends, and how (RFC 9110 §6.5.1): a guest that hands it on would speak of another message.
+fn without_framing(frame: &mut Frame<Bytes>) {
+    if let Some(trailers) = frame.trailers_mut() {
+        for name in [CONTENT_LENGTH, TRANSFER_ENCODING, TE] {
+            trailers.remove(name);
+        }
+    }
 }
 
 /// A request body with a limit, and the limit's error in the words of `wasi:http`. What is read of it is counted.
@@ -85,13 +95,14 @@ where
         Poll::Ready(match frame {
             None => None,
             Some(Err(error)) => Some(Err(error.into())),
-            Some(Ok(frame)) => match self.left.checked_sub(data_length(&frame)) {
+            Some(Ok(mut frame)) => match self.left.checked_sub(data_length(&frame)) {
                 Some(left) => {
                     let this = &mut *self;
                     this.left = left;
                     if let Some(meter) = &this.meter {
                         this.untold.add(&frame, |bytes| meter.add_received(bytes));
                     }
+                    without_framing(&mut frame);
                     Some(Ok(frame))
                 }
                 None => Some(Err(Error::HttpRequestBodySize(Some(self.max)))),
@@ -117,7 +128,23 @@ pub(super) fn may_have_body(method: &Method) -> bool {
 fn is_complete(may_have_body: bool, status: StatusCode, content_length: Option<u64>) -> bool {
     !may_have_body
         || content_length == Some(0)
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Why a response broke off, for its app's log. `left`: octets that its `content-length` announced and that have not been sent.
+fn why_broken_off(error: &Error, left: Option<u64>) -> String {
+    let what = match error {
+        // What the engine makes of a body that was dropped, or is not as long as announced.
+        Error::HttpProtocolError => "the guest did not finish its body".to_owned(),
+        // One line, whatever the guest says.
+        other => other.to_string().replace(['\r', '\n'], " "),
+    };
+    match left {
+        Some(left) if left > 0 => {
+            format!("the response broke off: {what}; {left} octets of its `content-length` are missing")
+        }
+        _ => format!("the response broke off: {what}"),
+    }
 }
 
 /// Who keeps the request's place.
@@ -228,7 +255,7 @@ impl GuestBody {
         rest: Option<GuestTask>,
         seat: Seat,
     ) -> Response<Self> {
-        let length = response.headers().get(http::header::CONTENT_LENGTH);
+        let length = response.headers().get(CONTENT_LENGTH);
         let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let ended = response.body().is_end_stream() || is_complete(may_have_body, response.status(), left);
         response.map(|frames| Self {
@@ -248,6 +275,15 @@ impl GuestBody {
         }
         if let Some(seat) = &self.seat {
             self.untold.add(frame, |bytes| seat.admitted().app().meter().add_sent(bytes));
+        }
+    }
+
+    /// Tells the app why its response ends early. How a store of several callers has ended is told where it is polled.
+    fn tell_broken_off(&self, error: &Error, cx: &mut Context<'_>) {
+        match &self.seat {
+            Some(Seat::Shared(caller)) if matches!(caller.poll_end(cx), Poll::Ready(Some(_))) => {}
+            Some(seat) => seat.admitted().broke_off(&why_broken_off(error, self.left)),
+            None => {}
         }
     }
 
@@ -294,8 +330,10 @@ impl Body for GuestBody {
                         return Poll::Ready(Some(Err(Error::InternalError(Some(error.to_string())))));
                     }
                 }
-                if let Some(Ok(frame)) = &frame {
-                    this.sent(frame);
+                match &frame {
+                    Some(Ok(frame)) => this.sent(frame),
+                    Some(Err(error)) => this.tell_broken_off(error, cx),
+                    None => {}
                 }
                 if frame.is_none() || this.left == Some(0) || this.frames.is_end_stream() {
                     this.ended = true;
@@ -415,11 +453,41 @@ mod tests {
     }
 
     #[test]
+    fn trailers_lose_what_frames_a_message_and_keep_the_rest() {
+        let fields = ["content-length", "transfer-encoding", "te", "x-sum"];
+        let trailers = fields.map(|name| (name.parse().unwrap(), http::HeaderValue::from_static("1")));
+        let frames = [Ok::<_, Error>(Frame::trailers(http::HeaderMap::from_iter(trailers)))];
+        let frames = http_body_util::StreamBody::new(futures::stream::iter(frames));
+        let mut body = LimitedBody::new(frames, 5, &Arc::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) else {
+            panic!("the trailers are there");
+        };
+        let left = frame.into_trailers().unwrap();
+        assert_eq!((left.len(), left["x-sum"].as_bytes()), (1, b"1".as_slice()));
+    }
+
+    #[test]
+    fn a_response_that_breaks_off_says_why_and_how_much_is_missing() {
+        assert_eq!(
+            why_broken_off(&Error::HttpProtocolError, Some(4)),
+            "the response broke off: the guest did not finish its body; 4 octets of its `content-length` are missing"
+        );
+        assert_eq!(
+            why_broken_off(&Error::HttpProtocolError, None),
+            "the response broke off: the guest did not finish its body"
+        );
+        let error = Error::InternalError(Some("no more rows".to_owned()));
+        assert_eq!(why_broken_off(&error, Some(0)), "the response broke off: internal error: no more rows");
+    }
+
+    #[test]
     fn a_response_that_cannot_have_a_body_is_complete_with_its_head() {
         let get = may_have_body(&Method::GET);
         assert!(is_complete(may_have_body(&Method::HEAD), StatusCode::OK, Some(5)));
         assert!(is_complete(get, StatusCode::SEE_OTHER, Some(0)));
         assert!(is_complete(get, StatusCode::NO_CONTENT, None));
+        assert!(is_complete(get, StatusCode::RESET_CONTENT, Some(5)));
         assert!(is_complete(get, StatusCode::NOT_MODIFIED, Some(5)));
         assert!(!is_complete(get, StatusCode::OK, Some(5)));
         assert!(!is_complete(get, StatusCode::OK, None));

@@ -186,6 +186,10 @@ impl Listening {
         self.drain(CUT_GRACE).await;
     }
 
+    pub(crate) fn has_open(&self) -> bool {
+        *self.open.borrow() > 0
+    }
+
     /// Waits until no connection is open, at most `limit`. Whether that came about.
     pub(crate) async fn drain(&self, limit: Duration) -> bool {
         let mut open = self.open.subscribe();
