@@ -268,8 +268,8 @@ mod tests {
         }
         let of_one = usage(&mut tx, namespace).await.unwrap() / 3;
         let large = vec![0; 1 << 20];
-        for at in 0..10 {
-            let pairs: [(&str, &[u8]); 1] = [(&keys[at], &large)];
+        for key in &keys[..10] {
+            let pairs: [(&str, &[u8]); 1] = [(key, &large)];
             let bucket = Bucket { namespace, app: apps[0], name: "c" };
             assert!(set_all(&mut tx, bucket, &pairs).await.unwrap());
         }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::{ArcSwapOption, Guard};
 use bytes::Bytes;
+use wharf_types::node::ReasonKind;
 use wharf_types::{Digest, NamespaceName};
 
 use super::compiled::Compiled;
@@ -39,7 +40,7 @@ pub struct Code {
     wanted: Profile,
     fetch: Fetch,
     mapped: ArcSwapOption<Mapped>,
-    mapping: tokio::sync::Mutex<()>,
+    mapping: Arc<tokio::sync::Mutex<()>>,
     /// Used since the last look at it. Written only where that changes it, as it is on the way of each request.
     is_used: AtomicBool,
     /// Looks since it was used.
@@ -61,7 +62,7 @@ impl Code {
             wanted,
             fetch,
             mapped: ArcSwapOption::empty(),
-            mapping: tokio::sync::Mutex::default(),
+            mapping: Arc::default(),
             is_used: AtomicBool::new(true),
             idle_looks: AtomicU32::new(0),
         }
@@ -93,17 +94,32 @@ impl Code {
         self.mapped.load()
     }
 
-    /// Maps the code where it is not, and compiles it where even that is to be done.
-    pub async fn get(&self) -> Result<Arc<Mapped>, Failure> {
+    /// Maps the code where it is not, and compiles it where even that is to be done. That goes on when whoever waits for it goes away: the next
+    /// one would begin anew, and where nobody waits for long enough the code would never be there.
+    pub async fn get(self: &Arc<Self>) -> Result<Arc<Mapped>, Failure> {
         if let Some(mapped) = &*self.now() {
             return Ok(mapped.clone());
         }
-        let _mapping = self.mapping.lock().await;
+        let mapping = self.mapping.clone().lock_owned().await;
         if let Some(mapped) = &*self.now() {
             return Ok(mapped.clone());
         }
-        let loaded = self.host.load(&self.namespace, self.digest, self.wanted, || (self.fetch)());
-        let (compiled, profile) = loaded.await?;
+        if let Some((compiled, profile)) = self.host.compiled(self.digest, self.wanted).await? {
+            return self.take_in(compiled, profile);
+        }
+        let code = self.clone();
+        let compiling = tokio::spawn(async move {
+            let _mapping = mapping;
+            let loaded = code.host.load(&code.namespace, code.digest, code.wanted, || (code.fetch)());
+            let (compiled, profile) = loaded.await?;
+            code.take_in(compiled, profile)
+        });
+        compiling.await.unwrap_or_else(|error| {
+            Err(Failure::new(ReasonKind::Platform, format!("compiling {} has ended: {error}", self.digest)))
+        })
+    }
+
+    fn take_in(&self, compiled: Compiled, profile: Profile) -> Result<Arc<Mapped>, Failure> {
         let guest = self.host.link(&compiled, profile)?;
         let mapped = Arc::new(Mapped { compiled, guest, profile });
         self.mapped.store(Some(mapped.clone()));
@@ -192,6 +208,32 @@ mod tests {
         let space = Space::new(folder.into(), None);
         WasmHost::new(&folder.join("compiled"), [7; 32], command, LogSink::new(), unload_after, space)
             .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_compilation_goes_on_when_nobody_waits_for_it_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = host(folder.path());
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let (go_on, goes_on) = tokio::sync::oneshot::channel();
+        // Of which there is one each: a second beginning would fail.
+        let once = Mutex::new(Some((begin, goes_on)));
+        let fetch: Fetch = Arc::new(move || {
+            let (begin, goes_on) = once.lock().unwrap().take().expect("it is fetched once");
+            Box::pin(async move {
+                begin.send(()).unwrap();
+                goes_on.await.unwrap();
+                Ok(Bytes::new())
+            })
+        });
+        let code = host.code(&NamespaceName::default_namespace(), Digest::of(b"x"), Profile::Short, fetch);
+        tokio::select! {
+            _ = code.get() => panic!("nothing is compiled yet"),
+            begun = begun => begun.unwrap(),
+        }
+        go_on.send(()).unwrap();
+        let got = tokio::time::timeout(Duration::from_secs(60), code.get()).await;
+        assert!(matches!(got.unwrap().unwrap().guest, Guest::Command(_)));
     }
 
     #[tokio::test]

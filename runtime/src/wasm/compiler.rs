@@ -170,7 +170,8 @@ impl Compiler {
         compiled
     }
 
-    async fn map(&self, digest: Digest, wanted: Profile) -> Result<Option<(Compiled, Profile)>, Failure> {
+    /// What is compiled already.
+    pub async fn map(&self, digest: Digest, wanted: Profile) -> Result<Option<(Compiled, Profile)>, Failure> {
         for (profile, folder) in &self.folders {
             if (*profile == wanted || *profile == Profile::Concurrent)
                 && let Some(compiled) = self.map_in(folder, *profile, digest).await?
@@ -195,10 +196,15 @@ impl Compiler {
             // that reads a few pages of it, which the guest would wait for on this thread anyway.
             let (key, hashed) = (self.key, file.clone());
             let is_ours = tokio::task::spawn_blocking(move || is_ours(&key, &hashed)).await;
-            let is_ours =
-                is_ours.map_err(std::io::Error::other).flatten().map_err(|error| unmapped(digest, error))?;
-            if !is_ours {
-                return Ok(None);
+            match is_ours.map_err(std::io::Error::other).flatten() {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                // Such as a folder of that name, or a disk that fails there.
+                Err(error) => {
+                    tracing::warn!(file = %file.display(), "a compiled artifact cannot be read, and is compiled again: {error}");
+                    put_away(&file);
+                    return Ok(None);
+                }
             }
             self.known().insert((digest, profile), state);
         }
@@ -330,7 +336,8 @@ impl Compiler {
         let kept = tokio::task::spawn_blocking(move || {
             let tag = key::keyed_hash(&key, &output)?;
             let folder = file.parent().unwrap_or(Path::new("."));
-            let mut tag_file = tempfile::NamedTempFile::new_in(folder)?;
+            let mut tag_file = tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder)?;
+            tag_file.as_file().try_lock()?;
             tag_file.write_all(tag.as_bytes())?;
             output.persist(&file)?;
             tag_file.persist(file.with_extension("tag"))?;
@@ -348,6 +355,11 @@ fn is_ours(key: &[u8; 32], file: &Path) -> std::io::Result<bool> {
         tracing::warn!(file = %file.display(), "a compiled artifact was changed; it is compiled again");
     }
     Ok(is_ours)
+}
+
+/// Removes what stands where compiled code should. What cannot be removed is told when the code is kept.
+fn put_away(file: &Path) {
+    let _ = std::fs::remove_file(file).or_else(|_| std::fs::remove_dir_all(file));
 }
 
 fn unmapped(digest: Digest, error: impl std::fmt::Display) -> Failure {

@@ -177,6 +177,15 @@ impl WasmHost {
         self.compiler.load(namespace, digest, wanted, fetch).await
     }
 
+    /// What is compiled already.
+    pub(super) async fn compiled(
+        &self,
+        digest: Digest,
+        wanted: Profile,
+    ) -> Result<Option<(Compiled, Profile)>, Failure> {
+        self.compiler.map(digest, wanted).await
+    }
+
     /// Links the guest and finds its world; HTTP comes before commands, WASI 0.3 before 0.2. A core module is a command.
     pub(super) fn link(&self, compiled: &Compiled, profile: Profile) -> Result<Guest, Failure> {
         let hall = self.engines.get(profile).map_err(|why| Failure::new(ReasonKind::Platform, why))?;
