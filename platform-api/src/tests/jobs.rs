@@ -254,9 +254,12 @@ async fn jobs_and_schedules_have_no_priority_beyond_the_quota() {
 #[tokio::test]
 async fn jobs_and_schedules_are_granted_no_private_destination_by_themselves() {
     let platform = Platform::start().await;
-    platform.push("default", &command()).await.is(201);
+    let component = r#"(component (instance $run) (export "wasi:cli/run@0.2.0" (instance $run)))"#;
+    let component = wat::parse_str(component).unwrap();
+    platform.push("default", &component).await.is(201);
     let ann = platform.member("ann", "default", "developer").await;
-    let private = template(json!({"outbound": {"allow": ["tcp://127.0.0.1:5432"]}}));
+    let spec = json!({"outbound": {"allow": ["tcp://127.0.0.1:5432"]}});
+    let private = json!({"artifact": Digest::of(&component), "spec": spec});
     let (job, schedule) =
         (json!({"name": "import", "job": private}), json!({"cron": "@yearly", "job": private}));
     let words = ["outbound.allow: `tcp://127.0.0.1:5432`", "--private-outbound 127.0.0.1:5432"];

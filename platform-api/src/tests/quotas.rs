@@ -189,7 +189,7 @@ async fn private_destinations_are_granted_where_a_cluster_admin_has_allowed_them
     wrong.refuses(422, "invalid_spec", &["`localhost` is no private destination"]);
     platform.set_quota(json!({"private_outbound": ["169.254.0.0/16:80"]})).await;
     deploy(&ann, metadata).await.is(201);
-    deploy(&ann, "http://169.254.169.254:*").await.is(201);
+    deploy(&ann, "http://169.254.169.254:*").await.refuses(403, "forbidden", &["169.254.169.254:*`"]);
 }
 
 #[tokio::test]
