@@ -255,6 +255,10 @@ mod tests {
         let (_dir, store) = database::store().await;
         let mut tx = store.write().await.unwrap();
         let epoch = super::super::change::starts(&mut tx).await.unwrap();
+        drop(tx);
+        // So that nobody waits for a connection to be made.
+        join_all((0..4).map(async |_| store.write_as(epoch).await.unwrap().commit().await.unwrap())).await;
+        let tx = store.write().await.unwrap();
         let order = Mutex::new(Vec::new());
         let requests = join_all((0..20).map(async |_| {
             let tx = store.write().await.unwrap();
