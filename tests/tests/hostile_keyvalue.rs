@@ -69,8 +69,8 @@ async fn attacked(attacks: usize, memory: &str, before_answer: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_names_one_buffer_sixty_times_is_refused_before_anything_is_made_of_it() {
-    let flood = "(if (i32.ne (call $flood (i32.const 60) (i32.const 4)) (i32.const 4)) (then unreachable))";
-    attacked(24, "8MiB", flood).await;
+    let flood = "(if (i32.ne (call $flood (i32.const 60) (i32.const 2)) (i32.const 2)) (then unreachable))";
+    attacked(8, "8MiB", flood).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
