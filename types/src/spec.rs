@@ -27,7 +27,7 @@ pub use container::{
     ContainerFileSpec, ContainerHealthSpec, ContainerSpec, HostPathSpec, TmpfsSpec, UlimitSpec, is_host,
 };
 pub use grant::{InvalidGrant, OutboundGrant, OutboundScheme};
-pub use private::{InvalidDestination, PrivateDestination};
+pub use private::{InvalidDestination, PrivateDestination, is_public};
 pub use scale::{EveryNode, ReplicaRange, Replicas, ScaleSpec};
 pub use update::{CanarySpec, Dials, OnFailure, RollbackSpec, UpdateOrder, UpdateSpec};
 pub use validate::{

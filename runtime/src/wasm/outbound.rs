@@ -4,7 +4,6 @@
 //! on the resolved address of every connection, so a name that points to the loopback, to a private network or to
 //! a cloud's metadata service gets nowhere. Such addresses need a grant that spells the address or its block.
 
-mod address;
 mod connect;
 mod egress;
 mod failed;

@@ -51,6 +51,11 @@ impl Block {
         self.covers(other) || other.covers(self)
     }
 
+    /// An address in a block, also where it is spelled as one of IPv6.
+    fn has(self, address: IpAddr) -> bool {
+        self.is_same(address.to_canonical())
+    }
+
     fn is_same(self, address: IpAddr) -> bool {
         // No address has as many bits as would be shifted out where the block is everything.
         match (self.network, address) {
@@ -105,6 +110,14 @@ impl fmt::Display for Block {
             IpAddr::V6(_) => write!(f, "[{network}{bits}]"),
         }
     }
+}
+
+/// Whether an address is reachable over the public internet, after the special-purpose registries of RFC 6890 at IANA.
+/// Where an address embeds another one, as those of tunnels do, nobody here can tell where it ends: it is not public.
+#[must_use]
+pub fn is_public(address: IpAddr) -> bool {
+    let network = address.to_canonical();
+    Block { network, bits: if network.is_ipv4() { 32 } else { 128 } }.is_public()
 }
 
 /// Private destinations that a namespace may be allowed: an address or a block, each with a port or with all, such as `127.0.0.1:5432`,
@@ -173,6 +186,12 @@ impl OutboundGrant {
                     && it.port.is_none_or(|port| self.port == Some(port))
             })
         })
+    }
+
+    /// Whether it spells this address, or a block that the address is in.
+    #[must_use]
+    pub fn covers(&self, address: IpAddr) -> bool {
+        self.block().is_some_and(|block| block.has(address))
     }
 
     fn block(&self) -> Option<Block> {
@@ -258,6 +277,56 @@ mod tests {
         ] {
             let refused = text.parse::<PrivateDestination>().unwrap_err().to_string();
             assert!(refused.contains("127.0.0.1:5432"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn special_purpose_blocks_are_not_public() {
+        for inside in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "192.0.0.170",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.0.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2001::7f00:1",
+            "2001:2::1",
+            "2001:20::1",
+            "2001:db8::1",
+            "2002:7f00:1::1",
+            "3fff:fff::1",
+            "fd00::1",
+            "fe80::1",
+            "ff02::1",
+        ] {
+            assert!(!is_public(inside.parse().unwrap()), "{inside}");
+        }
+    }
+
+    #[test]
+    fn their_neighbours_are_public() {
+        for outside in [
+            "1.1.1.1",
+            "100.128.0.1",
+            "192.88.98.1",
+            "198.20.0.1",
+            "2001:200::1",
+            "2001:4860:4860::8888",
+            "2606:4700::1111",
+            "3fff:1000::1",
+        ] {
+            assert!(is_public(outside.parse().unwrap()), "{outside}");
         }
     }
 }

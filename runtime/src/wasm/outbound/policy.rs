@@ -5,10 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use wharf_types::spec::{AppSpec, OutboundGrant, OutboundScheme};
+use wharf_types::spec::{AppSpec, OutboundGrant, OutboundScheme, is_public};
 use wharf_types::{AppName, NamespaceName};
 
-use super::address::is_public;
 use super::hosts::Hosts;
 use super::names::Names;
 use super::shares::Places;
@@ -124,7 +123,7 @@ impl Policy {
     pub fn permits_name(&self, scheme: OutboundScheme, host: &str, port: u16) -> bool {
         self.matching(scheme, port).any(|grant| match host.parse::<IpAddr>() {
             Ok(address) => {
-                covers(grant, address)
+                grant.covers(address)
                     || (grant.host == "*" && self.is_outside(SocketAddr::new(address, port)))
             }
             Err(_) => name_matches(&grant.host, host),
@@ -142,7 +141,7 @@ impl Policy {
             return false;
         }
         self.matching(scheme, address.port())
-            .any(|grant| covers(grant, address.ip()) || (grant.host == "*" && self.is_outside(address)))
+            .any(|grant| grant.covers(address.ip()) || (grant.host == "*" && self.is_outside(address)))
     }
 
     /// The same for a socket, where only the address is known: a grant by name permits what the name resolves to, and did
@@ -212,30 +211,6 @@ fn name_matches(grant: &str, host: &str) -> bool {
         }
         None => grant.eq_ignore_ascii_case(host),
     }
-}
-
-fn covers(grant: &OutboundGrant, address: IpAddr) -> bool {
-    let (network, bits) = match grant.host.split_once('/') {
-        Some((network, bits)) => (network, bits.parse::<u32>().ok()),
-        None => (grant.host.as_str(), None),
-    };
-    match (network.parse::<IpAddr>(), address.to_canonical()) {
-        (Ok(IpAddr::V4(network)), IpAddr::V4(address)) => same_prefix(
-            u128::from(u32::from(network)),
-            u128::from(u32::from(address)),
-            32,
-            bits.unwrap_or(32),
-        ),
-        (Ok(IpAddr::V6(network)), IpAddr::V6(address)) => {
-            same_prefix(u128::from(network), u128::from(address), 128, bits.unwrap_or(128))
-        }
-        _ => false,
-    }
-}
-
-fn same_prefix(a: u128, b: u128, width: u32, bits: u32) -> bool {
-    let host_bits = width.saturating_sub(bits);
-    host_bits >= 128 || (a >> host_bits) == (b >> host_bits)
 }
 
 #[cfg(test)]
