@@ -267,6 +267,28 @@ async fn apps_of_a_set_that_are_not_declared_any_more_are_deleted() {
 }
 
 #[tokio::test]
+async fn a_plan_holds_while_an_app_that_is_being_deleted_goes() {
+    let platform = Platform::start().await;
+    platform.push("default", &component(0)).await.is(201);
+    let both = [app("a", json!({})), app("b", json!({}))];
+    let pruned = json!({"resources": &both[..1], "prune": {"set": "shop"}});
+    for _ in 0..5 {
+        platform.post(APPLIES, json!({"resources": both, "prune": {"set": "shop"}})).await.is(200);
+        platform.post(APPLIES, pruned.clone()).await.is(200);
+        let plan = platform.post(PLANS, pruned.clone()).await.is(200);
+        assert_eq!(counts(&plan), [0, 0, 0, 1]);
+        super::fixture::eventually("b is gone", async || {
+            let app = platform.call(Method::GET, "/v1/namespaces/default/apps/b", json!({})).await;
+            (app.status == 404).then_some(())
+        })
+        .await;
+        let mut apply = pruned.clone();
+        apply["base"] = plan["base"].clone();
+        platform.post(APPLIES, apply).await.is(200);
+    }
+}
+
+#[tokio::test]
 async fn a_namespace_is_made_with_its_apps_by_an_admin_only() {
     let platform = Platform::start().await;
     platform.push("default", &component(0)).await.is(201);

@@ -66,7 +66,8 @@ pub(super) async fn seen(
             }
             live.configs.insert((namespace.clone(), config.name.clone()), is);
             let users: Vec<AppId> = users.into_iter().filter(|user| known.insert(*user)).collect();
-            of_namespace.append(&mut store::app::get_all(conn, &users).await?);
+            let users = store::app::get_all(conn, &users).await?;
+            of_namespace.extend(users.into_iter().filter(is_staying));
         }
         apps.append(&mut of_namespace);
     }
@@ -137,9 +138,15 @@ async fn apps_of(
     if let Some(prune) = prune.filter(|prune| !prune.keep) {
         let known: BTreeSet<_> = apps.iter().map(|app| app.id).collect();
         let of_set = store::app::in_set(conn, namespace, &prune.set).await?;
-        apps.extend(of_set.into_iter().filter(|app| !known.contains(&app.id)));
+        apps.extend(of_set.into_iter().filter(|app| !known.contains(&app.id) && is_staying(app)));
     }
     Ok(apps)
+}
+
+/// Whether a plan can do something to an app that it does not declare. One that is being deleted goes by itself, and its end must not
+/// move the base of a plan that was made meanwhile.
+fn is_staying(app: &App) -> bool {
+    !app.deleting
 }
 
 /// The resource as it is. None: it is no app, or there is none.
