@@ -46,7 +46,7 @@ use crate::store::artifact::Artifact;
 use crate::store::release::Release;
 use crate::store::rollout::NewRollout;
 use crate::store::{self, Conn, StoreError, Tx};
-use crate::view;
+use crate::view::{self, Loaded};
 
 /// Why an operation did nothing.
 #[derive(Debug, thiserror::Error)]
@@ -159,17 +159,38 @@ pub(crate) async fn commit(
     commit_then(context, tx, move |context| apps.into_iter().for_each(|app| context.changed(app))).await
 }
 
+/// The same of one app, as somebody knows that the transaction leaves it: whoever is told need not read it.
+async fn commit_known(context: &Arc<Context>, tx: Tx, loaded: Arc<Loaded>) -> Result<()> {
+    let app = loaded.app.id;
+    commit_and(context, tx, move |context, is_committed| {
+        if is_committed {
+            context.recent.put(loaded);
+        }
+        context.changed(app);
+    })
+    .await
+}
+
 /// The same with anything that has to be told.
 pub(crate) async fn commit_then(
     context: &Arc<Context>,
-    mut tx: Tx,
+    tx: Tx,
     tell: impl FnOnce(&Arc<Context>) + Send + 'static,
+) -> Result<()> {
+    commit_and(context, tx, move |context, _| tell(context)).await
+}
+
+/// What is told learns whether the commit is known to stand.
+async fn commit_and(
+    context: &Arc<Context>,
+    mut tx: Tx,
+    tell: impl FnOnce(&Arc<Context>, bool) + Send + 'static,
 ) -> Result<()> {
     audit::write(&mut tx).await?;
     let context = context.clone();
     let committed = tokio::spawn(async move {
         let outcome = tx.commit().await;
-        tell(&context);
+        tell(&context, outcome.is_ok());
         outcome
     });
     match committed.await {

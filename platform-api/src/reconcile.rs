@@ -31,6 +31,7 @@ use crate::nodes::NodeStatus;
 use crate::operations::OperationError;
 use crate::plan::RandomIds;
 use crate::store::StoreError;
+use crate::view::Loaded;
 use crate::{store, view};
 use apply::Applied;
 use jobs::Jobs;
@@ -319,13 +320,25 @@ impl Reconciler {
         }
     }
 
+    /// Reads an app, unless it is known as it is.
+    async fn load(&self, id: AppId) -> Result<Option<Loaded>, OperationError> {
+        let Context { store, recent, releases, .. } = &*self.context;
+        let Some(app) = store::app::get(&mut store.look().await?, id).await? else { return Ok(None) };
+        if let Some(known) = recent.get(&app) {
+            return Ok(Some(Loaded::clone(&known)));
+        }
+        let mut tx = store.read().await?;
+        let loaded = view::load(&mut tx, releases, id).await?;
+        if let Some(loaded) = &loaded {
+            recent.take_in(loaded);
+        }
+        Ok(loaded)
+    }
+
     /// Plans one app until there is nothing more to do now.
     async fn reconcile(&mut self, id: AppId) -> Result<(), OperationError> {
         for round in 0..ROUNDS_MAX {
-            let mut tx = self.context.store.read().await?;
-            let loaded = view::load(&mut tx, &self.context.releases, id).await?;
-            drop(tx);
-            let Some(loaded) = loaded else {
+            let Some(loaded) = self.load(id).await? else {
                 self.forget(id);
                 return Ok(());
             };

@@ -12,8 +12,8 @@ use super::deploy::make_release;
 use super::env::{ReleaseEnv, check_overrides, check_patch};
 use super::releases::{By, New};
 use super::{
-    Asked, Result, app_not_found, artifact_of, check_revision, commit, current_release, current_spec,
-    deployed, find_app, invalid_spec, no_release, once, problem, quota,
+    Asked, Result, app_not_found, artifact_of, check_revision, commit, commit_known, current_release,
+    current_spec, deployed, find_app, invalid_spec, no_release, once, problem, quota,
 };
 use crate::audit;
 use crate::context::Context;
@@ -101,11 +101,13 @@ pub(crate) async fn scale(
     tell(&mut tx, &app, asked, "app.scaled", &message).await?;
     let after = replicas.map_or(of_release, Replicas::from);
     audit::change(json!({"replicas": before}), json!({"replicas": after}));
-    commit(context, tx, [app.id]).await?;
+    let Some((known, replicas)) = known.zip(replicas) else {
+        commit(context, tx, [app.id]).await?;
+        return Ok(None);
+    };
     // Nobody else has written since the app was looked at, and nothing else of it is changed where there is a number.
-    let Some((known, replicas)) = known.zip(replicas) else { return Ok(None) };
     let scaled = Arc::new(known.scaled(replicas, revision, asked.now));
-    context.recent.put(scaled.clone());
+    commit_known(context, tx, scaled.clone()).await?;
     Ok(Some(scaled))
 }
 

@@ -13,6 +13,9 @@ use crate::store::{self, Conn};
 /// Apps that are kept in memory: some kilobytes each.
 const APPS_MAX: usize = 2_000;
 
+/// Instances of an app that is kept twice.
+const INSTANCES_MAX: usize = 16;
+
 #[derive(Default)]
 pub(crate) struct Recent(Mutex<HashMap<AppId, Arc<Loaded>>>);
 
@@ -33,11 +36,17 @@ impl Recent {
             return Ok(known);
         }
         let loaded = Arc::new(complete(conn, releases, app).await?);
-        // The requests of a rollout are counted without a revision.
-        if loaded.rollout.as_ref().is_none_or(|rollout| !rollout.counting) {
+        if is_whole(&loaded) {
             self.put(loaded.clone());
         }
         Ok(loaded)
+    }
+
+    /// Takes in what the planner has read, unless that is much: it has a copy of its own.
+    pub(crate) fn take_in(&self, loaded: &Loaded) {
+        if is_whole(loaded) && loaded.view.instances.len() <= INSTANCES_MAX {
+            self.put(Arc::new(loaded.clone()));
+        }
     }
 
     /// Takes in an app of which somebody knows how a transaction has left it: nobody else wrote meanwhile, and only committed it counts.
@@ -52,4 +61,9 @@ impl Recent {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AppId, Arc<Loaded>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an app cannot change without another revision: the requests of a rollout are counted without one.
+fn is_whole(loaded: &Loaded) -> bool {
+    loaded.rollout.as_ref().is_none_or(|rollout| !rollout.counting)
 }
